@@ -1,0 +1,1 @@
+//! EmoStream's dataflow: reactions in the log, counted exactly once per room, emoji and window

@@ -1,0 +1,184 @@
+//! Frames: the messages that subscribers receive, one JSON text each.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Emoji, Room, Tally, Window};
+
+/// The most counts a frame lists; the sum of the rest is its `others`.
+pub const FRAME_COUNTS: usize = 20;
+
+/// How often an emoji was counted, where swarms do not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Which emoji.
+    pub emoji: Emoji,
+    /// How many.
+    pub count: u64,
+}
+
+/// A final's place in the `windows` topic, `partition-offset`: the same at every publisher and
+/// relay, so that a subscriber may resume anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ResultId {
+    /// The partition; a room keeps its partition, so its ids compare by offset.
+    pub partition: u32,
+    /// The offset.
+    pub offset: u64,
+}
+
+/// The text is not `partition-offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an id looks like 3-10422")]
+pub struct ResultIdError;
+
+impl fmt::Display for ResultId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.partition, self.offset)
+    }
+}
+
+impl FromStr for ResultId {
+    type Err = ResultIdError;
+    fn from_str(text: &str) -> Result<ResultId, ResultIdError> {
+        let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        let (partition, offset) = text
+            .split_once('-')
+            .filter(|(partition, offset)| digits(partition) && digits(offset))
+            .ok_or(ResultIdError)?;
+        Ok(ResultId {
+            partition: partition.parse().map_err(|_| ResultIdError)?,
+            offset: offset.parse().map_err(|_| ResultIdError)?,
+        })
+    }
+}
+
+impl Serialize for ResultId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ResultId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ResultId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why finals are missing between two messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GapReason {
+    /// The subscriber read too slowly; the ring moved on without it.
+    Slow,
+    /// It resumed from an id that is no longer kept.
+    Expired,
+}
+
+/// A message to a subscriber. Lists hold the top [`FRAME_COUNTS`]; `others` is the sum of the rest
+/// and left out when there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Frame {
+    /// The first message of every connection.
+    Hello {
+        /// The room subscribed to.
+        room: Room,
+        /// How long a window is.
+        window_ms: u64,
+        /// How often a live tally comes at most.
+        live_ms: u64,
+        /// How many identical emojis make a swarm.
+        swarm_size: u64,
+        /// Whether every final since the id asked for follows.
+        resumed: bool,
+    },
+    /// The running tally of an open window. The newest one wins.
+    Live {
+        /// Which room.
+        room: Room,
+        /// `start` and `end`.
+        #[serde(flatten)]
+        window: Window,
+        /// When the dataflow emitted it, Unix milliseconds.
+        emitted_at: u64,
+        /// The sum of all counts.
+        total: u64,
+        /// The top counts.
+        counts: Vec<Tally>,
+        /// The sum of the counts not listed.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        others: u64,
+    },
+    /// The exact tally of a closed window.
+    Final {
+        /// Where to resume.
+        id: ResultId,
+        /// Which room.
+        room: Room,
+        /// `start` and `end`.
+        #[serde(flatten)]
+        window: Window,
+        /// When it was committed to the log, Unix milliseconds.
+        emitted_at: u64,
+        /// The sum of all counts.
+        total: u64,
+        /// The top counts.
+        counts: Vec<Tally>,
+        /// The sum of the counts not listed.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        others: u64,
+        /// The room's top cumulative counts as of this window.
+        totals: Vec<Count>,
+        /// The sum of the cumulative counts not listed.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        totals_others: u64,
+    },
+    /// The top emojis of the sliding span.
+    Trending {
+        /// Which room.
+        room: Room,
+        /// How long the span is.
+        span_ms: u64,
+        /// The top emojis.
+        top: Vec<Count>,
+    },
+    /// Finals were missed; the room's state has the present.
+    Gap {
+        /// The last final that was delivered or resumed from.
+        after: ResultId,
+        /// Why.
+        reason: GapReason,
+    },
+    /// The server is about to close the connection.
+    Bye {
+        /// Reconnect after this many milliseconds.
+        retry_ms: u64,
+    },
+}
+
+impl Frame {
+    /// The frame's `type`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Frame::Hello { .. } => "hello",
+            Frame::Live { .. } => "live",
+            Frame::Final { .. } => "final",
+            Frame::Trending { .. } => "trending",
+            Frame::Gap { .. } => "gap",
+            Frame::Bye { .. } => "bye",
+        }
+    }
+}
+
+/// The first [`FRAME_COUNTS`] of sorted counts, and the sum of the rest.
+pub fn top<T: Clone>(counts: &[T], count: impl Fn(&T) -> u64) -> (Vec<T>, u64) {
+    let (listed, rest) = counts.split_at(counts.len().min(FRAME_COUNTS));
+    (listed.to_vec(), rest.iter().map(count).sum())
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}

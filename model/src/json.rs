@@ -1,0 +1,442 @@
+//! The JSON form of a reaction, read without trusting any of it.
+//!
+//! An [`Entry`] takes *any* JSON value, so that one bad entry of an array does not spoil the others;
+//! what is wrong with it is found by [`Entry::validate`]. Unknown fields are skipped.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+use crate::{
+    EmojiNames, Invalid, Room, Submission, UserId,
+    reaction::{self, MAX_USER_BYTES},
+    timestamp,
+};
+
+/// Which field names are understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// `user_id`, `emoji_type`.
+    Own,
+    /// Also `client_id` or `user`, and `emoji`: what clients of the usual Flask servers send.
+    WithAliases,
+}
+
+/// One reaction as it stands in JSON, not yet validated.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Entry<'a> {
+    /// What the value is if it is not an object.
+    not_an_object: Option<&'static str>,
+    user_id: Value<'a>,
+    client_id: Value<'a>,
+    user: Value<'a>,
+    emoji_type: Value<'a>,
+    emoji: Value<'a>,
+    timestamp: Value<'a>,
+    room: Value<'a>,
+}
+
+/// A field's value, as far as a reaction's fields tell them apart.
+#[derive(Debug, Clone, PartialEq, Default)]
+enum Value<'a> {
+    #[default]
+    Absent,
+    Text(Cow<'a, str>),
+    Unsigned(u64),
+    Signed(i64),
+    Fraction(f64),
+    Other(&'static str),
+}
+
+impl Entry<'_> {
+    /// The reaction, or the first thing that is wrong with it.
+    pub fn validate(&self, emojis: &EmojiNames, names: Names) -> Result<Submission, Invalid> {
+        if let Some(kind) = self.not_an_object {
+            return Err(Invalid::NotAnObject(kind));
+        }
+        let (user_field, user) = self.first_user(names);
+        let (emoji_field, emoji) = self.first_emoji(names);
+        Ok(Submission {
+            user: user_id(user_field, user)?,
+            emoji: match emoji {
+                Value::Text(text) => reaction::emoji(emojis, emoji_field, text)?,
+                Value::Absent => return Err(Invalid::Missing { field: emoji_field }),
+                _ => return Err(wrong(emoji_field, "is a string, like \"🔥\" or \"fire\"")),
+            },
+            room: room(&self.room)?,
+            claimed_ms: claimed_ms(&self.timestamp)?,
+        })
+    }
+
+    fn first_user(&self, names: Names) -> (&'static str, &Value<'_>) {
+        let fields = [
+            ("user_id", &self.user_id),
+            ("client_id", &self.client_id),
+            ("user", &self.user),
+        ];
+        first_present(&fields, names)
+    }
+
+    fn first_emoji(&self, names: Names) -> (&'static str, &Value<'_>) {
+        first_present(
+            &[("emoji_type", &self.emoji_type), ("emoji", &self.emoji)],
+            names,
+        )
+    }
+}
+
+/// The first field that is there; the contract's own name if none is.
+fn first_present<'v>(
+    fields: &[(&'static str, &'v Value<'v>)],
+    names: Names,
+) -> (&'static str, &'v Value<'v>) {
+    let understood = match names {
+        Names::Own => &fields[..1],
+        Names::WithAliases => fields,
+    };
+    let present = understood.iter().find(|(_, v)| **v != Value::Absent);
+    *present.unwrap_or(&fields[0])
+}
+
+fn wrong(field: &'static str, why: &str) -> Invalid {
+    let why = why.to_owned();
+    Invalid::Field { field, why }
+}
+
+fn user_id(field: &'static str, value: &Value<'_>) -> Result<UserId, Invalid> {
+    let id = match value {
+        Value::Text(text) => UserId::new(text),
+        Value::Unsigned(number) => UserId::new(&number.to_string()),
+        Value::Signed(number) => UserId::new(&number.to_string()),
+        Value::Absent => return Err(Invalid::Missing { field }),
+        Value::Fraction(_) | Value::Other(_) => {
+            return Err(wrong(field, "is a string or an integer"));
+        }
+    };
+    id.ok_or_else(|| wrong(field, &format!("has 1 to {MAX_USER_BYTES} bytes")))
+}
+
+fn room(value: &Value<'_>) -> Result<Room, Invalid> {
+    let field = "room";
+    match value {
+        Value::Absent => Ok(Room::default()),
+        Value::Text(name) => {
+            Room::new(name).map_err(|e| wrong(field, &format!("{:?}: {e}", shorten(name))))
+        }
+        _ => Err(wrong(field, "is a string")),
+    }
+}
+
+fn shorten(text: &str) -> &str {
+    let end = text.char_indices().nth(40).map_or(text.len(), |(at, _)| at);
+    &text[..end]
+}
+
+fn claimed_ms(value: &Value<'_>) -> Result<Option<u64>, Invalid> {
+    let claimed = match value {
+        Value::Absent => return Ok(None),
+        Value::Text(text) if text.is_empty() => return Ok(None),
+        Value::Text(text) => timestamp::from_text(text),
+        Value::Unsigned(number) => timestamp::from_number(*number as f64),
+        Value::Signed(number) => timestamp::from_number(*number as f64),
+        Value::Fraction(number) => timestamp::from_number(*number),
+        Value::Other(_) => Err("is a number or a string"),
+    };
+    claimed.map(Some).map_err(|why| wrong("timestamp", why))
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entry<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entry<'a>, D::Error> {
+        deserializer.deserialize_any(EntryVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a reaction")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry<'de>, A::Error> {
+        let mut entry = Entry::default();
+        while let Some(Text(name)) = map.next_key()? {
+            let field = match name.as_ref() {
+                "user_id" => &mut entry.user_id,
+                "client_id" => &mut entry.client_id,
+                "user" => &mut entry.user,
+                "emoji_type" => &mut entry.emoji_type,
+                "emoji" => &mut entry.emoji,
+                "timestamp" => &mut entry.timestamp,
+                "room" => &mut entry.room,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            *field = map.next_value()?;
+        }
+        Ok(entry)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry<'de>, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(not_an_object("an array"))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Entry<'de>, E> {
+        Ok(not_an_object("a boolean"))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Entry<'de>, E> {
+        Ok(not_an_object("a number"))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Entry<'de>, E> {
+        Ok(not_an_object("a number"))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Entry<'de>, E> {
+        Ok(not_an_object("a number"))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Entry<'de>, E> {
+        Ok(not_an_object("a string"))
+    }
+
+    fn visit_unit<E>(self) -> Result<Entry<'de>, E> {
+        Ok(not_an_object("null"))
+    }
+}
+
+fn not_an_object<'a>(kind: &'static str) -> Entry<'a> {
+    Entry {
+        not_an_object: Some(kind),
+        ..Entry::default()
+    }
+}
+
+/// A string that borrows where it can (serde borrows a bare `Cow` never).
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Text(text) => Ok(Text(text)),
+            _ => Err(serde::de::Error::custom("a field's name is a string")),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value<'a>, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
+        Ok(Value::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
+        Ok(Value::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value<'de>, E> {
+        Ok(Value::Unsigned(number))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value<'de>, E> {
+        Ok(Value::Signed(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value<'de>, E> {
+        Ok(Value::Fraction(number))
+    }
+
+    /// JSON's null is an absent field.
+    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
+        Ok(Value::Absent)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Value<'de>, E> {
+        Ok(Value::Other("a boolean"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Value::Other("an object"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value<'de>, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Other("an array"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(json: &str, names: Names) -> Result<Submission, Invalid> {
+        serde_json::from_str::<Entry<'_>>(json)
+            .unwrap()
+            .validate(&EmojiNames::default(), names)
+    }
+
+    #[test]
+    fn the_example_of_the_interface_is_read() {
+        let json = r#"{"user_id": "u-17", "emoji_type": "🔥", "timestamp": 1764000000123, "room": "match-7"}"#;
+        let reaction = read(json, Names::Own).unwrap();
+        assert_eq!(reaction.user.as_str(), "u-17");
+        assert_eq!(reaction.emoji.as_str(), "🔥");
+        assert_eq!(reaction.room.as_str(), "match-7");
+        assert_eq!(reaction.claimed_ms, Some(1_764_000_000_123));
+    }
+
+    #[test]
+    fn what_is_optional_may_be_absent_null_or_empty() {
+        for rest in [
+            "",
+            r#","room":null"#,
+            r#","timestamp":null"#,
+            r#","timestamp":"""#,
+            r#","x":[{}]"#,
+        ] {
+            let reaction = read(
+                &format!(r#"{{"user_id":7,"emoji_type":"fire"{rest}}}"#),
+                Names::Own,
+            )
+            .unwrap();
+            assert_eq!(reaction.room, Room::default());
+            assert_eq!(reaction.claimed_ms, None);
+            assert_eq!(reaction.user.as_str(), "7");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        let long = "u".repeat(129);
+        for (json, start) in [
+            (r#"{}"#.to_owned(), "user_id is required"),
+            (
+                r#"{"user_id":null,"emoji_type":"🔥"}"#.to_owned(),
+                "user_id is required",
+            ),
+            (
+                r#"{"user_id":"","emoji_type":"🔥"}"#.to_owned(),
+                "user_id has 1 to 128",
+            ),
+            (
+                format!(r#"{{"user_id":"{long}","emoji_type":"🔥"}}"#),
+                "user_id has 1 to 128",
+            ),
+            (
+                r#"{"user_id":1.5,"emoji_type":"🔥"}"#.to_owned(),
+                "user_id is a string or",
+            ),
+            (
+                r#"{"user_id":{},"emoji_type":"🔥"}"#.to_owned(),
+                "user_id is a string or",
+            ),
+            (r#"{"user_id":"u"}"#.to_owned(), "emoji_type is required"),
+            (
+                r#"{"user_id":"u","emoji":"🔥"}"#.to_owned(),
+                "emoji_type is required",
+            ),
+            (
+                r#"{"user_id":"u","emoji_type":"nope"}"#.to_owned(),
+                "emoji_type \"nope\" is not an emoji",
+            ),
+            (
+                r#"{"user_id":"u","emoji_type":5}"#.to_owned(),
+                "emoji_type is a string",
+            ),
+            (
+                r#"{"user_id":"u","emoji_type":"🔥","room":"a b"}"#.to_owned(),
+                "room \"a b\"",
+            ),
+            (
+                r#"{"user_id":"u","emoji_type":"🔥","room":""}"#.to_owned(),
+                "room \"\"",
+            ),
+            (
+                r#"{"user_id":"u","emoji_type":"🔥","room":1}"#.to_owned(),
+                "room is a string",
+            ),
+            (
+                r#"{"user_id":"u","emoji_type":"🔥","timestamp":"x"}"#.to_owned(),
+                "timestamp expected",
+            ),
+            (
+                r#"{"user_id":"u","emoji_type":"🔥","timestamp":-1}"#.to_owned(),
+                "timestamp is out of range",
+            ),
+            (
+                r#"{"user_id":"u","emoji_type":"🔥","timestamp":true}"#.to_owned(),
+                "timestamp is a number",
+            ),
+            ("[]".to_owned(), "a reaction is a JSON object"),
+            ("null".to_owned(), "a reaction is a JSON object"),
+            ("\"🔥\"".to_owned(), "a reaction is a JSON object"),
+        ] {
+            let error = read(&json, Names::Own).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn aliases_count_only_where_they_are_asked_for_and_behind_the_own_names() {
+        let json = r#"{"client_id":"c","emoji":"🔥"}"#;
+        assert_eq!(read(json, Names::WithAliases).unwrap().user.as_str(), "c");
+        assert!(read(json, Names::Own).is_err());
+        let both = r#"{"client_id":"c","user_id":"u","emoji":"👏","emoji_type":"🔥"}"#;
+        let reaction = read(both, Names::WithAliases).unwrap();
+        assert_eq!(
+            (reaction.user.as_str(), reaction.emoji.as_str()),
+            ("u", "🔥")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_text_is_a_reaction_or_an_error(json in r#"[\[\]{}",:0-9a-z_ \\🔥-]{0,60}"#) {
+            if let Ok(entry) = serde_json::from_str::<Entry<'_>>(&json) {
+                let _ = entry.validate(&EmojiNames::default(), Names::WithAliases);
+            }
+        }
+
+        #[test]
+        fn a_valid_reaction_is_read_back_as_it_was_written(
+            user in "\\PC{1,30}", room in "[A-Za-z0-9._~-]{1,64}", ms in 0_u64..200_000_000_000_000,
+            pick in 0_usize..1500,
+        ) {
+            let emoji = crate::Emoji::all().nth(pick).unwrap();
+            let json = serde_json::json!({
+                "user_id": user, "emoji_type": emoji, "room": room, "timestamp": ms,
+            }).to_string();
+            let reaction = read(&json, Names::Own).unwrap();
+            prop_assert_eq!(reaction.user.as_str(), user);
+            prop_assert_eq!(reaction.emoji, emoji);
+            prop_assert_eq!(reaction.room.as_str(), room);
+            let claimed = if ms < 100_000_000_000 { (ms as f64 * 1000.0) as u64 } else { ms };
+            prop_assert_eq!(reaction.claimed_ms, Some(claimed));
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! EmoStream's words, and the formats they travel in.
+//!
+//! ```text
+//!  JSON body ─▶ Submission ─received─▶ Reaction ─▶ Batch ─▶ [reactions] ─▶ Tally ─▶ WindowRecord ─▶ Frame
+//! ```
+//!
+//! Everything here is a pure function over values: no clock, no IO, no async. Whatever bytes come
+//! in, a decoder answers a value or an error; it never panics and never allocates more than a small
+//! multiple of what it was given.
+
+mod batch;
+mod emoji;
+mod frame;
+mod json;
+mod payload;
+mod reaction;
+mod results;
+mod room;
+mod tally;
+mod timestamp;
+mod topics;
+mod window;
+
+pub use batch::{Batch, BatchError, MAX_BATCH_REACTIONS};
+pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
+pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
+pub use json::{Entry, Names};
+pub use payload::{Payload, PayloadError};
+pub use reaction::{Invalid, MAX_USER_BYTES, Reaction, Submission, UserId};
+pub use results::{TotalsRecord, TrendingRecord, WindowRecord};
+pub use room::{InvalidRoom, MAX_ROOM_BYTES, Room};
+pub use tally::{Tally, compress, sort_counts};
+pub use topics::{InvalidPrefix, Topics};
+pub use window::{Window, WindowSize};

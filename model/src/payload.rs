@@ -1,0 +1,80 @@
+//! What a record of the `reactions` topic may hold.
+
+use crate::{Batch, BatchError, EmojiNames, Entry, Invalid, Names, Submission, batch};
+
+/// A decoded record of the `reactions` topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// What an ingest flushed; a heartbeat if it is empty.
+    Batch(Batch<'a>),
+    /// One plain JSON reaction of another producer; its time is the record's timestamp.
+    Plain(Submission),
+}
+
+/// Why a record of the `reactions` topic cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// The value is empty.
+    #[error("the record is empty")]
+    Empty,
+    /// It begins like a batch.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// It begins like JSON, or like nothing known.
+    #[error("neither a batch nor JSON: {0}")]
+    Json(String),
+    /// It is JSON, but no reaction.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}
+
+impl<'a> Payload<'a> {
+    /// Reads a record's value.
+    pub fn decode(value: &'a [u8], emojis: &EmojiNames) -> Result<Payload<'a>, PayloadError> {
+        match value.first() {
+            None => Err(PayloadError::Empty),
+            Some(&batch::VERSION) => Ok(Payload::Batch(Batch::decode(value)?)),
+            Some(_) => {
+                let entry: Entry<'_> = serde_json::from_slice(value)
+                    .map_err(|error| PayloadError::Json(error.to_string()))?;
+                Ok(Payload::Plain(entry.validate(emojis, Names::Own)?))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_record_is_a_batch_or_a_plain_reaction_or_an_error() {
+        let names = EmojiNames::default();
+        let heartbeat = Batch::heartbeat(5);
+        assert!(matches!(
+            Payload::decode(&heartbeat, &names),
+            Ok(Payload::Batch(_))
+        ));
+        let plain = r#" {"user_id":1,"emoji_type":"🔥"}"#;
+        assert!(matches!(
+            Payload::decode(plain.as_bytes(), &names),
+            Ok(Payload::Plain(_))
+        ));
+        let decode = |bytes: &[u8]| Payload::decode(bytes, &names).map(|_| ()).unwrap_err();
+        assert_eq!(decode(b""), PayloadError::Empty);
+        assert!(matches!(decode(b"\x07junk"), PayloadError::Json(_)));
+        assert!(matches!(decode(b"\x01junk"), PayloadError::Batch(_)));
+        assert!(matches!(decode(b"{}"), PayloadError::Invalid(_)));
+        assert!(matches!(decode(b"[1]"), PayloadError::Invalid(_)));
+        assert!(matches!(decode(b"{"), PayloadError::Json(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_payload_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Payload::decode(&bytes, &EmojiNames::default());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Reactions: one emoji, sent by one user, to one room.
+
+use crate::{Emoji, EmojiNames, Room};
+
+/// The longest user id, in bytes.
+pub const MAX_USER_BYTES: usize = 128;
+
+/// Who reacted: 1 to 128 bytes of text; an integer counts as its decimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UserId(Box<str>);
+
+impl UserId {
+    /// The user of `id`; `None` if it is empty or too long.
+    pub fn new(id: &str) -> Option<UserId> {
+        UserId::check(id).then(|| UserId(id.into()))
+    }
+
+    pub(crate) fn check(id: &str) -> bool {
+        (1..=MAX_USER_BYTES).contains(&id.len())
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A reaction as a sender submits it: valid, but not yet received at a known time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// Who reacted.
+    pub user: UserId,
+    /// With what.
+    pub emoji: Emoji,
+    /// Where.
+    pub room: Room,
+    /// When, as the sender says, Unix milliseconds. Advisory.
+    pub claimed_ms: Option<u64>,
+}
+
+impl Submission {
+    /// The reaction, received at `at_ms`.
+    pub fn received(self, at_ms: u64) -> Reaction {
+        Reaction {
+            user: self.user,
+            emoji: self.emoji,
+            room: self.room,
+            at_ms,
+        }
+    }
+}
+
+/// A reaction with its event time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reaction {
+    /// Who reacted.
+    pub user: UserId,
+    /// With what.
+    pub emoji: Emoji,
+    /// Where.
+    pub room: Room,
+    /// When it was received, Unix milliseconds: its event time.
+    pub at_ms: u64,
+}
+
+/// Why a JSON value is no reaction; says which field and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The value is not a JSON object.
+    #[error("a reaction is a JSON object with user_id and emoji_type, not {0}")]
+    NotAnObject(&'static str),
+    /// A required field is absent.
+    #[error("{field} is required")]
+    Missing {
+        /// The field's name.
+        field: &'static str,
+    },
+    /// A field's value is not acceptable.
+    #[error("{field} {why}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What is wrong with it, and what is expected.
+        why: String,
+    },
+}
+
+/// The longest piece of a sender's value that an error message repeats, in characters.
+const MAX_QUOTE: usize = 40;
+
+/// Resolves the emoji that a sender names; the error quotes what was sent.
+pub(crate) fn emoji(names: &EmojiNames, field: &'static str, sent: &str) -> Result<Emoji, Invalid> {
+    names.resolve(sent).map_err(|unknown| {
+        let quote: String = sent.chars().take(MAX_QUOTE).collect();
+        let dots = if quote.len() < sent.len() { "…" } else { "" };
+        Invalid::Field {
+            field,
+            why: format!("{quote:?}{dots} is {unknown}"),
+        }
+    })
+}
