@@ -1,0 +1,243 @@
+//! One write transaction of the database: what a group commit consists of.
+//!
+//! Every operation either happens whole or is refused before it touches a table. A failure of the
+//! database ([`redb::Error`]) is no refusal: it ends the whole batch, and the caller drops it.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use redb::{Database, ReadableTable, Table, WriteTransaction};
+
+use super::{
+    partitioner::partition_of,
+    queue::record_bytes,
+    tables::{
+        FENCES, MAX_RECORD_BYTES, NEWEST, PARTITIONS, PartitionRow, Place, RECORDS, RecordRow,
+        TIMES, TOPICS, encode_headers, size_bytes, topic_row,
+    },
+    topics::{Topic, Topics},
+};
+use crate::{Cleanup, LogError, NewRecord, TopicSpec};
+
+/// The end of a partition, as the writer carries it from batch to batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tail {
+    /// The first offset kept.
+    pub(super) start: u64,
+    /// The next offset.
+    pub(super) next: u64,
+    /// What is kept, roughly.
+    pub(super) bytes: u64,
+    /// The greatest time of any record, kept or not.
+    pub(super) newest_ms: Option<u64>,
+}
+
+impl Tail {
+    pub(super) fn of(row: PartitionRow) -> Self {
+        let (start, next, bytes, newest_ms) = row;
+        Self {
+            start,
+            next,
+            bytes,
+            newest_ms,
+        }
+    }
+
+    fn row(self) -> PartitionRow {
+        (self.start, self.next, self.bytes, self.newest_ms)
+    }
+}
+
+/// A record that may be appended: every rule has been checked.
+pub(super) struct Accepted {
+    topic: Arc<Topic>,
+    partition: u32,
+    time_ms: u64,
+    headers: Vec<u8>,
+    record: NewRecord,
+}
+
+/// The records tables of one write transaction.
+pub(super) struct Batch<'txn> {
+    pub(super) records: Table<'txn, (u32, u32, u64), RecordRow<'static>>,
+    pub(super) times: Table<'txn, (u32, u32, u64), u64>,
+    newest: Table<'txn, (u32, u32, &'static [u8]), u64>,
+    partitions: Table<'txn, Place, PartitionRow>,
+    known: &'txn HashMap<Place, Tail>,
+    changed: HashMap<Place, Tail>,
+}
+
+impl<'txn> Batch<'txn> {
+    /// Begins with the partitions' ends as of the last commit.
+    pub(super) fn begin(
+        transaction: &'txn WriteTransaction,
+        known: &'txn HashMap<Place, Tail>,
+    ) -> Result<Self, redb::Error> {
+        Ok(Self {
+            records: transaction.open_table(RECORDS)?,
+            times: transaction.open_table(TIMES)?,
+            newest: transaction.open_table(NEWEST)?,
+            partitions: transaction.open_table(PARTITIONS)?,
+            known,
+            changed: HashMap::new(),
+        })
+    }
+
+    /// Where the partition ends by now.
+    pub(super) fn tail(&self, place: Place) -> Tail {
+        let known = || self.known.get(&place).copied().unwrap_or_default();
+        self.changed.get(&place).copied().unwrap_or_else(known)
+    }
+
+    pub(super) fn set_tail(&mut self, place: Place, tail: Tail) {
+        self.changed.insert(place, tail);
+    }
+
+    /// Appends, and answers the record's offset.
+    pub(super) fn append(&mut self, accepted: Accepted) -> Result<u64, redb::Error> {
+        let Accepted {
+            topic,
+            partition,
+            time_ms,
+            headers,
+            record,
+        } = accepted;
+        let place = (topic.id, partition);
+        let mut tail = self.tail(place);
+        let offset = tail.next;
+        let key = record.key.as_deref();
+        let row: RecordRow<'_> = (time_ms, key, &record.value, &headers);
+        self.records.insert((topic.id, partition, offset), row)?;
+        tail.next += 1;
+        tail.bytes += size_bytes(&row);
+        if tail.newest_ms.is_none_or(|newest| time_ms > newest) {
+            tail.newest_ms = Some(time_ms);
+            self.times.insert((topic.id, partition, time_ms), offset)?;
+        }
+        if let (Cleanup::Compact, Some(key)) = (topic.cleanup, key) {
+            let superseded = self.newest.insert((topic.id, partition, key), offset)?;
+            if let Some(old) = superseded.map(|old| old.value()) {
+                let removed = self.records.remove((topic.id, partition, old))?;
+                let freed = removed.map_or(0, |row| size_bytes(&row.value()));
+                tail.bytes = tail.bytes.saturating_sub(freed);
+            }
+        }
+        self.set_tail(place, tail);
+        Ok(offset)
+    }
+
+    /// Writes the ends of the changed partitions down, and answers them.
+    pub(super) fn finish(mut self) -> Result<HashMap<Place, Tail>, redb::Error> {
+        for (place, tail) in &self.changed {
+            self.partitions.insert(*place, tail.row())?;
+        }
+        Ok(self.changed)
+    }
+}
+
+/// Checks every rule of a new record. A refused record leaves no trace.
+pub(super) fn accept(
+    topics: &Topics,
+    record: NewRecord,
+    now_ms: u64,
+) -> Result<Accepted, LogError> {
+    let topic = topics.find(&record.topic)?;
+    let partition = match (record.partition, &record.key) {
+        (Some(partition), _) => partition,
+        (None, Some(key)) => partition_of(key, topic.partitions()),
+        (None, None) => 0,
+    };
+    if partition >= topic.partitions() {
+        return Err(LogError::UnknownPartition {
+            topic: record.topic,
+            partition,
+        });
+    }
+    let time_ms = record.time_ms.unwrap_or(now_ms);
+    let ahead_ms = time_ms.saturating_sub(now_ms);
+    if topic
+        .max_ahead
+        .is_some_and(|most| u128::from(ahead_ms) > most.as_millis())
+    {
+        return Err(LogError::Ahead {
+            topic: record.topic,
+            ahead_ms,
+        });
+    }
+    if topic.cleanup == Cleanup::Compact && record.key.is_none() {
+        return Err(LogError::Refused(format!(
+            "a record of the compacted topic {} needs a key",
+            topic.name
+        )));
+    }
+    let bytes = record_bytes(&record);
+    if bytes > MAX_RECORD_BYTES {
+        return Err(LogError::Refused(format!(
+            "a record of {bytes} bytes; the log takes {MAX_RECORD_BYTES} at most"
+        )));
+    }
+    let headers = encode_headers(&record.headers)?;
+    Ok(Accepted {
+        topic,
+        partition,
+        time_ms,
+        headers,
+        record,
+    })
+}
+
+/// Stores the topic, and answers it with its partitions at offset 0. `None` if it exists.
+pub(super) fn create_topic(db: &Database, spec: &TopicSpec) -> Result<Option<Topic>, redb::Error> {
+    let transaction = db.begin_write()?;
+    let row = {
+        let mut topics = transaction.open_table(TOPICS)?;
+        if topics.get(spec.name.as_str())?.is_some() {
+            return Ok(None);
+        }
+        let used = topics.iter()?.map(|entry| Ok(entry?.1.value().0));
+        let id = used
+            .collect::<Result<Vec<u32>, redb::Error>>()?
+            .into_iter()
+            .max()
+            .map_or(0, |id| id + 1);
+        let row = topic_row(id, spec);
+        topics.insert(spec.name.as_str(), row)?;
+        let mut partitions = transaction.open_table(PARTITIONS)?;
+        for partition in 0..spec.partitions {
+            partitions.insert((id, partition), Tail::default().row())?;
+        }
+        row
+    };
+    transaction.commit()?;
+    Ok(Some(Topic::new(
+        &spec.name,
+        row,
+        vec![0; spec.partitions as usize],
+    )))
+}
+
+/// The newest epoch of the transactor `id`, if it ever had one.
+pub(super) fn epoch(transaction: &WriteTransaction, id: &str) -> Result<Option<u64>, redb::Error> {
+    Ok(transaction
+        .open_table(FENCES)?
+        .get(id)?
+        .map(|epoch| epoch.value()))
+}
+
+/// Gives the transactor `id` a new epoch, which fences every older one.
+pub(super) fn fence(transaction: &WriteTransaction, id: &str) -> Result<u64, redb::Error> {
+    let next = epoch(transaction, id)?.map_or(1, |epoch| epoch + 1);
+    transaction.open_table(FENCES)?.insert(id, next)?;
+    Ok(next)
+}
+
+/// The log's clock: Unix milliseconds.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,222 @@
+//! The topic log inside one process: one redb file, no broker.
+//!
+//! ```text
+//!  appenders ─┐ bounded   ┌────────┐  one transaction   ┌──────┐ snapshot ┌─────────┐
+//!             ├─queue────▶│ writer │──for all that wait─▶│ redb │─────────▶│ readers │
+//! transactors ┘           └────────┘      fsync          └──────┘          └─────────┘
+//!                             └───────── wakes ────────────────────────────────▲
+//!             other processes ──socket in the directory──▶ reads only ─────────┘
+//! ```
+//!
+//! Invariants: one process owns the directory, one thread writes. What a caller was told to be stored
+//! survives kill -9 and loss of power. Offsets never go back, not even when everything was deleted.
+
+mod batch;
+mod partitioner;
+mod queue;
+mod reader;
+mod reading;
+mod remote;
+mod retention;
+mod source;
+mod store;
+mod tables;
+mod topics;
+mod transactor;
+mod writer;
+
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use self::{
+    batch::Tail,
+    queue::{Queue, Reply, Request},
+    reader::{EmbeddedReader, Subscription},
+    remote::Server,
+    source::Source,
+    store::Store,
+    topics::{Topic, Topics},
+    transactor::EmbeddedTransactor,
+    writer::Shared,
+};
+use crate::{Appender, Done, Log, LogError, NewRecord, Reader, TopicSpec, Transactor, Wake};
+
+/// The most partitions of a topic: far more than one process has use for.
+const MAX_PARTITIONS: u32 = 4096;
+
+/// The log in a directory, or in memory.
+///
+/// It is closed, with everything queued written, when this value and every appender, transactor and
+/// reader of it are dropped.
+pub struct EmbeddedLog {
+    core: Arc<Core>,
+}
+
+/// The running log: what every handle of it holds.
+struct Core {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    server: Option<Server>,
+}
+
+impl EmbeddedLog {
+    /// Opens the log in `dir`, or makes it. Durable: what is acknowledged has been fsynced.
+    ///
+    /// [`LogError::InUse`] if another process (or another value) holds the directory,
+    /// [`LogError::Damaged`] if its file is not whole, [`LogError::Disk`] if the disk refuses.
+    pub fn open(dir: &Path) -> Result<Self, LogError> {
+        let core = Core::start(Store::open(dir)?, |store| Server::start(dir, store))?;
+        Ok(Self { core })
+    }
+
+    /// A log that is gone when it is dropped.
+    pub fn in_memory() -> Result<Self, LogError> {
+        Ok(Self {
+            core: Core::start(Store::in_memory()?, |_| None)?,
+        })
+    }
+
+    /// Reads the log in `dir`, whether or not another process holds it. Appending, transactions and
+    /// creating topics are [`LogError::Refused`].
+    ///
+    /// If nobody holds the directory, it is held until the returned log and its readers are dropped.
+    pub fn open_for_reading(dir: &Path) -> Result<Arc<dyn Log>, LogError> {
+        reading::open(dir)
+    }
+
+    /// Throws away now what retention allows; it also happens by itself now and then.
+    pub fn sweep(&self) -> Result<(), LogError> {
+        self.core.ask(|reply| Request::Sweep { reply })
+    }
+}
+
+impl Core {
+    fn start(
+        store: Store,
+        serve: impl FnOnce(Arc<Store>) -> Option<Server>,
+    ) -> Result<Arc<Self>, LogError> {
+        let topics = Topics::default();
+        let mut tails = std::collections::HashMap::new();
+        for (name, row, partitions) in store.topics()? {
+            let of_topic = partitions.into_iter().map(Tail::of).enumerate();
+            let mut ends = Vec::new();
+            for (partition, tail) in of_topic {
+                ends.push(tail.next);
+                tails.insert((row.0, partition as u32), tail);
+            }
+            topics.add(Topic::new(&name, row, ends));
+        }
+        let shared = Arc::new(Shared {
+            store: Arc::new(store),
+            topics,
+            queue: Queue::default(),
+        });
+        let writer = writer::start(shared.clone(), tails).map_err(|error| {
+            LogError::Refused(format!("the writer's thread cannot start: {error}"))
+        })?;
+        let server = serve(shared.store.clone());
+        Ok(Arc::new(Self {
+            shared,
+            writer: Mutex::new(Some(writer)),
+            server,
+        }))
+    }
+
+    fn offer(&self, request: Request) -> Result<(), LogError> {
+        self.shared.queue.offer(request)
+    }
+
+    /// Queues a request and waits for its answer.
+    fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LogError> {
+        let (reply, answer) = sync_channel(1);
+        self.offer(request(reply))?;
+        answer.recv().unwrap_or_else(|_| Err(queue::closed()))
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        drop(self.server.take());
+        self.shared.queue.close();
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // The last handle may be dropped by a `done`, on the writer's own thread.
+        if let Some(writer) = writer.filter(|writer| writer.thread().id() != thread::current().id())
+        {
+            // A panic there has been reported already.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Log for EmbeddedLog {
+    fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
+        if spec.name.is_empty() || !(1..=MAX_PARTITIONS).contains(&spec.partitions) {
+            let detail =
+                format!("a topic needs a name and 1 to {MAX_PARTITIONS} partitions: {spec:?}");
+            return Err(LogError::Refused(detail));
+        }
+        self.core.ask(|reply| Request::Create {
+            spec: spec.clone(),
+            reply,
+        })
+    }
+
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        Ok(self.core.shared.topics.find(topic)?.partitions())
+    }
+
+    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
+        self.core.shared.store.offsets(topic, partition)
+    }
+
+    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
+        self.core.shared.store.offset_at(topic, partition, time_ms)
+    }
+
+    fn reader(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let found = self.core.shared.topics.find(topic)?;
+        let subscription = Subscription::new(found, wake, self.core.clone());
+        let source = self.core.shared.store.clone();
+        Ok(Box::new(EmbeddedReader::new(
+            source,
+            topic,
+            from,
+            Box::new(subscription),
+        )?))
+    }
+
+    fn appender(&self, _timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
+        // A disk answers or fails; there is no broker whose silence would have to be given up on.
+        Ok(Box::new(EmbeddedAppender(self.core.clone())))
+    }
+
+    fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
+        Ok(Box::new(EmbeddedTransactor::open(
+            self.core.clone(),
+            id,
+            timeout,
+        )?))
+    }
+}
+
+struct EmbeddedAppender(Arc<Core>);
+
+impl Appender for EmbeddedAppender {
+    fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError> {
+        self.0.offer(Request::Append { record, done })
+    }
+}

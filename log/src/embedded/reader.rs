@@ -1,0 +1,133 @@
+//! A reader of the embedded log: a cursor a partition, over snapshots.
+
+use std::sync::Arc;
+
+use super::{source::Source, topics::Topic};
+use crate::{LogError, Reader, Record, Wake};
+
+/// Where a reader stands in one partition.
+struct Cursor {
+    partition: u32,
+    next: u64,
+    at_end: bool,
+}
+
+/// What rings for a reader; dropping it ends that.
+pub(super) trait Ringing: Send {
+    /// Whether there can be nothing to read from `offset` on, as far as that is known for free.
+    fn nothing_at(&self, partition: u32, offset: u64) -> bool;
+}
+
+/// Reads `topic` from a source, rung by whatever knows of news there.
+pub(super) struct EmbeddedReader {
+    source: Arc<dyn Source>,
+    topic: String,
+    cursors: Vec<Cursor>,
+    ringing: Box<dyn Ringing>,
+}
+
+impl EmbeddedReader {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        topic: &str,
+        from: &[(u32, u64)],
+        ringing: Box<dyn Ringing>,
+    ) -> Result<Self, LogError> {
+        let partitions = source.partitions(topic)?;
+        if let Some((partition, _)) = from.iter().find(|(partition, _)| *partition >= partitions) {
+            return Err(LogError::UnknownPartition {
+                topic: topic.to_owned(),
+                partition: *partition,
+            });
+        }
+        let cursors = from
+            .iter()
+            .map(|(partition, next)| Cursor {
+                partition: *partition,
+                next: *next,
+                at_end: false,
+            })
+            .collect();
+        Ok(Self {
+            source,
+            topic: topic.to_owned(),
+            cursors,
+            ringing,
+        })
+    }
+
+    fn cursor(&self, partition: u32) -> Option<&Cursor> {
+        self.cursors
+            .iter()
+            .find(|cursor| cursor.partition == partition)
+    }
+}
+
+impl Reader for EmbeddedReader {
+    fn poll(
+        &mut self,
+        partition: u32,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<usize, LogError> {
+        let Some(cursor) = self
+            .cursors
+            .iter_mut()
+            .find(|cursor| cursor.partition == partition)
+        else {
+            return Err(LogError::UnknownPartition {
+                topic: self.topic.clone(),
+                partition,
+            });
+        };
+        if self.ringing.nothing_at(partition, cursor.next) {
+            cursor.at_end = true;
+            return Ok(0);
+        }
+        let page = self
+            .source
+            .read(&self.topic, partition, cursor.next, limit, each)?;
+        cursor.next = page.next;
+        cursor.at_end = page.at_end;
+        Ok(page.count)
+    }
+
+    fn position(&self, partition: u32) -> u64 {
+        self.cursor(partition).map_or(0, |cursor| cursor.next)
+    }
+
+    fn at_end(&self, partition: u32) -> bool {
+        self.cursor(partition).is_some_and(|cursor| cursor.at_end)
+    }
+}
+
+/// Rung by the writer of this process at each commit.
+pub(super) struct Subscription<Keep> {
+    topic: Arc<Topic>,
+    bell: u64,
+    /// What must live as long as the reader.
+    _keep: Keep,
+}
+
+impl<Keep: Send> Subscription<Keep> {
+    pub(super) fn new(topic: Arc<Topic>, wake: Wake, keep: Keep) -> Self {
+        let bell = topic.subscribe(wake);
+        Self {
+            topic,
+            bell,
+            _keep: keep,
+        }
+    }
+}
+
+impl<Keep: Send> Ringing for Subscription<Keep> {
+    fn nothing_at(&self, partition: u32, offset: u64) -> bool {
+        self.topic.end(partition) == Some(offset)
+    }
+}
+
+impl<Keep> Drop for Subscription<Keep> {
+    fn drop(&mut self) {
+        self.topic.unsubscribe(self.bell);
+    }
+}

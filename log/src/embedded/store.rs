@@ -1,0 +1,402 @@
+//! The database file: opened with care, and read by snapshot.
+//!
+//! Invariants: a file is opened only after its checksums hold, so nothing behind this module reads
+//! garbage. A missing file is made under another name and renamed once it is whole, so a file that is
+//! there but empty is a damaged one, not a new one.
+
+use std::{
+    any::Any,
+    fs::{self, File},
+    io::ErrorKind,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use redb::{
+    Builder, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
+    ReadableTable, StorageError, backends::InMemoryBackend,
+};
+
+use super::{
+    source::{Page, Source},
+    tables::{
+        FENCES, FORMAT, FORMAT_KEY, FORMAT_VERSION, NEWEST, PARTITIONS, PartitionRow, Place,
+        RECORDS, TIMES, TOPICS, TopicRow, decode_headers,
+    },
+};
+use crate::{LogError, Record};
+
+const FILE: &str = "log.redb";
+/// A database being made; it is renamed to [`FILE`] once it is whole.
+const UNFINISHED_FILE: &str = "log.redb.new";
+/// Held while a process looks whether there is a database, makes one and opens it.
+const OPENING_FILE: &str = "opening.lock";
+
+/// redb's page cache. The kernel caches the file as well; this holds the inner pages and the tail.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+/// The database, and the directory it lies in for error messages.
+pub(super) struct Store {
+    db: Db,
+    dir: PathBuf,
+}
+
+enum Db {
+    Owned(Database),
+    ReadOnly(ReadOnlyDatabase),
+}
+
+impl Store {
+    /// Opens the database in `dir` to write, or makes it.
+    pub(super) fn open(dir: &Path) -> Result<Self, LogError> {
+        let disk = |error: std::io::Error| LogError::Disk {
+            dir: dir.into(),
+            detail: error.to_string(),
+        };
+        fs::create_dir_all(dir).map_err(disk)?;
+        let opening = File::create(dir.join(OPENING_FILE)).map_err(disk)?;
+        opening.lock().map_err(disk)?;
+        let file = dir.join(FILE);
+        if !file.try_exists().map_err(disk)? {
+            make(dir)?;
+        }
+        Self::checked(dir, || builder().open(&file))
+    }
+
+    /// A database that lives as long as this value.
+    pub(super) fn in_memory() -> Result<Self, LogError> {
+        let dir = PathBuf::from("memory");
+        let store = Self::checked(&dir, || {
+            builder().create_with_backend(InMemoryBackend::new())
+        })?;
+        Ok(store)
+    }
+
+    fn checked(
+        dir: &Path,
+        open: impl FnOnce() -> Result<Database, DatabaseError>,
+    ) -> Result<Self, LogError> {
+        // redb's own check reports what it finds; should it still panic on a file that was tampered
+        // with, that is damage too and not a defect of ours.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let db = open().map_err(|error| opening_error(dir, error))?;
+            initialise(&db).map_err(|error| store_error(dir, error))??;
+            Ok(db)
+        }));
+        let db = opened.map_err(|panic| damaged(dir, panic_text(panic.as_ref())))??;
+        Ok(Self {
+            db: Db::Owned(db),
+            dir: dir.into(),
+        })
+    }
+
+    /// Opens the database in `dir` only to read it, which keeps writers out meanwhile.
+    /// [`LogError::InUse`] while a writer holds it.
+    pub(super) fn open_read_only(dir: &Path) -> Result<Self, LogError> {
+        let file = dir.join(FILE);
+        if !file.exists() {
+            let detail =
+                format!("there is no {FILE} in it; nothing ran with this --data directory yet");
+            return Err(LogError::Disk {
+                dir: dir.into(),
+                detail,
+            });
+        }
+        // Checks the file, and mends it after a crash; a read-only disk can only be taken as it is.
+        match Self::open(dir) {
+            Ok(checked) => drop(checked),
+            Err(LogError::Disk { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let db = builder()
+            .open_read_only(&file)
+            .map_err(|error| opening_error(dir, error))?;
+        Ok(Self {
+            db: Db::ReadOnly(db),
+            dir: dir.into(),
+        })
+    }
+
+    /// The database to write to; `None` if it was opened to be read.
+    pub(super) fn writable(&self) -> Option<&Database> {
+        match &self.db {
+            Db::Owned(db) => Some(db),
+            Db::ReadOnly(_) => None,
+        }
+    }
+
+    /// What a failure of the store means to a caller.
+    pub(super) fn error(&self, error: impl Into<redb::Error>) -> LogError {
+        store_error(&self.dir, error)
+    }
+
+    /// Every topic with the rows of its partitions.
+    pub(super) fn topics(&self) -> Result<Vec<(String, TopicRow, Vec<PartitionRow>)>, LogError> {
+        let read = || -> Result<_, redb::Error> {
+            let snapshot = self.snapshot()?;
+            let partitions = snapshot.open_table(PARTITIONS)?;
+            let mut topics = Vec::new();
+            for entry in snapshot.open_table(TOPICS)?.iter()? {
+                let (name, row) = entry?;
+                let row = row.value();
+                let of_topic = partitions.range((row.0, 0)..=(row.0, u32::MAX))?;
+                let rows = of_topic
+                    .map(|entry| Ok(entry?.1.value()))
+                    .collect::<Result<_, StorageError>>()?;
+                topics.push((name.value().to_owned(), row, rows));
+            }
+            Ok(topics)
+        };
+        read().map_err(|error| self.error(error))
+    }
+
+    fn snapshot(&self) -> Result<ReadTransaction, redb::Error> {
+        Ok(match &self.db {
+            Db::Owned(db) => db.begin_read()?,
+            Db::ReadOnly(db) => db.begin_read()?,
+        })
+    }
+
+    /// A snapshot, where the partition lies in it, and its row.
+    fn locate(
+        &self,
+        topic: &str,
+        partition: u32,
+    ) -> Result<(ReadTransaction, Place, PartitionRow), LogError> {
+        let read = || -> Result<_, redb::Error> {
+            let snapshot = self.snapshot()?;
+            let row = snapshot
+                .open_table(TOPICS)?
+                .get(topic)?
+                .map(|row| row.value());
+            let Some((id, ..)) = row else {
+                return Ok(Err(LogError::UnknownTopic {
+                    topic: topic.to_owned(),
+                }));
+            };
+            let row = snapshot
+                .open_table(PARTITIONS)?
+                .get((id, partition))?
+                .map(|row| row.value());
+            Ok(match row {
+                Some(row) => Ok((snapshot, (id, partition), row)),
+                None => Err(LogError::UnknownPartition {
+                    topic: topic.to_owned(),
+                    partition,
+                }),
+            })
+        };
+        read().map_err(|error| self.error(error))?
+    }
+}
+
+impl Source for Store {
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        let read = || -> Result<_, redb::Error> {
+            Ok(self
+                .snapshot()?
+                .open_table(TOPICS)?
+                .get(topic)?
+                .map(|row| row.value().1))
+        };
+        let partitions = read().map_err(|error| self.error(error))?;
+        partitions.ok_or_else(|| LogError::UnknownTopic {
+            topic: topic.to_owned(),
+        })
+    }
+
+    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
+        let (_, _, (start, next, ..)) = self.locate(topic, partition)?;
+        Ok(start..next)
+    }
+
+    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
+        let (snapshot, (id, partition), (start, next, ..)) = self.locate(topic, partition)?;
+        let find = || -> Result<u64, redb::Error> {
+            let times = snapshot.open_table(TIMES)?;
+            let records = snapshot.open_table(RECORDS)?;
+            let first_from = |from: u64, to: u64| -> Result<Option<u64>, redb::Error> {
+                for entry in records.range((id, partition, from)..(id, partition, to))? {
+                    let (place, row) = entry?;
+                    if row.value().0 >= time_ms {
+                        return Ok(Some(place.value().2));
+                    }
+                }
+                Ok(None)
+            };
+            // Retention may have taken the record that outshone the first ones kept; those are few, and
+            // looked at one by one. From the first indexed record on, the index knows.
+            let indexed = times
+                .range((id, partition, 0)..=(id, partition, u64::MAX))?
+                .next();
+            let indexed_from = indexed
+                .transpose()?
+                .map_or(next, |(_, offset)| offset.value());
+            if let Some(found) = first_from(start, indexed_from)? {
+                return Ok(found);
+            }
+            let reached = times
+                .range((id, partition, time_ms)..=(id, partition, u64::MAX))?
+                .next();
+            let Some(from) = reached.transpose()?.map(|(_, offset)| offset.value()) else {
+                return Ok(next);
+            };
+            // The record of the index entry may have been compacted away.
+            Ok(first_from(from, next)?.unwrap_or(next))
+        };
+        find().map_err(|error| self.error(error))
+    }
+
+    fn read(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Page, LogError> {
+        let (snapshot, (id, partition), (start, next, ..)) = self.locate(topic, partition)?;
+        if from < start || from > next {
+            return Err(LogError::Expired {
+                topic: topic.to_owned(),
+                partition,
+                offset: from,
+                start,
+            });
+        }
+        let mut page = Page {
+            count: 0,
+            next: from,
+            at_end: false,
+        };
+        let mut hand_out = || -> Result<(), redb::Error> {
+            let records = snapshot.open_table(RECORDS)?;
+            for entry in records
+                .range((id, partition, from)..(id, partition, next))?
+                .take(limit)
+            {
+                let (place, row) = entry?;
+                let offset = place.value().2;
+                let (time_ms, key, value, stored) = row.value();
+                let headers = decode_headers(stored)
+                    .ok_or_else(|| redb::Error::Corrupted(format!("headers of offset {offset}")))?;
+                each(Record {
+                    partition,
+                    offset,
+                    time_ms,
+                    key,
+                    value,
+                    headers: &headers,
+                });
+                page.count += 1;
+                page.next = offset + 1;
+            }
+            Ok(())
+        };
+        hand_out().map_err(|error| self.error(error))?;
+        if page.count < limit {
+            // Whatever lies between the last record and the end was compacted away.
+            page.next = next;
+        }
+        page.at_end = page.next == next;
+        Ok(page)
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true);
+    builder
+}
+
+/// Makes a new, whole database in `dir`.
+fn make(dir: &Path) -> Result<(), LogError> {
+    let disk = |error: std::io::Error| LogError::Disk {
+        dir: dir.into(),
+        detail: error.to_string(),
+    };
+    let unfinished = dir.join(UNFINISHED_FILE);
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk(error)),
+        _ => {}
+    }
+    drop(Store::checked(dir, || builder().create(&unfinished))?);
+    fs::rename(&unfinished, dir.join(FILE)).map_err(disk)?;
+    // The rename is on disk only once the directory is.
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(disk)
+}
+
+/// Makes the tables, so that readers find them, and refuses a file of another layout.
+fn initialise(db: &Database) -> Result<Result<(), LogError>, redb::Error> {
+    let known = match db.begin_read()?.open_table(FORMAT) {
+        Ok(format) => format.get(FORMAT_KEY)?.map(|version| version.value()),
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    match known {
+        Some(FORMAT_VERSION) => return Ok(Ok(())),
+        Some(other) => {
+            let detail = format!(
+                "its layout is version {other}, this program reads {FORMAT_VERSION}; use the one that wrote it"
+            );
+            return Ok(Err(LogError::Refused(detail)));
+        }
+        None => {}
+    }
+    let making = db.begin_write()?;
+    making
+        .open_table(FORMAT)?
+        .insert(FORMAT_KEY, FORMAT_VERSION)?;
+    making.open_table(TOPICS)?;
+    making.open_table(PARTITIONS)?;
+    making.open_table(RECORDS)?;
+    making.open_table(TIMES)?;
+    making.open_table(NEWEST)?;
+    making.open_table(FENCES)?;
+    making.commit()?;
+    Ok(Ok(()))
+}
+
+fn opening_error(dir: &Path, error: DatabaseError) -> LogError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => LogError::InUse { dir: dir.into() },
+        other => store_error(dir, other),
+    }
+}
+
+fn store_error(dir: &Path, error: impl Into<redb::Error>) -> LogError {
+    match error.into() {
+        redb::Error::Io(error)
+            if !matches!(
+                error.kind(),
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof
+            ) =>
+        {
+            LogError::Disk {
+                dir: dir.into(),
+                detail: error.to_string(),
+            }
+        }
+        redb::Error::PreviousIo => LogError::Disk {
+            dir: dir.into(),
+            detail: "the disk failed earlier; free or mend it, then start again".to_owned(),
+        },
+        other => damaged(dir, other.to_string()),
+    }
+}
+
+fn damaged(dir: &Path, detail: String) -> LogError {
+    LogError::Damaged {
+        dir: dir.into(),
+        detail,
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "the store cannot read it".to_owned())
+}

@@ -1,0 +1,109 @@
+//! How the log lies in redb: the tables, and what their columns mean.
+//!
+//! ```text
+//! TOPICS      name                     → id, partitions, cleanup, how far ahead
+//! PARTITIONS  id, partition            → first offset kept, next offset, bytes kept, newest time
+//! RECORDS     id, partition, offset    → time, key, value, headers
+//! TIMES       id, partition, time      → offset of the first record of that time or a later one
+//! NEWEST      id, partition, key       → offset of the key's newest record (compacted topics)
+//! FENCES      transactor's id          → its newest epoch
+//! ```
+//!
+//! Invariants: PARTITIONS is never deleted from, so offsets go on where they stopped even after every
+//! record is gone. TIMES holds a record only if its time exceeds that of every earlier one, so both its
+//! times and its offsets rise.
+
+use redb::TableDefinition;
+
+use crate::{Cleanup, Header, LogError, TopicSpec};
+
+/// A topic's number, and a partition of it.
+pub(super) type Place = (u32, u32);
+
+/// Id, partitions, kept for (`None`: compacted) ms, kept bytes, how far ahead a record may be, ms.
+pub(super) type TopicRow = (u32, u32, Option<u64>, Option<u64>, Option<u64>);
+/// First offset kept, next offset, bytes kept, newest time.
+pub(super) type PartitionRow = (u64, u64, u64, Option<u64>);
+/// Time, key, value, headers (empty when there are none).
+pub(super) type RecordRow<'a> = (u64, Option<&'a [u8]>, &'a [u8], &'a [u8]);
+
+pub(super) const FORMAT: TableDefinition<'static, &str, u32> = TableDefinition::new("format");
+pub(super) const TOPICS: TableDefinition<'static, &str, TopicRow> = TableDefinition::new("topics");
+pub(super) const PARTITIONS: TableDefinition<'static, Place, PartitionRow> =
+    TableDefinition::new("partitions");
+pub(super) const RECORDS: TableDefinition<'static, (u32, u32, u64), RecordRow<'static>> =
+    TableDefinition::new("records");
+pub(super) const TIMES: TableDefinition<'static, (u32, u32, u64), u64> =
+    TableDefinition::new("times");
+pub(super) const NEWEST: TableDefinition<'static, (u32, u32, &[u8]), u64> =
+    TableDefinition::new("newest");
+pub(super) const FENCES: TableDefinition<'static, &str, u64> = TableDefinition::new("fences");
+
+/// The one key of [`FORMAT`].
+pub(super) const FORMAT_KEY: &str = "emostream-log";
+/// The layout above. A file of another one is refused, never guessed at.
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+/// The most bytes of a record, key and headers included: as a Kafka broker's `message.max.bytes`, so
+/// that what one log takes the other takes too.
+pub(super) const MAX_RECORD_BYTES: usize = 1024 * 1024;
+
+/// What a record costs beside its bytes, roughly: its offset, time, lengths and index entry.
+pub(super) const RECORD_OVERHEAD_BYTES: u64 = 48;
+
+/// What a record counts towards its partition's size.
+pub(super) fn size_bytes(row: &RecordRow<'_>) -> u64 {
+    let (_, key, value, headers) = row;
+    (key.map_or(0, <[u8]>::len) + value.len() + headers.len()) as u64 + RECORD_OVERHEAD_BYTES
+}
+
+/// A topic as it is stored.
+pub(super) fn topic_row(id: u32, spec: &TopicSpec) -> TopicRow {
+    let (after_ms, kept_bytes) = match spec.cleanup {
+        Cleanup::Delete { after, bytes } => (Some(millis(after)), bytes),
+        Cleanup::Compact => (None, None),
+    };
+    (
+        id,
+        spec.partitions,
+        after_ms,
+        kept_bytes,
+        spec.max_ahead.map(millis),
+    )
+}
+
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Headers as they are stored: nothing when there are none, which is nearly always.
+pub(super) fn encode_headers(headers: &[Header]) -> Result<Vec<u8>, LogError> {
+    if headers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pairs: Vec<(&str, &[u8])> = headers
+        .iter()
+        .map(|header| (header.name.as_str(), header.value.as_ref()))
+        .collect();
+    bincode::encode_to_vec(pairs, bincode::config::standard())
+        .map_err(|error| LogError::Refused(format!("headers cannot be stored: {error}")))
+}
+
+/// The headers that [`encode_headers`] stored; `None` if the bytes are not such headers.
+pub(super) fn decode_headers(stored: &[u8]) -> Option<Vec<Header>> {
+    if stored.is_empty() {
+        return Some(Vec::new());
+    }
+    let config = bincode::config::standard().with_limit::<MAX_RECORD_BYTES>();
+    let (pairs, read): (Vec<(String, Vec<u8>)>, usize) =
+        bincode::decode_from_slice(stored, config).ok()?;
+    (read == stored.len()).then(|| {
+        pairs
+            .into_iter()
+            .map(|(name, value)| Header {
+                name,
+                value: value.into(),
+            })
+            .collect()
+    })
+}

@@ -1,0 +1,70 @@
+//! Transactions of the embedded log, fenced by an epoch that lies in the database itself.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, sync_channel},
+    },
+    time::Duration,
+};
+
+use super::{Core, queue::Request};
+use crate::{LogError, NewRecord, Transactor};
+
+pub(super) struct EmbeddedTransactor {
+    core: Arc<Core>,
+    id: String,
+    epoch: u64,
+    timeout: Duration,
+    failed: bool,
+}
+
+impl EmbeddedTransactor {
+    /// Fences every older transactor of `id`.
+    pub(super) fn open(core: Arc<Core>, id: &str, timeout: Duration) -> Result<Self, LogError> {
+        let epoch = core.ask(|reply| Request::Fence {
+            id: id.to_owned(),
+            reply,
+        })?;
+        Ok(Self {
+            core,
+            id: id.to_owned(),
+            epoch,
+            timeout,
+            failed: false,
+        })
+    }
+
+    fn try_commit(&self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        let (reply, answer) = sync_channel(1);
+        let (id, epoch) = (self.id.clone(), self.epoch);
+        self.core.offer(Request::Commit {
+            id,
+            epoch,
+            records,
+            reply,
+        })?;
+        match answer.recv_timeout(self.timeout) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(LogError::Aborted {
+                detail: format!(
+                    "the disk took longer than {:?}; read what the log holds",
+                    self.timeout
+                ),
+            }),
+            Err(RecvTimeoutError::Disconnected) => Err(super::queue::closed()),
+        }
+    }
+}
+
+impl Transactor for EmbeddedTransactor {
+    fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        if self.failed {
+            let detail = "an earlier one failed; open a new transactor".to_owned();
+            return Err(LogError::Aborted { detail });
+        }
+        let committed = self.try_commit(records);
+        self.failed = committed.is_err();
+        committed
+    }
+}

@@ -1,0 +1,1 @@
+//! The topic log on a team's own Kafka.

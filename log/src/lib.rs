@@ -1,0 +1,110 @@
+//! The topic log, where EmoStream's services meet: ordered records in partitioned topics.
+//!
+//! ```text
+//!   Appender ──append──▶ ┌───────────────┐ ──poll──▶ Reader   (committed records only, by offset)
+//!                        │ topic / parts │
+//! Transactor ──commit──▶ └───────────────┘            several topics at once, all or nothing
+//! ```
+//!
+//! One small trait, [`Log`], and two implementations of it: [`kafka`] for a team's own cluster and
+//! [`embedded`] for one process without any. The log knows bytes, never emojis.
+//!
+//! Invariants, for both implementations (one suite of tests, `tests/suite.rs`, runs on both):
+//! - A partition's offsets rise; they may have gaps (transaction markers, compaction).
+//! - A record is either read by every reader or by none; those of a transaction all appear, or none.
+//! - An acknowledged append is in the log once. One that failed may be in the log at most once.
+//! - Opening a [`Transactor`] fences every older one of the same id: it can never commit again.
+//! - Nothing blocks but what says so, and every queue is bounded.
+
+pub mod embedded;
+mod error;
+pub mod kafka;
+mod record;
+mod topic;
+mod wake;
+
+use std::{ops::Range, time::Duration};
+
+pub use error::LogError;
+pub use record::{Header, NewRecord, Record};
+pub use topic::{Cleanup, TopicSpec};
+pub use wake::{Doorbell, Wake};
+
+/// What a log does; the services hold it as `Arc<dyn Log>`.
+///
+/// Every method may wait for a broker or a disk, some seconds at most, except where it says
+/// otherwise: call them at start-up or from a thread of their own, never from a timely worker or an
+/// async task.
+pub trait Log: Send + Sync {
+    /// Creates the topic unless it exists. An existing topic is left as it is.
+    fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError>;
+
+    /// How many partitions the topic has now. [`LogError::UnknownTopic`] if there is no such topic.
+    fn partitions(&self, topic: &str) -> Result<u32, LogError>;
+
+    /// The first offset still kept, and the offset that the next record will get.
+    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError>;
+
+    /// The first offset whose record time is at or after `time_ms`; the end offset if there is none.
+    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError>;
+
+    /// A reader of `topic` that begins at the given offset in each of the given partitions.
+    ///
+    /// `wake` is called, from a thread of the log's and possibly more often than necessary, whenever
+    /// a partition may have something new to poll. It must not block.
+    fn reader(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError>;
+
+    /// An appender whose records are acknowledged, or refused for good, within `timeout`.
+    fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError>;
+
+    /// The only live transactor of this id: returns once every older one is fenced and whatever it
+    /// left unfinished is aborted. A commit that takes longer than `timeout` is aborted by the log.
+    fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError>;
+}
+
+/// Reads committed records, partition by partition, so that the caller decides which may run ahead.
+pub trait Reader: Send {
+    /// Hands at most `limit` next records of `partition` to `each` and returns how many. Never waits.
+    ///
+    /// An offset that the log no longer keeps is [`LogError::Expired`]. An error while a broker is
+    /// away is not: the reader goes on by itself when the broker is back.
+    fn poll(
+        &mut self,
+        partition: u32,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<usize, LogError>;
+
+    /// The offset to resume from in `partition`: behind everything handed out, transaction markers
+    /// included where they are known.
+    fn position(&self, partition: u32) -> u64;
+
+    /// Whether the last poll of `partition` had read all that the log held then.
+    fn at_end(&self, partition: u32) -> bool;
+}
+
+/// Told once what became of an append: its offset, or why it is not in the log. Called on a thread of
+/// the log's; must not block.
+pub type Done = Box<dyn FnOnce(Result<u64, LogError>) + Send>;
+
+/// Appends single records, idempotently: a retry inside the log never doubles one.
+pub trait Appender: Send + Sync {
+    /// Queues `record`. Never waits: when the bounded queue is full it answers [`LogError::Full`],
+    /// and `done` is not called. Otherwise `done` is called exactly once, even if the appender is
+    /// dropped meanwhile.
+    fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError>;
+}
+
+/// Commits many records in one atomic transaction. Fences by its id.
+pub trait Transactor: Send {
+    /// All of `records`, or none. Waits until it is durable and visible to readers.
+    ///
+    /// After any error the transactor is of no more use (its last transaction was aborted, or its
+    /// fate is unknown): open a new one, and read what the log holds.
+    fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError>;
+}

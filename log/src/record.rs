@@ -1,0 +1,46 @@
+//! Records, as they are read and as they are written.
+
+use bytes::Bytes;
+
+/// A record as a reader hands it out; it borrows from the log's buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// Which partition it lies in.
+    pub partition: u32,
+    /// Its place in the partition.
+    pub offset: u64,
+    /// Its time, Unix milliseconds.
+    pub time_ms: u64,
+    /// What partitions and compacts it.
+    pub key: Option<&'a [u8]>,
+    /// The payload. Empty where a compacted topic's record is a deletion.
+    pub value: &'a [u8],
+    /// Names and values beside the payload.
+    pub headers: &'a [Header],
+}
+
+/// A name and a value beside a record's payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The header's name.
+    pub name: String,
+    /// Its value.
+    pub value: Bytes,
+}
+
+/// A record to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRecord {
+    /// The topic's whole name.
+    pub topic: String,
+    /// The partition, or `None` for the one its key belongs to (records without a key: the first).
+    pub partition: Option<u32>,
+    /// Its time, Unix milliseconds; `None` for now.
+    pub time_ms: Option<u64>,
+    /// What partitions and compacts it.
+    pub key: Option<Bytes>,
+    /// The payload.
+    pub value: Bytes,
+    /// Names and values beside the payload.
+    pub headers: Vec<Header>,
+}

@@ -1,0 +1,1 @@
+//! What only the embedded log has to promise.

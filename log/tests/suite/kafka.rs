@@ -1,0 +1,1 @@
+//! What only the log on Kafka has to promise.

@@ -1,0 +1,579 @@
+//! What the trait promises, whatever lies behind it. Every rule gets a stage of its own.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        mpsc::{channel, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use emostream_log::{Cleanup, Header, LogError, NewRecord, TopicSpec};
+
+use crate::stage::{
+    DEADLINE, Stage, TIMEOUT, answer, append, keyed, next, now_ms, poll, queue, record, spec,
+    texts, to_end, until_error, wait_until,
+};
+
+pub(crate) fn a_record_is_read_as_it_was_written(stage: &Stage) {
+    let topic = stage.topic("plain", 2);
+    let time_ms = now_ms() - 12_345;
+    let full = NewRecord {
+        topic: topic.clone(),
+        partition: Some(1),
+        time_ms: Some(time_ms),
+        key: Some(Bytes::from_static(&[0, 255, 7])),
+        value: Bytes::from_static(&[0, 1, 2, 255]),
+        headers: vec![
+            Header {
+                name: "reason".into(),
+                value: Bytes::from_static(b"late"),
+            },
+            Header {
+                name: "reason".into(),
+                value: Bytes::from_static(&[0, 200]),
+            },
+            Header {
+                name: "empty".into(),
+                value: Bytes::new(),
+            },
+        ],
+    };
+    let bare = NewRecord {
+        partition: Some(1),
+        ..record(&topic, "")
+    };
+    let before = now_ms();
+    assert_eq!(stage.append(full.clone()).unwrap(), 0);
+    assert_eq!(stage.append(bare).unwrap(), 1);
+
+    let (mut reader, bell) = stage.reader(&topic);
+    let read = next(reader.as_mut(), &bell, 1, 2);
+    assert_eq!(
+        (read[0].partition, read[0].offset, read[0].time_ms),
+        (1, 0, time_ms)
+    );
+    assert_eq!(read[0].key.as_deref(), full.key.as_deref());
+    assert_eq!(read[0].value, full.value);
+    assert_eq!(read[0].headers, full.headers);
+    assert_eq!(
+        (
+            read[1].key.clone(),
+            read[1].value.len(),
+            read[1].headers.len()
+        ),
+        (None, 0, 0)
+    );
+    assert!(
+        (before..=now_ms()).contains(&read[1].time_ms),
+        "no time means now"
+    );
+}
+
+pub(crate) fn offsets_rise_and_tell_what_is_kept(stage: &Stage) {
+    let topic = stage.topic("offsets", 1);
+    assert_eq!(stage.log.offsets(&topic, 0).unwrap(), 0..0);
+    let appender = stage.appender();
+    for expected in 0..5 {
+        assert_eq!(
+            append(appender.as_ref(), record(&topic, "x")).unwrap(),
+            expected
+        );
+    }
+    assert_eq!(stage.log.offsets(&topic, 0).unwrap(), 0..5);
+}
+
+pub(crate) fn an_existing_topic_is_left_as_it_is(stage: &Stage) {
+    let topic = stage.topic("twice", 3);
+    stage.append(record(&topic, "kept")).unwrap();
+    let other = TopicSpec {
+        cleanup: Cleanup::Compact,
+        ..spec(&topic, 7)
+    };
+    stage.log.create_topic(&other).unwrap();
+    assert_eq!(stage.log.partitions(&topic).unwrap(), 3);
+    assert_eq!(texts(&stage.all(&topic)[&0]), ["kept"]);
+}
+
+pub(crate) fn a_key_keeps_its_partition(stage: &Stage) {
+    let topic = stage.topic("keys", 4);
+    let appender = stage.appender();
+    let answers: Vec<_> = (0..200)
+        .map(|n| {
+            queue(
+                appender.as_ref(),
+                keyed(&topic, &format!("key-{}", n % 50), "v"),
+            )
+        })
+        .collect();
+    for queued in answers {
+        answer(&queued).unwrap();
+    }
+    let mut partition_of = HashMap::new();
+    for (partition, records) in stage.all(&topic) {
+        for record in records {
+            assert_eq!(
+                *partition_of.entry(record.key).or_insert(partition),
+                partition
+            );
+        }
+    }
+    assert_eq!(partition_of.len(), 50);
+    let used: HashSet<u32> = partition_of.values().copied().collect();
+    assert_eq!(used.len(), 4, "keys spread");
+    // The same on every log: Kafka's murmur2 of this key, of four partitions.
+    assert_eq!(partition_of[&Some(b"key-0".to_vec())], KEY_0_OF_4);
+}
+
+/// Where Kafka's Java client sends the key `key-0` among four partitions.
+const KEY_0_OF_4: u32 = 1;
+
+pub(crate) fn a_record_without_key_goes_to_the_first_partition(stage: &Stage) {
+    let topic = stage.topic("keyless", 3);
+    for _ in 0..5 {
+        stage
+            .append(NewRecord {
+                partition: None,
+                ..record(&topic, "x")
+            })
+            .unwrap();
+    }
+    assert_eq!(stage.log.offsets(&topic, 0).unwrap(), 0..5);
+}
+
+pub(crate) fn a_sleeping_reader_is_woken_by_an_append(stage: &Stage) {
+    let topic = stage.topic("wake", 1);
+    let (mut reader, bell) = stage.reader(&topic);
+    assert!(to_end(reader.as_mut(), &bell, 0).is_empty());
+    let (asleep, told) = sync_channel(0);
+    thread::scope(|scope| {
+        let sleeper = scope.spawn(move || {
+            asleep.send(()).unwrap();
+            // Sleeps to the deadline unless it is woken.
+            let began = std::time::Instant::now();
+            let mut read = Vec::new();
+            while read.is_empty() && began.elapsed() < DEADLINE {
+                bell.wait(DEADLINE);
+                read = poll(reader.as_mut(), 0, 10).unwrap();
+            }
+            read
+        });
+        told.recv().unwrap();
+        stage.append(record(&topic, "news")).unwrap();
+        assert_eq!(texts(&sleeper.join().unwrap()), ["news"]);
+    });
+}
+
+pub(crate) fn a_reader_knows_when_it_is_at_the_end(stage: &Stage) {
+    let topic = stage.topic("end", 2);
+    for value in ["a", "b", "c"] {
+        stage.append(record(&topic, value)).unwrap();
+    }
+    let (mut reader, bell) = stage.reader(&topic);
+    assert!(!reader.at_end(0), "nothing was polled yet");
+    assert_eq!(next(reader.as_mut(), &bell, 0, 2).len(), 2);
+    assert!(!reader.at_end(0));
+    assert_eq!(texts(&to_end(reader.as_mut(), &bell, 0)), ["c"]);
+    assert!(reader.at_end(0));
+    assert!(
+        to_end(reader.as_mut(), &bell, 1).is_empty(),
+        "an empty partition is at its end"
+    );
+    stage.append(record(&topic, "d")).unwrap();
+    assert_eq!(texts(&next(reader.as_mut(), &bell, 0, 1)), ["d"]);
+    to_end(reader.as_mut(), &bell, 0);
+    assert_eq!(reader.position(0), 4);
+}
+
+pub(crate) fn a_reader_resumes_from_its_position(stage: &Stage) {
+    let topic = stage.topic("resume", 1);
+    let mut transactor = stage
+        .log
+        .transactor(&stage.name("resume"), TIMEOUT)
+        .unwrap();
+    for n in 0..6 {
+        transactor
+            .commit(vec![record(&topic, n.to_string())])
+            .unwrap();
+    }
+    let (mut reader, bell) = stage.reader(&topic);
+    let mut read = next(reader.as_mut(), &bell, 0, 3);
+    let (mut resumed, bell) = stage.reader_from(&topic, &[(0, reader.position(0))]);
+    read.extend(to_end(resumed.as_mut(), &bell, 0));
+    assert_eq!(texts(&read), ["0", "1", "2", "3", "4", "5"]);
+    // At the end the position lies behind the last transaction's marker as well.
+    assert_eq!(
+        resumed.position(0),
+        stage.log.offsets(&topic, 0).unwrap().end
+    );
+}
+
+pub(crate) fn partitions_are_read_independently(stage: &Stage) {
+    let topic = stage.topic("parts", 3);
+    for partition in 0..3 {
+        for n in 0..4 {
+            let value = format!("{partition}/{n}");
+            stage
+                .append(NewRecord {
+                    partition: Some(partition),
+                    ..record(&topic, value)
+                })
+                .unwrap();
+        }
+    }
+    let (mut reader, bell) = stage.reader_from(&topic, &[(2, 1), (0, 0)]);
+    assert_eq!(texts(&next(reader.as_mut(), &bell, 2, 2)), ["2/1", "2/2"]);
+    assert_eq!((reader.position(0), reader.position(2)), (0, 3));
+    assert_eq!(
+        texts(&to_end(reader.as_mut(), &bell, 0)),
+        ["0/0", "0/1", "0/2", "0/3"]
+    );
+    assert_eq!(texts(&to_end(reader.as_mut(), &bell, 2)), ["2/3"]);
+    let foreign = poll(reader.as_mut(), 1, 1).unwrap_err();
+    assert!(
+        matches!(foreign, LogError::UnknownPartition { partition: 1, .. }),
+        "{foreign}"
+    );
+}
+
+pub(crate) fn a_transaction_over_three_topics_appears_whole(stage: &Stage) {
+    const ROUNDS: u64 = 10;
+    let topics: Vec<String> = ["one", "two", "three"]
+        .map(|name| stage.topic(name, 2))
+        .into();
+    let mut transactor = stage.log.transactor(&stage.name("three"), TIMEOUT).unwrap();
+    let mut seen = [0; 3];
+    let mut readers: Vec<_> = topics.iter().map(|topic| stage.reader(topic)).collect();
+    for round in 1..=ROUNDS {
+        let records = topics.iter().flat_map(|topic| {
+            (0..20).map(move |n| keyed(topic, &format!("k{n}"), &round.to_string()))
+        });
+        transactor.commit(records.collect()).unwrap();
+        // Committed means visible: whoever reads to the end now finds all of it.
+        for (which, (reader, bell)) in readers.iter_mut().enumerate() {
+            for partition in 0..2 {
+                seen[which] += next_to(
+                    reader.as_mut(),
+                    bell,
+                    partition,
+                    &stage.log.offsets(&topics[which], partition).unwrap().end,
+                );
+            }
+            assert_eq!(seen[which], 20 * round);
+        }
+    }
+}
+
+/// How many records come before `end`.
+fn next_to(
+    reader: &mut dyn emostream_log::Reader,
+    bell: &emostream_log::Doorbell,
+    partition: u32,
+    end: &u64,
+) -> u64 {
+    let mut count = 0;
+    wait_until(bell, || {
+        count += poll(reader, partition, 1000).unwrap().len() as u64;
+        reader.position(partition) == *end
+    });
+    count
+}
+
+pub(crate) fn a_refused_transaction_leaves_no_trace(stage: &Stage) {
+    let topic = stage.topic("trace", 1);
+    let missing = stage.name("missing");
+    let mut transactor = stage.log.transactor(&stage.name("trace"), TIMEOUT).unwrap();
+    transactor.commit(vec![record(&topic, "before")]).unwrap();
+    let refused = transactor
+        .commit(vec![record(&topic, "lost"), record(&missing, "lost")])
+        .unwrap_err();
+    assert!(
+        matches!(refused, LogError::UnknownTopic { .. }),
+        "{refused}"
+    );
+    drop(transactor);
+    let mut transactor = stage.log.transactor(&stage.name("trace"), TIMEOUT).unwrap();
+    transactor.commit(vec![record(&topic, "after")]).unwrap();
+    assert_eq!(texts(&stage.all(&topic)[&0]), ["before", "after"]);
+}
+
+pub(crate) fn an_older_transactor_is_fenced(stage: &Stage) {
+    let topic = stage.topic("fence", 1);
+    let id = stage.name("fence");
+    let mut older = stage.log.transactor(&id, TIMEOUT).unwrap();
+    older.commit(vec![record(&topic, "older")]).unwrap();
+    let mut newer = stage.log.transactor(&id, TIMEOUT).unwrap();
+    let fenced = older
+        .commit(vec![record(&topic, "never"), record(&topic, "never")])
+        .unwrap_err();
+    assert!(
+        matches!(&fenced, LogError::Fenced { id: told } if *told == id),
+        "{fenced}"
+    );
+    newer.commit(vec![record(&topic, "newer")]).unwrap();
+    assert_eq!(texts(&stage.all(&topic)[&0]), ["older", "newer"]);
+}
+
+pub(crate) fn a_failed_transactor_is_of_no_more_use(stage: &Stage) {
+    let topic = stage.topic("useless", 1);
+    let mut transactor = stage
+        .log
+        .transactor(&stage.name("useless"), TIMEOUT)
+        .unwrap();
+    transactor
+        .commit(vec![record(&stage.name("missing"), "x")])
+        .unwrap_err();
+    let later = transactor.commit(vec![record(&topic, "x")]).unwrap_err();
+    assert!(matches!(later, LogError::Aborted { .. }), "{later}");
+    assert!(stage.all(&topic)[&0].is_empty());
+}
+
+pub(crate) fn two_transactors_of_different_ids_do_not_fence_each_other(stage: &Stage) {
+    let topic = stage.topic("apart", 1);
+    let mut left = stage.log.transactor(&stage.name("left"), TIMEOUT).unwrap();
+    let mut right = stage.log.transactor(&stage.name("right"), TIMEOUT).unwrap();
+    for _ in 0..3 {
+        left.commit(vec![record(&topic, "l")]).unwrap();
+        right.commit(vec![record(&topic, "r")]).unwrap();
+    }
+    assert_eq!(
+        texts(&stage.all(&topic)[&0]),
+        ["l", "r", "l", "r", "l", "r"]
+    );
+}
+
+pub(crate) fn an_offset_outside_the_log_is_expired(stage: &Stage) {
+    let topic = stage.topic("outside", 1);
+    stage.append(record(&topic, "x")).unwrap();
+    let (mut reader, bell) = stage.reader_from(&topic, &[(0, 1_000)]);
+    let expired = until_error(reader.as_mut(), &bell, 0);
+    assert!(
+        matches!(
+            &expired,
+            LogError::Expired {
+                offset: 1_000,
+                start: 0,
+                partition: 0,
+                ..
+            }
+        ),
+        "{expired}"
+    );
+}
+
+pub(crate) fn an_unknown_topic_is_told_everywhere(stage: &Stage) {
+    let missing = stage.name("missing");
+    let errors = [
+        stage.log.partitions(&missing).unwrap_err(),
+        stage.log.offsets(&missing, 0).unwrap_err(),
+        stage.log.offset_at(&missing, 0, 0).unwrap_err(),
+        stage
+            .log
+            .reader(&missing, &[(0, 0)], Arc::new(|| {}))
+            .err()
+            .unwrap(),
+        stage.append(record(&missing, "x")).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(
+            matches!(&error, LogError::UnknownTopic { topic } if *topic == missing),
+            "{error}"
+        );
+    }
+}
+
+pub(crate) fn an_unknown_partition_is_told(stage: &Stage) {
+    let topic = stage.topic("two", 2);
+    let errors = [
+        stage.log.offsets(&topic, 2).unwrap_err(),
+        stage.log.offset_at(&topic, 2, 0).unwrap_err(),
+        stage
+            .log
+            .reader(&topic, &[(2, 0)], Arc::new(|| {}))
+            .err()
+            .unwrap(),
+        stage
+            .append(NewRecord {
+                partition: Some(2),
+                ..record(&topic, "x")
+            })
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert!(
+            matches!(error, LogError::UnknownPartition { partition: 2, .. }),
+            "{error}"
+        );
+    }
+}
+
+pub(crate) fn offset_at_is_the_first_of_that_time_or_later(stage: &Stage) {
+    let topic = stage.topic("times", 1);
+    let base = now_ms() - 60_000;
+    assert_eq!(
+        stage.log.offset_at(&topic, 0, base).unwrap(),
+        0,
+        "an empty partition ends at 0"
+    );
+    // Times need not rise.
+    let times = [10, 20, 15, 40, 40, 30, 50];
+    for time in times {
+        stage
+            .append(NewRecord {
+                time_ms: Some(base + time),
+                ..record(&topic, "x")
+            })
+            .unwrap();
+    }
+    for wanted in 0..=60 {
+        let expected = times
+            .iter()
+            .position(|time| *time >= wanted)
+            .unwrap_or(times.len()) as u64;
+        let found = stage.log.offset_at(&topic, 0, base + wanted).unwrap();
+        assert_eq!(found, expected, "time {wanted}");
+    }
+}
+
+pub(crate) fn a_record_too_far_ahead_is_refused(stage: &Stage) {
+    let topic = stage.name("ahead");
+    let most = Duration::from_secs(5);
+    stage
+        .log
+        .create_topic(&TopicSpec {
+            max_ahead: Some(most),
+            ..spec(&topic, 1)
+        })
+        .unwrap();
+    let ahead = |ms: u64| NewRecord {
+        time_ms: Some(now_ms() + ms),
+        ..record(&topic, "x")
+    };
+    stage.append(ahead(2_000)).unwrap();
+    let refused = stage.append(ahead(60_000)).unwrap_err();
+    assert!(
+        matches!(&refused, LogError::Ahead { topic: told, ahead_ms: 50_000..=61_000 } if *told == topic),
+        "{refused}"
+    );
+    let mut transactor = stage.log.transactor(&stage.name("ahead"), TIMEOUT).unwrap();
+    let refused = transactor
+        .commit(vec![ahead(0), ahead(60_000)])
+        .unwrap_err();
+    assert!(matches!(refused, LogError::Ahead { .. }), "{refused}");
+    assert_eq!(stage.all(&topic)[&0].len(), 1);
+}
+
+pub(crate) fn a_record_too_large_is_refused(stage: &Stage) {
+    let topic = stage.topic("large", 1);
+    let appender = stage.appender();
+    let (told, answered) = channel();
+    let giant = record(&topic, vec![7; 3 * 1024 * 1024]);
+    let queued = appender.append(giant, Box::new(move |result| drop(told.send(result))));
+    let refused = queued
+        .and_then(|()| answer(&answered).map(|_| ()))
+        .unwrap_err();
+    assert!(matches!(refused, LogError::Refused(_)), "{refused}");
+    // Half a mebibyte passes, and the appender is still good.
+    append(appender.as_ref(), record(&topic, vec![7; 512 * 1024])).unwrap();
+    assert_eq!(stage.all(&topic)[&0][0].value, vec![7; 512 * 1024]);
+}
+
+pub(crate) fn a_full_queue_says_so_and_recovers(stage: &Stage) {
+    let topic = stage.topic("full", 1);
+    let appender = stage.appender();
+    // While a `done` blocks, the log's thread can take nothing off the queue.
+    let (release, released) = channel::<()>();
+    let (blocked, is_blocked) = channel();
+    let gate = move |_| {
+        blocked.send(()).unwrap();
+        let _ = released.recv_timeout(DEADLINE);
+    };
+    appender
+        .append(record(&topic, "gate"), Box::new(gate))
+        .unwrap();
+    is_blocked.recv_timeout(DEADLINE).unwrap();
+    let (told, answers) = channel();
+    let mut queued = 0;
+    let full = loop {
+        let told = told.clone();
+        match appender.append(
+            record(&topic, "x"),
+            Box::new(move |result| told.send(result).unwrap()),
+        ) {
+            Ok(()) => queued += 1,
+            Err(error) => break error,
+        }
+        assert!(queued < 10_000_000, "the queue has no bound");
+    };
+    assert!(matches!(full, LogError::Full), "{full}");
+    release.send(()).unwrap();
+    for _ in 0..queued {
+        answers
+            .recv_timeout(DEADLINE)
+            .expect("an append was never answered")
+            .unwrap();
+    }
+    append(appender.as_ref(), record(&topic, "again")).unwrap();
+    let kept = stage.log.offsets(&topic, 0).unwrap();
+    assert_eq!(kept.end, queued + 2, "what was refused is not in the log");
+}
+
+pub(crate) fn appends_of_many_threads_are_there_once_each(stage: &Stage) {
+    const THREADS: usize = 4;
+    const EACH: usize = 500;
+    let topic = stage.topic("many", 3);
+    let appender = stage.appender();
+    let acknowledged = Mutex::new(HashMap::new());
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (appender, topic, acknowledged) = (appender.as_ref(), &topic, &acknowledged);
+            scope.spawn(move || {
+                let sent: Vec<_> = (0..EACH)
+                    .map(|n| {
+                        let value = format!("{thread}-{n}");
+                        let partition = Some((n % 3) as u32);
+                        let new = NewRecord {
+                            partition,
+                            ..record(topic, value.clone())
+                        };
+                        (value, partition, queue(appender, new))
+                    })
+                    .collect();
+                for (value, partition, queued) in sent {
+                    let place = (partition.unwrap(), answer(&queued).unwrap());
+                    acknowledged.lock().unwrap().insert(value, place);
+                }
+            });
+        }
+    });
+    let mut read = HashMap::new();
+    for (partition, records) in stage.all(&topic) {
+        assert!(
+            records
+                .windows(2)
+                .all(|pair| pair[0].offset < pair[1].offset)
+        );
+        for record in records {
+            let twice = read.insert(record.text().to_owned(), (partition, record.offset));
+            assert_eq!(twice, None, "{} is there twice", record.text());
+        }
+    }
+    assert_eq!(read, acknowledged.into_inner().unwrap());
+    assert_eq!(read.len(), THREADS * EACH);
+}
+
+pub(crate) fn a_dropped_appender_still_answers(stage: &Stage) {
+    let topic = stage.topic("dropped", 1);
+    let appender = stage.appender();
+    let answers: Vec<_> = (0..100)
+        .map(|n| queue(appender.as_ref(), record(&topic, n.to_string())))
+        .collect();
+    drop(appender);
+    for queued in &answers {
+        answer(queued).unwrap();
+    }
+    assert_eq!(stage.all(&topic)[&0].len(), 100);
+}
