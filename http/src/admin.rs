@@ -1,0 +1,74 @@
+//! What operators ask: `/healthz`, `/readyz`, `/metrics`.
+
+use std::net::SocketAddr;
+
+use hyper::{
+    Method, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+};
+use prometheus::{Encoder, Registry, TEXT_FORMAT, TextEncoder};
+
+use crate::{Body, Handler, Problem, Readiness, Request, Response};
+
+/// Answers for a process: alive, ready (or why not), and its metrics as Prometheus text.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    registry: Registry,
+    readiness: Readiness,
+}
+
+impl Admin {
+    /// Shows what `registry` gathers and `readiness` says.
+    pub fn new(registry: Registry, readiness: Readiness) -> Self {
+        Self {
+            registry,
+            readiness,
+        }
+    }
+
+    fn metrics(&self) -> Response {
+        let mut page = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut page) {
+            Ok(()) => text(StatusCode::OK, TEXT_FORMAT, page),
+            Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into(),
+        }
+    }
+
+    fn readyz(&self) -> Response {
+        match self.readiness.check() {
+            Ok(()) => plain(StatusCode::OK, "ready".to_owned()),
+            Err(reasons) => plain(StatusCode::SERVICE_UNAVAILABLE, reasons),
+        }
+    }
+}
+
+impl Handler for Admin {
+    fn knows(&self, path: &str) -> bool {
+        matches!(path, "/healthz" | "/readyz" | "/metrics")
+    }
+
+    async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Problem::method_not_allowed("GET, HEAD").into();
+        }
+        match request.uri().path() {
+            "/healthz" => plain(StatusCode::OK, "alive".to_owned()),
+            "/readyz" => self.readyz(),
+            _ => self.metrics(),
+        }
+    }
+}
+
+fn plain(status: StatusCode, line: String) -> Response {
+    let line = line + "\n";
+    text(status, "text/plain; charset=utf-8", line.into_bytes())
+}
+
+fn text(status: StatusCode, kind: &'static str, bytes: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,40 @@
+//! EmoStream's HTTP rim: what every service that speaks HTTP shares, and nothing of what they say.
+//!
+//! ```text
+//!             ┌────────── serve ──────────┐
+//!  accept ──▶ │ Limits ▶ hyper ▶ Handler ─┼─▶ Response<Body>     bytes, a stream, or an upgrade
+//!             └──────── Shutdown ─────────┘
+//! ```
+//!
+//! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller binds the
+//! listener, [`serve`] serves it until the [`Shutdown`] is triggered. Errors are RFC 9457 problems
+//! ([`Problem`]), browsers of other origins are let in by [`AllowOrigin`], and [`Admin`] answers
+//! health, readiness and metrics.
+//!
+//! Invariants: every connection counts against one limit for as long as its socket lives, upgraded or
+//! not. No wait for a client is without an end. What a client sends is never buffered beyond a named
+//! limit.
+
+mod admin;
+mod body;
+mod cors;
+mod handler;
+mod limits;
+mod problem;
+mod readiness;
+mod receive;
+mod serve;
+mod shutdown;
+mod socket;
+
+pub use admin::Admin;
+pub use body::{Body, BodySender, Closed};
+pub use cors::{AllowOrigin, InvalidOrigin};
+pub use handler::{Handler, Request, Response};
+pub use limits::Limits;
+pub use problem::Problem;
+pub use readiness::{Component, Readiness};
+pub use receive::{BodyError, read_body};
+pub use serve::{Drained, serve};
+pub use shutdown::Shutdown;
+pub use socket::{Permit, Socket, upgraded_socket};

@@ -1,0 +1,163 @@
+//! The accept loop, and one connection.
+
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use crate::{Handler, Limits, Problem, Request, Shutdown, Socket, problem::jittered_retry};
+
+/// How long accepting pauses after an error. The usual one is a lack of file descriptors, which only
+/// time mends; trying on at once would burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many refused clients are told so at once. Beyond it they are closed without a word, so that a
+/// flood of connections costs nothing.
+const REFUSALS: usize = 64;
+
+/// How long a refused client may take to hear it.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that had not ended at the deadline, upgraded ones included.
+    pub left: usize,
+}
+
+/// Serves `listener` until `shutdown`; then accepts no more, lets requests in flight finish within
+/// [`Limits::drain`], and returns.
+///
+/// Answers that never end and upgraded sockets are their handler's to end when `shutdown` is requested;
+/// the drain waits for them too.
+pub async fn serve<H: Handler>(
+    listener: TcpListener,
+    handler: Arc<H>,
+    limits: Limits,
+    shutdown: Shutdown,
+) -> Drained {
+    let mut requested = pin!(shutdown.requested());
+    let places = Arc::new(Semaphore::new(limits.connections as usize));
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            () = &mut requested => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "no connection is accepted until this ends");
+                }
+                pause_after(&error).await;
+                continue;
+            }
+        };
+        failing = false;
+        match places.clone().try_acquire_owned() {
+            Ok(place) => {
+                // A socket that is already broken shows itself at its first read.
+                let _ = stream.set_nodelay(true);
+                let socket = Socket::new(stream, place, limits.unread);
+                let (handler, limits, shutdown) =
+                    (handler.clone(), limits.clone(), shutdown.clone());
+                tokio::spawn(connection(socket, peer, handler, limits, shutdown));
+            }
+            Err(_) => {
+                if let Ok(place) = refusals.clone().try_acquire_owned() {
+                    tokio::spawn(async move {
+                        let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
+                        drop(place);
+                    });
+                }
+            }
+        }
+    }
+    drop(listener);
+    drained(&places, limits.connections, limits.drain).await
+}
+
+/// A connection that was reset before it was accepted is no reason to wait for the next one.
+async fn pause_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    let harmless = [
+        ConnectionAborted,
+        ConnectionRefused,
+        ConnectionReset,
+        Interrupted,
+    ];
+    if !harmless.contains(&error.kind()) {
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+async fn drained(places: &Semaphore, all: u32, within: Duration) -> Drained {
+    // Every place is free again when every connection has ended.
+    let ended = timeout(within, places.acquire_many(all)).await.is_ok();
+    let left = if ended {
+        0
+    } else {
+        all as usize - places.available_permits()
+    };
+    Drained { left }
+}
+
+async fn connection<H: Handler>(
+    socket: Socket,
+    peer: SocketAddr,
+    handler: Arc<H>,
+    limits: Limits,
+    shutdown: Shutdown,
+) {
+    let service = service_fn(|request: Request| {
+        let handler = handler.clone();
+        async move {
+            Ok::<_, Infallible>(if handler.knows(request.uri().path()) {
+                handler.handle(request, peer).await
+            } else {
+                Problem::unknown_path().into()
+            })
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(limits.head_bytes);
+    let served = http
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = &mut served => Some(ended),
+        () = shutdown.requested() => {
+            served.as_mut().graceful_shutdown();
+            timeout(limits.drain, served).await.ok()
+        }
+    };
+    if let Some(Err(error)) = ended {
+        tracing::debug!(%peer, %error, "a connection broke off");
+    }
+}
+
+/// Tells a client that there is no place for it, and reads what it sent meanwhile: closing a socket
+/// with unread bytes resets it, and the answer might be lost.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {}\r\nconnection: close\r\n\
+         content-length: 0\r\n\r\n",
+        jittered_retry().as_secs()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 1024];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! A client's socket: it carries its place in the connection limit, and its patience.
+//!
+//! This is where TLS will come in: behind [`Socket`], so that nothing above it notices.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep, sleep},
+};
+
+/// A place in the limit of connections; dropped, it is free for another.
+#[derive(Debug)]
+pub struct Permit {
+    _place: OwnedSemaphorePermit,
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    permit: Permit,
+    unread: Duration,
+    /// Runs while a write waits for the client to read.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream, place: OwnedSemaphorePermit, unread: Duration) -> Self {
+        Self {
+            stream,
+            permit: Permit { _place: place },
+            unread,
+            waiting: None,
+        }
+    }
+
+    /// The bare stream; keep the permit for as long as the stream lives.
+    pub fn into_parts(self) -> (TcpStream, Permit) {
+        (self.stream, self.permit)
+    }
+
+    /// What a write came to, unless the client has not read for too long.
+    fn patiently<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = None;
+            return written;
+        }
+        let unread = self.unread;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(unread)));
+        ready!(waiting.as_mut().poll(cx));
+        // A caller that polls on after the error gets the same patience again.
+        waiting.as_mut().reset(Instant::now() + unread);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// The socket that an upgrade hands over, and what was read from it beyond the request.
+///
+/// Gives the upgrade back if it is none of [`crate::serve`]'s.
+pub fn upgraded_socket(upgraded: Upgraded) -> Result<(Socket, Bytes), Upgraded> {
+    let parts = upgraded.downcast::<TokioIo<Socket>>()?;
+    Ok((parts.io.into_inner(), parts.read_buf))
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.patiently(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.patiently(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
