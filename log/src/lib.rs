@@ -20,6 +20,7 @@ pub mod embedded;
 mod error;
 pub mod kafka;
 mod record;
+mod scan;
 mod topic;
 mod wake;
 
@@ -27,6 +28,7 @@ use std::{ops::Range, time::Duration};
 
 pub use error::LogError;
 pub use record::{Header, NewRecord, Record};
+pub use scan::read_to_end;
 pub use topic::{Cleanup, TopicSpec};
 pub use wake::{Doorbell, Wake};
 
@@ -95,14 +97,16 @@ pub type Done = Box<dyn FnOnce(Result<u64, LogError>) + Send>;
 /// Appends single records, idempotently: a retry inside the log never doubles one.
 pub trait Appender: Send + Sync {
     /// Queues `record`. Never waits: when the bounded queue is full it answers [`LogError::Full`],
-    /// and `done` is not called. Otherwise `done` is called exactly once, even if the appender is
-    /// dropped meanwhile.
+    /// and what can be seen at once to be wrong it refuses; then `done` is not called. Otherwise
+    /// `done` is called exactly once, even if the appender is dropped meanwhile.
     fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError>;
 }
 
 /// Commits many records in one atomic transaction. Fences by its id.
 pub trait Transactor: Send {
-    /// All of `records`, or none. Waits until it is durable and visible to readers.
+    /// All of `records`, or none. Waits until it is durable. Readers see it at once on the embedded log;
+    /// on Kafka some milliseconds later, for its markers are written behind the answer, but always
+    /// before a newer transactor of the same id is open.
     ///
     /// After any error the transactor is of no more use (its last transaction was aborted, or its
     /// fate is unknown): open a new one, and read what the log holds.

@@ -1,1 +1,229 @@
-//! The topic log on a team's own Kafka.
+//! The topic log on a team's own Kafka, through librdkafka.
+//!
+//! ```text
+//! Appender   ── one idempotent producer, polled by a thread of its own ──▶ ┐
+//! Transactor ── one transactional producer, polled while it commits ─────▶ ├ Kafka
+//! Reader     ◀─ one consumer, one queue a partition, polled by its owner ─ ┘
+//! ```
+//!
+//! Invariants: readers read committed records only, and an offset that is gone is an error, never a
+//! silent jump. What librdkafka has to say goes to `tracing`, never to standard error.
+
+mod admin;
+mod appender;
+mod config;
+mod context;
+mod failure;
+mod reader;
+mod transactor;
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use self::{
+    appender::KafkaAppender, config::Config, context::Events, reader::KafkaReader,
+    transactor::KafkaTransactor,
+};
+use crate::{Appender, Log, LogError, Reader, TopicSpec, Transactor, Wake};
+
+/// How long a broker may take to answer before it counts as away.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How often the thread that serves librdkafka's events looks whether it may end.
+const EVENTS_POLL: Duration = Duration::from_millis(100);
+
+/// Where Kafka is, and how to talk to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KafkaOptions {
+    /// `host:port`, several by commas.
+    pub brokers: String,
+    /// librdkafka properties (`-X key=value`); they win over EmoStream's own settings.
+    pub properties: Vec<(String, String)>,
+}
+
+/// The log on a Kafka cluster.
+pub struct KafkaLog {
+    config: Config,
+    client: Arc<BaseConsumer<Events>>,
+    closed: Arc<AtomicBool>,
+    events: Option<JoinHandle<()>>,
+}
+
+impl KafkaLog {
+    /// Checks the properties, then that a broker answers.
+    ///
+    /// [`LogError::Property`] if librdkafka refuses one, [`LogError::Unreachable`] if no broker answers
+    /// within eight seconds.
+    pub fn connect(options: KafkaOptions) -> Result<Self, LogError> {
+        let config = Config::new(options);
+        config.check()?;
+        let context = Events::default();
+        let client: BaseConsumer<Events> = config.create(&config.client(), context.clone())?;
+        let client = Arc::new(client);
+        let closed = Arc::new(AtomicBool::new(false));
+        let events = serve_events(client.clone(), closed.clone())?;
+        let log = Self {
+            config,
+            client,
+            closed,
+            events: Some(events),
+        };
+        match log.client.client().fetch_cluster_id(PATIENCE) {
+            Some(_) => Ok(log),
+            None => Err(LogError::Unreachable {
+                brokers: log.config.brokers().to_owned(),
+                detail: context
+                    .last()
+                    .unwrap_or_else(|| format!("nothing came within {PATIENCE:?}")),
+            }),
+        }
+    }
+
+    /// An error of a question to the cluster, about `topic` and perhaps a partition.
+    fn failure(&self, error: &KafkaError, topic: &str, partition: u32) -> LogError {
+        failure::of(error, topic, partition).unwrap_or_else(|| LogError::Unreachable {
+            brokers: self.config.brokers().to_owned(),
+            detail: error.to_string(),
+        })
+    }
+
+    fn require(&self, topic: &str, partition: u32) -> Result<(), LogError> {
+        if partition < self.partitions(topic)? {
+            return Ok(());
+        }
+        Err(LogError::UnknownPartition {
+            topic: topic.to_owned(),
+            partition,
+        })
+    }
+}
+
+/// Serves what librdkafka wants to tell: its log lines and errors would pile up otherwise.
+fn serve_events(
+    client: Arc<BaseConsumer<Events>>,
+    closed: Arc<AtomicBool>,
+) -> Result<JoinHandle<()>, LogError> {
+    thread::Builder::new()
+        .name("kafka-events".to_owned())
+        .spawn(move || {
+            while !closed.load(Ordering::Acquire) {
+                // Errors have reached the context by then; messages there are none.
+                drop(client.poll(EVENTS_POLL));
+            }
+        })
+        .map_err(|error| LogError::Refused(format!("a thread cannot start: {error}")))
+}
+
+impl Drop for KafkaLog {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Release);
+        if let Some(events) = self.events.take() {
+            // A panic there has been reported already.
+            let _ = events.join();
+        }
+    }
+}
+
+impl Log for KafkaLog {
+    fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
+        admin::create_topic(&self.config, spec)?;
+        admin::wait_until_known(|| self.partitions(&spec.name))
+    }
+
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        let unknown = || LogError::UnknownTopic {
+            topic: topic.to_owned(),
+        };
+        let metadata = self
+            .client
+            .fetch_metadata(Some(topic), PATIENCE)
+            .map_err(|error| self.failure(&error, topic, 0))?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic)
+            .ok_or_else(unknown)?;
+        match found.error().map(RDKafkaErrorCode::from) {
+            None | Some(RDKafkaErrorCode::NoError) => {}
+            // One of its brokers is away; the topic and its partitions are known all the same.
+            Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
+            Some(code) => return Err(self.failure(&KafkaError::MetadataFetch(code), topic, 0)),
+        }
+        match u32::try_from(found.partitions().len()) {
+            Ok(0) | Err(_) => Err(unknown()),
+            Ok(partitions) => Ok(partitions),
+        }
+    }
+
+    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
+        self.require(topic, partition)?;
+        // Read committed: the end is where the first open transaction begins.
+        let (start, end) = self
+            .client
+            .fetch_watermarks(topic, config::signed(partition), PATIENCE)
+            .map_err(|error| self.failure(&error, topic, partition))?;
+        Ok(config::unsigned(start)..config::unsigned(end))
+    }
+
+    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
+        self.require(topic, partition)?;
+        let failed = |error: KafkaError| self.failure(&error, topic, partition);
+        let time = Offset::Offset(i64::try_from(time_ms).unwrap_or(i64::MAX));
+        let mut wanted = TopicPartitionList::with_capacity(1);
+        wanted
+            .add_partition_offset(topic, config::signed(partition), time)
+            .map_err(failed)?;
+        let found = self
+            .client
+            .offsets_for_times(wanted, PATIENCE)
+            .map_err(failed)?;
+        for element in found.elements() {
+            element.error().map_err(failed)?;
+            if let Offset::Offset(offset) = element.offset() {
+                return Ok(config::unsigned(offset));
+            }
+        }
+        Ok(self.offsets(topic, partition)?.end)
+    }
+
+    fn reader(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let partitions = self.partitions(topic)?;
+        if let Some((partition, _)) = from.iter().find(|(partition, _)| *partition >= partitions) {
+            return Err(LogError::UnknownPartition {
+                topic: topic.to_owned(),
+                partition: *partition,
+            });
+        }
+        Ok(Box::new(KafkaReader::open(
+            &self.config,
+            topic,
+            from,
+            wake,
+        )?))
+    }
+
+    fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
+        Ok(Box::new(KafkaAppender::open(&self.config, timeout)?))
+    }
+
+    fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
+        Ok(Box::new(KafkaTransactor::open(&self.config, id, timeout)?))
+    }
+}

@@ -12,17 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use emostream_log::{
-    Appender,
-    Cleanup,
-    Doorbell,
-    Header,
-    Log,
-    LogError,
-    NewRecord,
-    Reader,
-    TopicSpec,
+    Appender, Cleanup, Doorbell, Header, Log, LogError, NewRecord, Reader, TopicSpec,
     embedded::EmbeddedLog,
-    //K
+    kafka::{KafkaLog, KafkaOptions},
 };
 use tempfile::TempDir;
 
@@ -58,7 +50,16 @@ pub(crate) fn on_disk() -> Stage {
 }
 
 pub(crate) fn on_kafka() -> Stage {
-    panic!("{}", brokers())
+    let options = KafkaOptions {
+        brokers: brokers(),
+        properties: Vec::new(),
+    };
+    let log = Arc::new(KafkaLog::connect(options).unwrap());
+    Stage {
+        log,
+        prefix: unique(),
+        _dir: None,
+    }
 }
 
 /// The test broker's address.
@@ -166,7 +167,9 @@ pub(crate) fn keyed(topic: &str, key: &str, value: &str) -> NewRecord {
 
 /// Appends and waits for the acknowledgement.
 pub(crate) fn append(appender: &dyn Appender, record: NewRecord) -> Result<u64, LogError> {
-    answer(&queue(appender, record))
+    let (told, answered) = channel();
+    appender.append(record, Box::new(move |result| drop(told.send(result))))?;
+    answer(&answered)
 }
 
 /// Queues, and answers where the acknowledgement will come out.

@@ -1,0 +1,206 @@
+//! Single records to Kafka, idempotently.
+//!
+//! Invariant: `done` is called once for every record that was taken: by the delivery report, which
+//! librdkafka owes for each of them within the timeout, or when the rest is purged at the end.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rdkafka::{
+    ClientContext, Message, Statistics,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{DeliveryResult, Header as KafkaHeader, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
+};
+
+use super::{
+    config::{Config, signed, unsigned},
+    context::Events,
+    failure,
+};
+use crate::{Appender, Done, LogError, NewRecord};
+
+/// How often the polling thread looks whether it may end. Reports wake it at once.
+const POLL: Duration = Duration::from_millis(50);
+/// While draining: how often it looks whether everything has been reported.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// Dropping it waits, `timeout` at most, until everything taken has been answered.
+pub(super) struct KafkaAppender {
+    producer: Arc<BaseProducer<Reports>>,
+    closed: Arc<AtomicBool>,
+    polling: Option<JoinHandle<()>>,
+}
+
+/// Tells each record's fate to whoever appended it.
+struct Reports(Events);
+
+/// Who waits for a report, and the record's time, which the report does not tell.
+struct Waiting {
+    /// A mutex, for librdkafka hands it from thread to thread.
+    done: Mutex<Option<Done>>,
+    time_ms: i64,
+}
+
+impl KafkaAppender {
+    pub(super) fn open(config: &Config, timeout: Duration) -> Result<Self, LogError> {
+        let reports = Reports(Events::default());
+        let producer: BaseProducer<Reports> = config.create(&config.producer(timeout), reports)?;
+        let producer = Arc::new(producer);
+        let closed = Arc::new(AtomicBool::new(false));
+        let polling = thread::Builder::new()
+            .name("kafka-appender".to_owned())
+            .spawn({
+                let (producer, closed) = (producer.clone(), closed.clone());
+                move || report(&producer, &closed, timeout)
+            })
+            .map_err(|error| LogError::Refused(format!("a thread cannot start: {error}")))?;
+        Ok(Self {
+            producer,
+            closed,
+            polling: Some(polling),
+        })
+    }
+}
+
+/// Serves delivery reports until the appender is dropped and everything is reported.
+fn report(producer: &BaseProducer<Reports>, closed: &AtomicBool, timeout: Duration) {
+    while !closed.load(Ordering::Acquire) {
+        producer.poll(POLL);
+    }
+    let until = Instant::now() + timeout;
+    while producer.in_flight_count() > 0 && Instant::now() < until {
+        producer.poll(DRAIN_POLL);
+    }
+    producer.purge(PurgeConfig::default().queue().inflight());
+    producer.poll(DRAIN_POLL);
+}
+
+impl Drop for KafkaAppender {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Release);
+        // A `done` may drop the appender, on the polling thread itself.
+        let polling = self.polling.take();
+        if let Some(polling) = polling.filter(|it| it.thread().id() != thread::current().id()) {
+            // A panic there has been reported already.
+            let _ = polling.join();
+        }
+    }
+}
+
+impl Appender for KafkaAppender {
+    fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError> {
+        let time_ms = time_ms(&record);
+        let waiting = Box::new(Waiting {
+            done: Mutex::new(Some(done)),
+            time_ms,
+        });
+        let sent = self.producer.send(kafka_record(&record, time_ms, waiting));
+        sent.map_err(|(error, _)| {
+            let partition = record.partition.unwrap_or_default();
+            failure::of(&error, &record.topic, partition).unwrap_or_else(|| away(&error))
+        })
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
+    }
+
+    fn stats(&self, _statistics: Statistics) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Waiting>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Waiting>) {
+        let done = waiting
+            .done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(done) = done {
+            done(outcome(result, waiting.time_ms));
+        }
+    }
+}
+
+/// A record as librdkafka takes it; it copies what it needs.
+pub(super) fn kafka_record<'a, Opaque: rdkafka::util::IntoOpaque>(
+    record: &'a NewRecord,
+    time_ms: i64,
+    opaque: Opaque,
+) -> BaseRecord<'a, [u8], [u8], Opaque> {
+    let mut new = BaseRecord::with_opaque_to(&record.topic, opaque);
+    // A record with neither belongs to the first partition; librdkafka would spread them.
+    let partition = record.partition.or(record.key.is_none().then_some(0));
+    new.partition = partition.map(signed);
+    new.key = record.key.as_deref();
+    // Under a key, nothing is what deletes the key from a compacted topic: Kafka's null.
+    new.payload = (record.key.is_none() || !record.value.is_empty()).then_some(&record.value[..]);
+    new.timestamp = Some(time_ms);
+    new.headers = headers(record);
+    new
+}
+
+/// The record's time as Kafka counts it.
+pub(super) fn time_ms(record: &NewRecord) -> i64 {
+    record
+        .time_ms
+        .map_or_else(now_ms, |ms| i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+fn headers(record: &NewRecord) -> Option<OwnedHeaders> {
+    if record.headers.is_empty() {
+        return None;
+    }
+    let empty = OwnedHeaders::new_with_capacity(record.headers.len());
+    Some(record.headers.iter().fold(empty, |headers, header| {
+        headers.insert(KafkaHeader {
+            key: &header.name,
+            value: Some(&header.value[..]),
+        })
+    }))
+}
+
+/// What a delivery report says of a record of that time: the offset, or why there is none.
+pub(super) fn outcome(result: &DeliveryResult<'_>, time_ms: i64) -> Result<u64, LogError> {
+    let (error, message) = match result {
+        Ok(message) => return Ok(unsigned(message.offset())),
+        Err((error, message)) => (error, message),
+    };
+    let partition = u32::try_from(message.partition()).unwrap_or_default();
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp) {
+        let ahead_ms = unsigned(time_ms.saturating_sub(now_ms()));
+        return Err(LogError::Ahead {
+            topic: message.topic().to_owned(),
+            ahead_ms,
+        });
+    }
+    Err(failure::of(error, message.topic(), partition).unwrap_or_else(|| away(error)))
+}
+
+fn away(error: &KafkaError) -> LogError {
+    LogError::TimedOut {
+        detail: error.to_string(),
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

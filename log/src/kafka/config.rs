@@ -1,0 +1,186 @@
+//! librdkafka's settings: EmoStream's own, each with its reason, and over them the user's.
+
+use std::time::Duration;
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::KafkaError,
+};
+
+use super::KafkaOptions;
+use crate::LogError;
+
+/// Makes the settings of every kind of client.
+#[derive(Debug, Clone)]
+pub(super) struct Config {
+    options: KafkaOptions,
+}
+
+impl Config {
+    pub(super) fn new(options: KafkaOptions) -> Self {
+        Self { options }
+    }
+
+    pub(super) fn brokers(&self) -> &str {
+        &self.options.brokers
+    }
+
+    /// Finds a property that librdkafka refuses, before any client is made.
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        let native = self.client().create_native_config();
+        native.map(drop).map_err(|error| self.refusal(&error))
+    }
+
+    /// A client that asks and administers, but neither reads nor writes.
+    pub(super) fn client(&self) -> ClientConfig {
+        self.settle(self.common())
+    }
+
+    /// A client that reads committed records from offsets of our own.
+    pub(super) fn consumer(&self) -> ClientConfig {
+        let mut config = self.common();
+        config
+            // Without a group librdkafka has no assignment. Nothing joins it and nothing is committed.
+            .set("group.id", "emostream-readers")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            // A reader must hear that its offset is gone, not be moved.
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true")
+            // A flipped bit would be counted; the processor checks CRC32C for next to nothing.
+            .set("check.crcs", "true")
+            // With small records the default of 100,000 lets the queue run dry, and a full queue waits
+            // for fetch.queue.backoff.ms: 0.48 against 1.2 million records a second.
+            .set("queued.min.messages", "1000000")
+            .set("queued.max.messages.kbytes", "65536")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.error.backoff.ms", "100")
+            // A broker answers as soon as there is something; this only bounds how long it may hold back.
+            .set("fetch.wait.max.ms", "100");
+        self.settle(config)
+    }
+
+    /// A producer whose records are acknowledged, or refused for good, within `timeout`.
+    pub(super) fn producer(&self, timeout: Duration) -> ClientConfig {
+        self.settle(self.writing(timeout))
+    }
+
+    /// A producer of transactions that Kafka aborts after `timeout`.
+    pub(super) fn transactional(&self, id: &str, timeout: Duration) -> ClientConfig {
+        let mut config = self.writing(timeout);
+        config
+            .set("transactional.id", id)
+            // Must not be shorter than message.timeout.ms.
+            .set("transaction.timeout.ms", millis(timeout));
+        self.settle(config)
+    }
+
+    fn common(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.options.brokers)
+            .set("client.id", "emostream")
+            // A broker that comes back is noticed within a second; the default lets ten pass.
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("socket.keepalive.enable", "true")
+            // Our own metrics are at /metrics; the cluster is not asked to collect them.
+            .set("enable.metrics.push", "false");
+        config
+    }
+
+    fn writing(&self, timeout: Duration) -> ClientConfig {
+        let mut config = self.common();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("compression.codec", "lz4")
+            .set("linger.ms", "2")
+            .set("message.timeout.ms", millis(timeout))
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "65536")
+            // As Kafka's Java client: a key has one partition, whoever writes it.
+            .set("partitioner", "murmur2_random")
+            // Topics are made and waited for before they are written to; the default of 30 s is longer
+            // than any record lives.
+            .set("topic.metadata.propagation.max.ms", "2000");
+        config
+    }
+
+    fn settle(&self, mut config: ClientConfig) -> ClientConfig {
+        for (key, value) in &self.options.properties {
+            config.set(key, value);
+        }
+        let verbose = tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG);
+        config.set_log_level(if verbose {
+            RDKafkaLogLevel::Debug
+        } else {
+            RDKafkaLogLevel::Critical
+        });
+        config
+    }
+
+    /// Makes a client; librdkafka may find only then that two settings do not go together.
+    pub(super) fn create<Context, Client>(
+        &self,
+        config: &ClientConfig,
+        context: Context,
+    ) -> Result<Client, LogError>
+    where
+        Context: ClientContext,
+        Client: FromClientConfigAndContext<Context>,
+    {
+        config
+            .create_with_context(context)
+            .map_err(|error| self.refusal(&error))
+    }
+
+    /// Why librdkafka makes no such client: the user's property, if one is at the bottom of it.
+    fn refusal(&self, error: &KafkaError) -> LogError {
+        let (blamed, detail) = match error {
+            KafkaError::ClientConfig(_, detail, key, _) => (
+                self.options
+                    .properties
+                    .iter()
+                    .find(|(known, _)| known == key),
+                detail.clone(),
+            ),
+            other => {
+                let detail = match other {
+                    KafkaError::ClientCreation(detail) => detail.clone(),
+                    other => other.to_string(),
+                };
+                (
+                    self.options
+                        .properties
+                        .iter()
+                        .find(|(key, _)| detail.contains(key.as_str())),
+                    detail,
+                )
+            }
+        };
+        match blamed {
+            Some((property, _)) => LogError::Property {
+                property: property.clone(),
+                detail,
+            },
+            None => LogError::Refused(detail),
+        }
+    }
+}
+
+fn millis(span: Duration) -> String {
+    span.as_millis().to_string()
+}
+
+/// A partition as librdkafka counts it; there are never more than it can.
+pub(super) fn signed(partition: u32) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}
+
+/// An offset as we count it; librdkafka's negative ones have been told apart before.
+pub(super) fn unsigned(offset: i64) -> u64 {
+    u64::try_from(offset).unwrap_or(0)
+}

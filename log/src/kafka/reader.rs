@@ -1,0 +1,281 @@
+//! A reader on Kafka: one consumer, its partitions in queues of their own.
+//!
+//! ```text
+//! consumer ──┬─ queue of partition 0 ──▶ poll(0)
+//!            ├─ queue of partition 3 ──▶ poll(3)
+//!            └─ its own queue: errors, log lines; served in every poll
+//! ```
+//!
+//! librdkafka fetches into each queue up to a bound, so a partition that is not polled costs that much
+//! memory and no more. Every queue rings `wake` when something comes into it.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, base_consumer::PartitionQueue},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+    message::{Headers, OwnedMessage},
+};
+
+use super::{
+    config::{Config, signed, unsigned},
+    context::Events,
+};
+use crate::{Header, LogError, Reader, Record, Wake};
+
+/// How long an expired reader, which is of no more use anyway, waits to learn where the log starts.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) struct KafkaReader {
+    topic: String,
+    // Before the consumer: a queue unhooks its bell while the consumer still lives.
+    partitions: Vec<Partition>,
+    consumer: Arc<BaseConsumer<Events>>,
+}
+
+/// One partition: where it stands, and its queue.
+struct Partition {
+    number: u32,
+    queue: PartitionQueue<Events>,
+    /// What came before the partition had its own queue.
+    early: VecDeque<Early>,
+    next: u64,
+    at_end: bool,
+    failed: Option<LogError>,
+}
+
+enum Early {
+    Message(OwnedMessage),
+    End,
+}
+
+impl KafkaReader {
+    pub(super) fn open(
+        config: &Config,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Self, LogError> {
+        let refused = |error: KafkaError| LogError::Refused(error.to_string());
+        let mut consumer: BaseConsumer<Events> =
+            config.create(&config.consumer(), Events::default())?;
+        let on_event = wake.clone();
+        consumer.set_nonempty_callback(move || on_event());
+        let consumer = Arc::new(consumer);
+        let mut assignment = TopicPartitionList::with_capacity(from.len());
+        for (partition, offset) in from {
+            let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
+            assignment
+                .add_partition_offset(topic, signed(*partition), offset)
+                .map_err(refused)?;
+        }
+        consumer.assign(&assignment).map_err(refused)?;
+        // Only now: assigning would take the partitions' queues back.
+        let mut partitions = Vec::with_capacity(from.len());
+        for (number, next) in from {
+            let mut queue = consumer
+                .split_partition_queue(topic, signed(*number))
+                .ok_or_else(|| LogError::UnknownPartition {
+                    topic: topic.to_owned(),
+                    partition: *number,
+                })?;
+            let on_record = wake.clone();
+            queue.set_nonempty_callback(move || on_record());
+            partitions.push(Partition {
+                number: *number,
+                queue,
+                early: VecDeque::new(),
+                next: *next,
+                at_end: false,
+                failed: None,
+            });
+        }
+        // What came before its bell was hung rang for nobody.
+        wake();
+        Ok(Self {
+            topic: topic.to_owned(),
+            partitions,
+            consumer,
+        })
+    }
+
+    /// Serves the consumer's own queue. Records may be in it that came between assigning and splitting;
+    /// they precede everything in their partition's queue.
+    fn serve_consumer(&mut self) {
+        while let Some(event) = self.consumer.poll(Duration::ZERO) {
+            let (number, early) = match event {
+                Ok(message) => (message.partition(), Early::Message(message.detach())),
+                Err(KafkaError::PartitionEOF(number)) => (number, Early::End),
+                // The context has told it. One about a partition comes through that one's queue.
+                Err(_) => continue,
+            };
+            if let Some(partition) = self
+                .partitions
+                .iter_mut()
+                .find(|it| signed(it.number) == number)
+            {
+                partition.early.push_back(early);
+            }
+        }
+    }
+
+    /// Where the partition's reading goes on after its end, transaction markers included.
+    fn position_at_end(&self, number: u32) -> Option<u64> {
+        let positions = self.consumer.position().ok()?;
+        match positions
+            .find_partition(&self.topic, signed(number))?
+            .offset()
+        {
+            Offset::Offset(offset) => Some(unsigned(offset)),
+            _ => None,
+        }
+    }
+
+    /// What an error event means; `None` if librdkafka mends it by itself.
+    fn failure(&self, error: &KafkaError, number: u32, offset: u64) -> Option<LogError> {
+        let topic = self.topic.clone();
+        Some(match error.rdkafka_error_code()? {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset => {
+                let watermarks =
+                    self.consumer
+                        .fetch_watermarks(&topic, signed(number), START_PATIENCE);
+                let start = watermarks.map_or(0, |(start, _)| unsigned(start));
+                LogError::Expired {
+                    topic,
+                    partition: number,
+                    offset,
+                    start,
+                }
+            }
+            Code::UnknownTopic | Code::UnknownTopicOrPartition => LogError::UnknownTopic { topic },
+            Code::UnknownPartition => LogError::UnknownPartition {
+                topic,
+                partition: number,
+            },
+            Code::TopicAuthorizationFailed
+            | Code::Fatal
+            | Code::BadMessage
+            | Code::BadCompression => {
+                LogError::Refused(format!("{topic}/{number} at {offset}: {error}"))
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl Reader for KafkaReader {
+    fn poll(
+        &mut self,
+        partition: u32,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<usize, LogError> {
+        self.serve_consumer();
+        let Some(which) = self.partitions.iter().position(|it| it.number == partition) else {
+            return Err(LogError::UnknownPartition {
+                topic: self.topic.clone(),
+                partition,
+            });
+        };
+        let (count, event) = self.partitions[which].hand_out(limit, each)?;
+        match event {
+            Some(KafkaError::PartitionEOF(_)) => {
+                let position = self.position_at_end(partition);
+                let state = &mut self.partitions[which];
+                state.next = position.map_or(state.next, |position| position.max(state.next));
+            }
+            Some(error) => {
+                let failure = self.failure(&error, partition, self.partitions[which].next);
+                self.partitions[which].failed.clone_from(&failure);
+                // What was handed out before stands; the error is told by the next poll.
+                if let Some(failure) = failure.filter(|_| count == 0) {
+                    return Err(failure);
+                }
+            }
+            None => {}
+        }
+        Ok(count)
+    }
+
+    fn position(&self, partition: u32) -> u64 {
+        self.partitions
+            .iter()
+            .find(|it| it.number == partition)
+            .map_or(0, |it| it.next)
+    }
+
+    fn at_end(&self, partition: u32) -> bool {
+        self.partitions
+            .iter()
+            .any(|it| it.number == partition && it.at_end)
+    }
+}
+
+impl Partition {
+    /// Hands records out until `limit`, an empty queue, or an event that is no record.
+    fn hand_out(
+        &mut self,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<(usize, Option<KafkaError>), LogError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let mut count = 0;
+        while count < limit {
+            let event: Option<KafkaResult<()>> = match self.early.pop_front() {
+                Some(Early::Message(message)) => Some(Ok(self.hand_over(&message, each))),
+                Some(Early::End) => Some(Err(KafkaError::PartitionEOF(signed(self.number)))),
+                None => self.poll_queue(each),
+            };
+            match event {
+                Some(Ok(())) => count += 1,
+                Some(Err(error)) => {
+                    self.at_end = matches!(error, KafkaError::PartitionEOF(_));
+                    return Ok((count, Some(error)));
+                }
+                None => break,
+            }
+        }
+        Ok((count, None))
+    }
+
+    fn poll_queue(&mut self, each: &mut dyn FnMut(Record<'_>)) -> Option<KafkaResult<()>> {
+        let message = match self.queue.poll(Duration::ZERO)? {
+            Ok(message) => message,
+            Err(error) => return Some(Err(error)),
+        };
+        hand_over(self.number, &message, each);
+        self.next = unsigned(message.offset()) + 1;
+        self.at_end = false;
+        Some(Ok(()))
+    }
+
+    fn hand_over(&mut self, message: &OwnedMessage, each: &mut dyn FnMut(Record<'_>)) {
+        hand_over(self.number, message, each);
+        self.next = unsigned(message.offset()) + 1;
+        self.at_end = false;
+    }
+}
+
+/// Hands one message over, copying nothing but headers, where there are any.
+fn hand_over(partition: u32, message: &impl Message, each: &mut dyn FnMut(Record<'_>)) {
+    let headers: Vec<Header> = message.headers().map_or_else(Vec::new, |headers| {
+        let named = headers.iter();
+        named
+            .map(|header| Header {
+                name: header.key.to_owned(),
+                value: bytes::Bytes::copy_from_slice(header.value.unwrap_or_default()),
+            })
+            .collect()
+    });
+    each(Record {
+        partition,
+        offset: unsigned(message.offset()),
+        time_ms: message.timestamp().to_millis().map_or(0, unsigned),
+        key: message.key(),
+        value: message.payload().unwrap_or_default(),
+        headers: &headers,
+    });
+}

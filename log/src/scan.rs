@@ -1,0 +1,48 @@
+//! Reading a topic from its beginning to where it ended when the reading began.
+
+use std::time::{Duration, Instant};
+
+use crate::{Doorbell, Log, LogError, Record};
+
+/// Nothing new for this long, although the end was not reached: the broker is away.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// Records of one partition taken at once.
+const POLL_RECORDS: usize = 1000;
+
+/// Hands every record that `topic` holds now to `each`, partition by partition in order.
+///
+/// Waits for the log; gives up when it brings nothing for ten seconds.
+pub fn read_to_end(
+    log: &dyn Log,
+    topic: &str,
+    each: &mut dyn FnMut(Record<'_>),
+) -> Result<(), LogError> {
+    let bell = Doorbell::default();
+    let mut from = Vec::new();
+    for partition in 0..log.partitions(topic)? {
+        let kept = log.offsets(topic, partition)?;
+        if !kept.is_empty() {
+            from.push((partition, kept.start));
+        }
+    }
+    let mut reader = log.reader(topic, &from, bell.wake())?;
+    let mut unread: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
+    let mut last_news = Instant::now();
+    while !unread.is_empty() {
+        let mut news = 0;
+        for partition in &unread {
+            news += reader.poll(*partition, POLL_RECORDS, each)?;
+        }
+        unread.retain(|partition| !reader.at_end(*partition));
+        if news > 0 {
+            last_news = Instant::now();
+        } else if last_news.elapsed() > STALLED {
+            let detail = format!("reading {topic} stands still");
+            return Err(LogError::TimedOut { detail });
+        } else if !unread.is_empty() {
+            bell.wait(Duration::from_millis(100));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+#!/usr/bin/env bash
+# A real Apache Kafka for the tests: fetched by Maven, one KRaft broker, gone afterwards.
+#
+#   kafka.sh fetch                    fetch it into target/kafka, once
+#   kafka.sh start DIR PORT           start a broker on 127.0.0.1:PORT with its data, log and pid in DIR;
+#                                     returns when it answers
+#   kafka.sh stop DIR                 stop the broker of DIR; no error if it is gone already
+#   kafka.sh run CMD…                 start one on a free port, run CMD with EMOSTREAM_TEST_KAFKA set,
+#                                     stop it whatever happens; the exit code is CMD's
+#   kafka.sh consume PORT TOPIC [ARG…]
+#                                     print what Kafka's own console consumer reads with
+#                                     read_committed from the beginning:
+#                                     partition, offset, key and value, by tabs
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+home=$(cd "$here/../.." && pwd)/target/kafka
+
+# A busy machine with two cores needs up to half a minute.
+start_seconds=120
+stop_seconds=20
+
+fail() {
+    echo "kafka.sh: $*" >&2
+    exit 1
+}
+
+need() { # need PROGRAM PACKAGE
+    command -v "$1" >/dev/null || fail "$1 is missing; install it with: apt-get install $2"
+}
+
+fetch() {
+    need java openjdk-17-jre-headless
+    local stamp
+    stamp="$home/fetched-$(cksum <"$here/pom.xml" | tr ' ' -)"
+    [ -e "$stamp" ] && return
+    need mvn maven
+    mkdir -p "$home"
+    # Two test runs may start at once.
+    exec 9>"$home/lock"
+    flock 9
+    if [ ! -e "$stamp" ]; then
+        rm -rf "$home/libs"
+        mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies \
+            "-DoutputDirectory=$home/libs" >"$home/fetch.log" 2>&1 || {
+            cat "$home/fetch.log" >&2
+            fail "Maven could not fetch Kafka (see above)"
+        }
+        touch "$stamp"
+    fi
+    exec 9>&-
+}
+
+kafka() { # kafka CLASS ARG…, with the heap and log settings of the environment
+    java ${heap:--Xmx256m} -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile="$log_settings" \
+        -cp "$home/libs/*" "$@"
+}
+
+settings() { # settings DIR PORT CONTROLLER_PORT
+    cat <<SETTINGS
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$3
+listeners=PLAINTEXT://127.0.0.1:$2,CONTROLLER://127.0.0.1:$3
+advertised.listeners=PLAINTEXT://127.0.0.1:$2
+controller.listener.names=CONTROLLER
+log.dirs=$1/data
+num.partitions=1
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=3
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=3
+group.initial.rebalance.delay.ms=0
+# After kill -9 the broker's old session has to run out before it may come back.
+broker.session.timeout.ms=2000
+SETTINGS
+}
+
+write_log_settings() { # write_log_settings LEVEL > FILE
+    cat <<SETTINGS
+status = ERROR
+appender.err.type = Console
+appender.err.name = err
+appender.err.target = SYSTEM_ERR
+appender.err.layout.type = PatternLayout
+appender.err.layout.pattern = [%d] %p %m (%c)%n
+rootLogger.level = $1
+rootLogger.appenderRef.err.ref = err
+SETTINGS
+}
+
+free_port() {
+    local port
+    for _ in $(seq 100); do
+        # Below the range the kernel takes client ports from.
+        port=$((20000 + RANDOM % 12000))
+        if ! (exec 8<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            echo "$port"
+            return
+        fi
+    done
+    fail "no free port found"
+}
+
+alive() { # alive DIR: whether the process of DIR/pid runs, and is that broker
+    local pid
+    pid=$(cat "$1/pid" 2>/dev/null) && [ -n "$pid" ] || return 1
+    # A pid may have been given to another process since.
+    { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF "kafka.Kafka $1/server.properties"
+}
+
+start() { # start DIR PORT
+    fetch
+    local dir port=$2 deadline
+    mkdir -p "$1"
+    dir=$(cd "$1" && pwd)
+    alive "$dir" && fail "a broker runs in $dir already"
+    log_settings=$dir/log4j2.properties
+    write_log_settings INFO >"$log_settings"
+    if [ ! -e "$dir/server.properties" ]; then
+        settings "$dir" "$port" "$(free_port)" >"$dir/server.properties"
+        kafka kafka.tools.StorageTool format -t "$(cluster_id)" -c "$dir/server.properties" \
+            >"$dir/format.log" 2>&1 || {
+            cat "$dir/format.log" >&2
+            fail "Kafka's directory $dir could not be formatted"
+        }
+    fi
+    # Not through a function: the pid must be the broker's own. The descriptors are closed, so that a
+    # pipe of the caller's does not wait for the broker.
+    setsid java -Xmx512m -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile="$log_settings" \
+        -cp "$home/libs/*" kafka.Kafka "$dir/server.properties" \
+        >>"$dir/broker.log" 2>&1 </dev/null 3>&- 8>&- 9>&- &
+    echo $! >"$dir/pid"
+    deadline=$((SECONDS + start_seconds))
+    until answers "$dir" "$port"; do
+        if ! kill -0 "$(cat "$dir/pid")" 2>/dev/null; then
+            tail -n 30 "$dir/broker.log" >&2
+            fail "the broker ended while it started (its log: $dir/broker.log)"
+        fi
+        if ((SECONDS >= deadline)); then
+            tail -n 30 "$dir/broker.log" >&2
+            stop "$dir"
+            fail "the broker did not answer within $start_seconds s (its log: $dir/broker.log)"
+        fi
+        sleep 0.2
+    done
+}
+
+# Whether the broker serves clients. An open port is not enough: it is bound long before that. Kafka's
+# own tools need seconds of CPU to ask, so its log is asked first and the port after it.
+answers() { # answers DIR PORT
+    local begun
+    begun=$(cat "$1/begun" 2>/dev/null || echo 0)
+    tail -c "+$((begun + 1))" "$1/broker.log" | grep -qF 'Kafka Server started' || return 1
+    (exec 8<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null || return 1
+    wc -c <"$1/broker.log" >"$1/begun"
+}
+
+cluster_id() { # 16 random bytes in URL-safe base64, as Kafka makes them
+    head -c 16 /dev/urandom | base64 | tr '+/' 'AA' | tr -d '='
+}
+
+stop() { # stop DIR
+    local dir pid deadline
+    [ -d "$1" ] || return 0
+    dir=$(cd "$1" && pwd)
+    alive "$dir" || return 0
+    pid=$(cat "$dir/pid")
+    kill "$pid" 2>/dev/null || true
+    deadline=$((SECONDS + stop_seconds))
+    while alive "$dir"; do
+        if ((SECONDS >= deadline)); then
+            kill -9 "$pid" 2>/dev/null || true
+        fi
+        sleep 0.1
+    done
+}
+
+run() {
+    fetch
+    local dir port code=0
+    dir=$(mktemp -d)
+    # shellcheck disable=SC2064 # the directory as it is now
+    trap "stop '$dir'; rm -rf '$dir'" EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    port=$(free_port)
+    start "$dir" "$port"
+    # In the background, so that a signal to this script is served at once.
+    EMOSTREAM_TEST_KAFKA=127.0.0.1:$port "$@" <&0 &
+    local child=$!
+    trap "kill $child 2>/dev/null; exit 130" INT
+    trap "kill $child 2>/dev/null; exit 143" TERM HUP
+    wait "$child" || code=$?
+    exit "$code"
+}
+
+consume() { # consume PORT TOPIC [ARG…]
+    fetch
+    local port=$1 topic=$2 dir code=0
+    shift 2
+    dir=$(mktemp -d)
+    # shellcheck disable=SC2064 # the directory as it is now
+    trap "rm -rf '$dir'" EXIT
+    log_settings=$dir/log4j2.properties
+    write_log_settings ERROR >"$log_settings"
+    # Ends by itself once nothing came for some seconds; it reports that end as an error.
+    kafka org.apache.kafka.tools.consumer.ConsoleConsumer \
+        --bootstrap-server "127.0.0.1:$port" --topic "$topic" --from-beginning \
+        --consumer-property isolation.level=read_committed --timeout-ms 5000 \
+        --property print.partition=true --property print.offset=true \
+        --property print.key=true --property print.value=true --property print.timestamp=false \
+        "$@" 2>"$dir/err" || code=$?
+    if grep -v -e TimeoutException -e '^Processed a total of' -e '^$' "$dir/err" | grep -q 'ERROR'; then
+        cat "$dir/err" >&2
+        exit 1
+    fi
+    exit "$code"
+}
+
+usage() {
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
+    exit 64
+}
+
+case "${1-}" in
+fetch) fetch ;;
+start) [ $# -eq 3 ] || usage; start "$2" "$3" ;;
+stop) [ $# -eq 2 ] || usage; stop "$2" ;;
+run) [ $# -ge 2 ] || usage; shift; run "$@" ;;
+consume) [ $# -ge 3 ] || usage; shift; consume "$@" ;;
+*) usage ;;
+esac
