@@ -6,17 +6,11 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::{
     StatusCode,
-    body::{Body as _, Incoming},
-    header::EXPECT,
+    body::Body as _,
 };
 use tokio::time::{Instant, timeout_at};
 
 use crate::{Problem, Request};
-
-/// How much of a body that is too large is read and thrown away, and for how long. A client that
-/// sends without reading would otherwise meet a reset connection instead of the answer.
-const DISCARD_BYTES: usize = 4 << 20;
-const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// Why a body was not received.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,13 +56,8 @@ pub async fn read_body(
     patience: Duration,
 ) -> Result<Bytes, BodyError> {
     let deadline = Instant::now() + patience;
-    let expects = request.headers().contains_key(EXPECT);
     let body = request.body_mut();
     if body.size_hint().lower() > max_bytes as u64 {
-        // A client that asked first has sent nothing yet, and now will not.
-        if !expects {
-            discard(body).await;
-        }
         return Err(BodyError::TooLarge { max_bytes });
     }
     let mut received = Received::default();
@@ -81,7 +70,6 @@ pub async fn read_body(
             continue;
         };
         if received.len() + piece.len() > max_bytes {
-            discard(body).await;
             return Err(BodyError::TooLarge { max_bytes });
         }
         received.push(piece);
@@ -116,20 +104,6 @@ impl Received {
             self.first
         } else {
             self.joined.freeze()
-        }
-    }
-}
-
-async fn discard(body: &mut Incoming) {
-    let deadline = Instant::now() + DISCARD_TIME;
-    if body.size_hint().lower() > DISCARD_BYTES as u64 {
-        return;
-    }
-    let mut discarded = 0;
-    while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
-        discarded += frame.data_ref().map_or(0, Bytes::len);
-        if discarded > DISCARD_BYTES {
-            return;
         }
     }
 }

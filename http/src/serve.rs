@@ -5,8 +5,8 @@ use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::D
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::AsyncWriteExt,
+    net::TcpListener,
     sync::Semaphore,
     time::{sleep, timeout},
 };
@@ -21,7 +21,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// flood of connections costs nothing.
 const REFUSALS: usize = 64;
 
-/// How long a refused client may take to hear it.
+/// How long a refused client may take to read it.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// How a drain ended.
@@ -62,23 +62,15 @@ pub async fn serve<H: Handler>(
             }
         };
         failing = false;
-        match places.clone().try_acquire_owned() {
-            Ok(place) => {
-                // A socket that is already broken shows itself at its first read.
-                let _ = stream.set_nodelay(true);
-                let socket = Socket::new(stream, place, limits.unread);
-                let (handler, limits, shutdown) =
-                    (handler.clone(), limits.clone(), shutdown.clone());
-                tokio::spawn(connection(socket, peer, handler, limits, shutdown));
-            }
-            Err(_) => {
-                if let Ok(place) = refusals.clone().try_acquire_owned() {
-                    tokio::spawn(async move {
-                        let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
-                        drop(place);
-                    });
-                }
-            }
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            // A socket that is already broken shows itself at its first read.
+            let _ = stream.set_nodelay(true);
+            let socket = Socket::new(stream, place, limits.unread);
+            let (handler, limits, shutdown) = (handler.clone(), limits.clone(), shutdown.clone());
+            tokio::spawn(connection(socket, peer, handler, limits, shutdown));
+        } else if let Ok(place) = refusals.clone().try_acquire_owned() {
+            let socket = Socket::new(stream, place, REFUSAL_TIME);
+            tokio::spawn(refuse(socket));
         }
     }
     drop(listener);
@@ -147,17 +139,13 @@ async fn connection<H: Handler>(
     }
 }
 
-/// Tells a client that there is no place for it, and reads what it sent meanwhile: closing a socket
-/// with unread bytes resets it, and the answer might be lost.
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+/// Tells a client that there is no place for it.
+async fn refuse(mut socket: Socket) -> io::Result<()> {
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: {}\r\nconnection: close\r\n\
          content-length: 0\r\n\r\n",
         jittered_retry().as_secs()
     );
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await?;
-    let mut unread = [0; 1024];
-    while stream.read(&mut unread).await? > 0 {}
-    Ok(())
+    socket.write_all(answer.as_bytes()).await?;
+    socket.shutdown().await
 }

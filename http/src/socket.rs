@@ -20,6 +20,13 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
+/// How long a closing socket waits for the client to close too, and how much it reads meanwhile.
+///
+/// Closing a socket with unread bytes resets it, and the client might lose the answer that says why:
+/// a body that was refused unread is still on its way then.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 4 << 20;
+
 /// A place in the limit of connections; dropped, it is free for another.
 #[derive(Debug)]
 pub struct Permit {
@@ -34,6 +41,8 @@ pub struct Socket {
     unread: Duration,
     /// Runs while a write waits for the client to read.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Runs while the client may still close, with the bytes that it may still send.
+    lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl Socket {
@@ -43,6 +52,7 @@ impl Socket {
             permit: Permit { _place: place },
             unread,
             waiting: None,
+            lingering: None,
         }
     }
 
@@ -115,7 +125,25 @@ impl AsyncWrite for Socket {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    /// Says that nothing more comes, then lingers.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        let (patience, left) = this
+            .lingering
+            .get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
+        let mut scrap = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scrap);
+            let read = Pin::new(&mut this.stream).poll_read(cx, &mut buffer);
+            let bytes = buffer.filled().len();
+            match read {
+                Poll::Pending => return patience.as_mut().poll(cx).map(Ok),
+                Poll::Ready(Ok(())) if bytes > 0 && bytes <= *left => *left -= bytes,
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
