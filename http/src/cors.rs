@@ -19,7 +19,7 @@ const PREFLIGHT_SECONDS: &str = "7200";
 const REQUEST_HEADERS: &str = "content-type, prefer, authorization, last-event-id";
 
 /// The response headers that scripts may read besides the harmless ones.
-const RESPONSE_HEADERS: &str = "retry-after, preference-applied";
+const RESPONSE_HEADERS: &str = "retry-after";
 
 /// The origins whose pages may use a service: `*`, or a comma separated list of origins.
 ///

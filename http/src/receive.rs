@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::{
-    StatusCode,
-    body::Body as _,
-};
+use hyper::{StatusCode, body::Body as _};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{Problem, Request};

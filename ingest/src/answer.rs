@@ -1,0 +1,111 @@
+//! What clients are told.
+
+use emostream_http::{Body, Problem, Response};
+use emostream_log::LogError;
+use hyper::{
+    StatusCode,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    request::{Dialect, Wait},
+    submissions::Rejection,
+};
+
+/// What became of a request whose reactions, or some of them, were taken.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    /// How many were taken.
+    pub(crate) taken: usize,
+    /// How far they have come.
+    pub(crate) wait: Wait,
+    /// Those that were not taken.
+    pub(crate) rejected: Vec<Rejection>,
+}
+
+#[derive(Serialize)]
+struct Good<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<usize>,
+    #[serde(skip_serializing_if = "<[Rejection]>::is_empty")]
+    rejected: &'a [Rejection],
+}
+
+impl Receipt {
+    /// 202, 200 or 207, by what was asked for and what came of it.
+    pub(crate) fn into_response(self, dialect: Dialect) -> Response {
+        let stored = self.wait == Wait::Stored;
+        let whole = self.rejected.is_empty();
+        let status = match (whole, dialect, self.wait) {
+            (false, _, _) => StatusCode::MULTI_STATUS,
+            (true, Dialect::Own, Wait::Buffered) => StatusCode::ACCEPTED,
+            (true, Dialect::Own, Wait::Stored) | (true, Dialect::Flask, _) => StatusCode::OK,
+        };
+        let flask = dialect == Dialect::Flask;
+        let word = if whole { "success" } else { "partial" };
+        let good = Good {
+            status: flask.then_some(word),
+            // The other dialect's clients know no other name.
+            accepted: (flask || !stored).then_some(self.taken),
+            stored: stored.then_some(self.taken),
+            rejected: &self.rejected,
+        };
+        let mut text = serde_json::to_vec(&good).unwrap_or_default();
+        text.push(b'\n');
+        let mut response = Response::new(Body::from(text));
+        *response.status_mut() = status;
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        response
+    }
+}
+
+/// 400 for a request none of whose entries is good.
+pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem {
+    let first = rejected.first().map_or("", |first| &first.detail);
+    if !is_array {
+        return Problem::bad_request(first.to_owned());
+    }
+    let count = rejected.len();
+    let detail = format!("none of the {count} reactions is valid; the first: {first}");
+    Problem::bad_request(detail).member("rejected", json!(rejected))
+}
+
+/// 503: the buffer has no room for the request's reactions.
+pub(crate) fn buffer_full() -> Problem {
+    Problem::unavailable(
+        "too many reactions wait for the log; nothing was kept, send it again later",
+    )
+}
+
+/// 503: the service is stopping.
+pub(crate) fn stopping() -> Problem {
+    Problem::unavailable("the service is stopping; nothing was kept, send it again")
+}
+
+/// 503: the log did not acknowledge what was to be stored.
+pub(crate) fn not_stored(error: &LogError) -> Problem {
+    Problem::unavailable(format!("the log did not store the reactions: {error}"))
+}
+
+/// 503: the log has neither stored nor refused in time.
+pub(crate) fn not_yet_stored() -> Problem {
+    Problem::unavailable("the log does not answer; the reactions may or may not be stored later")
+}
+
+/// The answer of a problem; clients of the usual Flask servers look at `error`.
+pub(crate) fn refusal(problem: Problem, dialect: Dialect) -> Response {
+    match dialect {
+        Dialect::Own => problem.into_response(),
+        Dialect::Flask => {
+            let error = problem.detail().to_owned();
+            problem.member("error", error).into_response()
+        }
+    }
+}

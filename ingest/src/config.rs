@@ -1,0 +1,62 @@
+//! What an ingest can be told, validated: nothing behind it sees a flag.
+
+use std::time::Duration;
+
+use emostream_http::AllowOrigin;
+use emostream_model::{EmojiNames, Topics};
+
+use crate::RoomPattern;
+
+/// The largest body (INTERFACE).
+pub(crate) const MAX_BODY_BYTES: usize = 256 << 10;
+
+/// The most reactions of one request (INTERFACE).
+pub(crate) const MAX_REQUEST_REACTIONS: usize = 1000;
+
+/// The log acknowledges or refuses within this. A reaction that took longer would miss its window, and
+/// a process that is told to stop has 10 s.
+pub(crate) const LOG_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How often the number of partitions is looked up. A dataflow that meets a new partition restarts
+/// within 5 s, so it reads the partition before anything is written to it.
+pub(crate) const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
+
+/// The settings of an ingest. The defaults are the interface's.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where reactions go.
+    pub topics: Topics,
+    /// How often reactions go to the log; lateness must exceed it.
+    pub flush: Duration,
+    /// This many reactions go to the log at once.
+    pub flush_count: usize,
+    /// The most reactions that wait for the log or its acknowledgement, those of requests whose body is
+    /// still being read included. About 300 bytes each: the default is 60 MB.
+    pub buffer_reactions: u32,
+    /// How long a body may take to arrive.
+    pub body_time: Duration,
+    /// Which rooms exist; `None` for all.
+    pub rooms: Option<RoomPattern>,
+    /// The most rooms in use at once: each costs the dataflow its own tallies.
+    pub max_rooms: usize,
+    /// What emojis are called.
+    pub emojis: EmojiNames,
+    /// Whose pages may send.
+    pub allow_origin: AllowOrigin,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            topics: Topics::default(),
+            flush: Duration::from_millis(500),
+            flush_count: 20_000,
+            buffer_reactions: 200_000,
+            body_time: Duration::from_secs(10),
+            rooms: None,
+            max_rooms: 10_000,
+            emojis: EmojiNames::default(),
+            allow_origin: AllowOrigin::Any,
+        }
+    }
+}

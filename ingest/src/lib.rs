@@ -1,0 +1,34 @@
+//! The ingest service: reactions over HTTP into the log.
+//!
+//! ```text
+//!  POST ─▶ request ─▶ submissions ─▶ rooms ─▶ buffer ──every 500 ms──▶ flush ─▶ [reactions]
+//!             │            │           │         │                        │      every partition
+//!             ▼            ▼           ▼         ▼                        ▼
+//!          ◀───────────────────── answer ◀───────┴────── stored? ◀──── flight (acknowledged)
+//! ```
+//!
+//! Invariants:
+//! - Room in the buffer is reserved before a body is read, and given back when the log has
+//!   acknowledged its reactions (or refused them for good): the process's memory is bounded.
+//! - A reaction's event time is when it entered the buffer, by a clock that never goes back.
+//! - Every flush writes to every partition, a heartbeat where there are no reactions.
+//! - A `stored` answer is given only when the log has acknowledged the whole flush. A flush that fails
+//!   is answered 503 to those who wait, counted, and logged.
+
+mod answer;
+mod buffer;
+mod clock;
+mod config;
+mod flight;
+mod flush;
+mod health;
+mod metrics;
+mod request;
+mod rooms;
+mod service;
+mod submissions;
+
+pub use config::Config;
+pub use flush::DrainError;
+pub use rooms::{InvalidPattern, RoomPattern};
+pub use service::{Ingest, StartError};

@@ -1,0 +1,205 @@
+//! A body's reactions: one object, or an array in which a bad entry does not spoil the others.
+
+use std::fmt;
+
+use emostream_http::Problem;
+use emostream_model::{EmojiNames, Entry, Names, Submission};
+use serde::{
+    Deserializer as _,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
+
+use crate::config::MAX_REQUEST_REACTIONS;
+
+/// What a body holds.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Submissions {
+    /// The good entries, by their place.
+    pub(crate) good: Vec<(usize, Submission)>,
+    /// The bad ones, by their place.
+    pub(crate) bad: Vec<Rejection>,
+    /// Whether the body is an array.
+    pub(crate) is_array: bool,
+}
+
+/// An entry that is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Rejection {
+    pub(crate) index: usize,
+    pub(crate) detail: String,
+}
+
+/// Why a body holds no reactions at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("the body is empty; send one reaction as a JSON object, or an array of them")]
+    Empty,
+    #[error("the body is not UTF-8 at byte {0}")]
+    NotUtf8(usize),
+    #[error("the body is not JSON: {0}")]
+    NotJson(#[from] serde_json::Error),
+    #[error(
+        "the array has more than {MAX_REQUEST_REACTIONS} reactions; send the rest in another request"
+    )]
+    TooMany,
+}
+
+impl From<Malformed> for Problem {
+    fn from(malformed: Malformed) -> Self {
+        Self::bad_request(malformed.to_string())
+    }
+}
+
+impl Submissions {
+    /// Reads a body.
+    pub(crate) fn read(body: &[u8], emojis: &EmojiNames, names: Names) -> Result<Self, Malformed> {
+        let text = std::str::from_utf8(body).map_err(|e| Malformed::NotUtf8(e.valid_up_to()))?;
+        let is_array = match text.trim_ascii_start().as_bytes().first() {
+            None => return Err(Malformed::Empty),
+            Some(first) => *first == b'[',
+        };
+        let mut read = Self {
+            good: Vec::new(),
+            bad: Vec::new(),
+            is_array,
+        };
+        let mut add = |index, entry: Entry<'_>| match entry.validate(emojis, names) {
+            Ok(submission) => read.good.push((index, submission)),
+            Err(invalid) => read.bad.push(Rejection {
+                index,
+                detail: invalid.to_string(),
+            }),
+        };
+        if !is_array {
+            add(0, serde_json::from_str(text)?);
+            return Ok(read);
+        }
+        let mut json = serde_json::Deserializer::from_str(text);
+        let count = json.deserialize_seq(Entries(add))?;
+        json.end()?;
+        if count > MAX_REQUEST_REACTIONS {
+            return Err(Malformed::TooMany);
+        }
+        Ok(read)
+    }
+}
+
+/// Hands the entries of an array on as they come, so that the array itself is never held. Those
+/// beyond the limit are only counted.
+struct Entries<F>(F);
+
+impl<'de, F: FnMut(usize, Entry<'de>)> Visitor<'de> for Entries<F> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of reactions")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while count < MAX_REQUEST_REACTIONS {
+            let Some(entry) = array.next_element()? else {
+                return Ok(count);
+            };
+            (self.0)(count, entry);
+            count += 1;
+        }
+        while array.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = r#"{"user_id":1,"emoji_type":"🔥"}"#;
+
+    fn read(body: impl AsRef<[u8]>) -> Result<Submissions, String> {
+        let emojis = EmojiNames::default();
+        Submissions::read(body.as_ref(), &emojis, Names::Own).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_object_or_an_array_of_them_is_read() {
+        let one = read(GOOD).unwrap();
+        assert_eq!((one.good.len(), one.is_array), (1, false));
+        let three = read(format!(" [{GOOD},{GOOD} , {GOOD}]\n")).unwrap();
+        assert_eq!((three.good.len(), three.is_array), (3, true));
+        let none = read("[]").unwrap();
+        assert_eq!((none.good.len(), none.bad.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_bad_entry_does_not_spoil_the_others() {
+        let read = read(format!(r#"[{GOOD},7,{GOOD},{{"user_id":1}},null]"#)).unwrap();
+        assert_eq!(read.good.len(), 2);
+        let places: Vec<usize> = read.bad.iter().map(|bad| bad.index).collect();
+        assert_eq!(places, [1, 3, 4]);
+        assert_eq!(read.bad[1].detail, "emoji_type is required");
+    }
+
+    #[test]
+    fn a_malformed_body_is_refused_with_the_place() {
+        let many = format!("[{}]", vec![GOOD; 1001].join(","));
+        for (body, start) in [
+            ("", "the body is empty"),
+            (" \n", "the body is empty"),
+            (
+                r#"{"user_id":1,}"#,
+                "the body is not JSON: trailing comma at line 1",
+            ),
+            (
+                "[{]",
+                "the body is not JSON: key must be a string at line 1 column 3",
+            ),
+            ("[1,", "the body is not JSON: EOF"),
+            (
+                "[] []",
+                "the body is not JSON: trailing characters at line 1 column 4",
+            ),
+            ("{} {}", "the body is not JSON: trailing characters"),
+            (
+                "user=1",
+                "the body is not JSON: expected value at line 1 column 1",
+            ),
+            (&many, "the array has more than 1000 reactions"),
+        ] {
+            let error = read(body).unwrap_err();
+            assert!(error.starts_with(start), "{body:.40}: {error}");
+        }
+        assert_eq!(
+            read(b"{\"x\":\"\xff\"}").unwrap_err(),
+            "the body is not UTF-8 at byte 6"
+        );
+        let thousand = format!("[{}]", vec![GOOD; 1000].join(","));
+        assert_eq!(read(thousand).unwrap().good.len(), 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = read(&body);
+        }
+
+        #[test]
+        fn every_entry_of_an_array_is_either_good_or_bad(
+            entries in proptest::collection::vec(
+                prop_oneof![Just(GOOD), Just("{}"), Just("[[1]]"), Just("-1e9"), Just("\"a\"")], 0..50,
+            ),
+        ) {
+            let read = read(format!("[{}]", entries.join(","))).unwrap();
+            let is_bad = |(_, entry): &(usize, &&str)| **entry != GOOD;
+            let bad = entries.iter().enumerate().filter(is_bad).map(|(index, _)| index);
+            prop_assert_eq!(
+                read.bad.iter().map(|bad| bad.index).collect::<Vec<_>>(),
+                bad.collect::<Vec<_>>()
+            );
+            prop_assert_eq!(read.good.len() + read.bad.len(), entries.len());
+        }
+    }
+}
