@@ -1,1 +1,84 @@
-//! EmoStream's dataflow: reactions in the log, counted exactly once per room, emoji and window
+//! The dataflow: reactions in the log, counted exactly once per room, emoji and window.
+//!
+//! ```text
+//! [reactions] ─▶ read + decode + pre-aggregate ─▶ exchange (room) ─▶ tumble ─┬▶ live ──▶ [live]
+//!                  partitions over workers                                   └▶ finals ─┬▶ totals
+//!                                                                                       ▼    ▼
+//!                 rejected records, marks of progress ────────────────────────────────▶ commit
+//!                                                                  one transaction ──▶ [windows]
+//!                                                        [totals] [rejected] [progress]
+//! ```
+//!
+//! Timely dataflow moves the data and knows when a window is complete; differential dataflow keeps
+//! the totals behind the pre-aggregation. The log alone holds state: the progress record, written
+//! with the results, says where to read again.
+//!
+//! Invariants:
+//! - A window is emitted when no partition can still send a reaction for it, and never again.
+//! - Results and progress are one transaction, so kill -9 at any moment changes no final.
+//! - The frontier behind the commit is what is durable: the sink gives a window's time up only when
+//!   the log has acknowledged it.
+//! - Stopping never closes a window: open ones stay open for the next run.
+
+mod aggregate;
+mod clock;
+mod commit;
+mod error;
+mod live;
+mod metrics;
+mod partition;
+mod progress;
+mod recovery;
+mod run;
+mod sink;
+mod source;
+mod stop;
+mod topology;
+mod totals;
+mod tumble;
+
+use std::{sync::Arc, time::Duration};
+
+use emostream_model::{EmojiNames, Topics, WindowSize};
+
+pub use error::DataflowError;
+pub use progress::{PartitionProgress, Progress, Settings};
+pub use run::run;
+pub use stop::Stop;
+pub use topology::describe;
+
+/// What a dataflow runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The topics it reads and writes.
+    pub topics: Topics,
+    /// Worker threads of this process.
+    pub workers: usize,
+    /// The size of the tumbling windows.
+    pub window: WindowSize,
+    /// How long a partition waits for stragglers; must exceed ingest's flush plus clock skew.
+    pub lateness_ms: u64,
+    /// How long a partition that gets nothing holds the others back.
+    pub idle_timeout: Duration,
+    /// How often a room's live tally is written at most.
+    pub live: Duration,
+    /// How many identical emojis make a swarm.
+    pub swarm_size: u64,
+    /// The emoji names that plain JSON records may use.
+    pub emojis: EmojiNames,
+}
+
+impl Config {
+    /// What the results depend on.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            reactions: self.topics.reactions(),
+            window_ms: self.window.as_ms(),
+            lateness_ms: self.lateness_ms,
+            swarm_size: self.swarm_size,
+        }
+    }
+}
+
+/// Told how the dataflow does: `Ok` once it reads and commits, `Err` with the reason while not.
+pub type Ready = Arc<dyn Fn(Result<(), String>) + Send + Sync>;

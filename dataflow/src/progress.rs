@@ -1,0 +1,340 @@
+//! Where the dataflow stands, and what that means for each reaction that is read again.
+//!
+//! The record is written in the same transaction as the results. With it, and the log, a restart
+//! continues exactly: no local state, no snapshot of open windows.
+//!
+//! ```text
+//!  offsets of a partition   ────R──────────────N─────────▶
+//!                               │              └ read up to here when F was committed
+//!                               └ the first that may hold events of windows still open at F
+//! ```
+
+use std::collections::BTreeMap;
+
+use emostream_model::Window;
+use serde::{Deserialize, Serialize};
+
+/// The format of [`Progress`] that this version writes.
+pub const FORMAT: u32 = 1;
+
+/// A value of the `progress` topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The format of this record.
+    pub format: u32,
+    /// What the results depend on.
+    pub settings: Settings,
+    /// F: every window that ends at or before this is final. Unix milliseconds.
+    pub final_until_ms: u64,
+    /// Each partition of the reactions, by number.
+    pub partitions: Vec<PartitionProgress>,
+}
+
+/// How far one partition was read when the record was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PartitionProgress {
+    /// Which partition.
+    pub partition: u32,
+    /// R: the first offset that may still hold events of open windows. Reading resumes here.
+    pub resume_offset: u64,
+    /// The partition's watermark just before R.
+    pub resume_watermark_ms: u64,
+    /// N: the offset that was read up to.
+    pub read_offset: u64,
+}
+
+/// What the results depend on: progress made under one cannot be continued under another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The topic that is counted.
+    pub reactions: String,
+    /// `--window`.
+    pub window_ms: u64,
+    /// `--lateness`.
+    pub lateness_ms: u64,
+    /// `--swarm-size`.
+    pub swarm_size: u64,
+}
+
+impl Settings {
+    /// The first thing in which the `stored` settings differ from these, for people.
+    pub fn difference(&self, stored: &Settings) -> Option<String> {
+        let differs = |name: &str, stored: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
+            format!("{name} was {stored} and is now {now}")
+        };
+        if self.reactions != stored.reactions {
+            Some(differs(
+                "the reactions topic",
+                &stored.reactions,
+                &self.reactions,
+            ))
+        } else if self.window_ms != stored.window_ms {
+            Some(differs("--window (ms)", &stored.window_ms, &self.window_ms))
+        } else if self.lateness_ms != stored.lateness_ms {
+            Some(differs(
+                "--lateness (ms)",
+                &stored.lateness_ms,
+                &self.lateness_ms,
+            ))
+        } else if self.swarm_size != stored.swarm_size {
+            Some(differs(
+                "--swarm-size",
+                &stored.swarm_size,
+                &self.swarm_size,
+            ))
+        } else {
+            None
+        }
+    }
+}
+
+/// What is to be done with a reaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Count it.
+    Count,
+    /// An earlier run has committed it, as counted or as rejected: leave it.
+    Settled,
+    /// Report it as rejected.
+    Late,
+}
+
+/// Where a run begins in one partition: what was settled before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settlement {
+    /// F at the start of the run.
+    pub final_until_ms: u64,
+    /// N at the start of the run.
+    pub read_offset: u64,
+}
+
+impl Settlement {
+    /// The replay rule, for a reaction of `window` at `offset`.
+    ///
+    /// `watermark_ms` is its partition's just before the record, `closed_until_ms` where the worker
+    /// stands now. A reaction is late when its window ends at or before either. What is read again
+    /// below N and is late, or belongs to a window that was final at the start, was committed.
+    pub fn judge(
+        &self,
+        window: Window,
+        offset: u64,
+        watermark_ms: u64,
+        closed_until_ms: u64,
+    ) -> Verdict {
+        let settled_until_ms = watermark_ms.max(self.final_until_ms);
+        if offset < self.read_offset && window.end <= settled_until_ms {
+            Verdict::Settled
+        } else if window.end <= watermark_ms.max(closed_until_ms) {
+            Verdict::Late
+        } else {
+            Verdict::Count
+        }
+    }
+}
+
+/// Where a partition's open windows begin: what R is made from.
+#[derive(Debug, Clone, Default)]
+pub struct OpenWindows {
+    /// By window start: the first offset that holds an event of it, the watermark just before.
+    first: BTreeMap<u64, (u64, u64)>,
+}
+
+impl OpenWindows {
+    /// The record at `offset` holds an event that counts in the window that begins at `start_ms`.
+    pub fn saw(&mut self, start_ms: u64, offset: u64, watermark_ms: u64) {
+        let first = self.first.entry(start_ms);
+        first.or_insert((offset, watermark_ms));
+    }
+
+    /// How the partition stands for a commit whose F is greater than `after_ms`: R is the first
+    /// offset of any window that begins later, or where reading is now.
+    fn resume(&self, after_ms: u64, now: (u64, u64)) -> (u64, u64) {
+        let open = self.first.range(after_ms + 1..).map(|(_, first)| *first);
+        open.min().unwrap_or(now)
+    }
+
+    /// The marks that a worker sends when it advances from `from_ms` to `to_ms`: each holds for
+    /// commits whose F is greater than its time, until the next one.
+    ///
+    /// Windows that begin before `to_ms` are forgotten.
+    pub fn advance(
+        &mut self,
+        from_ms: u64,
+        to_ms: u64,
+        partition: u32,
+        position: u64,
+        watermark_ms: u64,
+    ) -> Vec<(u64, PartitionProgress)> {
+        let closing = self
+            .first
+            .range(from_ms + 1..to_ms)
+            .map(|(start, _)| *start);
+        let times: Vec<u64> = std::iter::once(from_ms).chain(closing).collect();
+        let mark = |time| {
+            let (resume_offset, resume_watermark_ms) = self.resume(time, (position, watermark_ms));
+            PartitionProgress {
+                partition,
+                resume_offset,
+                resume_watermark_ms,
+                read_offset: position,
+            }
+        };
+        let marks = times.iter().map(|time| (*time, mark(*time))).collect();
+        self.first = self.first.split_off(&to_ms);
+        marks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::clock::PartitionClock;
+    use emostream_model::WindowSize;
+    use proptest::prelude::*;
+
+    fn window(start: u64) -> Window {
+        Window {
+            start,
+            end: start + 10,
+        }
+    }
+
+    #[test]
+    fn the_replay_rule() {
+        let settled = Settlement {
+            final_until_ms: 100,
+            read_offset: 50,
+        };
+        // Late by its partition's watermark: reported again only from N on.
+        assert_eq!(settled.judge(window(80), 49, 95, 100), Verdict::Settled);
+        assert_eq!(settled.judge(window(80), 50, 95, 100), Verdict::Late);
+        // Not late by the watermark, window final: counted already if read, else late.
+        assert_eq!(settled.judge(window(90), 49, 95, 100), Verdict::Settled);
+        assert_eq!(settled.judge(window(90), 50, 95, 100), Verdict::Late);
+        // The window is open.
+        assert_eq!(settled.judge(window(100), 10, 95, 100), Verdict::Count);
+        assert_eq!(settled.judge(window(100), 60, 95, 100), Verdict::Count);
+        // Closed by this run, since the partition had been idle.
+        assert_eq!(settled.judge(window(110), 60, 95, 120), Verdict::Late);
+    }
+
+    #[test]
+    fn settings_name_their_difference() {
+        let settings = Settings {
+            reactions: "emostream.reactions".into(),
+            window_ms: 2000,
+            lateness_ms: 750,
+            swarm_size: 1000,
+        };
+        assert_eq!(settings.difference(&settings), None);
+        let stored = Settings {
+            window_ms: 1000,
+            ..settings.clone()
+        };
+        let text = settings.difference(&stored).unwrap();
+        assert_eq!(text, "--window (ms) was 1000 and is now 2000");
+    }
+
+    /// One partition's records of one time each; a run reads some, commits some closes, and dies.
+    /// Whatever is committed and replayed, every event counts once or is rejected once.
+    #[derive(Debug, Clone)]
+    struct Run {
+        /// Read up to this offset, then die.
+        dies_at: usize,
+        /// Of the closes that happen, this many are committed.
+        commits: usize,
+    }
+
+    fn runs() -> impl Strategy<Value = Vec<Run>> {
+        let run = (0_usize..60, 0_usize..8);
+        let run = run.prop_map(|(dies_at, commits)| Run { dies_at, commits });
+        proptest::collection::vec(run, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_is_counted_once_or_rejected_once(
+            times in proptest::collection::vec(1_u64..200, 1..60), runs in runs(), lateness in 0_u64..20,
+        ) {
+            let size = WindowSize::from_ms(10).unwrap();
+            let mut progress = PartitionProgress {
+                partition: 0, resume_offset: 0, resume_watermark_ms: 0, read_offset: 0,
+            };
+            let mut final_until = 0;
+            let mut counted = vec![0; times.len()];
+            let mut rejected = vec![0; times.len()];
+            let last = Run { dies_at: usize::MAX, commits: usize::MAX };
+            for run in runs.into_iter().chain([last]) {
+                let settlement = Settlement { final_until_ms: final_until, read_offset: progress.read_offset };
+                let mut clock = PartitionClock::resumed(progress.resume_watermark_ms, lateness);
+                let mut open = OpenWindows::default();
+                let mut frontier = final_until;
+                let mut pending: Vec<(u64, usize, bool)> = Vec::new(); // (time, offset, counted)
+                let mut commits = 0;
+                for (offset, time) in times.iter().enumerate().skip(progress.resume_offset as usize) {
+                    if offset >= run.dies_at {
+                        break;
+                    }
+                    let watermark = clock.watermark_ms();
+                    let window = size.window_of(*time);
+                    match settlement.judge(window, offset as u64, watermark, frontier) {
+                        Verdict::Count => {
+                            open.saw(window.start, offset as u64, watermark);
+                            pending.push((window.start, offset, true));
+                        }
+                        Verdict::Late => pending.push((frontier, offset, false)),
+                        Verdict::Settled => {}
+                    }
+                    clock.observe(*time);
+                    let to = size.floor(clock.watermark_ms());
+                    if to > frontier {
+                        let position = offset as u64 + 1;
+                        let marks = open.advance(frontier, to, 0, position, clock.watermark_ms());
+                        frontier = to;
+                        if commits < run.commits {
+                            commits += 1;
+                            progress = marks.last().unwrap().1;
+                            final_until = to;
+                            for (_, offset, count) in pending.extract_if(.., |(time, ..)| *time < to) {
+                                if count { counted[offset] += 1 } else { rejected[offset] += 1 }
+                            }
+                        }
+                    }
+                }
+                if run.dies_at == usize::MAX {
+                    for (_, offset, count) in pending {
+                        if count { counted[offset] += 1 } else { rejected[offset] += 1 }
+                    }
+                }
+            }
+            // The oracle: one uninterrupted reading.
+            let mut newest = 0_u64;
+            for (offset, time) in times.iter().enumerate() {
+                let late = time / 10 * 10 + 10 <= newest.saturating_sub(lateness);
+                prop_assert_eq!((counted[offset], rejected[offset]), (u32::from(!late), u32::from(late)), "offset {}", offset);
+                newest = newest.max(*time);
+            }
+        }
+
+        #[test]
+        fn a_mark_resumes_at_the_first_event_of_any_window_open_at_its_commit(
+            events in proptest::collection::vec(0_u64..30, 1..40), from in 0_u64..10, to in 11_u64..40,
+        ) {
+            // Windows of 10 ms, one event a record.
+            let (from, to) = (from * 10, to * 10);
+            let mut open = OpenWindows::default();
+            let events: Vec<u64> = events.iter().map(|w| w * 10).filter(|start| *start >= from).collect();
+            for (offset, start) in events.iter().enumerate() {
+                open.saw(*start, offset as u64, offset as u64);
+            }
+            let position = events.len() as u64;
+            let marks = open.advance(from, to, 0, position, 99);
+            for f in (from + 10..=to).step_by(10) {
+                let mark = marks.iter().rfind(|(time, _)| *time < f).unwrap().1;
+                let first_open = events.iter().position(|start| *start >= f);
+                prop_assert_eq!(mark.resume_offset, first_open.map_or(position, |at| at as u64));
+            }
+        }
+    }
+}

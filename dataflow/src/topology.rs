@@ -1,0 +1,122 @@
+//! The whole dataflow on one screen.
+
+use std::sync::Arc;
+
+use emostream_log::Appender;
+use timely::{
+    dataflow::operators::{
+        Concat, ConnectLoop, Feedback,
+        probe::{self, Probe},
+        vec::{Broadcast, Map},
+    },
+    scheduling::Activator,
+    worker::Worker,
+};
+
+use crate::{
+    Config,
+    commit::StartCommitter,
+    live::write_live,
+    metrics::Metrics,
+    recovery::RecoveredTotals,
+    sink::{self, Outcome, SinkStart},
+    source::{SourceStart, SourceStreams, source},
+    totals::totals,
+    tumble::{Tumble, tumble},
+};
+
+/// What one worker's part of the dataflow is built from.
+pub struct Parts {
+    /// How it reads.
+    pub source: SourceStart,
+    /// How it commits, on the first worker.
+    pub sink: SinkStart,
+    /// Makes the commit thread, given what wakes the sink.
+    pub committer: StartCommitter,
+    /// The totals of this worker's share of the rooms, as of F.
+    pub totals: RecoveredTotals,
+    /// Writes live tallies.
+    pub appender: Arc<dyn Appender>,
+    /// What to count.
+    pub metrics: Metrics,
+}
+
+/// Builds the dataflow on one worker. The activator runs its source; the probe handle that the source
+/// was given shows what is durable.
+pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
+    let tumbling = Tumble {
+        size: config.window,
+        swarm_size: config.swarm_size,
+        live: config.live,
+        open_windows: parts
+            .metrics
+            .open_windows
+            .with_label_values(&[worker.index().to_string()]),
+    };
+    let durable: probe::Handle<u64> = parts.source.durable.clone();
+    let final_until_ms = parts.sink.final_until_ms;
+
+    worker.dataflow_named("emostream", |scope| {
+        let (told, heard) = scope.feedback(1);
+        let SourceStreams {
+            tallies,
+            notices,
+            gossip,
+            activator,
+        } = source(scope, heard, parts.source);
+        gossip.broadcast().connect_loop(told);
+
+        let (finals, live) = tumble(tallies, tumbling);
+        write_live(live, config.topics.live(), parts.appender, parts.metrics);
+        let totals = totals(finals.clone(), parts.totals, final_until_ms, config.window);
+
+        let finals = finals.map(|record| Outcome::closed(&record));
+        let totals = totals.map(|record| Outcome::totals(&record));
+        let outcomes = finals.concat(totals).concat(notices);
+        sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
+        activator
+    })
+}
+
+/// The topology as text, for `--describe`.
+pub fn describe(config: &Config) -> String {
+    let Config {
+        topics,
+        workers,
+        window,
+        lateness_ms,
+        idle_timeout,
+        live,
+        swarm_size,
+        ..
+    } = config;
+    format!(
+        "\
+dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lateness_ms} ms
+
+  source: {reactions}   (its partitions dealt over the workers)
+    read         decode batches and plain JSON; watermark of a partition = newest time - {lateness_ms} ms;
+                 a partition idle for {idle_timeout:?} at its end holds nobody back
+    pre-aggregate  count by (window, room, emoji) where it is read
+      --> rejected, marks of progress --> commit
+    exchange     by room
+    tumble       [start, start + {window_ms} ms); closes when the slowest partition's watermark has passed
+      --> live   every {live:?} where it changed --> {live_topic}
+      --> finals swarms of {swarm_size}
+    totals       differential: cumulative counts by room and emoji
+    commit       on one worker, one transaction a close:
+      sink: {windows}
+      sink: {totals}
+      sink: {rejected}
+      sink: {progress}
+",
+        prefix = topics.prefix(),
+        window_ms = window.as_ms(),
+        reactions = topics.reactions(),
+        live_topic = topics.live(),
+        windows = topics.windows(),
+        totals = topics.totals(),
+        rejected = topics.rejected(),
+        progress = topics.progress(),
+    )
+}

@@ -1,0 +1,264 @@
+//! Counts in tumbling windows and emits each window once, when it has closed.
+//!
+//! ```text
+//!  tallies ──exchange(room)──▶ open windows ──frontier passes──▶ finals
+//!                                   └──every live interval, where changed──▶ live
+//! ```
+//!
+//! Invariant: a window leaves only when no partition can still send a reaction for it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use differential_dataflow::hashable::Hashable;
+use emostream_model::{Emoji, Room, WindowRecord, WindowSize, compress, sort_counts};
+use foldhash::HashMap;
+use prometheus::IntGauge;
+use serde::{Deserialize, Serialize};
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        StreamVec,
+        channels::pact::Exchange,
+        operators::{
+            Capability,
+            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
+        },
+    },
+    progress::frontier::MutableAntichain,
+};
+
+/// A live tally waits this long for the other partitions' part of the same flush, so that a crowd's
+/// tap is shown whole at once rather than a quarter now and the rest an interval later.
+const GATHER: Duration = Duration::from_millis(25);
+
+/// Reactions of one room, emoji and window, counted where they were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialTally {
+    /// The window's start.
+    pub start_ms: u64,
+    /// Which room.
+    pub room: Room,
+    /// Which emoji.
+    pub emoji: Emoji,
+    /// How many.
+    pub count: u64,
+}
+
+/// What tumbling goes by.
+#[derive(Debug, Clone)]
+pub struct Tumble {
+    /// The size of the windows.
+    pub size: WindowSize,
+    /// How many emojis make a swarm.
+    pub swarm_size: u64,
+    /// How often live tallies are emitted at most.
+    pub live: Duration,
+    /// Shows how many windows are open.
+    pub open_windows: IntGauge,
+}
+
+type Output<'a> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<WindowRecord>>>;
+
+/// Finals, and live tallies of windows that are still open.
+pub fn tumble<'scope>(
+    tallies: StreamVec<'scope, u64, PartialTally>,
+    rules: Tumble,
+) -> (
+    StreamVec<'scope, u64, WindowRecord>,
+    StreamVec<'scope, u64, WindowRecord>,
+) {
+    let scope = tallies.scope();
+    let mut builder = OperatorBuilder::new("tumble".to_owned(), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
+    let by_room = Exchange::new(|tally: &PartialTally| tally.room.hashed());
+    let mut input = builder.new_input(tallies, by_room);
+    let (finals, finals_stream) = builder.new_output();
+    let (live, live_stream) = builder.new_output();
+    let (mut finals, mut live) = (OutputBuilder::from(finals), OutputBuilder::from(live));
+    builder.build(move |_| {
+        let mut open = OpenWindows::new(rules);
+        move |frontiers| {
+            let now = Instant::now();
+            input.for_each_stamp(|cap, data| {
+                for tally in data.flat_map(|data| data.drain(..)) {
+                    let window = open
+                        .windows
+                        .entry(tally.start_ms)
+                        .or_insert_with(|| OpenWindow {
+                            finals: cap.delayed(&tally.start_ms, 0),
+                            live: cap.delayed(&tally.start_ms, 1),
+                            rooms: HashMap::default(),
+                            changed: Vec::new(),
+                        });
+                    window.add(tally);
+                    open.pace.changed(now);
+                }
+            });
+            open.close(&frontiers[0], &mut finals.activate());
+            open.emit_live(now, &mut live.activate());
+            if let Some(wait) = open.pace.wait(now) {
+                activator.activate_after(wait);
+            }
+        }
+    });
+    (finals_stream, live_stream)
+}
+
+struct OpenWindows {
+    rules: Tumble,
+    windows: BTreeMap<u64, OpenWindow>,
+    pace: Pace,
+}
+
+struct OpenWindow {
+    finals: Capability<u64>,
+    live: Capability<u64>,
+    rooms: HashMap<Room, OpenRoom>,
+    /// The rooms that changed since the last live tally.
+    changed: Vec<Room>,
+}
+
+#[derive(Default)]
+struct OpenRoom {
+    counts: Vec<(Emoji, u64)>,
+    changed: bool,
+}
+
+impl OpenWindow {
+    fn add(&mut self, tally: PartialTally) {
+        let name = tally.room.clone();
+        let room = self.rooms.entry(tally.room).or_default();
+        if !room.changed {
+            room.changed = true;
+            self.changed.push(name);
+        }
+        // A room shows some dozen emojis: a scan beats a map.
+        match room
+            .counts
+            .iter_mut()
+            .find(|(emoji, _)| *emoji == tally.emoji)
+        {
+            Some((_, count)) => *count += tally.count,
+            None => room.counts.push((tally.emoji, tally.count)),
+        }
+    }
+}
+
+impl OpenWindows {
+    fn new(rules: Tumble) -> OpenWindows {
+        OpenWindows {
+            pace: Pace::new(rules.live),
+            windows: BTreeMap::new(),
+            rules,
+        }
+    }
+
+    /// Emits the windows that the frontier has passed. An empty frontier closes none: it means that
+    /// the sources are gone, not that they are complete.
+    fn close(&mut self, frontier: &MutableAntichain<u64>, finals: &mut Output<'_>) {
+        let Some(&frontier_ms) = frontier.frontier().first() else {
+            return;
+        };
+        while let Some(window) = self
+            .windows
+            .first_entry()
+            .filter(|w| *w.key() < frontier_ms)
+        {
+            let (start_ms, window) = window.remove_entry();
+            let mut session = finals.session(&window.finals);
+            for (room, counted) in window.rooms {
+                session.give(self.rules.record(room, &counted.counts, start_ms, None));
+            }
+        }
+        self.rules.open_windows.set(self.windows.len() as i64);
+    }
+
+    fn emit_live(&mut self, now: Instant, live: &mut Output<'_>) {
+        if !self.pace.due(now) {
+            return;
+        }
+        let emitted_at = SystemTime::now().duration_since(UNIX_EPOCH);
+        let emitted_at = emitted_at.map_or(0, |since| since.as_millis() as u64);
+        for (start_ms, window) in &mut self.windows {
+            let mut session = live.session(&window.live);
+            for room in window.changed.drain(..) {
+                if let Some(counted) = window.rooms.get_mut(&room) {
+                    counted.changed = false;
+                    session.give(self.rules.record(
+                        room,
+                        &counted.counts,
+                        *start_ms,
+                        Some(emitted_at),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+impl Tumble {
+    fn record(
+        &self,
+        room: Room,
+        counts: &[(Emoji, u64)],
+        start_ms: u64,
+        emitted_at: Option<u64>,
+    ) -> WindowRecord {
+        let tally = |(emoji, count): &(Emoji, u64)| compress(*emoji, *count, self.swarm_size);
+        let mut counts: Vec<_> = counts.iter().map(tally).collect();
+        sort_counts(&mut counts, |tally| (tally.count, tally.emoji));
+        WindowRecord {
+            room,
+            window: self.size.window_of(start_ms),
+            emitted_at,
+            total: counts.iter().map(|tally| tally.count).sum(),
+            counts,
+        }
+    }
+}
+
+/// When live tallies are due: soon after a change, but never twice within an interval.
+struct Pace {
+    interval: Duration,
+    last: Option<Instant>,
+    due: Option<Instant>,
+    /// Whether a timer for `due` was asked for.
+    scheduled: bool,
+}
+
+impl Pace {
+    fn new(interval: Duration) -> Pace {
+        Pace {
+            interval,
+            last: None,
+            due: None,
+            scheduled: false,
+        }
+    }
+
+    fn changed(&mut self, now: Instant) {
+        let rested = self.last.map_or(now, |last| last + self.interval);
+        self.due.get_or_insert(rested.max(now + GATHER));
+    }
+
+    /// Whether they are due; if so, the next interval begins.
+    fn due(&mut self, now: Instant) -> bool {
+        let due = self.due.is_some_and(|due| due <= now);
+        if due {
+            self.last = Some(now);
+            self.due = None;
+            self.scheduled = false;
+        }
+        due
+    }
+
+    /// How long to wait for the next ones, once for each.
+    fn wait(&mut self, now: Instant) -> Option<Duration> {
+        let due = self.due.filter(|_| !self.scheduled)?;
+        self.scheduled = true;
+        Some(due.saturating_duration_since(now))
+    }
+}
