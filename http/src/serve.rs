@@ -42,6 +42,10 @@ pub async fn serve<H: Handler>(
     limits: Limits,
     shutdown: Shutdown,
 ) -> Drained {
+    let stop = Stop {
+        soon: shutdown.clone(),
+        now: Shutdown::new(),
+    };
     let mut requested = pin!(shutdown.requested());
     let places = Arc::new(Semaphore::new(limits.connections as usize));
     let refusals = Arc::new(Semaphore::new(REFUSALS));
@@ -66,15 +70,17 @@ pub async fn serve<H: Handler>(
             // A socket that is already broken shows itself at its first read.
             let _ = stream.set_nodelay(true);
             let socket = Socket::new(stream, place, limits.unread);
-            let (handler, limits, shutdown) = (handler.clone(), limits.clone(), shutdown.clone());
-            tokio::spawn(connection(socket, peer, handler, limits, shutdown));
+            let (handler, limits, stop) = (handler.clone(), limits.clone(), stop.clone());
+            tokio::spawn(connection(socket, peer, handler, limits, stop));
         } else if let Ok(place) = refusals.clone().try_acquire_owned() {
             let socket = Socket::new(stream, place, REFUSAL_TIME);
             tokio::spawn(refuse(socket));
         }
     }
     drop(listener);
-    drained(&places, limits.connections, limits.drain).await
+    let drained = drained(&places, limits.connections, limits.drain).await;
+    stop.now.trigger();
+    drained
 }
 
 /// A connection that was reset before it was accepted is no reason to wait for the next one.
@@ -102,12 +108,21 @@ async fn drained(places: &Semaphore, all: u32, within: Duration) -> Drained {
     Drained { left }
 }
 
+/// When a connection ends for the server's sake.
+#[derive(Clone)]
+struct Stop {
+    /// After the request in flight.
+    soon: Shutdown,
+    /// At once: the drain's time is over.
+    now: Shutdown,
+}
+
 async fn connection<H: Handler>(
     socket: Socket,
     peer: SocketAddr,
     handler: Arc<H>,
     limits: Limits,
-    shutdown: Shutdown,
+    stop: Stop,
 ) {
     let service = service_fn(|request: Request| {
         let handler = handler.clone();
@@ -129,9 +144,12 @@ async fn connection<H: Handler>(
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => Some(ended),
-        () = shutdown.requested() => {
+        () = stop.soon.requested() => {
             served.as_mut().graceful_shutdown();
-            timeout(limits.drain, served).await.ok()
+            tokio::select! {
+                ended = served => Some(ended),
+                () = stop.now.requested() => None,
+            }
         }
     };
     if let Some(Err(error)) = ended {
