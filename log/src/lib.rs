@@ -73,6 +73,8 @@ pub trait Log: Send + Sync {
 pub trait Reader: Send {
     /// Hands at most `limit` next records of `partition` to `each` and returns how many. Never waits.
     ///
+    /// What a poll leaves behind rings no bell again: poll until nothing comes before sleeping.
+    ///
     /// An offset that the log no longer keeps is [`LogError::Expired`]. An error while a broker is
     /// away is not: the reader goes on by itself when the broker is back.
     fn poll(

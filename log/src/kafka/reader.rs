@@ -225,7 +225,10 @@ impl Partition {
         let mut count = 0;
         while count < limit {
             let event: Option<KafkaResult<()>> = match self.early.pop_front() {
-                Some(Early::Message(message)) => Some(Ok(self.hand_over(&message, each))),
+                Some(Early::Message(message)) => {
+                    self.hand_over(&message, each);
+                    Some(Ok(()))
+                }
                 Some(Early::End) => Some(Err(KafkaError::PartitionEOF(signed(self.number)))),
                 None => self.poll_queue(each),
             };
@@ -246,6 +249,7 @@ impl Partition {
             Ok(message) => message,
             Err(error) => return Some(Err(error)),
         };
+        // Field by field, for the message borrows from the queue.
         hand_over(self.number, &message, each);
         self.next = unsigned(message.offset()) + 1;
         self.at_end = false;

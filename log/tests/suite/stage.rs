@@ -231,6 +231,15 @@ pub(crate) fn poll(
     Ok(records)
 }
 
+/// One poll; what a full one left behind rings no bell, so this one does.
+fn poll_on(reader: &mut dyn Reader, bell: &Doorbell, partition: u32, limit: usize) -> Vec<Owned> {
+    let records = poll(reader, partition, limit).unwrap();
+    if !records.is_empty() {
+        bell.ring();
+    }
+    records
+}
+
 /// Reads on, sleeping on the bell, until `count` records came.
 pub(crate) fn next(
     reader: &mut dyn Reader,
@@ -240,7 +249,7 @@ pub(crate) fn next(
 ) -> Vec<Owned> {
     let mut records = Vec::new();
     wait_until(bell, || {
-        records.extend(poll(reader, partition, count - records.len()).unwrap());
+        records.extend(poll_on(reader, bell, partition, count - records.len()));
         records.len() == count
     });
     records
@@ -250,7 +259,7 @@ pub(crate) fn next(
 pub(crate) fn to_end(reader: &mut dyn Reader, bell: &Doorbell, partition: u32) -> Vec<Owned> {
     let mut records = Vec::new();
     wait_until(bell, || {
-        records.extend(poll(reader, partition, 1000).unwrap());
+        records.extend(poll_on(reader, bell, partition, 1000));
         reader.at_end(partition)
     });
     records
