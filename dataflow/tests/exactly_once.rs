@@ -1,0 +1,492 @@
+//! The whole dataflow over a log in memory: whatever the number of workers, and however often it is
+//! stopped and started, each reaction is counted once or rejected once.
+//!
+//! A run is made from a seed, which a failure prints; `SEED=… cargo test` replays one.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, mpsc::channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use emostream_dataflow::{Config, DataflowError, Progress, Ready, Stop, run};
+use emostream_log::{Cleanup, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end};
+use emostream_model::{
+    Batch, Emoji, EmojiNames, Reaction, Room, Topics, TotalsRecord, UserId, WindowRecord,
+    WindowSize,
+};
+use proptest::test_runner::{RngAlgorithm, TestRng};
+use rand::{Rng, RngExt};
+
+const T0: u64 = 1_764_000_000_000;
+const LATENESS_MS: u64 = 750;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+struct Stage {
+    log: Arc<dyn Log>,
+    topics: Topics,
+    partitions: u32,
+}
+
+impl Stage {
+    fn new(partitions: u32) -> Stage {
+        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::in_memory().unwrap());
+        let topics = Topics::default();
+        let keep = Cleanup::Delete {
+            after: Duration::from_secs(1 << 40),
+            bytes: None,
+        };
+        for (name, partitions, cleanup) in [
+            (topics.reactions(), partitions, keep),
+            (topics.windows(), 2, keep),
+            (topics.live(), 2, keep),
+            (topics.rejected(), 1, keep),
+            (topics.totals(), 2, Cleanup::Compact),
+            (topics.progress(), 1, Cleanup::Compact),
+        ] {
+            log.create_topic(&TopicSpec {
+                name,
+                partitions,
+                replication: 1,
+                cleanup,
+                max_ahead: None,
+            })
+            .unwrap();
+        }
+        Stage {
+            log,
+            topics,
+            partitions,
+        }
+    }
+
+    fn config(&self, workers: usize) -> Config {
+        Config {
+            topics: self.topics.clone(),
+            workers,
+            window: WindowSize::from_ms(2000).unwrap(),
+            lateness_ms: LATENESS_MS,
+            idle_timeout: Duration::from_secs(600),
+            live: Duration::from_millis(250),
+            swarm_size: 3,
+            emojis: EmojiNames::default(),
+        }
+    }
+
+    /// Appends records in order and waits until all are stored.
+    fn append(&self, records: Vec<NewRecord>) {
+        let appender = self.log.appender(DEADLINE).unwrap();
+        let (stored, acks) = channel();
+        let count = records.len();
+        for record in records {
+            let stored = stored.clone();
+            appender
+                .append(
+                    record,
+                    Box::new(move |outcome| stored.send(outcome).unwrap()),
+                )
+                .unwrap();
+        }
+        for _ in 0..count {
+            acks.recv_timeout(DEADLINE).unwrap().unwrap();
+        }
+    }
+
+    fn reaction_record(&self, partition: u32, time_ms: u64, value: Vec<u8>) -> NewRecord {
+        NewRecord {
+            topic: self.topics.reactions(),
+            partition: Some(partition),
+            time_ms: Some(time_ms),
+            key: None,
+            value: value.into(),
+            headers: Vec::new(),
+        }
+    }
+
+    fn start(&self, config: Config) -> (Stop, thread::JoinHandle<Result<(), DataflowError>>) {
+        let stop = Stop::default();
+        let (log, asked) = (self.log.clone(), stop.clone());
+        let ready: Ready = Arc::new(|_| {});
+        let run = move || run(config, log, &prometheus::Registry::new(), asked, ready);
+        (stop, thread::spawn(run))
+    }
+
+    /// Runs until `enough`, then stops.
+    fn run_until(&self, config: Config, mut enough: impl FnMut() -> bool) {
+        let (stop, running) = self.start(config);
+        let deadline = Instant::now() + DEADLINE;
+        while !enough() && !running.is_finished() {
+            assert!(Instant::now() < deadline, "nothing more is committed");
+            thread::sleep(Duration::from_millis(1));
+        }
+        stop.request();
+        running.join().unwrap().unwrap();
+    }
+
+    fn values(&self, topic: &str) -> Vec<Vec<u8>> {
+        let mut values = Vec::new();
+        read_to_end(&*self.log, topic, &mut |record| {
+            values.push(record.value.to_vec())
+        })
+        .unwrap();
+        values
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        let newest = self.values(&self.topics.progress()).pop()?;
+        Some(serde_json::from_slice(&newest).unwrap())
+    }
+
+    fn final_until_ms(&self) -> u64 {
+        self.progress()
+            .map_or(0, |progress| progress.final_until_ms)
+    }
+
+    fn finals(&self) -> Vec<WindowRecord> {
+        let values = self.values(&self.topics.windows());
+        values
+            .iter()
+            .map(|value| serde_json::from_slice(value).unwrap())
+            .collect()
+    }
+
+    fn rejected(&self) -> Vec<(u32, u64, String)> {
+        let mut rejected = Vec::new();
+        read_to_end(&*self.log, &self.topics.rejected(), &mut |record| {
+            let header = |name| {
+                let header = record.headers.iter().find(|h| h.name == name).unwrap();
+                String::from_utf8(header.value.to_vec()).unwrap()
+            };
+            let at = (
+                header("partition").parse().unwrap(),
+                header("offset").parse().unwrap(),
+            );
+            rejected.push((at.0, at.1, header("reason")));
+        })
+        .unwrap();
+        rejected.sort();
+        rejected
+    }
+}
+
+/// Counts by (window start, room, emoji).
+type Counts = BTreeMap<(u64, String, String), u64>;
+
+/// What must come out, computed event by event from each partition's log alone.
+#[derive(Default)]
+struct Oracle {
+    counts: Counts,
+    late: BTreeSet<(u32, u64)>,
+    newest: BTreeMap<u32, u64>,
+}
+
+impl Oracle {
+    fn see(&mut self, partition: u32, offset: u64, newest_ms: u64, reactions: &[Reaction]) {
+        let seen = self.newest.entry(partition).or_default();
+        let watermark = seen.saturating_sub(LATENESS_MS);
+        for reaction in reactions {
+            let start = reaction.at_ms / 2000 * 2000;
+            if start + 2000 <= watermark {
+                self.late.insert((partition, offset));
+            } else {
+                let key = (start, reaction.room.to_string(), reaction.emoji.to_string());
+                *self.counts.entry(key).or_default() += 1;
+            }
+        }
+        *seen = (*seen).max(newest_ms);
+    }
+}
+
+/// Events of about `span_ms`, in every form, with stragglers and junk, and what must come of them.
+fn events(stage: &Stage, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, Oracle) {
+    let emojis: Vec<Emoji> = ["🔥", "👏", "😂"]
+        .map(|text| Emoji::from_text(text).unwrap())
+        .into();
+    let mut oracle = Oracle::default();
+    let mut records = Vec::new();
+    for partition in 0..stage.partitions {
+        let (mut now_ms, mut offset) = (T0 + rng.random_range(0..400), 0);
+        while now_ms < T0 + span_ms {
+            now_ms += rng.random_range(0..400);
+            let straggles = rng.random_bool(0.1);
+            let base_ms = now_ms
+                - if straggles {
+                    rng.random_range(0..6000)
+                } else {
+                    0
+                };
+            let reaction = |rng: &mut dyn Rng, at_ms| Reaction {
+                user: UserId::new("u").unwrap(),
+                emoji: emojis[rng.random_range(0..emojis.len())],
+                room: Room::new(["a", "b", "c"][rng.random_range(0..3)]).unwrap(),
+                at_ms,
+            };
+            let count = rng.random_range(0..5);
+            let reactions: Vec<Reaction> = (0..count)
+                .map(|_| {
+                    let at = base_ms + rng.random_range(0..500);
+                    reaction(rng, at)
+                })
+                .collect();
+            let newest_ms = reactions
+                .iter()
+                .map(|r| r.at_ms)
+                .max()
+                .unwrap_or(base_ms)
+                .max(base_ms);
+            let (time_ms, value) = match rng.random_range(0..10) {
+                0 => (now_ms, b"no reaction".to_vec()),
+                1 | 2 => {
+                    let plain = reaction(rng, base_ms);
+                    oracle.see(partition, offset, base_ms, std::slice::from_ref(&plain));
+                    let json = serde_json::json!({
+                        "user_id": "u", "emoji_type": plain.emoji, "room": plain.room,
+                    });
+                    (base_ms, json.to_string().into_bytes())
+                }
+                _ => {
+                    oracle.see(partition, offset, newest_ms, &reactions);
+                    (now_ms.max(newest_ms), Batch::encode(base_ms, &reactions))
+                }
+            };
+            if value == b"no reaction" {
+                oracle.see(partition, offset, now_ms, &[]);
+            }
+            records.push(stage.reaction_record(partition, time_ms, value));
+            offset += 1;
+        }
+    }
+    (records, oracle)
+}
+
+/// Heartbeats that close every window before `T0 + span_ms`.
+fn closing(stage: &Stage, span_ms: u64) -> Vec<NewRecord> {
+    let at_ms = T0 + span_ms + 10_000;
+    let beat = |p| stage.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
+    (0..stage.partitions).map(beat).collect()
+}
+
+fn check(stage: &Stage, oracle: &Oracle) {
+    let mut counts = Counts::new();
+    let mut seen = BTreeSet::new();
+    let mut totals: BTreeMap<String, u64> = BTreeMap::new();
+    for record in stage.finals() {
+        let (room, start) = (record.room.to_string(), record.window.start);
+        assert_eq!((start % 2000, record.window.end), (0, start + 2000));
+        assert!(
+            seen.insert((room.clone(), start)),
+            "{room} {start} is final twice"
+        );
+        assert_eq!(
+            record.total,
+            record.counts.iter().map(|t| t.count).sum::<u64>()
+        );
+        *totals.entry(room.clone()).or_default() += record.total;
+        for tally in record.counts {
+            assert_eq!(
+                (tally.swarms, tally.loose),
+                (tally.count / 3, tally.count % 3)
+            );
+            counts.insert((start, room.clone(), tally.emoji.to_string()), tally.count);
+        }
+    }
+    assert_eq!(counts, oracle.counts);
+    let late = stage.rejected().into_iter().filter(|r| r.2 == "late");
+    let late: Vec<(u32, u64)> = late.map(|(p, o, _)| (p, o)).collect();
+    assert_eq!(late, oracle.late.iter().copied().collect::<Vec<_>>());
+    let mut known = BTreeMap::new();
+    for value in stage.values(&stage.topics.totals()) {
+        let record: TotalsRecord = serde_json::from_slice(&value).unwrap();
+        assert_eq!(
+            record.total,
+            record.counts.iter().map(|c| c.count).sum::<u64>()
+        );
+        known.insert(record.room.to_string(), record.total);
+    }
+    assert_eq!(known, totals);
+}
+
+fn seeds() -> Vec<u64> {
+    match std::env::var("SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..12).collect(),
+    }
+}
+
+fn rng(seed: u64) -> TestRng {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
+}
+
+#[test]
+fn stops_and_restarts_with_other_workers_change_no_final() {
+    for seed in seeds() {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(seed);
+        let stage = Stage::new(rng.random_range(1..5));
+        let span_ms = 40_000;
+        let (records, oracle) = events(&stage, &mut rng, span_ms);
+        // Some before the first start, the rest while it runs.
+        let (before, after) = records.split_at(rng.random_range(0..records.len()));
+        stage.append(before.to_vec());
+        let mut after = after.to_vec();
+        after.extend(closing(&stage, span_ms));
+        let end_ms = T0 + span_ms;
+        let mut appended = false;
+        for _ in 0..rng.random_range(0..6) {
+            let transactions = stage.values(&stage.topics.progress()).len();
+            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            if !appended && rng.random_bool(0.5) {
+                stage.append(std::mem::take(&mut after));
+                appended = true;
+            }
+            stage.run_until(stage.config(rng.random_range(1..5)), || {
+                stage.values(&stage.topics.progress()).len() > transactions
+                    || Instant::now() > patience
+            });
+        }
+        stage.append(after);
+        stage.run_until(stage.config(rng.random_range(1..4)), || {
+            stage.final_until_ms() >= end_ms
+        });
+        check(&stage, &oracle);
+    }
+}
+
+#[test]
+fn any_number_of_workers_writes_the_same_bytes() {
+    let finals = |workers| {
+        let stage = Stage::new(3);
+        let (records, _) = events(&stage, &mut rng(7), 30_000);
+        stage.append(records);
+        stage.append(closing(&stage, 30_000));
+        stage.run_until(stage.config(workers), || {
+            stage.final_until_ms() >= T0 + 30_000
+        });
+        let mut values = stage.values(&stage.topics.windows());
+        values.sort();
+        values
+    };
+    let one = finals(1);
+    assert!(!one.is_empty());
+    assert_eq!(one, finals(2));
+    assert_eq!(one, finals(5));
+}
+
+#[test]
+fn a_partition_that_gets_nothing_stops_nobody_after_the_idle_timeout() {
+    let stage = Stage::new(2);
+    let reaction = |at_ms| Reaction {
+        user: UserId::new("u").unwrap(),
+        emoji: Emoji::from_text("🔥").unwrap(),
+        room: Room::default(),
+        at_ms,
+    };
+    stage.append(vec![
+        stage.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)])),
+        stage.reaction_record(
+            0,
+            T0 + 5000,
+            Batch::encode(T0 + 5000, [&reaction(T0 + 5000)]),
+        ),
+    ]);
+    let config = Config {
+        idle_timeout: Duration::from_millis(300),
+        ..stage.config(2)
+    };
+    // When every partition is idle, even the last window closes.
+    stage.run_until(config, || stage.finals().len() == 2);
+    assert_eq!(stage.final_until_ms(), T0 + 6000);
+    // What comes for a closed window afterwards is rejected, once.
+    let late = |p| {
+        stage.reaction_record(
+            p,
+            T0 + 5100,
+            Batch::encode(T0 + 5100, [&reaction(T0 + 5100)]),
+        )
+    };
+    stage.append(vec![late(0), late(1)]);
+    stage.append(closing(&stage, 6000));
+    stage.run_until(stage.config(1), || stage.rejected().len() == 2);
+    stage.run_until(stage.config(3), || true);
+    assert_eq!(
+        stage.rejected(),
+        [(0, 2, "late".to_owned()), (1, 0, "late".to_owned())]
+    );
+    assert_eq!(stage.finals().len(), 2);
+}
+
+#[test]
+fn progress_of_other_settings_is_refused_with_the_difference_named() {
+    let stage = Stage::new(1);
+    let (records, _) = events(&stage, &mut rng(1), 5_000);
+    stage.append(records);
+    stage.append(closing(&stage, 5_000));
+    stage.run_until(stage.config(1), || stage.final_until_ms() > T0);
+    let config = Config {
+        lateness_ms: 1000,
+        ..stage.config(1)
+    };
+    let error = stage.start(config).1.join().unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    assert!(
+        error
+            .to_string()
+            .contains("--lateness (ms) was 750 and is now 1000"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_newer_run_fences_the_older_one() {
+    let stage = Stage::new(1);
+    let (stop, older) = stage.start(stage.config(1));
+    let (records, oracle) = events(&stage, &mut rng(2), 20_000);
+    let half = records.len() / 2;
+    stage.append(records[..half].to_vec());
+    let newer = {
+        let deadline = Instant::now() + DEADLINE;
+        while stage.final_until_ms() == 0 {
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(1));
+        }
+        stage.start(stage.config(2))
+    };
+    stage.append(records[half..].to_vec());
+    stage.append(closing(&stage, 20_000));
+    let error = older.join().unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 75);
+    stop.request();
+    let deadline = Instant::now() + DEADLINE;
+    while stage.final_until_ms() < T0 + 20_000 {
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_millis(1));
+    }
+    newer.0.request();
+    newer.1.join().unwrap().unwrap();
+    check(&stage, &oracle);
+}
+
+#[test]
+fn reactions_that_were_deleted_before_they_were_counted_are_a_loud_refusal() {
+    let stage = Stage::new(1);
+    let progress = serde_json::json!({
+        "format": 1, "settings": stage.config(1).settings(), "final_until_ms": T0,
+        "partitions": [{"partition": 0, "resume_offset": 7, "resume_watermark_ms": T0, "read_offset": 9}],
+    });
+    stage.append(vec![NewRecord {
+        topic: stage.topics.progress(),
+        partition: Some(0),
+        time_ms: None,
+        key: Some(Bytes::from_static(b"dataflow")),
+        value: progress.to_string().into(),
+        headers: Vec::new(),
+    }]);
+    let error = stage.start(stage.config(1)).1.join().unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    assert!(error.to_string().contains("emostream reset"), "{error}");
+}
