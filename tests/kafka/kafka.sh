@@ -205,7 +205,7 @@ consume() { # consume PORT TOPIC [ARG…]
     # shellcheck disable=SC2064 # the directory as it is now
     trap "rm -rf '$dir'" EXIT
     log_settings=$dir/log4j2.properties
-    write_log_settings ERROR >"$log_settings"
+    write_log_settings WARN >"$log_settings"
     # Ends by itself once nothing came for some seconds; it reports that end as an error.
     kafka org.apache.kafka.tools.consumer.ConsoleConsumer \
         --bootstrap-server "127.0.0.1:$port" --topic "$topic" --from-beginning \
@@ -213,10 +213,9 @@ consume() { # consume PORT TOPIC [ARG…]
         --property print.partition=true --property print.offset=true \
         --property print.key=true --property print.value=true --property print.timestamp=false \
         "$@" 2>"$dir/err" || code=$?
-    if grep -v -e TimeoutException -e '^Processed a total of' -e '^$' "$dir/err" | grep -q 'ERROR'; then
-        cat "$dir/err" >&2
-        exit 1
-    fi
+    grep -qF UNKNOWN_TOPIC_OR_PARTITION "$dir/err" && fail "there is no topic $topic"
+    grep -qF TimeoutException "$dir/err" && code=0
+    [ "$code" -eq 0 ] || cat "$dir/err" >&2
     exit "$code"
 }
 
