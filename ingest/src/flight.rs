@@ -122,8 +122,7 @@ impl Drop for Flight {
                 }
             }
         }
-        self.health
-            .landed(self.number, outcome.as_ref().map(|()| ()));
+        self.health.landed(self.number, outcome.as_ref().err());
         // Before anyone is told: who hears that it is stored finds its places free.
         drop(self.places.take());
         for stored in self.waiting.drain(..) {

@@ -51,17 +51,17 @@ impl Health {
         }
     }
 
-    /// A flight has landed.
-    pub(crate) fn landed(&self, number: u64, outcome: Result<(), &LogError>) {
+    /// A flight has landed, whole or with a failure.
+    pub(crate) fn landed(&self, number: u64, failure: Option<&LogError>) {
         let mut flights = self.flights();
         flights.under_way.remove(&number);
         if flights.newest_landed.is_some_and(|newest| newest > number) {
             return;
         }
         flights.newest_landed = Some(number);
-        match outcome {
-            Ok(()) => self.component.ready(),
-            Err(error) => self.component.not_ready(error.to_string()),
+        match failure {
+            None => self.component.ready(),
+            Some(error) => self.component.not_ready(error.to_string()),
         }
     }
 
@@ -84,18 +84,18 @@ mod tests {
         for number in 0..3 {
             health.left(number, start);
         }
-        health.landed(0, Ok(()));
+        health.landed(0, None);
         assert_eq!(readiness.check(), Ok(()));
-        health.landed(2, Err(&LogError::Full));
+        health.landed(2, Some(&LogError::Full));
         let reason = readiness.check().expect_err("the newest failed");
         assert!(reason.contains("queue is full"), "{reason}");
-        health.landed(1, Ok(()));
+        health.landed(1, None);
         assert!(
             readiness.check().is_err(),
             "an older flight says nothing about now"
         );
         health.left(3, start);
-        health.landed(3, Ok(()));
+        health.landed(3, None);
         assert_eq!(readiness.check(), Ok(()));
         health.left(4, start);
         health.left(5, start + SILENCE / 2);

@@ -241,7 +241,7 @@ impl Service {
         let read = Submissions::read(&body, &self.config.emojis, dialect.names())?;
         drop(body);
         let is_array = read.is_array;
-        let (good, rejected) = self.into_rooms(read);
+        let (good, rejected) = self.admit(read);
         self.metrics.rejected.inc_by(rejected.len() as u64);
         if good.is_empty() && !rejected.is_empty() {
             return Err(answer::all_rejected(rejected, is_array));
@@ -258,7 +258,7 @@ impl Service {
 
 impl Service {
     /// The good entries whose rooms are taken too, and all that are not.
-    fn into_rooms(&self, read: Submissions) -> (Vec<Submission>, Vec<Rejection>) {
+    fn admit(&self, read: Submissions) -> (Vec<Submission>, Vec<Rejection>) {
         let now = Instant::now();
         let mut rejected = read.bad;
         let mut good = Vec::with_capacity(read.good.len());

@@ -1,0 +1,15 @@
+//! The real service over a real log, asked by raw bytes, its records read back.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+#[path = "service/any_bytes.rs"]
+mod any_bytes;
+#[path = "service/balky.rs"]
+mod balky;
+#[path = "service/flushes.rs"]
+mod flushes;
+#[path = "service/outages.rs"]
+mod outages;
+#[path = "service/stage.rs"]
+mod stage;
+#[path = "service/tables.rs"]
+mod tables;

@@ -1,0 +1,111 @@
+//! The embedded log behind a switch: it can refuse appends, or keep them waiting.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use emostream_log::{
+    Appender, Done, Log, LogError, NewRecord, Reader, TopicSpec, Transactor, Wake,
+    embedded::EmbeddedLog,
+};
+
+/// What becomes of appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Willing,
+    /// Queued, then given up.
+    Failing,
+    /// Not even queued.
+    Full,
+    /// Queued, and nothing is said.
+    Silent,
+}
+
+pub(crate) struct Balky {
+    log: EmbeddedLog,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    mood: Mutex<Mood>,
+    kept: Mutex<Vec<(NewRecord, Done)>>,
+}
+
+impl Balky {
+    pub(crate) fn new(log: EmbeddedLog) -> Self {
+        let shared = Shared {
+            mood: Mutex::new(Mood::Willing),
+            kept: Mutex::default(),
+        };
+        Self {
+            log,
+            shared: Arc::new(shared),
+        }
+    }
+
+    pub(crate) fn turn(&self, mood: Mood) {
+        *self.shared.mood.lock().unwrap() = mood;
+    }
+
+    /// Becomes willing, and writes what was kept waiting.
+    pub(crate) fn relent(&self) {
+        self.turn(Mood::Willing);
+        let appender = self.log.appender(Duration::from_secs(8)).unwrap();
+        for (record, done) in std::mem::take(&mut *self.shared.kept.lock().unwrap()) {
+            appender.append(record, done).unwrap();
+        }
+    }
+}
+
+struct BalkyAppender(Box<dyn Appender>, Arc<Shared>);
+
+impl Appender for BalkyAppender {
+    fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError> {
+        match *self.1.mood.lock().unwrap() {
+            Mood::Willing => self.0.append(record, done),
+            Mood::Full => Err(LogError::Full),
+            Mood::Silent => {
+                self.1.kept.lock().unwrap().push((record, done));
+                Ok(())
+            }
+            Mood::Failing => {
+                done(Err(LogError::TimedOut {
+                    detail: "no broker".to_owned(),
+                }));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Log for Balky {
+    fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
+        self.log.create_topic(spec)
+    }
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        self.log.partitions(topic)
+    }
+    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
+        self.log.offsets(topic, partition)
+    }
+    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
+        self.log.offset_at(topic, partition, time_ms)
+    }
+    fn reader(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        self.log.reader(topic, from, wake)
+    }
+    fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
+        let appender = self.log.appender(timeout)?;
+        Ok(Box::new(BalkyAppender(appender, self.shared.clone())))
+    }
+    fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
+        self.log.transactor(id, timeout)
+    }
+}

@@ -1,0 +1,142 @@
+//! A full buffer, and a log that refuses or says nothing.
+
+use std::{io::Write, time::Duration};
+
+use emostream_ingest::{Config, DrainError};
+
+use crate::{
+    balky::Mood,
+    stage::{Answer, NEVER, PARTITIONS, Stage, array, until},
+};
+
+fn stored(stage: &Stage) -> f64 {
+    stage.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#)
+}
+
+fn lost(stage: &Stage) -> f64 {
+    stage.metric(r#"emostream_ingest_reactions_total{outcome="lost"}"#)
+}
+
+#[test]
+fn a_full_buffer_is_503_before_the_body_is_read() {
+    let mut stage = Stage::start(Config {
+        flush: NEVER,
+        buffer_reactions: 100,
+        ..Config::default()
+    });
+    until("the first heartbeat", || {
+        stage.written().len() == PARTITIONS as usize
+    });
+    assert_eq!(stage.post("/v1/reactions", array(50)).status, 202);
+    assert_eq!(stage.post("/v1/reactions", array(30)).status, 202);
+    let mut stream = stage.connect();
+    // The body never comes: the answer does not wait for it.
+    stream
+        .write_all(b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\ncontent-length: 500\r\n\r\n")
+        .unwrap();
+    let said = Answer::read(&mut stream);
+    assert_eq!(said.status, 503);
+    let seconds: u64 = said.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=3).contains(&seconds));
+    assert_eq!(
+        stage.post("/v1/reactions", array(5)).status,
+        202,
+        "what fits is taken"
+    );
+    assert_eq!(stage.metric("emostream_ingest_buffer_reactions"), 85.0);
+    assert_eq!(
+        stage.metric("emostream_ingest_buffer_capacity_reactions"),
+        100.0
+    );
+    stage.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(stage.reactions().len(), 85);
+}
+
+#[test]
+fn what_the_log_has_not_acknowledged_fills_the_buffer() {
+    let stage = Stage::start(Config {
+        flush: Duration::from_millis(10),
+        buffer_reactions: 100,
+        ..Config::default()
+    });
+    stage.log.turn(Mood::Silent);
+    for _ in 0..2 {
+        assert_eq!(stage.post("/v1/reactions", array(40)).status, 202);
+    }
+    assert_eq!(stage.post("/v1/reactions", array(40)).status, 503);
+    until("not ready", || {
+        let check = stage.readiness.check();
+        check.is_err_and(|reason| reason.contains("acknowledged nothing for"))
+    });
+    stage.log.relent();
+    until("empty", || {
+        stage.metric("emostream_ingest_buffer_reactions") == 0.0
+    });
+    assert_eq!(stage.post("/v1/reactions", array(40)).status, 202);
+    until("ready", || stage.readiness.check().is_ok());
+    until("stored", || stored(&stage) == 120.0);
+    assert_eq!(stage.reactions().len(), 120);
+}
+
+#[test]
+fn a_log_that_refuses_is_503_to_those_who_wait_and_counted_for_the_others() {
+    for (mood, reason) in [
+        (Mood::Failing, "did not acknowledge in time: no broker"),
+        (Mood::Full, "the log's queue is full"),
+    ] {
+        let stage = Stage::start(Config {
+            flush: Duration::from_millis(10),
+            ..Config::default()
+        });
+        until("ready", || stage.readiness.check().is_ok());
+        stage.log.turn(mood);
+        assert_eq!(stage.post("/v1/reactions", array(2)).status, 202);
+        until("counted", || lost(&stage) == 2.0);
+        let said = stage.post("/emoji?wait=stored", array(3));
+        assert_eq!(said.status, 503);
+        assert!(said.header("retry-after").is_some());
+        assert!(
+            said.body["error"].as_str().unwrap().contains(reason),
+            "{said:?}"
+        );
+        let not_ready = stage.readiness.check().unwrap_err();
+        assert!(
+            not_ready.starts_with("ingest: ") && not_ready.contains(reason),
+            "{not_ready}"
+        );
+        stage.log.turn(Mood::Willing);
+        until("ready", || stage.readiness.check().is_ok());
+        assert_eq!(
+            stage.post("/v1/reactions?wait=stored", array(4)).status,
+            200
+        );
+        assert_eq!((stored(&stage), lost(&stage)), (4.0, 5.0));
+        assert!(stage.metric(r#"emostream_ingest_flushes_total{outcome="failed"}"#) >= 2.0);
+        assert_eq!(
+            stage.reactions().len(),
+            4,
+            "nothing is stored after its sender was told no"
+        );
+    }
+}
+
+#[test]
+fn a_drain_says_what_it_could_not_store() {
+    let mut silent = Stage::start(Config::default());
+    silent.log.turn(Mood::Silent);
+    assert_eq!(silent.post("/v1/reactions", array(7)).status, 202);
+    let said = silent.stop(Duration::from_millis(200));
+    assert!(
+        matches!(said, Err(DrainError::Unacknowledged { reactions: 7 })),
+        "{said:?}"
+    );
+    let mut failing = Stage::start(Config {
+        flush: NEVER,
+        ..Config::default()
+    });
+    assert_eq!(failing.post("/v1/reactions", array(7)).status, 202);
+    failing.log.turn(Mood::Failing);
+    let said = failing.stop(Duration::from_secs(10));
+    assert!(matches!(said, Err(DrainError::Refused(_))), "{said:?}");
+    assert_eq!(lost(&failing), 7.0);
+}

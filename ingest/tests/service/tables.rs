@@ -1,0 +1,359 @@
+//! The interface's tables, row by row.
+
+use std::{io::Write, time::Duration};
+
+use emostream_ingest::Config;
+use serde_json::json;
+
+use crate::stage::{Answer, Stage, array};
+
+const ONE: &str =
+    r#"{"user_id": "u-17", "emoji_type": "🔥", "timestamp": 1764000000123, "room": "match-7"}"#;
+
+fn quick() -> Config {
+    Config {
+        flush: Duration::from_millis(20),
+        ..Config::default()
+    }
+}
+
+#[test]
+fn what_is_accepted_is_answered_as_the_interface_says_and_is_in_the_log() {
+    let mut stage = Stage::start(quick());
+    let flask = r#"{"client_id":"c","emoji":"👏"}"#;
+    for (target, body, status, answer) in [
+        ("/v1/reactions", ONE.to_owned(), 202, json!({"accepted": 1})),
+        ("/v1/reactions", array(1000), 202, json!({"accepted": 1000})),
+        (
+            "/v1/reactions",
+            "[]".to_owned(),
+            202,
+            json!({"accepted": 0}),
+        ),
+        (
+            "/v1/reactions?wait=stored",
+            array(2),
+            200,
+            json!({"stored": 2}),
+        ),
+        (
+            "/v1/reactions?wait=stored",
+            "[]".to_owned(),
+            200,
+            json!({"stored": 0}),
+        ),
+        (
+            "/send_emoji",
+            flask.to_owned(),
+            200,
+            json!({"status": "success", "accepted": 1}),
+        ),
+        (
+            "/send-emoji",
+            ONE.to_owned(),
+            200,
+            json!({"status": "success", "accepted": 1}),
+        ),
+        (
+            "/emoji?wait=stored",
+            format!(r#"[{flask},{{"user":5,"emoji":"sad"}}]"#),
+            200,
+            json!({"status": "success", "accepted": 2, "stored": 2}),
+        ),
+    ] {
+        let said = stage.post(target, &body);
+        assert_eq!(
+            (said.status, &said.body),
+            (status, &answer),
+            "{target} {body:.60}"
+        );
+        assert_eq!(said.header("content-type"), Some("application/json"));
+        assert_eq!(said.header("access-control-allow-origin"), Some("*"));
+    }
+    stage.stop(Duration::from_secs(10)).unwrap();
+    let reactions = stage.reactions();
+    assert_eq!(reactions.len(), 1 + 1000 + 2 + 1 + 1 + 2);
+    let of = |user: &str| reactions.iter().filter(|r| r.user.as_str() == user).count();
+    assert_eq!((of("u-17"), of("c"), of("5"), of("0")), (2, 2, 2, 2));
+    let example = reactions
+        .iter()
+        .find(|r| r.user.as_str() == "u-17")
+        .unwrap();
+    assert_eq!(
+        (example.emoji.as_str(), example.room.as_str()),
+        ("🔥", "match-7")
+    );
+    assert!(
+        example.at_ms > 1_764_000_000_123,
+        "its time is its receipt, not what it claims"
+    );
+    assert_eq!(
+        stage.metric(r#"emostream_ingest_reactions_total{outcome="accepted"}"#),
+        1007.0
+    );
+    assert_eq!(
+        stage.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#),
+        1007.0
+    );
+    assert_eq!(
+        stage.metric("emostream_ingest_claimed_skew_seconds_count"),
+        2.0
+    );
+    assert_eq!(
+        stage.metric(r#"emostream_ingest_requests_total{code="202"}"#),
+        3.0
+    );
+    assert_eq!(stage.metric("emostream_ingest_request_seconds_count"), 8.0);
+    assert_eq!(stage.metric("emostream_ingest_buffer_reactions"), 0.0);
+}
+
+#[test]
+fn every_way_of_saying_json_and_of_asking_to_wait_is_understood() {
+    let stage = Stage::start(quick());
+    for (headers, status) in [
+        (&["content-type: text/plain;charset=UTF-8"][..], 202),
+        (&[], 202),
+        (
+            &[
+                "content-type: application/json; charset=utf-8",
+                "prefer: wait=5",
+            ],
+            200,
+        ),
+        (&["prefer: respond-async", "prefer: wait"], 200),
+    ] {
+        assert_eq!(
+            stage.ask("POST /v1/reactions", headers, ONE).status,
+            status,
+            "{headers:?}"
+        );
+    }
+}
+
+#[test]
+fn an_array_with_some_bad_entries_is_207_with_their_places() {
+    let mut stage = Stage::start(quick());
+    let mixed = format!(
+        r#"[{ONE},{{"user_id":1}},{ONE},7,{{"user_id":1,"emoji_type":"🔥","room":"a b"}}]"#
+    );
+    let places = |said: &Answer| {
+        let rejected = said.body["rejected"].as_array().unwrap();
+        rejected
+            .iter()
+            .map(|bad| bad["index"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let said = stage.post("/v1/reactions", &mixed);
+    assert_eq!((said.status, &said.body["accepted"]), (207, &json!(2)));
+    assert_eq!(places(&said), [1, 3, 4]);
+    assert_eq!(said.body["rejected"][0]["detail"], "emoji_type is required");
+    let said = stage.post("/v1/reactions?wait=stored", &mixed);
+    assert_eq!((said.status, &said.body["stored"]), (207, &json!(2)));
+    assert!(said.body.get("accepted").is_none());
+    let said = stage.post("/emoji", &mixed);
+    assert_eq!(
+        (said.status, &said.body["status"]),
+        (207, &json!("partial"))
+    );
+    let said = stage.post("/v1/reactions", r#"[{},8]"#);
+    assert_eq!(said.status, 400);
+    assert_eq!(places(&said), [0, 1]);
+    stage.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(stage.reactions().len(), 6);
+    assert_eq!(
+        stage.metric(r#"emostream_ingest_reactions_total{outcome="rejected"}"#),
+        11.0
+    );
+}
+
+#[test]
+fn every_row_of_the_error_table_is_a_problem_and_keeps_nothing() {
+    let mut stage = Stage::start(quick());
+    let json = "content-type: application/json";
+    let large = format!("[{}]", " ".repeat(256 << 10));
+    let too_many = array(1001);
+    let post = "POST /v1/reactions";
+    for (line, header, body, status, detail) in [
+        (
+            post,
+            json,
+            &b"{\"user_id\":1,}"[..],
+            400,
+            "not JSON: trailing comma at line 1 column 14",
+        ),
+        (post, json, b"", 400, "the body is empty"),
+        (
+            post,
+            json,
+            b"{\"user_id\":1,\"emoji_type\":\"\xff\"}",
+            400,
+            "not UTF-8 at byte 27",
+        ),
+        (
+            post,
+            json,
+            b"{\"emoji_type\":\"fire\"}",
+            400,
+            "user_id is required",
+        ),
+        (
+            post,
+            json,
+            b"{\"user_id\":1,\"emoji_type\":\"nope\"}",
+            400,
+            "emoji_type \"nope\" is not",
+        ),
+        (post, json, b"\"fire\"", 400, "a reaction is a JSON object"),
+        (
+            post,
+            json,
+            too_many.as_bytes(),
+            400,
+            "more than 1000 reactions",
+        ),
+        (
+            "POST /v1/reactions?wait=soon",
+            json,
+            ONE.as_bytes(),
+            400,
+            "?wait=stored",
+        ),
+        (
+            "POST /v1/reaction",
+            json,
+            ONE.as_bytes(),
+            404,
+            "nothing at this path",
+        ),
+        ("GET /v1/reactions", json, b"", 405, "POST"),
+        ("PUT /emoji", json, ONE.as_bytes(), 405, "POST"),
+        (post, json, large.as_bytes(), 413, "more than 262144 bytes"),
+        (
+            post,
+            "content-type: application/x-www-form-urlencoded",
+            ONE.as_bytes(),
+            415,
+            "-H 'content-type: application/json'",
+        ),
+        (
+            post,
+            "content-encoding: gzip",
+            b"\x1f\x8b",
+            415,
+            "compressed",
+        ),
+    ] {
+        let said = stage.ask(line, &[header], body);
+        assert_eq!(said.status, status, "{line} {said:?}");
+        assert_eq!(
+            said.header("content-type"),
+            Some("application/problem+json")
+        );
+        assert_eq!(said.body["status"], status);
+        let said_detail = said.body["detail"].as_str().unwrap();
+        assert!(said_detail.contains(detail), "{line}: {said_detail}");
+        let is_flask = line.ends_with("/emoji");
+        assert_eq!(said.body.get("error").is_some(), is_flask);
+    }
+    let allowed = stage.ask("GET /v1/reactions", &[], "");
+    assert_eq!(allowed.header("allow"), Some("POST, OPTIONS"));
+    let flask = stage.post("/send_emoji", "{}");
+    assert_eq!(
+        (flask.status, &flask.body["error"]),
+        (400, &flask.body["detail"])
+    );
+    stage.stop(Duration::from_secs(10)).unwrap();
+    assert!(stage.reactions().is_empty());
+}
+
+#[test]
+fn a_slow_body_is_408_and_gives_its_room_back() {
+    let config = Config {
+        body_time: Duration::from_millis(50),
+        buffer_reactions: 1,
+        ..quick()
+    };
+    let stage = Stage::start(config);
+    let mut stream = stage.connect();
+    stream
+        .write_all(b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\ncontent-length: 20\r\n\r\n{")
+        .unwrap();
+    let said = Answer::read(&mut stream);
+    assert_eq!(said.status, 408);
+    // 24 bytes at most, for which one place is reserved; it was given back.
+    assert_eq!(stage.post("/v1/reactions", "[]").status, 202);
+}
+
+#[test]
+fn pages_of_other_origins_ask_first_and_are_restricted() {
+    let stage = Stage::start(Config {
+        allow_origin: "https://a.example".parse().unwrap(),
+        ..quick()
+    });
+    let preflight = stage.ask(
+        "OPTIONS /v1/reactions",
+        &[
+            "origin: https://a.example",
+            "access-control-request-method: POST",
+        ],
+        "",
+    );
+    assert_eq!(preflight.status, 204);
+    assert_eq!(
+        preflight.header("access-control-allow-origin"),
+        Some("https://a.example")
+    );
+    assert_eq!(
+        preflight.header("access-control-allow-methods"),
+        Some("POST, OPTIONS")
+    );
+    assert!(
+        preflight
+            .header("access-control-allow-headers")
+            .unwrap()
+            .contains("content-type")
+    );
+    let post = |origin: &str| stage.ask("POST /v1/reactions", &[origin], ONE);
+    assert_eq!(post("origin: https://a.example").status, 202);
+    let refused = post("origin: https://b.example");
+    assert_eq!(
+        (
+            refused.status,
+            refused.header("access-control-allow-origin")
+        ),
+        (403, None)
+    );
+    assert_eq!(refused.header("vary"), Some("origin"));
+}
+
+#[test]
+fn rooms_beyond_the_pattern_or_the_limit_are_rejected_and_known_ones_go_on() {
+    let stage = Stage::start(Config {
+        rooms: Some("match-[0-9]+".parse().unwrap()),
+        max_rooms: 2,
+        ..quick()
+    });
+    let to = |room: &str| {
+        let body = format!(r#"{{"user_id":1,"emoji_type":"🔥","room":"{room}"}}"#);
+        stage.post("/v1/reactions", body)
+    };
+    assert_eq!(to("match-1").status, 202);
+    assert_eq!(to("match-2").status, 202);
+    let unmatched = to("lobby");
+    assert_eq!(unmatched.status, 400);
+    assert_eq!(
+        unmatched.body["detail"],
+        "room \"lobby\" does not match match-[0-9]+"
+    );
+    let many = to("match-3");
+    assert_eq!(many.status, 400);
+    assert!(
+        many.body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("one more than the 2"),
+        "{many:?}"
+    );
+    assert_eq!(to("match-1").status, 202);
+    assert_eq!(stage.metric("emostream_ingest_rooms_in_use"), 2.0);
+}
