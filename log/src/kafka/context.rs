@@ -1,6 +1,9 @@
 //! Where librdkafka's log lines and errors go.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use rdkafka::{
     ClientContext, Statistics,
@@ -14,9 +17,23 @@ use rdkafka::{
 #[derive(Debug, Clone, Default)]
 pub(super) struct Events {
     last: Arc<Mutex<Option<String>>>,
+    /// While set, somebody waits for the outcome and will tell it in one sentence.
+    connecting: Arc<AtomicBool>,
 }
 
 impl Events {
+    /// Of a client that connects for the first time: its troubles are the connector's to tell.
+    pub(super) fn connecting() -> Self {
+        let events = Self::default();
+        events.connecting.store(true, Ordering::Release);
+        events
+    }
+
+    /// From now on troubles are logged as they come.
+    pub(super) fn connected(&self) {
+        self.connecting.store(false, Ordering::Release);
+    }
+
     /// The last trouble, in librdkafka's words.
     pub(super) fn last(&self) -> Option<String> {
         self.last
@@ -42,6 +59,7 @@ impl ClientContext for Events {
                 tracing::debug!("Kafka: {reason}");
                 return;
             }
+            _ if self.connecting.load(Ordering::Acquire) => tracing::debug!("Kafka: {reason}"),
             _ => tracing::warn!("Kafka: {reason}"),
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());

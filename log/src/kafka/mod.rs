@@ -69,7 +69,7 @@ impl KafkaLog {
     pub fn connect(options: KafkaOptions) -> Result<Self, LogError> {
         let config = Config::new(options);
         config.check()?;
-        let context = Events::default();
+        let context = Events::connecting();
         let client: BaseConsumer<Events> = config.create(&config.client(), context.clone())?;
         let client = Arc::new(client);
         let closed = Arc::new(AtomicBool::new(false));
@@ -81,7 +81,10 @@ impl KafkaLog {
             events: Some(events),
         };
         match log.client.client().fetch_cluster_id(PATIENCE) {
-            Some(_) => Ok(log),
+            Some(_) => {
+                context.connected();
+                Ok(log)
+            }
             None => Err(LogError::Unreachable {
                 brokers: log.config.brokers().to_owned(),
                 detail: context
