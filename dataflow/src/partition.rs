@@ -341,7 +341,7 @@ mod tests {
                 time_ms,
                 key: None,
                 value,
-                headers: &[],
+                headers: &(),
             };
             self.offset += 1;
             self.reading.take(

@@ -297,7 +297,8 @@ impl Source {
             }
             let quiet = now.saturating_duration_since(own.quiet_since);
             own.idle = quiet >= self.start.idle_timeout && self.start.reader.at_end(own.partition);
-            more |= records == POLL_RECORDS;
+            // Until a poll brings nothing: what it leaves behind rings no bell.
+            more |= records > 0;
             let position = self.start.reader.position(own.partition);
             if let Some(seen) = self.start.positions.get(own.partition as usize) {
                 seen.store(position, Ordering::Relaxed);

@@ -156,8 +156,9 @@ impl Stage {
     fn rejected(&self) -> Vec<(u32, u64, String)> {
         let mut rejected = Vec::new();
         read_to_end(&*self.log, &self.topics.rejected(), &mut |record| {
+            let headers = record.headers.read();
             let header = |name| {
-                let header = record.headers.iter().find(|h| h.name == name).unwrap();
+                let header = headers.iter().find(|h| h.name == name).unwrap();
                 String::from_utf8(header.value.to_vec()).unwrap()
             };
             let at = (

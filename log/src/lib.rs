@@ -27,7 +27,7 @@ mod wake;
 use std::{ops::Range, time::Duration};
 
 pub use error::LogError;
-pub use record::{Header, NewRecord, Record};
+pub use record::{Header, Headers, NewRecord, Record};
 pub use scan::read_to_end;
 pub use topic::{Cleanup, TopicSpec};
 pub use wake::{Doorbell, Wake};

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 /// A record as a reader hands it out; it borrows from the log's buffer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Record<'a> {
     /// Which partition it lies in.
     pub partition: u32,
@@ -16,7 +16,28 @@ pub struct Record<'a> {
     /// The payload. Empty where a compacted topic's record is a deletion.
     pub value: &'a [u8],
     /// Names and values beside the payload.
-    pub headers: &'a [Header],
+    pub headers: &'a dyn Headers,
+}
+
+/// A record's headers, read only when they are asked for: most readers never do, and rdkafka panics
+/// at a header of another producer whose name is not UTF-8.
+pub trait Headers {
+    /// All of them, in order.
+    fn read(&self) -> Vec<Header>;
+}
+
+/// Headers that are in memory already.
+impl Headers for Vec<Header> {
+    fn read(&self) -> Vec<Header> {
+        self.clone()
+    }
+}
+
+/// No headers.
+impl Headers for () {
+    fn read(&self) -> Vec<Header> {
+        Vec::new()
+    }
 }
 
 /// A name and a value beside a record's payload.

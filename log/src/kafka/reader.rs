@@ -15,14 +15,14 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, base_consumer::PartitionQueue},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
-    message::{Headers, OwnedMessage},
+    message::{Headers as _, OwnedMessage},
 };
 
 use super::{
     config::{Config, signed, unsigned},
     context::Events,
 };
-use crate::{Header, LogError, Reader, Record, Wake};
+use crate::{Header, Headers, LogError, Reader, Record, Wake};
 
 /// How long an expired reader, which is of no more use anyway, waits to learn where the log starts.
 const START_PATIENCE: Duration = Duration::from_secs(2);
@@ -263,23 +263,31 @@ impl Partition {
     }
 }
 
-/// Hands one message over, copying nothing but headers, where there are any.
+/// Hands one message over, copying nothing.
 fn hand_over(partition: u32, message: &impl Message, each: &mut dyn FnMut(Record<'_>)) {
-    let headers: Vec<Header> = message.headers().map_or_else(Vec::new, |headers| {
-        let named = headers.iter();
-        named
-            .map(|header| Header {
-                name: header.key.to_owned(),
-                value: bytes::Bytes::copy_from_slice(header.value.unwrap_or_default()),
-            })
-            .collect()
-    });
     each(Record {
         partition,
         offset: unsigned(message.offset()),
         time_ms: message.timestamp().to_millis().map_or(0, unsigned),
         key: message.key(),
         value: message.payload().unwrap_or_default(),
-        headers: &headers,
+        headers: &HeadersOf(message),
     });
+}
+
+struct HeadersOf<'a, M>(&'a M);
+
+impl<M: Message> Headers for HeadersOf<'_, M> {
+    fn read(&self) -> Vec<Header> {
+        let named = self
+            .0
+            .headers()
+            .into_iter()
+            .flat_map(|headers| headers.iter());
+        let header = |header: rdkafka::message::Header<'_, &[u8]>| Header {
+            name: header.key.to_owned(),
+            value: bytes::Bytes::copy_from_slice(header.value.unwrap_or_default()),
+        };
+        named.map(header).collect()
+    }
 }

@@ -223,7 +223,7 @@ pub(crate) fn poll(
             time_ms: record.time_ms,
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.to_vec(),
-            headers: record.headers.to_vec(),
+            headers: record.headers.read(),
         });
     })?;
     assert_eq!(count, records.len());

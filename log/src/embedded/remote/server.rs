@@ -237,10 +237,8 @@ fn read(
 }
 
 fn wire(record: Record<'_>) -> WireRecord {
-    let headers = record
-        .headers
-        .iter()
-        .map(|header| (header.name.clone(), header.value.to_vec()));
+    let headers = record.headers.read().into_iter();
+    let headers = headers.map(|header| (header.name, header.value.to_vec()));
     WireRecord {
         offset: record.offset,
         time_ms: record.time_ms,
