@@ -21,6 +21,7 @@ mod clock;
 mod config;
 mod flight;
 mod flush;
+mod handler;
 mod health;
 mod metrics;
 mod request;

@@ -12,8 +12,8 @@ use crate::config::MAX_REQUEST_REACTIONS;
 /// The methods of every path here.
 pub(crate) const METHODS: &str = "POST, OPTIONS";
 
-/// The bytes of the smallest valid reaction in an array: `{"user":1,"emoji":"❤"},`.
-const SMALLEST_REACTION_BYTES: u64 = 24;
+/// The bytes of the smallest valid reaction, with the shortcode of ❌: `{"user":1,"emoji":"x"}`.
+const SMALLEST_REACTION_BYTES: u64 = 22;
 
 /// In which of its two dialects a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +123,8 @@ pub(crate) fn most_reactions(body_bytes: Option<u64>) -> u32 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
+    use crate::submissions::Submissions;
+    use emostream_model::EmojiNames;
 
     fn header(name: &'static str, value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -186,9 +188,12 @@ mod tests {
 
     #[test]
     fn no_body_holds_more_reactions_than_were_reserved_for_it() {
-        let smallest = r#"{"user":1,"emoji":"❤"}"#;
-        for count in 1..100 {
+        let smallest = r#"{"user":1,"emoji":"x"}"#;
+        for count in 1..=1000 {
             let body = format!("[{}]", vec![smallest; count].join(","));
+            let read =
+                Submissions::read(body.as_bytes(), &EmojiNames::default(), Names::WithAliases);
+            assert_eq!(read.unwrap().good.len(), count);
             assert!(
                 most_reactions(Some(body.len() as u64)) as usize >= count,
                 "{count}"

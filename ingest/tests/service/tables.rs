@@ -280,7 +280,7 @@ fn a_slow_body_is_408_and_gives_its_room_back() {
         .unwrap();
     let said = Answer::read(&mut stream);
     assert_eq!(said.status, 408);
-    // 24 bytes at most, for which one place is reserved; it was given back.
+    // One place was reserved for the 20 bytes; it was given back.
     assert_eq!(stage.post("/v1/reactions", "[]").status, 202);
 }
 

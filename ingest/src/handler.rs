@@ -1,0 +1,157 @@
+//! One request's way: from its head through the buffer to its answer.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use emostream_http::{AllowOrigin, BodyError, Handler, Problem, Request, Response, read_body};
+use emostream_log::LogError;
+use emostream_model::Submission;
+use hyper::{Method, body::Body as _, header::ORIGIN};
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::{
+    answer::{self, Receipt},
+    buffer::{Buffer, Closed, Reservation},
+    config::{Config, LOG_TIMEOUT, MAX_BODY_BYTES},
+    metrics::Metrics,
+    request::{self, Dialect, METHODS, Wait},
+    rooms::Rooms,
+    submissions::{Rejection, Submissions},
+};
+
+/// How much longer than the log's own time limit a request waits for it, so that the log's word comes
+/// first: nothing is to be stored after its sender was told that it failed.
+const LOG_GRACE: Duration = Duration::from_secs(1);
+
+/// What every request shares.
+pub(crate) struct Service {
+    pub(crate) config: Config,
+    pub(crate) buffer: Arc<Buffer>,
+    pub(crate) rooms: Mutex<Rooms>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Handler for Service {
+    fn knows(&self, path: &str) -> bool {
+        Dialect::of(path).is_some()
+    }
+
+    async fn handle(&self, mut request: Request, _peer: SocketAddr) -> Response {
+        let started = Instant::now();
+        let Some(dialect) = Dialect::of(request.uri().path()) else {
+            return Problem::unknown_path().into();
+        };
+        let allow = &self.config.allow_origin;
+        let response = if *request.method() == Method::OPTIONS {
+            allow.preflight(request.headers(), METHODS)
+        } else {
+            let origin = request.headers().get(ORIGIN).cloned();
+            let mut response = match self.receive(&mut request, dialect).await {
+                Ok(receipt) => receipt.into_response(dialect),
+                Err(problem) => answer::refusal(problem, dialect),
+            };
+            allow.apply(origin.as_ref(), response.headers_mut());
+            response
+        };
+        self.metrics.answered(response.status(), started.elapsed());
+        response
+    }
+}
+
+impl Service {
+    /// The way of one request. An error means that nothing of it was kept, except where the log failed
+    /// after it was.
+    async fn receive(&self, request: &mut Request, dialect: Dialect) -> Result<Receipt, Problem> {
+        if *request.method() != Method::POST {
+            return Err(Problem::method_not_allowed(METHODS));
+        }
+        if !self.config.allow_origin.permits(request.headers()) {
+            return Err(AllowOrigin::refusal());
+        }
+        request::check_content(request.headers())?;
+        let wait = Wait::of(request.uri(), request.headers())?;
+        let length = request.body().size_hint();
+        if length.lower() > MAX_BODY_BYTES as u64 {
+            let max_bytes = MAX_BODY_BYTES;
+            return Err(BodyError::TooLarge { max_bytes }.into());
+        }
+        let most = request::most_reactions(length.exact());
+        let room = self.buffer.reserve(most).ok_or_else(answer::buffer_full)?;
+        let body = read_body(request, MAX_BODY_BYTES, self.config.body_time).await?;
+        let read = Submissions::read(&body, &self.config.emojis, dialect.names())?;
+        drop(body);
+        let is_array = read.is_array;
+        let (good, rejected) = self.admit(read);
+        self.metrics.rejected.inc_by(rejected.len() as u64);
+        if good.is_empty() && !rejected.is_empty() {
+            return Err(answer::all_rejected(rejected, is_array));
+        }
+        let taken = good.len();
+        self.keep(good, room, wait).await?;
+        Ok(Receipt {
+            taken,
+            wait,
+            rejected,
+        })
+    }
+
+    /// The good entries whose rooms are taken too, and all that are not.
+    fn admit(&self, read: Submissions) -> (Vec<Submission>, Vec<Rejection>) {
+        let now = Instant::now();
+        let mut rejected = read.bad;
+        let mut good = Vec::with_capacity(read.good.len());
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, submission) in read.good {
+            match rooms.enter(submission.room, now) {
+                Ok(room) => good.push(Submission { room, ..submission }),
+                Err(refused) => rejected.push(Rejection {
+                    index,
+                    detail: refused.to_string(),
+                }),
+            }
+        }
+        self.metrics.rooms.set(rooms.in_use() as i64);
+        drop(rooms);
+        rejected.sort_by_key(|rejection| rejection.index);
+        (good, rejected)
+    }
+
+    /// Puts reactions into the buffer, and waits for the log if that is asked for.
+    async fn keep(
+        &self,
+        good: Vec<Submission>,
+        room: Reservation,
+        wait: Wait,
+    ) -> Result<(), Problem> {
+        if good.is_empty() {
+            return Ok(());
+        }
+        let now_ms = self.buffer.now_ms();
+        for claimed_ms in good.iter().filter_map(|submission| submission.claimed_ms) {
+            self.metrics.claimed(claimed_ms, now_ms);
+        }
+        let taken = good.len();
+        let (stored, outcome) = match wait {
+            Wait::Buffered => (None, None),
+            Wait::Stored => {
+                let (stored, outcome) = oneshot::channel();
+                (Some(stored), Some(outcome))
+            }
+        };
+        let added = self.buffer.add(good, room, stored);
+        added.map_err(|Closed| answer::stopping())?;
+        self.metrics.accepted.inc_by(taken as u64);
+        let Some(outcome) = outcome else {
+            return Ok(());
+        };
+        match timeout(self.config.flush + LOG_TIMEOUT + LOG_GRACE, outcome).await {
+            Ok(outcome) => outcome
+                .unwrap_or_else(|_| Err(LogError::Refused("the log gave no answer".to_owned())))
+                .map_err(|error| answer::not_stored(&error)),
+            Err(_) => Err(answer::not_yet_stored()),
+        }
+    }
+}
