@@ -1,0 +1,267 @@
+//! A subscription to a room that outlives its connections.
+//!
+//! ```text
+//!   connect ──▶ frames … ──▶ lost ──backoff, or the server's bye──▶ connect with since = last final
+//! ```
+//!
+//! Invariant: finals come in order and once, whatever happened to the connection in between.
+
+use std::{
+    pin::Pin,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use emostream_model::{Frame, ResultId, Room};
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, body::Incoming, header::HOST};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error, Message},
+};
+
+use super::{Server, sse::Events};
+
+/// How frames come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    WebSocket,
+    ServerSentEvents,
+}
+
+/// The pause before the first retry, doubled up to the longest, plus up to as much again at random:
+/// a crowd that lost its server does not come back as one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection attempt that takes longer has failed.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// A connection that lived this long resets the pause.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// What a subscription has to tell.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// A message, as it was sent and as it is understood.
+    Frame { text: String, frame: Box<Frame> },
+    /// The connection is lost; the next one is tried after `pause`.
+    Lost { why: String, pause: Duration },
+}
+
+/// The server said that coming back is no use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(pub(crate) String);
+
+/// See the module.
+pub(crate) struct Subscription {
+    server: Server,
+    room: Room,
+    transport: Transport,
+    since: Option<ResultId>,
+    connection: Option<(Connection, Instant)>,
+    pause: Duration,
+    bye: Option<Duration>,
+    resume_at: Option<Instant>,
+}
+
+enum Connection {
+    WebSocket(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
+    Events(Pin<Box<Incoming>>, Events),
+}
+
+enum Lost {
+    Retry(String),
+    Never(String),
+}
+
+impl Subscription {
+    /// Nothing happens before the first [`Subscription::next`].
+    pub(crate) fn new(server: Server, room: Room, transport: Transport) -> Self {
+        Self {
+            server,
+            room,
+            transport,
+            since: None,
+            connection: None,
+            pause: FIRST_PAUSE,
+            bye: None,
+            resume_at: None,
+        }
+    }
+
+    /// Begins behind this final.
+    pub(crate) fn since(mut self, id: ResultId) -> Self {
+        self.since = Some(id);
+        self
+    }
+
+    /// What happens next. May be dropped while it waits; nothing is lost by that.
+    pub(crate) async fn next(&mut self) -> Result<News, Refused> {
+        if let Some(at) = self.resume_at {
+            tokio::time::sleep_until(at.into()).await;
+            self.resume_at = None;
+        }
+        loop {
+            let Some((connection, _)) = &mut self.connection else {
+                match connect(&self.server, &self.room, self.transport, self.since).await {
+                    Ok(connection) => self.connection = Some((connection, Instant::now())),
+                    Err(lost) => return self.lost(lost),
+                }
+                continue;
+            };
+            match connection.message().await {
+                Ok(None) => {}
+                Ok(Some(text)) => match serde_json::from_str(&text) {
+                    Ok(frame) if self.is_news(&frame) => {
+                        let frame = Box::new(frame);
+                        return Ok(News::Frame { text, frame });
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        let why = format!("the server sent what is no frame ({error}): {text}");
+                        return self.lost(Lost::Retry(why));
+                    }
+                },
+                Err(lost) => return self.lost(lost),
+            }
+        }
+    }
+
+    /// Notes what a frame says about resuming; whether it is new.
+    fn is_news(&mut self, frame: &Frame) -> bool {
+        match frame {
+            Frame::Final { id, .. } => {
+                let seen =
+                    |since: &ResultId| since.partition == id.partition && since.offset >= id.offset;
+                if self.since.as_ref().is_some_and(seen) {
+                    return false;
+                }
+                self.since = Some(*id);
+            }
+            Frame::Bye { retry_ms } => self.bye = Some(Duration::from_millis(*retry_ms)),
+            _ => {}
+        }
+        true
+    }
+
+    fn lost(&mut self, lost: Lost) -> Result<News, Refused> {
+        let connected = self.connection.take();
+        if connected.is_some_and(|(_, since)| since.elapsed() >= SETTLED) {
+            self.pause = FIRST_PAUSE;
+        }
+        match lost {
+            Lost::Never(why) => Err(Refused(why)),
+            Lost::Retry(why) => {
+                let pause = self.bye.take().unwrap_or(self.pause);
+                let pause = pause.mul_f64(1.0 + rand::random::<f64>());
+                self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                self.resume_at = Some(Instant::now() + pause);
+                Ok(News::Lost { why, pause })
+            }
+        }
+    }
+}
+
+async fn connect(
+    server: &Server,
+    room: &Room,
+    transport: Transport,
+    since: Option<ResultId>,
+) -> Result<Connection, Lost> {
+    let since = since.map_or(String::new(), |id| format!("?since={id}"));
+    let connecting = async {
+        match transport {
+            Transport::WebSocket => {
+                websocket(&server.url("ws", &format!("/v1/rooms/{room}/ws{since}"))).await
+            }
+            Transport::ServerSentEvents => {
+                events(server, &format!("/v1/rooms/{room}/events{since}")).await
+            }
+        }
+    };
+    match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(Lost::Retry(format!("{server} does not answer"))),
+    }
+}
+
+async fn websocket(url: &str) -> Result<Connection, Lost> {
+    match connect_async(url).await {
+        Ok((stream, _)) => Ok(Connection::WebSocket(Box::new(stream))),
+        Err(Error::Http(response)) => Err(status(response.status())),
+        Err(error) => Err(Lost::Retry(error.to_string())),
+    }
+}
+
+async fn events(server: &Server, path: &str) -> Result<Connection, Lost> {
+    let retry = |error: &dyn std::error::Error| Lost::Retry(error.to_string());
+    let stream = TcpStream::connect(server.authority())
+        .await
+        .map_err(|e| retry(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| retry(&e))?;
+    // It ends with the connection; what it says then is seen by the body.
+    tokio::spawn(connection);
+    let request = Request::get(path)
+        .header(HOST, server.authority())
+        .header("accept", "text/event-stream")
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| retry(&e))?;
+    let response = sender.send_request(request).await.map_err(|e| retry(&e))?;
+    if !response.status().is_success() {
+        return Err(status(response.status()));
+    }
+    let body = Box::pin(response.into_body());
+    Ok(Connection::Events(body, Events::default()))
+}
+
+/// A server that is full or starting may say 503; any other refusal stays one.
+fn status(status: hyper::StatusCode) -> Lost {
+    let why = format!("the server answered {status}");
+    match status.is_server_error() || status.as_u16() == 429 {
+        true => Lost::Retry(why),
+        false => Lost::Never(why),
+    }
+}
+
+impl Connection {
+    /// The next message; `None` for what is none (a ping).
+    async fn message(&mut self) -> Result<Option<String>, Lost> {
+        match self {
+            Self::WebSocket(stream) => match stream.next().await {
+                Some(Ok(Message::Text(text))) => Ok(Some(text.to_string())),
+                Some(Ok(Message::Close(close))) => Err(closed(close.map(|c| u16::from(c.code)))),
+                Some(Ok(_)) => Ok(None),
+                Some(Err(error)) => Err(Lost::Retry(error.to_string())),
+                None => Err(Lost::Retry("the connection ended".to_owned())),
+            },
+            Self::Events(body, events) => {
+                if let Some(data) = events.next() {
+                    return Ok(Some(data));
+                }
+                match body.frame().await {
+                    Some(Ok(frame)) => {
+                        let bytes = frame.into_data().unwrap_or_default();
+                        events.feed(&bytes).map_err(Lost::Retry)?;
+                        Ok(events.next())
+                    }
+                    Some(Err(error)) => Err(Lost::Retry(error.to_string())),
+                    None => Err(Lost::Retry("the connection ended".to_owned())),
+                }
+            }
+        }
+    }
+}
+
+/// INTERFACE: 3000–3499 reconnect, 3500–3999 do not.
+fn closed(code: Option<u16>) -> Lost {
+    match code {
+        Some(code @ 3500..=3999) => Lost::Never(format!("the server closed with {code}")),
+        Some(code) => Lost::Retry(format!("the server closed with {code}")),
+        None => Lost::Retry("the server closed".to_owned()),
+    }
+}

@@ -1,0 +1,195 @@
+//! `emostream dataflow`: the timely dataflow, in a process of its own.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_dataflow::{Config, describe};
+use emostream_model::{EmojiNames, Topics, WindowSize};
+
+use super::roles::{AdminServer, Counting, Drain, Watch};
+use crate::{
+    exit::Failure,
+    output,
+    settings::{AdminFlags, EmojiFlags, KafkaFlags, TopicFlags},
+    signal::Signals,
+    topics,
+    values::{duration, ms},
+};
+
+/// More than any machine has cores.
+const MOST_WORKERS: u64 = 1024;
+
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    kafka: KafkaFlags,
+    #[command(flatten)]
+    topics: TopicFlags,
+    #[command(flatten)]
+    admin: AdminFlags,
+    #[command(flatten)]
+    emojis: EmojiFlags,
+    #[command(flatten)]
+    counting: CountingFlags,
+    #[command(flatten)]
+    cluster: ClusterFlags,
+    /// Print the topology and end
+    #[arg(long)]
+    describe: bool,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::HelpLong)]
+    help: Option<bool>,
+}
+
+/// How reactions are counted.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CountingFlags {
+    /// Worker threads
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_WORKERS))]
+    workers: u64,
+    /// How long a window is
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    window: Duration,
+    /// How long a window waits for stragglers: longer than ingest's flush plus the skew of clocks
+    #[arg(long, default_value = "750ms", value_parser = duration)]
+    lateness: Duration,
+    /// When a partition that gets nothing at all stops holding the others back
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    idle_timeout: Duration,
+    /// How often the tally of an open window is shown
+    #[arg(long, default_value = "250ms", value_parser = duration)]
+    live: Duration,
+    /// How many identical emojis make a swarm
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(value_parser = Ranged::<u64>::new().range(1..))]
+    swarm_size: u64,
+}
+
+impl CountingFlags {
+    /// The window's size, the lateness, the pace of live tallies: what others must know too.
+    pub(super) fn window(&self) -> Duration {
+        self.window
+    }
+    pub(super) fn lateness(&self) -> Duration {
+        self.lateness
+    }
+    pub(super) fn live(&self) -> Duration {
+        self.live
+    }
+    pub(super) fn swarm_size(&self) -> u64 {
+        self.swarm_size
+    }
+
+    /// Checks what belongs together.
+    pub(super) fn config(&self, topics: Topics, emojis: EmojiNames) -> Result<Config, Failure> {
+        let window = WindowSize::from_ms(ms(self.window))
+            .ok_or_else(|| Failure::usage("--window", "must be a millisecond or longer"))?;
+        if self.live > self.window {
+            let why = format!(
+                "{:?} is longer than the window of {:?}",
+                self.live, self.window
+            );
+            return Err(Failure::usage("--live", why));
+        }
+        if self.idle_timeout <= self.lateness {
+            let why = format!("must be longer than the lateness of {:?}", self.lateness);
+            return Err(Failure::usage("--idle-timeout", why));
+        }
+        Ok(Config {
+            topics,
+            workers: self.workers as usize,
+            window,
+            lateness_ms: ms(self.lateness),
+            idle_timeout: self.idle_timeout,
+            live: self.live,
+            swarm_size: self.swarm_size,
+            emojis,
+        })
+    }
+}
+
+/// Timely's own flags. One process is a cluster of one.
+#[derive(Debug, Args)]
+struct ClusterFlags {
+    /// Processes of the cluster
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = Ranged::<u64>::new().range(1..))]
+    processes: u64,
+    /// Which of them this is
+    #[arg(short = 'p', long, value_name = "INDEX", default_value_t = 0)]
+    process: u64,
+    /// A file with a host:port of each process a line
+    #[arg(short = 'h', long, value_name = "FILE")]
+    hostfile: Option<PathBuf>,
+    /// The host:port of each process, by commas
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        conflicts_with = "hostfile"
+    )]
+    hosts: Vec<String>,
+}
+
+impl ClusterFlags {
+    /// Checks that the cluster is this process alone.
+    fn check(&self) -> Result<(), Failure> {
+        const ALONE: &str = "clusters of several processes are not in this version; leave it out";
+        if self.processes > 1 {
+            return Err(Failure::usage("--processes", ALONE));
+        }
+        if self.process != 0 {
+            return Err(Failure::usage("--process", "the only process is number 0"));
+        }
+        if self.hosts.len() > 1 {
+            return Err(Failure::usage("--hosts", ALONE));
+        }
+        let Some(file) = &self.hostfile else {
+            return Ok(());
+        };
+        let hosts = std::fs::read_to_string(file).map_err(|error| {
+            Failure::usage("--hostfile", format!("{}: {error}", file.display()))
+        })?;
+        match hosts.lines().filter(|line| !line.trim().is_empty()).count() {
+            0 | 1 => Ok(()),
+            _ => Err(Failure::usage("--hostfile", ALONE)),
+        }
+    }
+}
+
+pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+    flags.cluster.check()?;
+    let names = flags.topics.names();
+    let config = flags
+        .counting
+        .config(names.clone(), flags.emojis.names()?)?;
+    if flags.describe {
+        return output::quietly(output::print(&describe(&config)));
+    }
+    let log = flags.kafka.connect()?;
+    let needed = [
+        names.reactions(),
+        names.windows(),
+        names.totals(),
+        names.live(),
+        names.rejected(),
+        names.progress(),
+    ];
+    topics::require(&*log, &needed)?;
+    super::runtime()?.block_on(async {
+        let mut signals = Signals::listen()?;
+        let watch = Watch::default();
+        let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let mut counting = Counting::start(config, log, &watch)?;
+        let signal = tokio::select! {
+            failure = counting.fails() => return Err(failure),
+            signal = signals.next() => signal,
+        };
+        tracing::info!("{signal}: stopping");
+        counting.stop(&Drain::begin()).await?;
+        admin.stop().await;
+        Ok(())
+    })
+}

@@ -1,0 +1,131 @@
+//! `emostream ingest`: the HTTP ingest service, in a process of its own.
+
+use std::time::Duration;
+
+use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_http::{AllowOrigin, Limits, Shutdown, serve};
+use emostream_ingest::{Config, Ingest, RoomPattern, StartError};
+use emostream_model::{EmojiNames, Topics};
+
+use super::roles::{AdminServer, Drain, Watch, address, bind};
+use crate::{
+    exit::{Exit, Failure},
+    settings::{AdminFlags, EmojiFlags, KafkaFlags, ListenFlags, OriginFlags, TopicFlags},
+    signal::Signals,
+    topics,
+    values::duration,
+};
+
+/// More would make batches that the log refuses.
+const MOST_FLUSHED: u64 = 100_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    kafka: KafkaFlags,
+    #[command(flatten)]
+    topics: TopicFlags,
+    #[command(flatten)]
+    listen: ListenFlags,
+    #[command(flatten)]
+    admin: AdminFlags,
+    #[command(flatten)]
+    origin: OriginFlags,
+    #[command(flatten)]
+    emojis: EmojiFlags,
+    #[command(flatten)]
+    intake: IntakeFlags,
+}
+
+/// What is taken in, and how it goes to the log.
+#[derive(Debug, Clone, Args)]
+pub(super) struct IntakeFlags {
+    /// How often reactions go to the log; the dataflow's lateness must exceed it
+    #[arg(long, default_value = "500ms", value_parser = duration)]
+    flush: Duration,
+    /// This many reactions go to the log at once
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_FLUSHED))]
+    flush_count: u64,
+    /// Which rooms exist, as a regular expression of the whole name; all by default
+    #[arg(long, value_name = "PATTERN")]
+    rooms: Option<RoomPattern>,
+    /// The most rooms in use at once
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(value_parser = Ranged::<u64>::new().range(1..=10_000_000))]
+    max_rooms: u64,
+}
+
+impl IntakeFlags {
+    pub(super) fn flush(&self) -> Duration {
+        self.flush
+    }
+
+    pub(super) fn config(
+        &self,
+        topics: Topics,
+        emojis: EmojiNames,
+        allow_origin: AllowOrigin,
+    ) -> Config {
+        Config {
+            topics,
+            flush: self.flush,
+            flush_count: self.flush_count as usize,
+            rooms: self.rooms.clone(),
+            max_rooms: self.max_rooms as usize,
+            emojis,
+            allow_origin,
+            ..Config::default()
+        }
+    }
+}
+
+/// Why an ingest does not start, as the process's end.
+pub(super) fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Log(error) => error.into(),
+        StartError::Metrics(error) => Failure::new(Exit::Defect, error.to_string()),
+    }
+}
+
+/// Takes no more and waits until the log has it all.
+pub(super) async fn flush_last(ingest: &Ingest, drain: &Drain) -> Result<(), Failure> {
+    let flushed = ingest.drain(drain.left()).await;
+    flushed.map_err(|error| Failure::new(Exit::Restart, error.to_string()))
+}
+
+pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+    let names = flags.topics.names();
+    let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
+    let config = flags.intake.config(names.clone(), emojis, origin);
+    let log = flags.kafka.connect()?;
+    topics::require(&*log, &[names.reactions()])?;
+    super::runtime()?.block_on(async {
+        let mut signals = Signals::listen()?;
+        let watch = Watch::default();
+        let listener = bind("--listen", flags.listen.address()).await?;
+        let address = address(&listener)?;
+        let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
+        let ingest = started.map_err(start_failure)?;
+        let shutdown = Shutdown::new();
+        let handler = ingest.handler();
+        let serving = tokio::spawn(serve(
+            listener,
+            handler,
+            Limits::default(),
+            shutdown.clone(),
+        ));
+        super::roles::announce(&format!(
+            "taking reactions at http://{address}/v1/reactions\n"
+        ))?;
+
+        tracing::info!("{}: draining", signals.next().await);
+        let drain = Drain::begin();
+        shutdown.trigger();
+        drain.wait_for(serving).await;
+        flush_last(&ingest, &drain).await?;
+        admin.stop().await;
+        Ok(())
+    })
+}

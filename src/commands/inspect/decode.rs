@@ -1,0 +1,332 @@
+//! A record as people and programs want to see it. Any bytes give something to show.
+
+use emostream_dataflow::Progress;
+use emostream_log::Header;
+use emostream_model::{
+    Batch, Count, Emoji, EmojiNames, Payload, Room, Tally, TotalsRecord, TrendingRecord, Window,
+    WindowRecord,
+};
+use serde_json::{Value, json};
+
+use super::{Topic, merge::Owned};
+use crate::commands::subscribe::clock;
+
+/// The most emojis of a cell.
+const CELL_COUNTS: usize = 5;
+
+/// A record, decoded.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    /// The rooms it is about.
+    rooms: Vec<String>,
+    pub(super) json: Value,
+    pub(super) cells: Vec<String>,
+}
+
+impl Decoded {
+    /// Itself, if it is about `room` or no particular one is asked for.
+    pub(super) fn only(self, room: Option<&Room>) -> Option<Self> {
+        let about = room.is_none_or(|room| self.rooms.iter().any(|of| of == room.as_str()));
+        about.then_some(self)
+    }
+}
+
+/// The columns behind partition, offset and time.
+pub(super) fn columns(topic: Topic) -> &'static [&'static str] {
+    match topic {
+        Topic::Windows | Topic::Live => &["room", "window", "total", "counts"],
+        Topic::Totals => &["room", "as of", "total", "counts"],
+        Topic::Trending => &["room", "as of", "span", "top"],
+        Topic::Rejected => &["reason", "came from", "what"],
+        Topic::Progress => &["final until", "partitions: resume, read"],
+        Topic::Reactions => &["what", "rooms", "counts"],
+    }
+}
+
+/// Decodes a record of `topic`.
+pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
+    let what = match topic {
+        Topic::Windows | Topic::Live => window(record),
+        Topic::Totals => totals(record),
+        Topic::Trending => trending(record),
+        Topic::Rejected => Some(rejected(record)),
+        Topic::Progress => progress(record),
+        Topic::Reactions => Some(reactions(&record.value)),
+    };
+    let what = what.unwrap_or_else(|| opaque(record, columns(topic).len()));
+    let key = record
+        .key
+        .as_ref()
+        .map(|key| String::from_utf8_lossy(key).into_owned());
+    let mut json = json!({
+        "partition": record.partition,
+        "offset": record.offset,
+        "time": record.time_ms,
+        "key": key,
+        "value": what.value,
+    });
+    if !record.headers.is_empty() {
+        json["headers"] = headers(&record.headers);
+    }
+    let mut cells = vec![
+        record.partition.to_string(),
+        record.offset.to_string(),
+        clock(record.time_ms),
+    ];
+    cells.extend(what.cells);
+    Decoded {
+        rooms: what.rooms,
+        json,
+        cells,
+    }
+}
+
+struct What {
+    rooms: Vec<String>,
+    value: Value,
+    cells: Vec<String>,
+}
+
+fn window(record: &Owned) -> Option<What> {
+    let window: WindowRecord = serde_json::from_slice(&record.value).ok()?;
+    let counts = window
+        .counts
+        .iter()
+        .map(|Tally { emoji, count, .. }| (*emoji, *count));
+    Some(What {
+        rooms: vec![window.room.to_string()],
+        cells: vec![
+            window.room.to_string(),
+            span(window.window),
+            window.total.to_string(),
+            listed(counts),
+        ],
+        value: value_of(record),
+    })
+}
+
+fn totals(record: &Owned) -> Option<What> {
+    let totals: TotalsRecord = serde_json::from_slice(&record.value).ok()?;
+    Some(What {
+        rooms: vec![totals.room.to_string()],
+        cells: vec![
+            totals.room.to_string(),
+            clock(totals.window.end),
+            totals.total.to_string(),
+            listed(counts(&totals.counts)),
+        ],
+        value: value_of(record),
+    })
+}
+
+fn trending(record: &Owned) -> Option<What> {
+    let trending: TrendingRecord = serde_json::from_slice(&record.value).ok()?;
+    Some(What {
+        rooms: vec![trending.room.to_string()],
+        cells: vec![
+            trending.room.to_string(),
+            clock(trending.window.end),
+            format!("{} s", trending.span_ms / 1000),
+            listed(counts(&trending.top)),
+        ],
+        value: value_of(record),
+    })
+}
+
+fn progress(record: &Owned) -> Option<What> {
+    let progress: Progress = serde_json::from_slice(&record.value).ok()?;
+    let partition = |p: &emostream_dataflow::PartitionProgress| {
+        format!("{}: {}, {}", p.partition, p.resume_offset, p.read_offset)
+    };
+    let partitions: Vec<String> = progress.partitions.iter().map(partition).collect();
+    Some(What {
+        rooms: Vec::new(),
+        cells: vec![clock(progress.final_until_ms), partitions.join("  ")],
+        value: value_of(record),
+    })
+}
+
+/// A rejected record is a record of the reactions, with headers that say where from and why.
+fn rejected(record: &Owned) -> What {
+    let header = |name: &str| {
+        let found = record.headers.iter().find(|header| header.name == name);
+        found.map_or(String::new(), |h| {
+            String::from_utf8_lossy(&h.value).into_owned()
+        })
+    };
+    let what = reactions(&record.value);
+    let place = format!(
+        "{}/{}@{}",
+        header("topic"),
+        header("partition"),
+        header("offset")
+    );
+    let shown = what.cells.join("  ");
+    What {
+        cells: vec![header("reason"), place, shown],
+        ..what
+    }
+}
+
+fn reactions(value: &[u8]) -> What {
+    match Payload::decode(value, &EmojiNames::default()) {
+        Ok(Payload::Batch(batch)) => of_batch(&batch),
+        Ok(Payload::Plain(plain)) => What {
+            rooms: vec![plain.room.to_string()],
+            value: json!({
+                "plain": {"user_id": plain.user.as_str(), "emoji": plain.emoji, "room": plain.room}
+            }),
+            cells: vec![
+                "plain".into(),
+                plain.room.to_string(),
+                format!("{} 1", plain.emoji),
+            ],
+        },
+        Err(error) => What {
+            rooms: Vec::new(),
+            value: json!({"undecodable": error.to_string(), "text": String::from_utf8_lossy(value)}),
+            cells: vec!["undecodable".into(), String::new(), error.to_string()],
+        },
+    }
+}
+
+fn of_batch(batch: &Batch<'_>) -> What {
+    if batch.is_empty() {
+        return What {
+            rooms: Vec::new(),
+            value: json!({"batch": {"base_ms": batch.base_ms(), "reactions": []}}),
+            cells: vec!["heartbeat".into(), String::new(), String::new()],
+        };
+    }
+    let mut sums = std::collections::BTreeMap::new();
+    for (_, emoji, _) in batch.entries() {
+        *sums.entry(batch.emojis()[emoji]).or_insert(0_u64) += 1;
+    }
+    let mut sums: Vec<(Emoji, u64)> = sums.into_iter().collect();
+    emostream_model::sort_counts(&mut sums, |(emoji, count)| (*count, *emoji));
+    let rooms: Vec<String> = batch.rooms().iter().map(ToString::to_string).collect();
+    let reactions = match batch.reactions() {
+        Ok(reactions) => reactions
+            .iter()
+            .map(|r| json!({"user_id": r.user.as_str(), "emoji": r.emoji, "room": r.room, "at": r.at_ms}))
+            .collect(),
+        Err(error) => json!({"undecodable": error.to_string()}),
+    };
+    What {
+        value: json!({"batch": {"base_ms": batch.base_ms(), "reactions": reactions}}),
+        cells: vec![
+            format!("batch of {}", batch.len()),
+            rooms.join(" "),
+            listed(sums.into_iter()),
+        ],
+        rooms,
+    }
+}
+
+/// A value that this version cannot read, or none at all (a deletion in a compacted topic).
+fn opaque(record: &Owned, cells: usize) -> What {
+    let text = String::from_utf8_lossy(&record.value).into_owned();
+    let shown = match text.is_empty() {
+        true => "deleted".to_owned(),
+        false => format!("undecodable: {text}"),
+    };
+    let mut row = vec![String::new(); cells];
+    if let Some(last) = row.last_mut() {
+        *last = shown;
+    }
+    What {
+        rooms: Vec::new(),
+        value: value_of(record),
+        cells: row,
+    }
+}
+
+fn value_of(record: &Owned) -> Value {
+    match record.value.is_empty() {
+        true => Value::Null,
+        false => serde_json::from_slice(&record.value)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&record.value).into_owned())),
+    }
+}
+
+fn headers(headers: &[Header]) -> Value {
+    let text = |header: &Header| Value::String(String::from_utf8_lossy(&header.value).into_owned());
+    headers
+        .iter()
+        .map(|header| (header.name.clone(), text(header)))
+        .collect()
+}
+
+fn counts(counts: &[Count]) -> impl ExactSizeIterator<Item = (Emoji, u64)> + '_ {
+    counts.iter().map(|Count { emoji, count }| (*emoji, *count))
+}
+
+fn listed(counts: impl ExactSizeIterator<Item = (Emoji, u64)>) -> String {
+    let more = counts.len().saturating_sub(CELL_COUNTS);
+    let shown = counts
+        .take(CELL_COUNTS)
+        .map(|(emoji, count)| format!("{emoji} {count}"));
+    let mut shown: Vec<String> = shown.collect();
+    if more > 0 {
+        shown.push(format!("+{more} more"));
+    }
+    shown.join("  ")
+}
+
+fn span(window: Window) -> String {
+    format!(
+        "{} +{} ms",
+        clock(window.start),
+        window.end.saturating_sub(window.start)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TOPICS: [Topic; 7] = [
+        Topic::Windows,
+        Topic::Live,
+        Topic::Totals,
+        Topic::Trending,
+        Topic::Rejected,
+        Topic::Progress,
+        Topic::Reactions,
+    ];
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_any_topic_give_a_row_of_the_table(
+            value in proptest::collection::vec(any::<u8>(), 0..60), start in 0_u64..9, window in any::<u64>(),
+        ) {
+            let odd = format!(r#"{{"room":"a","start":{window},"end":{start},"total":0,"counts":[]}}"#);
+            for topic in TOPICS {
+                for value in [value.clone(), odd.clone().into_bytes()] {
+                    let record = Owned {
+                        partition: 0, offset: 1, time_ms: window, key: None, value, headers: Vec::new(),
+                    };
+                    let decoded = decode(topic, &record);
+                    prop_assert_eq!(decoded.cells.len(), 3 + columns(topic).len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_is_shown_for_its_rooms_only() {
+        let value = br#"{"user_id":1,"emoji_type":"fire","room":"a"}"#.to_vec();
+        let record = Owned {
+            partition: 0,
+            offset: 1,
+            time_ms: 2,
+            key: None,
+            value,
+            headers: Vec::new(),
+        };
+        let of = |room| decode(Topic::Reactions, &record).only(Room::new(room).ok().as_ref());
+        assert!(of("a").is_some());
+        assert!(of("b").is_none());
+    }
+}

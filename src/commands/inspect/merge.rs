@@ -1,0 +1,125 @@
+//! Reads the partitions of a topic side by side, in the order of their records' times.
+
+use std::collections::VecDeque;
+
+use emostream_log::{Header, Log, LogError, Reader, Record, Wake};
+
+/// The most records of a partition that wait for the others.
+const AHEAD: usize = 256;
+
+/// A record that outlives the log's buffer.
+#[derive(Debug, Clone)]
+pub(super) struct Owned {
+    pub(super) partition: u32,
+    pub(super) offset: u64,
+    pub(super) time_ms: u64,
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) value: Vec<u8>,
+    pub(super) headers: Vec<Header>,
+}
+
+impl Owned {
+    fn of(record: Record<'_>) -> Self {
+        Self {
+            partition: record.partition,
+            offset: record.offset,
+            time_ms: record.time_ms,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.to_vec(),
+            headers: record.headers.read(),
+        }
+    }
+}
+
+struct Lane {
+    partition: u32,
+    waiting: VecDeque<Owned>,
+    /// Read up to here; `None` to go on for ever.
+    end: Option<u64>,
+}
+
+/// See the module.
+pub(super) struct Merge {
+    reader: Box<dyn Reader>,
+    lanes: Vec<Lane>,
+}
+
+impl Merge {
+    /// Reads each (partition, first offset, end).
+    pub(super) fn open(
+        log: &dyn Log,
+        topic: &str,
+        ranges: &[(u32, u64, u64)],
+        wake: Wake,
+    ) -> Result<Self, LogError> {
+        let from: Vec<_> = ranges
+            .iter()
+            .map(|(partition, first, _)| (*partition, *first))
+            .collect();
+        let lane = |&(partition, _, end): &(u32, u64, u64)| Lane {
+            partition,
+            waiting: VecDeque::new(),
+            end: Some(end),
+        };
+        Ok(Self {
+            reader: log.reader(topic, &from, wake)?,
+            lanes: ranges.iter().map(lane).collect(),
+        })
+    }
+
+    /// No more ends.
+    pub(super) fn go_on(&mut self) {
+        for lane in &mut self.lanes {
+            lane.end = None;
+        }
+    }
+
+    /// Whether every partition was read to its end and handed out.
+    pub(super) fn caught_up(&self) -> bool {
+        self.lanes
+            .iter()
+            .all(|lane| lane.waiting.is_empty() && self.ended(lane))
+    }
+
+    fn ended(&self, lane: &Lane) -> bool {
+        // What follows the last record may be transaction markers, which are never handed out.
+        let reached = |end| self.reader.position(lane.partition) >= end;
+        lane.end.is_some_and(reached) || self.reader.at_end(lane.partition)
+    }
+
+    /// The next records in the order of their times, as far as every partition has shown its next.
+    pub(super) fn next(&mut self) -> Result<Vec<Owned>, LogError> {
+        for lane in &mut self.lanes {
+            let room = AHEAD - lane.waiting.len();
+            let done = lane
+                .end
+                .is_some_and(|end| self.reader.position(lane.partition) >= end);
+            if room > 0 && !done {
+                let (waiting, end) = (&mut lane.waiting, lane.end);
+                self.reader.poll(lane.partition, room, &mut |record| {
+                    if end.is_none_or(|end| record.offset < end) {
+                        waiting.push_back(Owned::of(record));
+                    }
+                })?;
+            }
+        }
+        let mut merged = Vec::new();
+        while let Some(lane) = self.first() {
+            merged.extend(self.lanes[lane].waiting.pop_front());
+        }
+        Ok(merged)
+    }
+
+    /// The lane with the oldest next record, unless a lane that may have an older one is empty.
+    fn first(&self) -> Option<usize> {
+        let open = |lane: &Lane| lane.waiting.is_empty() && !self.ended(lane);
+        if self.lanes.iter().any(open) {
+            return None;
+        }
+        let next = |at: usize| Some((self.lanes[at].waiting.front()?.time_ms, at));
+        (0..self.lanes.len())
+            .filter_map(next)
+            .min()
+            .map(|(_, at)| at)
+    }
+}

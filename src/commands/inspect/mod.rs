@@ -1,0 +1,178 @@
+//! `emostream inspect`: a topic, decoded for people or for programs.
+//!
+//! ```text
+//!  log ──partitions──▶ merge by time ──▶ decode ──▶ table, or one JSON object a line
+//! ```
+
+mod decode;
+mod merge;
+mod table;
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use emostream_log::{Doorbell, Log};
+use emostream_model::{Room, Topics};
+
+use self::{decode::Decoded, merge::Merge, table::Table};
+use crate::{
+    exit::Failure,
+    output,
+    settings::{StoreFlags, TopicFlags},
+    values::{From, now_ms},
+};
+
+/// How long a follower sleeps at most before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Which topic
+    #[arg(value_name = "TOPIC")]
+    topic: Topic,
+    #[command(flatten)]
+    store: StoreFlags,
+    #[command(flatten)]
+    topics: TopicFlags,
+    /// Only this room
+    #[arg(long)]
+    room: Option<Room>,
+    /// Where to begin: earliest, latest, -10m, or a moment as 2026-01-31T20:15:00Z
+    #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
+    from: From,
+    /// Go on with what comes
+    #[arg(long)]
+    follow: bool,
+    /// How it is printed
+    #[arg(long, default_value = "table")]
+    format: Format,
+}
+
+/// The topics, by their last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Topic {
+    /// Finals
+    Windows,
+    /// Running tallies of open windows
+    Live,
+    /// Cumulative counts
+    Totals,
+    /// The top emojis of a sliding span
+    Trending,
+    /// Late and undecodable records
+    Rejected,
+    /// Where the dataflow stands
+    Progress,
+    /// What came in
+    Reactions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A table that fits the terminal
+    Table,
+    /// A JSON object a line
+    Json,
+}
+
+impl Topic {
+    fn name(self, topics: &Topics) -> String {
+        match self {
+            Self::Windows => topics.windows(),
+            Self::Live => topics.live(),
+            Self::Totals => topics.totals(),
+            Self::Trending => topics.trending(),
+            Self::Rejected => topics.rejected(),
+            Self::Progress => topics.progress(),
+            Self::Reactions => topics.reactions(),
+        }
+    }
+}
+
+pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+    let topic = flags.topic.name(&flags.topics.names());
+    let log = flags.store.open_for_reading()?;
+    let ranges = ranges(&*log, &topic, flags.from)?;
+    let bell = Doorbell::default();
+    let mut merge = Merge::open(&*log, &topic, &ranges, bell.wake())?;
+    let mut printer = Printer {
+        format: flags.format,
+        table: Table::new(flags.topic),
+    };
+    let wanted = |decoded: Decoded| decoded.only(flags.room.as_ref());
+    loop {
+        let batch = merge.next()?;
+        let idle = batch.is_empty();
+        let rows = batch
+            .iter()
+            .map(|record| decode::decode(flags.topic, record));
+        match printer.print(rows.filter_map(wanted).collect()) {
+            Ok(()) => {}
+            gone => return output::quietly(gone),
+        }
+        if idle && merge.caught_up() {
+            match flags.follow {
+                true => {
+                    merge.go_on();
+                    output_of(&mut printer)?;
+                    bell.wait(LOOK_AGAIN);
+                }
+                false => return output_of(&mut printer),
+            }
+        } else if idle {
+            bell.wait(LOOK_AGAIN);
+        }
+    }
+}
+
+fn output_of(printer: &mut Printer) -> Result<(), Failure> {
+    output::quietly(printer.flush())
+}
+
+/// Each partition's first offset to read and the end as it is now.
+fn ranges(log: &dyn Log, topic: &str, from: From) -> Result<Vec<(u32, u64, u64)>, Failure> {
+    let time_ms = from.time_ms(now_ms());
+    let mut ranges = Vec::new();
+    for partition in 0..log.partitions(topic)? {
+        let kept = log.offsets(topic, partition)?;
+        let first = match (from, time_ms) {
+            (_, Some(time_ms)) => log.offset_at(topic, partition, time_ms)?.max(kept.start),
+            (From::Latest, _) => kept.end,
+            _ => kept.start,
+        };
+        ranges.push((partition, first, kept.end));
+    }
+    Ok(ranges)
+}
+
+/// Where rows go.
+struct Printer {
+    format: Format,
+    table: Table,
+}
+
+impl Printer {
+    fn print(&mut self, rows: Vec<Decoded>) -> Result<(), Option<Failure>> {
+        match self.format {
+            Format::Json => {
+                let lines: String = rows.iter().map(|row| format!("{}\n", row.json)).collect();
+                output::print(&lines)
+            }
+            Format::Table => {
+                for row in rows {
+                    if let Some(page) = self.table.add(row.cells) {
+                        output::print(&page)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Option<Failure>> {
+        match self.table.page() {
+            Some(page) => output::print(&page),
+            None => Ok(()),
+        }
+    }
+}

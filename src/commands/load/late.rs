@@ -1,0 +1,53 @@
+//! How many reactions the dataflow has rejected as late, from its metrics.
+
+use std::time::Duration;
+
+use crate::client::{Answer, Poster, Server};
+
+const METRIC: &str = "emostream_dataflow_late_total";
+const ADMIN_PORT: u16 = 9464;
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Reads the counter; where there is none, late reactions are reported as lost.
+pub(super) struct Counter(Poster);
+
+impl Counter {
+    pub(super) fn new(server: &Server, metrics: Option<Server>) -> Self {
+        let metrics = metrics.unwrap_or_else(|| server.at_port(ADMIN_PORT));
+        Self(Poster::new(metrics, 1, LIMIT))
+    }
+
+    pub(super) async fn read(&self) -> Option<u64> {
+        match self.0.get("/metrics").await {
+            Answer::Status(status, body) if status.is_success() => {
+                sum(&String::from_utf8_lossy(&body))
+            }
+            _ => None,
+        }
+    }
+
+    /// How many since `before`; a restarted dataflow counts from 0.
+    pub(super) async fn since(&self, before: Option<u64>) -> Option<u64> {
+        let (now, before) = (self.read().await?, before?);
+        Some(now.checked_sub(before).unwrap_or(now))
+    }
+}
+
+/// The sum of the metric over its labels.
+fn sum(metrics: &str) -> Option<u64> {
+    let samples = metrics.lines().filter_map(|line| line.strip_prefix(METRIC));
+    let values = samples.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok());
+    values.map(|value| value as u64).reduce(|a, b| a + b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metric_is_summed_over_its_labels() {
+        let text = format!("# HELP {METRIC} x\n{METRIC} 3\n{METRIC}{{worker=\"1\"}} 4\nother 9\n");
+        assert_eq!(sum(&text), Some(7));
+        assert_eq!(sum("other 9\n"), None);
+    }
+}

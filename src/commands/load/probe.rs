@@ -1,0 +1,186 @@
+//! The probe: how long one reaction takes to a subscriber's screen.
+//!
+//! One reaction at a time, at random moments, into a room of its own; the clock runs from the moment
+//! before the POST until a live or a final frame over a WebSocket shows it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use emostream_model::{Frame, Room, Window};
+use hdrhistogram::Histogram;
+use serde_json::json;
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::{
+    client::{Answer, News, Poster, Server, Subscription, Transport},
+    values::Rate,
+};
+
+/// A reaction that no frame shows for this long has been missed.
+const SHOWN_LIMIT: Duration = Duration::from_secs(15);
+/// The longest wait for the first connection.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running probe.
+pub(super) struct Probe {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Probed>,
+}
+
+/// What it measured.
+#[derive(Debug)]
+pub(super) struct Probed {
+    /// Microseconds from POST to frame.
+    pub(super) shown_us: Histogram<u64>,
+    /// Accepted, but on no frame in time.
+    pub(super) missed: u64,
+    /// Not accepted, so not measured.
+    pub(super) unsent: u64,
+}
+
+impl Probe {
+    pub(super) fn start(screens: &Server, room: Room, poster: &Poster, rate: Rate) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let screen = Subscription::new(screens.clone(), room.clone(), Transport::WebSocket);
+        let task = tokio::spawn(measure(screen, room, poster.clone(), rate, stopped));
+        Self { stop, task }
+    }
+
+    /// Lets the reaction under way arrive, and ends.
+    pub(super) async fn finish(self) -> Probed {
+        let _ = self.stop.send(true);
+        match self.task.await {
+            Ok(probed) => probed,
+            Err(defect) => std::panic::resume_unwind(defect.into_panic()),
+        }
+    }
+}
+
+/// The counts that the screen shows: a final replaces the live tallies of its window.
+#[derive(Debug, Default)]
+struct Screen {
+    windows: BTreeMap<Window, u64>,
+}
+
+impl Screen {
+    fn show(&mut self, frame: &Frame) {
+        if let Frame::Live { window, total, .. } | Frame::Final { window, total, .. } = frame {
+            let shown = self.windows.entry(*window).or_default();
+            *shown = (*shown).max(*total);
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.windows.values().sum()
+    }
+}
+
+async fn measure(
+    mut room: Subscription,
+    name: Room,
+    poster: Poster,
+    rate: Rate,
+    mut stopped: watch::Receiver<bool>,
+) -> Probed {
+    let shown_us = Histogram::new_with_bounds(1, 60_000_000, 3);
+    let mut probed = Probed {
+        shown_us: shown_us.expect("the bounds are in order"),
+        missed: 0,
+        unsent: 0,
+    };
+    let mut screen = Screen::default();
+    // The hello: connected before the first reaction is sent.
+    let _ = tokio::time::timeout(HELLO_LIMIT, room.next()).await;
+    let body = json!({"user_id": "probe", "emoji_type": "🔥", "room": name}).to_string();
+    let mut planned = Instant::now();
+    loop {
+        // Random moments of every period: a fixed beat would fall on the same part of each window.
+        let within = rand::random::<f64>() / rate.per_second;
+        let due = planned.max(Instant::now()) + Duration::from_secs_f64(within);
+        planned += Duration::from_secs_f64(1.0 / rate.per_second);
+        let stop = tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => true,
+            () = watch_until(&mut room, &mut screen, due) => false,
+        };
+        if stop {
+            return probed;
+        }
+        let (expected, sent_at) = (screen.total() + 1, Instant::now());
+        let answer = poster.post("/v1/reactions", body.clone().into()).await;
+        if !matches!(answer, Answer::Status(status, _) if status.is_success()) {
+            probed.unsent += 1;
+            continue;
+        }
+        match shown(&mut room, &mut screen, expected, sent_at).await {
+            Some(took) => probed
+                .shown_us
+                .saturating_record(took.as_micros().max(1) as u64),
+            None => probed.missed += 1,
+        }
+    }
+}
+
+/// Keeps the screen up to date while nothing is sent.
+async fn watch_until(room: &mut Subscription, screen: &mut Screen, until: Instant) {
+    let watching = async {
+        while let Ok(news) = room.next().await {
+            if let News::Frame { frame, .. } = news {
+                screen.show(&frame);
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let _ = tokio::time::timeout_at(until.into(), watching).await;
+}
+
+async fn shown(
+    room: &mut Subscription,
+    screen: &mut Screen,
+    expected: u64,
+    sent_at: Instant,
+) -> Option<Duration> {
+    let watching = async {
+        while screen.total() < expected {
+            match room.next().await {
+                Ok(News::Frame { frame, .. }) => screen.show(&frame),
+                Ok(News::Lost { .. }) => {}
+                Err(_) => return None,
+            }
+        }
+        Some(sent_at.elapsed())
+    };
+    tokio::time::timeout(SHOWN_LIMIT, watching)
+        .await
+        .ok()
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(start: u64, total: u64) -> Frame {
+        Frame::Live {
+            room: Room::default(),
+            window: Window {
+                start,
+                end: start + 2000,
+            },
+            emitted_at: 0,
+            total,
+            counts: Vec::new(),
+            others: 0,
+        }
+    }
+
+    #[test]
+    fn the_screen_counts_every_window_once() {
+        let mut screen = Screen::default();
+        for (start, total) in [(0, 1), (0, 2), (2000, 1), (0, 2), (2000, 3)] {
+            screen.show(&live(start, total));
+        }
+        assert_eq!(screen.total(), 5);
+    }
+}

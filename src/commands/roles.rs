@@ -1,0 +1,200 @@
+//! What every serving process has around its service: threads, signals, the admin address, an end.
+//!
+//! ```text
+//!  bind ──▶ start ──▶ serve … ──SIGTERM, SIGINT──▶ drain ──▶ 0
+//!                       └──── ended by itself ────▶ drain ──▶ its exit code
+//! ```
+
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use emostream_dataflow::{Config, DataflowError, Stop};
+use emostream_http::{Admin, Component, Drained, Limits, Readiness, Shutdown, serve};
+use emostream_log::Log;
+use prometheus::Registry;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use crate::{
+    exit::{Exit, Failure},
+    output,
+};
+
+/// All of a drain.
+const DRAIN_LIMIT: Duration = Duration::from_millis(9_500);
+
+/// The administrator asks short questions, a few at a time.
+const ADMIN_CONNECTIONS: u32 = 64;
+const ADMIN_DRAIN: Duration = Duration::from_millis(200);
+
+/// Takes an address; the error names the flag to mend.
+pub(super) async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let why = match error.kind() {
+            ErrorKind::AddrInUse => {
+                format!("{address} is in use; stop what listens there, or choose another")
+            }
+            _ => format!("{address} cannot be listened on: {error}"),
+        };
+        Failure::usage(flag, why)
+    })
+}
+
+/// The address of a listener.
+pub(super) fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(Failure::unavailable)
+}
+
+/// Tells the people who started it where it is.
+pub(super) fn announce(text: &str) -> Result<(), Failure> {
+    // A server whose output nobody reads serves all the same.
+    output::quietly(output::print(text))
+}
+
+/// The time that is left of a drain: an orchestrator gives a process ten seconds.
+pub(super) struct Drain {
+    deadline: Instant,
+}
+
+impl Drain {
+    pub(super) fn begin() -> Self {
+        Self {
+            deadline: Instant::now() + DRAIN_LIMIT,
+        }
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Waits for a listener's connections to end, as long as there is time.
+    pub(super) async fn wait_for(&self, serving: JoinHandle<Drained>) {
+        match tokio::time::timeout(self.left(), serving).await {
+            Ok(Ok(Drained { left: 0 })) => {}
+            Ok(Ok(Drained { left })) => tracing::warn!(left, "connections did not end in time"),
+            // Its panic would have ended the process.
+            Ok(Err(_)) => {}
+            Err(_) => tracing::warn!("connections did not end in time"),
+        }
+    }
+}
+
+/// What a process tells its administrator.
+#[derive(Clone, Default)]
+pub(super) struct Watch {
+    pub(super) registry: Registry,
+    pub(super) readiness: Readiness,
+}
+
+/// The admin address of a process, served until it is dropped: longer than any drain.
+pub(super) struct AdminServer {
+    shutdown: Shutdown,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl AdminServer {
+    /// Binds, and answers from now on. Nothing for `--admin off`.
+    pub(super) async fn start(admin: Option<SocketAddr>, watch: &Watch) -> Result<Self, Failure> {
+        let shutdown = Shutdown::new();
+        let Some(admin) = admin else {
+            return Ok(Self {
+                shutdown,
+                serving: None,
+            });
+        };
+        let listener = bind("--admin", admin).await?;
+        tracing::info!("admin on http://{}", address(&listener)?);
+        let handler = Arc::new(Admin::new(watch.registry.clone(), watch.readiness.clone()));
+        let limits = Limits {
+            connections: ADMIN_CONNECTIONS,
+            drain: ADMIN_DRAIN,
+            ..Limits::default()
+        };
+        let stopping = shutdown.clone();
+        let serving = tokio::spawn(async move {
+            serve(listener, handler, limits, stopping).await;
+        });
+        Ok(Self {
+            shutdown,
+            serving: Some(serving),
+        })
+    }
+
+    /// Answers no more.
+    pub(super) async fn stop(self) {
+        self.shutdown.trigger();
+        if let Some(serving) = self.serving {
+            // Its panic would have ended the process.
+            let _ = serving.await;
+        }
+    }
+}
+
+/// A dataflow on a thread of its own.
+pub(super) struct Counting {
+    stop: Stop,
+    ended: oneshot::Receiver<Result<(), DataflowError>>,
+}
+
+impl Counting {
+    pub(super) fn start(config: Config, log: Arc<dyn Log>, watch: &Watch) -> Result<Self, Failure> {
+        let stop = Stop::default();
+        let (end, ended) = oneshot::channel();
+        let (registry, stopping) = (watch.registry.clone(), stop.clone());
+        let component: Component = watch.readiness.component("dataflow");
+        let ready = Arc::new(move |state: Result<(), String>| match state {
+            Ok(()) => component.ready(),
+            Err(why) => component.not_ready(why),
+        });
+        thread::Builder::new()
+            .name("dataflow".to_owned())
+            .spawn(move || {
+                let outcome = emostream_dataflow::run(config, log, &registry, stopping, ready);
+                // Nobody listens any more once the process is ending.
+                let _ = end.send(outcome);
+            })
+            .map_err(|error| {
+                Failure::unavailable(format!("the dataflow's thread cannot start: {error}"))
+            })?;
+        Ok(Self { stop, ended })
+    }
+
+    /// Waits until it ends by itself, which is a failure.
+    pub(super) async fn fails(&mut self) -> Failure {
+        match (&mut self.ended).await {
+            Ok(Err(error)) => of_dataflow(&error),
+            Ok(Ok(())) | Err(_) => {
+                Failure::new(Exit::Defect, "the dataflow ended without being asked to")
+            }
+        }
+    }
+
+    /// Stops it.
+    pub(super) async fn stop(self, drain: &Drain) -> Result<(), Failure> {
+        self.stop.request();
+        match tokio::time::timeout(drain.left(), self.ended).await {
+            Ok(Ok(Err(error))) => Err(of_dataflow(&error)),
+            Ok(_) => Ok(()),
+            Err(_) => {
+                // Whatever it was committing is either committed or not; the next run finds out.
+                tracing::warn!("the log does not answer; the dataflow is left where it stands");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn of_dataflow(error: &DataflowError) -> Failure {
+    let exit = match error.exit_code() {
+        64 => Exit::Usage,
+        69 => Exit::Unavailable,
+        75 => Exit::Restart,
+        78 => Exit::OtherSettings,
+        _ => Exit::Defect,
+    };
+    Failure::new(exit, error.to_string())
+}

@@ -1,0 +1,67 @@
+//! How the program ends: its exit codes, and the one sentence that says why.
+
+use std::process::ExitCode;
+
+use emostream_log::LogError;
+
+/// The exit codes (INTERFACE "Command line"; the numbers are those of sysexits.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// `load --verify` found a difference, or `load` could not do its work.
+    Mismatch = 1,
+    /// The configuration is wrong.
+    Usage = 64,
+    /// Kafka or the server is not reachable at start.
+    Unavailable = 69,
+    /// A defect of this program.
+    Defect = 70,
+    /// Start me again.
+    Restart = 75,
+    /// The stored progress belongs to other settings.
+    OtherSettings = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command ends other than well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) sentence: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, sentence: impl Into<String>) -> Self {
+        let sentence = sentence.into();
+        Self { exit, sentence }
+    }
+
+    /// A wrong configuration; `flag` is the flag to mend.
+    pub(crate) fn usage(flag: &str, why: impl std::fmt::Display) -> Self {
+        Self::new(Exit::Usage, format!("{flag}: {why}"))
+    }
+
+    /// Something outside is not there.
+    pub(crate) fn unavailable(why: impl std::fmt::Display) -> Self {
+        Self::new(Exit::Unavailable, why.to_string())
+    }
+}
+
+/// What the log refuses at start.
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            LogError::InUse { .. } | LogError::Disk { .. } => Self::usage("--data", sentence),
+            LogError::Property { .. } => Self::new(Exit::Usage, sentence),
+            LogError::Fenced { .. } | LogError::Aborted { .. } => {
+                Self::new(Exit::Restart, sentence)
+            }
+            _ => Self::new(Exit::Unavailable, sentence),
+        }
+    }
+}

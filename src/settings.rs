@@ -1,0 +1,206 @@
+//! Flags that several commands share, and what they mean once they are known to be good.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use clap::Args;
+use emostream_http::AllowOrigin;
+use emostream_log::{
+    Log,
+    embedded::EmbeddedLog,
+    kafka::{KafkaLog, KafkaOptions},
+};
+use emostream_model::{AliasError, EmojiNames, Topics};
+
+use crate::exit::Failure;
+
+/// How the topics are named.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TopicFlags {
+    /// What the topics' names begin with
+    #[arg(long, value_name = "PREFIX", default_value = "emostream", value_parser = topics)]
+    topic_prefix: Topics,
+}
+
+impl TopicFlags {
+    pub(crate) fn names(&self) -> Topics {
+        self.topic_prefix.clone()
+    }
+}
+
+fn topics(prefix: &str) -> Result<Topics, String> {
+    Topics::with_prefix(prefix).map_err(|error| error.to_string())
+}
+
+/// A cluster that must be there.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KafkaFlags {
+    /// Kafka's brokers
+    #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
+    kafka: String,
+    #[command(flatten)]
+    properties: PropertyFlags,
+}
+
+impl KafkaFlags {
+    /// Connects; a wrong property is found before the network is touched.
+    pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
+        connect(self.kafka, self.properties)
+    }
+}
+
+/// A cluster, or a directory.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StoreFlags {
+    /// Kafka's brokers, instead of the embedded log
+    #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
+    kafka: Option<String>,
+    #[command(flatten)]
+    properties: PropertyFlags,
+    /// The embedded log's directory
+    #[arg(long, value_name = "DIR", default_value = "./emostream-data")]
+    data: PathBuf,
+}
+
+impl StoreFlags {
+    /// Opens it for reading and writing; makes the directory if need be.
+    pub(crate) fn open(self) -> Result<Arc<dyn Log>, Failure> {
+        match self.kafka {
+            Some(brokers) => connect(brokers, self.properties),
+            None => Ok(Arc::new(EmbeddedLog::open(&self.data)?)),
+        }
+    }
+
+    /// Opens it for reading, also while another process writes it.
+    pub(crate) fn open_for_reading(self) -> Result<Arc<dyn Log>, Failure> {
+        match self.kafka {
+            Some(brokers) => connect(brokers, self.properties),
+            None if !self.data.is_dir() => {
+                let dir = self.data.display();
+                let why = format!("there is no directory {dir}; name the one of `up`, or --kafka");
+                Err(Failure::usage("--data", why))
+            }
+            None => Ok(EmbeddedLog::open_for_reading(&self.data)?),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+struct PropertyFlags {
+    /// A librdkafka property, TLS and SASL included; repeat it for more (in the environment: one a
+    /// line)
+    #[arg(short = 'X', long = "kafka-property", value_name = "KEY=VALUE")]
+    #[arg(value_parser = property, value_delimiter = '\n')]
+    properties: Vec<(String, String)>,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+/// Each `host:port`; librdkafka itself would only log what it cannot parse.
+fn brokers(text: &str) -> Result<String, String> {
+    let good = |broker: &str| {
+        let (host, port) = broker.rsplit_once(':')?;
+        (!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
+    };
+    match text.split(',').all(|broker| good(broker.trim()).is_some()) {
+        true => Ok(text.to_owned()),
+        false => Err("write HOST:PORT, several by commas".to_owned()),
+    }
+}
+
+fn connect(brokers: String, flags: PropertyFlags) -> Result<Arc<dyn Log>, Failure> {
+    let properties = flags.properties;
+    Ok(Arc::new(KafkaLog::connect(KafkaOptions {
+        brokers,
+        properties,
+    })?))
+}
+
+/// The administrator's address.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AdminFlags {
+    /// Where /healthz, /readyz and /metrics are served, or off
+    #[arg(long, value_name = "ADDR|off", default_value = "127.0.0.1:9464", value_parser = admin)]
+    admin: Admin,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Admin(Option<SocketAddr>);
+
+impl AdminFlags {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.admin.0
+    }
+}
+
+fn admin(text: &str) -> Result<Admin, String> {
+    match text {
+        "off" => Ok(Admin(None)),
+        _ => text
+            .parse()
+            .map(|address| Admin(Some(address)))
+            .map_err(|_| "write ADDRESS:PORT, for example 127.0.0.1:9464, or off".to_owned()),
+    }
+}
+
+/// What senders may call emojis.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EmojiFlags {
+    /// A name that senders may use for an emoji, for example goal=⚽; repeat it for more
+    #[arg(long, value_name = "NAME=EMOJI", value_delimiter = ',')]
+    emoji_alias: Vec<String>,
+}
+
+impl EmojiFlags {
+    /// The default names and these.
+    pub(crate) fn names(&self) -> Result<EmojiNames, Failure> {
+        let mut names = EmojiNames::default();
+        for alias in &self.emoji_alias {
+            let added: Result<(), AliasError> = names.add_alias(alias);
+            added.map_err(|error| Failure::usage("--emoji-alias", error))?;
+        }
+        Ok(names)
+    }
+}
+
+/// Whose pages may use the service.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OriginFlags {
+    /// Which web origins may use it: * for all, or https://a.example,https://b.example
+    #[arg(long, value_name = "ORIGIN", default_value = "*", value_parser = origin)]
+    allow_origin: AllowOrigin,
+}
+
+impl OriginFlags {
+    pub(crate) fn allowed(&self) -> AllowOrigin {
+        self.allow_origin.clone()
+    }
+}
+
+fn origin(text: &str) -> Result<AllowOrigin, String> {
+    text.parse()
+        .map_err(|error: emostream_http::InvalidOrigin| error.to_string())
+}
+
+/// Where a service listens.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ListenFlags {
+    /// Where it listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen)]
+    listen: SocketAddr,
+}
+
+impl ListenFlags {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen
+    }
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write ADDRESS:PORT, for example 127.0.0.1:8080".to_owned())
+}

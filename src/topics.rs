@@ -1,0 +1,121 @@
+//! The topics of an EmoStream, as they are made: one list for the embedded log and for Kafka.
+//!
+//! Invariant: what a topic's offsets mean to somebody else (a final's id, the progress) survives: no
+//! topic is made smaller, renamed or recreated here.
+
+use std::time::Duration;
+
+use emostream_log::{Cleanup, Log, LogError, TopicSpec};
+use emostream_model::Topics;
+
+use crate::exit::Failure;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Reactions are counted within seconds; an hour lets a stopped dataflow come back and catch up.
+const REACTIONS_KEPT: Duration = HOUR;
+/// Finals and rejections are looked back at: last Saturday's match, on Friday.
+const WINDOWS_KEPT: Duration = WEEK;
+const REJECTED_KEPT: Duration = WEEK;
+/// Live tallies are worth nothing once their window is final; ten minutes serve `inspect`.
+const LIVE_KEPT: Duration = Duration::from_secs(600);
+/// The embedded log shares a laptop's disk: at most this much a partition for reactions.
+const REACTIONS_BYTES: u64 = 4 << 30;
+/// Kafka refuses reactions dated further ahead than this, and so does the embedded log (DESIGN,
+/// "Time"): a future time would push the watermark past everybody else.
+const MAX_AHEAD: Duration = Duration::from_secs(5);
+
+/// `up` on the embedded log: enough for two workers to share the load, few enough that a flush (one
+/// record to every partition) stays one small write.
+pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
+
+/// The topics with `partitions` partitions each, the progress topic with its one.
+pub(crate) fn specs(topics: &Topics, partitions: u32, replication: u32) -> Vec<TopicSpec> {
+    let kept = |after, bytes| Cleanup::Delete { after, bytes };
+    let topic = |name: String, cleanup| TopicSpec {
+        name,
+        partitions,
+        replication,
+        cleanup,
+        max_ahead: None,
+    };
+    vec![
+        TopicSpec {
+            max_ahead: Some(MAX_AHEAD),
+            ..topic(
+                topics.reactions(),
+                kept(REACTIONS_KEPT, Some(REACTIONS_BYTES)),
+            )
+        },
+        topic(topics.windows(), kept(WINDOWS_KEPT, None)),
+        topic(topics.totals(), Cleanup::Compact),
+        topic(topics.trending(), Cleanup::Compact),
+        topic(topics.live(), kept(LIVE_KEPT, None)),
+        topic(topics.rejected(), kept(REJECTED_KEPT, None)),
+        TopicSpec {
+            partitions: 1,
+            ..topic(topics.progress(), Cleanup::Compact)
+        },
+    ]
+}
+
+/// Creates those that do not exist, and names them.
+pub(crate) fn create_missing(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<String>, LogError> {
+    let mut created = Vec::new();
+    for spec in specs {
+        match log.partitions(&spec.name) {
+            Ok(_) => {}
+            Err(LogError::UnknownTopic { .. }) => {
+                log.create_topic(spec)?;
+                created.push(spec.name.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(created)
+}
+
+/// Refuses to go on unless every one of `names` exists: a service never makes topics by itself,
+/// because it would not know how many partitions the others expect.
+pub(crate) fn require(log: &dyn Log, names: &[String]) -> Result<(), Failure> {
+    let mut missing = Vec::new();
+    for name in names {
+        match log.partitions(name) {
+            Ok(_) => {}
+            Err(LogError::UnknownTopic { .. }) => missing.push(name.as_str()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.join(", ");
+    Err(Failure::unavailable(format!(
+        "missing topics: {missing}; create them with `emostream topics create`"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use emostream_log::embedded::EmbeddedLog;
+
+    #[test]
+    fn missing_topics_are_created_once_and_then_found() {
+        let log = EmbeddedLog::in_memory().unwrap();
+        let specs = specs(&Topics::default(), 3, 1);
+        let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
+        let refused = require(&log, &names).unwrap_err();
+        assert!(
+            refused.sentence.contains("emostream.reactions"),
+            "{refused:?}"
+        );
+        assert_eq!(create_missing(&log, &specs).unwrap(), names);
+        assert_eq!(create_missing(&log, &specs).unwrap(), Vec::<String>::new());
+        assert_eq!(require(&log, &names), Ok(()));
+        assert_eq!(log.partitions("emostream.windows").unwrap(), 3);
+        assert_eq!(log.partitions("emostream.progress").unwrap(), 1);
+    }
+}

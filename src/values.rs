@@ -1,0 +1,153 @@
+//! Values of flags: durations, rates, moments. Text in, a value or one sentence out.
+
+use std::{str::FromStr, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// The longest duration a flag takes: a year. It keeps every sum of times far from overflow.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// `250ms`, `2s`, `10m`, `1h 30m`: above zero.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = SignedDuration::from_str(text.trim())
+        .map_err(|_| "not a duration; write 250ms, 2s or 10m".to_owned())?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
+        Ok(duration) if duration > LONGEST => Err("is longer than a year".to_owned()),
+        Ok(duration) if !duration.subsec_nanos().is_multiple_of(1_000_000) => {
+            Err("must be whole milliseconds".to_owned())
+        }
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("must be longer than nothing".to_owned()),
+    }
+}
+
+/// A duration in whole milliseconds.
+pub(crate) fn ms(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+/// Events a second: `5000/s`, `300/m`, or `5000`, which is a second's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Rate {
+    pub(crate) per_second: f64,
+}
+
+/// More than one machine can send; keeps the schedule's arithmetic exact.
+const FASTEST_PER_SECOND: f64 = 10_000_000.0;
+
+impl FromStr for Rate {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "not a rate; write 5000/s or 30/m";
+        let (number, seconds) = match text.trim().split_once('/') {
+            None => (text.trim(), 1.0),
+            Some((number, "s")) => (number, 1.0),
+            Some((number, "m" | "min")) => (number, 60.0),
+            Some(_) => return Err(EXPECTED.to_owned()),
+        };
+        let number: f64 = number.replace('_', "").parse().map_err(|_| EXPECTED)?;
+        let per_second = number / seconds;
+        if per_second > 0.0 && per_second <= FASTEST_PER_SECOND {
+            Ok(Self { per_second })
+        } else {
+            Err(format!(
+                "must be above 0 and at most {FASTEST_PER_SECOND}/s"
+            ))
+        }
+    }
+}
+
+/// Where a reader of a topic begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// The oldest record kept.
+    Earliest,
+    /// Behind the newest.
+    Latest,
+    /// This long ago.
+    Ago(Duration),
+    /// A moment, Unix milliseconds.
+    At(u64),
+}
+
+impl FromStr for From {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "earliest" => return Ok(Self::Earliest),
+            "latest" => return Ok(Self::Latest),
+            _ => {}
+        }
+        if let Some(ago) = text.strip_prefix('-') {
+            return duration(ago).map(Self::Ago);
+        }
+        let moment = text.parse::<Timestamp>().ok();
+        moment
+            .and_then(|moment| u64::try_from(moment.as_millisecond()).ok())
+            .map(Self::At)
+            .ok_or_else(|| {
+                "write earliest, latest, -10m, or a moment as 2026-01-31T20:15:00Z".to_owned()
+            })
+    }
+}
+
+impl From {
+    /// The moment it means now, `None` for the ends of the topic.
+    pub(crate) fn time_ms(self, now_ms: u64) -> Option<u64> {
+        match self {
+            Self::Earliest | Self::Latest => None,
+            Self::Ago(ago) => Some(now_ms.saturating_sub(ms(ago))),
+            Self::At(at_ms) => Some(at_ms),
+        }
+    }
+}
+
+/// Now, Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    #[test]
+    fn durations_are_written_with_their_unit() {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("2s", 2000),
+            ("10m", 600_000),
+            ("1h 30m", 5_400_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "2", "-2s", "0s", "two", "2s!", "1ns", "2000000h", "∞"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_a_second_s_unless_they_say_otherwise() {
+        for (text, per_second) in [("5000/s", 5000.0), ("5000", 5000.0), ("30/m", 0.5)] {
+            assert_eq!(text.parse(), Ok(Rate { per_second }), "{text}");
+        }
+        for text in ["", "0/s", "-1/s", "5000/h", "fast", "NaN", "inf", "1e99/s"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reader_begins_at_an_end_or_at_a_moment() {
+        assert_eq!("earliest".parse(), Ok(From::Earliest));
+        assert_eq!("latest".parse(), Ok(From::Latest));
+        let ten_minutes: From = "-10m".parse().unwrap();
+        assert_eq!(ten_minutes.time_ms(700_000), Some(100_000));
+        let moment: From = "2025-11-24T16:00:00.123Z".parse().unwrap();
+        assert_eq!(moment.time_ms(0), Some(1_764_000_000_123));
+        for text in ["", "-", "10m", "now", "2025-11-24", "1764000000"] {
+            assert!(text.parse::<From>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! What is wrong is told in one clear sentence, with the right exit code.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::{collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
+
+use emostream_log::{Header, Log, NewRecord, embedded::EmbeddedLog};
+use harness::{
+    finals, http,
+    node::{self, Node},
+    rooms::Watcher,
+    unique, until,
+};
+use serde_json::{Value, json};
+
+/// It ends with `code` and one line on standard error that holds all of `words`.
+fn refused(arguments: &[&str], code: i32, words: &[&str]) {
+    let output = node::run(arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    assert_eq!(
+        said.trim().lines().count(),
+        1,
+        "{arguments:?} says more than a line: {said}"
+    );
+    for word in words {
+        assert!(
+            said.contains(word),
+            "{arguments:?} does not say {word}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
+    let kafka = ["--kafka", "127.0.0.1:1"];
+    let with_kafka = |rest: &[&'static str]| [rest, &kafka].concat();
+    for (arguments, flag) in [
+        (vec![], "up"),
+        (vec!["frobnicate"], "frobnicate"),
+        (vec!["up", "--frobnicate"], "--frobnicate"),
+        (vec!["up", "--listen", "nowhere"], "--listen"),
+        (vec!["up", "--window", "0s"], "--window"),
+        (vec!["up", "--window", "soon"], "--window"),
+        (vec!["up", "-w", "0"], "--workers"),
+        (vec!["up", "--lateness", "100ms"], "--lateness"),
+        (vec!["up", "--live", "3s"], "--live"),
+        (vec!["up", "--emoji-alias", "goal"], "--emoji-alias"),
+        (vec!["up", "--topic-prefix", "a b"], "--topic-prefix"),
+        (vec!["up", "--admin", "nowhere"], "--admin"),
+        (vec!["up", "--log-format", "xml"], "--log-format"),
+        (with_kafka(&["ingest", "--flush", "0ms"]), "--flush"),
+        (
+            with_kafka(&["ingest", "--flush-count", "0"]),
+            "--flush-count",
+        ),
+        (with_kafka(&["ingest", "--rooms", "("]), "--rooms"),
+        (with_kafka(&["ingest", "-X", "acks"]), "--kafka-property"),
+        (vec!["ingest"], "--kafka"),
+        (vec!["ingest", "--kafka", "nowhere"], "--kafka"),
+        (
+            with_kafka(&["dataflow", "-n", "2", "-p", "0"]),
+            "clusters of several processes",
+        ),
+        (with_kafka(&["dataflow", "-n", "1", "-p", "1"]), "--process"),
+        (
+            with_kafka(&["dataflow", "--swarm-size", "-1"]),
+            "--swarm-size",
+        ),
+        (
+            with_kafka(&["publisher", "--listen", "127.0.0.1"]),
+            "--listen",
+        ),
+        (vec!["subscribe", "--url", "https://h"], "--url"),
+        (vec!["subscribe", "--room", "a/b"], "--room"),
+        (vec!["inspect", "everything"], "everything"),
+        (vec!["inspect", "windows", "--from", "yesterday"], "--from"),
+        (
+            vec!["inspect", "windows", "--data", "/no/such/dir"],
+            "--data",
+        ),
+        (vec!["load", "--rate", "fast"], "--rate"),
+        (vec!["load", "--batch", "1001"], "--batch"),
+        (
+            with_kafka(&["topics", "create", "--partitions", "0"]),
+            "--partitions",
+        ),
+        (with_kafka(&["topics", "create"]), "--partitions"),
+    ] {
+        refused(&arguments, 64, &[flag]);
+    }
+}
+
+#[test]
+fn help_and_version_are_no_mistakes() {
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["up", "--help"],
+        &["dataflow", "--help"],
+    ] {
+        assert!(node::output(arguments).len() > 5, "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_environment_variable_is_a_flag() {
+    let output = node::emostream(&["up"])
+        .env("EMOSTREAM_WINDOW", "soon")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("--window"), "{said}");
+}
+
+#[test]
+fn a_property_that_librdkafka_does_not_know_is_64_before_the_network_is_touched() {
+    let arguments = [
+        "ingest",
+        "--kafka",
+        "127.0.0.1:1",
+        "-X",
+        "no.such=1",
+        "--admin",
+        "off",
+    ];
+    refused(&arguments, 64, &["-X", "no.such"]);
+}
+
+#[test]
+fn a_port_in_use_is_64_and_names_the_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let up = ["up", "--data", data];
+    let listen = [&up[..], &["--listen", &address, "--admin", "off"]].concat();
+    refused(&listen, 64, &["--listen", &address, "in use"]);
+    let admin = [&up[..], &["--listen", "127.0.0.1:0", "--admin", &address]].concat();
+    refused(&admin, 64, &["--admin", &address, "in use"]);
+}
+
+#[test]
+fn a_directory_in_use_is_64_and_names_the_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = Node::up(dir.path(), &[]);
+    let data = dir.path().join("data");
+    let data = data.to_str().unwrap();
+    let second = [
+        "up",
+        "--data",
+        data,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "off",
+    ];
+    refused(&second, 64, &["--data", "in use"]);
+}
+
+#[test]
+fn kafka_away_at_start_is_69() {
+    // A port of the reserved range that nothing listens on.
+    let away = ["--kafka", "127.0.0.1:1"];
+    let quiet = ["--admin", "off"];
+    for command in [
+        [&["up", "--listen", "127.0.0.1:0"][..], &quiet, &away].concat(),
+        [&["ingest", "--listen", "127.0.0.1:0"][..], &quiet, &away].concat(),
+        [&["dataflow"][..], &quiet, &away].concat(),
+        [&["publisher", "--listen", "127.0.0.1:0"][..], &quiet, &away].concat(),
+        [&["inspect", "windows"][..], &away].concat(),
+        [&["topics", "create", "--partitions", "1"][..], &away].concat(),
+    ] {
+        refused(&command, 69, &["127.0.0.1:1"]);
+    }
+}
+
+#[test]
+fn a_server_away_is_69() {
+    let url = "http://127.0.0.1:1";
+    refused(&["subscribe", "--url", url], 69, &["--url", url]);
+    refused(
+        &["load", "--url", url, "--duration", "1s"],
+        69,
+        &["--url", url],
+    );
+}
+
+#[test]
+fn missing_topics_are_69_and_say_how_to_create_them() {
+    let (brokers, prefix) = (harness::kafka::brokers(), unique("missing"));
+    let store = [
+        "--kafka",
+        brokers.as_str(),
+        "--topic-prefix",
+        prefix.as_str(),
+    ];
+    let quiet = ["--admin", "off"];
+    for command in ["ingest", "dataflow", "publisher"] {
+        let arguments = [&[command][..], &store, &quiet].concat();
+        refused(
+            &arguments,
+            69,
+            &[&format!("{prefix}."), "emostream topics create"],
+        );
+    }
+    let create = [&["topics", "create", "--partitions", "3"][..], &store].concat();
+    assert!(node::output(&create).contains("created"));
+    assert!(
+        !node::output(&create).contains("created"),
+        "a second time changes nothing"
+    );
+}
+
+#[test]
+fn progress_of_other_settings_is_78() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
+    let watcher = Watcher::follow(Arc::new(node.address.clone().into()), "a");
+    until("hello", || (watcher.hellos() > 0).then_some(()));
+    assert_eq!(
+        http::post(&node.address, "/v1/reactions", &body)
+            .unwrap()
+            .status,
+        202
+    );
+    until("a final", || (!watcher.finals().is_empty()).then_some(()));
+    drop(watcher);
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    let data = dir.path().join("data");
+    let data = data.to_str().unwrap();
+    let other = [
+        "up",
+        "--data",
+        data,
+        "--window",
+        "3s",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "off",
+    ];
+    let output = node::run(&other);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("--window"), "{said}");
+}
+
+/// Each row of the interface's error table, over HTTP.
+#[test]
+fn a_bad_request_is_answered_by_a_problem_and_nothing_of_it_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let good = json!({"user_id": "u", "emoji_type": "🔥", "room": "a"});
+    let long = "x".repeat(300 << 10);
+    for (method, path, body, status, word) in [
+        ("POST", "/v1/reactions", "{", 400, "JSON"),
+        (
+            "POST",
+            "/v1/reactions",
+            r#"{"emoji_type":"🔥"}"#,
+            400,
+            "user_id",
+        ),
+        (
+            "POST",
+            "/v1/reactions",
+            r#"{"user_id":1}"#,
+            400,
+            "emoji_type",
+        ),
+        (
+            "POST",
+            "/v1/reactions",
+            r#"{"user_id":1,"emoji_type":"xyzzy"}"#,
+            400,
+            "xyzzy",
+        ),
+        (
+            "POST",
+            "/v1/reactions",
+            r#"{"user_id":1,"emoji_type":"🔥","room":"a b"}"#,
+            400,
+            "room",
+        ),
+        ("POST", "/send_emoji", r#"{"user":1}"#, 400, "error"),
+        ("POST", "/v1/reactions", long.as_str(), 413, ""),
+        ("GET", "/v1/reactions", "", 405, ""),
+        ("GET", "/no/such/path", "", 404, ""),
+        ("GET", "/v1/rooms/a%20b", "", 404, ""),
+    ] {
+        let answer = http::request(&node.address, method, path, body).unwrap();
+        let shown: String = body.chars().take(60).collect();
+        if path == "/v1/rooms/a%20b" {
+            assert!(matches!(answer.status, 400 | 404), "{answer:?}");
+        } else {
+            assert_eq!(answer.status, status, "{method} {path} {shown}: {answer:?}");
+        }
+        assert!(
+            answer.head.contains("application/problem+json"),
+            "{answer:?}"
+        );
+        assert!(
+            answer.body.contains(word),
+            "{method} {path} {shown}: {answer:?}"
+        );
+    }
+    let mixed = json!([good, {"user_id": 1}, good]).to_string();
+    let answer = http::post(&node.address, "/v1/reactions", &mixed).unwrap();
+    assert_eq!(answer.status, 207, "{answer:?}");
+    assert_eq!(answer.json()["accepted"], 2);
+    assert_eq!(answer.json()["rejected"][0]["index"], 1);
+}
+
+#[test]
+fn a_corrupt_record_in_the_middle_of_a_topic_is_rejected_and_the_rest_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    // A first run makes the topics.
+    assert_eq!(
+        Node::up(dir.path(), &[])
+            .stop(Duration::from_secs(10))
+            .code(),
+        Some(0)
+    );
+    let log = EmbeddedLog::open(&data).unwrap();
+    let plain = br#"{"user_id":1,"emoji_type":"fire","room":"corrupt"}"#.to_vec();
+    let values = [
+        plain.clone(),
+        b"\x01\xff\xff\xff".to_vec(),
+        b"junk".to_vec(),
+        Vec::new(),
+        plain,
+    ];
+    for value in values {
+        append(&log, value);
+    }
+    drop(log);
+
+    let node = Node::up(dir.path(), &[]);
+    let watcher = Watcher::follow(Arc::new(node.address.clone().into()), "corrupt");
+    let expected = BTreeMap::from([("🔥".to_owned(), 2)]);
+    until("the good records are final", || {
+        (finals::sum(&watcher.finals()) == expected).then_some(())
+    });
+    let inspect = [
+        "inspect",
+        "rejected",
+        "--format",
+        "json",
+        "--data",
+        data.to_str().unwrap(),
+    ];
+    let rejected: Vec<Value> = until("the bad records are rejected", || {
+        let text = node::output(&inspect);
+        let records = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        Some(records.collect::<Vec<Value>>()).filter(|records| records.len() == 3)
+    });
+    for record in rejected {
+        assert!(record["headers"]["reason"].is_string(), "{record}");
+        assert_eq!(
+            record["headers"]["topic"], "emostream.reactions",
+            "{record}"
+        );
+        assert_eq!(record["headers"]["partition"], "0", "{record}");
+    }
+}
+
+fn append(log: &dyn Log, value: Vec<u8>) {
+    let appender = log.appender(Duration::from_secs(5)).unwrap();
+    let (stored, done) = std::sync::mpsc::channel();
+    let record = NewRecord {
+        topic: "emostream.reactions".to_owned(),
+        partition: Some(0),
+        time_ms: None,
+        key: None,
+        value: value.into(),
+        headers: Vec::<Header>::new(),
+    };
+    appender
+        .append(record, Box::new(move |result| stored.send(result).unwrap()))
+        .unwrap();
+    done.recv().unwrap().unwrap();
+}

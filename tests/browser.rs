@@ -1,0 +1,124 @@
+//! The page in a real browser: a tap, and the count rises, also on somebody else's page.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use harness::{DEADLINE, node::Node, until};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::json;
+
+/// How long a page may take to show something.
+const SHOWN: Duration = Duration::from_secs(30);
+
+/// Debian's chromedriver; killed at the end, and its browsers with it.
+struct Driver {
+    child: Child,
+    url: String,
+}
+
+impl Driver {
+    fn start() -> Driver {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let child = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("this test needs chromedriver ({error}): apt-get install chromium chromium-driver")
+            });
+        let driver = Driver {
+            child,
+            url: format!("http://127.0.0.1:{port}"),
+        };
+        until("chromedriver answers", || {
+            harness::http::get(&format!("127.0.0.1:{port}"), "/status").ok()
+        });
+        driver
+    }
+
+    async fn browser(&self) -> Client {
+        let options = json!({
+            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        });
+        let mut capabilities = serde_json::Map::new();
+        capabilities.insert("goog:chromeOptions".to_owned(), options);
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        builder
+            .capabilities(capabilities)
+            .connect(&self.url)
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_tap_in_the_browser_raises_the_count_on_every_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let driver = Driver::start();
+    let page = format!("http://{}/", node.address);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (tapper, watcher) = (driver.browser().await, driver.browser().await);
+        for browser in [&tapper, &watcher] {
+            browser.goto(&page).await.unwrap();
+            shown(browser, r#"[data-status="open"]"#).await;
+        }
+        for taps in 1..=3 {
+            let button = shown(&tapper, r#"[data-emoji="🔥"]"#).await;
+            button.click().await.unwrap();
+            for browser in [&tapper, &watcher] {
+                total_reaches(browser, taps).await;
+            }
+        }
+        for browser in [tapper, watcher] {
+            browser.close().await.unwrap();
+        }
+    });
+}
+
+async fn shown(browser: &Client, css: &str) -> fantoccini::elements::Element {
+    let found = browser
+        .wait()
+        .at_most(SHOWN)
+        .for_element(Locator::Css(css))
+        .await;
+    found.unwrap_or_else(|error| panic!("{css} is not on the page: {error}"))
+}
+
+async fn total_reaches(browser: &Client, at_least: u64) {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    loop {
+        let cell = shown(browser, r#"[data-total="🔥"]"#).await;
+        let text = cell.text().await.unwrap_or_default();
+        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+        if digits.parse::<u64>().is_ok_and(|total| total >= at_least) {
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the total shows {text}, not {at_least}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,94 @@
+//! A small HTTP/1.1 client of the tests' own: a request, a connection, an answer.
+
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+/// Longer than any deadline of the server.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+}
+
+/// Posts JSON. An error means that nobody knows whether it was taken.
+pub fn post(address: &str, path: &str, body: &str) -> io::Result<Answer> {
+    request(address, "POST", path, body)
+}
+
+/// Gets.
+pub fn get(address: &str, path: &str) -> io::Result<Answer> {
+    request(address, "GET", path, "")
+}
+
+pub fn request(address: &str, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    parse(&bytes).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+}
+
+/// `None` if the answer is not whole.
+fn parse(bytes: &[u8]) -> Option<Answer> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let body = &bytes[end + 4..];
+    let body = if head.contains("transfer-encoding: chunked") {
+        unchunk(body)?
+    } else {
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.map_or(body.len(), |length| length.trim().parse().unwrap());
+        body.get(..length)?.to_vec()
+    };
+    Some(Answer {
+        status,
+        head,
+        body: String::from_utf8(body).unwrap(),
+    })
+}
+
+fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = bytes.windows(2).position(|two| two == b"\r\n")?;
+        let size = std::str::from_utf8(&bytes[..end]).ok()?;
+        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend(bytes.get(end + 2..end + 2 + size)?);
+        bytes = bytes.get(end + 4 + size..)?;
+    }
+}
+
+/// The finals of a room's history.
+pub fn finals(history: &Answer) -> Vec<super::finals::Final> {
+    let json = history.json();
+    let list = json.as_array().or_else(|| json["finals"].as_array());
+    let list = list.unwrap_or_else(|| panic!("no list of finals: {json}"));
+    list.iter()
+        .map(|frame| super::finals::Final::of(frame).unwrap())
+        .collect()
+}

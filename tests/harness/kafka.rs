@@ -1,0 +1,53 @@
+//! The real Kafka that `tests/kafka/kafka.sh run` starts for the tests.
+
+use std::process::Command;
+
+/// Its `host:port`. A test that needs Kafka fails without one: a test that is skipped proves nothing.
+pub fn brokers() -> String {
+    std::env::var("EMOSTREAM_TEST_KAFKA").unwrap_or_else(|_| {
+        panic!(
+            "this test needs a Kafka: run `make test`, or \
+             `tests/kafka/kafka.sh run cargo test`, which sets EMOSTREAM_TEST_KAFKA"
+        )
+    })
+}
+
+/// A record, as Kafka's own console consumer prints it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumed {
+    pub partition: u32,
+    pub offset: u64,
+    pub key: String,
+    pub value: String,
+}
+
+/// All that a read_committed consumer that is not ours reads of `topic`.
+pub fn consume(brokers: &str, topic: &str) -> Vec<Consumed> {
+    let port = brokers.rsplit_once(':').unwrap().1;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
+    let output = Command::new(script)
+        .args(["consume", port, topic])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kafka.sh consume: {errors}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .filter_map(record)
+        .collect()
+}
+
+/// `Partition:0 <tab> Offset:12 <tab> key <tab> value`
+fn record(line: &str) -> Option<Consumed> {
+    let mut fields = line.splitn(4, '\t');
+    let number = |field: Option<&str>, name: &str| -> Option<u64> {
+        field?.strip_prefix(name)?.parse().ok()
+    };
+    Some(Consumed {
+        partition: number(fields.next(), "Partition:")? as u32,
+        offset: number(fields.next(), "Offset:")?,
+        key: fields.next()?.to_owned(),
+        value: fields.next()?.to_owned(),
+    })
+}

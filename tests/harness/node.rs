@@ -1,0 +1,145 @@
+//! A running `emostream`, and one that ran to its end.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use super::{DEADLINE, until_within};
+
+/// The program under test, with nothing of this environment's settings.
+pub fn emostream(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_emostream"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("EMOSTREAM_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    emostream(arguments).output().unwrap()
+}
+
+/// Runs it and takes what it prints; fails unless it ends well.
+pub fn output(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A server. It is killed when it goes out of scope.
+pub struct Node {
+    child: Child,
+    /// `host:port` of its listener.
+    pub address: String,
+}
+
+impl Node {
+    /// `up` on the embedded log in `dir`, on a port of its own.
+    pub fn up(dir: &Path, extra: &[&str]) -> Node {
+        let data = dir.join("data");
+        let mut arguments = vec!["up", "--listen", "127.0.0.1:0", "--admin", "off"];
+        arguments.extend(["--data", data.to_str().unwrap()]);
+        arguments.extend(extra);
+        Node::start(&arguments, &dir.join("stderr"))
+    }
+
+    /// `up` on Kafka.
+    pub fn up_on_kafka(dir: &Path, brokers: &str, prefix: &str, extra: &[&str]) -> Node {
+        let mut arguments = vec!["up", "--listen", "127.0.0.1:0", "--admin", "off"];
+        arguments.extend(["--kafka", brokers, "--topic-prefix", prefix]);
+        arguments.extend(extra);
+        Node::start(&arguments, &dir.join("stderr"))
+    }
+
+    /// Any server that prints the address it listens at. Its errors are appended to `log`.
+    pub fn start(arguments: &[&str], log: &Path) -> Node {
+        let mut child = Node::spawn(arguments, log, Stdio::piped());
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (found, address) = mpsc::channel();
+        thread::spawn(move || {
+            // To the end, so that the pipe never fills.
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, rest)) = line.split_once("http://") {
+                    let end = rest.find(|c: char| !(c.is_alphanumeric() || ".:".contains(c)));
+                    let _ = found.send(rest[..end.unwrap_or(rest.len())].to_owned());
+                }
+            }
+        });
+        match address.recv_timeout(DEADLINE) {
+            Ok(address) => Node { child, address },
+            Err(_) => {
+                let _ = child.kill();
+                let status = child.wait().unwrap();
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                panic!("{arguments:?} printed no address and ended with {status}:\n{said}");
+            }
+        }
+    }
+
+    /// A process that listens nowhere.
+    pub fn start_silent(arguments: &[&str], log: &Path) -> Node {
+        let child = Node::spawn(arguments, log, Stdio::null());
+        Node {
+            child,
+            address: String::new(),
+        }
+    }
+
+    fn spawn(arguments: &[&str], log: &Path, stdout: Stdio) -> Child {
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        emostream(arguments)
+            .stdout(stdout)
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(mut self, within: Duration) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        until_within(within, "an end after SIGTERM", || {
+            self.child.try_wait().unwrap()
+        })
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended(mut self) -> ExitStatus {
+        until_within(DEADLINE, "an end", || self.child.try_wait().unwrap())
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,67 @@
+//! A Server-Sent Events subscriber of the tests' own, on the bare socket.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+};
+
+use serde_json::Value;
+
+use super::DEADLINE;
+
+pub struct Subscriber(BufReader<TcpStream>);
+
+/// One event, field by field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub kind: String,
+    pub id: Option<String>,
+    pub data: Value,
+}
+
+impl Subscriber {
+    /// Connects; `last_event_id` resumes as a browser's EventSource does.
+    pub fn connect(address: &str, room: &str, last_event_id: Option<&str>) -> Subscriber {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let resume = last_event_id.map_or(String::new(), |id| format!("last-event-id: {id}\r\n"));
+        let head = format!(
+            "GET /v1/rooms/{room}/events HTTP/1.1\r\nhost: {address}\r\n{resume}\
+             accept: text/event-stream\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "no head: {head}");
+        }
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(
+            head.to_lowercase()
+                .contains("content-type: text/event-stream"),
+            "{head}"
+        );
+        Subscriber(reader)
+    }
+
+    /// The next event with data. Lines of chunk sizes are no fields, and so are passed over, as
+    /// comments are.
+    pub fn next(&mut self) -> Event {
+        let (mut kind, mut id, mut data) = (String::new(), None, String::new());
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "the stream ended");
+            let line = line.trim_end_matches(['\r', '\n']);
+            if let Some(value) = line.strip_prefix("event:") {
+                kind = value.trim().to_owned();
+            } else if let Some(value) = line.strip_prefix("id:") {
+                id = Some(value.trim().to_owned());
+            } else if let Some(value) = line.strip_prefix("data:") {
+                data += value.trim();
+            } else if line.is_empty() && !data.is_empty() {
+                let data = serde_json::from_str(&data).unwrap();
+                return Event { kind, id, data };
+            }
+        }
+    }
+}

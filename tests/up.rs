@@ -1,0 +1,221 @@
+//! The whole way of a reaction, in one process: what is posted arrives, exactly.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use harness::{
+    finals::{self, Final},
+    http, kafka,
+    node::{self, Node},
+    rooms::Watcher,
+    sse, unique, until, until_within,
+};
+use serde_json::{Value, json};
+
+const FIRES: usize = 2500;
+const CLAPS: usize = 300;
+const OVER: Duration = Duration::from_secs(3);
+const WINDOW_MS: u64 = 2000;
+const SWARM_SIZE: u64 = 1000;
+
+#[test]
+fn what_is_posted_in_three_forms_arrives_as_exact_finals() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    a_crowd_is_counted_exactly(&node);
+    let data = dir.path().join("data");
+    inspected(&["--data", data.to_str().unwrap()]);
+    let status = node.stop(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0), "a drain after SIGTERM ends well");
+}
+
+#[test]
+fn the_same_with_kafka() {
+    let dir = tempfile::tempdir().unwrap();
+    let (brokers, prefix) = (kafka::brokers(), unique("up"));
+    let node = Node::up_on_kafka(dir.path(), &brokers, &prefix, &[]);
+    a_crowd_is_counted_exactly(&node);
+    inspected(&["--kafka", &brokers, "--topic-prefix", &prefix]);
+    let status = node.stop(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0), "a drain after SIGTERM ends well");
+}
+
+fn a_crowd_is_counted_exactly(node: &Node) {
+    let expected = BTreeMap::from([
+        ("🔥".to_owned(), FIRES as u64),
+        ("👏".to_owned(), CLAPS as u64),
+    ]);
+    let watcher = Watcher::follow(Arc::new(Mutex::new(node.address.clone())), "match-7");
+    until("a WebSocket's hello", || {
+        (watcher.hellos() > 0).then_some(())
+    });
+    let mut events = sse::Subscriber::connect(&node.address, "match-7", None);
+
+    post_over_time(&node.address);
+    let by_websocket = until("finals of all that was posted", || {
+        let finals = watcher.finals();
+        (finals::sum(&finals) == expected).then_some(finals)
+    });
+    for one in &by_websocket {
+        one.check(WINDOW_MS, SWARM_SIZE);
+    }
+    assert_eq!(by_websocket.last().unwrap().totals, expected);
+    let ids: Vec<u64> = by_websocket.iter().map(Final::offset).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b), "ids rise: {ids:?}");
+
+    let by_events = sse_finals(&mut events, by_websocket.len());
+    assert_eq!(
+        by_events, by_websocket,
+        "both kinds of subscriber see the same"
+    );
+    let mut resumed = sse::Subscriber::connect(&node.address, "match-7", Some(&by_websocket[0].id));
+    let rest = sse_finals(&mut resumed, by_websocket.len() - 1);
+    assert_eq!(rest, by_websocket[1..], "resumed behind the first final");
+
+    let history = harness::http::get(&node.address, "/v1/rooms/match-7/history").unwrap();
+    assert_eq!(history.status, 200, "{history:?}");
+    assert_eq!(harness::http::finals(&history), by_websocket);
+    let rooms = harness::http::get(&node.address, "/v1/rooms").unwrap();
+    assert!(rooms.body.contains("match-7"), "{rooms:?}");
+}
+
+/// The crowd: single objects on /v1/reactions, arrays there, and the alias for existing clients.
+fn post_over_time(address: &str) {
+    let one = |emoji: &str| json!({"user_id": "u-1", "emoji_type": emoji, "room": "match-7"});
+    let alias = json!({"client_id": 5, "emoji": "clap", "room": "match-7"});
+    let (singles, rounds) = (100, 24);
+    let per_round = (FIRES - singles) / rounds;
+    let start = Instant::now();
+    for round in 0..rounds {
+        let array = Value::Array(vec![one("🔥"); per_round]).to_string();
+        accepted(address, "/v1/reactions", &array, 202);
+        for _ in 0..singles
+            .div_ceil(rounds)
+            .min(singles - round * singles.div_ceil(rounds))
+        {
+            accepted(address, "/v1/reactions", &one(":fire:").to_string(), 202);
+        }
+        for _ in 0..CLAPS
+            .div_ceil(rounds)
+            .min(CLAPS - (round * CLAPS.div_ceil(rounds)).min(CLAPS))
+        {
+            accepted(address, "/send_emoji", &alias.to_string(), 200);
+        }
+        let due = OVER * (round as u32 + 1) / rounds as u32;
+        thread::sleep(due.saturating_sub(start.elapsed()));
+    }
+}
+
+fn accepted(address: &str, path: &str, body: &str, status: u16) {
+    let answer = http::post(address, path, body).unwrap();
+    assert_eq!(answer.status, status, "{answer:?}");
+}
+
+fn sse_finals(events: &mut sse::Subscriber, count: usize) -> Vec<Final> {
+    let mut finals = Vec::new();
+    while finals.len() < count {
+        let event = events.next();
+        assert_eq!(event.kind, event.data["type"].as_str().unwrap());
+        if let Some(one) = Final::of(&event.data) {
+            assert_eq!(event.id.as_ref(), Some(&one.id));
+            finals.push(one);
+        }
+    }
+    finals
+}
+
+/// `inspect` reads the same from the topics, while `up` runs.
+fn inspected(store: &[&str]) {
+    let read = |topic: &str| -> Vec<Value> {
+        let arguments = [
+            &["inspect", topic, "--format", "json", "--room", "match-7"],
+            store,
+        ]
+        .concat();
+        node::output(&arguments)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let windows = read("windows");
+    let total: u64 = windows
+        .iter()
+        .map(|w| w["value"]["total"].as_u64().unwrap())
+        .sum();
+    assert_eq!(total, (FIRES + CLAPS) as u64);
+    assert_eq!(
+        read("totals").last().unwrap()["value"]["total"],
+        FIRES + CLAPS
+    );
+    let reactions = read("reactions")
+        .iter()
+        .map(|r| r["value"]["batch"]["reactions"].as_array().unwrap().len())
+        .sum::<usize>();
+    assert_eq!(reactions, FIRES + CLAPS);
+    assert_eq!(read("rejected").len(), 0);
+    let table = node::output(&[&["inspect", "progress"], store].concat());
+    assert!(table.contains("final until"), "{table}");
+}
+
+#[test]
+fn one_reaction_in_a_quiet_room_is_on_the_screen_soon_and_final_after_its_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let url = format!("http://{}", node.address);
+    let run = [
+        "load",
+        "--url",
+        &url,
+        "--rate",
+        "20/s",
+        "--duration",
+        "5s",
+        "--verify",
+        "--rooms",
+        "3",
+    ];
+    let said = node::output(&run);
+    assert!(
+        said.contains("every accepted reaction was counted exactly once"),
+        "{said}"
+    );
+    assert!(said.contains("to screen"), "{said}");
+}
+
+#[test]
+fn a_terminal_subscriber_follows_over_both_transports() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let url = format!("http://{}", node.address);
+    for transport in [&[][..], &["--sse"]] {
+        let room = unique("terminal");
+        let mut arguments = vec!["subscribe", "--url", &url, "--room", &room, "--json"];
+        arguments.extend(transport);
+        let (log, lines) = (dir.path().join("errors"), dir.path().join(&room));
+        let out = std::fs::File::create(&lines).unwrap();
+        let mut child = node::emostream(&arguments)
+            .stdout(out)
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let has = |what: &str| {
+            let text = std::fs::read_to_string(&lines).unwrap();
+            text.contains(what).then_some(())
+        };
+        until("hello in the terminal", || has("\"type\":\"hello\""));
+        let body = json!({"user_id": 1, "emoji_type": "🔥", "room": room}).to_string();
+        accepted(&node.address, "/v1/reactions", &body, 202);
+        until_within(Duration::from_secs(30), "final in the terminal", || {
+            has("\"type\":\"final\"")
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
