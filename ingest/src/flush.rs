@@ -36,7 +36,7 @@ const RECORD_REACTIONS: usize = 4000;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DrainError {
     /// The log refused the last flush.
-    #[error("the last reactions are lost: {0}")]
+    #[error("the log refused the last flush, and what was in it is lost: {0}")]
     Refused(LogError),
     /// The log did not acknowledge in time.
     #[error("the log has not acknowledged {reactions} reactions in time; they may be lost")]

@@ -134,6 +134,9 @@ fn a_drain_says_what_it_could_not_store() {
         flush: NEVER,
         ..Config::default()
     });
+    until("the first heartbeat", || {
+        failing.written().len() == PARTITIONS as usize
+    });
     assert_eq!(failing.post("/v1/reactions", array(7)).status, 202);
     failing.log.turn(Mood::Failing);
     let said = failing.stop(Duration::from_secs(10));
