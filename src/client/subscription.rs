@@ -265,3 +265,76 @@ fn closed(code: Option<u16>) -> Lost {
         None => Lost::Retry("the server closed".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use futures_util::SinkExt;
+    use serde_json::json;
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::{
+        accept_hdr_async,
+        tungstenite::handshake::server::{ErrorResponse, Request, Response},
+    };
+
+    fn a_final(offset: u64) -> String {
+        let frame = json!({
+            "type": "final", "id": format!("0-{offset}"), "room": "a", "start": 0, "end": 2000,
+            "emitted_at": 0, "total": 0, "counts": [], "totals": [],
+        });
+        frame.to_string()
+    }
+
+    /// Accepts one connection, sends `offsets`, closes, and tells what the client asked for.
+    async fn serve_once(listener: &TcpListener, offsets: &[u64]) -> String {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut asked = String::new();
+        #[allow(clippy::result_large_err, reason = "tungstenite's signature")]
+        let note = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
+            asked = request.uri().to_string();
+            Ok(response)
+        };
+        let mut socket = accept_hdr_async(stream, note).await.unwrap();
+        for offset in offsets {
+            socket.send(Message::text(a_final(*offset))).await.unwrap();
+        }
+        socket.close(None).await.unwrap();
+        asked
+    }
+
+    #[tokio::test]
+    async fn finals_come_in_order_and_once_across_a_reconnect() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server: Server = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let room = Room::new("a").unwrap();
+        let mut subscription = Subscription::new(server, room, Transport::WebSocket);
+        let serving = tokio::spawn(async move {
+            let first = serve_once(&listener, &[1, 2]).await;
+            let second = serve_once(&listener, &[2, 3]).await;
+            (first, second)
+        });
+        let (mut offsets, mut lost) = (Vec::new(), 0);
+        while offsets.len() < 3 {
+            match subscription.next().await.unwrap() {
+                News::Frame { frame, .. } => match *frame {
+                    Frame::Final { id, .. } => offsets.push(id.offset),
+                    other => panic!("{other:?}"),
+                },
+                News::Lost { .. } => lost += 1,
+            }
+        }
+        assert_eq!(offsets, [1, 2, 3]);
+        assert_eq!(lost, 1);
+        let (first, second) = serving.await.unwrap();
+        assert_eq!(first, "/v1/rooms/a/ws");
+        assert_eq!(second, "/v1/rooms/a/ws?since=0-2");
+    }
+
+    #[test]
+    fn a_close_code_says_whether_coming_back_is_of_use() {
+        for (code, comes_back) in [(None, true), (Some(1001), true), (Some(3000), true), (Some(3500), false)] {
+            assert_eq!(matches!(closed(code), Lost::Retry(_)), comes_back, "{code:?}");
+        }
+    }
+}
