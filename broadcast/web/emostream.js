@@ -439,10 +439,12 @@ class Scoreboard {
 
 // ---------------------------------------------------------------------------- the floats
 
-/** The most emojis in the air: more is noise, and a phone's battery. */
-const FLOATS = 40;
-/** Of these, kept free for swarms, so that a busy room still shows them. */
+/** The most emojis in the air, 40 in all: more is noise, and a phone's battery. */
+const LOOSE_FLOATS = 28;
+/** Swarms have their own places, so that neither kind crowds the other out. */
 const SWARM_FLOATS = 12;
+/** Steps of the golden ratio spread the floats over the width, whatever their number. */
+const GOLDEN = 0.618034;
 /** After this time a tap that is not in the counts yet will not be: let the crowd's floats through. */
 const OWN_MS = 3_000;
 
@@ -450,8 +452,10 @@ const OWN_MS = 3_000;
 class Sky {
   #element;
   #calm = matchMedia("(prefers-reduced-motion: reduce)");
-  #flying = 0;
+  #flying = { loose: 0, swarm: 0 };
+  #turn = Math.random();
   /** @type {Map<string, {count: number, at: number}>} */ #own = new Map();
+  /** @type {Map<string, number>} swarms that found no place yet */ #waiting = new Map();
 
   constructor(element) {
     this.#element = element;
@@ -479,17 +483,19 @@ class Sky {
       for (let i = 0; i < shown; i++) loose.push(emoji);
     }
     // A quarter of the free places each time: a steady stream instead of bursts.
-    const free = FLOATS - SWARM_FLOATS - this.#flying;
+    const free = LOOSE_FLOATS - this.#flying.loose;
     for (const emoji of pick(loose, Math.ceil(free / 4))) {
       this.#fly(emoji, { delay_ms: Math.random() * spread_ms });
     }
   }
 
-  /** One big emoji a swarm; what does not fit the sky is added to the last one's badge. */
+  /** One big emoji a swarm; what finds no place is added to the badge of a later one. */
   #swarms(emoji, swarms, swarmSize, spread_ms) {
-    const shown = Math.min(swarms, 4, FLOATS - this.#flying);
+    const due = swarms + (this.#waiting.get(emoji) ?? 0);
+    const shown = Math.min(due, 4, SWARM_FLOATS - this.#flying.swarm);
+    this.#waiting.set(emoji, shown > 0 ? 0 : due);
     for (let i = 0; i < shown; i++) {
-      const carried = i === shown - 1 ? swarms - i : 1;
+      const carried = i === shown - 1 ? due - i : 1;
       this.#fly(emoji, { swarm: carried * swarmSize, delay_ms: (i / shown) * spread_ms });
     }
   }
@@ -504,17 +510,19 @@ class Sky {
   }
 
   #fly(emoji, { left, own = false, swarm = 0, delay_ms = 0 }) {
-    if (this.calm || this.#flying >= FLOATS) return;
+    const kind = swarm ? "swarm" : "loose";
+    if (this.calm || this.#flying[kind] >= (swarm ? SWARM_FLOATS : LOOSE_FLOATS)) return;
     const { clientWidth: width, clientHeight: height } = this.#element;
     const float = document.createElement("span");
     float.className = swarm ? "float swarm" : own ? "float own" : "float";
     float.textContent = emoji;
     if (swarm) float.append(leaf("b", "badge", `×${swarm}`));
     const margin = swarm ? 90 : 28;
-    const x = left ?? margin + Math.random() * Math.max(0, width - 2 * margin);
+    this.#turn = (this.#turn + GOLDEN) % 1;
+    const x = left ?? margin + this.#turn * Math.max(0, width - 2 * margin);
     float.style.left = `${Math.round(x)}px`;
     this.#element.append(float);
-    this.#flying += 1;
+    this.#flying[kind] += 1;
     const flight = float.animate(path(height, swarm), {
       duration: (swarm ? 4200 : 2600) + Math.random() * 1000,
       delay: delay_ms,
@@ -523,7 +531,7 @@ class Sky {
     });
     flight.onfinish = flight.oncancel = () => {
       float.remove();
-      this.#flying -= 1;
+      this.#flying[kind] -= 1;
     };
   }
 }
@@ -570,7 +578,10 @@ const DRAW_MS = 40;
 const SUMMARY_MS = 6_000;
 /** The span the rate is measured over: two windows. */
 const RATE_MS = 4_000;
-const ROWS = 12;
+/** The page's own eight, and the room for others that the crowd sends. */
+const ROWS = 10;
+const CHIPS = 6;
+const TRENDING = 3;
 const MOMENTS = 8;
 const NOTICE_MS = 5_000;
 const STATUS_TEXT = { connecting: "Connecting", open: "Live", closed: "Closed" };
@@ -657,7 +668,9 @@ class Page {
     this.#row(emoji);
     button.addEventListener("click", () => {
       if (!this.#stream.react(emoji)) {
-        return this.#notice("Your last reactions are still waiting to be sent.");
+        const closed = this.#stream.status === "closed";
+        return this.#notice(closed ? "The server ended this visit. Reload the page to come back."
+          : "Your last reactions are still waiting to be sent.");
       }
       const { left, width } = button.getBoundingClientRect();
       this.#sky.tap(emoji, left + width / 2);
@@ -734,7 +747,7 @@ class Page {
   /** Moves rows to their rank, gliding from where they were. */
   #sortRows() {
     const rows = [...this.#rows.values()];
-    const ranked = rows.toSorted((a, b) => b.dataset.count - a.dataset.count);
+    const ranked = [...rows].sort((a, b) => b.dataset.count - a.dataset.count);
     const list = byId("totals");
     if (ranked.every((row, rank) => list.children[rank] === row)) return;
     const tops = new Map(rows.map((row) => [row, row.offsetTop]));
@@ -755,8 +768,8 @@ class Page {
 
   #drawTrending({ span_ms, top }) {
     byId("trending-panel").hidden = top.length === 0;
-    setText(byId("trending-span"), `last ${Math.round(span_ms / 1000)} s`);
-    drawChips(byId("trending"), top);
+    byId("trending-title").title = `Most sent in the last ${Math.round(span_ms / 1000)} s`;
+    drawChips(byId("trending"), top.slice(0, TRENDING));
   }
 
   #drawFinals() {
@@ -800,14 +813,13 @@ class Page {
 
 /** Redraws a list of counts, keeping the elements that stay. */
 function drawChips(list, counts) {
-  const shown = counts.slice(0, ROWS);
+  const shown = counts.slice(0, CHIPS);
   while (list.children.length > shown.length) list.lastElementChild.remove();
   shown.forEach(({ emoji, count, swarms }, index) => {
     const chip = list.children[index] ?? list.appendChild(emptyChip());
     setText(chip.children[0], emoji);
-    setText(chip.children[1], count.toLocaleString());
+    setText(chip.children[1], count < 10_000 ? count.toLocaleString() : compact.format(count));
     setText(chip.children[2], swarms > 0 ? `${swarms} ${swarms === 1 ? "swarm" : "swarms"}` : "");
-    chip.classList.toggle("swarming", swarms > 0);
   });
 }
 
