@@ -65,7 +65,7 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
         ),
         (with_kafka(&["dataflow", "-n", "1", "-p", "1"]), "--process"),
         (
-            with_kafka(&["dataflow", "--swarm-size", "-1"]),
+            with_kafka(&["dataflow", "--swarm-size", "0"]),
             "--swarm-size",
         ),
         (

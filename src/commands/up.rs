@@ -1,0 +1,112 @@
+//! `emostream up`: every role in one process, on one address.
+//!
+//! ```text
+//!           ┌─ POST ─▶ ingest ─▶ ┌─────┐ ─▶ dataflow ─▶ ┌─────┐ ─▶ publisher ─ ws, events ─▶
+//!  address ─┤                    │ log │                │ log │
+//!           └─ GET / ─▶ page     └─────┘                └─────┘
+//! ```
+
+use clap::Args;
+use emostream_http::{Limits, Shutdown, serve};
+use emostream_ingest::Ingest;
+
+use super::{
+    dataflow::CountingFlags,
+    ingest::{IntakeFlags, flush_last, start_failure},
+    publisher::Publishing,
+    roles::{AdminServer, Counting, Drain, Watch, address, announce, bind},
+};
+use crate::{
+    exit::Failure,
+    settings::{AdminFlags, EmojiFlags, ListenFlags, OriginFlags, StoreFlags, TopicFlags},
+    signal::Signals,
+    topics::{self, EMBEDDED_PARTITIONS},
+};
+
+/// On Kafka `up` makes what is missing for one machine; a team makes its own beforehand.
+const REPLICATION: u32 = 1;
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    listen: ListenFlags,
+    #[command(flatten)]
+    store: StoreFlags,
+    #[command(flatten)]
+    topics: TopicFlags,
+    #[command(flatten)]
+    admin: AdminFlags,
+    #[command(flatten)]
+    origin: OriginFlags,
+    #[command(flatten)]
+    emojis: EmojiFlags,
+    #[command(flatten)]
+    intake: IntakeFlags,
+    #[command(flatten)]
+    counting: CountingFlags,
+}
+
+pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+    let names = flags.topics.names();
+    let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
+    let counting = flags.counting.config(names.clone(), emojis.clone())?;
+    let (lateness, flush) = (flags.counting.lateness(), flags.intake.flush());
+    if lateness <= flush {
+        let why = format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
+        return Err(Failure::usage("--lateness", why));
+    }
+    let intake = flags.intake.config(names.clone(), emojis, origin.clone());
+    let publishing = Publishing::config(names.clone(), &flags.counting, origin);
+
+    let log = flags.store.open()?;
+    let specs = topics::specs(&names, EMBEDDED_PARTITIONS, REPLICATION);
+    topics::create_missing(&*log, &specs)?;
+    super::runtime()?.block_on(async {
+        let mut signals = Signals::listen()?;
+        let watch = Watch::default();
+        let listener = bind("--listen", flags.listen.address()).await?;
+        let address = address(&listener)?;
+        let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
+        let ingest = started.map_err(start_failure)?;
+        let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
+        let mut counting = Counting::start(counting, log, &watch)?;
+        let shutdown = Shutdown::new();
+        let handler = std::sync::Arc::new((ingest.handler(), publishing.handler()));
+        let serving = tokio::spawn(serve(listener, handler, Limits::default(), shutdown.clone()));
+        announce(&welcome(address))?;
+
+        let ended = tokio::select! {
+            failure = counting.fails() => Err(failure),
+            signal = signals.next() => Ok(signal),
+        };
+        if let Ok(signal) = &ended {
+            tracing::info!("{signal}: draining");
+        }
+        // In the order of the data, so that what was accepted is stored before anything else ends.
+        let drain = Drain::begin();
+        shutdown.trigger();
+        let flushed = flush_last(&ingest, &drain).await;
+        let stopped = match &ended {
+            Ok(_) => counting.stop(&drain).await,
+            Err(_) => Ok(()),
+        };
+        publishing.bye();
+        drain.wait_for(serving).await;
+        admin.stop().await;
+        ended.map(drop).and(flushed).and(stopped)
+    })
+}
+
+fn welcome(address: std::net::SocketAddr) -> String {
+    // A page cannot be opened at 0.0.0.0.
+    let open = match address.ip().is_unspecified() {
+        true => format!("127.0.0.1:{}", address.port()),
+        false => address.to_string(),
+    };
+    format!(
+        "\n  Open http://{open}/ and tap. Or send a reaction from another terminal:\n\n  \
+         curl -d '{{\"user_id\":\"me\",\"emoji_type\":\"🔥\"}}' -H 'content-type: application/json' \
+         http://{open}/v1/reactions\n\n"
+    )
+}
