@@ -453,7 +453,7 @@ class Sky {
   #element;
   #calm = matchMedia("(prefers-reduced-motion: reduce)");
   #flying = { loose: 0, swarm: 0 };
-  #turn = Math.random();
+  #turn = { loose: Math.random(), swarm: Math.random() };
   /** @type {Map<string, {count: number, at: number}>} */ #own = new Map();
   /** @type {Map<string, number>} swarms that found no place yet */ #waiting = new Map();
 
@@ -518,8 +518,8 @@ class Sky {
     float.textContent = emoji;
     if (swarm) float.append(leaf("b", "badge", `×${swarm}`));
     const margin = swarm ? 90 : 28;
-    this.#turn = (this.#turn + GOLDEN) % 1;
-    const x = left ?? margin + this.#turn * Math.max(0, width - 2 * margin);
+    this.#turn[kind] = (this.#turn[kind] + GOLDEN) % 1;
+    const x = left ?? margin + this.#turn[kind] * Math.max(0, width - 2 * margin);
     float.style.left = `${Math.round(x)}px`;
     this.#element.append(float);
     this.#flying[kind] += 1;
