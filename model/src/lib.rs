@@ -30,5 +30,6 @@ pub use reaction::{Invalid, MAX_USER_BYTES, Reaction, Submission, UserId};
 pub use results::{TotalsRecord, TrendingRecord, WindowRecord};
 pub use room::{InvalidRoom, MAX_ROOM_BYTES, Room};
 pub use tally::{Tally, compress, sort_counts};
+pub use timestamp::from_text as parse_timestamp;
 pub use topics::{InvalidPrefix, Topics};
 pub use window::{Window, WindowSize};

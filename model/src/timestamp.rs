@@ -26,7 +26,9 @@ pub(crate) fn from_number(number: f64) -> Result<u64, &'static str> {
 }
 
 /// RFC 3339, or ISO 8601 without a zone (`T` or a space between date and time), read as UTC.
-pub(crate) fn from_text(text: &str) -> Result<u64, &'static str> {
+///
+/// The error says what is expected.
+pub fn from_text(text: &str) -> Result<u64, &'static str> {
     let zoned = text.parse::<Timestamp>();
     let moment = match zoned {
         Ok(moment) => moment,

@@ -333,8 +333,17 @@ mod tests {
 
     #[test]
     fn a_close_code_says_whether_coming_back_is_of_use() {
-        for (code, comes_back) in [(None, true), (Some(1001), true), (Some(3000), true), (Some(3500), false)] {
-            assert_eq!(matches!(closed(code), Lost::Retry(_)), comes_back, "{code:?}");
+        for (code, comes_back) in [
+            (None, true),
+            (Some(1001), true),
+            (Some(3000), true),
+            (Some(3500), false),
+        ] {
+            assert_eq!(
+                matches!(closed(code), Lost::Retry(_)),
+                comes_back,
+                "{code:?}"
+            );
         }
     }
 }

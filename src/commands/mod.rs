@@ -4,9 +4,11 @@ mod dataflow;
 mod ingest;
 mod inspect;
 mod load;
+mod publisher;
 mod roles;
 mod subscribe;
 mod topics;
+mod up;
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
@@ -26,10 +28,14 @@ pub(crate) struct Command {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Run everything in one process: ingest, dataflow, publisher and the page
+    Up(up::Flags),
     /// Run the HTTP ingest service
     Ingest(ingest::Flags),
     /// Run the dataflow that counts
     Dataflow(dataflow::Flags),
+    /// Run the publisher that serves subscribers
+    Publisher(publisher::Flags),
     /// Follow a room in the terminal
     Subscribe(subscribe::Flags),
     /// Read a topic
@@ -44,14 +50,16 @@ enum What {
 impl Command {
     /// Does it, to its end.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        use What::{Dataflow, Ingest, Inspect, Load, Subscribe, Topics};
+        use What::{Dataflow, Ingest, Inspect, Load, Publisher, Subscribe, Topics, Up};
         self.log.start(match self.what {
-            Ingest(_) | Dataflow(_) => LevelFilter::INFO,
+            Up(_) | Ingest(_) | Dataflow(_) | Publisher(_) => LevelFilter::INFO,
             Subscribe(_) | Inspect(_) | Load(_) | Topics(_) => LevelFilter::WARN,
         });
         match self.what {
+            Up(flags) => up::run(flags),
             Ingest(flags) => ingest::run(flags),
             Dataflow(flags) => dataflow::run(flags),
+            Publisher(flags) => publisher::run(flags),
             Subscribe(flags) => subscribe::run(flags),
             Inspect(flags) => inspect::run(flags),
             Load(flags) => load::run(flags),

@@ -52,7 +52,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let counting = flags.counting.config(names.clone(), emojis.clone())?;
     let (lateness, flush) = (flags.counting.lateness(), flags.intake.flush());
     if lateness <= flush {
-        let why = format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
+        let why =
+            format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
         return Err(Failure::usage("--lateness", why));
     }
     let intake = flags.intake.config(names.clone(), emojis, origin.clone());
@@ -73,7 +74,12 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let mut counting = Counting::start(counting, log, &watch)?;
         let shutdown = Shutdown::new();
         let handler = std::sync::Arc::new((ingest.handler(), publishing.handler()));
-        let serving = tokio::spawn(serve(listener, handler, Limits::default(), shutdown.clone()));
+        let serving = tokio::spawn(serve(
+            listener,
+            handler,
+            Limits::default(),
+            shutdown.clone(),
+        ));
         announce(&welcome(address))?;
 
         let ended = tokio::select! {

@@ -1,0 +1,288 @@
+//! What a subscriber gets next: a pure function of where it stands and what the room holds.
+//!
+//! Invariants, whatever the interleaving of results, reads and expiry:
+//! - finals come in the order of their ids, each at most once;
+//! - a final that the subscriber should have had and did not is announced by a gap before anything
+//!   newer;
+//! - of an open window's live tallies only the newest is ever sent.
+
+use std::sync::Arc;
+
+use emostream_model::{GapReason, ResultId};
+
+use crate::room::{Final, Live, RoomState};
+
+/// Where a subscriber stands. All that a connection holds of the room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    /// The last final it has; `None` for none.
+    after: Option<ResultId>,
+    /// Why a gap would be.
+    reason: GapReason,
+    /// It resumed from what is no longer kept, and was not told yet.
+    expired: bool,
+    live_version: u64,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A final.
+    Final(Arc<Final>),
+    /// The newest tally of an open window.
+    Live(Arc<Live>),
+    /// Finals behind this one are lost to this subscriber.
+    Gap(ResultId, GapReason),
+}
+
+impl Cursor {
+    /// A subscriber without a past: it gets the newest final, so that the totals are on its screen at
+    /// once, and then the present.
+    pub(crate) fn join(room: &RoomState) -> Self {
+        let newest = room.newest().map(|newest| newest.id);
+        Self {
+            after: newest.and_then(|id| {
+                let offset = id.offset.checked_sub(1)?;
+                Some(ResultId { offset, ..id })
+            }),
+            reason: GapReason::Slow,
+            expired: false,
+            live_version: 0,
+        }
+    }
+
+    /// A subscriber that has everything up to `id`, and whether every final since can follow.
+    /// `unread` is the last offset of that partition that was never read.
+    pub(crate) fn resume(room: &RoomState, id: ResultId, unread: Option<u64>) -> (Self, bool) {
+        let mut cursor = Self {
+            after: Some(id),
+            reason: GapReason::Expired,
+            expired: unread.is_some_and(|unread| id.offset < unread),
+            live_version: 0,
+        };
+        cursor.expired = cursor.has_gap(room);
+        (cursor, !cursor.expired)
+    }
+
+    /// What comes next, if anything; the cursor moves behind it.
+    pub(crate) fn next(&mut self, room: &RoomState) -> Option<Next> {
+        if let Some(after) = self.after.filter(|_| self.has_gap(room)) {
+            let reason = self.reason;
+            // Behind the gap: the oldest that is kept, and from now on only slowness loses one.
+            self.after = None;
+            self.reason = GapReason::Slow;
+            self.expired = false;
+            if let (Some(floor), Some(kept)) = (room.floor(), room.newest()) {
+                let partition = kept.id.partition;
+                self.after = Some(ResultId {
+                    partition,
+                    offset: floor,
+                });
+            }
+            return Some(Next::Gap(after, reason));
+        }
+        if let Some(next) = room.final_after(self.after.map(|after| after.offset)) {
+            self.after = Some(next.id);
+            self.reason = GapReason::Slow;
+            return Some(Next::Final(next.clone()));
+        }
+        let live = room.live_after(self.live_version)?;
+        self.live_version = live.version;
+        Some(Next::Live(live.clone()))
+    }
+
+    fn has_gap(&self, room: &RoomState) -> bool {
+        let Some(after) = self.after else {
+            return false;
+        };
+        let elsewhere = room
+            .newest()
+            .is_some_and(|newest| newest.id.partition != after.partition);
+        self.expired || elsewhere || room.floor().is_some_and(|floor| after.offset < floor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::totals::RoomTotals;
+    use emostream_model::{Emoji, Room, WindowRecord, WindowSize, compress};
+    use proptest::prelude::*;
+
+    fn record(at: u64, emitted_at: Option<u64>) -> WindowRecord {
+        WindowRecord {
+            room: Room::default(),
+            window: WindowSize::from_ms(10).unwrap().window_of(at * 10),
+            emitted_at,
+            total: 1,
+            counts: vec![compress(Emoji::from_text("🔥").unwrap(), 1, 1000)],
+        }
+    }
+
+    fn id(offset: u64) -> ResultId {
+        ResultId {
+            partition: 2,
+            offset,
+        }
+    }
+
+    fn room(unread: Option<u64>, offsets: impl IntoIterator<Item = u64>) -> RoomState {
+        let mut room = RoomState::new(RoomTotals::default());
+        for offset in offsets {
+            assert!(room.push_final(id(offset), offset, record(offset, None), unread));
+        }
+        room
+    }
+
+    fn drain(cursor: &mut Cursor, room: &RoomState) -> Vec<String> {
+        std::iter::from_fn(|| cursor.next(room))
+            .map(|next| match next {
+                Next::Final(f) => f.id.to_string(),
+                Next::Live(l) => format!("live {}", l.version),
+                Next::Gap(id, reason) => format!("gap {id} {reason:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_late_joiner_gets_the_newest_final_and_the_present() {
+        let mut room = room(None, [3, 5, 9]);
+        room.push_live(record(10, Some(1)));
+        room.push_live(record(10, Some(2)));
+        let mut cursor = Cursor::join(&room);
+        assert_eq!(drain(&mut cursor, &room), ["2-9", "live 2"]);
+        assert!(
+            drain(
+                &mut Cursor::join(&RoomState::default()),
+                &RoomState::default()
+            )
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn the_very_first_final_reaches_a_joiner() {
+        let room = room(None, [0]);
+        assert_eq!(drain(&mut Cursor::join(&room), &room), ["2-0"]);
+    }
+
+    #[test]
+    fn who_resumes_gets_every_final_since() {
+        let room = room(Some(2), [3, 5, 9]);
+        for (since, expected) in [
+            (2, vec!["2-3", "2-5", "2-9"]),
+            (4, vec!["2-5", "2-9"]),
+            (9, vec![]),
+            (12, vec![]),
+        ] {
+            let (mut cursor, resumed) = Cursor::resume(&room, id(since), Some(2));
+            assert!(resumed);
+            assert_eq!(drain(&mut cursor, &room), expected);
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
+        let room = room(Some(2), [3, 5]);
+        let (mut cursor, resumed) = Cursor::resume(&room, id(1), Some(2));
+        assert!(!resumed);
+        assert_eq!(drain(&mut cursor, &room), ["gap 2-1 Expired", "2-3", "2-5"]);
+        let (mut cursor, resumed) = Cursor::resume(
+            &room,
+            ResultId {
+                partition: 0,
+                offset: 4,
+            },
+            None,
+        );
+        assert!(!resumed);
+        assert_eq!(drain(&mut cursor, &room), ["gap 0-4 Expired", "2-3", "2-5"]);
+    }
+
+    #[test]
+    fn a_final_supersedes_the_live_tallies_of_its_window() {
+        let mut room = room(None, [3]);
+        room.push_live(record(4, Some(1)));
+        room.push_live(record(5, Some(1)));
+        room.push_final(id(8), 8, record(4, None), None);
+        assert!(!room.push_live(record(4, Some(2))));
+        assert_eq!(drain(&mut Cursor::join(&room), &room), ["2-8", "live 2"]);
+    }
+
+    #[test]
+    fn a_room_without_kept_finals_tells_a_gap_to_who_resumes_from_before_them() {
+        let room = RoomState::default();
+        let (mut cursor, resumed) = Cursor::resume(&room, id(3), Some(7));
+        assert!(!resumed);
+        assert_eq!(drain(&mut cursor, &room), ["gap 2-3 Expired"]);
+        let (mut cursor, resumed) = Cursor::resume(&room, id(7), Some(7));
+        assert!(resumed);
+        assert!(drain(&mut cursor, &room).is_empty());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(u64),
+        Live,
+        Read(usize),
+        Expire(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (1_u64..4).prop_map(Step::Push),
+            Just(Step::Live),
+            (0_usize..4).prop_map(Step::Read),
+            (0_u64..6).prop_map(Step::Expire),
+        ];
+        proptest::collection::vec(step, 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn finals_are_never_lost_doubled_or_reordered_without_a_gap(steps in steps()) {
+            let mut room = room(None, [0]);
+            let (mut cursor, _) = Cursor::resume(&room, id(0), None);
+            let (mut offset, mut pushed, mut got) = (0, Vec::new(), Vec::new());
+            let mut live_seen = 0;
+            let mut read = |cursor: &mut Cursor, room: &RoomState, got: &mut Vec<Option<u64>>| match cursor.next(room) {
+                Some(Next::Final(f)) => got.push(Some(f.id.offset)),
+                Some(Next::Gap(..)) => got.push(None),
+                Some(Next::Live(l)) => { assert!(l.version > live_seen); live_seen = l.version; }
+                None => {}
+            };
+            for step in steps {
+                match step {
+                    Step::Push(gap) => {
+                        offset += gap;
+                        pushed.push(offset);
+                        assert!(room.push_final(id(offset), offset, record(offset, None), None));
+                        assert!(!room.push_final(id(offset), offset, record(offset, None), None), "a double is dropped");
+                    }
+                    Step::Live => { room.push_live(record(offset + 1, Some(1))); }
+                    Step::Read(n) => (0..n).for_each(|_| read(&mut cursor, &room, &mut got)),
+                    Step::Expire(back) => room.expire((offset + 1).saturating_sub(back)),
+                }
+            }
+            for _ in 0..pushed.len() + 10 {
+                read(&mut cursor, &room, &mut got);
+            }
+            let finals: Vec<u64> = got.iter().flatten().copied().collect();
+            prop_assert!(finals.is_sorted_by(|a, b| a < b));
+            // Without a gap in between, neighbours in what was got are neighbours in what was pushed.
+            let place = |offset: u64| pushed.iter().position(|p| *p == offset).unwrap();
+            for pair in got.windows(2) {
+                if let [Some(a), Some(b)] = pair {
+                    prop_assert_eq!(place(*a) + 1, place(*b));
+                }
+            }
+            if got.first().is_some_and(Option::is_some) {
+                prop_assert_eq!(got[0], pushed.first().copied());
+            }
+            if let Some(newest) = room.newest().filter(|newest| newest.id.offset > 0) {
+                prop_assert_eq!(finals.last(), Some(&newest.id.offset));
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! All rooms, and who waits for them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use emostream_model::Room;
+use tokio::sync::watch;
+
+use crate::room::RoomState;
+
+/// The most rooms that exist only because somebody looks at them: an address is a name away from
+/// making one, and each costs some hundred bytes until it is swept.
+const SILENT_ROOMS: usize = 100_000;
+
+/// Every room that has ever counted something, and those that somebody subscribes to.
+///
+/// It grows with the rooms of the totals topic, as the topic itself does.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    rooms: Mutex<HashMap<Room, Arc<Entry>>>,
+    /// By partition of the finals: the last offset that was never read.
+    unread: Mutex<HashMap<u32, u64>>,
+}
+
+/// A room, and the bell of its subscribers.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    state: Mutex<RoomState>,
+    changed: watch::Sender<()>,
+    subscribers: AtomicUsize,
+}
+
+impl Entry {
+    fn new(state: RoomState) -> Self {
+        Self {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            subscribers: AtomicUsize::new(0),
+        }
+    }
+
+    /// The room as it is now; hold it briefly.
+    pub(crate) fn state(&self) -> MutexGuard<'_, RoomState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the room; its subscribers look again if there is news.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut RoomState) -> bool) -> bool {
+        let news = change(&mut self.state());
+        if news {
+            self.changed.send_replace(());
+        }
+        news
+    }
+
+    /// Tells of changes from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Subscribers here.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.subscribers.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn subscribed(&self) {
+        self.subscribers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unsubscribed(&self) {
+        self.subscribers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hub {
+    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Arc<Entry>>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The room, if it is known.
+    pub(crate) fn find(&self, room: &Room) -> Option<Arc<Entry>> {
+        self.rooms().get(room).cloned()
+    }
+
+    /// The room, for a subscriber, who is counted; made if need be. `None` when too many rooms are
+    /// held open without a result.
+    pub(crate) fn join(&self, room: &Room) -> Option<Arc<Entry>> {
+        let mut rooms = self.rooms();
+        let entry = match rooms.get(room) {
+            Some(entry) => entry.clone(),
+            None if rooms.len() >= SILENT_ROOMS && silent(&rooms) >= SILENT_ROOMS => return None,
+            None => {
+                let entry = Arc::new(Entry::new(RoomState::default()));
+                rooms.insert(room.clone(), entry.clone());
+                entry
+            }
+        };
+        entry.subscribed();
+        Some(entry)
+    }
+
+    /// The room, for a result; made by `state` if need be.
+    pub(crate) fn entry(&self, room: &Room, state: impl FnOnce() -> RoomState) -> Arc<Entry> {
+        let mut rooms = self.rooms();
+        let entry = rooms.entry(room.clone());
+        entry
+            .or_insert_with(|| Arc::new(Entry::new(state())))
+            .clone()
+    }
+
+    /// Every room with results to show.
+    pub(crate) fn active(&self) -> Vec<(Room, Arc<Entry>)> {
+        let rooms = self.rooms();
+        let active = rooms.iter().filter(|(_, entry)| entry.state().is_active());
+        active
+            .map(|(room, entry)| (room.clone(), entry.clone()))
+            .collect()
+    }
+
+    /// Forgets what is older than `before_ms`, and rooms without result and subscriber.
+    pub(crate) fn sweep(&self, before_ms: u64) {
+        self.rooms().retain(|_, entry| {
+            let mut state = entry.state();
+            state.expire(before_ms);
+            entry.subscribers() > 0 || state.is_active() || state.totals().total() > 0
+        });
+    }
+
+    /// The last offset of a partition of the finals that was never read.
+    pub(crate) fn unread(&self, partition: u32) -> Option<u64> {
+        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.get(&partition).copied()
+    }
+
+    /// Finals of `partition` begin to be read at `start`; what lies before it is not known here.
+    pub(crate) fn begins(&self, partition: u32, start: u64) {
+        if let Some(last) = start.checked_sub(1) {
+            let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+            unread.insert(partition, last);
+            drop(unread);
+            for entry in self.rooms().values() {
+                entry.update(|state| state.lose(partition, last));
+            }
+        }
+    }
+
+    /// How many rooms are known.
+    pub(crate) fn len(&self) -> usize {
+        self.rooms().len()
+    }
+}
+
+fn silent(rooms: &HashMap<Room, Arc<Entry>>) -> usize {
+    let silent = |entry: &&Arc<Entry>| {
+        let state = entry.state();
+        !state.is_active() && state.totals().total() == 0
+    };
+    rooms.values().filter(silent).count()
+}

@@ -1,0 +1,57 @@
+//! Broadcast: results out of the log to every subscriber.
+//!
+//! ```text
+//!  [totals] ─at the start─┐
+//!  [windows] ──▶ tail ────┴▶ hub ─▶ room: ring of finals, newest live ─▶ cursor ─▶ WebSocket
+//!  [live] ─────▶ (thread)                                                      └─▶ SSE
+//!                                                           state, history, rooms ─▶ JSON
+//! ```
+//!
+//! Two classes of message: of live tallies the newest wins, finals are lossless while they are in the
+//! ring. A subscriber has no queue, only a cursor: a slow one costs nothing but its own socket.
+//!
+//! Invariants:
+//! - A frame is serialised once, whoever receives it, and is the same bytes at every publisher.
+//! - What a subscriber gets next is a pure function of its cursor and the room ([`cursor`]).
+//! - The log is read on a thread of its own, never by an async task.
+
+mod cursor;
+mod encoded;
+mod error;
+mod hub;
+mod metrics;
+mod page;
+mod room;
+mod routes;
+mod service;
+mod sse;
+mod state;
+mod subscription;
+mod tail;
+mod totals;
+mod websocket;
+
+use std::time::Duration;
+
+use emostream_http::AllowOrigin;
+use emostream_model::Topics;
+
+pub use error::BroadcastError;
+pub use service::Publisher;
+
+/// What a publisher is told, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where results come from.
+    pub topics: Topics,
+    /// Told in `hello`: how long a window is.
+    pub window_ms: u64,
+    /// Told in `hello`: how often a live tally comes at most.
+    pub live_ms: u64,
+    /// Told in `hello`: how many identical emojis make a swarm.
+    pub swarm_size: u64,
+    /// How long finals are kept for those who resume.
+    pub ring: Duration,
+    /// Whose pages may receive.
+    pub allow_origin: AllowOrigin,
+}

@@ -1,0 +1,210 @@
+//! A room as its publisher knows it: a ring of finals, the open windows' newest live tallies, totals.
+//!
+//! Pure: results come in as values, and what each subscriber gets is the [`crate::cursor`]'s business.
+//!
+//! Invariants: finals lie in the ring in the order of their offsets, each once; everything above
+//! [`RoomState::floor`] and up to the newest final is in the ring; a live tally is of a window that is
+//! not final.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use emostream_model::{Count, Frame, ResultId, Window, WindowRecord, top};
+
+use crate::{encoded::Encoded, totals::RoomTotals};
+
+/// The most finals a ring holds: ten minutes of windows as short as 150 ms.
+const RING_FINALS: usize = 4096;
+
+/// The most open windows whose live tally is kept: more are open only while a dataflow catches up, and
+/// then the newest are what people want.
+const OPEN_WINDOWS: usize = 4;
+
+/// A final in the ring.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Final {
+    pub(crate) id: ResultId,
+    pub(crate) window: Window,
+    /// When it was written to the log, Unix milliseconds.
+    pub(crate) written_ms: u64,
+    pub(crate) frame: Encoded,
+}
+
+/// The newest tally of an open window.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Live {
+    /// Rises with each live tally of the room.
+    pub(crate) version: u64,
+    pub(crate) frame: Encoded,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct RoomState {
+    finals: VecDeque<Arc<Final>>,
+    /// Finals at or below this are not in the ring, and may have been.
+    floor: Option<u64>,
+    live: BTreeMap<u64, Arc<Live>>,
+    live_version: u64,
+    totals: RoomTotals,
+}
+
+impl RoomState {
+    /// A room with what it had counted before its first final.
+    pub(crate) fn new(totals: RoomTotals) -> Self {
+        Self {
+            totals,
+            ..Self::default()
+        }
+    }
+
+    /// Takes a final in; `false` if it is known already. `unread` is the last offset of its partition
+    /// that was never read.
+    pub(crate) fn push_final(
+        &mut self,
+        id: ResultId,
+        written_ms: u64,
+        record: WindowRecord,
+        unread: Option<u64>,
+    ) -> bool {
+        let known = self
+            .newest()
+            .is_some_and(|newest| id.offset <= newest.id.offset);
+        if known || self.floor.is_some_and(|floor| id.offset <= floor) {
+            return false;
+        }
+        self.floor = self.floor.max(unread);
+        self.totals.add(&record);
+        self.live = self.live.split_off(&(record.window.start + 1));
+        let window = record.window;
+        let frame = Encoded::new(&final_frame(id, written_ms, record, &self.totals.counts()));
+        self.finals.push_back(Arc::new(Final {
+            id,
+            window,
+            written_ms,
+            frame,
+        }));
+        while self.finals.len() > RING_FINALS {
+            self.drop_oldest();
+        }
+        true
+    }
+
+    /// Takes a live tally in; `false` if its window is final, or it is older than what is shown.
+    pub(crate) fn push_live(&mut self, record: WindowRecord) -> bool {
+        let start = record.window.start;
+        let closed = self
+            .newest()
+            .is_some_and(|newest| start <= newest.window.start);
+        let Some(emitted_at) = record.emitted_at.filter(|_| !closed) else {
+            return false;
+        };
+        self.live_version += 1;
+        let (counts, others) = top(&record.counts, |tally| tally.count);
+        let frame = Encoded::new(&Frame::Live {
+            room: record.room,
+            window: record.window,
+            emitted_at,
+            total: record.total,
+            counts,
+            others,
+        });
+        let version = self.live_version;
+        self.live.insert(start, Arc::new(Live { version, frame }));
+        while self.live.len() > OPEN_WINDOWS {
+            self.live.pop_first();
+        }
+        true
+    }
+
+    /// Forgets finals written before `before_ms`, and live tallies of windows that began before it.
+    pub(crate) fn expire(&mut self, before_ms: u64) {
+        while self
+            .finals
+            .front()
+            .is_some_and(|oldest| oldest.written_ms < before_ms)
+        {
+            self.drop_oldest();
+        }
+        self.live = self.live.split_off(&before_ms);
+    }
+
+    /// Finals of `partition` up to `floor` were deleted before they were read.
+    pub(crate) fn lose(&mut self, partition: u32, floor: u64) -> bool {
+        let mine = self
+            .newest()
+            .is_some_and(|newest| newest.id.partition == partition);
+        if mine {
+            self.floor = self.floor.max(Some(floor));
+        }
+        mine
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.finals.pop_front() {
+            self.floor = self.floor.max(Some(oldest.id.offset));
+        }
+    }
+
+    /// Finals at or below this offset are not in the ring, and may have been.
+    pub(crate) fn floor(&self) -> Option<u64> {
+        self.floor
+    }
+
+    /// The newest final kept.
+    pub(crate) fn newest(&self) -> Option<&Arc<Final>> {
+        self.finals.back()
+    }
+
+    /// The finals kept, oldest first.
+    pub(crate) fn finals(&self) -> impl Iterator<Item = &Arc<Final>> {
+        self.finals.iter()
+    }
+
+    /// The oldest final kept behind `offset`.
+    pub(crate) fn final_after(&self, offset: Option<u64>) -> Option<&Arc<Final>> {
+        let first = offset.map_or(0, |offset| {
+            self.finals.partition_point(|kept| kept.id.offset <= offset)
+        });
+        self.finals.get(first)
+    }
+
+    /// The live tally that follows `version`, the oldest window first.
+    pub(crate) fn live_after(&self, version: u64) -> Option<&Arc<Live>> {
+        let newer = self.live.values().filter(|live| live.version > version);
+        newer.min_by_key(|live| live.version)
+    }
+
+    /// The newest live tally of an open window.
+    pub(crate) fn live(&self) -> Option<&Arc<Live>> {
+        self.live.values().next_back()
+    }
+
+    /// All that the room has counted, as of its newest final.
+    pub(crate) fn totals(&self) -> &RoomTotals {
+        &self.totals
+    }
+
+    /// Whether it has results to show now.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.finals.is_empty() || !self.live.is_empty()
+    }
+}
+
+fn final_frame(id: ResultId, written_ms: u64, record: WindowRecord, totals: &[Count]) -> Frame {
+    let (counts, others) = top(&record.counts, |tally| tally.count);
+    let (totals, totals_others) = top(totals, |count| count.count);
+    Frame::Final {
+        id,
+        room: record.room,
+        window: record.window,
+        emitted_at: written_ms,
+        total: record.total,
+        counts,
+        others,
+        totals,
+        totals_others,
+    }
+}

@@ -1,0 +1,164 @@
+//! The running publisher: requests in, answers and streams out, and the farewell at its end.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use emostream_http::{AllowOrigin, Handler, Problem, Readiness, Request, Response, Shutdown};
+use emostream_log::Log;
+use emostream_model::Room;
+use hyper::{Method, header::ORIGIN};
+use prometheus::Registry;
+
+use crate::{
+    BroadcastError, Config,
+    hub::Hub,
+    metrics::Metrics,
+    page,
+    routes::{self, Route, What},
+    sse, state,
+    subscription::Subscription,
+    tail::Tail,
+    websocket,
+};
+
+/// The methods of everything here.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// A running publisher. Dropped, it reads no more results.
+pub struct Publisher {
+    service: Arc<Service>,
+    farewell: Shutdown,
+    _tail: Tail,
+}
+
+impl Publisher {
+    /// Rebuilds what is kept from the log, then serves and reads on.
+    ///
+    /// Waits for the log, some seconds at most: not to be called from an async task. The handler is to
+    /// be served in a tokio runtime.
+    pub fn start(
+        config: Config,
+        log: Arc<dyn Log>,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<Self, BroadcastError> {
+        let metrics = Metrics::register(registry)?;
+        let component = readiness.component("publisher");
+        component.not_ready("reading what was counted");
+        let hub = Arc::new(Hub::default());
+        let tail = Tail::start(&config, log, hub.clone(), metrics.clone(), component)?;
+        let farewell = Shutdown::new();
+        let service = Service {
+            config,
+            hub,
+            metrics,
+            farewell: farewell.clone(),
+        };
+        Ok(Self {
+            service: Arc::new(service),
+            farewell,
+            _tail: tail,
+        })
+    }
+
+    /// What answers its requests.
+    pub fn handler(&self) -> Arc<impl Handler + use<>> {
+        self.service.clone()
+    }
+
+    /// Says goodbye to every subscriber: each is told when to come back, and its stream ends. The
+    /// listener's drain waits for them.
+    pub fn bye(&self) {
+        self.farewell.trigger();
+    }
+}
+
+struct Service {
+    config: Config,
+    hub: Arc<Hub>,
+    metrics: Metrics,
+    farewell: Shutdown,
+}
+
+impl Handler for Service {
+    fn knows(&self, path: &str) -> bool {
+        Route::of(path).is_some()
+    }
+
+    async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
+        let allow = &self.config.allow_origin;
+        if *request.method() == Method::OPTIONS {
+            return allow.preflight(request.headers(), METHODS);
+        }
+        let origin = request.headers().get(ORIGIN).cloned();
+        let mut response = self.answer(request).unwrap_or_else(Problem::into_response);
+        allow.apply(origin.as_ref(), response.headers_mut());
+        response
+    }
+}
+
+impl Service {
+    fn answer(&self, request: Request) -> Result<Response, Problem> {
+        let path = request.uri().path();
+        let route = Route::of(path).ok_or_else(Problem::unknown_path)?;
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(Problem::method_not_allowed(METHODS));
+        }
+        if !self.config.allow_origin.permits(request.headers()) {
+            return Err(AllowOrigin::refusal());
+        }
+        match route {
+            Route::Page => Ok(page::answer(path)),
+            Route::Rooms => Ok(state::rooms(&self.hub)),
+            Route::Room(name, what) => self.room(&routes::room(&name)?, what, request),
+        }
+    }
+
+    fn room(&self, room: &Room, what: What, mut request: Request) -> Result<Response, Problem> {
+        match what {
+            What::State => Ok(state::room(&self.hub, room)),
+            What::History => {
+                let from_ms = routes::moment(request.uri(), "from")?.unwrap_or(0);
+                let to_ms = routes::moment(request.uri(), "to")?.unwrap_or(u64::MAX);
+                Ok(state::history(&self.hub, room, from_ms, to_ms))
+            }
+            What::Events if *request.method() == Method::HEAD => {
+                Err(Problem::method_not_allowed("GET, OPTIONS"))
+            }
+            What::Events => {
+                let subscription = self.subscribe(room, &request, "sse")?;
+                Ok(sse::answer(subscription, self.farewell.clone()))
+            }
+            What::WebSocket => {
+                let handshake = websocket::handshake(&mut request)?;
+                let subscription = self.subscribe(room, &request, "websocket")?;
+                let serving =
+                    websocket::serve(handshake.upgrade, subscription, self.farewell.clone());
+                tokio::spawn(serving);
+                Ok(handshake.response)
+            }
+        }
+    }
+
+    fn subscribe(
+        &self,
+        room: &Room,
+        request: &Request,
+        transport: &str,
+    ) -> Result<Subscription, Problem> {
+        if self.farewell.is_requested() {
+            return Err(Problem::unavailable(
+                "this server is about to end; connect again",
+            ));
+        }
+        let since = routes::since(request.uri(), request.headers())?;
+        let joined = Subscription::join(
+            &self.hub,
+            room,
+            since,
+            &self.config,
+            &self.metrics,
+            transport,
+        );
+        joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
+    }
+}

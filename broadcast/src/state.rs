@@ -1,0 +1,107 @@
+//! What can be asked for once: a room's state, its history, the list of rooms.
+//!
+//! ```text
+//! {"room":…,"final":{…}|null,"live":{…}|null,"total":N,"totals":[{"emoji","count"},…],"subscribers":N}
+//! {"room":…,"finals":[{…},…]}
+//! {"rooms":[{"room":…,"total":N,"totals":[…],"subscribers":N},…]}
+//! ```
+//!
+//! `final` and `live` are the frames that subscribers get; `totals` are all emojis ever counted in the
+//! room (in the list of rooms: the top 20), as of the newest final.
+
+use emostream_http::{Body, Response};
+use emostream_model::{Count, FRAME_COUNTS, Room};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use serde::Serialize;
+
+use crate::{
+    encoded::Encoded,
+    hub::{Entry, Hub},
+    room::RoomState,
+};
+
+/// The most rooms a list shows: those that have counted most.
+const LISTED_ROOMS: usize = 1000;
+
+/// The room as it is now; one without results where nothing is known of it.
+pub(crate) fn room(hub: &Hub, room: &Room) -> Response {
+    let entry = hub.find(room);
+    match entry.as_deref() {
+        Some(entry) => describe(room, &entry.state(), entry.subscribers()),
+        None => describe(room, &RoomState::default(), 0),
+    }
+}
+
+fn describe(room: &Room, state: &RoomState, subscribers: usize) -> Response {
+    let newest = frame(state.newest().map(|newest| &newest.frame));
+    let live = frame(state.live().map(|live| &live.frame));
+    let totals = json(&state.totals().counts());
+    let total = state.totals().total();
+    answer(format!(
+        r#"{{"room":"{room}","final":{newest},"live":{live},"total":{total},"totals":{totals},"subscribers":{subscribers}}}"#
+    ))
+}
+
+fn frame(frame: Option<&Encoded>) -> &str {
+    frame.map_or("null", |frame| frame.json().as_str())
+}
+
+/// The kept finals of windows that begin within `[from, to)`, oldest first.
+pub(crate) fn history(hub: &Hub, room: &Room, from_ms: u64, to_ms: u64) -> Response {
+    let mut finals = Vec::new();
+    if let Some(entry) = hub.find(room) {
+        let state = entry.state();
+        let within = state
+            .finals()
+            .filter(|f| (from_ms..to_ms).contains(&f.window.start));
+        finals.extend(within.map(|kept| kept.frame.json().clone()));
+    }
+    let finals: Vec<&str> = finals.iter().map(|json| json.as_str()).collect();
+    let finals = finals.join(",");
+    answer(format!(r#"{{"room":"{room}","finals":[{finals}]}}"#))
+}
+
+#[derive(Serialize)]
+struct Listed {
+    room: Room,
+    total: u64,
+    totals: Vec<Count>,
+    subscribers: usize,
+}
+
+impl Listed {
+    fn new(room: Room, entry: &Entry) -> Self {
+        let state = entry.state();
+        let mut totals = state.totals().counts();
+        totals.truncate(FRAME_COUNTS);
+        Self {
+            room,
+            total: state.totals().total(),
+            totals,
+            subscribers: entry.subscribers(),
+        }
+    }
+}
+
+/// The active rooms, those that have counted most first.
+pub(crate) fn rooms(hub: &Hub) -> Response {
+    let active = hub.active().into_iter();
+    let mut rooms: Vec<Listed> = active
+        .map(|(room, entry)| Listed::new(room, &entry))
+        .collect();
+    rooms.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.room.cmp(&b.room)));
+    rooms.truncate(LISTED_ROOMS);
+    answer(format!(r#"{{"rooms":{}}}"#, json(&rooms)))
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data with string keys")
+}
+
+fn answer(json: String) -> Response {
+    let mut response = Response::new(Body::from(json));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

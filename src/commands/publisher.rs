@@ -1,0 +1,130 @@
+//! `emostream publisher`: results out of the log to subscribers.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_broadcast::{BroadcastError, Config, Publisher};
+use emostream_http::{AllowOrigin, Handler, Limits, Shutdown, serve};
+use emostream_log::Log;
+use emostream_model::Topics;
+
+use super::{
+    dataflow::CountingFlags,
+    roles::{AdminServer, Drain, Watch, address, announce, bind},
+};
+use crate::{
+    exit::{Exit, Failure},
+    settings::{AdminFlags, KafkaFlags, ListenFlags, OriginFlags, TopicFlags},
+    signal::Signals,
+    topics,
+    values::{duration, ms},
+};
+
+/// How long finals are kept for those who resume (INTERFACE).
+const RING: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    listen: ListenFlags,
+    #[command(flatten)]
+    kafka: KafkaFlags,
+    #[command(flatten)]
+    topics: TopicFlags,
+    #[command(flatten)]
+    admin: AdminFlags,
+    #[command(flatten)]
+    origin: OriginFlags,
+    /// How long a window is, as the dataflow has it: subscribers are told
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    window: Duration,
+    /// How often a live tally comes, as the dataflow has it
+    #[arg(long, default_value = "250ms", value_parser = duration)]
+    live: Duration,
+    /// How many identical emojis make a swarm, as the dataflow has it
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(value_parser = Ranged::<u64>::new().range(1..))]
+    swarm_size: u64,
+}
+
+pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+    let names = flags.topics.names();
+    let config = Config {
+        topics: names.clone(),
+        window_ms: ms(flags.window),
+        live_ms: ms(flags.live),
+        swarm_size: flags.swarm_size,
+        ring: RING,
+        allow_origin: flags.origin.allowed(),
+    };
+    let log = flags.kafka.connect()?;
+    topics::require(&*log, &[names.windows(), names.totals(), names.live()])?;
+    super::runtime()?.block_on(async {
+        let mut signals = Signals::listen()?;
+        let watch = Watch::default();
+        let listener = bind("--listen", flags.listen.address()).await?;
+        let address = address(&listener)?;
+        let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let publishing = Publishing::start(config, log, &watch).await?;
+        let shutdown = Shutdown::new();
+        let handler = publishing.handler();
+        let serving = tokio::spawn(serve(
+            listener,
+            handler,
+            Limits::default(),
+            shutdown.clone(),
+        ));
+        announce(&format!("the publisher serves http://{address}/\n"))?;
+        let signal = signals.next().await;
+        tracing::info!("{signal}: draining");
+        let drain = Drain::begin();
+        shutdown.trigger();
+        publishing.bye();
+        drain.wait_for(serving).await;
+        admin.stop().await;
+        Ok(())
+    })
+}
+
+/// A publisher in this process.
+pub(super) struct Publishing(Publisher);
+
+impl Publishing {
+    /// What it goes by beside a dataflow whose flags are known.
+    pub(super) fn config(topics: Topics, counting: &CountingFlags, origin: AllowOrigin) -> Config {
+        Config {
+            topics,
+            window_ms: ms(counting.window()),
+            live_ms: ms(counting.live()),
+            swarm_size: counting.swarm_size(),
+            ring: RING,
+            allow_origin: origin,
+        }
+    }
+
+    /// Starts it; what it kept is read from the log first.
+    pub(super) async fn start(
+        config: Config,
+        log: Arc<dyn Log>,
+        watch: &Watch,
+    ) -> Result<Self, Failure> {
+        let watch = watch.clone();
+        let start = move || Publisher::start(config, log, &watch.registry, &watch.readiness);
+        let started = tokio::task::spawn_blocking(start).await;
+        let publisher = started.map_err(|_| Failure::new(Exit::Defect, "the publisher ended"))?;
+        publisher.map(Self).map_err(|error| match error {
+            BroadcastError::Log(error) => error.into(),
+            other => Failure::unavailable(other),
+        })
+    }
+
+    /// What answers its requests.
+    pub(super) fn handler(&self) -> Arc<impl Handler + use<>> {
+        self.0.handler()
+    }
+
+    /// Sends every subscriber away.
+    pub(super) fn bye(&self) {
+        self.0.bye();
+    }
+}
