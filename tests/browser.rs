@@ -4,7 +4,7 @@
 mod harness;
 
 use std::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -41,14 +41,16 @@ impl Driver {
             url: format!("http://127.0.0.1:{port}"),
         };
         until("chromedriver answers", || {
-            harness::http::get(&format!("127.0.0.1:{port}"), "/status").ok()
+            TcpStream::connect(("127.0.0.1", port)).ok()
         });
         driver
     }
 
     async fn browser(&self) -> Client {
         let options = json!({
-            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                "--no-first-run"]
         });
         let mut capabilities = serde_json::Map::new();
         capabilities.insert("goog:chromeOptions".to_owned(), options);
