@@ -12,7 +12,7 @@
 //!
 //! Invariants:
 //! - A frame is serialised once, whoever receives it, and is the same bytes at every publisher.
-//! - What a subscriber gets next is a pure function of its cursor and the room ([`cursor`]).
+//! - What a subscriber gets next is a pure function of its cursor and the room (`cursor`).
 //! - The log is read on a thread of its own, never by an async task.
 
 mod cursor;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller binds the
-//! listener, [`serve`] serves it until the [`Shutdown`] is triggered. Errors are RFC 9457 problems
+//! listener, [`serve()`] serves it until the [`Shutdown`] is triggered. Errors are RFC 9457 problems
 //! ([`Problem`]), browsers of other origins are let in by [`AllowOrigin`], and [`Admin`] answers
 //! health, readiness and metrics.
 //!

@@ -82,7 +82,7 @@ impl Socket {
 
 /// The socket that an upgrade hands over, and what was read from it beyond the request.
 ///
-/// Gives the upgrade back if it is none of [`crate::serve`]'s.
+/// Gives the upgrade back if it is none of [`crate::serve()`]'s.
 pub fn upgraded_socket(upgraded: Upgraded) -> Result<(Socket, Bytes), Upgraded> {
     let parts = upgraded.downcast::<TokioIo<Socket>>()?;
     Ok((parts.io.into_inner(), parts.read_buf))
