@@ -11,7 +11,7 @@ pub enum DataflowError {
     Start(LogError),
     /// The stored progress was made under other settings.
     #[error(
-        "the stored progress in {topic} belongs to other settings: {difference}; run with the former settings, or forget the progress with `emostream reset`"
+        "the stored progress in {topic} belongs to other settings: {difference}; run with the former settings, or start anew with another --topic-prefix (or --data directory)"
     )]
     OtherSettings {
         /// The progress topic.
@@ -31,7 +31,7 @@ pub enum DataflowError {
     },
     /// Records that are still needed are gone.
     #[error(
-        "{topic}/{partition} must be read from offset {resume}, but the log holds {start} to {end}: reactions were deleted before they were counted; go on without them by `emostream reset`"
+        "{topic}/{partition} must be read from offset {resume}, but the log holds {start} to {end}: reactions were deleted before they were counted; start anew with another --topic-prefix (or --data directory)"
     )]
     Gone {
         /// The reactions topic.

@@ -55,7 +55,7 @@ fn stored_progress(config: &Config, log: &dyn Log) -> Result<Option<Progress>, D
     let mut newest = None;
     let mut keep = |record: Record<'_>| newest = Some(record.value.to_vec());
     read_to_end(log, &topic, &mut keep).map_err(DataflowError::Start)?;
-    // An empty value is a deletion: `emostream reset`.
+    // An empty value is a deletion.
     let Some(value) = newest.filter(|value| !value.is_empty()) else {
         return Ok(None);
     };

@@ -489,5 +489,5 @@ fn reactions_that_were_deleted_before_they_were_counted_are_a_loud_refusal() {
     }]);
     let error = stage.start(stage.config(1)).1.join().unwrap().unwrap_err();
     assert_eq!(error.exit_code(), 78);
-    assert!(error.to_string().contains("emostream reset"), "{error}");
+    assert!(error.to_string().contains("--topic-prefix"), "{error}");
 }
