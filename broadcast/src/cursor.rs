@@ -6,7 +6,7 @@
 //!   newer;
 //! - of an open window's live tallies only the newest is ever sent.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use emostream_model::{GapReason, ResultId};
 
@@ -17,6 +17,8 @@ use crate::room::{Final, Live, RoomState};
 pub(crate) struct Cursor {
     /// The last final it has; `None` for none.
     after: Option<ResultId>,
+    /// What the room had lost when `after` was set: who has none yet has no other way to see a loss.
+    losses: u64,
     /// Why a gap would be.
     reason: GapReason,
     /// It resumed from what is no longer kept, and was not told yet.
@@ -41,10 +43,14 @@ impl Cursor {
     pub(crate) fn join(room: &RoomState) -> Self {
         let newest = room.newest().map(|newest| newest.id);
         Self {
-            after: newest.and_then(|id| {
-                let offset = id.offset.checked_sub(1)?;
-                Some(ResultId { offset, ..id })
-            }),
+            after: match newest {
+                None => room.floor(),
+                Some(id) => id
+                    .offset
+                    .checked_sub(1)
+                    .map(|offset| ResultId { offset, ..id }),
+            },
+            losses: room.losses(),
             reason: GapReason::Slow,
             expired: false,
             live_version: 0,
@@ -52,12 +58,14 @@ impl Cursor {
     }
 
     /// A subscriber that has everything up to `id`, and whether every final since can follow.
-    /// `unread` is the last offset of that partition that was never read.
-    pub(crate) fn resume(room: &RoomState, id: ResultId, unread: Option<u64>) -> (Self, bool) {
+    /// `read` are the offsets of that partition that were read: before them is what is no longer
+    /// known, behind them are ids of another log.
+    pub(crate) fn resume(room: &RoomState, id: ResultId, read: &Range<u64>) -> (Self, bool) {
         let mut cursor = Self {
             after: Some(id),
+            losses: room.losses(),
             reason: GapReason::Expired,
-            expired: unread.is_some_and(|unread| id.offset < unread),
+            expired: id.offset.saturating_add(1) < read.start || id.offset >= read.end,
             live_version: 0,
         };
         cursor.expired = cursor.has_gap(room);
@@ -66,19 +74,21 @@ impl Cursor {
 
     /// What comes next, if anything; the cursor moves behind it.
     pub(crate) fn next(&mut self, room: &RoomState) -> Option<Next> {
-        if let Some(after) = self.after.filter(|_| self.has_gap(room)) {
+        if self.has_gap(room) {
             let reason = self.reason;
+            let none_yet = ResultId {
+                partition: room.partition().unwrap_or_default(),
+                offset: 0,
+            };
+            let after = self.after.unwrap_or(none_yet);
             // Behind the gap: the oldest that is kept, and from now on only slowness loses one.
-            self.after = None;
-            self.reason = GapReason::Slow;
-            self.expired = false;
-            if let (Some(floor), Some(kept)) = (room.floor(), room.newest()) {
-                let partition = kept.id.partition;
-                self.after = Some(ResultId {
-                    partition,
-                    offset: floor,
-                });
-            }
+            *self = Self {
+                after: room.floor(),
+                losses: room.losses(),
+                reason: GapReason::Slow,
+                expired: false,
+                live_version: self.live_version,
+            };
             return Some(Next::Gap(after, reason));
         }
         if let Some(next) = room.final_after(self.after.map(|after| after.offset)) {
@@ -93,12 +103,13 @@ impl Cursor {
 
     fn has_gap(&self, room: &RoomState) -> bool {
         let Some(after) = self.after else {
-            return false;
+            return room.losses() > self.losses;
         };
-        let elsewhere = room
-            .newest()
-            .is_some_and(|newest| newest.id.partition != after.partition);
-        self.expired || elsewhere || room.floor().is_some_and(|floor| after.offset < floor)
+        let elsewhere = room.partition().is_some_and(|p| p != after.partition);
+        let below = room
+            .floor()
+            .is_some_and(|floor| after.offset < floor.offset);
+        self.expired || elsewhere || below
     }
 }
 
@@ -176,7 +187,7 @@ mod tests {
             (9, vec![]),
             (12, vec![]),
         ] {
-            let (mut cursor, resumed) = Cursor::resume(&room, id(since), Some(2));
+            let (mut cursor, resumed) = Cursor::resume(&room, id(since), &(3..13));
             assert!(resumed);
             assert_eq!(drain(&mut cursor, &room), expected);
         }
@@ -185,7 +196,7 @@ mod tests {
     #[test]
     fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
         let room = room(Some(2), [3, 5]);
-        let (mut cursor, resumed) = Cursor::resume(&room, id(1), Some(2));
+        let (mut cursor, resumed) = Cursor::resume(&room, id(1), &(3..6));
         assert!(!resumed);
         assert_eq!(drain(&mut cursor, &room), ["gap 2-1 Expired", "2-3", "2-5"]);
         let (mut cursor, resumed) = Cursor::resume(
@@ -194,7 +205,7 @@ mod tests {
                 partition: 0,
                 offset: 4,
             },
-            None,
+            &(0..9),
         );
         assert!(!resumed);
         assert_eq!(drain(&mut cursor, &room), ["gap 0-4 Expired", "2-3", "2-5"]);
@@ -213,12 +224,47 @@ mod tests {
     #[test]
     fn a_room_without_kept_finals_tells_a_gap_to_who_resumes_from_before_them() {
         let room = RoomState::default();
-        let (mut cursor, resumed) = Cursor::resume(&room, id(3), Some(7));
+        let (mut cursor, resumed) = Cursor::resume(&room, id(3), &(8..8));
         assert!(!resumed);
         assert_eq!(drain(&mut cursor, &room), ["gap 2-3 Expired"]);
-        let (mut cursor, resumed) = Cursor::resume(&room, id(7), Some(7));
+        let (mut cursor, resumed) = Cursor::resume(&room, id(7), &(8..8));
         assert!(resumed);
         assert!(drain(&mut cursor, &room).is_empty());
+    }
+
+    #[test]
+    fn an_id_of_another_log_is_told_by_a_gap() {
+        let room = room(None, [3, 5]);
+        let (mut cursor, resumed) = Cursor::resume(&room, id(6), &(0..6));
+        assert!(!resumed);
+        assert_eq!(drain(&mut cursor, &room), ["gap 2-6 Expired", "2-3", "2-5"]);
+        let most = id(u64::MAX);
+        assert!(!Cursor::resume(&room, most, &(0..6)).1);
+    }
+
+    #[test]
+    fn a_room_that_moves_to_another_partition_goes_on_behind_a_gap() {
+        let mut room = room(None, [3, 5]);
+        let mut cursor = Cursor::join(&room);
+        assert_eq!(drain(&mut cursor, &room), ["2-5"]);
+        let moved = |offset| ResultId {
+            partition: 4,
+            offset,
+        };
+        assert!(!room.push_final(moved(0), 9, record(5, None), None));
+        assert!(room.push_final(moved(1), 9, record(6, None), None));
+        assert_eq!(drain(&mut cursor, &room), ["gap 2-5 Slow", "4-1"]);
+    }
+
+    #[test]
+    fn who_joined_an_empty_room_is_told_what_left_it_unseen() {
+        let mut room = RoomState::default();
+        let mut cursor = Cursor::join(&room);
+        for offset in [3, 5] {
+            room.push_final(id(offset), offset, record(offset, None), Some(2));
+        }
+        room.expire(4);
+        assert_eq!(drain(&mut cursor, &room), ["gap 2-0 Slow", "2-5"]);
     }
 
     #[derive(Debug, Clone)]
@@ -243,7 +289,7 @@ mod tests {
         #[test]
         fn finals_are_never_lost_doubled_or_reordered_without_a_gap(steps in steps()) {
             let mut room = room(None, [0]);
-            let (mut cursor, _) = Cursor::resume(&room, id(0), None);
+            let (mut cursor, _) = Cursor::resume(&room, id(0), &(0..1));
             let (mut offset, mut pushed, mut got) = (0, Vec::new(), Vec::new());
             let mut live_seen = 0;
             let mut read = |cursor: &mut Cursor, room: &RoomState, got: &mut Vec<Option<u64>>| match cursor.next(room) {

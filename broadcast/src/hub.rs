@@ -2,13 +2,15 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use emostream_model::Room;
+use emostream_model::{ResultId, Room};
 use tokio::sync::watch;
 
 use crate::room::RoomState;
@@ -17,14 +19,20 @@ use crate::room::RoomState;
 /// making one, and each costs some hundred bytes until it is swept.
 const SILENT_ROOMS: usize = 100_000;
 
+/// How far a publisher may lag behind another one that a subscriber comes from. An id that is not
+/// reached within this time belongs to another log, one that was since made anew.
+const LAG: Duration = Duration::from_secs(2);
+
 /// Every room that has ever counted something, and those that somebody subscribes to.
 ///
 /// It grows with the rooms of the totals topic, as the topic itself does.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     rooms: Mutex<HashMap<Room, Arc<Entry>>>,
-    /// By partition of the finals: the last offset that was never read.
-    unread: Mutex<HashMap<u32, u64>>,
+    /// By partition of the finals: the offsets that were read.
+    read: Mutex<HashMap<u32, Range<u64>>>,
+    /// Told when there is more of them.
+    advanced: watch::Sender<()>,
 }
 
 /// A room, and the bell of its subscribers.
@@ -133,20 +141,57 @@ impl Hub {
 
     /// The last offset of a partition of the finals that was never read.
     pub(crate) fn unread(&self, partition: u32) -> Option<u64> {
-        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
-        unread.get(&partition).copied()
+        self.read(partition).start.checked_sub(1)
+    }
+
+    /// The offsets of a partition of the finals that were read; none of a partition that is not.
+    pub(crate) fn read(&self, partition: u32) -> Range<u64> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.get(&partition).cloned().unwrap_or_default()
     }
 
     /// Finals of `partition` begin to be read at `start`; what lies before it is not known here.
     pub(crate) fn begins(&self, partition: u32, start: u64) {
+        self.set_read(partition, start..start);
         if let Some(last) = start.checked_sub(1) {
-            let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
-            unread.insert(partition, last);
-            drop(unread);
             for entry in self.rooms().values() {
                 entry.update(|state| state.lose(partition, last));
             }
         }
+    }
+
+    /// Finals of `partition` were read up to `end`.
+    pub(crate) fn reaches(&self, partition: u32, end: u64) {
+        let read = self.read(partition);
+        if end > read.end {
+            self.set_read(partition, read.start..end);
+            self.advanced.send_replace(());
+        }
+    }
+
+    fn set_read(&self, partition: u32, offsets: Range<u64>) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.insert(partition, offsets);
+    }
+
+    fn lags_behind(&self, id: ResultId) -> bool {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let partition = read.get(&id.partition);
+        partition.is_some_and(|read| read.end <= id.offset)
+    }
+
+    /// Waits for `id` to be read, for [`LAG`] at most: a subscriber may come from a publisher that is
+    /// ahead of this one.
+    pub(crate) async fn catch_up(&self, id: ResultId) {
+        let mut advanced = self.advanced.subscribe();
+        let reached = async {
+            while self.lags_behind(id) {
+                // The sender lives as long as this hub.
+                let _ = advanced.changed().await;
+            }
+        };
+        // Not reached: the cursor will tell.
+        let _ = tokio::time::timeout(LAG, reached).await;
     }
 
     /// How many rooms are known.

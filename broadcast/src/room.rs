@@ -2,9 +2,9 @@
 //!
 //! Pure: results come in as values, and what each subscriber gets is the [`crate::cursor`]'s business.
 //!
-//! Invariants: finals lie in the ring in the order of their offsets, each once; everything above
-//! [`RoomState::floor`] and up to the newest final is in the ring; a live tally is of a window that is
-//! not final.
+//! Invariants: finals lie in the ring in the order of their offsets, each once, all of one partition;
+//! everything above [`RoomState::floor`] and up to the newest final is in the ring; a live tally is of
+//! a window that is not final.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -45,7 +45,8 @@ pub(crate) struct Live {
 pub(crate) struct RoomState {
     finals: VecDeque<Arc<Final>>,
     /// Finals at or below this are not in the ring, and may have been.
-    floor: Option<u64>,
+    floor: Option<ResultId>,
+    losses: u64,
     live: BTreeMap<u64, Arc<Live>>,
     live_version: u64,
     totals: RoomTotals,
@@ -69,16 +70,17 @@ impl RoomState {
         record: WindowRecord,
         unread: Option<u64>,
     ) -> bool {
-        let known = self
-            .newest()
-            .is_some_and(|newest| id.offset <= newest.id.offset);
-        if known || self.floor.is_some_and(|floor| id.offset <= floor) {
+        if self.knows(id, record.window) {
             return false;
         }
-        self.floor = self.floor.max(unread);
+        if self.partition().is_some_and(|mine| mine != id.partition) {
+            self.move_on();
+        }
+        let partition = id.partition;
+        self.raise_floor(unread.map(|offset| ResultId { partition, offset }));
         self.totals.add(&record);
-        self.live = self.live.split_off(&(record.window.start + 1));
         let window = record.window;
+        self.live = self.live.split_off(&window.start.saturating_add(1));
         let frame = Encoded::new(&final_frame(id, written_ms, record, &self.totals.counts()));
         self.finals.push_back(Arc::new(Final {
             id,
@@ -90,6 +92,32 @@ impl RoomState {
             self.drop_oldest();
         }
         true
+    }
+
+    /// Whether a final was taken in before. Offsets tell within a partition; a room that has moved to
+    /// another one, since the topic was given more, still closes its windows in order.
+    fn knows(&self, id: ResultId, window: Window) -> bool {
+        if self.partition() == Some(id.partition) {
+            let kept = self.newest().map(|newest| newest.id.offset);
+            let seen = kept.max(self.floor.map(|floor| floor.offset));
+            return seen.is_some_and(|seen| id.offset <= seen);
+        }
+        let newest = self.newest();
+        newest.is_some_and(|newest| window.start <= newest.window.start)
+    }
+
+    /// Finals of another partition follow; ids do not compare over that.
+    fn move_on(&mut self) {
+        self.finals.clear();
+        self.floor = None;
+        self.losses += 1;
+    }
+
+    fn raise_floor(&mut self, to: Option<ResultId>) {
+        let offset = |floor: Option<ResultId>| floor.map(|floor| floor.offset);
+        if offset(to) > offset(self.floor) {
+            self.floor = to;
+        }
     }
 
     /// Takes a live tally in; `false` if its window is final, or it is older than what is shown.
@@ -128,29 +156,45 @@ impl RoomState {
         {
             self.drop_oldest();
         }
+        if self.finals.is_empty() {
+            // A room may stay quiet for good; its ring's memory need not.
+            self.finals = VecDeque::new();
+        }
         self.live = self.live.split_off(&before_ms);
     }
 
     /// Finals of `partition` up to `floor` were deleted before they were read.
     pub(crate) fn lose(&mut self, partition: u32, floor: u64) -> bool {
-        let mine = self
-            .newest()
-            .is_some_and(|newest| newest.id.partition == partition);
+        let mine = self.partition() == Some(partition);
         if mine {
-            self.floor = self.floor.max(Some(floor));
+            let offset = floor;
+            self.raise_floor(Some(ResultId { partition, offset }));
+            self.losses += 1;
         }
         mine
     }
 
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.finals.pop_front() {
-            self.floor = self.floor.max(Some(oldest.id.offset));
+            self.raise_floor(Some(oldest.id));
+            self.losses += 1;
         }
     }
 
-    /// Finals at or below this offset are not in the ring, and may have been.
-    pub(crate) fn floor(&self) -> Option<u64> {
+    /// Finals at or below this are not in the ring, and may have been.
+    pub(crate) fn floor(&self) -> Option<ResultId> {
         self.floor
+    }
+
+    /// Rises whenever finals leave the ring, or are missed.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// The partition of its finals, once there was one.
+    pub(crate) fn partition(&self) -> Option<u32> {
+        let newest = self.newest().map(|newest| newest.id);
+        newest.or(self.floor).map(|id| id.partition)
     }
 
     /// The newest final kept.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use emostream_http::{AllowOrigin, Handler, Problem, Readiness, Request, Response, Shutdown};
 use emostream_log::Log;
-use emostream_model::Room;
+use emostream_model::{ResultId, Room};
 use hyper::{Method, header::ORIGIN};
 use prometheus::Registry;
 
@@ -90,14 +90,17 @@ impl Handler for Service {
             return allow.preflight(request.headers(), METHODS);
         }
         let origin = request.headers().get(ORIGIN).cloned();
-        let mut response = self.answer(request).unwrap_or_else(Problem::into_response);
+        let mut response = self
+            .answer(request)
+            .await
+            .unwrap_or_else(Problem::into_response);
         allow.apply(origin.as_ref(), response.headers_mut());
         response
     }
 }
 
 impl Service {
-    fn answer(&self, request: Request) -> Result<Response, Problem> {
+    async fn answer(&self, request: Request) -> Result<Response, Problem> {
         let path = request.uri().path();
         let route = Route::of(path).ok_or_else(Problem::unknown_path)?;
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -109,11 +112,16 @@ impl Service {
         match route {
             Route::Page => Ok(page::answer(path)),
             Route::Rooms => Ok(state::rooms(&self.hub)),
-            Route::Room(name, what) => self.room(&routes::room(&name)?, what, request),
+            Route::Room(name, what) => self.room(&routes::room(&name)?, what, request).await,
         }
     }
 
-    fn room(&self, room: &Room, what: What, mut request: Request) -> Result<Response, Problem> {
+    async fn room(
+        &self,
+        room: &Room,
+        what: What,
+        mut request: Request,
+    ) -> Result<Response, Problem> {
         match what {
             What::State => Ok(state::room(&self.hub, room)),
             What::History => {
@@ -125,12 +133,14 @@ impl Service {
                 Err(Problem::method_not_allowed("GET, OPTIONS"))
             }
             What::Events => {
-                let subscription = self.subscribe(room, &request, "sse")?;
+                let since = routes::since(request.uri(), request.headers())?;
+                let subscription = self.subscribe(room, since, "sse").await?;
                 Ok(sse::answer(subscription, self.farewell.clone()))
             }
             What::WebSocket => {
                 let handshake = websocket::handshake(&mut request)?;
-                let subscription = self.subscribe(room, &request, "websocket")?;
+                let since = routes::since(request.uri(), request.headers())?;
+                let subscription = self.subscribe(room, since, "websocket").await?;
                 let serving =
                     websocket::serve(handshake.upgrade, subscription, self.farewell.clone());
                 tokio::spawn(serving);
@@ -139,18 +149,20 @@ impl Service {
         }
     }
 
-    fn subscribe(
+    async fn subscribe(
         &self,
         room: &Room,
-        request: &Request,
+        since: Option<ResultId>,
         transport: &str,
     ) -> Result<Subscription, Problem> {
+        if let Some(id) = since {
+            self.hub.catch_up(id).await;
+        }
         if self.farewell.is_requested() {
             return Err(Problem::unavailable(
                 "this server is about to end; connect again",
             ));
         }
-        let since = routes::since(request.uri(), request.headers())?;
         let joined = Subscription::join(
             &self.hub,
             room,

@@ -44,7 +44,7 @@ impl Subscription {
         audience.inc();
         let changed = entry.watch();
         let (cursor, resumed) = match since {
-            Some(id) => Cursor::resume(&entry.state(), id, hub.unread(id.partition)),
+            Some(id) => Cursor::resume(&entry.state(), id, &hub.read(id.partition)),
             None => (Cursor::join(&entry.state()), false),
         };
         let hello = Frame::Hello {

@@ -6,7 +6,9 @@
 //!  then:   [windows], [live] ─▶ rooms, for ever; a failing log is tried again each second
 //! ```
 //!
-//! Totals are read before the finals, so a final that comes in between is added, never missed.
+//! Totals are read before the finals, so a final that comes in between is added, never missed. Nor is
+//! one doubled: a window that the totals hold already is waited for, since Kafka shows the parts of a
+//! transaction one after another.
 
 use std::{
     collections::HashMap,
@@ -22,6 +24,8 @@ use std::{
 use emostream_http::Component;
 use emostream_log::{Doorbell, Log, LogError, Reader, Record, read_to_end};
 use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
+use prometheus::IntCounter;
+use serde::de::DeserializeOwned;
 
 use crate::{Config, hub::Hub, metrics::Metrics, room::RoomState, totals::RoomTotals};
 
@@ -33,6 +37,13 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the thread sleeps at most before it looks whether it should end.
 const PARK: Duration = Duration::from_millis(200);
+/// The parts of a transaction are all seen within this time; on Kafka some milliseconds, but a broker
+/// may restart in between. Older totals have their final in the log, or it has expired.
+const SETTLED: Duration = Duration::from_secs(60);
+/// How long a start waits for the finals of totals that are younger than that.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often records that are no results are told of in the log; all are counted.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// The reading thread; dropped, it ends.
 #[derive(Debug)]
@@ -87,6 +98,7 @@ struct Reading {
     hub: Arc<Hub>,
     metrics: Metrics,
     bell: Doorbell,
+    decoder: Decoder,
     ring: Duration,
     windows: Source,
     live: Source,
@@ -102,8 +114,63 @@ struct Source {
     reader: Option<Box<dyn Reader>>,
 }
 
-/// Finals of one room while the ring is rebuilt, in their order.
-type Kept = HashMap<Room, Vec<(ResultId, u64, WindowRecord)>>;
+/// What the rings are rebuilt from.
+#[derive(Default)]
+struct Kept {
+    /// The finals of each room, in their order.
+    finals: HashMap<Room, Vec<(ResultId, u64, WindowRecord)>>,
+    /// The newest totals of each room.
+    totals: HashMap<Room, TotalsRecord>,
+    /// Rooms whose totals hold a window, which ends then, that was not seen yet.
+    awaited: HashMap<Room, u64>,
+}
+
+impl Kept {
+    /// The newest totals of each room; those written since `settled_ms` await their final.
+    fn read_totals(
+        log: &dyn Log,
+        topic: &str,
+        settled_ms: u64,
+        decoder: &mut Decoder,
+    ) -> Result<Self, LogError> {
+        let mut kept = Self::default();
+        read_to_end(log, topic, &mut |record| {
+            if let Some(totals) = decoder.read::<TotalsRecord>(record) {
+                if record.time_ms >= settled_ms {
+                    kept.awaited.insert(totals.room.clone(), totals.window.end);
+                }
+                kept.totals.insert(totals.room.clone(), totals);
+            }
+        })?;
+        Ok(kept)
+    }
+
+    fn take(&mut self, id: ResultId, written_ms: u64, record: WindowRecord) {
+        let awaited = self.awaited.get(&record.room);
+        if awaited.is_some_and(|end| record.window.end >= *end) {
+            self.awaited.remove(&record.room);
+        }
+        let finals = self.finals.entry(record.room.clone()).or_default();
+        finals.push((id, written_ms, record));
+    }
+
+    fn fill(mut self, hub: &Hub) {
+        for (room, finals) in self.finals {
+            let records: Vec<WindowRecord> = finals.iter().map(|(_, _, r)| r.clone()).collect();
+            let before = RoomTotals::before(self.totals.remove(&room).as_ref(), &records);
+            let entry = hub.entry(&room, || RoomState::new(before));
+            for (id, written_ms, record) in finals {
+                let unread = hub.unread(id.partition);
+                entry.update(|state| state.push_final(id, written_ms, record, unread));
+            }
+        }
+        for (room, record) in self.totals {
+            hub.entry(&room, || {
+                RoomState::new(RoomTotals::before(Some(&record), &[]))
+            });
+        }
+    }
+}
 
 impl Reading {
     fn rebuild(
@@ -113,8 +180,12 @@ impl Reading {
         metrics: Metrics,
         bell: Doorbell,
     ) -> Result<Self, LogError> {
-        let mut totals = newest_totals(&*log, &config.topics.totals(), &metrics)?;
-        let since_ms = now_ms().saturating_sub(config.ring.as_millis() as u64);
+        let ago = |span: Duration| now_ms().saturating_sub(span.as_millis() as u64);
+        let mut decoder = Decoder::new(&metrics);
+        let settled_ms = ago(SETTLED.min(config.ring / 2));
+        let topic = config.topics.totals();
+        let mut kept = Kept::read_totals(&*log, &topic, settled_ms, &mut decoder)?;
+        let since_ms = ago(config.ring);
         let from = |topic: &str, at: &dyn Fn(u32) -> Result<u64, LogError>| {
             let partitions = 0..log.partitions(topic)?;
             partitions
@@ -128,34 +199,33 @@ impl Reading {
         }
         let mut windows = Source::new(topic, true, windows);
         let topic = config.topics.live();
-        let live = Source::new(
-            topic.clone(),
-            false,
-            from(&topic, &|p| Ok(log.offsets(&topic, p)?.end))?,
-        );
+        // The tallies of the window that is open now, and of the one that is about to close.
+        let open_ms = ago(Duration::from_millis(2 * config.window_ms));
+        let live = from(&topic, &|p| log.offset_at(&topic, p, open_ms))?;
+        let live = Source::new(topic, false, live);
 
-        let mut kept = Kept::new();
-        windows.read_all(&*log, &bell, &hub, &mut |record| {
-            if let Some(result) = read(record, &metrics) {
-                let id = id_of(record);
-                let finals = kept.entry(result.room.clone()).or_default();
-                finals.push((id, record.time_ms, result));
-            }
-        })?;
-        for (room, finals) in kept {
-            let records: Vec<WindowRecord> = finals.iter().map(|(_, _, r)| r.clone()).collect();
-            let before = RoomTotals::before(totals.remove(&room).as_ref(), &records);
-            let entry = hub.entry(&room, || RoomState::new(before));
-            for (id, written_ms, record) in finals {
-                let unread = hub.unread(id.partition);
-                entry.update(|state| state.push_final(id, written_ms, record, unread));
+        let mut at_end_since = None;
+        loop {
+            let read = windows.poll(&*log, &bell, &hub, &mut |record| {
+                if let Some(result) = decoder.read(record) {
+                    kept.take(id_of(record), record.time_ms, result);
+                }
+            })?;
+            if read == 0 {
+                let at_end = windows.at_end().then(Instant::now);
+                at_end_since = at_end_since.or(at_end);
+                let waited = at_end_since.map(|since| since.elapsed());
+                if waited.is_some_and(|waited| kept.awaited.is_empty() || waited > PATIENCE) {
+                    break;
+                }
+                bell.wait(PARK);
             }
         }
-        for (room, record) in totals {
-            hub.entry(&room, || {
-                RoomState::new(RoomTotals::before(Some(&record), &[]))
-            });
+        if !kept.awaited.is_empty() {
+            let rooms = kept.awaited.len();
+            tracing::warn!(rooms, "the finals of the newest totals are missing");
         }
+        kept.fill(&hub);
         metrics.rooms.set(hub.len() as i64);
         metrics.upstream.set(1);
         Ok(Self {
@@ -163,6 +233,7 @@ impl Reading {
             hub,
             metrics,
             bell,
+            decoder,
             ring: config.ring,
             windows,
             live,
@@ -199,11 +270,11 @@ impl Reading {
 
     /// Reads what is there; `Break` when that was nothing.
     fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
-        let (hub, metrics) = (&self.hub, &self.metrics);
+        let (hub, metrics, decoder) = (&self.hub, &self.metrics, &mut self.decoder);
         let finals = self
             .windows
             .poll(&*self.log, &self.bell, hub, &mut |record| {
-                if let Some(result) = read(record, metrics) {
+                if let Some(result) = decoder.read::<WindowRecord>(record) {
                     let (id, written_ms) = (id_of(record), record.time_ms);
                     let entry = hub.entry(&result.room, RoomState::default);
                     let unread = hub.unread(id.partition);
@@ -213,7 +284,7 @@ impl Reading {
                 }
             })?;
         let live = self.live.poll(&*self.log, &self.bell, hub, &mut |record| {
-            if let Some(result) = read(record, metrics) {
+            if let Some(result) = decoder.read::<WindowRecord>(record) {
                 let entry = hub.entry(&result.room, RoomState::default);
                 if entry.update(|state| state.push_live(result)) {
                     metrics.frames.with_label_values(&["live"]).inc();
@@ -266,57 +337,48 @@ impl Source {
                 Err(error) => return Err(error),
             }
             *next = reader.position(*partition);
+            if self.finals {
+                hub.reaches(*partition, *next);
+            }
         }
         Ok(read)
     }
 
-    /// Reads to the end as it is when it gets there.
-    fn read_all(
-        &mut self,
-        log: &dyn Log,
-        bell: &Doorbell,
-        hub: &Hub,
-        each: &mut dyn FnMut(Record<'_>),
-    ) -> Result<(), LogError> {
-        loop {
-            let read = self.poll(log, bell, hub, each)?;
-            let reader = self.reader.as_ref();
-            let at_end = |(p, _): &(u32, u64)| reader.is_some_and(|reader| reader.at_end(*p));
-            if read == 0 && self.next.iter().all(at_end) {
-                return Ok(());
-            }
-            if read == 0 {
-                bell.wait(PARK);
-            }
+    /// Whether the last poll had read all that there was.
+    fn at_end(&self) -> bool {
+        let reader = self.reader.as_ref();
+        let at_end = |(p, _): &(u32, u64)| reader.is_some_and(|reader| reader.at_end(*p));
+        self.next.iter().all(at_end)
+    }
+}
+
+/// Reads results; what is none is counted, and now and then told of.
+struct Decoder {
+    unreadable: IntCounter,
+    told: Option<Instant>,
+}
+
+impl Decoder {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            unreadable: metrics.unreadable.clone(),
+            told: None,
         }
     }
-}
 
-fn newest_totals(
-    log: &dyn Log,
-    topic: &str,
-    metrics: &Metrics,
-) -> Result<HashMap<Room, TotalsRecord>, LogError> {
-    let mut totals = HashMap::new();
-    read_to_end(
-        log,
-        topic,
-        &mut |record| match serde_json::from_slice::<TotalsRecord>(record.value) {
-            Ok(record) => drop(totals.insert(record.room.clone(), record)),
-            Err(_) => metrics.unreadable.inc(),
-        },
-    )?;
-    Ok(totals)
-}
-
-fn read(record: Record<'_>, metrics: &Metrics) -> Option<WindowRecord> {
-    let result = serde_json::from_slice(record.value);
-    if let Err(error) = &result {
-        let (partition, offset) = (record.partition, record.offset);
-        tracing::warn!(partition, offset, %error, "a record that is no result is skipped");
-        metrics.unreadable.inc();
+    fn read<T: DeserializeOwned>(&mut self, record: Record<'_>) -> Option<T> {
+        let error = match serde_json::from_slice(record.value) {
+            Ok(result) => return Some(result),
+            Err(error) => error,
+        };
+        self.unreadable.inc();
+        if self.told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
+            self.told = Some(Instant::now());
+            let (partition, offset) = (record.partition, record.offset);
+            tracing::warn!(partition, offset, %error, "records that are no results are skipped");
+        }
+        None
     }
-    result.ok()
 }
 
 fn id_of(record: Record<'_>) -> ResultId {

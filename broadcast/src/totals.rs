@@ -32,7 +32,9 @@ impl RoomTotals {
     /// Takes the next final in.
     pub(crate) fn add(&mut self, record: &WindowRecord) {
         for tally in &record.counts {
-            *self.0.entry(tally.emoji).or_default() += tally.count;
+            // Saturating: a record that is no dataflow's may say anything.
+            let count = self.0.entry(tally.emoji).or_default();
+            *count = count.saturating_add(tally.count);
         }
     }
 
@@ -49,7 +51,7 @@ impl RoomTotals {
 
     /// The sum of all counts.
     pub(crate) fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.0.values().copied().fold(0, u64::saturating_add)
     }
 }
 

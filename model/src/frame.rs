@@ -176,7 +176,9 @@ impl Frame {
 /// The first [`FRAME_COUNTS`] of sorted counts, and the sum of the rest.
 pub fn top<T: Clone>(counts: &[T], count: impl Fn(&T) -> u64) -> (Vec<T>, u64) {
     let (listed, rest) = counts.split_at(counts.len().min(FRAME_COUNTS));
-    (listed.to_vec(), rest.iter().map(count).sum())
+    // Saturating: counts of a record that somebody else wrote may be anything.
+    let others = rest.iter().map(count).fold(0, u64::saturating_add);
+    (listed.to_vec(), others)
 }
 
 fn is_zero(n: &u64) -> bool {

@@ -1,0 +1,27 @@
+//! The real publisher over a real log, received from by real clients and by hostile ones.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+#[path = "service/answers.rs"]
+mod answers;
+#[path = "service/clients.rs"]
+mod clients;
+#[path = "service/counting.rs"]
+mod counting;
+#[path = "service/farewell.rs"]
+mod farewell;
+#[path = "service/hostile.rs"]
+mod hostile;
+#[path = "service/outages.rs"]
+mod outages;
+#[path = "service/patchy.rs"]
+mod patchy;
+#[path = "service/receiving.rs"]
+mod receiving;
+#[path = "service/restarts.rs"]
+mod restarts;
+#[path = "service/resuming.rs"]
+mod resuming;
+#[path = "service/slow.rs"]
+mod slow;
+#[path = "service/stage.rs"]
+mod stage;

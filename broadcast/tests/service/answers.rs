@@ -1,0 +1,214 @@
+//! What can be asked for once, and what is refused.
+
+use emostream_broadcast::Config;
+use serde_json::{Value, json};
+
+use crate::{
+    clients::{ask, get},
+    stage::{Node, Stage, config, until},
+};
+
+#[test]
+fn a_rooms_state_is_its_newest_final_its_open_tally_and_its_totals() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    stage.counting.close(1, &[("r", &[("🔥", 1000)])]);
+    stage.counting.close(2, &[("r", &[("👏", 2)])]);
+    stage.counting.live(3, "r", &[("🔥", 5)]);
+    let state = || get(node.address, "/v1/rooms/r").json();
+    until("read", || state()["live"]["total"] == 5);
+    let state = state();
+    assert_eq!(state["room"], "r");
+    assert_eq!(state["final"]["start"], 4000);
+    assert_eq!(state["total"], 1002);
+    let totals = json!([{"emoji": "🔥", "count": 1000}, {"emoji": "👏", "count": 2}]);
+    assert_eq!(state["totals"], totals);
+    assert_eq!(state["subscribers"], 0);
+}
+
+#[test]
+fn a_room_that_has_nothing_yet_has_an_empty_state() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let answer = get(node.address, "/v1/rooms/nothing-yet");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let empty = json!({
+        "room": "nothing-yet", "final": null, "live": null, "total": 0, "totals": [],
+        "subscribers": 0,
+    });
+    assert_eq!(answer.json(), empty);
+    let history = get(node.address, "/v1/rooms/nothing-yet/history").json();
+    assert_eq!(history, json!({"room": "nothing-yet", "finals": []}));
+    // To look is not to make a room.
+    assert_eq!(get(node.address, "/v1/rooms").json(), json!({"rooms": []}));
+    assert_eq!(node.metric("rooms"), 0.0);
+}
+
+#[test]
+fn history_is_the_kept_finals_oldest_first_within_what_is_asked() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    for nth in 1..=5 {
+        stage.counting.close(nth, &[("r", &[("🔥", nth)])]);
+    }
+    let starts = |query: &str| -> Vec<u64> {
+        let answer = get(node.address, &format!("/v1/rooms/r/history{query}"));
+        let json = answer.json();
+        let finals = json["finals"].as_array().unwrap();
+        finals
+            .iter()
+            .map(|f| f["start"].as_u64().unwrap())
+            .collect()
+    };
+    until("read", || starts("").len() == 5);
+    assert_eq!(starts(""), [2000, 4000, 6000, 8000, 10_000]);
+    assert_eq!(starts("?from=4000&to=8000"), [4000, 6000]);
+    assert_eq!(starts("?from=1970-01-01T00:00:08Z"), [8000, 10_000]);
+    assert_eq!(starts("?to=1970-01-01T00%3A00%3A04Z"), [2000]);
+    assert_eq!(starts("?to=1970-01-01T02:00:04%2B02:00"), [2000]);
+    assert_eq!(starts("?from=8000&to=4000"), Vec::<u64>::new());
+}
+
+#[test]
+fn the_list_of_rooms_is_ordered_by_what_they_have_counted() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    stage.counting.close(
+        1,
+        &[("small", &[("🔥", 1)]), ("big", &[("🔥", 9), ("👏", 1)])],
+    );
+    stage.counting.live(2, "new", &[("🔥", 1)]);
+    let rooms = || get(node.address, "/v1/rooms").json();
+    until("read", || rooms()["rooms"].as_array().unwrap().len() == 3);
+    let rooms = rooms();
+    let names: Vec<&Value> = rooms["rooms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| &r["room"])
+        .collect();
+    assert_eq!(names, ["big", "small", "new"]);
+    assert_eq!(rooms["rooms"][0]["total"], 10);
+    assert_eq!(
+        rooms["rooms"][0]["totals"][0],
+        json!({"emoji": "🔥", "count": 9})
+    );
+}
+
+#[test]
+fn what_is_refused_is_refused_by_a_problem() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let long = "x".repeat(65);
+    for (line, status) in [
+        ("GET /v1/rooms/a%20room".to_owned(), 400),
+        (format!("GET /v1/rooms/{long}"), 400),
+        ("GET /v1/rooms/".to_owned(), 400),
+        ("GET /v1/rooms/r/history?from=yesterday".to_owned(), 400),
+        ("GET /v1/rooms/r/history?to=-1".to_owned(), 400),
+        ("GET /v1/rooms/r/events?since=x".to_owned(), 400),
+        ("GET /v1/rooms/r/nothing".to_owned(), 404),
+        ("GET /v1/nothing".to_owned(), 404),
+        ("POST /v1/rooms/r".to_owned(), 405),
+        ("DELETE /v1/rooms".to_owned(), 405),
+        ("PUT /".to_owned(), 405),
+        ("HEAD /v1/rooms/r/events".to_owned(), 405),
+    ] {
+        let answer = ask(node.address, &line, "");
+        assert_eq!(answer.status, status, "{line}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/problem+json"),
+            "{line}"
+        );
+        assert_eq!(answer.header("allow").is_some(), status == 405, "{line}");
+        if !line.starts_with("HEAD") {
+            assert_eq!(answer.json()["status"], status, "{line}");
+        }
+    }
+    let answer = ask(
+        node.address,
+        "GET /v1/rooms/r/events",
+        "last-event-id: 3\r\n",
+    );
+    assert_eq!(answer.status, 400);
+}
+
+#[test]
+fn the_page_and_its_module_come_whole_and_with_a_strict_policy() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/?room=match-7", "text/html; charset=utf-8"),
+        ("/emostream.js", "text/javascript; charset=utf-8"),
+        ("/style.css", "text/css; charset=utf-8"),
+    ] {
+        let answer = get(node.address, path);
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (200, Some(kind))
+        );
+        assert_eq!(answer.header("cache-control"), Some("no-cache"));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.contains("default-src 'self'") && !policy.contains("unsafe"));
+        assert!(
+            !answer.body.contains("https://"),
+            "{path} asks for something of others"
+        );
+        let head = ask(node.address, &format!("HEAD {path}"), "");
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+        let length = answer.body.len().to_string();
+        assert_eq!(head.header("content-length"), Some(length.as_str()));
+    }
+    let page = get(node.address, "/").body;
+    assert!(!page.contains(" onclick=") && !page.contains("<style") && !page.contains("style="));
+    for emoji in ["🔥", "👏", "😂", "❤️", "😮", "😢", "🎉", "👍"] {
+        assert!(
+            page.contains(&format!(r#"data-emoji="{emoji}""#)),
+            "{emoji}"
+        );
+    }
+}
+
+#[test]
+fn pages_of_other_origins_receive_only_where_they_may() {
+    let stage = Stage::new();
+    let open = stage.publisher();
+    let origin = "origin: https://example.org\r\n";
+    let answer = ask(open.address, "GET /v1/rooms", origin);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    let answer = ask(open.address, "OPTIONS /v1/rooms/r/events", origin);
+    assert_eq!(answer.status, 204);
+    assert!(
+        answer
+            .header("access-control-allow-methods")
+            .unwrap()
+            .contains("GET")
+    );
+
+    let allow_origin = "https://example.org".parse().unwrap();
+    let closed = Node::start(
+        stage.log.clone(),
+        Config {
+            allow_origin,
+            ..config()
+        },
+    );
+    let answer = ask(closed.address, "GET /v1/rooms", origin);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://example.org")
+    );
+    for path in ["/v1/rooms", "/v1/rooms/r/events", "/v1/rooms/r/ws"] {
+        let answer = ask(
+            closed.address,
+            &format!("GET {path}"),
+            "origin: https://evil.example\r\n",
+        );
+        assert_eq!(answer.status, 403, "{path}");
+    }
+    assert_eq!(get(closed.address, "/v1/rooms").status, 200);
+}

@@ -1,0 +1,212 @@
+//! Clients: a WebSocket library's, Server-Sent Events from the bare socket, and plain requests.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Instant,
+};
+
+use serde_json::Value;
+use tungstenite::{Message, WebSocket, client::IntoClientRequest};
+
+use crate::stage::DEADLINE;
+
+/// A message: its JSON text, and what it says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Received {
+    pub(crate) text: String,
+    pub(crate) json: Value,
+    /// The event's id, of Server-Sent Events.
+    pub(crate) id: Option<String>,
+}
+
+impl Received {
+    fn new(text: String, id: Option<String>) -> Self {
+        let json = serde_json::from_str(&text).unwrap();
+        Self { text, json, id }
+    }
+
+    pub(crate) fn kind(&self) -> &str {
+        self.json["type"].as_str().unwrap()
+    }
+
+    /// `kind`, with the id of a final, the reason of a gap, the total of a live tally.
+    pub(crate) fn brief(&self) -> String {
+        let of = |member: &str| self.json[member].to_string().replace('"', "");
+        match self.kind() {
+            "final" => format!("final {}", of("id")),
+            "gap" => format!("gap {} {}", of("after"), of("reason")),
+            "live" => format!("live {}", of("total")),
+            "hello" => format!("hello {}", of("resumed")),
+            kind => kind.to_owned(),
+        }
+    }
+}
+
+/// Whatever it is received by.
+pub(crate) trait Subscriber {
+    fn next(&mut self) -> Received;
+
+    /// The next messages, in brief.
+    fn brief(&mut self, count: usize) -> Vec<String> {
+        (0..count).map(|_| self.next().brief()).collect()
+    }
+
+    /// The next `count` finals; other messages are passed over.
+    fn finals(&mut self, count: usize) -> Vec<Received> {
+        let mut finals = Vec::new();
+        while finals.len() < count {
+            let next = self.next();
+            if next.kind() == "final" {
+                finals.push(next);
+            }
+        }
+        finals
+    }
+}
+
+pub(crate) struct Ws(pub(crate) WebSocket<TcpStream>);
+
+impl Ws {
+    /// Joins `room`; `query` is empty or `?since=…`.
+    pub(crate) fn join(address: SocketAddr, room: &str, query: &str) -> Self {
+        Self::over(connect(address), address, room, query)
+    }
+
+    pub(crate) fn over(stream: TcpStream, address: SocketAddr, room: &str, query: &str) -> Self {
+        let url = format!("ws://{address}/v1/rooms/{room}/ws{query}");
+        let request = url.into_client_request().unwrap();
+        Self(tungstenite::client(request, stream).unwrap().0)
+    }
+
+    pub(crate) fn message(&mut self) -> Message {
+        self.0.read().unwrap()
+    }
+}
+
+impl Subscriber for Ws {
+    fn next(&mut self) -> Received {
+        // The server's pings would keep a wait for what never comes alive.
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < DEADLINE, "no message came");
+            match self.message() {
+                Message::Text(text) => return Received::new(text.to_string(), None),
+                Message::Ping(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+pub(crate) struct Sse {
+    pub(crate) head: String,
+    stream: BufReader<TcpStream>,
+}
+
+impl Sse {
+    pub(crate) fn join(address: SocketAddr, room: &str, query: &str, headers: &str) -> Self {
+        let mut stream = connect(address);
+        let head = format!(
+            "GET /v1/rooms/{room}/events{query} HTTP/1.1\r\nhost: {address}\r\n{headers}\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(stream.read_line(&mut head).unwrap() > 0, "{head}");
+        }
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        Self { head, stream }
+    }
+
+    /// The next event; `None` at the end of the stream.
+    pub(crate) fn event(&mut self) -> Option<Received> {
+        let (mut kind, mut id, mut data) = (String::new(), None, String::new());
+        loop {
+            let mut line = String::new();
+            if self.stream.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            // Lines of chunk sizes are no fields, and so are passed over, as comments are.
+            let line = line.trim_end_matches(['\r', '\n']);
+            match line.split_once(": ") {
+                Some(("event", value)) => kind = value.to_owned(),
+                Some(("id", value)) => id = Some(value.to_owned()),
+                Some(("data", value)) => data = value.to_owned(),
+                _ if line.is_empty() && !data.is_empty() => {
+                    let received = Received::new(data, id);
+                    assert_eq!(received.kind(), kind);
+                    return Some(received);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Subscriber for Sse {
+    fn next(&mut self) -> Received {
+        self.event().expect("the stream goes on")
+    }
+}
+
+/// An answer to a plain request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let start = self.head.find(&format!("\r\n{name}: "))? + name.len() + 4;
+        self.head[start..].split("\r\n").next()
+    }
+}
+
+/// Asks `line` (method and target) with these header lines, each with its line's end.
+pub(crate) fn ask(address: SocketAddr, line: &str, headers: &str) -> Answer {
+    let mut stream = connect(address);
+    let head = format!("{line} HTTP/1.1\r\nhost: {address}\r\n{headers}");
+    let end = if headers.to_lowercase().contains("connection:") {
+        "\r\n"
+    } else {
+        "connection: close\r\n\r\n"
+    };
+    stream.write_all(format!("{head}{end}").as_bytes()).unwrap();
+    read_answer(stream)
+}
+
+pub(crate) fn get(address: SocketAddr, target: &str) -> Answer {
+    ask(address, &format!("GET {target}"), "")
+}
+
+fn read_answer(stream: TcpStream) -> Answer {
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(stream.read_line(&mut head).unwrap() > 0, "{head}");
+    }
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let mut answer = Answer {
+        status,
+        head,
+        body: String::new(),
+    };
+    let length = answer.header("content-length").map(|n| n.parse().unwrap());
+    let mut body = stream.take(length.unwrap_or(0));
+    body.read_to_string(&mut answer.body).unwrap();
+    answer
+}
+
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}

@@ -1,0 +1,159 @@
+//! What a dataflow writes: finals with their totals in one transaction, live tallies beside them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use emostream_log::{Appender, Log, NewRecord, Transactor};
+use emostream_model::{
+    Count, Emoji, Room, Topics, TotalsRecord, WindowRecord, WindowSize, compress, sort_counts,
+};
+
+pub(crate) const WINDOW_MS: u64 = 2000;
+pub(crate) const SWARM_SIZE: u64 = 1000;
+
+/// Emojis and how often.
+pub(crate) type Counts<'a> = &'a [(&'a str, u64)];
+
+pub(crate) struct Counting {
+    transactor: Box<dyn Transactor>,
+    appender: Box<dyn Appender>,
+    totals: BTreeMap<String, BTreeMap<Emoji, u64>>,
+}
+
+impl Counting {
+    pub(crate) fn new(log: &Arc<impl Log>) -> Self {
+        Self {
+            transactor: log.transactor("counting", Duration::from_secs(10)).unwrap(),
+            appender: log.appender(Duration::from_secs(10)).unwrap(),
+            totals: BTreeMap::new(),
+        }
+    }
+
+    /// Closes the `nth` window, now: these rooms have counted these emojis.
+    pub(crate) fn close(&mut self, nth: u64, rooms: &[(&str, Counts<'_>)]) {
+        self.close_at(now_ms(), nth, rooms);
+    }
+
+    /// Closes the `nth` window at `written_ms`.
+    pub(crate) fn close_at(&mut self, written_ms: u64, nth: u64, rooms: &[(&str, Counts<'_>)]) {
+        let mut records = Vec::new();
+        for (room, counts) in rooms {
+            let (of_window, of_totals) = self.records(nth, room, counts);
+            records.extend([timed(of_window, written_ms), timed(of_totals, written_ms)]);
+        }
+        self.commit(records);
+    }
+
+    /// Closes windows of one room, all in one transaction.
+    pub(crate) fn close_many(
+        &mut self,
+        room: &str,
+        windows: std::ops::Range<u64>,
+        counts: Counts<'_>,
+    ) {
+        let both = windows.flat_map(|nth| <[NewRecord; 2]>::from(self.records(nth, room, counts)));
+        let records = both.collect();
+        self.commit(records);
+    }
+
+    /// The records of a final and its totals, not written.
+    pub(crate) fn records(
+        &mut self,
+        nth: u64,
+        room: &str,
+        counts: Counts<'_>,
+    ) -> (NewRecord, NewRecord) {
+        let totals = self.totals.entry(room.to_owned()).or_default();
+        for (emoji, count) in counts {
+            *totals.entry(Emoji::from_text(emoji).unwrap()).or_default() += count;
+        }
+        let mut counted: Vec<Count> = totals
+            .iter()
+            .map(|(emoji, count)| Count {
+                emoji: *emoji,
+                count: *count,
+            })
+            .collect();
+        sort_counts(&mut counted, |count| (count.count, count.emoji));
+        let record = tally(nth, room, counts, None);
+        let totals = TotalsRecord {
+            room: record.room.clone(),
+            window: record.window,
+            total: counted.iter().map(|count| count.count).sum(),
+            counts: counted,
+        };
+        let topics = Topics::default();
+        (
+            keyed(topics.windows(), room, &record),
+            keyed(topics.totals(), room, &totals),
+        )
+    }
+
+    pub(crate) fn commit(&mut self, records: Vec<NewRecord>) {
+        self.transactor.commit(records).unwrap();
+    }
+
+    /// The `nth` window, still open, has these counts.
+    pub(crate) fn live(&self, nth: u64, room: &str, counts: Counts<'_>) {
+        let record = tally(nth, room, counts, Some(now_ms()));
+        self.append(keyed(Topics::default().live(), room, &record));
+    }
+
+    /// Writes any record.
+    pub(crate) fn append(&self, record: NewRecord) {
+        let (done, written) = mpsc::channel();
+        let done = Box::new(move |result: Result<u64, _>| done.send(result.unwrap()).unwrap());
+        self.appender.append(record, done).unwrap();
+        written.recv().unwrap();
+    }
+
+    /// What the room has counted so far.
+    pub(crate) fn total(&self, room: &str) -> BTreeMap<Emoji, u64> {
+        self.totals.get(room).cloned().unwrap_or_default()
+    }
+}
+
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_millis() as u64
+}
+
+/// A record of `value` in the room's partition.
+pub(crate) fn keyed(topic: String, room: &str, value: &impl serde::Serialize) -> NewRecord {
+    NewRecord {
+        topic,
+        partition: None,
+        time_ms: None,
+        key: Some(room.to_owned().into()),
+        value: serde_json::to_vec(value).unwrap().into(),
+        headers: Vec::new(),
+    }
+}
+
+pub(crate) fn timed(record: NewRecord, time_ms: u64) -> NewRecord {
+    NewRecord {
+        time_ms: Some(time_ms),
+        ..record
+    }
+}
+
+fn tally(nth: u64, room: &str, counts: Counts<'_>, emitted_at: Option<u64>) -> WindowRecord {
+    let size = WindowSize::from_ms(WINDOW_MS).unwrap();
+    let compressed = |(emoji, count): &(&str, u64)| {
+        compress(Emoji::from_text(emoji).unwrap(), *count, SWARM_SIZE)
+    };
+    let mut counts: Vec<_> = counts.iter().map(compressed).collect();
+    sort_counts(&mut counts, |tally| (tally.count, tally.emoji));
+    WindowRecord {
+        room: Room::new(room).unwrap(),
+        window: size.window_of(nth * WINDOW_MS),
+        emitted_at,
+        total: counts.iter().map(|tally| tally.count).sum(),
+        counts,
+    }
+}

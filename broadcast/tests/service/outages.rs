@@ -1,0 +1,31 @@
+//! The log goes away and comes back.
+
+use crate::{
+    clients::{Subscriber, Ws},
+    stage::{Stage, until},
+};
+
+#[test]
+fn a_publisher_is_ready_while_it_reads_and_not_while_it_cannot() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    node.readiness.check().unwrap();
+    let mut ws = Ws::join(node.address, "r", "");
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    ws.finals(1);
+
+    stage.log.fail();
+    until("not ready", || node.readiness.check().is_err());
+    assert!(
+        node.readiness
+            .check()
+            .unwrap_err()
+            .contains("no broker answers")
+    );
+    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
+    stage.log.mend();
+    let missed = ws.finals(1).remove(0);
+    assert_eq!(missed.json["total"], 2);
+    assert_eq!(missed.json["totals"][0]["count"], 3);
+    until("ready", || node.readiness.check().is_ok());
+}

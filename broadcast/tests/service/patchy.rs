@@ -1,0 +1,114 @@
+//! The embedded log behind a switch: its readers can fail, or see nothing for a while.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use emostream_log::{
+    Appender, Log, LogError, Reader, Record, TopicSpec, Transactor, Wake, embedded::EmbeddedLog,
+};
+
+const FINE: u8 = 0;
+const FAILING: u8 = 1;
+const BLIND: u8 = 2;
+
+pub(crate) struct Patchy {
+    log: EmbeddedLog,
+    mood: Arc<AtomicU8>,
+}
+
+impl Patchy {
+    pub(crate) fn new(log: EmbeddedLog) -> Self {
+        Self {
+            log,
+            mood: Arc::new(AtomicU8::new(FINE)),
+        }
+    }
+
+    /// Readers fail from now on.
+    pub(crate) fn fail(&self) {
+        self.mood.store(FAILING, Ordering::SeqCst);
+    }
+
+    /// Readers see nothing new from now on, as when a broker is away.
+    pub(crate) fn go_blind(&self) {
+        self.mood.store(BLIND, Ordering::SeqCst);
+    }
+
+    /// Readers read again.
+    pub(crate) fn mend(&self) {
+        self.mood.store(FINE, Ordering::SeqCst);
+    }
+
+    /// Throws away what is older than the topics keep.
+    pub(crate) fn sweep(&self) {
+        self.log.sweep().unwrap();
+    }
+}
+
+struct PatchyReader {
+    reader: Box<dyn Reader>,
+    mood: Arc<AtomicU8>,
+}
+
+impl Reader for PatchyReader {
+    fn poll(
+        &mut self,
+        partition: u32,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<usize, LogError> {
+        match self.mood.load(Ordering::SeqCst) {
+            FAILING => Err(LogError::TimedOut {
+                detail: "no broker answers".to_owned(),
+            }),
+            BLIND => Ok(0),
+            _ => self.reader.poll(partition, limit, each),
+        }
+    }
+
+    fn position(&self, partition: u32) -> u64 {
+        self.reader.position(partition)
+    }
+
+    fn at_end(&self, partition: u32) -> bool {
+        self.reader.at_end(partition)
+    }
+}
+
+impl Log for Patchy {
+    fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
+        self.log.create_topic(spec)
+    }
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        self.log.partitions(topic)
+    }
+    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
+        self.log.offsets(topic, partition)
+    }
+    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
+        self.log.offset_at(topic, partition, time_ms)
+    }
+    fn reader(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(PatchyReader {
+            reader: self.log.reader(topic, from, wake)?,
+            mood: self.mood.clone(),
+        }))
+    }
+    fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
+        self.log.appender(timeout)
+    }
+    fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
+        self.log.transactor(id, timeout)
+    }
+}

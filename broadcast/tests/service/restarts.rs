@@ -1,0 +1,145 @@
+//! Every publisher makes the same frames, whenever it was started.
+
+use std::collections::BTreeMap;
+
+use emostream_model::{Emoji, Topics};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::{
+    clients::{Subscriber, Ws, get},
+    counting::{keyed, now_ms},
+    stage::{KEPT, Node, Stage, config, until},
+};
+
+const ROOMS: [&str; 3] = ["a", "b", "c"];
+const EMOJIS: [&str; 4] = ["🔥", "👏", "😂", "👍"];
+
+/// Which window, and what the room has counted as of it.
+type Totals = (u64, BTreeMap<Emoji, u64>);
+
+fn history(node: &Node, room: &str) -> Vec<Value> {
+    let mut history = get(node.address, &format!("/v1/rooms/{room}/history")).json();
+    serde_json::from_value(history["finals"].take()).unwrap()
+}
+
+/// One window: what some rooms have counted in it.
+fn window() -> impl Strategy<Value = BTreeMap<usize, BTreeMap<usize, u64>>> {
+    let counts = proptest::collection::btree_map(0..EMOJIS.len(), 1_u64..5000, 1..3);
+    proptest::collection::btree_map(0..ROOMS.len(), counts, 0..3)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_restarted_publisher_makes_byte_identical_finals(
+        windows in proptest::collection::vec(window(), 1..24),
+        old in any::<prop::sample::Index>(), restart in any::<prop::sample::Index>(),
+    ) {
+        // The oldest windows lie before the ring, and the second publisher starts in the middle.
+        let (old, restart) = (old.index(windows.len()), restart.index(windows.len()));
+        let mut stage = Stage::new();
+        let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
+        let mut expected: BTreeMap<&str, Vec<Totals>> = BTreeMap::new();
+        let mut first: Option<Node> = None;
+        let mut second: Option<Node> = None;
+        for (nth, window) in (0_u64..).zip(&windows) {
+            if nth == old as u64 { first = Some(stage.publisher()); }
+            if nth == restart.max(old) as u64 { second = Some(stage.publisher()); }
+            let counts: Vec<(&str, Vec<(&str, u64)>)> = window.iter().map(|(room, counts)| {
+                (ROOMS[*room], counts.iter().map(|(e, n)| (EMOJIS[*e], *n)).collect())
+            }).collect();
+            let rooms: Vec<(&str, &[(&str, u64)])> = counts.iter().map(|(r, c)| (*r, c.as_slice())).collect();
+            if rooms.is_empty() { continue; }
+            let written_ms = if nth < old as u64 { old_ms + nth } else { now_ms() };
+            stage.counting.close_at(written_ms, nth, &rooms);
+            for (room, _) in &rooms {
+                if nth >= old as u64 {
+                    expected.entry(room).or_default().push((nth, stage.counting.total(room)));
+                }
+            }
+        }
+        let third = stage.publisher();
+        for room in ROOMS {
+            let expected = expected.remove(room).unwrap_or_default();
+            let nodes = [first.as_ref().unwrap(), second.as_ref().unwrap(), &third];
+            for node in nodes {
+                until("read", || history(node, room).len() == expected.len());
+            }
+            let finals = history(nodes[0], room);
+            for (final_, (nth, totals)) in finals.iter().zip(&expected) {
+                prop_assert_eq!(final_["start"].as_u64(), Some(nth * 2000));
+                let shown: BTreeMap<Emoji, u64> = final_["totals"].as_array().unwrap().iter()
+                    .map(|c| (serde_json::from_value(c["emoji"].clone()).unwrap(), c["count"].as_u64().unwrap()))
+                    .collect();
+                prop_assert_eq!(&shown, totals);
+            }
+            for other in &nodes[1..] {
+                let path = format!("/v1/rooms/{room}/history");
+                prop_assert_eq!(&get(nodes[0].address, &path).body, &get(other.address, &path).body);
+            }
+        }
+    }
+}
+
+/// Kafka shows the parts of a transaction one after another: each partition gets a marker of its own.
+#[test]
+fn totals_that_are_seen_before_their_final_are_not_doubled() {
+    let mut stage = Stage::new();
+    stage.counting.close(1, &[("r", &[("🔥", 3)])]);
+    let (of_window, of_totals) = stage.counting.records(2, "r", &[("🔥", 5)]);
+    stage.counting.commit(vec![of_totals]);
+    let log = stage.log.clone();
+    let starting = std::thread::spawn(move || Node::start(log, config()));
+    // Time for a hasty publisher to believe that it has read everything.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    stage.counting.commit(vec![of_window]);
+    let node = starting.join().unwrap();
+    until("read", || history(&node, "r").len() == 2);
+    let totals: Vec<u64> = history(&node, "r")
+        .iter()
+        .map(|f| f["totals"][0]["count"].as_u64().unwrap())
+        .collect();
+    assert_eq!(totals, [3, 8]);
+}
+
+#[test]
+fn a_room_that_is_quiet_for_longer_than_the_ring_keeps_its_totals() {
+    let mut stage = Stage::new();
+    let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
+    stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 7)])]);
+    let node = stage.publisher();
+    let state = get(node.address, "/v1/rooms/r").json();
+    assert_eq!(
+        (&state["final"], &state["total"]),
+        (&Value::Null, &7.into())
+    );
+    let mut ws = Ws::join(node.address, "r", "");
+    stage.counting.close(900, &[("r", &[("🔥", 1)])]);
+    assert_eq!(ws.finals(1)[0].json["totals"][0]["count"], 8);
+}
+
+#[test]
+fn an_open_window_is_shown_by_a_publisher_that_starts_in_it() {
+    let stage = Stage::new();
+    let nth = now_ms() / 2000;
+    stage.counting.live(nth, "r", &[("🔥", 7)]);
+    let node = stage.publisher();
+    assert_eq!(
+        Ws::join(node.address, "r", "").brief(2),
+        ["hello false", "live 7"]
+    );
+}
+
+#[test]
+fn corrupt_records_hinder_no_start() {
+    let mut stage = Stage::new();
+    let topics = Topics::default();
+    for topic in [topics.windows(), topics.totals(), topics.live()] {
+        stage.counting.append(keyed(topic, "r", &"junk"));
+    }
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let node = stage.publisher();
+    assert_eq!(history(&node, "r").len(), 1);
+}

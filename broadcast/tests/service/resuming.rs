@@ -1,0 +1,195 @@
+//! Who was away continues where it was, or is told that it cannot.
+
+use std::time::Duration;
+
+use crate::{
+    clients::{Sse, Subscriber, Ws, get},
+    counting::now_ms,
+    stage::{KEPT, Node, Stage, config, until},
+};
+
+/// The room's kept ids once there are `count`, oldest first.
+fn ids(node: &Node, room: &str, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    until("read", || {
+        let history = get(node.address, &format!("/v1/rooms/{room}/history")).json();
+        let finals = history["finals"].as_array().unwrap();
+        ids = finals
+            .iter()
+            .map(|f| f["id"].as_str().unwrap().to_owned())
+            .collect();
+        ids.len() == count
+    });
+    ids
+}
+
+#[test]
+fn every_final_since_follows_in_order_then_the_present() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    for nth in 1..=5 {
+        stage
+            .counting
+            .close(nth, &[("r", &[("🔥", nth)]), ("s", &[("👏", 1)])]);
+    }
+    stage.counting.live(6, "r", &[("🔥", 60)]);
+    let ids = ids(&node, "r", 5);
+    let mut expected = vec!["hello true".to_owned()];
+    expected.extend(ids[2..].iter().map(|id| format!("final {id}")));
+    expected.push("live 60".to_owned());
+    let since = format!("?since={}", ids[1]);
+    until("live", || {
+        get(node.address, "/v1/rooms/r").json()["live"]["total"] == 60
+    });
+    assert_eq!(Ws::join(node.address, "r", &since).brief(5), expected);
+    assert_eq!(Sse::join(node.address, "r", &since, "").brief(5), expected);
+    // What a browser has seen since counts, not what its page once asked for.
+    let header = format!("Last-Event-ID: {}\r\n", ids[1]);
+    let old = format!("?since={}", ids[0]);
+    assert_eq!(
+        Sse::join(node.address, "r", &old, &header).brief(5),
+        expected
+    );
+    let newest = format!("?since={}", ids[4]);
+    assert_eq!(
+        Ws::join(node.address, "r", &newest).brief(2),
+        ["hello true", "live 60"]
+    );
+}
+
+#[test]
+fn a_subscriber_resumes_at_another_publisher() {
+    let mut stage = Stage::new();
+    let (one, another) = (stage.publisher(), stage.publisher());
+    let mut ws = Ws::join(one.address, "r", "");
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let first = ws.finals(1).remove(0);
+    stage.counting.close(2, &[("r", &[("🔥", 1)])]);
+    let second = ws.finals(1).remove(0);
+    let since = format!("?since={}", first.json["id"].as_str().unwrap());
+    let mut ws = Ws::join(another.address, "r", &since);
+    assert_eq!(ws.next().json["resumed"], true);
+    assert_eq!(ws.next(), second);
+}
+
+#[test]
+fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let known = ids(&node, "r", 1).remove(0);
+    stage.log.go_blind();
+    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
+    stage.counting.close(3, &[("r", &[("🔥", 3)])]);
+    // The subscriber has the second from elsewhere: one behind what this publisher knows.
+    let (partition, offset) = known.split_once('-').unwrap();
+    let ahead = format!("{partition}-{}", offset.parse::<u64>().unwrap() + 1);
+    let address = node.address;
+    let joining = std::thread::spawn(move || {
+        let mut ws = Ws::join(address, "r", &format!("?since={ahead}"));
+        (ws.next().brief(), ws.next().json["total"].clone())
+    });
+    stage.log.mend();
+    assert_eq!(joining.join().unwrap(), ("hello true".to_owned(), 3.into()));
+}
+
+#[test]
+fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
+    let mut stage = Stage::new();
+    let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
+    stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
+    stage.counting.close_at(old_ms, 2, &[("r", &[("🔥", 1)])]);
+    stage.counting.close(3, &[("r", &[("🔥", 1)])]);
+    let all = Node::start(
+        stage.log.clone(),
+        emostream_broadcast::Config {
+            ring: KEPT,
+            ..config()
+        },
+    );
+    let ids_of_all = ids(&all, "r", 3);
+    let node = stage.publisher();
+    let since = format!("?since={}", ids_of_all[0]);
+    let expected = [
+        "hello false".to_owned(),
+        format!("gap {} expired", ids_of_all[0]),
+        format!("final {}", ids_of_all[2]),
+    ];
+    assert_eq!(Ws::join(node.address, "r", &since).brief(3), expected);
+    assert_eq!(Sse::join(node.address, "r", &since, "").brief(3), expected);
+}
+
+/// A page that stayed open while the log was made anew would otherwise wait until the new log has as
+/// many results as the old one had.
+#[test]
+fn an_id_of_another_log_is_told_by_a_gap_not_by_silence() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let known = ids(&node, "r", 1).remove(0);
+    let partition = known.split_once('-').unwrap().0;
+    for foreign in [format!("{partition}-100000"), "2000-1".to_owned()] {
+        let mut ws = Ws::join(node.address, "r", &format!("?since={foreign}"));
+        let expected = [
+            "hello false".to_owned(),
+            format!("gap {foreign} expired"),
+            format!("final {known}"),
+        ];
+        assert_eq!(ws.brief(3), expected);
+    }
+    // Also in a room that has nothing yet.
+    let mut ws = Ws::join(node.address, "empty", "?since=0-100000");
+    assert_eq!(ws.brief(2), ["hello false", "gap 0-100000 expired"]);
+    stage.counting.close(2, &[("empty", &[("🔥", 1)])]);
+    assert_eq!(ws.next().json["total"], 1);
+}
+
+#[test]
+fn finals_deleted_unread_are_told_by_a_gap() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let mut ws = Ws::join(node.address, "r", "");
+    // All of them older than the log keeps: it throws away from the oldest on.
+    let old_ms = now_ms() - 2 * KEPT.as_millis() as u64;
+    stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
+    let first = ws.finals(1).remove(0);
+    stage.log.go_blind();
+    for nth in 2..=4 {
+        stage.counting.close_at(old_ms, nth, &[("r", &[("🔥", 1)])]);
+    }
+    stage.counting.close(5, &[("r", &[("🔥", 1)])]);
+    stage.log.sweep();
+    stage.log.mend();
+    let after = first.json["id"].as_str().unwrap();
+    assert_eq!(ws.brief(1), [format!("gap {after} slow")]);
+    assert_eq!(ws.next().json["start"], 10_000);
+}
+
+#[test]
+fn a_subscriber_that_keeps_reconnecting_gets_every_final_once() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let address = node.address;
+    let subscriber = std::thread::spawn(move || {
+        let (mut got, mut since) = (Vec::new(), "?since=".to_owned());
+        while got.len() < 60 {
+            let mut ws = Ws::join(address, "r", &since);
+            for last in ws.finals(1 + got.len() % 3) {
+                since = format!("?since={}", last.json["id"].as_str().unwrap());
+                got.push(last.json["start"].as_u64().unwrap() / 2000);
+            }
+        }
+        got
+    });
+    until("joined", || {
+        node.metric(r#"subscribers{transport="websocket"}"#) == 1.0
+    });
+    for nth in 1..=65 {
+        stage
+            .counting
+            .close(nth, &[("r", &[("🔥", 1)]), ("s", &[("🔥", 1)])]);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let got = subscriber.join().unwrap();
+    assert!((1..).zip(&got).all(|(nth, got)| nth == *got), "{got:?}");
+}

@@ -1,0 +1,149 @@
+//! A log with a dataflow's results in it, and publishers of it on port 0.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use emostream_broadcast::{Config, Publisher};
+use emostream_http::{AllowOrigin, Drained, Limits, Readiness, Shutdown, serve};
+use emostream_log::{Cleanup, Log, TopicSpec, embedded::EmbeddedLog};
+use emostream_model::Topics;
+use prometheus::{Registry, TextEncoder};
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
+
+use crate::{
+    counting::{Counting, SWARM_SIZE, WINDOW_MS},
+    patchy::Patchy,
+};
+
+/// What must happen happens long before this.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) const PARTITIONS: u32 = 3;
+/// How long the log keeps finals: less than what some tests' times say.
+pub(crate) const KEPT: Duration = Duration::from_secs(3600);
+
+pub(crate) struct Stage {
+    pub(crate) log: Arc<Patchy>,
+    pub(crate) counting: Counting,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        let log = EmbeddedLog::in_memory().unwrap();
+        let topics = Topics::default();
+        let delete = Cleanup::Delete {
+            after: KEPT,
+            bytes: None,
+        };
+        for (name, cleanup) in [
+            (topics.windows(), delete),
+            (topics.live(), delete),
+            (topics.totals(), Cleanup::Compact),
+        ] {
+            let spec = TopicSpec {
+                name,
+                partitions: PARTITIONS,
+                replication: 1,
+                cleanup,
+                max_ahead: None,
+            };
+            log.create_topic(&spec).unwrap();
+        }
+        let log = Arc::new(Patchy::new(log));
+        let counting = Counting::new(&log);
+        Self { log, counting }
+    }
+
+    /// A publisher at its defaults.
+    pub(crate) fn publisher(&self) -> Node {
+        Node::start(self.log.clone(), config())
+    }
+}
+
+pub(crate) fn config() -> Config {
+    Config {
+        topics: Topics::default(),
+        window_ms: WINDOW_MS,
+        live_ms: 250,
+        swarm_size: SWARM_SIZE,
+        ring: Duration::from_secs(600),
+        allow_origin: AllowOrigin::Any,
+    }
+}
+
+/// A publisher, served.
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    pub(crate) readiness: Readiness,
+    registry: Registry,
+    publisher: Publisher,
+    shutdown: Shutdown,
+    served: JoinHandle<Drained>,
+    runtime: Runtime,
+}
+
+impl Node {
+    pub(crate) fn start(log: Arc<dyn Log>, config: Config) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let (registry, readiness) = (Registry::new(), Readiness::new());
+        let publisher = Publisher::start(config, log, &registry, &readiness).unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = Shutdown::new();
+        let handler = publisher.handler();
+        let served = runtime.spawn(serve(
+            listener,
+            handler,
+            Limits::default(),
+            shutdown.clone(),
+        ));
+        Self {
+            address,
+            readiness,
+            registry,
+            publisher,
+            shutdown,
+            served,
+            runtime,
+        }
+    }
+
+    /// One sample of the metrics; 0 while there is none.
+    pub(crate) fn metric(&self, sample: &str) -> f64 {
+        let text = TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap();
+        let name = format!("emostream_publisher_{sample} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&name));
+        value.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Ends as the program does: no more connections, goodbye to those there are.
+    pub(crate) fn stop(mut self) -> Drained {
+        self.bye();
+        self.runtime.block_on(&mut self.served).unwrap()
+    }
+
+    /// Says goodbye, and goes on serving what is under way.
+    pub(crate) fn bye(&self) {
+        self.shutdown.trigger();
+        self.publisher.bye();
+    }
+
+    /// Refuses new subscribers, but still listens.
+    pub(crate) fn bye_only(&self) {
+        self.publisher.bye();
+    }
+}
+
+/// Waits until it is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < DEADLINE, "not {what} in time");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
