@@ -19,6 +19,11 @@ use crate::{
 /// every window for good.
 const MAX_AHEAD_MS: u64 = 5_000;
 
+/// The most bytes of a rejected record that are written again, its key included: with its headers it
+/// must fit what the log takes (librdkafka: 1,000,000 bytes), or one giant of another producer would
+/// fail every transaction from there on. The largest batch of an ingest is smaller.
+const MAX_REJECTED_BYTES: usize = 990_000;
+
 /// What reading needs to know, the same for every partition.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -64,9 +69,10 @@ pub struct Rejected {
     pub time_ms: u64,
     /// Why: a [`Reason`]'s text.
     pub reason: String,
-    /// Its key, as it came.
+    /// Its key, as it came, or its beginning.
     pub key: Option<Vec<u8>>,
-    /// Its value as it came; of a batch that was late in part, a batch of the late reactions.
+    /// Its value as it came, or its beginning; of a batch that was late in part, a batch of the late
+    /// reactions.
     pub value: Vec<u8>,
 }
 
@@ -274,13 +280,17 @@ fn ahead_of(batch: &Batch<'_>, record: Record<'_>) -> bool {
     batch.newest_ms() > record.time_ms.saturating_add(MAX_AHEAD_MS)
 }
 
-fn reject(record: Record<'_>, reason: Reason, value: Vec<u8>) -> Rejected {
+fn reject(record: Record<'_>, reason: Reason, mut value: Vec<u8>) -> Rejected {
+    let key = record
+        .key
+        .map(|key| &key[..key.len().min(MAX_REJECTED_BYTES)]);
+    value.truncate(MAX_REJECTED_BYTES - key.map_or(0, <[u8]>::len));
     Rejected {
         partition: record.partition,
         offset: record.offset,
         time_ms: record.time_ms,
         reason: reason.as_str().to_owned(),
-        key: record.key.map(<[u8]>::to_vec),
+        key: key.map(<[u8]>::to_vec),
         value,
     }
 }

@@ -236,8 +236,9 @@ mod tests {
         assert_eq!(text, "--window (ms) was 1000 and is now 2000");
     }
 
-    /// One partition's records of one time each; a run reads some, commits some closes, and dies.
-    /// Whatever is committed and replayed, every event counts once or is rejected once.
+    /// One partition's records of one time each, some of them heartbeats; a run reads some, commits
+    /// some closes, and dies. Whatever is committed and replayed, every event counts once or is
+    /// rejected once.
     #[derive(Debug, Clone)]
     struct Run {
         /// Read up to this offset, then die.
@@ -255,15 +256,17 @@ mod tests {
     proptest! {
         #[test]
         fn every_event_is_counted_once_or_rejected_once(
-            times in proptest::collection::vec(1_u64..200, 1..60), runs in runs(), lateness in 0_u64..20,
+            records in proptest::collection::vec((1_u64..200, any::<bool>()), 1..60), runs in runs(), lateness in 0_u64..20,
+            // How far another partition holds the worker back.
+            behind in 0_u64..60,
         ) {
             let size = WindowSize::from_ms(10).unwrap();
             let mut progress = PartitionProgress {
                 partition: 0, resume_offset: 0, resume_watermark_ms: 0, read_offset: 0,
             };
             let mut final_until = 0;
-            let mut counted = vec![0; times.len()];
-            let mut rejected = vec![0; times.len()];
+            let mut counted = vec![0; records.len()];
+            let mut rejected = vec![0; records.len()];
             let last = Run { dies_at: usize::MAX, commits: usize::MAX };
             for run in runs.into_iter().chain([last]) {
                 let settlement = Settlement { final_until_ms: final_until, read_offset: progress.read_offset };
@@ -272,13 +275,14 @@ mod tests {
                 let mut frontier = final_until;
                 let mut pending: Vec<(u64, usize, bool)> = Vec::new(); // (time, offset, counted)
                 let mut commits = 0;
-                for (offset, time) in times.iter().enumerate().skip(progress.resume_offset as usize) {
+                for (offset, (time, beats)) in records.iter().enumerate().skip(progress.resume_offset as usize) {
                     if offset >= run.dies_at {
                         break;
                     }
                     let watermark = clock.watermark_ms();
                     let window = size.window_of(*time);
                     match settlement.judge(window, offset as u64, watermark, frontier) {
+                        _ if *beats => {}
                         Verdict::Count => {
                             open.saw(window.start, offset as u64, watermark);
                             pending.push((window.start, offset, true));
@@ -287,7 +291,7 @@ mod tests {
                         Verdict::Settled => {}
                     }
                     clock.observe(*time);
-                    let to = size.floor(clock.watermark_ms());
+                    let to = size.floor(clock.watermark_ms().saturating_sub(behind));
                     if to > frontier {
                         let position = offset as u64 + 1;
                         let marks = open.advance(frontier, to, 0, position, clock.watermark_ms());
@@ -310,9 +314,10 @@ mod tests {
             }
             // The oracle: one uninterrupted reading.
             let mut newest = 0_u64;
-            for (offset, time) in times.iter().enumerate() {
+            for (offset, (time, beats)) in records.iter().enumerate() {
                 let late = time / 10 * 10 + 10 <= newest.saturating_sub(lateness);
-                prop_assert_eq!((counted[offset], rejected[offset]), (u32::from(!late), u32::from(late)), "offset {}", offset);
+                let expected = (u32::from(!beats && !late), u32::from(!beats && late));
+                prop_assert_eq!((counted[offset], rejected[offset]), expected, "offset {}", offset);
                 newest = newest.max(*time);
             }
         }

@@ -23,7 +23,7 @@ use crate::{
     partition::{PartitionReading, Rules},
     progress::PartitionProgress,
     recovery::{self, Beginning, RecoveredTotals},
-    sink::SinkStart,
+    sink::{QUIET_COMMIT, SinkStart},
     source::{SourceBell, SourceStart},
     topology::{self, Parts},
 };
@@ -191,6 +191,7 @@ impl Run {
             final_until_ms: self.final_until_ms,
             partitions: self.partitions.clone(),
             window_ms: config.window.as_ms(),
+            quiet: QUIET_COMMIT,
             metrics: self.metrics.clone(),
         };
         let (metrics, stop) = (self.metrics.clone(), self.stop.clone());
@@ -217,6 +218,10 @@ impl Run {
             if Instant::now() >= next {
                 next = Instant::now() + LAG_EVERY;
                 for (partition, position) in (0..).zip(self.positions.iter()) {
+                    // A log that is away takes seconds to say so, for each partition.
+                    if self.stop.is_requested() {
+                        return;
+                    }
                     if let Ok(kept) = self.log.offsets(&topic, partition) {
                         let lag = kept.end.saturating_sub(position.load(Ordering::Relaxed));
                         let label = [partition.to_string()];

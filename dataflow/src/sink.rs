@@ -4,8 +4,8 @@
 //! of a window is small. Windows that close while a transaction is under way share the next one.
 //!
 //! Invariant: the sink keeps the time of what is not durable, so the frontier behind it is the
-//! durable frontier. With nothing to write it lets time pass, and commits the progress alone once a
-//! minute, so that R never falls out of what the log keeps.
+//! durable frontier. With nothing to write it lets time pass, and commits the progress alone within a
+//! minute, even if time stands still by then, so that R never falls out of what the log keeps.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +23,7 @@ use timely::{
         channels::pact::Exchange,
         operators::{Capability, generic::Operator},
     },
+    scheduling::Activator,
 };
 
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
 const PROGRESS_KEY: &[u8] = b"dataflow";
 
 /// How long progress may wait when there is nothing else to write.
-const QUIET_COMMIT: Duration = Duration::from_secs(60);
+pub const QUIET_COMMIT: Duration = Duration::from_secs(60);
 
 /// What the sink is sent. The order is the order of the records in a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,6 +81,8 @@ pub struct SinkStart {
     pub partitions: Vec<PartitionProgress>,
     /// The size of a window, for the metric of how long a close takes.
     pub window_ms: u64,
+    /// How long progress may wait when there is nothing else to write.
+    pub quiet: Duration,
     /// What to count.
     pub metrics: Metrics,
 }
@@ -98,6 +101,7 @@ pub fn commit<'scope>(
         to_one,
         "commit",
         move |durable, info| {
+            let again = scope.activator_for(info.address.clone());
             let wake = scope.worker().sync_activator_for(info.address.to_vec());
             let wake: Wakeup = Box::new(move || {
                 // A worker that is gone needs no waking.
@@ -105,7 +109,7 @@ pub fn commit<'scope>(
             });
             // The other workers' sinks get nothing, and must not hold the frontier.
             let committer = (scope.index() == 0).then(|| committer(wake)).flatten();
-            let mut sink = committer.map(|committer| Sink::new(start, durable, committer));
+            let mut sink = committer.map(|committer| Sink::new(start, durable, committer, again));
             move |(input, frontier), _| {
                 let Some(sink) = &mut sink else {
                     input.for_each(|_, _| {});
@@ -133,7 +137,13 @@ struct Sink {
     durable: Capability<u64>,
     committer: Committer,
     under_way: Option<UnderWay>,
+    /// F of the last commit; the durable frontier is further where there was nothing to write.
+    stored_until_ms: u64,
     last_commit: Instant,
+    /// Runs the sink again.
+    again: Activator,
+    /// When `again` was asked for.
+    alarm: Option<Instant>,
 }
 
 /// A transaction that is not acknowledged yet.
@@ -144,10 +154,16 @@ struct UnderWay {
 }
 
 impl Sink {
-    fn new(start: SinkStart, mut durable: Capability<u64>, committer: Committer) -> Sink {
+    fn new(
+        start: SinkStart,
+        mut durable: Capability<u64>,
+        committer: Committer,
+        again: Activator,
+    ) -> Sink {
         durable.downgrade(&start.final_until_ms);
         let partitions = start.partitions.iter().map(|p| (p.partition, *p)).collect();
         Sink {
+            stored_until_ms: start.final_until_ms,
             start,
             partitions,
             pending: BTreeMap::new(),
@@ -155,6 +171,8 @@ impl Sink {
             committer,
             under_way: None,
             last_commit: Instant::now(),
+            again,
+            alarm: None,
         }
     }
 
@@ -162,7 +180,7 @@ impl Sink {
         if self.under_way.is_some() && self.committer.acknowledged() {
             self.settle();
         }
-        if self.under_way.is_none() && frontier_ms > *self.durable.time() {
+        if self.under_way.is_none() && frontier_ms > self.stored_until_ms {
             self.close(frontier_ms);
         }
     }
@@ -173,6 +191,7 @@ impl Sink {
             return;
         };
         self.durable.downgrade(&done.final_until_ms);
+        self.stored_until_ms = done.final_until_ms;
         self.start
             .metrics
             .final_until
@@ -201,8 +220,14 @@ impl Sink {
                 records.extend(self.record(outcome));
             }
         }
-        if records.is_empty() && self.last_commit.elapsed() < QUIET_COMMIT {
+        let due = self.last_commit + self.start.quiet;
+        let left = due.saturating_duration_since(Instant::now());
+        if records.is_empty() && !left.is_zero() {
             self.durable.downgrade(&frontier_ms);
+            // Once: a worker's timers cannot be taken back.
+            if self.alarm.replace(due) != Some(due) {
+                self.again.activate_after(left);
+            }
             return;
         }
         records.push(self.progress(frontier_ms));
@@ -279,5 +304,134 @@ fn rejection(topics: &Topics, rejected: Rejected) -> NewRecord {
             header("partition", rejected.partition.to_string()),
             header("offset", rejected.offset.to_string()),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use emostream_log::{LogError, Transactor};
+    use prometheus::Registry;
+    use timely::{
+        dataflow::{
+            InputHandleVec,
+            operators::{Probe, probe, vec::Input},
+        },
+        worker::Worker,
+    };
+
+    use super::*;
+    use crate::Stop;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// Shows what it is to commit, and is done when it is told so.
+    struct Shown {
+        commits: Sender<Vec<NewRecord>>,
+        acks: Receiver<()>,
+    }
+
+    impl Transactor for Shown {
+        fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+            self.commits.send(records).unwrap();
+            let _ = self.acks.recv();
+            Ok(())
+        }
+    }
+
+    /// A sink that begins at 0, what it is sent, and what is durable behind it.
+    fn sink(
+        worker: &mut Worker,
+        quiet: Duration,
+        transactor: Shown,
+    ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>) {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let start = SinkStart {
+            topics: Topics::default(),
+            settings: Settings {
+                reactions: "reactions".to_owned(),
+                window_ms: 10,
+                lateness_ms: 0,
+                swarm_size: 1,
+            },
+            final_until_ms: 0,
+            partitions: Vec::new(),
+            window_ms: 10,
+            quiet,
+            metrics: metrics.clone(),
+        };
+        let committer: StartCommitter = Box::new(|wake| {
+            Committer::start(Box::new(transactor), wake, metrics, Stop::default()).ok()
+        });
+        worker.dataflow(|scope| {
+            let (input, outcomes) = scope.new_input();
+            let (durable, _) = commit(outcomes, start, committer).probe();
+            (input, durable)
+        })
+    }
+
+    /// The sink never gives its time up by itself: as in a run, its dataflow is dropped at the end.
+    fn on_a_worker(test: impl FnOnce(&mut Worker) + Send + Sync + 'static) {
+        timely::execute_directly(|worker| {
+            test(worker);
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
+    }
+
+    fn step_until<T>(worker: &mut Worker, mut enough: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            worker.step_or_park(Some(Duration::from_millis(1)));
+            if let Some(enough) = enough() {
+                return enough;
+            }
+            assert!(Instant::now() < deadline, "nothing happens");
+        }
+    }
+
+    fn a_final() -> Outcome {
+        Outcome::Final(Room::default(), b"{}".to_vec())
+    }
+
+    fn final_until_ms(records: &[NewRecord]) -> u64 {
+        let progress: Progress = serde_json::from_slice(&records.last().unwrap().value).unwrap();
+        progress.final_until_ms
+    }
+
+    #[test]
+    fn nothing_is_durable_before_it_is_acknowledged() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (ack, acks) = channel();
+            let (mut input, durable) = sink(worker, DEADLINE, Shown { commits, acks });
+            input.send(a_final());
+            input.advance_to(20);
+            let records = step_until(worker, || shown.try_recv().ok());
+            assert_eq!((records.len(), final_until_ms(&records)), (2, 20));
+            for _ in 0..10 {
+                worker.step();
+            }
+            assert_eq!(durable.with_frontier(|f| f.to_vec()), [0]);
+            drop(ack);
+            step_until(worker, || (!durable.less_than(&20)).then_some(()));
+        });
+    }
+
+    #[test]
+    fn progress_is_stored_in_the_end_though_time_stands_still() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let quiet = Duration::from_millis(200);
+            let (mut input, durable) = sink(worker, quiet, Shown { commits, acks });
+            input.advance_to(20);
+            step_until(worker, || (!durable.less_than(&20)).then_some(()));
+            let records = step_until(worker, || shown.try_recv().ok());
+            assert_eq!((records.len(), final_until_ms(&records)), (1, 20));
+        });
     }
 }

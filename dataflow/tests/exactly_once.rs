@@ -4,6 +4,9 @@
 //! A run is made from a seed, which a failure prints; `SEED=… cargo test` replays one.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+#[path = "exactly_once/faults.rs"]
+mod faults;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc::channel},
@@ -25,6 +28,7 @@ const T0: u64 = 1_764_000_000_000;
 const LATENESS_MS: u64 = 750;
 const DEADLINE: Duration = Duration::from_secs(60);
 
+#[derive(Clone)]
 struct Stage {
     log: Arc<dyn Log>,
     topics: Topics,
@@ -138,6 +142,12 @@ impl Stage {
     fn progress(&self) -> Option<Progress> {
         let newest = self.values(&self.topics.progress()).pop()?;
         Some(serde_json::from_slice(&newest).unwrap())
+    }
+
+    /// How many times progress was committed: its topic is compacted, its offsets go on.
+    fn commits(&self) -> u64 {
+        let progress = self.topics.progress();
+        self.log.offsets(&progress, 0).unwrap().end
     }
 
     fn final_until_ms(&self) -> u64 {
@@ -339,15 +349,14 @@ fn stops_and_restarts_with_other_workers_change_no_final() {
         let end_ms = T0 + span_ms;
         let mut appended = false;
         for _ in 0..rng.random_range(0..6) {
-            let transactions = stage.values(&stage.topics.progress()).len();
+            let commits = stage.commits();
             let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
             if !appended && rng.random_bool(0.5) {
                 stage.append(std::mem::take(&mut after));
                 appended = true;
             }
             stage.run_until(stage.config(rng.random_range(1..5)), || {
-                stage.values(&stage.topics.progress()).len() > transactions
-                    || Instant::now() > patience
+                stage.commits() > commits || Instant::now() > patience
             });
         }
         stage.append(after);
@@ -378,15 +387,58 @@ fn any_number_of_workers_writes_the_same_bytes() {
     assert_eq!(one, finals(5));
 }
 
-#[test]
-fn a_partition_that_gets_nothing_stops_nobody_after_the_idle_timeout() {
-    let stage = Stage::new(2);
-    let reaction = |at_ms| Reaction {
+fn reaction(at_ms: u64) -> Reaction {
+    Reaction {
         user: UserId::new("u").unwrap(),
         emoji: Emoji::from_text("🔥").unwrap(),
         room: Room::default(),
         at_ms,
+    }
+}
+
+#[test]
+fn a_restart_judges_lateness_by_the_watermark_that_was() {
+    let stage = Stage::new(2);
+    let at = |partition, time_ms: u64| {
+        let value = Batch::encode(T0 + time_ms, [&reaction(T0 + time_ms)]);
+        stage.reaction_record(partition, T0 + time_ms, value)
     };
+    // A heartbeat makes the straggler late. The restart begins behind it, at the reaction before the
+    // straggler, for the other partition holds every window from 4 s on open.
+    stage.append(vec![
+        stage.reaction_record(0, T0 + 10_750, Batch::heartbeat(T0 + 10_750)),
+        at(0, 10_100),
+        at(0, 9_000),
+        at(1, 2_500),
+        stage.reaction_record(1, T0 + 4_750, Batch::heartbeat(T0 + 4_750)),
+    ]);
+    stage.run_until(stage.config(1), || stage.finals().len() == 1);
+    let progress = stage.progress().unwrap();
+    assert_eq!(progress.final_until_ms, T0 + 4_000);
+    assert_eq!(progress.partitions[0].resume_offset, 1);
+    stage.append(closing(&stage, 12_000));
+    stage.run_until(stage.config(1), || stage.final_until_ms() >= T0 + 12_000);
+    let starts: Vec<u64> = stage.finals().iter().map(|f| f.window.start - T0).collect();
+    assert_eq!(starts, [2_000, 10_000]);
+    assert_eq!(stage.rejected(), [(0, 2, "late".to_owned())]);
+}
+
+#[test]
+fn a_record_as_large_as_the_log_takes_is_rejected_and_the_rest_counts() {
+    let stage = Stage::new(1);
+    let topic_bytes = stage.topics.reactions().len();
+    stage.append(vec![
+        stage.reaction_record(0, T0, vec![b'x'; (1 << 20) - topic_bytes]),
+        stage.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)])),
+    ]);
+    stage.append(closing(&stage, 2_000));
+    stage.run_until(stage.config(1), || stage.finals().len() == 1);
+    assert_eq!(stage.rejected(), [(0, 0, "malformed".to_owned())]);
+}
+
+#[test]
+fn a_partition_that_gets_nothing_stops_nobody_after_the_idle_timeout() {
+    let stage = Stage::new(2);
     stage.append(vec![
         stage.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)])),
         stage.reaction_record(
