@@ -1,6 +1,6 @@
 //! WebSocket (RFC 6455): the handshake, and a connection that mostly sends.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use emostream_http::{Body, Problem, Request, Response, Shutdown, Socket, upgraded_socket};
@@ -13,6 +13,7 @@ use hyper::{
     },
     upgrade::OnUpgrade,
 };
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::{
     Error, Message,
@@ -27,6 +28,9 @@ use crate::subscription::{Subscription, bye};
 const PING_EVERY: Duration = Duration::from_secs(15);
 /// A client that has said nothing for so long, not even pong, is gone.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// A send that took longer than this has waited for the client to read, and it did: it lives, however
+/// late its pongs are, which come behind all that it has yet to read.
+const WAITED: Duration = Duration::from_millis(100);
 /// How long a client may take to answer the closing handshake.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// What a client may send: control frames, and nothing else that is long.
@@ -132,7 +136,8 @@ enum Closing {
 
 impl Connection {
     async fn run(&mut self, mut subscription: Subscription, shutdown: Shutdown) -> Closing {
-        let mut pings = tokio::time::interval(PING_EVERY);
+        let mut pings = interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pings.reset();
         loop {
             let message = tokio::select! {
@@ -148,16 +153,16 @@ impl Connection {
                     Some(closing) => return closing,
                     None => continue,
                 },
-                _ = pings.tick() => {
-                    if self.heard.elapsed() > DEAD_AFTER {
-                        return Closing::Gone;
-                    }
-                    Message::Ping(Bytes::new())
-                }
+                () = sleep_until(self.heard + DEAD_AFTER) => return Closing::Gone,
+                _ = pings.tick() => Message::Ping(Bytes::new()),
                 frame = subscription.next() => Message::Text(frame.json().clone()),
             };
+            let begun = Instant::now();
             if self.socket.send(message).await.is_err() {
                 return Closing::Gone;
+            }
+            if begun.elapsed() > WAITED {
+                self.heard = Instant::now();
             }
         }
     }
@@ -194,10 +199,10 @@ impl Connection {
                 }
             };
             // A client that does not answer is left alone.
-            let _ = tokio::time::timeout(CLOSE_PATIENCE, farewell).await;
+            let _ = timeout(CLOSE_PATIENCE, farewell).await;
         } else {
             // Flushes the answer to a close, if there is one.
-            let _ = tokio::time::timeout(CLOSE_PATIENCE, self.socket.flush()).await;
+            let _ = timeout(CLOSE_PATIENCE, self.socket.flush()).await;
         }
     }
 }

@@ -1,0 +1,162 @@
+//! The rooms as they stood, made anew from the log when a publisher starts.
+//!
+//! ```text
+//!  [totals] to its end ───────────────┐
+//!  [windows] since the ring began ────┴▶ rooms
+//! ```
+//!
+//! Totals are read before the finals, so a final that comes in between is added, never missed. Nor is
+//! one doubled: a window that the totals hold already is waited for, since Kafka shows the parts of a
+//! transaction one after another.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use emostream_log::{Doorbell, Log, LogError, read_to_end};
+use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
+
+use crate::{
+    Config,
+    hub::Hub,
+    room::RoomState,
+    source::{Decoder, Source},
+    tail::{PARK, ago, id_of},
+    totals::RoomTotals,
+};
+
+/// The parts of a transaction are all seen within this time; on Kafka some milliseconds, but a broker
+/// may restart in between. Older totals have their final in the log, or it has expired.
+const SETTLED: Duration = Duration::from_secs(60);
+/// How long a start waits for the finals of totals that are younger than that.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Nothing new for this long, although the end was not reached: the broker is away.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// Fills `hub`, and returns where to read on: finals, and live tallies.
+pub(crate) fn rebuild(
+    config: &Config,
+    log: &dyn Log,
+    hub: &Hub,
+    bell: &Doorbell,
+    decoder: &mut Decoder,
+) -> Result<(Source, Source), LogError> {
+    let settled_ms = ago(SETTLED.min(config.ring / 2));
+    let mut kept = Kept::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
+
+    let windows = since(log, &config.topics.windows(), ago(config.ring))?;
+    for (partition, start) in &windows {
+        hub.begins(*partition, *start);
+    }
+    let mut windows = Source::new(config.topics.windows(), true, windows);
+    // The tallies of the window that is open now, and of the one that is about to close.
+    let open_ms = ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
+    let live = since(log, &config.topics.live(), open_ms)?;
+    let live = Source::new(config.topics.live(), false, live);
+
+    kept.read_finals(log, &mut windows, hub, bell, decoder)?;
+    kept.fill(hub);
+    Ok((windows, live))
+}
+
+/// Where each partition's records since `time_ms` begin.
+fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, LogError> {
+    let partitions = 0..log.partitions(topic)?;
+    let start = |partition| Ok((partition, log.offset_at(topic, partition, time_ms)?));
+    partitions.map(start).collect()
+}
+
+/// What the rings are rebuilt from.
+#[derive(Default)]
+struct Kept {
+    /// The finals of each room, in their order.
+    finals: HashMap<Room, Vec<(ResultId, u64, WindowRecord)>>,
+    /// The newest totals of each room.
+    totals: HashMap<Room, TotalsRecord>,
+    /// Rooms whose totals hold a window, which ends then, that was not seen yet.
+    awaited: HashMap<Room, u64>,
+}
+
+impl Kept {
+    /// The newest totals of each room; those written since `settled_ms` await their final.
+    fn read_totals(
+        log: &dyn Log,
+        topic: &str,
+        settled_ms: u64,
+        decoder: &mut Decoder,
+    ) -> Result<Self, LogError> {
+        let mut kept = Self::default();
+        read_to_end(log, topic, &mut |record| {
+            if let Some(totals) = decoder.read::<TotalsRecord>(record) {
+                if record.time_ms >= settled_ms {
+                    kept.awaited.insert(totals.room.clone(), totals.window.end);
+                }
+                kept.totals.insert(totals.room.clone(), totals);
+            }
+        })?;
+        Ok(kept)
+    }
+
+    /// All finals to the end, those that are awaited included.
+    fn read_finals(
+        &mut self,
+        log: &dyn Log,
+        windows: &mut Source,
+        hub: &Hub,
+        bell: &Doorbell,
+        decoder: &mut Decoder,
+    ) -> Result<(), LogError> {
+        let mut last_news = Instant::now();
+        loop {
+            let read = windows.poll(log, bell, hub, &mut |record| {
+                if let Some(result) = decoder.read(record) {
+                    self.take(id_of(record), record.time_ms, result);
+                }
+            })?;
+            if read > 0 {
+                last_news = Instant::now();
+                continue;
+            }
+            if windows.at_end() && self.awaited.is_empty() {
+                return Ok(());
+            }
+            if windows.at_end() && last_news.elapsed() > PATIENCE {
+                let rooms = self.awaited.len();
+                tracing::warn!(rooms, "the finals of the newest totals are missing");
+                return Ok(());
+            }
+            if last_news.elapsed() > STALLED {
+                let detail = "reading the finals stands still".to_owned();
+                return Err(LogError::TimedOut { detail });
+            }
+            bell.wait(PARK);
+        }
+    }
+
+    fn take(&mut self, id: ResultId, written_ms: u64, record: WindowRecord) {
+        let awaited = self.awaited.get(&record.room);
+        if awaited.is_some_and(|end| record.window.end >= *end) {
+            self.awaited.remove(&record.room);
+        }
+        let finals = self.finals.entry(record.room.clone()).or_default();
+        finals.push((id, written_ms, record));
+    }
+
+    fn fill(mut self, hub: &Hub) {
+        for (room, finals) in self.finals {
+            let records: Vec<WindowRecord> = finals.iter().map(|(_, _, r)| r.clone()).collect();
+            let before = RoomTotals::before(self.totals.remove(&room).as_ref(), &records);
+            let entry = hub.entry(&room, || RoomState::new(before));
+            for (id, written_ms, record) in finals {
+                let unread = hub.unread(id.partition);
+                entry.update(|state| state.push_final(id, written_ms, record, unread));
+            }
+        }
+        for (room, record) in self.totals {
+            hub.entry(&room, || {
+                RoomState::new(RoomTotals::before(Some(&record), &[]))
+            });
+        }
+    }
+}
