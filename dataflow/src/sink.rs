@@ -422,6 +422,39 @@ mod tests {
     }
 
     #[test]
+    fn a_rejection_is_in_no_transaction_before_its_time() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let (mut input, _) = sink(worker, DEADLINE, Shown { commits, acks });
+            let topics_until = |worker: &mut Worker, expected_ms| {
+                let records = step_until(worker, || shown.try_recv().ok());
+                assert_eq!(final_until_ms(&records), expected_ms);
+                let topics = records.into_iter().map(|record| record.topic);
+                topics.collect::<Vec<_>>()
+            };
+            let names = Topics::default();
+            input.send(a_final());
+            input.advance_to(20);
+            // Of a worker that is further than the others: it is sent while windows close behind it.
+            input.send(Outcome::Rejected(Rejected {
+                partition: 0,
+                offset: 7,
+                time_ms: 3,
+                reason: "late".to_owned(),
+                key: None,
+                value: Vec::new(),
+            }));
+            input.flush();
+            let first = topics_until(worker, 20);
+            assert_eq!(first, [names.windows(), names.progress()]);
+            input.advance_to(30);
+            let second = topics_until(worker, 30);
+            assert_eq!(second, [names.rejected(), names.progress()]);
+        });
+    }
+
+    #[test]
     fn progress_is_stored_in_the_end_though_time_stands_still() {
         on_a_worker(|worker| {
             let (commits, shown) = channel();

@@ -273,7 +273,13 @@ fn events(stage: &Stage, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, O
     (records, oracle)
 }
 
-/// Heartbeats that close every window before `T0 + span_ms`.
+/// When everything of [`events`] is final: the last of them lie in the window that begins at the
+/// span's end. Frontiers may stop at any window on their way, so no earlier one will do.
+fn all_final_ms(span_ms: u64) -> u64 {
+    T0 + span_ms + 2000
+}
+
+/// Heartbeats that close every window of [`events`].
 fn closing(stage: &Stage, span_ms: u64) -> Vec<NewRecord> {
     let at_ms = T0 + span_ms + 10_000;
     let beat = |p| stage.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
@@ -346,7 +352,7 @@ fn stops_and_restarts_with_other_workers_change_no_final() {
         stage.append(before.to_vec());
         let mut after = after.to_vec();
         after.extend(closing(&stage, span_ms));
-        let end_ms = T0 + span_ms;
+        let end_ms = all_final_ms(span_ms);
         let mut appended = false;
         for _ in 0..rng.random_range(0..6) {
             let commits = stage.commits();
@@ -375,7 +381,7 @@ fn any_number_of_workers_writes_the_same_bytes() {
         stage.append(records);
         stage.append(closing(&stage, 30_000));
         stage.run_until(stage.config(workers), || {
-            stage.final_until_ms() >= T0 + 30_000
+            stage.final_until_ms() >= all_final_ms(30_000)
         });
         let mut values = stage.values(&stage.topics.windows());
         values.sort();
@@ -515,7 +521,7 @@ fn a_newer_run_fences_the_older_one() {
     assert_eq!(error.exit_code(), 75);
     stop.request();
     let deadline = Instant::now() + DEADLINE;
-    while stage.final_until_ms() < T0 + 20_000 {
+    while stage.final_until_ms() < all_final_ms(20_000) {
         assert!(Instant::now() < deadline);
         thread::sleep(Duration::from_millis(1));
     }

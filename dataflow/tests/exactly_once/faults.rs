@@ -12,7 +12,7 @@ use std::{
 
 use emostream_log::{Appender, Log, LogError, Reader, TopicSpec, Transactor, Wake};
 
-use crate::{DEADLINE, Stage, T0, check, closing, events, rng};
+use crate::{DEADLINE, Stage, all_final_ms, check, closing, events, rng};
 
 /// The stage's log, which first does what the test asks.
 struct Interposed {
@@ -72,20 +72,25 @@ impl Log for Interposed {
 fn what_an_older_run_commits_until_it_is_fenced_is_not_counted_again() {
     let stage = Stage::new(1);
     let (records, oracle) = events(&stage, &mut rng(3), 20_000);
-    stage.append(records);
-    stage.append(closing(&stage, 20_000));
+    let (before, after) = records.split_at(records.len() / 2);
+    stage.append(before.to_vec());
+    let mut after = after.to_vec();
+    after.extend(closing(&stage, 20_000));
     let older = stage.clone();
     let newer = Stage {
         log: Arc::new(Interposed {
             before_fencing: Box::new(move || {
                 let enough = || older.final_until_ms() > 0;
                 older.run_until(older.config(1), enough);
+                older.append(after.clone());
             }),
             ..Interposed::on(&stage)
         }),
         ..stage.clone()
     };
-    newer.run_until(newer.config(1), || stage.final_until_ms() >= T0 + 20_000);
+    newer.run_until(newer.config(1), || {
+        stage.final_until_ms() >= all_final_ms(20_000)
+    });
     check(&stage, &oracle);
 }
 
