@@ -94,6 +94,27 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
 }
 
 #[test]
+fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
+    // Where the room's first final lies, from a log just like the other.
+    let mut twin = Stage::new();
+    twin.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let first = ids(&twin.publisher(), "r", 1).remove(0);
+
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    stage.log.go_blind();
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
+    let address = node.address;
+    let joining = std::thread::spawn(move || {
+        let mut ws = Ws::join(address, "r", &format!("?since={first}"));
+        (ws.next().brief(), ws.next().json["total"].clone())
+    });
+    stage.log.mend();
+    assert_eq!(joining.join().unwrap(), ("hello true".to_owned(), 2.into()));
+}
+
+#[test]
 fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
     let mut stage = Stage::new();
     let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
