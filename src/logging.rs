@@ -40,6 +40,8 @@ impl LogFlags {
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
+            // Told by eprintln!, which panics once nobody reads standard error any more.
+            .log_internal_errors(false)
             .with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => lines.compact().with_target(false).init(),

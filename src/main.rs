@@ -19,7 +19,7 @@ mod signal;
 mod topics;
 mod values;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::FromArgMatches;
 
@@ -43,6 +43,7 @@ fn refuse(line: &str) -> ExitCode {
 }
 
 fn end(failure: exit::Failure) -> ExitCode {
-    eprintln!("emostream: {}", failure.sentence);
+    // Not eprintln!, which panics if standard error is gone.
+    let _ = writeln!(std::io::stderr(), "emostream: {}", failure.sentence);
     failure.exit.into()
 }
