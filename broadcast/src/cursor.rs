@@ -41,7 +41,9 @@ impl Cursor {
     /// A subscriber without a past: it gets the newest final, so that the totals are on its screen at
     /// once, and then the present.
     pub(crate) fn join(room: &RoomState) -> Self {
+        let lost = |id: ResultId| room.floor().is_some_and(|floor| id.offset <= floor.offset);
         let newest = room.newest().map(|newest| newest.id);
+        let newest = newest.filter(|id| !lost(*id));
         Self {
             after: match newest {
                 None => room.floor(),
@@ -265,6 +267,16 @@ mod tests {
         }
         room.expire(4);
         assert_eq!(drain(&mut cursor, &room), ["gap 2-0 Slow", "2-5"]);
+    }
+
+    #[test]
+    fn who_joins_behind_a_loss_is_told_of_none() {
+        let mut room = room(None, [3, 5]);
+        assert!(room.lose(2, 9));
+        let mut cursor = Cursor::join(&room);
+        assert!(drain(&mut cursor, &room).is_empty());
+        room.push_final(id(12), 12, record(12, None), Some(9));
+        assert_eq!(drain(&mut cursor, &room), ["2-12"]);
     }
 
     #[derive(Debug, Clone)]

@@ -60,9 +60,10 @@ pub(crate) fn room(name: &str) -> Result<Room, Problem> {
 
 /// Where to resume: `since`, or what an `EventSource` sends by itself.
 pub(crate) fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
-    let header = headers
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok());
+    let header = headers.get("last-event-id").map(|value| value.to_str());
+    let header = header
+        .transpose()
+        .map_err(|_| Problem::bad_request("Last-Event-ID: an id looks like 3-10422"))?;
     // What the browser has seen since is newer than what the page asked for at first.
     let (name, id) = match header.filter(|id| !id.is_empty()) {
         Some(id) => ("Last-Event-ID", Some(id)),

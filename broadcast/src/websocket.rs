@@ -13,6 +13,7 @@ use hyper::{
     },
     upgrade::OnUpgrade,
 };
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tungstenite::{
@@ -37,6 +38,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 const MESSAGE_BYTES: usize = 4096;
 /// Reading is rare and short; tungstenite's default is 128 KiB a connection.
 const READ_BUFFER_BYTES: usize = 512;
+/// What may wait for the client to read: the frame being sent, a few KB at most, and answers to pings.
+/// Who pings on and on but reads nothing would otherwise have them all kept.
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// "Reconnect": INTERFACE has 3000–3499 for it.
 const CLOSE_RECONNECT: u16 = 3001;
 
@@ -108,6 +112,7 @@ pub(crate) async fn serve(upgrade: OnUpgrade, subscription: Subscription, shutdo
     let limits = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
     let socket =
@@ -197,6 +202,9 @@ impl Connection {
                 if self.socket.close(Some(frame)).await.is_ok() {
                     while let Some(Ok(_)) = self.socket.next().await {}
                 }
+                // The rest of a message that was refused is still on its way. Closing with it unread
+                // resets the connection, and the client might never learn the code.
+                let _ = self.socket.get_mut().shutdown().await;
             };
             // A client that does not answer is left alone.
             let _ = timeout(CLOSE_PATIENCE, farewell).await;

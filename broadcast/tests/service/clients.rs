@@ -7,7 +7,11 @@ use std::{
 };
 
 use serde_json::Value;
-use tungstenite::{Message, WebSocket, client::IntoClientRequest};
+use tungstenite::{
+    Message, WebSocket,
+    client::IntoClientRequest,
+    protocol::frame::{Frame, FrameHeader, coding::OpCode},
+};
 
 use crate::stage::DEADLINE;
 
@@ -106,7 +110,16 @@ pub(crate) struct Sse {
 
 impl Sse {
     pub(crate) fn join(address: SocketAddr, room: &str, query: &str, headers: &str) -> Self {
-        let mut stream = connect(address);
+        Self::over(connect(address), address, room, query, headers)
+    }
+
+    pub(crate) fn over(
+        mut stream: TcpStream,
+        address: SocketAddr,
+        room: &str,
+        query: &str,
+        headers: &str,
+    ) -> Self {
         let head = format!(
             "GET /v1/rooms/{room}/events{query} HTTP/1.1\r\nhost: {address}\r\n{headers}\r\n"
         );
@@ -209,4 +222,17 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
+}
+
+/// A frame as a client sends it, masked with zeros.
+pub(crate) fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let header = FrameHeader {
+        mask: Some([0; 4]),
+        opcode,
+        ..FrameHeader::default()
+    };
+    let mut bytes = Vec::new();
+    let frame = Frame::from_payload(header, payload.to_vec().into());
+    frame.format(&mut bytes).unwrap();
+    bytes
 }

@@ -4,14 +4,11 @@ use std::io::{Read, Write};
 
 use tungstenite::{
     Message,
-    protocol::frame::{
-        Frame, FrameHeader,
-        coding::{CloseCode, Control, Data, OpCode},
-    },
+    protocol::frame::coding::{CloseCode, Control, Data, OpCode},
 };
 
 use crate::{
-    clients::{Subscriber, Ws, ask},
+    clients::{Subscriber, Ws, ask, masked},
     stage::{Node, Stage},
 };
 
@@ -77,19 +74,6 @@ fn closes_with(node: &Node, bytes: &[u8]) -> Option<u16> {
     }
 }
 
-/// A frame as a client sends it, masked with zeros.
-fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
-    let header = FrameHeader {
-        mask: Some([0; 4]),
-        opcode,
-        ..FrameHeader::default()
-    };
-    let mut bytes = Vec::new();
-    let frame = Frame::from_payload(header, payload.to_vec().into());
-    frame.format(&mut bytes).unwrap();
-    bytes
-}
-
 #[test]
 fn who_breaks_the_protocol_is_told_and_closed() {
     let stage = Stage::new();
@@ -106,12 +90,15 @@ fn who_breaks_the_protocol_is_told_and_closed() {
         ping[0] = 0x89;
         ping
     };
+    let mut fragmented = masked(OpCode::Control(Control::Ping), b"hi");
+    fragmented[0] &= 0x7f;
     // A length of 2^62: refused by its header, before anything is kept for it.
     let huge = [&[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0][..], &[0; 4]].concat();
     for (what, bytes, code) in [
         ("unmasked", unmasked, CloseCode::Protocol),
         ("a reserved bit", reserved, CloseCode::Protocol),
         ("an unknown opcode", unknown, CloseCode::Protocol),
+        ("a fragmented ping", fragmented, CloseCode::Protocol),
         ("a long ping", long_ping, CloseCode::Protocol),
         ("not UTF-8", masked(text, &[0xc3, 0x28]), CloseCode::Invalid),
         ("too long", masked(text, &vec![b'x'; 5000]), CloseCode::Size),
@@ -119,6 +106,16 @@ fn who_breaks_the_protocol_is_told_and_closed() {
     ] {
         assert_eq!(closes_with(&node, &bytes), Some(code.into()), "{what}");
     }
+    assert_eq!(Ws::join(node.address, "r", "").next().kind(), "hello");
+}
+
+/// It is still writing when its message is refused by the length alone.
+#[test]
+fn who_sends_a_long_message_learns_why_it_is_refused() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let long = masked(OpCode::Data(Data::Text), &vec![b'x'; 3 << 20]);
+    assert_eq!(closes_with(&node, &long), Some(CloseCode::Size.into()));
 }
 
 #[test]

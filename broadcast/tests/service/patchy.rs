@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,8 @@ const BLIND: u8 = 2;
 pub(crate) struct Patchy {
     log: EmbeddedLog,
     mood: Arc<AtomicU8>,
+    /// Looks that found nothing new, of all readers.
+    idle: Arc<AtomicUsize>,
 }
 
 impl Patchy {
@@ -27,7 +29,13 @@ impl Patchy {
         Self {
             log,
             mood: Arc::new(AtomicU8::new(FINE)),
+            idle: Arc::default(),
         }
+    }
+
+    /// How often a reader looked and found nothing new.
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.load(Ordering::SeqCst)
     }
 
     /// Readers fail from now on.
@@ -54,6 +62,7 @@ impl Patchy {
 struct PatchyReader {
     reader: Box<dyn Reader>,
     mood: Arc<AtomicU8>,
+    idle: Arc<AtomicUsize>,
 }
 
 impl Reader for PatchyReader {
@@ -68,7 +77,13 @@ impl Reader for PatchyReader {
                 detail: "no broker answers".to_owned(),
             }),
             BLIND => Ok(0),
-            _ => self.reader.poll(partition, limit, each),
+            _ => {
+                let read = self.reader.poll(partition, limit, each)?;
+                if read == 0 {
+                    self.idle.fetch_add(1, Ordering::SeqCst);
+                }
+                Ok(read)
+            }
         }
     }
 
@@ -103,6 +118,7 @@ impl Log for Patchy {
         Ok(Box::new(PatchyReader {
             reader: self.log.reader(topic, from, wake)?,
             mood: self.mood.clone(),
+            idle: self.idle.clone(),
         }))
     }
     fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     clients::{Subscriber, Ws, get},
     counting::{keyed, now_ms},
-    stage::{KEPT, Node, Stage, config, until},
+    stage::{KEPT, Node, PARTITIONS, Stage, config, until},
 };
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];
@@ -92,8 +92,9 @@ fn totals_that_are_seen_before_their_final_are_not_doubled() {
     stage.counting.commit(vec![of_totals]);
     let log = stage.log.clone();
     let starting = std::thread::spawn(move || Node::start(log, config()));
-    // Time for a hasty publisher to believe that it has read everything.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // A hasty publisher would believe by now that it has read everything.
+    let looks = 4 * PARTITIONS as usize;
+    until("looked for more", || stage.log.idle() >= looks);
     stage.counting.commit(vec![of_window]);
     let node = starting.join().unwrap();
     until("read", || history(&node, "r").len() == 2);

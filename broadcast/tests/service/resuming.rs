@@ -1,7 +1,5 @@
 //! Who was away continues where it was, or is told that it cannot.
 
-use std::time::Duration;
-
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
     counting::now_ms,
@@ -209,7 +207,9 @@ fn a_subscriber_that_keeps_reconnecting_gets_every_final_once() {
         stage
             .counting
             .close(nth, &[("r", &[("🔥", 1)]), ("s", &[("🔥", 1)])]);
-        std::thread::sleep(Duration::from_millis(1));
+        until("read", || {
+            get(node.address, "/v1/rooms/r").json()["final"]["start"] == nth * 2000
+        });
     }
     let got = subscriber.join().unwrap();
     assert!((1..).zip(&got).all(|(nth, got)| nth == *got), "{got:?}");

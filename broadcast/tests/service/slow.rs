@@ -1,11 +1,15 @@
 //! A subscriber that does not read costs no memory, and loses no final that is kept.
 
-use std::net::TcpStream;
+use std::{io::Write, net::TcpStream};
 
 use tokio::net::TcpSocket;
+use tungstenite::{
+    Message,
+    protocol::frame::coding::{Control, OpCode},
+};
 
 use crate::{
-    clients::{Received, Subscriber, Ws, get},
+    clients::{Received, Sse, Subscriber, Ws, get, masked},
     stage::{DEADLINE, Node, Stage, until},
 };
 
@@ -14,11 +18,15 @@ const FAR_TOO_MUCH_BYTES: usize = 16 << 20;
 
 /// A subscriber with a small receive buffer, so that what it does not read is noticed.
 fn narrow(node: &Node) -> Ws {
+    Ws::over(narrow_stream(node), node.address, "r", "")
+}
+
+fn narrow_stream(node: &Node) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let stream = runtime.block_on(async {
+    let stream: TcpStream = runtime.block_on(async {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket
@@ -28,10 +36,9 @@ fn narrow(node: &Node) -> Ws {
             .into_std()
             .unwrap()
     });
-    let stream: TcpStream = stream;
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    Ws::over(stream, node.address, "r", "")
+    stream
 }
 
 /// Counts that make a long frame.
@@ -43,13 +50,22 @@ fn many() -> Vec<(&'static str, u64)> {
         .collect()
 }
 
-fn until_closed(ws: &mut Ws, last: u64) -> Vec<Received> {
+/// All that comes up to the final, or live tally, of the `nth` window.
+fn until_kind(subscriber: &mut impl Subscriber, kind: &str, nth: u64) -> Vec<Received> {
     let mut got: Vec<Received> = Vec::new();
-    let is_last = |r: &Received| r.kind() == "final" && r.json["start"] == last * 2000;
+    let is_last = |r: &Received| r.kind() == kind && r.json["start"] == nth * 2000;
     while !got.last().is_some_and(is_last) {
-        got.push(ws.next());
+        got.push(subscriber.next());
     }
     got
+}
+
+/// Which windows' finals these are.
+fn finals(got: &[Received]) -> Vec<u64> {
+    let finals = got.iter().filter(|r| r.kind() == "final");
+    finals
+        .map(|r| r.json["start"].as_u64().unwrap() / 2000)
+        .collect()
 }
 
 #[test]
@@ -67,15 +83,12 @@ fn a_slow_subscriber_skips_live_tallies_and_gets_every_final() {
         }
         stage.counting.close(nth, &[("r", &counts)]);
     }
-    let got = until_closed(&mut ws, 20);
-    let starts: Vec<u64> = got
-        .iter()
-        .filter(|r| r.kind() == "final")
-        .map(|r| r.json["start"].as_u64().unwrap() / 2000)
-        .collect();
-    assert_eq!(starts, (1..=20).collect::<Vec<_>>());
+    // What was skipped is counted at the next one that is delivered.
+    stage.counting.live(21, "r", &counts);
+    let got = until_kind(&mut ws, "live", 21);
+    assert_eq!(finals(&got), (1..=20).collect::<Vec<_>>());
     let live = got.iter().filter(|r| r.kind() == "live").count();
-    assert!(live < pushed, "{live} of {pushed}");
+    assert!(live < pushed / 2, "{live} of {pushed}");
     until("counted", || node.metric("skipped_live_total") > 0.0);
     assert_eq!(node.metric("gaps_total"), 0.0);
 }
@@ -98,7 +111,7 @@ fn who_is_slower_than_the_ring_is_told_by_a_gap() {
     until("all read", || {
         get(node.address, "/v1/rooms/r").json()["final"]["start"] == (last - 1) * 2000
     });
-    let got = until_closed(&mut ws, last - 1);
+    let got = until_kind(&mut ws, "final", last - 1);
     let (mut expected, mut gaps) = (2, 0);
     for received in got {
         match received.kind() {
@@ -117,4 +130,49 @@ fn who_is_slower_than_the_ring_is_told_by_a_gap() {
     }
     assert_eq!(gaps, 1);
     assert_eq!(node.metric("gaps_total"), 1.0);
+}
+
+/// A WebSocket client that pings on and on, and reads none of the answers.
+#[test]
+fn unread_answers_to_pings_are_not_kept() {
+    const PINGS: u32 = FAR_TOO_MUCH_BYTES as u32 / 127;
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let mut ws = narrow(&node);
+    let mut bytes = Vec::new();
+    for nth in 0..PINGS {
+        let mut payload = [0; 125];
+        payload[..4].copy_from_slice(&nth.to_be_bytes());
+        bytes.extend(masked(OpCode::Control(Control::Ping), &payload));
+    }
+    ws.0.get_mut().write_all(&bytes).unwrap();
+    let (mut answers, mut newest) = (0, 0);
+    while newest < PINGS - 1 {
+        if let Message::Pong(payload) = ws.message() {
+            newest = u32::from_be_bytes(payload[..4].try_into().unwrap());
+            answers += 1;
+        }
+    }
+    assert!(answers < PINGS / 2, "{answers} of {PINGS}");
+}
+
+#[test]
+fn a_slow_sse_subscriber_skips_live_tallies_and_gets_every_final() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let mut sse = Sse::over(narrow_stream(&node), node.address, "r", "", "");
+    let counts = many();
+    let mut pushed = 0;
+    for nth in 1..=20 {
+        for _ in 0..FAR_TOO_MUCH_BYTES / 20 / 1500 {
+            stage.counting.live(nth, "r", &counts);
+            pushed += 1;
+        }
+        stage.counting.close(nth, &[("r", &counts)]);
+    }
+    stage.counting.live(21, "r", &counts);
+    let got = until_kind(&mut sse, "live", 21);
+    assert_eq!(finals(&got), (1..=20).collect::<Vec<_>>());
+    let live = got.iter().filter(|r| r.kind() == "live").count();
+    assert!(live < pushed / 2, "{live} of {pushed}");
 }
