@@ -29,7 +29,7 @@ use std::{ops::Range, time::Duration};
 pub use error::LogError;
 pub use record::{Header, Headers, NewRecord, Record};
 pub use scan::read_to_end;
-pub use topic::{Cleanup, TopicSpec};
+pub use topic::{Cleanup, Deletion, TopicDescription, TopicSpec};
 pub use wake::{Doorbell, Wake};
 
 /// What a log does; the services hold it as `Arc<dyn Log>`.
@@ -43,6 +43,13 @@ pub trait Log: Send + Sync {
 
     /// How many partitions the topic has now. [`LogError::UnknownTopic`] if there is no such topic.
     fn partitions(&self, topic: &str) -> Result<u32, LogError>;
+
+    /// What the topic is like now, by whomever it was made. Kafka's own id of a topic is not among it:
+    /// librdkafka's safe interface does not tell it.
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError>;
+
+    /// Asks whether the log answers now: an error that says why if it does not within `patience`.
+    fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError>;
 
     /// The first offset still kept, and the offset that the next record will get.
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError>;

@@ -1,4 +1,4 @@
-//! What a topic is made with.
+//! What a topic is made with, and what it turns out to be.
 
 use std::time::Duration;
 
@@ -29,4 +29,52 @@ pub enum Cleanup {
     },
     /// Every record but the newest of its key.
     Compact,
+}
+
+/// A topic as it is, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// How many partitions.
+    pub partitions: u32,
+    /// How many brokers are to hold a copy; of the partition with the fewest. The embedded log has one.
+    pub replication: u32,
+    /// How many brokers could hold one.
+    pub brokers: u32,
+    /// Whether older records of a key are thrown away.
+    pub compacted: bool,
+    /// After which time records are thrown away, and how many bytes a partition may hold before its
+    /// oldest are. `None` where neither ever happens.
+    pub deleted: Option<Deletion>,
+    /// A record whose time is further ahead of the log's clock than this is refused.
+    pub max_ahead: Option<Duration>,
+}
+
+/// When a topic's oldest records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion {
+    /// Once they are older than this; `None` for never.
+    pub after: Option<Duration>,
+    /// Once the partition holds more than this; `None` for no limit.
+    pub bytes: Option<u64>,
+}
+
+impl TopicDescription {
+    /// The topic that `spec` makes, where one broker could hold it.
+    pub fn of(spec: &TopicSpec) -> Self {
+        let (compacted, deleted) = match spec.cleanup {
+            Cleanup::Compact => (true, None),
+            Cleanup::Delete { after, bytes } => {
+                let after = Some(after);
+                (false, Some(Deletion { after, bytes }))
+            }
+        };
+        Self {
+            partitions: spec.partitions,
+            replication: spec.replication,
+            brokers: 1,
+            compacted,
+            deleted,
+            max_ahead: spec.max_ahead,
+        }
+    }
 }

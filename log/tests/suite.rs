@@ -40,6 +40,7 @@ on_every_log! {
     a_record_is_read_as_it_was_written
     offsets_rise_and_tell_what_is_kept
     an_existing_topic_is_left_as_it_is
+    a_topic_is_described_as_it_was_made
     a_key_keeps_its_partition
     a_record_without_key_goes_to_the_first_partition
     a_sleeping_reader_is_woken_by_an_append

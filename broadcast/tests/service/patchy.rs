@@ -10,7 +10,8 @@ use std::{
 };
 
 use emostream_log::{
-    Appender, Log, LogError, Reader, Record, TopicSpec, Transactor, Wake, embedded::EmbeddedLog,
+    Appender, Log, LogError, Reader, Record, TopicDescription, TopicSpec, Transactor, Wake,
+    embedded::EmbeddedLog,
 };
 
 const FINE: u8 = 0;
@@ -102,6 +103,14 @@ impl Log for Patchy {
     }
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
         self.log.partitions(topic)
+    }
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        self.log.describe(topic)
+    }
+
+    fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
+        self.log.answers(topic, patience)
     }
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
         self.log.offsets(topic, partition)

@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use emostream_log::{Appender, Log, LogError, Reader, TopicSpec, Transactor, Wake};
+use emostream_log::{
+    Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake,
+};
 
 use crate::{DEADLINE, Stage, all_final_ms, check, closing, events, rng};
 
@@ -38,6 +40,14 @@ impl Log for Interposed {
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
         self.log.partitions(topic)
+    }
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        self.log.describe(topic)
+    }
+
+    fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
+        self.log.answers(topic, patience)
     }
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {

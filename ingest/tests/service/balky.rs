@@ -7,8 +7,8 @@ use std::{
 };
 
 use emostream_log::{
-    Appender, Done, Log, LogError, NewRecord, Reader, TopicSpec, Transactor, Wake,
-    embedded::EmbeddedLog,
+    Appender, Done, Log, LogError, NewRecord, Reader, TopicDescription, TopicSpec, Transactor,
+    Wake, embedded::EmbeddedLog,
 };
 
 /// What becomes of appends.
@@ -86,6 +86,14 @@ impl Log for Balky {
     }
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
         self.log.partitions(topic)
+    }
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        self.log.describe(topic)
+    }
+
+    fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
+        self.log.answers(topic, patience)
     }
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
         self.log.offsets(topic, partition)

@@ -44,7 +44,9 @@ use self::{
     transactor::EmbeddedTransactor,
     writer::Shared,
 };
-use crate::{Appender, Done, Log, LogError, NewRecord, Reader, TopicSpec, Transactor, Wake};
+use crate::{
+    Appender, Done, Log, LogError, NewRecord, Reader, TopicDescription, TopicSpec, Transactor, Wake,
+};
 
 /// The most partitions of a topic: far more than one process has use for.
 const MAX_PARTITIONS: u32 = 4096;
@@ -172,6 +174,15 @@ impl Log for EmbeddedLog {
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
         Ok(self.core.shared.topics.find(topic)?.partitions())
+    }
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        Ok(self.core.shared.topics.find(topic)?.describe())
+    }
+
+    fn answers(&self, topic: &str, _patience: Duration) -> Result<(), LogError> {
+        // It is in this process; a disk that failed is told by what was to be written.
+        self.partitions(topic).map(drop)
     }
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {

@@ -17,7 +17,7 @@ use super::{
     source::Source,
     store::Store,
 };
-use crate::{Appender, Log, LogError, Reader, TopicSpec, Transactor, Wake};
+use crate::{Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake};
 
 /// How often a reader looks for news, for nobody tells it: well below what a person notices.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -43,6 +43,14 @@ impl Log for ReadingLog {
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
         self.source.partitions(topic)
+    }
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        self.source.describe(topic)
+    }
+
+    fn answers(&self, topic: &str, _patience: Duration) -> Result<(), LogError> {
+        self.source.partitions(topic).map(drop)
     }
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {

@@ -3,11 +3,13 @@
 
 use std::ops::Range;
 
-use crate::{LogError, Record};
+use crate::{LogError, Record, TopicDescription};
 
 /// Reads by snapshot; a topic is named in each call, for the topics may be another process's.
 pub(super) trait Source: Send + Sync {
     fn partitions(&self, topic: &str) -> Result<u32, LogError>;
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError>;
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError>;
 

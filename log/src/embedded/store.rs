@@ -24,8 +24,9 @@ use super::{
         FENCES, FORMAT, FORMAT_KEY, FORMAT_VERSION, NEWEST, PARTITIONS, PartitionRow, Place,
         RECORDS, TIMES, TOPICS, TopicRow, decode_headers,
     },
+    topics::Topic,
 };
-use crate::{LogError, Record};
+use crate::{LogError, Record, TopicDescription};
 
 const FILE: &str = "log.redb";
 /// A database being made; it is renamed to [`FILE`] once it is whole.
@@ -158,6 +159,18 @@ impl Store {
         })
     }
 
+    /// The topic's row.
+    fn topic(&self, topic: &str) -> Result<TopicRow, LogError> {
+        let read = || -> Result<_, redb::Error> {
+            let topics = self.snapshot()?.open_table(TOPICS)?;
+            Ok(topics.get(topic)?.map(|row| row.value()))
+        };
+        let row = read().map_err(|error| self.error(error))?;
+        row.ok_or_else(|| LogError::UnknownTopic {
+            topic: topic.to_owned(),
+        })
+    }
+
     /// A snapshot, where the partition lies in it, and its row.
     fn locate(
         &self,
@@ -193,17 +206,12 @@ impl Store {
 
 impl Source for Store {
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        let read = || -> Result<_, redb::Error> {
-            Ok(self
-                .snapshot()?
-                .open_table(TOPICS)?
-                .get(topic)?
-                .map(|row| row.value().1))
-        };
-        let partitions = read().map_err(|error| self.error(error))?;
-        partitions.ok_or_else(|| LogError::UnknownTopic {
-            topic: topic.to_owned(),
-        })
+        Ok(self.topic(topic)?.1)
+    }
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        let row = self.topic(topic)?;
+        Ok(Topic::new(topic, row, vec![0; row.1 as usize]).describe())
     }
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {

@@ -72,7 +72,8 @@ pub(super) fn topic_row(id: u32, spec: &TopicSpec) -> TopicRow {
     )
 }
 
-fn millis(span: std::time::Duration) -> u64 {
+/// A span as it is stored.
+pub(super) fn millis(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::tables::TopicRow;
-use crate::{Cleanup, LogError, Wake};
+use crate::{Cleanup, LogError, TopicDescription, TopicSpec, Wake};
 
 /// A topic that exists.
 pub(super) struct Topic {
@@ -45,6 +45,17 @@ impl Topic {
             bells: Mutex::default(),
             next_bell: AtomicU64::new(0),
         }
+    }
+
+    /// What it was made with.
+    pub(super) fn describe(&self) -> TopicDescription {
+        TopicDescription::of(&TopicSpec {
+            name: self.name.clone(),
+            partitions: self.partitions(),
+            replication: 1,
+            cleanup: self.cleanup,
+            max_ahead: self.max_ahead,
+        })
     }
 
     pub(super) fn partitions(&self) -> u32 {

@@ -1,4 +1,4 @@
-//! Making topics.
+//! Making topics, and asking what they were made with.
 
 use std::{
     future::Future,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     error::RDKafkaErrorCode,
 };
 
@@ -19,7 +19,7 @@ use super::{
     config::{Config, signed},
     context::Events,
 };
-use crate::{Cleanup, LogError, TopicSpec};
+use crate::{Cleanup, Deletion, LogError, TopicSpec};
 
 /// How often a new topic is asked for until it is known.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
@@ -48,15 +48,10 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
     for answer in answers {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut)) => {
-                return Err(LogError::Unreachable {
-                    brokers: config.brokers().to_owned(),
-                    detail: events
-                        .last()
-                        .unwrap_or_else(|| "no answer to CreateTopics".to_owned()),
-                });
+            Err((_, code)) => {
+                let silent = unanswered(config, &events, Some(code), "CreateTopics");
+                return Err(silent.unwrap_or_else(|| refused(&code)));
             }
-            Err((_, code)) => return Err(refused(&code)),
         }
     }
     Ok(())
@@ -77,6 +72,82 @@ fn settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
     let ahead = spec.max_ahead.map(|most| most.as_millis().to_string());
     settings.extend(ahead.map(|ms| ("message.timestamp.after.max.ms", ms)));
     settings
+}
+
+/// What a topic's settings say of its records.
+pub(super) struct Settings {
+    pub(super) compacted: bool,
+    pub(super) deleted: Option<Deletion>,
+    pub(super) max_ahead: Option<Duration>,
+}
+
+/// Asks for the topic's settings, the brokers' defaults included.
+pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogError> {
+    let events = Events::default();
+    let admin: AdminClient<Events> = config.create(&config.client(), events.clone())?;
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let wanted = [ResourceSpecifier::Topic(topic)];
+    let refused = |why: &dyn std::fmt::Display| {
+        LogError::Refused(format!("topic {topic} cannot be described: {why}"))
+    };
+    let answers = wait_for(admin.describe_configs(&wanted, &options)).map_err(|error| {
+        unanswered(
+            config,
+            &events,
+            error.rdkafka_error_code(),
+            "DescribeConfigs",
+        )
+        .unwrap_or_else(|| refused(&error))
+    })?;
+    let described = answers
+        .into_iter()
+        .next()
+        .ok_or_else(|| refused(&"no answer"))?
+        .map_err(|code| {
+            unanswered(config, &events, Some(code), "DescribeConfigs")
+                .unwrap_or_else(|| refused(&code))
+        })?;
+    let value = |name: &str| described.get(name).and_then(|entry| entry.value.clone());
+    Ok(read_settings(value))
+}
+
+/// Kafka writes -1, or its greatest number, for what is not limited.
+fn read_settings(value: impl Fn(&str) -> Option<String>) -> Settings {
+    let number = |name: &str| {
+        let number: Option<i64> = value(name).and_then(|text| text.parse().ok());
+        number
+            .filter(|number| *number != i64::MAX)
+            .and_then(|number| u64::try_from(number).ok())
+    };
+    let policy = value("cleanup.policy").unwrap_or_default();
+    let has = |word: &str| policy.split(',').any(|it| it.trim() == word);
+    Settings {
+        compacted: has("compact"),
+        deleted: has("delete").then(|| Deletion {
+            after: number("retention.ms").map(Duration::from_millis),
+            bytes: number("retention.bytes"),
+        }),
+        max_ahead: number("message.timestamp.after.max.ms").map(Duration::from_millis),
+    }
+}
+
+/// What it means that the brokers did not answer a question in time; `None` if they did.
+fn unanswered(
+    config: &Config,
+    events: &Events,
+    code: Option<RDKafkaErrorCode>,
+    question: &str,
+) -> Option<LogError> {
+    let silent = matches!(
+        code,
+        Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut)
+    );
+    silent.then(|| LogError::Unreachable {
+        brokers: config.brokers().to_owned(),
+        detail: events
+            .last()
+            .unwrap_or_else(|| format!("no answer to {question}")),
+    })
 }
 
 /// A new topic is made by the controller; the brokers that are asked hear of it a little later.

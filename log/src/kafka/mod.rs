@@ -37,7 +37,7 @@ use self::{
     appender::KafkaAppender, config::Config, context::Events, reader::KafkaReader,
     transactor::KafkaTransactor,
 };
-use crate::{Appender, Log, LogError, Reader, TopicSpec, Transactor, Wake};
+use crate::{Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake};
 
 /// How long a broker may take to answer before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -51,6 +51,13 @@ pub struct KafkaOptions {
     pub brokers: String,
     /// librdkafka properties (`-X key=value`); they win over EmoStream's own settings.
     pub properties: Vec<(String, String)>,
+}
+
+/// How a topic lies on the brokers; see [`TopicDescription`].
+struct Layout {
+    partitions: u32,
+    replication: u32,
+    brokers: u32,
 }
 
 /// The log on a Kafka cluster.
@@ -102,6 +109,37 @@ impl KafkaLog {
         })
     }
 
+    /// How the topic lies on the brokers.
+    fn layout(&self, topic: &str, patience: Duration) -> Result<Layout, LogError> {
+        let unknown = || LogError::UnknownTopic {
+            topic: topic.to_owned(),
+        };
+        let metadata = self
+            .client
+            .fetch_metadata(Some(topic), patience)
+            .map_err(|error| self.failure(&error, topic, 0))?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic)
+            .ok_or_else(unknown)?;
+        match found.error().map(RDKafkaErrorCode::from) {
+            None | Some(RDKafkaErrorCode::NoError) => {}
+            // One of its brokers is away; the topic and its partitions are known all the same.
+            Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
+            Some(code) => return Err(self.failure(&KafkaError::MetadataFetch(code), topic, 0)),
+        }
+        let copies = found.partitions().iter().map(|p| p.replicas().len());
+        Ok(Layout {
+            partitions: match u32::try_from(found.partitions().len()) {
+                Ok(0) | Err(_) => return Err(unknown()),
+                Ok(partitions) => partitions,
+            },
+            replication: copies.min().unwrap_or(0) as u32,
+            brokers: metadata.brokers().len() as u32,
+        })
+    }
+
     fn require(&self, topic: &str, partition: u32) -> Result<(), LogError> {
         if partition < self.partitions(topic)? {
             return Ok(());
@@ -146,28 +184,24 @@ impl Log for KafkaLog {
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        let unknown = || LogError::UnknownTopic {
-            topic: topic.to_owned(),
-        };
-        let metadata = self
-            .client
-            .fetch_metadata(Some(topic), PATIENCE)
-            .map_err(|error| self.failure(&error, topic, 0))?;
-        let found = metadata
-            .topics()
-            .iter()
-            .find(|found| found.name() == topic)
-            .ok_or_else(unknown)?;
-        match found.error().map(RDKafkaErrorCode::from) {
-            None | Some(RDKafkaErrorCode::NoError) => {}
-            // One of its brokers is away; the topic and its partitions are known all the same.
-            Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
-            Some(code) => return Err(self.failure(&KafkaError::MetadataFetch(code), topic, 0)),
-        }
-        match u32::try_from(found.partitions().len()) {
-            Ok(0) | Err(_) => Err(unknown()),
-            Ok(partitions) => Ok(partitions),
-        }
+        Ok(self.layout(topic, PATIENCE)?.partitions)
+    }
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        let layout = self.layout(topic, PATIENCE)?;
+        let settings = admin::settings_of(&self.config, topic)?;
+        Ok(TopicDescription {
+            partitions: layout.partitions,
+            replication: layout.replication,
+            brokers: layout.brokers,
+            compacted: settings.compacted,
+            deleted: settings.deleted,
+            max_ahead: settings.max_ahead,
+        })
+    }
+
+    fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
+        self.layout(topic, patience).map(drop)
     }
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {

@@ -12,7 +12,8 @@ use std::{
 };
 
 use emostream_log::{
-    Cleanup, Doorbell, Header, Log, LogError, NewRecord, TopicSpec, embedded::EmbeddedLog,
+    Cleanup, Doorbell, Header, Log, LogError, NewRecord, TopicDescription, TopicSpec,
+    embedded::EmbeddedLog,
 };
 use tempfile::TempDir;
 
@@ -277,6 +278,8 @@ fn another_handle_reads_what_the_holder_reads() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     let reading = EmbeddedLog::open_for_reading(dir.path()).unwrap();
+    let described = TopicDescription::of(&spec(TOPIC, 1));
+    assert_eq!(reading.describe(TOPIC).unwrap(), described);
     let bell = Doorbell::default();
     let mut reader = reading.reader(TOPIC, &[(0, 0)], bell.wake()).unwrap();
     assert!(to_end(reader.as_mut(), &bell, 0).is_empty());
@@ -342,6 +345,7 @@ fn a_directory_nobody_holds_is_read_itself() {
     // Killed: the file has to be mended first, and the socket it left behind leads nowhere.
     let reading = EmbeddedLog::open_for_reading(dir.path()).unwrap();
     assert!(kept(reading.as_ref(), TOPIC).len() >= 50);
+    assert_eq!(reading.describe(TOPIC).unwrap().partitions, 2);
     assert!(matches!(
         EmbeddedLog::open(dir.path()),
         Err(LogError::InUse { .. })

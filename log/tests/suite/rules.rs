@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_log::{Cleanup, Header, LogError, NewRecord, TopicSpec};
+use emostream_log::{Cleanup, Header, LogError, NewRecord, TopicDescription, TopicSpec};
 
 use crate::stage::{
     DEADLINE, Stage, TIMEOUT, answer, append, keyed, next, now_ms, poll, queue, record, spec,
@@ -96,6 +96,38 @@ pub(crate) fn an_existing_topic_is_left_as_it_is(stage: &Stage) {
     stage.log.create_topic(&other).unwrap();
     assert_eq!(stage.log.partitions(&topic).unwrap(), 3);
     assert_eq!(texts(&stage.all(&topic)[&0]), ["kept"]);
+}
+
+pub(crate) fn a_topic_is_described_as_it_was_made(stage: &Stage) {
+    let delete = |bytes| Cleanup::Delete {
+        after: Duration::from_secs(86_400),
+        bytes,
+    };
+    for (name, partitions, cleanup, max_ahead) in [
+        ("plain", 3, delete(None), None),
+        (
+            "bounded",
+            1,
+            delete(Some(1 << 30)),
+            Some(Duration::from_secs(5)),
+        ),
+        ("compact", 2, Cleanup::Compact, None),
+    ] {
+        let made = TopicSpec {
+            cleanup,
+            max_ahead,
+            ..spec(&stage.name(name), partitions)
+        };
+        stage.log.create_topic(&made).unwrap();
+        let described = stage.log.describe(&made.name).unwrap();
+        let expected = TopicDescription {
+            // Kafka has a limit of its own where a topic has none.
+            max_ahead: max_ahead.or(described.max_ahead),
+            ..TopicDescription::of(&made)
+        };
+        assert_eq!(described, expected);
+        stage.log.answers(&made.name, TIMEOUT).unwrap();
+    }
 }
 
 pub(crate) fn a_key_keeps_its_partition(stage: &Stage) {
@@ -361,6 +393,8 @@ pub(crate) fn an_unknown_topic_is_told_everywhere(stage: &Stage) {
     let missing = stage.name("missing");
     let errors = [
         stage.log.partitions(&missing).unwrap_err(),
+        stage.log.describe(&missing).unwrap_err(),
+        stage.log.answers(&missing, TIMEOUT).unwrap_err(),
         stage.log.offsets(&missing, 0).unwrap_err(),
         stage.log.offset_at(&missing, 0, 0).unwrap_err(),
         stage

@@ -14,7 +14,7 @@ use super::{
     protocol::{ANSWER_BYTES, Answer, PAGE_RECORDS, Question, WireRecord, receive, send},
 };
 use crate::{
-    Header, LogError, Record,
+    Header, LogError, Record, TopicDescription,
     embedded::source::{Page, Source},
 };
 
@@ -115,6 +115,15 @@ impl Source for Client {
             topic: topic.to_owned(),
         })? {
             Answer::Partitions(partitions) => Ok(partitions),
+            other => Err(self.unexpected(other, topic, 0, 0)),
+        }
+    }
+
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        match self.ask(&Question::Describe {
+            topic: topic.to_owned(),
+        })? {
+            Answer::Description(description) => Ok(description.into()),
             other => Err(self.unexpected(other, topic, 0, 0)),
         }
     }

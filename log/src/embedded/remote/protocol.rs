@@ -1,10 +1,13 @@
 //! The frames between a log's holder and those who read along: bincode behind a 32-bit length.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    time::Duration,
+};
 
 use bincode::{Decode, Encode};
 
-use crate::LogError;
+use crate::{Deletion, LogError, TopicDescription, embedded::tables::millis};
 
 /// The longest question: a topic's name and some numbers.
 pub(super) const QUESTION_BYTES: usize = 4 * 1024;
@@ -36,6 +39,9 @@ pub(super) enum Question {
         from: u64,
         limit: u32,
     },
+    Describe {
+        topic: String,
+    },
 }
 
 /// What the holder answers.
@@ -58,6 +64,17 @@ pub(super) enum Answer {
         start: u64,
     },
     Failed(String),
+    Description(WireDescription),
+}
+
+/// A topic's description on its way; what every embedded topic has alike is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(super) struct WireDescription {
+    pub(super) partitions: u32,
+    pub(super) compacted: bool,
+    /// After how many milliseconds, and beyond how many bytes.
+    pub(super) deleted: Option<(Option<u64>, Option<u64>)>,
+    pub(super) max_ahead_ms: Option<u64>,
 }
 
 /// A record on its way.
@@ -79,6 +96,35 @@ impl WireRecord {
             .map(|(name, value)| name.len() + value.len())
             .sum();
         self.key.as_ref().map_or(0, Vec::len) + self.value.len() + headers
+    }
+}
+
+impl From<TopicDescription> for WireDescription {
+    fn from(topic: TopicDescription) -> Self {
+        let deleted = |deletion: Deletion| (deletion.after.map(millis), deletion.bytes);
+        Self {
+            partitions: topic.partitions,
+            compacted: topic.compacted,
+            deleted: topic.deleted.map(deleted),
+            max_ahead_ms: topic.max_ahead.map(millis),
+        }
+    }
+}
+
+impl From<WireDescription> for TopicDescription {
+    fn from(topic: WireDescription) -> Self {
+        let deletion = |(after_ms, bytes): (Option<u64>, _)| Deletion {
+            after: after_ms.map(Duration::from_millis),
+            bytes,
+        };
+        Self {
+            partitions: topic.partitions,
+            replication: 1,
+            brokers: 1,
+            compacted: topic.compacted,
+            deleted: topic.deleted.map(deletion),
+            max_ahead: topic.max_ahead_ms.map(Duration::from_millis),
+        }
     }
 }
 

@@ -173,6 +173,7 @@ impl Office {
 fn answer(source: &dyn Source, question: Question) -> Result<Answer, LogError> {
     Ok(match question {
         Question::Partitions { topic } => Answer::Partitions(source.partitions(&topic)?),
+        Question::Describe { topic } => Answer::Description(source.describe(&topic)?.into()),
         Question::Offsets { topic, partition } => {
             let offsets = source.offsets(&topic, partition)?;
             Answer::Offsets {
