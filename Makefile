@@ -1,7 +1,7 @@
 # What one does here. `make` alone lists it.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt setup clean
+.PHONY: help run build test bench lint fmt setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,14 @@ build: ## Build the program, optimised: target/release/emostream
 
 test: setup ## Run every test, with a real Kafka and a real browser
 	tests/kafka/kafka.sh run cargo test --workspace $(TEST_FLAGS)
+
+bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS
+ifdef FIGURE
+	cargo build --release -p emostream -p emostream-bench
+	tests/kafka/kafka.sh run target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
+else
+	@sed -n '/^| `make bench /p' bench/README.md
+endif
 
 lint: ## Check format, lints and documentation as CI does
 	cargo fmt --all --check

@@ -27,8 +27,9 @@ use super::{
 };
 use crate::{Appender, Done, LogError, NewRecord};
 
-/// How often the polling thread looks whether it may end. Reports wake it at once.
-const POLL: Duration = Duration::from_millis(50);
+/// How often the polling thread looks whether it may end. Reports wake it at once; but rdkafka's `poll`
+/// turns in circles for the last millisecond of its patience, so this is not short.
+const POLL: Duration = Duration::from_millis(250);
 /// While draining: how often it looks whether everything has been reported.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 

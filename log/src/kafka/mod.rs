@@ -41,8 +41,10 @@ use crate::{Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transa
 
 /// How long a broker may take to answer before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How often the thread that serves librdkafka's events looks whether it may end.
-const EVENTS_POLL: Duration = Duration::from_millis(100);
+/// How often librdkafka's events are served.
+const EVENTS_EVERY: Duration = Duration::from_millis(100);
+/// So many of them at once: after a broker's death come some dozens a second.
+const EVENTS_AT_ONCE: usize = 20;
 
 /// Where Kafka is, and how to talk to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -160,8 +162,12 @@ fn serve_events(
         .name("kafka-events".to_owned())
         .spawn(move || {
             while !closed.load(Ordering::Acquire) {
-                // Errors have reached the context by then; messages there are none.
-                drop(client.poll(EVENTS_POLL));
+                // Errors have reached the context by then; messages there are none. To wait in `poll`
+                // would turn in circles for the last millisecond of each wait.
+                for _ in 0..EVENTS_AT_ONCE {
+                    drop(client.poll(Duration::ZERO));
+                }
+                thread::park_timeout(EVENTS_EVERY);
             }
         })
         .map_err(|error| LogError::Refused(format!("a thread cannot start: {error}")))
@@ -171,6 +177,7 @@ impl Drop for KafkaLog {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Release);
         if let Some(events) = self.events.take() {
+            events.thread().unpark();
             // A panic there has been reported already.
             let _ = events.join();
         }

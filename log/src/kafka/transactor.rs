@@ -7,6 +7,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -27,8 +28,9 @@ use super::{
 };
 use crate::{LogError, NewRecord, Transactor};
 
-/// librdkafka's own `flush` looks every 100 ms; a commit would take that long.
-const POLL: Duration = Duration::from_millis(1);
+/// How long to sleep when no report is in. librdkafka's own `flush` looks every 100 ms, and a commit
+/// would take that long; rdkafka's `poll` turns in circles for the last millisecond of its patience.
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// What a single broker with Kafka's default settings lacks; it answers such a request with silence.
 const ONE_BROKER_HINT: &str = "on a cluster of one broker, set offsets.topic.replication.factor, transaction.state.log.replication.factor and transaction.state.log.min.isr to 1";
@@ -133,7 +135,7 @@ impl KafkaTransactor {
                     detail: "the transaction's records".to_owned(),
                 });
             }
-            self.producer.poll(POLL);
+            self.serve();
         }
         if let Some(error) = self.failures.take() {
             return Err(error);
@@ -157,7 +159,16 @@ impl KafkaTransactor {
                 let known = failure::of(&error, &record.topic, partition);
                 return Err(known.unwrap_or_else(|| self.why(&error)));
             }
-            self.producer.poll(POLL);
+            self.serve();
+        }
+    }
+
+    /// Takes delivery reports in, or sleeps a little if there are none.
+    fn serve(&self) {
+        let before = self.producer.in_flight_count();
+        self.producer.poll(Duration::ZERO);
+        if self.producer.in_flight_count() == before {
+            thread::sleep(PAUSE);
         }
     }
 
@@ -175,7 +186,7 @@ impl KafkaTransactor {
     /// Ends the failed transaction, and says what it failed of: a fence outweighs what followed from it.
     fn abort(&self, first: LogError) -> LogError {
         let aborted = self.producer.abort_transaction(self.timeout);
-        self.producer.poll(POLL);
+        self.producer.poll(Duration::ZERO);
         let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
         let fenced = fatal.is_some_and(failure::fences)
             || aborted.is_err_and(|error| failure::is_fence(&error));

@@ -1,0 +1,158 @@
+//! The floor: what reading and counting alone cost, without results, time or recovery.
+//!
+//! One consumer with the dataflow's own settings, a JSON reader that borrows, hash maps that are fast,
+//! nothing else. A dataflow on the same client can come near it, and not below it.
+
+use std::{
+    io::{Read, stdin},
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use emostream_model::Batch;
+use foldhash::{HashMap, HashMapExt};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
+use serde::Deserialize;
+
+use crate::{Outcome, cluster::PARTITIONS, crowd::window_of};
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[arg(long)]
+    kafka: String,
+    #[arg(long)]
+    topic: String,
+    #[arg(long)]
+    reader: Reader,
+}
+
+/// What is done with each record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Reader {
+    /// It is thrown away.
+    Nothing,
+    /// serde_json, then counted.
+    SerdeJson,
+    /// sonic-rs, then counted.
+    SonicRs,
+    /// Our batch, then counted.
+    Batch,
+}
+
+#[derive(Deserialize)]
+struct Plain<'a> {
+    #[serde(borrow)]
+    room: &'a str,
+    #[serde(borrow)]
+    emoji_type: &'a str,
+}
+
+#[derive(Default)]
+struct Counts {
+    rooms: HashMap<String, u32>,
+    emojis: HashMap<String, u32>,
+    counts: HashMap<(u64, u32, u32), u64>,
+}
+
+impl Counts {
+    fn add(&mut self, at_ms: u64, room: &str, emoji: &str) {
+        let key = (
+            window_of(at_ms),
+            number(&mut self.rooms, room),
+            number(&mut self.emojis, emoji),
+        );
+        *self.counts.entry(key).or_default() += 1;
+    }
+}
+
+fn number(known: &mut HashMap<String, u32>, name: &str) -> u32 {
+    if let Some(number) = known.get(name) {
+        return *number;
+    }
+    let number = known.len() as u32;
+    known.insert(name.to_owned(), number);
+    number
+}
+
+/// Reads the topic to its end, says how many reactions it counted, and waits to be measured.
+pub(crate) fn run(flags: &Flags) -> Outcome<()> {
+    let consumer = consumer(flags)?;
+    let mut counts = Counts {
+        counts: HashMap::new(),
+        ..Counts::default()
+    };
+    let mut thrown = 0;
+    let mut open = PARTITIONS;
+    let begun = Instant::now();
+    while open > 0 {
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(message)) => {
+                let value = message.payload().unwrap_or_default();
+                let at_ms = message.timestamp().to_millis().unwrap_or_default() as u64;
+                match flags.reader {
+                    Reader::Nothing => thrown += 1,
+                    Reader::SerdeJson => {
+                        let plain: Plain<'_> = serde_json::from_slice(value)?;
+                        counts.add(at_ms, plain.room, plain.emoji_type);
+                    }
+                    Reader::SonicRs => {
+                        let plain: Plain<'_> = sonic_rs::from_slice(value)?;
+                        counts.add(at_ms, plain.room, plain.emoji_type);
+                    }
+                    Reader::Batch => count_batch(value, &mut counts)?,
+                }
+            }
+        }
+    }
+    let counted: u64 = counts.counts.values().sum();
+    eprintln!(
+        "floor {:?}: {} in {:?}",
+        flags.reader,
+        counted + thrown,
+        begun.elapsed()
+    );
+    println!("counted {}", counted + thrown);
+    // Until it has been measured.
+    stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn count_batch(value: &[u8], counts: &mut Counts) -> Outcome<()> {
+    let batch = Batch::decode(value)?;
+    for (room, emoji, at_ms) in batch.entries() {
+        counts.add(at_ms, batch.rooms()[room], batch.emojis()[emoji].as_str());
+    }
+    Ok(())
+}
+
+/// With the settings of `log/src/kafka/config.rs`.
+fn consumer(flags: &Flags) -> Outcome<BaseConsumer> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &flags.kafka)
+        .set("group.id", "floor")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "true")
+        .set("check.crcs", "true")
+        .set("queued.min.messages", "1000000")
+        .set("queued.max.messages.kbytes", "65536")
+        .set("fetch.queue.backoff.ms", "10")
+        .set("fetch.wait.max.ms", "100")
+        .set("enable.metrics.push", "false")
+        .create()?;
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        assignment.add_partition_offset(&flags.topic, partition as i32, Offset::Beginning)?;
+    }
+    consumer.assign(&assignment)?;
+    Ok(consumer)
+}

@@ -1,0 +1,81 @@
+//! EmoStream's figures, one command each; `make bench` lists them and README.md keeps what they showed.
+//!
+//! ```text
+//!           crowd (by seed) ──fill──▶ Kafka ──▶ contender (a process of its own: ours, the floor, a peer)
+//!             │                         ▲               │ CPU seconds, resident memory from /proc
+//!             └──truth──▶ compare ◀─────┴── finals ◀────┘
+//! ```
+//!
+//! A contender is a child process, so that its CPU is its own. What it must have counted is known
+//! from the crowd alone, so "fast" never stands for "wrong".
+
+mod backlog;
+mod child;
+mod cluster;
+mod crowd;
+mod drain;
+mod floor;
+mod peers;
+mod rooms;
+mod start;
+mod steady;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// What any of this may fail of; a bench ends with it.
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+#[derive(Debug, Parser)]
+#[command(about)]
+struct Cli {
+    #[command(subcommand)]
+    figure: Figure,
+}
+
+#[derive(Debug, Subcommand)]
+enum Figure {
+    /// Drain a backlog of plain JSON beside the floor, and beside the peers if asked to
+    Drain(drain::Flags),
+    /// Drain a backlog of our own batches
+    Batches(drain::Flags),
+    /// A steady rate: from the end of a window to its visible final, CPU and memory meanwhile
+    Steady(steady::Flags),
+    /// Many rooms and emojis: how long a close takes
+    Rooms(rooms::Flags),
+    /// Half an hour of event time: whether memory stays flat
+    Memory(rooms::MemoryFlags),
+    /// From the start of the process to its first committed final, with a minute's backlog
+    Start(start::Flags),
+    /// The floor itself, started by `drain` as a process of its own
+    #[command(hide = true)]
+    Floor(floor::Flags),
+}
+
+/// Where the contenders are.
+#[derive(Debug, Clone, Args)]
+struct Ours {
+    /// Kafka's brokers; `tests/kafka/kafka.sh run` sets it
+    #[arg(long, env = "EMOSTREAM_TEST_KAFKA")]
+    kafka: String,
+    /// The program
+    #[arg(long, default_value = "target/release/emostream")]
+    program: PathBuf,
+    /// Further flags for `emostream dataflow`
+    #[arg(long, value_delimiter = ' ', allow_hyphen_values = true)]
+    flags: Vec<String>,
+}
+
+fn main() -> Outcome<()> {
+    match Cli::parse().figure {
+        Figure::Drain(flags) => drain::plain(&flags),
+        Figure::Batches(flags) => drain::batches(&flags),
+        Figure::Steady(flags) => steady::run(&flags),
+        Figure::Rooms(flags) => rooms::run(&flags),
+        Figure::Memory(flags) => rooms::memory(&flags),
+        Figure::Start(flags) => start::run(&flags),
+        Figure::Floor(flags) => floor::run(&flags),
+    }
+}

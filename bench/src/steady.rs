@@ -1,0 +1,140 @@
+//! A steady rate of plain records: from window end + lateness to the visible final, and what it costs.
+//!
+//! Open loop: a record is due at its time, whether the last ones were slow or not.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use emostream_model::WindowRecord;
+use rdkafka::Offset;
+
+use crate::{
+    Ours, Outcome,
+    backlog::{end_of, now_ms},
+    cluster::{Cluster, PARTITIONS},
+    crowd::{Crowd, Names},
+    drain::start_ours,
+    table::quantile,
+};
+
+/// The dataflow's default.
+const LATENESS_MS: u64 = 750;
+
+const PREFIX: &str = "steady";
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    ours: Ours,
+    /// Records a second
+    #[arg(long, default_value_t = 20_000)]
+    rate: u64,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Seconds before that
+    #[arg(long, default_value_t = 6)]
+    warm_up: u64,
+}
+
+pub(crate) fn run(flags: &Flags) -> Outcome<()> {
+    let cluster = Cluster::connect(&flags.ours.kafka)?;
+    let topic = format!("{PREFIX}.reactions");
+    cluster.renew(&topic, PARTITIONS)?;
+    cluster.renew_results(PREFIX)?;
+    let load = Load::start(&cluster, &topic, flags.rate)?;
+    let mut dataflow = start_ours(&flags.ours, PREFIX)?;
+    let finals = cluster.finals(&format!("{PREFIX}.windows"), Offset::Beginning)?;
+
+    let warm = Instant::now() + Duration::from_secs(flags.warm_up);
+    while Instant::now() < warm {
+        finals.next(Duration::from_millis(20), |_, _| {})?;
+    }
+    let (begun, before) = (Instant::now(), dataflow.cpu()?);
+    let mut delays_ms = Vec::new();
+    while begun.elapsed() < Duration::from_secs(flags.seconds) {
+        let mut read = Ok(());
+        finals.next(Duration::from_millis(20), |_, value| {
+            read = serde_json::from_slice::<WindowRecord>(value).map(|record| {
+                let due_ms = end_of(record.window.start) + LATENESS_MS;
+                delays_ms.push(now_ms() as f64 - due_ms as f64);
+            });
+        })?;
+        read?;
+        dataflow.check()?;
+    }
+    let share = (dataflow.cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let resident = dataflow.resident_mb()?;
+    load.stop()?;
+    println!(
+        "| records/s | finals | p50 ms | p99 ms | max ms | CPU of a core | resident MB | peak MB |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    println!(
+        "| {} | {} | {:.0} | {:.0} | {:.0} | {:.1} % | {:.0} | {:.0} |",
+        flags.rate,
+        delays_ms.len(),
+        quantile(&mut delays_ms, 0.5),
+        quantile(&mut delays_ms, 0.99),
+        quantile(&mut delays_ms, 1.0),
+        share * 100.0,
+        resident,
+        dataflow.peak_mb()?,
+    );
+    Ok(())
+}
+
+/// A thread that writes records when they are due.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Result<(), String>>,
+}
+
+impl Load {
+    pub(crate) fn start(cluster: &Cluster, topic: &str, rate: u64) -> Outcome<Load> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let filler = cluster.filler(2)?;
+        let topic = topic.to_owned();
+        let crowd = Crowd {
+            rooms: 20,
+            emojis: 30,
+            reactions: u64::MAX,
+            begin_ms: 0,
+            span_ms: 0,
+            seed: 1,
+        };
+        let names = Names::of(&crowd)?;
+        let write = move || -> Outcome<()> {
+            let begun = Instant::now();
+            let mut taps = crowd.taps();
+            let mut written = 0_u64;
+            while !stopped.load(Ordering::Relaxed) {
+                let due = (begun.elapsed().as_secs_f64() * rate as f64) as u64;
+                while written < due {
+                    let mut tap = taps.next().ok_or("the crowd has gone home")?;
+                    tap.at_ms = now_ms();
+                    let partition = (written % u64::from(PARTITIONS)) as u32;
+                    filler.write(&topic, partition, tap.at_ms, tap.json(&names).as_bytes())?;
+                    written += 1;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            filler.finish()
+        };
+        let thread = thread::spawn(move || write().map_err(|error| error.to_string()));
+        Ok(Load { stop, thread })
+    }
+
+    pub(crate) fn stop(self) -> Outcome<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        Ok(self.thread.join().map_err(|_| "the load panicked")??)
+    }
+}
