@@ -2,6 +2,8 @@
 
 use emostream_log::LogError;
 
+use crate::fit::Misfit;
+
 /// Why the dataflow ended; each says what to do.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -11,7 +13,7 @@ pub enum DataflowError {
     Start(LogError),
     /// The stored progress was made under other settings.
     #[error(
-        "the stored progress in {topic} belongs to other settings: {difference}; run with the former settings, or start anew with another --topic-prefix (or --data directory)"
+        "the stored progress in {topic} belongs to other settings: {difference}; run with the former settings, or let `emostream reset` forget them: what is final stays"
     )]
     OtherSettings {
         /// The progress topic.
@@ -21,7 +23,7 @@ pub enum DataflowError {
     },
     /// The stored progress cannot be read.
     #[error(
-        "the stored progress in {topic} is not readable ({detail}); a newer version may have written it"
+        "the stored progress in {topic} is not readable ({detail}); run the version that wrote it, or start anew with another --topic-prefix (or --data directory)"
     )]
     UnreadableProgress {
         /// The progress topic.
@@ -29,21 +31,13 @@ pub enum DataflowError {
         /// What is wrong.
         detail: String,
     },
-    /// Records that are still needed are gone.
+    /// The log does not hold what the progress was made from.
     #[error(
-        "{topic}/{partition} must be read from offset {resume}, but the log holds {start} to {end}: reactions were deleted before they were counted; start anew with another --topic-prefix (or --data directory)"
+        "the stored progress does not fit the log: {misfit}; `emostream reset` goes on from what the log holds, and what is final stays"
     )]
-    Gone {
-        /// The reactions topic.
-        topic: String,
-        /// The partition.
-        partition: u32,
-        /// R.
-        resume: u64,
-        /// The first offset kept.
-        start: u64,
-        /// The next offset.
-        end: u64,
+    Misfit {
+        /// The first that was found.
+        misfit: Misfit,
     },
     /// The log failed while running.
     #[error("the dataflow stops and must be restarted: {0}")]
@@ -61,7 +55,7 @@ impl DataflowError {
             DataflowError::Start(_) => 69,
             DataflowError::OtherSettings { .. }
             | DataflowError::UnreadableProgress { .. }
-            | DataflowError::Gone { .. } => 78,
+            | DataflowError::Misfit { .. } => 78,
             DataflowError::Worker(_) => 70,
         }
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     aggregate::{Aggregate, RoomNumber},
     clock::PartitionClock,
-    progress::{OpenWindows, PartitionProgress, Settlement, Verdict},
+    progress::{Former, OpenWindows, PartitionProgress, Seen, Settlement, Verdict},
 };
 
 /// How far a batch's times may be ahead of its record's time. The log refuses records further ahead
@@ -92,11 +92,19 @@ pub struct PartitionReading {
     clock: PartitionClock,
     open: OpenWindows,
     settlement: Settlement,
+    formers: Vec<Former>,
+    last: Option<Seen>,
 }
 
 impl PartitionReading {
-    /// Resumes where `progress` says, with everything up to `final_until_ms` final.
-    pub fn resume(progress: &PartitionProgress, final_until_ms: u64, rules: &Rules) -> Self {
+    /// Resumes where `progress` says, with everything up to `final_until_ms` final, and what `formers`
+    /// settled.
+    pub fn resume(
+        progress: &PartitionProgress,
+        final_until_ms: u64,
+        formers: &[Former],
+        rules: &Rules,
+    ) -> Self {
         PartitionReading {
             partition: progress.partition,
             clock: PartitionClock::resumed(progress.resume_watermark_ms, rules.lateness_ms),
@@ -105,6 +113,8 @@ impl PartitionReading {
                 final_until_ms,
                 read_offset: progress.read_offset,
             },
+            formers: formers.to_vec(),
+            last: progress.last,
         }
     }
 
@@ -128,7 +138,7 @@ impl PartitionReading {
         let watermark_ms = self.clock.watermark_ms();
         let partition = self.partition;
         self.open
-            .advance(from_ms, to_ms, partition, position, watermark_ms)
+            .advance(from_ms, to_ms, partition, position, watermark_ms, self.last)
     }
 
     /// Takes the next record in. `closed_until_ms` is where the worker stands.
@@ -140,10 +150,17 @@ impl PartitionReading {
         aggregate: &mut Aggregate,
         rejected: &mut Vec<Rejected>,
     ) -> Read {
+        let (offset, partition) = (record.offset, self.partition);
+        // Each is of no more use once the reading has passed its N, which never goes back.
+        self.formers
+            .retain(|former| offset < former.read_offset(partition));
+        let formers = std::mem::take(&mut self.formers);
         let judge = Judge {
             settlement: self.settlement,
-            offset: record.offset,
+            formers: &formers,
+            offset,
             watermark_ms: self.clock.watermark_ms(),
+            newest_ms: self.clock.newest_ms(),
             closed_until_ms,
         };
         let mut read = Read::default();
@@ -162,7 +179,7 @@ impl PartitionReading {
             }
             Ok(Payload::Plain(reaction)) => {
                 let window = rules.size.window_of(record.time_ms);
-                let verdict = judge.verdict(window);
+                let verdict = judge.verdict(window, record.time_ms);
                 if let Some(room) = aggregate.room(reaction.room.as_str()) {
                     self.count(verdict, window, &judge, aggregate, (room, reaction.emoji));
                 }
@@ -177,7 +194,12 @@ impl PartitionReading {
                 record.time_ms
             }
         };
+        self.formers = formers;
         self.clock.observe(seen_ms);
+        self.last = Some(Seen {
+            offset,
+            time_ms: record.time_ms,
+        });
         read
     }
 
@@ -186,7 +208,7 @@ impl PartitionReading {
         &mut self,
         batch: &Batch<'_>,
         size: WindowSize,
-        judge: &Judge,
+        judge: &Judge<'_>,
         aggregate: &mut Aggregate,
         read: &mut Read,
     ) -> Vec<usize> {
@@ -198,14 +220,18 @@ impl PartitionReading {
         let mut late = Vec::new();
         // Neighbours mostly share a window: it is judged, and its counts are found, once a run.
         let mut entries = batch.entries().enumerate().peekable();
-        while let Some(&(_, (_, _, at_ms))) = entries.peek() {
-            let window = size.window_of(at_ms);
-            let verdict = judge.verdict(window);
+        while let Some(&(_, (_, _, first_ms))) = entries.peek() {
+            let window = size.window_of(first_ms);
+            let verdict = judge.verdict(window, first_ms);
             if verdict == Verdict::Count {
                 self.open
                     .saw(window.start, judge.offset, judge.watermark_ms);
             }
-            let inside = |at_ms: u64| (window.start..window.end).contains(&at_ms);
+            let inside = |at_ms: u64| match judge.formers {
+                [] => (window.start..window.end).contains(&at_ms),
+                // Former windows may end within this one.
+                _ => at_ms == first_ms,
+            };
             let mut counts = (verdict == Verdict::Count).then(|| aggregate.window(window.start));
             while let Some((index, (room, emoji, _))) =
                 entries.next_if(|(_, (_, _, at_ms))| inside(*at_ms))
@@ -226,7 +252,7 @@ impl PartitionReading {
         &mut self,
         verdict: Verdict,
         window: Window,
-        judge: &Judge,
+        judge: &Judge<'_>,
         aggregate: &mut Aggregate,
         key: (RoomNumber, Emoji),
     ) {
@@ -256,22 +282,30 @@ impl Read {
 }
 
 /// The replay rule, with all that is the same for one record.
-struct Judge {
+struct Judge<'a> {
     settlement: Settlement,
+    /// Those whose N is not reached yet: none but after a reset.
+    formers: &'a [Former],
     offset: u64,
     watermark_ms: u64,
+    newest_ms: u64,
     closed_until_ms: u64,
 }
 
-impl Judge {
-    fn verdict(&self, window: Window) -> Verdict {
+impl Judge<'_> {
+    /// Of a reaction at `at_ms`, which `window` holds.
+    fn verdict(&self, window: Window, at_ms: u64) -> Verdict {
+        let settles = |former: &Former| former.settles(at_ms, self.newest_ms);
+        if self.formers.iter().any(settles) {
+            return Verdict::Settled;
+        }
         self.settlement
             .judge(window, self.offset, self.watermark_ms, self.closed_until_ms)
     }
 
     /// Rejects a record that no window is known of, unless an earlier run has.
     fn unreadable(&self, record: Record<'_>, reason: Reason) -> Option<Rejected> {
-        let news = self.offset >= self.settlement.read_offset;
+        let news = self.offset >= self.settlement.read_offset && self.formers.is_empty();
         news.then(|| reject(record, reason, record.value.to_vec()))
     }
 }
@@ -334,9 +368,10 @@ mod tests {
                 resume_offset: 0,
                 resume_watermark_ms: 0,
                 read_offset,
+                last: None,
             };
             Bench {
-                reading: PartitionReading::resume(&progress, final_until_ms, &rules),
+                reading: PartitionReading::resume(&progress, final_until_ms, &[], &rules),
                 rules,
                 aggregate: Aggregate::default(),
                 rejected: Vec::new(),

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use emostream_model::Window;
+use emostream_model::{Window, WindowSize};
 use serde::{Deserialize, Serialize};
 
 /// The format of [`Progress`] that this version writes.
@@ -22,12 +22,29 @@ pub const FORMAT: u32 = 1;
 pub struct Progress {
     /// The format of this record.
     pub format: u32,
-    /// What the results depend on.
-    pub settings: Settings,
+    /// What the results depend on; `None` after a reset: any settings may go on from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
     /// F: every window that ends at or before this is final. Unix milliseconds.
     pub final_until_ms: u64,
     /// Each partition of the reactions, by number.
     pub partitions: Vec<PartitionProgress>,
+    /// What was settled under other settings, as long as some of it may be read again; the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formers: Vec<Former>,
+}
+
+impl Progress {
+    /// Where the very first run stands.
+    pub fn nothing() -> Progress {
+        Progress {
+            format: FORMAT,
+            settings: None,
+            final_until_ms: 0,
+            partitions: Vec::new(),
+            formers: Vec::new(),
+        }
+    }
 }
 
 /// How far one partition was read when the record was committed.
@@ -41,6 +58,18 @@ pub struct PartitionProgress {
     pub resume_watermark_ms: u64,
     /// N: the offset that was read up to.
     pub read_offset: u64,
+    /// The last record below N: where the log holds another one in its place, it is another log.
+    #[serde(default)]
+    pub last: Option<Seen>,
+}
+
+/// A record that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its place in the partition.
+    pub offset: u64,
+    /// Its time, Unix milliseconds.
+    pub time_ms: u64,
 }
 
 /// What the results depend on: progress made under one cannot be continued under another.
@@ -132,6 +161,44 @@ impl Settlement {
     }
 }
 
+/// What a run had settled when its progress was reset to go on with other settings.
+///
+/// The same reaction may belong to a final window under the former settings and to an open one under
+/// the next: whatever was counted or rejected once stays so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// `--window` then.
+    pub window_ms: u64,
+    /// `--lateness` then.
+    pub lateness_ms: u64,
+    /// F then.
+    pub final_until_ms: u64,
+    /// N of each partition then.
+    pub read_offsets: Vec<(u32, u64)>,
+}
+
+impl Former {
+    /// N of `partition` then; 0 if it was not read.
+    pub fn read_offset(&self, partition: u32) -> u64 {
+        let of = self.read_offsets.iter().find(|(p, _)| *p == partition);
+        of.map_or(0, |(_, offset)| *offset)
+    }
+
+    /// Whether a reaction of `at_ms` below N was counted or rejected then. `newest_ms` is the greatest
+    /// time in its partition just before its record.
+    pub fn settles(&self, at_ms: u64, newest_ms: u64) -> bool {
+        let watermark_ms = newest_ms.saturating_sub(self.lateness_ms);
+        let window = WindowSize::from_ms(self.window_ms).map(|size| size.window_of(at_ms));
+        window.is_some_and(|window| window.end <= watermark_ms.max(self.final_until_ms))
+    }
+
+    /// Whether a partition may read again what was settled then.
+    pub fn matters<'a>(&self, partitions: impl IntoIterator<Item = &'a PartitionProgress>) -> bool {
+        let again = |p: &PartitionProgress| p.resume_offset < self.read_offset(p.partition);
+        partitions.into_iter().any(again)
+    }
+}
+
 /// Where a partition's open windows begin: what R is made from.
 #[derive(Debug, Clone, Default)]
 pub struct OpenWindows {
@@ -164,6 +231,7 @@ impl OpenWindows {
         partition: u32,
         position: u64,
         watermark_ms: u64,
+        last: Option<Seen>,
     ) -> Vec<(u64, PartitionProgress)> {
         let closing = self
             .first
@@ -177,6 +245,7 @@ impl OpenWindows {
                 resume_offset,
                 resume_watermark_ms,
                 read_offset: position,
+                last,
             }
         };
         let marks = times.iter().map(|time| (*time, mark(*time))).collect();
@@ -190,7 +259,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
     use crate::clock::PartitionClock;
-    use emostream_model::WindowSize;
     use proptest::prelude::*;
 
     fn window(start: u64) -> Window {
@@ -262,7 +330,7 @@ mod tests {
         ) {
             let size = WindowSize::from_ms(10).unwrap();
             let mut progress = PartitionProgress {
-                partition: 0, resume_offset: 0, resume_watermark_ms: 0, read_offset: 0,
+                partition: 0, resume_offset: 0, resume_watermark_ms: 0, read_offset: 0, last: None,
             };
             let mut final_until = 0;
             let mut counted = vec![0; records.len()];
@@ -294,7 +362,7 @@ mod tests {
                     let to = size.floor(clock.watermark_ms().saturating_sub(behind));
                     if to > frontier {
                         let position = offset as u64 + 1;
-                        let marks = open.advance(frontier, to, 0, position, clock.watermark_ms());
+                        let marks = open.advance(frontier, to, 0, position, clock.watermark_ms(), None);
                         frontier = to;
                         if commits < run.commits {
                             commits += 1;
@@ -334,7 +402,7 @@ mod tests {
                 open.saw(*start, offset as u64, offset as u64);
             }
             let position = events.len() as u64;
-            let marks = open.advance(from, to, 0, position, 99);
+            let marks = open.advance(from, to, 0, position, 99, None);
             for f in (from + 10..=to).step_by(10) {
                 let mark = marks.iter().rfind(|(time, _)| *time < f).unwrap().1;
                 let first_open = events.iter().position(|start| *start >= f);

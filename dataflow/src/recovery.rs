@@ -2,14 +2,16 @@
 //!
 //! Invariant: progress is read only after every older run is fenced, so nobody can move it any more.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
-use emostream_log::{Log, LogError, Record, Transactor, read_to_end};
-use emostream_model::{Emoji, Room, TotalsRecord};
+use emostream_log::{Log, Record, Transactor, read_to_end};
+use emostream_model::{Emoji, Room, Topics, TotalsRecord};
 
 use crate::{
     Config, DataflowError,
-    progress::{FORMAT, PartitionProgress, Progress},
+    clock::PartitionClock,
+    fit::compare,
+    progress::{FORMAT, Former, PartitionProgress, Progress},
 };
 
 /// A transaction that takes longer is aborted by the log. Longer than a broker's short absence,
@@ -27,6 +29,8 @@ pub struct Beginning {
     pub final_until_ms: u64,
     /// Every partition of the reactions, by number.
     pub partitions: Vec<PartitionProgress>,
+    /// What was settled under other settings and may be read again.
+    pub formers: Vec<Former>,
     /// The totals of every room as of F.
     pub totals: RecoveredTotals,
 }
@@ -37,21 +41,34 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
     for topic in [topics.windows(), topics.live(), topics.rejected()] {
         log.partitions(&topic).map_err(DataflowError::Start)?;
     }
-    let id = format!("{}.dataflow", topics.prefix());
-    let transactor = log
-        .transactor(&id, TRANSACTION_TIMEOUT)
-        .map_err(DataflowError::Start)?;
-    let stored = stored_progress(config, log)?;
+    let transactor = fence(topics, log)?;
+    let stored = stored(topics, log)?.unwrap_or_else(Progress::nothing);
+    if let Some(settings) = &stored.settings
+        && let Some(difference) = config.settings().difference(settings)
+    {
+        let topic = topics.progress();
+        return Err(DataflowError::OtherSettings { topic, difference });
+    }
     Ok(Beginning {
         transactor,
-        final_until_ms: stored.as_ref().map_or(0, |stored| stored.final_until_ms),
-        partitions: partitions(config, log, stored.as_ref())?,
+        final_until_ms: config.window.ceil(stored.final_until_ms),
+        partitions: partitions(config, log, &stored)?,
+        formers: stored.formers,
         totals: totals(&topics.totals(), log)?,
     })
 }
 
-fn stored_progress(config: &Config, log: &dyn Log) -> Result<Option<Progress>, DataflowError> {
-    let topic = config.topics.progress();
+/// Fences every older run: none can commit any more.
+pub fn fence(topics: &Topics, log: &dyn Log) -> Result<Box<dyn Transactor>, DataflowError> {
+    let id = format!("{}.dataflow", topics.prefix());
+    log.transactor(&id, TRANSACTION_TIMEOUT)
+        .map_err(DataflowError::Start)
+}
+
+/// The progress that was committed last; `None` if there is none. It may be moved until its writer is
+/// fenced.
+pub fn stored(topics: &Topics, log: &dyn Log) -> Result<Option<Progress>, DataflowError> {
+    let topic = topics.progress();
     let mut newest = None;
     let mut keep = |record: Record<'_>| newest = Some(record.value.to_vec());
     read_to_end(log, &topic, &mut keep).map_err(DataflowError::Start)?;
@@ -65,12 +82,9 @@ fn stored_progress(config: &Config, log: &dyn Log) -> Result<Option<Progress>, D
     };
     let stored: Progress =
         serde_json::from_slice(&value).map_err(|error| unreadable(error.to_string()))?;
-    if stored.format != FORMAT {
-        return Err(unreadable(format!("format {}", stored.format)));
-    }
-    match config.settings().difference(&stored.settings) {
-        Some(difference) => Err(DataflowError::OtherSettings { topic, difference }),
-        None => Ok(Some(stored)),
+    match stored.format {
+        FORMAT => Ok(Some(stored)),
+        other => Err(unreadable(format!("format {other}"))),
     }
 }
 
@@ -78,42 +92,31 @@ fn stored_progress(config: &Config, log: &dyn Log) -> Result<Option<Progress>, D
 fn partitions(
     config: &Config,
     log: &dyn Log,
-    stored: Option<&Progress>,
+    stored: &Progress,
 ) -> Result<Vec<PartitionProgress>, DataflowError> {
     let topic = config.topics.reactions();
-    let known: HashMap<u32, PartitionProgress> = stored
-        .into_iter()
-        .flat_map(|stored| stored.partitions.iter().map(|p| (p.partition, *p)))
-        .collect();
-    let count = log.partitions(&topic).map_err(DataflowError::Start)?;
-    let resume = |partition| {
-        let kept = log.offsets(&topic, partition)?;
-        Ok((partition, kept))
+    let (kept, misfits) = compare(&topic, log, stored).map_err(DataflowError::Start)?;
+    if let Some(misfit) = misfits.into_iter().next() {
+        return Err(DataflowError::Misfit { misfit });
+    }
+    let resume = |(partition, kept): (u32, Range<u64>)| {
+        let known = stored.partitions.iter().find(|p| p.partition == partition);
+        let mut progress = known.copied().unwrap_or(PartitionProgress {
+            partition,
+            resume_offset: kept.start,
+            resume_watermark_ms: 0,
+            read_offset: kept.start,
+            last: None,
+        });
+        if let (None, Some(former)) = (&stored.settings, stored.formers.last()) {
+            progress.resume_watermark_ms =
+                PartitionClock::resumed(progress.resume_watermark_ms, former.lateness_ms)
+                    .newest_ms()
+                    .saturating_sub(config.lateness_ms);
+        }
+        progress
     };
-    let kept: Result<Vec<_>, LogError> = (0..count).map(resume).collect();
-    let resumed = kept.map_err(DataflowError::Start)?.into_iter();
-    resumed
-        .map(|(partition, kept)| {
-            let fresh = PartitionProgress {
-                partition,
-                resume_offset: kept.start,
-                resume_watermark_ms: 0,
-                read_offset: kept.start,
-            };
-            let progress = known.get(&partition).copied().unwrap_or(fresh);
-            let resume = progress.resume_offset;
-            if (kept.start..=kept.end).contains(&resume) {
-                return Ok(progress);
-            }
-            Err(DataflowError::Gone {
-                topic: topic.clone(),
-                partition,
-                resume,
-                start: kept.start,
-                end: kept.end,
-            })
-        })
-        .collect()
+    Ok((0..).zip(kept).map(resume).collect())
 }
 
 fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> {

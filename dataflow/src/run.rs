@@ -21,7 +21,7 @@ use crate::{
     commit::{Committer, Wakeup},
     metrics::Metrics,
     partition::{PartitionReading, Rules},
-    progress::PartitionProgress,
+    progress::{Former, PartitionProgress},
     recovery::{self, Beginning, RecoveredTotals},
     sink::{QUIET_COMMIT, SinkStart},
     source::{SourceBell, SourceStart},
@@ -52,6 +52,7 @@ pub fn run(
         transactor,
         final_until_ms,
         partitions,
+        formers,
         totals,
     } = recovery::recover(&config, &*log)?;
     let appender = log.appender(LIVE_TIMEOUT).map_err(DataflowError::Start)?;
@@ -73,6 +74,7 @@ pub fn run(
         stop: stop.clone(),
         final_until_ms,
         partitions,
+        formers,
     });
     ready(Ok(()));
     let outcome = Run::workers(&run);
@@ -91,6 +93,7 @@ struct Run {
     stop: Stop,
     final_until_ms: u64,
     partitions: Vec<PartitionProgress>,
+    formers: Vec<Former>,
     /// Taken by the first worker.
     transactor: Mutex<Option<Box<dyn Transactor>>>,
     /// Taken by the first worker; differential exchanges them by room.
@@ -170,8 +173,9 @@ impl Run {
             own.iter().map(|p| p.partition).collect(),
             watermarks,
         );
-        let resume =
-            |p: &&PartitionProgress| PartitionReading::resume(p, self.final_until_ms, &rules);
+        let resume = |p: &&PartitionProgress| {
+            PartitionReading::resume(p, self.final_until_ms, &self.formers, &rules)
+        };
         let source = SourceStart {
             partitions: own.iter().map(resume).collect(),
             group,
@@ -188,6 +192,7 @@ impl Run {
         let sink = SinkStart {
             topics: config.topics.clone(),
             settings: config.settings(),
+            formers: self.formers.clone(),
             final_until_ms: self.final_until_ms,
             partitions: self.partitions.clone(),
             window_ms: config.window.as_ms(),

@@ -31,7 +31,7 @@ use crate::{
     commit::{Committer, StartCommitter, Wakeup},
     metrics::Metrics,
     partition::Rejected,
-    progress::{FORMAT, PartitionProgress, Progress},
+    progress::{FORMAT, Former, PartitionProgress, Progress},
 };
 
 /// The key of the one record of the `progress` topic.
@@ -75,6 +75,8 @@ pub struct SinkStart {
     pub topics: Topics,
     /// Written with the progress.
     pub settings: Settings,
+    /// Written with the progress, as long as they matter.
+    pub formers: Vec<Former>,
     /// F.
     pub final_until_ms: u64,
     /// The progress of every partition.
@@ -257,21 +259,31 @@ impl Sink {
         }
     }
 
-    fn progress(&self, final_until_ms: u64) -> NewRecord {
+    fn progress(&mut self, final_until_ms: u64) -> NewRecord {
+        let partitions = &self.partitions;
+        self.start
+            .formers
+            .retain(|former| former.matters(partitions.values()));
         let progress = Progress {
             format: FORMAT,
-            settings: self.start.settings.clone(),
+            settings: Some(self.start.settings.clone()),
             final_until_ms,
-            partitions: self.partitions.values().copied().collect(),
+            partitions: partitions.values().copied().collect(),
+            formers: self.start.formers.clone(),
         };
-        NewRecord {
-            topic: self.start.topics.progress(),
-            partition: Some(0),
-            time_ms: None,
-            key: Some(Bytes::from_static(PROGRESS_KEY)),
-            value: json(&progress).into(),
-            headers: Vec::new(),
-        }
+        progress_record(&self.start.topics, &progress)
+    }
+}
+
+/// The record that says where the dataflow stands.
+pub fn progress_record(topics: &Topics, progress: &Progress) -> NewRecord {
+    NewRecord {
+        topic: topics.progress(),
+        partition: Some(0),
+        time_ms: None,
+        key: Some(Bytes::from_static(PROGRESS_KEY)),
+        value: json(progress).into(),
+        headers: Vec::new(),
     }
 }
 
@@ -356,6 +368,7 @@ mod tests {
                 lateness_ms: 0,
                 swarm_size: 1,
             },
+            formers: Vec::new(),
             final_until_ms: 0,
             partitions: Vec::new(),
             window_ms: 10,

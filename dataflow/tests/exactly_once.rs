@@ -6,6 +6,8 @@
 
 #[path = "exactly_once/faults.rs"]
 mod faults;
+#[path = "exactly_once/reset.rs"]
+mod reset;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use emostream_dataflow::{Config, DataflowError, Progress, Ready, Stop, run};
 use emostream_log::{Cleanup, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end};
 use emostream_model::{
@@ -528,24 +529,4 @@ fn a_newer_run_fences_the_older_one() {
     newer.0.request();
     newer.1.join().unwrap().unwrap();
     check(&stage, &oracle);
-}
-
-#[test]
-fn reactions_that_were_deleted_before_they_were_counted_are_a_loud_refusal() {
-    let stage = Stage::new(1);
-    let progress = serde_json::json!({
-        "format": 1, "settings": stage.config(1).settings(), "final_until_ms": T0,
-        "partitions": [{"partition": 0, "resume_offset": 7, "resume_watermark_ms": T0, "read_offset": 9}],
-    });
-    stage.append(vec![NewRecord {
-        topic: stage.topics.progress(),
-        partition: Some(0),
-        time_ms: None,
-        key: Some(Bytes::from_static(b"dataflow")),
-        value: progress.to_string().into(),
-        headers: Vec::new(),
-    }]);
-    let error = stage.start(stage.config(1)).1.join().unwrap().unwrap_err();
-    assert_eq!(error.exit_code(), 78);
-    assert!(error.to_string().contains("--topic-prefix"), "{error}");
 }

@@ -34,6 +34,14 @@ impl WindowSize {
     pub fn floor(self, at_ms: u64) -> u64 {
         at_ms - at_ms % self.0
     }
+
+    /// The first moment at or behind `at_ms` where a window begins.
+    pub fn ceil(self, at_ms: u64) -> u64 {
+        match at_ms % self.0 {
+            0 => at_ms,
+            _ => self.window_of(at_ms).end,
+        }
+    }
 }
 
 /// `[start, end)` in Unix milliseconds.

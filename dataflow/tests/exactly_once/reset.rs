@@ -1,0 +1,298 @@
+//! Progress that does not fit, and the reset that goes on from it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use emostream_dataflow::{Config, Progress, ResetFrom, reset};
+use emostream_log::{NewRecord, read_to_end};
+use emostream_model::{Batch, EmojiNames, Payload, WindowSize};
+use rand::RngExt;
+
+use crate::{DataflowError, Stage, T0, check, closing, events, reaction, rng, seeds};
+
+/// Reactions by room and emoji.
+type Sums = BTreeMap<(String, String), u64>;
+
+impl Stage {
+    fn reset(&self, from: ResetFrom) -> Option<emostream_dataflow::Reset> {
+        reset(&self.topics, &*self.log, from).unwrap()
+    }
+
+    /// Stores `progress`, as a run would have.
+    fn store(&self, progress: &serde_json::Value) {
+        self.append(vec![NewRecord {
+            topic: self.topics.progress(),
+            partition: Some(0),
+            time_ms: None,
+            key: Some(Bytes::from_static(b"dataflow")),
+            value: progress.to_string().into(),
+            headers: Vec::new(),
+        }]);
+    }
+
+    fn refusal(&self) -> DataflowError {
+        let (_, running) = self.start(self.config(1));
+        running.join().unwrap().unwrap_err()
+    }
+
+    fn counted(&self) -> Sums {
+        let mut sums = Sums::new();
+        for record in self.finals() {
+            for tally in record.counts {
+                let key = (record.room.to_string(), tally.emoji.to_string());
+                *sums.entry(key).or_default() += tally.count;
+            }
+        }
+        sums
+    }
+
+    /// The reactions of `topic`'s records that can be read, those with this reason if one is given.
+    fn reactions_in(&self, topic: &str, reason: Option<&str>) -> Sums {
+        let mut sums = Sums::new();
+        let names = EmojiNames::default();
+        read_to_end(&*self.log, topic, &mut |record| {
+            let has = |reason: &str| {
+                let headers = record.headers.read();
+                headers
+                    .iter()
+                    .any(|h| h.name == "reason" && h.value == reason.as_bytes())
+            };
+            if reason.is_some_and(|reason| !has(reason)) {
+                return;
+            }
+            let found: Vec<(String, String)> = match Payload::decode(record.value, &names) {
+                Ok(Payload::Batch(batch)) => batch
+                    .reactions()
+                    .unwrap()
+                    .iter()
+                    .map(|r| (r.room.to_string(), r.emoji.to_string()))
+                    .collect(),
+                Ok(Payload::Plain(plain)) => {
+                    vec![(plain.room.to_string(), plain.emoji.to_string())]
+                }
+                Err(_) => Vec::new(),
+            };
+            for key in found {
+                *sums.entry(key).or_default() += 1;
+            }
+        })
+        .unwrap();
+        sums
+    }
+}
+
+fn added(mut left: Sums, right: Sums) -> Sums {
+    for (key, count) in right {
+        *left.entry(key).or_default() += count;
+    }
+    left
+}
+
+/// Runs a little with each of some settings, with a reset in between, then to the end. Each reaction is
+/// in one final or rejected once, finals do not overlap, and what was final stays as it was.
+#[test]
+fn resets_with_other_windows_double_and_lose_nothing() {
+    for seed in seeds() {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(1000 + seed);
+        let stage = Stage::new(rng.random_range(1..4));
+        let span_ms = 40_000;
+        let (mut rest, _) = events(&stage, &mut rng, span_ms);
+        rest.extend(closing(&stage, span_ms));
+        let mut before = Vec::new();
+        let last = rng.random_range(2..9);
+        let mut settings = (2000, 750);
+        for round in 0..=last {
+            // Half of the restarts go on with the settings as they are.
+            if rng.random_bool(0.5) {
+                for _ in 0..rng.random_range(1..3) {
+                    let (until, progress) = (stage.final_until_ms(), stage.progress());
+                    let done = stage.reset(ResetFrom::Kept);
+                    assert_eq!(done.is_some(), progress.is_some());
+                    assert_eq!(stage.final_until_ms(), until);
+                }
+                settings = (
+                    [500, 1000, 2000, 3000, 7000][rng.random_range(0..5)],
+                    [0, 300, 750, 2500][rng.random_range(0..4)],
+                );
+            }
+            let (window_ms, lateness_ms) = settings;
+            let config = Config {
+                window: WindowSize::from_ms(window_ms).unwrap(),
+                lateness_ms,
+                ..stage.config(rng.random_range(1..4))
+            };
+            stage.append(match round == last {
+                true => std::mem::take(&mut rest),
+                false => rest.drain(..rng.random_range(0..=rest.len() / 2)).collect(),
+            });
+            let commits = stage.commits() + rng.random_range(1..4);
+            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let end_ms = config.window.floor(T0 + span_ms + 10_000 - lateness_ms);
+            stage.run_until(config, || match round == last {
+                true => stage.final_until_ms() >= end_ms,
+                false => stage.commits() >= commits || Instant::now() > patience,
+            });
+            let finals = stage.finals();
+            let stays = |record| finals.contains(record);
+            assert!(before.iter().all(stays), "what was final stays");
+            before = finals;
+        }
+        let mut spans: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+        for record in stage.finals() {
+            let span = (record.window.start, record.window.end);
+            spans.entry(record.room.to_string()).or_default().push(span);
+        }
+        for (room, spans) in &mut spans {
+            spans.sort_unstable();
+            let apart = spans.windows(2).all(|pair| pair[0].1 <= pair[1].0);
+            assert!(apart, "{room} has overlapping finals: {spans:?}");
+        }
+        let rejected = stage.reactions_in(&stage.topics.rejected(), Some("late"));
+        let all = stage.reactions_in(&stage.topics.reactions(), None);
+        assert_eq!(added(stage.counted(), rejected), all);
+        let malformed = stage.rejected().into_iter().filter(|r| r.2 == "malformed");
+        let mut malformed: Vec<_> = malformed.map(|(p, o, _)| (p, o)).collect();
+        let once = malformed.len();
+        malformed.dedup();
+        assert_eq!(malformed.len(), once, "a rejection is doubled");
+    }
+}
+
+#[test]
+fn a_reset_without_other_settings_changes_nothing() {
+    for seed in seeds() {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(seed);
+        let stage = Stage::new(rng.random_range(1..4));
+        let (records, oracle) = events(&stage, &mut rng, 30_000);
+        stage.append(records);
+        stage.run_until(stage.config(2), || stage.commits() > 0);
+        stage.reset(ResetFrom::Kept).unwrap();
+        stage.append(closing(&stage, 30_000));
+        stage.run_until(stage.config(1), || {
+            stage.final_until_ms() >= crate::all_final_ms(30_000)
+        });
+        check(&stage, &oracle);
+    }
+}
+
+#[test]
+fn a_reset_to_the_latest_skips_what_is_there_and_says_how_much() {
+    let stage = Stage::new(1);
+    let batch =
+        |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    stage.append(vec![batch(0), batch(3000), batch(6000)]);
+    stage.run_until(stage.config(1), || stage.finals().len() == 2);
+    stage.append(vec![batch(9000), batch(9100)]);
+    let done = stage.reset(ResetFrom::Latest).unwrap();
+    // The window of 6 s was open: its record is skipped too.
+    assert_eq!((done.records, done.lost, done.partitions), (3, 0, 1));
+    stage.append(vec![batch(12_000)]);
+    stage.append(closing(&stage, 12_000));
+    stage.run_until(stage.config(1), || stage.finals().len() == 3);
+    let starts: Vec<u64> = stage.finals().iter().map(|f| f.window.start - T0).collect();
+    assert_eq!(starts, [0, 2000, 12_000]);
+    assert!(stage.rejected().is_empty());
+}
+
+#[test]
+fn without_progress_there_is_nothing_to_reset() {
+    let stage = Stage::new(1);
+    assert_eq!(stage.reset(ResetFrom::Kept), None);
+    assert_eq!(stage.commits(), 0);
+}
+
+#[test]
+fn a_reset_fences_a_run_first() {
+    let stage = Stage::new(1);
+    let (records, oracle) = events(&stage, &mut rng(5), 20_000);
+    stage.append(records);
+    let (_, running) = stage.start(stage.config(1));
+    let deadline = Instant::now() + crate::DEADLINE;
+    while stage.final_until_ms() == 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    stage.reset(ResetFrom::Kept).unwrap();
+    stage.append(closing(&stage, 20_000));
+    assert_eq!(running.join().unwrap().unwrap_err().exit_code(), 75);
+    stage.run_until(stage.config(1), || {
+        stage.final_until_ms() >= crate::all_final_ms(20_000)
+    });
+    check(&stage, &oracle);
+}
+
+/// Progress whose one partition says so, in a log of three records.
+fn misfit(partition: serde_json::Value) -> Stage {
+    let stage = Stage::new(1);
+    let batch =
+        |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    stage.append(vec![batch(0), batch(3000), batch(6000)]);
+    stage.store(&serde_json::json!({
+        "format": 1, "settings": stage.config(1).settings(), "final_until_ms": T0 + 2000,
+        "partitions": [partition],
+    }));
+    stage
+}
+
+/// After a reset every record is read as new: the one of the final window is late, the others count.
+fn goes_on_from_the_beginning(stage: &Stage) {
+    let done = stage.reset(ResetFrom::Kept).unwrap();
+    assert_eq!((done.anew, done.records), (1, 3));
+    stage.append(closing(stage, 6000));
+    stage.run_until(stage.config(1), || stage.finals().len() == 2);
+    assert_eq!(stage.rejected(), [(0, 0, "late".to_owned())]);
+}
+
+#[test]
+fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_beginning() {
+    let stage = misfit(serde_json::json!(
+        {"partition": 0, "resume_offset": 2, "resume_watermark_ms": T0, "read_offset": 9}
+    ));
+    let error = stage.refusal();
+    assert_eq!(error.exit_code(), 78);
+    let said = error.to_string();
+    assert!(
+        said.contains("up to offset 9") && said.contains("ends at 3"),
+        "{said}"
+    );
+    assert!(said.contains("emostream reset"), "{said}");
+    goes_on_from_the_beginning(&stage);
+}
+
+#[test]
+fn a_recreated_topic_that_has_grown_as_long_is_told_by_its_records() {
+    let seen = |time_ms| {
+        serde_json::json!({
+            "partition": 0, "resume_offset": 1, "resume_watermark_ms": T0, "read_offset": 3,
+            "last": {"offset": 2, "time_ms": time_ms},
+        })
+    };
+    let stage = misfit(seen(T0 + 5999));
+    let error = stage.refusal();
+    assert_eq!(error.exit_code(), 78);
+    assert!(error.to_string().contains("recreated"), "{error}");
+    goes_on_from_the_beginning(&stage);
+    // The same record fits.
+    let stage = misfit(seen(T0 + 6000));
+    stage.run_until(stage.config(1), || stage.finals().len() == 1);
+}
+
+#[test]
+fn a_partition_that_vanished_is_refused_and_a_reset_forgets_it() {
+    let stage = misfit(serde_json::json!(
+        {"partition": 4, "resume_offset": 0, "resume_watermark_ms": T0, "read_offset": 0}
+    ));
+    let error = stage.refusal();
+    assert_eq!(error.exit_code(), 78);
+    assert!(error.to_string().contains("reactions/4"), "{error}");
+    stage.reset(ResetFrom::Kept).unwrap();
+    let progress: Progress = stage.progress().unwrap();
+    let partitions: Vec<u32> = progress.partitions.iter().map(|p| p.partition).collect();
+    assert_eq!(partitions, [0]);
+    stage.run_until(stage.config(1), || true);
+}
