@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+use emostream_dataflow::DataflowError;
 use emostream_log::LogError;
 
 /// The exit codes (INTERFACE "Command line"; the numbers are those of sysexits.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// `load --verify` found a difference, or `load` could not do its work.
+    /// `load --verify` or `topics check` found a difference, or `load` could not do its work.
     Mismatch = 1,
     /// The configuration is wrong.
     Usage = 64,
@@ -48,6 +49,20 @@ impl Failure {
     /// Something outside is not there.
     pub(crate) fn unavailable(why: impl std::fmt::Display) -> Self {
         Self::new(Exit::Unavailable, why.to_string())
+    }
+}
+
+/// Why the dataflow ends, or a reset fails.
+impl From<DataflowError> for Failure {
+    fn from(error: DataflowError) -> Self {
+        let exit = match error.exit_code() {
+            64 => Exit::Usage,
+            69 => Exit::Unavailable,
+            75 => Exit::Restart,
+            78 => Exit::OtherSettings,
+            _ => Exit::Defect,
+        };
+        Self::new(exit, error.to_string())
     }
 }
 

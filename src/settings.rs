@@ -1,6 +1,10 @@
 //! Flags that several commands share, and what they mean once they are known to be good.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use emostream_http::AllowOrigin;
@@ -42,6 +46,11 @@ pub(crate) struct KafkaFlags {
 }
 
 impl KafkaFlags {
+    /// The flag that names it again, for a command that is to be typed.
+    pub(crate) fn as_typed(&self) -> String {
+        format!("--kafka {}", self.kafka)
+    }
+
     /// Connects; a wrong property is found before the network is touched.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
         connect(self.kafka, self.properties)
@@ -58,29 +67,98 @@ pub(crate) struct StoreFlags {
     properties: PropertyFlags,
     /// The embedded log's directory
     #[arg(long, value_name = "DIR", default_value = "./emostream-data")]
+    #[arg(conflicts_with = "kafka")]
     data: PathBuf,
 }
 
 impl StoreFlags {
+    /// Whether it is a cluster.
+    pub(crate) fn is_kafka(&self) -> bool {
+        self.kafka.is_some()
+    }
+
+    /// The cluster's brokers.
+    pub(crate) fn brokers(&self) -> Option<String> {
+        self.kafka.clone()
+    }
+
+    /// The flag that names it again, for a command that is to be typed.
+    pub(crate) fn as_typed(&self) -> String {
+        match &self.kafka {
+            Some(brokers) => format!("--kafka {brokers}"),
+            None => format!("--data {}", self.data.display()),
+        }
+    }
+
     /// Opens it for reading and writing; makes the directory if need be.
     pub(crate) fn open(self) -> Result<Arc<dyn Log>, Failure> {
+        self.check()?;
         match self.kafka {
             Some(brokers) => connect(brokers, self.properties),
             None => Ok(Arc::new(EmbeddedLog::open(&self.data)?)),
         }
     }
 
+    /// Opens what is there already for reading and writing.
+    pub(crate) fn open_existing(self) -> Result<Arc<dyn Log>, Failure> {
+        self.check()?;
+        if !self.is_kafka() {
+            // Says so if there is none, and makes none.
+            drop(EmbeddedLog::open_for_reading(self.directory()?)?);
+        }
+        self.open()
+    }
+
     /// Opens it for reading, also while another process writes it.
     pub(crate) fn open_for_reading(self) -> Result<Arc<dyn Log>, Failure> {
+        self.check()?;
         match self.kafka {
+            None => Ok(EmbeddedLog::open_for_reading(self.directory()?)?),
             Some(brokers) => connect(brokers, self.properties),
-            None if !self.data.is_dir() => {
+        }
+    }
+
+    fn directory(&self) -> Result<&Path, Failure> {
+        match self.data.is_dir() {
+            true => Ok(&self.data),
+            false => {
                 let dir = self.data.display();
                 let why = format!("there is no directory {dir}; name the one of `up`, or --kafka");
                 Err(Failure::usage("--data", why))
             }
-            None => Ok(EmbeddedLog::open_for_reading(&self.data)?),
         }
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        match &self.kafka {
+            None if !self.properties.properties.is_empty() => {
+                let why = "is for Kafka, and there is no --kafka; leave it out";
+                Err(Failure::usage("-X", why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A cluster that must be there, unless the topology is only described.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DescribedKafkaFlags {
+    /// Kafka's brokers
+    #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
+    #[arg(required_unless_present = "describe")]
+    kafka: Option<String>,
+    #[command(flatten)]
+    properties: PropertyFlags,
+}
+
+impl DescribedKafkaFlags {
+    /// Connects; a wrong property is found before the network is touched.
+    pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
+        let brokers = self.kafka;
+        connect(
+            brokers.ok_or_else(|| Failure::usage("--kafka", "is missing"))?,
+            self.properties,
+        )
     }
 }
 

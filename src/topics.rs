@@ -10,18 +10,20 @@ use emostream_model::Topics;
 
 use crate::exit::Failure;
 
-const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Reactions are counted within seconds; an hour lets a stopped dataflow come back and catch up.
-const REACTIONS_KEPT: Duration = HOUR;
+/// Reactions are counted within seconds. A day lets a system that stood still overnight go on in the
+/// morning without a reset; a million reactions take about 20 MB.
+const REACTIONS_KEPT: Duration = DAY;
 /// Finals and rejections are looked back at: last Saturday's match, on Friday.
 const WINDOWS_KEPT: Duration = WEEK;
 const REJECTED_KEPT: Duration = WEEK;
 /// Live tallies are worth nothing once their window is final; ten minutes serve `inspect`.
 const LIVE_KEPT: Duration = Duration::from_secs(600);
-/// The embedded log shares a laptop's disk: at most this much a partition for reactions.
-const REACTIONS_BYTES: u64 = 4 << 30;
+/// The embedded log shares a laptop's disk: at most this much a partition for reactions. On Kafka size
+/// deletes nothing: what is not counted yet must not go.
+const EMBEDDED_REACTIONS_BYTES: u64 = 4 << 30;
 /// Kafka refuses reactions dated further ahead than this, and so does the embedded log (DESIGN,
 /// "Time"): a future time would push the watermark past everybody else.
 const MAX_AHEAD: Duration = Duration::from_secs(5);
@@ -30,8 +32,24 @@ const MAX_AHEAD: Duration = Duration::from_secs(5);
 /// record to every partition) stays one small write.
 pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
 
+/// What holds the topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// This machine's disk.
+    Embedded,
+    /// A cluster, with so many copies of each partition.
+    Kafka {
+        /// How many.
+        replication: u32,
+    },
+}
+
 /// The topics with `partitions` partitions each, the progress topic with its one.
-pub(crate) fn specs(topics: &Topics, partitions: u32, replication: u32) -> Vec<TopicSpec> {
+pub(crate) fn specs(topics: &Topics, partitions: u32, home: Home) -> Vec<TopicSpec> {
+    let (replication, most_bytes) = match home {
+        Home::Embedded => (1, Some(EMBEDDED_REACTIONS_BYTES)),
+        Home::Kafka { replication } => (replication, None),
+    };
     let kept = |after, bytes| Cleanup::Delete { after, bytes };
     let topic = |name: String, cleanup| TopicSpec {
         name,
@@ -43,10 +61,7 @@ pub(crate) fn specs(topics: &Topics, partitions: u32, replication: u32) -> Vec<T
     vec![
         TopicSpec {
             max_ahead: Some(MAX_AHEAD),
-            ..topic(
-                topics.reactions(),
-                kept(REACTIONS_KEPT, Some(REACTIONS_BYTES)),
-            )
+            ..topic(topics.reactions(), kept(REACTIONS_KEPT, most_bytes))
         },
         topic(topics.windows(), kept(WINDOWS_KEPT, None)),
         topic(topics.totals(), Cleanup::Compact),
@@ -105,7 +120,7 @@ mod tests {
     #[test]
     fn missing_topics_are_created_once_and_then_found() {
         let log = EmbeddedLog::in_memory().unwrap();
-        let specs = specs(&Topics::default(), 3, 1);
+        let specs = specs(&Topics::default(), 3, Home::Embedded);
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
         let refused = require(&log, &names).unwrap_err();
         assert!(

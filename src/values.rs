@@ -103,6 +103,15 @@ impl From {
     }
 }
 
+/// A moment for people, to the second.
+pub(crate) fn moment(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok();
+    let at = at.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    at.map_or("never".to_owned(), |at| {
+        at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+    })
+}
+
 /// Now, Unix milliseconds.
 pub(crate) fn now_ms() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)

@@ -87,6 +87,14 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
             "--partitions",
         ),
         (with_kafka(&["topics", "create"]), "--partitions"),
+        (vec!["topics", "check", "--data", "/no/such/dir"], "--data"),
+        (with_kafka(&["inspect", "windows", "--data", "d"]), "--data"),
+        (with_kafka(&["up", "--data", "d"]), "--data"),
+        (vec!["up", "-X", "acks=all"], "-X"),
+        (vec!["dataflow"], "--kafka"),
+        (vec!["reset"], "--yes"),
+        (vec!["reset", "--yes", "--data", "/no/such/dir"], "--data"),
+        (vec!["reset", "--yes", "--from", "earliest"], "--from"),
     ] {
         refused(&arguments, 64, &[flag]);
     }
@@ -165,16 +173,22 @@ fn kafka_away_at_start_is_69() {
     // A port of the reserved range that nothing listens on.
     let away = ["--kafka", "127.0.0.1:1"];
     let quiet = ["--admin", "off"];
-    for command in [
+    let commands = [
         [&["up", "--listen", "127.0.0.1:0"][..], &quiet, &away].concat(),
         [&["ingest", "--listen", "127.0.0.1:0"][..], &quiet, &away].concat(),
         [&["dataflow"][..], &quiet, &away].concat(),
         [&["publisher", "--listen", "127.0.0.1:0"][..], &quiet, &away].concat(),
         [&["inspect", "windows"][..], &away].concat(),
         [&["topics", "create", "--partitions", "1"][..], &away].concat(),
-    ] {
-        refused(&command, 69, &["127.0.0.1:1"]);
-    }
+        [&["topics", "check"][..], &away].concat(),
+        [&["reset", "--yes"][..], &away].concat(),
+    ];
+    // Each waits for seconds: side by side.
+    std::thread::scope(|scope| {
+        for command in &commands {
+            scope.spawn(|| refused(command, 69, &["127.0.0.1:1"]));
+        }
+    });
 }
 
 #[test]
@@ -247,6 +261,7 @@ fn progress_of_other_settings_is_78() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains("--window"), "{said}");
+    assert!(said.contains("emostream reset"), "{said}");
 }
 
 /// Each row of the interface's error table, over HTTP.

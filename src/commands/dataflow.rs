@@ -1,6 +1,6 @@
 //! `emostream dataflow`: the timely dataflow, in a process of its own.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, thread, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_dataflow::{Config, describe};
@@ -10,7 +10,7 @@ use super::roles::{AdminServer, Counting, Drain, Watch};
 use crate::{
     exit::Failure,
     output,
-    settings::{AdminFlags, EmojiFlags, KafkaFlags, TopicFlags},
+    settings::{AdminFlags, DescribedKafkaFlags, EmojiFlags, TopicFlags},
     signal::Signals,
     topics,
     values::{duration, ms},
@@ -19,11 +19,14 @@ use crate::{
 /// More than any machine has cores.
 const MOST_WORKERS: u64 = 1024;
 
+/// More than this only cost.
+const WORKERS_A_CORE: u64 = 2;
+
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    kafka: KafkaFlags,
+    kafka: DescribedKafkaFlags,
     #[command(flatten)]
     topics: TopicFlags,
     #[command(flatten)]
@@ -96,6 +99,15 @@ impl CountingFlags {
         if self.idle_timeout <= self.lateness {
             let why = format!("must be longer than the lateness of {:?}", self.lateness);
             return Err(Failure::usage("--idle-timeout", why));
+        }
+        let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
+        if self.workers > cores.saturating_mul(WORKERS_A_CORE) {
+            let workers = self.workers;
+            tracing::warn!(
+                workers,
+                cores,
+                "many more workers than cores: they take turns"
+            );
         }
         Ok(Config {
             topics,

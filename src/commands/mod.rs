@@ -5,6 +5,7 @@ mod ingest;
 mod inspect;
 mod load;
 mod publisher;
+mod reset;
 mod roles;
 mod subscribe;
 mod topics;
@@ -42,18 +43,20 @@ enum What {
     Inspect(inspect::Flags),
     /// Send a crowd's reactions, for rehearsals
     Load(load::Flags),
-    /// Create the topics on Kafka
+    /// Create the topics, or check them
     #[command(subcommand)]
     Topics(topics::Action),
+    /// Let the dataflow go on with other settings, or in a log that was truncated
+    Reset(reset::Flags),
 }
 
 impl Command {
     /// Does it, to its end.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        use What::{Dataflow, Ingest, Inspect, Load, Publisher, Subscribe, Topics, Up};
+        use What::{Dataflow, Ingest, Inspect, Load, Publisher, Reset, Subscribe, Topics, Up};
         self.log.start(match self.what {
             Up(_) | Ingest(_) | Dataflow(_) | Publisher(_) => LevelFilter::INFO,
-            Subscribe(_) | Inspect(_) | Load(_) | Topics(_) => LevelFilter::WARN,
+            Subscribe(_) | Inspect(_) | Load(_) | Topics(_) | Reset(_) => LevelFilter::WARN,
         });
         match self.what {
             Up(flags) => up::run(flags),
@@ -64,6 +67,7 @@ impl Command {
             Inspect(flags) => inspect::run(flags),
             Load(flags) => load::run(flags),
             Topics(action) => topics::run(action),
+            Reset(flags) => reset::run(flags),
         }
     }
 }

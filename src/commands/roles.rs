@@ -166,7 +166,7 @@ impl Counting {
     /// Waits until it ends by itself, which is a failure.
     pub(super) async fn fails(&mut self) -> Failure {
         match (&mut self.ended).await {
-            Ok(Err(error)) => of_dataflow(&error),
+            Ok(Err(error)) => error.into(),
             Ok(Ok(())) | Err(_) => {
                 Failure::new(Exit::Defect, "the dataflow ended without being asked to")
             }
@@ -177,7 +177,7 @@ impl Counting {
     pub(super) async fn stop(self, drain: &Drain) -> Result<(), Failure> {
         self.stop.request();
         match tokio::time::timeout(drain.left(), self.ended).await {
-            Ok(Ok(Err(error))) => Err(of_dataflow(&error)),
+            Ok(Ok(Err(error))) => Err(error.into()),
             Ok(_) => Ok(()),
             Err(_) => {
                 // Whatever it was committing is either committed or not; the next run finds out.
@@ -186,15 +186,4 @@ impl Counting {
             }
         }
     }
-}
-
-fn of_dataflow(error: &DataflowError) -> Failure {
-    let exit = match error.exit_code() {
-        64 => Exit::Usage,
-        69 => Exit::Unavailable,
-        75 => Exit::Restart,
-        78 => Exit::OtherSettings,
-        _ => Exit::Defect,
-    };
-    Failure::new(exit, error.to_string())
 }

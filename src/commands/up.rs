@@ -20,7 +20,7 @@ use crate::{
     exit::Failure,
     settings::{AdminFlags, EmojiFlags, ListenFlags, OriginFlags, StoreFlags, TopicFlags},
     signal::Signals,
-    topics::{self, EMBEDDED_PARTITIONS},
+    topics::{self, EMBEDDED_PARTITIONS, Home},
 };
 
 /// On Kafka `up` makes what is missing for one machine; a team makes its own beforehand.
@@ -59,8 +59,14 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let intake = flags.intake.config(names.clone(), emojis, origin.clone());
     let publishing = Publishing::config(names.clone(), &flags.counting, origin);
 
+    let home = match flags.store.is_kafka() {
+        true => Home::Kafka {
+            replication: REPLICATION,
+        },
+        false => Home::Embedded,
+    };
     let log = flags.store.open()?;
-    let specs = topics::specs(&names, EMBEDDED_PARTITIONS, REPLICATION);
+    let specs = topics::specs(&names, EMBEDDED_PARTITIONS, home);
     topics::create_missing(&*log, &specs)?;
     super::runtime()?.block_on(async {
         let mut signals = Signals::listen()?;

@@ -1,6 +1,5 @@
 //! A record as people and programs want to see it. Any bytes give something to show.
 
-use emostream_dataflow::Progress;
 use emostream_log::Header;
 use emostream_model::{
     Batch, Count, Emoji, EmojiNames, Payload, Room, Tally, TotalsRecord, TrendingRecord, Window,
@@ -38,7 +37,7 @@ pub(super) fn columns(topic: Topic) -> &'static [&'static str] {
         Topic::Totals => &["room", "as of", "total", "counts"],
         Topic::Trending => &["room", "as of", "span", "top"],
         Topic::Rejected => &["reason", "came from", "what"],
-        Topic::Progress => &["final until", "partitions: resume, read"],
+        Topic::Progress => &["value"],
         Topic::Reactions => &["what", "rooms", "counts"],
     }
 }
@@ -50,7 +49,8 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
         Topic::Totals => totals(record),
         Topic::Trending => trending(record),
         Topic::Rejected => Some(rejected(record)),
-        Topic::Progress => progress(record),
+        // For programs only: people are shown a table of its own.
+        Topic::Progress => None,
         Topic::Reactions => Some(reactions(&record.value)),
     };
     let what = what.unwrap_or_else(|| opaque(record, columns(topic).len()));
@@ -129,19 +129,6 @@ fn trending(record: &Owned) -> Option<What> {
             format!("{} s", trending.span_ms / 1000),
             listed(counts(&trending.top)),
         ],
-        value: value_of(record),
-    })
-}
-
-fn progress(record: &Owned) -> Option<What> {
-    let progress: Progress = serde_json::from_slice(&record.value).ok()?;
-    let partition = |p: &emostream_dataflow::PartitionProgress| {
-        format!("{}: {}, {}", p.partition, p.resume_offset, p.read_offset)
-    };
-    let partitions: Vec<String> = progress.partitions.iter().map(partition).collect();
-    Some(What {
-        rooms: Vec::new(),
-        cells: vec![clock(progress.final_until_ms), partitions.join("  ")],
         value: value_of(record),
     })
 }

@@ -6,6 +6,7 @@
 
 mod decode;
 mod merge;
+mod progress;
 mod table;
 
 use std::time::Duration;
@@ -92,6 +93,9 @@ impl Topic {
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let topic = flags.topic.name(&flags.topics.names());
     let log = flags.store.open_for_reading()?;
+    if flags.topic == Topic::Progress && flags.format == Format::Table {
+        return progress::run(&*log, &flags.topics.names(), flags.follow);
+    }
     let ranges = ranges(&*log, &topic, flags.from)?;
     let bell = Doorbell::default();
     let mut merge = Merge::open(&*log, &topic, &ranges, bell.wake())?;

@@ -1,0 +1,182 @@
+//! Where the dataflow stands, for people: one row a partition, beside what the log holds now.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use emostream_dataflow::{PartitionProgress, Progress, Settings};
+use emostream_log::{Doorbell, Log};
+use emostream_model::Topics;
+use indicatif::HumanCount;
+
+use super::{LOOK_AGAIN, merge::Merge, ranges};
+use crate::{
+    exit::Failure,
+    output,
+    values::{From, moment, now_ms},
+};
+
+/// Shows the newest progress, and with `follow` each that comes.
+pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Failure> {
+    let topic = topics.progress();
+    let bell = Doorbell::default();
+    let from = ranges(log, &topic, From::Earliest)?;
+    let mut merge = Merge::open(log, &topic, &from, bell.wake())?;
+    let mut newest = None;
+    let mut shown = false;
+    loop {
+        let batch = merge.next()?;
+        let idle = batch.is_empty();
+        newest = batch.into_iter().last().or(newest);
+        if !idle {
+            continue;
+        }
+        if !merge.caught_up() {
+            bell.wait(LOOK_AGAIN);
+            continue;
+        }
+        let page = match newest.take() {
+            // An empty value is a deletion.
+            Some(record) if !record.value.is_empty() => Some(page(log, topics, &record.value)?),
+            Some(_) => Some(nothing()),
+            None if !shown => Some(nothing()),
+            None => None,
+        };
+        if let Some(page) = page {
+            shown = true;
+            match output::print(&page) {
+                Ok(()) => {}
+                gone => return output::quietly(gone),
+            }
+        }
+        if !follow {
+            return Ok(());
+        }
+        merge.go_on();
+        bell.wait(LOOK_AGAIN);
+    }
+}
+
+fn nothing() -> String {
+    "no progress is stored: the dataflow has not committed yet\n".to_owned()
+}
+
+fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure> {
+    let progress: Progress = match serde_json::from_slice(value) {
+        Ok(progress) => progress,
+        Err(error) => {
+            let text = String::from_utf8_lossy(value);
+            return Ok(format!(
+                "progress that this version cannot read ({error}): {text}\n"
+            ));
+        }
+    };
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header([
+            "partition",
+            "resumes at (R)",
+            "read to (N)",
+            "log ends at",
+            "lag",
+            "watermark at R",
+        ]);
+    for partition in &progress.partitions {
+        let end = match log.offsets(&topics.reactions(), partition.partition) {
+            Ok(kept) => Some(kept.end),
+            // The partition, or the topic, is gone; `reset` is what helps.
+            Err(error) => {
+                tracing::debug!(%error, "no end");
+                None
+            }
+        };
+        table.add_row(row(partition, end));
+    }
+    for column in table.column_iter_mut().take(5) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    Ok(format!("{}\n{table}\n\n", headline(&progress, now_ms())))
+}
+
+fn row(partition: &PartitionProgress, end: Option<u64>) -> [String; 6] {
+    let gone = || "gone".to_owned();
+    let read = partition.read_offset;
+    [
+        partition.partition.to_string(),
+        partition.resume_offset.to_string(),
+        read.to_string(),
+        end.map_or_else(gone, |end| end.to_string()),
+        end.map_or_else(gone, |end| match end.checked_sub(read) {
+            Some(lag) => HumanCount(lag).to_string(),
+            None => format!("-{}", read - end),
+        }),
+        match partition.resume_watermark_ms {
+            0 => "nothing seen".to_owned(),
+            at_ms => moment(at_ms),
+        },
+    ]
+}
+
+fn headline(progress: &Progress, now_ms: u64) -> String {
+    let settings = match &progress.settings {
+        Some(Settings {
+            window_ms,
+            lateness_ms,
+            swarm_size,
+            ..
+        }) => {
+            format!("windows of {window_ms} ms, lateness {lateness_ms} ms, swarms of {swarm_size}")
+        }
+        None => "reset: any settings may go on".to_owned(),
+    };
+    let until_ms = progress.final_until_ms;
+    match until_ms {
+        0 => format!("nothing is final yet; {settings}"),
+        _ => format!(
+            "final up to {} (F), {}; {settings}",
+            moment(until_ms),
+            age(now_ms.saturating_sub(until_ms))
+        ),
+    }
+}
+
+/// How long ago, in its greatest unit.
+fn age(ms: u64) -> String {
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min")];
+    let fits = units.iter().find(|(unit, _)| ms >= 2 * unit);
+    match fits {
+        Some((unit, name)) => format!("{} {name} ago", ms / unit),
+        None => format!("{:.1} s ago", ms as f64 / 1000.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_shows_what_is_not_read_yet() {
+        let partition = PartitionProgress {
+            partition: 3,
+            resume_offset: 10,
+            resume_watermark_ms: 1_764_000_000_000,
+            read_offset: 20,
+            last: None,
+        };
+        assert_eq!(
+            row(&partition, Some(1420)),
+            ["3", "10", "20", "1420", "1,400", "2025-11-24 16:00:00 UTC"]
+        );
+        assert_eq!(row(&partition, Some(15))[4], "-5");
+        assert_eq!(row(&partition, None)[3..5], ["gone", "gone"]);
+    }
+
+    #[test]
+    fn the_headline_says_how_old_f_is() {
+        let mut progress = Progress::nothing();
+        assert!(headline(&progress, 5).starts_with("nothing is final yet"));
+        progress.final_until_ms = 1_764_000_000_000;
+        let said = headline(&progress, 1_764_000_003_500);
+        assert!(said.contains("16:00:00 UTC (F), 3.5 s ago"), "{said}");
+        assert_eq!(age(3 * 3_600_000), "3 h ago");
+    }
+}

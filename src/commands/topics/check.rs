@@ -1,0 +1,480 @@
+//! `emostream topics check`: what exists, what differs from what EmoStream needs, and how to mend it.
+//!
+//! ```text
+//!  specs ─┐
+//!         ├─▶ differences ─▶ a table, and for each difference a sentence and a command
+//!  log ───┘
+//! ```
+
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::{ContentArrangement, Table, presets};
+use emostream_log::{Cleanup, Log, LogError, TopicDescription, TopicSpec};
+use emostream_model::Topics;
+
+use crate::{
+    exit::{Exit, Failure},
+    output,
+    settings::{StoreFlags, TopicFlags},
+    topics::{self, Home},
+};
+
+/// With fewer brokers, copies would share one.
+const BROKERS_FOR_COPIES: u32 = 3;
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    store: StoreFlags,
+    #[command(flatten)]
+    topics: TopicFlags,
+    /// How many partitions each topic should have (the progress topic has one)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    partitions: Option<u32>,
+    /// How many copies of each partition there should be
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    replication: Option<u32>,
+}
+
+/// What is asked of a topic.
+struct Wanted<'a> {
+    names: &'a Topics,
+    /// `--kafka BROKERS` or `--data DIR`.
+    store: String,
+    /// Of Kafka.
+    brokers: Option<String>,
+    partitions: Option<u32>,
+    replication: Option<u32>,
+}
+
+/// Something to mend, or at least to know.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    /// A few words, for the table.
+    what: String,
+    /// What to do, in a sentence.
+    mend: String,
+    /// What to type, where that mends it.
+    command: Option<String>,
+    /// Whether it only could be better.
+    hint: bool,
+}
+
+pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+    let names = flags.topics.names();
+    let wanted = Wanted {
+        names: &names,
+        store: flags.store.as_typed(),
+        brokers: flags.store.brokers(),
+        partitions: flags.partitions,
+        replication: flags.replication,
+    };
+    let home = match flags.store.is_kafka() {
+        true => Home::Kafka { replication: 1 },
+        false => Home::Embedded,
+    };
+    let log = flags.store.open_for_reading()?;
+    let mut rows = Vec::new();
+    let mut said = String::new();
+    let mut wrong = 0;
+    for spec in topics::specs(&names, flags.partitions.unwrap_or(1), home) {
+        let found = describe(&*log, &spec.name)?;
+        let differences = wanted.differences(&spec, found.as_ref());
+        rows.push(row(&spec.name, found.as_ref(), &differences));
+        for difference in differences {
+            wrong += usize::from(!difference.hint);
+            let Difference { mend, command, .. } = difference;
+            let typed = command.map_or(String::new(), |command| format!(":\n    {command}"));
+            said += &format!("\n{}: {mend}{typed}\n", spec.name);
+        }
+    }
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(["topic", "partitions", "copies", "kept", "differs"])
+        .add_rows(rows);
+    output::quietly(output::print(&format!("{table}\n{said}")))?;
+    match wrong {
+        0 => Ok(()),
+        1 => Err(Failure::new(Exit::Mismatch, "one thing differs; see above")),
+        _ => Err(Failure::new(
+            Exit::Mismatch,
+            format!("{wrong} things differ; see above"),
+        )),
+    }
+}
+
+fn describe(log: &dyn Log, topic: &str) -> Result<Option<TopicDescription>, Failure> {
+    match log.describe(topic) {
+        Ok(found) => Ok(Some(found)),
+        Err(LogError::UnknownTopic { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn row(name: &str, found: Option<&TopicDescription>, differences: &[Difference]) -> [String; 5] {
+    let words: Vec<&str> = differences.iter().map(|it| it.what.as_str()).collect();
+    let differs = words.join(", ");
+    let name = name.to_owned();
+    match found {
+        None => [name, String::new(), String::new(), String::new(), differs],
+        Some(found) => [
+            name,
+            found.partitions.to_string(),
+            found.replication.to_string(),
+            kept(found),
+            differs,
+        ],
+    }
+}
+
+fn kept(topic: &TopicDescription) -> String {
+    let deleted = topic.deleted.map(|deletion| {
+        let after = deletion.after.map_or("for ever".to_owned(), span);
+        let bytes = deletion
+            .bytes
+            .map(|bytes| format!(", at most {bytes} bytes"));
+        after + &bytes.unwrap_or_default()
+    });
+    match (topic.compacted, deleted) {
+        (true, None) => "newest of a key".to_owned(),
+        (true, Some(deleted)) => format!("newest of a key, {deleted}"),
+        (false, deleted) => deleted.unwrap_or_default(),
+    }
+}
+
+/// `1 d`, `2 h`, `90 s`: the greatest unit that is exact.
+fn span(span: Duration) -> String {
+    let ms = span.as_millis();
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "min"),
+        (1000, "s"),
+    ];
+    let exact = units
+        .iter()
+        .find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
+    exact.map_or_else(
+        || format!("{ms} ms"),
+        |(unit, name)| format!("{} {name}", ms / unit),
+    )
+}
+
+impl Wanted<'_> {
+    fn differences(&self, spec: &TopicSpec, found: Option<&TopicDescription>) -> Vec<Difference> {
+        let Some(found) = found else {
+            return vec![self.missing()];
+        };
+        let mut differences = Vec::new();
+        differences.extend(self.partitions(spec, found));
+        differences.extend(self.replication(spec, found));
+        differences.extend(self.cleanup(spec, found));
+        differences.extend(self.max_ahead(spec, found));
+        differences
+    }
+
+    fn missing(&self) -> Difference {
+        let (store, prefix) = (&self.store, self.names.prefix());
+        let (mend, command) = match self.brokers {
+            Some(_) => {
+                let partitions = self.partitions.map_or("N".to_owned(), |n| n.to_string());
+                let copies = self.replication.map(|n| format!(" --replication {n}"));
+                let copies = copies.unwrap_or_default();
+                let create = format!(
+                    "emostream topics create {store} --topic-prefix {prefix} --partitions {partitions}{copies}"
+                );
+                ("it does not exist; create it", create)
+            }
+            None => (
+                "it does not exist; `up` makes it",
+                format!("emostream up {store}"),
+            ),
+        };
+        Difference {
+            what: "missing".to_owned(),
+            mend: mend.to_owned(),
+            command: Some(command),
+            hint: false,
+        }
+    }
+
+    fn partitions(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
+        let has = found.partitions;
+        let is_progress = spec.name == self.names.progress();
+        let wants = match is_progress {
+            true => 1,
+            false => self.partitions?,
+        };
+        if has == wants {
+            return None;
+        }
+        let anew = "start anew with another --topic-prefix";
+        let (mend, command) = if is_progress {
+            let mend = format!(
+                "it has {has} partitions, and progress has one place; while `emostream inspect progress` shows none, delete it and create it again, else {anew}"
+            );
+            (
+                mend,
+                self.kafka_topics(&format!("--delete --topic {}", spec.name)),
+            )
+        } else if has > wants {
+            let mend = format!(
+                "it has {has} partitions, and none can be taken away; leave them, or {anew}"
+            );
+            (mend, None)
+        } else if spec.name == self.names.reactions() {
+            let more = format!("--alter --topic {} --partitions {wants}", spec.name);
+            let mend = format!("it has {has} partitions; a running dataflow takes new ones in");
+            (mend, self.kafka_topics(&more))
+        } else {
+            let mend = format!(
+                "it has {has} partitions; more would move rooms between them and break the order of their results, so leave it (any number does), or {anew}"
+            );
+            (mend, None)
+        };
+        Some(Difference {
+            what: format!("{has} partitions, not {wants}"),
+            mend,
+            command,
+            // Any number of partitions of results serves.
+            hint: !is_progress && spec.name != self.names.reactions(),
+        })
+    }
+
+    fn replication(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
+        let has = found.replication;
+        let (wants, hint) = match self.replication {
+            Some(wants) if has < wants => (wants, false),
+            None if has == 1 && found.brokers >= BROKERS_FOR_COPIES => (BROKERS_FOR_COPIES, true),
+            _ => return None,
+        };
+        let (name, brokers) = (&spec.name, found.brokers);
+        if brokers < wants {
+            return Some(Difference {
+                what: format!("copies: {has}, not {wants}"),
+                mend: format!("{wants} copies need {wants} brokers, and there are {brokers}"),
+                command: None,
+                hint,
+            });
+        }
+        let command = self.brokers.as_ref().map(|brokers| {
+            format!(
+                "kafka-reassign-partitions.sh --bootstrap-server {brokers} --execute --reassignment-json-file FILE"
+            )
+        });
+        Some(Difference {
+            what: format!("copies: {has}, not {wants}"),
+            mend: format!(
+                "with {has} of {wants} copies it is lost with its broker; name {wants} brokers as the replicas of each partition of {name} in FILE (Kafka's manual: increasing the replication factor)"
+            ),
+            command,
+            hint,
+        })
+    }
+
+    fn cleanup(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
+        let differs = |what: &str, mend: String, setting: String| {
+            Some(self.setting(spec, what.to_owned(), mend, &setting))
+        };
+        let Cleanup::Delete { after, bytes } = spec.cleanup else {
+            if found.compacted && found.deleted.is_none() {
+                return None;
+            }
+            let mend = "the newest record of every key must stay, and only that".to_owned();
+            return differs(
+                "not only compacted",
+                mend,
+                "cleanup.policy=compact".to_owned(),
+            );
+        };
+        let Some(deleted) = found.deleted.filter(|_| !found.compacted) else {
+            let mend = "its records have no key to compact by, and go by their age".to_owned();
+            return differs("cleanup", mend, "cleanup.policy=delete".to_owned());
+        };
+        if deleted.after.is_some_and(|has| has < after) {
+            let mend = format!("records go before they are {} old", span(after));
+            let setting = format!("retention.ms={}", after.as_millis());
+            return differs("kept too shortly", mend, setting);
+        }
+        let size = deleted
+            .bytes
+            .filter(|_| bytes.is_none() && spec.max_ahead.is_some())?;
+        let mend = format!(
+            "a partition of more than {size} bytes loses reactions that may not be counted yet; unless that is meant"
+        );
+        let setting = self.setting(
+            spec,
+            "bounded by size".to_owned(),
+            mend,
+            "retention.bytes=-1",
+        );
+        Some(Difference {
+            hint: true,
+            ..setting
+        })
+    }
+
+    fn max_ahead(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
+        let wants = spec.max_ahead?;
+        if found.max_ahead == Some(wants) {
+            return None;
+        }
+        let takes = found.max_ahead.map_or("any future".to_owned(), |most| {
+            format!("{} ahead", span(most))
+        });
+        let mend = format!(
+            "it takes reactions dated {takes}, and one of them closes every window before its time; {} bound that",
+            span(wants)
+        );
+        let setting = format!("message.timestamp.after.max.ms={}", wants.as_millis());
+        Some(self.setting(spec, format!("takes {takes}"), mend, &setting))
+    }
+
+    /// A difference that a setting of the topic mends.
+    fn setting(&self, spec: &TopicSpec, what: String, mend: String, setting: &str) -> Difference {
+        let name = &spec.name;
+        let command = self.brokers.as_ref().map(|brokers| {
+            format!(
+                "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {name} --add-config {setting}"
+            )
+        });
+        let mend = match command {
+            Some(_) => mend,
+            None => format!(
+                "{mend}; the topics of a directory stay as they were made, so start anew with another --data"
+            ),
+        };
+        Difference {
+            what,
+            mend,
+            command,
+            hint: false,
+        }
+    }
+
+    fn kafka_topics(&self, what: &str) -> Option<String> {
+        let brokers = self.brokers.as_ref()?;
+        Some(format!(
+            "kafka-topics.sh --bootstrap-server {brokers} {what}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_log::Deletion;
+
+    use super::*;
+
+    fn wanted(names: &Topics) -> Wanted<'_> {
+        Wanted {
+            names,
+            store: "--kafka b:9092".to_owned(),
+            brokers: Some("b:9092".to_owned()),
+            partitions: Some(4),
+            replication: None,
+        }
+    }
+
+    fn specs(names: &Topics) -> Vec<TopicSpec> {
+        topics::specs(names, 4, Home::Kafka { replication: 1 })
+    }
+
+    /// What is said of `topic` once `change` happened to it.
+    fn said(topic: &str, change: impl Fn(&mut TopicDescription)) -> Vec<Difference> {
+        let names = Topics::default();
+        let specs = specs(&names);
+        let spec = specs
+            .iter()
+            .find(|s| s.name == format!("emostream.{topic}"))
+            .unwrap();
+        let mut found = TopicDescription::of(spec);
+        change(&mut found);
+        wanted(&names).differences(spec, Some(&found))
+    }
+
+    #[test]
+    fn topics_as_they_are_made_are_well() {
+        let names = Topics::default();
+        for spec in specs(&names) {
+            let found = TopicDescription::of(&spec);
+            assert_eq!(wanted(&names).differences(&spec, Some(&found)), []);
+        }
+    }
+
+    #[test]
+    fn each_difference_names_the_command_that_mends_it() {
+        type Change = fn(&mut TopicDescription);
+        let cases: [(&str, Change, &str); 8] = [
+            (
+                "reactions",
+                |t| t.max_ahead = None,
+                "--add-config message.timestamp.after.max.ms=5000",
+            ),
+            (
+                "reactions",
+                |t| t.partitions = 2,
+                "--alter --topic emostream.reactions --partitions 4",
+            ),
+            (
+                "reactions",
+                |t| t.deleted.as_mut().unwrap().after = Some(Duration::from_secs(3600)),
+                "retention.ms=86400000",
+            ),
+            ("windows", |t| t.compacted = true, "cleanup.policy=delete"),
+            ("totals", |t| t.compacted = false, "cleanup.policy=compact"),
+            (
+                "progress",
+                |t| {
+                    t.deleted = Some(Deletion {
+                        after: None,
+                        bytes: None,
+                    })
+                },
+                "cleanup.policy=compact",
+            ),
+            (
+                "progress",
+                |t| t.partitions = 4,
+                "--delete --topic emostream.progress",
+            ),
+            ("live", |t| t.brokers = 3, "kafka-reassign-partitions.sh"),
+        ];
+        for (topic, change, command) in cases {
+            let differences = said(topic, change);
+            let [difference] = &differences[..] else {
+                panic!("{topic}: {differences:?}")
+            };
+            let typed = difference.command.as_ref().unwrap();
+            assert!(
+                typed.contains(command) && typed.contains("--bootstrap-server b:9092"),
+                "{typed}"
+            );
+            assert_eq!(difference.hint, topic == "live", "{topic}");
+        }
+    }
+
+    #[test]
+    fn a_missing_topic_is_created_by_us() {
+        let names = Topics::default();
+        let missing = wanted(&names).differences(&specs(&names)[0], None);
+        assert_eq!(
+            missing[0].command.as_deref().unwrap(),
+            "emostream topics create --kafka b:9092 --topic-prefix emostream --partitions 4"
+        );
+    }
+
+    #[test]
+    fn longer_kept_is_no_difference_and_more_partitions_stay() {
+        assert_eq!(
+            said("windows", |t| t.deleted.as_mut().unwrap().after = None),
+            []
+        );
+        assert_eq!(said("windows", |t| t.partitions = 9)[0].command, None);
+        assert_eq!(said("windows", |t| t.partitions = 2)[0].command, None);
+    }
+}

@@ -1,0 +1,214 @@
+//! What operators type: topics are checked, progress is shown and reset, readiness tells of an outage.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::{sync::Arc, time::Duration};
+
+use emostream_log::{
+    Cleanup, Log, TopicSpec,
+    kafka::{KafkaLog, KafkaOptions},
+};
+use harness::{
+    http, kafka,
+    node::{self, Node},
+    rooms::Watcher,
+    unique, until,
+};
+use serde_json::{Value, json};
+
+/// Runs it, and gives its exit code and what it printed.
+fn ran(arguments: &[&str]) -> (i32, String) {
+    let output = node::run(arguments);
+    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), said)
+}
+
+fn contains(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "{word} is not in:\n{said}");
+    }
+}
+
+#[test]
+fn what_differs_is_named_with_the_command_that_mends_it() {
+    let (brokers, prefix) = (kafka::brokers(), unique("checked"));
+    let store = [
+        "--kafka",
+        brokers.as_str(),
+        "--topic-prefix",
+        prefix.as_str(),
+    ];
+    let topics = |what: &[&'static str]| ran(&[&["topics"][..], what, &store].concat());
+
+    let (code, said) = topics(&["check"]);
+    assert_eq!(code, 1, "{said}");
+    let create = format!("emostream topics create --kafka {brokers} --topic-prefix {prefix}");
+    contains(&said, &["missing", &create]);
+
+    let (code, said) = topics(&["create", "--partitions", "2"]);
+    assert_eq!(code, 0, "{said}");
+    for check in [
+        &["check"][..],
+        &["check", "--partitions", "2", "--replication", "1"],
+    ] {
+        let (code, said) = topics(check);
+        assert_eq!(code, 0, "{said}");
+    }
+    let (code, said) = topics(&["create", "--partitions", "3"]);
+    assert_eq!(code, 0);
+    contains(
+        &said,
+        &["with 2 partitions, not 3", "emostream topics check"],
+    );
+    let (code, said) = topics(&["check", "--partitions", "3"]);
+    assert_eq!(code, 1);
+    let mend = format!(
+        "kafka-topics.sh --bootstrap-server {brokers} --alter --topic {prefix}.reactions --partitions 3"
+    );
+    contains(&said, &[&mend]);
+}
+
+#[test]
+fn a_topic_that_somebody_else_made_is_told_apart() {
+    let (brokers, prefix) = (kafka::brokers(), unique("foreign"));
+    let log = KafkaLog::connect(KafkaOptions {
+        brokers: brokers.clone(),
+        properties: Vec::new(),
+    });
+    let name = format!("{prefix}.reactions");
+    log.unwrap()
+        .create_topic(&TopicSpec {
+            name: name.clone(),
+            partitions: 2,
+            replication: 1,
+            cleanup: Cleanup::Compact,
+            max_ahead: None,
+        })
+        .unwrap();
+    let (code, said) = ran(&[
+        "topics",
+        "check",
+        "--kafka",
+        &brokers,
+        "--topic-prefix",
+        &prefix,
+    ]);
+    assert_eq!(code, 1);
+    let alter = format!("--alter --entity-type topics --entity-name {name} --add-config");
+    contains(
+        &said,
+        &[
+            &format!("{alter} cleanup.policy=delete"),
+            &format!("{alter} message.timestamp.after.max.ms=5000"),
+        ],
+    );
+}
+
+#[test]
+fn the_topology_is_described_without_a_cluster() {
+    let said = node::output(&["dataflow", "--describe"]);
+    contains(&said, &["emostream.reactions", "emostream.windows"]);
+}
+
+/// Posts a reaction to room `a` and waits for a final of windows of `window_ms`.
+fn a_final(node: &Node, window_ms: u64) {
+    let watcher = Watcher::follow(Arc::new(node.address.clone().into()), "a");
+    until("hello", || (watcher.hellos() > 0).then_some(()));
+    let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
+    let posted = http::post(&node.address, "/v1/reactions", &body).unwrap();
+    assert_eq!(posted.status, 202);
+    until("a final", || {
+        let finals = watcher.finals();
+        let of_size = finals.iter().any(|f| f.end - f.start == window_ms);
+        of_size.then_some(())
+    });
+}
+
+/// Start and end of every final of room `a`.
+fn finals(store: &[&str]) -> Vec<(u64, u64)> {
+    let inspect = ["inspect", "windows", "--format", "json", "--room", "a"];
+    let text = node::output(&[&inspect[..], store].concat());
+    let span = |line: &str| {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let of = |name: &str| record["value"][name].as_u64().unwrap();
+        (of("start"), of("end"))
+    };
+    text.lines().map(span).collect()
+}
+
+fn apart(finals: &[(u64, u64)]) {
+    let mut sorted = finals.to_vec();
+    sorted.sort_unstable();
+    assert!(
+        sorted.windows(2).all(|pair| pair[0].1 <= pair[1].0),
+        "{sorted:?}"
+    );
+}
+
+#[test]
+fn after_a_reset_a_directory_goes_on_with_other_windows() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = ["--data", data.to_str().unwrap()];
+    let reset = [&["reset", "--yes"][..], &store].concat();
+    let node = Node::up(dir.path(), &[]);
+    a_final(&node, 2000);
+    let (code, said) = ran(&reset);
+    assert_eq!(code, 64, "{said}");
+    contains(&said, &["--data", "in use"]);
+    let (code, said) = ran(&[&["topics", "check"][..], &store].concat());
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+
+    let before = finals(&store);
+    let shown = node::output(&[&["inspect", "progress"][..], &store].concat());
+    contains(
+        &shown,
+        &["final up to", "windows of 2000 ms", "watermark", "lag"],
+    );
+    let (code, said) = ran(&reset);
+    assert_eq!(code, 0, "{said}");
+    contains(&said, &["4 partitions", "finals up to", "to read"]);
+    let node = Node::up(dir.path(), &["--window", "3s"]);
+    a_final(&node, 3000);
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    let after = finals(&store);
+    assert!(before.iter().all(|span| after.contains(span)));
+    assert!(
+        after.iter().any(|(start, end)| end - start == 3000),
+        "{after:?}"
+    );
+    apart(&after);
+}
+
+#[test]
+fn a_reset_on_kafka_fences_what_runs_and_says_what_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let (brokers, prefix) = (kafka::brokers(), unique("reset"));
+    let store = [
+        "--kafka",
+        brokers.as_str(),
+        "--topic-prefix",
+        prefix.as_str(),
+    ];
+    let reset = |more: &[&'static str]| ran(&[&["reset", "--yes"][..], &store, more].concat());
+    let (code, said) = reset(&[]);
+    assert_eq!(code, 0, "{said}");
+    contains(&said, &["nothing to reset"]);
+
+    let node = Node::up_on_kafka(dir.path(), &brokers, &prefix, &["--window", "1s"]);
+    a_final(&node, 1000);
+    let (code, said) = reset(&["--from", "latest"]);
+    assert_eq!(code, 0, "{said}");
+    contains(&said, &["4 partitions", "finals up to", "skipped"]);
+    // Heartbeats go on, and a reaction makes it commit.
+    let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
+    let _ = http::post(&node.address, "/v1/reactions", &body);
+    assert_eq!(node.ended().code(), Some(75), "it was fenced");
+
+    let node = Node::up_on_kafka(dir.path(), &brokers, &prefix, &["--window", "2s"]);
+    a_final(&node, 2000);
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    apart(&finals(&store));
+}
