@@ -155,7 +155,7 @@ fn inspected(store: &[&str]) {
     assert_eq!(reactions, FIRES + CLAPS);
     assert_eq!(read("rejected").len(), 0);
     let table = node::output(&[&["inspect", "progress"], store].concat());
-    assert!(table.contains("final until"), "{table}");
+    assert!(table.contains("final up to"), "{table}");
 }
 
 #[test]
