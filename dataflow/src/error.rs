@@ -1,5 +1,7 @@
 //! Why a dataflow does not start, or ends by itself.
 
+use std::time::Duration;
+
 use emostream_log::LogError;
 
 use crate::fit::Misfit;
@@ -39,6 +41,72 @@ pub enum DataflowError {
         /// The first that was found.
         misfit: Misfit,
     },
+    /// The reactions have partitions that this run does not read.
+    #[error("{topic} has {now} partitions now instead of {before}; restart, and they are read")]
+    NewPartitions {
+        /// The reactions topic.
+        topic: String,
+        /// How many are read.
+        before: u32,
+        /// How many there are.
+        now: u32,
+    },
+    /// The address of this process in its cluster cannot be listened at.
+    #[error(
+        "--hosts: this process cannot listen at {host} ({detail}); stop what listens there, or name an address of this machine"
+    )]
+    Listen {
+        /// Its address.
+        host: String,
+        /// What the system says.
+        detail: String,
+    },
+    /// The cluster's processes would not count alike.
+    #[error("the processes of the cluster are set up differently: {difference}; start all alike")]
+    Disagreement {
+        /// What differs, and where.
+        difference: String,
+    },
+    /// Another process knows another token.
+    #[error("--cluster-token-file: {peer} has another token; give every process the same file")]
+    WrongToken {
+        /// Who.
+        peer: String,
+    },
+    /// Not all processes came.
+    #[error(
+        "the cluster is not complete after {patience:?} (--join-timeout): missing {missing}; start it, or check --hosts and the network between"
+    )]
+    Incomplete {
+        /// Who did not come, and why if that is known.
+        missing: String,
+        /// How long they were waited for.
+        patience: Duration,
+    },
+    /// Process 0 cannot begin.
+    #[error("{peer} refuses to begin: {why}")]
+    PeerRefuses {
+        /// Who.
+        peer: String,
+        /// What it said.
+        why: String,
+        /// What it ends with.
+        exit_code: u8,
+    },
+    /// A process of the cluster is gone.
+    #[error("{peer} was lost: {why}; restart this process, and the cluster goes on where it was")]
+    PeerLost {
+        /// Who.
+        peer: String,
+        /// How it was noticed.
+        why: String,
+    },
+    /// A worker of this process does nothing any more.
+    #[error("worker {worker} of this process has stood still for seconds; restart it")]
+    Stuck {
+        /// Which.
+        worker: usize,
+    },
     /// The log failed while running.
     #[error("the dataflow stops and must be restarted: {0}")]
     Log(LogError),
@@ -51,8 +119,16 @@ impl DataflowError {
     /// The exit code of a process that ends by this (INTERFACE, "Exit codes").
     pub fn exit_code(&self) -> u8 {
         match self {
-            DataflowError::Start(LogError::Fenced { .. }) | DataflowError::Log(_) => 75,
-            DataflowError::Start(_) => 69,
+            DataflowError::Start(LogError::Fenced { .. })
+            | DataflowError::Log(_)
+            | DataflowError::NewPartitions { .. }
+            | DataflowError::PeerLost { .. }
+            | DataflowError::Stuck { .. } => 75,
+            DataflowError::Start(_) | DataflowError::Incomplete { .. } => 69,
+            DataflowError::Listen { .. }
+            | DataflowError::Disagreement { .. }
+            | DataflowError::WrongToken { .. } => 64,
+            DataflowError::PeerRefuses { exit_code, .. } => *exit_code,
             DataflowError::OtherSettings { .. }
             | DataflowError::UnreadableProgress { .. }
             | DataflowError::Misfit { .. } => 78,

@@ -22,6 +22,7 @@
 
 mod aggregate;
 mod clock;
+mod cluster;
 mod commit;
 mod error;
 mod fit;
@@ -43,6 +44,7 @@ use std::{sync::Arc, time::Duration};
 
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
+pub use cluster::Cluster;
 pub use error::DataflowError;
 pub use fit::Misfit;
 pub use progress::{Former, PartitionProgress, Progress, Seen, Settings};
@@ -58,6 +60,8 @@ pub struct Config {
     pub topics: Topics,
     /// Worker threads of this process.
     pub workers: usize,
+    /// The processes that share the work; `None` for this one alone.
+    pub cluster: Option<Cluster>,
     /// The size of the tumbling windows.
     pub window: WindowSize,
     /// How long a partition waits for stragglers; must exceed ingest's flush plus clock skew.

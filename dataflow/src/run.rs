@@ -13,16 +13,20 @@ use std::{
 
 use emostream_log::{Appender, Log, Transactor};
 use prometheus::Registry;
-use timely::{CommunicationConfig, WorkerConfig, dataflow::operators::probe, worker::Worker};
+use timely::{
+    CommunicationConfig, WorkerConfig, communication::AllocatorBuilder, dataflow::operators::probe,
+    execute::execute_from, worker::Worker,
+};
 
 use crate::{
     Config, DataflowError, Ready, Stop,
     clock::GroupClock,
+    cluster::{Agreement, Cluster, Group, Pulse, SharedBeginning},
     commit::{Committer, Wakeup},
     metrics::Metrics,
     partition::{PartitionReading, Rules},
     progress::{Former, PartitionProgress},
-    recovery::{self, Beginning, RecoveredTotals},
+    recovery::{self, RecoveredTotals},
     sink::{QUIET_COMMIT, SinkStart},
     source::{SourceBell, SourceStart},
     topology::{self, Parts},
@@ -34,8 +38,8 @@ const PARK: Duration = Duration::from_millis(100);
 /// A live tally that was not acknowledged by then is worth nothing.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the lag is measured.
-const LAG_EVERY: Duration = Duration::from_secs(5);
+/// How often the lag is measured, and new partitions are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until `stop` is requested (`Ok`) or it cannot go on (`Err`). Blocks: give it a thread.
 pub fn run(
@@ -47,42 +51,103 @@ pub fn run(
 ) -> Result<(), DataflowError> {
     let metrics = Metrics::register(registry)
         .map_err(|error| DataflowError::Worker(format!("metrics: {error}")))?;
-    ready(Err("reading where the last run got to".to_owned()));
-    let Beginning {
-        transactor,
-        final_until_ms,
-        partitions,
-        formers,
-        totals,
-    } = recovery::recover(&config, &*log)?;
+    let pulse = Pulse::new(config.workers);
+    let join = |cluster: Cluster| {
+        let agreement = Agreement::of(&config, cluster.hosts.len());
+        Group::join(cluster, agreement, pulse.clone(), stop.clone())
+    };
+    let group = config.cluster.clone().map(join).transpose()?.map(Arc::new);
+    let counted = count(config, log, metrics, pulse, &stop, &ready, group.as_ref());
+    if let Err(error) = counted {
+        stop.fail(error);
+    }
+    ready(Err("stopped".to_owned()));
+    // Also where it ended without being asked to, the others must hear of it.
+    stop.request();
+    if let Some(group) = group {
+        group.wait_for_goodbye();
+    }
+    stop.why_failed().map_or(Ok(()), Err)
+}
+
+/// From the beginning, once everybody is there, to the stop.
+fn count(
+    config: Config,
+    log: Arc<dyn Log>,
+    metrics: Metrics,
+    pulse: Pulse,
+    stop: &Stop,
+    ready: &Ready,
+    group: Option<&Arc<Group>>,
+) -> Result<(), DataflowError> {
+    if let Some(group) = group.filter(|group| group.leads()) {
+        ready(Err(
+            "waiting for the other processes of the cluster".to_owned()
+        ));
+        if !group.complete() {
+            return Ok(());
+        }
+    }
+    let (mut transactor, mut totals, mut found) = (None, None, None);
+    if group.is_none_or(|group| group.leads()) {
+        ready(Err("reading where the last run got to".to_owned()));
+        let beginning = recovery::recover(&config, &*log)?;
+        transactor = Some(beginning.transactor);
+        totals = Some(beginning.totals);
+        found = Some(SharedBeginning {
+            final_until_ms: beginning.final_until_ms,
+            partitions: beginning.partitions,
+            formers: beginning.formers,
+        });
+    } else {
+        ready(Err(
+            "waiting for process 0 of the cluster to begin".to_owned()
+        ));
+    }
+    let begun = match (group, found) {
+        (Some(group), found) => group.begin(found, config.workers)?,
+        (None, Some(found)) => Some((found, allocators(config.workers)?)),
+        (None, None) => None,
+    };
+    let Some((beginning, allocators)) = begun else {
+        return Ok(());
+    };
     let appender = log.appender(LIVE_TIMEOUT).map_err(DataflowError::Start)?;
     tracing::info!(
-        partitions = partitions.len(),
-        final_until_ms,
+        partitions = beginning.partitions.len(),
+        final_until_ms = beginning.final_until_ms,
         workers = config.workers,
         "counting"
     );
-    let positions = partitions.iter().map(|p| AtomicU64::new(p.resume_offset));
+    let positions = beginning.partitions.iter();
+    let positions = positions.map(|p| AtomicU64::new(p.resume_offset));
     let run = Arc::new(Run {
-        transactor: Mutex::new(Some(transactor)),
-        totals: Mutex::new(Some(totals)),
+        transactor: Mutex::new(transactor),
+        totals: Mutex::new(totals),
         appender: Arc::from(appender),
         positions: Arc::new(positions.collect()),
         config,
         log,
         metrics,
+        group: group.cloned(),
+        pulse,
         stop: stop.clone(),
-        final_until_ms,
-        partitions,
-        formers,
+        final_until_ms: beginning.final_until_ms,
+        partitions: beginning.partitions,
+        formers: beginning.formers,
     });
     ready(Ok(()));
-    let outcome = Run::workers(&run);
-    ready(Err("stopped".to_owned()));
-    match stop.failure() {
-        Some(failure) => Err(failure),
-        None => outcome,
-    }
+    Run::workers(&run, allocators)
+}
+
+/// Timely's allocators for the workers of one process alone.
+fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, DataflowError> {
+    let communication = match workers {
+        0 | 1 => CommunicationConfig::Thread,
+        workers => CommunicationConfig::Process(workers),
+    };
+    let (allocators, _) = communication.try_build().map_err(DataflowError::Worker)?;
+    Ok(allocators)
 }
 
 /// What all workers share.
@@ -90,6 +155,8 @@ struct Run {
     config: Config,
     log: Arc<dyn Log>,
     metrics: Metrics,
+    group: Option<Arc<Group>>,
+    pulse: Pulse,
     stop: Stop,
     final_until_ms: u64,
     partitions: Vec<PartitionProgress>,
@@ -103,20 +170,14 @@ struct Run {
 }
 
 impl Run {
-    fn workers(run: &Arc<Run>) -> Result<(), DataflowError> {
-        let communication = match run.config.workers {
-            0 | 1 => CommunicationConfig::Thread,
-            workers => CommunicationConfig::Process(workers),
-        };
-        let config = timely::Config {
-            communication,
-            // Spinning before parking would burn a core for a rate that parks most of the time.
-            worker: WorkerConfig::default().idle_spin(Duration::ZERO),
-        };
+    fn workers(run: &Arc<Run>, allocators: Vec<AllocatorBuilder>) -> Result<(), DataflowError> {
+        // Spinning before parking would burn a core for a rate that parks most of the time.
+        let config = WorkerConfig::default().idle_spin(Duration::ZERO);
         let shared = run.clone();
-        let guards = timely::execute(config, move |worker| shared.work(worker))
-            .map_err(DataflowError::Worker)?;
-        run.measure_lag();
+        let work = move |worker: &mut Worker| shared.work(worker);
+        let guards =
+            execute_from(allocators, Box::new(()), config, work).map_err(DataflowError::Worker)?;
+        run.look_after();
         for outcome in guards.join() {
             outcome.map_err(DataflowError::Worker)?;
         }
@@ -133,7 +194,9 @@ impl Run {
         let dataflow = worker.next_dataflow_index();
         let source = topology::build(worker, &self.config, parts);
         let mut known = None;
+        let local = worker.index() % self.config.workers;
         while !self.stop.is_requested() {
+            self.pulse.beat(local);
             worker.step_or_park(Some(PARK));
             let frontier = durable.with_frontier(|f| f.first().copied());
             if frontier != known {
@@ -143,6 +206,10 @@ impl Run {
             }
         }
         worker.drop_dataflow(dataflow);
+        // A worker that ends closes its connections.
+        if let Some(group) = &self.group {
+            group.wait_for_goodbye();
+        }
     }
 
     fn parts(&self, worker: &Worker, durable: probe::Handle<u64>) -> Result<Parts, DataflowError> {
@@ -215,26 +282,60 @@ impl Run {
         })
     }
 
-    /// Measures how far reading is behind the log until the dataflow stops.
-    fn measure_lag(&self) {
-        let topic = self.config.topics.reactions();
+    /// Measures how far reading is behind the log, and looks for new partitions, until the dataflow
+    /// stops.
+    fn look_after(&self) {
         let mut next = Instant::now();
         while !self.stop.is_requested() {
             if Instant::now() >= next {
-                next = Instant::now() + LAG_EVERY;
-                for (partition, position) in (0..).zip(self.positions.iter()) {
-                    // A log that is away takes seconds to say so, for each partition.
-                    if self.stop.is_requested() {
-                        return;
-                    }
-                    if let Ok(kept) = self.log.offsets(&topic, partition) {
-                        let lag = kept.end.saturating_sub(position.load(Ordering::Relaxed));
-                        let label = [partition.to_string()];
-                        self.metrics.lag.with_label_values(&label).set(lag as i64);
-                    }
-                }
+                next = Instant::now() + LOOK_EVERY;
+                self.measure_lag();
+                self.look_for_partitions();
             }
             std::thread::sleep(PARK);
+        }
+    }
+
+    fn measure_lag(&self) {
+        let topic = self.config.topics.reactions();
+        for (partition, position) in (0..).zip(self.positions.iter()) {
+            // A log that is away takes seconds to say so, for each partition.
+            if self.stop.is_requested() {
+                return;
+            }
+            if !self.is_read_here(partition) {
+                continue;
+            }
+            if let Ok(kept) = self.log.offsets(&topic, partition) {
+                let lag = kept.end.saturating_sub(position.load(Ordering::Relaxed));
+                let label = [partition.to_string()];
+                self.metrics.lag.with_label_values(&label).set(lag as i64);
+            }
+        }
+    }
+
+    fn is_read_here(&self, partition: u32) -> bool {
+        let cluster = self.config.cluster.as_ref();
+        let (index, processes) = cluster.map_or((0, 1), |c| (c.index, c.hosts.len()));
+        let workers = self.config.workers;
+        partition as usize % (workers * processes) / workers == index
+    }
+
+    /// A run reads the partitions that it began with: new ones want a new run.
+    fn look_for_partitions(&self) {
+        let leads = self.is_read_here(0);
+        if !leads || self.stop.is_requested() {
+            return;
+        }
+        let topic = self.config.topics.reactions();
+        let before = self.partitions.len() as u32;
+        match self.log.partitions(&topic) {
+            Ok(now) if now > before => {
+                self.stop
+                    .fail(DataflowError::NewPartitions { topic, before, now });
+            }
+            // Fewer, or no topic at all: the readers find out.
+            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -39,9 +39,9 @@ impl Stop {
         self.request();
     }
 
-    /// Why it ended by itself.
-    pub(crate) fn failure(&self) -> Option<DataflowError> {
+    /// Why it ended by itself, if it did.
+    pub(crate) fn why_failed(&self) -> Option<DataflowError> {
         let failure = self.0.failure.lock();
-        failure.unwrap_or_else(PoisonError::into_inner).take()
+        failure.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

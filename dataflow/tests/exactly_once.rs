@@ -72,6 +72,7 @@ impl Stage {
         Config {
             topics: self.topics.clone(),
             workers,
+            cluster: None,
             window: WindowSize::from_ms(2000).unwrap(),
             lateness_ms: LATENESS_MS,
             idle_timeout: Duration::from_secs(600),

@@ -1,6 +1,11 @@
 //! Emojis: which there are, and the names people send for them.
 
-use std::{cmp::Ordering, collections::HashMap, fmt, sync::LazyLock};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::LazyLock,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -124,7 +129,7 @@ impl<'de> Deserialize<'de> for Emoji {
 /// The names senders may use: emojis themselves, shortcodes, and the operator's aliases.
 #[derive(Debug, Clone)]
 pub struct EmojiNames {
-    aliases: HashMap<String, Emoji>,
+    aliases: BTreeMap<String, Emoji>,
 }
 
 /// `--emoji-alias` is not `NAME=EMOJI`.
@@ -169,6 +174,11 @@ impl EmojiNames {
             .map_err(|_| AliasError::Unknown(alias.to_owned()))?;
         self.aliases.insert(name.to_owned(), emoji);
         Ok(())
+    }
+
+    /// The aliases, by name.
+    pub fn aliases(&self) -> &BTreeMap<String, Emoji> {
+        &self.aliases
     }
 
     /// The emoji a sender means by `name`: an alias first, then an emoji, then a shortcode.

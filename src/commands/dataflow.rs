@@ -1,11 +1,14 @@
 //! `emostream dataflow`: the timely dataflow, in a process of its own.
 
-use std::{path::PathBuf, thread, time::Duration};
+mod cluster;
+
+use std::{thread, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_dataflow::{Config, describe};
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
+use self::cluster::ClusterFlags;
 use super::roles::{AdminServer, Counting, Drain, Watch};
 use crate::{
     exit::Failure,
@@ -112,6 +115,7 @@ impl CountingFlags {
         Ok(Config {
             topics,
             workers: self.workers as usize,
+            cluster: None,
             window,
             lateness_ms: ms(self.lateness),
             idle_timeout: self.idle_timeout,
@@ -122,61 +126,16 @@ impl CountingFlags {
     }
 }
 
-/// Timely's own flags. One process is a cluster of one.
-#[derive(Debug, Args)]
-struct ClusterFlags {
-    /// Processes of the cluster
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = Ranged::<u64>::new().range(1..))]
-    processes: u64,
-    /// Which of them this is
-    #[arg(short = 'p', long, value_name = "INDEX", default_value_t = 0)]
-    process: u64,
-    /// A file with a host:port of each process a line
-    #[arg(short = 'h', long, value_name = "FILE")]
-    hostfile: Option<PathBuf>,
-    /// The host:port of each process, by commas
-    #[arg(
-        long,
-        value_name = "HOST:PORT,…",
-        value_delimiter = ',',
-        conflicts_with = "hostfile"
-    )]
-    hosts: Vec<String>,
-}
-
-impl ClusterFlags {
-    /// Checks that the cluster is this process alone.
-    fn check(&self) -> Result<(), Failure> {
-        const ALONE: &str = "clusters of several processes are not in this version; leave it out";
-        if self.processes > 1 {
-            return Err(Failure::usage("--processes", ALONE));
-        }
-        if self.process != 0 {
-            return Err(Failure::usage("--process", "the only process is number 0"));
-        }
-        if self.hosts.len() > 1 {
-            return Err(Failure::usage("--hosts", ALONE));
-        }
-        let Some(file) = &self.hostfile else {
-            return Ok(());
-        };
-        let hosts = std::fs::read_to_string(file).map_err(|error| {
-            Failure::usage("--hostfile", format!("{}: {error}", file.display()))
-        })?;
-        match hosts.lines().filter(|line| !line.trim().is_empty()).count() {
-            0 | 1 => Ok(()),
-            _ => Err(Failure::usage("--hostfile", ALONE)),
-        }
-    }
-}
-
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
-    flags.cluster.check()?;
+    let cluster = flags.cluster.cluster()?;
     let names = flags.topics.names();
-    let config = flags
+    let counting = flags
         .counting
         .config(names.clone(), flags.emojis.names()?)?;
+    let config = Config {
+        cluster,
+        ..counting
+    };
     if flags.describe {
         return output::quietly(output::print(&describe(&config)));
     }

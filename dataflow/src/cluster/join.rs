@@ -1,0 +1,159 @@
+//! Finding the others: listening at one's own address, dialling those with a smaller index.
+//!
+//! Whoever connects gets [`HELLO_PATIENCE`] to say who it is; at most [`STRANGERS`] may be about it at
+//! once. What is wrong with a stranger is logged, and is the stranger's affair.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Cluster,
+    hello::{self, Answer, HELLO_PATIENCE, Hello},
+    wire::{Purpose, Word},
+};
+use crate::DataflowError;
+
+/// A cluster has some dozen processes with two connections each; a scanner may have the rest.
+const STRANGERS: usize = 64;
+
+/// Between two attempts: a process that comes up is joined at once, for people's senses.
+const REDIAL: Duration = Duration::from_millis(200);
+
+/// After a failed accept, mostly for want of file handles.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What may wait for the conversation; senders wait when it is full.
+pub const EVENTS: usize = 64;
+
+/// What happens around a process of a cluster.
+pub enum Event {
+    /// A process that we dialled welcomes us.
+    Welcomed {
+        process: usize,
+        purpose: Purpose,
+        stream: TcpStream,
+    },
+    /// Somebody has dialled us and says who it is.
+    Knocks { hello: Hello, stream: TcpStream },
+    /// A process that we dial is not there yet.
+    Unreachable { process: usize, why: String },
+    /// We do not belong there, and trying again would not help.
+    Refused(DataflowError),
+    /// A control connection brought a word, or ended. `since` tells it from its predecessors.
+    Said {
+        process: usize,
+        since: u64,
+        word: std::io::Result<Word>,
+    },
+}
+
+/// Binds the process' own address.
+pub async fn bind(cluster: &Cluster) -> Result<TcpListener, DataflowError> {
+    let host = &cluster.hosts[cluster.index];
+    TcpListener::bind(host)
+        .await
+        .map_err(|error| DataflowError::Listen {
+            host: host.clone(),
+            detail: error.to_string(),
+        })
+}
+
+/// Hears who connects, as long as it is polled.
+pub async fn listen(listener: TcpListener, events: mpsc::Sender<Event>) {
+    let places = Arc::new(Semaphore::new(STRANGERS));
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("a connection cannot be accepted: {error}");
+                sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!("too many strangers at once; {from} is turned away");
+            continue;
+        };
+        let events = events.clone();
+        tokio::spawn(async move {
+            hear(stream, from, events).await;
+            drop(place);
+        });
+    }
+}
+
+async fn hear(mut stream: TcpStream, from: SocketAddr, events: mpsc::Sender<Event>) {
+    match timeout(HELLO_PATIENCE, hello::hear(&mut stream)).await {
+        Ok(Ok(hello)) => {
+            // Nobody hears it once the group is complete.
+            let _ = events.send(Event::Knocks { hello, stream }).await;
+        }
+        Ok(Err(error)) => {
+            tracing::warn!("{from} connected and is no process of this cluster: {error}");
+        }
+        Err(_) => tracing::warn!("{from} connected and said no hello within {HELLO_PATIENCE:?}"),
+    }
+}
+
+/// Dials a process until it welcomes us, or refuses us for good.
+pub async fn dial(cluster: Arc<Cluster>, hello: Hello, events: mpsc::Sender<Event>) {
+    let (process, purpose) = (hello.to, hello.purpose);
+    loop {
+        let event = match timeout(HELLO_PATIENCE, attempt(&cluster, &hello)).await {
+            Ok(Ok((stream, Answer::Welcome))) => Event::Welcomed {
+                process,
+                purpose,
+                stream,
+            },
+            Ok(Ok((_, answer))) => refusal(&cluster, &hello, answer),
+            Ok(Err(error)) => Event::Unreachable {
+                process,
+                why: error.to_string(),
+            },
+            Err(_) => Event::Unreachable {
+                process,
+                why: format!("no answer within {HELLO_PATIENCE:?}"),
+            },
+        };
+        let again = matches!(event, Event::Unreachable { .. });
+        if events.send(event).await.is_err() || !again {
+            return;
+        }
+        sleep(REDIAL).await;
+    }
+}
+
+async fn attempt(cluster: &Cluster, hello: &Hello) -> std::io::Result<(TcpStream, Answer)> {
+    let mut stream = TcpStream::connect(&cluster.hosts[hello.to]).await?;
+    stream.set_nodelay(true)?;
+    let answer = hello::say(&mut stream, hello).await?;
+    Ok((stream, answer))
+}
+
+fn refusal(cluster: &Cluster, hello: &Hello, answer: Answer) -> Event {
+    let process = hello.to;
+    let peer = cluster.name(process);
+    match answer {
+        Answer::Taken | Answer::Welcome => Event::Unreachable {
+            process,
+            why: format!("it has a process {} already", hello.process),
+        },
+        Answer::WrongToken => Event::Refused(DataflowError::WrongToken { peer }),
+        Answer::NotMe(index) => Event::Refused(DataflowError::Disagreement {
+            difference: format!(
+                "{peer} says that it is process {index}: the lists of hosts differ"
+            ),
+        }),
+        Answer::Differs(theirs) => {
+            let difference = hello.agreement.difference(&theirs, &peer);
+            Event::Refused(DataflowError::Disagreement {
+                difference: difference.unwrap_or_else(|| format!("{peer} counts otherwise")),
+            })
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Several processes as one dataflow, here as threads over one log in memory, with real connections
+//! between them: they find each other in any order, refuse what does not belong, and end together.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, mpsc::channel},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use emostream_dataflow::{Cluster, Config, DataflowError, Progress, Stop, run};
+use emostream_log::{Cleanup, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end};
+use emostream_model::{
+    Batch, Emoji, EmojiNames, Reaction, Room, Topics, UserId, WindowRecord, WindowSize,
+};
+
+const T0: u64 = 1_764_000_000_000;
+const DEADLINE: Duration = Duration::from_secs(60);
+const PARTITIONS: u32 = 4;
+
+fn log() -> Arc<dyn Log> {
+    let log = EmbeddedLog::in_memory().unwrap();
+    let topics = Topics::default();
+    let keep = Cleanup::Delete {
+        after: Duration::from_secs(1 << 40),
+        bytes: None,
+    };
+    for (name, partitions, cleanup) in [
+        (topics.reactions(), PARTITIONS, keep),
+        (topics.windows(), 2, keep),
+        (topics.live(), 2, keep),
+        (topics.rejected(), 1, keep),
+        (topics.totals(), 2, Cleanup::Compact),
+        (topics.trending(), 2, Cleanup::Compact),
+        (topics.progress(), 1, Cleanup::Compact),
+    ] {
+        let spec = TopicSpec {
+            name,
+            partitions,
+            replication: 1,
+            cleanup,
+            max_ahead: None,
+        };
+        log.create_topic(&spec).unwrap();
+    }
+    Arc::new(log)
+}
+
+/// Addresses that were free a moment ago.
+fn hosts(processes: usize) -> Vec<String> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+    let listeners: Vec<TcpListener> = (0..processes).map(bind).collect();
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    listeners.iter().map(address).collect()
+}
+
+fn config(hosts: &[String], index: usize, workers: usize) -> Config {
+    Config {
+        topics: Topics::default(),
+        workers,
+        cluster: Some(Cluster {
+            hosts: hosts.to_vec(),
+            index,
+            join_timeout: DEADLINE,
+            token: "secret".to_owned(),
+        }),
+        window: WindowSize::from_ms(2000).unwrap(),
+        lateness_ms: 750,
+        idle_timeout: Duration::from_secs(600),
+        live: Duration::from_millis(250),
+        swarm_size: 1000,
+        emojis: EmojiNames::default(),
+    }
+}
+
+struct Process {
+    stop: Stop,
+    running: JoinHandle<Result<(), DataflowError>>,
+}
+
+impl Process {
+    fn start(config: Config, log: &Arc<dyn Log>) -> Process {
+        let stop = Stop::default();
+        let (log, asked) = (log.clone(), stop.clone());
+        let registry = prometheus::Registry::new();
+        let running = thread::spawn(move || run(config, log, &registry, asked, Arc::new(|_| {})));
+        Process { stop, running }
+    }
+
+    fn end(self) -> Result<(), DataflowError> {
+        until("the process ends", || self.running.is_finished());
+        self.running.join().unwrap()
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// One reaction every 100 ms from `from_ms` on in every partition, and at last a heartbeat that closes
+/// every window.
+fn fill(log: &dyn Log, from_ms: u64, span_ms: u64) {
+    let appender = log.appender(DEADLINE).unwrap();
+    let (stored, acks) = channel();
+    let mut records = 0;
+    let mut append = |partition: u32, at_ms: u64, value: Vec<u8>| {
+        let record = NewRecord {
+            topic: Topics::default().reactions(),
+            partition: Some(partition),
+            time_ms: Some(at_ms),
+            key: None,
+            value: value.into(),
+            headers: Vec::new(),
+        };
+        let stored = stored.clone();
+        let done = Box::new(move |outcome: Result<u64, _>| stored.send(outcome.is_ok()).unwrap());
+        appender.append(record, done).unwrap();
+        records += 1;
+    };
+    for partition in 0..PARTITIONS {
+        for at_ms in (from_ms..from_ms + span_ms).step_by(100) {
+            let reaction = Reaction {
+                user: UserId::new("u").unwrap(),
+                emoji: Emoji::from_text("🔥").unwrap(),
+                room: Room::new(["a", "b", "c"][(at_ms / 100 % 3) as usize]).unwrap(),
+                at_ms,
+            };
+            append(partition, at_ms, Batch::encode(at_ms, [&reaction]));
+        }
+        let end_ms = from_ms + span_ms + 10_000;
+        append(partition, end_ms, Batch::heartbeat(end_ms));
+    }
+    for _ in 0..records {
+        assert!(acks.recv_timeout(DEADLINE).unwrap());
+    }
+}
+
+fn values(log: &dyn Log, topic: &str) -> Vec<Bytes> {
+    let mut values = Vec::new();
+    let mut keep =
+        |record: emostream_log::Record<'_>| values.push(Bytes::copy_from_slice(record.value));
+    read_to_end(log, topic, &mut keep).unwrap();
+    values
+}
+
+fn final_until_ms(log: &dyn Log) -> u64 {
+    let newest = values(log, &Topics::default().progress()).pop();
+    newest.map_or(0, |newest| {
+        serde_json::from_slice::<Progress>(&newest)
+            .unwrap()
+            .final_until_ms
+    })
+}
+
+/// Each window of each room once, and every reaction in one of them.
+fn check(log: &dyn Log, span_ms: u64) {
+    let finals = values(log, &Topics::default().windows());
+    let finals: Vec<WindowRecord> = finals
+        .iter()
+        .map(|value| serde_json::from_slice(value).unwrap())
+        .collect();
+    let mut windows: Vec<_> = finals
+        .iter()
+        .map(|f| (f.room.to_string(), f.window.start))
+        .collect();
+    windows.sort();
+    let before = windows.len();
+    windows.dedup();
+    assert_eq!(windows.len(), before, "a window is final twice");
+    let total: u64 = finals.iter().map(|f| f.total).sum();
+    assert_eq!(total, span_ms / 100 * u64::from(PARTITIONS));
+}
+
+#[test]
+fn any_cluster_counts_alike_whoever_comes_first() {
+    for (processes, workers) in [(2, 1), (3, 2)] {
+        let log = log();
+        fill(&*log, T0, 30_000);
+        let hosts = hosts(processes);
+        // The last ones first: they dial somebody who is not there yet.
+        let mut running = Vec::new();
+        for index in (0..processes).rev() {
+            running.push(Process::start(config(&hosts, index, workers), &log));
+        }
+        until("everything is final", || {
+            final_until_ms(&*log) >= T0 + 30_000
+        });
+        // Any one may be asked to stop.
+        running[processes / 2].stop.request();
+        for process in running {
+            process.end().unwrap();
+        }
+        check(&*log, 30_000);
+    }
+}
+
+#[test]
+fn a_group_goes_on_where_another_stopped() {
+    let log = log();
+    let mut counted_ms = 0;
+    for (processes, workers) in [(2, 2), (3, 1), (2, 3)] {
+        fill(&*log, T0 + 2 * counted_ms, 10_000);
+        counted_ms += 10_000;
+        let end_ms = T0 + 2 * counted_ms - 10_000;
+        let hosts = hosts(processes);
+        let start = |index| Process::start(config(&hosts, index, workers), &log);
+        let running: Vec<Process> = (0..processes).map(start).collect();
+        until("everything is final", || final_until_ms(&*log) >= end_ms);
+        running[0].stop.request();
+        for process in running {
+            process.end().unwrap();
+        }
+        check(&*log, counted_ms);
+    }
+}
+
+#[test]
+fn strangers_end_nothing() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let hosts = hosts(2);
+    let first = Process::start(config(&hosts, 0, 1), &log);
+    let connect = || {
+        let mut stranger = None;
+        until("process 0 listens", || {
+            stranger = TcpStream::connect(&hosts[0]).ok();
+            stranger.is_some()
+        });
+        stranger.unwrap()
+    };
+    let half_open = connect();
+    let mut scanner = connect();
+    scanner.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut giant = connect();
+    giant.write_all(b"EMOS\x01\xff\xff\xff\xff").unwrap();
+    for mut refused in [scanner, giant] {
+        refused.set_read_timeout(Some(DEADLINE)).unwrap();
+        // Reset or closed: nothing is answered.
+        assert_eq!(refused.read(&mut [0; 16]).unwrap_or(0), 0);
+    }
+    let mut other = config(&hosts, 1, 1);
+    other.cluster.as_mut().unwrap().token = "guessed".to_owned();
+    let error = Process::start(other, &log).end().unwrap_err();
+    assert_eq!(error.exit_code(), 64);
+    assert!(
+        error.to_string().contains("--cluster-token-file"),
+        "{error}"
+    );
+
+    let second = Process::start(config(&hosts, 1, 1), &log);
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 10_000
+    });
+    drop(half_open);
+    second.stop.request();
+    first.end().unwrap();
+    second.end().unwrap();
+    check(&*log, 10_000);
+}
+
+#[test]
+fn processes_that_would_count_otherwise_refuse_each_other() {
+    let log = log();
+    let hosts = hosts(2);
+    let first = Process::start(config(&hosts, 0, 1), &log);
+    let other = Config {
+        window: WindowSize::from_ms(1000).unwrap(),
+        ..config(&hosts, 1, 1)
+    };
+    let second = Process::start(other, &log);
+    for (process, said) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
+        let error = process.end().unwrap_err();
+        assert_eq!(error.exit_code(), 64);
+        let sentence = error.to_string();
+        assert!(
+            sentence.contains("--window") && sentence.contains(said),
+            "{sentence}"
+        );
+    }
+}
+
+#[test]
+fn who_waits_in_vain_says_for_whom() {
+    let log = log();
+    let hosts = hosts(3);
+    let mut alone = config(&hosts, 0, 1);
+    alone.cluster.as_mut().unwrap().join_timeout = Duration::from_millis(300);
+    let second = Process::start(config(&hosts, 1, 1), &log);
+    let error = Process::start(alone, &log).end().unwrap_err();
+    assert_eq!(error.exit_code(), 69);
+    assert!(error.to_string().contains("process 2"), "{error}");
+    // Asked while the cluster forms, it ends well.
+    second.stop.request();
+    second.end().unwrap();
+}
+
+#[test]
+fn what_process_0_finds_in_the_log_all_refuse() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let hosts = hosts(2);
+    let start = |index| Process::start(config(&hosts, index, 1), &log);
+    let running = [start(0), start(1)];
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 10_000
+    });
+    running[1].stop.request();
+    for process in running {
+        process.end().unwrap();
+    }
+    let start = |index| {
+        let other = Config {
+            lateness_ms: 1000,
+            ..config(&hosts, index, 1)
+        };
+        Process::start(other, &log)
+    };
+    for process in [start(0), start(1)] {
+        let error = process.end().unwrap_err();
+        assert_eq!(error.exit_code(), 78, "{error}");
+        assert!(error.to_string().contains("--lateness"), "{error}");
+    }
+}
+
+#[test]
+fn a_process_that_fails_ends_its_group_with_restart_me() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let hosts = hosts(3);
+    let start = |index| Process::start(config(&hosts, index, 1), &log);
+    let older = [start(0), start(1), start(2)];
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 10_000
+    });
+    // A newer run, of one process alone, takes over: the older one's next commit is refused.
+    let newer = Config {
+        cluster: None,
+        ..config(&hosts, 0, 1)
+    };
+    let newer = Process::start(newer, &log);
+    fill(&*log, T0 + 20_000, 10_000);
+    for process in older {
+        assert_eq!(process.end().unwrap_err().exit_code(), 75);
+    }
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 30_000
+    });
+    newer.stop.request();
+    newer.end().unwrap();
+    check(&*log, 20_000);
+}

@@ -1,0 +1,208 @@
+//! Timely's own flags: which processes make up the cluster, and which of them this is.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_dataflow::Cluster;
+
+use crate::{exit::Failure, values::duration};
+
+/// More than any team has machines for one dataflow.
+const MOST_PROCESSES: u64 = 1024;
+
+/// Where timely looks for process 0 unless it is told; the next ones follow.
+const FIRST_PORT: u64 = 2101;
+
+/// A longer token is a file given by mistake.
+const TOKEN_BYTES: usize = 1024;
+
+/// Several processes as one dataflow.
+#[derive(Debug, Args)]
+pub(super) struct ClusterFlags {
+    /// Processes of the cluster; as many as there are hosts unless given
+    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_PROCESSES))]
+    processes: Option<u64>,
+    /// Which of them this is
+    #[arg(short = 'p', long, value_name = "INDEX", default_value_t = 0)]
+    process: u64,
+    /// A file with a host:port of each process a line
+    #[arg(short = 'h', long, value_name = "FILE")]
+    hostfile: Option<PathBuf>,
+    /// The host:port of each process, by commas
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        conflicts_with = "hostfile"
+    )]
+    hosts: Vec<String>,
+    /// How long a process waits for the others
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    join_timeout: Duration,
+    /// A file with a secret that every process of the cluster must know
+    #[arg(long, value_name = "FILE")]
+    cluster_token_file: Option<PathBuf>,
+}
+
+impl ClusterFlags {
+    /// The cluster; `None` for one process alone.
+    pub(super) fn cluster(&self) -> Result<Option<Cluster>, Failure> {
+        let (flag, hosts) = self.hosts()?;
+        let processes = self.processes.unwrap_or((hosts.len() as u64).max(1));
+        if self.process >= processes {
+            let why = match processes {
+                1 => "the only process is number 0".to_owned(),
+                _ => format!(
+                    "of {processes} processes the last is number {}",
+                    processes - 1
+                ),
+            };
+            return Err(Failure::usage("--process", why));
+        }
+        if processes == 1 && hosts.len() <= 1 {
+            return Ok(None);
+        }
+        let hosts = match hosts.len() as u64 {
+            0 => (0..processes)
+                .map(|index| format!("localhost:{}", FIRST_PORT + index))
+                .collect(),
+            listed if listed == processes => hosts,
+            listed => {
+                let why = format!("{flag} lists {listed} hosts for {processes} processes");
+                return Err(Failure::usage("--processes", why));
+            }
+        };
+        let mut seen = BTreeSet::new();
+        for host in &hosts {
+            check(flag, host)?;
+            if !seen.insert(host) {
+                return Err(Failure::usage(flag, format!("{host} is listed twice")));
+            }
+        }
+        Ok(Some(Cluster {
+            hosts,
+            index: self.process as usize,
+            join_timeout: self.join_timeout,
+            token: self.token()?,
+        }))
+    }
+
+    /// The hosts, and the flag that lists them.
+    fn hosts(&self) -> Result<(&'static str, Vec<String>), Failure> {
+        let Some(file) = &self.hostfile else {
+            let hosts = self.hosts.iter().map(|host| host.trim().to_owned());
+            return Ok(("--hosts", hosts.collect()));
+        };
+        let text = read("--hostfile", file)?;
+        let lines = text.lines().map(str::trim);
+        let hosts = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Ok(("--hostfile", hosts.map(str::to_owned).collect()))
+    }
+
+    fn token(&self) -> Result<String, Failure> {
+        let Some(file) = &self.cluster_token_file else {
+            return Ok(String::new());
+        };
+        let flag = "--cluster-token-file";
+        let token = read(flag, file)?.trim().to_owned();
+        match token.len() {
+            0 => Err(Failure::usage(flag, format!("{} is empty", file.display()))),
+            1..=TOKEN_BYTES => Ok(token),
+            _ => {
+                let why = format!("{} is longer than {TOKEN_BYTES} bytes", file.display());
+                Err(Failure::usage(flag, why))
+            }
+        }
+    }
+}
+
+fn read(flag: &str, file: &PathBuf) -> Result<String, Failure> {
+    std::fs::read_to_string(file)
+        .map_err(|error| Failure::usage(flag, format!("{}: {error}", file.display())))
+}
+
+fn check(flag: &str, host: &str) -> Result<(), Failure> {
+    let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty());
+    match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
+        Some(1..) => Ok(()),
+        _ => {
+            let why = format!("'{host}' is not HOST:PORT, for example dataflow-0:2101");
+            Err(Failure::usage(flag, why))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    #[command(disable_help_flag = true)]
+    struct Line {
+        #[command(flatten)]
+        flags: ClusterFlags,
+    }
+
+    fn cluster(arguments: &str) -> Result<Option<Cluster>, String> {
+        let line = Line::try_parse_from(["dataflow"].into_iter().chain(arguments.split(' ')));
+        line.unwrap()
+            .flags
+            .cluster()
+            .map_err(|failure| failure.sentence)
+    }
+
+    #[test]
+    fn one_process_is_no_cluster() {
+        assert_eq!(cluster("-n 1"), Ok(None));
+        assert_eq!(cluster("--hosts a:1"), Ok(None));
+    }
+
+    #[test]
+    fn hosts_say_how_many_processes_there_are() {
+        let found = cluster("-p 1 --hosts a:1,b:2").unwrap().unwrap();
+        assert_eq!(
+            (found.index, found.hosts),
+            (1, vec!["a:1".into(), "b:2".into()])
+        );
+    }
+
+    #[test]
+    fn without_hosts_the_processes_are_here() {
+        let found = cluster("-n 2 -p 0").unwrap().unwrap();
+        assert_eq!(found.hosts, ["localhost:2101", "localhost:2102"]);
+    }
+
+    #[test]
+    fn a_mistake_names_its_flag() {
+        for (arguments, named) in [
+            (
+                "-n 2 -p 2",
+                "--process: of 2 processes the last is number 1",
+            ),
+            ("-p 1", "--process: the only process"),
+            (
+                "-n 3 --hosts a:1,b:2",
+                "--processes: --hosts lists 2 hosts for 3",
+            ),
+            (
+                "-n 1 --hosts a:1,b:2",
+                "--processes: --hosts lists 2 hosts for 1",
+            ),
+            ("-n 2 --hosts a:1,b", "--hosts: 'b' is not HOST:PORT"),
+            ("-n 2 --hosts a:1,b:0", "--hosts: 'b:0' is not HOST:PORT"),
+            ("-n 2 --hosts a:1,a:1", "--hosts: a:1 is listed twice"),
+            ("-n 2 -h /no/such/file", "--hostfile: /no/such/file"),
+            (
+                "-n 2 --cluster-token-file /no/such",
+                "--cluster-token-file: /no/such",
+            ),
+        ] {
+            let said = cluster(arguments).unwrap_err();
+            assert!(said.starts_with(named), "{said}");
+        }
+    }
+}
