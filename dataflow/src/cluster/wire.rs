@@ -93,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime
             .build()
             .unwrap_or_else(|e| panic!("{e}"))
