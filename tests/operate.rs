@@ -3,7 +3,7 @@
 
 mod harness;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
 use emostream_log::{
     Cleanup, Log, TopicSpec,
@@ -211,4 +211,93 @@ fn a_reset_on_kafka_fences_what_runs_and_says_what_it_did() {
     a_final(&node, 2000);
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     apart(&finals(&store));
+}
+
+/// Where a process serves its administrator, as it logged it.
+fn admin(log: &Path) -> String {
+    until("the admin address in the log", || {
+        let said = fs::read_to_string(log).ok()?;
+        let (_, rest) = said.split_once("admin on http://")?;
+        let end = rest.find(char::is_whitespace)?;
+        Some(rest[..end].to_owned())
+    })
+}
+
+#[test]
+fn the_page_of_metrics_names_what_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, data) = (dir.path().join("log"), dir.path().join("data"));
+    let node = Node::start(
+        &[
+            "up",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--data",
+            data.to_str().unwrap(),
+        ],
+        &log,
+    );
+    a_final(&node, 2000);
+    let client = node.address.clone();
+    let _ = http::get(&client, "/v1/rooms/a").unwrap();
+    let metrics = http::get(&admin(&log), "/metrics").unwrap().body;
+    let served: BTreeSet<&str> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let page = include_str!("../docs/metrics.md");
+    let told: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert_eq!(served, told);
+    contains(
+        &metrics,
+        &[
+            "emostream_dataflow_rejected_total{reason=\"late\"} 0",
+            "emostream_dataflow_transactions_total{outcome=\"failed\"} 0",
+            "emostream_dataflow_watermark_timestamp_seconds{partition=\"0\"} 1",
+            "emostream_dataflow_window_close_seconds_count 1",
+        ],
+    );
+}
+
+#[test]
+fn readiness_tells_of_an_outage_of_kafka_and_of_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = kafka::Broker::start();
+    let address = broker.address();
+    let store = ["--kafka", address.as_str()];
+    node::output(&[&["topics", "create", "--partitions", "2"][..], &store].concat());
+    let start = |role: &[&'static str]| {
+        let log = dir.path().join(role[0]);
+        let more = ["--admin", "127.0.0.1:0"];
+        let node = Node::start_silent(&[role, &store, &more].concat(), &log);
+        let admin = admin(&log);
+        (node, admin)
+    };
+    let mut roles = [
+        start(&["dataflow"]),
+        start(&["publisher", "--listen", "127.0.0.1:0"]),
+    ];
+    let ready = |admin: &str| {
+        let answer = http::get(admin, "/readyz").unwrap();
+        (answer.status == 200).then_some(()).ok_or(answer.body)
+    };
+    for (_, admin) in &roles {
+        until("ready", || ready(admin).ok());
+    }
+    broker.go_away();
+    for (_, admin) in &roles {
+        let reason = until("not ready", || ready(admin).err());
+        contains(&reason, &["log: ", &address]);
+        assert_eq!(http::get(admin, "/healthz").unwrap().status, 200);
+    }
+    broker.come_back();
+    for (node, admin) in &mut roles {
+        until("ready again", || ready(admin).ok());
+        assert!(node.runs());
+    }
 }

@@ -1,8 +1,11 @@
 //! What the dataflow tells Prometheus.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
+
+use crate::partition::Reason;
 
 /// Seconds between a window's end and its commit: lateness plus flush lie around one second.
 const CLOSE_BUCKETS: [f64; 10] = [0.5, 0.75, 0.8, 0.85, 0.9, 1.0, 1.25, 1.5, 2.5, 10.0];
@@ -21,6 +24,8 @@ pub struct Metrics {
     pub rejected: IntCounterVec,
     /// Records not read yet, by partition.
     pub lag: IntGaugeVec,
+    /// Watermarks, Unix seconds, by partition.
+    pub watermark: GaugeVec,
     /// Windows with counts that are not final yet, by worker.
     pub open_windows: IntGaugeVec,
     /// F, Unix seconds.
@@ -57,6 +62,13 @@ impl Metrics {
                 "Records not read yet, by partition.",
                 "partition",
             )?,
+            watermark: GaugeVec::new(
+                Opts::new(
+                    name("watermark_timestamp_seconds"),
+                    "How far the time of a partition has come, by partition.",
+                ),
+                &["partition"],
+            )?,
             open_windows: gauges("open_windows", "Windows with counts, not final.", "worker")?,
             final_until: IntGauge::new(
                 name("final_until_timestamp_seconds"),
@@ -75,12 +87,48 @@ impl Metrics {
         registry.register(Box::new(metrics.late.clone()))?;
         registry.register(Box::new(metrics.rejected.clone()))?;
         registry.register(Box::new(metrics.lag.clone()))?;
+        registry.register(Box::new(metrics.watermark.clone()))?;
         registry.register(Box::new(metrics.open_windows.clone()))?;
         registry.register(Box::new(metrics.final_until.clone()))?;
         registry.register(Box::new(metrics.close.clone()))?;
         registry.register(Box::new(metrics.commit.clone()))?;
         registry.register(Box::new(metrics.transactions.clone()))?;
         registry.register(Box::new(metrics.live.clone()))?;
+        metrics.show_zeros();
         Ok(metrics)
+    }
+
+    /// Makes every series whose labels are known appear at once: an alert on one that is absent until
+    /// the first failure would never see it begin.
+    fn show_zeros(&self) {
+        for reason in Reason::ALL {
+            self.rejected.with_label_values(&[reason.as_str()]);
+        }
+        for outcome in ["committed", "failed"] {
+            self.transactions.with_label_values(&[outcome]);
+        }
+        for outcome in ["written", "dropped"] {
+            self.live.with_label_values(&[outcome]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    #[test]
+    fn a_series_is_zero_before_it_is_counted() {
+        let registry = Registry::new();
+        Metrics::register(&registry).unwrap();
+        let families = registry.gather();
+        let series = |name: &str| {
+            let name = format!("emostream_dataflow_{name}");
+            let family = families.iter().find(|family| family.name() == name);
+            family.map_or(0, |family| family.get_metric().len())
+        };
+        let shown = ["rejected_total", "transactions_total", "live_total"].map(series);
+        assert_eq!(shown, [3, 2, 2]);
     }
 }

@@ -48,6 +48,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every one there is.
+    pub const ALL: [Reason; 3] = [Reason::Late, Reason::Malformed, Reason::Ahead];
+
     /// As it stands in the header and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -25,6 +25,7 @@ use std::{
 
 use emostream_log::{LogError, Reader, Wake};
 use emostream_model::{Emoji, Room};
+use prometheus::Gauge;
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{
@@ -213,6 +214,7 @@ struct Own {
     reading: PartitionReading,
     quiet_since: Instant,
     idle: bool,
+    watermark: Gauge,
 }
 
 impl Source {
@@ -225,6 +227,10 @@ impl Source {
         let own: Vec<Own> = std::mem::take(&mut start.partitions)
             .into_iter()
             .map(|reading| Own {
+                watermark: start
+                    .metrics
+                    .watermark
+                    .with_label_values(&[reading.partition().to_string()]),
                 partition: reading.partition(),
                 reading,
                 quiet_since: now,
@@ -347,6 +353,7 @@ impl Source {
                 standing,
             };
             if self.start.group.learn(gossip) {
+                own.watermark.set(standing.watermark_ms as f64 / 1000.0);
                 outputs.gossip.session(&self.gossip).give(gossip);
             }
         }

@@ -4,6 +4,7 @@ mod dataflow;
 mod ingest;
 mod inspect;
 mod load;
+mod log_watch;
 mod publisher;
 mod reset;
 mod roles;

@@ -65,6 +65,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let listener = bind("--listen", flags.listen.address()).await?;
         let address = address(&listener)?;
         let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let _watching = watch.follow(&log, names.windows())?;
         let publishing = Publishing::start(config, log, &watch).await?;
         let shutdown = Shutdown::new();
         let handler = publishing.handler();

@@ -19,6 +19,7 @@ use emostream_log::Log;
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
+use super::log_watch::LogWatch;
 use crate::{
     exit::{Exit, Failure},
     output,
@@ -88,6 +89,14 @@ impl Drain {
 pub(super) struct Watch {
     pub(super) registry: Registry,
     pub(super) readiness: Readiness,
+}
+
+impl Watch {
+    /// Has readiness follow whether `log` answers for `topic`.
+    pub(super) fn follow(&self, log: &Arc<dyn Log>, topic: String) -> Result<LogWatch, Failure> {
+        let component = self.readiness.component("log");
+        LogWatch::start(log.clone(), topic, component)
+    }
 }
 
 /// The admin address of a process, served until it is dropped: longer than any drain.

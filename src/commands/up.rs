@@ -74,6 +74,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let listener = bind("--listen", flags.listen.address()).await?;
         let address = address(&listener)?;
         let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let _watching = watch.follow(&log, names.reactions())?;
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let publishing = Publishing::start(publishing, log.clone(), &watch).await?;

@@ -1,6 +1,8 @@
 //! The real Kafka that `tests/kafka/kafka.sh run` starts for the tests.
 
-use std::process::Command;
+use std::{net::TcpListener, path::Path, process::Command};
+
+use tempfile::TempDir;
 
 /// Its `host:port`. A test that needs Kafka fails without one: a test that is skipped proves nothing.
 pub fn brokers() -> String {
@@ -10,6 +12,56 @@ pub fn brokers() -> String {
              `tests/kafka/kafka.sh run cargo test`, which sets EMOSTREAM_TEST_KAFKA"
         )
     })
+}
+
+/// A broker of a test's own, which may go away and come back with its data.
+pub struct Broker {
+    dir: TempDir,
+    port: String,
+}
+
+impl Broker {
+    pub fn start() -> Broker {
+        // Below the range that the kernel takes client ports from, so that it stays free meanwhile.
+        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let mut ports = (0..1000).map(|_| rand::random_range(20_000..32_000_u16));
+        let broker = Broker {
+            dir: tempfile::tempdir().unwrap(),
+            port: ports.find(free).unwrap().to_string(),
+        };
+        broker.come_back();
+        broker
+    }
+
+    /// Its `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn come_back(&self) {
+        script(&["start", text(self.dir.path()), &self.port]);
+    }
+
+    pub fn go_away(&self) {
+        script(&["stop", text(self.dir.path())]);
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.go_away();
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn script(arguments: &[&str]) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
+    let output = Command::new(script).args(arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kafka.sh {arguments:?}: {errors}");
 }
 
 /// A record, as Kafka's own console consumer prints it.

@@ -60,6 +60,8 @@ struct Layout {
     partitions: u32,
     replication: u32,
     brokers: u32,
+    /// A partition that nobody can read or write now.
+    leaderless: Option<u32>,
 }
 
 /// The log on a Kafka cluster.
@@ -139,6 +141,11 @@ impl KafkaLog {
             },
             replication: copies.min().unwrap_or(0) as u32,
             brokers: metadata.brokers().len() as u32,
+            leaderless: found
+                .partitions()
+                .iter()
+                .find(|partition| partition.leader() < 0)
+                .map(|partition| partition.id() as u32),
         })
     }
 
@@ -208,7 +215,13 @@ impl Log for KafkaLog {
     }
 
     fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
-        self.layout(topic, patience).map(drop)
+        match self.layout(topic, patience)?.leaderless {
+            None => Ok(()),
+            Some(partition) => Err(LogError::Unreachable {
+                brokers: self.config.brokers().to_owned(),
+                detail: format!("no broker leads {topic}/{partition}"),
+            }),
+        }
     }
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
