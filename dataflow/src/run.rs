@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -132,11 +132,12 @@ fn count(
         group: group.cloned(),
         pulse,
         stop: stop.clone(),
+        ready: ready.clone(),
+        reading: AtomicUsize::new(0),
         final_until_ms: beginning.final_until_ms,
         partitions: beginning.partitions,
         formers: beginning.formers,
     });
-    ready(Ok(()));
     Run::workers(&run, allocators)
 }
 
@@ -158,6 +159,9 @@ struct Run {
     group: Option<Arc<Group>>,
     pulse: Pulse,
     stop: Stop,
+    ready: Ready,
+    /// How many workers of this process have begun to read.
+    reading: AtomicUsize,
     final_until_ms: u64,
     partitions: Vec<PartitionProgress>,
     formers: Vec<Former>,
@@ -193,6 +197,11 @@ impl Run {
         };
         let dataflow = worker.next_dataflow_index();
         let source = topology::build(worker, &self.config, parts);
+        // The first step reads: with the last worker's, every partition of this process is.
+        worker.step();
+        if self.reading.fetch_add(1, Ordering::AcqRel) + 1 == self.config.workers {
+            (self.ready)(Ok(()));
+        }
         let mut known = None;
         let local = worker.index() % self.config.workers;
         while !self.stop.is_requested() {
