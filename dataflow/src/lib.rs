@@ -31,6 +31,7 @@ mod metrics;
 mod partition;
 mod progress;
 mod recovery;
+mod rejections;
 mod reset;
 mod run;
 mod sink;

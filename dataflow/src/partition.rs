@@ -24,6 +24,9 @@ const MAX_AHEAD_MS: u64 = 5_000;
 /// fail every transaction from there on. The largest batch of an ingest is smaller.
 const MAX_REJECTED_BYTES: usize = 990_000;
 
+/// Headers of a rejected record, and its place in memory.
+const REJECTION_OVERHEAD_BYTES: usize = 256;
+
 /// What reading needs to know, the same for every partition.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -70,6 +73,9 @@ pub struct Rejected {
     pub offset: u64,
     /// Its time.
     pub time_ms: u64,
+    /// The end of the newest window that it is late for, 0 where no window is known: between two
+    /// closes it is written only once that is final.
+    pub settled_at_ms: u64,
     /// Why: a [`Reason`]'s text.
     pub reason: String,
     /// Its key, as it came, or its beginning.
@@ -77,6 +83,14 @@ pub struct Rejected {
     /// Its value as it came, or its beginning; of a batch that was late in part, a batch of the late
     /// reactions.
     pub value: Vec<u8>,
+}
+
+impl Rejected {
+    /// What it adds to a transaction, roughly.
+    pub fn bytes(&self) -> usize {
+        let key = self.key.as_ref().map_or(0, Vec::len);
+        key + self.value.len() + REJECTION_OVERHEAD_BYTES
+    }
 }
 
 /// What became of the reactions of some records.
@@ -174,9 +188,9 @@ impl PartitionReading {
             }
             Ok(Payload::Batch(batch)) => {
                 let late = self.count_batch(&batch, rules.size, &judge, aggregate, &mut read);
-                if !late.is_empty() {
-                    let value = late_part(&batch, &late, record.value);
-                    rejected.push(reject(record, Reason::Late, value));
+                if !late.indices.is_empty() {
+                    let value = late_part(&batch, &late.indices, record.value);
+                    rejected.push(reject(record, Reason::Late, late.newest_end_ms, value));
                 }
                 batch.newest_ms()
             }
@@ -188,7 +202,8 @@ impl PartitionReading {
                 }
                 read.note(verdict);
                 if verdict == Verdict::Late {
-                    rejected.push(reject(record, Reason::Late, record.value.to_vec()));
+                    let value = record.value.to_vec();
+                    rejected.push(reject(record, Reason::Late, window.end, value));
                 }
                 record.time_ms
             }
@@ -206,7 +221,7 @@ impl PartitionReading {
         read
     }
 
-    /// Counts a batch and returns which of its reactions are late, by index.
+    /// Counts a batch and returns which of its reactions are late.
     fn count_batch(
         &mut self,
         batch: &Batch<'_>,
@@ -214,13 +229,13 @@ impl PartitionReading {
         judge: &Judge<'_>,
         aggregate: &mut Aggregate,
         read: &mut Read,
-    ) -> Vec<usize> {
+    ) -> LateReactions {
         let rooms: Vec<Option<RoomNumber>> = batch
             .rooms()
             .iter()
             .map(|name| aggregate.room(name))
             .collect();
-        let mut late = Vec::new();
+        let mut late = LateReactions::default();
         // Neighbours mostly share a window: it is judged, and its counts are found, once a run.
         let mut entries = batch.entries().enumerate().peekable();
         while let Some(&(_, (_, _, first_ms))) = entries.peek() {
@@ -244,7 +259,8 @@ impl PartitionReading {
                 }
                 read.note(verdict);
                 if verdict == Verdict::Late {
-                    late.push(index);
+                    late.indices.push(index);
+                    late.newest_end_ms = late.newest_end_ms.max(window.end);
                 }
             }
         }
@@ -284,6 +300,14 @@ impl Read {
     }
 }
 
+/// The reactions of a batch that are late.
+#[derive(Default)]
+struct LateReactions {
+    indices: Vec<usize>,
+    /// When the newest of their windows ends.
+    newest_end_ms: u64,
+}
+
 /// The replay rule, with all that is the same for one record.
 struct Judge<'a> {
     settlement: Settlement,
@@ -309,7 +333,7 @@ impl Judge<'_> {
     /// Rejects a record that no window is known of, unless an earlier run has.
     fn unreadable(&self, record: Record<'_>, reason: Reason) -> Option<Rejected> {
         let news = self.offset >= self.settlement.read_offset && self.formers.is_empty();
-        news.then(|| reject(record, reason, record.value.to_vec()))
+        news.then(|| reject(record, reason, 0, record.value.to_vec()))
     }
 }
 
@@ -317,7 +341,7 @@ fn ahead_of(batch: &Batch<'_>, record: Record<'_>) -> bool {
     batch.newest_ms() > record.time_ms.saturating_add(MAX_AHEAD_MS)
 }
 
-fn reject(record: Record<'_>, reason: Reason, mut value: Vec<u8>) -> Rejected {
+fn reject(record: Record<'_>, reason: Reason, settled_at_ms: u64, mut value: Vec<u8>) -> Rejected {
     let key = record
         .key
         .map(|key| &key[..key.len().min(MAX_REJECTED_BYTES)]);
@@ -326,6 +350,7 @@ fn reject(record: Record<'_>, reason: Reason, mut value: Vec<u8>) -> Rejected {
         partition: record.partition,
         offset: record.offset,
         time_ms: record.time_ms,
+        settled_at_ms,
         reason: reason.as_str().to_owned(),
         key: key.map(<[u8]>::to_vec),
         value,

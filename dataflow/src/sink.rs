@@ -3,12 +3,15 @@
 //! Everything is exchanged to one worker: order and fencing want a single writer, and a transaction
 //! of a window is small. Windows that close while a transaction is under way share the next one.
 //!
+//! A flood of rejections is written in transactions of its own, between two closes; see
+//! [`crate::rejections`].
+//!
 //! Invariant: the sink keeps the time of what is not durable, so the frontier behind it is the
 //! durable frontier. With nothing to write it lets time pass, and commits the progress alone within a
 //! minute, even if time stands still by then, so that R never falls out of what the log keeps.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -32,6 +35,7 @@ use crate::{
     metrics::Metrics,
     partition::Rejected,
     progress::{FORMAT, Former, PartitionProgress, Progress},
+    rejections::Rejections,
 };
 
 /// The key of the one record of the `progress` topic.
@@ -89,17 +93,27 @@ pub struct SinkStart {
     pub metrics: Metrics,
 }
 
-/// Commits outcomes; the returned stream is empty, and its frontier is what is durable.
+/// Rejections of a partition that are durable: those before `offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Which partition.
+    pub partition: u32,
+    /// N.
+    pub offset: u64,
+}
+
+/// Commits outcomes; the frontier of the returned stream is what is durable, and it tells which
+/// rejections are.
 ///
 /// `committer` makes the one commit thread, given what wakes the sink; it is called on worker 0.
 pub fn commit<'scope>(
     outcomes: StreamVec<'scope, u64, Outcome>,
     start: SinkStart,
     committer: StartCommitter,
-) -> StreamVec<'scope, u64, ()> {
+) -> StreamVec<'scope, u64, Written> {
     let scope = outcomes.scope();
     let to_one = Exchange::new(|_: &Outcome| 0);
-    outcomes.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
+    outcomes.unary_frontier::<CapacityContainerBuilder<Vec<Written>>, _, _, _>(
         to_one,
         "commit",
         move |durable, info| {
@@ -112,20 +126,23 @@ pub fn commit<'scope>(
             // The other workers' sinks get nothing, and must not hold the frontier.
             let committer = (scope.index() == 0).then(|| committer(wake)).flatten();
             let mut sink = committer.map(|committer| Sink::new(start, durable, committer, again));
-            move |(input, frontier), _| {
+            move |(input, frontier), output| {
                 let Some(sink) = &mut sink else {
                     input.for_each(|_, _| {});
                     return;
                 };
                 input.for_each_stamp(|stamp, data| {
                     let time_ms = stamp.least().copied().unwrap_or_default();
-                    let pending = sink.pending.entry(time_ms).or_default();
-                    pending.extend(data.flat_map(|data| data.drain(..)));
+                    for outcome in data.flat_map(|data| data.drain(..)) {
+                        sink.take(time_ms, outcome);
+                    }
                 });
                 // An empty frontier means that the sources are gone, not that windows are complete.
                 if let Some(frontier_ms) = frontier.frontier().first() {
                     sink.advance(*frontier_ms);
                 }
+                let told = sink.written.drain(..);
+                output.session(&sink.durable).give_iterator(told);
             }
         },
     )
@@ -135,6 +152,9 @@ struct Sink {
     start: SinkStart,
     partitions: BTreeMap<u32, PartitionProgress>,
     pending: BTreeMap<u64, Vec<Outcome>>,
+    rejections: Rejections,
+    /// What is durable and not told to the sources yet.
+    written: Vec<Written>,
     /// Its time is the durable frontier.
     durable: Capability<u64>,
     committer: Committer,
@@ -153,6 +173,8 @@ struct UnderWay {
     final_until_ms: u64,
     /// The ends of the windows in it.
     ends_ms: Vec<u64>,
+    /// N of the partitions whose rejections are in it.
+    written: Vec<Written>,
 }
 
 impl Sink {
@@ -169,12 +191,21 @@ impl Sink {
             start,
             partitions,
             pending: BTreeMap::new(),
+            rejections: Rejections::default(),
+            written: Vec::new(),
             durable,
             committer,
             under_way: None,
             last_commit: Instant::now(),
             again,
             alarm: None,
+        }
+    }
+
+    fn take(&mut self, time_ms: u64, outcome: Outcome) {
+        match outcome {
+            Outcome::Rejected(rejected) => self.rejections.push(rejected),
+            other => self.pending.entry(time_ms).or_default().push(other),
         }
     }
 
@@ -185,6 +216,50 @@ impl Sink {
         if self.under_way.is_none() && frontier_ms > self.stored_until_ms {
             self.close(frontier_ms);
         }
+        if self.under_way.is_none() && self.rejections.is_full() {
+            self.write_rejections();
+        }
+    }
+
+    /// Commits rejections without closing a window.
+    fn write_rejections(&mut self) {
+        let final_until_ms = *self.durable.time();
+        let settled = self.rejections.take_settled(final_until_ms);
+        if !settled.is_empty() {
+            self.submit(final_until_ms, Vec::new(), settled, Vec::new());
+        }
+    }
+
+    /// Hands a transaction of these records, and the progress that they make, to the committer.
+    fn submit(
+        &mut self,
+        final_until_ms: u64,
+        mut records: Vec<NewRecord>,
+        rejected: Vec<Rejected>,
+        ends_ms: Vec<u64>,
+    ) {
+        let concerned: BTreeSet<u32> = rejected.iter().map(|it| it.partition).collect();
+        for rejected in rejected {
+            let reason = [rejected.reason.as_str()];
+            self.start.metrics.rejected.with_label_values(&reason).inc();
+            records.push(rejection(&self.start.topics, rejected));
+        }
+        for (partition, progress) in &mut self.partitions {
+            let written = self.rejections.written_offset(*partition);
+            progress.read_offset = progress.read_offset.max(written);
+        }
+        records.push(self.progress(final_until_ms));
+        self.committer.submit(records);
+        self.last_commit = Instant::now();
+        let written = |partition| Written {
+            partition,
+            offset: self.rejections.written_offset(partition),
+        };
+        self.under_way = Some(UnderWay {
+            final_until_ms,
+            ends_ms,
+            written: concerned.into_iter().map(written).collect(),
+        });
     }
 
     /// The transaction under way is durable.
@@ -194,6 +269,7 @@ impl Sink {
         };
         self.durable.downgrade(&done.final_until_ms);
         self.stored_until_ms = done.final_until_ms;
+        self.written.extend(done.written);
         self.start
             .metrics
             .final_until
@@ -222,9 +298,14 @@ impl Sink {
                 records.extend(self.record(outcome));
             }
         }
+        let mut rejected = Vec::new();
+        for (partition, progress) in &self.partitions {
+            let before = progress.read_offset;
+            rejected.extend(self.rejections.take_before(*partition, before));
+        }
         let due = self.last_commit + self.start.quiet;
         let left = due.saturating_duration_since(Instant::now());
-        if records.is_empty() && !left.is_zero() {
+        if records.is_empty() && rejected.is_empty() && !left.is_zero() {
             self.durable.downgrade(&frontier_ms);
             // Once: a worker's timers cannot be taken back.
             if self.alarm.replace(due) != Some(due) {
@@ -232,13 +313,7 @@ impl Sink {
             }
             return;
         }
-        records.push(self.progress(frontier_ms));
-        self.committer.submit(records);
-        self.last_commit = Instant::now();
-        self.under_way = Some(UnderWay {
-            final_until_ms: frontier_ms,
-            ends_ms,
-        });
+        self.submit(frontier_ms, records, rejected, ends_ms);
     }
 
     /// The record of an outcome; a mark is taken in instead.
@@ -247,15 +322,12 @@ impl Sink {
         match outcome {
             Outcome::Final(room, json) => Some(keyed(topics.windows(), &room, json)),
             Outcome::Totals(room, json) => Some(keyed(topics.totals(), &room, json)),
-            Outcome::Rejected(rejected) => {
-                let reason = [rejected.reason.as_str()];
-                self.start.metrics.rejected.with_label_values(&reason).inc();
-                Some(rejection(topics, rejected))
-            }
             Outcome::Mark(mark) => {
                 self.partitions.insert(mark.partition, mark);
                 None
             }
+            // Taken in by partition as it came.
+            Outcome::Rejected(_) => None,
         }
     }
 
@@ -454,9 +526,17 @@ mod tests {
                 partition: 0,
                 offset: 7,
                 time_ms: 3,
+                settled_at_ms: 20,
                 reason: "late".to_owned(),
                 key: None,
                 value: Vec::new(),
+            }));
+            input.send(Outcome::Mark(PartitionProgress {
+                partition: 0,
+                resume_offset: 8,
+                resume_watermark_ms: 0,
+                read_offset: 8,
+                last: None,
             }));
             input.flush();
             let first = topics_until(worker, 20);

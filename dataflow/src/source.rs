@@ -1,8 +1,8 @@
 //! Reads a worker's partitions, counts what they hold, and tells how far time has come.
 //!
 //! ```text
-//!              ┌────────── gossip (standings of all partitions) ◀─────────┐
-//!              ▼                                                          │
+//!              ┌── news: standings of all partitions, rejections that are durable ◀──┐
+//!              ▼                                                                     │
 //!  log ─▶ partitions ─▶ judge + count ─┬▶ partial tallies, at their window's time
 //!                                      └▶ rejected records and marks, at the worker's time
 //! ```
@@ -10,12 +10,14 @@
 //! Invariants:
 //! - The worker's capability never passes a window that a partition of its own, not idle, can still
 //!   send reactions for.
-//! - A rejection and the marks behind it travel at the worker's time before the advance, so they are
-//!   in the transaction that closes it or a later one, never an earlier one.
+//! - A rejection travels before the mark whose N is behind it, so that no commit says N without it.
+//! - A partition with too many rejections that are not written waits for them: see
+//!   [`crate::rejections`].
 //! - A partition is not read further than [`READ_AHEAD_WINDOWS`] beyond what is durable, so a backlog
 //!   costs no memory.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,6 +28,7 @@ use std::{
 use emostream_log::{LogError, Reader, Wake};
 use emostream_model::{Emoji, Room};
 use prometheus::Gauge;
+use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{
@@ -46,7 +49,8 @@ use crate::{
     clock::{Gossip, GroupClock, Standing},
     metrics::Metrics,
     partition::{PartitionReading, Rejected, Rules},
-    sink::Outcome,
+    rejections::MOST_UNWRITTEN_BYTES,
+    sink::{Outcome, Written},
     tumble::PartialTally,
 };
 
@@ -56,6 +60,9 @@ const READ_AHEAD_WINDOWS: u64 = 32;
 
 /// Records taken from a partition before the next one has its turn.
 const POLL_RECORDS: usize = 1000;
+
+/// The same while records are rejected, which may be giants.
+const POLL_REJECTED_RECORDS: usize = 16;
 
 /// How often the worker looks whether a partition has become idle.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
@@ -115,6 +122,15 @@ pub struct SourceStart {
     pub stop: Stop,
 }
 
+/// What a source hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum News {
+    /// How a partition of another worker stands.
+    Standing(Gossip),
+    /// That rejections are durable.
+    Written(Written),
+}
+
 /// What a source sends.
 pub struct SourceStreams<'scope> {
     /// Counted reactions.
@@ -132,7 +148,7 @@ type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<
 /// Builds the source of one worker.
 pub fn source<'scope>(
     scope: Scope<'scope, u64>,
-    gossip: StreamVec<'scope, u64, Gossip>,
+    news: StreamVec<'scope, u64, News>,
     start: SourceStart,
 ) -> SourceStreams<'scope> {
     let mut builder = OperatorBuilder::new("read".to_owned(), scope);
@@ -141,8 +157,8 @@ pub fn source<'scope>(
     start
         .bell
         .hears(scope.worker().sync_activator_for(address.to_vec()));
-    // Gossip tells how time stands elsewhere; it never holds back what is sent.
-    let mut heard = builder.new_input_connection(gossip, Pipeline, []);
+    // News tell how it stands elsewhere; they never hold back what is sent.
+    let mut heard = builder.new_input_connection(news, Pipeline, []);
     let (tallies, tallies_stream) = builder.new_output_connection([]);
     let (notices, notices_stream) = builder.new_output_connection([]);
     let (gossip, gossip_stream) = builder.new_output_connection([]);
@@ -160,7 +176,7 @@ pub fn source<'scope>(
             source.start.bell.quiet();
             heard.for_each(|_, data| {
                 for news in data.drain(..) {
-                    source.start.group.learn(news);
+                    source.hear(news);
                 }
             });
             let mut outputs = Outputs {
@@ -215,6 +231,31 @@ struct Own {
     quiet_since: Instant,
     idle: bool,
     watermark: Gauge,
+    unwritten: Unwritten,
+    /// How many records the next poll takes.
+    poll_records: usize,
+}
+
+/// Rejections that were sent and are not durable.
+#[derive(Default)]
+struct Unwritten {
+    /// Offsets, and bytes.
+    sent: VecDeque<(u64, usize)>,
+    bytes: usize,
+}
+
+impl Unwritten {
+    fn send(&mut self, rejected: &Rejected) {
+        self.sent.push_back((rejected.offset, rejected.bytes()));
+        self.bytes += rejected.bytes();
+    }
+
+    /// Those before `offset` are durable.
+    fn written(&mut self, offset: u64) {
+        while let Some((_, bytes)) = self.sent.pop_front_if(|(sent, _)| *sent < offset) {
+            self.bytes -= bytes;
+        }
+    }
 }
 
 impl Source {
@@ -235,6 +276,8 @@ impl Source {
                 reading,
                 quiet_since: now,
                 idle: false,
+                unwritten: Unwritten::default(),
+                poll_records: POLL_RECORDS,
             })
             .collect();
         if own.is_empty() {
@@ -252,6 +295,20 @@ impl Source {
             gossip,
             check_idle: now,
         })
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Standing(gossip) => {
+                self.start.group.learn(gossip);
+            }
+            News::Written(Written { partition, offset }) => {
+                let own = self.own.iter_mut().find(|own| own.partition == partition);
+                if let Some(own) = own {
+                    own.unwritten.written(offset);
+                }
+            }
+        }
     }
 
     fn run(&mut self, now: Instant, outputs: &mut Outputs<'_>) -> Result<Next, LogError> {
@@ -280,22 +337,30 @@ impl Source {
             .saturating_add(READ_AHEAD_WINDOWS.saturating_mul(size.as_ms()));
         let mut more = false;
         for own in &mut self.own {
-            if size.floor(own.reading.clock().watermark_ms()) > limit_ms {
+            let ahead = size.floor(own.reading.clock().watermark_ms()) > limit_ms;
+            if ahead || own.unwritten.bytes > MOST_UNWRITTEN_BYTES {
                 continue;
             }
             let mut read = crate::partition::Read::default();
-            let records = self
-                .start
-                .reader
-                .poll(own.partition, POLL_RECORDS, &mut |record| {
-                    read += own.reading.take(
-                        record,
-                        &self.start.rules,
-                        closed_until_ms,
-                        &mut self.aggregate,
-                        &mut self.rejected,
-                    );
-                })?;
+            let before = self.rejected.len();
+            let records =
+                self.start
+                    .reader
+                    .poll(own.partition, own.poll_records, &mut |record| {
+                        read += own.reading.take(
+                            record,
+                            &self.start.rules,
+                            closed_until_ms,
+                            &mut self.aggregate,
+                            &mut self.rejected,
+                        );
+                    })?;
+            let rejected = &self.rejected[before..];
+            rejected.iter().for_each(|it| own.unwritten.send(it));
+            own.poll_records = match rejected.len() {
+                0 => (own.poll_records * 2).min(POLL_RECORDS),
+                _ => POLL_REJECTED_RECORDS,
+            };
             self.start.metrics.events.inc_by(read.counted);
             self.start.metrics.late.inc_by(read.late);
             if records > 0 {

@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     recovery::RecoveredTotals,
     sink::{self, Outcome, SinkStart},
-    source::{SourceStart, SourceStreams, source},
+    source::{News, SourceStart, SourceStreams, source},
     totals::totals,
     tumble::{Tumble, tumble},
 };
@@ -64,8 +64,6 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
             gossip,
             activator,
         } = source(scope, heard, parts.source);
-        gossip.broadcast().connect_loop(told);
-
         let (finals, live) = tumble(tallies, tumbling);
         write_live(live, config.topics.live(), parts.appender, parts.metrics);
         let totals = totals(finals.clone(), parts.totals, final_until_ms, config.window);
@@ -73,7 +71,12 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
         let finals = finals.map(|record| Outcome::closed(&record));
         let totals = totals.map(|record| Outcome::totals(&record));
         let outcomes = finals.concat(totals).concat(notices);
-        sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
+        let written = sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
+
+        let news = gossip
+            .map(News::Standing)
+            .concat(written.map(News::Written));
+        news.broadcast().connect_loop(told);
         activator
     })
 }

@@ -6,6 +6,8 @@
 
 #[path = "exactly_once/faults.rs"]
 mod faults;
+#[path = "exactly_once/floods.rs"]
+mod floods;
 #[path = "exactly_once/reset.rs"]
 mod reset;
 

@@ -1,0 +1,89 @@
+//! Floods of rejections: written in bounded transactions, each once.
+
+use std::time::{Duration, Instant};
+
+use emostream_log::NewRecord;
+use emostream_model::Batch;
+use rand::RngExt;
+
+use crate::{Stage, T0, closing, reaction, rng, seeds};
+
+const GIANT_BYTES: usize = 100_000;
+const GIANTS: u64 = 60;
+/// Megabytes each: a few do.
+const SEEDS: usize = 4;
+
+/// A reaction with far too much beside it.
+fn giant(stage: &Stage, partition: u32, time_ms: u64) -> NewRecord {
+    let padding = "x".repeat(GIANT_BYTES);
+    let json = format!(r#"{{"user_id":"u","emoji_type":"fire","padding":"{padding}"}}"#);
+    stage.reaction_record(partition, time_ms, json.into_bytes())
+}
+
+fn one(stage: &Stage, partition: u32, time_ms: u64) -> NewRecord {
+    let value = Batch::encode(time_ms, [&reaction(time_ms)]);
+    stage.reaction_record(partition, time_ms, value)
+}
+
+/// What a restart costs a flood: nothing.
+fn restart_often(stage: &Stage, rng: &mut impl rand::Rng, times: u32) {
+    for _ in 0..times {
+        let commits = stage.commits() + rng.random_range(1..3);
+        let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+        let workers = rng.random_range(1..4);
+        stage.run_until(stage.config(workers), || {
+            stage.commits() >= commits || Instant::now() > patience
+        });
+    }
+}
+
+#[test]
+fn junk_is_written_though_no_window_closes_and_each_of_it_once() {
+    for seed in seeds().into_iter().take(SEEDS) {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(seed);
+        let stage = Stage::new(2);
+        stage.append(vec![one(&stage, 0, T0), one(&stage, 1, T0)]);
+        let junk = |n| stage.reaction_record(0, T0 + n, vec![b'x'; GIANT_BYTES]);
+        stage.append((0..GIANTS).map(junk).collect());
+        restart_often(&stage, &mut rng, 3);
+        // What is left does not fill a transaction: it waits for its window.
+        stage.run_until(stage.config(1), || {
+            stage.rejected().len() as u64 + 10 > GIANTS
+        });
+        assert_eq!((stage.final_until_ms(), stage.finals().len()), (0, 0));
+        stage.append(closing(&stage, 2000));
+        stage.run_until(stage.config(2), || stage.final_until_ms() >= T0 + 2000);
+        let expected: Vec<_> = (1..=GIANTS)
+            .map(|o| (0, o, "malformed".to_owned()))
+            .collect();
+        assert_eq!(stage.rejected(), expected);
+        assert_eq!(stage.finals().iter().map(|f| f.total).sum::<u64>(), 2);
+    }
+}
+
+#[test]
+fn each_of_a_flood_of_late_ones_is_rejected_once() {
+    for seed in seeds().into_iter().take(SEEDS) {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(seed);
+        let stage = Stage::new(2);
+        // Partition 0 is ahead, so that they are late there; partition 1 holds their window open.
+        let ahead = T0 + 20_000;
+        stage.append(vec![one(&stage, 1, T0), one(&stage, 0, ahead)]);
+        let late = |n: u64| giant(&stage, 0, T0 + 4000 + n % 3 * 2000);
+        stage.append((0..GIANTS).map(late).collect());
+        restart_often(&stage, &mut rng, 2);
+        stage.append(vec![one(&stage, 1, T0 + 7000)]);
+        restart_often(&stage, &mut rng, 2);
+        stage.append(vec![one(&stage, 1, ahead)]);
+        stage.append(closing(&stage, 20_000));
+        restart_often(&stage, &mut rng, 2);
+        stage.run_until(stage.config(1), || {
+            stage.final_until_ms() >= T0 + 28_000 && stage.rejected().len() as u64 >= GIANTS
+        });
+        let expected: Vec<_> = (1..=GIANTS).map(|o| (0, o, "late".to_owned())).collect();
+        assert_eq!(stage.rejected(), expected);
+        assert_eq!(stage.finals().iter().map(|f| f.total).sum::<u64>(), 4);
+    }
+}
