@@ -40,14 +40,17 @@ struct Stage {
 
 impl Stage {
     fn new(partitions: u32) -> Stage {
-        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::in_memory().unwrap());
+        let log = EmbeddedLog::in_memory().unwrap();
+        Stage::on(Arc::new(log), partitions, Duration::from_secs(1 << 40))
+    }
+
+    /// A stage that keeps its reactions for that long.
+    fn on(log: Arc<dyn Log>, partitions: u32, kept: Duration) -> Stage {
         let topics = Topics::default();
-        let keep = Cleanup::Delete {
-            after: Duration::from_secs(1 << 40),
-            bytes: None,
-        };
+        let delete = |after| Cleanup::Delete { after, bytes: None };
+        let keep = delete(Duration::from_secs(1 << 40));
         for (name, partitions, cleanup) in [
-            (topics.reactions(), partitions, keep),
+            (topics.reactions(), partitions, delete(kept)),
             (topics.windows(), 2, keep),
             (topics.live(), 2, keep),
             (topics.rejected(), 1, keep),

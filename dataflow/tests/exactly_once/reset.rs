@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use emostream_dataflow::{Config, Progress, ResetFrom, reset};
-use emostream_log::{NewRecord, read_to_end};
+use emostream_log::{NewRecord, embedded::EmbeddedLog, read_to_end};
 use emostream_model::{Batch, EmojiNames, Payload, WindowSize};
 use rand::RngExt;
 
@@ -262,6 +263,32 @@ fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_begin
     );
     assert!(said.contains("emostream reset"), "{said}");
     goes_on_from_the_beginning(&stage);
+}
+
+#[test]
+fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_says_how_many() {
+    let log = Arc::new(EmbeddedLog::in_memory().unwrap());
+    let stage = Stage::on(log.clone(), 1, Duration::from_secs(1));
+    let batch =
+        |at| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    stage.append(vec![batch(0), batch(3000), batch(6000)]);
+    stage.store(&serde_json::json!({
+        "format": 1, "settings": stage.config(1).settings(), "final_until_ms": T0,
+        "partitions": [
+            {"partition": 0, "resume_offset": 1, "resume_watermark_ms": T0, "read_offset": 2}
+        ],
+    }));
+    log.sweep().unwrap();
+    let error = stage.refusal();
+    assert_eq!(error.exit_code(), 78);
+    let said = error.to_string();
+    assert!(said.contains("from offset 1, but begins at 3"), "{said}");
+    assert!(said.contains("emostream reset"), "{said}");
+    let done = stage.reset(ResetFrom::Kept).unwrap();
+    assert_eq!((done.lost, done.records, done.anew), (2, 0, 0));
+    stage.append(vec![batch(9000)]);
+    stage.append(closing(&stage, 9000));
+    stage.run_until(stage.config(1), || stage.finals().len() == 1);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use emostream_log::{Cleanup, Log, LogError, TopicDescription, TopicSpec};
 use emostream_model::Topics;
+use indicatif::BinaryBytes;
 
 use crate::{
     exit::{Exit, Failure},
@@ -135,7 +136,7 @@ fn kept(topic: &TopicDescription) -> String {
         let after = deletion.after.map_or("for ever".to_owned(), span);
         let bytes = deletion
             .bytes
-            .map(|bytes| format!(", at most {bytes} bytes"));
+            .map(|bytes| format!(", at most {}", BinaryBytes(bytes)));
         after + &bytes.unwrap_or_default()
     });
     match (topic.compacted, deleted) {
@@ -303,7 +304,8 @@ impl Wanted<'_> {
             .bytes
             .filter(|_| bytes.is_none() && spec.max_ahead.is_some())?;
         let mend = format!(
-            "a partition of more than {size} bytes loses reactions that may not be counted yet; unless that is meant"
+            "a partition of more than {} loses reactions that may not be counted yet; unless that is meant",
+            BinaryBytes(size)
         );
         let setting = self.setting(
             spec,
