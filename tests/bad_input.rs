@@ -60,8 +60,8 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
         (vec!["ingest"], "--kafka"),
         (vec!["ingest", "--kafka", "nowhere"], "--kafka"),
         (
-            with_kafka(&["dataflow", "-n", "2", "-p", "0"]),
-            "clusters of several processes",
+            with_kafka(&["dataflow", "-n", "3", "--hosts", "a:1,b:2"]),
+            "--processes",
         ),
         (with_kafka(&["dataflow", "-n", "1", "-p", "1"]), "--process"),
         (
