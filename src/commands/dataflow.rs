@@ -156,7 +156,11 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let _watching = watch.follow(&log, names.reactions())?;
         let mut counting = Counting::start(config, log, &watch)?;
         let signal = tokio::select! {
-            failure = counting.fails() => return Err(failure),
+            ended = counting.ends() => {
+                ended?;
+                tracing::info!("another process of the cluster was asked to stop");
+                return Ok(());
+            }
             signal = signals.next() => signal,
         };
         tracing::info!("{signal}: stopping");

@@ -172,13 +172,20 @@ impl Counting {
         Ok(Self { stop, ended })
     }
 
-    /// Waits until it ends by itself, which is a failure.
-    pub(super) async fn fails(&mut self) -> Failure {
+    /// Waits until it ends by itself: by a failure, or well, because another process of its cluster was
+    /// asked to stop.
+    pub(super) async fn ends(&mut self) -> Result<(), Failure> {
         match (&mut self.ended).await {
-            Ok(Err(error)) => error.into(),
-            Ok(Ok(())) | Err(_) => {
-                Failure::new(Exit::Defect, "the dataflow ended without being asked to")
-            }
+            Ok(ended) => ended.map_err(Failure::from),
+            Err(_) => Err(Failure::new(Exit::Defect, "the dataflow's thread is gone")),
+        }
+    }
+
+    /// Waits until it ends by itself, which alone it does by a failure only.
+    pub(super) async fn fails(&mut self) -> Failure {
+        match self.ends().await {
+            Err(failure) => failure,
+            Ok(()) => Failure::new(Exit::Defect, "the dataflow ended without being asked to"),
         }
     }
 

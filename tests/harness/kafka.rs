@@ -1,8 +1,12 @@
 //! The real Kafka that `tests/kafka/kafka.sh run` starts for the tests.
 
-use std::{net::TcpListener, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use tempfile::TempDir;
+
+use super::{signal::signal, supervised::free_addresses};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
 
 /// Its `host:port`. A test that needs Kafka fails without one: a test that is skipped proves nothing.
 pub fn brokers() -> String {
@@ -22,12 +26,10 @@ pub struct Broker {
 
 impl Broker {
     pub fn start() -> Broker {
-        // Below the range that the kernel takes client ports from, so that it stays free meanwhile.
-        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        let mut ports = (0..1000).map(|_| rand::random_range(20_000..32_000_u16));
+        let address = free_addresses(1).remove(0);
         let broker = Broker {
             dir: tempfile::tempdir().unwrap(),
-            port: ports.find(free).unwrap().to_string(),
+            port: address.rsplit_once(':').unwrap().1.to_owned(),
         };
         broker.come_back();
         broker
@@ -45,6 +47,12 @@ impl Broker {
     pub fn go_away(&self) {
         script(&["stop", text(self.dir.path())]);
     }
+
+    /// kill -9.
+    pub fn kill(&self) {
+        let pid = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
+        signal(pid.trim().parse().unwrap(), "KILL");
+    }
 }
 
 impl Drop for Broker {
@@ -53,13 +61,18 @@ impl Drop for Broker {
     }
 }
 
+/// Gives `topic` more partitions, with Kafka's own tool.
+pub fn add_partitions(brokers: &str, topic: &str, partitions: u32) {
+    let port = brokers.rsplit_once(':').unwrap().1;
+    script(&["partitions", port, topic, &partitions.to_string()]);
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 fn script(arguments: &[&str]) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
-    let output = Command::new(script).args(arguments).output().unwrap();
+    let output = Command::new(SCRIPT).args(arguments).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "kafka.sh {arguments:?}: {errors}");
 }
@@ -76,8 +89,7 @@ pub struct Consumed {
 /// All that a read_committed consumer that is not ours reads of `topic`.
 pub fn consume(brokers: &str, topic: &str) -> Vec<Consumed> {
     let port = brokers.rsplit_once(':').unwrap().1;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
-    let output = Command::new(script)
+    let output = Command::new(SCRIPT)
         .args(["consume", port, topic])
         .output()
         .unwrap();

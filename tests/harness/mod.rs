@@ -9,7 +9,9 @@ pub mod http;
 pub mod kafka;
 pub mod node;
 pub mod rooms;
+pub mod signal;
 pub mod sse;
+pub mod supervised;
 pub mod ws;
 
 use std::{

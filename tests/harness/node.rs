@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{DEADLINE, until_within};
+use super::{DEADLINE, signal::signal, until_within};
 
 /// The program under test, with nothing of this environment's settings.
 pub fn emostream(arguments: &[&str]) -> Command {
@@ -35,6 +35,16 @@ pub fn output(arguments: &[&str]) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {errors}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Starts it; its errors are appended to `log`.
+pub fn spawn(arguments: &[&str], log: &Path, stdout: Stdio) -> Child {
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    emostream(arguments)
+        .stdout(stdout)
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 /// A server. It is killed when it goes out of scope.
@@ -64,7 +74,7 @@ impl Node {
 
     /// Any server that prints the address it listens at. Its errors are appended to `log`.
     pub fn start(arguments: &[&str], log: &Path) -> Node {
-        let mut child = Node::spawn(arguments, log, Stdio::piped());
+        let mut child = spawn(arguments, log, Stdio::piped());
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (found, address) = mpsc::channel();
         thread::spawn(move || {
@@ -89,20 +99,16 @@ impl Node {
 
     /// A process that listens nowhere.
     pub fn start_silent(arguments: &[&str], log: &Path) -> Node {
-        let child = Node::spawn(arguments, log, Stdio::null());
+        let child = spawn(arguments, log, Stdio::null());
         Node {
             child,
             address: String::new(),
         }
     }
 
-    fn spawn(arguments: &[&str], log: &Path, stdout: Stdio) -> Child {
-        let log = File::options().create(true).append(true).open(log).unwrap();
-        emostream(arguments)
-            .stdout(stdout)
-            .stderr(log)
-            .spawn()
-            .unwrap()
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// kill -9.
@@ -113,14 +119,7 @@ impl Node {
 
     /// SIGTERM, and how it ended.
     pub fn stop(mut self, within: Duration) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        signal(self.child.id(), "TERM");
         until_within(within, "an end after SIGTERM", || {
             self.child.try_wait().unwrap()
         })

@@ -7,6 +7,7 @@
 #   kafka.sh stop DIR                 stop the broker of DIR; no error if it is gone already
 #   kafka.sh run CMD…                 start one on a free port, run CMD with EMOSTREAM_TEST_KAFKA set,
 #                                     stop it whatever happens; the exit code is CMD's
+#   kafka.sh partitions PORT TOPIC N  give TOPIC N partitions
 #   kafka.sh consume PORT TOPIC [ARG…]
 #                                     print what Kafka's own console consumer reads with
 #                                     read_committed from the beginning:
@@ -219,6 +220,18 @@ consume() { # consume PORT TOPIC [ARG…]
     exit "$code"
 }
 
+partitions() { # partitions PORT TOPIC N
+    fetch
+    local dir
+    dir=$(mktemp -d)
+    # shellcheck disable=SC2064 # the directory as it is now
+    trap "rm -rf '$dir'" EXIT
+    log_settings=$dir/log4j2.properties
+    write_log_settings WARN >"$log_settings"
+    kafka org.apache.kafka.tools.TopicCommand --bootstrap-server "127.0.0.1:$1" \
+        --alter --topic "$2" --partitions "$3"
+}
+
 usage() {
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
     exit 64
@@ -228,6 +241,7 @@ case "${1-}" in
 fetch) fetch ;;
 start) [ $# -eq 3 ] || usage; start "$2" "$3" ;;
 stop) [ $# -eq 2 ] || usage; stop "$2" ;;
+partitions) [ $# -eq 4 ] || usage; partitions "$2" "$3" "$4" ;;
 run) [ $# -ge 2 ] || usage; shift; run "$@" ;;
 consume) [ $# -ge 3 ] || usage; shift; consume "$@" ;;
 *) usage ;;
