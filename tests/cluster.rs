@@ -6,7 +6,7 @@ mod harness;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -239,8 +239,24 @@ fn arguments(brokers: &str, prefix: &str, workers: u32, processes: &[&str]) -> V
         .collect()
 }
 
-/// A group of supervised processes.
-struct Group(Vec<Supervised>);
+/// A group of supervised processes. If a test fails, what they said at last is shown.
+struct Group {
+    processes: Vec<Supervised>,
+    dir: PathBuf,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for index in 0..self.processes.len() {
+                let said = self.said(index);
+                let lines: Vec<&str> = said.lines().collect();
+                let newest = &lines[lines.len().saturating_sub(30)..];
+                println!("process {index} said at last:\n{}", newest.join("\n"));
+            }
+        }
+    }
+}
 
 impl Group {
     fn start(
@@ -262,27 +278,30 @@ impl Group {
                 seed + index as u64,
             )
         };
-        Group((0..processes).map(start).collect())
+        Group {
+            processes: (0..processes).map(start).collect(),
+            dir: dir.to_owned(),
+        }
+    }
+
+    fn said(&self, index: usize) -> String {
+        std::fs::read_to_string(self.dir.join(format!("process-{index}"))).unwrap_or_default()
     }
 
     /// SIGTERM to one of them ends all with 0.
     fn drain(mut self, asked: usize) {
-        self.0.iter_mut().for_each(Supervised::leave_alone);
-        self.0[asked].signal("TERM");
-        for process in &mut self.0 {
+        self.processes.iter_mut().for_each(Supervised::leave_alone);
+        self.processes[asked].signal("TERM");
+        for process in &mut self.processes {
             assert_eq!(process.ended().code(), Some(0));
         }
     }
 
-    fn check_ends(&self, dir: &Path) {
-        for (index, process) in self.0.iter().enumerate() {
+    fn check_ends(&self) {
+        for (index, process) in self.processes.iter().enumerate() {
             let codes = process.codes();
-            let said = || std::fs::read_to_string(dir.join(format!("process-{index}"))).unwrap();
-            assert!(
-                codes.iter().all(|code| GOOD_ENDS.contains(code)),
-                "process {index} ended with {codes:?}:\n{}",
-                said()
-            );
+            let good = codes.iter().all(|code| GOOD_ENDS.contains(code));
+            assert!(good, "process {index} ended with {codes:?}");
         }
     }
 }
@@ -332,7 +351,7 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
             thread::sleep(Duration::from_millis(rng.random_range(0..1500)));
         }
         match fault {
-            Fault::Kill => group.0[victim].signal("KILL"),
+            Fault::Kill => group.processes[victim].signal("KILL"),
             Fault::Freeze => freeze(&group, victim),
             Fault::KillBroker => {
                 broker.kill();
@@ -346,7 +365,7 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     until_within(LONG, "everything is final", || {
         (final_until_ms(&brokers, &prefix) >= until_ms).then_some(())
     });
-    group.check_ends(dir.path());
+    group.check_ends();
     group.drain(rng.random_range(0..3));
     check(&log, &brokers, &prefix, until_ms);
 }
@@ -354,15 +373,15 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
 /// The others notice that one is frozen, and end; thawed, it ends too.
 fn freeze(group: &Group, victim: usize) {
     // A group that forms just now waits for the frozen one as for any that is not there yet.
-    let pid = group.0[victim].pid();
-    let ends: Vec<usize> = group.0.iter().map(Supervised::ends).collect();
+    let pid = group.processes[victim].pid();
+    let ends: Vec<usize> = group.processes.iter().map(Supervised::ends).collect();
     let frozen = Instant::now();
-    group.0[victim].signal("STOP");
+    harness::signal::signal(pid, "STOP");
     let others = (0..3).filter(|index| *index != victim);
     until_within(LONG, "the others notice, or had no group", || {
         let noticed = others
             .clone()
-            .all(|index| group.0[index].ends() > ends[index]);
+            .all(|index| group.processes[index].ends() > ends[index]);
         (noticed || frozen.elapsed() > Duration::from_secs(15)).then_some(())
     });
     harness::signal::signal(pid, "CONT");
@@ -438,7 +457,7 @@ fn a_group_comes_back_with_other_workers_and_with_new_partitions() {
     add_partitions(&brokers, &topics(&prefix).reactions(), 4);
     until_within(LONG, "a restart", || {
         group
-            .0
+            .processes
             .iter()
             .all(|process| process.codes() == [75])
             .then_some(())
