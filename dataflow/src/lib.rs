@@ -3,14 +3,15 @@
 //! ```text
 //! [reactions] ─▶ read + decode + pre-aggregate ─▶ exchange (room) ─▶ tumble ─┬▶ live ──▶ [live]
 //!                  partitions over workers                                   └▶ finals ─┬▶ totals
+//!                                                                                       ├▶ trending
 //!                                                                                       ▼    ▼
 //!                 rejected records, marks of progress ────────────────────────────────▶ commit
 //!                                                                  one transaction ──▶ [windows]
-//!                                                        [totals] [rejected] [progress]
+//!                                             [totals] [trending] [rejected] [progress]
 //! ```
 //!
 //! Timely dataflow moves the data and knows when a window is complete; differential dataflow keeps
-//! the totals behind the pre-aggregation. The log alone holds state: the progress record, written
+//! the totals and what is trending behind the pre-aggregation. The log alone holds state: the progress record, written
 //! with the results, says where to read again.
 //!
 //! Invariants:
@@ -35,15 +36,20 @@ mod rejections;
 mod reset;
 mod run;
 mod sink;
+mod slide;
 mod source;
+mod stamp;
 mod stop;
 mod topology;
 mod totals;
+mod trending;
 mod tumble;
 
 use std::{sync::Arc, time::Duration};
 
 use emostream_model::{EmojiNames, Topics, WindowSize};
+
+use trending::Span;
 
 pub use cluster::Cluster;
 pub use error::DataflowError;
@@ -73,11 +79,24 @@ pub struct Config {
     pub live: Duration,
     /// How many identical emojis make a swarm.
     pub swarm_size: u64,
+    /// How long the sliding span of the trending emojis is: a whole multiple of the window.
+    pub trending_span: Duration,
+    /// How many trending emojis and rooms are shown.
+    pub trending_top: usize,
     /// The emoji names that plain JSON records may use.
     pub emojis: EmojiNames,
 }
 
 impl Config {
+    /// What is trending goes by it.
+    pub(crate) fn span(&self) -> Span {
+        Span {
+            size: self.window,
+            span_ms: self.trending_span.as_millis() as u64,
+            top: self.trending_top,
+        }
+    }
+
     /// What the results depend on.
     pub fn settings(&self) -> Settings {
         Settings {

@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
     partition::{PartitionReading, Rules},
     progress::{Former, PartitionProgress},
-    recovery::{self, RecoveredTotals},
+    recovery::{self, RecoveredTotals, RecoveredTrending},
     sink::{QUIET_COMMIT, SinkStart},
     source::{SourceBell, SourceStart},
     topology::{self, Parts},
@@ -88,12 +88,13 @@ fn count(
             return Ok(());
         }
     }
-    let (mut transactor, mut totals, mut found) = (None, None, None);
+    let (mut transactor, mut totals, mut trending, mut found) = (None, None, None, None);
     if group.is_none_or(|group| group.leads()) {
         ready(Err("reading where the last run got to".to_owned()));
         let beginning = recovery::recover(&config, &*log)?;
         transactor = Some(beginning.transactor);
         totals = Some(beginning.totals);
+        trending = Some(beginning.trending);
         found = Some(SharedBeginning {
             final_until_ms: beginning.final_until_ms,
             partitions: beginning.partitions,
@@ -124,6 +125,7 @@ fn count(
     let run = Arc::new(Run {
         transactor: Mutex::new(transactor),
         totals: Mutex::new(totals),
+        trending: Mutex::new(trending),
         appender: Arc::from(appender),
         positions: Arc::new(positions.collect()),
         config,
@@ -169,6 +171,8 @@ struct Run {
     transactor: Mutex<Option<Box<dyn Transactor>>>,
     /// Taken by the first worker; differential exchanges them by room.
     totals: Mutex<Option<RecoveredTotals>>,
+    /// Taken by the first worker, exchanged by room like the totals.
+    trending: Mutex<Option<RecoveredTrending>>,
     appender: Arc<dyn Appender>,
     positions: Arc<Vec<AtomicU64>>,
 }
@@ -284,6 +288,10 @@ impl Run {
             committer: Box::new(move |wake| start_committer(transactor?, wake, metrics, stop)),
             totals: first
                 .then(|| take(&self.totals))
+                .flatten()
+                .unwrap_or_default(),
+            trending: first
+                .then(|| take(&self.trending))
                 .flatten()
                 .unwrap_or_default(),
             appender: self.appender.clone(),

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use emostream_log::{Header, NewRecord};
-use emostream_model::{Room, Topics, TotalsRecord, WindowRecord};
+use emostream_model::{Room, Topics, TotalsRecord, Trending, WindowRecord};
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
@@ -51,6 +51,8 @@ pub enum Outcome {
     Final(Room, Vec<u8>),
     /// A room's totals' JSON.
     Totals(Room, Vec<u8>),
+    /// What is trending, as JSON, and the key of its record.
+    Trending(String, Vec<u8>),
     /// A record to be rejected.
     Rejected(Rejected),
     /// How far a partition is read; see [`crate::progress::OpenWindows::advance`].
@@ -66,6 +68,11 @@ impl Outcome {
     /// What a closed window did to a room's totals.
     pub fn totals(record: &TotalsRecord) -> Outcome {
         Outcome::Totals(record.room.clone(), json(record))
+    }
+
+    /// What a closed window did to what is trending.
+    pub fn trending(record: &Trending) -> Outcome {
+        Outcome::Trending(record.key().to_owned(), json(record))
     }
 }
 
@@ -320,8 +327,9 @@ impl Sink {
     fn record(&mut self, outcome: Outcome) -> Option<NewRecord> {
         let topics = &self.start.topics;
         match outcome {
-            Outcome::Final(room, json) => Some(keyed(topics.windows(), &room, json)),
-            Outcome::Totals(room, json) => Some(keyed(topics.totals(), &room, json)),
+            Outcome::Final(room, json) => Some(keyed(topics.windows(), room.as_str(), json)),
+            Outcome::Totals(room, json) => Some(keyed(topics.totals(), room.as_str(), json)),
+            Outcome::Trending(key, json) => Some(keyed(topics.trending(), &key, json)),
             Outcome::Mark(mark) => {
                 self.partitions.insert(mark.partition, mark);
                 None
@@ -359,12 +367,12 @@ pub fn progress_record(topics: &Topics, progress: &Progress) -> NewRecord {
     }
 }
 
-fn keyed(topic: String, room: &Room, json: Vec<u8>) -> NewRecord {
+fn keyed(topic: String, key: &str, json: Vec<u8>) -> NewRecord {
     NewRecord {
         topic,
         partition: None,
         time_ms: None,
-        key: Some(Bytes::copy_from_slice(room.as_str().as_bytes())),
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
         value: json.into(),
         headers: Vec::new(),
     }

@@ -18,10 +18,11 @@ use crate::{
     commit::StartCommitter,
     live::write_live,
     metrics::Metrics,
-    recovery::RecoveredTotals,
+    recovery::{RecoveredTotals, RecoveredTrending},
     sink::{self, Outcome, SinkStart},
     source::{News, SourceStart, SourceStreams, source},
     totals::totals,
+    trending::trending,
     tumble::{Tumble, tumble},
 };
 
@@ -35,6 +36,8 @@ pub struct Parts {
     pub committer: StartCommitter,
     /// The totals of this worker's share of the rooms, as of F.
     pub totals: RecoveredTotals,
+    /// What lies in the span of this worker's share of the rooms, as of F.
+    pub trending: RecoveredTrending,
     /// Writes live tallies.
     pub appender: Arc<dyn Appender>,
     /// What to count.
@@ -67,10 +70,17 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
         let (finals, live) = tumble(tallies, tumbling);
         write_live(live, config.topics.live(), parts.appender, parts.metrics);
         let totals = totals(finals.clone(), parts.totals, final_until_ms, config.window);
+        let trending = trending(
+            finals.clone(),
+            parts.trending,
+            final_until_ms,
+            config.span(),
+        );
 
         let finals = finals.map(|record| Outcome::closed(&record));
         let totals = totals.map(|record| Outcome::totals(&record));
-        let outcomes = finals.concat(totals).concat(notices);
+        let trending = trending.map(|record| Outcome::trending(&record));
+        let outcomes = finals.concat(totals).concat(trending).concat(notices);
         let written = sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
 
         let news = gossip
@@ -91,6 +101,8 @@ pub fn describe(config: &Config) -> String {
         idle_timeout,
         live,
         swarm_size,
+        trending_span,
+        trending_top,
         ..
     } = config;
     format!(
@@ -107,9 +119,12 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
       --> live   every {live:?} where it changed --> {live_topic}
       --> finals swarms of {swarm_size}
     totals       differential: cumulative counts by room and emoji
+    trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
+                 top {trending_top} emojis and rooms of all (key *)
     commit       on one worker, one transaction a close:
       sink: {windows}
       sink: {totals}
+      sink: {trending}
       sink: {rejected}
       sink: {progress}
 ",
@@ -119,6 +134,7 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
         live_topic = topics.live(),
         windows = topics.windows(),
         totals = topics.totals(),
+        trending = topics.trending(),
         rejected = topics.rejected(),
         progress = topics.progress(),
     )

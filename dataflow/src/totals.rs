@@ -11,6 +11,8 @@ use timely::dataflow::{
     operators::{Concat, ToStream, vec::Map},
 };
 
+use crate::stamp::additions;
+
 /// The totals of each room that a window changed, as of that window.
 ///
 /// `recovered` are the totals as of `final_until_ms`; they count, and are not emitted again.
@@ -41,18 +43,17 @@ pub fn totals<'scope>(
             counts.into_iter().map(count)
         },
     );
-    counted
-        .concat(recovered)
-        .as_collection()
-        .reduce_named("totals", |_room, emojis, totals| {
+    let totals = counted.concat(recovered).as_collection().reduce_named(
+        "totals",
+        |_room, emojis, totals| {
             let counts: Vec<(Emoji, i64)> = emojis.iter().map(|(e, count)| (**e, *count)).collect();
             totals.push((counts, 1_isize));
-        })
-        .inner
-        .flat_map(move |((room, counts), start_ms, diff)| {
-            let news = diff > 0 && start_ms >= final_until_ms && start_ms > 0;
-            news.then(|| record(room, &counts, size, start_ms))
-        })
+        },
+    );
+    additions(totals).flat_map(move |((room, counts), start_ms)| {
+        let news = start_ms >= final_until_ms && start_ms > 0;
+        news.then(|| record(room, &counts, size, start_ms))
+    })
 }
 
 fn record(room: Room, counts: &[(Emoji, i64)], size: WindowSize, start_ms: u64) -> TotalsRecord {

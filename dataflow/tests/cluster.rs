@@ -72,6 +72,8 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         idle_timeout: Duration::from_secs(600),
         live: Duration::from_millis(250),
         swarm_size: 1000,
+        trending_span: Duration::from_secs(6),
+        trending_top: 10,
         emojis: EmojiNames::default(),
     }
 }

@@ -10,6 +10,8 @@ mod faults;
 mod floods;
 #[path = "exactly_once/reset.rs"]
 mod reset;
+#[path = "exactly_once/trending.rs"]
+mod trending;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +31,10 @@ use rand::{Rng, RngExt};
 
 const T0: u64 = 1_764_000_000_000;
 const LATENESS_MS: u64 = 750;
+/// Three windows, so that much slides out.
+const SPAN_MS: u64 = 6000;
+/// Fewer than there are emojis, so that some do not show.
+const TOP: usize = 2;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
@@ -55,6 +61,8 @@ impl Stage {
             (topics.live(), 2, keep),
             (topics.rejected(), 1, keep),
             (topics.totals(), 2, Cleanup::Compact),
+            // Not compacted here, so that every record there ever was can be checked.
+            (topics.trending(), 2, keep),
             (topics.progress(), 1, Cleanup::Compact),
         ] {
             log.create_topic(&TopicSpec {
@@ -83,6 +91,8 @@ impl Stage {
             idle_timeout: Duration::from_secs(600),
             live: Duration::from_millis(250),
             swarm_size: 3,
+            trending_span: Duration::from_millis(SPAN_MS),
+            trending_top: TOP,
             emojis: EmojiNames::default(),
         }
     }
@@ -331,6 +341,7 @@ fn check(stage: &Stage, oracle: &Oracle) {
         known.insert(record.room.to_string(), record.total);
     }
     assert_eq!(known, totals);
+    trending::check(stage, oracle);
 }
 
 fn seeds() -> Vec<u64> {

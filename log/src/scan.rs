@@ -1,4 +1,4 @@
-//! Reading a topic from its beginning to where it ended when the reading began.
+//! Reading a topic from its beginning, or from a moment, to where it ended when the reading began.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,6 @@ pub fn read_to_end(
     topic: &str,
     each: &mut dyn FnMut(Record<'_>),
 ) -> Result<(), LogError> {
-    let bell = Doorbell::default();
     let mut from = Vec::new();
     for partition in 0..log.partitions(topic)? {
         let kept = log.offsets(topic, partition)?;
@@ -26,7 +25,36 @@ pub fn read_to_end(
             from.push((partition, kept.start));
         }
     }
-    let mut reader = log.reader(topic, &from, bell.wake())?;
+    read_from(log, topic, &from, each)
+}
+
+/// As [`read_to_end`], but leaves out, in each partition, what comes before the first record whose time
+/// is `since_ms` or later.
+pub fn read_since(
+    log: &dyn Log,
+    topic: &str,
+    since_ms: u64,
+    each: &mut dyn FnMut(Record<'_>),
+) -> Result<(), LogError> {
+    let mut from = Vec::new();
+    for partition in 0..log.partitions(topic)? {
+        let kept = log.offsets(topic, partition)?;
+        let start = log.offset_at(topic, partition, since_ms)?.max(kept.start);
+        if start < kept.end {
+            from.push((partition, start));
+        }
+    }
+    read_from(log, topic, &from, each)
+}
+
+fn read_from(
+    log: &dyn Log,
+    topic: &str,
+    from: &[(u32, u64)],
+    each: &mut dyn FnMut(Record<'_>),
+) -> Result<(), LogError> {
+    let bell = Doorbell::default();
+    let mut reader = log.reader(topic, from, bell.wake())?;
     let mut unread: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
     let mut last_news = Instant::now();
     while !unread.is_empty() {

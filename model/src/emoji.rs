@@ -83,6 +83,11 @@ impl Emoji {
         self.0
     }
 
+    /// The emoji of this number in this build of the program.
+    pub fn from_id(id: u16) -> Option<Emoji> {
+        (usize::from(id) < TABLE.texts.len()).then_some(Emoji(id))
+    }
+
     /// All of them, by number.
     pub fn all() -> impl ExactSizeIterator<Item = Emoji> {
         (0..TABLE.texts.len()).map(|id| Emoji(id as u16))

@@ -27,7 +27,10 @@ pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, 
 pub use json::{Entry, Names};
 pub use payload::{Payload, PayloadError};
 pub use reaction::{Invalid, MAX_USER_BYTES, Reaction, Submission, UserId};
-pub use results::{TotalsRecord, TrendingRecord, WindowRecord};
+pub use results::{
+    ALL_ROOMS, AllRooms, LeadersRecord, RoomCount, TotalsRecord, Trending, TrendingRecord,
+    WindowRecord,
+};
 pub use room::{InvalidRoom, MAX_ROOM_BYTES, Room};
 pub use tally::{Tally, compress, sort_counts};
 pub use timestamp::from_text as parse_timestamp;

@@ -1,6 +1,8 @@
 //! Result records: the JSON values of the output topics, keyed by room.
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::{Count, Room, Tally, Window};
 
@@ -36,7 +38,27 @@ pub struct TotalsRecord {
     pub counts: Vec<Count>,
 }
 
-/// A value of the `trending` topic: the top emojis of a sliding span that ends with a window.
+/// A value of the `trending` topic: the top emojis of a room, or the leaders across rooms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Trending {
+    /// Of one room; the record's key is its name.
+    Room(TrendingRecord),
+    /// Of all rooms; the record's key is [`ALL_ROOMS`].
+    All(LeadersRecord),
+}
+
+impl Trending {
+    /// The record's key.
+    pub fn key(&self) -> &str {
+        match self {
+            Trending::Room(record) => record.room.as_str(),
+            Trending::All(_) => ALL_ROOMS,
+        }
+    }
+}
+
+/// The top emojis of a room in the sliding span that ends with a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrendingRecord {
     /// Which room.
@@ -46,6 +68,84 @@ pub struct TrendingRecord {
     pub window: Window,
     /// How long the span is.
     pub span_ms: u64,
-    /// The most frequent emojis of the span, the most frequent first.
+    /// The most frequent emojis of the span, the most frequent first. Empty once nothing of the room
+    /// lies in the span any more: the room is no longer trending.
     pub top: Vec<Count>,
+}
+
+/// The leaders across rooms in the sliding span that ends with a window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeadersRecord {
+    /// `*`.
+    pub room: AllRooms,
+    /// The last window of the span: its `start` and `end`, Unix milliseconds.
+    #[serde(flatten)]
+    pub window: Window,
+    /// How long the span is.
+    pub span_ms: u64,
+    /// The most frequent emojis of all rooms together, the most frequent first.
+    pub top: Vec<Count>,
+    /// The rooms with the most reactions, the greatest count first, equal ones by name.
+    pub rooms: Vec<RoomCount>,
+}
+
+/// How many reactions a room had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomCount {
+    /// Which room.
+    pub room: Room,
+    /// How many.
+    pub count: u64,
+}
+
+/// What stands for all rooms together where a room's name would stand. No room has this name.
+pub const ALL_ROOMS: &str = "*";
+
+/// [`ALL_ROOMS`], as a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AllRooms;
+
+impl Serialize for AllRooms {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(ALL_ROOMS)
+    }
+}
+
+impl<'de> Deserialize<'de> for AllRooms {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AllRooms, D::Error> {
+        match &*Cow::<'de, str>::deserialize(deserializer)? {
+            ALL_ROOMS => Ok(AllRooms),
+            _ => Err(D::Error::custom("all rooms together are written *")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    const WINDOW: &str = r#""start":0,"end":2000,"span_ms":60000,"top":[{"emoji":"🔥","count":3}]"#;
+
+    #[test]
+    fn a_trending_record_is_of_a_room_or_of_all_of_them() {
+        let room = format!(r#"{{"room":"match-7",{WINDOW}}}"#);
+        let read: Trending = serde_json::from_str(&room).unwrap();
+        assert!(matches!(&read, Trending::Room(record) if record.room.as_str() == "match-7"));
+        assert_eq!(serde_json::to_string(&read).unwrap(), room);
+
+        let all = format!(r#"{{"room":"*",{WINDOW},"rooms":[{{"room":"match-7","count":3}}]}}"#);
+        let read: Trending = serde_json::from_str(&all).unwrap();
+        assert_eq!((read.key(), Room::new(read.key()).is_err()), ("*", true));
+        assert!(matches!(&read, Trending::All(record) if record.rooms.len() == 1));
+        assert_eq!(serde_json::to_string(&read).unwrap(), all);
+    }
+
+    #[test]
+    fn leaders_without_the_star_are_not_read() {
+        for room in ["**", "", "a b"] {
+            let record = format!(r#"{{"room":"{room}",{WINDOW},"rooms":[]}}"#);
+            assert!(serde_json::from_str::<Trending>(&record).is_err(), "{room}");
+        }
+    }
 }

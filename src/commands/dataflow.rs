@@ -22,6 +22,9 @@ use crate::{
 /// More than any machine has cores.
 const MOST_WORKERS: u64 = 1024;
 
+/// A top is sent whole: more than this is no top any more.
+const MOST_TRENDING: u64 = 100;
+
 /// More than this only cost.
 const WORKERS_A_CORE: u64 = 2;
 
@@ -71,6 +74,13 @@ pub(super) struct CountingFlags {
     #[arg(long, value_name = "N", default_value_t = 1000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..))]
     swarm_size: u64,
+    /// How long the sliding span of what is trending is: a whole number of windows
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    trending_span: Duration,
+    /// How many trending emojis of a room are shown, and how many leading rooms
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_TRENDING))]
+    trending_top: u64,
 }
 
 impl CountingFlags {
@@ -103,6 +113,13 @@ impl CountingFlags {
             let why = format!("must be longer than the lateness of {:?}", self.lateness);
             return Err(Failure::usage("--idle-timeout", why));
         }
+        if !ms(self.trending_span).is_multiple_of(window.as_ms()) {
+            let why = format!(
+                "{:?} is not a whole number of windows of {:?}",
+                self.trending_span, self.window
+            );
+            return Err(Failure::usage("--trending-span", why));
+        }
         let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
         if self.workers > cores.saturating_mul(WORKERS_A_CORE) {
             let workers = self.workers;
@@ -121,6 +138,8 @@ impl CountingFlags {
             idle_timeout: self.idle_timeout,
             live: self.live,
             swarm_size: self.swarm_size,
+            trending_span: self.trending_span,
+            trending_top: self.trending_top as usize,
             emojis,
         })
     }
@@ -144,6 +163,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         names.reactions(),
         names.windows(),
         names.totals(),
+        names.trending(),
         names.live(),
         names.rejected(),
         names.progress(),

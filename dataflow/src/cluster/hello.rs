@@ -45,6 +45,8 @@ impl Agreement {
             text("--idle-timeout", &config.idle_timeout),
             text("--live", &config.live),
             text("--swarm-size", &config.swarm_size),
+            text("--trending-span", &config.trending_span),
+            text("--trending-top", &config.trending_top),
             text("--emoji-alias", &aliases),
         ])
     }

@@ -1,0 +1,252 @@
+//! Lets counts slide through a span: each counts from its window on, until it leaves.
+//!
+//! ```text
+//!  a final ──▶ + at its window ············ the span ············▶ − at the window it is out of
+//!                    └── held here, a dozen bytes an emoji ────────────┘
+//! ```
+//!
+//! What is to be taken back is held here and not in differential, where every count of the span would
+//! be an update at a future time: of 10,000 rooms with 50 emojis and a span of 30 windows, 15 million.
+//! Downstream there are the current sums alone. A window's changes leave together when it is closed,
+//! so that what comes and what goes cancel before anything is sorted into a trace.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use differential_dataflow::{consolidation::consolidate, hashable::Hashable};
+use emostream_model::{Emoji, Room};
+use foldhash::{HashMap, HashMapExt};
+use serde::{Deserialize, Serialize};
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        StreamVec,
+        channels::pact::Exchange,
+        operators::{
+            Capability, InputCapability,
+            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
+        },
+    },
+    progress::frontier::MutableAntichain,
+};
+
+/// Counts of a room that are in the span for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stay {
+    /// Which room.
+    pub room: Room,
+    /// The start of the first window they count in.
+    pub from_ms: u64,
+    /// The start of the first window that they are out of.
+    pub until_ms: u64,
+    /// How many of each emoji.
+    pub counts: Vec<(Emoji, u64)>,
+}
+
+/// A room's number on this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoomNumber(u32);
+
+/// The rooms of this worker by number. A room keeps its number as long as the worker runs; the totals
+/// keep more of it.
+#[derive(Debug, Clone, Default)]
+pub struct Rooms(Rc<RefCell<Numbers>>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    rooms: Vec<Room>,
+    numbers: HashMap<Room, RoomNumber>,
+}
+
+impl Rooms {
+    fn number(&self, room: &Room) -> RoomNumber {
+        let Numbers { rooms, numbers } = &mut *self.0.borrow_mut();
+        if let Some(number) = numbers.get(room) {
+            return *number;
+        }
+        let number = RoomNumber(rooms.len() as u32);
+        rooms.push(room.clone());
+        numbers.insert(room.clone(), number);
+        number
+    }
+
+    /// The room of a number that [`slide`] sent.
+    pub fn room(&self, number: RoomNumber) -> Room {
+        self.0.borrow().rooms[number.0 as usize].clone()
+    }
+}
+
+/// An emoji's number ([`Emoji::id`]): compared much faster than its text.
+pub type EmojiId = u16;
+
+/// What leads across rooms.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Leader {
+    /// An emoji, in all rooms together.
+    Emoji(Emoji),
+    /// A room, with all its emojis.
+    Room(Room),
+}
+
+/// A change of a room's count of an emoji.
+pub type RoomChange = ((RoomNumber, EmojiId), u64, i64);
+
+/// A change of a count across rooms, as far as this worker's rooms go.
+pub type LeaderChange = (((), Leader), u64, i64);
+
+type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
+
+/// How the sums of the span change at each window: of each room on the worker that has it, numbered by
+/// `rooms`, and across rooms.
+pub fn slide<'scope>(
+    stays: StreamVec<'scope, u64, Stay>,
+    rooms: Rooms,
+) -> (
+    StreamVec<'scope, u64, RoomChange>,
+    StreamVec<'scope, u64, LeaderChange>,
+) {
+    let mut builder = OperatorBuilder::new("slide".to_owned(), stays.scope());
+    // As tumbling does: a final stays where it is.
+    let by_room = Exchange::new(|stay: &Stay| stay.room.hashed());
+    let mut input = builder.new_input(stays, by_room);
+    let (by_room, room_changes) = builder.new_output();
+    let (across, leader_changes) = builder.new_output();
+    let (mut by_room, mut across) = (OutputBuilder::from(by_room), OutputBuilder::from(across));
+    builder.build(move |_| {
+        let mut turns = Turns {
+            rooms,
+            turns: BTreeMap::new(),
+        };
+        move |frontiers| {
+            input.for_each_stamp(|at, data| {
+                for stay in data.flat_map(|data| data.drain(..)) {
+                    turns.enter(&at, &stay);
+                }
+            });
+            turns.pass(
+                &frontiers[0],
+                &mut by_room.activate(),
+                &mut across.activate(),
+            );
+        }
+    });
+    (room_changes, leader_changes)
+}
+
+/// The windows at which counts come or leave, by start.
+struct Turns {
+    rooms: Rooms,
+    turns: BTreeMap<u64, Turn>,
+}
+
+struct Turn {
+    by_room: Capability<u64>,
+    across: Capability<u64>,
+    comes: Vec<Entry>,
+    leaves: Vec<Entry>,
+}
+
+/// One emoji's count of a room and window: 12 bytes. A greater count than fits is several entries.
+#[derive(Clone, Copy)]
+struct Entry {
+    room: RoomNumber,
+    count: u32,
+    emoji: EmojiId,
+}
+
+fn entries(room: RoomNumber, emoji: Emoji, count: u64) -> impl Iterator<Item = Entry> {
+    let most = u64::from(u32::MAX);
+    let parts = count.div_ceil(most);
+    (0..parts).map(move |part| Entry {
+        room,
+        count: (count - part * most).min(most) as u32,
+        emoji: emoji.id(),
+    })
+}
+
+impl Turns {
+    fn enter(&mut self, at: &InputCapability<u64>, stay: &Stay) {
+        let room = self.rooms.number(&stay.room);
+        let all = || {
+            let counts = stay.counts.iter();
+            counts.flat_map(move |(emoji, count)| entries(room, *emoji, *count))
+        };
+        self.turn(at, stay.from_ms).comes.extend(all());
+        self.turn(at, stay.until_ms).leaves.extend(all());
+    }
+
+    fn turn(&mut self, at: &InputCapability<u64>, start_ms: u64) -> &mut Turn {
+        self.turns.entry(start_ms).or_insert_with(|| Turn {
+            by_room: at.delayed(&start_ms, 0),
+            across: at.delayed(&start_ms, 1),
+            comes: Vec::new(),
+            leaves: Vec::new(),
+        })
+    }
+
+    /// Sends the changes of the windows that the frontier has passed. An empty frontier passes none:
+    /// it means that the sources are gone.
+    fn pass(
+        &mut self,
+        frontier: &MutableAntichain<u64>,
+        by_room: &mut Output<'_, RoomChange>,
+        across: &mut Output<'_, LeaderChange>,
+    ) {
+        let Some(&frontier_ms) = frontier.frontier().first() else {
+            return;
+        };
+        let later = self.turns.split_off(&frontier_ms);
+        let passed = std::mem::replace(&mut self.turns, later);
+        if passed.is_empty() {
+            return;
+        }
+        for (start_ms, turn) in passed {
+            let changes = turn.changes();
+            let mut session = by_room.session(&turn.by_room);
+            let change = |((room, emoji), diff): &(_, i64)| ((*room, *emoji), start_ms, *diff);
+            session.give_iterator(changes.iter().map(change));
+            let mut session = across.session(&turn.across);
+            let leaders = leaders(&changes, &self.rooms).into_iter();
+            session.give_iterator(leaders.map(|(leader, diff)| (((), leader), start_ms, diff)));
+        }
+        // Of a window that is closed no more comes: what is held fits.
+        for turn in self.turns.values_mut() {
+            turn.leaves.shrink_to_fit();
+        }
+    }
+}
+
+/// By how much the count of a room's emoji changes.
+type Change = ((RoomNumber, EmojiId), i64);
+
+impl Turn {
+    /// What comes less what leaves, by room and emoji.
+    fn changes(&self) -> Vec<Change> {
+        let signed = |sign: i64| {
+            move |entry: &Entry| ((entry.room, entry.emoji), sign * i64::from(entry.count))
+        };
+        let comes = self.comes.iter().map(signed(1));
+        let mut changes: Vec<Change> = comes.chain(self.leaves.iter().map(signed(-1))).collect();
+        consolidate(&mut changes);
+        changes
+    }
+}
+
+/// The changes across rooms, of changes ordered by room.
+fn leaders(changes: &[Change], rooms: &Rooms) -> Vec<(Leader, i64)> {
+    let mut emojis: HashMap<EmojiId, i64> = HashMap::new();
+    let mut leaders = Vec::new();
+    for of_room in changes.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
+        let ((room, _), _) = of_room[0];
+        leaders.push((
+            Leader::Room(rooms.room(room)),
+            of_room.iter().map(|(_, diff)| diff).sum(),
+        ));
+        for ((_, emoji), diff) in of_room {
+            *emojis.entry(*emoji).or_default() += diff;
+        }
+    }
+    let emoji = |(id, diff)| Some((Leader::Emoji(Emoji::from_id(id)?), diff));
+    leaders.extend(emojis.into_iter().filter_map(emoji));
+    leaders.retain(|(_, diff)| *diff != 0);
+    leaders
+}

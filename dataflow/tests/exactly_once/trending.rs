@@ -1,0 +1,162 @@
+//! What is trending, against sums made window by window from the counts alone: however often the
+//! dataflow is stopped and started, the topic holds the records of an uninterrupted run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use emostream_dataflow::Config;
+use emostream_log::NewRecord;
+use emostream_model::{Batch, Trending};
+use rand::RngExt;
+
+use crate::{Counts, Oracle, SPAN_MS, Stage, T0, TOP, closing, events, rng, seeds};
+
+/// Names and their counts, the greatest first.
+type Top = Vec<(String, u64)>;
+
+/// A window's start, the top emojis, and across rooms the top rooms.
+type Shown = (u64, Top, Top);
+
+impl Stage {
+    /// The records of each key with this span, in their order.
+    fn trending(&self, span: u64) -> BTreeMap<String, Vec<Shown>> {
+        let mut shown: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
+        for value in self.values(&self.topics.trending()) {
+            let record: Trending = serde_json::from_slice(&value).unwrap();
+            let key = record.key().to_owned();
+            let (window, span_ms, top, rooms) = match record {
+                Trending::Room(r) => (r.window, r.span_ms, r.top, Vec::new()),
+                Trending::All(r) => (r.window, r.span_ms, r.top, r.rooms),
+            };
+            assert_eq!(window.end, window.start + 2000);
+            if span_ms != span {
+                continue;
+            }
+            let top = top.iter().map(|c| (c.emoji.to_string(), c.count));
+            let rooms = rooms.iter().map(|r| (r.room.to_string(), r.count));
+            let shows = (window.start, top.collect(), rooms.collect());
+            shown.entry(key).or_default().push(shows);
+        }
+        shown
+    }
+}
+
+fn top(sums: &BTreeMap<String, u64>) -> Top {
+    let mut top: Top = sums.iter().map(|(n, c)| (n.clone(), *c)).collect();
+    top.sort_by(|(a, m), (b, n)| n.cmp(m).then(a.cmp(b)));
+    top.truncate(TOP);
+    top
+}
+
+/// What each window that is final changes, window by window.
+fn expected(counts: &Counts, until_ms: u64, span_ms: u64) -> BTreeMap<String, Vec<Shown>> {
+    let keys: BTreeSet<String> = counts.keys().map(|(_, room, _)| room.clone()).collect();
+    let mut records: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
+    let first_ms = counts.keys().next().map_or(until_ms, |(start, ..)| *start);
+    for start_ms in (first_ms..until_ms).step_by(2000) {
+        for key in keys.iter().map(String::as_str).chain(["*"]) {
+            let (mut emojis, mut rooms) = (BTreeMap::new(), BTreeMap::new());
+            for ((start, room, emoji), count) in counts {
+                let in_span = *start <= start_ms && *start + span_ms > start_ms;
+                if in_span && (key == "*" || key == room) {
+                    *emojis.entry(emoji.clone()).or_default() += count;
+                    *rooms.entry(room.clone()).or_default() += count;
+                }
+            }
+            let rooms = if key == "*" { top(&rooms) } else { Vec::new() };
+            let now = (top(&emojis), rooms);
+            let known = records.entry(key.to_owned()).or_default();
+            let before = known
+                .last()
+                .map(|(_, top, rooms)| (top.clone(), rooms.clone()));
+            if before.unwrap_or_default() != now {
+                known.push((start_ms, now.0, now.1));
+            }
+        }
+    }
+    records.retain(|_, records| !records.is_empty());
+    records
+}
+
+/// That the topic holds what the counts say.
+pub(crate) fn check(stage: &Stage, oracle: &Oracle) {
+    let expected = expected(&oracle.counts, stage.final_until_ms(), SPAN_MS);
+    assert_eq!(stage.trending(SPAN_MS), expected);
+}
+
+/// A lone room falls silent, and what it had leaves the span while nothing runs.
+#[test]
+fn what_leaves_the_span_while_nothing_runs_is_told_by_the_next_run() {
+    for seed in seeds() {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(2000 + seed);
+        let stage = Stage::new(rng.random_range(1..4));
+        let span_ms = rng.random_range(3000..9000);
+        let (records, oracle) = events(&stage, &mut rng, span_ms);
+        stage.append(records);
+        // Every window is final, and the span of the last ones is not over.
+        let at_ms = T0 + span_ms + 4000;
+        let beat = |p, at_ms| stage.reaction_record(p, at_ms, Batch::heartbeat(at_ms));
+        stage.append((0..stage.partitions).map(|p| beat(p, at_ms)).collect());
+        stage.run_until(stage.config(rng.random_range(1..4)), || {
+            stage.final_until_ms() >= T0 + span_ms
+        });
+        for later_ms in [2000, 9000, 60_000] {
+            let at_ms = at_ms + later_ms;
+            stage.append((0..stage.partitions).map(|p| beat(p, at_ms)).collect());
+            // Nothing else is written, so it may take no commit at all to get there.
+            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..100));
+            stage.run_until(stage.config(rng.random_range(1..4)), || {
+                Instant::now() > patience
+            });
+        }
+        let gone = |shown: &BTreeMap<String, Vec<Shown>>| {
+            shown
+                .values()
+                .all(|records| records.last().unwrap().1.is_empty())
+        };
+        stage.run_until(stage.config(2), || gone(&stage.trending(SPAN_MS)));
+        check(&stage, &oracle);
+    }
+}
+
+#[test]
+fn a_run_with_another_span_corrects_what_is_shown_at_once() {
+    let stage = Stage::new(1);
+    let (records, oracle) = events(&stage, &mut rng(11), 20_000);
+    let (before, after) = records.split_at(records.len() * 3 / 4);
+    stage.append(before.to_vec());
+    stage.run_until(stage.config(1), || stage.final_until_ms() >= T0 + 8000);
+    // And a room that no final backs: they were deleted, say.
+    let ghost =
+        r#"{"room":"ghost","start":0,"end":2000,"span_ms":6000,"top":[{"emoji":"🔥","count":5}]}"#;
+    stage.append(vec![NewRecord {
+        topic: stage.topics.trending(),
+        key: Some("ghost".into()),
+        time_ms: None,
+        ..stage.reaction_record(0, T0, ghost.into())
+    }]);
+    let from_ms = stage.final_until_ms();
+    stage.append(after.to_vec());
+    stage.append(closing(&stage, 20_000));
+    let shorter = Config {
+        trending_span: Duration::from_millis(2000),
+        ..stage.config(2)
+    };
+    stage.run_until(shorter, || stage.final_until_ms() >= T0 + 28_000);
+
+    let mut shown = stage.trending(2000);
+    shown
+        .values_mut()
+        .for_each(|of| of.retain(|(at, ..)| *at >= from_ms));
+    assert_eq!(shown.remove("ghost"), Some(vec![(from_ms, vec![], vec![])]));
+    let mut expected = expected(&oracle.counts, stage.final_until_ms(), 2000);
+    for records in expected.values_mut() {
+        let later = records.partition_point(|(at, ..)| *at <= from_ms);
+        let (_, top, rooms) = records[..later].last().cloned().unwrap_or_default();
+        records.splice(..later, [(from_ms, top, rooms)]);
+    }
+    assert_eq!(shown, expected);
+}
