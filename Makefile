@@ -18,7 +18,7 @@ test: setup ## Run every test, with a real Kafka and a real browser
 bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS
 ifdef FIGURE
 	cargo build --release -p emostream -p emostream-bench
-	tests/kafka/kafka.sh run target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
+	KAFKA_SESSION_TIMEOUT_MS=18000 tests/kafka/kafka.sh run target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
 else
 	@sed -n '/^| `make bench /p' bench/README.md
 endif

@@ -47,33 +47,44 @@ impl Cluster {
     /// Makes a topic anew: without what an earlier round left in it. Nothing in it expires.
     pub(crate) fn renew(&self, topic: &str, partitions: u32) -> Outcome<()> {
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-        let until = Instant::now() + PATIENCE;
         for outcome in self.wait(self.admin.delete_topics(&[topic], &options))? {
             match outcome {
                 Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
                 Err((topic, error)) => return Err(format!("{topic}: {error}").into()),
             }
         }
+        // The controller answers before the brokers know.
+        self.wait_until(topic, None)?;
         let new = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(1))
             .set("retention.ms", "-1")
             .set("compression.type", "producer");
-        loop {
-            match self.wait(self.admin.create_topics([&new], &options))?.pop() {
-                Some(Ok(_)) => break,
-                // The old one is on its way out.
-                Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) if Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                other => return Err(format!("{topic}: {other:?}").into()),
-            }
+        for outcome in self.wait(self.admin.create_topics([&new], &options))? {
+            outcome.map_err(|(topic, error)| format!("{topic}: {error}"))?;
         }
-        while self.ends(topic, partitions).is_err() {
+        self.wait_until(topic, Some(partitions))
+    }
+
+    /// Waits until the topic has so many partitions with a leader, or is gone.
+    fn wait_until(&self, topic: &str, partitions: Option<u32>) -> Outcome<()> {
+        let until = Instant::now() + PATIENCE;
+        while self.partitions(topic)? != partitions {
             if Instant::now() >= until {
-                return Err(format!("{topic} does not appear").into());
+                return Err(format!("{topic} does not come to {partitions:?} partitions").into());
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// How many partitions of the topic have a leader, if there is such a topic.
+    fn partitions(&self, topic: &str) -> Outcome<Option<u32>> {
+        let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE)?;
+        let mut found = metadata.topics().iter();
+        let found = found.find(|found| found.name() == topic && found.error().is_none());
+        Ok(found.map(|found| {
+            let led = found.partitions().iter().filter(|it| it.error().is_none());
+            led.count() as u32
+        }))
     }
 
     /// Makes what the dataflow writes anew, so that it starts from the beginning.
@@ -82,16 +93,6 @@ impl Cluster {
             self.renew(&format!("{prefix}.{name}"), PARTITIONS)?;
         }
         self.renew(&format!("{prefix}.progress"), 1)
-    }
-
-    /// The end of each partition.
-    pub(crate) fn ends(&self, topic: &str, partitions: u32) -> Outcome<Vec<i64>> {
-        let watermarks = |partition| {
-            let client = self.admin.inner();
-            client.fetch_watermarks(topic, partition as i32, PATIENCE)
-        };
-        let ends: Result<Vec<_>, KafkaError> = (0..partitions).map(watermarks).collect();
-        Ok(ends?.into_iter().map(|(_, end)| end).collect())
     }
 
     pub(crate) fn filler(&self, linger_ms: u64) -> Outcome<Filler> {

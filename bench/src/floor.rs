@@ -143,10 +143,11 @@ fn consumer(flags: &Flags) -> Outcome<BaseConsumer> {
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
         .set("check.crcs", "true")
-        .set("queued.min.messages", "1000000")
-        .set("queued.max.messages.kbytes", "65536")
+        .set("queued.min.messages", "100000")
+        .set("queued.max.messages.kbytes", "4096")
         .set("fetch.queue.backoff.ms", "10")
-        .set("fetch.wait.max.ms", "100")
+        .set("fetch.min.bytes", "65536")
+        .set("fetch.wait.max.ms", "15")
         .set("enable.metrics.push", "false")
         .create()?;
     let mut assignment = TopicPartitionList::new();

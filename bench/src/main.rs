@@ -13,6 +13,7 @@ mod backlog;
 mod child;
 mod cluster;
 mod crowd;
+mod decode;
 mod drain;
 mod floor;
 mod peers;
@@ -49,6 +50,8 @@ enum Figure {
     Memory(rooms::MemoryFlags),
     /// From the start of the process to its first committed final, with a minute's backlog
     Start(start::Flags),
+    /// Reading records alone, without Kafka
+    Decode,
     /// The floor itself, started by `drain` as a process of its own
     #[command(hide = true)]
     Floor(floor::Flags),
@@ -76,6 +79,7 @@ fn main() -> Outcome<()> {
         Figure::Rooms(flags) => rooms::run(&flags),
         Figure::Memory(flags) => rooms::memory(&flags),
         Figure::Start(flags) => start::run(&flags),
+        Figure::Decode => decode::run(),
         Figure::Floor(flags) => floor::run(&flags),
     }
 }

@@ -197,7 +197,7 @@ impl PartitionReading {
             Ok(Payload::Plain(reaction)) => {
                 let window = rules.size.window_of(record.time_ms);
                 let verdict = judge.verdict(window, record.time_ms);
-                if let Some(room) = aggregate.room(reaction.room.as_str()) {
+                if let Some(room) = aggregate.room(&reaction.room) {
                     self.count(verdict, window, &judge, aggregate, (room, reaction.emoji));
                 }
                 read.note(verdict);

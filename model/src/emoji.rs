@@ -1,12 +1,8 @@
 //! Emojis: which there are, and the names people send for them.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::LazyLock,
-};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::LazyLock};
 
+use foldhash::HashMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One Unicode emoji in its fully qualified form, without skin tone.
@@ -50,6 +46,10 @@ impl Emoji {
     /// Minimally qualified and unqualified forms give the fully qualified emoji; a skin tone gives
     /// the emoji without (Unicode's emoji-test.txt is the source, by the `emojis` crate).
     pub fn from_text(text: &str) -> Result<Emoji, UnknownEmoji> {
+        // Nearly all are the fully qualified form already.
+        if let Some(id) = TABLE.ids.get(text) {
+            return Ok(Emoji(*id));
+        }
         emojis::get(text)
             .and_then(Emoji::folded)
             .ok_or(UnknownEmoji)

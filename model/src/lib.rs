@@ -26,7 +26,7 @@ pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
 pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
 pub use json::{Entry, Names};
 pub use payload::{Payload, PayloadError};
-pub use reaction::{Invalid, MAX_USER_BYTES, Reaction, Submission, UserId};
+pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, Submission, UserId};
 pub use results::{
     ALL_ROOMS, AllRooms, LeadersRecord, RoomCount, TotalsRecord, Trending, TrendingRecord,
     WindowRecord,

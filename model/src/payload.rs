@@ -1,6 +1,6 @@
 //! What a record of the `reactions` topic may hold.
 
-use crate::{Batch, BatchError, EmojiNames, Entry, Invalid, Names, Submission, batch};
+use crate::{Batch, BatchError, EmojiNames, Entry, Invalid, Names, Plain, batch};
 
 /// A decoded record of the `reactions` topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub enum Payload<'a> {
     /// What an ingest flushed; a heartbeat if it is empty.
     Batch(Batch<'a>),
     /// One plain JSON reaction of another producer; its time is the record's timestamp.
-    Plain(Submission),
+    Plain(Plain<'a>),
 }
 
 /// Why a record of the `reactions` topic cannot be read.
@@ -35,9 +35,12 @@ impl<'a> Payload<'a> {
             None => Err(PayloadError::Empty),
             Some(&batch::VERSION) => Ok(Payload::Batch(Batch::decode(value)?)),
             Some(_) => {
-                let entry: Entry<'_> = serde_json::from_slice(value)
-                    .map_err(|error| PayloadError::Json(error.to_string()))?;
-                Ok(Payload::Plain(entry.validate(emojis, Names::Own)?))
+                let not_json =
+                    |error: &dyn std::fmt::Display| PayloadError::Json(error.to_string());
+                // Checked whole, the text costs less than string by string.
+                let text = std::str::from_utf8(value).map_err(|error| not_json(&error))?;
+                let entry = Entry::read(text).map_err(|error| not_json(&error))?;
+                Ok(Payload::Plain(entry.check(emojis, Names::Own)?))
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Reactions: one emoji, sent by one user, to one room.
 
+use std::borrow::Cow;
+
 use crate::{Emoji, EmojiNames, Room};
 
 /// The longest user id, in bytes.
@@ -36,6 +38,30 @@ pub struct Submission {
     pub room: Room,
     /// When, as the sender says, Unix milliseconds. Advisory.
     pub claimed_ms: Option<u64>,
+}
+
+/// A submission that borrows from the JSON it was read from: whoever only counts allocates nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plain<'a> {
+    /// Who reacted: the text of a valid [`UserId`].
+    pub user: Cow<'a, str>,
+    /// With what.
+    pub emoji: Emoji,
+    /// Where: the name of a valid [`Room`].
+    pub room: Cow<'a, str>,
+    /// When, as the sender says, Unix milliseconds. Advisory.
+    pub claimed_ms: Option<u64>,
+}
+
+impl From<Plain<'_>> for Submission {
+    fn from(plain: Plain<'_>) -> Submission {
+        Submission {
+            user: UserId(plain.user.into()),
+            emoji: plain.emoji,
+            room: Room::checked(&plain.room),
+            claimed_ms: plain.claimed_ms,
+        }
+    }
 }
 
 impl Submission {

@@ -25,6 +25,14 @@ impl Room {
         Room::check(name).map(|()| Room(name.into()))
     }
 
+    /// The name of the room of a reaction that names none.
+    pub(crate) const DEFAULT: &'static str = "default";
+
+    /// The room of a name that has been checked.
+    pub(crate) fn checked(name: &str) -> Room {
+        Room(name.into())
+    }
+
     /// Whether `name` names a room, without keeping it.
     pub fn check(name: &str) -> Result<(), InvalidRoom> {
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
@@ -43,7 +51,7 @@ impl Room {
 /// The room of a reaction that names none: `default`.
 impl Default for Room {
     fn default() -> Room {
-        Room("default".into())
+        Room::checked(Room::DEFAULT)
     }
 }
 

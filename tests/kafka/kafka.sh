@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # A real Apache Kafka for the tests: fetched by Maven, one KRaft broker, gone afterwards.
+# KAFKA_SESSION_TIMEOUT_MS: how long the broker may be silent, 2000 by default; a bench that keeps every
+# core busy needs more, or the broker counts as dead.
 #
 #   kafka.sh fetch                    fetch it into target/kafka, once
 #   kafka.sh start DIR PORT           start a broker on 127.0.0.1:PORT with its data, log and pid in DIR;
@@ -75,7 +77,7 @@ transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=3
 group.initial.rebalance.delay.ms=0
 # After kill -9 the broker's old session has to run out before it may come back.
-broker.session.timeout.ms=2000
+broker.session.timeout.ms=${KAFKA_SESSION_TIMEOUT_MS:-2000}
 SETTINGS
 }
 

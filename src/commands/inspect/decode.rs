@@ -161,7 +161,7 @@ fn reactions(value: &[u8]) -> What {
         Ok(Payload::Plain(plain)) => What {
             rooms: vec![plain.room.to_string()],
             value: json!({
-                "plain": {"user_id": plain.user.as_str(), "emoji": plain.emoji, "room": plain.room}
+                "plain": {"user_id": plain.user, "emoji": plain.emoji, "room": plain.room}
             }),
             cells: vec![
                 "plain".into(),

@@ -3,6 +3,8 @@
 //! An [`Entry`] takes *any* JSON value, so that one bad entry of an array does not spoil the others;
 //! what is wrong with it is found by [`Entry::validate`]. Unknown fields are skipped.
 
+mod flat;
+
 use std::{borrow::Cow, fmt};
 
 use serde::{
@@ -11,7 +13,7 @@ use serde::{
 };
 
 use crate::{
-    EmojiNames, Invalid, Room, Submission, UserId,
+    EmojiNames, Invalid, Plain, Room, Submission, UserId,
     reaction::{self, MAX_USER_BYTES},
     timestamp,
 };
@@ -51,54 +53,63 @@ enum Value<'a> {
     Other(&'static str),
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// Reads one JSON value.
+    #[inline]
+    pub fn read(json: &'a str) -> Result<Entry<'a>, serde_json::Error> {
+        match flat::read(json) {
+            Some(entry) => Ok(entry),
+            None => serde_json::from_str(json),
+        }
+    }
+
     /// The reaction, or the first thing that is wrong with it.
-    pub fn validate(&self, emojis: &EmojiNames, names: Names) -> Result<Submission, Invalid> {
+    pub fn validate(self, emojis: &EmojiNames, names: Names) -> Result<Submission, Invalid> {
+        self.check(emojis, names).map(Submission::from)
+    }
+
+    /// As [`Entry::validate`], but what comes of it still borrows from the JSON.
+    #[inline]
+    pub fn check(self, emojis: &EmojiNames, names: Names) -> Result<Plain<'a>, Invalid> {
         if let Some(kind) = self.not_an_object {
             return Err(Invalid::NotAnObject(kind));
         }
-        let (user_field, user) = self.first_user(names);
-        let (emoji_field, emoji) = self.first_emoji(names);
-        Ok(Submission {
+        let users = [
+            ("user_id", self.user_id),
+            ("client_id", self.client_id),
+            ("user", self.user),
+        ];
+        let (user_field, user) = first_present(users, names);
+        let emoji_texts = [("emoji_type", self.emoji_type), ("emoji", self.emoji)];
+        let (emoji_field, emoji) = first_present(emoji_texts, names);
+        Ok(Plain {
             user: user_id(user_field, user)?,
             emoji: match emoji {
-                Value::Text(text) => reaction::emoji(emojis, emoji_field, text)?,
+                Value::Text(text) => reaction::emoji(emojis, emoji_field, &text)?,
                 Value::Absent => return Err(Invalid::Missing { field: emoji_field }),
                 _ => return Err(wrong(emoji_field, "is a string, like \"🔥\" or \"fire\"")),
             },
-            room: room(&self.room)?,
+            room: room(self.room)?,
             claimed_ms: claimed_ms(&self.timestamp)?,
         })
-    }
-
-    fn first_user(&self, names: Names) -> (&'static str, &Value<'_>) {
-        let fields = [
-            ("user_id", &self.user_id),
-            ("client_id", &self.client_id),
-            ("user", &self.user),
-        ];
-        first_present(&fields, names)
-    }
-
-    fn first_emoji(&self, names: Names) -> (&'static str, &Value<'_>) {
-        first_present(
-            &[("emoji_type", &self.emoji_type), ("emoji", &self.emoji)],
-            names,
-        )
     }
 }
 
 /// The first field that is there; the contract's own name if none is.
-fn first_present<'v>(
-    fields: &[(&'static str, &'v Value<'v>)],
+fn first_present<'a, const COUNT: usize>(
+    fields: [(&'static str, Value<'a>); COUNT],
     names: Names,
-) -> (&'static str, &'v Value<'v>) {
+) -> (&'static str, Value<'a>) {
+    let own = fields[0].0;
     let understood = match names {
-        Names::Own => &fields[..1],
-        Names::WithAliases => fields,
+        Names::Own => 1,
+        Names::WithAliases => COUNT,
     };
-    let present = understood.iter().find(|(_, v)| **v != Value::Absent);
-    *present.unwrap_or(&fields[0])
+    let mut present = fields
+        .into_iter()
+        .take(understood)
+        .filter(|(_, value)| !matches!(value, Value::Absent));
+    present.next().unwrap_or((own, Value::Absent))
 }
 
 fn wrong(field: &'static str, why: &str) -> Invalid {
@@ -106,26 +117,30 @@ fn wrong(field: &'static str, why: &str) -> Invalid {
     Invalid::Field { field, why }
 }
 
-fn user_id(field: &'static str, value: &Value<'_>) -> Result<UserId, Invalid> {
+fn user_id<'a>(field: &'static str, value: Value<'a>) -> Result<Cow<'a, str>, Invalid> {
     let id = match value {
-        Value::Text(text) => UserId::new(text),
-        Value::Unsigned(number) => UserId::new(&number.to_string()),
-        Value::Signed(number) => UserId::new(&number.to_string()),
+        Value::Text(text) => text,
+        Value::Unsigned(number) => Cow::Owned(number.to_string()),
+        Value::Signed(number) => Cow::Owned(number.to_string()),
         Value::Absent => return Err(Invalid::Missing { field }),
         Value::Fraction(_) | Value::Other(_) => {
             return Err(wrong(field, "is a string or an integer"));
         }
     };
-    id.ok_or_else(|| wrong(field, &format!("has 1 to {MAX_USER_BYTES} bytes")))
+    match UserId::check(&id) {
+        true => Ok(id),
+        false => Err(wrong(field, &format!("has 1 to {MAX_USER_BYTES} bytes"))),
+    }
 }
 
-fn room(value: &Value<'_>) -> Result<Room, Invalid> {
+fn room(value: Value<'_>) -> Result<Cow<'_, str>, Invalid> {
     let field = "room";
     match value {
-        Value::Absent => Ok(Room::default()),
-        Value::Text(name) => {
-            Room::new(name).map_err(|e| wrong(field, &format!("{:?}: {e}", shorten(name))))
-        }
+        Value::Absent => Ok(Cow::Borrowed(Room::DEFAULT)),
+        Value::Text(name) => match Room::check(&name) {
+            Ok(()) => Ok(name),
+            Err(why) => Err(wrong(field, &format!("{:?}: {why}", shorten(&name)))),
+        },
         _ => Err(wrong(field, "is a string")),
     }
 }
@@ -165,16 +180,16 @@ impl<'de> Visitor<'de> for EntryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry<'de>, A::Error> {
         let mut entry = Entry::default();
-        while let Some(Text(name)) = map.next_key()? {
-            let field = match name.as_ref() {
-                "user_id" => &mut entry.user_id,
-                "client_id" => &mut entry.client_id,
-                "user" => &mut entry.user,
-                "emoji_type" => &mut entry.emoji_type,
-                "emoji" => &mut entry.emoji,
-                "timestamp" => &mut entry.timestamp,
-                "room" => &mut entry.room,
-                _ => {
+        while let Some(name) = map.next_key()? {
+            let field = match name {
+                Name::UserId => &mut entry.user_id,
+                Name::ClientId => &mut entry.client_id,
+                Name::User => &mut entry.user,
+                Name::EmojiType => &mut entry.emoji_type,
+                Name::Emoji => &mut entry.emoji,
+                Name::Timestamp => &mut entry.timestamp,
+                Name::Room => &mut entry.room,
+                Name::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
@@ -221,16 +236,19 @@ fn not_an_object<'a>(kind: &'static str) -> Entry<'a> {
     }
 }
 
-/// A string that borrows where it can (serde borrows a bare `Cow` never).
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Text(text) => Ok(Text(text)),
-            _ => Err(serde::de::Error::custom("a field's name is a string")),
-        }
-    }
+/// The name of a field.
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Name {
+    UserId,
+    ClientId,
+    User,
+    EmojiType,
+    Emoji,
+    Timestamp,
+    Room,
+    #[serde(other)]
+    Unknown,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {

@@ -1,0 +1,54 @@
+//! Reading records alone, without Kafka: nanoseconds a reaction.
+//!
+//! The least of many rounds is told: what else the machine does only ever adds.
+
+use std::{hint::black_box, time::Instant};
+
+use emostream_model::{Batch, EmojiNames, Payload, Reaction};
+
+use crate::{
+    Outcome,
+    backlog::{BATCH, past_crowd},
+    crowd::Names,
+};
+
+const REACTIONS: usize = 100_000;
+const ROUNDS: usize = 50;
+
+pub(crate) fn run() -> Outcome<()> {
+    let crowd = past_crowd(
+        20,
+        30,
+        REACTIONS as u64,
+        std::time::Duration::from_secs(600),
+        1,
+    );
+    let names = Names::of(&crowd)?;
+    let plain: Vec<Vec<u8>> = crowd
+        .taps()
+        .map(|tap| tap.json(&names).into_bytes())
+        .collect();
+    let reactions: Outcome<Vec<Reaction>> = crowd.taps().map(|tap| tap.reaction(&names)).collect();
+    let base_ms = |chunk: &[Reaction]| chunk.iter().map(|it| it.at_ms).min().unwrap_or_default();
+    let batches: Vec<Vec<u8>> = reactions?
+        .chunks(BATCH)
+        .map(|chunk| Batch::encode(base_ms(chunk), chunk))
+        .collect();
+    println!("| record | ns a reaction |");
+    println!("|---|---|");
+    println!("| plain JSON | {:.1} |", least_ns(&plain));
+    println!("| batches of {BATCH} | {:.2} |", least_ns(&batches));
+    Ok(())
+}
+
+fn least_ns(records: &[Vec<u8>]) -> f64 {
+    let emojis = EmojiNames::default();
+    let round = |_| {
+        let begun = Instant::now();
+        for record in records {
+            let _ = black_box(Payload::decode(black_box(record), &emojis));
+        }
+        begun.elapsed().as_nanos() as f64 / REACTIONS as f64
+    };
+    (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
+}
