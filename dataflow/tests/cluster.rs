@@ -331,6 +331,56 @@ fn what_process_0_finds_in_the_log_all_refuse() {
     }
 }
 
+/// A process 0 made by hand: welcomes a data and a control connection of process 1.
+fn welcome(listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let (mut data, mut control) = (None, None);
+    while data.is_none() || control.is_none() {
+        let mut accepted = None;
+        until("process 1 dials", || {
+            accepted = listener.accept().ok();
+            accepted.is_some()
+        });
+        let (mut stream, _) = accepted.unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.read_exact(&mut [0; 5]).unwrap();
+        let hello = frame(&mut stream);
+        stream.write_all(b"\0\0\0\x09\"Welcome\"").unwrap();
+        match hello["purpose"].as_str() {
+            Some("Data") => data = Some(stream),
+            _ => control = Some(stream),
+        }
+    }
+    (data.unwrap(), control.unwrap())
+}
+
+fn frame(stream: &mut TcpStream) -> serde_json::Value {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut body = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[test]
+fn who_missed_a_beginning_joins_anew_with_every_connection() {
+    let log = log();
+    let hosts = hosts(2);
+    let listener = TcpListener::bind(&hosts[0]).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let late = Process::start(config(&hosts, 1, 1), &log);
+    let (mut data, mut control) = welcome(&listener);
+    while frame(&mut control) != "Ready" {}
+    // Timely's first words are on their way when the beginner dies; its word to begin is lost.
+    data.write_all(&[7; 100]).unwrap();
+    drop((data, control));
+    // Both connections are dialled again.
+    let again = welcome(&listener);
+    late.stop.request();
+    drop(again);
+    late.end().unwrap();
+}
+
 #[test]
 fn a_process_that_fails_ends_its_group_with_restart_me() {
     let log = log();

@@ -287,7 +287,10 @@ impl Conversation {
     fn is_taken(&self, hello: &Hello) -> bool {
         let place = &self.places[hello.process];
         match hello.purpose {
-            Purpose::Data => place.data.as_ref().is_some_and(is_open),
+            Purpose::Data => place
+                .data
+                .as_ref()
+                .is_some_and(|data| state(data) != State::Ended),
             Purpose::Control => place.control.is_some(),
         }
     }
@@ -317,9 +320,12 @@ impl Conversation {
         if !matches!(self.phase, Phase::Joining { .. }) {
             return;
         }
-        let connected = self
-            .others()
-            .all(|process| self.places[process].data.is_some())
+        // A connection that is not quiet is of a group that began without us: it will be forgotten.
+        let quiet = |process: usize| {
+            let data = self.places[process].data.as_ref();
+            data.is_some_and(|data| state(data) == State::Quiet)
+        };
+        let connected = self.others().all(quiet)
             && self
                 .conversing()
                 .all(|process| self.places[process].control.is_some());
@@ -476,11 +482,18 @@ impl Conversation {
         })
     }
 
-    /// Before the beginning nothing is said on data connections: what can be read is their end.
+    /// Before the beginning nothing is said on data connections: what can be read is their end. Only
+    /// who waits for the word to begin may find that others have begun already.
     fn forget_lost_data(&mut self) {
+        let forms = matches!(self.phase, Phase::Joining { .. });
         for process in self.others() {
-            let data = &self.places[process].data;
-            if data.as_ref().is_some_and(|stream| !is_open(stream)) {
+            let lost = match self.places[process].data.as_ref().map(state) {
+                Some(State::Ended) => true,
+                // It has begun, and not with us. Its end would lie behind what it said.
+                Some(State::Speaks) => forms,
+                Some(State::Quiet) | None => false,
+            };
+            if lost {
                 self.forget(process, Purpose::Data);
             }
         }
@@ -596,10 +609,18 @@ fn closed(error: &io::Error) -> String {
     }
 }
 
-/// Whether the other side still holds the connection.
-fn is_open(stream: &TcpStream) -> bool {
+/// What can be read of a data connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Quiet,
+    Speaks,
+    Ended,
+}
+
+fn state(stream: &TcpStream) -> State {
     match stream.peek(&mut [0]).now_or_never() {
-        Some(Ok(0) | Err(_)) => false,
-        Some(Ok(_)) | None => true,
+        Some(Ok(0) | Err(_)) => State::Ended,
+        Some(Ok(_)) => State::Speaks,
+        None => State::Quiet,
     }
 }
