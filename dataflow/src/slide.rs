@@ -58,7 +58,8 @@ struct Numbers {
 }
 
 impl Rooms {
-    fn number(&self, room: &Room) -> RoomNumber {
+    /// The room's number; a new room gets the next.
+    pub fn number(&self, room: &Room) -> RoomNumber {
         let Numbers { rooms, numbers } = &mut *self.0.borrow_mut();
         if let Some(number) = numbers.get(room) {
             return *number;
@@ -69,7 +70,7 @@ impl Rooms {
         number
     }
 
-    /// The room of a number that [`slide`] sent.
+    /// The room of a number.
     pub fn room(&self, number: RoomNumber) -> Room {
         self.0.borrow().rooms[number.0 as usize].clone()
     }

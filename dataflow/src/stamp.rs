@@ -6,7 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use differential_dataflow::VecCollection;
+use differential_dataflow::{
+    Data, VecCollection,
+    consolidation::consolidate,
+    operators::arrange::{Arranged, TraceAgent},
+    trace::implementations::{ValBuilder, ValSpine},
+};
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{StreamVec, channels::pact::Pipeline, operators::generic::Operator},
@@ -33,4 +38,26 @@ pub fn additions<'scope, D: Clone + 'static>(
                 });
             }
         })
+}
+
+/// What `now` makes of a key's sums, whenever that changes; of no sums as well.
+pub fn follow<'scope, K: Data, V: Data, W: Data>(
+    sums: Arranged<'scope, TraceAgent<ValSpine<K, V, u64, i64>>>,
+    name: &str,
+    mut now: impl FnMut(&[(&V, i64)]) -> W + 'static,
+) -> StreamVec<'scope, u64, ((K, W), u64)> {
+    let known = sums.reduce_core::<_, ValBuilder<_, _, _, _>, ValSpine<K, W, u64, isize>, _, _>(
+        name,
+        move |_, sums, former, change| {
+            change.extend(former.drain(..).map(|(value, diff)| (value, -diff)));
+            change.push((now(sums), 1));
+            consolidate(change);
+        },
+        |records, key, changes| {
+            records.clear();
+            let keyed = |(value, time, diff)| ((key.clone(), value), time, diff);
+            records.extend(changes.drain(..).map(keyed));
+        },
+    );
+    additions(known.as_collection(|key, value| (key.clone(), value.clone())))
 }

@@ -14,10 +14,9 @@
 use std::cmp::Reverse;
 
 use differential_dataflow::{
-    AsCollection, Data,
-    consolidation::consolidate,
-    operators::arrange::{Arranged, TraceAgent, arrangement::arrange_core},
-    trace::implementations::{ValBatcher, ValBuilder, ValSpine},
+    AsCollection,
+    operators::arrange::arrangement::arrange_core,
+    trace::implementations::{ValBatcher, ValSpine},
 };
 use emostream_model::{
     AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Trending, TrendingRecord, WindowRecord,
@@ -31,7 +30,7 @@ use timely::dataflow::{
 
 use crate::{
     slide::{EmojiId, Leader, LeaderChange, RoomChange, RoomNumber, Rooms, Stay, slide},
-    stamp::additions,
+    stamp::follow,
 };
 
 /// What trending goes by.
@@ -152,28 +151,6 @@ fn leaders(
         let rooms = rooms.map(|(room, count)| (room.clone(), count));
         (top(emojis, most), rooms.collect())
     })
-}
-
-/// What `now` makes of a key's sums, whenever that changes; of no sums as well.
-fn follow<'scope, K: Data, V: Data, W: Data>(
-    sums: Arranged<'scope, TraceAgent<ValSpine<K, V, u64, i64>>>,
-    name: &str,
-    mut now: impl FnMut(&[(&V, i64)]) -> W + 'static,
-) -> StreamVec<'scope, u64, ((K, W), u64)> {
-    let known = sums.reduce_core::<_, ValBuilder<_, _, _, _>, ValSpine<K, W, u64, isize>, _, _>(
-        name,
-        move |_, sums, former, change| {
-            change.extend(former.drain(..).map(|(value, diff)| (value, -diff)));
-            change.push((now(sums), 1));
-            consolidate(change);
-        },
-        |records, key, changes| {
-            records.clear();
-            let keyed = |(value, time, diff)| ((key.clone(), value), time, diff);
-            records.extend(changes.drain(..).map(keyed));
-        },
-    );
-    additions(known.as_collection(|key, value| (key.clone(), value.clone())))
 }
 
 fn top(mut counts: Top, most: usize) -> Top {

@@ -21,6 +21,8 @@ pub struct UnknownEmoji;
 struct Table {
     texts: Vec<&'static str>,
     ids: HashMap<&'static str, u16>,
+    /// The place of each among all in the order of their texts, by number.
+    ranks: Vec<u16>,
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
@@ -34,7 +36,13 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         .zip(0..)
         .map(|(text, id)| (*text, id))
         .collect();
-    Table { texts, ids }
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    order.sort_unstable_by_key(|id| texts[*id]);
+    let mut ranks = vec![0; texts.len()];
+    for (id, rank) in order.into_iter().zip(0..) {
+        ranks[id] = rank;
+    }
+    Table { texts, ids, ranks }
 });
 
 impl Emoji {
@@ -96,7 +104,8 @@ impl Emoji {
 
 impl Ord for Emoji {
     fn cmp(&self, other: &Emoji) -> Ordering {
-        self.as_str().cmp(other.as_str())
+        let rank = |emoji: &Emoji| TABLE.ranks[usize::from(emoji.0)];
+        rank(self).cmp(&rank(other))
     }
 }
 
@@ -208,6 +217,13 @@ mod tests {
             let json = serde_json::to_string(&emoji).unwrap();
             assert_eq!(serde_json::from_str::<Emoji>(&json).unwrap(), emoji);
         }
+    }
+
+    #[test]
+    fn emojis_are_ordered_by_their_texts() {
+        let mut emojis: Vec<Emoji> = Emoji::all().collect();
+        emojis.sort_unstable();
+        assert!(emojis.is_sorted_by(|a, b| a.as_str() < b.as_str()));
     }
 
     #[test]
