@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use emostream_model::Batch;
+use emostream_model::{EmojiNames, Payload};
 use foldhash::{HashMap, HashMapExt};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -86,6 +86,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
         ..Counts::default()
     };
     let mut thrown = 0;
+    let emojis = EmojiNames::default();
     let mut open = PARTITIONS;
     let begun = Instant::now();
     while open > 0 {
@@ -106,7 +107,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
                         let plain: Plain<'_> = sonic_rs::from_slice(value)?;
                         counts.add(at_ms, plain.room, plain.emoji_type);
                     }
-                    Reader::Batch => count_batch(value, &mut counts)?,
+                    Reader::Batch => count_batch(value, &emojis, &mut counts)?,
                 }
             }
         }
@@ -124,8 +125,11 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     Ok(())
 }
 
-fn count_batch(value: &[u8], counts: &mut Counts) -> Outcome<()> {
-    let batch = Batch::decode(value)?;
+fn count_batch(value: &[u8], emojis: &EmojiNames, counts: &mut Counts) -> Outcome<()> {
+    // The closers are plain.
+    let Payload::Batch(batch) = Payload::decode(value, emojis)? else {
+        return Ok(());
+    };
     for (room, emoji, at_ms) in batch.entries() {
         counts.add(at_ms, batch.rooms()[room], batch.emojis()[emoji].as_str());
     }

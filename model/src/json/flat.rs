@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use super::{Entry, Value};
 
 /// The entry, if `json` has the usual shape; `None` says nothing about whether it is JSON.
-#[inline]
 pub(super) fn read(json: &str) -> Option<Entry<'_>> {
     let mut rest = Rest { json, at: 0 };
     let mut entry = Entry::default();

@@ -55,7 +55,6 @@ enum Value<'a> {
 
 impl<'a> Entry<'a> {
     /// Reads one JSON value.
-    #[inline]
     pub fn read(json: &'a str) -> Result<Entry<'a>, serde_json::Error> {
         match flat::read(json) {
             Some(entry) => Ok(entry),
@@ -69,7 +68,6 @@ impl<'a> Entry<'a> {
     }
 
     /// As [`Entry::validate`], but what comes of it still borrows from the JSON.
-    #[inline]
     pub fn check(self, emojis: &EmojiNames, names: Names) -> Result<Plain<'a>, Invalid> {
         if let Some(kind) = self.not_an_object {
             return Err(Invalid::NotAnObject(kind));
