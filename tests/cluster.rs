@@ -23,7 +23,7 @@ use emostream_log::{
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId};
 use harness::{
     kafka::{self, Broker, add_partitions},
-    node::{self, Node},
+    node::{self, Node, said_at_last},
     seed,
     supervised::{Supervised, free_addresses},
     unique, until, until_within,
@@ -249,10 +249,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         if thread::panicking() {
             for index in 0..self.processes.len() {
-                let said = self.said(index);
-                let lines: Vec<&str> = said.lines().collect();
-                let newest = &lines[lines.len().saturating_sub(30)..];
-                println!("process {index} said at last:\n{}", newest.join("\n"));
+                println!("{}", said_at_last(&self.log(index)));
             }
         }
     }
@@ -284,8 +281,8 @@ impl Group {
         }
     }
 
-    fn said(&self, index: usize) -> String {
-        std::fs::read_to_string(self.dir.join(format!("process-{index}"))).unwrap_or_default()
+    fn log(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("process-{index}"))
     }
 
     /// SIGTERM to one of them ends all with 0.

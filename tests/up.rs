@@ -59,9 +59,15 @@ fn a_crowd_is_counted_exactly(node: &Node) {
     let mut events = sse::Subscriber::connect(&node.address, "match-7", None);
 
     post_over_time(&node.address);
+    let mut seen = BTreeMap::new();
     let by_websocket = until("finals of all that was posted", || {
         let finals = watcher.finals();
-        (finals::sum(&finals) == expected).then_some(finals)
+        let sum = finals::sum(&finals);
+        if sum != seen {
+            seen = sum;
+            println!("so far: {seen:?} of {expected:?}");
+        }
+        (seen == expected).then_some(finals)
     });
     for one in &by_websocket {
         one.check(WINDOW_MS, SWARM_SIZE);

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc,
     thread,
@@ -11,6 +11,9 @@ use std::{
 };
 
 use super::{DEADLINE, signal::signal, until_within};
+
+/// What is shown of a log where a test fails.
+const SHOWN_LINES: usize = 30;
 
 /// The program under test, with nothing of this environment's settings.
 pub fn emostream(arguments: &[&str]) -> Command {
@@ -47,9 +50,18 @@ pub fn spawn(arguments: &[&str], log: &Path, stdout: Stdio) -> Child {
         .unwrap()
 }
 
+/// The end of a log, to be shown where a test fails.
+pub fn said_at_last(log: &Path) -> String {
+    let said = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = said.lines().collect();
+    let newest = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+    format!("{} ends with:\n{}", log.display(), newest.join("\n"))
+}
+
 /// A server. It is killed when it goes out of scope.
 pub struct Node {
     child: Child,
+    log: PathBuf,
     /// `host:port` of its listener.
     pub address: String,
 }
@@ -87,7 +99,11 @@ impl Node {
             }
         });
         match address.recv_timeout(DEADLINE) {
-            Ok(address) => Node { child, address },
+            Ok(address) => Node {
+                child,
+                log: log.to_owned(),
+                address,
+            },
             Err(_) => {
                 let _ = child.kill();
                 let status = child.wait().unwrap();
@@ -102,6 +118,7 @@ impl Node {
         let child = spawn(arguments, log, Stdio::null());
         Node {
             child,
+            log: log.to_owned(),
             address: String::new(),
         }
     }
@@ -138,6 +155,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if thread::panicking() {
+            println!("{}", said_at_last(&self.log));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
