@@ -44,6 +44,7 @@ on_every_log! {
     a_key_keeps_its_partition
     a_record_without_key_goes_to_the_first_partition
     a_sleeping_reader_is_woken_by_an_append
+    what_a_poll_leaves_behind_rings_later
     a_reader_knows_when_it_is_at_the_end
     a_reader_resumes_from_its_position
     partitions_are_read_independently

@@ -178,22 +178,29 @@ impl Reader for KafkaReader {
                 partition,
             });
         };
-        let (count, event) = self.partitions[which].hand_out(limit, each)?;
-        match event {
-            Some(KafkaError::PartitionEOF(_)) => {
-                let position = self.position_at_end(partition);
-                let state = &mut self.partitions[which];
-                state.next = position.map_or(state.next, |position| position.max(state.next));
-            }
-            Some(error) => {
-                let failure = self.failure(&error, partition, self.partitions[which].next);
-                self.partitions[which].failed.clone_from(&failure);
-                // What was handed out before stands; the error is told by the next poll.
-                if let Some(failure) = failure.filter(|_| count == 0) {
-                    return Err(failure);
+        let mut count = 0;
+        // On behind an event that is no record: what is left in the queue rings no bell.
+        while count < limit {
+            let (handed_out, event) = self.partitions[which].hand_out(limit - count, each)?;
+            count += handed_out;
+            match event {
+                Some(KafkaError::PartitionEOF(_)) => {
+                    let position = self.position_at_end(partition);
+                    let state = &mut self.partitions[which];
+                    state.next = position.map_or(state.next, |position| position.max(state.next));
                 }
+                Some(error) => {
+                    let failure = self.failure(&error, partition, self.partitions[which].next);
+                    self.partitions[which].failed.clone_from(&failure);
+                    match failure {
+                        // What was handed out before stands; the error is told by the next poll.
+                        Some(_) if count > 0 => break,
+                        Some(failure) => return Err(failure),
+                        None => {}
+                    }
+                }
+                None => break,
             }
-            None => {}
         }
         Ok(count)
     }

@@ -199,6 +199,24 @@ pub(crate) fn a_sleeping_reader_is_woken_by_an_append(stage: &Stage) {
     });
 }
 
+pub(crate) fn what_a_poll_leaves_behind_rings_later(stage: &Stage) {
+    let topic = stage.topic("left", 1);
+    // Nobody polls this one, so that its end and the record lie behind each other.
+    let (mut reader, bell) = stage.reader(&topic);
+    let (mut other, others_bell) = stage.reader(&topic);
+    assert!(to_end(other.as_mut(), &others_bell, 0).is_empty());
+    stage.append(record(&topic, "news")).unwrap();
+    assert_eq!(texts(&next(other.as_mut(), &others_bell, 0, 1)), ["news"]);
+    let began = std::time::Instant::now();
+    let mut read = Vec::new();
+    while read.is_empty() && began.elapsed() < DEADLINE {
+        bell.wait(DEADLINE);
+        read = poll(reader.as_mut(), 0, 10).unwrap();
+    }
+    assert!(began.elapsed() < DEADLINE, "nothing rang");
+    assert_eq!(texts(&read), ["news"]);
+}
+
 pub(crate) fn a_reader_knows_when_it_is_at_the_end(stage: &Stage) {
     let topic = stage.topic("end", 2);
     for value in ["a", "b", "c"] {
