@@ -93,6 +93,12 @@ fn a_tap_in_the_browser_raises_the_count_on_every_page() {
                 total_reaches(browser, taps).await;
             }
         }
+        for browser in [&tapper, &watcher] {
+            // Its own taps, and what a late joiner finds there.
+            shown(browser, "#trending-panel:not([hidden]) li").await;
+            browser.refresh().await.unwrap();
+            shown(browser, "#trending-panel:not([hidden]) li").await;
+        }
         for browser in [tapper, watcher] {
             browser.close().await.unwrap();
         }

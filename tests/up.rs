@@ -11,11 +11,12 @@ use std::{
 };
 
 use harness::{
+    DEADLINE,
     finals::{self, Final},
     http, kafka,
     node::{self, Node},
     rooms::Watcher,
-    sse, unique, until, until_within,
+    sse, unique, until, until_within, ws,
 };
 use serde_json::{Value, json};
 
@@ -24,24 +25,32 @@ const CLAPS: usize = 300;
 const OVER: Duration = Duration::from_secs(3);
 const WINDOW_MS: u64 = 2000;
 const SWARM_SIZE: u64 = 1000;
+/// Longer than any test, so that the whole crowd is in it.
+const LONG_SPAN: &[&str] = &["--trending-span", "10m"];
 
 #[test]
 fn what_is_posted_in_three_forms_arrives_as_exact_finals() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::up(dir.path(), &[]);
+    let node = Node::up(dir.path(), LONG_SPAN);
     a_crowd_is_counted_exactly(&node);
+    let frame = the_crowd_is_trending(&node);
     let data = dir.path().join("data");
     inspected(&["--data", data.to_str().unwrap()]);
     let status = node.stop(Duration::from_secs(10));
     assert_eq!(status.code(), Some(0), "a drain after SIGTERM ends well");
+
+    let restarted = Node::up(dir.path(), LONG_SPAN);
+    let mut late = ws::Subscriber::connect(&restarted.address, "match-7", None).unwrap();
+    assert_eq!(next_trending(&mut late), frame, "also after a restart");
 }
 
 #[test]
 fn the_same_with_kafka() {
     let dir = tempfile::tempdir().unwrap();
     let (brokers, prefix) = (kafka::brokers(), unique("up"));
-    let node = Node::up_on_kafka(dir.path(), &brokers, &prefix, &[]);
+    let node = Node::up_on_kafka(dir.path(), &brokers, &prefix, LONG_SPAN);
     a_crowd_is_counted_exactly(&node);
+    the_crowd_is_trending(&node);
     inspected(&["--kafka", &brokers, "--topic-prefix", &prefix]);
     let status = node.stop(Duration::from_secs(10));
     assert_eq!(status.code(), Some(0), "a drain after SIGTERM ends well");
@@ -90,6 +99,31 @@ fn a_crowd_is_counted_exactly(node: &Node) {
     assert_eq!(harness::http::finals(&history), by_websocket);
     let rooms = harness::http::get(&node.address, "/v1/rooms").unwrap();
     assert!(rooms.body.contains("match-7"), "{rooms:?}");
+}
+
+/// Tells the crowd's frame, after it was seen everywhere.
+fn the_crowd_is_trending(node: &Node) -> Value {
+    let top = json!([{"emoji": "🔥", "count": FIRES}, {"emoji": "👏", "count": CLAPS}]);
+    let frame = json!({"type": "trending", "room": "match-7", "span_ms": 600_000, "top": top});
+    let of = |path: &str| http::get(&node.address, path).unwrap().json()["trending"].take();
+    until("the crowd to be trending", || {
+        (of("/v1/rooms/match-7") == frame).then_some(())
+    });
+    let mut late = ws::Subscriber::connect(&node.address, "match-7", None).unwrap();
+    assert_eq!(next_trending(&mut late), frame);
+    let rooms = json!([{"room": "match-7", "count": FIRES + CLAPS}]);
+    let leaders = json!({"span_ms": 600_000, "top": top, "rooms": rooms});
+    until("the crowd to lead", || {
+        (of("/v1/rooms") == leaders).then_some(())
+    });
+    frame
+}
+
+fn next_trending(subscriber: &mut ws::Subscriber) -> Value {
+    until("a trending frame", || {
+        let frame = subscriber.next(DEADLINE).unwrap()?;
+        (frame["type"] == "trending").then_some(frame)
+    })
 }
 
 /// The crowd: single objects on /v1/reactions, arrays there, and the alias for existing clients.
@@ -154,6 +188,11 @@ fn inspected(store: &[&str]) {
         read("totals").last().unwrap()["value"]["total"],
         FIRES + CLAPS
     );
+    let trending = read("trending");
+    assert_eq!(
+        trending.last().unwrap()["value"]["top"][0],
+        json!({"emoji": "🔥", "count": FIRES})
+    );
     let reactions = read("reactions")
         .iter()
         .map(|r| r["value"]["batch"]["reactions"].as_array().unwrap().len())
@@ -190,6 +229,24 @@ fn one_reaction_in_a_quiet_room_is_on_the_screen_soon_and_final_after_its_window
 }
 
 #[test]
+fn what_is_trending_ends_when_its_span_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &["--trending-span", "4s"]);
+    let mut watcher = ws::Subscriber::connect(&node.address, "goal", None).unwrap();
+    let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "goal"}).to_string();
+    accepted(&node.address, "/v1/reactions", &body, 202);
+    let fire = json!([{"emoji": "🔥", "count": 1}]);
+    assert_eq!(next_trending(&mut watcher)["top"], fire);
+    assert_eq!(next_trending(&mut watcher)["top"], json!([]));
+    for path in ["/v1/rooms/goal", "/v1/rooms"] {
+        until("the end", || {
+            let state = http::get(&node.address, path).unwrap().json();
+            state["trending"].is_null().then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_terminal_subscriber_follows_over_both_transports() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
@@ -214,6 +271,9 @@ fn a_terminal_subscriber_follows_over_both_transports() {
         accepted(&node.address, "/v1/reactions", &body, 202);
         until_within(Duration::from_secs(30), "final in the terminal", || {
             has("\"type\":\"final\"")
+        });
+        until("what is trending in the terminal", || {
+            has("\"type\":\"trending\"")
         });
         child.kill().unwrap();
         child.wait().unwrap();

@@ -4,13 +4,14 @@
 //! - finals come in the order of their ids, each at most once;
 //! - a final that the subscriber should have had and did not is announced by a gap before anything
 //!   newer;
-//! - of an open window's live tallies only the newest is ever sent.
+//! - of an open window's live tallies only the newest is ever sent;
+//! - what is trending may be passed over, but the newest always comes.
 
 use std::{ops::Range, sync::Arc};
 
 use emostream_model::{GapReason, ResultId};
 
-use crate::room::{Final, Live, RoomState};
+use crate::room::{Final, Live, RoomState, Trending};
 
 /// Where a subscriber stands. All that a connection holds of the room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub(crate) struct Cursor {
     /// It resumed from what is no longer kept, and was not told yet.
     expired: bool,
     live_version: u64,
+    trending_version: u64,
 }
 
 /// What comes next.
@@ -33,6 +35,8 @@ pub(crate) enum Next {
     Final(Arc<Final>),
     /// The newest tally of an open window.
     Live(Arc<Live>),
+    /// What is trending.
+    Trending(Arc<Trending>),
     /// Finals behind this one are lost to this subscriber.
     Gap(ResultId, GapReason),
 }
@@ -56,6 +60,11 @@ impl Cursor {
             reason: GapReason::Slow,
             expired: false,
             live_version: 0,
+            // Nothing is on its screen that would have to go.
+            trending_version: match room.trending() {
+                Some(_) => 0,
+                None => room.trending_version(),
+            },
         }
     }
 
@@ -69,6 +78,7 @@ impl Cursor {
             reason: GapReason::Expired,
             expired: id.offset.saturating_add(1) < read.start || id.offset >= read.end,
             live_version: 0,
+            trending_version: 0,
         };
         cursor.expired = cursor.has_gap(room);
         (cursor, !cursor.expired)
@@ -89,7 +99,7 @@ impl Cursor {
                 losses: room.losses(),
                 reason: GapReason::Slow,
                 expired: false,
-                live_version: self.live_version,
+                ..*self
             };
             return Some(Next::Gap(after, reason));
         }
@@ -97,6 +107,11 @@ impl Cursor {
             self.after = Some(next.id);
             self.reason = GapReason::Slow;
             return Some(Next::Final(next.clone()));
+        }
+        // Before live tallies: it comes once a window at most, and they never end.
+        if let Some(trending) = room.trending_after(self.trending_version) {
+            self.trending_version = trending.version;
+            return Some(Next::Trending(trending.clone()));
         }
         let live = room.live_after(self.live_version)?;
         self.live_version = live.version;
@@ -120,7 +135,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
     use crate::totals::RoomTotals;
-    use emostream_model::{Emoji, Room, WindowRecord, WindowSize, compress};
+    use emostream_model::{Count, Emoji, Room, TrendingRecord, WindowRecord, WindowSize, compress};
     use proptest::prelude::*;
 
     fn record(at: u64, emitted_at: Option<u64>) -> WindowRecord {
@@ -153,6 +168,7 @@ mod tests {
             .map(|next| match next {
                 Next::Final(f) => f.id.to_string(),
                 Next::Live(l) => format!("live {}", l.version),
+                Next::Trending(t) => format!("trending {}", t.version),
                 Next::Gap(id, reason) => format!("gap {id} {reason:?}"),
             })
             .collect()
@@ -279,10 +295,59 @@ mod tests {
         assert_eq!(drain(&mut cursor, &room), ["2-12"]);
     }
 
+    fn trending(at: u64, emojis: &[&str]) -> TrendingRecord {
+        let count = |emoji: &&str| Count {
+            emoji: Emoji::from_text(emoji).unwrap(),
+            count: 1,
+        };
+        TrendingRecord {
+            room: Room::default(),
+            window: WindowSize::from_ms(10).unwrap().window_of(at * 10),
+            span_ms: 60,
+            top: emojis.iter().map(count).collect(),
+        }
+    }
+
+    #[test]
+    fn of_what_is_trending_the_newest_window_wins_and_comes_before_live_tallies() {
+        let mut room = room(None, [3]);
+        let mut cursor = Cursor::join(&room);
+        room.push_live(record(4, Some(1)));
+        assert!(room.push_trending(trending(3, &["🔥"])));
+        assert!(room.push_trending(trending(4, &["👏"])));
+        assert!(!room.push_trending(trending(3, &["😂"])));
+        assert_eq!(drain(&mut cursor, &room), ["2-3", "trending 2", "live 1"]);
+        assert!(room.trending().unwrap().frame.json().contains("👏"));
+    }
+
+    #[test]
+    fn an_end_is_told_to_who_was_there_or_comes_back_however_late() {
+        let mut room = room(None, [3]);
+        let mut there = Cursor::join(&room);
+        room.push_trending(trending(3, &["🔥"]));
+        assert_eq!(drain(&mut there, &room), ["2-3", "trending 1"]);
+        room.push_trending(trending(9, &[]));
+        assert!(room.trending().is_none());
+        assert_eq!(drain(&mut there, &room), ["trending 2"]);
+        // It has the room's last final, so it does not learn of the end by a gap.
+        room.expire(u64::MAX);
+        let (mut back, resumed) = Cursor::resume(&room, id(3), &(0..4));
+        assert!(resumed);
+        assert_eq!(drain(&mut back, &room), ["trending 2"]);
+        // A newcomer shows nothing that would have to go.
+        let mut late = Cursor::join(&room);
+        assert!(drain(&mut late, &room).is_empty());
+        room.push_trending(trending(9, &["👏"]));
+        for mut cursor in [there, late, back] {
+            assert_eq!(drain(&mut cursor, &room), ["trending 3"]);
+        }
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Push(u64),
         Live,
+        Trending(u64),
         Read(usize),
         Expire(u64),
     }
@@ -291,6 +356,7 @@ mod tests {
         let step = prop_oneof![
             (1_u64..4).prop_map(Step::Push),
             Just(Step::Live),
+            (0_u64..6).prop_map(Step::Trending),
             (0_usize..4).prop_map(Step::Read),
             (0_u64..6).prop_map(Step::Expire),
         ];
@@ -303,11 +369,12 @@ mod tests {
             let mut room = room(None, [0]);
             let (mut cursor, _) = Cursor::resume(&room, id(0), &(0..1));
             let (mut offset, mut pushed, mut got) = (0, Vec::new(), Vec::new());
-            let mut live_seen = 0;
+            let (mut live_seen, mut trending_seen) = (0, 0);
             let mut read = |cursor: &mut Cursor, room: &RoomState, got: &mut Vec<Option<u64>>| match cursor.next(room) {
                 Some(Next::Final(f)) => got.push(Some(f.id.offset)),
                 Some(Next::Gap(..)) => got.push(None),
                 Some(Next::Live(l)) => { assert!(l.version > live_seen); live_seen = l.version; }
+                Some(Next::Trending(t)) => { assert!(t.version > trending_seen); trending_seen = t.version; }
                 None => {}
             };
             for step in steps {
@@ -319,6 +386,10 @@ mod tests {
                         assert!(!room.push_final(id(offset), offset, record(offset, None), None), "a double is dropped");
                     }
                     Step::Live => { room.push_live(record(offset + 1, Some(1))); }
+                    Step::Trending(at) => {
+                        let top: &[&str] = if at == 0 { &[] } else { &["🔥"] };
+                        room.push_trending(trending(offset + at, top));
+                    }
                     Step::Read(n) => (0..n).for_each(|_| read(&mut cursor, &room, &mut got)),
                     Step::Expire(back) => room.expire((offset + 1).saturating_sub(back)),
                 }
@@ -341,6 +412,7 @@ mod tests {
             if let Some(newest) = room.newest().filter(|newest| newest.id.offset > 0) {
                 prop_assert_eq!(finals.last(), Some(&newest.id.offset));
             }
+            prop_assert_eq!(trending_seen, room.trending_version());
         }
     }
 }

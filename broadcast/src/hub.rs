@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_model::{ResultId, Room};
+use emostream_model::{LeadersRecord, ResultId, Room};
 use tokio::sync::watch;
 
 use crate::room::RoomState;
@@ -33,6 +33,8 @@ pub(crate) struct Hub {
     read: Mutex<HashMap<u32, Range<u64>>>,
     /// Told when there is more of them.
     advanced: watch::Sender<()>,
+    /// What leads across rooms.
+    leaders: Mutex<Option<LeadersRecord>>,
 }
 
 /// A room, and the bell of its subscribers.
@@ -135,7 +137,7 @@ impl Hub {
         self.rooms().retain(|_, entry| {
             let mut state = entry.state();
             state.expire(before_ms);
-            entry.subscribers() > 0 || state.is_active() || state.totals().total() > 0
+            entry.subscribers() > 0 || !state.is_silent()
         });
     }
 
@@ -194,6 +196,21 @@ impl Hub {
         let _ = tokio::time::timeout(LAG, reached).await;
     }
 
+    /// What leads across rooms, if anything does.
+    pub(crate) fn leaders(&self) -> Option<LeadersRecord> {
+        let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+        leaders.clone().filter(|leaders| !leaders.top.is_empty())
+    }
+
+    /// Takes in what leads across rooms, unless it is older than what is known.
+    pub(crate) fn set_leaders(&self, record: LeadersRecord) {
+        let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = |known: &LeadersRecord| known.window.start <= record.window.start;
+        if leaders.as_ref().is_none_or(newer) {
+            *leaders = Some(record);
+        }
+    }
+
     /// How many rooms are known.
     pub(crate) fn len(&self) -> usize {
         self.rooms().len()
@@ -201,9 +218,6 @@ impl Hub {
 }
 
 fn silent(rooms: &HashMap<Room, Arc<Entry>>) -> usize {
-    let silent = |entry: &&Arc<Entry>| {
-        let state = entry.state();
-        !state.is_active() && state.totals().total() == 0
-    };
+    let silent = |entry: &&Arc<Entry>| entry.state().is_silent();
     rooms.values().filter(silent).count()
 }

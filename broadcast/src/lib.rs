@@ -3,12 +3,14 @@
 //! ```text
 //!  [totals] ─at the start─┐
 //!  [windows] ──▶ tail ────┴▶ hub ─▶ room: ring of finals, newest live ─▶ cursor ─▶ WebSocket
-//!  [live] ─────▶ (thread)                                                      └─▶ SSE
+//!  [trending] ─▶ (thread)           what is trending                           └─▶ SSE
+//!  [live] ─────▶
 //!                                                           state, history, rooms ─▶ JSON
 //! ```
 //!
-//! Two classes of message: of live tallies the newest wins, finals are lossless while they are in the
-//! ring. A subscriber has no queue, only a cursor: a slow one costs nothing but its own socket.
+//! Two classes of message: of live tallies and of what is trending the newest wins, finals are lossless
+//! while they are in the ring. A subscriber has no queue, only a cursor: a slow one costs nothing but
+//! its own socket.
 //!
 //! Invariants:
 //! - A frame is serialised once, whoever receives it, and is the same bytes at every publisher.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  [totals] to its end ───────────────┐
-//!  [windows] since the ring began ────┴▶ rooms
+//!  [windows] since the ring began ────┼▶ rooms
+//!  [trending] to its end ─────────────┘
 //! ```
 //!
 //! Totals are read before the finals, so a final that comes in between is added, never missed. Nor is
@@ -22,7 +23,7 @@ use crate::{
     hub::Hub,
     room::RoomState,
     source::{Decoder, Source},
-    tail::{PARK, ago, id_of},
+    tail::{PARK, ago, id_of, take_trending},
     totals::RoomTotals,
 };
 
@@ -34,14 +35,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Nothing new for this long, although the end was not reached: the broker is away.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// Fills `hub`, and returns where to read on: finals, and live tallies.
+/// Where to read on.
+pub(crate) struct Sources {
+    pub(crate) windows: Source,
+    pub(crate) trending: Source,
+    pub(crate) live: Source,
+}
+
+/// Fills `hub`, and returns where to read on.
 pub(crate) fn rebuild(
     config: &Config,
     log: &dyn Log,
     hub: &Hub,
     bell: &Doorbell,
     decoder: &mut Decoder,
-) -> Result<(Source, Source), LogError> {
+) -> Result<Sources, LogError> {
     let settled_ms = ago(SETTLED.min(config.ring / 2));
     let mut kept = Kept::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
 
@@ -57,7 +65,41 @@ pub(crate) fn rebuild(
 
     kept.read_finals(log, &mut windows, hub, bell, decoder)?;
     kept.fill(hub);
-    Ok((windows, live))
+    let trending = since(log, &config.topics.trending(), 0)?;
+    let mut trending = Source::new(config.topics.trending(), false, trending);
+    read_trending(log, &mut trending, hub, bell, decoder)?;
+    Ok(Sources {
+        windows,
+        trending,
+        live,
+    })
+}
+
+/// Everything that is trending, and of each room that it is no longer.
+fn read_trending(
+    log: &dyn Log,
+    trending: &mut Source,
+    hub: &Hub,
+    bell: &Doorbell,
+    decoder: &mut Decoder,
+) -> Result<(), LogError> {
+    let mut last_news = Instant::now();
+    loop {
+        let read = trending.poll(log, bell, hub, &mut |record| {
+            if let Some(result) = decoder.read(record) {
+                take_trending(hub, result);
+            }
+        })?;
+        match read {
+            0 if trending.at_end() => return Ok(()),
+            0 if last_news.elapsed() > STALLED => {
+                let detail = "reading what is trending stands still".to_owned();
+                return Err(LogError::TimedOut { detail });
+            }
+            0 => bell.wait(PARK),
+            _ => last_news = Instant::now(),
+        }
+    }
 }
 
 /// Where each partition's records since `time_ms` begin.

@@ -1,4 +1,5 @@
-//! A room as its publisher knows it: a ring of finals, the open windows' newest live tallies, totals.
+//! A room as its publisher knows it: a ring of finals, the open windows' newest live tallies, totals,
+//! what is trending.
 //!
 //! Pure: results come in as values, and what each subscriber gets is the [`crate::cursor`]'s business.
 //!
@@ -11,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use emostream_model::{Count, Frame, ResultId, Window, WindowRecord, top};
+use emostream_model::{Count, Frame, ResultId, TrendingRecord, Window, WindowRecord, top};
 
 use crate::{encoded::Encoded, totals::RoomTotals};
 
@@ -40,6 +41,18 @@ pub(crate) struct Live {
     pub(crate) frame: Encoded,
 }
 
+/// What is trending, or that nothing is any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Trending {
+    /// Rises with each of the room.
+    pub(crate) version: u64,
+    /// The start of the last window of its span.
+    start_ms: u64,
+    /// Its top is empty.
+    ended: bool,
+    pub(crate) frame: Encoded,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct RoomState {
@@ -50,6 +63,8 @@ pub(crate) struct RoomState {
     live: BTreeMap<u64, Arc<Live>>,
     live_version: u64,
     totals: RoomTotals,
+    /// Kept when it has ended, for those who resume and still show the one before.
+    trending: Option<Arc<Trending>>,
 }
 
 impl RoomState {
@@ -147,6 +162,28 @@ impl RoomState {
         true
     }
 
+    /// Takes in what is trending; `false` if it is older than what is known.
+    pub(crate) fn push_trending(&mut self, record: TrendingRecord) -> bool {
+        let start_ms = record.window.start;
+        let known = self.trending.as_ref();
+        if known.is_some_and(|known| start_ms < known.start_ms) {
+            return false;
+        }
+        // No `others`: a record holds a top alone, the rest of the span is not known here.
+        let (top, _) = top(&record.top, |count| count.count);
+        self.trending = Some(Arc::new(Trending {
+            version: self.trending_version() + 1,
+            start_ms,
+            ended: top.is_empty(),
+            frame: Encoded::new(&Frame::Trending {
+                room: record.room,
+                span_ms: record.span_ms,
+                top,
+            }),
+        }));
+        true
+    }
+
     /// Forgets finals written before `before_ms`, and live tallies of windows that began before it.
     pub(crate) fn expire(&mut self, before_ms: u64) {
         while self
@@ -226,6 +263,22 @@ impl RoomState {
         self.live.values().next_back()
     }
 
+    /// What is trending.
+    pub(crate) fn trending(&self) -> Option<&Arc<Trending>> {
+        self.trending.as_ref().filter(|trending| !trending.ended)
+    }
+
+    /// What is trending, or that nothing is any more, if that is news behind `version`.
+    pub(crate) fn trending_after(&self, version: u64) -> Option<&Arc<Trending>> {
+        let known = self.trending.as_ref();
+        known.filter(|known| known.version > version)
+    }
+
+    /// The version of the last that is known of what is trending; 0 for nothing.
+    pub(crate) fn trending_version(&self) -> u64 {
+        self.trending.as_ref().map_or(0, |known| known.version)
+    }
+
     /// All that the room has counted, as of its newest final.
     pub(crate) fn totals(&self) -> &RoomTotals {
         &self.totals
@@ -234,6 +287,11 @@ impl RoomState {
     /// Whether it has results to show now.
     pub(crate) fn is_active(&self) -> bool {
         !self.finals.is_empty() || !self.live.is_empty()
+    }
+
+    /// Whether nothing was counted in it, as far as is known.
+    pub(crate) fn is_silent(&self) -> bool {
+        !self.is_active() && self.totals.total() == 0 && self.trending().is_none()
     }
 }
 

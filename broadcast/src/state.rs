@@ -1,16 +1,19 @@
 //! What can be asked for once: a room's state, its history, the list of rooms.
 //!
 //! ```text
-//! {"room":…,"final":{…}|null,"live":{…}|null,"total":N,"totals":[{"emoji","count"},…],"subscribers":N}
+//! {"room":…,"final":{…}|null,"live":{…}|null,"total":N,"totals":[{"emoji","count"},…],
+//!  "trending":{…}|null,"subscribers":N}
 //! {"room":…,"finals":[{…},…]}
-//! {"rooms":[{"room":…,"total":N,"totals":[…],"subscribers":N},…]}
+//! {"rooms":[{"room":…,"total":N,"totals":[…],"subscribers":N},…],
+//!  "trending":{"span_ms":N,"top":[{"emoji","count"},…],"rooms":[{"room","count"},…]}|null}
 //! ```
 //!
-//! `final` and `live` are the frames that subscribers get; `totals` are all emojis ever counted in the
+//! `final`, `live` and a room's `trending` are the frames that subscribers get; beside the list of rooms
+//! `trending` is what leads across all of them; `totals` are all emojis ever counted in the
 //! room (in the list of rooms: the top 20), as of the newest final.
 
 use emostream_http::{Body, Response};
-use emostream_model::{Count, FRAME_COUNTS, Room};
+use emostream_model::{Count, FRAME_COUNTS, Room, RoomCount};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 
@@ -37,8 +40,9 @@ fn describe(room: &Room, state: &RoomState, subscribers: usize) -> Response {
     let live = frame(state.live().map(|live| &live.frame));
     let totals = json(&state.totals().counts());
     let total = state.totals().total();
+    let trending = frame(state.trending().map(|trending| &trending.frame));
     answer(format!(
-        r#"{{"room":"{room}","final":{newest},"live":{live},"total":{total},"totals":{totals},"subscribers":{subscribers}}}"#
+        r#"{{"room":"{room}","final":{newest},"live":{live},"total":{total},"totals":{totals},"trending":{trending},"subscribers":{subscribers}}}"#
     ))
 }
 
@@ -83,6 +87,14 @@ impl Listed {
     }
 }
 
+/// What leads across rooms.
+#[derive(Serialize)]
+struct Leading<'a> {
+    span_ms: u64,
+    top: &'a [Count],
+    rooms: &'a [RoomCount],
+}
+
 /// The active rooms, those that have counted most first.
 pub(crate) fn rooms(hub: &Hub) -> Response {
     let active = hub.active().into_iter();
@@ -91,7 +103,14 @@ pub(crate) fn rooms(hub: &Hub) -> Response {
         .collect();
     rooms.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.room.cmp(&b.room)));
     rooms.truncate(LISTED_ROOMS);
-    answer(format!(r#"{{"rooms":{}}}"#, json(&rooms)))
+    let leaders = hub.leaders();
+    let trending = leaders.as_ref().map(|leaders| Leading {
+        span_ms: leaders.span_ms,
+        top: &leaders.top,
+        rooms: &leaders.rooms,
+    });
+    let (rooms, trending) = (json(&rooms), json(&trending));
+    answer(format!(r#"{{"rooms":{rooms},"trending":{trending}}}"#))
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -101,6 +101,7 @@ impl Subscription {
                 self.live_version = live.version;
                 live.frame.clone()
             }
+            Next::Trending(trending) => trending.frame.clone(),
             Next::Gap(after, reason) => {
                 self.metrics.gaps.inc();
                 gap(after, reason)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  start:  rooms as they stood ([`crate::rebuild`]) ─▶ ready
-//!  then:   [windows], [live] ─▶ rooms, for ever; a failing log is tried again each second
+//!  then:   [windows], [trending], [live] ─▶ rooms, for ever; a failing log is tried again each second
 //! ```
 
 use std::{
@@ -17,13 +17,13 @@ use std::{
 
 use emostream_http::Component;
 use emostream_log::{Doorbell, Log, LogError, Record};
-use emostream_model::{ResultId, WindowRecord};
+use emostream_model::{ResultId, Trending, WindowRecord};
 
 use crate::{
     Config,
     hub::Hub,
     metrics::Metrics,
-    rebuild::rebuild,
+    rebuild::{Sources, rebuild},
     room::RoomState,
     source::{Decoder, Source},
 };
@@ -54,7 +54,11 @@ impl Tail {
     ) -> Result<Self, crate::BroadcastError> {
         let bell = Doorbell::default();
         let mut decoder = Decoder::new(&metrics);
-        let (windows, live) = rebuild(config, &*log, &hub, &bell, &mut decoder)?;
+        let Sources {
+            windows,
+            trending,
+            live,
+        } = rebuild(config, &*log, &hub, &bell, &mut decoder)?;
         metrics.rooms.set(hub.len() as i64);
         metrics.upstream.set(1);
         let mut reading = Reading {
@@ -65,6 +69,7 @@ impl Tail {
             decoder,
             ring: config.ring,
             windows,
+            trending,
             live,
             swept: Instant::now(),
         };
@@ -105,6 +110,7 @@ struct Reading {
     decoder: Decoder,
     ring: Duration,
     windows: Source,
+    trending: Source,
     live: Source,
     swept: Instant,
 }
@@ -120,6 +126,7 @@ impl Reading {
                 self.metrics.upstream.set(0);
                 readiness.not_ready(error.to_string());
                 self.windows.reopen();
+                self.trending.reopen();
                 self.live.reopen();
                 std::thread::sleep(RETRY);
                 return;
@@ -151,6 +158,15 @@ impl Reading {
                     }
                 }
             })?;
+        let trending = self
+            .trending
+            .poll(&*self.log, &self.bell, hub, &mut |record| {
+                if let Some(result) = decoder.read(record)
+                    && take_trending(hub, result)
+                {
+                    metrics.frames.with_label_values(&["trending"]).inc();
+                }
+            })?;
         let live = self.live.poll(&*self.log, &self.bell, hub, &mut |record| {
             if let Some(result) = decoder.read::<WindowRecord>(record) {
                 let entry = hub.entry(&result.room, RoomState::default);
@@ -159,10 +175,24 @@ impl Reading {
                 }
             }
         })?;
-        Ok(match finals + live {
+        Ok(match finals + trending + live {
             0 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         })
+    }
+}
+
+/// Puts what is trending where it belongs; `true` if it makes a frame.
+pub(crate) fn take_trending(hub: &Hub, trending: Trending) -> bool {
+    match trending {
+        Trending::Room(record) => {
+            let entry = hub.entry(&record.room, RoomState::default);
+            entry.update(|state| state.push_trending(record))
+        }
+        Trending::All(leaders) => {
+            hub.set_leaders(leaders);
+            false
+        }
     }
 }
 

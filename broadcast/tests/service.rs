@@ -25,3 +25,5 @@ mod resuming;
 mod slow;
 #[path = "service/stage.rs"]
 mod stage;
+#[path = "service/trending.rs"]
+mod trending;

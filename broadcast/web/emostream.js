@@ -47,6 +47,8 @@ const USER_KEY = "emostream.user";
  *   counts: Count[], others?: number}} Live the running tally of an open window
  * @typedef {Live & {id: string, totals: Count[], totals_others?: number}} Final
  *   the exact tally of a closed window
+ * @typedef {{room: string, span_ms: number, top: Count[]}} Trending the room's top emojis in the last
+ *   `span_ms`; nothing is trending where `top` is empty
  * @typedef {"connecting" | "open" | "closed"} Status
  */
 
@@ -54,7 +56,8 @@ const USER_KEY = "emostream.user";
  * One room, received and sent to. Every event is a `CustomEvent`; `detail` is the frame.
  *
  * - `hello`: a connection stands; `swarm_size`, `window_ms`, `resumed`
- * - `live` ({@link Live}), `final` ({@link Final}), `trending`, `gap`: the frames of these names
+ * - `live` ({@link Live}), `final` ({@link Final}), `trending` ({@link Trending}), `gap`: the frames
+ *   of these names
  * - `state`: the room as of now (`GET /v1/rooms/{room}`), on joining and after finals were missed
  * - `status`: `{status: Status}` changed; `closed` stays closed
  * - `refused`: reactions were not taken: `{detail, retry_ms}`, `retry_ms` 0 when they are dropped
@@ -635,6 +638,8 @@ class Page {
     this.#board.forget();
     this.#finals.length = 0;
     this.#samples.length = 0;
+    // Its frame follows where something is trending.
+    this.#drawTrending({ span_ms: 0, top: [] });
   }
 
   /** The present without its floats: they belong to those who were here. */
@@ -646,7 +651,6 @@ class Page {
       this.#board.seed(state.totals, state.totals_others);
     }
     if (state.live) this.#board.live(state.live);
-    if (state.trending) this.#drawTrending(state.trending);
     this.#samples.length = 0;
     this.#drawSoon();
   }

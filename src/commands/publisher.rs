@@ -58,7 +58,13 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         allow_origin: flags.origin.allowed(),
     };
     let log = flags.kafka.connect()?;
-    topics::require(&*log, &[names.windows(), names.totals(), names.live()])?;
+    let needed = [
+        names.windows(),
+        names.totals(),
+        names.trending(),
+        names.live(),
+    ];
+    topics::require(&*log, &needed)?;
     super::runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();

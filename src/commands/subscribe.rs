@@ -109,9 +109,14 @@ fn describe(frame: &Frame) -> String {
             let counts = tallies(counts, *others);
             format!("{} final {total:>9}  {counts}  [{id}]", clock(window.start))
         }
+        Frame::Trending { top, .. } if top.is_empty() => "nothing is trending any more".to_owned(),
         Frame::Trending { span_ms, top, .. } => {
             let top: Vec<_> = top.iter().take(LINE_COUNTS).map(count).collect();
-            format!("trending in {} s: {}", span_ms / 1000, top.join("  "))
+            format!(
+                "trending in the last {} s: {}",
+                span_ms / 1000,
+                top.join("  ")
+            )
         }
         Frame::Gap { after, reason } => {
             format!("finals after {after} were missed ({reason:?})")

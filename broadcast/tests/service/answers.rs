@@ -35,13 +35,16 @@ fn a_room_that_has_nothing_yet_has_an_empty_state() {
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let empty = json!({
         "room": "nothing-yet", "final": null, "live": null, "total": 0, "totals": [],
-        "subscribers": 0,
+        "trending": null, "subscribers": 0,
     });
     assert_eq!(answer.json(), empty);
     let history = get(node.address, "/v1/rooms/nothing-yet/history").json();
     assert_eq!(history, json!({"room": "nothing-yet", "finals": []}));
     // To look is not to make a room.
-    assert_eq!(get(node.address, "/v1/rooms").json(), json!({"rooms": []}));
+    assert_eq!(
+        get(node.address, "/v1/rooms").json(),
+        json!({"rooms": [], "trending": null})
+    );
     assert_eq!(node.metric("rooms"), 0.0);
 }
 

@@ -34,13 +34,19 @@ impl Received {
         self.json["type"].as_str().unwrap()
     }
 
-    /// `kind`, with the id of a final, the reason of a gap, the total of a live tally.
+    /// `kind`, with the id of a final, the reason of a gap, the total of a live tally, the emojis that
+    /// are trending.
     pub(crate) fn brief(&self) -> String {
         let of = |member: &str| self.json[member].to_string().replace('"', "");
         match self.kind() {
             "final" => format!("final {}", of("id")),
             "gap" => format!("gap {} {}", of("after"), of("reason")),
             "live" => format!("live {}", of("total")),
+            "trending" => {
+                let top = self.json["top"].as_array().unwrap().iter();
+                let emojis = top.map(|count| count["emoji"].as_str().unwrap());
+                format!("trending {}", emojis.collect::<String>())
+            }
             "hello" => format!("hello {}", of("resumed")),
             kind => kind.to_owned(),
         }

@@ -8,7 +8,8 @@ use std::{
 
 use emostream_log::{Appender, Log, NewRecord, Transactor};
 use emostream_model::{
-    Count, Emoji, Room, Topics, TotalsRecord, WindowRecord, WindowSize, compress, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Topics, TotalsRecord, Trending,
+    TrendingRecord, WindowRecord, WindowSize, compress, sort_counts,
 };
 
 pub(crate) const WINDOW_MS: u64 = 2000;
@@ -102,6 +103,11 @@ impl Counting {
         self.append(keyed(Topics::default().live(), room, &record));
     }
 
+    /// In the span that ends with the `nth` window, these are the room's top emojis.
+    pub(crate) fn trending(&self, nth: u64, room: &str, top: Counts<'_>) {
+        self.append(trending(nth, room, top));
+    }
+
     /// Writes any record.
     pub(crate) fn append(&self, record: NewRecord) {
         let (done, written) = mpsc::channel();
@@ -121,6 +127,39 @@ pub(crate) fn now_ms() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_millis() as u64
+}
+
+/// A room's top emojis in the span that ends with the `nth` window; of all rooms if it is `*`.
+pub(crate) fn trending(nth: u64, room: &str, top: Counts<'_>) -> NewRecord {
+    let size = WindowSize::from_ms(WINDOW_MS).unwrap();
+    let (window, span_ms) = (size.window_of(nth * WINDOW_MS), 60_000);
+    let count = |(emoji, count): &(&str, u64)| Count {
+        emoji: Emoji::from_text(emoji).unwrap(),
+        count: *count,
+    };
+    let top: Vec<Count> = top.iter().map(count).collect();
+    let record = match Room::new(room) {
+        Ok(room) => Trending::Room(TrendingRecord {
+            room,
+            window,
+            span_ms,
+            top,
+        }),
+        Err(_) => Trending::All(LeadersRecord {
+            room: AllRooms,
+            window,
+            span_ms,
+            rooms: top
+                .iter()
+                .map(|_| RoomCount {
+                    room: Room::default(),
+                    count: nth,
+                })
+                .collect(),
+            top,
+        }),
+    };
+    keyed(Topics::default().trending(), room, &record)
 }
 
 /// A record of `value` in the room's partition.

@@ -42,6 +42,7 @@ impl Stage {
             (topics.windows(), delete),
             (topics.live(), delete),
             (topics.totals(), Cleanup::Compact),
+            (topics.trending(), Cleanup::Compact),
         ] {
             let spec = TopicSpec {
                 name,

@@ -1,9 +1,11 @@
 //! A record as people and programs want to see it. Any bytes give something to show.
 
+use std::fmt::Display;
+
 use emostream_log::Header;
 use emostream_model::{
-    Batch, Count, Emoji, EmojiNames, Payload, Room, Tally, TotalsRecord, TrendingRecord, Window,
-    WindowRecord,
+    Batch, Count, Emoji, EmojiNames, Payload, Room, RoomCount, Tally, TotalsRecord, Trending,
+    Window, WindowRecord,
 };
 use serde_json::{Value, json};
 
@@ -120,14 +122,29 @@ fn totals(record: &Owned) -> Option<What> {
 }
 
 fn trending(record: &Owned) -> Option<What> {
-    let trending: TrendingRecord = serde_json::from_slice(&record.value).ok()?;
+    let trending: Trending = serde_json::from_slice(&record.value).ok()?;
+    let room = trending.key().to_owned();
+    let (window, span_ms, shown) = match trending {
+        Trending::Room(of) if of.top.is_empty() => {
+            (of.window, of.span_ms, "nothing now".to_owned())
+        }
+        Trending::Room(of) => (of.window, of.span_ms, listed(counts(&of.top))),
+        Trending::All(of) => {
+            let rooms = of
+                .rooms
+                .iter()
+                .map(|RoomCount { room, count }| (room, *count));
+            let shown = format!("{}  in rooms  {}", listed(counts(&of.top)), listed(rooms));
+            (of.window, of.span_ms, shown)
+        }
+    };
     Some(What {
-        rooms: vec![trending.room.to_string()],
+        rooms: vec![room.clone()],
         cells: vec![
-            trending.room.to_string(),
-            clock(trending.window.end),
-            format!("{} s", trending.span_ms / 1000),
-            listed(counts(&trending.top)),
+            room,
+            clock(window.end),
+            format!("{} s", span_ms / 1000),
+            shown,
         ],
         value: value_of(record),
     })
@@ -248,11 +265,11 @@ fn counts(counts: &[Count]) -> impl ExactSizeIterator<Item = (Emoji, u64)> + '_ 
     counts.iter().map(|Count { emoji, count }| (*emoji, *count))
 }
 
-fn listed(counts: impl ExactSizeIterator<Item = (Emoji, u64)>) -> String {
+fn listed<W: Display>(counts: impl ExactSizeIterator<Item = (W, u64)>) -> String {
     let more = counts.len().saturating_sub(CELL_COUNTS);
     let shown = counts
         .take(CELL_COUNTS)
-        .map(|(emoji, count)| format!("{emoji} {count}"));
+        .map(|(what, count)| format!("{what} {count}"));
     let mut shown: Vec<String> = shown.collect();
     if more > 0 {
         shown.push(format!("+{more} more"));
@@ -299,6 +316,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_leaders_across_rooms_are_a_row_of_their_own() {
+        let row = |room, rooms, top| {
+            let value = format!(
+                r#"{{"room":"{room}","start":0,"end":2000,"span_ms":60000,"top":[{top}]{rooms}}}"#
+            );
+            let record = Owned {
+                partition: 0,
+                offset: 1,
+                time_ms: 2,
+                key: None,
+                value: value.into_bytes(),
+                headers: Vec::new(),
+            };
+            let decoded = decode(Topic::Trending, &record);
+            (decoded.cells[3].clone(), decoded.cells[6].clone())
+        };
+        let fire = r#"{"emoji":"🔥","count":3}"#;
+        let rooms = r#","rooms":[{"room":"a","count":2},{"room":"b","count":1}]"#;
+        let expected = ("*".to_owned(), "🔥 3  in rooms  a 2  b 1".to_owned());
+        assert_eq!(row("*", rooms, fire), expected);
+        assert_eq!(row("a", "", fire).1, "🔥 3");
+        assert_eq!(row("a", "", "").1, "nothing now");
     }
 
     #[test]
