@@ -10,77 +10,32 @@ mod faults;
 mod floods;
 #[path = "exactly_once/reset.rs"]
 mod reset;
+mod stage;
 #[path = "exactly_once/trending.rs"]
 mod trending;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, mpsc::channel},
     thread,
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Config, DataflowError, Progress, Ready, Stop, run};
-use emostream_log::{Cleanup, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end};
+use emostream_dataflow::{Config, DataflowError, Stop};
+use emostream_log::{NewRecord, read_to_end};
 use emostream_model::{
-    Batch, Emoji, EmojiNames, Reaction, Room, Topics, TotalsRecord, UserId, WindowRecord,
-    WindowSize,
+    Batch, Emoji, EmojiNames, Reaction, Room, TotalsRecord, UserId, WindowRecord, WindowSize,
 };
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use rand::{Rng, RngExt};
+use stage::{DEADLINE, Stage, T0};
 
-const T0: u64 = 1_764_000_000_000;
 const LATENESS_MS: u64 = 750;
 /// Three windows, so that much slides out.
 const SPAN_MS: u64 = 6000;
 /// Fewer than there are emojis, so that some do not show.
 const TOP: usize = 2;
-const DEADLINE: Duration = Duration::from_secs(60);
-
-#[derive(Clone)]
-struct Stage {
-    log: Arc<dyn Log>,
-    topics: Topics,
-    partitions: u32,
-}
 
 impl Stage {
-    fn new(partitions: u32) -> Stage {
-        let log = EmbeddedLog::in_memory().unwrap();
-        Stage::on(Arc::new(log), partitions, Duration::from_secs(1 << 40))
-    }
-
-    /// A stage that keeps its reactions for that long.
-    fn on(log: Arc<dyn Log>, partitions: u32, kept: Duration) -> Stage {
-        let topics = Topics::default();
-        let delete = |after| Cleanup::Delete { after, bytes: None };
-        let keep = delete(Duration::from_secs(1 << 40));
-        for (name, partitions, cleanup) in [
-            (topics.reactions(), partitions, delete(kept)),
-            (topics.windows(), 2, keep),
-            (topics.live(), 2, keep),
-            (topics.rejected(), 1, keep),
-            (topics.totals(), 2, Cleanup::Compact),
-            // Not compacted here, so that every record there ever was can be checked.
-            (topics.trending(), 2, keep),
-            (topics.progress(), 1, Cleanup::Compact),
-        ] {
-            log.create_topic(&TopicSpec {
-                name,
-                partitions,
-                replication: 1,
-                cleanup,
-                max_ahead: None,
-            })
-            .unwrap();
-        }
-        Stage {
-            log,
-            topics,
-            partitions,
-        }
-    }
-
     fn config(&self, workers: usize) -> Config {
         Config {
             topics: self.topics.clone(),
@@ -97,42 +52,8 @@ impl Stage {
         }
     }
 
-    /// Appends records in order and waits until all are stored.
-    fn append(&self, records: Vec<NewRecord>) {
-        let appender = self.log.appender(DEADLINE).unwrap();
-        let (stored, acks) = channel();
-        let count = records.len();
-        for record in records {
-            let stored = stored.clone();
-            appender
-                .append(
-                    record,
-                    Box::new(move |outcome| stored.send(outcome).unwrap()),
-                )
-                .unwrap();
-        }
-        for _ in 0..count {
-            acks.recv_timeout(DEADLINE).unwrap().unwrap();
-        }
-    }
-
-    fn reaction_record(&self, partition: u32, time_ms: u64, value: Vec<u8>) -> NewRecord {
-        NewRecord {
-            topic: self.topics.reactions(),
-            partition: Some(partition),
-            time_ms: Some(time_ms),
-            key: None,
-            value: value.into(),
-            headers: Vec::new(),
-        }
-    }
-
     fn start(&self, config: Config) -> (Stop, thread::JoinHandle<Result<(), DataflowError>>) {
-        let stop = Stop::default();
-        let (log, asked) = (self.log.clone(), stop.clone());
-        let ready: Ready = Arc::new(|_| {});
-        let run = move || run(config, log, &prometheus::Registry::new(), asked, ready);
-        (stop, thread::spawn(run))
+        self.launch(config, prometheus::Registry::new())
     }
 
     /// Runs until `enough`, then stops.
@@ -147,29 +68,10 @@ impl Stage {
         running.join().unwrap().unwrap();
     }
 
-    fn values(&self, topic: &str) -> Vec<Vec<u8>> {
-        let mut values = Vec::new();
-        read_to_end(&*self.log, topic, &mut |record| {
-            values.push(record.value.to_vec())
-        })
-        .unwrap();
-        values
-    }
-
-    fn progress(&self) -> Option<Progress> {
-        let newest = self.values(&self.topics.progress()).pop()?;
-        Some(serde_json::from_slice(&newest).unwrap())
-    }
-
     /// How many times progress was committed: its topic is compacted, its offsets go on.
     fn commits(&self) -> u64 {
         let progress = self.topics.progress();
         self.log.offsets(&progress, 0).unwrap().end
-    }
-
-    fn final_until_ms(&self) -> u64 {
-        self.progress()
-            .map_or(0, |progress| progress.final_until_ms)
     }
 
     fn finals(&self) -> Vec<WindowRecord> {

@@ -1,0 +1,220 @@
+//! What goes in and what must come out, written by hand in `golden/*.txt`: see `golden/README.md`.
+//!
+//! Every case runs on one worker, on three, and once more with a stop and a restart after every few
+//! records. `BLESS=1` writes what came out into the file, and fails, so that somebody looks at it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+#[path = "golden/case.rs"]
+mod case;
+#[path = "golden/outcome.rs"]
+mod outcome;
+mod stage;
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use case::{Case, Input, Step};
+use emostream_dataflow::Config;
+use outcome::Outcome;
+use prometheus::Registry;
+use stage::{DEADLINE, Stage, T0};
+
+/// Records between two restarts.
+const FEW: usize = 2;
+
+/// Workers of the runs between restarts, in turn.
+const WORKERS_IN_TURN: [usize; 3] = [1, 3, 2];
+
+macro_rules! cases {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                check(stringify!($name));
+            }
+        )*
+
+        #[test]
+        fn every_file_is_a_case() {
+            let files = std::fs::read_dir(directory()).unwrap();
+            let names = files.map(|file| file.unwrap().path());
+            let cases = names.filter(|path| path.extension().is_some_and(|it| it == "txt"));
+            let stems: BTreeSet<String> = cases
+                .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+                .collect();
+            assert_eq!(stems, BTreeSet::from([$(stringify!($name).to_owned()),*]));
+        }
+    };
+}
+
+cases! {
+    one_reaction
+    rooms_and_emojis
+    swarms
+    slow_partition
+    late
+    edges
+    idle
+    malformed_and_ahead
+    totals
+    trending
+    plain
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn check(name: &str) {
+    let case =
+        Case::read(&directory().join(format!("{name}.txt"))).unwrap_or_else(|e| panic!("{e}"));
+    let came_out = [
+        ("-w 1", at_once(&case, 1)),
+        ("-w 3", at_once(&case, 3)),
+        ("stops and restarts", with_restarts(&case)),
+    ];
+    let bless = std::env::var_os("BLESS").is_some_and(|value| value == "1");
+    let expected = match bless {
+        true => &came_out[0].1,
+        false => &case.expected,
+    };
+    for (how, outcome) in &came_out {
+        if let Some(difference) = outcome.difference(expected) {
+            panic!(
+                "{name}.txt: not what came out with {how} (- expected, + came out):\n\
+                 {difference}\n\
+                 If this is right by the contract, write it into the file:\n  \
+                 BLESS=1 cargo test -p emostream-dataflow --test golden {name}\n",
+            );
+        }
+    }
+    if bless && expected.difference(&case.expected).is_some() {
+        case.rewrite(expected);
+        panic!("{name}.txt is rewritten: look at each line that changed, then test without BLESS");
+    }
+}
+
+/// Everything in one run.
+fn at_once(case: &Case, workers: usize) -> Outcome {
+    let stage = Stage::new(case.partitions());
+    let run = Run::start(&stage, case.config(&stage.topics, workers));
+    for step in &case.steps {
+        match step {
+            Step::Append(inputs) => append(&stage, inputs),
+            Step::WaitFinal(until_ms) => run.wait_final(&stage, *until_ms),
+            Step::WaitLive(count) => {
+                run.wait(&format!("wait live {count}"), || {
+                    outcome::live_reactions(&stage) == *count
+                });
+            }
+        }
+    }
+    run.stop();
+    let outcome = Outcome::of(&stage, case);
+    match case.waits_for_live() {
+        true => outcome,
+        false => outcome.without_live(),
+    }
+}
+
+/// Some records, a stop as soon as they are read, a restart with other workers, and so on.
+fn with_restarts(case: &Case) -> Outcome {
+    let stage = Stage::new(case.partitions());
+    let mut workers = WORKERS_IN_TURN.into_iter().cycle();
+    let mut start = || Run::start(&stage, case.config(&stage.topics, workers.next().unwrap()));
+    let mut newest_ms = vec![0; stage.partitions as usize];
+    for step in &case.steps {
+        match step {
+            Step::Append(inputs) => {
+                for few in inputs.chunks(FEW) {
+                    append(&stage, few);
+                    for input in few {
+                        let newest_ms = &mut newest_ms[input.partition as usize];
+                        *newest_ms = input.seen_ms.max(*newest_ms);
+                    }
+                    let run = start();
+                    run.wait("read what was written", || {
+                        (0..).zip(&newest_ms).all(|(partition, newest_ms)| {
+                            let read_ms = newest_ms.saturating_sub(case.lateness_ms());
+                            run.watermark_ms(partition) >= read_ms
+                        })
+                    });
+                    run.stop();
+                }
+            }
+            Step::WaitFinal(until_ms) => {
+                let run = start();
+                run.wait_final(&stage, *until_ms);
+                run.stop();
+            }
+            // Whether a run that is about to end shows a tally is left open.
+            Step::WaitLive(_) => {}
+        }
+    }
+    Outcome::of(&stage, case).without_live()
+}
+
+fn append(stage: &Stage, inputs: &[Input]) {
+    let record =
+        |input: &Input| stage.reaction_record(input.partition, input.time_ms, input.value.clone());
+    stage.append(inputs.iter().map(record).collect());
+}
+
+/// A dataflow that runs.
+struct Run {
+    stop: emostream_dataflow::Stop,
+    running: thread::JoinHandle<Result<(), emostream_dataflow::DataflowError>>,
+    registry: Registry,
+}
+
+impl Run {
+    fn start(stage: &Stage, config: Config) -> Run {
+        let registry = Registry::new();
+        let (stop, running) = stage.launch(config, registry.clone());
+        Run {
+            stop,
+            running,
+            registry,
+        }
+    }
+
+    fn wait_final(&self, stage: &Stage, until_ms: u64) {
+        let seconds = outcome::seconds(until_ms);
+        self.wait(&format!("wait final {seconds}"), || {
+            stage.final_until_ms() >= until_ms
+        });
+    }
+
+    fn wait(&self, what: &str, mut enough: impl FnMut() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !enough() {
+            assert!(!self.running.is_finished(), "the dataflow ended by itself");
+            assert!(Instant::now() < deadline, "'{what}' never came true");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stop(self) {
+        self.stop.request();
+        self.running.join().unwrap().unwrap();
+    }
+
+    /// How far the dataflow says that it has read a partition.
+    fn watermark_ms(&self, partition: u32) -> u64 {
+        let families = self.registry.gather();
+        let name = "emostream_dataflow_watermark_timestamp_seconds";
+        let family = families.iter().find(|family| family.name() == name);
+        let gauges = family.map_or(&[][..], |family| family.get_metric());
+        let of = |gauge: &&prometheus::proto::Metric| {
+            gauge.get_label()[0].value() == partition.to_string()
+        };
+        let gauge = gauges.iter().find(of);
+        gauge.map_or(0, |gauge| {
+            (gauge.get_gauge().get_value() * 1000.0).round() as u64
+        })
+    }
+}

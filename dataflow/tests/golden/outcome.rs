@@ -1,0 +1,297 @@
+//! What came out, as the lines of a case's sections.
+
+use std::collections::BTreeMap;
+
+use emostream_log::{Record, read_to_end};
+use emostream_model::{
+    Batch, Count, Reaction, Room, Tally, TotalsRecord, Trending, Window, WindowRecord,
+};
+
+use crate::{Case, Stage, T0};
+
+/// The sections of results, in their order.
+pub(crate) const SECTIONS: [&str; 5] = ["live", "windows", "totals", "trending", "rejected"];
+
+/// Lines by section, each word once blank behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    sections: BTreeMap<&'static str, Vec<String>>,
+    /// Live tallies of a run that is stopped are a matter of chance.
+    live_is_open: bool,
+}
+
+impl Outcome {
+    /// What the topics hold.
+    pub(crate) fn of(stage: &Stage, case: &Case) -> Outcome {
+        let lines = [
+            ("live", live(stage)),
+            ("windows", windows(stage)),
+            ("totals", totals(stage)),
+            ("trending", trending(stage, case.span_ms())),
+            ("rejected", rejected(stage)),
+        ];
+        let mut outcome = Outcome::default();
+        for (name, lines) in lines {
+            lines.iter().for_each(|line| outcome.expect(name, line));
+        }
+        outcome
+    }
+
+    /// Without what is a matter of chance.
+    pub(crate) fn without_live(mut self) -> Outcome {
+        self.live_is_open = true;
+        self.sections.remove("live");
+        self
+    }
+
+    /// Adds a line.
+    pub(crate) fn expect(&mut self, section: &str, line: &str) {
+        let name = SECTIONS.into_iter().find(|name| *name == section).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        self.sections.entry(name).or_default().push(words.join(" "));
+    }
+
+    pub(crate) fn section(&self, name: &str) -> &[String] {
+        self.sections.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// A section as it stands in a file; nothing if it is empty.
+    pub(crate) fn written(&self, name: &str) -> Vec<String> {
+        let lines = self.section(name);
+        let rows: Vec<Vec<&str>> = lines
+            .iter()
+            .map(|line| line.splitn(3, ' ').collect())
+            .collect();
+        let width = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths = [width(0), width(1)];
+        let row = |row: &Vec<&str>| {
+            let (first, second) = (row[0], row.get(1).unwrap_or(&""));
+            let rest = row.get(2).unwrap_or(&"");
+            format!("  {first:0$}  {second:1$}  {rest}", widths[0], widths[1])
+        };
+        let heading = (!lines.is_empty()).then(|| name.to_owned());
+        heading.into_iter().chain(rows.iter().map(row)).collect()
+    }
+
+    /// The lines of both, where they differ.
+    pub(crate) fn difference(&self, expected: &Outcome) -> Option<String> {
+        let mut told = String::new();
+        for name in SECTIONS {
+            if name == "live" && self.live_is_open {
+                // No run may show what the file must not tell.
+                continue;
+            }
+            let (came, expected) = (self.section(name), expected.section(name));
+            if came == expected {
+                continue;
+            }
+            let same = |(a, b): &(&String, &String)| a == b;
+            let before = came.iter().zip(expected).take_while(same).count();
+            let (came_rest, expected_rest) = (&came[before..], &expected[before..]);
+            let backward = came_rest.iter().rev().zip(expected_rest.iter().rev());
+            let after = backward.take_while(same).count();
+            told += &format!("{name}\n");
+            let mut tell = |mark: char, lines: &[String]| {
+                lines
+                    .iter()
+                    .for_each(|line| told += &format!("{mark} {line}\n"));
+            };
+            tell(' ', &came[..before]);
+            tell('-', &expected_rest[..expected_rest.len() - after]);
+            tell('+', &came_rest[..came_rest.len() - after]);
+            tell(' ', &came_rest[came_rest.len() - after..]);
+        }
+        (!told.is_empty()).then_some(told)
+    }
+}
+
+/// How many reactions the newest live tallies show, of every window there was.
+pub(crate) fn live_reactions(stage: &Stage) -> u64 {
+    newest_live(stage).values().map(|tally| tally.total).sum()
+}
+
+fn newest_live(stage: &Stage) -> BTreeMap<(u64, Room), WindowRecord> {
+    let mut newest = BTreeMap::new();
+    read(stage, &stage.topics.live(), &mut |record| {
+        let tally: WindowRecord = parsed(record);
+        assert_eq!(record.key, Some(tally.room.as_str().as_bytes()));
+        assert!(tally.emitted_at.is_some(), "a live tally tells its time");
+        newest.insert((tally.window.start, tally.room.clone()), tally);
+    });
+    newest
+}
+
+fn live(stage: &Stage) -> Vec<String> {
+    newest_live(stage).values().map(tally_line).collect()
+}
+
+fn windows(stage: &Stage) -> Vec<String> {
+    let mut lines = Vec::new();
+    read(stage, &stage.topics.windows(), &mut |record| {
+        let closed: WindowRecord = parsed(record);
+        assert_eq!(record.key, Some(closed.room.as_str().as_bytes()));
+        assert_eq!(closed.emitted_at, None, "a final is the same at any time");
+        let key = (closed.window.start, closed.room.clone());
+        lines.push((key, tally_line(&closed)));
+    });
+    sorted(lines)
+}
+
+/// The newest of each room: its topic is compacted.
+fn totals(stage: &Stage) -> Vec<String> {
+    let mut newest = BTreeMap::new();
+    read(stage, &stage.topics.totals(), &mut |record| {
+        let totals: TotalsRecord = parsed(record);
+        assert_eq!(record.key, Some(totals.room.as_str().as_bytes()));
+        let line = format!(
+            "{} {} {} = {}",
+            window(totals.window),
+            totals.room,
+            totals.total,
+            counts(&totals.counts)
+        );
+        newest.insert(totals.room, line);
+    });
+    newest.into_values().collect()
+}
+
+fn trending(stage: &Stage, expected_span_ms: u64) -> Vec<String> {
+    let mut lines = Vec::new();
+    read(stage, &stage.topics.trending(), &mut |record| {
+        let trending: Trending = parsed(record);
+        let key = trending.key();
+        assert_eq!(record.key, Some(key.as_bytes()));
+        let (span, span_ms, shown) = match &trending {
+            Trending::Room(room) => (room.window, room.span_ms, counts(&room.top)),
+            Trending::All(all) => {
+                let room = |it: &emostream_model::RoomCount| format!("{}×{}", it.room, it.count);
+                let rooms: Vec<String> = all.rooms.iter().map(room).collect();
+                let shown = [counts(&all.top), joined(rooms)].join(" / ");
+                (all.window, all.span_ms, shown)
+            }
+        };
+        assert_eq!(span_ms, expected_span_ms);
+        let line = format!("{} {key} {shown}", window(span));
+        let across_rooms = matches!(trending, Trending::All(_));
+        lines.push(((span.start, across_rooms, key.to_owned()), line));
+    });
+    sorted(lines)
+}
+
+fn rejected(stage: &Stage) -> Vec<String> {
+    let mut lines = Vec::new();
+    read(stage, &stage.topics.rejected(), &mut |record| {
+        let headers = record.headers.read();
+        let header = |name| {
+            let header = headers.iter().find(|h| h.name == name).unwrap();
+            std::str::from_utf8(&header.value).unwrap()
+        };
+        assert_eq!(header("topic"), stage.topics.reactions());
+        let place = (header("partition"), header("offset"));
+        let key: (u32, u64) = (place.0.parse().unwrap(), place.1.parse().unwrap());
+        let line = format!(
+            "p{} #{} {} {} {}",
+            place.0,
+            place.1,
+            header("reason"),
+            seconds(record.time_ms),
+            value(record)
+        );
+        lines.push((key, line));
+    });
+    sorted(lines)
+}
+
+/// What was rejected, as it would stand in the input.
+fn value(record: Record<'_>) -> String {
+    let batch = Batch::decode(record.value);
+    match batch.and_then(|batch| batch.reactions()) {
+        Ok(reactions) => format!("batch {}", reacted(&reactions, record.time_ms)),
+        Err(_) => match std::str::from_utf8(record.value) {
+            Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+            _ => record.value.escape_ascii().to_string(),
+        },
+    }
+}
+
+fn reacted(reactions: &[Reaction], time_ms: u64) -> String {
+    let mut words = Vec::new();
+    for of_room in reactions.chunk_by(|a, b| a.room == b.room) {
+        words.push(of_room[0].room.to_string());
+        for same in of_room.chunk_by(|a, b| (a.emoji, a.at_ms) == (b.emoji, b.at_ms)) {
+            let (emoji, at_ms) = (same[0].emoji, same[0].at_ms);
+            let count = match same.len() {
+                1 => String::new(),
+                count => format!("×{count}"),
+            };
+            let at = match at_ms == time_ms {
+                true => String::new(),
+                false => format!("@{}", seconds(at_ms)),
+            };
+            words.push(format!("{emoji}{count}{at}"));
+        }
+    }
+    words.join(" ")
+}
+
+fn tally_line(record: &WindowRecord) -> String {
+    let tallies = record.counts.iter().map(|tally: &Tally| {
+        let swarms = match (tally.swarms, tally.loose == tally.count) {
+            (0, true) => String::new(),
+            (swarms, _) => format!(" ({swarms} swarms + {})", tally.loose),
+        };
+        format!("{}×{}{swarms}", tally.emoji, tally.count)
+    });
+    let (span, room) = (window(record.window), &record.room);
+    format!(
+        "{span} {room} {} = {}",
+        record.total,
+        joined(tallies.collect())
+    )
+}
+
+fn counts(counts: &[Count]) -> String {
+    let count = |it: &Count| format!("{}×{}", it.emoji, it.count);
+    joined(counts.iter().map(count).collect())
+}
+
+fn joined(words: Vec<String>) -> String {
+    match words.is_empty() {
+        true => "-".to_owned(),
+        false => words.join(" "),
+    }
+}
+
+fn window(window: Window) -> String {
+    let short = |at_ms| {
+        let seconds = seconds(at_ms);
+        seconds
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned()
+    };
+    format!("{}-{}", short(window.start), short(window.end))
+}
+
+/// Since the round's start.
+pub(crate) fn seconds(at_ms: u64) -> String {
+    let since_ms = at_ms.checked_sub(T0).unwrap();
+    format!("{}.{:03}", since_ms / 1000, since_ms % 1000)
+}
+
+fn read(stage: &Stage, topic: &str, each: &mut dyn FnMut(Record<'_>)) {
+    read_to_end(&*stage.log, topic, each).unwrap();
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(record: Record<'_>) -> T {
+    serde_json::from_slice(record.value).unwrap()
+}
+
+fn sorted<K: Ord>(mut lines: Vec<(K, String)>) -> Vec<String> {
+    // What comes twice stays twice, in its order.
+    lines.sort_by(|(a, _), (b, _)| a.cmp(b));
+    lines.into_iter().map(|(_, line)| line).collect()
+}
