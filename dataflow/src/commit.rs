@@ -21,17 +21,26 @@ use crate::{DataflowError, Stop, metrics::Metrics};
 /// Wakes the sink after an acknowledgement.
 pub type Wakeup = Box<dyn Fn() + Send>;
 
-/// Starts the one committer, given what wakes the sink; `None` on a worker that has none.
-pub type StartCommitter = Box<dyn FnOnce(Wakeup) -> Option<Committer>>;
+/// Commits one transaction after the other, while the sink goes on.
+pub trait Commit {
+    /// Hands over the next transaction. Only after the previous one was acknowledged.
+    fn submit(&mut self, records: Vec<NewRecord>);
 
-/// Commits one batch of records after the other.
-pub struct Committer {
+    /// Whether the transaction handed over last was acknowledged since the last call.
+    fn acknowledged(&mut self) -> bool;
+}
+
+/// Starts what commits, given what wakes the sink; `None` on a worker that has none.
+pub type StartCommitter = Box<dyn FnOnce(Wakeup) -> Option<Box<dyn Commit>> + Send>;
+
+/// Commits on a thread of its own.
+pub struct CommitThread {
     queue: Option<SyncSender<Vec<NewRecord>>>,
     acks: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Committer {
+impl CommitThread {
     /// Starts the thread. `wake` is called after each acknowledgement; a failed commit stops the
     /// dataflow, since what the log holds then is known only by reading it.
     pub fn start(
@@ -39,7 +48,7 @@ impl Committer {
         wake: Wakeup,
         metrics: Metrics,
         stop: Stop,
-    ) -> std::io::Result<Committer> {
+    ) -> std::io::Result<CommitThread> {
         let (queue, work) = sync_channel::<Vec<NewRecord>>(1);
         let (ack, acks) = sync_channel(1);
         let run = move || {
@@ -61,29 +70,29 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("commit".to_owned())
             .spawn(run)?;
-        Ok(Committer {
+        Ok(CommitThread {
             queue: Some(queue),
             acks,
             thread: Some(thread),
         })
     }
+}
 
-    /// Hands over the next transaction. Only after the previous one was acknowledged, so that the
-    /// queue of one always has room; after a failure it is not taken, and the dataflow is stopping.
-    pub fn submit(&self, records: Vec<NewRecord>) {
+impl Commit for CommitThread {
+    /// The queue of one always has room; after a failure it is not taken, and the dataflow is stopping.
+    fn submit(&mut self, records: Vec<NewRecord>) {
         if let Some(queue) = &self.queue {
             // A refusal means that the thread has ended by a failure, which it has reported.
             let _ = queue.try_send(records);
         }
     }
 
-    /// Whether the transaction handed over last was acknowledged since the last call.
-    pub fn acknowledged(&self) -> bool {
+    fn acknowledged(&mut self) -> bool {
         self.acks.try_recv().is_ok()
     }
 }
 
-impl Drop for Committer {
+impl Drop for CommitThread {
     /// Waits for the transaction under way: a stop aborts none.
     fn drop(&mut self) {
         self.queue = None;

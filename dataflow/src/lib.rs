@@ -40,10 +40,12 @@ mod slide;
 mod source;
 mod stamp;
 mod stop;
+mod timers;
 mod topology;
 mod totals;
 mod trending;
 mod tumble;
+mod worker;
 
 use std::{sync::Arc, time::Duration};
 

@@ -12,7 +12,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -31,11 +31,12 @@ use timely::{
 
 use crate::{
     Settings,
-    commit::{Committer, StartCommitter, Wakeup},
+    commit::{Commit, StartCommitter, Wakeup},
     metrics::Metrics,
     partition::Rejected,
     progress::{FORMAT, Former, PartitionProgress, Progress},
     rejections::Rejections,
+    timers::Timers,
 };
 
 /// The key of the one record of the `progress` topic.
@@ -96,6 +97,8 @@ pub struct SinkStart {
     pub window_ms: u64,
     /// How long progress may wait when there is nothing else to write.
     pub quiet: Duration,
+    /// The worker's.
+    pub timers: Timers,
     /// What to count.
     pub metrics: Metrics,
 }
@@ -112,7 +115,7 @@ pub struct Written {
 /// Commits outcomes; the frontier of the returned stream is what is durable, and it tells which
 /// rejections are.
 ///
-/// `committer` makes the one commit thread, given what wakes the sink; it is called on worker 0.
+/// `committer` starts what commits, given what wakes the sink; it is called on worker 0.
 pub fn commit<'scope>(
     outcomes: StreamVec<'scope, u64, Outcome>,
     start: SinkStart,
@@ -164,7 +167,7 @@ struct Sink {
     written: Vec<Written>,
     /// Its time is the durable frontier.
     durable: Capability<u64>,
-    committer: Committer,
+    committer: Box<dyn Commit>,
     under_way: Option<UnderWay>,
     /// F of the last commit; the durable frontier is further where there was nothing to write.
     stored_until_ms: u64,
@@ -188,11 +191,12 @@ impl Sink {
     fn new(
         start: SinkStart,
         mut durable: Capability<u64>,
-        committer: Committer,
+        committer: Box<dyn Commit>,
         again: Activator,
     ) -> Sink {
         durable.downgrade(&start.final_until_ms);
         let partitions = start.partitions.iter().map(|p| (p.partition, *p)).collect();
+        let last_commit = start.timers.now();
         Sink {
             stored_until_ms: start.final_until_ms,
             start,
@@ -203,7 +207,7 @@ impl Sink {
             durable,
             committer,
             under_way: None,
-            last_commit: Instant::now(),
+            last_commit,
             again,
             alarm: None,
         }
@@ -257,7 +261,7 @@ impl Sink {
         }
         records.push(self.progress(final_until_ms));
         self.committer.submit(records);
-        self.last_commit = Instant::now();
+        self.last_commit = self.start.timers.now();
         let written = |partition| Written {
             partition,
             offset: self.rejections.written_offset(partition),
@@ -281,9 +285,7 @@ impl Sink {
             .metrics
             .final_until
             .set((done.final_until_ms / 1000) as i64);
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = self.start.timers.unix_time();
         for end_ms in done.ends_ms {
             let since_end = now.saturating_sub(Duration::from_millis(end_ms));
             self.start.metrics.close.observe(since_end.as_secs_f64());
@@ -311,12 +313,12 @@ impl Sink {
             rejected.extend(self.rejections.take_before(*partition, before));
         }
         let due = self.last_commit + self.start.quiet;
-        let left = due.saturating_duration_since(Instant::now());
-        if records.is_empty() && rejected.is_empty() && !left.is_zero() {
+        let early = self.start.timers.now() < due;
+        if records.is_empty() && rejected.is_empty() && early {
             self.durable.downgrade(&frontier_ms);
-            // Once: a worker's timers cannot be taken back.
+            // Once: a timer cannot be taken back.
             if self.alarm.replace(due) != Some(due) {
-                self.again.activate_after(left);
+                self.start.timers.at(due, self.again.clone());
             }
             return;
         }
@@ -402,7 +404,10 @@ fn rejection(topics: &Topics, rejected: Rejected) -> NewRecord {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    };
 
     use emostream_log::{LogError, Transactor};
     use prometheus::Registry;
@@ -415,7 +420,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::Stop;
+    use crate::{Stop, commit::CommitThread, timers::MachineClock};
 
     const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -438,7 +443,8 @@ mod tests {
         worker: &mut Worker,
         quiet: Duration,
         transactor: Shown,
-    ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>) {
+    ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
+        let timers = Timers::new(Arc::new(MachineClock));
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let start = SinkStart {
             topics: Topics::default(),
@@ -453,15 +459,18 @@ mod tests {
             partitions: Vec::new(),
             window_ms: 10,
             quiet,
+            timers: timers.clone(),
             metrics: metrics.clone(),
         };
         let committer: StartCommitter = Box::new(|wake| {
-            Committer::start(Box::new(transactor), wake, metrics, Stop::default()).ok()
+            let transactor = Box::new(transactor);
+            let thread = CommitThread::start(transactor, wake, metrics, Stop::default());
+            Some(Box::new(thread.ok()?))
         });
         worker.dataflow(|scope| {
             let (input, outcomes) = scope.new_input();
             let (durable, _) = commit(outcomes, start, committer).probe();
-            (input, durable)
+            (input, durable, timers)
         })
     }
 
@@ -475,9 +484,14 @@ mod tests {
         });
     }
 
-    fn step_until<T>(worker: &mut Worker, mut enough: impl FnMut() -> Option<T>) -> T {
+    fn step_until<T>(
+        worker: &mut Worker,
+        timers: &Timers,
+        mut enough: impl FnMut() -> Option<T>,
+    ) -> T {
         let deadline = Instant::now() + DEADLINE;
         loop {
+            timers.ring();
             worker.step_or_park(Some(Duration::from_millis(1)));
             if let Some(enough) = enough() {
                 return enough;
@@ -500,17 +514,17 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (ack, acks) = channel();
-            let (mut input, durable) = sink(worker, DEADLINE, Shown { commits, acks });
+            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown { commits, acks });
             input.send(a_final());
             input.advance_to(20);
-            let records = step_until(worker, || shown.try_recv().ok());
+            let records = step_until(worker, &timers, || shown.try_recv().ok());
             assert_eq!((records.len(), final_until_ms(&records)), (2, 20));
             for _ in 0..10 {
                 worker.step();
             }
             assert_eq!(durable.with_frontier(|f| f.to_vec()), [0]);
             drop(ack);
-            step_until(worker, || (!durable.less_than(&20)).then_some(()));
+            step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
         });
     }
 
@@ -519,9 +533,9 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let (mut input, _) = sink(worker, DEADLINE, Shown { commits, acks });
+            let (mut input, _, timers) = sink(worker, DEADLINE, Shown { commits, acks });
             let topics_until = |worker: &mut Worker, expected_ms| {
-                let records = step_until(worker, || shown.try_recv().ok());
+                let records = step_until(worker, &timers, || shown.try_recv().ok());
                 assert_eq!(final_until_ms(&records), expected_ms);
                 let topics = records.into_iter().map(|record| record.topic);
                 topics.collect::<Vec<_>>()
@@ -561,10 +575,10 @@ mod tests {
             let (commits, shown) = channel();
             let (_, acks) = channel();
             let quiet = Duration::from_millis(200);
-            let (mut input, durable) = sink(worker, quiet, Shown { commits, acks });
+            let (mut input, durable, timers) = sink(worker, quiet, Shown { commits, acks });
             input.advance_to(20);
-            step_until(worker, || (!durable.less_than(&20)).then_some(()));
-            let records = step_until(worker, || shown.try_recv().ok());
+            step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
+            let records = step_until(worker, &timers, || shown.try_recv().ok());
             assert_eq!((records.len(), final_until_ms(&records)), (1, 20));
         });
     }

@@ -51,6 +51,7 @@ use crate::{
     partition::{PartitionReading, Rejected, Rules},
     rejections::MOST_UNWRITTEN_BYTES,
     sink::{Outcome, Written},
+    timers::Timers,
     tumble::PartialTally,
 };
 
@@ -112,6 +113,8 @@ pub struct SourceStart {
     pub rules: Rules,
     /// When a quiet partition is idle.
     pub idle_timeout: Duration,
+    /// The worker's.
+    pub timers: Timers,
     /// What is durable.
     pub durable: probe::Handle<u64>,
     /// Where each partition is read, for others to see.
@@ -184,9 +187,10 @@ pub fn source<'scope>(
                 notices: notices.activate(),
                 gossip: gossip.activate(),
             };
-            match source.run(Instant::now(), &mut outputs) {
+            let now = source.start.timers.now();
+            match source.run(now, &mut outputs) {
                 Ok(Next::Now) => again.activate(),
-                Ok(Next::After(wait)) => again.activate_after(wait),
+                Ok(Next::At(time)) => source.start.timers.at(time, again.clone()),
                 Ok(Next::WhenWoken) => {}
                 Err(error) => source.start.stop.fail(DataflowError::Log(error)),
             }
@@ -209,7 +213,7 @@ struct Outputs<'a> {
 /// When the source should run again.
 enum Next {
     Now,
-    After(Duration),
+    At(Instant),
     WhenWoken,
 }
 
@@ -264,7 +268,7 @@ impl Source {
         let mut capabilities = capabilities.into_iter();
         let (mut tallies, mut notices) = (capabilities.next()?, capabilities.next()?);
         let gossip = capabilities.next()?;
-        let now = Instant::now();
+        let now = start.timers.now();
         let own: Vec<Own> = std::mem::take(&mut start.partitions)
             .into_iter()
             .map(|reading| Own {
@@ -324,7 +328,7 @@ impl Source {
             return Ok(Next::WhenWoken);
         }
         self.check_idle = now + IDLE_CHECK;
-        Ok(Next::After(IDLE_CHECK))
+        Ok(Next::At(self.check_idle))
     }
 
     /// Reads every partition that is not too far ahead; whether one has more.

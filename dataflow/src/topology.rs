@@ -32,7 +32,7 @@ pub struct Parts {
     pub source: SourceStart,
     /// How it commits, on the first worker.
     pub sink: SinkStart,
-    /// Makes the commit thread, given what wakes the sink.
+    /// Starts what commits, given what wakes the sink.
     pub committer: StartCommitter,
     /// The totals of this worker's share of the rooms, as of F.
     pub totals: RecoveredTotals,
@@ -55,6 +55,7 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
             .metrics
             .open_windows
             .with_label_values(&[worker.index().to_string()]),
+        timers: parts.source.timers.clone(),
     };
     let durable: probe::Handle<u64> = parts.source.durable.clone();
     let final_until_ms = parts.sink.final_until_ms;

@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use differential_dataflow::hashable::Hashable;
@@ -30,6 +30,8 @@ use timely::{
     progress::frontier::MutableAntichain,
 };
 
+use crate::timers::Timers;
+
 /// A live tally waits this long for the other partitions' part of the same flush, so that a crowd's
 /// tap is shown whole at once rather than a quarter now and the rest an interval later.
 const GATHER: Duration = Duration::from_millis(25);
@@ -48,7 +50,7 @@ pub struct PartialTally {
 }
 
 /// What tumbling goes by.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tumble {
     /// The size of the windows.
     pub size: WindowSize,
@@ -58,6 +60,8 @@ pub struct Tumble {
     pub live: Duration,
     /// Shows how many windows are open.
     pub open_windows: IntGauge,
+    /// The worker's.
+    pub timers: Timers,
 }
 
 type Output<'a> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<WindowRecord>>>;
@@ -81,7 +85,7 @@ pub fn tumble<'scope>(
     builder.build(move |_| {
         let mut open = OpenWindows::new(rules);
         move |frontiers| {
-            let now = Instant::now();
+            let now = open.rules.timers.now();
             input.for_each_stamp(|cap, data| {
                 for tally in data.flat_map(|data| data.drain(..)) {
                     let window = open
@@ -99,8 +103,8 @@ pub fn tumble<'scope>(
             });
             open.close(&frontiers[0], &mut finals.activate());
             open.emit_live(now, &mut live.activate());
-            if let Some(wait) = open.pace.wait(now) {
-                activator.activate_after(wait);
+            if let Some(due) = open.pace.next() {
+                open.rules.timers.at(due, activator.clone());
             }
         }
     });
@@ -180,8 +184,7 @@ impl OpenWindows {
         if !self.pace.due(now) {
             return;
         }
-        let emitted_at = SystemTime::now().duration_since(UNIX_EPOCH);
-        let emitted_at = emitted_at.map_or(0, |since| since.as_millis() as u64);
+        let emitted_at = self.rules.timers.unix_time().as_millis() as u64;
         for (start_ms, window) in &mut self.windows {
             let mut session = live.session(&window.live);
             for room in window.changed.drain(..) {
@@ -255,10 +258,10 @@ impl Pace {
         due
     }
 
-    /// How long to wait for the next ones, once for each.
-    fn wait(&mut self, now: Instant) -> Option<Duration> {
+    /// When the next ones are due, once for each.
+    fn next(&mut self) -> Option<Instant> {
         let due = self.due.filter(|_| !self.scheduled)?;
         self.scheduled = true;
-        Some(due.saturating_duration_since(now))
+        Some(due)
     }
 }

@@ -1,0 +1,191 @@
+//! One worker of a run: its part of the graph, and its steps.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
+
+use emostream_log::{Appender, Log};
+use timely::{dataflow::operators::probe, scheduling::Activator, worker::Worker};
+
+use crate::{
+    Config, DataflowError, Stop,
+    clock::GroupClock,
+    commit::StartCommitter,
+    metrics::Metrics,
+    partition::{PartitionReading, Rules},
+    progress::{Former, PartitionProgress},
+    recovery::{RecoveredTotals, RecoveredTrending},
+    sink::{QUIET_COMMIT, SinkStart},
+    source::{SourceBell, SourceStart},
+    timers::{Clock, Timers},
+    topology::{self, Parts},
+};
+
+/// What the workers of a process share.
+pub struct Shared {
+    /// What they run with.
+    pub config: Config,
+    /// What they read, and write live tallies to.
+    pub log: Arc<dyn Log>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// What to count.
+    pub metrics: Metrics,
+    /// Where to report a failure.
+    pub stop: Stop,
+    /// F.
+    pub final_until_ms: u64,
+    /// The progress of every partition.
+    pub partitions: Vec<PartitionProgress>,
+    /// What was settled under other settings.
+    pub formers: Vec<Former>,
+    /// For the first worker.
+    pub first: Mutex<Option<First>>,
+    /// Writes live tallies.
+    pub appender: Arc<dyn Appender>,
+    /// Where each partition is read.
+    pub positions: Arc<Vec<AtomicU64>>,
+}
+
+/// What the first worker of all begins with; differential exchanges what was recovered by room.
+pub struct First {
+    /// Starts what commits.
+    pub committer: StartCommitter,
+    /// The totals as of F.
+    pub totals: RecoveredTotals,
+    /// What lies in the trending span as of F.
+    pub trending: RecoveredTrending,
+}
+
+/// A worker that counts.
+pub struct Counting {
+    timers: Timers,
+    durable: probe::Handle<u64>,
+    /// The durable frontier when it was last looked at.
+    known_until: Option<u64>,
+    source: Activator,
+    dataflow: usize,
+}
+
+impl Counting {
+    /// Builds the worker's part of the graph.
+    pub fn begin(worker: &mut Worker, shared: &Arc<Shared>) -> Result<Counting, DataflowError> {
+        let timers = Timers::new(shared.clock.clone());
+        let durable = probe::Handle::new();
+        let parts = parts(shared, worker, &timers, durable.clone())?;
+        let dataflow = worker.next_dataflow_index();
+        let source = topology::build(worker, &shared.config, parts);
+        Ok(Counting {
+            timers,
+            durable,
+            known_until: None,
+            source,
+            dataflow,
+        })
+    }
+
+    /// Takes one step; with nothing to do it sleeps before, up to `limit`.
+    pub fn step(&mut self, worker: &mut Worker, limit: Duration) {
+        let next = self.timers.ring();
+        worker.step_or_park(Some(next.map_or(limit, |next| next.min(limit))));
+        let frontier = self.durable.with_frontier(|f| f.first().copied());
+        if frontier != self.known_until {
+            // A partition that was too far ahead of what is durable may go on.
+            self.known_until = frontier;
+            self.source.activate();
+        }
+    }
+
+    /// Drops the graph as it is, so that no capability goes that would close a window early.
+    pub fn end(self, worker: &mut Worker) {
+        worker.drop_dataflow(self.dataflow);
+    }
+}
+
+fn parts(
+    shared: &Arc<Shared>,
+    worker: &Worker,
+    timers: &Timers,
+    durable: probe::Handle<u64>,
+) -> Result<Parts, DataflowError> {
+    let config = &shared.config;
+    let first = match worker.index() {
+        0 => shared
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(),
+        _ => None,
+    };
+    let (committer, totals, trending): (StartCommitter, _, _) = match first {
+        Some(first) => (first.committer, first.totals, first.trending),
+        None => (Box::new(|_| None), Vec::new(), Vec::new()),
+    };
+    Ok(Parts {
+        source: reading(shared, worker, timers, durable)?,
+        sink: SinkStart {
+            topics: config.topics.clone(),
+            settings: config.settings(),
+            formers: shared.formers.clone(),
+            final_until_ms: shared.final_until_ms,
+            partitions: shared.partitions.clone(),
+            window_ms: config.window.as_ms(),
+            quiet: QUIET_COMMIT,
+            timers: timers.clone(),
+            metrics: shared.metrics.clone(),
+        },
+        committer,
+        totals,
+        trending,
+        appender: shared.appender.clone(),
+        metrics: shared.metrics.clone(),
+    })
+}
+
+/// How the worker reads its share of the partitions.
+fn reading(
+    shared: &Arc<Shared>,
+    worker: &Worker,
+    timers: &Timers,
+    durable: probe::Handle<u64>,
+) -> Result<SourceStart, DataflowError> {
+    let config = &shared.config;
+    let rules = Rules {
+        size: config.window,
+        lateness_ms: config.lateness_ms,
+        emojis: config.emojis.clone(),
+    };
+    let all = shared.partitions.iter();
+    let own: Vec<&PartitionProgress> = all
+        .clone()
+        .filter(|p| p.partition as usize % worker.peers() == worker.index())
+        .collect();
+    let from: Vec<(u32, u64)> = own.iter().map(|p| (p.partition, p.resume_offset)).collect();
+    let bell = SourceBell::default();
+    let reader = shared
+        .log
+        .reader(&config.topics.reactions(), &from, bell.wake())
+        .map_err(DataflowError::Start)?;
+    let resume = |p: &&PartitionProgress| {
+        PartitionReading::resume(p, shared.final_until_ms, &shared.formers, &rules)
+    };
+    Ok(SourceStart {
+        partitions: own.iter().map(resume).collect(),
+        group: GroupClock::new(
+            config.window,
+            own.iter().map(|p| p.partition).collect(),
+            all.map(|p| (p.partition, p.resume_watermark_ms)),
+        ),
+        reader,
+        bell,
+        final_until_ms: shared.final_until_ms,
+        rules,
+        idle_timeout: config.idle_timeout,
+        timers: timers.clone(),
+        durable,
+        positions: shared.positions.clone(),
+        metrics: shared.metrics.clone(),
+        stop: shared.stop.clone(),
+    })
+}
