@@ -35,6 +35,8 @@ mod recovery;
 mod rejections;
 mod reset;
 mod run;
+#[cfg(test)]
+mod simulation;
 mod sink;
 mod slide;
 mod source;

@@ -111,6 +111,8 @@ pub struct PartitionReading {
     settlement: Settlement,
     formers: Vec<Former>,
     last: Option<Seen>,
+    /// The last record below the settlement's N.
+    last_settled: Option<Seen>,
 }
 
 impl PartitionReading {
@@ -132,6 +134,7 @@ impl PartitionReading {
             },
             formers: formers.to_vec(),
             last: progress.last,
+            last_settled: progress.last,
         }
     }
 
@@ -154,8 +157,21 @@ impl PartitionReading {
     ) -> Vec<(u64, PartitionProgress)> {
         let watermark_ms = self.clock.watermark_ms();
         let partition = self.partition;
-        self.open
-            .advance(from_ms, to_ms, partition, position, watermark_ms, self.last)
+        let marks = self
+            .open
+            .advance(from_ms, to_ms, partition, position, watermark_ms, self.last);
+        let (read_offset, last) = (self.settlement.read_offset, self.last_settled);
+        let with_settled = |(time_ms, mark): (u64, PartitionProgress)| {
+            // What is read again was settled before, and the next run must know it too.
+            let again = mark.read_offset < read_offset;
+            let settled = PartitionProgress {
+                read_offset,
+                last,
+                ..mark
+            };
+            (time_ms, if again { settled } else { mark })
+        };
+        marks.into_iter().map(with_settled).collect()
     }
 
     /// Takes the next record in. `closed_until_ms` is where the worker stands.

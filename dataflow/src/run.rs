@@ -162,7 +162,7 @@ fn commit_thread(transactor: Box<dyn Transactor>, metrics: Metrics, stop: Stop) 
 }
 
 /// Timely's allocators for the workers of one process alone.
-fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, DataflowError> {
+pub(crate) fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, DataflowError> {
     let communication = match workers {
         0 | 1 => CommunicationConfig::Thread,
         workers => CommunicationConfig::Process(workers),

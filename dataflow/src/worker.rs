@@ -97,6 +97,12 @@ impl Counting {
         }
     }
 
+    /// The durable frontier as of the last step.
+    #[cfg(test)]
+    pub fn durable_until_ms(&self) -> Option<u64> {
+        self.known_until
+    }
+
     /// Drops the graph as it is, so that no capability goes that would close a window early.
     pub fn end(self, worker: &mut Worker) {
         worker.drop_dataflow(self.dataflow);

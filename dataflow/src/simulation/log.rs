@@ -1,0 +1,430 @@
+//! The simulation's log: in memory, in no thread, and as unreliable as a log may be.
+//!
+//! ```text
+//!  submit ─▶ under way ─┬─ lands ─▶ in the topics ─▶ acknowledged
+//!                       └─ is aborted; or its owner is fenced or gone, and it lands or does not
+//! ```
+//!
+//! It keeps what [`emostream_log`] promises and nothing more: polls bring as much as they like,
+//! reactions show late, offsets have gaps, what is under way may land at any call.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use emostream_log::{
+    Appender, Done, Header, Log, LogError, NewRecord, Reader, Record, TopicDescription, TopicSpec,
+    Transactor, Wake,
+};
+use rand::RngExt;
+
+use super::{Dice, run::SimClock};
+use crate::{
+    DataflowError, Stop,
+    commit::{Commit, Wakeup},
+};
+
+/// Shared by all runs of a seed.
+#[derive(Clone)]
+pub struct SimLog(Arc<Mutex<State>>);
+
+struct State {
+    dice: Dice,
+    clock: Arc<SimClock>,
+    topics: BTreeMap<String, Vec<Partition>>,
+    /// The topic whose records show late.
+    delayed: String,
+    wakes: Vec<Wake>,
+    /// The transactor that can commit: the newest.
+    epoch: u64,
+    under_way: Option<Transaction>,
+    /// What landed since it was last taken.
+    landed: Vec<Vec<NewRecord>>,
+}
+
+#[derive(Default)]
+struct Partition {
+    slots: Vec<Slot>,
+    /// The offset that readers see up to.
+    shown: usize,
+}
+
+/// An offset's.
+enum Slot {
+    Record {
+        time_ms: u64,
+        key: Option<Bytes>,
+        value: Bytes,
+        headers: Vec<Header>,
+    },
+    /// Where a transaction ended.
+    Marker,
+}
+
+struct Transaction {
+    records: Vec<NewRecord>,
+    landed: bool,
+    ack: Ack,
+}
+
+/// Where a transaction's outcome is told.
+#[derive(Clone)]
+struct Ack {
+    acknowledged: Arc<Mutex<bool>>,
+    wake: Arc<Mutex<Wakeup>>,
+    stop: Stop,
+}
+
+impl Ack {
+    fn acknowledge(&self) {
+        *self.acknowledged.lock().unwrap() = true;
+        (self.wake.lock().unwrap())();
+    }
+
+    fn fail(&self, error: LogError) {
+        self.stop.fail(DataflowError::Log(error));
+    }
+}
+
+fn fenced() -> LogError {
+    let id = "simulation".to_owned();
+    LogError::Fenced { id }
+}
+
+impl SimLog {
+    /// A log whose topic `delayed` shows its records only by [`SimLog::show`].
+    pub fn new(dice: Dice, clock: Arc<SimClock>, delayed: String) -> SimLog {
+        SimLog(Arc::new(Mutex::new(State {
+            dice,
+            clock,
+            topics: BTreeMap::new(),
+            delayed,
+            wakes: Vec::new(),
+            epoch: 0,
+            under_way: None,
+            landed: Vec::new(),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// As a call from outside: what is under way may land while it waits.
+    fn called(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        if state.dice.random_bool(0.2) {
+            state.land();
+        }
+        state
+    }
+
+    /// One more partition of `topic`.
+    pub fn add_partition(&self, topic: &str) {
+        let mut state = self.state();
+        state
+            .topics
+            .get_mut(topic)
+            .unwrap()
+            .push(Partition::default());
+    }
+
+    /// Appends, and answers the offset.
+    pub fn append(&self, record: NewRecord) -> u64 {
+        self.state().append(record)
+    }
+
+    /// Readers of the delayed topic see up to `offset` of `partition`.
+    pub fn show(&self, partition: u32, offset: u64) {
+        let wakes = {
+            let mut state = self.state();
+            let delayed = state.delayed.clone();
+            let partition = state.partition(&delayed, partition);
+            partition.shown = partition.shown.max(offset as usize);
+            state.wakes.clone()
+        };
+        // Of runs that are gone as well, as a log's threads may.
+        wakes.iter().for_each(|wake| wake());
+    }
+
+    /// The ends of the delayed topic's partitions: shown, and stored.
+    pub fn delays(&self) -> Vec<(u64, u64)> {
+        let state = self.state();
+        let partitions = state.topics[&state.delayed].iter();
+        partitions
+            .map(|p| (p.shown as u64, p.slots.len() as u64))
+            .collect()
+    }
+
+    /// What commits for the newest transactor.
+    pub fn committer(&self, wake: Wakeup, stop: Stop) -> Box<dyn Commit> {
+        let ack = Ack {
+            acknowledged: Arc::default(),
+            wake: Arc::new(Mutex::new(wake)),
+            stop,
+        };
+        let (log, epoch) = (self.clone(), self.state().epoch);
+        Box::new(SimCommitter { log, epoch, ack })
+    }
+
+    /// What is under way lands.
+    pub fn land(&self) {
+        self.state().land();
+    }
+
+    /// What has landed is acknowledged; whether anything was.
+    pub fn acknowledge(&self) -> bool {
+        let done = self.state().under_way.take_if(|it| it.landed);
+        done.inspect(|done| done.ack.acknowledge()).is_some()
+    }
+
+    /// What is under way fails for its owner, who may never learn whether it landed.
+    pub fn fail_transaction(&self, lands: bool) {
+        let mut state = self.state();
+        if lands {
+            state.land();
+        }
+        if let Some(failed) = state.under_way.take() {
+            let detail = "by the dice".to_owned();
+            failed.ack.fail(LogError::Aborted { detail });
+        }
+    }
+
+    /// The records that are under way and not acknowledged.
+    pub fn unacknowledged(&self) -> Vec<NewRecord> {
+        let state = self.state();
+        let records = state.under_way.as_ref().map(|it| it.records.clone());
+        records.unwrap_or_default()
+    }
+
+    /// The transactions that landed since the last call.
+    pub fn take_landed(&self) -> Vec<Vec<NewRecord>> {
+        std::mem::take(&mut self.state().landed)
+    }
+}
+
+impl State {
+    fn partition(&mut self, topic: &str, partition: u32) -> &mut Partition {
+        &mut self.topics.get_mut(topic).unwrap()[partition as usize]
+    }
+
+    fn append(&mut self, record: NewRecord) -> u64 {
+        let delayed = record.topic == self.delayed;
+        let now_ms = self.clock.unix_ms();
+        let partition = self.partition(&record.topic, record.partition.unwrap_or(0));
+        partition.slots.push(Slot::Record {
+            time_ms: record.time_ms.unwrap_or(now_ms),
+            key: record.key,
+            value: record.value,
+            headers: record.headers,
+        });
+        if !delayed {
+            partition.shown = partition.slots.len();
+        }
+        partition.slots.len() as u64 - 1
+    }
+
+    fn land(&mut self) {
+        let Some(transaction) = self.under_way.as_mut().filter(|it| !it.landed) else {
+            return;
+        };
+        transaction.landed = true;
+        let records = transaction.records.clone();
+        for record in &records {
+            self.append(record.clone());
+        }
+        for record in &records {
+            let partition = self.partition(&record.topic, record.partition.unwrap_or(0));
+            if !matches!(partition.slots.last(), Some(Slot::Marker)) {
+                partition.slots.push(Slot::Marker);
+                partition.shown = partition.slots.len();
+            }
+        }
+        self.landed.push(records);
+    }
+}
+
+impl Log for SimLog {
+    fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
+        let partitions = (0..spec.partitions).map(|_| Partition::default());
+        self.state()
+            .topics
+            .insert(spec.name.clone(), partitions.collect());
+        Ok(())
+    }
+
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        let topics = &self.called().topics;
+        topics
+            .get(topic)
+            .map(|it| it.len() as u32)
+            .ok_or_else(|| LogError::UnknownTopic {
+                topic: topic.to_owned(),
+            })
+    }
+
+    fn describe(&self, _topic: &str) -> Result<TopicDescription, LogError> {
+        Err(LogError::Refused(
+            "the simulation describes no topics".to_owned(),
+        ))
+    }
+
+    fn answers(&self, _topic: &str, _patience: Duration) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
+        let mut state = self.called();
+        Ok(0..state.partition(topic, partition).slots.len() as u64)
+    }
+
+    fn offset_at(&self, topic: &str, partition: u32, at_ms: u64) -> Result<u64, LogError> {
+        let mut state = self.called();
+        let slots = &state.partition(topic, partition).slots;
+        let since = |slot: &Slot| matches!(slot, Slot::Record { time_ms, .. } if *time_ms >= at_ms);
+        Ok(slots.iter().position(since).unwrap_or(slots.len()) as u64)
+    }
+
+    fn reader(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let mut state = self.called();
+        if topic == state.delayed {
+            state.wakes.push(wake);
+        }
+        let at = |(partition, offset): &(u32, u64)| (*partition, (*offset as usize, false));
+        Ok(Box::new(SimReader {
+            log: self.clone(),
+            topic: topic.to_owned(),
+            at: from.iter().map(at).collect(),
+        }))
+    }
+
+    fn appender(&self, _timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
+        Ok(Box::new(SimAppender(self.clone())))
+    }
+
+    fn transactor(&self, _id: &str, _timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
+        let mut state = self.called();
+        state.epoch += 1;
+        if let Some(older) = state.under_way.take() {
+            older.ack.fail(fenced());
+        }
+        Ok(Box::new(SimTransactor))
+    }
+}
+
+/// The runs of a simulation commit by [`SimLog::committer`].
+struct SimTransactor;
+
+impl Transactor for SimTransactor {
+    fn commit(&mut self, _records: Vec<NewRecord>) -> Result<(), LogError> {
+        Err(LogError::Refused(
+            "the simulation commits without waiting".to_owned(),
+        ))
+    }
+}
+
+struct SimCommitter {
+    log: SimLog,
+    epoch: u64,
+    ack: Ack,
+}
+
+impl Commit for SimCommitter {
+    fn submit(&mut self, records: Vec<NewRecord>) {
+        let mut state = self.log.state();
+        if self.epoch != state.epoch {
+            return self.ack.fail(fenced());
+        }
+        assert!(state.under_way.is_none(), "one transaction at a time");
+        state.under_way = Some(Transaction {
+            records,
+            landed: false,
+            ack: self.ack.clone(),
+        });
+    }
+
+    fn acknowledged(&mut self) -> bool {
+        std::mem::take(&mut *self.ack.acknowledged.lock().unwrap())
+    }
+}
+
+struct SimReader {
+    log: SimLog,
+    topic: String,
+    /// By partition: the next offset, and whether the last poll saw the end.
+    at: BTreeMap<u32, (usize, bool)>,
+}
+
+impl Reader for SimReader {
+    fn poll(
+        &mut self,
+        partition: u32,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<usize, LogError> {
+        let mut state = self.log.state();
+        let limit = match state.dice.random_bool(0.5) {
+            true => limit.min(state.dice.random_range(1..6)),
+            false => limit,
+        };
+        let from = state.partition(&self.topic, partition);
+        let (next, at_end) = self.at.get_mut(&partition).unwrap();
+        let mut records = 0;
+        while *next < from.shown && records < limit {
+            if let Slot::Record {
+                time_ms,
+                key,
+                value,
+                headers,
+            } = &from.slots[*next]
+            {
+                each(Record {
+                    partition,
+                    offset: *next as u64,
+                    time_ms: *time_ms,
+                    key: key.as_deref(),
+                    value,
+                    headers,
+                });
+                records += 1;
+            }
+            *next += 1;
+        }
+        *at_end = *next >= from.shown;
+        Ok(records)
+    }
+
+    fn position(&self, partition: u32) -> u64 {
+        self.at[&partition].0 as u64
+    }
+
+    fn at_end(&self, partition: u32) -> bool {
+        self.at[&partition].1
+    }
+}
+
+struct SimAppender(SimLog);
+
+impl Appender for SimAppender {
+    fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError> {
+        let mut state = self.0.state();
+        match state.dice.random_range(0..10) {
+            0 => return Err(LogError::Full),
+            1 => {
+                let detail = "by the dice".to_owned();
+                done(Err(LogError::TimedOut { detail }));
+            }
+            _ => done(Ok(state.append(record))),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! A deterministic simulation: the real dataflow, over a log, in a time and with failures that are made
+//! of a seed.
+//!
+//! ```text
+//!  seed ─▶ world ─┬─ producers ─▶ log ◀─▶ run: recovery, workers one step at a time, sink
+//!                 ├─ what happens next: time, delays, crashes, takeovers, failed commits
+//!                 └─ truth ◀─ what was appended, what landed
+//! ```
+//!
+//! Nothing but the seed decides what happens: one thread has its turn at a time, no clock is read. A
+//! group of processes is simulated as workers of one, which count alike; a crash ends them all, as it
+//! does in a group.
+//!
+//! `cargo test` runs some hundred seeds, `make soak SEEDS=…` as many as wanted; a failure prints its
+//! seed, and `SEED=…` replays it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod log;
+mod producers;
+mod run;
+mod truth;
+mod world;
+
+use std::{
+    env,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
+use world::World;
+
+/// When a simulation begins.
+const T0: u64 = 1_764_000_000_000;
+const WINDOW_MS: u64 = 2000;
+const LATENESS_MS: u64 = 750;
+const SWARM: u64 = 3;
+/// Three windows, so that much slides out.
+const SPAN_MS: u64 = 6000;
+/// Fewer than there are emojis and rooms, so that some do not show.
+const TOP: usize = 2;
+
+/// How many seeds a test runs, unless `SEEDS` says.
+const SEEDS: u64 = 300;
+
+/// What happens in the run of a seed before it is healed.
+const EVENTS: u32 = 2500;
+
+type Dice = TestRng;
+
+fn dice(seed: u64) -> Dice {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
+}
+
+/// Says how to see a failure again.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let seed = self.0;
+            eprintln!(
+                "seed {seed} failed; replay it: SEED={seed} cargo test -p emostream-dataflow simulation"
+            );
+        }
+    }
+}
+
+fn simulate(seed: u64) -> Vec<Vec<emostream_log::NewRecord>> {
+    let _replay = Replay(seed);
+    let mut world = World::new(seed);
+    world.live(EVENTS);
+    world.end()
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let value = env::var(variable).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {value}")),
+    )
+}
+
+#[test]
+fn whatever_happens_each_reaction_is_counted_once_or_rejected_once() {
+    if let Some(seed) = number("SEED") {
+        simulate(seed);
+        return;
+    }
+    let (seeds, next) = (number("SEEDS").unwrap_or(SEEDS), AtomicU64::new(0));
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let seed = next.fetch_add(1, Ordering::Relaxed)
+                    && seed < seeds
+                {
+                    simulate(seed);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_seed_always_gives_the_same_run() {
+    for seed in 0..3 {
+        let once = simulate(seed);
+        assert!(!once.is_empty());
+        assert_eq!(once, simulate(seed));
+    }
+}

@@ -1,0 +1,104 @@
+//! Those who write the reactions: ingests, and whoever else may write to the topic.
+
+use bytes::Bytes;
+use emostream_log::NewRecord;
+use emostream_model::{Batch, Emoji, Reaction, Room, UserId};
+use rand::RngExt;
+
+use super::{Dice, LATENESS_MS, truth::Made};
+
+/// A reaction's offset from its batch's base at most.
+const FLUSH_MS: u64 = 500;
+
+/// A record of `topic`'s partition made at `now_ms`: mostly a batch, mostly in time.
+pub fn record(dice: &mut Dice, topic: &str, partition: u32, now_ms: u64) -> (NewRecord, Made) {
+    // Clocks differ, brokers are slow: within the lateness, or beyond.
+    let behind_ms = match dice.random_range(0..20) {
+        0 => dice.random_range(LATENESS_MS..4 * LATENESS_MS + 3000),
+        1..8 => dice.random_range(0..LATENESS_MS - FLUSH_MS),
+        _ => 0,
+    };
+    let base_ms = now_ms - behind_ms - FLUSH_MS;
+    let (time_ms, value, made) = match dice.random_range(0..20) {
+        0 => (now_ms, b"no reaction".to_vec(), Made::Junk("malformed")),
+        1 => {
+            let torn = Batch::encode(base_ms, &reactions(dice, 1..4, base_ms));
+            let torn = torn[..dice.random_range(0..torn.len())].to_vec();
+            (now_ms, torn, Made::Junk("malformed"))
+        }
+        2 => {
+            let ahead = reactions(dice, 1..2, now_ms + 6000);
+            (
+                now_ms,
+                Batch::encode(now_ms + 6000, &ahead),
+                Made::Junk("ahead"),
+            )
+        }
+        3 | 4 => {
+            let plain = reactions(dice, 1..2, base_ms);
+            let json = serde_json::json!({
+                "user_id": "u", "emoji_type": plain[0].emoji, "room": plain[0].room,
+            });
+            let newest_ms = plain[0].at_ms;
+            let value = json.to_string().into_bytes();
+            (
+                newest_ms,
+                value,
+                Made::Reactions {
+                    reactions: plain,
+                    newest_ms,
+                },
+            )
+        }
+        _ => {
+            let reactions = reactions(dice, 0..6, base_ms);
+            let newest_ms = reactions.iter().map(|it| it.at_ms).fold(base_ms, u64::max);
+            let value = Batch::encode(base_ms, &reactions);
+            (
+                now_ms,
+                value,
+                Made::Reactions {
+                    reactions,
+                    newest_ms,
+                },
+            )
+        }
+    };
+    let record = NewRecord {
+        topic: topic.to_owned(),
+        partition: Some(partition),
+        time_ms: Some(time_ms),
+        key: None,
+        value: Bytes::from(value),
+        headers: Vec::new(),
+    };
+    (record, made)
+}
+
+/// An empty batch, which only tells the time.
+pub fn heartbeat(topic: &str, partition: u32, now_ms: u64) -> (NewRecord, Made) {
+    let record = NewRecord {
+        topic: topic.to_owned(),
+        partition: Some(partition),
+        time_ms: Some(now_ms),
+        key: None,
+        value: Batch::heartbeat(now_ms).into(),
+        headers: Vec::new(),
+    };
+    let made = Made::Reactions {
+        reactions: Vec::new(),
+        newest_ms: now_ms,
+    };
+    (record, made)
+}
+
+fn reactions(dice: &mut Dice, count: std::ops::Range<usize>, base_ms: u64) -> Vec<Reaction> {
+    let count = dice.random_range(count);
+    let mut reaction = || Reaction {
+        user: UserId::new("u").unwrap(),
+        emoji: Emoji::from_text(["🔥", "👏", "😂"][dice.random_range(0..3)]).unwrap(),
+        room: Room::new(["a", "b", "c"][dice.random_range(0..3)]).unwrap(),
+        at_ms: base_ms + dice.random_range(0..FLUSH_MS),
+    };
+    (0..count).map(|_| reaction()).collect()
+}

@@ -1,0 +1,200 @@
+//! A run of the real dataflow, whose workers take a step only when they are told to.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use emostream_log::Log;
+use prometheus::Registry;
+use timely::{WorkerConfig, communication::WorkerGuards, execute::execute_from, worker::Worker};
+
+use super::{T0, log::SimLog};
+use crate::{
+    Config, DataflowError, Stop,
+    metrics::Metrics,
+    recovery::{self, Beginning},
+    run::allocators,
+    timers::Clock,
+    worker::{Counting, First, Shared},
+};
+
+/// Stands still unless it is moved.
+pub struct SimClock {
+    begun: Instant,
+    passed_ms: AtomicU64,
+}
+
+impl SimClock {
+    /// A clock that shows [`T0`].
+    pub fn new() -> SimClock {
+        SimClock {
+            begun: Instant::now(),
+            passed_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, ms: u64) {
+        self.passed_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// The time since the Unix epoch.
+    pub fn unix_ms(&self) -> u64 {
+        T0 + self.passed_ms.load(Ordering::Relaxed)
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        self.begun + Duration::from_millis(self.passed_ms.load(Ordering::Relaxed))
+    }
+
+    fn unix_time(&self) -> Duration {
+        Duration::from_millis(self.unix_ms())
+    }
+}
+
+/// What a worker is told.
+enum Turn {
+    Begin,
+    Step,
+}
+
+/// A run: as one process, however many it stands for.
+pub struct SimRun {
+    /// How many partitions it reads.
+    pub partitions: u32,
+    stop: Stop,
+    turns: Vec<Sender<Turn>>,
+    /// The durable frontier that the worker sees, after each turn.
+    answers: Receiver<Option<u64>>,
+    threads: Option<WorkerGuards<()>>,
+}
+
+impl SimRun {
+    /// Recovers and begins to count.
+    pub fn begin(
+        config: Config,
+        log: &SimLog,
+        clock: &Arc<SimClock>,
+    ) -> Result<SimRun, DataflowError> {
+        let Beginning {
+            final_until_ms,
+            partitions,
+            formers,
+            totals,
+            trending,
+            ..
+        } = recovery::recover(&config, log)?;
+        let stop = Stop::default();
+        let (of_log, of_stop) = (log.clone(), stop.clone());
+        let first = First {
+            committer: Box::new(move |wake| Some(of_log.committer(wake, of_stop))),
+            totals,
+            trending,
+        };
+        let workers = config.workers;
+        let count = partitions.len() as u32;
+        let shared = Arc::new(Shared {
+            config,
+            log: Arc::new(log.clone()),
+            clock: clock.clone(),
+            metrics: Metrics::register(&Registry::new()).unwrap(),
+            stop: stop.clone(),
+            final_until_ms,
+            positions: Arc::new(partitions.iter().map(|_| AtomicU64::new(0)).collect()),
+            partitions,
+            formers,
+            first: Mutex::new(Some(first)),
+            appender: Arc::from(log.appender(Duration::ZERO).unwrap()),
+        });
+        let (answer, answers) = channel();
+        let (turns, taken): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
+        let taken: Mutex<Vec<Option<Receiver<Turn>>>> =
+            Mutex::new(taken.into_iter().map(Some).collect());
+        let work = move |worker: &mut Worker| {
+            let turns = taken.lock().unwrap()[worker.index()].take().unwrap();
+            take_turns(worker, &shared, &turns, &answer);
+        };
+        let config = WorkerConfig::default().idle_spin(Duration::ZERO);
+        let threads = execute_from(allocators(workers)?, Box::new(()), config, work);
+        let run = SimRun {
+            partitions: count,
+            stop,
+            turns,
+            answers,
+            threads: Some(threads.map_err(DataflowError::Worker)?),
+        };
+        for worker in 0..workers {
+            run.turn(worker, Turn::Begin);
+        }
+        Ok(run)
+    }
+
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Lets a worker take a step; the durable frontier that it sees.
+    pub fn step(&self, worker: usize) -> Option<u64> {
+        self.turn(worker, Turn::Step)
+    }
+
+    fn turn(&self, worker: usize, turn: Turn) -> Option<u64> {
+        self.turns[worker].send(turn).expect("the worker lives");
+        self.answers.recv().expect("the worker did not panic")
+    }
+
+    /// Why it has ended by itself, if it did.
+    pub fn failure(&self) -> Option<DataflowError> {
+        self.stop.why_failed()
+    }
+}
+
+impl Drop for SimRun {
+    /// As kill -9: nothing more is read or written.
+    fn drop(&mut self) {
+        self.turns.clear();
+        if let Some(threads) = self.threads.take() {
+            for ended in threads.join() {
+                if !std::thread::panicking() {
+                    ended.unwrap();
+                }
+            }
+        }
+    }
+}
+
+fn take_turns(
+    worker: &mut Worker,
+    shared: &Arc<Shared>,
+    turns: &Receiver<Turn>,
+    answer: &Sender<Option<u64>>,
+) {
+    let mut counting: Option<Counting> = None;
+    for turn in turns {
+        let durable_until_ms = match (turn, &mut counting) {
+            (Turn::Begin, counting) => {
+                *counting = Some(Counting::begin(worker, shared).unwrap());
+                None
+            }
+            (Turn::Step, Some(counting)) => {
+                counting.step(worker, Duration::ZERO);
+                counting.durable_until_ms()
+            }
+            (Turn::Step, None) => None,
+        };
+        if answer.send(durable_until_ms).is_err() {
+            break;
+        }
+    }
+    if let Some(counting) = counting {
+        counting.end(worker);
+    }
+}

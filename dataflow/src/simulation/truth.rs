@@ -1,0 +1,349 @@
+//! What must come out, computed from the reactions' records alone, and what did.
+//!
+//! Written without the dataflow's own rules: each partition is read once, from its beginning, with
+//! nothing but its greatest time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use emostream_log::NewRecord;
+use emostream_model::{
+    EmojiNames, Payload, Reaction, Topics, TotalsRecord, Trending, WindowRecord,
+};
+
+use super::{LATENESS_MS, SPAN_MS, SWARM, TOP, WINDOW_MS};
+use crate::Progress;
+
+/// Counts by (window start, room, emoji).
+pub type Counts = BTreeMap<(u64, String, String), u64>;
+
+/// By room: the totals as of each window that changed them.
+type Totals = BTreeMap<String, Vec<(u64, BTreeMap<String, u64>)>>;
+
+/// Where a record lies: its partition, its offset.
+pub type Place = (u32, u64);
+
+/// A record of reactions, as it was made.
+pub enum Made {
+    /// A batch, or a plain reaction.
+    Reactions {
+        /// They.
+        reactions: Vec<Reaction>,
+        /// The greatest time in it, its base included.
+        newest_ms: u64,
+    },
+    /// What is rejected whole, and why.
+    Junk(&'static str),
+}
+
+/// What was appended, and what is to become of it.
+#[derive(Default)]
+pub struct Truth {
+    /// All reactions that can be read.
+    appended: Counts,
+    /// Those too late for their own partition, by place.
+    late: BTreeMap<Place, Counts>,
+    /// What is rejected whole.
+    junk: BTreeMap<Place, &'static str>,
+    newest_ms: BTreeMap<u32, u64>,
+    /// The last record of each partition that is more than a heartbeat.
+    last: BTreeMap<u32, u64>,
+}
+
+impl Truth {
+    /// A record of `time_ms` was appended.
+    pub fn see(&mut self, place: Place, time_ms: u64, made: &Made) {
+        let newest = self.newest_ms.entry(place.0).or_default();
+        if !matches!(made, Made::Reactions { reactions, .. } if reactions.is_empty()) {
+            self.last.insert(place.0, place.1);
+        }
+        match made {
+            Made::Junk(reason) => {
+                self.junk.insert(place, reason);
+                *newest = time_ms.max(*newest);
+            }
+            Made::Reactions {
+                reactions,
+                newest_ms,
+            } => {
+                let watermark_ms = newest.saturating_sub(LATENESS_MS);
+                for reaction in reactions {
+                    let key = key(reaction);
+                    if key.0 + WINDOW_MS <= watermark_ms {
+                        let late = self.late.entry(place).or_default();
+                        *late.entry(key.clone()).or_default() += 1;
+                    }
+                    *self.appended.entry(key).or_default() += 1;
+                }
+                *newest = (*newest_ms).max(*newest);
+            }
+        }
+    }
+
+    /// Whether all of it must have come out.
+    pub fn is_written(&self, written: &Written) -> bool {
+        let Some(progress) = &written.progress else {
+            return self.last.is_empty();
+        };
+        let end_ms = self.appended.last_key_value();
+        let end_ms = end_ms.map_or(0, |((start_ms, ..), _)| start_ms + WINDOW_MS);
+        let read = |(partition, last): (&u32, &u64)| {
+            let known = progress
+                .partitions
+                .iter()
+                .find(|it| it.partition == *partition);
+            known.is_some_and(|it| it.read_offset > *last)
+        };
+        progress.final_until_ms >= end_ms && self.last.iter().all(read)
+    }
+}
+
+fn key(reaction: &Reaction) -> (u64, String, String) {
+    let start_ms = reaction.at_ms - reaction.at_ms % WINDOW_MS;
+    (
+        start_ms,
+        reaction.room.to_string(),
+        reaction.emoji.to_string(),
+    )
+}
+
+/// What the output topics hold, transaction by transaction.
+#[derive(Default)]
+pub struct Written {
+    /// The newest progress.
+    pub progress: Option<Progress>,
+    finals: Counts,
+    closed: BTreeSet<(u64, String)>,
+    late: BTreeMap<Place, Counts>,
+    junk: BTreeMap<Place, String>,
+    totals: Totals,
+    trending: BTreeMap<String, Vec<Shown>>,
+}
+
+impl Written {
+    /// F.
+    pub fn final_until_ms(&self) -> u64 {
+        self.progress.as_ref().map_or(0, |it| it.final_until_ms)
+    }
+
+    /// A transaction landed: takes it in, and checks what holds for every one.
+    pub fn land(&mut self, topics: &Topics, records: &[NewRecord]) {
+        let (last, results) = records
+            .split_last()
+            .expect("progress is in every transaction");
+        assert_eq!(last.topic, topics.progress());
+        let progress: Progress = serde_json::from_slice(&last.value).unwrap();
+        let before_ms = self.final_until_ms();
+        assert!(progress.final_until_ms >= before_ms, "F went back");
+        self.compare_offsets(&progress);
+        for record in results {
+            if record.topic == topics.windows() {
+                let closed: WindowRecord = serde_json::from_slice(&record.value).unwrap();
+                assert!(
+                    closed.window.start >= before_ms,
+                    "final before F: {closed:?}"
+                );
+                assert!(
+                    closed.window.end <= progress.final_until_ms,
+                    "open: {closed:?}"
+                );
+                self.close(closed);
+            } else if record.topic == topics.totals() {
+                self.total(serde_json::from_slice(&record.value).unwrap());
+            } else if record.topic == topics.trending() {
+                self.trend(serde_json::from_slice(&record.value).unwrap());
+            } else {
+                assert_eq!(record.topic, topics.rejected());
+                self.reject(record);
+            }
+        }
+        self.progress = Some(progress);
+    }
+
+    fn compare_offsets(&self, next: &Progress) {
+        for partition in &next.partitions {
+            assert!(partition.resume_offset <= partition.read_offset, "{next:?}");
+            let known = self.progress.iter().flat_map(|it| &it.partitions);
+            let known = known.filter(|it| it.partition == partition.partition);
+            for before in known {
+                assert!(
+                    before.resume_offset <= partition.resume_offset,
+                    "R went back"
+                );
+                assert!(before.read_offset <= partition.read_offset, "N went back");
+            }
+        }
+    }
+
+    fn close(&mut self, closed: WindowRecord) {
+        let (start_ms, room) = (closed.window.start, closed.room.to_string());
+        assert!(
+            self.closed.insert((start_ms, room.clone())),
+            "final twice: {closed:?}"
+        );
+        assert_eq!(
+            closed.total,
+            closed.counts.iter().map(|it| it.count).sum::<u64>()
+        );
+        for tally in closed.counts {
+            assert_eq!(
+                (tally.swarms, tally.loose),
+                (tally.count / SWARM, tally.count % SWARM)
+            );
+            let key = (start_ms, room.clone(), tally.emoji.to_string());
+            assert_eq!(self.finals.insert(key, tally.count), None);
+        }
+    }
+
+    fn total(&mut self, record: TotalsRecord) {
+        let counts = record
+            .counts
+            .iter()
+            .map(|it| (it.emoji.to_string(), it.count));
+        let of_room = self.totals.entry(record.room.to_string()).or_default();
+        of_room.push((record.window.start, counts.collect()));
+    }
+
+    fn trend(&mut self, record: Trending) {
+        let key = record.key().to_owned();
+        let (window, top, rooms) = match record {
+            Trending::Room(it) => (it.window, it.top, Vec::new()),
+            Trending::All(it) => (it.window, it.top, it.rooms),
+        };
+        let top = top.iter().map(|it| (it.emoji.to_string(), it.count));
+        let rooms = rooms.iter().map(|it| (it.room.to_string(), it.count));
+        let shown = (window.start, top.collect(), rooms.collect());
+        self.trending.entry(key).or_default().push(shown);
+    }
+
+    fn reject(&mut self, record: &NewRecord) {
+        let header = |name| {
+            let header = record.headers.iter().find(|it| it.name == name).unwrap();
+            std::str::from_utf8(&header.value).unwrap()
+        };
+        let place = (
+            header("partition").parse().unwrap(),
+            header("offset").parse().unwrap(),
+        );
+        if header("reason") != "late" {
+            let reason = header("reason").to_owned();
+            assert_eq!(self.junk.insert(place, reason), None, "rejected twice");
+            return;
+        }
+        let late = self.late.entry(place).or_default();
+        match Payload::decode(&record.value, &EmojiNames::default()).unwrap() {
+            Payload::Batch(batch) => {
+                for reaction in batch.reactions().unwrap() {
+                    *late.entry(key(&reaction)).or_default() += 1;
+                }
+            }
+            Payload::Plain(plain) => {
+                let at_ms = record.time_ms.unwrap();
+                let start_ms = at_ms - at_ms % WINDOW_MS;
+                let key = (start_ms, plain.room.to_string(), plain.emoji.to_string());
+                *late.entry(key).or_default() += 1;
+            }
+        }
+    }
+
+    /// Checks that everything appended came out once. Where partitions were `idled`,
+    /// reactions may be late for windows that closed without it.
+    pub fn check(&self, truth: &Truth, idled: bool) {
+        let mut counted = self.finals.clone();
+        for (key, count) in self.late.values().flatten() {
+            *counted.entry(key.clone()).or_default() += count;
+        }
+        assert_eq!(counted, truth.appended, "counted and rejected / appended");
+        let junk = self
+            .junk
+            .iter()
+            .map(|(place, reason)| (*place, reason.as_str()));
+        assert!(
+            junk.eq(truth.junk.iter().map(|it| (*it.0, *it.1))),
+            "{:?}",
+            self.junk
+        );
+        if !idled {
+            assert_eq!(self.late, truth.late, "late / late by their own partition");
+        }
+        for (place, late) in &truth.late {
+            for (key, count) in late {
+                let rejected = self.late.get(place).and_then(|it| it.get(key));
+                assert!(rejected >= Some(count), "{place:?} {key:?} was counted");
+            }
+        }
+        assert_eq!(self.totals, totals(&self.finals), "totals");
+        let trending_expected = trending(&self.finals, self.final_until_ms());
+        assert_eq!(self.trending, trending_expected, "trending");
+    }
+}
+
+/// What each window of a room made of its totals.
+fn totals(finals: &Counts) -> Totals {
+    let mut totals = Totals::new();
+    for ((start_ms, room, emoji), count) in finals {
+        let of_room = totals.entry(room.clone()).or_default();
+        if of_room.last().is_none_or(|(at_ms, _)| at_ms != start_ms) {
+            let sums = of_room.last().map(|(_, sums)| sums.clone());
+            of_room.push((*start_ms, sums.unwrap_or_default()));
+        }
+        let (_, sums) = of_room.last_mut().unwrap();
+        *sums.entry(emoji.clone()).or_default() += count;
+    }
+    totals
+}
+
+/// Names and their counts, the greatest first.
+type Top = Vec<(String, u64)>;
+
+/// A window's start, the top emojis, and across rooms the top rooms.
+type Shown = (u64, Top, Top);
+
+fn top(sums: &BTreeMap<String, u64>) -> Top {
+    let mut top: Top = sums
+        .iter()
+        .map(|(name, count)| (name.clone(), *count))
+        .collect();
+    top.sort_by(|(a, m), (b, n)| n.cmp(m).then(a.cmp(b)));
+    top.truncate(TOP);
+    top
+}
+
+/// What each final window made of the tops.
+fn trending(finals: &Counts, until_ms: u64) -> BTreeMap<String, Vec<Shown>> {
+    let mut rooms: BTreeSet<String> = finals.keys().map(|(_, room, _)| room.clone()).collect();
+    rooms.insert("*".to_owned());
+    let first_ms = finals
+        .keys()
+        .next()
+        .map_or(until_ms, |(start_ms, ..)| *start_ms);
+    let mut records: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
+    for start_ms in (first_ms..until_ms).step_by(WINDOW_MS as usize) {
+        let since_ms = (start_ms + WINDOW_MS).saturating_sub(SPAN_MS);
+        let in_span = || {
+            let since = (since_ms, String::new(), String::new());
+            let until = (start_ms + 1, String::new(), String::new());
+            finals.range(since..until)
+        };
+        for key in &rooms {
+            let (mut by_emoji, mut by_room) = (BTreeMap::new(), BTreeMap::new());
+            for ((_, room, emoji), count) in in_span() {
+                if key == "*" || key == room {
+                    *by_emoji.entry(emoji.clone()).or_default() += count;
+                    *by_room.entry(room.clone()).or_default() += count;
+                }
+            }
+            let rooms = if key == "*" {
+                top(&by_room)
+            } else {
+                Vec::new()
+            };
+            let shown = (top(&by_emoji), rooms);
+            let before = records.get(key).and_then(|it| it.last());
+            if before.map_or((Vec::new(), Vec::new()), |it| (it.1.clone(), it.2.clone())) != shown {
+                let of_key = records.entry(key.clone()).or_default();
+                of_key.push((start_ms, shown.0, shown.1));
+            }
+        }
+    }
+    records
+}

@@ -1,0 +1,310 @@
+//! What happens to a group in the run of one seed.
+
+use std::{sync::Arc, time::Duration};
+
+use emostream_log::{Cleanup, Log, LogError, NewRecord, TopicSpec};
+use emostream_model::{EmojiNames, Topics, WindowRecord, WindowSize};
+use rand::RngExt;
+
+use super::{
+    Dice, LATENESS_MS, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
+    log::SimLog,
+    producers::{heartbeat, record},
+    run::{SimClock, SimRun},
+    truth::{Truth, Written},
+};
+use crate::{Config, DataflowError};
+
+/// When a silent partition stops holding the others back.
+const IDLE_TIMEOUT_MS: u64 = 10_000;
+
+/// Ingest writes to every partition that often.
+const TICK_MS: u64 = 500;
+
+/// Partitions that may be added up to.
+const MOST_PARTITIONS: usize = 6;
+
+/// The group comes to rest within so many rounds, or stands still for good.
+const PATIENCE_ROUNDS: u32 = 5_000;
+
+/// Everything there is.
+pub struct World {
+    dice: Dice,
+    clock: Arc<SimClock>,
+    log: SimLog,
+    topics: Topics,
+    truth: Truth,
+    written: Written,
+    /// The newest run is the last; an older one may not have noticed yet.
+    runs: Vec<SimRun>,
+    /// How many partitions are written to: those that a run has known.
+    known: u32,
+    next_tick_ms: u64,
+    /// Until when each partition shows nothing new.
+    stalled_until_ms: Vec<u64>,
+    /// Whether partitions may be stalled for so long that they are idle.
+    idles: bool,
+    /// Everything that landed.
+    story: Vec<Vec<NewRecord>>,
+}
+
+impl World {
+    /// The world of a seed, at its beginning.
+    pub fn new(seed: u64) -> World {
+        let topics = Topics::default();
+        let mut dice = dice(seed);
+        let clock = Arc::new(SimClock::new());
+        let log = SimLog::new(self::dice(!seed), clock.clone(), topics.reactions());
+        let partitions = dice.random_range(1..5);
+        for (name, partitions) in [
+            (topics.reactions(), partitions),
+            (topics.windows(), 1),
+            (topics.live(), 1),
+            (topics.rejected(), 1),
+            (topics.totals(), 1),
+            (topics.trending(), 1),
+            (topics.progress(), 1),
+        ] {
+            let spec = TopicSpec {
+                name,
+                partitions,
+                replication: 1,
+                cleanup: Cleanup::Compact,
+                max_ahead: None,
+            };
+            log.create_topic(&spec).unwrap();
+        }
+        World {
+            idles: dice.random_bool(0.3),
+            dice,
+            clock,
+            log,
+            topics,
+            truth: Truth::default(),
+            written: Written::default(),
+            runs: Vec::new(),
+            known: partitions,
+            next_tick_ms: T0,
+            stalled_until_ms: vec![0; partitions as usize],
+            story: Vec::new(),
+        }
+    }
+
+    /// Lets `events` happen.
+    pub fn live(&mut self, events: u32) {
+        for _ in 0..events {
+            match self.dice.random_range(0..1000) {
+                0..560 => self.step_any(),
+                560..740 => {
+                    let ms = self.dice.random_range(1..400);
+                    self.pass(ms);
+                }
+                740..860 => self.show_some(),
+                860..920 => {
+                    self.log.land();
+                    self.take_landed();
+                }
+                920..976 => self.acknowledge(),
+                976..980 => self.fail_transaction(),
+                980..986 => drop(self.runs.pop()),
+                986..990 => self.begin(),
+                990..993 => self.stop(),
+                993..997 => self.stall(),
+                997 => self.add_partition(),
+                _ => self.be_away(),
+            }
+            if self.runs.is_empty() && self.dice.random_bool(0.05) {
+                self.begin();
+            }
+        }
+    }
+
+    /// Heals everything, waits until all is written, and checks it. Returns all that landed.
+    pub fn end(mut self) -> Vec<Vec<NewRecord>> {
+        self.stalled_until_ms.fill(0);
+        self.runs.clear();
+        self.begin();
+        for round in 0.. {
+            if self.truth.is_written(&self.written) {
+                break;
+            }
+            assert!(round < PATIENCE_ROUNDS, "the group stands still");
+            self.clock.pass(50);
+            self.tick(false);
+            self.show_all(0);
+            for worker in 0..self.runs[0].workers() {
+                self.step(0, worker);
+            }
+            self.log.land();
+            self.take_landed();
+            self.acknowledge();
+        }
+        self.written.check(&self.truth, self.idles);
+        self.story
+    }
+
+    fn begin(&mut self) {
+        let config = Config {
+            topics: self.topics.clone(),
+            workers: self.dice.random_range(1..5),
+            cluster: None,
+            window: WindowSize::from_ms(WINDOW_MS).unwrap(),
+            lateness_ms: LATENESS_MS,
+            idle_timeout: Duration::from_millis(IDLE_TIMEOUT_MS),
+            live: Duration::from_millis(250),
+            swarm_size: SWARM,
+            trending_span: Duration::from_millis(SPAN_MS),
+            trending_top: TOP,
+            emojis: EmojiNames::default(),
+        };
+        let newest = self.runs.len().saturating_sub(1);
+        self.runs.drain(..newest);
+        let run = SimRun::begin(config, &self.log, &self.clock).unwrap();
+        self.take_landed();
+        self.known = self.known.max(run.partitions);
+        self.runs.push(run);
+    }
+
+    /// As SIGTERM: what is under way may come to its end.
+    fn stop(&mut self) {
+        match self.dice.random_bool(0.8) {
+            true => self.log.land(),
+            false => self.log.fail_transaction(false),
+        }
+        self.take_landed();
+        self.acknowledge();
+        self.runs.pop();
+    }
+
+    /// Nobody is there for a while, and a backlog grows.
+    fn be_away(&mut self) {
+        self.runs.clear();
+        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..100_000);
+        while self.clock.unix_ms() < until_ms {
+            self.pass(TICK_MS);
+        }
+    }
+
+    fn step_any(&mut self) {
+        if !self.runs.is_empty() {
+            let run = self.dice.random_range(0..self.runs.len());
+            let worker = self.dice.random_range(0..self.runs[run].workers());
+            self.step(run, worker);
+        }
+    }
+
+    fn step(&mut self, run: usize, worker: usize) {
+        let durable_until_ms = self.runs[run].step(worker);
+        if run + 1 == self.runs.len() {
+            self.compare_durable(durable_until_ms);
+        }
+        match self.runs[run].failure() {
+            None => {}
+            Some(DataflowError::Log(LogError::Fenced { .. } | LogError::Aborted { .. })) => {
+                self.runs.remove(run);
+            }
+            Some(other) => panic!("{other}"),
+        }
+    }
+
+    /// Nobody may take for durable what is not acknowledged.
+    fn compare_durable(&self, durable_until_ms: Option<u64>) {
+        for record in self.log.unacknowledged() {
+            if record.topic == self.topics.windows() {
+                let closed: WindowRecord = serde_json::from_slice(&record.value).unwrap();
+                assert!(
+                    durable_until_ms <= Some(closed.window.start),
+                    "not durable: {closed:?}"
+                );
+            }
+        }
+    }
+
+    fn take_landed(&mut self) {
+        for records in self.log.take_landed() {
+            self.written.land(&self.topics, &records);
+            self.story.push(records);
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        self.log.acknowledge();
+    }
+
+    fn fail_transaction(&mut self) {
+        let lands = self.dice.random_bool(0.5);
+        self.log.fail_transaction(lands);
+        self.take_landed();
+    }
+
+    /// Lets time pass, in which reactions are written.
+    fn pass(&mut self, ms: u64) {
+        self.clock.pass(ms);
+        self.tick(true);
+        // A partition that is not stalled is not idle.
+        self.show_all(IDLE_TIMEOUT_MS / 4);
+    }
+
+    fn tick(&mut self, reactions: bool) {
+        while self.next_tick_ms <= self.clock.unix_ms() {
+            let at_ms = self.next_tick_ms;
+            for partition in 0..self.known {
+                let topic = self.topics.reactions();
+                // The first one of a partition is no straggler: what has closed before it is no secret.
+                let first = self.log.delays()[partition as usize].1 == 0;
+                let (record, made) = match reactions && !first && self.dice.random_bool(0.8) {
+                    true => record(&mut self.dice, &topic, partition, at_ms),
+                    false => heartbeat(&topic, partition, at_ms),
+                };
+                // A producer that has heard nothing of its success writes again.
+                let again = self.dice.random_bool(0.03);
+                for _ in 0..=usize::from(again) {
+                    let offset = self.log.append(record.clone());
+                    let time_ms = record.time_ms.unwrap();
+                    self.truth.see((partition, offset), time_ms, &made);
+                }
+            }
+            self.next_tick_ms += TICK_MS;
+        }
+    }
+
+    fn show_some(&mut self) {
+        let now_ms = self.clock.unix_ms();
+        let partition = self.dice.random_range(0..self.stalled_until_ms.len());
+        if self.stalled_until_ms[partition] <= now_ms {
+            let (shown, stored) = self.log.delays()[partition];
+            let until = self.dice.random_range(shown..=stored);
+            self.log.show(partition as u32, until);
+        }
+    }
+
+    /// Shows everything that is older than `delay_ms` and not stalled.
+    fn show_all(&mut self, delay_ms: u64) {
+        let now_ms = self.clock.unix_ms();
+        for (partition, (_, stored)) in (0..).zip(self.log.delays()) {
+            if self.stalled_until_ms[partition as usize] <= now_ms {
+                self.log
+                    .show(partition, stored.saturating_sub(delay_ms / TICK_MS));
+            }
+        }
+    }
+
+    fn stall(&mut self) {
+        let most_ms = match self.idles {
+            true => 3 * IDLE_TIMEOUT_MS,
+            false => IDLE_TIMEOUT_MS / 2,
+        };
+        let partition = self.dice.random_range(0..self.stalled_until_ms.len());
+        self.stalled_until_ms[partition] =
+            self.clock.unix_ms() + self.dice.random_range(0..most_ms);
+    }
+
+    /// A run reads the partitions that it began with: it ends, as dataflow does.
+    fn add_partition(&mut self) {
+        if self.stalled_until_ms.len() < MOST_PARTITIONS {
+            self.log.add_partition(&self.topics.reactions());
+            self.stalled_until_ms.push(0);
+            self.stop();
+        }
+    }
+}
