@@ -73,8 +73,8 @@ pub struct Rejected {
     pub offset: u64,
     /// Its time.
     pub time_ms: u64,
-    /// The end of the newest window that it is late for, 0 where no window is known: between two
-    /// closes it is written only once that is final.
+    /// The end of the newest window that it is late for, 0 where no window is known: it is written once
+    /// that is final.
     pub settled_at_ms: u64,
     /// Why: a [`Reason`]'s text.
     pub reason: String,
@@ -111,8 +111,6 @@ pub struct PartitionReading {
     settlement: Settlement,
     formers: Vec<Former>,
     last: Option<Seen>,
-    /// The last record below the settlement's N.
-    last_settled: Option<Seen>,
 }
 
 impl PartitionReading {
@@ -134,7 +132,6 @@ impl PartitionReading {
             },
             formers: formers.to_vec(),
             last: progress.last,
-            last_settled: progress.last,
         }
     }
 
@@ -157,21 +154,13 @@ impl PartitionReading {
     ) -> Vec<(u64, PartitionProgress)> {
         let watermark_ms = self.clock.watermark_ms();
         let partition = self.partition;
-        let marks = self
-            .open
-            .advance(from_ms, to_ms, partition, position, watermark_ms, self.last);
-        let (read_offset, last) = (self.settlement.read_offset, self.last_settled);
-        let with_settled = |(time_ms, mark): (u64, PartitionProgress)| {
-            // What is read again was settled before, and the next run must know it too.
-            let again = mark.read_offset < read_offset;
-            let settled = PartitionProgress {
-                read_offset,
-                last,
-                ..mark
-            };
-            (time_ms, if again { settled } else { mark })
-        };
-        marks.into_iter().map(with_settled).collect()
+        self.open
+            .advance(from_ms, to_ms, partition, position, watermark_ms, self.last)
+    }
+
+    /// N at the start: below it everything is read again.
+    pub fn settled_offset(&self) -> u64 {
+        self.settlement.read_offset
     }
 
     /// Takes the next record in. `closed_until_ms` is where the worker stands.
@@ -188,13 +177,13 @@ impl PartitionReading {
         self.formers
             .retain(|former| offset < former.read_offset(partition));
         let formers = std::mem::take(&mut self.formers);
-        let judge = Judge {
+        let mut judge = Judge {
             settlement: self.settlement,
             formers: &formers,
             offset,
             watermark_ms: self.clock.watermark_ms(),
-            newest_ms: self.clock.newest_ms(),
             closed_until_ms,
+            late_until_ms: 0,
         };
         let mut read = Read::default();
         let seen_ms = match Payload::decode(record.value, &rules.emojis) {
@@ -203,6 +192,7 @@ impl PartitionReading {
                 record.time_ms
             }
             Ok(Payload::Batch(batch)) => {
+                judge.late_until_ms = judge.late_until(rules.size, &batch);
                 let late = self.count_batch(&batch, rules.size, &judge, aggregate, &mut read);
                 if !late.indices.is_empty() {
                     let value = late_part(&batch, &late.indices, record.value);
@@ -257,7 +247,7 @@ impl PartitionReading {
         while let Some(&(_, (_, _, first_ms))) = entries.peek() {
             let window = size.window_of(first_ms);
             let verdict = judge.verdict(window, first_ms);
-            if verdict == Verdict::Count {
+            if verdict != Verdict::Settled {
                 self.open
                     .saw(window.start, judge.offset, judge.watermark_ms);
             }
@@ -291,9 +281,11 @@ impl PartitionReading {
         aggregate: &mut Aggregate,
         key: (RoomNumber, Emoji),
     ) {
-        if verdict == Verdict::Count {
+        if verdict != Verdict::Settled {
             self.open
                 .saw(window.start, judge.offset, judge.watermark_ms);
+        }
+        if verdict == Verdict::Count {
             *aggregate.window(window.start).entry(key).or_default() += 1;
         }
     }
@@ -331,19 +323,39 @@ struct Judge<'a> {
     formers: &'a [Former],
     offset: u64,
     watermark_ms: u64,
-    newest_ms: u64,
     closed_until_ms: u64,
+    /// When the newest window ends that the record is too late for by its partition alone.
+    late_until_ms: u64,
 }
 
 impl Judge<'_> {
+    fn late_until(&self, size: WindowSize, batch: &Batch<'_>) -> u64 {
+        // Of no interest but where it is read again.
+        if self.offset >= self.settlement.read_offset {
+            return 0;
+        }
+        let ends_ms = batch
+            .entries()
+            .map(|(_, _, at_ms)| size.window_of(at_ms).end);
+        let late = ends_ms.filter(|end_ms| *end_ms <= self.watermark_ms);
+        late.max().unwrap_or(0)
+    }
+
     /// Of a reaction at `at_ms`, which `window` holds.
     fn verdict(&self, window: Window, at_ms: u64) -> Verdict {
-        let settles = |former: &Former| former.settles(at_ms, self.newest_ms);
+        let settles = |former: &Former| former.settles(at_ms);
         if self.formers.iter().any(settles) {
             return Verdict::Settled;
         }
-        self.settlement
-            .judge(window, self.offset, self.watermark_ms, self.closed_until_ms)
+        let (watermark_ms, closed_until_ms) = (self.watermark_ms, self.closed_until_ms);
+        let late_until_ms = self.late_until_ms.max(window.end);
+        self.settlement.judge(
+            window,
+            self.offset,
+            watermark_ms,
+            late_until_ms,
+            closed_until_ms,
+        )
     }
 
     /// Rejects a record that no window is known of, unless an earlier run has.

@@ -129,6 +129,8 @@ pub enum Verdict {
 }
 
 /// Where a run begins in one partition: what was settled before it.
+///
+/// It holds for runs that read up to N again before they let time pass F.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settlement {
     /// F at the start of the run.
@@ -140,20 +142,26 @@ pub struct Settlement {
 impl Settlement {
     /// The replay rule, for a reaction of `window` at `offset`.
     ///
-    /// `watermark_ms` is its partition's just before the record, `closed_until_ms` where the worker
-    /// stands now. A reaction is late when its window ends at or before either. What is read again
-    /// below N and is late, or belongs to a window that was final at the start, was committed.
+    /// `watermark_ms` is its partition's just before the record, `late_until_ms` the end of the newest
+    /// window that some of the record is too late for by that (which is rejected as one),
+    /// `closed_until_ms` where the worker stands now.
+    ///
+    /// A reaction is late when its window ends at or before the watermark, or where the worker stands.
+    /// What is read again below N was committed if its window was final at the start: as counted, or as
+    /// rejected, which no commit holds before.
     pub fn judge(
         &self,
         window: Window,
         offset: u64,
         watermark_ms: u64,
+        late_until_ms: u64,
         closed_until_ms: u64,
     ) -> Verdict {
-        let settled_until_ms = watermark_ms.max(self.final_until_ms);
-        if offset < self.read_offset && window.end <= settled_until_ms {
+        let late = window.end <= watermark_ms;
+        let settled_at_ms = if late { late_until_ms } else { window.end };
+        if offset < self.read_offset && settled_at_ms <= self.final_until_ms {
             Verdict::Settled
-        } else if window.end <= watermark_ms.max(closed_until_ms) {
+        } else if late || window.end <= closed_until_ms {
             Verdict::Late
         } else {
             Verdict::Count
@@ -184,12 +192,10 @@ impl Former {
         of.map_or(0, |(_, offset)| *offset)
     }
 
-    /// Whether a reaction of `at_ms` below N was counted or rejected then. `newest_ms` is the greatest
-    /// time in its partition just before its record.
-    pub fn settles(&self, at_ms: u64, newest_ms: u64) -> bool {
-        let watermark_ms = newest_ms.saturating_sub(self.lateness_ms);
+    /// Whether a reaction of `at_ms` below N was counted or rejected then.
+    pub fn settles(&self, at_ms: u64) -> bool {
         let window = WindowSize::from_ms(self.window_ms).map(|size| size.window_of(at_ms));
-        window.is_some_and(|window| window.end <= watermark_ms.max(self.final_until_ms))
+        window.is_some_and(|window| window.end <= self.final_until_ms)
     }
 
     /// Whether a partition may read again what was settled then.
@@ -207,7 +213,8 @@ pub struct OpenWindows {
 }
 
 impl OpenWindows {
-    /// The record at `offset` holds an event that counts in the window that begins at `start_ms`.
+    /// The record at `offset` holds an event of the window that begins at `start_ms`, counted in it or
+    /// too late for it.
     pub fn saw(&mut self, start_ms: u64, offset: u64, watermark_ms: u64) {
         let first = self.first.entry(start_ms);
         first.or_insert((offset, watermark_ms));
@@ -274,17 +281,25 @@ mod tests {
             final_until_ms: 100,
             read_offset: 50,
         };
-        // Late by its partition's watermark: reported again only from N on.
-        assert_eq!(settled.judge(window(80), 49, 95, 100), Verdict::Settled);
-        assert_eq!(settled.judge(window(80), 50, 95, 100), Verdict::Late);
+        let judge = |start, offset, watermark, closed| {
+            settled.judge(window(start), offset, watermark, start + 10, closed)
+        };
+        // Late by its partition's watermark, window final: reported again only from N on.
+        assert_eq!(judge(80, 49, 95, 100), Verdict::Settled);
+        assert_eq!(judge(80, 50, 95, 100), Verdict::Late);
+        // Late by its partition's watermark, window open: not reported yet.
+        assert_eq!(judge(100, 49, 110, 100), Verdict::Late);
+        // As late, in one record with that one.
+        let beside = settled.judge(window(80), 49, 110, 110, 100);
+        assert_eq!(beside, Verdict::Late);
         // Not late by the watermark, window final: counted already if read, else late.
-        assert_eq!(settled.judge(window(90), 49, 95, 100), Verdict::Settled);
-        assert_eq!(settled.judge(window(90), 50, 95, 100), Verdict::Late);
+        assert_eq!(judge(90, 49, 95, 100), Verdict::Settled);
+        assert_eq!(judge(90, 50, 95, 100), Verdict::Late);
         // The window is open.
-        assert_eq!(settled.judge(window(100), 10, 95, 100), Verdict::Count);
-        assert_eq!(settled.judge(window(100), 60, 95, 100), Verdict::Count);
+        assert_eq!(judge(100, 10, 95, 100), Verdict::Count);
+        assert_eq!(judge(100, 60, 95, 100), Verdict::Count);
         // Closed by this run, since the partition had been idle.
-        assert_eq!(settled.judge(window(110), 60, 95, 120), Verdict::Late);
+        assert_eq!(judge(110, 60, 95, 120), Verdict::Late);
     }
 
     #[test]
@@ -349,19 +364,24 @@ mod tests {
                     }
                     let watermark = clock.watermark_ms();
                     let window = size.window_of(*time);
-                    match settlement.judge(window, offset as u64, watermark, frontier) {
+                    let (offset_now, end) = (offset as u64, window.end);
+                    match settlement.judge(window, offset_now, watermark, end, frontier) {
                         _ if *beats => {}
                         Verdict::Count => {
                             open.saw(window.start, offset as u64, watermark);
                             pending.push((window.start, offset, true));
                         }
-                        Verdict::Late => pending.push((frontier, offset, false)),
+                        Verdict::Late => {
+                            open.saw(window.start, offset as u64, watermark);
+                            pending.push((window.start.max(frontier), offset, false));
+                        }
                         Verdict::Settled => {}
                     }
                     clock.observe(*time);
                     let to = size.floor(clock.watermark_ms().saturating_sub(behind));
-                    if to > frontier {
-                        let position = offset as u64 + 1;
+                    let position = offset as u64 + 1;
+                    // Time stands still while what was read before is read again.
+                    if to > frontier && position >= settlement.read_offset {
                         let marks = open.advance(frontier, to, 0, position, clock.watermark_ms(), None);
                         frontier = to;
                         if commits < run.commits {

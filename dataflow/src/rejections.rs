@@ -1,22 +1,16 @@
-//! Rejected records that wait for their transaction, and how far that lets N go.
-//!
-//! ```text
-//!  offsets of a partition  ──✗───✗──────────✗───▶      ✗ rejected, not written yet
-//!                            └ N stays at or before the first of them
-//! ```
+//! Rejected records that wait for their transaction.
 //!
 //! Mostly they are written when a window closes. A flood of them would make that transaction grow
 //! without bound, so when a partition's exceed [`MOST_UNWRITTEN_BYTES`] its reading waits, and what is
 //! settled is written at once, with N behind it and F as it was.
 //!
 //! Invariants:
-//! - A partition's rejections are written in the order of their offsets, so N behind the last of them
-//!   passes none that is not written.
-//! - Between two closes, one that is late is written only once its window is final: a run that begins
-//!   with an earlier F must not count what was rejected.
+//! - One that is late is written once its window is final, with that commit or later: a run that begins
+//!   with an earlier F reads it again, and may even count it.
+//! - No N passes one that is settled and not written.
 //! - The partition that waits is not what holds F back: all that it waits for ends before its own time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::partition::Rejected;
 
@@ -32,9 +26,9 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    records: VecDeque<Rejected>,
+    records: Vec<Rejected>,
     bytes: usize,
-    /// N may be this at least: everything rejected before it is written.
+    /// N must be this at least: what was taken lies before it.
     written_offset: u64,
 }
 
@@ -43,7 +37,7 @@ impl Rejections {
     pub fn push(&mut self, rejected: Rejected) {
         let waiting = self.waiting.entry(rejected.partition).or_default();
         waiting.bytes += rejected.bytes();
-        waiting.records.push_back(rejected);
+        waiting.records.push(rejected);
     }
 
     /// Whether a partition waits, or soon will, for some to be written.
@@ -52,17 +46,22 @@ impl Rejections {
         self.waiting.values().any(full)
     }
 
-    /// Those of `partition` before `read_offset`: a commit that says so must hold them all.
-    pub fn take_before(&mut self, partition: u32, read_offset: u64) -> Vec<Rejected> {
+    /// Those of `partition` that a commit with this N and this F holds.
+    pub fn take_before(
+        &mut self,
+        partition: u32,
+        read_offset: u64,
+        final_until_ms: u64,
+    ) -> Vec<Rejected> {
         let waiting = self.waiting.entry(partition).or_default();
-        waiting.take_while(|rejected| rejected.offset < read_offset)
+        waiting.take(|it| it.offset < read_offset && it.settled_at_ms <= final_until_ms)
     }
 
     /// Those that a commit with this F may hold.
     pub fn take_settled(&mut self, final_until_ms: u64) -> Vec<Rejected> {
-        let settled = |rejected: &Rejected| rejected.settled_at_ms <= final_until_ms;
         let waiting = self.waiting.values_mut();
-        waiting.flat_map(|w| w.take_while(settled)).collect()
+        let taken = waiting.flat_map(|w| w.take(|it| it.settled_at_ms <= final_until_ms));
+        taken.collect()
     }
 
     /// The least N of `partition`: behind everything of it that was taken.
@@ -73,12 +72,11 @@ impl Rejections {
 }
 
 impl Waiting {
-    fn take_while(&mut self, goes: impl Fn(&Rejected) -> bool) -> Vec<Rejected> {
-        let mut taken = Vec::new();
-        while let Some(rejected) = self.records.pop_front_if(|first| goes(first)) {
-            self.bytes -= rejected.bytes();
-            self.written_offset = rejected.offset + 1;
-            taken.push(rejected);
+    fn take(&mut self, goes: impl Fn(&Rejected) -> bool) -> Vec<Rejected> {
+        let taken: Vec<Rejected> = self.records.extract_if(.., |it| goes(it)).collect();
+        self.bytes -= taken.iter().map(Rejected::bytes).sum::<usize>();
+        if let Some(last) = taken.last() {
+            self.written_offset = self.written_offset.max(last.offset + 1);
         }
         taken
     }
@@ -105,29 +103,28 @@ mod tests {
     }
 
     #[test]
-    fn none_is_written_before_it_is_settled_and_none_is_passed() {
+    fn none_is_written_before_it_is_settled() {
         let mut rejections = Rejections::default();
         for (partition, offset, settled) in [(0, 3, 0), (0, 5, 20), (0, 6, 0), (1, 9, 10)] {
             rejections.push(rejected(partition, offset, settled, 0));
         }
-        assert_eq!(offsets(rejections.take_settled(10)), [(0, 3), (1, 9)]);
-        assert_eq!(
-            (rejections.written_offset(0), rejections.written_offset(1)),
-            (4, 10)
-        );
+        let taken = rejections.take_settled(10);
+        assert_eq!(offsets(taken), [(0, 3), (0, 6), (1, 9)]);
+        let written = (rejections.written_offset(0), rejections.written_offset(1));
+        assert_eq!(written, (7, 10));
         assert_eq!(offsets(rejections.take_settled(19)), []);
-        assert_eq!(offsets(rejections.take_settled(20)), [(0, 5), (0, 6)]);
+        assert_eq!(offsets(rejections.take_settled(20)), [(0, 5)]);
         assert_eq!(rejections.written_offset(0), 7);
     }
 
     #[test]
-    fn a_commit_holds_all_before_its_n() {
+    fn a_commit_holds_what_is_settled_before_its_n() {
         let mut rejections = Rejections::default();
-        for offset in [1, 4, 8] {
-            rejections.push(rejected(2, offset, 99, 0));
+        for (offset, settled) in [(1, 0), (4, 30), (6, 20), (8, 0)] {
+            rejections.push(rejected(2, offset, settled, 0));
         }
-        assert_eq!(offsets(rejections.take_before(2, 8)), [(2, 1), (2, 4)]);
-        assert_eq!(rejections.written_offset(2), 5);
+        assert_eq!(offsets(rejections.take_before(2, 8, 20)), [(2, 1), (2, 6)]);
+        assert_eq!(offsets(rejections.take_before(2, 9, 30)), [(2, 4), (2, 8)]);
     }
 
     #[test]

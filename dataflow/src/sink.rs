@@ -11,7 +11,7 @@
 //! minute, even if time stands still by then, so that R never falls out of what the log keeps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -103,13 +103,13 @@ pub struct SinkStart {
     pub metrics: Metrics,
 }
 
-/// Rejections of a partition that are durable: those before `offset`.
+/// Rejections of a partition that are durable now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// Which partition.
     pub partition: u32,
-    /// N.
-    pub offset: u64,
+    /// How many bytes of them.
+    pub bytes: usize,
 }
 
 /// Commits outcomes; the frontier of the returned stream is what is durable, and it tells which
@@ -183,7 +183,7 @@ struct UnderWay {
     final_until_ms: u64,
     /// The ends of the windows in it.
     ends_ms: Vec<u64>,
-    /// N of the partitions whose rejections are in it.
+    /// The rejections in it.
     written: Vec<Written>,
 }
 
@@ -249,27 +249,27 @@ impl Sink {
         rejected: Vec<Rejected>,
         ends_ms: Vec<u64>,
     ) {
-        let concerned: BTreeSet<u32> = rejected.iter().map(|it| it.partition).collect();
+        let mut written: BTreeMap<u32, usize> = BTreeMap::new();
         for rejected in rejected {
+            *written.entry(rejected.partition).or_default() += rejected.bytes();
             let reason = [rejected.reason.as_str()];
             self.start.metrics.rejected.with_label_values(&reason).inc();
             records.push(rejection(&self.start.topics, rejected));
         }
         for (partition, progress) in &mut self.partitions {
-            let written = self.rejections.written_offset(*partition);
-            progress.read_offset = progress.read_offset.max(written);
+            let least = self.rejections.written_offset(*partition);
+            progress.read_offset = progress.read_offset.max(least);
         }
         records.push(self.progress(final_until_ms));
         self.committer.submit(records);
         self.last_commit = self.start.timers.now();
-        let written = |partition| Written {
-            partition,
-            offset: self.rejections.written_offset(partition),
-        };
+        let written = written.into_iter();
         self.under_way = Some(UnderWay {
             final_until_ms,
             ends_ms,
-            written: concerned.into_iter().map(written).collect(),
+            written: written
+                .map(|(partition, bytes)| Written { partition, bytes })
+                .collect(),
         });
     }
 
@@ -309,8 +309,11 @@ impl Sink {
         }
         let mut rejected = Vec::new();
         for (partition, progress) in &self.partitions {
-            let before = progress.read_offset;
-            rejected.extend(self.rejections.take_before(*partition, before));
+            let read_offset = progress.read_offset;
+            let taken = self
+                .rejections
+                .take_before(*partition, read_offset, frontier_ms);
+            rejected.extend(taken);
         }
         let due = self.last_commit + self.start.quiet;
         let early = self.start.timers.now() < due;

@@ -10,6 +10,8 @@
 //! Invariants:
 //! - The worker's capability never passes a window that a partition of its own, not idle, can still
 //!   send reactions for.
+//! - Time stands still until what was read before is read again, so that no commit says a smaller N than
+//!   the one before, nor passes a rejection that is to be written again.
 //! - A rejection travels before the mark whose N is behind it, so that no commit says N without it.
 //! - A partition with too many rejections that are not written waits for them: see
 //!   [`crate::rejections`].
@@ -17,7 +19,6 @@
 //!   costs no memory.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -235,30 +236,17 @@ struct Own {
     quiet_since: Instant,
     idle: bool,
     watermark: Gauge,
-    unwritten: Unwritten,
+    /// Of rejections that were sent and are not durable.
+    unwritten_bytes: usize,
     /// How many records the next poll takes.
     poll_records: usize,
 }
 
-/// Rejections that were sent and are not durable.
-#[derive(Default)]
-struct Unwritten {
-    /// Offsets, and bytes.
-    sent: VecDeque<(u64, usize)>,
-    bytes: usize,
-}
-
-impl Unwritten {
-    fn send(&mut self, rejected: &Rejected) {
-        self.sent.push_back((rejected.offset, rejected.bytes()));
-        self.bytes += rejected.bytes();
-    }
-
-    /// Those before `offset` are durable.
-    fn written(&mut self, offset: u64) {
-        while let Some((_, bytes)) = self.sent.pop_front_if(|(sent, _)| *sent < offset) {
-            self.bytes -= bytes;
-        }
+impl Own {
+    /// Whether it has not come to where the run before it was.
+    fn reads_again(&self, reader: &dyn Reader) -> bool {
+        reader.position(self.partition) < self.reading.settled_offset()
+            && !reader.at_end(self.partition)
     }
 }
 
@@ -280,7 +268,7 @@ impl Source {
                 reading,
                 quiet_since: now,
                 idle: false,
-                unwritten: Unwritten::default(),
+                unwritten_bytes: 0,
                 poll_records: POLL_RECORDS,
             })
             .collect();
@@ -306,10 +294,10 @@ impl Source {
             News::Standing(gossip) => {
                 self.start.group.learn(gossip);
             }
-            News::Written(Written { partition, offset }) => {
+            News::Written(Written { partition, bytes }) => {
                 let own = self.own.iter_mut().find(|own| own.partition == partition);
                 if let Some(own) = own {
-                    own.unwritten.written(offset);
+                    own.unwritten_bytes = own.unwritten_bytes.saturating_sub(bytes);
                 }
             }
         }
@@ -342,7 +330,9 @@ impl Source {
         let mut more = false;
         for own in &mut self.own {
             let ahead = size.floor(own.reading.clock().watermark_ms()) > limit_ms;
-            if ahead || own.unwritten.bytes > MOST_UNWRITTEN_BYTES {
+            let full = own.unwritten_bytes > MOST_UNWRITTEN_BYTES;
+            // What is read again fitted once, and is waited for.
+            if !own.reads_again(&*self.start.reader) && (ahead || full) {
                 continue;
             }
             let mut read = crate::partition::Read::default();
@@ -360,7 +350,7 @@ impl Source {
                         );
                     })?;
             let rejected = &self.rejected[before..];
-            rejected.iter().for_each(|it| own.unwritten.send(it));
+            own.unwritten_bytes += rejected.iter().map(Rejected::bytes).sum::<usize>();
             own.poll_records = match rejected.len() {
                 0 => (own.poll_records * 2).min(POLL_RECORDS),
                 _ => POLL_REJECTED_RECORDS,
@@ -431,7 +421,8 @@ impl Source {
     /// Lets time advance as far as the group's clock allows, leaving marks of progress behind.
     fn advance(&mut self, outputs: &mut Outputs<'_>) {
         let (from_ms, to_ms) = (*self.tallies.time(), self.start.group.frontier_ms());
-        if to_ms <= from_ms {
+        let reader = &self.start.reader;
+        if to_ms <= from_ms || self.own.iter().any(|own| own.reads_again(&**reader)) {
             return;
         }
         for own in &mut self.own {

@@ -114,10 +114,10 @@ impl SimLog {
         self.0.lock().unwrap()
     }
 
-    /// As a call from outside: what is under way may land while it waits.
-    fn called(&self) -> MutexGuard<'_, State> {
+    /// As a call that waits: what is under way may land meanwhile.
+    fn called(&self, lands: f64) -> MutexGuard<'_, State> {
         let mut state = self.state();
-        if state.dice.random_bool(0.2) {
+        if state.dice.random_bool(lands) {
             state.land();
         }
         state
@@ -258,7 +258,7 @@ impl Log for SimLog {
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        let topics = &self.called().topics;
+        let topics = &self.called(0.03).topics;
         topics
             .get(topic)
             .map(|it| it.len() as u32)
@@ -278,12 +278,12 @@ impl Log for SimLog {
     }
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
-        let mut state = self.called();
+        let mut state = self.called(0.03);
         Ok(0..state.partition(topic, partition).slots.len() as u64)
     }
 
     fn offset_at(&self, topic: &str, partition: u32, at_ms: u64) -> Result<u64, LogError> {
-        let mut state = self.called();
+        let mut state = self.called(0.03);
         let slots = &state.partition(topic, partition).slots;
         let since = |slot: &Slot| matches!(slot, Slot::Record { time_ms, .. } if *time_ms >= at_ms);
         Ok(slots.iter().position(since).unwrap_or(slots.len()) as u64)
@@ -295,7 +295,7 @@ impl Log for SimLog {
         from: &[(u32, u64)],
         wake: Wake,
     ) -> Result<Box<dyn Reader>, LogError> {
-        let mut state = self.called();
+        let mut state = self.called(0.03);
         if topic == state.delayed {
             state.wakes.push(wake);
         }
@@ -312,7 +312,7 @@ impl Log for SimLog {
     }
 
     fn transactor(&self, _id: &str, _timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
-        let mut state = self.called();
+        let mut state = self.called(0.5);
         state.epoch += 1;
         if let Some(older) = state.under_way.take() {
             older.ack.fail(fenced());

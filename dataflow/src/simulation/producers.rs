@@ -10,13 +10,39 @@ use super::{Dice, LATENESS_MS, truth::Made};
 /// A reaction's offset from its batch's base at most.
 const FLUSH_MS: u64 = 500;
 
-/// A record of `topic`'s partition made at `now_ms`: mostly a batch, mostly in time.
-pub fn record(dice: &mut Dice, topic: &str, partition: u32, now_ms: u64) -> (NewRecord, Made) {
+/// What a crowd is like.
+pub struct Crowd {
+    /// How often there is more than a heartbeat to write.
+    pub busy: f64,
+    /// How often that comes too late.
+    pub strays: f64,
+}
+
+impl Crowd {
+    /// Some crowd.
+    pub fn any(dice: &mut Dice) -> Crowd {
+        Crowd {
+            busy: [0.1, 0.4, 0.9][dice.random_range(0..3)],
+            strays: [0.02, 0.1, 0.4][dice.random_range(0..3)],
+        }
+    }
+}
+
+/// What the crowd writes to a partition of `topic` at `now_ms`.
+pub fn record(
+    dice: &mut Dice,
+    crowd: &Crowd,
+    topic: &str,
+    partition: u32,
+    now_ms: u64,
+) -> (NewRecord, Made) {
+    if !dice.random_bool(crowd.busy) {
+        return heartbeat(topic, partition, now_ms);
+    }
     // Clocks differ, brokers are slow: within the lateness, or beyond.
-    let behind_ms = match dice.random_range(0..20) {
-        0 => dice.random_range(LATENESS_MS..4 * LATENESS_MS + 3000),
-        1..8 => dice.random_range(0..LATENESS_MS - FLUSH_MS),
-        _ => 0,
+    let behind_ms = match dice.random_bool(crowd.strays) {
+        true => dice.random_range(LATENESS_MS..8 * LATENESS_MS),
+        false => dice.random_range(0..LATENESS_MS - FLUSH_MS),
     };
     let base_ms = now_ms - behind_ms - FLUSH_MS;
     let (time_ms, value, made) = match dice.random_range(0..20) {

@@ -153,7 +153,7 @@ impl Written {
                 self.trend(serde_json::from_slice(&record.value).unwrap());
             } else {
                 assert_eq!(record.topic, topics.rejected());
-                self.reject(record);
+                self.reject(record, progress.final_until_ms);
             }
         }
         self.progress = Some(progress);
@@ -215,7 +215,7 @@ impl Written {
         self.trending.entry(key).or_default().push(shown);
     }
 
-    fn reject(&mut self, record: &NewRecord) {
+    fn reject(&mut self, record: &NewRecord, final_until_ms: u64) {
         let header = |name| {
             let header = record.headers.iter().find(|it| it.name == name).unwrap();
             std::str::from_utf8(&header.value).unwrap()
@@ -230,29 +230,35 @@ impl Written {
             return;
         }
         let late = self.late.entry(place).or_default();
-        match Payload::decode(&record.value, &EmojiNames::default()).unwrap() {
-            Payload::Batch(batch) => {
-                for reaction in batch.reactions().unwrap() {
-                    *late.entry(key(&reaction)).or_default() += 1;
-                }
-            }
+        let keys: Vec<_> = match Payload::decode(&record.value, &EmojiNames::default()).unwrap() {
+            Payload::Batch(batch) => batch.reactions().unwrap().iter().map(key).collect(),
             Payload::Plain(plain) => {
                 let at_ms = record.time_ms.unwrap();
                 let start_ms = at_ms - at_ms % WINDOW_MS;
-                let key = (start_ms, plain.room.to_string(), plain.emoji.to_string());
-                *late.entry(key).or_default() += 1;
+                vec![(start_ms, plain.room.to_string(), plain.emoji.to_string())]
             }
+        };
+        for key in keys {
+            assert!(
+                key.0 + WINDOW_MS <= final_until_ms,
+                "rejected before its window is final: {key:?}"
+            );
+            *late.entry(key).or_default() += 1;
         }
     }
 
     /// Checks that everything appended came out once. Where partitions were `idled`,
-    /// reactions may be late for windows that closed without it.
+    /// reactions may also be late for windows that closed without them.
     pub fn check(&self, truth: &Truth, idled: bool) {
         let mut counted = self.finals.clone();
         for (key, count) in self.late.values().flatten() {
             *counted.entry(key.clone()).or_default() += count;
         }
-        assert_eq!(counted, truth.appended, "counted and rejected / appended");
+        let keys: BTreeSet<_> = counted.keys().chain(truth.appended.keys()).collect();
+        for key in keys {
+            let (out, appended) = (counted.get(key), truth.appended.get(key));
+            assert_eq!(out, appended, "counted and rejected / appended of {key:?}");
+        }
         let junk = self
             .junk
             .iter()

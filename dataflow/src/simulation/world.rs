@@ -9,7 +9,7 @@ use rand::RngExt;
 use super::{
     Dice, LATENESS_MS, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
     log::SimLog,
-    producers::{heartbeat, record},
+    producers::{Crowd, heartbeat, record},
     run::{SimClock, SimRun},
     truth::{Truth, Written},
 };
@@ -39,6 +39,7 @@ pub struct World {
     runs: Vec<SimRun>,
     /// How many partitions are written to: those that a run has known.
     known: u32,
+    crowd: Crowd,
     next_tick_ms: u64,
     /// Until when each partition shows nothing new.
     stalled_until_ms: Vec<u64>,
@@ -76,6 +77,7 @@ impl World {
         }
         World {
             idles: dice.random_bool(0.3),
+            crowd: Crowd::any(&mut dice),
             dice,
             clock,
             log,
@@ -100,13 +102,13 @@ impl World {
                     self.pass(ms);
                 }
                 740..860 => self.show_some(),
-                860..920 => {
+                860..900 => {
                     self.log.land();
                     self.take_landed();
                 }
-                920..976 => self.acknowledge(),
-                976..980 => self.fail_transaction(),
-                980..986 => drop(self.runs.pop()),
+                900..972 => self.acknowledge(),
+                972..976 => self.fail_transaction(),
+                976..986 => drop(self.runs.pop()),
                 986..990 => self.begin(),
                 990..993 => self.stop(),
                 993..997 => self.stall(),
@@ -252,8 +254,8 @@ impl World {
                 let topic = self.topics.reactions();
                 // The first one of a partition is no straggler: what has closed before it is no secret.
                 let first = self.log.delays()[partition as usize].1 == 0;
-                let (record, made) = match reactions && !first && self.dice.random_bool(0.8) {
-                    true => record(&mut self.dice, &topic, partition, at_ms),
+                let (record, made) = match reactions && !first {
+                    true => record(&mut self.dice, &self.crowd, &topic, partition, at_ms),
                     false => heartbeat(&topic, partition, at_ms),
                 };
                 // A producer that has heard nothing of its success writes again.
