@@ -1,7 +1,7 @@
 # What one does here. `make` alone lists it.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench lint fmt setup clean
+.PHONY: help run build test soak bench lint fmt setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ build: ## Build the program, optimised: target/release/emostream
 
 test: setup ## Run every test, with a real Kafka and a real browser
 	tests/kafka/kafka.sh run cargo test --workspace $(TEST_FLAGS)
+
+soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one)
+	SEEDS=$(or $(SEEDS),100000) cargo test -p emostream-dataflow --lib simulation::whatever
 
 bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS
 ifdef FIGURE
