@@ -39,6 +39,7 @@ macro_rules! on_every_log {
 on_every_log! {
     a_record_is_read_as_it_was_written
     offsets_rise_and_tell_what_is_kept
+    a_topic_just_made_tells_its_offsets
     an_existing_topic_is_left_as_it_is
     a_topic_is_described_as_it_was_made
     a_key_keeps_its_partition

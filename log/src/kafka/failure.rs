@@ -20,8 +20,29 @@ pub(super) fn of(error: &KafkaError, topic: &str, partition: u32) -> Option<LogE
         | Code::NetworkException
         | Code::Resolve
         | Code::WaitingForCoordinator => return None,
+        _ if is_change_of_leader(error) => return None,
         _ => LogError::Refused(error.to_string()),
     })
+}
+
+/// Whether it says that a partition's leader is about to change: the broker that was asked is it no
+/// more, or does not know yet that it is.
+fn is_change_of_leader(error: &KafkaError) -> bool {
+    matches!(
+        code(error),
+        Some(
+            Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+        )
+    )
+}
+
+/// Whether it says of a partition that exists that its leader is not known yet.
+pub(super) fn seeks_leader(error: &KafkaError) -> bool {
+    let not_heard_of = Some(Code::UnknownPartition);
+    is_change_of_leader(error) || code(error) == not_heard_of
 }
 
 /// Whether it says that a newer transactor has taken over.

@@ -24,13 +24,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 
 use self::{
@@ -41,6 +41,8 @@ use crate::{Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transa
 
 /// How long a broker may take to answer before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long to wait until a new leader is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How often librdkafka's events are served.
 const EVENTS_EVERY: Duration = Duration::from_millis(100);
 /// So many of them at once: after a broker's death come some dozens a second.
@@ -149,6 +151,25 @@ impl KafkaLog {
         })
     }
 
+    /// Asks the leader of a partition that exists. Just after a topic was made, or a broker has died,
+    /// there is none that answers, or none that is known here, for some moments.
+    fn ask_leader<T>(
+        &self,
+        topic: &str,
+        partition: u32,
+        question: impl Fn() -> KafkaResult<T>,
+    ) -> Result<T, LogError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match question() {
+                Err(error) if failure::seeks_leader(&error) && Instant::now() < deadline => {
+                    thread::sleep(ASK_AGAIN);
+                }
+                answer => return answer.map_err(|error| self.failure(&error, topic, partition)),
+            }
+        }
+    }
+
     fn require(&self, topic: &str, partition: u32) -> Result<(), LogError> {
         if partition < self.partitions(topic)? {
             return Ok(());
@@ -227,32 +248,32 @@ impl Log for KafkaLog {
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
         self.require(topic, partition)?;
         // Read committed: the end is where the first open transaction begins.
-        let (start, end) = self
-            .client
-            .fetch_watermarks(topic, config::signed(partition), PATIENCE)
-            .map_err(|error| self.failure(&error, topic, partition))?;
+        let (start, end) = self.ask_leader(topic, partition, || {
+            let partition = config::signed(partition);
+            self.client.fetch_watermarks(topic, partition, PATIENCE)
+        })?;
         Ok(config::unsigned(start)..config::unsigned(end))
     }
 
     fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
         self.require(topic, partition)?;
-        let failed = |error: KafkaError| self.failure(&error, topic, partition);
         let time = Offset::Offset(i64::try_from(time_ms).unwrap_or(i64::MAX));
-        let mut wanted = TopicPartitionList::with_capacity(1);
-        wanted
-            .add_partition_offset(topic, config::signed(partition), time)
-            .map_err(failed)?;
-        let found = self
-            .client
-            .offsets_for_times(wanted, PATIENCE)
-            .map_err(failed)?;
-        for element in found.elements() {
-            element.error().map_err(failed)?;
-            if let Offset::Offset(offset) = element.offset() {
-                return Ok(config::unsigned(offset));
+        let found = self.ask_leader(topic, partition, || {
+            let mut wanted = TopicPartitionList::with_capacity(1);
+            wanted.add_partition_offset(topic, config::signed(partition), time)?;
+            let found = self.client.offsets_for_times(wanted, PATIENCE)?;
+            for element in found.elements() {
+                element.error()?;
+                if let Offset::Offset(offset) = element.offset() {
+                    return Ok(Some(config::unsigned(offset)));
+                }
             }
+            Ok(None)
+        })?;
+        match found {
+            Some(offset) => Ok(offset),
+            None => Ok(self.offsets(topic, partition)?.end),
         }
-        Ok(self.offsets(topic, partition)?.end)
     }
 
     fn reader(

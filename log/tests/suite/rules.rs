@@ -86,6 +86,15 @@ pub(crate) fn offsets_rise_and_tell_what_is_kept(stage: &Stage) {
     assert_eq!(stage.log.offsets(&topic, 0).unwrap(), 0..5);
 }
 
+pub(crate) fn a_topic_just_made_tells_its_offsets(stage: &Stage) {
+    // So many that the broker may not yet know that it leads all of them.
+    let partitions = 24;
+    let topic = stage.topic("fresh", partitions);
+    for partition in (0..partitions).rev() {
+        assert_eq!(stage.log.offsets(&topic, partition).unwrap(), 0..0);
+    }
+}
+
 pub(crate) fn an_existing_topic_is_left_as_it_is(stage: &Stage) {
     let topic = stage.topic("twice", 3);
     stage.append(record(&topic, "kept")).unwrap();
