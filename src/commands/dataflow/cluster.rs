@@ -1,6 +1,13 @@
 //! Timely's own flags: which processes make up the cluster, and which of them this is.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{ErrorKind, Read},
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_dataflow::Cluster;
@@ -15,6 +22,9 @@ const FIRST_PORT: u64 = 2101;
 
 /// A longer token is a file given by mistake.
 const TOKEN_BYTES: usize = 1024;
+
+/// A list of all hosts is shorter, and a device is endless.
+const FILE_BYTES: u64 = 1 << 20;
 
 /// Several processes as one dataflow.
 #[derive(Debug, Args)]
@@ -97,7 +107,13 @@ impl ClusterFlags {
         let text = read("--hostfile", file)?;
         let lines = text.lines().map(str::trim);
         let hosts = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        Ok(("--hostfile", hosts.map(str::to_owned).collect()))
+        let hosts: Vec<String> = hosts.map(str::to_owned).collect();
+        if hosts.is_empty() {
+            // Not one process alone: the others would be, too.
+            let why = format!("{} lists no hosts", file.display());
+            return Err(Failure::usage("--hostfile", why));
+        }
+        Ok(("--hostfile", hosts))
     }
 
     fn token(&self) -> Result<String, Failure> {
@@ -117,18 +133,43 @@ impl ClusterFlags {
     }
 }
 
-fn read(flag: &str, file: &PathBuf) -> Result<String, Failure> {
-    std::fs::read_to_string(file)
-        .map_err(|error| Failure::usage(flag, format!("{}: {error}", file.display())))
+fn read(flag: &str, file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let opened = File::open(file).map(|opened| opened.take(FILE_BYTES + 1));
+    let why = match opened.and_then(|mut most| most.read_to_string(&mut text)) {
+        Ok(bytes) if bytes as u64 <= FILE_BYTES => return Ok(text),
+        Ok(_) => format!("is longer than {FILE_BYTES} bytes; name another file"),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            "is not text; write it as text, for example as hexadecimal digits".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    Err(Failure::usage(flag, format!("{}: {why}", file.display())))
 }
 
 fn check(flag: &str, host: &str) -> Result<(), Failure> {
-    let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty());
+    let port = host.rsplit_once(':').filter(|(name, _)| is_name(name));
     match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
         Some(1..) => Ok(()),
         _ => {
-            let why = format!("'{host}' is not HOST:PORT, for example dataflow-0:2101");
+            let why =
+                format!("'{host}' is not HOST:PORT, for example dataflow-0:2101 or [fd00::1]:2101");
             Err(Failure::usage(flag, why))
+        }
+    }
+}
+
+/// What comes before a port: of an IPv6 address without brackets, its own last part would be the port.
+fn is_name(name: &str) -> bool {
+    let bracketed = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !name.is_empty()
+                && !name.contains([':', '[', ']'])
+                && !name.contains(char::is_whitespace)
         }
     }
 }
@@ -171,6 +212,14 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv6_address_has_brackets() {
+        let found = cluster("--hosts [::1]:2101,[fd00::2]:2101")
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.hosts, ["[::1]:2101", "[fd00::2]:2101"]);
+    }
+
+    #[test]
     fn without_hosts_the_processes_are_here() {
         let found = cluster("-n 2 -p 0").unwrap().unwrap();
         assert_eq!(found.hosts, ["localhost:2101", "localhost:2102"]);
@@ -195,7 +244,13 @@ mod tests {
             ("-n 2 --hosts a:1,b", "--hosts: 'b' is not HOST:PORT"),
             ("-n 2 --hosts a:1,b:0", "--hosts: 'b:0' is not HOST:PORT"),
             ("-n 2 --hosts a:1,a:1", "--hosts: a:1 is listed twice"),
+            ("--hosts a:1,::1", "--hosts: '::1' is not HOST:PORT"),
+            ("--hosts a:1,fd00::1:2101", "--hosts: 'fd00::1:2101' is"),
+            ("--hosts a:1,http://b:1", "--hosts: 'http://b:1' is not"),
             ("-n 2 -h /no/such/file", "--hostfile: /no/such/file"),
+            ("-n 2 -h /dev/null", "--hostfile: /dev/null lists no hosts"),
+            ("-h /dev/null", "--hostfile: /dev/null lists no hosts"),
+            ("-h /dev/zero", "--hostfile: /dev/zero: is longer than"),
             (
                 "-n 2 --cluster-token-file /no/such",
                 "--cluster-token-file: /no/such",
