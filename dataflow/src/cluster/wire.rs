@@ -83,7 +83,11 @@ pub async fn read<T: DeserializeOwned>(
     }
     let mut body = vec![0; length];
     from.read_exact(&mut body).await?;
-    Ok(serde_json::from_slice(&body)?)
+    // Not serde's own words: they repeat what a stranger sent, and errors are logged.
+    serde_json::from_slice(&body).map_err(|error| {
+        let what = format!("a frame that is none of ours, from byte {}", error.column());
+        Error::new(ErrorKind::InvalidData, what)
+    })
 }
 
 #[cfg(test)]
@@ -113,6 +117,14 @@ mod tests {
             block_on(write(&mut bytes, &word)).unwrap();
             prop_assert_eq!(block_on(read::<Word>(&mut &bytes[..], CONTROL_BYTES)).unwrap(), word);
         }
+    }
+
+    #[test]
+    fn what_a_stranger_sent_is_not_repeated() {
+        let frame = b"\0\0\0\x0e\"\\nforged line\"";
+        let error = block_on(read::<Word>(&mut &frame[..], HELLO_BYTES)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(!error.to_string().contains("forged"), "{error}");
     }
 
     #[test]
