@@ -5,13 +5,17 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    sync::{Arc, mpsc::channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::channel,
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use emostream_dataflow::{Cluster, Config, DataflowError, Progress, Stop, run};
+use emostream_dataflow::{Cluster, Config, DataflowError, Progress, Ready, Stop, run};
 use emostream_log::{Cleanup, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end};
 use emostream_model::{
     Batch, Emoji, EmojiNames, Reaction, Room, Topics, UserId, WindowRecord, WindowSize,
@@ -85,10 +89,14 @@ struct Process {
 
 impl Process {
     fn start(config: Config, log: &Arc<dyn Log>) -> Process {
+        Process::start_telling(config, log, Arc::new(|_| {}))
+    }
+
+    fn start_telling(config: Config, log: &Arc<dyn Log>, ready: Ready) -> Process {
         let stop = Stop::default();
         let (log, asked) = (log.clone(), stop.clone());
         let registry = prometheus::Registry::new();
-        let running = thread::spawn(move || run(config, log, &registry, asked, Arc::new(|_| {})));
+        let running = thread::spawn(move || run(config, log, &registry, asked, ready));
         Process { stop, running }
     }
 
@@ -293,11 +301,12 @@ fn who_waits_in_vain_says_for_whom() {
     let log = log();
     let hosts = hosts(3);
     let mut alone = config(&hosts, 0, 1);
-    alone.cluster.as_mut().unwrap().join_timeout = Duration::from_millis(300);
+    alone.cluster.as_mut().unwrap().join_timeout = Duration::from_secs(3);
     let second = Process::start(config(&hosts, 1, 1), &log);
     let error = Process::start(alone, &log).end().unwrap_err();
     assert_eq!(error.exit_code(), 69);
     assert!(error.to_string().contains("process 2"), "{error}");
+    assert!(!error.to_string().contains("process 1"), "{error}");
     // Asked while the cluster forms, it ends well.
     second.stop.request();
     second.end().unwrap();
@@ -407,4 +416,187 @@ fn a_process_that_fails_ends_its_group_with_restart_me() {
     newer.stop.request();
     newer.end().unwrap();
     check(&*log, 20_000);
+}
+
+/// What a process with this configuration asks the others to agree to.
+fn agreement(config: &Config, log: &Arc<dyn Log>) -> serde_json::Value {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config.clone();
+    let cluster = config.cluster.as_mut().unwrap();
+    cluster.hosts[0] = listener.local_addr().unwrap().to_string();
+    cluster.index = 1;
+    let process = Process::start(config, log);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    let hello = frame(&mut stream);
+    process.stop.request();
+    process.end().unwrap();
+    hello["agreement"].clone()
+}
+
+fn connect(host: &str) -> TcpStream {
+    let mut stranger = None;
+    until("it listens", || {
+        stranger = TcpStream::connect(host).ok();
+        stranger.is_some()
+    });
+    let stream = stranger.unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// Process 1 says who it is to process 0, behind the greeting.
+fn hello(purpose: &str, agreement: &serde_json::Value) -> Vec<u8> {
+    framed(&serde_json::json!({
+        "process": 1,
+        "to": 0,
+        "purpose": purpose,
+        "token": "secret",
+        "agreement": agreement,
+    }))
+}
+
+fn framed(word: &serde_json::Value) -> Vec<u8> {
+    let body = word.to_string().into_bytes();
+    [&(body.len() as u32).to_be_bytes(), &body[..]].concat()
+}
+
+fn read_to_its_end(stream: &mut TcpStream) {
+    // Reset or closed.
+    while stream.read(&mut [0; 256]).unwrap_or(0) > 0 {}
+}
+
+#[test]
+fn a_hello_after_the_beginning_ends_nothing() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let hosts = hosts(2);
+    let start = |index| Process::start(config(&hosts, index, 1), &log);
+    let first = start(0);
+    let mut late = connect(&hosts[0]);
+    late.write_all(b"EMOS\x01").unwrap();
+    let second = start(1);
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 10_000
+    });
+    let other = serde_json::json!([["--window", "9s"]]);
+    // It was given up already if this test is slow.
+    let _ = late.write_all(&hello("Data", &other));
+    read_to_its_end(&mut late);
+    fill(&*log, T0 + 20_000, 10_000);
+    until("it counts on", || {
+        assert!(!first.running.is_finished() && !second.running.is_finished());
+        final_until_ms(&*log) >= T0 + 30_000
+    });
+    second.stop.request();
+    first.end().unwrap();
+    second.end().unwrap();
+}
+
+#[test]
+fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let hosts = hosts(3);
+    let agreement = agreement(&config(&hosts, 1, 1), &log);
+    let start = |index| Process::start(config(&hosts, index, 1), &log);
+    let first = start(0);
+    let mut control = connect(&hosts[0]);
+    control.write_all(b"EMOS\x01").unwrap();
+    control.write_all(&hello("Control", &agreement)).unwrap();
+    assert_eq!(frame(&mut control), "Welcome");
+    control.write_all(&framed(&"AskedToStop".into())).unwrap();
+    read_to_its_end(&mut control);
+    let running = [first, start(1), start(2)];
+    until("everything is final", || {
+        assert!(!running[0].running.is_finished(), "process 0 left too");
+        final_until_ms(&*log) >= T0 + 10_000
+    });
+    running[2].stop.request();
+    for process in running {
+        process.end().unwrap();
+    }
+}
+
+#[test]
+fn strangers_without_number_keep_nobody_out() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let hosts = hosts(2);
+    let first = Process::start(config(&hosts, 0, 1), &log);
+    let mut half_open: Vec<TcpStream> = (0..64).map(|_| connect(&hosts[0])).collect();
+    let formed = Arc::new(AtomicBool::new(false));
+    let (host, over) = (hosts[0].clone(), formed.clone());
+    // Whoever is turned away is there again.
+    let crowd = thread::spawn(move || {
+        half_open
+            .iter()
+            .for_each(|stream| stream.set_nonblocking(true).unwrap());
+        while !over.load(Ordering::Acquire) {
+            for stream in &mut half_open {
+                let closed = stream.read(&mut [0]).map_or_else(
+                    |error| error.kind() != std::io::ErrorKind::WouldBlock,
+                    |read| read == 0,
+                );
+                if closed && let Ok(again) = TcpStream::connect(&host) {
+                    again.set_nonblocking(true).unwrap();
+                    *stream = again;
+                }
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let second = Process::start(config(&hosts, 1, 1), &log);
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 10_000
+    });
+    formed.store(true, Ordering::Release);
+    crowd.join().unwrap();
+    second.stop.request();
+    first.end().unwrap();
+    second.end().unwrap();
+}
+
+#[test]
+fn who_is_not_known_by_name_yet_waits_to_be() {
+    let log = log();
+    let mut hosts = hosts(2);
+    hosts[0] = "no-such-host.invalid:2101".to_owned();
+    let waiting = Process::start(config(&hosts, 0, 1), &log);
+    waiting.stop.request();
+    waiting.end().unwrap();
+
+    let mut impatient = config(&hosts, 0, 1);
+    impatient.cluster.as_mut().unwrap().join_timeout = Duration::from_millis(300);
+    let error = Process::start(impatient, &log).end().unwrap_err();
+    assert_eq!(error.exit_code(), 64);
+    assert!(
+        error.to_string().contains("no-such-host.invalid"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_only() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let hosts = hosts(2);
+    let agreement = agreement(&config(&hosts, 1, 1), &log);
+    let first = Process::start(config(&hosts, 0, 1), &log);
+    // Its machine has lost power: nothing closes its connections.
+    let connections = ["Data", "Control"].map(|purpose| {
+        let mut stream = connect(&hosts[0]);
+        stream.write_all(b"EMOS\x01").unwrap();
+        stream.write_all(&hello(purpose, &agreement)).unwrap();
+        assert_eq!(frame(&mut stream), "Welcome");
+        stream
+    });
+    let second = Process::start(config(&hosts, 1, 1), &log);
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 10_000
+    });
+    drop(connections);
+    second.stop.request();
+    first.end().unwrap();
+    second.end().unwrap();
 }

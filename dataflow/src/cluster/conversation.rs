@@ -60,31 +60,37 @@ pub(super) fn hold(
         .enable_all()
         .build();
     let held = match runtime {
-        Ok(runtime) => runtime.block_on(async {
-            let listener = join::bind(&cluster).await?;
-            let (events, arrivals) = mpsc::channel(EVENTS);
-            let listening = tokio::spawn(join::listen(listener, events.clone()));
-            let mut conversation = Conversation {
-                places: (0..cluster.hosts.len()).map(|_| Place::default()).collect(),
-                cluster,
-                agreement,
-                pulse,
-                stop: stop.clone(),
-                news,
-                events,
-                listening: Some(listening),
-                phase: Phase::Joining {
-                    since: Instant::now(),
-                },
-                connections: 0,
-            };
-            if let Err(error) = conversation.hold(arrivals, begins).await {
-                // Before the run hears that the conversation is over.
-                conversation.stop.fail(error);
-                conversation.tell_failure().await;
-            }
-            Ok(())
-        }),
+        Ok(runtime) => {
+            let held = runtime.block_on(async {
+                let since = Instant::now();
+                let Some(listener) = join::bind(&cluster, &stop).await? else {
+                    return Ok(());
+                };
+                let (events, arrivals) = mpsc::channel(EVENTS);
+                let listening = tokio::spawn(join::listen(listener, events.clone()));
+                let mut conversation = Conversation {
+                    places: (0..cluster.hosts.len()).map(|_| Place::default()).collect(),
+                    cluster,
+                    agreement,
+                    pulse,
+                    stop: stop.clone(),
+                    news,
+                    events,
+                    listening: Some(listening),
+                    phase: Phase::Joining { since },
+                    connections: 0,
+                };
+                if let Err(error) = conversation.hold(arrivals, begins).await {
+                    // Before the run hears that the conversation is over.
+                    conversation.stop.fail(error);
+                    conversation.tell_failure().await;
+                }
+                Ok(())
+            });
+            // Not dropped, which would wait for the system to answer what a name's address is.
+            runtime.shutdown_background();
+            held
+        }
         Err(error) => Err(DataflowError::Worker(format!(
             "the cluster's thread: {error}"
         ))),
@@ -194,6 +200,11 @@ impl Conversation {
         self.cluster.index == 0
     }
 
+    /// Whether the beginning is still to come.
+    fn forms(&self) -> bool {
+        matches!(self.phase, Phase::Joining { .. } | Phase::Complete)
+    }
+
     fn others(&self) -> impl Iterator<Item = usize> + use<> {
         let own = self.cluster.index;
         (0..self.cluster.hosts.len()).filter(move |process| *process != own)
@@ -239,7 +250,7 @@ impl Conversation {
                 control.heard = Instant::now();
                 return match word {
                     Ok(word) => self.hear(process, word).await,
-                    Err(error) => self.lost(process, &closed(&error)),
+                    Err(error) => self.lost(process, &closed(&error)).await,
                 };
             }
         }
@@ -248,6 +259,10 @@ impl Conversation {
 
     /// Somebody has dialled us.
     async fn open(&mut self, hello: Hello, mut stream: TcpStream) -> Result<(), DataflowError> {
+        if !self.forms() {
+            // It connected before the beginning, and a group that has begun needs nobody.
+            return Ok(());
+        }
         let peer = self.cluster.name(hello.process);
         let difference = self.agreement.difference(&hello.agreement, &peer);
         let answer = if !same_token(&hello.token, &self.cluster.token) {
@@ -382,6 +397,10 @@ impl Conversation {
             Word::Heartbeat => {}
             Word::Ready => self.places[process].ready = true,
             Word::Begin(beginning) => self.run(beginning)?,
+            // There is no group yet: it leaves alone, and another may come for it.
+            Word::AskedToStop if matches!(self.phase, Phase::Joining { .. }) => {
+                self.forget(process);
+            }
             Word::AskedToStop => return Ok(self.drain().await),
             Word::Drain => {
                 self.phase = Phase::Draining {
@@ -399,15 +418,14 @@ impl Conversation {
                 exit_code,
                 sentence,
             } => {
-                let forms = matches!(self.phase, Phase::Joining { .. } | Phase::Complete);
-                if forms && !self.leads() && WILL_NOT_HELP.contains(&exit_code) {
+                if self.forms() && !self.leads() && WILL_NOT_HELP.contains(&exit_code) {
                     return Err(DataflowError::PeerRefuses {
                         peer: self.cluster.name(process),
                         why: sentence,
                         exit_code,
                     });
                 }
-                return self.lost(process, &sentence);
+                return self.lost(process, &sentence).await;
             }
         }
         Ok(Next::GoOn)
@@ -425,7 +443,7 @@ impl Conversation {
         };
         if let Some(process) = self.conversing().find(silent) {
             let why = format!("it has said nothing for {SILENCE:?}; it is frozen or cut off");
-            return self.lost(process, &why);
+            return self.lost(process, &why).await;
         }
         match self.phase {
             Phase::Draining { since } if since.elapsed() > DRAIN_PATIENCE => {
@@ -466,16 +484,22 @@ impl Conversation {
         if since.elapsed() < patience {
             return Ok(Next::GoOn);
         }
-        let missing = self.others().filter(|process| {
+        let absent = |process: &usize| {
             let place = &self.places[*process];
             let converses = self.leads() || *process == 0;
-            place.data.is_none() || converses && (place.control.is_none() || !place.ready)
-        });
+            place.data.is_none() || converses && place.control.is_none()
+        };
+        let mut missing: Vec<usize> = self.others().filter(absent).collect();
+        if missing.is_empty() {
+            // All are here, and some of them wait for each other.
+            let waits = |process: &usize| !self.places[*process].ready;
+            missing = self.others().filter(waits).collect();
+        }
         let name = |process: usize| match &self.places[process].why {
             Some(why) => format!("{} ({why})", self.cluster.name(process)),
             None => self.cluster.name(process),
         };
-        let missing: Vec<String> = missing.map(name).collect();
+        let missing: Vec<String> = missing.into_iter().map(name).collect();
         Err(DataflowError::Incomplete {
             missing: missing.join(", "),
             patience,
@@ -494,13 +518,22 @@ impl Conversation {
                 Some(State::Quiet) | None => false,
             };
             if lost {
-                self.forget(process, Purpose::Data);
+                self.forget_connection(process, Purpose::Data);
             }
         }
     }
 
+    /// A process of the forming group is gone. What is left of its connections may never end by itself,
+    /// and would keep its successor out.
+    fn forget(&mut self, process: usize) {
+        self.forget_connection(process, Purpose::Control);
+        if self.places[process].data.is_some() {
+            self.forget_connection(process, Purpose::Data);
+        }
+    }
+
     /// A connection of the forming group ended; whoever dialled it dials again.
-    fn forget(&mut self, process: usize, purpose: Purpose) {
+    fn forget_connection(&mut self, process: usize, purpose: Purpose) {
         let place = &mut self.places[process];
         match purpose {
             Purpose::Data => place.data = None,
@@ -508,7 +541,7 @@ impl Conversation {
         }
         place.ready = false;
         tracing::warn!(
-            "{} left while the cluster forms",
+            "{} left while the cluster forms: its {purpose:?} connection",
             self.cluster.name(process)
         );
         if process < self.cluster.index {
@@ -522,10 +555,10 @@ impl Conversation {
     }
 
     /// The control connection of a process ended, or is silent.
-    fn lost(&mut self, process: usize, why: &str) -> Result<Next, DataflowError> {
+    async fn lost(&mut self, process: usize, why: &str) -> Result<Next, DataflowError> {
         match self.phase {
-            Phase::Joining { .. } => self.forget(process, Purpose::Control),
-            Phase::Complete if !self.leads() => self.forget(process, Purpose::Control),
+            Phase::Joining { .. } => self.forget(process),
+            Phase::Complete if !self.leads() => self.forget(process),
             Phase::Complete | Phase::Running => return Err(self.lost_peer(process, why)),
             // It may close as soon as everybody knows.
             Phase::Draining { .. } if !self.leads() => return Ok(Next::Leave),
@@ -533,6 +566,7 @@ impl Conversation {
                 let place = &mut self.places[process];
                 place.control = None;
                 place.draining = true;
+                return Ok(self.say_bye().await);
             }
         }
         Ok(Next::GoOn)

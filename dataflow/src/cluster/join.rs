@@ -1,14 +1,15 @@
 //! Finding the others: listening at one's own address, dialling those with a smaller index.
 //!
 //! Whoever connects gets [`HELLO_PATIENCE`] to say who it is; at most [`STRANGERS`] may be about it at
-//! once. What is wrong with a stranger is logged, and is the stranger's affair.
+//! once: one more, and who has been silent longest goes. What is wrong with a stranger is logged, and is the stranger's affair.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
-    time::{sleep, timeout},
+    net::{TcpListener, TcpStream, lookup_host},
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     hello::{self, Answer, HELLO_PATIENCE, Hello},
     wire::{Purpose, Word},
 };
-use crate::DataflowError;
+use crate::{DataflowError, Stop};
 
 /// A cluster has some dozen processes with two connections each; a scanner may have the rest.
 const STRANGERS: usize = 64;
@@ -52,20 +53,39 @@ pub enum Event {
     },
 }
 
-/// Binds the process' own address.
-pub async fn bind(cluster: &Cluster) -> Result<TcpListener, DataflowError> {
+/// Binds the process' own address; `None` if it is asked to stop before. A name may become known only
+/// while its machine starts: it is waited for like another process.
+pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>, DataflowError> {
     let host = &cluster.hosts[cluster.index];
-    TcpListener::bind(host)
-        .await
-        .map_err(|error| DataflowError::Listen {
-            host: host.clone(),
-            detail: error.to_string(),
-        })
+    let listen = |detail: String| DataflowError::Listen {
+        host: host.clone(),
+        detail,
+    };
+    let since = Instant::now();
+    loop {
+        let unknown = match timeout(HELLO_PATIENCE, lookup_host(host)).await {
+            Ok(Ok(addresses)) => {
+                let addresses: Vec<SocketAddr> = addresses.collect();
+                let bound = TcpListener::bind(&addresses[..]).await;
+                return bound.map(Some).map_err(|error| listen(error.to_string()));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("its name has no answer within {HELLO_PATIENCE:?}"),
+        };
+        if stop.is_requested() {
+            return Ok(None);
+        }
+        if since.elapsed() >= cluster.join_timeout {
+            return Err(listen(unknown));
+        }
+        tracing::warn!("the address of {host}, which is this process, is not known yet: {unknown}");
+        sleep(REDIAL).await;
+    }
 }
 
 /// Hears who connects, as long as it is polled.
 pub async fn listen(listener: TcpListener, events: mpsc::Sender<Event>) {
-    let places = Arc::new(Semaphore::new(STRANGERS));
+    let mut strangers: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(STRANGERS);
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -75,15 +95,17 @@ pub async fn listen(listener: TcpListener, events: mpsc::Sender<Event>) {
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!("too many strangers at once; {from} is turned away");
-            continue;
-        };
-        let events = events.clone();
-        tokio::spawn(async move {
-            hear(stream, from, events).await;
-            drop(place);
-        });
+        strangers.retain(|stranger| !stranger.is_finished());
+        if strangers.len() >= STRANGERS
+            && let Some(longest) = strangers.pop_front()
+        {
+            // A process of ours says hello at once; who is silent must not keep it out.
+            longest.abort();
+            tracing::warn!(
+                "too many strangers at once; who has been silent longest is turned away"
+            );
+        }
+        strangers.push_back(tokio::spawn(hear(stream, from, events.clone())));
     }
 }
 
