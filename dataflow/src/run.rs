@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use timely::{
 
 use crate::{
     Config, DataflowError, Ready, Stop,
-    cluster::{Agreement, Cluster, Group, Pulse, SharedBeginning},
+    cluster::{Agreement, Cluster, Group, Pulse, SharedBeginning, WORKER_PATIENCE},
     commit::{Commit, CommitThread, StartCommitter, Wakeup},
     metrics::Metrics,
     recovery::{self, Beginning},
@@ -36,6 +37,9 @@ const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the lag is measured, and new partitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often it looks whether its workers have ended.
+const END_LOOK: Duration = Duration::from_millis(5);
 
 /// Runs until `stop` is requested (`Ok`) or it cannot go on (`Err`). Blocks: give it a thread.
 pub fn run(
@@ -190,10 +194,30 @@ impl Run {
         let guards =
             execute_from(allocators, Box::new(()), config, work).map_err(DataflowError::Worker)?;
         run.look_after();
+        if let Some(worker) = run.left_behind(guards.guards()) {
+            run.shared.stop.fail(DataflowError::Stuck { worker });
+            // Its thread ends with the process: dropping the guards would wait for it.
+            std::mem::forget(guards);
+            return Ok(());
+        }
         for outcome in guards.join() {
             outcome.map_err(DataflowError::Worker)?;
         }
         Ok(())
+    }
+
+    /// A worker that does not end although the dataflow has failed; `None` once all have ended.
+    fn left_behind(&self, workers: &[JoinHandle<()>]) -> Option<usize> {
+        let until = Instant::now() + WORKER_PATIENCE;
+        loop {
+            let running = workers.iter().position(|worker| !worker.is_finished())?;
+            match self.shared.stop.why_failed() {
+                Some(DataflowError::Stuck { .. }) => return Some(running),
+                Some(_) if Instant::now() >= until => return Some(running),
+                // Whoever has asked it to stop knows how long to wait.
+                _ => thread::sleep(END_LOOK),
+            }
+        }
     }
 
     /// One worker, until the dataflow stops.
@@ -230,7 +254,7 @@ impl Run {
                 self.measure_lag();
                 self.look_for_partitions();
             }
-            std::thread::sleep(PARK);
+            thread::sleep(PARK);
         }
     }
 

@@ -600,3 +600,21 @@ fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_on
     first.end().unwrap();
     second.end().unwrap();
 }
+
+#[test]
+fn a_worker_that_stands_still_ends_its_process_and_its_group() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let hosts = hosts(2);
+    let ready: Ready = Arc::new(|state: Result<(), String>| {
+        while state.is_ok() {
+            thread::park();
+        }
+    });
+    let stands = Process::start_telling(config(&hosts, 1, 1), &log, ready);
+    let other = Process::start(config(&hosts, 0, 1), &log);
+    let error = stands.end().unwrap_err();
+    assert_eq!(error.exit_code(), 75);
+    assert!(error.to_string().contains("worker 0"), "{error}");
+    assert_eq!(other.end().unwrap_err().exit_code(), 75);
+}

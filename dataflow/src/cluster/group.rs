@@ -27,7 +27,7 @@ use crate::{DataflowError, Stop};
 
 /// A worker that has not taken a step for so long is stuck: a step takes milliseconds, the close of a
 /// giant window a second or two.
-const WORKER_PATIENCE: Duration = Duration::from_secs(8);
+pub const WORKER_PATIENCE: Duration = Duration::from_secs(8);
 
 /// When each worker of this process took its last step.
 #[derive(Debug, Clone)]
