@@ -15,8 +15,8 @@
 //! - A rejection travels before the mark whose N is behind it, so that no commit says N without it.
 //! - A partition with too many rejections that are not written waits for them: see
 //!   [`crate::rejections`].
-//! - A partition is not read further than [`READ_AHEAD_WINDOWS`] beyond what is durable, so a backlog
-//!   costs no memory.
+//! - A partition is not read further beyond what is durable than others may be silent, and
+//!   [`READ_AHEAD_WINDOWS`], so a backlog costs little memory.
 
 use std::{
     sync::{
@@ -56,12 +56,16 @@ use crate::{
     tumble::PartialTally,
 };
 
-/// How many windows a partition may be read ahead of what is durable: more than the idle timeout
-/// spans at the defaults, so that a stalled partition stops nobody, and little enough to stay small.
-const READ_AHEAD_WINDOWS: u64 = 32;
+/// How many windows a partition may be read ahead of what is durable, beyond the idle timeout (until that
+/// is over a stalled partition stops nobody): enough for the next while a transaction is under way.
+const READ_AHEAD_WINDOWS: u64 = 4;
 
 /// Records taken from a partition before the next one has its turn.
 const POLL_RECORDS: usize = 1000;
+
+/// Reactions that a poll is to bring at most: what they are counted in is sent before the next poll, and
+/// batches may hold tens of thousands each.
+const POLL_REACTIONS: u64 = 50_000;
 
 /// The same while records are rejected, which may be giants.
 const POLL_REJECTED_RECORDS: usize = 16;
@@ -242,6 +246,16 @@ struct Own {
     poll_records: usize,
 }
 
+/// How many records the poll after one of `records` with so many reactions takes: as many as it may, but
+/// no leap, since the next records may hold more.
+fn next_poll(records: usize, reactions: u64, limit: usize) -> usize {
+    let most = match reactions {
+        0 => POLL_RECORDS,
+        _ => (records as u64 * POLL_REACTIONS / reactions) as usize,
+    };
+    most.clamp(1, POLL_RECORDS).min(limit * 2)
+}
+
 impl Own {
     /// Whether it has not come to where the run before it was.
     fn reads_again(&self, reader: &dyn Reader) -> bool {
@@ -269,7 +283,7 @@ impl Source {
                 quiet_since: now,
                 idle: false,
                 unwritten_bytes: 0,
-                poll_records: POLL_RECORDS,
+                poll_records: POLL_REJECTED_RECORDS,
             })
             .collect();
         if own.is_empty() {
@@ -324,9 +338,10 @@ impl Source {
         let closed_until_ms = *self.tallies.time();
         let size = self.start.rules.size;
         let durable = self.start.durable.with_frontier(|f| f.first().copied());
-        let limit_ms = durable
-            .unwrap_or(closed_until_ms)
-            .saturating_add(READ_AHEAD_WINDOWS.saturating_mul(size.as_ms()));
+        let ahead_ms = READ_AHEAD_WINDOWS
+            .saturating_mul(size.as_ms())
+            .saturating_add(self.start.idle_timeout.as_millis() as u64);
+        let limit_ms = durable.unwrap_or(closed_until_ms).saturating_add(ahead_ms);
         let mut more = false;
         for own in &mut self.own {
             let ahead = size.floor(own.reading.clock().watermark_ms()) > limit_ms;
@@ -352,7 +367,7 @@ impl Source {
             let rejected = &self.rejected[before..];
             own.unwritten_bytes += rejected.iter().map(Rejected::bytes).sum::<usize>();
             own.poll_records = match rejected.len() {
-                0 => (own.poll_records * 2).min(POLL_RECORDS),
+                0 => next_poll(records, read.counted, own.poll_records),
                 _ => POLL_REJECTED_RECORDS,
             };
             self.start.metrics.events.inc_by(read.counted);

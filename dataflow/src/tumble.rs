@@ -8,7 +8,7 @@
 //! Invariant: a window leaves only when no partition can still send a reaction for it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -35,6 +35,10 @@ use crate::timers::Timers;
 /// A live tally waits this long for the other partitions' part of the same flush, so that a crowd's
 /// tap is shown whole at once rather than a quarter now and the rest an interval later.
 const GATHER: Duration = Duration::from_millis(25);
+
+/// How many counts a worker emits as live tallies at once: about a tenth of a core at the default
+/// interval. With more of them rooms take turns, and each is shown less often: finals go first.
+const MOST_LIVE_COUNTS: usize = 50_000;
 
 /// Reactions of one room, emoji and window, counted where they were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +99,7 @@ pub fn tumble<'scope>(
                             finals: cap.delayed(&tally.start_ms, 0),
                             live: cap.delayed(&tally.start_ms, 1),
                             rooms: HashMap::default(),
-                            changed: Vec::new(),
+                            changed: VecDeque::new(),
                         });
                     window.add(tally);
                     open.pace.changed(now);
@@ -121,8 +125,8 @@ struct OpenWindow {
     finals: Capability<u64>,
     live: Capability<u64>,
     rooms: HashMap<Room, OpenRoom>,
-    /// The rooms that changed since the last live tally.
-    changed: Vec<Room>,
+    /// The rooms that changed since their last live tally, the one that waits longest first.
+    changed: VecDeque<Room>,
 }
 
 #[derive(Default)]
@@ -137,7 +141,7 @@ impl OpenWindow {
         let room = self.rooms.entry(tally.room).or_default();
         if !room.changed {
             room.changed = true;
-            self.changed.push(name);
+            self.changed.push_back(name);
         }
         // A room shows some dozen emojis: a scan beats a map.
         match room
@@ -185,11 +189,15 @@ impl OpenWindows {
             return;
         }
         let emitted_at = self.rules.timers.unix_time().as_millis() as u64;
+        let mut left = MOST_LIVE_COUNTS;
         for (start_ms, window) in &mut self.windows {
             let mut session = live.session(&window.live);
-            for room in window.changed.drain(..) {
+            while left > 0
+                && let Some(room) = window.changed.pop_front()
+            {
                 if let Some(counted) = window.rooms.get_mut(&room) {
                     counted.changed = false;
+                    left = left.saturating_sub(counted.counts.len());
                     session.give(self.rules.record(
                         room,
                         &counted.counts,
@@ -198,6 +206,9 @@ impl OpenWindows {
                     ));
                 }
             }
+        }
+        if left == 0 {
+            self.pace.changed(now);
         }
     }
 }
@@ -263,5 +274,79 @@ impl Pace {
         let due = self.due.filter(|_| !self.scheduled)?;
         self.scheduled = true;
         Some(due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
+
+    use timely::dataflow::operators::{inspect::Inspect, vec::Input};
+
+    use super::*;
+    use crate::timers::MachineClock;
+
+    #[test]
+    fn with_too_many_counts_rooms_take_turns_and_none_is_left_out() {
+        let emojis: Vec<Emoji> = (0..1000).filter_map(Emoji::from_id).collect();
+        let rooms = 2 * MOST_LIVE_COUNTS / emojis.len() + 1;
+        timely::execute_directly(move |worker| {
+            let timers = Timers::new(Arc::new(MachineClock));
+            let rules = Tumble {
+                size: WindowSize::from_ms(2000).unwrap(),
+                swarm_size: 1000,
+                live: Duration::from_millis(1),
+                open_windows: IntGauge::new("open", "open").unwrap(),
+                timers: timers.clone(),
+            };
+            let emissions: Rc<RefCell<Vec<Vec<Room>>>> = Rc::default();
+            let seen = emissions.clone();
+            let mut input = worker.dataflow(|scope| {
+                let (input, tallies) = scope.new_input();
+                let (_, live) = tumble(tallies, rules);
+                live.inspect(move |live| {
+                    seen.borrow_mut()
+                        .last_mut()
+                        .unwrap()
+                        .push(live.room.clone())
+                });
+                input
+            });
+            for room in 0..rooms {
+                let room = Room::new(&format!("room-{room}")).unwrap();
+                input.send_batch(
+                    &mut emojis
+                        .iter()
+                        .map(|emoji| PartialTally {
+                            start_ms: 0,
+                            room: room.clone(),
+                            emoji: *emoji,
+                            count: 1,
+                        })
+                        .collect(),
+                );
+            }
+            input.flush();
+            let shown = |emissions: &[Vec<Room>]| emissions.iter().map(Vec::len).sum::<usize>();
+            while shown(&emissions.borrow()) < rooms {
+                emissions.borrow_mut().push(Vec::new());
+                timers.ring();
+                worker.step();
+            }
+            let emissions = emissions.borrow();
+            let most = MOST_LIVE_COUNTS / emojis.len();
+            let at_once: Vec<usize> = emissions
+                .iter()
+                .map(Vec::len)
+                .filter(|it| *it > 0)
+                .collect();
+            assert_eq!(at_once, [most, most, 1]);
+            let names: HashSet<&Room> = emissions.iter().flatten().collect();
+            assert_eq!(names.len(), rooms);
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
     }
 }

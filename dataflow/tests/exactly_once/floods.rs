@@ -51,7 +51,8 @@ fn junk_is_written_though_no_window_closes_and_each_of_it_once() {
         stage.run_until(stage.config(1), || {
             stage.rejected().len() as u64 + 10 > GIANTS
         });
-        assert_eq!((stage.final_until_ms(), stage.finals().len()), (0, 0));
+        assert!(stage.final_until_ms() <= T0);
+        assert_eq!(stage.finals().len(), 0);
         stage.append(closing(&stage, 2000));
         stage.run_until(stage.config(2), || stage.final_until_ms() >= T0 + 2000);
         let expected: Vec<_> = (1..=GIANTS)
