@@ -16,6 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{
         TcpStream,
@@ -314,7 +315,10 @@ impl Conversation {
         let place = &mut self.places[process];
         place.why = None;
         match purpose {
-            Purpose::Data => place.data = Some(stream),
+            Purpose::Data => {
+                watch(&stream);
+                place.data = Some(stream);
+            }
             Purpose::Control => {
                 self.connections += 1;
                 let (reader, writer) = stream.into_split();
@@ -656,5 +660,23 @@ fn state(stream: &TcpStream) -> State {
         Some(Ok(0) | Err(_)) => State::Ended,
         Some(Ok(_)) => State::Speaks,
         None => State::Quiet,
+    }
+}
+
+/// Heartbeats go by process 0: that two others cannot reach each other, only their own connection tells,
+/// and without this not for a quarter of an hour.
+fn watch(data: &TcpStream) {
+    let socket = SockRef::from(data);
+    let alive = TcpKeepalive::new()
+        .with_time(SILENCE)
+        .with_interval(SILENCE / 5)
+        .with_retries(5);
+    let mut watched = socket.set_tcp_keepalive(&alive);
+    #[cfg(target_os = "linux")]
+    {
+        watched = watched.and(socket.set_tcp_user_timeout(Some(2 * SILENCE)));
+    }
+    if let Err(error) = watched {
+        tracing::warn!("a connection to a peer is not watched ({error})");
     }
 }
