@@ -45,6 +45,9 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a drain waits until everybody knows of it: within a process' ten seconds for its end.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How often a process that waits for others says for whom.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Exit codes that starting again does not mend: what process 0 refuses so, all refuse.
 const WILL_NOT_HELP: [u8; 2] = [64, 78];
 
@@ -79,6 +82,7 @@ pub(super) fn hold(
                     events,
                     listening: Some(listening),
                     phase: Phase::Joining { since },
+                    told: since,
                     connections: 0,
                 };
                 if let Err(error) = conversation.hold(arrivals, begins).await {
@@ -153,6 +157,8 @@ struct Conversation {
     listening: Option<JoinHandle<()>>,
     places: Vec<Place>,
     phase: Phase,
+    /// When it last said whom it waits for.
+    told: Instant,
     /// Control connections so far.
     connections: u64,
 }
@@ -475,7 +481,11 @@ impl Conversation {
         };
         let word = Word::Failed {
             exit_code: failure.exit_code(),
-            sentence: failure.to_string(),
+            sentence: match &failure {
+                // What to do, each process says for itself.
+                DataflowError::PeerLost { peer, why } => format!("{peer} was lost: {why}"),
+                other => other.to_string(),
+            },
         };
         self.tell_all(&word).await;
         true
@@ -485,9 +495,19 @@ impl Conversation {
     fn look_around(&mut self, since: Instant) -> Result<Next, DataflowError> {
         self.forget_lost_data();
         let patience = self.cluster.join_timeout;
-        if since.elapsed() < patience {
-            return Ok(Next::GoOn);
+        if since.elapsed() >= patience {
+            let missing = self.missing();
+            return Err(DataflowError::Incomplete { missing, patience });
         }
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            tracing::info!("waiting for {}", self.missing());
+        }
+        Ok(Next::GoOn)
+    }
+
+    /// Whom the group waits for, and why if that is known.
+    fn missing(&self) -> String {
         let absent = |process: &usize| {
             let place = &self.places[*process];
             let converses = self.leads() || *process == 0;
@@ -504,10 +524,7 @@ impl Conversation {
             None => self.cluster.name(process),
         };
         let missing: Vec<String> = missing.into_iter().map(name).collect();
-        Err(DataflowError::Incomplete {
-            missing: missing.join(", "),
-            patience,
-        })
+        missing.join(", ")
     }
 
     /// Before the beginning nothing is said on data connections: what can be read is their end. Only
