@@ -34,7 +34,7 @@ pub(crate) struct Rate {
 }
 
 /// More than one machine can send; keeps the schedule's arithmetic exact.
-const FASTEST_PER_SECOND: f64 = 10_000_000.0;
+pub(crate) const FASTEST_PER_SECOND: f64 = 10_000_000.0;
 
 impl FromStr for Rate {
     type Err = String;

@@ -85,6 +85,12 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
         ),
         (vec!["load", "--rate", "fast"], "--rate"),
         (vec!["load", "--batch", "1001"], "--batch"),
+        (vec!["load", "--spike", "10x"], "--spike"),
+        (
+            vec!["load", "--duration", "5s", "--spike", "10x@30s"],
+            "--spike",
+        ),
+        (vec!["load", "--verify", "--rooms", "2000"], "--rooms"),
         (
             with_kafka(&["topics", "create", "--partitions", "0"]),
             "--partitions",

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use emostream_log::{
     Cleanup, Log, TopicSpec,
@@ -213,16 +213,6 @@ fn a_reset_on_kafka_fences_what_runs_and_says_what_it_did() {
     apart(&finals(&store));
 }
 
-/// Where a process serves its administrator, as it logged it.
-fn admin(log: &Path) -> String {
-    until("the admin address in the log", || {
-        let said = fs::read_to_string(log).ok()?;
-        let (_, rest) = said.split_once("admin on http://")?;
-        let end = rest.find(char::is_whitespace)?;
-        Some(rest[..end].to_owned())
-    })
-}
-
 #[test]
 fn the_page_of_metrics_names_what_is_served() {
     let dir = tempfile::tempdir().unwrap();
@@ -242,7 +232,7 @@ fn the_page_of_metrics_names_what_is_served() {
     a_final(&node, 2000);
     let client = node.address.clone();
     let _ = http::get(&client, "/v1/rooms/a").unwrap();
-    let metrics = http::get(&admin(&log), "/metrics").unwrap().body;
+    let metrics = http::get(&node.admin(), "/metrics").unwrap().body;
     let served: BTreeSet<&str> = metrics
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
@@ -275,7 +265,7 @@ fn readiness_tells_of_an_outage_of_kafka_and_of_its_end() {
         let log = dir.path().join(role[0]);
         let more = ["--admin", "127.0.0.1:0"];
         let node = Node::start_silent(&[role, &store, &more].concat(), &log);
-        let admin = admin(&log);
+        let admin = node.admin();
         (node, admin)
     };
     let mut roles = [

@@ -204,31 +204,6 @@ fn inspected(store: &[&str]) {
 }
 
 #[test]
-fn one_reaction_in_a_quiet_room_is_on_the_screen_soon_and_final_after_its_window() {
-    let dir = tempfile::tempdir().unwrap();
-    let node = Node::up(dir.path(), &[]);
-    let url = format!("http://{}", node.address);
-    let run = [
-        "load",
-        "--url",
-        &url,
-        "--rate",
-        "20/s",
-        "--duration",
-        "5s",
-        "--verify",
-        "--rooms",
-        "3",
-    ];
-    let said = node::output(&run);
-    assert!(
-        said.contains("every accepted reaction was counted exactly once"),
-        "{said}"
-    );
-    assert!(said.contains("to screen"), "{said}");
-}
-
-#[test]
 fn what_is_trending_ends_when_its_span_is_over() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &["--trending-span", "4s"]);

@@ -10,6 +10,6 @@ mod server;
 mod sse;
 mod subscription;
 
-pub(crate) use poster::{Answer, Poster};
+pub(crate) use poster::{Answer, Poster, reason};
 pub(crate) use server::Server;
 pub(crate) use subscription::{News, Subscription, Transport};

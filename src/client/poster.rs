@@ -98,7 +98,7 @@ impl Poster {
 }
 
 /// The innermost cause, which is the one that says something.
-fn reason(error: &dyn std::error::Error) -> String {
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.last().unwrap_or(error).to_string()
 }

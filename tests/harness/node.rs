@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{DEADLINE, signal::signal, until_within};
+use super::{DEADLINE, signal::signal, until, until_within};
 
 /// What is shown of a log where a test fails.
 const SHOWN_LINES: usize = 30;
@@ -121,6 +121,16 @@ impl Node {
             log: log.to_owned(),
             address: String::new(),
         }
+    }
+
+    /// Where it serves its administrator, as it logged it.
+    pub fn admin(&self) -> String {
+        until("the admin address in the log", || {
+            let said = std::fs::read_to_string(&self.log).ok()?;
+            let (_, rest) = said.split_once("admin on http://")?;
+            let end = rest.find(char::is_whitespace)?;
+            Some(rest[..end].to_owned())
+        })
     }
 
     /// Its process.

@@ -1,90 +1,113 @@
-//! The crowd: who reacts with what, where. A few emojis make most of it, as in a stadium.
+//! The crowd: who reacts with what, where. A few emojis, rooms and users make most of it, as in a
+//! stadium.
+
+use std::fmt::Write;
 
 use bytes::Bytes;
 use emostream_model::{Emoji, Room};
-use rand::RngExt;
-use serde_json::json;
+use rand::{SeedableRng, rngs::SmallRng};
 
-/// Emojis and how often of 100 they come.
-const MOOD: [(&str, u32); 8] = [
-    ("🔥", 45),
-    ("👏", 20),
-    ("😂", 12),
-    ("❤️", 9),
-    ("😢", 6),
-    ("🎉", 4),
-    ("⚽", 3),
-    ("😮", 1),
+use super::popularity::Popularity;
+
+/// From the commonest on. With the marks of [`mod@super::finals`] and the probe's emoji they are fewer than
+/// the 20 that a frame lists.
+const MOOD: [&str; 16] = [
+    "🔥", "👏", "😂", "❤️", "😢", "🎉", "⚽", "😮", "😍", "👍", "🙌", "😡", "💪", "🤔", "😱", "💔",
 ];
 
-/// One room's part of a request.
-pub(super) type Reacted = (Room, Emoji);
+/// The emojis that a crowd sends.
+pub(super) fn mood() -> Vec<Emoji> {
+    let known = |text: &&str| Emoji::from_text(text).ok();
+    MOOD.iter().filter_map(known).collect()
+}
+
+/// A room and an emoji: the number of the one times [`MOOD`], and the number of the other.
+pub(super) type Kind = u32;
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Crowd {
     rooms: Vec<Room>,
-    users: u64,
     batch: usize,
-    mood: Vec<(Emoji, u32)>,
+    of_emojis: Popularity,
+    of_rooms: Popularity,
+    of_users: Popularity,
+    random: SmallRng,
 }
 
 impl Crowd {
-    pub(super) fn new(rooms: Vec<Room>, users: u64, batch: usize) -> Self {
-        let known = |(text, weight)| Some((Emoji::from_text(text).ok()?, weight));
+    /// `zipf`: the law's exponent. The same seed makes the same requests.
+    pub(super) fn new(rooms: Vec<Room>, users: u64, batch: usize, zipf: f64, seed: u64) -> Self {
         Self {
+            of_emojis: Popularity::new(MOOD.len() as u64, zipf),
+            of_rooms: Popularity::new(rooms.len() as u64, zipf),
+            of_users: Popularity::new(users, zipf),
             rooms,
-            users,
             batch,
-            mood: MOOD.into_iter().filter_map(known).collect(),
+            random: SmallRng::seed_from_u64(seed),
         }
     }
 
     /// The next request: its reactions, and its body.
-    pub(super) fn next(&self) -> (Vec<Reacted>, Bytes) {
-        let mut random = rand::rng();
-        let mut reacted = Vec::with_capacity(self.batch);
-        let mut entries = Vec::with_capacity(self.batch);
-        for _ in 0..self.batch {
-            let room = self.rooms[random.random_range(0..self.rooms.len())].clone();
-            let emoji = self.pick(random.random_range(0..100));
-            let user = random.random_range(0..self.users);
-            entries.push(json!({"user_id": user, "emoji_type": emoji, "room": room}));
-            reacted.push((room, emoji));
-        }
-        let body = match &entries[..] {
-            [single] => single.to_string(),
-            _ => serde_json::Value::Array(entries).to_string(),
-        };
-        (reacted, body.into())
-    }
-
-    fn pick(&self, mut of_100: u32) -> Emoji {
-        for (emoji, weight) in &self.mood {
-            match of_100.checked_sub(*weight) {
-                Some(left) => of_100 = left,
-                None => return *emoji,
+    pub(super) fn next(&mut self) -> (Vec<Kind>, Bytes) {
+        let mut kinds = Vec::with_capacity(self.batch);
+        let mut body = String::with_capacity(self.batch * 96 + 2);
+        for entry in 0..self.batch {
+            let room = self.of_rooms.choose(&mut self.random) as usize;
+            let emoji = self.of_emojis.choose(&mut self.random) as usize;
+            let user = self.of_users.choose(&mut self.random);
+            if self.batch > 1 {
+                body.push(if entry == 0 { '[' } else { ',' });
             }
+            // By hand, since it is most of the generator's own work; neither an emoji nor a room's name
+            // holds anything that JSON would escape. Writing into a string cannot fail.
+            let _ = write!(
+                body,
+                r#"{{"user_id":{user},"emoji_type":"{}","room":"{}"}}"#,
+                MOOD[emoji], self.rooms[room]
+            );
+            kinds.push((room * MOOD.len() + emoji) as Kind);
         }
-        self.mood[0].0
+        if self.batch > 1 {
+            body.push(']');
+        }
+        (kinds, body.into())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
 
     #[test]
-    fn every_emoji_of_the_mood_comes_and_the_first_comes_most() {
-        let crowd = Crowd::new(vec![Room::default()], 5, 1000);
-        assert_eq!(
-            crowd.mood.iter().map(|(_, weight)| weight).sum::<u32>(),
-            100
-        );
-        let of = |emoji| (0..100).filter(|n| crowd.pick(*n) == emoji).count();
-        for (emoji, weight) in &crowd.mood {
-            assert_eq!(of(*emoji), *weight as usize);
+    fn every_emoji_of_the_mood_is_one_that_ingest_knows() {
+        assert_eq!(mood().len(), MOOD.len());
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_says_in_json_what_the_kinds_say(
+            rooms in 1..20usize, users in 1..u64::MAX, batch in 1..50usize, seed: u64
+        ) {
+            let rooms: Vec<Room> =
+                (0..rooms).map(|n| Room::new(&format!("r.~_-{n}")).unwrap()).collect();
+            let mut crowd = Crowd::new(rooms.clone(), users, batch, 1.0, seed);
+            let (kinds, body) = crowd.next();
+            let parsed: Value = serde_json::from_slice(&body).unwrap();
+            let entries = match batch {
+                1 => vec![parsed],
+                _ => parsed.as_array().unwrap().clone(),
+            };
+            prop_assert_eq!(entries.len(), batch);
+            for (entry, kind) in entries.iter().zip(kinds) {
+                let (room, emoji) = (kind as usize / MOOD.len(), kind as usize % MOOD.len());
+                prop_assert_eq!(&entry["room"], rooms[room].as_str());
+                prop_assert_eq!(&entry["emoji_type"], MOOD[emoji]);
+                prop_assert!(entry["user_id"].as_u64().unwrap() < users);
+            }
         }
-        assert_eq!(crowd.next().0.len(), 1000);
     }
 }

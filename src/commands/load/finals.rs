@@ -1,4 +1,12 @@
 //! The finals of the load's rooms, collected while it runs.
+//!
+//! ```text
+//!   windows  │ before │  🎬 first  │ the load's own, counted … │ 🏁 last │
+//! ```
+//!
+//! The rooms are ones that people know and that earlier loads were in. So a first reaction is sent to
+//! each of them and its window awaited: what is final later holds this load alone, and whoever else is
+//! there. The last reaction says when all is final.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,7 +14,7 @@ use std::{
 };
 
 use emostream_model::{Emoji, Frame, ResultId, Room, Window};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -14,22 +22,27 @@ use tokio::{
 
 use crate::{
     client::{Answer, News, Poster, Server, Subscription, Transport},
-    exit::Failure,
+    exit::{Exit, Failure},
 };
 
+/// The first reaction of every room: the load's own begin when its window is final.
+const FIRST: &str = "🎬";
 /// The last reaction of every room: once the window that holds it is final, so are all before it.
 const LAST: &str = "🏁";
-/// How long the last window may take: its length, lateness, and a restart or two of the server.
-const LAST_WINDOW_LIMIT: Duration = Duration::from_secs(60);
+/// Not the crowd's, so not counted.
+const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
+/// How long the first or the last window may take: its length, lateness, and a restart or two of the
+/// server.
+const WINDOW_LIMIT: Duration = Duration::from_secs(60);
 /// How long the first connections may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// The pause before the last reaction is tried again.
+/// The pause before a mark is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a room's finals said.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counted {
-    /// Counts over all windows, without the last reaction.
+    /// Counts over all windows behind the first, without the marks.
     pub(super) counts: HashMap<Emoji, u64>,
     /// Windows by the ids of their finals: more than one is one too many.
     pub(super) windows: BTreeMap<Window, Vec<ResultId>>,
@@ -39,10 +52,12 @@ pub(super) struct Counted {
     pub(super) gap: bool,
     /// Whether the last window came.
     pub(super) complete: bool,
+    /// The first window.
+    pub(super) first: Option<Window>,
 }
 
 impl Counted {
-    fn take(&mut self, frame: &Frame, last: Option<Emoji>) {
+    fn take(&mut self, frame: &Frame) {
         match frame {
             Frame::Final {
                 id,
@@ -51,12 +66,25 @@ impl Counted {
                 others,
                 ..
             } => {
+                let has = |mark| {
+                    let mark = Emoji::from_text(mark).ok();
+                    counts.iter().any(|tally| Some(tally.emoji) == mark)
+                };
+                match self.first {
+                    None if has(FIRST) => self.first = Some(*window),
+                    Some(first) if *window > first => {}
+                    _ => return,
+                }
+                if self.first == Some(*window) {
+                    return;
+                }
                 self.windows.entry(*window).or_default().push(*id);
                 self.others += others;
+                self.complete |= has(LAST);
+                let marks = MARKS.map(|mark| Emoji::from_text(mark).ok());
                 for tally in counts {
-                    match Some(tally.emoji) == last {
-                        true => self.complete = true,
-                        false => *self.counts.entry(tally.emoji).or_default() += tally.count,
+                    if !marks.contains(&Some(tally.emoji)) {
+                        *self.counts.entry(tally.emoji).or_default() += tally.count;
                     }
                 }
             }
@@ -72,44 +100,70 @@ pub(super) struct Finals {
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// Subscribes to every room, and returns once all subscriptions stand.
-pub(super) async fn follow(server: &Server, rooms: &[Room]) -> Result<Finals, Failure> {
+/// What a collector tells while it collects.
+struct Standing {
+    connected: Option<oneshot::Sender<()>>,
+    begun: Option<oneshot::Sender<()>>,
+}
+
+/// Subscribes to every room, and returns once the first window of all of them is final.
+pub(super) async fn follow(
+    server: &Server,
+    rooms: &[Room],
+    poster: &Poster,
+) -> Result<Finals, Failure> {
     let (deadline, _) = watch::channel(None);
     let mut finals = Vec::new();
-    let mut connected = Vec::new();
+    let (mut connected, mut begun) = (Vec::new(), Vec::new());
     for room in rooms {
-        let (stands, standing) = oneshot::channel();
+        let (connects, connecting) = oneshot::channel();
+        let (begins, beginning) = oneshot::channel();
+        let standing = Standing {
+            connected: Some(connects),
+            begun: Some(begins),
+        };
         let subscription = Subscription::new(server.clone(), room.clone(), Transport::WebSocket);
-        let collecting = collect(subscription, stands, deadline.subscribe());
+        let collecting = collect(subscription, standing, deadline.subscribe());
         finals.push((room.clone(), tokio::spawn(collecting)));
-        connected.push(standing);
+        connected.push(connecting);
+        begun.push(beginning);
     }
-    let all = async {
-        for standing in connected {
-            if standing.await.is_err() {
+    if !all(connected, CONNECT_LIMIT).await {
+        let why = format!("{server} takes no subscriptions to its rooms");
+        return Err(Failure::unavailable(why));
+    }
+    mark(poster, rooms, FIRST, Instant::now() + WINDOW_LIMIT).await?;
+    if !all(begun, WINDOW_LIMIT).await {
+        return Err(Failure::unavailable(format!(
+            "{server} shows no final of a reaction that was stored: does a dataflow run, and does the \
+             publisher read what --url writes?"
+        )));
+    }
+    Ok(Finals {
+        rooms: finals,
+        deadline,
+    })
+}
+
+async fn all(told: Vec<oneshot::Receiver<()>>, limit: Duration) -> bool {
+    let each = async {
+        for one in told {
+            if one.await.is_err() {
                 return false;
             }
         }
         true
     };
-    match tokio::time::timeout(CONNECT_LIMIT, all).await {
-        Ok(true) => Ok(Finals {
-            rooms: finals,
-            deadline,
-        }),
-        _ => Err(Failure::unavailable(format!(
-            "{server} takes no subscriptions to its rooms"
-        ))),
-    }
+    matches!(tokio::time::timeout(limit, each).await, Ok(true))
 }
 
 impl Finals {
     /// Sends every room its last reaction, and waits until the windows of all of them are final.
     pub(super) async fn after_the_last_window(self, poster: &Poster) -> HashMap<Room, Counted> {
-        let deadline = Instant::now() + LAST_WINDOW_LIMIT;
-        for (room, _) in &self.rooms {
-            send_last(poster, room, deadline).await;
-        }
+        let deadline = Instant::now() + WINDOW_LIMIT;
+        let rooms: Vec<Room> = self.rooms.iter().map(|(room, _)| room.clone()).collect();
+        // A room without it never completes, which the verdict says.
+        let _ = mark(poster, &rooms, LAST, deadline).await;
         let _ = self.deadline.send(Some(deadline));
         let mut counted = HashMap::new();
         for (room, task) in self.rooms {
@@ -122,27 +176,42 @@ impl Finals {
     }
 }
 
-async fn send_last(poster: &Poster, room: &Room, deadline: Instant) {
-    let body = json!({"user_id": "last", "emoji_type": LAST, "room": room}).to_string();
-    while Instant::now() < deadline {
-        match poster
-            .post("/v1/reactions?wait=stored", body.clone().into())
-            .await
-        {
-            Answer::Status(status, _) if status.is_success() => return,
-            _ => tokio::time::sleep(RETRY_PAUSE).await,
+/// Stores a mark in every room; tries until `deadline`, for the server may be restarting. Stored twice, it
+/// is still one mark.
+async fn mark(
+    poster: &Poster,
+    rooms: &[Room],
+    mark: &str,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let of_room = |room| json!({"user_id": "load", "emoji_type": mark, "room": room});
+    let body = Value::Array(rooms.iter().map(of_room).collect()).to_string();
+    loop {
+        let path = "/v1/reactions?wait=stored";
+        let why = match poster.post(path, body.clone().into()).await {
+            Answer::Status(status, _) if status.as_u16() == 200 => return Ok(()),
+            Answer::Status(status, body) if status.as_u16() == 207 || status.is_client_error() => {
+                let said = String::from_utf8_lossy(&body);
+                let why = format!("nothing was sent: {status} for the rooms of --verify: {said}");
+                return Err(Failure::new(Exit::Mismatch, why));
+            }
+            Answer::Status(status, _) => status.to_string(),
+            Answer::Refused(why) | Answer::Unknown(why) => why,
+        };
+        if Instant::now() + RETRY_PAUSE >= deadline {
+            let why = format!("--verify needs a log that stores reactions: {why}");
+            return Err(Failure::unavailable(why));
         }
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
 async fn collect(
     mut room: Subscription,
-    stands: oneshot::Sender<()>,
+    mut standing: Standing,
     mut deadline: watch::Receiver<Option<Instant>>,
 ) -> Counted {
-    let last = Emoji::from_text(LAST).ok();
     let mut counted = Counted::default();
-    let mut stands = Some(stands);
     while !counted.complete {
         let passed = async {
             let at = match deadline.wait_for(Option::is_some).await {
@@ -157,12 +226,56 @@ async fn collect(
         };
         match news {
             Ok(News::Frame { frame, .. }) => {
-                counted.take(&frame, last);
-                stands.take().map(|stands| stands.send(()));
+                counted.take(&frame);
+                standing.connected.take().map(|told| told.send(()));
+                if counted.first.is_some() {
+                    standing.begun.take().map(|told| told.send(()));
+                }
             }
             Ok(News::Lost { .. }) => {}
             Err(_) => break,
         }
     }
     counted
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use emostream_model::compress;
+
+    fn a_final(start: u64, counts: &[(&str, u64)]) -> Frame {
+        let tally =
+            |(emoji, count): &(&str, u64)| compress(Emoji::from_text(emoji).unwrap(), *count, 1000);
+        Frame::Final {
+            id: format!("0-{start}").parse().unwrap(),
+            room: Room::default(),
+            window: Window {
+                start,
+                end: start + 2000,
+            },
+            emitted_at: 0,
+            total: counts.iter().map(|(_, count)| count).sum(),
+            counts: counts.iter().map(tally).collect(),
+            others: 0,
+            totals: Vec::new(),
+            totals_others: 0,
+        }
+    }
+
+    #[test]
+    fn only_windows_behind_the_first_are_counted_and_marks_never() {
+        let mut counted = Counted::default();
+        counted.take(&a_final(0, &[("🔥", 7), (LAST, 1)]));
+        assert_eq!(counted.first, None, "an earlier load's");
+        counted.take(&a_final(2000, &[("🔥", 5), (FIRST, 1), (LAST, 1)]));
+        assert!(counted.counts.is_empty() && !counted.complete);
+        counted.take(&a_final(4000, &[("🔥", 3), ("⏱️", 2), (FIRST, 1)]));
+        counted.take(&a_final(6000, &[("🔥", 1), (LAST, 1)]));
+        let fire = Emoji::from_text("🔥").unwrap();
+        assert_eq!(counted.counts, HashMap::from([(fire, 4)]));
+        assert_eq!(counted.windows.len(), 2);
+        assert!(counted.complete);
+    }
 }

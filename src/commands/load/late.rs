@@ -8,22 +8,31 @@ const METRIC: &str = "emostream_dataflow_late_total";
 const ADMIN_PORT: u16 = 9464;
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Reads the counter; where there is none, late reactions are reported as lost.
-pub(super) struct Counter(Poster);
+/// Reads the counters of all processes; where one is not there, late reactions are reported as lost.
+pub(super) struct Counter(Vec<Poster>);
 
 impl Counter {
-    pub(super) fn new(server: &Server, metrics: Option<Server>) -> Self {
-        let metrics = metrics.unwrap_or_else(|| server.at_port(ADMIN_PORT));
-        Self(Poster::new(metrics, 1, LIMIT))
+    /// `metrics`: where the dataflow's processes serve them; none means beside `server`.
+    pub(super) fn new(server: &Server, metrics: Vec<Server>) -> Self {
+        let metrics = match metrics.is_empty() {
+            true => vec![server.at_port(ADMIN_PORT)],
+            false => metrics,
+        };
+        let poster = |server| Poster::new(server, 1, LIMIT);
+        Self(metrics.into_iter().map(poster).collect())
     }
 
     pub(super) async fn read(&self) -> Option<u64> {
-        match self.0.get("/metrics").await {
-            Answer::Status(status, body) if status.is_success() => {
-                sum(&String::from_utf8_lossy(&body))
+        let mut late = 0;
+        for process in &self.0 {
+            match process.get("/metrics").await {
+                Answer::Status(status, body) if status.is_success() => {
+                    late += sum(&String::from_utf8_lossy(&body))?;
+                }
+                _ => return None,
             }
-            _ => None,
         }
+        Some(late)
     }
 
     /// How many since `before`; a restarted dataflow counts from 0.

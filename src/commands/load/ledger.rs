@@ -13,8 +13,11 @@ use hdrhistogram::Histogram;
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::crowd::Reacted;
+use super::crowd::{self, Kind};
 use crate::client::Answer;
+
+/// The longest latency kept exactly; a minute is past every deadline.
+const LONGEST_US: u64 = 60_000_000;
 
 /// How many reactions of a room and emoji the finals must show, at least and at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,31 +26,70 @@ pub(super) struct Expected {
     pub(super) unknown: u64,
 }
 
+/// What became of requests that were answered alike.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Answered {
+    pub(super) requests: u64,
+    /// What the first of them said, if it was no good answer.
+    pub(super) why: Option<String>,
+}
+
 /// All that was sent.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) expected: BTreeMap<(Room, Emoji), Expected>,
-    pub(super) statuses: BTreeMap<String, u64>,
+    pub(super) answers: BTreeMap<String, Answered>,
+    /// Requests that no server answered: it was not there, or went away.
+    pub(super) broken: u64,
     /// From a request's intended moment to its answer, microseconds.
     pub(super) latency_us: Histogram<u64>,
 }
 
-/// Shared by the senders.
-#[derive(Debug, Default)]
-pub(super) struct Ledger(Mutex<Sent>);
-
-/// The longest latency kept exactly; a minute is past every deadline.
-const LONGEST_US: u64 = 60_000_000;
+impl Sent {
+    /// Reactions accepted, and reactions without an answer.
+    pub(super) fn reactions(&self) -> Expected {
+        let mut sum = Expected::default();
+        for expected in self.expected.values() {
+            sum.accepted += expected.accepted;
+            sum.unknown += expected.unknown;
+        }
+        sum
+    }
+}
 
 impl Default for Sent {
     fn default() -> Self {
-        let latency_us = Histogram::new_with_bounds(1, LONGEST_US, 3);
         Self {
             expected: BTreeMap::new(),
-            statuses: BTreeMap::new(),
-            latency_us: latency_us.expect("the bounds are in order"),
+            answers: BTreeMap::new(),
+            broken: 0,
+            latency_us: latencies(),
         }
     }
+}
+
+/// For latencies in microseconds, to three digits.
+pub(super) fn latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order")
+}
+
+/// Notes a latency.
+pub(super) fn record(latencies_us: &mut Histogram<u64>, latency: Duration) {
+    latencies_us.saturating_record(latency.as_micros().max(1) as u64);
+}
+
+/// Shared by the requests under way.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    rooms: Vec<Room>,
+    booked: Mutex<Booked>,
+}
+
+#[derive(Debug)]
+struct Booked {
+    /// By kind.
+    expected: Vec<Expected>,
+    sent: Sent,
 }
 
 #[derive(Deserialize)]
@@ -60,34 +102,46 @@ struct Rejected {
     index: usize,
 }
 
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
 impl Ledger {
-    /// Books a request.
-    pub(super) fn book(&self, reacted: Vec<Reacted>, answer: &Answer, latency: Duration) {
-        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.latency_us
-            .saturating_record(latency.as_micros().max(1) as u64);
-        let status = match answer {
-            Answer::Status(status, _) => status.to_string(),
-            Answer::Refused(_) => "no connection".to_owned(),
-            Answer::Unknown(_) => "no answer".to_owned(),
+    /// For a crowd in these rooms.
+    pub(super) fn new(rooms: Vec<Room>) -> Self {
+        let booked = Booked {
+            expected: vec![Expected::default(); rooms.len() * crowd::mood().len()],
+            sent: Sent::default(),
         };
-        *sent.statuses.entry(status).or_default() += 1;
+        Self {
+            rooms,
+            booked: Mutex::new(booked),
+        }
+    }
+
+    /// Books a request.
+    pub(super) fn book(&self, kinds: &[Kind], answer: &Answer, latency: Duration) {
+        let mut booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Booked { expected, sent } = &mut *booked;
+        record(&mut sent.latency_us, latency);
+        note(&mut sent.answers, answer);
+        sent.broken += u64::from(!matches!(answer, Answer::Status(..)));
         let rejected = rejected(answer);
-        for (index, what) in reacted.into_iter().enumerate() {
+        for (index, kind) in kinds.iter().enumerate() {
             if rejected.contains(&index) {
                 continue;
             }
+            let expected = &mut expected[*kind as usize];
             match answer {
-                Answer::Status(status, _) if status.is_success() => {
-                    sent.expected.entry(what).or_default().accepted += 1;
-                }
+                Answer::Status(status, _) if status.is_success() => expected.accepted += 1,
                 // 5xx: what an ingest said no to may still reach the log late; 503 says it did not.
                 Answer::Status(status, _)
                     if status.is_server_error() && *status != StatusCode::SERVICE_UNAVAILABLE =>
                 {
-                    sent.expected.entry(what).or_default().unknown += 1;
+                    expected.unknown += 1;
                 }
-                Answer::Unknown(_) => sent.expected.entry(what).or_default().unknown += 1,
+                Answer::Unknown(_) => expected.unknown += 1,
                 Answer::Status(..) | Answer::Refused(_) => {}
             }
         }
@@ -95,10 +149,38 @@ impl Ledger {
 
     /// What was booked.
     pub(super) fn close(&self) -> Sent {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mood = crowd::mood();
+        let kinds = self
+            .rooms
+            .iter()
+            .flat_map(|room| mood.iter().map(|emoji| (room.clone(), *emoji)));
+        let named = kinds.zip(booked.expected.iter().copied());
+        let mut sent = booked.sent.clone();
+        sent.expected = named
+            .filter(|(_, expected)| *expected != Expected::default())
+            .collect();
+        sent
+    }
+}
+
+fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
+    let name = match answer {
+        Answer::Status(status, _) => status.to_string(),
+        Answer::Refused(_) => "no connection".to_owned(),
+        Answer::Unknown(_) => "no answer".to_owned(),
+    };
+    let answered = answers.entry(name).or_default();
+    answered.requests += 1;
+    if answered.requests == 1 {
+        answered.why = match answer {
+            Answer::Status(status, _) if status.is_success() => None,
+            Answer::Status(_, body) => {
+                let problem = serde_json::from_slice::<Problem>(body).ok();
+                problem.map(|problem| problem.detail)
+            }
+            Answer::Refused(why) | Answer::Unknown(why) => Some(why.clone()),
+        };
     }
 }
 
@@ -124,9 +206,8 @@ mod tests {
 
     #[test]
     fn only_what_was_answered_counts_and_what_was_not_is_unknown() {
-        let ledger = Ledger::default();
-        let fire = (Room::default(), Emoji::from_text("🔥").unwrap());
-        let book = |answer| ledger.book(vec![fire.clone(); 3], &answer, Duration::from_millis(2));
+        let ledger = Ledger::new(vec![Room::default()]);
+        let book = |answer| ledger.book(&[0; 3], &answer, Duration::from_millis(2));
         let status = |code, body: &'static str| {
             Answer::Status(StatusCode::from_u16(code).unwrap(), body.into())
         };
@@ -135,7 +216,10 @@ mod tests {
             207,
             r#"{"accepted":2,"rejected":[{"index":1,"detail":"no"}]}"#,
         ));
-        book(status(503, ""));
+        book(status(
+            503,
+            r#"{"status":503,"detail":"the buffer is full"}"#,
+        ));
         book(status(400, ""));
         book(status(500, ""));
         book(Answer::Refused("refused".into()));
@@ -145,8 +229,29 @@ mod tests {
             accepted: 5,
             unknown: 6,
         };
-        assert_eq!(sent.expected[&fire], expected);
-        assert_eq!(sent.statuses.values().sum::<u64>(), 7);
-        assert_eq!(sent.latency_us.len(), 7);
+        assert_eq!(sent.expected.len(), 1);
+        assert_eq!(
+            sent.expected[&(Room::default(), crowd::mood()[0])],
+            expected
+        );
+        assert_eq!(sent.reactions(), expected);
+        let requests = sent.answers.values().map(|answered| answered.requests);
+        assert_eq!(requests.sum::<u64>(), 7);
+        let full = &sent.answers["503 Service Unavailable"].why;
+        assert_eq!(full.as_deref(), Some("the buffer is full"));
+        assert_eq!((sent.broken, sent.latency_us.len()), (2, 7));
+    }
+
+    #[test]
+    fn a_kind_is_booked_under_its_room_and_its_emoji() {
+        let rooms = vec![Room::new("a").unwrap(), Room::new("b").unwrap()];
+        let ledger = Ledger::new(rooms.clone());
+        let mood = crowd::mood();
+        let kind = (mood.len() + 2) as Kind;
+        let accepted = Answer::Status(StatusCode::ACCEPTED, "".into());
+        ledger.book(&[kind], &accepted, Duration::ZERO);
+        let sent = ledger.close();
+        let kinds: Vec<_> = sent.expected.into_keys().collect();
+        assert_eq!(kinds, [(rooms[1].clone(), mood[2])]);
     }
 }

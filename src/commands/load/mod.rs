@@ -1,187 +1,252 @@
 //! `emostream load`: an open-loop generator of reactions, for rehearsals.
 //!
 //! ```text
-//!  schedule ──intended times──▶ senders ──POST──▶ server ──WebSocket──▶ finals
+//!  schedule ──intended times──▶ sender ──POST──▶ server ──WebSocket──▶ finals
 //!                                  │ ledger: accepted, unknown             │
 //!                                  └──────────────▶ verdict ◀──────────────┘
-//!  probe: one reaction at a time in a room of its own, until a frame shows it
+//!  probe: one reaction at a time in the fullest room, until a frame shows it
 //! ```
 //!
 //! Open loop: reactions come when they come, not when the server is ready for them, and a latency
-//! counts from the intended moment. So a server that stalls cannot hide it.
+//! counts from the intended moment. So a server that stalls cannot hide it. One thread does it all: a
+//! generator beside the server takes one core at most.
 
+mod connections;
 mod crowd;
 mod finals;
+mod flags;
 mod late;
 mod ledger;
+mod popularity;
 mod probe;
 mod report;
 mod schedule;
 mod sender;
+mod spike;
 mod verdict;
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
-use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_model::{MAX_ROOM_BYTES, Room};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use self::{crowd::Crowd, ledger::Ledger, schedule::Schedule};
+pub(crate) use self::flags::Flags;
+use self::{
+    connections::Connections,
+    crowd::Crowd,
+    finals::Finals,
+    flags::Asked,
+    ledger::{Ledger, Sent},
+    probe::Probe,
+    report::Report,
+    schedule::Schedule,
+    sender::Sender,
+    verdict::Circumstances,
+};
 use crate::{
     client::{Answer, Poster, Server},
     exit::{Exit, Failure},
     output,
     signal::Signals,
-    values::{Rate, duration},
 };
 
 /// How long an answer may take: longer than ingest's own deadline for `?wait=stored`.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// The most reactions of an array (INTERFACE).
-const MOST_BATCHED: u64 = 1000;
-
-#[derive(Debug, Args)]
-pub(crate) struct Flags {
-    /// Where an ingest or `up` listens
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    url: Server,
-    /// Reactions, for example 5000/s
-    #[arg(long, default_value = "100/s")]
-    rate: Rate,
-    /// How long
-    #[arg(long, default_value = "60s", value_parser = duration)]
-    duration: Duration,
-    /// Users that react
-    #[arg(long, default_value_t = 1000, value_parser = Ranged::<u64>::new().range(1..))]
-    users: u64,
-    /// Rooms that they react in
-    #[arg(long, default_value_t = 1, value_parser = Ranged::<u64>::new().range(1..=10_000))]
-    rooms: u64,
-    /// The room; with several, or with --verify, the beginning of their names
-    #[arg(long, default_value = "default")]
-    room: Room,
-    /// Reactions a request
-    #[arg(long, default_value_t = 1, value_parser = Ranged::<u64>::new().range(1..=MOST_BATCHED))]
-    batch: u64,
-    /// Ask for each answer only once the log has the reactions (?wait=stored)
-    #[arg(long)]
-    stored: bool,
-    /// Compare the finals with what was accepted: lost, doubled, late; exit 1 on a difference
-    #[arg(long)]
-    verify: bool,
-    /// How often one reaction's way to the screen is measured, or off
-    #[arg(long, value_name = "RATE|off", default_value = "1/s", value_parser = probe_rate)]
-    probe: ProbeRate,
-    /// Where publishers are, if not at --url
-    #[arg(long, value_name = "URL")]
-    subscribe_url: Option<Server>,
-    /// The dataflow's metrics, to tell late reactions from lost ones [default: port 9464 of --url]
-    #[arg(long, value_name = "URL")]
-    metrics_url: Option<Server>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct ProbeRate(Option<Rate>);
-
-fn probe_rate(text: &str) -> Result<ProbeRate, String> {
-    match text {
-        "off" => Ok(ProbeRate(None)),
-        _ => text.parse().map(|rate| ProbeRate(Some(rate))),
-    }
-}
+/// How long the first answer of all may take: whoever mistyped an address does not wait longer.
+const REACH_LIMIT: Duration = Duration::from_secs(5);
+/// Free connections of the probe and the marks.
+const FEW: usize = 2;
+/// Ingest's flush interval by default; what it had not flushed when it was killed, a 202 may lose.
+const FLUSH: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
-    let run = format!("{:08x}", rand::random::<u32>());
-    let rooms = room_names(&flags, &run)?;
-    let probe_room = Room::new(&format!("probe-{run}")).map_err(|e| Failure::usage("--room", e))?;
-    super::runtime()?.block_on(rehearse(flags, rooms, probe_room))
+    let asked = flags.checked()?;
+    let mut thread = tokio::runtime::Builder::new_current_thread();
+    let thread = thread.enable_all().build().map_err(|error| {
+        Failure::unavailable(format!("the network cannot be waited for: {error}"))
+    })?;
+    thread.block_on(rehearse(asked))
 }
 
-/// One room keeps its name, so that people in it see the crowd. Verified rooms belong to one run
-/// alone, since anybody else's reactions would look like doubled ones.
-fn room_names(flags: &Flags, run: &str) -> Result<Vec<Room>, Failure> {
-    if flags.rooms == 1 && !flags.verify {
-        return Ok(vec![flags.room.clone()]);
-    }
-    let name = |number| match flags.verify {
-        true => format!("{}-{run}-{number}", flags.room),
-        false => format!("{}-{number}", flags.room),
-    };
-    let room = |number| {
-        let too_long = format!("with a number behind it, longer than {MAX_ROOM_BYTES} bytes");
-        Room::new(&name(number)).map_err(|_| Failure::usage("--room", too_long))
-    };
-    (1..=flags.rooms).map(room).collect()
-}
-
-async fn rehearse(flags: Flags, rooms: Vec<Room>, probe_room: Room) -> Result<(), Failure> {
+async fn rehearse(asked: Asked) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let poster = Poster::new(flags.url.clone(), sender::IN_FLIGHT, ANSWER_LIMIT);
-    if let Answer::Refused(why) | Answer::Unknown(why) = poster.get("/v1/rooms").await {
+    let flags = &asked.flags;
+    let poster = Poster::new(flags.url.clone(), FEW, ANSWER_LIMIT);
+    let screens = screens(&asked).await?;
+    let late = late::Counter::new(&flags.url, flags.metrics_url.clone());
+    say(&asked, &places(&asked, screens.as_ref()))?;
+    let finals = tokio::select! {
+        finals = finals(&asked, screens.as_ref(), &poster) => finals?,
+        _ = signals.next() => return Ok(()),
+    };
+    let late_before = late.read().await;
+
+    let plan = Schedule::new(
+        flags.rate.per_second / flags.batch as f64,
+        flags.duration,
+        &asked.spikes,
+    );
+    let in_a_flush = plan.peak_per_second() * flags.batch as f64 * FLUSH.as_secs_f64();
+    let (sent, mut report) = perform(&asked, plan, screens.as_ref(), &poster, &mut signals).await;
+    say(&asked, &report.to_string())?;
+    if let Some(finals) = finals.filter(|_| !report.accepted_nothing()) {
+        let counted = tokio::select! {
+            counted = finals.after_the_last_window(&poster) => counted,
+            _ = signals.next() => {
+                let why = "interrupted before the finals were compared";
+                return Err(Failure::new(Exit::Mismatch, why));
+            }
+        };
+        let circumstances = Circumstances {
+            late: late.since(late_before).await,
+            stored: flags.stored,
+            in_a_flush: in_a_flush.ceil() as u64,
+        };
+        let verdict = verdict::compare(&asked.rooms, &sent, &counted, circumstances);
+        say(&asked, &format!("{verdict}\n"))?;
+        report.verified(verdict);
+    }
+    if flags.json {
+        output::quietly(output::print(&format!("{}\n", report.json())))?;
+    }
+    match report.complaint() {
+        Some(complaint) => Err(Failure::new(Exit::Mismatch, complaint)),
+        None => Ok(()),
+    }
+}
+
+/// For people.
+fn say(asked: &Asked, text: &str) -> Result<(), Failure> {
+    match asked.flags.json {
+        true => Ok(()),
+        false => output::quietly(output::print(text)),
+    }
+}
+
+/// Where screens can be watched, if anybody needs to. Nobody at --url is a failure.
+async fn screens(asked: &Asked) -> Result<Option<Server>, Failure> {
+    let flags = &asked.flags;
+    let reach = |server: &Server| Poster::new(server.clone(), 1, REACH_LIMIT);
+    let at_url = reach(&flags.url).get("/v1/rooms").await;
+    if let Answer::Refused(why) | Answer::Unknown(why) = &at_url {
         let why = format!("--url: {} is not reachable: {why}", flags.url);
         return Err(Failure::unavailable(why));
     }
-    let screens = flags
-        .subscribe_url
-        .clone()
-        .unwrap_or_else(|| flags.url.clone());
-    let late = late::Counter::new(&flags.url, flags.metrics_url.clone());
-    let late_before = late.read().await;
-    let finals = match flags.verify {
-        true => Some(finals::follow(&screens, &rooms).await?),
-        false => None,
+    if !flags.verify && flags.probe.0.is_none() {
+        return Ok(None);
+    }
+    let (screens, answer) = match &flags.subscribe_url {
+        None => (&flags.url, at_url),
+        Some(screens) => (screens, reach(screens).get("/v1/rooms").await),
     };
+    let why = match answer {
+        Answer::Status(status, _) if status.is_success() => return Ok(Some(screens.clone())),
+        Answer::Status(status, _) => format!("{screens} shows no rooms ({status})"),
+        Answer::Refused(why) | Answer::Unknown(why) => {
+            format!("{screens} is not reachable: {why}")
+        }
+    };
+    if flags.verify || flags.subscribe_url.is_some() {
+        let why = format!("--subscribe-url: name a publisher; {why}");
+        return Err(Failure::unavailable(why));
+    }
+    // Standard error may be gone; the load goes on.
+    let _ = writeln!(
+        std::io::stderr(),
+        "emostream: the way to the screen is not measured: {why}; name a publisher by --subscribe-url"
+    );
+    Ok(None)
+}
 
-    let probe = flags
-        .probe
-        .0
-        .map(|rate| probe::Probe::start(&screens, probe_room, &poster, rate));
-    let crowd = Crowd::new(rooms.clone(), flags.users, flags.batch as usize);
-    let plan = Schedule::new(flags.rate.per_second / flags.batch as f64, flags.duration);
-    let ledger = Arc::new(Ledger::default());
-    let path = if flags.stored {
-        "/v1/reactions?wait=stored"
-    } else {
-        "/v1/reactions"
+/// The rooms, as pages to open.
+fn places(asked: &Asked, screens: Option<&Server>) -> String {
+    let room = &asked.rooms[0];
+    let first = match screens {
+        Some(screens) => screens.url("http", &format!("/?room={room}")),
+        None => room.to_string(),
     };
+    match asked.rooms.last() {
+        Some(last) if last != room => {
+            let rooms = asked.rooms.len();
+            format!("rooms      {rooms}, from the fullest, {first}, to {last}\n")
+        }
+        _ => format!("room       {first}\n"),
+    }
+}
+
+async fn finals(
+    asked: &Asked,
+    screens: Option<&Server>,
+    poster: &Poster,
+) -> Result<Option<Finals>, Failure> {
+    match screens.filter(|_| asked.flags.verify) {
+        Some(screens) => Ok(Some(finals::follow(screens, &asked.rooms, poster).await?)),
+        None => Ok(None),
+    }
+}
+
+/// Sends it all, or until a signal.
+async fn perform(
+    asked: &Asked,
+    plan: Schedule,
+    screens: Option<&Server>,
+    poster: &Poster,
+    signals: &mut Signals,
+) -> (Sent, Report) {
+    let flags = &asked.flags;
+    let probe = screens
+        .zip(flags.probe.0)
+        .map(|(screens, rate)| Probe::start(screens, asked.rooms[0].clone(), poster, rate));
+    let rooms = asked.rooms.clone();
+    let ledger = Arc::new(Ledger::new(rooms.clone()));
+    let crowd = Crowd::new(
+        rooms,
+        flags.users,
+        flags.batch as usize,
+        flags.zipf,
+        asked.seed,
+    );
+    let path = match flags.stored {
+        true => "/v1/reactions?wait=stored",
+        false => "/v1/reactions",
+    };
+    let limit = flags.connections as usize;
+    let connections = Arc::new(Connections::new(&flags.url, path, limit, ANSWER_LIMIT));
     let bar = progress_bar(plan.posts());
-    let sending = sender::send_all(&plan, crowd, &poster, path, &ledger, &bar);
+    let mut sender = Sender::new(
+        plan.clone(),
+        crowd,
+        connections.clone(),
+        ledger.clone(),
+        bar.clone(),
+    );
     let interrupted = tokio::select! {
-        () = sending => false,
+        () = sender.send_all() => false,
         _ = signals.next() => true,
     };
+    let performed = sender.answered().await;
     bar.finish_and_clear();
     let probed = match probe {
         Some(probe) => Some(probe.finish().await),
         None => None,
     };
     let sent = ledger.close();
-    say(&report::sent(&sent, probed.as_ref()))?;
+    let mut report = Report::new(
+        asked,
+        &plan,
+        &performed,
+        &sent,
+        connections.opened(),
+        probed.as_ref(),
+    );
     if interrupted {
-        return Err(Failure::new(Exit::Mismatch, "interrupted before the end"));
+        report.interrupted();
     }
-    let Some(finals) = finals else {
-        return Ok(());
-    };
-    let counted = finals.after_the_last_window(&poster).await;
-    let late = late.since(late_before).await;
-    let verdict = verdict::compare(&rooms, &sent, &counted, late);
-    say(&format!("{verdict}\n"))?;
-    match verdict.holds() {
-        true => Ok(()),
-        false => Err(Failure::new(
-            Exit::Mismatch,
-            "the finals are not what was accepted",
-        )),
-    }
+    (sent, report)
 }
 
-fn say(text: &str) -> Result<(), Failure> {
-    output::quietly(output::print(text))
-}
-
+/// On a terminal only.
 fn progress_bar(posts: u64) -> ProgressBar {
-    let template = "{bar:30} {pos}/{len} requests  {per_sec}  {msg}  {eta} left";
+    let template = "{bar:30} {pos}/{len} requests  {per_sec}  {eta} left";
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(posts).with_style(style)

@@ -1,23 +1,27 @@
 //! The probe: how long one reaction takes to a subscriber's screen.
 //!
-//! One reaction at a time, at random moments, into a room of its own; the clock runs from the moment
-//! before the POST until a live or a final frame over a WebSocket shows it.
+//! One reaction at a time, at random moments, into the fullest room of the load, with an emoji that
+//! nobody else there sends; the clock runs from the moment before the POST until a live or a final frame
+//! over a WebSocket shows it.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use emostream_model::{Frame, Room, Window};
+use emostream_model::{Emoji, Frame, Room, Window};
 use hdrhistogram::Histogram;
 use serde_json::json;
 use tokio::{sync::watch, task::JoinHandle};
 
+use super::ledger::{latencies, record};
 use crate::{
     client::{Answer, News, Poster, Server, Subscription, Transport},
     values::Rate,
 };
 
+/// What the probe sends. It is not part of the crowd, nor of the verdict.
+pub(super) const PROBE: &str = "⏱️";
 /// A reaction that no frame shows for this long has been missed.
 const SHOWN_LIMIT: Duration = Duration::from_secs(15);
 /// The longest wait for the first connection.
@@ -58,7 +62,7 @@ impl Probe {
     }
 }
 
-/// The counts that the screen shows: a final replaces the live tallies of its window.
+/// The probe's counts that the screen shows: a final replaces the live tallies of its window.
 #[derive(Debug, Default)]
 struct Screen {
     windows: BTreeMap<Window, u64>,
@@ -66,9 +70,11 @@ struct Screen {
 
 impl Screen {
     fn show(&mut self, frame: &Frame) {
-        if let Frame::Live { window, total, .. } | Frame::Final { window, total, .. } = frame {
+        if let Frame::Live { window, counts, .. } | Frame::Final { window, counts, .. } = frame {
+            let probe = Emoji::from_text(PROBE).ok();
+            let mine = counts.iter().find(|tally| Some(tally.emoji) == probe);
             let shown = self.windows.entry(*window).or_default();
-            *shown = (*shown).max(*total);
+            *shown = (*shown).max(mine.map_or(0, |tally| tally.count));
         }
     }
 
@@ -84,16 +90,15 @@ async fn measure(
     rate: Rate,
     mut stopped: watch::Receiver<bool>,
 ) -> Probed {
-    let shown_us = Histogram::new_with_bounds(1, 60_000_000, 3);
     let mut probed = Probed {
-        shown_us: shown_us.expect("the bounds are in order"),
+        shown_us: latencies(),
         missed: 0,
         unsent: 0,
     };
     let mut screen = Screen::default();
     // The hello: connected before the first reaction is sent.
     let _ = tokio::time::timeout(HELLO_LIMIT, room.next()).await;
-    let body = json!({"user_id": "probe", "emoji_type": "🔥", "room": name}).to_string();
+    let body = json!({"user_id": "probe", "emoji_type": PROBE, "room": name}).to_string();
     let mut planned = Instant::now();
     loop {
         // Random moments of every period: a fixed beat would fall on the same part of each window.
@@ -114,9 +119,7 @@ async fn measure(
             continue;
         }
         match shown(&mut room, &mut screen, expected, sent_at).await {
-            Some(took) => probed
-                .shown_us
-                .saturating_record(took.as_micros().max(1) as u64),
+            Some(took) => record(&mut probed.shown_us, took),
             None => probed.missed += 1,
         }
     }
@@ -159,9 +162,17 @@ async fn shown(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
+    use emostream_model::Tally;
 
-    fn live(start: u64, total: u64) -> Frame {
+    fn live(start: u64, probes: u64) -> Frame {
+        let tally = |emoji: &str, count| Tally {
+            emoji: Emoji::from_text(emoji).unwrap(),
+            count,
+            swarms: 0,
+            loose: count,
+        };
         Frame::Live {
             room: Room::default(),
             window: Window {
@@ -169,17 +180,17 @@ mod tests {
                 end: start + 2000,
             },
             emitted_at: 0,
-            total,
-            counts: Vec::new(),
+            total: probes + 700,
+            counts: vec![tally("🔥", 700), tally(PROBE, probes)],
             others: 0,
         }
     }
 
     #[test]
-    fn the_screen_counts_every_window_once() {
+    fn the_screen_counts_the_probe_s_emoji_once_a_window() {
         let mut screen = Screen::default();
-        for (start, total) in [(0, 1), (0, 2), (2000, 1), (0, 2), (2000, 3)] {
-            screen.show(&live(start, total));
+        for (start, probes) in [(0, 1), (0, 2), (2000, 1), (0, 2), (2000, 3)] {
+            screen.show(&live(start, probes));
         }
         assert_eq!(screen.total(), 5);
     }

@@ -1,59 +1,261 @@
-//! The summary of a run, for people.
+//! The summary of a run: for people, or as one JSON object. A verdict is displayed by itself, since it
+//! comes later.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt};
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
-use super::{ledger::Sent, probe::Probed};
+use super::{
+    connections::Opened, flags::Asked, ledger::Sent, probe::Probed, schedule::Schedule,
+    sender::Performed, verdict::Verdict,
+};
 
-/// What was sent, what was answered, how long it took.
-pub(super) fn sent(sent: &Sent, probed: Option<&Probed>) -> String {
-    let mut text = String::new();
-    let accepted: u64 = sent
-        .expected
-        .values()
-        .map(|expected| expected.accepted)
-        .sum();
-    let requests: u64 = sent.statuses.values().sum();
-    let statuses: Vec<String> = sent
-        .statuses
-        .iter()
-        .map(|(s, n)| format!("{n} × {s}"))
-        .collect();
-    // Writing into a string cannot fail.
-    let _ = writeln!(
-        text,
-        "reactions  {accepted} accepted in {requests} requests: {}",
-        statuses.join(", ")
-    );
-    let _ = writeln!(text, "answers    {}", percentiles(&sent.latency_us));
-    if let Some(probed) = probed {
-        let tries = probed.shown_us.len();
-        let _ = writeln!(
-            text,
-            "to screen  {} ({tries} tries)",
-            percentiles(&probed.shown_us)
-        );
-        if probed.missed + probed.unsent > 0 {
-            let _ = writeln!(
-                text,
-                "           {} never shown, {} not accepted",
-                probed.missed, probed.unsent
-            );
-        }
-    }
-    text
+/// Later than this in one of a hundred, and the figures say more about this machine than the server.
+const TOO_LATE_MS: f64 = 25.0;
+
+/// See the module. Its fields are those of `--json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    url: String,
+    /// The fullest.
+    room: String,
+    rooms: usize,
+    rate_per_second: f64,
+    duration_s: f64,
+    spikes: Vec<String>,
+    users: u64,
+    batch: u64,
+    zipf: f64,
+    stored: bool,
+    seed: u64,
+    interrupted: bool,
+    reactions: Reactions,
+    requests: Requests,
+    answer_ms: Option<Latency>,
+    /// How late this machine itself sent.
+    own_delay_ms: Option<Latency>,
+    connections: Opened,
+    to_screen: Option<ToScreen>,
+    verify: Option<Verdict>,
 }
 
-fn percentiles(us: &Histogram<u64>) -> String {
-    if us.is_empty() {
-        return "none".to_owned();
+#[derive(Debug, Serialize)]
+struct Reactions {
+    planned: u64,
+    accepted: u64,
+    unknown: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Requests {
+    planned: u64,
+    sent: u64,
+    answers: BTreeMap<String, u64>,
+    /// What the first answer of each kind said that was no good one.
+    why: BTreeMap<String, String>,
+}
+
+/// Milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Latency {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p99_9: f64,
+    max: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct ToScreen {
+    latency_ms: Option<Latency>,
+    shown: u64,
+    never_shown: u64,
+    not_accepted: u64,
+}
+
+impl Report {
+    /// Of a run without a verdict yet.
+    pub(super) fn new(
+        asked: &Asked,
+        plan: &Schedule,
+        performed: &Performed,
+        sent: &Sent,
+        connections: Opened,
+        probed: Option<&Probed>,
+    ) -> Self {
+        let flags = &asked.flags;
+        let accepted = sent.reactions();
+        let answers = sent.answers.iter();
+        let why = answers
+            .clone()
+            .filter_map(|(name, of)| Some((name.clone(), of.why.clone()?)));
+        Self {
+            url: flags.url.to_string(),
+            room: asked.rooms[0].to_string(),
+            rooms: asked.rooms.len(),
+            rate_per_second: flags.rate.per_second,
+            duration_s: flags.duration.as_secs_f64(),
+            spikes: asked.spikes.iter().map(ToString::to_string).collect(),
+            users: flags.users,
+            batch: flags.batch,
+            zipf: flags.zipf,
+            stored: flags.stored,
+            seed: asked.seed,
+            interrupted: false,
+            reactions: Reactions {
+                planned: plan.posts() * flags.batch,
+                accepted: accepted.accepted,
+                unknown: accepted.unknown,
+            },
+            requests: Requests {
+                planned: plan.posts(),
+                sent: performed.sent,
+                answers: answers
+                    .map(|(name, of)| (name.clone(), of.requests))
+                    .collect(),
+                why: why.collect(),
+            },
+            answer_ms: Latency::of(&sent.latency_us),
+            own_delay_ms: Latency::of(&performed.own_delay_us),
+            connections,
+            to_screen: probed.map(|probed| ToScreen {
+                latency_ms: Latency::of(&probed.shown_us),
+                shown: probed.shown_us.len(),
+                never_shown: probed.missed,
+                not_accepted: probed.unsent,
+            }),
+            verify: None,
+        }
     }
-    let ms = |us: u64| us as f64 / 1000.0;
-    format!(
-        "p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-        ms(us.value_at_quantile(0.5)),
-        ms(us.value_at_quantile(0.99)),
-        ms(us.max()),
-    )
+
+    /// Somebody ended it early.
+    pub(super) fn interrupted(&mut self) {
+        self.interrupted = true;
+    }
+
+    /// The finals were compared.
+    pub(super) fn verified(&mut self, verdict: Verdict) {
+        self.verify = Some(verdict);
+    }
+
+    /// What the answers were.
+    fn answers(&self) -> String {
+        let Requests { answers, why, .. } = &self.requests;
+        let each = answers.iter().map(|(name, requests)| match why.get(name) {
+            Some(why) => format!("{requests} × {name} ({why})"),
+            None => format!("{requests} × {name}"),
+        });
+        each.collect::<Vec<String>>().join(", ")
+    }
+
+    /// Whether the server took anything at all.
+    pub(super) fn accepted_nothing(&self) -> bool {
+        self.reactions.accepted == 0
+    }
+
+    /// Why this was no good run, if it was none.
+    pub(super) fn complaint(&self) -> Option<String> {
+        if self.accepted_nothing() && self.requests.sent > 0 {
+            return Some(format!("nothing was accepted: {}", self.answers()));
+        }
+        let inexact = self.verify.as_ref().is_some_and(|verdict| !verdict.holds());
+        inexact.then(|| "the finals are not what was accepted".to_owned())
+    }
+
+    /// In one line.
+    pub(super) fn json(&self) -> String {
+        serde_json::to_string(self).expect("names are text and numbers are finite")
+    }
+}
+
+impl Latency {
+    fn of(us: &Histogram<u64>) -> Option<Self> {
+        let ms = |quantile| us.value_at_quantile(quantile) as f64 / 1000.0;
+        (!us.is_empty()).then(|| Self {
+            p50: ms(0.5),
+            p90: ms(0.9),
+            p99: ms(0.99),
+            p99_9: ms(0.999),
+            max: us.max() as f64 / 1000.0,
+        })
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            p50,
+            p90,
+            p99,
+            p99_9,
+            max,
+        } = self;
+        write!(
+            f,
+            "p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, p99.9 {p99_9:.1} ms, max {max:.1} ms"
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (accepted, sent) = (self.reactions.accepted, self.requests.sent);
+        let answers = self.answers();
+        writeln!(
+            f,
+            "reactions  {accepted} accepted in {sent} requests: {answers}"
+        )?;
+        if let Some(latency) = self.answer_ms {
+            writeln!(f, "answers    {latency}")?;
+        }
+        if let Some(to_screen) = &self.to_screen {
+            write!(f, "{to_screen}")?;
+        }
+        let (planned, limit) = (self.requests.planned, self.connections.limit);
+        if sent < planned && !self.interrupted {
+            writeln!(
+                f,
+                "           {} of {planned} requests were never sent: all {limit} connections were \
+                 waiting for answers",
+                planned - sent
+            )?;
+        }
+        if self.connections.open_files_reached {
+            writeln!(
+                f,
+                "           the limit on open files allowed {limit} connections; raise it by ulimit -n"
+            )?;
+        }
+        let own = self.own_delay_ms.map_or(0.0, |own| own.p99);
+        if own > TOO_LATE_MS {
+            writeln!(
+                f,
+                "           this machine was itself {own:.0} ms late in one of a hundred requests: send \
+                 less, or arrays (--batch)"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ToScreen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            shown,
+            never_shown,
+            not_accepted,
+            ..
+        } = self;
+        if let Some(latency) = self.latency_ms {
+            writeln!(f, "to screen  {latency} ({shown} tries)")?;
+        }
+        if never_shown + not_accepted > 0 {
+            writeln!(
+                f,
+                "           {never_shown} never shown, {not_accepted} not accepted"
+            )?;
+        }
+        Ok(())
+    }
 }

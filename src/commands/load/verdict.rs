@@ -6,6 +6,7 @@ use std::{
 };
 
 use emostream_model::{Emoji, Room};
+use serde::Serialize;
 
 use super::{
     finals::Counted,
@@ -15,27 +16,41 @@ use super::{
 /// The most differences listed.
 const LISTED: usize = 10;
 
+/// What explains a difference.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Circumstances {
+    /// Reactions that the dataflow rejected as late meanwhile, if known.
+    pub(super) late: Option<u64>,
+    /// Whether every answer said `stored`.
+    pub(super) stored: bool,
+    /// Reactions that come in one flush interval of ingest at most.
+    pub(super) in_a_flush: u64,
+}
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Verdict {
+    exact: bool,
     accepted: u64,
     unknown: u64,
     counted: u64,
     lost: u64,
     doubled: u64,
     late: Option<u64>,
+    /// Why it may be so, and what to do.
+    explanations: Vec<String>,
     details: Vec<String>,
 }
 
-/// Compares. `late`: how many reactions the dataflow rejected as late meanwhile, if known.
+/// Compares.
 pub(super) fn compare(
     rooms: &[Room],
     sent: &Sent,
     finals: &HashMap<Room, Counted>,
-    late: Option<u64>,
+    circumstances: Circumstances,
 ) -> Verdict {
     let mut verdict = Verdict {
-        late,
+        late: circumstances.late,
         ..Verdict::default()
     };
     let nothing = Counted::default();
@@ -56,6 +71,8 @@ pub(super) fn compare(
     let late = verdict.late.unwrap_or(0).min(verdict.lost);
     verdict.late = verdict.late.map(|_| late);
     verdict.lost -= late;
+    verdict.exact = verdict.details.is_empty();
+    verdict.explain(sent.broken, circumstances);
     verdict
 }
 
@@ -105,10 +122,55 @@ impl Verdict {
         }
     }
 
+    /// `broken`: how many requests no server answered.
+    fn explain(&mut self, broken: u64, circumstances: Circumstances) {
+        let mut because = |why: String| self.explanations.push(why);
+        let Circumstances {
+            stored, in_a_flush, ..
+        } = circumstances;
+        if self.lost > 0 {
+            because(match (stored, broken) {
+                (true, _) => {
+                    "lost: after `stored` no crash may lose anything; this is a defect, or \
+                              the log itself lost data"
+                        .to_owned()
+                }
+                (false, 0) => "lost: every request was answered, so this is not what a crash of \
+                               ingest may lose after a 202; look into the logs of ingest"
+                    .to_owned(),
+                (false, _) => format!(
+                    "lost: {broken} requests got no answer. If ingest was killed, this is what a 202 \
+                     may lose: at most one flush interval a kill (500 ms, here {in_a_flush} \
+                     reactions); --stored rules it out"
+                ),
+            });
+        }
+        if self.lost > 0 && self.late.is_none() {
+            because(
+                "lost: some may be late instead; name the dataflow's metrics by --metrics-url"
+                    .to_owned(),
+            );
+        }
+        if self.late.is_some_and(|late| late > 0) {
+            because(
+                "late: the dataflow rejected them, they are in the topic `rejected`; an ingest was \
+                 cut off from the log for longer than --lateness"
+                    .to_owned(),
+            );
+        }
+        if self.doubled > 0 {
+            because(
+                "doubled: either a defect, or somebody else reacted in these rooms; choose others by \
+                 --room"
+                    .to_owned(),
+            );
+        }
+    }
+
     /// Whether every accepted reaction was counted once. A late one was not, but it was not silently
     /// dropped either: it makes the verdict fail, in other words.
     pub(super) fn holds(&self) -> bool {
-        self.details.is_empty()
+        self.exact
     }
 }
 
@@ -139,6 +201,9 @@ impl fmt::Display for Verdict {
                 self.details.len() - LISTED
             )?;
         }
+        for explanation in &self.explanations {
+            writeln!(f, "           {explanation}")?;
+        }
         match self.holds() {
             true => write!(
                 f,
@@ -160,8 +225,26 @@ mod tests {
     }
 
     fn verdict(accepted: u64, unknown: u64, counted: u64, late: Option<u64>) -> Verdict {
+        let circumstances = Circumstances {
+            late,
+            stored: false,
+            in_a_flush: 50,
+        };
+        of(accepted, unknown, counted, 0, circumstances)
+    }
+
+    fn of(
+        accepted: u64,
+        unknown: u64,
+        counted: u64,
+        broken: u64,
+        circumstances: Circumstances,
+    ) -> Verdict {
         let room = Room::default();
-        let mut sent = Sent::default();
+        let mut sent = Sent {
+            broken,
+            ..Sent::default()
+        };
         let expected = Expected { accepted, unknown };
         sent.expected.insert((room.clone(), fire()), expected);
         let counted = Counted {
@@ -173,7 +256,7 @@ mod tests {
             std::slice::from_ref(&room),
             &sent,
             &HashMap::from([(room.clone(), counted)]),
-            late,
+            circumstances,
         )
     }
 
@@ -193,6 +276,29 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_is_explained_by_what_was_asked_for_and_what_broke() {
+        let explained = |stored, broken| {
+            let circumstances = Circumstances {
+                late: Some(0),
+                stored,
+                in_a_flush: 50,
+            };
+            of(10, 0, 5, broken, circumstances).explanations.join(" ")
+        };
+        assert!(explained(true, 9).contains("no crash may lose"));
+        assert!(explained(false, 0).contains("every request was answered"));
+        let after_a_crash = explained(false, 9);
+        assert!(
+            after_a_crash.contains("9 requests got no answer"),
+            "{after_a_crash}"
+        );
+        assert!(after_a_crash.contains("50 reactions"), "{after_a_crash}");
+        assert!(verdict(10, 0, 11, None).explanations[0].contains("somebody else"));
+        assert!(verdict(10, 0, 9, None).explanations[1].contains("--metrics-url"));
+        assert!(verdict(10, 0, 10, None).explanations.is_empty());
+    }
+
+    #[test]
     fn a_window_with_two_finals_is_a_difference_even_if_the_sums_agree() {
         let room = Room::default();
         let mut counted = Counted {
@@ -207,12 +313,20 @@ mod tests {
             .windows
             .insert(window, vec!["0-1".parse().unwrap(), "0-2".parse().unwrap()]);
         let finals = HashMap::from([(room.clone(), counted)]);
-        assert!(!compare(&[room], &Sent::default(), &finals, None).holds());
+        assert!(!compare(&[room], &Sent::default(), &finals, Circumstances::default()).holds());
     }
 
     #[test]
     fn a_room_without_its_last_window_is_a_difference() {
         let room = Room::default();
-        assert!(!compare(&[room], &Sent::default(), &HashMap::new(), None).holds());
+        assert!(
+            !compare(
+                &[room],
+                &Sent::default(),
+                &HashMap::new(),
+                Circumstances::default()
+            )
+            .holds()
+        );
     }
 }

@@ -1,0 +1,142 @@
+//! `emostream load`: what it sends is what it says, wherever the roles are.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{
+    http, kafka,
+    node::{self, Node},
+    unique,
+};
+use serde_json::Value;
+
+/// Runs a load to its good end, and takes its JSON.
+fn load(arguments: &[&str]) -> Value {
+    let said = node::output(&[&["load", "--json"][..], arguments].concat());
+    serde_json::from_str(&said).unwrap()
+}
+
+/// That all was accepted, and counted once.
+fn exact(report: &Value, reactions: u64) {
+    assert_eq!(report["reactions"]["planned"], reactions, "{report}");
+    assert_eq!(report["reactions"]["accepted"], reactions, "{report}");
+    assert_eq!(report["verify"]["counted"], reactions, "{report}");
+    assert_eq!(report["verify"]["exact"], true, "{report}");
+}
+
+#[test]
+fn loads_are_counted_exactly_also_one_after_another_in_the_same_rooms() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let url = format!("http://{}", node.address);
+    let rooms = ["--url", &url, "--verify", "--rooms", "3", "--room", "hall"];
+
+    let rate = ["--rate", "100/s", "--duration", "3s"];
+    let more = ["--spike", "6x@1s+1s", "--batch", "10", "--probe", "5/s"];
+    let report = load(&[&rooms[..], &rate, &more].concat());
+    exact(&report, 800);
+    assert_eq!(report["requests"]["answers"]["202 Accepted"], 80);
+    assert!(
+        report["answer_ms"]["p99_9"].as_f64() > Some(0.0),
+        "{report}"
+    );
+    assert!(report["to_screen"]["shown"].as_u64() > Some(0), "{report}");
+
+    let report = load(&[&rooms[..], &rate, &["--stored"]].concat());
+    exact(&report, 300);
+    assert_eq!(report["requests"]["answers"]["200 OK"], 300);
+
+    let state = http::get(&node.address, "/v1/rooms").unwrap().json();
+    let rooms = state["rooms"].as_array().unwrap().iter();
+    let mut names: Vec<&str> = rooms.map(|room| room["room"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["hall-1", "hall-2", "hall-3"], "and no other rooms");
+}
+
+#[test]
+fn people_are_told_the_room_the_latencies_and_the_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let url = format!("http://{}", node.address);
+    let said = node::output(&[
+        "load",
+        "--url",
+        &url,
+        "--rate",
+        "20/s",
+        "--duration",
+        "3s",
+        "--verify",
+    ]);
+    for part in [
+        &format!("{url}/?room=rehearsal\n"),
+        "60 accepted in 60 requests: 60 × 202 Accepted",
+        "p99.9",
+        "to screen",
+        "every accepted reaction was counted exactly once",
+    ] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+}
+
+#[test]
+fn a_load_of_which_nothing_is_accepted_fails_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &["--rooms", "match-.*"]);
+    let url = format!("http://{}", node.address);
+    let run = ["load", "--url", &url, "--rate", "50/s", "--duration", "1s"];
+    for verify in [&[][..], &["--verify"]] {
+        let output = node::run(&[&run[..], &["--room", "hall"], verify].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+        for part in ["nothing was", "400 Bad Request", "hall"] {
+            assert!(said.contains(part), "{part} is not in: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_load_on_separate_roles_is_told_where_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (brokers, prefix) = (kafka::brokers(), unique("load"));
+    let store = ["--kafka", &brokers, "--topic-prefix", &prefix];
+    node::output(&[&["topics", "create", "--partitions", "2"][..], &store].concat());
+    let start = |role: &str| {
+        let more = match role {
+            "dataflow" => &["--admin", "127.0.0.1:0"][..],
+            _ => &["--admin", "off", "--listen", "127.0.0.1:0"],
+        };
+        let arguments = [&[role][..], &store, more].concat();
+        let log = dir.path().join(role);
+        match role {
+            "dataflow" => Node::start_silent(&arguments, &log),
+            _ => Node::start(&arguments, &log),
+        }
+    };
+    let (ingest, publisher, dataflow) = (start("ingest"), start("publisher"), start("dataflow"));
+    let url = format!("http://{}", ingest.address);
+    let run = ["--url", &url, "--rate", "50/s", "--duration", "2s"];
+
+    let alone = [&["load", "--verify"][..], &run].concat();
+    let output = node::run(&alone);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("--subscribe-url"), "{said}");
+
+    let screens = format!("http://{}", publisher.address);
+    let metrics = format!("http://{}", dataflow.admin());
+    let told = ["--subscribe-url", &screens, "--metrics-url", &metrics];
+    let report = load(&[&run[..], &told, &["--verify"]].concat());
+    exact(&report, 100);
+    assert_eq!(report["verify"]["late"], 0, "{report}");
+
+    let report = load(&run);
+    assert_eq!(report["reactions"]["accepted"], 100, "{report}");
+    assert_eq!(report["to_screen"], Value::Null, "nobody to ask");
+    for role in [ingest, publisher, dataflow] {
+        assert_eq!(role.stop(Duration::from_secs(20)).code(), Some(0));
+    }
+}
