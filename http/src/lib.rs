@@ -13,13 +13,14 @@
 //!
 //! Invariants: every connection counts against one limit for as long as its socket lives, upgraded or
 //! not. No wait for a client is without an end. What a client sends is never buffered beyond a named
-//! limit.
+//! limit, and what it only announces takes no room.
 
 mod admin;
 mod body;
 mod cors;
 mod handler;
 mod limits;
+mod nowhere;
 mod problem;
 mod readiness;
 mod receive;
@@ -32,9 +33,10 @@ pub use body::{Body, BodySender, Closed};
 pub use cors::{AllowOrigin, InvalidOrigin};
 pub use handler::{Handler, Request, Response};
 pub use limits::Limits;
+pub use nowhere::Nowhere;
 pub use problem::Problem;
 pub use readiness::{Component, Readiness};
-pub use receive::{BodyError, read_body};
+pub use receive::{Bodies, BodyError, BodyLimits, Received};
 pub use serve::{Drained, serve};
 pub use shutdown::Shutdown;
 pub use socket::{Permit, Socket, upgraded_socket};

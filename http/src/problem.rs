@@ -82,16 +82,21 @@ impl Problem {
         &self.detail
     }
 
-    /// The answer.
-    pub fn into_response(self) -> Response {
-        let mut members = self.members;
+    /// The answer's body.
+    pub(crate) fn text(&self) -> String {
+        let mut members = self.members.clone();
         let title = self.status.canonical_reason().unwrap_or("Error");
         members.insert("title".to_owned(), title.into());
         members.insert("status".to_owned(), self.status.as_u16().into());
-        members.insert("detail".to_owned(), self.detail.into());
+        members.insert("detail".to_owned(), (*self.detail).into());
         let mut text = Value::Object(members).to_string();
         text.push('\n');
-        let mut response = Response::new(Body::from(text));
+        text
+    }
+
+    /// The answer.
+    pub fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.text()));
         *response.status_mut() = self.status;
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, json);

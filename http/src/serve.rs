@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{Version, header::HOST, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::AsyncWriteExt,
@@ -127,10 +127,10 @@ async fn connection<H: Handler>(
     let service = service_fn(|request: Request| {
         let handler = handler.clone();
         async move {
-            Ok::<_, Infallible>(if handler.knows(request.uri().path()) {
-                handler.handle(request, peer).await
-            } else {
-                Problem::unknown_path().into()
+            Ok::<_, Infallible>(match misdirected(&request) {
+                Some(problem) => problem.into(),
+                None if handler.knows(request.uri().path()) => handler.handle(request, peer).await,
+                None => Problem::unknown_path().into(),
             })
         }
     });
@@ -157,12 +157,21 @@ async fn connection<H: Handler>(
     }
 }
 
+/// What RFC 9112 (3.2) has a server refuse: a proxy before it might have read another host.
+fn misdirected(request: &Request) -> Option<Problem> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;
+    wrong.then(|| Problem::bad_request("a request names its host once: one Host header"))
+}
+
 /// Tells a client that there is no place for it.
 async fn refuse(mut socket: Socket) -> io::Result<()> {
+    let problem = Problem::unavailable("too many connections; come back later").text();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: {}\r\nconnection: close\r\n\
-         content-length: 0\r\n\r\n",
-        jittered_retry().as_secs()
+         content-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{problem}",
+        jittered_retry().as_secs(),
+        problem.len()
     );
     socket.write_all(answer.as_bytes()).await?;
     socket.shutdown().await

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use emostream_http::{
-    Admin, Body, Drained, Handler, Limits, Problem, Readiness, Request, Response, Shutdown,
-    read_body, serve, upgraded_socket,
+    Admin, Bodies, Body, BodyLimits, Drained, Handler, Limits, Problem, Readiness, Request,
+    Response, Shutdown, serve, upgraded_socket,
 };
 use hyper::{
     StatusCode,
@@ -24,9 +24,16 @@ use tokio::{
 /// What must happen happens long before this.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+const BODIES: BodyLimits = BodyLimits {
+    body_bytes: 10,
+    time: Duration::from_millis(300),
+    together_bytes: 0,
+};
+
 /// `/echo` answers the body (10 bytes at most), `/slow` waits for its gate, `/stream` sends until it
 /// is told to stop, `/upgrade` becomes an echo of bytes.
 struct Sample {
+    bodies: Bodies,
     gate: Arc<Notify>,
     entered: Arc<Notify>,
     shutdown: Shutdown,
@@ -40,8 +47,8 @@ impl Handler for Sample {
     async fn handle(&self, mut request: Request, peer: SocketAddr) -> Response {
         assert!(peer.ip().is_loopback());
         match request.uri().path() {
-            "/echo" => match read_body(&mut request, 10, Duration::from_millis(300)).await {
-                Ok(body) => Response::new(Body::from(body)),
+            "/echo" => match self.bodies.read(&mut request).await {
+                Ok(body) => Response::new(Body::from(body.to_vec())),
                 Err(error) => Problem::from(error).into(),
             },
             "/slow" => {
@@ -97,6 +104,7 @@ impl Running {
         let (gate, entered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let shutdown = Shutdown::new();
         let sample = Sample {
+            bodies: Bodies::new(BODIES),
             gate: gate.clone(),
             entered: entered.clone(),
             shutdown: shutdown.clone(),
@@ -376,6 +384,10 @@ async fn one_connection_too_many_is_told_503_until_another_ends() {
         "{refused}"
     );
     assert!(refused.contains("connection: close\r\n"));
+    assert!(
+        refused.contains(r#""detail":"too many connections"#),
+        "{refused}"
+    );
     drop(first);
     let admitted = async {
         loop {
@@ -476,4 +488,21 @@ async fn a_client_that_never_reads_its_answers_is_dropped() {
     // Answers fill the socket both ways until the server gives up and the write fails.
     let flood = async { while deaf.0.write_all(requests.as_bytes()).await.is_ok() {} };
     timeout(DEADLINE, flood).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let running = Running::start(Limits::default()).await;
+    for (version, hosts, status) in [
+        ("1.1", "", 400),
+        ("1.1", "host: a\r\nhost: a\r\n", 400),
+        ("1.1", "host: a\r\n", 200),
+        ("1.0", "", 200),
+        ("1.0", "host: a\r\nhost: b\r\n", 400),
+    ] {
+        let request = format!("GET /healthz HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+        let answer = running.ask(&request).await;
+        let said = answer.split(' ').nth(1);
+        assert_eq!(said, Some(&*status.to_string()), "{request}: {answer}");
+    }
 }

@@ -58,6 +58,11 @@ impl Buffer {
         }
     }
 
+    /// Whether there is room for `reactions` now: what has none need not be read.
+    pub(crate) fn has_room(&self, reactions: u32) -> bool {
+        self.places.available_permits() >= reactions as usize
+    }
+
     /// Room for `reactions`; `None` if there is not so much. Never waits.
     pub(crate) fn reserve(&self, reactions: u32) -> Option<Reservation> {
         let places = self.places.clone().try_acquire_many_owned(reactions);

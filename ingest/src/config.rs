@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emostream_http::AllowOrigin;
+use emostream_http::{AllowOrigin, BodyLimits};
 use emostream_model::{EmojiNames, Topics};
 
 use crate::RoomPattern;
@@ -30,11 +30,13 @@ pub struct Config {
     pub flush: Duration,
     /// This many reactions go to the log at once.
     pub flush_count: usize,
-    /// The most reactions that wait for the log or its acknowledgement, those of requests whose body is
-    /// still being read included. About 300 bytes each: the default is 60 MB.
+    /// The most reactions that wait for the log or its acknowledgement. About 300 bytes each: the default
+    /// is 60 MB.
     pub buffer_reactions: u32,
     /// How long a body may take to arrive.
     pub body_time: Duration,
+    /// The most bytes of bodies over 4 KiB that are read at once: the default is 128 of the largest.
+    pub bodies_bytes: u32,
     /// Which rooms exist; `None` for all.
     pub rooms: Option<RoomPattern>,
     /// The most rooms in use at once: each costs the dataflow its own tallies.
@@ -53,10 +55,22 @@ impl Default for Config {
             flush_count: 20_000,
             buffer_reactions: 200_000,
             body_time: Duration::from_secs(10),
+            bodies_bytes: 32 << 20,
             rooms: None,
             max_rooms: 10_000,
             emojis: EmojiNames::default(),
             allow_origin: AllowOrigin::Any,
+        }
+    }
+}
+
+impl Config {
+    /// What is allowed to requests' bodies.
+    pub(crate) fn bodies(&self) -> BodyLimits {
+        BodyLimits {
+            body_bytes: MAX_BODY_BYTES,
+            time: self.body_time,
+            together_bytes: self.bodies_bytes,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{AllowOrigin, BodyError, Handler, Problem, Request, Response, read_body};
+use emostream_http::{AllowOrigin, Bodies, Handler, Problem, Request, Response};
 use emostream_log::LogError;
 use emostream_model::Submission;
 use hyper::{Method, body::Body as _, header::ORIGIN};
@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::timeout};
 use crate::{
     answer::{self, Receipt},
     buffer::{Buffer, Closed, Reservation},
-    config::{Config, LOG_TIMEOUT, MAX_BODY_BYTES},
+    config::{Config, LOG_TIMEOUT},
     metrics::Metrics,
     request::{self, Dialect, METHODS, Wait},
     rooms::Rooms,
@@ -29,6 +29,7 @@ const LOG_GRACE: Duration = Duration::from_secs(1);
 /// What every request shares.
 pub(crate) struct Service {
     pub(crate) config: Config,
+    pub(crate) bodies: Bodies,
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) rooms: Mutex<Rooms>,
     pub(crate) metrics: Arc<Metrics>,
@@ -73,14 +74,15 @@ impl Service {
         }
         request::check_content(request.headers())?;
         let wait = Wait::of(request.uri(), request.headers())?;
-        let length = request.body().size_hint();
-        if length.lower() > MAX_BODY_BYTES as u64 {
-            let max_bytes = MAX_BODY_BYTES;
-            return Err(BodyError::TooLarge { max_bytes }.into());
+        self.bodies.check(request)?;
+        let most = request::most_reactions(request.body().size_hint().exact());
+        if !self.buffer.has_room(most) {
+            return Err(answer::buffer_full());
         }
-        let most = request::most_reactions(length.exact());
+        let body = self.bodies.read(request).await?;
+        // Not before: clients that announce bodies and do not send them would hold all the room.
+        let most = request::most_reactions(Some(body.len() as u64));
         let room = self.buffer.reserve(most).ok_or_else(answer::buffer_full)?;
-        let body = read_body(request, MAX_BODY_BYTES, self.config.body_time).await?;
         let read = Submissions::read(&body, &self.config.emojis, dialect.names())?;
         drop(body);
         let is_array = read.is_array;

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Invariants:
-//! - Room in the buffer is reserved before a body is read, and given back when the log has
-//!   acknowledged its reactions (or refused them for good): the process's memory is bounded.
+//! - A body is read only while there is room for its reactions. Bodies have a room of their own, taken as
+//!   their bytes come; room in the buffer is taken when they have come, and given back when the log has
+//!   acknowledged the reactions (or refused them for good): the process's memory is bounded.
 //! - A reaction's event time is when it entered the buffer, by a clock that never goes back.
 //! - Every flush writes to every partition, a heartbeat where there are no reactions.
 //! - A `stored` answer is given only when the log has acknowledged the whole flush. A flush that fails

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{Handler, Readiness, Shutdown};
+use emostream_http::{Bodies, Handler, Readiness, Shutdown};
 use emostream_log::{Appender, Log, LogError};
 use prometheus::Registry;
 use tokio::{
@@ -75,6 +75,7 @@ impl Ingest {
         tokio::spawn(until(stopping.clone(), watch));
         let rooms = Rooms::new(config.rooms.clone(), config.max_rooms, Instant::now());
         let service = Service {
+            bodies: Bodies::new(config.bodies()),
             config,
             buffer,
             rooms: Mutex::new(rooms),

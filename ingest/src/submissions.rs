@@ -1,13 +1,14 @@
 //! A body's reactions: one object, or an array in which a bad entry does not spoil the others.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use emostream_http::Problem;
 use emostream_model::{EmojiNames, Entry, Names, Submission};
 use serde::{
-    Deserializer as _,
+    Deserialize, Deserializer as _,
     de::{IgnoredAny, SeqAccess, Visitor},
 };
+use serde_json::value::RawValue;
 
 use crate::config::MAX_REQUEST_REACTIONS;
 
@@ -74,21 +75,60 @@ impl Submissions {
             add(0, serde_json::from_str(text)?);
             return Ok(read);
         }
-        let mut json = serde_json::Deserializer::from_str(text);
-        let count = json.deserialize_seq(Entries(add))?;
-        json.end()?;
+        let count = match entries(text, &mut add) {
+            Ok(count) => count,
+            Err(_) => {
+                read.good.clear();
+                read.bad.clear();
+                read.one_by_one(text, emojis, names)?
+            }
+        };
         if count > MAX_REQUEST_REACTIONS {
             return Err(Malformed::TooMany);
         }
         Ok(read)
     }
+
+    /// Reads an array whose entries could not be read in one go: it is no JSON, or there is JSON in it
+    /// that no value can hold (`1e999`, half a surrogate pair), which spoils its own entry only.
+    fn one_by_one(
+        &mut self,
+        text: &str,
+        emojis: &EmojiNames,
+        names: Names,
+    ) -> Result<usize, serde_json::Error> {
+        entries(text, |index, raw: &RawValue| {
+            let entry = serde_json::from_str::<Entry<'_>>(raw.get());
+            let read = entry.map_err(|error| format!("cannot be read: {error} of the entry"));
+            let valid = read.and_then(|entry| {
+                let valid = entry.validate(emojis, names);
+                valid.map_err(|invalid| invalid.to_string())
+            });
+            match valid {
+                Ok(submission) => self.good.push((index, submission)),
+                Err(detail) => self.bad.push(Rejection { index, detail }),
+            }
+        })
+    }
+}
+
+/// Hands the entries of an array to `take`, and counts them.
+fn entries<'de, T, F>(text: &'de str, take: F) -> Result<usize, serde_json::Error>
+where
+    T: Deserialize<'de>,
+    F: FnMut(usize, T),
+{
+    let mut json = serde_json::Deserializer::from_str(text);
+    let count = json.deserialize_seq(Entries(take, PhantomData))?;
+    json.end()?;
+    Ok(count)
 }
 
 /// Hands the entries of an array on as they come, so that the array itself is never held. Those
 /// beyond the limit are only counted.
-struct Entries<F>(F);
+struct Entries<T, F>(F, PhantomData<T>);
 
-impl<'de, F: FnMut(usize, Entry<'de>)> Visitor<'de> for Entries<F> {
+impl<'de, T: Deserialize<'de>, F: FnMut(usize, T)> Visitor<'de> for Entries<T, F> {
     type Value = usize;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,6 +181,25 @@ mod tests {
         let places: Vec<usize> = read.bad.iter().map(|bad| bad.index).collect();
         assert_eq!(places, [1, 3, 4]);
         assert_eq!(read.bad[1].detail, "emoji_type is required");
+    }
+
+    #[test]
+    fn json_that_no_value_can_hold_spoils_its_own_entry_only() {
+        let digits = "9".repeat(1000);
+        let bodies = [
+            r#"{"user_id":1,"emoji_type":"🔥","timestamp":1e999}"#.to_owned(),
+            format!(r#"{{"user_id":{digits},"emoji_type":"🔥"}}"#),
+            r#"{"user_id":"\ud800","emoji_type":"🔥"}"#.to_owned(),
+        ];
+        for bad in bodies {
+            let read = read(format!("[{GOOD},{bad},{GOOD}]")).unwrap();
+            assert_eq!((read.good.len(), read.bad.len()), (2, 1), "{bad}");
+            assert_eq!(read.bad[0].index, 1);
+            let detail = &read.bad[0].detail;
+            assert!(detail.starts_with("cannot be read: "), "{detail}");
+        }
+        let error = read(format!(r#"[{GOOD},{{"user_id":1e999}},]"#)).unwrap_err();
+        assert!(error.contains("trailing comma"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! `emostream ingest`: the HTTP ingest service, in a process of its own.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_http::{AllowOrigin, Limits, Shutdown, serve};
+use emostream_http::{AllowOrigin, Limits, Nowhere, Shutdown, serve};
 use emostream_ingest::{Config, Ingest, RoomPattern, StartError};
 use emostream_model::{EmojiNames, Topics};
 
@@ -97,6 +97,7 @@ pub(super) async fn flush_last(ingest: &Ingest, drain: &Drain) -> Result<(), Fai
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let names = flags.topics.names();
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
+    let nowhere = Nowhere::new(origin.clone());
     let config = flags.intake.config(names.clone(), emojis, origin);
     let log = flags.kafka.connect()?;
     topics::require(&*log, &[names.reactions()])?;
@@ -109,7 +110,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let shutdown = Shutdown::new();
-        let handler = ingest.handler();
+        let handler = Arc::new((ingest.handler(), nowhere));
         let serving = tokio::spawn(serve(
             listener,
             handler,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_broadcast::{BroadcastError, Config, Publisher};
-use emostream_http::{AllowOrigin, Handler, Limits, Shutdown, serve};
+use emostream_http::{AllowOrigin, Handler, Limits, Nowhere, Shutdown, serve};
 use emostream_log::Log;
 use emostream_model::Topics;
 
@@ -57,6 +57,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         ring: RING,
         allow_origin: flags.origin.allowed(),
     };
+    let nowhere = Nowhere::new(flags.origin.allowed());
     let log = flags.kafka.connect()?;
     let needed = [
         names.windows(),
@@ -74,7 +75,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let _watching = watch.follow(&log, names.windows())?;
         let publishing = Publishing::start(config, log, &watch).await?;
         let shutdown = Shutdown::new();
-        let handler = publishing.handler();
+        let handler = Arc::new((publishing.handler(), nowhere));
         let serving = tokio::spawn(serve(
             listener,
             handler,

@@ -6,8 +6,10 @@
 //!           └─ GET / ─▶ page     └─────┘                └─────┘
 //! ```
 
+use std::sync::Arc;
+
 use clap::Args;
-use emostream_http::{Limits, Shutdown, serve};
+use emostream_http::{Limits, Nowhere, Shutdown, serve};
 use emostream_ingest::Ingest;
 
 use super::{
@@ -57,6 +59,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         return Err(Failure::usage("--lateness", why));
     }
     let intake = flags.intake.config(names.clone(), emojis, origin.clone());
+    let nowhere = Nowhere::new(origin.clone());
     let publishing = Publishing::config(names.clone(), &flags.counting, origin);
 
     let home = match flags.store.is_kafka() {
@@ -80,7 +83,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
         let mut counting = Counting::start(counting, log, &watch)?;
         let shutdown = Shutdown::new();
-        let handler = std::sync::Arc::new((ingest.handler(), publishing.handler()));
+        let services = (ingest.handler(), publishing.handler());
+        let handler = Arc::new((services, nowhere));
         let serving = tokio::spawn(serve(
             listener,
             handler,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{Limits, Readiness, Shutdown, serve};
+use emostream_http::{Limits, Nowhere, Readiness, Shutdown, serve};
 use emostream_ingest::{Config, DrainError, Ingest};
 use emostream_log::{Cleanup, Log, TopicSpec, embedded::EmbeddedLog, read_to_end};
 use emostream_model::{Batch, Reaction, Topics};
@@ -55,6 +55,11 @@ pub(crate) struct Answer {
 
 impl Stage {
     pub(crate) fn start(config: Config) -> Self {
+        Self::limited(config, Limits::default())
+    }
+
+    /// An ingest whose listener has other limits.
+    pub(crate) fn limited(config: Config, limits: Limits) -> Self {
         let log = EmbeddedLog::in_memory().unwrap();
         log.create_topic(&TopicSpec {
             name: Topics::default().reactions(),
@@ -71,14 +76,15 @@ impl Stage {
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
         let shutdown = Shutdown::new();
+        let nowhere = Nowhere::new(config.allow_origin.clone());
         let starting = Ingest::start(config, log.clone(), &registry, &readiness);
         let ingest = runtime.block_on(starting).unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let serving = serve(
             listener,
-            ingest.handler(),
-            Limits::default(),
+            Arc::new((ingest.handler(), nowhere)),
+            limits,
             shutdown.clone(),
         );
         Self {

@@ -1,6 +1,9 @@
 //! The interface's tables, row by row.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 use emostream_ingest::Config;
 use serde_json::json;
@@ -257,6 +260,9 @@ fn every_row_of_the_error_table_is_a_problem_and_keeps_nothing() {
     }
     let allowed = stage.ask("GET /v1/reactions", &[], "");
     assert_eq!(allowed.header("allow"), Some("POST, OPTIONS"));
+    let head = stage.ask("HEAD /v1/reactions", &[], "");
+    assert_eq!((head.status, head.body), (405, serde_json::Value::Null));
+    assert_eq!(stage.ask("OPTIONS /emoji", &[], "").status, 204);
     let flask = stage.post("/send_emoji", "{}");
     assert_eq!(
         (flask.status, &flask.body["error"]),
@@ -267,20 +273,18 @@ fn every_row_of_the_error_table_is_a_problem_and_keeps_nothing() {
 }
 
 #[test]
-fn a_slow_body_is_408_and_gives_its_room_back() {
+fn a_slow_body_is_408_and_leaves_its_room() {
     let config = Config {
         body_time: Duration::from_millis(50),
-        buffer_reactions: 1,
+        buffer_reactions: 2,
         ..quick()
     };
     let stage = Stage::start(config);
     let mut stream = stage.connect();
     stream
-        .write_all(b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\ncontent-length: 20\r\n\r\n{")
+        .write_all(b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\ncontent-length: 40\r\n\r\n{")
         .unwrap();
-    let said = Answer::read(&mut stream);
-    assert_eq!(said.status, 408);
-    // One place was reserved for the 20 bytes; it was given back.
+    assert_eq!(Answer::read(&mut stream).status, 408);
     assert_eq!(stage.post("/v1/reactions", "[]").status, 202);
 }
 
@@ -356,4 +360,77 @@ fn rooms_beyond_the_pattern_or_the_limit_are_rejected_and_known_ones_go_on() {
     );
     assert_eq!(to("match-1").status, 202);
     assert_eq!(stage.metric("emostream_ingest_rooms_in_use"), 2.0);
+}
+
+#[test]
+fn a_page_of_an_allowed_origin_reads_every_error_and_learns_that_its_path_is_wrong() {
+    let stage = Stage::start(Config {
+        allow_origin: "https://a.example".parse().unwrap(),
+        buffer_reactions: 1,
+        ..quick()
+    });
+    let large = format!("[{}]", " ".repeat(256 << 10));
+    let (json, form) = ("x: y", "content-type: text/html");
+    for (line, header, body, status) in [
+        ("POST /v1/reactions", json, "{", 400),
+        ("POST /v1/nothing", json, ONE, 404),
+        ("OPTIONS /v1/nothing", json, "", 404),
+        ("GET /emoji", json, "", 405),
+        ("POST /v1/reactions", json, large.as_str(), 413),
+        ("POST /v1/reactions", form, ONE, 415),
+        ("POST /v1/reactions", json, &array(2), 503),
+    ] {
+        let from = |origin| stage.ask(line, &[header, origin], body);
+        let said = from("origin: https://a.example");
+        let readable = said.header("access-control-allow-origin");
+        assert_eq!((said.status, readable), (status, Some("https://a.example")));
+        let exposed = said.header("access-control-expose-headers");
+        assert_eq!(exposed, Some("retry-after"));
+        let other = from("origin: https://b.example");
+        assert_eq!(other.header("access-control-allow-origin"), None, "{line}");
+        assert_eq!(other.header("vary"), Some("origin"));
+    }
+    let asks = [
+        "origin: https://a.example",
+        "access-control-request-method: POST",
+    ];
+    let preflight = stage.ask("OPTIONS /v1/nothing", &asks, "");
+    assert_eq!(preflight.status, 204);
+    let methods = preflight.header("access-control-allow-methods");
+    assert!(methods.unwrap().contains("POST"));
+}
+
+#[test]
+fn one_connection_carries_request_after_request_pipelined_or_not() {
+    let mut stage = Stage::start(quick());
+    let request = |head: &str, body: &str| {
+        let length = body.len();
+        format!("{head} HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    let chunked = "POST /emoji HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+    let pipeline = [
+        request("POST /v1/reactions", ONE),
+        request("POST /v1/reactions?wait=stored", &array(3)),
+        request("POST /v1/reactions", "{}"),
+        request("HEAD /v1/reactions", ""),
+        format!("{chunked}{:x}\r\n{ONE}\r\n0\r\n\r\n", ONE.len()),
+        request("POST /nothing", ONE),
+    ]
+    .concat();
+    let last = "POST /v1/reactions HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 2\r\n\r\n[]";
+    let mut stream = stage.connect();
+    stream.write_all(pipeline.repeat(50).as_bytes()).unwrap();
+    stream.write_all(last.as_bytes()).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    let statuses: Vec<&str> = said
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|answer| &answer[..3])
+        .collect();
+    let mut expected = ["202", "200", "400", "405", "200", "404"].repeat(50);
+    expected.push("202");
+    assert_eq!(statuses, expected);
+    stage.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(stage.reactions().len(), 50 * (1 + 3 + 1));
 }

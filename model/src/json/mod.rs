@@ -122,7 +122,7 @@ fn user_id<'a>(field: &'static str, value: Value<'a>) -> Result<Cow<'a, str>, In
         Value::Signed(number) => Cow::Owned(number.to_string()),
         Value::Absent => return Err(Invalid::Missing { field }),
         Value::Fraction(_) | Value::Other(_) => {
-            return Err(wrong(field, "is a string or an integer"));
+            return Err(wrong(field, "is a string or an integer of at most 64 bits"));
         }
     };
     match UserId::check(&id) {
