@@ -17,6 +17,7 @@ use crate::{
     buffer::{Buffer, Closed, Reservation},
     config::{Config, LOG_TIMEOUT},
     metrics::Metrics,
+    openapi,
     request::{self, Dialect, METHODS, Wait},
     rooms::Rooms,
     submissions::{Rejection, Submissions},
@@ -37,15 +38,15 @@ pub(crate) struct Service {
 
 impl Handler for Service {
     fn knows(&self, path: &str) -> bool {
-        Dialect::of(path).is_some()
+        Dialect::of(path).is_some() || path == openapi::PATH
     }
 
     async fn handle(&self, mut request: Request, _peer: SocketAddr) -> Response {
         let started = Instant::now();
-        let Some(dialect) = Dialect::of(request.uri().path()) else {
-            return Problem::unknown_path().into();
-        };
         let allow = &self.config.allow_origin;
+        let Some(dialect) = Dialect::of(request.uri().path()) else {
+            return openapi::answer(&request, allow);
+        };
         let response = if *request.method() == Method::OPTIONS {
             allow.preflight(request.headers(), METHODS)
         } else {

@@ -25,6 +25,7 @@ mod flush;
 mod handler;
 mod health;
 mod metrics;
+mod openapi;
 mod request;
 mod rooms;
 mod service;

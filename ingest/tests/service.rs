@@ -5,8 +5,12 @@
 mod any_bytes;
 #[path = "service/balky.rs"]
 mod balky;
+#[path = "service/contract.rs"]
+mod contract;
 #[path = "service/flushes.rs"]
 mod flushes;
+#[path = "service/openapi.rs"]
+mod openapi;
 #[path = "service/outages.rs"]
 mod outages;
 #[path = "service/stage.rs"]

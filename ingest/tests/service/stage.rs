@@ -15,7 +15,7 @@ use prometheus::{Registry, TextEncoder};
 use serde_json::Value;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
 
-use crate::balky::Balky;
+use crate::{balky::Balky, contract::violation};
 
 /// What must happen happens long before this.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -106,9 +106,13 @@ impl Stage {
         stream
     }
 
-    /// The answer to a request of these header lines.
+    /// The answer to a request of these header lines, as the OpenAPI document describes it.
     pub(crate) fn ask(&self, line: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Answer {
-        Answer::read(&mut self.begin(line, headers, body))
+        let answer = Answer::read(&mut self.begin(line, headers, body));
+        if let Err(why) = violation(line, &answer) {
+            panic!("{line} is not answered as openapi.json says: {why}: {answer:?}");
+        }
+        answer
     }
 
     /// The connection on which the answer to such a request will come.

@@ -8,7 +8,10 @@ use std::{
 use emostream_ingest::Config;
 use serde_json::json;
 
-use crate::stage::{Answer, Stage, array};
+use crate::{
+    contract::violation,
+    stage::{Answer, Stage, array},
+};
 
 const ONE: &str =
     r#"{"user_id": "u-17", "emoji_type": "🔥", "timestamp": 1764000000123, "room": "match-7"}"#;
@@ -284,7 +287,9 @@ fn a_slow_body_is_408_and_leaves_its_room() {
     stream
         .write_all(b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\ncontent-length: 40\r\n\r\n{")
         .unwrap();
-    assert_eq!(Answer::read(&mut stream).status, 408);
+    let said = Answer::read(&mut stream);
+    assert_eq!(said.status, 408);
+    assert_eq!(violation("POST /v1/reactions", &said), Ok(()));
     assert_eq!(stage.post("/v1/reactions", "[]").status, 202);
 }
 

@@ -1,0 +1,94 @@
+//! The OpenAPI document itself; `contract.rs` holds it against the answers of all tests.
+
+use emostream_ingest::Config;
+use serde_json::{Value, json};
+
+use crate::{
+    contract::{DOCUMENT, follow, matches, violation},
+    stage::Stage,
+};
+
+const POST: &str = "POST /v1/reactions";
+
+#[test]
+fn the_document_is_served_to_whoever_may_send() {
+    let stage = Stage::start(Config {
+        allow_origin: "https://a.example".parse().unwrap(),
+        ..Config::default()
+    });
+    let got = stage.ask("GET /openapi.json", &[], "");
+    assert_eq!((got.status, &got.body), (200, &*DOCUMENT));
+    assert_eq!(got.header("content-type"), Some("application/json"));
+    assert_eq!(DOCUMENT["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let head = stage.ask("HEAD /openapi.json", &[], "");
+    assert_eq!((head.status, &head.body), (200, &Value::Null));
+    let put = stage.ask("PUT /openapi.json", &[], "");
+    assert_eq!(
+        (put.status, put.header("allow")),
+        (405, Some("GET, HEAD, OPTIONS"))
+    );
+    let page = |origin| stage.ask("GET /openapi.json", &[origin], "").status;
+    assert_eq!(page("origin: https://a.example"), 200);
+    assert_eq!(page("origin: https://b.example"), 403);
+}
+
+#[test]
+fn every_example_is_taken() {
+    let stage = Stage::start(Config::default());
+    let mut taken = 0;
+    for path in DOCUMENT["paths"].as_object().unwrap().keys() {
+        let item = follow(format!("/paths/{}", path.replace('/', "~1"))).unwrap();
+        let content = format!("{item}/post/requestBody/content/application~1json");
+        let Some(body) = DOCUMENT.pointer(&content) else {
+            continue;
+        };
+        for (name, example) in body["examples"].as_object().unwrap() {
+            matches(&format!("{content}/schema"), &example["value"]).unwrap();
+            let said = stage.post(path, example["value"].to_string());
+            assert!(matches!(said.status, 200 | 202), "{path} {name}: {said:?}");
+            taken += 1;
+        }
+    }
+    assert_eq!(taken, 3 + 3 * 2);
+}
+
+#[test]
+fn what_the_document_calls_no_reaction_is_refused() {
+    let stage = Stage::start(Config::default());
+    for body in [
+        json!({}),
+        json!("fire"),
+        json!({"user_id": "", "emoji_type": "fire"}),
+        json!({"user_id": "u".repeat(129), "emoji_type": "fire"}),
+        json!({"user_id": 1.5, "emoji_type": "fire"}),
+        json!({"user_id": 1e20, "emoji_type": "fire"}),
+        json!({"user_id": 1, "emoji_type": ""}),
+        json!({"user_id": 1, "emoji": "fire"}),
+        json!({"user_id": 1, "emoji_type": "fire", "room": "a b"}),
+        json!({"user_id": 1, "emoji_type": "fire", "timestamp": true}),
+        json!(vec![json!({"user_id": 1, "emoji_type": "fire"}); 1001]),
+    ] {
+        assert!(
+            matches("/components/schemas/Reactions", &body).is_err(),
+            "{body}"
+        );
+        assert_eq!(stage.post("/v1/reactions", body.to_string()).status, 400);
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_as_documented_is_noticed() {
+    let stage = Stage::start(Config::default());
+    let mut said = stage.post("/v1/reactions", "[]");
+    assert_eq!(violation(POST, &said), Ok(()));
+    said.body["extra"] = json!(1);
+    assert!(violation(POST, &said).is_err());
+    said.body = json!({});
+    assert!(violation(POST, &said).is_err());
+    said.status = 418;
+    assert_eq!(violation(POST, &said), Err("418 is not listed".to_owned()));
+    said.status = 503;
+    assert_eq!(violation(POST, &said), Err("no Retry-After".to_owned()));
+    assert!(violation("PATCH /v1/reactions", &said).is_err());
+    assert!(violation("POST /nothing", &said).is_err());
+}
