@@ -2,7 +2,12 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{Version, header::HOST, server::conn::http1, service::service_fn};
+use hyper::{
+    Version,
+    header::{CONNECTION, HOST, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::AsyncWriteExt,
@@ -161,7 +166,10 @@ async fn connection<H: Handler>(
 fn misdirected(request: &Request) -> Option<Problem> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;
-    wrong.then(|| Problem::bad_request("a request names its host once: one Host header"))
+    wrong.then(|| {
+        Problem::bad_request("a request names its host once: one Host header")
+            .header(CONNECTION, HeaderValue::from_static("close"))
+    })
 }
 
 /// Tells a client that there is no place for it.

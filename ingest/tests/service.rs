@@ -9,10 +9,16 @@ mod balky;
 mod contract;
 #[path = "service/flushes.rs"]
 mod flushes;
+#[path = "service/hostile.rs"]
+mod hostile;
 #[path = "service/openapi.rs"]
 mod openapi;
 #[path = "service/outages.rs"]
 mod outages;
+#[path = "service/overload.rs"]
+mod overload;
+#[path = "service/siege.rs"]
+mod siege;
 #[path = "service/stage.rs"]
 mod stage;
 #[path = "service/tables.rs"]

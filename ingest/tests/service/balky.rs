@@ -49,6 +49,16 @@ impl Balky {
         *self.shared.mood.lock().unwrap() = mood;
     }
 
+    /// Writes some of what was kept waiting, the oldest first.
+    pub(crate) fn acknowledge(&self, records: usize) {
+        let appender = self.log.appender(Duration::from_secs(8)).unwrap();
+        let mut kept = self.shared.kept.lock().unwrap();
+        let records = records.min(kept.len());
+        for (record, done) in kept.drain(..records) {
+            appender.append(record, done).unwrap();
+        }
+    }
+
     /// Becomes willing, and writes what was kept waiting.
     pub(crate) fn relent(&self) {
         self.turn(Mood::Willing);
