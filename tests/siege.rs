@@ -21,7 +21,7 @@ const LARGE_BODY_BYTES: usize = 250_000;
 
 /// What all this may cost: twice the 32 MiB that unfinished bodies have in common (a buffer grows by
 /// doubling), and 40 KB for each of 2424 connections.
-const MOST_GROWTH_KIB: u64 = (2 * 32 << 10) + 2424 * 40;
+const MOST_GROWTH_KIB: u64 = 2 * 32 * 1024 + 2424 * 40;
 
 const HEAD: &str = "POST /v1/reactions HTTP/1.1\r\nhost: h\r\n";
 const ONE: &str = r#"{"user_id":1,"emoji_type":"fire"}"#;
