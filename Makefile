@@ -15,8 +15,9 @@ build: ## Build the program, optimised: target/release/emostream
 test: setup ## Run every test, with a real Kafka and a real browser
 	tests/kafka/kafka.sh run cargo test --workspace $(TEST_FLAGS)
 
-soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one)
+soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one), then fuzz for FUZZ_SECONDS=60
 	SEEDS=$(or $(SEEDS),100000) cargo test -p emostream-dataflow --lib simulation::whatever
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) cargo test -p emostream-ingest --lib fuzz -- --nocapture --test-threads=4
 
 bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS
 ifdef FIGURE

@@ -22,6 +22,8 @@ mod clock;
 mod config;
 mod flight;
 mod flush;
+#[cfg(test)]
+mod fuzz;
 mod handler;
 mod health;
 mod metrics;

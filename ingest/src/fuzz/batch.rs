@@ -1,0 +1,55 @@
+//! The batch decoder, given batches that were damaged on their way.
+
+use emostream_model::{Batch, Emoji, Reaction, Room, UserId};
+use proptest::{collection::vec, prelude::*};
+
+use super::{damage::damaged, fuzz};
+
+const BASE_MS: u64 = 1_764_000_000_000;
+
+fn reactions() -> impl Strategy<Value = Vec<Reaction>> {
+    let one = (
+        0_u64..1000,
+        "\\PC{1,9}",
+        "[A-Za-z0-9._~-]{1,8}",
+        0_usize..1500,
+    );
+    let reaction = one.prop_map(|(offset_ms, user, room, emoji)| Reaction {
+        user: UserId::new(&user).unwrap(),
+        emoji: Emoji::all().nth(emoji).unwrap(),
+        room: Room::new(&room).unwrap(),
+        at_ms: BASE_MS + offset_ms,
+    });
+    vec(reaction, 0..30)
+}
+
+#[test]
+fn a_damaged_batch_is_refused_or_is_a_batch() {
+    let whole = reactions().prop_map(|reactions| {
+        let bytes = Batch::encode(BASE_MS, &reactions);
+        (reactions, bytes)
+    });
+    fuzz("batch", damaged(whole), |(sent, bytes, intact)| {
+        let decoded = Batch::decode(&bytes);
+        if intact {
+            prop_assert_eq!(decoded.clone().unwrap().reactions().unwrap(), sent);
+        }
+        let Ok(batch) = decoded else {
+            return Ok(());
+        };
+        prop_assert_eq!(batch.entries().len(), batch.len());
+        for (room, emoji, at_ms) in batch.entries() {
+            prop_assert!(Room::check(batch.rooms()[room]).is_ok());
+            prop_assert!(Emoji::all().any(|known| known == batch.emojis()[emoji]));
+            prop_assert!((batch.base_ms()..=batch.newest_ms()).contains(&at_ms));
+        }
+        // What is read can be written, and read the same.
+        if let Ok(reactions) = batch.reactions() {
+            let again = Batch::encode(batch.base_ms(), &reactions);
+            let again = Batch::decode(&again).unwrap();
+            prop_assert_eq!(again.reactions().unwrap(), reactions);
+            prop_assert_eq!(again.newest_ms(), batch.newest_ms());
+        }
+        Ok(())
+    });
+}

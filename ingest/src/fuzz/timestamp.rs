@@ -1,0 +1,128 @@
+//! Timestamps, compared with the calendar.
+
+use emostream_model::parse_timestamp;
+use proptest::prelude::*;
+
+use super::{damage::damaged, fuzz};
+
+/// A moment as a sender writes it. Months and days may be none.
+#[derive(Debug, Clone)]
+struct Written {
+    year: i64,
+    month: i64,
+    day: i64,
+    hour: i64,
+    minute: i64,
+    second: i64,
+    fraction: String,
+    separator: char,
+    /// The zone as text, and its minutes ahead of UTC.
+    zone: (String, i64),
+}
+
+fn zone() -> impl Strategy<Value = (String, i64)> {
+    let ahead = (0_i64..24, 0_i64..60, any::<bool>()).prop_map(|(hours, minutes, east)| {
+        let (sign, side) = if east { ('+', 1) } else { ('-', -1) };
+        let text = format!("{sign}{hours:02}:{minutes:02}");
+        (text, side * (hours * 60 + minutes))
+    });
+    prop_oneof![
+        Just((String::new(), 0)),
+        Just(("Z".to_owned(), 0)),
+        Just(("z".to_owned(), 0)),
+        ahead,
+    ]
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let date = (1900_i64..9999, 0_i64..=13, 0_i64..=32);
+    let time = (0_i64..24, 0_i64..60, 0_i64..60);
+    let separator = proptest::sample::select(vec!['T', 't', ' ']);
+    (date, time, "([.][0-9]{1,9})?", separator, zone()).prop_map(
+        |((year, month, day), (hour, minute, second), fraction, separator, zone)| Written {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+            fraction,
+            separator,
+            zone,
+        },
+    )
+}
+
+impl Written {
+    fn text(&self) -> String {
+        format!(
+            "{:04}-{:02}-{:02}{}{:02}:{:02}:{:02}{}{}",
+            self.year,
+            self.month,
+            self.day,
+            self.separator,
+            self.hour,
+            self.minute,
+            self.second,
+            self.fraction,
+            self.zone.0
+        )
+    }
+
+    /// Unix milliseconds by counting days; `None` for a date that is none, or before 1970.
+    fn ms(&self) -> Option<u64> {
+        if !(1..=12).contains(&self.month) || !(1..=days(self.year, self.month)).contains(&self.day)
+        {
+            return None;
+        }
+        let years: i64 = (1900..self.year).map(days_of_year).sum();
+        let months: i64 = (1..self.month).map(|month| days(self.year, month)).sum();
+        // From 1900-01-01 to 1970-01-01 it is 25567 days.
+        let days = years + months + self.day - 1 - 25_567;
+        let minutes = (days * 24 + self.hour) * 60 + self.minute - self.zone.1;
+        let digits: String = self
+            .fraction
+            .chars()
+            .skip(1)
+            .chain("000".chars())
+            .take(3)
+            .collect();
+        let ms = (minutes * 60 + self.second) * 1000 + digits.parse::<i64>().unwrap();
+        ms.try_into().ok()
+    }
+}
+
+fn is_leap(year: i64) -> bool {
+    year % 4 == 0 && year % 100 != 0 || year % 400 == 0
+}
+
+fn days_of_year(year: i64) -> i64 {
+    if is_leap(year) { 366 } else { 365 }
+}
+
+fn days(year: i64, month: i64) -> i64 {
+    match month {
+        2 if is_leap(year) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+#[test]
+fn a_moment_is_what_the_calendar_says_or_refused() {
+    let whole = written().prop_map(|written| {
+        let text = written.text();
+        (written, text.into_bytes())
+    });
+    fuzz("timestamp", damaged(whole), |(written, bytes, intact)| {
+        let text = String::from_utf8_lossy(&bytes);
+        let read = parse_timestamp(&text);
+        if intact {
+            prop_assert_eq!(read.ok(), written.ms(), "{}", text);
+        } else if let Ok(ms) = read {
+            prop_assert!(ms < 253_402_300_800_000, "{text} is beyond the year 9999");
+        }
+        Ok(())
+    });
+}
