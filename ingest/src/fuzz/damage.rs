@@ -1,5 +1,6 @@
 //! What happens to bytes on their way.
 
+use bytes::Bytes;
 use proptest::{prelude::*, sample::Index};
 
 #[derive(Debug, Clone)]
@@ -48,15 +49,16 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
     }
 }
 
-/// The bytes, damaged up to three times; the second half says whether they are.
+/// The bytes, damaged up to three times, and whether they are intact.
 pub(super) fn damaged<T: Clone + std::fmt::Debug>(
     whole: impl Strategy<Value = (T, Vec<u8>)>,
-) -> impl Strategy<Value = (T, Vec<u8>, bool)> {
+) -> impl Strategy<Value = (T, Bytes, bool)> {
     let damages = proptest::collection::vec(damage(), 0..=3);
     (whole, damages).prop_map(|((source, whole), damages)| {
         let mut bytes = whole.clone();
         damages.iter().for_each(|damage| apply(&mut bytes, damage));
         let intact = bytes == whole;
-        (source, bytes, intact)
+        // Shown as text where it can be.
+        (source, Bytes::from(bytes), intact)
     })
 }
