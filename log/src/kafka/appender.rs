@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -21,7 +21,7 @@ use rdkafka::{
 };
 
 use super::{
-    config::{Config, signed, unsigned},
+    config::{Config, REPLACE_EVERY, signed, unsigned},
     context::Events,
     failure,
 };
@@ -35,6 +35,14 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// Dropping it waits, `timeout` at most, until everything taken has been answered.
 pub(super) struct KafkaAppender {
+    config: Config,
+    timeout: Duration,
+    line: Mutex<Line>,
+}
+
+/// A producer, and the thread that hears its reports.
+struct Line {
+    opened: Instant,
     producer: Arc<BaseProducer<Reports>>,
     closed: Arc<AtomicBool>,
     polling: Option<JoinHandle<()>>,
@@ -52,6 +60,29 @@ struct Waiting {
 
 impl KafkaAppender {
     pub(super) fn open(config: &Config, timeout: Duration) -> Result<Self, LogError> {
+        Ok(Self {
+            config: config.clone(),
+            timeout,
+            line: Mutex::new(Line::open(config, timeout)?),
+        })
+    }
+
+    /// The line to send on: a new one where the former has no broker to talk to. What that has taken it
+    /// still answers.
+    fn line(&self) -> Result<MutexGuard<'_, Line>, LogError> {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if line.producer.context().0.is_alone() && line.opened.elapsed() > REPLACE_EVERY {
+            tracing::warn!("an appender has no broker to talk to: it connects anew");
+            let former = std::mem::replace(&mut *line, Line::open(&self.config, self.timeout)?);
+            // Waits for its reports.
+            thread::spawn(move || drop(former));
+        }
+        Ok(line)
+    }
+}
+
+impl Line {
+    fn open(config: &Config, timeout: Duration) -> Result<Self, LogError> {
         let reports = Reports(Events::default());
         let producer: BaseProducer<Reports> = config.create(&config.producer(timeout), reports)?;
         let producer = Arc::new(producer);
@@ -64,6 +95,7 @@ impl KafkaAppender {
             })
             .map_err(|error| LogError::Refused(format!("a thread cannot start: {error}")))?;
         Ok(Self {
+            opened: Instant::now(),
             producer,
             closed,
             polling: Some(polling),
@@ -84,7 +116,7 @@ fn report(producer: &BaseProducer<Reports>, closed: &AtomicBool, timeout: Durati
     producer.poll(DRAIN_POLL);
 }
 
-impl Drop for KafkaAppender {
+impl Drop for Line {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Release);
         // A `done` may drop the appender, on the polling thread itself.
@@ -103,7 +135,8 @@ impl Appender for KafkaAppender {
             done: Mutex::new(Some(done)),
             time_ms,
         });
-        let sent = self.producer.send(kafka_record(&record, time_ms, waiting));
+        let line = self.line()?;
+        let sent = line.producer.send(kafka_record(&record, time_ms, waiting));
         sent.map_err(|(error, _)| {
             let partition = record.partition.unwrap_or_default();
             failure::of(&error, &record.topic, partition).unwrap_or_else(|| away(&error))
@@ -116,7 +149,9 @@ impl ClientContext for Reports {
         self.0.log(level, facility, message);
     }
 
-    fn stats(&self, _statistics: Statistics) {}
+    fn stats(&self, statistics: Statistics) {
+        self.0.stats(statistics);
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.0.error(error, reason);

@@ -11,6 +11,13 @@ use rdkafka::{
 use super::KafkaOptions;
 use crate::LogError;
 
+/// A client whose last broker is gone is replaced, not more often than this.
+pub(super) const REPLACE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a client that is always served says whether it has a broker; another would only gather
+/// what it says.
+const STATISTICS_MS: &str = "2000";
+
 /// Makes the settings of every kind of client.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
@@ -49,6 +56,7 @@ impl Config {
             // A reader must hear that its offset is gone, not be moved.
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
+            .set("statistics.interval.ms", STATISTICS_MS)
             // A flipped bit would be counted; the processor checks CRC32C for next to nothing.
             .set("check.crcs", "true")
             // What lies in the queue is memory: 64 MB of small records are 500 MB of messages, and out of
@@ -67,7 +75,9 @@ impl Config {
 
     /// A producer whose records are acknowledged, or refused for good, within `timeout`.
     pub(super) fn producer(&self, timeout: Duration) -> ClientConfig {
-        self.settle(self.writing(timeout))
+        let mut config = self.writing(timeout);
+        config.set("statistics.interval.ms", STATISTICS_MS);
+        self.settle(config)
     }
 
     /// A producer of transactions that Kafka aborts after `timeout`.

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use rdkafka::{
@@ -10,6 +10,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
+    statistics::Broker,
 };
 
 /// Hands log lines to `tracing` (at debug: librdkafka tells the same troubles as errors too) and
@@ -19,6 +20,8 @@ pub(super) struct Events {
     last: Arc<Mutex<Option<String>>>,
     /// While set, somebody waits for the outcome and will tell it in one sentence.
     connecting: Arc<AtomicBool>,
+    /// Statistics in a row that knew of no broker to talk to.
+    alone: Arc<AtomicU32>,
 }
 
 impl Events {
@@ -32,6 +35,14 @@ impl Events {
     /// From now on troubles are logged as they come.
     pub(super) fn connected(&self) {
         self.connecting.store(false, Ordering::Release);
+    }
+
+    /// Whether the client has had no broker to talk to for two statistics, if it makes any.
+    ///
+    /// A cluster that has just come back may name no brokers at all for a moment. librdkafka 2.12 then
+    /// throws away those it knew, and may not look for others for minutes.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed) > 1
     }
 
     /// The last trouble, in librdkafka's words.
@@ -48,7 +59,17 @@ impl ClientContext for Events {
         tracing::debug!(target: "librdkafka", facility, "{message}");
     }
 
-    fn stats(&self, _statistics: Statistics) {}
+    fn stats(&self, statistics: Statistics) {
+        let mut brokers = statistics.brokers.values();
+        let talks = |broker: &Broker| {
+            let real = matches!(broker.source.as_str(), "learned" | "configured");
+            real && matches!(broker.state.as_str(), "UP" | "UPDATE")
+        };
+        match brokers.any(talks) {
+            true => self.alone.store(0, Ordering::Relaxed),
+            false => drop(self.alone.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {

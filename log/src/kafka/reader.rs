@@ -9,7 +9,11 @@
 //! librdkafka fetches into each queue up to a bound, so a partition that is not polled costs that much
 //! memory and no more. Every queue rings `wake` when something comes into it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
@@ -19,7 +23,7 @@ use rdkafka::{
 };
 
 use super::{
-    config::{Config, signed, unsigned},
+    config::{Config, REPLACE_EVERY, signed, unsigned},
     context::Events,
 };
 use crate::{Header, Headers, LogError, Reader, Record, Wake};
@@ -29,6 +33,9 @@ const START_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct KafkaReader {
     topic: String,
+    config: Config,
+    wake: Wake,
+    opened: Instant,
     // Before the consumer: a queue unhooks its bell while the consumer still lives.
     partitions: Vec<Partition>,
     consumer: Arc<BaseConsumer<Events>>,
@@ -57,47 +64,34 @@ impl KafkaReader {
         from: &[(u32, u64)],
         wake: Wake,
     ) -> Result<Self, LogError> {
-        let refused = |error: KafkaError| LogError::Refused(error.to_string());
-        let mut consumer: BaseConsumer<Events> =
-            config.create(&config.consumer(), Events::default())?;
-        let on_event = wake.clone();
-        consumer.set_nonempty_callback(move || on_event());
-        let consumer = Arc::new(consumer);
-        let mut assignment = TopicPartitionList::with_capacity(from.len());
-        for (partition, offset) in from {
-            let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
-            assignment
-                .add_partition_offset(topic, signed(*partition), offset)
-                .map_err(refused)?;
-        }
-        consumer.assign(&assignment).map_err(refused)?;
-        // Only now: assigning would take the partitions' queues back.
-        let mut partitions = Vec::with_capacity(from.len());
-        for (number, next) in from {
-            let mut queue = consumer
-                .split_partition_queue(topic, signed(*number))
-                .ok_or_else(|| LogError::UnknownPartition {
-                    topic: topic.to_owned(),
-                    partition: *number,
-                })?;
-            let on_record = wake.clone();
-            queue.set_nonempty_callback(move || on_record());
-            partitions.push(Partition {
-                number: *number,
-                queue,
-                early: VecDeque::new(),
-                next: *next,
-                at_end: false,
-                failed: None,
-            });
-        }
-        // What came before its bell was hung rang for nobody.
-        wake();
+        let (consumer, partitions) = consume(config, topic, from, &wake)?;
         Ok(Self {
             topic: topic.to_owned(),
+            config: config.clone(),
+            wake,
+            opened: Instant::now(),
             partitions,
             consumer,
         })
+    }
+
+    /// Goes on where it was, with another consumer.
+    fn replace_consumer(&mut self) -> Result<(), LogError> {
+        tracing::warn!(topic = %self.topic, "a reader has no broker to talk to: it connects anew");
+        let from: Vec<(u32, u64)> = self
+            .partitions
+            .iter()
+            .map(|it| (it.number, it.next))
+            .collect();
+        let (consumer, partitions) = consume(&self.config, &self.topic, &from, &self.wake)?;
+        self.opened = Instant::now();
+        let former = (
+            std::mem::replace(&mut self.partitions, partitions),
+            std::mem::replace(&mut self.consumer, consumer),
+        );
+        // Closing may wait for brokers.
+        std::thread::spawn(move || drop(former));
+        Ok(())
     }
 
     /// Serves the consumer's own queue. Records may be in it that came between assigning and splitting;
@@ -164,6 +158,52 @@ impl KafkaReader {
     }
 }
 
+/// A consumer of these partitions from these offsets, each in a queue of its own.
+fn consume(
+    config: &Config,
+    topic: &str,
+    from: &[(u32, u64)],
+    wake: &Wake,
+) -> Result<(Arc<BaseConsumer<Events>>, Vec<Partition>), LogError> {
+    let refused = |error: KafkaError| LogError::Refused(error.to_string());
+    let mut consumer: BaseConsumer<Events> =
+        config.create(&config.consumer(), Events::default())?;
+    let on_event = wake.clone();
+    consumer.set_nonempty_callback(move || on_event());
+    let consumer = Arc::new(consumer);
+    let mut assignment = TopicPartitionList::with_capacity(from.len());
+    for (partition, offset) in from {
+        let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
+        assignment
+            .add_partition_offset(topic, signed(*partition), offset)
+            .map_err(refused)?;
+    }
+    consumer.assign(&assignment).map_err(refused)?;
+    // Only now: assigning would take the partitions' queues back.
+    let mut partitions = Vec::with_capacity(from.len());
+    for (number, next) in from {
+        let mut queue = consumer
+            .split_partition_queue(topic, signed(*number))
+            .ok_or_else(|| LogError::UnknownPartition {
+                topic: topic.to_owned(),
+                partition: *number,
+            })?;
+        let on_record = wake.clone();
+        queue.set_nonempty_callback(move || on_record());
+        partitions.push(Partition {
+            number: *number,
+            queue,
+            early: VecDeque::new(),
+            next: *next,
+            at_end: false,
+            failed: None,
+        });
+    }
+    // What came before its bell was hung rang for nobody.
+    wake();
+    Ok((consumer, partitions))
+}
+
 impl Reader for KafkaReader {
     fn poll(
         &mut self,
@@ -172,6 +212,9 @@ impl Reader for KafkaReader {
         each: &mut dyn FnMut(Record<'_>),
     ) -> Result<usize, LogError> {
         self.serve_consumer();
+        if self.consumer.context().is_alone() && self.opened.elapsed() > REPLACE_EVERY {
+            self.replace_consumer()?;
+        }
         let Some(which) = self.partitions.iter().position(|it| it.number == partition) else {
             return Err(LogError::UnknownPartition {
                 topic: self.topic.clone(),
