@@ -16,6 +16,7 @@ mod crowd;
 mod decode;
 mod drain;
 mod floor;
+mod ingest;
 mod peers;
 mod rooms;
 mod start;
@@ -50,11 +51,16 @@ enum Figure {
     Memory(rooms::MemoryFlags),
     /// From the start of the process to its first committed final, with a minute's backlog
     Start(start::Flags),
+    /// What a POST costs, beside hyper alone, and axum with rdkafka
+    Ingest(ingest::Flags),
     /// Reading records alone, without Kafka
     Decode,
     /// The floor itself, started by `drain` as a process of its own
     #[command(hide = true)]
     Floor(floor::Flags),
+    /// The floor of `ingest`
+    #[command(hide = true)]
+    HttpFloor(ingest::floor::Flags),
 }
 
 /// Where the contenders are.
@@ -79,6 +85,8 @@ fn main() -> Outcome<()> {
         Figure::Rooms(flags) => rooms::run(&flags),
         Figure::Memory(flags) => rooms::memory(&flags),
         Figure::Start(flags) => start::run(&flags),
+        Figure::Ingest(flags) => ingest::run(&flags),
+        Figure::HttpFloor(flags) => ingest::floor::run(&flags),
         Figure::Decode => decode::run(),
         Figure::Floor(flags) => floor::run(&flags),
     }
