@@ -6,10 +6,10 @@
 //!             └──────── Shutdown ─────────┘
 //! ```
 //!
-//! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller binds the
-//! listener, [`serve()`] serves it until the [`Shutdown`] is triggered. Errors are RFC 9457 problems
-//! ([`Problem`]), browsers of other origins are let in by [`AllowOrigin`], and [`Admin`] answers
-//! health, readiness and metrics.
+//! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
+//! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered. Errors are RFC
+//! 9457 problems ([`Problem`]), browsers of other origins are let in by [`AllowOrigin`], and [`Admin`]
+//! answers health, readiness and metrics.
 //!
 //! Invariants: every connection counts against one limit for as long as its socket lives, upgraded or
 //! not. No wait for a client is without an end. What a client sends is never buffered beyond a named
@@ -20,6 +20,7 @@ mod body;
 mod cors;
 mod handler;
 mod limits;
+mod listen;
 mod nowhere;
 mod problem;
 mod readiness;
@@ -33,6 +34,7 @@ pub use body::{Body, BodySender, Closed};
 pub use cors::{AllowOrigin, InvalidOrigin};
 pub use handler::{Handler, Request, Response};
 pub use limits::Limits;
+pub use listen::listen;
 pub use nowhere::Nowhere;
 pub use problem::Problem;
 pub use readiness::{Component, Readiness};

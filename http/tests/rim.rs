@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use emostream_http::{
     Admin, Bodies, Body, BodyLimits, Drained, Handler, Limits, Problem, Readiness, Request,
-    Response, Shutdown, serve, upgraded_socket,
+    Response, Shutdown, listen, serve, upgraded_socket,
 };
 use hyper::{
     StatusCode,
@@ -504,5 +504,17 @@ async fn a_request_names_its_host_once() {
         let answer = running.ask(&request).await;
         let said = answer.split(' ').nth(1);
         assert_eq!(said, Some(&*status.to_string()), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_that_connects_at_one_moment_is_let_into_the_queue() {
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Nobody accepts; a connection that finds the queue full waits for seconds, again and again.
+    let mut crowd = Vec::new();
+    for _ in 0..500 {
+        let connected = timeout(DEADLINE, TcpStream::connect(address)).await;
+        crowd.push(connected.unwrap().unwrap());
     }
 }

@@ -104,7 +104,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     super::runtime()?.block_on(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
-        let listener = bind("--listen", flags.listen.address()).await?;
+        let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
         let admin = AdminServer::start(flags.admin.address(), &watch).await?;
         let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use emostream_dataflow::{Config, DataflowError, Stop};
-use emostream_http::{Admin, Component, Drained, Limits, Readiness, Shutdown, serve};
+use emostream_http::{Admin, Component, Drained, Limits, Readiness, Shutdown, listen, serve};
 use emostream_log::Log;
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -33,8 +33,8 @@ const ADMIN_CONNECTIONS: u32 = 64;
 const ADMIN_DRAIN: Duration = Duration::from_millis(200);
 
 /// Takes an address; the error names the flag to mend.
-pub(super) async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub(super) fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    listen(address).map_err(|error| {
         let why = match error.kind() {
             ErrorKind::AddrInUse => {
                 format!("{address} is in use; stop what listens there, or choose another")
@@ -115,7 +115,7 @@ impl AdminServer {
                 serving: None,
             });
         };
-        let listener = bind("--admin", admin).await?;
+        let listener = bind("--admin", admin)?;
         tracing::info!("admin on http://{}", address(&listener)?);
         let handler = Arc::new(Admin::new(watch.registry.clone(), watch.readiness.clone()));
         let limits = Limits {
