@@ -84,6 +84,11 @@ pub(crate) fn buffer_full() -> Problem {
     )
 }
 
+/// 503: the log takes nothing at the moment.
+pub(crate) fn log_away() -> Problem {
+    Problem::unavailable("the log does not answer; nothing was kept, send it again later")
+}
+
 /// 503: the service is stopping.
 pub(crate) fn stopping() -> Problem {
     Problem::unavailable("the service is stopping; nothing was kept, send it again")
@@ -91,7 +96,13 @@ pub(crate) fn stopping() -> Problem {
 
 /// 503: the log did not acknowledge what was to be stored.
 pub(crate) fn not_stored(error: &LogError) -> Problem {
-    Problem::unavailable(format!("the log did not store the reactions: {error}"))
+    Problem::unavailable(match error {
+        // The acknowledgement may be what was lost.
+        LogError::TimedOut { detail } => format!(
+            "the log did not acknowledge in time: {detail}; whether the reactions are stored is not known"
+        ),
+        error => format!("the log did not store the reactions: {error}"),
+    })
 }
 
 /// 503: the log has neither stored nor refused in time.

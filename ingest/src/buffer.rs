@@ -30,12 +30,22 @@ struct Pending {
 /// What one flush takes.
 #[derive(Debug, Default)]
 pub(crate) struct Cargo {
-    /// The reactions, in the order of their times.
-    pub(crate) reactions: Vec<Reaction>,
+    /// The accepted reactions, in the order of their times.
+    pub(crate) accepted: Vec<Reaction>,
     /// Their places in the buffer, free again when this is dropped.
     pub(crate) places: Option<OwnedSemaphorePermit>,
-    /// The requests that wait until they are stored.
-    pub(crate) waiting: Vec<Stored>,
+    /// Those whose senders wait until they are stored, a request each.
+    pub(crate) parcels: Vec<Parcel>,
+    /// All of them.
+    pub(crate) count: usize,
+}
+
+/// The reactions of a request that waits until they are stored: all of them or none.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) reactions: Vec<Reaction>,
+    pub(crate) places: Option<OwnedSemaphorePermit>,
+    pub(crate) stored: Stored,
 }
 
 /// Room in the buffer for the reactions of one request.
@@ -84,18 +94,25 @@ impl Buffer {
         // Under the lock, so that times never go back within a flush or from one to the next.
         let now_ms = self.clock.now_ms();
         let cargo = &mut pending.cargo;
-        if let Some(places) = room.0.split(submissions.len()) {
-            match &mut cargo.places {
-                Some(held) => held.merge(places),
-                none => *none = Some(places),
-            }
-        }
+        let places = room.0.split(submissions.len());
+        cargo.count += submissions.len();
         let received = submissions
             .into_iter()
             .map(|submission| submission.received(now_ms));
-        cargo.reactions.extend(received);
-        cargo.waiting.extend(stored);
-        if cargo.reactions.len() >= self.flush_count {
+        if let Some(stored) = stored {
+            cargo.parcels.push(Parcel {
+                reactions: received.collect(),
+                places,
+                stored,
+            });
+        } else {
+            cargo.accepted.extend(received);
+            match (&mut cargo.places, places) {
+                (Some(held), Some(places)) => held.merge(places),
+                (held, places) => *held = held.take().or(places),
+            }
+        }
+        if cargo.count >= self.flush_count {
             self.full_flush.notify_one();
         }
         Ok(())
@@ -104,9 +121,9 @@ impl Buffer {
     /// Takes all that is pending, and the time: none of it is later, nothing added after it earlier.
     pub(crate) fn take(&self) -> (Cargo, u64) {
         let mut pending = self.pending();
-        let reactions = Vec::with_capacity(pending.cargo.reactions.len().min(self.flush_count));
+        let accepted = Vec::with_capacity(pending.cargo.accepted.len().min(self.flush_count));
         let next = Cargo {
-            reactions,
+            accepted,
             ..Cargo::default()
         };
         let cargo = std::mem::replace(&mut pending.cargo, next);
@@ -176,7 +193,7 @@ mod tests {
         buffer.add(submissions(5), room, None).unwrap();
         assert_eq!(buffer.fill(), 5, "what is not needed is given back");
         let (cargo, _) = buffer.take();
-        assert_eq!(cargo.reactions.len(), 5);
+        assert_eq!(cargo.accepted.len(), 5);
         assert_eq!(buffer.fill(), 5, "taken is not yet acknowledged");
         assert!(buffer.reserve(6).is_none());
         drop(cargo);
@@ -195,7 +212,7 @@ mod tests {
                 .add(submissions(1), buffer.reserve(1).unwrap(), None)
                 .unwrap();
             let (cargo, now_ms) = buffer.take();
-            for reaction in &cargo.reactions {
+            for reaction in &cargo.accepted {
                 assert!((last_ms..=now_ms).contains(&reaction.at_ms));
                 last_ms = reaction.at_ms;
             }

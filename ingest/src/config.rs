@@ -13,9 +13,13 @@ pub(crate) const MAX_BODY_BYTES: usize = 256 << 10;
 /// The most reactions of one request (INTERFACE).
 pub(crate) const MAX_REQUEST_REACTIONS: usize = 1000;
 
-/// The log acknowledges or refuses within this. A reaction that took longer would miss its window, and
-/// a process that is told to stop has 10 s.
+/// The log acknowledges or refuses within this what somebody waits for: a process that is told to stop
+/// has 10 s.
 pub(crate) const LOG_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// What was accepted is given up after this: longer than any outage that a process is left alone with.
+/// So long a log may take to say that it is back; [`crate::health::SILENCE`] bounds how much waits.
+pub(crate) const ACCEPTED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// How often the number of partitions is looked up. A dataflow that meets a new partition restarts
 /// within 5 s, so it reads the partition before anything is written to it.

@@ -13,42 +13,46 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{buffer::Stored, health::Health, metrics::Metrics};
 
-/// One flush. It lands when its last record is done, which is when the last [`Flight::record`] is
-/// dropped: then those who wait are told, and its places in the buffer are free.
+/// One flush. It lands with the last of its records.
 pub(crate) struct Flight {
-    number: u64,
     left: Instant,
-    places: Option<OwnedSemaphorePermit>,
-    waiting: Vec<Stored>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     lost: AtomicUsize,
     failure: Mutex<Option<LogError>>,
 }
 
-/// One record of a flight. Dropped without an answer of the log's, it counts as lost.
-pub(crate) struct RecordUnderWay {
+/// One record of a flight: when its fate is known, those who wait for it are told, and its places in
+/// the buffer are free.
+pub(crate) struct Record {
     flight: Arc<Flight>,
     reactions: usize,
-    answered: bool,
+    aboard: Mutex<Aboard>,
+}
+
+/// Who and what hangs on a record's fate.
+#[derive(Default)]
+pub(crate) struct Aboard {
+    pub(crate) places: Option<OwnedSemaphorePermit>,
+    pub(crate) waiting: Vec<Stored>,
+}
+
+impl Aboard {
+    /// A request's reactions come in.
+    pub(crate) fn board(&mut self, places: Option<OwnedSemaphorePermit>, stored: Stored) {
+        self.waiting.push(stored);
+        match (&mut self.places, places) {
+            (Some(held), Some(places)) => held.merge(places),
+            (held, places) => *held = held.take().or(places),
+        }
+    }
 }
 
 impl Flight {
-    /// The flight of that number leaves now.
-    pub(crate) fn leave(
-        number: u64,
-        places: Option<OwnedSemaphorePermit>,
-        waiting: Vec<Stored>,
-        health: Arc<Health>,
-        metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
-        let left = Instant::now();
-        health.left(number, left);
+    /// A flight leaves now.
+    pub(crate) fn leave(health: Arc<Health>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            number,
-            left,
-            places,
-            waiting,
+            left: Instant::now(),
             health,
             metrics,
             lost: AtomicUsize::new(0),
@@ -56,78 +60,81 @@ impl Flight {
         })
     }
 
-    /// Names why a record was not even queued; its [`RecordUnderWay`] has been dropped.
-    pub(crate) fn fail(&self, error: LogError) {
-        *self.failure() = Some(error);
+    /// One of its records, holding that many reactions.
+    pub(crate) fn record(self: &Arc<Self>, reactions: usize, aboard: Aboard) -> Arc<Record> {
+        Arc::new(Record {
+            flight: self.clone(),
+            reactions,
+            aboard: Mutex::new(aboard),
+        })
     }
 
     fn failure(&self) -> MutexGuard<'_, Option<LogError>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// One of its records, holding that many reactions.
-    pub(crate) fn record(self: &Arc<Self>, reactions: usize) -> RecordUnderWay {
-        RecordUnderWay {
-            flight: self.clone(),
-            reactions,
-            answered: false,
-        }
-    }
 }
 
-impl RecordUnderWay {
-    /// What the log is to call.
-    pub(crate) fn done(mut self) -> Done {
-        Box::new(move |outcome| self.answer(outcome.map(|_| ())))
-    }
-
-    fn answer(&mut self, outcome: Result<(), LogError>) {
-        self.answered = true;
-        let metrics = &self.flight.metrics;
-        let Err(error) = outcome else {
-            metrics.stored.inc_by(self.reactions as u64);
-            return;
+impl Record {
+    /// It leaves for a partition: what the log is to call, or whoever finds that the log does not even
+    /// take it.
+    pub(crate) fn leaves(self: &Arc<Self>, partition: u32) -> (u64, Done) {
+        let ticket = self.flight.health.left(partition, Instant::now());
+        let record = self.clone();
+        let done = move |outcome: Result<u64, LogError>| {
+            record.heard(partition, ticket, outcome.as_ref().err());
+            record.lands(outcome.map(drop));
         };
-        metrics.lost.inc_by(self.reactions as u64);
-        self.flight
-            .lost
-            .fetch_add(self.reactions, Ordering::Relaxed);
-        self.flight.failure().get_or_insert(error);
+        (ticket, Box::new(done))
     }
-}
 
-impl Drop for RecordUnderWay {
-    fn drop(&mut self) {
-        if !self.answered {
-            let silence = LogError::Refused("the log gave no answer".to_owned());
-            self.answer(Err(silence));
+    /// The log said at once that it does not take it there; another partition may.
+    pub(crate) fn heard(&self, partition: u32, ticket: u64, refused: Option<&LogError>) {
+        let health = &self.flight.health;
+        health.landed(partition, ticket, refused, Instant::now());
+    }
+
+    /// Its fate is known.
+    pub(crate) fn lands(&self, outcome: Result<(), LogError>) {
+        let metrics = &self.flight.metrics;
+        let reactions = self.reactions as u64;
+        let mut aboard = self.aboard.lock().unwrap_or_else(PoisonError::into_inner);
+        let Aboard { places, waiting } = std::mem::take(&mut *aboard);
+        drop(aboard);
+        match &outcome {
+            Ok(()) => metrics.stored.inc_by(reactions),
+            Err(error) => {
+                self.flight.failure().get_or_insert_with(|| error.clone());
+                if waiting.is_empty() {
+                    metrics.lost.inc_by(reactions);
+                    let lost = &self.flight.lost;
+                    lost.fetch_add(self.reactions, Ordering::Relaxed);
+                } else {
+                    metrics.refused.inc_by(reactions);
+                }
+            }
+        }
+        // Before anyone is told: who hears that it is stored finds its places free.
+        drop(places);
+        for stored in waiting {
+            // Whoever has stopped waiting needs no answer.
+            let _ = stored.send(outcome.clone());
         }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        let took = self.left.elapsed();
+        self.metrics.flush_seconds.observe(took.as_secs_f64());
         let failure = self.failure().take();
-        let outcome = failure.map_or(Ok(()), Err);
-        self.metrics
-            .flush_seconds
-            .observe(self.left.elapsed().as_secs_f64());
-        match &outcome {
-            Ok(()) => self.metrics.flushes.inc(),
-            Err(error) => {
-                self.metrics.failed_flushes.inc();
-                match *self.lost.get_mut() {
-                    0 => tracing::warn!(%error, "the log does not take heartbeats"),
-                    lost => tracing::error!(lost, %error, "accepted reactions are lost"),
-                }
-            }
-        }
-        self.health.landed(self.number, outcome.as_ref().err());
-        // Before anyone is told: who hears that it is stored finds its places free.
-        drop(self.places.take());
-        for stored in self.waiting.drain(..) {
-            // Whoever has stopped waiting needs no answer.
-            let _ = stored.send(outcome.clone());
+        let Some(error) = failure else {
+            self.metrics.flushes.inc();
+            return;
+        };
+        self.metrics.failed_flushes.inc();
+        let lost = *self.lost.get_mut();
+        if lost > 0 {
+            tracing::error!(lost, %error, "accepted reactions are lost");
         }
     }
 }

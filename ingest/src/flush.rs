@@ -1,29 +1,41 @@
 //! From the buffer to the log: one record to every partition, every half second or when it is full.
 //!
+//! ```text
+//!           accepted (202) ──▶ patient appender: as long as the process lives
+//!  Cargo ─▶
+//!           parcels (wait) ──▶ prompt appender: acknowledged or refused within 8 s
+//! ```
+//!
+//! What was accepted was promised; its sender is gone, so the log gets all the time it needs. Who waits
+//! must not be told that it failed, and then have it stored: so librdkafka itself gives up in time.
+//!
 //! Architecture invariant: nothing here waits for the log. What it acknowledges comes back through the
 //! [`Flight`].
 
 use std::{
     iter::repeat_n,
+    mem::take,
     ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use emostream_log::{Appender, LogError, NewRecord};
+use emostream_log::{Appender, Log, LogError, NewRecord};
 use emostream_model::{Batch, Reaction};
 use tokio::{
     sync::oneshot,
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{
-    buffer::{Buffer, Cargo, Stored},
-    flight::Flight,
+    buffer::{Buffer, Cargo, Parcel},
+    config::LOG_TIMEOUT,
+    flight::{Aboard, Flight, Record},
     health::Health,
     metrics::Metrics,
 };
@@ -32,85 +44,172 @@ use crate::{
 /// Kafka takes records of 1,000,000 bytes unless told otherwise.
 const RECORD_REACTIONS: usize = 4000;
 
-/// Why a drain did not store everything.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum DrainError {
-    /// The log refused the last flush.
-    #[error("the log refused the last flush, and what was in it is lost: {0}")]
-    Refused(LogError),
-    /// The log did not acknowledge in time.
-    #[error("the log has not acknowledged {reactions} reactions in time; they may be lost")]
-    Unacknowledged {
-        /// How many.
-        reactions: usize,
-    },
-}
-
 /// Writes what the buffer holds.
 pub(crate) struct Flusher {
     pub(crate) buffer: Arc<Buffer>,
-    pub(crate) appender: Box<dyn Appender>,
+    pub(crate) patient: Box<dyn Appender>,
+    pub(crate) prompt: Prompt,
     pub(crate) topic: String,
     pub(crate) partitions: Arc<AtomicU32>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
-impl Flusher {
-    /// Flushes every `period`, and when there is enough, until it is told to stop; then once more, and
-    /// tells when that is stored.
-    pub(crate) async fn run(self, period: Duration, mut stop: oneshot::Receiver<Stored>) {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut number = 0;
-        let mut dealt = 0;
-        let last = loop {
-            tokio::select! {
-                last = &mut stop => break last,
-                _ = ticks.tick() => {}
-                () = self.buffer.full_flush() => ticks.reset(),
-            }
-            let (cargo, now_ms) = self.buffer.take();
-            dealt += cargo.reactions.len();
-            self.flush(number, dealt, cargo, now_ms);
-            number += 1;
-        };
-        self.buffer.close();
-        let (mut cargo, now_ms) = self.buffer.take();
-        // Without a sender the service was dropped: nobody wants to know.
-        cargo.waiting.extend(last);
-        self.flush(number, dealt, cargo, now_ms);
-        let appender = self.appender;
-        // Closing a log may wait for it.
-        tokio::task::spawn_blocking(move || drop(appender));
+/// The appender for those who wait, opened when the first of them comes: most crowds never wait, and
+/// a client of Kafka has threads and buffers of its own.
+pub(crate) struct Prompt {
+    log: Arc<dyn Log>,
+    appender: Option<Arc<dyn Appender>>,
+}
+
+impl Prompt {
+    pub(crate) fn new(log: Arc<dyn Log>) -> Self {
+        Self {
+            log,
+            appender: None,
+        }
     }
 
-    fn flush(&self, number: u64, turn: usize, cargo: Cargo, now_ms: u64) {
-        let partitions = self.partitions.load(Ordering::Relaxed);
-        let Cargo {
-            reactions,
-            places,
-            waiting,
-        } = cargo;
-        let (health, metrics) = (self.health.clone(), self.metrics.clone());
-        let flight = Flight::leave(number, places, waiting, health, metrics);
-        for (partition, share) in deal(reactions.len(), partitions, turn) {
-            let share = &reactions[share];
-            let record = NewRecord {
-                topic: self.topic.clone(),
-                partition: Some(partition),
-                time_ms: Some(now_ms),
-                key: None,
-                value: batch(share, now_ms),
-                headers: Vec::new(),
+    async fn open(&mut self) -> Result<Arc<dyn Appender>, LogError> {
+        if let Some(open) = &self.appender {
+            return Ok(open.clone());
+        }
+        let log = self.log.clone();
+        let opened = spawn_blocking(move || log.appender(LOG_TIMEOUT)).await;
+        let ending = || LogError::Refused("the process is ending".to_owned());
+        let opened = Arc::from(opened.unwrap_or_else(|_| Err(ending()))?);
+        Ok(self.appender.insert(opened).clone())
+    }
+}
+
+/// Where the records of a flush go.
+struct Round {
+    open: Vec<u32>,
+    now_ms: u64,
+}
+
+impl Round {
+    /// The open partition at that place of the round.
+    fn partition(&self, at: usize) -> u32 {
+        self.open[at % self.open.len()]
+    }
+}
+
+impl Flusher {
+    /// Flushes every `period`, and when there is enough, until it is told to stop; then once more.
+    pub(crate) async fn run(mut self, period: Duration, mut stop: oneshot::Receiver<()>) {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turn = 0;
+        loop {
+            let stopping = tokio::select! {
+                _ = &mut stop => true,
+                _ = ticks.tick() => false,
+                () = self.buffer.full_flush() => {
+                    ticks.reset();
+                    false
+                }
             };
-            let under_way = flight.record(share.len());
-            if let Err(error) = self.appender.append(record, under_way.done()) {
-                // Its `done` was dropped, which counts it as lost; this names the reason.
-                flight.fail(error);
+            if stopping {
+                self.buffer.close();
+            }
+            let (cargo, now_ms) = self.buffer.take();
+            turn += cargo.count;
+            self.flush(turn, cargo, now_ms).await;
+            if stopping {
+                break;
+            }
+        }
+        // Closing a log may wait for it.
+        spawn_blocking(move || drop(self));
+    }
+
+    async fn flush(&mut self, turn: usize, cargo: Cargo, now_ms: u64) {
+        let Cargo {
+            accepted,
+            mut places,
+            parcels,
+            ..
+        } = cargo;
+        let partitions = self.partitions.load(Ordering::Relaxed);
+        let choice = self.health.choose(partitions, Instant::now());
+        let round = Round {
+            open: choice.open,
+            now_ms,
+        };
+        let flight = Flight::leave(self.health.clone(), self.metrics.clone());
+        for (at, share) in deal(accepted.len(), round.open.len(), turn) {
+            let aboard = Aboard {
+                places: places.as_mut().and_then(|held| held.split(share.len())),
+                waiting: Vec::new(),
+            };
+            let share = &accepted[share];
+            let record = flight.record(share.len(), aboard);
+            self.send(&*self.patient, &record, &round, at, share);
+        }
+        for partition in choice.to_probe {
+            let record = flight.record(0, Aboard::default());
+            let probe = self.record(partition, &[], now_ms);
+            let _ = offer(&*self.patient, &record, probe);
+        }
+        if parcels.is_empty() {
+            return;
+        }
+        let prompt = self.prompt.open().await;
+        for (at, reactions, aboard) in load(parcels, round.open.len(), turn) {
+            let record = flight.record(reactions.len(), aboard);
+            match &prompt {
+                Ok(prompt) => self.send(&**prompt, &record, &round, at, &reactions),
+                Err(error) => record.lands(Err(error.clone())),
             }
         }
     }
+
+    /// Sends a record to the open partition at that place; if the log refuses it there at once, to the
+    /// next. Heartbeats are for their own partition only.
+    fn send(
+        &self,
+        appender: &dyn Appender,
+        record: &Arc<Record>,
+        round: &Round,
+        at: usize,
+        reactions: &[Reaction],
+    ) {
+        let tries = if reactions.is_empty() {
+            1
+        } else {
+            round.open.len()
+        };
+        let mut refusal = None;
+        for next in at..at + tries {
+            let new = self.record(round.partition(next), reactions, round.now_ms);
+            match offer(appender, record, new) {
+                Ok(()) => return,
+                Err(error) => refusal = Some(error),
+            }
+        }
+        record.lands(refusal.map_or(Ok(()), Err));
+    }
+
+    fn record(&self, partition: u32, reactions: &[Reaction], now_ms: u64) -> NewRecord {
+        NewRecord {
+            topic: self.topic.clone(),
+            partition: Some(partition),
+            time_ms: Some(now_ms),
+            key: None,
+            value: batch(reactions, now_ms),
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// Offers a record to the log; an error if it is not even queued.
+fn offer(appender: &dyn Appender, record: &Arc<Record>, new: NewRecord) -> Result<(), LogError> {
+    let partition = new.partition.unwrap_or_default();
+    let (ticket, done) = record.leaves(partition);
+    appender.append(new, done).inspect_err(|error| {
+        record.heard(partition, ticket, Some(error));
+    })
 }
 
 /// A batch none of whose reactions is before its base; a heartbeat if it has none.
@@ -119,56 +218,119 @@ fn batch(reactions: &[Reaction], now_ms: u64) -> Bytes {
     Batch::encode(base_ms, reactions).into()
 }
 
-/// Deals `count` reactions evenly: for every partition at least one range of them, empty if there are
-/// too few; ranges of at most [`RECORD_REACTIONS`]. The partitions that get one more change with `turn`.
-fn deal(count: usize, partitions: u32, turn: usize) -> impl Iterator<Item = (u32, Range<usize>)> {
-    let all = partitions.max(1);
-    let (share, extra) = (count / all as usize, count % all as usize);
-    let first = (turn % all as usize) as u32;
-    let order = (0..all).map(move |step| (first + step) % all);
-    let sizes = repeat_n(share + 1, extra).chain(repeat_n(share, all as usize - extra));
+/// Deals `count` reactions evenly: for each of so many places at least one range of them, empty if there
+/// are too few; ranges of at most [`RECORD_REACTIONS`]. The places that get one more change with `turn`.
+fn deal(count: usize, places: usize, turn: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let (share, extra) = (count / places, count % places);
+    let order = (0..places).map(move |step| (turn + step) % places);
+    let sizes = repeat_n(share + 1, extra).chain(repeat_n(share, places - extra));
     let mut start = 0;
     let shares = sizes.map(move |size| {
         let range = start..start + size;
         start = range.end;
         range
     });
-    order.zip(shares).flat_map(|(partition, share)| {
+    order.zip(shares).flat_map(|(place, share)| {
         let records = share.len().div_ceil(RECORD_REACTIONS).max(1);
         (0..records).map(move |record| {
             let start = share.start + record * RECORD_REACTIONS;
-            (partition, start..share.end.min(start + RECORD_REACTIONS))
+            (place, start..share.end.min(start + RECORD_REACTIONS))
         })
     })
+}
+
+/// Loads parcels into records, whole, in turn for each of so many places.
+fn load(parcels: Vec<Parcel>, places: usize, turn: usize) -> Vec<(usize, Vec<Reaction>, Aboard)> {
+    let mut full = Vec::new();
+    let mut loading: Vec<_> = (0..places)
+        .map(|_| (Vec::new(), Aboard::default()))
+        .collect();
+    for (number, parcel) in parcels.into_iter().enumerate() {
+        let place = (turn + number) % places;
+        let (reactions, aboard) = &mut loading[place];
+        if reactions.len() + parcel.reactions.len() > RECORD_REACTIONS {
+            full.push((place, take(reactions), take(aboard)));
+        }
+        reactions.extend(parcel.reactions);
+        aboard.board(parcel.places, parcel.stored);
+    }
+    let rest = loading.into_iter().enumerate();
+    let rest = rest.map(|(place, (reactions, aboard))| (place, reactions, aboard));
+    full.extend(rest.filter(|(_, reactions, _)| !reactions.is_empty()));
+    full
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Emoji, Room, UserId};
+    use emostream_model::{Emoji, Room, Submission, UserId};
     use proptest::prelude::*;
+
+    fn submissions(count: usize) -> Vec<Submission> {
+        let one = Submission {
+            user: UserId::new("u").unwrap(),
+            emoji: Emoji::from_text("🔥").unwrap(),
+            room: Room::default(),
+            claimed_ms: None,
+        };
+        vec![one; count]
+    }
 
     proptest! {
         #[test]
         fn every_reaction_is_dealt_once_and_every_partition_gets_its_share(
-            count in 0_usize..50_000, partitions in 1_u32..70, turn in 0_usize..1000,
+            count in 0_usize..50_000, partitions in 1_usize..70, turn in 0_usize..1000,
         ) {
             let dealt: Vec<_> = deal(count, partitions, turn).collect();
             let mut next = 0;
-            let mut shares = vec![None; partitions as usize];
+            let mut shares = vec![None; partitions];
             for (partition, range) in &dealt {
                 prop_assert_eq!(range.start, next);
                 prop_assert!(range.len() <= RECORD_REACTIONS);
                 next = range.end;
-                *shares[*partition as usize].get_or_insert(0) += range.len();
+                *shares[*partition].get_or_insert(0) += range.len();
             }
             prop_assert_eq!(next, count);
             let shares: Vec<usize> = shares.into_iter().map(Option::unwrap).collect();
             prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
             if count <= RECORD_REACTIONS {
-                prop_assert_eq!(dealt.len(), partitions as usize, "one record a partition");
+                prop_assert_eq!(dealt.len(), partitions, "one record a partition");
             }
+        }
+
+        #[test]
+        fn parcels_travel_whole_and_none_is_left_behind(
+            sizes in proptest::collection::vec(1_usize..=1000, 0..60),
+            places in 1_usize..9,
+            turn in 0_usize..1000,
+        ) {
+            let buffer = Buffer::new(100_000, usize::MAX);
+            let mut senders = Vec::new();
+            for size in &sizes {
+                let (stored, outcome) = oneshot::channel();
+                let room = buffer.reserve(*size as u32).unwrap();
+                buffer.add(submissions(*size), room, Some(stored)).unwrap();
+                senders.push(outcome);
+            }
+            let (cargo, _) = buffer.take();
+            prop_assert_eq!(cargo.count, sizes.iter().sum::<usize>());
+            let records = load(cargo.parcels, places, turn);
+            let mut held = 0;
+            for (place, reactions, aboard) in &records {
+                prop_assert!(*place < places);
+                prop_assert!(reactions.len() <= RECORD_REACTIONS && reactions.is_sorted_by_key(|r| r.at_ms));
+                prop_assert_eq!(aboard.places.as_ref().unwrap().num_permits(), reactions.len());
+                prop_assert!(!aboard.waiting.is_empty());
+                held += aboard.waiting.len();
+            }
+            prop_assert_eq!(held, sizes.len());
+            prop_assert_eq!(buffer.fill(), sizes.iter().sum::<usize>());
+            if sizes.iter().sum::<usize>() <= RECORD_REACTIONS {
+                prop_assert_eq!(records.len(), sizes.len().min(places), "one record a partition");
+            }
+            drop(records);
+            prop_assert_eq!(buffer.fill(), 0);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     answer::{self, Receipt},
     buffer::{Buffer, Closed, Reservation},
     config::{Config, LOG_TIMEOUT},
+    health::Health,
     metrics::Metrics,
     openapi,
     request::{self, Dialect, METHODS, Wait},
@@ -32,6 +33,7 @@ pub(crate) struct Service {
     pub(crate) config: Config,
     pub(crate) bodies: Bodies,
     pub(crate) buffer: Arc<Buffer>,
+    pub(crate) health: Arc<Health>,
     pub(crate) rooms: Mutex<Rooms>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -76,6 +78,9 @@ impl Service {
         request::check_content(request.headers())?;
         let wait = Wait::of(request.uri(), request.headers())?;
         self.bodies.check(request)?;
+        if self.health.is_away() {
+            return Err(answer::log_away());
+        }
         let most = request::most_reactions(request.body().size_hint().exact());
         if !self.buffer.has_room(most) {
             return Err(answer::buffer_full());

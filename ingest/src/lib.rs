@@ -34,6 +34,5 @@ mod service;
 mod submissions;
 
 pub use config::Config;
-pub use flush::DrainError;
 pub use rooms::{InvalidPattern, RoomPattern};
-pub use service::{Ingest, StartError};
+pub use service::{DrainError, Ingest, StartError};

@@ -33,12 +33,15 @@ pub(crate) struct Metrics {
     pub(crate) rejected: IntCounter,
     /// Reactions acknowledged by the log.
     pub(crate) stored: IntCounter,
-    /// Reactions accepted that the log then refused.
+    /// Reactions that the log did not take, whose senders waited and were told so.
+    pub(crate) refused: IntCounter,
+    /// Reactions answered with a 202 that the log then did not take.
     pub(crate) lost: IntCounter,
     pub(crate) flushes: IntCounter,
     pub(crate) failed_flushes: IntCounter,
     pub(crate) flush_seconds: Histogram,
     pub(crate) partitions: IntGauge,
+    pub(crate) partitions_away: IntGauge,
     pub(crate) rooms: IntGauge,
     skew_seconds: Histogram,
 }
@@ -90,6 +93,7 @@ impl Metrics {
             accepted: reactions.with_label_values(&["accepted"]),
             rejected: reactions.with_label_values(&["rejected"]),
             stored: reactions.with_label_values(&["stored"]),
+            refused: reactions.with_label_values(&["refused"]),
             lost: reactions.with_label_values(&["lost"]),
             flushes: flushes.with_label_values(&["stored"]),
             failed_flushes: flushes.with_label_values(&["failed"]),
@@ -104,6 +108,10 @@ impl Metrics {
             partitions: shown(gauge(
                 "partitions",
                 "Partitions that every flush writes to.",
+            )?)?,
+            partitions_away: shown(gauge(
+                "partitions_away",
+                "Partitions that take nothing at the moment; the others take their share.",
             )?)?,
             rooms: shown(gauge("rooms_in_use", "Rooms that had reactions lately.")?)?,
             skew_seconds: histogram(

@@ -13,14 +13,14 @@ use emostream_log::{Appender, Log, LogError};
 use prometheus::Registry;
 use tokio::{
     sync::oneshot,
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{sleep, timeout},
 };
 
 use crate::{
-    buffer::{Buffer, Stored},
-    config::{Config, LOG_TIMEOUT, PARTITIONS_EVERY},
-    flush::{DrainError, Flusher},
+    buffer::Buffer,
+    config::{ACCEPTED_TIMEOUT, Config, PARTITIONS_EVERY},
+    flush::{Flusher, Prompt},
     handler::Service,
     health::Health,
     metrics::Metrics,
@@ -30,8 +30,25 @@ use crate::{
 /// A running ingest. Dropped without [`Ingest::drain`], it flushes once more and does not wait.
 pub struct Ingest {
     service: Arc<Service>,
-    stop: Mutex<Option<oneshot::Sender<Stored>>>,
+    flusher: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
     stopping: Shutdown,
+}
+
+/// Why a drain did not store everything.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError {
+    /// The log refused some of it.
+    #[error("the log refused {reactions} accepted reactions at the end, and they are lost")]
+    Refused {
+        /// How many.
+        reactions: u64,
+    },
+    /// The log did not acknowledge in time.
+    #[error("the log has not acknowledged {reactions} reactions in time; they may be lost")]
+    Unacknowledged {
+        /// How many.
+        reactions: usize,
+    },
 }
 
 /// Why an ingest did not start.
@@ -55,21 +72,24 @@ impl Ingest {
         readiness: &Readiness,
     ) -> Result<Self, StartError> {
         let topic = config.topics.reactions();
-        let (count, appender) = open(log.clone(), topic.clone()).await?;
+        let (count, patient) = open(log.clone(), topic.clone()).await?;
         let buffer = Arc::new(Buffer::new(config.buffer_reactions, config.flush_count));
         let metrics = Arc::new(Metrics::new(registry, &buffer)?);
         metrics.partitions.set(i64::from(count));
         let partitions = Arc::new(AtomicU32::new(count));
+        let away = metrics.partitions_away.clone();
+        let health = Arc::new(Health::new(readiness.component("ingest"), away));
         let flusher = Flusher {
             buffer: buffer.clone(),
-            appender,
+            patient,
+            prompt: Prompt::new(log.clone()),
             topic: topic.clone(),
             partitions: partitions.clone(),
-            health: Arc::new(Health::new(readiness.component("ingest"))),
+            health: health.clone(),
             metrics: metrics.clone(),
         };
         let (stop, stopped) = oneshot::channel();
-        tokio::spawn(flusher.run(config.flush, stopped));
+        let flusher = tokio::spawn(flusher.run(config.flush, stopped));
         let stopping = Shutdown::new();
         let watch = watch_partitions(log, topic, partitions, metrics.clone());
         tokio::spawn(until(stopping.clone(), watch));
@@ -78,12 +98,13 @@ impl Ingest {
             bodies: Bodies::new(config.bodies()),
             config,
             buffer,
+            health,
             rooms: Mutex::new(rooms),
             metrics,
         };
         Ok(Self {
             service: Arc::new(service),
-            stop: Mutex::new(Some(stop)),
+            flusher: Mutex::new(Some((stop, flusher))),
             stopping,
         })
     }
@@ -96,33 +117,34 @@ impl Ingest {
     /// Takes no more, flushes, and waits until the log has acknowledged everything. To be called when
     /// the listener has been drained.
     pub async fn drain(&self, within: Duration) -> Result<(), DrainError> {
-        let buffer = &self.service.buffer;
+        let Service {
+            buffer, metrics, ..
+        } = &*self.service;
+        let lost_before = metrics.lost.get();
         let everything = timeout(within, self.flush_last()).await;
         self.stopping.trigger();
-        match everything {
-            Ok(last) => last.map_err(DrainError::Refused),
-            Err(_) => Err(DrainError::Unacknowledged {
-                reactions: buffer.fill(),
+        let unacknowledged = buffer.fill();
+        match (everything, metrics.lost.get() - lost_before) {
+            (Err(_), _) if unacknowledged > 0 => Err(DrainError::Unacknowledged {
+                reactions: unacknowledged,
             }),
+            (_, 0) => Ok(()),
+            (_, reactions) => Err(DrainError::Refused { reactions }),
         }
     }
 
-    async fn flush_last(&self) -> Result<(), LogError> {
-        let buffer = &self.service.buffer;
-        let stop = self
-            .stop
+    async fn flush_last(&self) {
+        let flusher = self
+            .flusher
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let mut last = Ok(());
-        if let Some(stop) = stop {
-            let (stored, outcome) = oneshot::channel();
-            // A flusher that is gone has closed the buffer, and the outcome says so.
-            let _ = stop.send(stored);
-            last = outcome.await.unwrap_or_else(|_| Err(silence()));
+        if let Some((stop, flusher)) = flusher {
+            // One that is gone has flushed, or its panic has ended the process.
+            let _ = stop.send(());
+            let _ = flusher.await;
         }
-        buffer.empty().await;
-        last
+        self.service.buffer.empty().await;
     }
 }
 
@@ -132,14 +154,13 @@ impl Drop for Ingest {
     }
 }
 
-fn silence() -> LogError {
-    LogError::Refused("the log gave no answer".to_owned())
-}
-
 /// Asks the log what has to be known before a port is served. The log may wait for a broker.
 async fn open(log: Arc<dyn Log>, topic: String) -> Result<(u32, Box<dyn Appender>), LogError> {
-    let opened = spawn_blocking(move || Ok((log.partitions(&topic)?, log.appender(LOG_TIMEOUT)?)));
-    opened.await.unwrap_or_else(|_| Err(silence()))
+    let appender = move || Ok((log.partitions(&topic)?, log.appender(ACCEPTED_TIMEOUT)?));
+    let ending = || LogError::Refused("the process is ending".to_owned());
+    spawn_blocking(appender)
+        .await
+        .unwrap_or_else(|_| Err(ending()))
 }
 
 /// Looks now and then whether the topic has more partitions.

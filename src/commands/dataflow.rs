@@ -169,7 +169,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         names.progress(),
     ];
     topics::require(&*log, &needed)?;
-    super::runtime()?.block_on(async {
+    super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
         let admin = AdminServer::start(flags.admin.address(), &watch).await?;

@@ -101,7 +101,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let config = flags.intake.config(names.clone(), emojis, origin);
     let log = flags.kafka.connect()?;
     topics::require(&*log, &[names.reactions()])?;
-    super::runtime()?.block_on(async {
+    super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;

@@ -12,10 +12,15 @@ mod subscribe;
 mod topics;
 mod up;
 
+use std::time::Duration;
+
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
 use crate::{exit::Failure, logging::LogFlags};
+
+/// What is left to close when a command has ended.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// The crowd's mood, exact and within a second.
 #[derive(Debug, Parser)]
@@ -73,13 +78,16 @@ impl Command {
     }
 }
 
-/// A runtime for a command that talks over the network.
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// Runs a command that talks over the network. A log that does not answer is not waited for at the end.
+fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     threads.enable_all().thread_name("emostream-net");
-    threads.build().map_err(|error| {
+    let runtime = threads.build().map_err(|error| {
         Failure::unavailable(format!(
             "threads for the network cannot be started: {error}"
         ))
-    })
+    })?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(CLOSING);
+    outcome
 }

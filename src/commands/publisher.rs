@@ -66,7 +66,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         names.live(),
     ];
     topics::require(&*log, &needed)?;
-    super::runtime()?.block_on(async {
+    super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;

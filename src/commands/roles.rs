@@ -25,8 +25,8 @@ use crate::{
     output,
 };
 
-/// All of a drain.
-const DRAIN_LIMIT: Duration = Duration::from_millis(9_500);
+/// All of a drain. Closing the log may take another second of the ten that a process has.
+const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
 
 /// The administrator asks short questions, a few at a time.
 const ADMIN_CONNECTIONS: u32 = 64;

@@ -34,7 +34,7 @@ pub(crate) struct Flags {
 }
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
-    super::runtime()?.block_on(follow(flags))
+    super::run(follow(flags))
 }
 
 async fn follow(flags: Flags) -> Result<(), Failure> {

@@ -71,7 +71,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let log = flags.store.open()?;
     let specs = topics::specs(&names, EMBEDDED_PARTITIONS, home);
     topics::create_missing(&*log, &specs)?;
-    super::runtime()?.block_on(async {
+    super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;

@@ -26,13 +26,29 @@ pub struct Broker {
 
 impl Broker {
     pub fn start() -> Broker {
-        let address = free_addresses(1).remove(0);
-        let broker = Broker {
-            dir: tempfile::tempdir().unwrap(),
-            port: address.rsplit_once(':').unwrap().1.to_owned(),
-        };
+        let broker = Broker::on_a_free_port();
         broker.come_back();
         broker
+    }
+
+    /// One more broker of this one's cluster.
+    pub fn joined(&self) -> Broker {
+        let broker = Broker::on_a_free_port();
+        script(&[
+            "join",
+            text(broker.dir.path()),
+            &broker.port,
+            text(self.dir.path()),
+        ]);
+        broker
+    }
+
+    fn on_a_free_port() -> Broker {
+        let address = free_addresses(1).remove(0);
+        Broker {
+            dir: tempfile::tempdir().unwrap(),
+            port: address.rsplit_once(':').unwrap().1.to_owned(),
+        }
     }
 
     /// Its `host:port`.
@@ -50,8 +66,12 @@ impl Broker {
 
     /// kill -9.
     pub fn kill(&self) {
+        self.signal("KILL");
+    }
+
+    pub fn signal(&self, name: &str) {
         let pid = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
-        signal(pid.trim().parse().unwrap(), "KILL");
+        signal(pid.trim().parse().unwrap(), name);
     }
 }
 
@@ -64,7 +84,22 @@ impl Drop for Broker {
 /// Gives `topic` more partitions, with Kafka's own tool.
 pub fn add_partitions(brokers: &str, topic: &str, partitions: u32) {
     let port = brokers.rsplit_once(':').unwrap().1;
-    script(&["partitions", port, topic, &partitions.to_string()]);
+    let partitions = partitions.to_string();
+    script(&[
+        "topics",
+        port,
+        "--alter",
+        "--topic",
+        topic,
+        "--partitions",
+        &partitions,
+    ]);
+}
+
+/// Deletes `topic`, with Kafka's own tool.
+pub fn delete_topic(brokers: &str, topic: &str) {
+    let port = brokers.rsplit_once(':').unwrap().1;
+    script(&["topics", port, "--delete", "--topic", topic]);
 }
 
 fn text(path: &Path) -> &str {

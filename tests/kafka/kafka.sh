@@ -6,10 +6,11 @@
 #   kafka.sh fetch                    fetch it into target/kafka, once
 #   kafka.sh start DIR PORT           start a broker on 127.0.0.1:PORT with its data, log and pid in DIR;
 #                                     returns when it answers
+#   kafka.sh join DIR PORT OTHER      start one more broker of the cluster whose broker is in OTHER
 #   kafka.sh stop DIR                 stop the broker of DIR; no error if it is gone already
 #   kafka.sh run CMD…                 start one on a free port, run CMD with EMOSTREAM_TEST_KAFKA set,
 #                                     stop it whatever happens; the exit code is CMD's
-#   kafka.sh partitions PORT TOPIC N  give TOPIC N partitions
+#   kafka.sh topics PORT ARG…         Kafka's own tool for topics
 #   kafka.sh consume PORT TOPIC [ARG…]
 #                                     print what Kafka's own console consumer reads with
 #                                     read_committed from the beginning:
@@ -59,12 +60,22 @@ kafka() { # kafka CLASS ARG…, with the heap and log settings of the environmen
         -cp "$home/libs/*" "$@"
 }
 
-settings() { # settings DIR PORT CONTROLLER_PORT
-    cat <<SETTINGS
+settings() { # settings DIR PORT CONTROLLER_PORT [join]
+    if [ -z "${4-}" ]; then
+        cat <<SETTINGS
 process.roles=broker,controller
 node.id=1
-controller.quorum.voters=1@127.0.0.1:$3
 listeners=PLAINTEXT://127.0.0.1:$2,CONTROLLER://127.0.0.1:$3
+SETTINGS
+    else
+        cat <<SETTINGS
+process.roles=broker
+node.id=$2
+listeners=PLAINTEXT://127.0.0.1:$2
+SETTINGS
+    fi
+    cat <<SETTINGS
+controller.quorum.voters=1@127.0.0.1:$3
 advertised.listeners=PLAINTEXT://127.0.0.1:$2
 controller.listener.names=CONTROLLER
 log.dirs=$1/data
@@ -114,17 +125,23 @@ alive() { # alive DIR: whether the process of DIR/pid runs, and is that broker
     { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF "kafka.Kafka $1/server.properties"
 }
 
-start() { # start DIR PORT
+start() { # start DIR PORT [OTHER]
     fetch
-    local dir port=$2 deadline
+    local dir port=$2 other=${3-} deadline
     mkdir -p "$1"
     dir=$(cd "$1" && pwd)
     alive "$dir" && fail "a broker runs in $dir already"
     log_settings=$dir/log4j2.properties
     write_log_settings INFO >"$log_settings"
     if [ ! -e "$dir/server.properties" ]; then
-        settings "$dir" "$port" "$(free_port)" >"$dir/server.properties"
-        kafka kafka.tools.StorageTool format -t "$(cluster_id)" -c "$dir/server.properties" \
+        if [ -z "$other" ]; then
+            cluster_id >"$dir/cluster"
+            free_port >"$dir/controller"
+        else
+            cp "$other/cluster" "$other/controller" "$dir"
+        fi
+        settings "$dir" "$port" "$(cat "$dir/controller")" ${other:+join} >"$dir/server.properties"
+        kafka kafka.tools.StorageTool format -t "$(cat "$dir/cluster")" -c "$dir/server.properties" \
             >"$dir/format.log" 2>&1 || {
             cat "$dir/format.log" >&2
             fail "Kafka's directory $dir could not be formatted"
@@ -222,16 +239,16 @@ consume() { # consume PORT TOPIC [ARG…]
     exit "$code"
 }
 
-partitions() { # partitions PORT TOPIC N
+topics() { # topics PORT ARG…
     fetch
-    local dir
+    local dir port=$1
+    shift
     dir=$(mktemp -d)
     # shellcheck disable=SC2064 # the directory as it is now
     trap "rm -rf '$dir'" EXIT
     log_settings=$dir/log4j2.properties
     write_log_settings WARN >"$log_settings"
-    kafka org.apache.kafka.tools.TopicCommand --bootstrap-server "127.0.0.1:$1" \
-        --alter --topic "$2" --partitions "$3"
+    kafka org.apache.kafka.tools.TopicCommand --bootstrap-server "127.0.0.1:$port" "$@"
 }
 
 usage() {
@@ -243,7 +260,8 @@ case "${1-}" in
 fetch) fetch ;;
 start) [ $# -eq 3 ] || usage; start "$2" "$3" ;;
 stop) [ $# -eq 2 ] || usage; stop "$2" ;;
-partitions) [ $# -eq 4 ] || usage; partitions "$2" "$3" "$4" ;;
+join) [ $# -eq 4 ] || usage; start "$2" "$3" "$4" ;;
+topics) [ $# -ge 3 ] || usage; shift; topics "$@" ;;
 run) [ $# -ge 2 ] || usage; shift; run "$@" ;;
 consume) [ $# -ge 3 ] || usage; shift; consume "$@" ;;
 *) usage ;;

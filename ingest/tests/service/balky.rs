@@ -29,14 +29,15 @@ pub(crate) struct Balky {
 }
 
 struct Shared {
-    mood: Mutex<Mood>,
+    /// That of one partition before that of all.
+    mood: Mutex<(Option<(u32, Mood)>, Mood)>,
     kept: Mutex<Vec<(NewRecord, Done)>>,
 }
 
 impl Balky {
     pub(crate) fn new(log: EmbeddedLog) -> Self {
         let shared = Shared {
-            mood: Mutex::new(Mood::Willing),
+            mood: Mutex::new((None, Mood::Willing)),
             kept: Mutex::default(),
         };
         Self {
@@ -46,7 +47,12 @@ impl Balky {
     }
 
     pub(crate) fn turn(&self, mood: Mood) {
-        *self.shared.mood.lock().unwrap() = mood;
+        *self.shared.mood.lock().unwrap() = (None, mood);
+    }
+
+    /// Only that partition's records.
+    pub(crate) fn turn_partition(&self, partition: u32, mood: Mood) {
+        *self.shared.mood.lock().unwrap() = (Some((partition, mood)), Mood::Willing);
     }
 
     /// Writes some of what was kept waiting, the oldest first.
@@ -73,7 +79,9 @@ struct BalkyAppender(Box<dyn Appender>, Arc<Shared>);
 
 impl Appender for BalkyAppender {
     fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError> {
-        match *self.1.mood.lock().unwrap() {
+        let (one, all) = *self.1.mood.lock().unwrap();
+        let one = one.filter(|(partition, _)| record.partition == Some(*partition));
+        match one.map_or(all, |(_, mood)| mood) {
             Mood::Willing => self.0.append(record, done),
             Mood::Full => Err(LogError::Full),
             Mood::Silent => {

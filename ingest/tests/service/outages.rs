@@ -78,20 +78,32 @@ fn what_the_log_has_not_acknowledged_fills_the_buffer() {
     assert_eq!(stage.reactions().len(), 110);
 }
 
+/// Flushes what comes at once, and nothing else: no heartbeat tells of the log meanwhile.
+fn at_once() -> Config {
+    Config {
+        flush: NEVER,
+        flush_count: 1,
+        ..Config::default()
+    }
+}
+
+const REFUSALS: [(Mood, &str); 2] = [
+    (Mood::Failing, "did not acknowledge in time: no broker"),
+    (Mood::Full, "the log's queue is full"),
+];
+
 #[test]
-fn a_log_that_refuses_is_503_to_those_who_wait_and_counted_for_the_others() {
-    for (mood, reason) in [
-        (Mood::Failing, "did not acknowledge in time: no broker"),
-        (Mood::Full, "the log's queue is full"),
-    ] {
-        let stage = Stage::start(Config {
-            flush: Duration::from_millis(10),
-            ..Config::default()
-        });
+fn what_the_log_refuses_is_503_to_those_who_wait_and_counted_for_the_others() {
+    for (mood, reason) in REFUSALS {
+        let stage = Stage::start(at_once());
         until("ready", || stage.readiness.check().is_ok());
         stage.log.turn(mood);
         assert_eq!(stage.post("/v1/reactions", array(2)).status, 202);
         until("counted", || lost(&stage) == 2.0);
+
+        let stage = Stage::start(at_once());
+        until("ready", || stage.readiness.check().is_ok());
+        stage.log.turn(mood);
         let said = stage.post("/emoji?wait=stored", array(3));
         assert_eq!(said.status, 503);
         assert!(said.header("retry-after").is_some());
@@ -99,19 +111,48 @@ fn a_log_that_refuses_is_503_to_those_who_wait_and_counted_for_the_others() {
             said.body["error"].as_str().unwrap().contains(reason),
             "{said:?}"
         );
+        assert_eq!(lost(&stage), 0.0, "its sender knows");
+        let refused = r#"emostream_ingest_reactions_total{outcome="refused"}"#;
+        assert_eq!(stage.metric(refused), 3.0);
+        assert_eq!(stage.reactions().len(), 0);
+    }
+}
+
+#[test]
+fn nothing_is_accepted_while_the_log_refuses_all_and_again_when_it_does_not() {
+    for (mood, reason) in REFUSALS {
+        let stage = Stage::start(Config {
+            flush: Duration::from_millis(10),
+            ..Config::default()
+        });
+        until("ready", || stage.readiness.check().is_ok());
+        stage.log.turn(mood);
+        until("not ready", || stage.readiness.check().is_err());
         let not_ready = stage.readiness.check().unwrap_err();
         assert!(
             not_ready.starts_with("ingest: ") && not_ready.contains(reason),
             "{not_ready}"
         );
+        for path in ["/v1/reactions", "/v1/reactions?wait=stored"] {
+            let said = stage.post(path, array(2));
+            assert_eq!(said.status, 503);
+            assert!(said.header("retry-after").is_some());
+            let detail = said.body["detail"].as_str().unwrap();
+            assert!(detail.contains("does not answer"), "{detail}");
+        }
+        assert_eq!(
+            stage.metric("emostream_ingest_partitions_away"),
+            f64::from(PARTITIONS)
+        );
+        assert!(stage.metric(r#"emostream_ingest_flushes_total{outcome="failed"}"#) >= 1.0);
         stage.log.turn(Mood::Willing);
         until("ready", || stage.readiness.check().is_ok());
         assert_eq!(
             stage.post("/v1/reactions?wait=stored", array(4)).status,
             200
         );
-        assert_eq!((stored(&stage), lost(&stage)), (4.0, 5.0));
-        assert!(stage.metric(r#"emostream_ingest_flushes_total{outcome="failed"}"#) >= 2.0);
+        assert_eq!((stored(&stage), lost(&stage)), (4.0, 0.0));
+        assert_eq!(stage.metric("emostream_ingest_partitions_away"), 0.0);
         assert_eq!(
             stage.reactions().len(),
             4,
@@ -121,8 +162,52 @@ fn a_log_that_refuses_is_503_to_those_who_wait_and_counted_for_the_others() {
 }
 
 #[test]
+fn a_partition_that_is_away_costs_nobody_a_reaction() {
+    for mood in [Mood::Failing, Mood::Full, Mood::Silent] {
+        let mut stage = Stage::start(Config {
+            flush: Duration::from_millis(10),
+            ..Config::default()
+        });
+        until("ready", || stage.readiness.check().is_ok());
+        stage.log.turn_partition(1, mood);
+        until("noticed", || {
+            stage.metric("emostream_ingest_partitions_away") == 1.0
+        });
+        assert_eq!(stage.readiness.check(), Ok(()));
+        for _ in 0..5 {
+            assert_eq!(stage.post("/v1/reactions", array(9)).status, 202);
+            let waited = stage.post("/v1/reactions?wait=stored", array(9));
+            assert_eq!(waited.status, 200);
+        }
+        stage.log.relent();
+        until("back", || {
+            stage.metric("emostream_ingest_partitions_away") == 0.0
+        });
+        stage.stop(Duration::from_secs(10)).unwrap();
+        assert_eq!(stage.reactions().len(), 90);
+        assert_eq!(lost(&stage), 0.0);
+    }
+}
+
+#[test]
+fn a_partition_that_cannot_be_written_to_yet_is_left_to_the_others() {
+    // Its count is known before a producer knows it.
+    let mut stage = Stage::start(at_once());
+    until("ready", || stage.readiness.check().is_ok());
+    stage.log.turn_partition(2, Mood::Full);
+    for _ in 0..6 {
+        assert_eq!(stage.post("/v1/reactions", array(3)).status, 202);
+        let waited = stage.post("/v1/reactions?wait=stored", array(3));
+        assert_eq!(waited.status, 200);
+    }
+    stage.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(stage.reactions().len(), 36);
+}
+
+#[test]
 fn a_drain_says_what_it_could_not_store() {
     let mut silent = Stage::start(Config::default());
+    until("ready", || silent.readiness.check().is_ok());
     silent.log.turn(Mood::Silent);
     assert_eq!(silent.post("/v1/reactions", array(7)).status, 202);
     let said = silent.stop(Duration::from_millis(200));
@@ -140,6 +225,9 @@ fn a_drain_says_what_it_could_not_store() {
     assert_eq!(failing.post("/v1/reactions", array(7)).status, 202);
     failing.log.turn(Mood::Failing);
     let said = failing.stop(Duration::from_secs(10));
-    assert!(matches!(said, Err(DrainError::Refused(_))), "{said:?}");
+    assert!(
+        matches!(said, Err(DrainError::Refused { reactions: 7 })),
+        "{said:?}"
+    );
     assert_eq!(lost(&failing), 7.0);
 }

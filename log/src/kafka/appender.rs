@@ -33,7 +33,12 @@ const POLL: Duration = Duration::from_millis(250);
 /// While draining: how often it looks whether everything has been reported.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
-/// Dropping it waits, `timeout` at most, until everything taken has been answered.
+/// The longest that a drop waits for what has been taken, however long its records may take.
+const LINGER: Duration = Duration::from_secs(8);
+/// How often a line that was replaced looks whether everything on it has been answered.
+const RETIRED_POLL: Duration = Duration::from_millis(100);
+
+/// Dropping it waits, for `timeout` and [`LINGER`] at most, until everything taken has been answered.
 pub(super) struct KafkaAppender {
     config: Config,
     timeout: Duration,
@@ -74,8 +79,8 @@ impl KafkaAppender {
         if line.producer.context().0.is_alone() && line.opened.elapsed() > REPLACE_EVERY {
             tracing::warn!("an appender has no broker to talk to: it connects anew");
             let former = std::mem::replace(&mut *line, Line::open(&self.config, self.timeout)?);
-            // Waits for its reports.
-            thread::spawn(move || drop(former));
+            let timeout = self.timeout;
+            thread::spawn(move || former.retire(timeout));
         }
         Ok(line)
     }
@@ -91,7 +96,7 @@ impl Line {
             .name("kafka-appender".to_owned())
             .spawn({
                 let (producer, closed) = (producer.clone(), closed.clone());
-                move || report(&producer, &closed, timeout)
+                move || report(&producer, &closed, timeout.min(LINGER))
             })
             .map_err(|error| LogError::Refused(format!("a thread cannot start: {error}")))?;
         Ok(Self {
@@ -101,14 +106,22 @@ impl Line {
             polling: Some(polling),
         })
     }
+
+    /// Ends when everything taken has been answered.
+    fn retire(self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        while self.producer.in_flight_count() > 0 && Instant::now() < until {
+            thread::sleep(RETIRED_POLL);
+        }
+    }
 }
 
 /// Serves delivery reports until the appender is dropped and everything is reported.
-fn report(producer: &BaseProducer<Reports>, closed: &AtomicBool, timeout: Duration) {
+fn report(producer: &BaseProducer<Reports>, closed: &AtomicBool, linger: Duration) {
     while !closed.load(Ordering::Acquire) {
         producer.poll(POLL);
     }
-    let until = Instant::now() + timeout;
+    let until = Instant::now() + linger;
     while producer.in_flight_count() > 0 && Instant::now() < until {
         producer.poll(DRAIN_POLL);
     }

@@ -14,6 +14,9 @@ use crate::LogError;
 /// A client whose last broker is gone is replaced, not more often than this.
 pub(super) const REPLACE_EVERY: Duration = Duration::from_secs(10);
 
+/// A request that a broker has not answered by then is sent anew.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// How often a client that is always served says whether it has a broker; another would only gather
 /// what it says.
 const STATISTICS_MS: &str = "2000";
@@ -76,7 +79,11 @@ impl Config {
     /// A producer whose records are acknowledged, or refused for good, within `timeout`.
     pub(super) fn producer(&self, timeout: Duration) -> ClientConfig {
         let mut config = self.writing(timeout);
-        config.set("statistics.interval.ms", STATISTICS_MS);
+        config
+            .set("statistics.interval.ms", STATISTICS_MS)
+            // Where a record may take as long as it likes, a broker that does not answer may not: then
+            // it is asked again, on another connection.
+            .set("request.timeout.ms", millis(timeout.min(REQUEST_TIMEOUT)));
         self.settle(config)
     }
 
@@ -116,6 +123,8 @@ impl Config {
             .set("queue.buffering.max.kbytes", "65536")
             // As Kafka's Java client: a key has one partition, whoever writes it.
             .set("partitioner", "murmur2_random")
+            // A partition that was added is written to soon; the default lets five minutes pass.
+            .set("topic.metadata.refresh.interval.ms", "30000")
             // Topics are made and waited for before they are written to; the default of 30 s is longer
             // than any record lives.
             .set("topic.metadata.propagation.max.ms", "2000");

@@ -1,0 +1,288 @@
+//! Kafka goes away under an ingest, and comes back: what was accepted is in the topic, once.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use emostream_log::{
+    kafka::{KafkaLog, KafkaOptions},
+    read_to_end,
+};
+use emostream_model::Batch;
+use harness::{
+    http,
+    kafka::{self, Broker},
+    node::{self, Node},
+    until,
+};
+use serde_json::json;
+
+const REACTIONS: &str = "emostream.reactions";
+
+/// Told to those whose reactions were not even buffered.
+const NOTHING_KEPT: &str = "nothing was kept";
+
+/// Who waits longer for a refusal than this was not refused at once: the log had its time.
+const AT_LENGTH: Duration = Duration::from_secs(6);
+
+/// People who react one after the other, each with a name of its own; every third waits until it is
+/// stored.
+struct Crowd {
+    stop: Arc<AtomicBool>,
+    answers: Arc<Mutex<Vec<Reacted>>>,
+    posting: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Clone)]
+struct Reacted {
+    user: String,
+    status: u16,
+    body: String,
+    began: Instant,
+    took: Duration,
+}
+
+impl Crowd {
+    fn start(address: &str) -> Crowd {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        let post = |thread| {
+            let (stop, answers) = (stop.clone(), answers.clone());
+            let address = address.to_owned();
+            thread::spawn(move || {
+                for number in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let user = format!("{thread}-{number}");
+                    let reacted = react(&address, user, number % 3 == 0);
+                    answers.lock().unwrap().push(reacted);
+                    thread::sleep(Duration::from_millis(5));
+                }
+            })
+        };
+        Crowd {
+            posting: (0..6).map(post).collect(),
+            stop,
+            answers,
+        }
+    }
+
+    /// Waits until somebody has had such an answer to what was sent since `since`.
+    fn until(&self, what: &str, since: Instant, is_so: impl Fn(&Reacted) -> bool) {
+        until(what, || {
+            let answers = self.answers.lock().unwrap();
+            let mut newest = answers.iter().rev();
+            newest
+                .any(|answer| answer.began >= since && is_so(answer))
+                .then_some(())
+        });
+    }
+
+    fn is_accepted_and_stored_again(&self) {
+        let since = Instant::now();
+        self.until("accepted", since, |answer| answer.status == 202);
+        self.until("stored", since, |answer| answer.status == 200);
+    }
+
+    fn end(self) -> Vec<Reacted> {
+        self.stop.store(true, Ordering::SeqCst);
+        for posting in self.posting {
+            posting.join().unwrap();
+        }
+        std::mem::take(&mut *self.answers.lock().unwrap())
+    }
+}
+
+/// An answer always comes: no answer fails the test.
+fn react(address: &str, user: String, waits: bool) -> Reacted {
+    let path = match waits {
+        true => "/v1/reactions?wait=stored",
+        false => "/v1/reactions",
+    };
+    let body = json!({"user_id": user, "emoji_type": "🔥"}).to_string();
+    let began = Instant::now();
+    let answer = http::post(address, path, &body).unwrap();
+    Reacted {
+        user,
+        status: answer.status,
+        body: answer.body,
+        began,
+        took: began.elapsed(),
+    }
+}
+
+fn ingest(dir: &Path, broker: &Broker) -> Node {
+    let arguments = [
+        "ingest",
+        "--kafka",
+        &broker.address(),
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ];
+    Node::start(&arguments, &dir.join("ingest"))
+}
+
+fn create_topics(broker: &Broker, more: &[&str]) {
+    let address = broker.address();
+    let create = ["topics", "create", "--kafka", &address, "--partitions", "4"];
+    node::output(&[&create[..], more].concat());
+}
+
+/// How often each user is in the topic.
+fn written(broker: &Broker) -> HashMap<String, usize> {
+    let options = KafkaOptions {
+        brokers: broker.address(),
+        properties: Vec::new(),
+    };
+    let log = KafkaLog::connect(options).unwrap();
+    let mut users = HashMap::new();
+    read_to_end(&log, REACTIONS, &mut |record| {
+        for reaction in Batch::decode(record.value).unwrap().reactions().unwrap() {
+            *users.entry(reaction.user.as_str().to_owned()).or_default() += 1;
+        }
+    })
+    .unwrap();
+    users
+}
+
+/// What was promised is in the topic once, what was refused is not; only who waited in vain may find
+/// either.
+fn promises_are_kept(answers: &[Reacted], written: &HashMap<String, usize>) {
+    for answer in answers {
+        let times = written.get(&answer.user).copied().unwrap_or(0);
+        let may_be = match answer.status {
+            200 | 202 => 1..=1,
+            503 if answer.body.contains(NOTHING_KEPT) => 0..=0,
+            503 => 0..=1,
+            _ => panic!("{answer:?}"),
+        };
+        assert!(
+            may_be.contains(&times),
+            "{times} times in the topic: {answer:?}"
+        );
+    }
+    let known = answers
+        .iter()
+        .filter(|answer| written.contains_key(&answer.user));
+    assert_eq!(known.count(), written.len());
+}
+
+#[test]
+fn outages_of_kafka_cost_no_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start();
+    create_topics(&broker, &[]);
+    let node = ingest(dir.path(), &broker);
+    let crowd = Crowd::start(&node.address);
+    crowd.is_accepted_and_stored_again();
+
+    let killed = Instant::now();
+    broker.kill();
+    crowd.until("refused at once", killed, |answer| {
+        answer.status == 503 && answer.body.contains(NOTHING_KEPT)
+    });
+    crowd.until("refused at length", killed - AT_LENGTH, |answer| {
+        answer.status == 503 && answer.took > AT_LENGTH
+    });
+    let ready = http::get(&node.admin(), "/readyz").unwrap();
+    assert_eq!(ready.status, 503, "{ready:?}");
+    broker.come_back();
+    crowd.is_accepted_and_stored_again();
+
+    let stopped = Instant::now();
+    broker.go_away();
+    crowd.until("refused", stopped, |answer| answer.status == 503);
+    broker.come_back();
+    crowd.is_accepted_and_stored_again();
+
+    let answers = crowd.end();
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    promises_are_kept(&answers, &written(&broker));
+}
+
+#[test]
+fn a_change_of_leaders_costs_no_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start();
+    let other = broker.joined();
+    create_topics(&broker, &["--replication", "2"]);
+    let node = ingest(dir.path(), &broker);
+    let crowd = Crowd::start(&node.address);
+    crowd.is_accepted_and_stored_again();
+    for _ in 0..2 {
+        other.kill();
+        crowd.is_accepted_and_stored_again();
+        other.come_back();
+        crowd.is_accepted_and_stored_again();
+    }
+    let answers = crowd.end();
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    promises_are_kept(&answers, &written(&broker));
+}
+
+#[test]
+fn a_deleted_topic_is_told_and_its_successor_is_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start();
+    create_topics(&broker, &[]);
+    let node = ingest(dir.path(), &broker);
+    let crowd = Crowd::start(&node.address);
+    crowd.is_accepted_and_stored_again();
+    kafka::delete_topic(&broker.address(), REACTIONS);
+    let deleted = Instant::now();
+    crowd.until("refused", deleted, |answer| answer.status == 503);
+    let reason = until("the reason", || {
+        let ready = http::get(&node.admin(), "/readyz").unwrap();
+        ready.body.contains("does not exist").then_some(ready.body)
+    });
+    assert!(reason.contains("emostream topics create"), "{reason}");
+    create_topics(&broker, &[]);
+    let created = Instant::now();
+    crowd.is_accepted_and_stored_again();
+    let answers = crowd.end();
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    let written = written(&broker);
+    let since: Vec<Reacted> = answers
+        .into_iter()
+        .filter(|answer| answer.began >= created && answer.status == 200)
+        .collect();
+    assert!(since.iter().all(|answer| written[&answer.user] == 1));
+}
+
+#[test]
+fn partitions_that_are_added_cost_no_reaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start();
+    create_topics(&broker, &[]);
+    let node = ingest(dir.path(), &broker);
+    let crowd = Crowd::start(&node.address);
+    crowd.is_accepted_and_stored_again();
+    kafka::add_partitions(&broker.address(), REACTIONS, 8);
+    harness::until_within(Duration::from_secs(150), "all are written to", || {
+        let metrics = http::get(&node.admin(), "/metrics").unwrap().body;
+        let all = metrics.contains("emostream_ingest_partitions 8\n");
+        (all && metrics.contains("emostream_ingest_partitions_away 0\n")).then_some(())
+    });
+    crowd.is_accepted_and_stored_again();
+    let answers = crowd.end();
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer.status, 200 | 202))
+    );
+    promises_are_kept(&answers, &written(&broker));
+}
