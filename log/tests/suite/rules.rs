@@ -258,6 +258,7 @@ pub(crate) fn a_reader_resumes_from_its_position(stage: &Stage) {
             .commit(vec![record(&topic, n.to_string())])
             .unwrap();
     }
+    stage.settle("resume");
     let (mut reader, bell) = stage.reader(&topic);
     let mut read = next(reader.as_mut(), &bell, 0, 3);
     let (mut resumed, bell) = stage.reader_from(&topic, &[(0, reader.position(0))]);
@@ -349,6 +350,7 @@ pub(crate) fn a_refused_transaction_leaves_no_trace(stage: &Stage) {
     drop(transactor);
     let mut transactor = stage.log.transactor(&stage.name("trace"), TIMEOUT).unwrap();
     transactor.commit(vec![record(&topic, "after")]).unwrap();
+    stage.settle("trace");
     assert_eq!(texts(&stage.all(&topic)[&0]), ["before", "after"]);
 }
 
@@ -366,6 +368,7 @@ pub(crate) fn an_older_transactor_is_fenced(stage: &Stage) {
         "{fenced}"
     );
     newer.commit(vec![record(&topic, "newer")]).unwrap();
+    stage.settle("fence");
     assert_eq!(texts(&stage.all(&topic)[&0]), ["older", "newer"]);
 }
 
@@ -391,6 +394,8 @@ pub(crate) fn two_transactors_of_different_ids_do_not_fence_each_other(stage: &S
         left.commit(vec![record(&topic, "l")]).unwrap();
         right.commit(vec![record(&topic, "r")]).unwrap();
     }
+    stage.settle("left");
+    stage.settle("right");
     assert_eq!(
         texts(&stage.all(&topic)[&0]),
         ["l", "r", "l", "r", "l", "r"]

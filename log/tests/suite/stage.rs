@@ -120,7 +120,14 @@ impl Stage {
         (self.log.reader(topic, from, bell.wake()).unwrap(), bell)
     }
 
-    /// Everything committed in `topic` by now, by partition.
+    /// Returns when whatever the transactor of that name has committed can be read: at the latest when a
+    /// newer one is open.
+    pub(crate) fn settle(&self, transactor: &str) {
+        let newer = self.log.transactor(&self.name(transactor), TIMEOUT);
+        drop(newer.unwrap());
+    }
+
+    /// Everything that can be read in `topic` by now, by partition.
     pub(crate) fn all(&self, topic: &str) -> HashMap<u32, Vec<Owned>> {
         let (mut reader, bell) = self.reader(topic);
         let partitions = self.log.partitions(topic).unwrap();
