@@ -1,4 +1,4 @@
-//! Kafka goes away under an ingest, and comes back: what was accepted is in the topic, once.
+//! Kafka goes away, and comes back: what was accepted is in the topic once, and is counted again soon.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -23,9 +23,11 @@ use harness::{
     http,
     kafka::{self, Broker},
     node::{self, Node},
+    seed,
+    supervised::Supervised,
     until,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const REACTIONS: &str = "emostream.reactions";
 
@@ -106,11 +108,15 @@ impl Crowd {
 
 /// An answer always comes: no answer fails the test.
 fn react(address: &str, user: String, waits: bool) -> Reacted {
+    react_in("default", address, user, waits)
+}
+
+fn react_in(room: &str, address: &str, user: String, waits: bool) -> Reacted {
     let path = match waits {
         true => "/v1/reactions?wait=stored",
         false => "/v1/reactions",
     };
-    let body = json!({"user_id": user, "emoji_type": "🔥"}).to_string();
+    let body = json!({"user_id": user, "emoji_type": "🔥", "room": room}).to_string();
     let began = Instant::now();
     let answer = http::post(address, path, &body).unwrap();
     Reacted {
@@ -156,6 +162,20 @@ fn written(broker: &Broker) -> HashMap<String, usize> {
     })
     .unwrap();
     users
+}
+
+/// What the finals count in each room.
+fn counted(brokers: &str) -> HashMap<String, u64> {
+    let inspect = ["inspect", "windows", "--kafka", brokers, "--format", "json"];
+    let mut totals = HashMap::new();
+    // It fails while the cluster names no broker.
+    let finals = String::from_utf8(node::run(&inspect).stdout).unwrap();
+    for line in finals.lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let (room, total) = (&record["value"]["room"], &record["value"]["total"]);
+        *totals.entry(room.as_str().unwrap().to_owned()).or_default() += total.as_u64().unwrap();
+    }
+    totals
 }
 
 /// What was promised is in the topic once, what was refused is not; only who waited in vain may find
@@ -231,6 +251,57 @@ fn a_change_of_leaders_costs_no_promise() {
     let answers = crowd.end();
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     promises_are_kept(&answers, &written(&broker));
+}
+
+/// While it stands still it is taken for dead, and when it goes on it names no broker for a moment:
+/// librdkafka then has none to talk to, and would look for others after minutes.
+#[test]
+fn a_broker_that_stood_still_is_read_and_written_again() {
+    const SINCE: usize = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start();
+    let address = broker.address();
+    create_topics(&broker, &[]);
+    let node = ingest(dir.path(), &broker);
+    let dataflow = [
+        "dataflow", "--kafka", &address, "-w", "3", "--window", "1s", "--admin", "off",
+    ];
+    let dataflow = Supervised::start(
+        dataflow.map(str::to_owned).to_vec(),
+        dir.path().join("dataflow"),
+        seed(),
+    );
+    let crowd = Crowd::start(&node.address);
+    crowd.is_accepted_and_stored_again();
+
+    let stood_still = Instant::now();
+    broker.signal("STOP");
+    crowd.until("refused at length", stood_still - AT_LENGTH, |answer| {
+        answer.status == 503 && answer.took > AT_LENGTH
+    });
+    broker.signal("CONT");
+    crowd.is_accepted_and_stored_again();
+    // What comes while some partitions are not read yet may be late; what comes afterwards is not.
+    let mut crowds = 0;
+    until("a crowd since then is counted whole", || {
+        let room = format!("since-{crowds}");
+        crowds += 1;
+        for number in 0..SINCE {
+            let user = format!("{room}-{number}");
+            let reacted = react_in(&room, &node.address, user, false);
+            assert_eq!(reacted.status, 202, "{reacted:?}");
+        }
+        counted(&address)
+            .iter()
+            .any(|(room, total)| room.starts_with("since-") && *total == SINCE as u64)
+            .then_some(())
+    });
+    let answers = crowd.end();
+    drop(dataflow);
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    let mut written = written(&broker);
+    written.retain(|user, _| !user.starts_with("since"));
+    promises_are_kept(&answers, &written);
 }
 
 #[test]

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! What was accepted was promised; its sender is gone, so the log gets all the time it needs. Who waits
-//! must not be told that it failed, and then have it stored: so librdkafka itself gives up in time.
+//! must not be told that it failed, and then have it stored: so librdkafka itself gives up in time. What
+//! runs out of time all the same may have been stored, and must not double others (see
+//! [`Log::exact_appender`]).
 //!
 //! Architecture invariant: nothing here waits for the log. What it acknowledges comes back through the
 //! [`Flight`].
@@ -75,7 +77,7 @@ impl Prompt {
             return Ok(open.clone());
         }
         let log = self.log.clone();
-        let opened = spawn_blocking(move || log.appender(LOG_TIMEOUT)).await;
+        let opened = spawn_blocking(move || log.exact_appender(LOG_TIMEOUT)).await;
         let ending = || LogError::Refused("the process is ending".to_owned());
         let opened = Arc::from(opened.unwrap_or_else(|_| Err(ending()))?);
         Ok(self.appender.insert(opened).clone())

@@ -12,7 +12,8 @@
 //! Invariants, for both implementations (one suite of tests, `tests/suite.rs`, runs on both):
 //! - A partition's offsets rise; they may have gaps (transaction markers, compaction).
 //! - A record is either read by every reader or by none; those of a transaction all appear, or none.
-//! - An acknowledged append is in the log once. One that failed may be in the log at most once.
+//! - An acknowledged append is in the log once (but see [`Log::appender`]). One that failed may be in the
+//!   log at most once.
 //! - Opening a [`Transactor`] fences every older one of the same id: it can never commit again.
 //! - Nothing blocks but what says so, and every queue is bounded.
 
@@ -69,7 +70,16 @@ pub trait Log: Send + Sync {
     ) -> Result<Box<dyn Reader>, LogError>;
 
     /// An appender whose records are acknowledged, or refused for good, within `timeout`.
+    ///
+    /// When a record runs out of time, librdkafka begins to count anew, and those that were sent with it
+    /// or right behind it may be in the log twice.
     fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError>;
+
+    /// The same, without that exception: one record at a time is under way, so that none runs out of time
+    /// with another. For few and large records.
+    fn exact_appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
+        self.appender(timeout)
+    }
 
     /// The only live transactor of this id: returns once every older one is fenced and whatever it
     /// left unfinished is aborted. A commit that takes longer than `timeout` is aborted by the log.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Message, Statistics,
+    ClientConfig, ClientContext, Message, Statistics,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header as KafkaHeader, OwnedHeaders},
@@ -41,6 +41,7 @@ const RETIRED_POLL: Duration = Duration::from_millis(100);
 /// Dropping it waits, for `timeout` and [`LINGER`] at most, until everything taken has been answered.
 pub(super) struct KafkaAppender {
     config: Config,
+    settings: ClientConfig,
     timeout: Duration,
     line: Mutex<Line>,
 }
@@ -64,11 +65,17 @@ struct Waiting {
 }
 
 impl KafkaAppender {
-    pub(super) fn open(config: &Config, timeout: Duration) -> Result<Self, LogError> {
+    pub(super) fn open(
+        config: &Config,
+        settings: ClientConfig,
+        timeout: Duration,
+    ) -> Result<Self, LogError> {
+        let line = Line::open(config, &settings, timeout)?;
         Ok(Self {
             config: config.clone(),
+            settings,
             timeout,
-            line: Mutex::new(Line::open(config, timeout)?),
+            line: Mutex::new(line),
         })
     }
 
@@ -78,8 +85,9 @@ impl KafkaAppender {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         if line.producer.context().0.is_alone() && line.opened.elapsed() > REPLACE_EVERY {
             tracing::warn!("an appender has no broker to talk to: it connects anew");
-            let former = std::mem::replace(&mut *line, Line::open(&self.config, self.timeout)?);
             let timeout = self.timeout;
+            let new = Line::open(&self.config, &self.settings, timeout)?;
+            let former = std::mem::replace(&mut *line, new);
             thread::spawn(move || former.retire(timeout));
         }
         Ok(line)
@@ -87,9 +95,9 @@ impl KafkaAppender {
 }
 
 impl Line {
-    fn open(config: &Config, timeout: Duration) -> Result<Self, LogError> {
+    fn open(config: &Config, settings: &ClientConfig, timeout: Duration) -> Result<Self, LogError> {
         let reports = Reports(Events::default());
-        let producer: BaseProducer<Reports> = config.create(&config.producer(timeout), reports)?;
+        let producer: BaseProducer<Reports> = config.create(settings, reports)?;
         let producer = Arc::new(producer);
         let closed = Arc::new(AtomicBool::new(false));
         let polling = thread::Builder::new()

@@ -298,7 +298,21 @@ impl Log for KafkaLog {
     }
 
     fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
-        Ok(Box::new(KafkaAppender::open(&self.config, timeout)?))
+        let settings = self.config.producer(timeout);
+        Ok(Box::new(KafkaAppender::open(
+            &self.config,
+            settings,
+            timeout,
+        )?))
+    }
+
+    fn exact_appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
+        let settings = self.config.exact_producer(timeout);
+        Ok(Box::new(KafkaAppender::open(
+            &self.config,
+            settings,
+            timeout,
+        )?))
     }
 
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
