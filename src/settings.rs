@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use emostream_http::AllowOrigin;
+use emostream_http::{AllowOrigin, Gate};
 use emostream_log::{
     Log,
     embedded::EmbeddedLog,
@@ -262,6 +262,26 @@ impl OriginFlags {
 fn origin(text: &str) -> Result<AllowOrigin, String> {
     text.parse()
         .map_err(|error: emostream_http::InvalidOrigin| error.to_string())
+}
+
+/// Who may use the service.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TokenFlags {
+    /// Asks for a token (JWT) that this file verifies: an HS256 secret, or the public key of
+    /// EdDSA, ES256 or RS256 in PEM
+    #[arg(long, value_name = "FILE")]
+    jwt_key: Option<PathBuf>,
+}
+
+impl TokenFlags {
+    /// Everybody's, or for bearers of tokens. The file's name is not repeated: who puts the secret
+    /// itself there shall not find it in a log.
+    pub(crate) fn gate(&self) -> Result<Gate, Failure> {
+        let Some(file) = &self.jwt_key else {
+            return Ok(Gate::default());
+        };
+        Gate::with_key(file).map_err(|bad| Failure::usage("--jwt-key", bad))
+    }
 }
 
 /// Where a service listens.

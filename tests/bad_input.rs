@@ -53,6 +53,13 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
         (vec!["up", "--topic-prefix", "a b"], "--topic-prefix"),
         (vec!["up", "--admin", "nowhere"], "--admin"),
         (vec!["up", "--log-format", "xml"], "--log-format"),
+        (vec!["up", "--jwt-key", "/no/such/file"], "--jwt-key"),
+        (vec!["up", "--jwt-key", "/dev/null"], "--jwt-key"),
+        (with_kafka(&["ingest", "--jwt-key", "/"]), "--jwt-key"),
+        (
+            with_kafka(&["publisher", "--jwt-key", "/dev/zero"]),
+            "--jwt-key",
+        ),
         (with_kafka(&["ingest", "--flush", "0ms"]), "--flush"),
         (
             with_kafka(&["ingest", "--flush-count", "0"]),
@@ -144,6 +151,45 @@ fn a_property_that_librdkafka_does_not_know_is_64_before_the_network_is_touched(
         "off",
     ];
     refused(&arguments, 64, &["-X", "no.such"]);
+}
+
+#[test]
+fn a_file_that_is_no_key_is_64_before_a_port_is_bound_and_nothing_of_it_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, data) = (dir.path().join("key"), dir.path().join("data"));
+    let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
+    let short = "hunter2";
+    for (content, word) in [
+        ("", "empty"),
+        (short, "32 bytes"),
+        (
+            "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----",
+            "private",
+        ),
+        (
+            "-----BEGIN PUBLIC KEY-----\nhunter2\n-----END PUBLIC KEY-----",
+            "EdDSA",
+        ),
+    ] {
+        std::fs::write(file, content).unwrap();
+        let arguments = [
+            "up",
+            "--jwt-key",
+            file,
+            "--data",
+            data,
+            "--listen",
+            &address,
+        ];
+        refused(&arguments, 64, &["--jwt-key", word]);
+        let said = node::run(&arguments).stderr;
+        assert!(!String::from_utf8(said).unwrap().contains(short));
+    }
+    // The secret itself where its file belongs is not repeated either.
+    let said = node::run(&["up", "--jwt-key", short]).stderr;
+    assert!(!String::from_utf8(said).unwrap().contains(short));
 }
 
 #[test]

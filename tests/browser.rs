@@ -105,6 +105,40 @@ fn a_tap_in_the_browser_raises_the_count_on_every_page() {
     });
 }
 
+#[test]
+fn a_page_with_a_token_in_its_address_taps_as_its_bearer_and_without_one_is_told_why() {
+    const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, SECRET).unwrap();
+    let node = Node::up(dir.path(), &["--jwt-key", key.to_str().unwrap()]);
+    let claims = json!({"sub": "Zoë", "exp": 4_000_000_000_u64, "rooms": ["match-7"]});
+    let secret = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    let token = jsonwebtoken::encode(&Default::default(), &claims, &secret).unwrap();
+    let page = format!("http://{}/?room=match-7", node.address);
+    let driver = Driver::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let browser = driver.browser().await;
+        browser.goto(&page).await.unwrap();
+        shown(&browser, r#"[data-status="closed"]"#).await;
+        let notice = shown(&browser, "#notice").await.text().await.unwrap();
+        assert!(notice.contains("token"), "{notice}");
+        browser
+            .goto(&format!("{page}&with#token={token}"))
+            .await
+            .unwrap();
+        shown(&browser, r#"[data-status="open"]"#).await;
+        let button = shown(&browser, r#"[data-emoji="🔥"]"#).await;
+        button.click().await.unwrap();
+        total_reaches(&browser, 1).await;
+        browser.close().await.unwrap();
+    });
+}
+
 async fn shown(browser: &Client, css: &str) -> fantoccini::elements::Element {
     let found = browser
         .wait()

@@ -30,14 +30,16 @@ mod service;
 mod source;
 mod sse;
 mod state;
+mod stay;
 mod subscription;
 mod tail;
+mod token;
 mod totals;
 mod websocket;
 
 use std::time::Duration;
 
-use emostream_http::AllowOrigin;
+use emostream_http::{AllowOrigin, Gate};
 use emostream_model::Topics;
 
 pub use error::BroadcastError;
@@ -58,4 +60,6 @@ pub struct Config {
     pub ring: Duration,
     /// Whose pages may receive.
     pub allow_origin: AllowOrigin,
+    /// Who may receive; the page is everybody's.
+    pub gate: Gate,
 }

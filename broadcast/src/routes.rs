@@ -92,7 +92,8 @@ pub(crate) fn moment(uri: &Uri, name: &str) -> Result<Option<u64>, Problem> {
         .map_err(|error| Problem::bad_request(problem(error)))
 }
 
-fn parameter<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
+/// A parameter of the query, as it stands there.
+pub(crate) fn parameter<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
     let pairs = uri.query()?.split('&');
     let mut named = pairs.filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
     named.next()

@@ -1,11 +1,11 @@
 //! The running publisher: requests in, answers and streams out, and the farewell at its end.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
-use emostream_http::{AllowOrigin, Handler, Problem, Readiness, Request, Response, Shutdown};
+use emostream_http::{AllowOrigin, Handler, Pass, Problem, Readiness, Request, Response, Shutdown};
 use emostream_log::Log;
 use emostream_model::{ResultId, Room};
-use hyper::{Method, header::ORIGIN};
+use hyper::{Method, StatusCode, header::ORIGIN};
 use prometheus::Registry;
 
 use crate::{
@@ -15,9 +15,10 @@ use crate::{
     page,
     routes::{self, Route, What},
     sse, state,
+    stay::Stay,
     subscription::Subscription,
     tail::Tail,
-    websocket,
+    token, websocket,
 };
 
 /// The methods of everything here.
@@ -111,17 +112,35 @@ impl Service {
         }
         match route {
             Route::Page => Ok(page::answer(path)),
-            Route::Rooms => Ok(state::rooms(&self.hub)),
-            Route::Room(name, what) => self.room(&routes::room(&name)?, what, request).await,
+            Route::Rooms => Ok(state::rooms(&self.hub, &self.admit(&request)?)),
+            Route::Room(name, what) => {
+                let pass = self.admit(&request)?;
+                self.room(&routes::room(&name)?, what, &pass, request).await
+            }
         }
+    }
+
+    fn admit(&self, request: &Request) -> Result<Pass, Problem> {
+        let token = token::find(request.uri(), request.headers());
+        self.config.gate.admit(token, SystemTime::now())
+    }
+
+    /// From now until the farewell, or until the token expires.
+    fn stay(&self, pass: &Pass) -> Stay {
+        Stay::new(self.farewell.clone(), pass.left(SystemTime::now()))
     }
 
     async fn room(
         &self,
         room: &Room,
         what: What,
+        pass: &Pass,
         mut request: Request,
     ) -> Result<Response, Problem> {
+        if !pass.opens(room.as_str()) {
+            let detail = format!("the token does not open room \"{room}\"");
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
         match what {
             What::State => Ok(state::room(&self.hub, room)),
             What::History => {
@@ -135,14 +154,13 @@ impl Service {
             What::Events => {
                 let since = routes::since(request.uri(), request.headers())?;
                 let subscription = self.subscribe(room, since, "sse").await?;
-                Ok(sse::answer(subscription, self.farewell.clone()))
+                Ok(sse::answer(subscription, self.stay(pass)))
             }
             What::WebSocket => {
                 let handshake = websocket::handshake(&mut request)?;
                 let since = routes::since(request.uri(), request.headers())?;
                 let subscription = self.subscribe(room, since, "websocket").await?;
-                let serving =
-                    websocket::serve(handshake.upgrade, subscription, self.farewell.clone());
+                let serving = websocket::serve(handshake.upgrade, subscription, self.stay(pass));
                 tokio::spawn(serving);
                 Ok(handshake.response)
             }

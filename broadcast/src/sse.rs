@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use emostream_http::{Body, BodySender, Closed, Response, Shutdown};
+use emostream_http::{Body, BodySender, Closed, Response};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 
-use crate::subscription::{Subscription, bye};
+use crate::{
+    stay::{Over, Stay},
+    subscription::{Subscription, bye},
+};
 
 /// Proxies end streams that are silent for longer, 30 or 60 s mostly.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -17,14 +20,15 @@ const RETRY_MS: u64 = 2000;
 /// Pieces between the subscriber and its socket: the one being written, and the next.
 const PIECES: usize = 1;
 
-/// Answers with a stream of events that ends with the client, or with `bye` at the shutdown.
-pub(crate) fn answer(subscription: Subscription, shutdown: Shutdown) -> Response {
+/// Answers with a stream of events that ends with the client, with `bye` at the farewell, or when the
+/// token expires: a browser then comes back by itself, and is told 401.
+pub(crate) fn answer(subscription: Subscription, stay: Stay) -> Response {
     let (sender, body) = Body::channel(PIECES);
     tokio::spawn(async move {
         tokio::select! {
             // The client has gone.
             () = sender.closed() => {}
-            _ = feed(subscription, &sender, shutdown) => {}
+            _ = feed(subscription, &sender, stay) => {}
         }
     });
     let mut response = Response::new(body);
@@ -40,7 +44,7 @@ pub(crate) fn answer(subscription: Subscription, shutdown: Shutdown) -> Response
 async fn feed(
     mut subscription: Subscription,
     sender: &BodySender,
-    shutdown: Shutdown,
+    stay: Stay,
 ) -> Result<(), Closed> {
     sender
         .send(Bytes::from(format!("retry: {RETRY_MS}\n\n")))
@@ -48,7 +52,10 @@ async fn feed(
     loop {
         let piece = tokio::select! {
             biased;
-            () = shutdown.requested() => return sender.send(bye().event().clone()).await,
+            over = stay.over() => return match over {
+                Over::Farewell => sender.send(bye().event().clone()).await,
+                Over::Expired => Ok(()),
+            },
             frame = subscription.next() => frame.event().clone(),
             () = tokio::time::sleep(HEARTBEAT) => Bytes::from_static(b": here\n\n"),
         };

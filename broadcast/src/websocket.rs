@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use emostream_http::{Body, Problem, Request, Response, Shutdown, Socket, upgraded_socket};
+use emostream_http::{Body, Problem, Request, Response, Socket, upgraded_socket};
 use futures_util::{SinkExt, StreamExt};
 use hyper::{
     Method, StatusCode,
     header::{
         CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_VERSION, UPGRADE,
+        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
     },
     upgrade::OnUpgrade,
 };
@@ -23,7 +23,11 @@ use tungstenite::{
     protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
 };
 
-use crate::subscription::{Subscription, bye};
+use crate::{
+    stay::{Over, Stay},
+    subscription::{Subscription, bye},
+    token,
+};
 
 /// How often a silent client is asked whether it lives.
 const PING_EVERY: Duration = Duration::from_secs(15);
@@ -43,6 +47,8 @@ const READ_BUFFER_BYTES: usize = 512;
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// "Reconnect": INTERFACE has 3000–3499 for it.
 const CLOSE_RECONNECT: u16 = 3001;
+/// "Do not reconnect", at least not with this token: INTERFACE has 3500–3999 for it.
+const CLOSE_EXPIRED: u16 = 3500;
 
 /// What a valid handshake answers with, and what the connection becomes.
 pub(crate) struct Handshake {
@@ -80,12 +86,14 @@ pub(crate) fn handshake(request: &mut Request) -> Result<Handshake, Problem> {
         .header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
     }
     let accept = accept(headers)?;
+    let subprotocol = token::subprotocol(headers);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let answer = response.headers_mut();
     answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
     answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    answer.extend(subprotocol.map(|spoken| (SEC_WEBSOCKET_PROTOCOL, spoken)));
     let upgrade = hyper::upgrade::on(request);
     Ok(Handshake { response, upgrade })
 }
@@ -101,7 +109,7 @@ fn accept(headers: &HeaderMap) -> Result<HeaderValue, Problem> {
 }
 
 /// Serves the connection to its end.
-pub(crate) async fn serve(upgrade: OnUpgrade, subscription: Subscription, shutdown: Shutdown) {
+pub(crate) async fn serve(upgrade: OnUpgrade, subscription: Subscription, stay: Stay) {
     let Ok(upgraded) = upgrade.await else {
         return;
     };
@@ -122,7 +130,7 @@ pub(crate) async fn serve(upgrade: OnUpgrade, subscription: Subscription, shutdo
         socket,
         heard: Instant::now(),
     };
-    let closing = connection.run(subscription, shutdown).await;
+    let closing = connection.run(subscription, stay).await;
     connection.close(closing).await;
 }
 
@@ -140,20 +148,14 @@ enum Closing {
 }
 
 impl Connection {
-    async fn run(&mut self, mut subscription: Subscription, shutdown: Shutdown) -> Closing {
+    async fn run(&mut self, mut subscription: Subscription, stay: Stay) -> Closing {
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pings.reset();
         loop {
             let message = tokio::select! {
                 biased;
-                () = shutdown.requested() => {
-                    let goodbye = Message::Text(bye().json().clone());
-                    return match self.socket.send(goodbye).await {
-                        Ok(()) => Closing::With(CloseCode::from(CLOSE_RECONNECT), "restarting"),
-                        Err(_) => Closing::Gone,
-                    };
-                }
+                over = stay.over() => return self.over(over).await,
                 heard = self.socket.next() => match self.hear(heard) {
                     Some(closing) => return closing,
                     None => continue,
@@ -169,6 +171,18 @@ impl Connection {
             if begun.elapsed() > WAITED {
                 self.heard = Instant::now();
             }
+        }
+    }
+
+    /// Says goodbye.
+    async fn over(&mut self, over: Over) -> Closing {
+        if over == Over::Expired {
+            return Closing::With(CloseCode::from(CLOSE_EXPIRED), "the token has expired");
+        }
+        let goodbye = Message::Text(bye().json().clone());
+        match self.socket.send(goodbye).await {
+            Ok(()) => Closing::With(CloseCode::from(CLOSE_RECONNECT), "restarting"),
+            Err(_) => Closing::Gone,
         }
     }
 

@@ -1,6 +1,8 @@
 //! The real publisher over a real log, received from by real clients and by hostile ones.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+#[path = "service/access.rs"]
+mod access;
 #[path = "service/answers.rs"]
 mod answers;
 #[path = "service/clients.rs"]

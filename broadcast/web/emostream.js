@@ -60,12 +60,15 @@ const USER_KEY = "emostream.user";
  *   of these names
  * - `state`: the room as of now (`GET /v1/rooms/{room}`), on joining and after finals were missed
  * - `status`: `{status: Status}` changed; `closed` stays closed
- * - `refused`: reactions were not taken: `{detail, retry_ms}`, `retry_ms` 0 when they are dropped
+ * - `refused`: reactions were not taken: `{detail, retry_ms}`, `retry_ms` 0 when they are dropped; or the
+ *   room is not open to this token, and the stream closes
  */
 export class EmoStream extends EventTarget {
   #base;
   #room;
   #user;
+  #token;
+  /** @type {Record<string, string>} the header that names the token, if there is one */ #bearer;
   /** @type {Status} */ #status = "connecting";
   /** @type {WebSocket | undefined} */ #socket;
   /** @type {string | undefined} */ #lastId;
@@ -82,12 +85,14 @@ export class EmoStream extends EventTarget {
   #flushTimer = 0;
 
   /** Use {@link connect}. */
-  constructor({ url = location.origin, room = "default", user = browserUser() } = {}) {
+  constructor({ url = location.origin, room = "default", token, user = token ? bearerOf(token) : browserUser() } = {}) {
     super();
     if (!ROOM.test(room)) throw new TypeError("a room is 1 to 64 letters, digits and . _ ~ -");
     this.#base = new URL(url, location.href);
     this.#room = room;
     this.#user = user;
+    this.#token = token;
+    this.#bearer = token ? { authorization: `Bearer ${token}` } : {};
     addEventListener("pagehide", this.#leave);
     addEventListener("online", this.#retryNow);
     this.#open();
@@ -143,7 +148,8 @@ export class EmoStream extends EventTarget {
     const url = new URL(`/v1/rooms/${this.#room}/ws`, this.#base);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     if (this.#lastId) url.searchParams.set("since", this.#lastId);
-    const socket = new WebSocket(url);
+    // The one way to send a token from here that no log of addresses keeps.
+    const socket = new WebSocket(url, this.#token ? ["emostream", `emostream.token.${this.#token}`] : []);
     this.#socket = socket;
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code }) => this.#closed(code);
@@ -186,8 +192,14 @@ export class EmoStream extends EventTarget {
 
   async #loadState() {
     try {
-      const answer = await fetch(new URL(`/v1/rooms/${this.#room}`, this.#base));
-      if (answer.ok) this.#emit("state", await answer.json());
+      const url = new URL(`/v1/rooms/${this.#room}`, this.#base);
+      const answer = await fetch(url, { headers: this.#bearer });
+      const body = await answer.json();
+      if (this.#status === "closed") return;
+      if (answer.ok) return this.#emit("state", body);
+      if (answer.status !== 401 && answer.status !== 403) return;
+      this.#emit("refused", { detail: body.detail, retry_ms: 0 });
+      this.#end();
     } catch {
       // The next final brings the totals.
     }
@@ -196,6 +208,8 @@ export class EmoStream extends EventTarget {
   #closed(code) {
     if (this.#status === "closed") return;
     if (code >= 3500 && code <= 3999) return this.#end();
+    // A browser is not told why a WebSocket was refused; the state's answer says it.
+    if (this.#openedAt === Infinity) void this.#loadState();
     if (performance.now() - this.#openedAt >= STEADY_MS) this.#attempts = 0;
     this.#openedAt = Infinity;
     const delay_ms = this.#byeMs ?? fullJitter(this.#attempts++);
@@ -257,7 +271,7 @@ export class EmoStream extends EventTarget {
     try {
       answer = await fetch(new URL("/v1/reactions", this.#base), {
         method: "POST",
-        headers: { "content-type": "application/json" },
+        headers: { "content-type": "application/json", ...this.#bearer },
         body,
         keepalive: body.size < KEEPALIVE_BYTES, // what is under way survives leaving the page
         signal: AbortSignal.timeout(FRESH_MS),
@@ -279,16 +293,24 @@ export class EmoStream extends EventTarget {
     const url = new URL("/v1/reactions", this.#base);
     while (this.#pending.length > 0) {
       const batch = this.#pending.slice(0, BEACON_REACTIONS);
-      if (!navigator.sendBeacon(url, this.#body(batch))) return;
+      if (!this.#sendLast(url, this.#body(batch))) return;
       this.#pending.splice(0, batch.length);
     }
   };
+
+  /** Sends without waiting for an answer; a beacon could not carry a token. */
+  #sendLast(url, body) {
+    if (!this.#token) return navigator.sendBeacon(url, body);
+    fetch(url, { method: "POST", headers: this.#bearer, body, keepalive: true }).catch(() => {});
+    return true;
+  }
 }
 
 /**
  * Joins a room: receives at once, and reconnects until `close()`.
- * @param {{url?: string, room?: string, user?: string}} [options] `url` is the server's origin, by
- *   default the page's; `user` by default a random name that this browser keeps
+ * @param {{url?: string, room?: string, user?: string, token?: string}} [options] `url` is the server's
+ *   origin, by default the page's; `token` is for a server that asks for one (a JWT); `user` is by default
+ *   the token's `sub`, without a token a random name that this browser keeps
  * @returns {EmoStream}
  * @throws {TypeError} when the room's name or the url is not valid
  */
@@ -308,6 +330,16 @@ function browserUser() {
     // Storage is forbidden: a name for this visit.
   }
   return fresh;
+}
+
+/** Whom a token is for, so that reactions are sent as its user; whether it is good is the server's to say. */
+function bearerOf(token) {
+  try {
+    const claims = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(claims, (c) => c.charCodeAt(0)))).sub;
+  } catch {
+    return browserUser();
+  }
 }
 
 /** Ids are `partition-offset`; a room stays in its partition unless the topic was made anew. */
@@ -607,7 +639,7 @@ class Page {
     byId("room").value = room;
     byId("room-name").textContent = room;
     document.title = `${room} · EmoStream`;
-    this.#stream = connect({ room });
+    this.#stream = connect({ room, token: tokenOfAddress() });
     this.#listen();
     for (const button of document.querySelectorAll("[data-emoji]")) this.#arm(button);
     setInterval(() => this.#drawRate(), 1000);
@@ -864,6 +896,11 @@ function byId(id) {
 function roomOfAddress() {
   const room = new URLSearchParams(location.search).get("room") ?? "";
   return ROOM.test(room) ? room : "default";
+}
+
+/** `#token=…`: what stands behind the # is sent to no server. */
+function tokenOfAddress() {
+  return new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
 }
 
 if (globalThis.document?.body?.hasAttribute("data-emostream-page")) new Page(roomOfAddress());

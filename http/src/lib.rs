@@ -8,8 +8,8 @@
 //!
 //! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
 //! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered. Errors are RFC
-//! 9457 problems ([`Problem`]), browsers of other origins are let in by [`AllowOrigin`], and [`Admin`]
-//! answers health, readiness and metrics.
+//! 9457 problems ([`Problem`]), browsers of other origins are let in by [`AllowOrigin`], bearers of tokens
+//! by a [`Gate`], and [`Admin`] answers health, readiness and metrics.
 //!
 //! Invariants: every connection counts against one limit for as long as its socket lives, upgraded or
 //! not. No wait for a client is without an end. What a client sends is never buffered beyond a named
@@ -18,6 +18,7 @@
 mod admin;
 mod body;
 mod cors;
+mod gate;
 mod handler;
 mod limits;
 mod listen;
@@ -28,10 +29,12 @@ mod receive;
 mod serve;
 mod shutdown;
 mod socket;
+mod token_key;
 
 pub use admin::Admin;
 pub use body::{Body, BodySender, Closed};
 pub use cors::{AllowOrigin, InvalidOrigin};
+pub use gate::{Gate, Pass, bearer};
 pub use handler::{Handler, Request, Response};
 pub use limits::Limits;
 pub use listen::listen;
@@ -42,3 +45,4 @@ pub use receive::{Bodies, BodyError, BodyLimits, Received};
 pub use serve::{Drained, serve};
 pub use shutdown::Shutdown;
 pub use socket::{Permit, Socket, upgraded_socket};
+pub use token_key::BadKey;

@@ -66,15 +66,19 @@ impl Receipt {
     }
 }
 
-/// 400 for a request none of whose entries is good.
+/// 400 for a request none of whose entries is good; 403 if all of them would be another's to send.
 pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem {
     let first = rejected.first().map_or("", |first| &first.detail);
+    let (status, word) = match rejected.iter().all(|rejection| rejection.forbidden) {
+        true => (StatusCode::FORBIDDEN, "allowed"),
+        false => (StatusCode::BAD_REQUEST, "valid"),
+    };
     if !is_array {
-        return Problem::bad_request(first.to_owned());
+        return Problem::new(status, first.to_owned());
     }
     let count = rejected.len();
-    let detail = format!("none of the {count} reactions is valid; the first: {first}");
-    Problem::bad_request(detail).member("rejected", json!(rejected))
+    let detail = format!("none of the {count} reactions is {word}; the first: {first}");
+    Problem::new(status, detail).member("rejected", json!(rejected))
 }
 
 /// 503: the buffer has no room for the request's reactions.

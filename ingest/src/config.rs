@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emostream_http::{AllowOrigin, BodyLimits};
+use emostream_http::{AllowOrigin, BodyLimits, Gate};
 use emostream_model::{EmojiNames, Topics};
 
 use crate::RoomPattern;
@@ -49,6 +49,8 @@ pub struct Config {
     pub emojis: EmojiNames,
     /// Whose pages may send.
     pub allow_origin: AllowOrigin,
+    /// Who may send.
+    pub gate: Gate,
 }
 
 impl Default for Config {
@@ -64,6 +66,7 @@ impl Default for Config {
             max_rooms: 10_000,
             emojis: EmojiNames::default(),
             allow_origin: AllowOrigin::Any,
+            gate: Gate::default(),
         }
     }
 }

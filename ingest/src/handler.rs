@@ -3,10 +3,10 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use emostream_http::{AllowOrigin, Bodies, Handler, Problem, Request, Response};
+use emostream_http::{AllowOrigin, Bodies, Handler, Pass, Problem, Request, Response, bearer};
 use emostream_log::LogError;
 use emostream_model::Submission;
 use hyper::{Method, body::Body as _, header::ORIGIN};
@@ -75,6 +75,8 @@ impl Service {
         if !self.config.allow_origin.permits(request.headers()) {
             return Err(AllowOrigin::refusal());
         }
+        let token = bearer(request.headers());
+        let pass = self.config.gate.admit(token, SystemTime::now())?;
         request::check_content(request.headers())?;
         let wait = Wait::of(request.uri(), request.headers())?;
         self.bodies.check(request)?;
@@ -92,8 +94,7 @@ impl Service {
         let read = Submissions::read(&body, &self.config.emojis, dialect.names())?;
         drop(body);
         let is_array = read.is_array;
-        let (good, rejected) = self.admit(read);
-        self.metrics.rejected.inc_by(rejected.len() as u64);
+        let (good, rejected) = self.admit(read, &pass);
         if good.is_empty() && !rejected.is_empty() {
             return Err(answer::all_rejected(rejected, is_array));
         }
@@ -106,24 +107,30 @@ impl Service {
         })
     }
 
-    /// The good entries whose rooms are taken too, and all that are not.
-    fn admit(&self, read: Submissions) -> (Vec<Submission>, Vec<Rejection>) {
+    /// The good entries that their sender may send and whose rooms are taken too, and all others.
+    fn admit(&self, read: Submissions, pass: &Pass) -> (Vec<Submission>, Vec<Rejection>) {
         let now = Instant::now();
-        let mut rejected = read.bad;
-        let mut good = Vec::with_capacity(read.good.len());
+        let (allowed, mut rejected) = read.allowed(pass);
+        let mut good = Vec::with_capacity(allowed.len());
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        for (index, submission) in read.good {
+        for (index, submission) in allowed {
             match rooms.enter(submission.room, now) {
                 Ok(room) => good.push(Submission { room, ..submission }),
                 Err(refused) => rejected.push(Rejection {
                     index,
                     detail: refused.to_string(),
+                    forbidden: false,
                 }),
             }
         }
         self.metrics.rooms.set(rooms.in_use() as i64);
         drop(rooms);
         rejected.sort_by_key(|rejection| rejection.index);
+        let forbidden = rejected.iter().filter(|rejection| rejection.forbidden);
+        let forbidden = forbidden.count();
+        self.metrics.forbidden.inc_by(forbidden as u64);
+        let others = rejected.len() - forbidden;
+        self.metrics.rejected.inc_by(others as u64);
         (good, rejected)
     }
 

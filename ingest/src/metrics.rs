@@ -31,6 +31,8 @@ pub(crate) struct Metrics {
     pub(crate) accepted: IntCounter,
     /// Reactions refused one by one.
     pub(crate) rejected: IntCounter,
+    /// Reactions that their senders' tokens do not allow.
+    pub(crate) forbidden: IntCounter,
     /// Reactions acknowledged by the log.
     pub(crate) stored: IntCounter,
     /// Reactions that the log did not take, whose senders waited and were told so.
@@ -92,6 +94,7 @@ impl Metrics {
             )?,
             accepted: reactions.with_label_values(&["accepted"]),
             rejected: reactions.with_label_values(&["rejected"]),
+            forbidden: reactions.with_label_values(&["forbidden"]),
             stored: reactions.with_label_values(&["stored"]),
             refused: reactions.with_label_values(&["refused"]),
             lost: reactions.with_label_values(&["lost"]),

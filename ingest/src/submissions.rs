@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData};
 
-use emostream_http::Problem;
+use emostream_http::{Pass, Problem};
 use emostream_model::{EmojiNames, Entry, Names, Submission};
 use serde::{
     Deserialize, Deserializer as _,
@@ -28,6 +28,9 @@ pub(crate) struct Submissions {
 pub(crate) struct Rejection {
     pub(crate) index: usize,
     pub(crate) detail: String,
+    /// Whether it is valid, but not its sender's to send.
+    #[serde(skip)]
+    pub(crate) forbidden: bool,
 }
 
 /// Why a body holds no reactions at all.
@@ -69,6 +72,7 @@ impl Submissions {
             Err(invalid) => read.bad.push(Rejection {
                 index,
                 detail: invalid.to_string(),
+                forbidden: false,
             }),
         };
         if !is_array {
@@ -106,10 +110,40 @@ impl Submissions {
             });
             match valid {
                 Ok(submission) => self.good.push((index, submission)),
-                Err(detail) => self.bad.push(Rejection { index, detail }),
+                Err(detail) => self.bad.push(Rejection {
+                    index,
+                    detail,
+                    forbidden: false,
+                }),
             }
         })
     }
+
+    /// The good entries that their sender may send, and all others.
+    pub(crate) fn allowed(self, pass: &Pass) -> (Vec<(usize, Submission)>, Vec<Rejection>) {
+        let (mut allowed, mut rejected) = (self.good, self.bad);
+        allowed.retain(|(index, submission)| {
+            let Some(detail) = forbidden(submission, pass) else {
+                return true;
+            };
+            rejected.push(Rejection {
+                index: *index,
+                detail,
+                forbidden: true,
+            });
+            false
+        });
+        (allowed, rejected)
+    }
+}
+
+/// Why a reaction is not its sender's to send.
+fn forbidden(submission: &Submission, pass: &Pass) -> Option<String> {
+    let (user, room) = (submission.user.as_str(), submission.room.as_str());
+    if !pass.is_for(user) {
+        return Some("user_id is not the token's sub".to_owned());
+    }
+    (!pass.opens(room)).then(|| format!("the token does not open room \"{room}\""))
 }
 
 /// Hands the entries of an array to `take`, and counts them.

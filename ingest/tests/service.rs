@@ -1,6 +1,8 @@
 //! The real service over a real log, asked by raw bytes, its records read back.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+#[path = "service/access.rs"]
+mod access;
 #[path = "service/any_bytes.rs"]
 mod any_bytes;
 #[path = "service/balky.rs"]

@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_http::{AllowOrigin, Limits, Nowhere, Shutdown, serve};
+use emostream_http::{AllowOrigin, Gate, Limits, Nowhere, Shutdown, serve};
 use emostream_ingest::{Config, Ingest, RoomPattern, StartError};
 use emostream_model::{EmojiNames, Topics};
 
 use super::roles::{AdminServer, Drain, Watch, address, bind};
 use crate::{
     exit::{Exit, Failure},
-    settings::{AdminFlags, EmojiFlags, KafkaFlags, ListenFlags, OriginFlags, TopicFlags},
+    settings::{
+        AdminFlags, EmojiFlags, KafkaFlags, ListenFlags, OriginFlags, TokenFlags, TopicFlags,
+    },
     signal::Signals,
     topics,
     values::duration,
@@ -31,6 +33,8 @@ pub(crate) struct Flags {
     admin: AdminFlags,
     #[command(flatten)]
     origin: OriginFlags,
+    #[command(flatten)]
+    tokens: TokenFlags,
     #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
@@ -66,6 +70,7 @@ impl IntakeFlags {
         topics: Topics,
         emojis: EmojiNames,
         allow_origin: AllowOrigin,
+        gate: Gate,
     ) -> Config {
         Config {
             topics,
@@ -75,6 +80,7 @@ impl IntakeFlags {
             max_rooms: self.max_rooms as usize,
             emojis,
             allow_origin,
+            gate,
             ..Config::default()
         }
     }
@@ -98,7 +104,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let names = flags.topics.names();
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
     let nowhere = Nowhere::new(origin.clone());
-    let config = flags.intake.config(names.clone(), emojis, origin);
+    let gate = flags.tokens.gate()?;
+    let config = flags.intake.config(names.clone(), emojis, origin, gate);
     let log = flags.kafka.connect()?;
     topics::require(&*log, &[names.reactions()])?;
     super::run(async {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_broadcast::{BroadcastError, Config, Publisher};
-use emostream_http::{AllowOrigin, Handler, Limits, Nowhere, Shutdown, serve};
+use emostream_http::{AllowOrigin, Gate, Handler, Limits, Nowhere, Shutdown, serve};
 use emostream_log::Log;
 use emostream_model::Topics;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, Failure},
-    settings::{AdminFlags, KafkaFlags, ListenFlags, OriginFlags, TopicFlags},
+    settings::{AdminFlags, KafkaFlags, ListenFlags, OriginFlags, TokenFlags, TopicFlags},
     signal::Signals,
     topics,
     values::{duration, ms},
@@ -35,6 +35,8 @@ pub(crate) struct Flags {
     admin: AdminFlags,
     #[command(flatten)]
     origin: OriginFlags,
+    #[command(flatten)]
+    tokens: TokenFlags,
     /// How long a window is, as the dataflow has it: subscribers are told
     #[arg(long, default_value = "2s", value_parser = duration)]
     window: Duration,
@@ -56,6 +58,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         swarm_size: flags.swarm_size,
         ring: RING,
         allow_origin: flags.origin.allowed(),
+        gate: flags.tokens.gate()?,
     };
     let nowhere = Nowhere::new(flags.origin.allowed());
     let log = flags.kafka.connect()?;
@@ -99,14 +102,20 @@ pub(super) struct Publishing(Publisher);
 
 impl Publishing {
     /// What it goes by beside a dataflow whose flags are known.
-    pub(super) fn config(topics: Topics, counting: &CountingFlags, origin: AllowOrigin) -> Config {
+    pub(super) fn config(
+        topics: Topics,
+        counting: &CountingFlags,
+        allow_origin: AllowOrigin,
+        gate: Gate,
+    ) -> Config {
         Config {
             topics,
             window_ms: ms(counting.window()),
             live_ms: ms(counting.live()),
             swarm_size: counting.swarm_size(),
             ring: RING,
-            allow_origin: origin,
+            allow_origin,
+            gate,
         }
     }
 

@@ -20,7 +20,9 @@ use super::{
 };
 use crate::{
     exit::Failure,
-    settings::{AdminFlags, EmojiFlags, ListenFlags, OriginFlags, StoreFlags, TopicFlags},
+    settings::{
+        AdminFlags, EmojiFlags, ListenFlags, OriginFlags, StoreFlags, TokenFlags, TopicFlags,
+    },
     signal::Signals,
     topics::{self, EMBEDDED_PARTITIONS, Home},
 };
@@ -41,6 +43,8 @@ pub(crate) struct Flags {
     #[command(flatten)]
     origin: OriginFlags,
     #[command(flatten)]
+    tokens: TokenFlags,
+    #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
     intake: IntakeFlags,
@@ -58,9 +62,13 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
         return Err(Failure::usage("--lateness", why));
     }
-    let intake = flags.intake.config(names.clone(), emojis, origin.clone());
+    let gate = flags.tokens.gate()?;
+    let open = gate.is_open();
+    let intake = flags
+        .intake
+        .config(names.clone(), emojis, origin.clone(), gate.clone());
     let nowhere = Nowhere::new(origin.clone());
-    let publishing = Publishing::config(names.clone(), &flags.counting, origin);
+    let publishing = Publishing::config(names.clone(), &flags.counting, origin, gate);
 
     let home = match flags.store.is_kafka() {
         true => Home::Kafka {
@@ -91,7 +99,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             Limits::default(),
             shutdown.clone(),
         ));
-        announce(&welcome(address))?;
+        announce(&welcome(address, open))?;
 
         let ended = tokio::select! {
             failure = counting.fails() => Err(failure),
@@ -115,15 +123,24 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     })
 }
 
-fn welcome(address: std::net::SocketAddr) -> String {
+/// What works at once. `open` is whether it works without a token.
+fn welcome(address: std::net::SocketAddr, open: bool) -> String {
     // A page cannot be opened at 0.0.0.0.
-    let open = match address.ip().is_unspecified() {
+    let at = match address.ip().is_unspecified() {
         true => format!("127.0.0.1:{}", address.port()),
         false => address.to_string(),
     };
+    let (fragment, user, header) = match open {
+        true => ("", "me", ""),
+        false => (
+            "#token=…",
+            "YOUR-SUB",
+            "-H \"authorization: Bearer $TOKEN\" ",
+        ),
+    };
     format!(
-        "\n  Open http://{open}/ and tap. Or send a reaction from another terminal:\n\n  \
-         curl -d '{{\"user_id\":\"me\",\"emoji_type\":\"🔥\"}}' -H 'content-type: application/json' \
-         http://{open}/v1/reactions\n\n"
+        "\n  Open http://{at}/{fragment} and tap. Or send a reaction from another terminal:\n\n  \
+         curl -d '{{\"user_id\":\"{user}\",\"emoji_type\":\"🔥\"}}' -H 'content-type: application/json' \
+         {header}http://{at}/v1/reactions\n\n"
     )
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use emostream_broadcast::{Config, Publisher};
-use emostream_http::{AllowOrigin, Drained, Limits, Readiness, Shutdown, serve};
+use emostream_http::{AllowOrigin, Drained, Gate, Limits, Readiness, Shutdown, serve};
 use emostream_log::{Cleanup, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
 use prometheus::{Registry, TextEncoder};
@@ -72,6 +72,7 @@ pub(crate) fn config() -> Config {
         swarm_size: SWARM_SIZE,
         ring: Duration::from_secs(600),
         allow_origin: AllowOrigin::Any,
+        gate: Gate::default(),
     }
 }
 

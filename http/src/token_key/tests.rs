@@ -1,0 +1,339 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    rand::SystemRandom,
+    rsa::KeySize,
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+        EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaKeyPair,
+    },
+};
+use jsonwebtoken::{EncodingKey, Header, encode};
+use pem::Pem;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
+const NOW: u64 = 1_764_000_000;
+
+/// Who issues tokens: what it signs with, and what it gives to those who verify them.
+struct Issuer {
+    signs: EncodingKey,
+    algorithm: Algorithm,
+    file: String,
+}
+
+fn secret(secret: &str) -> Issuer {
+    Issuer {
+        signs: EncodingKey::from_secret(secret.as_bytes()),
+        algorithm: Algorithm::HS256,
+        file: format!("{secret}\n"),
+    }
+}
+
+fn pem(tag: &str, der: &[u8]) -> String {
+    pem::encode(&Pem::new(tag, der))
+}
+
+fn public(key: &impl AsDer<PublicKeyX509Der<'static>>) -> String {
+    pem("PUBLIC KEY", key.as_der().unwrap().as_ref())
+}
+
+fn ed25519() -> Issuer {
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+    Issuer {
+        signs: EncodingKey::from_ed_der(pkcs8.as_ref()),
+        algorithm: Algorithm::EdDSA,
+        file: public(pair.public_key()),
+    }
+}
+
+fn ec(curve: &'static EcdsaSigningAlgorithm, algorithm: Algorithm) -> Issuer {
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(curve, &SystemRandom::new()).unwrap();
+    let pair = EcdsaKeyPair::from_pkcs8(curve, pkcs8.as_ref()).unwrap();
+    Issuer {
+        signs: EncodingKey::from_ec_der(pkcs8.as_ref()),
+        algorithm,
+        file: public(pair.public_key()),
+    }
+}
+
+fn p256() -> Issuer {
+    ec(&ECDSA_P256_SHA256_FIXED_SIGNING, Algorithm::ES256)
+}
+
+/// With the public key in both of its forms.
+fn rsa() -> (Issuer, String) {
+    let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+    let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();
+    let private = pem("PRIVATE KEY", pkcs8.as_ref());
+    let issuer = Issuer {
+        signs: EncodingKey::from_rsa_pem(private.as_bytes()).unwrap(),
+        algorithm: Algorithm::RS256,
+        file: public(pair.public_key()),
+    };
+    (issuer, pem("RSA PUBLIC KEY", pair.public_key().as_ref()))
+}
+
+impl Issuer {
+    fn key(&self) -> TokenKey {
+        TokenKey::new(self.file.as_bytes()).unwrap()
+    }
+
+    fn token(&self, claims: &Value) -> String {
+        encode(&Header::new(self.algorithm), claims, &self.signs).unwrap()
+    }
+}
+
+fn good() -> Value {
+    json!({"sub": "u-17", "exp": NOW + 60})
+}
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn verdict(key: &TokenKey, token: &str) -> Result<String, BadToken> {
+    key.verify(token, at(NOW)).map(|claims| claims.sub)
+}
+
+#[test]
+fn a_key_takes_its_own_tokens_and_no_other_key_s() {
+    let (rsa, pkcs1) = rsa();
+    let issuers = [secret(SECRET), ed25519(), p256(), rsa];
+    for (index, issuer) in issuers.iter().enumerate() {
+        let key = issuer.key();
+        assert_eq!(key.algorithm, issuer.algorithm);
+        for (other, from) in issuers.iter().enumerate() {
+            let taken = verdict(&key, &from.token(&good()));
+            let expected = match index == other {
+                true => Ok("u-17".to_owned()),
+                false => Err(BadToken::Invalid),
+            };
+            assert_eq!(taken, expected, "{:?} {:?}", key, from.algorithm);
+        }
+    }
+    let key = TokenKey::new(pkcs1.as_bytes()).unwrap();
+    assert_eq!(verdict(&key, &issuers[3].token(&good())).unwrap(), "u-17");
+    for other in [secret(&SECRET.to_uppercase()), ed25519(), p256()] {
+        for issuer in &issuers {
+            let refused = verdict(&issuer.key(), &other.token(&good()));
+            assert_eq!(refused, Err(BadToken::Invalid));
+        }
+    }
+}
+
+#[test]
+fn a_token_s_header_chooses_nothing() {
+    let issuer = ed25519();
+    let key = issuer.key();
+    let good = issuer.token(&good());
+    let (_, rest) = good.split_once('.').unwrap();
+    let (claims, _) = rest.split_once('.').unwrap();
+    // {"alg":"none"}, {"typ":"JWT","alg":"none"}, {"alg":"NONE"}
+    for header in [
+        "eyJhbGciOiJub25lIn0",
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0",
+        "eyJhbGciOiJOT05FIn0",
+    ] {
+        for token in [
+            format!("{header}.{claims}."),
+            format!("{header}.{claims}"),
+            format!("{header}.{rest}"),
+        ] {
+            assert_eq!(verdict(&key, &token), Err(BadToken::Invalid), "{token}");
+        }
+    }
+    // The public key, as everybody knows it, as the secret of an HS256 signature.
+    let bytes = key.key.try_get_as_bytes().unwrap();
+    for secret in [issuer.file.as_bytes(), issuer.file.trim().as_bytes(), bytes] {
+        let signs = EncodingKey::from_secret(secret);
+        let claims = json!({"sub": "u-17", "exp": NOW + 60});
+        let token = encode(&Header::new(Algorithm::HS256), &claims, &signs).unwrap();
+        assert_eq!(verdict(&key, &token), Err(BadToken::Invalid));
+    }
+    // The same secret, another hash.
+    let issuer = secret(SECRET);
+    for algorithm in [Algorithm::HS384, Algorithm::HS512] {
+        let claims = json!({"sub": "u-17", "exp": NOW + 60});
+        let token = encode(&Header::new(algorithm), &claims, &issuer.signs).unwrap();
+        assert_eq!(verdict(&issuer.key(), &token), Err(BadToken::Invalid));
+    }
+    let mut header = Header::new(Algorithm::HS256);
+    header.crit = Some(vec!["b64".to_owned()]);
+    let claims = json!({"sub": "u-17", "exp": NOW + 60});
+    let token = encode(&header, &claims, &issuer.signs).unwrap();
+    assert_eq!(
+        verdict(&issuer.key(), &token),
+        Err(BadToken::Invalid),
+        "crit"
+    );
+}
+
+#[test]
+fn the_claims_decide_as_the_interface_says() {
+    let issuer = secret(SECRET);
+    let key = issuer.key();
+    let leeway = LEEWAY.as_secs();
+    let (taken, invalid) = (None, Some(BadToken::Invalid));
+    let (expired, early) = (Some(BadToken::Expired), Some(BadToken::Early));
+    for (claims, expected) in [
+        (json!({"sub": "u", "exp": NOW + 1}), taken),
+        (json!({"sub": "u", "exp": NOW as f64 + 0.5}), taken),
+        (json!({"sub": "u", "exp": NOW - leeway + 1}), taken),
+        (json!({"sub": "u", "exp": NOW - leeway}), expired),
+        (json!({"sub": "u", "exp": 0}), expired),
+        (json!({"sub": "u", "exp": -1e300}), expired),
+        (json!({"sub": "u", "exp": 1e300}), taken),
+        (json!({"sub": "u"}), invalid),
+        (json!({"sub": "u", "exp": null}), invalid),
+        (json!({"sub": "u", "exp": "2026-01-31T20:15:00Z"}), invalid),
+        (json!({"exp": NOW + 1}), invalid),
+        (json!({"sub": 17, "exp": NOW + 1}), invalid),
+        (json!({"sub": null, "exp": NOW + 1}), invalid),
+        (
+            json!({"sub": "u", "exp": NOW + 60, "nbf": NOW + leeway}),
+            taken,
+        ),
+        (
+            json!({"sub": "u", "exp": NOW + 60, "nbf": NOW + leeway + 1}),
+            early,
+        ),
+        (json!({"sub": "u", "exp": NOW + 60, "nbf": "now"}), invalid),
+        (json!({"sub": "u", "exp": NOW + 60, "rooms": []}), taken),
+        (
+            json!({"sub": "u", "exp": NOW + 60, "rooms": ["a", "b-*"]}),
+            taken,
+        ),
+        (json!({"sub": "u", "exp": NOW + 60, "rooms": "a"}), invalid),
+        (json!({"sub": "u", "exp": NOW + 60, "rooms": null}), invalid),
+        (json!({"sub": "u", "exp": NOW + 60, "rooms": [1]}), invalid),
+        (
+            json!({"sub": "u", "exp": NOW + 60, "aud": "other", "iss": 5, "iat": 0}),
+            taken,
+        ),
+        (json!([]), invalid),
+        (json!("u"), invalid),
+    ] {
+        let said = verdict(&key, &issuer.token(&claims)).err();
+        assert_eq!(said, expected, "{claims}");
+    }
+}
+
+#[test]
+fn a_token_is_good_until_its_time_and_the_leeway_are_over() {
+    let issuer = secret(SECRET);
+    let claims = |exp: Value| {
+        let token = issuer.token(&json!({"sub": "u", "exp": exp}));
+        issuer.key().verify(&token, at(NOW)).unwrap()
+    };
+    let minute = Duration::from_secs(60);
+    assert_eq!(claims(json!(NOW + 60)).left(at(NOW)), minute + LEEWAY);
+    assert_eq!(claims(json!(NOW + 60)).left(at(NOW + 120)), LEEWAY);
+    assert_eq!(claims(json!(1e300)).left(at(NOW)), Duration::MAX);
+}
+
+#[test]
+fn a_file_that_is_no_key_says_what_to_do_and_repeats_nothing_of_it() {
+    let (rsa, _) = rsa();
+    let p384 = ec(&ECDSA_P384_SHA384_FIXED_SIGNING, Algorithm::ES384).file;
+    let ed = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+    let private = pem("PRIVATE KEY", ed.as_ref());
+    let certificate = rsa.file.replace("PUBLIC KEY", "CERTIFICATE");
+    let broken = rsa.file.replacen("\nM", "\nN", 1);
+    for (file, words) in [
+        (&b""[..], "empty"),
+        (b"\r\n\n", "empty"),
+        (b"  \n", "empty"),
+        (b"hunter2", "openssl rand"),
+        (b"exactly thirty-one bytes of it.", "openssl rand"),
+        (
+            b"two lines, which together would be\nlong enough",
+            "one line",
+        ),
+        (
+            b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01",
+            "one line",
+        ),
+        (
+            b"\x00\x01\x02\x03 bytes that nobody could have typed",
+            "one line",
+        ),
+        (
+            br#"{"kty":"OKP","crv":"Ed25519","x":"AAAAAAAAAAAAAAAAAAA"}"#,
+            "JWK",
+        ),
+        (
+            b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAA me",
+            "SSH",
+        ),
+        (private.as_bytes(), "openssl pkey"),
+        (
+            private.replace("PRIVATE", "EC PRIVATE").as_bytes(),
+            "openssl pkey",
+        ),
+        (certificate.as_bytes(), "openssl x509"),
+        (p384.as_bytes(), "P-256"),
+        (broken.as_bytes(), "P-256"),
+        (
+            b"-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n",
+            "P-256",
+        ),
+        (RSA_1024.as_bytes(), "2048"),
+    ] {
+        let said = TokenKey::new(file).unwrap_err().to_string();
+        assert!(said.contains(words), "{words}: {said}");
+        assert!(!said.contains('\n') && !said.contains("hunter2"), "{said}");
+    }
+    let dir = std::env::temp_dir();
+    assert!(matches!(TokenKey::read(&dir), Err(BadKey::Unreadable(_))));
+    let none = dir.join("no-such-key-of-emostream");
+    assert!(matches!(TokenKey::read(&none), Err(BadKey::Unreadable(_))));
+    let endless = Path::new("/dev/zero");
+    assert!(matches!(TokenKey::read(endless), Err(BadKey::Long)));
+}
+
+/// A public key that is too small to be safe.
+const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCWBQSeZNEBndd6bNsL7JZME9oz
+Nq0MuZynP5hgIFaUo9eCyJOpMifmhlBWgiT6Qu/5HOSn9aY+qkcVsWIKKZufRvaj
+U57uuo5l29fNYKY3kf2+Yp+nVbShPUoBY7RNR92iof+O4s2iCY9uKWRIayzLnCEf
+uanK4rFyti8xQ0vlSQIDAQAB
+-----END PUBLIC KEY-----
+";
+
+#[test]
+fn a_key_is_never_shown() {
+    let shown = format!("{:?}", secret(SECRET).key());
+    assert_eq!(shown, "TokenKey(HS256)");
+}
+
+proptest! {
+    #[test]
+    fn any_text_gets_a_verdict(text in "\\PC*", parts in "[A-Za-z0-9_.-]{0,200}") {
+        let key = secret(SECRET).key();
+        prop_assert_eq!(verdict(&key, &text), Err(BadToken::Invalid));
+        prop_assert_eq!(verdict(&key, &parts), Err(BadToken::Invalid));
+    }
+
+    #[test]
+    fn any_bytes_are_a_key_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = TokenKey::new(&bytes);
+    }
+
+    #[test]
+    fn a_changed_byte_spoils_a_token(place in any::<proptest::sample::Index>(), to in "[A-Za-z0-9_-]") {
+        let issuer = secret(SECRET);
+        let good = issuer.token(&good());
+        let mut bytes = good.clone().into_bytes();
+        let place = place.index(bytes.len());
+        bytes[place] = to.as_bytes()[0];
+        let changed = String::from_utf8(bytes).unwrap();
+        prop_assume!(changed != good);
+        prop_assert_eq!(verdict(&issuer.key(), &changed), Err(BadToken::Invalid));
+    }
+}
