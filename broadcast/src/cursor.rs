@@ -240,6 +240,32 @@ mod tests {
     }
 
     #[test]
+    fn live_tallies_of_former_windows_vanish_when_windows_change() {
+        let sized = |start: u64, ms: u64| WindowRecord {
+            emitted_at: Some(1),
+            ..WindowRecord {
+                window: WindowSize::from_ms(ms).unwrap().window_of(start),
+                ..record(0, None)
+            }
+        };
+        let mut room = room(None, [3]);
+        // [40, 50) and [50, 60) stay open for ever: the dataflow comes back with windows of 15.
+        assert!(room.push_live(sized(40, 10)) && room.push_live(sized(50, 10)));
+        assert!(!room.push_live(sized(30, 15)), "it overlaps a final");
+        assert!(room.push_live(sized(45, 15)));
+        assert_eq!(drain(&mut Cursor::join(&room), &room), ["2-3", "live 3"]);
+        // A final ends whatever it overlaps, and what lies before it.
+        let mut late = self::room(None, [3]);
+        assert!(late.push_live(sized(50, 10)));
+        let of_45_to_60 = WindowRecord {
+            emitted_at: None,
+            ..sized(45, 15)
+        };
+        assert!(late.push_final(id(8), 8, of_45_to_60, None));
+        assert!(late.live().is_none());
+    }
+
+    #[test]
     fn a_room_without_kept_finals_tells_a_gap_to_who_resumes_from_before_them() {
         let room = RoomState::default();
         let (mut cursor, resumed) = Cursor::resume(&room, id(3), &(8..8));

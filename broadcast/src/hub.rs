@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use emostream_model::{LeadersRecord, ResultId, Room};
+use emostream_model::{LeadersRecord, ResultId, Room, WindowRecord};
 use tokio::sync::watch;
 
-use crate::room::RoomState;
+use crate::{room::RoomState, shape::Shape};
 
 /// The most rooms that exist only because somebody looks at them: an address is a name away from
 /// making one, and each costs some hundred bytes until it is swept.
@@ -26,7 +26,7 @@ const LAG: Duration = Duration::from_secs(2);
 /// Every room that has ever counted something, and those that somebody subscribes to.
 ///
 /// It grows with the rooms of the totals topic, as the topic itself does.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Hub {
     rooms: Mutex<HashMap<Room, Arc<Entry>>>,
     /// By partition of the finals: the offsets that were read.
@@ -35,6 +35,8 @@ pub(crate) struct Hub {
     advanced: watch::Sender<()>,
     /// What leads across rooms.
     leaders: Mutex<Option<LeadersRecord>>,
+    /// How results are cut now.
+    shape: Mutex<Shape>,
 }
 
 /// A room, and the bell of its subscribers.
@@ -88,6 +90,28 @@ impl Entry {
 }
 
 impl Hub {
+    /// No rooms yet; results are cut in `shape` until they show otherwise.
+    pub(crate) fn new(shape: Shape) -> Self {
+        Self {
+            rooms: Mutex::default(),
+            read: Mutex::default(),
+            advanced: watch::Sender::default(),
+            leaders: Mutex::default(),
+            shape: Mutex::new(shape),
+        }
+    }
+
+    /// How results are cut now.
+    pub(crate) fn shape(&self) -> Shape {
+        *self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the shape follow a result that has come.
+    pub(crate) fn follow(&self, result: &WindowRecord) {
+        let mut shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
+        shape.follow(result);
+    }
+
     fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Arc<Entry>>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,11 +156,13 @@ impl Hub {
             .collect()
     }
 
-    /// Forgets what is older than `before_ms`, and rooms without result and subscriber.
-    pub(crate) fn sweep(&self, before_ms: u64) {
+    /// Forgets what is older than `before_ms`, live tallies of windows that ended before `overdue_ms`,
+    /// and rooms without result and subscriber.
+    pub(crate) fn sweep(&self, before_ms: u64, overdue_ms: u64) {
         self.rooms().retain(|_, entry| {
             let mut state = entry.state();
             state.expire(before_ms);
+            state.end_live(overdue_ms);
             entry.subscribers() > 0 || !state.is_silent()
         });
     }

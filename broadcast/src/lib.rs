@@ -27,6 +27,7 @@ mod rebuild;
 mod room;
 mod routes;
 mod service;
+mod shape;
 mod source;
 mod sse;
 mod state;
@@ -50,11 +51,11 @@ pub use service::Publisher;
 pub struct Config {
     /// Where results come from.
     pub topics: Topics,
-    /// Told in `hello`: how long a window is.
+    /// Told in `hello`, until results tell otherwise: how long a window is.
     pub window_ms: u64,
     /// Told in `hello`: how often a live tally comes at most.
     pub live_ms: u64,
-    /// Told in `hello`: how many identical emojis make a swarm.
+    /// Told in `hello`, until results tell otherwise: how many identical emojis make a swarm.
     pub swarm_size: u64,
     /// How long finals are kept for those who resume.
     pub ring: Duration,

@@ -40,6 +40,8 @@ pub(crate) struct Sources {
     pub(crate) windows: Source,
     pub(crate) trending: Source,
     pub(crate) live: Source,
+    /// Where each partition of the live tallies ended.
+    pub(crate) live_before: HashMap<u32, u64>,
 }
 
 /// Fills `hub`, and returns where to read on.
@@ -61,6 +63,8 @@ pub(crate) fn rebuild(
     // The tallies of the window that is open now, and of the one that is about to close.
     let open_ms = ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
     let live = since(log, &config.topics.live(), open_ms)?;
+    let end = |(p, _): &(u32, u64)| Ok((*p, log.offsets(&config.topics.live(), *p)?.end));
+    let live_before = live.iter().map(end).collect::<Result<_, LogError>>()?;
     let live = Source::new(config.topics.live(), false, live);
 
     kept.read_finals(log, &mut windows, hub, bell, decoder)?;
@@ -72,6 +76,7 @@ pub(crate) fn rebuild(
         windows,
         trending,
         live,
+        live_before,
     })
 }
 

@@ -4,8 +4,9 @@
 //! Pure: results come in as values, and what each subscriber gets is the [`crate::cursor`]'s business.
 //!
 //! Invariants: finals lie in the ring in the order of their offsets, each once, all of one partition;
-//! everything above [`RoomState::floor`] and up to the newest final is in the ring; a live tally is of
-//! a window that is not final.
+//! everything above [`RoomState::floor`] and up to the newest final is in the ring; live
+//! tallies are of windows of one size that begin where the newest final ends, or later: what was open when a
+//! dataflow came back with other windows is never shown beside those.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -36,6 +37,7 @@ pub(crate) struct Final {
 /// The newest tally of an open window.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Live {
+    pub(crate) window: Window,
     /// Rises with each live tally of the room.
     pub(crate) version: u64,
     pub(crate) frame: Encoded,
@@ -95,7 +97,7 @@ impl RoomState {
         self.raise_floor(unread.map(|offset| ResultId { partition, offset }));
         self.totals.add(&record);
         let window = record.window;
-        self.live = self.live.split_off(&window.start.saturating_add(1));
+        self.live = self.live.split_off(&window.end);
         let frame = Encoded::new(&final_frame(id, written_ms, record, &self.totals.counts()));
         self.finals.push_back(Arc::new(Final {
             id,
@@ -135,27 +137,34 @@ impl RoomState {
         }
     }
 
-    /// Takes a live tally in; `false` if its window is final, or it is older than what is shown.
+    /// Takes a live tally in; `false` if some of its window is final.
     pub(crate) fn push_live(&mut self, record: WindowRecord) -> bool {
-        let start = record.window.start;
+        let window = record.window;
         let closed = self
             .newest()
-            .is_some_and(|newest| start <= newest.window.start);
+            .is_some_and(|newest| window.start < newest.window.end);
         let Some(emitted_at) = record.emitted_at.filter(|_| !closed) else {
             return false;
         };
         self.live_version += 1;
+        let size = |window: Window| window.end.saturating_sub(window.start);
+        self.live
+            .retain(|_, live| size(live.window) == size(window));
         let (counts, others) = top(&record.counts, |tally| tally.count);
         let frame = Encoded::new(&Frame::Live {
             room: record.room,
-            window: record.window,
+            window,
             emitted_at,
             total: record.total,
             counts,
             others,
         });
-        let version = self.live_version;
-        self.live.insert(start, Arc::new(Live { version, frame }));
+        let live = Live {
+            window,
+            version: self.live_version,
+            frame,
+        };
+        self.live.insert(window.start, Arc::new(live));
         while self.live.len() > OPEN_WINDOWS {
             self.live.pop_first();
         }
@@ -198,6 +207,11 @@ impl RoomState {
             self.finals = VecDeque::new();
         }
         self.live = self.live.split_off(&before_ms);
+    }
+
+    /// Forgets live tallies of windows that ended before `overdue_ms`.
+    pub(crate) fn end_live(&mut self, overdue_ms: u64) {
+        self.live.retain(|_, live| live.window.end >= overdue_ms);
     }
 
     /// Finals of `partition` up to `floor` were deleted before they were read.

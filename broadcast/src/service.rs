@@ -14,6 +14,7 @@ use crate::{
     metrics::Metrics,
     page,
     routes::{self, Route, What},
+    shape::Shape,
     sse, state,
     stay::Stay,
     subscription::Subscription,
@@ -45,7 +46,7 @@ impl Publisher {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("publisher");
         component.not_ready("reading what was counted");
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub::new(Shape::new(config.window_ms, config.swarm_size)));
         let tail = Tail::start(&config, log, hub.clone(), metrics.clone(), component)?;
         let farewell = Shutdown::new();
         let service = Service {

@@ -47,11 +47,12 @@ impl Subscription {
             Some(id) => Cursor::resume(&entry.state(), id, &hub.read(id.partition)),
             None => (Cursor::join(&entry.state()), false),
         };
+        let shape = hub.shape();
         let hello = Frame::Hello {
             room: room.clone(),
-            window_ms: config.window_ms,
+            window_ms: shape.window_ms,
             live_ms: config.live_ms,
-            swarm_size: config.swarm_size,
+            swarm_size: shape.swarm_size,
             resumed,
         };
         Some(Self {

@@ -6,6 +6,7 @@
 //! ```
 
 use std::{
+    collections::HashMap,
     ops::ControlFlow,
     sync::{
         Arc,
@@ -30,6 +31,9 @@ use crate::{
 
 /// How often what is old is forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// A window that ended so long ago and is not final will hardly be: the dataflow that showed it is away,
+/// or came back with other windows.
+const OVERDUE: Duration = Duration::from_secs(60);
 /// How long to wait before a failing log is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the thread sleeps at most before it looks whether it should end.
@@ -58,6 +62,7 @@ impl Tail {
             windows,
             trending,
             live,
+            live_before,
         } = rebuild(config, &*log, &hub, &bell, &mut decoder)?;
         metrics.rooms.set(hub.len() as i64);
         metrics.upstream.set(1);
@@ -68,6 +73,8 @@ impl Tail {
             bell: bell.clone(),
             decoder,
             ring: config.ring,
+            window_ms: config.window_ms,
+            live_before,
             windows,
             trending,
             live,
@@ -109,6 +116,10 @@ struct Reading {
     bell: Doorbell,
     decoder: Decoder,
     ring: Duration,
+    /// How long windows were at the start.
+    window_ms: u64,
+    /// By partition: live tallies below this were written before the start.
+    live_before: HashMap<u32, u64>,
     windows: Source,
     trending: Source,
     live: Source,
@@ -138,7 +149,7 @@ impl Reading {
         }
         if self.swept.elapsed() > SWEEP_EVERY {
             self.swept = Instant::now();
-            self.hub.sweep(ago(self.ring));
+            self.hub.sweep(ago(self.ring), ago(OVERDUE));
             self.metrics.rooms.set(self.hub.len() as i64);
         }
     }
@@ -153,6 +164,7 @@ impl Reading {
                     let (id, written_ms) = (id_of(record), record.time_ms);
                     let entry = hub.entry(&result.room, RoomState::default);
                     let unread = hub.unread(id.partition);
+                    hub.follow(&result);
                     if entry.update(|state| state.push_final(id, written_ms, result, unread)) {
                         metrics.frames.with_label_values(&["final"]).inc();
                     }
@@ -167,8 +179,13 @@ impl Reading {
                     metrics.frames.with_label_values(&["trending"]).inc();
                 }
             })?;
+        let (window_ms, live_before) = (self.window_ms, &self.live_before);
         let live = self.live.poll(&*self.log, &self.bell, hub, &mut |record| {
-            if let Some(result) = decoder.read::<WindowRecord>(record) {
+            let before = live_before.get(&record.partition);
+            let early = before.is_some_and(|before| record.offset < *before);
+            let now = |result: &WindowRecord| !early || size_ms(result) == window_ms;
+            if let Some(result) = decoder.read::<WindowRecord>(record).filter(now) {
+                hub.follow(&result);
                 let entry = hub.entry(&result.room, RoomState::default);
                 if entry.update(|state| state.push_live(result)) {
                     metrics.frames.with_label_values(&["live"]).inc();
@@ -180,6 +197,12 @@ impl Reading {
             _ => ControlFlow::Continue(()),
         })
     }
+}
+
+/// How long its window is. What was shown before the start in windows of another size was left open by an
+/// earlier run for good.
+fn size_ms(result: &WindowRecord) -> u64 {
+    result.window.end.saturating_sub(result.window.start)
 }
 
 /// Puts what is trending where it belongs; `true` if it makes a frame.

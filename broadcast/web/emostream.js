@@ -382,7 +382,7 @@ const plain = (emoji) => emoji.replaceAll("\uFE0F", "");
 class Scoreboard {
   /** @type {Map<string, number>} */ #closed = new Map();
   #closedSum = 0;
-  #lastStart = -Infinity;
+  #lastEnd = -Infinity;
   /** @type {Map<number, {frame: Live, counts: Map<string, number>}>} */ #open = new Map();
   /** @type {Map<string, string>} each emoji as the server writes it */ #faces = new Map();
 
@@ -412,7 +412,9 @@ class Scoreboard {
 
   /** Takes a live frame; answers what each emoji rose by. */
   live(frame) {
-    if (frame.start <= this.#lastStart) return [];
+    if (frame.start < this.#lastEnd) return [];
+    // Of other windows, a former dataflow's: they stay open for ever.
+    this.keepOpen(frame.end - frame.start);
     const counts = this.#open.get(frame.start)?.counts ?? new Map();
     const rises = this.#raise(counts, frame.counts);
     this.#open.set(frame.start, { frame, counts });
@@ -422,7 +424,7 @@ class Scoreboard {
 
   /** Takes a final; answers what each emoji rose by since the window's last live frame. */
   final(frame) {
-    if (frame.start <= this.#lastStart) return [];
+    if (frame.start < this.#lastEnd) return [];
     const rises = this.#raise(this.#open.get(frame.start)?.counts ?? new Map(), frame.counts);
     // Emojis below the listed top keep what is known of them, plus this window's.
     if (frame.totals_others) {
@@ -433,20 +435,27 @@ class Scoreboard {
       this.#closed.clear();
     }
     this.#settle(frame.totals, frame.totals_others);
-    this.#lastStart = frame.start;
-    for (const start of this.#open.keys()) if (start <= frame.start) this.#open.delete(start);
+    this.#lastEnd = frame.end;
+    for (const start of this.#open.keys()) if (start < frame.end) this.#open.delete(start);
     return rises;
+  }
+
+  /** Forgets open windows of other sizes. */
+  keepOpen(window_ms) {
+    for (const [start, { frame }] of this.#open) {
+      if (frame.end - frame.start !== window_ms) this.#open.delete(start);
+    }
   }
 
   /** Takes totals that come without a window, when no final is known. */
   seed(totals, others) {
-    if (this.#lastStart === -Infinity) this.#settle(totals, others);
+    if (this.#lastEnd === -Infinity) this.#settle(totals, others);
   }
 
   forget() {
     this.#closed.clear();
     this.#closedSum = 0;
-    this.#lastStart = -Infinity;
+    this.#lastEnd = -Infinity;
     this.#open.clear();
   }
 
@@ -666,7 +675,10 @@ class Page {
     this.#windowMs = window_ms;
     this.#liveMs = live_ms;
     this.#swarmSize = swarm_size;
-    if (resumed) return;
+    if (resumed) {
+      this.#board.keepOpen(window_ms);
+      return this.#drawSoon();
+    }
     this.#board.forget();
     this.#finals.length = 0;
     this.#samples.length = 0;

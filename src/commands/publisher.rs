@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use clap::Args;
 use emostream_broadcast::{BroadcastError, Config, Publisher};
+use emostream_dataflow::{DataflowError, stored};
 use emostream_http::{AllowOrigin, Gate, Handler, Limits, Nowhere, Shutdown, serve};
-use emostream_log::Log;
+use emostream_log::{Log, LogError};
 use emostream_model::Topics;
 
 use super::{
@@ -23,6 +24,10 @@ use crate::{
 /// How long finals are kept for those who resume (INTERFACE).
 const RING: Duration = Duration::from_secs(600);
 
+/// The dataflow's defaults (INTERFACE).
+const WINDOW_MS: u64 = 2000;
+const SWARM_SIZE: u64 = 1000;
+
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
@@ -37,29 +42,14 @@ pub(crate) struct Flags {
     origin: OriginFlags,
     #[command(flatten)]
     tokens: TokenFlags,
-    /// How long a window is, as the dataflow has it: subscribers are told
-    #[arg(long, default_value = "2s", value_parser = duration)]
-    window: Duration,
-    /// How often a live tally comes, as the dataflow has it
+    /// How often a live tally comes, as the dataflow has it: subscribers are told
     #[arg(long, default_value = "250ms", value_parser = duration)]
     live: Duration,
-    /// How many identical emojis make a swarm, as the dataflow has it
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    #[arg(value_parser = Ranged::<u64>::new().range(1..))]
-    swarm_size: u64,
 }
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let names = flags.topics.names();
-    let config = Config {
-        topics: names.clone(),
-        window_ms: ms(flags.window),
-        live_ms: ms(flags.live),
-        swarm_size: flags.swarm_size,
-        ring: RING,
-        allow_origin: flags.origin.allowed(),
-        gate: flags.tokens.gate()?,
-    };
+    let gate = flags.tokens.gate()?;
     let nowhere = Nowhere::new(flags.origin.allowed());
     let log = flags.kafka.connect()?;
     let needed = [
@@ -69,6 +59,16 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         names.live(),
     ];
     topics::require(&*log, &needed)?;
+    let (window_ms, swarm_size) = cut(&names, &*log)?;
+    let config = Config {
+        topics: names.clone(),
+        window_ms,
+        live_ms: ms(flags.live),
+        swarm_size,
+        ring: RING,
+        allow_origin: flags.origin.allowed(),
+        gate,
+    };
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
@@ -95,6 +95,24 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         admin.stop().await;
         Ok(())
     })
+}
+
+/// How long a window is, and what makes a swarm, as the dataflow stored it with its progress; as it has
+/// them by default where it has not committed yet. The results that come tell if that changes.
+fn cut(names: &Topics, log: &dyn Log) -> Result<(u64, u64), Failure> {
+    let settings = match stored(names, log) {
+        Ok(progress) => progress.and_then(|progress| progress.settings),
+        Err(DataflowError::Start(LogError::UnknownTopic { .. })) => None,
+        Err(DataflowError::Start(error)) => return Err(error.into()),
+        // It holds nobody up but the dataflow.
+        Err(error) => {
+            tracing::warn!(%error, "how long windows are is not known before a result comes");
+            None
+        }
+    };
+    Ok(settings.map_or((WINDOW_MS, SWARM_SIZE), |settings| {
+        (settings.window_ms, settings.swarm_size)
+    }))
 }
 
 /// A publisher in this process.

@@ -103,6 +103,15 @@ impl Counting {
         self.append(keyed(Topics::default().live(), room, &record));
     }
 
+    /// The window of `window_ms` that begins at `start_ms`, still open, has a count of one.
+    pub(crate) fn live_of(&self, start_ms: u64, window_ms: u64, room: &str) {
+        let record = WindowRecord {
+            window: WindowSize::from_ms(window_ms).unwrap().window_of(start_ms),
+            ..tally(0, room, &[("🔥", 1)], Some(now_ms()))
+        };
+        self.append(keyed(Topics::default().live(), room, &record));
+    }
+
     /// In the span that ends with the `nth` window, these are the room's top emojis.
     pub(crate) fn trending(&self, nth: u64, room: &str, top: Counts<'_>) {
         self.append(trending(nth, room, top));

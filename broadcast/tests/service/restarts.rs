@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use emostream_broadcast::Config;
 use emostream_model::{Emoji, Topics};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -130,6 +131,42 @@ fn an_open_window_is_shown_by_a_publisher_that_starts_in_it() {
     assert_eq!(
         Ws::join(node.address, "r", "").brief(2),
         ["hello false", "live 7"]
+    );
+}
+
+#[test]
+fn what_a_run_with_other_windows_left_open_is_not_shown() {
+    let stage = Stage::new();
+    let now_ms = now_ms();
+    stage.counting.live_of(now_ms, 2000, "r");
+    let of_3_s = Config {
+        window_ms: 3000,
+        ..config()
+    };
+    let node = Node::start(stage.log.clone(), of_3_s);
+    let live = |room: &str| get(node.address, &format!("/v1/rooms/{room}")).json()["live"].take();
+    // What is read later in the same partition shows that all were looked at.
+    for start_ms in [now_ms, now_ms + 3000] {
+        let start_ms = start_ms - start_ms % 3000;
+        stage.counting.live_of(start_ms, 3000, "s");
+        until("read", || live("s")["start"] == start_ms);
+    }
+    assert_eq!(live("r"), Value::Null);
+    stage.counting.live_of(now_ms, 3000, "r");
+    until("shown", || !live("r").is_null());
+}
+
+#[test]
+fn hello_follows_a_dataflow_that_comes_back_with_other_windows() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    stage.counting.live_of(now_ms(), 3000, "r");
+    let state = || get(node.address, "/v1/rooms/r").json();
+    until("read", || !state()["live"].is_null());
+    let hello = Ws::join(node.address, "s", "").next().json;
+    assert_eq!(
+        (&hello["window_ms"], &hello["swarm_size"]),
+        (&3000.into(), &1000.into())
     );
 }
 
