@@ -67,6 +67,31 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
         ),
         (with_kafka(&["ingest", "--rooms", "("]), "--rooms"),
         (with_kafka(&["ingest", "-X", "acks"]), "--kafka-property"),
+        (
+            with_kafka(&["ingest", "--per-user-rate", "0/s"]),
+            "--per-user-rate",
+        ),
+        (
+            with_kafka(&["ingest", "--per-user-rate", "fast"]),
+            "--per-user-rate",
+        ),
+        (vec!["up", "--per-user-rate", "20/h"], "--per-user-rate"),
+        (
+            with_kafka(&["ingest", "--per-address-rate", "200/h"]),
+            "--per-address-rate",
+        ),
+        (
+            vec!["up", "--per-address-rate", "NaN"],
+            "--per-address-rate",
+        ),
+        (
+            with_kafka(&["ingest", "--trusted-proxy", "10.0.0.0/33"]),
+            "--trusted-proxy",
+        ),
+        (
+            vec!["up", "--trusted-proxy", "10.0.0.0/8,proxy.example"],
+            "--trusted-proxy",
+        ),
         (vec!["ingest"], "--kafka"),
         (vec!["ingest", "--kafka", "nowhere"], "--kafka"),
         (

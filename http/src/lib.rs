@@ -18,6 +18,7 @@
 mod admin;
 mod body;
 mod cors;
+mod forwarded;
 mod gate;
 mod handler;
 mod limits;
@@ -34,6 +35,7 @@ mod token_key;
 pub use admin::Admin;
 pub use body::{Body, BodySender, Closed};
 pub use cors::{AllowOrigin, InvalidOrigin};
+pub use forwarded::{InvalidNetwork, TrustedProxies};
 pub use gate::{Gate, Pass, bearer};
 pub use handler::{Handler, Request, Response};
 pub use limits::Limits;

@@ -1,5 +1,7 @@
 //! What clients are told.
 
+use std::time::Duration;
+
 use emostream_http::{Body, Problem, Response};
 use emostream_log::LogError;
 use hyper::{
@@ -10,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    limiter::{TooFast, Who},
     request::{Dialect, Wait},
     submissions::Rejection,
 };
@@ -79,6 +82,27 @@ pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem 
     let count = rejected.len();
     let detail = format!("none of the {count} reactions is {word}; the first: {first}");
     Problem::new(status, detail).member("rejected", json!(rejected))
+}
+
+/// 429: a user or an address sends too fast.
+pub(crate) fn too_fast(too_fast: TooFast) -> Problem {
+    let TooFast { who, rate, wait } = too_fast;
+    let who = match who {
+        Who::User => "a user of this request",
+        Who::Address => "this address",
+    };
+    let most = rate.burst();
+    let advice = match wait {
+        Some(_) => "send it again later".to_owned(),
+        None => format!("nor may more than {most} come at once: send fewer"),
+    };
+    let detail = format!("{who} sends more than {rate}; nothing was kept, {advice}");
+    // So much later at most, that those refused at one moment do not come back at one moment.
+    const SPREAD_SECONDS: u64 = 2;
+    let wait = wait.unwrap_or_default().as_secs_f64().ceil() as u64;
+    let jitter = rand::random_range(0..=SPREAD_SECONDS);
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+        .retry_after(Duration::from_secs(wait.saturating_add(jitter)))
 }
 
 /// 503: the buffer has no room for the request's reactions.

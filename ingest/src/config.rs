@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use emostream_http::{AllowOrigin, BodyLimits, Gate};
+use emostream_http::{AllowOrigin, BodyLimits, Gate, TrustedProxies};
 use emostream_model::{EmojiNames, Topics};
 
-use crate::RoomPattern;
+use crate::{RateLimit, RoomPattern};
 
 /// The largest body (INTERFACE).
 pub(crate) const MAX_BODY_BYTES: usize = 256 << 10;
@@ -51,6 +51,12 @@ pub struct Config {
     pub allow_origin: AllowOrigin,
     /// Who may send.
     pub gate: Gate,
+    /// How much a user may send; `None` for all it wants.
+    pub per_user: Option<RateLimit>,
+    /// How much an address may send, of IPv6 a network of 64 bits.
+    pub per_address: Option<RateLimit>,
+    /// Who is believed whose address a request comes from.
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl Default for Config {
@@ -67,6 +73,9 @@ impl Default for Config {
             emojis: EmojiNames::default(),
             allow_origin: AllowOrigin::Any,
             gate: Gate::default(),
+            per_user: None,
+            per_address: None,
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One request's way: from its head through the buffer to its answer.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -9,7 +9,7 @@ use std::{
 use emostream_http::{AllowOrigin, Bodies, Handler, Pass, Problem, Request, Response, bearer};
 use emostream_log::LogError;
 use emostream_model::Submission;
-use hyper::{Method, body::Body as _, header::ORIGIN};
+use hyper::{HeaderMap, Method, body::Body as _, header::ORIGIN};
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     buffer::{Buffer, Closed, Reservation},
     config::{Config, LOG_TIMEOUT},
     health::Health,
+    limiter::Limiter,
     metrics::Metrics,
     openapi,
     request::{self, Dialect, METHODS, Wait},
@@ -34,8 +35,15 @@ pub(crate) struct Service {
     pub(crate) bodies: Bodies,
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) health: Arc<Health>,
+    pub(crate) limiter: Limiter,
     pub(crate) rooms: Mutex<Rooms>,
     pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Who sends a request.
+struct Sender {
+    pass: Pass,
+    address: IpAddr,
 }
 
 impl Handler for Service {
@@ -43,7 +51,7 @@ impl Handler for Service {
         Dialect::of(path).is_some() || path == openapi::PATH
     }
 
-    async fn handle(&self, mut request: Request, _peer: SocketAddr) -> Response {
+    async fn handle(&self, mut request: Request, peer: SocketAddr) -> Response {
         let started = Instant::now();
         let allow = &self.config.allow_origin;
         let Some(dialect) = Dialect::of(request.uri().path()) else {
@@ -53,7 +61,7 @@ impl Handler for Service {
             allow.preflight(request.headers(), METHODS)
         } else {
             let origin = request.headers().get(ORIGIN).cloned();
-            let mut response = match self.receive(&mut request, dialect).await {
+            let mut response = match self.receive(&mut request, peer, dialect).await {
                 Ok(receipt) => receipt.into_response(dialect),
                 Err(problem) => answer::refusal(problem, dialect),
             };
@@ -68,15 +76,19 @@ impl Handler for Service {
 impl Service {
     /// The way of one request. An error means that nothing of it was kept, except where the log failed
     /// after it was.
-    async fn receive(&self, request: &mut Request, dialect: Dialect) -> Result<Receipt, Problem> {
+    async fn receive(
+        &self,
+        request: &mut Request,
+        peer: SocketAddr,
+        dialect: Dialect,
+    ) -> Result<Receipt, Problem> {
         if *request.method() != Method::POST {
             return Err(Problem::method_not_allowed(METHODS));
         }
         if !self.config.allow_origin.permits(request.headers()) {
             return Err(AllowOrigin::refusal());
         }
-        let token = bearer(request.headers());
-        let pass = self.config.gate.admit(token, SystemTime::now())?;
+        let sender = self.sender(request.headers(), peer)?;
         request::check_content(request.headers())?;
         let wait = Wait::of(request.uri(), request.headers())?;
         self.bodies.check(request)?;
@@ -94,7 +106,7 @@ impl Service {
         let read = Submissions::read(&body, &self.config.emojis, dialect.names())?;
         drop(body);
         let is_array = read.is_array;
-        let (good, rejected) = self.admit(read, &pass);
+        let (good, rejected) = self.admit(read, &sender)?;
         if good.is_empty() && !rejected.is_empty() {
             return Err(answer::all_rejected(rejected, is_array));
         }
@@ -107,10 +119,26 @@ impl Service {
         })
     }
 
-    /// The good entries that their sender may send and whose rooms are taken too, and all others.
-    fn admit(&self, read: Submissions, pass: &Pass) -> (Vec<Submission>, Vec<Rejection>) {
+    fn sender(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Sender, Problem> {
+        let pass = self.config.gate.admit(bearer(headers), SystemTime::now())?;
+        let address = self.config.trusted_proxies.client(peer.ip(), headers);
+        Ok(Sender { pass, address })
+    }
+
+    /// The good entries that their sender may send and whose rooms are taken too, and all others. None,
+    /// if they are too many for now.
+    fn admit(
+        &self,
+        read: Submissions,
+        sender: &Sender,
+    ) -> Result<(Vec<Submission>, Vec<Rejection>), Problem> {
         let now = Instant::now();
-        let (allowed, mut rejected) = read.allowed(pass);
+        let (allowed, mut rejected) = read.allowed(&sender.pass);
+        let taken = self.limiter.take(sender.address, &allowed, now);
+        taken.map_err(|too_fast| {
+            self.metrics.limited.inc_by(allowed.len() as u64);
+            answer::too_fast(too_fast)
+        })?;
         let mut good = Vec::with_capacity(allowed.len());
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, submission) in allowed {
@@ -131,7 +159,7 @@ impl Service {
         self.metrics.forbidden.inc_by(forbidden as u64);
         let others = rejected.len() - forbidden;
         self.metrics.rejected.inc_by(others as u64);
-        (good, rejected)
+        Ok((good, rejected))
     }
 
     /// Puts reactions into the buffer, and waits for the log if that is asked for.

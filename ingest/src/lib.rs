@@ -17,6 +17,7 @@
 //!   is answered 503 to those who wait, counted, and logged.
 
 mod answer;
+mod buckets;
 mod buffer;
 mod clock;
 mod config;
@@ -26,6 +27,7 @@ mod flush;
 mod fuzz;
 mod handler;
 mod health;
+mod limiter;
 mod metrics;
 mod openapi;
 mod request;
@@ -33,6 +35,7 @@ mod rooms;
 mod service;
 mod submissions;
 
+pub use buckets::RateLimit;
 pub use config::Config;
 pub use rooms::{InvalidPattern, RoomPattern};
 pub use service::{DrainError, Ingest, StartError};

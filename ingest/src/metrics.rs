@@ -33,6 +33,8 @@ pub(crate) struct Metrics {
     pub(crate) rejected: IntCounter,
     /// Reactions that their senders' tokens do not allow.
     pub(crate) forbidden: IntCounter,
+    /// Reactions of users or addresses that send too fast.
+    pub(crate) limited: IntCounter,
     /// Reactions acknowledged by the log.
     pub(crate) stored: IntCounter,
     /// Reactions that the log did not take, whose senders waited and were told so.
@@ -95,6 +97,7 @@ impl Metrics {
             accepted: reactions.with_label_values(&["accepted"]),
             rejected: reactions.with_label_values(&["rejected"]),
             forbidden: reactions.with_label_values(&["forbidden"]),
+            limited: reactions.with_label_values(&["limited"]),
             stored: reactions.with_label_values(&["stored"]),
             refused: reactions.with_label_values(&["refused"]),
             lost: reactions.with_label_values(&["lost"]),

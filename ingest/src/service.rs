@@ -23,6 +23,7 @@ use crate::{
     flush::{Flusher, Prompt},
     handler::Service,
     health::Health,
+    limiter::Limiter,
     metrics::Metrics,
     rooms::Rooms,
 };
@@ -94,11 +95,13 @@ impl Ingest {
         let watch = watch_partitions(log, topic, partitions, metrics.clone());
         tokio::spawn(until(stopping.clone(), watch));
         let rooms = Rooms::new(config.rooms.clone(), config.max_rooms, Instant::now());
+        let limiter = Limiter::new(config.per_user, config.per_address, Instant::now());
         let service = Service {
             bodies: Bodies::new(config.bodies()),
             config,
             buffer,
             health,
+            limiter,
             rooms: Mutex::new(rooms),
             metrics,
         };

@@ -13,6 +13,8 @@ mod contract;
 mod flushes;
 #[path = "service/hostile.rs"]
 mod hostile;
+#[path = "service/limits.rs"]
+mod limits;
 #[path = "service/openapi.rs"]
 mod openapi;
 #[path = "service/outages.rs"]

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_http::{AllowOrigin, Gate, Limits, Nowhere, Shutdown, serve};
-use emostream_ingest::{Config, Ingest, RoomPattern, StartError};
+use emostream_http::{AllowOrigin, Gate, Limits, Nowhere, Shutdown, TrustedProxies, serve};
+use emostream_ingest::{Config, Ingest, RateLimit, RoomPattern, StartError};
 use emostream_model::{EmojiNames, Topics};
 
 use super::roles::{AdminServer, Drain, Watch, address, bind};
@@ -15,7 +15,7 @@ use crate::{
     },
     signal::Signals,
     topics,
-    values::duration,
+    values::{Rate, duration},
 };
 
 /// More would make batches that the log refuses.
@@ -58,6 +58,21 @@ pub(super) struct IntakeFlags {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=10_000_000))]
     max_rooms: u64,
+    /// The most reactions that one user may send, for example 20/s; ten seconds' worth at once
+    #[arg(long, value_name = "RATE", value_parser = limit)]
+    per_user_rate: Option<RateLimit>,
+    /// The most reactions that one address may send (of IPv6 a network of 64 bits), for example
+    /// 200/s; ten seconds' worth at once
+    #[arg(long, value_name = "RATE", value_parser = limit)]
+    per_address_rate: Option<RateLimit>,
+    /// A proxy, or a network of them, whose X-Forwarded-For is believed; repeat it for more
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    trusted_proxy: Vec<TrustedProxies>,
+}
+
+fn limit(text: &str) -> Result<RateLimit, String> {
+    let rate: Rate = text.parse()?;
+    RateLimit::per_second(rate.per_second).ok_or_else(|| "must be above 0".to_owned())
 }
 
 impl IntakeFlags {
@@ -81,6 +96,9 @@ impl IntakeFlags {
             emojis,
             allow_origin,
             gate,
+            per_user: self.per_user_rate,
+            per_address: self.per_address_rate,
+            trusted_proxies: self.trusted_proxy.iter().cloned().collect(),
             ..Config::default()
         }
     }
