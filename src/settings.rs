@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use emostream_http::{AllowOrigin, Gate};
+use emostream_http::{AllowOrigin, Gate, Tls, TlsError, TlsFile, TlsFiles};
 use emostream_log::{
     Log,
     embedded::EmbeddedLog,
@@ -290,12 +290,43 @@ pub(crate) struct ListenFlags {
     /// Where it listens; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen)]
     listen: SocketAddr,
+    #[command(flatten)]
+    tls: TlsFlags,
 }
 
 impl ListenFlags {
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen
     }
+
+    /// What is spoken on every listener, if it is TLS. Reads the files.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let (Some(certificate), Some(key)) = (&self.tls.tls_cert, &self.tls.tls_key) else {
+            return Ok(None);
+        };
+        let tls = Tls::load(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        });
+        let flag = |error: &TlsError| match error.file() {
+            TlsFile::Certificate => "--tls-cert",
+            TlsFile::Key => "--tls-key",
+        };
+        tls.map(Some)
+            .map_err(|error| Failure::usage(flag(&error), error))
+    }
+}
+
+/// What makes listeners speak TLS: both or none.
+#[derive(Debug, Clone, Args)]
+struct TlsFlags {
+    /// Speak TLS on every listener, the administrator's too, with this chain of certificates in PEM; taken
+    /// anew when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {

@@ -53,6 +53,12 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
         (vec!["up", "--topic-prefix", "a b"], "--topic-prefix"),
         (vec!["up", "--admin", "nowhere"], "--admin"),
         (vec!["up", "--log-format", "xml"], "--log-format"),
+        (vec!["up", "--tls-cert", "nowhere.pem"], "--tls-key"),
+        (with_kafka(&["ingest", "--tls-key", "k"]), "--tls-cert"),
+        (
+            with_kafka(&["publisher", "--tls-cert", "nowhere", "--tls-key", "k"]),
+            "--tls-cert",
+        ),
         (vec!["up", "--jwt-key", "/no/such/file"], "--jwt-key"),
         (vec!["up", "--jwt-key", "/dev/null"], "--jwt-key"),
         (with_kafka(&["ingest", "--jwt-key", "/"]), "--jwt-key"),

@@ -1,15 +1,16 @@
 //! EmoStream's HTTP rim: what every service that speaks HTTP shares, and nothing of what they say.
 //!
 //! ```text
-//!             ┌────────── serve ──────────┐
-//!  accept ──▶ │ Limits ▶ hyper ▶ Handler ─┼─▶ Response<Body>     bytes, a stream, or an upgrade
-//!             └──────── Shutdown ─────────┘
+//!             ┌───────────── serve ─────────────┐
+//!  accept ──▶ │ Limits ▶ TLS ▶ hyper ▶ Handler ─┼─▶ Response<Body>     bytes, a stream, or an upgrade
+//!             └─────────── Shutdown ────────────┘
 //! ```
 //!
 //! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
-//! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered. Errors are RFC
-//! 9457 problems ([`Problem`]), browsers of other origins are let in by [`AllowOrigin`], bearers of tokens
-//! by a [`Gate`], and [`Admin`] answers health, readiness and metrics.
+//! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered, in TLS where the
+//! [`Listener`] has one. Errors are RFC 9457 problems ([`Problem`]), browsers of other origins are let in
+//! by [`AllowOrigin`], bearers of tokens by a [`Gate`], and [`Admin`] answers health, readiness and
+//! metrics.
 //!
 //! Invariants: every connection counts against one limit for as long as its socket lives, upgraded or
 //! not. No wait for a client is without an end. What a client sends is never buffered beyond a named
@@ -17,6 +18,7 @@
 
 mod admin;
 mod body;
+mod connection;
 mod cors;
 mod forwarded;
 mod gate;
@@ -30,7 +32,9 @@ mod receive;
 mod serve;
 mod shutdown;
 mod socket;
+mod tls;
 mod token_key;
+mod wire;
 
 pub use admin::Admin;
 pub use body::{Body, BodySender, Closed};
@@ -39,12 +43,13 @@ pub use forwarded::{InvalidNetwork, TrustedProxies};
 pub use gate::{Gate, Pass, bearer};
 pub use handler::{Handler, Request, Response};
 pub use limits::Limits;
-pub use listen::listen;
+pub use listen::{Listener, listen};
 pub use nowhere::Nowhere;
 pub use problem::Problem;
 pub use readiness::{Component, Readiness};
 pub use receive::{Bodies, BodyError, BodyLimits, Received};
 pub use serve::{Drained, serve};
 pub use shutdown::Shutdown;
-pub use socket::{Permit, Socket, upgraded_socket};
+pub use socket::{Socket, upgraded_socket};
+pub use tls::{Tls, TlsError, TlsFile, TlsFiles};
 pub use token_key::BadKey;

@@ -10,6 +10,8 @@ pub struct Limits {
     /// An idle connection costs about 20 KB here and as much in the kernel, so the default stays
     /// below 1 GB. The process needs as many file descriptors (`ulimit -n`).
     pub connections: u32,
+    /// How long a TLS handshake may take: several times what a phone on a bad network needs.
+    pub handshake: Duration,
     /// How long the head of the next request may take, counted from the end of the answer before it:
     /// it ends slow senders and bounds how long an idle connection is kept.
     ///
@@ -29,6 +31,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16_384,
+            handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             unread: Duration::from_secs(30),
             head_bytes: 16 << 10,

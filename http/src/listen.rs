@@ -1,8 +1,10 @@
-//! Taking an address.
+//! Taking an address, and how connections to it begin.
 
 use std::{io, net::SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
+
+use crate::Tls;
 
 /// The most connections that wait to be accepted; Linux allows 4096 unless told otherwise
 /// (`net.core.somaxconn`).
@@ -21,4 +23,25 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// An address that is taken, and whether TLS is spoken there.
+#[derive(Debug)]
+pub struct Listener {
+    pub(crate) tcp: TcpListener,
+    pub(crate) tls: Option<Tls>,
+}
+
+impl Listener {
+    /// In TLS if there is one.
+    pub fn new(tcp: TcpListener, tls: Option<Tls>) -> Self {
+        Self { tcp, tls }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    /// In the clear.
+    fn from(tcp: TcpListener) -> Self {
+        Self::new(tcp, None)
+    }
 }

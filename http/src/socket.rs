@@ -1,82 +1,48 @@
-//! A client's socket: it carries its place in the connection limit, and its patience.
+//! A client's socket as HTTP sees it, and whoever an upgrade hands it to: in the clear, or in TLS.
 //!
-//! This is where TLS will come in: behind [`Socket`], so that nothing above it notices.
+//! ```text
+//!  HTTP, or an upgraded stream
+//!  Socket ── plain ────────────┐
+//!      └──── TLS (rustls) ─────┴──▶ Wire: place in the limit, patience ──▶ TCP
+//! ```
 
 use std::{
-    future::Future,
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
 
-/// How long a closing socket waits for the client to close too, and how much it reads meanwhile.
-///
-/// Closing a socket with unread bytes resets it, and the client might lose the answer that says why:
-/// a body that was refused unread is still on its way then.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 4 << 20;
-
-/// A place in the limit of connections; dropped, it is free for another.
-#[derive(Debug)]
-pub struct Permit {
-    _place: OwnedSemaphorePermit,
-}
+use crate::wire::Wire;
 
 /// A client's socket.
+///
+/// It counts against the limit of connections until it is dropped. A write or a flush that waits for a
+/// client that has stopped reading fails in time.
 #[derive(Debug)]
-pub struct Socket {
-    stream: TcpStream,
-    permit: Permit,
-    unread: Duration,
-    /// Runs while a write waits for the client to read.
-    waiting: Option<Pin<Box<Sleep>>>,
-    /// Runs while the client may still close, with the bytes that it may still send.
-    lingering: Option<(Pin<Box<Sleep>>, usize)>,
+pub struct Socket(Layer);
+
+#[derive(Debug)]
+enum Layer {
+    Plain(Wire),
+    /// Apart, since it is large and most sockets have none.
+    Tls(Box<TlsStream<Wire>>),
 }
 
-impl Socket {
-    pub(crate) fn new(stream: TcpStream, place: OwnedSemaphorePermit, unread: Duration) -> Self {
-        Self {
-            stream,
-            permit: Permit { _place: place },
-            unread,
-            waiting: None,
-            lingering: None,
-        }
+impl From<Wire> for Socket {
+    fn from(wire: Wire) -> Self {
+        Self(Layer::Plain(wire))
     }
+}
 
-    /// The bare stream; keep the permit for as long as the stream lives.
-    pub fn into_parts(self) -> (TcpStream, Permit) {
-        (self.stream, self.permit)
-    }
-
-    /// What a write came to, unless the client has not read for too long.
-    fn patiently<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.waiting = None;
-            return written;
-        }
-        let unread = self.unread;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(unread)));
-        ready!(waiting.as_mut().poll(cx));
-        // A caller that polls on after the error gets the same patience again.
-        waiting.as_mut().reset(Instant::now() + unread);
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+impl From<TlsStream<Wire>> for Socket {
+    fn from(stream: TlsStream<Wire>) -> Self {
+        Self(Layer::Tls(Box::new(stream)))
     }
 }
 
@@ -94,7 +60,10 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        match &mut self.0 {
+            Layer::Plain(wire) => Pin::new(wire).poll_read(cx, buffer),
+            Layer::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
     }
 }
 
@@ -104,8 +73,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.patiently(cx, written)
+        match &mut self.0 {
+            Layer::Plain(wire) => Pin::new(wire).poll_write(cx, bytes),
+            Layer::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
     }
 
     fn poll_write_vectored(
@@ -113,37 +84,30 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.patiently(cx, written)
+        match &mut self.0 {
+            Layer::Plain(wire) => Pin::new(wire).poll_write_vectored(cx, slices),
+            Layer::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.0 {
+            Layer::Plain(wire) => wire.is_write_vectored(),
+            Layer::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        match &mut self.0 {
+            Layer::Plain(wire) => Pin::new(wire).poll_flush(cx),
+            Layer::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
-    /// Says that nothing more comes, then lingers.
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.lingering.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        }
-        let (patience, left) = this
-            .lingering
-            .get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
-        let mut scrap = [0; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut scrap);
-            let read = Pin::new(&mut this.stream).poll_read(cx, &mut buffer);
-            let bytes = buffer.filled().len();
-            match read {
-                Poll::Pending => return patience.as_mut().poll(cx).map(Ok),
-                Poll::Ready(Ok(())) if bytes > 0 && bytes <= *left => *left -= bytes,
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-            }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Layer::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
+            Layer::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -172,7 +172,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
-        let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let admin = AdminServer::start(flags.admin.address(), None, &watch).await?;
         let _watching = watch.follow(&log, names.reactions())?;
         let mut counting = Counting::start(config, log, &watch)?;
         let signal = tokio::select! {

@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_http::{AllowOrigin, Gate, Limits, Nowhere, Shutdown, TrustedProxies, serve};
+use emostream_http::{
+    AllowOrigin, Gate, Limits, Listener, Nowhere, Shutdown, TrustedProxies, serve,
+};
 use emostream_ingest::{Config, Ingest, RateLimit, RoomPattern, StartError};
 use emostream_model::{EmojiNames, Topics};
 
-use super::roles::{AdminServer, Drain, Watch, address, bind};
+use super::roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme};
 use crate::{
     exit::{Exit, Failure},
     settings::{
@@ -120,6 +122,7 @@ pub(super) async fn flush_last(ingest: &Ingest, drain: &Drain) -> Result<(), Fai
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let names = flags.topics.names();
+    let tls = flags.listen.tls()?;
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
     let nowhere = Nowhere::new(origin.clone());
     let gate = flags.tokens.gate()?;
@@ -131,19 +134,21 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
-        let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let scheme = scheme(&tls);
+        follow(&tls);
+        let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
         let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let shutdown = Shutdown::new();
         let handler = Arc::new((ingest.handler(), nowhere));
         let serving = tokio::spawn(serve(
-            listener,
+            Listener::new(listener, tls),
             handler,
             Limits::default(),
             shutdown.clone(),
         ));
-        super::roles::announce(&format!(
-            "taking reactions at http://{address}/v1/reactions\n"
+        announce(&format!(
+            "taking reactions at {scheme}://{address}/v1/reactions\n"
         ))?;
 
         tracing::info!("{}: draining", signals.next().await);

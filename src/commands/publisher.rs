@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use clap::Args;
 use emostream_broadcast::{BroadcastError, Config, Publisher};
 use emostream_dataflow::{DataflowError, stored};
-use emostream_http::{AllowOrigin, Gate, Handler, Limits, Nowhere, Shutdown, serve};
+use emostream_http::{AllowOrigin, Gate, Handler, Limits, Listener, Nowhere, Shutdown, serve};
 use emostream_log::{Log, LogError};
 use emostream_model::Topics;
 
 use super::{
     dataflow::CountingFlags,
-    roles::{AdminServer, Drain, Watch, address, announce, bind},
+    roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme},
 };
 use crate::{
     exit::{Exit, Failure},
@@ -49,6 +49,7 @@ pub(crate) struct Flags {
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let names = flags.topics.names();
+    let tls = flags.listen.tls()?;
     let gate = flags.tokens.gate()?;
     let nowhere = Nowhere::new(flags.origin.allowed());
     let log = flags.kafka.connect()?;
@@ -74,18 +75,20 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
-        let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let scheme = scheme(&tls);
+        follow(&tls);
+        let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
         let _watching = watch.follow(&log, names.windows())?;
         let publishing = Publishing::start(config, log, &watch).await?;
         let shutdown = Shutdown::new();
         let handler = Arc::new((publishing.handler(), nowhere));
         let serving = tokio::spawn(serve(
-            listener,
+            Listener::new(listener, tls),
             handler,
             Limits::default(),
             shutdown.clone(),
         ));
-        announce(&format!("the publisher serves http://{address}/\n"))?;
+        announce(&format!("the publisher serves {scheme}://{address}/\n"))?;
         let signal = signals.next().await;
         tracing::info!("{signal}: draining");
         let drain = Drain::begin();

@@ -14,7 +14,9 @@ use std::{
 };
 
 use emostream_dataflow::{Config, DataflowError, Stop};
-use emostream_http::{Admin, Component, Drained, Limits, Readiness, Shutdown, listen, serve};
+use emostream_http::{
+    Admin, Component, Drained, Limits, Listener, Readiness, Shutdown, Tls, listen, serve,
+};
 use emostream_log::Log;
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -27,6 +29,10 @@ use crate::{
 
 /// All of a drain. Closing the log may take another second of the ten that a process has.
 const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
+
+/// How often the files of a certificate are looked at; a new pair is used after two looks. A certificate is
+/// replaced weeks before it ends.
+const TLS_LOOK: Duration = Duration::from_secs(2);
 
 /// The administrator asks short questions, a few at a time.
 const ADMIN_CONNECTIONS: u32 = 64;
@@ -48,6 +54,21 @@ pub(super) fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failu
 /// The address of a listener.
 pub(super) fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(Failure::unavailable)
+}
+
+/// `http`, or `https` where TLS is spoken.
+pub(super) fn scheme(tls: &Option<Tls>) -> &'static str {
+    match tls {
+        Some(_) => "https",
+        None => "http",
+    }
+}
+
+/// Has the process take a new certificate when there is one. To be called in a tokio runtime.
+pub(super) fn follow(tls: &Option<Tls>) {
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(async move { tls.follow(TLS_LOOK).await });
+    }
 }
 
 /// Tells the people who started it where it is.
@@ -107,7 +128,11 @@ pub(super) struct AdminServer {
 
 impl AdminServer {
     /// Binds, and answers from now on. Nothing for `--admin off`.
-    pub(super) async fn start(admin: Option<SocketAddr>, watch: &Watch) -> Result<Self, Failure> {
+    pub(super) async fn start(
+        admin: Option<SocketAddr>,
+        tls: Option<Tls>,
+        watch: &Watch,
+    ) -> Result<Self, Failure> {
         let shutdown = Shutdown::new();
         let Some(admin) = admin else {
             return Ok(Self {
@@ -116,7 +141,8 @@ impl AdminServer {
             });
         };
         let listener = bind("--admin", admin)?;
-        tracing::info!("admin on http://{}", address(&listener)?);
+        tracing::info!("admin on {}://{}", scheme(&tls), address(&listener)?);
+        let listener = Listener::new(listener, tls);
         let handler = Arc::new(Admin::new(watch.registry.clone(), watch.readiness.clone()));
         let limits = Limits {
             connections: ADMIN_CONNECTIONS,

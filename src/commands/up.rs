@@ -9,14 +9,14 @@
 use std::sync::Arc;
 
 use clap::Args;
-use emostream_http::{Limits, Nowhere, Shutdown, serve};
+use emostream_http::{Limits, Listener, Nowhere, Shutdown, serve};
 use emostream_ingest::Ingest;
 
 use super::{
     dataflow::CountingFlags,
     ingest::{IntakeFlags, flush_last, start_failure},
     publisher::Publishing,
-    roles::{AdminServer, Counting, Drain, Watch, address, announce, bind},
+    roles::{AdminServer, Counting, Drain, Watch, address, announce, bind, follow, scheme},
 };
 use crate::{
     exit::Failure,
@@ -54,6 +54,7 @@ pub(crate) struct Flags {
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let names = flags.topics.names();
+    let tls = flags.listen.tls()?;
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
     let counting = flags.counting.config(names.clone(), emojis.clone())?;
     let (lateness, flush) = (flags.counting.lateness(), flags.intake.flush());
@@ -84,7 +85,9 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
-        let admin = AdminServer::start(flags.admin.address(), &watch).await?;
+        let scheme = scheme(&tls);
+        follow(&tls);
+        let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
         let _watching = watch.follow(&log, names.reactions())?;
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
@@ -94,12 +97,12 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let services = (ingest.handler(), publishing.handler());
         let handler = Arc::new((services, nowhere));
         let serving = tokio::spawn(serve(
-            listener,
+            Listener::new(listener, tls),
             handler,
             Limits::default(),
             shutdown.clone(),
         ));
-        announce(&welcome(address, open))?;
+        announce(&welcome(scheme, address, open))?;
 
         let ended = tokio::select! {
             failure = counting.fails() => Err(failure),
@@ -124,7 +127,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
 }
 
 /// What works at once. `open` is whether it works without a token.
-fn welcome(address: std::net::SocketAddr, open: bool) -> String {
+fn welcome(scheme: &str, address: std::net::SocketAddr, open: bool) -> String {
     // A page cannot be opened at 0.0.0.0.
     let at = match address.ip().is_unspecified() {
         true => format!("127.0.0.1:{}", address.port()),
@@ -139,8 +142,8 @@ fn welcome(address: std::net::SocketAddr, open: bool) -> String {
         ),
     };
     format!(
-        "\n  Open http://{at}/{fragment} and tap. Or send a reaction from another terminal:\n\n  \
+        "\n  Open {scheme}://{at}/{fragment} and tap. Or send a reaction from another terminal:\n\n  \
          curl -d '{{\"user_id\":\"{user}\",\"emoji_type\":\"🔥\"}}' -H 'content-type: application/json' \
-         {header}http://{at}/v1/reactions\n\n"
+         {header}{scheme}://{at}/v1/reactions\n\n"
     )
 }

@@ -1,0 +1,132 @@
+//! One connection, from its first byte to its end.
+//!
+//! ```text
+//!  Wire ── in the clear ──────────▶ Socket ──▶ requests, one behind the other
+//!     └─── TLS handshake, in time ────┘
+//! ```
+
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc};
+
+use hyper::{
+    Version,
+    header::{CONNECTION, HOST, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{io::AsyncWriteExt, time::timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{Handler, Limits, Problem, Request, Response, Shutdown, Socket, wire::Wire};
+
+/// What connections of one listener have in common.
+pub(crate) struct Serving<H> {
+    pub(crate) handler: Arc<H>,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) limits: Limits,
+    pub(crate) stop: Stop,
+}
+
+/// When a connection ends for the server's sake.
+pub(crate) struct Stop {
+    /// After the request in flight.
+    pub(crate) soon: Shutdown,
+    /// At once: the drain's time is over.
+    pub(crate) now: Shutdown,
+}
+
+impl<H: Handler> Serving<H> {
+    /// Serves a connection to its end.
+    pub(crate) async fn connection(self: Arc<Self>, wire: Wire, peer: SocketAddr) {
+        let socket = match &self.tls {
+            None => Ok(wire.into()),
+            Some(tls) => self.in_tls(tls, wire).await,
+        };
+        match socket {
+            Ok(socket) => {
+                if let Err(error) = self.http1(socket, peer).await {
+                    tracing::debug!(%peer, %error, "a connection broke off");
+                }
+            }
+            Err(error) => tracing::debug!(%peer, %error, "a connection did not begin"),
+        }
+    }
+
+    /// The handshake. Nobody has asked for anything yet, so a shutdown ends it.
+    async fn in_tls(&self, tls: &TlsAcceptor, wire: Wire) -> io::Result<Socket> {
+        let shaken = timeout(self.limits.handshake, shake_hands(tls, wire));
+        tokio::select! {
+            shaken = shaken => shaken.map_err(|_| io::ErrorKind::TimedOut)?,
+            () = self.stop.soon.requested() => Err(io::ErrorKind::Interrupted.into()),
+        }
+    }
+
+    async fn http1(&self, socket: Socket, peer: SocketAddr) -> Result<(), hyper::Error> {
+        let service = service_fn(|request: Request| {
+            let handler = self.handler.clone();
+            async move { Ok::<_, Infallible>(answer(&*handler, request, peer).await) }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head)
+            .max_buf_size(self.limits.head_bytes);
+        let served = http
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
+        let mut served = pin!(served);
+        tokio::select! {
+            ended = &mut served => ended,
+            () = self.stop.soon.requested() => {
+                served.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = served => ended,
+                    () = self.stop.now.requested() => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+async fn shake_hands(tls: &TlsAcceptor, mut wire: Wire) -> io::Result<Socket> {
+    // A TLS record begins with its type, which is no letter; a method in the clear does.
+    if wire
+        .first_byte()
+        .await?
+        .is_some_and(|byte| byte.is_ascii_uppercase())
+    {
+        wire.write_all(in_the_clear().as_bytes()).await?;
+        wire.shutdown().await?;
+        return Err(io::Error::other(
+            "HTTP in the clear came where TLS is spoken",
+        ));
+    }
+    Ok(tls.accept(wire).await?.into())
+}
+
+/// What is answered in the clear where TLS is spoken.
+fn in_the_clear() -> String {
+    let problem = Problem::bad_request("this address speaks TLS; ask for https://").text();
+    format!(
+        "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\n\r\n{problem}",
+        problem.len()
+    )
+}
+
+async fn answer<H: Handler>(handler: &H, request: Request, peer: SocketAddr) -> Response {
+    match misdirected(&request) {
+        Some(problem) => problem.into(),
+        None if handler.knows(request.uri().path()) => handler.handle(request, peer).await,
+        None => Problem::unknown_path().into(),
+    }
+}
+
+/// What RFC 9112 (3.2) has a server refuse: a proxy before it might have read another host.
+fn misdirected(request: &Request) -> Option<Problem> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;
+    wrong.then(|| {
+        Problem::bad_request("a request names its host once: one Host header")
+            .header(CONNECTION, HeaderValue::from_static("close"))
+    })
+}

@@ -1,0 +1,359 @@
+//! HTTP/1.1 in the clear.
+
+use std::time::Duration;
+
+use emostream_http::{Drained, Limits, listen};
+use prometheus::IntCounter;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+
+use crate::stage::{DEADLINE, Running};
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order_on_one_connection() {
+    let running = Running::start(Limits::default()).await;
+    let one = |body: &str| {
+        format!(
+            "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let mut client = running.connect().await;
+    client
+        .send(&[one("first"), one("second"), one("third")].concat())
+        .await;
+    for body in ["first", "second", "third"] {
+        let answer = client.until(body).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    client
+        .send("POST /echo HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await;
+    client.send("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").await;
+    assert!(
+        client
+            .until("abcde")
+            .await
+            .contains("content-length: 5\r\n")
+    );
+}
+
+#[tokio::test]
+async fn the_first_handler_that_knows_the_path_answers_and_none_is_404() {
+    let running = Running::start(Limits::default()).await;
+    let ask = |line: &str| format!("{line} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    let alive = running.ask(&ask("GET /healthz?x=1")).await;
+    assert!(alive.ends_with("\r\n\r\nalive\n"), "{alive}");
+    let unknown = running.ask(&ask("GET /nothing")).await;
+    assert!(
+        unknown.starts_with("HTTP/1.1 404 Not Found\r\n"),
+        "{unknown}"
+    );
+    assert!(unknown.contains("content-type: application/problem+json\r\n"));
+    assert!(unknown.contains(r#""status":404"#) && unknown.contains(r#""title":"Not Found""#));
+    let method = running.ask(&ask("DELETE /metrics")).await;
+    assert!(method.starts_with("HTTP/1.1 405 "), "{method}");
+    assert!(method.contains("allow: GET, HEAD\r\n"));
+    let head = running.ask(&ask("HEAD /healthz")).await;
+    assert!(
+        head.contains("content-length: 6\r\n") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn operators_see_readiness_with_its_reason_and_the_metrics() {
+    let running = Running::start(Limits::default()).await;
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    let component = running.readiness.component("ingest");
+    let waiting = running.ask(&ask("/readyz")).await;
+    assert!(waiting.starts_with("HTTP/1.1 503 "), "{waiting}");
+    assert!(waiting.ends_with("ingest: starting\n"));
+    component.ready();
+    assert!(
+        running
+            .ask(&ask("/readyz"))
+            .await
+            .starts_with("HTTP/1.1 200 OK\r\n")
+    );
+    let counter = IntCounter::new("emostream_test_total", "A test.").unwrap();
+    running
+        .registry
+        .register(Box::new(counter.clone()))
+        .unwrap();
+    counter.inc();
+    let metrics = running.ask(&ask("/metrics")).await;
+    assert!(
+        metrics.contains("content-type: text/plain; version=0.0.4\r\n"),
+        "{metrics}"
+    );
+    assert!(metrics.ends_with("\nemostream_test_total 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_413_announced_or_not() {
+    let running = Running::start(Limits::default()).await;
+    let head = "POST /echo HTTP/1.1\r\nhost: h\r\nconnection: close\r\n";
+    let announced = running
+        .ask(&format!("{head}content-length: 999999999999\r\n\r\n"))
+        .await;
+    assert!(
+        announced.starts_with("HTTP/1.1 413 Payload Too Large\r\n"),
+        "{announced}"
+    );
+    assert!(announced.contains("more than 10 bytes"));
+    let chunks = "6\r\nabcdef\r\n".repeat(2);
+    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+    assert!(running.ask(&chunked).await.starts_with("HTTP/1.1 413 "));
+    let exactly = running
+        .ask(&format!("{head}content-length: 10\r\n\r\n0123456789"))
+        .await;
+    assert!(exactly.ends_with("0123456789"), "{exactly}");
+}
+
+#[tokio::test]
+async fn a_sender_of_a_large_refused_body_reads_the_answer() {
+    let running = Running::start(Limits::default()).await;
+    let mut client = running.connect().await;
+    let body = "x".repeat(2 << 20);
+    let head = format!(
+        "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    client.send(&head).await;
+    client.send(&body).await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_refused_before_it_sends() {
+    let running = Running::start(Limits::default()).await;
+    let head = "POST /echo HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\n";
+    let mut client = running.connect().await;
+    client
+        .send(&format!("{head}content-length: 11\r\n\r\n"))
+        .await;
+    assert!(client.until("\r\n").await.starts_with("HTTP/1.1 413 "));
+    let mut client = running.connect().await;
+    client
+        .send(&format!("{head}content-length: 2\r\n\r\n"))
+        .await;
+    assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 100 "));
+    client.send("ok").await;
+    assert!(
+        client
+            .until("\r\n\r\nok")
+            .await
+            .starts_with("HTTP/1.1 200 ")
+    );
+}
+
+#[tokio::test]
+async fn a_lying_length_is_408_when_the_client_waits_and_harmless_when_it_goes() {
+    let running = Running::start(Limits::default()).await;
+    let lie = "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\nabc";
+    let answer = running.ask(lie).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+        "{answer}"
+    );
+    let mut gone = running.connect().await;
+    gone.send(lie).await;
+    drop(gone);
+    for broken in [
+        "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: -1\r\n\r\n",
+        "NONSENSE\r\n\r\n",
+        "\u{1}\u{2}\r\n\r\n",
+    ] {
+        let answer = running.ask(broken).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{broken:?}: {answer}");
+    }
+    let chunked = "POST /echo HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
+    let answer = running.ask(chunked).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(running.stop().await, Drained { left: 0 });
+}
+
+#[tokio::test]
+async fn a_slow_head_and_an_idle_connection_are_ended() {
+    let limits = Limits {
+        head: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    let mut slow = running.connect().await;
+    slow.send("POST /echo HT").await;
+    slow.rest().await;
+    let mut idle = running.connect().await;
+    idle.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    let answer = idle.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_head_beyond_the_limit_is_431() {
+    let running = Running::start(Limits::default()).await;
+    let cookie = "c".repeat(32 << 10);
+    let answer = running
+        .ask(&format!(
+            "GET / HTTP/1.1\r\nhost: h\r\ncookie: {cookie}\r\n\r\n"
+        ))
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_503_until_another_ends() {
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    let greeting = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
+    let mut first = running.connect().await;
+    let mut second = running.connect().await;
+    for client in [&mut first, &mut second] {
+        client.send(greeting).await;
+        client.until("alive\n").await;
+    }
+    let refused = running.connect().await.rest().await;
+    assert!(
+        refused.starts_with("HTTP/1.1 503 Service Unavailable\r\nretry-after: "),
+        "{refused}"
+    );
+    assert!(refused.contains("connection: close\r\n"));
+    assert!(
+        refused.contains(r#""detail":"too many connections"#),
+        "{refused}"
+    );
+    drop(first);
+    let admitted = async {
+        loop {
+            let mut next = running.connect().await;
+            if next.0.write_all(greeting.as_bytes()).await.is_ok()
+                && next.until("\r\n").await.starts_with("HTTP/1.1 200 ")
+            {
+                break;
+            }
+        }
+    };
+    timeout(DEADLINE, admitted).await.unwrap();
+    second.send(greeting).await;
+    second.until("alive\n").await;
+}
+
+#[tokio::test]
+async fn a_drain_finishes_requests_in_flight_and_accepts_no_more() {
+    let running = Running::start(Limits::default()).await;
+    let mut busy = running.connect().await;
+    busy.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    timeout(DEADLINE, running.entered.notified()).await.unwrap();
+    let mut idle = running.connect().await;
+    idle.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    idle.until("alive\n").await;
+    let (gate, address) = (running.gate.clone(), running.address);
+    let stopping = tokio::spawn(running.stop());
+    assert_eq!(idle.rest().await, "", "an idle connection is closed");
+    let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+    timeout(DEADLINE, refused).await.unwrap();
+    gate.notify_one();
+    assert!(busy.rest().await.ends_with("\r\n\r\ndone"));
+    drop((idle, busy));
+    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+}
+
+#[tokio::test]
+async fn a_drain_ends_at_its_deadline_with_what_is_left() {
+    let limits = Limits {
+        drain: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    let mut stuck = running.connect().await;
+    stuck.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    timeout(DEADLINE, running.entered.notified()).await.unwrap();
+    assert_eq!(running.stop().await, Drained { left: 1 });
+}
+
+#[tokio::test]
+async fn a_stream_is_sent_piece_by_piece_and_ended_by_its_handler() {
+    let running = Running::start(Limits::default()).await;
+    let mut client = running.connect().await;
+    client.send("GET /stream HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    let head = client.until("first\n\r\n").await;
+    assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+    let stopping = tokio::spawn(running.stop());
+    assert_eq!(client.rest().await, "4\r\nbye\n\r\n0\r\n\r\n");
+    drop(client);
+    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+}
+
+#[tokio::test]
+async fn an_upgrade_hands_over_the_socket_and_keeps_its_place_in_the_limit() {
+    let limits = Limits {
+        connections: 1,
+        drain: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    let mut client = running.connect().await;
+    client
+        .send(
+            "GET /upgrade HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nahead",
+        )
+        .await;
+    let answer = client.until("ahead").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
+        "{answer}"
+    );
+    client.send("more").await;
+    client.until("more").await;
+    let refused = running.connect().await.rest().await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert_eq!(running.stop().await, Drained { left: 1 });
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_its_answers_is_dropped() {
+    let limits = Limits {
+        unread: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    let mut deaf = running.connect().await;
+    let requests = "GET /metrics-of-nothing HTTP/1.1\r\nhost: h\r\n\r\n".repeat(1000);
+    // Answers fill the socket both ways until the server gives up and the write fails.
+    let flood = async { while deaf.0.write_all(requests.as_bytes()).await.is_ok() {} };
+    timeout(DEADLINE, flood).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let running = Running::start(Limits::default()).await;
+    for (version, hosts, status) in [
+        ("1.1", "", 400),
+        ("1.1", "host: a\r\nhost: a\r\n", 400),
+        ("1.1", "host: a\r\n", 200),
+        ("1.0", "", 200),
+        ("1.0", "host: a\r\nhost: b\r\n", 400),
+    ] {
+        let request = format!("GET /healthz HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+        let answer = running.ask(&request).await;
+        let said = answer.split(' ').nth(1);
+        assert_eq!(said, Some(&*status.to_string()), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_that_connects_at_one_moment_is_let_into_the_queue() {
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Nobody accepts; a connection that finds the queue full waits for seconds, again and again.
+    let mut crowd = Vec::new();
+    for _ in 0..500 {
+        let connected = timeout(DEADLINE, TcpStream::connect(address)).await;
+        crowd.push(connected.unwrap().unwrap());
+    }
+}

@@ -1,0 +1,180 @@
+//! A server of a sample handler on port 0, and clients of it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use emostream_http::{
+    Admin, Bodies, Body, BodyLimits, Drained, Handler, Limits, Listener, Problem, Readiness,
+    Request, Response, Shutdown, Tls, serve, upgraded_socket,
+};
+use hyper::{
+    StatusCode,
+    header::{CONNECTION, UPGRADE},
+};
+use prometheus::Registry;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// What must happen happens long before this.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+const BODIES: BodyLimits = BodyLimits {
+    body_bytes: 10,
+    time: Duration::from_millis(300),
+    together_bytes: 0,
+};
+
+/// `/echo` answers the body (10 bytes at most), `/slow` waits for its gate, `/stream` sends until it
+/// is told to stop, `/upgrade` becomes an echo of bytes.
+struct Sample {
+    bodies: Bodies,
+    gate: Arc<Notify>,
+    entered: Arc<Notify>,
+    shutdown: Shutdown,
+}
+
+impl Handler for Sample {
+    fn knows(&self, path: &str) -> bool {
+        matches!(path, "/echo" | "/slow" | "/stream" | "/upgrade")
+    }
+
+    async fn handle(&self, mut request: Request, peer: SocketAddr) -> Response {
+        assert!(peer.ip().is_loopback());
+        match request.uri().path() {
+            "/echo" => match self.bodies.read(&mut request).await {
+                Ok(body) => Response::new(Body::from(body.to_vec())),
+                Err(error) => Problem::from(error).into(),
+            },
+            "/slow" => {
+                self.entered.notify_one();
+                self.gate.notified().await;
+                Response::new(Body::from("done"))
+            }
+            "/stream" => {
+                let (sender, body) = Body::channel(1);
+                let shutdown = self.shutdown.clone();
+                tokio::spawn(async move {
+                    sender.send(Bytes::from_static(b"first\n")).await.unwrap();
+                    shutdown.requested().await;
+                    sender.send(Bytes::from_static(b"bye\n")).await.unwrap();
+                });
+                Response::new(body)
+            }
+            _ => {
+                let upgrade = hyper::upgrade::on(&mut request);
+                tokio::spawn(async move {
+                    let (mut socket, ahead) = upgraded_socket(upgrade.await.unwrap()).unwrap();
+                    socket.write_all(&ahead).await.unwrap();
+                    let mut bytes = [0; 64];
+                    while let Ok(read @ 1..) = socket.read(&mut bytes).await {
+                        socket.write_all(&bytes[..read]).await.unwrap();
+                        socket.flush().await.unwrap();
+                    }
+                });
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                let headers = response.headers_mut();
+                headers.insert(CONNECTION, "upgrade".parse().unwrap());
+                headers.insert(UPGRADE, "echo".parse().unwrap());
+                response
+            }
+        }
+    }
+}
+
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) gate: Arc<Notify>,
+    pub(crate) entered: Arc<Notify>,
+    pub(crate) readiness: Readiness,
+    pub(crate) registry: Registry,
+    pub(crate) shutdown: Shutdown,
+    served: JoinHandle<Drained>,
+}
+
+impl Running {
+    pub(crate) async fn start(limits: Limits) -> Self {
+        Self::speaking(None, limits).await
+    }
+
+    pub(crate) async fn speaking(tls: Option<Tls>, limits: Limits) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (gate, entered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let shutdown = Shutdown::new();
+        let sample = Sample {
+            bodies: Bodies::new(BODIES),
+            gate: gate.clone(),
+            entered: entered.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let (registry, readiness) = (Registry::new(), Readiness::new());
+        let admin = Admin::new(registry.clone(), readiness.clone());
+        let both = Arc::new((sample, Arc::new(admin)));
+        let served = tokio::spawn(serve(
+            Listener::new(listener, tls),
+            both,
+            limits,
+            shutdown.clone(),
+        ));
+        Self {
+            address,
+            gate,
+            entered,
+            readiness,
+            registry,
+            shutdown,
+            served,
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        Client(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// The whole answer to bytes after which the connection ends.
+    pub(crate) async fn ask(&self, bytes: &str) -> String {
+        let mut client = self.connect().await;
+        client.send(bytes).await;
+        client.rest().await
+    }
+
+    pub(crate) async fn stop(self) -> Drained {
+        self.shutdown.trigger();
+        timeout(DEADLINE, self.served).await.unwrap().unwrap()
+    }
+}
+
+pub(crate) struct Client<S = TcpStream>(pub(crate) S);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub(crate) async fn send(&mut self, bytes: &str) {
+        self.0.write_all(bytes.as_bytes()).await.unwrap();
+        self.0.flush().await.unwrap();
+    }
+
+    /// What comes up to and including `end`.
+    pub(crate) async fn until(&mut self, end: &str) -> String {
+        let mut read = Vec::new();
+        while !read.ends_with(end.as_bytes()) {
+            let byte = timeout(DEADLINE, self.0.read_u8()).await.unwrap();
+            read.push(byte.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&read))));
+        }
+        String::from_utf8(read).unwrap()
+    }
+
+    /// What comes until the connection ends.
+    pub(crate) async fn rest(&mut self) -> String {
+        let mut read = Vec::new();
+        timeout(DEADLINE, self.0.read_to_end(&mut read))
+            .await
+            .unwrap()
+            .unwrap();
+        String::from_utf8(read).unwrap()
+    }
+}

@@ -1,0 +1,369 @@
+//! TLS: what is spoken through it, who may keep others waiting, and which certificate is shown.
+
+use std::{fs, time::Duration};
+
+use emostream_http::{Drained, Limits, Tls, TlsError, TlsFile};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    identity::{Home, LOOK, Pair, shake_hands},
+    stage::{DEADLINE, Running},
+};
+
+const ALIVE: &str = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
+
+#[tokio::test]
+async fn requests_streams_and_upgrades_go_through_tls() {
+    let pair = Pair::new();
+    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+    let trusted = pair.trusted(&[]);
+    let mut client = running.connect_by(&trusted).await;
+    client
+        .send("POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\nbody")
+        .await;
+    client.until("\r\n\r\nbody").await;
+    client.send("GET /stream HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    client.until("first\n\r\n").await;
+    let mut upgraded = running.connect_by(&trusted).await;
+    upgraded
+        .send(
+            "GET /upgrade HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nahead",
+        )
+        .await;
+    upgraded.until("ahead").await;
+    let long = "x".repeat(100_000);
+    let (mut reads, mut writes) = tokio::io::split(upgraded.0);
+    let writing = tokio::spawn({
+        let long = long.clone();
+        async move {
+            writes.write_all(long.as_bytes()).await.unwrap();
+            writes.flush().await.unwrap();
+        }
+    });
+    let mut echoed = vec![0; long.len()];
+    timeout(DEADLINE, reads.read_exact(&mut echoed))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(echoed == long.as_bytes());
+    writing.await.unwrap();
+    drop(reads);
+    let stopping = tokio::spawn(running.stop());
+    // The end is told in TLS too: a reader knows that nothing was cut off.
+    assert_eq!(client.rest().await, "4\r\nbye\n\r\n0\r\n\r\n");
+    drop(client);
+    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+}
+
+#[tokio::test]
+async fn the_protocol_is_agreed_on_or_the_handshake_fails() {
+    let pair = Pair::new();
+    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+    let client = running.connect_by(&pair.trusted(&["http/1.1"])).await;
+    assert_eq!(client.0.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let refused = shake_hands(&pair.trusted(&["gopher"]), stream).await;
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("NoApplicationProtocol")
+    );
+}
+
+#[tokio::test]
+async fn who_speaks_in_the_clear_is_told_and_who_speaks_nonsense_is_closed() {
+    let pair = Pair::new();
+    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+    let told = running.ask(ALIVE).await;
+    assert!(told.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{told}");
+    assert!(told.contains("https://"), "{told}");
+    for nonsense in [
+        &b"\x00\x01\x02"[..],
+        &[0; 100_000],
+        b"\x16\x03\x01\xff\xff\x01",
+        b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00",
+        b"\x80\x2e\x01\x03\x01",
+        b"",
+    ] {
+        let mut client = running.connect().await;
+        // The server may have closed before all of it is written.
+        let _ = client.0.write_all(nonsense).await;
+        let _ = client.0.shutdown().await;
+        let ended = timeout(DEADLINE, client.0.read_to_end(&mut Vec::new())).await;
+        assert!(
+            ended.is_ok(),
+            "not closed after {:?}",
+            &nonsense[..6.min(nonsense.len())]
+        );
+    }
+    running
+        .connect_by(&pair.trusted(&[]))
+        .await
+        .send(ALIVE)
+        .await;
+}
+
+#[tokio::test]
+async fn slow_handshakes_hold_up_nobody_and_are_ended() {
+    const DRIBBLING: usize = 200;
+    const IDLE: usize = 200;
+    let limits = Limits {
+        connections: (DRIBBLING + IDLE + 1) as u32,
+        handshake: Duration::from_millis(1500),
+        drain: DEADLINE,
+        ..Limits::default()
+    };
+    let pair = Pair::new();
+    let running = Running::speaking(Some(Home::of(&pair).load()), limits).await;
+    let mut besiegers = Vec::new();
+    for number in 0..DRIBBLING + IDLE {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        besiegers.push(tokio::spawn(async move {
+            if number < DRIBBLING {
+                // A record of 512 bytes, that never comes to its end.
+                let mut dribble = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"
+                    .iter()
+                    .chain(&[0; 400]);
+                while let Some(byte) = dribble.next()
+                    && stream.write_all(&[*byte]).await.is_ok()
+                {
+                    sleep(Duration::from_millis(20)).await;
+                }
+            }
+            // Ended by the server: closed, or reset with bytes unread.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }));
+    }
+    // There is one place left, for those who are quick.
+    let trusted = pair.trusted(&[]);
+    let mut served = 0;
+    while besiegers.iter().any(|besieger| !besieger.is_finished()) {
+        let Ok(stream) = TcpStream::connect(running.address).await else {
+            continue;
+        };
+        // The one before may not quite have left its place.
+        if let Ok(stream) = shake_hands(&trusted, stream).await {
+            let mut client = crate::stage::Client(stream);
+            client.send(ALIVE).await;
+            client.until("alive\n").await;
+            served += 1;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(served > 0);
+    for besieger in besiegers {
+        timeout(DEADLINE, besieger).await.unwrap().unwrap();
+    }
+    assert_eq!(running.stop().await, Drained { left: 0 });
+}
+
+#[tokio::test]
+async fn a_thousand_idle_connections_leave_room_and_end_with_the_drain() {
+    const IDLE: usize = 1000;
+    let pair = Pair::new();
+    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+    let trusted = pair.trusted(&[]);
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        idle.push(running.connect_by(&trusted).await);
+    }
+    let mut client = running.connect_by(&trusted).await;
+    client.send(ALIVE).await;
+    client.until("alive\n").await;
+    idle.push(client);
+    let stopping = tokio::spawn(running.stop());
+    for mut idle in idle {
+        assert_eq!(idle.rest().await, "");
+    }
+    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+}
+
+#[tokio::test]
+async fn a_handshake_under_way_does_not_hold_up_the_drain() {
+    let pair = Pair::new();
+    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+    let mut slow = running.connect().await;
+    slow.0.write_all(b"\x16\x03\x01").await.unwrap();
+    assert_eq!(running.stop().await, Drained { left: 0 });
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_closed_and_an_idle_one_ended() {
+    let limits = Limits {
+        connections: 1,
+        head: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let pair = Pair::new();
+    let running = Running::speaking(Some(Home::of(&pair).load()), limits).await;
+    let trusted = pair.trusted(&[]);
+    let mut first = running.connect_by(&trusted).await;
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    shake_hands(&trusted, stream).await.unwrap_err();
+    // Cut off, rather than told the end: it never asked for anything.
+    let ended = timeout(DEADLINE, first.0.read_to_end(&mut Vec::new())).await;
+    ended.expect("it ends").unwrap_err();
+    drop(first);
+    let admitted = async {
+        loop {
+            let stream = TcpStream::connect(running.address).await.unwrap();
+            if shake_hands(&trusted, stream).await.is_ok() {
+                break;
+            }
+        }
+    };
+    timeout(DEADLINE, admitted).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_is_dropped_in_tls_too() {
+    let limits = Limits {
+        unread: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let pair = Pair::new();
+    let running = Running::speaking(Some(Home::of(&pair).load()), limits).await;
+    let mut deaf = running.connect_by(&pair.trusted(&[])).await;
+    let requests = "GET /metrics-of-nothing HTTP/1.1\r\nhost: h\r\n\r\n".repeat(1000);
+    let flood = async { while deaf.0.write_all(requests.as_bytes()).await.is_ok() {} };
+    timeout(DEADLINE, flood).await.unwrap();
+}
+
+/// Connects until the server shows `pair`'s certificate.
+async fn shown(running: &Running, pair: &Pair) {
+    let trusted = pair.trusted(&[]);
+    let showing = async {
+        loop {
+            let stream = TcpStream::connect(running.address).await.unwrap();
+            if shake_hands(&trusted, stream).await.is_ok() {
+                break;
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(DEADLINE, showing).await.expect("it is shown");
+}
+
+#[tokio::test]
+async fn a_new_pair_is_taken_while_connections_stand_and_a_bad_one_never() {
+    let (first, second, third) = (Pair::new(), Pair::new(), Pair::new());
+    let home = Home::of(&first);
+    let tls = home.load();
+    let running = Running::speaking(Some(tls.clone()), Limits::default()).await;
+    let following = tokio::spawn(async move { tls.follow(LOOK).await });
+    let mut standing = running.connect_by(&first.trusted(&[])).await;
+
+    home.put(&second);
+    shown(&running, &second).await;
+    standing.send(ALIVE).await;
+    standing.until("alive\n").await;
+
+    let strangers = Pair {
+        key: first.key.clone(),
+        ..third.clone()
+    };
+    let broken = Pair {
+        certificate: third.certificate.replace("BEGIN", "BEGINNING"),
+        ..third.clone()
+    };
+    for bad in [strangers, broken] {
+        home.put(&bad);
+        // Long enough for some looks; were it taken, the former were not shown any more.
+        sleep(LOOK * 20).await;
+        running.connect_by(&second.trusted(&[])).await;
+    }
+    fs::remove_file(home.files().key).unwrap();
+    sleep(LOOK * 20).await;
+    running.connect_by(&second.trusted(&[])).await;
+
+    home.put(&third);
+    shown(&running, &third).await;
+    following.abort();
+}
+
+/// The private key within PKCS #8 (RFC 5208): the octet string behind version and algorithm.
+fn inner(pkcs8: &[u8]) -> &[u8] {
+    fn content(der: &[u8]) -> (&[u8], &[u8]) {
+        let long = usize::from(der[1].saturating_sub(0x80));
+        let length = match der[1] {
+            short @ 0..0x80 => usize::from(short),
+            _ => der[2..2 + long]
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+        };
+        der[2 + long..].split_at(length)
+    }
+    let (_version, rest) = content(content(pkcs8).0);
+    let (_algorithm, rest) = content(rest);
+    content(rest).0
+}
+
+#[tokio::test]
+async fn every_kind_of_key_is_read() {
+    let kinds: [(&SignatureAlgorithm, Option<&str>); 3] = [
+        (&PKCS_ECDSA_P256_SHA256, Some("EC PRIVATE KEY")),
+        (&PKCS_RSA_SHA256, Some("RSA PRIVATE KEY")),
+        (&PKCS_ED25519, None),
+    ];
+    for (algorithm, bare) in kinds {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let pair = Pair::of(&key);
+        let bare = bare.map(|tag| Pair {
+            key: pem::encode(&pem::Pem::new(tag, inner(&key.serialize_der()))),
+            ..pair.clone()
+        });
+        for pair in bare.into_iter().chain([pair]) {
+            let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+            running.connect_by(&pair.trusted(&[])).await;
+        }
+    }
+}
+
+#[test]
+fn what_is_no_pair_is_told_by_the_file_to_mend() {
+    let (pair, other) = (Pair::new(), Pair::new());
+    let nothing = String::new();
+    let junk = |kind: &str| pem::encode(&pem::Pem::new(kind, [1, 2, 3]));
+    for (certificate, key, file) in [
+        (&nothing, &pair.key, TlsFile::Certificate),
+        (&pair.key, &pair.key, TlsFile::Certificate),
+        (&junk("CERTIFICATE"), &pair.key, TlsFile::Certificate),
+        (&pair.certificate, &nothing, TlsFile::Key),
+        (&pair.certificate, &pair.certificate, TlsFile::Key),
+        (&pair.certificate, &junk("PRIVATE KEY"), TlsFile::Key),
+        (
+            &pair.certificate,
+            &junk("ENCRYPTED PRIVATE KEY"),
+            TlsFile::Key,
+        ),
+        (&pair.certificate, &other.key, TlsFile::Key),
+    ] {
+        let home = Home::of(&Pair {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        });
+        let error = Tls::load(home.files()).unwrap_err();
+        assert_eq!(error.file(), file, "{error}");
+        let said = error.to_string();
+        assert!(!said.contains('\n') && said.contains(".pem"), "{said}");
+    }
+    let home = Home::of(&pair);
+    fs::remove_file(home.files().key).unwrap();
+    let error = Tls::load(home.files()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TlsError::Unreadable {
+                file: TlsFile::Key,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
