@@ -1,8 +1,8 @@
 //! One connection, from its first byte to its end.
 //!
 //! ```text
-//!  Wire ── in the clear ──────────▶ Socket ──▶ requests, one behind the other
-//!     └─── TLS handshake, in time ────┘
+//!  Wire ── in the clear: first bytes ──▶ Socket ─┬▶ HTTP/1: requests, one behind the other
+//!     └─── TLS: handshake, agrees ─────────┘     └▶ HTTP/2: requests beside each other
 //! ```
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc};
@@ -14,10 +14,13 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{io::AsyncWriteExt, time::timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::{Handler, Limits, Problem, Request, Response, Shutdown, Socket, wire::Wire};
+use crate::{
+    Handler, Limits, Problem, Request, Response, Shutdown, Socket, preface::begins_http2,
+    tls::HTTP2, wire::Wire,
+};
 
 /// What connections of one listener have in common.
 pub(crate) struct Serving<H> {
@@ -25,40 +28,65 @@ pub(crate) struct Serving<H> {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
     pub(crate) stop: Stop,
+    /// Places for requests beside a connection's first, which only HTTP/2 has.
+    ///
+    /// As many as connections: what is allowed to each, such as a small body, is then held twice at most for
+    /// each place, not a hundred times.
+    pub(crate) beside: Arc<Semaphore>,
 }
 
 /// When a connection ends for the server's sake.
 pub(crate) struct Stop {
-    /// After the request in flight.
+    /// After the requests in flight.
     pub(crate) soon: Shutdown,
     /// At once: the drain's time is over.
     pub(crate) now: Shutdown,
 }
 
+/// What a connection turned out to speak.
+enum Spoken {
+    Http1(Socket),
+    Http2(Socket),
+}
+
 impl<H: Handler> Serving<H> {
     /// Serves a connection to its end.
     pub(crate) async fn connection(self: Arc<Self>, wire: Wire, peer: SocketAddr) {
-        let socket = match &self.tls {
-            None => Ok(wire.into()),
-            Some(tls) => self.in_tls(tls, wire).await,
+        let spoken = tokio::select! {
+            biased;
+            spoken = self.begin(wire) => spoken,
+            // Nobody has asked for anything yet.
+            () = self.stop.soon.requested() => return,
         };
-        match socket {
-            Ok(socket) => {
-                if let Err(error) = self.http1(socket, peer).await {
-                    tracing::debug!(%peer, %error, "a connection broke off");
-                }
+        let ended = match spoken {
+            Ok(Spoken::Http1(socket)) => self.http1(socket, peer).await,
+            Ok(Spoken::Http2(socket)) => self.http2(socket, peer).await,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a connection did not begin");
+                return;
             }
-            Err(error) => tracing::debug!(%peer, %error, "a connection did not begin"),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "a connection broke off");
         }
     }
 
-    /// The handshake. Nobody has asked for anything yet, so a shutdown ends it.
-    async fn in_tls(&self, tls: &TlsAcceptor, wire: Wire) -> io::Result<Socket> {
-        let shaken = timeout(self.limits.handshake, shake_hands(tls, wire));
-        tokio::select! {
-            shaken = shaken => shaken.map_err(|_| io::ErrorKind::TimedOut)?,
-            () = self.stop.soon.requested() => Err(io::ErrorKind::Interrupted.into()),
-        }
+    /// Finds out what is spoken, in time.
+    async fn begin(&self, mut wire: Wire) -> io::Result<Spoken> {
+        let Some(tls) = &self.tls else {
+            let begun = timeout(self.limits.head, begins_http2(&mut wire)).await;
+            return Ok(match begun.map_err(|_| io::ErrorKind::TimedOut)?? {
+                true => Spoken::Http2(wire.into()),
+                false => Spoken::Http1(wire.into()),
+            });
+        };
+        let shaken = timeout(self.limits.handshake, shake_hands(tls, wire)).await;
+        let stream = shaken.map_err(|_| io::ErrorKind::TimedOut)??;
+        let agreed = stream.get_ref().1.alpn_protocol();
+        Ok(match agreed == Some(HTTP2) {
+            true => Spoken::Http2(stream.into()),
+            false => Spoken::Http1(stream.into()),
+        })
     }
 
     async fn http1(&self, socket: Socket, peer: SocketAddr) -> Result<(), hyper::Error> {
@@ -87,7 +115,7 @@ impl<H: Handler> Serving<H> {
     }
 }
 
-async fn shake_hands(tls: &TlsAcceptor, mut wire: Wire) -> io::Result<Socket> {
+async fn shake_hands(tls: &TlsAcceptor, mut wire: Wire) -> io::Result<TlsStream<Wire>> {
     // A TLS record begins with its type, which is no letter; a method in the clear does.
     if wire
         .first_byte()
@@ -100,7 +128,7 @@ async fn shake_hands(tls: &TlsAcceptor, mut wire: Wire) -> io::Result<Socket> {
             "HTTP in the clear came where TLS is spoken",
         ));
     }
-    Ok(tls.accept(wire).await?.into())
+    tls.accept(wire).await
 }
 
 /// What is answered in the clear where TLS is spoken.
@@ -113,7 +141,12 @@ fn in_the_clear() -> String {
     )
 }
 
-async fn answer<H: Handler>(handler: &H, request: Request, peer: SocketAddr) -> Response {
+/// The answer to a request, whatever brought it.
+pub(crate) async fn answer<H: Handler>(
+    handler: &H,
+    request: Request,
+    peer: SocketAddr,
+) -> Response {
     match misdirected(&request) {
         Some(problem) => problem.into(),
         None if handler.knows(request.uri().path()) => handler.handle(request, peer).await,

@@ -12,8 +12,10 @@
 //! by [`AllowOrigin`], bearers of tokens by a [`Gate`], and [`Admin`] answers health, readiness and
 //! metrics.
 //!
+//! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
+//!
 //! Invariants: every connection counts against one limit for as long as its socket lives, upgraded or
-//! not. No wait for a client is without an end. What a client sends is never buffered beyond a named
+//! not; of the requests that HTTP/2 carries at once, so does every one beside a connection's first. No wait for a client is without an end. What a client sends is never buffered beyond a named
 //! limit, and what it only announces takes no room.
 
 mod admin;
@@ -23,15 +25,18 @@ mod cors;
 mod forwarded;
 mod gate;
 mod handler;
+mod http2;
 mod limits;
 mod listen;
 mod nowhere;
+mod preface;
 mod problem;
 mod readiness;
 mod receive;
 mod serve;
 mod shutdown;
 mod socket;
+mod streams;
 mod tls;
 mod token_key;
 mod wire;

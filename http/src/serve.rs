@@ -55,6 +55,7 @@ pub async fn serve<H: Handler>(
     let serving = Arc::new(Serving {
         handler,
         tls: tls.map(|tls| tls.acceptor()),
+        beside: Arc::new(Semaphore::new(limits.connections as usize)),
         limits,
         stop,
     });

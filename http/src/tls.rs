@@ -30,8 +30,9 @@ use tokio_rustls::{
     },
 };
 
-/// What a handshake offers (ALPN).
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+/// What a handshake offers (ALPN), the best first.
+const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
+pub(crate) const HTTP2: &[u8] = b"h2";
 
 /// Where a certificate and its key are.
 #[derive(Debug, Clone, PartialEq, Eq)]

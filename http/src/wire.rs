@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -31,6 +32,8 @@ pub(crate) struct Wire {
     stream: TcpStream,
     /// Free for another when this is dropped.
     _place: OwnedSemaphorePermit,
+    /// What was read to see what begins here, to be read again.
+    ahead: Bytes,
     unread: Duration,
     /// Runs while a write waits for the client to read.
     waiting: Option<Pin<Box<Sleep>>>,
@@ -44,10 +47,16 @@ impl Wire {
         Self {
             stream,
             _place: place,
+            ahead: Bytes::new(),
             unread,
             waiting: None,
             lingering: None,
         }
+    }
+
+    /// Gives back what was read from it, to be read again.
+    pub(crate) fn give_back(&mut self, ahead: &[u8]) {
+        self.ahead = Bytes::copy_from_slice(ahead);
     }
 
     /// The first byte that waits to be read, which stays; `None` if the client has closed.
@@ -82,7 +91,17 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let bytes = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead[..bytes]);
+        self.ahead.advance(bytes);
+        if self.ahead.is_empty() && buffer.remaining() > 0 {
+            // What came with it, in the same read. An error shows itself again at the next one.
+            let _ = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "rim/http1.rs"]
 mod http1;
+#[path = "rim/http2.rs"]
+mod http2;
 #[path = "rim/identity.rs"]
 mod identity;
 #[path = "rim/stage.rs"]
