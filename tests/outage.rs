@@ -236,13 +236,14 @@ fn outages_of_kafka_cost_no_promise() {
 #[test]
 fn a_change_of_leaders_costs_no_promise() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = Broker::start();
+    let broker = Broker::start_for_a_cluster();
     let other = broker.joined();
     create_topics(&broker, &["--replication", "2"]);
     let node = ingest(dir.path(), &broker);
     let crowd = Crowd::start(&node.address);
     crowd.is_accepted_and_stored_again();
     for _ in 0..2 {
+        kafka::until_in_sync(&broker.address());
         other.kill();
         crowd.is_accepted_and_stored_again();
         other.come_back();

@@ -140,7 +140,9 @@ impl Flusher {
             now_ms,
         };
         let flight = Flight::leave(self.health.clone(), self.metrics.clone());
+        let mut beat = choice.beat;
         for (at, share) in deal(accepted.len(), round.open.len(), turn) {
+            beat.retain(|partition| *partition != round.partition(at));
             let aboard = Aboard {
                 places: places.as_mut().and_then(|held| held.split(share.len())),
                 waiting: Vec::new(),
@@ -149,10 +151,12 @@ impl Flusher {
             let record = flight.record(share.len(), aboard);
             self.send(&*self.patient, &record, &round, at, share);
         }
-        for partition in choice.to_probe {
+        for partition in beat {
             let record = flight.record(0, Aboard::default());
-            let probe = self.record(partition, &[], now_ms);
-            let _ = offer(&*self.patient, &record, probe);
+            let heartbeat = self.record(partition, &[], now_ms);
+            if let Err(error) = offer(&*self.patient, &record, heartbeat) {
+                record.lands(Err(error));
+            }
         }
         if parcels.is_empty() {
             return;
@@ -168,7 +172,7 @@ impl Flusher {
     }
 
     /// Sends a record to the open partition at that place; if the log refuses it there at once, to the
-    /// next. Heartbeats are for their own partition only.
+    /// next.
     fn send(
         &self,
         appender: &dyn Appender,
@@ -177,13 +181,8 @@ impl Flusher {
         at: usize,
         reactions: &[Reaction],
     ) {
-        let tries = if reactions.is_empty() {
-            1
-        } else {
-            round.open.len()
-        };
         let mut refusal = None;
-        for next in at..at + tries {
+        for next in at..at + round.open.len() {
             let new = self.record(round.partition(next), reactions, round.now_ms);
             match offer(appender, record, new) {
                 Ok(()) => return,
@@ -220,8 +219,8 @@ fn batch(reactions: &[Reaction], now_ms: u64) -> Bytes {
     Batch::encode(base_ms, reactions).into()
 }
 
-/// Deals `count` reactions evenly: for each of so many places at least one range of them, empty if there
-/// are too few; ranges of at most [`RECORD_REACTIONS`]. The places that get one more change with `turn`.
+/// Deals `count` reactions evenly to so many places, in ranges of at most [`RECORD_REACTIONS`]. The places
+/// that get one more change with `turn`.
 fn deal(count: usize, places: usize, turn: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
     let (share, extra) = (count / places, count % places);
     let order = (0..places).map(move |step| (turn + step) % places);
@@ -233,7 +232,7 @@ fn deal(count: usize, places: usize, turn: usize) -> impl Iterator<Item = (usize
         range
     });
     order.zip(shares).flat_map(|(place, share)| {
-        let records = share.len().div_ceil(RECORD_REACTIONS).max(1);
+        let records = share.len().div_ceil(RECORD_REACTIONS);
         (0..records).map(move |record| {
             let start = share.start + record * RECORD_REACTIONS;
             (place, start..share.end.min(start + RECORD_REACTIONS))
@@ -286,18 +285,17 @@ mod tests {
         ) {
             let dealt: Vec<_> = deal(count, partitions, turn).collect();
             let mut next = 0;
-            let mut shares = vec![None; partitions];
+            let mut shares = vec![0; partitions];
             for (partition, range) in &dealt {
                 prop_assert_eq!(range.start, next);
-                prop_assert!(range.len() <= RECORD_REACTIONS);
+                prop_assert!((1..=RECORD_REACTIONS).contains(&range.len()));
                 next = range.end;
-                *shares[*partition].get_or_insert(0) += range.len();
+                shares[*partition] += range.len();
             }
             prop_assert_eq!(next, count);
-            let shares: Vec<usize> = shares.into_iter().map(Option::unwrap).collect();
             prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
             if count <= RECORD_REACTIONS {
-                prop_assert_eq!(dealt.len(), partitions, "one record a partition");
+                prop_assert_eq!(dealt.len(), count.min(partitions), "one record a partition");
             }
         }
 

@@ -49,6 +49,7 @@ struct Partition {
     under_way: BTreeMap<u64, Instant>,
     /// The newest record that has landed: an older one says nothing about now.
     newest_landed: Option<u64>,
+    last_left: Option<Instant>,
     refusal: Option<String>,
     /// Whether it was away when last looked at.
     was_away: bool,
@@ -60,8 +61,9 @@ pub(crate) struct Choice {
     /// The partitions that take reactions; all of them if none does, for what was accepted has to go
     /// somewhere.
     pub(crate) open: Vec<u32>,
-    /// Those that are away and have nothing under way that would tell when they are back.
-    pub(crate) to_probe: Vec<u32>,
+    /// The partitions that get a heartbeat if they get nothing else: the open ones, and now and then one
+    /// that is away, to hear when it is back.
+    pub(crate) beat: Vec<u32>,
 }
 
 impl Health {
@@ -85,19 +87,19 @@ impl Health {
         let count = partitions.max(1) as usize;
         flights.partitions.resize_with(count, Partition::default);
         self.look(&mut flights, now);
-        let (mut open, mut to_probe) = (Vec::with_capacity(count), Vec::new());
+        let (mut open, mut beat) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for (partition, it) in (0..).zip(&flights.partitions) {
-            match it.was_away {
-                false => open.push(partition),
-                true if it.under_way.is_empty() => to_probe.push(partition),
-                true => {}
+            if !it.was_away {
+                open.push(partition);
+            }
+            if !it.was_away || it.wants_a_probe(now) {
+                beat.push(partition);
             }
         }
         if open.is_empty() {
-            to_probe.clear();
             open.extend(0..partitions.max(1));
         }
-        Choice { open, to_probe }
+        Choice { open, beat }
     }
 
     /// A record leaves for a partition; its ticket.
@@ -107,6 +109,7 @@ impl Health {
         flights.next_ticket += 1;
         if let Some(it) = flights.partitions.get_mut(partition as usize) {
             it.under_way.insert(ticket, now);
+            it.last_left = Some(now);
         }
         ticket
     }
@@ -166,8 +169,16 @@ impl Health {
 }
 
 impl Partition {
+    /// What is under way may have been lost with a connection, so it is not all that is waited for; nor
+    /// may heartbeats pile up through a long outage.
+    fn wants_a_probe(&self, now: Instant) -> bool {
+        let rested = |left: Instant| now.saturating_duration_since(left) >= SILENCE;
+        self.under_way.is_empty() || self.last_left.is_none_or(rested)
+    }
+
     fn why_away(&self, now: Instant) -> Option<String> {
-        let oldest = self.under_way.first_key_value();
+        let next = self.newest_landed.map_or(0, |newest| newest + 1);
+        let oldest = self.under_way.range(next..).next();
         let silent = oldest.map_or(Duration::ZERO, |(_, left)| {
             now.saturating_duration_since(*left)
         });
@@ -191,10 +202,10 @@ mod tests {
         (readiness, health)
     }
 
-    fn choice(open: &[u32], to_probe: &[u32]) -> Choice {
+    fn choice(open: &[u32], beat: &[u32]) -> Choice {
         Choice {
             open: open.to_vec(),
-            to_probe: to_probe.to_vec(),
+            beat: beat.to_vec(),
         }
     }
 
@@ -204,16 +215,28 @@ mod tests {
         let start = Instant::now();
         let soon = start + SILENCE / 2;
         let later = start + SILENCE;
-        assert_eq!(health.choose(2, start), choice(&[0, 1], &[]));
+        assert_eq!(health.choose(2, start), choice(&[0, 1], &[0, 1]));
         assert!(readiness.check().is_err(), "nothing has landed yet");
         let (first, second) = (health.left(0, start), health.left(1, start));
         health.landed(0, first, None, start);
         assert_eq!(readiness.check(), Ok(()));
-        assert_eq!(health.choose(2, soon), choice(&[0, 1], &[]));
-        assert_eq!(health.choose(2, later), choice(&[0], &[]));
+        assert_eq!(health.choose(2, soon), choice(&[0, 1], &[0, 1]));
+        let third = health.left(1, soon);
+        assert_eq!(health.choose(2, later), choice(&[0], &[0]));
         assert_eq!(readiness.check(), Ok(()), "the other one takes its share");
+        assert_eq!(
+            health.choose(2, soon + SILENCE),
+            choice(&[0], &[0, 1]),
+            "now and then it is asked again"
+        );
+        health.landed(1, third, None, later);
+        assert_eq!(
+            health.choose(2, later),
+            choice(&[0, 1], &[0, 1]),
+            "an older record says nothing about now"
+        );
         health.landed(1, second, None, later);
-        assert_eq!(health.choose(2, later), choice(&[0, 1], &[]));
+        assert_eq!(health.choose(2, later), choice(&[0, 1], &[0, 1]));
     }
 
     #[test]
@@ -223,16 +246,20 @@ mod tests {
         health.choose(2, now);
         let (old, new) = (health.left(1, now), health.left(1, now));
         health.landed(1, new, Some(&LogError::Full), now);
-        assert_eq!(health.choose(2, now), choice(&[0], &[]), "one is under way");
+        assert_eq!(
+            health.choose(2, now),
+            choice(&[0], &[0]),
+            "one is under way"
+        );
         health.landed(1, old, None, now);
         assert_eq!(
             health.choose(2, now),
-            choice(&[0], &[1]),
+            choice(&[0], &[0, 1]),
             "an older record says nothing about now"
         );
         let probe = health.left(1, now);
         health.landed(1, probe, None, now);
-        assert_eq!(health.choose(2, now), choice(&[0, 1], &[]));
+        assert_eq!(health.choose(2, now), choice(&[0, 1], &[0, 1]));
         assert_eq!(readiness.check(), Ok(()));
     }
 
@@ -244,7 +271,7 @@ mod tests {
         let tickets = [health.left(0, start), health.left(1, start)];
         let later = start + SILENCE;
         assert!(!health.is_away());
-        assert_eq!(health.choose(2, later), choice(&[0, 1], &[]));
+        assert_eq!(health.choose(2, later).open, [0, 1]);
         assert!(health.is_away());
         let reason = readiness.check().expect_err("silent for too long");
         assert!(reason.ends_with("acknowledged nothing for 2 s"), "{reason}");
@@ -262,11 +289,11 @@ mod tests {
     fn partitions_come_and_go() {
         let (_, health) = health();
         let now = Instant::now();
-        assert_eq!(health.choose(1, now), choice(&[0], &[]));
-        assert_eq!(health.choose(3, now), choice(&[0, 1, 2], &[]));
+        assert_eq!(health.choose(1, now), choice(&[0], &[0]));
+        assert_eq!(health.choose(3, now), choice(&[0, 1, 2], &[0, 1, 2]));
         let ticket = health.left(2, now);
-        assert_eq!(health.choose(2, now), choice(&[0, 1], &[]));
+        assert_eq!(health.choose(2, now), choice(&[0, 1], &[0, 1]));
         health.landed(2, ticket, Some(&LogError::Full), now);
-        assert_eq!(health.choose(2, now), choice(&[0, 1], &[]));
+        assert_eq!(health.choose(2, now), choice(&[0, 1], &[0, 1]));
     }
 }

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use tempfile::TempDir;
 
-use super::{signal::signal, supervised::free_addresses};
+use super::{signal::signal, supervised::free_addresses, until};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
 
@@ -28,6 +28,18 @@ impl Broker {
     pub fn start() -> Broker {
         let broker = Broker::on_a_free_port();
         broker.come_back();
+        broker
+    }
+
+    /// One that may be silent for a while, so that a busy machine does not make it leave its replicas to
+    /// the others.
+    pub fn start_for_a_cluster() -> Broker {
+        let broker = Broker::on_a_free_port();
+        let arguments = ["start", text(broker.dir.path()), &broker.port];
+        let patient = ("KAFKA_SESSION_TIMEOUT_MS", "9000");
+        run(Command::new(SCRIPT)
+            .args(arguments)
+            .env(patient.0, patient.1));
         broker
     }
 
@@ -106,10 +118,29 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn script(arguments: &[&str]) {
-    let output = Command::new(SCRIPT).args(arguments).output().unwrap();
+/// Waits until every replica is in sync: then any broker may go.
+pub fn until_in_sync(brokers: &str) {
+    let port = brokers.rsplit_once(':').unwrap().1;
+    until("every replica in sync", || {
+        let behind = script(&[
+            "topics",
+            port,
+            "--describe",
+            "--under-replicated-partitions",
+        ]);
+        behind.trim().is_empty().then_some(())
+    });
+}
+
+fn script(arguments: &[&str]) -> String {
+    run(Command::new(SCRIPT).args(arguments))
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "kafka.sh {arguments:?}: {errors}");
+    assert!(output.status.success(), "{command:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A record, as Kafka's own console consumer prints it.
