@@ -13,8 +13,7 @@ pub(crate) const MAX_BODY_BYTES: usize = 256 << 10;
 /// The most reactions of one request (INTERFACE).
 pub(crate) const MAX_REQUEST_REACTIONS: usize = 1000;
 
-/// The log acknowledges or refuses within this what somebody waits for: a process that is told to stop
-/// has 10 s.
+/// Who waits is told after this what is not known: a process that is told to stop has 10 s.
 pub(crate) const LOG_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What was accepted is given up after this: longer than any outage that a process is left alone with.

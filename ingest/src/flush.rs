@@ -1,15 +1,13 @@
 //! From the buffer to the log: one record to every partition, every half second or when it is full.
 //!
 //! ```text
-//!           accepted (202) ──▶ patient appender: as long as the process lives
-//!  Cargo ─▶
-//!           parcels (wait) ──▶ prompt appender: acknowledged or refused within 8 s
+//!           accepted (202) ──reaction by reaction──▶ ┐
+//!  Cargo ─▶                                          ├─▶ one appender, as long as the process lives
+//!           parcels (wait) ──request by request────▶ ┘
 //! ```
 //!
-//! What was accepted was promised; its sender is gone, so the log gets all the time it needs. Who waits
-//! must not be told that it failed, and then have it stored: so librdkafka itself gives up in time. What
-//! runs out of time all the same may have been stored, and must not double others (see
-//! [`Log::exact_appender`]).
+//! What was accepted was promised; its sender is gone, so the log gets all the time it needs. One appender
+//! for all: what another one brought later would be late, for time in a partition has moved on.
 //!
 //! Architecture invariant: nothing here waits for the log. What it acknowledges comes back through the
 //! [`Flight`].
@@ -26,7 +24,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_log::{Appender, Log, LogError, NewRecord};
+use emostream_log::{Appender, LogError, NewRecord};
 use emostream_model::{Batch, Reaction};
 use tokio::{
     sync::oneshot,
@@ -36,7 +34,6 @@ use tokio::{
 
 use crate::{
     buffer::{Buffer, Cargo, Parcel},
-    config::LOG_TIMEOUT,
     flight::{Aboard, Flight, Record},
     health::Health,
     metrics::Metrics,
@@ -49,39 +46,11 @@ const RECORD_REACTIONS: usize = 4000;
 /// Writes what the buffer holds.
 pub(crate) struct Flusher {
     pub(crate) buffer: Arc<Buffer>,
-    pub(crate) patient: Box<dyn Appender>,
-    pub(crate) prompt: Prompt,
+    pub(crate) appender: Box<dyn Appender>,
     pub(crate) topic: String,
     pub(crate) partitions: Arc<AtomicU32>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
-}
-
-/// The appender for those who wait, opened when the first of them comes: most crowds never wait, and
-/// a client of Kafka has threads and buffers of its own.
-pub(crate) struct Prompt {
-    log: Arc<dyn Log>,
-    appender: Option<Arc<dyn Appender>>,
-}
-
-impl Prompt {
-    pub(crate) fn new(log: Arc<dyn Log>) -> Self {
-        Self {
-            log,
-            appender: None,
-        }
-    }
-
-    async fn open(&mut self) -> Result<Arc<dyn Appender>, LogError> {
-        if let Some(open) = &self.appender {
-            return Ok(open.clone());
-        }
-        let log = self.log.clone();
-        let opened = spawn_blocking(move || log.exact_appender(LOG_TIMEOUT)).await;
-        let ending = || LogError::Refused("the process is ending".to_owned());
-        let opened = Arc::from(opened.unwrap_or_else(|_| Err(ending()))?);
-        Ok(self.appender.insert(opened).clone())
-    }
 }
 
 /// Where the records of a flush go.
@@ -99,7 +68,7 @@ impl Round {
 
 impl Flusher {
     /// Flushes every `period`, and when there is enough, until it is told to stop; then once more.
-    pub(crate) async fn run(mut self, period: Duration, mut stop: oneshot::Receiver<()>) {
+    pub(crate) async fn run(self, period: Duration, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut turn = 0;
@@ -117,7 +86,7 @@ impl Flusher {
             }
             let (cargo, now_ms) = self.buffer.take();
             turn += cargo.count;
-            self.flush(turn, cargo, now_ms).await;
+            self.flush(turn, cargo, now_ms);
             if stopping {
                 break;
             }
@@ -126,7 +95,7 @@ impl Flusher {
         spawn_blocking(move || drop(self));
     }
 
-    async fn flush(&mut self, turn: usize, cargo: Cargo, now_ms: u64) {
+    fn flush(&self, turn: usize, cargo: Cargo, now_ms: u64) {
         let Cargo {
             accepted,
             mut places,
@@ -149,42 +118,29 @@ impl Flusher {
             };
             let share = &accepted[share];
             let record = flight.record(share.len(), aboard);
-            self.send(&*self.patient, &record, &round, at, share);
+            self.send(&record, &round, at, share);
+        }
+        for (at, reactions, aboard) in load(parcels, round.open.len(), turn) {
+            beat.retain(|partition| *partition != round.partition(at));
+            let record = flight.record(reactions.len(), aboard);
+            self.send(&record, &round, at, &reactions);
         }
         for partition in beat {
             let record = flight.record(0, Aboard::default());
             let heartbeat = self.record(partition, &[], now_ms);
-            if let Err(error) = offer(&*self.patient, &record, heartbeat) {
+            if let Err(error) = offer(&*self.appender, &record, heartbeat) {
                 record.lands(Err(error));
-            }
-        }
-        if parcels.is_empty() {
-            return;
-        }
-        let prompt = self.prompt.open().await;
-        for (at, reactions, aboard) in load(parcels, round.open.len(), turn) {
-            let record = flight.record(reactions.len(), aboard);
-            match &prompt {
-                Ok(prompt) => self.send(&**prompt, &record, &round, at, &reactions),
-                Err(error) => record.lands(Err(error.clone())),
             }
         }
     }
 
     /// Sends a record to the open partition at that place; if the log refuses it there at once, to the
     /// next.
-    fn send(
-        &self,
-        appender: &dyn Appender,
-        record: &Arc<Record>,
-        round: &Round,
-        at: usize,
-        reactions: &[Reaction],
-    ) {
+    fn send(&self, record: &Arc<Record>, round: &Round, at: usize, reactions: &[Reaction]) {
         let mut refusal = None;
         for next in at..at + round.open.len() {
             let new = self.record(round.partition(next), reactions, round.now_ms);
-            match offer(appender, record, new) {
+            match offer(&*self.appender, record, new) {
                 Ok(()) => return,
                 Err(error) => refusal = Some(error),
             }

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use emostream_http::{AllowOrigin, Bodies, Handler, Pass, Problem, Request, Response, bearer};
@@ -24,10 +24,6 @@ use crate::{
     rooms::Rooms,
     submissions::{Rejection, Submissions},
 };
-
-/// How much longer than the log's own time limit a request waits for it, so that the log's word comes
-/// first: nothing is to be stored after its sender was told that it failed.
-const LOG_GRACE: Duration = Duration::from_secs(1);
 
 /// What every request shares.
 pub(crate) struct Service {
@@ -190,7 +186,7 @@ impl Service {
         let Some(outcome) = outcome else {
             return Ok(());
         };
-        match timeout(self.config.flush + LOG_TIMEOUT + LOG_GRACE, outcome).await {
+        match timeout(self.config.flush + LOG_TIMEOUT, outcome).await {
             Ok(outcome) => outcome
                 .unwrap_or_else(|_| Err(LogError::Refused("the log gave no answer".to_owned())))
                 .map_err(|error| answer::not_stored(&error)),

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     buffer::Buffer,
     config::{ACCEPTED_TIMEOUT, Config, PARTITIONS_EVERY},
-    flush::{Flusher, Prompt},
+    flush::Flusher,
     handler::Service,
     health::Health,
     limiter::Limiter,
@@ -73,7 +73,7 @@ impl Ingest {
         readiness: &Readiness,
     ) -> Result<Self, StartError> {
         let topic = config.topics.reactions();
-        let (count, patient) = open(log.clone(), topic.clone()).await?;
+        let (count, appender) = open(log.clone(), topic.clone()).await?;
         let buffer = Arc::new(Buffer::new(config.buffer_reactions, config.flush_count));
         let metrics = Arc::new(Metrics::new(registry, &buffer)?);
         metrics.partitions.set(i64::from(count));
@@ -82,8 +82,7 @@ impl Ingest {
         let health = Arc::new(Health::new(readiness.component("ingest"), away));
         let flusher = Flusher {
             buffer: buffer.clone(),
-            patient,
-            prompt: Prompt::new(log.clone()),
+            appender,
             topic: topic.clone(),
             partitions: partitions.clone(),
             health: health.clone(),

@@ -75,12 +75,6 @@ pub trait Log: Send + Sync {
     /// or right behind it may be in the log twice.
     fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError>;
 
-    /// The same, without that exception: one record at a time is under way, so that none runs out of time
-    /// with another. For few and large records.
-    fn exact_appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
-        self.appender(timeout)
-    }
-
     /// The only live transactor of this id: returns once every older one is fenced and whatever it
     /// left unfinished is aborted. A commit that takes longer than `timeout` is aborted by the log.
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError>;

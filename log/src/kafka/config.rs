@@ -87,17 +87,6 @@ impl Config {
         self.settle(config)
     }
 
-    /// The same, of one record at a time: a record that runs out of time may have been stored, and so may
-    /// those sent with it, which librdkafka sends again under a new epoch, where the broker takes them
-    /// for others.
-    pub(super) fn exact_producer(&self, timeout: Duration) -> ClientConfig {
-        let mut config = self.producer(timeout);
-        config
-            .set("max.in.flight.requests.per.connection", "1")
-            .set("batch.num.messages", "1");
-        self.settle(config)
-    }
-
     /// A producer of transactions that Kafka aborts after `timeout`.
     pub(super) fn transactional(&self, id: &str, timeout: Duration) -> ClientConfig {
         let mut config = self.writing(timeout);

@@ -306,15 +306,6 @@ impl Log for KafkaLog {
         )?))
     }
 
-    fn exact_appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
-        let settings = self.config.exact_producer(timeout);
-        Ok(Box::new(KafkaAppender::open(
-            &self.config,
-            settings,
-            timeout,
-        )?))
-    }
-
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
         Ok(Box::new(KafkaTransactor::open(&self.config, id, timeout)?))
     }
