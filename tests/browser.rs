@@ -10,7 +10,11 @@ use std::{
 };
 
 use fantoccini::{Client, ClientBuilder, Locator};
-use harness::{DEADLINE, node::Node, until};
+use harness::{
+    DEADLINE, kafka,
+    node::{self, Node},
+    unique, until,
+};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 
@@ -134,6 +138,49 @@ fn a_page_with_a_token_in_its_address_taps_as_its_bearer_and_without_one_is_told
         shown(&browser, r#"[data-status="open"]"#).await;
         let button = shown(&browser, r#"[data-emoji="🔥"]"#).await;
         button.click().await.unwrap();
+        total_reaches(&browser, 1).await;
+        browser.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_publishers_page_sends_to_the_ingest_that_it_names_and_else_says_that_nothing_takes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (brokers, prefix) = (kafka::brokers(), unique("page"));
+    let store = ["--kafka", &brokers, "--topic-prefix", &prefix];
+    let quiet = ["--admin", "off"];
+    node::output(&[&["topics", "create", "--partitions", "2"][..], &store].concat());
+    let start = |name: &str, role: &[&str]| {
+        Node::start(&[role, &store, &quiet].concat(), &dir.path().join(name))
+    };
+    let listen = ["--listen", "127.0.0.1:0"];
+    let ingest = start("ingest", &[&["ingest"][..], &listen].concat());
+    let counting = [&["dataflow"][..], &store, &quiet].concat();
+    let _dataflow = Node::start_silent(&counting, &dir.path().join("dataflow"));
+    let url = format!("http://{}", ingest.address);
+    let publisher = [&["publisher"][..], &listen].concat();
+    let told = start("told", &[&publisher[..], &["--ingest-url", &url]].concat());
+    let untold = start("untold", &publisher);
+    let driver = Driver::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let browser = driver.browser().await;
+        let tap = async |node: &Node| {
+            let page = format!("http://{}/", node.address);
+            browser.goto(&page).await.unwrap();
+            shown(&browser, r#"[data-status="open"]"#).await;
+            let button = shown(&browser, r#"[data-emoji="🔥"]"#).await;
+            button.click().await.unwrap();
+        };
+        tap(&untold).await;
+        let notice = shown(&browser, "#notice:not([hidden])").await;
+        let said = notice.text().await.unwrap();
+        assert!(said.contains("Nothing takes reactions at"), "{said}");
+        assert!(said.contains(&untold.address), "{said}");
+        tap(&told).await;
         total_reaches(&browser, 1).await;
         browser.close().await.unwrap();
     });

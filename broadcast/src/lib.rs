@@ -44,6 +44,7 @@ use emostream_http::{AllowOrigin, Gate};
 use emostream_model::Topics;
 
 pub use error::BroadcastError;
+pub use page::{IngestUrl, InvalidIngestUrl};
 pub use service::Publisher;
 
 /// What a publisher is told, validated.
@@ -59,6 +60,8 @@ pub struct Config {
     pub swarm_size: u64,
     /// How long finals are kept for those who resume.
     pub ring: Duration,
+    /// Where the page sends reactions; to where it came from if that is not said.
+    pub ingest_url: Option<IngestUrl>,
     /// Whose pages may receive.
     pub allow_origin: AllowOrigin,
     /// Who may receive; the page is everybody's.

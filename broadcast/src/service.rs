@@ -12,7 +12,7 @@ use crate::{
     BroadcastError, Config,
     hub::Hub,
     metrics::Metrics,
-    page,
+    page::Page,
     routes::{self, Route, What},
     shape::Shape,
     sse, state,
@@ -50,6 +50,7 @@ impl Publisher {
         let tail = Tail::start(&config, log, hub.clone(), metrics.clone(), component)?;
         let farewell = Shutdown::new();
         let service = Service {
+            page: Page::new(config.ingest_url.as_ref()),
             config,
             hub,
             metrics,
@@ -75,6 +76,7 @@ impl Publisher {
 }
 
 struct Service {
+    page: Page,
     config: Config,
     hub: Arc<Hub>,
     metrics: Metrics,
@@ -112,7 +114,7 @@ impl Service {
             return Err(AllowOrigin::refusal());
         }
         match route {
-            Route::Page => Ok(page::answer(path)),
+            Route::Page => Ok(self.page.answer(path)),
             Route::Rooms => Ok(state::rooms(&self.hub, &self.admit(&request)?)),
             Route::Room(name, what) => {
                 let pass = self.admit(&request)?;

@@ -65,6 +65,7 @@ const USER_KEY = "emostream.user";
  */
 export class EmoStream extends EventTarget {
   #base;
+  #ingest;
   #room;
   #user;
   #token;
@@ -85,10 +86,17 @@ export class EmoStream extends EventTarget {
   #flushTimer = 0;
 
   /** Use {@link connect}. */
-  constructor({ url = location.origin, room = "default", token, user = token ? bearerOf(token) : browserUser() } = {}) {
+  constructor({
+    url = location.origin,
+    ingest = url,
+    room = "default",
+    token,
+    user = token ? bearerOf(token) : browserUser(),
+  } = {}) {
     super();
     if (!ROOM.test(room)) throw new TypeError("a room is 1 to 64 letters, digits and . _ ~ -");
     this.#base = new URL(url, location.href);
+    this.#ingest = new URL(ingest, location.href);
     this.#room = room;
     this.#user = user;
     this.#token = token;
@@ -269,7 +277,7 @@ export class EmoStream extends EventTarget {
     const body = this.#body(batch);
     let answer;
     try {
-      answer = await fetch(new URL("/v1/reactions", this.#base), {
+      answer = await fetch(new URL("/v1/reactions", this.#ingest), {
         method: "POST",
         headers: { "content-type": "application/json", ...this.#bearer },
         body,
@@ -278,6 +286,10 @@ export class EmoStream extends EventTarget {
       });
     } catch {
       return { again: true, detail: "The server cannot be reached." };
+    }
+    if (answer.status === 404) {
+      const at = this.#ingest.origin;
+      return { detail: `Nothing takes reactions at ${at}. Its publisher's --ingest-url, or \`ingest\` here, says where to send them.` };
     }
     const report = await answer.json().catch(() => ({}));
     if (answer.ok) return { detail: report.rejected?.[0]?.detail };
@@ -290,7 +302,7 @@ export class EmoStream extends EventTarget {
   #leave = () => {
     // A server that asked for quiet gets it, also from those who leave.
     if (this.#held && performance.now() < this.#notBefore) return;
-    const url = new URL("/v1/reactions", this.#base);
+    const url = new URL("/v1/reactions", this.#ingest);
     while (this.#pending.length > 0) {
       const batch = this.#pending.slice(0, BEACON_REACTIONS);
       if (!this.#sendLast(url, this.#body(batch))) return;
@@ -308,8 +320,8 @@ export class EmoStream extends EventTarget {
 
 /**
  * Joins a room: receives at once, and reconnects until `close()`.
- * @param {{url?: string, room?: string, user?: string, token?: string}} [options] `url` is the server's
- *   origin, by default the page's; `token` is for a server that asks for one (a JWT); `user` is by default
+ * @param {{url?: string, ingest?: string, room?: string, user?: string, token?: string}} [options] `url` is the server's
+ *   origin, by default the page's; `ingest` is where reactions are sent, by default `url`; `token` is for a server that asks for one (a JWT); `user` is by default
  *   the token's `sub`, without a token a random name that this browser keeps
  * @returns {EmoStream}
  * @throws {TypeError} when the room's name or the url is not valid
@@ -634,7 +646,6 @@ class Page {
   #board = new Scoreboard();
   #sky = new Sky(byId("sky"));
   #stream;
-  #windowMs = 2000;
   #liveMs = 250;
   #swarmSize = 1000;
   #drawTimer = 0;
@@ -648,7 +659,7 @@ class Page {
     byId("room").value = room;
     byId("room-name").textContent = room;
     document.title = `${room} · EmoStream`;
-    this.#stream = connect({ room, token: tokenOfAddress() });
+    this.#stream = connect({ room, token: tokenOfAddress(), ingest: document.body.dataset.ingestUrl });
     this.#listen();
     for (const button of document.querySelectorAll("[data-emoji]")) this.#arm(button);
     setInterval(() => this.#drawRate(), 1000);
@@ -672,7 +683,6 @@ class Page {
   }
 
   #hello({ window_ms, live_ms, swarm_size, resumed }) {
-    this.#windowMs = window_ms;
     this.#liveMs = live_ms;
     this.#swarmSize = swarm_size;
     if (resumed) {
@@ -744,7 +754,7 @@ class Page {
   }
 
   #draw() {
-    setText(byId("sum"), this.#board.sum.toLocaleString());
+    setText(byId("sum"), exact.format(this.#board.sum));
     this.#drawTotals();
     this.#drawNow();
     this.#drawFinals();
@@ -765,7 +775,7 @@ class Page {
     let most = 1;
     for (const row of this.#rows.values()) {
       const total = this.#board.total(row.dataset.row);
-      setText(row.querySelector("[data-total]"), String(total));
+      setText(row.querySelector("[data-total]"), exact.format(total));
       row.dataset.count = total;
       most = Math.max(most, total);
     }
@@ -810,13 +820,13 @@ class Page {
   #drawNow() {
     const live = this.#board.newest;
     byId("now-empty").hidden = Boolean(live);
-    setText(byId("now-span"), live ? `${clock(live.start)} + ${this.#windowMs / 1000} s` : "");
+    setText(byId("now-span"), live ? span(live) : "");
     drawChips(byId("now"), live?.counts ?? []);
   }
 
   #drawTrending({ span_ms, top }) {
     byId("trending-panel").hidden = top.length === 0;
-    byId("trending-title").title = `Most sent in the last ${Math.round(span_ms / 1000)} s`;
+    setText(byId("trending-span"), `last ${exact.format(Math.round(span_ms / 1000))} s`);
     drawChips(byId("trending"), top.slice(0, TRENDING));
   }
 
@@ -835,7 +845,7 @@ class Page {
     const first = this.#samples[0];
     const rose = first ? Math.max(0, this.#board.sum - first.sum) : 0;
     const rate = first ? rose / (Math.max(1000, now - first.at) / 1000) : 0;
-    const text = rate >= 10 ? Math.round(rate).toLocaleString() : rate.toFixed(1);
+    const text = rate >= 10 ? exact.format(Math.round(rate)) : oneDigit.format(rate);
     setText(byId("rate"), rate > 0.05 ? `${text} per second` : "quiet right now");
   }
 
@@ -866,7 +876,7 @@ function drawChips(list, counts) {
   shown.forEach(({ emoji, count, swarms }, index) => {
     const chip = list.children[index] ?? list.appendChild(emptyChip());
     setText(chip.children[0], emoji);
-    setText(chip.children[1], count < 10_000 ? count.toLocaleString() : compact.format(count));
+    setText(chip.children[1], short(count));
     setText(chip.children[2], swarms > 0 ? `${swarms} ${swarms === 1 ? "swarm" : "swarms"}` : "");
   });
 }
@@ -884,17 +894,30 @@ function moment({ start, total, counts }) {
   top.className = "top3";
   for (const { emoji, count } of counts.slice(0, 3)) {
     const one = leaf("span", "one", "");
-    one.append(leaf("span", "glyph", emoji), ` ${compact.format(count)}`);
+    one.append(leaf("span", "glyph", emoji), ` ${short(count)}`);
     top.append(one);
   }
   const time = leaf("time", "", clock(start));
   time.dateTime = new Date(start).toISOString();
-  item.append(time, top, leaf("span", "count", total.toLocaleString()));
+  item.append(time, top, leaf("span", "count", exact.format(total)));
   return item;
 }
 
+// One style everywhere: whole numbers in groups; where room is short, from ten thousand on, 12.3K.
+const exact = new Intl.NumberFormat();
+const oneDigit = new Intl.NumberFormat(undefined, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
-const clock = (time_ms) => new Date(time_ms).toLocaleTimeString([], { hour12: false });
+const short = (count) => (count < 10_000 ? exact : compact).format(count);
+
+const TO_THE_SECOND = { hourCycle: "h23", hour: "2-digit", minute: "2-digit", second: "2-digit" };
+const TO_A_TENTH = { ...TO_THE_SECOND, fractionalSecondDigits: 1 };
+const clock = (time_ms, style = TO_THE_SECOND) => new Date(time_ms).toLocaleTimeString([], style);
+
+/** From when to when a window is. */
+function span({ start, end }) {
+  const style = start % 1000 === 0 && end % 1000 === 0 ? TO_THE_SECOND : TO_A_TENTH;
+  return `${clock(start, style)} – ${clock(end, style)}`;
+}
 
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

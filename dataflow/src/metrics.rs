@@ -1,8 +1,7 @@
 //! What the dataflow tells Prometheus.
 
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 
 use crate::partition::Reason;
@@ -29,7 +28,7 @@ pub struct Metrics {
     /// Windows with counts that are not final yet, by worker.
     pub open_windows: IntGaugeVec,
     /// F, Unix seconds.
-    pub final_until: IntGauge,
+    final_until: IntGaugeVec,
     /// Seconds from a window's end to its commit.
     pub close: Histogram,
     /// Seconds of a transaction.
@@ -70,9 +69,13 @@ impl Metrics {
                 &["partition"],
             )?,
             open_windows: gauges("open_windows", "Windows with counts, not final.", "worker")?,
-            final_until: IntGauge::new(
-                name("final_until_timestamp_seconds"),
-                "Every window that ends at or before this is final.",
+            // Without labels, and so without a series before it is known.
+            final_until: IntGaugeVec::new(
+                Opts::new(
+                    name("final_until_timestamp_seconds"),
+                    "Every window that ends at or before this is final.",
+                ),
+                &[],
             )?,
             close: histogram(
                 "window_close_seconds",
@@ -96,6 +99,15 @@ impl Metrics {
         registry.register(Box::new(metrics.live.clone()))?;
         metrics.show_zeros();
         Ok(metrics)
+    }
+
+    /// Every window that ends at or before this is final. It begins to be shown when something is: an
+    /// alert on its age would take a zero for half a century.
+    pub fn final_until(&self, until_ms: u64) {
+        if until_ms > 0 {
+            let until = self.final_until.with_label_values::<&str>(&[]);
+            until.set((until_ms / 1000) as i64);
+        }
     }
 
     /// Makes every series whose labels are known appear at once: an alert on one that is absent until
@@ -128,6 +140,7 @@ mod tests {
             let family = families.iter().find(|family| family.name() == name);
             family.map_or(0, |family| family.get_metric().len())
         };
+        assert_eq!(series("final_until_timestamp_seconds"), 0);
         let shown = ["rejected_total", "transactions_total", "live_total"].map(series);
         assert_eq!(shown, [3, 2, 2]);
     }

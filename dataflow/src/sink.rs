@@ -281,10 +281,6 @@ impl Sink {
         self.durable.downgrade(&done.final_until_ms);
         self.stored_until_ms = done.final_until_ms;
         self.written.extend(done.written);
-        self.start
-            .metrics
-            .final_until
-            .set((done.final_until_ms / 1000) as i64);
         let now = self.start.timers.unix_time();
         for end_ms in done.ends_ms {
             let since_end = now.saturating_sub(Duration::from_millis(end_ms));

@@ -66,6 +66,7 @@ pub struct Counting {
     known_until: Option<u64>,
     source: Activator,
     dataflow: usize,
+    metrics: Metrics,
 }
 
 impl Counting {
@@ -82,6 +83,7 @@ impl Counting {
             known_until: None,
             source,
             dataflow,
+            metrics: shared.metrics.clone(),
         })
     }
 
@@ -93,6 +95,7 @@ impl Counting {
         if frontier != self.known_until {
             // A partition that was too far ahead of what is durable may go on.
             self.known_until = frontier;
+            self.metrics.final_until(frontier.unwrap_or_default());
             self.source.activate();
         }
     }

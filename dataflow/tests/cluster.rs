@@ -20,6 +20,7 @@ use emostream_log::{Cleanup, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, r
 use emostream_model::{
     Batch, Emoji, EmojiNames, Reaction, Room, Topics, UserId, WindowRecord, WindowSize,
 };
+use prometheus::Registry;
 
 const T0: u64 = 1_764_000_000_000;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -84,6 +85,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
 
 struct Process {
     stop: Stop,
+    registry: Registry,
     running: JoinHandle<Result<(), DataflowError>>,
 }
 
@@ -95,9 +97,22 @@ impl Process {
     fn start_telling(config: Config, log: &Arc<dyn Log>, ready: Ready) -> Process {
         let stop = Stop::default();
         let (log, asked) = (log.clone(), stop.clone());
-        let registry = prometheus::Registry::new();
-        let running = thread::spawn(move || run(config, log, &registry, asked, ready));
-        Process { stop, running }
+        let registry = Registry::new();
+        let registered = registry.clone();
+        let running = thread::spawn(move || run(config, log, &registered, asked, ready));
+        Process {
+            stop,
+            registry,
+            running,
+        }
+    }
+
+    /// What its metrics say is final, in seconds; `None` while they say nothing.
+    fn final_until(&self) -> Option<f64> {
+        let families = self.registry.gather();
+        let name = "emostream_dataflow_final_until_timestamp_seconds";
+        let family = families.iter().find(|family| family.name() == name)?;
+        Some(family.get_metric()[0].get_gauge().get_value())
     }
 
     fn end(self) -> Result<(), DataflowError> {
@@ -202,6 +217,12 @@ fn any_cluster_counts_alike_whoever_comes_first() {
         until("everything is final", || {
             final_until_ms(&*log) >= T0 + 30_000
         });
+        // Not by the one that commits alone.
+        for process in &running {
+            until("it is told", || {
+                process.final_until() >= Some((T0 + 30_000) as f64 / 1000.0)
+            });
+        }
         // Any one may be asked to stop.
         running[processes / 2].stop.request();
         for process in running {

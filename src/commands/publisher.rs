@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
-use emostream_broadcast::{BroadcastError, Config, Publisher};
+use emostream_broadcast::{BroadcastError, Config, IngestUrl, Publisher};
 use emostream_dataflow::{DataflowError, stored};
 use emostream_http::{AllowOrigin, Gate, Handler, Limits, Listener, Nowhere, Shutdown, serve};
 use emostream_log::{Log, LogError};
@@ -45,6 +45,10 @@ pub(crate) struct Flags {
     /// How often a live tally comes, as the dataflow has it: subscribers are told
     #[arg(long, default_value = "250ms", value_parser = duration)]
     live: Duration,
+    /// Where the page sends reactions, as browsers reach it: the ingest, if it is not behind the address
+    /// that the page is opened at
+    #[arg(long, value_name = "URL")]
+    ingest_url: Option<IngestUrl>,
 }
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
@@ -67,6 +71,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         live_ms: ms(flags.live),
         swarm_size,
         ring: RING,
+        ingest_url: flags.ingest_url,
         allow_origin: flags.origin.allowed(),
         gate,
     };
@@ -135,6 +140,7 @@ impl Publishing {
             live_ms: ms(counting.live()),
             swarm_size: counting.swarm_size(),
             ring: RING,
+            ingest_url: None,
             allow_origin,
             gate,
         }

@@ -71,6 +71,7 @@ pub(crate) fn config() -> Config {
         live_ms: 250,
         swarm_size: SWARM_SIZE,
         ring: Duration::from_secs(600),
+        ingest_url: None,
         allow_origin: AllowOrigin::Any,
         gate: Gate::default(),
     }
