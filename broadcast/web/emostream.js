@@ -572,7 +572,7 @@ class Sky {
     const float = document.createElement("span");
     float.className = swarm ? "float swarm" : own ? "float own" : "float";
     float.textContent = emoji;
-    if (swarm) float.append(leaf("b", "badge", `×${swarm}`));
+    if (swarm) float.append(leaf("b", "badge", `×${exact.format(swarm)}`));
     const margin = swarm ? 90 : 28;
     this.#turn[kind] = (this.#turn[kind] + GOLDEN) % 1;
     const x = left ?? margin + this.#turn[kind] * Math.max(0, width - 2 * margin);
