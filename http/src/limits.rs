@@ -5,10 +5,11 @@ use std::time::Duration;
 /// The limits of one listener. The defaults suit a service behind nothing, open to the world.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// The most sockets at once, upgraded ones included. One more is told 503 and closed.
+    /// The most sockets at once, upgraded ones included. One more is told 503 and closed, in TLS only
+    /// closed. HTTP/2 may carry as many requests again, beside the first of each connection.
     ///
-    /// An idle connection costs about 20 KB here and as much in the kernel, so the default stays
-    /// below 1 GB. The process needs as many file descriptors (`ulimit -n`).
+    /// An idle connection costs about 20 KB here (26 in TLS) and as much in the kernel, so the default
+    /// stays below 1 GB. The process needs as many file descriptors (`ulimit -n`).
     pub connections: u32,
     /// How long a TLS handshake may take: several times what a phone on a bad network needs.
     pub handshake: Duration,
