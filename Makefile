@@ -13,6 +13,7 @@ build: ## Build the program, optimised: target/release/emostream
 	cargo build --release
 
 test: setup ## Run every test, with a real Kafka and a real browser
+	cd broadcast/web && npm test
 	tests/kafka/kafka.sh run cargo test --workspace $(TEST_FLAGS)
 
 soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one), then fuzz for FUZZ_SECONDS=60

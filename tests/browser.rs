@@ -1,78 +1,26 @@
-//! The page in a real browser: a tap, and the count rises, also on somebody else's page.
+//! The viewer page and the element in a real browser: a tap, and the count rises, also on somebody else's page.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
 
 use std::{
-    net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-    time::Duration,
+    io::{Read, Write, copy},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    thread,
 };
 
-use fantoccini::{Client, ClientBuilder, Locator};
+use fantoccini::{
+    actions::{InputSource, KeyAction, KeyActions},
+    key::Key,
+};
 use harness::{
-    DEADLINE, kafka,
+    browser::{Driver, Look, counted, holds, in_browsers, joined, shown, tap, value},
+    http, kafka,
     node::{self, Node},
-    unique, until,
+    unique,
 };
-use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
-
-/// How long a page may take to show something.
-const SHOWN: Duration = Duration::from_secs(30);
-
-/// Debian's chromedriver; killed at the end, and its browsers with it.
-struct Driver {
-    child: Child,
-    url: String,
-}
-
-impl Driver {
-    fn start() -> Driver {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let child = Command::new("chromedriver")
-            .arg(format!("--port={port}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("this test needs chromedriver ({error}): apt-get install chromium chromium-driver")
-            });
-        let driver = Driver {
-            child,
-            url: format!("http://127.0.0.1:{port}"),
-        };
-        until("chromedriver answers", || {
-            TcpStream::connect(("127.0.0.1", port)).ok()
-        });
-        driver
-    }
-
-    async fn browser(&self) -> Client {
-        let options = json!({
-            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--no-first-run"]
-        });
-        let mut capabilities = serde_json::Map::new();
-        capabilities.insert("goog:chromeOptions".to_owned(), options);
-        let mut builder = ClientBuilder::new(HttpConnector::new());
-        builder
-            .capabilities(capabilities)
-            .connect(&self.url)
-            .await
-            .unwrap()
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn a_tap_in_the_browser_raises_the_count_on_every_page() {
@@ -80,32 +28,196 @@ fn a_tap_in_the_browser_raises_the_count_on_every_page() {
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();
     let page = format!("http://{}/", node.address);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    in_browsers(async {
         let (tapper, watcher) = (driver.browser().await, driver.browser().await);
         for browser in [&tapper, &watcher] {
             browser.goto(&page).await.unwrap();
-            shown(browser, r#"[data-status="open"]"#).await;
+            shown(browser, r#".status[data-status="open"]"#).await;
         }
         for taps in 1..=3 {
-            let button = shown(&tapper, r#"[data-emoji="🔥"]"#).await;
-            button.click().await.unwrap();
+            tap(&tapper, "🔥").await;
             for browser in [&tapper, &watcher] {
-                total_reaches(browser, taps).await;
+                counted(browser, "🔥", taps).await;
             }
         }
+        // Its own taps are measured, where the crowd's do not hide them.
+        holds(
+            &tapper,
+            "document.querySelector('#delay').textContent.includes('from a tap')",
+        )
+        .await;
         for browser in [&tapper, &watcher] {
             // Its own taps, and what a late joiner finds there.
             shown(browser, "#trending-panel:not([hidden]) li").await;
             browser.refresh().await.unwrap();
             shown(browser, "#trending-panel:not([hidden]) li").await;
+            counted(browser, "🔥", 3).await;
         }
-        for browser in [tapper, watcher] {
-            browser.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Node::up(dir.path(), &[]);
+    let address = first.address.clone();
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser.goto(&format!("http://{address}/")).await.unwrap();
+        joined(&browser).await;
+        let note = "window.finals = []; document.querySelector('emostream-room')\
+                    .addEventListener('final', ({ detail }) => finals.push(detail))";
+        browser.execute(note, Vec::new()).await.unwrap();
+        tap(&browser, "🔥").await;
+        holds(&browser, "finals.length === 1").await;
+        first.kill();
+        shown(&browser, r#".status[data-status="connecting"]"#).await;
+        // Tapped while nobody is there: it waits.
+        tap(&browser, "🔥").await;
+        let data = dir.path().join("data");
+        let again = [
+            "up",
+            "--listen",
+            &address,
+            "--admin",
+            "off",
+            "--data",
+            data.to_str().unwrap(),
+        ];
+        let _second = Node::start(&again, &dir.path().join("stderr"));
+        shown(&browser, r#".status[data-status="open"]"#).await;
+        counted(&browser, "🔥", 2).await;
+        holds(&browser, "finals.length === 2").await;
+        let told = value(
+            &browser,
+            "finals.map(({ total, totals }) => [total, totals[0].count])",
+        )
+        .await;
+        assert_eq!(
+            told,
+            json!([[1, 1], [1, 2]]),
+            "each final once, none missing"
+        );
+    });
+}
+
+#[test]
+fn where_reduced_motion_is_asked_for_nothing_moves_and_everything_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let driver = Driver::start();
+    in_browsers(async {
+        let look = Look {
+            arguments: &["--force-prefers-reduced-motion"],
+            ..Look::default()
+        };
+        for (look, painted) in [(look, false), (Look::default(), true)] {
+            let browser = driver.browser_like(&look).await;
+            browser
+                .goto(&format!("http://{}/", node.address))
+                .await
+                .unwrap();
+            joined(&browser).await;
+            // What has ever been painted: the first pixel that is not empty.
+            let watch = "const canvas = document.querySelector('emostream-room').shadowRoot.querySelector('canvas'); \
+                window.painted = false; \
+                const look = () => { const { width, height } = canvas; \
+                  if (width && canvas.getContext('2d').getImageData(0, 0, width, height).data.some(Boolean)) window.painted = true; \
+                  else requestAnimationFrame(look); }; look()";
+            browser.execute(watch, Vec::new()).await.unwrap();
+            tap(&browser, "👏").await;
+            if painted {
+                holds(&browser, "painted").await;
+            } else {
+                counted(&browser, "👏", 1).await;
+                assert_eq!(value(&browser, "painted").await, json!(false));
+                let moving = value(&browser, "document.getAnimations().length").await;
+                assert_eq!(moving, json!(0));
+            }
         }
+    });
+}
+
+#[test]
+fn a_keyboard_alone_reacts_and_hears_the_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser
+            .goto(&format!("http://{}/", node.address))
+            .await
+            .unwrap();
+        joined(&browser).await;
+        let focused = "document.activeElement?.shadowRoot?.activeElement?.dataset.emoji";
+        for _ in 0..20 {
+            press(&browser, Key::Tab).await;
+            if value(&browser, focused).await == json!("👏") {
+                break;
+            }
+        }
+        assert_eq!(value(&browser, focused).await, json!("👏"), "by Tab alone");
+        press(&browser, Key::Enter).await;
+        counted(&browser, "👏", 1).await;
+        press(&browser, Key::Space).await;
+        counted(&browser, "👏", 2).await;
+        let inside = "document.querySelector('emostream-room').shadowRoot";
+        holds(
+            &browser,
+            &format!("{inside}.querySelector('[aria-live=polite]').textContent.startsWith('2 reactions. 👏 2')"),
+        )
+        .await;
+        let label = format!("{inside}.querySelector('[data-emoji=\"👏\"]').ariaLabel");
+        assert_eq!(
+            value(&browser, &label).await,
+            json!("React with 👏, 2 so far")
+        );
+    });
+}
+
+async fn press(browser: &fantoccini::Client, key: Key) {
+    let key = char::from(key);
+    let keys = KeyActions::new("keyboard".to_owned())
+        .then(KeyAction::Down { value: key })
+        .then(KeyAction::Up { value: key });
+    browser.perform_actions(keys).await.unwrap();
+}
+
+#[test]
+fn a_narrow_screen_shows_every_button_under_the_thumb_and_scrolls_one_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let driver = Driver::start();
+    in_browsers(async {
+        let look = Look {
+            phone: Some((320, 640)),
+            ..Look::default()
+        };
+        let browser = driver.browser_like(&look).await;
+        for page in ["/?room=match-7", "/dashboard?room=match-7"] {
+            browser
+                .goto(&format!("http://{}{page}", node.address))
+                .await
+                .unwrap();
+            shown(&browser, r#".status[data-status="open"]"#).await;
+            let width = value(
+                &browser,
+                "[document.documentElement.scrollWidth, innerWidth]",
+            )
+            .await;
+            assert_eq!(width, json!([320, 320]), "{page}");
+        }
+        browser.back().await.unwrap();
+        joined(&browser).await;
+        let buttons =
+            "[...document.querySelector('emostream-room').shadowRoot.querySelectorAll('button')]";
+        let reachable = format!(
+            "{buttons}.filter((button) => {{ const {{ width, height, bottom, right }} = button.getBoundingClientRect(); \
+             return width >= 44 && height >= 44 && right <= innerWidth && bottom <= innerHeight; }}).length"
+        );
+        assert_eq!(value(&browser, &reachable).await, json!(8));
     });
 }
 
@@ -121,25 +233,25 @@ fn a_page_with_a_token_in_its_address_taps_as_its_bearer_and_without_one_is_told
     let token = jsonwebtoken::encode(&Default::default(), &claims, &secret).unwrap();
     let page = format!("http://{}/?room=match-7", node.address);
     let driver = Driver::start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    in_browsers(async {
         let browser = driver.browser().await;
         browser.goto(&page).await.unwrap();
-        shown(&browser, r#"[data-status="closed"]"#).await;
-        let notice = shown(&browser, "#notice").await.text().await.unwrap();
-        assert!(notice.contains("token"), "{notice}");
+        shown(&browser, r#".status[data-status="closed"]"#).await;
+        let said = "document.querySelector('emostream-room').shadowRoot.querySelector('.notice').textContent";
+        let notice = value(&browser, said).await;
+        assert!(notice.as_str().unwrap().contains("token"), "{notice}");
         browser
             .goto(&format!("{page}&with#token={token}"))
             .await
             .unwrap();
-        shown(&browser, r#"[data-status="open"]"#).await;
-        let button = shown(&browser, r#"[data-emoji="🔥"]"#).await;
-        button.click().await.unwrap();
-        total_reaches(&browser, 1).await;
-        browser.close().await.unwrap();
+        shown(&browser, r#".status[data-status="open"]"#).await;
+        tap(&browser, "🔥").await;
+        counted(&browser, "🔥", 1).await;
+        // The dashboard is opened with the same token, and shows the one room that is open to it.
+        let dashboard = shown(&browser, "#to-dashboard").await;
+        dashboard.click().await.unwrap();
+        shown(&browser, r##"#rooms a[data-room="match-7"]"##).await;
+        shown(&browser, r#".status[data-status="open"]"#).await;
     });
 }
 
@@ -162,52 +274,147 @@ fn a_publishers_page_sends_to_the_ingest_that_it_names_and_else_says_that_nothin
     let told = start("told", &[&publisher[..], &["--ingest-url", &url]].concat());
     let untold = start("untold", &publisher);
     let driver = Driver::start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    in_browsers(async {
         let browser = driver.browser().await;
-        let tap = async |node: &Node| {
-            let page = format!("http://{}/", node.address);
-            browser.goto(&page).await.unwrap();
-            shown(&browser, r#"[data-status="open"]"#).await;
-            let button = shown(&browser, r#"[data-emoji="🔥"]"#).await;
-            button.click().await.unwrap();
-        };
-        tap(&untold).await;
-        let notice = shown(&browser, "#notice:not([hidden])").await;
-        let said = notice.text().await.unwrap();
-        assert!(said.contains("Nothing takes reactions at"), "{said}");
-        assert!(said.contains(&untold.address), "{said}");
-        tap(&told).await;
-        total_reaches(&browser, 1).await;
-        browser.close().await.unwrap();
+        for (node, said) in [(&untold, Some("Nothing takes reactions at")), (&told, None)] {
+            browser
+                .goto(&format!("http://{}/", node.address))
+                .await
+                .unwrap();
+            joined(&browser).await;
+            tap(&browser, "🔥").await;
+            let Some(said) = said else {
+                counted(&browser, "🔥", 1).await;
+                continue;
+            };
+            let notice = "document.querySelector('emostream-room').shadowRoot\
+                          .querySelector('.notice:not([hidden])').textContent";
+            holds(&browser, &format!("{notice}.includes('{said}')")).await;
+            holds(&browser, &format!("{notice}.includes('{}')", node.address)).await;
+        }
     });
 }
 
-async fn shown(browser: &Client, css: &str) -> fantoccini::elements::Element {
-    let found = browser
-        .wait()
-        .at_most(SHOWN)
-        .for_element(Locator::Css(css))
-        .await;
-    found.unwrap_or_else(|error| panic!("{css} is not on the page: {error}"))
+/// A page of another origin, as a front-end developer would write it.
+const FOREIGN: &str = r#"<!doctype html><meta charset="utf-8"><title>Match</title>
+<script type="module" src="http://SERVER/emostream-room.js"></script>
+<emostream-room room="match-7" emojis="🔥 👏😂"></emostream-room>"#;
+
+#[test]
+fn the_element_works_in_a_page_of_another_origin() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let foreign = serve(FOREIGN.replace("SERVER", &node.address));
+    // A page that only imports the client gets the element, too.
+    let short = serve(
+        FOREIGN
+            .replace("SERVER", &node.address)
+            .replace("emostream-room.js", "emostream.js"),
+    );
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        for (origin, count) in [(foreign, 1), (short, 2)] {
+            browser.goto(&format!("http://{origin}/")).await.unwrap();
+            joined(&browser).await;
+            tap(&browser, "😂").await;
+            counted(&browser, "😂", count).await;
+            let buttons = "document.querySelector('emostream-room').shadowRoot.querySelectorAll('button').length";
+            assert_eq!(value(&browser, buttons).await, json!(3));
+        }
+    });
 }
 
-async fn total_reaches(browser: &Client, at_least: u64) {
-    let deadline = std::time::Instant::now() + DEADLINE;
-    loop {
-        let cell = shown(browser, r#"[data-total="🔥"]"#).await;
-        let text = cell.text().await.unwrap_or_default();
-        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-        if digits.parse::<u64>().is_ok_and(|total| total >= at_least) {
+#[test]
+fn where_no_websocket_gets_through_server_sent_events_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let proxy = proxy_without_websockets(node.address.clone());
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser.goto(&format!("http://{proxy}/")).await.unwrap();
+        joined(&browser).await;
+        let transport = "document.querySelector('emostream-room').stream.transport";
+        assert_eq!(value(&browser, transport).await, json!("sse"));
+        tap(&browser, "🔥").await;
+        counted(&browser, "🔥", 1).await;
+    });
+}
+
+/// What the pages need is served as it stands in the folder that npm packs.
+#[test]
+fn the_package_is_what_the_server_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let web = Path::new(env!("CARGO_MANIFEST_DIR")).join("broadcast/web");
+    let package: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(web.join("package.json")).unwrap()).unwrap();
+    for file in package["files"].as_array().unwrap() {
+        let file = file.as_str().unwrap();
+        let packed = std::fs::read_to_string(web.join(file)).unwrap();
+        if file.ends_with(".js") {
+            let served = http::get(&node.address, &format!("/{file}")).unwrap();
+            assert_eq!(
+                (served.status, served.body == packed),
+                (200, true),
+                "{file}"
+            );
+        }
+    }
+}
+
+/// Serves one page at an origin of its own.
+fn serve(page: String) -> SocketAddr {
+    listen(move |mut client, _| {
+        let length = page.len();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        );
+        let _ = client.write_all(&[head.as_bytes(), page.as_bytes()].concat());
+    })
+}
+
+/// Passes everything on but WebSockets, which it refuses as some companies' proxies do.
+fn proxy_without_websockets(to: String) -> SocketAddr {
+    listen(move |mut client, head| {
+        if String::from_utf8_lossy(&head)
+            .to_lowercase()
+            .contains("upgrade: websocket")
+        {
+            let refusal =
+                "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _ = client.write_all(refusal.as_bytes());
             return;
         }
-        assert!(
-            std::time::Instant::now() < deadline,
-            "the total shows {text}, not {at_least}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        let mut server = TcpStream::connect(&to).unwrap();
+        server.write_all(&head).unwrap();
+        let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        thread::spawn(move || copy(&mut up, &mut server));
+        let _ = copy(&mut down, &mut client);
+    })
+}
+
+/// A listener that hands each connection over with its first request's head.
+fn listen(each: impl Fn(TcpStream, Vec<u8>) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let each = std::sync::Arc::new(each);
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let each = each.clone();
+            thread::spawn(move || {
+                let mut client = client;
+                let (mut head, mut piece) = (Vec::new(), [0; 4096]);
+                while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                    match client.read(&mut piece) {
+                        Ok(length) if length > 0 => head.extend(&piece[..length]),
+                        _ => return,
+                    }
+                }
+                each(client, head);
+            });
+        }
+    });
+    address
 }

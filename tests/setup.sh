@@ -10,6 +10,7 @@ need java openjdk-17-jre-headless
 need mvn maven
 need chromium chromium
 need chromedriver chromium-driver
+need npm npm     # the client module's own tests
 need g++ g++     # librdkafka
 need make make
 ((${#missing[@]})) || exit 0

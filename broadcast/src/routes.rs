@@ -109,7 +109,9 @@ mod tests {
         let room = |what| Some(Route::Room("match-7".to_owned(), what));
         for (path, route) in [
             ("/", Some(Route::Page)),
+            ("/dashboard", Some(Route::Page)),
             ("/emostream.js", Some(Route::Page)),
+            ("/dashboard/more", None),
             ("/v1/rooms", Some(Route::Rooms)),
             ("/v1/rooms/match-7", room(What::State)),
             ("/v1/rooms/match-7/history", room(What::History)),

@@ -114,7 +114,7 @@ impl Service {
             return Err(AllowOrigin::refusal());
         }
         match route {
-            Route::Page => Ok(self.page.answer(path)),
+            Route::Page => Ok(self.page.answer(path, request.headers())),
             Route::Rooms => Ok(state::rooms(&self.hub, &self.admit(&request)?)),
             Route::Room(name, what) => {
                 let pass = self.admit(&request)?;

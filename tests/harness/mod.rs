@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+pub mod browser;
 pub mod finals;
 pub mod http;
 pub mod kafka;

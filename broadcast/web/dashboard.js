@@ -1,0 +1,275 @@
+/**
+ * The producer's page: which rooms are alive, and how the mood of one of them went.
+ *
+ *     GET /v1/rooms, every few seconds ──▶ rooms by activity, audience
+ *     GET …/history, then finals ──▶ the last ten minutes ──▶ chart, peaks, sums
+ *     live, trending ──▶ the delay, what is trending
+ *
+ * Invariant: what is shown belongs to the room that is chosen now; answers for a former one are dropped.
+ *
+ * @module emostream/dashboard
+ */
+
+import { Chart } from "./chart.js";
+import { Delay } from "./delay.js";
+import {
+  byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, short, tokenOfAddress,
+} from "./dom.js";
+import { connect } from "./emostream.js";
+import { csv, peaks } from "./mood.js";
+
+const SPAN_MS = 600_000;
+const YOUNG_MS = 60_000;
+const ROOMS_EVERY_MS = 3_000;
+/** Activity is what was counted in so many looks at the rooms: 30 s. */
+const LOOKS = 10;
+const ROOMS_SHOWN = 50;
+const PEAKS = 5;
+const PEAKS_APART_MS = 20_000;
+/** How long after its window a final comes is the median of so many. */
+const DELAYS = 15;
+
+const token = tokenOfAddress();
+const headers = token ? { authorization: `Bearer ${token}` } : {};
+
+async function ask(path) {
+  const answer = await fetch(path, { headers });
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.detail ?? body.title ?? `The server answered ${answer.status}.`);
+  return body;
+}
+
+/** How fast each room counts, from its totals at each look. */
+class Activity {
+  /** @type {{at: number, totals: Map<string, number>}[]} */ #looks = [];
+
+  look(rooms, at) {
+    this.#looks.push({ at, totals: new Map(rooms.map(({ room, total }) => [room, total])) });
+    if (this.#looks.length > LOOKS) this.#looks.shift();
+  }
+
+  /** Reactions a second. */
+  of(room) {
+    const seen = this.#looks.filter(({ totals }) => totals.has(room));
+    const [first, last] = [seen[0], seen.at(-1)];
+    if (!first || first === last) return 0;
+    const rose = last.totals.get(room) - first.totals.get(room);
+    return Math.max(0, rose) / ((last.at - first.at) / 1000);
+  }
+}
+
+class Dashboard {
+  #room;
+  #rooms = [];
+  #stream;
+  #chart = new Chart(byId("chart"));
+  #activity = new Activity();
+  #delay = new Delay();
+  #windowMs = 2000;
+  /** @type {Map<number, import("./emostream.js").Final>} by start */ #finals = new Map();
+  #finalDelays = [];
+
+  async start() {
+    window.addEventListener("popstate", () => this.#choose(roomOfAddress(this.#room)));
+    byId("csv").addEventListener("click", () => void this.#download("csv"));
+    byId("json").addEventListener("click", () => void this.#download("json"));
+    await this.#look();
+    this.#choose(roomOfAddress(this.#rooms[0]?.room ?? "default"));
+    setInterval(() => document.hidden || void this.#look(), ROOMS_EVERY_MS);
+    setInterval(() => document.hidden || this.#draw(), 1000);
+  }
+
+  // Rooms.
+
+  async #look() {
+    try {
+      const { rooms, trending } = await ask("/v1/rooms");
+      this.#activity.look(rooms, performance.now());
+      const hot = new Map(trending?.rooms.map(({ room, count }) => [room, count]));
+      const heat = ({ room }) => this.#activity.of(room) || (hot.get(room) ?? 0) / 1e6;
+      rooms.sort((a, b) => heat(b) - heat(a) || b.total - a.total);
+      this.#rooms = rooms;
+      this.#drawRooms();
+      this.#problem("");
+    } catch (error) {
+      this.#problem(error.message);
+    }
+  }
+
+  #drawRooms() {
+    const rooms = this.#rooms;
+    byId("rooms-empty").hidden = rooms.length > 0;
+    setText(byId("rooms-count"), rooms.length === 1 ? "1 active" : `${exact.format(rooms.length)} active`);
+    const list = byId("rooms");
+    const shown = rooms.slice(0, ROOMS_SHOWN);
+    while (list.children.length > shown.length) list.lastElementChild.remove();
+    shown.forEach((room, index) => this.#drawRoom(list.children[index] ?? list.appendChild(this.#row()), room));
+    const here = rooms.find(({ room }) => room === this.#room);
+    const everywhere = rooms.reduce((sum, { subscribers }) => sum + subscribers, 0);
+    setText(byId("audience"), exact.format(here?.subscribers ?? 0));
+    setText(byId("audience-all"), `of ${exact.format(everywhere)} at this server`);
+    setText(byId("ever-sum"), short(here?.total ?? 0));
+    byId("ever-sum").title = exact.format(here?.total ?? 0);
+  }
+
+  #row() {
+    const link = document.createElement("a");
+    link.append(leaf("span", "glyph", ""), leaf("span", "title", ""), leaf("span", "count", ""), leaf("small", "", ""));
+    link.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      history.pushState(null, "", link.href);
+      this.#choose(link.dataset.room);
+    });
+    const item = document.createElement("li");
+    item.append(link);
+    return item;
+  }
+
+  #drawRoom(item, { room, total, totals, subscribers }) {
+    const link = item.firstElementChild;
+    link.href = `/dashboard?room=${room}${location.hash}`;
+    link.dataset.room = room;
+    link.toggleAttribute("aria-current", room === this.#room);
+    const per_second = this.#activity.of(room);
+    setText(link.children[0], totals[0]?.emoji ?? "");
+    setText(link.children[1], room);
+    setText(link.children[2], per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet");
+    setText(link.children[3], `${short(total)} counted · ${exact.format(subscribers)} watching`);
+  }
+
+  // One room.
+
+  #choose(room) {
+    if (room === this.#room) return;
+    this.#room = room;
+    this.#stream?.close();
+    this.#finals.clear();
+    this.#finalDelays = [];
+    this.#delay = new Delay();
+    setText(byId("room-name"), room);
+    document.title = `${room} · Dashboard · EmoStream`;
+    byId("to-viewer").href = `/?room=${room}${location.hash}`;
+    this.#drawRooms();
+    this.#drawTrending({ span_ms: 0, top: [] });
+    this.#draw();
+    this.#follow(room);
+    void this.#recall(room);
+  }
+
+  #follow(room) {
+    const stream = connect({ room, token });
+    this.#stream = stream;
+    const on = (type, act) => stream.addEventListener(type, ({ detail }) => {
+      if (this.#stream === stream) act(detail);
+    });
+    on("status", ({ status }) => drawStatus(status));
+    on("hello", ({ window_ms, resumed }) => {
+      this.#windowMs = window_ms;
+      if (!resumed) void this.#recall(room);
+    });
+    on("gap", () => void this.#recall(room));
+    on("live", (live) => this.#delay.live(live));
+    on("final", (final) => {
+      this.#finalDelays = [...this.#finalDelays.slice(1 - DELAYS), final.emitted_at - final.end];
+      this.#delay.final(final);
+      this.#finals.set(final.start, final);
+      this.#draw();
+    });
+    on("trending", (trending) => this.#drawTrending(trending));
+    on("refused", ({ detail }) => this.#problem(detail));
+  }
+
+  /** What was final before this page came. */
+  async #recall(room) {
+    try {
+      const { finals } = await ask(`/v1/rooms/${room}/history`);
+      if (room !== this.#room) return;
+      for (const final of finals) this.#finals.set(final.start, final);
+      this.#draw();
+    } catch (error) {
+      this.#problem(error.message);
+    }
+  }
+
+  // Drawing.
+
+  #draw() {
+    const ends = Math.max(Date.now() - this.#windowMs, ...[...this.#finals.values()].map(({ end }) => end));
+    const to = Math.ceil(ends / this.#windowMs) * this.#windowMs;
+    for (const start of this.#finals.keys()) if (start < to - SPAN_MS) this.#finals.delete(start);
+    const finals = [...this.#finals.values()].sort((a, b) => a.start - b.start);
+    // A young room's first minute fills the chart.
+    const from = Math.min(Math.max(finals[0]?.start ?? 0, to - SPAN_MS), to - YOUNG_MS);
+    const found = peaks(finals, PEAKS, PEAKS_APART_MS);
+    this.#chart.draw(finals, found, from, to, this.#windowMs);
+    byId("mood-empty").hidden = finals.length > 0;
+    this.#drawLegend();
+    this.#drawPeaks(found);
+    this.#drawTiles(finals, to);
+  }
+
+  #drawTiles(finals, to) {
+    const sum = finals.reduce((all, { total }) => all + total, 0);
+    setText(byId("kept-sum"), short(sum));
+    byId("kept-sum").title = exact.format(sum);
+    const recent = finals.filter(({ start }) => start >= to - 3 * this.#windowMs);
+    const per_second = recent.reduce((all, { total }) => all + total, 0) / ((3 * this.#windowMs) / 1000);
+    setText(byId("now-rate"), rate(per_second));
+    const { ms } = this.#delay;
+    setText(byId("delay"), ms === undefined ? "–" : passed(ms));
+    const sorted = [...this.#finalDelays].sort((a, b) => a - b);
+    const usual = sorted[sorted.length >> 1];
+    if (usual !== undefined) setText(byId("delay-final"), `finals after ${passed(usual)}`);
+  }
+
+  #drawLegend() {
+    const legend = this.#chart.legend;
+    const all = legend.reduce((sum, { count }) => sum + count, 0);
+    const list = byId("legend");
+    while (list.children.length > legend.length) list.lastElementChild.remove();
+    legend.forEach(({ emoji, count, colour }, index) => {
+      const item = list.children[index] ?? list.appendChild(document.createElement("li"));
+      if (!item.firstChild) item.append(leaf("i", "swatch", ""), leaf("span", "glyph", ""), leaf("span", "count", ""));
+      item.children[0].style.background = colour;
+      setText(item.children[1], emoji);
+      setText(item.children[2], `${Math.round((100 * count) / all)} %`);
+    });
+  }
+
+  #drawPeaks(found) {
+    byId("peaks-empty").hidden = found.length > 0;
+    drawMoments(byId("peaks"), found);
+  }
+
+  #drawTrending({ span_ms, top }) {
+    byId("trending-empty").hidden = top.length > 0;
+    setText(byId("trending-span"), top.length > 0 ? `last ${Math.round(span_ms / 1000)} s` : "");
+    drawChips(byId("trending"), top.slice(0, 8));
+  }
+
+  #problem(text) {
+    byId("problem").hidden = text === "";
+    setText(byId("problem"), text);
+  }
+
+  /** The kept finals as a file. A link could not carry the token. */
+  async #download(kind) {
+    const room = this.#room;
+    try {
+      const kept = await ask(`/v1/rooms/${room}/history`);
+      const [text, type] = kind === "csv"
+        ? [csv(room, kept.finals), "text/csv;charset=utf-8"]
+        : [JSON.stringify(kept, null, 1), "application/json"];
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([text], { type }));
+      link.download = `emostream-${room}.${kind}`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    } catch (error) {
+      this.#problem(error.message);
+    }
+  }
+}
+
+void new Dashboard().start();

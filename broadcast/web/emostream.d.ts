@@ -1,0 +1,145 @@
+/** One emoji's count. `count = swarms × swarm_size + loose`. */
+export interface Count {
+  emoji: string;
+  count: number;
+  swarms: number;
+  loose: number;
+}
+
+/** One emoji's count where swarms do not matter. */
+export interface Total {
+  emoji: string;
+  count: number;
+}
+
+/** The running tally of an open window; the newest one wins. Times are Unix milliseconds. */
+export interface Live {
+  type: "live";
+  room: string;
+  start: number;
+  end: number;
+  emitted_at: number;
+  total: number;
+  /** The top 20. */
+  counts: Count[];
+  /** The sum of the rest, where there is one. */
+  others?: number;
+}
+
+/** The exact tally of a closed window. */
+export interface Final extends Omit<Live, "type"> {
+  type: "final";
+  /** `partition-offset`: where to resume. */
+  id: string;
+  /** The room's cumulative counts as of this window, the top 20. */
+  totals: Total[];
+  totals_others?: number;
+}
+
+/** The room's top emojis in the last `span_ms`; nothing is trending where `top` is empty. */
+export interface Trending {
+  type: "trending";
+  room: string;
+  span_ms: number;
+  top: Total[];
+}
+
+/** Finals after `after` were missed; `state` follows. */
+export interface Gap {
+  type: "gap";
+  after: string;
+  reason: "slow" | "expired";
+}
+
+/** A connection stands. */
+export interface Hello {
+  type: "hello";
+  room: string;
+  window_ms: number;
+  live_ms: number;
+  swarm_size: number;
+  /** Whether every final since the last one follows. */
+  resumed: boolean;
+}
+
+/** The room now: what `GET /v1/rooms/{room}` answers. */
+export interface RoomState {
+  room: string;
+  final: Final | null;
+  live: Live | null;
+  total: number;
+  totals: Total[];
+  totals_others?: number;
+  trending: Trending | null;
+  subscribers: number;
+}
+
+/**
+ * - `connecting`: until `hello`, and again after a break
+ * - `open`: frames come
+ * - `paused`: the page has been out of sight for a minute; it goes on where it was when it is seen again
+ * - `closed`: for good, by `close()` or by a server that said not to come back
+ */
+export type Status = "connecting" | "open" | "paused" | "closed";
+
+/** Reactions were not taken. They are tried again after `retry_ms`, or dropped where that is 0. */
+export interface Refused {
+  /** A sentence for people. */
+  detail: string;
+  retry_ms: number;
+}
+
+export interface EmoStreamEvents {
+  hello: CustomEvent<Hello>;
+  live: CustomEvent<Live>;
+  final: CustomEvent<Final>;
+  trending: CustomEvent<Trending>;
+  gap: CustomEvent<Gap>;
+  /** On joining, and after finals were missed. */
+  state: CustomEvent<RoomState>;
+  status: CustomEvent<{ status: Status }>;
+  refused: CustomEvent<Refused>;
+}
+
+export interface Options {
+  /** The server's origin. By default where this module came from. */
+  url?: string;
+  /** Where reactions are sent, by default `url`. */
+  ingest?: string;
+  /** 1 to 64 letters, digits and `. _ ~ -`; by default `default`. */
+  room?: string;
+  /** A JWT, for a server that asks for one. */
+  token?: string;
+  /** Who reacts: by default the token's `sub`, without a token a random name that this browser keeps. */
+  user?: string;
+  /** By default a WebSocket, and Server-Sent Events where no WebSocket gets through. */
+  transport?: "auto" | "websocket" | "sse";
+  /** Stay connected however long the page is out of sight. */
+  background?: boolean;
+}
+
+/** One room. Every event is a `CustomEvent`, its `detail` the frame. */
+export declare class EmoStream extends EventTarget {
+  constructor(options?: Options);
+  readonly room: string;
+  readonly status: Status;
+  readonly transport: "websocket" | "sse";
+  /**
+   * Sends one reaction soon: one emoji, its shortcode or an alias. Taps of 250 ms travel together.
+   * @returns false when too many are waiting, or the stream is closed
+   */
+  react(emoji: string): boolean;
+  /** Leaves the room for good; what was tapped before still goes out. */
+  close(): void;
+  addEventListener<K extends keyof EmoStreamEvents>(
+    type: K,
+    listener: (event: EmoStreamEvents[K]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+}
+
+/**
+ * Joins a room: receives at once, and reconnects until `close()`.
+ * @throws TypeError when the room's name, the url or the transport is not valid
+ */
+export declare function connect(options?: Options): EmoStream;

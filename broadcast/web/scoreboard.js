@@ -1,0 +1,118 @@
+/**
+ * What a room has counted, from its frames.
+ *
+ *     state, live, final ──▶ Scoreboard ──▶ totals, and what each emoji rose by
+ *
+ * Invariant: a reaction is either in the last final's totals or in a window that is still open, never in
+ * both, so the sum neither dips nor doubles when a window closes.
+ *
+ * @module emostream/scoreboard
+ */
+
+/** Windows open at once: lateness is far below a window, so a few; more would be a broken clock. */
+const OPEN_WINDOWS = 8;
+
+/** ❤ and ❤️ are one emoji, however its sender or a font's author qualified it. */
+export const plain = (emoji) => emoji.replaceAll("\uFE0F", "");
+
+export class Scoreboard {
+  /** @type {Map<string, number>} */ #closed = new Map();
+  #closedSum = 0;
+  #lastEnd = -Infinity;
+  /** @type {Map<number, {frame: Live, counts: Map<string, number>}>} */ #open = new Map();
+  /** @type {Map<string, string>} each emoji as the server writes it */ #faces = new Map();
+
+  /** The newest open window's frame, if one is open. */
+  get newest() {
+    const start = Math.max(...this.#open.keys());
+    return this.#open.get(start)?.frame;
+  }
+
+  get sum() {
+    let sum = this.#closedSum;
+    for (const { frame } of this.#open.values()) sum += frame.total;
+    return sum;
+  }
+
+  total(emoji) {
+    const key = plain(emoji);
+    let total = this.#closed.get(key) ?? 0;
+    for (const { counts } of this.#open.values()) total += counts.get(key) ?? 0;
+    return total;
+  }
+
+  /** Every emoji counted so far. */
+  emojis() {
+    return [...this.#faces.values()];
+  }
+
+  /** Takes a live frame; answers what each emoji rose by. */
+  live(frame) {
+    if (frame.start < this.#lastEnd) return [];
+    // Of other windows, a former dataflow's: they stay open for ever.
+    this.keepOpen(frame.end - frame.start);
+    const counts = this.#open.get(frame.start)?.counts ?? new Map();
+    const rises = this.#raise(counts, frame.counts);
+    this.#open.set(frame.start, { frame, counts });
+    if (this.#open.size > OPEN_WINDOWS) this.#open.delete(Math.min(...this.#open.keys()));
+    return rises;
+  }
+
+  /** Takes a final; answers what each emoji rose by since the window's last live frame. */
+  final(frame) {
+    if (frame.start < this.#lastEnd) return [];
+    const rises = this.#raise(this.#open.get(frame.start)?.counts ?? new Map(), frame.counts);
+    // Emojis below the listed top keep what is known of them, plus this window's.
+    if (frame.totals_others) {
+      for (const { emoji, count } of frame.counts) {
+        this.#closed.set(plain(emoji), (this.#closed.get(plain(emoji)) ?? 0) + count);
+      }
+    } else {
+      this.#closed.clear();
+    }
+    this.#settle(frame.totals, frame.totals_others);
+    this.#lastEnd = frame.end;
+    for (const start of this.#open.keys()) if (start < frame.end) this.#open.delete(start);
+    return rises;
+  }
+
+  /** Forgets open windows of other sizes. */
+  keepOpen(window_ms) {
+    for (const [start, { frame }] of this.#open) {
+      if (frame.end - frame.start !== window_ms) this.#open.delete(start);
+    }
+  }
+
+  /** Takes totals that come without a window, when no final is known. */
+  seed(totals, others) {
+    if (this.#lastEnd === -Infinity) this.#settle(totals, others);
+  }
+
+  forget() {
+    this.#closed.clear();
+    this.#closedSum = 0;
+    this.#lastEnd = -Infinity;
+    this.#open.clear();
+  }
+
+  #settle(totals, others = 0) {
+    this.#closedSum = others;
+    for (const { emoji, count } of totals) {
+      this.#faces.set(plain(emoji), emoji);
+      this.#closed.set(plain(emoji), count);
+      this.#closedSum += count;
+    }
+  }
+
+  #raise(counts, listed) {
+    const rises = [];
+    for (const { emoji, count } of listed) {
+      const before = counts.get(plain(emoji)) ?? 0;
+      if (count <= before) continue;
+      this.#faces.set(plain(emoji), emoji);
+      counts.set(plain(emoji), count);
+      rises.push({ emoji, before, after: count });
+    }
+    return rises;
+  }
+}

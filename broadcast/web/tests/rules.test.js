@@ -1,0 +1,156 @@
+// The pure parts of the pages, and that the package can be imported where there is no page.
+// `node --test` runs it.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Delay } from "../delay.js";
+import { OTHERS, bins, countsOf, csv, layers, peaks } from "../mood.js";
+import { Scoreboard } from "../scoreboard.js";
+
+const WINDOW_MS = 2000;
+const EMOJIS = ["🔥", "👏", "😂", "❤️", "😮", "😢", "🎉"];
+
+/** Numbers that look random and are the same each time (mulberry32). */
+function random(seed) {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+function someFinals(next, most = 60) {
+  const finals = [];
+  const totals = new Map();
+  for (let window = 0; window < most; window++) {
+    if (next() < 0.3) continue; // without reactions there is no final
+    const counts = EMOJIS.filter(() => next() < 0.6).map((emoji) => ({ emoji, count: 1 + Math.floor(next() * 50) }));
+    if (counts.length === 0) continue;
+    const others = next() < 0.2 ? Math.floor(next() * 9) : 0;
+    for (const { emoji, count } of counts) totals.set(emoji, (totals.get(emoji) ?? 0) + count);
+    const total = counts.reduce((sum, { count }) => sum + count, others);
+    finals.push({
+      type: "final",
+      id: `0-${window}`,
+      start: window * WINDOW_MS,
+      end: (window + 1) * WINDOW_MS,
+      total,
+      counts,
+      ...(others > 0 && { others }),
+      totals: Array.from(totals, ([emoji, count]) => ({ emoji, count })),
+    });
+  }
+  return finals;
+}
+
+test("every reaction is in one bin and one layer, whatever their width and number", () => {
+  for (let seed = 0; seed < 200; seed++) {
+    const next = random(seed);
+    const finals = someFinals(next);
+    const shown = layers(finals, 1 + Math.floor(next() * 9));
+    const total = finals.reduce((sum, final) => sum + final.total, 0);
+    assert.equal(shown.reduce((sum, { count }) => sum + count, 0), total);
+    const width = WINDOW_MS * (1 + Math.floor(next() * 7));
+    const binned = bins(finals, shown.map(({ emoji }) => emoji), 0, 60 * WINDOW_MS, width);
+    assert.equal(binned.reduce((sum, bin) => sum + bin.total, 0), total);
+    shown.forEach(({ count }, layer) => {
+      assert.equal(binned.reduce((sum, bin) => sum + bin.counts[layer], 0), count);
+    });
+  }
+});
+
+test("what has no layer of its own is among the others", () => {
+  const finals = [{ start: 0, end: 2000, total: 6, counts: [{ emoji: "🔥", count: 3 }, { emoji: "👏", count: 2 }], others: 1 }];
+  assert.deepEqual(layers(finals, 1), [{ emoji: "🔥", count: 3 }, { emoji: OTHERS, count: 3 }]);
+  assert.deepEqual(bins(finals, ["🔥", OTHERS], 0, 2000, 2000)[0].counts, [3, 3]);
+});
+
+test("peaks stand out, and apart from each other", () => {
+  const totals = [10, 11, 9, 90, 80, 10, 10, 10, 10, 10, 10, 10, 10, 10, 50, 10];
+  const finals = totals.map((total, index) => ({ id: `0-${index}`, start: index * 2000, end: index * 2000 + 2000, total, counts: [] }));
+  assert.deepEqual(peaks(finals, 5, 20_000).map(({ total }) => total), [90, 50]);
+  assert.deepEqual(peaks(finals, 1, 20_000).map(({ total }) => total), [90]);
+  assert.deepEqual(peaks(finals.slice(5, 14), 5, 20_000), [], "an even crowd has none");
+  assert.deepEqual(peaks(finals.slice(2, 5), 5, 20_000), [], "too few to know what is usual");
+});
+
+test("the table has a row for each emoji of each window, and one for those a frame does not list", () => {
+  const finals = [{ id: "0-7", start: 0, end: 2000, total: 4, counts: [{ emoji: "🔥", count: 3 }], others: 1 }];
+  assert.equal(csv("a", finals), "room,id,start,end,emoji,count\r\n"
+    + "a,0-7,1970-01-01T00:00:00.000Z,1970-01-01T00:00:02.000Z,🔥,3\r\n"
+    + "a,0-7,1970-01-01T00:00:00.000Z,1970-01-01T00:00:02.000Z,others,1\r\n");
+});
+
+test("the sum shown is that of all tallies, at every frame", () => {
+  for (let seed = 0; seed < 200; seed++) {
+    const next = random(seed);
+    const board = new Scoreboard();
+    let closed = 0;
+    for (const final of someFinals(next).filter(({ others }) => !others)) {
+      let share = 0;
+      while (next() < 0.6) {
+        share += (1 - share) * next();
+        const counts = final.counts.map(({ emoji, count }) => ({ emoji, count: Math.floor(count * share) }));
+        const total = counts.reduce((sum, { count }) => sum + count, 0);
+        board.live({ start: final.start, end: final.end, total, counts });
+        assert.equal(board.sum, closed + total);
+      }
+      // Totals list what was counted before, too; those of the others are left out of these finals.
+      closed = final.totals.reduce((sum, { count }) => sum + count, 0);
+      board.final(final);
+      assert.equal(board.sum, closed);
+      for (const { emoji, count } of final.totals) assert.equal(board.total(emoji), count);
+      const late = { start: final.start, end: final.end, total: 1, counts: [{ emoji: "🔥", count: 1 }] };
+      assert.deepEqual(board.live(late), [], "a tally of a closed window is old");
+    }
+  }
+});
+
+test("a tap is measured when its count rises by it, and not when the crowd's hides it", () => {
+  const delay = new Delay();
+  delay.tap("❤️", 5, 1000);
+  delay.tap("❤️", 5, 1100);
+  assert.equal(delay.rose(() => 5, 1200), false);
+  assert.equal(delay.rose(() => 6, 1400), true);
+  assert.equal(delay.ms, 400);
+  assert.equal(delay.rose(() => 7, 1700), true);
+  assert.equal(delay.ms, 600, "the median of 400 and 600, the upper one");
+  const hidden = new Delay();
+  hidden.tap("🔥", 5, 1000);
+  assert.equal(hidden.rose(() => 9, 1300), false);
+  assert.equal(hidden.ms, undefined);
+});
+
+test("in a busy room the mean delay of its reactions is found, though the clocks differ", () => {
+  const [lag, skew] = [400, -123_000];
+  const delay = new Delay();
+  for (let window = 0; window < 5; window++) {
+    const start = window * WINDOW_MS;
+    // One reaction a millisecond, each shown `lag` later with the next tally, one every 10 ms.
+    for (let at = 10; at <= WINDOW_MS; at += 10) {
+      const emitted_at = start + at + lag;
+      delay.live({ start, end: start + WINDOW_MS, total: at, emitted_at }, emitted_at + skew);
+    }
+    const measured = delay.final({ start, end: start + WINDOW_MS, total: WINDOW_MS }, start + WINDOW_MS + lag + skew);
+    assert.equal(measured, window > 0, "the window that was open on joining was seen in part");
+  }
+  assert.ok(Math.abs(delay.ms - lag) <= 10, `${delay.ms}`);
+});
+
+test("a final's counts are all that was counted", () => {
+  for (const final of someFinals(random(7))) {
+    assert.equal(countsOf(final).reduce((sum, [, count]) => sum + count, 0), final.total);
+  }
+});
+
+test("the package gives the client and the element by name, also where there is no page", async () => {
+  const { EmoStream, connect } = await import("emostream");
+  assert.equal(typeof connect, "function");
+  assert.ok(EmoStream.prototype instanceof EventTarget);
+  assert.throws(() => connect({ url: "http://127.0.0.1:1", room: "no room" }), /a room is/);
+  assert.throws(() => connect({ url: "http://127.0.0.1:1", transport: "pigeon" }), /transport/);
+  const { EmoStreamRoom } = await import("emostream/room");
+  assert.equal(typeof EmoStreamRoom, "function");
+});

@@ -1,0 +1,116 @@
+//! The producer's page in a real browser: known reactions, and what it makes of them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use harness::{
+    browser::{Driver, Look, holds, in_browsers, shown, value},
+    http,
+    node::Node,
+    until,
+};
+use serde_json::{Value, json};
+
+/// Posts `count` of each emoji, and waits until the room's finals hold `total`.
+fn react(node: &Node, room: &str, counts: &[(&str, usize)], total: u64) {
+    for (emoji, count) in counts {
+        let one = json!({"user_id": "u", "emoji_type": emoji, "room": room});
+        let body = Value::Array(vec![one; *count]).to_string();
+        let answer = http::post(&node.address, "/v1/reactions", &body).unwrap();
+        assert_eq!(answer.status, 202);
+    }
+    until("finals of what was sent", || {
+        let state = http::get(&node.address, &format!("/v1/rooms/{room}")).ok()?;
+        (state.json()["total"] == total).then_some(())
+    });
+}
+
+#[test]
+fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    react(&node, "quiet", &[("😢", 1)], 1);
+    react(&node, "match-7", &[("🔥", 30), ("👏", 12), ("❤️", 5)], 47);
+    let downloads = dir.path().join("downloads");
+    let driver = Driver::start();
+    in_browsers(async {
+        let look = Look {
+            downloads: downloads.to_str(),
+            ..Look::default()
+        };
+        let browser = driver.browser_like(&look).await;
+        browser
+            .goto(&format!("http://{}/dashboard?room=match-7", node.address))
+            .await
+            .unwrap();
+        shown(&browser, r#".status[data-status="open"]"#).await;
+        for (emoji, count) in [("🔥", 30), ("👏", 12), ("❤️", 5)] {
+            shown(
+                &browser,
+                &format!(r##"#chart path[data-emoji="{emoji}"][data-count="{count}"]"##),
+            )
+            .await;
+        }
+        holds(
+            &browser,
+            "document.querySelector('#legend').textContent.includes('64 %')",
+        )
+        .await;
+        holds(
+            &browser,
+            "document.querySelector('#ever-sum').textContent === '47'",
+        )
+        .await;
+        holds(
+            &browser,
+            "document.querySelector('#audience').textContent === '1'",
+        )
+        .await;
+        // The keyboard reads every moment: all of them together are all that was counted.
+        let read = "(() => { const chart = document.querySelector('#chart'); let sum = 0; \
+            const key = (key) => chart.dispatchEvent(new KeyboardEvent('keydown', { key, cancelable: true })); \
+            key('Home'); let last; \
+            for (;;) { const [time, total] = chart.querySelector('.tip').textContent.split('\\n'); \
+              if (time === last) return sum; last = time; sum += parseInt(total); key('ArrowRight'); } })()";
+        assert_eq!(value(&browser, read).await, json!(47));
+
+        // What comes while it is open: another emoji, and the room that is chosen.
+        react(&node, "quiet", &[("🎉", 1)], 2);
+        let other = shown(&browser, r##"#rooms a[data-room="quiet"]"##).await;
+        other.click().await.unwrap();
+        shown(&browser, r##"#chart path[data-emoji="🎉"]"##).await;
+        browser.back().await.unwrap();
+        shown(
+            &browser,
+            r##"#chart path[data-emoji="🔥"][data-count="30"]"##,
+        )
+        .await;
+
+        for kind in ["csv", "json"] {
+            shown(&browser, &format!("#{kind}"))
+                .await
+                .click()
+                .await
+                .unwrap();
+        }
+        let kept = |kind: &str| {
+            let file = downloads.join(format!("emostream-match-7.{kind}"));
+            until("the downloaded file", || {
+                std::fs::read_to_string(&file).ok()
+            })
+        };
+        let rows = kept("csv");
+        assert!(
+            rows.starts_with("room,id,start,end,emoji,count\r\n"),
+            "{rows}"
+        );
+        let fires = rows.lines().filter(|row| row.contains(",🔥,"));
+        let fires: u64 = fires
+            .map(|row| row.rsplit(',').next().unwrap().parse::<u64>().unwrap())
+            .sum();
+        assert_eq!(fires, 30);
+        let json: Value = serde_json::from_str(&kept("json")).unwrap();
+        assert_eq!(json["room"], "match-7");
+        assert!(!json["finals"].as_array().unwrap().is_empty());
+    });
+}

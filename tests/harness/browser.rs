@@ -1,0 +1,166 @@
+//! A headless Chromium by chromedriver, and what the tests look for in its pages.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+
+use super::{DEADLINE, until};
+
+/// How often a page is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Debian's chromedriver; killed at the end, and its browsers with it.
+pub struct Driver {
+    child: Child,
+    url: String,
+}
+
+/// What a browser is like.
+#[derive(Default)]
+pub struct Look<'a> {
+    /// More arguments of Chromium.
+    pub arguments: &'a [&'a str],
+    /// Width and height of the page, as on a phone.
+    pub phone: Option<(u32, u32)>,
+    /// Where downloads go.
+    pub downloads: Option<&'a str>,
+}
+
+impl Driver {
+    pub fn start() -> Driver {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let child = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("this test needs chromedriver ({error}): apt-get install chromium chromium-driver")
+            });
+        let driver = Driver {
+            child,
+            url: format!("http://127.0.0.1:{port}"),
+        };
+        until("chromedriver answers", || {
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        driver
+    }
+
+    pub async fn browser(&self) -> Client {
+        self.browser_like(&Look::default()).await
+    }
+
+    pub async fn browser_like(&self, look: &Look<'_>) -> Client {
+        let mut arguments = vec![
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            "--hide-scrollbars",
+        ];
+        arguments.extend(look.arguments);
+        let mut options = json!({"args": arguments});
+        if let Some((width, height)) = look.phone {
+            options["mobileEmulation"] =
+                json!({"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1}});
+        }
+        if let Some(directory) = look.downloads {
+            options["prefs"] = json!({"download.default_directory": directory});
+        }
+        let mut capabilities = serde_json::Map::new();
+        capabilities.insert("goog:chromeOptions".to_owned(), options);
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        builder
+            .capabilities(capabilities)
+            .connect(&self.url)
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a test of pages.
+pub fn in_browsers(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test);
+}
+
+/// The element, once it is on the page.
+pub async fn shown(browser: &Client, css: &str) -> Element {
+    let found = browser
+        .wait()
+        .at_most(DEADLINE)
+        .for_element(Locator::Css(css))
+        .await;
+    found.unwrap_or_else(|error| panic!("{css} is not on the page: {error}"))
+}
+
+/// Evaluates an expression of the page.
+pub async fn value(browser: &Client, expression: &str) -> Value {
+    let script = format!("return {expression};");
+    browser.execute(&script, Vec::new()).await.unwrap()
+}
+
+/// Waits until an expression of the page is true.
+pub async fn holds(browser: &Client, expression: &str) {
+    let deadline = Instant::now() + DEADLINE;
+    // A page that is loading may not have it yet.
+    let script = format!("try {{ return Boolean({expression}); }} catch {{ return false; }}");
+    while browser.execute(&script, Vec::new()).await.ok() != Some(Value::Bool(true)) {
+        assert!(Instant::now() < deadline, "never true: {expression}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// In the element's shadow tree.
+fn inside(css: &str) -> String {
+    format!("document.querySelector('emostream-room').shadowRoot.querySelector('{css}')")
+}
+
+/// Waits until the element's connection stands.
+pub async fn joined(browser: &Client) {
+    shown(browser, r#"emostream-room[data-status="open"]"#).await;
+}
+
+/// Taps an emoji's button, as a finger does.
+pub async fn tap(browser: &Client, emoji: &str) {
+    let button = inside(&format!(r#"[data-emoji="{emoji}"]"#));
+    holds(browser, &button).await;
+    let found = value(browser, &button).await;
+    let id = found.as_object().unwrap().values().next().unwrap();
+    let id = id.as_str().unwrap().to_owned().into();
+    let button = Element::from_element_id(browser.clone(), id);
+    button.click().await.unwrap();
+}
+
+/// Waits until an emoji's button shows so many, at least.
+pub async fn counted(browser: &Client, emoji: &str, at_least: u64) {
+    let count = inside(&format!(r#"[data-total="{emoji}"]"#));
+    holds(
+        browser,
+        &format!("Number({count}.textContent) >= {at_least}"),
+    )
+    .await;
+}
