@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Makes the two images that docker/Dockerfile begins with where none can be pulled: emostream-base, a Debian,
+# and emostream-builder, the same with a C++ compiler and this machine's Rust. As root, with debootstrap.
+#
+#   docker/base.sh && make image BASE=emostream-base BUILDER=emostream-builder
+#
+# Without a Docker daemon at hand, Debian's docker.io has one, which needs no network of its own:
+#
+#   dockerd --iptables=false --bridge=none &
+#   make image … IMAGE_FLAGS="--network host"
+#   docker run --rm --network host --read-only --tmpfs /data:uid=10001 emostream up
+set -euo pipefail
+
+suite=bookworm
+mirror=${1-} # debootstrap's own by default
+
+fail() {
+    echo "base.sh: $*" >&2
+    exit 1
+}
+[ "$(id -u)" = 0 ] || fail "debootstrap needs root"
+command -v debootstrap >/dev/null || fail "debootstrap is missing; install it with: apt-get install debootstrap"
+command -v docker >/dev/null || fail "docker is missing; install it with: apt-get install docker.io"
+sysroot=$(rustc --print sysroot) || fail "rustc is missing; the builder's Rust is this machine's"
+
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+system() { # system NAME PACKAGES
+    debootstrap --variant=minbase --include="$2" "$suite" "$dir/$1" $mirror >"$dir/log" 2>&1 || {
+        tail -n 20 "$dir/log" >&2
+        fail "debootstrap failed (see above)"
+    }
+    # Packages that were unpacked are not needed twice.
+    rm -rf "$dir/$1"/var/cache/apt/archives/*.deb "$dir/$1"/var/lib/apt/lists/*
+}
+
+image() { # image NAME [CHANGE]
+    tar -C "$dir/$1" -c . | docker import ${2:+--change "$2"} - "emostream-$1"
+}
+
+system base ca-certificates
+image base
+system builder ca-certificates,gcc,g++,make,libc6-dev
+mkdir "$dir/builder/opt/rust"
+# Behind a company's proxy, trust is this machine's, too.
+cp /etc/ssl/certs/ca-certificates.crt "$dir/builder/etc/ssl/certs/ca-certificates.crt"
+tar -C "$sysroot" --exclude ./share --exclude ./lib/rustlib/src -c . | tar -C "$dir/builder/opt/rust" -x
+image builder "ENV PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
