@@ -1,7 +1,7 @@
 # What one does here. `make` alone lists it.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test soak bench lint fmt setup clean
+.PHONY: help run build test soak bench lint fmt image cluster setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,16 @@ lint: ## Check format, lints and documentation as CI does
 fmt: ## Format the code
 	cargo fmt --all
 
-setup: ## Install what the tests need: Java, Maven, Chromium
+image: ## Build the image `emostream` (IMAGE=); BASE= and BUILDER= name other bases: docker/base.sh makes some
+	docker build -f docker/Dockerfile -t $(or $(IMAGE),emostream) $(IMAGE_FLAGS) \
+		$(if $(BASE),--build-arg BASE=$(BASE)) $(if $(BUILDER),--build-arg BUILDER=$(BUILDER)) \
+		--build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
+		--build-arg REVISION=$(shell git describe --always --dirty 2>/dev/null || echo unknown) .
+
+cluster: build ## Run every role as a process of its own, on a Kafka of its own; Ctrl-C ends all
+	docker/cluster.sh
+
+setup: ## Install what the tests need: Java, Maven, Chromium, HAProxy, Prometheus, validators
 	@tests/setup.sh
 
 clean: ## Throw away what was built
