@@ -113,7 +113,16 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
             with_kafka(&["publisher", "--listen", "127.0.0.1"]),
             "--listen",
         ),
-        (vec!["subscribe", "--url", "https://h"], "--url"),
+        (vec!["subscribe", "--url", "ftp://h"], "--url"),
+        (vec!["subscribe", "--cacert", "nowhere.pem"], "--cacert"),
+        (
+            vec!["subscribe", "--token-file", "/dev/null"],
+            "--token-file",
+        ),
+        (
+            vec!["load", "--users", "7", "--token-file", "tokens"],
+            "--users",
+        ),
         (vec!["subscribe", "--room", "a/b"], "--room"),
         (vec!["inspect", "everything"], "everything"),
         (vec!["inspect", "windows", "--from", "yesterday"], "--from"),

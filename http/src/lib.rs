@@ -15,8 +15,9 @@
 //! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
 //!
 //! Invariants: every connection counts against one limit for as long as its socket lives, upgraded or
-//! not; of the requests that HTTP/2 carries at once, so does every one beside a connection's first. No wait for a client is without an end. What a client sends is never buffered beyond a named
-//! limit, and what it only announces takes no room.
+//! not; of the requests that HTTP/2 carries at once, so does every one beside a connection's first. No wait
+//! for a client is without an end. What a client sends is never buffered beyond a named limit, and what it
+//! only announces takes no room.
 
 mod admin;
 mod body;
@@ -39,6 +40,7 @@ mod socket;
 mod streams;
 mod tls;
 mod token_key;
+mod trust;
 mod wire;
 
 pub use admin::Admin;
@@ -58,3 +60,4 @@ pub use shutdown::Shutdown;
 pub use socket::{Socket, upgraded_socket};
 pub use tls::{Tls, TlsError, TlsFile, TlsFiles};
 pub use token_key::BadKey;
+pub use trust::{Trust, TrustError};

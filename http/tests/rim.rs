@@ -11,3 +11,5 @@ mod identity;
 mod stage;
 #[path = "rim/tls.rs"]
 mod tls;
+#[path = "rim/trust.rs"]
+mod trust;

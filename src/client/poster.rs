@@ -1,104 +1,54 @@
-//! Sends requests over reused connections, and keeps apart what was answered from what nobody knows.
+//! Asks a server now and then, over a few connections.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, header::CONTENT_TYPE};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+use hyper::{Method, Uri};
+
+use super::{
+    Endpoint,
+    connections::{Answer, Connections, Question},
 };
-
-use super::Server;
-
-/// The largest answer worth reading: a full 207 lists 1000 entries.
-const ANSWER_BYTES: usize = 1 << 20;
-
-/// What became of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// The server answered.
-    Status(StatusCode, Bytes),
-    /// No connection was made: the server cannot have seen it.
-    Refused(String),
-    /// The connection broke, or no answer came in time: it may have been taken.
-    Unknown(String),
-}
 
 /// A client of one server.
 #[derive(Clone)]
 pub(crate) struct Poster {
-    client: Client<HttpConnector, Full<Bytes>>,
-    server: Server,
-    timeout: Duration,
+    connections: Arc<Connections>,
+    endpoint: Endpoint,
 }
 
 impl Poster {
-    /// Keeps at most `idle` connections open; gives up on an answer after `timeout`.
-    pub(crate) fn new(server: Server, idle: usize, timeout: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(timeout));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(idle)
-            // A request is sent once: a silent second try would count twice.
-            .retry_canceled_requests(false)
-            .build(connector);
+    /// Holds at most `few` connections; gives up on an answer after `timeout`.
+    pub(crate) fn new(endpoint: Endpoint, few: usize, timeout: Duration) -> Self {
         Self {
-            client,
-            server,
-            timeout,
+            connections: Arc::new(Connections::new(endpoint.clone(), few, timeout)),
+            endpoint,
         }
+    }
+
+    /// The user that its reactions are of: the token's, or else `usual`.
+    pub(crate) fn user<'a>(&'a self, usual: &'a str) -> &'a str {
+        self.endpoint.token().map_or(usual, |token| &token.user)
     }
 
     /// Posts JSON.
-    pub(crate) async fn post(&self, path: &str, body: Bytes) -> Answer {
-        self.send(Method::POST, path, body).await
+    pub(crate) async fn post(&self, path: &'static str, body: Bytes) -> Answer {
+        self.ask(Method::POST, path, body).await
     }
 
     /// Gets.
-    pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.send(Method::GET, path, Bytes::new()).await
+    pub(crate) async fn get(&self, path: &'static str) -> Answer {
+        self.ask(Method::GET, path, Bytes::new()).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
-        let request = Request::builder()
-            .method(method)
-            .uri(self.server.url("http", path))
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body));
-        let request = match request {
-            Ok(request) => request,
-            Err(error) => return Answer::Refused(error.to_string()),
+    async fn ask(&self, method: Method, path: &'static str, body: Bytes) -> Answer {
+        let question = Question {
+            method,
+            path: Uri::from_static(path),
+            body,
+            token: self.endpoint.token().cloned(),
         };
-        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
-            Ok(answer) => answer,
-            Err(_) => Answer::Unknown(format!("no answer within {:?}", self.timeout)),
-        }
+        let place = self.connections.place().await;
+        self.connections.ask(place, question).await.0
     }
-
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Answer {
-        match self.client.request(request).await {
-            Err(error) if error.is_connect() => Answer::Refused(reason(&error)),
-            Err(error) => Answer::Unknown(reason(&error)),
-            Ok(response) => {
-                let status = response.status();
-                match Limited::new(response.into_body(), ANSWER_BYTES)
-                    .collect()
-                    .await
-                {
-                    Ok(body) => Answer::Status(status, body.to_bytes()),
-                    Err(error) => Answer::Unknown(error.to_string()),
-                }
-            }
-        }
-    }
-}
-
-/// The innermost cause, which is the one that says something.
-pub(crate) fn reason(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.last().unwrap_or(error).to_string()
 }

@@ -4,9 +4,11 @@ use std::str::FromStr;
 
 use hyper::Uri;
 
-/// `http://host:port`, what `--url` names.
-#[derive(Debug, Clone)]
+/// `http://host:port` or `https://host:port`, what `--url` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
+    tls: bool,
+    /// An IPv6 address in brackets.
     host: String,
     port: u16,
 }
@@ -14,17 +16,18 @@ pub(crate) struct Server {
 impl FromStr for Server {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        const EXPECTED: &str = "not an address; write http://127.0.0.1:8080";
+        const EXPECTED: &str = "not an address; write http://127.0.0.1:8080 or https://emo.example";
         let with_scheme = match text.contains("://") {
             true => text.to_owned(),
             false => format!("http://{text}"),
         };
         let uri: Uri = with_scheme.parse().map_err(|_| EXPECTED)?;
-        if uri.scheme_str() == Some("https") {
-            return Err("https is not in this version; write http://".to_owned());
-        }
-        let bare = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
-        if !bare || uri.query().is_some() {
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(EXPECTED.to_owned()),
+        };
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(EXPECTED.to_owned());
         }
         let host = uri
@@ -36,34 +39,68 @@ impl FromStr for Server {
             .authority()
             .is_some_and(|authority| authority.as_str() == host)
         {
-            true => 80,
+            true => usual_port(tls),
             false => uri.port_u16().ok_or(EXPECTED)?,
         };
-        Ok(Self { host, port })
+        Ok(Self { tls, host, port })
+    }
+}
+
+fn usual_port(tls: bool) -> u16 {
+    match tls {
+        true => 443,
+        false => 80,
     }
 }
 
 impl Server {
-    /// `host:port`.
-    pub(crate) fn authority(&self) -> String {
+    /// Whether TLS is spoken there.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// `host:port`, to connect to.
+    pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
+    }
+
+    /// The host as a certificate names it.
+    pub(crate) fn bare_host(&self) -> &str {
+        self.host.trim_matches(['[', ']'])
+    }
+
+    /// `host:port`, or `host` at the usual port: what a Host header says.
+    pub(crate) fn authority(&self) -> String {
+        match self.port == usual_port(self.tls) {
+            true => self.host.clone(),
+            false => self.address(),
+        }
     }
 
     /// The same host at another port.
     pub(crate) fn at_port(&self, port: u16) -> Self {
-        let host = self.host.clone();
-        Self { host, port }
+        Self {
+            port,
+            ..self.clone()
+        }
     }
 
     /// A URL there. `path` begins with a slash.
-    pub(crate) fn url(&self, scheme: &str, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{self}{path}")
+    }
+
+    /// A WebSocket's URL there. `path` begins with a slash.
+    pub(crate) fn websocket_url(&self, path: &str) -> String {
+        let scheme = if self.tls { "wss" } else { "ws" };
         format!("{scheme}://{}{path}", self.authority())
     }
 }
 
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}", self.authority())
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority())
     }
 }
 
@@ -74,23 +111,53 @@ mod tests {
 
     #[test]
     fn a_server_is_a_host_and_a_port() {
-        for (text, authority) in [
-            ("http://127.0.0.1:8080", "127.0.0.1:8080"),
-            ("http://[::1]:9/", "[::1]:9"),
-            ("emo.example", "emo.example:80"),
-            ("localhost:8080", "localhost:8080"),
+        for (text, url, address, host) in [
+            (
+                "http://127.0.0.1:8080",
+                "http://127.0.0.1:8080/x",
+                "127.0.0.1:8080",
+                "127.0.0.1",
+            ),
+            ("http://[::1]:9/", "http://[::1]:9/x", "[::1]:9", "::1"),
+            (
+                "emo.example",
+                "http://emo.example/x",
+                "emo.example:80",
+                "emo.example",
+            ),
+            (
+                "localhost:8080",
+                "http://localhost:8080/x",
+                "localhost:8080",
+                "localhost",
+            ),
+            ("https://h", "https://h/x", "h:443", "h"),
+            ("https://h:443/", "https://h/x", "h:443", "h"),
+            ("https://[::1]", "https://[::1]/x", "[::1]:443", "::1"),
+            ("HTTPS://h:80", "https://h:80/x", "h:80", "h"),
         ] {
-            assert_eq!(text.parse::<Server>().unwrap().authority(), authority);
+            let server: Server = text.parse().unwrap();
+            assert_eq!(server.url("/x"), url);
+            assert_eq!(server.address(), address);
+            assert_eq!(server.bare_host(), host);
+            let websocket = url.replacen("http", "ws", 1);
+            assert_eq!(server.websocket_url("/x"), websocket);
         }
         for text in [
             "",
-            "https://h",
             "ftp://h",
             "http://h/room",
+            "https://h/?x",
             "http://h:99999",
             "http://:80",
         ] {
             assert!(text.parse::<Server>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn another_port_of_a_server_speaks_as_it_does() {
+        let server: Server = "https://h".parse().unwrap();
+        assert_eq!(server.at_port(9464).to_string(), "https://h:9464");
     }
 }

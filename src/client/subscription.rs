@@ -15,15 +15,14 @@ use bytes::Bytes;
 use emostream_model::{Frame, ResultId, Room};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, body::Incoming, header::HOST};
+use hyper::{Request, StatusCode, body::Incoming, header::HOST};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Error, Message},
+    WebSocketStream, client_async,
+    tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
-use super::{Server, sse::Events};
+use super::{Endpoint, Token, endpoint::Stream, reason, sse::Events};
 
 /// How frames come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub(crate) struct Refused(pub(crate) String);
 
 /// See the module.
 pub(crate) struct Subscription {
-    server: Server,
+    server: Endpoint,
     room: Room,
     transport: Transport,
     since: Option<ResultId>,
@@ -68,7 +67,7 @@ pub(crate) struct Subscription {
 }
 
 enum Connection {
-    WebSocket(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
+    WebSocket(Box<WebSocketStream<Box<dyn Stream>>>),
     Events(Pin<Box<Incoming>>, Events),
 }
 
@@ -79,7 +78,7 @@ enum Lost {
 
 impl Subscription {
     /// Nothing happens before the first [`Subscription::next`].
-    pub(crate) fn new(server: Server, room: Room, transport: Transport) -> Self {
+    pub(crate) fn new(server: Endpoint, room: Room, transport: Transport) -> Self {
         Self {
             server,
             room,
@@ -166,7 +165,7 @@ impl Subscription {
 }
 
 async fn connect(
-    server: &Server,
+    server: &Endpoint,
     room: &Room,
     transport: Transport,
     since: Option<ResultId>,
@@ -174,9 +173,7 @@ async fn connect(
     let since = since.map_or(String::new(), |id| format!("?since={id}"));
     let connecting = async {
         match transport {
-            Transport::WebSocket => {
-                websocket(&server.url("ws", &format!("/v1/rooms/{room}/ws{since}"))).await
-            }
+            Transport::WebSocket => websocket(server, &format!("/v1/rooms/{room}/ws{since}")).await,
             Transport::ServerSentEvents => {
                 events(server, &format!("/v1/rooms/{room}/events{since}")).await
             }
@@ -188,30 +185,36 @@ async fn connect(
     }
 }
 
-async fn websocket(url: &str) -> Result<Connection, Lost> {
-    match connect_async(url).await {
+fn retry(error: impl std::error::Error) -> Lost {
+    Lost::Retry(reason(&error))
+}
+
+async fn websocket(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
+    let url = server.server().websocket_url(path);
+    let mut request = url.into_client_request().map_err(retry)?;
+    Token::sign(server.token(), request.headers_mut());
+    let stream = server.dial().await.map_err(retry)?;
+    match client_async(request, stream).await {
         Ok((stream, _)) => Ok(Connection::WebSocket(Box::new(stream))),
         Err(Error::Http(response)) => Err(status(response.status())),
-        Err(error) => Err(Lost::Retry(error.to_string())),
+        Err(error) => Err(retry(error)),
     }
 }
 
-async fn events(server: &Server, path: &str) -> Result<Connection, Lost> {
-    let retry = |error: &dyn std::error::Error| Lost::Retry(error.to_string());
-    let stream = TcpStream::connect(server.authority())
-        .await
-        .map_err(|e| retry(&e))?;
+async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
+    let stream = server.dial().await.map_err(retry)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| retry(&e))?;
+        .map_err(retry)?;
     // It ends with the connection; what it says then is seen by the body.
     tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(HOST, server.authority())
+    let mut request = Request::get(path)
+        .header(HOST, server.server().authority())
         .header("accept", "text/event-stream")
         .body(Empty::<Bytes>::new())
-        .map_err(|e| retry(&e))?;
-    let response = sender.send_request(request).await.map_err(|e| retry(&e))?;
+        .map_err(retry)?;
+    Token::sign(server.token(), request.headers_mut());
+    let response = sender.send_request(request).await.map_err(retry)?;
     if !response.status().is_success() {
         return Err(status(response.status()));
     }
@@ -220,11 +223,16 @@ async fn events(server: &Server, path: &str) -> Result<Connection, Lost> {
 }
 
 /// A server that is full or starting may say 503; any other refusal stays one.
-fn status(status: hyper::StatusCode) -> Lost {
+fn status(status: StatusCode) -> Lost {
     let why = format!("the server answered {status}");
-    match status.is_server_error() || status.as_u16() == 429 {
-        true => Lost::Retry(why),
-        false => Lost::Never(why),
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            Lost::Never(format!("{why}: give a token that is good by --token-file"))
+        }
+        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+            Lost::Retry(why)
+        }
+        _ => Lost::Never(why),
     }
 }
 
@@ -234,7 +242,7 @@ impl Connection {
         match self {
             Self::WebSocket(stream) => match stream.next().await {
                 Some(Ok(Message::Text(text))) => Ok(Some(text.to_string())),
-                Some(Ok(Message::Close(close))) => Err(closed(close.map(|c| u16::from(c.code)))),
+                Some(Ok(Message::Close(close))) => Err(closed(close.as_ref())),
                 Some(Ok(_)) => Ok(None),
                 Some(Err(error)) => Err(Lost::Retry(error.to_string())),
                 None => Err(Lost::Retry("the connection ended".to_owned())),
@@ -258,11 +266,18 @@ impl Connection {
 }
 
 /// INTERFACE: 3000–3499 reconnect, 3500–3999 do not.
-fn closed(code: Option<u16>) -> Lost {
+fn closed(close: Option<&CloseFrame>) -> Lost {
+    let Some(CloseFrame { code, reason }) = close else {
+        return Lost::Retry("the server closed".to_owned());
+    };
+    let code = u16::from(*code);
+    let why = match reason.is_empty() {
+        true => format!("the server closed with {code}"),
+        false => format!("the server closed with {code}: {reason}"),
+    };
     match code {
-        Some(code @ 3500..=3999) => Lost::Never(format!("the server closed with {code}")),
-        Some(code) => Lost::Retry(format!("the server closed with {code}")),
-        None => Lost::Retry("the server closed".to_owned()),
+        3500..=3999 => Lost::Never(why),
+        _ => Lost::Retry(why),
     }
 }
 
@@ -306,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn finals_come_in_order_and_once_across_a_reconnect() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server: Server = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let server = Endpoint::in_the_clear(listener.local_addr().unwrap());
         let room = Room::new("a").unwrap();
         let mut subscription = Subscription::new(server, room, Transport::WebSocket);
         let serving = tokio::spawn(async move {
@@ -339,8 +354,12 @@ mod tests {
             (Some(3000), true),
             (Some(3500), false),
         ] {
+            let close = code.map(|code: u16| CloseFrame {
+                code: code.into(),
+                reason: "".into(),
+            });
             assert_eq!(
-                matches!(closed(code), Lost::Retry(_)),
+                matches!(closed(close.as_ref()), Lost::Retry(_)),
                 comes_back,
                 "{code:?}"
             );

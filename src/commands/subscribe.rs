@@ -5,7 +5,7 @@ use emostream_model::{Count, Frame, Room, Tally};
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    client::{News, Server, Subscription, Transport},
+    client::{AccessFlags, News, Server, Subscription, Transport},
     exit::Failure,
     output,
     signal::Signals,
@@ -19,6 +19,8 @@ pub(crate) struct Flags {
     /// Where a publisher or `up` listens
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: Server,
+    #[command(flatten)]
+    access: AccessFlags,
     /// The room to follow
     #[arg(long, default_value = "default")]
     room: Room,
@@ -42,8 +44,9 @@ async fn follow(flags: Flags) -> Result<(), Failure> {
         true => Transport::ServerSentEvents,
         false => Transport::WebSocket,
     };
+    let server = flags.access.open()?.to(&flags.url)?;
     let mut signals = Signals::listen()?;
-    let mut room = Subscription::new(flags.url.clone(), flags.room, transport);
+    let mut room = Subscription::new(server, flags.room, transport);
     if let Some(id) = flags.since {
         room = room.since(id);
     }

@@ -92,7 +92,7 @@ impl Node {
         thread::spawn(move || {
             // To the end, so that the pipe never fills.
             for line in lines.map_while(Result::ok) {
-                if let Some((_, rest)) = line.split_once("http://") {
+                if let Some((_, rest)) = line.split_once("://") {
                     let end = rest.find(|c: char| !(c.is_alphanumeric() || ".:".contains(c)));
                     let _ = found.send(rest[..end.unwrap_or(rest.len())].to_owned());
                 }

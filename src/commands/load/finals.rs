@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Answer, News, Poster, Server, Subscription, Transport},
+    client::{Answer, Endpoint, News, Poster, Subscription, Transport},
     exit::{Exit, Failure},
 };
 
@@ -108,7 +108,7 @@ struct Standing {
 
 /// Subscribes to every room, and returns once the first window of all of them is final.
 pub(super) async fn follow(
-    server: &Server,
+    server: &Endpoint,
     rooms: &[Room],
     poster: &Poster,
 ) -> Result<Finals, Failure> {
@@ -184,7 +184,7 @@ async fn mark(
     mark: &str,
     deadline: Instant,
 ) -> Result<(), Failure> {
-    let of_room = |room| json!({"user_id": "load", "emoji_type": mark, "room": room});
+    let of_room = |room| json!({"user_id": poster.user("load"), "emoji_type": mark, "room": room});
     let body = Value::Array(rooms.iter().map(of_room).collect()).to_string();
     loop {
         let path = "/v1/reactions?wait=stored";

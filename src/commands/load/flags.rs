@@ -1,13 +1,13 @@
 //! What is asked of a load: flags in, a plan or one sentence out.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_model::{MAX_ROOM_BYTES, Room};
 
 use super::spike::{self, Spike};
 use crate::{
-    client::Server,
+    client::{AccessFlags, Endpoint, Server, Token},
     exit::Failure,
     values::{FASTEST_PER_SECOND, Rate, duration},
 };
@@ -20,6 +20,10 @@ const MOST_VERIFIED: u64 = 1000;
 const LARGEST_EXPONENT: f64 = 10.0;
 /// Where people are.
 const USUAL_ROOM: &str = "default";
+/// How many users react, if nothing else says so.
+const USUAL_USERS: u64 = 1000;
+/// Where a dataflow's metrics are, if nothing else says so.
+const ADMIN_PORT: u16 = 9464;
 /// Where nobody is, who would look like doubled reactions.
 const VERIFIED_ROOM: &str = "rehearsal";
 
@@ -27,7 +31,9 @@ const VERIFIED_ROOM: &str = "rehearsal";
 pub(crate) struct Flags {
     /// Where an ingest or `up` listens
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    pub(super) url: Server,
+    url: Server,
+    #[command(flatten)]
+    access: AccessFlags,
     /// Reactions, for example 5000/s
     #[arg(long, default_value = "100/s")]
     pub(super) rate: Rate,
@@ -38,9 +44,9 @@ pub(crate) struct Flags {
     /// 5 s; several with commas
     #[arg(long, value_name = "FACTORx@START[+LENGTH]", value_delimiter = ',')]
     spike: Vec<Spike>,
-    /// Users that react
-    #[arg(long, default_value_t = 1000, value_parser = Ranged::<u64>::new().range(1..))]
-    pub(super) users: u64,
+    /// Users that react; with --token-file they are those of its tokens [default: 1000]
+    #[arg(long, value_parser = Ranged::<u64>::new().range(1..))]
+    users: Option<u64>,
     /// Rooms that they react in: one is --room itself, more are ROOM-1 to ROOM-N
     #[arg(long, default_value_t = 1, value_parser = Ranged::<u64>::new().range(1..=10_000))]
     rooms: u64,
@@ -70,11 +76,11 @@ pub(crate) struct Flags {
     pub(super) probe: ProbeRate,
     /// Where a publisher is, if not at --url
     #[arg(long, value_name = "URL")]
-    pub(super) subscribe_url: Option<Server>,
+    subscribe_url: Option<Server>,
     /// The metrics of the dataflow's processes, to tell late reactions from lost ones; several with
     /// commas [default: port 9464 of --url]
     #[arg(long, value_name = "URL", value_delimiter = ',')]
-    pub(super) metrics_url: Vec<Server>,
+    metrics_url: Vec<Server>,
     /// Repeat the random choices of an earlier load
     #[arg(long)]
     seed: Option<u64>,
@@ -105,6 +111,16 @@ fn exponent(text: &str) -> Result<f64, String> {
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) flags: Flags,
+    /// Where reactions go.
+    pub(super) ingest: Endpoint,
+    /// Where screens are, if somebody said so.
+    pub(super) screens: Option<Endpoint>,
+    /// The dataflow's processes.
+    pub(super) metrics: Vec<Endpoint>,
+    /// How many users react.
+    pub(super) users: u64,
+    /// Theirs, if they have some: one each.
+    pub(super) tokens: Arc<[Token]>,
     /// The fullest first.
     pub(super) rooms: Vec<Room>,
     /// In order, without overlap.
@@ -124,11 +140,36 @@ impl Flags {
             let why = format!("{spike} is above {FASTEST_PER_SECOND} reactions/s");
             return Err(Failure::usage("--spike", why));
         }
+        if self.users.is_some() && self.access.has_tokens() {
+            let why =
+                "with --token-file the users are those of its tokens, one a line; leave it out";
+            return Err(Failure::usage("--users", why));
+        }
+        let access = self.access.open()?;
+        let tokens = access.tokens().clone();
+        let ingest = access.to(&self.url)?;
+        let screens = self.subscribe_url.as_ref();
+        let screens = screens.map(|url| access.to(url)).transpose()?;
+        if self.metrics_url.is_empty() {
+            self.metrics_url.push(self.url.at_port(ADMIN_PORT));
+        }
+        let metrics = self.metrics_url.iter();
+        let metrics = metrics.map(|url| access.without_token(url));
+        let metrics = metrics.collect::<Result<Vec<Endpoint>, Failure>>()?;
+        let users = match tokens.len() {
+            0 => self.users.unwrap_or(USUAL_USERS),
+            tokens => tokens as u64,
+        };
         let seed = self
             .seed
             .unwrap_or_else(|| u64::from(rand::random::<u32>()));
         Ok(Asked {
             flags: self,
+            ingest,
+            screens,
+            metrics,
+            users,
+            tokens,
             rooms,
             spikes,
             seed,
@@ -209,7 +250,10 @@ mod tests {
             ("--spike 2x@10s,2x@12s", "--spike"),
             ("--rate 1000000/s --spike 11x@10s", "--spike"),
             ("--probe never", "--probe"),
-            ("--metrics-url http://a,https://b", "--metrics-url"),
+            ("--metrics-url http://a,ftp://b", "--metrics-url"),
+            ("--cacert nowhere.pem", "--cacert"),
+            ("--token-file nowhere", "--token-file"),
+            ("--users 7 --token-file nowhere", "--users"),
         ] {
             let why = asked(arguments).unwrap_err();
             assert!(why.contains(flag), "{arguments}: {why}");

@@ -2,24 +2,19 @@
 
 use std::time::Duration;
 
-use crate::client::{Answer, Poster, Server};
+use crate::client::{Answer, Endpoint, Poster};
 
 const METRIC: &str = "emostream_dataflow_late_total";
-const ADMIN_PORT: u16 = 9464;
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Reads the counters of all processes; where one is not there, late reactions are reported as lost.
 pub(super) struct Counter(Vec<Poster>);
 
 impl Counter {
-    /// `metrics`: where the dataflow's processes serve them; none means beside `server`.
-    pub(super) fn new(server: &Server, metrics: Vec<Server>) -> Self {
-        let metrics = match metrics.is_empty() {
-            true => vec![server.at_port(ADMIN_PORT)],
-            false => metrics,
-        };
-        let poster = |server| Poster::new(server, 1, LIMIT);
-        Self(metrics.into_iter().map(poster).collect())
+    /// `processes`: where they serve their metrics.
+    pub(super) fn new(processes: &[Endpoint]) -> Self {
+        let poster = |process: &Endpoint| Poster::new(process.clone(), 1, LIMIT);
+        Self(processes.iter().map(poster).collect())
     }
 
     pub(super) async fn read(&self) -> Option<u64> {

@@ -11,7 +11,6 @@
 //! counts from the intended moment. So a server that stalls cannot hide it. One thread does it all: a
 //! generator beside the server takes one core at most.
 
-mod connections;
 mod crowd;
 mod finals;
 mod flags;
@@ -27,12 +26,12 @@ mod verdict;
 
 use std::{io::Write, sync::Arc, time::Duration};
 
+use hyper::StatusCode;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) use self::flags::Flags;
 use self::{
-    connections::Connections,
-    crowd::Crowd,
+    crowd::{Crowd, Users},
     finals::Finals,
     flags::Asked,
     ledger::{Ledger, Sent},
@@ -43,7 +42,7 @@ use self::{
     verdict::Circumstances,
 };
 use crate::{
-    client::{Answer, Poster, Server},
+    client::{Answer, Connections, Endpoint, Poster},
     exit::{Exit, Failure},
     output,
     signal::Signals,
@@ -70,9 +69,9 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
 async fn rehearse(asked: Asked) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let flags = &asked.flags;
-    let poster = Poster::new(flags.url.clone(), FEW, ANSWER_LIMIT);
+    let poster = Poster::new(asked.ingest.clone(), FEW, ANSWER_LIMIT);
     let screens = screens(&asked).await?;
-    let late = late::Counter::new(&flags.url, flags.metrics_url.clone());
+    let late = late::Counter::new(&asked.metrics);
     say(&asked, &places(&asked, screens.as_ref()))?;
     let finals = tokio::select! {
         finals = finals(&asked, screens.as_ref(), &poster) => finals?,
@@ -123,19 +122,23 @@ fn say(asked: &Asked, text: &str) -> Result<(), Failure> {
 }
 
 /// Where screens can be watched, if anybody needs to. Nobody at --url is a failure.
-async fn screens(asked: &Asked) -> Result<Option<Server>, Failure> {
+async fn screens(asked: &Asked) -> Result<Option<Endpoint>, Failure> {
     let flags = &asked.flags;
-    let reach = |server: &Server| Poster::new(server.clone(), 1, REACH_LIMIT);
-    let at_url = reach(&flags.url).get("/v1/rooms").await;
+    let reach = |server: &Endpoint| Poster::new(server.clone(), 1, REACH_LIMIT);
+    let at_url = reach(&asked.ingest).get("/v1/rooms").await;
     if let Answer::Refused(why) | Answer::Unknown(why) = &at_url {
-        let why = format!("--url: {} is not reachable: {why}", flags.url);
+        let why = format!("--url: {} is not reachable: {why}", asked.ingest);
         return Err(Failure::unavailable(why));
+    }
+    if let Answer::Status(StatusCode::UNAUTHORIZED, _) = &at_url {
+        let why = format!("{} asks for a token that is good", asked.ingest);
+        return Err(Failure::usage("--token-file", why));
     }
     if !flags.verify && flags.probe.0.is_none() {
         return Ok(None);
     }
-    let (screens, answer) = match &flags.subscribe_url {
-        None => (&flags.url, at_url),
+    let (screens, answer) = match &asked.screens {
+        None => (&asked.ingest, at_url),
         Some(screens) => (screens, reach(screens).get("/v1/rooms").await),
     };
     let why = match answer {
@@ -145,7 +148,7 @@ async fn screens(asked: &Asked) -> Result<Option<Server>, Failure> {
             format!("{screens} is not reachable: {why}")
         }
     };
-    if flags.verify || flags.subscribe_url.is_some() {
+    if flags.verify || asked.screens.is_some() {
         let why = format!("--subscribe-url: name a publisher; {why}");
         return Err(Failure::unavailable(why));
     }
@@ -158,10 +161,10 @@ async fn screens(asked: &Asked) -> Result<Option<Server>, Failure> {
 }
 
 /// The rooms, as pages to open.
-fn places(asked: &Asked, screens: Option<&Server>) -> String {
+fn places(asked: &Asked, screens: Option<&Endpoint>) -> String {
     let room = &asked.rooms[0];
     let first = match screens {
-        Some(screens) => screens.url("http", &format!("/?room={room}")),
+        Some(screens) => screens.server().url(&format!("/?room={room}")),
         None => room.to_string(),
     };
     match asked.rooms.last() {
@@ -175,7 +178,7 @@ fn places(asked: &Asked, screens: Option<&Server>) -> String {
 
 async fn finals(
     asked: &Asked,
-    screens: Option<&Server>,
+    screens: Option<&Endpoint>,
     poster: &Poster,
 ) -> Result<Option<Finals>, Failure> {
     match screens.filter(|_| asked.flags.verify) {
@@ -188,7 +191,7 @@ async fn finals(
 async fn perform(
     asked: &Asked,
     plan: Schedule,
-    screens: Option<&Server>,
+    screens: Option<&Endpoint>,
     poster: &Poster,
     signals: &mut Signals,
 ) -> (Sent, Report) {
@@ -198,24 +201,22 @@ async fn perform(
         .map(|(screens, rate)| Probe::start(screens, asked.rooms[0].clone(), poster, rate));
     let rooms = asked.rooms.clone();
     let ledger = Arc::new(Ledger::new(rooms.clone()));
-    let crowd = Crowd::new(
-        rooms,
-        flags.users,
-        flags.batch as usize,
-        flags.zipf,
-        asked.seed,
-    );
+    let users = match asked.tokens.is_empty() {
+        true => Users::Numbered(asked.users),
+        false => Users::Bearers(asked.tokens.clone()),
+    };
+    let crowd = Crowd::new(rooms, users, flags.batch as usize, flags.zipf, asked.seed);
     let path = match flags.stored {
         true => "/v1/reactions?wait=stored",
         false => "/v1/reactions",
     };
     let limit = flags.connections as usize;
-    let connections = Arc::new(Connections::new(&flags.url, path, limit, ANSWER_LIMIT));
+    let connections = Arc::new(Connections::new(asked.ingest.clone(), limit, ANSWER_LIMIT));
     let bar = progress_bar(plan.posts());
     let mut sender = Sender::new(
         plan.clone(),
         crowd,
-        connections.clone(),
+        (connections.clone(), path),
         ledger.clone(),
         bar.clone(),
     );

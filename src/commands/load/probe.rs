@@ -16,7 +16,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::ledger::{latencies, record};
 use crate::{
-    client::{Answer, News, Poster, Server, Subscription, Transport},
+    client::{Answer, Endpoint, News, Poster, Subscription, Transport},
     values::Rate,
 };
 
@@ -45,7 +45,7 @@ pub(super) struct Probed {
 }
 
 impl Probe {
-    pub(super) fn start(screens: &Server, room: Room, poster: &Poster, rate: Rate) -> Self {
+    pub(super) fn start(screens: &Endpoint, room: Room, poster: &Poster, rate: Rate) -> Self {
         let (stop, stopped) = watch::channel(false);
         let screen = Subscription::new(screens.clone(), room.clone(), Transport::WebSocket);
         let task = tokio::spawn(measure(screen, room, poster.clone(), rate, stopped));
@@ -98,7 +98,8 @@ async fn measure(
     let mut screen = Screen::default();
     // The hello: connected before the first reaction is sent.
     let _ = tokio::time::timeout(HELLO_LIMIT, room.next()).await;
-    let body = json!({"user_id": "probe", "emoji_type": PROBE, "room": name}).to_string();
+    let user = poster.user("probe");
+    let body = json!({"user_id": user, "emoji_type": PROBE, "room": name}).to_string();
     let mut planned = Instant::now();
     loop {
         // Random moments of every period: a fixed beat would fall on the same part of each window.

@@ -7,9 +7,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::{
-    connections::Opened, flags::Asked, ledger::Sent, probe::Probed, schedule::Schedule,
-    sender::Performed, verdict::Verdict,
+    flags::Asked, ledger::Sent, probe::Probed, schedule::Schedule, sender::Performed,
+    verdict::Verdict,
 };
+use crate::client::Opened;
 
 /// Later than this in one of a hundred, and the figures say more about this machine than the server.
 const TOO_LATE_MS: f64 = 25.0;
@@ -91,13 +92,13 @@ impl Report {
             .clone()
             .filter_map(|(name, of)| Some((name.clone(), of.why.clone()?)));
         Self {
-            url: flags.url.to_string(),
+            url: asked.ingest.to_string(),
             room: asked.rooms[0].to_string(),
             rooms: asked.rooms.len(),
             rate_per_second: flags.rate.per_second,
             duration_s: flags.duration.as_secs_f64(),
             spikes: asked.spikes.iter().map(ToString::to_string).collect(),
-            users: flags.users,
+            users: asked.users,
             batch: flags.batch,
             zipf: flags.zipf,
             stored: flags.stored,

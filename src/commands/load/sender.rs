@@ -10,15 +10,16 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use hyper::{Method, Uri};
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
 use super::{
-    connections::Connections,
     crowd::Crowd,
     ledger::{Ledger, latencies, record},
     schedule::Schedule,
 };
+use crate::client::{Connections, Question};
 
 /// How long after the end the server may still be behind; what is unsent then is not sent.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(15);
@@ -32,6 +33,7 @@ pub(super) struct Sender {
     plan: Schedule,
     crowd: Crowd,
     connections: Arc<Connections>,
+    path: Uri,
     ledger: Arc<Ledger>,
     bar: ProgressBar,
     sent: u64,
@@ -50,10 +52,11 @@ pub(super) struct Performed {
 }
 
 impl Sender {
+    /// Posts go to the path over the connections.
     pub(super) fn new(
         plan: Schedule,
         crowd: Crowd,
-        connections: Arc<Connections>,
+        (connections, path): (Arc<Connections>, &'static str),
         ledger: Arc<Ledger>,
         bar: ProgressBar,
     ) -> Self {
@@ -61,6 +64,7 @@ impl Sender {
             plan,
             crowd,
             connections,
+            path: Uri::from_static(path),
             ledger,
             bar,
             sent: 0,
@@ -92,11 +96,17 @@ impl Sender {
                 return;
             };
             held_up |= waited_from.elapsed() > CAUGHT_UP;
-            let (kinds, body) = self.crowd.next();
+            let (kinds, body, token) = self.crowd.next();
+            let question = Question {
+                method: Method::POST,
+                path: self.path.clone(),
+                body,
+                token,
+            };
             let (connections, ledger) = (self.connections.clone(), self.ledger.clone());
             let (bar, under_way) = (self.bar.clone(), self.under_way.0.clone());
             tokio::spawn(async move {
-                let (answer, at) = connections.post(place, body).await;
+                let (answer, at) = connections.ask(place, question).await;
                 ledger.book(&kinds, &answer, at.saturating_duration_since(due));
                 bar.inc(1);
                 drop(under_way);

@@ -17,18 +17,15 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
-    Request,
+    Method, Request, StatusCode, Uri,
     body::Incoming,
     client::conn::http1::{self, SendRequest},
     header::{CONTENT_TYPE, HOST, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::client::{Answer, Server, reason};
+use super::{Endpoint, Token, reason};
 
 /// The largest answer worth reading: a full 207 lists 1000 entries.
 const ANSWER_BYTES: usize = 1 << 20;
@@ -37,11 +34,32 @@ const TOO_MANY_FILES: [i32; 2] = [24, 23];
 
 type Connection = SendRequest<Full<Bytes>>;
 
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The server answered.
+    Status(StatusCode, Bytes),
+    /// No connection was made: the server cannot have seen it.
+    Refused(String),
+    /// The connection broke, or no answer came in time: it may have been taken.
+    Unknown(String),
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    pub(crate) method: Method,
+    pub(crate) path: Uri,
+    /// JSON.
+    pub(crate) body: Bytes,
+    /// Who asks.
+    pub(crate) token: Option<Token>,
+}
+
 /// See the module.
-pub(super) struct Connections {
-    authority: String,
+pub(crate) struct Connections {
+    endpoint: Endpoint,
     host: HeaderValue,
-    path: &'static str,
     answer_limit: Duration,
     places: Arc<Semaphore>,
     pool: Mutex<Pool>,
@@ -58,33 +76,27 @@ struct Pool {
 
 /// What was needed.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
-pub(super) struct Opened {
-    pub(super) opened: u64,
+pub(crate) struct Opened {
+    pub(crate) opened: u64,
     /// How many there may be at a time.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
     /// Whether the limit on open files lowered it.
-    pub(super) open_files_reached: bool,
+    pub(crate) open_files_reached: bool,
 }
 
 impl Connections {
-    /// Posts go to `path` at `server`; an answer may take `answer_limit`.
-    pub(super) fn new(
-        server: &Server,
-        path: &'static str,
-        limit: usize,
-        answer_limit: Duration,
-    ) -> Self {
-        let authority = server.authority();
+    /// At most `limit` at a time; an answer may take `answer_limit`.
+    pub(crate) fn new(endpoint: Endpoint, limit: usize, answer_limit: Duration) -> Self {
         // An authority that was parsed is a valid header.
-        let host = HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static(""));
+        let host = HeaderValue::from_str(&endpoint.server().authority())
+            .unwrap_or(HeaderValue::from_static(""));
         let pool = Pool {
             limit,
             ..Pool::default()
         };
         Self {
-            authority,
+            endpoint,
             host,
-            path,
             answer_limit,
             places: Arc::new(Semaphore::new(limit)),
             pool: Mutex::new(pool),
@@ -92,16 +104,20 @@ impl Connections {
     }
 
     /// The right to have one request under way.
-    pub(super) async fn place(&self) -> OwnedSemaphorePermit {
+    pub(crate) async fn place(&self) -> OwnedSemaphorePermit {
         match self.places.clone().acquire_owned().await {
             Ok(place) => place,
             Err(_) => unreachable!("nobody closes the places"),
         }
     }
 
-    /// Posts JSON; also says when the answer was there.
-    pub(super) async fn post(&self, place: OwnedSemaphorePermit, body: Bytes) -> (Answer, Instant) {
-        match tokio::time::timeout(self.answer_limit, self.exchange(place, body)).await {
+    /// Asks; also says when the answer was there.
+    pub(crate) async fn ask(
+        &self,
+        place: OwnedSemaphorePermit,
+        question: Question,
+    ) -> (Answer, Instant) {
+        match tokio::time::timeout(self.answer_limit, self.exchange(place, question)).await {
             Ok(answered) => answered,
             Err(_) => {
                 let why = format!("no answer within {:?}", self.answer_limit);
@@ -110,14 +126,13 @@ impl Connections {
         }
     }
 
-    async fn exchange(&self, mut place: OwnedSemaphorePermit, body: Bytes) -> (Answer, Instant) {
+    async fn exchange(
+        &self,
+        mut place: OwnedSemaphorePermit,
+        question: Question,
+    ) -> (Answer, Instant) {
         let now = |answer| (answer, Instant::now());
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = hyper::Method::POST;
-        *request.uri_mut() = hyper::Uri::from_static(self.path);
-        request.headers_mut().insert(HOST, self.host.clone());
-        let json = HeaderValue::from_static("application/json");
-        request.headers_mut().insert(CONTENT_TYPE, json);
+        let mut request = self.request(question);
         loop {
             let (mut connection, fresh) = match self.free().await {
                 Some(connection) => (connection, false),
@@ -151,6 +166,17 @@ impl Connections {
         }
     }
 
+    fn request(&self, question: Question) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(question.body));
+        *request.method_mut() = question.method;
+        *request.uri_mut() = question.path;
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Token::sign(question.token.as_ref(), headers);
+        request
+    }
+
     /// A connection that stands; the server may have closed some meanwhile.
     async fn free(&self) -> Option<Connection> {
         loop {
@@ -162,8 +188,7 @@ impl Connections {
     }
 
     async fn open(&self) -> io::Result<Connection> {
-        let stream = TcpStream::connect(&self.authority).await?;
-        stream.set_nodelay(true)?;
+        let stream = self.endpoint.dial().await?;
         let shaken = http1::handshake(TokioIo::new(stream)).await;
         let (connection, driver) = shaken.map_err(io::Error::other)?;
         // It ends with the connection; what it says then, the request under way says too.
@@ -185,7 +210,7 @@ impl Connections {
     }
 
     /// What was needed so far.
-    pub(super) fn opened(&self) -> Opened {
+    pub(crate) fn opened(&self) -> Opened {
         let pool = self.pool();
         Opened {
             opened: pool.opened,
@@ -230,20 +255,26 @@ mod tests {
         }
     }
 
-    async fn to(listener: &TcpListener, limit: usize) -> Connections {
-        let server = listener.local_addr().unwrap().to_string().parse().unwrap();
-        Connections::new(&server, "/v1/reactions", limit, LIMIT)
+    fn to(listener: &TcpListener, limit: usize) -> Connections {
+        let endpoint = Endpoint::in_the_clear(listener.local_addr().unwrap());
+        Connections::new(endpoint, limit, LIMIT)
     }
 
     async fn post(connections: &Connections) -> Answer {
         let place = connections.place().await;
-        connections.post(place, Bytes::from_static(b"[]")).await.0
+        let question = Question {
+            method: Method::POST,
+            path: Uri::from_static("/v1/reactions"),
+            body: Bytes::from_static(b"[]"),
+            token: None,
+        };
+        connections.ask(place, question).await.0
     }
 
     #[tokio::test]
     async fn a_connection_is_used_again_and_a_closed_one_is_not() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connections = to(&listener, 10).await;
+        let connections = to(&listener, 10);
         let serving = tokio::spawn(async move {
             serve(&listener, 3).await;
             serve(&listener, 1).await;
@@ -264,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_closes_without_an_answer_leaves_an_unknown() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connections = to(&listener, 1).await;
+        let connections = to(&listener, 1);
         let serving = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut read = Vec::new();
@@ -280,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn with_no_more_open_files_it_goes_on_with_the_connections_it_has() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connections = to(&listener, 2).await;
+        let connections = to(&listener, 2);
         let no_more = io::Error::from_raw_os_error(TOO_MANY_FILES[0]);
         assert!(connections.too_many(&no_more));
         assert!(!connections.too_many(&no_more), "the last is not given up");

@@ -1,0 +1,124 @@
+//! Tokens (JWT) as their bearer has them: they are sent, not verified.
+//!
+//! Invariant: a token is in no message and in no `Debug`. It comes from a file, since what is in the
+//! arguments or the environment of a process others may read.
+
+use std::{fmt, fs::File, io::Read, path::Path};
+
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use serde::Deserialize;
+
+/// The longest file: some hundred thousand tokens.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// A token, and whom it names.
+#[derive(Clone)]
+pub(crate) struct Token {
+    /// Its `sub`: the one user whose reactions may come with it.
+    pub(crate) user: String,
+    /// `Bearer …`.
+    header: HeaderValue,
+}
+
+/// What of a token its bearer needs to know.
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+}
+
+impl Token {
+    /// The tokens of a file, one a line.
+    pub(crate) fn read_all(file: &Path) -> Result<Vec<Self>, String> {
+        let unreadable = |error| format!("the file cannot be read: {error}");
+        let mut text = String::new();
+        let opened = File::open(file).map_err(unreadable)?;
+        let read = opened.take(FILE_BYTES + 1).read_to_string(&mut text);
+        if read.map_err(unreadable)? as u64 > FILE_BYTES {
+            return Err(format!("the file has more than {FILE_BYTES} bytes"));
+        }
+        Self::all(&text)
+    }
+
+    fn all(text: &str) -> Result<Vec<Self>, String> {
+        let lines = (1..).zip(text.lines().map(str::trim));
+        let tokens = lines.filter(|(_, line)| !line.is_empty());
+        let tokens: Result<Vec<Self>, String> = tokens
+            .map(|(number, line)| {
+                Self::new(line).ok_or(format!(
+                    "line {number} is no token: a JWT of three parts, whose sub is text"
+                ))
+            })
+            .collect();
+        match tokens {
+            Ok(tokens) if tokens.is_empty() => {
+                Err("the file is empty; put a token (JWT) into it".to_owned())
+            }
+            tokens => tokens,
+        }
+    }
+
+    fn new(token: &str) -> Option<Self> {
+        let Claims { sub } = jsonwebtoken::dangerous::insecure_decode(token).ok()?.claims;
+        let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        header.set_sensitive(true);
+        Some(Self { user: sub, header })
+    }
+
+    /// Says who asks.
+    pub(crate) fn sign(token: Option<&Self>, headers: &mut HeaderMap) {
+        if let Some(token) = token {
+            headers.insert(AUTHORIZATION, token.header.clone());
+        }
+    }
+}
+
+impl fmt::Debug for Token {
+    /// Whose, not what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({:?})", self.user)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use serde_json::{Value, json};
+
+    fn token(claims: Value) -> String {
+        let key = EncodingKey::from_secret(b"whoever issues them");
+        encode(&Header::default(), &claims, &key).unwrap()
+    }
+
+    #[test]
+    fn every_line_of_a_file_is_a_token() {
+        let (ada, bob) = (
+            token(json!({"sub": "ada"})),
+            token(json!({"sub": "bob", "exp": 1})),
+        );
+        let tokens = Token::all(&format!("{ada}\r\n\n  {bob}\n")).unwrap();
+        let users: Vec<&str> = tokens.iter().map(|token| &*token.user).collect();
+        assert_eq!(users, ["ada", "bob"]);
+        let mut headers = HeaderMap::new();
+        Token::sign(Some(&tokens[1]), &mut headers);
+        assert_eq!(headers[AUTHORIZATION], format!("Bearer {bob}"));
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_by_its_line_and_not_repeated() {
+        let good = token(json!({"sub": "ada"}));
+        for bad in [
+            "hunter2".to_owned(),
+            "hunter2.hunter2.hunter2".to_owned(),
+            token(json!({"sub": 7})),
+            token(json!({})),
+        ] {
+            let refused = Token::all(&format!("{good}\n{bad}\n")).unwrap_err();
+            assert!(refused.starts_with("line 2 "), "{refused}");
+            assert!(!refused.contains(&bad), "{refused}");
+        }
+        assert!(Token::all("\n \n").is_err());
+        assert!(!format!("{:?}", Token::all(&good)).contains(&good));
+    }
+}
