@@ -135,9 +135,9 @@ impl Ledger {
             let expected = &mut expected[*kind as usize];
             match answer {
                 Answer::Status(status, _) if status.is_success() => expected.accepted += 1,
-                // 5xx: what an ingest said no to may still reach the log late; 503 says it did not.
-                Answer::Status(status, _)
-                    if status.is_server_error() && *status != StatusCode::SERVICE_UNAVAILABLE =>
+                // What an ingest gave up on may still reach the log late, unless it says otherwise.
+                Answer::Status(status, body)
+                    if status.is_server_error() && !kept_nothing(body) =>
                 {
                     expected.unknown += 1;
                 }
@@ -184,6 +184,13 @@ fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
     }
 }
 
+/// Whether a problem says that nothing of the request was kept. Of those who waited when the log went away,
+/// an ingest does not know it.
+fn kept_nothing(body: &[u8]) -> bool {
+    let problem = serde_json::from_slice::<Problem>(body);
+    problem.is_ok_and(|problem| problem.detail.contains("nothing was kept"))
+}
+
 /// The entries of an array that the server refused.
 fn rejected(answer: &Answer) -> Vec<usize> {
     let Answer::Status(StatusCode::MULTI_STATUS, body) = answer else {
@@ -218,7 +225,11 @@ mod tests {
         ));
         book(status(
             503,
-            r#"{"status":503,"detail":"the buffer is full"}"#,
+            r#"{"status":503,"detail":"the buffer is full; nothing was kept"}"#,
+        ));
+        book(status(
+            503,
+            r#"{"status":503,"detail":"the reactions may or may not be stored"}"#,
         ));
         book(status(400, ""));
         book(status(500, ""));
@@ -227,7 +238,7 @@ mod tests {
         let sent = ledger.close();
         let expected = Expected {
             accepted: 5,
-            unknown: 6,
+            unknown: 9,
         };
         assert_eq!(sent.expected.len(), 1);
         assert_eq!(
@@ -236,10 +247,10 @@ mod tests {
         );
         assert_eq!(sent.reactions(), expected);
         let requests = sent.answers.values().map(|answered| answered.requests);
-        assert_eq!(requests.sum::<u64>(), 7);
+        assert_eq!(requests.sum::<u64>(), 8);
         let full = &sent.answers["503 Service Unavailable"].why;
-        assert_eq!(full.as_deref(), Some("the buffer is full"));
-        assert_eq!((sent.broken, sent.latency_us.len()), (2, 7));
+        assert_eq!(full.as_deref(), Some("the buffer is full; nothing was kept"));
+        assert_eq!((sent.broken, sent.latency_us.len()), (2, 8));
     }
 
     #[test]
