@@ -136,9 +136,7 @@ impl Ledger {
             match answer {
                 Answer::Status(status, _) if status.is_success() => expected.accepted += 1,
                 // What an ingest gave up on may still reach the log late, unless it says otherwise.
-                Answer::Status(status, body)
-                    if status.is_server_error() && !kept_nothing(body) =>
-                {
+                Answer::Status(status, body) if status.is_server_error() && !kept_nothing(body) => {
                     expected.unknown += 1;
                 }
                 Answer::Unknown(_) => expected.unknown += 1,
@@ -249,7 +247,10 @@ mod tests {
         let requests = sent.answers.values().map(|answered| answered.requests);
         assert_eq!(requests.sum::<u64>(), 8);
         let full = &sent.answers["503 Service Unavailable"].why;
-        assert_eq!(full.as_deref(), Some("the buffer is full; nothing was kept"));
+        assert_eq!(
+            full.as_deref(),
+            Some("the buffer is full; nothing was kept")
+        );
         assert_eq!((sent.broken, sent.latency_us.len()), (2, 8));
     }
 
