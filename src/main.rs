@@ -13,6 +13,7 @@ mod defect;
 mod exit;
 mod flags;
 mod logging;
+mod open_files;
 mod output;
 mod settings;
 mod signal;

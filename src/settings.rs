@@ -2,12 +2,14 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use clap::Args;
-use emostream_http::{AllowOrigin, Gate, Tls, TlsError, TlsFile, TlsFiles};
+use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_http::{AllowOrigin, Gate, Limits, Tls, TlsError, TlsFile, TlsFiles};
 use emostream_log::{
     Log,
     embedded::EmbeddedLog,
@@ -15,7 +17,11 @@ use emostream_log::{
 };
 use emostream_model::{AliasError, EmojiNames, Topics};
 
-use crate::exit::Failure;
+use crate::{
+    exit::Failure,
+    open_files,
+    values::{Rate, duration},
+};
 
 /// How the topics are named.
 #[derive(Debug, Clone, Args)]
@@ -290,13 +296,34 @@ pub(crate) struct ListenFlags {
     /// Where it listens; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen)]
     listen: SocketAddr,
+    /// The most connections at once; one more is told 503. The process needs as many open files
+    /// (ulimit -n)
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
+    #[arg(value_parser = Ranged::<u32>::new().range(1..=MOST_CONNECTIONS))]
+    max_connections: u32,
+    /// The most new connections, for example 2000/s; more are told 503. As many as come by default
+    #[arg(long, value_name = "RATE")]
+    connection_rate: Option<Rate>,
     #[command(flatten)]
     tls: TlsFlags,
 }
 
+/// Linux gives a process no more open files unless it is told to (`fs.nr_open`).
+const MOST_CONNECTIONS: u64 = 1 << 20;
+
 impl ListenFlags {
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// What its clients are allowed; raises the process's own limit so that they can be.
+    pub(crate) fn limits(&self) -> Limits {
+        open_files::allow(self.max_connections);
+        Limits {
+            connections: self.max_connections,
+            connection_rate: self.connection_rate.map(|rate| rate.per_second),
+            ..Limits::default()
+        }
     }
 
     /// What is spoken on every listener, if it is TLS. Reads the files.
@@ -315,6 +342,37 @@ impl ListenFlags {
         tls.map(Some)
             .map_err(|error| Failure::usage(flag(&error), error))
     }
+}
+
+/// How results go out to subscribers.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FanoutFlags {
+    /// Threads that write to subscribers; as many as there are cores by default
+    #[arg(long, value_name = "N", value_parser = shards)]
+    shards: Option<NonZeroUsize>,
+    /// At the end, subscribers are told to come back one after another, spread over this at most
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    drain: Duration,
+}
+
+impl FanoutFlags {
+    pub(crate) fn shards(&self) -> Option<NonZeroUsize> {
+        self.shards
+    }
+
+    pub(crate) fn drain(&self) -> Duration {
+        self.drain
+    }
+}
+
+/// More threads than cores only wait for each other.
+const MOST_SHARDS: usize = 1024;
+
+fn shards(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|number: &NonZeroUsize| number.get() <= MOST_SHARDS)
+        .ok_or_else(|| format!("write a number from 1 to {MOST_SHARDS}"))
 }
 
 /// What makes listeners speak TLS: both or none.

@@ -15,6 +15,7 @@ mod cluster;
 mod crowd;
 mod decode;
 mod drain;
+mod fanout;
 mod floor;
 mod ingest;
 mod peers;
@@ -53,6 +54,8 @@ enum Figure {
     Start(start::Flags),
     /// What a POST costs, beside hyper alone, and axum with rdkafka
     Ingest(ingest::Flags),
+    /// What a delivery costs beside a plain server, slow readers, herds
+    Fanout(fanout::Flags),
     /// Reading records alone, without Kafka
     Decode,
     /// The floor itself, started by `drain` as a process of its own
@@ -61,6 +64,12 @@ enum Figure {
     /// The floor of `ingest`
     #[command(hide = true)]
     HttpFloor(ingest::floor::Flags),
+    /// The plain server of `fanout`
+    #[command(hide = true)]
+    FanoutPlain(fanout::plain::Flags),
+    /// The audience of `fanout`
+    #[command(hide = true)]
+    FanoutAudience(fanout::audience::Flags),
 }
 
 /// Where the contenders are.
@@ -87,6 +96,9 @@ fn main() -> Outcome<()> {
         Figure::Start(flags) => start::run(&flags),
         Figure::Ingest(flags) => ingest::run(&flags),
         Figure::HttpFloor(flags) => ingest::floor::run(&flags),
+        Figure::Fanout(flags) => fanout::run(&flags),
+        Figure::FanoutPlain(flags) => fanout::plain::run(&flags),
+        Figure::FanoutAudience(flags) => fanout::audience::run(flags),
         Figure::Decode => decode::run(),
         Figure::Floor(flags) => floor::run(&flags),
     }

@@ -9,9 +9,12 @@
 
 use std::{ops::Range, sync::Arc};
 
-use emostream_model::{GapReason, ResultId};
+use emostream_model::{Frame, GapReason, ResultId};
 
-use crate::room::{Final, Live, RoomState, Trending};
+use crate::{
+    encoded::Encoded,
+    room::{Final, Live, RoomState, Trending},
+};
 
 /// Where a subscriber stands. All that a connection holds of the room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +36,27 @@ pub(crate) struct Cursor {
 pub(crate) enum Next {
     /// A final.
     Final(Arc<Final>),
-    /// The newest tally of an open window.
-    Live(Arc<Live>),
+    /// The newest tally of an open window, and how many were skipped for it.
+    Live(Arc<Live>, u64),
     /// What is trending.
     Trending(Arc<Trending>),
     /// Finals behind this one are lost to this subscriber.
     Gap(ResultId, GapReason),
+}
+
+impl Next {
+    /// Reads its frame.
+    pub(crate) fn frame<T>(&self, read: impl FnOnce(&Encoded) -> T) -> T {
+        match self {
+            Self::Final(kept) => read(&kept.frame),
+            Self::Live(live, _) => read(&live.frame),
+            Self::Trending(trending) => read(&trending.frame),
+            Self::Gap(after, reason) => read(&Encoded::new(&Frame::Gap {
+                after: *after,
+                reason: *reason,
+            })),
+        }
+    }
 }
 
 impl Cursor {
@@ -114,8 +132,13 @@ impl Cursor {
             return Some(Next::Trending(trending.clone()));
         }
         let live = room.live_after(self.live_version)?;
+        let skipped = match self.live_version {
+            // What was before it came is not skipped.
+            0 => 0,
+            seen => live.version - seen - 1,
+        };
         self.live_version = live.version;
-        Some(Next::Live(live.clone()))
+        Some(Next::Live(live.clone(), skipped))
     }
 
     fn has_gap(&self, room: &RoomState) -> bool {
@@ -167,7 +190,7 @@ mod tests {
         std::iter::from_fn(|| cursor.next(room))
             .map(|next| match next {
                 Next::Final(f) => f.id.to_string(),
-                Next::Live(l) => format!("live {}", l.version),
+                Next::Live(l, _) => format!("live {}", l.version),
                 Next::Trending(t) => format!("trending {}", t.version),
                 Next::Gap(id, reason) => format!("gap {id} {reason:?}"),
             })
@@ -399,7 +422,7 @@ mod tests {
             let mut read = |cursor: &mut Cursor, room: &RoomState, got: &mut Vec<Option<u64>>| match cursor.next(room) {
                 Some(Next::Final(f)) => got.push(Some(f.id.offset)),
                 Some(Next::Gap(..)) => got.push(None),
-                Some(Next::Live(l)) => { assert!(l.version > live_seen); live_seen = l.version; }
+                Some(Next::Live(l, _)) => { assert!(l.version > live_seen); live_seen = l.version; }
                 Some(Next::Trending(t)) => { assert!(t.version > trending_seen); trending_seen = t.version; }
                 None => {}
             };

@@ -12,7 +12,9 @@ pub enum BroadcastError {
     /// The registry holds a publisher already.
     #[error("the publisher's metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The thread that reads the log cannot start.
-    #[error("the thread that reads the log cannot be started: {0}")]
+    /// A thread that reads the log, or writes to subscribers, cannot start.
+    #[error(
+        "the publisher's threads cannot be started: {0}; allow the process more (ulimit -u, -n)"
+    )]
     Thread(std::io::Error),
 }

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 use emostream_model::{LeadersRecord, ResultId, Room, WindowRecord};
 use tokio::sync::watch;
 
-use crate::{room::RoomState, shape::Shape};
+use crate::{room::RoomState, shape::Shape, shard::Bells};
 
 /// The most rooms that exist only because somebody looks at them: an address is a name away from
 /// making one, and each costs some hundred bytes until it is swept.
@@ -37,22 +37,58 @@ pub(crate) struct Hub {
     leaders: Mutex<Option<LeadersRecord>>,
     /// How results are cut now.
     shape: Mutex<Shape>,
+    bells: Bells,
 }
 
-/// A room, and the bell of its subscribers.
+/// A room, and who is to be woken when it changes.
 #[derive(Debug)]
 pub(crate) struct Entry {
     state: Mutex<RoomState>,
+    /// Wakes subscribers that no shard holds.
     changed: watch::Sender<()>,
+    /// By shard; see the constants.
+    marks: Box<[AtomicU8]>,
+    bells: Bells,
     subscribers: AtomicUsize,
 }
 
+/// The shard has no subscriber in the room.
+const EMPTY: u8 = 0;
+/// It has, and has looked at the room since its last change.
+const SEEN: u8 = 1;
+/// The room changed, and the shard has been told to look.
+const CHANGED: u8 = 2;
+
 impl Entry {
-    fn new(state: RoomState) -> Self {
+    fn new(state: RoomState, bells: Bells) -> Self {
         Self {
             state: Mutex::new(state),
             changed: watch::Sender::new(()),
+            marks: bells.iter().map(|_| AtomicU8::new(EMPTY)).collect(),
+            bells,
             subscribers: AtomicUsize::new(0),
+        }
+    }
+
+    /// `shard` is to be told of changes from now on, or no longer.
+    pub(crate) fn tell(&self, shard: usize, told: bool) {
+        self.marks[shard].store(if told { SEEN } else { EMPTY }, Ordering::Release);
+    }
+
+    /// `shard` is about to look; what changes from now on it is told again.
+    pub(crate) fn looks(&self, shard: usize) {
+        let mark = &self.marks[shard];
+        let _ = mark.compare_exchange(CHANGED, SEEN, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Tells all who wait for the room, each shard once until it has looked.
+    fn ring(self: &Arc<Self>) {
+        self.changed.send_replace(());
+        for (mark, bell) in self.marks.iter().zip(self.bells.iter()) {
+            let turned = mark.compare_exchange(SEEN, CHANGED, Ordering::AcqRel, Ordering::Acquire);
+            if turned.is_ok() {
+                bell.put(|desk| desk.changed.push(self.clone()));
+            }
         }
     }
 
@@ -62,10 +98,10 @@ impl Entry {
     }
 
     /// Changes the room; its subscribers look again if there is news.
-    pub(crate) fn update(&self, change: impl FnOnce(&mut RoomState) -> bool) -> bool {
+    pub(crate) fn update(self: &Arc<Self>, change: impl FnOnce(&mut RoomState) -> bool) -> bool {
         let news = change(&mut self.state());
         if news {
-            self.changed.send_replace(());
+            self.ring();
         }
         news
     }
@@ -90,14 +126,16 @@ impl Entry {
 }
 
 impl Hub {
-    /// No rooms yet; results are cut in `shape` until they show otherwise.
-    pub(crate) fn new(shape: Shape) -> Self {
+    /// No rooms yet; results are cut in `shape` until they show otherwise. The shards behind `bells` are told
+    /// of changes.
+    pub(crate) fn new(shape: Shape, bells: Bells) -> Self {
         Self {
             rooms: Mutex::default(),
             read: Mutex::default(),
             advanced: watch::Sender::default(),
             leaders: Mutex::default(),
             shape: Mutex::new(shape),
+            bells,
         }
     }
 
@@ -129,7 +167,7 @@ impl Hub {
             Some(entry) => entry.clone(),
             None if rooms.len() >= SILENT_ROOMS && silent(&rooms) >= SILENT_ROOMS => return None,
             None => {
-                let entry = Arc::new(Entry::new(RoomState::default()));
+                let entry = Arc::new(Entry::new(RoomState::default(), self.bells.clone()));
                 rooms.insert(room.clone(), entry.clone());
                 entry
             }
@@ -143,7 +181,7 @@ impl Hub {
         let mut rooms = self.rooms();
         let entry = rooms.entry(room.clone());
         entry
-            .or_insert_with(|| Arc::new(Entry::new(state())))
+            .or_insert_with(|| Arc::new(Entry::new(state(), self.bells.clone())))
             .clone()
     }
 

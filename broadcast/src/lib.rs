@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  [totals] ─at the start─┐
-//!  [windows] ──▶ tail ────┴▶ hub ─▶ room: ring of finals, newest live ─▶ cursor ─▶ WebSocket
-//!  [trending] ─▶ (thread)           what is trending                           └─▶ SSE
+//!  [windows] ──▶ tail ────┴▶ hub ─▶ room: ring of finals, newest live ─▶ shard: cursor ─▶ WebSocket
+//!  [trending] ─▶ (thread)           what is trending                    (threads) └────▶ SSE
 //!  [live] ─────▶
 //!                                                           state, history, rooms ─▶ JSON
 //! ```
@@ -16,10 +16,12 @@
 //! - A frame is serialised once, whoever receives it, and is the same bytes at every publisher.
 //! - What a subscriber gets next is a pure function of its cursor and the room (`cursor`).
 //! - The log is read on a thread of its own, never by an async task.
+//! - What is written to subscribers, shards write; requests, health and metrics are answered elsewhere.
 
 mod cursor;
 mod encoded;
 mod error;
+mod farewell;
 mod hub;
 mod metrics;
 mod page;
@@ -28,17 +30,19 @@ mod room;
 mod routes;
 mod service;
 mod shape;
+mod shard;
 mod source;
 mod sse;
 mod state;
 mod stay;
+mod subscriber;
 mod subscription;
 mod tail;
 mod token;
 mod totals;
 mod websocket;
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use emostream_http::{AllowOrigin, Gate};
 use emostream_model::Topics;
@@ -66,4 +70,8 @@ pub struct Config {
     pub allow_origin: AllowOrigin,
     /// Who may receive; the page is everybody's.
     pub gate: Gate,
+    /// Threads that write to subscribers; as many as there are cores if that is not said.
+    pub shards: Option<NonZeroUsize>,
+    /// At the end, subscribers are told to come back spread over this at most.
+    pub drain: Duration,
 }

@@ -1,8 +1,12 @@
 //! What a publisher tells Prometheus.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+
+use crate::cursor::Next;
 
 /// Seconds from a final's record in the log to its way out: the log's and the thread's delay.
 const DELIVERY_BUCKETS: [f64; 9] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
@@ -12,16 +16,63 @@ const DELIVERY_BUCKETS: [f64; 9] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1
 pub(crate) struct Metrics {
     pub(crate) subscribers: IntGaugeVec,
     pub(crate) frames: IntCounterVec,
-    pub(crate) deliveries: IntCounterVec,
-    pub(crate) skipped: IntCounter,
-    pub(crate) gaps: IntCounter,
+    pub(crate) deliveries: Deliveries,
+    pub(crate) queued: IntGauge,
     pub(crate) rooms: IntGauge,
     pub(crate) unreadable: IntCounter,
     pub(crate) upstream: IntGauge,
-    pub(crate) delivery: Histogram,
 }
 
+/// What went out, counted; its counters are looked up once, not at each delivery.
+#[derive(Debug, Clone)]
+pub(crate) struct Deliveries {
+    finals: IntCounter,
+    lives: IntCounter,
+    trendings: IntCounter,
+    told_gaps: IntCounter,
+    skipped: IntCounter,
+    gaps: IntCounter,
+    delivery: Histogram,
+}
+
+impl Deliveries {
+    /// Counts a frame that is on its way to a subscriber.
+    pub(crate) fn count(&self, next: &Next) {
+        match next {
+            Next::Final(kept) => {
+                let now = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                let ms = (now.as_millis() as u64).saturating_sub(kept.written_ms);
+                self.delivery.observe(ms as f64 / 1000.0);
+                self.finals.inc();
+            }
+            Next::Live(_, skipped) => {
+                self.lives.inc();
+                if *skipped > 0 {
+                    self.skipped.inc_by(*skipped);
+                }
+            }
+            Next::Trending(_) => self.trendings.inc(),
+            Next::Gap(..) => {
+                self.gaps.inc();
+                self.told_gaps.inc();
+            }
+        }
+    }
+}
+
+/// How subscribers may be connected.
+pub(crate) const WEBSOCKET: &str = "websocket";
+pub(crate) const SSE: &str = "sse";
+
 impl Metrics {
+    /// Subscribers here.
+    pub(crate) fn audience(&self) -> u64 {
+        let of = |transport| self.subscribers.with_label_values(&[transport]).get();
+        u64::try_from(of(WEBSOCKET) + of(SSE)).unwrap_or(0)
+    }
+
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let name = |name: &str| format!("emostream_publisher_{name}");
         let counter = |n: &str, help: &str| IntCounter::new(name(n), help);
@@ -34,32 +85,50 @@ impl Metrics {
             name("delivery_seconds"),
             "From a final's record in the log to its delivery to a subscriber who waited.",
         );
+        let by_type = by("deliveries_total", "Frames delivered, by type.", "type")?;
+        let skipped = counter(
+            "skipped_live_total",
+            "Live frames a slow subscriber skipped.",
+        )?;
+        let gaps = counter("gaps_total", "Gaps told to subscribers.")?;
+        let delivery = Histogram::with_opts(delivery.buckets(buckets))?;
+        registry.register(Box::new(by_type.clone()))?;
+        registry.register(Box::new(skipped.clone()))?;
+        registry.register(Box::new(gaps.clone()))?;
+        registry.register(Box::new(delivery.clone()))?;
+        let of = |kind: &str| by_type.with_label_values(&[kind]);
         let metrics = Self {
             subscribers: IntGaugeVec::new(
                 Opts::new(name("subscribers"), "Subscribers, by transport."),
                 &["transport"],
             )?,
             frames: by("frames_total", "Frames made, by type.", "type")?,
-            deliveries: by("deliveries_total", "Frames delivered, by type.", "type")?,
-            skipped: counter(
-                "skipped_live_total",
-                "Live frames a slow subscriber skipped.",
+            deliveries: Deliveries {
+                finals: of("final"),
+                lives: of("live"),
+                trendings: of("trending"),
+                told_gaps: of("gap"),
+                skipped,
+                gaps,
+                delivery,
+            },
+            queued: gauge(
+                "write_queue_bytes",
+                "Bytes of frames begun that subscribers' sockets have not taken yet.",
             )?,
-            gaps: counter("gaps_total", "Gaps told to subscribers.")?,
             rooms: gauge("rooms", "Rooms known.")?,
             unreadable: counter("unreadable_total", "Result records that could not be read.")?,
             upstream: gauge("upstream_up", "Whether results are being read.")?,
-            delivery: Histogram::with_opts(delivery.buckets(buckets))?,
         };
+        for transport in [WEBSOCKET, SSE] {
+            metrics.subscribers.with_label_values(&[transport]);
+        }
         registry.register(Box::new(metrics.subscribers.clone()))?;
         registry.register(Box::new(metrics.frames.clone()))?;
-        registry.register(Box::new(metrics.deliveries.clone()))?;
-        registry.register(Box::new(metrics.skipped.clone()))?;
-        registry.register(Box::new(metrics.gaps.clone()))?;
+        registry.register(Box::new(metrics.queued.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
         registry.register(Box::new(metrics.unreadable.clone()))?;
         registry.register(Box::new(metrics.upstream.clone()))?;
-        registry.register(Box::new(metrics.delivery.clone()))?;
         Ok(metrics)
     }
 }

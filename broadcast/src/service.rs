@@ -1,8 +1,16 @@
 //! The running publisher: requests in, answers and streams out, and the farewell at its end.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::Arc,
+    thread,
+    time::{Instant, SystemTime},
+};
 
-use emostream_http::{AllowOrigin, Handler, Pass, Problem, Readiness, Request, Response, Shutdown};
+use emostream_http::{
+    AllowOrigin, Body, Handler, Pass, Problem, Readiness, Request, Response, Shutdown,
+};
 use emostream_log::Log;
 use emostream_model::{ResultId, Room};
 use hyper::{Method, StatusCode, header::ORIGIN};
@@ -10,16 +18,22 @@ use prometheus::Registry;
 
 use crate::{
     BroadcastError, Config,
+    encoded::Encoded,
+    farewell,
     hub::Hub,
-    metrics::Metrics,
+    metrics::{Metrics, SSE, WEBSOCKET},
     page::Page,
     routes::{self, Route, What},
     shape::Shape,
-    sse, state,
+    shard::{Arrival, Shards, Speech},
+    sse::{self, Framing},
+    state,
     stay::Stay,
+    subscriber::Subscriber,
     subscription::Subscription,
     tail::Tail,
-    token, websocket,
+    token,
+    websocket::{self, Inbound},
 };
 
 /// The methods of everything here.
@@ -46,13 +60,18 @@ impl Publisher {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("publisher");
         component.not_ready("reading what was counted");
-        let hub = Arc::new(Hub::new(Shape::new(config.window_ms, config.swarm_size)));
+        let shards = config.shards.map_or_else(thread::available_parallelism, Ok);
+        let shards = Shards::start(shards.unwrap_or(NonZeroUsize::MIN), &metrics);
+        let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
+        let shape = Shape::new(config.window_ms, config.swarm_size);
+        let hub = Arc::new(Hub::new(shape, shards.bells()));
         let tail = Tail::start(&config, log, hub.clone(), metrics.clone(), component)?;
         let farewell = Shutdown::new();
         let service = Service {
             page: Page::new(config.ingest_url.as_ref()),
             config,
             hub,
+            shards,
             metrics,
             farewell: farewell.clone(),
         };
@@ -72,6 +91,13 @@ impl Publisher {
     /// listener's drain waits for them.
     pub fn bye(&self) {
         self.farewell.trigger();
+        let Service {
+            shards,
+            metrics,
+            config,
+            ..
+        } = &*self.service;
+        shards.bye(farewell::spread(metrics.audience(), config.drain));
     }
 }
 
@@ -79,8 +105,14 @@ struct Service {
     page: Page,
     config: Config,
     hub: Arc<Hub>,
+    shards: Arc<Shards>,
     metrics: Metrics,
     farewell: Shutdown,
+}
+
+/// When the token expires; what is beyond the clock is for ever, too.
+fn until(pass: &Pass) -> Option<Instant> {
+    Instant::now().checked_add(pass.left(SystemTime::now())?)
 }
 
 impl Handler for Service {
@@ -128,17 +160,12 @@ impl Service {
         self.config.gate.admit(token, SystemTime::now())
     }
 
-    /// From now until the farewell, or until the token expires.
-    fn stay(&self, pass: &Pass) -> Stay {
-        Stay::new(self.farewell.clone(), pass.left(SystemTime::now()))
-    }
-
     async fn room(
         &self,
         room: &Room,
         what: What,
         pass: &Pass,
-        mut request: Request,
+        request: Request,
     ) -> Result<Response, Problem> {
         if !pass.opens(room.as_str()) {
             let detail = format!("the token does not open room \"{room}\"");
@@ -156,18 +183,55 @@ impl Service {
             }
             What::Events => {
                 let since = routes::since(request.uri(), request.headers())?;
-                let subscription = self.subscribe(room, since, "sse").await?;
-                Ok(sse::answer(subscription, self.stay(pass)))
+                let (subscriber, hello) = self.subscribe(room, since, SSE).await?;
+                let until = until(pass);
+                Ok(match Framing::of(request.version()) {
+                    Some(framing) => {
+                        let speech = Speech::Events(framing);
+                        let body = self.hand_over(subscriber, hello, speech, until);
+                        sse::response(body, Some(framing))
+                    }
+                    None => {
+                        let deliveries = self.metrics.deliveries.clone();
+                        let subscription = Subscription::new(subscriber, hello, deliveries);
+                        let stay = Stay::new(self.farewell.clone(), until);
+                        sse::stream(subscription, stay, self.config.drain)
+                    }
+                })
             }
             What::WebSocket => {
-                let handshake = websocket::handshake(&mut request)?;
+                let answer = websocket::handshake(&request)?;
                 let since = routes::since(request.uri(), request.headers())?;
-                let subscription = self.subscribe(room, since, "websocket").await?;
-                let serving = websocket::serve(handshake.upgrade, subscription, self.stay(pass));
-                tokio::spawn(serving);
-                Ok(handshake.response)
+                let (subscriber, hello) = self.subscribe(room, since, WEBSOCKET).await?;
+                let speech = Speech::WebSocket(Inbound::default());
+                Ok(answer(self.hand_over(
+                    subscriber,
+                    hello,
+                    speech,
+                    until(pass),
+                )))
             }
         }
+    }
+
+    /// Has a shard go on with the socket.
+    fn hand_over(
+        &self,
+        subscriber: Subscriber,
+        hello: Encoded,
+        speech: Speech,
+        until: Option<Instant>,
+    ) -> Body {
+        let shards = self.shards.clone();
+        Body::takeover(move |taken| {
+            shards.take(Arrival {
+                taken,
+                speech,
+                subscriber,
+                hello,
+                until,
+            });
+        })
     }
 
     async fn subscribe(
@@ -175,7 +239,7 @@ impl Service {
         room: &Room,
         since: Option<ResultId>,
         transport: &str,
-    ) -> Result<Subscription, Problem> {
+    ) -> Result<(Subscriber, Encoded), Problem> {
         if let Some(id) = since {
             self.hub.catch_up(id).await;
         }
@@ -184,7 +248,7 @@ impl Service {
                 "this server is about to end; connect again",
             ));
         }
-        let joined = Subscription::join(
+        let joined = Subscriber::join(
             &self.hub,
             room,
             since,

@@ -1,36 +1,95 @@
-//! Server-Sent Events (WHATWG HTML, "Server-sent events").
+//! Server-Sent Events (WHATWG HTML, "Server-sent events"): how the stream is framed, and its way over
+//! HTTP/2. Over HTTP/1 a shard writes it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use emostream_http::{Body, BodySender, Closed, Response};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{
+    Version,
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING},
+};
 
 use crate::{
+    encoded::Encoded,
+    farewell,
     stay::{Over, Stay},
-    subscription::{Subscription, bye},
+    subscription::Subscription,
 };
 
 /// Proxies end streams that are silent for longer, 30 or 60 s mostly.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+const BEAT: &str = ": here\n\n";
 
-/// How long a browser waits before it reconnects by itself.
-const RETRY_MS: u64 = 2000;
+/// A browser waits two seconds before it reconnects by itself.
+const RETRY: &str = "retry: 2000\n\n";
 
-/// Pieces between the subscriber and its socket: the one being written, and the next.
+/// What ends a chunk (RFC 9112, 7.1).
+pub(crate) const CHUNK_END: &str = "\r\n";
+
+/// Pieces between the subscriber and its stream: the one being written, and the next.
 const PIECES: usize = 1;
 
-/// Answers with a stream of events that ends with the client, with `bye` at the farewell, or when the
-/// token expires: a browser then comes back by itself, and is told 401.
-pub(crate) fn answer(subscription: Subscription, stay: Stay) -> Response {
-    let (sender, body) = Body::channel(PIECES);
-    tokio::spawn(async move {
-        tokio::select! {
-            // The client has gone.
-            () = sender.closed() => {}
-            _ = feed(subscription, &sender, stay) => {}
+/// A piece as a chunk of HTTP/1.1.
+pub(crate) fn chunk(piece: &str) -> String {
+    format!("{:x}\r\n{piece}{CHUNK_END}", piece.len())
+}
+
+/// How the stream goes over HTTP/1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// In chunks, the last of which is empty: HTTP/1.1.
+    Chunks,
+    /// As it is, until the connection ends: HTTP/1.0, which nginx speaks to what is behind it.
+    Bare,
+}
+
+impl Framing {
+    /// As a client of `version` expects it; `None` of HTTP/2, which frames by itself.
+    pub(crate) fn of(version: Version) -> Option<Self> {
+        match version {
+            Version::HTTP_11 => Some(Self::Chunks),
+            Version::HTTP_10 | Version::HTTP_09 => Some(Self::Bare),
+            _ => None,
         }
-    });
+    }
+
+    /// A frame as it goes out.
+    pub(crate) fn frame(self, frame: &Encoded) -> Bytes {
+        match self {
+            Self::Chunks => frame.chunk().clone(),
+            Self::Bare => frame.event().clone(),
+        }
+    }
+
+    /// What comes first.
+    pub(crate) fn retry(self) -> String {
+        self.piece(RETRY)
+    }
+
+    /// What is sent so that the connection is not taken for dead.
+    pub(crate) fn beat(self) -> Bytes {
+        self.piece(BEAT).into()
+    }
+
+    /// The end.
+    pub(crate) fn end(self) -> &'static [u8] {
+        match self {
+            Self::Chunks => b"0\r\n\r\n",
+            Self::Bare => b"",
+        }
+    }
+
+    fn piece(self, piece: &str) -> String {
+        match self {
+            Self::Chunks => chunk(piece),
+            Self::Bare => piece.to_owned(),
+        }
+    }
+}
+
+/// The head of a stream of events, whose body goes over HTTP/1 as `framing` says.
+pub(crate) fn response(body: Body, framing: Option<Framing>) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -38,26 +97,48 @@ pub(crate) fn answer(subscription: Subscription, stay: Stay) -> Response {
     // nginx would hold events back to fill its buffer.
     let buffering = HeaderName::from_static("x-accel-buffering");
     headers.insert(buffering, HeaderValue::from_static("no"));
+    match framing {
+        Some(Framing::Chunks) => {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Some(Framing::Bare) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        None => {}
+    }
     response
+}
+
+/// Answers over HTTP/2 with a stream of events that ends with the client, with `bye` at the farewell, or
+/// when the token expires: a browser then comes back by itself, and is told 401.
+pub(crate) fn stream(subscription: Subscription, stay: Stay, spread: Duration) -> Response {
+    let (sender, body) = Body::channel(PIECES);
+    tokio::spawn(async move {
+        tokio::select! {
+            // The client has gone.
+            () = sender.closed() => {}
+            _ = feed(subscription, &sender, stay, spread) => {}
+        }
+    });
+    response(body, None)
 }
 
 async fn feed(
     mut subscription: Subscription,
     sender: &BodySender,
     stay: Stay,
+    spread: Duration,
 ) -> Result<(), Closed> {
-    sender
-        .send(Bytes::from(format!("retry: {RETRY_MS}\n\n")))
-        .await?;
+    sender.send(Bytes::from_static(RETRY.as_bytes())).await?;
     loop {
         let piece = tokio::select! {
             biased;
             over = stay.over() => return match over {
-                Over::Farewell => sender.send(bye().event().clone()).await,
+                Over::Farewell => sender.send(farewell::bye(spread).event().clone()).await,
                 Over::Expired => Ok(()),
             },
             frame = subscription.next() => frame.event().clone(),
-            () = tokio::time::sleep(HEARTBEAT) => Bytes::from_static(b": here\n\n"),
+            () = tokio::time::sleep(HEARTBEAT) => Bytes::from_static(BEAT.as_bytes()),
         };
         sender.send(piece).await?;
     }

@@ -1,9 +1,9 @@
 //! How long a subscriber may stay.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use emostream_http::Shutdown;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 /// A subscriber stays until the farewell, or until its token has expired.
 pub(crate) struct Stay {
@@ -21,10 +21,8 @@ pub(crate) enum Over {
 }
 
 impl Stay {
-    /// Begins now. `left` is how long the token is good, `None` for ever.
-    pub(crate) fn new(farewell: Shutdown, left: Option<Duration>) -> Self {
-        // What is beyond the clock is for ever, too.
-        let until = left.and_then(|left| Instant::now().checked_add(left));
+    /// `until` its token expires, `None` for ever.
+    pub(crate) fn new(farewell: Shutdown, until: Option<Instant>) -> Self {
         Self { farewell, until }
     }
 
@@ -36,7 +34,7 @@ impl Stay {
         };
         tokio::select! {
             () = self.farewell.requested() => Over::Farewell,
-            () = sleep_until(until) => Over::Expired,
+            () = sleep_until(until.into()) => Over::Expired,
         }
     }
 }

@@ -9,6 +9,8 @@ mod answers;
 mod clients;
 #[path = "service/counting.rs"]
 mod counting;
+#[path = "service/encrypted.rs"]
+mod encrypted;
 #[path = "service/farewell.rs"]
 mod farewell;
 #[path = "service/hostile.rs"]
@@ -23,6 +25,8 @@ mod receiving;
 mod restarts;
 #[path = "service/resuming.rs"]
 mod resuming;
+#[path = "service/shards.rs"]
+mod shards;
 #[path = "service/slow.rs"]
 mod slow;
 #[path = "service/stage.rs"]

@@ -1,4 +1,5 @@
-//! The one body that answers have: bytes known at once, or a stream of them.
+//! The one body that answers have: bytes known at once, a stream of them, or somebody who takes the socket
+//! over.
 
 use std::{
     convert::Infallible,
@@ -11,6 +12,11 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use crate::Taken;
+
+/// Who goes on with a socket.
+pub(crate) type Takeover = Box<dyn FnOnce(Taken) + Send>;
+
 /// The body of an answer. It cannot fail: a stream that has to break off ends.
 #[derive(Default)]
 pub struct Body(Content);
@@ -22,6 +28,7 @@ enum Content {
     Bytes(Bytes),
     Channel(mpsc::Receiver<Bytes>),
     Stream(Pin<Box<dyn HttpBody<Data = Bytes, Error = Infallible> + Send>>),
+    Takeover(Takeover),
 }
 
 /// Feeds a [`Body::channel`]; dropped, it ends the body.
@@ -49,6 +56,25 @@ impl Body {
     pub fn channel(pieces: usize) -> (BodySender, Self) {
         let (sender, receiver) = mpsc::channel(pieces);
         (BodySender(sender), Self(Content::Channel(receiver)))
+    }
+
+    /// No body: `take` gets the socket, with the answer's head still to be written, and HTTP is over there.
+    /// How the answer is framed is `take`'s business, so its headers say that.
+    ///
+    /// For HTTP/1 alone; over HTTP/2, which has many requests on a socket, the answer ends with its head.
+    /// Nobody takes over if the client has gone meanwhile. `take` must not wait.
+    pub fn takeover(take: impl FnOnce(Taken) + Send + 'static) -> Self {
+        Self(Content::Takeover(Box::new(take)))
+    }
+
+    pub(crate) fn take_over(&mut self) -> Option<Takeover> {
+        match std::mem::take(&mut self.0) {
+            Content::Takeover(takeover) => Some(takeover),
+            content => {
+                self.0 = content;
+                None
+            }
+        }
     }
 
     /// A body that makes its pieces itself.
@@ -94,6 +120,7 @@ impl fmt::Debug for Body {
             Content::Nothing => "no bytes",
             Content::Bytes(_) => "bytes",
             Content::Channel(_) | Content::Stream(_) => "a stream",
+            Content::Takeover(_) => "the socket",
         })
     }
 }
@@ -108,7 +135,7 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let content = &mut self.get_mut().0;
         match content {
-            Content::Nothing => Poll::Ready(None),
+            Content::Nothing | Content::Takeover(_) => Poll::Ready(None),
             Content::Bytes(_) => match std::mem::take(content) {
                 Content::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
@@ -123,7 +150,7 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Content::Nothing => true,
+            Content::Nothing | Content::Takeover(_) => true,
             Content::Bytes(_) | Content::Channel(_) => false,
             Content::Stream(stream) => stream.is_end_stream(),
         }
@@ -131,7 +158,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Content::Nothing => SizeHint::with_exact(0),
+            Content::Nothing | Content::Takeover(_) => SizeHint::with_exact(0),
             Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Channel(_) => SizeHint::default(),
             Content::Stream(stream) => stream.size_hint(),

@@ -5,20 +5,17 @@
 //!     └─── TLS: handshake, agrees ─────────┘     └▶ HTTP/2: requests beside each other
 //! ```
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use hyper::{
     Version,
     header::{CONNECTION, HOST, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    Handler, Limits, Problem, Request, Response, Shutdown, Socket, preface::begins_http2,
+    Handler, Limits, Problem, Request, Response, Shutdown, preface::begins_http2, socket::Socket,
     tls::HTTP2, wire::Wire,
 };
 
@@ -87,31 +84,6 @@ impl<H: Handler> Serving<H> {
             true => Spoken::Http2(stream.into()),
             false => Spoken::Http1(stream.into()),
         })
-    }
-
-    async fn http1(&self, socket: Socket, peer: SocketAddr) -> Result<(), hyper::Error> {
-        let service = service_fn(|request: Request| {
-            let handler = self.handler.clone();
-            async move { Ok::<_, Infallible>(answer(&*handler, request, peer).await) }
-        });
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(self.limits.head)
-            .max_buf_size(self.limits.head_bytes);
-        let served = http
-            .serve_connection(TokioIo::new(socket), service)
-            .with_upgrades();
-        let mut served = pin!(served);
-        tokio::select! {
-            ended = &mut served => ended,
-            () = self.stop.soon.requested() => {
-                served.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = served => ended,
-                    () = self.stop.now.requested() => Ok(()),
-                }
-            }
-        }
     }
 }
 

@@ -17,8 +17,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    Body, Handler, Problem, Request, Socket,
+    Body, Handler, Problem, Request,
     connection::{Serving, answer},
+    socket::Socket,
     streams::{Answered, Look, Patience, Stream, Streams},
 };
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!             ┌───────────── serve ─────────────┐
-//!  accept ──▶ │ Limits ▶ TLS ▶ hyper ▶ Handler ─┼─▶ Response<Body>     bytes, a stream, or an upgrade
-//!             └─────────── Shutdown ────────────┘
+//!  accept ──▶ │ Limits ▶ TLS ▶ hyper ▶ Handler ─┼─▶ Response<Body>     bytes, a stream,
+//!             └─────────── Shutdown ────────────┘                      or the socket itself ([`Line`])
 //! ```
 //!
 //! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
@@ -14,9 +14,9 @@
 //!
 //! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
 //!
-//! Invariants: every connection counts against one limit for as long as its socket lives, upgraded or
-//! not; of the requests that HTTP/2 carries at once, so does every one beside a connection's first. No wait
-//! for a client is without an end. What a client sends is never buffered beyond a named limit, and what it
+//! Invariants: every connection counts against one limit for as long as its socket lives, whoever
+//! has taken it over; of the requests that HTTP/2 carries at once, so does every one beside a connection's
+//! first. No wait for a client is without an end. What a client sends is never buffered beyond a named limit, and what it
 //! only announces takes no room.
 
 mod admin;
@@ -26,10 +26,13 @@ mod cors;
 mod forwarded;
 mod gate;
 mod handler;
+mod http1;
 mod http2;
 mod limits;
+mod line;
 mod listen;
 mod nowhere;
+mod pace;
 mod preface;
 mod problem;
 mod readiness;
@@ -50,6 +53,7 @@ pub use forwarded::{InvalidNetwork, TrustedProxies};
 pub use gate::{Gate, Pass, bearer};
 pub use handler::{Handler, Request, Response};
 pub use limits::Limits;
+pub use line::{Line, Taken};
 pub use listen::{Listener, listen};
 pub use nowhere::Nowhere;
 pub use problem::Problem;
@@ -57,7 +61,6 @@ pub use readiness::{Component, Readiness};
 pub use receive::{Bodies, BodyError, BodyLimits, Received};
 pub use serve::{Drained, serve};
 pub use shutdown::Shutdown;
-pub use socket::{Socket, upgraded_socket};
 pub use tls::{Tls, TlsError, TlsFile, TlsFiles};
 pub use token_key::BadKey;
 pub use trust::{Trust, TrustError};

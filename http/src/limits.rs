@@ -5,12 +5,16 @@ use std::time::Duration;
 /// The limits of one listener. The defaults suit a service behind nothing, open to the world.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// The most sockets at once, upgraded ones included. One more is told 503 and closed, in TLS only
+    /// The most sockets at once, those taken over included. One more is told 503 and closed, in TLS only
     /// closed. HTTP/2 may carry as many requests again, beside the first of each connection.
     ///
     /// An idle connection costs about 20 KB here (26 in TLS) and as much in the kernel, so the default
     /// stays below 1 GB. The process needs as many file descriptors (`ulimit -n`).
     pub connections: u32,
+    /// The most new connections a second; more are told 503 and closed, in TLS only closed. A second's worth
+    /// may come at once. `None` for as many as come: a handshake costs 0.05 ms (0.8 in TLS), so a crowd of ten
+    /// thousand is let in within seconds.
+    pub connection_rate: Option<f64>,
     /// How long a TLS handshake may take: several times what a phone on a bad network needs.
     pub handshake: Duration,
     /// How long the head of the next request may take, counted from the end of the answer before it:
@@ -32,6 +36,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16_384,
+            connection_rate: None,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             unread: Duration::from_secs(30),

@@ -1,6 +1,11 @@
 //! The accept loop: who is let in, who is told to come back, and the end of all.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::AsyncWriteExt,
@@ -11,6 +16,7 @@ use tokio::{
 use crate::{
     Handler, Limits, Listener, Problem, Shutdown,
     connection::{Serving, Stop},
+    pace::Pace,
     problem::jittered_retry,
     wire::Wire,
 };
@@ -29,14 +35,14 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that had not ended at the deadline, upgraded ones included.
+    /// Connections that had not ended at the deadline, those taken over included.
     pub left: usize,
 }
 
 /// Serves `listener` until `shutdown`; then accepts no more, lets requests in flight finish within
 /// [`Limits::drain`], and returns.
 ///
-/// Answers that never end and upgraded sockets are their handler's to end when `shutdown` is requested;
+/// Answers that never end and sockets taken over are their handler's to end when `shutdown` is requested;
 /// the drain waits for them too.
 pub async fn serve<H: Handler>(
     listener: impl Into<Listener>,
@@ -59,6 +65,10 @@ pub async fn serve<H: Handler>(
         limits,
         stop,
     });
+    let mut pace = serving
+        .limits
+        .connection_rate
+        .map(|rate| Pace::new(rate, Instant::now()));
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -76,7 +86,12 @@ pub async fn serve<H: Handler>(
             }
         };
         failing = false;
-        if let Ok(place) = places.clone().try_acquire_owned() {
+        let in_time = pace.as_mut().is_none_or(|pace| pace.admits(Instant::now()));
+        let place = match in_time {
+            true => places.clone().try_acquire_owned().ok(),
+            false => None,
+        };
+        if let Some(place) = place {
             // A socket that is already broken shows itself at its first read.
             let _ = stream.set_nodelay(true);
             let wire = Wire::new(stream, place, serving.limits.unread);
@@ -84,7 +99,11 @@ pub async fn serve<H: Handler>(
         } else if serving.tls.is_none()
             && let Ok(place) = refusals.clone().try_acquire_owned()
         {
-            tokio::spawn(refuse(Wire::new(stream, place, REFUSAL_TIME)));
+            let why = match in_time {
+                true => "too many connections; come back later",
+                false => "too many new connections at once; come back later",
+            };
+            tokio::spawn(refuse(Wire::new(stream, place, REFUSAL_TIME), why));
         }
     }
     drop(tcp);
@@ -122,8 +141,8 @@ async fn drained(places: &Semaphore, all: u32, within: Duration) -> Drained {
 }
 
 /// Tells a client that there is no place for it.
-async fn refuse(mut wire: Wire) -> io::Result<()> {
-    let problem = Problem::unavailable("too many connections; come back later").text();
+async fn refuse(mut wire: Wire, why: &'static str) -> io::Result<()> {
+    let problem = Problem::unavailable(why).text();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: {}\r\nconnection: close\r\n\
          content-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{problem}",

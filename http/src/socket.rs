@@ -1,7 +1,7 @@
-//! A client's socket as HTTP sees it, and whoever an upgrade hands it to: in the clear, or in TLS.
+//! A client's socket as HTTP sees it: in the clear, or in TLS.
 //!
 //! ```text
-//!  HTTP, or an upgraded stream
+//!  HTTP
 //!  Socket ── plain ────────────┐
 //!      └──── TLS (rustls) ─────┴──▶ Wire: place in the limit, patience ──▶ TCP
 //! ```
@@ -13,19 +13,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use crate::wire::Wire;
+use crate::{Line, wire::Wire};
 
 /// A client's socket.
 ///
 /// It counts against the limit of connections until it is dropped. A write or a flush that waits for a
 /// client that has stopped reading fails in time.
 #[derive(Debug)]
-pub struct Socket(Layer);
+pub(crate) struct Socket(Layer);
 
 #[derive(Debug)]
 enum Layer {
@@ -46,12 +44,22 @@ impl From<TlsStream<Wire>> for Socket {
     }
 }
 
-/// The socket that an upgrade hands over, and what was read from it beyond the request.
-///
-/// Gives the upgrade back if it is none of [`crate::serve()`]'s.
-pub fn upgraded_socket(upgraded: Upgraded) -> Result<(Socket, Bytes), Upgraded> {
-    let parts = upgraded.downcast::<TokioIo<Socket>>()?;
-    Ok((parts.io.into_inner(), parts.read_buf))
+impl Socket {
+    /// The socket without a runtime, and what is to be read before it: `read`, and what lies behind that.
+    ///
+    /// To be called in a tokio runtime, and with nothing unsent.
+    pub(crate) fn into_line(self, read: &[u8]) -> io::Result<(Line, Bytes)> {
+        let (wire, tls) = match self.0 {
+            Layer::Plain(wire) => (wire, None),
+            Layer::Tls(stream) => {
+                let (wire, tls) = stream.into_inner();
+                (wire, Some(tls))
+            }
+        };
+        let (stream, place, behind) = wire.into_parts();
+        let ahead = [read, &behind].concat();
+        Ok((Line::new(stream.into_std()?, tls, place), ahead.into()))
+    }
 }
 
 impl AsyncRead for Socket {

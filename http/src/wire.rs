@@ -1,6 +1,6 @@
 //! A client's TCP connection: it carries its place in the connection limit, and our patience with it.
 //!
-//! What is said over it, in the clear or in TLS, is above it ([`crate::Socket`]). So a client that does not
+//! What is said over it, in the clear or in TLS, is above it ([`crate::socket`]). So a client that does not
 //! read is noticed here, whatever the layers above still hold for it.
 
 use std::{
@@ -31,7 +31,7 @@ const LINGER_BYTES: usize = 4 << 20;
 pub(crate) struct Wire {
     stream: TcpStream,
     /// Free for another when this is dropped.
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
     /// What was read to see what begins here, to be read again.
     ahead: Bytes,
     unread: Duration,
@@ -46,12 +46,17 @@ impl Wire {
     pub(crate) fn new(stream: TcpStream, place: OwnedSemaphorePermit, unread: Duration) -> Self {
         Self {
             stream,
-            _place: place,
+            place,
             ahead: Bytes::new(),
             unread,
             waiting: None,
             lingering: None,
         }
+    }
+
+    /// The connection alone, its place, and what is to be read again.
+    pub(crate) fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit, Bytes) {
+        (self.stream, self.place, self.ahead)
     }
 
     /// Gives back what was read from it, to be read again.

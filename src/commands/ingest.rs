@@ -3,9 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_http::{
-    AllowOrigin, Gate, Limits, Listener, Nowhere, Shutdown, TrustedProxies, serve,
-};
+use emostream_http::{AllowOrigin, Gate, Listener, Nowhere, Shutdown, TrustedProxies, serve};
 use emostream_ingest::{Config, Ingest, RateLimit, RoomPattern, StartError};
 use emostream_model::{EmojiNames, Topics};
 
@@ -134,7 +132,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
-        let scheme = scheme(&tls);
+        let (scheme, limits) = (scheme(&tls), flags.listen.limits());
         follow(&tls);
         let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
         let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
@@ -144,7 +142,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let serving = tokio::spawn(serve(
             Listener::new(listener, tls),
             handler,
-            Limits::default(),
+            limits,
             shutdown.clone(),
         ));
         announce(&format!(

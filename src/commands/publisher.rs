@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use clap::Args;
 use emostream_broadcast::{BroadcastError, Config, IngestUrl, Publisher};
 use emostream_dataflow::{DataflowError, stored};
-use emostream_http::{AllowOrigin, Gate, Handler, Limits, Listener, Nowhere, Shutdown, serve};
+use emostream_http::{AllowOrigin, Gate, Handler, Listener, Nowhere, Shutdown, serve};
 use emostream_log::{Log, LogError};
 use emostream_model::Topics;
 
@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     exit::{Exit, Failure},
-    settings::{AdminFlags, KafkaFlags, ListenFlags, OriginFlags, TokenFlags, TopicFlags},
+    settings::{
+        AdminFlags, FanoutFlags, KafkaFlags, ListenFlags, OriginFlags, TokenFlags, TopicFlags,
+    },
     signal::Signals,
     topics,
     values::{duration, ms},
@@ -42,6 +44,8 @@ pub(crate) struct Flags {
     origin: OriginFlags,
     #[command(flatten)]
     tokens: TokenFlags,
+    #[command(flatten)]
+    fanout: FanoutFlags,
     /// How often a live tally comes, as the dataflow has it: subscribers are told
     #[arg(long, default_value = "250ms", value_parser = duration)]
     live: Duration,
@@ -74,13 +78,15 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         ingest_url: flags.ingest_url,
         allow_origin: flags.origin.allowed(),
         gate,
+        shards: flags.fanout.shards(),
+        drain: flags.fanout.drain(),
     };
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
-        let scheme = scheme(&tls);
+        let (scheme, limits) = (scheme(&tls), flags.listen.limits());
         follow(&tls);
         let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
         let _watching = watch.follow(&log, names.windows())?;
@@ -90,7 +96,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let serving = tokio::spawn(serve(
             Listener::new(listener, tls),
             handler,
-            Limits::default(),
+            limits,
             shutdown.clone(),
         ));
         announce(&format!("the publisher serves {scheme}://{address}/\n"))?;
@@ -133,6 +139,7 @@ impl Publishing {
         counting: &CountingFlags,
         allow_origin: AllowOrigin,
         gate: Gate,
+        fanout: &FanoutFlags,
     ) -> Config {
         Config {
             topics,
@@ -143,6 +150,8 @@ impl Publishing {
             ingest_url: None,
             allow_origin,
             gate,
+            shards: fanout.shards(),
+            drain: fanout.drain(),
         }
     }
 

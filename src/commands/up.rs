@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use clap::Args;
-use emostream_http::{Limits, Listener, Nowhere, Shutdown, serve};
+use emostream_http::{Listener, Nowhere, Shutdown, serve};
 use emostream_ingest::Ingest;
 
 use super::{
@@ -21,7 +21,8 @@ use super::{
 use crate::{
     exit::Failure,
     settings::{
-        AdminFlags, EmojiFlags, ListenFlags, OriginFlags, StoreFlags, TokenFlags, TopicFlags,
+        AdminFlags, EmojiFlags, FanoutFlags, ListenFlags, OriginFlags, StoreFlags, TokenFlags,
+        TopicFlags,
     },
     signal::Signals,
     topics::{self, EMBEDDED_PARTITIONS, Home},
@@ -44,6 +45,8 @@ pub(crate) struct Flags {
     origin: OriginFlags,
     #[command(flatten)]
     tokens: TokenFlags,
+    #[command(flatten)]
+    fanout: FanoutFlags,
     #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
@@ -69,7 +72,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         .intake
         .config(names.clone(), emojis, origin.clone(), gate.clone());
     let nowhere = Nowhere::new(origin.clone());
-    let publishing = Publishing::config(names.clone(), &flags.counting, origin, gate);
+    let publishing =
+        Publishing::config(names.clone(), &flags.counting, origin, gate, &flags.fanout);
 
     let home = match flags.store.is_kafka() {
         true => Home::Kafka {
@@ -85,7 +89,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
-        let scheme = scheme(&tls);
+        let (scheme, limits) = (scheme(&tls), flags.listen.limits());
         follow(&tls);
         let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
         let _watching = watch.follow(&log, names.reactions())?;
@@ -99,7 +103,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let serving = tokio::spawn(serve(
             Listener::new(listener, tls),
             handler,
-            Limits::default(),
+            limits,
             shutdown.clone(),
         ));
         announce(&welcome(scheme, address, open))?;

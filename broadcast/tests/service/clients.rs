@@ -75,18 +75,23 @@ pub(crate) trait Subscriber {
     }
 }
 
-pub(crate) struct Ws(pub(crate) WebSocket<TcpStream>);
+pub(crate) struct Ws<S = TcpStream>(pub(crate) WebSocket<S>);
 
 impl Ws {
     /// Joins `room`; `query` is empty or `?since=…`.
     pub(crate) fn join(address: SocketAddr, room: &str, query: &str) -> Self {
         Self::over(connect(address), address, room, query)
     }
+}
 
-    pub(crate) fn over(stream: TcpStream, address: SocketAddr, room: &str, query: &str) -> Self {
+impl<S: Read + Write> Ws<S> {
+    pub(crate) fn over(stream: S, address: SocketAddr, room: &str, query: &str) -> Self {
         let url = format!("ws://{address}/v1/rooms/{room}/ws{query}");
         let request = url.into_client_request().unwrap();
-        Self(tungstenite::client(request, stream).unwrap().0)
+        let Ok((socket, _)) = tungstenite::client(request, stream) else {
+            panic!("the handshake failed");
+        };
+        Self(socket)
     }
 
     pub(crate) fn message(&mut self) -> Message {
@@ -94,7 +99,7 @@ impl Ws {
     }
 }
 
-impl Subscriber for Ws {
+impl<S: Read + Write> Subscriber for Ws<S> {
     fn next(&mut self) -> Received {
         // The server's pings would keep a wait for what never comes alive.
         let begun = Instant::now();

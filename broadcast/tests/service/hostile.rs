@@ -60,18 +60,360 @@ fn a_handshake_is_checked() {
     assert_eq!(answer.header("sec-websocket-version"), Some("13"));
 }
 
-/// What the server closes with when it is sent these bytes; `None` when it ends without a word.
-fn closes_with(node: &Node, bytes: &[u8]) -> Option<u16> {
-    let mut ws = Ws::join(node.address, "r", "");
-    assert_eq!(ws.next().kind(), "hello");
-    ws.0.get_mut().write_all(bytes).unwrap();
-    loop {
-        match ws.0.read() {
-            Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
-            Ok(_) => {}
-            Err(_) => return None,
+/// A frame as a client sends it: `first` is its final and reserved bits and its opcode.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..126 => bytes.push(0x80 | len as u8),
+        len => {
+            bytes.push(0x80 | 126);
+            bytes.extend((len as u16).to_be_bytes());
         }
     }
+    bytes.extend(MASK);
+    let masked = payload.iter().zip(MASK.iter().cycle());
+    bytes.extend(masked.map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+const CLOSE: u8 = 0x88;
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
+/// A message's first fragment, one between, its last.
+const BEGINS: u8 = 0x01;
+const GOES_ON: u8 = 0x00;
+const ENDS: u8 = 0x80;
+
+const STILL_THERE: &[u8] = b"still there?";
+
+/// The pongs that come, and what the server closes with; `None` while it goes on, `Some(0)` for a close
+/// without a code.
+#[derive(Debug, PartialEq)]
+struct Answer(Vec<Vec<u8>>, Option<u16>);
+
+/// Sends these bytes, in one piece or each by itself, and a ping, after which whoever goes on is asked no
+/// further.
+fn answer(node: &Node, bytes: &[u8], by_octets: bool) -> Answer {
+    let mut ws = Ws::join(node.address, "r", "");
+    assert_eq!(ws.next().kind(), "hello");
+    let all = [bytes, &frame(PING, STILL_THERE)].concat();
+    let stream = ws.0.get_mut();
+    stream.set_nodelay(true).unwrap();
+    for piece in all.chunks(if by_octets { 1 } else { all.len() }) {
+        // It may have closed already.
+        if stream.write_all(piece).is_err() {
+            break;
+        }
+    }
+    let mut pongs = Vec::new();
+    loop {
+        match ws.0.read() {
+            Ok(Message::Pong(payload)) if *payload == *STILL_THERE => return Answer(pongs, None),
+            Ok(Message::Pong(payload)) => pongs.push(payload.to_vec()),
+            Ok(Message::Close(close)) => {
+                return Answer(pongs, Some(close.map_or(0, |close| close.code.into())));
+            }
+            Ok(_) => {}
+            Err(error) => panic!("neither went on nor closed: {error}"),
+        }
+    }
+}
+
+fn closes_with(node: &Node, bytes: &[u8]) -> Option<u16> {
+    answer(node, bytes, false).1
+}
+
+fn close(code: u16, reason: &[u8]) -> Vec<u8> {
+    frame(CLOSE, &[&code.to_be_bytes(), reason].concat())
+}
+
+/// What goes on, and answers these pings.
+fn goes_on(pongs: &[&[u8]]) -> Answer {
+    Answer(pongs.iter().map(|pong| pong.to_vec()).collect(), None)
+}
+
+fn closes(pongs: &[&[u8]], code: CloseCode) -> Answer {
+    Answer(goes_on(pongs).0, Some(code.into()))
+}
+
+/// The cases of the Autobahn test suite, by its numbers, as far as they have an answer where nothing is echoed:
+/// good messages change nothing, and a ping shows that.
+#[test]
+fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
+    use CloseCode::{Invalid, Protocol};
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let (most, over) = ([0xfe; 125], [0xfe; 126]);
+    let hello = "Hello-µ@ßöäüàá-UTF-8!!".as_bytes();
+    let many: Vec<Vec<u8>> = (0..10)
+        .map(|n| format!("payload-{n}").into_bytes())
+        .collect();
+    let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+    let pings = many
+        .iter()
+        .map(|payload| frame(PING, payload))
+        .collect::<Vec<_>>()
+        .concat();
+    let of = |frames: &[(u8, &[u8])]| -> Vec<u8> {
+        frames
+            .iter()
+            .flat_map(|(first, payload)| frame(*first, payload))
+            .collect()
+    };
+    let mut cases: Vec<(String, Vec<u8>, Answer)> = Vec::new();
+    let mut case =
+        |name: &str, bytes: Vec<u8>, expected| cases.push((name.to_owned(), bytes, expected));
+
+    for bytes in [0, 125, 126, 127, 128, 4096] {
+        case("1.1", frame(TEXT, &vec![b'*'; bytes]), goes_on(&[]));
+        case("1.2", frame(BINARY, &vec![0xfe; bytes]), goes_on(&[]));
+    }
+    case("2.1", frame(PING, b""), goes_on(&[b""]));
+    case(
+        "2.2",
+        frame(PING, b"Hello, world!"),
+        goes_on(&[b"Hello, world!"]),
+    );
+    case(
+        "2.3",
+        frame(PING, &[0, 0xff, 0xfe]),
+        goes_on(&[&[0, 0xff, 0xfe]]),
+    );
+    case("2.4", frame(PING, &most), goes_on(&[&most]));
+    case("2.5", frame(PING, &over), closes(&[], Protocol));
+    case("2.7", frame(PONG, b""), goes_on(&[]));
+    case("2.8", frame(PONG, b"unsolicited"), goes_on(&[]));
+    case(
+        "2.9",
+        of(&[(PONG, b"unsolicited"), (PING, b"ping")]),
+        goes_on(&[b"ping"]),
+    );
+    case("2.10", pings, goes_on(&many));
+    for reserved in 1..8 {
+        let bits = reserved << 4;
+        for (name, first) in [("text", TEXT), ("ping", PING), ("close", CLOSE)] {
+            let bytes = of(&[(PING, b"before"), (first | bits, b"")]);
+            case(
+                &format!("3.{reserved} {name}"),
+                bytes,
+                closes(&[b"before"], Protocol),
+            );
+        }
+    }
+    for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
+        let bytes = of(&[(PING, b"before"), (0x80 | opcode, b"x")]);
+        case(
+            &format!("4 {opcode}"),
+            bytes,
+            closes(&[b"before"], Protocol),
+        );
+    }
+    case(
+        "5.1",
+        of(&[(PING & 0x7f, b"frag"), (ENDS, b"ment")]),
+        closes(&[], Protocol),
+    );
+    case(
+        "5.2",
+        of(&[(PONG & 0x7f, b"frag"), (ENDS, b"ment")]),
+        closes(&[], Protocol),
+    );
+    case(
+        "5.3",
+        of(&[(BEGINS, b"frag"), (ENDS, b"ment")]),
+        goes_on(&[]),
+    );
+    case(
+        "5.6",
+        of(&[(BEGINS, b"frag"), (PING, b"ping"), (ENDS, b"ment")]),
+        goes_on(&[b"ping"]),
+    );
+    case(
+        "5.9",
+        of(&[(ENDS, b"nothing began"), (TEXT, b"x")]),
+        closes(&[], Protocol),
+    );
+    case(
+        "5.12",
+        of(&[(GOES_ON, b"nothing began"), (TEXT, b"x")]),
+        closes(&[], Protocol),
+    );
+    case(
+        "5.15",
+        of(&[(BEGINS, b"a"), (ENDS, b"b"), (GOES_ON, b"c"), (TEXT, b"d")]),
+        closes(&[], Protocol),
+    );
+    case(
+        "5.16",
+        of(&[(GOES_ON, b"a"), (BEGINS, b"b"), (ENDS, b"c")]),
+        closes(&[], Protocol),
+    );
+    case(
+        "5.18",
+        of(&[(BEGINS, b"a"), (TEXT, b"b")]),
+        closes(&[], Protocol),
+    );
+    case(
+        "5.19",
+        of(&[
+            (BEGINS, b"1"),
+            (GOES_ON, b"2"),
+            (PING, b"p"),
+            (GOES_ON, b"3"),
+            (PING, b"q"),
+            (ENDS, b"4"),
+        ]),
+        goes_on(&[b"p", b"q"]),
+    );
+    case(
+        "6.1",
+        of(&[(BEGINS, b""), (GOES_ON, b""), (ENDS, b"")]),
+        goes_on(&[]),
+    );
+    case("6.2.1", frame(TEXT, hello), goes_on(&[]));
+    for at in 0..hello.len() {
+        let (begin, end) = hello.split_at(at);
+        case("6.2.3", of(&[(BEGINS, begin), (ENDS, end)]), goes_on(&[]));
+    }
+    let greek = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5";
+    let surrogate = [&greek[..], b"\xed\xa0\x80edited"].concat();
+    case("6.3.1", frame(TEXT, &surrogate), closes(&[], Invalid));
+    for at in 0..surrogate.len() {
+        let (begin, end) = surrogate.split_at(at);
+        case(
+            "6.3.2",
+            of(&[(BEGINS, begin), (ENDS, end)]),
+            closes(&[], Invalid),
+        );
+    }
+    // A message that is wrong already may be refused before its end comes (6.4).
+    case(
+        "6.4",
+        of(&[(BEGINS, greek), (GOES_ON, b"\xf4\x90\x80\x80")]),
+        closes(&[], Invalid),
+    );
+    for good in [
+        "κόσμε",
+        "\u{0}",
+        "\u{80}",
+        "\u{800}",
+        "\u{10000}",
+        "\u{7f}",
+        "\u{7ff}",
+        "\u{ffff}",
+        "\u{d7ff}",
+        "\u{e000}",
+        "\u{fffd}",
+        "\u{10ffff}",
+        "\u{fffe}",
+        "\u{1fffe}",
+    ] {
+        case(
+            "6.5 and later, good",
+            frame(TEXT, good.as_bytes()),
+            goes_on(&[]),
+        );
+    }
+    let bad: [&[u8]; 22] = [
+        b"\xce",
+        b"\xf8\x88\x80\x80\x80",
+        b"\xfc\x84\x80\x80\x80\x80",
+        b"\xf7\xbf\xbf\xbf",
+        b"\xf4\x90\x80\x80",
+        b"\x80",
+        b"\xbf",
+        b"\x80\xbf",
+        b"\xc0 \xc1 ",
+        b"\xe0 \xe1 ",
+        b"\xf0 \xf1 ",
+        b"\xfe",
+        b"\xff",
+        b"\xc0",
+        b"\xe0\x80",
+        b"\xc0\xaf",
+        b"\xe0\x80\xaf",
+        b"\xf0\x80\x80\xaf",
+        b"\xc1\xbf",
+        b"\xe0\x9f\xbf",
+        b"\xed\xa0\x80",
+        b"\xed\xaf\xbf\xed\xb0\x80",
+    ];
+    for bad in bad {
+        case(
+            &format!("6.6 and later, {bad:x?}"),
+            frame(TEXT, bad),
+            closes(&[], Invalid),
+        );
+    }
+    case(
+        "7.1.2",
+        of(&[(CLOSE, b""), (CLOSE, b"")]),
+        Answer(vec![], Some(0)),
+    );
+    case(
+        "7.1.3",
+        of(&[(CLOSE, b""), (PING, b"late")]),
+        Answer(vec![], Some(0)),
+    );
+    case(
+        "7.1.5",
+        of(&[(BEGINS, b"a"), (CLOSE, b""), (ENDS, b"b")]),
+        Answer(vec![], Some(0)),
+    );
+    case("7.3.1", frame(CLOSE, b""), Answer(vec![], Some(0)));
+    case("7.3.2", frame(CLOSE, b"a"), closes(&[], Protocol));
+    case(
+        "7.3.4",
+        close(1000, b"Hello, world!"),
+        closes(&[], CloseCode::Normal),
+    );
+    case(
+        "7.3.5",
+        close(1000, &[b'*'; 123]),
+        closes(&[], CloseCode::Normal),
+    );
+    case("7.3.6", close(1000, &[b'*'; 124]), closes(&[], Protocol));
+    case("7.5.1", close(1000, &surrogate), closes(&[], Invalid));
+    for code in [
+        1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999,
+    ] {
+        case("7.7", close(code, b""), Answer(vec![], Some(code)));
+    }
+    for code in [
+        0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999, 5000, 65535,
+    ] {
+        case(
+            &format!("7.9 {code}"),
+            close(code, b""),
+            closes(&[], Protocol),
+        );
+    }
+    case(
+        "9.1",
+        frame(TEXT, &vec![b'*'; 4097]),
+        closes(&[], CloseCode::Size),
+    );
+    case(
+        "9.3",
+        [frame(BEGINS, &vec![b'*'; 4000]), frame(ENDS, &[b'*'; 97])].concat(),
+        closes(&[], CloseCode::Size),
+    );
+    case(
+        "9.5",
+        [frame(BEGINS, &vec![b'*'; 4000]), frame(ENDS, &[b'*'; 96])].concat(),
+        goes_on(&[]),
+    );
+
+    for (name, bytes, expected) in &cases {
+        assert_eq!(answer(&node, bytes, false), *expected, "{name}");
+        if bytes.len() < 200 {
+            assert_eq!(answer(&node, bytes, true), *expected, "{name}, by octets");
+        }
+    }
+    assert!(cases.len() > 150, "{}", cases.len());
 }
 
 #[test]
@@ -81,32 +423,26 @@ fn who_breaks_the_protocol_is_told_and_closed() {
     let text = OpCode::Data(Data::Text);
     let mut unmasked = masked(text, b"hi");
     unmasked[1] &= 0x7f;
-    let mut reserved = masked(text, b"hi");
-    reserved[0] |= 0x40;
-    let mut unknown = masked(text, b"hi");
-    unknown[0] = 0x83;
-    let long_ping = {
-        let mut ping = masked(OpCode::Data(Data::Binary), &[0; 200]);
-        ping[0] = 0x89;
-        ping
-    };
-    let mut fragmented = masked(OpCode::Control(Control::Ping), b"hi");
-    fragmented[0] &= 0x7f;
     // A length of 2^62: refused by its header, before anything is kept for it.
     let huge = [&[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0][..], &[0; 4]].concat();
     for (what, bytes, code) in [
         ("unmasked", unmasked, CloseCode::Protocol),
-        ("a reserved bit", reserved, CloseCode::Protocol),
-        ("an unknown opcode", unknown, CloseCode::Protocol),
-        ("a fragmented ping", fragmented, CloseCode::Protocol),
-        ("a long ping", long_ping, CloseCode::Protocol),
-        ("not UTF-8", masked(text, &[0xc3, 0x28]), CloseCode::Invalid),
-        ("too long", masked(text, &vec![b'x'; 5000]), CloseCode::Size),
         ("huge", huge, CloseCode::Size),
     ] {
         assert_eq!(closes_with(&node, &bytes), Some(code.into()), "{what}");
     }
     assert_eq!(Ws::join(node.address, "r", "").next().kind(), "hello");
+}
+
+#[test]
+fn a_handshake_with_a_body_is_refused() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let with_body = format!("{GOOD}content-length: 2\r\n");
+    assert_eq!(
+        ask(node.address, "GET /v1/rooms/r/ws", &with_body).status,
+        400
+    );
 }
 
 /// It is still writing when its message is refused by the length alone.

@@ -2,12 +2,15 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use emostream_broadcast::{Config, Publisher};
-use emostream_http::{AllowOrigin, Drained, Gate, Limits, Readiness, Shutdown, serve};
+use emostream_http::{
+    AllowOrigin, Drained, Gate, Limits, Listener, Readiness, Shutdown, Tls, serve,
+};
 use emostream_log::{Cleanup, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
 use prometheus::{Registry, TextEncoder};
@@ -74,6 +77,9 @@ pub(crate) fn config() -> Config {
         ingest_url: None,
         allow_origin: AllowOrigin::Any,
         gate: Gate::default(),
+        // More than one, whatever the machine has.
+        shards: NonZeroUsize::new(2),
+        drain: Duration::from_secs(30),
     }
 }
 
@@ -90,6 +96,10 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(log: Arc<dyn Log>, config: Config) -> Self {
+        Self::speaking(None, log, config)
+    }
+
+    pub(crate) fn speaking(tls: Option<Tls>, log: Arc<dyn Log>, config: Config) -> Self {
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
         let publisher = Publisher::start(config, log, &registry, &readiness).unwrap();
@@ -98,7 +108,7 @@ impl Node {
         let shutdown = Shutdown::new();
         let handler = publisher.handler();
         let served = runtime.spawn(serve(
-            listener,
+            Listener::new(listener, tls),
             handler,
             Limits::default(),
             shutdown.clone(),

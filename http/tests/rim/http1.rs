@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use emostream_http::{Drained, Limits, listen};
 use prometheus::IntCounter;
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::stage::{DEADLINE, Running};
 
@@ -290,7 +294,7 @@ async fn a_stream_is_sent_piece_by_piece_and_ended_by_its_handler() {
 }
 
 #[tokio::test]
-async fn an_upgrade_hands_over_the_socket_and_keeps_its_place_in_the_limit() {
+async fn whoever_takes_a_socket_over_keeps_its_place_in_the_limit() {
     let limits = Limits {
         connections: 1,
         drain: Duration::from_millis(100),
@@ -313,6 +317,53 @@ async fn an_upgrade_hands_over_the_socket_and_keeps_its_place_in_the_limit() {
     let refused = running.connect().await.rest().await;
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     assert_eq!(running.stop().await, Drained { left: 1 });
+}
+
+/// The client sends all at once, and reads late: what was answered before is still on its way then.
+#[tokio::test]
+async fn a_socket_is_taken_over_behind_the_answers_before() {
+    let running = Running::start(Limits::default()).await;
+    let client = running.connect().await;
+    let asked = "GET /nothing HTTP/1.1\r\nhost: h\r\n\r\n";
+    // More than both kernel's buffers hold of the answers.
+    const TIMES: usize = 50_000;
+    let last = "GET /upgrade HTTP/1.1\r\nhost: h\r\n\r\nahead";
+    let all = [&asked.repeat(TIMES), last].concat();
+    let (mut reads, mut writes) = tokio::io::split(client.0);
+    let writing = tokio::spawn(async move {
+        writes.write_all(all.as_bytes()).await.unwrap();
+        writes
+    });
+    let mut answers = Vec::new();
+    while !answers.ends_with(b"ahead") {
+        timeout(DEADLINE, reads.read_buf(&mut answers))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let answers = String::from_utf8(answers).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 404 ").count(), TIMES);
+    assert_eq!(answers.matches("HTTP/1.1 101 ").count(), 1);
+    drop(writing.await.unwrap());
+}
+
+#[tokio::test]
+async fn connections_that_come_too_fast_are_told_503() {
+    let limits = Limits {
+        connection_rate: Some(1.0 / 3600.0),
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    let mut first = running.connect().await;
+    first.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    first.until("alive\n").await;
+    let refused = running.connect().await.rest().await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("\r\nretry-after: "), "{refused}");
+    assert!(refused.contains("new connections"), "{refused}");
+    // Who is in stays in.
+    first.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    first.until("alive\n").await;
 }
 
 #[tokio::test]

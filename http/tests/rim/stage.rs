@@ -1,16 +1,23 @@
 //! A server of a sample handler on port 0, and clients of it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::{ErrorKind, IoSlice},
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use emostream_http::{
     Admin, Bodies, Body, BodyLimits, Drained, Handler, Limits, Listener, Problem, Readiness,
-    Request, Response, Shutdown, Tls, serve, upgraded_socket,
+    Request, Response, Shutdown, Taken, Tls, serve,
 };
 use hyper::{
     StatusCode,
     header::{CONNECTION, UPGRADE},
 };
+use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 use prometheus::Registry;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -66,17 +73,9 @@ impl Handler for Sample {
                 Response::new(body)
             }
             _ => {
-                let upgrade = hyper::upgrade::on(&mut request);
-                tokio::spawn(async move {
-                    let (mut socket, ahead) = upgraded_socket(upgrade.await.unwrap()).unwrap();
-                    socket.write_all(&ahead).await.unwrap();
-                    let mut bytes = [0; 64];
-                    while let Ok(read @ 1..) = socket.read(&mut bytes).await {
-                        socket.write_all(&bytes[..read]).await.unwrap();
-                        socket.flush().await.unwrap();
-                    }
-                });
-                let mut response = Response::new(Body::empty());
+                let mut response = Response::new(Body::takeover(|taken| {
+                    std::thread::spawn(|| echo(taken));
+                }));
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 let headers = response.headers_mut();
                 headers.insert(CONNECTION, "upgrade".parse().unwrap());
@@ -84,6 +83,41 @@ impl Handler for Sample {
                 response
             }
         }
+    }
+}
+
+/// Answers, then sends back what comes, on a thread of its own.
+fn echo(taken: Taken) {
+    let mut line = taken.line;
+    let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(8));
+    let both = Interest::READABLE | Interest::WRITABLE;
+    let registry = poll.registry();
+    registry
+        .register(&mut SourceFd(&line.as_raw_fd()), Token(0), both)
+        .unwrap();
+    let (mut unsent, mut bytes) = ([taken.head, taken.ahead].concat(), [0; 64]);
+    loop {
+        let written = match unsent.is_empty() {
+            true => line.flush().map(|()| 0),
+            false => line.write(&[IoSlice::new(&unsent)]),
+        };
+        match written {
+            Ok(written) => drop(unsent.drain(..written)),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        // Backpressure: what waits is sent before more is read.
+        if unsent.is_empty() && line.is_flushed() {
+            match line.read(&mut bytes) {
+                Ok(read @ 1..) => {
+                    unsent.extend_from_slice(&bytes[..read]);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+        }
+        poll.poll(&mut events, Some(DEADLINE)).unwrap();
     }
 }
 

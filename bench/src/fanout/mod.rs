@@ -1,0 +1,252 @@
+//! What a delivery costs: results in, frames out to ten thousand sockets.
+//!
+//! ```text
+//!  feed ─live, finals──▶ Kafka ──▶ emostream publisher ─┐
+//!                                                       ├──▶ audience: a process of its own, one thread, epoll
+//!  (the same frames, made on the spot) ──▶ plain server ┘      delays by `emitted_at`
+//! ```
+//!
+//! The plain server is what one would write first: a task a socket, `tokio::sync::broadcast`,
+//! tokio-tungstenite at its defaults. Both are measured in turn, in the same minutes. Its frames are made in
+//! its own process, ours come through Kafka, so our delays hold that way, too.
+
+pub(crate) mod audience;
+pub(crate) mod plain;
+
+mod feed;
+mod playhouse;
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::{Ours, Outcome, cluster::Cluster, table::median};
+use audience::Figures;
+use playhouse::{Playhouse, Server};
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    #[command(flatten)]
+    ours: Ours,
+    /// What is measured
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "delivery,rooms,slow,herds"
+    )]
+    parts: Vec<Part>,
+    /// Rounds of `delivery` and `rooms`; medians are shown
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// Sockets of the large audience
+    #[arg(long, default_value_t = 10_000)]
+    sockets: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// CPU and delay of a delivery, memory of a connection, beside the plain server
+    Delivery,
+    /// Many small rooms beside a large one
+    Rooms,
+    /// One in a hundred stops reading
+    Slow,
+    /// All connect at once; some come and go all the time; health meanwhile
+    Herds,
+}
+
+/// So many sockets in so many rooms, so many frames a second in each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) sockets: usize,
+    pub(crate) rooms: usize,
+    pub(crate) rate: u32,
+}
+
+impl Flags {
+    fn large(&self) -> Load {
+        Load {
+            sockets: self.sockets,
+            rooms: 1,
+            rate: 4,
+        }
+    }
+
+    fn quick(&self) -> Load {
+        Load {
+            sockets: self.sockets / 5,
+            rooms: 1,
+            rate: 20,
+        }
+    }
+
+    fn many_rooms(&self) -> Load {
+        Load {
+            rooms: self.sockets / 10,
+            ..self.large()
+        }
+    }
+
+    fn span(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+pub(crate) fn run(flags: &Flags) -> Outcome<()> {
+    let cluster = Cluster::connect(&flags.ours.kafka)?;
+    for part in &flags.parts {
+        match part {
+            Part::Delivery => delivery(flags, &cluster)?,
+            Part::Rooms => rooms(flags, &cluster)?,
+            Part::Slow => slow(flags, &cluster)?,
+            Part::Herds => herds(flags, &cluster)?,
+        }
+    }
+    Ok(())
+}
+
+/// What a round showed.
+struct Measured {
+    figures: Figures,
+    cpu_us: f64,
+    /// KB a connection, of the server and of the kernel.
+    memory_kb: (f64, f64),
+}
+
+fn measure(house: &mut Playhouse, span: Duration) -> Outcome<Measured> {
+    let before = house.server_cpu()?;
+    let figures = house.measure(span)?;
+    let used = house.server_cpu()? - before;
+    Ok(Measured {
+        cpu_us: used.as_secs_f64() * 1e6 / figures.deliveries as f64,
+        memory_kb: house.memory_kb()?,
+        figures,
+    })
+}
+
+fn print_head() {
+    println!(
+        "| server | load | µs CPU a delivery | of plain's | p50 ms | p99 ms | KB a connection | and the kernel's |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+}
+
+/// Prints the medians; answers the CPU of a delivery.
+fn print_row(server: Server, load: Load, runs: &[Measured], plain_us: Option<f64>) -> f64 {
+    let of = |figure: fn(&Measured) -> f64| median(runs.iter().map(figure).collect());
+    let cpu_us = of(|run| run.cpu_us);
+    let ratio = plain_us.map_or("1".to_owned(), |plain| format!("{:.2}", cpu_us / plain));
+    println!(
+        "| {} | {} × {} Hz, {} rooms | {cpu_us:.1} | {ratio} | {:.0} | {:.0} | {:.1} | {:.1} |",
+        server.name(),
+        load.sockets,
+        load.rate,
+        load.rooms,
+        of(|run| run.figures.p50_ms),
+        of(|run| run.figures.p99_ms),
+        of(|run| run.memory_kb.0),
+        of(|run| run.memory_kb.1),
+    );
+    cpu_us
+}
+
+fn rounds(
+    flags: &Flags,
+    cluster: &Cluster,
+    servers: &[(Server, Load)],
+) -> Outcome<Vec<Vec<Measured>>> {
+    let mut runs: Vec<Vec<Measured>> = servers.iter().map(|_| Vec::new()).collect();
+    for _ in 0..flags.rounds {
+        for ((server, load), runs) in servers.iter().zip(&mut runs) {
+            let mut house = Playhouse::open(*server, &flags.ours, cluster, *load)?;
+            house.fill()?;
+            runs.push(measure(&mut house, flags.span())?);
+        }
+    }
+    Ok(runs)
+}
+
+fn delivery(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
+    print_head();
+    for load in [flags.large(), flags.quick()] {
+        let servers = [(Server::Plain, load), (Server::Ours, load)];
+        let runs = rounds(flags, cluster, &servers)?;
+        let plain_us = print_row(Server::Plain, load, &runs[0], None);
+        print_row(Server::Ours, load, &runs[1], Some(plain_us));
+    }
+    Ok(())
+}
+
+fn rooms(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
+    let servers = [
+        (Server::Ours, flags.large()),
+        (Server::Ours, flags.many_rooms()),
+    ];
+    let runs = rounds(flags, cluster, &servers)?;
+    print_head();
+    let one_us = print_row(Server::Ours, flags.large(), &runs[0], None);
+    let many_us = print_row(Server::Ours, flags.many_rooms(), &runs[1], None);
+    println!("\nmany rooms cost {:.2} of one", many_us / one_us);
+    Ok(())
+}
+
+/// How long some stop reading.
+const STALL: Duration = Duration::from_secs(20);
+
+fn slow(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
+    let mut house = Playhouse::open(Server::Ours, &flags.ours, cluster, flags.large())?;
+    house.fill()?;
+    let before = house.measure(STALL)?;
+    let resident = house.server_kb()?;
+    let stalled = flags.sockets / 100;
+    let during = house.stall(stalled, STALL)?;
+    let grown = (house.server_kb()? - resident) / stalled as f64;
+    let after = house.measure(flags.span())?;
+    println!(
+        "\n| {stalled} of {} stop reading for {STALL:?} | before | meanwhile | after |",
+        flags.sockets
+    );
+    println!("|---|---|---|---|");
+    println!(
+        "| p99 ms of those who read | {:.0} | {:.0} | {:.0} |",
+        before.p99_ms, during.p99_ms, after.p99_ms
+    );
+    println!(
+        "| KB that the server grew by a stalled one | | {grown:.2} | |\n\
+         | finals lost or out of order, all sockets | {} | {} | {} |",
+        before.lost, during.lost, after.lost
+    );
+    Ok(())
+}
+
+/// Come and go a second.
+const CHURN: u32 = 500;
+
+fn herds(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
+    let mut house = Playhouse::open(Server::Ours, &flags.ours, cluster, flags.large())?;
+    let storm = house.fill()?;
+    let calm = house.measure(flags.span())?;
+    let before = house.server_cpu()?;
+    let churn = house.churn(CHURN, flags.span())?;
+    let churn_cpu = house.server_cpu()? - before;
+    let health_ms = house.health(flags.span())?;
+    println!("\n| {} connect at once | |", flags.sockets);
+    println!("|---|---|");
+    println!(
+        "| all have their first state after, s | {:.2} |",
+        storm.as_secs_f64()
+    );
+    println!(
+        "| p99 ms in the calm, and while {CHURN}/s come and go | {:.0}, {:.0} |",
+        calm.p99_ms, churn.p99_ms
+    );
+    println!(
+        "| server CPU of a core while they do | {:.2} |",
+        churn_cpu.as_secs_f64() / flags.span().as_secs_f64()
+    );
+    println!("| slowest of /healthz and /metrics while all are written to, ms | {health_ms:.0} |");
+    Ok(())
+}

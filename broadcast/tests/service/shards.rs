@@ -1,0 +1,190 @@
+//! What shards do with sockets: streams as each version of HTTP has them, coming and going, and the end.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    clients::{Sse, Subscriber, Ws, connect, get},
+    stage::{Stage, until},
+};
+
+/// All bytes up to the end of the stream.
+fn whole(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn ask_for_events(address: std::net::SocketAddr, version: &str) -> TcpStream {
+    let mut stream = connect(address);
+    let head = format!("GET /v1/rooms/r/events HTTP/{version}\r\nhost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    stream
+}
+
+/// The pieces of a chunked body, which is whole (RFC 9112, 7.1).
+fn unchunk(mut body: &str) -> String {
+    let mut pieces = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        let (piece, end) = rest.split_at(size);
+        pieces.push_str(piece);
+        body = end.strip_prefix("\r\n").unwrap();
+        if size == 0 {
+            assert_eq!(body, "");
+            return pieces;
+        }
+    }
+}
+
+#[test]
+fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let chunked = ask_for_events(node.address, "1.1");
+    // As nginx asks what is behind it.
+    let bare = ask_for_events(node.address, "1.0");
+    until("both are there", || {
+        node.metric(r#"subscribers{transport="sse"}"#) == 2.0
+    });
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    until("both have it", || {
+        node.metric(r#"deliveries_total{type="final"}"#) == 2.0
+    });
+    let stopped = std::thread::spawn(move || node.stop());
+    let (chunked, bare) = (whole(chunked), whole(bare));
+    let (head, body) = chunked.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("\r\ntransfer-encoding: chunked"), "{head}");
+    assert!(head.contains("\r\ndate: "), "{head}");
+    let events = unchunk(body);
+    let kinds: Vec<&str> = events
+        .lines()
+        .filter_map(|line| line.strip_prefix("event: "))
+        .collect();
+    assert_eq!(kinds, ["hello", "final", "bye"]);
+    assert!(events.starts_with("retry: "), "{events}");
+    let (head, body) = bare.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
+    assert!(!head.contains("transfer-encoding"), "{head}");
+    assert!(head.contains("\r\nconnection: close"), "{head}");
+    // Each is told another moment to come back.
+    let without_bye = |events: &str| events.split("event: bye").next().unwrap().to_owned();
+    assert_eq!(without_bye(body), without_bye(&events));
+    assert_eq!(stopped.join().unwrap().left, 0);
+}
+
+#[test]
+fn what_was_asked_before_on_the_same_connection_is_answered_first() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let mut stream = connect(node.address);
+    let asked = "GET /v1/rooms/r HTTP/1.1\r\nhost: x\r\n\r\n";
+    let last = "GET /v1/rooms/r/events HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream
+        .write_all(format!("{}{last}", asked.repeat(3)).as_bytes())
+        .unwrap();
+    let mut text = String::new();
+    while !text.contains("event: hello") {
+        let mut bytes = [0; 1024];
+        let read = stream.read(&mut bytes).unwrap();
+        assert!(read > 0, "{text}");
+        text.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 4);
+    assert!(text.find("text/event-stream").unwrap() > text.rfind(r#""room":"r","final""#).unwrap());
+}
+
+/// Come and go, hundreds of them: whoever stays loses nothing, and nothing is left of those who went.
+#[test]
+fn a_coming_and_going_disturbs_nobody() {
+    const FINALS: u64 = 40;
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let mut stays: Vec<Ws> = (0..4).map(|_| Ws::join(node.address, "r", "")).collect();
+    for ws in &mut stays {
+        assert_eq!(ws.next().kind(), "hello");
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (over, address) = (&over, node.address);
+            scope.spawn(move || {
+                let mut turns = 0;
+                while !over.load(Ordering::Relaxed) || turns < 20 {
+                    turns += 1;
+                    match (turns + thread) % 3 {
+                        0 => drop(Ws::join(address, "r", "")),
+                        1 => assert_eq!(Sse::join(address, "r", "", "").next().kind(), "hello"),
+                        // Gone before it is answered.
+                        _ => drop(ask_for_events(address, "1.1")),
+                    }
+                }
+            });
+        }
+        for nth in 1..=FINALS {
+            stage.counting.live(nth, "r", &[("🔥", nth)]);
+            stage.counting.close(nth, &[("r", &[("🔥", nth)])]);
+        }
+        for ws in &mut stays {
+            let totals = ws.finals(FINALS as usize);
+            let totals: Vec<u64> = totals
+                .iter()
+                .map(|f| f.json["total"].as_u64().unwrap())
+                .collect();
+            assert_eq!(totals, (1..=FINALS).collect::<Vec<_>>());
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    drop(stays);
+    until("all have gone", || {
+        let left =
+            |transport: &str| node.metric(&format!("subscribers{{transport=\"{transport}\"}}"));
+        left("websocket") + left("sse") == 0.0
+            && node.metric("write_queue_bytes") == 0.0
+            && get(node.address, "/v1/rooms/r").json()["subscribers"] == 0
+    });
+}
+
+/// Reads, but says nothing, not even pong: a page whose machine sleeps behind a proxy that does not.
+#[test]
+fn a_client_that_answers_no_ping_is_let_go() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let mut ws = Ws::join(node.address, "r", "");
+    assert_eq!(ws.next().kind(), "hello");
+    let mut alive = Ws::join(node.address, "r", "");
+    assert_eq!(alive.next().kind(), "hello");
+    let stream = ws.0.get_mut();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    alive
+        .0
+        .get_mut()
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let begun = Instant::now();
+    let pinging = std::thread::spawn(move || {
+        // The library answers as it reads.
+        for _ in 0..2 {
+            assert!(matches!(alive.message(), tungstenite::Message::Ping(_)));
+        }
+        alive
+    });
+    let mut all = Vec::new();
+    // Its end may be a reset.
+    let _ = stream.read_to_end(&mut all);
+    assert_eq!(all, [0x89, 0], "a ping came, and then the end");
+    assert!(
+        begun.elapsed() >= Duration::from_secs(29),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(pinging.join().unwrap());
+}
