@@ -195,7 +195,9 @@ impl Service {
                         let deliveries = self.metrics.deliveries.clone();
                         let subscription = Subscription::new(subscriber, hello, deliveries);
                         let stay = Stay::new(self.farewell.clone(), until);
-                        sse::stream(subscription, stay, self.config.drain)
+                        let (metrics, drain) = (self.metrics.clone(), self.config.drain);
+                        let spread = move || farewell::spread(metrics.audience(), drain);
+                        sse::stream(subscription, stay, spread)
                     }
                 })
             }

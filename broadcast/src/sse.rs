@@ -111,7 +111,13 @@ pub(crate) fn response(body: Body, framing: Option<Framing>) -> Response {
 
 /// Answers over HTTP/2 with a stream of events that ends with the client, with `bye` at the farewell, or
 /// when the token expires: a browser then comes back by itself, and is told 401.
-pub(crate) fn stream(subscription: Subscription, stay: Stay, spread: Duration) -> Response {
+///
+/// `spread` says at the farewell over how long the audience comes back.
+pub(crate) fn stream(
+    subscription: Subscription,
+    stay: Stay,
+    spread: impl Fn() -> Duration + Send + 'static,
+) -> Response {
     let (sender, body) = Body::channel(PIECES);
     tokio::spawn(async move {
         tokio::select! {
@@ -127,14 +133,14 @@ async fn feed(
     mut subscription: Subscription,
     sender: &BodySender,
     stay: Stay,
-    spread: Duration,
+    spread: impl Fn() -> Duration,
 ) -> Result<(), Closed> {
     sender.send(Bytes::from_static(RETRY.as_bytes())).await?;
     loop {
         let piece = tokio::select! {
             biased;
             over = stay.over() => return match over {
-                Over::Farewell => sender.send(farewell::bye(spread).event().clone()).await,
+                Over::Farewell => sender.send(farewell::bye(spread()).event().clone()).await,
                 Over::Expired => Ok(()),
             },
             frame = subscription.next() => frame.event().clone(),
