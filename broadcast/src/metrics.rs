@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) frames: IntCounterVec,
     pub(crate) deliveries: Deliveries,
     pub(crate) queued: IntGauge,
+    pub(crate) stalled: IntGauge,
     pub(crate) rooms: IntGauge,
     pub(crate) unreadable: IntCounter,
     pub(crate) upstream: IntGauge,
@@ -112,6 +113,10 @@ impl Metrics {
                 gaps,
                 delivery,
             },
+            stalled: gauge(
+                "stalled_subscribers",
+                "Subscribers whose socket takes no more for now.",
+            )?,
             queued: gauge(
                 "write_queue_bytes",
                 "Bytes of frames begun that subscribers' sockets have not taken yet.",
@@ -126,6 +131,7 @@ impl Metrics {
         registry.register(Box::new(metrics.subscribers.clone()))?;
         registry.register(Box::new(metrics.frames.clone()))?;
         registry.register(Box::new(metrics.queued.clone()))?;
+        registry.register(Box::new(metrics.stalled.clone()))?;
         registry.register(Box::new(metrics.rooms.clone()))?;
         registry.register(Box::new(metrics.unreadable.clone()))?;
         registry.register(Box::new(metrics.upstream.clone()))?;

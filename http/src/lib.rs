@@ -16,8 +16,8 @@
 //!
 //! Invariants: every connection counts against one limit for as long as its socket lives, whoever
 //! has taken it over; of the requests that HTTP/2 carries at once, so does every one beside a connection's
-//! first. No wait for a client is without an end. What a client sends is never buffered beyond a named limit, and what it
-//! only announces takes no room.
+//! first. No wait for a client is without an end. What a client sends is never buffered beyond a named
+//! limit, and what it only announces takes no room.
 
 mod admin;
 mod body;

@@ -86,7 +86,7 @@ pub(super) struct Connection {
     /// Where it stands in its room's seats.
     pub(super) seat: usize,
     /// The socket takes no more for now.
-    blocked: bool,
+    stalled: bool,
     parting: Option<Parting>,
     /// The last sign of life.
     heard: Tick,
@@ -131,7 +131,7 @@ impl Connection {
             subscriber,
             speech,
             seat,
-            blocked: false,
+            stalled: false,
             parting: None,
             heard: turn.now,
             asked: turn.now,
@@ -144,6 +144,11 @@ impl Connection {
         &self.subscriber.entry
     }
 
+    /// Whether the socket takes no more for now.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
     /// Bytes that wait here for the socket.
     pub(super) fn queued(&self) -> usize {
         self.rest.len()
@@ -152,7 +157,7 @@ impl Connection {
     /// Sends what there is, as far as the socket takes it.
     pub(super) fn send(&mut self, turn: &mut Turn) -> More {
         for _ in 0..ROUNDS {
-            if self.blocked {
+            if self.stalled {
                 return Ok(false);
             }
             self.gather(&mut turn.batch);
@@ -176,8 +181,8 @@ impl Connection {
             if let Speech::WebSocket(inbound) = &mut self.speech {
                 inbound.give_back(outcome.pongs);
             }
-            self.blocked = written < all || !self.line.is_flushed();
-            if self.blocked {
+            self.stalled = written < all || !self.line.is_flushed();
+            if self.stalled {
                 // From now on it has so long to read some.
                 self.heard = turn.now;
             } else if !full && self.parting.is_none() {
@@ -207,8 +212,8 @@ impl Connection {
     }
 
     /// The socket takes bytes again.
-    pub(super) fn unblock(&mut self, turn: &mut Turn) -> More {
-        if !self.blocked {
+    pub(super) fn resume(&mut self, turn: &mut Turn) -> More {
+        if !self.stalled {
             return Ok(false);
         }
         match self.line.flush() {
@@ -216,7 +221,7 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         }
-        self.blocked = false;
+        self.stalled = false;
         self.heard = turn.now;
         self.send(turn)
     }
@@ -286,7 +291,11 @@ impl Connection {
 
     /// Has `last` be the last that is said. `heard` is whether the client has said goodbye.
     fn part(&mut self, last: &[u8], heard: bool, turn: &Turn) {
-        self.rest = [&self.rest[..], last].concat().into();
+        let pongs = match &mut self.speech {
+            Speech::WebSocket(inbound) => inbound.take_pongs(),
+            Speech::Events(_) => Bytes::new(),
+        };
+        self.rest = [&self.rest[..], &pongs, last].concat().into();
         self.parting = Some(Parting {
             by: PATIENCE.after(turn.now),
             heard: heard || matches!(self.speech, Speech::Events(_)),
@@ -347,10 +356,10 @@ impl Connection {
         }
         // A stream of events has no answer to give; TCP's own timeout finds out that it is dead.
         let answers = matches!(self.speech, Speech::WebSocket(_));
-        if DEAD.has_passed(self.heard, turn.now) && (answers || self.blocked) {
+        if DEAD.has_passed(self.heard, turn.now) && (answers || self.stalled) {
             return Err(ErrorKind::TimedOut.into());
         }
-        if ASK_EVERY.has_passed(self.asked, turn.now) && self.rest.is_empty() && !self.blocked {
+        if ASK_EVERY.has_passed(self.asked, turn.now) && self.rest.is_empty() && !self.stalled {
             self.asked = turn.now;
             self.rest = match &self.speech {
                 Speech::WebSocket(_) => {

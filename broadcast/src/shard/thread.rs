@@ -58,6 +58,7 @@ pub(super) struct Thread {
     gone: Vec<usize>,
     turn: Turn,
     queued: IntGauge,
+    stalled: IntGauge,
     farewell: Option<Duration>,
     started: Instant,
     /// When the next slice is due, and where it begins.
@@ -91,6 +92,7 @@ impl Thread {
                 scratch: vec![0; READ_BYTES].into(),
             },
             queued: metrics.queued.clone(),
+            stalled: metrics.stalled.clone(),
             farewell: None,
             started: now,
             slice_at: now,
@@ -128,7 +130,7 @@ impl Thread {
                 if event.token() != BELL {
                     let key = event.token().0;
                     if event.is_writable() {
-                        self.act(key, Connection::unblock);
+                        self.act(key, Connection::resume);
                     }
                     if event.is_readable() || event.is_read_closed() || event.is_error() {
                         self.act(key, Connection::receive);
@@ -163,11 +165,12 @@ impl Thread {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let before = connection.queued();
+        let before = (connection.queued(), connection.is_stalled());
         let acted = act(connection, &mut self.turn);
-        let after = connection.queued();
+        let after = (connection.queued(), connection.is_stalled());
         if before != after {
-            self.queued.add(after as i64 - before as i64);
+            self.queued.add(after.0 as i64 - before.0 as i64);
+            self.stalled.add(i64::from(after.1) - i64::from(before.1));
         }
         match acted {
             Ok(false) => {}
@@ -266,6 +269,7 @@ impl Thread {
                 continue;
             };
             self.queued.sub(connection.queued() as i64);
+            self.stalled.sub(connection.is_stalled().into());
             let room = key(connection.room());
             let Some(seats) = self.rooms.get_mut(&room) else {
                 continue;

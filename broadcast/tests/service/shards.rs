@@ -146,7 +146,7 @@ fn a_coming_and_going_disturbs_nobody() {
         let left =
             |transport: &str| node.metric(&format!("subscribers{{transport=\"{transport}\"}}"));
         left("websocket") + left("sse") == 0.0
-            && node.metric("write_queue_bytes") == 0.0
+            && node.metric("write_queue_bytes") + node.metric("stalled_subscribers") == 0.0
             && get(node.address, "/v1/rooms/r").json()["subscribers"] == 0
     });
 }
