@@ -93,6 +93,32 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_every_command_ends_with_examples_that_are_accepted() {
+        for command in parser().get_subcommands() {
+            let name = command.get_name();
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let lines = help
+                .lines()
+                .filter_map(|line| line.strip_prefix("  emostream "));
+            let examples: Vec<&str> = lines
+                .map(|line| line.split(" #").next().unwrap_or(line))
+                .map(|line| line.split(" | ").next().unwrap_or(line))
+                .collect();
+            assert!(!examples.is_empty(), "{name} has no example");
+            for example in examples {
+                assert!(example.starts_with(name), "{example}");
+                let words = ["emostream"].into_iter().chain(example.split_whitespace());
+                match parse(words.map(OsString::from)) {
+                    Parsed::Run(_) => {}
+                    Parsed::Refuse(why) => panic!("{example}: {why}"),
+                    Parsed::Say(said) => panic!("{example}: {said}"),
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_mistake_is_one_line_that_names_the_flag() {
         for (arguments, flag) in [
             (&["up", "--window", "soon"][..], "--window"),

@@ -82,6 +82,21 @@ fn people_are_told_the_room_the_latencies_and_the_verdict() {
 }
 
 #[test]
+fn a_load_that_is_not_compared_ends_with_what_it_comes_to_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let url = format!("http://{}", node.address);
+    let said = node::output(&["load", "--url", &url, "--rate", "600/s", "--duration", "2s"]);
+    let verdict = said.lines().last().unwrap();
+    for part in [
+        "verdict    all 1,200 reactions were accepted; 99 of 100 answers came within",
+        "; a reaction was on a screen after",
+    ] {
+        assert!(verdict.contains(part), "{part} is not in:\n{said}");
+    }
+}
+
+#[test]
 fn a_load_of_which_nothing_is_accepted_fails_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &["--rooms", "match-.*"]);

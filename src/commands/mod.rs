@@ -1,6 +1,7 @@
 //! What the program does: one file a subcommand.
 
 mod dataflow;
+mod examples;
 mod ingest;
 mod inspect;
 mod load;
@@ -25,7 +26,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// The crowd's mood, exact and within a second.
 #[derive(Debug, Parser)]
 #[command(name = "emostream", version, about, arg_required_else_help = true)]
-#[command(after_help = "Every flag also reads EMOSTREAM_<FLAG> from the environment.")]
+#[command(after_help = examples::EMOSTREAM)]
 pub(crate) struct Command {
     #[command(flatten)]
     log: LogFlags,
@@ -36,23 +37,31 @@ pub(crate) struct Command {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Run everything in one process: ingest, dataflow, publisher and the page
+    #[command(after_help = examples::UP)]
     Up(up::Flags),
     /// Run the HTTP ingest service
+    #[command(after_help = examples::INGEST)]
     Ingest(ingest::Flags),
     /// Run the dataflow that counts
+    #[command(after_help = examples::DATAFLOW)]
     Dataflow(dataflow::Flags),
     /// Run the publisher that serves subscribers
+    #[command(after_help = examples::PUBLISHER)]
     Publisher(publisher::Flags),
     /// Follow a room in the terminal
+    #[command(after_help = examples::SUBSCRIBE)]
     Subscribe(subscribe::Flags),
     /// Read a topic
+    #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Flags),
     /// Send a crowd's reactions, for rehearsals
+    #[command(after_help = examples::LOAD)]
     Load(load::Flags),
     /// Create the topics, or check them
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::TOPICS)]
     Topics(topics::Action),
     /// Let the dataflow go on with other settings, or in a log that was truncated
+    #[command(after_help = examples::RESET)]
     Reset(reset::Flags),
 }
 

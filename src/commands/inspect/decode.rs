@@ -14,12 +14,16 @@ use crate::commands::subscribe::clock;
 
 /// The most emojis of a cell.
 const CELL_COUNTS: usize = 5;
+/// What an empty batch is called.
+const HEARTBEAT: &str = "heartbeat";
 
 /// A record, decoded.
 #[derive(Debug)]
 pub(super) struct Decoded {
     /// The rooms it is about.
     rooms: Vec<String>,
+    /// An empty batch: time passes, and nothing else.
+    pub(super) heartbeat: bool,
     pub(super) json: Value,
     pub(super) cells: Vec<String>,
 }
@@ -70,6 +74,7 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
     if !record.headers.is_empty() {
         json["headers"] = headers(&record.headers);
     }
+    let heartbeat = topic == Topic::Reactions && what.cells[0] == HEARTBEAT;
     let mut cells = vec![
         record.partition.to_string(),
         record.offset.to_string(),
@@ -77,6 +82,7 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
     ];
     cells.extend(what.cells);
     Decoded {
+        heartbeat,
         rooms: what.rooms,
         json,
         cells,
@@ -199,7 +205,7 @@ fn of_batch(batch: &Batch<'_>) -> What {
         return What {
             rooms: Vec::new(),
             value: json!({"batch": {"base_ms": batch.base_ms(), "reactions": []}}),
-            cells: vec!["heartbeat".into(), String::new(), String::new()],
+            cells: vec![HEARTBEAT.into(), String::new(), String::new()],
         };
     }
     let mut sums = std::collections::BTreeMap::new();

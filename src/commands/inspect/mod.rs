@@ -41,9 +41,15 @@ pub(crate) struct Flags {
     /// Where to begin: earliest, latest, -10m, or a moment as 2026-01-31T20:15:00Z
     #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
     from: From,
+    /// Only this partition
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
     /// Go on with what comes
     #[arg(long)]
     follow: bool,
+    /// In the table of reactions, show the empty records, too, by which an ingest says that it lives
+    #[arg(long)]
+    heartbeats: bool,
     /// How it is printed
     #[arg(long, default_value = "table")]
     format: Format,
@@ -96,14 +102,30 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     if flags.topic == Topic::Progress && flags.format == Format::Table {
         return progress::run(&*log, &flags.topics.names(), flags.follow);
     }
-    let ranges = ranges(&*log, &topic, flags.from)?;
+    let mut ranges = ranges(&*log, &topic, flags.from)?;
+    if let Some(only) = flags.partition {
+        let partitions = ranges.len();
+        ranges.retain(|(partition, ..)| *partition == only);
+        if ranges.is_empty() {
+            let why = format!(
+                "{topic} has the partitions 0 to {}",
+                partitions.saturating_sub(1)
+            );
+            return Err(Failure::usage("--partition", why));
+        }
+    }
     let bell = Doorbell::default();
     let mut merge = Merge::open(&*log, &topic, &ranges, bell.wake())?;
     let mut printer = Printer {
         format: flags.format,
         table: Table::new(flags.topic),
     };
-    let wanted = |decoded: Decoded| decoded.only(flags.room.as_ref());
+    let table = flags.format == Format::Table;
+    let silent = |decoded: &Decoded| table && decoded.heartbeat && !flags.heartbeats;
+    let wanted = |decoded: Decoded| {
+        let decoded = decoded.only(flags.room.as_ref())?;
+        (!silent(&decoded)).then_some(decoded)
+    };
     loop {
         let batch = merge.next()?;
         let idle = batch.is_empty();

@@ -103,6 +103,8 @@ async fn rehearse(asked: Asked) -> Result<(), Failure> {
         let verdict = verdict::compare(&asked.rooms, &sent, &counted, circumstances);
         say(&asked, &format!("{verdict}\n"))?;
         report.verified(verdict);
+    } else if !report.accepted_nothing() {
+        say(&asked, &report.in_words())?;
     }
     if flags.json {
         output::quietly(output::print(&format!("{}\n", report.json())))?;
@@ -247,7 +249,7 @@ async fn perform(
 
 /// On a terminal only.
 fn progress_bar(posts: u64) -> ProgressBar {
-    let template = "{bar:30} {pos}/{len} requests  {per_sec}  {eta} left";
+    let template = "{bar:30} {human_pos} of {human_len} requests  {per_sec}  {eta} left";
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(posts).with_style(style)

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use hdrhistogram::Histogram;
+use indicatif::HumanCount;
 use serde::Serialize;
 
 use super::{
@@ -144,8 +145,8 @@ impl Report {
     fn answers(&self) -> String {
         let Requests { answers, why, .. } = &self.requests;
         let each = answers.iter().map(|(name, requests)| match why.get(name) {
-            Some(why) => format!("{requests} × {name} ({why})"),
-            None => format!("{requests} × {name}"),
+            Some(why) => format!("{} × {name} ({why})", HumanCount(*requests)),
+            None => format!("{} × {name}", HumanCount(*requests)),
         });
         each.collect::<Vec<String>>().join(", ")
     }
@@ -162,6 +163,32 @@ impl Report {
         }
         let inexact = self.verify.as_ref().is_some_and(|verdict| !verdict.holds());
         inexact.then(|| "the finals are not what was accepted".to_owned())
+    }
+
+    /// What it comes to, for people, where nobody asked to compare the finals.
+    pub(super) fn in_words(&self) -> String {
+        let Reactions {
+            accepted, unknown, ..
+        } = self.reactions;
+        let sent = self.requests.sent * self.batch;
+        let refused = sent.saturating_sub(accepted + unknown);
+        let mut words = match (refused, unknown) {
+            (0, 0) => format!("all {} reactions were accepted", HumanCount(accepted)),
+            _ => format!(
+                "of {} reactions {} were accepted, {} refused, and of {} nobody knows",
+                HumanCount(sent),
+                HumanCount(accepted),
+                HumanCount(refused),
+                HumanCount(unknown)
+            ),
+        };
+        if let Some(latency) = self.answer_ms {
+            words += &format!("; 99 of 100 answers came within {:.0} ms", latency.p99);
+        }
+        if let Some(seen) = self.to_screen.as_ref().and_then(|screen| screen.latency_ms) {
+            words += &format!("; a reaction was on a screen after {:.0} ms", seen.p50);
+        }
+        format!("verdict    {words}\n")
     }
 
     /// In one line.
@@ -201,7 +228,8 @@ impl fmt::Display for Latency {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (accepted, sent) = (self.reactions.accepted, self.requests.sent);
+        let accepted = HumanCount(self.reactions.accepted);
+        let sent = HumanCount(self.requests.sent);
         let answers = self.answers();
         writeln!(
             f,
@@ -214,6 +242,7 @@ impl fmt::Display for Report {
             write!(f, "{to_screen}")?;
         }
         let (planned, limit) = (self.requests.planned, self.connections.limit);
+        let sent = self.requests.sent;
         if sent < planned && !self.interrupted {
             writeln!(
                 f,

@@ -1,0 +1,136 @@
+//! `emostream subscribe`: a room in the terminal.
+//!
+//! ```text
+//!                 ┌─▶ Scene ──▶ picture       in a terminal
+//!  Subscription ──┼─▶ lines                   in a pipe, a line a message
+//!                 └─▶ the messages as they come, --json
+//! ```
+
+mod lines;
+mod picture;
+mod scene;
+mod screen;
+
+use std::io::IsTerminal;
+
+use clap::Args;
+use emostream_model::Room;
+
+use self::{scene::Scene, screen::Screen};
+use crate::{
+    client::{AccessFlags, Endpoint, News, Server, Subscription, Transport},
+    exit::Failure,
+    output,
+    signal::Signals,
+};
+
+pub(super) use lines::clock;
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Where a publisher or `up` listens
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    url: Server,
+    #[command(flatten)]
+    access: AccessFlags,
+    /// The room to follow
+    #[arg(long, default_value = "default")]
+    room: Room,
+    /// Server-Sent Events instead of a WebSocket
+    #[arg(long)]
+    sse: bool,
+    /// Print the messages as they come, one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Begin behind this final, to be told what came since
+    #[arg(long, value_name = "ID")]
+    since: Option<emostream_model::ResultId>,
+}
+
+impl Flags {
+    fn subscription(&self, server: Endpoint) -> Subscription {
+        let transport = match self.sse {
+            true => Transport::ServerSentEvents,
+            false => Transport::WebSocket,
+        };
+        let room = Subscription::new(server, self.room.clone(), transport);
+        match self.since {
+            Some(id) => room.since(id),
+            None => room,
+        }
+    }
+
+    /// What a first connection that fails is to its caller.
+    fn unreachable(&self, why: &str) -> Failure {
+        let url = &self.url;
+        Failure::unavailable(format!("--url: {url} is not reachable: {why}"))
+    }
+}
+
+pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+    let seen = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    let server = flags.access.open()?.to(&flags.url)?;
+    match seen && !flags.json {
+        true => super::run(watch(flags, server)),
+        false => super::run(print(flags, server)),
+    }
+}
+
+/// A line a message.
+async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let mut room = flags.subscription(server);
+    let mut connected = false;
+    loop {
+        let news = tokio::select! {
+            news = room.next() => news.map_err(Failure::unavailable)?,
+            _ = signals.next() => return Ok(()),
+        };
+        match news {
+            News::Frame { text, frame } => {
+                connected = true;
+                let line = match flags.json {
+                    true => text,
+                    false => lines::describe(&frame),
+                };
+                match output::print(&format!("{line}\n")) {
+                    Ok(()) => {}
+                    gone => return output::quietly(gone),
+                }
+            }
+            News::Lost { why, .. } if !connected => return Err(flags.unreachable(&why)),
+            News::Lost { why, pause } => {
+                eprintln!("emostream: {why}; next try in {:.1} s", pause.as_secs_f64());
+            }
+        }
+    }
+}
+
+/// A picture that lives. The first message comes before the screen is taken, so that a wrong address
+/// is one line as everywhere.
+async fn watch(flags: Flags, server: Endpoint) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let mut room = flags.subscription(server);
+    let mut scene = Scene::new(flags.room.clone());
+    tokio::select! {
+        news = room.next() => match news.map_err(Failure::unavailable)? {
+            News::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
+            News::Lost { why, .. } => return Err(flags.unreachable(&why)),
+        },
+        _ = signals.next() => return Ok(()),
+    }
+    let mut screen = Screen::enter()?;
+    loop {
+        tokio::select! {
+            news = room.next() => match news.map_err(Failure::unavailable)? {
+                News::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
+                News::Lost { why, pause } => scene.lost(why, std::time::Instant::now() + pause),
+            },
+            wish = screen.next() => match wish? {
+                screen::Wish::Draw => screen.draw(&scene)?,
+                screen::Wish::End => return Ok(()),
+            },
+            _ = signals.next() => return Ok(()),
+        }
+    }
+}

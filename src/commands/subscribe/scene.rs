@@ -1,0 +1,373 @@
+//! What is to be seen of a room, made of its messages. Pure: the time is passed in.
+//!
+//! ```text
+//!  live, final ──▶ counts: what is final, and the windows that are open on top
+//!              └─▶ emojis in the air: one for a few that were added, a big one for each swarm
+//! ```
+//!
+//! Invariant: a reaction is in the totals or in an open window, never in both.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use emostream_model::{Count, Emoji, Frame, ResultId, Room, Tally, Window};
+
+/// Windows open at once; more would be a broken clock.
+const OPEN_WINDOWS: usize = 8;
+/// The last finals that are shown.
+const MOMENTS: usize = 10;
+/// The span that the rate is measured over: two windows.
+const RATE_SPAN: Duration = Duration::from_secs(4);
+/// How long an emoji is in the air.
+pub(super) const FLIGHT: Duration = Duration::from_secs(4);
+/// The most loose emojis in the air: more is noise on 80 columns.
+const FLIGHTS: usize = 48;
+/// What comes at once rises spread over this, until about the next tally.
+const STAGGER: Duration = Duration::from_millis(300);
+/// The most of one emoji that rise at one tally.
+const RISES: u64 = 3;
+/// Steps of the golden ratio spread what rises over the width.
+const GOLDEN: f64 = 0.618_034;
+
+/// An emoji in the air.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Flight {
+    pub(super) emoji: Emoji,
+    /// How many it stands for, if it is a swarm.
+    pub(super) swarm: Option<u64>,
+    /// Where, as a share of the width.
+    pub(super) place: f64,
+    pub(super) since: Instant,
+}
+
+/// A closed window.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Moment {
+    pub(super) id: ResultId,
+    pub(super) window: Window,
+    pub(super) total: u64,
+    pub(super) counts: Vec<Tally>,
+}
+
+/// A window that is open.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Open {
+    pub(super) window: Window,
+    pub(super) total: u64,
+    pub(super) counts: Vec<Tally>,
+}
+
+/// How the connection stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Standing {
+    Live,
+    Lost { why: String, next: Instant },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Scene {
+    pub(super) room: Room,
+    pub(super) standing: Standing,
+    pub(super) notice: Option<String>,
+    pub(super) trending: Option<(u64, Vec<Count>)>,
+    pub(super) moments: VecDeque<Moment>,
+    pub(super) flights: Vec<Flight>,
+    swarm_size: u64,
+    totals: BTreeMap<Emoji, u64>,
+    totals_others: u64,
+    final_until: u64,
+    open: BTreeMap<u64, Open>,
+    samples: VecDeque<(Instant, u64)>,
+    turn: f64,
+}
+
+impl Scene {
+    pub(super) fn new(room: Room) -> Self {
+        Self {
+            room,
+            standing: Standing::Live,
+            notice: None,
+            trending: None,
+            moments: VecDeque::new(),
+            flights: Vec::new(),
+            swarm_size: 1000,
+            totals: BTreeMap::new(),
+            totals_others: 0,
+            final_until: 0,
+            open: BTreeMap::new(),
+            samples: VecDeque::new(),
+            turn: 0.0,
+        }
+    }
+
+    /// A message has come.
+    pub(super) fn take(&mut self, frame: &Frame, now: Instant) {
+        self.standing = Standing::Live;
+        match frame {
+            Frame::Hello {
+                swarm_size,
+                resumed,
+                ..
+            } => {
+                self.swarm_size = (*swarm_size).max(1);
+                if !resumed {
+                    // What was counted meanwhile comes with the next final.
+                    self.open.clear();
+                }
+            }
+            Frame::Live {
+                window,
+                total,
+                counts,
+                ..
+            } => {
+                if window.start >= self.final_until {
+                    self.rise(*window, counts, now);
+                    let open = Open {
+                        window: *window,
+                        total: *total,
+                        counts: counts.clone(),
+                    };
+                    self.open.insert(window.start, open);
+                    if self.open.len() > OPEN_WINDOWS {
+                        self.open.pop_first();
+                    }
+                }
+            }
+            Frame::Final {
+                id,
+                window,
+                total,
+                counts,
+                totals,
+                totals_others,
+                ..
+            } => {
+                self.notice = None;
+                self.rise(*window, counts, now);
+                self.open.retain(|start, _| *start >= window.end);
+                self.final_until = self.final_until.max(window.end);
+                // What the top does not list keeps what is known of it, plus this window's.
+                if *totals_others == 0 {
+                    self.totals.clear();
+                } else {
+                    for tally in counts {
+                        *self.totals.entry(tally.emoji).or_default() += tally.count;
+                    }
+                }
+                self.totals
+                    .extend(totals.iter().map(|count| (count.emoji, count.count)));
+                self.totals_others = *totals_others;
+                self.remember(Moment {
+                    id: *id,
+                    window: *window,
+                    total: *total,
+                    counts: counts.clone(),
+                });
+            }
+            Frame::Trending { span_ms, top, .. } => {
+                self.trending = (!top.is_empty()).then(|| (*span_ms, top.clone()));
+            }
+            Frame::Gap { after, .. } => {
+                self.notice = Some(format!("finals after {after} were missed"));
+            }
+            Frame::Bye { retry_ms } => {
+                self.notice = Some(format!("the server says bye; back in {retry_ms} ms"));
+            }
+        }
+        self.samples.push_back((now, self.sum()));
+    }
+
+    /// The connection is lost; the next try is at `next`.
+    pub(super) fn lost(&mut self, why: String, next: Instant) {
+        self.standing = Standing::Lost { why, next };
+    }
+
+    /// All that was counted.
+    pub(super) fn sum(&self) -> u64 {
+        let open: u64 = self.open.values().map(|open| open.total).sum();
+        self.listed() + open
+    }
+
+    /// The sum of the totals. Emojis below the listed top are in `totals_others` already.
+    fn listed(&self) -> u64 {
+        let mut listed: Vec<u64> = self.totals.values().copied().collect();
+        if self.totals_others > 0 {
+            listed.sort_unstable_by(|a, b| b.cmp(a));
+            listed.truncate(emostream_model::FRAME_COUNTS);
+        }
+        listed.iter().sum::<u64>() + self.totals_others
+    }
+
+    /// The emojis by what was counted of them, open windows included.
+    pub(super) fn ranking(&self) -> Vec<(Emoji, u64)> {
+        let mut counts = self.totals.clone();
+        for tally in self.open.values().flat_map(|open| &open.counts) {
+            *counts.entry(tally.emoji).or_default() += tally.count;
+        }
+        let mut ranking: Vec<(Emoji, u64)> = counts.into_iter().collect();
+        emostream_model::sort_counts(&mut ranking, |(emoji, count)| (*count, *emoji));
+        ranking
+    }
+
+    /// The newest open window.
+    pub(super) fn newest(&self) -> Option<&Open> {
+        self.open.values().next_back()
+    }
+
+    /// Reactions a second.
+    pub(super) fn rate(&self, now: Instant) -> f64 {
+        let within = |(at, _): &&(Instant, u64)| now.duration_since(*at) <= RATE_SPAN;
+        let Some((first, before)) = self.samples.iter().find(within) else {
+            return 0.0;
+        };
+        let span = now.duration_since(*first).max(Duration::from_secs(1));
+        self.sum().saturating_sub(*before) as f64 / span.as_secs_f64()
+    }
+
+    fn remember(&mut self, moment: Moment) {
+        self.moments.push_front(moment);
+        self.moments.truncate(MOMENTS);
+    }
+
+    /// Lets rise what a tally has more than the window's former one.
+    fn rise(&mut self, window: Window, counts: &[Tally], now: Instant) {
+        let before = |emoji: Emoji| {
+            let open = self.open.get(&window.start);
+            let known = open.and_then(|open| open.counts.iter().find(|t| t.emoji == emoji));
+            known.map_or(0, |tally| tally.count)
+        };
+        let rises: Vec<(Emoji, u64, u64)> = counts
+            .iter()
+            .map(|tally| (tally.emoji, before(tally.emoji), tally.count))
+            .collect();
+        let mut loose = Vec::new();
+        for (emoji, before, after) in rises {
+            let swarms = (after / self.swarm_size).saturating_sub(before / self.swarm_size);
+            if swarms > 0 {
+                self.fly(emoji, Some(swarms * self.swarm_size), now);
+            }
+            let others = after.saturating_sub(before);
+            let others = others.saturating_sub(swarms * self.swarm_size);
+            loose.extend((0..others.min(RISES)).map(|_| emoji));
+        }
+        // A quarter of the free places each time: a steady stream instead of bursts.
+        let aloft = self.flights.iter().filter(|f| f.swarm.is_none()).count();
+        let free = FLIGHTS.saturating_sub(aloft).div_ceil(4);
+        for emoji in spread(&loose, free) {
+            self.fly(emoji, None, now);
+        }
+        self.flights
+            .retain(|flight| now.duration_since(flight.since) < FLIGHT);
+        while self
+            .samples
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at) > 2 * RATE_SPAN)
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    fn fly(&mut self, emoji: Emoji, swarm: Option<u64>, now: Instant) {
+        self.turn = (self.turn + GOLDEN).fract();
+        self.flights.push(Flight {
+            emoji,
+            swarm,
+            place: self.turn,
+            since: now + STAGGER.mul_f64((self.turn * 7.0).fract()),
+        });
+        if self.flights.len() > 2 * FLIGHTS {
+            self.flights.remove(0);
+        }
+    }
+}
+
+/// At most `most` of the emojis, evenly taken.
+fn spread(emojis: &[Emoji], most: usize) -> Vec<Emoji> {
+    let step = emojis.len().div_ceil(most.max(1)).max(1);
+    emojis.iter().step_by(step).copied().collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    pub(in crate::commands::subscribe) fn frame(json: serde_json::Value) -> Frame {
+        serde_json::from_value(json).unwrap()
+    }
+
+    pub(in crate::commands::subscribe) fn live(start: u64, fires: u64) -> Frame {
+        frame(
+            json!({"type": "live", "room": "a", "start": start, "end": start + 2000, "emitted_at": 0,
+            "total": fires, "counts": [{"emoji": "🔥", "count": fires, "swarms": fires / 1000, "loose": fires % 1000}]}),
+        )
+    }
+
+    pub(in crate::commands::subscribe) fn a_final(start: u64, fires: u64, ever: u64) -> Frame {
+        frame(
+            json!({"type": "final", "id": format!("0-{start}"), "room": "a", "start": start, "end": start + 2000,
+            "emitted_at": 0, "total": fires, "totals": [{"emoji": "🔥", "count": ever}],
+            "counts": [{"emoji": "🔥", "count": fires, "swarms": fires / 1000, "loose": fires % 1000}]}),
+        )
+    }
+
+    fn scene() -> Scene {
+        Scene::new(Room::new("a").unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_neither_dips_nor_doubles_when_windows_close(
+            windows in proptest::collection::vec(proptest::collection::vec(1_u64..3000, 0..4), 1..12),
+        ) {
+            let (mut scene, now, mut ever) = (scene(), Instant::now(), 0);
+            for (at, tallies) in windows.iter().enumerate() {
+                let (start, mut fires) = (at as u64 * 2000, 0);
+                for more in tallies {
+                    fires += more;
+                    scene.take(&live(start, fires), now);
+                    prop_assert_eq!(scene.sum(), ever + fires);
+                }
+                if fires > 0 {
+                    ever += fires;
+                    scene.take(&a_final(start, fires, ever), now);
+                    prop_assert_eq!(scene.sum(), ever);
+                    prop_assert_eq!(scene.ranking()[0].1, ever);
+                    // One that comes late is of a window that is closed.
+                    scene.take(&live(start, fires), now);
+                    prop_assert_eq!(scene.sum(), ever);
+                }
+                prop_assert!(scene.flights.len() <= 2 * FLIGHTS);
+            }
+        }
+    }
+
+    #[test]
+    fn each_swarm_rises_once_and_a_few_of_the_others() {
+        let (mut scene, now) = (scene(), Instant::now());
+        scene.take(&live(0, 2500), now);
+        scene.take(&live(0, 2501), now);
+        scene.take(&a_final(0, 3000, 3000), now);
+        let swarms: Vec<u64> = scene.flights.iter().filter_map(|f| f.swarm).collect();
+        assert_eq!(swarms, [2000, 1000]);
+        assert_eq!(scene.flights.len(), 2 + 3 + 1);
+        scene.take(&live(4000, 1), now + FLIGHT + STAGGER);
+        assert_eq!(scene.flights.len(), 1, "what has landed is gone");
+    }
+
+    #[test]
+    fn a_rate_is_what_was_added_lately() {
+        let (mut scene, now) = (scene(), Instant::now());
+        assert_eq!(scene.rate(now), 0.0);
+        scene.take(&live(0, 100), now);
+        scene.take(&live(0, 300), now + Duration::from_secs(2));
+        assert_eq!(scene.rate(now + Duration::from_secs(2)), 100.0);
+        assert_eq!(scene.rate(now + Duration::from_secs(60)), 0.0);
+    }
+}

@@ -1,0 +1,120 @@
+//! The terminal, taken and given back.
+//!
+//! Invariant: however the command ends (a key, a signal, a failure, a panic), the terminal is as it was.
+
+use std::{io, time::Duration};
+
+use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use futures_util::StreamExt;
+use ratatui::DefaultTerminal;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::{picture, scene::Scene};
+use crate::exit::Failure;
+
+/// How often the picture is drawn: emojis move by a line, and a terminal over ssh keeps up.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    Draw,
+    End,
+}
+
+/// See the module.
+pub(super) struct Screen {
+    terminal: DefaultTerminal,
+    events: EventStream,
+    ticks: Interval,
+}
+
+impl Screen {
+    /// Takes the terminal. ratatui puts its own panic hook before ours, which gives it back first.
+    pub(super) fn enter() -> Result<Self, Failure> {
+        let terminal = ratatui::try_init().map_err(unusable)?;
+        let mut ticks = interval(DRAW_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Ok(Self {
+            terminal,
+            events: EventStream::new(),
+            ticks,
+        })
+    }
+
+    /// Waits for the next wish. Cancelling it loses none.
+    pub(super) async fn next(&mut self) -> Result<Wish, Failure> {
+        loop {
+            tokio::select! {
+                event = self.events.next() => match event {
+                    Some(Ok(event)) => {
+                        if let Some(wish) = wish(&event) {
+                            return Ok(wish);
+                        }
+                    }
+                    // The terminal has gone.
+                    Some(Err(_)) | None => return Ok(Wish::End),
+                },
+                _ = self.ticks.tick() => return Ok(Wish::Draw),
+            }
+        }
+    }
+
+    pub(super) fn draw(&mut self, scene: &Scene) -> Result<(), Failure> {
+        let now = std::time::Instant::now();
+        let drawn = self
+            .terminal
+            .draw(|frame| picture::draw(frame.area(), frame.buffer_mut(), scene, now));
+        drawn.map(drop).map_err(unusable)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+fn wish(event: &Event) -> Option<Wish> {
+    match event {
+        Event::Resize(..) => Some(Wish::Draw),
+        Event::Key(KeyEvent {
+            code,
+            modifiers,
+            kind: KeyEventKind::Press,
+            ..
+        }) => match code {
+            KeyCode::Char('q') | KeyCode::Esc => Some(Wish::End),
+            // In raw mode Ctrl-C is a key, no signal.
+            KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => Some(Wish::End),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn unusable(error: io::Error) -> Failure {
+    Failure::unavailable(format!(
+        "the terminal cannot be drawn on: {error}; --json prints the messages instead"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q_escape_and_ctrl_c_end_it_and_nothing_else_does() {
+        let key = |code, modifiers| wish(&Event::Key(KeyEvent::new(code, modifiers)));
+        let none = KeyModifiers::NONE;
+        assert_eq!(key(KeyCode::Char('q'), none), Some(Wish::End));
+        assert_eq!(key(KeyCode::Esc, none), Some(Wish::End));
+        assert_eq!(
+            key(KeyCode::Char('c'), KeyModifiers::CONTROL),
+            Some(Wish::End)
+        );
+        assert_eq!(key(KeyCode::Char('c'), none), None);
+        assert_eq!(key(KeyCode::Up, none), None);
+        assert_eq!(wish(&Event::Resize(80, 24)), Some(Wish::Draw));
+    }
+}
