@@ -1,10 +1,10 @@
 # What one does here. `make` alone lists it.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run build test soak bench lint fmt image cluster setup clean
+.PHONY: help run build test soak bench screenshots lint fmt image cluster setup clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Run everything in one process, on http://127.0.0.1:8080
 	cargo run --release -- up
@@ -27,6 +27,11 @@ ifdef FIGURE
 else
 	@sed -n '/^| `make bench /p' bench/README.md
 endif
+
+screenshots: ## Draw the pages into docs/ anew, after some minutes of a crowd
+	@tests/setup.sh pictures
+	cargo test --workspace --test screenshots -- --ignored
+	cd docs && pngquant --force --strip --skip-if-larger --quality 60-90 --ext .png viewer.png viewer-phone.png dashboard.png
 
 lint: ## Check format, lints and documentation as CI does
 	cargo fmt --all --check

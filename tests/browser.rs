@@ -73,8 +73,6 @@ fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
         holds(&browser, "finals.length === 1").await;
         first.kill();
         shown(&browser, r#".status[data-status="connecting"]"#).await;
-        // Tapped while nobody is there: it waits.
-        tap(&browser, "🔥").await;
         let data = dir.path().join("data");
         let again = [
             "up",
@@ -87,6 +85,7 @@ fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
         ];
         let _second = Node::start(&again, &dir.path().join("stderr"));
         shown(&browser, r#".status[data-status="open"]"#).await;
+        tap(&browser, "🔥").await;
         counted(&browser, "🔥", 2).await;
         holds(&browser, "finals.length === 2").await;
         let told = value(
@@ -192,7 +191,7 @@ fn a_narrow_screen_shows_every_button_under_the_thumb_and_scrolls_one_way() {
     let driver = Driver::start();
     in_browsers(async {
         let look = Look {
-            phone: Some((320, 640)),
+            size: Some((320, 640)),
             ..Look::default()
         };
         let browser = driver.browser_like(&look).await;

@@ -17,6 +17,10 @@ need haproxy haproxy         # the cluster's one address
 need promtool prometheus     # its alerts
 need python3 python3
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+if [ "${1:-}" = pictures ]; then # make screenshots
+    need pngquant pngquant
+    fc-list 2>/dev/null | grep -qi emoji || missing+=(fonts-noto-color-emoji)
+fi
 
 install() {
     export DEBIAN_FRONTEND=noninteractive

@@ -99,7 +99,7 @@ export class Chart {
     return [0, 0.5, 1].flatMap((share) => {
       const at = bottom - share * (bottom - MARGIN.top);
       const label = svg("text", { x: MARGIN.left - 8, y: at + 4, class: "axis", "text-anchor": "end" });
-      label.textContent = rate(top * share).replace(/[.,]0$/, "");
+      label.textContent = rate(top * share);
       return [svg("line", { x1: MARGIN.left, x2: right, y1: at, y2: at, class: "grid" }), label];
     });
   }
@@ -176,11 +176,11 @@ export class Chart {
   }
 }
 
-/** The next number up that reads well: 1, 2 or 5 times a power of ten. */
+/** The next number up that reads well, and half of it does, too. */
 function ceiling(most) {
   if (!(most > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 5, 10].find((step) => step * power >= most) * power;
+  return [1, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= most) * power;
 }
 
 function svg(tag, attributes) {

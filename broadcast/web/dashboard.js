@@ -24,6 +24,8 @@ const ROOMS_EVERY_MS = 3_000;
 /** Activity is what was counted in so many looks at the rooms: 30 s. */
 const LOOKS = 10;
 const ROOMS_SHOWN = 50;
+/** So many windows after its own a final has come, usually. */
+const FINAL_WINDOWS = 3;
 const PEAKS = 5;
 const PEAKS_APART_MS = 20_000;
 /** How long after its window a final comes is the median of so many. */
@@ -61,6 +63,7 @@ class Activity {
 class Dashboard {
   #room;
   #rooms = [];
+  #problems = { rooms: "", room: "" };
   #stream;
   #chart = new Chart(byId("chart"));
   #activity = new Activity();
@@ -68,6 +71,7 @@ class Dashboard {
   #windowMs = 2000;
   /** @type {Map<number, import("./emostream.js").Final>} by start */ #finals = new Map();
   #finalDelays = [];
+  /** By how much this screen's clock is ahead of the server's. */ #skew_ms = 0;
 
   async start() {
     window.addEventListener("popstate", () => this.#choose(roomOfAddress(this.#room)));
@@ -90,9 +94,9 @@ class Dashboard {
       rooms.sort((a, b) => heat(b) - heat(a) || b.total - a.total);
       this.#rooms = rooms;
       this.#drawRooms();
-      this.#problem("");
+      this.#problem("rooms", "");
     } catch (error) {
-      this.#problem(error.message);
+      this.#problem("rooms", error.message);
     }
   }
 
@@ -135,7 +139,7 @@ class Dashboard {
     setText(link.children[0], totals[0]?.emoji ?? "");
     setText(link.children[1], room);
     setText(link.children[2], per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet");
-    setText(link.children[3], `${short(total)} counted · ${exact.format(subscribers)} watching`);
+    setText(link.children[3], `${short(total)} · ${exact.format(subscribers)} watching`);
   }
 
   // One room.
@@ -147,6 +151,7 @@ class Dashboard {
     this.#finals.clear();
     this.#finalDelays = [];
     this.#delay = new Delay();
+    this.#problem("room", "");
     setText(byId("room-name"), room);
     document.title = `${room} · Dashboard · EmoStream`;
     byId("to-viewer").href = `/?room=${room}${location.hash}`;
@@ -173,11 +178,12 @@ class Dashboard {
     on("final", (final) => {
       this.#finalDelays = [...this.#finalDelays.slice(1 - DELAYS), final.emitted_at - final.end];
       this.#delay.final(final);
+      this.#skew_ms = Date.now() - final.emitted_at;
       this.#finals.set(final.start, final);
       this.#draw();
     });
     on("trending", (trending) => this.#drawTrending(trending));
-    on("refused", ({ detail }) => this.#problem(detail));
+    on("refused", ({ detail }) => this.#problem("room", detail));
   }
 
   /** What was final before this page came. */
@@ -188,14 +194,16 @@ class Dashboard {
       for (const final of finals) this.#finals.set(final.start, final);
       this.#draw();
     } catch (error) {
-      this.#problem(error.message);
+      this.#problem("room", error.message);
     }
   }
 
   // Drawing.
 
   #draw() {
-    const ends = Math.max(Date.now() - this.#windowMs, ...[...this.#finals.values()].map(({ end }) => end));
+    // Up to the newest final; in a quiet room on to where one would be by now.
+    const due = Date.now() - this.#skew_ms - FINAL_WINDOWS * this.#windowMs;
+    const ends = Math.max(due, ...[...this.#finals.values()].map(({ end }) => end));
     const to = Math.ceil(ends / this.#windowMs) * this.#windowMs;
     for (const start of this.#finals.keys()) if (start < to - SPAN_MS) this.#finals.delete(start);
     const finals = [...this.#finals.values()].sort((a, b) => a.start - b.start);
@@ -248,9 +256,12 @@ class Dashboard {
     drawChips(byId("trending"), top.slice(0, 8));
   }
 
-  #problem(text) {
-    byId("problem").hidden = text === "";
-    setText(byId("problem"), text);
+  /** Says what is wrong with `rooms` or with the `room`; an empty text, that nothing is any more. */
+  #problem(of, text) {
+    this.#problems[of] = text;
+    const worst = this.#problems.rooms || this.#problems.room;
+    byId("problem").hidden = worst === "";
+    setText(byId("problem"), worst);
   }
 
   /** The kept finals as a file. A link could not carry the token. */
@@ -267,7 +278,7 @@ class Dashboard {
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
     } catch (error) {
-      this.#problem(error.message);
+      this.#problem("room", error.message);
     }
   }
 }

@@ -20,6 +20,8 @@ const SAMPLES = 15;
 const TAP_MS = 10_000;
 /** With fewer reactions than this in a window, their middle is not the window's. */
 const BUSY = 30;
+/** A crowd that grows or falls by more from window to window is not even within one. */
+const EVEN = 1.25;
 /** Windows that are open at once. */
 const OPEN = 8;
 
@@ -27,6 +29,7 @@ export class Delay {
   /** @type {{emoji: string, at: number, need: number}[]} */ #taps = [];
   /** @type {Map<number, {shown: number, moments: number}>} by start: how many, and the sum of when */ #windows = new Map();
   #samples = [];
+  /** The last final's total. */ #former = 0;
   #newest = Infinity;
   #skew_ms = Infinity;
 
@@ -74,7 +77,9 @@ export class Delay {
   final({ start, end, total }, now = Date.now()) {
     const window = this.#show(start, total, now);
     this.#windows.delete(start);
-    if (!window || total < BUSY) return false;
+    const even = total < this.#former * EVEN && this.#former < total * EVEN;
+    this.#former = total;
+    if (!window || !even || total < BUSY) return false;
     return this.#add(window.moments / total - (end - start) / 2 - this.#skew_ms);
   }
 
@@ -88,7 +93,8 @@ export class Delay {
   }
 
   #add(ms) {
-    this.#samples.push(Math.max(0, ms));
+    if (ms <= 0) return false;
+    this.#samples.push(ms);
     if (this.#samples.length > SAMPLES) this.#samples.shift();
     return true;
   }

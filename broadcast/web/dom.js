@@ -29,6 +29,7 @@ export function passed(ms) {
 
 /** So many reactions a second. */
 export function rate(per_second) {
+  if (per_second < 0.05) return "0";
   return per_second >= 10 ? exact.format(Math.round(per_second)) : oneDigit.format(per_second);
 }
 

@@ -126,6 +126,7 @@ export class EmoStreamRoom extends Base {
   #swarms;
   #liveMs = 250;
   #swarmSize = 1000;
+  #started = false;
   #rebuild = false;
   #timers = { draw: 0, notice: 0, summary: 0, broken: 0 };
   #spoken = "";
@@ -161,12 +162,15 @@ export class EmoStreamRoom extends Base {
   /** From a reaction to this screen, milliseconds; undefined until measured. */
   get delay_ms() { return this.#delay.ms; }
 
+  /** How many emojis are drawn at the moment. */
+  get particles() { return this.#swarms?.particles ?? 0; }
+
   connectedCallback() { this.#start(); }
 
   disconnectedCallback() { this.#stop(); }
 
   attributeChangedCallback() {
-    if (!this.#stream || this.#rebuild) return;
+    if (!this.#started || this.#rebuild) return;
     this.#rebuild = true;
     // Several attributes that are set together join one room.
     queueMicrotask(() => {
@@ -192,6 +196,7 @@ export class EmoStreamRoom extends Base {
   }
 
   #start() {
+    this.#started = true;
     const given = EmoStreamRoom.observedAttributes.map((name) => [name, this.getAttribute(name) || undefined]);
     const { emojis = EMOJIS, ...options } = Object.fromEntries(given);
     this.#board = new Scoreboard();
@@ -208,6 +213,7 @@ export class EmoStreamRoom extends Base {
   }
 
   #stop() {
+    this.#started = false;
     clearInterval(this.#timers.summary);
     clearTimeout(this.#timers.broken);
     this.#swarms?.close();

@@ -136,6 +136,7 @@ export declare class EmoStream extends EventTarget {
     listener: (event: EmoStreamEvents[K]) => void,
     options?: boolean | AddEventListenerOptions,
   ): void;
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
 }
 
 /**

@@ -268,7 +268,10 @@ export class EmoStream extends EventTarget {
 
   async #flush() {
     const oldest = performance.now() - FRESH_MS;
-    this.#pending = this.#pending.filter(({ at }) => at >= oldest);
+    const fresh = this.#pending.filter(({ at }) => at >= oldest);
+    const stale = this.#pending.length - fresh.length;
+    if (stale > 0) this.#emit("refused", { detail: `Let go, after waiting too long: ${stale} of your reactions.`, retry_ms: 0 });
+    this.#pending = fresh;
     const batch = this.#pending.splice(0, BATCH_REACTIONS);
     if (batch.length === 0) return;
     this.#sending = true;

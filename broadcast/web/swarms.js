@@ -21,8 +21,10 @@ const LOOSE_AREA = 9_000;
 const SWARM_AREA = 22_000;
 const LOOSE_MOST = 80;
 const SWARM_MOST = Math.floor(PARTICLES / (FLOCK + 1)) - 2;
-/** A frame may take this long to draw; where it takes longer, flocks thin out. */
+/** A frame may take this long to draw, and the next be so late: 60 a second, with some play. Where it takes
+ * longer, flocks thin out until it fits. */
 const FRAME_MS = 6;
+const LATE_MS = 22;
 /** The pictures kept: an emoji in a size, or a badge. The oldest goes first. */
 const SPRITES = 128;
 /** Steps of the golden ratio spread what rises over the width, whatever its number. */
@@ -47,6 +49,7 @@ export class Swarms {
   #size = { width: 0, height: 0, scale: 1 };
   #frame = 0;
   #detail = 1;
+  #drawnAt = Infinity;
   #visible = true;
   #watches = [];
 
@@ -179,14 +182,17 @@ export class Swarms {
       const share = (now - flight.born) / flight.life_ms;
       if (share > 0) this.#place(flight, share, width, height, scale);
     }
-    this.#pace(performance.now() - begun);
+    this.#pace(performance.now() - begun, now);
     if (this.#flights.length > 0) this.#frame = requestAnimationFrame((then) => this.#draw(then));
+    else this.#drawnAt = Infinity;
   }
 
-  /** Thins out what cannot be drawn in time. */
-  #pace(took_ms) {
-    if (took_ms > FRAME_MS) this.#detail = Math.max(0.15, this.#detail * 0.9);
-    else if (took_ms < FRAME_MS / 2) this.#detail = Math.min(1, this.#detail * 1.02);
+  /** Thins out what cannot be drawn in time; what the browser itself takes to paint shows in the interval. */
+  #pace(took_ms, now) {
+    const late = now - this.#drawnAt > LATE_MS;
+    this.#drawnAt = now;
+    if (late || took_ms > FRAME_MS) this.#detail = Math.max(0.15, this.#detail * 0.93);
+    else if (took_ms < FRAME_MS / 2) this.#detail = Math.min(1, this.#detail * 1.01);
   }
 
   /** The way up: quick out of the buttons, a gentle sway, gone before the edge. */

@@ -15,6 +15,9 @@ use super::{DEADLINE, until};
 /// How often a page is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Narrower pages are on a phone.
+const PHONE_PIXELS: u32 = 500;
+
 /// Debian's chromedriver; killed at the end, and its browsers with it.
 pub struct Driver {
     child: Child,
@@ -26,8 +29,8 @@ pub struct Driver {
 pub struct Look<'a> {
     /// More arguments of Chromium.
     pub arguments: &'a [&'a str],
-    /// Width and height of the page, as on a phone.
-    pub phone: Option<(u32, u32)>,
+    /// Width and height of the page; one as narrow as a phone is one.
+    pub size: Option<(u32, u32)>,
     /// Where downloads go.
     pub downloads: Option<&'a str>,
 }
@@ -73,9 +76,11 @@ impl Driver {
         ];
         arguments.extend(look.arguments);
         let mut options = json!({"args": arguments});
-        if let Some((width, height)) = look.phone {
-            options["mobileEmulation"] =
-                json!({"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1}});
+        if let Some((width, height)) = look.size {
+            let phone = width < PHONE_PIXELS;
+            options["mobileEmulation"] = json!({"deviceMetrics": {
+                "width": width, "height": height, "pixelRatio": 1, "mobile": phone, "touch": phone,
+            }});
         }
         if let Some(directory) = look.downloads {
             options["prefs"] = json!({"download.default_directory": directory});

@@ -137,6 +137,9 @@ test("in a busy room the mean delay of its reactions is found, though the clocks
     assert.equal(measured, window > 0, "the window that was open on joining was seen in part");
   }
   assert.ok(Math.abs(delay.ms - lag) <= 10, `${delay.ms}`);
+  // A crowd that stops in the middle of a window tells nothing.
+  delay.live({ start: 10_000, end: 12_000, total: 300, emitted_at: 10_500 }, 10_500 + skew);
+  assert.equal(delay.final({ start: 10_000, end: 12_000, total: 300 }, 12_400 + skew), false);
 });
 
 test("a final's counts are all that was counted", () => {
