@@ -89,6 +89,12 @@ if [ "${1-}" = commands ]; then
 fi
 [ $# -eq 0 ] || fail "'$1' is unknown; write nothing, or: commands"
 
+listens() { # listens ADDRESS: whether somebody does
+    local host=${1%:*}
+    case $host in '*' | 0.0.0.0 | '') host=127.0.0.1 ;; esac
+    (exec 8<>"/dev/tcp/$host/${1##*:}") 2>/dev/null
+}
+! listens "$listen" || fail "$listen is in use; stop what listens there, or choose another by CLUSTER_LISTEN"
 [ -x "$emostream" ] || fail "$emostream is missing; build it with: make build"
 command -v haproxy >/dev/null || fail "haproxy is missing; install it with: apt-get install haproxy"
 
@@ -200,14 +206,20 @@ start proxy haproxy -db -f "$here/proxy/haproxy.cfg"
 roles begin
 
 deadline=$((SECONDS + ready_seconds))
-for name in "${names[@]}"; do
-    until ready "${port[$name-admin]}"; do
+until_ready() { # until_ready NAME COMMAND…
+    local name=$1
+    shift
+    until "$@"; do
         ((SECONDS < deadline)) || fail "$name is not ready after $ready_seconds s; its log is $dir/$name.log"
         sleep 0.1 &
         wait $! || true
     done
+}
+for name in "${names[@]}"; do
+    until_ready "$name" ready "${port[$name-admin]}"
     printf '  %-10s metrics at http://127.0.0.1:%s/metrics\n' "$name" "${port[$name-admin]}"
 done
+until_ready proxy listens "$listen"
 cat <<SAY
 
 EmoStream runs as a cluster of processes on Kafka at $kafka. Open http://$listen/, or send it a crowd:
