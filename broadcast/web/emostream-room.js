@@ -85,7 +85,7 @@ canvas {
   font-size: .95rem;
   text-align: center;
 }
-.buttons { display: grid; grid-template-columns: repeat(auto-fit, minmax(4.25rem, 1fr)); gap: clamp(.4rem, .8vw, 1rem); }
+.buttons { display: grid; grid-template-columns: repeat(auto-fit, minmax(max(4.25rem, min(22%, 5.2rem)), 1fr)); gap: clamp(.4rem, .8vw, 1rem); }
 button {
   display: grid;
   place-content: center;

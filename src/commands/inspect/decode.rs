@@ -278,17 +278,18 @@ fn listed<W: Display>(counts: impl ExactSizeIterator<Item = (W, u64)>) -> String
         .map(|(what, count)| format!("{what} {count}"));
     let mut shown: Vec<String> = shown.collect();
     if more > 0 {
-        shown.push(format!("+{more} more"));
+        shown.push(format!("+{more}"));
     }
     shown.join("  ")
 }
 
 fn span(window: Window) -> String {
-    format!(
-        "{} +{} ms",
-        clock(window.start),
-        window.end.saturating_sub(window.start)
-    )
+    let start = clock(window.start);
+    let start = start.strip_suffix(".000").unwrap_or(&start);
+    match window.end.saturating_sub(window.start) {
+        ms if ms % 1000 == 0 => format!("{start} +{} s", ms / 1000),
+        ms => format!("{start} +{ms} ms"),
+    }
 }
 
 #[cfg(test)]
