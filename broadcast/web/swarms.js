@@ -12,7 +12,8 @@
 
 import { plain } from "./scoreboard.js";
 
-/** The most emojis drawn at once. Each is one copy of a small picture: some 2 ms a frame for all of them. */
+/** The most emojis drawn at once. Each is one copy of a small picture, 0.7 µs of the page's thread: 3.5 ms a
+ * frame for all of them. */
 const PARTICLES = 5000;
 /** The emojis of one swarm's flock: enough to look like many, and a hundred swarms fit in the air. */
 const FLOCK = 49;
