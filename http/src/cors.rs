@@ -6,7 +6,8 @@ use hyper::{
     HeaderMap, StatusCode, Uri,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderValue, ORIGIN, VARY,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderValue, ORIGIN,
+        RETRY_AFTER, VARY,
     },
 };
 
@@ -85,7 +86,7 @@ impl AllowOrigin {
         Problem::new(StatusCode::FORBIDDEN, detail)
     }
 
-    /// Lets the page that sent a request with this origin read the response.
+    /// Lets the page that sent a request with this origin read the response, once its headers are there.
     pub fn apply(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
         match self {
             Self::Any => {
@@ -99,8 +100,10 @@ impl AllowOrigin {
                 response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             }
         }
-        let exposed = HeaderValue::from_static(RESPONSE_HEADERS);
-        response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        if response.contains_key(RETRY_AFTER) {
+            let exposed = HeaderValue::from_static(RESPONSE_HEADERS);
+            response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        }
     }
 
     /// The answer to `OPTIONS`: 204 with what is allowed (`methods` comma separated).

@@ -18,20 +18,23 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::SystemTime,
 };
 
 use bytes::Bytes;
-use hyper::{Version, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{
+    StatusCode, Version, body::Body as _, header::EXPECT, server::conn::http1, service::service_fn,
+};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    Handler, Request, Response, Taken,
+    Handler, Problem, Request, Response, Taken,
     body::Takeover,
     connection::{Serving, answer},
     socket::Socket,
+    timer::ConnectionTimer,
 };
 
 /// An answer that keeps the socket: its head, and who takes over.
@@ -61,13 +64,17 @@ impl<H: Handler> Serving<H> {
     /// Serves a connection to its end, or until it is taken over.
     pub(crate) async fn http1(&self, socket: Socket, peer: SocketAddr) -> Result<(), hyper::Error> {
         let seam: Arc<Seam> = Arc::default();
-        let service = service_fn(|request: Request| {
+        let service = service_fn(|mut request: Request| {
+            let asked = ask_for_body(&mut request);
             let (handler, seam) = (self.handler.clone(), seam.clone());
             async move {
+                if let Err(problem) = asked {
+                    return Ok::<_, Infallible>(problem.into());
+                }
                 let version = request.version();
                 let mut response = answer(&*handler, request, peer).await;
                 let Some(takeover) = response.body_mut().take_over() else {
-                    return Ok::<_, Infallible>(response);
+                    return Ok(response);
                 };
                 let head = head(version, &response);
                 *seam.keeping() = Some((head, takeover));
@@ -75,8 +82,10 @@ impl<H: Handler> Serving<H> {
             }
         });
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
+        http.timer(ConnectionTimer::default())
             .header_read_timeout(self.limits.head)
+            // Answers are short: one copy of their bytes costs less than the kernel's vectors do.
+            .writev(false)
             .max_buf_size(self.limits.head_bytes);
         let watched = Watched {
             socket,
@@ -116,6 +125,24 @@ impl<H: Handler> Serving<H> {
             Err(error) => tracing::debug!(%peer, %error, "a connection broke off"),
         }
         Ok(())
+    }
+}
+
+/// Asks for the body before its handler does, unless the client waits to be asked (RFC 9110, 10.1.1). What
+/// came with the head is then there when the handler first looks, and no timer need watch for it: without
+/// this each POST set a timer and took it back (bench/README.md).
+fn ask_for_body(request: &mut Request) -> Result<(), Problem> {
+    if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
+        return Ok(());
+    }
+    let mut nobody = Context::from_waker(Waker::noop());
+    match Pin::new(request.body_mut()).poll_frame(&mut nobody) {
+        Poll::Pending => Ok(()),
+        // hyper passes nothing on before it is asked; if it did, a piece would be missing now.
+        Poll::Ready(_) => {
+            let detail = "the body came before it was asked for; nothing was kept";
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+        }
     }
 }
 

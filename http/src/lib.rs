@@ -41,6 +41,7 @@ mod serve;
 mod shutdown;
 mod socket;
 mod streams;
+mod timer;
 mod tls;
 mod token_key;
 mod trust;

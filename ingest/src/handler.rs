@@ -96,13 +96,13 @@ impl Service {
             return Err(answer::buffer_full());
         }
         let body = self.bodies.read(request).await?;
-        // Not before: clients that announce bodies and do not send them would hold all the room.
-        let most = request::most_reactions(Some(body.len() as u64));
-        let room = self.buffer.reserve(most).ok_or_else(answer::buffer_full)?;
         let read = Submissions::read(&body, &self.config.emojis, dialect.names())?;
-        drop(body);
+        // Not before: clients that announce bodies and do not send them would hold all the room.
+        let most = read.good.len() as u32;
+        let room = self.buffer.reserve(most).ok_or_else(answer::buffer_full)?;
         let is_array = read.is_array;
         let (good, rejected) = self.admit(read, &sender)?;
+        drop(body);
         if good.is_empty() && !rejected.is_empty() {
             return Err(answer::all_rejected(rejected, is_array));
         }
@@ -125,7 +125,7 @@ impl Service {
     /// if they are too many for now.
     fn admit(
         &self,
-        read: Submissions,
+        read: Submissions<'_>,
         sender: &Sender,
     ) -> Result<(Vec<Submission>, Vec<Rejection>), Problem> {
         let now = Instant::now();
@@ -138,8 +138,8 @@ impl Service {
         let mut good = Vec::with_capacity(allowed.len());
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, submission) in allowed {
-            match rooms.enter(submission.room, now) {
-                Ok(room) => good.push(Submission { room, ..submission }),
+            match rooms.enter(&submission.room, now) {
+                Ok(room) => good.push(submission.in_room(room)),
                 Err(refused) => rejected.push(Rejection {
                     index,
                     detail: refused.to_string(),

@@ -26,6 +26,8 @@ const SKEW_SECONDS: [f64; 10] = [
 #[derive(Debug)]
 pub(crate) struct Metrics {
     requests: IntCounterVec,
+    /// Of nearly all requests: looked up once.
+    requests_202: IntCounter,
     request_seconds: Histogram,
     /// Reactions answered with a 2xx.
     pub(crate) accepted: IntCounter,
@@ -76,16 +78,18 @@ impl Metrics {
             )?,
             buffer: buffer.clone(),
         }))?;
+        let requests = counters(
+            registry,
+            ("requests_total", "Requests by the status of their answer."),
+            "code",
+        )?;
         let shown = |gauge: IntGauge| {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, Error>(gauge)
         };
         Ok(Self {
-            requests: counters(
-                registry,
-                ("requests_total", "Requests by the status of their answer."),
-                "code",
-            )?,
+            requests_202: requests.with_label_values(&[StatusCode::ACCEPTED.as_str()]),
+            requests,
             request_seconds: histogram(
                 registry,
                 (
@@ -133,7 +137,10 @@ impl Metrics {
 
     /// A request was answered.
     pub(crate) fn answered(&self, status: StatusCode, took: Duration) {
-        self.requests.with_label_values(&[status.as_str()]).inc();
+        match status {
+            StatusCode::ACCEPTED => self.requests_202.inc(),
+            other => self.requests.with_label_values(&[other.as_str()]).inc(),
+        }
         self.request_seconds.observe(took.as_secs_f64());
     }
 

@@ -4,13 +4,15 @@ use emostream_http::Problem;
 use emostream_model::Names;
 use hyper::{
     HeaderMap, StatusCode, Uri,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 
 use crate::config::MAX_REQUEST_REACTIONS;
 
 /// The methods of every path here.
 pub(crate) const METHODS: &str = "POST, OPTIONS";
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// The bytes of the smallest valid reaction, with the shortcode of ❌: `{"user":1,"emoji":"x"}`.
 const SMALLEST_REACTION_BYTES: u64 = 22;
@@ -74,7 +76,7 @@ impl Wait {
 }
 
 fn prefers_waiting(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all("prefer").iter();
+    let lines = headers.get_all(PREFER).iter();
     let preferences = lines
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','));
@@ -96,6 +98,9 @@ pub(crate) fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(content) = headers.get(CONTENT_TYPE) else {
         return Ok(());
     };
+    if content.as_bytes() == b"application/json" {
+        return Ok(());
+    }
     let content = String::from_utf8_lossy(content.as_bytes());
     let essence = content.split(';').next().unwrap_or_default().trim();
     let essence = essence.to_ascii_lowercase();

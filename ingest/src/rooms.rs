@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_model::Room;
+use emostream_model::{InvalidRoom, Room};
 use regex::{Regex, RegexBuilder};
 
 /// A room counts as in use for at least this long after its last reaction, and for twice as long at
@@ -50,6 +50,8 @@ impl FromStr for RoomPattern {
 pub(crate) enum Refused {
     #[error("room \"{room}\" does not match {pattern}")]
     Unmatched { room: Room, pattern: String },
+    #[error(transparent)]
+    Invalid(#[from] InvalidRoom),
     #[error("room \"{room}\" would be one more than the {max_rooms} that may be in use at once")]
     TooMany { room: Room, max_rooms: usize },
 }
@@ -76,16 +78,17 @@ impl Rooms {
         }
     }
 
-    /// Takes a reaction for `room`, which is then in use; answers the one copy of its name.
-    pub(crate) fn enter(&mut self, room: Room, now: Instant) -> Result<Room, Refused> {
+    /// Takes a reaction for the room of this valid name, which is then in use; answers the one copy of it.
+    pub(crate) fn enter(&mut self, name: &str, now: Instant) -> Result<Room, Refused> {
         self.turn(now);
-        if let Some(known) = self.young.get(&room) {
+        if let Some(known) = self.young.get(name) {
             return Ok(known.clone());
         }
-        if let Some(known) = self.old.take(&room) {
+        if let Some(known) = self.old.take(name) {
             self.young.insert(known.clone());
             return Ok(known);
         }
+        let room = Room::new(name)?;
         if let Some(pattern) = &self.pattern
             && !pattern.whole.is_match(room.as_str())
         {
@@ -124,10 +127,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
 
-    fn room(name: &str) -> Room {
-        Room::new(name).unwrap()
-    }
-
     #[test]
     fn a_pattern_matches_the_whole_name() {
         let now = Instant::now();
@@ -139,9 +138,9 @@ mod tests {
             ("match-7x", false),
             ("xlobby", false),
         ] {
-            assert_eq!(rooms.enter(room(name), now).is_ok(), taken, "{name}");
+            assert_eq!(rooms.enter(name, now).is_ok(), taken, "{name}");
         }
-        let refused = rooms.enter(room("x"), now).unwrap_err().to_string();
+        let refused = rooms.enter("x", now).unwrap_err().to_string();
         assert_eq!(refused, "room \"x\" does not match match-[0-9]+|lobby");
     }
 
@@ -157,18 +156,18 @@ mod tests {
         let start = Instant::now();
         let after = |turns: u32| start + turns * IN_USE;
         let mut rooms = Rooms::new(None, 2, start);
-        rooms.enter(room("a"), start).unwrap();
-        rooms.enter(room("b"), start).unwrap();
-        let refused = rooms.enter(room("c"), start).unwrap_err();
+        rooms.enter("a", start).unwrap();
+        rooms.enter("b", start).unwrap();
+        let refused = rooms.enter("c", start).unwrap_err();
         assert!(matches!(refused, Refused::TooMany { max_rooms: 2, .. }));
-        rooms.enter(room("a"), after(1)).unwrap();
+        rooms.enter("a", after(1)).unwrap();
         assert!(
-            rooms.enter(room("c"), after(1)).is_err(),
+            rooms.enter("c", after(1)).is_err(),
             "b was in use one turn ago"
         );
-        rooms.enter(room("c"), after(2)).unwrap();
-        assert!(rooms.enter(room("b"), after(2)).is_err());
-        rooms.enter(room("a"), after(2)).unwrap();
+        rooms.enter("c", after(2)).unwrap();
+        assert!(rooms.enter("b", after(2)).is_err());
+        rooms.enter("a", after(2)).unwrap();
         assert_eq!(rooms.in_use(), 2);
         rooms.turn(after(9));
         assert_eq!(rooms.in_use(), 0);

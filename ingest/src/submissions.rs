@@ -3,7 +3,7 @@
 use std::{fmt, marker::PhantomData};
 
 use emostream_http::{Pass, Problem};
-use emostream_model::{EmojiNames, Entry, Names, Submission};
+use emostream_model::{EmojiNames, Entry, Names, Plain};
 use serde::{
     Deserialize, Deserializer as _,
     de::{IgnoredAny, SeqAccess, Visitor},
@@ -14,9 +14,9 @@ use crate::config::MAX_REQUEST_REACTIONS;
 
 /// What a body holds.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Submissions {
+pub(crate) struct Submissions<'a> {
     /// The good entries, by their place.
-    pub(crate) good: Vec<(usize, Submission)>,
+    pub(crate) good: Vec<(usize, Plain<'a>)>,
     /// The bad ones, by their place.
     pub(crate) bad: Vec<Rejection>,
     /// Whether the body is an array.
@@ -54,9 +54,13 @@ impl From<Malformed> for Problem {
     }
 }
 
-impl Submissions {
+impl<'a> Submissions<'a> {
     /// Reads a body.
-    pub(crate) fn read(body: &[u8], emojis: &EmojiNames, names: Names) -> Result<Self, Malformed> {
+    pub(crate) fn read(
+        body: &'a [u8],
+        emojis: &EmojiNames,
+        names: Names,
+    ) -> Result<Self, Malformed> {
         let text = std::str::from_utf8(body).map_err(|e| Malformed::NotUtf8(e.valid_up_to()))?;
         let is_array = match text.trim_ascii_start().as_bytes().first() {
             None => return Err(Malformed::Empty),
@@ -67,7 +71,7 @@ impl Submissions {
             bad: Vec::new(),
             is_array,
         };
-        let mut add = |index, entry: Entry<'_>| match entry.validate(emojis, names) {
+        let mut add = |index, entry: Entry<'a>| match entry.check(emojis, names) {
             Ok(submission) => read.good.push((index, submission)),
             Err(invalid) => read.bad.push(Rejection {
                 index,
@@ -76,7 +80,7 @@ impl Submissions {
             }),
         };
         if !is_array {
-            add(0, serde_json::from_str(text)?);
+            add(0, Entry::read(text)?);
             return Ok(read);
         }
         let count = match entries(text, &mut add) {
@@ -97,15 +101,15 @@ impl Submissions {
     /// that no value can hold (`1e999`, half a surrogate pair), which spoils its own entry only.
     fn one_by_one(
         &mut self,
-        text: &str,
+        text: &'a str,
         emojis: &EmojiNames,
         names: Names,
     ) -> Result<usize, serde_json::Error> {
-        entries(text, |index, raw: &RawValue| {
-            let entry = serde_json::from_str::<Entry<'_>>(raw.get());
+        entries(text, |index, raw: &'a RawValue| {
+            let entry = serde_json::from_str::<Entry<'a>>(raw.get());
             let read = entry.map_err(|error| format!("cannot be read: {error} of the entry"));
             let valid = read.and_then(|entry| {
-                let valid = entry.validate(emojis, names);
+                let valid = entry.check(emojis, names);
                 valid.map_err(|invalid| invalid.to_string())
             });
             match valid {
@@ -120,7 +124,7 @@ impl Submissions {
     }
 
     /// The good entries that their sender may send, and all others.
-    pub(crate) fn allowed(self, pass: &Pass) -> (Vec<(usize, Submission)>, Vec<Rejection>) {
+    pub(crate) fn allowed(self, pass: &Pass) -> (Vec<(usize, Plain<'a>)>, Vec<Rejection>) {
         let (mut allowed, mut rejected) = (self.good, self.bad);
         allowed.retain(|(index, submission)| {
             let Some(detail) = forbidden(submission, pass) else {
@@ -138,11 +142,11 @@ impl Submissions {
 }
 
 /// Why a reaction is not its sender's to send.
-fn forbidden(submission: &Submission, pass: &Pass) -> Option<String> {
-    let (user, room) = (submission.user.as_str(), submission.room.as_str());
-    if !pass.is_for(user) {
+fn forbidden(submission: &Plain<'_>, pass: &Pass) -> Option<String> {
+    if !pass.is_for(&submission.user) {
         return Some("user_id is not the token's sub".to_owned());
     }
+    let room = &*submission.room;
     (!pass.opens(room)).then(|| format!("the token does not open room \"{room}\""))
 }
 
@@ -193,7 +197,7 @@ mod tests {
 
     const GOOD: &str = r#"{"user_id":1,"emoji_type":"🔥"}"#;
 
-    fn read(body: impl AsRef<[u8]>) -> Result<Submissions, String> {
+    fn read(body: &(impl AsRef<[u8]> + ?Sized)) -> Result<Submissions<'_>, String> {
         let emojis = EmojiNames::default();
         Submissions::read(body.as_ref(), &emojis, Names::Own).map_err(|error| error.to_string())
     }
@@ -202,7 +206,8 @@ mod tests {
     fn one_object_or_an_array_of_them_is_read() {
         let one = read(GOOD).unwrap();
         assert_eq!((one.good.len(), one.is_array), (1, false));
-        let three = read(format!(" [{GOOD},{GOOD} , {GOOD}]\n")).unwrap();
+        let body = format!(" [{GOOD},{GOOD} , {GOOD}]\n");
+        let three = read(&body).unwrap();
         assert_eq!((three.good.len(), three.is_array), (3, true));
         let none = read("[]").unwrap();
         assert_eq!((none.good.len(), none.bad.len()), (0, 0));
@@ -210,7 +215,8 @@ mod tests {
 
     #[test]
     fn a_bad_entry_does_not_spoil_the_others() {
-        let read = read(format!(r#"[{GOOD},7,{GOOD},{{"user_id":1}},null]"#)).unwrap();
+        let body = format!(r#"[{GOOD},7,{GOOD},{{"user_id":1}},null]"#);
+        let read = read(&body).unwrap();
         assert_eq!(read.good.len(), 2);
         let places: Vec<usize> = read.bad.iter().map(|bad| bad.index).collect();
         assert_eq!(places, [1, 3, 4]);
@@ -226,13 +232,15 @@ mod tests {
             r#"{"user_id":"\ud800","emoji_type":"🔥"}"#.to_owned(),
         ];
         for bad in bodies {
-            let read = read(format!("[{GOOD},{bad},{GOOD}]")).unwrap();
+            let body = format!("[{GOOD},{bad},{GOOD}]");
+            let read = read(&body).unwrap();
             assert_eq!((read.good.len(), read.bad.len()), (2, 1), "{bad}");
             assert_eq!(read.bad[0].index, 1);
             let detail = &read.bad[0].detail;
             assert!(detail.starts_with("cannot be read: "), "{detail}");
         }
-        let error = read(format!(r#"[{GOOD},{{"user_id":1e999}},]"#)).unwrap_err();
+        let body = format!(r#"[{GOOD},{{"user_id":1e999}},]"#);
+        let error = read(&body).unwrap_err();
         assert!(error.contains("trailing comma"), "{error}");
     }
 
@@ -270,7 +278,7 @@ mod tests {
             "the body is not UTF-8 at byte 6"
         );
         let thousand = format!("[{}]", vec![GOOD; 1000].join(","));
-        assert_eq!(read(thousand).unwrap().good.len(), 1000);
+        assert_eq!(read(&thousand).unwrap().good.len(), 1000);
     }
 
     proptest! {
@@ -285,7 +293,8 @@ mod tests {
                 prop_oneof![Just(GOOD), Just("{}"), Just("[[1]]"), Just("-1e9"), Just("\"a\"")], 0..50,
             ),
         ) {
-            let read = read(format!("[{}]", entries.join(","))).unwrap();
+            let body = format!("[{}]", entries.join(","));
+            let read = read(&body).unwrap();
             let is_bad = |(_, entry): &(usize, &&str)| **entry != GOOD;
             let bad = entries.iter().enumerate().filter(is_bad).map(|(index, _)| index);
             prop_assert_eq!(

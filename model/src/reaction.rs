@@ -40,7 +40,8 @@ pub struct Submission {
     pub claimed_ms: Option<u64>,
 }
 
-/// A submission that borrows from the JSON it was read from: whoever only counts allocates nothing.
+/// A submission that borrows from the JSON it was read from: whoever only counts, or knows the room
+/// already, allocates nothing for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plain<'a> {
     /// Who reacted: the text of a valid [`UserId`].
@@ -53,14 +54,23 @@ pub struct Plain<'a> {
     pub claimed_ms: Option<u64>,
 }
 
+impl Plain<'_> {
+    /// The submission, to the room of this name that is there already.
+    pub fn in_room(self, room: Room) -> Submission {
+        debug_assert_eq!(self.room, room.as_str());
+        Submission {
+            user: UserId(self.user.into()),
+            emoji: self.emoji,
+            room,
+            claimed_ms: self.claimed_ms,
+        }
+    }
+}
+
 impl From<Plain<'_>> for Submission {
     fn from(plain: Plain<'_>) -> Submission {
-        Submission {
-            user: UserId(plain.user.into()),
-            emoji: plain.emoji,
-            room: Room::checked(&plain.room),
-            claimed_ms: plain.claimed_ms,
-        }
+        let room = Room::checked(&plain.room);
+        plain.to_room(room)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bodies, compared with what a general JSON value says.
 
-use emostream_model::{Emoji, EmojiNames, Names, Room, Submission, parse_timestamp};
+use emostream_model::{Emoji, EmojiNames, Names, Plain, Room, parse_timestamp};
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -130,9 +130,8 @@ fn moment(number: f64) -> Option<u64> {
         .then_some(ms as u64)
 }
 
-fn told(submission: &Submission) -> (String, Emoji, String, Option<u64>) {
-    let user = submission.user.as_str().to_owned();
-    let room = submission.room.as_str().to_owned();
+fn told(submission: &Plain<'_>) -> (String, Emoji, String, Option<u64>) {
+    let (user, room) = (submission.user.to_string(), submission.room.to_string());
     (user, submission.emoji, room, submission.claimed_ms)
 }
 
@@ -176,7 +175,7 @@ fn check(body: &[u8], names: Names) -> Result<(), TestCaseError> {
     prop_assert!(
         read.good
             .iter()
-            .all(|(_, good)| Room::check(good.room.as_str()).is_ok())
+            .all(|(_, good)| Room::check(&good.room).is_ok())
     );
     Ok(())
 }
