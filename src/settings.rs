@@ -286,7 +286,11 @@ impl TokenFlags {
         let Some(file) = &self.jwt_key else {
             return Ok(Gate::default());
         };
-        Gate::with_key(file).map_err(|bad| Failure::usage("--jwt-key", bad))
+        let gate = Gate::with_key(file).map_err(|bad| Failure::usage("--jwt-key", bad))?;
+        if let Some(weakness) = gate.weakness() {
+            tracing::warn!("--jwt-key: {weakness}");
+        }
+        Ok(gate)
     }
 }
 

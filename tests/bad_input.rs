@@ -200,10 +200,18 @@ fn a_file_that_is_no_key_is_64_before_a_port_is_bound_and_nothing_of_it_is_told(
     let dir = tempfile::tempdir().unwrap();
     let (file, data) = (dir.path().join("key"), dir.path().join("data"));
     let (file, data) = (file.to_str().unwrap(), data.to_str().unwrap());
+    let arguments = [
+        "up",
+        "--jwt-key",
+        file,
+        "--data",
+        data,
+        "--listen",
+        &address,
+    ];
     let short = "hunter2";
     for (content, word) in [
         ("", "empty"),
-        (short, "32 bytes"),
         (
             "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----",
             "private",
@@ -214,19 +222,16 @@ fn a_file_that_is_no_key_is_64_before_a_port_is_bound_and_nothing_of_it_is_told(
         ),
     ] {
         std::fs::write(file, content).unwrap();
-        let arguments = [
-            "up",
-            "--jwt-key",
-            file,
-            "--data",
-            data,
-            "--listen",
-            &address,
-        ];
         refused(&arguments, 64, &["--jwt-key", word]);
         let said = node::run(&arguments).stderr;
         assert!(!String::from_utf8(said).unwrap().contains(short));
     }
+    // One that can be guessed is taken, not in silence.
+    std::fs::write(file, short).unwrap();
+    let said = String::from_utf8(node::run(&arguments).stderr).unwrap();
+    assert!(said.contains("WARN") && said.contains("32 bytes"), "{said}");
+    assert!(said.contains("--listen"), "{said}");
+    assert!(!said.contains(short), "{said}");
     // The secret itself where its file belongs is not repeated either.
     let said = node::run(&["up", "--jwt-key", short]).stderr;
     assert!(!String::from_utf8(said).unwrap().contains(short));

@@ -68,6 +68,8 @@ export class EmoStream extends EventTarget {
 
   /** @type {{emoji: string, at: number}[]} */ #pending = [];
   #sending = false;
+  /** The most of the next batch: a server that limits users takes no more than a second's worth at once. */
+  #most = BATCH_REACTIONS;
   #sendAttempts = 0;
   #notBefore = 0;
   #held = false;
@@ -272,13 +274,14 @@ export class EmoStream extends EventTarget {
     const stale = this.#pending.length - fresh.length;
     if (stale > 0) this.#emit("refused", { detail: `Let go, after waiting too long: ${stale} of your reactions.`, retry_ms: 0 });
     this.#pending = fresh;
-    const batch = this.#pending.splice(0, BATCH_REACTIONS);
+    const batch = this.#pending.splice(0, this.#most);
     if (batch.length === 0) return;
     this.#sending = true;
     this.#held = false;
     this.#notBefore = performance.now() + FLUSH_MS;
     const verdict = await this.#post(batch);
     this.#sending = false;
+    this.#most = verdict.tooMany ? Math.ceil(batch.length / 2) : Math.min(this.#most * 2, BATCH_REACTIONS);
     if (verdict.again) this.#hold(batch, verdict);
     else this.#sendAttempts = 0;
     if (verdict.detail) this.#emit("refused", { detail: verdict.detail, retry_ms: verdict.retry_ms ?? 0 });
@@ -321,8 +324,9 @@ export class EmoStream extends EventTarget {
     if (answer.ok) return { detail: report.rejected?.[0]?.detail };
     const detail = report.detail ?? report.title ?? `The server answered ${answer.status}.`;
     // Of a request answered so, the server has kept nothing: sending it again doubles nothing.
-    const again = answer.status === 429 || answer.status >= 500;
-    return again ? { again, retry_ms: retryAfter(answer), detail } : { detail };
+    const tooMany = answer.status === 429;
+    const again = tooMany || answer.status >= 500;
+    return again ? { again, tooMany, retry_ms: retryAfter(answer), detail } : { detail };
   }
 
   #leave = () => {

@@ -16,7 +16,7 @@ use hyper::{
 
 use crate::{
     Problem,
-    token_key::{BadKey, BadToken, Claims, TokenKey},
+    token_key::{BadKey, BadToken, Claims, SECRET_BYTES, TokenKey},
 };
 
 /// Asks for tokens, or lets everybody in, which is the default.
@@ -39,6 +39,17 @@ impl Gate {
     /// public key of EdDSA, ES256 or RS256.
     pub fn with_key(file: &Path) -> Result<Self, BadKey> {
         Ok(Self(Some(Arc::new(TokenKey::read(file)?))))
+    }
+
+    /// What is weak about the key, for whoever runs the service; nothing if it is strong.
+    pub fn weakness(&self) -> Option<String> {
+        let guessable = self.0.as_ref().is_some_and(|key| key.is_guessable());
+        guessable.then(|| {
+            format!(
+                "the HS256 secret has fewer than {SECRET_BYTES} bytes: whoever has one token can find it \
+                 by trying, and be anybody; make a longer one by: openssl rand -base64 32"
+            )
+        })
     }
 
     /// Whether everybody may come in.

@@ -27,7 +27,10 @@ use serde::{Deserialize, Deserializer};
 pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
 
 /// RFC 7518 (3.2) asks for as many bits as the hash has.
-const SECRET_BYTES: usize = 32;
+///
+/// A shorter secret is taken all the same, since whoever issues the tokens has chosen it, and a rehearsal may
+/// do with `secret`; but who serves with it is warned ([`TokenKey::is_guessable`]).
+pub(crate) const SECRET_BYTES: usize = 32;
 
 /// The largest key is a few KB in PEM; a file that is longer is another one.
 const FILE_BYTES: u64 = 64 << 10;
@@ -37,6 +40,7 @@ pub(crate) struct TokenKey {
     key: DecodingKey,
     rules: Validation,
     algorithm: Algorithm,
+    guessable: bool,
 }
 
 /// Why a file is no key for tokens. None of the sentences repeats what is in it.
@@ -51,11 +55,6 @@ pub enum BadKey {
     /// It is longer than any key.
     #[error("the file is no key: it has more than {FILE_BYTES} bytes")]
     Long,
-    /// A secret that can be guessed.
-    #[error(
-        "an HS256 secret has at least {SECRET_BYTES} bytes; make one by: openssl rand -base64 32"
-    )]
-    Short,
     /// Neither PEM nor a line of text.
     #[error("the file holds neither a PEM public key nor an HS256 secret: one line of text")]
     NotText,
@@ -149,11 +148,11 @@ impl TokenKey {
         if secret.chars().any(char::is_control) {
             return Err(BadKey::NotText);
         }
-        if secret.len() < SECRET_BYTES {
-            return Err(BadKey::Short);
-        }
         let key = DecodingKey::from_secret(secret.as_bytes());
-        Ok(Self::with(key, Algorithm::HS256))
+        Ok(Self {
+            guessable: secret.len() < SECRET_BYTES,
+            ..Self::with(key, Algorithm::HS256)
+        })
     }
 
     fn public(pem: &str) -> Result<Self, BadKey> {
@@ -199,7 +198,13 @@ impl TokenKey {
             key,
             rules,
             algorithm,
+            guessable: false,
         }
+    }
+
+    /// Whether it is a secret so short that its tokens give it away to whoever tries all there are.
+    pub(crate) fn is_guessable(&self) -> bool {
+        self.guessable
     }
 
     /// What a token says, if it is good at `now`.

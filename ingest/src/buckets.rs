@@ -21,9 +21,12 @@ use std::{collections::HashMap, hash::BuildHasher, mem, time::Duration};
 /// The most keys of a generation: the crowd of a stadium. About 34 bytes each: 4.5 MB.
 pub(crate) const GENERATION_KEYS: usize = 1 << 17;
 
-/// What was not sent for so long may be sent at once: our own client keeps reactions that it could not
-/// send for as long.
-const BURST: Duration = Duration::from_secs(10);
+/// What was not sent for so long may be sent at once.
+///
+/// A rate is a promise about every second: whoever sends three times as fast is told within the first one.
+/// Longer bursts were kinder to those who come back from a dead spot, but our own client copes: it sends
+/// less at once when it is told that it is too fast.
+const BURST: Duration = Duration::from_secs(1);
 
 /// A reaction in 36 years: slower ones would overflow the arithmetic.
 const SLOWEST_NS: u64 = 1 << 60;
@@ -288,7 +291,7 @@ mod tests {
     fn quiet_keys_are_forgotten() {
         let mut buckets = Buckets::new(rate(20.0), 1000);
         for key in 0..500 {
-            assert!(asks(&mut buckets, key, 200, 0));
+            assert!(asks(&mut buckets, key, 20, 0));
         }
         let turn_ns = rate(20.0).burst_ns();
         for turn in 1..=2 {
@@ -302,9 +305,9 @@ mod tests {
         for (per_second, burst) in [
             (1e-30, 1),
             (0.001, 1),
-            (0.5, 5),
-            (20.0, 200),
-            (1e7, 100_000_000),
+            (0.5, 1),
+            (20.0, 20),
+            (1e7, 10_000_000),
         ] {
             let mut buckets = Buckets::new(rate(per_second), 10);
             assert_eq!(rate(per_second).burst(), burst);

@@ -58,11 +58,11 @@ pub(super) struct IntakeFlags {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=10_000_000))]
     max_rooms: u64,
-    /// The most reactions that one user may send, for example 20/s; ten seconds' worth at once
+    /// The most reactions that one user may send, for example 20/s; a second's worth at once
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_user_rate: Option<RateLimit>,
     /// The most reactions that one address may send (of IPv6 a network of 64 bits), for example
-    /// 200/s; ten seconds' worth at once
+    /// 200/s; a second's worth at once
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_address_rate: Option<RateLimit>,
     /// A proxy, or a network of them, whose X-Forwarded-For is believed; repeat it for more

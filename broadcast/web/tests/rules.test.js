@@ -2,6 +2,8 @@
 // `node --test` runs it.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
 import { test } from "node:test";
 
 import { Delay } from "../delay.js";
@@ -156,4 +158,33 @@ test("the package gives the client and the element by name, also where there is 
   assert.throws(() => connect({ url: "http://127.0.0.1:1", transport: "pigeon" }), /transport/);
   const { EmoStreamRoom } = await import("emostream/room");
   assert.equal(typeof EmoStreamRoom, "function");
+});
+
+test("a server that takes little at once gets all there is, in smaller pieces", { timeout: 20_000 }, async () => {
+  const MOST = 3;
+  const sent = Array.from({ length: 20 }, (_, nth) => EMOJIS[nth % EMOJIS.length]);
+  const taken = [];
+  let tell;
+  const all = new Promise((resolve) => (tell = resolve));
+  const server = createServer(async (request, answer) => {
+    let body = "";
+    for await (const piece of request) body += piece;
+    const batch = body ? JSON.parse(body) : [];
+    const status = batch.length > MOST ? 429 : 202;
+    if (status === 202) taken.push(...batch.map(({ emoji_type }) => emoji_type));
+    answer.writeHead(status, { "content-type": "application/json", "retry-after": "0" }).end("{}");
+    if (taken.length >= sent.length) tell();
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  // Nothing is received here.
+  globalThis.EventSource = class extends EventTarget { close() {} };
+  const { connect } = await import("emostream");
+  const crowd = connect({ url: `http://127.0.0.1:${server.address().port}`, user: "u", transport: "sse" });
+  for (const emoji of sent) crowd.react(emoji);
+  await all;
+  crowd.close();
+  server.close();
+  server.closeAllConnections();
+  delete globalThis.EventSource;
+  assert.deepEqual(taken, sent);
 });
