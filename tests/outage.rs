@@ -9,12 +9,14 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use emostream_log::{
+    Log, NewRecord,
     kafka::{KafkaLog, KafkaOptions},
     read_to_end,
 };
@@ -147,13 +149,41 @@ fn create_topics(broker: &Broker, more: &[&str]) {
     node::output(&[&create[..], more].concat());
 }
 
-/// How often each user is in the topic.
-fn written(broker: &Broker) -> HashMap<String, usize> {
+fn connect(broker: &Broker) -> KafkaLog {
     let options = KafkaOptions {
         brokers: broker.address(),
         properties: Vec::new(),
     };
-    let log = KafkaLog::connect(options).unwrap();
+    KafkaLog::connect(options).unwrap()
+}
+
+/// Writes until the broker can write no more.
+fn fill(broker: &Broker) {
+    let log = connect(broker);
+    let appender = log.appender(AT_LENGTH).unwrap();
+    loop {
+        let mut incompressible = vec![0; 900_000];
+        rand::fill(&mut incompressible[..]);
+        let record = NewRecord {
+            topic: "emostream.live".to_owned(),
+            partition: Some(0),
+            time_ms: None,
+            key: None,
+            value: incompressible.into(),
+            headers: Vec::new(),
+        };
+        let (told, heard) = mpsc::channel();
+        let done = Box::new(move |outcome| drop(told.send(outcome)));
+        appender.append(record, done).unwrap();
+        if heard.recv().unwrap().is_err() {
+            return;
+        }
+    }
+}
+
+/// How often each user is in the topic.
+fn written(broker: &Broker) -> HashMap<String, usize> {
+    let log = connect(broker);
     let mut users = HashMap::new();
     read_to_end(&log, REACTIONS, &mut |record| {
         for reaction in Batch::decode(record.value).unwrap().reactions().unwrap() {
@@ -228,6 +258,34 @@ fn outages_of_kafka_cost_no_promise() {
     broker.come_back();
     crowd.is_accepted_and_stored_again();
 
+    let answers = crowd.end();
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    promises_are_kept(&answers, &written(&broker));
+}
+
+/// Kafka's index files alone have 10 MB each.
+const SMALL_DISK_KB: u32 = 12_000;
+
+/// A broker ends when it cannot write, so its clients see another outage.
+#[test]
+fn a_full_disk_of_the_broker_costs_no_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start_with_room_for(SMALL_DISK_KB);
+    create_topics(&broker, &[]);
+    let node = ingest(dir.path(), &broker);
+    let crowd = Crowd::start(&node.address);
+    crowd.is_accepted_and_stored_again();
+
+    let filled = Instant::now();
+    fill(&broker);
+    broker.until_it_gives_up();
+    crowd.until("refused at once", filled, |answer| {
+        answer.status == 503 && answer.body.contains(NOTHING_KEPT)
+    });
+    let ready = http::get(&node.admin(), "/readyz").unwrap();
+    assert_eq!(ready.status, 503, "{ready:?}");
+    broker.come_back();
+    crowd.is_accepted_and_stored_again();
     let answers = crowd.end();
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     promises_are_kept(&answers, &written(&broker));

@@ -43,6 +43,30 @@ impl Broker {
         broker
     }
 
+    /// One that can write no file beyond so many KB until it comes back: what is beyond fails as on a full
+    /// disk.
+    pub fn start_with_room_for(file_kb: u32) -> Broker {
+        let broker = Broker::on_a_free_port();
+        let arguments = ["start", text(broker.dir.path()), &broker.port];
+        run(Command::new(SCRIPT)
+            .args(arguments)
+            .env("KAFKA_FILE_KB", file_kb.to_string()));
+        broker
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn until_it_gives_up(&self) {
+        let pid = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
+        let process = format!("/proc/{}/cmdline", pid.trim());
+        until("the broker's end", || {
+            // One that nobody has waited for yet has no command line any more.
+            std::fs::read(&process)
+                .unwrap_or_default()
+                .is_empty()
+                .then_some(())
+        });
+    }
+
     /// One more broker of this one's cluster.
     pub fn joined(&self) -> Broker {
         let broker = Broker::on_a_free_port();

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A real Apache Kafka for the tests: fetched by Maven, one KRaft broker, gone afterwards.
+# KAFKA_FILE_KB: the most kilobytes of a file that a broker writes; what is beyond fails as on a full disk.
 # KAFKA_SESSION_TIMEOUT_MS: how long the broker may be silent, 2000 by default; a bench that keeps every
 # core busy needs more, or the broker counts as dead.
 #
@@ -149,9 +150,11 @@ start() { # start DIR PORT [OTHER]
     fi
     # Not through a function: the pid must be the broker's own. The descriptors are closed, so that a
     # pipe of the caller's does not wait for the broker.
-    setsid java -Xmx512m -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile="$log_settings" \
-        -cp "$home/libs/*" kafka.Kafka "$dir/server.properties" \
-        >>"$dir/broker.log" 2>&1 </dev/null 3>&- 8>&- 9>&- &
+    (
+        [ -z "${KAFKA_FILE_KB-}" ] || ulimit -f "$KAFKA_FILE_KB"
+        exec setsid java -Xmx512m -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile="$log_settings" \
+            -cp "$home/libs/*" kafka.Kafka "$dir/server.properties"
+    ) >>"$dir/broker.log" 2>&1 </dev/null 3>&- 8>&- 9>&- &
     echo $! >"$dir/pid"
     deadline=$((SECONDS + start_seconds))
     until answers "$dir" "$port"; do
