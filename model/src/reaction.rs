@@ -67,13 +67,6 @@ impl Plain<'_> {
     }
 }
 
-impl From<Plain<'_>> for Submission {
-    fn from(plain: Plain<'_>) -> Submission {
-        let room = Room::checked(&plain.room);
-        plain.to_room(room)
-    }
-}
-
 impl Submission {
     /// The reaction, received at `at_ms`.
     pub fn received(self, at_ms: u64) -> Reaction {

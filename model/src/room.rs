@@ -28,11 +28,6 @@ impl Room {
     /// The name of the room of a reaction that names none.
     pub(crate) const DEFAULT: &'static str = "default";
 
-    /// The room of a name that has been checked.
-    pub(crate) fn checked(name: &str) -> Room {
-        Room(name.into())
-    }
-
     /// Whether `name` names a room, without keeping it.
     pub fn check(name: &str) -> Result<(), InvalidRoom> {
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
@@ -51,7 +46,7 @@ impl Room {
 /// The room of a reaction that names none: `default`.
 impl Default for Room {
     fn default() -> Room {
-        Room::checked(Room::DEFAULT)
+        Room(Room::DEFAULT.into())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The JSON form of a reaction, read without trusting any of it.
 //!
 //! An [`Entry`] takes *any* JSON value, so that one bad entry of an array does not spoil the others;
-//! what is wrong with it is found by [`Entry::validate`]. Unknown fields are skipped.
+//! what is wrong with it is found by [`Entry::check`]. Unknown fields are skipped.
 
 mod flat;
 
@@ -13,7 +13,7 @@ use serde::{
 };
 
 use crate::{
-    EmojiNames, Invalid, Plain, Room, Submission, UserId,
+    EmojiNames, Invalid, Plain, Room, UserId,
     reaction::{self, MAX_USER_BYTES},
     timestamp,
 };
@@ -63,11 +63,6 @@ impl<'a> Entry<'a> {
     }
 
     /// The reaction, or the first thing that is wrong with it.
-    pub fn validate(self, emojis: &EmojiNames, names: Names) -> Result<Submission, Invalid> {
-        self.check(emojis, names).map(Submission::from)
-    }
-
-    /// As [`Entry::validate`], but what comes of it still borrows from the JSON.
     pub fn check(self, emojis: &EmojiNames, names: Names) -> Result<Plain<'a>, Invalid> {
         if let Some(kind) = self.not_an_object {
             return Err(Invalid::NotAnObject(kind));
@@ -310,19 +305,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(json: &str, names: Names) -> Result<Submission, Invalid> {
+    fn read(json: &str, names: Names) -> Result<Plain<'_>, Invalid> {
         serde_json::from_str::<Entry<'_>>(json)
             .unwrap()
-            .validate(&EmojiNames::default(), names)
+            .check(&EmojiNames::default(), names)
     }
 
     #[test]
     fn the_example_of_the_interface_is_read() {
         let json = r#"{"user_id": "u-17", "emoji_type": "🔥", "timestamp": 1764000000123, "room": "match-7"}"#;
         let reaction = read(json, Names::Own).unwrap();
-        assert_eq!(reaction.user.as_str(), "u-17");
+        assert_eq!(reaction.user, "u-17");
         assert_eq!(reaction.emoji.as_str(), "🔥");
-        assert_eq!(reaction.room.as_str(), "match-7");
+        assert_eq!(reaction.room, "match-7");
         assert_eq!(reaction.claimed_ms, Some(1_764_000_000_123));
     }
 
@@ -335,14 +330,11 @@ mod tests {
             r#","timestamp":"""#,
             r#","x":[{}]"#,
         ] {
-            let reaction = read(
-                &format!(r#"{{"user_id":7,"emoji_type":"fire"{rest}}}"#),
-                Names::Own,
-            )
-            .unwrap();
-            assert_eq!(reaction.room, Room::default());
+            let json = format!(r#"{{"user_id":7,"emoji_type":"fire"{rest}}}"#);
+            let reaction = read(&json, Names::Own).unwrap();
+            assert_eq!(reaction.room, Room::DEFAULT);
             assert_eq!(reaction.claimed_ms, None);
-            assert_eq!(reaction.user.as_str(), "7");
+            assert_eq!(reaction.user, "7");
         }
     }
 
@@ -420,21 +412,18 @@ mod tests {
     #[test]
     fn aliases_count_only_where_they_are_asked_for_and_behind_the_own_names() {
         let json = r#"{"client_id":"c","emoji":"🔥"}"#;
-        assert_eq!(read(json, Names::WithAliases).unwrap().user.as_str(), "c");
+        assert_eq!(read(json, Names::WithAliases).unwrap().user, "c");
         assert!(read(json, Names::Own).is_err());
         let both = r#"{"client_id":"c","user_id":"u","emoji":"👏","emoji_type":"🔥"}"#;
         let reaction = read(both, Names::WithAliases).unwrap();
-        assert_eq!(
-            (reaction.user.as_str(), reaction.emoji.as_str()),
-            ("u", "🔥")
-        );
+        assert_eq!((&*reaction.user, reaction.emoji.as_str()), ("u", "🔥"));
     }
 
     proptest! {
         #[test]
         fn any_json_text_is_a_reaction_or_an_error(json in r#"[\[\]{}",:0-9a-z_ \\🔥-]{0,60}"#) {
             if let Ok(entry) = serde_json::from_str::<Entry<'_>>(&json) {
-                let _ = entry.validate(&EmojiNames::default(), Names::WithAliases);
+                let _ = entry.check(&EmojiNames::default(), Names::WithAliases);
             }
         }
 
@@ -448,9 +437,9 @@ mod tests {
                 "user_id": user, "emoji_type": emoji, "room": room, "timestamp": ms,
             }).to_string();
             let reaction = read(&json, Names::Own).unwrap();
-            prop_assert_eq!(reaction.user.as_str(), user);
+            prop_assert_eq!(reaction.user, user);
             prop_assert_eq!(reaction.emoji, emoji);
-            prop_assert_eq!(reaction.room.as_str(), room);
+            prop_assert_eq!(reaction.room, room);
             let claimed = if ms < 100_000_000_000 { (ms as f64 * 1000.0) as u64 } else { ms };
             prop_assert_eq!(reaction.claimed_ms, Some(claimed));
         }
