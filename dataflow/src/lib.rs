@@ -27,6 +27,7 @@ mod cluster;
 mod commit;
 mod error;
 mod fit;
+mod follow;
 mod live;
 mod metrics;
 mod partition;
@@ -34,13 +35,13 @@ mod progress;
 mod recovery;
 mod rejections;
 mod reset;
+mod results;
 mod run;
 #[cfg(test)]
 mod simulation;
 mod sink;
 mod slide;
 mod source;
-mod stamp;
 mod stop;
 mod timers;
 mod topology;
@@ -53,6 +54,7 @@ use std::{sync::Arc, time::Duration};
 
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
+use results::Recording;
 use trending::Span;
 
 pub use cluster::Cluster;
@@ -98,6 +100,15 @@ impl Config {
             size: self.window,
             span_ms: self.trending_span.as_millis() as u64,
             top: self.trending_top,
+        }
+    }
+
+    /// What results become records by.
+    pub(crate) fn recording(&self) -> Recording {
+        Recording {
+            topics: self.topics.clone(),
+            size: self.window,
+            swarm_size: self.swarm_size,
         }
     }
 

@@ -27,15 +27,12 @@ pub fn write_live(
 }
 
 fn append(tally: &WindowRecord, topic: &str, appender: &dyn Appender, metrics: &Metrics) {
-    let Ok(json) = serde_json::to_vec(tally) else {
-        return;
-    };
     let record = NewRecord {
         topic: topic.to_owned(),
         partition: None,
         time_ms: tally.emitted_at,
         key: Some(Bytes::copy_from_slice(tally.room.as_str().as_bytes())),
-        value: json.into(),
+        value: tally.to_json().into(),
         headers: Vec::new(),
     };
     let written = metrics.live.with_label_values(&["written"]);

@@ -3,7 +3,7 @@
 //! Invariant: progress is read only after every older run is fenced, so nobody can move it any more.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     ops::Range,
     time::Duration,
 };
@@ -69,6 +69,14 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
         return Err(DataflowError::OtherSettings { topic, difference });
     }
     let final_until_ms = config.window.ceil(stored.final_until_ms);
+    for known in &stored.partitions {
+        tracing::debug!(
+            partition = known.partition,
+            resume_offset = known.resume_offset,
+            read_offset = known.read_offset,
+            "stored progress"
+        );
+    }
     Ok(Beginning {
         transactor,
         final_until_ms,
@@ -141,7 +149,8 @@ fn partitions(
 }
 
 fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> {
-    let mut rooms: HashMap<Room, TotalsRecord> = HashMap::new();
+    // By name, as windows bring them: what is known first is numbered first.
+    let mut rooms: BTreeMap<Room, TotalsRecord> = BTreeMap::new();
     let mut unreadable = 0_u64;
     let mut keep = |record: Record<'_>| match serde_json::from_slice::<TotalsRecord>(record.value) {
         Ok(totals) => {
@@ -204,7 +213,7 @@ fn trending(
 
 /// The rooms that the topic shows as trending.
 fn shown(topic: &str, log: &dyn Log) -> Result<Vec<TrendingRecord>, DataflowError> {
-    let mut rooms: HashMap<Room, TrendingRecord> = HashMap::new();
+    let mut rooms: BTreeMap<Room, TrendingRecord> = BTreeMap::new();
     let mut keep = |record: Record<'_>| {
         if let Ok(Trending::Room(record)) = serde_json::from_slice(record.value) {
             match record.top.is_empty() {

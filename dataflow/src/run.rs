@@ -25,6 +25,7 @@ use crate::{
     commit::{Commit, CommitThread, StartCommitter, Wakeup},
     metrics::Metrics,
     recovery::{self, Beginning},
+    results::Recording,
     timers::MachineClock,
     worker::{Counting, First, Shared},
 };
@@ -100,7 +101,12 @@ fn count(
             trending,
         } = recovery::recover(&config, &*log)?;
         first = Some(First {
-            committer: commit_thread(transactor, metrics.clone(), stop.clone()),
+            committer: commit_thread(
+                transactor,
+                config.recording(),
+                metrics.clone(),
+                stop.clone(),
+            ),
             totals,
             trending,
         });
@@ -153,9 +159,14 @@ fn count(
     Run::workers(&run, allocators)
 }
 
-fn commit_thread(transactor: Box<dyn Transactor>, metrics: Metrics, stop: Stop) -> StartCommitter {
+fn commit_thread(
+    transactor: Box<dyn Transactor>,
+    recording: Recording,
+    metrics: Metrics,
+    stop: Stop,
+) -> StartCommitter {
     Box::new(move |wake: Wakeup| {
-        let started = CommitThread::start(transactor, wake, metrics, stop.clone());
+        let started = CommitThread::start(transactor, recording, wake, metrics, stop.clone());
         let started = started.map(|thread| Box::new(thread) as Box<dyn Commit>);
         started
             .inspect_err(|error| {

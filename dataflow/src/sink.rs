@@ -3,11 +3,20 @@
 //! Everything is exchanged to one worker: order and fencing want a single writer, and a transaction
 //! of a window is small. Windows that close while a transaction is under way share the next one.
 //!
+//! Results are written into the next transaction as they come, before their window is complete, so that
+//! they become records while others are computed. They are those of one window, and what comes of earlier
+//! ones meanwhile; later ones wait, so that in a backlog there is always an end to a transaction.
+//!
 //! A flood of rejections is written in transactions of its own, between two closes; see
 //! [`crate::rejections`].
 //!
-//! Invariant: the sink keeps the time of what is not durable, so the frontier behind it is the
-//! durable frontier. With nothing to write it lets time pass, and commits the progress alone within a
+//! Invariants:
+//! - A transaction is ended only when time has passed every result that was written into it.
+//! - Results of a key leave in the order in which they came, which is that of their windows: one worker
+//!   has all of a room.
+//! - The sink keeps the time of what is not durable, so the frontier behind it is the durable frontier.
+//!
+//! With nothing to write it lets time pass, and commits the progress alone within a
 //! minute, even if time stands still by then, so that R never falls out of what the log keeps.
 
 use std::{
@@ -17,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use emostream_log::{Header, NewRecord};
-use emostream_model::{Room, Topics, TotalsRecord, Trending, WindowRecord};
+use emostream_model::Topics;
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
@@ -36,6 +45,7 @@ use crate::{
     partition::Rejected,
     progress::{FORMAT, Former, PartitionProgress, Progress},
     rejections::Rejections,
+    results::WindowResult,
     timers::Timers,
 };
 
@@ -45,40 +55,15 @@ const PROGRESS_KEY: &[u8] = b"dataflow";
 /// How long progress may wait when there is nothing else to write.
 pub const QUIET_COMMIT: Duration = Duration::from_secs(60);
 
-/// What the sink is sent. The order is the order of the records in a transaction.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What the sink is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// A final's JSON.
-    Final(Room, Vec<u8>),
-    /// A room's totals' JSON.
-    Totals(Room, Vec<u8>),
-    /// What is trending, as JSON, and the key of its record.
-    Trending(String, Vec<u8>),
+    /// Of a closed window.
+    Result(WindowResult),
     /// A record to be rejected.
     Rejected(Rejected),
     /// How far a partition is read; see [`crate::progress::OpenWindows::advance`].
     Mark(PartitionProgress),
-}
-
-impl Outcome {
-    /// A closed window of a room.
-    pub fn closed(record: &WindowRecord) -> Outcome {
-        Outcome::Final(record.room.clone(), json(record))
-    }
-
-    /// What a closed window did to a room's totals.
-    pub fn totals(record: &TotalsRecord) -> Outcome {
-        Outcome::Totals(record.room.clone(), json(record))
-    }
-
-    /// What a closed window did to what is trending.
-    pub fn trending(record: &Trending) -> Outcome {
-        Outcome::Trending(record.key().to_owned(), json(record))
-    }
-}
-
-fn json(record: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(record).expect("result records are plain data with string keys")
 }
 
 /// Where a sink begins.
@@ -161,7 +146,8 @@ pub fn commit<'scope>(
 struct Sink {
     start: SinkStart,
     partitions: BTreeMap<u32, PartitionProgress>,
-    pending: BTreeMap<u64, Vec<Outcome>>,
+    marks: BTreeMap<u64, Vec<PartitionProgress>>,
+    results: Results,
     rejections: Rejections,
     /// What is durable and not told to the sources yet.
     written: Vec<Written>,
@@ -178,11 +164,75 @@ struct Sink {
     alarm: Option<Instant>,
 }
 
+/// Results on their way into the next transaction.
+#[derive(Default)]
+struct Results {
+    /// The latest window of which some were written, or are about to be.
+    open_ms: Option<u64>,
+    /// To be written.
+    now: Vec<WindowResult>,
+    /// Of windows later than that.
+    later: BTreeMap<u64, Vec<WindowResult>>,
+    /// The windows that have any, here or written, and whether they have finals.
+    windows: BTreeMap<u64, bool>,
+}
+
+/// What a transaction ends with.
+#[derive(Default)]
+struct Closing {
+    /// What was not written yet.
+    results: Vec<WindowResult>,
+    /// The windows in it, and whether they have finals.
+    windows: BTreeMap<u64, bool>,
+}
+
+impl Results {
+    fn take(&mut self, time_ms: u64, result: WindowResult) {
+        *self.windows.entry(time_ms).or_default() |= matches!(result, WindowResult::Final(_));
+        match time_ms <= *self.open_ms.get_or_insert(time_ms) {
+            true => self.now.push(result),
+            false => self.later.entry(time_ms).or_default().push(result),
+        }
+    }
+
+    /// Writes what may be written.
+    fn write(&mut self, committer: &mut dyn Commit) {
+        if !self.now.is_empty()
+            && let Err(back) = committer.write(std::mem::take(&mut self.now))
+        {
+            self.now = back;
+        }
+    }
+
+    /// Whether a transaction that says `final_until_ms` for F may hold what was written.
+    fn may_end(&self, final_until_ms: u64) -> bool {
+        self.open_ms.is_none_or(|open_ms| open_ms < final_until_ms)
+    }
+
+    /// The rest of all windows before `frontier_ms`; the next one is open then.
+    fn close(&mut self, frontier_ms: u64) -> Closing {
+        let mut results = std::mem::take(&mut self.now);
+        let later = self.later.split_off(&frontier_ms);
+        results.extend(
+            std::mem::replace(&mut self.later, later)
+                .into_values()
+                .flatten(),
+        );
+        let open = self.windows.split_off(&frontier_ms);
+        let windows = std::mem::replace(&mut self.windows, open);
+        self.open_ms = None;
+        if let Some((open_ms, now)) = self.later.pop_first() {
+            (self.open_ms, self.now) = (Some(open_ms), now);
+        }
+        Closing { results, windows }
+    }
+}
+
 /// A transaction that is not acknowledged yet.
 struct UnderWay {
     final_until_ms: u64,
-    /// The ends of the windows in it.
-    ends_ms: Vec<u64>,
+    /// The starts of the windows in it, and whether they have finals.
+    windows: BTreeMap<u64, bool>,
     /// The rejections in it.
     written: Vec<Written>,
 }
@@ -201,7 +251,8 @@ impl Sink {
             stored_until_ms: start.final_until_ms,
             start,
             partitions,
-            pending: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            results: Results::default(),
             rejections: Rejections::default(),
             written: Vec::new(),
             durable,
@@ -215,8 +266,9 @@ impl Sink {
 
     fn take(&mut self, time_ms: u64, outcome: Outcome) {
         match outcome {
+            Outcome::Result(result) => self.results.take(time_ms, result),
             Outcome::Rejected(rejected) => self.rejections.push(rejected),
-            other => self.pending.entry(time_ms).or_default().push(other),
+            Outcome::Mark(mark) => self.marks.entry(time_ms).or_default().push(mark),
         }
     }
 
@@ -224,10 +276,12 @@ impl Sink {
         if self.under_way.is_some() && self.committer.acknowledged() {
             self.settle();
         }
+        self.results.write(&mut *self.committer);
         if self.under_way.is_none() && frontier_ms > self.stored_until_ms {
             self.close(frontier_ms);
         }
-        if self.under_way.is_none() && self.rejections.is_full() {
+        // What is written already has its window's end to wait for.
+        if self.under_way.is_none() && self.results.may_end(0) && self.rejections.is_full() {
             self.write_rejections();
         }
     }
@@ -237,18 +291,13 @@ impl Sink {
         let final_until_ms = *self.durable.time();
         let settled = self.rejections.take_settled(final_until_ms);
         if !settled.is_empty() {
-            self.submit(final_until_ms, Vec::new(), settled, Vec::new());
+            self.submit(final_until_ms, Closing::default(), settled);
         }
     }
 
     /// Hands a transaction of these records, and the progress that they make, to the committer.
-    fn submit(
-        &mut self,
-        final_until_ms: u64,
-        mut records: Vec<NewRecord>,
-        rejected: Vec<Rejected>,
-        ends_ms: Vec<u64>,
-    ) {
+    fn submit(&mut self, final_until_ms: u64, closing: Closing, rejected: Vec<Rejected>) {
+        let mut records = Vec::new();
         let mut written: BTreeMap<u32, usize> = BTreeMap::new();
         for rejected in rejected {
             *written.entry(rejected.partition).or_default() += rejected.bytes();
@@ -261,12 +310,12 @@ impl Sink {
             progress.read_offset = progress.read_offset.max(least);
         }
         records.push(self.progress(final_until_ms));
-        self.committer.submit(records);
+        self.committer.submit(closing.results, records);
         self.last_commit = self.start.timers.now();
         let written = written.into_iter();
         self.under_way = Some(UnderWay {
             final_until_ms,
-            ends_ms,
+            windows: closing.windows,
             written: written
                 .map(|(partition, bytes)| Written { partition, bytes })
                 .collect(),
@@ -280,28 +329,34 @@ impl Sink {
         };
         self.durable.downgrade(&done.final_until_ms);
         self.stored_until_ms = done.final_until_ms;
+        let rejected_bytes: usize = done.written.iter().map(|it| it.bytes).sum();
+        tracing::debug!(
+            final_until_ms = done.final_until_ms,
+            windows = done.windows.len(),
+            rejected_bytes,
+            "committed"
+        );
         self.written.extend(done.written);
         let now = self.start.timers.unix_time();
-        for end_ms in done.ends_ms {
-            let since_end = now.saturating_sub(Duration::from_millis(end_ms));
+        let with_finals = done.windows.into_iter().filter(|(_, finals)| *finals);
+        for (start_ms, _) in with_finals {
+            let end = Duration::from_millis(start_ms + self.start.window_ms);
+            let since_end = now.saturating_sub(end);
             self.start.metrics.close.observe(since_end.as_secs_f64());
         }
     }
 
     /// Every window that begins before `frontier_ms` is complete.
     fn close(&mut self, frontier_ms: u64) {
-        let open = self.pending.split_off(&frontier_ms);
-        let mut records = Vec::new();
-        let mut ends_ms = Vec::new();
-        for (time_ms, mut outcomes) in std::mem::replace(&mut self.pending, open) {
-            // Sorted, so that a replay writes the same records in the same order.
-            outcomes.sort_unstable();
-            if matches!(outcomes.first(), Some(Outcome::Final(..))) {
-                ends_ms.push(time_ms + self.start.window_ms);
-            }
-            for outcome in outcomes {
-                records.extend(self.record(outcome));
-            }
+        if !self.results.may_end(frontier_ms) {
+            return;
+        }
+        let later = self.marks.split_off(&frontier_ms);
+        for mark in std::mem::replace(&mut self.marks, later)
+            .into_values()
+            .flatten()
+        {
+            self.partitions.insert(mark.partition, mark);
         }
         let mut rejected = Vec::new();
         for (partition, progress) in &self.partitions {
@@ -311,9 +366,10 @@ impl Sink {
                 .take_before(*partition, read_offset, frontier_ms);
             rejected.extend(taken);
         }
+        let closing = self.results.close(frontier_ms);
         let due = self.last_commit + self.start.quiet;
         let early = self.start.timers.now() < due;
-        if records.is_empty() && rejected.is_empty() && early {
+        if closing.windows.is_empty() && rejected.is_empty() && early {
             self.durable.downgrade(&frontier_ms);
             // Once: a timer cannot be taken back.
             if self.alarm.replace(due) != Some(due) {
@@ -321,23 +377,7 @@ impl Sink {
             }
             return;
         }
-        self.submit(frontier_ms, records, rejected, ends_ms);
-    }
-
-    /// The record of an outcome; a mark is taken in instead.
-    fn record(&mut self, outcome: Outcome) -> Option<NewRecord> {
-        let topics = &self.start.topics;
-        match outcome {
-            Outcome::Final(room, json) => Some(keyed(topics.windows(), room.as_str(), json)),
-            Outcome::Totals(room, json) => Some(keyed(topics.totals(), room.as_str(), json)),
-            Outcome::Trending(key, json) => Some(keyed(topics.trending(), &key, json)),
-            Outcome::Mark(mark) => {
-                self.partitions.insert(mark.partition, mark);
-                None
-            }
-            // Taken in by partition as it came.
-            Outcome::Rejected(_) => None,
-        }
+        self.submit(frontier_ms, closing, rejected);
     }
 
     fn progress(&mut self, final_until_ms: u64) -> NewRecord {
@@ -358,22 +398,12 @@ impl Sink {
 
 /// The record that says where the dataflow stands.
 pub fn progress_record(topics: &Topics, progress: &Progress) -> NewRecord {
+    let json = serde_json::to_vec(progress).expect("progress is plain data with string keys");
     NewRecord {
         topic: topics.progress(),
         partition: Some(0),
         time_ms: None,
         key: Some(Bytes::from_static(PROGRESS_KEY)),
-        value: json(progress).into(),
-        headers: Vec::new(),
-    }
-}
-
-fn keyed(topic: String, key: &str, json: Vec<u8>) -> NewRecord {
-    NewRecord {
-        topic,
-        partition: None,
-        time_ms: None,
-        key: Some(Bytes::copy_from_slice(key.as_bytes())),
         value: json.into(),
         headers: Vec::new(),
     }
@@ -409,6 +439,7 @@ mod tests {
     };
 
     use emostream_log::{LogError, Transactor};
+    use emostream_model::{Room, WindowSize};
     use prometheus::Registry;
     use timely::{
         dataflow::{
@@ -419,19 +450,41 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Stop, commit::CommitThread, timers::MachineClock};
+    use crate::{
+        Stop, commit::CommitThread, results::Recording, timers::MachineClock, tumble::Closed,
+    };
 
     const DEADLINE: Duration = Duration::from_secs(60);
 
     /// Shows what it is to commit, and is done when it is told so.
     struct Shown {
+        written: Vec<NewRecord>,
         commits: Sender<Vec<NewRecord>>,
         acks: Receiver<()>,
     }
 
+    impl Shown {
+        fn new(commits: Sender<Vec<NewRecord>>, acks: Receiver<()>) -> Shown {
+            let written = Vec::new();
+            Shown {
+                written,
+                commits,
+                acks,
+            }
+        }
+    }
+
     impl Transactor for Shown {
+        fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+            self.written.extend(records);
+            Ok(())
+        }
+
         fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
-            self.commits.send(records).unwrap();
+            self.written.extend(records);
+            self.commits
+                .send(std::mem::take(&mut self.written))
+                .unwrap();
             let _ = self.acks.recv();
             Ok(())
         }
@@ -463,7 +516,13 @@ mod tests {
         };
         let committer: StartCommitter = Box::new(|wake| {
             let transactor = Box::new(transactor);
-            let thread = CommitThread::start(transactor, wake, metrics, Stop::default());
+            let recording = Recording {
+                topics: Topics::default(),
+                size: WindowSize::from_ms(10)?,
+                swarm_size: 1,
+            };
+            let stop = Stop::default();
+            let thread = CommitThread::start(transactor, recording, wake, metrics, stop);
             Some(Box::new(thread.ok()?))
         });
         worker.dataflow(|scope| {
@@ -500,7 +559,11 @@ mod tests {
     }
 
     fn a_final() -> Outcome {
-        Outcome::Final(Room::default(), b"{}".to_vec())
+        Outcome::Result(WindowResult::Final(Closed {
+            room: Room::default(),
+            start_ms: 0,
+            counts: [].into(),
+        }))
     }
 
     fn final_until_ms(records: &[NewRecord]) -> u64 {
@@ -513,7 +576,7 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (ack, acks) = channel();
-            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown { commits, acks });
+            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
             input.send(a_final());
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -532,7 +595,7 @@ mod tests {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let (mut input, _, timers) = sink(worker, DEADLINE, Shown { commits, acks });
+            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
             let topics_until = |worker: &mut Worker, expected_ms| {
                 let records = step_until(worker, &timers, || shown.try_recv().ok());
                 assert_eq!(final_until_ms(&records), expected_ms);
@@ -574,7 +637,7 @@ mod tests {
             let (commits, shown) = channel();
             let (_, acks) = channel();
             let quiet = Duration::from_millis(200);
-            let (mut input, durable, timers) = sink(worker, quiet, Shown { commits, acks });
+            let (mut input, durable, timers) = sink(worker, quiet, Shown::new(commits, acks));
             input.advance_to(20);
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
             let records = step_until(worker, &timers, || shown.try_recv().ok());

@@ -10,11 +10,11 @@
 //! Downstream there are the current sums alone. A window's changes leave together when it is closed,
 //! so that what comes and what goes cancel before anything is sorted into a trace.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
-use differential_dataflow::{consolidation::consolidate, hashable::Hashable};
+use differential_dataflow::hashable::Hashable;
 use emostream_model::{Emoji, Room};
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
@@ -39,7 +39,7 @@ pub struct Stay {
     /// The start of the first window that they are out of.
     pub until_ms: u64,
     /// How many of each emoji.
-    pub counts: Vec<(Emoji, u64)>,
+    pub counts: Arc<[(Emoji, u64)]>,
 }
 
 /// A room's number on this worker.
@@ -142,7 +142,9 @@ struct Turns {
 struct Turn {
     by_room: Capability<u64>,
     across: Capability<u64>,
-    comes: Vec<Entry>,
+    /// By the window that they are out of.
+    comes: BTreeMap<u64, Vec<Entry>>,
+    /// In runs that are in order: each is what came at once.
     leaves: Vec<Entry>,
 }
 
@@ -167,21 +169,15 @@ fn entries(room: RoomNumber, emoji: Emoji, count: u64) -> impl Iterator<Item = E
 impl Turns {
     fn enter(&mut self, at: &InputCapability<u64>, stay: &Stay) {
         let room = self.rooms.number(&stay.room);
-        let all = || {
-            let counts = stay.counts.iter();
-            counts.flat_map(move |(emoji, count)| entries(room, *emoji, *count))
-        };
-        self.turn(at, stay.from_ms).comes.extend(all());
-        self.turn(at, stay.until_ms).leaves.extend(all());
-    }
-
-    fn turn(&mut self, at: &InputCapability<u64>, start_ms: u64) -> &mut Turn {
-        self.turns.entry(start_ms).or_insert_with(|| Turn {
-            by_room: at.delayed(&start_ms, 0),
-            across: at.delayed(&start_ms, 1),
-            comes: Vec::new(),
+        let turn = self.turns.entry(stay.from_ms).or_insert_with(|| Turn {
+            by_room: at.delayed(&stay.from_ms, 0),
+            across: at.delayed(&stay.from_ms, 1),
+            comes: BTreeMap::new(),
             leaves: Vec::new(),
-        })
+        });
+        let comes = turn.comes.entry(stay.until_ms).or_default();
+        let counts = stay.counts.iter();
+        comes.extend(counts.flat_map(|(emoji, count)| entries(room, *emoji, *count)));
     }
 
     /// Sends the changes of the windows that the frontier has passed. An empty frontier passes none:
@@ -195,23 +191,41 @@ impl Turns {
         let Some(&frontier_ms) = frontier.frontier().first() else {
             return;
         };
-        let later = self.turns.split_off(&frontier_ms);
-        let passed = std::mem::replace(&mut self.turns, later);
-        if passed.is_empty() {
-            return;
-        }
-        for (start_ms, turn) in passed {
+        while let Some(first) = self.turns.first_entry().filter(|t| *t.key() < frontier_ms) {
+            let (start_ms, mut turn) = first.remove_entry();
+            for comes in turn.comes.values_mut() {
+                // Nearly in order already: rooms come in the order of their names.
+                comes.sort_by_key(Entry::of);
+            }
             let changes = turn.changes();
-            let mut session = by_room.session(&turn.by_room);
-            let change = |((room, emoji), diff): &(_, i64)| ((*room, *emoji), start_ms, *diff);
-            session.give_iterator(changes.iter().map(change));
-            let mut session = across.session(&turn.across);
             let leaders = leaders(&changes, &self.rooms).into_iter();
-            session.give_iterator(leaders.map(|(leader, diff)| (((), leader), start_ms, diff)));
+            let change = |((room, emoji), diff): (_, i64)| ((room, emoji), start_ms, diff);
+            by_room
+                .session(&turn.by_room)
+                .give_iterator(changes.into_iter().map(change));
+            let leader = |(leader, diff)| (((), leader), start_ms, diff);
+            across
+                .session(&turn.across)
+                .give_iterator(leaders.map(leader));
+            self.leave(turn);
         }
-        // Of a window that is closed no more comes: what is held fits.
-        for turn in self.turns.values_mut() {
-            turn.leaves.shrink_to_fit();
+    }
+
+    /// What has come leaves later.
+    fn leave(&mut self, turn: Turn) {
+        for (until_ms, mut comes) in turn.comes {
+            // Of a window that is closed no more comes: what is held fits.
+            comes.shrink_to_fit();
+            let later = self.turns.entry(until_ms).or_insert_with(|| Turn {
+                by_room: turn.by_room.delayed(&until_ms),
+                across: turn.across.delayed(&until_ms),
+                comes: BTreeMap::new(),
+                leaves: Vec::new(),
+            });
+            match later.leaves.is_empty() {
+                true => later.leaves = comes,
+                false => later.leaves.append(&mut comes),
+            }
         }
     }
 }
@@ -219,22 +233,33 @@ impl Turns {
 /// By how much the count of a room's emoji changes.
 type Change = ((RoomNumber, EmojiId), i64);
 
+impl Entry {
+    fn of(&self) -> (RoomNumber, EmojiId) {
+        (self.room, self.emoji)
+    }
+}
+
 impl Turn {
     /// What comes less what leaves, by room and emoji.
     fn changes(&self) -> Vec<Change> {
-        let signed = |sign: i64| {
-            move |entry: &Entry| ((entry.room, entry.emoji), sign * i64::from(entry.count))
-        };
-        let comes = self.comes.iter().map(signed(1));
+        let signed = |sign: i64| move |entry: &Entry| (entry.of(), sign * i64::from(entry.count));
+        let comes = self.comes.values().flatten().map(signed(1));
         let mut changes: Vec<Change> = comes.chain(self.leaves.iter().map(signed(-1))).collect();
-        consolidate(&mut changes);
+        // The stable sort finds the runs that are in order, and merges them.
+        changes.sort_by_key(|(of, _)| *of);
+        changes.dedup_by(|next, sum| {
+            let same = next.0 == sum.0;
+            sum.1 += if same { next.1 } else { 0 };
+            same
+        });
+        changes.retain(|(_, diff)| *diff != 0);
         changes
     }
 }
 
 /// The changes across rooms, of changes ordered by room.
 fn leaders(changes: &[Change], rooms: &Rooms) -> Vec<(Leader, i64)> {
-    let mut emojis: HashMap<EmojiId, i64> = HashMap::new();
+    let mut emojis = vec![0; Emoji::all().len()];
     let mut leaders = Vec::new();
     for of_room in changes.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
         let ((room, _), _) = of_room[0];
@@ -243,11 +268,10 @@ fn leaders(changes: &[Change], rooms: &Rooms) -> Vec<(Leader, i64)> {
             of_room.iter().map(|(_, diff)| diff).sum(),
         ));
         for ((_, emoji), diff) in of_room {
-            *emojis.entry(*emoji).or_default() += diff;
+            emojis[usize::from(*emoji)] += diff;
         }
     }
-    let emoji = |(id, diff)| Some((Leader::Emoji(Emoji::from_id(id)?), diff));
-    leaders.extend(emojis.into_iter().filter_map(emoji));
+    leaders.extend(Emoji::all().map(Leader::Emoji).zip(emojis));
     leaders.retain(|(_, diff)| *diff != 0);
     leaders
 }

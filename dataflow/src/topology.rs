@@ -19,6 +19,7 @@ use crate::{
     live::write_live,
     metrics::Metrics,
     recovery::{RecoveredTotals, RecoveredTrending},
+    results::WindowResult,
     sink::{self, Outcome, SinkStart},
     source::{News, SourceStart, SourceStreams, source},
     totals::totals,
@@ -70,7 +71,7 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
         } = source(scope, heard, parts.source);
         let (finals, live) = tumble(tallies, tumbling);
         write_live(live, config.topics.live(), parts.appender, parts.metrics);
-        let totals = totals(finals.clone(), parts.totals, final_until_ms, config.window);
+        let totals = totals(finals.clone(), parts.totals, final_until_ms);
         let trending = trending(
             finals.clone(),
             parts.trending,
@@ -78,10 +79,11 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
             config.span(),
         );
 
-        let finals = finals.map(|record| Outcome::closed(&record));
-        let totals = totals.map(|record| Outcome::totals(&record));
-        let trending = trending.map(|record| Outcome::trending(&record));
-        let outcomes = finals.concat(totals).concat(trending).concat(notices);
+        let results = finals
+            .map(WindowResult::Final)
+            .concat(totals.map(WindowResult::Totals))
+            .concat(trending.map(|record| WindowResult::trending(&record)));
+        let outcomes = results.map(Outcome::Result).concat(notices);
         let written = sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
 
         let news = gossip

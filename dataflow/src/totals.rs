@@ -9,105 +9,103 @@ use differential_dataflow::{
     operators::arrange::arrangement::arrange_core,
     trace::implementations::{ValBatcher, ValSpine},
 };
-use emostream_model::{Count, Emoji, Room, TotalsRecord, WindowRecord, WindowSize, sort_counts};
+use emostream_model::{Count, Emoji, Room, TotalsRecord, WindowSize, sort_counts};
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{
         StreamVec,
         channels::pact::{Exchange, Pipeline},
-        operators::{Concat, ToStream, generic::Operator, vec::Map},
+        operators::{Concat, ToStream, generic::Operator},
     },
 };
 
 use crate::{
+    follow::follow,
     slide::{EmojiId, RoomChange, Rooms},
-    stamp::follow,
+    tumble::Closed,
 };
 
-/// Counts of a room, on their way to its worker.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Counted {
-    room: Room,
-    start_ms: u64,
-    counts: Vec<(Emoji, u64)>,
+/// All that a room has ever counted, as of a window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomTotals {
+    /// Which room.
+    pub room: Room,
+    /// The start of the window.
+    pub start_ms: u64,
+    /// How many of each emoji.
+    pub counts: Vec<(Emoji, u64)>,
 }
 
 /// The totals of each room that a window changed, as of that window.
 ///
 /// `recovered` are the totals as of `final_until_ms`; they count, and are not emitted again.
 pub fn totals<'scope>(
-    finals: StreamVec<'scope, u64, WindowRecord>,
+    finals: StreamVec<'scope, u64, Closed>,
     recovered: Vec<(Room, Emoji, u64)>,
     final_until_ms: u64,
-    size: WindowSize,
-) -> StreamVec<'scope, u64, TotalsRecord> {
+) -> StreamVec<'scope, u64, RoomTotals> {
     let recovered: StreamVec<'scope, u64, _> = recovered
         .into_iter()
-        .map(|(room, emoji, count)| Counted {
+        .map(|(room, emoji, count)| Closed {
             room,
             start_ms: 0,
-            counts: vec![(emoji, count)],
+            counts: [(emoji, count)].into(),
         })
         .to_stream(finals.scope());
-    let counted = finals.map(|closed| Counted {
-        room: closed.room,
-        start_ms: closed.window.start,
-        counts: closed.counts.iter().map(|t| (t.emoji, t.count)).collect(),
-    });
     let rooms = Rooms::default();
     // The numbers are this worker's own, so the changes stay where they are.
     let sums = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
-        changes(counted.concat(recovered), rooms.clone()),
+        changes(finals.concat(recovered), rooms.clone()),
         Pipeline,
         "total sums",
         ValBatcher::new,
     );
-    let totals = follow(sums, "totals", |sums: &[(&EmojiId, i64)]| {
-        let count = |(id, count): &(&EmojiId, i64)| (**id, *count);
-        sums.iter().map(count).collect::<Vec<_>>()
-    });
-    totals.flat_map(move |((room, counts), start_ms)| {
+    let count = |(id, count): &(&EmojiId, i64)| Some((Emoji::from_id(**id)?, count.unsigned_abs()));
+    follow(sums, "totals", move |room, _, sums, start_ms| {
         let news = start_ms >= final_until_ms && start_ms > 0;
-        news.then(|| record(rooms.room(room), &counts, size, start_ms))
+        news.then(|| RoomTotals {
+            room: rooms.room(*room),
+            start_ms,
+            counts: sums.iter().filter_map(count).collect(),
+        })
     })
 }
 
 /// Counts as changes of sums by numbers, which are sorted several times as fast as names.
 fn changes<'scope>(
-    counted: StreamVec<'scope, u64, Counted>,
+    counted: StreamVec<'scope, u64, Closed>,
     rooms: Rooms,
 ) -> StreamVec<'scope, u64, RoomChange> {
     // As tumbling does: a final stays where it is.
-    let by_room = Exchange::new(|counted: &Counted| counted.room.hashed());
+    let by_room = Exchange::new(|counted: &Closed| counted.room.hashed());
     counted.unary::<CapacityContainerBuilder<_>, _, _, _>(by_room, "number", move |_, _| {
         move |input, output| {
             input.for_each_stamp(|stamp, data| {
                 let mut session = output.session(&stamp);
                 for counted in data.flat_map(|data| data.drain(..)) {
                     let room = rooms.number(&counted.room);
-                    let change = |(emoji, count): (Emoji, u64)| {
-                        ((room, emoji.id()), counted.start_ms, count as i64)
+                    let change = |(emoji, count): &(Emoji, u64)| {
+                        ((room, emoji.id()), counted.start_ms, *count as i64)
                     };
-                    session.give_iterator(counted.counts.into_iter().map(change));
+                    session.give_iterator(counted.counts.iter().map(change));
                 }
             });
         }
     })
 }
 
-fn record(room: Room, counts: &[(EmojiId, i64)], size: WindowSize, start_ms: u64) -> TotalsRecord {
-    let count = |(id, count): &(EmojiId, i64)| {
-        let emoji = Emoji::from_id(*id)?;
-        let count = count.unsigned_abs();
-        Some(Count { emoji, count })
-    };
-    let mut counts: Vec<Count> = counts.iter().filter_map(count).collect();
-    sort_counts(&mut counts, |count| (count.count, count.emoji));
-    TotalsRecord {
-        room,
-        window: size.window_of(start_ms),
-        total: counts.iter().map(|count| count.count).sum(),
-        counts,
+impl RoomTotals {
+    /// The record of them.
+    pub fn record(self, size: WindowSize) -> TotalsRecord {
+        let count = |(emoji, count)| Count { emoji, count };
+        let mut counts: Vec<Count> = self.counts.into_iter().map(count).collect();
+        sort_counts(&mut counts, |count| (count.count, count.emoji));
+        TotalsRecord {
+            room: self.room,
+            window: size.window_of(self.start_ms),
+            total: counts.iter().map(|count| count.count).sum(),
+            counts,
+        }
     }
 }

@@ -19,8 +19,8 @@ use differential_dataflow::{
     trace::implementations::{ValBatcher, ValSpine},
 };
 use emostream_model::{
-    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Trending, TrendingRecord, WindowRecord,
-    WindowSize, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Trending, TrendingRecord, WindowSize,
+    sort_counts,
 };
 use timely::dataflow::{
     StreamVec,
@@ -29,8 +29,9 @@ use timely::dataflow::{
 };
 
 use crate::{
-    slide::{EmojiId, Leader, LeaderChange, RoomChange, RoomNumber, Rooms, Stay, slide},
-    stamp::follow,
+    follow::{Sums, follow},
+    slide::{EmojiId, Leader, Rooms, Stay, slide},
+    tumble::Closed,
 };
 
 /// What trending goes by.
@@ -51,14 +52,12 @@ impl Span {
         self.size.floor(start_ms.saturating_add(self.span_ms))
     }
 
-    fn stay(&self, closed: WindowRecord) -> Stay {
-        let start_ms = closed.window.start;
-        let count = |tally: &emostream_model::Tally| (tally.emoji, tally.count);
+    fn stay(&self, closed: Closed) -> Stay {
         Stay {
             room: closed.room,
-            from_ms: start_ms,
-            until_ms: self.leaves_ms(start_ms),
-            counts: closed.counts.iter().map(count).collect(),
+            from_ms: closed.start_ms,
+            until_ms: self.leaves_ms(closed.start_ms),
+            counts: closed.counts,
         }
     }
 }
@@ -68,7 +67,7 @@ impl Span {
 /// `recovered` is what lies in the span as of `final_until_ms`, from time 0 on; it counts, and is not
 /// told again.
 pub fn trending<'scope>(
-    finals: StreamVec<'scope, u64, WindowRecord>,
+    finals: StreamVec<'scope, u64, Closed>,
     recovered: Vec<Stay>,
     final_until_ms: u64,
     span: Span,
@@ -79,34 +78,47 @@ pub fn trending<'scope>(
         .concat(recovered);
     let rooms = Rooms::default();
     let (by_room, across) = slide(stays, rooms.clone());
+    // The numbers are this worker's own, so the changes stay where they are.
+    let by_room = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
+        by_room,
+        Pipeline,
+        "trending sums",
+        ValBatcher::new,
+    );
+    let across = across.as_collection().arrange_by_key_named("leader sums");
     let news = move |start_ms: u64| start_ms >= final_until_ms;
 
-    let tops = room_tops(by_room, span.top).flat_map(move |((room, top), start_ms)| {
-        news(start_ms).then(|| {
-            Trending::Room(TrendingRecord {
-                room: rooms.room(room),
-                window: span.size.window_of(start_ms),
-                span_ms: span.span_ms,
-                top: counts(top),
-            })
-        })
+    let tops = follow(by_room, "trending", move |room, before, after, start_ms| {
+        let top = news(start_ms).then(|| changed(room_top(before, span), room_top(after, span)));
+        let top = top??;
+        Some(Trending::Room(TrendingRecord {
+            room: rooms.room(*room),
+            window: span.size.window_of(start_ms),
+            span_ms: span.span_ms,
+            top: counts(top),
+        }))
     });
-    let leaders = leaders(across, span.top).flat_map(move |((_, (emojis, rooms)), start_ms)| {
+    let leaders = follow(across, "leaders", move |(), before, after, start_ms| {
+        let lead = news(start_ms).then(|| changed(leading(before, span), leading(after, span)));
+        let (emojis, rooms) = lead??;
         let count = |(room, count): (Room, i64)| RoomCount {
             room,
             count: count.unsigned_abs(),
         };
-        news(start_ms).then(|| {
-            Trending::All(LeadersRecord {
-                room: AllRooms,
-                window: span.size.window_of(start_ms),
-                span_ms: span.span_ms,
-                top: counts(emojis),
-                rooms: rooms.into_iter().map(count).collect(),
-            })
-        })
+        Some(Trending::All(LeadersRecord {
+            room: AllRooms,
+            window: span.size.window_of(start_ms),
+            span_ms: span.span_ms,
+            top: counts(emojis),
+            rooms: rooms.into_iter().map(count).collect(),
+        }))
     });
     tops.concat(leaders)
+}
+
+/// What it is now, if it was something else.
+fn changed<T: PartialEq>(before: T, after: T) -> Option<T> {
+    (before != after).then_some(after)
 }
 
 /// The most frequent emojis of a span, the most frequent first.
@@ -115,47 +127,37 @@ type Top = Vec<(Emoji, i64)>;
 /// The top emojis of all rooms, and the rooms with the most reactions.
 type Leading = (Top, Vec<(Room, i64)>);
 
-fn room_tops(
-    changes: StreamVec<'_, u64, RoomChange>,
-    most: usize,
-) -> StreamVec<'_, u64, ((RoomNumber, Top), u64)> {
-    // The numbers are this worker's own, so the changes stay where they are.
-    let sums = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
-        changes,
-        Pipeline,
-        "trending sums",
-        ValBatcher::new,
-    );
-    follow(sums, "trending", move |sums: &[(&EmojiId, i64)]| {
-        let emoji = |(id, count): &(&EmojiId, i64)| Some((Emoji::from_id(**id)?, *count));
-        top(sums.iter().filter_map(emoji).collect(), most)
-    })
+fn room_top(sums: &Sums<'_, EmojiId>, span: Span) -> Top {
+    let emoji = |(id, count): &(&EmojiId, i64)| Some((Emoji::from_id(**id)?, *count));
+    top(sums.iter().filter_map(emoji).collect(), span.top)
 }
 
-fn leaders(
-    changes: StreamVec<'_, u64, LeaderChange>,
-    most: usize,
-) -> StreamVec<'_, u64, (((), Leading), u64)> {
-    let sums = changes.as_collection().arrange_by_key_named("leader sums");
-    follow(sums, "leaders", move |sums: &[(&Leader, i64)]| {
-        let (mut emojis, mut rooms) = (Vec::new(), Vec::new());
-        for (leader, count) in sums {
-            match leader {
-                Leader::Emoji(emoji) => emojis.push((*emoji, *count)),
-                Leader::Room(room) => rooms.push((room, *count)),
-            }
+fn leading(sums: &Sums<'_, Leader>, span: Span) -> Leading {
+    let (mut emojis, mut rooms) = (Vec::new(), Vec::new());
+    for (leader, count) in sums {
+        match leader {
+            Leader::Emoji(emoji) => emojis.push((*emoji, *count)),
+            Leader::Room(room) => rooms.push((room, *count)),
         }
-        rooms.sort_unstable_by_key(|(room, count)| (Reverse(*count), *room));
-        // Cloned only if it is shown.
-        let rooms = rooms.into_iter().take(most);
-        let rooms = rooms.map(|(room, count)| (room.clone(), count));
-        (top(emojis, most), rooms.collect())
-    })
+    }
+    rooms.sort_unstable_by_key(|(room, count)| (Reverse(*count), *room));
+    // Cloned only if it is shown.
+    let rooms = rooms.into_iter().take(span.top);
+    let rooms = rooms.map(|(room, count)| (room.clone(), count));
+    (top(emojis, span.top), rooms.collect())
 }
 
 fn top(mut counts: Top, most: usize) -> Top {
-    sort_counts(&mut counts, |(emoji, count)| (count.unsigned_abs(), *emoji));
+    let key = |(emoji, count): &(Emoji, i64)| (count.unsigned_abs(), *emoji);
+    if (1..counts.len()).contains(&most) {
+        // What does not show needs no order.
+        counts.select_nth_unstable_by_key(most, |entry| {
+            let (count, emoji) = key(entry);
+            (Reverse(count), emoji)
+        });
+    }
     counts.truncate(most);
+    sort_counts(&mut counts, key);
     counts
 }
 

@@ -9,11 +9,12 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use differential_dataflow::hashable::Hashable;
-use emostream_model::{Emoji, Room, WindowRecord, WindowSize, compress, sort_counts};
+use emostream_model::{Emoji, Room, Window, WindowRecord, WindowSize, compress, sort_counts};
 use foldhash::HashMap;
 use prometheus::IntGauge;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,30 @@ pub struct PartialTally {
     pub count: u64,
 }
 
+/// A window of a room that has closed. Cheap to clone: it goes several ways.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// Which room.
+    pub room: Room,
+    /// The window's start.
+    pub start_ms: u64,
+    /// How many of each emoji, by [`Emoji::id`].
+    pub counts: Arc<[(Emoji, u64)]>,
+}
+
+impl Closed {
+    /// The record of it: a final.
+    pub fn record(&self, size: WindowSize, swarm_size: u64) -> WindowRecord {
+        let room = self.room.clone();
+        record(
+            room,
+            &self.counts,
+            size.window_of(self.start_ms),
+            swarm_size,
+        )
+    }
+}
+
 /// What tumbling goes by.
 #[derive(Clone)]
 pub struct Tumble {
@@ -68,14 +93,14 @@ pub struct Tumble {
     pub timers: Timers,
 }
 
-type Output<'a> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<WindowRecord>>>;
+type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
 
 /// Finals, and live tallies of windows that are still open.
 pub fn tumble<'scope>(
     tallies: StreamVec<'scope, u64, PartialTally>,
     rules: Tumble,
 ) -> (
-    StreamVec<'scope, u64, WindowRecord>,
+    StreamVec<'scope, u64, Closed>,
     StreamVec<'scope, u64, WindowRecord>,
 ) {
     let scope = tallies.scope();
@@ -166,7 +191,7 @@ impl OpenWindows {
 
     /// Emits the windows that the frontier has passed. An empty frontier closes none: it means that
     /// the sources are gone, not that they are complete.
-    fn close(&mut self, frontier: &MutableAntichain<u64>, finals: &mut Output<'_>) {
+    fn close(&mut self, frontier: &MutableAntichain<u64>, finals: &mut Output<'_, Closed>) {
         let Some(&frontier_ms) = frontier.frontier().first() else {
             return;
         };
@@ -176,15 +201,23 @@ impl OpenWindows {
             .filter(|w| *w.key() < frontier_ms)
         {
             let (start_ms, window) = window.remove_entry();
+            // In the order of names and numbers, for what follows sorts by them.
+            let mut rooms: Vec<(Room, OpenRoom)> = window.rooms.into_iter().collect();
+            rooms.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
             let mut session = finals.session(&window.finals);
-            for (room, counted) in window.rooms {
-                session.give(self.rules.record(room, &counted.counts, start_ms, None));
+            for (room, OpenRoom { mut counts, .. }) in rooms {
+                counts.sort_unstable_by_key(|(emoji, _)| emoji.id());
+                session.give(Closed {
+                    room,
+                    start_ms,
+                    counts: counts.into(),
+                });
             }
         }
         self.rules.open_windows.set(self.windows.len() as i64);
     }
 
-    fn emit_live(&mut self, now: Instant, live: &mut Output<'_>) {
+    fn emit_live(&mut self, now: Instant, live: &mut Output<'_, WindowRecord>) {
         if !self.pace.due(now) {
             return;
         }
@@ -198,12 +231,12 @@ impl OpenWindows {
                 if let Some(counted) = window.rooms.get_mut(&room) {
                     counted.changed = false;
                     left = left.saturating_sub(counted.counts.len());
-                    session.give(self.rules.record(
-                        room,
-                        &counted.counts,
-                        *start_ms,
-                        Some(emitted_at),
-                    ));
+                    let window = self.rules.size.window_of(*start_ms);
+                    let swarm_size = self.rules.swarm_size;
+                    session.give(WindowRecord {
+                        emitted_at: Some(emitted_at),
+                        ..record(room, &counted.counts, window, swarm_size)
+                    });
                 }
             }
         }
@@ -213,24 +246,17 @@ impl OpenWindows {
     }
 }
 
-impl Tumble {
-    fn record(
-        &self,
-        room: Room,
-        counts: &[(Emoji, u64)],
-        start_ms: u64,
-        emitted_at: Option<u64>,
-    ) -> WindowRecord {
-        let tally = |(emoji, count): &(Emoji, u64)| compress(*emoji, *count, self.swarm_size);
-        let mut counts: Vec<_> = counts.iter().map(tally).collect();
-        sort_counts(&mut counts, |tally| (tally.count, tally.emoji));
-        WindowRecord {
-            room,
-            window: self.size.window_of(start_ms),
-            emitted_at,
-            total: counts.iter().map(|tally| tally.count).sum(),
-            counts,
-        }
+/// The record of what was counted: the most frequent emoji first, as swarms and loose ones.
+fn record(room: Room, counts: &[(Emoji, u64)], window: Window, swarm_size: u64) -> WindowRecord {
+    let tally = |(emoji, count): &(Emoji, u64)| compress(*emoji, *count, swarm_size);
+    let mut counts: Vec<_> = counts.iter().map(tally).collect();
+    sort_counts(&mut counts, |tally| (tally.count, tally.emoji));
+    WindowRecord {
+        room,
+        window,
+        emitted_at: None,
+        total: counts.iter().map(|tally| tally.count).sum(),
+        counts,
     }
 }
 
@@ -280,7 +306,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-    use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
+    use std::{cell::RefCell, collections::HashSet, rc::Rc};
 
     use timely::dataflow::operators::{inspect::Inspect, vec::Input};
 

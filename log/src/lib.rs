@@ -117,7 +117,12 @@ pub trait Appender: Send + Sync {
 
 /// Commits many records in one atomic transaction. Fences by its id.
 pub trait Transactor: Send {
-    /// All of `records`, or none. Waits until it is durable. Readers see it at once on the embedded log;
+    /// Adds `records` to the transaction that the next commit ends, so that they are on their way before
+    /// all of it is known. A log may give it up if the commit does not follow within the timeout. May wait
+    /// for room; of records that are never committed nothing is read. After an error as after a commit's.
+    fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError>;
+
+    /// All of `records` and what was written since the last commit, or none. Waits until it is durable. Readers see it at once on the embedded log;
     /// on Kafka some milliseconds later, for its markers are written behind the answer, but always
     /// before a newer transactor of the same id is open.
     ///

@@ -50,6 +50,8 @@ on_every_log! {
     a_reader_resumes_from_its_position
     partitions_are_read_independently
     a_transaction_over_three_topics_appears_whole
+    what_is_written_is_read_with_the_commit_that_follows
+    what_is_written_and_dropped_is_never_read
     a_refused_transaction_leaves_no_trace
     an_older_transactor_is_fenced
     a_failed_transactor_is_of_no_more_use

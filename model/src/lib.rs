@@ -14,6 +14,7 @@ mod frame;
 mod json;
 mod payload;
 mod reaction;
+mod result_json;
 mod results;
 mod room;
 mod tally;

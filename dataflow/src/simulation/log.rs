@@ -26,6 +26,7 @@ use super::{Dice, run::SimClock};
 use crate::{
     DataflowError, Stop,
     commit::{Commit, Wakeup},
+    results::{Recording, WindowResult},
 };
 
 /// Shared by all runs of a seed.
@@ -161,14 +162,20 @@ impl SimLog {
     }
 
     /// What commits for the newest transactor.
-    pub fn committer(&self, wake: Wakeup, stop: Stop) -> Box<dyn Commit> {
+    pub fn committer(&self, wake: Wakeup, recording: Recording, stop: Stop) -> Box<dyn Commit> {
         let ack = Ack {
             acknowledged: Arc::default(),
             wake: Arc::new(Mutex::new(wake)),
             stop,
         };
         let (log, epoch) = (self.clone(), self.state().epoch);
-        Box::new(SimCommitter { log, epoch, ack })
+        Box::new(SimCommitter {
+            log,
+            epoch,
+            recording,
+            written: Vec::new(),
+            ack,
+        })
     }
 
     /// What is under way lands.
@@ -325,6 +332,12 @@ impl Log for SimLog {
 struct SimTransactor;
 
 impl Transactor for SimTransactor {
+    fn write(&mut self, _records: Vec<NewRecord>) -> Result<(), LogError> {
+        Err(LogError::Refused(
+            "the simulation commits without waiting".to_owned(),
+        ))
+    }
+
     fn commit(&mut self, _records: Vec<NewRecord>) -> Result<(), LogError> {
         Err(LogError::Refused(
             "the simulation commits without waiting".to_owned(),
@@ -335,11 +348,33 @@ impl Transactor for SimTransactor {
 struct SimCommitter {
     log: SimLog,
     epoch: u64,
+    recording: Recording,
+    /// Of the transaction that is not ended yet: gone with its owner.
+    written: Vec<NewRecord>,
     ack: Ack,
 }
 
+impl SimCommitter {
+    fn add(&mut self, results: Vec<WindowResult>) {
+        let records = results.into_iter().map(|it| self.recording.record(it));
+        self.written.extend(records);
+    }
+}
+
 impl Commit for SimCommitter {
-    fn submit(&mut self, records: Vec<NewRecord>) {
+    fn write(&mut self, results: Vec<WindowResult>) -> Result<(), Vec<WindowResult>> {
+        // As if too many pieces waited.
+        if self.log.state().dice.random_bool(0.2) {
+            return Err(results);
+        }
+        self.add(results);
+        Ok(())
+    }
+
+    fn submit(&mut self, results: Vec<WindowResult>, rest: Vec<NewRecord>) {
+        self.add(results);
+        let mut records = std::mem::take(&mut self.written);
+        records.extend(rest);
         let mut state = self.log.state();
         if self.epoch != state.epoch {
             return self.ack.fail(fenced());

@@ -92,9 +92,9 @@ impl SimRun {
             ..
         } = recovery::recover(&config, log)?;
         let stop = Stop::default();
-        let (of_log, of_stop) = (log.clone(), stop.clone());
+        let (of_log, of_stop, recording) = (log.clone(), stop.clone(), config.recording());
         let first = First {
-            committer: Box::new(move |wake| Some(of_log.committer(wake, of_stop))),
+            committer: Box::new(move |wake| Some(of_log.committer(wake, recording, of_stop))),
             totals,
             trending,
         };

@@ -16,6 +16,8 @@ pub(super) struct EmbeddedTransactor {
     id: String,
     epoch: u64,
     timeout: Duration,
+    /// Written and not committed.
+    written: Vec<NewRecord>,
     failed: bool,
 }
 
@@ -31,6 +33,7 @@ impl EmbeddedTransactor {
             id: id.to_owned(),
             epoch,
             timeout,
+            written: Vec::new(),
             failed: false,
         })
     }
@@ -58,11 +61,18 @@ impl EmbeddedTransactor {
 }
 
 impl Transactor for EmbeddedTransactor {
-    fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+    fn write(&mut self, mut records: Vec<NewRecord>) -> Result<(), LogError> {
         if self.failed {
             let detail = "an earlier one failed; open a new transactor".to_owned();
             return Err(LogError::Aborted { detail });
         }
+        self.written.append(&mut records);
+        Ok(())
+    }
+
+    fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        self.write(records)?;
+        let records = std::mem::take(&mut self.written);
         let committed = self.try_commit(records);
         self.failed = committed.is_err();
         committed

@@ -1,9 +1,11 @@
 //! Transactions on Kafka.
 //!
 //! ```text
-//! begin ─▶ send all ─▶ poll until every report is in ─▶ commit
+//! begin ─▶ send as it comes ─▶ poll until every report is in ─▶ commit
 //!               └── first failure ──▶ abort, once ──▶ of no more use
 //! ```
+//!
+//! A transaction that its owner drops before its end is aborted: readers would wait for its timeout.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -32,6 +34,10 @@ use crate::{LogError, NewRecord, Transactor};
 /// would take that long; rdkafka's `poll` turns in circles for the last millisecond of its patience.
 const PAUSE: Duration = Duration::from_micros(500);
 
+/// How long a transactor that is dropped tries to abort what it has open. A stop waits for it, and a broker
+/// that is away will hear of it from the next transactor anyway.
+const ABORT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What a single broker with Kafka's default settings lacks; it answers such a request with silence.
 const ONE_BROKER_HINT: &str = "on a cluster of one broker, set offsets.topic.replication.factor, transaction.state.log.replication.factor and transaction.state.log.min.isr to 1";
 
@@ -40,6 +46,8 @@ pub(super) struct KafkaTransactor {
     failures: Failures,
     id: String,
     timeout: Duration,
+    /// Whether a transaction has begun and not ended.
+    open: bool,
     failed: bool,
 }
 
@@ -105,6 +113,7 @@ impl KafkaTransactor {
             failures,
             id: id.to_owned(),
             timeout,
+            open: false,
             failed: false,
         };
         match opened.producer.init_transactions(timeout.max(PATIENCE)) {
@@ -121,14 +130,25 @@ impl KafkaTransactor {
         }
     }
 
-    fn try_commit(&self, records: &[NewRecord]) -> Result<(), LogError> {
+    fn try_write(&mut self, records: &[NewRecord]) -> Result<(), LogError> {
         let until = Instant::now() + self.timeout;
-        self.producer
-            .begin_transaction()
-            .map_err(|error| self.why(&error))?;
+        if !self.open {
+            self.producer
+                .begin_transaction()
+                .map_err(|error| self.why(&error))?;
+            self.open = true;
+        }
         for record in records {
             self.send(record, until)?;
         }
+        // What was delivered is forgotten; what failed is found at the end.
+        self.producer.poll(Duration::ZERO);
+        Ok(())
+    }
+
+    fn try_commit(&mut self, records: &[NewRecord]) -> Result<(), LogError> {
+        let until = Instant::now() + self.timeout;
+        self.try_write(records)?;
         while self.producer.in_flight_count() > 0 && !self.failures.any() {
             if Instant::now() >= until {
                 return Err(LogError::TimedOut {
@@ -142,7 +162,9 @@ impl KafkaTransactor {
         }
         self.producer
             .commit_transaction(self.timeout)
-            .map_err(|error| self.why(&error))
+            .map_err(|error| self.why(&error))?;
+        self.open = false;
+        Ok(())
     }
 
     /// Sends one record; waits while librdkafka's queue is full.
@@ -183,6 +205,21 @@ impl KafkaTransactor {
         }
     }
 
+    /// Does a step of a transaction, unless an earlier one failed.
+    fn attempt(
+        &mut self,
+        step: impl FnOnce(&mut KafkaTransactor) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        if self.failed {
+            let detail = "an earlier one failed; open a new transactor".to_owned();
+            return Err(LogError::Aborted { detail });
+        }
+        step(self).map_err(|error| {
+            self.failed = true;
+            self.abort(error)
+        })
+    }
+
     /// Ends the failed transaction, and says what it failed of: a fence outweighs what followed from it.
     fn abort(&self, first: LogError) -> LogError {
         let aborted = self.producer.abort_transaction(self.timeout);
@@ -203,14 +240,20 @@ impl KafkaTransactor {
 }
 
 impl Transactor for KafkaTransactor {
+    fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        self.attempt(|it| it.try_write(&records))
+    }
+
     fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
-        if self.failed {
-            let detail = "an earlier one failed; open a new transactor".to_owned();
-            return Err(LogError::Aborted { detail });
+        self.attempt(|it| it.try_commit(&records))
+    }
+}
+
+impl Drop for KafkaTransactor {
+    fn drop(&mut self) {
+        if self.open && !self.failed {
+            // If that fails, the next transactor of the id does it, or the timeout.
+            let _ = self.producer.abort_transaction(ABORT_PATIENCE);
         }
-        self.try_commit(&records).map_err(|error| {
-            self.failed = true;
-            self.abort(error)
-        })
     }
 }

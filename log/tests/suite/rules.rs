@@ -354,6 +354,41 @@ pub(crate) fn a_refused_transaction_leaves_no_trace(stage: &Stage) {
     assert_eq!(texts(&stage.all(&topic)[&0]), ["before", "after"]);
 }
 
+pub(crate) fn what_is_written_is_read_with_the_commit_that_follows(stage: &Stage) {
+    let topic = stage.topic("pieces", 1);
+    let mut transactor = stage
+        .log
+        .transactor(&stage.name("pieces"), TIMEOUT)
+        .unwrap();
+    for pieces in [["a", "b", "c"], ["d", "e", "f"]] {
+        for piece in pieces {
+            let before = stage.all(&topic)[&0].len();
+            transactor.write(vec![record(&topic, piece)]).unwrap();
+            assert_eq!(stage.all(&topic)[&0].len(), before);
+        }
+        transactor.commit(Vec::new()).unwrap();
+        stage.settle("pieces");
+    }
+    let read = texts(&stage.all(&topic)[&0]);
+    assert_eq!(read, ["a", "b", "c", "d", "e", "f"]);
+}
+
+pub(crate) fn what_is_written_and_dropped_is_never_read(stage: &Stage) {
+    let topic = stage.topic("dropped", 1);
+    let mut transactor = stage
+        .log
+        .transactor(&stage.name("dropped"), TIMEOUT)
+        .unwrap();
+    transactor.commit(vec![record(&topic, "before")]).unwrap();
+    transactor.write(vec![record(&topic, "never")]).unwrap();
+    drop(transactor);
+    // Of another id: nobody but its owner may end what was open.
+    let mut other = stage.log.transactor(&stage.name("other"), TIMEOUT).unwrap();
+    other.commit(vec![record(&topic, "after")]).unwrap();
+    stage.settle("other");
+    assert_eq!(texts(&stage.all(&topic)[&0]), ["before", "after"]);
+}
+
 pub(crate) fn an_older_transactor_is_fenced(stage: &Stage) {
     let topic = stage.topic("fence", 1);
     let id = stage.name("fence");

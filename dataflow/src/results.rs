@@ -1,0 +1,72 @@
+//! What closed windows produce, and the records that it becomes.
+//!
+//! Results travel to the sink as they are, and become JSON on the thread that commits: of 10,000 rooms
+//! with 50 emojis that is 45 MB, which would hold up a worker for as long as its counting does.
+
+use bytes::Bytes;
+use emostream_log::NewRecord;
+use emostream_model::{Topics, Trending, WindowSize};
+use serde::{Deserialize, Serialize};
+
+use crate::{totals::RoomTotals, tumble::Closed};
+
+/// A result of a closed window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WindowResult {
+    /// A room's final.
+    Final(Closed),
+    /// A room's totals.
+    Totals(RoomTotals),
+    /// What is trending: the record's key, and its JSON, since its shape is not made for binary formats.
+    Trending(String, Vec<u8>),
+}
+
+impl WindowResult {
+    /// What a closed window did to what is trending.
+    pub fn trending(record: &Trending) -> WindowResult {
+        WindowResult::Trending(record.key().to_owned(), record.to_json())
+    }
+}
+
+/// What results become records by.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    /// Names of the topics.
+    pub topics: Topics,
+    /// The size of the windows.
+    pub size: WindowSize,
+    /// How many emojis make a swarm.
+    pub swarm_size: u64,
+}
+
+impl Recording {
+    /// The record of a result.
+    pub fn record(&self, result: WindowResult) -> NewRecord {
+        match result {
+            WindowResult::Final(closed) => {
+                let record = closed.record(self.size, self.swarm_size);
+                keyed(
+                    self.topics.windows(),
+                    record.room.as_str(),
+                    record.to_json(),
+                )
+            }
+            WindowResult::Totals(totals) => {
+                let record = totals.record(self.size);
+                keyed(self.topics.totals(), record.room.as_str(), record.to_json())
+            }
+            WindowResult::Trending(key, json) => keyed(self.topics.trending(), &key, json),
+        }
+    }
+}
+
+fn keyed(topic: String, key: &str, json: Vec<u8>) -> NewRecord {
+    NewRecord {
+        topic,
+        partition: None,
+        time_ms: None,
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
+        value: json.into(),
+        headers: Vec::new(),
+    }
+}
