@@ -21,6 +21,8 @@ pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Fa
     let mut merge = Merge::open(log, &topic, &from, bell.wake())?;
     let mut newest = None;
     let mut shown = false;
+    // Once is enough.
+    let mut explain = true;
     loop {
         let batch = merge.next()?;
         let idle = batch.is_empty();
@@ -34,7 +36,16 @@ pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Fa
         }
         let page = match newest.take() {
             // An empty value is a deletion.
-            Some(record) if !record.value.is_empty() => Some(page(log, topics, &record.value)?),
+            Some(record) if !record.value.is_empty() => {
+                let page = page(log, topics, &record.value)?;
+                Some(
+                    page + if std::mem::take(&mut explain) {
+                        LEGEND
+                    } else {
+                        ""
+                    },
+                )
+            }
             Some(_) => Some(nothing()),
             None if !shown => Some(nothing()),
             None => None,
@@ -58,6 +69,16 @@ fn nothing() -> String {
     "no progress is stored: the dataflow has not committed yet\n".to_owned()
 }
 
+/// What the columns mean, for who sees them for the first time.
+const LEGEND: &str = "\
+F          every window that ends by then is final, and its results are committed
+R          where a run that starts now reads from: the first record that may count in an open window
+N          where the last commit had read to: what lies before is never counted or rejected twice
+lag        records behind N; while all is well those of the last commit's interval, a few seconds' worth
+watermark  of the records before R: their newest time, less the lateness. No later record is expected
+           to be older
+";
+
 fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure> {
     let progress: Progress = match serde_json::from_slice(value) {
         Ok(progress) => progress,
@@ -74,8 +95,8 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header([
             "partition",
-            "resumes at (R)",
-            "read to (N)",
+            "R: resumes at",
+            "N: read to",
             "log ends at",
             "lag",
             "watermark at R",

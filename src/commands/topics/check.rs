@@ -21,6 +21,9 @@ use crate::{
     topics::{self, Home},
 };
 
+/// Partitions for who has not said how many: room for a few hosts.
+const COMMON_PARTITIONS: u32 = 8;
+
 /// With fewer brokers, copies would share one.
 const BROKERS_FOR_COPIES: u32 = 3;
 
@@ -79,16 +82,26 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut said = String::new();
     let mut wrong = 0;
+    let (mut topics, mut missing) = (0, 0);
     for spec in topics::specs(&names, flags.partitions.unwrap_or(1), home) {
         let found = describe(&*log, &spec.name)?;
         let differences = wanted.differences(&spec, found.as_ref());
         rows.push(row(&spec.name, found.as_ref(), &differences));
+        (topics, missing) = (topics + 1, missing + usize::from(found.is_none()));
         for difference in differences {
             wrong += usize::from(!difference.hint);
             let Difference { mend, command, .. } = difference;
             let typed = command.map_or(String::new(), |command| format!(":\n    {command}"));
             said += &format!("\n{}: {mend}{typed}\n", spec.name);
         }
+    }
+    if missing == topics {
+        // The same sentence for each of them would say less.
+        said = format!(
+            "\nnone of the topics '{}.…' exists here yet; this makes them (as many partitions as workers will ever share):\n    {}\n",
+            names.prefix(),
+            wanted.create()
+        );
     }
     let mut table = Table::new();
     table
@@ -178,28 +191,26 @@ impl Wanted<'_> {
     }
 
     fn missing(&self) -> Difference {
-        let (store, prefix) = (&self.store, self.names.prefix());
-        let (mend, command) = match self.brokers {
-            Some(_) => {
-                let partitions = self.partitions.map_or("N".to_owned(), |n| n.to_string());
-                let copies = self.replication.map(|n| format!(" --replication {n}"));
-                let copies = copies.unwrap_or_default();
-                let create = format!(
-                    "emostream topics create {store} --topic-prefix {prefix} --partitions {partitions}{copies}"
-                );
-                ("it does not exist; create it", create)
-            }
-            None => (
-                "it does not exist; `up` makes it",
-                format!("emostream up {store}"),
-            ),
-        };
         Difference {
             what: "missing".to_owned(),
-            mend: mend.to_owned(),
-            command: Some(command),
+            mend: "it does not exist; this makes what is missing".to_owned(),
+            command: Some(self.create()),
             hint: false,
         }
+    }
+
+    /// What to type to make the topics.
+    fn create(&self) -> String {
+        let (store, prefix) = (&self.store, self.names.prefix());
+        if self.brokers.is_none() {
+            return format!("emostream up {store}");
+        }
+        let partitions = self.partitions.unwrap_or(COMMON_PARTITIONS);
+        let copies = self.replication.map(|n| format!(" --replication {n}"));
+        let copies = copies.unwrap_or_default();
+        format!(
+            "emostream topics create {store} --topic-prefix {prefix} --partitions {partitions}{copies}"
+        )
     }
 
     fn partitions(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
