@@ -158,9 +158,12 @@ impl Commit for CommitThread {
     fn submit(&mut self, results: Vec<WindowResult>, records: Vec<NewRecord>) {
         self.pieces = 0;
         if let Some(queue) = &self.queue {
-            // A refusal means that the thread has ended by a failure, which it has reported.
             let end = Some(records);
-            let _ = queue.try_send(Piece { results, end });
+            match queue.try_send(Piece { results, end }) {
+                // Without the thread: it has ended by a failure, which it has reported.
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(_)) => unreachable!("the pieces before it are bounded"),
+            }
         }
     }
 
