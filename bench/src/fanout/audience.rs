@@ -13,6 +13,7 @@ use std::{
     collections::VecDeque,
     io::{ErrorKind, Read, Write, stdin},
     net::SocketAddr,
+    sync::mpsc::{self, TryRecvError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -78,6 +79,8 @@ struct Seat {
     stream: TcpStream,
     /// A frame that has begun, or the answer to the handshake.
     begun: Vec<u8>,
+    /// The handshake was sent, and answered.
+    asked: bool,
     shaken: bool,
     /// It has seen a result.
     seen: bool,
@@ -119,8 +122,24 @@ pub(crate) fn run(flags: Flags) -> Outcome<()> {
         scratch: vec![0; 64 << 10],
         flags,
     };
-    for line in stdin().lines() {
-        let line = line?;
+    let (given, orders) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in stdin().lines().map_while(Result::ok) {
+            if given.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        let line = match orders.try_recv() {
+            Ok(line) => line,
+            // It reads on between orders, or what comes then would count as late in the next one.
+            Err(TryRecvError::Empty) => {
+                audience.turn(Duration::from_millis(10))?;
+                continue;
+            }
+            Err(TryRecvError::Disconnected) => return Ok(()),
+        };
         let mut words = line.split_whitespace();
         let order = words.next().unwrap_or_default();
         let mut number =
@@ -142,7 +161,6 @@ pub(crate) fn run(flags: Flags) -> Outcome<()> {
             other => return Err(format!("no order: {other}").into()),
         }
     }
-    Ok(())
 }
 
 fn raise_open_files() {
@@ -246,7 +264,7 @@ impl Audience {
         self.poll.poll(&mut events, Some(wait))?;
         for event in &events {
             let place = event.token().0;
-            if event.is_writable() && self.seats[place].as_ref().is_some_and(|seat| !seat.shaken) {
+            if event.is_writable() {
                 self.shake(place)?;
             }
             if event.is_readable() || event.is_read_closed() {
@@ -266,6 +284,7 @@ impl Audience {
         self.seats[place] = Some(Seat {
             stream,
             begun: Vec::new(),
+            asked: false,
             shaken: false,
             seen: false,
             stalled: false,
@@ -276,7 +295,7 @@ impl Audience {
 
     /// The connection stands: asks for a room.
     fn shake(&mut self, place: usize) -> Outcome<()> {
-        let Some(seat) = &mut self.seats[place] else {
+        let Some(seat) = self.seats[place].as_mut().filter(|seat| !seat.asked) else {
             return Ok(());
         };
         if let Some(error) = seat.stream.take_error()? {
@@ -288,9 +307,12 @@ impl Audience {
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         match seat.stream.write(request.as_bytes()) {
-            Ok(bytes) if bytes == request.len() => Ok(()),
+            Ok(bytes) if bytes == request.len() => {
+                seat.asked = true;
+                Ok(())
+            }
             Ok(bytes) => Err(format!("{bytes} of a handshake were taken").into()),
-            // Told of too early, or a second time; it is told of again.
+            // Told of too early; it is told of again.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -331,6 +353,9 @@ impl Audience {
                 rest = &rest[head + 4..];
             }
             while let Some((payload, behind)) = frame(rest) {
+                if rest[0] == PING && seat.stream.write(&PONG).is_err() {
+                    return Err("a pong was not taken".into());
+                }
                 rest = behind;
                 if seat.hear(payload, now_ms, &mut self.count) {
                     self.unseen -= 1;
@@ -340,6 +365,10 @@ impl Audience {
         }
     }
 }
+
+/// A server asks whether we live, and we say so; the mask is zeros.
+const PING: u8 = 0x89;
+const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 
 /// The first frame's payload, and what lies behind it.
 fn frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
