@@ -4,7 +4,7 @@ mod inbound;
 
 use emostream_http::{Body, Problem, Request, Response};
 use hyper::{
-    Method, StatusCode,
+    Method, StatusCode, Version,
     body::Body as _,
     header::{
         CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
@@ -58,7 +58,10 @@ pub(crate) fn handshake(
             .flat_map(|v| v.split(','))
             .any(|v| v.trim().eq_ignore_ascii_case(token))
     };
-    if request.method() != Method::GET || !has(UPGRADE, "websocket") || !has(CONNECTION, "upgrade")
+    if request.version() != Version::HTTP_11
+        || request.method() != Method::GET
+        || !has(UPGRADE, "websocket")
+        || !has(CONNECTION, "upgrade")
     {
         let detail =
             "this is a WebSocket: connect with ws://, or use …/events for Server-Sent Events";

@@ -138,7 +138,7 @@ fn print_head() {
 fn print_row(server: Server, load: Load, runs: &[Measured], plain_us: Option<f64>) -> f64 {
     let of = |figure: fn(&Measured) -> f64| median(runs.iter().map(figure).collect());
     let cpu_us = of(|run| run.cpu_us);
-    let ratio = plain_us.map_or("1".to_owned(), |plain| format!("{:.2}", cpu_us / plain));
+    let ratio = plain_us.map_or("–".to_owned(), |plain| format!("{:.2}", cpu_us / plain));
     println!(
         "| {} | {} × {} Hz, {} rooms | {cpu_us:.1} | {ratio} | {:.0} | {:.0} | {:.1} | {:.1} |",
         server.name(),

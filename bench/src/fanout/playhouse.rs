@@ -33,11 +33,12 @@ impl Server {
 
 /// See the module.
 pub(crate) struct Playhouse {
+    /// Goes first, or it would take the end for a fault.
+    audience: Audience,
     server: Contender,
     /// Where ours tells of itself.
     admin: Option<SocketAddr>,
     _feed: Option<Feed>,
-    audience: Audience,
     load: Load,
     empty_kb: f64,
     empty_kernel_kb: f64,

@@ -435,6 +435,18 @@ fn who_breaks_the_protocol_is_told_and_closed() {
 }
 
 #[test]
+fn a_handshake_of_http_1_0_is_refused() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let mut stream = crate::clients::connect(node.address);
+    let head = format!("GET /v1/rooms/r/ws HTTP/1.0\r\nhost: x\r\n{GOOD}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 426 "), "{answer}");
+}
+
+#[test]
 fn a_handshake_with_a_body_is_refused() {
     let stage = Stage::new();
     let node = stage.publisher();
