@@ -2,6 +2,12 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::LazyLock};
 
+use bincode::{
+    BorrowDecode, Encode,
+    de::BorrowDecoder,
+    enc::Encoder,
+    error::{DecodeError, EncodeError},
+};
 use foldhash::HashMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -137,6 +143,22 @@ impl<'de> Deserialize<'de> for Emoji {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Emoji, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         Emoji::from_text(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// By its text: numbers differ between builds.
+impl Encode for Emoji {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl<'de, C> BorrowDecode<'de, C> for Emoji {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+        decoder: &mut D,
+    ) -> Result<Emoji, DecodeError> {
+        let text = <&str>::borrow_decode(decoder)?;
+        Emoji::from_text(text).map_err(|_| DecodeError::Other("no emoji of this version"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::{Emoji, Room, Tally, Window};
@@ -10,7 +11,7 @@ use crate::{Emoji, Room, Tally, Window};
 pub const FRAME_COUNTS: usize = 20;
 
 /// How often an emoji was counted, where swarms do not matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
 pub struct Count {
     /// Which emoji.
     pub emoji: Emoji,
@@ -20,7 +21,7 @@ pub struct Count {
 
 /// A final's place in the `windows` topic, `partition-offset`: the same at every publisher and
 /// relay, so that a subscriber may resume anywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
 pub struct ResultId {
     /// The partition; a room keeps its partition, so its ids compare by offset.
     pub partition: u32,

@@ -14,6 +14,7 @@ mod frame;
 mod json;
 mod payload;
 mod reaction;
+mod relay;
 mod result_json;
 mod results;
 mod room;
@@ -28,6 +29,12 @@ pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, 
 pub use json::{Entry, Names};
 pub use payload::{Payload, PayloadError};
 pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, Submission, UserId};
+pub use relay::{
+    Batch as RelayBatch, Down as RelayDown, Hello as RelayHello, MAX_DOWN_BYTES, MAX_PATH,
+    MAX_UP_BYTES, Meeting as RelayMeeting, MessageError, NodeId, Nonce, RELAY_VERSION, ReadRange,
+    Refusal, RelayedShape, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp,
+    Update as RelayUpdate, Welcome as RelayWelcome,
+};
 pub use results::{
     ALL_ROOMS, AllRooms, LeadersRecord, RoomCount, TotalsRecord, Trending, TrendingRecord,
     WindowRecord,

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
+use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::{Count, Room, Tally, Window};
 
 /// A value of the `windows` topic (a final) or, with `emitted_at`, of the `live` topic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
 pub struct WindowRecord {
     /// Which room.
     pub room: Room,
@@ -59,7 +60,7 @@ impl Trending {
 }
 
 /// The top emojis of a room in the sliding span that ends with a window.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
 pub struct TrendingRecord {
     /// Which room.
     pub room: Room,
@@ -74,7 +75,7 @@ pub struct TrendingRecord {
 }
 
 /// The leaders across rooms in the sliding span that ends with a window.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
 pub struct LeadersRecord {
     /// `*`.
     pub room: AllRooms,
@@ -90,7 +91,7 @@ pub struct LeadersRecord {
 }
 
 /// How many reactions a room had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
 pub struct RoomCount {
     /// Which room.
     pub room: Room,
@@ -102,7 +103,7 @@ pub struct RoomCount {
 pub const ALL_ROOMS: &str = "*";
 
 /// [`ALL_ROOMS`], as a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct AllRooms;
 
 impl Serialize for AllRooms {

@@ -2,6 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
+use bincode::{
+    BorrowDecode, Encode,
+    de::BorrowDecoder,
+    enc::Encoder,
+    error::{DecodeError, EncodeError},
+};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// The longest room name, in bytes (INTERFACE: `[A-Za-z0-9._~-]{1,64}`).
@@ -73,5 +79,20 @@ impl<'de> Deserialize<'de> for Room {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Room, D::Error> {
         let name = String::deserialize(deserializer)?;
         Room::new(&name).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Encode for Room {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl<'de, C> BorrowDecode<'de, C> for Room {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+        decoder: &mut D,
+    ) -> Result<Room, DecodeError> {
+        let name = <&str>::borrow_decode(decoder)?;
+        Room::new(name).map_err(|_| DecodeError::Other("no room"))
     }
 }

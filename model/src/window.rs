@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 
+use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
 
 /// How long a window is.
@@ -45,7 +46,20 @@ impl WindowSize {
 }
 
 /// `[start, end)` in Unix milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    Encode,
+    BorrowDecode,
+)]
 pub struct Window {
     /// Its first millisecond.
     pub start: u64,

@@ -1,0 +1,285 @@
+//! What publishers and relays say to each other: there and back, and whatever bytes come.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+use emostream_model::*;
+use proptest::{collection::vec, option, prelude::*};
+
+fn emoji() -> impl Strategy<Value = Emoji> {
+    any::<prop::sample::Index>()
+        .prop_map(|index| Emoji::all().nth(index.index(Emoji::all().len())).unwrap())
+}
+
+fn room() -> impl Strategy<Value = Room> {
+    "[A-Za-z0-9._~-]{1,64}".prop_map(|name| Room::new(&name).unwrap())
+}
+
+fn id() -> impl Strategy<Value = ResultId> {
+    (any::<u32>(), any::<u64>()).prop_map(|(partition, offset)| ResultId { partition, offset })
+}
+
+fn window() -> impl Strategy<Value = Window> {
+    any::<(u64, u64)>().prop_map(|(start, end)| Window { start, end })
+}
+
+fn counts() -> impl Strategy<Value = Vec<Count>> {
+    vec(
+        (emoji(), any::<u64>()).prop_map(|(emoji, count)| Count { emoji, count }),
+        0..5,
+    )
+}
+
+fn record() -> impl Strategy<Value = WindowRecord> {
+    let tally = (emoji(), any::<(u64, u64, u64)>());
+    let tally = tally.prop_map(|(emoji, (count, swarms, loose))| Tally {
+        emoji,
+        count,
+        swarms,
+        loose,
+    });
+    let all = (
+        room(),
+        window(),
+        option::of(any::<u64>()),
+        any::<u64>(),
+        vec(tally, 0..5),
+    );
+    all.prop_map(|(room, window, emitted_at, total, counts)| WindowRecord {
+        room,
+        window,
+        emitted_at,
+        total,
+        counts,
+    })
+}
+
+fn range() -> impl Strategy<Value = ReadRange> {
+    any::<(u32, u64, u64)>().prop_map(|(partition, start, end)| ReadRange {
+        partition,
+        start,
+        end,
+    })
+}
+
+fn room_count() -> impl Strategy<Value = RoomCount> {
+    (room(), any::<u64>()).prop_map(|(room, count)| RoomCount { room, count })
+}
+
+fn snapshot() -> impl Strategy<Value = RoomSnapshot> {
+    let trending =
+        any::<(u64, String)>().prop_map(|(start_ms, frame)| TrendingNow { start_ms, frame });
+    let all = (
+        room(),
+        option::of(id()),
+        option::of((id(), window())),
+        vec(".*", 0..3),
+        counts(),
+        vec(".*", 0..3),
+        option::of(trending),
+    );
+    all.prop_map(
+        |(room, floor, newest, finals, totals, live, trending)| RoomSnapshot {
+            room,
+            floor,
+            newest,
+            finals,
+            totals,
+            live,
+            trending,
+        },
+    )
+}
+
+fn update() -> impl Strategy<Value = RelayUpdate> {
+    let trending = (room(), window(), any::<u64>(), counts());
+    let trending = trending.prop_map(|(room, window, span_ms, top)| TrendingRecord {
+        room,
+        window,
+        span_ms,
+        top,
+    });
+    let leaders = (window(), any::<u64>(), counts(), vec(room_count(), 0..3));
+    let leaders = leaders.prop_map(|(window, span_ms, top, rooms)| LeadersRecord {
+        room: AllRooms,
+        window,
+        span_ms,
+        top,
+        rooms,
+    });
+    prop_oneof![
+        (id(), any::<u64>(), record()).prop_map(|(id, written_ms, record)| RelayUpdate::Final {
+            id,
+            written_ms,
+            record
+        }),
+        record().prop_map(RelayUpdate::Live),
+        trending.prop_map(RelayUpdate::Trending),
+        leaders.prop_map(RelayUpdate::Leaders),
+        snapshot().prop_map(RelayUpdate::Room),
+        range().prop_map(RelayUpdate::Read),
+    ]
+}
+
+fn down() -> impl Strategy<Value = RelayDown> {
+    let path = || vec(any::<u64>().prop_map(NodeId), 0..MAX_PATH);
+    let refusal = prop_oneof![
+        Just(Refusal::WrongToken),
+        Just(Refusal::Full),
+        Just(Refusal::CutOff),
+        Just(Refusal::Loop)
+    ];
+    let welcome = (any::<Nonce>(), path(), any::<(u64, u64, u64)>());
+    let welcome = welcome.prop_map(|(proof, path, (window_ms, swarm_size, live_ms))| {
+        let shape = RelayedShape {
+            window_ms,
+            swarm_size,
+            live_ms,
+        };
+        RelayWelcome { proof, path, shape }
+    });
+    prop_oneof![
+        any::<Nonce>().prop_map(RelayDown::Challenge),
+        refusal.prop_map(RelayDown::Refused),
+        welcome.prop_map(RelayDown::Welcome),
+        (any::<u64>(), vec(update(), 0..6))
+            .prop_map(|(born_us, updates)| RelayDown::Updates { born_us, updates }),
+        Just(RelayDown::Present),
+        path().prop_map(RelayDown::Path),
+        Just(RelayDown::Heartbeat),
+    ]
+}
+
+fn up() -> impl Strategy<Value = RelayUp> {
+    let hello = (
+        any::<u64>(),
+        ".*",
+        any::<Nonce>(),
+        any::<Nonce>(),
+        vec(range(), 0..5),
+    );
+    let hello = hello.prop_map(|(node, name, nonce, proof, has)| RelayHello {
+        node: NodeId(node),
+        name,
+        nonce,
+        proof,
+        has,
+    });
+    prop_oneof![
+        hello.prop_map(RelayUp::Hello),
+        Just(RelayUp::Heartbeat),
+        vec(room_count(), 0..5).prop_map(RelayUp::Audience),
+    ]
+}
+
+/// The message of a frame, whose length is checked.
+fn message(frame: &[u8]) -> &[u8] {
+    let (length, message) = frame.split_at(4);
+    let length = u32::from_be_bytes(length.try_into().unwrap());
+    assert_eq!(length as usize, message.len());
+    assert_eq!(message[0], RELAY_VERSION);
+    message
+}
+
+proptest! {
+    #[test]
+    fn a_message_is_read_as_it_was_written(down in down(), up in up()) {
+        prop_assert_eq!(RelayDown::decode(message(&down.frame())), Ok(down));
+        prop_assert_eq!(RelayUp::decode(message(&up.frame())), Ok(up));
+    }
+
+    #[test]
+    fn a_batch_made_piece_by_piece_is_the_message(
+        pieces in vec((any::<u64>(), update()), 1..6)
+    ) {
+        let mut batch = RelayBatch::default();
+        for (born_us, update) in &pieces {
+            batch.push(*born_us, update);
+        }
+        let born_us = pieces.iter().map(|(born_us, _)| *born_us).min().unwrap();
+        let updates = pieces.into_iter().map(|(_, update)| update).collect();
+        prop_assert_eq!(batch.take(), Some(RelayDown::Updates { born_us, updates }.frame()));
+        prop_assert!(batch.is_empty() && batch.take().is_none());
+    }
+
+    #[test]
+    fn any_bytes_are_a_message_or_an_error(bytes in vec(any::<u8>(), 0..120)) {
+        let ours = [&[RELAY_VERSION], &bytes[..]].concat();
+        for bytes in [&bytes, &ours] {
+            let _ = (RelayDown::decode(bytes), RelayUp::decode(bytes));
+        }
+    }
+
+    #[test]
+    fn a_damaged_message_is_a_message_or_an_error(
+        down in down(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = message(&down.frame()).to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let _ = RelayDown::decode(&bytes);
+        bytes.truncate(cut.index(bytes.len()));
+        let _ = RelayDown::decode(&bytes);
+    }
+}
+
+#[test]
+fn another_version_is_told_by_its_number() {
+    let mut frame = RelayUp::Heartbeat.frame();
+    frame[4] = 9;
+    let error = RelayUp::decode(&frame[4..]).unwrap_err();
+    assert_eq!(error, MessageError::Version(9));
+    assert!(error.to_string().contains("version 9"));
+    assert_eq!(RelayUp::decode(&[]), Err(MessageError::Empty));
+    let trailing = [&RelayUp::Heartbeat.frame()[4..], &[0, 0]].concat();
+    assert_eq!(RelayUp::decode(&trailing), Err(MessageError::Trailing(2)));
+}
+
+/// The format changes only with its version.
+#[test]
+fn the_bytes_of_version_1() {
+    let record = WindowRecord {
+        room: Room::new("r").unwrap(),
+        window: Window { start: 2, end: 4 },
+        emitted_at: None,
+        total: 5,
+        counts: vec![compress(Emoji::from_text("⚽").unwrap(), 5, 1000)],
+    };
+    let id = ResultId {
+        partition: 3,
+        offset: 300,
+    };
+    let written_ms = 9;
+    let updates = vec![RelayUpdate::Final {
+        id,
+        written_ms,
+        record,
+    }];
+    let frame = RelayDown::Updates {
+        born_us: 1,
+        updates,
+    }
+    .frame();
+    let expected = [
+        &[0, 0, 0, 24, 1][..],
+        // Updates, born, one of them: a final.
+        &[3, 1, 1, 0],
+        // 3-300, written at 9.
+        &[3, 251, 44, 1, 9],
+        // Room, window, no emission, total.
+        &[1, b'r', 2, 4, 0, 5],
+        // One tally: its emoji, 5 in no swarm.
+        &[1, 3],
+        "⚽".as_bytes(),
+        &[5, 0, 5],
+    ]
+    .concat();
+    assert_eq!(frame, expected);
+}
+
+/// Thirty bytes that claim millions of entries.
+#[test]
+fn what_is_only_announced_takes_no_room() {
+    for count in [[252, 0xff, 0xff, 0xff, 0xff], [252, 0, 0, 0x40, 0]] {
+        let bytes = [&[RELAY_VERSION, 2][..], &count].concat();
+        assert_eq!(RelayUp::decode(&bytes), Err(MessageError::Encoding));
+    }
+}
