@@ -127,6 +127,17 @@ mod tests {
             (&["dataflow", "-w", "none", "--kafka", "h:1"], "--workers"),
             (&["load", "--url", "http://h", "--rate", "fast"], "--rate"),
             (&["ingest"], "--kafka"),
+            (&["relay"], "--upstream"),
+            (&["relay", "--upstream", "publisher"], "--upstream"),
+            (&["relay", "--upstream", "a:1,b:0"], "--upstream"),
+            (
+                &["relay", "--upstream", "a:1", "--max-relays", "0"],
+                "--max-relays",
+            ),
+            (
+                &["publisher", "--kafka", "a:1", "--relay-listen", "9000"],
+                "--relay-listen",
+            ),
             (&["frobnicate"], "frobnicate"),
             (&[], "emostream up"),
         ] {

@@ -17,6 +17,7 @@ mod open_files;
 mod output;
 mod settings;
 mod signal;
+mod text_file;
 mod topics;
 mod values;
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
+use emostream_broadcast::RelayToken;
 use emostream_http::{AllowOrigin, Gate, Limits, Tls, TlsError, TlsFile, TlsFiles};
 use emostream_log::{
     Log,
@@ -19,7 +20,7 @@ use emostream_model::{AliasError, EmojiNames, Topics};
 
 use crate::{
     exit::Failure,
-    open_files,
+    open_files, text_file,
     values::{Rate, duration},
 };
 
@@ -389,6 +390,41 @@ struct TlsFlags {
     /// The private key of --tls-cert in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+}
+
+/// Where relays connect.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RelayListenFlags {
+    /// Where relays connect; nowhere unless given. Port 0 takes a free one
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    relay_listen: Option<SocketAddr>,
+    /// The most relays that are fed at once
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(value_parser = Ranged::<u32>::new().range(1..=100_000))]
+    max_relays: u32,
+    /// A file with a secret that the publisher and relays of one tree must all know
+    #[arg(long, value_name = "FILE")]
+    relay_token_file: Option<PathBuf>,
+}
+
+impl RelayListenFlags {
+    /// Where, if anywhere.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.relay_listen
+    }
+
+    pub(crate) fn max_relays(&self) -> u32 {
+        self.max_relays
+    }
+
+    /// What relays, and a relay's upstreams, must know. Reads the file.
+    pub(crate) fn token(&self) -> Result<RelayToken, Failure> {
+        let Some(file) = &self.relay_token_file else {
+            return Ok(RelayToken::default());
+        };
+        let secret = text_file::secret("--relay-token-file", file)?;
+        Ok(RelayToken::new(&secret))
+    }
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {

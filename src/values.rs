@@ -1,6 +1,6 @@
 //! Values of flags: durations, rates, moments. Text in, a value or one sentence out.
 
-use std::{str::FromStr, time::Duration};
+use std::{net::Ipv6Addr, str::FromStr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -56,6 +56,24 @@ impl FromStr for Rate {
             ))
         }
     }
+}
+
+/// The two parts of `host:port`. An IPv6 address has brackets, or its own last part would be the port.
+pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let good = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && !host.contains([':', '[', ']', '/', ','])
+                && !host.contains(char::is_whitespace)
+        }
+    };
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0)?;
+    good.then_some((host, port))
 }
 
 /// Where a reader of a topic begins.

@@ -10,10 +10,17 @@ use std::{
     time::Duration,
 };
 
-use emostream_model::{LeadersRecord, ResultId, Room, WindowRecord};
+use emostream_model::{
+    LeadersRecord, ReadRange, RelayUpdate, ResultId, Room, RoomSnapshot, WindowRecord,
+};
 use tokio::sync::watch;
 
-use crate::{room::RoomState, shape::Shape, shard::Bells};
+use crate::{
+    relay::Supply,
+    room::{NotStanding, RoomState, Standing},
+    shape::Shape,
+    shard::Bells,
+};
 
 /// The most rooms that exist only because somebody looks at them: an address is a name away from
 /// making one, and each costs some hundred bytes until it is swept.
@@ -23,6 +30,10 @@ const SILENT_ROOMS: usize = 100_000;
 /// reached within this time belongs to another log, one that was since made anew.
 const LAG: Duration = Duration::from_secs(2);
 
+/// The same for a relay that is cut off: it will have the id once it has found another upstream, for which
+/// it needs five seconds.
+const LAG_CUT_OFF: Duration = Duration::from_secs(8);
+
 /// Every room that has ever counted something, and those that somebody subscribes to.
 ///
 /// It grows with the rooms of the totals topic, as the topic itself does.
@@ -30,7 +41,7 @@ const LAG: Duration = Duration::from_secs(2);
 pub(crate) struct Hub {
     rooms: Mutex<HashMap<Room, Arc<Entry>>>,
     /// By partition of the finals: the offsets that were read.
-    read: Mutex<HashMap<u32, Range<u64>>>,
+    read: Mutex<HashMap<u32, ReadRange>>,
     /// Told when there is more of them.
     advanced: watch::Sender<()>,
     /// What leads across rooms.
@@ -38,6 +49,43 @@ pub(crate) struct Hub {
     /// How results are cut now.
     shape: Mutex<Shape>,
     bells: Bells,
+    /// Whether results come.
+    supply: watch::Sender<Supply>,
+}
+
+/// News that cannot be taken in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    /// They are of a log made anew, or of another one.
+    #[error(
+        "the results of room {room} are of another log than those before; starting again takes them"
+    )]
+    OtherLog {
+        /// The first that showed it.
+        room: Room,
+    },
+    /// The offsets of a partition are those of another log.
+    #[error(
+        "the results of partition {partition} are of another log than those before; starting again \
+         takes them"
+    )]
+    OtherPartition {
+        /// Which.
+        partition: u32,
+    },
+    /// A room's snapshot is none.
+    #[error("what it tells of room {room} is no room")]
+    NoRoom {
+        /// Which.
+        room: Room,
+    },
+}
+
+impl Unfit {
+    /// Whether nothing that follows can be right, either.
+    pub(crate) fn is_of_another_log(&self) -> bool {
+        !matches!(self, Self::NoRoom { .. })
+    }
 }
 
 /// A room, and who is to be woken when it changes.
@@ -50,6 +98,8 @@ pub(crate) struct Entry {
     marks: Box<[AtomicU8]>,
     bells: Bells,
     subscribers: AtomicUsize,
+    /// Subscribers of relays below this node.
+    below: AtomicUsize,
 }
 
 /// The shard has no subscriber in the room.
@@ -67,6 +117,7 @@ impl Entry {
             marks: bells.iter().map(|_| AtomicU8::new(EMPTY)).collect(),
             bells,
             subscribers: AtomicUsize::new(0),
+            below: AtomicUsize::new(0),
         }
     }
 
@@ -111,9 +162,10 @@ impl Entry {
         self.changed.subscribe()
     }
 
-    /// Subscribers here.
-    pub(crate) fn subscribers(&self) -> usize {
-        self.subscribers.load(Ordering::Relaxed)
+    /// Subscribers here and at all relays below.
+    pub(crate) fn audience(&self) -> usize {
+        let below = self.below.load(Ordering::Relaxed);
+        self.subscribers.load(Ordering::Relaxed) + below
     }
 
     pub(crate) fn subscribed(&self) {
@@ -136,6 +188,72 @@ impl Hub {
             leaders: Mutex::default(),
             shape: Mutex::new(shape),
             bells,
+            supply: watch::Sender::new(Supply::CutOff),
+        }
+    }
+
+    /// Whether results come, and by which way.
+    pub(crate) fn supply(&self) -> &watch::Sender<Supply> {
+        &self.supply
+    }
+
+    /// Takes news in; `false` if it is known already. Subscribers of what has changed look again.
+    pub(crate) fn apply(&self, update: RelayUpdate) -> Result<bool, Unfit> {
+        match update {
+            RelayUpdate::Final {
+                id,
+                written_ms,
+                record,
+            } => self.push_final(id, written_ms, record),
+            RelayUpdate::Live(record) => {
+                self.follow(&record);
+                let entry = self.entry(&record.room, RoomState::default);
+                Ok(entry.update(|state| state.push_live(record)))
+            }
+            RelayUpdate::Trending(record) => {
+                let entry = self.entry(&record.room, RoomState::default);
+                Ok(entry.update(|state| state.push_trending(record)))
+            }
+            RelayUpdate::Leaders(record) => Ok(self.set_leaders(record)),
+            RelayUpdate::Room(snapshot) => self.take_room(&snapshot),
+            RelayUpdate::Read(range) => self.set_read(range),
+        }
+    }
+
+    fn push_final(
+        &self,
+        id: ResultId,
+        written_ms: u64,
+        record: WindowRecord,
+    ) -> Result<bool, Unfit> {
+        self.follow(&record);
+        let (room, unread) = (record.room.clone(), self.unread(id.partition));
+        let entry = self.entry(&room, RoomState::default);
+        let mut contradiction = false;
+        let news = entry.update(|state| {
+            contradiction = state.contradicts(id, record.window);
+            !contradiction && state.push_final(id, written_ms, record, unread)
+        });
+        match contradiction {
+            true => Err(Unfit::OtherLog { room }),
+            false => Ok(news),
+        }
+    }
+
+    fn take_room(&self, snapshot: &RoomSnapshot) -> Result<bool, Unfit> {
+        let room = || snapshot.room.clone();
+        let standing = Standing::read(snapshot);
+        let standing = standing.map_err(|NotStanding| Unfit::NoRoom { room: room() })?;
+        let entry = self.entry(&snapshot.room, RoomState::default);
+        let newest = standing.newest();
+        let mut contradiction = false;
+        let news = entry.update(|state| {
+            contradiction = newest.is_some_and(|(id, window)| state.contradicts(id, window));
+            !contradiction && state.take(standing)
+        });
+        match contradiction {
+            true => Err(Unfit::OtherLog { room: room() }),
+            false => Ok(news),
         }
     }
 
@@ -144,8 +262,13 @@ impl Hub {
         *self.shape.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Results are cut so, as the upstream says.
+    pub(crate) fn set_shape(&self, shape: Shape) {
+        *self.shape.lock().unwrap_or_else(PoisonError::into_inner) = shape;
+    }
+
     /// Has the shape follow a result that has come.
-    pub(crate) fn follow(&self, result: &WindowRecord) {
+    fn follow(&self, result: &WindowRecord) {
         let mut shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
         shape.follow(result);
     }
@@ -162,6 +285,23 @@ impl Hub {
     /// The room, for a subscriber, who is counted; made if need be. `None` when too many rooms are
     /// held open without a result.
     pub(crate) fn join(&self, room: &Room) -> Option<Arc<Entry>> {
+        self.counted(room, Entry::subscribed)
+    }
+
+    /// A relay below had `before` subscribers in the room, and has `now`. `false` when too many rooms are
+    /// held open without a result, and it is not counted.
+    pub(crate) fn audience_below(&self, room: &Room, before: usize, now: usize) -> bool {
+        let counted = self.counted(room, |entry| {
+            // Others change it at the same time; sums wrap, and come out right.
+            entry
+                .below
+                .fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        });
+        counted.is_some()
+    }
+
+    /// The room, counted while it cannot be swept.
+    fn counted(&self, room: &Room, count: impl FnOnce(&Entry)) -> Option<Arc<Entry>> {
         let mut rooms = self.rooms();
         let entry = match rooms.get(room) {
             Some(entry) => entry.clone(),
@@ -172,8 +312,17 @@ impl Hub {
                 entry
             }
         };
-        entry.subscribed();
+        count(&entry);
         Some(entry)
+    }
+
+    /// Every room that is not silent, and every audience: what a relay may need to know.
+    pub(crate) fn all(&self) -> Vec<(Room, Arc<Entry>)> {
+        let rooms = self.rooms();
+        rooms
+            .iter()
+            .map(|(room, entry)| (room.clone(), entry.clone()))
+            .collect()
     }
 
     /// The room, for a result; made by `state` if need be.
@@ -201,54 +350,72 @@ impl Hub {
             let mut state = entry.state();
             state.expire(before_ms);
             state.end_live(overdue_ms);
-            entry.subscribers() > 0 || !state.is_silent()
+            entry.audience() > 0 || !state.is_silent()
         });
     }
 
     /// The last offset of a partition of the finals that was never read.
     pub(crate) fn unread(&self, partition: u32) -> Option<u64> {
-        self.read(partition).start.checked_sub(1)
+        self.range(partition)?.start.checked_sub(1)
     }
 
     /// The offsets of a partition of the finals that were read; none of a partition that is not.
     pub(crate) fn read(&self, partition: u32) -> Range<u64> {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.get(&partition).cloned().unwrap_or_default()
+        let range = self.range(partition);
+        range.map_or(0..0, |range| range.start..range.end)
     }
 
-    /// Finals of `partition` begin to be read at `start`; what lies before it is not known here.
-    pub(crate) fn begins(&self, partition: u32, start: u64) {
-        self.set_read(partition, start..start);
-        if let Some(last) = start.checked_sub(1) {
+    /// The same of every partition.
+    pub(crate) fn reads(&self) -> Vec<ReadRange> {
+        self.ranges().values().copied().collect()
+    }
+
+    fn range(&self, partition: u32) -> Option<ReadRange> {
+        self.ranges().get(&partition).copied()
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, HashMap<u32, ReadRange>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finals of a partition were read up to its end; where it begins behind what was read before, those in
+    /// between never will be.
+    fn set_read(&self, range: ReadRange) -> Result<bool, Unfit> {
+        let partition = range.partition;
+        let known = self.range(partition);
+        let mut now = range;
+        let mut lost = None;
+        if let Some(known) = known {
+            if range.end < known.start {
+                return Err(Unfit::OtherPartition { partition });
+            }
+            if range.end <= known.end {
+                return Ok(false);
+            }
+            match range.start > known.end {
+                true => lost = range.start.checked_sub(1),
+                false => now.start = known.start,
+            }
+        }
+        self.ranges().insert(partition, now);
+        if let Some(last) = lost {
             for entry in self.rooms().values() {
                 entry.update(|state| state.lose(partition, last));
             }
         }
-    }
-
-    /// Finals of `partition` were read up to `end`.
-    pub(crate) fn reaches(&self, partition: u32, end: u64) {
-        let read = self.read(partition);
-        if end > read.end {
-            self.set_read(partition, read.start..end);
-            self.advanced.send_replace(());
-        }
-    }
-
-    fn set_read(&self, partition: u32, offsets: Range<u64>) {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.insert(partition, offsets);
+        self.advanced.send_replace(());
+        Ok(true)
     }
 
     fn lags_behind(&self, id: ResultId) -> bool {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let partition = read.get(&id.partition);
-        partition.is_some_and(|read| read.end <= id.offset)
+        let range = self.range(id.partition);
+        range.is_some_and(|range| range.end <= id.offset)
     }
 
     /// Waits for `id` to be read, for [`LAG`] at most: a subscriber may come from a publisher that is
-    /// ahead of this one.
-    pub(crate) async fn catch_up(&self, id: ResultId) {
+    /// ahead of this one. `false` if it was not, and this node is cut off: then nobody knows whether the id
+    /// is one of another log.
+    pub(crate) async fn catch_up(&self, id: ResultId) -> bool {
         let mut advanced = self.advanced.subscribe();
         let reached = async {
             while self.lags_behind(id) {
@@ -256,23 +423,47 @@ impl Hub {
                 let _ = advanced.changed().await;
             }
         };
-        // Not reached: the cursor will tell.
-        let _ = tokio::time::timeout(LAG, reached).await;
+        let settled = async {
+            let mut supply = self.supply.subscribe();
+            loop {
+                let _ = supply.wait_for(Supply::is_fed).await;
+                if tokio::time::timeout(LAG, supply.wait_for(|now| !now.is_fed()))
+                    .await
+                    .is_err()
+                {
+                    // Not reached in all that time: the cursor will tell.
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = reached => true,
+            () = settled => true,
+            () = tokio::time::sleep(LAG_CUT_OFF) => false,
+        }
     }
 
     /// What leads across rooms, if anything does.
     pub(crate) fn leaders(&self) -> Option<LeadersRecord> {
-        let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
-        leaders.clone().filter(|leaders| !leaders.top.is_empty())
+        self.leading().filter(|leaders| !leaders.top.is_empty())
     }
 
     /// Takes in what leads across rooms, unless it is older than what is known.
-    pub(crate) fn set_leaders(&self, record: LeadersRecord) {
+    fn set_leaders(&self, record: LeadersRecord) -> bool {
         let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
-        let newer = |known: &LeadersRecord| known.window.start <= record.window.start;
-        if leaders.as_ref().is_none_or(newer) {
+        let newer =
+            |known: &LeadersRecord| known.window.start <= record.window.start && *known != record;
+        let news = leaders.as_ref().is_none_or(newer);
+        if news {
             *leaders = Some(record);
         }
+        news
+    }
+
+    /// What leads across rooms, or that nothing does any more.
+    pub(crate) fn leading(&self) -> Option<LeadersRecord> {
+        let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+        leaders.clone()
     }
 
     /// How many rooms are known.

@@ -22,10 +22,12 @@ mod cursor;
 mod encoded;
 mod error;
 mod farewell;
+mod feed;
 mod hub;
 mod metrics;
 mod page;
 mod rebuild;
+mod relay;
 mod room;
 mod routes;
 mod service;
@@ -49,6 +51,7 @@ use emostream_model::Topics;
 
 pub use error::BroadcastError;
 pub use page::{IngestUrl, InvalidIngestUrl};
+pub use relay::{RelayPort, RelayToken, Upstreams};
 pub use service::Publisher;
 
 /// What a publisher is told, validated.
@@ -62,6 +65,13 @@ pub struct Config {
     pub live_ms: u64,
     /// Told in `hello`, until results tell otherwise: how many identical emojis make a swarm.
     pub swarm_size: u64,
+    /// What subscribers meet.
+    pub reception: Reception,
+}
+
+/// What subscribers meet, at a publisher and at a relay.
+#[derive(Debug, Clone)]
+pub struct Reception {
     /// How long finals are kept for those who resume.
     pub ring: Duration,
     /// Where the page sends reactions; to where it came from if that is not said.

@@ -22,6 +22,12 @@ pub(crate) struct Metrics {
     pub(crate) rooms: IntGauge,
     pub(crate) unreadable: IntCounter,
     pub(crate) upstream: IntGauge,
+    pub(crate) upstream_losses: IntCounter,
+    pub(crate) relays: IntGauge,
+    pub(crate) relay_batches: IntCounter,
+    pub(crate) relay_bytes: IntCounter,
+    pub(crate) relay_resyncs: IntCounter,
+    pub(crate) relay_delay: Histogram,
 }
 
 /// What went out, counted; its counters are looked up once, not at each delivery.
@@ -92,12 +98,16 @@ impl Metrics {
             "Live frames a slow subscriber skipped.",
         )?;
         let gaps = counter("gaps_total", "Gaps told to subscribers.")?;
-        let delivery = Histogram::with_opts(delivery.buckets(buckets))?;
+        let delivery = Histogram::with_opts(delivery.buckets(buckets.clone()))?;
         registry.register(Box::new(by_type.clone()))?;
         registry.register(Box::new(skipped.clone()))?;
         registry.register(Box::new(gaps.clone()))?;
         registry.register(Box::new(delivery.clone()))?;
         let of = |kind: &str| by_type.with_label_values(&[kind]);
+        let relay_delay = HistogramOpts::new(
+            name("relay_delay_seconds"),
+            "From the publisher's reading of news to its arrival at this relay.",
+        );
         let metrics = Self {
             subscribers: IntGaugeVec::new(
                 Opts::new(name("subscribers"), "Subscribers, by transport."),
@@ -124,6 +134,18 @@ impl Metrics {
             rooms: gauge("rooms", "Rooms known.")?,
             unreadable: counter("unreadable_total", "Result records that could not be read.")?,
             upstream: gauge("upstream_up", "Whether results are being read.")?,
+            upstream_losses: counter(
+                "upstream_losses_total",
+                "How often a relay's upstream was lost.",
+            )?,
+            relays: gauge("relays", "Relays that are fed by this one.")?,
+            relay_batches: counter("relay_batches_total", "Batches of news for relays.")?,
+            relay_bytes: counter("relay_bytes_total", "Bytes sent to relays, all together.")?,
+            relay_resyncs: counter(
+                "relay_resyncs_total",
+                "How often a relay fell behind and got the rooms as they stand.",
+            )?,
+            relay_delay: Histogram::with_opts(relay_delay.buckets(buckets))?,
         };
         for transport in [WEBSOCKET, SSE] {
             metrics.subscribers.with_label_values(&[transport]);
@@ -135,6 +157,12 @@ impl Metrics {
         registry.register(Box::new(metrics.rooms.clone()))?;
         registry.register(Box::new(metrics.unreadable.clone()))?;
         registry.register(Box::new(metrics.upstream.clone()))?;
+        registry.register(Box::new(metrics.upstream_losses.clone()))?;
+        registry.register(Box::new(metrics.relays.clone()))?;
+        registry.register(Box::new(metrics.relay_batches.clone()))?;
+        registry.register(Box::new(metrics.relay_bytes.clone()))?;
+        registry.register(Box::new(metrics.relay_resyncs.clone()))?;
+        registry.register(Box::new(metrics.relay_delay.clone()))?;
         Ok(metrics)
     }
 }

@@ -20,10 +20,11 @@ use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
 
 use crate::{
     Config,
+    feed::{Feed, ago},
     hub::Hub,
     room::RoomState,
     source::{Decoder, Source},
-    tail::{PARK, ago, id_of, take_trending},
+    tail::{PARK, id_of, of_trending},
     totals::RoomTotals,
 };
 
@@ -44,20 +45,20 @@ pub(crate) struct Sources {
     pub(crate) live_before: HashMap<u32, u64>,
 }
 
-/// Fills `hub`, and returns where to read on.
+/// Fills the hub, and returns where to read on.
 pub(crate) fn rebuild(
     config: &Config,
     log: &dyn Log,
-    hub: &Hub,
+    feed: &Feed,
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<Sources, LogError> {
-    let settled_ms = ago(SETTLED.min(config.ring / 2));
+    let settled_ms = ago(SETTLED.min(config.reception.ring / 2));
     let mut kept = Kept::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
 
-    let windows = since(log, &config.topics.windows(), ago(config.ring))?;
+    let windows = since(log, &config.topics.windows(), ago(config.reception.ring))?;
     for (partition, start) in &windows {
-        hub.begins(*partition, *start);
+        feed.begins(*partition, *start);
     }
     let mut windows = Source::new(config.topics.windows(), true, windows);
     // The tallies of the window that is open now, and of the one that is about to close.
@@ -67,11 +68,11 @@ pub(crate) fn rebuild(
     let live_before = live.iter().map(end).collect::<Result<_, LogError>>()?;
     let live = Source::new(config.topics.live(), false, live);
 
-    kept.read_finals(log, &mut windows, hub, bell, decoder)?;
-    kept.fill(hub);
+    kept.read_finals(log, &mut windows, feed, bell, decoder)?;
+    kept.fill(&feed.hub);
     let trending = since(log, &config.topics.trending(), 0)?;
     let mut trending = Source::new(config.topics.trending(), false, trending);
-    read_trending(log, &mut trending, hub, bell, decoder)?;
+    read_trending(log, &mut trending, feed, bell, decoder)?;
     Ok(Sources {
         windows,
         trending,
@@ -84,15 +85,16 @@ pub(crate) fn rebuild(
 fn read_trending(
     log: &dyn Log,
     trending: &mut Source,
-    hub: &Hub,
+    feed: &Feed,
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<(), LogError> {
     let mut last_news = Instant::now();
     loop {
-        let read = trending.poll(log, bell, hub, &mut |record| {
+        let read = trending.poll(log, bell, feed, &mut |record| {
             if let Some(result) = decoder.read(record) {
-                take_trending(hub, result);
+                // Nothing of what is trending is refused.
+                let _ = feed.hub.apply(of_trending(result));
             }
         })?;
         match read {
@@ -150,13 +152,13 @@ impl Kept {
         &mut self,
         log: &dyn Log,
         windows: &mut Source,
-        hub: &Hub,
+        feed: &Feed,
         bell: &Doorbell,
         decoder: &mut Decoder,
     ) -> Result<(), LogError> {
         let mut last_news = Instant::now();
         loop {
-            let read = windows.poll(log, bell, hub, &mut |record| {
+            let read = windows.poll(log, bell, feed, &mut |record| {
                 if let Some(result) = decoder.read(record) {
                     self.take(id_of(record), record.time_ms, result);
                 }

@@ -1,4 +1,4 @@
-//! A room as its publisher knows it: a ring of finals, the open windows' newest live tallies, totals,
+//! A room as its publisher or relay knows it: a ring of finals, the open windows' newest live tallies, totals,
 //! what is trending.
 //!
 //! Pure: results come in as values, and what each subscriber gets is the [`crate::cursor`]'s business.
@@ -8,6 +8,8 @@
 //! tallies are of windows of one size that begin where the newest final ends, or later: what was open when a
 //! dataflow came back with other windows is never shown beside those.
 
+mod standing;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -16,6 +18,8 @@ use std::{
 use emostream_model::{Count, Frame, ResultId, TrendingRecord, Window, WindowRecord, top};
 
 use crate::{encoded::Encoded, totals::RoomTotals};
+
+pub(crate) use standing::{NotStanding, Standing};
 
 /// The most finals a ring holds: ten minutes of windows as short as 150 ms.
 const RING_FINALS: usize = 4096;
@@ -38,6 +42,8 @@ pub(crate) struct Final {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Live {
     pub(crate) window: Window,
+    /// When the dataflow emitted it, Unix milliseconds.
+    emitted_at: u64,
     /// Rises with each live tally of the room.
     pub(crate) version: u64,
     pub(crate) frame: Encoded,
@@ -97,18 +103,23 @@ impl RoomState {
         self.raise_floor(unread.map(|offset| ResultId { partition, offset }));
         self.totals.add(&record);
         let window = record.window;
-        self.live = self.live.split_off(&window.end);
         let frame = Encoded::new(&final_frame(id, written_ms, record, &self.totals.counts()));
-        self.finals.push_back(Arc::new(Final {
+        self.keep(Arc::new(Final {
             id,
             window,
             written_ms,
             frame,
         }));
+        true
+    }
+
+    /// Puts a final behind all others; what was open up to its end is not any more.
+    fn keep(&mut self, kept: Arc<Final>) {
+        self.live = self.live.split_off(&kept.window.end);
+        self.finals.push_back(kept);
         while self.finals.len() > RING_FINALS {
             self.drop_oldest();
         }
-        true
     }
 
     /// Whether a final was taken in before. Offsets tell within a partition; a room that has moved to
@@ -121,6 +132,24 @@ impl RoomState {
         }
         let newest = self.newest();
         newest.is_some_and(|newest| window.start <= newest.window.start)
+    }
+
+    /// Whether a final shows that these results are of another log than those before, where the same
+    /// offsets mean something else: it is none that was taken in, and yet lies among them.
+    pub(crate) fn contradicts(&self, id: ResultId, window: Window) -> bool {
+        let Some(newest) = self
+            .newest()
+            .filter(|newest| newest.id.partition == id.partition && id.offset <= newest.id.offset)
+        else {
+            return false;
+        };
+        match self.final_after(id.offset.checked_sub(1)) {
+            Some(kept) if kept.id == id => kept.window != window,
+            _ => {
+                let gone = self.floor.is_some_and(|floor| id.offset <= floor.offset);
+                !gone || window.start > newest.window.start
+            }
+        }
     }
 
     /// Finals of another partition follow; ids do not compare over that.
@@ -137,19 +166,12 @@ impl RoomState {
         }
     }
 
-    /// Takes a live tally in; `false` if some of its window is final.
+    /// Takes a live tally in; `false` if some of its window is final, or a newer one is known.
     pub(crate) fn push_live(&mut self, record: WindowRecord) -> bool {
         let window = record.window;
-        let closed = self
-            .newest()
-            .is_some_and(|newest| window.start < newest.window.end);
-        let Some(emitted_at) = record.emitted_at.filter(|_| !closed) else {
+        let Some(emitted_at) = record.emitted_at.filter(|_| !self.is_closed(window)) else {
             return false;
         };
-        self.live_version += 1;
-        let size = |window: Window| window.end.saturating_sub(window.start);
-        self.live
-            .retain(|_, live| size(live.window) == size(window));
         let (counts, others) = top(&record.counts, |tally| tally.count);
         let frame = Encoded::new(&Frame::Live {
             room: record.room,
@@ -159,8 +181,30 @@ impl RoomState {
             counts,
             others,
         });
+        self.show_live(window, emitted_at, frame)
+    }
+
+    fn is_closed(&self, window: Window) -> bool {
+        let newest = self.newest();
+        newest.is_some_and(|newest| window.start < newest.window.end)
+    }
+
+    fn show_live(&mut self, window: Window, emitted_at: u64, frame: Encoded) -> bool {
+        let known = self.live.get(&window.start);
+        if known.is_some_and(|known| {
+            known.window == window
+                && (emitted_at < known.emitted_at
+                    || emitted_at == known.emitted_at && known.frame == frame)
+        }) {
+            return false;
+        }
+        self.live_version += 1;
+        let size = |window: Window| window.end.saturating_sub(window.start);
+        self.live
+            .retain(|_, live| size(live.window) == size(window));
         let live = Live {
             window,
+            emitted_at,
             version: self.live_version,
             frame,
         };
@@ -171,24 +215,31 @@ impl RoomState {
         true
     }
 
-    /// Takes in what is trending; `false` if it is older than what is known.
+    /// Takes in what is trending; `false` if it is no newer than what is known.
     pub(crate) fn push_trending(&mut self, record: TrendingRecord) -> bool {
-        let start_ms = record.window.start;
-        let known = self.trending.as_ref();
-        if known.is_some_and(|known| start_ms < known.start_ms) {
-            return false;
-        }
         // No `others`: a record holds a top alone, the rest of the span is not known here.
         let (top, _) = top(&record.top, |count| count.count);
+        let ended = top.is_empty();
+        let frame = Encoded::new(&Frame::Trending {
+            room: record.room,
+            span_ms: record.span_ms,
+            top,
+        });
+        self.show_trending(record.window.start, ended, frame)
+    }
+
+    fn show_trending(&mut self, start_ms: u64, ended: bool, frame: Encoded) -> bool {
+        let known = self.trending.as_ref();
+        if known.is_some_and(|known| {
+            start_ms < known.start_ms || start_ms == known.start_ms && known.frame == frame
+        }) {
+            return false;
+        }
         self.trending = Some(Arc::new(Trending {
             version: self.trending_version() + 1,
             start_ms,
-            ended: top.is_empty(),
-            frame: Encoded::new(&Frame::Trending {
-                room: record.room,
-                span_ms: record.span_ms,
-                top,
-            }),
+            ended,
+            frame,
         }));
         true
     }

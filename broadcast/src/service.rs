@@ -1,4 +1,4 @@
-//! The running publisher: requests in, answers and streams out, and the farewell at its end.
+//! The running publisher or relay: requests in, answers and streams out, and the farewell at its end.
 
 use std::{
     net::SocketAddr,
@@ -17,12 +17,14 @@ use hyper::{Method, StatusCode, header::ORIGIN};
 use prometheus::Registry;
 
 use crate::{
-    BroadcastError, Config,
+    BroadcastError, Config, Reception,
     encoded::Encoded,
     farewell,
+    feed::Feed,
     hub::Hub,
     metrics::{Metrics, SSE, WEBSOCKET},
     page::Page,
+    relay::{Follower, RelayPort, Tree, Upstreams},
     routes::{self, Route, What},
     shape::Shape,
     shard::{Arrival, Shards, Speech},
@@ -39,11 +41,18 @@ use crate::{
 /// The methods of everything here.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// A running publisher. Dropped, it reads no more results.
+/// A running publisher, or a relay. Dropped, it takes in no more results.
 pub struct Publisher {
     service: Arc<Service>,
+    tree: Arc<Tree>,
     farewell: Shutdown,
-    _tail: Tail,
+    _source: NewsSource,
+}
+
+/// Where results come from, as long as it is held.
+enum NewsSource {
+    Log { _tail: Tail },
+    Upstream { _follower: Follower },
 }
 
 impl Publisher {
@@ -60,26 +69,82 @@ impl Publisher {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("publisher");
         component.not_ready("reading what was counted");
-        let shards = config.shards.map_or_else(thread::available_parallelism, Ok);
-        let shards = Shards::start(shards.unwrap_or(NonZeroUsize::MIN), &metrics);
-        let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
-        let shape = Shape::new(config.window_ms, config.swarm_size);
-        let hub = Arc::new(Hub::new(shape, shards.bells()));
-        let tail = Tail::start(&config, log, hub.clone(), metrics.clone(), component)?;
+        let shape = Shape {
+            window_ms: config.window_ms,
+            swarm_size: config.swarm_size,
+            live_ms: config.live_ms,
+        };
+        let (feed, shards) = fan_out(shape, metrics, &config.reception)?;
+        let tail = Tail::start(&config, log, feed.clone(), component)?;
+        let tree = Arc::new(Tree::new(feed));
+        Ok(Self::new(
+            config.reception,
+            tree,
+            shards,
+            NewsSource::Log { _tail: tail },
+        ))
+    }
+
+    /// Finds an upstream, takes in all that it has, then serves and follows it, or another one once it is
+    /// lost: a relay.
+    pub async fn relay(
+        upstreams: Upstreams,
+        reception: Reception,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<Self, BroadcastError> {
+        let metrics = Metrics::register(registry)?;
+        let component = readiness.component("relay");
+        // Until an upstream tells.
+        let shape = Shape {
+            window_ms: 0,
+            swarm_size: 0,
+            live_ms: 0,
+        };
+        let (feed, shards) = fan_out(shape, metrics, &reception)?;
+        let tree = Arc::new(Tree::new(feed));
+        let follower = Follower::start(upstreams, &tree, component).await?;
+        Ok(Self::new(
+            reception,
+            tree,
+            shards,
+            NewsSource::Upstream {
+                _follower: follower,
+            },
+        ))
+    }
+
+    fn new(reception: Reception, tree: Arc<Tree>, shards: Arc<Shards>, source: NewsSource) -> Self {
         let farewell = Shutdown::new();
         let service = Service {
-            page: Page::new(config.ingest_url.as_ref()),
-            config,
-            hub,
+            page: Page::new(reception.ingest_url.as_ref()),
+            reception,
+            hub: tree.feed().hub.clone(),
             shards,
-            metrics,
+            metrics: tree.feed().metrics.clone(),
             farewell: farewell.clone(),
         };
-        Ok(Self {
+        Self {
             service: Arc::new(service),
+            tree,
             farewell,
-            _tail: tail,
-        })
+            _source: source,
+        }
+    }
+
+    /// Feeds the relays that connect to `port`, until `shutdown`.
+    pub fn serve_relays(
+        &self,
+        port: RelayPort,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + use<> {
+        self.tree.clone().serve(port, shutdown)
+    }
+
+    /// Waits until it cannot go on, and tells why: starting again mends it.
+    pub fn fails(&self) -> impl Future<Output = BroadcastError> + use<> {
+        let tree = self.tree.clone();
+        async move { tree.failed().await }
     }
 
     /// What answers its requests.
@@ -94,16 +159,31 @@ impl Publisher {
         let Service {
             shards,
             metrics,
-            config,
+            reception,
             ..
         } = &*self.service;
-        shards.bye(farewell::spread(metrics.audience(), config.drain));
+        shards.bye(farewell::spread(metrics.audience(), reception.drain));
     }
+}
+
+/// The way of news into the rooms, and the threads that write to subscribers.
+fn fan_out(
+    shape: Shape,
+    metrics: Metrics,
+    reception: &Reception,
+) -> Result<(Arc<Feed>, Arc<Shards>), BroadcastError> {
+    let shards = reception.shards;
+    let shards = shards.map_or_else(thread::available_parallelism, Ok);
+    let shards = Shards::start(shards.unwrap_or(NonZeroUsize::MIN), &metrics);
+    let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
+    let hub = Arc::new(Hub::new(shape, shards.bells()));
+    let feed = Arc::new(Feed::new(hub, metrics, reception.ring));
+    Ok((feed, shards))
 }
 
 struct Service {
     page: Page,
-    config: Config,
+    reception: Reception,
     hub: Arc<Hub>,
     shards: Arc<Shards>,
     metrics: Metrics,
@@ -121,7 +201,7 @@ impl Handler for Service {
     }
 
     async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
-        let allow = &self.config.allow_origin;
+        let allow = &self.reception.allow_origin;
         if *request.method() == Method::OPTIONS {
             return allow.preflight(request.headers(), METHODS);
         }
@@ -142,7 +222,7 @@ impl Service {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(Problem::method_not_allowed(METHODS));
         }
-        if !self.config.allow_origin.permits(request.headers()) {
+        if !self.reception.allow_origin.permits(request.headers()) {
             return Err(AllowOrigin::refusal());
         }
         match route {
@@ -157,7 +237,7 @@ impl Service {
 
     fn admit(&self, request: &Request) -> Result<Pass, Problem> {
         let token = token::find(request.uri(), request.headers());
-        self.config.gate.admit(token, SystemTime::now())
+        self.reception.gate.admit(token, SystemTime::now())
     }
 
     async fn room(
@@ -195,7 +275,7 @@ impl Service {
                         let deliveries = self.metrics.deliveries.clone();
                         let subscription = Subscription::new(subscriber, hello, deliveries);
                         let stay = Stay::new(self.farewell.clone(), until);
-                        let (metrics, drain) = (self.metrics.clone(), self.config.drain);
+                        let (metrics, drain) = (self.metrics.clone(), self.reception.drain);
                         let spread = move || farewell::spread(metrics.audience(), drain);
                         sse::stream(subscription, stay, spread)
                     }
@@ -242,22 +322,19 @@ impl Service {
         since: Option<ResultId>,
         transport: &str,
     ) -> Result<(Subscriber, Encoded), Problem> {
-        if let Some(id) = since {
-            self.hub.catch_up(id).await;
+        if let Some(id) = since
+            && !self.hub.catch_up(id).await
+        {
+            return Err(Problem::unavailable(
+                "this relay has lost its upstream, and does not know that id yet; come back, or try another",
+            ));
         }
         if self.farewell.is_requested() {
             return Err(Problem::unavailable(
                 "this server is about to end; connect again",
             ));
         }
-        let joined = Subscriber::join(
-            &self.hub,
-            room,
-            since,
-            &self.config,
-            &self.metrics,
-            transport,
-        );
+        let joined = Subscriber::join(&self.hub, room, since, &self.metrics, transport);
         joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
     }
 }

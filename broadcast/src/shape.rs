@@ -14,17 +14,11 @@ use emostream_model::WindowRecord;
 pub(crate) struct Shape {
     pub(crate) window_ms: u64,
     pub(crate) swarm_size: u64,
+    /// How often a live tally comes at most; no result tells that.
+    pub(crate) live_ms: u64,
 }
 
 impl Shape {
-    /// What is known before any result comes.
-    pub(crate) fn new(window_ms: u64, swarm_size: u64) -> Self {
-        Self {
-            window_ms,
-            swarm_size,
-        }
-    }
-
     /// Looks at a result that has come.
     pub(crate) fn follow(&mut self, result: &WindowRecord) {
         let window = result.window;
@@ -61,9 +55,17 @@ mod tests {
         }
     }
 
+    fn shape(swarm_size: u64) -> Shape {
+        Shape {
+            window_ms: 2000,
+            swarm_size,
+            live_ms: 250,
+        }
+    }
+
     #[test]
     fn the_newest_result_tells_how_long_windows_are() {
-        let mut shape = Shape::new(2000, 1000);
+        let mut shape = shape(1000);
         shape.follow(&result(12_000, 3000, 5, 1000));
         assert_eq!((shape.window_ms, shape.swarm_size), (3000, 1000));
         let nothing = WindowRecord {
@@ -77,7 +79,7 @@ mod tests {
     proptest! {
         #[test]
         fn whoever_sees_a_swarm_knows_how_large_it_is(count in 1_u64..100_000, size in 1_u64..5000) {
-            let mut shape = Shape::new(2000, 7);
+            let mut shape = shape(7);
             shape.follow(&result(0, 2000, count, size));
             prop_assert_eq!(shape.swarm_size, if count >= size { size } else { 7 });
         }

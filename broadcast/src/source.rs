@@ -6,7 +6,7 @@ use emostream_log::{Doorbell, Log, LogError, Reader, Record};
 use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
 
-use crate::{hub::Hub, metrics::Metrics};
+use crate::{feed::Feed, metrics::Metrics};
 
 /// Records taken from a partition before the next one has its turn.
 const POLL_RECORDS: usize = 1000;
@@ -38,7 +38,7 @@ impl Source {
         &mut self,
         log: &dyn Log,
         bell: &Doorbell,
-        hub: &Hub,
+        feed: &Feed,
         each: &mut dyn FnMut(Record<'_>),
     ) -> Result<usize, LogError> {
         let reader = match &mut self.reader {
@@ -54,7 +54,7 @@ impl Source {
                     tracing::warn!(%topic, partition, offset, start, "results were deleted unread");
                     *next = start;
                     if self.finals {
-                        hub.begins(*partition, start);
+                        feed.begins(*partition, start);
                     }
                     self.reader = None;
                     return Ok(read + 1);
@@ -63,7 +63,7 @@ impl Source {
             }
             *next = reader.position(*partition);
             if self.finals {
-                hub.reaches(*partition, *next);
+                feed.reaches(*partition, *next);
             }
         }
         Ok(read)

@@ -30,7 +30,7 @@ const LISTED_ROOMS: usize = 1000;
 pub(crate) fn room(hub: &Hub, room: &Room) -> Response {
     let entry = hub.find(room);
     match entry.as_deref() {
-        Some(entry) => describe(room, &entry.state(), entry.subscribers()),
+        Some(entry) => describe(room, &entry.state(), entry.audience()),
         None => describe(room, &RoomState::default(), 0),
     }
 }
@@ -82,7 +82,7 @@ impl Listed {
             room,
             total: state.totals().total(),
             totals,
-            subscribers: entry.subscribers(),
+            subscribers: entry.audience(),
         }
     }
 }

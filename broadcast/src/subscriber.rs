@@ -6,7 +6,6 @@ use emostream_model::{Frame, ResultId, Room};
 use prometheus::IntGauge;
 
 use crate::{
-    Config,
     cursor::Cursor,
     encoded::Encoded,
     hub::{Entry, Hub},
@@ -28,7 +27,6 @@ impl Subscriber {
         hub: &Hub,
         room: &Room,
         since: Option<ResultId>,
-        config: &Config,
         metrics: &Metrics,
         transport: &str,
     ) -> Option<(Self, Encoded)> {
@@ -43,7 +41,7 @@ impl Subscriber {
         let hello = Frame::Hello {
             room: room.clone(),
             window_ms: shape.window_ms,
-            live_ms: config.live_ms,
+            live_ms: shape.live_ms,
             swarm_size: shape.swarm_size,
             resumed,
         };

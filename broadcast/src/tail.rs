@@ -1,4 +1,4 @@
-//! The thread that reads results and puts them into the hub.
+//! The thread that reads results and feeds them to the rooms.
 //!
 //! ```text
 //!  start:  rooms as they stood ([`crate::rebuild`]) ─▶ ready
@@ -13,27 +13,21 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use emostream_http::Component;
 use emostream_log::{Doorbell, Log, LogError, Record};
-use emostream_model::{ResultId, Trending, WindowRecord};
+use emostream_model::{RelayUpdate, ResultId, Trending, WindowRecord};
 
 use crate::{
     Config,
-    hub::Hub,
-    metrics::Metrics,
+    feed::{Feed, now_us},
     rebuild::{Sources, rebuild},
-    room::RoomState,
+    relay::Supply,
     source::{Decoder, Source},
 };
 
-/// How often what is old is forgotten.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// A window that ended so long ago and is not final will hardly be: the dataflow that showed it is away,
-/// or came back with other windows.
-const OVERDUE: Duration = Duration::from_secs(60);
 /// How long to wait before a failing log is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the thread sleeps at most before it looks whether it should end.
@@ -52,35 +46,31 @@ impl Tail {
     pub(crate) fn start(
         config: &Config,
         log: Arc<dyn Log>,
-        hub: Arc<Hub>,
-        metrics: Metrics,
+        feed: Arc<Feed>,
         readiness: Component,
     ) -> Result<Self, crate::BroadcastError> {
         let bell = Doorbell::default();
-        let mut decoder = Decoder::new(&metrics);
+        let mut decoder = Decoder::new(&feed.metrics);
         let Sources {
             windows,
             trending,
             live,
             live_before,
-        } = rebuild(config, &*log, &hub, &bell, &mut decoder)?;
-        metrics.rooms.set(hub.len() as i64);
-        metrics.upstream.set(1);
+        } = rebuild(config, &*log, &feed, &bell, &mut decoder)?;
+        feed.metrics.rooms.set(feed.hub.len() as i64);
         let mut reading = Reading {
             log,
-            hub,
-            metrics,
+            feed,
             bell: bell.clone(),
             decoder,
-            ring: config.ring,
             window_ms: config.window_ms,
             live_before,
             windows,
             trending,
             live,
-            swept: Instant::now(),
+            reads: false,
         };
-        readiness.ready();
+        reading.goes_well(&readiness);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let run = move || {
@@ -111,11 +101,9 @@ impl Drop for Tail {
 
 struct Reading {
     log: Arc<dyn Log>,
-    hub: Arc<Hub>,
-    metrics: Metrics,
+    feed: Arc<Feed>,
     bell: Doorbell,
     decoder: Decoder,
-    ring: Duration,
     /// How long windows were at the start.
     window_ms: u64,
     /// By partition: live tallies below this were written before the start.
@@ -123,7 +111,8 @@ struct Reading {
     windows: Source,
     trending: Source,
     live: Source,
-    swept: Instant,
+    /// Whether the log could be read at last.
+    reads: bool,
 }
 
 impl Reading {
@@ -134,7 +123,9 @@ impl Reading {
             Ok(ControlFlow::Break(())) => self.bell.wait(PARK),
             Err(error) => {
                 tracing::warn!(%error, "results cannot be read; trying again");
-                self.metrics.upstream.set(0);
+                self.reads = false;
+                self.feed.metrics.upstream.set(0);
+                self.feed.hub.supply().send_replace(Supply::CutOff);
                 readiness.not_ready(error.to_string());
                 self.windows.reopen();
                 self.trending.reopen();
@@ -143,55 +134,55 @@ impl Reading {
                 return;
             }
         }
-        if self.metrics.upstream.get() == 0 {
-            self.metrics.upstream.set(1);
-            readiness.ready();
+        if !self.reads {
+            self.goes_well(readiness);
         }
-        if self.swept.elapsed() > SWEEP_EVERY {
-            self.swept = Instant::now();
-            self.hub.sweep(ago(self.ring), ago(OVERDUE));
-            self.metrics.rooms.set(self.hub.len() as i64);
-        }
+        self.feed.sweep();
+    }
+
+    fn goes_well(&mut self, readiness: &Component) {
+        self.reads = true;
+        self.feed.metrics.upstream.set(1);
+        self.feed.hub.supply().send_replace(Supply::from_the_log());
+        readiness.ready();
     }
 
     /// Reads what is there; `Break` when that was nothing.
     fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
-        let (hub, metrics, decoder) = (&self.hub, &self.metrics, &mut self.decoder);
+        let (feed, decoder) = (&*self.feed, &mut self.decoder);
+        let born_us = now_us();
+        // News of another log ends this node; nothing else is refused.
+        let take = |update| drop(feed.take(born_us, update));
         let finals = self
             .windows
-            .poll(&*self.log, &self.bell, hub, &mut |record| {
+            .poll(&*self.log, &self.bell, feed, &mut |record| {
                 if let Some(result) = decoder.read::<WindowRecord>(record) {
-                    let (id, written_ms) = (id_of(record), record.time_ms);
-                    let entry = hub.entry(&result.room, RoomState::default);
-                    let unread = hub.unread(id.partition);
-                    hub.follow(&result);
-                    if entry.update(|state| state.push_final(id, written_ms, result, unread)) {
-                        metrics.frames.with_label_values(&["final"]).inc();
-                    }
+                    take(RelayUpdate::Final {
+                        id: id_of(record),
+                        written_ms: record.time_ms,
+                        record: result,
+                    });
                 }
             })?;
         let trending = self
             .trending
-            .poll(&*self.log, &self.bell, hub, &mut |record| {
-                if let Some(result) = decoder.read(record)
-                    && take_trending(hub, result)
-                {
-                    metrics.frames.with_label_values(&["trending"]).inc();
+            .poll(&*self.log, &self.bell, feed, &mut |record| {
+                if let Some(result) = decoder.read(record) {
+                    take(of_trending(result));
                 }
             })?;
         let (window_ms, live_before) = (self.window_ms, &self.live_before);
-        let live = self.live.poll(&*self.log, &self.bell, hub, &mut |record| {
-            let before = live_before.get(&record.partition);
-            let early = before.is_some_and(|before| record.offset < *before);
-            let now = |result: &WindowRecord| !early || size_ms(result) == window_ms;
-            if let Some(result) = decoder.read::<WindowRecord>(record).filter(now) {
-                hub.follow(&result);
-                let entry = hub.entry(&result.room, RoomState::default);
-                if entry.update(|state| state.push_live(result)) {
-                    metrics.frames.with_label_values(&["live"]).inc();
+        let live = self
+            .live
+            .poll(&*self.log, &self.bell, feed, &mut |record| {
+                let before = live_before.get(&record.partition);
+                let early = before.is_some_and(|before| record.offset < *before);
+                let now = |result: &WindowRecord| !early || size_ms(result) == window_ms;
+                if let Some(result) = decoder.read::<WindowRecord>(record).filter(now) {
+                    take(RelayUpdate::Live(result));
                 }
-            }
-        })?;
+            })?;
+        feed.outlet.flush();
         Ok(match finals + trending + live {
             0 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
@@ -205,17 +196,11 @@ fn size_ms(result: &WindowRecord) -> u64 {
     result.window.end.saturating_sub(result.window.start)
 }
 
-/// Puts what is trending where it belongs; `true` if it makes a frame.
-pub(crate) fn take_trending(hub: &Hub, trending: Trending) -> bool {
+/// What is trending, as news.
+pub(crate) fn of_trending(trending: Trending) -> RelayUpdate {
     match trending {
-        Trending::Room(record) => {
-            let entry = hub.entry(&record.room, RoomState::default);
-            entry.update(|state| state.push_trending(record))
-        }
-        Trending::All(leaders) => {
-            hub.set_leaders(leaders);
-            false
-        }
+        Trending::Room(record) => RelayUpdate::Trending(record),
+        Trending::All(leaders) => RelayUpdate::Leaders(leaders),
     }
 }
 
@@ -225,10 +210,4 @@ pub(crate) fn id_of(record: Record<'_>) -> ResultId {
         partition: record.partition,
         offset: record.offset,
     }
-}
-
-/// The moment that lies `span` back, Unix milliseconds.
-pub(crate) fn ago(span: Duration) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.saturating_sub(span).as_millis() as u64)
 }

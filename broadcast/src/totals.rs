@@ -18,7 +18,7 @@ impl RoomTotals {
         let Some(base) = base else {
             return Self::default();
         };
-        let mut totals = Self(base.counts.iter().map(|c| (c.emoji, c.count)).collect());
+        let mut totals = Self::of(&base.counts);
         for record in finals.iter().filter(|f| f.window.end <= base.window.end) {
             for tally in &record.counts {
                 let count = totals.0.entry(tally.emoji).or_default();
@@ -27,6 +27,11 @@ impl RoomTotals {
         }
         totals.0.retain(|_, count| *count > 0);
         totals
+    }
+
+    /// What somebody else has counted.
+    pub(crate) fn of(counts: &[Count]) -> Self {
+        Self(counts.iter().map(|c| (c.emoji, c.count)).collect())
     }
 
     /// Takes the next final in.

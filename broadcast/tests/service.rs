@@ -31,5 +31,9 @@ mod shards;
 mod slow;
 #[path = "service/stage.rs"]
 mod stage;
+#[path = "service/strangers.rs"]
+mod strangers;
+#[path = "service/tree.rs"]
+mod tree;
 #[path = "service/trending.rs"]
 mod trending;

@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::spawn_blocking;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::spawn_blocking,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -28,6 +31,7 @@ use tokio_rustls::{
         server::{ClientHello, ResolvesServerCert},
         sign::CertifiedKey,
     },
+    server::TlsStream,
 };
 
 /// What a handshake offers (ALPN), the best first.
@@ -146,6 +150,14 @@ impl Tls {
                 (known, seen) = looked;
             }
         }
+    }
+
+    /// A client's stream in TLS, for what is no HTTP. A client may take as long as it likes.
+    pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.acceptor().accept(stream).await
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {

@@ -29,7 +29,14 @@ Examples:
 pub(super) const PUBLISHER: &str = "\
 Examples:
   emostream publisher --kafka broker:9092 --listen 0.0.0.0:8080
-  emostream publisher --kafka broker:9092 --ingest-url https://react.example";
+  emostream publisher --kafka broker:9092 --ingest-url https://react.example
+  emostream publisher --kafka broker:9092 --relay-listen 10.0.0.1:9470      # feeds relays";
+
+pub(super) const RELAY: &str = "\
+Examples:
+  emostream relay --upstream publisher:9470 --listen 0.0.0.0:8080
+  emostream relay --upstream relay-0:9470,relay-1:9470 --relay-listen 0.0.0.0:9470
+  emostream relay --upstream emo.example:9470 --upstream-tls --relay-token-file token";
 
 pub(super) const SUBSCRIBE: &str = "\
 In a terminal it draws the room as it lives; q or Ctrl-C ends it. Elsewhere it prints a line a message.

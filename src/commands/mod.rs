@@ -7,6 +7,7 @@ mod inspect;
 mod load;
 mod log_watch;
 mod publisher;
+mod relay;
 mod reset;
 mod roles;
 mod subscribe;
@@ -48,6 +49,9 @@ enum What {
     /// Run the publisher that serves subscribers
     #[command(after_help = examples::PUBLISHER)]
     Publisher(publisher::Flags),
+    /// Run a relay that serves subscribers of a publisher elsewhere
+    #[command(after_help = examples::RELAY)]
+    Relay(relay::Flags),
     /// Follow a room in the terminal
     #[command(after_help = examples::SUBSCRIBE)]
     Subscribe(subscribe::Flags),
@@ -68,9 +72,11 @@ enum What {
 impl Command {
     /// Does it, to its end.
     pub(crate) fn run(self) -> Result<(), Failure> {
-        use What::{Dataflow, Ingest, Inspect, Load, Publisher, Reset, Subscribe, Topics, Up};
+        use What::{
+            Dataflow, Ingest, Inspect, Load, Publisher, Relay, Reset, Subscribe, Topics, Up,
+        };
         self.log.start(match self.what {
-            Up(_) | Ingest(_) | Dataflow(_) | Publisher(_) => LevelFilter::INFO,
+            Up(_) | Ingest(_) | Dataflow(_) | Publisher(_) | Relay(_) => LevelFilter::INFO,
             Subscribe(_) | Inspect(_) | Load(_) | Topics(_) | Reset(_) => LevelFilter::WARN,
         });
         match self.what {
@@ -78,6 +84,7 @@ impl Command {
             Ingest(flags) => ingest::run(flags),
             Dataflow(flags) => dataflow::run(flags),
             Publisher(flags) => publisher::run(flags),
+            Relay(flags) => relay::run(flags),
             Subscribe(flags) => subscribe::run(flags),
             Inspect(flags) => inspect::run(flags),
             Load(flags) => load::run(flags),

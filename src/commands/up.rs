@@ -15,14 +15,14 @@ use emostream_ingest::Ingest;
 use super::{
     dataflow::CountingFlags,
     ingest::{IntakeFlags, flush_last, start_failure},
-    publisher::Publishing,
+    publisher::{Publishing, RelayListening},
     roles::{AdminServer, Counting, Drain, Watch, address, announce, bind, follow, scheme},
 };
 use crate::{
     exit::Failure,
     settings::{
-        AdminFlags, EmojiFlags, FanoutFlags, ListenFlags, OriginFlags, StoreFlags, TokenFlags,
-        TopicFlags,
+        AdminFlags, EmojiFlags, FanoutFlags, ListenFlags, OriginFlags, RelayListenFlags,
+        StoreFlags, TokenFlags, TopicFlags,
     },
     signal::Signals,
     topics::{self, EMBEDDED_PARTITIONS, Home},
@@ -48,6 +48,8 @@ pub(crate) struct Flags {
     #[command(flatten)]
     fanout: FanoutFlags,
     #[command(flatten)]
+    relays: RelayListenFlags,
+    #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
     intake: IntakeFlags,
@@ -67,6 +69,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         return Err(Failure::usage("--lateness", why));
     }
     let gate = flags.tokens.gate()?;
+    let token = flags.relays.token()?;
     let open = gate.is_open();
     let intake = flags
         .intake
@@ -89,6 +92,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let watch = Watch::default();
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
+        let relay_port = RelayListening::bind(&flags.relays, token, &tls)?;
         let (scheme, limits) = (scheme(&tls), flags.listen.limits());
         follow(&tls);
         let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
@@ -96,6 +100,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
+        let _relays = publishing.feed_relays(relay_port)?;
         let mut counting = Counting::start(counting, log, &watch)?;
         let shutdown = Shutdown::new();
         let services = (ingest.handler(), publishing.handler());
@@ -110,6 +115,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
 
         let ended = tokio::select! {
             failure = counting.fails() => Err(failure),
+            failure = publishing.fails() => Err(failure),
             signal = signals.next() => Ok(signal),
         };
         if let Ok(signal) = &ended {

@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use emostream_broadcast::Config;
+use emostream_broadcast::{Config, Reception};
 use emostream_http::Gate;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use tungstenite::{Message, client::IntoClientRequest};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, ask, connect, get},
-    stage::{Node, Stage, config, until},
+    stage::{Node, Stage, config, reception, until},
 };
 
 const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
@@ -22,7 +22,17 @@ fn gated(stage: &Stage) -> Node {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "{SECRET}").unwrap();
     let gate = Gate::with_key(file.path()).unwrap();
-    Node::start(stage.log.clone(), Config { gate, ..config() })
+    let reception = Reception {
+        gate,
+        ..reception()
+    };
+    Node::start(
+        stage.log.clone(),
+        Config {
+            reception,
+            ..config()
+        },
+    )
 }
 
 fn now() -> f64 {

@@ -1,11 +1,11 @@
 //! What can be asked for once, and what is refused.
 
-use emostream_broadcast::Config;
+use emostream_broadcast::{Config, Reception};
 use serde_json::{Value, json};
 
 use crate::{
     clients::{ask, get},
-    stage::{Node, Stage, config, until},
+    stage::{Node, Stage, config, reception, until},
 };
 
 #[test]
@@ -195,7 +195,10 @@ fn pages_of_other_origins_receive_only_where_they_may() {
     let closed = Node::start(
         stage.log.clone(),
         Config {
-            allow_origin,
+            reception: Reception {
+                allow_origin,
+                ..reception()
+            },
             ..config()
         },
     );

@@ -1,9 +1,11 @@
 //! Who was away continues where it was, or is told that it cannot.
 
+use emostream_broadcast::{Config, Reception};
+
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
     counting::now_ms,
-    stage::{KEPT, Node, Stage, config, until},
+    stage::{KEPT, Node, Stage, config, reception, until},
 };
 
 /// The room's kept ids once there are `count`, oldest first.
@@ -121,8 +123,11 @@ fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
     stage.counting.close(3, &[("r", &[("🔥", 1)])]);
     let all = Node::start(
         stage.log.clone(),
-        emostream_broadcast::Config {
-            ring: KEPT,
+        Config {
+            reception: Reception {
+                ring: KEPT,
+                ..reception()
+            },
             ..config()
         },
     );

@@ -7,9 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_broadcast::{Config, Publisher};
+use emostream_broadcast::{
+    BroadcastError, Config, Publisher, Reception, RelayPort, RelayToken, Upstreams,
+};
 use emostream_http::{
-    AllowOrigin, Drained, Gate, Limits, Listener, Readiness, Shutdown, Tls, serve,
+    AllowOrigin, Drained, Gate, Limits, Listener, Readiness, Shutdown, Tls, Trust, serve,
 };
 use emostream_log::{Cleanup, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
@@ -73,6 +75,12 @@ pub(crate) fn config() -> Config {
         window_ms: WINDOW_MS,
         live_ms: 250,
         swarm_size: SWARM_SIZE,
+        reception: reception(),
+    }
+}
+
+pub(crate) fn reception() -> Reception {
+    Reception {
         ring: Duration::from_secs(600),
         ingest_url: None,
         allow_origin: AllowOrigin::Any,
@@ -83,7 +91,7 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// A publisher, served.
+/// A publisher or a relay, served.
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) readiness: Readiness,
@@ -103,6 +111,40 @@ impl Node {
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
         let publisher = Publisher::start(config, log, &registry, &readiness).unwrap();
+        Self::serve(runtime, tls, publisher, registry, readiness)
+    }
+
+    /// A relay of whichever of these upstreams is there.
+    pub(crate) fn relay(upstreams: &[&str]) -> Self {
+        Self::try_relay(upstreams, RelayToken::default(), None).unwrap()
+    }
+
+    /// The same with a token, and perhaps in TLS, if it starts.
+    pub(crate) fn try_relay(
+        upstreams: &[&str],
+        token: RelayToken,
+        trust: Option<Trust>,
+    ) -> Result<Self, BroadcastError> {
+        let runtime = Runtime::new().unwrap();
+        let (registry, readiness) = (Registry::new(), Readiness::new());
+        let upstreams = Upstreams {
+            addresses: upstreams.iter().map(ToString::to_string).collect(),
+            name: "a relay".to_owned(),
+            token,
+            trust,
+        };
+        let starting = Publisher::relay(upstreams, reception(), &registry, &readiness);
+        let relay = runtime.block_on(starting)?;
+        Ok(Self::serve(runtime, None, relay, registry, readiness))
+    }
+
+    fn serve(
+        runtime: Runtime,
+        tls: Option<Tls>,
+        publisher: Publisher,
+        registry: Registry,
+        readiness: Readiness,
+    ) -> Self {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
@@ -122,6 +164,50 @@ impl Node {
             served,
             runtime,
         }
+    }
+
+    /// Feeds relays from now on; where they connect.
+    pub(crate) fn feeds(&self) -> String {
+        self.feeds_at("127.0.0.1:0", RelayToken::default(), 100)
+    }
+
+    /// The same at an address, for so many relays that know a token.
+    pub(crate) fn feeds_at(&self, address: &str, token: RelayToken, max_relays: u32) -> String {
+        let listener = self.runtime.block_on(TcpListener::bind(address)).unwrap();
+        self.feeds_by(RelayPort {
+            listener,
+            tls: None,
+            token,
+            max_relays,
+        })
+    }
+
+    /// The same in TLS.
+    pub(crate) fn feeds_in_tls(&self, tls: Tls) -> String {
+        let listener = self
+            .runtime
+            .block_on(TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
+        self.feeds_by(RelayPort {
+            listener,
+            tls: Some(tls),
+            token: RelayToken::default(),
+            max_relays: 10,
+        })
+    }
+
+    fn feeds_by(&self, port: RelayPort) -> String {
+        let address = port.listener.local_addr().unwrap().to_string();
+        let serving = self.publisher.serve_relays(port, self.shutdown.clone());
+        self.runtime.spawn(serving);
+        address
+    }
+
+    /// Waits until it cannot go on, and why.
+    pub(crate) fn fails(&self) -> String {
+        let fails = self.publisher.fails();
+        let failing = async { tokio::time::timeout(DEADLINE, fails).await };
+        self.runtime.block_on(failing).unwrap().to_string()
     }
 
     /// One sample of the metrics; 0 while there is none.

@@ -1,30 +1,21 @@
 //! Timely's own flags: which processes make up the cluster, and which of them this is.
 
-use std::{
-    collections::BTreeSet,
-    fs::File,
-    io::{ErrorKind, Read},
-    net::Ipv6Addr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_dataflow::Cluster;
 
-use crate::{exit::Failure, values::duration};
+use crate::{
+    exit::Failure,
+    text_file,
+    values::{duration, host_and_port},
+};
 
 /// More than any team has machines for one dataflow.
 const MOST_PROCESSES: u64 = 1024;
 
 /// Where timely looks for process 0 unless it is told; the next ones follow.
 const FIRST_PORT: u64 = 2101;
-
-/// A longer token is a file given by mistake.
-const TOKEN_BYTES: usize = 1024;
-
-/// A list of all hosts is shorter, and a device is endless.
-const FILE_BYTES: u64 = 1 << 20;
 
 /// Several processes as one dataflow.
 #[derive(Debug, Args)]
@@ -85,7 +76,12 @@ impl ClusterFlags {
         };
         let mut seen = BTreeSet::new();
         for host in &hosts {
-            check(flag, host)?;
+            if host_and_port(host).is_none() {
+                let why = format!(
+                    "'{host}' is not HOST:PORT, for example dataflow-0:2101 or [fd00::1]:2101"
+                );
+                return Err(Failure::usage(flag, why));
+            }
             if !seen.insert(host) {
                 return Err(Failure::usage(flag, format!("{host} is listed twice")));
             }
@@ -104,7 +100,7 @@ impl ClusterFlags {
             let hosts = self.hosts.iter().map(|host| host.trim().to_owned());
             return Ok(("--hosts", hosts.collect()));
         };
-        let text = read("--hostfile", file)?;
+        let text = text_file::read("--hostfile", file)?;
         let lines = text.lines().map(str::trim);
         let hosts = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         let hosts: Vec<String> = hosts.map(str::to_owned).collect();
@@ -120,57 +116,7 @@ impl ClusterFlags {
         let Some(file) = &self.cluster_token_file else {
             return Ok(String::new());
         };
-        let flag = "--cluster-token-file";
-        let token = read(flag, file)?.trim().to_owned();
-        match token.len() {
-            0 => Err(Failure::usage(flag, format!("{} is empty", file.display()))),
-            1..=TOKEN_BYTES => Ok(token),
-            _ => {
-                let why = format!("{} is longer than {TOKEN_BYTES} bytes", file.display());
-                Err(Failure::usage(flag, why))
-            }
-        }
-    }
-}
-
-fn read(flag: &str, file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let opened = File::open(file).map(|opened| opened.take(FILE_BYTES + 1));
-    let why = match opened.and_then(|mut most| most.read_to_string(&mut text)) {
-        Ok(bytes) if bytes as u64 <= FILE_BYTES => return Ok(text),
-        Ok(_) => format!("is longer than {FILE_BYTES} bytes; name another file"),
-        Err(error) if error.kind() == ErrorKind::InvalidData => {
-            "is not text; write it as text, for example as hexadecimal digits".to_owned()
-        }
-        Err(error) => error.to_string(),
-    };
-    Err(Failure::usage(flag, format!("{}: {why}", file.display())))
-}
-
-fn check(flag: &str, host: &str) -> Result<(), Failure> {
-    let port = host.rsplit_once(':').filter(|(name, _)| is_name(name));
-    match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
-        Some(1..) => Ok(()),
-        _ => {
-            let why =
-                format!("'{host}' is not HOST:PORT, for example dataflow-0:2101 or [fd00::1]:2101");
-            Err(Failure::usage(flag, why))
-        }
-    }
-}
-
-/// What comes before a port: of an IPv6 address without brackets, its own last part would be the port.
-fn is_name(name: &str) -> bool {
-    let bracketed = name
-        .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'));
-    match bracketed {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            !name.is_empty()
-                && !name.contains([':', '[', ']'])
-                && !name.contains(char::is_whitespace)
-        }
+        text_file::secret("--cluster-token-file", file)
     }
 }
 

@@ -1,0 +1,177 @@
+//! Peers of the relays' port that are hostile, mad or mistaken, on either side of it.
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+};
+
+use emostream_broadcast::RelayToken;
+use emostream_http::{Tls, TlsFiles, Trust};
+use emostream_model::{
+    NodeId, RELAY_VERSION, RelayDown, RelayHello, RelayUp, RelayWelcome, RelayedShape,
+};
+
+use crate::{
+    clients::connect,
+    stage::{Node, Stage, until},
+};
+
+/// Bytes that nobody should send.
+fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
+    let mut other_version = RelayUp::Heartbeat.frame();
+    other_version[4] = RELAY_VERSION + 1;
+    let hello = RelayUp::Hello(RelayHello {
+        node: NodeId(1),
+        name: "x\r\nforged".to_owned(),
+        nonce: [0; 32],
+        proof: [0; 32],
+        has: Vec::new(),
+    });
+    vec![
+        ("random bytes", (0..255).collect()),
+        ("a giant", vec![0xff; 64]),
+        ("HTTP", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()),
+        ("another version", other_version),
+        ("no hello", RelayUp::Heartbeat.frame()),
+        ("a hello that proves nothing", hello.frame()),
+        ("half a message", hello.frame()[..20].to_vec()),
+        ("nothing", Vec::new()),
+    ]
+}
+
+#[test]
+fn nonsense_is_let_go_and_hinders_no_relay() {
+    let mut stage = Stage::new();
+    let publisher = stage.publisher();
+    let address = publisher.feeds();
+    let relay = Node::relay(&[&address]);
+    let strangers: Vec<_> = nonsense()
+        .into_iter()
+        .map(|(what, bytes)| {
+            let mut stream = connect(address.parse().unwrap());
+            stream.write_all(&bytes).unwrap();
+            (what, stream)
+        })
+        .collect();
+    for (what, mut stream) in strangers {
+        let mut said = Vec::new();
+        // Closed, by a reset perhaps.
+        let _ = stream.read_to_end(&mut said);
+        // A challenge, and at most a refusal.
+        assert!(said.len() < 64, "{what}: {said:?}");
+    }
+    assert_eq!(publisher.metric("relays"), 1.0);
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let history = |node: &Node| crate::clients::get(node.address, "/v1/rooms/r/history").body;
+    until("fed", || {
+        history(&relay).contains("final") && history(&relay) == history(&publisher)
+    });
+}
+
+/// An upstream that says this to whoever comes, and then nothing.
+fn upstream(says: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.write_all(&says);
+            kept.push(stream);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_relay_passes_over_upstreams_that_are_none() {
+    let stage = Stage::new();
+    let publisher = stage.publisher();
+    let welcome = RelayDown::Welcome(RelayWelcome {
+        proof: [0; 32],
+        path: Vec::new(),
+        shape: RelayedShape {
+            window_ms: 1,
+            swarm_size: 1,
+            live_ms: 1,
+        },
+    });
+    let challenge = RelayDown::Challenge([7; 32]).frame();
+    let mut bad: Vec<String> = nonsense().into_iter().map(|(_, b)| upstream(b)).collect();
+    bad.push(upstream(challenge.clone()));
+    bad.push(upstream([challenge, welcome.frame()].concat()));
+    let at_publisher = publisher.feeds();
+    // Each before the good one: whichever it is, the good one is found in time.
+    for bad in &bad {
+        let relay = Node::relay(&[bad, &at_publisher]);
+        relay.readiness.check().unwrap();
+    }
+    let alone = Node::try_relay(&[&bad[0]], RelayToken::default(), None);
+    let why = alone.err().unwrap().to_string();
+    assert!(why.contains(&bad[0]) && why.contains("--upstream"), "{why}");
+}
+
+#[test]
+fn only_who_knows_the_token_is_fed_and_only_who_knows_it_is_believed() {
+    let stage = Stage::new();
+    let (open, guarded) = (stage.publisher(), stage.publisher());
+    let secret = || RelayToken::new("secret");
+    let (at_open, at_guarded) = (open.feeds(), guarded.feeds_at("127.0.0.1:0", secret(), 10));
+    let relay = Node::try_relay(&[&at_open, &at_guarded], secret(), None).unwrap();
+    assert_eq!(guarded.metric("relays"), 1.0);
+    assert_eq!(open.metric("relays"), 0.0);
+    relay.readiness.check().unwrap();
+    let refused = Node::try_relay(&[&at_guarded], RelayToken::new("other"), None);
+    let why = refused.err().unwrap().to_string();
+    assert!(why.contains("--relay-token-file"), "{why}");
+    assert!(!why.contains("secret"), "{why}");
+}
+
+#[test]
+fn one_relay_too_many_is_told_so() {
+    let stage = Stage::new();
+    let publisher = stage.publisher();
+    let address = publisher.feeds_at("127.0.0.1:0", RelayToken::default(), 1);
+    let first = Node::relay(&[&address]);
+    let why = Node::try_relay(&[&address], RelayToken::default(), None);
+    let why = why.err().unwrap().to_string();
+    assert!(why.contains("--max-relays"), "{why}");
+    // There is a place again once the first has gone.
+    drop(first);
+    until("a place", || publisher.metric("relays") == 0.0);
+    Node::relay(&[&address]);
+}
+
+#[test]
+fn a_link_in_tls_is_for_those_who_believe_its_certificate() {
+    let mut stage = Stage::new();
+    let publisher = stage.publisher();
+    let dir = tempfile::tempdir().unwrap();
+    let certify = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        let made = made.self_signed(&key).unwrap();
+        let path = |what: &str| dir.path().join(format!("{name}-{what}"));
+        let (certificate, key_file) = (path("certificate"), path("key"));
+        std::fs::write(&certificate, made.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        TlsFiles {
+            certificate,
+            key: key_file,
+        }
+    };
+    let (ours, strange) = (certify("127.0.0.1"), certify("other.example"));
+    let address = publisher.feeds_in_tls(Tls::load(ours.clone()).unwrap());
+    let join = |trust| Node::try_relay(&[&address], RelayToken::default(), trust);
+    let trust = |files: &TlsFiles| Some(Trust::in_file(&files.certificate).unwrap());
+    let relay = join(trust(&ours)).unwrap();
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    let history = |node: &Node| crate::clients::get(node.address, "/v1/rooms/r/history").body;
+    until("fed", || {
+        history(&relay).contains("final") && history(&relay) == history(&publisher)
+    });
+    for (trust, told) in [(trust(&strange), "--upstream-ca"), (None, &*address)] {
+        let why = join(trust).err().unwrap().to_string();
+        assert!(why.contains(told), "{why}");
+    }
+    assert_eq!(publisher.metric("relays"), 1.0);
+}

@@ -1,0 +1,132 @@
+//! `emostream relay`: news from a publisher, or from another relay, to subscribers and to further relays.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::Args;
+use emostream_broadcast::{IngestUrl, Reception, Upstreams};
+use emostream_http::{Listener, Nowhere, Shutdown, Trust, serve};
+
+use super::{
+    publisher::{Publishing, RING, RelayListening},
+    roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme},
+};
+use crate::{
+    exit::Failure,
+    settings::{AdminFlags, FanoutFlags, ListenFlags, OriginFlags, RelayListenFlags, TokenFlags},
+    signal::Signals,
+    values::host_and_port,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Where news comes from: the --relay-listen of a publisher or a relay. Several by commas, the best
+    /// first; one at a time is followed
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        required = true
+    )]
+    #[arg(value_parser = upstream)]
+    upstream: Vec<String>,
+    /// Speak TLS with the upstreams, and believe those that the system believes
+    #[arg(long)]
+    upstream_tls: bool,
+    /// Speak TLS with the upstreams, and believe the certificates in this file (PEM) and those signed by them
+    #[arg(long, value_name = "FILE")]
+    upstream_ca: Option<PathBuf>,
+    #[command(flatten)]
+    listen: ListenFlags,
+    #[command(flatten)]
+    fanout: FanoutFlags,
+    #[command(flatten)]
+    relays: RelayListenFlags,
+    #[command(flatten)]
+    admin: AdminFlags,
+    #[command(flatten)]
+    origin: OriginFlags,
+    #[command(flatten)]
+    tokens: TokenFlags,
+    /// Where the page sends reactions, as browsers reach it: the ingest, if it is not behind the address
+    /// that the page is opened at
+    #[arg(long, value_name = "URL")]
+    ingest_url: Option<IngestUrl>,
+}
+
+fn upstream(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match host_and_port(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("write HOST:PORT, for example publisher:9470 or [fd00::2]:9470".to_owned()),
+    }
+}
+
+pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+    let tls = flags.listen.tls()?;
+    let gate = flags.tokens.gate()?;
+    let token = flags.relays.token()?;
+    let trust = match (&flags.upstream_ca, flags.upstream_tls) {
+        (Some(file), _) => Trust::in_file(file)
+            .map(Some)
+            .map_err(|why| Failure::usage("--upstream-ca", why))?,
+        (None, true) => Trust::of_the_system()
+            .map(Some)
+            .map_err(|why| Failure::usage("--upstream-tls", why))?,
+        (None, false) => None,
+    };
+    let nowhere = Nowhere::new(flags.origin.allowed());
+    let reception = Reception {
+        ring: RING,
+        ingest_url: flags.ingest_url,
+        allow_origin: flags.origin.allowed(),
+        gate,
+        shards: flags.fanout.shards(),
+        drain: flags.fanout.drain(),
+    };
+    super::run(async {
+        let mut signals = Signals::listen()?;
+        let watch = Watch::default();
+        let listener = bind("--listen", flags.listen.address())?;
+        let address = address(&listener)?;
+        let relay_port = RelayListening::bind(&flags.relays, token.clone(), &tls)?;
+        let (scheme, limits) = (scheme(&tls), flags.listen.limits());
+        follow(&tls);
+        let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
+        let upstreams = Upstreams {
+            addresses: flags.upstream,
+            name: address.to_string(),
+            token,
+            trust,
+        };
+        let starting = Publishing::start_relay(upstreams, reception, &watch);
+        let relaying = tokio::select! {
+            started = starting => started?,
+            signal = signals.next() => {
+                tracing::info!("{signal}: no upstream yet, and none is looked for any more");
+                return Ok(());
+            }
+        };
+        let _relays = relaying.feed_relays(relay_port)?;
+        let shutdown = Shutdown::new();
+        let serving = tokio::spawn(serve(
+            Listener::new(listener, tls),
+            Arc::new((relaying.handler(), nowhere)),
+            limits,
+            shutdown.clone(),
+        ));
+        announce(&format!("the relay serves {scheme}://{address}/\n"))?;
+        let ended = tokio::select! {
+            failure = relaying.fails() => Err(failure),
+            signal = signals.next() => Ok(signal),
+        };
+        if let Ok(signal) = &ended {
+            tracing::info!("{signal}: draining");
+        }
+        let drain = Drain::begin();
+        shutdown.trigger();
+        relaying.bye();
+        drain.wait_for(serving).await;
+        admin.stop().await;
+        ended.map(drop)
+    })
+}
