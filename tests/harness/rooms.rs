@@ -1,18 +1,51 @@
 //! A watcher of a room: a thread that keeps every final, across restarts of the server.
 
 use std::{
+    io,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use super::{finals::Final, ws};
+use serde_json::Value;
+
+use super::{finals::Final, sse, ws};
 
 /// How long a read or a pause between two tries takes.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Where the server listens now; it changes with every restart.
 pub type Address = Arc<Mutex<String>>;
+
+/// What a room is watched by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    WebSocket,
+    Events,
+}
+
+enum Connection {
+    WebSocket(Box<ws::Subscriber>),
+    Events(sse::Stream),
+}
+
+impl Connection {
+    fn to(address: &str, room: &str, since: Option<&str>, by: By) -> io::Result<Connection> {
+        Ok(match by {
+            By::WebSocket => {
+                Connection::WebSocket(Box::new(ws::Subscriber::connect(address, room, since)?))
+            }
+            By::Events => Connection::Events(sse::Stream::connect(address, room, since)?),
+        })
+    }
+
+    fn next(&mut self, within: Duration) -> io::Result<Option<Value>> {
+        match self {
+            Connection::WebSocket(subscriber) => subscriber.next(within),
+            Connection::Events(stream) => stream.next(within),
+        }
+    }
+}
 
 pub struct Watcher {
     seen: Arc<Mutex<Seen>>,
@@ -30,15 +63,22 @@ struct Seen {
 impl Watcher {
     /// Follows `room` until it is dropped; it resumes behind the last final that it has seen.
     pub fn follow(address: Address, room: &str) -> Watcher {
+        Watcher::of(vec![address], room, By::WebSocket)
+    }
+
+    /// The same at several servers: at the next one whenever a connection ends.
+    pub fn of(addresses: Vec<Address>, room: &str, by: By) -> Watcher {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (shared, room) = (seen.clone(), room.to_owned());
         let thread = thread::spawn(move || {
-            while !shared.lock().unwrap().stop {
+            for address in addresses.iter().cycle() {
+                if shared.lock().unwrap().stop {
+                    return;
+                }
                 let server = address.lock().unwrap().clone();
                 let last = shared.lock().unwrap().finals.last().map(|f| f.id.clone());
-                if let Ok(mut subscriber) = ws::Subscriber::connect(&server, &room, last.as_deref())
-                {
-                    while read(&mut subscriber, &shared) {}
+                if let Ok(mut connection) = Connection::to(&server, &room, last.as_deref(), by) {
+                    while read(&mut connection, &shared) {}
                 }
                 thread::sleep(TICK);
             }
@@ -66,8 +106,8 @@ impl Watcher {
 }
 
 /// Reads a message; false once the connection is over.
-fn read(subscriber: &mut ws::Subscriber, shared: &Mutex<Seen>) -> bool {
-    let news = subscriber.next(TICK);
+fn read(connection: &mut Connection, shared: &Mutex<Seen>) -> bool {
+    let news = connection.next(TICK);
     let mut seen = shared.lock().unwrap();
     match news {
         Ok(None) => {}

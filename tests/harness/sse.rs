@@ -1,8 +1,9 @@
 //! A Server-Sent Events subscriber of the tests' own, on the bare socket.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     net::TcpStream,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -61,6 +62,58 @@ impl Subscriber {
             } else if line.is_empty() && !data.is_empty() {
                 let data = serde_json::from_str(&data).unwrap();
                 return Event { kind, id, data };
+            }
+        }
+    }
+}
+
+/// A subscriber that expects its server to go away.
+pub struct Stream {
+    reader: BufReader<TcpStream>,
+    /// What has come of a line.
+    line: Vec<u8>,
+}
+
+impl Stream {
+    /// Connects; `since` resumes as a browser's EventSource does.
+    pub fn connect(address: &str, room: &str, since: Option<&str>) -> io::Result<Stream> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        let resume = since.map_or(String::new(), |id| format!("last-event-id: {id}\r\n"));
+        let head =
+            format!("GET /v1/rooms/{room}/events HTTP/1.1\r\nhost: {address}\r\n{resume}\r\n");
+        stream.write_all(head.as_bytes())?;
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        match head.starts_with("HTTP/1.1 200") {
+            true => Ok(Stream {
+                reader,
+                line: Vec::new(),
+            }),
+            false => Err(io::Error::other(head)),
+        }
+    }
+
+    /// The next message; `None` if none came `within`. An error ends the connection.
+    pub fn next(&mut self, within: Duration) -> io::Result<Option<Value>> {
+        use io::ErrorKind::{TimedOut, UnexpectedEof, WouldBlock};
+        self.reader.get_mut().set_read_timeout(Some(within))?;
+        loop {
+            match self.reader.read_until(b'\n', &mut self.line) {
+                Ok(0) => return Err(UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), WouldBlock | TimedOut) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+            let line = String::from_utf8(std::mem::take(&mut self.line)).unwrap();
+            // An event has one line of data here.
+            if let Some(data) = line.strip_prefix("data: ").filter(|d| d.ends_with('\n')) {
+                return Ok(Some(serde_json::from_str(data).unwrap()));
             }
         }
     }
