@@ -2,18 +2,23 @@
 //! metrics that exist, and each file is what its reader takes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+#[path = "deployment/cluster.rs"]
+mod cluster;
 #[path = "deployment/files.rs"]
 mod files;
+mod harness;
 #[path = "deployment/queries.rs"]
 mod queries;
 #[path = "deployment/roles.rs"]
 mod roles;
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{collections::BTreeSet, fs, process::Command, thread};
 
 use serde_json::{Value, json};
 
 use files::{docker, good, manifests, path, program, text};
+use harness::node;
+use roles::Arguments;
 
 #[test]
 fn the_compose_file_is_one() {
@@ -149,4 +154,57 @@ fn docker_and_the_script_start_the_same_roles_with_the_same_flags() {
     );
     let only_in_compose: Vec<&String> = of_compose.difference(&of_script).collect();
     assert!(only_in_compose.is_empty(), "{only_in_compose:?}");
+}
+
+/// A Kafka or a publisher that is not there.
+const NOBODY: &str = "127.0.0.1:1";
+
+/// The role as it is written, but for addresses: what it asks is not there, and it listens where it may.
+fn alone(role: Arguments, token: &str) -> Arguments {
+    let mut words = role.into_iter();
+    let mut arguments = Vec::new();
+    while let Some(word) = words.next() {
+        let instead = match word.as_str() {
+            "--kafka" | "--upstream" => Some(NOBODY),
+            "--listen" | "--admin" | "--relay-listen" => Some("127.0.0.1:0"),
+            "--relay-token-file" | "--cluster-token-file" => Some(token),
+            _ => None,
+        };
+        arguments.push(word);
+        if let Some(instead) = instead {
+            words.next().unwrap();
+            arguments.push(instead.to_owned());
+        }
+    }
+    arguments
+}
+
+#[test]
+fn a_container_that_finds_nobody_says_so_in_its_last_line_and_ends_with_69() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
+    let token = token.to_str().unwrap();
+    let written = [roles::of_compose(), roles::of_kubernetes()].concat();
+    let roles: BTreeSet<Arguments> = written.into_iter().map(|role| alone(role, token)).collect();
+    let names: BTreeSet<&str> = roles.iter().map(|role| role[0].as_str()).collect();
+    let all = ["dataflow", "ingest", "publisher", "relay", "topics"];
+    assert_eq!(names, BTreeSet::from(all));
+    thread::scope(|scope| {
+        for role in &roles {
+            scope.spawn(move || {
+                let role: Vec<&str> = role.iter().map(String::as_str).collect();
+                // The image names addresses in the environment; here any will do.
+                let mut command = node::emostream(&role);
+                command.env("EMOSTREAM_LISTEN", "127.0.0.1:0");
+                command.env("EMOSTREAM_ADMIN", "127.0.0.1:0");
+                let output = command.output().unwrap();
+                let said = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(69), "{role:?}: {said}");
+                let last = said.lines().last().unwrap();
+                assert!(last.starts_with("emostream: "), "{role:?}: {said}");
+                assert!(last.contains(NOBODY), "{role:?}: {said}");
+            });
+        }
+    });
 }

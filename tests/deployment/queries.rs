@@ -1,5 +1,7 @@
 //! What alerts and dashboards ask Prometheus.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::files::{docker, text};
@@ -38,4 +40,38 @@ pub fn questions() -> Vec<String> {
         question.replace("$__rate_interval", "1m")
     })
     .collect()
+}
+
+/// The metrics that a question is about, by the names that roles give them.
+pub fn metrics(question: &str) -> BTreeSet<String> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = question.split(|c| !is_word(c));
+    let ours = words.filter(|word| word.starts_with("emostream_"));
+    ours.map(|name| {
+        let base = |end| name.strip_suffix(end);
+        let of_histogram = base("_bucket")
+            .or_else(|| base("_sum"))
+            .or_else(|| base("_count"));
+        of_histogram.unwrap_or(name).to_owned()
+    })
+    .collect()
+}
+
+/// Each `metric{label="value"}` in a question: metric and label.
+pub fn selectors(question: &str) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for (at, _) in question.match_indices("emostream_") {
+        let Some((name, rest)) = question[at..].split_once('{') else {
+            continue;
+        };
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            continue;
+        }
+        let labels = rest.split('}').next().unwrap();
+        for label in labels.split(',') {
+            let (label, _) = label.split_once(['=', '!', '~']).unwrap();
+            found.insert((name.to_owned(), label.trim().to_owned()));
+        }
+    }
+    found
 }

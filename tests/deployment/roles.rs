@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::files::{docker, good, path, program, texts};
+use serde_json::Value;
+
+use super::files::{docker, good, manifests, path, program, texts, yaml};
 
 /// The arguments of a role.
 pub type Arguments = Vec<String>;
@@ -13,6 +15,36 @@ pub fn of_compose() -> Vec<Arguments> {
     let services = compose["services"].as_object().unwrap().values();
     let ours = services.filter(|service| service["image"] == "emostream");
     ours.map(|service| texts(&service["command"])).collect()
+}
+
+/// The roles of docker/k8s, with what Kubernetes puts into their arguments, and flags from the environment as
+/// flags.
+pub fn of_kubernetes() -> Vec<Arguments> {
+    let documents: Vec<Value> = manifests().iter().flat_map(|file| yaml(file)).collect();
+    let of_kind = |kind: &'static str| documents.iter().filter(move |d| d["kind"] == kind);
+    let settings = &of_kind("ConfigMap").next().unwrap()["data"];
+    let kafka = settings["EMOSTREAM_KAFKA"].as_str().unwrap();
+    let workloads = ["Job", "Deployment", "StatefulSet"].into_iter();
+    let containers = workloads.flat_map(|kind| {
+        of_kind(kind).flat_map(|workload| {
+            let containers = &workload["spec"]["template"]["spec"]["containers"];
+            containers.as_array().unwrap().clone()
+        })
+    });
+    let arguments = containers.map(|container| {
+        let written = texts(&container["args"]).into_iter();
+        let mut arguments: Arguments = written
+            .flat_map(|argument| match argument.split_once('=') {
+                Some((flag, value)) => vec![flag.to_owned(), value.replace("$(ORDINAL)", "0")],
+                None => vec![argument],
+            })
+            .collect();
+        if arguments[0] != "relay" {
+            arguments.extend(["--kafka".to_owned(), kafka.to_owned()]);
+        }
+        arguments
+    });
+    arguments.collect()
 }
 
 /// The roles that docker/cluster.sh starts.

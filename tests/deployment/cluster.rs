@@ -1,0 +1,234 @@
+//! `make cluster`: what it starts counts exactly while each of its processes is killed, tells all metrics that
+//! alerts and dashboards use, and leaves nothing behind.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{
+    files::{path, text},
+    harness::{http, node, signal::signal, supervised::free_addresses, until, until_within},
+    queries,
+};
+
+/// A cluster that `docker/cluster.sh` has started.
+struct Cluster {
+    script: Child,
+    dir: TempDir,
+    address: String,
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let address = free_addresses(1).remove(0);
+        let said = fs::File::create(dir.path().join("said")).unwrap();
+        let script = Command::new(path("docker/cluster.sh"))
+            .env("EMOSTREAM", env!("CARGO_BIN_EXE_emostream"))
+            .env("CLUSTER_DIR", dir.path())
+            .env("CLUSTER_LISTEN", &address)
+            .stdin(Stdio::null())
+            .stdout(said.try_clone().unwrap())
+            .stderr(said)
+            .spawn()
+            .unwrap();
+        let mut cluster = Cluster {
+            script,
+            dir,
+            address,
+        };
+        // Kafka's own start and eight processes, on two busy cores.
+        until_within(Duration::from_secs(180), "the cluster's address", || {
+            let ended = cluster.script.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", cluster.said());
+            let open = format!("Open http://{}/", cluster.address);
+            cluster.said().contains(&open).then_some(())
+        });
+        cluster
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.dir.path().join("said")).unwrap()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The administrator's address of each role.
+    fn admins(&self) -> BTreeMap<String, String> {
+        let said = self.said();
+        let lines = said.lines();
+        lines
+            .filter_map(|line| {
+                let (name, rest) = line.split_once("metrics at http://")?;
+                let address = rest.strip_suffix("/metrics")?;
+                Some((name.trim().to_owned(), address.to_owned()))
+            })
+            .collect()
+    }
+
+    fn pid(&self, name: &str) -> u32 {
+        let file = self.dir.path().join(format!("{name}.pid"));
+        fs::read_to_string(file).unwrap().trim().parse().unwrap()
+    }
+
+    /// kill -9, and back again: ready, and in the proxy's eyes, too.
+    fn kill(&self, name: &str) {
+        let killed = self.pid(name);
+        signal(killed, "KILL");
+        until("another process of the same name", || {
+            (self.pid(name) != killed).then_some(())
+        });
+        if let Some(admin) = self.admins().get(name) {
+            until(name, || {
+                let answer = http::get(admin, "/readyz").ok()?;
+                (answer.status == 200).then_some(())
+            });
+        }
+        until("an answer through the proxy", || {
+            let answer = http::get(&self.address, "/v1/rooms").ok()?;
+            (answer.status == 200).then_some(())
+        });
+    }
+
+    /// Ctrl-C, which ends well and leaves no process.
+    fn stop(mut self) {
+        let pids: Vec<u32> = self.pids().values().copied().collect();
+        signal(self.script.id(), "INT");
+        let ended = until_within(Duration::from_secs(90), "an end after Ctrl-C", || {
+            self.script.try_wait().unwrap()
+        });
+        assert!(ended.success(), "{ended}: {}", self.said());
+        for pid in pids {
+            // Whoever adopts the orphans takes a moment to bury them.
+            until(&format!("the end of process {pid}"), || {
+                (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+            });
+        }
+    }
+
+    fn pids(&self) -> BTreeMap<PathBuf, u32> {
+        let files = fs::read_dir(self.dir.path()).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let pids = files.filter(|file| file.extension().is_some_and(|end| end == "pid"));
+        let read = |file: PathBuf| {
+            let pid = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+            (file, pid)
+        };
+        let mut pids: BTreeMap<PathBuf, u32> = pids.map(read).collect();
+        let kafka = self.dir.path().join("kafka/pid");
+        let pid = fs::read_to_string(&kafka).unwrap().trim().parse().unwrap();
+        pids.insert(kafka, pid);
+        pids
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("{}", self.said());
+            for (file, _) in self.pids() {
+                println!("{}", node::said_at_last(&file.with_extension("log")));
+            }
+        }
+        if self.script.try_wait().unwrap().is_none() {
+            signal(self.script.id(), "TERM");
+            let _ = self.script.wait();
+        }
+    }
+}
+
+/// What the roles tell Prometheus.
+#[derive(Default)]
+struct Told {
+    metrics: BTreeSet<String>,
+    /// The labels of each name in a series.
+    labels: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Told {
+    fn by(cluster: &Cluster) -> Told {
+        let mut told = Told::default();
+        for admin in cluster.admins().values() {
+            let page = http::get(admin, "/metrics").unwrap().body;
+            for line in page.lines() {
+                if let Some(metric) = line.strip_prefix("# TYPE ") {
+                    let name = metric.split(' ').next().unwrap();
+                    told.metrics.insert(name.to_owned());
+                } else if let Some((name, labels)) = line.split_once('{') {
+                    let labels = labels.split('}').next().unwrap().split("\",");
+                    let labels = labels.map(|label| label.split('=').next().unwrap().to_owned());
+                    told.labels
+                        .entry(name.to_owned())
+                        .or_default()
+                        .extend(labels);
+                }
+            }
+        }
+        told
+    }
+
+    /// Whether what `question` asks for is told.
+    fn answers(&self, question: &str) {
+        for metric in queries::metrics(question) {
+            assert!(
+                self.metrics.contains(&metric),
+                "no role tells {metric}: {question}"
+            );
+        }
+        for (name, label) in queries::selectors(question) {
+            let labels = self.labels.get(&name);
+            let told = labels.is_some_and(|labels| labels.contains(&label));
+            assert!(told, "{name} has no label {label}: {question}");
+        }
+    }
+}
+
+#[test]
+fn a_cluster_that_loses_each_process_once_counts_exactly_and_tells_what_is_watched() {
+    let cluster = Cluster::start();
+    let url = cluster.url();
+    let load = ["load", "--json", "--url", &url, "--verify", "--stored"];
+    let crowd = ["--rate", "100/s", "--duration", "25s", "--rooms", "2"];
+    let report: Value = thread::scope(|scope| {
+        let loading = scope.spawn(|| node::output(&[&load[..], &crowd].concat()));
+        let each = [
+            "ingest-0",
+            "dataflow-1",
+            "publisher",
+            "relay-0",
+            "relay-2",
+            "proxy",
+        ];
+        for name in each {
+            cluster.kill(name);
+        }
+        serde_json::from_str(&loading.join().unwrap()).unwrap()
+    });
+    assert_eq!(report["verify"]["exact"], true, "{report}");
+    assert!(
+        report["verify"]["counted"].as_u64() > Some(1000),
+        "{report}"
+    );
+
+    let told = Told::by(&cluster);
+    for question in queries::questions() {
+        told.answers(&question);
+    }
+    let page = text("docs/metrics.md");
+    let page = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let page: BTreeSet<String> = page.map(str::to_owned).collect();
+    assert_eq!(told.metrics, page, "docs/metrics.md");
+    cluster.stop();
+}
