@@ -41,7 +41,7 @@ fn whoever_is_killed_the_leaves_get_every_final_once() {
     let mut random = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(dir.path(), seed);
-    let leaves: Vec<Address> = cluster.leaves.iter().map(address).collect();
+    let leaves: Vec<Address> = cluster.leaves.iter().map(|at| address(at)).collect();
     let watchers: Vec<(&str, Watcher)> = ROOMS
         .iter()
         .flat_map(|room| [(*room, By::WebSocket), (*room, By::Events)])
@@ -128,8 +128,8 @@ fn kept(brokers: &str, prefix: &str) -> BTreeMap<String, Vec<Kept>> {
     kept
 }
 
-fn address(at: &String) -> Address {
-    Arc::new(Mutex::new(at.clone()))
+fn address(at: &str) -> Address {
+    Arc::new(Mutex::new(at.to_owned()))
 }
 
 struct Cluster {

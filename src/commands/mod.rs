@@ -39,7 +39,7 @@ pub(crate) struct Command {
 enum What {
     /// Run everything in one process: ingest, dataflow, publisher and the page
     #[command(after_help = examples::UP)]
-    Up(up::Flags),
+    Up(Box<up::Flags>),
     /// Run the HTTP ingest service
     #[command(after_help = examples::INGEST)]
     Ingest(ingest::Flags),
@@ -80,7 +80,7 @@ impl Command {
             Subscribe(_) | Inspect(_) | Load(_) | Topics(_) | Reset(_) => LevelFilter::WARN,
         });
         match self.what {
-            Up(flags) => up::run(flags),
+            Up(flags) => up::run(*flags),
             Ingest(flags) => ingest::run(flags),
             Dataflow(flags) => dataflow::run(flags),
             Publisher(flags) => publisher::run(flags),
