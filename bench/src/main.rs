@@ -19,6 +19,7 @@ mod fanout;
 mod floor;
 mod ingest;
 mod peers;
+mod relays;
 mod rooms;
 mod start;
 mod steady;
@@ -56,6 +57,8 @@ enum Figure {
     Ingest(ingest::Flags),
     /// What a delivery costs beside a plain server, slow readers, herds
     Fanout(fanout::Flags),
+    /// What relays cost a publisher, and what a hop adds
+    Relays(relays::Flags),
     /// Reading records alone, without Kafka
     Decode,
     /// The floor itself, started by `drain` as a process of its own
@@ -95,6 +98,7 @@ fn main() -> Outcome<()> {
         Figure::Memory(flags) => rooms::memory(&flags),
         Figure::Start(flags) => start::run(&flags),
         Figure::Ingest(flags) => ingest::run(&flags),
+        Figure::Relays(flags) => relays::run(&flags),
         Figure::HttpFloor(flags) => ingest::floor::run(&flags),
         Figure::Fanout(flags) => fanout::run(&flags),
         Figure::FanoutPlain(flags) => fanout::plain::run(&flags),
