@@ -451,7 +451,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Stop, commit::CommitThread, results::Recording, timers::MachineClock, tumble::Closed,
+        Stop, commit::CommitThread, rejections::MOST_UNWRITTEN_BYTES, results::Recording,
+        timers::MachineClock, tumble::Closed,
     };
 
     const DEADLINE: Duration = Duration::from_secs(60);
@@ -628,6 +629,40 @@ mod tests {
             input.advance_to(30);
             let second = topics_until(worker, 30);
             assert_eq!(second, [names.rejected(), names.progress()]);
+        });
+    }
+
+    #[test]
+    fn a_flood_of_rejections_does_not_end_what_is_written_of_an_open_window() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            input.send(a_final());
+            input.send(Outcome::Rejected(Rejected {
+                partition: 0,
+                offset: 7,
+                time_ms: 3,
+                settled_at_ms: 0,
+                reason: "malformed".to_owned(),
+                key: None,
+                value: vec![0; MOST_UNWRITTEN_BYTES],
+            }));
+            input.flush();
+            for _ in 0..10 {
+                worker.step();
+            }
+            // A commit now would say that nothing is final, and hold a final.
+            input.advance_to(20);
+            let records = step_until(worker, &timers, || shown.try_recv().ok());
+            assert_eq!(final_until_ms(&records), 20);
+            let topics: Vec<_> = records.into_iter().map(|record| record.topic).collect();
+            let names = Topics::default();
+            // Its N is not known yet: it follows by itself.
+            assert_eq!(topics, [names.windows(), names.progress()]);
+            step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
+            let records = step_until(worker, &timers, || shown.try_recv().ok());
+            assert_eq!(records[0].topic, names.rejected());
         });
     }
 
