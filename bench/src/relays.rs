@@ -104,6 +104,10 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     let (_relay, at_relay) = start(&flags.ours, "relay", &["--upstream", &feed])?;
     let seen = [&at_publisher, &at_relay].map(|at| Seen::at(at));
     thread::sleep(WARM_UP);
+    // What each got when it joined says when it joined.
+    for seen in seen.iter().flatten() {
+        seen.forget()?;
+    }
     thread::sleep(span);
     results.stop()?;
     let [at_publisher, at_relay] = seen.map(|seen| seen.map(Seen::stop));
@@ -236,6 +240,14 @@ impl Seen {
             stream,
             thread,
         })
+    }
+
+    fn forget(&self) -> Outcome<()> {
+        self.frames
+            .lock()
+            .map_err(|_| "a subscriber panicked")?
+            .clear();
+        Ok(())
     }
 
     fn stop(self) -> Outcome<HashMap<String, Instant>> {
