@@ -14,6 +14,7 @@ import { Chart } from "./chart.js";
 import { Delay } from "./delay.js";
 import {
   byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, short, tokenOfAddress,
+  wrongRoom,
 } from "./dom.js";
 import { connect } from "./emostream.js";
 import { csv, peaks } from "./mood.js";
@@ -74,11 +75,12 @@ class Dashboard {
   /** By how much this screen's clock is ahead of the server's. */ #skew_ms = 0;
 
   async start() {
-    window.addEventListener("popstate", () => this.#choose(roomOfAddress(this.#room)));
+    window.addEventListener("popstate", () => this.#choose(this.#asked(this.#room)));
     byId("csv").addEventListener("click", () => void this.#download("csv"));
     byId("json").addEventListener("click", () => void this.#download("json"));
     await this.#look();
-    this.#choose(roomOfAddress(this.#rooms[0]?.room ?? "default"));
+    this.#choose(this.#asked(this.#rooms[0]?.room ?? "default"));
+    this.#problem("room", wrongRoom());
     setInterval(() => document.hidden || void this.#look(), ROOMS_EVERY_MS);
     setInterval(() => document.hidden || this.#draw(), 1000);
   }
@@ -143,6 +145,10 @@ class Dashboard {
   }
 
   // One room.
+
+  #asked(otherwise) {
+    return wrongRoom() ? otherwise : roomOfAddress(otherwise);
+  }
 
   #choose(room) {
     if (room === this.#room) return;

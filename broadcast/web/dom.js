@@ -91,8 +91,17 @@ function moment({ start, total, counts }) {
 
 /** The room that the address names; `otherwise` where it names none that can be one. */
 export function roomOfAddress(otherwise) {
-  const room = new URLSearchParams(location.search).get("room") ?? "";
-  return ROOM.test(room) ? room : otherwise;
+  return askedRoom() || otherwise;
+}
+
+/** Why the address names no room, or "" where it names one or none. */
+export function wrongRoom() {
+  const room = askedRoom();
+  return room && !ROOM.test(room) ? `“${room}” is no room: a room is 1 to 64 letters, digits and . _ ~ -` : "";
+}
+
+function askedRoom() {
+  return new URLSearchParams(location.search).get("room") ?? "";
 }
 
 /** `#token=…`: what stands behind the # is sent to no server. */

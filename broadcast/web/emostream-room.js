@@ -32,6 +32,7 @@ const NOTICE_MS = 5_000;
 const BREAK_MS = 2_000;
 const CLOSED = "The server ended this visit. Reload the page to come back.";
 const WAITING = "Your last reactions are still waiting to be sent.";
+const BROKEN = "Connecting …";
 const RELAYED = ["hello", "live", "final", "trending", "gap", "state", "status", "refused"];
 
 const exact = new Intl.NumberFormat();
@@ -44,7 +45,7 @@ const STYLE = `
   flex-direction: column;
   gap: var(--emostream-gap, .75rem);
   min-height: 18rem;
-  color: var(--emostream-ink, CanvasText);
+  color: var(--emostream-ink, inherit);
   --line: var(--emostream-edge, color-mix(in srgb, currentColor 16%, transparent));
   --strong: var(--emostream-accent, #6a5cf0);
 }
@@ -130,6 +131,8 @@ export class EmoStreamRoom extends Base {
   #rebuild = false;
   #timers = { draw: 0, notice: 0, summary: 0, broken: 0 };
   #spoken = "";
+  /** Why its attributes name no room, if they do not. */
+  #wrong = "";
   #stage;
   #canvas;
   #notice;
@@ -189,25 +192,39 @@ export class EmoStreamRoom extends Base {
 
   /** Shows a sentence over the canvas for some seconds. */
   notify(text) {
+    this.#show(text);
+    this.#timers.notice = setTimeout(() => this.#hide(text), NOTICE_MS);
+  }
+
+  /** Shows a sentence that stays until another comes. */
+  #show(text) {
+    clearTimeout(this.#timers.notice);
     this.#notice.textContent = text;
     this.#notice.hidden = false;
-    clearTimeout(this.#timers.notice);
-    this.#timers.notice = setTimeout(() => { this.#notice.hidden = true; }, NOTICE_MS);
+  }
+
+  #hide(text) {
+    if (this.#notice.textContent === text) this.#notice.hidden = true;
   }
 
   #start() {
     this.#started = true;
     const given = EmoStreamRoom.observedAttributes.map((name) => [name, this.getAttribute(name) || undefined]);
     const { emojis = EMOJIS, ...options } = Object.fromEntries(given);
+    this.#hide(this.#wrong);
+    this.#wrong = "";
     this.#board = new Scoreboard();
     this.#swarms = new Swarms(this.#canvas);
     this.#buttons.replaceChildren(...faces(emojis).map((emoji) => this.#button(emoji)));
     try {
       this.#stream = connect(options);
     } catch (error) {
-      return this.notify(error.message);
+      this.#wrong = error.message;
+      console.error(`<emostream-room>: ${error.message}`);
+      return this.#show(this.#wrong);
     }
     this.#listen(this.#stream);
+    this.#standing(this.#stream.status);
     this.#timers.summary = setInterval(() => this.#speak(), SUMMARY_MS);
     this.#drawSoon();
   }
@@ -272,9 +289,8 @@ export class EmoStreamRoom extends Base {
   #standing(status) {
     this.dataset.status = status;
     clearTimeout(this.#timers.broken);
-    if (status === "connecting") {
-      this.#timers.broken = setTimeout(() => this.notify("Connecting again …"), BREAK_MS);
-    }
+    if (status === "connecting") this.#timers.broken = setTimeout(() => this.#show(BROKEN), BREAK_MS);
+    else this.#hide(BROKEN);
   }
 
   #button(emoji) {
@@ -289,8 +305,12 @@ export class EmoStreamRoom extends Base {
   }
 
   #react(emoji, from) {
-    if (!this.#stream?.react(emoji)) {
-      this.notify(this.#stream?.status === "closed" ? CLOSED : WAITING);
+    if (!this.#stream) {
+      this.#show(this.#wrong);
+      return false;
+    }
+    if (!this.#stream.react(emoji)) {
+      this.notify(this.#stream.status === "closed" ? CLOSED : WAITING);
       return false;
     }
     this.#delay.tap(emoji, this.#board.total(emoji));

@@ -141,6 +141,7 @@ export declare class EmoStream extends EventTarget {
 
 /**
  * Joins a room: receives at once, and reconnects until `close()`.
+ * For browsers: it needs their WebSocket or EventSource. A relative url is taken from the page.
  * @throws TypeError when the room's name, the url or the transport is not valid
  */
 export declare function connect(options?: Options): EmoStream;

@@ -90,8 +90,8 @@ export class EmoStream extends EventTarget {
     if (!["auto", "websocket", "sse"].includes(transport)) {
       throw new TypeError("transport is auto, websocket or sse");
     }
-    this.#base = new URL(url, globalThis.location?.href);
-    this.#ingest = new URL(ingest, globalThis.location?.href);
+    this.#base = addressOf(url);
+    this.#ingest = addressOf(ingest);
     this.#room = room;
     this.#user = user;
     this.#token = token;
@@ -392,6 +392,14 @@ class Events {
 /** Joins a room: receives at once, and reconnects until `close()`. */
 export function connect(options) {
   return new EmoStream(options);
+}
+
+function addressOf(url) {
+  try {
+    return new URL(url, globalThis.location?.href);
+  } catch {
+    throw new TypeError(`"${url}" is no url; name the server's, such as https://emo.example`);
+  }
 }
 
 /** Where this module came from; a bundled one takes the page's origin. */

@@ -9,7 +9,7 @@
 
 import "./emostream-room.js";
 import {
-  byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, span, tokenOfAddress,
+  byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, span, tokenOfAddress, wrongRoom,
 } from "./dom.js";
 import { plain } from "./scoreboard.js";
 
@@ -187,4 +187,17 @@ class Viewer {
   }
 }
 
-new Viewer(roomOfAddress("default"));
+/** Joins nothing: taps would count where nobody meant them to. */
+function refuse(why) {
+  byId("room").value = roomOfAddress("");
+  byId("share").hidden = true;
+  setText(byId("sum"), "?");
+  setText(byId("caption"), why);
+  setText(byId("rate"), "");
+  setText(byId("delay"), "Name another above.");
+  drawStatus("closed");
+}
+
+const wrong = wrongRoom();
+if (wrong) refuse(wrong);
+else new Viewer(roomOfAddress("default"));

@@ -1,6 +1,7 @@
 //! A headless Chromium by chromedriver, and what the tests look for in its pages.
 
 use std::{
+    io::{self, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -18,10 +19,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Narrower pages are on a phone.
 const PHONE_PIXELS: u32 = 500;
 
-/// Debian's chromedriver; killed at the end, and its browsers with it.
+/// Debian's chromedriver; ended with its browsers, also where a test fails.
 pub struct Driver {
     child: Child,
-    url: String,
+    port: u16,
 }
 
 /// What a browser is like.
@@ -48,10 +49,7 @@ impl Driver {
             .unwrap_or_else(|error| {
                 panic!("this test needs chromedriver ({error}): apt-get install chromium chromium-driver")
             });
-        let driver = Driver {
-            child,
-            url: format!("http://127.0.0.1:{port}"),
-        };
+        let driver = Driver { child, port };
         until("chromedriver answers", || {
             TcpStream::connect(("127.0.0.1", port)).ok()
         });
@@ -90,14 +88,25 @@ impl Driver {
         let mut builder = ClientBuilder::new(HttpConnector::new());
         builder
             .capabilities(capabilities)
-            .connect(&self.url)
+            .connect(&format!("http://127.0.0.1:{}", self.port))
             .await
             .unwrap()
     }
 }
 
+impl Driver {
+    /// Has it close its browsers, which would outlive it if it were killed at once.
+    fn shut_down(&self) -> io::Result<()> {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
+        socket.set_read_timeout(Some(DEADLINE))?;
+        socket.write_all(b"GET /shutdown HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")?;
+        socket.read(&mut [0]).map(drop)
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
+        let _ = self.shut_down();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
