@@ -1,8 +1,33 @@
 //! SIGTERM and SIGINT: the operator's wish that the process drains and ends.
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use std::{process, thread};
+
+use tokio::{
+    runtime::Builder,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use crate::exit::{Exit, Failure};
+
+/// Has the first signal end the process with 0. For commands that only read and print, which may end
+/// anywhere.
+pub(crate) fn end_at_the_first() -> Result<(), Failure> {
+    let unavailable = |error| {
+        let why = format!("signals cannot be received: {error}");
+        Failure::new(Exit::Unavailable, why)
+    };
+    let runtime = Builder::new_current_thread().enable_io().build();
+    let runtime = runtime.map_err(unavailable)?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
+    let wait = move || {
+        runtime.block_on(signals.next());
+        process::exit(0);
+    };
+    let waiting = thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait);
+    waiting.map(drop).map_err(unavailable)
+}
 
 /// The signals that ask for a drain.
 pub(crate) struct Signals {

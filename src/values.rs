@@ -97,8 +97,8 @@ impl FromStr for From {
             "latest" => return Ok(Self::Latest),
             _ => {}
         }
-        if let Some(ago) = text.strip_prefix('-') {
-            return duration(ago).map(Self::Ago);
+        if let Some(ago) = text.strip_prefix('-').and_then(|ago| duration(ago).ok()) {
+            return Ok(Self::Ago(ago));
         }
         let moment = text.parse::<Timestamp>().ok();
         moment

@@ -27,12 +27,14 @@ impl Encoded {
         let text = websocket.slice(websocket.len() - json.len()..);
         let json = Utf8Bytes::try_from(text).expect("JSON is UTF-8");
         let kind = frame.kind();
-        let id = match frame {
+        // What a browser's EventSource heeds by itself: where to resume, and when to come back.
+        let heeded = match frame {
             Frame::Final { id, .. } => format!("id: {id}\n"),
+            Frame::Bye { retry_ms } => format!("retry: {retry_ms}\n"),
             _ => String::new(),
         };
         // JSON has no line breaks of its own, so one data line holds it.
-        let event = format!("event: {kind}\n{id}data: {json}\n\n");
+        let event = format!("event: {kind}\n{heeded}data: {json}\n\n");
         let chunk = Bytes::from(sse::chunk(&event));
         let end = chunk.len() - sse::CHUNK_END.len();
         Self {
@@ -72,7 +74,7 @@ mod tests {
     fn a_frame_is_the_same_whatever_it_goes_by() {
         let encoded = Encoded::new(&Frame::Bye { retry_ms: 4200 });
         let json = r#"{"type":"bye","retry_ms":4200}"#;
-        let event = format!("event: bye\ndata: {json}\n\n");
+        let event = format!("event: bye\nretry: 4200\ndata: {json}\n\n");
         assert_eq!(encoded.json().as_str(), json);
         assert_eq!(encoded.websocket()[..2], [0x81, json.len() as u8]);
         assert_eq!(encoded.websocket()[2..], *json.as_bytes());

@@ -1,8 +1,11 @@
 //! From a request's address to what is asked for.
 
+use std::borrow::Cow;
+
 use emostream_http::Problem;
 use emostream_model::{ResultId, Room, parse_timestamp};
 use hyper::{HeaderMap, Uri};
+use percent_encoding::percent_decode_str;
 
 use crate::page;
 
@@ -53,9 +56,9 @@ impl Route {
     }
 }
 
-/// The room of that name.
+/// The room of that name, as it stands in an address: `~` is often written `%7E` there.
 pub(crate) fn room(name: &str) -> Result<Room, Problem> {
-    Room::new(name).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
+    Room::new(&decoded(name)).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
 }
 
 /// Where to resume: `since`, or what an `EventSource` sends by itself.
@@ -78,18 +81,20 @@ pub(crate) fn moment(uri: &Uri, name: &str) -> Result<Option<u64>, Problem> {
     let Some(text) = parameter(uri, name).filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let decoded = text
-        .replace("%3A", ":")
-        .replace("%3a", ":")
-        .replace("%2B", "+");
-    let moment = match decoded.parse() {
+    let text = decoded(text);
+    let moment = match text.parse() {
         Ok(ms) => Ok(ms),
-        Err(_) => parse_timestamp(&decoded),
+        Err(_) => parse_timestamp(&text),
     };
     let problem = |_| format!("{name}: expected Unix milliseconds or RFC 3339");
     moment
         .map(Some)
         .map_err(|error| Problem::bad_request(problem(error)))
+}
+
+/// Without percent-encoding (RFC 3986, 2.1); what is no UTF-8 then names nothing here.
+fn decoded(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
 }
 
 /// A parameter of the query, as it stands there.

@@ -79,8 +79,10 @@ pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem 
     if !is_array {
         return Problem::new(status, first.to_owned());
     }
-    let count = rejected.len();
-    let detail = format!("none of the {count} reactions is {word}; the first: {first}");
+    let detail = match rejected.len() {
+        1 => first.to_owned(),
+        count => format!("none of the {count} reactions is {word}; the first: {first}"),
+    };
     Problem::new(status, detail).member("rejected", json!(rejected))
 }
 

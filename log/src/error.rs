@@ -17,7 +17,9 @@ pub enum LogError {
         detail: String,
     },
     /// There is no such topic.
-    #[error("topic {topic} does not exist; create it with `emostream topics create`")]
+    #[error(
+        "topic {topic} does not exist; create it with `emostream topics create --kafka BROKERS --partitions N`"
+    )]
     UnknownTopic {
         /// The topic's name.
         topic: String,

@@ -50,7 +50,13 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((_, code)) => {
                 let silent = unanswered(config, &events, Some(code), "CreateTopics");
-                return Err(silent.unwrap_or_else(|| refused(&code)));
+                let copies = spec.replication;
+                return Err(silent.unwrap_or_else(|| match code {
+                    RDKafkaErrorCode::InvalidReplicationFactor => refused(&format!(
+                        "{copies} copies of each partition (--replication) need as many brokers"
+                    )),
+                    _ => refused(&code),
+                }));
             }
         }
     }

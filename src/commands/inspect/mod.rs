@@ -20,6 +20,7 @@ use crate::{
     exit::Failure,
     output,
     settings::{StoreFlags, TopicFlags},
+    signal,
     values::{From, now_ms},
 };
 
@@ -98,6 +99,9 @@ impl Topic {
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let topic = flags.topic.name(&flags.topics.names());
+    if flags.follow {
+        signal::end_at_the_first()?;
+    }
     let log = flags.store.open_for_reading()?;
     if flags.topic == Topic::Progress && flags.format == Format::Table {
         return progress::run(&*log, &flags.topics.names(), flags.follow);
