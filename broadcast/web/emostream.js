@@ -398,7 +398,7 @@ function addressOf(url) {
   try {
     return new URL(url, globalThis.location?.href);
   } catch {
-    throw new TypeError(`"${url}" is no url; name the server's, such as https://emo.example`);
+    throw new TypeError(`"${url}" is no url; name the server's`);
   }
 }
 
