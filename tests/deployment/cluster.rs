@@ -31,7 +31,10 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let address = free_addresses(1).remove(0);
         let said = fs::File::create(dir.path().join("said")).unwrap();
-        let script = Command::new(path("docker/cluster.sh"))
+        // Tests that run in the background have inherited deafness to Ctrl-C, which bash cannot undo.
+        let script = Command::new("env")
+            .arg("--default-signal=INT")
+            .arg(path("docker/cluster.sh"))
             .env("EMOSTREAM", env!("CARGO_BIN_EXE_emostream"))
             .env("CLUSTER_DIR", dir.path())
             .env("CLUSTER_LISTEN", &address)
