@@ -1,6 +1,6 @@
 //! SIGTERM and SIGINT: the operator's wish that the process drains and ends.
 
-use std::{process, thread};
+use std::{io, process, thread};
 
 use tokio::{
     runtime::Builder,
@@ -12,10 +12,6 @@ use crate::exit::{Exit, Failure};
 /// Has the first signal end the process with 0. For commands that only read and print, which may end
 /// anywhere.
 pub(crate) fn end_at_the_first() -> Result<(), Failure> {
-    let unavailable = |error| {
-        let why = format!("signals cannot be received: {error}");
-        Failure::new(Exit::Unavailable, why)
-    };
     let runtime = Builder::new_current_thread().enable_io().build();
     let runtime = runtime.map_err(unavailable)?;
     let mut signals = runtime.block_on(async { Signals::listen() })?;
@@ -38,14 +34,7 @@ pub(crate) struct Signals {
 impl Signals {
     /// From now on the signals no longer end the process by themselves.
     pub(crate) fn listen() -> Result<Self, Failure> {
-        let of = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::new(
-                    Exit::Unavailable,
-                    format!("signals cannot be received: {error}"),
-                )
-            })
-        };
+        let of = |kind| signal(kind).map_err(unavailable);
         Ok(Self {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
@@ -59,4 +48,11 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+fn unavailable(error: io::Error) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        format!("signals cannot be received: {error}"),
+    )
 }
