@@ -40,6 +40,9 @@ const LAG_CUT_OFF: Duration = Duration::from_secs(8);
 #[derive(Debug)]
 pub(crate) struct Hub {
     rooms: Mutex<HashMap<Room, Arc<Entry>>>,
+    /// How many of them are silent, at most: one that has had a result since the last sweep counts until the
+    /// next. Changed while the rooms are held.
+    silent: AtomicUsize,
     /// By partition of the finals: the offsets that were read.
     read: Mutex<HashMap<u32, ReadRange>>,
     /// Told when there is more of them.
@@ -183,6 +186,7 @@ impl Hub {
     pub(crate) fn new(shape: Shape, bells: Bells) -> Self {
         Self {
             rooms: Mutex::default(),
+            silent: AtomicUsize::new(0),
             read: Mutex::default(),
             advanced: watch::Sender::default(),
             leaders: Mutex::default(),
@@ -305,8 +309,9 @@ impl Hub {
         let mut rooms = self.rooms();
         let entry = match rooms.get(room) {
             Some(entry) => entry.clone(),
-            None if rooms.len() >= SILENT_ROOMS && silent(&rooms) >= SILENT_ROOMS => return None,
+            None if self.silent.load(Ordering::Relaxed) >= SILENT_ROOMS => return None,
             None => {
+                self.silent.fetch_add(1, Ordering::Relaxed);
                 let entry = Arc::new(Entry::new(RoomState::default(), self.bells.clone()));
                 rooms.insert(room.clone(), entry.clone());
                 entry
@@ -346,12 +351,16 @@ impl Hub {
     /// Forgets what is older than `before_ms`, live tallies of windows that ended before `overdue_ms`,
     /// and rooms without result and subscriber.
     pub(crate) fn sweep(&self, before_ms: u64, overdue_ms: u64) {
-        self.rooms().retain(|_, entry| {
+        let (mut rooms, mut silent) = (self.rooms(), 0);
+        rooms.retain(|_, entry| {
             let mut state = entry.state();
             state.expire(before_ms);
             state.end_live(overdue_ms);
-            entry.audience() > 0 || !state.is_silent()
+            let (is_silent, is_watched) = (state.is_silent(), entry.audience() > 0);
+            silent += usize::from(is_silent && is_watched);
+            is_watched || !is_silent
         });
+        self.silent.store(silent, Ordering::Relaxed);
     }
 
     /// The last offset of a partition of the finals that was never read.
@@ -472,7 +481,53 @@ impl Hub {
     }
 }
 
-fn silent(rooms: &HashMap<Room, Arc<Entry>>) -> usize {
-    let silent = |entry: &&Arc<Entry>| entry.state().is_silent();
-    rooms.values().filter(silent).count()
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use emostream_model::{Emoji, WindowSize, compress};
+
+    fn hub() -> Hub {
+        let shape = Shape {
+            window_ms: 10,
+            live_ms: 10,
+            swarm_size: 1000,
+        };
+        Hub::new(shape, Arc::new([]))
+    }
+
+    fn room(nth: usize) -> Room {
+        Room::new(&format!("r{nth}")).unwrap()
+    }
+
+    #[test]
+    fn rooms_that_are_only_looked_at_are_bounded_until_they_are_swept_or_count_something() {
+        let hub = hub();
+        for nth in 0..SILENT_ROOMS {
+            assert!(hub.join(&room(nth)).is_some());
+        }
+        let more = room(SILENT_ROOMS);
+        assert!(hub.join(&more).is_none(), "one too many");
+        assert!(!hub.audience_below(&more, 0, 7), "from a relay neither");
+        assert!(hub.join(&room(7)).is_some(), "one that is there");
+        // Somebody is in all of them, and one has results now.
+        let live = WindowRecord {
+            room: room(3),
+            window: WindowSize::from_ms(10).unwrap().window_of(1000),
+            emitted_at: Some(1000),
+            total: 1,
+            counts: vec![compress(Emoji::from_text("🔥").unwrap(), 1, 1000)],
+        };
+        assert_eq!(hub.apply(RelayUpdate::Live(live)), Ok(true));
+        hub.sweep(0, 0);
+        assert!(hub.join(&more).is_some());
+        assert!(hub.join(&room(SILENT_ROOMS + 1)).is_none());
+        // All leave.
+        for (_, entry) in hub.all() {
+            entry.subscribers.store(0, Ordering::Relaxed);
+        }
+        hub.sweep(0, 0);
+        assert_eq!(hub.len(), 1);
+        assert!(hub.join(&room(SILENT_ROOMS + 1)).is_some());
+    }
 }
