@@ -8,14 +8,15 @@
 //!
 //! Meanwhile the relay tells its audience, and each that it lives.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use emostream_model::{
     MAX_PATH, MAX_UP_BYTES, NodeId, ReadRange, Refusal, RelayBatch, RelayDown, RelayHello,
     RelayMeeting, RelaySide, RelayUp, RelayUpdate, RelayWelcome, RelayedShape,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, split},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -37,41 +38,65 @@ const NAME_CHARS: usize = 64;
 /// Pieces of a snapshot: what goes out while the next rooms are looked at.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Serves one relay; why it ended.
-pub(super) async fn serve(
+/// A relay that was let in.
+pub(super) struct Guest {
+    hello: RelayHello,
+    incoming: Incoming<ReadHalf<Box<dyn Wire>>>,
+    writing: WriteHalf<Box<dyn Wire>>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Finds out who is there; lets in who knows the token, as long as there is a place. Others are told why not.
+pub(super) async fn meet(
     tree: &Tree,
     token: &RelayToken,
+    places: &Arc<Semaphore>,
     wire: Box<dyn Wire>,
-    peer: SocketAddr,
-) -> LinkError {
+) -> Result<Guest, LinkError> {
     let (reading, mut writing) = split(wire);
     let mut incoming = Incoming::new(reading, MAX_UP_BYTES);
-    let greeting = greet(tree, token, &mut incoming, &mut writing);
-    let hello = match timeout(HELLO_PATIENCE, greeting).await {
-        Ok(Ok(hello)) => hello,
+    let greeting = greet(tree, token, places, &mut incoming, &mut writing);
+    match timeout(HELLO_PATIENCE, greeting).await {
+        Ok(Ok((hello, place))) => Ok(Guest {
+            hello,
+            incoming,
+            writing,
+            _place: place,
+        }),
         Ok(Err(error)) => {
             if let LinkError::Refused(refusal) = &error {
                 // Nobody waits for whether it was heard.
                 let _ = link::write(&mut writing, &RelayDown::Refused(*refusal).frame()).await;
                 let _ = timeout(HELLO_PATIENCE, writing.shutdown()).await;
             }
-            return error;
+            Err(error)
         }
-        Err(_) => return LinkError::Silent(HELLO_PATIENCE),
-    };
-    let name: String = hello
-        .name
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(NAME_CHARS)
-        .collect();
-    tracing::info!(%peer, name, "a relay is fed from now on");
-    let feed = &tree.feed;
-    let _attached = Attached::new(feed);
-    let telling = tell(tree, hello, &mut writing);
-    tokio::select! {
-        Err(error) = telling => error,
-        Err(error) = hear(&feed.hub, &mut incoming) => error,
+        Err(_) => Err(LinkError::Silent(HELLO_PATIENCE)),
+    }
+}
+
+impl Guest {
+    /// What it calls itself, as far as a log wants to know.
+    pub(super) fn name(&self) -> String {
+        let name = self.hello.name.chars().filter(|c| !c.is_control());
+        name.take(NAME_CHARS).collect()
+    }
+
+    /// Feeds it; why it ended.
+    pub(super) async fn feed(self, tree: &Tree) -> LinkError {
+        let Self {
+            hello,
+            mut incoming,
+            mut writing,
+            _place,
+        } = self;
+        let feed = &tree.feed;
+        let _attached = Attached::new(feed);
+        let telling = tell(tree, hello, &mut writing);
+        tokio::select! {
+            Err(error) = telling => error,
+            Err(error) = hear(&feed.hub, &mut incoming) => error,
+        }
     }
 }
 
@@ -79,9 +104,10 @@ pub(super) async fn serve(
 async fn greet(
     tree: &Tree,
     token: &RelayToken,
+    places: &Arc<Semaphore>,
     incoming: &mut Incoming<impl AsyncRead + Unpin>,
     writing: &mut (impl AsyncWrite + Unpin),
-) -> Result<RelayHello, LinkError> {
+) -> Result<(RelayHello, OwnedSemaphorePermit), LinkError> {
     let challenge = nonce();
     link::write(writing, &RelayDown::Challenge(challenge).frame()).await?;
     let RelayUp::Hello(hello) = incoming.up().await? else {
@@ -103,6 +129,8 @@ async fn greet(
     if path.contains(&hello.node) {
         return Err(Refusal::Loop.into());
     }
+    let place = places.clone().try_acquire_owned();
+    let place = place.map_err(|_| Refusal::Full)?;
     let shape = tree.feed.hub.shape();
     let welcome = RelayWelcome {
         proof: token.prove(RelaySide::Upstream, &meeting),
@@ -114,7 +142,7 @@ async fn greet(
         },
     };
     link::write(writing, &RelayDown::Welcome(welcome).frame()).await?;
-    Ok(hello)
+    Ok((hello, place))
 }
 
 fn path(node: NodeId, way: &[NodeId]) -> Vec<NodeId> {

@@ -18,6 +18,7 @@
 
 mod audience;
 mod downstream;
+mod lines;
 mod link;
 mod outlet;
 mod port;

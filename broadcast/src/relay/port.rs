@@ -1,28 +1,32 @@
 //! Where relays connect: a listener of its own, with a limit.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use emostream_http::{Shutdown, Tls};
-use emostream_model::{NodeId, Refusal, RelayDown};
+use emostream_model::NodeId;
 use rand::RngExt;
 use tokio::{
-    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{interval, sleep, timeout},
 };
 
 use super::{
-    HELLO_PATIENCE, RelayToken, downstream,
-    link::{self, LinkError, Wire},
+    HELLO_PATIENCE, RelayToken,
+    downstream::{self, Guest},
+    lines::{Lines, SPAN},
+    link::{LinkError, Wire},
 };
 use crate::{BroadcastError, feed::Feed};
 
 /// How long accepting pauses after an error, which is a lack of file descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many relays beyond the limit are told so at once; further ones are closed without a word.
-const REFUSALS: usize = 16;
+/// How many may be about to say who they are, at once. A relay does so within a round trip, so some dozen come
+/// and go unnoticed; one more, and who has been silent longest goes. Places for relays are not taken by it:
+/// whoever knows no token can neither fill them nor keep relays out by saying nothing.
+const STRANGERS: usize = 256;
 
 /// Where relays connect, and which.
 #[derive(Debug)]
@@ -80,54 +84,80 @@ impl Tree {
             token,
             max_relays,
         } = port;
-        let places = Arc::new(Semaphore::new(max_relays as usize));
-        let refusals = Arc::new(Semaphore::new(REFUSALS));
+        let door = Arc::new(Door {
+            tree: self,
+            tls,
+            token,
+            places: Arc::new(Semaphore::new(max_relays as usize)),
+            lines: Lines::default(),
+            shutdown: shutdown.clone(),
+        });
         let mut requested = pin!(shutdown.requested());
+        let mut spans = interval(SPAN);
+        let mut strangers: VecDeque<JoinHandle<()>> = VecDeque::new();
         loop {
-            let (stream, peer) = tokio::select! {
-                () = &mut requested => return,
-                accepted = listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
+            let accepted = tokio::select! {
+                () = &mut requested => break,
+                accepted = listener.accept() => accepted,
+                _ = spans.tick() => {
+                    door.tell_the_rest();
+                    continue;
+                }
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if door.lines.has_one() {
                         tracing::warn!(%error, "a relay could not be accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                        continue;
                     }
-                },
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
             };
-            let visit = Visit {
-                tree: self.clone(),
-                tls: tls.clone(),
-                token: token.clone(),
-                peer,
-            };
-            let shutdown = shutdown.clone();
-            if let Ok(place) = places.clone().try_acquire_owned() {
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = shutdown.requested() => {}
-                        () = visit.serve(stream, place) => {}
-                    }
-                });
-            } else {
-                tracing::warn!(%peer, max_relays, "a relay is refused; raise --max-relays, or name it another upstream");
-                if let Ok(place) = refusals.clone().try_acquire_owned() {
-                    tokio::spawn(visit.refuse(stream, place));
+            strangers.retain(|stranger| !stranger.is_finished());
+            if strangers.len() >= STRANGERS
+                && let Some(longest) = strangers.pop_front()
+            {
+                longest.abort();
+                if door.lines.has_one() {
+                    tracing::warn!(
+                        "too many strangers at the relays' port; who has been silent longest is let go"
+                    );
                 }
             }
+            strangers.push_back(tokio::spawn(door.clone().meet(stream, peer)));
         }
+        strangers.iter().for_each(JoinHandle::abort);
     }
 }
 
-/// Somebody who has connected.
-struct Visit {
+/// Whom who comes has to pass.
+struct Door {
     tree: Arc<Tree>,
     tls: Option<Tls>,
     token: RelayToken,
-    peer: SocketAddr,
+    places: Arc<Semaphore>,
+    lines: Lines,
+    shutdown: Shutdown,
 }
 
-impl Visit {
+impl Door {
+    /// Finds out who has come; a relay is fed from then on.
+    async fn meet(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let met = match self.wire(stream).await {
+            Ok(wire) => downstream::meet(&self.tree, &self.token, &self.places, wire).await,
+            Err(error) => Err(error),
+        };
+        match met {
+            Ok(guest) => drop(tokio::spawn(self.feed(guest, peer))),
+            Err(_) if !self.lines.has_one() => {}
+            Err(LinkError::Refused(refusal)) => {
+                tracing::warn!(%peer, "a relay is refused, and told: {refusal}");
+            }
+            Err(error) => tracing::warn!(%peer, "no relay, and let go: {error}"),
+        }
+    }
+
     async fn wire(&self, stream: TcpStream) -> Result<Box<dyn Wire>, LinkError> {
         // A socket that is already broken shows itself at its first read.
         let _ = stream.set_nodelay(true);
@@ -140,19 +170,27 @@ impl Visit {
         }
     }
 
-    async fn serve(self, stream: TcpStream, _place: OwnedSemaphorePermit) {
-        let ended = match self.wire(stream).await {
-            Ok(wire) => downstream::serve(&self.tree, &self.token, wire, self.peer).await,
-            Err(error) => error,
+    async fn feed(self: Arc<Self>, guest: Guest, peer: SocketAddr) {
+        let name = guest.name();
+        if self.lines.has_one() {
+            tracing::info!(%peer, name, "a relay is fed from now on");
+        }
+        let ended = tokio::select! {
+            () = self.shutdown.requested() => return,
+            ended = guest.feed(&self.tree) => ended,
         };
-        tracing::warn!(peer = %self.peer, "a relay is let go: {ended}");
+        if self.lines.has_one() {
+            tracing::warn!(%peer, name, "a relay is let go: {ended}");
+        }
     }
 
-    async fn refuse(self, stream: TcpStream, _place: OwnedSemaphorePermit) {
-        if let Ok(mut wire) = self.wire(stream).await {
-            // Nobody waits for whether it was heard.
-            let _ = link::write(&mut wire, &RelayDown::Refused(Refusal::Full).frame()).await;
-            let _ = timeout(HELLO_PATIENCE, wire.shutdown()).await;
+    fn tell_the_rest(&self) {
+        let untold = self.lines.turn();
+        if untold > 0 {
+            tracing::warn!(
+                "at the relays' port {untold} more came or went within {SPAN:?}; keep strangers off it by a \
+                 firewall"
+            );
         }
     }
 }

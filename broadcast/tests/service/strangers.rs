@@ -68,6 +68,28 @@ fn nonsense_is_let_go_and_hinders_no_relay() {
     });
 }
 
+/// They hold no places that relays could have, however many they are and as long as they say nothing.
+#[test]
+fn silent_strangers_keep_no_relay_out() {
+    let stage = Stage::new();
+    let publisher = stage.publisher();
+    let address = publisher.feeds_at("127.0.0.1:0", RelayToken::default(), 1);
+    let strangers: Vec<_> = (0..400)
+        .map(|_| {
+            let mut stream = connect(address.parse().unwrap());
+            stream.write_all(&[0, 0, 0]).unwrap();
+            stream
+        })
+        .collect();
+    let relay = Node::relay(&[&address]);
+    relay.readiness.check().unwrap();
+    assert_eq!(publisher.metric("relays"), 1.0);
+    // The one who came first was the first to go.
+    let mut said = Vec::new();
+    let _ = (&strangers[0]).read_to_end(&mut said);
+    assert!(said.len() < 64, "{said:?}");
+}
+
 /// An upstream that says this to whoever comes, and then nothing.
 fn upstream(says: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
