@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use emostream_model::ResultId;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -43,16 +44,20 @@ pub(crate) struct Deliveries {
 }
 
 impl Deliveries {
-    /// Counts a frame that is on its way to a subscriber.
-    pub(crate) fn count(&self, next: &Next) {
+    /// Counts a frame that is on its way to a subscriber, who `found` finals up to this one when it came.
+    pub(crate) fn count(&self, next: &Next, found: Option<ResultId>) {
         match next {
             Next::Final(kept) => {
-                let now = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default();
-                let ms = (now.as_millis() as u64).saturating_sub(kept.written_ms);
-                self.delivery.observe(ms as f64 / 1000.0);
                 self.finals.inc();
+                let was_there = |found: ResultId| {
+                    found.partition == kept.id.partition && found.offset >= kept.id.offset
+                };
+                if !found.is_some_and(was_there) {
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+                    let ms = (now.unwrap_or_default().as_millis() as u64)
+                        .saturating_sub(kept.written_ms);
+                    self.delivery.observe(ms as f64 / 1000.0);
+                }
             }
             Next::Live(_, skipped) => {
                 self.lives.inc();
@@ -90,7 +95,7 @@ impl Metrics {
         let buckets = DELIVERY_BUCKETS.to_vec();
         let delivery = HistogramOpts::new(
             name("delivery_seconds"),
-            "From a final's record in the log to its delivery to a subscriber who waited.",
+            "From a final's record in the log to its delivery to a subscriber who was there when it came.",
         );
         let by_type = by("deliveries_total", "Frames delivered, by type.", "type")?;
         let skipped = counter(

@@ -17,6 +17,8 @@ use crate::{
 pub(crate) struct Subscriber {
     pub(crate) entry: Arc<Entry>,
     pub(crate) cursor: Cursor,
+    /// The room's newest final when it came: up to here it did not wait for any.
+    pub(crate) found: Option<ResultId>,
     audience: IntGauge,
 }
 
@@ -33,9 +35,14 @@ impl Subscriber {
         let entry = hub.join(room)?;
         let audience = metrics.subscribers.with_label_values(&[transport]);
         audience.inc();
-        let (cursor, resumed) = match since {
-            Some(id) => Cursor::resume(&entry.state(), id, &hub.read(id.partition)),
-            None => (Cursor::join(&entry.state()), false),
+        let ((cursor, resumed), found) = {
+            let read = since.map(|id| (id, hub.read(id.partition)));
+            let room = entry.state();
+            let cursor = match read {
+                Some((id, read)) => Cursor::resume(&room, id, &read),
+                None => (Cursor::join(&room), false),
+            };
+            (cursor, room.newest().map(|newest| newest.id))
         };
         let shape = hub.shape();
         let hello = Frame::Hello {
@@ -48,6 +55,7 @@ impl Subscriber {
         let subscriber = Self {
             entry,
             cursor,
+            found,
             audience,
         };
         Some((subscriber, Encoded::new(&hello)))

@@ -28,14 +28,19 @@ impl Subscription {
         if let Some(hello) = self.hello.take() {
             return hello;
         }
-        let Subscriber { entry, cursor, .. } = &mut self.subscriber;
+        let Subscriber {
+            entry,
+            cursor,
+            found,
+            ..
+        } = &mut self.subscriber;
         loop {
             // Marked as seen before looking: what changes meanwhile wakes it again.
             self.changed.mark_unchanged();
             let next = cursor.next(&entry.state());
             match next {
                 Some(next) => {
-                    self.deliveries.count(&next);
+                    self.deliveries.count(&next, *found);
                     return next.frame(Encoded::clone);
                 }
                 // The sender lives in the entry that this subscriber holds.

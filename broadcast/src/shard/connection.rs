@@ -170,11 +170,11 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
                 Err(error) => Err(error),
             };
-            let deliveries = &turn.deliveries;
+            let (deliveries, found) = (&turn.deliveries, self.subscriber.found);
             let outcome = turn.batch.settle(
                 *written.as_ref().unwrap_or(&0),
                 &mut self.subscriber.cursor,
-                |next| deliveries.count(next),
+                |next| deliveries.count(next, found),
             );
             let written = written?;
             self.rest = outcome.rest;

@@ -57,6 +57,28 @@ fn every_final_since_follows_in_order_then_the_present() {
     );
 }
 
+/// Else a subscriber who comes back after five minutes would show a delay of five minutes.
+#[test]
+fn what_is_caught_up_on_is_no_delay() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    for nth in 1..=3 {
+        stage.counting.close(nth, &[("r", &[("🔥", nth)])]);
+    }
+    let ids = ids(&node, "r", 3);
+    let mut ws = Ws::join(node.address, "r", &format!("?since={}", ids[0]));
+    let mut sse = Sse::join(node.address, "r", "", "");
+    assert_eq!((ws.finals(2).len(), sse.brief(2).len()), (2, 2));
+    let counted = |sample: &str| node.metric(sample);
+    until("counted", || {
+        counted("deliveries_total{type=\"final\"}") == 3.0
+    });
+    assert_eq!(counted("delivery_seconds_count"), 0.0);
+    stage.counting.close(4, &[("r", &[("🔥", 4)])]);
+    until("for both", || counted("delivery_seconds_count") == 2.0);
+    assert_eq!(counted("deliveries_total{type=\"final\"}"), 5.0);
+}
+
 #[test]
 fn a_subscriber_resumes_at_another_publisher() {
     let mut stage = Stage::new();
