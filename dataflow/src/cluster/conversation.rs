@@ -45,7 +45,7 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a drain waits until everybody knows of it: within a process' ten seconds for its end.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often a process that waits for others says for whom.
+/// How often a process that waits for others says for whom; the first time at once.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Exit codes that starting again does not mend: what process 0 refuses so, all refuse.
@@ -82,7 +82,7 @@ pub(super) fn hold(
                     events,
                     listening: Some(listening),
                     phase: Phase::Joining { since },
-                    told: since,
+                    told: None,
                     connections: 0,
                 };
                 if let Err(error) = conversation.hold(arrivals, begins).await {
@@ -158,7 +158,7 @@ struct Conversation {
     places: Vec<Place>,
     phase: Phase,
     /// When it last said whom it waits for.
-    told: Instant,
+    told: Option<Instant>,
     /// Control connections so far.
     connections: u64,
 }
@@ -499,8 +499,8 @@ impl Conversation {
             let missing = self.missing();
             return Err(DataflowError::Incomplete { missing, patience });
         }
-        if self.told.elapsed() >= TELL_EVERY {
-            self.told = Instant::now();
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told = Some(Instant::now());
             tracing::info!("waiting for {}", self.missing());
         }
         Ok(Next::GoOn)
