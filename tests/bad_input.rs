@@ -360,6 +360,8 @@ fn progress_of_other_settings_is_78() {
     let output = node::run(&other);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(78), "{said}");
+    let welcome = String::from_utf8(output.stdout).unwrap();
+    assert!(!welcome.contains("curl"), "nobody is invited: {welcome}");
     assert!(said.contains("--window"), "{said}");
     assert!(said.contains("emostream reset"), "{said}");
 }

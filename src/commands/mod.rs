@@ -7,6 +7,7 @@ mod inspect;
 mod load;
 mod log_watch;
 mod publisher;
+mod publishing;
 mod relay;
 mod reset;
 mod roles;

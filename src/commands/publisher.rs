@@ -1,22 +1,20 @@
 //! `emostream publisher`: results out of the log to subscribers.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
-use emostream_broadcast::{
-    BroadcastError, Config, IngestUrl, Publisher, Reception, RelayPort, RelayToken, Upstreams,
-};
+use emostream_broadcast::{Config, IngestUrl, Reception};
 use emostream_dataflow::{DataflowError, stored};
-use emostream_http::{AllowOrigin, Gate, Handler, Listener, Nowhere, Shutdown, Tls, serve};
+use emostream_http::Nowhere;
 use emostream_log::{Log, LogError};
 use emostream_model::Topics;
 
 use super::{
-    dataflow::CountingFlags,
-    roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme},
+    publishing::{Publishing, RING, Rim},
+    roles::Watch,
 };
 use crate::{
-    exit::{Exit, Failure},
+    exit::Failure,
     settings::{
         AdminFlags, FanoutFlags, KafkaFlags, ListenFlags, OriginFlags, RelayListenFlags,
         TokenFlags, TopicFlags,
@@ -25,9 +23,6 @@ use crate::{
     topics,
     values::{duration, ms},
 };
-
-/// How long finals are kept for those who resume (INTERFACE).
-pub(super) const RING: Duration = Duration::from_secs(600);
 
 /// The dataflow's defaults (INTERFACE).
 const WINDOW_MS: u64 = 2000;
@@ -92,37 +87,20 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
-        let listener = bind("--listen", flags.listen.address())?;
-        let address = address(&listener)?;
-        let relay_port = RelayListening::bind(&flags.relays, token, &tls)?;
-        let (scheme, limits) = (scheme(&tls), flags.listen.limits());
-        follow(&tls);
-        let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
+        let (relays, admin) = (&flags.relays, &flags.admin);
+        let rim = Rim::bind(
+            "publisher",
+            &flags.listen,
+            relays,
+            token,
+            admin,
+            tls,
+            &watch,
+        )
+        .await?;
         let _watching = watch.follow(&log, names.windows())?;
         let publishing = Publishing::start(config, log, &watch).await?;
-        let _relays = publishing.feed_relays(relay_port)?;
-        let shutdown = Shutdown::new();
-        let handler = Arc::new((publishing.handler(), nowhere));
-        let serving = tokio::spawn(serve(
-            Listener::new(listener, tls),
-            handler,
-            limits,
-            shutdown.clone(),
-        ));
-        announce(&format!("the publisher serves {scheme}://{address}/\n"))?;
-        let ended = tokio::select! {
-            failure = publishing.fails() => Err(failure),
-            signal = signals.next() => Ok(signal),
-        };
-        if let Ok(signal) = &ended {
-            tracing::info!("{signal}: draining");
-        }
-        let drain = Drain::begin();
-        shutdown.trigger();
-        publishing.bye();
-        drain.wait_for(serving).await;
-        admin.stop().await;
-        ended.map(drop)
+        publishing.serve(rim, nowhere, &mut signals).await
     })
 }
 
@@ -142,128 +120,4 @@ fn cut(names: &Topics, log: &dyn Log) -> Result<(u64, u64), Failure> {
     Ok(settings.map_or((WINDOW_MS, SWARM_SIZE), |settings| {
         (settings.window_ms, settings.swarm_size)
     }))
-}
-
-/// What broadcast refuses at the start, or ends by.
-impl From<BroadcastError> for Failure {
-    fn from(error: BroadcastError) -> Self {
-        match error {
-            BroadcastError::Log(error) => error.into(),
-            BroadcastError::OtherLog(sentence) => Self::new(Exit::Restart, sentence),
-            other => Self::unavailable(other),
-        }
-    }
-}
-
-/// A port for relays that is bound.
-pub(super) struct RelayListening(RelayPort);
-
-impl RelayListening {
-    /// Takes the address, if there is one.
-    pub(super) fn bind(
-        flags: &RelayListenFlags,
-        token: RelayToken,
-        tls: &Option<Tls>,
-    ) -> Result<Option<Self>, Failure> {
-        let Some(address) = flags.address() else {
-            return Ok(None);
-        };
-        Ok(Some(Self(RelayPort {
-            listener: bind("--relay-listen", address)?,
-            tls: tls.clone(),
-            token,
-            max_relays: flags.max_relays(),
-        })))
-    }
-}
-
-/// Relays are fed; dropped, they are let go.
-pub(super) struct FeedingRelays(Shutdown);
-
-impl Drop for FeedingRelays {
-    fn drop(&mut self) {
-        self.0.trigger();
-    }
-}
-
-/// A publisher, or a relay, in this process.
-pub(super) struct Publishing(Publisher);
-
-impl Publishing {
-    /// What it goes by beside a dataflow whose flags are known.
-    pub(super) fn config(
-        topics: Topics,
-        counting: &CountingFlags,
-        allow_origin: AllowOrigin,
-        gate: Gate,
-        fanout: &FanoutFlags,
-    ) -> Config {
-        Config {
-            topics,
-            window_ms: ms(counting.window()),
-            live_ms: ms(counting.live()),
-            swarm_size: counting.swarm_size(),
-            reception: Reception {
-                ring: RING,
-                ingest_url: None,
-                allow_origin,
-                gate,
-                shards: fanout.shards(),
-                drain: fanout.drain(),
-            },
-        }
-    }
-
-    /// Starts it; what it kept is read from the log first.
-    pub(super) async fn start(
-        config: Config,
-        log: Arc<dyn Log>,
-        watch: &Watch,
-    ) -> Result<Self, Failure> {
-        let watch = watch.clone();
-        let start = move || Publisher::start(config, log, &watch.registry, &watch.readiness);
-        let started = tokio::task::spawn_blocking(start).await;
-        let publisher = started.map_err(|_| Failure::new(Exit::Defect, "the publisher ended"))?;
-        Ok(Self(publisher?))
-    }
-
-    /// Finds an upstream first.
-    pub(super) async fn start_relay(
-        upstreams: Upstreams,
-        reception: Reception,
-        watch: &Watch,
-    ) -> Result<Self, Failure> {
-        let (registry, readiness) = (&watch.registry, &watch.readiness);
-        let relay = Publisher::relay(upstreams, reception, registry, readiness).await;
-        Ok(Self(relay?))
-    }
-
-    /// Feeds relays from now on, if there is a port for them, until what this returns is dropped.
-    pub(super) fn feed_relays(
-        &self,
-        port: Option<RelayListening>,
-    ) -> Result<FeedingRelays, Failure> {
-        let shutdown = Shutdown::new();
-        if let Some(RelayListening(port)) = port {
-            let address = address(&port.listener)?;
-            announce(&format!("relays connect to {address}\n"))?;
-            tokio::spawn(self.0.serve_relays(port, shutdown.clone()));
-        }
-        Ok(FeedingRelays(shutdown))
-    }
-
-    /// Waits until it cannot go on, and tells why.
-    pub(super) async fn fails(&self) -> Failure {
-        self.0.fails().await.into()
-    }
-
-    /// What answers its requests.
-    pub(super) fn handler(&self) -> Arc<impl Handler + use<>> {
-        self.0.handler()
-    }
-
-    /// Sends every subscriber away.
-    pub(super) fn bye(&self) {
-        self.0.bye();
-    }
 }

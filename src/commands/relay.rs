@@ -1,14 +1,14 @@
 //! `emostream relay`: news from a publisher, or from another relay, to subscribers and to further relays.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use clap::Args;
 use emostream_broadcast::{IngestUrl, Reception, Upstreams};
-use emostream_http::{Listener, Nowhere, Shutdown, Trust, serve};
+use emostream_http::{Nowhere, Trust};
 
 use super::{
-    publisher::{Publishing, RING, RelayListening},
-    roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme},
+    publishing::{Publishing, RING, Rim},
+    roles::Watch,
 };
 use crate::{
     exit::Failure,
@@ -86,15 +86,12 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
-        let listener = bind("--listen", flags.listen.address())?;
-        let address = address(&listener)?;
-        let relay_port = RelayListening::bind(&flags.relays, token.clone(), &tls)?;
-        let (scheme, limits) = (scheme(&tls), flags.listen.limits());
-        follow(&tls);
-        let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
+        let (relays, admin) = (&flags.relays, &flags.admin);
+        let (known, listen) = (token.clone(), &flags.listen);
+        let rim = Rim::bind("relay", listen, relays, known, admin, tls, &watch).await?;
         let upstreams = Upstreams {
             addresses: flags.upstream,
-            name: address.to_string(),
+            name: rim.address().to_string(),
             token,
             trust,
         };
@@ -106,27 +103,6 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
                 return Ok(());
             }
         };
-        let _relays = relaying.feed_relays(relay_port)?;
-        let shutdown = Shutdown::new();
-        let serving = tokio::spawn(serve(
-            Listener::new(listener, tls),
-            Arc::new((relaying.handler(), nowhere)),
-            limits,
-            shutdown.clone(),
-        ));
-        announce(&format!("the relay serves {scheme}://{address}/\n"))?;
-        let ended = tokio::select! {
-            failure = relaying.fails() => Err(failure),
-            signal = signals.next() => Ok(signal),
-        };
-        if let Ok(signal) = &ended {
-            tracing::info!("{signal}: draining");
-        }
-        let drain = Drain::begin();
-        shutdown.trigger();
-        relaying.bye();
-        drain.wait_for(serving).await;
-        admin.stop().await;
-        ended.map(drop)
+        relaying.serve(rim, nowhere, &mut signals).await
     })
 }

@@ -19,7 +19,11 @@ use emostream_http::{
 };
 use emostream_log::Log;
 use prometheus::Registry;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
 
 use super::log_watch::LogWatch;
 use crate::{
@@ -172,6 +176,7 @@ impl AdminServer {
 /// A dataflow on a thread of its own.
 pub(super) struct Counting {
     stop: Stop,
+    begun: Arc<Notify>,
     ended: oneshot::Receiver<Result<(), DataflowError>>,
 }
 
@@ -181,8 +186,13 @@ impl Counting {
         let (end, ended) = oneshot::channel();
         let (registry, stopping) = (watch.registry.clone(), stop.clone());
         let component: Component = watch.readiness.component("dataflow");
+        let begun = Arc::new(Notify::new());
+        let begins = begun.clone();
         let ready = Arc::new(move |state: Result<(), String>| match state {
-            Ok(()) => component.ready(),
+            Ok(()) => {
+                component.ready();
+                begins.notify_one();
+            }
             Err(why) => component.not_ready(why),
         });
         thread::Builder::new()
@@ -195,7 +205,16 @@ impl Counting {
             .map_err(|error| {
                 Failure::unavailable(format!("the dataflow's thread cannot start: {error}"))
             })?;
-        Ok(Self { stop, ended })
+        Ok(Self { stop, begun, ended })
+    }
+
+    /// Waits until it counts; an error if it ends before.
+    pub(super) async fn begins(&mut self) -> Result<(), Failure> {
+        let begun = self.begun.clone();
+        tokio::select! {
+            () = begun.notified() => Ok(()),
+            failure = self.fails() => Err(failure),
+        }
     }
 
     /// Waits until it ends by itself: by a failure, or well, because another process of its cluster was

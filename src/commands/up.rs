@@ -15,7 +15,7 @@ use emostream_ingest::Ingest;
 use super::{
     dataflow::CountingFlags,
     ingest::{IntakeFlags, flush_last, start_failure},
-    publisher::{Publishing, RelayListening},
+    publishing::{Publishing, RelayListening},
     roles::{AdminServer, Counting, Drain, Watch, address, announce, bind, follow, scheme},
 };
 use crate::{
@@ -111,10 +111,17 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             limits,
             shutdown.clone(),
         ));
-        announce(&welcome(scheme, address, open))?;
-
+        let counted = async {
+            // Not before it is known that nothing is in the way: what was stored may belong to other settings.
+            let begun = counting.begins().await;
+            let welcomed = begun.and_then(|()| announce(&welcome(scheme, address, open)));
+            match welcomed {
+                Ok(()) => counting.fails().await,
+                Err(failure) => failure,
+            }
+        };
         let ended = tokio::select! {
-            failure = counting.fails() => Err(failure),
+            failure = counted => Err(failure),
             failure = publishing.fails() => Err(failure),
             signal = signals.next() => Ok(signal),
         };
