@@ -5,6 +5,8 @@ mod harness;
 
 use std::{
     collections::BTreeMap,
+    io::Read,
+    net::TcpStream,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -201,6 +203,23 @@ fn inspected(store: &[&str]) {
     assert_eq!(read("rejected").len(), 0);
     let table = node::output(&[&["inspect", "progress"], store].concat());
     assert!(table.contains("final up to"), "{table}");
+}
+
+#[test]
+fn connections_beyond_the_rate_are_told_to_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &["--connection-rate", "1/m"]);
+    let first = http::get(&node.address, "/v1/rooms").unwrap();
+    assert_eq!(first.status, 200);
+    // Without a word of its own: what lies unread at a close may reset the connection.
+    let mut second = TcpStream::connect(&node.address).unwrap();
+    let mut told = String::new();
+    second.read_to_string(&mut told).unwrap();
+    assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+    assert!(
+        told.contains("retry-after: ") && told.contains("new connections"),
+        "{told}"
+    );
 }
 
 #[test]
