@@ -21,7 +21,9 @@ soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one), the
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) cargo test -p emostream-ingest --lib fuzz -- --nocapture --test-threads=4
 
 bench: ## List the figures; FIGURE=drain measures one, with BENCH_FLAGS
-ifdef FIGURE
+ifeq ($(FIGURE),swarms)
+	cargo test --workspace --test swarms -- --ignored --nocapture
+else ifdef FIGURE
 	cargo build --release -p emostream -p emostream-bench
 	KAFKA_SESSION_TIMEOUT_MS=18000 tests/kafka/kafka.sh run target/release/emostream-bench $(FIGURE) $(BENCH_FLAGS)
 else

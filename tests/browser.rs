@@ -3,12 +3,7 @@
 
 mod harness;
 
-use std::{
-    io::{Read, Write, copy},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    thread,
-};
+use std::path::Path;
 
 use fantoccini::{
     actions::{InputSource, KeyAction, KeyActions},
@@ -18,6 +13,7 @@ use harness::{
     browser::{Driver, Look, counted, holds, in_browsers, joined, shown, tap, value},
     http, kafka,
     node::{self, Node},
+    origin::serve,
     unique,
 };
 use serde_json::json;
@@ -53,51 +49,6 @@ fn a_tap_in_the_browser_raises_the_count_on_every_page() {
             shown(browser, "#trending-panel:not([hidden]) li").await;
             counted(browser, "🔥", 3).await;
         }
-    });
-}
-
-#[test]
-fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = Node::up(dir.path(), &[]);
-    let address = first.address.clone();
-    let driver = Driver::start();
-    in_browsers(async {
-        let browser = driver.browser().await;
-        browser.goto(&format!("http://{address}/")).await.unwrap();
-        joined(&browser).await;
-        let note = "window.finals = []; document.querySelector('emostream-room')\
-                    .addEventListener('final', ({ detail }) => finals.push(detail))";
-        browser.execute(note, Vec::new()).await.unwrap();
-        tap(&browser, "🔥").await;
-        holds(&browser, "finals.length === 1").await;
-        first.kill();
-        shown(&browser, r#".status[data-status="connecting"]"#).await;
-        let data = dir.path().join("data");
-        let again = [
-            "up",
-            "--listen",
-            &address,
-            "--admin",
-            "off",
-            "--data",
-            data.to_str().unwrap(),
-        ];
-        let _second = Node::start(&again, &dir.path().join("stderr"));
-        shown(&browser, r#".status[data-status="open"]"#).await;
-        tap(&browser, "🔥").await;
-        counted(&browser, "🔥", 2).await;
-        holds(&browser, "finals.length === 2").await;
-        let told = value(
-            &browser,
-            "finals.map(({ total, totals }) => [total, totals[0].count])",
-        )
-        .await;
-        assert_eq!(
-            told,
-            json!([[1, 1], [1, 2]]),
-            "each final once, none missing"
-        );
     });
 }
 
@@ -321,23 +272,13 @@ fn the_element_works_in_a_page_of_another_origin() {
             let buttons = "document.querySelector('emostream-room').shadowRoot.querySelectorAll('button').length";
             assert_eq!(value(&browser, buttons).await, json!(3));
         }
-    });
-}
-
-#[test]
-fn where_no_websocket_gets_through_server_sent_events_do() {
-    let dir = tempfile::tempdir().unwrap();
-    let node = Node::up(dir.path(), &[]);
-    let proxy = proxy_without_websockets(node.address.clone());
-    let driver = Driver::start();
-    in_browsers(async {
-        let browser = driver.browser().await;
-        browser.goto(&format!("http://{proxy}/")).await.unwrap();
-        joined(&browser).await;
-        let transport = "document.querySelector('emostream-room').stream.transport";
-        assert_eq!(value(&browser, transport).await, json!("sse"));
-        tap(&browser, "🔥").await;
-        counted(&browser, "🔥", 1).await;
+        // Names are none.
+        let named =
+            "document.querySelector('emostream-room').setAttribute('emojis', 'fire 👏 ⚽️🇫🇷1️⃣')";
+        browser.execute(named, Vec::new()).await.unwrap();
+        let shown = "[...document.querySelector('emostream-room').shadowRoot\
+                     .querySelectorAll('button')].map(({ dataset }) => dataset.emoji).join(' ')";
+        holds(&browser, &format!("{shown} === '👏 ⚽️ 🇫🇷 1️⃣'")).await;
     });
 }
 
@@ -361,59 +302,4 @@ fn the_package_is_what_the_server_serves() {
             );
         }
     }
-}
-
-/// Serves one page at an origin of its own.
-fn serve(page: String) -> SocketAddr {
-    listen(move |mut client, _| {
-        let length = page.len();
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-        );
-        let _ = client.write_all(&[head.as_bytes(), page.as_bytes()].concat());
-    })
-}
-
-/// Passes everything on but WebSockets, which it refuses as some companies' proxies do.
-fn proxy_without_websockets(to: String) -> SocketAddr {
-    listen(move |mut client, head| {
-        if String::from_utf8_lossy(&head)
-            .to_lowercase()
-            .contains("upgrade: websocket")
-        {
-            let refusal =
-                "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            let _ = client.write_all(refusal.as_bytes());
-            return;
-        }
-        let mut server = TcpStream::connect(&to).unwrap();
-        server.write_all(&head).unwrap();
-        let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        thread::spawn(move || copy(&mut up, &mut server));
-        let _ = copy(&mut down, &mut client);
-    })
-}
-
-/// A listener that hands each connection over with its first request's head.
-fn listen(each: impl Fn(TcpStream, Vec<u8>) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let each = std::sync::Arc::new(each);
-    thread::spawn(move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            let each = each.clone();
-            thread::spawn(move || {
-                let mut client = client;
-                let (mut head, mut piece) = (Vec::new(), [0; 4096]);
-                while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-                    match client.read(&mut piece) {
-                        Ok(length) if length > 0 => head.extend(&piece[..length]),
-                        _ => return,
-                    }
-                }
-                each(client, head);
-            });
-        }
-    });
-    address
 }

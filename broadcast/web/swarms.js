@@ -4,7 +4,11 @@
  *     rises ──▶ loose: one emoji each, at most a few dozen in the air
  *           └─▶ swarms: a flock around one big emoji, with a badge; what finds no place joins a later badge
  *
- * Invariants: at most PARTICLES emojis are drawn, whatever the crowd does; nothing runs while nothing is in
+ * A swarm counts as the emojis that are seen of it. Its flock is one picture, moved anew each frame and then
+ * copied to every swarm of that emoji: where no GPU draws, a hundred copies of one picture cost a fifth of five
+ * thousand small ones (`make bench FIGURE=swarms`).
+ *
+ * Invariants: at most PARTICLES emojis are seen, whatever the crowd does; nothing runs while nothing is in
  * the air, while nobody can see it, or where reduced motion is asked for.
  *
  * @module emostream/swarms
@@ -12,8 +16,7 @@
 
 import { plain } from "./scoreboard.js";
 
-/** The most emojis drawn at once. Each is one copy of a small picture, 0.7 µs of the page's thread: 3.5 ms a
- * frame for all of them. */
+/** The most emojis seen at once: on a large screen, in a hundred swarms. */
 const PARTICLES = 5000;
 /** The emojis of one swarm's flock: enough to look like many, and a hundred swarms fit in the air. */
 const FLOCK = 49;
@@ -22,12 +25,19 @@ const LOOSE_AREA = 9_000;
 const SWARM_AREA = 22_000;
 const LOOSE_MOST = 80;
 const SWARM_MOST = Math.floor(PARTICLES / (FLOCK + 1)) - 2;
+/** How far a flock reaches, in sizes of the emoji in its middle: across, and up and down. */
+const FLOCK_WIDTH = 3.7;
+const FLOCK_HEIGHT = 3.05;
 /** A frame may take this long to draw, and the next be so late: 60 a second, with some play. Where it takes
- * longer, flocks thin out until it fits. */
+ * longer, there are places for fewer until it fits. */
 const FRAME_MS = 6;
 const LATE_MS = 22;
+/** The fewest places, as a share of all. */
+const THIN = 0.15;
 /** The pictures kept: an emoji in a size, or a badge. The oldest goes first. */
 const SPRITES = 128;
+/** The flocks kept, one an emoji, 0.3 to 1.4 MB each: more than a frame lists emojis (20). */
+const FLOCKS = 32;
 /** Steps of the golden ratio spread what rises over the width, whatever its number. */
 const GOLDEN = 0.618034;
 const GOLDEN_ANGLE = 2.399963;
@@ -41,15 +51,15 @@ export class Swarms {
   #canvas;
   #context;
   #calm = globalThis.matchMedia("(prefers-reduced-motion: reduce)");
-  #flights = [];
-  #aloft = { loose: 0, swarm: 0 };
+  /** Oldest first. */ #aloft = { loose: [], swarm: [] };
   #turn = { loose: Math.random(), swarm: Math.random() };
   /** @type {Map<string, {count: number, at: number}>} */ #own = new Map();
   /** @type {Map<string, number>} swarms that found no place yet */ #waiting = new Map();
   /** @type {Map<string, HTMLCanvasElement>} */ #sprites = new Map();
+  /** by emoji and size, the one not seen for longest first */ #flocks = new Map();
   #size = { width: 0, height: 0, scale: 1 };
   #frame = 0;
-  #detail = 1;
+  /** The share of the places that can be drawn in time. */ #capacity = 1;
   #drawnAt = Infinity;
   #visible = true;
   #watches = [];
@@ -69,18 +79,14 @@ export class Swarms {
   close() {
     for (const watch of this.#watches) watch.disconnect();
     cancelAnimationFrame(this.#frame);
-    this.#flights.length = 0;
+    this.#land();
   }
 
   /** Whether nothing is to move. */
   get calm() { return this.#calm.matches; }
 
-  /** How many emojis the next frame draws. */
-  get particles() {
-    return this.#flights.reduce((sum, { swarm }) => sum + (swarm ? this.#flock + 1 : 1), 0);
-  }
-
-  get #flock() { return Math.round(FLOCK * this.#detail); }
+  /** How many emojis are in the air. */
+  get particles() { return this.#aloft.loose.length + this.#aloft.swarm.length * (FLOCK + 1); }
 
   /** One's own tap, from `x` pixels of the canvas. It rises at once; its echo in the counts does not. */
   tap(emoji, x) {
@@ -95,13 +101,13 @@ export class Swarms {
     const loose = [];
     for (const { emoji, before, after } of rises) {
       const swarms = Math.floor(after / swarmSize) - Math.floor(before / swarmSize);
-      if (swarms > 0) this.#flocks(emoji, swarms, swarmSize, spread_ms);
+      if (swarms > 0) this.#swarm(emoji, swarms, swarmSize, spread_ms);
       const others = this.#withoutOwn(emoji, after - before) - swarms * swarmSize;
       const shown = others <= 3 ? others : Math.min(10, Math.round(2 + Math.log2(others)));
       for (let i = 0; i < shown; i++) loose.push(emoji);
     }
     // A quarter of the free places each time: a steady stream instead of bursts.
-    const free = this.#places("loose") - this.#aloft.loose;
+    const free = this.#places("loose") - this.#aloft.loose.length;
     for (const emoji of pick(loose, Math.ceil(free / 4))) {
       this.#fly(emoji, { delay_ms: Math.random() * spread_ms });
     }
@@ -110,15 +116,15 @@ export class Swarms {
   #rests() { return this.calm || document.hidden || !this.#visible; }
 
   #places(kind) {
-    const area = this.#size.width * this.#size.height;
+    const area = this.#size.width * this.#size.height * this.#capacity;
     return kind === "swarm"
       ? Math.min(SWARM_MOST, Math.ceil(area / SWARM_AREA))
       : Math.min(LOOSE_MOST, Math.ceil(area / LOOSE_AREA));
   }
 
-  #flocks(emoji, swarms, swarmSize, spread_ms) {
+  #swarm(emoji, swarms, swarmSize, spread_ms) {
     const due = swarms + (this.#waiting.get(emoji) ?? 0);
-    const shown = Math.max(0, Math.min(due, 6, this.#places("swarm") - this.#aloft.swarm));
+    const shown = Math.max(0, Math.min(due, 6, this.#places("swarm") - this.#aloft.swarm.length));
     if (shown === 0) return void this.#waiting.set(emoji, due);
     this.#waiting.delete(emoji);
     const each = Math.floor(due / shown);
@@ -139,14 +145,12 @@ export class Swarms {
 
   #fly(emoji, { x, own = false, swarm = 0, delay_ms = 0 }) {
     const kind = swarm ? "swarm" : "loose";
-    if (this.#rests() || this.#aloft[kind] >= this.#places(kind)) return;
+    if (this.#rests() || this.#aloft[kind].length >= this.#places(kind)) return;
     const { width, height } = this.#size;
     const margin = swarm ? Math.min(90, width / 5) : 24;
     this.#turn[kind] = (this.#turn[kind] + GOLDEN) % 1;
-    this.#aloft[kind] += 1;
-    this.#flights.push({
+    this.#aloft[kind].push({
       emoji,
-      kind,
       swarm,
       size: (swarm ? 0.085 : own ? 0.05 : 0.04) * Math.min(1000, Math.max(420, (width + height) / 1.6)),
       x: x ?? margin + this.#turn[kind] * Math.max(0, width - 2 * margin),
@@ -159,6 +163,13 @@ export class Swarms {
     this.#frame ||= requestAnimationFrame((now) => this.#draw(now));
   }
 
+  /** Nothing is in the air any more. */
+  #land() {
+    this.#aloft.loose.length = this.#aloft.swarm.length = 0;
+    this.#flocks.clear();
+    this.#drawnAt = Infinity;
+  }
+
   #resize() {
     const { clientWidth: width, clientHeight: height } = this.#canvas;
     const scale = Math.min(2, devicePixelRatio || 1);
@@ -169,62 +180,82 @@ export class Swarms {
 
   #draw(now) {
     this.#frame = 0;
-    const context = this.#context;
-    const { width, height, scale } = this.#size;
     const begun = performance.now();
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
-    if (this.#rests()) this.#flights.length = 0;
-    this.#flights = this.#flights.filter((flight) => now - flight.born < flight.life_ms);
+    this.#context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+    if (this.#rests()) return this.#land();
     // Swarms in front, so that their badges can be read.
-    const [loose, swarms] = [false, true].map((big) => this.#flights.filter(({ swarm }) => big === swarm > 0));
-    this.#aloft = { loose: loose.length, swarm: swarms.length };
-    for (const flight of [...loose, ...swarms]) {
-      const share = (now - flight.born) / flight.life_ms;
-      if (share > 0) this.#place(flight, share, width, height, scale);
-    }
+    this.#drawAll(this.#aloft.loose, now);
+    this.#drawAll(this.#aloft.swarm, now);
+    if (this.particles === 0) return this.#land();
     this.#pace(performance.now() - begun, now);
-    if (this.#flights.length > 0) this.#frame = requestAnimationFrame((then) => this.#draw(then));
-    else this.#drawnAt = Infinity;
+    this.#frame = requestAnimationFrame((then) => this.#draw(then));
   }
 
-  /** Thins out what cannot be drawn in time; what the browser itself takes to paint shows in the interval. */
+  /** Draws those that still fly, and forgets the others. */
+  #drawAll(flights, now) {
+    let flying = 0;
+    for (const flight of flights) {
+      const share = (now - flight.born) / flight.life_ms;
+      if (share >= 1) continue;
+      flights[flying++] = flight;
+      if (share > 0) this.#place(flight, share, now);
+    }
+    flights.length = flying;
+  }
+
+  /** Fits the places to what can be drawn in time; what the browser itself takes to paint shows in the interval. */
   #pace(took_ms, now) {
     const late = now - this.#drawnAt > LATE_MS;
     this.#drawnAt = now;
-    if (late || took_ms > FRAME_MS) this.#detail = Math.max(0.15, this.#detail * 0.93);
-    else if (took_ms < FRAME_MS / 2) this.#detail = Math.min(1, this.#detail * 1.01);
+    if (late || took_ms > FRAME_MS) this.#capacity = Math.max(THIN, this.#capacity * 0.93);
+    else if (took_ms < FRAME_MS / 2) this.#capacity = Math.min(1, this.#capacity * 1.01);
   }
 
   /** The way up: quick out of the buttons, a gentle sway, gone before the edge. */
-  #place(flight, share, width, height, scale) {
+  #place({ emoji, swarm, size, x, sway, turn, top }, share, now) {
+    const { height, scale } = this.#size;
     const rise = 1 - (1 - share) ** 1.6;
-    const x = flight.x + flight.sway * Math.sin(share * 7 + flight.turn);
-    const y = height + flight.size / 2 - rise * flight.top * height;
-    this.#context.globalAlpha = Math.min(1, share * 12, (1 - share) * 4);
+    const left = (x + sway * Math.sin(share * 7 + turn)) * scale;
+    const above = (height + size / 2 - rise * top * height) * scale;
     const grown = Math.min(1, 0.4 + share * 7);
-    if (flight.swarm) this.#flockAt(flight, x, y, share, scale);
-    this.#stamp(flight.emoji, x, y, flight.size, grown, scale);
-    if (flight.swarm) this.#badge(flight, x, y, scale);
+    this.#context.globalAlpha = Math.min(1, share * 12, (1 - share) * 4);
+    if (swarm) this.#stamp(this.#flock(emoji, size * scale, now), left, above, grown);
+    this.#stamp(this.#sprite(emoji, size * scale), left, above, grown);
+    if (swarm) this.#badge(swarm, size, left, above);
   }
 
-  #flockAt({ emoji, size, turn, life_ms }, x, y, share, scale) {
-    const sprite = this.#sprite(emoji, size * 0.3 * scale);
-    const half = sprite.width / 2;
-    const time = (share * life_ms) / 1000;
-    const spread = size * Math.min(1, share * 4) * scale;
-    const [left, top] = [x * scale - half, y * scale - half];
-    for (let i = 1; i <= this.#flock; i++) {
-      const radius = spread * (0.5 + 0.15 * Math.sqrt(i) + 0.1 * Math.sin(time * 2.2 + i * 1.7));
-      const angle = turn + i * GOLDEN_ANGLE + time * (i % 2 ? 0.55 : -0.4);
-      this.#context.drawImage(sprite, left + radius * Math.cos(angle), top + radius * 0.8 * Math.sin(angle));
+  /** Copies a picture around a point: to whole pixels, in its own size mostly, which is much the fastest way. */
+  #stamp(picture, x, y, grown) {
+    if (grown === 1) {
+      this.#context.drawImage(picture, Math.round(x - picture.width / 2), Math.round(y - picture.height / 2));
+    } else {
+      const [width, height] = [picture.width * grown, picture.height * grown];
+      this.#context.drawImage(picture, x - width / 2, y - height / 2, width, height);
     }
   }
 
-  #stamp(emoji, x, y, size, grown, scale) {
-    const sprite = this.#sprite(emoji, size * scale);
-    const side = sprite.width * grown;
-    this.#context.drawImage(sprite, x * scale - side / 2, y * scale - side / 2, side, side);
+  /** The flock of an emoji `size` pixels large, as it is now. */
+  #flock(emoji, size, now) {
+    const key = `${emoji} ${size}`;
+    const [canvas, context, at] = this.#flocks.get(key) ?? blank(Math.ceil(size * FLOCK_WIDTH), Math.ceil(size * FLOCK_HEIGHT));
+    if (at === now) return canvas;
+    this.#flocks.delete(key);
+    this.#flocks.set(key, [canvas, context, now]);
+    if (this.#flocks.size > FLOCKS) this.#flocks.delete(this.#flocks.keys().next().value);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    const sprite = this.#sprite(emoji, size * 0.3);
+    const [left, top] = [(canvas.width - sprite.width) / 2, (canvas.height - sprite.height) / 2];
+    const time = now / 1000;
+    for (let i = 1; i <= FLOCK; i++) {
+      const radius = size * (0.5 + 0.15 * Math.sqrt(i) + 0.1 * Math.sin(time * 2.2 + i * 1.7));
+      const angle = i * GOLDEN_ANGLE + time * (i % 2 ? 0.55 : -0.4);
+      context.drawImage(
+        sprite,
+        Math.round(left + radius * Math.cos(angle)),
+        Math.round(top + radius * 0.8 * Math.sin(angle)),
+      );
+    }
+    return canvas;
   }
 
   /** An emoji's picture in a size, drawn once. */
@@ -238,11 +269,13 @@ export class Swarms {
     });
   }
 
-  #badge({ swarm, size }, x, y, scale) {
+  #badge(swarm, size, x, y) {
+    const { scale } = this.#size;
     const text = `×${badge.format(swarm)}`;
     const pixels = Math.round(Math.max(13, size * 0.24) * scale);
     const sprite = this.#cached(`${text} ${pixels}`, () => pill(text, pixels, this.#colors()));
-    this.#context.drawImage(sprite, (x + size * 0.5) * scale - sprite.width / 2, (y + size * 0.4) * scale);
+    const left = x + size * 0.5 * scale - sprite.width / 2;
+    this.#context.drawImage(sprite, Math.round(left), Math.round(y + size * 0.4 * scale));
   }
 
   /** What the page's author has chosen for accents. */

@@ -56,6 +56,11 @@ impl Driver {
         driver
     }
 
+    /// Its process, whose descendants the browsers are.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub async fn browser(&self) -> Client {
         self.browser_like(&Look::default()).await
     }

@@ -9,6 +9,7 @@ pub mod finals;
 pub mod http;
 pub mod kafka;
 pub mod node;
+pub mod origin;
 pub mod rooms;
 pub mod signal;
 pub mod sse;

@@ -1,0 +1,246 @@
+//! A page's connection and its taps, where the network, the server or the visitor is unkind.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use fantoccini::Client;
+use harness::{
+    browser::{Driver, counted, holds, in_browsers, joined, shown, tap, value},
+    http,
+    node::Node,
+    origin::{asks_for_a_websocket, proxy},
+    until,
+};
+use serde_json::{Value, json};
+
+const ELEMENT: &str = "document.querySelector('emostream-room')";
+const BAD_GATEWAY: &str =
+    "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+/// What a server that is full or cut off says.
+const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+                    content-length: 0\r\nconnection: close\r\n\r\n";
+
+async fn run(browser: &Client, script: &str) {
+    browser.execute(script, Vec::new()).await.unwrap();
+}
+
+fn room(node: &Node) -> Value {
+    http::get(&node.address, "/v1/rooms/default")
+        .unwrap()
+        .json()
+}
+
+#[test]
+fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Node::up(dir.path(), &[]);
+    let address = first.address.clone();
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser.goto(&format!("http://{address}/")).await.unwrap();
+        joined(&browser).await;
+        let note = "window.finals = []; document.querySelector('emostream-room')\
+                    .addEventListener('final', ({ detail }) => finals.push(detail))";
+        browser.execute(note, Vec::new()).await.unwrap();
+        tap(&browser, "🔥").await;
+        holds(&browser, "finals.length === 1").await;
+        first.kill();
+        shown(&browser, r#".status[data-status="connecting"]"#).await;
+        let data = dir.path().join("data");
+        let again = [
+            "up",
+            "--listen",
+            &address,
+            "--admin",
+            "off",
+            "--data",
+            data.to_str().unwrap(),
+        ];
+        let _second = Node::start(&again, &dir.path().join("stderr"));
+        shown(&browser, r#".status[data-status="open"]"#).await;
+        tap(&browser, "🔥").await;
+        counted(&browser, "🔥", 2).await;
+        holds(&browser, "finals.length === 2").await;
+        let told = value(
+            &browser,
+            "finals.map(({ total, totals }) => [total, totals[0].count])",
+        )
+        .await;
+        assert_eq!(
+            told,
+            json!([[1, 1], [1, 2]]),
+            "each final once, none missing"
+        );
+        // A page that is loaded anew finds them in the history.
+        browser.refresh().await.unwrap();
+        holds(
+            &browser,
+            "document.querySelectorAll('#finals li').length === 2",
+        )
+        .await;
+    });
+}
+
+#[test]
+fn where_no_websocket_gets_through_server_sent_events_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    // As some companies' proxies do.
+    let proxy = proxy(node.address.clone(), |head| {
+        asks_for_a_websocket(head).then(|| BAD_GATEWAY.to_owned())
+    });
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser.goto(&format!("http://{proxy}/")).await.unwrap();
+        joined(&browser).await;
+        let transport = format!("{ELEMENT}.stream.transport");
+        assert_eq!(value(&browser, &transport).await, json!("sse"));
+        tap(&browser, "🔥").await;
+        counted(&browser, "🔥", 1).await;
+    });
+}
+
+/// An `EventSource` itself gives up at any answer but 200.
+#[test]
+fn server_sent_events_that_were_refused_are_tried_again() {
+    const REFUSALS: usize = 2;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let asked_of_proxy = asked.clone();
+    let proxy = proxy(node.address.clone(), move |head| {
+        if asks_for_a_websocket(head) {
+            return Some(BAD_GATEWAY.to_owned());
+        }
+        let refused = head.starts_with("GET /v1/rooms/default/events")
+            && asked_of_proxy.fetch_add(1, Ordering::SeqCst) < REFUSALS;
+        refused.then(|| FULL.to_owned())
+    });
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser.goto(&format!("http://{proxy}/")).await.unwrap();
+        joined(&browser).await;
+        assert_eq!(asked.load(Ordering::SeqCst), REFUSALS + 1);
+        tap(&browser, "🔥").await;
+        counted(&browser, "🔥", 1).await;
+    });
+}
+
+#[test]
+fn a_page_that_is_told_to_wait_sends_again_no_sooner_and_loses_nothing() {
+    const REFUSALS: usize = 2;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &["--per-user-rate", "2/s"]);
+    let posted = AtomicUsize::new(0);
+    let proxy = proxy(node.address.clone(), move |head| {
+        let refused = head.starts_with("POST /v1/reactions")
+            && posted.fetch_add(1, Ordering::SeqCst) < REFUSALS;
+        refused.then(|| FULL.to_owned())
+    });
+    let note = "window.posts = []; const send = fetch; \
+        window.fetch = async (to, how) => { const began = performance.now(); const answer = await send(to, how); \
+          if (how?.method === 'POST') posts.push({ began, ended: performance.now(), status: answer.status, \
+            wait_ms: 1000 * answer.headers.get('retry-after') }); \
+          return answer; }";
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser.goto(&format!("http://{proxy}/")).await.unwrap();
+        joined(&browser).await;
+        run(&browser, note).await;
+        // Full, then two at once are what one may send, then a third is too many for a moment.
+        let react = format!("{ELEMENT}.react('🔥')");
+        run(&browser, &format!("{react}; {react}")).await;
+        counted(&browser, "🔥", 2).await;
+        run(&browser, &format!("{react}; {react}; {react}")).await;
+        counted(&browser, "🔥", 5).await;
+        let posts = value(&browser, "posts").await;
+        let posts = posts.as_array().unwrap();
+        let refused = |status: u64| posts.iter().filter(|post| post["status"] == status).count();
+        assert_eq!(refused(503), REFUSALS, "{posts:?}");
+        assert!(refused(429) > 0, "{posts:?}");
+        for pair in posts.windows(2) {
+            let of = |nth: usize, name: &str| pair[nth][name].as_f64().unwrap();
+            // A browser's timers and its clock differ by a millisecond or two.
+            let waited_ms = of(1, "began") - of(0, "ended") + 5.0;
+            assert!(waited_ms >= of(0, "wait_ms"), "{posts:?}");
+        }
+    });
+}
+
+#[test]
+fn a_page_out_of_sight_lets_its_connection_go_and_comes_back_with_what_it_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser
+            .goto(&format!("http://{}/", node.address))
+            .await
+            .unwrap();
+        joined(&browser).await;
+        tap(&browser, "🔥").await;
+        let note = format!(
+            "window.finals = []; {ELEMENT}.addEventListener('final', ({{ detail }}) => finals.push(detail.total))"
+        );
+        run(&browser, &note).await;
+        holds(&browser, "finals.length === 1").await;
+        // The minute that it waits passes at once; all else takes its time.
+        let minute = "const wait = setTimeout; window.setTimeout = (act, ms) => wait(act, ms === 60_000 ? 1 : ms)";
+        run(&browser, minute).await;
+        let page = browser.window().await.unwrap();
+        let other = browser.new_window(true).await.unwrap().handle;
+        browser.switch_to_window(other).await.unwrap();
+        until("nobody is connected", || {
+            (room(&node)["subscribers"] == 0).then_some(())
+        });
+        let missed = json!({"user_id": "u", "emoji_type": "👏"}).to_string();
+        http::post(&node.address, "/v1/reactions", &missed).unwrap();
+        until("the final that it misses", || {
+            (room(&node)["total"] == 2).then_some(())
+        });
+        browser.switch_to_window(page).await.unwrap();
+        joined(&browser).await;
+        holds(&browser, "finals.length === 2").await;
+        counted(&browser, "👏", 1).await;
+    });
+}
+
+#[test]
+fn who_leaves_the_page_sends_what_was_tapped_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser
+            .goto(&format!("http://{}/", node.address))
+            .await
+            .unwrap();
+        joined(&browser).await;
+        // While one request is under way, for ever here, the next taps wait: only leaving can send them.
+        let stuck = "window.fetch = () => { window.sending = true; return new Promise(() => {}); }";
+        run(&browser, &format!("{stuck}; {ELEMENT}.react('🔥')")).await;
+        holds(&browser, "sending").await;
+        let react = format!("{ELEMENT}.react('👏')");
+        run(
+            &browser,
+            &format!("{react}; {react}; location.href = 'about:blank'"),
+        )
+        .await;
+        let state = until("a final of the taps", || {
+            let state = room(&node);
+            (state["total"] != 0).then_some(state)
+        });
+        assert_eq!(state["totals"], json!([{"emoji": "👏", "count": 2}]));
+    });
+}

@@ -1,0 +1,75 @@
+//! Pages and proxies of another origin than the server's.
+
+use std::{
+    io::{Read, Write, copy},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+};
+
+/// Serves one page at an origin of its own.
+pub fn serve(page: String) -> SocketAddr {
+    listen(move |mut client, _| {
+        let length = page.len();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        );
+        let _ = client.write_all(&[head.as_bytes(), page.as_bytes()].concat());
+    })
+}
+
+/// Passes everything on, but answers itself where `refusal` has an answer to a request's head. Each request is a
+/// connection of its own, so that none is overlooked.
+pub fn proxy(
+    to: String,
+    refusal: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+) -> SocketAddr {
+    listen(move |mut client, head| {
+        let end = head
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap();
+        // What came with it of the body is only passed on.
+        let (head, body) = head.split_at(end);
+        let head = String::from_utf8_lossy(head);
+        if let Some(refusal) = refusal(&head) {
+            let _ = client.write_all(refusal.as_bytes());
+            return;
+        }
+        let head = head.replace("Connection: keep-alive", "Connection: close");
+        let mut server = TcpStream::connect(&to).unwrap();
+        server.write_all(&[head.as_bytes(), body].concat()).unwrap();
+        let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        thread::spawn(move || copy(&mut up, &mut server));
+        let _ = copy(&mut down, &mut client);
+    })
+}
+
+/// Whether a head asks for a WebSocket.
+pub fn asks_for_a_websocket(head: &str) -> bool {
+    head.to_lowercase().contains("upgrade: websocket")
+}
+
+/// A listener that hands each connection over with its first request's head.
+fn listen(each: impl Fn(TcpStream, Vec<u8>) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let each = Arc::new(each);
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let each = each.clone();
+            thread::spawn(move || {
+                let mut client = client;
+                let (mut head, mut piece) = (Vec::new(), [0; 4096]);
+                while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                    match client.read(&mut piece) {
+                        Ok(length) if length > 0 => head.extend(&piece[..length]),
+                        _ => return,
+                    }
+                }
+                each(client, head);
+            });
+        }
+    });
+    address
+}
