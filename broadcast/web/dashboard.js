@@ -13,14 +13,15 @@
 import { Chart } from "./chart.js";
 import { Delay } from "./delay.js";
 import {
-  byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, short, tokenOfAddress,
+  ask, byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, short, tokenOfAddress,
   wrongRoom,
 } from "./dom.js";
 import { connect } from "./emostream.js";
 import { csv, peaks } from "./mood.js";
 
 const SPAN_MS = 600_000;
-const YOUNG_MS = 60_000;
+/** A younger room's chart is not full yet. */
+const YOUNG_MS = 20_000;
 const ROOMS_EVERY_MS = 3_000;
 /** Activity is what was counted in so many looks at the rooms: 30 s. */
 const LOOKS = 10;
@@ -31,16 +32,6 @@ const PEAKS = 5;
 const PEAKS_APART_MS = 20_000;
 /** How long after its window a final comes is the median of so many. */
 const DELAYS = 15;
-
-const token = tokenOfAddress();
-const headers = token ? { authorization: `Bearer ${token}` } : {};
-
-async function ask(path) {
-  const answer = await fetch(path, { headers });
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(body.detail ?? body.title ?? `The server answered ${answer.status}.`);
-  return body;
-}
 
 /** How fast each room counts, from its totals at each look. */
 class Activity {
@@ -114,13 +105,11 @@ class Dashboard {
     const everywhere = rooms.reduce((sum, { subscribers }) => sum + subscribers, 0);
     setText(byId("audience"), exact.format(here?.subscribers ?? 0));
     setText(byId("audience-all"), `of ${exact.format(everywhere)} at this server`);
-    setText(byId("ever-sum"), short(here?.total ?? 0));
-    byId("ever-sum").title = exact.format(here?.total ?? 0);
   }
 
   #row() {
     const link = document.createElement("a");
-    link.append(leaf("span", "glyph", ""), leaf("span", "title", ""), leaf("span", "count", ""), leaf("small", "", ""));
+    link.append(leaf("span", "glyph", ""), leaf("span", "title", ""), leaf("small", "", ""), leaf("span", "count", ""));
     link.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
@@ -140,8 +129,9 @@ class Dashboard {
     const per_second = this.#activity.of(room);
     setText(link.children[0], totals[0]?.emoji ?? "");
     setText(link.children[1], room);
-    setText(link.children[2], per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet");
-    setText(link.children[3], `${short(total)} · ${exact.format(subscribers)} watching`);
+    link.title = room;
+    setText(link.children[2], `${short(total)} · ${exact.format(subscribers)} watching`);
+    setText(link.children[3], per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet");
   }
 
   // One room.
@@ -169,7 +159,7 @@ class Dashboard {
   }
 
   #follow(room) {
-    const stream = connect({ room, token });
+    const stream = connect({ room, token: tokenOfAddress() });
     this.#stream = stream;
     const on = (type, act) => stream.addEventListener(type, ({ detail }) => {
       if (this.#stream === stream) act(detail);
@@ -213,10 +203,11 @@ class Dashboard {
     const to = Math.ceil(ends / this.#windowMs) * this.#windowMs;
     for (const start of this.#finals.keys()) if (start < to - SPAN_MS) this.#finals.delete(start);
     const finals = [...this.#finals.values()].sort((a, b) => a.start - b.start);
-    // A young room's first minute fills the chart.
+    // What there is fills the chart.
     const from = Math.min(Math.max(finals[0]?.start ?? 0, to - SPAN_MS), to - YOUNG_MS);
     const found = peaks(finals, PEAKS, PEAKS_APART_MS);
     this.#chart.draw(finals, found, from, to, this.#windowMs);
+    setText(byId("mood-title"), `Mood of the last ${stretch(to - from)}`);
     byId("mood-empty").hidden = finals.length > 0;
     this.#drawLegend();
     this.#drawPeaks(found);
@@ -225,8 +216,11 @@ class Dashboard {
 
   #drawTiles(finals, to) {
     const sum = finals.reduce((all, { total }) => all + total, 0);
-    setText(byId("kept-sum"), short(sum));
-    byId("kept-sum").title = exact.format(sum);
+    this.#drawSum("kept-sum", sum);
+    // Of the same moment as the sum beside it; where nothing is kept any more, what the server still knows.
+    const { totals, totals_others = 0 } = finals.at(-1) ?? {};
+    const known = this.#rooms.find(({ room }) => room === this.#room)?.total ?? 0;
+    this.#drawSum("ever-sum", totals?.reduce((all, { count }) => all + count, totals_others) ?? known);
     const recent = finals.filter(({ start }) => start >= to - 3 * this.#windowMs);
     const per_second = recent.reduce((all, { total }) => all + total, 0) / ((3 * this.#windowMs) / 1000);
     setText(byId("now-rate"), rate(per_second));
@@ -235,6 +229,11 @@ class Dashboard {
     const sorted = [...this.#finalDelays].sort((a, b) => a - b);
     const usual = sorted[sorted.length >> 1];
     if (usual !== undefined) setText(byId("delay-final"), `finals after ${passed(usual)}`);
+  }
+
+  #drawSum(id, sum) {
+    setText(byId(id), short(sum));
+    byId(id).title = exact.format(sum);
   }
 
   #drawLegend() {
@@ -253,7 +252,7 @@ class Dashboard {
 
   #drawPeaks(found) {
     byId("peaks-empty").hidden = found.length > 0;
-    drawMoments(byId("peaks"), found);
+    drawMoments(byId("peaks"), found, { a_second: true });
   }
 
   #drawTrending({ span_ms, top }) {
@@ -287,6 +286,11 @@ class Dashboard {
       this.#problem("room", error.message);
     }
   }
+}
+
+/** A span in words: 40 seconds, 10 minutes. */
+function stretch(ms) {
+  return ms < 90_000 ? `${Math.round(ms / 1000)} seconds` : `${Math.round(ms / 60_000)} minutes`;
 }
 
 void new Dashboard().start();

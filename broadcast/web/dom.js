@@ -1,5 +1,6 @@
 /**
- * What both pages write with: one style of numbers and times, and text that changes only where it differs.
+ * What both pages write with: one style of numbers and times, and text that changes only where it differs; and
+ * how they ask.
  *
  * @module emostream/dom
  */
@@ -65,27 +66,28 @@ function emptyChip() {
   return chip;
 }
 
-/** Redraws a list of finals, if it shows others. */
-export function drawMoments(list, finals) {
+/** Redraws a list of finals, if it shows others: their counts, or what that is `a second`. */
+export function drawMoments(list, finals, { a_second = false } = {}) {
   const key = finals.map(({ id }) => id).join();
   if (list.dataset.shown === key) return;
   list.dataset.shown = key;
-  list.replaceChildren(...finals.map(moment));
+  const shown = ({ start, end }) => (a_second ? (count) => rate((1000 * count) / (end - start)) : undefined);
+  list.replaceChildren(...finals.map((final) => moment(final, shown(final))));
 }
 
 /** A closed window as a list item. */
-function moment({ start, total, counts }) {
+function moment({ start, total, counts }, number = undefined) {
   const item = document.createElement("li");
   const top = document.createElement("span");
   top.className = "top3";
   for (const { emoji, count } of counts.slice(0, 3)) {
     const one = leaf("span", "one", "");
-    one.append(leaf("span", "glyph", emoji), ` ${short(count)}`);
+    one.append(leaf("span", "glyph", emoji), ` ${(number ?? short)(count)}`);
     top.append(one);
   }
   const time = leaf("time", "", clock(start));
   time.dateTime = new Date(start).toISOString();
-  item.append(time, top, leaf("span", "count", exact.format(total)));
+  item.append(time, top, leaf("span", "count", (number ?? exact.format)(total)));
   return item;
 }
 
@@ -107,6 +109,15 @@ function askedRoom() {
 /** `#token=…`: what stands behind the # is sent to no server. */
 export function tokenOfAddress() {
   return new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
+}
+
+/** What the server answers; throws its sentence where it refuses. */
+export async function ask(path) {
+  const token = tokenOfAddress();
+  const answer = await fetch(path, { headers: token ? { authorization: `Bearer ${token}` } : {} });
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.detail ?? body.title ?? `The server answered ${answer.status}.`);
+  return body;
 }
 
 export const STATUS_TEXT = { connecting: "Connecting", open: "Live", paused: "Paused", closed: "Closed" };

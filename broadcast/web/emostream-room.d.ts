@@ -9,7 +9,8 @@ export interface EmoStreamRoomEvents extends EmoStreamEvents {
 
 /**
  * `<emostream-room room="match-7" emojis="🔥👏😂">`. Attributes: `room`, `emojis`, and `url`, `ingest`,
- * `token`, `user` as in {@link EmoStream}'s options. Its events are the stream's, and two of its own.
+ * `token`, `user` as in {@link EmoStream}'s options. `emojis` takes emojis themselves, with or without spaces:
+ * names (`fire`) are none. Its events are the stream's, and two of its own.
  */
 export declare class EmoStreamRoom extends HTMLElement {
   /** Undefined while the element stands in no page. */

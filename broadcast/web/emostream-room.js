@@ -23,6 +23,8 @@ import { Scoreboard } from "./scoreboard.js";
 import { Swarms } from "./swarms.js";
 
 const EMOJIS = "🔥👏😂❤️😮😢🎉👍";
+/** Pictures, flags and keycaps; letters are none. */
+const EMOJI = /[\p{Extended_Pictographic}\p{Regional_Indicator}\u20E3]/u;
 /** How often a screen reader hears a summary, at most. */
 const SUMMARY_MS = 6_000;
 /** A burst of frames (after a reconnect) is drawn once. */
@@ -86,8 +88,9 @@ canvas {
   font-size: .95rem;
   text-align: center;
 }
-.buttons { display: grid; grid-template-columns: repeat(auto-fit, minmax(max(4.25rem, min(22%, 5.2rem)), 1fr)); gap: clamp(.4rem, .8vw, 1rem); }
+.buttons { display: grid; grid-template-columns: repeat(var(--columns, 4), minmax(0, 1fr)); gap: clamp(.4rem, .8vw, 1rem); }
 button {
+  min-width: var(--emostream-button-width, 4.25rem);
   display: grid;
   place-content: center;
   justify-items: center;
@@ -130,6 +133,7 @@ export class EmoStreamRoom extends Base {
   #started = false;
   #rebuild = false;
   #timers = { draw: 0, notice: 0, summary: 0, broken: 0 };
+  #resized = new ResizeObserver(() => this.#arrange());
   #spoken = "";
   /** Why its attributes name no room, if they do not. */
   #wrong = "";
@@ -151,6 +155,7 @@ export class EmoStreamRoom extends Base {
     this.#stage.setAttribute("part", "stage");
     this.#buttons = element("div", { className: "buttons", role: "group", ariaLabel: "Send a reaction" });
     this.#buttons.setAttribute("part", "buttons");
+    this.#resized.observe(this.#buttons);
     this.#summary = element("p", { className: "unseen" });
     this.#summary.setAttribute("aria-live", "polite");
     root.append(this.#stage, this.#buttons, this.#summary);
@@ -215,7 +220,10 @@ export class EmoStreamRoom extends Base {
     this.#wrong = "";
     this.#board = new Scoreboard();
     this.#swarms = new Swarms(this.#canvas);
-    this.#buttons.replaceChildren(...faces(emojis).map((emoji) => this.#button(emoji)));
+    const { found, strange } = faces(emojis);
+    if (strange.length > 0) console.error(`<emostream-room>: emojis takes emojis themselves, as in "🔥👏": "${strange.join("")}" is none`);
+    this.#buttons.replaceChildren(...found.map((emoji) => this.#button(emoji)));
+    this.#arrange();
     try {
       this.#stream = connect(options);
     } catch (error) {
@@ -304,6 +312,16 @@ export class EmoStreamRoom extends Base {
     return button;
   }
 
+  /** As few rows as there is room for, each as full as the others: 4 and 4, not 7 and 1. */
+  #arrange() {
+    const [first] = this.#buttons.children;
+    if (!first) return;
+    const gap = parseFloat(getComputedStyle(this.#buttons).columnGap) || 0;
+    const fit = Math.floor((this.#buttons.clientWidth + gap) / (parseFloat(getComputedStyle(first).minWidth) + gap));
+    const rows = Math.ceil(this.#buttons.children.length / Math.max(1, fit));
+    this.#buttons.style.setProperty("--columns", Math.ceil(this.#buttons.children.length / rows));
+  }
+
   #react(emoji, from) {
     if (!this.#stream) {
       this.#show(this.#wrong);
@@ -357,10 +375,11 @@ export class EmoStreamRoom extends Base {
 const PRESS = [{ transform: "scale(.8)" }, { transform: "scale(1.28) rotate(-6deg)" }, { transform: "none" }];
 const PRESS_TIME = { duration: 320, easing: "cubic-bezier(.2,.9,.3,1.2)" };
 
-/** The emojis of an attribute, with or without spaces between them. */
+/** The emojis of an attribute, with or without spaces between them; and what there is none. */
 function faces(text) {
   const graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" }).segment(text);
-  return [...new Set(Array.from(graphemes, ({ segment }) => segment).filter((face) => face.trim()))];
+  const given = Array.from(graphemes, ({ segment }) => segment).filter((face) => face.trim());
+  return { found: [...new Set(given.filter((face) => EMOJI.test(face)))], strange: given.filter((face) => !EMOJI.test(face)) };
 }
 
 function element(tag, properties = {}, ...children) {

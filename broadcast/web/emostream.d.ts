@@ -65,6 +65,7 @@ export interface Hello {
 /** The room now: what `GET /v1/rooms/{room}` answers. */
 export interface RoomState {
   room: string;
+  /** The last final; null once it is ten minutes old. The totals stay. */
   final: Final | null;
   live: Live | null;
   total: number;
@@ -125,7 +126,9 @@ export declare class EmoStream extends EventTarget {
   readonly status: Status;
   readonly transport: "websocket" | "sse";
   /**
-   * Sends one reaction soon: one emoji, its shortcode or an alias. Taps of 250 ms travel together.
+   * Sends one reaction soon: one emoji, its shortcode as on GitHub (gemoji's names: `fire`, `:fire:`) or an
+   * alias of the server's (`love`). Taps of 250 ms travel together; what cannot be sent for 10 s is let go, told
+   * by `refused`.
    * @returns false when too many are waiting, or the stream is closed
    */
   react(emoji: string): boolean;

@@ -3,13 +3,14 @@
  *
  *     <emostream-room> ──counts──▶ sum, rate, totals
  *                      └─live, final, trending, delay──▶ the panels
+ *     GET …/history, on joining ──▶ the last moments
  *
  * @module emostream/viewer
  */
 
 import "./emostream-room.js";
 import {
-  byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, span, tokenOfAddress, wrongRoom,
+  ask, byId, drawChips, drawMoments, drawStatus, exact, leaf, passed, rate, roomOfAddress, setText, span, tokenOfAddress, wrongRoom,
 } from "./dom.js";
 import { plain } from "./scoreboard.js";
 
@@ -57,7 +58,7 @@ class Viewer {
     on("hello", ({ resumed }) => this.#hello(resumed));
     on("final", (final) => this.#remember(final));
     on("state", (state) => {
-      if (state.final) this.#remember(state.final);
+      if (state.final) void this.#recall(state.final);
       this.#samples.length = 0;
     });
     on("trending", (trending) => this.#drawTrending(trending));
@@ -78,6 +79,22 @@ class Viewer {
     this.#finals.push(final);
     this.#finals.sort((a, b) => b.start - a.start);
     this.#finals.length = Math.min(this.#finals.length, MOMENTS);
+  }
+
+  /** The moments before the newest one: in a busy room the last few windows, in a quiet one all that are kept. */
+  async #recall(newest) {
+    this.#remember(newest);
+    const busy = newest.start - MOMENTS * (newest.end - newest.start);
+    try {
+      for (const from of [busy, 0]) {
+        if (this.#finals.length >= MOMENTS) return;
+        const { finals } = await ask(`/v1/rooms/${this.#room}/history?from=${from}`);
+        for (const final of finals) this.#remember(final);
+        this.#drawFinals();
+      }
+    } catch {
+      // What comes fills the list as well.
+    }
   }
 
   /** By the system's own sheet on a phone, else by the clipboard, else to be copied by hand. */
@@ -183,7 +200,9 @@ class Viewer {
     const first = this.#samples[0];
     const rose = first ? Math.max(0, this.#crowd.board.sum - first.sum) : 0;
     const per_second = first ? rose / (Math.max(1000, now - first.at) / 1000) : 0;
-    setText(byId("rate"), per_second > 0.05 ? `${rate(per_second)} per second` : "quiet right now");
+    const newest = this.#crowd.board.newest;
+    const otherwise = newest ? `${exact.format(newest.total)} in this moment` : "quiet right now";
+    setText(byId("rate"), per_second > 0.05 ? `${rate(per_second)} per second` : otherwise);
   }
 }
 
