@@ -1,4 +1,4 @@
-//! Values of flags: durations, rates, moments. Text in, a value or one sentence out.
+//! Values of flags: durations, rates, moments. Text in, a value or one sentence out; and how they are told.
 
 use std::{net::Ipv6Addr, str::FromStr, time::Duration};
 
@@ -25,6 +25,29 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// A duration in whole milliseconds.
 pub(crate) fn ms(duration: Duration) -> u64 {
     duration.as_millis() as u64
+}
+
+/// `1 d`, `2 h`, `90 s`: the greatest unit that is exact.
+pub(crate) fn span(span: Duration) -> String {
+    let ms = span.as_millis();
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "min"),
+        (1000, "s"),
+    ];
+    let exact = units
+        .iter()
+        .find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
+    exact.map_or_else(
+        || format!("{ms} ms"),
+        |(unit, name)| format!("{} {name}", ms / unit),
+    )
+}
+
+/// The same of milliseconds.
+pub(crate) fn span_ms(ms: u64) -> String {
+    span(Duration::from_millis(ms))
 }
 
 /// Events a second: `5000/s`, `300/m`, or `5000`, which is a second's.

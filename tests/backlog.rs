@@ -91,7 +91,7 @@ fn connect(brokers: &str) -> KafkaLog {
     let brokers = brokers.to_owned();
     KafkaLog::connect(KafkaOptions {
         brokers,
-        ..KafkaOptions::default()
+        properties: Vec::new(),
     })
     .unwrap()
 }

@@ -47,7 +47,6 @@ fn connect(brokers: &str) -> KafkaLog {
     KafkaLog::connect(KafkaOptions {
         brokers,
         properties,
-        ..KafkaOptions::default()
     })
     .unwrap()
 }

@@ -102,6 +102,15 @@ fn a_table_of_reactions_leaves_out_heartbeats_unless_they_are_asked_for() {
     }
     let data = dir.path().join("data");
     let data = data.to_str().unwrap();
+    let other = ["inspect", "windows", "--room", "elsewhere", "--data", data];
+    let nothing = node::run(&other);
+    assert_eq!(nothing.status.code(), Some(0));
+    assert_eq!(String::from_utf8(nothing.stdout).unwrap(), "");
+    let said = String::from_utf8(nothing.stderr).unwrap();
+    assert!(
+        said.contains("nothing to show: in emostream.windows (4 partitions, from the oldest"),
+        "{said}"
+    );
     let wrong = node::run(&["inspect", "windows", "--partition", "99", "--data", data]);
     assert_eq!(wrong.status.code(), Some(64));
     let said = String::from_utf8(wrong.stderr).unwrap();

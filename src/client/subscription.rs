@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use emostream_model::{Frame, ResultId, Room};
 use futures_util::StreamExt;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, body::Incoming, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::{
@@ -39,6 +39,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A connection that lived this long resets the pause.
 const SETTLED: Duration = Duration::from_secs(5);
+
+/// The longest refusal that is read for its sentence.
+const PROBLEM_BYTES: usize = 16 << 10;
 
 /// What a subscription has to tell.
 #[derive(Debug)]
@@ -196,7 +199,10 @@ async fn websocket(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     let stream = server.dial().await.map_err(retry)?;
     match client_async(request, stream).await {
         Ok((stream, _)) => Ok(Connection::WebSocket(Box::new(stream))),
-        Err(Error::Http(response)) => Err(status(response.status())),
+        Err(Error::Http(response)) => {
+            let said = response.body().as_deref().unwrap_or_default();
+            Err(status(response.status(), said))
+        }
         Err(error) => Err(retry(error)),
     }
 }
@@ -216,18 +222,28 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     Token::sign(server.token(), request.headers_mut());
     let response = sender.send_request(request).await.map_err(retry)?;
     if !response.status().is_success() {
-        return Err(status(response.status()));
+        let refusal = response.status();
+        let said = Limited::new(response.into_body(), PROBLEM_BYTES)
+            .collect()
+            .await;
+        let said = said.map(|body| body.to_bytes()).unwrap_or_default();
+        return Err(status(refusal, &said));
     }
     let body = Box::pin(response.into_body());
     Ok(Connection::Events(body, Events::default()))
 }
 
-/// A server that is full or starting may say 503; any other refusal stays one.
-fn status(status: StatusCode) -> Lost {
-    let why = format!("the server answered {status}");
+/// A server that is full or starting may say 503; any other refusal stays one. `said` is the answer's body: a
+/// problem (RFC 9457) has a sentence in it.
+fn status(status: StatusCode, said: &[u8]) -> Lost {
+    let problem = serde_json::from_slice::<serde_json::Value>(said).unwrap_or_default();
+    let why = match problem["detail"].as_str() {
+        Some(detail) => format!("the server answered {status}: {detail}"),
+        None => format!("the server answered {status}"),
+    };
     match status {
         StatusCode::UNAUTHORIZED => {
-            Lost::Never(format!("{why}: give a token that is good by --token-file"))
+            Lost::Never(format!("{why}; --token-file takes one that is good"))
         }
         status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
             Lost::Retry(why)
@@ -287,7 +303,10 @@ mod tests {
     use super::*;
     use futures_util::SinkExt;
     use serde_json::json;
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
     use tokio_tungstenite::{
         accept_hdr_async,
         tungstenite::handshake::server::{ErrorResponse, Request, Response},
@@ -344,6 +363,36 @@ mod tests {
         let (first, second) = serving.await.unwrap();
         assert_eq!(first, "/v1/rooms/a/ws");
         assert_eq!(second, "/v1/rooms/a/ws?since=0-2");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_with_its_sentence() {
+        const PROBLEM: &str = r#"{"status":403,"detail":"the token does not open the room a"}"#;
+        for transport in [Transport::WebSocket, Transport::ServerSentEvents] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = Endpoint::in_the_clear(listener.local_addr().unwrap());
+            let room = Room::new("a").unwrap();
+            let mut subscription = Subscription::new(server, room, transport);
+            let serving = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let (mut head, mut piece) = (Vec::new(), [0; 1024]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    let length = stream.read(&mut piece).await.unwrap();
+                    head.extend(&piece[..length]);
+                }
+                let length = PROBLEM.len();
+                let answer =
+                    format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {length}\r\n\r\n{PROBLEM}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream
+            });
+            let Refused(why) = subscription.next().await.unwrap_err();
+            assert_eq!(
+                why,
+                "the server answered 403 Forbidden: the token does not open the room a"
+            );
+            drop(serving.await.unwrap());
+        }
     }
 
     #[test]

@@ -38,9 +38,6 @@ pub(crate) struct Flags {
 const SHAKING: usize = 2000;
 /// What must happen happens long before this.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it sleeps when nothing has come. It does not wait for the next frame: then each frame would wake it,
-/// and on the loopback a server's own call pays for that, as no server does for clients elsewhere.
-const NAP: Duration = Duration::from_millis(1);
 /// How long those who stopped reading have to catch up before they are looked at.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
@@ -138,7 +135,7 @@ pub(crate) fn run(flags: Flags) -> Outcome<()> {
             Ok(line) => line,
             // It reads on between orders, or what comes then would count as late in the next one.
             Err(TryRecvError::Empty) => {
-                audience.turn()?;
+                audience.turn(Duration::from_millis(10))?;
                 continue;
             }
             Err(TryRecvError::Disconnected) => return Ok(()),
@@ -188,7 +185,7 @@ impl Audience {
             if begun.elapsed() > PATIENCE {
                 return Err(format!("{} have seen nothing", self.unseen).into());
             }
-            self.turn()?;
+            self.turn(Duration::from_millis(10))?;
         }
         Ok(begun.elapsed())
     }
@@ -203,7 +200,7 @@ impl Audience {
         let begun = Instant::now();
         while begun.elapsed() < span {
             each(self, begun.elapsed())?;
-            self.turn()?;
+            self.turn(Duration::from_millis(10))?;
         }
         let Count {
             deliveries,
@@ -256,18 +253,15 @@ impl Audience {
         })
     }
 
-    /// Lets some connect, then takes what has come; sleeps if that was nothing.
-    fn turn(&mut self) -> Outcome<()> {
+    /// Lets some connect, then takes what has come.
+    fn turn(&mut self, wait: Duration) -> Outcome<()> {
         while self.shaking < SHAKING
             && let Some(place) = self.coming.pop_front()
         {
             self.connect(place)?;
         }
         let mut events = Events::with_capacity(4096);
-        self.poll.poll(&mut events, Some(Duration::ZERO))?;
-        if events.is_empty() {
-            std::thread::sleep(NAP);
-        }
+        self.poll.poll(&mut events, Some(wait))?;
         for event in &events {
             let place = event.token().0;
             if event.is_writable() {
@@ -368,10 +362,6 @@ impl Audience {
                 }
             }
             seat.begun = rest.to_vec();
-            if bytes < self.scratch.len() {
-                // All that was there; more is told of.
-                return Ok(());
-            }
         }
     }
 }

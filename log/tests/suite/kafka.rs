@@ -26,7 +26,6 @@ fn with(properties: &[(&str, &str)]) -> Result<KafkaLog, LogError> {
     KafkaLog::connect(KafkaOptions {
         brokers: brokers(),
         properties,
-        ..KafkaOptions::default()
     })
 }
 
@@ -41,7 +40,7 @@ fn a_broker_that_is_away_is_unreachable_and_says_why() {
     let away = format!("127.0.0.1:{port}");
     let options = KafkaOptions {
         brokers: away.clone(),
-        ..KafkaOptions::default()
+        properties: Vec::new(),
     };
     let error = KafkaLog::connect(options).err().unwrap();
     let LogError::Unreachable { brokers, detail } = &error else {
@@ -57,7 +56,7 @@ fn a_listener_that_says_nothing_is_unreachable() {
     let brokers = silent.local_addr().unwrap().to_string();
     let options = KafkaOptions {
         brokers,
-        ..KafkaOptions::default()
+        properties: Vec::new(),
     };
     let error = KafkaLog::connect(options).err().unwrap();
     assert!(matches!(error, LogError::Unreachable { .. }), "{error}");

@@ -21,7 +21,7 @@ use crate::{
     output,
     settings::{StoreFlags, TopicFlags},
     signal,
-    values::{From, now_ms},
+    values::{From, moment, now_ms, span},
 };
 
 /// How long a follower sleeps at most before it looks again.
@@ -102,7 +102,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     if flags.follow {
         signal::end_at_the_first()?;
     }
-    let log = flags.store.open_for_reading()?;
+    let log = flags.store.clone().open_for_reading()?;
     if flags.topic == Topic::Progress && flags.format == Format::Table {
         return progress::run(&*log, &flags.topics.names(), flags.follow);
     }
@@ -130,17 +130,24 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let decoded = decoded.only(flags.room.as_ref())?;
         (!silent(&decoded)).then_some(decoded)
     };
+    let (mut read, mut shown, mut said) = (0, 0, false);
     loop {
         let batch = merge.next()?;
         let idle = batch.is_empty();
         let rows = batch
             .iter()
             .map(|record| decode::decode(flags.topic, record));
-        match printer.print(rows.filter_map(wanted).collect()) {
+        let rows: Vec<Decoded> = rows.filter_map(wanted).collect();
+        (read, shown) = (read + batch.len(), shown + rows.len());
+        match printer.print(rows) {
             Ok(()) => {}
             gone => return output::quietly(gone),
         }
         if idle && merge.caught_up() {
+            // An empty table is no answer; for programs standard output is one.
+            if shown == 0 && !std::mem::replace(&mut said, true) {
+                eprintln!("emostream: {}", nothing(&flags, &topic, ranges.len(), read));
+            }
             match flags.follow {
                 true => {
                     merge.go_on();
@@ -153,6 +160,28 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             bell.wait(LOOK_AGAIN);
         }
     }
+}
+
+/// What was looked at, where nothing of it is to be shown.
+fn nothing(flags: &Flags, topic: &str, partitions: usize, read: usize) -> String {
+    let from = match flags.from {
+        From::Earliest => "from the oldest record on".to_owned(),
+        From::Latest => "from now on".to_owned(),
+        From::Ago(ago) => format!("of the last {}", span(ago)),
+        From::At(at_ms) => format!("from {} on", moment(at_ms)),
+    };
+    let partitions = match (flags.partition, partitions) {
+        (Some(only), _) => format!("partition {only}"),
+        (None, 1) => "1 partition".to_owned(),
+        (None, all) => format!("{all} partitions"),
+    };
+    let found = match (read, &flags.room) {
+        (0, _) => "there is no record".to_owned(),
+        (_, Some(room)) => format!("of {read} records none is of the room {room}"),
+        (_, None) => format!("all {read} records are heartbeats, which --heartbeats shows"),
+    };
+    let waits = if flags.follow { "; waiting" } else { "" };
+    format!("nothing to show: in {topic} ({partitions}, {from}) {found}{waits}")
 }
 
 fn output_of(printer: &mut Printer) -> Result<(), Failure> {

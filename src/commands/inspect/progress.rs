@@ -10,7 +10,7 @@ use super::{LOOK_AGAIN, merge::Merge, ranges};
 use crate::{
     exit::Failure,
     output,
-    values::{From, moment, now_ms},
+    values::{From, moment, now_ms, span_ms},
 };
 
 /// Shows the newest progress, and with `follow` each that comes.
@@ -74,7 +74,8 @@ const LEGEND: &str = "\
 F          every window that ends by then is final, and its results are committed
 R          where a run that starts now reads from: the first record that may count in an open window
 N          where the last commit had read to: what lies before is never counted or rejected twice
-lag        records behind N; while all is well those of the last commit's interval, a few seconds' worth
+lag        records behind N: while reactions come, a few seconds' worth. Where none come, a commit follows
+           once a minute, and meanwhile the heartbeats add up here: two a second from each ingest
 watermark  of the records before R: their newest time, less the lateness. No later record is expected
            to be older
 ";
@@ -145,7 +146,11 @@ fn headline(progress: &Progress, now_ms: u64) -> String {
             swarm_size,
             ..
         }) => {
-            format!("windows of {window_ms} ms, lateness {lateness_ms} ms, swarms of {swarm_size}")
+            format!(
+                "windows of {}, lateness {}, swarms of {swarm_size}",
+                span_ms(*window_ms),
+                span_ms(*lateness_ms)
+            )
         }
         None => "reset: any settings may go on".to_owned(),
     };

@@ -1,7 +1,9 @@
 //! A message as one line for people.
 
-use emostream_model::{Count, Frame, Tally};
+use emostream_model::{Count, Frame, GapReason, Tally};
 use jiff::{Timestamp, tz::TimeZone};
+
+use crate::values::span_ms;
 
 /// The most emojis of a line.
 const LINE_COUNTS: usize = 6;
@@ -16,7 +18,10 @@ pub(super) fn describe(frame: &Frame) -> String {
             ..
         } => {
             let resumed = if *resumed { ", resumed" } else { "" };
-            format!("in room {room}: windows of {window_ms} ms{resumed}")
+            format!(
+                "in room {room}: windows of {}{resumed}",
+                span_ms(*window_ms)
+            )
         }
         Frame::Live {
             window,
@@ -52,10 +57,24 @@ pub(super) fn describe(frame: &Frame) -> String {
             )
         }
         Frame::Gap { after, reason } => {
-            format!("finals after {after} were missed ({reason:?})")
+            format!("finals after {after} were missed: {}", why(*reason))
         }
-        Frame::Bye { retry_ms } => format!("the server says bye; back in {retry_ms} ms"),
+        Frame::Bye { retry_ms } => bye(*retry_ms),
     }
+}
+
+/// Why finals were missed.
+pub(super) fn why(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::Slow => "read too slowly",
+        GapReason::Expired => "they are kept no longer",
+    }
+}
+
+/// The server's farewell.
+pub(super) fn bye(retry_ms: u64) -> String {
+    let seconds = retry_ms as f64 / 1000.0;
+    format!("the server says bye; back in {seconds:.1} s")
 }
 
 fn count(count: &Count) -> String {

@@ -14,6 +14,8 @@ use std::{
 
 use emostream_model::{Count, Emoji, Frame, ResultId, Room, Tally, Window};
 
+use super::lines;
+
 /// Windows open at once; more would be a broken clock.
 const OPEN_WINDOWS: usize = 8;
 /// The last finals that are shown.
@@ -171,11 +173,12 @@ impl Scene {
             Frame::Trending { span_ms, top, .. } => {
                 self.trending = (!top.is_empty()).then(|| (*span_ms, top.clone()));
             }
-            Frame::Gap { after, .. } => {
-                self.notice = Some(format!("finals after {after} were missed"));
+            Frame::Gap { after, reason } => {
+                let why = lines::why(*reason);
+                self.notice = Some(format!("finals after {after} were missed: {why}"));
             }
             Frame::Bye { retry_ms } => {
-                self.notice = Some(format!("the server says bye; back in {retry_ms} ms"));
+                self.notice = Some(lines::bye(*retry_ms));
             }
         }
         self.samples.push_back((now, self.sum()));

@@ -101,7 +101,51 @@ fn unusable(error: io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    const PANIC_HERE: &str = "EMOSTREAM_TEST_PANIC_IN_A_TERMINAL";
+    const TAKEN: &str = "\x1b[?1049h";
+    const GIVEN_BACK: &str = "\x1b[?1049l";
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_says_its_line() {
+        if std::env::var_os(PANIC_HERE).is_some() {
+            crate::defect::end_the_process_on_panic();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(async {
+                let _screen = Screen::enter().unwrap();
+                panic!("while the screen is taken");
+            });
+        }
+        let this_test = "a_panic_gives_the_terminal_back_before_it_says_its_line";
+        let tests = std::env::current_exe().unwrap();
+        let shown = tempfile::NamedTempFile::new().unwrap();
+        // util-linux's script gives it a terminal, and keeps what is drawn there.
+        let status = Command::new("script")
+            .args(["--quiet", "--flush", "--return", "--command"])
+            .arg(format!("'{}' --nocapture {this_test}", tests.display()))
+            .arg(shown.path())
+            .env(PANIC_HERE, "1")
+            .env("TERM", "xterm")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        let bytes = std::fs::read(shown.path()).unwrap();
+        let shown = String::from_utf8_lossy(&bytes);
+        assert_eq!(status.code(), Some(70), "{shown}");
+        let at = |what: &str| {
+            let found = shown.find(what);
+            found.unwrap_or_else(|| panic!("{what:?} is missing in {shown:?}"))
+        };
+        assert!(at(TAKEN) < at(GIVEN_BACK), "{shown:?}");
+        assert!(at(GIVEN_BACK) < at("emostream: a defect"), "{shown:?}");
+    }
 
     #[test]
     fn q_escape_and_ctrl_c_end_it_and_nothing_else_does() {

@@ -6,8 +6,6 @@
 //!  log ───┘
 //! ```
 
-use std::time::Duration;
-
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use emostream_log::{Cleanup, Log, LogError, TopicDescription, TopicSpec};
@@ -19,6 +17,7 @@ use crate::{
     output,
     settings::{StoreFlags, TopicFlags},
     topics::{self, Home},
+    values::span,
 };
 
 /// Partitions for who has not said how many: room for a few hosts.
@@ -157,24 +156,6 @@ fn kept(topic: &TopicDescription) -> String {
         (true, Some(deleted)) => format!("newest of a key, {deleted}"),
         (false, deleted) => deleted.unwrap_or_default(),
     }
-}
-
-/// `1 d`, `2 h`, `90 s`: the greatest unit that is exact.
-fn span(span: Duration) -> String {
-    let ms = span.as_millis();
-    let units = [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "min"),
-        (1000, "s"),
-    ];
-    let exact = units
-        .iter()
-        .find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
-    exact.map_or_else(
-        || format!("{ms} ms"),
-        |(unit, name)| format!("{} {name}", ms / unit),
-    )
 }
 
 impl Wanted<'_> {
@@ -379,6 +360,8 @@ impl Wanted<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::time::Duration;
+
     use emostream_log::Deletion;
 
     use super::*;
