@@ -338,3 +338,6 @@ impl Service {
         joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
     }
 }
+
+#[cfg(test)]
+mod tests;
