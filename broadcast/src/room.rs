@@ -172,6 +172,7 @@ impl RoomState {
         let Some(emitted_at) = record.emitted_at.filter(|_| !self.is_closed(window)) else {
             return false;
         };
+        let unnamed = record.unnamed();
         let (counts, others) = top(&record.counts, |tally| tally.count);
         let frame = Encoded::new(&Frame::Live {
             room: record.room,
@@ -179,7 +180,7 @@ impl RoomState {
             emitted_at,
             total: record.total,
             counts,
-            others,
+            others: others.saturating_add(unnamed),
         });
         self.show_live(window, emitted_at, frame)
     }
@@ -361,6 +362,7 @@ impl RoomState {
 }
 
 fn final_frame(id: ResultId, written_ms: u64, record: WindowRecord, totals: &[Count]) -> Frame {
+    let unnamed = record.unnamed();
     let (counts, others) = top(&record.counts, |tally| tally.count);
     let (totals, totals_others) = top(totals, |count| count.count);
     Frame::Final {
@@ -370,7 +372,7 @@ fn final_frame(id: ResultId, written_ms: u64, record: WindowRecord, totals: &[Co
         emitted_at: written_ms,
         total: record.total,
         counts,
-        others,
+        others: others.saturating_add(unnamed),
         totals,
         totals_others,
     }

@@ -2,12 +2,7 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::LazyLock};
 
-use bincode::{
-    BorrowDecode, Encode,
-    de::BorrowDecoder,
-    enc::Encoder,
-    error::{DecodeError, EncodeError},
-};
+use bincode::{Encode, enc::Encoder, error::EncodeError};
 use foldhash::HashMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -146,19 +141,11 @@ impl<'de> Deserialize<'de> for Emoji {
     }
 }
 
-/// By its text: numbers differ between builds.
+/// By its text: numbers differ between builds. Where it is read it may be unknown, so lists are
+/// ([`crate::known`]).
 impl Encode for Emoji {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.as_str().encode(encoder)
-    }
-}
-
-impl<'de, C> BorrowDecode<'de, C> for Emoji {
-    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
-        decoder: &mut D,
-    ) -> Result<Emoji, DecodeError> {
-        let text = <&str>::borrow_decode(decoder)?;
-        Emoji::from_text(text).map_err(|_| DecodeError::Other("no emoji of this version"))
     }
 }
 

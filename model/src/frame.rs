@@ -5,13 +5,13 @@ use std::{fmt, str::FromStr};
 use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::{Emoji, Room, Tally, Window};
+use crate::{Emoji, Room, Tally, Window, known};
 
 /// The most counts a frame lists; the sum of the rest is its `others`.
 pub const FRAME_COUNTS: usize = 20;
 
 /// How often an emoji was counted, where swarms do not matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct Count {
     /// Which emoji.
     pub emoji: Emoji,
@@ -108,6 +108,7 @@ pub enum Frame {
         /// The sum of all counts.
         total: u64,
         /// The top counts.
+        #[serde(deserialize_with = "known::deserialize")]
         counts: Vec<Tally>,
         /// The sum of the counts not listed.
         #[serde(default, skip_serializing_if = "is_zero")]
@@ -127,11 +128,13 @@ pub enum Frame {
         /// The sum of all counts.
         total: u64,
         /// The top counts.
+        #[serde(deserialize_with = "known::deserialize")]
         counts: Vec<Tally>,
         /// The sum of the counts not listed.
         #[serde(default, skip_serializing_if = "is_zero")]
         others: u64,
         /// The room's top cumulative counts as of this window.
+        #[serde(deserialize_with = "known::deserialize")]
         totals: Vec<Count>,
         /// The sum of the cumulative counts not listed.
         #[serde(default, skip_serializing_if = "is_zero")]
@@ -144,6 +147,7 @@ pub enum Frame {
         /// How long the span is.
         span_ms: u64,
         /// The top emojis.
+        #[serde(deserialize_with = "known::deserialize")]
         top: Vec<Count>,
     },
     /// Finals were missed; the room's state has the present.

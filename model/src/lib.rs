@@ -12,6 +12,7 @@ mod batch;
 mod emoji;
 mod frame;
 mod json;
+mod known;
 mod payload;
 mod reaction;
 mod relay;

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use bincode::{BorrowDecode, Encode};
+use bincode::{BorrowDecode, Encode, de::BorrowDecoder, error::DecodeError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::{Count, Room, Tally, Window};
+use crate::{Count, Room, Tally, Window, known};
 
 /// A value of the `windows` topic (a final) or, with `emitted_at`, of the `live` topic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct WindowRecord {
     /// Which room.
     pub room: Room,
@@ -60,7 +60,7 @@ impl Trending {
 }
 
 /// The top emojis of a room in the sliding span that ends with a window.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct TrendingRecord {
     /// Which room.
     pub room: Room,
@@ -75,7 +75,7 @@ pub struct TrendingRecord {
 }
 
 /// The leaders across rooms in the sliding span that ends with a window.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct LeadersRecord {
     /// `*`.
     pub room: AllRooms,
@@ -118,6 +118,59 @@ impl<'de> Deserialize<'de> for AllRooms {
             ALL_ROOMS => Ok(AllRooms),
             _ => Err(D::Error::custom("all rooms together are written *")),
         }
+    }
+}
+
+impl WindowRecord {
+    /// How much of the total is of emojis that are not in the counts: another build of the program knows them.
+    pub fn unnamed(&self) -> u64 {
+        let named = self.counts.iter().map(|tally| tally.count);
+        self.total
+            .saturating_sub(named.fold(0, u64::saturating_add))
+    }
+}
+
+/// Results go in bincode between builds of the program, which may know different emojis.
+impl<'de, C> BorrowDecode<'de, C> for WindowRecord {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+        from: &mut D,
+    ) -> Result<Self, DecodeError> {
+        Ok(Self {
+            room: BorrowDecode::borrow_decode(from)?,
+            window: BorrowDecode::borrow_decode(from)?,
+            emitted_at: BorrowDecode::borrow_decode(from)?,
+            total: BorrowDecode::borrow_decode(from)?,
+            counts: known::decode(from)?,
+        })
+    }
+}
+
+/// Results go in bincode between builds of the program, which may know different emojis.
+impl<'de, C> BorrowDecode<'de, C> for TrendingRecord {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+        from: &mut D,
+    ) -> Result<Self, DecodeError> {
+        Ok(Self {
+            room: BorrowDecode::borrow_decode(from)?,
+            window: BorrowDecode::borrow_decode(from)?,
+            span_ms: BorrowDecode::borrow_decode(from)?,
+            top: known::decode(from)?,
+        })
+    }
+}
+
+/// Results go in bincode between builds of the program, which may know different emojis.
+impl<'de, C> BorrowDecode<'de, C> for LeadersRecord {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+        from: &mut D,
+    ) -> Result<Self, DecodeError> {
+        Ok(Self {
+            room: BorrowDecode::borrow_decode(from)?,
+            window: BorrowDecode::borrow_decode(from)?,
+            span_ms: BorrowDecode::borrow_decode(from)?,
+            top: known::decode(from)?,
+            rooms: BorrowDecode::borrow_decode(from)?,
+        })
     }
 }
 

@@ -1,12 +1,12 @@
 //! Tallies, and swarms: many identical emojis compressed.
 
-use bincode::{BorrowDecode, Encode};
+use bincode::Encode;
 use serde::{Deserialize, Serialize};
 
 use crate::Emoji;
 
 /// The count of one emoji in one room and window: `count = swarms × swarm size + loose`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct Tally {
     /// Which emoji.
     pub emoji: Emoji,

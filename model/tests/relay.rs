@@ -275,6 +275,43 @@ fn the_bytes_of_version_1() {
     assert_eq!(frame, expected);
 }
 
+/// Of a newer build: what this one cannot name is left out, and all else stays as it is.
+#[test]
+fn an_emoji_of_another_build_ends_no_link() {
+    let tally = |text| compress(Emoji::from_text(text).unwrap(), 5, 1000);
+    let live = |counts| {
+        RelayUpdate::Live(WindowRecord {
+            room: Room::new("r").unwrap(),
+            window: Window { start: 2, end: 4 },
+            emitted_at: Some(3),
+            total: 10,
+            counts,
+        })
+    };
+    let range = RelayUpdate::Read(ReadRange {
+        partition: 1,
+        start: 2,
+        end: 3,
+    });
+    let message = |update| RelayDown::Updates {
+        born_us: 1,
+        updates: vec![update, range.clone()],
+    };
+    let mut frame = message(live(vec![tally("⚽"), tally("🔥")])).frame();
+    // As long, and no emoji here.
+    let at = frame.windows(3).position(|b| b == "⚽".as_bytes()).unwrap();
+    frame[at..at + 3].copy_from_slice("新".as_bytes());
+    let read = RelayDown::decode(&frame[4..]).unwrap();
+    assert_eq!(read, message(live(vec![tally("🔥")])));
+    let RelayDown::Updates { updates, .. } = read else {
+        panic!("no updates");
+    };
+    let RelayUpdate::Live(record) = &updates[0] else {
+        panic!("no live tally");
+    };
+    assert_eq!(record.unnamed(), 5);
+}
+
 /// Thirty bytes that claim millions of entries.
 #[test]
 fn what_is_only_announced_takes_no_room() {

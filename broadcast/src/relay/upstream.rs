@@ -14,7 +14,8 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use emostream_http::{Component, Trust};
 use emostream_model::{
-    MAX_DOWN_BYTES, NodeId, RelayDown, RelayHello, RelayMeeting, RelaySide, RelayUp, RelayWelcome,
+    MAX_DOWN_BYTES, NodeId, RelayDown, RelayHello, RelayMeeting, RelaySide, RelayUp, RelayUpdate,
+    RelayWelcome,
 };
 use rand::RngExt;
 use tokio::{
@@ -269,12 +270,21 @@ impl Following {
         incoming: &mut Incoming<impl AsyncRead + Unpin>,
     ) -> Result<(), LinkError> {
         let feed = &self.feed;
+        let mut told = false;
         loop {
             let fed = *self.stage.borrow() == Stage::Fed;
             match incoming.down().await? {
                 RelayDown::Heartbeat => {}
                 RelayDown::Updates { born_us, updates } => {
                     for update in updates {
+                        if !told && has_unnamed(&update) {
+                            told = true;
+                            tracing::warn!(
+                                upstream = at,
+                                "it counts emojis that this build does not know; they are among the others: \
+                                 run the same emostream on both"
+                            );
+                        }
                         feed.take(born_us, update)?;
                     }
                     feed.outlet.flush();
@@ -319,6 +329,14 @@ impl Following {
             }
             self.feed.sweep();
         }
+    }
+}
+
+/// Whether it counts what this build cannot name.
+fn has_unnamed(update: &RelayUpdate) -> bool {
+    match update {
+        RelayUpdate::Final { record, .. } | RelayUpdate::Live(record) => record.unnamed() > 0,
+        _ => false,
     }
 }
 

@@ -111,7 +111,26 @@ impl Standing {
 }
 
 fn frame(text: &str) -> Result<Frame, NotStanding> {
-    serde_json::from_str(text).map_err(|_| NotStanding)
+    let mut frame = serde_json::from_str(text).map_err(|_| NotStanding)?;
+    if let Frame::Live {
+        total,
+        counts,
+        others,
+        ..
+    }
+    | Frame::Final {
+        total,
+        counts,
+        others,
+        ..
+    } = &mut frame
+    {
+        // What only the upstream's build can name.
+        let named = counts.iter().map(|tally| tally.count);
+        let named = named.fold(0, u64::saturating_add);
+        *others = total.saturating_sub(named).max(*others);
+    }
+    Ok(frame)
 }
 
 impl RoomState {
@@ -284,6 +303,24 @@ mod tests {
             snapshot.live = vec![text];
             prop_assert!(Standing::read(&snapshot).is_err());
         }
+    }
+
+    #[test]
+    fn what_only_another_build_can_name_is_among_the_others() {
+        let mut snapshot = upstream(3, 0).standing(&Room::default(), |_| false);
+        let known = snapshot.finals[2].clone();
+        assert!(known.contains("\"count\":3") && !known.contains("others"));
+        snapshot.finals[2] = known.replace("🔥", "新");
+        let standing = Standing::read(&snapshot).unwrap();
+        let kept = standing.finals[2].frame.json().to_string();
+        let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        assert_eq!(
+            (&kept["counts"], &kept["total"], &kept["others"]),
+            (&serde_json::json!([]), &3.into(), &3.into())
+        );
+        // What is known, and has no count, is no count.
+        snapshot.finals[2] = known.replace("\"loose\":3", "\"lose\":3");
+        assert!(Standing::read(&snapshot).is_err());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! News of the results, as it travels down the tree.
 
-use bincode::{BorrowDecode, Encode};
+use bincode::{BorrowDecode, Encode, de::BorrowDecoder, error::DecodeError};
 
 use super::{RELAY_VERSION, ReadRange, append, set_length};
-use crate::{Count, LeadersRecord, ResultId, Room, TrendingRecord, Window, WindowRecord};
+use crate::{Count, LeadersRecord, ResultId, Room, TrendingRecord, Window, WindowRecord, known};
 
 /// One piece of news.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
@@ -30,7 +30,7 @@ pub enum Update {
 }
 
 /// A room as it stands. Frames travel as the JSON that subscribers get.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode)]
 pub struct RoomSnapshot {
     /// Which room.
     pub room: Room,
@@ -46,6 +46,22 @@ pub struct RoomSnapshot {
     pub live: Vec<String>,
     /// What is trending, or that nothing is any more.
     pub trending: Option<TrendingNow>,
+}
+
+impl<'de, C> BorrowDecode<'de, C> for RoomSnapshot {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+        from: &mut D,
+    ) -> Result<Self, DecodeError> {
+        Ok(Self {
+            room: BorrowDecode::borrow_decode(from)?,
+            floor: BorrowDecode::borrow_decode(from)?,
+            newest: BorrowDecode::borrow_decode(from)?,
+            finals: BorrowDecode::borrow_decode(from)?,
+            totals: known::decode(from)?,
+            live: BorrowDecode::borrow_decode(from)?,
+            trending: BorrowDecode::borrow_decode(from)?,
+        })
+    }
 }
 
 /// What is trending in a room.

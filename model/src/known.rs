@@ -1,0 +1,87 @@
+//! Lists by emoji that another build of the program has made, which may know emojis that this one does not.
+//!
+//! What cannot be named is left out. The total beside such a list still holds it, so a frame that is made
+//! from it shows it among the others.
+
+use std::borrow::Cow;
+
+use bincode::{BorrowDecode, de::BorrowDecoder, error::DecodeError};
+use serde::{Deserialize, Deserializer, de::Error};
+
+use crate::{Count, Emoji, Tally};
+
+/// An entry of a list by emoji.
+pub(crate) trait ByEmoji<'de, C>: Sized {
+    /// What lies behind the emoji.
+    type Rest: BorrowDecode<'de, C>;
+
+    fn new(emoji: Emoji, rest: Self::Rest) -> Self;
+}
+
+impl<'de, C> ByEmoji<'de, C> for Tally {
+    type Rest = (u64, u64, u64);
+
+    fn new(emoji: Emoji, (count, swarms, loose): Self::Rest) -> Self {
+        Self {
+            emoji,
+            count,
+            swarms,
+            loose,
+        }
+    }
+}
+
+impl<'de, C> ByEmoji<'de, C> for Count {
+    type Rest = u64;
+
+    fn new(emoji: Emoji, count: u64) -> Self {
+        Self { emoji, count }
+    }
+}
+
+/// An entry, if its emoji is known here.
+struct Entry<T>(Option<T>);
+
+impl<'de, C, T: ByEmoji<'de, C>> BorrowDecode<'de, C> for Entry<T> {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
+        from: &mut D,
+    ) -> Result<Self, DecodeError> {
+        let (text, rest) = <(&str, T::Rest)>::borrow_decode(from)?;
+        let emoji = Emoji::from_text(text).ok();
+        Ok(Self(emoji.map(|emoji| T::new(emoji, rest))))
+    }
+}
+
+/// Reads a list out of bincode.
+pub(crate) fn decode<'de, C, T, D>(from: &mut D) -> Result<Vec<T>, DecodeError>
+where
+    T: ByEmoji<'de, C> + 'de,
+    D: BorrowDecoder<'de, Context = C>,
+{
+    let entries = Vec::<Entry<T>>::borrow_decode(from)?;
+    Ok(entries.into_iter().filter_map(|entry| entry.0).collect())
+}
+
+/// Reads a list out of JSON.
+pub(crate) fn deserialize<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Entry<'a, T> {
+        Known(T),
+        Unknown {
+            #[serde(borrow)]
+            emoji: Cow<'a, str>,
+        },
+    }
+    let entries = Vec::<Entry<'de, T>>::deserialize(from)?;
+    let known = entries.into_iter().filter_map(|entry| match entry {
+        Entry::Known(known) => Some(Ok(known)),
+        Entry::Unknown { emoji } if Emoji::from_text(&emoji).is_err() => None,
+        Entry::Unknown { .. } => Some(Err(D::Error::custom("a count without a count"))),
+    });
+    known.collect()
+}
