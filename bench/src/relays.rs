@@ -6,15 +6,14 @@
 //!                                                              └─────────────▶ subscriber ┘ how much later?
 //! ```
 
+mod hop;
 mod stub;
 
 use std::{
-    collections::HashMap,
-    io::{BufRead, BufReader, Write},
     net::TcpStream,
     process::Command,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -29,7 +28,6 @@ use crate::{
     backlog::now_ms,
     child::Contender,
     cluster::{Cluster, PARTITIONS},
-    table::quantile,
 };
 
 const PREFIX: &str = "relays";
@@ -43,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Flags {
     #[command(flatten)]
     ours: Ours,
-    /// Relays that are fed
+    /// Relays that are fed; 0 leaves that part out
     #[arg(long, default_value_t = 100)]
     relays: usize,
     /// Rooms
@@ -52,6 +50,12 @@ pub(crate) struct Flags {
     /// Live tallies of each a second
     #[arg(long, default_value_t = 4)]
     hz: u64,
+    /// Have the rooms change one after another, not all at one moment
+    #[arg(long)]
+    spread: bool,
+    /// Rooms that are watched, to see what a hop adds
+    #[arg(long, default_value_t = 50)]
+    watched: usize,
     /// Seconds of each measurement
     #[arg(long, default_value_t = 20)]
     seconds: u64,
@@ -77,15 +81,36 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     let span = Duration::from_secs(flags.seconds);
     thread::sleep(WARM_UP);
 
-    let alone = share(&publisher, span)?;
-    let stubs = stub::Stubs::attach(&feed, flags.relays)?;
+    if flags.relays > 0 {
+        feeding(&mut publisher, &feed, flags, span)?;
+    }
+    let (_relay, at_relay) = start(&flags.ours, "relay", &["--upstream", &feed])?;
+    let watched = flags.rooms.min(flags.watched);
+    let rooms: Vec<String> = (0..watched)
+        .map(|nth| name(nth * flags.rooms / watched))
+        .collect();
+    let at = [&*at_publisher, &at_publisher, &at_relay];
+    let [first, second, relayed] = &hop::follow(&at, &rooms, WARM_UP, span)?[..] else {
+        return Err("not three subscribers".into());
+    };
+    results.stop()?;
+    println!("| subscribers of | frames | both had | p50 ms later | p99 ms | max ms |");
+    println!("|---|---|---|---|---|---|");
+    hop::compare("the publisher, a second one", first, second);
+    hop::compare("its relay", first, relayed);
+    Ok(())
+}
+
+/// What relays cost that are fed and do nothing.
+fn feeding(publisher: &mut Contender, feed: &str, flags: &Flags, span: Duration) -> Outcome<()> {
+    let alone = share(publisher, span)?;
+    let stubs = stub::Stubs::attach(feed, flags.relays)?;
     stubs.wait_until_present(PATIENCE)?;
     thread::sleep(WARM_UP);
     let bytes = stubs.bytes();
-    let with_relays = share(&publisher, span)?;
+    let with_relays = share(publisher, span)?;
     let bytes = (stubs.bytes() - bytes) as f64 / span.as_secs_f64() / flags.relays as f64;
     stubs.check()?;
-    drop(stubs);
     println!(
         "| rooms × Hz | relays | CPU of a core without | with | a relay's KB/s | resident MB |"
     );
@@ -100,19 +125,11 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
         bytes / 1e3,
         publisher.resident_mb()?,
     );
-
-    let (_relay, at_relay) = start(&flags.ours, "relay", &["--upstream", &feed])?;
-    let seen = [&at_publisher, &at_relay].map(|at| Seen::at(at));
-    thread::sleep(WARM_UP);
-    // What each got when it joined says when it joined.
-    for seen in seen.iter().flatten() {
-        seen.forget()?;
-    }
-    thread::sleep(span);
-    results.stop()?;
-    let [at_publisher, at_relay] = seen.map(|seen| seen.map(Seen::stop));
-    compare(at_publisher?, &at_relay?);
     Ok(())
+}
+
+fn name(nth: usize) -> String {
+    format!("room-{nth}")
 }
 
 /// The share of a core that a process takes.
@@ -154,8 +171,12 @@ impl Results {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, filler) = (stop.clone(), cluster.filler(2)?);
         let (count, every) = (flags.rooms, Duration::from_millis(1000 / flags.hz.max(1)));
+        let apart = match flags.spread {
+            true => every / count.max(1) as u32,
+            false => Duration::ZERO,
+        };
         let rooms: Vec<Room> = (0..count)
-            .map(|nth| Room::new(&format!("room-{nth}")))
+            .map(|nth| Room::new(&name(nth)))
             .collect::<Result<_, _>>()?;
         let write = move || -> Outcome<()> {
             let size = WindowSize::from_ms(WINDOW_MS).ok_or("no window")?;
@@ -164,11 +185,13 @@ impl Results {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
-                thread::sleep(due.saturating_duration_since(Instant::now()));
+                let mut room_due = due;
                 due += every;
                 let closed = open;
                 open = size.window_of(now_ms());
                 for (partition, room) in (0..PARTITIONS).cycle().zip(&rooms) {
+                    thread::sleep(room_due.saturating_duration_since(Instant::now()));
+                    room_due += apart;
                     let put = |topic: &str, record: &WindowRecord| -> Outcome<()> {
                         let value = serde_json::to_vec(record)?;
                         filler.write(&format!("{PREFIX}.{topic}"), partition, now_ms(), &value)
@@ -208,86 +231,5 @@ fn tally(
         emitted_at,
         total: counts.iter().map(|tally| tally.count).sum(),
         counts,
-    }
-}
-
-/// When each frame of a room came, by its text.
-struct Seen {
-    frames: Arc<Mutex<HashMap<String, Instant>>>,
-    stream: TcpStream,
-    thread: JoinHandle<()>,
-}
-
-impl Seen {
-    fn at(address: &str) -> Outcome<Seen> {
-        let mut stream = TcpStream::connect(address)?;
-        let head = format!("GET /v1/rooms/room-500/events HTTP/1.1\r\nhost: {address}\r\n\r\n");
-        stream.write_all(head.as_bytes())?;
-        let frames = Arc::new(Mutex::new(HashMap::new()));
-        let (reader, kept) = (BufReader::new(stream.try_clone()?), frames.clone());
-        let thread = thread::spawn(move || {
-            for line in reader.lines().map_while(Result::ok) {
-                let now = Instant::now();
-                if let Some(frame) = line.strip_prefix("data: ")
-                    && let Ok(mut kept) = kept.lock()
-                {
-                    kept.insert(frame.to_owned(), now);
-                }
-            }
-        });
-        Ok(Seen {
-            frames,
-            stream,
-            thread,
-        })
-    }
-
-    fn forget(&self) -> Outcome<()> {
-        self.frames
-            .lock()
-            .map_err(|_| "a subscriber panicked")?
-            .clear();
-        Ok(())
-    }
-
-    fn stop(self) -> Outcome<HashMap<String, Instant>> {
-        self.stream.shutdown(std::net::Shutdown::Both)?;
-        self.thread.join().map_err(|_| "a subscriber panicked")?;
-        let mut frames = self.frames.lock().map_err(|_| "a subscriber panicked")?;
-        Ok(std::mem::take(&mut frames))
-    }
-}
-
-/// How much later the relay's subscriber had what the publisher's had.
-fn compare(
-    at_publisher: Outcome<HashMap<String, Instant>>,
-    at_relay: &Outcome<HashMap<String, Instant>>,
-) {
-    let (Ok(at_publisher), Ok(at_relay)) = (at_publisher, at_relay) else {
-        println!("a subscriber had nothing");
-        return;
-    };
-    println!("| frames | both had | p50 ms later | p99 ms | max ms |");
-    println!("|---|---|---|---|---|");
-    for kind in ["live", "final"] {
-        let of_kind = format!(r#"{{"type":"{kind}""#);
-        let frames = at_publisher
-            .iter()
-            .filter(|(text, _)| text.starts_with(&of_kind));
-        let mut later_ms: Vec<f64> = frames
-            .filter_map(|(text, then)| {
-                let now = at_relay.get(text)?;
-                let later = now.saturating_duration_since(*then).as_secs_f64();
-                let earlier = then.saturating_duration_since(*now).as_secs_f64();
-                Some((later - earlier) * 1000.0)
-            })
-            .collect();
-        println!(
-            "| {kind} | {} | {:.2} | {:.2} | {:.2} |",
-            later_ms.len(),
-            quantile(&mut later_ms, 0.5),
-            quantile(&mut later_ms, 0.99),
-            quantile(&mut later_ms, 1.0),
-        );
     }
 }
