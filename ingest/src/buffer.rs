@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use emostream_log::LogError;
-use emostream_model::{Reaction, Submission};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    packed::{Packed, Taken},
+};
 
 /// Tells a waiting request what became of its reactions.
 pub(crate) type Stored = oneshot::Sender<Result<(), LogError>>;
@@ -31,7 +33,7 @@ struct Pending {
 #[derive(Debug, Default)]
 pub(crate) struct Cargo {
     /// The accepted reactions, in the order of their times.
-    pub(crate) accepted: Vec<Reaction>,
+    pub(crate) accepted: Packed,
     /// Their places in the buffer, free again when this is dropped.
     pub(crate) places: Option<OwnedSemaphorePermit>,
     /// Those whose senders wait until they are stored, a request each.
@@ -43,7 +45,7 @@ pub(crate) struct Cargo {
 /// The reactions of a request that waits until they are stored: all of them or none.
 #[derive(Debug)]
 pub(crate) struct Parcel {
-    pub(crate) reactions: Vec<Reaction>,
+    pub(crate) reactions: Packed,
     pub(crate) places: Option<OwnedSemaphorePermit>,
     pub(crate) stored: Stored,
 }
@@ -82,11 +84,11 @@ impl Buffer {
     /// Adds reactions, received now, in room reserved for them; what they leave of it is given back.
     pub(crate) fn add(
         &self,
-        submissions: Vec<Submission>,
+        taken: Vec<Taken<'_>>,
         mut room: Reservation,
         stored: Option<Stored>,
     ) -> Result<(), Closed> {
-        debug_assert!(submissions.len() <= room.0.num_permits());
+        debug_assert!(taken.len() <= room.0.num_permits());
         let mut pending = self.pending();
         if pending.closed {
             return Err(Closed);
@@ -94,19 +96,18 @@ impl Buffer {
         // Under the lock, so that times never go back within a flush or from one to the next.
         let now_ms = self.clock.now_ms();
         let cargo = &mut pending.cargo;
-        let places = room.0.split(submissions.len());
-        cargo.count += submissions.len();
-        let received = submissions
-            .into_iter()
-            .map(|submission| submission.received(now_ms));
+        let places = room.0.split(taken.len());
+        cargo.count += taken.len();
         if let Some(stored) = stored {
+            let mut reactions = Packed::default();
+            reactions.extend(taken.into_iter(), now_ms);
             cargo.parcels.push(Parcel {
-                reactions: received.collect(),
+                reactions,
                 places,
                 stored,
             });
         } else {
-            cargo.accepted.extend(received);
+            cargo.accepted.extend(taken.into_iter(), now_ms);
             match (&mut cargo.places, places) {
                 (Some(held), Some(places)) => held.merge(places),
                 (held, places) => *held = held.take().or(places),
@@ -118,10 +119,11 @@ impl Buffer {
         Ok(())
     }
 
-    /// Takes all that is pending, and the time: none of it is later, nothing added after it earlier.
-    pub(crate) fn take(&self) -> (Cargo, u64) {
+    /// Takes all that is pending, and the time: none of it is later, nothing added after it earlier. What
+    /// is accepted next goes into the memory of what was flushed last.
+    pub(crate) fn take(&self, flushed: Packed) -> (Cargo, u64) {
+        let accepted = flushed.emptied(self.flush_count);
         let mut pending = self.pending();
-        let accepted = Vec::with_capacity(pending.cargo.accepted.len().min(self.flush_count));
         let next = Cargo {
             accepted,
             ..Cargo::default()
@@ -170,17 +172,7 @@ impl Buffer {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Emoji, Room, UserId};
-
-    fn submissions(count: usize) -> Vec<Submission> {
-        let one = Submission {
-            user: UserId::new("u").unwrap(),
-            emoji: Emoji::from_text("🔥").unwrap(),
-            room: Room::default(),
-            claimed_ms: None,
-        };
-        vec![one; count]
-    }
+    use crate::packed::tests::taken;
 
     #[test]
     fn room_is_held_until_the_cargo_is_dropped() {
@@ -190,9 +182,9 @@ mod tests {
             buffer.reserve(3).is_none(),
             "room is reserved before anything is in it"
         );
-        buffer.add(submissions(5), room, None).unwrap();
+        buffer.add(taken(5), room, None).unwrap();
         assert_eq!(buffer.fill(), 5, "what is not needed is given back");
-        let (cargo, _) = buffer.take();
+        let (cargo, _) = buffer.take(Packed::default());
         assert_eq!(cargo.accepted.len(), 5);
         assert_eq!(buffer.fill(), 5, "taken is not yet acknowledged");
         assert!(buffer.reserve(6).is_none());
@@ -206,13 +198,13 @@ mod tests {
         let mut last_ms = 0;
         for _ in 0..50 {
             buffer
-                .add(submissions(2), buffer.reserve(2).unwrap(), None)
+                .add(taken(2), buffer.reserve(2).unwrap(), None)
                 .unwrap();
             buffer
-                .add(submissions(1), buffer.reserve(1).unwrap(), None)
+                .add(taken(1), buffer.reserve(1).unwrap(), None)
                 .unwrap();
-            let (cargo, now_ms) = buffer.take();
-            for reaction in &cargo.accepted {
+            let (cargo, now_ms) = buffer.take(Packed::default());
+            for reaction in cargo.accepted.iter() {
                 assert!((last_ms..=now_ms).contains(&reaction.at_ms));
                 last_ms = reaction.at_ms;
             }
@@ -224,12 +216,12 @@ mod tests {
     async fn enough_for_a_flush_is_told_at_once() {
         let buffer = Buffer::new(100, 3);
         buffer
-            .add(submissions(2), buffer.reserve(2).unwrap(), None)
+            .add(taken(2), buffer.reserve(2).unwrap(), None)
             .unwrap();
         let early = tokio::time::timeout(std::time::Duration::ZERO, buffer.full_flush());
         assert!(early.await.is_err());
         buffer
-            .add(submissions(1), buffer.reserve(1).unwrap(), None)
+            .add(taken(1), buffer.reserve(1).unwrap(), None)
             .unwrap();
         buffer.full_flush().await;
     }
@@ -239,7 +231,7 @@ mod tests {
         let buffer = Buffer::new(10, 10);
         buffer.close();
         let room = buffer.reserve(1).unwrap();
-        assert_eq!(buffer.add(submissions(1), room, None), Err(Closed));
+        assert_eq!(buffer.add(taken(1), room, None), Err(Closed));
         assert_eq!(buffer.fill(), 0);
     }
 }

@@ -33,8 +33,8 @@ pub struct Config {
     pub flush: Duration,
     /// This many reactions go to the log at once.
     pub flush_count: usize,
-    /// The most reactions that wait for the log or its acknowledgement. About 300 bytes each: the default
-    /// is 60 MB.
+    /// The most reactions that wait for the log or its acknowledgement. 152 bytes each at most, with the
+    /// longest users: the default is 30 MB.
     pub buffer_reactions: u32,
     /// How long a body may take to arrive.
     pub body_time: Duration,

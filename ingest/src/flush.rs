@@ -15,7 +15,6 @@
 use std::{
     iter::repeat_n,
     mem::take,
-    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -25,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use emostream_log::{Appender, LogError, NewRecord};
-use emostream_model::{Batch, Reaction};
+use emostream_model::{Batch, ReactionRef};
 use tokio::{
     sync::oneshot,
     task::spawn_blocking,
@@ -37,6 +36,7 @@ use crate::{
     flight::{Aboard, Flight, Record},
     health::Health,
     metrics::Metrics,
+    packed::Packed,
 };
 
 /// The most reactions of a record. At the longest users and rooms it has 240 bytes a reaction, and
@@ -71,7 +71,7 @@ impl Flusher {
     pub(crate) async fn run(self, period: Duration, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut turn = 0;
+        let (mut turn, mut flushed) = (0, Packed::default());
         loop {
             let stopping = tokio::select! {
                 _ = &mut stop => true,
@@ -84,9 +84,9 @@ impl Flusher {
             if stopping {
                 self.buffer.close();
             }
-            let (cargo, now_ms) = self.buffer.take();
+            let (cargo, now_ms) = self.buffer.take(flushed);
             turn += cargo.count;
-            self.flush(turn, cargo, now_ms);
+            flushed = self.flush(turn, cargo, now_ms);
             if stopping {
                 break;
             }
@@ -95,7 +95,8 @@ impl Flusher {
         spawn_blocking(move || drop(self));
     }
 
-    fn flush(&self, turn: usize, cargo: Cargo, now_ms: u64) {
+    /// Hands a flush to the log; what was accepted is then in its records.
+    fn flush(&self, turn: usize, cargo: Cargo, now_ms: u64) -> Packed {
         let Cargo {
             accepted,
             mut places,
@@ -108,38 +109,45 @@ impl Flusher {
             open: choice.open,
             now_ms,
         };
+        let mut rest = accepted.iter();
         let flight = Flight::leave(self.health.clone(), self.metrics.clone());
         let mut beat = choice.beat;
         for (at, share) in deal(accepted.len(), round.open.len(), turn) {
             beat.retain(|partition| *partition != round.partition(at));
             let aboard = Aboard {
-                places: places.as_mut().and_then(|held| held.split(share.len())),
+                places: places.as_mut().and_then(|held| held.split(share)),
                 waiting: Vec::new(),
             };
-            let share = &accepted[share];
-            let record = flight.record(share.len(), aboard);
-            self.send(&record, &round, at, share);
+            let record = flight.record(share, aboard);
+            self.send(
+                &record,
+                &round,
+                at,
+                batch(rest.by_ref().take(share), now_ms),
+            );
         }
         for (at, reactions, aboard) in load(parcels, round.open.len(), turn) {
             beat.retain(|partition| *partition != round.partition(at));
             let record = flight.record(reactions.len(), aboard);
-            self.send(&record, &round, at, &reactions);
+            self.send(&record, &round, at, batch(reactions.iter(), now_ms));
         }
         for partition in beat {
             let record = flight.record(0, Aboard::default());
-            let heartbeat = self.record(partition, &[], now_ms);
+            let heartbeat = self.record(partition, Batch::heartbeat(now_ms).into(), now_ms);
             if let Err(error) = offer(&*self.appender, &record, heartbeat) {
                 record.lands(Err(error));
             }
         }
+        drop(rest);
+        accepted
     }
 
     /// Sends a record to the open partition at that place; if the log refuses it there at once, to the
     /// next.
-    fn send(&self, record: &Arc<Record>, round: &Round, at: usize, reactions: &[Reaction]) {
+    fn send(&self, record: &Arc<Record>, round: &Round, at: usize, batch: Bytes) {
         let mut refusal = None;
         for next in at..at + round.open.len() {
-            let new = self.record(round.partition(next), reactions, round.now_ms);
+            let new = self.record(round.partition(next), batch.clone(), round.now_ms);
             match offer(&*self.appender, record, new) {
                 Ok(()) => return,
                 Err(error) => refusal = Some(error),
@@ -148,13 +156,13 @@ impl Flusher {
         record.lands(refusal.map_or(Ok(()), Err));
     }
 
-    fn record(&self, partition: u32, reactions: &[Reaction], now_ms: u64) -> NewRecord {
+    fn record(&self, partition: u32, value: Bytes, now_ms: u64) -> NewRecord {
         NewRecord {
             topic: self.topic.clone(),
             partition: Some(partition),
             time_ms: Some(now_ms),
             key: None,
-            value: batch(reactions, now_ms),
+            value,
             headers: Vec::new(),
         }
     }
@@ -169,38 +177,33 @@ fn offer(appender: &dyn Appender, record: &Arc<Record>, new: NewRecord) -> Resul
     })
 }
 
-/// A batch none of whose reactions is before its base; a heartbeat if it has none.
-fn batch(reactions: &[Reaction], now_ms: u64) -> Bytes {
-    let base_ms = reactions.first().map_or(now_ms, |first| first.at_ms);
+/// A batch none of whose reactions, in the order of their times, is before its base.
+fn batch<'a>(reactions: impl Iterator<Item = ReactionRef<'a>>, now_ms: u64) -> Bytes {
+    let mut reactions = reactions.peekable();
+    let base_ms = reactions.peek().map_or(now_ms, |first| first.at_ms);
     Batch::encode(base_ms, reactions).into()
 }
 
-/// Deals `count` reactions evenly to so many places, in ranges of at most [`RECORD_REACTIONS`]. The places
+/// Deals `count` reactions evenly to so many places, in shares of at most [`RECORD_REACTIONS`]. The places
 /// that get one more change with `turn`.
-fn deal(count: usize, places: usize, turn: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+fn deal(count: usize, places: usize, turn: usize) -> impl Iterator<Item = (usize, usize)> {
     let (share, extra) = (count / places, count % places);
     let order = (0..places).map(move |step| (turn + step) % places);
     let sizes = repeat_n(share + 1, extra).chain(repeat_n(share, places - extra));
-    let mut start = 0;
-    let shares = sizes.map(move |size| {
-        let range = start..start + size;
-        start = range.end;
-        range
-    });
-    order.zip(shares).flat_map(|(place, share)| {
-        let records = share.len().div_ceil(RECORD_REACTIONS);
+    order.zip(sizes).flat_map(|(place, size)| {
+        let records = size.div_ceil(RECORD_REACTIONS);
         (0..records).map(move |record| {
-            let start = share.start + record * RECORD_REACTIONS;
-            (place, start..share.end.min(start + RECORD_REACTIONS))
+            let left = size - record * RECORD_REACTIONS;
+            (place, left.min(RECORD_REACTIONS))
         })
     })
 }
 
 /// Loads parcels into records, whole, in turn for each of so many places.
-fn load(parcels: Vec<Parcel>, places: usize, turn: usize) -> Vec<(usize, Vec<Reaction>, Aboard)> {
+fn load(parcels: Vec<Parcel>, places: usize, turn: usize) -> Vec<(usize, Packed, Aboard)> {
     let mut full = Vec::new();
     let mut loading: Vec<_> = (0..places)
-        .map(|_| (Vec::new(), Aboard::default()))
+        .map(|_| (Packed::default(), Aboard::default()))
         .collect();
     for (number, parcel) in parcels.into_iter().enumerate() {
         let place = (turn + number) % places;
@@ -208,12 +211,12 @@ fn load(parcels: Vec<Parcel>, places: usize, turn: usize) -> Vec<(usize, Vec<Rea
         if reactions.len() + parcel.reactions.len() > RECORD_REACTIONS {
             full.push((place, take(reactions), take(aboard)));
         }
-        reactions.extend(parcel.reactions);
+        reactions.append(parcel.reactions);
         aboard.board(parcel.places, parcel.stored);
     }
     let rest = loading.into_iter().enumerate();
     let rest = rest.map(|(place, (reactions, aboard))| (place, reactions, aboard));
-    full.extend(rest.filter(|(_, reactions, _)| !reactions.is_empty()));
+    full.extend(rest.filter(|(_, reactions, _)| reactions.len() > 0));
     full
 }
 
@@ -221,18 +224,9 @@ fn load(parcels: Vec<Parcel>, places: usize, turn: usize) -> Vec<(usize, Vec<Rea
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Emoji, Room, Submission, UserId};
+    use crate::packed::tests::taken;
+    use emostream_model::{Emoji, Reaction, Room, UserId};
     use proptest::prelude::*;
-
-    fn submissions(count: usize) -> Vec<Submission> {
-        let one = Submission {
-            user: UserId::new("u").unwrap(),
-            emoji: Emoji::from_text("🔥").unwrap(),
-            room: Room::default(),
-            claimed_ms: None,
-        };
-        vec![one; count]
-    }
 
     proptest! {
         #[test]
@@ -240,15 +234,12 @@ mod tests {
             count in 0_usize..50_000, partitions in 1_usize..70, turn in 0_usize..1000,
         ) {
             let dealt: Vec<_> = deal(count, partitions, turn).collect();
-            let mut next = 0;
             let mut shares = vec![0; partitions];
-            for (partition, range) in &dealt {
-                prop_assert_eq!(range.start, next);
-                prop_assert!((1..=RECORD_REACTIONS).contains(&range.len()));
-                next = range.end;
-                shares[*partition] += range.len();
+            for (partition, share) in &dealt {
+                prop_assert!((1..=RECORD_REACTIONS).contains(share));
+                shares[*partition] += share;
             }
-            prop_assert_eq!(next, count);
+            prop_assert_eq!(shares.iter().sum::<usize>(), count);
             prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
             if count <= RECORD_REACTIONS {
                 prop_assert_eq!(dealt.len(), count.min(partitions), "one record a partition");
@@ -266,16 +257,16 @@ mod tests {
             for size in &sizes {
                 let (stored, outcome) = oneshot::channel();
                 let room = buffer.reserve(*size as u32).unwrap();
-                buffer.add(submissions(*size), room, Some(stored)).unwrap();
+                buffer.add(taken(*size), room, Some(stored)).unwrap();
                 senders.push(outcome);
             }
-            let (cargo, _) = buffer.take();
+            let (cargo, _) = buffer.take(Packed::default());
             prop_assert_eq!(cargo.count, sizes.iter().sum::<usize>());
             let records = load(cargo.parcels, places, turn);
             let mut held = 0;
             for (place, reactions, aboard) in &records {
                 prop_assert!(*place < places);
-                prop_assert!(reactions.len() <= RECORD_REACTIONS && reactions.is_sorted_by_key(|r| r.at_ms));
+                prop_assert!(reactions.len() <= RECORD_REACTIONS && reactions.iter().is_sorted_by_key(|r| r.at_ms));
                 prop_assert_eq!(aboard.places.as_ref().unwrap().num_permits(), reactions.len());
                 prop_assert!(!aboard.waiting.is_empty());
                 held += aboard.waiting.len();
@@ -292,12 +283,7 @@ mod tests {
 
     #[test]
     fn single_reactions_go_round_all_partitions() {
-        let taken = |turn| {
-            deal(1, 4, turn)
-                .find(|(_, share)| !share.is_empty())
-                .unwrap()
-                .0
-        };
+        let taken = |turn| deal(1, 4, turn).next().unwrap().0;
         assert_eq!(
             (1..=8).map(taken).collect::<Vec<_>>(),
             [1, 2, 3, 0, 1, 2, 3, 0]
@@ -314,7 +300,7 @@ mod tests {
             at_ms: at as u64,
         };
         let reactions: Vec<Reaction> = (0..RECORD_REACTIONS).map(reaction).collect();
-        let bytes = batch(&reactions, 0).len();
+        let bytes = batch(reactions.iter().map(Into::into), 0).len();
         assert!(bytes < 990_000, "{bytes}");
     }
 }

@@ -8,7 +8,6 @@ use std::{
 
 use emostream_http::{AllowOrigin, Bodies, Handler, Pass, Problem, Request, Response, bearer};
 use emostream_log::LogError;
-use emostream_model::Submission;
 use hyper::{HeaderMap, Method, body::Body as _, header::ORIGIN};
 use tokio::{sync::oneshot, time::timeout};
 
@@ -20,6 +19,7 @@ use crate::{
     limiter::Limiter,
     metrics::Metrics,
     openapi,
+    packed::Taken,
     request::{self, Dialect, METHODS, Wait},
     rooms::Rooms,
     submissions::{Rejection, Submissions},
@@ -35,6 +35,9 @@ pub(crate) struct Service {
     pub(crate) rooms: Mutex<Rooms>,
     pub(crate) metrics: Arc<Metrics>,
 }
+
+/// What becomes of reactions.
+type Outcome = oneshot::Receiver<Result<(), LogError>>;
 
 /// Who sends a request.
 struct Sender {
@@ -102,12 +105,15 @@ impl Service {
         let room = self.buffer.reserve(most).ok_or_else(answer::buffer_full)?;
         let is_array = read.is_array;
         let (good, rejected) = self.admit(read, &sender)?;
-        drop(body);
         if good.is_empty() && !rejected.is_empty() {
             return Err(answer::all_rejected(rejected, is_array));
         }
         let taken = good.len();
-        self.keep(good, room, wait).await?;
+        let outcome = self.keep(good, room, wait)?;
+        drop(body);
+        if let Some(outcome) = outcome {
+            self.stored(outcome).await?;
+        }
         Ok(Receipt {
             taken,
             wait,
@@ -123,11 +129,11 @@ impl Service {
 
     /// The good entries that their sender may send and whose rooms are taken too, and all others. None,
     /// if they are too many for now.
-    fn admit(
+    fn admit<'a>(
         &self,
-        read: Submissions<'_>,
+        read: Submissions<'a>,
         sender: &Sender,
-    ) -> Result<(Vec<Submission>, Vec<Rejection>), Problem> {
+    ) -> Result<(Vec<Taken<'a>>, Vec<Rejection>), Problem> {
         let now = Instant::now();
         let (allowed, mut rejected) = read.allowed(&sender.pass);
         let taken = self.limiter.take(sender.address, &allowed, now);
@@ -137,9 +143,9 @@ impl Service {
         })?;
         let mut good = Vec::with_capacity(allowed.len());
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        for (index, submission) in allowed {
-            match rooms.enter(&submission.room, now) {
-                Ok(room) => good.push(submission.in_room(room)),
+        for (index, plain) in allowed {
+            match rooms.enter(&plain.room, now) {
+                Ok(room) => good.push(Taken { room, plain }),
                 Err(refused) => rejected.push(Rejection {
                     index,
                     detail: refused.to_string(),
@@ -158,18 +164,18 @@ impl Service {
         Ok((good, rejected))
     }
 
-    /// Puts reactions into the buffer, and waits for the log if that is asked for.
-    async fn keep(
+    /// Puts reactions into the buffer; what becomes of them, if that is asked for.
+    fn keep(
         &self,
-        good: Vec<Submission>,
+        good: Vec<Taken<'_>>,
         room: Reservation,
         wait: Wait,
-    ) -> Result<(), Problem> {
+    ) -> Result<Option<Outcome>, Problem> {
         if good.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let now_ms = self.buffer.now_ms();
-        for claimed_ms in good.iter().filter_map(|submission| submission.claimed_ms) {
+        for claimed_ms in good.iter().filter_map(|taken| taken.plain.claimed_ms) {
             self.metrics.claimed(claimed_ms, now_ms);
         }
         let taken = good.len();
@@ -183,9 +189,11 @@ impl Service {
         let added = self.buffer.add(good, room, stored);
         added.map_err(|Closed| answer::stopping())?;
         self.metrics.accepted.inc_by(taken as u64);
-        let Some(outcome) = outcome else {
-            return Ok(());
-        };
+        Ok(outcome)
+    }
+
+    /// Waits for the log.
+    async fn stored(&self, outcome: Outcome) -> Result<(), Problem> {
         match timeout(self.config.flush + LOG_TIMEOUT, outcome).await {
             Ok(outcome) => outcome
                 .unwrap_or_else(|_| Err(LogError::Refused("the log gave no answer".to_owned())))

@@ -30,6 +30,7 @@ mod health;
 mod limiter;
 mod metrics;
 mod openapi;
+mod packed;
 mod request;
 mod rooms;
 mod service;

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use bincode::{BorrowDecode, Encode, config};
 
-use crate::{Emoji, Reaction, Room, UserId};
+use crate::{Emoji, Reaction, ReactionRef, Room, UserId};
 
 /// The first byte of a batch of this format. (A JSON record starts with white space or `{`.)
 pub(crate) const VERSION: u8 = 1;
@@ -86,19 +86,24 @@ impl<'a> Batch<'a> {
     ///
     /// A reaction before the base counts as at the base, one more than 49 days behind it as at 49
     /// days: a flush holds half a second. Only the first [`MAX_BATCH_REACTIONS`] fit.
-    pub fn encode<'r>(base_ms: u64, reactions: impl IntoIterator<Item = &'r Reaction>) -> Vec<u8> {
+    pub fn encode<'r, R: Into<ReactionRef<'r>>>(
+        base_ms: u64,
+        reactions: impl IntoIterator<Item = R>,
+    ) -> Vec<u8> {
+        let reactions = reactions.into_iter().take(MAX_BATCH_REACTIONS);
         let mut rooms = Dictionary::default();
         let mut emojis = Dictionary::default();
-        let mut entries = Vec::new();
-        let mut users = Vec::new();
-        for reaction in reactions.into_iter().take(MAX_BATCH_REACTIONS) {
+        let count = reactions.size_hint().0;
+        let mut entries = Vec::with_capacity(count);
+        let mut users = Vec::with_capacity(count);
+        for reaction in reactions.map(Into::into) {
             let offset_ms = reaction.at_ms.saturating_sub(base_ms);
             entries.push(Entry {
-                room: rooms.number(reaction.room.as_str()),
+                room: rooms.number(reaction.room),
                 emoji: emojis.number(reaction.emoji.as_str()),
                 offset_ms: offset_ms.min(u64::from(u32::MAX)) as u32,
             });
-            users.push(reaction.user.as_str());
+            users.push(reaction.user);
         }
         let wire = Wire {
             base_ms,
@@ -112,7 +117,7 @@ impl<'a> Batch<'a> {
 
     /// A heartbeat at `now_ms`.
     pub fn heartbeat(now_ms: u64) -> Vec<u8> {
-        Batch::encode(now_ms, [])
+        Batch::encode(now_ms, [] as [ReactionRef<'_>; 0])
     }
 
     /// Reads a record's value, version byte included. The users are checked when they are read.

@@ -1,7 +1,7 @@
 //! EmoStream's words, and the formats they travel in.
 //!
 //! ```text
-//!  JSON body ─▶ Submission ─received─▶ Reaction ─▶ Batch ─▶ [reactions] ─▶ Tally ─▶ WindowRecord ─▶ Frame
+//!  JSON body ─▶ Plain ─received─▶ Reaction ─▶ Batch ─▶ [reactions] ─▶ Tally ─▶ WindowRecord ─▶ Frame
 //! ```
 //!
 //! Everything here is a pure function over values: no clock, no IO, no async. Whatever bytes come
@@ -29,7 +29,7 @@ pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
 pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
 pub use json::{Entry, Names};
 pub use payload::{Payload, PayloadError};
-pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, Submission, UserId};
+pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, ReactionRef, UserId};
 pub use relay::{
     Batch as RelayBatch, Down as RelayDown, Hello as RelayHello, MAX_DOWN_BYTES, MAX_PATH,
     MAX_UP_BYTES, Meeting as RelayMeeting, MessageError, NodeId, Nonce, RELAY_VERSION, ReadRange,

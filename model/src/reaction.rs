@@ -27,21 +27,8 @@ impl UserId {
     }
 }
 
-/// A reaction as a sender submits it: valid, but not yet received at a known time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Submission {
-    /// Who reacted.
-    pub user: UserId,
-    /// With what.
-    pub emoji: Emoji,
-    /// Where.
-    pub room: Room,
-    /// When, as the sender says, Unix milliseconds. Advisory.
-    pub claimed_ms: Option<u64>,
-}
-
-/// A submission that borrows from the JSON it was read from: whoever only counts, or knows the room
-/// already, allocates nothing for it.
+/// A reaction as a sender submits it: valid, but not yet received at a known time. It borrows from the JSON
+/// it was read from: whoever only counts, or knows the room already, allocates nothing for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plain<'a> {
     /// Who reacted: the text of a valid [`UserId`].
@@ -52,31 +39,6 @@ pub struct Plain<'a> {
     pub room: Cow<'a, str>,
     /// When, as the sender says, Unix milliseconds. Advisory.
     pub claimed_ms: Option<u64>,
-}
-
-impl Plain<'_> {
-    /// The submission, to the room of this name that is there already.
-    pub fn in_room(self, room: Room) -> Submission {
-        debug_assert_eq!(self.room, room.as_str());
-        Submission {
-            user: UserId(self.user.into()),
-            emoji: self.emoji,
-            room,
-            claimed_ms: self.claimed_ms,
-        }
-    }
-}
-
-impl Submission {
-    /// The reaction, received at `at_ms`.
-    pub fn received(self, at_ms: u64) -> Reaction {
-        Reaction {
-            user: self.user,
-            emoji: self.emoji,
-            room: self.room,
-            at_ms,
-        }
-    }
 }
 
 /// A reaction with its event time.
@@ -90,6 +52,30 @@ pub struct Reaction {
     pub room: Room,
     /// When it was received, Unix milliseconds: its event time.
     pub at_ms: u64,
+}
+
+/// A reaction that lies in somebody else's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReactionRef<'a> {
+    /// Who reacted: the text of a valid [`UserId`].
+    pub user: &'a str,
+    /// With what.
+    pub emoji: Emoji,
+    /// Where: the name of a valid [`Room`].
+    pub room: &'a str,
+    /// When it was received, Unix milliseconds: its event time.
+    pub at_ms: u64,
+}
+
+impl<'a> From<&'a Reaction> for ReactionRef<'a> {
+    fn from(reaction: &'a Reaction) -> Self {
+        Self {
+            user: reaction.user.as_str(),
+            emoji: reaction.emoji,
+            room: reaction.room.as_str(),
+            at_ms: reaction.at_ms,
+        }
+    }
 }
 
 /// Why a JSON value is no reaction; says which field and why.
