@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use emostream_http::Line;
-use tungstenite::protocol::frame::coding::{Control, OpCode};
+use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
 use super::{Arrival, Speech, batch::Batch};
 use crate::{
@@ -36,6 +36,9 @@ const PATIENCE: Tick = Tick::secs(1);
 /// How much a client may still say to a server that is going. Closing with bytes unread resets the
 /// connection, and the client might never learn why.
 const LAST_WORDS_BYTES: usize = 4 << 20;
+/// What a client may say from one look to the next, which is a second: answers to our pings are some bytes, and
+/// who says more and more takes the shard's time from all others.
+const SAID_BYTES: usize = 64 << 10;
 /// Writes and reads of one turn: others have theirs.
 const ROUNDS: usize = 16;
 
@@ -93,6 +96,8 @@ pub(super) struct Connection {
     /// When it was asked for one.
     asked: Tick,
     until: Option<Instant>,
+    /// Bytes that it has said since the last look.
+    said_bytes: usize,
 }
 
 /// A connection that ends.
@@ -136,6 +141,7 @@ impl Connection {
             heard: turn.now,
             asked: turn.now,
             until,
+            said_bytes: 0,
         };
         (connection, taken.ahead)
     }
@@ -253,13 +259,25 @@ impl Connection {
         if let Some(parting) = &mut self.parting {
             let left = parting.left_bytes.checked_sub(bytes.len());
             parting.left_bytes = left.ok_or(ErrorKind::InvalidData)?;
+        } else {
+            self.said_bytes += bytes.len();
         }
         let heard = match &mut self.speech {
             // There is nothing to say over a stream of events.
-            Speech::Events(_) => return Ok(()),
+            Speech::Events(framing) => {
+                if self.parting.is_none() && self.said_bytes > SAID_BYTES {
+                    let last = framing.end();
+                    self.part(last, false, turn);
+                }
+                return Ok(());
+            }
             Speech::WebSocket(inbound) => inbound.take_in(bytes),
         };
         match (heard, &mut self.parting) {
+            (None, None) if self.said_bytes > SAID_BYTES => {
+                let last = close_frame(CloseCode::Policy.into(), "too much is said");
+                self.part(&last, false, turn);
+            }
             (None, _) => {}
             (Some(Heard::Close(_)), Some(parting)) => parting.heard = true,
             // What is told to one that is told to go already?
@@ -335,6 +353,7 @@ impl Connection {
 
     /// Looks what time has brought; once a second.
     pub(super) fn look(&mut self, turn: &mut Turn) -> More {
+        self.said_bytes = 0;
         if let Some(parting) = &mut self.parting {
             if parting.by > turn.now {
                 return Ok(false);

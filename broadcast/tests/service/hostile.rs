@@ -467,6 +467,24 @@ fn who_sends_a_long_message_learns_why_it_is_refused() {
 }
 
 #[test]
+fn who_says_more_and_more_is_sent_away() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let pings = masked(OpCode::Control(Control::Ping), &[0; 100]).repeat(10_000);
+    assert_eq!(closes_with(&node, &pings), Some(CloseCode::Policy.into()));
+    let mut events = crate::clients::connect(node.address);
+    let asked = "GET /v1/rooms/r/events HTTP/1.1\r\nhost: x\r\n\r\n";
+    // The first is answered, and what follows it is never read as requests.
+    // It may be ended while it still writes.
+    let _ = events.write_all(asked.repeat(20_000).as_bytes());
+    let mut answer = Vec::new();
+    // Ended, or reset with bytes unread.
+    let _ = events.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+}
+
+#[test]
 fn what_a_client_says_is_ignored_and_a_ping_is_answered() {
     let mut stage = Stage::new();
     let node = stage.publisher();
