@@ -188,8 +188,8 @@ impl Door {
         let untold = self.lines.turn();
         if untold > 0 {
             tracing::warn!(
-                "at the relays' port {untold} more came or went within {SPAN:?}; keep strangers off it by a \
-                 firewall"
+                "at the relays' port {untold} more came or went within {SPAN:?}: strangers, whom a firewall keeps \
+                 off, or relays that do not stay"
             );
         }
     }

@@ -51,6 +51,10 @@ const FIRST_PAUSE_MS: u64 = 200;
 const ROUND_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
+/// An upstream that feeds for less than this is tried as one that does not: without a pause that grows, one that
+/// comes and goes would be asked for all its rooms ten times a second.
+const STEADY: Duration = Duration::from_secs(5);
+
 /// How often the same complaint of the same upstream is repeated.
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
@@ -144,13 +148,15 @@ impl Following {
         let addresses = self.upstreams.addresses.clone();
         let mut in_vain = 0;
         for at in addresses.iter().cycle() {
+            let since = Instant::now();
             let error = match self.follow(at).await {
                 Ok(never) => never,
                 Err(error) => error,
             };
             let was_fed = *self.stage.borrow() == Stage::Fed;
             self.cut_off(at, &error, was_fed);
-            in_vain = if was_fed { 0 } else { in_vain + 1 };
+            let steady = was_fed && since.elapsed() >= STEADY;
+            in_vain = if steady { 0 } else { in_vain + 1 };
             sleep(pause(in_vain, addresses.len())).await;
         }
     }
