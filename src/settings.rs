@@ -14,7 +14,7 @@ use emostream_http::{AllowOrigin, Gate, Limits, Tls, TlsError, TlsFile, TlsFiles
 use emostream_log::{
     Log,
     embedded::EmbeddedLog,
-    kafka::{KafkaLog, KafkaOptions},
+    kafka::{Fetching, KafkaLog, KafkaOptions},
 };
 use emostream_model::{AliasError, EmojiNames, Topics};
 
@@ -60,7 +60,7 @@ impl KafkaFlags {
 
     /// Connects; a wrong property is found before the network is touched.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
-        connect(self.kafka, self.properties)
+        connect(self.kafka, self.properties, Fetching::AtOnce)
     }
 }
 
@@ -101,7 +101,7 @@ impl StoreFlags {
     pub(crate) fn open(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         match self.kafka {
-            Some(brokers) => connect(brokers, self.properties),
+            Some(brokers) => connect(brokers, self.properties, Fetching::AtOnce),
             None => Ok(Arc::new(EmbeddedLog::open(&self.data)?)),
         }
     }
@@ -121,7 +121,7 @@ impl StoreFlags {
         self.check()?;
         match self.kafka {
             None => Ok(EmbeddedLog::open_for_reading(self.directory()?)?),
-            Some(brokers) => connect(brokers, self.properties),
+            Some(brokers) => connect(brokers, self.properties, Fetching::AtOnce),
         }
     }
 
@@ -165,6 +165,7 @@ impl DescribedKafkaFlags {
         connect(
             brokers.ok_or_else(|| Failure::usage("--kafka", "is missing"))?,
             self.properties,
+            Fetching::InBulk,
         )
     }
 }
@@ -197,11 +198,16 @@ fn brokers(text: &str) -> Result<String, String> {
     }
 }
 
-fn connect(brokers: String, flags: PropertyFlags) -> Result<Arc<dyn Log>, Failure> {
+fn connect(
+    brokers: String,
+    flags: PropertyFlags,
+    fetching: Fetching,
+) -> Result<Arc<dyn Log>, Failure> {
     let properties = flags.properties;
     Ok(Arc::new(KafkaLog::connect(KafkaOptions {
         brokers,
         properties,
+        fetching,
     })?))
 }
 

@@ -91,7 +91,7 @@ fn connect(brokers: &str) -> KafkaLog {
     let brokers = brokers.to_owned();
     KafkaLog::connect(KafkaOptions {
         brokers,
-        properties: Vec::new(),
+        ..KafkaOptions::default()
     })
     .unwrap()
 }

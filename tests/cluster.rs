@@ -47,6 +47,7 @@ fn connect(brokers: &str) -> KafkaLog {
     KafkaLog::connect(KafkaOptions {
         brokers,
         properties,
+        ..KafkaOptions::default()
     })
     .unwrap()
 }

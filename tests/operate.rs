@@ -74,7 +74,7 @@ fn a_topic_that_somebody_else_made_is_told_apart() {
     let (brokers, prefix) = (kafka::brokers(), unique("foreign"));
     let log = KafkaLog::connect(KafkaOptions {
         brokers: brokers.clone(),
-        properties: Vec::new(),
+        ..KafkaOptions::default()
     });
     let name = format!("{prefix}.reactions");
     log.unwrap()

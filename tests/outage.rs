@@ -152,7 +152,7 @@ fn create_topics(broker: &Broker, more: &[&str]) {
 fn connect(broker: &Broker) -> KafkaLog {
     let options = KafkaOptions {
         brokers: broker.address(),
-        properties: Vec::new(),
+        ..KafkaOptions::default()
     };
     KafkaLog::connect(options).unwrap()
 }

@@ -110,21 +110,28 @@ impl Cluster {
 
     /// Reads `topic` read_committed from its beginning, or from its end.
     pub(crate) fn finals(&self, topic: &str, from: Offset) -> Outcome<Finals> {
-        let mut config = config(&self.brokers);
-        config
-            .set("group.id", "bench")
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
-            .set("fetch.wait.max.ms", "500")
-            .set("fetch.error.backoff.ms", "20");
-        let consumer: BaseConsumer = config.create()?;
-        let mut assignment = TopicPartitionList::new();
+        read_results(&self.brokers, &[topic.to_owned()], from)
+    }
+}
+
+/// Reads results as anybody would: librdkafka's own settings, but for committed records alone.
+pub(crate) fn read_results(brokers: &str, topics: &[String], from: Offset) -> Outcome<Finals> {
+    let mut config = config(brokers);
+    config
+        .set("group.id", "bench")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "500")
+        .set("fetch.error.backoff.ms", "20");
+    let consumer: BaseConsumer = config.create()?;
+    let mut assignment = TopicPartitionList::new();
+    for topic in topics {
         for partition in 0..PARTITIONS {
             assignment.add_partition_offset(topic, partition as i32, from)?;
         }
-        consumer.assign(&assignment)?;
-        Ok(Finals { consumer })
     }
+    consumer.assign(&assignment)?;
+    Ok(Finals { consumer })
 }
 
 fn config(brokers: &str) -> ClientConfig {

@@ -69,7 +69,10 @@ enum Figure {
     HttpFloor(ingest::floor::Flags),
     /// The plain server of `fanout`
     #[command(hide = true)]
-    FanoutPlain(fanout::plain::Flags),
+    FanoutPlain(fanout::results::Flags),
+    /// The floor of `fanout`
+    #[command(hide = true)]
+    FanoutFloor(fanout::results::Flags),
     /// The audience of `fanout`
     #[command(hide = true)]
     FanoutAudience(fanout::audience::Flags),
@@ -102,6 +105,7 @@ fn main() -> Outcome<()> {
         Figure::HttpFloor(flags) => ingest::floor::run(&flags),
         Figure::Fanout(flags) => fanout::run(&flags),
         Figure::FanoutPlain(flags) => fanout::plain::run(&flags),
+        Figure::FanoutFloor(flags) => fanout::floor::run(&flags),
         Figure::FanoutAudience(flags) => fanout::audience::run(flags),
         Figure::Decode => decode::run(),
         Figure::Floor(flags) => floor::run(&flags),

@@ -1,17 +1,19 @@
 //! What a delivery costs: results in, frames out to ten thousand sockets.
 //!
 //! ```text
-//!  feed ─live, finals──▶ Kafka ──▶ emostream publisher ─┐
-//!                                                       ├──▶ audience: a process of its own, one thread, epoll
-//!  (the same frames, made on the spot) ──▶ plain server ┘      delays by `emitted_at`
+//!                               ┌▶ emostream publisher ─┐
+//!  feed ─live, finals──▶ Kafka ─┼▶ plain server ────────┼─▶ audience: a process of its own, one thread, epoll
+//!                               └▶ floor ───────────────┘       delays by `emitted_at`
 //! ```
 //!
 //! The plain server is what one would write first: a task a socket, `tokio::sync::broadcast`,
-//! tokio-tungstenite at its defaults. Both are measured in turn, in the same minutes. Its frames are made in
-//! its own process, ours come through Kafka, so our delays hold that way, too.
+//! tokio-tungstenite at its defaults, rdkafka at its own. The floor writes prepared bytes to each socket and does
+//! nothing else, so it shows what the kernel takes. All are measured in turn, in the same minutes.
 
 pub(crate) mod audience;
+pub(crate) mod floor;
 pub(crate) mod plain;
+pub(crate) mod results;
 
 mod feed;
 mod playhouse;
@@ -172,10 +174,12 @@ fn rounds(
 fn delivery(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
     print_head();
     for load in [flags.large(), flags.quick()] {
-        let servers = [(Server::Plain, load), (Server::Ours, load)];
-        let runs = rounds(flags, cluster, &servers)?;
-        let plain_us = print_row(Server::Plain, load, &runs[0], None);
-        print_row(Server::Ours, load, &runs[1], Some(plain_us));
+        let servers = [Server::Plain, Server::Floor, Server::Ours];
+        let runs = rounds(flags, cluster, &servers.map(|server| (server, load)))?;
+        let plain_us = print_row(servers[0], load, &runs[0], None);
+        for (server, runs) in servers.into_iter().zip(&runs).skip(1) {
+            print_row(server, load, runs, Some(plain_us));
+        }
     }
     Ok(())
 }

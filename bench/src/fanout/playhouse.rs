@@ -19,6 +19,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
     Plain,
+    Floor,
     Ours,
 }
 
@@ -26,6 +27,7 @@ impl Server {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Server::Plain => "tokio-tungstenite + broadcast",
+            Server::Floor => "prepared frames by hand",
             Server::Ours => "emostream publisher",
         }
     }
@@ -38,7 +40,7 @@ pub(crate) struct Playhouse {
     server: Contender,
     /// Where ours tells of itself.
     admin: Option<SocketAddr>,
-    _feed: Option<Feed>,
+    _feed: Feed,
     load: Load,
     empty_kb: f64,
     empty_kernel_kb: f64,
@@ -52,18 +54,13 @@ impl Playhouse {
         cluster: &Cluster,
         load: Load,
     ) -> Outcome<Playhouse> {
-        let (process, address, admin, feed) = match server {
-            Server::Plain => {
-                let (process, address) = plain(load)?;
-                (process, address, None, None)
-            }
-            Server::Ours => {
-                cluster.renew_results(PREFIX)?;
-                let (process, address, admin) = publisher(ours)?;
-                let feed = Feed::start(cluster, PREFIX, load)?;
-                (process, address, Some(admin), Some(feed))
-            }
+        cluster.renew_results(PREFIX)?;
+        let (process, address, admin) = match server {
+            Server::Plain => beside("fanout-plain", ours, load)?,
+            Server::Floor => beside("fanout-floor", ours, load)?,
+            Server::Ours => publisher(ours)?,
         };
+        let feed = Feed::start(cluster, PREFIX, load)?;
         let audience = Audience::start(address, load)?;
         std::thread::sleep(SETTLE);
         Ok(Playhouse {
@@ -160,19 +157,21 @@ fn kernel_kb() -> Outcome<f64> {
     Ok(slab + pages * 4.0)
 }
 
-fn plain(load: Load) -> Outcome<(Contender, SocketAddr)> {
-    let mut process = Contender::start(Command::new(std::env::current_exe()?).args([
-        "fanout-plain",
-        "--rooms",
-        &load.rooms.to_string(),
-        "--rate",
-        &load.rate.to_string(),
-    ]))?;
+/// A server's process, where it serves, and where its administrator is, if it has one.
+type Serving = (Contender, SocketAddr, Option<SocketAddr>);
+
+/// A server of this bench's own.
+fn beside(name: &str, ours: &Ours, load: Load) -> Outcome<Serving> {
+    let mut process = Contender::start(
+        Command::new(std::env::current_exe()?)
+            .args([name, "--kafka", &ours.kafka, "--prefix", PREFIX])
+            .args(["--rooms", &load.rooms.to_string()]),
+    )?;
     let url = process.hear("serves http://")?;
-    Ok((process, url.trim_end_matches('/').parse()?))
+    Ok((process, url.trim_end_matches('/').parse()?, None))
 }
 
-fn publisher(ours: &Ours) -> Outcome<(Contender, SocketAddr, SocketAddr)> {
+fn publisher(ours: &Ours) -> Outcome<Serving> {
     // A port that was free a moment ago: the program does not say where its administrator is, but in its log.
     let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let mut process = Contender::start(
@@ -188,7 +187,7 @@ fn publisher(ours: &Ours) -> Outcome<(Contender, SocketAddr, SocketAddr)> {
             .args(&ours.flags),
     )?;
     let url = process.hear("the publisher serves http://")?;
-    Ok((process, url.trim_end_matches('/').parse()?, admin))
+    Ok((process, url.trim_end_matches('/').parse()?, Some(admin)))
 }
 
 /// The audience's process.

@@ -8,7 +8,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::KafkaOptions;
+use super::{Fetching, KafkaOptions};
 use crate::LogError;
 
 /// A client whose last broker is gone is replaced, not more often than this.
@@ -68,11 +68,14 @@ impl Config {
             .set("queued.max.messages.kbytes", "4096")
             // A full queue waits so long before it asks again; the default is a second.
             .set("fetch.queue.backoff.ms", "10")
-            .set("fetch.error.backoff.ms", "100")
-            // Each answer wakes three threads. At 20,000 records a second to be answered at once cost a
-            // quarter of a core; 15 ms of patience, or this much, cost a twentieth.
-            .set("fetch.min.bytes", "65536")
-            .set("fetch.wait.max.ms", "15");
+            .set("fetch.error.backoff.ms", "100");
+        let (bytes, wait_ms) = match self.options.fetching {
+            Fetching::AtOnce => ("1", "500"),
+            Fetching::InBulk => ("65536", "15"),
+        };
+        config
+            .set("fetch.min.bytes", bytes)
+            .set("fetch.wait.max.ms", wait_ms);
         self.settle(config)
     }
 

@@ -26,6 +26,7 @@ fn with(properties: &[(&str, &str)]) -> Result<KafkaLog, LogError> {
     KafkaLog::connect(KafkaOptions {
         brokers: brokers(),
         properties,
+        ..KafkaOptions::default()
     })
 }
 
@@ -40,7 +41,7 @@ fn a_broker_that_is_away_is_unreachable_and_says_why() {
     let away = format!("127.0.0.1:{port}");
     let options = KafkaOptions {
         brokers: away.clone(),
-        properties: Vec::new(),
+        ..KafkaOptions::default()
     };
     let error = KafkaLog::connect(options).err().unwrap();
     let LogError::Unreachable { brokers, detail } = &error else {
@@ -56,7 +57,7 @@ fn a_listener_that_says_nothing_is_unreachable() {
     let brokers = silent.local_addr().unwrap().to_string();
     let options = KafkaOptions {
         brokers,
-        properties: Vec::new(),
+        ..KafkaOptions::default()
     };
     let error = KafkaLog::connect(options).err().unwrap();
     assert!(matches!(error, LogError::Unreachable { .. }), "{error}");

@@ -52,7 +52,7 @@ pub(crate) fn on_disk() -> Stage {
 pub(crate) fn on_kafka() -> Stage {
     let options = KafkaOptions {
         brokers: brokers(),
-        properties: Vec::new(),
+        ..KafkaOptions::default()
     };
     let log = Arc::new(KafkaLog::connect(options).unwrap());
     Stage {
