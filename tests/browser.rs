@@ -95,12 +95,7 @@ fn a_keyboard_alone_reacts_and_hears_the_counts() {
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();
     in_browsers(async {
-        let browser = driver.browser().await;
-        browser
-            .goto(&format!("http://{}/", node.address))
-            .await
-            .unwrap();
-        joined(&browser).await;
+        let browser = driver.visitor(&node.address).await;
         let focused = "document.activeElement?.shadowRoot?.activeElement?.dataset.emoji";
         for _ in 0..20 {
             press(&browser, Key::Tab).await;

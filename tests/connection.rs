@@ -42,9 +42,7 @@ fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
     let address = first.address.clone();
     let driver = Driver::start();
     in_browsers(async {
-        let browser = driver.browser().await;
-        browser.goto(&format!("http://{address}/")).await.unwrap();
-        joined(&browser).await;
+        let browser = driver.visitor(&address).await;
         let note = "window.finals = []; document.querySelector('emostream-room')\
                     .addEventListener('final', ({ detail }) => finals.push(detail))";
         browser.execute(note, Vec::new()).await.unwrap();
@@ -97,9 +95,7 @@ fn where_no_websocket_gets_through_server_sent_events_do() {
     });
     let driver = Driver::start();
     in_browsers(async {
-        let browser = driver.browser().await;
-        browser.goto(&format!("http://{proxy}/")).await.unwrap();
-        joined(&browser).await;
+        let browser = driver.visitor(&proxy).await;
         let transport = format!("{ELEMENT}.stream.transport");
         assert_eq!(value(&browser, &transport).await, json!("sse"));
         tap(&browser, "🔥").await;
@@ -125,9 +121,7 @@ fn server_sent_events_that_were_refused_are_tried_again() {
     });
     let driver = Driver::start();
     in_browsers(async {
-        let browser = driver.browser().await;
-        browser.goto(&format!("http://{proxy}/")).await.unwrap();
-        joined(&browser).await;
+        let browser = driver.visitor(&proxy).await;
         assert_eq!(asked.load(Ordering::SeqCst), REFUSALS + 1);
         tap(&browser, "🔥").await;
         counted(&browser, "🔥", 1).await;
@@ -152,9 +146,7 @@ fn a_page_that_is_told_to_wait_sends_again_no_sooner_and_loses_nothing() {
           return answer; }";
     let driver = Driver::start();
     in_browsers(async {
-        let browser = driver.browser().await;
-        browser.goto(&format!("http://{proxy}/")).await.unwrap();
-        joined(&browser).await;
+        let browser = driver.visitor(&proxy).await;
         run(&browser, note).await;
         // Full, then two at once are what one may send, then a third is too many for a moment.
         let react = format!("{ELEMENT}.react('🔥')");
@@ -182,12 +174,7 @@ fn a_page_out_of_sight_lets_its_connection_go_and_comes_back_with_what_it_missed
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();
     in_browsers(async {
-        let browser = driver.browser().await;
-        browser
-            .goto(&format!("http://{}/", node.address))
-            .await
-            .unwrap();
-        joined(&browser).await;
+        let browser = driver.visitor(&node.address).await;
         tap(&browser, "🔥").await;
         let note = format!(
             "window.finals = []; {ELEMENT}.addEventListener('final', ({{ detail }}) => finals.push(detail.total))"
@@ -221,12 +208,7 @@ fn who_leaves_the_page_sends_what_was_tapped_last() {
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();
     in_browsers(async {
-        let browser = driver.browser().await;
-        browser
-            .goto(&format!("http://{}/", node.address))
-            .await
-            .unwrap();
-        joined(&browser).await;
+        let browser = driver.visitor(&node.address).await;
         // While one request is under way, for ever here, the next taps wait: only leaving can send them.
         let stuck = "window.fetch = () => { window.sending = true; return new Promise(() => {}); }";
         run(&browser, &format!("{stuck}; {ELEMENT}.react('🔥')")).await;

@@ -5,7 +5,7 @@
  *           └─▶ swarms: a flock around one big emoji, with a badge; what finds no place joins a later badge
  *
  * A swarm counts as the emojis that are seen of it. Its flock is one picture, moved anew each frame and then
- * copied to every swarm of that emoji: where no GPU draws, a hundred copies of one picture cost a fifth of five
+ * copied to every swarm of that emoji: where no GPU draws, a hundred copies of one picture cost a quarter of five
  * thousand small ones (`make bench FIGURE=swarms`).
  *
  * Invariants: at most PARTICLES emojis are seen, whatever the crowd does; nothing runs while nothing is in

@@ -1,6 +1,7 @@
 //! A headless Chromium by chromedriver, and what the tests look for in its pages.
 
 use std::{
+    fmt::Display,
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
@@ -63,6 +64,14 @@ impl Driver {
 
     pub async fn browser(&self) -> Client {
         self.browser_like(&Look::default()).await
+    }
+
+    /// A browser that has joined the default room, by the page of the server at `address`.
+    pub async fn visitor(&self, address: impl Display) -> Client {
+        let browser = self.browser().await;
+        browser.goto(&format!("http://{address}/")).await.unwrap();
+        joined(&browser).await;
+        browser
     }
 
     pub async fn browser_like(&self, look: &Look<'_>) -> Client {
