@@ -16,6 +16,8 @@ import { plain } from "./scoreboard.js";
 
 /** The newest so many measurements count; their median is what is shown. */
 const SAMPLES = 15;
+/** Of fewer windows the median may be that of one that was uneven within. A tap tells at once. */
+const SURE = 3;
 /** A tap that has not come back by then was lost in the crowd's, or not taken. */
 const TAP_MS = 10_000;
 /** With fewer reactions than this in a window, their middle is not the window's. */
@@ -29,12 +31,14 @@ export class Delay {
   /** @type {{emoji: string, at: number, need: number}[]} */ #taps = [];
   /** @type {Map<number, {shown: number, moments: number}>} by start: how many, and the sum of when */ #windows = new Map();
   #samples = [];
+  #tapped = false;
   /** The last final's total. */ #former = 0;
   #newest = Infinity;
   #skew_ms = Infinity;
 
-  /** The median of the last measurements; undefined before the first. */
+  /** The median of the last measurements; undefined before there are enough. */
   get ms() {
+    if (!this.#tapped && this.#samples.length < SURE) return undefined;
     const sorted = [...this.#samples].sort((a, b) => a - b);
     return sorted[sorted.length >> 1];
   }
@@ -57,7 +61,9 @@ export class Delay {
       }
       // Beyond what was tapped here, others have tapped too: it is not known who came first.
       const last = this.#taps.findLast((other) => other.emoji === tap.emoji);
-      if (stands <= last.need) measured = this.#add(now - tap.at);
+      if (stands > last.need) continue;
+      this.#tapped = true;
+      measured = this.#add(now - tap.at);
     }
     this.#taps = waiting;
     return measured;
@@ -73,7 +79,7 @@ export class Delay {
     if (this.#windows.size > OPEN) this.#windows.delete(Math.min(...this.#windows.keys()));
   }
 
-  /** A final is on the screen; answers whether its window was measured. */
+  /** A final is on the screen; answers whether its window was measured, and is told of. */
   final({ start, end, total }, now = Date.now()) {
     const window = this.#show(start, total, now);
     this.#windows.delete(start);
@@ -96,6 +102,6 @@ export class Delay {
     if (ms <= 0) return false;
     this.#samples.push(ms);
     if (this.#samples.length > SAMPLES) this.#samples.shift();
-    return true;
+    return this.ms !== undefined;
   }
 }

@@ -136,7 +136,9 @@ test("in a busy room the mean delay of its reactions is found, though the clocks
       delay.live({ start, end: start + WINDOW_MS, total: at, emitted_at }, emitted_at + skew);
     }
     const measured = delay.final({ start, end: start + WINDOW_MS, total: WINDOW_MS }, start + WINDOW_MS + lag + skew);
-    assert.equal(measured, window > 0, "the window that was open on joining was seen in part");
+    // The window that was open on joining was seen in part, and of one or two others nothing is told.
+    assert.equal(measured, window > 2);
+    assert.equal(delay.ms === undefined, window <= 2);
   }
   assert.ok(Math.abs(delay.ms - lag) <= 10, `${delay.ms}`);
   // A crowd that stops in the middle of a window tells nothing.
