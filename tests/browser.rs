@@ -163,6 +163,10 @@ fn a_narrow_screen_shows_every_button_under_the_thumb_and_scrolls_one_way() {
              return width >= 44 && height >= 44 && right <= innerWidth && bottom <= innerHeight; }}).length"
         );
         assert_eq!(value(&browser, &reachable).await, json!(8));
+        let rows = format!(
+            "Object.values(Object.groupBy({buttons}, (button) => button.offsetTop)).map((row) => row.length)"
+        );
+        assert_eq!(value(&browser, &rows).await, json!([4, 4]), "even rows");
     });
 }
 
