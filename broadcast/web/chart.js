@@ -176,9 +176,9 @@ export class Chart {
   }
 }
 
-/** The next number up that reads well, and half of it does, too. */
+/** The next number up that reads well, and half of it does, too; 1 at least, so that a single tap stays small. */
 function ceiling(most) {
-  if (!(most > 0)) return 1;
+  if (!(most > 1)) return 1;
   const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= most) * power;
 }
