@@ -63,6 +63,11 @@ pub(super) enum LinkError {
     /// No name, no route, nobody there.
     #[error("it cannot be reached: {0}")]
     Unreachable(io::Error),
+    /// It lets in and says nothing, as one does that waits for TLS.
+    #[error(
+        "it lets in and says nothing; if it speaks TLS, add --upstream-tls or --upstream-ca FILE"
+    )]
+    Mute,
     /// It did not answer.
     #[error("it did not answer within {0:?}")]
     NoAnswer(Duration),

@@ -194,7 +194,13 @@ impl Following {
         let mut incoming = Incoming::new(reading, MAX_DOWN_BYTES);
         let greeting = self.greet(&mut incoming, &mut writing);
         let welcome = timeout(HELLO_PATIENCE, greeting).await;
-        let welcome = welcome.map_err(|_| LinkError::NoAnswer(HELLO_PATIENCE))??;
+        let welcome = welcome.unwrap_or(Err(LinkError::NoAnswer(HELLO_PATIENCE)));
+        let welcome = welcome.map_err(|error| match error {
+            LinkError::Silent(_) | LinkError::NoAnswer(_) if self.upstreams.trust.is_none() => {
+                LinkError::Mute
+            }
+            error => error,
+        })?;
         let shape = welcome.shape;
         self.feed.hub.set_shape(Shape {
             window_ms: shape.window_ms,
@@ -229,7 +235,12 @@ impl Following {
         incoming: &mut Incoming<impl AsyncRead + Unpin>,
         writing: &mut (impl AsyncWrite + Unpin),
     ) -> Result<RelayWelcome, LinkError> {
-        let challenge = match incoming.down().await? {
+        let first = incoming.down().await.map_err(|error| match error {
+            // It gave up waiting for TLS before this relay did.
+            LinkError::Closed if self.upstreams.trust.is_none() => LinkError::Mute,
+            error => error,
+        })?;
+        let challenge = match first {
             RelayDown::Challenge(challenge) => challenge,
             RelayDown::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(LinkError::OutOfTurn),

@@ -267,7 +267,7 @@ impl Connection {
             Speech::Events(framing) => {
                 if self.parting.is_none() && self.said_bytes > SAID_BYTES {
                     let last = framing.end();
-                    self.part(last, false, turn);
+                    self.cut_off(last, turn);
                 }
                 return Ok(());
             }
@@ -276,7 +276,7 @@ impl Connection {
         match (heard, &mut self.parting) {
             (None, None) if self.said_bytes > SAID_BYTES => {
                 let last = close_frame(CloseCode::Policy.into(), "too much is said");
-                self.part(&last, false, turn);
+                self.cut_off(&last, turn);
             }
             (None, _) => {}
             (Some(Heard::Close(_)), Some(parting)) => parting.heard = true,
@@ -320,6 +320,14 @@ impl Connection {
             finished: false,
             left_bytes: LAST_WORDS_BYTES,
         });
+    }
+
+    /// The same for one who says too much, and is hardly listened to any more.
+    fn cut_off(&mut self, last: &[u8], turn: &Turn) {
+        self.part(last, false, turn);
+        if let Some(parting) = &mut self.parting {
+            parting.left_bytes = SAID_BYTES;
+        }
     }
 
     /// All is said. If that was the last, the client is told so, and has a moment to close its end.

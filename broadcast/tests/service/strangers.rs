@@ -191,7 +191,7 @@ fn a_link_in_tls_is_for_those_who_believe_its_certificate() {
     until("fed", || {
         history(&relay).contains("final") && history(&relay) == history(&publisher)
     });
-    for (trust, told) in [(trust(&strange), "--upstream-ca"), (None, &*address)] {
+    for (trust, told) in [(trust(&strange), "--upstream-ca"), (None, "--upstream-tls")] {
         let why = join(trust).err().unwrap().to_string();
         assert!(why.contains(told), "{why}");
     }
