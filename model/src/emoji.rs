@@ -141,8 +141,8 @@ impl<'de> Deserialize<'de> for Emoji {
     }
 }
 
-/// By its text: numbers differ between builds. Where it is read it may be unknown, so lists are
-/// ([`crate::known`]).
+/// By its text: numbers differ between builds. Another build may not know it, so what is read are lists that
+/// leave such out.
 impl Encode for Emoji {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.as_str().encode(encoder)

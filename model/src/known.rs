@@ -62,6 +62,25 @@ where
     Ok(entries.into_iter().filter_map(|entry| entry.0).collect())
 }
 
+/// Has a record be read out of bincode: its fields in their order, of which the one between the semicolons is
+/// such a list.
+macro_rules! decoded {
+    ($record:ident: $($before:ident),+; $list:ident; $($after:ident),*) => {
+        impl<'de, C> bincode::BorrowDecode<'de, C> for $record {
+            fn borrow_decode<D: bincode::de::BorrowDecoder<'de, Context = C>>(
+                from: &mut D,
+            ) -> Result<Self, bincode::error::DecodeError> {
+                Ok(Self {
+                    $($before: bincode::BorrowDecode::borrow_decode(from)?,)+
+                    $list: $crate::known::decode(from)?,
+                    $($after: bincode::BorrowDecode::borrow_decode(from)?,)*
+                })
+            }
+        }
+    };
+}
+pub(crate) use decoded;
+
 /// Reads a list out of JSON.
 pub(crate) fn deserialize<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
 where

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bincode::{BorrowDecode, Encode, de::BorrowDecoder, error::DecodeError};
+use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::{Count, Room, Tally, Window, known};
@@ -130,49 +130,9 @@ impl WindowRecord {
     }
 }
 
-/// Results go in bincode between builds of the program, which may know different emojis.
-impl<'de, C> BorrowDecode<'de, C> for WindowRecord {
-    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
-        from: &mut D,
-    ) -> Result<Self, DecodeError> {
-        Ok(Self {
-            room: BorrowDecode::borrow_decode(from)?,
-            window: BorrowDecode::borrow_decode(from)?,
-            emitted_at: BorrowDecode::borrow_decode(from)?,
-            total: BorrowDecode::borrow_decode(from)?,
-            counts: known::decode(from)?,
-        })
-    }
-}
-
-/// Results go in bincode between builds of the program, which may know different emojis.
-impl<'de, C> BorrowDecode<'de, C> for TrendingRecord {
-    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
-        from: &mut D,
-    ) -> Result<Self, DecodeError> {
-        Ok(Self {
-            room: BorrowDecode::borrow_decode(from)?,
-            window: BorrowDecode::borrow_decode(from)?,
-            span_ms: BorrowDecode::borrow_decode(from)?,
-            top: known::decode(from)?,
-        })
-    }
-}
-
-/// Results go in bincode between builds of the program, which may know different emojis.
-impl<'de, C> BorrowDecode<'de, C> for LeadersRecord {
-    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
-        from: &mut D,
-    ) -> Result<Self, DecodeError> {
-        Ok(Self {
-            room: BorrowDecode::borrow_decode(from)?,
-            window: BorrowDecode::borrow_decode(from)?,
-            span_ms: BorrowDecode::borrow_decode(from)?,
-            top: known::decode(from)?,
-            rooms: BorrowDecode::borrow_decode(from)?,
-        })
-    }
-}
+known::decoded!(WindowRecord: room, window, emitted_at, total; counts;);
+known::decoded!(TrendingRecord: room, window, span_ms; top;);
+known::decoded!(LeadersRecord: room, window, span_ms; top; rooms);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! News of the results, as it travels down the tree.
 
-use bincode::{BorrowDecode, Encode, de::BorrowDecoder, error::DecodeError};
+use bincode::{BorrowDecode, Encode};
 
 use super::{RELAY_VERSION, ReadRange, append, set_length};
 use crate::{Count, LeadersRecord, ResultId, Room, TrendingRecord, Window, WindowRecord, known};
@@ -48,21 +48,7 @@ pub struct RoomSnapshot {
     pub trending: Option<TrendingNow>,
 }
 
-impl<'de, C> BorrowDecode<'de, C> for RoomSnapshot {
-    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(
-        from: &mut D,
-    ) -> Result<Self, DecodeError> {
-        Ok(Self {
-            room: BorrowDecode::borrow_decode(from)?,
-            floor: BorrowDecode::borrow_decode(from)?,
-            newest: BorrowDecode::borrow_decode(from)?,
-            finals: BorrowDecode::borrow_decode(from)?,
-            totals: known::decode(from)?,
-            live: BorrowDecode::borrow_decode(from)?,
-            trending: BorrowDecode::borrow_decode(from)?,
-        })
-    }
-}
+known::decoded!(RoomSnapshot: room, floor, newest, finals; totals; live, trending);
 
 /// What is trending in a room.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
