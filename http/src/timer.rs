@@ -22,7 +22,7 @@ use std::{
 use hyper::rt::{Sleep, Timer};
 
 /// The timer of one connection. Of its sleeps, one at a time is waited for.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ConnectionTimer(Arc<Mutex<Set>>);
 
 /// What the runtime was asked for, if it was.
