@@ -142,6 +142,14 @@ fn a_load_on_separate_roles_is_told_where_they_are() {
     assert!(said.contains("--subscribe-url"), "{said}");
 
     let screens = format!("http://{}", publisher.address);
+    let wrong = ["load", "--url", &screens, "--rate", "50/s"];
+    let output = node::run(&[&wrong[..], &["--duration", "30m"]].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["ended early", "404 Not Found", "sent to an ingest"] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+
     let metrics = format!("http://{}", dataflow.admin());
     let told = ["--subscribe-url", &screens, "--metrics-url", &metrics];
     let report = load(&[&run[..], &told, &["--verify"]].concat());

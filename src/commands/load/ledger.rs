@@ -41,6 +41,9 @@ pub(super) struct Sent {
     pub(super) answers: BTreeMap<String, Answered>,
     /// Requests that no server answered: it was not there, or went away.
     pub(super) broken: u64,
+    /// Requests that this server will refuse however often they come: it speaks of something else, or of
+    /// nothing that we say.
+    pub(super) hopeless: u64,
     /// From a request's intended moment to its answer, microseconds.
     pub(super) latency_us: Histogram<u64>,
 }
@@ -63,6 +66,7 @@ impl Default for Sent {
             expected: BTreeMap::new(),
             answers: BTreeMap::new(),
             broken: 0,
+            hopeless: 0,
             latency_us: latencies(),
         }
     }
@@ -127,6 +131,7 @@ impl Ledger {
         record(&mut sent.latency_us, latency);
         note(&mut sent.answers, answer);
         sent.broken += u64::from(!matches!(answer, Answer::Status(..)));
+        sent.hopeless += u64::from(is_hopeless(answer));
         let rejected = rejected(answer);
         for (index, kind) in kinds.iter().enumerate() {
             if rejected.contains(&index) {
@@ -143,6 +148,13 @@ impl Ledger {
                 Answer::Status(..) | Answer::Refused(_) => {}
             }
         }
+    }
+
+    /// Whether there were answers, and each of them was one that does not get better.
+    pub(super) fn is_hopeless(&self) -> bool {
+        let booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests: u64 = booked.sent.answers.values().map(|of| of.requests).sum();
+        requests > 0 && requests == booked.sent.hopeless
     }
 
     /// What was booked.
@@ -180,6 +192,12 @@ fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
             Answer::Refused(why) | Answer::Unknown(why) => Some(why.clone()),
         };
     }
+}
+
+/// A client's mistake is made again and again; one that is slow or too fast may yet be served.
+fn is_hopeless(answer: &Answer) -> bool {
+    let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    matches!(answer, Answer::Status(status, _) if status.is_client_error() && !passing.contains(status))
 }
 
 /// Whether a problem says that nothing of the request was kept. Of those who waited when the log went away,
@@ -252,6 +270,29 @@ mod tests {
             Some("the buffer is full; nothing was kept")
         );
         assert_eq!((sent.broken, sent.latency_us.len()), (2, 8));
+    }
+
+    #[test]
+    fn it_is_hopeless_while_every_answer_is_one_that_does_not_get_better() {
+        for (codes, hopeless) in [
+            (&[][..], false),
+            (&[404], true),
+            (&[400, 401, 404], true),
+            (&[404, 202], false),
+            (&[404, 503], false),
+            (&[429], false),
+            (&[408], false),
+        ] {
+            let ledger = Ledger::new(vec![Room::default()]);
+            for code in codes {
+                let answer = Answer::Status(StatusCode::from_u16(*code).unwrap(), "".into());
+                ledger.book(&[0], &answer, Duration::ZERO);
+            }
+            assert_eq!(ledger.is_hopeless(), hopeless, "{codes:?}");
+        }
+        let ledger = Ledger::new(vec![Room::default()]);
+        ledger.book(&[0], &Answer::Refused("it restarts".into()), Duration::ZERO);
+        assert!(!ledger.is_hopeless());
     }
 
     #[test]

@@ -24,10 +24,10 @@ mod sender;
 mod spike;
 mod verdict;
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{fmt, io::Write, sync::Arc, time::Duration};
 
 use hyper::StatusCode;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 pub(crate) use self::flags::Flags;
 use self::{
@@ -54,6 +54,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 const REACH_LIMIT: Duration = Duration::from_secs(5);
 /// Free connections of the probe and the marks.
 const FEW: usize = 2;
+/// How often it is looked whether anything is accepted at all.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Ingest's flush interval by default; what it had not flushed when it was killed, a 202 may lose.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -222,9 +224,10 @@ async fn perform(
         ledger.clone(),
         bar.clone(),
     );
-    let interrupted = tokio::select! {
-        () = sender.send_all() => false,
-        _ = signals.next() => true,
+    let (interrupted, hopeless) = tokio::select! {
+        () = sender.send_all() => (false, false),
+        _ = signals.next() => (true, false),
+        () = until_hopeless(&ledger) => (false, true),
     };
     let performed = sender.answered().await;
     bar.finish_and_clear();
@@ -244,13 +247,30 @@ async fn perform(
     if interrupted {
         report.interrupted();
     }
+    if hopeless {
+        report.given_up();
+    }
     (sent, report)
+}
+
+/// Returns when every answer so far is one that does not get better: a wrong role, a wrong port.
+async fn until_hopeless(ledger: &Ledger) {
+    while !ledger.is_hopeless() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// On a terminal only.
 fn progress_bar(posts: u64) -> ProgressBar {
-    let template = "{bar:30} {human_pos} of {human_len} requests  {per_sec}  {eta} left";
+    let template = "{bar:30} {human_pos} of {human_len} requests  {rate}  {eta} left";
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key(
+        "rate",
+        |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // A bar that cannot be drawn is no reason to end.
+            let _ = write!(text, "{}/s", HumanCount(state.per_sec().round() as u64));
+        },
+    );
     ProgressBar::new(posts).with_style(style)
 }

@@ -32,6 +32,8 @@ pub(super) struct Report {
     stored: bool,
     seed: u64,
     interrupted: bool,
+    /// It ended early, since nothing would ever be accepted.
+    given_up: bool,
     reactions: Reactions,
     requests: Requests,
     answer_ms: Option<Latency>,
@@ -105,6 +107,7 @@ impl Report {
             stored: flags.stored,
             seed: asked.seed,
             interrupted: false,
+            given_up: false,
             reactions: Reactions {
                 planned: plan.posts() * flags.batch,
                 accepted: accepted.accepted,
@@ -136,6 +139,11 @@ impl Report {
         self.interrupted = true;
     }
 
+    /// Nothing would ever be accepted.
+    pub(super) fn given_up(&mut self) {
+        self.given_up = true;
+    }
+
     /// The finals were compared.
     pub(super) fn verified(&mut self, verdict: Verdict) {
         self.verify = Some(verdict);
@@ -158,8 +166,12 @@ impl Report {
 
     /// Why this was no good run, if it was none.
     pub(super) fn complaint(&self) -> Option<String> {
-        if self.accepted_nothing() && self.requests.sent > 0 {
-            return Some(format!("nothing was accepted: {}", self.answers()));
+        if self.given_up || self.accepted_nothing() && self.requests.sent > 0 {
+            let early = match self.given_up {
+                true => ", so it ended early",
+                false => "",
+            };
+            return Some(format!("nothing was accepted{early}: {}", self.answers()));
         }
         let inexact = self.verify.as_ref().is_some_and(|verdict| !verdict.holds());
         inexact.then(|| "the finals are not what was accepted".to_owned())
@@ -243,7 +255,7 @@ impl fmt::Display for Report {
         }
         let (planned, limit) = (self.requests.planned, self.connections.limit);
         let sent = self.requests.sent;
-        if sent < planned && !self.interrupted {
+        if sent < planned && !self.interrupted && !self.given_up {
             writeln!(
                 f,
                 "           {} of {planned} requests were never sent: all {limit} connections were \

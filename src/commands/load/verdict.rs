@@ -146,10 +146,7 @@ impl Verdict {
             });
         }
         if self.lost > 0 && self.late.is_none() {
-            because(
-                "lost: some may be late instead; name the dataflow's metrics by --metrics-url"
-                    .to_owned(),
-            );
+            because("lost: some may be late instead".to_owned());
         }
         if self.late.is_some_and(|late| late > 0) {
             because(
@@ -176,11 +173,10 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let late = self
-            .late
-            .map_or("late unknown (no metrics)".to_owned(), |late| {
-                format!("{late} late")
-            });
+        let late = self.late.map_or(
+            "late unknown: name the dataflow's metrics by --metrics-url".to_owned(),
+            |late| format!("{late} late"),
+        );
         let (accepted, unknown, counted) = (self.accepted, self.unknown, self.counted);
         writeln!(
             f,
@@ -294,7 +290,9 @@ mod tests {
         );
         assert!(after_a_crash.contains("50 reactions"), "{after_a_crash}");
         assert!(verdict(10, 0, 11, None).explanations[0].contains("somebody else"));
-        assert!(verdict(10, 0, 9, None).explanations[1].contains("--metrics-url"));
+        let unknown = verdict(10, 0, 9, None);
+        assert!(unknown.explanations[1].contains("late"), "{unknown}");
+        assert!(unknown.to_string().contains("--metrics-url"), "{unknown}");
         assert!(verdict(10, 0, 10, None).explanations.is_empty());
     }
 
