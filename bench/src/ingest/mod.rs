@@ -1,4 +1,4 @@
-//! What a POST costs: CPU of the server process a request at saturation, delays of an open loop.
+//! What a POST costs: CPU of the server process a request at saturation, delays of an open loop, memory.
 //!
 //! Every server runs all the time, and they are measured in turn, so that each round's ratios are of
 //! the same minute.
@@ -68,6 +68,9 @@ struct Server {
     array_us: Vec<f64>,
     p99_ms: Vec<f64>,
     many_p99_ms: Vec<f64>,
+    /// Before anything came; after a crowd that saturates, and before arrays.
+    idle_mb: f64,
+    saturated_mb: f64,
 }
 
 pub(crate) fn run(flags: &Flags) -> Outcome<()> {
@@ -77,20 +80,23 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     if flags.axum {
         servers.push(start_axum(&flags.ours.kafka)?);
     }
+    for server in &mut servers {
+        server.crowd(flags)?;
+    }
     for _ in 0..flags.rounds {
         for server in &mut servers {
             server.measure(flags)?;
         }
     }
     println!(
-        "| server | µs CPU a POST | of the floor | µs CPU an array of {ARRAY} | of the floor | p99 ms at {}/s | p99 ms, {MANY} saturating | resident MB |",
+        "| server | µs CPU a POST | of the floor | µs CPU an array of {ARRAY} | of the floor | p99 ms at {}/s | p99 ms, {MANY} saturating | resident MB: idle | after {MANY} saturating | at the end |",
         flags.rate
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let (single, array) = (servers[0].single(), servers[0].array());
     for server in &servers {
         println!(
-            "| {} | {:.1} | {:.2} | {:.1} | {:.2} | {:.2} | {:.1} | {:.0} |",
+            "| {} | {:.1} | {:.2} | {:.1} | {:.2} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} |",
             server.name,
             server.single(),
             server.single() / single,
@@ -98,6 +104,8 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
             server.array() / array,
             median(server.p99_ms.clone()),
             median(server.many_p99_ms.clone()),
+            server.idle_mb,
+            server.saturated_mb,
             server.process.resident_mb()?,
         );
     }
@@ -108,6 +116,7 @@ impl Server {
     fn new(name: &'static str, process: Contender, url: &str) -> Outcome<Server> {
         let url = url.trim_start_matches("http://");
         let (address, path) = url.split_at(url.find('/').unwrap_or(url.len()));
+        let idle_mb = process.resident_mb()?;
         Ok(Server {
             name,
             process,
@@ -117,7 +126,17 @@ impl Server {
             array_us: Vec::new(),
             p99_ms: Vec::new(),
             many_p99_ms: Vec::new(),
+            idle_mb,
+            saturated_mb: 0.0,
         })
+    }
+
+    /// What many single requests leave it with, three times as long as a measurement.
+    fn crowd(&mut self, flags: &Flags) -> Outcome<()> {
+        let many = self.phones(reactions(1), MANY, Pace::Saturating);
+        many.post(3 * Duration::from_secs(flags.seconds))?;
+        self.saturated_mb = self.process.resident_mb()?;
+        Ok(())
     }
 
     fn measure(&mut self, flags: &Flags) -> Outcome<()> {
