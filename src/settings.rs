@@ -434,6 +434,8 @@ impl RelayListenFlags {
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "write ADDRESS:PORT, for example 127.0.0.1:8080".to_owned())
+    text.parse().map_err(|_| {
+        "write IP:PORT, for example 127.0.0.1:8080, or 0.0.0.0:8080 for every address of this host"
+            .to_owned()
+    })
 }

@@ -119,7 +119,9 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain data with string keys")
 }
 
-fn answer(json: String) -> Response {
+fn answer(mut json: String) -> Response {
+    // A line, for terminals.
+    json.push('\n');
     let mut response = Response::new(Body::from(json));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -96,16 +96,18 @@ impl Pass {
     }
 }
 
-/// The token of an `Authorization: Bearer` header.
+/// The token of the one `Authorization: Bearer` header. Of two, a proxy before may have looked at the other.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    let line = lines.next().filter(|_| lines.next().is_none())?;
+    let (scheme, token) = line.to_str().ok()?.split_once(' ')?;
     scheme
         .eq_ignore_ascii_case("bearer")
         .then_some(token.trim_matches(' '))
 }
 
 fn missing() -> Problem {
-    let detail = "a token is asked for here; send it by the header Authorization: Bearer";
+    let detail = "a token is asked for here; send it by one header Authorization: Bearer";
     let challenge = HeaderValue::from_static(r#"Bearer realm="emostream""#);
     Problem::new(StatusCode::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
 }
@@ -212,5 +214,9 @@ mod tests {
             assert_eq!(bearer(&headers), token, "{value}");
         }
         assert_eq!(bearer(&HeaderMap::new()), None);
+        let mut two = HeaderMap::new();
+        two.append(AUTHORIZATION, "Bearer a.b.c".parse().unwrap());
+        two.append(AUTHORIZATION, "Bearer a.b.c".parse().unwrap());
+        assert_eq!(bearer(&two), None);
     }
 }

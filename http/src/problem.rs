@@ -37,7 +37,9 @@ impl Problem {
 
     /// 404 for a path that nobody knows.
     pub fn unknown_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+        let detail = "there is nothing at this path here; reactions are sent to an ingest, rooms are received \
+                      from a publisher or a relay";
+        Self::new(StatusCode::NOT_FOUND, detail)
     }
 
     /// 405 with the methods that are allowed, comma separated.

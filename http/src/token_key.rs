@@ -87,6 +87,8 @@ pub(crate) enum BadToken {
         "the token is no JWT with sub and exp that is signed by the key and the algorithm of this server"
     )]
     Invalid,
+    #[error("the token has no {0}; it is asked for here")]
+    Without(&'static str),
     #[error("the token has expired")]
     Expired,
     #[error("the token is not valid yet")]
@@ -100,17 +102,27 @@ impl From<Error> for BadToken {
 }
 
 /// What a token says of its bearer.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Claims {
     /// Who it is.
     pub(crate) sub: String,
-    /// Seconds since the epoch; fractions are allowed (RFC 7519, NumericDate).
     exp: f64,
+    /// Which rooms are open to the bearer; all if there is no such claim.
+    pub(crate) rooms: Option<Vec<String>>,
+}
+
+/// The claims that are looked at, as they come.
+#[derive(Deserialize)]
+struct Claimed {
+    #[serde(default, deserialize_with = "given")]
+    sub: Option<String>,
+    /// Seconds since the epoch; fractions are allowed (RFC 7519, NumericDate).
+    #[serde(default, deserialize_with = "given")]
+    exp: Option<f64>,
     #[serde(default, deserialize_with = "given")]
     nbf: Option<f64>,
-    /// Which rooms are open to the bearer; all if there is no such claim.
     #[serde(default, deserialize_with = "given")]
-    pub(crate) rooms: Option<Vec<String>>,
+    rooms: Option<Vec<String>>,
 }
 
 /// A claim that is there has to be of its type: `null` would otherwise open every room.
@@ -209,18 +221,28 @@ impl TokenKey {
 
     /// What a token says, if it is good at `now`.
     pub(crate) fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, BadToken> {
-        let token = jsonwebtoken::decode::<Claims>(token, &self.key, &self.rules)?;
+        let token = jsonwebtoken::decode::<Claimed>(token, &self.key, &self.rules)?;
         // RFC 7515 (4.1.11): what the issuer says must be understood, and is not.
         if token.header.crit.is_some() {
             return Err(BadToken::Invalid);
         }
-        let claims = token.claims;
+        let Claimed {
+            sub,
+            exp,
+            nbf,
+            rooms,
+        } = token.claims;
+        let claims = Claims {
+            sub: sub.ok_or(BadToken::Without("sub"))?,
+            exp: exp.ok_or(BadToken::Without("exp"))?,
+            rooms,
+        };
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (now, leeway) = (now.as_secs_f64(), LEEWAY.as_secs_f64());
         if claims.exp + leeway <= now {
             return Err(BadToken::Expired);
         }
-        if claims.nbf.is_some_and(|nbf| nbf > now + leeway) {
+        if nbf.is_some_and(|nbf| nbf > now + leeway) {
             return Err(BadToken::Early);
         }
         Ok(claims)

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     limiter::{TooFast, Who},
     request::{Dialect, Wait},
-    submissions::Rejection,
+    submissions::{Fault, Rejection},
 };
 
 /// What became of a request whose reactions, or some of them, were taken.
@@ -69,10 +69,20 @@ impl Receipt {
     }
 }
 
-/// 400 for a request none of whose entries is good; 403 if all of them would be another's to send.
+/// 400 for a request none of whose entries is good; 403 if all of them would be another's to send, 503 if
+/// all are for rooms that are too many for now.
 pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem {
     let first = rejected.first().map_or("", |first| &first.detail);
-    let (status, word) = match rejected.iter().all(|rejection| rejection.forbidden) {
+    let all = |fault| rejected.iter().all(|rejection| rejection.fault == fault);
+    if all(Fault::Crowded) {
+        let problem =
+            Problem::unavailable(format!("{first}; nothing was kept, send it again later"));
+        return match is_array {
+            true => problem.member("rejected", json!(rejected)),
+            false => problem,
+        };
+    }
+    let (status, word) = match all(Fault::Forbidden) {
         true => (StatusCode::FORBIDDEN, "allowed"),
         false => (StatusCode::BAD_REQUEST, "valid"),
     };

@@ -22,7 +22,7 @@ use crate::{
     packed::Taken,
     request::{self, Dialect, METHODS, Wait},
     rooms::Rooms,
-    submissions::{Rejection, Submissions},
+    submissions::{Fault, Rejection, Submissions},
 };
 
 /// What every request shares.
@@ -149,14 +149,16 @@ impl Service {
                 Err(refused) => rejected.push(Rejection {
                     index,
                     detail: refused.to_string(),
-                    forbidden: false,
+                    fault: refused.fault(),
                 }),
             }
         }
         self.metrics.rooms.set(rooms.in_use() as i64);
         drop(rooms);
         rejected.sort_by_key(|rejection| rejection.index);
-        let forbidden = rejected.iter().filter(|rejection| rejection.forbidden);
+        let forbidden = rejected
+            .iter()
+            .filter(|rejection| rejection.fault == Fault::Forbidden);
         let forbidden = forbidden.count();
         self.metrics.forbidden.inc_by(forbidden as u64);
         let others = rejected.len() - forbidden;

@@ -9,6 +9,8 @@ use std::{
 use emostream_model::{InvalidRoom, Room};
 use regex::{Regex, RegexBuilder};
 
+use crate::submissions::Fault;
+
 /// A room counts as in use for at least this long after its last reaction, and for twice as long at
 /// most: receivers keep a room's finals for ten minutes.
 const IN_USE: Duration = Duration::from_secs(600);
@@ -54,6 +56,15 @@ pub(crate) enum Refused {
     Invalid(#[from] InvalidRoom),
     #[error("room \"{room}\" would be one more than the {max_rooms} that may be in use at once")]
     TooMany { room: Room, max_rooms: usize },
+}
+
+impl Refused {
+    pub(crate) fn fault(&self) -> Fault {
+        match self {
+            Self::Unmatched { .. } | Self::Invalid(_) => Fault::Invalid,
+            Self::TooMany { .. } => Fault::Crowded,
+        }
+    }
 }
 
 /// The rooms in use, in two generations: those since the last turn, and those of the turn before.

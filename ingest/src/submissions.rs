@@ -28,9 +28,19 @@ pub(crate) struct Submissions<'a> {
 pub(crate) struct Rejection {
     pub(crate) index: usize,
     pub(crate) detail: String,
-    /// Whether it is valid, but not its sender's to send.
     #[serde(skip)]
-    pub(crate) forbidden: bool,
+    pub(crate) fault: Fault,
+}
+
+/// Whose fault it is that an entry is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is no reaction, or for a room that there never is.
+    Invalid,
+    /// It is valid, but not its sender's to send.
+    Forbidden,
+    /// It would be taken, were there not so many rooms.
+    Crowded,
 }
 
 /// Why a body holds no reactions at all.
@@ -76,7 +86,7 @@ impl<'a> Submissions<'a> {
             Err(invalid) => read.bad.push(Rejection {
                 index,
                 detail: invalid.to_string(),
-                forbidden: false,
+                fault: Fault::Invalid,
             }),
         };
         if !is_array {
@@ -117,7 +127,7 @@ impl<'a> Submissions<'a> {
                 Err(detail) => self.bad.push(Rejection {
                     index,
                     detail,
-                    forbidden: false,
+                    fault: Fault::Invalid,
                 }),
             }
         })
@@ -133,7 +143,7 @@ impl<'a> Submissions<'a> {
             rejected.push(Rejection {
                 index: *index,
                 detail,
-                forbidden: true,
+                fault: Fault::Forbidden,
             });
             false
         });

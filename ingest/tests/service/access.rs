@@ -79,6 +79,11 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
             "asked for",
         ),
         (
+            format!("authorization: Bearer {good}\r\nauthorization: Bearer {good}"),
+            r#"Bearer realm="emostream""#,
+            "one header",
+        ),
+        (
             "authorization: Bearer garbage".to_owned(),
             invalid,
             "no JWT",
@@ -113,7 +118,7 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
         (
             format!("authorization: Bearer {}", token(&json!({"sub": "u-17"}))),
             invalid,
-            "no JWT",
+            "no exp",
         ),
         (
             format!(
@@ -121,7 +126,7 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
                 token(&json!({"exp": now() + 600}))
             ),
             invalid,
-            "no JWT",
+            "no sub",
         ),
         (
             format!(
@@ -157,7 +162,7 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
     stage.stop(Duration::from_secs(10)).unwrap();
     assert_eq!(stage.reactions().len(), 1);
     let refused = stage.metric(r#"emostream_ingest_requests_total{code="401"}"#);
-    assert_eq!(refused, 27.0);
+    assert_eq!(refused, 29.0);
 }
 
 #[test]
