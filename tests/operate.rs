@@ -166,7 +166,7 @@ fn after_a_reset_a_directory_goes_on_with_other_windows() {
     let shown = node::output(&[&["inspect", "progress"][..], &store].concat());
     contains(
         &shown,
-        &["final up to", "windows of 2000 ms", "watermark", "lag"],
+        &["final up to", "windows of 2 s", "watermark", "lag"],
     );
     let (code, said) = ran(&reset);
     assert_eq!(code, 0, "{said}");

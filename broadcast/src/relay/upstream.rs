@@ -299,7 +299,7 @@ impl Following {
                             tracing::warn!(
                                 upstream = at,
                                 "it counts emojis that this build does not know; they are among the others: \
-                                 run the same emostream on both"
+                                 run the same emostream everywhere"
                             );
                         }
                         feed.take(born_us, update)?;
