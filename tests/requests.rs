@@ -16,6 +16,7 @@ use harness::{
     unique,
 };
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const JSON: &str = "content-type: application/json";
@@ -179,37 +180,67 @@ fn ask(node: &Node, row: &Row) -> String {
     answer
 }
 
-/// How many reactions are in the topic.
-fn in_the_topic(store: &[&str]) -> u64 {
-    let asked = [
-        &["inspect", "reactions", "--format", "json"][..],
-        &["--from", "earliest"],
-    ];
-    let said = node::output(&[&asked.concat()[..], store].concat());
-    let records = said.lines().map(|line| serde_json::from_str(line).unwrap());
-    let reactions = |record: Value| {
-        record["value"]["batch"]["reactions"]
-            .as_array()
-            .unwrap()
-            .len() as u64
-    };
-    records.map(reactions).sum()
+/// An ingest on topics of its own.
+struct Ingest {
+    node: Node,
+    store: [String; 4],
+    _home: TempDir,
+}
+
+impl Ingest {
+    fn start(partitions: u32, limits: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let store = [
+            "--kafka",
+            &kafka::brokers(),
+            "--topic-prefix",
+            &unique("requests"),
+        ];
+        let store = store.map(str::to_owned);
+        let partitions = partitions.to_string();
+        let create = ["topics", "create", "--partitions", &partitions];
+        node::output(&on(&store, &[&create]));
+        let serve = ["ingest", "--listen", "127.0.0.1:0", "--admin", "off"];
+        let log = home.path().join("ingest");
+        Self {
+            node: Node::start(&on(&store, &[&serve, limits]), &log),
+            store,
+            _home: home,
+        }
+    }
+
+    /// Ends it, which flushes, and counts the reactions in its topic.
+    fn stop(self) -> u64 {
+        assert!(self.node.stop(DEADLINE).success());
+        let inspect = [
+            "inspect",
+            "reactions",
+            "--from",
+            "earliest",
+            "--format",
+            "json",
+        ];
+        let said = node::output(&on(&self.store, &[&inspect]));
+        let records = said.lines().map(|line| serde_json::from_str(line).unwrap());
+        let reactions = |record: Value| {
+            let reactions = &record["value"]["batch"]["reactions"];
+            reactions.as_array().unwrap().len() as u64
+        };
+        records.map(reactions).sum()
+    }
+}
+
+fn on<'a>(store: &'a [String], arguments: &[&[&'a str]]) -> Vec<&'a str> {
+    let store = store.iter().map(String::as_str);
+    arguments.concat().into_iter().chain(store).collect()
 }
 
 #[test]
 fn every_row_of_the_tables_is_answered_as_it_says_by_ingest_on_kafka() {
-    let dir = tempfile::tempdir().unwrap();
-    let (brokers, prefix) = (kafka::brokers(), unique("requests"));
-    let store = ["--kafka", &brokers, "--topic-prefix", &prefix];
-    node::output(&[&["topics", "create", "--partitions", "2"][..], &store].concat());
-    let serve = ["--listen", "127.0.0.1:0", "--admin", "off"];
-    let ingest = Node::start(
-        &[&["ingest"][..], &store, &serve].concat(),
-        &dir.path().join("ingest"),
-    );
+    let ingest = Ingest::start(2, &[]);
     let mut kept = 0;
     for row in accepted().into_iter().chain(refused()) {
-        let answer = ask(&ingest, &row);
+        let answer = ask(&ingest.node, &row);
         let shown: String = row.body.chars().take(80).collect();
         let case = format!("{} {} {shown}\n{answer}", row.line, row.header);
         let status = format!("HTTP/1.1 {} ", row.status);
@@ -219,25 +250,18 @@ fn every_row_of_the_tables_is_answered_as_it_says_by_ingest_on_kafka() {
         assert_eq!(problem, row.status >= 400, "{case}");
         kept += row.kept;
     }
-    assert!(ingest.stop(DEADLINE).success());
-    assert_eq!(in_the_topic(&store), kept, "what was accepted, once");
+    assert_eq!(ingest.stop(), kept, "what was accepted, once");
 }
 
 #[test]
 fn who_is_too_fast_or_comes_to_one_room_too_many_is_told_when_to_come_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let (brokers, prefix) = (kafka::brokers(), unique("limits"));
-    let store = ["--kafka", &brokers, "--topic-prefix", &prefix];
-    node::output(&[&["topics", "create", "--partitions", "1"][..], &store].concat());
-    let limits = ["--per-user-rate", "2/m", "--max-rooms", "1"];
-    let serve = ["--listen", "127.0.0.1:0", "--admin", "off"];
-    let ingest = Node::start(
-        &[&["ingest"][..], &store, &serve, &limits].concat(),
-        &dir.path().join("ingest"),
-    );
+    let ingest = Ingest::start(1, &["--per-user-rate", "2/m", "--max-rooms", "1"]);
     let send = |user: u32, room: &str| {
         let body = json!({"user_id": user, "emoji_type": "🔥", "room": room}).to_string();
-        ask(&ingest, &row("POST /v1/reactions", JSON, body, (0, "", 0)))
+        ask(
+            &ingest.node,
+            &row("POST /v1/reactions", JSON, body, (0, "", 0)),
+        )
     };
     assert!(send(1, "a").starts_with("HTTP/1.1 202 "));
     for (answer, status) in [(send(1, "a"), "429"), (send(2, "b"), "503")] {
@@ -249,6 +273,5 @@ fn who_is_too_fast_or_comes_to_one_room_too_many_is_told_when_to_come_back() {
         assert!(answer.contains("nothing was kept"), "{answer}");
     }
     assert!(send(3, "a").starts_with("HTTP/1.1 202 "));
-    assert!(ingest.stop(DEADLINE).success());
-    assert_eq!(in_the_topic(&store), 2);
+    assert_eq!(ingest.stop(), 2);
 }
