@@ -127,6 +127,7 @@ mod tests {
             (&["dataflow", "-w", "none", "--kafka", "h:1"], "--workers"),
             (&["load", "--url", "http://h", "--rate", "fast"], "--rate"),
             (&["ingest"], "--kafka"),
+            (&["ingest", "--kafka", "http://h:9092"], "--kafka"),
             (&["relay"], "--upstream"),
             (&["relay", "--upstream", "publisher"], "--upstream"),
             (&["relay", "--upstream", "a:1,b:0"], "--upstream"),

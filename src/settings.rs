@@ -190,7 +190,9 @@ fn property(text: &str) -> Result<(String, String), String> {
 fn brokers(text: &str) -> Result<String, String> {
     let good = |broker: &str| {
         let (host, port) = broker.rsplit_once(':')?;
-        (!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
+        // librdkafka knows schemes too (SASL_SSL://), and waits for ever at one that it does not know.
+        let web = host.starts_with("http://") || host.starts_with("https://");
+        (!host.is_empty() && !web && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
     };
     match text.split(',').all(|broker| good(broker.trim()).is_some()) {
         true => Ok(text.to_owned()),

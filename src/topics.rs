@@ -107,7 +107,7 @@ pub(crate) fn require(log: &dyn Log, names: &[String]) -> Result<(), Failure> {
     }
     let missing = missing.join(", ");
     Err(Failure::unavailable(format!(
-        "missing topics: {missing}; create them with `emostream topics create --kafka BROKERS --partitions N`"
+        "missing topics: {missing}; create them with `emostream topics create --partitions N` and the same --kafka and --topic-prefix"
     )))
 }
 

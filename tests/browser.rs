@@ -189,6 +189,17 @@ fn a_page_with_a_token_in_its_address_taps_as_its_bearer_and_without_one_is_told
         let said = "document.querySelector('emostream-room').shadowRoot.querySelector('.notice').textContent";
         let notice = value(&browser, said).await;
         assert!(notice.as_str().unwrap().contains("token"), "{notice}");
+        // Nor does the dashboard say that there were no rooms.
+        browser
+            .goto(&format!("http://{}/dashboard", node.address))
+            .await
+            .unwrap();
+        shown(&browser, "#problem:not([hidden])").await;
+        holds(
+            &browser,
+            "document.querySelector('#rooms-empty').hidden && document.querySelector('#rooms-count').textContent === ''",
+        )
+        .await;
         browser
             .goto(&format!("{page}&with#token={token}"))
             .await

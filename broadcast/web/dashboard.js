@@ -42,11 +42,11 @@ class Activity {
     if (this.#looks.length > LOOKS) this.#looks.shift();
   }
 
-  /** Reactions a second. */
+  /** Reactions a second; undefined before a second look. */
   of(room) {
     const seen = this.#looks.filter(({ totals }) => totals.has(room));
     const [first, last] = [seen[0], seen.at(-1)];
-    if (!first || first === last) return 0;
+    if (!first || first === last) return undefined;
     const rose = last.totals.get(room) - first.totals.get(room);
     return Math.max(0, rose) / ((last.at - first.at) / 1000);
   }
@@ -86,8 +86,8 @@ class Dashboard {
       const heat = ({ room }) => this.#activity.of(room) || (hot.get(room) ?? 0) / 1e6;
       rooms.sort((a, b) => heat(b) - heat(a) || b.total - a.total);
       this.#rooms = rooms;
-      this.#drawRooms();
       this.#problem("rooms", "");
+      this.#drawRooms();
     } catch (error) {
       this.#problem("rooms", error.message);
     }
@@ -95,8 +95,11 @@ class Dashboard {
 
   #drawRooms() {
     const rooms = this.#rooms;
-    byId("rooms-empty").hidden = rooms.length > 0;
-    setText(byId("rooms-count"), rooms.length === 1 ? "1 active" : `${exact.format(rooms.length)} active`);
+    // Where the server refused to say, nobody knows how many there are.
+    const unknown = rooms.length === 0 && this.#problems.rooms !== "";
+    const active = rooms.length === 1 ? "1 active" : `${exact.format(rooms.length)} active`;
+    byId("rooms-empty").hidden = unknown || rooms.length > 0;
+    setText(byId("rooms-count"), unknown ? "" : active);
     const list = byId("rooms");
     const shown = rooms.slice(0, ROOMS_SHOWN);
     while (list.children.length > shown.length) list.lastElementChild.remove();
@@ -131,7 +134,8 @@ class Dashboard {
     setText(link.children[1], room);
     link.title = room;
     setText(link.children[2], `${short(total)} · ${exact.format(subscribers)} watching`);
-    setText(link.children[3], per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet");
+    const pace = per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet";
+    setText(link.children[3], per_second === undefined ? "" : pace);
   }
 
   // One room.

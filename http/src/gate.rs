@@ -107,7 +107,8 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn missing() -> Problem {
-    let detail = "a token is asked for here; send it by one header Authorization: Bearer";
+    let detail = "a token is asked for here; send it by one header Authorization: Bearer, or open EmoStream's own \
+                  pages with #token=…";
     let challenge = HeaderValue::from_static(r#"Bearer realm="emostream""#);
     Problem::new(StatusCode::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
 }

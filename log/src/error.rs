@@ -18,7 +18,7 @@ pub enum LogError {
     },
     /// There is no such topic.
     #[error(
-        "topic {topic} does not exist; create it with `emostream topics create --kafka BROKERS --partitions N`"
+        "topic {topic} does not exist; create it with `emostream topics create --partitions N` and the same --kafka and --topic-prefix"
     )]
     UnknownTopic {
         /// The topic's name.

@@ -67,12 +67,10 @@ fn headline(scene: &Scene, now: Instant) -> Line<'_> {
             Span::from(format!("○ {why}; next try in {left:.1} s")).fg(Color::Yellow)
         }
     });
-    spans.extend(
-        scene
-            .notice
-            .as_ref()
-            .map(|notice| Span::from(format!("   {notice}")).fg(Color::Yellow)),
-    );
+    // Without a connection, why there is none says more.
+    let live = scene.standing == Standing::Live;
+    let notice = scene.notice.as_ref().filter(|_| live);
+    spans.extend(notice.map(|notice| Span::from(format!("   {notice}")).fg(Color::Yellow)));
     spans.push(Span::from("   q quits").dim());
     Line::from(spans)
 }

@@ -83,6 +83,8 @@ pub(super) struct Scene {
     final_until: u64,
     open: BTreeMap<u64, Open>,
     samples: VecDeque<(Instant, u64)>,
+    /// What comes from a connection's beginning, or a gap, to its first tally was counted before: it is no rate.
+    catching_up: bool,
     turn: f64,
 }
 
@@ -101,6 +103,7 @@ impl Scene {
             final_until: 0,
             open: BTreeMap::new(),
             samples: VecDeque::new(),
+            catching_up: true,
             turn: 0.0,
         }
     }
@@ -181,6 +184,11 @@ impl Scene {
                 self.notice = Some(lines::bye(*retry_ms));
             }
         }
+        self.catching_up |= matches!(frame, Frame::Hello { .. } | Frame::Gap { .. });
+        if self.catching_up {
+            self.samples.clear();
+        }
+        self.catching_up &= !matches!(frame, Frame::Live { .. });
         self.samples.push_back((now, self.sum()));
     }
 
@@ -372,5 +380,34 @@ pub(super) mod tests {
         scene.take(&live(0, 300), now + Duration::from_secs(2));
         assert_eq!(scene.rate(now + Duration::from_secs(2)), 100.0);
         assert_eq!(scene.rate(now + Duration::from_secs(60)), 0.0);
+    }
+
+    #[test]
+    fn what_was_counted_before_one_came_is_no_rate() {
+        let hello = |resumed| {
+            frame(
+                json!({"type": "hello", "room": "a", "window_ms": 2000, "live_ms": 250, "swarm_size": 1000,
+                "resumed": resumed}),
+            )
+        };
+        let (mut scene, now) = (scene(), Instant::now());
+        let later = now + Duration::from_secs(2);
+        for frame in [&hello(false), &a_final(0, 6000, 50_000), &live(2000, 4000)] {
+            scene.take(frame, now);
+            assert_eq!(scene.rate(now), 0.0);
+        }
+        scene.take(&a_final(2000, 6000, 56_000), later);
+        assert_eq!(scene.rate(later), 1000.0);
+        let gap =
+            frame(json!({"type": "gap", "room": "a", "after": "0-2000", "reason": "expired"}));
+        for missed in [
+            [&hello(true), &a_final(4000, 6000, 62_000)],
+            [&gap, &a_final(8000, 6000, 90_000)],
+        ] {
+            for frame in missed {
+                scene.take(frame, later);
+                assert_eq!(scene.rate(later), 0.0);
+            }
+        }
     }
 }
