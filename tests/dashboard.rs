@@ -114,3 +114,22 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
         assert!(!json["finals"].as_array().unwrap().is_empty());
     });
 }
+
+#[test]
+fn a_server_that_is_away_is_told_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let page = format!("http://{}/dashboard", node.address);
+    let driver = Driver::start();
+    in_browsers(async {
+        let browser = driver.browser().await;
+        browser.goto(&page).await.unwrap();
+        shown(&browser, r#".status[data-status="open"]"#).await;
+        drop(node);
+        holds(
+            &browser,
+            "document.querySelector('#problem').textContent === 'The server does not answer.'",
+        )
+        .await;
+    });
+}

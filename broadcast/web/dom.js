@@ -111,12 +111,16 @@ export function tokenOfAddress() {
   return new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
 }
 
-/** What the server answers; throws its sentence where it refuses. */
+/** What the server answers; throws its sentence where it refuses, and one of its own where there is none. */
 export async function ask(path) {
   const token = tokenOfAddress();
-  const answer = await fetch(path, { headers: token ? { authorization: `Bearer ${token}` } : {} });
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(body.detail ?? body.title ?? `The server answered ${answer.status}.`);
+  const asked = fetch(path, { headers: token ? { authorization: `Bearer ${token}` } : {} });
+  const answer = await asked.catch(() => {
+    throw new Error("The server does not answer.");
+  });
+  // A proxy's page is no JSON.
+  const body = await answer.json().catch(() => undefined);
+  if (!answer.ok || !body) throw new Error(body?.detail ?? body?.title ?? `The server answered ${answer.status}.`);
   return body;
 }
 
