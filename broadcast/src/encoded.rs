@@ -1,7 +1,9 @@
 //! Frames as they go out: serialised and framed once, shared by all who receive them.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
-use emostream_model::Frame;
+use emostream_model::{Frame, ResultId};
 use tungstenite::{
     Utf8Bytes,
     protocol::frame::coding::{Data, OpCode},
@@ -9,40 +11,82 @@ use tungstenite::{
 
 use crate::{sse, websocket};
 
-/// A frame's JSON, as a WebSocket frame, as a Server-Sent Event, and as a chunk that holds one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What most frames have room in.
+const JSON_BYTES: usize = 512;
+
+/// A frame's JSON, as a WebSocket frame, and, once somebody receives it so, as a Server-Sent Event.
+#[derive(Debug, Clone)]
 pub(crate) struct Encoded {
     /// A part of `websocket`.
     json: Utf8Bytes,
     websocket: Bytes,
+    kind: &'static str,
+    heeded: Heeded,
+    event: OnceLock<Event>,
+}
+
+/// What a browser's EventSource heeds by itself.
+#[derive(Debug, Clone, Copy)]
+enum Heeded {
+    Nothing,
+    /// Where to resume.
+    Id(ResultId),
+    /// When to come back, in ms.
+    Retry(u64),
+}
+
+/// An event, and a chunk that holds it.
+#[derive(Debug, Clone)]
+struct Event {
     /// A part of `chunk`.
     event: Bytes,
     chunk: Bytes,
 }
 
+impl PartialEq for Encoded {
+    /// All else follows from the text.
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json
+    }
+}
+
+impl Eq for Encoded {}
+
 impl Encoded {
     pub(crate) fn new(frame: &Frame) -> Self {
-        let json = serde_json::to_vec(frame).expect("frames are plain data with string keys");
+        let mut json = Vec::with_capacity(JSON_BYTES);
+        serde_json::to_writer(&mut json, frame).expect("frames are plain data with string keys");
         let websocket = Bytes::from(websocket::framed(OpCode::Data(Data::Text), &json));
         let text = websocket.slice(websocket.len() - json.len()..);
-        let json = Utf8Bytes::try_from(text).expect("JSON is UTF-8");
-        let kind = frame.kind();
-        // What a browser's EventSource heeds by itself: where to resume, and when to come back.
-        let heeded = match frame {
-            Frame::Final { id, .. } => format!("id: {id}\n"),
-            Frame::Bye { retry_ms } => format!("retry: {retry_ms}\n"),
-            _ => String::new(),
-        };
-        // JSON has no line breaks of its own, so one data line holds it.
-        let event = format!("event: {kind}\n{heeded}data: {json}\n\n");
-        let chunk = Bytes::from(sse::chunk(&event));
-        let end = chunk.len() - sse::CHUNK_END.len();
         Self {
-            json,
+            json: Utf8Bytes::try_from(text).expect("JSON is UTF-8"),
             websocket,
-            event: chunk.slice(end - event.len()..end),
-            chunk,
+            kind: frame.kind(),
+            heeded: match frame {
+                Frame::Final { id, .. } => Heeded::Id(*id),
+                Frame::Bye { retry_ms } => Heeded::Retry(*retry_ms),
+                _ => Heeded::Nothing,
+            },
+            event: OnceLock::new(),
         }
+    }
+
+    fn as_event(&self) -> &Event {
+        self.event.get_or_init(|| {
+            let heeded = match self.heeded {
+                Heeded::Nothing => String::new(),
+                Heeded::Id(id) => format!("id: {id}\n"),
+                Heeded::Retry(ms) => format!("retry: {ms}\n"),
+            };
+            // JSON has no line breaks of its own, so one data line holds it.
+            let event = format!("event: {}\n{heeded}data: {}\n\n", self.kind, self.json);
+            let chunk = Bytes::from(sse::chunk(&event));
+            let end = chunk.len() - sse::CHUNK_END.len();
+            Event {
+                event: chunk.slice(end - event.len()..end),
+                chunk,
+            }
+        })
     }
 
     /// The JSON text.
@@ -57,12 +101,12 @@ impl Encoded {
 
     /// The whole event, blank line included.
     pub(crate) fn event(&self) -> &Bytes {
-        &self.event
+        &self.as_event().event
     }
 
     /// The whole event, as a chunk of HTTP/1.1.
     pub(crate) fn chunk(&self) -> &Bytes {
-        &self.chunk
+        &self.as_event().chunk
     }
 }
 
