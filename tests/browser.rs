@@ -189,6 +189,12 @@ fn a_page_with_a_token_in_its_address_taps_as_its_bearer_and_without_one_is_told
         let said = "document.querySelector('emostream-room').shadowRoot.querySelector('.notice').textContent";
         let notice = value(&browser, said).await;
         assert!(notice.as_str().unwrap().contains("token"), "{notice}");
+        // It does not say that the room is quiet.
+        holds(
+            &browser,
+            "document.querySelector('#rate').textContent === ''",
+        )
+        .await;
         // Nor does the dashboard say that there were no rooms.
         browser
             .goto(&format!("http://{}/dashboard", node.address))

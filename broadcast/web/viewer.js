@@ -28,6 +28,7 @@ class Viewer {
   /** @type {import("./emostream.js").Final[]} newest first */ #finals = [];
   /** @type {{at: number, sum: number}[]} */ #samples = [];
   /** @type {Map<string, HTMLElement>} */ #rows = new Map();
+  #isOpen = false;
 
   constructor(room) {
     this.#room = room;
@@ -54,7 +55,11 @@ class Viewer {
 
   #listen() {
     const on = (type, act) => this.#crowd.addEventListener(type, ({ detail }) => act(detail));
-    on("status", ({ status }) => drawStatus(status));
+    on("status", ({ status }) => {
+      drawStatus(status);
+      this.#isOpen = status === "open";
+      this.#drawRate();
+    });
     on("hello", ({ resumed }) => this.#hello(resumed));
     on("final", (final) => this.#remember(final));
     on("state", (state) => {
@@ -201,7 +206,9 @@ class Viewer {
     const rose = first ? Math.max(0, this.#crowd.board.sum - first.sum) : 0;
     const per_second = first ? rose / (Math.max(1000, now - first.at) / 1000) : 0;
     const newest = this.#crowd.board.newest;
-    const otherwise = newest ? `${exact.format(newest.total)} in this moment` : "quiet right now";
+    // Without a connection nobody knows whether it is quiet.
+    const quiet = this.#isOpen ? "quiet right now" : "";
+    const otherwise = newest ? `${exact.format(newest.total)} in this moment` : quiet;
     setText(byId("rate"), per_second > 0.05 ? `${rate(per_second)} per second` : otherwise);
   }
 }
