@@ -79,6 +79,7 @@ canvas {
   position: absolute;
   z-index: 2;
   bottom: 1rem;
+  box-sizing: border-box;
   max-width: calc(100% - 2rem);
   margin: 0;
   padding: .6rem 1rem;
