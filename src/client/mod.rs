@@ -9,6 +9,7 @@
 mod connections;
 mod endpoint;
 mod poster;
+pub(crate) mod problem;
 mod server;
 mod sse;
 mod subscription;

@@ -22,7 +22,7 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
-use super::{Endpoint, Token, endpoint::Stream, reason, sse::Events};
+use super::{Endpoint, Token, endpoint::Stream, problem, reason, sse::Events};
 
 /// How frames come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,9 +236,8 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
 /// A server that is full or starting may say 503; any other refusal stays one. `said` is the answer's body: a
 /// problem (RFC 9457) has a sentence in it.
 fn status(status: StatusCode, said: &[u8]) -> Lost {
-    let problem = serde_json::from_slice::<serde_json::Value>(said).unwrap_or_default();
-    let why = match problem["detail"].as_str() {
-        Some(detail) => format!("the server answered {status}: {detail}"),
+    let why = match problem::sentence(said) {
+        Some(sentence) => format!("the server answered {status}: {sentence}"),
         None => format!("the server answered {status}"),
     };
     match status {

@@ -14,7 +14,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 
 use super::crowd::{self, Kind};
-use crate::client::Answer;
+use crate::client::{Answer, problem};
 
 /// The longest latency kept exactly; a minute is past every deadline.
 const LONGEST_US: u64 = 60_000_000;
@@ -106,11 +106,6 @@ struct Rejected {
     index: usize,
 }
 
-#[derive(Deserialize)]
-struct Problem {
-    detail: String,
-}
-
 impl Ledger {
     /// For a crowd in these rooms.
     pub(super) fn new(rooms: Vec<Room>) -> Self {
@@ -185,10 +180,7 @@ fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
     if answered.requests == 1 {
         answered.why = match answer {
             Answer::Status(status, _) if status.is_success() => None,
-            Answer::Status(_, body) => {
-                let problem = serde_json::from_slice::<Problem>(body).ok();
-                problem.map(|problem| problem.detail)
-            }
+            Answer::Status(_, body) => problem::sentence(body),
             Answer::Refused(why) | Answer::Unknown(why) => Some(why.clone()),
         };
     }
@@ -203,8 +195,7 @@ fn is_hopeless(answer: &Answer) -> bool {
 /// Whether a problem says that nothing of the request was kept. Of those who waited when the log went away,
 /// an ingest does not know it.
 fn kept_nothing(body: &[u8]) -> bool {
-    let problem = serde_json::from_slice::<Problem>(body);
-    problem.is_ok_and(|problem| problem.detail.contains("nothing was kept"))
+    problem::sentence(body).is_some_and(|sentence| sentence.contains("nothing was kept"))
 }
 
 /// The entries of an array that the server refused.
