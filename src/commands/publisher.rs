@@ -87,20 +87,13 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
-        let (relays, admin) = (&flags.relays, &flags.admin);
-        let rim = Rim::bind(
-            "publisher",
-            &flags.listen,
-            relays,
-            token,
-            admin,
-            tls,
-            &watch,
-        )
-        .await?;
+        let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
+        let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
         let _watching = watch.follow(&log, names.windows())?;
         let publishing = Publishing::start(config, log, &watch).await?;
-        publishing.serve(rim, nowhere, &mut signals).await
+        publishing
+            .serve("publisher", rim, nowhere, &mut signals)
+            .await
     })
 }
 

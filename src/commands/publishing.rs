@@ -44,7 +44,7 @@ pub(super) struct RelayListening(RelayPort);
 
 impl RelayListening {
     /// Takes the address, if there is one.
-    pub(super) fn bind(
+    fn bind(
         flags: &RelayListenFlags,
         token: RelayToken,
         tls: &Option<Tls>,
@@ -61,21 +61,20 @@ impl RelayListening {
     }
 }
 
-/// All addresses of a publisher or a relay, taken before it starts.
+/// All addresses of a process that subscribers come to, taken before it starts.
 pub(super) struct Rim {
-    role: &'static str,
-    listener: TcpListener,
-    address: SocketAddr,
-    tls: Option<Tls>,
-    limits: Limits,
-    relays: Option<RelayListening>,
-    admin: AdminServer,
+    pub(super) listener: TcpListener,
+    /// Where the listener is.
+    pub(super) address: SocketAddr,
+    pub(super) tls: Option<Tls>,
+    pub(super) limits: Limits,
+    pub(super) relays: Option<RelayListening>,
+    pub(super) admin: AdminServer,
 }
 
 impl Rim {
     /// Takes them; the administrator is answered from now on.
     pub(super) async fn bind(
-        role: &'static str,
         listen: &ListenFlags,
         relays: &RelayListenFlags,
         token: RelayToken,
@@ -90,7 +89,6 @@ impl Rim {
         follow(&tls);
         let admin = AdminServer::start(admin.address(), tls.clone(), watch).await?;
         Ok(Self {
-            role,
             listener,
             address,
             tls,
@@ -98,11 +96,6 @@ impl Rim {
             relays,
             admin,
         })
-    }
-
-    /// Where subscribers are served.
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
     }
 }
 
@@ -189,26 +182,18 @@ impl Publishing {
     /// Serves what is bound until the process is asked to end, or cannot go on; then everybody is sent away.
     pub(super) async fn serve(
         self,
+        role: &str,
         rim: Rim,
         nowhere: Nowhere,
         signals: &mut Signals,
     ) -> Result<(), Failure> {
-        let Rim {
-            role,
-            listener,
-            address,
-            tls,
-            limits,
-            relays,
-            admin,
-        } = rim;
-        let scheme = scheme(&tls);
-        let _relays = self.feed_relays(relays)?;
+        let (scheme, address) = (scheme(&rim.tls), rim.address);
+        let _relays = self.feed_relays(rim.relays)?;
         let shutdown = Shutdown::new();
         let serving = tokio::spawn(serve(
-            Listener::new(listener, tls),
+            Listener::new(rim.listener, rim.tls),
             Arc::new((self.handler(), nowhere)),
-            limits,
+            rim.limits,
             shutdown.clone(),
         ));
         announce(&format!("the {role} serves {scheme}://{address}/\n"))?;
@@ -223,7 +208,7 @@ impl Publishing {
         shutdown.trigger();
         self.bye();
         drain.wait_for(serving).await;
-        admin.stop().await;
+        rim.admin.stop().await;
         ended.map(drop)
     }
 

@@ -86,12 +86,11 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
-        let (relays, admin) = (&flags.relays, &flags.admin);
-        let (known, listen) = (token.clone(), &flags.listen);
-        let rim = Rim::bind("relay", listen, relays, known, admin, tls, &watch).await?;
+        let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
+        let rim = Rim::bind(listen, relays, token.clone(), admin, tls, &watch).await?;
         let upstreams = Upstreams {
             addresses: flags.upstream,
-            name: rim.address().to_string(),
+            name: rim.address.to_string(),
             token,
             trust,
         };
@@ -103,6 +102,6 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
                 return Ok(());
             }
         };
-        relaying.serve(rim, nowhere, &mut signals).await
+        relaying.serve("relay", rim, nowhere, &mut signals).await
     })
 }

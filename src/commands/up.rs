@@ -15,8 +15,8 @@ use emostream_ingest::Ingest;
 use super::{
     dataflow::CountingFlags,
     ingest::{IntakeFlags, flush_last, start_failure},
-    publishing::{Publishing, RelayListening},
-    roles::{AdminServer, Counting, Drain, Watch, address, announce, bind, follow, scheme},
+    publishing::{Publishing, Rim},
+    roles::{Counting, Drain, Watch, announce, scheme},
 };
 use crate::{
     exit::Failure,
@@ -90,25 +90,22 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
-        let listener = bind("--listen", flags.listen.address())?;
-        let address = address(&listener)?;
-        let relay_port = RelayListening::bind(&flags.relays, token, &tls)?;
-        let (scheme, limits) = (scheme(&tls), flags.listen.limits());
-        follow(&tls);
-        let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
+        let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
+        let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
+        let (scheme, address) = (scheme(&rim.tls), rim.address);
         let _watching = watch.follow(&log, names.reactions())?;
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
-        let _relays = publishing.feed_relays(relay_port)?;
+        let _relays = publishing.feed_relays(rim.relays)?;
         let mut counting = Counting::start(counting, log, &watch)?;
         let shutdown = Shutdown::new();
         let services = (ingest.handler(), publishing.handler());
         let handler = Arc::new((services, nowhere));
         let serving = tokio::spawn(serve(
-            Listener::new(listener, tls),
+            Listener::new(rim.listener, rim.tls),
             handler,
-            limits,
+            rim.limits,
             shutdown.clone(),
         ));
         let counted = async {
@@ -138,7 +135,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         };
         publishing.bye();
         drain.wait_for(serving).await;
-        admin.stop().await;
+        rim.admin.stop().await;
         ended.map(drop).and(flushed).and(stopped)
     })
 }
