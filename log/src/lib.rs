@@ -33,6 +33,17 @@ pub use scan::{read_since, read_to_end};
 pub use topic::{Cleanup, Deletion, TopicDescription, TopicSpec};
 pub use wake::{Doorbell, Wake};
 
+/// The two ends of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndOffsets {
+    /// Last stable offset: below it every transaction is decided, so readers of committed records get no
+    /// further.
+    pub stable: u64,
+    /// High watermark: the offset that the next record will get. It exceeds `stable` only while a
+    /// transaction is open.
+    pub end: u64,
+}
+
 /// What a log does; the services hold it as `Arc<dyn Log>`.
 ///
 /// Every method may wait for a broker or a disk, some seconds at most, except where it says
@@ -54,6 +65,28 @@ pub trait Log: Send + Sync {
 
     /// The first offset still kept, and the offset that the next record will get.
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError>;
+
+    /// Where the partition ends, committed or not, as of a moment after the call began: a record that was
+    /// acknowledged before the call lies below [`EndOffsets::end`].
+    ///
+    /// Waits `patience` at most, and does not ask again: [`LogError::Unreachable`] while the partition has no
+    /// leader that answers.
+    fn end_offsets(
+        &self,
+        topic: &str,
+        partition: u32,
+        patience: Duration,
+    ) -> Result<EndOffsets, LogError> {
+        // A log that shows a transaction only once it is decided has one end.
+        let _ = patience;
+        let end = self.offsets(topic, partition)?.end;
+        Ok(EndOffsets { stable: end, end })
+    }
+
+    /// The id of the cluster that holds the log; `None` for a log that has none.
+    fn cluster_id(&self) -> Option<String> {
+        None
+    }
 
     /// The first offset whose record time is at or after `time_ms`; the end offset if there is none.
     fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError>;
@@ -83,16 +116,30 @@ pub trait Log: Send + Sync {
 /// Reads committed records, partition by partition, so that the caller decides which may run ahead.
 pub trait Reader: Send {
     /// Hands at most `limit` next records of `partition` to `each` and returns how many. Never waits.
-    ///
-    /// What a poll leaves behind rings no bell again: poll until nothing comes before sleeping.
-    ///
-    /// An offset that the log no longer keeps is [`LogError::Expired`]. An error while a broker is
-    /// away is not: the reader goes on by itself when the broker is back.
     fn poll(
         &mut self,
         partition: u32,
         limit: usize,
         each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<usize, LogError> {
+        self.poll_while(partition, limit, &mut |record| {
+            each(record);
+            true
+        })
+    }
+
+    /// As [`Reader::poll`], but a record for which `each` returns `false` is not consumed and ends the call:
+    /// the next poll begins with it.
+    ///
+    /// What a poll leaves behind rings no bell again: poll until nothing comes before sleeping.
+    ///
+    /// An offset that the log no longer keeps is [`LogError::Expired`]. An error while a broker is
+    /// away is not: the reader goes on by itself when the broker is back.
+    fn poll_while(
+        &mut self,
+        partition: u32,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<usize, LogError>;
 
     /// The offset to resume from in `partition`: behind everything handed out, transaction markers

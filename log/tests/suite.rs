@@ -48,6 +48,7 @@ on_every_log! {
     what_a_poll_leaves_behind_rings_later
     a_reader_knows_when_it_is_at_the_end
     a_reader_resumes_from_its_position
+    a_record_that_is_not_consumed_begins_the_next_poll
     partitions_are_read_independently
     a_transaction_over_three_topics_appears_whole
     what_is_written_is_read_with_the_commit_that_follows

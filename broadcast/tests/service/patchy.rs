@@ -67,11 +67,11 @@ struct PatchyReader {
 }
 
 impl Reader for PatchyReader {
-    fn poll(
+    fn poll_while(
         &mut self,
         partition: u32,
         limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<usize, LogError> {
         match self.mood.load(Ordering::SeqCst) {
             FAILING => Err(LogError::TimedOut {
@@ -79,7 +79,7 @@ impl Reader for PatchyReader {
             }),
             BLIND => Ok(0),
             _ => {
-                let read = self.reader.poll(partition, limit, each)?;
+                let read = self.reader.poll_while(partition, limit, each)?;
                 if read == 0 {
                     self.idle.fetch_add(1, Ordering::SeqCst);
                 }

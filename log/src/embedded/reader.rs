@@ -64,11 +64,11 @@ impl EmbeddedReader {
 }
 
 impl Reader for EmbeddedReader {
-    fn poll(
+    fn poll_while(
         &mut self,
         partition: u32,
         limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<usize, LogError> {
         let Some(cursor) = self
             .cursors

@@ -15,14 +15,14 @@ pub(super) trait Source: Send + Sync {
 
     fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError>;
 
-    /// Hands at most `limit` records from offset `from` on to `each`.
+    /// Hands at most `limit` records from offset `from` on to `each`, until one is not consumed.
     fn read(
         &self,
         topic: &str,
         partition: u32,
         from: u64,
         limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Page, LogError>;
 }
 

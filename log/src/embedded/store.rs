@@ -262,7 +262,7 @@ impl Source for Store {
         partition: u32,
         from: u64,
         limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Page, LogError> {
         let (snapshot, (id, partition), (start, next, ..)) = self.locate(topic, partition)?;
         if from < start || from > next {
@@ -278,7 +278,8 @@ impl Source for Store {
             next: from,
             at_end: false,
         };
-        let mut hand_out = || -> Result<(), redb::Error> {
+        // Whether all were consumed.
+        let mut hand_out = || -> Result<bool, redb::Error> {
             let records = snapshot.open_table(RECORDS)?;
             for entry in records
                 .range((id, partition, from)..(id, partition, next))?
@@ -289,7 +290,7 @@ impl Source for Store {
                 let (time_ms, key, value, stored) = row.value();
                 let headers = decode_headers(stored)
                     .ok_or_else(|| redb::Error::Corrupted(format!("headers of offset {offset}")))?;
-                each(Record {
+                let consumed = each(Record {
                     partition,
                     offset,
                     time_ms,
@@ -297,13 +298,17 @@ impl Source for Store {
                     value,
                     headers: &headers,
                 });
+                if !consumed {
+                    page.next = offset;
+                    return Ok(false);
+                }
                 page.count += 1;
                 page.next = offset + 1;
             }
-            Ok(())
+            Ok(true)
         };
-        hand_out().map_err(|error| self.error(error))?;
-        if page.count < limit {
+        let consumed = hand_out().map_err(|error| self.error(error))?;
+        if consumed && page.count < limit {
             // Whatever lies between the last record and the end was compacted away.
             page.next = next;
         }

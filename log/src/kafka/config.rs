@@ -47,6 +47,13 @@ impl Config {
         self.settle(self.common())
     }
 
+    /// As [`Config::client`], but its end offsets include open transactions.
+    pub(super) fn uncommitted(&self) -> ClientConfig {
+        let mut config = self.client();
+        config.set("isolation.level", "read_uncommitted");
+        config
+    }
+
     /// A client that reads committed records from offsets of our own.
     pub(super) fn consumer(&self) -> ClientConfig {
         let mut config = self.common();

@@ -37,7 +37,9 @@ use self::{
     appender::KafkaAppender, config::Config, context::Events, reader::KafkaReader,
     transactor::KafkaTransactor,
 };
-use crate::{Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake};
+use crate::{
+    Appender, EndOffsets, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake,
+};
 
 /// How long a broker may take to answer before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -83,7 +85,13 @@ struct Layout {
 /// The log on a Kafka cluster.
 pub struct KafkaLog {
     config: Config,
+    /// Sees what is committed.
     client: Arc<BaseConsumer<Events>>,
+    /// Sees open transactions as well: librdkafka answers with the end offset of a client's own isolation
+    /// level.
+    uncommitted: Arc<BaseConsumer<Events>>,
+    /// Identifies the Kafka cluster.
+    cluster_id: String,
     closed: Arc<AtomicBool>,
     events: Option<JoinHandle<()>>,
 }
@@ -98,27 +106,29 @@ impl KafkaLog {
         config.check()?;
         let context = Events::connecting();
         let client: BaseConsumer<Events> = config.create(&config.client(), context.clone())?;
-        let client = Arc::new(client);
-        let closed = Arc::new(AtomicBool::new(false));
-        let events = serve_events(client.clone(), closed.clone())?;
-        let log = Self {
-            config,
-            client,
-            closed,
-            events: Some(events),
-        };
-        match log.client.client().fetch_cluster_id(PATIENCE) {
-            Some(_) => {
-                context.connected();
-                Ok(log)
-            }
-            None => Err(LogError::Unreachable {
-                brokers: log.config.brokers().to_owned(),
+        let Some(cluster_id) = client.client().fetch_cluster_id(PATIENCE) else {
+            return Err(LogError::Unreachable {
+                brokers: config.brokers().to_owned(),
                 detail: context
                     .last()
                     .unwrap_or_else(|| format!("nothing came within {PATIENCE:?}")),
-            }),
-        }
+            });
+        };
+        context.connected();
+        // Its errors are those of the other client, which reports them.
+        let uncommitted: BaseConsumer<Events> =
+            config.create(&config.uncommitted(), Events::connecting())?;
+        let (client, uncommitted) = (Arc::new(client), Arc::new(uncommitted));
+        let closed = Arc::new(AtomicBool::new(false));
+        let events = serve_events([client.clone(), uncommitted.clone()], closed.clone())?;
+        Ok(Self {
+            config,
+            client,
+            uncommitted,
+            cluster_id,
+            closed,
+            events: Some(events),
+        })
     }
 
     /// An error of a question to the cluster, about `topic` and perhaps a partition.
@@ -197,7 +207,7 @@ impl KafkaLog {
 
 /// Serves what librdkafka wants to tell: its log lines and errors would pile up otherwise.
 fn serve_events(
-    client: Arc<BaseConsumer<Events>>,
+    clients: [Arc<BaseConsumer<Events>>; 2],
     closed: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, LogError> {
     thread::Builder::new()
@@ -206,8 +216,10 @@ fn serve_events(
             while !closed.load(Ordering::Acquire) {
                 // Errors have reached the context by then; messages there are none. To wait in `poll`
                 // would turn in circles for the last millisecond of each wait.
-                for _ in 0..EVENTS_AT_ONCE {
-                    drop(client.poll(Duration::ZERO));
+                for client in &clients {
+                    for _ in 0..EVENTS_AT_ONCE {
+                        drop(client.poll(Duration::ZERO));
+                    }
                 }
                 thread::park_timeout(EVENTS_EVERY);
             }
@@ -267,6 +279,28 @@ impl Log for KafkaLog {
             self.client.fetch_watermarks(topic, partition, PATIENCE)
         })?;
         Ok(config::unsigned(start)..config::unsigned(end))
+    }
+
+    fn end_offsets(
+        &self,
+        topic: &str,
+        partition: u32,
+        patience: Duration,
+    ) -> Result<EndOffsets, LogError> {
+        let end_of = |client: &BaseConsumer<Events>| {
+            let watermarks = client.fetch_watermarks(topic, config::signed(partition), patience);
+            watermarks
+                .map(|(_, end)| config::unsigned(end))
+                .map_err(|error| self.failure(&error, topic, partition))
+        };
+        let end = end_of(&self.uncommitted)?;
+        // It was requested later and may have moved beyond.
+        let stable = end_of(&self.client)?.min(end);
+        Ok(EndOffsets { stable, end })
+    }
+
+    fn cluster_id(&self) -> Option<String> {
+        Some(self.cluster_id.clone())
     }
 
     fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {

@@ -45,7 +45,7 @@ pub(super) struct KafkaReader {
 struct Partition {
     number: u32,
     queue: PartitionQueue<Events>,
-    /// What came before the partition had its own queue.
+    /// What came before the partition had its own queue, and a record that was handed out and not consumed.
     early: VecDeque<Early>,
     next: u64,
     at_end: bool,
@@ -205,11 +205,11 @@ fn consume(
 }
 
 impl Reader for KafkaReader {
-    fn poll(
+    fn poll_while(
         &mut self,
         partition: u32,
         limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<usize, LogError> {
         self.serve_consumer();
         if self.consumer.context().is_alone() && self.opened.elapsed() > REPLACE_EVERY {
@@ -263,27 +263,31 @@ impl Reader for KafkaReader {
 }
 
 impl Partition {
-    /// Hands records out until `limit`, an empty queue, or an event that is no record.
+    /// Hands records out until `limit`, an empty queue, a record that is not consumed, or an event that is
+    /// not a record.
     fn hand_out(
         &mut self,
         limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<(usize, Option<KafkaError>), LogError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
         let mut count = 0;
         while count < limit {
-            let event: Option<KafkaResult<()>> = match self.early.pop_front() {
+            let event: Option<KafkaResult<bool>> = match self.early.pop_front() {
                 Some(Early::Message(message)) => {
-                    self.hand_over(&message, each);
-                    Some(Ok(()))
+                    let offset = message.offset();
+                    let consumed = hand_over(self.number, &message, each);
+                    self.advance(offset, consumed.then_some(()).ok_or(message));
+                    Some(Ok(consumed))
                 }
                 Some(Early::End) => Some(Err(KafkaError::PartitionEOF(signed(self.number)))),
                 None => self.poll_queue(each),
             };
             match event {
-                Some(Ok(())) => count += 1,
+                Some(Ok(true)) => count += 1,
+                Some(Ok(false)) => break,
                 Some(Err(error)) => {
                     self.at_end = matches!(error, KafkaError::PartitionEOF(_));
                     return Ok((count, Some(error)));
@@ -294,27 +298,39 @@ impl Partition {
         Ok((count, None))
     }
 
-    fn poll_queue(&mut self, each: &mut dyn FnMut(Record<'_>)) -> Option<KafkaResult<()>> {
+    /// Whether the record that came, if one did, was consumed.
+    fn poll_queue(
+        &mut self,
+        each: &mut dyn FnMut(Record<'_>) -> bool,
+    ) -> Option<KafkaResult<bool>> {
         let message = match self.queue.poll(Duration::ZERO)? {
             Ok(message) => message,
             Err(error) => return Some(Err(error)),
         };
-        // Field by field, for the message borrows from the queue.
-        hand_over(self.number, &message, each);
-        self.next = unsigned(message.offset()) + 1;
-        self.at_end = false;
-        Some(Ok(()))
+        let offset = message.offset();
+        let consumed = hand_over(self.number, &message, each);
+        // Copied only if it is kept: the message borrows from the queue.
+        let left = consumed.then_some(()).ok_or_else(|| message.detach());
+        self.advance(offset, left);
+        Some(Ok(consumed))
     }
 
-    fn hand_over(&mut self, message: &OwnedMessage, each: &mut dyn FnMut(Record<'_>)) {
-        hand_over(self.number, message, each);
-        self.next = unsigned(message.offset()) + 1;
+    /// Moves the position behind a record that was consumed, or keeps one that was not for the next poll.
+    fn advance(&mut self, offset: i64, left: Result<(), OwnedMessage>) {
         self.at_end = false;
+        match left {
+            Ok(()) => self.next = unsigned(offset) + 1,
+            Err(message) => self.early.push_front(Early::Message(message)),
+        }
     }
 }
 
-/// Hands one message over, copying nothing.
-fn hand_over(partition: u32, message: &impl Message, each: &mut dyn FnMut(Record<'_>)) {
+/// Hands one message over, copying nothing; whether it was consumed.
+fn hand_over(
+    partition: u32,
+    message: &impl Message,
+    each: &mut dyn FnMut(Record<'_>) -> bool,
+) -> bool {
     each(Record {
         partition,
         offset: unsigned(message.offset()),
@@ -322,7 +338,7 @@ fn hand_over(partition: u32, message: &impl Message, each: &mut dyn FnMut(Record
         key: message.key(),
         value: message.payload().unwrap_or_default(),
         headers: &HeadersOf(message),
-    });
+    })
 }
 
 struct HeadersOf<'a, M>(&'a M);

@@ -178,6 +178,8 @@ fn an_open_or_aborted_transaction_is_not_read_and_position_passes_it() {
     let (mut reader, bell) = stage.reader(&topic);
     assert!(to_end(reader.as_mut(), &bell, 0).is_empty(), "it is open");
     assert_eq!(stage.log.offsets(&topic, 0).unwrap(), 0..0);
+    let ends = stage.log.end_offsets(&topic, 0, TIMEOUT).unwrap();
+    assert_eq!((ends.stable, ends.end), (0, 1));
 
     // A transactor of the same id aborts it, before it is open itself.
     let mut ours = stage.log.transactor(&id, TIMEOUT).unwrap();

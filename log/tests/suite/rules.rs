@@ -7,7 +7,7 @@ use std::{
         mpsc::{channel, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -269,6 +269,36 @@ pub(crate) fn a_reader_resumes_from_its_position(stage: &Stage) {
         resumed.position(0),
         stage.log.offsets(&topic, 0).unwrap().end
     );
+}
+
+pub(crate) fn a_record_that_is_not_consumed_begins_the_next_poll(stage: &Stage) {
+    let topic = stage.topic("refused", 1);
+    for n in 0..5 {
+        stage.append(record(&topic, n.to_string())).unwrap();
+    }
+    let (mut reader, bell) = stage.reader(&topic);
+    let mut read = Vec::new();
+    // The third is refused twice.
+    for refused in [2, 2, 5] {
+        let until = Instant::now() + DEADLINE;
+        let mut seen = None;
+        while seen != Some(refused) && read.len() < 5 {
+            reader
+                .poll_while(0, 1000, &mut |record| {
+                    seen = Some(record.offset);
+                    let consumed = record.offset != refused;
+                    if consumed {
+                        read.push(record.offset);
+                    }
+                    consumed
+                })
+                .unwrap();
+            assert_eq!(reader.position(0), read.len() as u64);
+            assert!(Instant::now() < until);
+            bell.wait(Duration::from_millis(10));
+        }
+    }
+    assert_eq!(read, [0, 1, 2, 3, 4]);
 }
 
 pub(crate) fn partitions_are_read_independently(stage: &Stage) {

@@ -155,7 +155,7 @@ impl Source for Client {
         partition: u32,
         from: u64,
         limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Page, LogError> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX).min(PAGE_RECORDS);
         let asked = self.ask(&Question::Read {
@@ -183,9 +183,17 @@ impl Source for Client {
         else {
             return Err(self.unexpected(answer, topic, partition, from));
         };
-        let count = records.len();
+        let mut count = 0;
         for record in records {
-            hand_out(partition, record, each);
+            let offset = record.offset;
+            if !hand_out(partition, record, each) {
+                return Ok(Page {
+                    count,
+                    next: offset,
+                    at_end: false,
+                });
+            }
+            count += 1;
         }
         Ok(Page {
             count,
@@ -195,7 +203,7 @@ impl Source for Client {
     }
 }
 
-fn hand_out(partition: u32, record: WireRecord, each: &mut dyn FnMut(Record<'_>)) {
+fn hand_out(partition: u32, record: WireRecord, each: &mut dyn FnMut(Record<'_>) -> bool) -> bool {
     let named = record.headers.into_iter();
     let headers: Vec<Header> = named
         .map(|(name, value)| Header {
@@ -210,5 +218,5 @@ fn hand_out(partition: u32, record: WireRecord, each: &mut dyn FnMut(Record<'_>)
         key: record.key.as_deref(),
         value: &record.value,
         headers: &headers,
-    });
+    })
 }

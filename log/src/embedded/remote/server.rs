@@ -208,26 +208,18 @@ fn read(
     let mut at = from;
     loop {
         let want = STEP.min(limit as usize - records.len());
-        // Behind the page's end a step's records are dropped, and read again for the next page.
-        let mut kept_to = at;
         let mut keep = |record: Record<'_>| {
-            if bytes < PAGE_BYTES {
+            let fits = bytes < PAGE_BYTES;
+            if fits {
                 let record = wire(record);
                 bytes += record.bytes();
-                kept_to = record.offset + 1;
                 records.push(record);
             }
+            fits
         };
         let page = source.read(topic, partition, at, want, &mut keep)?;
-        if bytes >= PAGE_BYTES {
-            return Ok(Answer::Records {
-                records,
-                next: kept_to,
-                at_end: false,
-            });
-        }
         at = page.next;
-        if page.count < want || records.len() >= limit as usize {
+        if bytes >= PAGE_BYTES || page.count < want || records.len() >= limit as usize {
             return Ok(Answer::Records {
                 records,
                 next: at,
