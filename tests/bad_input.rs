@@ -194,6 +194,43 @@ fn a_property_that_librdkafka_does_not_know_is_64_before_the_network_is_touched(
 }
 
 #[test]
+fn a_property_that_exactly_once_rests_on_is_64_and_the_reason_is_given() {
+    for (property, reason) in [
+        ("isolation.level=read_uncommitted", "aborted transactions"),
+        ("auto.offset.reset=earliest", "skip records"),
+        ("enable.partition.eof=false", "to its end"),
+        ("enable.auto.commit=true", "positions"),
+        ("auto.commit.enable=true", "positions"),
+        ("enable.auto.offset.store=true", "positions"),
+        ("offset.store.method=file", "positions"),
+        ("api.version.request=false", "isolation level"),
+        ("broker.version.fallback=0.10.0", "isolation level"),
+        ("allow.auto.create.topics=true", "emostream topics create"),
+        ("transactional.id=mine", "--topic-prefix"),
+        ("transaction.timeout.ms=1000", "commit"),
+        ("enable.idempotence=false", "twice"),
+        ("acks=1", "lost"),
+        ("request.required.acks=0", "lost"),
+        ("message.timeout.ms=1000", "twice"),
+        ("delivery.timeout.ms=1000", "twice"),
+        ("retries=1", "twice"),
+        ("message.send.max.retries=1", "twice"),
+        ("delivery.report.only.error=true", "acknowledged"),
+        ("queuing.strategy=lifo", "order"),
+        ("max.in.flight=6", "order"),
+        ("max.in.flight.requests.per.connection=6", "order"),
+        ("partitioner=random", "key"),
+    ] {
+        let name = property.split('=').next().unwrap();
+        for command in ["ingest", "dataflow", "publisher"] {
+            let kafka = ["--kafka", "127.0.0.1:1", "--admin", "off", "-X", property];
+            let arguments = [&[command][..], &kafka].concat();
+            refused(&arguments, 64, &["-X", name, reason]);
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_no_key_is_64_before_a_port_is_bound_and_nothing_of_it_is_told() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -124,6 +124,8 @@ impl DataflowError {
             | DataflowError::NewPartitions { .. }
             | DataflowError::PeerLost { .. }
             | DataflowError::Stuck { .. } => 75,
+            // Two properties that do not go together: librdkafka finds it when it makes a transactor.
+            DataflowError::Start(LogError::Property { .. }) => 64,
             DataflowError::Start(_) | DataflowError::Incomplete { .. } => 69,
             DataflowError::Listen { .. }
             | DataflowError::Disagreement { .. }

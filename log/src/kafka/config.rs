@@ -1,4 +1,5 @@
-//! librdkafka's settings: EmoStream's own, each with its reason, and over them the user's.
+//! librdkafka's settings: EmoStream's own, each with its reason, and over them the user's, but for those that
+//! are [`protected`].
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{Fetching, KafkaOptions};
+use super::{Fetching, KafkaOptions, protected};
 use crate::LogError;
 
 /// A client whose last broker is gone is replaced, not more often than this.
@@ -36,8 +37,16 @@ impl Config {
         &self.options.brokers
     }
 
-    /// Finds a property that librdkafka refuses, before any client is made.
+    /// Finds a property that is protected or that librdkafka refuses, before any client is made.
     pub(super) fn check(&self) -> Result<(), LogError> {
+        for (property, value) in &self.options.properties {
+            if let Some(reason) = protected::reason(property, value) {
+                return Err(LogError::Property {
+                    property: property.clone(),
+                    detail: format!("cannot be set to {value}: {reason}; leave it out"),
+                });
+            }
+        }
         let native = self.client().create_native_config();
         native.map(drop).map_err(|error| self.refusal(&error))
     }

@@ -14,6 +14,7 @@ mod appender;
 mod config;
 mod context;
 mod failure;
+mod protected;
 mod reader;
 mod transactor;
 
@@ -55,7 +56,8 @@ const EVENTS_AT_ONCE: usize = 20;
 pub struct KafkaOptions {
     /// `host:port`, several by commas.
     pub brokers: String,
-    /// librdkafka properties (`-X key=value`); they win over EmoStream's own settings.
+    /// librdkafka properties (`-X key=value`); they win over EmoStream's own settings. Those that exactly-once
+    /// processing rests on are refused ([`LogError::Property`]).
     pub properties: Vec<(String, String)>,
     /// When readers are answered.
     pub fetching: Fetching,
@@ -99,7 +101,7 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Checks the properties, then that a broker answers.
     ///
-    /// [`LogError::Property`] if librdkafka refuses one, [`LogError::Unreachable`] if no broker answers
+    /// [`LogError::Property`] if one is refused, [`LogError::Unreachable`] if no broker answers
     /// within eight seconds.
     pub fn connect(options: KafkaOptions) -> Result<Self, LogError> {
         let config = Config::new(options);

@@ -1,0 +1,93 @@
+//! Properties that a user cannot set, because exactly-once processing or fixed partitioning rests on the
+//! values that EmoStream sets itself.
+//!
+//! The table lists librdkafka's aliases too: librdkafka applies an alias like the property that it stands
+//! for. A property that only costs time or memory (`linger.ms`, `fetch.*`, `client.rack`, `group.id`, …) is
+//! not in the table.
+
+/// The most produce requests in flight of which Kafka keeps the order when it retries one.
+const MAX_ORDERED_IN_FLIGHT: u64 = 5;
+
+const ISOLATION: &str = "records of aborted transactions would be counted";
+const POSITIONS: &str = "positions are stored only with the results, in the same transaction";
+const CAPABILITIES: &str = "without the broker's own answer librdkafka may fall back to requests that have no isolation level";
+const ACKNOWLEDGED: &str = "a record that was acknowledged could be lost";
+const RETRIED: &str = "a record that librdkafka gives up on and sends again is in the log twice";
+const ORDER: &str =
+    "a partition would get its records in another order, and time would pass too early";
+
+/// Why the user cannot set `property` to `value`; `None` if it is free.
+pub(super) fn reason(property: &str, value: &str) -> Option<&'static str> {
+    Some(match property {
+        "isolation.level" => ISOLATION,
+        "auto.offset.reset" => "a reader would skip records silently where its offset is gone",
+        "enable.partition.eof" => {
+            "a reader would not learn that it has read a partition to its end"
+        }
+        "enable.auto.commit"
+        | "auto.commit.enable"
+        | "enable.auto.offset.store"
+        | "offset.store.method" => POSITIONS,
+        "api.version.request" | "api.version.fallback.ms" | "broker.version.fallback" => {
+            CAPABILITIES
+        }
+        "allow.auto.create.topics" => {
+            "a missing topic would be created with the broker's defaults; `emostream topics create` creates it"
+        }
+        "transactional.id" => {
+            "it is derived from --topic-prefix, so that a new run fences the former"
+        }
+        "transaction.timeout.ms" => {
+            "the dataflow gives up a commit after the same time as the broker"
+        }
+        "enable.idempotence" => "a retried record would be in the log twice",
+        "acks" | "request.required.acks" => ACKNOWLEDGED,
+        "message.timeout.ms" | "delivery.timeout.ms" | "retries" | "message.send.max.retries" => {
+            RETRIED
+        }
+        "delivery.report.only.error" => "acknowledged records would not be reported",
+        "queuing.strategy" => ORDER,
+        "max.in.flight" | "max.in.flight.requests.per.connection" => {
+            let ordered = |most: u64| most <= MAX_ORDERED_IN_FLIGHT;
+            // A value that is not a number is librdkafka's to refuse.
+            match value.parse().map_or(true, ordered) {
+                true => return None,
+                false => "above 5 a retry would change the order of records",
+            }
+        }
+        "partitioner" => "records of one key would lie in different partitions",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_number_of_requests_in_flight_depends_on_the_value() {
+        for property in ["max.in.flight", "max.in.flight.requests.per.connection"] {
+            assert_eq!(reason(property, "1"), None);
+            assert_eq!(reason(property, "5"), None);
+            assert_eq!(reason(property, "many"), None);
+            assert!(reason(property, "6").is_some());
+        }
+        // Refused also where the value is the one that EmoStream sets.
+        assert!(reason("acks", "all").is_some());
+    }
+
+    #[test]
+    fn what_costs_time_or_memory_is_free() {
+        for property in [
+            "linger.ms",
+            "fetch.min.bytes",
+            "client.rack",
+            "group.id",
+            "compression.codec",
+            "socket.timeout.ms",
+            "sasl.username",
+        ] {
+            assert_eq!(reason(property, "1"), None, "{property}");
+        }
+    }
+}
