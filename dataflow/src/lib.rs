@@ -52,6 +52,7 @@ mod worker;
 
 use std::{sync::Arc, time::Duration};
 
+use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
 use results::Recording;
@@ -91,6 +92,13 @@ pub struct Config {
     pub trending_top: usize,
     /// The emoji names that plain JSON records may use.
     pub emojis: EmojiNames,
+    /// The clock that dates events: the one of the ingest and the log where they are in this process.
+    pub clock: EventClock,
+    /// How long a partition may hold time where the log does not show that it has been read to its end.
+    pub hold_timeout: Duration,
+    /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
+    /// can judge.
+    pub unbounded_timestamps: bool,
 }
 
 impl Config {

@@ -139,9 +139,9 @@ fn count(
     let positions = positions.map(|p| AtomicU64::new(p.resume_offset));
     let run = Arc::new(Run {
         shared: Arc::new(Shared {
+            clock: Arc::new(MachineClock(config.clock.clone())),
             config,
             log,
-            clock: Arc::new(MachineClock),
             metrics,
             stop: stop.clone(),
             final_until_ms: beginning.final_until_ms,

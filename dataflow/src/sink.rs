@@ -497,7 +497,7 @@ mod tests {
         quiet: Duration,
         transactor: Shown,
     ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
-        let timers = Timers::new(Arc::new(MachineClock));
+        let timers = Timers::new(Arc::new(MachineClock::default()));
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let start = SinkStart {
             topics: Topics::default(),

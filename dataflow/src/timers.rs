@@ -10,9 +10,10 @@ use std::{
     collections::BTreeMap,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
+use emostream_log::EventClock;
 use timely::scheduling::Activator;
 
 /// Tells the time.
@@ -24,8 +25,9 @@ pub trait Clock: Send + Sync {
     fn unix_time(&self) -> Duration;
 }
 
-/// The machine's clocks.
-pub struct MachineClock;
+/// The machine's monotonic clock, and the clock that dates events.
+#[derive(Default)]
+pub struct MachineClock(pub EventClock);
 
 impl Clock for MachineClock {
     fn now(&self) -> Instant {
@@ -33,8 +35,7 @@ impl Clock for MachineClock {
     }
 
     fn unix_time(&self) -> Duration {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        since.unwrap_or_default()
+        self.0.unix_time()
     }
 }
 

@@ -318,7 +318,7 @@ mod tests {
         let emojis: Vec<Emoji> = (0..1000).filter_map(Emoji::from_id).collect();
         let rooms = 2 * MOST_LIVE_COUNTS / emojis.len() + 1;
         timely::execute_directly(move |worker| {
-            let timers = Timers::new(Arc::new(MachineClock));
+            let timers = Timers::new(Arc::new(MachineClock::default()));
             let rules = Tumble {
                 size: WindowSize::from_ms(2000).unwrap(),
                 swarm_size: 1000,

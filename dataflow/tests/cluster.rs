@@ -16,7 +16,9 @@ use std::{
 
 use bytes::Bytes;
 use emostream_dataflow::{Cluster, Config, DataflowError, Progress, Ready, Stop, run};
-use emostream_log::{Cleanup, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end};
+use emostream_log::{
+    Cleanup, EventClock, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end,
+};
 use emostream_model::{
     Batch, Emoji, EmojiNames, Reaction, Room, Topics, UserId, WindowRecord, WindowSize,
 };
@@ -80,6 +82,9 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         trending_span: Duration::from_secs(6),
         trending_top: 10,
         emojis: EmojiNames::default(),
+        clock: EventClock::host(),
+        hold_timeout: Duration::from_secs(60),
+        unbounded_timestamps: false,
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
 };
 
 use emostream_dataflow::{Config, DataflowError, Stop};
-use emostream_log::{NewRecord, read_to_end};
+use emostream_log::{EventClock, NewRecord, read_to_end};
 use emostream_model::{
     Batch, Emoji, EmojiNames, Reaction, Room, TotalsRecord, UserId, WindowRecord, WindowSize,
 };
@@ -49,6 +49,9 @@ impl Stage {
             trending_span: Duration::from_millis(SPAN_MS),
             trending_top: TOP,
             emojis: EmojiNames::default(),
+            clock: EventClock::host(),
+            hold_timeout: Duration::from_secs(60),
+            unbounded_timestamps: false,
         }
     }
 

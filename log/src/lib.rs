@@ -19,6 +19,7 @@
 
 pub mod embedded;
 mod error;
+mod event_clock;
 pub mod kafka;
 mod record;
 mod scan;
@@ -28,6 +29,7 @@ mod wake;
 use std::{ops::Range, time::Duration};
 
 pub use error::LogError;
+pub use event_clock::EventClock;
 pub use record::{Header, Headers, NewRecord, Record};
 pub use scan::{read_since, read_to_end};
 pub use topic::{Cleanup, Deletion, TopicDescription, TopicSpec};

@@ -6,6 +6,7 @@ use std::{thread, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_dataflow::{Config, describe};
+use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
 use self::cluster::ClusterFlags;
@@ -67,6 +68,13 @@ pub(super) struct CountingFlags {
     /// When a partition that gets nothing at all stops holding the others back
     #[arg(long, default_value = "10s", value_parser = duration)]
     idle_timeout: Duration,
+    /// When a partition that cannot be read to its end (no response, or another producer's open transaction)
+    /// stops holding the others back
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    hold_timeout: Duration,
+    /// Accept a reactions topic that allows records dated more than 5 s in the future
+    #[arg(long)]
+    unbounded_timestamps: bool,
     /// How often the tally of an open window is shown
     #[arg(long, default_value = "250ms", value_parser = duration)]
     live: Duration,
@@ -141,6 +149,9 @@ impl CountingFlags {
             trending_span: self.trending_span,
             trending_top: self.trending_top as usize,
             emojis,
+            clock: EventClock::host(),
+            hold_timeout: self.hold_timeout,
+            unbounded_timestamps: self.unbounded_timestamps,
         })
     }
 }

@@ -43,6 +43,8 @@ impl Agreement {
             text("--window", &Duration::from_millis(config.window.as_ms())),
             text("--lateness", &Duration::from_millis(config.lateness_ms)),
             text("--idle-timeout", &config.idle_timeout),
+            text("--hold-timeout", &config.hold_timeout),
+            text("--unbounded-timestamps", &config.unbounded_timestamps),
             text("--live", &config.live),
             text("--swarm-size", &config.swarm_size),
             text("--trending-span", &config.trending_span),

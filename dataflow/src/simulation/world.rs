@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use emostream_log::{Cleanup, Log, LogError, NewRecord, TopicSpec};
+use emostream_log::{Cleanup, EventClock, Log, LogError, NewRecord, TopicSpec};
 use emostream_model::{EmojiNames, Topics, WindowRecord, WindowSize};
 use rand::RngExt;
 
@@ -158,6 +158,9 @@ impl World {
             trending_span: Duration::from_millis(SPAN_MS),
             trending_top: TOP,
             emojis: EmojiNames::default(),
+            clock: EventClock::host(),
+            hold_timeout: Duration::from_secs(60),
+            unbounded_timestamps: false,
         };
         let newest = self.runs.len().saturating_sub(1);
         self.runs.drain(..newest);

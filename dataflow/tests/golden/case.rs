@@ -7,6 +7,7 @@ use std::{
 };
 
 use emostream_dataflow::Config;
+use emostream_log::EventClock;
 use emostream_model::{Batch, Emoji, EmojiNames, Reaction, Room, Topics, UserId, WindowSize};
 
 use crate::{
@@ -218,6 +219,9 @@ impl Case {
             trending_span: settings.span,
             trending_top: settings.top,
             emojis: settings.emojis.clone(),
+            clock: EventClock::host(),
+            hold_timeout: Duration::from_secs(60),
+            unbounded_timestamps: false,
         }
     }
 

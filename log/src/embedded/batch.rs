@@ -3,11 +3,7 @@
 //! Every operation either happens whole or is refused before it touches a table. A failure of the
 //! database ([`redb::Error`]) is no refusal: it ends the whole batch, and the caller drops it.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use redb::{Database, ReadableTable, Table, WriteTransaction};
 
@@ -232,12 +228,4 @@ pub(super) fn fence(transaction: &WriteTransaction, id: &str) -> Result<u64, red
     let next = epoch(transaction, id)?.map_or(1, |epoch| epoch + 1);
     transaction.open_table(FENCES)?.insert(id, next)?;
     Ok(next)
-}
-
-/// The log's clock: Unix milliseconds.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -45,7 +45,8 @@ use self::{
     writer::Shared,
 };
 use crate::{
-    Appender, Done, Log, LogError, NewRecord, Reader, TopicDescription, TopicSpec, Transactor, Wake,
+    Appender, Done, EventClock, Log, LogError, NewRecord, Reader, TopicDescription, TopicSpec,
+    Transactor, Wake,
 };
 
 /// The most partitions of a topic: far more than one process has use for.
@@ -72,14 +73,21 @@ impl EmbeddedLog {
     /// [`LogError::InUse`] if another process (or another value) holds the directory,
     /// [`LogError::Damaged`] if its file is not whole, [`LogError::Disk`] if the disk refuses.
     pub fn open(dir: &Path) -> Result<Self, LogError> {
-        let core = Core::start(Store::open(dir)?, |store| Server::start(dir, store))?;
+        Self::open_with_clock(dir, EventClock::host())
+    }
+
+    /// As [`EmbeddedLog::open`], with the clock that dates records without a time of their own and judges
+    /// which are too far ahead or too old.
+    pub fn open_with_clock(dir: &Path, clock: EventClock) -> Result<Self, LogError> {
+        let store = Store::open(dir)?;
+        let core = Core::start(store, clock, |store| Server::start(dir, store))?;
         Ok(Self { core })
     }
 
     /// A log that is gone when it is dropped.
     pub fn in_memory() -> Result<Self, LogError> {
         Ok(Self {
-            core: Core::start(Store::in_memory()?, |_| None)?,
+            core: Core::start(Store::in_memory()?, EventClock::host(), |_| None)?,
         })
     }
 
@@ -100,6 +108,7 @@ impl EmbeddedLog {
 impl Core {
     fn start(
         store: Store,
+        clock: EventClock,
         serve: impl FnOnce(Arc<Store>) -> Option<Server>,
     ) -> Result<Arc<Self>, LogError> {
         let topics = Topics::default();
@@ -117,6 +126,7 @@ impl Core {
             store: Arc::new(store),
             topics,
             queue: Queue::default(),
+            clock,
         });
         let writer = writer::start(shared.clone(), tails).map_err(|error| {
             LogError::Refused(format!("the writer's thread cannot start: {error}"))

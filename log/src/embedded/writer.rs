@@ -18,14 +18,14 @@ use std::{
 use redb::Database;
 
 use super::{
-    batch::{Accepted, Batch, Tail, accept, create_topic, epoch, fence, now_ms},
+    batch::{Accepted, Batch, Tail, accept, create_topic, epoch, fence},
     queue::{Queue, Request},
     retention,
     store::Store,
     tables::Place,
     topics::Topics,
 };
-use crate::{LogError, NewRecord, TopicSpec};
+use crate::{EventClock, LogError, NewRecord, TopicSpec};
 
 /// The most requests of one transaction, so that the first of them does not wait for ever larger ones.
 const GROUP_REQUESTS: usize = 20_000;
@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) topics: Topics,
     pub(super) queue: Queue,
+    /// Dates records, and judges which are ahead or too old.
+    pub(super) clock: EventClock,
 }
 
 struct Writer {
@@ -162,7 +164,7 @@ impl Writer {
         answers: &mut Vec<Answer>,
     ) -> Result<HashMap<Place, Tail>, redb::Error> {
         let transaction = db.begin_write()?;
-        let now_ms = now_ms();
+        let now_ms = self.shared.clock.unix_ms();
         let mut batch = Batch::begin(&transaction, &self.tails)?;
         for request in group {
             match request {
@@ -261,7 +263,8 @@ impl Writer {
         let sweep = || -> Result<_, redb::Error> {
             let transaction = db.begin_write()?;
             let mut batch = Batch::begin(&transaction, &self.tails)?;
-            let more = retention::sweep(&mut batch, &self.shared.topics, now_ms())?;
+            let now_ms = self.shared.clock.unix_ms();
+            let more = retention::sweep(&mut batch, &self.shared.topics, now_ms)?;
             let changed = batch.finish()?;
             if !changed.is_empty() {
                 transaction.commit()?;
