@@ -1,9 +1,9 @@
 //! Event time: watermarks of partitions, and how far a worker may let time advance.
 //!
 //! ```text
-//!  record times ─▶ PartitionClock ─▶ Standing ─┐
-//!                                   gossip of ─┼─▶ GroupClock ─▶ the worker's frontier
-//!                                   the others ┘
+//!  record times ─▶ PartitionClock ─▶ PartitionStatus ─┐
+//!                             updates of the others ──┼─▶ GroupClock ─▶ the worker's frontier
+//!                                  this host's clock ─┘
 //! ```
 //!
 //! Pure rules: time comes in as values, no clock is read.
@@ -11,12 +11,18 @@
 //! Invariants:
 //! - A partition's watermark is a function of its log alone.
 //! - A frontier is the beginning of a window; every window that ends at or before it is closed.
-//! - A partition that is not idle holds the frontier back to its own watermark.
+//! - A partition that is not quiet holds the frontier back to its own watermark. Over a quiet one time passes
+//!   as far as [`crate::idleness`] allows, which the worker that reads it adds.
+//! - The host's clock only holds time back. It decides nothing about what a window holds.
 
 use std::collections::BTreeMap;
 
 use emostream_model::WindowSize;
 use serde::{Deserialize, Serialize};
+
+/// How far time may be ahead of this host's clock, milliseconds. It is what the reactions topic allows records
+/// to be ahead of the broker's clock.
+pub const MAX_AHEAD_MS: u64 = 5_000;
 
 /// The time of one partition: the greatest time seen, less the lateness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,80 +62,105 @@ impl PartitionClock {
 }
 
 /// What the group knows of a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStatus {
     /// Its watermark.
     pub watermark_ms: u64,
     /// The greatest time seen in it.
     pub newest_ms: u64,
-    /// Whether it has had nothing for the idle timeout, at its end.
-    pub idle: bool,
+    /// Whether it has brought nothing for the idle timeout.
+    pub quiet: bool,
+    /// Whether its worker must not let time pass over it although it is quiet.
+    pub held: bool,
 }
 
-/// A standing on its way from the worker that reads the partition to all the others.
+/// A status on its way from the worker that reads the partition to all the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gossip {
+pub struct PartitionUpdate {
     /// Which partition.
     pub partition: u32,
-    /// How it stands.
-    pub standing: Standing,
+    /// Its status.
+    pub status: PartitionStatus,
 }
 
 /// What one worker knows of the time of every partition.
 #[derive(Debug, Clone)]
 pub struct GroupClock {
     size: WindowSize,
+    lateness_ms: u64,
     own: Vec<u32>,
-    standings: BTreeMap<u32, Standing>,
+    statuses: BTreeMap<u32, PartitionStatus>,
 }
 
 impl GroupClock {
     /// The clock of a worker that reads the partitions `own`; `watermarks` are all partitions'.
     pub fn new(
         size: WindowSize,
+        lateness_ms: u64,
         own: Vec<u32>,
         watermarks: impl IntoIterator<Item = (u32, u64)>,
     ) -> GroupClock {
-        let standing = |watermark_ms| Standing {
+        let status = |watermark_ms| PartitionStatus {
             watermark_ms,
             newest_ms: watermark_ms,
-            idle: false,
+            ..PartitionStatus::default()
         };
-        let standings = watermarks
+        let statuses = watermarks
             .into_iter()
-            .map(|(partition, watermark_ms)| (partition, standing(watermark_ms)))
+            .map(|(partition, watermark_ms)| (partition, status(watermark_ms)))
             .collect();
         GroupClock {
             size,
+            lateness_ms,
             own,
-            standings,
+            statuses,
         }
     }
 
-    /// Takes a standing in; whether it is news.
-    pub fn learn(&mut self, gossip: Gossip) -> bool {
-        let known = self.standings.insert(gossip.partition, gossip.standing);
-        known != Some(gossip.standing)
+    /// Applies an update; whether it changes anything.
+    pub fn apply(&mut self, update: PartitionUpdate) -> bool {
+        let known = self.statuses.insert(update.partition, update.status);
+        known != Some(update.status)
     }
 
-    /// How far this worker lets time advance.
+    /// How far this worker would let time advance at `now_ms` of this host's clock if it may pass over its own
+    /// quiet partitions.
     ///
-    /// Its own partitions that are not idle hold it; if all of them are idle it follows the other
-    /// partitions; if every partition of the group is idle nothing more is expected, and every
-    /// window that has been seen closes.
-    pub fn frontier_ms(&self) -> u64 {
-        let slowest = |standings: &mut dyn Iterator<Item = &Standing>| {
-            let active = standings.filter(|standing| !standing.idle);
-            active.map(|standing| standing.watermark_ms).min()
+    /// Its own partitions that are not quiet limit it. If all of them are quiet it follows the other
+    /// partitions. If every partition of the group is quiet, each window closes once its end and the lateness
+    /// have passed on this host's clock, as far as windows were seen.
+    ///
+    /// Time is never further than [`MAX_AHEAD_MS`] ahead of this host's clock.
+    pub fn frontier_ms(&self, now_ms: u64) -> u64 {
+        let limit = |of_own: bool| {
+            let statuses = self.statuses.iter();
+            let of = statuses.filter(|(partition, _)| self.own.contains(partition) == of_own);
+            let limiting = of.filter(|(_, status)| !status.quiet || (status.held && !of_own));
+            limiting.map(|(_, status)| status.watermark_ms).min()
         };
-        let mut own = self.own.iter().filter_map(|p| self.standings.get(p));
-        slowest(&mut own)
-            .or_else(|| slowest(&mut self.standings.values()))
-            .map_or_else(|| self.end_of_all(), |slowest| self.size.floor(slowest))
+        let slowest_ms = limit(true).or_else(|| limit(false));
+        let until_ms = slowest_ms.unwrap_or_else(|| {
+            let closed_ms = self.size.floor(now_ms.saturating_sub(self.lateness_ms));
+            closed_ms.min(self.end_of_all())
+        });
+        let cap_ms = now_ms.saturating_add(MAX_AHEAD_MS);
+        self.size.floor(until_ms.min(cap_ms))
+    }
+
+    /// The least watermark of the partitions that time waits for.
+    pub fn lowest_watermark_ms(&self) -> u64 {
+        let waited_for = self.statuses.values().filter(|it| !it.quiet || it.held);
+        let lowest = waited_for.map(|status| status.watermark_ms).min();
+        lowest.unwrap_or(u64::MAX)
+    }
+
+    /// Whether time waits for a partition that is held.
+    pub fn is_holding(&self) -> bool {
+        self.statuses.values().any(|status| status.held)
     }
 
     fn end_of_all(&self) -> u64 {
-        let newest_ms = self.standings.values().map(|s| s.newest_ms).max();
+        let newest_ms = self.statuses.values().map(|s| s.newest_ms).max();
         match newest_ms.unwrap_or(0) {
             0 => 0,
             newest_ms => self.size.window_of(newest_ms).end,
@@ -143,59 +174,81 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Long after every window of these tests.
+    const NOW_MS: u64 = 1_000_000;
+
     fn size() -> WindowSize {
         WindowSize::from_ms(2000).unwrap()
     }
 
-    fn standing(watermark_ms: u64, idle: bool) -> Standing {
-        Standing {
+    fn status(watermark_ms: u64, quiet: bool) -> PartitionStatus {
+        PartitionStatus {
             watermark_ms,
             newest_ms: watermark_ms + 750,
-            idle,
+            quiet,
+            held: false,
         }
     }
 
-    fn group(own: &[u32], standings: &[Standing]) -> GroupClock {
-        let all = (0..).zip(standings);
-        let mut clock = GroupClock::new(size(), own.to_vec(), all.clone().map(|(p, _)| (p, 0)));
-        for (partition, standing) in all {
-            let standing = *standing;
-            clock.learn(Gossip {
-                partition,
-                standing,
-            });
+    fn group(own: &[u32], statuses: &[PartitionStatus]) -> GroupClock {
+        let all = (0..).zip(statuses);
+        let watermarks = all.clone().map(|(p, _)| (p, 0));
+        let mut clock = GroupClock::new(size(), 750, own.to_vec(), watermarks);
+        for (partition, status) in all {
+            let status = *status;
+            clock.apply(PartitionUpdate { partition, status });
         }
         clock
     }
 
     #[test]
-    fn the_slowest_own_partition_holds_the_frontier() {
-        let standings = [
-            standing(9_000, false),
-            standing(5_999, false),
-            standing(1_000, false),
+    fn the_slowest_own_partition_limits_the_frontier() {
+        let statuses = [
+            status(9_000, false),
+            status(5_999, false),
+            status(1_000, false),
         ];
-        assert_eq!(group(&[0, 1], &standings).frontier_ms(), 4_000);
+        assert_eq!(group(&[0, 1], &statuses).frontier_ms(NOW_MS), 4_000);
     }
 
     #[test]
-    fn an_idle_partition_holds_nothing_back() {
-        let standings = [standing(9_000, false), standing(10, true)];
-        assert_eq!(group(&[0, 1], &standings).frontier_ms(), 8_000);
+    fn a_quiet_partition_does_not_limit_its_own_worker() {
+        let statuses = [status(9_000, false), status(10, true)];
+        assert_eq!(group(&[0, 1], &statuses).frontier_ms(NOW_MS), 8_000);
     }
 
     #[test]
-    fn a_worker_whose_partitions_are_idle_follows_the_others() {
-        let standings = [standing(9_000, false), standing(10, true)];
-        assert_eq!(group(&[1], &standings).frontier_ms(), 8_000);
-        assert_eq!(group(&[], &standings).frontier_ms(), 8_000);
+    fn a_worker_whose_partitions_are_quiet_follows_the_others() {
+        let statuses = [status(9_000, false), status(10, true)];
+        assert_eq!(group(&[1], &statuses).frontier_ms(NOW_MS), 8_000);
+        assert_eq!(group(&[], &statuses).frontier_ms(NOW_MS), 8_000);
     }
 
     #[test]
-    fn when_all_are_idle_every_window_seen_closes() {
-        let standings = [standing(9_300, true), standing(10, true)];
-        assert_eq!(group(&[1], &standings).frontier_ms(), 12_000);
-        assert_eq!(group(&[0], &[]).frontier_ms(), 0);
+    fn a_held_partition_of_another_worker_is_waited_for() {
+        let held = PartitionStatus {
+            held: true,
+            ..status(3_000, true)
+        };
+        let statuses = [status(9_000, true), held];
+        assert_eq!(group(&[0], &statuses).frontier_ms(NOW_MS), 2_000);
+        assert_eq!(group(&[0], &statuses).lowest_watermark_ms(), 3_000);
+    }
+
+    #[test]
+    fn when_all_are_quiet_every_window_seen_closes_at_its_end_and_the_lateness() {
+        let statuses = [status(9_300, true), status(10, true)];
+        let clock = group(&[1], &statuses);
+        assert_eq!(clock.frontier_ms(12_749), 10_000);
+        assert_eq!(clock.frontier_ms(12_750), 12_000);
+        assert_eq!(clock.frontier_ms(NOW_MS), 12_000);
+        assert_eq!(group(&[0], &[]).frontier_ms(NOW_MS), 0);
+    }
+
+    #[test]
+    fn time_is_never_further_ahead_of_the_host_than_records_may_be() {
+        let statuses = [status(900_000, false)];
+        assert_eq!(group(&[0], &statuses).frontier_ms(100_000), 104_000);
     }
 
     #[test]
@@ -230,16 +283,16 @@ mod tests {
         }
 
         #[test]
-        fn no_active_own_partition_is_ever_overtaken(
-            standings in proptest::collection::vec((0_u64..100_000, any::<bool>()), 1..6), own in 0_usize..6,
+        fn no_own_partition_that_is_not_quiet_is_ever_overtaken(
+            statuses in proptest::collection::vec((0_u64..100_000, any::<bool>()), 1..6), own in 0_usize..6,
         ) {
-            let standings: Vec<Standing> = standings.iter().map(|(w, idle)| standing(*w, *idle)).collect();
-            let own: Vec<u32> = (0..own.min(standings.len()) as u32).collect();
-            let frontier = group(&own, &standings).frontier_ms();
+            let statuses: Vec<PartitionStatus> = statuses.iter().map(|(w, quiet)| status(*w, *quiet)).collect();
+            let own: Vec<u32> = (0..own.min(statuses.len()) as u32).collect();
+            let frontier = group(&own, &statuses).frontier_ms(NOW_MS);
             prop_assert_eq!(frontier % 2000, 0);
             for p in own {
-                let standing = standings[p as usize];
-                prop_assert!(standing.idle || frontier <= standing.watermark_ms);
+                let status = statuses[p as usize];
+                prop_assert!(status.quiet || frontier <= status.watermark_ms);
             }
         }
     }

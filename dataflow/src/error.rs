@@ -33,6 +33,59 @@ pub enum DataflowError {
         /// What is wrong.
         detail: String,
     },
+    /// The stored progress is of another Kafka cluster.
+    #[error(
+        "the stored progress in {topic} was written on another Kafka cluster ({stored}; this one is {now}): its offsets mean nothing here; check --kafka, or let `emostream reset --from latest` count what comes from now on"
+    )]
+    OtherCluster {
+        /// The progress topic.
+        topic: String,
+        /// The id of the cluster that it was written on.
+        stored: String,
+        /// The id of this one.
+        now: String,
+    },
+    /// There are finals that the stored progress does not know.
+    #[error(
+        "{windows} holds finals up to {newest}, but the progress in {progress} {known}: it was lost or rolled back, and to count again would double them; restore that topic, or let `emostream reset --final-until now` go on behind them"
+    )]
+    FinalsBeyondProgress {
+        /// The windows topic.
+        windows: String,
+        /// The progress topic.
+        progress: String,
+        /// The end of the newest final.
+        newest: String,
+        /// What the progress says.
+        known: String,
+    },
+    /// The last final window is ahead of this host's clock.
+    #[error(
+        "everything up to {final_until} is final already, which is ahead of this host's clock ({now}): a clock was wrong, and nothing would be counted until then; correct the clock, or set the final time back with `emostream reset --final-until now`"
+    )]
+    FinalAhead {
+        /// F.
+        final_until: String,
+        /// This host's time.
+        now: String,
+    },
+    /// The progress was reset while this run started.
+    #[error("the progress in {topic} was reset while this run started; restart it")]
+    ResetMeanwhile {
+        /// The progress topic.
+        topic: String,
+    },
+    /// What a reset was agreed to do is no longer what it would do.
+    #[error(
+        "the progress in {topic} has changed since you were asked; nothing was reset: run the reset again"
+    )]
+    ProgressMoved {
+        /// The progress topic.
+        topic: String,
+    },
+    /// A reset asks for a final time that cannot be.
+    #[error("--final-until: {0}")]
+    FinalUntil(String),
     /// The log does not hold what the progress was made from.
     #[error(
         "the stored progress does not fit the log: {misfit}; `emostream reset` goes on from what the log holds, and what is final stays"
@@ -122,16 +175,22 @@ impl DataflowError {
             DataflowError::Start(LogError::Fenced { .. })
             | DataflowError::Log(_)
             | DataflowError::NewPartitions { .. }
+            | DataflowError::ResetMeanwhile { .. }
+            | DataflowError::ProgressMoved { .. }
             | DataflowError::PeerLost { .. }
             | DataflowError::Stuck { .. } => 75,
             // Two properties that do not go together: librdkafka finds it when it makes a transactor.
             DataflowError::Start(LogError::Property { .. }) => 64,
             DataflowError::Start(_) | DataflowError::Incomplete { .. } => 69,
             DataflowError::Listen { .. }
+            | DataflowError::FinalUntil(_)
             | DataflowError::Disagreement { .. }
             | DataflowError::WrongToken { .. } => 64,
             DataflowError::PeerRefuses { exit_code, .. } => *exit_code,
             DataflowError::OtherSettings { .. }
+            | DataflowError::OtherCluster { .. }
+            | DataflowError::FinalsBeyondProgress { .. }
+            | DataflowError::FinalAhead { .. }
             | DataflowError::UnreadableProgress { .. }
             | DataflowError::Misfit { .. } => 78,
             DataflowError::Worker(_) => 70,

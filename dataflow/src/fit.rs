@@ -20,7 +20,7 @@ use std::{
 
 use emostream_log::{Doorbell, Log, LogError};
 
-use crate::progress::{PartitionProgress, Progress, Seen};
+use crate::progress::{LastRecord, PartitionProgress, Progress};
 
 /// A broker that has just taken a partition over may for a moment know of less than was read before.
 const TAKEOVER: Duration = Duration::from_secs(2);
@@ -189,11 +189,15 @@ fn misfit(topic: &str, stored: &PartitionProgress, kept: &[Range<u64>]) -> Optio
 }
 
 /// The partitions that hold another record where one was seen.
-fn others(topic: &str, log: &dyn Log, seen: Vec<(u32, Seen)>) -> Result<Vec<Misfit>, LogError> {
+fn others(
+    topic: &str,
+    log: &dyn Log,
+    seen: Vec<(u32, LastRecord)>,
+) -> Result<Vec<Misfit>, LogError> {
     if seen.is_empty() {
         return Ok(Vec::new());
     }
-    let mut unknown: BTreeMap<u32, Seen> = seen.into_iter().collect();
+    let mut unknown: BTreeMap<u32, LastRecord> = seen.into_iter().collect();
     let from: Vec<(u32, u64)> = unknown.iter().map(|(p, seen)| (*p, seen.offset)).collect();
     let bell = Doorbell::default();
     let mut reader = log.reader(topic, &from, bell.wake())?;
@@ -204,7 +208,7 @@ fn others(topic: &str, log: &dyn Log, seen: Vec<(u32, Seen)>) -> Result<Vec<Misf
         for (partition, seen) in &unknown {
             let mut found = None;
             reader.poll(*partition, 1, &mut |record| {
-                found = Some(Seen {
+                found = Some(LastRecord {
                     offset: record.offset,
                     time_ms: record.time_ms,
                 });

@@ -25,13 +25,17 @@ mod aggregate;
 mod clock;
 mod cluster;
 mod commit;
+mod end_offsets;
 mod error;
 mod fit;
 mod follow;
+mod holds;
+mod idleness;
 mod live;
 mod metrics;
 mod partition;
 mod progress;
+mod read_ahead;
 mod recovery;
 mod rejections;
 mod reset;
@@ -43,6 +47,7 @@ mod sink;
 mod slide;
 mod source;
 mod stop;
+mod stored_progress;
 mod timers;
 mod topology;
 mod totals;
@@ -55,14 +60,19 @@ use std::{sync::Arc, time::Duration};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
+use idleness::IdleTimeouts;
 use results::Recording;
 use trending::Span;
 
 pub use cluster::Cluster;
 pub use error::DataflowError;
 pub use fit::Misfit;
-pub use progress::{Former, PartitionProgress, Progress, Seen, Settings};
-pub use reset::{Reset, ResetFrom, reset, stored};
+pub use progress::{
+    AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity, Settings,
+};
+pub use reset::{
+    FinalTime, FinalsAfter, Plan, Reset, ResetFrom, ResetRequest, plan, reset, stored,
+};
 pub use run::run;
 pub use stop::Stop;
 pub use topology::describe;
@@ -111,9 +121,30 @@ impl Config {
         }
     }
 
-    /// What results become records by.
-    pub(crate) fn recording(&self) -> Recording {
+    /// The timeouts of partitions that bring nothing.
+    pub(crate) fn timeouts(&self) -> IdleTimeouts {
+        IdleTimeouts {
+            idle: self.idle_timeout,
+            hold: self.hold_timeout,
+        }
+    }
+
+    /// Names this run in its progress.
+    pub(crate) fn identity(&self) -> RunIdentity {
+        RunIdentity {
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            process: self.cluster.as_ref().map_or(0, |cluster| cluster.index),
+            pid: std::process::id(),
+        }
+    }
+
+    /// What results become records by, after so many backward resets.
+    pub(crate) fn recording(&self, resets: u64) -> Recording {
         Recording {
+            resets,
             topics: self.topics.clone(),
             size: self.window,
             swarm_size: self.swarm_size,

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub rejected: IntCounterVec,
     /// Records not read yet, by partition.
     pub lag: IntGaugeVec,
+    /// Partitions that hold time back, by partition and reason.
+    pub held: IntGaugeVec,
     /// Watermarks, Unix seconds, by partition.
     pub watermark: GaugeVec,
     /// Windows with counts that are not final yet, by worker.
@@ -58,8 +60,15 @@ impl Metrics {
             rejected: counters("rejected_total", "Records rejected, by reason.", "reason")?,
             lag: gauges(
                 "lag_records",
-                "Records not read yet, by partition.",
+                "Records below the high watermark that are not read yet, by partition.",
                 "partition",
+            )?,
+            held: IntGaugeVec::new(
+                Opts::new(
+                    name("partition_held"),
+                    "Whether a partition holds time back, by partition and reason.",
+                ),
+                &["partition", "reason"],
             )?,
             watermark: GaugeVec::new(
                 Opts::new(
@@ -90,6 +99,7 @@ impl Metrics {
         registry.register(Box::new(metrics.late.clone()))?;
         registry.register(Box::new(metrics.rejected.clone()))?;
         registry.register(Box::new(metrics.lag.clone()))?;
+        registry.register(Box::new(metrics.held.clone()))?;
         registry.register(Box::new(metrics.watermark.clone()))?;
         registry.register(Box::new(metrics.open_windows.clone()))?;
         registry.register(Box::new(metrics.final_until.clone()))?;

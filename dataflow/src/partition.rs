@@ -10,14 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     aggregate::{Aggregate, RoomNumber},
-    clock::PartitionClock,
-    progress::{Former, OpenWindows, PartitionProgress, Seen, Settlement, Verdict},
+    clock::{MAX_AHEAD_MS, PartitionClock},
+    progress::{
+        AheadLimit, Former, LastRecord, OpenWindows, PartitionProgress, Settlement, Verdict,
+    },
 };
-
-/// How far a batch's times may be ahead of its record's time. The log refuses records further ahead
-/// of its own clock than this; a batch must not smuggle them in, or one bad producer would close
-/// every window for good.
-const MAX_AHEAD_MS: u64 = 5_000;
 
 /// The most bytes of a rejected record that are written again, its key included: with its headers it
 /// must fit what the log takes (librdkafka: 1,000,000 bytes), or one giant of another producer would
@@ -46,7 +43,7 @@ pub enum Reason {
     Late,
     /// It is neither a batch nor a plain reaction.
     Malformed,
-    /// Its times are ahead of the record's own.
+    /// Its times are ahead of the record's own, or of what a reset allows there.
     Ahead,
 }
 
@@ -102,6 +99,24 @@ pub struct Read {
     pub late: u64,
 }
 
+/// A record that is not read, because its time is further ahead of this host's clock than records may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AheadRecord {
+    /// Its offset.
+    pub offset: u64,
+    /// The newest time in it, Unix milliseconds.
+    pub time_ms: u64,
+}
+
+/// Where time stands while a record is read.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadingTime {
+    /// Where the worker stands: windows that end by then are closed.
+    pub closed_until_ms: u64,
+    /// This host's clock.
+    pub now_ms: u64,
+}
+
 /// The reading of one partition.
 #[derive(Debug)]
 pub struct PartitionReading {
@@ -110,7 +125,8 @@ pub struct PartitionReading {
     open: OpenWindows,
     settlement: Settlement,
     formers: Vec<Former>,
-    last: Option<Seen>,
+    ahead: Option<AheadLimit>,
+    last: Option<LastRecord>,
 }
 
 impl PartitionReading {
@@ -131,6 +147,7 @@ impl PartitionReading {
                 read_offset: progress.read_offset,
             },
             formers: formers.to_vec(),
+            ahead: progress.ahead,
             last: progress.last,
         }
     }
@@ -145,17 +162,23 @@ impl PartitionReading {
         &self.clock
     }
 
-    /// The marks of an advance of the worker; see [`OpenWindows::advance`].
+    /// The marks of an advance of the worker; see [`OpenWindows::advance`]. `idle` is whether the partition
+    /// is.
     pub fn advance(
         &mut self,
         from_ms: u64,
         to_ms: u64,
         position: u64,
+        idle: bool,
     ) -> Vec<(u64, PartitionProgress)> {
-        let watermark_ms = self.clock.watermark_ms();
-        let partition = self.partition;
-        self.open
-            .advance(from_ms, to_ms, partition, position, watermark_ms, self.last)
+        let now = PartitionProgress {
+            resume_watermark_ms: self.clock.watermark_ms(),
+            last: self.last,
+            idle,
+            ahead: self.ahead,
+            ..PartitionProgress::begin(self.partition, position)
+        };
+        self.open.advance(from_ms, to_ms, now)
     }
 
     /// N at the start: below it everything is read again.
@@ -163,16 +186,29 @@ impl PartitionReading {
         self.settlement.read_offset
     }
 
-    /// Takes the next record in. `closed_until_ms` is where the worker stands.
-    pub fn take(
+    /// Reads the next record: counts it, or rejects it. A record that is ahead of this host's clock changes
+    /// nothing, and is to be read again later.
+    pub fn read(
         &mut self,
         record: Record<'_>,
         rules: &Rules,
-        closed_until_ms: u64,
+        time: ReadingTime,
         aggregate: &mut Aggregate,
         rejected: &mut Vec<Rejected>,
-    ) -> Read {
+    ) -> Result<Read, AheadRecord> {
         let (offset, partition) = (record.offset, self.partition);
+        let limit = self.ahead.filter(|limit| offset < limit.below_offset);
+        let limit_ms = limit.map_or(u64::MAX, |limit| limit.limit_ms);
+        let payload = Payload::decode(record.value, &rules.emojis);
+        let newest_ms = match &payload {
+            Ok(Payload::Batch(batch)) if !ahead_of(batch, record) => newest_until(batch, limit_ms),
+            _ => Some(record.time_ms).filter(|time_ms| *time_ms <= limit_ms),
+        };
+        if let Some(time_ms) = newest_ms
+            && time_ms > time.now_ms.saturating_add(MAX_AHEAD_MS)
+        {
+            return Err(AheadRecord { offset, time_ms });
+        }
         // Each is of no more use once the reading has passed its N, which never goes back.
         self.formers
             .retain(|former| offset < former.read_offset(partition));
@@ -182,23 +218,24 @@ impl PartitionReading {
             formers: &formers,
             offset,
             watermark_ms: self.clock.watermark_ms(),
-            closed_until_ms,
+            closed_until_ms: time.closed_until_ms,
             late_until_ms: 0,
+            limit_ms,
         };
         let mut read = Read::default();
-        let seen_ms = match Payload::decode(record.value, &rules.emojis) {
+        match payload {
             Ok(Payload::Batch(batch)) if ahead_of(&batch, record) => {
                 rejected.extend(judge.unreadable(record, Reason::Ahead));
-                record.time_ms
             }
             Ok(Payload::Batch(batch)) => {
                 judge.late_until_ms = judge.late_until(rules.size, &batch);
-                let late = self.count_batch(&batch, rules.size, &judge, aggregate, &mut read);
-                if !late.indices.is_empty() {
-                    let value = late_part(&batch, &late.indices, record.value);
-                    rejected.push(reject(record, Reason::Late, late.newest_end_ms, value));
+                let parts = self.count_batch(&batch, rules.size, &judge, aggregate, &mut read);
+                for (reason, part) in [(Reason::Late, parts.late), (Reason::Ahead, parts.ahead)] {
+                    if !part.indices.is_empty() {
+                        let value = part_of(&batch, &part.indices, record.value);
+                        rejected.push(reject(record, reason, part.newest_end_ms, value));
+                    }
                 }
-                batch.newest_ms()
             }
             Ok(Payload::Plain(reaction)) => {
                 let window = rules.size.window_of(record.time_ms);
@@ -207,27 +244,27 @@ impl PartitionReading {
                     self.count(verdict, window, &judge, aggregate, (room, reaction.emoji));
                 }
                 read.note(verdict);
-                if verdict == Verdict::Late {
-                    let value = record.value.to_vec();
-                    rejected.push(reject(record, Reason::Late, window.end, value));
-                }
-                record.time_ms
+                let reason = match verdict {
+                    Verdict::Late => Some((Reason::Late, window.end)),
+                    Verdict::Ahead => Some((Reason::Ahead, 0)),
+                    Verdict::Count | Verdict::Settled => None,
+                };
+                rejected.extend(reason.map(|(reason, settled_at_ms)| {
+                    reject(record, reason, settled_at_ms, record.value.to_vec())
+                }));
             }
-            Err(_) => {
-                rejected.extend(judge.unreadable(record, Reason::Malformed));
-                record.time_ms
-            }
+            Err(_) => rejected.extend(judge.unreadable(record, Reason::Malformed)),
         };
         self.formers = formers;
-        self.clock.observe(seen_ms);
-        self.last = Some(Seen {
+        self.clock.observe(newest_ms.unwrap_or(0));
+        self.last = Some(LastRecord {
             offset,
             time_ms: record.time_ms,
         });
-        read
+        Ok(read)
     }
 
-    /// Counts a batch and returns which of its reactions are late.
+    /// Counts a batch and returns which of its reactions are rejected.
     fn count_batch(
         &mut self,
         batch: &Batch<'_>,
@@ -235,26 +272,25 @@ impl PartitionReading {
         judge: &Judge<'_>,
         aggregate: &mut Aggregate,
         read: &mut Read,
-    ) -> LateReactions {
+    ) -> RejectedParts {
         let rooms: Vec<Option<RoomNumber>> = batch
             .rooms()
             .iter()
             .map(|name| aggregate.room(name))
             .collect();
-        let mut late = LateReactions::default();
+        let mut parts = RejectedParts::default();
         // Neighbours mostly share a window: it is judged, and its counts are found, once a run.
         let mut entries = batch.entries().enumerate().peekable();
         while let Some(&(_, (_, _, first_ms))) = entries.peek() {
             let window = size.window_of(first_ms);
             let verdict = judge.verdict(window, first_ms);
-            if verdict != Verdict::Settled {
+            if matches!(verdict, Verdict::Count | Verdict::Late) {
                 self.open
                     .saw(window.start, judge.offset, judge.watermark_ms);
             }
-            let inside = |at_ms: u64| match judge.formers {
-                [] => (window.start..window.end).contains(&at_ms),
-                // Former windows may end within this one.
-                _ => at_ms == first_ms,
+            let inside = |at_ms: u64| match judge.judges_windows_whole() {
+                true => (window.start..window.end).contains(&at_ms),
+                false => at_ms == first_ms,
             };
             let mut counts = (verdict == Verdict::Count).then(|| aggregate.window(window.start));
             while let Some((index, (room, emoji, _))) =
@@ -264,13 +300,15 @@ impl PartitionReading {
                     *counts.entry((room, batch.emojis()[emoji])).or_default() += 1;
                 }
                 read.note(verdict);
-                if verdict == Verdict::Late {
-                    late.indices.push(index);
-                    late.newest_end_ms = late.newest_end_ms.max(window.end);
+                match verdict {
+                    Verdict::Late => parts.late.add(index, window.end),
+                    // It is in no window that could become final.
+                    Verdict::Ahead => parts.ahead.add(index, 0),
+                    Verdict::Count | Verdict::Settled => {}
                 }
             }
         }
-        late
+        parts
     }
 
     fn count(
@@ -281,7 +319,7 @@ impl PartitionReading {
         aggregate: &mut Aggregate,
         key: (RoomNumber, Emoji),
     ) {
-        if verdict != Verdict::Settled {
+        if matches!(verdict, Verdict::Count | Verdict::Late) {
             self.open
                 .saw(window.start, judge.offset, judge.watermark_ms);
         }
@@ -303,17 +341,31 @@ impl Read {
         match verdict {
             Verdict::Count => self.counted += 1,
             Verdict::Late => self.late += 1,
-            Verdict::Settled => {}
+            Verdict::Settled | Verdict::Ahead => {}
         }
     }
 }
 
-/// The reactions of a batch that are late.
+/// The reactions of a batch that are rejected.
 #[derive(Default)]
-struct LateReactions {
+struct RejectedParts {
+    late: RejectedPart,
+    ahead: RejectedPart,
+}
+
+/// Those that are rejected for one reason.
+#[derive(Default)]
+struct RejectedPart {
     indices: Vec<usize>,
     /// When the newest of their windows ends.
     newest_end_ms: u64,
+}
+
+impl RejectedPart {
+    fn add(&mut self, index: usize, end_ms: u64) {
+        self.indices.push(index);
+        self.newest_end_ms = self.newest_end_ms.max(end_ms);
+    }
 }
 
 /// The replay rule, with all that is the same for one record.
@@ -326,6 +378,8 @@ struct Judge<'a> {
     closed_until_ms: u64,
     /// When the newest window ends that the record is too late for by its partition alone.
     late_until_ms: u64,
+    /// What is newer is rejected as `ahead`; `u64::MAX` without such a limit.
+    limit_ms: u64,
 }
 
 impl Judge<'_> {
@@ -341,11 +395,24 @@ impl Judge<'_> {
         late.max().unwrap_or(0)
     }
 
+    /// Whether all reactions of one window have one verdict: windows of former settings, or a limit, may end
+    /// within this one.
+    fn judges_windows_whole(&self) -> bool {
+        self.formers.is_empty() && self.limit_ms == u64::MAX
+    }
+
     /// Of a reaction at `at_ms`, which `window` holds.
     fn verdict(&self, window: Window, at_ms: u64) -> Verdict {
         let settles = |former: &Former| former.settles(at_ms);
         if self.formers.iter().any(settles) {
             return Verdict::Settled;
+        }
+        if at_ms > self.limit_ms {
+            // Its rejection belongs to no window: below N it was committed.
+            return match self.offset < self.settlement.read_offset {
+                true => Verdict::Settled,
+                false => Verdict::Ahead,
+            };
         }
         let (watermark_ms, closed_until_ms) = (self.watermark_ms, self.closed_until_ms);
         let late_until_ms = self.late_until_ms.max(window.end);
@@ -365,8 +432,23 @@ impl Judge<'_> {
     }
 }
 
+/// Whether a batch's times are further ahead of its record's time than records may be ahead of the broker's
+/// clock: a batch must not smuggle them in, or one bad producer would close every window for good.
 fn ahead_of(batch: &Batch<'_>, record: Record<'_>) -> bool {
     batch.newest_ms() > record.time_ms.saturating_add(MAX_AHEAD_MS)
+}
+
+/// The newest time in a batch that is not after `limit_ms`.
+fn newest_until(batch: &Batch<'_>, limit_ms: u64) -> Option<u64> {
+    let newest_ms = batch.newest_ms();
+    if newest_ms <= limit_ms {
+        return Some(newest_ms);
+    }
+    let times = batch.entries().map(|(_, _, at_ms)| at_ms);
+    let allowed = times
+        .chain([batch.base_ms()])
+        .filter(|at_ms| *at_ms <= limit_ms);
+    allowed.max()
 }
 
 fn reject(record: Record<'_>, reason: Reason, settled_at_ms: u64, mut value: Vec<u8>) -> Rejected {
@@ -385,13 +467,13 @@ fn reject(record: Record<'_>, reason: Reason, settled_at_ms: u64, mut value: Vec
     }
 }
 
-/// The late reactions of a batch as a batch; the whole record where all are late or its users
-/// cannot be read.
-fn late_part(batch: &Batch<'_>, late: &[usize], value: &[u8]) -> Vec<u8> {
+/// Some reactions of a batch as a batch; the whole record where they are all, or its users cannot be read.
+fn part_of(batch: &Batch<'_>, indices: &[usize], value: &[u8]) -> Vec<u8> {
     match batch.reactions() {
-        Ok(reactions) if late.len() < reactions.len() => {
-            Batch::encode(batch.base_ms(), late.iter().map(|index| &reactions[*index]))
-        }
+        Ok(reactions) if indices.len() < reactions.len() => Batch::encode(
+            batch.base_ms(),
+            indices.iter().map(|index| &reactions[*index]),
+        ),
         _ => value.to_vec(),
     }
 }
@@ -403,6 +485,9 @@ mod tests {
     use emostream_model::{Reaction, Room, UserId};
 
     const T0: u64 = 1_764_000_000_000;
+
+    /// What this host's clock shows.
+    const NOW_MS: u64 = T0 + 3_600_000;
 
     struct Bench {
         rules: Rules,
@@ -420,11 +505,8 @@ mod tests {
                 emojis: EmojiNames::default(),
             };
             let progress = PartitionProgress {
-                partition: 3,
-                resume_offset: 0,
-                resume_watermark_ms: 0,
                 read_offset,
-                last: None,
+                ..PartitionProgress::begin(3, 0)
             };
             Bench {
                 reading: PartitionReading::resume(&progress, final_until_ms, &[], &rules),
@@ -436,6 +518,10 @@ mod tests {
         }
 
         fn take(&mut self, time_ms: u64, value: &[u8]) -> Read {
+            self.read(time_ms, value).unwrap()
+        }
+
+        fn read(&mut self, time_ms: u64, value: &[u8]) -> Result<Read, AheadRecord> {
             let record = Record {
                 partition: 3,
                 offset: self.offset,
@@ -444,14 +530,16 @@ mod tests {
                 value,
                 headers: &(),
             };
-            self.offset += 1;
-            self.reading.take(
-                record,
-                &self.rules,
-                0,
-                &mut self.aggregate,
-                &mut self.rejected,
-            )
+            let time = ReadingTime {
+                closed_until_ms: 0,
+                now_ms: NOW_MS,
+            };
+            let (aggregate, rejected) = (&mut self.aggregate, &mut self.rejected);
+            let read = self
+                .reading
+                .read(record, &self.rules, time, aggregate, rejected);
+            self.offset += u64::from(read.is_ok());
+            read
         }
 
         fn counts(&mut self) -> Vec<(u64, String, u64)> {
@@ -554,5 +642,82 @@ mod tests {
         bench.take(T0, b"junk");
         assert_eq!(bench.rejected.len(), 1);
         assert_eq!(bench.rejected[0].offset, 1);
+    }
+
+    #[test]
+    fn a_record_ahead_of_this_hosts_clock_is_left_and_changes_nothing() {
+        let mut bench = Bench::new(0, 0);
+        bench.take(NOW_MS, &batch(&[3_600_000]));
+        let ahead = AheadRecord {
+            offset: 1,
+            time_ms: NOW_MS + 5_001,
+        };
+        let plain = br#"{"user_id":"u","emoji_type":"fire"}"#;
+        for _ in 0..2 {
+            assert_eq!(bench.read(NOW_MS + 5_001, plain), Err(ahead));
+            assert_eq!(bench.reading.clock().newest_ms(), NOW_MS);
+        }
+        assert_eq!(bench.take(NOW_MS + 5_000, plain).counted, 1);
+        assert!(bench.rejected.is_empty());
+    }
+
+    #[test]
+    fn below_the_offset_of_a_reset_what_is_newer_than_its_limit_is_rejected_once_and_moves_no_time()
+    {
+        let mut bench = Bench::new(0, 0);
+        bench.reading.ahead = Some(AheadLimit {
+            below_offset: 3,
+            limit_ms: T0 + 5_000,
+        });
+        bench.take(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
+        bench.take(NOW_MS + 60_000, br#"{"user_id":"u","emoji_type":"fire"}"#);
+        assert_eq!(bench.reading.clock().newest_ms(), T0 + 4_000);
+        let rejections = |bench: &Bench| -> Vec<(u64, String, u64)> {
+            let of = bench.rejected.iter();
+            of.map(|r| (r.offset, r.reason.clone(), r.settled_at_ms))
+                .collect()
+        };
+        let expected = [(0, "ahead".to_owned(), 0), (1, "ahead".to_owned(), 0)];
+        assert_eq!(rejections(&bench), expected);
+        let part = Batch::decode(&bench.rejected[0].value)
+            .unwrap()
+            .reactions()
+            .unwrap();
+        assert_eq!(part, [reaction("a", T0 + 5_001), reaction("a", T0 + 9_000)]);
+        // Behind it the limit has no meaning.
+        bench.offset = 3;
+        bench.take(T0 + 9_000, &batch(&[9_000]));
+        assert_eq!(bench.reading.clock().newest_ms(), T0 + 9_000);
+        assert_eq!(
+            bench.counts(),
+            [(4_000, "a 🔥".into(), 1), (8_000, "a 🔥".into(), 1)]
+        );
+        // A run that reads it again below its N rejects nothing again.
+        let mut again = Bench::new(2, 0);
+        again.reading.ahead = bench.reading.ahead;
+        again.take(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
+        assert!(again.rejected.is_empty());
+    }
+
+    #[test]
+    fn what_a_former_run_settled_is_not_rejected_as_ahead() {
+        let mut bench = Bench::new(0, 0);
+        bench.reading.ahead = Some(AheadLimit {
+            below_offset: 3,
+            limit_ms: T0 + 5_000,
+        });
+        bench.reading.formers = vec![Former {
+            reactions: "r".to_owned(),
+            window_ms: 2000,
+            lateness_ms: 750,
+            final_until_ms: T0 + 8_000,
+            read_offsets: vec![(3, 1)],
+        }];
+        // The first two were final, of the first record only.
+        bench.take(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));
+        bench.take(T0 + 9_000, &batch(&[4_000, 7_000]));
+        let offsets: Vec<u64> = bench.rejected.iter().map(|r| r.offset).collect();
+        assert_eq!(offsets, [0, 1]);
+        assert_eq!(bench.counts(), [(4_000, "a 🔥".into(), 1)]);
     }
 }

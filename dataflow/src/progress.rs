@@ -14,37 +14,48 @@ use std::collections::BTreeMap;
 use emostream_model::{Window, WindowSize};
 use serde::{Deserialize, Serialize};
 
-/// The format of [`Progress`] that this version writes.
-pub const FORMAT: u32 = 1;
-
-/// A value of the `progress` topic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where the dataflow stands: the value of the `progress` topic, see [`crate::stored_progress`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "crate::stored_progress::StoredProgress")]
 pub struct Progress {
-    /// The format of this record.
-    pub format: u32,
     /// What the results depend on; `None` after a reset: any settings may go on from it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
     /// F: every window that ends at or before this is final. Unix milliseconds.
     pub final_until_ms: u64,
     /// Each partition of the reactions, by number.
     pub partitions: Vec<PartitionProgress>,
     /// What was settled under other settings, as long as some of it may be read again; the newest last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub formers: Vec<Former>,
+    /// The backward resets so far; the newest results are those of the greatest number.
+    pub resets: Resets,
+    /// The end of the newest window that has finals and was accepted, Unix milliseconds. Later than F only
+    /// after a backward reset.
+    pub newest_final_ms: u64,
+    /// The id of the Kafka cluster; `None` for a log without one, or where the former version wrote it.
+    pub cluster_id: Option<String>,
+    /// The run that wrote it; `None` where the former version did.
+    pub run: Option<RunIdentity>,
 }
 
-impl Progress {
-    /// Where the very first run stands.
-    pub fn nothing() -> Progress {
-        Progress {
-            format: FORMAT,
-            settings: None,
-            final_until_ms: 0,
-            partitions: Vec::new(),
-            formers: Vec::new(),
-        }
-    }
+/// How often the final time was set back on purpose, and to where the last time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resets {
+    /// How often; results carry it in a header once it is greater than 0.
+    pub number: u64,
+    /// F as it was set by the last one, Unix milliseconds: finals of a lower number that end later are of a
+    /// time that was given up.
+    pub until_ms: u64,
+}
+
+/// Which run wrote a progress record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunIdentity {
+    /// The name of its host.
+    pub host: String,
+    /// Its index in the cluster.
+    pub process: usize,
+    /// The id of the operating system's process.
+    pub pid: u32,
 }
 
 /// How far one partition was read when the record was committed.
@@ -59,13 +70,42 @@ pub struct PartitionProgress {
     /// N: the offset that was read up to.
     pub read_offset: u64,
     /// The last record below N: where the log holds another one in its place, it is another log.
-    #[serde(default)]
-    pub last: Option<Seen>,
+    pub last: Option<LastRecord>,
+    /// Whether it was read to its end and had brought nothing for the idle timeout.
+    pub idle: bool,
+    /// What is rejected as `ahead`, until R has passed it.
+    pub ahead: Option<AheadLimit>,
 }
 
-/// A record that was read.
+impl PartitionProgress {
+    /// A partition that is read from `offset` on for the first time.
+    pub fn begin(partition: u32, offset: u64) -> PartitionProgress {
+        PartitionProgress {
+            partition,
+            resume_offset: offset,
+            resume_watermark_ms: 0,
+            read_offset: offset,
+            last: None,
+            idle: false,
+            ahead: None,
+        }
+    }
+}
+
+/// A part of a partition's log whose records may be dated ahead of the true time: a clock was wrong when they
+/// were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Seen {
+pub struct AheadLimit {
+    /// E: it is the part below this offset.
+    pub below_offset: u64,
+    /// L: what is newer than this there moves no time, and is rejected unless it was settled before.
+    /// Unix milliseconds.
+    pub limit_ms: u64,
+}
+
+/// A record that was read last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LastRecord {
     /// Its place in the partition.
     pub offset: u64,
     /// Its time, Unix milliseconds.
@@ -126,6 +166,8 @@ pub enum Verdict {
     Settled,
     /// Report it as rejected.
     Late,
+    /// Report it as ahead of what a reset allows there.
+    Ahead,
 }
 
 /// Where a run begins in one partition: what was settled before it.
@@ -175,6 +217,9 @@ impl Settlement {
 /// the next: whatever was counted or rejected once stays so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Former {
+    /// The topic that was counted; empty where the former version wrote it.
+    #[serde(default)]
+    pub reactions: String,
     /// `--window` then.
     pub window_ms: u64,
     /// `--lateness` then.
@@ -198,10 +243,15 @@ impl Former {
         window.is_some_and(|window| window.end <= self.final_until_ms)
     }
 
-    /// Whether a partition may read again what was settled then.
-    pub fn matters<'a>(&self, partitions: impl IntoIterator<Item = &'a PartitionProgress>) -> bool {
+    /// Whether what was settled then may come again: because a partition may read it again, or because time
+    /// was set back and has not passed F of then.
+    pub fn matters<'a>(
+        &self,
+        final_until_ms: u64,
+        partitions: impl IntoIterator<Item = &'a PartitionProgress>,
+    ) -> bool {
         let again = |p: &PartitionProgress| p.resume_offset < self.read_offset(p.partition);
-        partitions.into_iter().any(again)
+        final_until_ms < self.final_until_ms || partitions.into_iter().any(again)
     }
 }
 
@@ -228,17 +278,15 @@ impl OpenWindows {
     }
 
     /// The marks that a worker sends when it advances from `from_ms` to `to_ms`: each holds for
-    /// commits whose F is greater than its time, until the next one.
+    /// commits whose F is greater than its time, until the next one. `now` is the progress if no window
+    /// were open.
     ///
     /// Windows that begin before `to_ms` are forgotten.
     pub fn advance(
         &mut self,
         from_ms: u64,
         to_ms: u64,
-        partition: u32,
-        position: u64,
-        watermark_ms: u64,
-        last: Option<Seen>,
+        now: PartitionProgress,
     ) -> Vec<(u64, PartitionProgress)> {
         let closing = self
             .first
@@ -246,13 +294,14 @@ impl OpenWindows {
             .map(|(start, _)| *start);
         let times: Vec<u64> = std::iter::once(from_ms).chain(closing).collect();
         let mark = |time| {
-            let (resume_offset, resume_watermark_ms) = self.resume(time, (position, watermark_ms));
+            let (resume_offset, resume_watermark_ms) =
+                self.resume(time, (now.resume_offset, now.resume_watermark_ms));
+            let passed = |limit: &AheadLimit| resume_offset >= limit.below_offset;
             PartitionProgress {
-                partition,
                 resume_offset,
                 resume_watermark_ms,
-                read_offset: position,
-                last,
+                ahead: now.ahead.filter(|limit| !passed(limit)),
+                ..now
             }
         };
         let marks = times.iter().map(|time| (*time, mark(*time))).collect();
@@ -344,9 +393,7 @@ mod tests {
             behind in 0_u64..60,
         ) {
             let size = WindowSize::from_ms(10).unwrap();
-            let mut progress = PartitionProgress {
-                partition: 0, resume_offset: 0, resume_watermark_ms: 0, read_offset: 0, last: None,
-            };
+            let mut progress = PartitionProgress::begin(0, 0);
             let mut final_until = 0;
             let mut counted = vec![0; records.len()];
             let mut rejected = vec![0; records.len()];
@@ -375,14 +422,17 @@ mod tests {
                             open.saw(window.start, offset as u64, watermark);
                             pending.push((window.start.max(frontier), offset, false));
                         }
-                        Verdict::Settled => {}
+                        Verdict::Settled | Verdict::Ahead => {}
                     }
                     clock.observe(*time);
                     let to = size.floor(clock.watermark_ms().saturating_sub(behind));
                     let position = offset as u64 + 1;
                     // Time stands still while what was read before is read again.
                     if to > frontier && position >= settlement.read_offset {
-                        let marks = open.advance(frontier, to, 0, position, clock.watermark_ms(), None);
+                        let now = PartitionProgress {
+                            resume_watermark_ms: clock.watermark_ms(), ..PartitionProgress::begin(0, position)
+                        };
+                        let marks = open.advance(frontier, to, now);
                         frontier = to;
                         if commits < run.commits {
                             commits += 1;
@@ -422,7 +472,7 @@ mod tests {
                 open.saw(*start, offset as u64, offset as u64);
             }
             let position = events.len() as u64;
-            let marks = open.advance(from, to, 0, position, 99, None);
+            let marks = open.advance(from, to, PartitionProgress::begin(0, position));
             for f in (from + 10..=to).step_by(10) {
                 let mark = marks.iter().rfind(|(time, _)| *time < f).unwrap().1;
                 let first_open = events.iter().position(|start| *start >= f);

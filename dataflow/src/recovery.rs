@@ -1,6 +1,16 @@
-//! Where a run begins: fenced first, then read from the log.
+//! Where a run begins: read from the log and compared, then fenced, then read and compared again.
 //!
-//! Invariant: progress is read only after every older run is fenced, so nobody can move it any more.
+//! ```text
+//!  newest finals ─▶ progress ─▶ offsets of the reactions ─▶ does it fit? ──no──▶ refused, nothing was touched
+//!                                                             │ yes
+//!                                                           fence ─▶ the same once more ─▶ begin
+//! ```
+//!
+//! Invariants:
+//! - A start that is refused fences no run: one with the wrong flags does not end the healthy one.
+//! - What a run begins with was read after every older run was fenced, so nobody can move it any more.
+//! - Finals are read before the progress that covers them, and offsets after it: a commit of the running
+//!   dataflow in between makes nothing look as if it did not fit.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,15 +18,18 @@ use std::{
     time::Duration,
 };
 
-use emostream_log::{Log, Record, Transactor, read_since, read_to_end};
+use emostream_log::{Log, Record, Transactor, read_last, read_since, read_to_end};
 use emostream_model::{Emoji, Room, Topics, TotalsRecord, Trending, TrendingRecord, WindowRecord};
 
 use crate::{
     Config, DataflowError,
-    clock::PartitionClock,
+    clock::{MAX_AHEAD_MS, PartitionClock},
     fit::compare,
-    progress::{FORMAT, Former, PartitionProgress, Progress},
+    holds::moment,
+    progress::{PartitionProgress, Progress},
+    results::resets_of,
     slide::Stay,
+    stored_progress,
 };
 
 /// A transaction that takes longer is aborted by the log. Longer than a broker's short absence,
@@ -26,6 +39,14 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// A final's record is written after its window, by clocks that may differ: how much earlier than the
 /// window's end its time may be at most. More than the five seconds that reactions may be ahead.
 const WRITTEN_EARLY_MS: u64 = 60_000;
+
+/// How many of the last offsets of the progress topic are read for its newest record: it, and what its
+/// transaction left.
+const LAST_PROGRESS: u64 = 10;
+
+/// How many of the last offsets of each partition of the windows may hold the newest final: more than a
+/// transaction writes of one window after a later one.
+const LAST_FINALS: u64 = 1000;
 
 /// How often each emoji was counted in each room, as of F.
 pub type RecoveredTotals = Vec<(Room, Emoji, u64)>;
@@ -37,19 +58,15 @@ pub type RecoveredTrending = Vec<Stay>;
 pub struct Beginning {
     /// The only transactor that can commit.
     pub transactor: Box<dyn Transactor>,
-    /// F.
-    pub final_until_ms: u64,
-    /// Every partition of the reactions, by number.
-    pub partitions: Vec<PartitionProgress>,
-    /// What was settled under other settings and may be read again.
-    pub formers: Vec<Former>,
+    /// The progress that it goes on from, with its own settings and every partition of the reactions.
+    pub progress: Progress,
     /// The totals of every room as of F.
     pub totals: RecoveredTotals,
     /// What lies in the trending span as of F.
     pub trending: RecoveredTrending,
 }
 
-/// Fences older runs and reads where they got to.
+/// Checks that a run can begin, fences older runs, and reads where they got to.
 pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowError> {
     let topics = &config.topics;
     for topic in [
@@ -60,14 +77,14 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
     ] {
         log.partitions(&topic).map_err(DataflowError::Start)?;
     }
+    let before = Found::read(config, log)?;
     let transactor = fence(topics, log)?;
-    let stored = stored(topics, log)?.unwrap_or_else(Progress::nothing);
-    if let Some(settings) = &stored.settings
-        && let Some(difference) = config.settings().difference(settings)
-    {
+    let found = Found::read(config, log)?;
+    if found.stored != before.stored && found.is_reset() {
         let topic = topics.progress();
-        return Err(DataflowError::OtherSettings { topic, difference });
+        return Err(DataflowError::ResetMeanwhile { topic });
     }
+    let stored = found.stored.clone().unwrap_or_default();
     let final_until_ms = config.window.ceil(stored.final_until_ms);
     for known in &stored.partitions {
         tracing::debug!(
@@ -79,12 +96,113 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
     }
     Ok(Beginning {
         transactor,
-        final_until_ms,
-        trending: trending(config, log, stored.final_until_ms, final_until_ms)?,
-        partitions: partitions(config, log, &stored)?,
-        formers: stored.formers,
+        trending: trending(config, log, &stored, final_until_ms)?,
         totals: totals(&topics.totals(), log)?,
+        progress: Progress {
+            settings: Some(config.settings()),
+            final_until_ms,
+            partitions: found.partitions(config),
+            newest_final_ms: stored.newest_final_ms.max(found.newest_final_ms),
+            cluster_id: log.cluster_id(),
+            run: Some(config.identity()),
+            formers: stored.formers,
+            resets: stored.resets,
+        },
     })
+}
+
+/// What the log says of where the dataflow stands, and that a run with some settings can go on from it.
+struct Found {
+    newest_final_ms: u64,
+    stored: Option<Progress>,
+    /// What each partition of the reactions holds.
+    kept: Vec<Range<u64>>,
+}
+
+impl Found {
+    fn read(config: &Config, log: &dyn Log) -> Result<Found, DataflowError> {
+        let (topics, settings) = (&config.topics, config.settings());
+        let newest_final_ms = newest_final_ms(topics, log)?;
+        let stored = stored(topics, log)?;
+        let known = stored.clone().unwrap_or_default();
+        let (kept, misfits) =
+            compare(&topics.reactions(), log, &known).map_err(DataflowError::Start)?;
+        if let (Some(stored), Some(now)) = (known.cluster_id, log.cluster_id())
+            && stored != now
+        {
+            let topic = topics.progress();
+            return Err(DataflowError::OtherCluster { topic, stored, now });
+        }
+        if let Some(difference) = known.settings.and_then(|it| settings.difference(&it)) {
+            let topic = topics.progress();
+            return Err(DataflowError::OtherSettings { topic, difference });
+        }
+        if newest_final_ms > known.newest_final_ms.max(known.final_until_ms) {
+            return Err(DataflowError::FinalsBeyondProgress {
+                windows: topics.windows(),
+                progress: topics.progress(),
+                newest: moment(newest_final_ms),
+                known: match &stored {
+                    Some(stored) => format!("ends at {}", moment(stored.final_until_ms)),
+                    None => "is empty".to_owned(),
+                },
+            });
+        }
+        let now_ms = config.clock.unix_ms();
+        let last_begins_ms = known.final_until_ms.saturating_sub(config.window.as_ms());
+        if last_begins_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
+            return Err(DataflowError::FinalAhead {
+                final_until: moment(known.final_until_ms),
+                now: moment(now_ms),
+            });
+        }
+        if let Some(misfit) = misfits.into_iter().next() {
+            return Err(DataflowError::Misfit { misfit });
+        }
+        Ok(Found {
+            newest_final_ms,
+            stored,
+            kept,
+        })
+    }
+
+    fn is_reset(&self) -> bool {
+        self.stored.as_ref().is_some_and(|it| it.settings.is_none())
+    }
+
+    /// Where each partition resumes: where the stored progress says, a new one at its beginning.
+    fn partitions(&self, config: &Config) -> Vec<PartitionProgress> {
+        let stored = self.stored.clone().unwrap_or_default();
+        let resume = |(partition, kept): (u32, &Range<u64>)| {
+            let known = stored.partitions.iter().find(|p| p.partition == partition);
+            let mut progress = known
+                .copied()
+                .unwrap_or_else(|| PartitionProgress::begin(partition, kept.start));
+            if let (None, Some(former)) = (&stored.settings, stored.formers.last()) {
+                progress.resume_watermark_ms =
+                    PartitionClock::resumed(progress.resume_watermark_ms, former.lateness_ms)
+                        .newest_ms()
+                        .saturating_sub(config.lateness_ms);
+            }
+            progress
+        };
+        (0..).zip(&self.kept).map(resume).collect()
+    }
+}
+
+/// The end of the newest window that has finals; 0 if there are none.
+///
+/// Finals of one partition lie in the order of their windows, but for those of one transaction: so its last
+/// records are looked at.
+pub fn newest_final_ms(topics: &Topics, log: &dyn Log) -> Result<u64, DataflowError> {
+    let mut newest_ms = 0;
+    let mut keep = |record: Record<'_>| {
+        if let Ok(closed) = serde_json::from_slice::<WindowRecord>(record.value) {
+            newest_ms = newest_ms.max(closed.window.end);
+        }
+    };
+    read_last(log, &topics.windows(), LAST_FINALS, &mut keep).map_err(DataflowError::Start)?;
+    Ok(newest_ms)
 }
 
 /// Fences every older run: none can commit any more.
@@ -100,61 +218,31 @@ pub fn stored(topics: &Topics, log: &dyn Log) -> Result<Option<Progress>, Datafl
     let topic = topics.progress();
     let mut newest = None;
     let mut keep = |record: Record<'_>| newest = Some(record.value.to_vec());
-    read_to_end(log, &topic, &mut keep).map_err(DataflowError::Start)?;
+    read_last(log, &topic, LAST_PROGRESS, &mut keep).map_err(DataflowError::Start)?;
     // An empty value is a deletion.
     let Some(value) = newest.filter(|value| !value.is_empty()) else {
         return Ok(None);
     };
-    let unreadable = |detail: String| DataflowError::UnreadableProgress {
-        topic: topic.clone(),
-        detail,
-    };
-    let stored: Progress =
-        serde_json::from_slice(&value).map_err(|error| unreadable(error.to_string()))?;
-    match stored.format {
-        FORMAT => Ok(Some(stored)),
-        other => Err(unreadable(format!("format {other}"))),
-    }
-}
-
-/// Where each partition resumes: where the stored progress says, a new one at its beginning.
-fn partitions(
-    config: &Config,
-    log: &dyn Log,
-    stored: &Progress,
-) -> Result<Vec<PartitionProgress>, DataflowError> {
-    let topic = config.topics.reactions();
-    let (kept, misfits) = compare(&topic, log, stored).map_err(DataflowError::Start)?;
-    if let Some(misfit) = misfits.into_iter().next() {
-        return Err(DataflowError::Misfit { misfit });
-    }
-    let resume = |(partition, kept): (u32, Range<u64>)| {
-        let known = stored.partitions.iter().find(|p| p.partition == partition);
-        let mut progress = known.copied().unwrap_or(PartitionProgress {
-            partition,
-            resume_offset: kept.start,
-            resume_watermark_ms: 0,
-            read_offset: kept.start,
-            last: None,
-        });
-        if let (None, Some(former)) = (&stored.settings, stored.formers.last()) {
-            progress.resume_watermark_ms =
-                PartitionClock::resumed(progress.resume_watermark_ms, former.lateness_ms)
-                    .newest_ms()
-                    .saturating_sub(config.lateness_ms);
-        }
-        progress
-    };
-    Ok((0..).zip(kept).map(resume).collect())
+    let stored = stored_progress::decode(&value);
+    let stored = stored.map_err(|detail| DataflowError::UnreadableProgress { topic, detail })?;
+    Ok(Some(stored))
 }
 
 fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> {
     // By name, as windows bring them: what is known first is numbered first.
-    let mut rooms: BTreeMap<Room, TotalsRecord> = BTreeMap::new();
+    let mut rooms: BTreeMap<Room, (u64, TotalsRecord)> = BTreeMap::new();
     let mut unreadable = 0_u64;
     let mut keep = |record: Record<'_>| match serde_json::from_slice::<TotalsRecord>(record.value) {
         Ok(totals) => {
-            rooms.insert(totals.room.clone(), totals);
+            let resets = resets_of(&record);
+            let as_of = |resets: u64, totals: &TotalsRecord| (resets, totals.window.start);
+            // Not the record that is read last: the topic may have got more partitions, and a room another one.
+            let older = |(known_resets, known): &(u64, TotalsRecord)| {
+                as_of(*known_resets, known) <= as_of(resets, &totals)
+            };
+            if rooms.get(&totals.room).is_none_or(older) {
+                rooms.insert(totals.room.clone(), (resets, totals));
+            }
         }
         Err(_) => unreadable += 1,
     };
@@ -162,7 +250,7 @@ fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> 
     if unreadable > 0 {
         tracing::warn!(topic, unreadable, "records that are no totals were skipped");
     }
-    let counts = |totals: TotalsRecord| {
+    let counts = |(_, totals): (u64, TotalsRecord)| {
         let room = totals.room;
         let counts = totals.counts.into_iter();
         counts.map(move |count| (room.clone(), count.emoji, count.count))
@@ -174,19 +262,24 @@ fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> 
 ///
 /// The next run may begin at a greater F, or with another span. What should have left by then, and what
 /// the topic shows of a room though no final backs it, leaves at its F: so the topic comes right there.
+///
+/// Finals of a time that was given up by a reset are in no span.
 fn trending(
     config: &Config,
     log: &dyn Log,
-    stored_until_ms: u64,
+    stored: &Progress,
     final_until_ms: u64,
 ) -> Result<RecoveredTrending, DataflowError> {
-    let (span, topics) = (config.span(), &config.topics);
+    let (span, topics, resets) = (config.span(), &config.topics, stored.resets);
+    let stored_until_ms = stored.final_until_ms;
     let since_ms = stored_until_ms.saturating_sub(span.span_ms + WRITTEN_EARLY_MS);
     let mut stays = Vec::new();
     let mut keep = |record: Record<'_>| {
         if let Ok(closed) = serde_json::from_slice::<WindowRecord>(record.value) {
             let leaves_ms = span.leaves_ms(closed.window.start);
-            if leaves_ms >= stored_until_ms {
+            let given_up =
+                closed.window.end > resets.until_ms && resets_of(&record) < resets.number;
+            if leaves_ms >= stored_until_ms && !given_up {
                 stays.push(Stay {
                     room: closed.room,
                     from_ms: 0,

@@ -1,28 +1,42 @@
-//! Forgets progress on purpose: the settings it was made under, and offsets that the log no longer
-//! holds. Never F.
+//! Forgets progress on purpose: the settings it was made under, offsets that the log no longer holds, and, after
+//! a clock was wrong, up to when everything is final.
 //!
 //! ```text
-//!  fence ─▶ read progress ─▶ compare with the log ─▶ write progress without settings
+//!  read ─▶ plan ─▶ agreed? ─▶ fence ─▶ read, plan again: the same? ─▶ write progress without settings
 //! ```
 //!
 //! Invariants:
-//! - What is final stays final, and is never counted again: the next run begins with the same F, or the
-//!   next greater one that its windows know. What lies between becomes late, and is not lost.
+//! - What is final stays final and is never counted again, but for windows after the time to which the final
+//!   time is set back on purpose: they may get a second final, of other reactions. What lies between the final
+//!   time and a later one becomes late, and is not lost.
 //! - What was counted or rejected under the former settings is neither a second time: they are kept
-//!   with the progress as [`Former`], until nothing below their N is read again.
+//!   with the progress as [`Former`], until nothing below their N is read again and time has passed their F.
+//! - After the final time was set back, what is in the log already and newer than it by more than records may be
+//!   ahead moves no time: see [`AheadLimit`]. That depends on the log and the progress alone.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
-use emostream_log::Log;
-use emostream_model::Topics;
+use emostream_log::{Log, LogError, Record, read_since};
+use emostream_model::{Topics, WindowRecord, WindowSize};
 
 use crate::{
     DataflowError,
+    clock::MAX_AHEAD_MS,
     fit::{Misfit, compare},
-    progress::{FORMAT, Former, PartitionProgress, Progress},
-    recovery::{self, fence},
+    holds::moment,
+    progress::{AheadLimit, Former, PartitionProgress, Progress, Resets},
+    recovery::{self, fence, newest_final_ms},
     sink::progress_record,
 };
+
+/// How long a broker may take to tell the end of a partition.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// A final's record is written after its window, by clocks that may differ by so much.
+const WRITTEN_EARLY_MS: u64 = 60_000;
+
+/// How many finals are listed one by one.
+const LISTED: usize = 20;
 
 /// Where the next run begins to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +45,56 @@ pub enum ResetFrom {
     Kept,
     /// Behind everything that is in the log now.
     Latest,
+}
+
+/// What a reset is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResetRequest {
+    /// Where the next run begins to read.
+    pub from: ResetFrom,
+    /// Up to when everything is final, Unix milliseconds; `None`: as it is.
+    pub final_until_ms: Option<u64>,
+    /// Whether records that are ahead of the clock now are rejected. Alone it changes nothing else.
+    pub reject_ahead: bool,
+    /// This host's time, Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// What becomes of the final time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinalTime {
+    /// It stays.
+    Kept,
+    /// It is set back.
+    Backward,
+    /// It is set forward.
+    Forward,
+    /// No progress is stored: it begins there.
+    Begun,
+}
+
+/// Finals of windows that end after a time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FinalsAfter {
+    /// How many.
+    pub finals: u64,
+    /// The reactions in them.
+    pub reactions: u64,
+    /// The first of them: room, end of the window, reactions.
+    pub first: Vec<(String, u64, u64)>,
+}
+
+/// What a reset will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// F before, Unix milliseconds; 0 if no progress is stored.
+    pub stored_until_ms: u64,
+    /// F afterwards, Unix milliseconds.
+    pub final_until_ms: u64,
+    /// What becomes of F.
+    pub final_time: FinalTime,
+    /// The finals that lie after F then.
+    pub finals_after: FinalsAfter,
 }
 
 /// What a reset did.
@@ -45,7 +109,9 @@ pub struct Reset {
     /// Records that were deleted before they were counted.
     pub lost: u64,
     /// Partitions that hold other records than were read, or fewer, and are read from their beginning.
-    pub anew: u32,
+    pub replaced: u32,
+    /// Without stored progress: the records of up to F, which count as settled.
+    pub settled: u64,
 }
 
 /// Where the dataflow stands; `None` if it never committed.
@@ -53,22 +119,238 @@ pub fn stored(topics: &Topics, log: &dyn Log) -> Result<Option<Progress>, Datafl
     recovery::stored(topics, log)
 }
 
-/// Fences whatever runs, and makes any settings able to go on. `None` if no progress is stored.
+/// What `request` would do; nothing is changed. `None` if there is nothing to reset.
+pub fn plan(
+    topics: &Topics,
+    log: &dyn Log,
+    request: &ResetRequest,
+) -> Result<Option<Plan>, DataflowError> {
+    let stored = recovery::stored(topics, log)?;
+    let Some((final_until_ms, final_time)) = final_time(stored.as_ref(), request)? else {
+        return Ok(None);
+    };
+    let finals_after = match request.final_until_ms {
+        Some(_) => finals_after(topics, log, final_until_ms)?,
+        None => FinalsAfter::default(),
+    };
+    Ok(Some(Plan {
+        stored_until_ms: stored.map_or(0, |stored| stored.final_until_ms),
+        final_until_ms,
+        final_time,
+        finals_after,
+    }))
+}
+
+/// Fences whatever runs, and does what was planned. [`DataflowError::ProgressMoved`] if that is something else
+/// by now.
 pub fn reset(
     topics: &Topics,
     log: &dyn Log,
-    from: ResetFrom,
-) -> Result<Option<Reset>, DataflowError> {
+    request: &ResetRequest,
+    plan: &Plan,
+) -> Result<Reset, DataflowError> {
     let mut transactor = fence(topics, log)?;
-    let Some(stored) = recovery::stored(topics, log)? else {
-        return Ok(None);
+    let stored = recovery::stored(topics, log)?;
+    let moved = || DataflowError::ProgressMoved {
+        topic: topics.progress(),
     };
-    let (kept, misfits) =
-        compare(&topics.reactions(), log, &stored).map_err(DataflowError::Start)?;
-    let (progress, done) = forget(stored, &kept, &misfits, from);
+    let (final_until_ms, final_time) = final_time(stored.as_ref(), request)?.ok_or_else(moved)?;
+    if final_time != plan.final_time {
+        return Err(moved());
+    }
+    let newest_final_ms = newest_final_ms(topics, log)?;
+    let topic = topics.reactions();
+    let (progress, done) = match stored {
+        None => begin(topics, log, final_until_ms)?,
+        Some(stored) => {
+            let (kept, misfits) = compare(&topic, log, &stored).map_err(DataflowError::Start)?;
+            let moved_elsewhere =
+                stored.cluster_id.is_some() && stored.cluster_id != log.cluster_id();
+            let stored = if moved_elsewhere {
+                without_offsets(stored)
+            } else {
+                stored
+            };
+            let only_rejects = request.reject_ahead && request.final_until_ms.is_none();
+            match only_rejects {
+                true => (stored.clone(), unchanged(&stored, &kept)),
+                false => forget(stored, &kept, &misfits, request.from),
+            }
+        }
+    };
+    let mut progress = Progress {
+        cluster_id: log.cluster_id(),
+        newest_final_ms: progress
+            .newest_final_ms
+            .max(newest_final_ms)
+            .max(progress.final_until_ms),
+        ..progress
+    };
+    let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
+    if set_back {
+        progress.resets = Resets {
+            number: progress.resets.number + 1,
+            until_ms: final_until_ms,
+        };
+    }
+    progress.final_until_ms = final_until_ms;
+    let limit_ms = match (set_back, request.reject_ahead) {
+        (true, _) => Some(final_until_ms.saturating_add(MAX_AHEAD_MS)),
+        (false, true) => Some(request.now_ms.saturating_add(MAX_AHEAD_MS)),
+        (false, false) => None,
+    };
+    for partition in &mut progress.partitions {
+        if set_back {
+            let watermark_ms = partition.resume_watermark_ms;
+            partition.resume_watermark_ms = watermark_ms.min(final_until_ms);
+        }
+        if let Some(limit_ms) = limit_ms {
+            partition.ahead = Some(AheadLimit {
+                below_offset: end(log, &topic, partition.partition)?,
+                limit_ms,
+            });
+        }
+    }
     let records = vec![progress_record(topics, &progress)];
     transactor.commit(records).map_err(DataflowError::Start)?;
-    Ok(Some(done))
+    Ok(Reset {
+        final_until_ms,
+        ..done
+    })
+}
+
+/// F afterwards, and what becomes of it; `None` if there is nothing to reset.
+fn final_time(
+    stored: Option<&Progress>,
+    request: &ResetRequest,
+) -> Result<Option<(u64, FinalTime)>, DataflowError> {
+    let Some(wanted_ms) = request.final_until_ms else {
+        return Ok(stored.map(|stored| (stored.final_until_ms, FinalTime::Kept)));
+    };
+    if wanted_ms > request.now_ms.saturating_add(MAX_AHEAD_MS) {
+        return Err(DataflowError::FinalUntil(format!(
+            "{} is ahead of this host's clock ({}); nothing would be counted until then",
+            moment(wanted_ms),
+            moment(request.now_ms)
+        )));
+    }
+    let Some(stored) = stored else {
+        return Ok(Some((wanted_ms, FinalTime::Begun)));
+    };
+    let of_settings = stored.settings.as_ref().map(|settings| settings.window_ms);
+    let of_former = stored.formers.last().map(|former| former.window_ms);
+    let window = of_settings.or(of_former).and_then(WindowSize::from_ms);
+    let final_until_ms = window.map_or(wanted_ms, |window| window.ceil(wanted_ms));
+    let final_time = match final_until_ms.cmp(&stored.final_until_ms) {
+        std::cmp::Ordering::Less => FinalTime::Backward,
+        std::cmp::Ordering::Equal => FinalTime::Kept,
+        std::cmp::Ordering::Greater => FinalTime::Forward,
+    };
+    Ok(Some((final_until_ms, final_time)))
+}
+
+/// The finals of windows that end after `until_ms`.
+fn finals_after(
+    topics: &Topics,
+    log: &dyn Log,
+    until_ms: u64,
+) -> Result<FinalsAfter, DataflowError> {
+    let mut after = FinalsAfter::default();
+    let mut keep = |record: Record<'_>| {
+        if let Ok(closed) = serde_json::from_slice::<WindowRecord>(record.value)
+            && closed.window.end > until_ms
+        {
+            after.finals += 1;
+            after.reactions += closed.total;
+            if after.first.len() < LISTED {
+                let room = closed.room.to_string();
+                after.first.push((room, closed.window.end, closed.total));
+            }
+        }
+    };
+    let since_ms = until_ms.saturating_sub(WRITTEN_EARLY_MS);
+    match read_since(log, &topics.windows(), since_ms, &mut keep) {
+        Ok(()) | Err(LogError::UnknownTopic { .. }) => Ok(after),
+        Err(error) => Err(DataflowError::Start(error)),
+    }
+}
+
+fn end(log: &dyn Log, topic: &str, partition: u32) -> Result<u64, DataflowError> {
+    let ends = log.end_offsets(topic, partition, PATIENCE);
+    Ok(ends.map_err(DataflowError::Start)?.end)
+}
+
+/// The progress of a deployment whose own is lost: whatever is in the log and of up to `final_until_ms` counts as
+/// settled.
+fn begin(
+    topics: &Topics,
+    log: &dyn Log,
+    final_until_ms: u64,
+) -> Result<(Progress, Reset), DataflowError> {
+    let topic = topics.reactions();
+    let mut done = Reset::of(final_until_ms);
+    let mut partitions = Vec::new();
+    for partition in 0..log.partitions(&topic).map_err(DataflowError::Start)? {
+        let ask = |time_ms: u64| {
+            log.offset_at(&topic, partition, time_ms)
+                .map_err(DataflowError::Start)
+        };
+        let kept = log
+            .offsets(&topic, partition)
+            .map_err(DataflowError::Start)?;
+        // A record holds nothing that is further ahead of its own time.
+        let resume_offset = ask(final_until_ms.saturating_sub(MAX_AHEAD_MS))?.max(kept.start);
+        let read_offset = end(log, &topic, partition)?;
+        done.partitions += 1;
+        done.settled += ask(final_until_ms)?.saturating_sub(kept.start);
+        done.records += read_offset.saturating_sub(resume_offset);
+        partitions.push(PartitionProgress {
+            read_offset,
+            ..PartitionProgress::begin(partition, resume_offset)
+        });
+    }
+    let progress = Progress {
+        final_until_ms,
+        partitions,
+        ..Progress::default()
+    };
+    Ok((progress, done))
+}
+
+/// Progress whose offsets are another cluster's.
+fn without_offsets(stored: Progress) -> Progress {
+    Progress {
+        settings: None,
+        partitions: Vec::new(),
+        formers: Vec::new(),
+        ..stored
+    }
+}
+
+/// What is done where the next run goes on as it is.
+fn unchanged(stored: &Progress, kept: &[Range<u64>]) -> Reset {
+    let unread = |p: &PartitionProgress| {
+        let held = kept.get(p.partition as usize);
+        held.map_or(0, |held| held.end.saturating_sub(p.resume_offset))
+    };
+    Reset {
+        partitions: kept.len() as u32,
+        records: stored.partitions.iter().map(unread).sum(),
+        ..Reset::of(stored.final_until_ms)
+    }
+}
+
+impl Reset {
+    fn of(final_until_ms: u64) -> Reset {
+        Reset {
+            partitions: 0,
+            final_until_ms,
+            records: 0,
+            lost: 0,
+            replaced: 0,
+            settled: 0,
+        }
+    }
 }
 
 /// The progress that goes on from `stored` in a log that holds `kept`.
@@ -79,20 +361,17 @@ fn forget(
     from: ResetFrom,
 ) -> (Progress, Reset) {
     let other = |partition: u32| {
-        let anew = |m: &&Misfit| !matches!(m, Misfit::Gone { .. });
-        let of = misfits.iter().filter(anew).map(Misfit::partition);
+        let replaced = |m: &&Misfit| !matches!(m, Misfit::Gone { .. });
+        let of = misfits.iter().filter(replaced).map(Misfit::partition);
         of.into_iter().any(|p| p == partition)
     };
     let mut done = Reset {
         partitions: kept.len() as u32,
-        final_until_ms: stored.final_until_ms,
-        records: 0,
-        lost: 0,
-        anew: 0,
+        ..Reset::of(stored.final_until_ms)
     };
     let resume = |(partition, kept): (u32, &Range<u64>)| {
         let known = stored.partitions.iter().find(|p| p.partition == partition);
-        done.anew += u32::from(other(partition));
+        done.replaced += u32::from(other(partition));
         let known = known.filter(|_| !other(partition));
         let resume = known.map_or(kept.start, |p| p.resume_offset);
         done.lost += kept.start.saturating_sub(resume);
@@ -103,19 +382,19 @@ fn forget(
             ResetFrom::Latest => kept.end,
         };
         PartitionProgress {
-            partition,
-            resume_offset,
             // Of a later offset it may be greater, never less.
             resume_watermark_ms: known.map_or(0, |p| p.resume_watermark_ms),
-            // What was settled below the former N, the former settings tell.
-            read_offset: resume_offset,
             last: known.and_then(|p| p.last),
+            ahead: known.and_then(|p| p.ahead),
+            // What was settled below the former N, the former settings tell.
+            ..PartitionProgress::begin(partition, resume_offset)
         }
     };
     let partitions = (0..).zip(kept).map(resume).collect();
     let mut formers = stored.formers.clone();
     formers.extend(stored.settings.as_ref().map(|settings| {
         Former {
+            reactions: settings.reactions.clone(),
             window_ms: settings.window_ms,
             lateness_ms: settings.lateness_ms,
             final_until_ms: stored.final_until_ms,
@@ -132,11 +411,11 @@ fn forget(
             .retain(|(partition, _)| !other(*partition));
     }
     let progress = Progress {
-        format: FORMAT,
         settings: None,
-        final_until_ms: stored.final_until_ms,
         partitions,
         formers,
+        run: None,
+        ..stored
     };
     (progress, done)
 }
@@ -148,17 +427,15 @@ mod tests {
 
     fn stored(settings: Option<Settings>, resume_offset: u64, read_offset: u64) -> Progress {
         let partition = PartitionProgress {
-            partition: 0,
-            resume_offset,
             resume_watermark_ms: 900,
             read_offset,
-            last: None,
+            ..PartitionProgress::begin(0, resume_offset)
         };
         Progress {
             settings,
             final_until_ms: 1000,
             partitions: vec![partition],
-            ..Progress::nothing()
+            ..Progress::default()
         }
     }
 
@@ -184,7 +461,7 @@ mod tests {
             start: 8,
         }];
         let (progress, done) = forget(stored(settings(), 5, 12), &kept, &gone, ResetFrom::Kept);
-        assert_eq!((done.lost, done.records, done.anew), (3, 12, 0));
+        assert_eq!((done.lost, done.records, done.replaced), (3, 12, 0));
         assert_eq!(progress.partitions[0].resume_offset, 8);
         // Below the former N, what was settled stays so.
         assert_eq!(progress.formers[0].read_offset(0), 12);

@@ -4,8 +4,8 @@
 //! with 50 emojis that is 45 MB, which would hold up a worker for as long as its counting does.
 
 use bytes::Bytes;
-use emostream_log::NewRecord;
-use emostream_model::{Topics, Trending, WindowSize};
+use emostream_log::{Header, NewRecord, Record};
+use emostream_model::{RESETS_HEADER, Topics, Trending, WindowSize};
 use serde::{Deserialize, Serialize};
 
 use crate::{totals::RoomTotals, tumble::Closed};
@@ -37,6 +37,8 @@ pub struct Recording {
     pub size: WindowSize,
     /// How many emojis make a swarm.
     pub swarm_size: u64,
+    /// The number of backward resets so far.
+    pub resets: u64,
 }
 
 impl Recording {
@@ -45,19 +47,36 @@ impl Recording {
         match result {
             WindowResult::Final(closed) => {
                 let record = closed.record(self.size, self.swarm_size);
-                keyed(
-                    self.topics.windows(),
-                    record.room.as_str(),
-                    record.to_json(),
-                )
+                let (room, json) = (record.room.as_str(), record.to_json());
+                self.ordered(keyed(self.topics.windows(), room, json))
             }
             WindowResult::Totals(totals) => {
                 let record = totals.record(self.size);
-                keyed(self.topics.totals(), record.room.as_str(), record.to_json())
+                let (room, json) = (record.room.as_str(), record.to_json());
+                self.ordered(keyed(self.topics.totals(), room, json))
             }
             WindowResult::Trending(key, json) => keyed(self.topics.trending(), &key, json),
         }
     }
+
+    /// Windows alone order results only until the final time is set back.
+    fn ordered(&self, mut record: NewRecord) -> NewRecord {
+        if self.resets > 0 {
+            record.headers.push(Header {
+                name: RESETS_HEADER.to_owned(),
+                value: self.resets.to_string().into(),
+            });
+        }
+        record
+    }
+}
+
+/// The number of backward resets before a result was written.
+pub fn resets_of(record: &Record<'_>) -> u64 {
+    let headers = record.headers.read();
+    let number = headers.iter().find(|header| header.name == RESETS_HEADER);
+    let text = number.and_then(|number| std::str::from_utf8(&number.value).ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn keyed(topic: String, key: &str, json: Vec<u8>) -> NewRecord {

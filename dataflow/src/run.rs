@@ -23,6 +23,8 @@ use crate::{
     Config, DataflowError, Ready, Stop,
     cluster::{Agreement, Cluster, Group, Pulse, SharedBeginning, WORKER_PATIENCE},
     commit::{Commit, CommitThread, StartCommitter, Wakeup},
+    end_offsets::{RequestThreads, StartRequests},
+    holds::Holds,
     metrics::Metrics,
     recovery::{self, Beginning},
     results::Recording,
@@ -38,6 +40,9 @@ const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the lag is measured, and new partitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a broker may take to tell the end of a partition.
+const LAG_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it looks whether its workers have ended.
 const END_LOOK: Duration = Duration::from_millis(5);
@@ -94,49 +99,48 @@ fn count(
         ready(Err("reading where the last run got to".to_owned()));
         let Beginning {
             transactor,
-            final_until_ms,
-            partitions,
-            formers,
+            progress,
             totals,
             trending,
         } = recovery::recover(&config, &*log)?;
+        let recording = config.recording(progress.resets.number);
         first = Some(First {
-            committer: commit_thread(
-                transactor,
-                config.recording(),
-                metrics.clone(),
-                stop.clone(),
-            ),
+            committer: commit_thread(transactor, recording, metrics.clone(), stop.clone()),
             totals,
             trending,
         });
-        found = Some(SharedBeginning {
-            final_until_ms,
-            partitions,
-            formers,
-        });
+        found = Some(progress);
     } else {
         ready(Err(
             "waiting for process 0 of the cluster to begin".to_owned()
         ));
     }
     let begun = match (group, found) {
-        (Some(group), found) => group.begin(found, config.workers)?,
+        (Some(group), found) => {
+            let shared = found.as_ref().map(SharedBeginning::of);
+            let begun = group.begin(shared, config.workers)?;
+            // Process 0 knows more than it shares.
+            begun.map(|(shared, allocators)| (found.unwrap_or(shared.into()), allocators))
+        }
         (None, Some(found)) => Some((found, allocators(config.workers)?)),
         (None, None) => None,
     };
-    let Some((beginning, allocators)) = begun else {
+    let Some((progress, allocators)) = begun else {
         return Ok(());
     };
     let appender = log.appender(LIVE_TIMEOUT).map_err(DataflowError::Start)?;
     tracing::info!(
-        partitions = beginning.partitions.len(),
-        final_until_ms = beginning.final_until_ms,
+        partitions = progress.partitions.len(),
+        final_until_ms = progress.final_until_ms,
         workers = config.workers,
         "counting"
     );
-    let positions = beginning.partitions.iter();
+    let positions = progress.partitions.iter();
     let positions = positions.map(|p| AtomicU64::new(p.resume_offset));
+    let (topic, of_log) = (config.topics.reactions(), log.clone());
+    let holds = Arc::new(Holds::new(topic.clone(), metrics.clone()));
+    let end_offsets: StartRequests =
+        Box::new(move |wake| Box::new(RequestThreads::new(of_log.clone(), topic.clone(), wake)));
     let run = Arc::new(Run {
         shared: Arc::new(Shared {
             clock: Arc::new(MachineClock(config.clock.clone())),
@@ -144,10 +148,10 @@ fn count(
             log,
             metrics,
             stop: stop.clone(),
-            final_until_ms: beginning.final_until_ms,
             positions: Arc::new(positions.collect()),
-            partitions: beginning.partitions,
-            formers: beginning.formers,
+            progress,
+            end_offsets,
+            holds,
             first: Mutex::new(first),
             appender: Arc::from(appender),
         }),
@@ -244,14 +248,29 @@ impl Run {
             (self.ready)(Ok(()));
         }
         let local = worker.index() % workers;
+        let mut reported = 0;
         while !stop.is_requested() {
             self.pulse.beat(local);
             counting.step(worker, PARK);
+            if local == 0 {
+                self.report_holds(&mut reported);
+            }
         }
         counting.end(worker);
         // A worker that ends closes its connections.
         if let Some(group) = &self.group {
             group.wait_for_goodbye();
+        }
+    }
+
+    /// Reports whether partitions are held where that has changed since the `reported` version, once every worker
+    /// reads.
+    fn report_holds(&self, reported: &mut u64) {
+        let (holds, reading) = (&self.shared.holds, self.reading.load(Ordering::Acquire));
+        let version = holds.version();
+        if version != *reported && reading >= self.shared.config.workers {
+            *reported = version;
+            (self.ready)(holds.reason().map_or(Ok(()), Err));
         }
     }
 
@@ -279,8 +298,9 @@ impl Run {
             if !self.is_read_here(partition) {
                 continue;
             }
-            if let Ok(kept) = self.shared.log.offsets(&topic, partition) {
-                let lag = kept.end.saturating_sub(position.load(Ordering::Relaxed));
+            let ends = self.shared.log.end_offsets(&topic, partition, LAG_PATIENCE);
+            if let Ok(ends) = ends {
+                let lag = ends.end.saturating_sub(position.load(Ordering::Relaxed));
                 let label = [partition.to_string()];
                 self.shared
                     .metrics
@@ -305,7 +325,7 @@ impl Run {
             return;
         }
         let topic = self.shared.config.topics.reactions();
-        let before = self.shared.partitions.len() as u32;
+        let before = self.shared.progress.partitions.len() as u32;
         match self.shared.log.partitions(&topic) {
             Ok(now) if now > before => {
                 self.shared

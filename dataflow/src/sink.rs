@@ -39,13 +39,13 @@ use timely::{
 };
 
 use crate::{
-    Settings,
     commit::{Commit, StartCommitter, Wakeup},
     metrics::Metrics,
     partition::Rejected,
-    progress::{FORMAT, Former, PartitionProgress, Progress},
+    progress::{PartitionProgress, Progress},
     rejections::Rejections,
     results::WindowResult,
+    stored_progress,
     timers::Timers,
 };
 
@@ -70,14 +70,8 @@ pub enum Outcome {
 pub struct SinkStart {
     /// Names of the topics.
     pub topics: Topics,
-    /// Written with the progress.
-    pub settings: Settings,
-    /// Written with the progress, as long as they matter.
-    pub formers: Vec<Former>,
-    /// F.
-    pub final_until_ms: u64,
-    /// The progress of every partition.
-    pub partitions: Vec<PartitionProgress>,
+    /// The progress of this run before its first commit.
+    pub progress: Progress,
     /// The size of a window, for the metric of how long a close takes.
     pub window_ms: u64,
     /// How long progress may wait when there is nothing else to write.
@@ -244,11 +238,16 @@ impl Sink {
         committer: Box<dyn Commit>,
         again: Activator,
     ) -> Sink {
-        durable.downgrade(&start.final_until_ms);
-        let partitions = start.partitions.iter().map(|p| (p.partition, *p)).collect();
+        let progress = &start.progress;
+        durable.downgrade(&progress.final_until_ms);
+        let partitions = progress
+            .partitions
+            .iter()
+            .map(|p| (p.partition, *p))
+            .collect();
         let last_commit = start.timers.now();
         Sink {
-            stored_until_ms: start.final_until_ms,
+            stored_until_ms: progress.final_until_ms,
             start,
             partitions,
             marks: BTreeMap::new(),
@@ -381,24 +380,19 @@ impl Sink {
     }
 
     fn progress(&mut self, final_until_ms: u64) -> NewRecord {
-        let partitions = &self.partitions;
-        self.start
+        let (progress, partitions) = (&mut self.start.progress, &self.partitions);
+        progress.final_until_ms = final_until_ms;
+        progress.partitions = partitions.values().copied().collect();
+        progress
             .formers
-            .retain(|former| former.matters(partitions.values()));
-        let progress = Progress {
-            format: FORMAT,
-            settings: Some(self.start.settings.clone()),
-            final_until_ms,
-            partitions: partitions.values().copied().collect(),
-            formers: self.start.formers.clone(),
-        };
-        progress_record(&self.start.topics, &progress)
+            .retain(|former| former.matters(final_until_ms, partitions.values()));
+        progress_record(&self.start.topics, progress)
     }
 }
 
 /// The record that says where the dataflow stands.
 pub fn progress_record(topics: &Topics, progress: &Progress) -> NewRecord {
-    let json = serde_json::to_vec(progress).expect("progress is plain data with string keys");
+    let json = stored_progress::encode(progress, &topics.reactions());
     NewRecord {
         topic: topics.progress(),
         partition: Some(0),
@@ -501,15 +495,7 @@ mod tests {
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let start = SinkStart {
             topics: Topics::default(),
-            settings: Settings {
-                reactions: "reactions".to_owned(),
-                window_ms: 10,
-                lateness_ms: 0,
-                swarm_size: 1,
-            },
-            formers: Vec::new(),
-            final_until_ms: 0,
-            partitions: Vec::new(),
+            progress: Progress::default(),
             window_ms: 10,
             quiet,
             timers: timers.clone(),
@@ -521,6 +507,7 @@ mod tests {
                 topics: Topics::default(),
                 size: WindowSize::from_ms(10)?,
                 swarm_size: 1,
+                resets: 0,
             };
             let stop = Stop::default();
             let thread = CommitThread::start(transactor, recording, wake, metrics, stop);
@@ -616,13 +603,7 @@ mod tests {
                 key: None,
                 value: Vec::new(),
             }));
-            input.send(Outcome::Mark(PartitionProgress {
-                partition: 0,
-                resume_offset: 8,
-                resume_watermark_ms: 0,
-                read_offset: 8,
-                last: None,
-            }));
+            input.send(Outcome::Mark(PartitionProgress::begin(0, 8)));
             input.flush();
             let first = topics_until(worker, 20);
             assert_eq!(first, [names.windows(), names.progress()]);

@@ -1,22 +1,23 @@
 //! Reads a worker's partitions, counts what they hold, and tells how far time has come.
 //!
 //! ```text
-//!              ┌── news: standings of all partitions, rejections that are durable ◀──┐
-//!              ▼                                                                     │
+//!              ┌── news: statuses of all partitions, rejections that are durable ◀──┐
+//!              ▼                                                                    │
 //!  log ─▶ partitions ─▶ judge + count ─┬▶ partial tallies, at their window's time
-//!                                      └▶ rejected records and marks, at the worker's time
+//!   ▲                                  └▶ rejected records and marks, at the worker's time
+//!   └─ end offsets, requested: may time pass over a quiet partition?
 //! ```
 //!
 //! Invariants:
-//! - The worker's capability never passes a window that a partition of its own, not idle, can still
-//!   send reactions for.
-//! - Time stands still until what was read before is read again, so that no commit says a smaller N than
-//!   the one before, nor passes a rejection that is to be written again.
+//! - The worker's capability never passes a window that a partition of its own can still send reactions for.
+//!   Over a quiet one it passes as [`crate::idleness`] allows.
+//! - Time stands still until every partition is read up to N of the run before, so that no commit says a smaller
+//!   N than the one before, nor passes a rejection that is to be written again. No timeout ends that.
+//! - A record that is ahead of this host's clock stays unread, and its partition holds time back.
 //! - A rejection travels before the mark whose N is behind it, so that no commit says N without it.
 //! - A partition with too many rejections that are not written waits for them: see
 //!   [`crate::rejections`].
-//! - A partition is not read further beyond what is durable than others may be silent, and
-//!   [`READ_AHEAD_WINDOWS`], so a backlog costs little memory.
+//! - A partition is read ahead of what is durable as [`crate::read_ahead`] allows.
 
 use std::{
     sync::{
@@ -47,18 +48,18 @@ use timely::{
 use crate::{
     DataflowError, Stop,
     aggregate::Aggregate,
-    clock::{Gossip, GroupClock, Standing},
+    clock::{GroupClock, PartitionStatus, PartitionUpdate},
+    end_offsets::EndOffsetRequests,
+    holds::{Holds, Impediment},
+    idleness::{IdleTimeouts, Idleness, Passage},
     metrics::Metrics,
-    partition::{PartitionReading, Rejected, Rules},
+    partition::{AheadRecord, PartitionReading, ReadingTime, Rejected, Rules},
+    read_ahead::{ReadAhead, Standing},
     rejections::MOST_UNWRITTEN_BYTES,
     sink::{Outcome, Written},
     timers::Timers,
     tumble::PartialTally,
 };
-
-/// How many windows a partition may be read ahead of what is durable, beyond the idle timeout (until that
-/// is over a stalled partition stops nobody): enough for the next while a transaction is under way.
-const READ_AHEAD_WINDOWS: u64 = 4;
 
 /// Records taken from a partition before the next one has its turn.
 const POLL_RECORDS: usize = 1000;
@@ -70,8 +71,11 @@ const POLL_REACTIONS: u64 = 50_000;
 /// The same while records are rejected, which may be giants.
 const POLL_REJECTED_RECORDS: usize = 16;
 
-/// How often the worker looks whether a partition has become idle.
+/// How often the worker checks whether a partition has become quiet, or a hold has ended.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
+
+/// A record that is ahead of this host's clock for a shorter time is not reported: clocks differ a little.
+const AHEAD_REPORTED_AFTER: Duration = Duration::from_secs(1);
 
 /// Wakes the source of a worker from any thread, at most once until it runs.
 #[derive(Clone, Default)]
@@ -116,8 +120,14 @@ pub struct SourceStart {
     pub final_until_ms: u64,
     /// How to judge and count.
     pub rules: Rules,
-    /// When a quiet partition is idle.
-    pub idle_timeout: Duration,
+    /// When a partition is quiet, and how long it is held.
+    pub timeouts: IdleTimeouts,
+    /// The partitions that were idle when the run before stored its progress.
+    pub idle: Vec<u32>,
+    /// Requests end offsets.
+    pub end_offsets: Box<dyn EndOffsetRequests>,
+    /// Where to report partitions that are held.
+    pub holds: Arc<Holds>,
     /// The worker's.
     pub timers: Timers,
     /// What is durable.
@@ -133,8 +143,8 @@ pub struct SourceStart {
 /// What a source hears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum News {
-    /// How a partition of another worker stands.
-    Standing(Gossip),
+    /// The status of a partition of another worker.
+    Partition(PartitionUpdate),
     /// That rejections are durable.
     Written(Written),
 }
@@ -145,8 +155,8 @@ pub struct SourceStreams<'scope> {
     pub tallies: StreamVec<'scope, u64, PartialTally>,
     /// Rejected records, and marks of progress.
     pub notices: StreamVec<'scope, u64, Outcome>,
-    /// Standings for all workers.
-    pub gossip: StreamVec<'scope, u64, Gossip>,
+    /// Statuses of this worker's partitions, for all workers.
+    pub updates: StreamVec<'scope, u64, PartitionUpdate>,
     /// Runs the source again.
     pub activator: Activator,
 }
@@ -169,10 +179,10 @@ pub fn source<'scope>(
     let mut heard = builder.new_input_connection(news, Pipeline, []);
     let (tallies, tallies_stream) = builder.new_output_connection([]);
     let (notices, notices_stream) = builder.new_output_connection([]);
-    let (gossip, gossip_stream) = builder.new_output_connection([]);
+    let (updates, updates_stream) = builder.new_output_connection([]);
     let mut tallies = OutputBuilder::from(tallies);
     let mut notices = OutputBuilder::from(notices);
-    let mut gossip = OutputBuilder::from(gossip);
+    let mut updates = OutputBuilder::from(updates);
     let again = activator.clone();
     builder.build(move |capabilities| {
         let mut source = Source::new(start, capabilities);
@@ -190,7 +200,7 @@ pub fn source<'scope>(
             let mut outputs = Outputs {
                 tallies: tallies.activate(),
                 notices: notices.activate(),
-                gossip: gossip.activate(),
+                updates: updates.activate(),
             };
             let now = source.start.timers.now();
             match source.run(now, &mut outputs) {
@@ -204,7 +214,7 @@ pub fn source<'scope>(
     SourceStreams {
         tallies: tallies_stream,
         notices: notices_stream,
-        gossip: gossip_stream,
+        updates: updates_stream,
         activator,
     }
 }
@@ -212,7 +222,7 @@ pub fn source<'scope>(
 struct Outputs<'a> {
     tallies: Output<'a, PartialTally>,
     notices: Output<'a, Outcome>,
-    gossip: Output<'a, Gossip>,
+    updates: Output<'a, PartitionUpdate>,
 }
 
 /// When the source should run again.
@@ -227,18 +237,20 @@ struct Source {
     own: Vec<Own>,
     aggregate: Aggregate,
     rejected: Vec<Rejected>,
+    read_ahead: ReadAhead,
     tallies: Capability<u64>,
     notices: Capability<u64>,
-    /// Stays at the beginning: gossip has no time.
-    gossip: Capability<u64>,
+    /// Stays at the beginning: statuses have no time.
+    updates: Capability<u64>,
     check_idle: Instant,
 }
 
 struct Own {
     partition: u32,
     reading: PartitionReading,
-    quiet_since: Instant,
-    idle: bool,
+    idleness: Idleness,
+    /// The next record, if it is ahead of this host's clock, and since when.
+    ahead: Option<(AheadRecord, Instant)>,
     watermark: Gauge,
     /// Of rejections that were sent and are not durable.
     unwritten_bytes: usize,
@@ -257,10 +269,31 @@ fn next_poll(records: usize, reactions: u64, limit: usize) -> usize {
 }
 
 impl Own {
-    /// Whether it has not come to where the run before it was.
+    /// Whether it is not read up to where the run before it was.
     fn reads_again(&self, reader: &dyn Reader) -> bool {
         reader.position(self.partition) < self.reading.settled_offset()
-            && !reader.at_end(self.partition)
+    }
+
+    /// What the others must know of it.
+    fn status(&self, now: Instant) -> PartitionStatus {
+        let clock = self.reading.clock();
+        PartitionStatus {
+            watermark_ms: clock.watermark_ms(),
+            newest_ms: clock.newest_ms(),
+            quiet: self.idleness.is_quiet(now),
+            held: self.idleness.is_held() || self.ahead.is_some(),
+        }
+    }
+
+    /// What is the matter with it.
+    fn impediment(&self, now: Instant) -> Option<Impediment> {
+        let ahead = self
+            .ahead
+            .filter(|(_, since)| now >= *since + AHEAD_REPORTED_AFTER);
+        ahead
+            .map(|(record, _)| Impediment::Ahead(record))
+            .or_else(|| self.idleness.held().map(Impediment::Held))
+            .or_else(|| self.idleness.released().map(Impediment::Behind))
     }
 }
 
@@ -269,7 +302,7 @@ impl Source {
     fn new(mut start: SourceStart, capabilities: Vec<Capability<u64>>) -> Option<Source> {
         let mut capabilities = capabilities.into_iter();
         let (mut tallies, mut notices) = (capabilities.next()?, capabilities.next()?);
-        let gossip = capabilities.next()?;
+        let updates = capabilities.next()?;
         let now = start.timers.now();
         let own: Vec<Own> = std::mem::take(&mut start.partitions)
             .into_iter()
@@ -279,9 +312,14 @@ impl Source {
                     .watermark
                     .with_label_values(&[reading.partition().to_string()]),
                 partition: reading.partition(),
+                idleness: Idleness::new(
+                    start.timeouts,
+                    now,
+                    reading.settled_offset(),
+                    start.idle.contains(&reading.partition()),
+                ),
                 reading,
-                quiet_since: now,
-                idle: false,
+                ahead: None,
                 unwritten_bytes: 0,
                 poll_records: POLL_REJECTED_RECORDS,
             })
@@ -291,22 +329,24 @@ impl Source {
         }
         tallies.downgrade(&start.final_until_ms);
         notices.downgrade(&start.final_until_ms);
+        let IdleTimeouts { idle, hold } = start.timeouts;
         Some(Source {
+            read_ahead: ReadAhead::new(start.rules.size, idle, hold),
             start,
             own,
             aggregate: Aggregate::default(),
             rejected: Vec::new(),
             tallies,
             notices,
-            gossip,
+            updates,
             check_idle: now,
         })
     }
 
     fn hear(&mut self, news: News) {
         match news {
-            News::Standing(gossip) => {
-                self.start.group.learn(gossip);
+            News::Partition(update) => {
+                self.start.group.apply(update);
             }
             News::Written(Written { partition, bytes }) => {
                 let own = self.own.iter_mut().find(|own| own.partition == partition);
@@ -318,10 +358,12 @@ impl Source {
     }
 
     fn run(&mut self, now: Instant, outputs: &mut Outputs<'_>) -> Result<Next, LogError> {
-        let more = self.read(now)?;
+        let now_ms = self.start.timers.unix_time().as_millis() as u64;
+        let more = self.read(now, now_ms)?;
         self.send(outputs);
-        self.tell(outputs);
-        self.advance(outputs);
+        self.apply_answers(now);
+        self.report(now, outputs);
+        self.advance(now, now_ms, outputs);
         if more {
             return Ok(Next::Now);
         }
@@ -334,35 +376,46 @@ impl Source {
     }
 
     /// Reads every partition that is not too far ahead; whether one has more.
-    fn read(&mut self, now: Instant) -> Result<bool, LogError> {
+    fn read(&mut self, now: Instant, now_ms: u64) -> Result<bool, LogError> {
         let closed_until_ms = *self.tallies.time();
-        let size = self.start.rules.size;
+        let time = ReadingTime {
+            closed_until_ms,
+            now_ms,
+        };
         let durable = self.start.durable.with_frontier(|f| f.first().copied());
-        let ahead_ms = READ_AHEAD_WINDOWS
-            .saturating_mul(size.as_ms())
-            .saturating_add(self.start.idle_timeout.as_millis() as u64);
-        let limit_ms = durable.unwrap_or(closed_until_ms).saturating_add(ahead_ms);
+        let mut standing = Standing {
+            watermark_ms: 0,
+            lowest_ms: self.start.group.lowest_watermark_ms(),
+            durable_ms: durable.unwrap_or(closed_until_ms),
+            holding: self.start.group.is_holding(),
+        };
+        self.read_ahead.release(standing.durable_ms);
         let mut more = false;
         for own in &mut self.own {
-            let ahead = size.floor(own.reading.clock().watermark_ms()) > limit_ms;
+            standing.watermark_ms = own.reading.clock().watermark_ms();
             let full = own.unwritten_bytes > MOST_UNWRITTEN_BYTES;
             // What is read again fitted once, and is waited for.
-            if !own.reads_again(&*self.start.reader) && (ahead || full) {
+            if !own.reads_again(&*self.start.reader) && (full || !self.read_ahead.allows(standing))
+            {
+                own.idleness.on_paused(now);
                 continue;
             }
             let mut read = crate::partition::Read::default();
+            let mut bytes = 0;
+            let mut ahead = None;
             let before = self.rejected.len();
+            let (aggregate, rejected) = (&mut self.aggregate, &mut self.rejected);
+            let (reading, rules) = (&mut own.reading, &self.start.rules);
             let records =
                 self.start
                     .reader
-                    .poll(own.partition, own.poll_records, &mut |record| {
-                        read += own.reading.take(
-                            record,
-                            &self.start.rules,
-                            closed_until_ms,
-                            &mut self.aggregate,
-                            &mut self.rejected,
-                        );
+                    .poll_while(own.partition, own.poll_records, &mut |record| {
+                        bytes += record.value.len() as u64;
+                        match reading.read(record, rules, time, aggregate, rejected) {
+                            Ok(of_record) => read += of_record,
+                            Err(record) => ahead = Some(record),
+                        }
+                        ahead.is_none()
                     })?;
             let rejected = &self.rejected[before..];
             own.unwritten_bytes += rejected.iter().map(Rejected::bytes).sum::<usize>();
@@ -372,19 +425,34 @@ impl Source {
             };
             self.start.metrics.events.inc_by(read.counted);
             self.start.metrics.late.inc_by(read.late);
-            if records > 0 {
-                own.quiet_since = now;
-            }
-            let quiet = now.saturating_duration_since(own.quiet_since);
-            own.idle = quiet >= self.start.idle_timeout && self.start.reader.at_end(own.partition);
-            // Until a poll brings nothing: what it leaves behind rings no bell.
-            more |= records > 0;
+            self.read_ahead
+                .add(own.reading.clock().watermark_ms(), bytes);
             let position = self.start.reader.position(own.partition);
+            let since = own.ahead.take().map_or(now, |(_, since)| since);
+            own.ahead = ahead.map(|record| (record, since));
+            if own.ahead.is_some() {
+                own.idleness.on_paused(now);
+            } else if records > 0 {
+                own.idleness.on_records(now, position);
+            }
+            // Until a poll brings nothing: what it leaves behind wakes nobody.
+            more |= records > 0;
             if let Some(seen) = self.start.positions.get(own.partition as usize) {
                 seen.store(position, Ordering::Relaxed);
             }
         }
         Ok(more)
+    }
+
+    /// Applies the answers to requests of end offsets.
+    fn apply_answers(&mut self, now: Instant) {
+        while let Some((partition, ends)) = self.start.end_offsets.answer() {
+            let position = self.start.reader.position(partition);
+            let own = self.own.iter_mut().find(|own| own.partition == partition);
+            if let Some(own) = own {
+                own.idleness.on_answer(now, position, ends);
+            }
+        }
     }
 
     /// Sends what was counted, each window at its time, and what was rejected, at the worker's.
@@ -414,35 +482,47 @@ impl Source {
             .give_iterator(rejected);
     }
 
-    /// Tells the group how this worker's partitions stand, where that changed.
-    fn tell(&mut self, outputs: &mut Outputs<'_>) {
+    /// Reports to the group how this worker's partitions stand, where that changed, and what is the matter with
+    /// them.
+    fn report(&mut self, now: Instant, outputs: &mut Outputs<'_>) {
         for own in &self.own {
-            let standing = Standing {
-                watermark_ms: own.reading.clock().watermark_ms(),
-                newest_ms: own.reading.clock().newest_ms(),
-                idle: own.idle,
-            };
-            let gossip = Gossip {
+            let update = PartitionUpdate {
                 partition: own.partition,
-                standing,
+                status: own.status(now),
             };
-            if self.start.group.learn(gossip) {
-                own.watermark.set(standing.watermark_ms as f64 / 1000.0);
-                outputs.gossip.session(&self.gossip).give(gossip);
+            if self.start.group.apply(update) {
+                own.watermark
+                    .set(update.status.watermark_ms as f64 / 1000.0);
+                outputs.updates.session(&self.updates).give(update);
             }
+            self.start.holds.report(own.partition, own.impediment(now));
         }
     }
 
-    /// Lets time advance as far as the group's clock allows, leaving marks of progress behind.
-    fn advance(&mut self, outputs: &mut Outputs<'_>) {
-        let (from_ms, to_ms) = (*self.tallies.time(), self.start.group.frontier_ms());
+    /// Lets time advance as far as the group's clock and the quiet partitions allow, leaving marks of progress
+    /// behind. Requests what is needed to pass over more of them.
+    fn advance(&mut self, now: Instant, now_ms: u64, outputs: &mut Outputs<'_>) {
+        let from_ms = *self.tallies.time();
+        let mut to_ms = self.start.group.frontier_ms(now_ms);
+        for own in &mut self.own {
+            // Also while time stands still: a partition that was released may have caught up.
+            if own.idleness.wants_request(now, to_ms.max(from_ms)) {
+                self.start.end_offsets.request(own.partition);
+            }
+        }
+        for own in &self.own {
+            if let Passage::Until(until_ms) = own.idleness.passage(now) {
+                to_ms = to_ms.min(until_ms);
+            }
+        }
         let reader = &self.start.reader;
         if to_ms <= from_ms || self.own.iter().any(|own| own.reads_again(&**reader)) {
             return;
         }
         for own in &mut self.own {
             let position = self.start.reader.position(own.partition);
-            for (time_ms, mark) in own.reading.advance(from_ms, to_ms, position) {
+            let idle = own.idleness.is_idle(now);
+            for (time_ms, mark) in own.reading.advance(from_ms, to_ms, position, idle) {
                 let at = self.notices.delayed(&time_ms);
                 outputs.notices.session(&at).give(Outcome::Mark(mark));
             }

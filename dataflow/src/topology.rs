@@ -59,14 +59,14 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
         timers: parts.source.timers.clone(),
     };
     let durable: probe::Handle<u64> = parts.source.durable.clone();
-    let final_until_ms = parts.sink.final_until_ms;
+    let final_until_ms = parts.sink.progress.final_until_ms;
 
     worker.dataflow_named("emostream", |scope| {
         let (told, heard) = scope.feedback(1);
         let SourceStreams {
             tallies,
             notices,
-            gossip,
+            updates,
             activator,
         } = source(scope, heard, parts.source);
         let (finals, live) = tumble(tallies, tumbling);
@@ -86,8 +86,8 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
         let outcomes = results.map(Outcome::Result).concat(notices);
         let written = sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
 
-        let news = gossip
-            .map(News::Standing)
+        let news = updates
+            .map(News::Partition)
             .concat(written.map(News::Written));
         news.broadcast().connect_loop(told);
         activator
@@ -102,6 +102,7 @@ pub fn describe(config: &Config) -> String {
         window,
         lateness_ms,
         idle_timeout,
+        hold_timeout,
         live,
         swarm_size,
         trending_span,
@@ -114,7 +115,8 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
 
   source: {reactions}   (its partitions dealt over the workers)
     read         decode batches and plain JSON; watermark of a partition = newest time - {lateness_ms} ms;
-                 a partition idle for {idle_timeout:?} at its end holds nobody back
+                 a partition that brings nothing for {idle_timeout:?} is idle once its end is reached; one
+                 that cannot be read to its end holds time back for {hold_timeout:?} more
     pre-aggregate  count by (window, room, emoji) where it is read
       --> rejected, marks of progress --> commit
     exchange     by room

@@ -12,9 +12,11 @@ use crate::{
     Config, DataflowError, Stop,
     clock::GroupClock,
     commit::StartCommitter,
+    end_offsets::StartRequests,
+    holds::Holds,
     metrics::Metrics,
     partition::{PartitionReading, Rules},
-    progress::{Former, PartitionProgress},
+    progress::{PartitionProgress, Progress},
     recovery::{RecoveredTotals, RecoveredTrending},
     sink::{QUIET_COMMIT, SinkStart},
     source::{SourceBell, SourceStart},
@@ -34,12 +36,12 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Where to report a failure.
     pub stop: Stop,
-    /// F.
-    pub final_until_ms: u64,
-    /// The progress of every partition.
-    pub partitions: Vec<PartitionProgress>,
-    /// What was settled under other settings.
-    pub formers: Vec<Former>,
+    /// The progress of this run before its first commit; what only the sink needs is process 0's.
+    pub progress: Progress,
+    /// Starts what requests end offsets of the partitions.
+    pub end_offsets: StartRequests,
+    /// The partitions that are held or behind.
+    pub holds: Arc<Holds>,
     /// For the first worker.
     pub first: Mutex<Option<First>>,
     /// Writes live tallies.
@@ -135,10 +137,7 @@ fn parts(
         source: reading(shared, worker, timers, durable)?,
         sink: SinkStart {
             topics: config.topics.clone(),
-            settings: config.settings(),
-            formers: shared.formers.clone(),
-            final_until_ms: shared.final_until_ms,
-            partitions: shared.partitions.clone(),
+            progress: shared.progress.clone(),
             window_ms: config.window.as_ms(),
             quiet: QUIET_COMMIT,
             timers: timers.clone(),
@@ -165,7 +164,13 @@ fn reading(
         lateness_ms: config.lateness_ms,
         emojis: config.emojis.clone(),
     };
-    let all = shared.partitions.iter();
+    let Progress {
+        final_until_ms,
+        partitions,
+        formers,
+        ..
+    } = &shared.progress;
+    let all = partitions.iter();
     let own: Vec<&PartitionProgress> = all
         .clone()
         .filter(|p| p.partition as usize % worker.peers() == worker.index())
@@ -176,21 +181,25 @@ fn reading(
         .log
         .reader(&config.topics.reactions(), &from, bell.wake())
         .map_err(DataflowError::Start)?;
-    let resume = |p: &&PartitionProgress| {
-        PartitionReading::resume(p, shared.final_until_ms, &shared.formers, &rules)
-    };
+    let resume =
+        |p: &&PartitionProgress| PartitionReading::resume(p, *final_until_ms, formers, &rules);
+    let idle = own.iter().filter(|p| p.idle);
     Ok(SourceStart {
         partitions: own.iter().map(resume).collect(),
+        idle: idle.map(|p| p.partition).collect(),
         group: GroupClock::new(
             config.window,
+            config.lateness_ms,
             own.iter().map(|p| p.partition).collect(),
             all.map(|p| (p.partition, p.resume_watermark_ms)),
         ),
         reader,
+        end_offsets: (shared.end_offsets)(bell.wake()),
         bell,
-        final_until_ms: shared.final_until_ms,
+        final_until_ms: *final_until_ms,
         rules,
-        idle_timeout: config.idle_timeout,
+        timeouts: config.timeouts(),
+        holds: shared.holds.clone(),
         timers: timers.clone(),
         durable,
         positions: shared.positions.clone(),

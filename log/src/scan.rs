@@ -1,6 +1,10 @@
 //! Reading a topic from its beginning, or from a moment, to where it ended when the reading began.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use crate::{Doorbell, Log, LogError, Record};
 
@@ -45,6 +49,36 @@ pub fn read_since(
         }
     }
     read_from(log, topic, &from, each)
+}
+
+/// As [`read_to_end`], but of each partition only the records of the last `offsets` offsets; of one that holds
+/// none there (transactions leave marks), those before, until there are some.
+pub fn read_last(
+    log: &dyn Log,
+    topic: &str,
+    offsets: u64,
+    each: &mut dyn FnMut(Record<'_>),
+) -> Result<(), LogError> {
+    let mut wanted = Vec::new();
+    for partition in 0..log.partitions(topic)? {
+        let kept = log.offsets(topic, partition)?;
+        if !kept.is_empty() {
+            wanted.push((partition, kept));
+        }
+    }
+    let mut last = offsets;
+    while !wanted.is_empty() {
+        let start = |kept: &Range<u64>| kept.end.saturating_sub(last).max(kept.start);
+        let from: Vec<(u32, u64)> = wanted.iter().map(|(p, kept)| (*p, start(kept))).collect();
+        let mut found = BTreeSet::new();
+        read_from(log, topic, &from, &mut |record| {
+            found.insert(record.partition);
+            each(record);
+        })?;
+        wanted.retain(|(partition, kept)| !found.contains(partition) && start(kept) > kept.start);
+        last = last.saturating_mul(8);
+    }
+    Ok(())
 }
 
 fn read_from(

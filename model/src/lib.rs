@@ -11,6 +11,7 @@
 mod batch;
 mod emoji;
 mod frame;
+mod headers;
 mod json;
 mod known;
 mod payload;
@@ -27,6 +28,7 @@ mod window;
 pub use batch::{Batch, BatchError, MAX_BATCH_REACTIONS};
 pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
 pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
+pub use headers::{INSTANCE_HEADER, RESETS_HEADER};
 pub use json::{Entry, Names};
 pub use payload::{Payload, PayloadError};
 pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, ReactionRef, UserId};

@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, stdin};
 
 use clap::{Args, ValueEnum};
-use emostream_dataflow::{Reset, ResetFrom, reset, stored};
+use emostream_dataflow::{FinalTime, Plan, Reset, ResetFrom, ResetRequest, plan, reset};
 use emostream_log::{Log, LogError};
 use emostream_model::Topics;
 use indicatif::HumanCount;
@@ -12,7 +12,7 @@ use crate::{
     exit::{Exit, Failure},
     output,
     settings::{StoreFlags, TopicFlags},
-    values::moment,
+    values::{From, moment, now_ms},
 };
 
 #[derive(Debug, Args)]
@@ -24,6 +24,13 @@ pub(crate) struct Flags {
     /// Where the next run reads on: where the last one stood, or behind what is in the log now
     #[arg(long, value_name = "WHERE", default_value = "kept")]
     from: Where,
+    /// After a clock was wrong, or progress was lost: everything up to this time is final, and windows after it
+    /// are counted, even if they have finals already
+    #[arg(long, value_name = "now|TIME", value_parser = final_until)]
+    final_until: Option<FinalUntil>,
+    /// Reject the records that are in the log and ahead of this host's clock. Alone it changes nothing else
+    #[arg(long)]
+    reject_ahead: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -37,26 +44,41 @@ enum Where {
     Latest,
 }
 
+/// Up to when everything is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FinalUntil {
+    Now,
+    /// Unix milliseconds.
+    At(u64),
+}
+
+fn final_until(text: &str) -> Result<FinalUntil, String> {
+    match text.parse() {
+        _ if text == "now" => Ok(FinalUntil::Now),
+        Ok(From::At(at_ms)) => Ok(FinalUntil::At(at_ms)),
+        _ => Err("write now, or a moment as 2026-01-31T20:15:00Z".to_owned()),
+    }
+}
+
+const NOTHING: &str = "no progress is stored: there is nothing to reset\n";
+
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     if !flags.yes && !stdin().is_terminal() {
         let why = "is needed, for there is no terminal to ask at";
         return Err(Failure::usage("--yes", why));
     }
+    let request = request(&flags);
     let names = flags.topics.names();
     let log = flags.store.open_existing()?;
-    let Some(final_until_ms) = final_until(&names, &*log)? else {
-        return say("no progress is stored: there is nothing to reset\n");
+    let Some(plan) = planned(&names, &*log, &request)? else {
+        return say(NOTHING);
     };
-    if !flags.yes && !confirmed(flags.from, final_until_ms)? {
+    say(&consequences(&request, &plan))?;
+    if !flags.yes && !confirmed()? {
         return say("nothing was changed\n");
     }
-    let from = match flags.from {
-        Where::Kept => ResetFrom::Kept,
-        Where::Latest => ResetFrom::Latest,
-    };
-    match reset(&names, &*log, from) {
-        Ok(Some(done)) => say(&report(&done, from)),
-        Ok(None) => say("no progress is stored: there is nothing to reset\n"),
+    match reset(&names, &*log, &request, &plan) {
+        Ok(done) => say(&report(&done, &request, &plan)),
         Err(error) => match Failure::from(error) {
             Failure {
                 exit: Exit::Restart,
@@ -70,34 +92,93 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     }
 }
 
-/// F; `None` if the dataflow never committed.
-fn final_until(names: &Topics, log: &dyn Log) -> Result<Option<u64>, Failure> {
-    match log.partitions(&names.progress()) {
-        Err(LogError::UnknownTopic { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(stored(names, log)?.map(|stored| stored.final_until_ms)),
+fn request(flags: &Flags) -> ResetRequest {
+    let now_ms = now_ms();
+    ResetRequest {
+        from: match flags.from {
+            Where::Kept => ResetFrom::Kept,
+            Where::Latest => ResetFrom::Latest,
+        },
+        final_until_ms: flags.final_until.map(|until| match until {
+            FinalUntil::Now => now_ms,
+            FinalUntil::At(at_ms) => at_ms,
+        }),
+        reject_ahead: flags.reject_ahead,
+        now_ms,
     }
 }
 
-fn confirmed(from: Where, final_until_ms: u64) -> Result<bool, Failure> {
-    let skips = match from {
-        Where::Kept => "",
-        Where::Latest => " Whatever is in the log and not counted yet will never be.",
+fn planned(names: &Topics, log: &dyn Log, request: &ResetRequest) -> Result<Option<Plan>, Failure> {
+    match log.partitions(&names.progress()) {
+        Err(LogError::UnknownTopic { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(plan(names, log, request)?),
+    }
+}
+
+/// What the reset will do, for people who decide.
+fn consequences(request: &ResetRequest, plan: &Plan) -> String {
+    let until = moment(plan.final_until_ms);
+    let mut text = match plan.final_time {
+        FinalTime::Kept if request.reject_ahead && request.final_until_ms.is_none() => {
+            format!(
+                "Records in the log that are dated after {} will be rejected.\n",
+                moment(request.now_ms)
+            )
+        }
+        FinalTime::Kept => format!("Finals up to {until} stay.\n"),
+        FinalTime::Forward => format!(
+            "Everything up to {until} will be final (it was {}); what is in the log and not counted by then is \
+             rejected as late.\n",
+            moment(plan.stored_until_ms)
+        ),
+        FinalTime::Backward => format!(
+            "The final time will be set back from {} to {until}.\n",
+            moment(plan.stored_until_ms)
+        ),
+        FinalTime::Begun => format!(
+            "No progress is stored. Everything in the log up to {until} will count as settled.\n"
+        ),
     };
-    say(&format!(
-        "Finals up to {} stay. A running dataflow ends, and the next one may have other settings.{skips}\n\
-         Reset the progress? [y/N] ",
-        moment(final_until_ms)
-    ))?;
+    let after = &plan.finals_after;
+    if after.finals > 0 {
+        text += &format!(
+            "{} finals with {} reactions lie after that, and stay. Their windows may get a second final, of other \
+             reactions, and the totals count both:\n",
+            HumanCount(after.finals),
+            HumanCount(after.reactions)
+        );
+        for (room, end_ms, total) in &after.first {
+            text += &format!(
+                "  {room}, window until {}: {}\n",
+                moment(*end_ms),
+                HumanCount(*total)
+            );
+        }
+        let others = after.finals - after.first.len() as u64;
+        if others > 0 {
+            text += &format!("  and {} more\n", HumanCount(others));
+        }
+    }
+    if request.from == ResetFrom::Latest {
+        text += "Whatever is in the log and not counted yet will never be.\n";
+    }
+    text
+}
+
+fn confirmed() -> Result<bool, Failure> {
+    say(
+        "A running dataflow ends, and the next one goes on from there. Reset the progress? [y/N] ",
+    )?;
     let mut answer = String::new();
     // A terminal that is gone has not agreed.
     let read = stdin().lock().read_line(&mut answer).unwrap_or(0);
     Ok(read > 0 && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn report(done: &Reset, from: ResetFrom) -> String {
+fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
     let records = HumanCount(done.records);
-    let next = match from {
+    let next = match request.from {
         ResetFrom::Kept => format!("the next run counts from there ({records} records to read)"),
         ResetFrom::Latest => {
             format!("the next run counts what comes from now on ({records} records skipped)")
@@ -108,14 +189,18 @@ fn report(done: &Reset, from: ResetFrom) -> String {
         done.partitions,
         moment(done.final_until_ms)
     );
+    if plan.final_time == FinalTime::Begun {
+        let settled = HumanCount(done.settled);
+        said += &format!("{settled} records up to then count as settled\n");
+    }
     if done.lost > 0 {
         let lost = HumanCount(done.lost);
         said += &format!("{lost} records were deleted before they were counted\n");
     }
-    if done.anew > 0 {
-        let anew = done.anew;
+    if done.replaced > 0 {
+        let replaced = done.replaced;
         said += &format!(
-            "{anew} partitions no longer hold what was read from them, and are read from their beginning\n"
+            "{replaced} partitions no longer hold what was read from them, and are read from their beginning\n"
         );
     }
     said

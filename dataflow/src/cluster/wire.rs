@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::progress::{Former, PartitionProgress};
+use crate::progress::{Former, PartitionProgress, Progress};
 
 /// A stranger's frame is bounded before anything is allocated for it: a hello lists some settings.
 pub const HELLO_BYTES: usize = 64 << 10;
@@ -35,6 +35,28 @@ pub struct SharedBeginning {
     pub partitions: Vec<PartitionProgress>,
     /// What was settled under other settings and may be read again.
     pub formers: Vec<Former>,
+}
+
+impl SharedBeginning {
+    /// What the others need of process 0's progress.
+    pub fn of(progress: &Progress) -> SharedBeginning {
+        SharedBeginning {
+            final_until_ms: progress.final_until_ms,
+            partitions: progress.partitions.clone(),
+            formers: progress.formers.clone(),
+        }
+    }
+}
+
+impl From<SharedBeginning> for Progress {
+    fn from(shared: SharedBeginning) -> Progress {
+        Progress {
+            final_until_ms: shared.final_until_ms,
+            partitions: shared.partitions,
+            formers: shared.formers,
+            ..Progress::default()
+        }
+    }
 }
 
 /// A word between process 0 and another.

@@ -9,7 +9,7 @@
 //! reactions show late, offsets have gaps, what is under way may land at any call.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -17,8 +17,8 @@ use std::{
 
 use bytes::Bytes;
 use emostream_log::{
-    Appender, Done, Header, Log, LogError, NewRecord, Reader, Record, TopicDescription, TopicSpec,
-    Transactor, Wake,
+    Appender, Done, EndOffsets, Header, Log, LogError, NewRecord, Reader, Record, TopicDescription,
+    TopicSpec, Transactor, Wake,
 };
 use rand::RngExt;
 
@@ -26,6 +26,7 @@ use super::{Dice, run::SimClock};
 use crate::{
     DataflowError, Stop,
     commit::{Commit, Wakeup},
+    end_offsets::{Answer, EndOffsetRequests},
     results::{Recording, WindowResult},
 };
 
@@ -45,6 +46,8 @@ struct State {
     under_way: Option<Transaction>,
     /// What landed since it was last taken.
     landed: Vec<Vec<NewRecord>>,
+    /// Requests for end offsets of the delayed topic that are not answered.
+    requests: Vec<PendingRequest>,
 }
 
 #[derive(Default)]
@@ -52,6 +55,27 @@ struct Partition {
     slots: Vec<Slot>,
     /// The offset that readers see up to.
     shown: usize,
+    fault: Fault,
+}
+
+/// Why a partition shows nothing new.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// It is slow, or nothing is the matter.
+    #[default]
+    None,
+    /// Its broker does not answer.
+    Unreachable,
+    /// Another producer's transaction is open.
+    OpenTransaction,
+}
+
+struct PendingRequest {
+    partition: u32,
+    /// The end when it was sent: an answer may say that, or the end when it is given.
+    end: u64,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+    wake: Wake,
 }
 
 /// An offset's.
@@ -108,6 +132,7 @@ impl SimLog {
             epoch: 0,
             under_way: None,
             landed: Vec::new(),
+            requests: Vec::new(),
         })))
     }
 
@@ -159,6 +184,58 @@ impl SimLog {
         partitions
             .map(|p| (p.shown as u64, p.slots.len() as u64))
             .collect()
+    }
+
+    /// What is the matter with a partition of the delayed topic from now on.
+    pub fn set_fault(&self, partition: u32, fault: Fault) {
+        let mut state = self.state();
+        let delayed = state.delayed.clone();
+        state.partition(&delayed, partition).fault = fault;
+    }
+
+    /// Answers any of the requests for end offsets; whether there was one.
+    pub fn answer_any(&self) -> bool {
+        let wake = {
+            let mut state = self.state();
+            let count = state.requests.len();
+            if count == 0 {
+                return false;
+            }
+            let which = state.dice.random_range(0..count);
+            let request = state.requests.swap_remove(which);
+            let as_requested = state.dice.random_bool(0.5);
+            let delayed = state.delayed.clone();
+            let partition = state.partition(&delayed, request.partition);
+            let end = match as_requested {
+                true => request.end,
+                false => partition.slots.len() as u64,
+            };
+            let ends = match partition.fault {
+                Fault::Unreachable => None,
+                Fault::OpenTransaction => Some(EndOffsets {
+                    stable: end.min(partition.shown as u64),
+                    end,
+                }),
+                Fault::None => Some(EndOffsets { stable: end, end }),
+            };
+            request
+                .answers
+                .lock()
+                .unwrap()
+                .push_back((request.partition, ends));
+            request.wake
+        };
+        wake();
+        true
+    }
+
+    /// What requests end offsets of the delayed topic.
+    pub fn requests(&self, wake: Wake) -> Box<dyn EndOffsetRequests> {
+        Box::new(SimRequests {
+            log: self.clone(),
+            answers: Arc::default(),
+            wake,
+        })
     }
 
     /// What commits for the newest transactor.
@@ -400,11 +477,11 @@ struct SimReader {
 }
 
 impl Reader for SimReader {
-    fn poll(
+    fn poll_while(
         &mut self,
         partition: u32,
         limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
+        each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<usize, LogError> {
         let mut state = self.log.state();
         let limit = match state.dice.random_bool(0.5) {
@@ -422,7 +499,7 @@ impl Reader for SimReader {
                 headers,
             } = &from.slots[*next]
             {
-                each(Record {
+                let consumed = each(Record {
                     partition,
                     offset: *next as u64,
                     time_ms: *time_ms,
@@ -430,6 +507,9 @@ impl Reader for SimReader {
                     value,
                     headers,
                 });
+                if !consumed {
+                    break;
+                }
                 records += 1;
             }
             *next += 1;
@@ -444,6 +524,30 @@ impl Reader for SimReader {
 
     fn at_end(&self, partition: u32) -> bool {
         self.at[&partition].1
+    }
+}
+
+struct SimRequests {
+    log: SimLog,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+    wake: Wake,
+}
+
+impl EndOffsetRequests for SimRequests {
+    fn request(&mut self, partition: u32) {
+        let mut state = self.log.state();
+        let delayed = state.delayed.clone();
+        let end = state.partition(&delayed, partition).slots.len() as u64;
+        state.requests.push(PendingRequest {
+            partition,
+            end,
+            answers: self.answers.clone(),
+            wake: self.wake.clone(),
+        });
+    }
+
+    fn answer(&mut self) -> Option<Answer> {
+        self.answers.lock().unwrap().pop_front()
     }
 }
 

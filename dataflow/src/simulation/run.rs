@@ -16,6 +16,7 @@ use timely::{WorkerConfig, communication::WorkerGuards, execute::execute_from, w
 use super::{T0, log::SimLog};
 use crate::{
     Config, DataflowError, Stop,
+    holds::Holds,
     metrics::Metrics,
     recovery::{self, Beginning},
     run::allocators,
@@ -69,6 +70,8 @@ enum Turn {
 pub struct SimRun {
     /// How many partitions it reads.
     pub partitions: u32,
+    /// Those that are held or behind.
+    pub holds: Arc<Holds>,
     stop: Stop,
     turns: Vec<Sender<Turn>>,
     /// The durable frontier that the worker sees, after each turn.
@@ -84,32 +87,34 @@ impl SimRun {
         clock: &Arc<SimClock>,
     ) -> Result<SimRun, DataflowError> {
         let Beginning {
-            final_until_ms,
-            partitions,
-            formers,
+            progress,
             totals,
             trending,
             ..
         } = recovery::recover(&config, log)?;
         let stop = Stop::default();
-        let (of_log, of_stop, recording) = (log.clone(), stop.clone(), config.recording());
+        let recording = config.recording(progress.resets.number);
+        let (of_log, of_stop) = (log.clone(), stop.clone());
         let first = First {
             committer: Box::new(move |wake| Some(of_log.committer(wake, recording, of_stop))),
             totals,
             trending,
         };
         let workers = config.workers;
-        let count = partitions.len() as u32;
+        let partitions = progress.partitions.len() as u32;
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let holds = Arc::new(Holds::new(config.topics.reactions(), metrics.clone()));
+        let of_log = log.clone();
         let shared = Arc::new(Shared {
             config,
             log: Arc::new(log.clone()),
             clock: clock.clone(),
-            metrics: Metrics::register(&Registry::new()).unwrap(),
+            metrics,
             stop: stop.clone(),
-            final_until_ms,
-            positions: Arc::new(partitions.iter().map(|_| AtomicU64::new(0)).collect()),
-            partitions,
-            formers,
+            positions: Arc::new((0..partitions).map(|_| AtomicU64::new(0)).collect()),
+            progress,
+            end_offsets: Box::new(move |wake| of_log.requests(wake)),
+            holds: holds.clone(),
             first: Mutex::new(Some(first)),
             appender: Arc::from(log.appender(Duration::ZERO).unwrap()),
         });
@@ -124,7 +129,8 @@ impl SimRun {
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);
         let threads = execute_from(allocators(workers)?, Box::new(()), config, work);
         let run = SimRun {
-            partitions: count,
+            partitions,
+            holds,
             stop,
             turns,
             answers,

@@ -1,6 +1,6 @@
 //! What happens to a group in the run of one seed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use emostream_log::{Cleanup, EventClock, Log, LogError, NewRecord, TopicSpec};
 use emostream_model::{EmojiNames, Topics, WindowRecord, WindowSize};
@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use super::{
     Dice, LATENESS_MS, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
-    log::SimLog,
+    log::{Fault, SimLog},
     producers::{Crowd, heartbeat, record},
     run::{SimClock, SimRun},
     truth::{Truth, Written},
@@ -17,6 +17,9 @@ use crate::{Config, DataflowError};
 
 /// When a silent partition stops holding the others back.
 const IDLE_TIMEOUT_MS: u64 = 10_000;
+
+/// How long a partition that cannot be read to its end holds the others back.
+const HOLD_TIMEOUT_MS: u64 = 60_000;
 
 /// Ingest writes to every partition that often.
 const TICK_MS: u64 = 500;
@@ -43,8 +46,10 @@ pub struct World {
     next_tick_ms: u64,
     /// Until when each partition shows nothing new.
     stalled_until_ms: Vec<u64>,
-    /// Whether partitions may be stalled for so long that they are idle.
-    idles: bool,
+    /// How long partitions may show nothing new.
+    longest_stall_ms: u64,
+    /// Those over which time passed because their hold timed out: what they bring may be late.
+    released: BTreeSet<u32>,
     /// Everything that landed.
     story: Vec<Vec<NewRecord>>,
 }
@@ -76,7 +81,12 @@ impl World {
             log.create_topic(&spec).unwrap();
         }
         World {
-            idles: dice.random_bool(0.3),
+            longest_stall_ms: match dice.random_range(0..10) {
+                0 => 2 * HOLD_TIMEOUT_MS,
+                1..5 => 3 * IDLE_TIMEOUT_MS,
+                _ => IDLE_TIMEOUT_MS / 2,
+            },
+            released: BTreeSet::new(),
             crowd: Crowd::any(&mut dice),
             dice,
             clock,
@@ -106,13 +116,15 @@ impl World {
                     self.log.land();
                     self.take_landed();
                 }
-                900..972 => self.acknowledge(),
+                900..940 => self.acknowledge(),
+                940..972 => drop(self.log.answer_any()),
                 972..976 => self.fail_transaction(),
                 976..986 => drop(self.runs.pop()),
                 986..990 => self.begin(),
                 990..993 => self.stop(),
                 993..997 => self.stall(),
                 997 => self.add_partition(),
+                998 => self.freeze(),
                 _ => self.be_away(),
             }
             if self.runs.is_empty() && self.dice.random_bool(0.05) {
@@ -124,6 +136,7 @@ impl World {
     /// Heals everything, waits until all is written, and checks it. Returns all that landed.
     pub fn end(mut self) -> Vec<Vec<NewRecord>> {
         self.stalled_until_ms.fill(0);
+        self.end_stalls();
         self.runs.clear();
         self.begin();
         for round in 0.. {
@@ -140,8 +153,9 @@ impl World {
             self.log.land();
             self.take_landed();
             self.acknowledge();
+            while self.log.answer_any() {}
         }
-        self.written.check(&self.truth, self.idles);
+        self.written.check(&self.truth, &self.released);
         self.story
     }
 
@@ -159,7 +173,7 @@ impl World {
             trending_top: TOP,
             emojis: EmojiNames::default(),
             clock: EventClock::host(),
-            hold_timeout: Duration::from_secs(60),
+            hold_timeout: Duration::from_millis(HOLD_TIMEOUT_MS),
             unbounded_timestamps: false,
         };
         let newest = self.runs.len().saturating_sub(1);
@@ -190,6 +204,14 @@ impl World {
         }
     }
 
+    /// The processes stand still for a while, and a backlog grows.
+    fn freeze(&mut self) {
+        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..2 * HOLD_TIMEOUT_MS);
+        while self.clock.unix_ms() < until_ms {
+            self.pass(TICK_MS);
+        }
+    }
+
     fn step_any(&mut self) {
         if !self.runs.is_empty() {
             let run = self.dice.random_range(0..self.runs.len());
@@ -200,6 +222,7 @@ impl World {
 
     fn step(&mut self, run: usize, worker: usize) {
         let durable_until_ms = self.runs[run].step(worker);
+        self.released.extend(self.runs[run].holds.behind());
         if run + 1 == self.runs.len() {
             self.compare_durable(durable_until_ms);
         }
@@ -246,6 +269,7 @@ impl World {
     fn pass(&mut self, ms: u64) {
         self.clock.pass(ms);
         self.tick(true);
+        self.end_stalls();
         // A partition that is not stalled is not idle.
         self.show_all(IDLE_TIMEOUT_MS / 4);
     }
@@ -295,13 +319,21 @@ impl World {
     }
 
     fn stall(&mut self) {
-        let most_ms = match self.idles {
-            true => 3 * IDLE_TIMEOUT_MS,
-            false => IDLE_TIMEOUT_MS / 2,
-        };
         let partition = self.dice.random_range(0..self.stalled_until_ms.len());
-        self.stalled_until_ms[partition] =
-            self.clock.unix_ms() + self.dice.random_range(0..most_ms);
+        let ms = self.dice.random_range(0..self.longest_stall_ms);
+        self.stalled_until_ms[partition] = self.clock.unix_ms() + ms;
+        let faults = [Fault::None, Fault::Unreachable, Fault::OpenTransaction];
+        let fault = faults[self.dice.random_range(0..faults.len())];
+        self.log.set_fault(partition as u32, fault);
+    }
+
+    fn end_stalls(&self) {
+        let now_ms = self.clock.unix_ms();
+        for (partition, until_ms) in (0..).zip(&self.stalled_until_ms) {
+            if *until_ms <= now_ms {
+                self.log.set_fault(partition, Fault::None);
+            }
+        }
     }
 
     /// A run reads the partitions that it began with: it ends, as dataflow does.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_dataflow::{Config, Progress, ResetFrom, reset};
-use emostream_log::{NewRecord, embedded::EmbeddedLog, read_to_end};
+use emostream_dataflow::{Config, Plan, Progress, Reset, ResetFrom, ResetRequest, plan, reset};
+use emostream_log::{EventClock, NewRecord, embedded::EmbeddedLog, read_to_end};
 use emostream_model::{Batch, EmojiNames, Payload, WindowSize};
 use rand::RngExt;
 
@@ -18,8 +18,21 @@ use crate::{DataflowError, Stage, T0, check, closing, events, reaction, rng, see
 type Sums = BTreeMap<(String, String), u64>;
 
 impl Stage {
-    fn reset(&self, from: ResetFrom) -> Option<emostream_dataflow::Reset> {
-        reset(&self.topics, &*self.log, from).unwrap()
+    fn reset(&self, from: ResetFrom) -> Option<Reset> {
+        self.reset_to(from, None).map(|(_, done)| done)
+    }
+
+    /// A reset with this final time.
+    fn reset_to(&self, from: ResetFrom, final_until_ms: Option<u64>) -> Option<(Plan, Reset)> {
+        let request = ResetRequest {
+            from,
+            final_until_ms,
+            reject_ahead: false,
+            now_ms: EventClock::host().unix_ms(),
+        };
+        let plan = plan(&self.topics, &*self.log, &request).unwrap()?;
+        let done = reset(&self.topics, &*self.log, &request, &plan).unwrap();
+        Some((plan, done))
     }
 
     /// Stores `progress`, as a run would have.
@@ -243,7 +256,7 @@ fn misfit(partition: serde_json::Value) -> Stage {
 /// After a reset every record is read as new: the one of the final window is late, the others count.
 fn goes_on_from_the_beginning(stage: &Stage) {
     let done = stage.reset(ResetFrom::Kept).unwrap();
-    assert_eq!((done.anew, done.records), (1, 3));
+    assert_eq!((done.replaced, done.records), (1, 3));
     stage.append(closing(stage, 6000));
     stage.run_until(stage.config(1), || stage.finals().len() == 2);
     assert_eq!(stage.rejected(), [(0, 0, "late".to_owned())]);
@@ -285,7 +298,7 @@ fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_say
     assert!(said.contains("from offset 1, but begins at 3"), "{said}");
     assert!(said.contains("emostream reset"), "{said}");
     let done = stage.reset(ResetFrom::Kept).unwrap();
-    assert_eq!((done.lost, done.records, done.anew), (2, 0, 0));
+    assert_eq!((done.lost, done.records, done.replaced), (2, 0, 0));
     stage.append(vec![batch(9000)]);
     stage.append(closing(&stage, 9000));
     stage.run_until(stage.config(1), || stage.finals().len() == 1);

@@ -1,5 +1,7 @@
 //! Where the dataflow stands, for people: one row a partition, beside what the log holds now.
 
+use std::time::Duration;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use emostream_dataflow::{PartitionProgress, Progress, Settings};
 use emostream_log::{Doorbell, Log};
@@ -12,6 +14,9 @@ use crate::{
     output,
     values::{From, moment, now_ms, span_ms},
 };
+
+/// How long a broker may take to tell the end of a partition.
+const END_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Shows the newest progress, and with `follow` each that comes.
 pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Failure> {
@@ -103,8 +108,9 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
             "watermark at R",
         ]);
     for partition in &progress.partitions {
-        let end = match log.offsets(&topics.reactions(), partition.partition) {
-            Ok(kept) => Some(kept.end),
+        let topic = topics.reactions();
+        let end = match log.end_offsets(&topic, partition.partition, END_PATIENCE) {
+            Ok(ends) => Some(ends.end),
             // The partition, or the topic, is gone; `reset` is what helps.
             Err(error) => {
                 tracing::debug!(%error, "no end");
@@ -182,11 +188,9 @@ mod tests {
     #[test]
     fn a_row_shows_what_is_not_read_yet() {
         let partition = PartitionProgress {
-            partition: 3,
-            resume_offset: 10,
             resume_watermark_ms: 1_764_000_000_000,
             read_offset: 20,
-            last: None,
+            ..PartitionProgress::begin(3, 10)
         };
         assert_eq!(
             row(&partition, Some(1420)),
@@ -198,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_headline_says_how_old_f_is() {
-        let mut progress = Progress::nothing();
+        let mut progress = Progress::default();
         assert!(headline(&progress, 5).starts_with("nothing is final yet"));
         progress.final_until_ms = 1_764_000_000_000;
         let said = headline(&progress, 1_764_000_003_500);

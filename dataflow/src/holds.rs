@@ -1,0 +1,148 @@
+//! Which partitions hold time back, or are behind: for `/readyz`, a metric, and one log line at the beginning
+//! and at the end of each.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+
+use crate::{idleness::HoldReason, metrics::Metrics, partition::AheadRecord};
+
+/// What keeps a partition from being read as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Impediment {
+    /// Time does not pass over it.
+    Held(HoldReason),
+    /// Its next record is ahead of this host's clock, and time does not pass over it.
+    Ahead(AheadRecord),
+    /// It was held for this reason until the hold timeout ran out, and has not caught up.
+    Behind(HoldReason),
+}
+
+impl Impediment {
+    /// For which reason time does not pass, if it does not.
+    fn held(&self) -> Option<HoldReason> {
+        match self {
+            Impediment::Held(reason) => Some(*reason),
+            Impediment::Ahead(_) => Some(HoldReason::Ahead),
+            Impediment::Behind(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Impediment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Impediment::Held(HoldReason::OpenTransaction) => f.write_str(
+                "is held by an open transaction of another producer; windows close when it ends, or when \
+                 --hold-timeout runs out",
+            ),
+            Impediment::Ahead(record) => write!(
+                f,
+                "is held: its record at offset {} is dated {}, ahead of this host's clock; correct the clock, or \
+                 have records of the future rejected with `emostream reset --reject-ahead`",
+                record.offset,
+                moment(record.time_ms)
+            ),
+            Impediment::Held(_) => f.write_str(
+                "is held because its leader does not answer; windows close when it does, or when --hold-timeout \
+                 runs out",
+            ),
+            Impediment::Behind(reason) => write!(
+                f,
+                "is behind: it was held ({}) for longer than --hold-timeout, so what it brings for closed windows \
+                 is late until it has caught up",
+                reason.as_str()
+            ),
+        }
+    }
+}
+
+/// A moment for people.
+pub fn moment(time_ms: u64) -> String {
+    let time_ms = i64::try_from(time_ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(time_ms)
+        .map_or_else(|_| format!("{time_ms} ms"), |at| at.to_string())
+}
+
+/// The impediments of a process' partitions.
+pub struct Holds {
+    topic: String,
+    metrics: Metrics,
+    known: Mutex<BTreeMap<u32, Impediment>>,
+    version: AtomicU64,
+}
+
+impl Holds {
+    /// None is known yet.
+    pub fn new(topic: String, metrics: Metrics) -> Holds {
+        Holds {
+            topic,
+            metrics,
+            known: Mutex::default(),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    /// How often anything has changed.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<u32, Impediment>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports what is the matter with a partition now.
+    pub fn report(&self, partition: u32, now: Option<Impediment>) {
+        let before = match now {
+            Some(impediment) => self.known().insert(partition, impediment),
+            None => self.known().remove(&partition),
+        };
+        if before == now {
+            return;
+        }
+        self.version.fetch_add(1, Ordering::AcqRel);
+        let number = partition.to_string();
+        for reason in HoldReason::ALL {
+            let held = now.and_then(|it| it.held()) == Some(reason);
+            let labels = [number.as_str(), reason.as_str()];
+            self.metrics
+                .held
+                .with_label_values(&labels)
+                .set(held.into());
+        }
+        let topic = &self.topic;
+        match now {
+            Some(impediment) => tracing::warn!("{topic}/{partition} {impediment}"),
+            None => tracing::info!("{topic}/{partition} is no longer held, and has caught up"),
+        }
+    }
+
+    /// Why the process is not ready, if a partition is the reason.
+    pub fn reason(&self) -> Option<String> {
+        let known = self.known();
+        let (partition, impediment) = known.first_key_value()?;
+        let others = match known.len() - 1 {
+            0 => String::new(),
+            others => format!(" ({others} more are held or behind)"),
+        };
+        Some(format!("{}/{partition} {impediment}{others}", self.topic))
+    }
+
+    /// The partitions whose hold timed out.
+    #[cfg(test)]
+    pub fn behind(&self) -> Vec<u32> {
+        let known = self.known();
+        let behind = known
+            .iter()
+            .filter(|(_, it)| matches!(it, Impediment::Behind(_)));
+        behind.map(|(partition, _)| *partition).collect()
+    }
+}
