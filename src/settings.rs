@@ -12,7 +12,7 @@ use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_broadcast::RelayToken;
 use emostream_http::{AllowOrigin, Gate, Limits, Tls, TlsError, TlsFile, TlsFiles};
 use emostream_log::{
-    Log,
+    EventClock, Log,
     embedded::EmbeddedLog,
     kafka::{Fetching, KafkaLog, KafkaOptions},
 };
@@ -97,12 +97,12 @@ impl StoreFlags {
         }
     }
 
-    /// Opens it for reading and writing; makes the directory if need be.
-    pub(crate) fn open(self) -> Result<Arc<dyn Log>, Failure> {
+    /// Opens it for reading and writing; makes the directory if need be. `clock` is the embedded log's.
+    pub(crate) fn open(self, clock: EventClock) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         match self.kafka {
             Some(brokers) => connect(brokers, self.properties, Fetching::AtOnce),
-            None => Ok(Arc::new(EmbeddedLog::open(&self.data)?)),
+            None => Ok(Arc::new(EmbeddedLog::open_with_clock(&self.data, clock)?)),
         }
     }
 
@@ -113,7 +113,7 @@ impl StoreFlags {
             // Says so if there is none, and makes none.
             drop(EmbeddedLog::open_for_reading(self.directory()?)?);
         }
-        self.open()
+        self.open(EventClock::host())
     }
 
     /// Opens it for reading, also while another process writes it.

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use emostream_log::EventClock;
 use emostream_model::{ReadRange, RelayUpdate};
 use tokio::sync::watch;
 
@@ -37,6 +38,8 @@ pub(crate) struct Feed {
     pub(crate) metrics: Metrics,
     /// How long finals are kept.
     ring: Duration,
+    /// Dates the records that are read.
+    clock: EventClock,
     swept: Mutex<Instant>,
     /// Why this node cannot go on, once it cannot.
     failed: watch::Sender<Option<Unfit>>,
@@ -44,12 +47,13 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Nothing has come yet.
-    pub(crate) fn new(hub: Arc<Hub>, metrics: Metrics, ring: Duration) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, metrics: Metrics, ring: Duration, clock: EventClock) -> Self {
         Self {
             hub,
             outlet: Arc::new(Outlet::new(metrics.clone())),
             metrics,
             ring,
+            clock,
             swept: Mutex::new(Instant::now()),
             failed: watch::Sender::new(None),
         }
@@ -114,24 +118,23 @@ impl Feed {
         }
     }
 
+    /// The moment that lies `span` back, Unix milliseconds.
+    pub(crate) fn ago(&self, span: Duration) -> u64 {
+        self.clock.unix_time().saturating_sub(span).as_millis() as u64
+    }
+
     /// Forgets what is old, now and then.
     pub(crate) fn sweep(&self) {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if swept.elapsed() > SWEEP_EVERY {
             *swept = Instant::now();
-            self.hub.sweep(ago(self.ring), ago(OVERDUE));
+            self.hub.sweep(self.ago(self.ring), self.ago(OVERDUE));
             self.metrics.rooms.set(self.hub.len() as i64);
         }
     }
 }
 
-/// The moment that lies `span` back, Unix milliseconds.
-pub(crate) fn ago(span: Duration) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.saturating_sub(span).as_millis() as u64)
-}
-
-/// Now, Unix microseconds.
+/// Now by the host clock, which other hosts' clocks are compared with: Unix microseconds.
 pub(crate) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_micros() as u64)

@@ -47,6 +47,7 @@ mod websocket;
 use std::{num::NonZeroUsize, time::Duration};
 
 use emostream_http::{AllowOrigin, Gate};
+use emostream_log::EventClock;
 use emostream_model::Topics;
 
 pub use error::BroadcastError;
@@ -84,4 +85,6 @@ pub struct Reception {
     pub shards: Option<NonZeroUsize>,
     /// At the end, subscribers are told to come back spread over this at most.
     pub drain: Duration,
+    /// The clock that dates events: the log's and the ingest's where they are in this process.
+    pub clock: EventClock,
 }

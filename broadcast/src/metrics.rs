@@ -1,7 +1,6 @@
 //! What a publisher tells Prometheus.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use emostream_log::EventClock;
 use emostream_model::ResultId;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -41,6 +40,8 @@ pub(crate) struct Deliveries {
     skipped: IntCounter,
     gaps: IntCounter,
     delivery: Histogram,
+    /// Dates the records whose way is measured.
+    clock: EventClock,
 }
 
 impl Deliveries {
@@ -53,9 +54,7 @@ impl Deliveries {
                     found.partition == kept.id.partition && found.offset >= kept.id.offset
                 };
                 if !found.is_some_and(was_there) {
-                    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                    let ms = (now.unwrap_or_default().as_millis() as u64)
-                        .saturating_sub(kept.written_ms);
+                    let ms = self.clock.unix_ms().saturating_sub(kept.written_ms);
                     self.delivery.observe(ms as f64 / 1000.0);
                 }
             }
@@ -85,7 +84,10 @@ impl Metrics {
         u64::try_from(of(WEBSOCKET) + of(SSE)).unwrap_or(0)
     }
 
-    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(crate) fn register(
+        registry: &Registry,
+        clock: EventClock,
+    ) -> Result<Self, prometheus::Error> {
         let name = |name: &str| format!("emostream_publisher_{name}");
         let counter = |n: &str, help: &str| IntCounter::new(name(n), help);
         let gauge = |n: &str, help: &str| IntGauge::new(name(n), help);
@@ -127,6 +129,7 @@ impl Metrics {
                 skipped,
                 gaps,
                 delivery,
+                clock,
             },
             stalled: gauge(
                 "stalled_subscribers",

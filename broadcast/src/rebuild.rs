@@ -20,7 +20,7 @@ use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
 
 use crate::{
     Config,
-    feed::{Feed, ago},
+    feed::Feed,
     hub::Hub,
     room::RoomState,
     source::{Decoder, Source},
@@ -53,16 +53,20 @@ pub(crate) fn rebuild(
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<Sources, LogError> {
-    let settled_ms = ago(SETTLED.min(config.reception.ring / 2));
+    let settled_ms = feed.ago(SETTLED.min(config.reception.ring / 2));
     let mut kept = Kept::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
 
-    let windows = since(log, &config.topics.windows(), ago(config.reception.ring))?;
+    let windows = since(
+        log,
+        &config.topics.windows(),
+        feed.ago(config.reception.ring),
+    )?;
     for (partition, start) in &windows {
         feed.begins(*partition, *start);
     }
     let mut windows = Source::new(config.topics.windows(), true, windows);
     // The tallies of the window that is open now, and of the one that is about to close.
-    let open_ms = ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
+    let open_ms = feed.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
     let live = since(log, &config.topics.live(), open_ms)?;
     let end = |(p, _): &(u32, u64)| Ok((*p, log.offsets(&config.topics.live(), *p)?.end));
     let live_before = live.iter().map(end).collect::<Result<_, LogError>>()?;

@@ -66,7 +66,7 @@ impl Publisher {
         registry: &Registry,
         readiness: &Readiness,
     ) -> Result<Self, BroadcastError> {
-        let metrics = Metrics::register(registry)?;
+        let metrics = Metrics::register(registry, config.reception.clock.clone())?;
         let component = readiness.component("publisher");
         component.not_ready("reading what was counted");
         let shape = Shape {
@@ -93,7 +93,7 @@ impl Publisher {
         registry: &Registry,
         readiness: &Readiness,
     ) -> Result<Self, BroadcastError> {
-        let metrics = Metrics::register(registry)?;
+        let metrics = Metrics::register(registry, reception.clock.clone())?;
         let component = readiness.component("relay");
         // Until an upstream tells.
         let shape = Shape {
@@ -177,7 +177,12 @@ fn fan_out(
     let shards = Shards::start(shards.unwrap_or(NonZeroUsize::MIN), &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
     let hub = Arc::new(Hub::new(shape, shards.bells()));
-    let feed = Arc::new(Feed::new(hub, metrics, reception.ring));
+    let feed = Arc::new(Feed::new(
+        hub,
+        metrics,
+        reception.ring,
+        reception.clock.clone(),
+    ));
     Ok((feed, shards))
 }
 

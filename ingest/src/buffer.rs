@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use emostream_log::LogError;
+use emostream_log::{EventClock, LogError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
@@ -59,9 +59,9 @@ pub(crate) struct Reservation(OwnedSemaphorePermit);
 pub(crate) struct Closed;
 
 impl Buffer {
-    pub(crate) fn new(capacity: u32, flush_count: usize) -> Self {
+    pub(crate) fn new(capacity: u32, flush_count: usize, clock: EventClock) -> Self {
         Self {
-            clock: Clock::default(),
+            clock: Clock::new(clock),
             places: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
             flush_count,
@@ -93,7 +93,8 @@ impl Buffer {
         if pending.closed {
             return Err(Closed);
         }
-        // Under the lock, so that times never go back within a flush or from one to the next.
+        // Under the lock, so that times do not go back within a flush or from one to the next, unless the clock
+        // was far ahead.
         let now_ms = self.clock.now_ms();
         let cargo = &mut pending.cargo;
         let places = room.0.split(taken.len());
@@ -119,7 +120,8 @@ impl Buffer {
         Ok(())
     }
 
-    /// Takes all that is pending, and the time: none of it is later, nothing added after it earlier. What
+    /// Takes all that is pending, and the time: none of it is later, nothing added after it earlier, unless the
+    /// clock was far ahead. What
     /// is accepted next goes into the memory of what was flushed last.
     pub(crate) fn take(&self, flushed: Packed) -> (Cargo, u64) {
         let accepted = flushed.emptied(self.flush_count);
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn room_is_held_until_the_cargo_is_dropped() {
-        let buffer = Buffer::new(10, 100);
+        let buffer = Buffer::new(10, 100, EventClock::host());
         let room = buffer.reserve(8).unwrap();
         assert!(
             buffer.reserve(3).is_none(),
@@ -194,7 +196,7 @@ mod tests {
 
     #[test]
     fn times_never_go_back_over_flushes() {
-        let buffer = Buffer::new(1000, 1000);
+        let buffer = Buffer::new(1000, 1000, EventClock::host());
         let mut last_ms = 0;
         for _ in 0..50 {
             buffer
@@ -214,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn enough_for_a_flush_is_told_at_once() {
-        let buffer = Buffer::new(100, 3);
+        let buffer = Buffer::new(100, 3, EventClock::host());
         buffer
             .add(taken(2), buffer.reserve(2).unwrap(), None)
             .unwrap();
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_closed_buffer_takes_no_more() {
-        let buffer = Buffer::new(10, 10);
+        let buffer = Buffer::new(10, 10, EventClock::host());
         buffer.close();
         let room = buffer.reserve(1).unwrap();
         assert_eq!(buffer.add(taken(1), room, None), Err(Closed));

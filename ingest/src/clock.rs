@@ -1,42 +1,60 @@
 //! The time of receipt.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The host's clock, except that it stands still where that one steps back: a reaction dated before
-/// what the log has already seen would be late.
-#[derive(Debug, Default)]
+use emostream_log::EventClock;
+
+/// Maximum time that the time of receipt stands still after the clock stepped back: as far ahead as a log
+/// accepts records. A record dated later would be refused until the clock has caught up.
+const MAX_STANDSTILL_MS: u64 = 5_000;
+
+/// The event clock, except that it stands still for a moment where that one steps back a little: a reaction
+/// dated before what the log has already seen would be late.
+#[derive(Debug)]
 pub(crate) struct Clock {
+    events: EventClock,
     latest_ms: AtomicU64,
 }
 
 impl Clock {
+    pub(crate) fn new(events: EventClock) -> Self {
+        let latest_ms = AtomicU64::new(0);
+        Self { events, latest_ms }
+    }
+
     /// Now, Unix milliseconds.
     pub(crate) fn now_ms(&self) -> u64 {
-        self.not_before_latest(host_ms())
+        self.not_before_latest(self.events.unix_ms())
     }
 
     fn not_before_latest(&self, now_ms: u64) -> u64 {
         let latest_ms = self.latest_ms.fetch_max(now_ms, Ordering::Relaxed);
+        if latest_ms.saturating_sub(now_ms) > MAX_STANDSTILL_MS {
+            self.latest_ms.store(now_ms, Ordering::Relaxed);
+            return now_ms;
+        }
         latest_ms.max(now_ms)
     }
-}
-
-fn host_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    since_epoch.map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn seen<const N: usize>(readings: [u64; N]) -> [u64; N] {
+        let clock = Clock::new(EventClock::host());
+        readings.map(|now_ms| clock.not_before_latest(now_ms))
+    }
+
     #[test]
-    fn time_stands_still_while_the_host_s_clock_is_behind() {
-        let clock = Clock::default();
-        let seen = [5, 9, 3, 8, 10].map(|now_ms| clock.not_before_latest(now_ms));
-        assert_eq!(seen, [5, 9, 9, 9, 10]);
+    fn time_stands_still_while_the_clock_is_a_little_behind() {
+        assert_eq!(seen([5, 9, 3, 8, 10]), [5, 9, 9, 9, 10]);
+    }
+
+    #[test]
+    fn a_clock_that_was_far_ahead_is_followed_when_it_is_corrected() {
+        // The log would refuse an hour of records otherwise.
+        let hour = 3_600_000;
+        assert_eq!(seen([hour + 9, 10, 9, 12]), [hour + 9, 10, 10, 12]);
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use emostream_http::{AllowOrigin, BodyLimits, Gate, TrustedProxies};
+use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics};
 
 use crate::{RateLimit, RoomPattern};
@@ -56,6 +57,8 @@ pub struct Config {
     pub per_address: Option<RateLimit>,
     /// Who is believed whose address a request comes from.
     pub trusted_proxies: TrustedProxies,
+    /// Tells the time of receipt: the log's clock where the log is in this process.
+    pub clock: EventClock,
 }
 
 impl Default for Config {
@@ -75,6 +78,7 @@ impl Default for Config {
             per_user: None,
             per_address: None,
             trusted_proxies: TrustedProxies::default(),
+            clock: EventClock::host(),
         }
     }
 }

@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_log::{Appender, LogError, NewRecord};
+use emostream_log::{Appender, Header, LogError, NewRecord};
 use emostream_model::{Batch, ReactionRef};
 use tokio::{
     sync::oneshot,
@@ -51,6 +51,8 @@ pub(crate) struct Flusher {
     pub(crate) partitions: Arc<AtomicU32>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Names this process in every record.
+    pub(crate) instance: Header,
 }
 
 /// Where the records of a flush go.
@@ -163,7 +165,7 @@ impl Flusher {
             time_ms: Some(now_ms),
             key: None,
             value,
-            headers: Vec::new(),
+            headers: vec![self.instance.clone()],
         }
     }
 }
@@ -177,9 +179,14 @@ fn offer(appender: &dyn Appender, record: &Arc<Record>, new: NewRecord) -> Resul
     })
 }
 
-/// A batch none of whose reactions, in the order of their times, is before its base.
+/// A batch none of whose reactions, in the order of their times, is before its base, nor after `now_ms`: a clock
+/// that was corrected meanwhile dated them in the future, and the dataflow would reject the whole batch.
 fn batch<'a>(reactions: impl Iterator<Item = ReactionRef<'a>>, now_ms: u64) -> Bytes {
-    let mut reactions = reactions.peekable();
+    let dated = |reaction: ReactionRef<'a>| ReactionRef {
+        at_ms: reaction.at_ms.min(now_ms),
+        ..reaction
+    };
+    let mut reactions = reactions.map(dated).peekable();
     let base_ms = reactions.peek().map_or(now_ms, |first| first.at_ms);
     Batch::encode(base_ms, reactions).into()
 }
@@ -225,6 +232,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
     use crate::packed::tests::taken;
+    use emostream_log::EventClock;
     use emostream_model::{Emoji, Reaction, Room, UserId};
     use proptest::prelude::*;
 
@@ -252,7 +260,7 @@ mod tests {
             places in 1_usize..9,
             turn in 0_usize..1000,
         ) {
-            let buffer = Buffer::new(100_000, usize::MAX);
+            let buffer = Buffer::new(100_000, usize::MAX, EventClock::host());
             let mut senders = Vec::new();
             for size in &sizes {
                 let (stored, outcome) = oneshot::channel();
@@ -300,7 +308,7 @@ mod tests {
             at_ms: at as u64,
         };
         let reactions: Vec<Reaction> = (0..RECORD_REACTIONS).map(reaction).collect();
-        let bytes = batch(reactions.iter().map(Into::into), 0).len();
+        let bytes = batch(reactions.iter().map(Into::into), RECORD_REACTIONS as u64).len();
         assert!(bytes < 990_000, "{bytes}");
     }
 }

@@ -11,7 +11,7 @@
 //! - A body is read only while there is room for its reactions. Bodies have a room of their own, taken as
 //!   their bytes come; room in the buffer is taken when they have come, and given back when the log has
 //!   acknowledged the reactions (or refused them for good): the process's memory is bounded.
-//! - A reaction's event time is when it entered the buffer, by a clock that never goes back.
+//! - A reaction's event time is when it entered the buffer, by a clock that does not go back within a flush.
 //! - Every flush writes to every partition, a heartbeat where there are no reactions.
 //! - A `stored` answer is given only when the log has acknowledged the whole flush. A flush that fails
 //!   is answered 503 to those who wait, counted, and logged.
@@ -27,6 +27,7 @@ mod flush;
 mod fuzz;
 mod handler;
 mod health;
+mod instance;
 mod limiter;
 mod metrics;
 mod openapi;

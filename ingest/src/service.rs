@@ -9,7 +9,8 @@ use std::{
 };
 
 use emostream_http::{Bodies, Handler, Readiness, Shutdown};
-use emostream_log::{Appender, Log, LogError};
+use emostream_log::{Appender, Header, Log, LogError};
+use emostream_model::INSTANCE_HEADER;
 use prometheus::Registry;
 use tokio::{
     sync::oneshot,
@@ -23,6 +24,7 @@ use crate::{
     flush::Flusher,
     handler::Service,
     health::Health,
+    instance,
     limiter::Limiter,
     metrics::Metrics,
     rooms::Rooms,
@@ -74,7 +76,11 @@ impl Ingest {
     ) -> Result<Self, StartError> {
         let topic = config.topics.reactions();
         let (count, appender) = open(log.clone(), topic.clone()).await?;
-        let buffer = Arc::new(Buffer::new(config.buffer_reactions, config.flush_count));
+        let buffer = Arc::new(Buffer::new(
+            config.buffer_reactions,
+            config.flush_count,
+            config.clock.clone(),
+        ));
         let metrics = Arc::new(Metrics::new(registry, &buffer)?);
         metrics.partitions.set(i64::from(count));
         let partitions = Arc::new(AtomicU32::new(count));
@@ -87,6 +93,10 @@ impl Ingest {
             partitions: partitions.clone(),
             health: health.clone(),
             metrics: metrics.clone(),
+            instance: Header {
+                name: INSTANCE_HEADER.to_owned(),
+                value: instance::new_id().into(),
+            },
         };
         let (stop, stopped) = oneshot::channel();
         let flusher = tokio::spawn(flusher.run(config.flush, stopped));

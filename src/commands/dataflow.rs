@@ -107,7 +107,12 @@ impl CountingFlags {
     }
 
     /// Checks what belongs together.
-    pub(super) fn config(&self, topics: Topics, emojis: EmojiNames) -> Result<Config, Failure> {
+    pub(super) fn config(
+        &self,
+        topics: Topics,
+        emojis: EmojiNames,
+        clock: EventClock,
+    ) -> Result<Config, Failure> {
         let window = WindowSize::from_ms(ms(self.window))
             .ok_or_else(|| Failure::usage("--window", "must be a millisecond or longer"))?;
         if self.live > self.window {
@@ -149,7 +154,7 @@ impl CountingFlags {
             trending_span: self.trending_span,
             trending_top: self.trending_top as usize,
             emojis,
-            clock: EventClock::host(),
+            clock,
             hold_timeout: self.hold_timeout,
             unbounded_timestamps: self.unbounded_timestamps,
         })
@@ -159,9 +164,10 @@ impl CountingFlags {
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let cluster = flags.cluster.cluster()?;
     let names = flags.topics.names();
-    let counting = flags
-        .counting
-        .config(names.clone(), flags.emojis.names()?)?;
+    let counting =
+        flags
+            .counting
+            .config(names.clone(), flags.emojis.names()?, EventClock::host())?;
     let config = Config {
         cluster,
         ..counting

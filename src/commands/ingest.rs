@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_http::{AllowOrigin, Gate, Listener, Nowhere, Shutdown, TrustedProxies, serve};
 use emostream_ingest::{Config, Ingest, RateLimit, RoomPattern, StartError};
+use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics};
 
 use super::roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme};
@@ -86,6 +87,7 @@ impl IntakeFlags {
         emojis: EmojiNames,
         allow_origin: AllowOrigin,
         gate: Gate,
+        clock: EventClock,
     ) -> Config {
         Config {
             topics,
@@ -99,6 +101,7 @@ impl IntakeFlags {
             per_user: self.per_user_rate,
             per_address: self.per_address_rate,
             trusted_proxies: self.trusted_proxy.iter().cloned().collect(),
+            clock,
             ..Config::default()
         }
     }
@@ -124,7 +127,10 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
     let nowhere = Nowhere::new(origin.clone());
     let gate = flags.tokens.gate()?;
-    let config = flags.intake.config(names.clone(), emojis, origin, gate);
+    let clock = EventClock::host();
+    let config = flags
+        .intake
+        .config(names.clone(), emojis, origin, gate, clock);
     let log = flags.kafka.connect()?;
     topics::require(&*log, &[names.reactions()])?;
     super::run(async {

@@ -6,7 +6,7 @@ use clap::Args;
 use emostream_broadcast::{Config, IngestUrl, Reception};
 use emostream_dataflow::{DataflowError, stored};
 use emostream_http::Nowhere;
-use emostream_log::{Log, LogError};
+use emostream_log::{EventClock, Log, LogError};
 use emostream_model::Topics;
 
 use super::{
@@ -82,6 +82,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             gate,
             shards: flags.fanout.shards(),
             drain: flags.fanout.drain(),
+            clock: EventClock::host(),
         },
     };
     super::run(async {

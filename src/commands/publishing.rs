@@ -10,7 +10,7 @@ use emostream_broadcast::{
     BroadcastError, Config, Publisher, Reception, RelayPort, RelayToken, Upstreams,
 };
 use emostream_http::{AllowOrigin, Gate, Handler, Limits, Listener, Nowhere, Shutdown, Tls, serve};
-use emostream_log::Log;
+use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 use tokio::net::TcpListener;
 
@@ -119,6 +119,7 @@ impl Publishing {
         allow_origin: AllowOrigin,
         gate: Gate,
         fanout: &FanoutFlags,
+        clock: EventClock,
     ) -> Config {
         Config {
             topics,
@@ -132,6 +133,7 @@ impl Publishing {
                 gate,
                 shards: fanout.shards(),
                 drain: fanout.drain(),
+                clock,
             },
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use emostream_broadcast::{IngestUrl, Reception, Upstreams};
 use emostream_http::{Nowhere, Trust};
+use emostream_log::EventClock;
 
 use super::{
     publishing::{Publishing, RING, Rim},
@@ -82,6 +83,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         gate,
         shards: flags.fanout.shards(),
         drain: flags.fanout.drain(),
+        clock: EventClock::host(),
     };
     super::run(async {
         let mut signals = Signals::listen()?;

@@ -17,8 +17,8 @@ use emostream_dataflow::{Config, DataflowError, Stop};
 use emostream_http::{
     Admin, Component, Drained, Limits, Listener, Readiness, Shutdown, Tls, listen, serve,
 };
-use emostream_log::Log;
-use prometheus::Registry;
+use emostream_log::{EventClock, Log};
+use prometheus::{PullingGauge, Registry};
 use tokio::{
     net::TcpListener,
     sync::{Notify, oneshot},
@@ -117,6 +117,18 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// Shows how far the event clock of this process is ahead of the host clock.
+    pub(super) fn clock(&self, clock: EventClock) -> Result<(), Failure> {
+        let ahead = move || clock.ahead_of_host().as_secs_f64();
+        PullingGauge::new(
+            "emostream_clock_ahead_seconds",
+            "How far the clock that dates events is ahead of the host clock, which stepped back.",
+            Box::new(ahead),
+        )
+        .and_then(|gauge| self.registry.register(Box::new(gauge)))
+        .map_err(|error| Failure::new(Exit::Defect, error.to_string()))
+    }
+
     /// Has readiness follow whether `log` answers for `topic`.
     pub(super) fn follow(&self, log: &Arc<dyn Log>, topic: String) -> Result<LogWatch, Failure> {
         let component = self.readiness.component("log");

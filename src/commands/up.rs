@@ -11,6 +11,7 @@ use std::sync::Arc;
 use clap::Args;
 use emostream_http::{Listener, Nowhere, Shutdown, serve};
 use emostream_ingest::Ingest;
+use emostream_log::EventClock;
 
 use super::{
     dataflow::CountingFlags,
@@ -61,7 +62,15 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let names = flags.topics.names();
     let tls = flags.listen.tls()?;
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
-    let counting = flags.counting.config(names.clone(), emojis.clone())?;
+    // One for all that dates events or judges them by time, so that a host clock that steps back stops nothing.
+    // Kafka judges by its own host's clock, and would refuse what a clock ahead of it dates.
+    let clock = match flags.store.is_kafka() {
+        true => EventClock::host(),
+        false => EventClock::monotonic(),
+    };
+    let counting = flags
+        .counting
+        .config(names.clone(), emojis.clone(), clock.clone())?;
     let (lateness, flush) = (flags.counting.lateness(), flags.intake.flush());
     if lateness <= flush {
         let why =
@@ -71,12 +80,22 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let gate = flags.tokens.gate()?;
     let token = flags.relays.token()?;
     let open = gate.is_open();
-    let intake = flags
-        .intake
-        .config(names.clone(), emojis, origin.clone(), gate.clone());
+    let intake = flags.intake.config(
+        names.clone(),
+        emojis,
+        origin.clone(),
+        gate.clone(),
+        clock.clone(),
+    );
     let nowhere = Nowhere::new(origin.clone());
-    let publishing =
-        Publishing::config(names.clone(), &flags.counting, origin, gate, &flags.fanout);
+    let publishing = Publishing::config(
+        names.clone(),
+        &flags.counting,
+        origin,
+        gate,
+        &flags.fanout,
+        clock.clone(),
+    );
 
     let home = match flags.store.is_kafka() {
         true => Home::Kafka {
@@ -84,12 +103,13 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         },
         false => Home::Embedded,
     };
-    let log = flags.store.open()?;
+    let log = flags.store.open(clock.clone())?;
     let specs = topics::specs(&names, EMBEDDED_PARTITIONS, home);
     topics::create_missing(&*log, &specs)?;
     super::run(async {
         let mut signals = Signals::listen()?;
         let watch = Watch::default();
+        watch.clock(clock)?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
         let (scheme, address) = (scheme(&rim.tls), rim.address);

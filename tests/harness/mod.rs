@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 pub mod browser;
+pub mod faketime;
 pub mod finals;
 pub mod http;
 pub mod kafka;

@@ -42,8 +42,19 @@ pub fn output(arguments: &[&str]) -> String {
 
 /// Starts it; its errors are appended to `log`.
 pub fn spawn(arguments: &[&str], log: &Path, stdout: Stdio) -> Child {
+    spawn_in(&[], arguments, log, stdout)
+}
+
+/// Starts it with these variables in its environment.
+fn spawn_in(
+    environment: &[(&str, String)],
+    arguments: &[&str],
+    log: &Path,
+    stdout: Stdio,
+) -> Child {
     let log = File::options().create(true).append(true).open(log).unwrap();
     emostream(arguments)
+        .envs(environment.iter().cloned())
         .stdout(stdout)
         .stderr(log)
         .spawn()
@@ -86,7 +97,12 @@ impl Node {
 
     /// Any server that prints the address it listens at. Its errors are appended to `log`.
     pub fn start(arguments: &[&str], log: &Path) -> Node {
-        let mut child = spawn(arguments, log, Stdio::piped());
+        Node::start_in(&[], arguments, log)
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_in(environment: &[(&str, String)], arguments: &[&str], log: &Path) -> Node {
+        let mut child = spawn_in(environment, arguments, log, Stdio::piped());
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (found, address) = mpsc::channel();
         thread::spawn(move || {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use emostream_http::{Admin, Gate, Limits, Listener, serve};
-use emostream_log::{Cleanup, TopicSpec, embedded::EmbeddedLog};
+use emostream_log::{Cleanup, EventClock, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
 use tokio::{net::TcpListener, runtime::Runtime};
 
@@ -49,6 +49,7 @@ fn config() -> Config {
             gate: Gate::default(),
             shards: NonZeroUsize::new(1),
             drain: Duration::from_secs(1),
+            clock: EventClock::host(),
         },
     }
 }

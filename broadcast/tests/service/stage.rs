@@ -13,7 +13,7 @@ use emostream_broadcast::{
 use emostream_http::{
     AllowOrigin, Drained, Gate, Limits, Listener, Readiness, Shutdown, Tls, Trust, serve,
 };
-use emostream_log::{Cleanup, Log, TopicSpec, embedded::EmbeddedLog};
+use emostream_log::{Cleanup, EventClock, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
 use prometheus::{Registry, TextEncoder};
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
@@ -88,6 +88,7 @@ pub(crate) fn reception() -> Reception {
         // More than one, whatever the machine has.
         shards: NonZeroUsize::new(2),
         drain: Duration::from_secs(30),
+        clock: EventClock::host(),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use emostream_ingest::Config;
+use emostream_log::Header;
+use emostream_model::INSTANCE_HEADER;
 
 use crate::stage::{Answer, NEVER, PARTITIONS, Stage, array, until};
 
@@ -33,6 +35,33 @@ fn every_partition_gets_a_record_each_flush_a_heartbeat_where_there_is_nothing()
         let first = &times[&0];
         times.values().all(|times| times == first)
     });
+}
+
+#[test]
+fn every_record_names_the_process_that_wrote_it() {
+    let written = || {
+        let stage = Stage::start(Config {
+            flush: Duration::from_millis(10),
+            ..Config::default()
+        });
+        stage.post("/v1/reactions?wait=stored", array(5));
+        let headers = stage.written().into_iter().map(|record| record.headers);
+        headers.collect::<Vec<_>>()
+    };
+    let (first, second) = (written(), written());
+    for records in [&first, &second] {
+        let [instance] = &records[0][..] else {
+            panic!("{:?}", records[0]);
+        };
+        assert_eq!(instance.name, INSTANCE_HEADER);
+        assert!(records.iter().all(|headers| *headers == records[0]));
+    }
+    // They are on one host, and told apart all the same (once in 65,536 times they are not).
+    let host = |records: &[Vec<Header>]| {
+        let id = String::from_utf8(records[0][0].value.to_vec()).unwrap();
+        id.rsplit_once('-').unwrap().0.to_owned()
+    };
+    assert_eq!(host(&first), host(&second));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use emostream_http::{Limits, Nowhere, Readiness, Shutdown, serve};
 use emostream_ingest::{Config, DrainError, Ingest};
-use emostream_log::{Cleanup, Log, TopicSpec, embedded::EmbeddedLog, read_to_end};
+use emostream_log::{Cleanup, Header, Log, TopicSpec, embedded::EmbeddedLog, read_to_end};
 use emostream_model::{Batch, Reaction, Topics};
 use prometheus::{Registry, TextEncoder};
 use serde_json::Value;
@@ -42,6 +42,7 @@ pub(crate) struct Written {
     pub(crate) partition: u32,
     pub(crate) time_ms: u64,
     pub(crate) base_ms: u64,
+    pub(crate) headers: Vec<Header>,
     pub(crate) reactions: Vec<Reaction>,
 }
 
@@ -147,6 +148,7 @@ impl Stage {
                 partition: record.partition,
                 time_ms: record.time_ms,
                 base_ms: batch.base_ms(),
+                headers: record.headers.read(),
                 reactions: batch.reactions().unwrap(),
             });
         })
