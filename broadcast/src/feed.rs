@@ -64,15 +64,25 @@ impl Feed {
     ///
     /// News of another log ends this node ([`Feed::failed`]); a room that is none is the caller's to judge.
     pub(crate) fn take(&self, born_us: u64, update: RelayUpdate) -> Result<(), Unfit> {
+        self.take_after(born_us, None, update)
+    }
+
+    /// The same of a result that was counted after so many backward resets, where that is known.
+    pub(crate) fn take_after(
+        &self,
+        born_us: u64,
+        resets: Option<u64>,
+        update: RelayUpdate,
+    ) -> Result<(), Unfit> {
         let kind = match &update {
             RelayUpdate::Final { .. } => Some("final"),
             RelayUpdate::Live(_) => Some("live"),
             RelayUpdate::Trending(_) => Some("trending"),
             RelayUpdate::Leaders(_) | RelayUpdate::Room(_) | RelayUpdate::Read(_) => None,
         };
-        let taken = self
-            .outlet
-            .pass(born_us, update, |update| self.hub.apply(update));
+        let taken = self.outlet.pass(born_us, update, |update| {
+            self.hub.apply_after(resets, update)
+        });
         match (taken, kind) {
             (Ok(true), Some(kind)) => self.metrics.frames.with_label_values(&[kind]).inc(),
             (Ok(_), _) => {}

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::{
     relay::Supply,
+    result_order::ResultOrder,
     room::{NotStanding, RoomState, Standing},
     shape::Shape,
     shard::Bells,
@@ -48,7 +49,9 @@ pub(crate) struct Hub {
     /// Told when there is more of them.
     advanced: watch::Sender<()>,
     /// What leads across rooms.
-    leaders: Mutex<Option<LeadersRecord>>,
+    leaders: Mutex<Option<(ResultOrder, LeadersRecord)>>,
+    /// The greatest number of backward resets of any room.
+    resets: AtomicU64,
     /// How results are cut now.
     shape: Mutex<Shape>,
     bells: Bells,
@@ -190,6 +193,7 @@ impl Hub {
             read: Mutex::default(),
             advanced: watch::Sender::default(),
             leaders: Mutex::default(),
+            resets: AtomicU64::new(0),
             shape: Mutex::new(shape),
             bells,
             supply: watch::Sender::new(Supply::CutOff),
@@ -203,12 +207,21 @@ impl Hub {
 
     /// Takes news in; `false` if it is known already. Subscribers of what has changed look again.
     pub(crate) fn apply(&self, update: RelayUpdate) -> Result<bool, Unfit> {
+        self.apply_after(None, update)
+    }
+
+    /// The same of a result that was counted after so many backward resets, where that is known.
+    pub(crate) fn apply_after(
+        &self,
+        resets: Option<u64>,
+        update: RelayUpdate,
+    ) -> Result<bool, Unfit> {
         match update {
             RelayUpdate::Final {
                 id,
                 written_ms,
                 record,
-            } => self.push_final(id, written_ms, record),
+            } => self.push_final(id, written_ms, record, resets),
             RelayUpdate::Live(record) => {
                 self.follow(&record);
                 let entry = self.entry(&record.room, RoomState::default);
@@ -229,6 +242,7 @@ impl Hub {
         id: ResultId,
         written_ms: u64,
         record: WindowRecord,
+        resets: Option<u64>,
     ) -> Result<bool, Unfit> {
         self.follow(&record);
         let (room, unread) = (record.room.clone(), self.unread(id.partition));
@@ -236,7 +250,9 @@ impl Hub {
         let mut contradiction = false;
         let news = entry.update(|state| {
             contradiction = state.contradicts(id, record.window);
-            !contradiction && state.push_final(id, written_ms, record, unread)
+            let news = !contradiction && state.push_final(id, written_ms, record, resets, unread);
+            self.resets.fetch_max(state.resets(), Ordering::Relaxed);
+            news
         });
         match contradiction {
             true => Err(Unfit::OtherLog { room }),
@@ -460,11 +476,11 @@ impl Hub {
     /// Takes in what leads across rooms, unless it is older than what is known.
     fn set_leaders(&self, record: LeadersRecord) -> bool {
         let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
-        let newer =
-            |known: &LeadersRecord| known.window.start <= record.window.start && *known != record;
+        let order = ResultOrder::new(self.resets.load(Ordering::Relaxed), record.window);
+        let newer = |(known, leaders): &(ResultOrder, _)| *known <= order && *leaders != record;
         let news = leaders.as_ref().is_none_or(newer);
         if news {
-            *leaders = Some(record);
+            *leaders = Some((order, record));
         }
         news
     }
@@ -472,7 +488,7 @@ impl Hub {
     /// What leads across rooms, or that nothing does any more.
     pub(crate) fn leading(&self) -> Option<LeadersRecord> {
         let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
-        leaders.clone()
+        leaders.as_ref().map(|(_, leaders)| leaders.clone())
     }
 
     /// How many rooms are known.

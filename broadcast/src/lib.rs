@@ -28,6 +28,7 @@ mod metrics;
 mod page;
 mod rebuild;
 mod relay;
+mod result_order;
 mod room;
 mod routes;
 mod service;

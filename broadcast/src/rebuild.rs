@@ -15,13 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_log::{Doorbell, Log, LogError, read_to_end};
+use emostream_log::{Doorbell, Log, LogError, Record, read_to_end};
 use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
 
 use crate::{
     Config,
     feed::Feed,
     hub::Hub,
+    result_order::ResultOrder,
     room::RoomState,
     source::{Decoder, Source},
     tail::{PARK, id_of, of_trending},
@@ -120,19 +121,30 @@ fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, Lo
     partitions.map(start).collect()
 }
 
+/// A final, as it was read.
+struct RestoredFinal {
+    order: ResultOrder,
+    id: ResultId,
+    written_ms: u64,
+    record: WindowRecord,
+}
+
 /// What the rings are rebuilt from.
 #[derive(Default)]
 struct Kept {
-    /// The finals of each room, in their order.
-    finals: HashMap<Room, Vec<(ResultId, u64, WindowRecord)>>,
-    /// The newest totals of each room.
-    totals: HashMap<Room, TotalsRecord>,
-    /// Rooms whose totals hold a window, which ends then, that was not seen yet.
-    awaited: HashMap<Room, u64>,
+    /// The finals of each room, as they were read.
+    finals: HashMap<Room, Vec<RestoredFinal>>,
+    /// The latest totals of each room.
+    totals: HashMap<Room, (ResultOrder, TotalsRecord)>,
+    /// Rooms whose totals hold a window whose final was not seen yet.
+    awaited: HashMap<Room, ResultOrder>,
 }
 
 impl Kept {
-    /// The newest totals of each room; those written since `settled_ms` await their final.
+    /// The latest totals of each room; those written since `settled_ms` await their final.
+    ///
+    /// A room whose topic got more partitions has records in two of them, and they are read partition by
+    /// partition: the later one counts, not the one that was read last.
     fn read_totals(
         log: &dyn Log,
         topic: &str,
@@ -142,10 +154,16 @@ impl Kept {
         let mut kept = Self::default();
         read_to_end(log, topic, &mut |record| {
             if let Some(totals) = decoder.read::<TotalsRecord>(record) {
-                if record.time_ms >= settled_ms {
-                    kept.awaited.insert(totals.room.clone(), totals.window.end);
+                let order = ResultOrder::of(&record, totals.window);
+                let known = kept.totals.get(&totals.room);
+                if known.is_some_and(|(known, _)| order < *known) {
+                    return;
                 }
-                kept.totals.insert(totals.room.clone(), totals);
+                match record.time_ms >= settled_ms {
+                    true => kept.awaited.insert(totals.room.clone(), order),
+                    false => kept.awaited.remove(&totals.room),
+                };
+                kept.totals.insert(totals.room.clone(), (order, totals));
             }
         })?;
         Ok(kept)
@@ -164,7 +182,7 @@ impl Kept {
         loop {
             let read = windows.poll(log, bell, feed, &mut |record| {
                 if let Some(result) = decoder.read(record) {
-                    self.take(id_of(record), record.time_ms, result);
+                    self.take(record, result);
                 }
             })?;
             if read > 0 {
@@ -187,29 +205,40 @@ impl Kept {
         }
     }
 
-    fn take(&mut self, id: ResultId, written_ms: u64, record: WindowRecord) {
+    fn take(&mut self, read: Record<'_>, record: WindowRecord) {
+        let order = ResultOrder::of(&read, record.window);
         let awaited = self.awaited.get(&record.room);
-        if awaited.is_some_and(|end| record.window.end >= *end) {
+        if awaited.is_some_and(|awaited| order >= *awaited) {
             self.awaited.remove(&record.room);
         }
         let finals = self.finals.entry(record.room.clone()).or_default();
-        finals.push((id, written_ms, record));
+        finals.push(RestoredFinal {
+            order,
+            id: id_of(read),
+            written_ms: read.time_ms,
+            record,
+        });
     }
 
     fn fill(mut self, hub: &Hub) {
-        for (room, finals) in self.finals {
-            let records: Vec<WindowRecord> = finals.iter().map(|(_, _, r)| r.clone()).collect();
-            let before = RoomTotals::before(self.totals.remove(&room).as_ref(), &records);
+        for (room, mut finals) in self.finals {
+            // Those of two partitions came in turns. Within one, this is the order of their offsets.
+            finals.sort_by_key(|read| read.order);
+            let base = self.totals.remove(&room);
+            let base = base.as_ref().map(|(order, record)| (*order, record));
+            let ordered = finals.iter().map(|read| (read.order, &read.record));
+            let before = RoomTotals::before(base, ordered);
             let entry = hub.entry(&room, || RoomState::new(before));
-            for (id, written_ms, record) in finals {
-                let unread = hub.unread(id.partition);
-                entry.update(|state| state.push_final(id, written_ms, record, unread));
+            for read in finals {
+                let unread = hub.unread(read.id.partition);
+                entry.update(|state| {
+                    let resets = Some(read.order.resets);
+                    state.push_final(read.id, read.written_ms, read.record, resets, unread)
+                });
             }
         }
-        for (room, record) in self.totals {
-            hub.entry(&room, || {
-                RoomState::new(RoomTotals::before(Some(&record), &[]))
-            });
+        for (room, (_, record)) in self.totals {
+            hub.entry(&room, || RoomState::new(RoomTotals::of(&record.counts)));
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{
 
 use emostream_model::{Count, Frame, ResultId, TrendingRecord, Window, WindowRecord, top};
 
-use crate::{encoded::Encoded, totals::RoomTotals};
+use crate::{encoded::Encoded, result_order::ResultOrder, totals::RoomTotals};
 
 pub(crate) use standing::{NotStanding, Standing};
 
@@ -54,8 +54,8 @@ pub(crate) struct Live {
 pub(crate) struct Trending {
     /// Rises with each of the room.
     pub(crate) version: u64,
-    /// The start of the last window of its span.
-    start_ms: u64,
+    /// The last window of its span.
+    order: ResultOrder,
     /// Its top is empty.
     ended: bool,
     pub(crate) frame: Encoded,
@@ -71,6 +71,8 @@ pub(crate) struct RoomState {
     live: BTreeMap<u64, Arc<Live>>,
     live_version: u64,
     totals: RoomTotals,
+    /// The number of backward resets before the newest final.
+    resets: u64,
     /// Kept when it has ended, for those who resume and still show the one before.
     trending: Option<Arc<Trending>>,
 }
@@ -84,16 +86,19 @@ impl RoomState {
         }
     }
 
-    /// Takes a final in; `false` if it is known already. `unread` is the last offset of its partition
-    /// that was never read.
+    /// Takes a final in; `false` if it is known already. `resets` is the number of backward resets before it:
+    /// `None` from an upstream, which passes on what it took in itself, in that order. `unread` is the last
+    /// offset of its partition that was never read.
     pub(crate) fn push_final(
         &mut self,
         id: ResultId,
         written_ms: u64,
         record: WindowRecord,
+        resets: Option<u64>,
         unread: Option<u64>,
     ) -> bool {
-        if self.knows(id, record.window) {
+        let resets = resets.unwrap_or_else(|| self.resets_of(id, record.window));
+        if self.knows(id, ResultOrder::new(resets, record.window)) {
             return false;
         }
         if self.partition().is_some_and(|mine| mine != id.partition) {
@@ -104,17 +109,32 @@ impl RoomState {
         self.totals.add(&record);
         let window = record.window;
         let frame = Encoded::new(&final_frame(id, written_ms, record, &self.totals.counts()));
-        self.keep(Arc::new(Final {
+        let kept = Final {
             id,
             window,
             written_ms,
             frame,
-        }));
+        };
+        self.keep(resets, Arc::new(kept));
         true
     }
 
-    /// Puts a final behind all others; what was open up to its end is not any more.
-    fn keep(&mut self, kept: Arc<Final>) {
+    /// The number of backward resets before a final that follows what is kept: in a partition windows begin
+    /// earlier again only after another one.
+    fn resets_of(&self, id: ResultId, window: Window) -> u64 {
+        let back = |newest: &Arc<Final>| {
+            newest.id.partition == id.partition && window.start <= newest.window.start
+        };
+        self.resets + u64::from(self.newest().is_some_and(back))
+    }
+
+    /// Puts a final behind all others; what was open up to its end is not any more, nor anything that was open
+    /// before a backward reset.
+    fn keep(&mut self, resets: u64, kept: Arc<Final>) {
+        if resets > self.resets {
+            self.resets = resets;
+            self.live.clear();
+        }
         self.live = self.live.split_off(&kept.window.end);
         self.finals.push_back(kept);
         while self.finals.len() > RING_FINALS {
@@ -124,14 +144,24 @@ impl RoomState {
 
     /// Whether a final was taken in before. Offsets tell within a partition; a room that has moved to
     /// another one, since the topic was given more, still closes its windows in order.
-    fn knows(&self, id: ResultId, window: Window) -> bool {
+    fn knows(&self, id: ResultId, order: ResultOrder) -> bool {
         if self.partition() == Some(id.partition) {
             let kept = self.newest().map(|newest| newest.id.offset);
             let seen = kept.max(self.floor.map(|floor| floor.offset));
             return seen.is_some_and(|seen| id.offset <= seen);
         }
-        let newest = self.newest();
-        newest.is_some_and(|newest| window.start <= newest.window.start)
+        self.order().is_some_and(|newest| order <= newest)
+    }
+
+    /// The number of backward resets before the newest final.
+    pub(crate) fn resets(&self) -> u64 {
+        self.resets
+    }
+
+    /// The order of the newest final kept.
+    fn order(&self) -> Option<ResultOrder> {
+        let newest = self.newest()?;
+        Some(ResultOrder::new(self.resets, newest.window))
     }
 
     /// Whether a final shows that these results are of another log than those before, where the same
@@ -147,7 +177,8 @@ impl RoomState {
             Some(kept) if kept.id == id => kept.window != window,
             _ => {
                 let gone = self.floor.is_some_and(|floor| id.offset <= floor.offset);
-                !gone || window.start > newest.window.start
+                // After a backward reset later windows lie before earlier ones.
+                !gone || self.resets == 0 && window.start > newest.window.start
             }
         }
     }
@@ -226,19 +257,19 @@ impl RoomState {
             span_ms: record.span_ms,
             top,
         });
-        self.show_trending(record.window.start, ended, frame)
+        self.show_trending(ResultOrder::new(self.resets, record.window), ended, frame)
     }
 
-    fn show_trending(&mut self, start_ms: u64, ended: bool, frame: Encoded) -> bool {
+    fn show_trending(&mut self, order: ResultOrder, ended: bool, frame: Encoded) -> bool {
         let known = self.trending.as_ref();
         if known.is_some_and(|known| {
-            start_ms < known.start_ms || start_ms == known.start_ms && known.frame == frame
+            order < known.order || order == known.order && known.frame == frame
         }) {
             return false;
         }
         self.trending = Some(Arc::new(Trending {
             version: self.trending_version() + 1,
-            start_ms,
+            order,
             ended,
             frame,
         }));
@@ -375,5 +406,75 @@ fn final_frame(id: ResultId, written_ms: u64, record: WindowRecord, totals: &[Co
         others: others.saturating_add(unnamed),
         totals,
         totals_others,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use emostream_model::{Emoji, Room, WindowSize, compress};
+
+    fn record(nth: u64, emitted_at: Option<u64>) -> WindowRecord {
+        let fire = Emoji::from_text("🔥").unwrap();
+        WindowRecord {
+            room: Room::default(),
+            window: WindowSize::from_ms(10).unwrap().window_of(10 * nth),
+            emitted_at,
+            total: 1,
+            counts: vec![compress(fire, 1, 1000)],
+        }
+    }
+
+    fn trending(nth: u64) -> TrendingRecord {
+        TrendingRecord {
+            room: Room::default(),
+            window: record(nth, None).window,
+            span_ms: 100,
+            top: vec![Count {
+                emoji: Emoji::from_text("🔥").unwrap(),
+                count: nth,
+            }],
+        }
+    }
+
+    /// Takes in the final of the `nth` window.
+    fn push(room: &mut RoomState, place: (u32, u64), nth: u64, resets: Option<u64>) -> bool {
+        let (partition, offset) = place;
+        let id = ResultId { partition, offset };
+        room.push_final(id, offset, record(nth, None), resets, None)
+    }
+
+    #[test]
+    fn a_window_after_a_backward_reset_is_applied_although_it_begins_before_the_newest_one() {
+        for resets in [Some(1), None] {
+            let mut room = RoomState::default();
+            assert!(push(&mut room, (0, 5), 1800, Some(0)));
+            assert!(room.push_live(record(1801, Some(1))));
+            assert!(room.push_trending(trending(1800)));
+
+            assert!(push(&mut room, (0, 6), 9, resets));
+            assert!(room.live().is_none(), "it was open before the reset");
+            assert!(room.push_live(record(10, Some(2))));
+            assert_eq!(room.live().unwrap().window, record(10, None).window);
+            assert!(room.push_trending(trending(9)));
+            assert!(!push(&mut room, (0, 6), 9, resets), "a double is dropped");
+            assert_eq!(room.totals().total(), 2, "totals count both");
+        }
+    }
+
+    #[test]
+    fn of_two_partitions_the_later_reset_number_wins_and_then_the_later_window() {
+        let mut room = RoomState::default();
+        assert!(push(&mut room, (0, 5), 1800, Some(0)));
+        // The topic has more partitions by now.
+        assert!(push(&mut room, (3, 0), 9, Some(1)));
+        assert!(
+            !push(&mut room, (0, 6), 1801, Some(0)),
+            "an old final that was read late"
+        );
+        assert!(push(&mut room, (3, 1), 10, Some(1)));
+        assert_eq!(room.newest().unwrap().window, record(10, None).window);
+        assert_eq!(room.totals().total(), 3);
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     feed::{Feed, now_us},
     rebuild::{Sources, rebuild},
     relay::Supply,
+    result_order::resets,
     source::{Decoder, Source},
 };
 
@@ -157,11 +158,12 @@ impl Reading {
             .windows
             .poll(&*self.log, &self.bell, feed, &mut |record| {
                 if let Some(result) = decoder.read::<WindowRecord>(record) {
-                    take(RelayUpdate::Final {
+                    let update = RelayUpdate::Final {
                         id: id_of(record),
                         written_ms: record.time_ms,
                         record: result,
-                    });
+                    };
+                    drop(feed.take_after(born_us, Some(resets(&record)), update));
                 }
             })?;
         let trending = self

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use emostream_model::{Count, Emoji, TotalsRecord, WindowRecord, sort_counts};
 
+use crate::result_order::ResultOrder;
+
 /// Cumulative counts of one room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RoomTotals(BTreeMap<Emoji, u64>);
@@ -14,12 +16,16 @@ pub(crate) struct RoomTotals(BTreeMap<Emoji, u64>);
 impl RoomTotals {
     /// As of just before the first of `finals`, which are all the room's finals from some moment on,
     /// oldest first.
-    pub(crate) fn before(base: Option<&TotalsRecord>, finals: &[WindowRecord]) -> Self {
-        let Some(base) = base else {
+    pub(crate) fn before<'a>(
+        base: Option<(ResultOrder, &TotalsRecord)>,
+        finals: impl IntoIterator<Item = (ResultOrder, &'a WindowRecord)>,
+    ) -> Self {
+        let Some((of_base, base)) = base else {
             return Self::default();
         };
         let mut totals = Self::of(&base.counts);
-        for record in finals.iter().filter(|f| f.window.end <= base.window.end) {
+        let counted = |(order, _): &(ResultOrder, _)| *order <= of_base;
+        for (_, record) in finals.into_iter().filter(counted) {
             for tally in &record.counts {
                 let count = totals.0.entry(tally.emoji).or_default();
                 *count = count.saturating_sub(tally.count);
@@ -102,7 +108,10 @@ mod tests {
             };
             // A ring that begins at or before what follows the base: nothing lies between.
             let ring = ring.min(base + 1).min(finals.len() - 1);
-            let mut totals = RoomTotals::before(Some(&record), &finals[ring..]);
+            let order = |record: &WindowRecord| ResultOrder::new(0, record.window);
+            let ordered = finals[ring..].iter().map(|record| (order(record), record));
+            let base_order = ResultOrder::new(0, record.window);
+            let mut totals = RoomTotals::before(Some((base_order, &record)), ordered);
             for at in ring..finals.len() {
                 totals.add(&finals[at]);
                 prop_assert_eq!(&totals, &expected[at]);

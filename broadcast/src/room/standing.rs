@@ -13,7 +13,7 @@ use std::sync::Arc;
 use emostream_model::{Frame, ResultId, Room, RoomSnapshot, TrendingNow, Window};
 
 use super::{Final, RoomState};
-use crate::{encoded::Encoded, totals::RoomTotals};
+use crate::{encoded::Encoded, result_order::ResultOrder, totals::RoomTotals};
 
 /// A snapshot whose frames were read and are what they should be.
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl RoomState {
             totals: self.totals.counts(),
             live: live.into_iter().map(|live| text(&live.frame)).collect(),
             trending: self.trending.as_ref().map(|trending| TrendingNow {
-                start_ms: trending.start_ms,
+                start_ms: trending.order.start_ms,
                 frame: text(&trending.frame),
             }),
         }
@@ -170,7 +170,8 @@ impl RoomState {
             news |= !self.is_closed(window) && self.show_live(window, emitted_at, frame);
         }
         if let Some((start_ms, ended, frame)) = standing.trending {
-            news |= self.show_trending(start_ms, ended, frame);
+            let resets = self.resets;
+            news |= self.show_trending(ResultOrder { resets, start_ms }, ended, frame);
         }
         news
     }
@@ -204,7 +205,8 @@ impl RoomState {
         }
         for kept in finals {
             if behind(kept.id) {
-                self.keep(kept);
+                let resets = self.resets_of(kept.id, kept.window);
+                self.keep(resets, kept);
                 news = true;
             }
         }
@@ -241,7 +243,7 @@ mod tests {
     }
 
     fn push(room: &mut RoomState, nth: u64) -> bool {
-        room.push_final(id(nth), nth, record(nth, None), None)
+        room.push_final(id(nth), nth, record(nth, None), None, None)
     }
 
     /// A room that has read so many finals, of which the first are kept no more.

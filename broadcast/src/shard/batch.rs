@@ -150,7 +150,7 @@ mod tests {
                 partition: 0,
                 offset,
             };
-            assert!(room.push_final(id, offset, record, None));
+            assert!(room.push_final(id, offset, record, None, None));
         }
         room
     }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use emostream_broadcast::Config;
-use emostream_model::{Emoji, Topics};
+use emostream_log::{Header, NewRecord};
+use emostream_model::{Emoji, RESETS_HEADER, Topics};
 use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::{
     clients::{Subscriber, Ws, get},
-    counting::{keyed, now_ms},
+    counting::{keyed, now_ms, timed},
     stage::{KEPT, Node, PARTITIONS, Stage, config, until},
 };
 
@@ -22,6 +23,79 @@ type Totals = (u64, BTreeMap<Emoji, u64>);
 fn history(node: &Node, room: &str) -> Vec<Value> {
     let mut history = get(node.address, &format!("/v1/rooms/{room}/history")).json();
     serde_json::from_value(history["finals"].take()).unwrap()
+}
+
+/// What a fresh publisher says that the room has counted.
+fn total(stage: &Stage, room: &str) -> Option<u64> {
+    let node = stage.publisher();
+    get(node.address, &format!("/v1/rooms/{room}")).json()["total"].as_u64()
+}
+
+#[test]
+fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
+    // Partitions are read one after another, and the room's older record lies in either.
+    for newer in [0, PARTITIONS - 1] {
+        let mut stage = Stage::new();
+        let older = PARTITIONS - 1 - newer;
+        let long_ago = now_ms() - KEPT.as_millis() as u64 / 2;
+        for (nth, count, partition) in [(1, 560, older), (2, 240, newer)] {
+            let (_, totals) = stage.counting.records(nth, "r", &[("🔥", count)]);
+            let record = NewRecord {
+                partition: Some(partition),
+                ..timed(totals, long_ago)
+            };
+            stage.counting.commit(vec![record]);
+        }
+        assert_eq!(
+            total(&stage, "r"),
+            Some(800),
+            "the newer in partition {newer}"
+        );
+    }
+}
+
+#[test]
+fn finals_of_a_room_that_moved_to_another_partition_are_all_in_its_totals() {
+    for (first, second) in [(0, PARTITIONS - 1), (PARTITIONS - 1, 0)] {
+        let mut stage = Stage::new();
+        for nth in 1..=40 {
+            let partition = Some(if nth <= 30 { first } else { second });
+            let (of_window, of_totals) = stage.counting.records(nth, "r", &[("🔥", 1)]);
+            let records = [of_window, of_totals];
+            let moved = records.map(|record| NewRecord {
+                partition,
+                ..record
+            });
+            stage.counting.commit(moved.into());
+        }
+        assert_eq!(total(&stage, "r"), Some(40), "from {first} to {second}");
+    }
+}
+
+#[test]
+fn after_a_backward_reset_the_later_results_are_restored_although_their_windows_are_earlier() {
+    let mut stage = Stage::new();
+    stage.counting.close(1800, &[("r", &[("🔥", 5)])]);
+    let header = Header {
+        name: RESETS_HEADER.to_owned(),
+        value: "1".into(),
+    };
+    let (of_window, of_totals) = stage.counting.records(9, "r", &[("🔥", 2)]);
+    let after = [of_window, of_totals].map(|record| NewRecord {
+        headers: vec![header.clone()],
+        ..record
+    });
+    stage.counting.commit(after.into());
+    let node = stage.publisher();
+    let state = get(node.address, "/v1/rooms/r").json();
+    assert_eq!(state["total"], 7, "{state}");
+    assert_eq!(state["final"]["start"], 9 * 2000, "{state}");
+    let finals = history(&node, "r");
+    let totals: Vec<_> = finals
+        .iter()
+        .map(|f| f["totals"][0]["count"].as_u64())
+        .collect();
+    assert_eq!(totals, [Some(5), Some(7)]);
 }
 
 /// One window: what some rooms have counted in it.
