@@ -90,6 +90,20 @@ impl Holds {
         }
     }
 
+    /// Shows that a partition is not held: an alert on a series that is absent until then would miss its beginning.
+    pub fn begin(&self, partition: u32) {
+        self.show(partition, None);
+    }
+
+    fn show(&self, partition: u32, now: Option<HoldReason>) {
+        let number = partition.to_string();
+        for reason in HoldReason::ALL {
+            let labels = [number.as_str(), reason.as_str()];
+            let held = self.metrics.held.with_label_values(&labels);
+            held.set((now == Some(reason)).into());
+        }
+    }
+
     /// How often anything has changed.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
@@ -109,15 +123,7 @@ impl Holds {
             return;
         }
         self.version.fetch_add(1, Ordering::AcqRel);
-        let number = partition.to_string();
-        for reason in HoldReason::ALL {
-            let held = now.and_then(|it| it.held()) == Some(reason);
-            let labels = [number.as_str(), reason.as_str()];
-            self.metrics
-                .held
-                .with_label_values(&labels)
-                .set(held.into());
-        }
+        self.show(partition, now.and_then(|it| it.held()));
         let topic = &self.topic;
         match now {
             Some(impediment) => tracing::warn!("{topic}/{partition} {impediment}"),

@@ -175,6 +175,7 @@ fn reading(
         .clone()
         .filter(|p| p.partition as usize % worker.peers() == worker.index())
         .collect();
+    own.iter().for_each(|it| shared.holds.begin(it.partition));
     let from: Vec<(u32, u64)> = own.iter().map(|p| (p.partition, p.resume_offset)).collect();
     let bell = SourceBell::default();
     let reader = shared
