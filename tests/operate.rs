@@ -105,6 +105,92 @@ fn a_topic_that_somebody_else_made_is_told_apart() {
     );
 }
 
+/// A reactions topic that keeps its records for `kept`, and the other topics as they should be; their prefix.
+fn topics_with_reactions(kept: Duration, max_ahead: Option<Duration>) -> String {
+    let (brokers, prefix) = (kafka::brokers(), unique("settings"));
+    let log = KafkaLog::connect(KafkaOptions {
+        brokers: brokers.clone(),
+        ..KafkaOptions::default()
+    });
+    let reactions = TopicSpec {
+        name: format!("{prefix}.reactions"),
+        partitions: 2,
+        replication: 1,
+        cleanup: Cleanup::Delete {
+            after: kept,
+            bytes: None,
+        },
+        max_ahead,
+    };
+    log.unwrap().create_topic(&reactions).unwrap();
+    let create = ["topics", "create", "--partitions", "2"];
+    let target = ["--kafka", &brokers, "--topic-prefix", &prefix];
+    node::output(&[&create[..], &target].concat());
+    prefix
+}
+
+/// Runs a dataflow that ends by itself: its exit code, and what it says.
+fn dataflow(prefix: &str, more: &[&str]) -> (Option<i32>, String) {
+    let brokers = kafka::brokers();
+    let target = [
+        "--kafka",
+        &brokers,
+        "--topic-prefix",
+        prefix,
+        "--admin",
+        "off",
+    ];
+    let output = node::run(&[&["dataflow"], &target[..], more].concat());
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+/// Waits until a dataflow counts.
+fn counts(prefix: &str, more: &[&str]) {
+    let brokers = kafka::brokers();
+    let dir = tempfile::tempdir().unwrap();
+    let target = [
+        "--kafka",
+        &brokers,
+        "--topic-prefix",
+        prefix,
+        "--admin",
+        "127.0.0.1:0",
+    ];
+    let arguments = [&["dataflow"], &target[..], more].concat();
+    let node = Node::start_silent(&arguments, &dir.path().join("stderr"));
+    let admin = node.admin();
+    until("counting", || {
+        let ready = http::get(&admin, "/readyz").ok()?;
+        (ready.status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_reactions_topic_that_accepts_the_future_is_78_with_the_command_that_bounds_it() {
+    // Kafka's own default is an hour.
+    let prefix = topics_with_reactions(Duration::from_secs(86_400), None);
+    let (code, said) = dataflow(&prefix, &[]);
+    assert_eq!(code, Some(78), "{said}");
+    let brokers = kafka::brokers();
+    let command = format!(
+        "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {prefix}.reactions --add-config message.timestamp.after.max.ms=5000"
+    );
+    contains(&said, &[&command, "3600s", "--unbounded-timestamps"]);
+    counts(&prefix, &["--unbounded-timestamps"]);
+}
+
+#[test]
+fn a_window_that_may_be_open_longer_than_reactions_are_kept_is_64() {
+    let prefix = topics_with_reactions(Duration::from_secs(60), Some(Duration::from_secs(5)));
+    let (code, said) = dataflow(&prefix, &[]);
+    assert_eq!(code, Some(64), "{said}");
+    contains(&said, &["--hold-timeout", "62.75s", "60s", "retention.ms"]);
+    counts(&prefix, &["--hold-timeout", "30s"]);
+}
+
 #[test]
 fn the_topology_is_described_without_a_cluster() {
     let said = node::output(&["dataflow", "--describe"]);

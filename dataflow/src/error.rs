@@ -23,6 +23,38 @@ pub enum DataflowError {
         /// What differs.
         difference: String,
     },
+    /// The reactions topic accepts records dated too far in the future.
+    #[error(
+        "{topic} accepts records dated up to {ahead} in the future, and one of them would make every punctual reaction late; {remedy}, or run with --unbounded-timestamps"
+    )]
+    UnboundedTimestamps {
+        /// The reactions topic.
+        topic: String,
+        /// How far in the future.
+        ahead: String,
+        /// What bounds it.
+        remedy: String,
+    },
+    /// The brokers cannot bound the future.
+    #[error(
+        "the brokers of {topic} are older than Kafka 3.6 and cannot refuse records dated in the future, one of which would make every punctual reaction late; update them, or run with --unbounded-timestamps"
+    )]
+    OldBrokers {
+        /// The reactions topic.
+        topic: String,
+    },
+    /// The reactions topic does not keep what open windows need.
+    #[error(
+        "--hold-timeout: with --window and --lateness a window may be open for {needed:?}, and {topic} keeps records for {kept:?} only, so that a restart would not find them; shorten it, or raise the topic's retention.ms"
+    )]
+    KeptTooShortly {
+        /// The reactions topic.
+        topic: String,
+        /// How long a window may be open.
+        needed: Duration,
+        /// How long records are kept.
+        kept: Duration,
+    },
     /// The stored progress cannot be read.
     #[error(
         "the stored progress in {topic} is not readable ({detail}); run the version that wrote it, or start anew with another --topic-prefix (or --data directory)"
@@ -185,9 +217,12 @@ impl DataflowError {
             DataflowError::Listen { .. }
             | DataflowError::FinalUntil(_)
             | DataflowError::Disagreement { .. }
-            | DataflowError::WrongToken { .. } => 64,
+            | DataflowError::WrongToken { .. }
+            | DataflowError::KeptTooShortly { .. } => 64,
             DataflowError::PeerRefuses { exit_code, .. } => *exit_code,
             DataflowError::OtherSettings { .. }
+            | DataflowError::UnboundedTimestamps { .. }
+            | DataflowError::OldBrokers { .. }
             | DataflowError::OtherCluster { .. }
             | DataflowError::FinalsBeyondProgress { .. }
             | DataflowError::FinalAhead { .. }

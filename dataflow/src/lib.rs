@@ -49,6 +49,7 @@ mod source;
 mod stop;
 mod stored_progress;
 mod timers;
+mod topic_settings;
 mod topology;
 mod totals;
 mod trending;

@@ -29,7 +29,7 @@ use crate::{
     progress::{PartitionProgress, Progress},
     results::resets_of,
     slide::Stay,
-    stored_progress,
+    stored_progress, topic_settings,
 };
 
 /// A transaction that takes longer is aborted by the log. Longer than a broker's short absence,
@@ -77,6 +77,7 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
     ] {
         log.partitions(&topic).map_err(DataflowError::Start)?;
     }
+    topic_settings::require(config, log)?;
     let before = Found::read(config, log)?;
     let transactor = fence(topics, log)?;
     let found = Found::read(config, log)?;

@@ -84,7 +84,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         emojis: EmojiNames::default(),
         clock: EventClock::host(),
         hold_timeout: Duration::from_secs(60),
-        unbounded_timestamps: false,
+        unbounded_timestamps: true,
     }
 }
 

@@ -51,7 +51,7 @@ impl Stage {
             emojis: EmojiNames::default(),
             clock: EventClock::host(),
             hold_timeout: Duration::from_secs(60),
-            unbounded_timestamps: false,
+            unbounded_timestamps: true,
         }
     }
 

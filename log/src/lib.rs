@@ -32,7 +32,7 @@ pub use error::LogError;
 pub use event_clock::EventClock;
 pub use record::{Header, Headers, NewRecord, Record};
 pub use scan::{read_last, read_since, read_to_end};
-pub use topic::{Cleanup, Deletion, TopicDescription, TopicSpec};
+pub use topic::{Cleanup, Deletion, Timestamps, TopicDescription, TopicSpec};
 pub use wake::{Doorbell, Wake};
 
 /// The two ends of a partition.
@@ -87,6 +87,11 @@ pub trait Log: Send + Sync {
 
     /// The id of the cluster that holds the log; `None` for a log that has none.
     fn cluster_id(&self) -> Option<String> {
+        None
+    }
+
+    /// The addresses by which Kafka's own tools reach the log; `None` for a log that is not Kafka.
+    fn brokers(&self) -> Option<&str> {
         None
     }
 

@@ -45,8 +45,23 @@ pub struct TopicDescription {
     /// After which time records are thrown away, and how many bytes a partition may hold before its
     /// oldest are. `None` where neither ever happens.
     pub deleted: Option<Deletion>,
-    /// A record whose time is further ahead of the log's clock than this is refused.
-    pub max_ahead: Option<Duration>,
+    /// What dates its records, and how far in the future.
+    pub timestamps: Timestamps,
+}
+
+/// What dates a topic's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timestamps {
+    /// Whoever writes them. A record dated further ahead of the log's clock than `max_ahead` is refused; `None`
+    /// where none is.
+    Written {
+        /// The limit.
+        max_ahead: Option<Duration>,
+    },
+    /// The log, when it appends them (Kafka's `LogAppendTime`).
+    Appended,
+    /// Whoever writes them, and the brokers are too old to know a limit of their future: before Kafka 3.6.
+    WrittenWithoutLimit,
 }
 
 /// When a topic's oldest records go.
@@ -74,7 +89,9 @@ impl TopicDescription {
             brokers: 1,
             compacted,
             deleted,
-            max_ahead: spec.max_ahead,
+            timestamps: Timestamps::Written {
+                max_ahead: spec.max_ahead,
+            },
         }
     }
 }

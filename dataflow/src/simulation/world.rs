@@ -174,7 +174,7 @@ impl World {
             emojis: EmojiNames::default(),
             clock: EventClock::host(),
             hold_timeout: Duration::from_millis(HOLD_TIMEOUT_MS),
-            unbounded_timestamps: false,
+            unbounded_timestamps: true,
         };
         let newest = self.runs.len().saturating_sub(1);
         self.runs.drain(..newest);

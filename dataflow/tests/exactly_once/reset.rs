@@ -281,7 +281,8 @@ fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_begin
 #[test]
 fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_says_how_many() {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
-    let stage = Stage::on(log.clone(), 1, Duration::from_secs(1));
+    // Long enough for open windows; what is written is much older.
+    let stage = Stage::on(log.clone(), 1, Duration::from_secs(600));
     let batch =
         |at| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
     stage.append(vec![batch(0), batch(3000), batch(6000)]);

@@ -221,7 +221,7 @@ impl Case {
             emojis: settings.emojis.clone(),
             clock: EventClock::host(),
             hold_timeout: Duration::from_secs(60),
-            unbounded_timestamps: false,
+            unbounded_timestamps: true,
         }
     }
 

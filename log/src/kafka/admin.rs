@@ -19,7 +19,7 @@ use super::{
     config::{Config, signed},
     context::Events,
 };
-use crate::{Cleanup, Deletion, LogError, TopicSpec};
+use crate::{Cleanup, Deletion, LogError, Timestamps, TopicSpec};
 
 /// How often a new topic is asked for until it is known.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
@@ -84,7 +84,7 @@ fn settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
 pub(super) struct Settings {
     pub(super) compacted: bool,
     pub(super) deleted: Option<Deletion>,
-    pub(super) max_ahead: Option<Duration>,
+    pub(super) timestamps: Timestamps,
 }
 
 /// Asks for the topic's settings, the brokers' defaults included.
@@ -94,7 +94,9 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
     let wanted = [ResourceSpecifier::Topic(topic)];
     let refused = |why: &dyn std::fmt::Display| {
-        LogError::Refused(format!("topic {topic} cannot be described: {why}"))
+        LogError::Refused(format!(
+            "topic {topic} cannot be described: {why} (it needs the permission DescribeConfigs)"
+        ))
     };
     let answers = wait_for(admin.describe_configs(&wanted, &options)).map_err(|error| {
         unanswered(
@@ -133,7 +135,22 @@ fn read_settings(value: impl Fn(&str) -> Option<String>) -> Settings {
             after: number("retention.ms").map(Duration::from_millis),
             bytes: number("retention.bytes"),
         }),
-        max_ahead: number("message.timestamp.after.max.ms").map(Duration::from_millis),
+        timestamps: timestamps(&value, &number),
+    }
+}
+
+/// Brokers before Kafka 3.6 have no `message.timestamp.after.max.ms`, not even its default.
+fn timestamps(
+    value: impl Fn(&str) -> Option<String>,
+    number: impl Fn(&str) -> Option<u64>,
+) -> Timestamps {
+    const MAX_AHEAD: &str = "message.timestamp.after.max.ms";
+    match value("message.timestamp.type").as_deref() {
+        Some("LogAppendTime") => Timestamps::Appended,
+        _ if value(MAX_AHEAD).is_none() => Timestamps::WrittenWithoutLimit,
+        _ => Timestamps::Written {
+            max_ahead: number(MAX_AHEAD).map(Duration::from_millis),
+        },
     }
 }
 
@@ -188,5 +205,42 @@ fn wait_for<F: Future>(future: F) -> F::Output {
             Poll::Ready(output) => return output,
             Poll::Pending => thread::park(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(settings: &[(&str, &str)]) -> Settings {
+        read_settings(|name| {
+            let found = settings.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn a_broker_too_old_to_bound_the_future_is_told_apart_from_one_that_does_not() {
+        let policy = ("cleanup.policy", "delete");
+        let written = ("message.timestamp.type", "CreateTime");
+        let key = "message.timestamp.after.max.ms";
+        let max_ahead = |limit| read(&[policy, written, (key, limit)]).timestamps;
+        assert_eq!(
+            max_ahead("5000"),
+            Timestamps::Written {
+                max_ahead: Some(Duration::from_secs(5))
+            }
+        );
+        assert_eq!(
+            max_ahead("9223372036854775807"),
+            Timestamps::Written { max_ahead: None }
+        );
+        let old = ("message.timestamp.difference.max.ms", "9223372036854775807");
+        assert_eq!(
+            read(&[policy, written, old]).timestamps,
+            Timestamps::WrittenWithoutLimit
+        );
+        let appended = ("message.timestamp.type", "LogAppendTime");
+        assert_eq!(read(&[policy, appended]).timestamps, Timestamps::Appended);
     }
 }

@@ -259,8 +259,12 @@ impl Log for KafkaLog {
             brokers: layout.brokers,
             compacted: settings.compacted,
             deleted: settings.deleted,
-            max_ahead: settings.max_ahead,
+            timestamps: settings.timestamps,
         })
+    }
+
+    fn brokers(&self) -> Option<&str> {
+        Some(self.config.brokers())
     }
 
     fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {

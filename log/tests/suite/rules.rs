@@ -11,7 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_log::{Cleanup, Header, LogError, NewRecord, TopicDescription, TopicSpec};
+use emostream_log::{
+    Cleanup, Header, LogError, NewRecord, Timestamps, TopicDescription, TopicSpec,
+};
 
 use crate::stage::{
     DEADLINE, Stage, TIMEOUT, answer, append, keyed, next, now_ms, poll, queue, record, spec,
@@ -131,7 +133,10 @@ pub(crate) fn a_topic_is_described_as_it_was_made(stage: &Stage) {
         let described = stage.log.describe(&made.name).unwrap();
         let expected = TopicDescription {
             // Kafka has a limit of its own where a topic has none.
-            max_ahead: max_ahead.or(described.max_ahead),
+            timestamps: match max_ahead {
+                Some(_) => Timestamps::Written { max_ahead },
+                None => described.timestamps,
+            },
             ..TopicDescription::of(&made)
         };
         assert_eq!(described, expected);

@@ -8,7 +8,7 @@
 
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use emostream_log::{Cleanup, Log, LogError, TopicDescription, TopicSpec};
+use emostream_log::{Cleanup, Log, LogError, Timestamps, TopicDescription, TopicSpec};
 use emostream_model::Topics;
 use indicatif::BinaryBytes;
 
@@ -313,12 +313,24 @@ impl Wanted<'_> {
 
     fn max_ahead(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
         let wants = spec.max_ahead?;
-        if found.max_ahead == Some(wants) {
-            return None;
-        }
-        let takes = found.max_ahead.map_or("any future".to_owned(), |most| {
-            format!("{} ahead", span(most))
-        });
+        let takes = match found.timestamps {
+            Timestamps::Appended => return None,
+            Timestamps::Written {
+                max_ahead: Some(most),
+            } if most <= wants => return None,
+            Timestamps::Written {
+                max_ahead: Some(most),
+            } => format!("{} ahead", span(most)),
+            Timestamps::Written { max_ahead: None } => "any future".to_owned(),
+            Timestamps::WrittenWithoutLimit => {
+                return Some(Difference {
+                    what: "takes any future".to_owned(),
+                    mend: "the brokers are older than Kafka 3.6 and cannot refuse reactions dated in the future: a dataflow runs here only with --unbounded-timestamps; update the brokers".to_owned(),
+                    command: None,
+                    hint: false,
+                });
+            }
+        };
         let mend = format!(
             "it takes reactions dated {takes}, and one of them closes every window before its time; {} bound that",
             span(wants)
@@ -408,7 +420,7 @@ mod tests {
         let cases: [(&str, Change, &str); 8] = [
             (
                 "reactions",
-                |t| t.max_ahead = None,
+                |t| t.timestamps = Timestamps::Written { max_ahead: None },
                 "--add-config message.timestamp.after.max.ms=5000",
             ),
             (
@@ -452,6 +464,21 @@ mod tests {
             );
             assert_eq!(difference.hint, topic == "live", "{topic}");
         }
+    }
+
+    #[test]
+    fn a_topic_may_bound_the_future_more_narrowly_or_let_the_broker_date_its_records() {
+        let second = Some(Duration::from_secs(1));
+        for timestamps in [
+            Timestamps::Written { max_ahead: second },
+            Timestamps::Appended,
+        ] {
+            assert_eq!(said("reactions", |t| t.timestamps = timestamps), []);
+        }
+        let old = said("reactions", |t| {
+            t.timestamps = Timestamps::WrittenWithoutLimit
+        });
+        assert!(old[0].mend.contains("3.6"), "{old:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use bincode::{Decode, Encode};
 
-use crate::{Deletion, LogError, TopicDescription, embedded::tables::millis};
+use crate::{Deletion, LogError, Timestamps, TopicDescription, embedded::tables::millis};
 
 /// The longest question: a topic's name and some numbers.
 pub(super) const QUESTION_BYTES: usize = 4 * 1024;
@@ -106,7 +106,11 @@ impl From<TopicDescription> for WireDescription {
             partitions: topic.partitions,
             compacted: topic.compacted,
             deleted: topic.deleted.map(deleted),
-            max_ahead_ms: topic.max_ahead.map(millis),
+            max_ahead_ms: match topic.timestamps {
+                Timestamps::Written { max_ahead } => max_ahead.map(millis),
+                // The embedded log dates no record that has a time.
+                Timestamps::Appended | Timestamps::WrittenWithoutLimit => None,
+            },
         }
     }
 }
@@ -123,7 +127,9 @@ impl From<WireDescription> for TopicDescription {
             brokers: 1,
             compacted: topic.compacted,
             deleted: topic.deleted.map(deletion),
-            max_ahead: topic.max_ahead_ms.map(Duration::from_millis),
+            timestamps: Timestamps::Written {
+                max_ahead: topic.max_ahead_ms.map(Duration::from_millis),
+            },
         }
     }
 }
