@@ -56,6 +56,10 @@ pub use page::{IngestUrl, InvalidIngestUrl};
 pub use relay::{RelayPort, RelayToken, Upstreams};
 pub use service::Publisher;
 
+/// Longest silence on a subscriber's connection, unless a [`Reception`] says otherwise. Proxies close
+/// connections that are silent for longer, most of them after 30 or 60 s.
+pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
+
 /// What a publisher is told, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -88,4 +92,7 @@ pub struct Reception {
     pub drain: Duration,
     /// The clock that dates events: the log's and the ingest's where they are in this process.
     pub clock: EventClock,
+    /// Longest silence on a subscriber's connection, announced in `hello`: a `heartbeat` frame is sent where
+    /// nothing else was. At least 2 s, since a shard visits each connection once a second.
+    pub heartbeat: Duration,
 }

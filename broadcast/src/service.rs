@@ -174,7 +174,8 @@ fn fan_out(
 ) -> Result<(Arc<Feed>, Arc<Shards>), BroadcastError> {
     let shards = reception.shards;
     let shards = shards.map_or_else(thread::available_parallelism, Ok);
-    let shards = Shards::start(shards.unwrap_or(NonZeroUsize::MIN), &metrics);
+    let shards = shards.unwrap_or(NonZeroUsize::MIN);
+    let shards = Shards::start(shards, reception.heartbeat, &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
     let hub = Arc::new(Hub::new(shape, shards.bells()));
     let feed = Arc::new(Feed::new(
@@ -282,7 +283,7 @@ impl Service {
                         let stay = Stay::new(self.farewell.clone(), until);
                         let (metrics, drain) = (self.metrics.clone(), self.reception.drain);
                         let spread = move || farewell::spread(metrics.audience(), drain);
-                        sse::stream(subscription, stay, spread)
+                        sse::stream(subscription, self.reception.heartbeat, stay, spread)
                     }
                 })
             }
@@ -339,7 +340,8 @@ impl Service {
                 "this server is about to end; connect again",
             ));
         }
-        let joined = Subscriber::join(&self.hub, room, since, &self.metrics, transport);
+        let heartbeat = self.reception.heartbeat;
+        let joined = Subscriber::join(&self.hub, room, since, heartbeat, &self.metrics, transport);
         joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
     }
 }

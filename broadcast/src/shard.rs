@@ -68,10 +68,14 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Starts as many threads.
-    pub(crate) fn start(count: NonZeroUsize, metrics: &Metrics) -> io::Result<Self> {
+    /// Starts as many threads; a connection that was silent for `heartbeat` gets a heartbeat.
+    pub(crate) fn start(
+        count: NonZeroUsize,
+        heartbeat: Duration,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
         let threads: Vec<Thread> = (0..count.get())
-            .map(|shard| Thread::new(shard, metrics))
+            .map(|shard| Thread::new(shard, heartbeat, metrics))
             .collect::<io::Result<_>>()?;
         let bells: Vec<Arc<Bell>> = threads.iter().map(Thread::bell).collect();
         let mut shards = Self {

@@ -17,10 +17,6 @@ use crate::{
     subscription::Subscription,
 };
 
-/// Proxies end streams that are silent for longer, 30 or 60 s mostly.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-const BEAT: &str = ": here\n\n";
-
 /// A browser waits two seconds before it reconnects by itself.
 const RETRY: &str = "retry: 2000\n\n";
 
@@ -67,11 +63,6 @@ impl Framing {
         self.piece(RETRY)
     }
 
-    /// What is sent so that the connection is not taken for dead.
-    pub(crate) fn beat(self) -> Bytes {
-        self.piece(BEAT).into()
-    }
-
     /// The end.
     pub(crate) fn end(self) -> &'static [u8] {
         match self {
@@ -112,9 +103,11 @@ pub(crate) fn response(body: Body, framing: Option<Framing>) -> Response {
 /// Answers over HTTP/2 with a stream of events that ends with the client, with `bye` at the farewell, or
 /// when the token expires: a browser then comes back by itself, and is told 401.
 ///
-/// `spread` says at the farewell over how long the audience comes back.
+/// A heartbeat is sent after a silence of `heartbeat`. `spread` says at the farewell over how long the audience
+/// comes back.
 pub(crate) fn stream(
     subscription: Subscription,
+    heartbeat: Duration,
     stay: Stay,
     spread: impl Fn() -> Duration + Send + 'static,
 ) -> Response {
@@ -123,7 +116,7 @@ pub(crate) fn stream(
         tokio::select! {
             // The client has gone.
             () = sender.closed() => {}
-            _ = feed(subscription, &sender, stay, spread) => {}
+            _ = feed(subscription, &sender, heartbeat, stay, spread) => {}
         }
     });
     response(body, None)
@@ -132,6 +125,7 @@ pub(crate) fn stream(
 async fn feed(
     mut subscription: Subscription,
     sender: &BodySender,
+    heartbeat: Duration,
     stay: Stay,
     spread: impl Fn() -> Duration,
 ) -> Result<(), Closed> {
@@ -144,7 +138,7 @@ async fn feed(
                 Over::Expired => Ok(()),
             },
             frame = subscription.next() => frame.event().clone(),
-            () = tokio::time::sleep(HEARTBEAT) => Bytes::from_static(BEAT.as_bytes()),
+            () = tokio::time::sleep(heartbeat) => Encoded::heartbeat().event().clone(),
         };
         sender.send(piece).await?;
     }

@@ -1,6 +1,6 @@
 //! A subscriber's place in a room, whatever it is connected by.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use emostream_model::{Frame, ResultId, Room};
 use prometheus::IntGauge;
@@ -29,6 +29,7 @@ impl Subscriber {
         hub: &Hub,
         room: &Room,
         since: Option<ResultId>,
+        heartbeat: Duration,
         metrics: &Metrics,
         transport: &str,
     ) -> Option<(Self, Encoded)> {
@@ -47,6 +48,7 @@ impl Subscriber {
         let shape = hub.shape();
         let hello = Frame::Hello {
             room: room.clone(),
+            heartbeat_ms: heartbeat.as_millis() as u64,
             window_ms: shape.window_ms,
             live_ms: shape.live_ms,
             swarm_size: shape.swarm_size,

@@ -13,6 +13,8 @@ mod counting;
 mod encrypted;
 #[path = "service/farewell.rs"]
 mod farewell;
+#[path = "service/heartbeats.rs"]
+mod heartbeats;
 #[path = "service/hostile.rs"]
 mod hostile;
 #[path = "service/outages.rs"]

@@ -87,6 +87,10 @@ pub enum Frame {
     Hello {
         /// The room subscribed to.
         room: Room,
+        /// Longest silence of the server, in milliseconds: a `heartbeat` follows where nothing else does. 0 from
+        /// a server that sends none.
+        #[serde(default)]
+        heartbeat_ms: u64,
         /// How long a window is.
         window_ms: u64,
         /// How often a live tally comes at most.
@@ -95,6 +99,11 @@ pub enum Frame {
         swarm_size: u64,
         /// Whether every final since the id asked for follows.
         resumed: bool,
+    },
+    /// The connection works. Sent where nothing else was sent for `heartbeat_ms`.
+    Heartbeat {
+        /// The server's time, Unix milliseconds.
+        now: u64,
     },
     /// The running tally of an open window. The newest one wins.
     Live {
@@ -169,6 +178,7 @@ impl Frame {
     pub fn kind(&self) -> &'static str {
         match self {
             Frame::Hello { .. } => "hello",
+            Frame::Heartbeat { .. } => "heartbeat",
             Frame::Live { .. } => "live",
             Frame::Final { .. } => "final",
             Frame::Trending { .. } => "trending",

@@ -29,6 +29,7 @@ fn a_final_has_the_fields_of_the_interface() {
 fn frames_read_as_in_the_interface() {
     let hello = Frame::Hello {
         room: Room::default(),
+        heartbeat_ms: 15_000,
         window_ms: 2000,
         live_ms: 250,
         swarm_size: 1000,
@@ -41,7 +42,13 @@ fn frames_read_as_in_the_interface() {
     for (frame, json) in [
         (
             hello,
-            r#"{"type":"hello","room":"default","window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":true}"#,
+            r#"{"type":"hello","room":"default","heartbeat_ms":15000,"window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":true}"#,
+        ),
+        (
+            Frame::Heartbeat {
+                now: 1_764_000_015_000,
+            },
+            r#"{"type":"heartbeat","now":1764000015000}"#,
         ),
         (gap, r#"{"type":"gap","after":"3-10400","reason":"slow"}"#),
         (

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use emostream_broadcast::{Config, IngestUrl, Reception};
+use emostream_broadcast::{Config, IngestUrl, Reception, SUBSCRIBER_HEARTBEAT};
 use emostream_dataflow::{DataflowError, stored};
 use emostream_http::Nowhere;
 use emostream_log::{EventClock, Log, LogError};
@@ -83,6 +83,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             shards: flags.fanout.shards(),
             drain: flags.fanout.drain(),
             clock: EventClock::host(),
+            heartbeat: SUBSCRIBER_HEARTBEAT,
         },
     };
     super::run(async {

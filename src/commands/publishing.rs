@@ -7,7 +7,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use emostream_broadcast::{
-    BroadcastError, Config, Publisher, Reception, RelayPort, RelayToken, Upstreams,
+    BroadcastError, Config, Publisher, Reception, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
+    Upstreams,
 };
 use emostream_http::{AllowOrigin, Gate, Handler, Limits, Listener, Nowhere, Shutdown, Tls, serve};
 use emostream_log::{EventClock, Log};
@@ -134,6 +135,7 @@ impl Publishing {
                 shards: fanout.shards(),
                 drain: fanout.drain(),
                 clock,
+                heartbeat: SUBSCRIBER_HEARTBEAT,
             },
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use emostream_broadcast::{IngestUrl, Reception, Upstreams};
+use emostream_broadcast::{IngestUrl, Reception, SUBSCRIBER_HEARTBEAT, Upstreams};
 use emostream_http::{Nowhere, Trust};
 use emostream_log::EventClock;
 
@@ -84,6 +84,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         shards: flags.fanout.shards(),
         drain: flags.fanout.drain(),
         clock: EventClock::host(),
+        heartbeat: SUBSCRIBER_HEARTBEAT,
     };
     super::run(async {
         let mut signals = Signals::listen()?;

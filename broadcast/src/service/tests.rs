@@ -12,6 +12,7 @@ use emostream_model::Topics;
 use tokio::{net::TcpListener, runtime::Runtime};
 
 use super::*;
+use crate::SUBSCRIBER_HEARTBEAT;
 
 /// What must happen happens long before this.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -50,6 +51,7 @@ fn config() -> Config {
             shards: NonZeroUsize::new(1),
             drain: Duration::from_secs(1),
             clock: EventClock::host(),
+            heartbeat: SUBSCRIBER_HEARTBEAT,
         },
     }
 }

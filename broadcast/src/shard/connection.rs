@@ -25,8 +25,7 @@ use crate::{
     websocket::{self, Heard, close_frame},
 };
 
-/// How often a silent client is asked whether it lives; proxies end connections that are silent for longer,
-/// 30 or 60 s mostly.
+/// How often a WebSocket client is asked whether it lives, by a ping.
 const ASK_EVERY: Tick = Tick::secs(15);
 /// A client that has given no sign of life for so long is gone.
 pub(super) const DEAD_AFTER: Duration = Duration::from_secs(30);
@@ -57,8 +56,11 @@ impl Tick {
     }
 
     pub(super) fn since(start: Instant, now: Instant) -> Self {
-        let tenths = now.saturating_duration_since(start).as_millis() / 100;
-        Self(u32::try_from(tenths).unwrap_or(u32::MAX))
+        Self::span(now.saturating_duration_since(start))
+    }
+
+    pub(super) fn span(span: Duration) -> Self {
+        Self(u32::try_from(span.as_millis() / 100).unwrap_or(u32::MAX))
     }
 
     fn has_passed(self, from: Self, now: Self) -> bool {
@@ -75,6 +77,10 @@ pub(super) struct Turn {
     pub(super) now: Tick,
     pub(super) instant: Instant,
     pub(super) deliveries: Deliveries,
+    /// A connection to which nothing was sent for so long gets a heartbeat.
+    pub(super) silence: Tick,
+    /// The heartbeat of this slice of the connections, once one of them needs it.
+    pub(super) heartbeat: Option<Encoded>,
     pub(super) batch: Batch,
     pub(super) scratch: Box<[u8]>,
 }
@@ -95,6 +101,8 @@ pub(super) struct Connection {
     heard: Tick,
     /// When it was asked for one.
     asked: Tick,
+    /// When the last frame was sent to it.
+    sent: Tick,
     until: Option<Instant>,
     /// Bytes that it has said since the last look.
     said_bytes: usize,
@@ -140,6 +148,7 @@ impl Connection {
             parting: None,
             heard: turn.now,
             asked: turn.now,
+            sent: turn.now,
             until,
             said_bytes: 0,
         };
@@ -176,11 +185,15 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
                 Err(error) => Err(error),
             };
-            let (deliveries, found) = (&turn.deliveries, self.subscriber.found);
+            let (deliveries, found, sent) =
+                (&turn.deliveries, self.subscriber.found, &mut self.sent);
             let outcome = turn.batch.settle(
                 *written.as_ref().unwrap_or(&0),
                 &mut self.subscriber.cursor,
-                |next| deliveries.count(next, found),
+                |next| {
+                    deliveries.count(next, found);
+                    *sent = turn.now;
+                },
             );
             let written = written?;
             self.rest = outcome.rest;
@@ -386,17 +399,25 @@ impl Connection {
         if DEAD.has_passed(self.heard, turn.now) && (answers || self.stalled) {
             return Err(ErrorKind::TimedOut.into());
         }
-        if ASK_EVERY.has_passed(self.asked, turn.now) && self.rest.is_empty() && !self.stalled {
-            self.asked = turn.now;
-            self.rest = match &self.speech {
-                Speech::WebSocket(_) => {
-                    websocket::framed(OpCode::Control(Control::Ping), &[]).into()
-                }
-                Speech::Events(framing) => framing.beat(),
-            };
-            return self.send(turn);
+        if !self.rest.is_empty() || self.stalled {
+            return Ok(false);
         }
-        Ok(false)
+        let is_silent = turn.silence.has_passed(self.sent, turn.now);
+        if is_silent {
+            self.sent = turn.now;
+            let heartbeat = turn.heartbeat.get_or_insert_with(Encoded::heartbeat);
+            self.rest = self.speech.frame(heartbeat);
+        }
+        // In a silent room both go out in one packet.
+        if answers && (is_silent || ASK_EVERY.has_passed(self.asked, turn.now)) {
+            self.asked = turn.now;
+            let ping = websocket::framed(OpCode::Control(Control::Ping), &[]);
+            self.rest = [&self.rest[..], &ping].concat().into();
+        }
+        if self.rest.is_empty() {
+            return Ok(false);
+        }
+        self.send(turn)
     }
 }
 

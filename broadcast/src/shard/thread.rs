@@ -72,7 +72,7 @@ fn key(room: &Arc<Entry>) -> usize {
 }
 
 impl Thread {
-    pub(super) fn new(shard: usize, metrics: &Metrics) -> io::Result<Self> {
+    pub(super) fn new(shard: usize, heartbeat: Duration, metrics: &Metrics) -> io::Result<Self> {
         let poll = Poll::new()?;
         let bell = Arc::new(Bell::new(poll.registry(), BELL)?);
         let now = Instant::now();
@@ -88,6 +88,9 @@ impl Thread {
                 now: Tick::since(now, now),
                 instant: now,
                 deliveries: metrics.deliveries.clone(),
+                // The next visit may come a whole round later, which would be too late.
+                silence: Tick::span(heartbeat.saturating_sub(SLICE_EVERY * SLICES as u32)),
+                heartbeat: None,
                 batch: Batch::default(),
                 scratch: vec![0; READ_BYTES].into(),
             },
@@ -255,6 +258,8 @@ impl Thread {
             return;
         }
         self.slice_at = self.turn.instant + SLICE_EVERY;
+        // One for all that are due now; its time is this moment's.
+        self.turn.heartbeat = None;
         let places = self.connections.capacity();
         for _ in 0..places.div_ceil(SLICES) {
             self.looked = (self.looked + 1) % places;

@@ -46,7 +46,7 @@ fn hello_comes_first_and_says_how_the_room_is_counted() {
     let hello = Ws::join(node.address, "match-7", "").next();
     assert_eq!(
         hello.text,
-        r#"{"type":"hello","room":"match-7","window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":false}"#
+        r#"{"type":"hello","room":"match-7","heartbeat_ms":15000,"window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":false}"#
     );
     let mut sse = Sse::join(node.address, "match-7", "", "");
     assert_eq!(sse.next(), hello);

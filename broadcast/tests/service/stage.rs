@@ -8,7 +8,8 @@ use std::{
 };
 
 use emostream_broadcast::{
-    BroadcastError, Config, Publisher, Reception, RelayPort, RelayToken, Upstreams,
+    BroadcastError, Config, Publisher, Reception, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
+    Upstreams,
 };
 use emostream_http::{
     AllowOrigin, Drained, Gate, Limits, Listener, Readiness, Shutdown, Tls, Trust, serve,
@@ -89,6 +90,7 @@ pub(crate) fn reception() -> Reception {
         shards: NonZeroUsize::new(2),
         drain: Duration::from_secs(30),
         clock: EventClock::host(),
+        heartbeat: SUBSCRIBER_HEARTBEAT,
     }
 }
 
@@ -117,7 +119,12 @@ impl Node {
 
     /// A relay of whichever of these upstreams is there.
     pub(crate) fn relay(upstreams: &[&str]) -> Self {
-        Self::try_relay(upstreams, RelayToken::default(), None).unwrap()
+        Self::relay_like(upstreams, reception())
+    }
+
+    /// The same with what its subscribers meet.
+    pub(crate) fn relay_like(upstreams: &[&str], reception: Reception) -> Self {
+        Self::connect_relay(upstreams, RelayToken::default(), None, reception).unwrap()
     }
 
     /// The same with a token, and perhaps in TLS, if it starts.
@@ -125,6 +132,15 @@ impl Node {
         upstreams: &[&str],
         token: RelayToken,
         trust: Option<Trust>,
+    ) -> Result<Self, BroadcastError> {
+        Self::connect_relay(upstreams, token, trust, reception())
+    }
+
+    fn connect_relay(
+        upstreams: &[&str],
+        token: RelayToken,
+        trust: Option<Trust>,
+        reception: Reception,
     ) -> Result<Self, BroadcastError> {
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
@@ -134,7 +150,7 @@ impl Node {
             token,
             trust,
         };
-        let starting = Publisher::relay(upstreams, reception(), &registry, &readiness);
+        let starting = Publisher::relay(upstreams, reception, &registry, &readiness);
         let relay = runtime.block_on(starting)?;
         Ok(Self::serve(runtime, None, relay, registry, readiness))
     }

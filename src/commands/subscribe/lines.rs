@@ -8,9 +8,9 @@ use crate::values::span_ms;
 /// The most emojis of a line.
 const LINE_COUNTS: usize = 6;
 
-/// A message for people.
-pub(super) fn describe(frame: &Frame) -> String {
-    match frame {
+/// A message for people; `None` where it says nothing to them.
+pub(super) fn describe(frame: &Frame) -> Option<String> {
+    Some(match frame {
         Frame::Hello {
             room,
             window_ms,
@@ -23,6 +23,7 @@ pub(super) fn describe(frame: &Frame) -> String {
                 span_ms(*window_ms)
             )
         }
+        Frame::Heartbeat { .. } => return None,
         Frame::Live {
             window,
             total,
@@ -60,7 +61,7 @@ pub(super) fn describe(frame: &Frame) -> String {
             format!("finals after {after} were missed: {}", why(*reason))
         }
         Frame::Bye { retry_ms } => bye(*retry_ms),
-    }
+    })
 }
 
 /// Why finals were missed.

@@ -91,7 +91,10 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
                 connected = true;
                 let line = match flags.json {
                     true => text,
-                    false => lines::describe(&frame),
+                    false => match lines::describe(&frame) {
+                        Some(line) => line,
+                        None => continue,
+                    },
                 };
                 match output::print(&format!("{line}\n")) {
                     Ok(()) => {}

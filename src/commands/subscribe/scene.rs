@@ -123,6 +123,7 @@ impl Scene {
                     self.open.clear();
                 }
             }
+            Frame::Heartbeat { .. } => {}
             Frame::Live {
                 window,
                 total,

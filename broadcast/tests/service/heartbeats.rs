@@ -1,0 +1,97 @@
+//! Heartbeats: how a client finds out that its connection is dead while a room is silent.
+
+use std::time::{Duration, Instant};
+
+use emostream_broadcast::{Config, Reception};
+use serde_json::json;
+
+use crate::{
+    clients::{Sse, Subscriber, Ws},
+    counting::{WINDOW_MS, now_ms},
+    stage::{Node, Stage, config, reception},
+};
+
+const HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// What is sent, by a shard's visits once a second, is sent at most so much sooner.
+const SOONER: Duration = Duration::from_millis(1500);
+/// The pause between frames of a room that is not silent.
+const PACE: Duration = Duration::from_millis(100);
+
+fn often() -> Reception {
+    Reception {
+        heartbeat: HEARTBEAT,
+        ..reception()
+    }
+}
+
+fn publisher(stage: &Stage) -> Node {
+    let config = Config {
+        reception: often(),
+        ..config()
+    };
+    Node::start(stage.log.clone(), config)
+}
+
+/// Joins and waits for two heartbeats; what was announced, and how long each was waited for.
+fn silences(mut subscriber: impl Subscriber) -> Vec<Duration> {
+    let hello = subscriber.next();
+    assert_eq!(hello.json["heartbeat_ms"], json!(HEARTBEAT.as_millis()));
+    let waits = (0..2).map(|_| {
+        let begun = Instant::now();
+        let beat = subscriber.next();
+        assert_eq!(beat.kind(), "heartbeat");
+        let now = beat.json["now"].as_u64().unwrap();
+        assert!(now.abs_diff(now_ms()) < 2000, "{now}");
+        begun.elapsed()
+    });
+    waits.collect()
+}
+
+#[test]
+fn a_silent_room_gets_heartbeats_whatever_it_is_received_by() {
+    let stage = Stage::new();
+    let node = publisher(&stage);
+    let relay = Node::relay_like(&[&node.feeds()], often());
+    let joined = [node.address, relay.address].map(|address| {
+        let by_websocket = Ws::join(address, "r", "");
+        let by_events = Sse::join(address, "r", "", "");
+        [
+            std::thread::spawn(|| silences(by_websocket)),
+            std::thread::spawn(|| silences(by_events)),
+        ]
+    });
+    for waits in joined.into_iter().flatten() {
+        for wait in waits.join().unwrap() {
+            assert!(wait >= HEARTBEAT - SOONER, "{wait:?}");
+        }
+    }
+}
+
+#[test]
+fn where_frames_come_there_are_no_heartbeats() {
+    let mut stage = Stage::new();
+    let node = publisher(&stage);
+    let mut subscribers: Vec<Box<dyn Subscriber>> = vec![
+        Box::new(Ws::join(node.address, "r", "")),
+        Box::new(Sse::join(node.address, "r", "", "")),
+    ];
+    let (begun, mut last, mut sent) = (Instant::now(), Instant::now(), 0);
+    while begun.elapsed() < 3 * HEARTBEAT {
+        sent += 1;
+        stage.counting.close(sent, &[("r", &[("🔥", 1)])]);
+        for subscriber in &mut subscribers {
+            loop {
+                let frame = subscriber.next();
+                // Beside a busy process this test itself may stand still so long.
+                let silence = last.elapsed() > HEARTBEAT - SOONER;
+                assert!(silence || frame.kind() != "heartbeat");
+                if frame.json["start"] == json!(sent * WINDOW_MS) {
+                    break;
+                }
+            }
+        }
+        last = Instant::now();
+        std::thread::sleep(PACE);
+    }
+}
