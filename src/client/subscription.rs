@@ -4,6 +4,9 @@
 //!   connect ──▶ frames … ──▶ lost ──backoff, or the server's bye──▶ connect with since = last final
 //! ```
 //!
+//! A connection on which nothing comes for two of the server's heartbeats is lost, too: a network may stop
+//! forwarding without closing anything.
+//!
 //! Invariant: finals come in order and once, whatever happened to the connection in between.
 
 use std::{
@@ -35,8 +38,10 @@ pub(crate) enum Transport {
 /// a crowd that lost its server does not come back as one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A connection attempt that takes longer has failed.
+/// A connection attempt that takes longer, or whose `hello` does, has failed.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// So many heartbeats that did not come mean that the connection is dead.
+const MISSED_HEARTBEATS: u32 = 2;
 /// A connection that lived this long resets the pause.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -63,10 +68,19 @@ pub(crate) struct Subscription {
     room: Room,
     transport: Transport,
     since: Option<ResultId>,
-    connection: Option<(Connection, Instant)>,
+    connection: Option<Established>,
     pause: Duration,
     bye: Option<Duration>,
     resume_at: Option<Instant>,
+}
+
+struct Established {
+    connection: Connection,
+    since: Instant,
+    /// When the last bytes of the server came.
+    heard: Instant,
+    /// The longest that it may be silent; `None` for a server that sends no heartbeats.
+    silence: Option<Duration>,
 }
 
 enum Connection {
@@ -107,14 +121,14 @@ impl Subscription {
             self.resume_at = None;
         }
         loop {
-            let Some((connection, _)) = &mut self.connection else {
+            let Some(established) = &mut self.connection else {
                 match connect(&self.server, &self.room, self.transport, self.since).await {
-                    Ok(connection) => self.connection = Some((connection, Instant::now())),
+                    Ok(connection) => self.connection = Some(Established::new(connection)),
                     Err(lost) => return self.lost(lost),
                 }
                 continue;
             };
-            match connection.message().await {
+            match established.message().await {
                 Ok(None) => {}
                 Ok(Some(text)) => match serde_json::from_str(&text) {
                     Ok(frame) if self.is_news(&frame) => {
@@ -143,6 +157,11 @@ impl Subscription {
                 }
                 self.since = Some(*id);
             }
+            Frame::Hello { heartbeat_ms, .. } => {
+                if let Some(established) = &mut self.connection {
+                    established.expect_heartbeats(*heartbeat_ms);
+                }
+            }
             Frame::Bye { retry_ms } => self.bye = Some(Duration::from_millis(*retry_ms)),
             _ => {}
         }
@@ -151,7 +170,7 @@ impl Subscription {
 
     fn lost(&mut self, lost: Lost) -> Result<News, Refused> {
         let connected = self.connection.take();
-        if connected.is_some_and(|(_, since)| since.elapsed() >= SETTLED) {
+        if connected.is_some_and(|established| established.since.elapsed() >= SETTLED) {
             self.pause = FIRST_PAUSE;
         }
         match lost {
@@ -248,6 +267,45 @@ fn status(status: StatusCode, said: &[u8]) -> Lost {
             Lost::Retry(why)
         }
         _ => Lost::Never(why),
+    }
+}
+
+impl Established {
+    fn new(connection: Connection) -> Self {
+        let now = Instant::now();
+        Self {
+            connection,
+            since: now,
+            heard: now,
+            silence: Some(CONNECT_LIMIT),
+        }
+    }
+
+    fn expect_heartbeats(&mut self, heartbeat_ms: u64) {
+        let heartbeat = Some(Duration::from_millis(heartbeat_ms)).filter(|each| !each.is_zero());
+        self.silence = heartbeat.map(|each| each.saturating_mul(MISSED_HEARTBEATS));
+    }
+
+    /// The same as [`Connection::message`], but a silence that is too long loses the connection.
+    async fn message(&mut self) -> Result<Option<String>, Lost> {
+        let message = self.connection.message();
+        let until = self
+            .silence
+            .and_then(|silence| self.heard.checked_add(silence));
+        let message = match until {
+            // What has come already is read first, also after this process stood still.
+            Some(until) => match tokio::time::timeout_at(until.into(), message).await {
+                Ok(message) => message,
+                Err(_) => {
+                    let silent = self.heard.elapsed().as_secs();
+                    let why = format!("nothing came from the server for {silent} s");
+                    return Err(Lost::Retry(why));
+                }
+            },
+            None => message.await,
+        };
+        self.heard = Instant::now();
+        message
     }
 }
 
