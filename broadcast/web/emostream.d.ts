@@ -55,6 +55,8 @@ export interface Gap {
 export interface Hello {
   type: "hello";
   room: string;
+  /** The server sends a heartbeat after a silence of so long; without two of them the connection is replaced. */
+  heartbeat_ms: number;
   window_ms: number;
   live_ms: number;
   swarm_size: number;

@@ -31,6 +31,14 @@ const BACKOFF_BASE_MS = 250;
 const STEADY_MS = 5_000;
 /** A connection that has not said hello by then is none: some proxies open what they never feed. */
 const HELLO_MS = 10_000;
+/** So many heartbeats that did not come mean that the connection is dead. */
+const MISSED_HEARTBEATS = 2;
+/** How often the connection is checked; a machine that was asleep is noticed within this time, too. */
+const CHECK_MS = 2_000;
+/** A check that comes later than this was held up: the machine was asleep, or the page frozen. */
+const ASLEEP_MS = 3 * CHECK_MS;
+/** A connection in doubt is replaced if nothing comes within this time. */
+const DOUBT_MS = 2_000;
 /** Longer `Retry-After` and `retry_ms` than this are taken as this. */
 const RETRY_MAX_MS = 60_000;
 /** A page that nobody has seen for this long lets its connection go; what it missed comes on return. */
@@ -64,6 +72,11 @@ export class EmoStream extends EventTarget {
   #reconnectTimer = 0;
   #helloTimer = 0;
   #hiddenTimer = 0;
+  /** Longest silence that the server announced; a former one announces none. */ #heartbeatMs = Infinity;
+  #heardAt = 0;
+  #checkTimer = 0;
+  #checkedAt = Date.now();
+  #doubtTimer = 0;
   #letGo = new AbortController();
 
   /** @type {{emoji: string, at: number}[]} */ #pending = [];
@@ -100,8 +113,9 @@ export class EmoStream extends EventTarget {
     this.#background = background;
     const { signal } = this.#letGo;
     globalThis.addEventListener?.("pagehide", this.#leave, { signal });
-    globalThis.addEventListener?.("online", this.#retryNow, { signal });
+    globalThis.addEventListener?.("online", this.#suspect, { signal });
     globalThis.document?.addEventListener("visibilitychange", this.#seen, { signal });
+    this.#checkTimer = setInterval(this.#check, CHECK_MS);
     this.#open();
   }
 
@@ -139,6 +153,7 @@ export class EmoStream extends EventTarget {
     this.#drop();
     clearTimeout(this.#hiddenTimer);
     clearTimeout(this.#flushTimer);
+    clearInterval(this.#checkTimer);
     this.#pending.length = 0;
     this.#setStatus("closed");
   }
@@ -163,11 +178,13 @@ export class EmoStream extends EventTarget {
   #drop() {
     clearTimeout(this.#reconnectTimer);
     clearTimeout(this.#helloTimer);
-    this.#reconnectTimer = 0;
+    clearTimeout(this.#doubtTimer);
+    this.#reconnectTimer = this.#doubtTimer = 0;
     this.#channel?.close();
   }
 
   #receive(text) {
+    this.#heardAt = performance.now();
     let frame;
     try { frame = JSON.parse(text); } catch { return; }
     switch (frame.type) {
@@ -188,6 +205,7 @@ export class EmoStream extends EventTarget {
   #welcomed(hello) {
     clearTimeout(this.#helloTimer);
     this.#openedAt = performance.now();
+    this.#heartbeatMs = hello.heartbeat_ms > 0 ? hello.heartbeat_ms : Infinity;
     this.#socketsWork ||= this.transport === "websocket";
     this.#setStatus("open");
     const continues = hello.resumed && this.#lastId !== undefined;
@@ -238,6 +256,30 @@ export class EmoStream extends EventTarget {
     this.#open();
   };
 
+  // A network may stop forwarding without closing anything: then only silence says that a connection is dead.
+
+  /** `performance.now()` may stand still while a machine sleeps, so the wall clock notices that. */
+  #check = () => {
+    const late_ms = Date.now() - this.#checkedAt;
+    this.#checkedAt = Date.now();
+    // What came before it slept is delivered after this timer.
+    if (late_ms >= ASLEEP_MS) return this.#suspect();
+    if (this.#doubtTimer) return;
+    const silent_ms = performance.now() - this.#heardAt;
+    if (this.#status === "open" && silent_ms >= MISSED_HEARTBEATS * this.#heartbeatMs) this.#lost();
+  };
+
+  /** The connection may be dead: it shows a sign of life soon, or is replaced. */
+  #suspect = () => {
+    if (this.#status !== "open") return this.#retryNow();
+    if (this.#doubtTimer) return;
+    const heardAt = this.#heardAt;
+    this.#doubtTimer = setTimeout(() => {
+      this.#doubtTimer = 0;
+      if (this.#heardAt === heardAt) this.#lost();
+    }, DOUBT_MS);
+  };
+
   /** Out of sight for long, out of connection; back in sight, connected at once. */
   #seen = () => {
     clearTimeout(this.#hiddenTimer);
@@ -254,6 +296,7 @@ export class EmoStream extends EventTarget {
       this.#open();
     } else if (!document.hidden) {
       this.#retryNow();
+      this.#check();
     }
   };
 
@@ -314,6 +357,8 @@ export class EmoStream extends EventTarget {
         signal: AbortSignal.timeout(FRESH_MS),
       });
     } catch {
+      // A new connection is proof enough; and where ingest alone is away, its audience does not come back at each tap.
+      if (performance.now() - this.#openedAt > this.#heartbeatMs) this.#suspect();
       return { again: true, detail: "The server cannot be reached." };
     }
     if (answer.status === 404) {
@@ -377,7 +422,7 @@ class Events {
     if (since) url.searchParams.set("since", since);
     if (token) url.searchParams.set("token", token);
     this.#source = new EventSource(url);
-    for (const type of ["hello", "live", "final", "trending", "gap", "bye"]) {
+    for (const type of ["hello", "heartbeat", "live", "final", "trending", "gap", "bye"]) {
       this.#source.addEventListener(type, ({ data }) => heard(data));
     }
     this.#source.onerror = () => lost();

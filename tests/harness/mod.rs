@@ -9,6 +9,7 @@ pub mod faketime;
 pub mod finals;
 pub mod http;
 pub mod kafka;
+pub mod network;
 pub mod node;
 pub mod origin;
 pub mod rooms;

@@ -1,0 +1,82 @@
+//! A network between clients and a server.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+/// Forwards connections until it stops, which closes none of them: a path that is gone, as after a change from
+/// Wi-Fi to mobile, or a firewall that has forgotten a connection.
+pub struct Network {
+    pub address: SocketAddr,
+    /// Connections older than this one forward nothing any more.
+    living: Arc<AtomicU64>,
+    opened: Arc<AtomicU64>,
+}
+
+impl Network {
+    pub fn to(server: &str) -> Network {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (living, opened) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let server = server.to_owned();
+        let (alive, counter) = (living.clone(), opened.clone());
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let number = counter.fetch_add(1, Ordering::SeqCst);
+                let server = TcpStream::connect(&server).unwrap();
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let alive = alive.clone();
+                    thread::spawn(move || {
+                        forward(from, to, || number >= alive.load(Ordering::SeqCst))
+                    });
+                }
+            }
+        });
+        Network {
+            address,
+            living,
+            opened,
+        }
+    }
+
+    /// The connections that stand now forward nothing any more; later ones do.
+    pub fn stop(&self) {
+        let opened = self.opened.load(Ordering::SeqCst);
+        self.living.store(opened, Ordering::SeqCst);
+    }
+
+    /// How many connections were opened.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::SeqCst)
+    }
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, is_alive: impl Fn() -> bool) {
+    let mut piece = [0; 16 << 10];
+    loop {
+        match from.read(&mut piece) {
+            Ok(length) if length > 0 && is_alive() => {
+                if to.write_all(&piece[..length]).is_err() {
+                    return;
+                }
+            }
+            // What comes is swallowed, so that neither end notices.
+            Ok(length) if length > 0 => {}
+            _ if is_alive() => {
+                let _ = to.shutdown(std::net::Shutdown::Write);
+                return;
+            }
+            // Not even an end gets through.
+            _ => loop {
+                thread::park();
+            },
+        }
+    }
+}
