@@ -5,7 +5,7 @@
  * @module emostream/dom
  */
 
-const ROOM = /^[A-Za-z0-9._~-]{1,64}$/;
+const ROOM = /^(?!\.\.?$)[A-Za-z0-9._~-]{1,64}$/;
 
 // One style everywhere: whole numbers in groups; where room is short, from ten thousand on, 12.3K.
 export const exact = new Intl.NumberFormat();
@@ -99,7 +99,7 @@ export function roomOfAddress(otherwise) {
 /** Why the address names no room, or "" where it names one or none. */
 export function wrongRoom() {
   const room = askedRoom();
-  return room && !ROOM.test(room) ? `“${room}” is no room: a room is 1 to 64 letters, digits and . _ ~ -` : "";
+  return room && !ROOM.test(room) ? `“${room}” is no room: a room is 1 to 64 letters, digits and . _ ~ -, but not . or ..` : "";
 }
 
 function askedRoom() {

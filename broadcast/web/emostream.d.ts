@@ -109,7 +109,7 @@ export interface Options {
   url?: string;
   /** Where reactions are sent, by default `url`. */
   ingest?: string;
-  /** 1 to 64 letters, digits and `. _ ~ -`; by default `default`. */
+  /** 1 to 64 letters, digits and `. _ ~ -`, but not `.` or `..`; by default `default`. */
   room?: string;
   /** A JWT, for a server that asks for one. */
   token?: string;

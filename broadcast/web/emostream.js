@@ -48,9 +48,9 @@ const KEEPALIVE_BYTES = 60_000;
 /** So many reactions of the longest names still fit a beacon. */
 const BEACON_REACTIONS = 200;
 
-const ROOM = /^[A-Za-z0-9._~-]{1,64}$/;
+const ROOM = /^(?!\.\.?$)[A-Za-z0-9._~-]{1,64}$/;
 const USER_KEY = "emostream.user";
-const BAD_ROOM = "a room is 1 to 64 letters, digits and . _ ~ -";
+const BAD_ROOM = "a room is 1 to 64 letters, digits and . _ ~ -, but not . or ..";
 
 /** Events by the frame they carry; see the type declarations for each. */
 export class EmoStream extends EventTarget {

@@ -27,12 +27,12 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
-    /// The number of a room by its name, which must be valid.
+    /// The number of a room by its name in a record, which must be valid.
     pub fn room(&mut self, name: &str) -> Option<RoomNumber> {
         if let Some(number) = self.numbers.get(name) {
             return Some(*number);
         }
-        let room = Room::new(name).ok()?;
+        let room = Room::from_record(name).ok()?;
         let number = RoomNumber(u32::try_from(self.rooms.len()).ok()?);
         self.rooms.push(room.clone());
         self.numbers.insert(room, number);

@@ -128,7 +128,11 @@ impl<'a> Batch<'a> {
             None => return Err(BatchError::Encoding("no bytes".to_owned())),
         };
         let wire: Wire<'a> = decode(body)?;
-        if let Some(room) = wire.rooms.iter().find(|room| Room::check(room).is_err()) {
+        if let Some(room) = wire
+            .rooms
+            .iter()
+            .find(|room| Room::check_record(room).is_err())
+        {
             return Err(BatchError::Room(quote(room)));
         }
         let emoji =
@@ -158,7 +162,7 @@ impl<'a> Batch<'a> {
         self.newest_ms
     }
 
-    /// The rooms that entries refer to; each is a valid [`Room`] name.
+    /// The rooms that entries refer to; each is a name that [`Room::from_record`] reads.
     pub fn rooms(&self) -> &[&'a str] {
         &self.rooms
     }
@@ -196,7 +200,7 @@ impl<'a> Batch<'a> {
             Ok(Reaction {
                 user: UserId::new(user).ok_or(BatchError::Users)?,
                 emoji: self.emojis[emoji],
-                room: Room::new(self.rooms[room])
+                room: Room::from_record(self.rooms[room])
                     .map_err(|_| BatchError::Room(quote(self.rooms[room])))?,
                 at_ms,
             })
@@ -265,7 +269,7 @@ mod tests {
         let reaction = one.prop_map(|(offset_ms, user, room, emoji)| Reaction {
             user: UserId::new(&user).unwrap(),
             emoji: Emoji::all().nth(emoji).unwrap(),
-            room: Room::new(&room).unwrap(),
+            room: Room::from_record(&room).unwrap(),
             at_ms: 1_764_000_000_000 + offset_ms,
         });
         proptest::collection::vec(reaction, 0..50)
@@ -313,6 +317,22 @@ mod tests {
         assert!(batch.is_empty());
         assert_eq!(batch.newest_ms(), 1_764_000_000_000);
         assert!(bytes.len() < 20, "a heartbeat is small: {}", bytes.len());
+    }
+
+    /// An ingest of a former version may still run: its reactions of `..` must not cost those of other rooms.
+    #[test]
+    fn a_room_that_is_not_accepted_any_more_does_not_spoil_a_batch() {
+        let reactions = ["..", "match-7"].map(|room| Reaction {
+            user: UserId::new("u").unwrap(),
+            emoji: Emoji::from_text("🔥").unwrap(),
+            room: Room::from_record(room).unwrap(),
+            at_ms: 1_764_000_000_000,
+        });
+        let bytes = Batch::encode(1_764_000_000_000, &reactions);
+        assert_eq!(
+            Batch::decode(&bytes).unwrap().reactions().unwrap(),
+            reactions
+        );
     }
 
     #[test]

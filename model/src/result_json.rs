@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn room() -> impl Strategy<Value = Room> {
-        "[A-Za-z0-9._~-]{1,64}".prop_map(|name| Room::new(&name).unwrap())
+        "[A-Za-z0-9._~-]{1,64}".prop_map(|name| Room::from_record(&name).unwrap())
     }
 
     fn window() -> impl Strategy<Value = Window> {

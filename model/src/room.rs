@@ -10,10 +10,11 @@ use bincode::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The longest room name, in bytes (INTERFACE: `[A-Za-z0-9._~-]{1,64}`).
+/// The longest room name, in bytes.
 pub const MAX_ROOM_BYTES: usize = 64;
 
-/// A room's name: 1 to 64 of the characters that a URL path never escapes (RFC 3986, "unreserved").
+/// A room's name: 1 to 64 of the characters that a URL path never escapes (RFC 3986, "unreserved"), but not `.` or
+/// `..`, which clients remove from a path before they send it (5.2.4).
 ///
 /// Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -22,7 +23,7 @@ pub struct Room(Arc<str>);
 
 /// The text is not a room's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a room is 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -")]
+#[error("a room is 1 to 64 of the characters A-Z a-z 0-9 . _ ~ -, but not . or ..")]
 pub struct InvalidRoom;
 
 impl Room {
@@ -31,11 +32,25 @@ impl Room {
         Room::check(name).map(|()| Room(name.into()))
     }
 
+    /// The room of a name in a record. Former versions accepted `.` and `..`, and one such room must not make a
+    /// whole record unreadable.
+    pub fn from_record(name: &str) -> Result<Room, InvalidRoom> {
+        Room::check_record(name).map(|()| Room(name.into()))
+    }
+
     /// The name of the room of a reaction that names none.
     pub(crate) const DEFAULT: &'static str = "default";
 
     /// Whether `name` names a room, without keeping it.
     pub fn check(name: &str) -> Result<(), InvalidRoom> {
+        match name {
+            "." | ".." => Err(InvalidRoom),
+            _ => Room::check_record(name),
+        }
+    }
+
+    /// The same for a name in a record.
+    pub(crate) fn check_record(name: &str) -> Result<(), InvalidRoom> {
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
         let fits = (1..=MAX_ROOM_BYTES).contains(&name.len());
         (fits && name.bytes().all(unreserved))
@@ -78,7 +93,7 @@ impl std::str::FromStr for Room {
 impl<'de> Deserialize<'de> for Room {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Room, D::Error> {
         let name = String::deserialize(deserializer)?;
-        Room::new(&name).map_err(serde::de::Error::custom)
+        Room::from_record(&name).map_err(serde::de::Error::custom)
     }
 }
 
@@ -93,6 +108,35 @@ impl<'de, C> BorrowDecode<'de, C> for Room {
         decoder: &mut D,
     ) -> Result<Room, DecodeError> {
         let name = <&str>::borrow_decode(decoder)?;
-        Room::new(name).map_err(|_| DecodeError::Other("no room"))
+        Room::from_record(name).map_err(|_| DecodeError::Other("no room"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    #[test]
+    fn names_that_a_url_path_cannot_carry_are_refused() {
+        let longest = "r".repeat(MAX_ROOM_BYTES);
+        for name in ["a", "...", "..a", ".a.", "~", "-", &longest] {
+            assert_eq!(Room::new(name).unwrap().as_str(), name);
+        }
+        let too_long = "r".repeat(MAX_ROOM_BYTES + 1);
+        for name in [".", "..", "", "a/b", "a b", "ä", "%2e", &too_long] {
+            assert_eq!(Room::new(name), Err(InvalidRoom), "{name}");
+            assert_eq!(name.parse::<Room>(), Err(InvalidRoom), "{name}");
+        }
+    }
+
+    #[test]
+    fn records_of_former_versions_are_read_whatever_their_rooms() {
+        assert_eq!(
+            serde_json::from_str::<Room>(r#""..""#).unwrap().as_str(),
+            ".."
+        );
+        assert_eq!(Room::from_record("."), Ok(Room(".".into())));
+        assert_eq!(Room::from_record("a/b"), Err(InvalidRoom));
     }
 }

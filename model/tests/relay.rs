@@ -10,7 +10,7 @@ fn emoji() -> impl Strategy<Value = Emoji> {
 }
 
 fn room() -> impl Strategy<Value = Room> {
-    "[A-Za-z0-9._~-]{1,64}".prop_map(|name| Room::new(&name).unwrap())
+    "[A-Za-z0-9._~-]{1,64}".prop_map(|name| Room::from_record(&name).unwrap())
 }
 
 fn id() -> impl Strategy<Value = ResultId> {

@@ -156,7 +156,7 @@ test("the package gives the client and the element by name, also where there is 
   const { EmoStream, connect } = await import("emostream");
   assert.equal(typeof connect, "function");
   assert.ok(EmoStream.prototype instanceof EventTarget);
-  assert.throws(() => connect({ url: "http://127.0.0.1:1", room: "no room" }), /a room is/);
+  for (const room of ["no room", ".", "..", ""]) assert.throws(() => connect({ url: "http://127.0.0.1:1", room }), /a room is/);
   assert.throws(() => connect({ url: "http://127.0.0.1:1", transport: "pigeon" }), /transport/);
   const { EmoStreamRoom } = await import("emostream/room");
   assert.equal(typeof EmoStreamRoom, "function");

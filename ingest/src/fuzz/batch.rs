@@ -17,7 +17,7 @@ fn reactions() -> impl Strategy<Value = Vec<Reaction>> {
     let reaction = one.prop_map(|(offset_ms, user, room, emoji)| Reaction {
         user: UserId::new(&user).unwrap(),
         emoji: Emoji::all().nth(emoji).unwrap(),
-        room: Room::new(&room).unwrap(),
+        room: Room::from_record(&room).unwrap(),
         at_ms: BASE_MS + offset_ms,
     });
     vec(reaction, 0..30)
@@ -39,7 +39,7 @@ fn a_damaged_batch_is_refused_or_is_a_batch() {
         };
         prop_assert_eq!(batch.entries().len(), batch.len());
         for (room, emoji, at_ms) in batch.entries() {
-            prop_assert!(Room::check(batch.rooms()[room]).is_ok());
+            prop_assert!(Room::from_record(batch.rooms()[room]).is_ok());
             prop_assert!(Emoji::all().any(|known| known == batch.emojis()[emoji]));
             prop_assert!((batch.base_ms()..=batch.newest_ms()).contains(&at_ms));
         }

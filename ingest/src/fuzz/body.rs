@@ -113,6 +113,8 @@ fn by_the_interface(entry: &Value, names: Names) -> Option<(String, Emoji, Strin
     };
     let valid = (1..=128).contains(&user.len())
         && (1..=64).contains(&room.len())
+        && room != "."
+        && room != ".."
         && room.bytes().all(is_plain);
     let emoji = EmojiNames::default().resolve(emoji).ok()?;
     valid.then(|| (user, emoji, room.to_owned(), claimed_ms))

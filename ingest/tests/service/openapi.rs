@@ -65,6 +65,8 @@ fn what_the_document_calls_no_reaction_is_refused() {
         json!({"user_id": 1, "emoji_type": ""}),
         json!({"user_id": 1, "emoji": "fire"}),
         json!({"user_id": 1, "emoji_type": "fire", "room": "a b"}),
+        json!({"user_id": 1, "emoji_type": "fire", "room": "."}),
+        json!({"user_id": 1, "emoji_type": "fire", "room": ".."}),
         json!({"user_id": 1, "emoji_type": "fire", "timestamp": true}),
         json!(vec![json!({"user_id": 1, "emoji_type": "fire"}); 1001]),
     ] {
