@@ -12,8 +12,8 @@
 /** Windows open at once: lateness is far below a window, so a few; more would be a broken clock. */
 const OPEN_WINDOWS = 8;
 
-/** ❤ and ❤️ are one emoji, however its sender or a font's author qualified it. */
-export const plain = (emoji) => emoji.replaceAll("\uFE0F", "");
+/** ❤ and ❤️ are one emoji, and so are 👍 and 👍🏽: a server drops variation selectors and skin tones, too. */
+export const plain = (emoji) => emoji.replace(/[\uFE0E\uFE0F]|\p{Emoji_Modifier}/gu, "") || emoji;
 
 export class Scoreboard {
   /** @type {Map<string, number>} */ #closed = new Map();

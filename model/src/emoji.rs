@@ -22,6 +22,8 @@ pub struct UnknownEmoji;
 struct Table {
     texts: Vec<&'static str>,
     ids: HashMap<&'static str, u16>,
+    /// By their texts, those with skin tones included, without what [`essence`] drops.
+    by_essence: HashMap<String, u16>,
     /// The place of each among all in the order of their texts, by number.
     ranks: Vec<u16>,
 }
@@ -43,8 +45,40 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     for (id, rank) in order.into_iter().zip(0..) {
         ranks[id] = rank;
     }
-    Table { texts, ids, ranks }
+    let mut table = Table {
+        texts,
+        ids,
+        by_essence: HashMap::default(),
+        ranks,
+    };
+    for emoji in in_every_tone() {
+        if let Some(id) = table.folded(emoji) {
+            table.by_essence.insert(essence(emoji.as_str()), id);
+        }
+    }
+    table
 });
+
+/// All emojis, and those with skin tones.
+fn in_every_tone() -> impl Iterator<Item = &'static emojis::Emoji> {
+    emojis::iter()
+        .flat_map(|emoji| std::iter::once(emoji).chain(emoji.skin_tones().into_iter().flatten()))
+}
+
+impl Table {
+    /// The number of `emoji` without its skin tone.
+    fn folded(&self, emoji: &'static emojis::Emoji) -> Option<u16> {
+        let base = emoji.with_skin_tone(emojis::SkinTone::Default);
+        self.ids.get(base.unwrap_or(emoji).as_str()).copied()
+    }
+}
+
+/// What tells emojis apart: `text` without variation selectors (which say whether to draw text or a picture,
+/// and which keyboards add and leave out as they like) and skin tones.
+fn essence(text: &str) -> String {
+    let dropped = |c: &char| matches!(c, '\u{fe0e}' | '\u{fe0f}' | '\u{1f3fb}'..='\u{1f3ff}');
+    text.chars().filter(|c| !dropped(c)).collect()
+}
 
 impl Emoji {
     /// No emoji's number reaches this.
@@ -52,34 +86,26 @@ impl Emoji {
 
     /// The emoji that `text` is, exactly: nothing before it, nothing behind it.
     ///
-    /// Minimally qualified and unqualified forms give the fully qualified emoji; a skin tone gives
-    /// the emoji without (Unicode's emoji-test.txt is the source, by the `emojis` crate).
+    /// Variation selectors and skin tones make no difference, wherever they stand: the emoji is the one whose
+    /// sequence is the same without them (Unicode's emoji-test.txt is the source, by the `emojis` crate).
     pub fn from_text(text: &str) -> Result<Emoji, UnknownEmoji> {
         // Nearly all are the fully qualified form already.
         if let Some(id) = TABLE.ids.get(text) {
             return Ok(Emoji(*id));
         }
-        emojis::get(text)
-            .and_then(Emoji::folded)
-            .ok_or(UnknownEmoji)
+        if text.is_ascii() {
+            return Err(UnknownEmoji);
+        }
+        let known = TABLE.by_essence.get(&essence(text));
+        known.copied().map(Emoji).ok_or(UnknownEmoji)
     }
 
     /// The emoji of a shortcode: `fire` or `:fire:` (gemoji's names).
     pub fn from_shortcode(code: &str) -> Result<Emoji, UnknownEmoji> {
-        let bare = code
-            .strip_prefix(':')
-            .and_then(|code| code.strip_suffix(':'))
-            .unwrap_or(code);
-        emojis::get_by_shortcode(bare)
-            .and_then(Emoji::folded)
+        emojis::get_by_shortcode(without_colons(code))
+            .and_then(|emoji| TABLE.folded(emoji))
+            .map(Emoji)
             .ok_or(UnknownEmoji)
-    }
-
-    fn folded(emoji: &'static emojis::Emoji) -> Option<Emoji> {
-        let base = emoji
-            .with_skin_tone(emojis::SkinTone::Default)
-            .unwrap_or(emoji);
-        TABLE.ids.get(base.as_str()).copied().map(Emoji)
     }
 
     /// Its text, fully qualified.
@@ -149,6 +175,13 @@ impl Encode for Emoji {
     }
 }
 
+/// A name as it is looked up: people write it between colons, too.
+fn without_colons(name: &str) -> &str {
+    name.strip_prefix(':')
+        .and_then(|name| name.strip_suffix(':'))
+        .unwrap_or(name)
+}
+
 /// The names senders may use: emojis themselves, shortcodes, and the operator's aliases.
 #[derive(Debug, Clone)]
 pub struct EmojiNames {
@@ -186,10 +219,12 @@ impl Default for EmojiNames {
 }
 
 impl EmojiNames {
-    /// Adds `NAME=EMOJI` (an emoji or a shortcode); a later alias replaces an earlier one.
+    /// Adds `NAME=EMOJI` (an emoji or a shortcode); a later alias replaces an earlier one. Colons around the
+    /// name make no difference.
     pub fn add_alias(&mut self, alias: &str) -> Result<(), AliasError> {
         let (name, text) = alias
             .split_once('=')
+            .map(|(name, text)| (without_colons(name), text))
             .filter(|(name, _)| !name.is_empty())
             .ok_or_else(|| AliasError::Shape(alias.to_owned()))?;
         let emoji = Emoji::from_text(text)
@@ -204,9 +239,10 @@ impl EmojiNames {
         &self.aliases
     }
 
-    /// The emoji a sender means by `name`: an alias first, then an emoji, then a shortcode.
+    /// The emoji a sender means by `name`: an alias first, then an emoji, then a shortcode. Aliases and shortcodes
+    /// may stand between colons.
     pub fn resolve(&self, name: &str) -> Result<Emoji, UnknownEmoji> {
-        match self.aliases.get(name) {
+        match self.aliases.get(without_colons(name)) {
             Some(emoji) => Ok(*emoji),
             None => Emoji::from_text(name).or_else(|_| Emoji::from_shortcode(name)),
         }
@@ -237,7 +273,7 @@ mod tests {
 
     #[test]
     fn skin_tones_fold_to_the_base_emoji() {
-        for emoji in emojis::iter() {
+        for emoji in in_every_tone() {
             let base = Emoji::from_text(emoji.as_str()).unwrap();
             assert!(
                 !base
@@ -262,9 +298,39 @@ mod tests {
         }
     }
 
+    /// 🔥 with U+FE0F was refused, and so were other spellings that phones and keyboards send.
     #[test]
-    fn a_form_without_variation_selector_means_the_qualified_emoji() {
-        assert_eq!(Emoji::from_text("❤").unwrap().as_str(), "❤️");
+    fn selectors_and_tones_make_no_difference_wherever_they_stand() {
+        for (text, emoji) in [
+            ("❤", "❤️"),
+            ("❤\u{fe0e}", "❤️"),
+            ("🔥\u{fe0f}", "🔥"),
+            ("🔥\u{fe0e}", "🔥"),
+            ("☝🏽\u{fe0f}", "☝️"),
+            ("☝\u{fe0f}🏽", "☝️"),
+            ("👍\u{fe0f}🏿", "👍"),
+            ("1\u{20e3}", "1️⃣"),
+            ("👁\u{fe0f}\u{200d}🗨", "👁️‍🗨️"),
+            ("👁\u{200d}🗨\u{fe0f}", "👁️‍🗨️"),
+            ("👩\u{fe0f}\u{200d}❤\u{200d}👨", "👩‍❤️‍👨"),
+            ("🏳\u{200d}🌈\u{fe0f}", "🏳️‍🌈"),
+            ("👩🏻\u{200d}🤝\u{200d}👨🏿\u{fe0f}", "👫"),
+            ("🔥🏽", "🔥"),
+        ] {
+            assert_eq!(Emoji::from_text(text).unwrap().as_str(), emoji, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_emojis_are_the_same_without_selectors_and_tones() {
+        for emoji in in_every_tone() {
+            let folded = TABLE.folded(emoji).map(Emoji);
+            assert_eq!(Emoji::from_text(emoji.as_str()).ok(), folded, "{emoji}");
+        }
+        let essences: std::collections::HashSet<_> =
+            Emoji::all().map(|emoji| essence(emoji.as_str())).collect();
+        assert_eq!(essences.len(), Emoji::all().len());
+        assert!(!essences.contains(""));
     }
 
     #[test]
@@ -275,6 +341,14 @@ mod tests {
         assert_eq!(names.resolve("love").unwrap().as_str(), "❤️");
         names.add_alias("goal=⚽").unwrap();
         assert_eq!(names.resolve("goal").unwrap().as_str(), "⚽");
+        names.add_alias(":own:=⚽").unwrap();
+        for name in [":love:", ":goal:", "own", ":own:"] {
+            assert!(names.resolve(name).is_ok(), "{name}");
+        }
+        assert!(matches!(
+            names.add_alias("::=⚽"),
+            Err(AliasError::Shape(_))
+        ));
         assert!(matches!(names.add_alias("goal"), Err(AliasError::Shape(_))));
         assert!(matches!(names.add_alias("=⚽"), Err(AliasError::Shape(_))));
         assert!(matches!(

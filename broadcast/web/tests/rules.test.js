@@ -8,7 +8,7 @@ import { test } from "node:test";
 
 import { Delay } from "../delay.js";
 import { OTHERS, bins, countsOf, csv, layers, peaks } from "../mood.js";
-import { Scoreboard } from "../scoreboard.js";
+import { Scoreboard, plain } from "../scoreboard.js";
 
 const WINDOW_MS = 2000;
 const EMOJIS = ["🔥", "👏", "😂", "❤️", "😮", "😢", "🎉"];
@@ -189,4 +189,10 @@ test("a server that takes little at once gets all there is, in smaller pieces", 
   server.closeAllConnections();
   delete globalThis.EventSource;
   assert.deepEqual(taken, sent);
+});
+
+test("an emoji is the same with and without selectors and skin tones", () => {
+  for (const text of ["👍", "👍🏽", "👍\uFE0F", "👍\uFE0E", "👍\uFE0F🏿"]) assert.equal(plain(text), "👍");
+  assert.equal(plain("❤️"), plain("❤"));
+  assert.equal(plain("🏽"), "🏽", "a tone by itself");
 });
