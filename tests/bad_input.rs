@@ -124,6 +124,16 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
             "--users",
         ),
         (vec!["subscribe", "--room", "a/b"], "--room"),
+        (vec!["subscribe", "--room", ".."], "--room"),
+        (vec!["subscribe", "--url", "https://h/emo"], "--url"),
+        (
+            vec!["up", "--allow-origin", "https://a.example/x"],
+            "--allow-origin",
+        ),
+        (
+            with_kafka(&["ingest", "--allow-origin", "https://*.a.example"]),
+            "--allow-origin",
+        ),
         (vec!["inspect", "everything"], "everything"),
         (vec!["inspect", "windows", "--from", "yesterday"], "--from"),
         (

@@ -105,9 +105,12 @@ export interface EmoStreamEvents {
 }
 
 export interface Options {
-  /** The server's origin. By default where this module came from. */
+  /**
+   * The server's url: `http:` or `https:`, a host, and the path that a proxy puts before the server's own, if it
+   * does. By default the origin that this module came from.
+   */
   url?: string;
-  /** Where reactions are sent, by default `url`. */
+  /** Where reactions are sent, written as `url` is, and by default the same. */
   ingest?: string;
   /** 1 to 64 letters, digits and `. _ ~ -`, but not `.` or `..`; by default `default`. */
   room?: string;

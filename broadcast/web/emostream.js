@@ -54,7 +54,7 @@ const BAD_ROOM = "a room is 1 to 64 letters, digits and . _ ~ -, but not . or ..
 
 /** Events by the frame they carry; see the type declarations for each. */
 export class EmoStream extends EventTarget {
-  #base;
+  /** Without a slash at its end. */ #base;
   #ingest;
   #room;
   #user;
@@ -223,8 +223,7 @@ export class EmoStream extends EventTarget {
 
   async #loadState() {
     try {
-      const url = new URL(`/v1/rooms/${this.#room}`, this.#base);
-      const answer = await fetch(url, { headers: this.#bearer });
+      const answer = await fetch(`${this.#base}/v1/rooms/${this.#room}`, { headers: this.#bearer });
       const body = await answer.json();
       if (this.#status === "closed") return;
       if (answer.ok) return this.#emit("state", body);
@@ -349,7 +348,7 @@ export class EmoStream extends EventTarget {
     const body = this.#body(batch);
     let answer;
     try {
-      answer = await fetch(new URL("/v1/reactions", this.#ingest), {
+      answer = await fetch(`${this.#ingest}/v1/reactions`, {
         method: "POST",
         headers: { "content-type": "application/json", ...this.#bearer },
         body,
@@ -362,8 +361,7 @@ export class EmoStream extends EventTarget {
       return { again: true, detail: "The server cannot be reached." };
     }
     if (answer.status === 404) {
-      const at = this.#ingest.origin;
-      return { detail: `Nothing takes reactions at ${at}. Its publisher's --ingest-url, or \`ingest\` here, says where to send them.` };
+      return { detail: `Nothing takes reactions at ${this.#ingest}. Its publisher's --ingest-url, or \`ingest\` here, says where to send them.` };
     }
     const report = await answer.json().catch(() => ({}));
     if (answer.ok) return { detail: report.rejected?.[0]?.detail };
@@ -377,7 +375,7 @@ export class EmoStream extends EventTarget {
   #leave = () => {
     // A server that asked for quiet gets it, also from those who leave.
     if (this.#held && performance.now() < this.#notBefore) return;
-    const url = new URL("/v1/reactions", this.#ingest);
+    const url = `${this.#ingest}/v1/reactions`;
     while (this.#pending.length > 0) {
       const batch = this.#pending.slice(0, BEACON_REACTIONS);
       if (!this.#sendLast(url, this.#body(batch))) return;
@@ -398,7 +396,7 @@ class Socket {
   #socket;
 
   constructor(base, room, since, token, heard, lost) {
-    const url = new URL(`/v1/rooms/${room}/ws`, base);
+    const url = new URL(`${base}/v1/rooms/${room}/ws`);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     if (since) url.searchParams.set("since", since);
     // The one way to send a token from here that no log of addresses keeps.
@@ -418,7 +416,7 @@ class Events {
   #source;
 
   constructor(base, room, since, token, heard, lost) {
-    const url = new URL(`/v1/rooms/${room}/events`, base);
+    const url = new URL(`${base}/v1/rooms/${room}/events`);
     if (since) url.searchParams.set("since", since);
     if (token) url.searchParams.set("token", token);
     this.#source = new EventSource(url);
@@ -439,12 +437,19 @@ export function connect(options) {
   return new EmoStream(options);
 }
 
+/** A server's address, perhaps with a path that a proxy has put before all of its own. */
 function addressOf(url) {
+  let address;
   try {
-    return new URL(url, globalThis.location?.href);
+    address = new URL(url, globalThis.location?.href);
   } catch {
     throw new TypeError(`"${url}" is no url; name the server's`);
   }
+  const { protocol, origin, pathname, search, hash, username, password } = address;
+  if (!["http:", "https:"].includes(protocol) || search || hash || username || password) {
+    throw new TypeError(`"${url}" is not a server's url: it has http: or https:, a host, and perhaps a path`);
+  }
+  return origin + pathname.replace(/\/+$/, "");
 }
 
 /** Where this module came from; a bundled one takes the page's origin. */

@@ -3,13 +3,15 @@
 use std::str::FromStr;
 
 use hyper::{
-    HeaderMap, StatusCode, Uri,
+    HeaderMap, StatusCode,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderValue, ORIGIN,
         RETRY_AFTER, VARY,
     },
 };
+
+use url::Url;
 
 use crate::{Body, Problem, Response};
 
@@ -31,13 +33,23 @@ pub enum AllowOrigin {
     #[default]
     Any,
     /// Pages of these origins.
-    List(Vec<HeaderValue>),
+    List(Vec<Origin>),
 }
+
+/// An origin as browsers serialise it (WHATWG HTML, "Serialization of an origin"): in lower case, a host in its one
+/// spelling, no port that the scheme has by default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(String);
 
 /// `--allow-origin` is not a list of origins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an origin; write * or, for example, https://example.org")]
+#[error(
+    "'{0}' is not the origin of a page; write * or, for example, https://example.org, without a path or a wildcard"
+)]
 pub struct InvalidOrigin(String);
+
+/// Schemes that no page is loaded by.
+const NOT_OF_PAGES: [&str; 4] = ["ws", "wss", "ftp", "file"];
 
 impl FromStr for AllowOrigin {
     type Err = InvalidOrigin;
@@ -47,24 +59,56 @@ impl FromStr for AllowOrigin {
             return Ok(Self::Any);
         }
         text.split(',')
-            .map(origin)
+            .map(str::parse)
             .collect::<Result<_, _>>()
             .map(Self::List)
     }
 }
 
-fn origin(text: &str) -> Result<HeaderValue, InvalidOrigin> {
-    let invalid = || InvalidOrigin(text.trim().to_owned());
-    let uri: Uri = text.trim().parse().map_err(|_| invalid())?;
-    let host = uri
-        .authority()
-        .filter(|authority| !authority.as_str().contains('@'));
-    match (uri.scheme_str(), host) {
-        (Some(scheme), Some(host)) if uri.path() == "/" && uri.query().is_none() => {
-            let origin = format!("{scheme}://{host}").to_ascii_lowercase();
-            origin.try_into().map_err(|_| invalid())
+impl FromStr for Origin {
+    type Err = InvalidOrigin;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+        let text = text.trim();
+        let invalid = || InvalidOrigin(text.to_owned());
+        let url = Url::parse(text).map_err(|_| invalid())?;
+        let bare = url.username().is_empty()
+            && url.password().is_none()
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none();
+        let host = url
+            .host_str()
+            .filter(|host| !host.is_empty() && !host.contains('*'));
+        match host {
+            Some(host) if bare && !NOT_OF_PAGES.contains(&url.scheme()) => {
+                let port = url.port().map_or(String::new(), |port| format!(":{port}"));
+                Ok(Self(format!("{}://{host}{port}", url.scheme())))
+            }
+            _ => Err(invalid()),
         }
-        _ => Err(invalid()),
+    }
+}
+
+impl Origin {
+    /// Whether a request's `Origin` is this one, in whatever spelling.
+    fn is(&self, origin: &HeaderValue) -> bool {
+        // Nearly all are spelt as browsers do.
+        self.0.as_bytes() == origin.as_bytes() || Self::of(origin).as_ref() == Some(self)
+    }
+
+    fn of(origin: &HeaderValue) -> Option<Self> {
+        origin.to_str().ok()?.parse().ok()
+    }
+
+    /// Whether it is the one of the host that was asked.
+    fn is_of(&self, host: &HeaderValue) -> bool {
+        let Some((scheme, _)) = self.0.split_once("://") else {
+            return false;
+        };
+        let host = host.to_str().ok();
+        let asked = host.and_then(|host| format!("{scheme}://{host}").parse().ok());
+        asked.as_ref() == Some(self)
     }
 }
 
@@ -75,7 +119,7 @@ impl AllowOrigin {
         match (self, request.get(ORIGIN)) {
             (Self::Any, _) | (_, None) => true,
             (Self::List(origins), Some(origin)) => {
-                origins.contains(origin) || is_own(origin, request)
+                origins.iter().any(|allowed| allowed.is(origin)) || is_own(origin, request)
             }
         }
     }
@@ -94,7 +138,9 @@ impl AllowOrigin {
             }
             Self::List(origins) => {
                 response.append(VARY, HeaderValue::from_static("origin"));
-                let Some(origin) = origin.filter(|origin| origins.contains(origin)) else {
+                let Some(origin) =
+                    origin.filter(|origin| origins.iter().any(|allowed| allowed.is(origin)))
+                else {
                     return;
                 };
                 response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -124,11 +170,12 @@ impl AllowOrigin {
     }
 }
 
-/// Whether a page's origin is the host that it now asks.
+/// Whether a page's origin is the host that it now asks. A proxy may name the port where a browser leaves it out.
 fn is_own(origin: &HeaderValue, request: &HeaderMap) -> bool {
-    let bare = |scheme: &[u8]| origin.as_bytes().strip_prefix(scheme);
-    let host = bare(b"https://").or_else(|| bare(b"http://"));
-    host.is_some() && host == request.get(HOST).map(HeaderValue::as_bytes)
+    match (Origin::of(origin), request.get(HOST)) {
+        (Some(origin), Some(host)) => origin.is_of(host),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -160,6 +207,45 @@ mod tests {
         assert!(list.permits(&HeaderMap::new()));
     }
 
+    /// `https://a.example:443` was accepted, and every page of that origin got 403.
+    #[test]
+    fn an_origin_is_the_same_in_whatever_spelling() {
+        for (listed, origin) in [
+            ("https://a.example:443", "https://a.example"),
+            ("http://a.example:80/", "http://a.example"),
+            ("HTTPS://A.Example", "https://a.example"),
+            ("https://a.example", "https://a.example:443"),
+            ("https://bücher.example", "https://xn--bcher-kva.example"),
+            ("http://[0:0::1]:81", "http://[::1]:81"),
+            ("capacitor://localhost", "capacitor://localhost"),
+        ] {
+            let list: AllowOrigin = listed.parse().unwrap();
+            assert!(list.permits(&from(origin)), "{listed}: {origin}");
+            let answer = list.preflight(&from(origin), "POST");
+            assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], origin);
+        }
+    }
+
+    #[test]
+    fn the_own_page_may_whether_a_proxy_names_the_port_or_not() {
+        let list: AllowOrigin = "https://a.example".parse().unwrap();
+        for (origin, host, permitted) in [
+            ("https://b.example", "b.example", true),
+            ("https://b.example", "b.example:443", true),
+            ("https://b.example", "B.example:443", true),
+            ("http://b.example", "b.example:80", true),
+            ("http://b.example:81", "b.example:81", true),
+            ("https://b.example", "b.example:444", false),
+            ("https://b.example", "c.example", false),
+            ("https://b.example", "b.example/x", false),
+            ("null", "b.example", false),
+        ] {
+            let mut headers = from(origin);
+            headers.insert(HOST, host.parse().unwrap());
+            assert_eq!(list.permits(&headers), permitted, "{origin}: {host}");
+        }
+    }
+
     #[test]
     fn what_is_no_origin_is_refused() {
         for text in [
@@ -170,6 +256,14 @@ mod tests {
             "https://u@a",
             "*,https://a",
             "ä",
+            "null",
+            "https://a?b",
+            "https://a/#b",
+            // They would be accepted and never match.
+            "https://*.a.example",
+            "wss://a.example",
+            "localhost:8080",
+            "file:///",
         ] {
             assert!(text.parse::<AllowOrigin>().is_err(), "{text}");
         }

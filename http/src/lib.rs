@@ -49,7 +49,7 @@ mod wire;
 
 pub use admin::Admin;
 pub use body::{Body, BodySender, Closed};
-pub use cors::{AllowOrigin, InvalidOrigin};
+pub use cors::{AllowOrigin, InvalidOrigin, Origin};
 pub use forwarded::{InvalidNetwork, TrustedProxies};
 pub use gate::{Gate, Pass, bearer};
 pub use handler::{Handler, Request, Response};

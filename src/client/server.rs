@@ -16,7 +16,7 @@ pub(crate) struct Server {
 impl FromStr for Server {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        const EXPECTED: &str = "not an address; write http://127.0.0.1:8080 or https://emo.example";
+        const EXPECTED: &str = "not the address of a server; write http://127.0.0.1:8080 or https://emo.example, without a path";
         let with_scheme = match text.contains("://") {
             true => text.to_owned(),
             false => format!("http://{text}"),

@@ -196,3 +196,56 @@ test("an emoji is the same with and without selectors and skin tones", () => {
   assert.equal(plain("❤️"), plain("❤"));
   assert.equal(plain("🏽"), "🏽", "a tone by itself");
 });
+
+/** A server of this test's own; `answer` gets each request's method, path and parsed body. */
+async function serving(answer) {
+  const server = createServer(async (request, response) => {
+    let body = "";
+    for await (const piece of request) body += piece;
+    answer(request.method, request.url, body ? JSON.parse(body) : undefined);
+    response.writeHead(202, { "content-type": "application/json" }).end("{}");
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  return { server, origin: `http://127.0.0.1:${server.address().port}` };
+}
+
+class Silent extends EventTarget {
+  static opened = [];
+  constructor(url) {
+    super();
+    Silent.opened.push(String(url));
+  }
+  close() {}
+}
+
+test("a path of the url comes before the server's own, and what no server has is refused", { timeout: 20_000 }, async () => {
+  const { connect } = await import("emostream");
+  for (const url of ["https://a.example/?x", "https://a.example/#x", "https://u:p@a.example", "wss://a.example", "ftp://a.example", "no url"]) {
+    assert.throws(() => connect({ url }), TypeError, url);
+    assert.throws(() => connect({ url: "https://a.example", ingest: url }), TypeError, url);
+  }
+  globalThis.EventSource = globalThis.WebSocket = Silent;
+  Silent.opened = [];
+  const asked = [];
+  let tell;
+  const all = new Promise((resolve) => (tell = resolve));
+  const { server, origin } = await serving((method, path) => {
+    asked.push(`${method} ${path}`);
+    tell();
+  });
+  const crowds = ["/emo", "/emo/", "", "/"].map((path) => ["sse", "websocket"].map((transport) => {
+    return connect({ url: origin + path, user: "u", transport });
+  })).flat();
+  const host = origin.slice("http:".length);
+  assert.deepEqual(Silent.opened, ["/emo", "/emo", "", ""].flatMap((path) => {
+    return [`http:${host}${path}/v1/rooms/default/events`, `ws:${host}${path}/v1/rooms/default/ws`];
+  }));
+  crowds[0].react("🔥");
+  await all;
+  for (const crowd of crowds) crowd.close();
+  server.close();
+  server.closeAllConnections();
+  delete globalThis.EventSource;
+  delete globalThis.WebSocket;
+  assert.deepEqual(asked, ["POST /emo/v1/reactions"]);
+});
