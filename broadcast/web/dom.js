@@ -5,6 +5,8 @@
  * @module emostream/dom
  */
 
+/** A server that answers later than this is away. */
+const ANSWER_MS = 10_000;
 const ROOM = /^(?!\.\.?$)[A-Za-z0-9._~-]{1,64}$/;
 
 // One style everywhere: whole numbers in groups; where room is short, from ten thousand on, 12.3K.
@@ -114,14 +116,21 @@ export function tokenOfAddress() {
 /** What the server answers; throws its sentence where it refuses, and one of its own where there is none. */
 export async function ask(path) {
   const token = tokenOfAddress();
-  const asked = fetch(path, { headers: token ? { authorization: `Bearer ${token}` } : {} });
-  const answer = await asked.catch(() => {
-    throw new Error("The server does not answer.");
-  });
-  // A proxy's page is no JSON.
-  const body = await answer.json().catch(() => undefined);
-  if (!answer.ok || !body) throw new Error(body?.detail ?? body?.title ?? `The server answered ${answer.status}.`);
-  return body;
+  const late = new AbortController();
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const request = new Request(path, { headers, signal: late.signal });
+  const timer = setTimeout(() => late.abort(), ANSWER_MS);
+  try {
+    const answer = await fetch(request).catch(() => {
+      throw new Error("The server does not answer.");
+    });
+    // A proxy's page is no JSON.
+    const body = await answer.json().catch(() => undefined);
+    if (!answer.ok || !body) throw new Error(body?.detail ?? body?.title ?? `The server answered ${answer.status}.`);
+    return body;
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 export const STATUS_TEXT = { connecting: "Connecting", open: "Live", paused: "Paused", closed: "Closed" };

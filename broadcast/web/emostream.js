@@ -222,17 +222,20 @@ export class EmoStream extends EventTarget {
   }
 
   async #loadState() {
+    const request = new Request(`${this.#base}/v1/rooms/${this.#room}`, { headers: this.#bearer });
+    let answer, body;
     try {
-      const answer = await fetch(`${this.#base}/v1/rooms/${this.#room}`, { headers: this.#bearer });
-      const body = await answer.json();
-      if (this.#status === "closed") return;
-      if (answer.ok) return this.#emit("state", body);
-      if (answer.status !== 401 && answer.status !== 403) return;
-      this.#emit("refused", { detail: body.detail, retry_ms: 0 });
-      this.#end();
+      answer = await fetch(request);
+      body = await answer.json();
     } catch {
       // The next final brings the totals.
+      return;
     }
+    if (this.#status === "closed") return;
+    if (answer.ok) return this.#emit("state", body);
+    if (answer.status !== 401 && answer.status !== 403) return;
+    this.#emit("refused", { detail: body.detail, retry_ms: 0 });
+    this.#end();
   }
 
   #lost(code) {
@@ -321,7 +324,7 @@ export class EmoStream extends EventTarget {
     this.#sending = true;
     this.#held = false;
     this.#notBefore = performance.now() + FLUSH_MS;
-    const verdict = await this.#post(batch);
+    const verdict = await this.#post(batch).catch(failed);
     this.#sending = false;
     this.#most = verdict.tooMany ? Math.ceil(batch.length / 2) : Math.min(this.#most * 2, BATCH_REACTIONS);
     if (verdict.again) this.#hold(batch, verdict);
@@ -343,18 +346,29 @@ export class EmoStream extends EventTarget {
     return new Blob([JSON.stringify(batch.map(one))], { type: "text/plain" });
   }
 
-  /** `again`: nothing of it was kept. */
+  /** `again`: nothing of it was kept. Fails where this module does, which is no fault of the network. */
   async #post(batch) {
     const body = this.#body(batch);
+    const late = new AbortController();
+    const request = new Request(`${this.#ingest}/v1/reactions`, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...this.#bearer },
+      body,
+      keepalive: body.size < KEEPALIVE_BYTES, // what is under way survives leaving the page
+      signal: late.signal,
+    });
+    const timer = setTimeout(() => late.abort(), FRESH_MS);
+    try {
+      return await this.#ask(request);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #ask(request) {
     let answer;
     try {
-      answer = await fetch(`${this.#ingest}/v1/reactions`, {
-        method: "POST",
-        headers: { "content-type": "application/json", ...this.#bearer },
-        body,
-        keepalive: body.size < KEEPALIVE_BYTES, // what is under way survives leaving the page
-        signal: AbortSignal.timeout(FRESH_MS),
-      });
+      answer = await fetch(request);
     } catch {
       // A new connection is proof enough; and where ingest alone is away, its audience does not come back at each tap.
       if (performance.now() - this.#openedAt > this.#heartbeatMs) this.#suspect();
@@ -450,6 +464,12 @@ function addressOf(url) {
     throw new TypeError(`"${url}" is not a server's url: it has http: or https:, a host, and perhaps a path`);
   }
   return origin + pathname.replace(/\/+$/, "");
+}
+
+/** A defect of this module or of its page: it is told as one, and its reactions are not sent again. */
+function failed(error) {
+  console.error(error);
+  return { detail: `Your reactions were not sent: ${error.message}` };
 }
 
 /** Where this module came from; a bundled one takes the page's origin. */

@@ -249,3 +249,38 @@ test("a path of the url comes before the server's own, and what no server has is
   delete globalThis.WebSocket;
   assert.deepEqual(asked, ["POST /emo/v1/reactions"]);
 });
+
+test("a tap is sent by a browser that has no AbortSignal.timeout", { timeout: 20_000 }, async (t) => {
+  const { connect } = await import("emostream");
+  globalThis.EventSource = Silent;
+  const { timeout } = AbortSignal;
+  delete AbortSignal.timeout;
+  t.after(() => { AbortSignal.timeout = timeout; });
+  let tell;
+  const sent = new Promise((resolve) => (tell = resolve));
+  const { server, origin } = await serving((method, path, body) => tell(body));
+  const crowd = connect({ url: origin, user: "u", transport: "sse" });
+  crowd.addEventListener("refused", ({ detail }) => tell(detail));
+  crowd.react("🔥");
+  assert.deepEqual(await sent, [{ user_id: "u", emoji_type: "🔥", room: "default" }]);
+  crowd.close();
+  server.close();
+  server.closeAllConnections();
+  delete globalThis.EventSource;
+});
+
+test("a defect of the module is not told as a server that cannot be reached", { timeout: 20_000 }, async (t) => {
+  const { connect } = await import("emostream");
+  globalThis.EventSource = Silent;
+  const reported = t.mock.method(console, "error", () => {});
+  t.mock.method(globalThis, "Request", function () { throw new TypeError("signal is not a function"); });
+  const crowd = connect({ url: "http://127.0.0.1:1", user: "u", transport: "sse" });
+  crowd.react("🔥");
+  const [{ detail }] = await once(crowd, "refused");
+  assert.deepEqual(detail, { detail: "Your reactions were not sent: signal is not a function", retry_ms: 0 });
+  assert.equal(reported.mock.callCount(), 1);
+  crowd.react("🔥");
+  await once(crowd, "refused");
+  crowd.close();
+  delete globalThis.EventSource;
+});
