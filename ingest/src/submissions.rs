@@ -3,7 +3,7 @@
 use std::{fmt, marker::PhantomData};
 
 use emostream_http::{Pass, Problem};
-use emostream_model::{EmojiNames, Entry, Names, Plain};
+use emostream_model::{EmojiNames, Entry, Names, Plain, is_json, without_bom};
 use serde::{
     Deserialize, Deserializer as _,
     de::{IgnoredAny, SeqAccess, Visitor},
@@ -51,7 +51,9 @@ pub(crate) enum Malformed {
     #[error("the body is not UTF-8 at byte {0}")]
     NotUtf8(usize),
     #[error("the body is not JSON: {0}")]
-    NotJson(#[from] serde_json::Error),
+    NotJson(serde_json::Error),
+    #[error("the body is JSON, but a value in it cannot be read: {0}")]
+    Unreadable(serde_json::Error),
     #[error(
         "the array has more than {MAX_REQUEST_REACTIONS} reactions; send the rest in another request"
     )]
@@ -72,6 +74,11 @@ impl<'a> Submissions<'a> {
         names: Names,
     ) -> Result<Self, Malformed> {
         let text = std::str::from_utf8(body).map_err(|e| Malformed::NotUtf8(e.valid_up_to()))?;
+        let text = without_bom(text);
+        let unread = |error| match is_json(text) {
+            true => Malformed::Unreadable(error),
+            false => Malformed::NotJson(error),
+        };
         let is_array = match text.trim_ascii_start().as_bytes().first() {
             None => return Err(Malformed::Empty),
             Some(first) => *first == b'[',
@@ -90,7 +97,7 @@ impl<'a> Submissions<'a> {
             }),
         };
         if !is_array {
-            add(0, Entry::read(text)?);
+            add(0, Entry::read(text).map_err(unread)?);
             return Ok(read);
         }
         let count = match entries(text, &mut add) {
@@ -98,7 +105,7 @@ impl<'a> Submissions<'a> {
             Err(_) => {
                 read.good.clear();
                 read.bad.clear();
-                read.one_by_one(text, emojis, names)?
+                read.one_by_one(text, emojis, names).map_err(unread)?
             }
         };
         if count > MAX_REQUEST_REACTIONS {
@@ -219,6 +226,9 @@ mod tests {
         let body = format!(" [{GOOD},{GOOD} , {GOOD}]\n");
         let three = read(&body).unwrap();
         assert_eq!((three.good.len(), three.is_array), (3, true));
+        for body in [format!("\u{feff}{GOOD}"), format!("\u{feff} [{GOOD}]")] {
+            assert_eq!(read(&body).unwrap().good.len(), 1);
+        }
         let none = read("[]").unwrap();
         assert_eq!((none.good.len(), none.bad.len()), (0, 0));
     }
@@ -249,6 +259,9 @@ mod tests {
             let detail = &read.bad[0].detail;
             assert!(detail.starts_with("cannot be read: "), "{detail}");
         }
+        let alone = read(r#"{"user_id":"\ud800","emoji_type":"🔥"}"#).unwrap_err();
+        let start = "the body is JSON, but a value in it cannot be read: ";
+        assert!(alone.starts_with(start), "{alone}");
         let body = format!(r#"[{GOOD},{{"user_id":1e999}},]"#);
         let error = read(&body).unwrap_err();
         assert!(error.contains("trailing comma"), "{error}");
@@ -260,6 +273,7 @@ mod tests {
         for (body, start) in [
             ("", "the body is empty"),
             (" \n", "the body is empty"),
+            ("\u{feff}", "the body is empty"),
             (
                 r#"{"user_id":1,}"#,
                 "the body is not JSON: trailing comma at line 1",

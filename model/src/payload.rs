@@ -1,6 +1,6 @@
 //! What a record of the `reactions` topic may hold.
 
-use crate::{Batch, BatchError, EmojiNames, Entry, Invalid, Names, Plain, batch};
+use crate::{Batch, BatchError, EmojiNames, Entry, Invalid, Names, Plain, batch, json};
 
 /// A decoded record of the `reactions` topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub enum PayloadError {
     /// It begins like JSON, or like nothing known.
     #[error("neither a batch nor JSON: {0}")]
     Json(String),
+    /// It is JSON with a value that cannot be read.
+    #[error("the record is JSON, but a value in it cannot be read: {0}")]
+    Unreadable(String),
     /// It is JSON, but no reaction.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -39,7 +42,11 @@ impl<'a> Payload<'a> {
                     |error: &dyn std::fmt::Display| PayloadError::Json(error.to_string());
                 // Checked whole, the text costs less than string by string.
                 let text = std::str::from_utf8(value).map_err(|error| not_json(&error))?;
-                let entry = Entry::read(text).map_err(|error| not_json(&error))?;
+                let text = json::without_bom(text);
+                let entry = Entry::read(text).map_err(|error| match json::is_json(text) {
+                    true => PayloadError::Unreadable(error.to_string()),
+                    false => not_json(&error),
+                })?;
                 Ok(Payload::Plain(entry.check(emojis, Names::Own)?))
             }
         }
@@ -65,6 +72,11 @@ mod tests {
             Payload::decode(plain.as_bytes(), &names),
             Ok(Payload::Plain(_))
         ));
+        let marked = format!("\u{feff}{plain}");
+        assert!(matches!(
+            Payload::decode(marked.as_bytes(), &names),
+            Ok(Payload::Plain(_))
+        ));
         let decode = |bytes: &[u8]| Payload::decode(bytes, &names).map(|_| ()).unwrap_err();
         assert_eq!(decode(b""), PayloadError::Empty);
         assert!(matches!(decode(b"\x07junk"), PayloadError::Json(_)));
@@ -72,6 +84,8 @@ mod tests {
         assert!(matches!(decode(b"{}"), PayloadError::Invalid(_)));
         assert!(matches!(decode(b"[1]"), PayloadError::Invalid(_)));
         assert!(matches!(decode(b"{"), PayloadError::Json(_)));
+        let half = br#"{"user_id":"\ud800","emoji_type":"x"}"#;
+        assert!(matches!(decode(half), PayloadError::Unreadable(_)));
     }
 
     proptest! {

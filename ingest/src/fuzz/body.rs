@@ -81,6 +81,7 @@ fn bodies() -> impl Strategy<Value = String> {
     prop_oneof![
         2 => entry.clone(),
         4 => vec(entry, 0..12).prop_map(|entries| format!(" [{}]\n", entries.join(" ,"))),
+        1 => object().prop_map(|entry| format!("\u{feff}{entry}")),
         1 => (990_usize..1010).prop_map(|count| format!("[{}]", vec!["{}"; count].join(","))),
     ]
 }
@@ -140,6 +141,7 @@ fn told(submission: &Plain<'_>) -> (String, Emoji, String, Option<u64>) {
 fn check(body: &[u8], names: Names) -> Result<(), TestCaseError> {
     let read = Submissions::read(body, &EmojiNames::default(), names);
     let text = std::str::from_utf8(body).unwrap_or("no JSON");
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
         prop_assert!(read.is_err(), "taken, though it is no JSON");
         return Ok(());

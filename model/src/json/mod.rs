@@ -53,6 +53,17 @@ enum Value<'a> {
     Other(&'static str),
 }
 
+/// JSON text without a byte order mark: some editors and libraries put one before it, and a reader may ignore it
+/// (RFC 8259, 8.1).
+pub fn without_bom(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Whether `text` is JSON. Some JSON cannot be read all the same: no value holds `1e999` or half a surrogate pair.
+pub fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
 impl<'a> Entry<'a> {
     /// Reads one JSON value.
     pub fn read(json: &'a str) -> Result<Entry<'a>, serde_json::Error> {
