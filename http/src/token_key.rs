@@ -20,8 +20,9 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaParameters,
     VerificationAlgorithm,
 };
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::Error};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 /// How far the clocks of who issues tokens and of this machine may be apart.
 pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
@@ -89,16 +90,15 @@ pub(crate) enum BadToken {
     Invalid,
     #[error("the token has no {0}; it is asked for here")]
     Without(&'static str),
+    #[error("the token's {claim} is not {expected}; leave a claim out that says nothing")]
+    Claim {
+        claim: &'static str,
+        expected: &'static str,
+    },
     #[error("the token has expired")]
     Expired,
     #[error("the token is not valid yet")]
     Early,
-}
-
-impl From<Error> for BadToken {
-    fn from(_: Error) -> Self {
-        Self::Invalid
-    }
 }
 
 /// What a token says of its bearer.
@@ -219,9 +219,40 @@ impl TokenKey {
         self.guessable
     }
 
+    /// The claim that has kept a token from being read, if its signature is good.
+    fn wrong_claim(&self, token: &str) -> BadToken {
+        let Ok(token) = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &self.rules)
+        else {
+            return BadToken::Invalid;
+        };
+        let is_list = |value: &Value| {
+            let list = value.as_array();
+            list.is_some_and(|list| list.iter().all(Value::is_string))
+        };
+        let claims: [(_, _, &dyn Fn(&Value) -> bool); 4] = [
+            ("sub", "text", &Value::is_string),
+            ("exp", "a number of seconds", &Value::is_number),
+            ("nbf", "a number of seconds", &Value::is_number),
+            ("rooms", "a list of text", &is_list),
+        ];
+        for (claim, expected, fits) in claims {
+            if token.claims.get(claim).is_some_and(|value| !fits(value)) {
+                return BadToken::Claim { claim, expected };
+            }
+        }
+        BadToken::Invalid
+    }
+
     /// What a token says, if it is good at `now`.
     pub(crate) fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, BadToken> {
-        let token = jsonwebtoken::decode::<Claimed>(token, &self.key, &self.rules)?;
+        let token = match jsonwebtoken::decode::<Claimed>(token, &self.key, &self.rules) {
+            Ok(token) => token,
+            // Only a good signature is followed by an error of what it signs.
+            Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => {
+                return Err(self.wrong_claim(token));
+            }
+            Err(_) => return Err(BadToken::Invalid),
+        };
         // RFC 7515 (4.1.11): what the issuer says must be understood, and is not.
         if token.header.crit.is_some() {
             return Err(BadToken::Invalid);

@@ -144,6 +144,14 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
             invalid,
             "not valid yet",
         ),
+        (
+            format!(
+                "authorization: Bearer {}",
+                token(&json!({"sub": "u-17", "exp": now() + 600, "rooms": null}))
+            ),
+            invalid,
+            "the token's rooms is not a list of text",
+        ),
     ] {
         for path in ["/v1/reactions", "/emoji"] {
             let said = stage.ask(&format!("POST {path}"), &[&authorization], &body);
@@ -162,7 +170,7 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
     stage.stop(Duration::from_secs(10)).unwrap();
     assert_eq!(stage.reactions().len(), 1);
     let refused = stage.metric(r#"emostream_ingest_requests_total{code="401"}"#);
-    assert_eq!(refused, 29.0);
+    assert_eq!(refused, 31.0);
 }
 
 #[test]
