@@ -14,12 +14,12 @@ const SECRET_BYTES: usize = 1024;
 /// A list of all hosts is shorter, and a device is endless.
 const FILE_BYTES: u64 = 1 << 20;
 
-/// The text of the file that `flag` names.
+/// The text of the file that `flag` names, without a byte order mark.
 pub(crate) fn read(flag: &str, file: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let opened = File::open(file).map(|opened| opened.take(FILE_BYTES + 1));
     let why = match opened.and_then(|mut most| most.read_to_string(&mut text)) {
-        Ok(bytes) if bytes as u64 <= FILE_BYTES => return Ok(text),
+        Ok(bytes) if bytes as u64 <= FILE_BYTES => return Ok(without_bom(text)),
         Ok(_) => format!("is longer than {FILE_BYTES} bytes; name another file"),
         Err(error) if error.kind() == ErrorKind::InvalidData => {
             "is not text; write it as text, for example as hexadecimal digits".to_owned()
@@ -27,6 +27,14 @@ pub(crate) fn read(flag: &str, file: &Path) -> Result<String, Failure> {
         Err(error) => error.to_string(),
     };
     Err(Failure::usage(flag, format!("{}: {why}", file.display())))
+}
+
+/// Text without a byte order mark, which some editors put before it and nobody sees.
+pub(crate) fn without_bom(text: String) -> String {
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
 }
 
 /// The secret in the file that `flag` names, without the blanks around it.
@@ -39,5 +47,25 @@ pub(crate) fn secret(flag: &str, file: &Path) -> Result<String, Failure> {
             let why = format!("{} is longer than {SECRET_BYTES} bytes", file.display());
             Err(Failure::usage(flag, why))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    /// `--jwt-key` ignored a byte order mark, while `--relay-token-file` made it a part of the token.
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_secret_or_a_list() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "\u{feff}hunter2\n").unwrap();
+        assert_eq!(
+            secret("--relay-token-file", file.path()).unwrap(),
+            "hunter2"
+        );
+        assert_eq!(read("--hostfile", file.path()).unwrap(), "hunter2\n");
+        std::fs::write(file.path(), "\u{feff}\n").unwrap();
+        assert!(secret("--relay-token-file", file.path()).is_err());
     }
 }

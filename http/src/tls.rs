@@ -34,6 +34,9 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
+/// U+FEFF in UTF-8, which some editors put before a text and nobody sees.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
 /// What a handshake offers (ALPN), the best first.
 const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 pub(crate) const HTTP2: &[u8] = b"h2";
@@ -250,11 +253,20 @@ impl TlsFiles {
 }
 
 fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|error| TlsError::Unreadable {
+    let unreadable = |error| TlsError::Unreadable {
         file,
         path: path.to_owned(),
         error,
-    })
+    };
+    fs::read(path).map(without_bom).map_err(unreadable)
+}
+
+/// PEM without a byte order mark, which would hide its first line.
+pub(crate) fn without_bom(mut pem: Vec<u8>) -> Vec<u8> {
+    if pem.starts_with(BOM) {
+        pem.drain(..BOM.len());
+    }
+    pem
 }
 
 /// What tells one version of both files from another.

@@ -27,6 +27,8 @@ use tokio_rustls::{
     },
 };
 
+use crate::tls::without_bom;
+
 /// What a client speaks (ALPN).
 const PROTOCOL: &[u8] = b"http/1.1";
 
@@ -63,7 +65,7 @@ impl Trust {
 
     /// Believes the certificates of a file (PEM), and those that they have signed.
     pub fn in_file(file: &Path) -> Result<Self, TrustError> {
-        let text = std::fs::read(file)?;
+        let text = without_bom(std::fs::read(file)?);
         let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
         let named = named.map_err(|_| TrustError::NoCertificate)?;
         let mut roots = RootCertStore::empty();

@@ -8,6 +8,8 @@ use std::{fmt, fs::File, io::Read, path::Path};
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
 
+use crate::text_file;
+
 /// The longest file: some hundred thousand tokens.
 const FILE_BYTES: u64 = 64 << 20;
 
@@ -36,7 +38,7 @@ impl Token {
         if read.map_err(unreadable)? as u64 > FILE_BYTES {
             return Err(format!("the file has more than {FILE_BYTES} bytes"));
         }
-        Self::all(&text)
+        Self::all(&text_file::without_bom(text))
     }
 
     fn all(text: &str) -> Result<Vec<Self>, String> {
@@ -100,6 +102,9 @@ mod tests {
         let tokens = Token::all(&format!("{ada}\r\n\n  {bob}\n")).unwrap();
         let users: Vec<&str> = tokens.iter().map(|token| &*token.user).collect();
         assert_eq!(users, ["ada", "bob"]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("\u{feff}{ada}\n")).unwrap();
+        assert_eq!(Token::read_all(file.path()).unwrap()[0].user, "ada");
         let mut headers = HeaderMap::new();
         Token::sign(Some(&tokens[1]), &mut headers);
         assert_eq!(headers[AUTHORIZATION], format!("Bearer {bob}"));

@@ -54,6 +54,16 @@ async fn meet(pair: &Pair, named: &str, host: &str) -> Result<String, String> {
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_before_a_certificate_or_a_key_makes_no_difference() {
+    let pair = signed_by_itself(&params());
+    let marked = Pair {
+        certificate: format!("\u{feff}{}", pair.certificate),
+        key: format!("\u{feff}{}", pair.key),
+    };
+    meet(&marked, &marked.certificate, HOST).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_certificate_that_is_named_is_believed_also_if_it_calls_itself_an_authority() {
     for params in [params(), authority()] {
         let pair = signed_by_itself(&params);
