@@ -15,8 +15,8 @@ use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    Handler, Limits, Problem, Request, Response, Shutdown, preface::begins_http2, socket::Socket,
-    tls::HTTP2, wire::Wire,
+    Handler, Limits, Problem, Request, Response, Shutdown, nowhere::unknown_path,
+    preface::begins_http2, socket::Socket, tls::HTTP2, wire::Wire,
 };
 
 /// What connections of one listener have in common.
@@ -122,7 +122,7 @@ pub(crate) async fn answer<H: Handler>(
     match misdirected(&request) {
         Some(problem) => problem.into(),
         None if handler.knows(request.uri().path()) => handler.handle(request, peer).await,
-        None => Problem::unknown_path().into(),
+        None => unknown_path(request.headers()),
     }
 }
 

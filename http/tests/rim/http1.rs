@@ -54,6 +54,17 @@ async fn the_first_handler_that_knows_the_path_answers_and_none_is_404() {
     );
     assert!(unknown.contains("content-type: application/problem+json\r\n"));
     assert!(unknown.contains(r#""status":404"#) && unknown.contains(r#""title":"Not Found""#));
+    // A person gets a page to read, whose address is never repeated there.
+    let browser = "accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let page = running
+        .ask(&format!(
+            "GET /nothing HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{browser}\r\n\r\n"
+        ))
+        .await;
+    assert!(page.starts_with("HTTP/1.1 404 Not Found\r\n"), "{page}");
+    assert!(page.contains("content-type: text/html"), "{page}");
+    assert!(page.contains("<title>Not found"), "{page}");
+    assert!(!page.contains("/nothing"), "{page}");
     let method = running.ask(&ask("DELETE /metrics")).await;
     assert!(method.starts_with("HTTP/1.1 405 "), "{method}");
     assert!(method.contains("allow: GET, HEAD\r\n"));
