@@ -75,7 +75,8 @@ fn people_are_told_the_room_the_latencies_and_the_verdict() {
         "60 accepted in 60 requests: 60 × 202 Accepted",
         "p99.9",
         "to screen",
-        "every accepted reaction was counted exactly once",
+        "tries: p90 rests on the slowest 1, p99 on 1, p99.9 on 1",
+        "every accepted reaction was counted exactly once; the longest pause on the screen was ",
     ] {
         assert!(said.contains(part), "{part} is not in:\n{said}");
     }
@@ -91,6 +92,7 @@ fn a_load_that_is_not_compared_ends_with_what_it_comes_to_in_words() {
     for part in [
         "verdict    all 1,200 reactions were accepted; 99 of 100 answers came within",
         "; a reaction was on a screen after",
+        " tries); the longest pause on the screen was ",
     ] {
         assert!(verdict.contains(part), "{part} is not in:\n{said}");
     }

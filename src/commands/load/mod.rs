@@ -101,6 +101,7 @@ async fn rehearse(asked: Asked) -> Result<(), Failure> {
             late: late.since(late_before).await,
             stored: flags.stored,
             in_a_flush: in_a_flush.ceil() as u64,
+            longest_pause_ms: report.longest_pause_ms(),
         };
         let verdict = verdict::compare(&asked.rooms, &sent, &counted, circumstances);
         say(&asked, &format!("{verdict}\n"))?;

@@ -2,10 +2,12 @@
 //!
 //! One reaction at a time, at random moments, into the fullest room of the load, with an emoji that
 //! nobody else there sends; the clock runs from the moment before the POST until a live or a final frame
-//! over a WebSocket shows it.
+//! over a WebSocket shows it. The longest time without such a frame is measured beside it: a server that was
+//! away for seconds delays one try in a hundred, which no percentile shows.
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     time::{Duration, Instant},
 };
 
@@ -42,6 +44,8 @@ pub(super) struct Probed {
     pub(super) missed: u64,
     /// Not accepted, so not measured.
     pub(super) unsent: u64,
+    /// The longest time in which nothing came to the screen.
+    pub(super) longest_pause: Duration,
 }
 
 impl Probe {
@@ -63,13 +67,33 @@ impl Probe {
 }
 
 /// The probe's counts that the screen shows: a final replaces the live tallies of its window.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Screen {
     windows: BTreeMap<Window, u64>,
+    changed_at: Instant,
+    longest_pause: Duration,
 }
 
 impl Screen {
-    fn show(&mut self, frame: &Frame) {
+    fn new(now: Instant) -> Self {
+        Self {
+            windows: BTreeMap::new(),
+            changed_at: now,
+            longest_pause: Duration::ZERO,
+        }
+    }
+
+    /// Notes that it changes at `now`, or is left.
+    fn change(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.changed_at);
+        self.longest_pause = self.longest_pause.max(pause);
+        self.changed_at = now;
+    }
+
+    fn show(&mut self, frame: &Frame, now: Instant) {
+        if matches!(frame, Frame::Live { .. } | Frame::Final { .. }) {
+            self.change(now);
+        }
         if let Frame::Live { window, counts, .. } | Frame::Final { window, counts, .. } = frame {
             let probe = Emoji::from_text(PROBE).ok();
             let mine = counts.iter().find(|tally| Some(tally.emoji) == probe);
@@ -94,10 +118,11 @@ async fn measure(
         shown_us: latencies(),
         missed: 0,
         unsent: 0,
+        longest_pause: Duration::ZERO,
     };
-    let mut screen = Screen::default();
     // The hello: connected before the first reaction is sent.
     let _ = tokio::time::timeout(HELLO_LIMIT, room.next()).await;
+    let mut screen = Screen::new(Instant::now());
     let user = poster.user("probe");
     let body = json!({"user_id": user, "emoji_type": PROBE, "room": name}).to_string();
     let mut planned = Instant::now();
@@ -111,10 +136,16 @@ async fn measure(
             () = watch_until(&mut room, &mut screen, due) => false,
         };
         if stop {
+            screen.change(Instant::now());
+            probed.longest_pause = screen.longest_pause;
             return probed;
         }
         let (expected, sent_at) = (screen.total() + 1, Instant::now());
-        let answer = poster.post("/v1/reactions", body.clone().into()).await;
+        let answer = tokio::select! {
+            answer = poster.post("/v1/reactions", body.clone().into()) => answer,
+            // What comes while the answer is awaited is on the screen at once.
+            never = watch(&mut room, &mut screen) => match never {},
+        };
         if !matches!(answer, Answer::Status(status, _) if status.is_success()) {
             probed.unsent += 1;
             continue;
@@ -128,15 +159,17 @@ async fn measure(
 
 /// Keeps the screen up to date while nothing is sent.
 async fn watch_until(room: &mut Subscription, screen: &mut Screen, until: Instant) {
-    let watching = async {
-        while let Ok(news) = room.next().await {
-            if let News::Frame { frame, .. } = news {
-                screen.show(&frame);
-            }
+    let _ = tokio::time::timeout_at(until.into(), watch(room, screen)).await;
+}
+
+/// Keeps the screen up to date for as long as it is awaited.
+async fn watch(room: &mut Subscription, screen: &mut Screen) -> Infallible {
+    while let Ok(news) = room.next().await {
+        if let News::Frame { frame, .. } = news {
+            screen.show(&frame, Instant::now());
         }
-        std::future::pending::<()>().await;
-    };
-    let _ = tokio::time::timeout_at(until.into(), watching).await;
+    }
+    std::future::pending().await
 }
 
 async fn shown(
@@ -148,7 +181,7 @@ async fn shown(
     let watching = async {
         while screen.total() < expected {
             match room.next().await {
-                Ok(News::Frame { frame, .. }) => screen.show(&frame),
+                Ok(News::Frame { frame, .. }) => screen.show(&frame, Instant::now()),
                 Ok(News::Lost { .. }) => {}
                 Err(_) => return None,
             }
@@ -189,10 +222,25 @@ mod tests {
 
     #[test]
     fn the_screen_counts_the_probe_s_emoji_once_a_window() {
-        let mut screen = Screen::default();
+        let now = Instant::now();
+        let mut screen = Screen::new(now);
         for (start, probes) in [(0, 1), (0, 2), (2000, 1), (0, 2), (2000, 3)] {
-            screen.show(&live(start, probes));
+            screen.show(&live(start, probes), now);
         }
         assert_eq!(screen.total(), 5);
+    }
+
+    #[test]
+    fn the_longest_pause_is_the_longest_time_without_a_tally_up_to_the_end() {
+        let begun = Instant::now();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let mut screen = Screen::new(begun);
+        screen.show(&live(0, 0), at(250));
+        screen.show(&Frame::Heartbeat { now: 0 }, at(4000));
+        screen.show(&live(0, 1), at(7350));
+        screen.show(&live(0, 1), at(7600));
+        assert_eq!(screen.longest_pause, Duration::from_millis(7100));
+        screen.change(at(20_000));
+        assert_eq!(screen.longest_pause, Duration::from_millis(12_400));
     }
 }

@@ -1,7 +1,7 @@
 //! The summary of a run: for people, or as one JSON object. A verdict is displayed by itself, since it
 //! comes later.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use hdrhistogram::Histogram;
 use indicatif::HumanCount;
@@ -73,9 +73,11 @@ struct Latency {
 #[derive(Debug, Serialize)]
 struct ToScreen {
     latency_ms: Option<Latency>,
+    /// The tries that the latencies rest on.
     shown: u64,
     never_shown: u64,
     not_accepted: u64,
+    longest_pause_ms: f64,
 }
 
 impl Report {
@@ -129,6 +131,7 @@ impl Report {
                 shown: probed.shown_us.len(),
                 never_shown: probed.missed,
                 not_accepted: probed.unsent,
+                longest_pause_ms: ms(probed.longest_pause),
             }),
             verify: None,
         }
@@ -164,6 +167,13 @@ impl Report {
         self.reactions.accepted == 0
     }
 
+    /// The longest time in which the probe's screen did not change.
+    pub(super) fn longest_pause_ms(&self) -> Option<f64> {
+        self.to_screen
+            .as_ref()
+            .map(|screen| screen.longest_pause_ms)
+    }
+
     /// Why this was no good run, if it was none.
     pub(super) fn complaint(&self) -> Option<String> {
         if self.given_up || self.accepted_nothing() && self.requests.sent > 0 {
@@ -197,8 +207,14 @@ impl Report {
         if let Some(latency) = self.answer_ms {
             words += &format!("; 99 of 100 answers came within {:.0} ms", latency.p99);
         }
-        if let Some(seen) = self.to_screen.as_ref().and_then(|screen| screen.latency_ms) {
-            words += &format!("; a reaction was on a screen after {:.0} ms", seen.p50);
+        if let Some(screen) = &self.to_screen {
+            if let Some(seen) = screen.latency_ms {
+                let (median, tries) = (seen.p50, screen.shown);
+                words += &format!(
+                    "; a reaction was on a screen after {median:.0} ms (the median of {tries} tries)"
+                );
+            }
+            words += &format!("; {}", longest_pause(screen.longest_pause_ms));
         }
         format!("verdict    {words}\n")
     }
@@ -207,6 +223,16 @@ impl Report {
     pub(super) fn json(&self) -> String {
         serde_json::to_string(self).expect("names are text and numbers are finite")
     }
+}
+
+fn ms(span: Duration) -> f64 {
+    span.as_secs_f64() * 1000.0
+}
+
+/// What a verdict says of the screen.
+pub(super) fn longest_pause(pause_ms: f64) -> String {
+    let seconds = pause_ms / 1000.0;
+    format!("the longest pause on the screen was {seconds:.1} s")
 }
 
 impl Latency {
@@ -290,8 +316,16 @@ impl fmt::Display for ToScreen {
             ..
         } = self;
         if let Some(latency) = self.latency_ms {
-            writeln!(f, "to screen  {latency} ({shown} tries)")?;
+            // Beyond a percentile lie so few tries that it may be one of them.
+            let beyond = |share: f64| (*shown as f64 * share).ceil().max(1.0);
+            let [p90, p99, p99_9] = [0.1, 0.01, 0.001].map(beyond);
+            writeln!(
+                f,
+                "to screen  {latency}\n           of {shown} tries: p90 rests on the slowest {p90}, p99 on {p99}, \
+                 p99.9 on {p99_9}"
+            )?;
         }
+        writeln!(f, "           {}", longest_pause(self.longest_pause_ms))?;
         if never_shown + not_accepted > 0 {
             writeln!(
                 f,

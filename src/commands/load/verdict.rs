@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{
     finals::Counted,
     ledger::{Expected, Sent},
+    report::longest_pause,
 };
 
 /// The most differences listed.
@@ -25,6 +26,8 @@ pub(super) struct Circumstances {
     pub(super) stored: bool,
     /// Reactions that come in one flush interval of ingest at most.
     pub(super) in_a_flush: u64,
+    /// The longest time in which the probe's screen did not change, if there was one.
+    pub(super) longest_pause_ms: Option<f64>,
 }
 
 /// See the module.
@@ -37,6 +40,7 @@ pub(super) struct Verdict {
     lost: u64,
     doubled: u64,
     late: Option<u64>,
+    longest_pause_ms: Option<f64>,
     /// Why it may be so, and what to do.
     explanations: Vec<String>,
     details: Vec<String>,
@@ -51,6 +55,7 @@ pub(super) fn compare(
 ) -> Verdict {
     let mut verdict = Verdict {
         late: circumstances.late,
+        longest_pause_ms: circumstances.longest_pause_ms,
         ..Verdict::default()
     };
     let nothing = Counted::default();
@@ -200,12 +205,14 @@ impl fmt::Display for Verdict {
         for explanation in &self.explanations {
             writeln!(f, "           {explanation}")?;
         }
-        match self.holds() {
-            true => write!(
-                f,
-                "verdict    every accepted reaction was counted exactly once"
-            ),
-            false => write!(f, "verdict    the finals are NOT what was accepted"),
+        let verdict = match self.holds() {
+            true => "every accepted reaction was counted exactly once",
+            false => "the finals are NOT what was accepted",
+        };
+        write!(f, "verdict    {verdict}")?;
+        match self.longest_pause_ms {
+            Some(pause_ms) => write!(f, "; {}", longest_pause(pause_ms)),
+            None => Ok(()),
         }
     }
 }
@@ -225,6 +232,7 @@ mod tests {
             late,
             stored: false,
             in_a_flush: 50,
+            longest_pause_ms: Some(7130.0),
         };
         of(accepted, unknown, counted, 0, circumstances)
     }
@@ -278,6 +286,7 @@ mod tests {
                 late: Some(0),
                 stored,
                 in_a_flush: 50,
+                longest_pause_ms: None,
             };
             of(10, 0, 5, broken, circumstances).explanations.join(" ")
         };
@@ -294,6 +303,11 @@ mod tests {
         assert!(unknown.explanations[1].contains("late"), "{unknown}");
         assert!(unknown.to_string().contains("--metrics-url"), "{unknown}");
         assert!(verdict(10, 0, 10, None).explanations.is_empty());
+        for counted in [10, 9] {
+            let said = verdict(10, 0, counted, None).to_string();
+            let pause = "; the longest pause on the screen was 7.1 s";
+            assert!(said.ends_with(pause), "{said}");
+        }
     }
 
     #[test]
