@@ -31,6 +31,7 @@ mod fit;
 mod follow;
 mod holds;
 mod idleness;
+mod instances;
 mod live;
 mod metrics;
 mod partition;

@@ -127,6 +127,8 @@ pub struct PartitionReading {
     formers: Vec<Former>,
     ahead: Option<AheadLimit>,
     last: Option<LastRecord>,
+    /// How much older the last record was than the newest time before it.
+    behind_ms: u64,
 }
 
 impl PartitionReading {
@@ -149,7 +151,13 @@ impl PartitionReading {
             formers: formers.to_vec(),
             ahead: progress.ahead,
             last: progress.last,
+            behind_ms: 0,
         }
+    }
+
+    /// How much older the last record was than the newest time before it in its partition, milliseconds.
+    pub fn behind_ms(&self) -> u64 {
+        self.behind_ms
     }
 
     /// Which partition.
@@ -256,6 +264,9 @@ impl PartitionReading {
             Err(_) => rejected.extend(judge.unreadable(record, Reason::Malformed)),
         };
         self.formers = formers;
+        self.behind_ms = newest_ms.map_or(0, |newest_ms| {
+            self.clock.newest_ms().saturating_sub(newest_ms)
+        });
         self.clock.observe(newest_ms.unwrap_or(0));
         self.last = Some(LastRecord {
             offset,

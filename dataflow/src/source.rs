@@ -52,6 +52,7 @@ use crate::{
     end_offsets::EndOffsetRequests,
     holds::{Holds, Impediment},
     idleness::{IdleTimeouts, Idleness, Passage},
+    instances::Instances,
     metrics::Metrics,
     partition::{AheadRecord, PartitionReading, ReadingTime, Rejected, Rules},
     read_ahead::{ReadAhead, Standing},
@@ -238,6 +239,7 @@ struct Source {
     aggregate: Aggregate,
     rejected: Vec<Rejected>,
     read_ahead: ReadAhead,
+    instances: Instances,
     tallies: Capability<u64>,
     notices: Capability<u64>,
     /// Stays at the beginning: statuses have no time.
@@ -332,6 +334,7 @@ impl Source {
         let IdleTimeouts { idle, hold } = start.timeouts;
         Some(Source {
             read_ahead: ReadAhead::new(start.rules.size, idle, hold),
+            instances: Instances::new(start.rules.lateness_ms),
             start,
             own,
             aggregate: Aggregate::default(),
@@ -406,13 +409,23 @@ impl Source {
             let before = self.rejected.len();
             let (aggregate, rejected) = (&mut self.aggregate, &mut self.rejected);
             let (reading, rules) = (&mut own.reading, &self.start.rules);
+            let instances = &mut self.instances;
             let records =
                 self.start
                     .reader
                     .poll_while(own.partition, own.poll_records, &mut |record| {
                         bytes += record.value.len() as u64;
                         match reading.read(record, rules, time, aggregate, rejected) {
-                            Ok(of_record) => read += of_record,
+                            Ok(of_record) => {
+                            read += of_record;
+                            let behind_ms = reading.behind_ms();
+                            if let Some(instance) = instances.observe(now, behind_ms, record.headers) {
+                                tracing::warn!(
+                                    "the clock of ingest {instance} is {behind_ms} ms behind the others, more \
+                                     than --lateness: its reactions are late; synchronise it"
+                                );
+                            }
+                        }
                             Err(record) => ahead = Some(record),
                         }
                         ahead.is_none()

@@ -16,11 +16,12 @@ mod trending;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{Arc, mpsc::channel},
     thread,
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Config, DataflowError, Stop};
+use emostream_dataflow::{Config, DataflowError, Ready, Stop};
 use emostream_log::{EventClock, NewRecord, read_to_end};
 use emostream_model::{
     Batch, Emoji, EmojiNames, Reaction, Room, TotalsRecord, UserId, WindowRecord, WindowSize,
@@ -56,7 +57,7 @@ impl Stage {
     }
 
     fn start(&self, config: Config) -> (Stop, thread::JoinHandle<Result<(), DataflowError>>) {
-        self.launch(config, prometheus::Registry::new())
+        self.launch(config, prometheus::Registry::new(), Arc::new(|_| {}))
     }
 
     /// Runs until `enough`, then stops.
@@ -436,7 +437,17 @@ fn a_newer_run_fences_the_older_one() {
             assert!(Instant::now() < deadline);
             thread::sleep(Duration::from_millis(1));
         }
-        stage.start(stage.config(2))
+        let (begin, begun) = channel();
+        let ready: Ready = Arc::new(move |state| {
+            if state.is_ok() {
+                // Only the first time somebody waits for it.
+                let _ = begin.send(());
+            }
+        });
+        let newer = stage.launch(stage.config(2), prometheus::Registry::new(), ready);
+        // It has fenced the older one, which learns that when it commits what comes now.
+        begun.recv_timeout(DEADLINE).unwrap();
+        newer
     };
     stage.append(records[half..].to_vec());
     stage.append(closing(&stage, 20_000));

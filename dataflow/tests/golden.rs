@@ -13,6 +13,7 @@ mod stage;
 use std::{
     collections::BTreeSet,
     path::PathBuf,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -174,7 +175,7 @@ struct Run {
 impl Run {
     fn start(stage: &Stage, config: Config) -> Run {
         let registry = Registry::new();
-        let (stop, running) = stage.launch(config, registry.clone());
+        let (stop, running) = stage.launch(config, registry.clone(), Arc::new(|_| {}));
         Run {
             stop,
             running,

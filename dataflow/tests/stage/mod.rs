@@ -96,15 +96,15 @@ impl Stage {
         }
     }
 
-    /// Runs in a thread of its own until the [`Stop`] is requested.
+    /// Runs in a thread of its own until the [`Stop`] is requested. `ready` is called as its readiness changes.
     pub(crate) fn launch(
         &self,
         config: Config,
         registry: Registry,
+        ready: Ready,
     ) -> (Stop, JoinHandle<Result<(), DataflowError>>) {
         let stop = Stop::default();
         let (log, asked) = (self.log.clone(), stop.clone());
-        let ready: Ready = Arc::new(|_| {});
         let running = thread::spawn(move || run(config, log, &registry, asked, ready));
         (stop, running)
     }

@@ -135,7 +135,7 @@ fn read_settings(value: impl Fn(&str) -> Option<String>) -> Settings {
             after: number("retention.ms").map(Duration::from_millis),
             bytes: number("retention.bytes"),
         }),
-        timestamps: timestamps(&value, &number),
+        timestamps: timestamps(&value, number),
     }
 }
 
