@@ -108,7 +108,9 @@ keep() { # keep NAME COMMAND…
     while [ -z "$stopping" ]; do
         setsid "$@" >>"$dir/$name.log" 2>&1 </dev/null &
         child=$!
-        echo "$child" >"$dir/$name.pid"
+        # Whoever reads it at this moment finds the former one or this one, never half of it.
+        echo "$child" >"$dir/$name.pid.new"
+        mv "$dir/$name.pid.new" "$dir/$name.pid"
         # A stop that came before there was anybody to tell.
         [ -z "$stopping" ] || kill "$child" 2>/dev/null || true
         # A signal to this shell interrupts the wait, not the child.
@@ -188,7 +190,7 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 # What a run that was killed may have left.
 "$kafka_sh" stop "$dir/kafka"
-rm -rf "$dir/kafka" "$dir/failed" "$dir"/*.log "$dir"/*.pid
+rm -rf "$dir/kafka" "$dir/failed" "$dir"/*.log "$dir"/*.pid "$dir"/*.pid.new
 trap end EXIT
 trap 'exit 0' INT TERM HUP
 
