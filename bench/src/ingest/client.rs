@@ -1,6 +1,7 @@
 //! The crowd's phones: connections that are kept, and post again and again.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -22,6 +23,29 @@ pub(crate) enum Pace {
     Every(Duration),
 }
 
+/// What a crowd was answered.
+#[derive(Debug, Default)]
+pub(crate) struct Posted {
+    /// The delay of each answer that was 202, in ms.
+    pub(crate) delays: Vec<f64>,
+    /// How many answers were something else, by status.
+    pub(crate) refused: BTreeMap<u16, usize>,
+}
+
+impl Posted {
+    /// All answers.
+    pub(crate) fn answers(&self) -> usize {
+        self.delays.len() + self.refused.values().sum::<usize>()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.delays.extend(other.delays);
+        for (status, answers) in other.refused {
+            *self.refused.entry(status).or_default() += answers;
+        }
+    }
+}
+
 /// A crowd of phones.
 #[derive(Debug, Clone)]
 pub(crate) struct Phones {
@@ -34,8 +58,8 @@ pub(crate) struct Phones {
 }
 
 impl Phones {
-    /// Posts for so long; the delay of each answer, in ms.
-    pub(crate) fn post(&self, span: Duration) -> Outcome<Vec<f64>> {
+    /// Posts for so long.
+    pub(crate) fn post(&self, span: Duration) -> Outcome<Posted> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -45,20 +69,20 @@ impl Phones {
                 .map(|phone| {
                     let (this, until) = (self.clone(), begun + span);
                     tokio::spawn(async move {
-                        let delays = this.phone(phone, begun, until).await;
-                        delays.map_err(|error| error.to_string())
+                        let posted = this.phone(phone, begun, until).await;
+                        posted.map_err(|error| error.to_string())
                     })
                 })
                 .collect();
-            let mut delays = Vec::new();
+            let mut posted = Posted::default();
             for phone in phones {
-                delays.extend(phone.await??);
+                posted.add(phone.await??);
             }
-            Ok(delays)
+            Ok(posted)
         })
     }
 
-    async fn phone(&self, phone: usize, begun: Instant, until: Instant) -> Outcome<Vec<f64>> {
+    async fn phone(&self, phone: usize, begun: Instant, until: Instant) -> Outcome<Posted> {
         let mut stream = TcpStream::connect(self.server).await?;
         stream.set_nodelay(true)?;
         let request = format!(
@@ -67,7 +91,7 @@ impl Phones {
             self.body.len(),
             self.body,
         );
-        let mut delays = Vec::new();
+        let mut posted = Posted::default();
         let mut buffer = Vec::with_capacity(4096);
         for turn in 0.. {
             let due = match self.pace {
@@ -83,12 +107,12 @@ impl Phones {
             sleep_until(due.into()).await;
             stream.write_all(request.as_bytes()).await?;
             let status = answer(&mut stream, &mut buffer).await?;
-            if status != 202 {
-                return Err(format!("status {status}").into());
+            match status {
+                202 => posted.delays.push(due.elapsed().as_secs_f64() * 1e3),
+                _ => *posted.refused.entry(status).or_default() += 1,
             }
-            delays.push(due.elapsed().as_secs_f64() * 1e3);
         }
-        Ok(delays)
+        Ok(posted)
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod floor;
 mod client;
 
 use std::{
+    collections::BTreeMap,
     env::current_exe,
     net::SocketAddr,
     process::Command,
@@ -22,7 +23,7 @@ use crate::{
     cluster::{Cluster, PARTITIONS},
     table::{median, quantile},
 };
-use client::{Pace, Phones};
+use client::{Pace, Phones, Posted};
 
 const PREFIX: &str = "ingest";
 
@@ -71,6 +72,8 @@ struct Server {
     /// Before anything came; after a crowd that saturates, and before arrays.
     idle_mb: f64,
     saturated_mb: f64,
+    /// Answers other than 202, by status: with them the figures are of less than was asked for.
+    refused: BTreeMap<u16, usize>,
 }
 
 pub(crate) fn run(flags: &Flags) -> Outcome<()> {
@@ -89,14 +92,14 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
         }
     }
     println!(
-        "| server | µs CPU a POST | of the floor | µs CPU an array of {ARRAY} | of the floor | p99 ms at {}/s | p99 ms, {MANY} saturating | resident MB: idle | after {MANY} saturating | at the end |",
+        "| server | µs CPU a POST | of the floor | µs CPU an array of {ARRAY} | of the floor | p99 ms at {}/s | p99 ms, {MANY} saturating | resident MB: idle | after {MANY} saturating | at the end | answers other than 202 |",
         flags.rate
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let (single, array) = (servers[0].single(), servers[0].array());
     for server in &servers {
         println!(
-            "| {} | {:.1} | {:.2} | {:.1} | {:.2} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} |",
+            "| {} | {:.1} | {:.2} | {:.1} | {:.2} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} | {} |",
             server.name,
             server.single(),
             server.single() / single,
@@ -107,6 +110,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
             server.idle_mb,
             server.saturated_mb,
             server.process.resident_mb()?,
+            server.refusals(),
         );
     }
     Ok(())
@@ -128,13 +132,15 @@ impl Server {
             many_p99_ms: Vec::new(),
             idle_mb,
             saturated_mb: 0.0,
+            refused: BTreeMap::new(),
         })
     }
 
     /// What many single requests leave it with, three times as long as a measurement.
     fn crowd(&mut self, flags: &Flags) -> Outcome<()> {
         let many = self.phones(reactions(1), MANY, Pace::Saturating);
-        many.post(3 * Duration::from_secs(flags.seconds))?;
+        let posted = many.post(3 * Duration::from_secs(flags.seconds))?;
+        self.accepted(posted);
         self.saturated_mb = self.process.resident_mb()?;
         Ok(())
     }
@@ -147,21 +153,42 @@ impl Server {
         let array = self.cost_us(reactions(ARRAY), every(flags.array_rate), span)?;
         self.array_us.push(array);
         let open = self.phones(reactions(1), CONNECTIONS, every(flags.rate));
-        let mut delays = open.post(span)?;
+        let mut delays = self.accepted(open.post(span)?);
         self.p99_ms.push(quantile(&mut delays, 0.99));
         let many = self.phones(reactions(1), MANY, Pace::Saturating);
-        self.many_p99_ms.push(quantile(&mut many.post(span)?, 0.99));
+        let mut delays = self.accepted(many.post(span)?);
+        self.many_p99_ms.push(quantile(&mut delays, 0.99));
         self.process.check()
     }
 
     /// CPU a request, in µs.
-    fn cost_us(&self, body: String, pace: Pace, span: Duration) -> Outcome<f64> {
+    fn cost_us(&mut self, body: String, pace: Pace, span: Duration) -> Outcome<f64> {
         let phones = self.phones(body, CONNECTIONS, pace);
-        phones.post(WARM_UP)?;
+        let posted = phones.post(WARM_UP)?;
+        self.accepted(posted);
         let before = self.process.cpu()?;
-        let requests = phones.post(span)?.len();
+        let posted = phones.post(span)?;
+        let requests = posted.answers();
+        self.accepted(posted);
         let used = self.process.cpu()? - before;
         Ok(used.as_secs_f64() * 1e6 / requests as f64)
+    }
+
+    /// The delays of what was accepted; what was not is shown in the table.
+    fn accepted(&mut self, posted: Posted) -> Vec<f64> {
+        for (status, answers) in posted.refused {
+            *self.refused.entry(status).or_default() += answers;
+        }
+        posted.delays
+    }
+
+    fn refusals(&self) -> String {
+        let refused = self.refused.iter();
+        let refused = refused.map(|(status, answers)| format!("{answers} × {status}"));
+        match refused.collect::<Vec<_>>() {
+            none if none.is_empty() => "none".to_owned(),
+            some => some.join(", "),
+        }
     }
 
     fn phones(&self, body: String, connections: usize, pace: Pace) -> Phones {
