@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
@@ -16,7 +16,7 @@ use std::{
 };
 
 use emostream_log::{
-    Log, NewRecord,
+    Log, LogError, NewRecord,
     kafka::{KafkaLog, KafkaOptions},
     read_to_end,
 };
@@ -76,12 +76,42 @@ fn now_ms() -> u64 {
         .as_millis() as u64
 }
 
-/// Writes batches to every partition until it is stopped.
+/// Writes batches to every partition until it is stopped. If a test fails, what became of them is shown.
 struct Load {
     partitions: Arc<AtomicU32>,
+    answers: Arc<Mutex<Answers>>,
     stop: Arc<AtomicBool>,
     /// At last it tells the time of the last reaction.
-    writing: JoinHandle<u64>,
+    writing: Option<JoinHandle<u64>>,
+}
+
+/// What the log answered the load.
+#[derive(Debug, Default)]
+struct Answers {
+    stored: u64,
+    failed: u64,
+    last_failure: Option<LogError>,
+}
+
+impl Answers {
+    fn add(answers: &Mutex<Self>, answer: Result<u64, LogError>) {
+        let mut answers = answers.lock().unwrap();
+        match answer {
+            Ok(_) => answers.stored += 1,
+            Err(error) => {
+                answers.failed += 1;
+                answers.last_failure = Some(error);
+            }
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("the load's records: {:?}", self.answers.lock());
+        }
+    }
 }
 
 impl Load {
@@ -89,7 +119,8 @@ impl Load {
         let (brokers, topic) = (brokers.to_owned(), topics(prefix).reactions());
         let partitions = Arc::new(AtomicU32::new(partitions));
         let stop = Arc::new(AtomicBool::new(false));
-        let (count, stopping) = (partitions.clone(), stop.clone());
+        let answers = Arc::<Mutex<Answers>>::default();
+        let (count, stopping, answered) = (partitions.clone(), stop.clone(), answers.clone());
         let writing = thread::spawn(move || {
             let log = connect(&brokers);
             // Longer than any broker is away: what is written is in the log once, sooner or later.
@@ -118,7 +149,11 @@ impl Load {
                         headers: Vec::new(),
                     };
                     // What is not taken is not in the log, and nobody expects it.
-                    let _ = appender.append(record, Box::new(|_| {}));
+                    let answers = answered.clone();
+                    let done = Box::new(move |answer| Answers::add(&answers, answer));
+                    if let Err(error) = appender.append(record, done) {
+                        Answers::add(&answered, Err(error));
+                    }
                 }
                 last_ms = base_ms;
                 thread::sleep(BEAT);
@@ -127,17 +162,18 @@ impl Load {
         });
         Load {
             partitions,
+            answers,
             stop,
-            writing,
+            writing: Some(writing),
         }
     }
 
     /// Stops after reactions that close every earlier window; the time before which all is closed.
-    fn end(self) -> u64 {
+    fn end(mut self) -> u64 {
         thread::sleep(2 * Duration::from_millis(WINDOW_MS) + Duration::from_secs(1));
         self.stop.store(true, Ordering::SeqCst);
         // The lateness, and a window.
-        self.writing.join().unwrap() - 750 - WINDOW_MS
+        self.writing.take().unwrap().join().unwrap() - 750 - WINDOW_MS
     }
 }
 
@@ -304,6 +340,46 @@ impl Group {
     }
 }
 
+/// What a test sees of the log. If it fails, what it saw last is shown: whether the program, the load or the
+/// test's own client stood still.
+struct Seen<'a> {
+    log: &'a KafkaLog,
+    topics: Topics,
+    answer: Mutex<Result<u64, LogError>>,
+}
+
+impl<'a> Seen<'a> {
+    fn of(log: &'a KafkaLog, prefix: &str) -> Self {
+        Self {
+            log,
+            topics: topics(prefix),
+            answer: Mutex::new(Ok(0)),
+        }
+    }
+
+    /// The end of the progress: it grows with every commit.
+    fn commits(&self) -> u64 {
+        let answer = self.log.offsets(&self.topics.progress(), 0);
+        let answer = answer.map(|kept| kept.end);
+        self.answer.lock().unwrap().clone_from(&answer);
+        answer.unwrap_or(0)
+    }
+}
+
+impl Drop for Seen<'_> {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        println!("the progress ended at {:?}", self.answer.lock());
+        for topic in [self.topics.reactions(), self.topics.windows()] {
+            let partitions = self.log.partitions(&topic);
+            let ends = (0..partitions.unwrap_or(0)).map(|it| self.log.offsets(&topic, it));
+            println!("{topic} holds {:?}", ends.collect::<Vec<_>>());
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Kill,
@@ -322,10 +398,8 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     let log = connect(&brokers);
     let load = Load::start(&brokers, &prefix, 4, seed);
     let group = Group::start(dir.path(), &brokers, &prefix, 2, 3, seed);
-    let commits = || {
-        log.offsets(&topics(&prefix).progress(), 0)
-            .map_or(0, |kept| kept.end)
-    };
+    let seen = Seen::of(&log, &prefix);
+    let commits = || seen.commits();
     let committed_since = |before: u64| {
         until_within(LONG, "a commit", || (commits() > before).then_some(()));
     };
