@@ -134,8 +134,11 @@ pub(crate) fn stopping() -> Problem {
     Problem::unavailable("the service is stopping; nothing was kept, send it again")
 }
 
-/// 503: the log did not acknowledge what was to be stored.
+/// 503, or 413 for what the log never takes: the log did not acknowledge what was to be stored.
 pub(crate) fn not_stored(error: &LogError) -> Problem {
+    if let LogError::TooLarge { .. } = error {
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string());
+    }
     Problem::unavailable(match error {
         // The acknowledgement may be what was lost.
         LogError::TimedOut { detail } => format!(

@@ -39,15 +39,54 @@ use crate::{
     packed::Packed,
 };
 
-/// The most reactions of a record. At the longest users and rooms it has 240 bytes a reaction, and
+/// The most reactions of a record. At the longest users and rooms it has [`REACTION_BYTES`] a reaction, and
 /// Kafka takes records of 1,000,000 bytes unless told otherwise.
 const RECORD_REACTIONS: usize = 4000;
+
+/// The most bytes of a reaction in a batch, with the longest user and a room of its own.
+const REACTION_BYTES: u64 = 247;
+
+/// What Kafka, the header with the process's name, and the batch add to the reactions of a record that is sent by
+/// itself: 200 bytes at most.
+const OVERHEAD_BYTES: u64 = 256;
+
+/// What a topic takes as one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordLimit {
+    /// The most reactions, so that they fit whatever they are.
+    reactions: usize,
+    /// The most bytes of the batch itself.
+    bytes: u64,
+}
+
+impl RecordLimit {
+    /// Of a topic that takes so many bytes; `None` if not even one reaction fits always.
+    pub(crate) fn of(topic_bytes: u64) -> Option<Self> {
+        let bytes = topic_bytes.saturating_sub(OVERHEAD_BYTES);
+        let reactions = usize::try_from(bytes / REACTION_BYTES).unwrap_or(usize::MAX);
+        (reactions > 0).then(|| Self {
+            reactions: reactions.min(RECORD_REACTIONS),
+            bytes,
+        })
+    }
+}
+
+impl Default for RecordLimit {
+    /// What Kafka takes unless it is told otherwise.
+    fn default() -> Self {
+        Self {
+            reactions: RECORD_REACTIONS,
+            bytes: RECORD_REACTIONS as u64 * REACTION_BYTES,
+        }
+    }
+}
 
 /// Writes what the buffer holds.
 pub(crate) struct Flusher {
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) appender: Box<dyn Appender>,
     pub(crate) topic: String,
+    pub(crate) limit: RecordLimit,
     pub(crate) partitions: Arc<AtomicU32>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
@@ -112,9 +151,10 @@ impl Flusher {
             now_ms,
         };
         let mut rest = accepted.iter();
+        let most = self.limit.reactions;
         let flight = Flight::leave(self.health.clone(), self.metrics.clone());
         let mut beat = choice.beat;
-        for (at, share) in deal(accepted.len(), round.open.len(), turn) {
+        for (at, share) in deal(accepted.len(), round.open.len(), turn, most) {
             beat.retain(|partition| *partition != round.partition(at));
             let aboard = Aboard {
                 places: places.as_mut().and_then(|held| held.split(share)),
@@ -128,7 +168,7 @@ impl Flusher {
                 batch(rest.by_ref().take(share), now_ms),
             );
         }
-        for (at, reactions, aboard) in load(parcels, round.open.len(), turn) {
+        for (at, reactions, aboard) in load(parcels, round.open.len(), turn, most) {
             beat.retain(|partition| *partition != round.partition(at));
             let record = flight.record(reactions.len(), aboard);
             self.send(&record, &round, at, batch(reactions.iter(), now_ms));
@@ -147,6 +187,15 @@ impl Flusher {
     /// Sends a record to the open partition at that place; if the log refuses it there at once, to the
     /// next.
     fn send(&self, record: &Arc<Record>, round: &Round, at: usize, batch: Bytes) {
+        let bytes = batch.len() as u64;
+        if bytes > self.limit.bytes {
+            // One request that waits: it is stored whole or not at all, and nothing else is in its record.
+            return record.lands(Err(LogError::TooLarge {
+                topic: self.topic.clone(),
+                bytes,
+                most: self.limit.bytes,
+            }));
+        }
         let mut refusal = None;
         for next in at..at + round.open.len() {
             let new = self.record(round.partition(next), batch.clone(), round.now_ms);
@@ -191,23 +240,34 @@ fn batch<'a>(reactions: impl Iterator<Item = ReactionRef<'a>>, now_ms: u64) -> B
     Batch::encode(base_ms, reactions).into()
 }
 
-/// Deals `count` reactions evenly to so many places, in shares of at most [`RECORD_REACTIONS`]. The places
-/// that get one more change with `turn`.
-fn deal(count: usize, places: usize, turn: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Deals `count` reactions evenly to so many places, in shares of at most `most`. The places that get one more
+/// change with `turn`.
+fn deal(
+    count: usize,
+    places: usize,
+    turn: usize,
+    most: usize,
+) -> impl Iterator<Item = (usize, usize)> {
     let (share, extra) = (count / places, count % places);
     let order = (0..places).map(move |step| (turn + step) % places);
     let sizes = repeat_n(share + 1, extra).chain(repeat_n(share, places - extra));
-    order.zip(sizes).flat_map(|(place, size)| {
-        let records = size.div_ceil(RECORD_REACTIONS);
+    order.zip(sizes).flat_map(move |(place, size)| {
+        let records = size.div_ceil(most);
         (0..records).map(move |record| {
-            let left = size - record * RECORD_REACTIONS;
-            (place, left.min(RECORD_REACTIONS))
+            let left = size - record * most;
+            (place, left.min(most))
         })
     })
 }
 
-/// Loads parcels into records, whole, in turn for each of so many places.
-fn load(parcels: Vec<Parcel>, places: usize, turn: usize) -> Vec<(usize, Packed, Aboard)> {
+/// Loads parcels into records, whole, in turn for each of so many places. Of several parcels a record holds
+/// `most` reactions together.
+fn load(
+    parcels: Vec<Parcel>,
+    places: usize,
+    turn: usize,
+    most: usize,
+) -> Vec<(usize, Packed, Aboard)> {
     let mut full = Vec::new();
     let mut loading: Vec<_> = (0..places)
         .map(|_| (Packed::default(), Aboard::default()))
@@ -215,7 +275,7 @@ fn load(parcels: Vec<Parcel>, places: usize, turn: usize) -> Vec<(usize, Packed,
     for (number, parcel) in parcels.into_iter().enumerate() {
         let place = (turn + number) % places;
         let (reactions, aboard) = &mut loading[place];
-        if reactions.len() + parcel.reactions.len() > RECORD_REACTIONS {
+        if reactions.len() > 0 && reactions.len() + parcel.reactions.len() > most {
             full.push((place, take(reactions), take(aboard)));
         }
         reactions.append(parcel.reactions);
@@ -240,16 +300,17 @@ mod tests {
         #[test]
         fn every_reaction_is_dealt_once_and_every_partition_gets_its_share(
             count in 0_usize..50_000, partitions in 1_usize..70, turn in 0_usize..1000,
+            most in 1..=RECORD_REACTIONS,
         ) {
-            let dealt: Vec<_> = deal(count, partitions, turn).collect();
+            let dealt: Vec<_> = deal(count, partitions, turn, most).collect();
             let mut shares = vec![0; partitions];
             for (partition, share) in &dealt {
-                prop_assert!((1..=RECORD_REACTIONS).contains(share));
+                prop_assert!((1..=most).contains(share));
                 shares[*partition] += share;
             }
             prop_assert_eq!(shares.iter().sum::<usize>(), count);
             prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
-            if count <= RECORD_REACTIONS {
+            if count <= most {
                 prop_assert_eq!(dealt.len(), count.min(partitions), "one record a partition");
             }
         }
@@ -270,7 +331,7 @@ mod tests {
             }
             let (cargo, _) = buffer.take(Packed::default());
             prop_assert_eq!(cargo.count, sizes.iter().sum::<usize>());
-            let records = load(cargo.parcels, places, turn);
+            let records = load(cargo.parcels, places, turn, RECORD_REACTIONS);
             let mut held = 0;
             for (place, reactions, aboard) in &records {
                 prop_assert!(*place < places);
@@ -291,7 +352,7 @@ mod tests {
 
     #[test]
     fn single_reactions_go_round_all_partitions() {
-        let taken = |turn| deal(1, 4, turn).next().unwrap().0;
+        let taken = |turn| deal(1, 4, turn, RECORD_REACTIONS).next().unwrap().0;
         assert_eq!(
             (1..=8).map(taken).collect::<Vec<_>>(),
             [1, 2, 3, 0, 1, 2, 3, 0]
@@ -299,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_record_is_one_that_kafka_takes_by_default() {
+    fn the_largest_record_of_each_limit_is_one_that_the_topic_takes() {
         let emojis: Vec<Emoji> = Emoji::all().collect();
         let reaction = |at: usize| Reaction {
             user: UserId::new(&"u".repeat(128)).unwrap(),
@@ -308,7 +369,22 @@ mod tests {
             at_ms: at as u64,
         };
         let reactions: Vec<Reaction> = (0..RECORD_REACTIONS).map(reaction).collect();
-        let bytes = batch(reactions.iter().map(Into::into), RECORD_REACTIONS as u64).len();
-        assert!(bytes < 990_000, "{bytes}");
+        let bytes =
+            |count: usize| batch(reactions.iter().take(count).map(Into::into), RECORD_REACTIONS as u64).len() as u64;
+        assert!(bytes(RECORD_REACTIONS) < 990_000);
+        for topic_bytes in [
+            OVERHEAD_BYTES + REACTION_BYTES,
+            1000,
+            10_000,
+            500_000,
+            1_048_588,
+        ] {
+            let limit = RecordLimit::of(topic_bytes).unwrap();
+            assert!(
+                bytes(limit.reactions) <= limit.bytes,
+                "{topic_bytes}: {limit:?}"
+            );
+        }
+        assert_eq!(RecordLimit::of(OVERHEAD_BYTES + REACTION_BYTES - 1), None);
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     buffer::Buffer,
     config::{ACCEPTED_TIMEOUT, Config, PARTITIONS_EVERY},
-    flush::Flusher,
+    flush::{Flusher, RecordLimit},
     handler::Service,
     health::Health,
     instance,
@@ -60,6 +60,16 @@ pub enum StartError {
     /// The log is not there.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The topic does not take a record of one reaction.
+    #[error(
+        "topic {topic} takes records of {bytes} bytes at most, which a reaction may exceed; raise its max.message.bytes (`emostream topics check` prints the command)"
+    )]
+    SmallRecords {
+        /// The topic's name.
+        topic: String,
+        /// The most bytes.
+        bytes: u64,
+    },
     /// The registry holds an ingest already.
     #[error("the ingest's metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -75,7 +85,11 @@ impl Ingest {
         readiness: &Readiness,
     ) -> Result<Self, StartError> {
         let topic = config.topics.reactions();
-        let (count, appender) = open(log.clone(), topic.clone()).await?;
+        let Opened {
+            partitions: count,
+            appender,
+            limit,
+        } = open(log.clone(), topic.clone()).await?;
         let buffer = Arc::new(Buffer::new(
             config.buffer_reactions,
             config.flush_count,
@@ -90,6 +104,7 @@ impl Ingest {
             buffer: buffer.clone(),
             appender,
             topic: topic.clone(),
+            limit,
             partitions: partitions.clone(),
             health: health.clone(),
             metrics: metrics.clone(),
@@ -166,13 +181,53 @@ impl Drop for Ingest {
     }
 }
 
-/// Asks the log what has to be known before a port is served. The log may wait for a broker.
-async fn open(log: Arc<dyn Log>, topic: String) -> Result<(u32, Box<dyn Appender>), LogError> {
-    let appender = move || Ok((log.partitions(&topic)?, log.appender(ACCEPTED_TIMEOUT)?));
+/// What has to be known of the log before a port is served.
+struct Opened {
+    partitions: u32,
+    appender: Box<dyn Appender>,
+    limit: RecordLimit,
+}
+
+/// Asks the log, which may wait for a broker.
+async fn open(log: Arc<dyn Log>, topic: String) -> Result<Opened, StartError> {
     let ending = || LogError::Refused("the process is ending".to_owned());
-    spawn_blocking(appender)
-        .await
-        .unwrap_or_else(|_| Err(ending()))
+    let opened = spawn_blocking(move || open_now(&*log, &topic)).await;
+    opened.unwrap_or_else(|_| Err(ending().into()))
+}
+
+fn open_now(log: &dyn Log, topic: &str) -> Result<Opened, StartError> {
+    let partitions = log.partitions(topic)?;
+    let topic_bytes = match log.describe(topic) {
+        Ok(described) => described.max_record_bytes,
+        Err(
+            error @ (LogError::Unreachable { .. }
+            | LogError::Advertised { .. }
+            | LogError::UnknownTopic { .. }),
+        ) => {
+            return Err(error.into());
+        }
+        // A team may not let an ingest read settings, and hardly any topic takes less than by default.
+        Err(error) => {
+            tracing::warn!(%error, "how large a record may be is not known; Kafka's default is assumed");
+            None
+        }
+    };
+    let Some(bytes) = topic_bytes else {
+        return Ok(Opened {
+            partitions,
+            appender: log.appender(ACCEPTED_TIMEOUT)?,
+            limit: RecordLimit::default(),
+        });
+    };
+    let limit = RecordLimit::of(bytes).ok_or_else(|| StartError::SmallRecords {
+        topic: topic.to_owned(),
+        bytes,
+    })?;
+    Ok(Opened {
+        partitions,
+        appender: log.bounded_appender(ACCEPTED_TIMEOUT, bytes)?,
+        limit,
+    })
 }
 
 /// Looks now and then whether the topic has more partitions.

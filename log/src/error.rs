@@ -16,6 +16,16 @@ pub enum LogError {
         /// What the client library says.
         detail: String,
     },
+    /// A broker answered, and none of those that it names is reached.
+    #[error(
+        "Kafka at {brokers} answers, but the brokers that it names do not ({detail}); check their advertised.listeners, and that this host knows those names"
+    )]
+    Advertised {
+        /// The brokers as configured.
+        brokers: String,
+        /// Which brokers, and why.
+        detail: String,
+    },
     /// There is no such topic.
     #[error(
         "topic {topic} does not exist; create it with `emostream topics create --partitions N` and the same --kafka and --topic-prefix"
@@ -43,6 +53,18 @@ pub enum LogError {
         offset: u64,
         /// The first offset kept.
         start: u64,
+    },
+    /// The record is larger than the topic takes.
+    #[error(
+        "a record of {bytes} bytes is larger than topic {topic} takes ({most}); send fewer reactions at once, or raise the topic's max.message.bytes"
+    )]
+    TooLarge {
+        /// The topic's name.
+        topic: String,
+        /// The record's bytes.
+        bytes: u64,
+        /// The most that the topic takes.
+        most: u64,
     },
     /// The appender's queue is full.
     #[error("the log's queue is full; it takes more when the log has caught up")]

@@ -115,6 +115,17 @@ pub trait Log: Send + Sync {
     /// or right behind it may be in the log twice.
     fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError>;
 
+    /// An appender that sends at most `bytes` together, for a topic that takes no more: one record that is
+    /// larger is refused, but never others with it. A log that sends each record by itself has nothing to bound.
+    fn bounded_appender(
+        &self,
+        timeout: Duration,
+        bytes: u64,
+    ) -> Result<Box<dyn Appender>, LogError> {
+        let _ = bytes;
+        self.appender(timeout)
+    }
+
     /// The only live transactor of this id: returns once every older one is fenced and whatever it
     /// left unfinished is aborted. A commit that takes longer than `timeout` is aborted by the log.
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError>;

@@ -47,6 +47,8 @@ pub struct TopicDescription {
     pub deleted: Option<Deletion>,
     /// What dates its records, and how far in the future.
     pub timestamps: Timestamps,
+    /// A record, or what is sent together, of more bytes is refused. `None` where only memory is the limit.
+    pub max_record_bytes: Option<u64>,
 }
 
 /// What dates a topic's records.
@@ -92,6 +94,7 @@ impl TopicDescription {
             timestamps: Timestamps::Written {
                 max_ahead: spec.max_ahead,
             },
+            max_record_bytes: None,
         }
     }
 }

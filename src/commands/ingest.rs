@@ -111,6 +111,7 @@ impl IntakeFlags {
 pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Log(error) => error.into(),
+        StartError::SmallRecords { .. } => Failure::new(Exit::OtherSettings, error.to_string()),
         StartError::Metrics(error) => Failure::new(Exit::Defect, error.to_string()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    net::ToSocketAddrs,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
@@ -11,6 +12,7 @@ use std::{
 
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
 };
 
@@ -18,8 +20,12 @@ use super::{
     PATIENCE,
     config::{Config, signed},
     context::Events,
+    failure,
 };
 use crate::{Cleanup, Deletion, LogError, Timestamps, TopicSpec};
+
+/// Named so that the brokers are listed without every topic of the cluster; it need not exist.
+const ANY_TOPIC: &str = "__consumer_offsets";
 
 /// How often a new topic is asked for until it is known.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
@@ -43,8 +49,10 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
     let refused = |why: &dyn std::fmt::Display| {
         LogError::Refused(format!("topic {} cannot be created: {why}", spec.name))
     };
-    let answers =
-        wait_for(admin.create_topics([&topic], &options)).map_err(|error| refused(&error))?;
+    let answers = wait_for(admin.create_topics([&topic], &options)).map_err(|error| {
+        unanswered(config, &events, failure::code(&error), "CreateTopics")
+            .unwrap_or_else(|| refused(&error))
+    })?;
     for answer in answers {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -85,6 +93,7 @@ pub(super) struct Settings {
     pub(super) compacted: bool,
     pub(super) deleted: Option<Deletion>,
     pub(super) timestamps: Timestamps,
+    pub(super) max_record_bytes: Option<u64>,
 }
 
 /// Asks for the topic's settings, the brokers' defaults included.
@@ -99,13 +108,8 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
         ))
     };
     let answers = wait_for(admin.describe_configs(&wanted, &options)).map_err(|error| {
-        unanswered(
-            config,
-            &events,
-            error.rdkafka_error_code(),
-            "DescribeConfigs",
-        )
-        .unwrap_or_else(|| refused(&error))
+        unanswered(config, &events, failure::code(&error), "DescribeConfigs")
+            .unwrap_or_else(|| refused(&error))
     })?;
     let described = answers
         .into_iter()
@@ -135,6 +139,7 @@ fn read_settings(value: impl Fn(&str) -> Option<String>) -> Settings {
             after: number("retention.ms").map(Duration::from_millis),
             bytes: number("retention.bytes"),
         }),
+        max_record_bytes: number("max.message.bytes"),
         timestamps: timestamps(&value, number),
     }
 }
@@ -165,11 +170,38 @@ fn unanswered(
         code,
         Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut)
     );
-    silent.then(|| LogError::Unreachable {
-        brokers: config.brokers().to_owned(),
-        detail: events
+    let trouble = || {
+        events
             .last()
-            .unwrap_or_else(|| format!("no answer to {question}")),
+            .unwrap_or_else(|| format!("no answer to {question}"))
+    };
+    silent.then(|| failure::silence(config.brokers(), trouble()))
+}
+
+/// Fails if this host knows none of the brokers that the cluster names: everything but this answer comes from
+/// them, and each request would wait for its whole time.
+pub(super) fn check_advertised(
+    client: &BaseConsumer<Events>,
+    configured: &str,
+) -> Result<(), LogError> {
+    let Ok(metadata) = client.fetch_metadata(Some(ANY_TOPIC), PATIENCE) else {
+        // Whoever asks next says why.
+        return Ok(());
+    };
+    let mut unknown = Vec::new();
+    for broker in metadata.brokers() {
+        let (host, port) = (broker.host(), broker.port());
+        match (host, u16::try_from(port).unwrap_or_default()).to_socket_addrs() {
+            Ok(_) => return Ok(()),
+            Err(error) => unknown.push(format!("{host}:{port}: {error}")),
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(LogError::Advertised {
+        brokers: configured.to_owned(),
+        detail: unknown.join(", "),
     })
 }
 

@@ -18,6 +18,9 @@ pub(super) const REPLACE_EVERY: Duration = Duration::from_secs(10);
 /// A request that a broker has not answered by then is sent anew.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// What librdkafka sends together unless it is told otherwise.
+const LARGEST_BATCH: u64 = 1_000_000;
+
 /// How often a client that is always served says whether it has a broker; another would only gather
 /// what it says.
 const STATISTICS_MS: &str = "2000";
@@ -95,9 +98,14 @@ impl Config {
         self.settle(config)
     }
 
-    /// A producer whose records are acknowledged, or refused for good, within `timeout`.
-    pub(super) fn producer(&self, timeout: Duration) -> ClientConfig {
+    /// A producer whose records are acknowledged, or refused for good, within `timeout`, and which sends at
+    /// most so many bytes together.
+    pub(super) fn producer(&self, timeout: Duration, bytes: Option<u64>) -> ClientConfig {
         let mut config = self.writing(timeout);
+        if let Some(bytes) = bytes {
+            // A broker refuses all records of a batch that is larger than the topic takes.
+            config.set("batch.size", bytes.clamp(1, LARGEST_BATCH).to_string());
+        }
         config
             .set("statistics.interval.ms", STATISTICS_MS)
             // Where a record may take as long as it likes, a broker that does not answer may not: then

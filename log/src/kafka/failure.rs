@@ -21,7 +21,7 @@ pub(super) fn of(error: &KafkaError, topic: &str, partition: u32) -> Option<LogE
         | Code::Resolve
         | Code::WaitingForCoordinator => return None,
         _ if is_change_of_leader(error) => return None,
-        _ => LogError::Refused(error.to_string()),
+        _ => LogError::Refused(format!("{topic}/{partition}: {error}")),
     })
 }
 
@@ -58,10 +58,52 @@ pub(super) fn fences(code: Code) -> bool {
     )
 }
 
-/// librdkafka's code, which [`KafkaError`] gives for all but transactions.
+/// What it means that nothing answered: `trouble` is what librdkafka reported last. It begins with the broker
+/// that it is about: `host:port/bootstrap`, or `host:port/7` for one that another broker named.
+pub(super) fn silence(brokers: &str, trouble: String) -> LogError {
+    let about = trouble
+        .split(": ")
+        .next()
+        .and_then(|it| it.rsplit_once('/'));
+    let named = about.is_some_and(|(address, id)| {
+        let configured = brokers.split(',').any(|broker| broker.trim() == address);
+        id.parse::<u32>().is_ok() && !configured
+    });
+    let (brokers, detail) = (brokers.to_owned(), trouble);
+    match named {
+        true => LogError::Advertised { brokers, detail },
+        false => LogError::Unreachable { brokers, detail },
+    }
+}
+
+/// librdkafka's code, which [`KafkaError`] gives for all but administration.
 pub(super) fn code(error: &KafkaError) -> Option<Code> {
     match error {
-        KafkaError::Transaction(error) => Some(error.code()),
+        KafkaError::AdminOp(code) => Some(*code),
         other => other.rdkafka_error_code(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_blamed_on_the_broker_that_is_silent() {
+        let named = "kafka-0.invalid:9092/1: Failed to resolve 'kafka-0.invalid:9092': unknown";
+        let error = silence("127.0.0.1:9092", named.to_owned());
+        assert!(matches!(error, LogError::Advertised { .. }), "{error}");
+        assert!(
+            error.to_string().contains("kafka-0.invalid:9092"),
+            "{error}"
+        );
+        for own in [
+            "127.0.0.1:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: refused",
+            "127.0.0.1:9092/1: Disconnected",
+            "nothing came within 8s",
+        ] {
+            let error = silence("a:1, 127.0.0.1:9092", own.to_owned());
+            assert!(matches!(error, LogError::Unreachable { .. }), "{error}");
+        }
     }
 }

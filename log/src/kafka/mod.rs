@@ -116,6 +116,7 @@ impl KafkaLog {
                     .unwrap_or_else(|| format!("nothing came within {PATIENCE:?}")),
             });
         };
+        admin::check_advertised(&client, config.brokers())?;
         context.connected();
         // Its errors are those of the other client, which reports them.
         let uncommitted: BaseConsumer<Events> =
@@ -260,6 +261,7 @@ impl Log for KafkaLog {
             compacted: settings.compacted,
             deleted: settings.deleted,
             timestamps: settings.timestamps,
+            max_record_bytes: settings.max_record_bytes,
         })
     }
 
@@ -352,12 +354,22 @@ impl Log for KafkaLog {
     }
 
     fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
-        let settings = self.config.producer(timeout);
+        let settings = self.config.producer(timeout, None);
         Ok(Box::new(KafkaAppender::open(
             &self.config,
             settings,
             timeout,
         )?))
+    }
+
+    fn bounded_appender(
+        &self,
+        timeout: Duration,
+        bytes: u64,
+    ) -> Result<Box<dyn Appender>, LogError> {
+        let settings = self.config.producer(timeout, Some(bytes));
+        let opened = KafkaAppender::open(&self.config, settings, timeout)?;
+        Ok(Box::new(opened))
     }
 
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {

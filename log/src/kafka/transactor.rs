@@ -8,6 +8,7 @@
 //! A transaction that its owner drops before its end is aborted: readers would wait for its timeout.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -38,6 +39,9 @@ const PAUSE: Duration = Duration::from_micros(500);
 /// that is away will hear of it from the next transactor anyway.
 const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a transaction that failed waits to learn whether its topics still exist.
+const METADATA_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What a single broker with Kafka's default settings lacks; it answers such a request with silence.
 const ONE_BROKER_HINT: &str = "on a cluster of one broker, set offsets.topic.replication.factor, transaction.state.log.replication.factor and transaction.state.log.min.isr to 1";
 
@@ -46,6 +50,8 @@ pub(super) struct KafkaTransactor {
     failures: Failures,
     id: String,
     timeout: Duration,
+    /// Where the records of the open transaction go: as many as there are topics.
+    topics: BTreeSet<String>,
     /// Whether a transaction has begun and not ended.
     open: bool,
     failed: bool,
@@ -113,6 +119,7 @@ impl KafkaTransactor {
             failures,
             id: id.to_owned(),
             timeout,
+            topics: BTreeSet::new(),
             open: false,
             failed: false,
         };
@@ -137,8 +144,12 @@ impl KafkaTransactor {
                 .begin_transaction()
                 .map_err(|error| self.why(&error))?;
             self.open = true;
+            self.topics.clear();
         }
         for record in records {
+            if !self.topics.contains(&record.topic) {
+                self.topics.insert(record.topic.clone());
+            }
             self.send(record, until)?;
         }
         // What was delivered is forgotten; what failed is found at the end.
@@ -151,8 +162,9 @@ impl KafkaTransactor {
         self.try_write(records)?;
         while self.producer.in_flight_count() > 0 && !self.failures.any() {
             if Instant::now() >= until {
+                let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
                 return Err(LogError::TimedOut {
-                    detail: "the transaction's records".to_owned(),
+                    detail: format!("the transaction's records of {}", topics.join(", ")),
                 });
             }
             self.serve();
@@ -231,11 +243,34 @@ impl KafkaTransactor {
             _ if fenced => LogError::Fenced {
                 id: self.id.clone(),
             },
+            LogError::Refused(_) | LogError::TimedOut { .. } | LogError::Aborted { .. }
+                if let Some(deleted) = self.deleted_topic() =>
+            {
+                deleted
+            }
             LogError::Refused(detail) | LogError::TimedOut { detail } => {
                 LogError::Aborted { detail }
             }
             first => first,
         }
+    }
+
+    /// The topic that records could not be written to because it is gone, if there is one. librdkafka keeps
+    /// such records until their time is over, and says of them only that it was.
+    fn deleted_topic(&self) -> Option<LogError> {
+        let client = self.producer.client();
+        for topic in &self.topics {
+            // A cluster that is away is another reason.
+            let metadata = client.fetch_metadata(Some(topic), METADATA_PATIENCE).ok()?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let code = found.and_then(|found| found.error());
+            if code.map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::UnknownTopicOrPartition) {
+                return Some(LogError::UnknownTopic {
+                    topic: topic.clone(),
+                });
+            }
+        }
+        None
     }
 }
 

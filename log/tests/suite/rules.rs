@@ -137,6 +137,7 @@ pub(crate) fn a_topic_is_described_as_it_was_made(stage: &Stage) {
                 Some(_) => Timestamps::Written { max_ahead },
                 None => described.timestamps,
             },
+            max_record_bytes: described.max_record_bytes,
             ..TopicDescription::of(&made)
         };
         assert_eq!(described, expected);

@@ -130,6 +130,7 @@ impl From<WireDescription> for TopicDescription {
             timestamps: Timestamps::Written {
                 max_ahead: topic.max_ahead_ms.map(Duration::from_millis),
             },
+            max_record_bytes: None,
         }
     }
 }
