@@ -152,7 +152,6 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
             with_kafka(&["topics", "create", "--partitions", "0"]),
             "--partitions",
         ),
-        (with_kafka(&["topics", "create"]), "--partitions"),
         (vec!["topics", "check", "--data", "/no/such/dir"], "--data"),
         (with_kafka(&["inspect", "windows", "--data", "d"]), "--data"),
         (with_kafka(&["up", "--data", "d"]), "--data"),
@@ -347,6 +346,24 @@ fn a_server_away_is_69() {
         69,
         &["--url", url],
     );
+}
+
+#[test]
+fn brokers_of_unknown_hosts_are_69_and_named_instead_of_the_one_that_answered() {
+    let broker = harness::kafka::Broker::start_at_an_unknown_host();
+    let address = broker.address();
+    let store = ["--kafka", address.as_str()];
+    let listen = ["--listen", "127.0.0.1:0"];
+    for command in [
+        &["topics", "check"][..],
+        &["dataflow"],
+        &["inspect", "windows"],
+        &[&["up"][..], &listen].concat(),
+    ] {
+        let arguments = [command, &store].concat();
+        let words = ["kafka-0.no-such-host.invalid", "advertised.listeners"];
+        refused(&arguments, 69, &words);
+    }
 }
 
 #[test]

@@ -17,6 +17,9 @@ use harness::{
 };
 use serde_json::{Value, json};
 
+/// An end takes a second at most, and a busy machine some more; waiting for a broker takes 8 s.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
 /// Runs it, and gives its exit code and what it printed.
 fn ran(arguments: &[&str]) -> (i32, String) {
     let output = node::run(arguments);
@@ -344,6 +347,114 @@ fn the_page_of_metrics_names_what_is_served() {
 }
 
 #[test]
+fn a_deleted_result_topic_is_named_by_readiness_and_by_the_last_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (brokers, prefix) = (kafka::brokers(), unique("deleted"));
+    let log = dir.path().join("log");
+    let up = ["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let store = [
+        "--kafka",
+        brokers.as_str(),
+        "--topic-prefix",
+        prefix.as_str(),
+    ];
+    let node = Node::start(&[&up[..], &store].concat(), &log);
+    let admin = node.admin();
+    until("ready", || {
+        (http::get(&admin, "/readyz").unwrap().status == 200).then_some(())
+    });
+    let windows = format!("{prefix}.windows");
+    kafka::delete_topic(&brokers, &windows);
+    let reason = until("not ready", || {
+        let answer = http::get(&admin, "/readyz").unwrap();
+        (answer.status == 503).then_some(answer.body)
+    });
+    contains(&reason, &[&windows, "does not exist"]);
+    // What was counted now has no place to go.
+    let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
+    for _ in 0..2 {
+        http::post(&node.address, "/v1/reactions", &body).unwrap();
+    }
+    assert_eq!(node.ended().code(), Some(75));
+    let said = std::fs::read_to_string(&log).unwrap();
+    contains(said.lines().last().unwrap(), &[&windows, "does not exist"]);
+}
+
+#[test]
+fn a_topic_that_takes_small_records_costs_no_reaction() {
+    const SENT: u64 = 20 * 500;
+    let dir = tempfile::tempdir().unwrap();
+    let (brokers, prefix) = (kafka::brokers(), unique("small"));
+    let reactions = format!("{prefix}.reactions");
+    kafka::create_topic_of_small_records(&brokers, &reactions, 5000);
+    let store = [
+        "--kafka",
+        brokers.as_str(),
+        "--topic-prefix",
+        prefix.as_str(),
+    ];
+    let start = [
+        "ingest",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ];
+    let node = Node::start(&[&start[..], &store].concat(), &dir.path().join("log"));
+    // The longest users, so that a flush is as large as it can be.
+    let array = |count: u64| {
+        let reaction = |n: u64| json!({"user_id": format!("{n:u>128}"), "emoji_type": "🔥"});
+        Value::from((0..count).map(reaction).collect::<Vec<_>>()).to_string()
+    };
+    for _ in 0..20 {
+        let answer = http::post(&node.address, "/v1/reactions", &array(500)).unwrap();
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    // A request that waits is stored whole or not at all: one that fits, and one that never does.
+    let stored = "/v1/reactions?wait=stored";
+    let answer = http::post(&node.address, stored, &array(10)).unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let answer = http::post(&node.address, stored, &array(500)).unwrap();
+    assert_eq!(answer.status, 413, "{answer:?}");
+    contains(&answer.body, &[&reactions, "max.message.bytes"]);
+    let outcome = |name: &str| {
+        let metrics = http::get(&node.admin(), "/metrics").unwrap().body;
+        let series = format!("emostream_ingest_reactions_total{{outcome=\"{name}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+        value.unwrap().parse::<u64>().unwrap()
+    };
+    until("all are stored", || {
+        (outcome("stored") == SENT + 10).then_some(())
+    });
+    assert_eq!((outcome("lost"), outcome("refused")), (0, 500));
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+
+    node::output(&[&["topics", "create"][..], &store].concat());
+    let (code, said) = ran(&[&["topics", "check"][..], &store].concat());
+    assert_eq!(code, 1, "{said}");
+    contains(
+        &said,
+        &["max.message.bytes=1048588", "1 of 7 topics differs"],
+    );
+}
+
+#[test]
+fn a_topic_that_takes_no_reaction_is_78() {
+    let (brokers, prefix) = (kafka::brokers(), unique("tiny"));
+    kafka::create_topic_of_small_records(&brokers, &format!("{prefix}.reactions"), 300);
+    let store = [
+        "--kafka",
+        brokers.as_str(),
+        "--topic-prefix",
+        prefix.as_str(),
+    ];
+    let start = ["ingest", "--listen", "127.0.0.1:0", "--admin", "off"];
+    let (code, said) = ran(&[&start[..], &store].concat());
+    assert_eq!(code, 78, "{said}");
+    contains(&said, &["300 bytes", "max.message.bytes"]);
+}
+
+#[test]
 fn readiness_tells_of_an_outage_of_kafka_and_of_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let broker = kafka::Broker::start();
@@ -379,4 +490,10 @@ fn readiness_tells_of_an_outage_of_kafka_and_of_its_end() {
         until("ready again", || ready(admin).ok());
         assert!(node.runs());
     }
+    // Nothing is left to do that a log which is away could keep a process from ending.
+    broker.signal("STOP");
+    for (node, _) in roles {
+        assert_eq!(node.stop(AT_ONCE).code(), Some(0));
+    }
+    broker.signal("CONT");
 }

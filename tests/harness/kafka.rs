@@ -43,6 +43,15 @@ impl Broker {
         broker
     }
 
+    /// One that tells its clients to come to a host that nobody knows.
+    pub fn start_at_an_unknown_host() -> Broker {
+        let broker = Broker::on_a_free_port();
+        let arguments = ["start", text(broker.dir.path()), &broker.port];
+        let host = ("KAFKA_ADVERTISED_HOST", "kafka-0.no-such-host.invalid");
+        run(Command::new(SCRIPT).args(arguments).env(host.0, host.1));
+        broker
+    }
+
     /// One that can write no file beyond so many KB until it comes back: what is beyond fails as on a full
     /// disk.
     pub fn start_with_room_for(file_kb: u32) -> Broker {
@@ -130,6 +139,14 @@ pub fn add_partitions(brokers: &str, topic: &str, partitions: u32) {
         "--partitions",
         &partitions,
     ]);
+}
+
+/// Makes `topic` with two partitions that take no record of more bytes, with Kafka's own tool.
+pub fn create_topic_of_small_records(brokers: &str, topic: &str, bytes: u32) {
+    let port = brokers.rsplit_once(':').unwrap().1;
+    let limit = format!("max.message.bytes={bytes}");
+    let create = ["topics", port, "--create", "--topic", topic];
+    script(&[&create[..], &["--partitions", "2", "--config", &limit]].concat());
 }
 
 /// Deletes `topic`, with Kafka's own tool.

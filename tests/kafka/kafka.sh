@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A real Apache Kafka for the tests: fetched by Maven, one KRaft broker, gone afterwards.
+# KAFKA_ADVERTISED_HOST: where clients are told to come to, 127.0.0.1 by default.
 # KAFKA_FILE_KB: the most kilobytes of a file that a broker writes; what is beyond fails as on a full disk.
 # KAFKA_SESSION_TIMEOUT_MS: how long the broker may be silent, 2000 by default; a bench that keeps every
 # core busy needs more, or the broker counts as dead.
@@ -77,7 +78,7 @@ SETTINGS
     fi
     cat <<SETTINGS
 controller.quorum.voters=1@127.0.0.1:$3
-advertised.listeners=PLAINTEXT://127.0.0.1:$2
+advertised.listeners=PLAINTEXT://${KAFKA_ADVERTISED_HOST:-127.0.0.1}:$2
 controller.listener.names=CONTROLLER
 log.dirs=$1/data
 num.partitions=1

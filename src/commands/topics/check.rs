@@ -6,12 +6,15 @@
 //!  log ───┘
 //! ```
 
+use std::{collections::BTreeSet, fmt};
+
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use emostream_log::{Cleanup, Log, LogError, Timestamps, TopicDescription, TopicSpec};
 use emostream_model::Topics;
 use indicatif::BinaryBytes;
 
+use super::COMMON_PARTITIONS;
 use crate::{
     exit::{Exit, Failure},
     output,
@@ -20,8 +23,9 @@ use crate::{
     values::span,
 };
 
-/// Partitions for who has not said how many: room for a few hosts.
-const COMMON_PARTITIONS: u32 = 8;
+/// The largest record that a topic must take: what Kafka takes by default. A flush, the totals of a room with
+/// every emoji, or a rejected record with its headers may be as large.
+const RECORD_BYTES: u64 = 1_048_588;
 
 /// With fewer brokers, copies would share one.
 const BROKERS_FOR_COPIES: u32 = 3;
@@ -79,29 +83,23 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     };
     let log = flags.store.open_for_reading()?;
     let mut rows = Vec::new();
-    let mut said = String::new();
-    let mut wrong = 0;
+    let mut advice = Advice::default();
     let (mut topics, mut missing) = (0, 0);
     for spec in topics::specs(&names, flags.partitions.unwrap_or(1), home) {
         let found = describe(&*log, &spec.name)?;
         let differences = wanted.differences(&spec, found.as_ref());
         rows.push(row(&spec.name, found.as_ref(), &differences));
         (topics, missing) = (topics + 1, missing + usize::from(found.is_none()));
-        for difference in differences {
-            wrong += usize::from(!difference.hint);
-            let Difference { mend, command, .. } = difference;
-            let typed = command.map_or(String::new(), |command| format!(":\n    {command}"));
-            said += &format!("\n{}: {mend}{typed}\n", spec.name);
-        }
+        advice.add(&spec.name, differences);
     }
-    if missing == topics {
-        // The same sentence for each of them would say less.
-        said = format!(
+    let said = match missing == topics {
+        true => format!(
             "\nnone of the topics '{}.…' exists here yet; this makes them (as many partitions as workers will ever share):\n    {}\n",
             names.prefix(),
             wanted.create()
-        );
-    }
+        ),
+        false => advice.to_string(),
+    };
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -109,13 +107,79 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         .set_header(["topic", "partitions", "copies", "kept", "differs"])
         .add_rows(rows);
     output::quietly(output::print(&format!("{table}\n{said}")))?;
-    match wrong {
+    match advice.wrong.len() {
         0 => Ok(()),
-        1 => Err(Failure::new(Exit::Mismatch, "one thing differs; see above")),
-        _ => Err(Failure::new(
-            Exit::Mismatch,
-            format!("{wrong} things differ; see above"),
-        )),
+        wrong => {
+            let verb = if wrong == 1 { "differs" } else { "differ" };
+            let sentence =
+                format!("{wrong} of {topics} topics {verb} from what is needed; see above");
+            Err(Failure::new(Exit::Mismatch, sentence))
+        }
+    }
+}
+
+/// What to do about all topics: topics for which the sentence is the same share it.
+#[derive(Default)]
+struct Advice {
+    paragraphs: Vec<Paragraph>,
+    /// Topics with a difference that has to be mended.
+    wrong: BTreeSet<String>,
+}
+
+struct Paragraph {
+    mend: String,
+    hint: bool,
+    topics: Vec<String>,
+    commands: Vec<String>,
+}
+
+impl Advice {
+    fn add(&mut self, topic: &str, differences: Vec<Difference>) {
+        for Difference {
+            mend,
+            command,
+            hint,
+            ..
+        } in differences
+        {
+            if !hint {
+                self.wrong.insert(topic.to_owned());
+            }
+            let same = |it: &Paragraph| it.mend == mend && it.hint == hint;
+            let at = self.paragraphs.iter().position(same).unwrap_or_else(|| {
+                self.paragraphs.push(Paragraph {
+                    mend,
+                    hint,
+                    topics: Vec::new(),
+                    commands: Vec::new(),
+                });
+                self.paragraphs.len() - 1
+            });
+            let paragraph = &mut self.paragraphs[at];
+            paragraph.topics.push(topic.to_owned());
+            let new = command.filter(|command| !paragraph.commands.contains(command));
+            paragraph.commands.extend(new);
+        }
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Paragraph {
+            mend,
+            hint,
+            topics,
+            commands,
+        } in &self.paragraphs
+        {
+            let optional = if *hint { "(may stay so) " } else { "" };
+            let colon = if commands.is_empty() { "" } else { ":" };
+            writeln!(f, "\n{}: {optional}{mend}{colon}", topics.join(", "))?;
+            for command in commands {
+                writeln!(f, "    {command}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -165,9 +229,10 @@ impl Wanted<'_> {
         };
         let mut differences = Vec::new();
         differences.extend(self.partitions(spec, found));
-        differences.extend(self.replication(spec, found));
+        differences.extend(self.replication(found));
         differences.extend(self.cleanup(spec, found));
         differences.extend(self.max_ahead(spec, found));
+        differences.extend(self.record_bytes(spec, found));
         differences
     }
 
@@ -237,14 +302,14 @@ impl Wanted<'_> {
         })
     }
 
-    fn replication(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
+    fn replication(&self, found: &TopicDescription) -> Option<Difference> {
         let has = found.replication;
         let (wants, hint) = match self.replication {
             Some(wants) if has < wants => (wants, false),
             None if has == 1 && found.brokers >= BROKERS_FOR_COPIES => (BROKERS_FOR_COPIES, true),
             _ => return None,
         };
-        let (name, brokers) = (&spec.name, found.brokers);
+        let brokers = found.brokers;
         if brokers < wants {
             return Some(Difference {
                 what: format!("copies: {has}, not {wants}"),
@@ -261,7 +326,7 @@ impl Wanted<'_> {
         Some(Difference {
             what: format!("copies: {has}, not {wants}"),
             mend: format!(
-                "with {has} of {wants} copies it is lost with its broker; name {wants} brokers as the replicas of each partition of {name} in FILE (Kafka's manual: increasing the replication factor)"
+                "with {has} of {wants} copies it is lost with its broker; name {wants} brokers as the replicas of each of its partitions in FILE (Kafka's manual: increasing the replication factor)"
             ),
             command,
             hint,
@@ -337,6 +402,18 @@ impl Wanted<'_> {
         );
         let setting = format!("message.timestamp.after.max.ms={}", wants.as_millis());
         Some(self.setting(spec, format!("takes {takes}"), mend, &setting))
+    }
+
+    fn record_bytes(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
+        let takes = found
+            .max_record_bytes
+            .filter(|takes| *takes < RECORD_BYTES)?;
+        let mend = format!(
+            "records of more than {} are refused: an ingest splits a flush to fit, the dataflow cannot split a result; Kafka's own default does for all",
+            BinaryBytes(takes)
+        );
+        let setting = format!("max.message.bytes={RECORD_BYTES}");
+        Some(self.setting(spec, "records too small".to_owned(), mend, &setting))
     }
 
     /// A difference that a setting of the topic mends.
@@ -417,7 +494,7 @@ mod tests {
     #[test]
     fn each_difference_names_the_command_that_mends_it() {
         type Change = fn(&mut TopicDescription);
-        let cases: [(&str, Change, &str); 8] = [
+        let cases: [(&str, Change, &str); 9] = [
             (
                 "reactions",
                 |t| t.timestamps = Timestamps::Written { max_ahead: None },
@@ -450,6 +527,11 @@ mod tests {
                 |t| t.partitions = 4,
                 "--delete --topic emostream.progress",
             ),
+            (
+                "windows",
+                |t| t.max_record_bytes = Some(10_000),
+                "--add-config max.message.bytes=1048588",
+            ),
             ("live", |t| t.brokers = 3, "kafka-reassign-partitions.sh"),
         ];
         for (topic, change, command) in cases {
@@ -479,6 +561,32 @@ mod tests {
             t.timestamps = Timestamps::WrittenWithoutLimit
         });
         assert!(old[0].mend.contains("3.6"), "{old:?}");
+    }
+
+    #[test]
+    fn topics_that_differ_alike_share_a_sentence_and_topics_are_what_is_counted() {
+        let names = Topics::default();
+        let mut advice = Advice::default();
+        for spec in specs(&names) {
+            let mut found = TopicDescription::of(&spec);
+            found.brokers = 3;
+            if spec.name == names.reactions() {
+                found.timestamps = Timestamps::Written { max_ahead: None };
+                found.partitions = 2;
+            }
+            advice.add(&spec.name, wanted(&names).differences(&spec, Some(&found)));
+        }
+        let said = advice.to_string();
+        assert_eq!(said.matches("with 1 of 3 copies").count(), 1, "{said}");
+        assert!(
+            said.contains("emostream.windows, emostream.totals"),
+            "{said}"
+        );
+        assert_eq!(
+            advice.wrong.len(),
+            1,
+            "two things to mend in one topic: {said}"
+        );
     }
 
     #[test]

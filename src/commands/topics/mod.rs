@@ -11,6 +11,9 @@ use crate::{
     topics::{self, Home},
 };
 
+/// Partitions unless it is said how many: room for a few hosts.
+const COMMON_PARTITIONS: u32 = 8;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Create the topics that do not exist yet
@@ -26,7 +29,8 @@ pub(crate) struct Create {
     #[command(flatten)]
     topics: TopicFlags,
     /// Partitions of each topic (the progress topic has one): as many as workers will ever share
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = COMMON_PARTITIONS)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: u32,
     /// Copies of each partition: 3 on a cluster that must not lose any
     #[arg(long, value_name = "N", default_value_t = 1)]
