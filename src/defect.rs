@@ -1,16 +1,13 @@
 //! A panic is a defect of this program, and ends all of it: a service with a dead thread lies.
 
-use std::{io::Write, panic::PanicHookInfo};
+use std::panic::PanicHookInfo;
 
-use crate::exit::Exit;
+use crate::{exit::Exit, logging::LogFormat};
 
-/// From now on a panic on any thread logs where and why, and exits with 70.
-pub(crate) fn end_the_process_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        let line = describe(panic);
-        tracing::error!("{line}");
-        // Not eprintln!, which would panic once more if standard error is gone.
-        let _ = writeln!(std::io::stderr(), "emostream: {line}");
+/// From now on a panic on any thread prints where and why, and exits with 70.
+pub(crate) fn end_the_process_on_panic(format: LogFormat) {
+    std::panic::set_hook(Box::new(move |panic| {
+        format.print_end(&describe(panic), Exit::Defect as i32);
         std::process::exit(Exit::Defect as i32);
     }));
 }
@@ -39,7 +36,7 @@ mod tests {
     #[test]
     fn a_panic_on_any_thread_ends_the_whole_process_with_70_and_one_line() {
         if std::env::var_os(PANIC_HERE).is_some() {
-            super::end_the_process_on_panic();
+            super::end_the_process_on_panic(crate::logging::LogFormat::Text);
             let _ = std::thread::spawn(|| panic!("no such\nwindow")).join();
             std::thread::park();
         }

@@ -1,11 +1,29 @@
 //! From arguments and environment to flags: every flag reads `EMOSTREAM_<FLAG>` too, and a mistake is
 //! one line.
+//!
+//! Invariants: an empty variable is not set. No variable has two meanings: where a flag of a tool means
+//! something else than the same flag of a server, its variable begins with the tool's name.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
-use clap::{ArgMatches, Command as Parser, CommandFactory, Error, error::ErrorKind};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command as Parser, CommandFactory, Error, error::ErrorKind,
+};
 
 use crate::commands::Command;
+
+/// The tools whose variables begin with their name: `EMOSTREAM_LOAD_RATE`.
+const OWN_VARIABLES: [&str; 3] = ["load", "inspect", "reset"];
+
+/// What these flags name is the same for every command.
+const COMMON_FLAGS: [&str; 6] = [
+    "kafka",
+    "kafka-property",
+    "data",
+    "topic-prefix",
+    "verbose",
+    "log-format",
+];
 
 /// What the arguments ask for.
 pub(crate) enum Parsed {
@@ -19,7 +37,7 @@ pub(crate) enum Parsed {
 
 /// Reads the arguments, and the environment where a flag is not given.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
-    match parser().try_get_matches_from(arguments) {
+    match parser().try_get_matches_from(with_help(arguments)) {
         Ok(matches) => Parsed::Run(matches),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Say(error.to_string()),
@@ -32,20 +50,112 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
     }
 }
 
+/// `dataflow -h` without a file asks for help: `-h FILE` is timely's flag for the hosts.
+fn with_help(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    if arguments
+        .get(1)
+        .is_some_and(|command| command == "dataflow")
+    {
+        for at in 2..arguments.len() {
+            let next = arguments.get(at + 1).map(|next| next.to_string_lossy());
+            let alone = next.is_none_or(|next| next.starts_with('-'));
+            if arguments[at] == "-h" && alone {
+                arguments[at] = "--help".into();
+            }
+        }
+    }
+    arguments
+}
+
 fn parser() -> Parser {
     with_environment(Command::command())
 }
 
-/// Names the environment variable of every flag after the flag.
+/// Gives every flag its environment variable.
 fn with_environment(parser: Parser) -> Parser {
-    let named = parser.mut_args(|arg| match arg.get_long() {
-        Some("help" | "version") | None => arg,
-        Some(long) => {
-            let variable = format!("EMOSTREAM_{}", long.replace('-', "_").to_uppercase());
-            arg.env(variable).hide_env_values(true)
+    let command = parser.get_name().to_owned();
+    let named = parser.mut_args(|arg| match variable(&command, &arg) {
+        None => arg,
+        Some(variable) => {
+            let arg = match arg.get_action() {
+                ArgAction::SetTrue => arg.value_parser(boolean),
+                _ => arg,
+            };
+            // clap reads a variable here, and takes an empty one for a value.
+            match std::env::var_os(&variable).is_some_and(|value| value.is_empty()) {
+                true => arg,
+                false => arg.env(variable).hide_env_values(true),
+            }
         }
     });
     named.mut_subcommands(with_environment)
+}
+
+/// The environment variable of a command's flag.
+fn variable(command: &str, arg: &Arg) -> Option<String> {
+    let long = arg.get_long()?;
+    let own = OWN_VARIABLES.contains(&command) && !COMMON_FLAGS.contains(&long);
+    let name = match (long, own) {
+        ("help" | "version", _) => return None,
+        (long, true) => format!("EMOSTREAM_{command}_{long}"),
+        (long, false) => format!("EMOSTREAM_{long}"),
+    };
+    Some(name.replace('-', "_").to_uppercase())
+}
+
+/// The value of a variable that stands for a flag without a value.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("write true, false, 1 or 0".to_owned()),
+    }
+}
+
+/// Adds to a complaint about flags which of them come from the environment: that is where to fix them.
+pub(crate) fn with_variables(complaint: &str, arguments: impl Iterator<Item = OsString>) -> String {
+    let arguments: Vec<OsString> = arguments.skip(1).collect();
+    let mut parser = parser();
+    parser.build();
+    let mut command = &parser;
+    for argument in &arguments {
+        command = command.find_subcommand(argument).unwrap_or(command);
+    }
+    let mut from = Vec::new();
+    for arg in command.get_arguments() {
+        let (Some(long), Some(variable)) = (arg.get_long(), arg.get_env()) else {
+            continue;
+        };
+        let is_set = std::env::var_os(variable).is_some();
+        if is_set && names(complaint, long) && !arguments.iter().any(|it| gives(it, arg)) {
+            from.push(format!("{} sets --{long}", variable.to_string_lossy()));
+        }
+    }
+    match from.is_empty() {
+        true => complaint.to_owned(),
+        false => format!("{complaint} ({})", from.join(", ")),
+    }
+}
+
+/// Whether the complaint names `--long`, and not a longer flag that begins so.
+fn names(complaint: &str, long: &str) -> bool {
+    let flag = format!("--{long}");
+    complaint.match_indices(&flag).any(|(at, _)| {
+        let next = complaint[at + flag.len()..].chars().next();
+        next.is_none_or(|next| next != '-' && !next.is_alphanumeric())
+    })
+}
+
+/// Whether the argument gives that flag.
+fn gives(argument: &OsStr, arg: &Arg) -> bool {
+    let argument = argument.to_string_lossy();
+    let long = argument.strip_prefix("--").map(|long| {
+        let name = long.split('=').next().unwrap_or(long);
+        Some(name) == arg.get_long()
+    });
+    let short = arg.get_short().zip(argument.strip_prefix('-'));
+    long.unwrap_or_else(|| short.is_some_and(|(short, rest)| rest.starts_with(short)))
 }
 
 /// What clap says of a mistake, without its usage block: flag and reason.
@@ -83,13 +193,58 @@ mod tests {
         for command in parser().get_subcommands() {
             for flag in command.get_arguments().filter(|a| a.get_long().is_some()) {
                 let long = flag.get_long().unwrap();
-                let expected = long.replace('-', "_").to_uppercase();
                 if long != "help" {
                     let variable = flag.get_env().unwrap().to_string_lossy().into_owned();
-                    assert_eq!(variable, format!("EMOSTREAM_{expected}"));
+                    let expected = long.replace('-', "_").to_uppercase();
+                    assert!(variable.starts_with("EMOSTREAM_"), "{variable}");
+                    assert!(variable.ends_with(&expected), "{variable}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn no_variable_has_two_meanings() {
+        let mut readers = std::collections::BTreeMap::<_, Vec<_>>::new();
+        for command in parser().get_subcommands() {
+            for flag in command.get_arguments().filter(|a| a.get_long().is_some()) {
+                if let Some(variable) = flag.get_env() {
+                    let reader = (
+                        command.get_name().to_owned(),
+                        flag.get_long().map(str::to_owned),
+                    );
+                    readers.entry(variable.to_owned()).or_default().push(reader);
+                }
+            }
+        }
+        for (variable, readers) in readers {
+            let tool = readers.iter().find(|(command, flag)| {
+                let common = |flag: &String| COMMON_FLAGS.contains(&flag.as_str());
+                OWN_VARIABLES.contains(&command.as_str()) && !flag.as_ref().is_some_and(common)
+            });
+            assert!(
+                tool.is_none() || readers.len() == 1,
+                "{variable:?}: {readers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_variable_that_stands_for_a_flag_without_a_value_takes_words_and_digits() {
+        for (text, value) in [("true", true), ("1", true), ("false", false), ("0", false)] {
+            assert_eq!(boolean(text), Ok(value), "{text}");
+        }
+        for text in ["yes", "TRUE", "2", " 1", ""] {
+            assert!(boolean(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_complaint_names_a_flag_only_as_a_whole() {
+        assert!(names("--kafka: no", "kafka"));
+        assert!(names("for '--kafka <HOST>'", "kafka"));
+        assert!(!names("--kafka-property: no", "kafka"));
+        assert!(names("--kafka-property x --kafka", "kafka"));
     }
 
     #[test]
@@ -115,6 +270,33 @@ mod tests {
                     Parsed::Say(said) => panic!("{example}: {said}"),
                 }
             }
+        }
+    }
+
+    #[test]
+    fn h_is_help_in_every_command_and_still_names_timely_s_file_of_hosts() {
+        let parsed = |arguments: &str| {
+            let words = ["emostream"].into_iter().chain(arguments.split(' '));
+            parse(words.map(OsString::from))
+        };
+        for command in parser().get_subcommands() {
+            let arguments = format!("{} -h", command.get_name());
+            assert!(matches!(parsed(&arguments), Parsed::Say(_)), "{arguments}");
+        }
+        let alone = "dataflow -n 2 -h --kafka b:1";
+        assert!(matches!(parsed(alone), Parsed::Say(_)), "{alone}");
+        for named in [
+            "-h hosts",
+            "--hosts-file hosts",
+            "--hostfile hosts",
+            "-hhosts",
+        ] {
+            let Parsed::Run(matches) = parsed(&format!("dataflow --kafka b:1 {named}")) else {
+                panic!("{named} is refused");
+            };
+            let (_, dataflow) = matches.subcommand().unwrap();
+            let file = dataflow.get_one::<std::path::PathBuf>("hosts_file");
+            assert_eq!(file.unwrap().to_str(), Some("hosts"), "{named}");
         }
     }
 

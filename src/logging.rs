@@ -1,10 +1,17 @@
 //! Logs: what the process does, on standard error, for people or for machines.
 
-use std::io::IsTerminal;
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal, Write},
+};
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use serde_json::json;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+
+use crate::output;
 
 /// How much is logged, and how.
 #[derive(Debug, Clone, Args)]
@@ -17,15 +24,63 @@ pub(crate) struct LogFlags {
     log_format: LogFormat,
 }
 
+/// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
+pub(crate) enum LogFormat {
     /// A line for people
     Text,
     /// A JSON object a line
     Json,
 }
 
+impl LogFormat {
+    /// The format that the arguments or the environment ask for, also where the rest of them is wrong: the
+    /// line that says so has it too.
+    pub(crate) fn asked_for(arguments: impl Iterator<Item = OsString>) -> Self {
+        const FLAG: &str = "--log-format";
+        let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+        let mut given = None;
+        while let Some(argument) = arguments.next() {
+            match argument.strip_prefix(FLAG) {
+                Some("") => given = arguments.next(),
+                Some(rest) => given = rest.strip_prefix('=').map(str::to_owned).or(given),
+                None => {}
+            }
+        }
+        let given = given.or_else(|| std::env::var("EMOSTREAM_LOG_FORMAT").ok());
+        match given.as_deref() {
+            Some("json") => Self::Json,
+            _ => Self::Text,
+        }
+    }
+
+    /// Prints why the process ends, as its last line on standard error.
+    pub(crate) fn print_end(self, sentence: &str, exit_code: i32) {
+        match self {
+            Self::Text => output::complain(sentence),
+            Self::Json => {
+                let line = json_line("ERROR", sentence, json!({ "exit_code": exit_code }));
+                // Standard error may be gone.
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+        }
+    }
+}
+
+/// A line as the log has it in JSON.
+pub(crate) fn json_line(level: &str, message: &str, mut fields: serde_json::Value) -> String {
+    fields["timestamp"] = Timestamp::now().to_string().into();
+    fields["level"] = level.into();
+    fields["message"] = message.into();
+    output::escaped(&fields.to_string()).into_owned()
+}
+
 impl LogFlags {
+    /// How lines are written.
+    pub(crate) fn format(&self) -> LogFormat {
+        self.log_format
+    }
+
     /// Starts logging. `quietest` is the level without `-v`: a server says what it does, a tool only
     /// what is wrong.
     pub(crate) fn start(&self, quietest: LevelFilter) {
@@ -37,15 +92,69 @@ impl LogFlags {
         let filter = EnvFilter::builder()
             .with_default_directive(level.into())
             .from_env_lossy();
+        let colors = std::io::stderr().is_terminal() && output::can_be_drawn_on();
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(colors)
             // Told by eprintln!, which panics once nobody reads standard error any more.
             .log_internal_errors(false)
-            .with_writer(std::io::stderr);
+            .with_writer(|| EscapedLines(io::stderr()));
         match self.log_format {
             LogFormat::Text => lines.compact().with_target(false).init(),
             LogFormat::Json => lines.json().flatten_event(true).init(),
+        }
+    }
+}
+
+/// Writes each line of the log without control characters of others: a line break in a field would begin a
+/// line of its own. The formatter's colors stay; it has escaped every other ESC itself.
+struct EscapedLines<W>(W);
+
+impl<W: Write> Write for EscapedLines<W> {
+    /// `line` is a whole one: the formatter writes it at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let colored = text.split('\x1b').map(output::escaped);
+        let mut escaped = colored.collect::<Vec<_>>().join("\x1b");
+        escaped.push('\n');
+        self.0.write_all(escaped.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    #[test]
+    fn a_field_does_not_begin_a_line_of_its_own() {
+        let mut written = Vec::new();
+        let line = "\x1b[33mWARN\x1b[0m from a peer: x\n\u{9b}2J ERROR forged\n";
+        let bytes = EscapedLines(&mut written).write(line.as_bytes()).unwrap();
+        assert_eq!(bytes, line.len());
+        let expected = "\x1b[33mWARN\x1b[0m from a peer: x\\u000a\\u009b2J ERROR forged\n";
+        assert_eq!(String::from_utf8(written).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_format_is_known_where_the_rest_of_the_arguments_is_wrong() {
+        for (arguments, expected) in [
+            (
+                &["up", "--nonsense", "--log-format", "json"][..],
+                LogFormat::Json,
+            ),
+            (&["--log-format=json", "nothing"], LogFormat::Json),
+            (&["up", "--log-format", "text"], LogFormat::Text),
+            (&["up", "--log-format"], LogFormat::Text),
+        ] {
+            let arguments = arguments.iter().map(OsString::from);
+            assert_eq!(LogFormat::asked_for(arguments), expected);
         }
     }
 }

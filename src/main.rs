@@ -21,31 +21,51 @@ mod text_file;
 mod topics;
 mod values;
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use crate::{commands::Command, flags::Parsed};
+use crate::{
+    commands::Command,
+    exit::{Exit, Failure},
+    flags::Parsed,
+    logging::LogFormat,
+    signal::Signals,
+};
 
 fn main() -> ExitCode {
-    defect::end_the_process_on_panic();
-    let command = match flags::parse(std::env::args_os()) {
-        Parsed::Run(matches) => Command::from_arg_matches(&matches),
-        Parsed::Say(text) => return output::say(&text),
-        Parsed::Refuse(line) => return refuse(&line),
+    let format = LogFormat::asked_for(std::env::args_os());
+    let ended = match Signals::listen() {
+        // Before anything that takes time: PID 1 ignores signals that it has no handler for.
+        Ok(signals) => run(signals, format),
+        Err(failure) => Err(failure),
     };
-    match command {
-        Ok(command) => command.run().map_or_else(end, |()| ExitCode::SUCCESS),
-        Err(error) => refuse(&flags::one_line(&error)),
+    match ended {
+        Ok(code) => code,
+        Err(Failure { exit, sentence }) => {
+            format.print_end(&sentence, exit as i32);
+            exit.into()
+        }
     }
 }
 
-fn refuse(line: &str) -> ExitCode {
-    end(exit::Failure::new(exit::Exit::Usage, line))
+fn run(signals: Signals, format: LogFormat) -> Result<ExitCode, Failure> {
+    defect::end_the_process_on_panic(format);
+    let command = match flags::parse(std::env::args_os()) {
+        Parsed::Run(matches) => Command::from_arg_matches(&matches),
+        Parsed::Say(text) => return Ok(output::say(&text)),
+        Parsed::Refuse(line) => return Err(refused(&line)),
+    };
+    let command = command.map_err(|error| refused(&flags::one_line(&error)))?;
+    match command.run(signals) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(failure) if failure.exit == Exit::Usage => Err(refused(&failure.sentence)),
+        Err(failure) => Err(failure),
+    }
 }
 
-fn end(failure: exit::Failure) -> ExitCode {
-    // Not eprintln!, which panics if standard error is gone.
-    let _ = writeln!(std::io::stderr(), "emostream: {}", failure.sentence);
-    failure.exit.into()
+/// A wrong configuration; `complaint` names the flag, and this the variable that sets it.
+fn refused(complaint: &str) -> Failure {
+    let sentence = flags::with_variables(complaint, std::env::args_os());
+    Failure::new(Exit::Usage, sentence)
 }

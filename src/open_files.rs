@@ -2,17 +2,22 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is open beside connections: the log, its brokers, listeners, epoll, standard streams.
+/// What is open beside connections: the log, its brokers, listeners, epoll, standard streams, connections to the
+/// administrator and those that are just refused.
 const BESIDE: u64 = 256;
 
-/// Has the process open as many files as `connections` need: shells and service managers mostly start it with
-/// 1024, and leave it free to take more. Warns where that is not enough.
-pub(crate) fn allow(connections: u32) {
-    let needed = u64::from(connections) + BESIDE;
+/// Has the process open as many files as `connections` and `relays` need: shells and service managers mostly start
+/// it with 1024, and leave it free to take more. Returns how many connections it can serve.
+///
+/// Where that is less, it warns. Connections must not take the last files: `/healthz` would get none, and an
+/// orchestrator would kill a process that serves all it can.
+pub(crate) fn allow(connections: u32, relays: u32) -> u32 {
+    let beside = BESIDE + u64::from(relays);
+    let needed = u64::from(connections) + beside;
     let limit = getrlimit(Resource::Nofile);
     let enough = |current: Option<u64>| current.is_none_or(|current| current >= needed);
     if enough(limit.current) {
-        return;
+        return connections;
     }
     let all = Rlimit {
         current: limit.maximum,
@@ -22,11 +27,31 @@ pub(crate) fn allow(connections: u32) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    if !enough(allowed) {
-        let allowed = allowed.unwrap_or(u64::MAX);
-        tracing::warn!(
-            "only {allowed} files may be open, and {connections} connections need {needed}; \
-             raise the limit (ulimit -Hn, LimitNOFILE=) or lower --max-connections"
-        );
+    let Some(allowed) = allowed.filter(|_| !enough(allowed)) else {
+        return connections;
+    };
+    let served = served(allowed, beside).min(connections);
+    tracing::warn!(
+        "only {allowed} files may be open, so {served} connections are served at most, not {connections}; \
+         raise the limit (ulimit -Hn, LimitNOFILE=) or lower --max-connections"
+    );
+    served
+}
+
+/// How many of the files that may be open are left for connections: half of them where `beside` would take more.
+fn served(allowed: u64, beside: u64) -> u32 {
+    let served = allowed - beside.min(allowed / 2);
+    u32::try_from(served).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_never_take_the_last_files() {
+        for (allowed, expected) in [(1024, 768), (600, 344), (256, 128), (2, 1), (1, 1), (0, 1)] {
+            assert_eq!(served(allowed, BESIDE), expected, "{allowed}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Flags that several commands share, and what they mean once they are known to be good.
 
 use std::{
-    net::SocketAddr,
+    fmt::Display,
+    net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
@@ -233,10 +234,10 @@ impl AdminFlags {
 fn admin(text: &str) -> Result<Admin, String> {
     match text {
         "off" => Ok(Admin(None)),
-        _ => text
-            .parse()
-            .map(|address| Admin(Some(address)))
-            .map_err(|_| "write ADDRESS:PORT, for example 127.0.0.1:9464, or off".to_owned()),
+        _ => match address(text) {
+            Ok(address) => Ok(Admin(Some(address))),
+            Err(why) => Err(format!("{why}; or write off")),
+        },
     }
 }
 
@@ -306,11 +307,11 @@ impl TokenFlags {
 /// Where a service listens.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ListenFlags {
-    /// Where it listens; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen)]
+    /// Where it listens: IP:PORT, HOST:PORT, or :PORT for every address of this host; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
     /// The most connections at once; one more is told 503. The process needs as many open files
-    /// (ulimit -n)
+    /// (ulimit -n): where it may not have them, it serves fewer
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
     #[arg(value_parser = Ranged::<u32>::new().range(1..=MOST_CONNECTIONS))]
     max_connections: u32,
@@ -329,11 +330,11 @@ impl ListenFlags {
         self.listen
     }
 
-    /// What its clients are allowed; raises the process's own limit so that they can be.
-    pub(crate) fn limits(&self) -> Limits {
-        open_files::allow(self.max_connections);
+    /// What its clients are allowed, beside so many relays; raises the process's own limit so that they can
+    /// be, and lowers theirs where it cannot.
+    pub(crate) fn limits(&self, relays: u32) -> Limits {
         Limits {
-            connections: self.max_connections,
+            connections: open_files::allow(self.max_connections, relays),
             connection_rate: self.connection_rate.map(|rate| rate.per_second),
             ..Limits::default()
         }
@@ -404,7 +405,7 @@ struct TlsFlags {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RelayListenFlags {
     /// Where relays connect; nowhere unless given. Port 0 takes a free one
-    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     relay_listen: Option<SocketAddr>,
     /// The most relays that are fed at once
     #[arg(long, value_name = "N", default_value_t = 256)]
@@ -421,8 +422,9 @@ impl RelayListenFlags {
         self.relay_listen
     }
 
+    /// The most relays at once; none where they cannot connect.
     pub(crate) fn max_relays(&self) -> u32 {
-        self.max_relays
+        self.relay_listen.map_or(0, |_| self.max_relays)
     }
 
     /// What relays, and a relay's upstreams, must know. Reads the file.
@@ -435,9 +437,62 @@ impl RelayListenFlags {
     }
 }
 
-fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "write IP:PORT, for example 127.0.0.1:8080, or 0.0.0.0:8080 for every address of this host"
-            .to_owned()
-    })
+/// An address to listen at. Of a host with several addresses it is an IPv4 one if there is any: that is what
+/// `localhost` reaches everywhere.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let parts = text.rsplit_once(':').and_then(|(host, port)| {
+        let named = !host.contains([':', '[', ']', '/']);
+        named.then_some((host, port.parse::<u16>().ok()?))
+    });
+    let (host, port) = match parts {
+        Some(("", port)) => return Ok((Ipv4Addr::UNSPECIFIED, port).into()),
+        Some(parts) => parts,
+        None => {
+            return Err(
+                "write IP:PORT or HOST:PORT, for example 127.0.0.1:8080, or :8080 for every \
+                        address of this host"
+                    .to_owned(),
+            );
+        }
+    };
+    let unknown = |why: &dyn Display| format!("the host {host} is not known ({why})");
+    let found = (host, port).to_socket_addrs();
+    let found: Vec<SocketAddr> = found.map_err(|error| unknown(&error))?.collect();
+    let first = found.iter().find(|it| it.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| unknown(&"it has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_an_ip_a_host_or_a_port_of_every_address() {
+        for (text, expected) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("[::1]:0", "[::1]:0"),
+            (":8080", "0.0.0.0:8080"),
+            ("localhost:8080", "127.0.0.1:8080"),
+        ] {
+            assert_eq!(address(text), Ok(expected.parse().expect(expected)));
+        }
+        for text in [
+            "",
+            "8080",
+            ":",
+            ":http",
+            "localhost",
+            "::1:80",
+            "http://h:80",
+            "h:70000",
+        ] {
+            let why = address(text).expect_err(text);
+            assert!(why.contains("HOST:PORT"), "{text}: {why}");
+        }
+        let why = address("no-such-host.invalid:80").expect_err("RFC 6761 reserves the name");
+        assert!(why.contains("no-such-host.invalid"), "{why}");
+    }
 }

@@ -47,7 +47,7 @@ pub(crate) struct Flags {
     /// Print the topology and end
     #[arg(long)]
     describe: bool,
-    /// Print help
+    /// Print help, as -h without a FILE does
     #[arg(long, action = clap::ArgAction::HelpLong)]
     help: Option<bool>,
 }
@@ -161,7 +161,7 @@ impl CountingFlags {
     }
 }
 
-pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+pub(crate) fn run(flags: Flags, mut signals: Signals) -> Result<(), Failure> {
     let cluster = flags.cluster.cluster()?;
     let names = flags.topics.names();
     let counting =
@@ -187,10 +187,11 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     ];
     topics::require(&*log, &needed)?;
     super::run(async {
-        let mut signals = Signals::listen()?;
-        let watch = Watch::default();
+        let watch = Watch::new()?;
         let admin = AdminServer::start(flags.admin.address(), None, &watch).await?;
-        let _watching = watch.follow(&log, names.reactions())?;
+        let _watching = watch.follow(&log, needed.to_vec())?;
+        // The other processes of a cluster are told of a stop, also before they have begun.
+        signals.take_over();
         let mut counting = Counting::start(config, log, &watch)?;
         let signal = tokio::select! {
             ended = counting.ends() => {

@@ -6,7 +6,7 @@ Begin with:
   emostream load --rate 1000/s --duration 30s         # a crowd
   emostream subscribe                                 # watch it here
 
-Every flag also reads EMOSTREAM_<FLAG> from the environment.";
+Every flag also reads a variable of the environment, which --help of a command names; an empty one is not set.";
 
 pub(super) const UP: &str = "\
 Examples:

@@ -11,6 +11,7 @@ use emostream_model::{EmojiNames, Topics};
 use super::roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme};
 use crate::{
     exit::{Exit, Failure},
+    logging::LogFormat,
     settings::{
         AdminFlags, EmojiFlags, KafkaFlags, ListenFlags, OriginFlags, TokenFlags, TopicFlags,
     },
@@ -122,7 +123,7 @@ pub(super) async fn flush_last(ingest: &Ingest, drain: &Drain) -> Result<(), Fai
     flushed.map_err(|error| Failure::new(Exit::Restart, error.to_string()))
 }
 
-pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
     let tls = flags.listen.tls()?;
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
@@ -135,16 +136,16 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let log = flags.kafka.connect()?;
     topics::require(&*log, &[names.reactions()])?;
     super::run(async {
-        let mut signals = Signals::listen()?;
-        let watch = Watch::default();
+        let watch = Watch::new()?;
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
-        let (scheme, limits) = (scheme(&tls), flags.listen.limits());
+        let (scheme, limits) = (scheme(&tls), flags.listen.limits(0));
         follow(&tls);
         let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
         let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let shutdown = Shutdown::new();
+        signals.take_over();
         let handler = Arc::new((ingest.handler(), nowhere));
         let serving = tokio::spawn(serve(
             Listener::new(listener, tls),
@@ -152,9 +153,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             limits,
             shutdown.clone(),
         ));
-        announce(&format!(
-            "taking reactions at {scheme}://{address}/v1/reactions\n"
-        ))?;
+        let url = format!("{scheme}://{address}/v1/reactions");
+        announce(format, &format!("taking reactions at {url}\n"), &url)?;
 
         tracing::info!("{}: draining", signals.next().await);
         let drain = Drain::begin();

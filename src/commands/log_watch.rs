@@ -3,7 +3,7 @@
 //! Readers and writers wait for a log that is away and go on by themselves, so nobody else would tell.
 //!
 //! ```text
-//!  every 2 s: does the log answer for the topic? ──▶ /readyz
+//!  every 2 s: does the log answer for each topic? ──▶ /readyz
 //! ```
 
 use std::{
@@ -30,17 +30,19 @@ pub(super) struct LogWatch {
 }
 
 impl LogWatch {
-    /// Asks on a thread of its own whether `log` answers for `topic`.
+    /// Asks on a thread of its own whether `log` answers for all `topics`: one that was deleted is missed at
+    /// once, and not when something is written there.
     pub(super) fn start(
         log: Arc<dyn Log>,
-        topic: String,
+        topics: Vec<String>,
         component: Component,
     ) -> Result<Self, Failure> {
         let (stop, stopped) = channel();
         let watch = move || {
             let mut answered = true;
             loop {
-                let answer = log.answers(&topic, PATIENCE);
+                let mut topics = topics.iter();
+                let answer = topics.try_for_each(|topic| log.answers(topic, PATIENCE));
                 tell(&component, &answer, answered);
                 answered = answer.is_ok();
                 match stopped.recv_timeout(ASK_EVERY) {

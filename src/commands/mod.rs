@@ -20,10 +20,10 @@ use std::time::Duration;
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
-use crate::{exit::Failure, logging::LogFlags};
+use crate::{exit::Failure, logging::LogFlags, signal::Signals};
 
 /// What is left to close when a command has ended.
-const CLOSING: Duration = Duration::from_secs(1);
+const CLOSING: Duration = Duration::from_millis(300);
 
 /// The crowd's mood, exact and within a second.
 #[derive(Debug, Parser)]
@@ -72,25 +72,32 @@ enum What {
 
 impl Command {
     /// Does it, to its end.
-    pub(crate) fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self, signals: Signals) -> Result<(), Failure> {
         use What::{
             Dataflow, Ingest, Inspect, Load, Publisher, Relay, Reset, Subscribe, Topics, Up,
         };
+        let format = self.log.format();
         self.log.start(match self.what {
             Up(_) | Ingest(_) | Dataflow(_) | Publisher(_) | Relay(_) => LevelFilter::INFO,
             Subscribe(_) | Inspect(_) | Load(_) | Topics(_) | Reset(_) => LevelFilter::WARN,
         });
         match self.what {
-            Up(flags) => up::run(*flags),
-            Ingest(flags) => ingest::run(flags),
-            Dataflow(flags) => dataflow::run(flags),
-            Publisher(flags) => publisher::run(flags),
-            Relay(flags) => relay::run(flags),
-            Subscribe(flags) => subscribe::run(flags),
-            Inspect(flags) => inspect::run(flags),
-            Load(flags) => load::run(flags),
-            Topics(action) => topics::run(action),
-            Reset(flags) => reset::run(flags),
+            Up(flags) => up::run(*flags, signals, format),
+            Ingest(flags) => ingest::run(flags, signals, format),
+            Dataflow(flags) => dataflow::run(flags, signals),
+            Publisher(flags) => publisher::run(flags, signals, format),
+            Relay(flags) => relay::run(flags, signals, format),
+            Subscribe(flags) => subscribe::run(flags, signals),
+            Inspect(flags) => inspect::run(flags, &signals),
+            Load(flags) => load::run(flags, signals),
+            Topics(action) => {
+                signals.interrupt_work();
+                topics::run(action)
+            }
+            Reset(flags) => {
+                signals.interrupt_work();
+                reset::run(flags)
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     exit::Failure,
+    logging::LogFormat,
     settings::{
         AdminFlags, FanoutFlags, KafkaFlags, ListenFlags, OriginFlags, RelayListenFlags,
         TokenFlags, TopicFlags,
@@ -55,7 +56,7 @@ pub(crate) struct Flags {
     ingest_url: Option<IngestUrl>,
 }
 
-pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
     let tls = flags.listen.tls()?;
     let gate = flags.tokens.gate()?;
@@ -87,14 +88,13 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         },
     };
     super::run(async {
-        let mut signals = Signals::listen()?;
-        let watch = Watch::default();
+        let watch = Watch::new()?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
-        let _watching = watch.follow(&log, names.windows())?;
+        let _watching = watch.follow(&log, needed.to_vec())?;
         let publishing = Publishing::start(config, log, &watch).await?;
         publishing
-            .serve("publisher", rim, nowhere, &mut signals)
+            .serve(("publisher", format), rim, nowhere, &mut signals)
             .await
     })
 }

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, Failure},
+    logging::LogFormat,
     settings::{AdminFlags, FanoutFlags, ListenFlags, RelayListenFlags},
     signal::Signals,
     values::ms,
@@ -85,8 +86,8 @@ impl Rim {
     ) -> Result<Self, Failure> {
         let listener = bind("--listen", listen.address())?;
         let address = address(&listener)?;
+        let limits = listen.limits(relays.max_relays());
         let relays = RelayListening::bind(relays, token, &tls)?;
-        let limits = listen.limits();
         follow(&tls);
         let admin = AdminServer::start(admin.address(), tls.clone(), watch).await?;
         Ok(Self {
@@ -168,11 +169,13 @@ impl Publishing {
     pub(super) fn feed_relays(
         &self,
         port: Option<RelayListening>,
+        format: LogFormat,
     ) -> Result<FeedingRelays, Failure> {
         let shutdown = Shutdown::new();
         if let Some(RelayListening(port)) = port {
             let address = address(&port.listener)?;
-            announce(&format!("relays connect to {address}\n"))?;
+            let text = format!("relays connect to {address}\n");
+            announce(format, &text, &format!("tcp://{address}"))?;
             tokio::spawn(self.0.serve_relays(port, shutdown.clone()));
         }
         Ok(FeedingRelays(shutdown))
@@ -186,21 +189,23 @@ impl Publishing {
     /// Serves what is bound until the process is asked to end, or cannot go on; then everybody is sent away.
     pub(super) async fn serve(
         self,
-        role: &str,
+        (role, format): (&str, LogFormat),
         rim: Rim,
         nowhere: Nowhere,
         signals: &mut Signals,
     ) -> Result<(), Failure> {
         let (scheme, address) = (scheme(&rim.tls), rim.address);
-        let _relays = self.feed_relays(rim.relays)?;
+        let _relays = self.feed_relays(rim.relays, format)?;
         let shutdown = Shutdown::new();
+        signals.take_over();
         let serving = tokio::spawn(serve(
             Listener::new(rim.listener, rim.tls),
             Arc::new((self.handler(), nowhere)),
             rim.limits,
             shutdown.clone(),
         ));
-        announce(&format!("the {role} serves {scheme}://{address}/\n"))?;
+        let url = format!("{scheme}://{address}/");
+        announce(format, &format!("the {role} serves {url}\n"), &url)?;
         let ended = tokio::select! {
             failure = self.fails() => Err(failure),
             signal = signals.next() => Ok(signal),

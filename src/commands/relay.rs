@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     exit::Failure,
+    logging::LogFormat,
     settings::{AdminFlags, FanoutFlags, ListenFlags, OriginFlags, RelayListenFlags, TokenFlags},
     signal::Signals,
     values::host_and_port,
@@ -62,7 +63,7 @@ fn upstream(text: &str) -> Result<String, String> {
     }
 }
 
-pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let tls = flags.listen.tls()?;
     let gate = flags.tokens.gate()?;
     let token = flags.relays.token()?;
@@ -87,8 +88,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         heartbeat: SUBSCRIBER_HEARTBEAT,
     };
     super::run(async {
-        let mut signals = Signals::listen()?;
-        let watch = Watch::default();
+        let watch = Watch::new()?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token.clone(), admin, tls, &watch).await?;
         let upstreams = Upstreams {
@@ -97,14 +97,9 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             token,
             trust,
         };
-        let starting = Publishing::start_relay(upstreams, reception, &watch);
-        let relaying = tokio::select! {
-            started = starting => started?,
-            signal = signals.next() => {
-                tracing::info!("{signal}: no upstream yet, and none is looked for any more");
-                return Ok(());
-            }
-        };
-        relaying.serve("relay", rim, nowhere, &mut signals).await
+        let relaying = Publishing::start_relay(upstreams, reception, &watch).await?;
+        relaying
+            .serve(("relay", format), rim, nowhere, &mut signals)
+            .await
     })
 }

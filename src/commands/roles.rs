@@ -18,16 +18,18 @@ use emostream_http::{
     Admin, Component, Drained, Limits, Listener, Readiness, Shutdown, Tls, listen, serve,
 };
 use emostream_log::{EventClock, Log};
-use prometheus::{PullingGauge, Registry};
+use prometheus::{IntGauge, Opts, PullingGauge, Registry};
+use serde_json::json;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, oneshot},
+    sync::{oneshot, watch},
     task::JoinHandle,
 };
 
 use super::log_watch::LogWatch;
 use crate::{
     exit::{Exit, Failure},
+    logging::{LogFormat, json_line},
     output,
 };
 
@@ -75,10 +77,14 @@ pub(super) fn follow(tls: &Option<Tls>) {
     }
 }
 
-/// Tells the people who started it where it is.
-pub(super) fn announce(text: &str) -> Result<(), Failure> {
+/// Prints where the process is reached: `text` for people, a line of JSON for machines.
+pub(super) fn announce(format: LogFormat, text: &str, url: &str) -> Result<(), Failure> {
+    let line = match format {
+        LogFormat::Text => text.to_owned(),
+        LogFormat::Json => json_line("INFO", "serving", json!({ "url": url })) + "\n",
+    };
     // A server whose output nobody reads serves all the same.
-    output::quietly(output::print(text))
+    output::quietly(output::print(&line))
 }
 
 /// The time that is left of a drain: an orchestrator gives a process ten seconds.
@@ -110,7 +116,7 @@ impl Drain {
 }
 
 /// What a process tells its administrator.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Watch {
     pub(super) registry: Registry,
     pub(super) readiness: Readiness,
@@ -129,10 +135,39 @@ impl Watch {
         .map_err(|error| Failure::new(Exit::Defect, error.to_string()))
     }
 
-    /// Has readiness follow whether `log` answers for `topic`.
-    pub(super) fn follow(&self, log: &Arc<dyn Log>, topic: String) -> Result<LogWatch, Failure> {
+    /// Of a process that is not ready for anything yet; its metrics say what runs and what it uses.
+    pub(super) fn new() -> Result<Self, Failure> {
+        let watch = Self {
+            registry: Registry::new(),
+            readiness: Readiness::default(),
+        };
+        let registered = watch.register_process();
+        registered.map_err(|error| Failure::new(Exit::Defect, error.to_string()))?;
+        Ok(watch)
+    }
+
+    fn register_process(&self) -> Result<(), prometheus::Error> {
+        let about = Opts::new("emostream_build_info", "The program that runs; always 1")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("revision", env!("EMOSTREAM_REVISION"));
+        let build = IntGauge::with_opts(about)?;
+        build.set(1);
+        self.registry.register(Box::new(build))?;
+        #[cfg(target_os = "linux")]
+        self.registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        Ok(())
+    }
+
+    /// Has readiness follow whether `log` answers for all `topics`.
+    pub(super) fn follow(
+        &self,
+        log: &Arc<dyn Log>,
+        topics: Vec<String>,
+    ) -> Result<LogWatch, Failure> {
         let component = self.readiness.component("log");
-        LogWatch::start(log.clone(), topic, component)
+        LogWatch::start(log.clone(), topics, component)
     }
 }
 
@@ -185,46 +220,59 @@ impl AdminServer {
     }
 }
 
+/// How long a dataflow that stops may wait for a log that does not answer. What it was committing is
+/// either committed or not, and the next run finds out: nothing is lost by not waiting.
+const LOG_PATIENCE: Duration = Duration::from_millis(400);
+
 /// A dataflow on a thread of its own.
 pub(super) struct Counting {
     stop: Stop,
-    begun: Arc<Notify>,
+    log: Arc<dyn Log>,
+    reactions: String,
+    begun: watch::Receiver<bool>,
     ended: oneshot::Receiver<Result<(), DataflowError>>,
 }
 
 impl Counting {
     pub(super) fn start(config: Config, log: Arc<dyn Log>, watch: &Watch) -> Result<Self, Failure> {
         let stop = Stop::default();
+        let reactions = config.topics.reactions();
+        let counted = log.clone();
         let (end, ended) = oneshot::channel();
         let (registry, stopping) = (watch.registry.clone(), stop.clone());
         let component: Component = watch.readiness.component("dataflow");
-        let begun = Arc::new(Notify::new());
-        let begins = begun.clone();
+        let (begins, begun) = watch::channel(false);
         let ready = Arc::new(move |state: Result<(), String>| match state {
             Ok(()) => {
                 component.ready();
-                begins.notify_one();
+                begins.send_replace(true);
             }
             Err(why) => component.not_ready(why),
         });
         thread::Builder::new()
             .name("dataflow".to_owned())
             .spawn(move || {
-                let outcome = emostream_dataflow::run(config, log, &registry, stopping, ready);
+                let outcome = emostream_dataflow::run(config, counted, &registry, stopping, ready);
                 // Nobody listens any more once the process is ending.
                 let _ = end.send(outcome);
             })
             .map_err(|error| {
                 Failure::unavailable(format!("the dataflow's thread cannot start: {error}"))
             })?;
-        Ok(Self { stop, begun, ended })
+        Ok(Self {
+            stop,
+            log,
+            reactions,
+            begun,
+            ended,
+        })
     }
 
     /// Waits until it counts; an error if it ends before.
     pub(super) async fn begins(&mut self) -> Result<(), Failure> {
-        let begun = self.begun.clone();
+        let mut begun = self.begun.clone();
         tokio::select! {
-            () = begun.notified() => Ok(()),
+            Ok(_) = begun.wait_for(|begun| *begun) => Ok(()),
             failure = self.fails() => Err(failure),
         }
     }
@@ -246,15 +294,28 @@ impl Counting {
         }
     }
 
-    /// Stops it.
+    /// Stops it. One that has not begun, or waits for a log that is away, is left where it stands.
     pub(super) async fn stop(self, drain: &Drain) -> Result<(), Failure> {
         self.stop.request();
-        match tokio::time::timeout(drain.left(), self.ended).await {
-            Ok(Ok(Err(error))) => Err(error.into()),
-            Ok(_) => Ok(()),
-            Err(_) => {
-                // Whatever it was committing is either committed or not; the next run finds out.
-                tracing::warn!("the log does not answer; the dataflow is left where it stands");
+        let (log, topic, begun) = (self.log, self.reactions, *self.begun.borrow());
+        let answer = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_PATIENCE));
+        let left_behind = async {
+            let answers = matches!(answer.await, Ok(Ok(())));
+            let patience = match (begun, answers) {
+                (true, true) => drain.left(),
+                (false, true) => LOG_PATIENCE,
+                (_, false) => Duration::ZERO,
+            };
+            tokio::time::sleep(patience).await;
+        };
+        tokio::select! {
+            biased;
+            ended = self.ended => match ended {
+                Ok(Err(error)) => Err(error.into()),
+                _ => Ok(()),
+            },
+            () = left_behind => {
+                tracing::warn!("the dataflow does not wait for the log any longer; what was not committed is counted by the next run");
                 Ok(())
             }
         }

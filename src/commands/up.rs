@@ -6,7 +6,7 @@
 //!           └─ GET / ─▶ page     └─────┘                └─────┘
 //! ```
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use clap::Args;
 use emostream_http::{Listener, Nowhere, Shutdown, serve};
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     exit::Failure,
+    logging::LogFormat,
     settings::{
         AdminFlags, EmojiFlags, FanoutFlags, ListenFlags, OriginFlags, RelayListenFlags,
         StoreFlags, TokenFlags, TopicFlags,
@@ -58,7 +59,7 @@ pub(crate) struct Flags {
     counting: CountingFlags,
 }
 
-pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
     let tls = flags.listen.tls()?;
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
@@ -106,20 +107,21 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let log = flags.store.open(clock.clone())?;
     let specs = topics::specs(&names, EMBEDDED_PARTITIONS, home);
     topics::create_missing(&*log, &specs)?;
+    let needed = specs.into_iter().map(|spec| spec.name).collect();
     super::run(async {
-        let mut signals = Signals::listen()?;
-        let watch = Watch::default();
+        let watch = Watch::new()?;
         watch.clock(clock)?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
         let (scheme, address) = (scheme(&rim.tls), rim.address);
-        let _watching = watch.follow(&log, names.reactions())?;
+        let _watching = watch.follow(&log, needed)?;
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
-        let _relays = publishing.feed_relays(rim.relays)?;
+        let _relays = publishing.feed_relays(rim.relays, format)?;
         let mut counting = Counting::start(counting, log, &watch)?;
         let shutdown = Shutdown::new();
+        signals.take_over();
         let services = (ingest.handler(), publishing.handler());
         let handler = Arc::new((services, nowhere));
         let serving = tokio::spawn(serve(
@@ -131,7 +133,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         let counted = async {
             // Not before it is known that nothing is in the way: what was stored may belong to other settings.
             let begun = counting.begins().await;
-            let welcomed = begun.and_then(|()| announce(&welcome(scheme, address, open)));
+            let url = page(scheme, address);
+            let welcomed = begun.and_then(|()| announce(format, &welcome(&url, open), &url));
             match welcomed {
                 Ok(()) => counting.fails().await,
                 Err(failure) => failure,
@@ -160,13 +163,17 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     })
 }
 
-/// What works at once. `open` is whether it works without a token.
-fn welcome(scheme: &str, address: std::net::SocketAddr, open: bool) -> String {
+/// Where the page is opened.
+fn page(scheme: &str, address: SocketAddr) -> String {
     // A page cannot be opened at 0.0.0.0.
-    let at = match address.ip().is_unspecified() {
-        true => format!("127.0.0.1:{}", address.port()),
-        false => address.to_string(),
-    };
+    match address.ip().is_unspecified() {
+        true => format!("{scheme}://127.0.0.1:{}/", address.port()),
+        false => format!("{scheme}://{address}/"),
+    }
+}
+
+/// What works at once. `open` is whether it works without a token.
+fn welcome(url: &str, open: bool) -> String {
     let (fragment, user, header) = match open {
         true => ("", "me", ""),
         false => (
@@ -176,8 +183,8 @@ fn welcome(scheme: &str, address: std::net::SocketAddr, open: bool) -> String {
         ),
     };
     format!(
-        "\n  Open {scheme}://{at}/{fragment} and tap. Or send a reaction from another terminal:\n\n  \
+        "\n  Open {url}{fragment} and tap. Or send a reaction from another terminal:\n\n  \
          curl -d '{{\"user_id\":\"{user}\",\"emoji_type\":\"🔥\"}}' -H 'content-type: application/json' \
-         {header}{scheme}://{at}/v1/reactions\n\n"
+         {header}{url}v1/reactions\n\n"
     )
 }

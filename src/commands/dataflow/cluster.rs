@@ -28,14 +28,14 @@ pub(super) struct ClusterFlags {
     #[arg(short = 'p', long, value_name = "INDEX", default_value_t = 0)]
     process: u64,
     /// A file with a host:port of each process a line
-    #[arg(short = 'h', long, value_name = "FILE")]
-    hostfile: Option<PathBuf>,
+    #[arg(short = 'h', long, value_name = "FILE", alias = "hostfile")]
+    hosts_file: Option<PathBuf>,
     /// The host:port of each process, by commas
     #[arg(
         long,
         value_name = "HOST:PORT,…",
         value_delimiter = ',',
-        conflicts_with = "hostfile"
+        conflicts_with = "hosts_file"
     )]
     hosts: Vec<String>,
     /// How long a process waits for the others
@@ -96,20 +96,20 @@ impl ClusterFlags {
 
     /// The hosts, and the flag that lists them.
     fn hosts(&self) -> Result<(&'static str, Vec<String>), Failure> {
-        let Some(file) = &self.hostfile else {
+        let Some(file) = &self.hosts_file else {
             let hosts = self.hosts.iter().map(|host| host.trim().to_owned());
             return Ok(("--hosts", hosts.collect()));
         };
-        let text = text_file::read("--hostfile", file)?;
+        let text = text_file::read("--hosts-file", file)?;
         let lines = text.lines().map(str::trim);
         let hosts = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         let hosts: Vec<String> = hosts.map(str::to_owned).collect();
         if hosts.is_empty() {
             // Not one process alone: the others would be, too.
             let why = format!("{} lists no hosts", file.display());
-            return Err(Failure::usage("--hostfile", why));
+            return Err(Failure::usage("--hosts-file", why));
         }
-        Ok(("--hostfile", hosts))
+        Ok(("--hosts-file", hosts))
     }
 
     fn token(&self) -> Result<String, Failure> {
@@ -193,10 +193,13 @@ mod tests {
             ("--hosts a:1,::1", "--hosts: '::1' is not HOST:PORT"),
             ("--hosts a:1,fd00::1:2101", "--hosts: 'fd00::1:2101' is"),
             ("--hosts a:1,http://b:1", "--hosts: 'http://b:1' is not"),
-            ("-n 2 -h /no/such/file", "--hostfile: /no/such/file"),
-            ("-n 2 -h /dev/null", "--hostfile: /dev/null lists no hosts"),
-            ("-h /dev/null", "--hostfile: /dev/null lists no hosts"),
-            ("-h /dev/zero", "--hostfile: /dev/zero: is longer than"),
+            ("-n 2 -h /no/such/file", "--hosts-file: /no/such/file"),
+            (
+                "-n 2 -h /dev/null",
+                "--hosts-file: /dev/null lists no hosts",
+            ),
+            ("-h /dev/null", "--hosts-file: /dev/null lists no hosts"),
+            ("-h /dev/zero", "--hosts-file: /dev/zero: is longer than"),
             (
                 "-n 2 --cluster-token-file /no/such",
                 "--cluster-token-file: /no/such",

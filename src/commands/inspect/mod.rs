@@ -20,7 +20,7 @@ use crate::{
     exit::Failure,
     output,
     settings::{StoreFlags, TopicFlags},
-    signal,
+    signal::Signals,
     values::{From, moment, now_ms, span},
 };
 
@@ -97,10 +97,10 @@ impl Topic {
     }
 }
 
-pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
     let topic = flags.topic.name(&flags.topics.names());
-    if flags.follow {
-        signal::end_at_the_first()?;
+    if !flags.follow {
+        signals.interrupt_work();
     }
     let log = flags.store.clone().open_for_reading()?;
     if flags.topic == Topic::Progress && flags.format == Format::Table {
@@ -146,7 +146,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         if idle && merge.caught_up() {
             // An empty table is no answer; for programs standard output is one.
             if shown == 0 && !std::mem::replace(&mut said, true) {
-                eprintln!("emostream: {}", nothing(&flags, &topic, ranges.len(), read));
+                output::complain(&nothing(&flags, &topic, ranges.len(), read));
             }
             match flags.follow {
                 true => {
@@ -204,6 +204,10 @@ fn ranges(log: &dyn Log, topic: &str, from: From) -> Result<Vec<(u32, u64, u64)>
     Ok(ranges)
 }
 
+fn json_line(json: &serde_json::Value) -> String {
+    format!("{}\n", output::escaped(&json.to_string()))
+}
+
 /// Where rows go.
 struct Printer {
     format: Format,
@@ -214,12 +218,14 @@ impl Printer {
     fn print(&mut self, rows: Vec<Decoded>) -> Result<(), Option<Failure>> {
         match self.format {
             Format::Json => {
-                let lines: String = rows.iter().map(|row| format!("{}\n", row.json)).collect();
+                let lines: String = rows.iter().map(|row| json_line(&row.json)).collect();
                 output::print(&lines)
             }
             Format::Table => {
                 for row in rows {
-                    if let Some(page) = self.table.add(row.cells) {
+                    let cells = row.cells.iter();
+                    let cells = cells.map(|cell| output::escaped(cell).into_owned());
+                    if let Some(page) = self.table.add(cells.collect()) {
                         output::print(&page)?;
                     }
                 }

@@ -91,7 +91,8 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
         Err(error) => {
             let text = String::from_utf8_lossy(value);
             return Ok(format!(
-                "progress that this version cannot read ({error}): {text}\n"
+                "progress that this version cannot read ({error}): {}\n",
+                output::escaped(&text)
             ));
         }
     };

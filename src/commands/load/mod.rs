@@ -24,7 +24,7 @@ mod sender;
 mod spike;
 mod verdict;
 
-use std::{fmt, io::Write, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use hyper::StatusCode;
 use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
@@ -59,26 +59,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Ingest's flush interval by default; what it had not flushed when it was killed, a 202 may lose.
 const FLUSH: Duration = Duration::from_millis(500);
 
-pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
+pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
     let asked = flags.checked()?;
     let mut thread = tokio::runtime::Builder::new_current_thread();
     let thread = thread.enable_all().build().map_err(|error| {
         Failure::unavailable(format!("the network cannot be waited for: {error}"))
     })?;
-    thread.block_on(rehearse(asked))
+    thread.block_on(rehearse(asked, signals))
 }
 
-async fn rehearse(asked: Asked) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+async fn rehearse(asked: Asked, mut signals: Signals) -> Result<(), Failure> {
     let flags = &asked.flags;
     let poster = Poster::new(asked.ingest.clone(), FEW, ANSWER_LIMIT);
     let screens = screens(&asked).await?;
     let late = late::Counter::new(&asked.metrics);
     say(&asked, &places(&asked, screens.as_ref()))?;
-    let finals = tokio::select! {
-        finals = finals(&asked, screens.as_ref(), &poster) => finals?,
-        _ = signals.next() => return Ok(()),
-    };
+    let finals = finals(&asked, screens.as_ref(), &poster).await?;
     let late_before = late.read().await;
 
     let plan = Schedule::new(
@@ -87,6 +83,8 @@ async fn rehearse(asked: Asked) -> Result<(), Failure> {
         &asked.spikes,
     );
     let in_a_flush = plan.peak_per_second() * flags.batch as f64 * FLUSH.as_secs_f64();
+    // From here on an interrupted load reports what it has sent.
+    signals.take_over();
     let (sent, mut report) = perform(&asked, plan, screens.as_ref(), &poster, &mut signals).await;
     say(&asked, &report.to_string())?;
     if let Some(finals) = finals.filter(|_| !report.accepted_nothing()) {
@@ -110,7 +108,8 @@ async fn rehearse(asked: Asked) -> Result<(), Failure> {
         say(&asked, &report.in_words())?;
     }
     if flags.json {
-        output::quietly(output::print(&format!("{}\n", report.json())))?;
+        let line = report.json();
+        output::quietly(output::print(&format!("{}\n", output::escaped(&line))))?;
     }
     match report.complaint() {
         Some(complaint) => Err(Failure::new(Exit::Mismatch, complaint)),
@@ -157,11 +156,9 @@ async fn screens(asked: &Asked) -> Result<Option<Endpoint>, Failure> {
         let why = format!("--subscribe-url: name a publisher; {why}");
         return Err(Failure::unavailable(why));
     }
-    // Standard error may be gone; the load goes on.
-    let _ = writeln!(
-        std::io::stderr(),
-        "emostream: the way to the screen is not measured: {why}; name a publisher by --subscribe-url"
-    );
+    output::complain(&format!(
+        "the way to the screen is not measured: {why}; name a publisher by --subscribe-url"
+    ));
     Ok(None)
 }
 

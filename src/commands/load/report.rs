@@ -11,7 +11,7 @@ use super::{
     flags::Asked, ledger::Sent, probe::Probed, schedule::Schedule, sender::Performed,
     verdict::Verdict,
 };
-use crate::client::Opened;
+use crate::{client::Opened, output};
 
 /// Later than this in one of a hundred, and the figures say more about this machine than the server.
 const TOO_LATE_MS: f64 = 25.0;
@@ -156,7 +156,10 @@ impl Report {
     fn answers(&self) -> String {
         let Requests { answers, why, .. } = &self.requests;
         let each = answers.iter().map(|(name, requests)| match why.get(name) {
-            Some(why) => format!("{} × {name} ({why})", HumanCount(*requests)),
+            Some(why) => {
+                let (requests, why) = (HumanCount(*requests), output::escaped(why));
+                format!("{requests} × {name} ({why})")
+            }
             None => format!("{} × {name}", HumanCount(*requests)),
         });
         each.collect::<Vec<String>>().join(", ")

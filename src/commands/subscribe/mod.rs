@@ -67,43 +67,41 @@ impl Flags {
     }
 }
 
-pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
-    let seen = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
+    let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    let seen = terminal && output::can_be_drawn_on();
     let server = flags.access.open()?.to(&flags.url)?;
     match seen && !flags.json {
-        true => super::run(watch(flags, server)),
+        true => super::run(watch(flags, server, signals)),
         false => super::run(print(flags, server)),
     }
 }
 
-/// A line a message.
+/// A line a message. A signal ends it at any moment.
 async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
     let mut room = flags.subscription(server);
     let mut connected = false;
     loop {
-        let news = tokio::select! {
-            news = room.next() => news.map_err(Failure::unavailable)?,
-            _ = signals.next() => return Ok(()),
-        };
-        match news {
+        match room.next().await.map_err(Failure::unavailable)? {
             News::Frame { text, frame } => {
                 connected = true;
                 let line = match flags.json {
-                    true => text,
+                    // In JSON they are spaces, and every message is one line.
+                    true => text.replace(['\n', '\r', '\t'], " "),
                     false => match lines::describe(&frame) {
                         Some(line) => line,
                         None => continue,
                     },
                 };
-                match output::print(&format!("{line}\n")) {
+                match output::print(&format!("{}\n", output::escaped(&line))) {
                     Ok(()) => {}
                     gone => return output::quietly(gone),
                 }
             }
             News::Lost { why, .. } if !connected => return Err(flags.unreachable(&why)),
             News::Lost { why, pause } => {
-                eprintln!("emostream: {why}; next try in {:.1} s", pause.as_secs_f64());
+                let seconds = pause.as_secs_f64();
+                output::complain(&format!("{why}; next try in {seconds:.1} s"));
             }
         }
     }
@@ -111,17 +109,15 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
 
 /// A picture that lives. The first message comes before the screen is taken, so that a wrong address
 /// is one line as everywhere.
-async fn watch(flags: Flags, server: Endpoint) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+async fn watch(flags: Flags, server: Endpoint, mut signals: Signals) -> Result<(), Failure> {
     let mut room = flags.subscription(server);
     let mut scene = Scene::new(flags.room.clone());
-    tokio::select! {
-        news = room.next() => match news.map_err(Failure::unavailable)? {
-            News::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
-            News::Lost { why, .. } => return Err(flags.unreachable(&why)),
-        },
-        _ = signals.next() => return Ok(()),
+    match room.next().await.map_err(Failure::unavailable)? {
+        News::Frame { frame, .. } => scene.take(&frame, std::time::Instant::now()),
+        News::Lost { why, .. } => return Err(flags.unreachable(&why)),
     }
+    // A signal must not end the process before the terminal is given back.
+    signals.take_over();
     let mut screen = Screen::enter()?;
     loop {
         tokio::select! {
