@@ -24,6 +24,9 @@ use super::{
 };
 use crate::{Cleanup, Deletion, LogError, Timestamps, TopicSpec};
 
+/// How long the named brokers may take to be reached before the start fails by it.
+const ADVERTISED_PATIENCE: Duration = Duration::from_secs(4);
+
 /// Named so that the brokers are listed without every topic of the cluster; it need not exist.
 const ANY_TOPIC: &str = "__consumer_offsets";
 
@@ -184,9 +187,14 @@ pub(super) fn check_advertised(
     client: &BaseConsumer<Events>,
     configured: &str,
 ) -> Result<(), LogError> {
-    let Ok(metadata) = client.fetch_metadata(Some(ANY_TOPIC), PATIENCE) else {
-        // Whoever asks next says why.
-        return Ok(());
+    let Ok(metadata) = client.fetch_metadata(Some(ANY_TOPIC), ADVERTISED_PATIENCE) else {
+        // librdkafka may have left the broker that answered for those that it named.
+        let trouble = client.context().last();
+        return match trouble.map(|trouble| failure::silence(configured, trouble)) {
+            Some(error @ LogError::Advertised { .. }) => Err(error),
+            // Whoever asks next says why.
+            _ => Ok(()),
+        };
     };
     let mut unknown = Vec::new();
     for broker in metadata.brokers() {
