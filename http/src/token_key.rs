@@ -225,15 +225,15 @@ impl TokenKey {
         else {
             return BadToken::Invalid;
         };
-        let is_list = |value: &Value| {
+        let is_list: fn(&Value) -> bool = |value| {
             let list = value.as_array();
             list.is_some_and(|list| list.iter().all(Value::is_string))
         };
-        let claims: [(_, _, &dyn Fn(&Value) -> bool); 4] = [
-            ("sub", "text", &Value::is_string),
-            ("exp", "a number of seconds", &Value::is_number),
-            ("nbf", "a number of seconds", &Value::is_number),
-            ("rooms", "a list of text", &is_list),
+        let claims = [
+            ("sub", "text", Value::is_string as fn(&Value) -> bool),
+            ("exp", "a number of seconds", Value::is_number),
+            ("nbf", "a number of seconds", Value::is_number),
+            ("rooms", "a list of text", is_list),
         ];
         for (claim, expected, fits) in claims {
             if token.claims.get(claim).is_some_and(|value| !fits(value)) {

@@ -369,8 +369,13 @@ mod tests {
             at_ms: at as u64,
         };
         let reactions: Vec<Reaction> = (0..RECORD_REACTIONS).map(reaction).collect();
-        let bytes =
-            |count: usize| batch(reactions.iter().take(count).map(Into::into), RECORD_REACTIONS as u64).len() as u64;
+        let bytes = |count: usize| {
+            batch(
+                reactions.iter().take(count).map(Into::into),
+                RECORD_REACTIONS as u64,
+            )
+            .len() as u64
+        };
         assert!(bytes(RECORD_REACTIONS) < 990_000);
         for topic_bytes in [
             OVERHEAD_BYTES + REACTION_BYTES,
