@@ -224,6 +224,7 @@ impl PartitionReading {
         let mut judge = Judge {
             settlement: self.settlement,
             formers: &formers,
+            partition,
             offset,
             watermark_ms: self.clock.watermark_ms(),
             closed_until_ms: time.closed_until_ms,
@@ -384,6 +385,7 @@ struct Judge<'a> {
     settlement: Settlement,
     /// Those whose N is not reached yet: none but after a reset.
     formers: &'a [Former],
+    partition: u32,
     offset: u64,
     watermark_ms: u64,
     closed_until_ms: u64,
@@ -414,7 +416,7 @@ impl Judge<'_> {
 
     /// Of a reaction at `at_ms`, which `window` holds.
     fn verdict(&self, window: Window, at_ms: u64) -> Verdict {
-        let settles = |former: &Former| former.settles(at_ms);
+        let settles = |former: &Former| former.settles(self.partition, self.offset, at_ms);
         if self.formers.iter().any(settles) {
             return Verdict::Settled;
         }
@@ -723,6 +725,7 @@ mod tests {
             lateness_ms: 750,
             final_until_ms: T0 + 8_000,
             read_offsets: vec![(3, 1)],
+            ahead: Vec::new(),
         }];
         // The first two were final, of the first record only.
         bench.take(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));

@@ -228,6 +228,9 @@ pub struct Former {
     pub final_until_ms: u64,
     /// N of each partition then.
     pub read_offsets: Vec<(u32, u64)>,
+    /// What was rejected as `ahead` then, by partition.
+    #[serde(default)]
+    pub ahead: Vec<(u32, AheadLimit)>,
 }
 
 impl Former {
@@ -237,10 +240,30 @@ impl Former {
         of.map_or(0, |(_, offset)| *offset)
     }
 
-    /// Whether a reaction of `at_ms` below N was counted or rejected then.
-    pub fn settles(&self, at_ms: u64) -> bool {
+    /// What was settled by `progress` under `settings`.
+    pub fn of(progress: &Progress, settings: &Settings) -> Former {
+        let partitions = progress.partitions.iter();
+        let ahead = partitions
+            .clone()
+            .filter_map(|p| Some((p.partition, p.ahead?)));
+        Former {
+            reactions: settings.reactions.clone(),
+            window_ms: settings.window_ms,
+            lateness_ms: settings.lateness_ms,
+            final_until_ms: progress.final_until_ms,
+            read_offsets: partitions.map(|p| (p.partition, p.read_offset)).collect(),
+            ahead: ahead.collect(),
+        }
+    }
+
+    /// Whether a reaction of `at_ms`, at an offset of `partition` below N, was counted or rejected then.
+    pub fn settles(&self, partition: u32, offset: u64, at_ms: u64) -> bool {
+        let rejected = |(of, limit): &(u32, AheadLimit)| {
+            *of == partition && offset < limit.below_offset && at_ms > limit.limit_ms
+        };
         let window = WindowSize::from_ms(self.window_ms).map(|size| size.window_of(at_ms));
         window.is_some_and(|window| window.end <= self.final_until_ms)
+            || self.ahead.iter().any(rejected)
     }
 
     /// Whether what was settled then may come again: because a partition may read it again, or because time

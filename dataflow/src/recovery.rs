@@ -138,17 +138,7 @@ impl Found {
             let topic = topics.progress();
             return Err(DataflowError::OtherSettings { topic, difference });
         }
-        if newest_final_ms > known.newest_final_ms.max(known.final_until_ms) {
-            return Err(DataflowError::FinalsBeyondProgress {
-                windows: topics.windows(),
-                progress: topics.progress(),
-                newest: moment(newest_final_ms),
-                known: match &stored {
-                    Some(stored) => format!("ends at {}", moment(stored.final_until_ms)),
-                    None => "is empty".to_owned(),
-                },
-            });
-        }
+        require_progress(topics, newest_final_ms, stored.as_ref())?;
         let now_ms = config.clock.unix_ms();
         let last_begins_ms = known.final_until_ms.saturating_sub(config.window.as_ms());
         if last_begins_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
@@ -189,6 +179,27 @@ impl Found {
         };
         (0..).zip(&self.kept).map(resume).collect()
     }
+}
+
+/// Refuses progress that does not know of the newest final: it was lost, or rolled back.
+pub fn require_progress(
+    topics: &Topics,
+    newest_final_ms: u64,
+    stored: Option<&Progress>,
+) -> Result<(), DataflowError> {
+    let known_ms = stored.map_or(0, |stored| stored.newest_final_ms.max(stored.final_until_ms));
+    if newest_final_ms <= known_ms {
+        return Ok(());
+    }
+    Err(DataflowError::FinalsBeyondProgress {
+        windows: topics.windows(),
+        progress: topics.progress(),
+        newest: moment(newest_final_ms),
+        known: match stored {
+            Some(stored) => format!("ends at {}", moment(stored.final_until_ms)),
+            None => "is empty".to_owned(),
+        },
+    })
 }
 
 /// The end of the newest window that has finals; 0 if there are none.

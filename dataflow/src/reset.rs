@@ -126,6 +126,10 @@ pub fn plan(
     request: &ResetRequest,
 ) -> Result<Option<Plan>, DataflowError> {
     let stored = recovery::stored(topics, log)?;
+    if stored.is_none() && request.final_until_ms.is_none() {
+        // Finals without progress: it was lost, and only a final time is a way on.
+        recovery::require_progress(topics, newest_final_ms(topics, log)?, None)?;
+    }
     let Some((final_until_ms, final_time)) = final_time(stored.as_ref(), request)? else {
         return Ok(None);
     };
@@ -161,7 +165,7 @@ pub fn reset(
     let newest_final_ms = newest_final_ms(topics, log)?;
     let topic = topics.reactions();
     let (progress, done) = match stored {
-        None => begin(topics, log, final_until_ms)?,
+        None => begin(topics, log, request.final_until_ms)?,
         Some(stored) => {
             let (kept, misfits) = compare(&topic, log, &stored).map_err(DataflowError::Start)?;
             let moved_elsewhere =
@@ -173,7 +177,7 @@ pub fn reset(
             };
             let only_rejects = request.reject_ahead && request.final_until_ms.is_none();
             match only_rejects {
-                true => (stored.clone(), unchanged(&stored, &kept)),
+                true => reject_more(stored, &kept),
                 false => forget(stored, &kept, &misfits, request.from),
             }
         }
@@ -225,7 +229,9 @@ fn final_time(
     request: &ResetRequest,
 ) -> Result<Option<(u64, FinalTime)>, DataflowError> {
     let Some(wanted_ms) = request.final_until_ms else {
-        return Ok(stored.map(|stored| (stored.final_until_ms, FinalTime::Kept)));
+        let final_until_ms = stored.map(|stored| stored.final_until_ms);
+        let to_reject = request.reject_ahead.then_some(0);
+        return Ok(final_until_ms.or(to_reject).map(|until_ms| (until_ms, FinalTime::Kept)));
     };
     if wanted_ms > request.now_ms.saturating_add(MAX_AHEAD_MS) {
         return Err(DataflowError::FinalUntil(format!(
@@ -280,13 +286,15 @@ fn end(log: &dyn Log, topic: &str, partition: u32) -> Result<u64, DataflowError>
     Ok(ends.map_err(DataflowError::Start)?.end)
 }
 
-/// The progress of a deployment whose own is lost: whatever is in the log and of up to `final_until_ms` counts as
-/// settled.
+/// The progress of a deployment that has none: whatever is in the log and of up to `final_until_ms` counts as
+/// settled; without a final time nothing does.
 fn begin(
     topics: &Topics,
     log: &dyn Log,
-    final_until_ms: u64,
+    final_until_ms: Option<u64>,
 ) -> Result<(Progress, Reset), DataflowError> {
+    let nothing_final = final_until_ms.is_none();
+    let final_until_ms = final_until_ms.unwrap_or(0);
     let topic = topics.reactions();
     let mut done = Reset::of(final_until_ms);
     let mut partitions = Vec::new();
@@ -300,10 +308,11 @@ fn begin(
             .map_err(DataflowError::Start)?;
         // A record holds nothing that is further ahead of its own time.
         let resume_offset = ask(final_until_ms.saturating_sub(MAX_AHEAD_MS))?.max(kept.start);
-        let read_offset = end(log, &topic, partition)?;
+        let end_offset = end(log, &topic, partition)?;
+        let read_offset = if nothing_final { resume_offset } else { end_offset };
         done.partitions += 1;
         done.settled += ask(final_until_ms)?.saturating_sub(kept.start);
-        done.records += read_offset.saturating_sub(resume_offset);
+        done.records += end_offset.saturating_sub(resume_offset);
         partitions.push(PartitionProgress {
             read_offset,
             ..PartitionProgress::begin(partition, resume_offset)
@@ -327,17 +336,24 @@ fn without_offsets(stored: Progress) -> Progress {
     }
 }
 
-/// What is done where the next run goes on as it is.
-fn unchanged(stored: &Progress, kept: &[Range<u64>]) -> Reset {
+/// The progress that goes on as it is, but for other limits of what is rejected as `ahead`.
+fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
     let unread = |p: &PartitionProgress| {
         let held = kept.get(p.partition as usize);
         held.map_or(0, |held| held.end.saturating_sub(p.resume_offset))
     };
-    Reset {
+    let done = Reset {
         partitions: kept.len() as u32,
         records: stored.partitions.iter().map(unread).sum(),
         ..Reset::of(stored.final_until_ms)
+    };
+    // What was rejected by the limits until now stays rejected.
+    let limited = stored.partitions.iter().any(|p| p.ahead.is_some());
+    if let Some(settings) = stored.settings.clone().filter(|_| limited) {
+        let former = Former::of(&stored, &settings);
+        stored.formers.push(former);
     }
+    (stored, done)
 }
 
 impl Reset {
@@ -392,19 +408,7 @@ fn forget(
     };
     let partitions = (0..).zip(kept).map(resume).collect();
     let mut formers = stored.formers.clone();
-    formers.extend(stored.settings.as_ref().map(|settings| {
-        Former {
-            reactions: settings.reactions.clone(),
-            window_ms: settings.window_ms,
-            lateness_ms: settings.lateness_ms,
-            final_until_ms: stored.final_until_ms,
-            read_offsets: stored
-                .partitions
-                .iter()
-                .map(|p| (p.partition, p.read_offset))
-                .collect(),
-        }
-    }));
+    formers.extend(stored.settings.as_ref().map(|it| Former::of(&stored, it)));
     for former in &mut formers {
         former
             .read_offsets

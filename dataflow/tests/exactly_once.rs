@@ -10,6 +10,8 @@ mod faults;
 mod floods;
 #[path = "exactly_once/reset.rs"]
 mod reset;
+#[path = "exactly_once/set_back.rs"]
+mod set_back;
 mod stage;
 #[path = "exactly_once/trending.rs"]
 mod trending;

@@ -15,7 +15,7 @@ use rand::RngExt;
 use crate::{DataflowError, Stage, T0, check, closing, events, reaction, rng, seeds};
 
 /// Reactions by room and emoji.
-type Sums = BTreeMap<(String, String), u64>;
+pub(crate) type Sums = BTreeMap<(String, String), u64>;
 
 impl Stage {
     fn reset(&self, from: ResetFrom) -> Option<Reset> {
@@ -23,36 +23,63 @@ impl Stage {
     }
 
     /// A reset with this final time.
-    fn reset_to(&self, from: ResetFrom, final_until_ms: Option<u64>) -> Option<(Plan, Reset)> {
-        let request = ResetRequest {
+    pub(crate) fn reset_to(
+        &self,
+        from: ResetFrom,
+        final_until_ms: Option<u64>,
+    ) -> Option<(Plan, Reset)> {
+        self.reset_by(&ResetRequest {
             from,
             final_until_ms,
             reject_ahead: false,
             now_ms: EventClock::host().unix_ms(),
+        })
+    }
+
+    /// Has records that are ahead of the clock rejected, and changes nothing else.
+    pub(crate) fn reject_ahead(&self) {
+        let request = ResetRequest {
+            from: ResetFrom::Kept,
+            final_until_ms: None,
+            reject_ahead: true,
+            now_ms: EventClock::host().unix_ms(),
         };
-        let plan = plan(&self.topics, &*self.log, &request).unwrap()?;
-        let done = reset(&self.topics, &*self.log, &request, &plan).unwrap();
+        self.reset_by(&request).unwrap();
+    }
+
+    fn reset_by(&self, request: &ResetRequest) -> Option<(Plan, Reset)> {
+        let plan = plan(&self.topics, &*self.log, request).unwrap()?;
+        let done = reset(&self.topics, &*self.log, request, &plan).unwrap();
         Some((plan, done))
     }
 
     /// Stores `progress`, as a run would have.
-    fn store(&self, progress: &serde_json::Value) {
+    pub(crate) fn store(&self, progress: &serde_json::Value) {
+        self.store_bytes(progress.to_string().into());
+    }
+
+    /// Deletes the progress, as a compacted topic does.
+    pub(crate) fn forget(&self) {
+        self.store_bytes(Bytes::new());
+    }
+
+    fn store_bytes(&self, value: Bytes) {
         self.append(vec![NewRecord {
             topic: self.topics.progress(),
             partition: Some(0),
             time_ms: None,
             key: Some(Bytes::from_static(b"dataflow")),
-            value: progress.to_string().into(),
+            value,
             headers: Vec::new(),
         }]);
     }
 
-    fn refusal(&self) -> DataflowError {
+    pub(crate) fn refusal(&self) -> DataflowError {
         let (_, running) = self.start(self.config(1));
         running.join().unwrap().unwrap_err()
     }
 
-    fn counted(&self) -> Sums {
+    pub(crate) fn counted(&self) -> Sums {
         let mut sums = Sums::new();
         for record in self.finals() {
             for tally in record.counts {
@@ -64,7 +91,7 @@ impl Stage {
     }
 
     /// The reactions of `topic`'s records that can be read, those with this reason if one is given.
-    fn reactions_in(&self, topic: &str, reason: Option<&str>) -> Sums {
+    pub(crate) fn reactions_in(&self, topic: &str, reason: Option<&str>) -> Sums {
         let mut sums = Sums::new();
         let names = EmojiNames::default();
         read_to_end(&*self.log, topic, &mut |record| {
@@ -98,7 +125,7 @@ impl Stage {
     }
 }
 
-fn added(mut left: Sums, right: Sums) -> Sums {
+pub(crate) fn added(mut left: Sums, right: Sums) -> Sums {
     for (key, count) in right {
         *left.entry(key).or_default() += count;
     }
