@@ -108,30 +108,35 @@ impl KafkaLog {
         config.check()?;
         let context = Events::connecting();
         let client: BaseConsumer<Events> = config.create(&config.client(), context.clone())?;
-        let Some(cluster_id) = client.client().fetch_cluster_id(PATIENCE) else {
-            return Err(LogError::Unreachable {
-                brokers: config.brokers().to_owned(),
-                detail: context
-                    .last()
-                    .unwrap_or_else(|| format!("nothing came within {PATIENCE:?}")),
-            });
-        };
-        admin::check_advertised(&client, config.brokers())?;
-        context.connected();
         // Its errors are those of the other client, which reports them.
         let uncommitted: BaseConsumer<Events> =
             config.create(&config.uncommitted(), Events::connecting())?;
         let (client, uncommitted) = (Arc::new(client), Arc::new(uncommitted));
         let closed = Arc::new(AtomicBool::new(false));
         let events = serve_events([client.clone(), uncommitted.clone()], closed.clone())?;
-        Ok(Self {
+        let mut log = Self {
             config,
             client,
             uncommitted,
-            cluster_id,
+            cluster_id: String::new(),
             closed,
             events: Some(events),
-        })
+        };
+        // Only while events are served: why no broker answers is one of them.
+        log.cluster_id = match log.client.client().fetch_cluster_id(PATIENCE) {
+            Some(cluster_id) => cluster_id,
+            None => {
+                return Err(LogError::Unreachable {
+                    brokers: log.config.brokers().to_owned(),
+                    detail: context
+                        .last()
+                        .unwrap_or_else(|| format!("nothing came within {PATIENCE:?}")),
+                });
+            }
+        };
+        admin::check_advertised(&log.client, log.config.brokers())?;
+        context.connected();
+        Ok(log)
     }
 
     /// An error of a question to the cluster, about `topic` and perhaps a partition.
