@@ -1,9 +1,6 @@
 //! Frames as they go out: serialised and framed once, shared by all who receive them.
 
-use std::{
-    sync::OnceLock,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use emostream_model::{Frame, ResultId};
@@ -72,13 +69,6 @@ impl Encoded {
             },
             event: OnceLock::new(),
         }
-    }
-
-    /// A heartbeat of this moment.
-    pub(crate) fn heartbeat() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_millis() as u64;
-        Self::new(&Frame::Heartbeat { now })
     }
 
     fn as_event(&self) -> &Event {

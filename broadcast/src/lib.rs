@@ -23,6 +23,7 @@ mod encoded;
 mod error;
 mod farewell;
 mod feed;
+mod heartbeat;
 mod hub;
 mod metrics;
 mod page;

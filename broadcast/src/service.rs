@@ -21,6 +21,7 @@ use crate::{
     encoded::Encoded,
     farewell,
     feed::Feed,
+    heartbeat::Heartbeat,
     hub::Hub,
     metrics::{Metrics, SSE, WEBSOCKET},
     page::Page,
@@ -175,7 +176,7 @@ fn fan_out(
     let shards = reception.shards;
     let shards = shards.map_or_else(thread::available_parallelism, Ok);
     let shards = shards.unwrap_or(NonZeroUsize::MIN);
-    let shards = Shards::start(shards, reception.heartbeat, &metrics);
+    let shards = Shards::start(shards, &heartbeat(reception), &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
     let hub = Arc::new(Hub::new(shape, shards.bells()));
     let feed = Arc::new(Feed::new(
@@ -185,6 +186,13 @@ fn fan_out(
         reception.clock.clone(),
     ));
     Ok((feed, shards))
+}
+
+fn heartbeat(reception: &Reception) -> Heartbeat {
+    Heartbeat {
+        every: reception.heartbeat,
+        clock: reception.clock.clone(),
+    }
 }
 
 struct Service {
@@ -283,7 +291,7 @@ impl Service {
                         let stay = Stay::new(self.farewell.clone(), until);
                         let (metrics, drain) = (self.metrics.clone(), self.reception.drain);
                         let spread = move || farewell::spread(metrics.audience(), drain);
-                        sse::stream(subscription, self.reception.heartbeat, stay, spread)
+                        sse::stream(subscription, heartbeat(&self.reception), stay, spread)
                     }
                 })
             }

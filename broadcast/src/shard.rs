@@ -35,7 +35,8 @@ use std::{
 use emostream_http::Taken;
 
 use crate::{
-    encoded::Encoded, metrics::Metrics, sse::Framing, subscriber::Subscriber, websocket::Inbound,
+    encoded::Encoded, heartbeat::Heartbeat, metrics::Metrics, sse::Framing, subscriber::Subscriber,
+    websocket::Inbound,
 };
 
 use bell::Bell;
@@ -68,14 +69,14 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Starts as many threads; a connection that was silent for `heartbeat` gets a heartbeat.
+    /// Starts as many threads.
     pub(crate) fn start(
         count: NonZeroUsize,
-        heartbeat: Duration,
+        heartbeat: &Heartbeat,
         metrics: &Metrics,
     ) -> io::Result<Self> {
         let threads: Vec<Thread> = (0..count.get())
-            .map(|shard| Thread::new(shard, heartbeat, metrics))
+            .map(|shard| Thread::new(shard, heartbeat.clone(), metrics))
             .collect::<io::Result<_>>()?;
         let bells: Vec<Arc<Bell>> = threads.iter().map(Thread::bell).collect();
         let mut shards = Self {

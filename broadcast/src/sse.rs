@@ -13,6 +13,7 @@ use hyper::{
 use crate::{
     encoded::Encoded,
     farewell,
+    heartbeat::Heartbeat,
     stay::{Over, Stay},
     subscription::Subscription,
 };
@@ -103,11 +104,10 @@ pub(crate) fn response(body: Body, framing: Option<Framing>) -> Response {
 /// Answers over HTTP/2 with a stream of events that ends with the client, with `bye` at the farewell, or
 /// when the token expires: a browser then comes back by itself, and is told 401.
 ///
-/// A heartbeat is sent after a silence of `heartbeat`. `spread` says at the farewell over how long the audience
-/// comes back.
+/// `spread` says at the farewell over how long the audience comes back.
 pub(crate) fn stream(
     subscription: Subscription,
-    heartbeat: Duration,
+    heartbeat: Heartbeat,
     stay: Stay,
     spread: impl Fn() -> Duration + Send + 'static,
 ) -> Response {
@@ -125,7 +125,7 @@ pub(crate) fn stream(
 async fn feed(
     mut subscription: Subscription,
     sender: &BodySender,
-    heartbeat: Duration,
+    heartbeat: Heartbeat,
     stay: Stay,
     spread: impl Fn() -> Duration,
 ) -> Result<(), Closed> {
@@ -138,7 +138,7 @@ async fn feed(
                 Over::Expired => Ok(()),
             },
             frame = subscription.next() => frame.event().clone(),
-            () = tokio::time::sleep(heartbeat) => Encoded::heartbeat().event().clone(),
+            () = tokio::time::sleep(heartbeat.every) => heartbeat.frame().event().clone(),
         };
         sender.send(piece).await?;
     }

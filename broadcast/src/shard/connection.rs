@@ -19,6 +19,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 use super::{Arrival, Speech, batch::Batch};
 use crate::{
     encoded::Encoded,
+    heartbeat::Heartbeat,
     hub::Entry,
     metrics::Deliveries,
     subscriber::Subscriber,
@@ -79,8 +80,9 @@ pub(super) struct Turn {
     pub(super) deliveries: Deliveries,
     /// A connection to which nothing was sent for so long gets a heartbeat.
     pub(super) silence: Tick,
+    pub(super) heartbeat: Heartbeat,
     /// The heartbeat of this slice of the connections, once one of them needs it.
-    pub(super) heartbeat: Option<Encoded>,
+    pub(super) beat: Option<Encoded>,
     pub(super) batch: Batch,
     pub(super) scratch: Box<[u8]>,
 }
@@ -405,8 +407,8 @@ impl Connection {
         let is_silent = turn.silence.has_passed(self.sent, turn.now);
         if is_silent {
             self.sent = turn.now;
-            let heartbeat = turn.heartbeat.get_or_insert_with(Encoded::heartbeat);
-            self.rest = self.speech.frame(heartbeat);
+            let beat = turn.beat.get_or_insert_with(|| turn.heartbeat.frame());
+            self.rest = self.speech.frame(beat);
         }
         // In a silent room both go out in one packet.
         if answers && (is_silent || ASK_EVERY.has_passed(self.asked, turn.now)) {

@@ -19,7 +19,7 @@ use super::{
     bell::Bell,
     connection::{Connection, DEAD_AFTER, More, Tick, Turn},
 };
-use crate::{farewell, hub::Entry, metrics::Metrics};
+use crate::{farewell, heartbeat::Heartbeat, hub::Entry, metrics::Metrics};
 
 /// How often some connections are looked at, and into how many parts they fall.
 const SLICE_EVERY: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ fn key(room: &Arc<Entry>) -> usize {
 }
 
 impl Thread {
-    pub(super) fn new(shard: usize, heartbeat: Duration, metrics: &Metrics) -> io::Result<Self> {
+    pub(super) fn new(shard: usize, heartbeat: Heartbeat, metrics: &Metrics) -> io::Result<Self> {
         let poll = Poll::new()?;
         let bell = Arc::new(Bell::new(poll.registry(), BELL)?);
         let now = Instant::now();
@@ -89,8 +89,9 @@ impl Thread {
                 instant: now,
                 deliveries: metrics.deliveries.clone(),
                 // The next visit may come a whole round later, which would be too late.
-                silence: Tick::span(heartbeat.saturating_sub(SLICE_EVERY * SLICES as u32)),
-                heartbeat: None,
+                silence: Tick::span(heartbeat.every.saturating_sub(SLICE_EVERY * SLICES as u32)),
+                heartbeat,
+                beat: None,
                 batch: Batch::default(),
                 scratch: vec![0; READ_BYTES].into(),
             },
@@ -259,7 +260,7 @@ impl Thread {
         }
         self.slice_at = self.turn.instant + SLICE_EVERY;
         // One for all that are due now; its time is this moment's.
-        self.turn.heartbeat = None;
+        self.turn.beat = None;
         let places = self.connections.capacity();
         for _ in 0..places.div_ceil(SLICES) {
             self.looked = (self.looked + 1) % places;
