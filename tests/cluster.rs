@@ -392,7 +392,8 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     let seed = seed();
     let mut rng = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
-    let broker = Broker::start();
+    // One that is silent for 2 s would be fenced, and no transaction ends without a leader.
+    let broker = Broker::start_for_a_cluster();
     let (brokers, prefix) = (broker.address(), unique("chaos"));
     create(&brokers, &prefix, 4);
     let log = connect(&brokers);

@@ -63,6 +63,7 @@ kafka() { # kafka CLASS ARG…, with the heap and log settings of the environmen
 }
 
 settings() { # settings DIR PORT CONTROLLER_PORT [join]
+    local session_ms=${KAFKA_SESSION_TIMEOUT_MS:-2000}
     if [ -z "${4-}" ]; then
         cat <<SETTINGS
 process.roles=broker,controller
@@ -90,7 +91,9 @@ transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=3
 group.initial.rebalance.delay.ms=0
 # After kill -9 the broker's old session has to run out before it may come back.
-broker.session.timeout.ms=${KAFKA_SESSION_TIMEOUT_MS:-2000}
+broker.session.timeout.ms=$session_ms
+# Several in a session: by default one comes every 2 s, and the first that is late takes the leaders away.
+broker.heartbeat.interval.ms=$((session_ms / 10))
 SETTINGS
 }
 
@@ -211,7 +214,8 @@ run() {
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     port=$(free_port)
-    start "$dir" "$port"
+    # Nobody kills this one, so it may be silent for as long as a busy machine makes it.
+    KAFKA_SESSION_TIMEOUT_MS=${KAFKA_SESSION_TIMEOUT_MS:-30000} start "$dir" "$port"
     # In the background, so that a signal to this script is served at once.
     EMOSTREAM_TEST_KAFKA=127.0.0.1:$port "$@" <&0 &
     local child=$!
