@@ -15,6 +15,7 @@ need g++ g++     # librdkafka
 need make make
 need haproxy haproxy         # the cluster's one address
 need promtool prometheus     # its alerts
+need faketime faketime       # a clock that is wrong
 need python3 python3
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if [ "${1:-}" = pictures ]; then # make screenshots

@@ -187,7 +187,9 @@ pub fn require_progress(
     newest_final_ms: u64,
     stored: Option<&Progress>,
 ) -> Result<(), DataflowError> {
-    let known_ms = stored.map_or(0, |stored| stored.newest_final_ms.max(stored.final_until_ms));
+    let known_ms = stored.map_or(0, |stored| {
+        stored.newest_final_ms.max(stored.final_until_ms)
+    });
     if newest_final_ms <= known_ms {
         return Ok(());
     }

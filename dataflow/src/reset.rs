@@ -231,7 +231,9 @@ fn final_time(
     let Some(wanted_ms) = request.final_until_ms else {
         let final_until_ms = stored.map(|stored| stored.final_until_ms);
         let to_reject = request.reject_ahead.then_some(0);
-        return Ok(final_until_ms.or(to_reject).map(|until_ms| (until_ms, FinalTime::Kept)));
+        return Ok(final_until_ms
+            .or(to_reject)
+            .map(|until_ms| (until_ms, FinalTime::Kept)));
     };
     if wanted_ms > request.now_ms.saturating_add(MAX_AHEAD_MS) {
         return Err(DataflowError::FinalUntil(format!(
@@ -309,7 +311,11 @@ fn begin(
         // A record holds nothing that is further ahead of its own time.
         let resume_offset = ask(final_until_ms.saturating_sub(MAX_AHEAD_MS))?.max(kept.start);
         let end_offset = end(log, &topic, partition)?;
-        let read_offset = if nothing_final { resume_offset } else { end_offset };
+        let read_offset = if nothing_final {
+            resume_offset
+        } else {
+            end_offset
+        };
         done.partitions += 1;
         done.settled += ask(final_until_ms)?.saturating_sub(kept.start);
         done.records += end_offset.saturating_sub(resume_offset);

@@ -2,9 +2,10 @@
 
 use std::{path::Path, process::Command};
 
+use emostream_log::kafka::{KafkaLog, KafkaOptions};
 use tempfile::TempDir;
 
-use super::{signal::signal, supervised::free_addresses, until};
+use super::{node, signal::signal, supervised::free_addresses, until};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
 
@@ -16,6 +17,24 @@ pub fn brokers() -> String {
              `tests/kafka/kafka.sh run cargo test`, which sets EMOSTREAM_TEST_KAFKA"
         )
     })
+}
+
+/// A client of that Kafka, or of another one.
+pub fn connect(brokers: &str) -> KafkaLog {
+    let brokers = brokers.to_owned();
+    KafkaLog::connect(KafkaOptions {
+        brokers,
+        ..KafkaOptions::default()
+    })
+    .unwrap()
+}
+
+/// Creates the topics that `prefix` lacks, with `partitions` partitions.
+pub fn create_topics(brokers: &str, prefix: &str, partitions: u32) {
+    let partitions = partitions.to_string();
+    let create = ["topics", "create", "--kafka", brokers];
+    let named = ["--topic-prefix", prefix, "--partitions", &partitions];
+    node::output(&[create, named].concat());
 }
 
 /// A broker of a test's own, which may go away and come back with its data.
@@ -63,6 +82,16 @@ impl Broker {
         broker
     }
 
+    /// One with a second listener at `port`, which clients are sent to at `advertised`.
+    pub fn start_with_second_listener(port: &str, advertised: &str) -> Broker {
+        let broker = Broker::on_a_free_port();
+        let arguments = ["start", text(broker.dir.path()), &broker.port];
+        run(Command::new(SCRIPT)
+            .args(arguments)
+            .env("KAFKA_SECOND_LISTENER", format!("{port}:{advertised}")));
+        broker
+    }
+
     /// Waits until it has ended by itself.
     pub fn until_it_gives_up(&self) {
         let pid = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
@@ -79,13 +108,29 @@ impl Broker {
     /// One more broker of this one's cluster.
     pub fn joined(&self) -> Broker {
         let broker = Broker::on_a_free_port();
-        script(&[
-            "join",
-            text(broker.dir.path()),
-            &broker.port,
-            text(self.dir.path()),
-        ]);
+        broker.join(self, &mut Command::new(SCRIPT));
         broker
+    }
+
+    /// The same with a second listener at `port`, which clients are sent to at `advertised`.
+    pub fn joined_with_second_listener(&self, port: &str, advertised: &str) -> Broker {
+        let broker = Broker::on_a_free_port();
+        let listener = format!("{port}:{advertised}");
+        broker.join(
+            self,
+            Command::new(SCRIPT).env("KAFKA_SECOND_LISTENER", listener),
+        );
+        broker
+    }
+
+    fn join(&self, other: &Broker, script: &mut Command) {
+        let (own, others) = (text(self.dir.path()), text(other.dir.path()));
+        run(script.args(["join", own, &self.port, others]));
+    }
+
+    /// Its number in its cluster.
+    pub fn id(&self) -> &str {
+        &self.port
     }
 
     fn on_a_free_port() -> Broker {
@@ -147,6 +192,16 @@ pub fn create_topic_of_small_records(brokers: &str, topic: &str, bytes: u32) {
     let limit = format!("max.message.bytes={bytes}");
     let create = ["topics", port, "--create", "--topic", topic];
     script(&[&create[..], &["--partitions", "2", "--config", &limit]].concat());
+}
+
+/// Gives `topic` as many partitions as there are brokers in `leaders`, and each new one to the broker of its
+/// place there, with Kafka's own tool.
+pub fn add_partitions_at(brokers: &str, topic: &str, leaders: &[&str]) {
+    let port = brokers.rsplit_once(':').unwrap().1;
+    let (count, assignment) = (leaders.len().to_string(), leaders.join(","));
+    let alter = ["topics", port, "--alter", "--topic", topic];
+    let to = ["--partitions", &count, "--replica-assignment", &assignment];
+    script(&[&alter[..], &to].concat());
 }
 
 /// Deletes `topic`, with Kafka's own tool.

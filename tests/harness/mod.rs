@@ -12,6 +12,7 @@ pub mod kafka;
 pub mod network;
 pub mod node;
 pub mod origin;
+pub mod proxy;
 pub mod rooms;
 pub mod signal;
 pub mod sse;
@@ -20,7 +21,7 @@ pub mod ws;
 
 use std::{
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Long enough for two busy cores; only a test that fails waits this long.
@@ -35,15 +36,28 @@ pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The same with a deadline of its own.
-pub fn until_within<T>(limit: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn until_within<T>(limit: Duration, what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    within(limit, condition).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+}
+
+/// The same for a condition that a later assertion is about: `None` if it never gave anything.
+pub fn within<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = condition() {
-            return value;
+            return Some(value);
         }
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Now, Unix milliseconds.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    since.as_millis() as u64
 }
 
 /// A name that no other run uses.

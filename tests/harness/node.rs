@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{DEADLINE, signal::signal, until, until_within};
+use super::{DEADLINE, signal::signal, until, until_within, within};
 
 /// What is shown of a log where a test fails.
 const SHOWN_LINES: usize = 30;
@@ -149,6 +149,11 @@ impl Node {
         })
     }
 
+    /// What it has logged so far.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -166,6 +171,11 @@ impl Node {
         until_within(within, "an end after SIGTERM", || {
             self.child.try_wait().unwrap()
         })
+    }
+
+    /// Its exit code, if it ends by itself within `limit`.
+    pub fn exit_code_within(&mut self, limit: Duration) -> Option<i32> {
+        within(limit, || self.child.try_wait().unwrap()).and_then(|status| status.code())
     }
 
     /// Waits for it to end by itself.

@@ -4,6 +4,8 @@
 # KAFKA_FILE_KB: the most kilobytes of a file that a broker writes; what is beyond fails as on a full disk.
 # KAFKA_SESSION_TIMEOUT_MS: how long the broker may be silent, 2000 by default; a bench that keeps every
 # core busy needs more, or the broker counts as dead.
+# KAFKA_SECOND_LISTENER=PORT:ADVERTISED: a new broker also listens on PORT, and clients that come there are
+# sent to the port ADVERTISED: a proxy's, so that it cuts off these clients alone.
 #
 #   kafka.sh fetch                    fetch it into target/kafka, once
 #   kafka.sh start DIR PORT           start a broker on 127.0.0.1:PORT with its data, log and pid in DIR;
@@ -64,22 +66,28 @@ kafka() { # kafka CLASS ARG…, with the heap and log settings of the environmen
 
 settings() { # settings DIR PORT CONTROLLER_PORT [join]
     local session_ms=${KAFKA_SESSION_TIMEOUT_MS:-2000}
+    local listeners=PLAINTEXT://127.0.0.1:$2 advertised=PLAINTEXT://${KAFKA_ADVERTISED_HOST:-127.0.0.1}:$2
+    if [ -n "${KAFKA_SECOND_LISTENER-}" ]; then
+        listeners+=,SECOND://127.0.0.1:${KAFKA_SECOND_LISTENER%:*}
+        advertised+=,SECOND://127.0.0.1:${KAFKA_SECOND_LISTENER#*:}
+    fi
     if [ -z "${4-}" ]; then
         cat <<SETTINGS
 process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:$2,CONTROLLER://127.0.0.1:$3
+listeners=$listeners,CONTROLLER://127.0.0.1:$3
 SETTINGS
     else
         cat <<SETTINGS
 process.roles=broker
 node.id=$2
-listeners=PLAINTEXT://127.0.0.1:$2
+listeners=$listeners
 SETTINGS
     fi
     cat <<SETTINGS
 controller.quorum.voters=1@127.0.0.1:$3
-advertised.listeners=PLAINTEXT://${KAFKA_ADVERTISED_HOST:-127.0.0.1}:$2
+advertised.listeners=$advertised
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SECOND:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 log.dirs=$1/data
 num.partitions=1

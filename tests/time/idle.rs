@@ -1,0 +1,241 @@
+//! What is taken for an idle partition: one that a frozen process, a cut connection or another producer's
+//! open transaction keeps from being read.
+
+use std::{thread, time::Duration};
+
+use emostream_log::{Log, NewRecord};
+use serde_json::json;
+
+use super::fixture::{
+    CROWD, Crowd, Fixture, Outcome, PARTITIONS, WINDOW, assert_contains, held, readiness, with,
+};
+use crate::harness::{
+    kafka::{self, Broker},
+    node::said_at_last,
+    now_ms,
+    proxy::Proxy,
+    seed,
+    supervised::{Supervised, free_addresses},
+    unique, until, within,
+};
+
+/// Long enough for a partition to be taken for idle, if anything but its log decides that.
+const LONGER_THAN_IDLE: Duration = Duration::from_secs(4);
+/// Where another producer's transaction is.
+const PINNED: u32 = 0;
+const TRANSACTION: &str = "transaction";
+const TRANSACTION_REACTIONS: u64 = 50;
+const OPEN: &str = "open transaction";
+const UNREACHABLE: &str = "unreachable";
+
+/// A Kafka of two brokers, which lead half of the partitions each, and a dataflow that reaches the other one
+/// through a proxy. Ingests reach both.
+struct Halves {
+    fixture: Fixture,
+    proxy: Proxy,
+    dataflow: Supervised,
+    admin: String,
+    _brokers: [Broker; 2],
+}
+
+/// The partitions of the other broker.
+const OTHER_HALF: [u32; 2] = [2, 3];
+
+impl Halves {
+    fn start() -> Halves {
+        let addresses = free_addresses(3);
+        let port = |number: usize| addresses[number].rsplit_once(':').unwrap().1;
+        let proxy = Proxy::start(addresses[1].clone());
+        let broker = Broker::start_with_second_listener(port(0), port(0));
+        let fixture = Fixture::on(broker.address(), unique("halves"));
+        // What exists before the other broker comes is led by the first: commits do not need the other.
+        kafka::create_topics(&fixture.brokers, &fixture.prefix, PARTITIONS / 2);
+        let coordinator = fixture.connect().transactor("first", LONGER_THAN_IDLE);
+        drop(coordinator.unwrap());
+        let other = broker.joined_with_second_listener(port(1), &proxy.port);
+        let reactions = fixture.topic("reactions");
+        let leaders = ["1", "1", other.id(), other.id()];
+        kafka::add_partitions_at(&fixture.brokers, &reactions, &leaders);
+        for address in [broker.address(), other.address()] {
+            let log = kafka::connect(&address);
+            until("all partitions are known", || {
+                (log.partitions(&reactions).unwrap() == PARTITIONS).then_some(())
+            });
+        }
+        let through_the_proxy = Fixture::on(addresses[0].clone(), fixture.prefix.clone());
+        let admin = addresses[2].clone();
+        let arguments = through_the_proxy.dataflow_arguments(&[]);
+        let arguments = with(arguments, "--admin", &admin)
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        Halves {
+            // A commit that fails meanwhile ends it: it is started again.
+            dataflow: Supervised::start(arguments, fixture.log("dataflow"), seed()),
+            fixture,
+            proxy,
+            admin,
+            _brokers: [broker, other],
+        }
+    }
+
+    /// Why it is not ready, if that is a partition of the other broker and both are shown as held.
+    fn holds_the_other_half(&self) -> Option<String> {
+        let reactions = self.fixture.topic("reactions");
+        let named = |partition: &u32| format!("{reactions}/{partition}");
+        let is_held = |partition: &u32| held(&self.admin, *partition, UNREACHABLE) == Some(1.0);
+        let reason = readiness(&self.admin).err()?;
+        let names_one = OTHER_HALF.iter().any(|it| reason.contains(&named(it)));
+        (names_one && OTHER_HALF.iter().all(is_held)).then_some(reason)
+    }
+}
+
+impl Drop for Halves {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("{}", said_at_last(&self.fixture.log("dataflow")));
+        }
+    }
+}
+
+#[test]
+fn a_dataflow_that_is_frozen_or_cut_off_makes_nothing_late() {
+    let halves = Halves::start();
+    let ingest = halves.fixture.ingest();
+    let crowd = Crowd::start(&ingest.address);
+    Outcome::of(1, &halves.fixture.store());
+    while_it_is_frozen(&halves, &crowd);
+    let while_frozen = crowd.end();
+    let outcome = Outcome::of(while_frozen, &halves.fixture.store());
+    outcome.assert_all_counted(&[(CROWD, while_frozen)]);
+
+    let crowd = Crowd::start(&ingest.address);
+    crowd.goes_on_for(2 * WINDOW);
+    let reasons = while_it_is_cut_off(&halves, &crowd);
+    let reactions = while_frozen + crowd.end();
+    let outcome = Outcome::of(reactions, &halves.fixture.store());
+    outcome.assert_all_counted(&[(CROWD, reactions)]);
+    assert!(reasons.iter().all(Option::is_some), "{reasons:?}");
+    until("ready again", || readiness(&halves.admin).ok());
+    let shown = OTHER_HALF.map(|partition| held(&halves.admin, partition, UNREACHABLE));
+    assert_eq!(shown, [Some(0.0); 2]);
+}
+
+/// SIGSTOP stands for a machine that is migrated or sleeps: its clock goes on, and its network may be back a
+/// little later than its processes.
+fn while_it_is_frozen(halves: &Halves, crowd: &Crowd) {
+    for network_is_late in [false, true] {
+        halves.dataflow.signal("STOP");
+        crowd.goes_on_for(LONGER_THAN_IDLE);
+        if network_is_late {
+            halves.proxy.fall_silent();
+        }
+        halves.dataflow.signal("CONT");
+        crowd.goes_on_for(WINDOW);
+        halves.proxy.come_up();
+        crowd.goes_on_for(2 * WINDOW);
+    }
+}
+
+/// First the other broker does not answer, then it cannot be connected to; why the dataflow was not ready.
+fn while_it_is_cut_off(halves: &Halves, crowd: &Crowd) -> [Option<String>; 2] {
+    halves.proxy.fall_silent();
+    crowd.goes_on_for(LONGER_THAN_IDLE);
+    let silent = within(4 * LONGER_THAN_IDLE, || halves.holds_the_other_half());
+    halves.proxy.cut();
+    crowd.goes_on_for(LONGER_THAN_IDLE);
+    let cut = halves.holds_the_other_half();
+    halves.proxy.come_up();
+    crowd.goes_on_for(2 * WINDOW);
+    [silent, cut]
+}
+
+/// Another producer's reactions in [`PINNED`], which nobody reads before its transaction ends.
+fn reactions_in_a_transaction(fixture: &Fixture) -> Vec<NewRecord> {
+    let reaction = json!({"user_id": 1, "emoji_type": "👏", "room": TRANSACTION});
+    let record = NewRecord {
+        topic: fixture.topic("reactions"),
+        partition: Some(PINNED),
+        time_ms: Some(now_ms()),
+        key: None,
+        value: reaction.to_string().into(),
+        headers: Vec::new(),
+    };
+    vec![record; TRANSACTION_REACTIONS as usize]
+}
+
+#[test]
+fn a_transaction_that_stays_open_for_a_while_makes_nothing_late() {
+    let fixture = Fixture::new("open");
+    let ingest = fixture.ingest();
+    let (_dataflow, admin) = fixture.dataflow("dataflow", &[]);
+    until("ready", || readiness(&admin).ok());
+    let crowd = Crowd::start(&ingest.address);
+    crowd.goes_on_for(2 * WINDOW);
+    let log = fixture.connect();
+    let mut producer = log
+        .transactor(&unique("producer"), Duration::from_secs(60))
+        .unwrap();
+    producer
+        .write(reactions_in_a_transaction(&fixture))
+        .unwrap();
+    let reason = within(4 * LONGER_THAN_IDLE, || readiness(&admin).err());
+    let shown = held(&admin, PINNED, OPEN);
+    producer.commit(Vec::new()).unwrap();
+    crowd.goes_on_for(2 * WINDOW);
+    let crowd = crowd.end();
+    let outcome = Outcome::of(crowd + TRANSACTION_REACTIONS, &fixture.store());
+    outcome.assert_all_counted(&[(CROWD, crowd), (TRANSACTION, TRANSACTION_REACTIONS)]);
+    let place = format!("{}/{PINNED}", fixture.topic("reactions"));
+    assert_contains(&reason.expect("a reason"), &[&place, OPEN]);
+    assert_eq!(shown, Some(1.0));
+    until("ready again", || readiness(&admin).ok());
+    assert_eq!(held(&admin, PINNED, OPEN), Some(0.0));
+}
+
+#[test]
+fn a_transaction_that_outlasts_the_hold_timeout_is_late_and_named() {
+    let fixture = Fixture::new("outlasted");
+    let ingest = fixture.ingest();
+    let (_dataflow, admin) = fixture.dataflow("dataflow", &["--hold-timeout", "5s"]);
+    until("ready", || readiness(&admin).ok());
+    let crowd = Crowd::start(&ingest.address);
+    crowd.goes_on_for(2 * WINDOW);
+    let log = fixture.connect();
+    let mut producer = log
+        .transactor(&unique("producer"), Duration::from_secs(60))
+        .unwrap();
+    let opened_ms = now_ms();
+    producer
+        .write(reactions_in_a_transaction(&fixture))
+        .unwrap();
+    let opened = Duration::from_millis(opened_ms);
+    let final_until = || Duration::from_millis(fixture.outcome().final_until_ms);
+    let while_held = within(4 * LONGER_THAN_IDLE, || readiness(&admin).err());
+    let passed_while_held = final_until().saturating_sub(opened);
+    until("time to pass", || {
+        thread::sleep(WINDOW);
+        (final_until() > opened + 3 * WINDOW).then_some(())
+    });
+    let open = readiness(&admin);
+    producer.commit(Vec::new()).unwrap();
+    until("it has caught up", || readiness(&admin).ok());
+    crowd.goes_on_for(2 * WINDOW);
+    let crowd = crowd.end();
+    let outcome = Outcome::of(crowd + TRANSACTION_REACTIONS, &fixture.store());
+
+    let place = format!("{}/{PINNED}", fixture.topic("reactions"));
+    assert_contains(&while_held.expect("a reason"), &[&place, OPEN]);
+    assert!(passed_while_held <= WINDOW, "{passed_while_held:?}");
+    assert_contains(&open.unwrap_err(), &[&place]);
+    let late = |room: &str| {
+        let key = ("late".to_owned(), PINNED, room.to_owned());
+        outcome.rejected.get(&key).copied().unwrap_or(0)
+    };
+    assert_eq!(late(TRANSACTION), TRANSACTION_REACTIONS);
+    assert_eq!(outcome.counted[CROWD] + late(CROWD), crowd, "{outcome:?}");
+    // Nothing else was rejected, and nothing is final twice.
+    let all = late(CROWD) + late(TRANSACTION);
+    assert_eq!(outcome.rejected.values().sum::<u64>(), all, "{outcome:?}");
+    assert_eq!(outcome.doubled, []);
+}
