@@ -37,6 +37,15 @@ pub struct Progress {
     pub run: Option<RunIdentity>,
 }
 
+impl Progress {
+    /// The size of the windows that it was made under, where that is known.
+    pub fn window_ms(&self) -> Option<u64> {
+        let of_settings = self.settings.as_ref().map(|settings| settings.window_ms);
+        let of_former = self.formers.last().map(|former| former.window_ms);
+        of_settings.or(of_former)
+    }
+}
+
 /// How often the final time was set back on purpose, and to where the last time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resets {

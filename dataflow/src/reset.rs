@@ -175,11 +175,14 @@ pub fn reset(
             } else {
                 stored
             };
+            let lost = lost_commits(log, &topic, &stored, newest_final_ms)?;
             let only_rejects = request.reject_ahead && request.final_until_ms.is_none();
-            match only_rejects {
+            let (mut progress, done) = match only_rejects {
                 true => reject_more(stored, &kept),
                 false => forget(stored, &kept, &misfits, request.from),
-            }
+            };
+            progress.formers.extend(lost);
+            (progress, done)
         }
     };
     let mut progress = Progress {
@@ -245,9 +248,7 @@ fn final_time(
     let Some(stored) = stored else {
         return Ok(Some((wanted_ms, FinalTime::Begun)));
     };
-    let of_settings = stored.settings.as_ref().map(|settings| settings.window_ms);
-    let of_former = stored.formers.last().map(|former| former.window_ms);
-    let window = of_settings.or(of_former).and_then(WindowSize::from_ms);
+    let window = stored.window_ms().and_then(WindowSize::from_ms);
     let final_until_ms = window.map_or(wanted_ms, |window| window.ceil(wanted_ms));
     let final_time = match final_until_ms.cmp(&stored.final_until_ms) {
         std::cmp::Ordering::Less => FinalTime::Backward,
@@ -330,6 +331,30 @@ fn begin(
         ..Progress::default()
     };
     Ok((progress, done))
+}
+
+/// What was settled by commits that rolled back progress does not know: whatever is in the log and of windows up to
+/// the newest final.
+fn lost_commits(
+    log: &dyn Log,
+    topic: &str,
+    stored: &Progress,
+    newest_final_ms: u64,
+) -> Result<Option<Former>, DataflowError> {
+    if newest_final_ms <= stored.newest_final_ms.max(stored.final_until_ms) {
+        return Ok(None);
+    }
+    let window_ms = stored.window_ms();
+    let ends = stored.partitions.iter().map(|p| Ok((p.partition, end(log, topic, p.partition)?)));
+    Ok(Some(Former {
+        reactions: topic.to_owned(),
+        // Without a known window, reactions before the newest final's end.
+        window_ms: window_ms.unwrap_or(1),
+        lateness_ms: stored.settings.as_ref().map_or(0, |settings| settings.lateness_ms),
+        final_until_ms: newest_final_ms,
+        read_offsets: ends.collect::<Result<_, DataflowError>>()?,
+        ahead: Vec::new(),
+    }))
 }
 
 /// Progress whose offsets are another cluster's.

@@ -59,7 +59,7 @@ pub fn run(
         .map_err(|error| DataflowError::Worker(format!("metrics: {error}")))?;
     let pulse = Pulse::new(config.workers);
     let join = |cluster: Cluster| {
-        let agreement = Agreement::of(&config, cluster.hosts.len());
+        let agreement = Agreement::of(&config, cluster.hosts.len(), log.cluster_id());
         Group::join(cluster, agreement, pulse.clone(), stop.clone())
     };
     let group = config.cluster.clone().map(join).transpose()?.map(Arc::new);

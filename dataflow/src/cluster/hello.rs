@@ -29,8 +29,8 @@ pub const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Agreement(Vec<(String, String)>);
 
 impl Agreement {
-    /// What this process counts by.
-    pub fn of(config: &Config, processes: usize) -> Agreement {
+    /// What this process counts by, from the Kafka cluster of this id.
+    pub fn of(config: &Config, processes: usize, cluster_id: Option<String>) -> Agreement {
         let text =
             |name: &str, value: &dyn std::fmt::Debug| (name.to_owned(), format!("{value:?}"));
         let alias = |(name, emoji): (&String, &Emoji)| format!("{name}={emoji}");
@@ -39,6 +39,7 @@ impl Agreement {
             text("emostream's version", &env!("CARGO_PKG_VERSION")),
             text("--processes", &processes),
             text("--workers", &config.workers),
+            text("the id of the Kafka cluster", &cluster_id.unwrap_or_default()),
             text("--topic-prefix", &config.topics.prefix()),
             text("--window", &Duration::from_millis(config.window.as_ms())),
             text("--lateness", &Duration::from_millis(config.lateness_ms)),

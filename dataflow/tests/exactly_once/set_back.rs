@@ -175,6 +175,12 @@ fn progress_that_was_rolled_back_is_refused() {
     assert_eq!(code, 78, "{sentence}");
     assert!(sentence.contains("rolled back"), "{sentence}");
     assert_eq!(stage.finals().len(), 2);
+    // What the lost commit counted is neither counted again nor late.
+    stage.reset_to(ResetFrom::Kept, Some(T0 + 4000)).unwrap();
+    stage.append(vec![batch(9000)]);
+    stage.run_until(stage.config(1), || stage.finals().len() == 3);
+    let starts: Vec<u64> = stage.finals().iter().map(|f| f.window.start - T0).collect();
+    assert_eq!((starts, stage.rejected().len()), (vec![0, 2000, 6000], 0));
 }
 
 #[test]
