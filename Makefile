@@ -52,7 +52,7 @@ image: ## Build the image `emostream` (IMAGE=); BASE= and BUILDER= name other ba
 cluster: build ## Run every role as a process of its own, on a Kafka of its own; Ctrl-C ends all
 	docker/cluster.sh
 
-setup: ## Install what the tests need: Java, Maven, Chromium, HAProxy, Prometheus, validators
+setup: ## Install what the tests need: Java, Maven, Chromium, HAProxy, Prometheus, faketime, validators
 	@tests/setup.sh
 
 clean: ## Throw away what was built

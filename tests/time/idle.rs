@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use emostream_log::{Log, NewRecord};
+use emostream_log::{Log, NewRecord, Transactor};
 use serde_json::json;
 
 use super::fixture::{
@@ -25,6 +25,8 @@ const LONGER_THAN_IDLE: Duration = Duration::from_secs(4);
 const PINNED: u32 = 0;
 const TRANSACTION: &str = "transaction";
 const TRANSACTION_REACTIONS: u64 = 50;
+/// Kafka aborts it after that; the test ends it before.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN: &str = "open transaction";
 const UNREACHABLE: &str = "unreachable";
 
@@ -150,8 +152,8 @@ fn while_it_is_cut_off(halves: &Halves, crowd: &Crowd) -> [Option<String>; 2] {
     [silent, cut]
 }
 
-/// Another producer's reactions in [`PINNED`], which nobody reads before its transaction ends.
-fn reactions_in_a_transaction(fixture: &Fixture) -> Vec<NewRecord> {
+/// Another producer's transaction with reactions in [`PINNED`], where nothing behind them is read before it ends.
+fn open_transaction(fixture: &Fixture) -> Box<dyn Transactor> {
     let reaction = json!({"user_id": 1, "emoji_type": "👏", "room": TRANSACTION});
     let record = NewRecord {
         topic: fixture.topic("reactions"),
@@ -161,7 +163,13 @@ fn reactions_in_a_transaction(fixture: &Fixture) -> Vec<NewRecord> {
         value: reaction.to_string().into(),
         headers: Vec::new(),
     };
-    vec![record; TRANSACTION_REACTIONS as usize]
+    let records = vec![record; TRANSACTION_REACTIONS as usize];
+    let opened = fixture
+        .connect()
+        .transactor(&unique("producer"), TRANSACTION_TIMEOUT);
+    let mut producer = opened.unwrap();
+    producer.write(records).unwrap();
+    producer
 }
 
 #[test]
@@ -172,13 +180,7 @@ fn a_transaction_that_stays_open_for_a_while_makes_nothing_late() {
     until("ready", || readiness(&admin).ok());
     let crowd = Crowd::start(&ingest.address);
     crowd.goes_on_for(2 * WINDOW);
-    let log = fixture.connect();
-    let mut producer = log
-        .transactor(&unique("producer"), Duration::from_secs(60))
-        .unwrap();
-    producer
-        .write(reactions_in_a_transaction(&fixture))
-        .unwrap();
+    let mut producer = open_transaction(&fixture);
     let reason = within(4 * LONGER_THAN_IDLE, || readiness(&admin).err());
     let shown = held(&admin, PINNED, OPEN);
     producer.commit(Vec::new()).unwrap();
@@ -197,19 +199,12 @@ fn a_transaction_that_stays_open_for_a_while_makes_nothing_late() {
 fn a_transaction_that_outlasts_the_hold_timeout_is_late_and_named() {
     let fixture = Fixture::new("outlasted");
     let ingest = fixture.ingest();
-    let (_dataflow, admin) = fixture.dataflow("dataflow", &["--hold-timeout", "5s"]);
+    let (_dataflow, admin) = fixture.dataflow("dataflow", &["--hold-timeout", "8s"]);
     until("ready", || readiness(&admin).ok());
     let crowd = Crowd::start(&ingest.address);
     crowd.goes_on_for(2 * WINDOW);
-    let log = fixture.connect();
-    let mut producer = log
-        .transactor(&unique("producer"), Duration::from_secs(60))
-        .unwrap();
-    let opened_ms = now_ms();
-    producer
-        .write(reactions_in_a_transaction(&fixture))
-        .unwrap();
-    let opened = Duration::from_millis(opened_ms);
+    let mut producer = open_transaction(&fixture);
+    let opened = Duration::from_millis(now_ms());
     let final_until = || Duration::from_millis(fixture.outcome().final_until_ms);
     let while_held = within(4 * LONGER_THAN_IDLE, || readiness(&admin).err());
     let passed_while_held = final_until().saturating_sub(opened);
