@@ -141,7 +141,7 @@ fn a_page_that_is_told_to_wait_sends_again_no_sooner_and_loses_nothing() {
     });
     let note = "window.posts = []; const send = fetch; \
         window.fetch = async (to, how) => { const began = performance.now(); const answer = await send(to, how); \
-          if (how?.method === 'POST') posts.push({ began, ended: performance.now(), status: answer.status, \
+          if ((how ?? to).method === 'POST') posts.push({ began, ended: performance.now(), status: answer.status, \
             wait_ms: 1000 * answer.headers.get('retry-after') }); \
           return answer; }";
     let driver = Driver::start();
