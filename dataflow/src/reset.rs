@@ -345,12 +345,18 @@ fn lost_commits(
         return Ok(None);
     }
     let window_ms = stored.window_ms();
-    let ends = stored.partitions.iter().map(|p| Ok((p.partition, end(log, topic, p.partition)?)));
+    let ends = stored
+        .partitions
+        .iter()
+        .map(|p| Ok((p.partition, end(log, topic, p.partition)?)));
     Ok(Some(Former {
         reactions: topic.to_owned(),
         // Without a known window, reactions before the newest final's end.
         window_ms: window_ms.unwrap_or(1),
-        lateness_ms: stored.settings.as_ref().map_or(0, |settings| settings.lateness_ms),
+        lateness_ms: stored
+            .settings
+            .as_ref()
+            .map_or(0, |settings| settings.lateness_ms),
         final_until_ms: newest_final_ms,
         read_offsets: ends.collect::<Result<_, DataflowError>>()?,
         ahead: Vec::new(),

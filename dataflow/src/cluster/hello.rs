@@ -39,7 +39,10 @@ impl Agreement {
             text("emostream's version", &env!("CARGO_PKG_VERSION")),
             text("--processes", &processes),
             text("--workers", &config.workers),
-            text("the id of the Kafka cluster", &cluster_id.unwrap_or_default()),
+            text(
+                "the id of the Kafka cluster",
+                &cluster_id.unwrap_or_default(),
+            ),
             text("--topic-prefix", &config.topics.prefix()),
             text("--window", &Duration::from_millis(config.window.as_ms())),
             text("--lateness", &Duration::from_millis(config.lateness_ms)),
