@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use emostream_model::{Window, WindowSize};
 use serde::{Deserialize, Serialize};
 
-/// Where the dataflow stands: the value of the `progress` topic, see [`crate::stored_progress`].
+/// Where the dataflow stands: the value of the `progress` topic, `stored_progress.rs` has its format.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(try_from = "crate::stored_progress::StoredProgress")]
 pub struct Progress {
