@@ -29,7 +29,7 @@ pub(crate) fn read(flag: &str, file: &Path) -> Result<String, Failure> {
     Err(Failure::usage(flag, format!("{}: {why}", file.display())))
 }
 
-/// Text without a byte order mark, which some editors put before it and nobody sees.
+/// Text without a byte order mark, which some editors put before it and do not show.
 pub(crate) fn without_bom(text: String) -> String {
     match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),

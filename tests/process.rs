@@ -26,10 +26,10 @@ use serde_json::{Value, json};
 /// A start waits 8 s and longer for a broker or an upstream; an end takes some milliseconds.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// What drives a terminal: a title, a cleared screen in both spellings, and a line that begins anew.
+/// What drives a terminal: a title, a cleared screen in both spellings, and a line that is overwritten.
 const DRIVES: &str = "x\x1b]0;owned\x07\u{9b}2J\x1b[2J\r\nforged";
 
-/// An address that takes connections and never says anything; the receiver is told of each.
+/// An address that accepts connections and never answers; the receiver gets one message for each.
 fn silent() -> (String, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - A start that is refused fences no run: one with the wrong flags does not end the healthy one.
-//! - What a run begins with was read after every older run was fenced, so nobody can move it any more.
+//! - What a run begins with was read after every older run was fenced, so no other run can change it.
 //! - Finals are read before the progress that covers them, and offsets after it: a commit of the running
 //!   dataflow in between makes nothing look as if it did not fit.
 

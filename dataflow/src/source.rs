@@ -448,7 +448,7 @@ impl Source {
             } else if records > 0 {
                 own.idleness.on_records(now, position);
             }
-            // Until a poll brings nothing: what it leaves behind wakes nobody.
+            // Until a poll brings nothing: records that it leaves behind cause no wake-up.
             more |= records > 0;
             if let Some(seen) = self.start.positions.get(own.partition as usize) {
                 seen.store(position, Ordering::Relaxed);

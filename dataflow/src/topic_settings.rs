@@ -12,7 +12,7 @@ pub(crate) fn require(config: &Config, log: &dyn Log) -> Result<(), DataflowErro
     let topic = config.topics.reactions();
     let found = match log.describe(&topic) {
         Ok(found) => found,
-        // Whoever accepts any future needs no permission to read the topic's settings.
+        // With --unbounded-timestamps the permission to read the topic's settings is not needed.
         Err(error) if config.unbounded_timestamps => {
             tracing::debug!(%error, "the settings of the reactions topic are not compared");
             return Ok(());

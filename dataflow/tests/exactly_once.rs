@@ -442,7 +442,7 @@ fn a_newer_run_fences_the_older_one() {
         let (begin, begun) = channel();
         let ready: Ready = Arc::new(move |state| {
             if state.is_ok() {
-                // Only the first time somebody waits for it.
+                // The receiver is dropped after the first report.
                 let _ = begin.send(());
             }
         });

@@ -34,7 +34,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-/// U+FEFF in UTF-8, which some editors put before a text and nobody sees.
+/// U+FEFF in UTF-8, which some editors put before a text and do not show.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// What a handshake offers (ALPN), the best first.

@@ -72,7 +72,7 @@ impl RecordLimit {
 }
 
 impl Default for RecordLimit {
-    /// What Kafka takes unless it is told otherwise.
+    /// What a topic accepts with the default limits of Kafka.
     fn default() -> Self {
         Self {
             reactions: RECORD_REACTIONS,

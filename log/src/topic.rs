@@ -54,7 +54,7 @@ pub struct TopicDescription {
 /// What dates a topic's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timestamps {
-    /// Whoever writes them. A record dated further ahead of the log's clock than `max_ahead` is refused; `None`
+    /// The producer. A record dated further ahead of the log's clock than `max_ahead` is refused; `None`
     /// where none is.
     Written {
         /// The limit.
@@ -62,7 +62,7 @@ pub enum Timestamps {
     },
     /// The log, when it appends them (Kafka's `LogAppendTime`).
     Appended,
-    /// Whoever writes them, and the brokers are too old to know a limit of their future: before Kafka 3.6.
+    /// The producer, and the brokers are too old to know a limit of their future: before Kafka 3.6.
     WrittenWithoutLimit,
 }
 

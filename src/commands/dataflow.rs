@@ -190,7 +190,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals) -> Result<(), Failure> {
         let watch = Watch::new()?;
         let admin = AdminServer::start(flags.admin.address(), None, &watch).await?;
         let _watching = watch.follow(&log, needed.to_vec())?;
-        // The other processes of a cluster are told of a stop, also before they have begun.
+        // The other processes of a cluster are notified of a stop, also before they have begun.
         signals.take_over();
         let mut counting = Counting::start(config, log, &watch)?;
         let signal = tokio::select! {

@@ -62,7 +62,7 @@ impl Broker {
         broker
     }
 
-    /// One that tells its clients to come to a host that nobody knows.
+    /// A broker that advertises a host name which does not resolve.
     pub fn start_at_an_unknown_host() -> Broker {
         let broker = Broker::on_a_free_port();
         let arguments = ["start", text(broker.dir.path()), &broker.port];

@@ -56,7 +56,7 @@ fn every_record_names_the_process_that_wrote_it() {
         assert_eq!(instance.name, INSTANCE_HEADER);
         assert!(records.iter().all(|headers| *headers == records[0]));
     }
-    // They are on one host, and told apart all the same (once in 65,536 times they are not).
+    // Two processes on one host have different ids, but for one case in 65,536.
     let host = |records: &[Vec<Header>]| {
         let id = String::from_utf8(records[0][0].value.to_vec()).unwrap();
         id.rsplit_once('-').unwrap().0.to_owned()

@@ -192,7 +192,7 @@ pub(super) fn check_advertised(
         let trouble = client.context().last();
         return match trouble.map(|trouble| failure::silence(configured, trouble)) {
             Some(error @ LogError::Advertised { .. }) => Err(error),
-            // Whoever asks next says why.
+            // The next request to the brokers reports why.
             _ => Ok(()),
         };
     };

@@ -18,7 +18,7 @@ pub(super) const REPLACE_EVERY: Duration = Duration::from_secs(10);
 /// A request that a broker has not answered by then is sent anew.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What librdkafka sends together unless it is told otherwise.
+/// The most bytes that librdkafka sends together by default.
 const LARGEST_BATCH: u64 = 1_000_000;
 
 /// How often a client that is always served says whether it has a broker; another would only gather

@@ -122,7 +122,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
 #[derive(Default)]
 struct Advice {
     paragraphs: Vec<Paragraph>,
-    /// Topics with a difference that has to be mended.
+    /// Topics with a difference that has to be fixed.
     wrong: BTreeSet<String>,
 }
 
