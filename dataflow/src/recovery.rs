@@ -80,7 +80,11 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
     topic_settings::require(config, log)?;
     let before = Found::read(config, log)?;
     let transactor = fence(topics, log)?;
-    let found = Found::read(config, log)?;
+    // Where no run has committed meanwhile, all of it holds still.
+    let found = match stored(topics, log)? == before.stored {
+        true => before.clone(),
+        false => Found::read(config, log)?,
+    };
     if found.stored != before.stored && found.is_reset() {
         let topic = topics.progress();
         return Err(DataflowError::ResetMeanwhile { topic });
@@ -113,6 +117,7 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
 }
 
 /// What the log says of where the dataflow stands, and that a run with some settings can go on from it.
+#[derive(Clone)]
 struct Found {
     newest_final_ms: u64,
     stored: Option<Progress>,

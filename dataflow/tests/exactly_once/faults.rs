@@ -115,8 +115,8 @@ fn a_stop_waits_for_one_answer_of_the_log_not_for_one_a_partition() {
     let slow = Stage {
         log: Arc::new(Interposed {
             before_offsets: Box::new(move |of| {
-                // The first eight ask where to begin, before and after the fence; what follows measures the lag.
-                if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 8 {
+                // The first four ask where to begin; what follows measures the lag.
+                if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 4 {
                     measuring.send(()).unwrap();
                     let _ = may_go_on.lock().unwrap().recv();
                 }
@@ -130,5 +130,5 @@ fn a_stop_waits_for_one_answer_of_the_log_not_for_one_a_partition() {
     stop.request();
     drop(go_on);
     running.join().unwrap().unwrap();
-    assert_eq!(asked.load(Ordering::SeqCst), 9);
+    assert_eq!(asked.load(Ordering::SeqCst), 5);
 }

@@ -158,6 +158,26 @@ impl KafkaReader {
     }
 }
 
+impl Drop for KafkaReader {
+    /// Closes the consumer on a thread of its own: librdkafka takes a tenth of a second for that, or waits for
+    /// brokers, and a start opens several readers one after the other.
+    fn drop(&mut self) {
+        let partitions = std::mem::take(&mut self.partitions);
+        let consumer = self.consumer.clone();
+        let close = move || {
+            drop(partitions);
+            // Until the reader itself is gone: whoever drops the last reference closes it.
+            while Arc::strong_count(&consumer) > 1 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        // Without a thread the closure is dropped here, and the consumer is closed in place.
+        let _ = std::thread::Builder::new()
+            .name("kafka-close".to_owned())
+            .spawn(close);
+    }
+}
+
 /// A consumer of these partitions from these offsets, each in a queue of its own.
 fn consume(
     config: &Config,
