@@ -132,10 +132,19 @@ impl GroupClock {
     ///
     /// Time is never further than [`MAX_AHEAD_MS`] ahead of this host's clock.
     pub fn frontier_ms(&self, now_ms: u64) -> u64 {
+        self.frontier(now_ms, |status| status.held)
+    }
+
+    /// As [`GroupClock::frontier_ms`], if no quiet partition of another worker were held.
+    pub fn frontier_without_holds_ms(&self, now_ms: u64) -> u64 {
+        self.frontier(now_ms, |_| false)
+    }
+
+    fn frontier(&self, now_ms: u64, holds: impl Fn(&PartitionStatus) -> bool) -> u64 {
         let limit = |of_own: bool| {
             let statuses = self.statuses.iter();
             let of = statuses.filter(|(partition, _)| self.own.contains(partition) == of_own);
-            let limiting = of.filter(|(_, status)| !status.quiet || (status.held && !of_own));
+            let limiting = of.filter(|(_, status)| !status.quiet || (holds(status) && !of_own));
             limiting.map(|(_, status)| status.watermark_ms).min()
         };
         let slowest_ms = limit(true).or_else(|| limit(false));
@@ -233,6 +242,10 @@ mod tests {
         let statuses = [status(9_000, true), held];
         assert_eq!(group(&[0], &statuses).frontier_ms(NOW_MS), 2_000);
         assert_eq!(group(&[0], &statuses).lowest_watermark_ms(), 3_000);
+        assert_eq!(
+            group(&[0], &statuses).frontier_without_holds_ms(NOW_MS),
+            10_000
+        );
     }
 
     #[test]

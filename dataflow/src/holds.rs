@@ -51,8 +51,8 @@ impl fmt::Display for Impediment {
                 moment(record.time_ms)
             ),
             Impediment::Held(_) => f.write_str(
-                "is held because its leader does not answer; windows close when it does, or when --hold-timeout \
-                 runs out",
+                "is held because its leader does not answer, or its records do not arrive; windows close when they \
+                 do, or when --hold-timeout runs out",
             ),
             Impediment::Behind(reason) => write!(
                 f,

@@ -89,7 +89,14 @@ pub struct Idleness {
     proven_until_ms: u64,
     hold: Option<Hold>,
     /// Its hold timed out, and it has not caught up since.
-    released: Option<HoldReason>,
+    released: Option<Released>,
+}
+
+#[derive(Debug)]
+struct Released {
+    reason: HoldReason,
+    /// Its end when it first answered again: read up to there, it has caught up. Its end now may move for ever.
+    until: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -166,10 +173,16 @@ impl Idleness {
 
     /// Whether to request its end offset now, so that time may pass to `until_ms`. The request counts as
     /// sent then.
-    pub fn wants_request(&mut self, now: Instant, until_ms: u64) -> bool {
+    ///
+    /// `wanted_ms` is how far time could pass if no partition of another worker were held: a request proves
+    /// nothing about that, but a hold of this partition begins and times out beside the others', not after them.
+    pub fn wants_request(&mut self, now: Instant, until_ms: u64, wanted_ms: u64) -> bool {
         let needed = match self.released {
             Some(_) => true,
-            None => self.is_quiet(now) && until_ms > self.proven_until_ms,
+            None => {
+                let passes = until_ms.max(wanted_ms) > self.proven_until_ms;
+                self.is_quiet(now) && (passes || self.hold.is_some())
+            }
         };
         let wants = needed
             && self.request.is_none()
@@ -188,6 +201,13 @@ impl Idleness {
             return;
         };
         self.retry_at = Some(now + RETRY_AFTER);
+        if let (Some(released), Some(ends)) = (&mut self.released, ends) {
+            let until = *released.until.get_or_insert(ends.end);
+            if position >= until.max(self.read_to) {
+                self.on_caught_up(now, &request);
+            }
+            return;
+        }
         let finding = match ends {
             Some(ends) if position >= ends.end.max(self.read_to) => {
                 return self.on_caught_up(now, &request);
@@ -207,7 +227,10 @@ impl Idleness {
                 let times_out = hold.since + self.timeouts.hold;
                 if request.sent >= times_out && position >= self.read_to {
                     self.hold = None;
-                    self.released = Some(finding.reason());
+                    self.released = Some(Released {
+                        reason: finding.reason(),
+                        until: None,
+                    });
                 }
             }
             // Another finding, or it moved: the timeout begins again.
@@ -226,15 +249,15 @@ impl Idleness {
     fn on_caught_up(&mut self, now: Instant, request: &Request) {
         if self.hold.take().is_some() | self.released.take().is_some() {
             self.quiet_since = Some(now);
-        } else if self.is_quiet(now) {
+        } else if self.is_quiet(now) && request.until_ms > self.proven_until_ms {
             self.retry_at = None;
-            self.proven_until_ms = self.proven_until_ms.max(request.until_ms);
+            self.proven_until_ms = request.until_ms;
         }
     }
 
     /// How far time may pass over it.
     pub fn passage(&self, now: Instant) -> Passage {
-        match self.released {
+        match &self.released {
             _ if !self.is_quiet(now) => Passage::Watermark,
             Some(_) => Passage::Unlimited,
             None => Passage::Until(self.proven_until_ms),
@@ -254,7 +277,7 @@ impl Idleness {
 
     /// Why time passed over it although it was not read to its end, until it is.
     pub fn released(&self) -> Option<HoldReason> {
-        self.released
+        self.released.as_ref().map(|released| released.reason)
     }
 
     /// Whether it is quiet and was read to its end: what a restart need not wait for again.
@@ -298,7 +321,7 @@ mod tests {
         }
 
         fn requests(&mut self, until_ms: u64) -> bool {
-            self.idleness.wants_request(self.now, until_ms)
+            self.idleness.wants_request(self.now, until_ms, until_ms)
         }
 
         fn answer(&mut self, stable: u64, end: u64) {
@@ -371,6 +394,41 @@ mod tests {
         assert_eq!(partition.passage(), Passage::Watermark);
         assert!(!partition.at(89).requests(u64::MAX));
         assert!(partition.at(90).requests(u64::MAX));
+    }
+
+    #[test]
+    fn a_released_partition_has_caught_up_though_its_end_moves_on() {
+        let mut partition = Partition::new(0, false);
+        partition.until(71, Partition::no_answer);
+        assert!(partition.at(72).requests(u64::MAX));
+        // Its leader answers again; its producer always has a transaction open.
+        partition.answer(400, 410);
+        assert!(partition.idleness.released().is_some());
+        partition.position = 420;
+        let now = partition.now;
+        partition.idleness.on_records(now, 420);
+        assert!(partition.at(73).requests(u64::MAX));
+        partition.answer(420, 430);
+        assert_eq!(partition.idleness.released(), None);
+    }
+
+    #[test]
+    fn a_hold_is_confirmed_and_times_out_though_no_time_is_to_pass() {
+        let mut partition = Partition::new(0, false);
+        assert!(partition.at(10).requests(2000));
+        partition.answer(100, 100);
+        // Others are held as well: time cannot pass further, but could.
+        let wants =
+            |partition: &mut Partition| partition.idleness.wants_request(partition.now, 2000, 4000);
+        assert!(wants(partition.at(11)));
+        partition.no_answer();
+        assert!(wants(partition.at(12)));
+        partition.no_answer();
+        assert_eq!(partition.idleness.held(), Some(HoldReason::Unreachable));
+        // Held, it is asked for although nothing could pass.
+        assert!(partition.at(71).requests(2000));
+        partition.no_answer();
+        assert_eq!(partition.passage(), Passage::Unlimited);
     }
 
     #[test]

@@ -18,6 +18,9 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 /// The most instances that are remembered; beyond that all are forgotten, and warned of again.
 const MAX_INSTANCES: usize = 1000;
 
+/// The longest name that is remembered and logged; an ingest's is shorter.
+const MAX_NAME_BYTES: usize = 128;
+
 /// The instances that one worker has warned of.
 #[derive(Debug)]
 pub struct Instances {
@@ -49,9 +52,8 @@ impl Instances {
         let header = headers
             .iter()
             .find(|header| header.name == INSTANCE_HEADER)?;
-        let instance = String::from_utf8_lossy(&header.value)
-            .escape_debug()
-            .to_string();
+        let name = &header.value[..header.value.len().min(MAX_NAME_BYTES)];
+        let instance = String::from_utf8_lossy(name).escape_debug().to_string();
         let recently = |at: &Instant| now.saturating_duration_since(*at) < WARN_EVERY;
         if self.warned.get(&instance).is_some_and(recently) {
             return None;

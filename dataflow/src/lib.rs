@@ -73,7 +73,7 @@ pub use progress::{
     AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity, Settings,
 };
 pub use reset::{
-    FinalTime, FinalsAfter, Plan, Reset, ResetFrom, ResetRequest, plan, reset, stored,
+    Basis, FinalTime, FinalsAfter, Plan, Reset, ResetFrom, ResetRequest, plan, reset, stored,
 };
 pub use run::run;
 pub use stop::Stop;

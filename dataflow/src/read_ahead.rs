@@ -77,7 +77,12 @@ impl ReadAhead {
             .saturating_mul(self.size.as_ms())
             .saturating_add(self.idle_ms)
             .saturating_add(hold_ms);
-        let limit_ms = at.durable_ms.saturating_add(ahead_ms);
+        // After a silence the first time that was read may lie far behind what is durable already.
+        let oldest_ms = self
+            .bytes
+            .first_key_value()
+            .map_or(0, |(window_ms, _)| *window_ms);
+        let limit_ms = at.durable_ms.max(oldest_ms).saturating_add(ahead_ms);
         awaited || (self.size.floor(at.watermark_ms) <= limit_ms && self.total <= MAX_BYTES)
     }
 }
@@ -122,9 +127,22 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_that_begins_after_a_long_silence_lets_the_others_be_read() {
+        let mut ahead = read_ahead();
+        ahead.add(30_000_000, 100);
+        let after_silence = Standing {
+            watermark_ms: 30_070_000,
+            holding: true,
+            ..AT
+        };
+        assert!(ahead.allows(after_silence));
+    }
+
+    #[test]
     fn too_many_bytes_stop_all_but_the_partition_that_time_waits_for() {
         let mut ahead = read_ahead();
-        ahead.add(118_000, MAX_BYTES + 1);
+        ahead.add(100_000, MAX_BYTES);
+        ahead.add(118_000, 1);
         assert!(!ahead.allows(AT));
         let lowest = Standing {
             watermark_ms: 100_500,
@@ -137,9 +155,9 @@ mod tests {
             ..AT
         };
         assert!(!ahead.allows(committing));
-        ahead.release(118_000);
+        ahead.release(100_000);
         assert!(!ahead.allows(AT));
-        ahead.release(120_000);
+        ahead.release(102_000);
         assert!(ahead.allows(AT));
     }
 }

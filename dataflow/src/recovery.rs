@@ -133,12 +133,7 @@ impl Found {
         let known = stored.clone().unwrap_or_default();
         let (kept, misfits) =
             compare(&topics.reactions(), log, &known).map_err(DataflowError::Start)?;
-        if let (Some(stored), Some(now)) = (known.cluster_id, log.cluster_id())
-            && stored != now
-        {
-            let topic = topics.progress();
-            return Err(DataflowError::OtherCluster { topic, stored, now });
-        }
+        require_cluster(topics, log, &known)?;
         if let Some(difference) = known.settings.and_then(|it| settings.difference(&it)) {
             let topic = topics.progress();
             return Err(DataflowError::OtherSettings { topic, difference });
@@ -183,6 +178,21 @@ impl Found {
             progress
         };
         (0..).zip(&self.kept).map(resume).collect()
+    }
+}
+
+/// Refuses progress of another Kafka cluster.
+pub fn require_cluster(
+    topics: &Topics,
+    log: &dyn Log,
+    stored: &Progress,
+) -> Result<(), DataflowError> {
+    match (stored.cluster_id.clone(), log.cluster_id()) {
+        (Some(stored), Some(now)) if stored != now => {
+            let topic = topics.progress();
+            Err(DataflowError::OtherCluster { topic, stored, now })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -84,9 +84,22 @@ pub struct FinalsAfter {
     pub first: Vec<(String, u64, u64)>,
 }
 
+/// What a plan rests on: where that has changed, the reset is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Basis {
+    /// What becomes of F.
+    final_time: FinalTime,
+    /// How often the final time was set back before.
+    resets: u64,
+    /// Whether the progress is that of a run, not of a reset.
+    of_a_run: bool,
+}
+
 /// What a reset will do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
+    /// What it rests on.
+    pub basis: Basis,
     /// F before, Unix milliseconds; 0 if no progress is stored.
     pub stored_until_ms: u64,
     /// F afterwards, Unix milliseconds.
@@ -138,6 +151,7 @@ pub fn plan(
         None => FinalsAfter::default(),
     };
     Ok(Some(Plan {
+        basis: Basis::of(stored.as_ref(), final_time),
         stored_until_ms: stored.map_or(0, |stored| stored.final_until_ms),
         final_until_ms,
         final_time,
@@ -159,27 +173,37 @@ pub fn reset(
         topic: topics.progress(),
     };
     let (final_until_ms, final_time) = final_time(stored.as_ref(), request)?.ok_or_else(moved)?;
-    if final_time != plan.final_time {
+    if Basis::of(stored.as_ref(), final_time) != plan.basis {
         return Err(moved());
     }
     let newest_final_ms = newest_final_ms(topics, log)?;
+    let stored_newest_ms = stored.as_ref().map_or(0, |stored| stored.newest_final_ms);
     let topic = topics.reactions();
     let (progress, done) = match stored {
-        None => begin(topics, log, request.final_until_ms)?,
+        None => begin(topics, log, request.final_until_ms, newest_final_ms)?,
         Some(stored) => {
+            let only_rejects = request.reject_ahead
+                && request.final_until_ms.is_none()
+                && request.from == ResetFrom::Kept;
+            if only_rejects {
+                recovery::require_cluster(topics, log, &stored)?;
+            }
             let (kept, misfits) = compare(&topic, log, &stored).map_err(DataflowError::Start)?;
-            let moved_elsewhere =
-                stored.cluster_id.is_some() && stored.cluster_id != log.cluster_id();
-            let stored = if moved_elsewhere {
+            let partitions = kept.len() as u32;
+            let lost = lost_commits(log, &topic, &stored, partitions, newest_final_ms)?;
+            let elsewhere = stored.cluster_id.is_some() && stored.cluster_id != log.cluster_id();
+            let stored = if elsewhere {
                 without_offsets(stored)
             } else {
                 stored
             };
-            let lost = lost_commits(log, &topic, &stored, newest_final_ms)?;
-            let only_rejects = request.reject_ahead && request.final_until_ms.is_none();
-            let (mut progress, done) = match only_rejects {
-                true => reject_more(stored, &kept),
-                false => forget(stored, &kept, &misfits, request.from),
+            let (mut progress, done) = match (only_rejects, misfits.first()) {
+                (true, Some(misfit)) => {
+                    let misfit = misfit.clone();
+                    return Err(DataflowError::Misfit { misfit });
+                }
+                (true, None) => reject_more(stored, &kept),
+                (false, _) => forget(stored, &kept, &misfits, request.from),
             };
             progress.formers.extend(lost);
             (progress, done)
@@ -194,7 +218,8 @@ pub fn reset(
         ..progress
     };
     let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
-    if set_back {
+    // A final time that moves forward again, but not yet beyond all finals, is of the same number.
+    if set_back && (final_time != FinalTime::Forward || newest_final_ms > stored_newest_ms) {
         progress.resets = Resets {
             number: progress.resets.number + 1,
             until_ms: final_until_ms,
@@ -295,12 +320,13 @@ fn begin(
     topics: &Topics,
     log: &dyn Log,
     final_until_ms: Option<u64>,
+    newest_final_ms: u64,
 ) -> Result<(Progress, Reset), DataflowError> {
-    let nothing_final = final_until_ms.is_none();
     let final_until_ms = final_until_ms.unwrap_or(0);
+    let settled_ms = final_until_ms.max(newest_final_ms);
     let topic = topics.reactions();
     let mut done = Reset::of(final_until_ms);
-    let mut partitions = Vec::new();
+    let (mut partitions, mut ends) = (Vec::new(), Vec::new());
     for partition in 0..log.partitions(&topic).map_err(DataflowError::Start)? {
         let ask = |time_ms: u64| {
             log.offset_at(&topic, partition, time_ms)
@@ -312,22 +338,25 @@ fn begin(
         // A record holds nothing that is further ahead of its own time.
         let resume_offset = ask(final_until_ms.saturating_sub(MAX_AHEAD_MS))?.max(kept.start);
         let end_offset = end(log, &topic, partition)?;
-        let read_offset = if nothing_final {
-            resume_offset
-        } else {
-            end_offset
-        };
         done.partitions += 1;
         done.settled += ask(final_until_ms)?.saturating_sub(kept.start);
         done.records += end_offset.saturating_sub(resume_offset);
-        partitions.push(PartitionProgress {
-            read_offset,
-            ..PartitionProgress::begin(partition, resume_offset)
-        });
+        partitions.push(PartitionProgress::begin(partition, resume_offset));
+        ends.push((partition, end_offset));
     }
+    let settled = (settled_ms > 0).then(|| Former {
+        reactions: topic.clone(),
+        // The windows are not known: every reaction before that time counts as settled.
+        window_ms: 1,
+        lateness_ms: 0,
+        final_until_ms: settled_ms,
+        read_offsets: ends,
+        ahead: Vec::new(),
+    });
     let progress = Progress {
         final_until_ms,
         partitions,
+        formers: settled.into_iter().collect(),
         ..Progress::default()
     };
     Ok((progress, done))
@@ -339,16 +368,14 @@ fn lost_commits(
     log: &dyn Log,
     topic: &str,
     stored: &Progress,
+    partitions: u32,
     newest_final_ms: u64,
 ) -> Result<Option<Former>, DataflowError> {
     if newest_final_ms <= stored.newest_final_ms.max(stored.final_until_ms) {
         return Ok(None);
     }
     let window_ms = stored.window_ms();
-    let ends = stored
-        .partitions
-        .iter()
-        .map(|p| Ok((p.partition, end(log, topic, p.partition)?)));
+    let ends = (0..partitions).map(|partition| Ok((partition, end(log, topic, partition)?)));
     Ok(Some(Former {
         reactions: topic.to_owned(),
         // Without a known window, reactions before the newest final's end.
@@ -384,13 +411,33 @@ fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
         records: stored.partitions.iter().map(unread).sum(),
         ..Reset::of(stored.final_until_ms)
     };
-    // What was rejected by the limits until now stays rejected.
-    let limited = stored.partitions.iter().any(|p| p.ahead.is_some());
-    if let Some(settings) = stored.settings.clone().filter(|_| limited) {
+    // What was counted or rejected until now stays so. What was read and not settled is judged by the new limits,
+    // which ask N whether it was rejected already: it is read again from R.
+    if let Some(settings) = stored.settings.clone() {
         let former = Former::of(&stored, &settings);
         stored.formers.push(former);
     }
+    for partition in &mut stored.partitions {
+        partition.read_offset = partition.resume_offset;
+    }
+    for (number, held) in (0..).zip(kept) {
+        if stored.partitions.iter().all(|p| p.partition != number) {
+            stored
+                .partitions
+                .push(PartitionProgress::begin(number, held.start));
+        }
+    }
     (stored, done)
+}
+
+impl Basis {
+    fn of(stored: Option<&Progress>, final_time: FinalTime) -> Basis {
+        Basis {
+            final_time,
+            resets: stored.map_or(0, |stored| stored.resets.number),
+            of_a_run: stored.is_some_and(|stored| stored.settings.is_some()),
+        }
+    }
 }
 
 impl Reset {

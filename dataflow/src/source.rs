@@ -396,7 +396,10 @@ impl Source {
         let mut more = false;
         for own in &mut self.own {
             standing.watermark_ms = own.reading.clock().watermark_ms();
-            let full = own.unwritten_bytes > MOST_UNWRITTEN_BYTES;
+            // Rejections of windows that are not final wait for time, and time may wait for this partition: then
+            // it must be read.
+            let written_soon = standing.watermark_ms.max(standing.durable_ms) >= closed_until_ms;
+            let full = own.unwritten_bytes > MOST_UNWRITTEN_BYTES && written_soon;
             // What is read again fitted once, and is waited for.
             if !own.reads_again(&*self.start.reader) && (full || !self.read_ahead.allows(standing))
             {
@@ -517,9 +520,13 @@ impl Source {
     fn advance(&mut self, now: Instant, now_ms: u64, outputs: &mut Outputs<'_>) {
         let from_ms = *self.tallies.time();
         let mut to_ms = self.start.group.frontier_ms(now_ms);
+        let wanted_ms = self.start.group.frontier_without_holds_ms(now_ms);
         for own in &mut self.own {
             // Also while time stands still: a partition that was released may have caught up.
-            if own.idleness.wants_request(now, to_ms.max(from_ms)) {
+            let wants = own
+                .idleness
+                .wants_request(now, to_ms.max(from_ms), wanted_ms);
+            if wants {
                 self.start.end_offsets.request(own.partition);
             }
         }

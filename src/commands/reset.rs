@@ -122,7 +122,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     let mut text = match plan.final_time {
         FinalTime::Kept if request.reject_ahead && request.final_until_ms.is_none() => {
             format!(
-                "Records in the log that are dated after {} will be rejected.\n",
+                "Records in the log that are dated more than 5 s after {} will be rejected.\n",
                 moment(request.now_ms)
             )
         }
