@@ -307,7 +307,7 @@ impl TokenFlags {
 /// Where a service listens.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ListenFlags {
-    /// Where it listens: IP:PORT, HOST:PORT, or :PORT for every address of this host; port 0 takes a free one
+    /// Where it listens: IP:PORT, HOST:PORT, or :PORT for every IPv4 address of this host; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
     /// The most connections at once; one more is told 503. The process needs as many open files
@@ -453,7 +453,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         None => {
             return Err(
                 "write IP:PORT or HOST:PORT, for example 127.0.0.1:8080, or :8080 for every \
-                        address of this host"
+                        IPv4 address of this host"
                     .to_owned(),
             );
         }

@@ -80,8 +80,8 @@ pub struct FinalsAfter {
     pub finals: u64,
     /// The reactions in them.
     pub reactions: u64,
-    /// The first of them: room, end of the window, reactions.
-    pub first: Vec<(String, u64, u64)>,
+    /// The first of them: end of the window, room, reactions.
+    pub first: Vec<(u64, String, u64)>,
 }
 
 /// What a plan rests on: where that has changed, the reset is another one.
@@ -296,10 +296,10 @@ fn finals_after(
         {
             after.finals += 1;
             after.reactions += closed.total;
-            if after.first.len() < LISTED {
-                let room = closed.room.to_string();
-                after.first.push((room, closed.window.end, closed.total));
-            }
+            let listed = (closed.window.end, closed.room.to_string(), closed.total);
+            let at = after.first.partition_point(|known| *known < listed);
+            after.first.insert(at, listed);
+            after.first.truncate(LISTED);
         }
     };
     let since_ms = until_ms.saturating_sub(WRITTEN_EARLY_MS);

@@ -26,7 +26,7 @@ pub(crate) struct Flags {
     from: Where,
     /// After a clock was wrong, or progress was lost: everything up to this time is final, and windows after it
     /// are counted, even if they have finals already
-    #[arg(long, value_name = "now|TIME", value_parser = final_until)]
+    #[arg(long, value_name = "now|TIME", value_parser = final_until, allow_hyphen_values = true)]
     final_until: Option<FinalUntil>,
     /// Reject the records that are in the log and ahead of this host's clock. Alone it changes nothing else
     #[arg(long)]
@@ -148,7 +148,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
             HumanCount(after.finals),
             HumanCount(after.reactions)
         );
-        for (room, end_ms, total) in &after.first {
+        for (end_ms, room, total) in &after.first {
             text += &format!(
                 "  {room}, window until {}: {}\n",
                 moment(*end_ms),
@@ -159,6 +159,11 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
         if others > 0 {
             text += &format!("  and {} more\n", HumanCount(others));
         }
+    }
+    if plan.final_time == FinalTime::Backward {
+        text += &format!(
+            "What is in the log, not counted yet and dated more than 5 s after {until} will be rejected as ahead.\n"
+        );
     }
     if request.from == ResetFrom::Latest {
         text += "Whatever is in the log and not counted yet will never be.\n";
