@@ -384,6 +384,29 @@ mod tests {
     }
 
     #[test]
+    fn a_former_settles_what_was_final_and_what_it_rejected_as_ahead() {
+        let limit = AheadLimit {
+            below_offset: 20,
+            limit_ms: 500,
+        };
+        let former = Former {
+            reactions: "r".into(),
+            window_ms: 100,
+            lateness_ms: 0,
+            final_until_ms: 200,
+            read_offsets: vec![(3, 30)],
+            ahead: vec![(3, limit)],
+        };
+        assert!(former.settles(3, 0, 199));
+        assert!(!former.settles(3, 0, 200));
+        // Newer than its limit, below the limit's offset, of that partition.
+        assert!(former.settles(3, 19, 501));
+        assert!(!former.settles(3, 20, 501));
+        assert!(!former.settles(4, 19, 501));
+        assert!(!former.settles(3, 19, 500));
+    }
+
+    #[test]
     fn settings_name_their_difference() {
         let settings = Settings {
             reactions: "emostream.reactions".into(),

@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{Config, DataflowError};
 
-/// When a silent partition stops holding the others back.
-const IDLE_TIMEOUT_MS: u64 = 10_000;
+/// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
+const IDLE_TIMEOUT_MS: u64 = 2_000;
 
 /// How long a partition that cannot be read to its end holds the others back.
-const HOLD_TIMEOUT_MS: u64 = 60_000;
+const HOLD_TIMEOUT_MS: u64 = 12_000;
 
 /// Ingest writes to every partition that often.
 const TICK_MS: u64 = 500;
@@ -48,6 +48,8 @@ pub struct World {
     stalled_until_ms: Vec<u64>,
     /// How long partitions may show nothing new.
     longest_stall_ms: u64,
+    /// Until when nothing is written to each partition.
+    silent_until_ms: Vec<u64>,
     /// Those over which time passed because their hold timed out: what they bring may be late.
     released: BTreeSet<u32>,
     /// Everything that landed.
@@ -98,6 +100,7 @@ impl World {
             known: partitions,
             next_tick_ms: T0,
             stalled_until_ms: vec![0; partitions as usize],
+            silent_until_ms: vec![0; partitions as usize],
             story: Vec::new(),
         }
     }
@@ -120,7 +123,8 @@ impl World {
                 940..972 => drop(self.log.answer_any()),
                 972..976 => self.fail_transaction(),
                 976..986 => drop(self.runs.pop()),
-                986..990 => self.begin(),
+                986..988 => self.silence(),
+                988..990 => self.begin(),
                 990..993 => self.stop(),
                 993..997 => self.stall(),
                 997 => self.add_partition(),
@@ -136,6 +140,7 @@ impl World {
     /// Heals everything, waits until all is written, and checks it. Returns all that landed.
     pub fn end(mut self) -> Vec<Vec<NewRecord>> {
         self.stalled_until_ms.fill(0);
+        self.silent_until_ms.fill(0);
         self.end_stalls();
         self.runs.clear();
         self.begin();
@@ -278,9 +283,15 @@ impl World {
         while self.next_tick_ms <= self.clock.unix_ms() {
             let at_ms = self.next_tick_ms;
             for partition in 0..self.known {
+                let silent_until_ms = &mut self.silent_until_ms[partition as usize];
+                if at_ms < *silent_until_ms {
+                    continue;
+                }
                 let topic = self.topics.reactions();
-                // The first one of a partition is no straggler: what has closed before it is no secret.
-                let first = self.log.delays()[partition as usize].1 == 0;
+                // The first record of a partition, or after a silence, is not a straggler: windows have closed before
+                // it that its own watermark does not show.
+                let silent = std::mem::take(silent_until_ms) > 0;
+                let first = silent || self.log.delays()[partition as usize].1 == 0;
                 let (record, made) = match reactions && !first {
                     true => record(&mut self.dice, &self.crowd, &topic, partition, at_ms),
                     false => heartbeat(&topic, partition, at_ms),
@@ -318,6 +329,16 @@ impl World {
         }
     }
 
+    /// Nothing is written to a partition, or to any, for a while.
+    fn silence(&mut self) {
+        let until_ms = self.clock.unix_ms() + self.dice.random_range(0..4 * IDLE_TIMEOUT_MS);
+        let partition = self.dice.random_range(0..self.silent_until_ms.len());
+        match self.dice.random_bool(0.5) {
+            true => self.silent_until_ms.fill(until_ms),
+            false => self.silent_until_ms[partition] = until_ms,
+        }
+    }
+
     fn stall(&mut self) {
         let partition = self.dice.random_range(0..self.stalled_until_ms.len());
         let ms = self.dice.random_range(0..self.longest_stall_ms);
@@ -341,6 +362,7 @@ impl World {
         if self.stalled_until_ms.len() < MOST_PARTITIONS {
             self.log.add_partition(&self.topics.reactions());
             self.stalled_until_ms.push(0);
+            self.silent_until_ms.push(0);
             self.stop();
         }
     }
