@@ -30,6 +30,10 @@ const ADVERTISED_PATIENCE: Duration = Duration::from_secs(4);
 /// Named so that the brokers are listed without every topic of the cluster; it need not exist.
 const ANY_TOPIC: &str = "__consumer_offsets";
 
+/// How long a topic that was just created may be unknown to the brokers that are asked. Seconds go by on a broker
+/// that has little of a processor.
+const KNOWN_WITHIN: Duration = Duration::from_secs(30);
+
 /// How often a new topic is asked for until it is known.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -217,7 +221,7 @@ pub(super) fn check_advertised(
 pub(super) fn wait_until_known(
     partitions: impl Fn() -> Result<u32, LogError>,
 ) -> Result<(), LogError> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + KNOWN_WITHIN;
     loop {
         match partitions() {
             Ok(_) => return Ok(()),
