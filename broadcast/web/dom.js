@@ -124,7 +124,7 @@ export async function ask(path) {
     const answer = await fetch(request).catch(() => {
       throw new Error("The server does not answer.");
     });
-    // A proxy's page is no JSON.
+    // A proxy's page is not JSON.
     const body = await answer.json().catch(() => undefined);
     if (!answer.ok || !body) throw new Error(body?.detail ?? body?.title ?? `The server answered ${answer.status}.`);
     return body;

@@ -107,7 +107,7 @@ pub enum DataflowError {
         /// The progress topic.
         topic: String,
     },
-    /// What a reset was agreed to do is no longer what it would do.
+    /// The progress has changed, so that the reset would do something else than what was confirmed.
     #[error(
         "the progress in {topic} has changed since you were asked; nothing was reset: run the reset again"
     )]

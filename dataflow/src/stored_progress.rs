@@ -25,7 +25,7 @@ use crate::progress::{
     AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity, Settings,
 };
 
-/// Without anything that a reader has to honour; see the module.
+/// The number of a record that holds nothing a reader must honour: version 0.1 can go on from it.
 const COMPATIBLE: u32 = 1;
 
 /// The newest that this version reads and writes.

@@ -70,7 +70,7 @@ fn a_name_is_one_emoji_or_refused() {
         prop_assert_eq!(known.resolve(text), Ok(emoji));
         prop_assert_eq!(Emoji::from_id(emoji.id()), Some(emoji));
         prop_assert!(!text.chars().any(is_tone), "{text} has a skin tone");
-        // A name that is no word is its emoji in another spelling.
+        // A name that is not a word is its emoji in another spelling.
         if !name.is_ascii() {
             prop_assert_eq!(essence(&name), essence(text));
         }

@@ -166,7 +166,7 @@ impl Drop for KafkaReader {
         let consumer = self.consumer.clone();
         let close = move || {
             drop(partitions);
-            // Until the reader itself is gone: whoever drops the last reference closes it.
+            // Until the reader itself is dropped: the thread that drops the last reference closes the consumer.
             while Arc::strong_count(&consumer) > 1 {
                 std::thread::sleep(Duration::from_millis(1));
             }
