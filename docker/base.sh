@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the two images that docker/Dockerfile begins with where none can be pulled: emostream-base, a Debian,
-# and emostream-builder, the same with a C++ compiler and this machine's Rust. As root, with debootstrap.
+# and emostream-builder, the same with a C++ compiler, perl and this machine's Rust. As root, with debootstrap.
 #
 #   docker/base.sh && make image BASE=emostream-base BUILDER=emostream-builder
 #
@@ -41,7 +41,7 @@ image() { # image NAME [CHANGE]
 
 system base ca-certificates
 image base
-system builder ca-certificates,gcc,g++,make,libc6-dev
+system builder ca-certificates,gcc,g++,make,perl,libc6-dev
 mkdir "$dir/builder/opt/rust"
 # Behind a company's proxy, trust is this machine's, too.
 cp /etc/ssl/certs/ca-certificates.crt "$dir/builder/etc/ssl/certs/ca-certificates.crt"

@@ -13,6 +13,7 @@ need chromedriver chromium-driver
 need npm npm     # the client module's own tests
 need g++ g++     # librdkafka
 need make make
+need perl perl     # OpenSSL for librdkafka
 need haproxy haproxy         # the cluster's one address
 need promtool prometheus     # its alerts
 need faketime faketime       # a clock that is wrong
