@@ -16,8 +16,9 @@ use crate::commands::Command;
 const OWN_VARIABLES: [&str; 3] = ["load", "inspect", "reset"];
 
 /// What these flags name is the same for every command.
-const COMMON_FLAGS: [&str; 6] = [
+const COMMON_FLAGS: [&str; 7] = [
     "kafka",
+    "kafka-config",
     "kafka-property",
     "data",
     "topic-prefix",

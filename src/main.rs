@@ -12,6 +12,7 @@ mod commands;
 mod defect;
 mod exit;
 mod flags;
+mod kafka_config;
 mod logging;
 mod open_files;
 mod output;

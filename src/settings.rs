@@ -1,7 +1,8 @@
 //! Flags that several commands share, and what they mean once they are known to be good.
 
 use std::{
-    fmt::Display,
+    convert::Infallible,
+    fmt::{self, Display},
     net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -15,13 +16,15 @@ use emostream_http::{AllowOrigin, Gate, Limits, Tls, TlsError, TlsFile, TlsFiles
 use emostream_log::{
     EventClock, Log,
     embedded::EmbeddedLog,
-    kafka::{Fetching, KafkaLog, KafkaOptions},
+    kafka::{
+        Fetching, KafkaLog, KafkaOptions, PropertiesFile, Redacted, is_secret, security_features,
+    },
 };
 use emostream_model::{AliasError, EmojiNames, Topics};
 
 use crate::{
     exit::Failure,
-    open_files, text_file,
+    kafka_config, open_files, text_file,
     values::{Rate, duration},
 };
 
@@ -48,15 +51,16 @@ fn topics(prefix: &str) -> Result<Topics, String> {
 pub(crate) struct KafkaFlags {
     /// Kafka's brokers
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
-    kafka: String,
+    #[arg(required_unless_present = "kafka_config")]
+    kafka: Option<String>,
     #[command(flatten)]
     properties: PropertyFlags,
 }
 
 impl KafkaFlags {
-    /// The flag that names it again, for a command that is to be typed.
+    /// The flags that name it again, for a command that is to be typed.
     pub(crate) fn as_typed(&self) -> String {
-        format!("--kafka {}", self.kafka)
+        self.properties.as_typed(self.kafka.as_deref())
     }
 
     /// Connects; a wrong property is found before the network is touched.
@@ -75,35 +79,35 @@ pub(crate) struct StoreFlags {
     properties: PropertyFlags,
     /// The embedded log's directory
     #[arg(long, value_name = "DIR", default_value = "./emostream-data")]
-    #[arg(conflicts_with = "kafka")]
+    #[arg(conflicts_with_all = ["kafka", "kafka_config"])]
     data: PathBuf,
 }
 
 impl StoreFlags {
     /// Whether it is a cluster.
     pub(crate) fn is_kafka(&self) -> bool {
-        self.kafka.is_some()
+        self.brokers().is_some()
     }
 
     /// The cluster's brokers.
     pub(crate) fn brokers(&self) -> Option<String> {
-        self.kafka.clone()
+        self.properties.brokers(self.kafka.clone())
     }
 
-    /// The flag that names it again, for a command that is to be typed.
+    /// The flags that name it again, for a command that is to be typed.
     pub(crate) fn as_typed(&self) -> String {
-        match &self.kafka {
-            Some(brokers) => format!("--kafka {brokers}"),
-            None => format!("--data {}", self.data.display()),
+        match self.is_kafka() {
+            true => self.properties.as_typed(self.kafka.as_deref()),
+            false => format!("--data {}", self.data.display()),
         }
     }
 
     /// Opens it for reading and writing; makes the directory if need be. `clock` is the embedded log's.
     pub(crate) fn open(self, clock: EventClock) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
-        match self.kafka {
-            Some(brokers) => connect(brokers, self.properties, Fetching::AtOnce),
-            None => Ok(Arc::new(EmbeddedLog::open_with_clock(&self.data, clock)?)),
+        match self.is_kafka() {
+            true => connect(self.kafka, self.properties, Fetching::AtOnce),
+            false => Ok(Arc::new(EmbeddedLog::open_with_clock(&self.data, clock)?)),
         }
     }
 
@@ -120,9 +124,9 @@ impl StoreFlags {
     /// Opens it for reading, also while another process writes it.
     pub(crate) fn open_for_reading(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
-        match self.kafka {
-            None => Ok(EmbeddedLog::open_for_reading(self.directory()?)?),
-            Some(brokers) => connect(brokers, self.properties, Fetching::AtOnce),
+        match self.is_kafka() {
+            false => Ok(EmbeddedLog::open_for_reading(self.directory()?)?),
+            true => connect(self.kafka, self.properties, Fetching::AtOnce),
         }
     }
 
@@ -138,8 +142,15 @@ impl StoreFlags {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        match &self.kafka {
-            None if !self.properties.properties.is_empty() => {
+        if self.is_kafka() {
+            return Ok(());
+        }
+        match &self.properties {
+            PropertyFlags {
+                kafka_config: Some(file),
+                ..
+            } => Err(nameless(file)),
+            PropertyFlags { properties, .. } if !properties.is_empty() => {
                 let why = "is for Kafka, and there is no --kafka; leave it out";
                 Err(Failure::usage("-X", why))
             }
@@ -153,7 +164,7 @@ impl StoreFlags {
 pub(crate) struct DescribedKafkaFlags {
     /// Kafka's brokers
     #[arg(long, value_name = "HOST:PORT,…", value_parser = brokers)]
-    #[arg(required_unless_present = "describe")]
+    #[arg(required_unless_present_any = ["describe", "kafka_config"])]
     kafka: Option<String>,
     #[command(flatten)]
     properties: PropertyFlags,
@@ -162,33 +173,88 @@ pub(crate) struct DescribedKafkaFlags {
 impl DescribedKafkaFlags {
     /// Connects; a wrong property is found before the network is touched.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
-        let brokers = self.kafka;
-        connect(
-            brokers.ok_or_else(|| Failure::usage("--kafka", "is missing"))?,
-            self.properties,
-            Fetching::InBulk,
-        )
+        connect(self.kafka, self.properties, Fetching::InBulk)
     }
 }
 
 #[derive(Debug, Clone, Args)]
 struct PropertyFlags {
-    /// A librdkafka property, TLS and SASL included; repeat it for more (in the environment: one a
-    /// line)
-    #[arg(short = 'X', long = "kafka-property", value_name = "KEY=VALUE")]
-    #[arg(value_parser = property, value_delimiter = '\n')]
-    properties: Vec<(String, String)>,
+    #[arg(short = 'X', long = "kafka-property", value_name = "KEY=VALUE", help = property_help())]
+    #[arg(value_parser = PropertyFlag::parse, value_delimiter = '\n')]
+    properties: Vec<PropertyFlag>,
+    /// A file of librdkafka properties: a line each, KEY=VALUE or # and a comment. -X wins over it, and --kafka
+    /// over its bootstrap.servers
+    #[arg(long, value_name = "FILE", value_parser = kafka_config::read)]
+    kafka_config: Option<PropertiesFile>,
 }
 
-fn property(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write KEY=VALUE".to_owned()),
+/// The help of `-X`, with what librdkafka was built with.
+fn property_help() -> String {
+    let can = match security_features() {
+        features if features.is_empty() => "no TLS and no SASL".to_owned(),
+        features => features.join(", "),
+    };
+    format!(
+        "A librdkafka property; repeat it for more (in the environment: one a line). TLS and SASL of this build: {can}"
+    )
+}
+
+/// One `-X`. A text that is not KEY=VALUE is kept as `None` and refused later: clap would repeat it, and it may
+/// be a secret.
+#[derive(Clone)]
+struct PropertyFlag(Option<(String, String)>);
+
+impl PropertyFlag {
+    fn parse(text: &str) -> Result<Self, Infallible> {
+        let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+        Ok(Self(
+            parts.map(|(key, value)| (key.to_owned(), value.to_owned())),
+        ))
+    }
+}
+
+impl fmt::Debug for PropertyFlag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Redacted(self.0.as_slice()).fmt(f)
+    }
+}
+
+impl PropertyFlags {
+    /// The brokers: those of `--kafka`, or of the file.
+    fn brokers(&self, named: Option<String>) -> Option<String> {
+        let in_file = self.kafka_config.as_ref().and_then(PropertiesFile::brokers);
+        named.or_else(|| in_file.map(str::to_owned))
+    }
+
+    /// The flags that name the cluster again.
+    fn as_typed(&self, brokers: Option<&str>) -> String {
+        let brokers = brokers.map(|brokers| format!("--kafka {brokers}"));
+        let file = self.kafka_config.as_ref();
+        let file = file.map(|file| format!("--kafka-config {}", file.path.display()));
+        let named: Vec<String> = brokers.into_iter().chain(file).collect();
+        named.join(" ")
+    }
+}
+
+/// What a file that is to name the brokers lacks.
+fn nameless(file: &PropertiesFile) -> Failure {
+    let file = file.path.display();
+    let why = format!("there is no --kafka, and {file} has no bootstrap.servers; name the brokers");
+    Failure::usage("--kafka-config", why)
+}
+
+/// A secret in the arguments, which other users of the host can read; one in the environment is not.
+fn warn_of_process_list(property: &str) {
+    let mut arguments = std::env::args_os();
+    if arguments.any(|it| it.to_string_lossy().contains(property)) {
+        tracing::warn!(
+            "-X {property}: other users of this host can read it in the list of processes; write it into a file and name that by --kafka-config"
+        );
     }
 }
 
 /// Each `host:port`; librdkafka itself would only log what it cannot parse.
-fn brokers(text: &str) -> Result<String, String> {
+pub(crate) fn brokers(text: &str) -> Result<String, String> {
     let good = |broker: &str| {
         let (host, port) = broker.rsplit_once(':')?;
         // librdkafka knows schemes too (SASL_SSL://), and waits for ever at one that it does not know.
@@ -202,14 +268,26 @@ fn brokers(text: &str) -> Result<String, String> {
 }
 
 fn connect(
-    brokers: String,
+    brokers: Option<String>,
     flags: PropertyFlags,
     fetching: Fetching,
 ) -> Result<Arc<dyn Log>, Failure> {
-    let properties = flags.properties;
+    let brokers = flags
+        .brokers(brokers)
+        .ok_or_else(|| match &flags.kafka_config {
+            Some(file) => nameless(file),
+            None => Failure::usage("--kafka", "is missing"),
+        })?;
+    let properties: Option<Vec<_>> = flags.properties.into_iter().map(|it| it.0).collect();
+    let properties =
+        properties.ok_or_else(|| Failure::usage("-X (--kafka-property)", "write KEY=VALUE"))?;
+    for (name, _) in properties.iter().filter(|(name, _)| is_secret(name)) {
+        warn_of_process_list(name);
+    }
     Ok(Arc::new(KafkaLog::connect(KafkaOptions {
         brokers,
         properties,
+        file: flags.kafka_config,
         fetching,
     })?))
 }

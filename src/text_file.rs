@@ -16,17 +16,23 @@ const FILE_BYTES: u64 = 1 << 20;
 
 /// The text of the file that `flag` names, without a byte order mark.
 pub(crate) fn read(flag: &str, file: &Path) -> Result<String, Failure> {
+    contents(file).map_err(|why| Failure::usage(flag, format!("{}: {why}", file.display())))
+}
+
+/// The text of a file without a byte order mark, or why there is none.
+pub(crate) fn contents(file: &Path) -> Result<String, String> {
     let mut text = String::new();
     let opened = File::open(file).map(|opened| opened.take(FILE_BYTES + 1));
-    let why = match opened.and_then(|mut most| most.read_to_string(&mut text)) {
-        Ok(bytes) if bytes as u64 <= FILE_BYTES => return Ok(without_bom(text)),
-        Ok(_) => format!("is longer than {FILE_BYTES} bytes; name another file"),
+    match opened.and_then(|mut most| most.read_to_string(&mut text)) {
+        Ok(bytes) if bytes as u64 <= FILE_BYTES => Ok(without_bom(text)),
+        Ok(_) => Err(format!(
+            "is longer than {FILE_BYTES} bytes; name another file"
+        )),
         Err(error) if error.kind() == ErrorKind::InvalidData => {
-            "is not text; write it as text, for example as hexadecimal digits".to_owned()
+            Err("is not text; write it as text, for example as hexadecimal digits".to_owned())
         }
-        Err(error) => error.to_string(),
-    };
-    Err(Failure::usage(flag, format!("{}: {why}", file.display())))
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Text without a byte order mark, which some editors put before it and do not show.

@@ -120,8 +120,10 @@ pub enum LogError {
         detail: String,
     },
     /// A client property is wrong.
-    #[error("-X {property}: {detail}")]
+    #[error("{origin} {property}: {detail}")]
     Property {
+        /// What sets it: `-X`, or `--kafka-config` with the file.
+        origin: String,
         /// The librdkafka property.
         property: String,
         /// What librdkafka says of it.

@@ -1,7 +1,7 @@
 //! librdkafka's settings: EmoStream's own, each with its reason, and over them the user's, but for those that
 //! are [`protected`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
     ClientConfig, ClientContext,
@@ -9,7 +9,11 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{Fetching, KafkaOptions, protected};
+use super::{
+    Fetching, KafkaOptions, builtin,
+    options::{self, Property},
+    protected,
+};
 use crate::LogError;
 
 /// A client whose last broker is gone is replaced, not more often than this.
@@ -25,33 +29,93 @@ const LARGEST_BATCH: u64 = 1_000_000;
 /// what it says.
 const STATISTICS_MS: &str = "2000";
 
+/// Properties that name a file, which librdkafka would only miss when it makes a client, in words of OpenSSL.
+const FILES: [&str; 6] = [
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.crl.location",
+    "https.ca.location",
+];
+
+/// The value of `ssl.ca.location` that looks for the system's certificates where distributions put them.
+const PROBE: &str = "probe";
+
 /// Makes the settings of every kind of client.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
-    options: KafkaOptions,
+    brokers: String,
+    fetching: Fetching,
+    /// The user's, each once.
+    properties: Arc<[Property]>,
+    /// What librdkafka was built with.
+    features: Arc<[String]>,
 }
 
 impl Config {
-    pub(super) fn new(options: KafkaOptions) -> Self {
-        Self { options }
+    pub(super) fn new(options: &KafkaOptions) -> Self {
+        Self {
+            brokers: options.brokers.clone(),
+            fetching: options.fetching,
+            properties: options.effective().into(),
+            features: builtin::security_features().into(),
+        }
     }
 
     pub(super) fn brokers(&self) -> &str {
-        &self.options.brokers
+        &self.brokers
     }
 
-    /// Finds a property that is protected or that librdkafka refuses, before any client is made.
+    /// Finds a property that is protected, that this build cannot use or that librdkafka refuses, before any
+    /// client is made.
     pub(super) fn check(&self) -> Result<(), LogError> {
-        for (property, value) in &self.options.properties {
-            if let Some(reason) = protected::reason(property, value) {
-                return Err(LogError::Property {
-                    property: property.clone(),
-                    detail: format!("cannot be set to {value}: {reason}; leave it out"),
-                });
+        for property in &*self.properties {
+            if let Some(why) = self.objection(property) {
+                return Err(refused(property, why));
             }
         }
         let native = self.client().create_native_config();
         native.map(drop).map_err(|error| self.refusal(&error))
+    }
+
+    /// Why a property cannot be used; `None` if librdkafka has to judge.
+    fn objection(&self, property: &Property) -> Option<String> {
+        let (name, value) = (property.canonical(), property.value.as_str());
+        if let Some(reason) = protected::reason(name, value) {
+            return Some(format!("cannot be set: {reason}; leave it out"));
+        }
+        if options::is_brokers(name) {
+            return Some("names the brokers; name them by --kafka".to_owned());
+        }
+        if let Some(why) = builtin::missing(&self.features, name, value) {
+            return Some(why);
+        }
+        let protocol = value.to_lowercase();
+        if name == "security.protocol"
+            && protocol.starts_with("sasl_")
+            && self.value("sasl.mechanisms").is_none()
+        {
+            return Some(format!(
+                "{protocol} needs sasl.mechanism too: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+            ));
+        }
+        if FILES.contains(&name) && value != PROBE {
+            return match std::fs::File::open(value) {
+                Ok(_) => None,
+                Err(error) => Some(format!("{value}: {error}")),
+            };
+        }
+        None
+    }
+
+    /// The value of the user's property, by its name in librdkafka.
+    fn value(&self, canonical: &str) -> Option<&str> {
+        let found = self
+            .properties
+            .iter()
+            .find(|property| property.canonical() == canonical);
+        found.map(|property| property.value.as_str())
     }
 
     /// A client that asks and administers, but neither reads nor writes.
@@ -88,7 +152,7 @@ impl Config {
             // A full queue waits so long before it asks again; the default is a second.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.error.backoff.ms", "100");
-        let (bytes, wait_ms) = match self.options.fetching {
+        let (bytes, wait_ms) = match self.fetching {
             Fetching::AtOnce => ("1", "500"),
             Fetching::InBulk => ("65536", "15"),
         };
@@ -127,7 +191,7 @@ impl Config {
     fn common(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
-            .set("bootstrap.servers", &self.options.brokers)
+            .set("bootstrap.servers", &self.brokers)
             .set("client.id", "emostream")
             // A broker that comes back is noticed within a second; the default lets ten pass.
             .set("reconnect.backoff.ms", "50")
@@ -135,6 +199,12 @@ impl Config {
             .set("socket.keepalive.enable", "true")
             // Our own metrics are at /metrics; the cluster is not asked to collect them.
             .set("enable.metrics.push", "false");
+        let names_ca = |it: &Property| it.canonical().starts_with("ssl.ca.");
+        if self.features.iter().any(|it| it == "ssl") && !self.properties.iter().any(names_ca) {
+            // Each distribution puts the system's certificates elsewhere; the OpenSSL that is linked statically
+            // would look where it was built to.
+            config.set("ssl.ca.location", PROBE);
+        }
         config
     }
 
@@ -159,8 +229,8 @@ impl Config {
     }
 
     fn settle(&self, mut config: ClientConfig) -> ClientConfig {
-        for (key, value) in &self.options.properties {
-            config.set(key, value);
+        for property in &*self.properties {
+            config.set(property.canonical(), &property.value);
         }
         let verbose = tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG);
         config.set_log_level(if verbose {
@@ -188,35 +258,47 @@ impl Config {
 
     /// Why librdkafka makes no such client: the user's property, if one is at the bottom of it.
     fn refusal(&self, error: &KafkaError) -> LogError {
+        let user = |names: &dyn Fn(&str) -> bool| {
+            let mut properties = self.properties.iter();
+            properties.find(|it| names(&it.name) || names(it.canonical()))
+        };
         let (blamed, detail) = match error {
-            KafkaError::ClientConfig(_, detail, key, _) => (
-                self.options
-                    .properties
-                    .iter()
-                    .find(|(known, _)| known == key),
-                detail.clone(),
-            ),
+            KafkaError::ClientConfig(_, detail, key, _) => {
+                (user(&|name| name == key), detail.clone())
+            }
             other => {
                 let detail = match other {
                     KafkaError::ClientCreation(detail) => detail.clone(),
                     other => other.to_string(),
                 };
-                (
-                    self.options
-                        .properties
-                        .iter()
-                        .find(|(key, _)| detail.contains(key.as_str())),
-                    detail,
-                )
+                let blamed = user(&|name| !name.is_empty() && detail.contains(name));
+                (blamed, detail)
             }
         };
+        let detail = self.redacted(&detail);
         match blamed {
-            Some((property, _)) => LogError::Property {
-                property: property.clone(),
-                detail,
-            },
+            Some(property) => refused(property, detail),
             None => LogError::Refused(detail),
         }
+    }
+
+    /// A text of librdkafka's without the secrets that it may repeat.
+    fn redacted(&self, text: &str) -> String {
+        let secrets = self.properties.iter().filter(|it| it.is_secret());
+        let values = secrets.map(|it| it.value.as_str());
+        let mut text = text.to_owned();
+        for value in values.filter(|value| !value.is_empty()) {
+            text = text.replace(value, "[redacted]");
+        }
+        text
+    }
+}
+
+fn refused(property: &Property, detail: String) -> LogError {
+    LogError::Property {
+        origin: property.origin.to_string(),
+        property: property.name.clone(),
+        detail,
     }
 }
 
@@ -232,4 +314,103 @@ pub(super) fn signed(partition: u32) -> i32 {
 /// An offset as we count it; librdkafka's negative ones have been told apart before.
 pub(super) fn unsigned(offset: i64) -> u64 {
     u64::try_from(offset).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::PropertiesFile;
+
+    fn config(properties: &[(&str, &str)]) -> Config {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Config::new(&KafkaOptions {
+            brokers: "127.0.0.1:9092".to_owned(),
+            properties: properties.iter().map(owned).collect(),
+            ..KafkaOptions::default()
+        })
+    }
+
+    fn objection(properties: &[(&str, &str)]) -> String {
+        let refused = config(properties).check().expect_err("it is refused");
+        assert!(matches!(refused, LogError::Property { .. }), "{refused}");
+        refused.to_string()
+    }
+
+    #[test]
+    fn the_system_s_certificates_are_looked_for_unless_the_user_names_others() {
+        let default = config(&[]);
+        let has_tls = default.features.iter().any(|it| it == "ssl");
+        let location = |config: &Config| config.client().get("ssl.ca.location").map(str::to_owned);
+        assert_eq!(location(&default), has_tls.then(|| PROBE.to_owned()));
+        assert_eq!(default.check().map_err(|error| error.to_string()), Ok(()));
+        let named = config(&[("ssl.ca.location", "/ca.pem")]);
+        assert_eq!(location(&named).as_deref(), Some("/ca.pem"));
+        let pasted = config(&[("ssl.ca.pem", "-----BEGIN CERTIFICATE-----")]);
+        assert_eq!(location(&pasted), None);
+    }
+
+    #[test]
+    fn a_property_that_cannot_be_used_is_named_with_what_to_do() {
+        for (properties, names, says) in [
+            (
+                &[("bootstrap.servers", "b:1")][..],
+                "-X bootstrap.servers: ",
+                "--kafka",
+            ),
+            (&[("acks", "1")], "-X acks: ", "leave it out"),
+            (
+                &[("security.protocol", "SASL_PLAINTEXT")],
+                "-X security.protocol: ",
+                "sasl.mechanism",
+            ),
+            (
+                &[("sasl.mechanism", "GSSAPI")],
+                "-X sasl.mechanism: ",
+                "Kerberos",
+            ),
+        ] {
+            let sentence = objection(properties);
+            assert!(sentence.starts_with(names), "{sentence}");
+            assert!(sentence.contains(says), "{sentence}");
+        }
+        if builtin::security_features().iter().any(|it| it == "ssl") {
+            let sentence = objection(&[("ssl.ca.location", "/no/such/ca.pem")]);
+            assert!(
+                sentence.starts_with("-X ssl.ca.location: /no/such/ca.pem: No such file"),
+                "{sentence}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_protected_property_of_a_file_names_the_file() {
+        let file = PropertiesFile {
+            path: "/etc/kafka.properties".into(),
+            properties: vec![("isolation.level".to_owned(), "hunter2".to_owned())],
+        };
+        let options = KafkaOptions {
+            file: Some(file),
+            ..KafkaOptions::default()
+        };
+        let refused = Config::new(&options).check().expect_err("it is protected");
+        let sentence = refused.to_string();
+        assert!(
+            sentence.starts_with("--kafka-config /etc/kafka.properties: isolation.level: "),
+            "{sentence}"
+        );
+        assert!(!sentence.contains("hunter2"), "{sentence}");
+    }
+
+    #[test]
+    fn no_sentence_repeats_a_secret() {
+        let config = config(&[("sasl.password", "hunter2"), ("client.id", "ada")]);
+        let text = "Invalid value \"hunter2\" for \"client.id\" of ada";
+        let error = KafkaError::ClientCreation(text.to_owned());
+        let sentence = config.refusal(&error).to_string();
+        assert_eq!(
+            sentence,
+            "-X client.id: Invalid value \"[redacted]\" for \"client.id\" of ada"
+        );
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
 }

@@ -11,9 +11,11 @@
 
 mod admin;
 mod appender;
+mod builtin;
 mod config;
 mod context;
 mod failure;
+mod options;
 mod protected;
 mod reader;
 mod transactor;
@@ -38,6 +40,10 @@ use self::{
     appender::KafkaAppender, config::Config, context::Events, reader::KafkaReader,
     transactor::KafkaTransactor,
 };
+pub use self::{
+    builtin::security_features,
+    options::{Fetching, KafkaOptions, PropertiesFile, Redacted, is_secret},
+};
 use crate::{
     Appender, EndOffsets, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake,
 };
@@ -50,30 +56,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const EVENTS_EVERY: Duration = Duration::from_millis(100);
 /// So many of them at once: after a broker's death come some dozens a second.
 const EVENTS_AT_ONCE: usize = 20;
-
-/// Where Kafka is, and how to talk to it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KafkaOptions {
-    /// `host:port`, several by commas.
-    pub brokers: String,
-    /// librdkafka properties (`-X key=value`); they win over EmoStream's own settings. Those that exactly-once
-    /// processing rests on are refused ([`LogError::Property`]).
-    pub properties: Vec<(String, String)>,
-    /// When readers are answered.
-    pub fetching: Fetching,
-}
-
-/// When a broker answers a reader that has read all there was.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Fetching {
-    /// As soon as there is a record: for few records, each of which is waited for.
-    #[default]
-    AtOnce,
-    /// When there are 64 KiB, and after 15 ms at the latest: for thousands of records a second. Each answer
-    /// wakes three threads; at 20,000 records a second to be answered at once costs a quarter of a core, this
-    /// a twentieth.
-    InBulk,
-}
 
 /// How a topic lies on the brokers; see [`TopicDescription`].
 struct Layout {
@@ -104,7 +86,7 @@ impl KafkaLog {
     /// [`LogError::Property`] if one is refused, [`LogError::Unreachable`] if no broker answers
     /// within eight seconds.
     pub fn connect(options: KafkaOptions) -> Result<Self, LogError> {
-        let config = Config::new(options);
+        let config = Config::new(&options);
         config.check()?;
         let context = Events::connecting();
         let client: BaseConsumer<Events> = config.create(&config.client(), context.clone())?;
