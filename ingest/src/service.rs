@@ -202,6 +202,7 @@ fn open_now(log: &dyn Log, topic: &str) -> Result<Opened, StartError> {
         Err(
             error @ (LogError::Unreachable { .. }
             | LogError::Advertised { .. }
+            | LogError::Security { .. }
             | LogError::UnknownTopic { .. }),
         ) => {
             return Err(error.into());

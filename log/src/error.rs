@@ -26,6 +26,14 @@ pub enum LogError {
         /// Which brokers, and why.
         detail: String,
     },
+    /// A broker and this client do not agree on TLS or SASL.
+    #[error("Kafka at {broker}: {detail}")]
+    Security {
+        /// The broker, or the brokers as configured.
+        broker: String,
+        /// What is wrong, and the property to set.
+        detail: String,
+    },
     /// There is no such topic.
     #[error(
         "topic {topic} does not exist; create it with `emostream topics create --partitions N` and the same --kafka and --topic-prefix"

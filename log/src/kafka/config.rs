@@ -236,7 +236,8 @@ impl Config {
         config.set_log_level(if verbose {
             RDKafkaLogLevel::Debug
         } else {
-            RDKafkaLogLevel::Critical
+            // That a broker closed a connection is logged at this level, and nothing else reports it.
+            RDKafkaLogLevel::Info
         });
         config
     }

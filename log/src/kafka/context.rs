@@ -1,8 +1,12 @@
 //! Where librdkafka's log lines and errors go.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -13,15 +17,31 @@ use rdkafka::{
     statistics::Broker,
 };
 
+use super::trouble::{self, Trouble};
+
+/// How long the same trouble with TLS or SASL is not logged again: each client of the process reports it, with
+/// every attempt to connect.
+const REPEAT_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a report explains why nothing answers. librdkafka repeats one that stays the same every 30 s.
+const EXPLAINS_FOR: Duration = Duration::from_secs(60);
+
 /// Hands log lines to `tracing` (at debug: librdkafka tells the same troubles as errors too) and
 /// remembers the last error, which says best why nothing answers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Events {
-    last: Arc<Mutex<Option<String>>>,
+    last: Arc<Mutex<Option<Report>>>,
     /// While set, somebody waits for the outcome and will tell it in one sentence.
     connecting: Arc<AtomicBool>,
     /// Statistics in a row that knew of no broker to talk to.
     alone: Arc<AtomicU32>,
+}
+
+/// What librdkafka reported, and when.
+#[derive(Debug, Clone)]
+struct Report {
+    text: String,
+    at: Instant,
 }
 
 impl Events {
@@ -47,16 +67,81 @@ impl Events {
 
     /// The last trouble, in librdkafka's words.
     pub(super) fn last(&self) -> Option<String> {
+        self.report().map(|report| report.text)
+    }
+
+    /// The last trouble, if it is recent and about TLS or SASL.
+    pub(super) fn last_about_security(&self) -> Option<String> {
+        let report = self.report()?;
+        let explains = report.at.elapsed() < EXPLAINS_FOR && self.trouble(&report.text).is_some();
+        explains.then_some(report.text)
+    }
+
+    /// The brokers answered: what was reported before explains nothing any more.
+    pub(super) fn answered(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn report(&self) -> Option<Report> {
         self.last
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+
+    /// What the report says about TLS or SASL.
+    fn trouble(&self, report: &str) -> Option<Trouble> {
+        let connecting = self.connecting.load(Ordering::Acquire);
+        trouble::of(report).filter(|trouble| connecting || !trouble.is_guess())
+    }
+
+    /// Remembers a report, and logs it unless another will.
+    fn take_in(&self, report: &str) {
+        let connecting = self.connecting.load(Ordering::Acquire);
+        match self.trouble(report) {
+            _ if connecting => tracing::debug!("Kafka: {report}"),
+            // Logged once, where the token was requested.
+            Some(Trouble::NoToken(_)) => tracing::debug!("Kafka: {report}"),
+            Some(trouble) => {
+                let broker = trouble::broker(report).unwrap_or("a broker");
+                let sentence = format!("Kafka at {broker}: {trouble}");
+                match is_due(&sentence) {
+                    true => tracing::warn!("{sentence}"),
+                    false => tracing::debug!("Kafka: {report}"),
+                }
+            }
+            None => tracing::warn!("Kafka: {report}"),
+        }
+        let report = Report {
+            text: report.to_owned(),
+            at: Instant::now(),
+        };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+}
+
+/// Whether the process has not logged that sentence for [`REPEAT_AFTER`].
+fn is_due(sentence: &str) -> bool {
+    static LOGGED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
+    let due = !logged.contains_key(sentence);
+    if due {
+        logged.insert(sentence.to_owned(), Instant::now());
+    }
+    due
 }
 
 impl ClientContext for Events {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", facility, "{message}");
+        // That a broker closed the connection is a log line only, which begins with the thread: `[thrd:…]: `.
+        let report = message
+            .split_once("]: ")
+            .map_or(message, |(_, report)| report);
+        if facility == "FAIL" && self.trouble(report).is_some_and(|it| it.is_guess()) {
+            self.take_in(report);
+        }
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -80,11 +165,53 @@ impl ClientContext for Events {
                 tracing::debug!("Kafka: {reason}");
                 return;
             }
-            _ if self.connecting.load(Ordering::Acquire) => tracing::debug!("Kafka: {reason}"),
-            _ => tracing::warn!("Kafka: {reason}"),
+            _ => self.take_in(reason),
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
     }
 }
 
 impl ConsumerContext for Events {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TLS_PORT: &str = "h:9093/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?)";
+
+    #[test]
+    fn a_sentence_is_logged_once_however_many_clients_report_it() {
+        assert!(is_due("one"));
+        assert!(!is_due("one"));
+        assert!(is_due("two"));
+    }
+
+    #[test]
+    fn a_closed_connection_is_blamed_on_the_configuration_only_until_one_was_made() {
+        let events = Events::connecting();
+        events.log(
+            RDKafkaLogLevel::Info,
+            "FAIL",
+            &format!("[thrd:h:9093/bootstrap]: {TLS_PORT}"),
+        );
+        assert_eq!(events.last_about_security().as_deref(), Some(TLS_PORT));
+        events.answered();
+        events.connected();
+        events.log(
+            RDKafkaLogLevel::Info,
+            "FAIL",
+            &format!("[thrd:h:9093/bootstrap]: {TLS_PORT}"),
+        );
+        assert_eq!(events.last_about_security(), None);
+    }
+
+    #[test]
+    fn an_answer_ends_an_explanation() {
+        let events = Events::default();
+        let report = "sasl_ssl://h:9093/1: SASL authentication error: Authentication failed";
+        let code = RDKafkaErrorCode::Authentication;
+        events.error(KafkaError::Global(code), report);
+        assert_eq!(events.last_about_security().as_deref(), Some(report));
+        events.answered();
+        assert_eq!(events.last_about_security(), None);
+    }
+}

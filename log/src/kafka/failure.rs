@@ -2,6 +2,7 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::trouble;
 use crate::LogError;
 
 /// The meaning of an error about a topic and a partition; `None` if it only says that Kafka is away.
@@ -19,6 +20,8 @@ pub(super) fn of(error: &KafkaError, topic: &str, partition: u32) -> Option<LogE
         | Code::OperationTimedOut
         | Code::NetworkException
         | Code::Resolve
+        | Code::SSL
+        | Code::Authentication
         | Code::WaitingForCoordinator => return None,
         _ if is_change_of_leader(error) => return None,
         _ => LogError::Refused(format!("{topic}/{partition}: {error}")),
@@ -58,16 +61,28 @@ pub(super) fn fences(code: Code) -> bool {
     )
 }
 
+/// What a report of librdkafka's about TLS or SASL means; `None` if it is about something else.
+pub(super) fn security(brokers: &str, report: &str) -> Option<LogError> {
+    let trouble = trouble::of(report)?;
+    Some(LogError::Security {
+        broker: trouble::broker(report).unwrap_or(brokers).to_owned(),
+        detail: trouble.to_string(),
+    })
+}
+
 /// What it means that nothing answered: `trouble` is what librdkafka reported last. It begins with the broker
 /// that it is about: `host:port/bootstrap`, or `host:port/7` for one that another broker named.
 pub(super) fn silence(brokers: &str, trouble: String) -> LogError {
-    let about = trouble
+    if let Some(error) = security(brokers, &trouble) {
+        return error;
+    }
+    let id = trouble
         .split(": ")
         .next()
         .and_then(|it| it.rsplit_once('/'));
-    let named = about.is_some_and(|(address, id)| {
+    let named = trouble::broker(&trouble).is_some_and(|address| {
         let configured = brokers.split(',').any(|broker| broker.trim() == address);
-        id.parse::<u32>().is_ok() && !configured
+        id.is_some_and(|(_, id)| id.parse::<u32>().is_ok()) && !configured
     });
     let (brokers, detail) = (brokers.to_owned(), trouble);
     match named {
@@ -100,10 +115,23 @@ mod tests {
         for own in [
             "127.0.0.1:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: refused",
             "127.0.0.1:9092/1: Disconnected",
+            "sasl_ssl://127.0.0.1:9092/1: Disconnected",
             "nothing came within 8s",
         ] {
             let error = silence("a:1, 127.0.0.1:9092", own.to_owned());
             assert!(matches!(error, LogError::Unreachable { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn a_wrong_password_is_not_an_address_to_check() {
+        let report =
+            "sasl_ssl://h:9093/bootstrap: SASL authentication error: Authentication failed";
+        let error = silence("h:9093", report.to_owned());
+        assert!(matches!(error, LogError::Security { .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "Kafka at h:9093: SASL authentication failed; check sasl.username, sasl.password and sasl.mechanism"
+        );
     }
 }

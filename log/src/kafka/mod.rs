@@ -19,6 +19,7 @@ mod options;
 mod protected;
 mod reader;
 mod transactor;
+mod trouble;
 
 use std::{
     ops::Range,
@@ -108,12 +109,9 @@ impl KafkaLog {
         log.cluster_id = match log.client.client().fetch_cluster_id(PATIENCE) {
             Some(cluster_id) => cluster_id,
             None => {
-                return Err(LogError::Unreachable {
-                    brokers: log.config.brokers().to_owned(),
-                    detail: context
-                        .last()
-                        .unwrap_or_else(|| format!("nothing came within {PATIENCE:?}")),
-                });
+                let report = context.last();
+                let report = report.unwrap_or_else(|| format!("nothing came within {PATIENCE:?}"));
+                return Err(log.away(report));
             }
         };
         admin::check_advertised(&log.client, log.config.brokers())?;
@@ -123,9 +121,17 @@ impl KafkaLog {
 
     /// An error of a question to the cluster, about `topic` and perhaps a partition.
     fn failure(&self, error: &KafkaError, topic: &str, partition: u32) -> LogError {
-        failure::of(error, topic, partition).unwrap_or_else(|| LogError::Unreachable {
-            brokers: self.config.brokers().to_owned(),
-            detail: error.to_string(),
+        failure::of(error, topic, partition).unwrap_or_else(|| self.away(error.to_string()))
+    }
+
+    /// The brokers do not answer: why, if librdkafka reported it.
+    fn away(&self, detail: String) -> LogError {
+        let brokers = self.config.brokers();
+        let report = self.client.context().last_about_security();
+        let security = report.and_then(|report| failure::security(brokers, &report));
+        security.unwrap_or_else(|| LogError::Unreachable {
+            brokers: brokers.to_owned(),
+            detail,
         })
     }
 
@@ -138,6 +144,7 @@ impl KafkaLog {
             .client
             .fetch_metadata(Some(topic), patience)
             .map_err(|error| self.failure(&error, topic, 0))?;
+        self.client.context().answered();
         let found = metadata
             .topics()
             .iter()

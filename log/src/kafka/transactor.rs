@@ -127,6 +127,11 @@ impl KafkaTransactor {
             Ok(()) => Ok(opened),
             Err(error) if failure::is_fence(&error) => Err(LogError::Fenced { id: id.to_owned() }),
             Err(error) => Err(match failure::code(&error) {
+                _ if let Some(report) = opened.failures.events.last_about_security()
+                    && let Some(error) = failure::security(config.brokers(), &report) =>
+                {
+                    error
+                }
                 Some(
                     RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::CoordinatorNotAvailable,
                 ) => LogError::TimedOut {

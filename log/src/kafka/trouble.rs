@@ -1,0 +1,352 @@
+//! Why a broker that is there and this client do not work together: what librdkafka's reports about TLS and SASL
+//! mean, in words that name the property to set.
+//!
+//! librdkafka has one error code for most of these cases, so its text decides. A text that is not known here
+//! stays what it was: a report about the network.
+
+use std::fmt;
+
+/// Why no connection comes about although the broker is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The broker's certificate failed the check, and librdkafka does not say of what.
+    Certificate,
+    /// The broker requires a certificate of the client.
+    NoClientCertificate,
+    /// The broker does not accept the client's certificate.
+    ClientCertificate,
+    /// The client's certificate has expired.
+    ExpiredClientCertificate,
+    /// TLS versions or ciphers do not match, or another failure of the handshake: OpenSSL's words.
+    Handshake(String),
+    /// The client does not use TLS at a port that does.
+    TlsPort,
+    /// The client uses TLS at a port that does not.
+    PlaintextPort,
+    /// The client does not authenticate at a port that requires it, or there is TLS on it.
+    SaslPort,
+    /// The client authenticates at a port without SASL.
+    NoSasl,
+    /// The broker does not know the mechanism; those that it has.
+    Mechanism(String),
+    /// The broker refuses user and password.
+    Credentials,
+    /// The broker refuses the token; its words.
+    Token(String),
+    /// There is no token; why.
+    NoToken(String),
+    /// Another failure of SASL; librdkafka's words.
+    Sasl(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Certificate => f.write_str(
+                "its certificate is not trusted, has expired or is not for this host name; set ssl.ca.location to the CA that signed it, and check the names in --kafka and in the brokers' advertised.listeners",
+            ),
+            Trouble::NoClientCertificate => f.write_str(
+                "it requires a client certificate; set ssl.certificate.location and ssl.key.location",
+            ),
+            Trouble::ClientCertificate => f.write_str(
+                "it does not accept this client's certificate (ssl.certificate.location); check that it has not expired and that the broker trusts the CA that signed it",
+            ),
+            Trouble::ExpiredClientCertificate => f.write_str(
+                "this client's certificate has expired; put a new one at ssl.certificate.location",
+            ),
+            Trouble::Handshake(why) => write!(
+                f,
+                "the TLS handshake fails ({why}); check the broker's TLS versions and ciphers, and the ssl.* properties"
+            ),
+            Trouble::TlsPort => f.write_str(
+                "it closes the connection, as a TLS port does when a client does not use TLS; set security.protocol to ssl or sasl_ssl",
+            ),
+            Trouble::PlaintextPort => f.write_str(
+                "it does not use TLS on this port; name a TLS port, or set security.protocol to plaintext or sasl_plaintext",
+            ),
+            Trouble::SaslPort => f.write_str(
+                "it closes the connection, as a port with SASL does when a client does not authenticate; set security.protocol to sasl_ssl or sasl_plaintext, and sasl.mechanism",
+            ),
+            Trouble::NoSasl => f.write_str(
+                "it has no SASL on this port; set security.protocol to ssl or plaintext, or name a SASL port",
+            ),
+            Trouble::Mechanism(known) if known.is_empty() => {
+                f.write_str("it does not have the SASL mechanism of sasl.mechanism; set another")
+            }
+            Trouble::Mechanism(known) => write!(
+                f,
+                "it does not have the SASL mechanism of sasl.mechanism; set one of those that it has: {known}"
+            ),
+            Trouble::Credentials => f.write_str(
+                "SASL authentication failed; check sasl.username, sasl.password and sasl.mechanism",
+            ),
+            Trouble::Token(why) => write!(
+                f,
+                "it does not accept the token ({why}); check sasl.oauthbearer.scope, and the issuer and the audience that the broker expects"
+            ),
+            Trouble::NoToken(why) => f.write_str(why),
+            Trouble::Sasl(why) => write!(
+                f,
+                "SASL authentication failed ({why}); check the sasl.* properties"
+            ),
+        }
+    }
+}
+
+impl Trouble {
+    /// Whether librdkafka only guesses so because the connection was closed. A broker that goes down closes
+    /// connections too, so a guess counts only as long as none was ever made.
+    pub(super) fn is_guess(&self) -> bool {
+        matches!(
+            self,
+            Trouble::TlsPort | Trouble::PlaintextPort | Trouble::SaslPort
+        )
+    }
+}
+
+/// What librdkafka's report of a failed connection means; `None` if it is about something else than TLS or SASL.
+pub(super) fn of(report: &str) -> Option<Trouble> {
+    let has = |text: &str| report.contains(text);
+    if let Some(why) = after(report, "Failed to acquire SASL OAUTHBEARER token: ") {
+        return Some(Trouble::NoToken(why.to_owned()));
+    }
+    if has("mechanism handshake failed") {
+        let known = after(report, "supported mechanisms: ").unwrap_or_default();
+        return Some(match has("not valid in current SASL state") {
+            true => Trouble::NoSasl,
+            false => Trouble::Mechanism(known.replace(',', ", ")),
+        });
+    }
+    if has("SASL authentication error") || has("SASL authentication failure") {
+        return Some(sasl(report));
+    }
+    if has("might be caused by incorrect security.protocol") || is_tls_record(report) {
+        return Some(Trouble::TlsPort);
+    }
+    if has("broker might require SASL authentication") {
+        return Some(Trouble::SaslPort);
+    }
+    if let Some(alert) = alert(report) {
+        return Some(alert);
+    }
+    handshake(report)
+}
+
+/// What a failed authentication means.
+fn sasl(report: &str) -> Trouble {
+    let why = [
+        "SASL authentication error: ",
+        "SASL authentication failure: ",
+    ]
+    .iter()
+    .find_map(|start| after(report, start))
+    .unwrap_or(report);
+    let is_token = ["OAUTHBEARER", "invalid_token", "token", "\"status\""];
+    if is_token.iter().any(|word| why.contains(word)) {
+        return Trouble::Token(why.to_owned());
+    }
+    let is_password = [
+        "invalid credentials",
+        "Authentication failed",
+        "nvalid username",
+    ];
+    match is_password.iter().any(|words| why.contains(words)) {
+        true => Trouble::Credentials,
+        false => Trouble::Sasl(why.to_owned()),
+    }
+}
+
+/// What a broker says about the client's certificate, by an alert of TLS. Kafka sends `certificate unknown` for
+/// most certificates that it refuses.
+fn alert(report: &str) -> Option<Trouble> {
+    let alert = report.split("alert ").nth(1)?;
+    if !report.contains("SSL") && !report.contains("ssl") {
+        return None;
+    }
+    let is = |names: &[&str]| names.iter().any(|name| alert.starts_with(name));
+    Some(if is(&["certificate required"]) {
+        Trouble::NoClientCertificate
+    } else if is(&["certificate expired"]) {
+        Trouble::ExpiredClientCertificate
+    } else if is(&[
+        "certificate",
+        "bad certificate",
+        "unknown ca",
+        "unsupported certificate",
+    ]) {
+        Trouble::ClientCertificate
+    } else {
+        Trouble::Handshake(format!("alert {}", first_words(alert)))
+    })
+}
+
+/// What a handshake that failed on this side means.
+fn handshake(report: &str) -> Option<Trouble> {
+    let why = after(report, "SSL handshake failed: ")?;
+    let has = |text: &str| why.contains(text);
+    if has("certificate verify failed") || has("0A000086") {
+        return Some(Trouble::Certificate);
+    }
+    let plaintext = [
+        "PLAINTEXT broker listener",
+        "wrong version number",
+        "packet length too long",
+        "record layer failure",
+    ];
+    if plaintext.iter().any(|text| has(text)) {
+        return Some(Trouble::PlaintextPort);
+    }
+    if has("client SSL authentication might be required") {
+        return Some(Trouble::NoClientCertificate);
+    }
+    // A connection that breaks in the handshake is the network's.
+    (!has("Disconnected") && !has("SSL transport error"))
+        .then(|| Trouble::Handshake(first_words(why).to_owned()))
+}
+
+/// Whether the length of an answer is the start of a TLS record: an alert (21), version 3.
+fn is_tls_record(report: &str) -> bool {
+    let length = after(report, "Invalid response size ");
+    let length = length.and_then(|text| text.split(' ').next()?.parse::<u32>().ok());
+    length.is_some_and(|length| length >> 16 == 0x1503)
+}
+
+/// What follows `start`, without librdkafka's note on how long the state took.
+fn after<'a>(report: &'a str, start: &str) -> Option<&'a str> {
+    let (_, rest) = report.split_once(start)?;
+    let rest = rest.split(" (after ").next().unwrap_or(rest);
+    Some(rest.trim())
+}
+
+/// OpenSSL's and librdkafka's text up to the hint that librdkafka adds.
+fn first_words(text: &str) -> &str {
+    let end = text.find(" (").unwrap_or(text.len());
+    text[..end].trim()
+}
+
+/// The broker that a report begins with, as `host:port`; librdkafka puts a protocol before it, and what it knows
+/// it by behind it.
+pub(super) fn broker(report: &str) -> Option<&str> {
+    let about = report.split(": ").next()?;
+    let about = about.split_once("://").map_or(about, |(_, about)| about);
+    let (address, id) = about.rsplit_once('/')?;
+    let is_address = address.contains(':') && !address.contains(' ');
+    (is_address && !id.contains(' ')).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_librdkafka_reports_becomes_a_cause() {
+        for (report, expected) in [
+            (
+                "ssl://localhost:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured or root CA certificates are installed (install ca-certificates package) (after 5ms in state SSL_HANDSHAKE)",
+                Trouble::Certificate,
+            ),
+            (
+                "ssl://localhost:9092/bootstrap: SSL handshake failed: Disconnected: connection closed by peer: connecting to a PLAINTEXT broker listener? (after 1ms in state SSL_HANDSHAKE)",
+                Trouble::PlaintextPort,
+            ),
+            (
+                "ssl://localhost:8080/bootstrap: SSL handshake failed: error:0A00010B:SSL routines::wrong version number (after 1ms in state SSL_HANDSHAKE)",
+                Trouble::PlaintextPort,
+            ),
+            (
+                "localhost:9093/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request) (after 3ms in state APIVERSION_QUERY)",
+                Trouble::TlsPort,
+            ),
+            (
+                "localhost:9093/bootstrap: Receive failed: Invalid response size 352518912 (0..100000000): increase receive.message.max.bytes (after 3ms in state APIVERSION_QUERY)",
+                Trouble::TlsPort,
+            ),
+            (
+                "localhost:9094/1: Disconnected: verify that security.protocol is correctly configured, broker might require SASL authentication (after 302ms in state UP)",
+                Trouble::SaslPort,
+            ),
+            (
+                "sasl_ssl://localhost:9093/bootstrap: SASL authentication error: Authentication failed during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-256 (after 310ms in state AUTH_REQ)",
+                Trouble::Credentials,
+            ),
+            (
+                "sasl_ssl://localhost:9093/bootstrap: SASL authentication error: Authentication failed: Invalid username or password (after 310ms in state AUTH_REQ)",
+                Trouble::Credentials,
+            ),
+            (
+                "sasl_ssl://localhost:9093/bootstrap: SASL authentication error: {\"status\":\"invalid_token\"} (after 31ms in state AUTH_REQ)",
+                Trouble::Token("{\"status\":\"invalid_token\"}".to_owned()),
+            ),
+            (
+                "sasl_ssl://localhost:9093/bootstrap: SASL SCRAM-SHA-512 mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: PLAIN,OAUTHBEARER (after 3ms in state AUTH_HANDSHAKE)",
+                Trouble::Mechanism("PLAIN, OAUTHBEARER".to_owned()),
+            ),
+            (
+                "sasl_plaintext://localhost:9092/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Request not valid in current SASL state: broker's supported mechanisms:  (after 3ms in state AUTH_HANDSHAKE)",
+                Trouble::NoSasl,
+            ),
+            (
+                "ssl://localhost:9093/bootstrap: Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert number 116 (after 2ms in state APIVERSION_QUERY)",
+                Trouble::NoClientCertificate,
+            ),
+            (
+                "ssl://localhost:9093/bootstrap: SSL handshake failed: error:0A000416:SSL routines::ssl/tls alert certificate unknown: SSL alert number 46 (after 2ms in state SSL_HANDSHAKE)",
+                Trouble::ClientCertificate,
+            ),
+            (
+                "ssl://localhost:9093/bootstrap: Receive failed: error:0A000415:SSL routines::ssl/tls alert certificate expired: SSL alert number 45 (after 2ms in state APIVERSION_QUERY)",
+                Trouble::ExpiredClientCertificate,
+            ),
+            (
+                "Failed to acquire SASL OAUTHBEARER token: the token endpoint auth.example does not answer",
+                Trouble::NoToken("the token endpoint auth.example does not answer".to_owned()),
+            ),
+        ] {
+            assert_eq!(of(report), Some(expected), "{report}");
+        }
+    }
+
+    #[test]
+    fn the_network_s_troubles_are_not_about_tls() {
+        for report in [
+            "localhost:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)",
+            "ssl://h:9093/1: Failed to resolve 'h:9093': Name or service not known",
+            "ssl://h:9093/1: SSL handshake failed: Disconnected: connection reset by peer (after 9ms in state SSL_HANDSHAKE)",
+            "h:9092/1: Disconnected (after 60001ms in state UP)",
+            "h:9092/1: Receive failed: Invalid response size 1234567890 (0..100000000): increase receive.message.max.bytes",
+            "nothing came within 8s",
+        ] {
+            assert_eq!(of(report), None, "{report}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_names_what_to_set() {
+        for (trouble, names) in [
+            (Trouble::Certificate, "ssl.ca.location"),
+            (Trouble::Credentials, "sasl.password"),
+            (Trouble::TlsPort, "security.protocol"),
+            (Trouble::NoClientCertificate, "ssl.certificate.location"),
+            (Trouble::Mechanism("PLAIN".to_owned()), "PLAIN"),
+        ] {
+            let sentence = trouble.to_string();
+            assert!(sentence.contains(names), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_report_names_its_broker() {
+        for (report, expected) in [
+            ("sasl_ssl://h:9093/bootstrap: SASL", Some("h:9093")),
+            ("h:9092/1: Disconnected", Some("h:9092")),
+            ("ssl://[::1]:9093/7: no", Some("[::1]:9093")),
+            (
+                "Failed to acquire SASL OAUTHBEARER token: https://a/b",
+                None,
+            ),
+            ("nothing came within 8s", None),
+        ] {
+            assert_eq!(broker(report), expected, "{report}");
+        }
+    }
+}
