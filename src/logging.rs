@@ -103,6 +103,9 @@ impl LogFlags {
             LogFormat::Text => lines.compact().with_target(false).init(),
             LogFormat::Json => lines.json().flatten_event(true).init(),
         }
+        // At the next level the HTTP client for Kafka's tokens writes out whole requests, with the client's secret,
+        // and RUST_LOG could ask for that.
+        log::set_max_level(log::max_level().min(log::LevelFilter::Debug));
     }
 }
 

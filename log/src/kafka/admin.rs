@@ -1,6 +1,7 @@
 //! Making topics, and asking what they were made with.
 
 use std::{
+    collections::HashMap,
     future::Future,
     net::ToSocketAddrs,
     pin::pin,
@@ -20,7 +21,7 @@ use super::{
     PATIENCE,
     config::{Config, signed},
     context::Events,
-    failure,
+    failure, oauth,
 };
 use crate::{Cleanup, Deletion, LogError, Timestamps, TopicSpec};
 
@@ -39,8 +40,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Makes the topic unless it exists.
 pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogError> {
-    let events = Events::default();
-    let admin: AdminClient<Events> = config.create(&config.client(), events.clone())?;
+    let events = config.events();
     let settings = settings(spec);
     let mut topic = NewTopic::new(
         &spec.name,
@@ -56,10 +56,16 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
     let refused = |why: &dyn std::fmt::Display| {
         LogError::Refused(format!("topic {} cannot be created: {why}", spec.name))
     };
-    let answers = wait_for(admin.create_topics([&topic], &options)).map_err(|error| {
-        unanswered(config, &events, failure::code(&error), "CreateTopics")
-            .unwrap_or_else(|| refused(&error))
-    })?;
+    let answers = match config.tokens() {
+        Some(tokens) => oauth::admin::create_topic(config, tokens, spec, &settings)?,
+        None => {
+            let admin: AdminClient<Events> = config.create(&config.client(), events.clone())?;
+            wait_for(admin.create_topics([&topic], &options)).map_err(|error| {
+                unanswered(config, &events, failure::code(&error), "CreateTopics")
+                    .unwrap_or_else(|| refused(&error))
+            })?
+        }
+    };
     for answer in answers {
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -105,8 +111,7 @@ pub(super) struct Settings {
 
 /// Asks for the topic's settings, the brokers' defaults included.
 pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogError> {
-    let events = Events::default();
-    let admin: AdminClient<Events> = config.create(&config.client(), events.clone())?;
+    let events = config.events();
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
     let wanted = [ResourceSpecifier::Topic(topic)];
     let refused = |why: &dyn std::fmt::Display| {
@@ -114,20 +119,28 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
             "topic {topic} cannot be described: {why} (it needs the permission DescribeConfigs)"
         ))
     };
-    let answers = wait_for(admin.describe_configs(&wanted, &options)).map_err(|error| {
-        unanswered(config, &events, failure::code(&error), "DescribeConfigs")
-            .unwrap_or_else(|| refused(&error))
+    let described = match config.tokens() {
+        Some(tokens) => oauth::admin::settings_of(config, tokens, topic)?,
+        None => {
+            let admin: AdminClient<Events> = config.create(&config.client(), events.clone())?;
+            let answers = wait_for(admin.describe_configs(&wanted, &options)).map_err(|error| {
+                unanswered(config, &events, failure::code(&error), "DescribeConfigs")
+                    .unwrap_or_else(|| refused(&error))
+            })?;
+            let answer = answers.into_iter().next();
+            let described = answer.ok_or_else(|| refused(&"no answer"))?;
+            described.map(|it| {
+                let valued = it.entries.into_iter();
+                valued
+                    .filter_map(|entry| Some((entry.name, entry.value?)))
+                    .collect()
+            })
+        }
+    };
+    let described: HashMap<String, String> = described.map_err(|code| {
+        unanswered(config, &events, Some(code), "DescribeConfigs").unwrap_or_else(|| refused(&code))
     })?;
-    let described = answers
-        .into_iter()
-        .next()
-        .ok_or_else(|| refused(&"no answer"))?
-        .map_err(|code| {
-            unanswered(config, &events, Some(code), "DescribeConfigs")
-                .unwrap_or_else(|| refused(&code))
-        })?;
-    let value = |name: &str| described.get(name).and_then(|entry| entry.value.clone());
-    Ok(read_settings(value))
+    Ok(read_settings(|name| described.get(name).cloned()))
 }
 
 /// Kafka writes -1, or its greatest number, for what is not limited.

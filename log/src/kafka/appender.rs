@@ -4,6 +4,7 @@
 //! librdkafka owes for each of them within the timeout, or when the rest is purged at the end.
 
 use std::{
+    error::Error,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,6 +15,7 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Message, Statistics,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header as KafkaHeader, OwnedHeaders},
@@ -96,7 +98,7 @@ impl KafkaAppender {
 
 impl Line {
     fn open(config: &Config, settings: &ClientConfig, timeout: Duration) -> Result<Self, LogError> {
-        let reports = Reports(Events::default());
+        let reports = Reports(config.events());
         let producer: BaseProducer<Reports> = config.create(settings, reports)?;
         let producer = Arc::new(producer);
         let closed = Arc::new(AtomicBool::new(false));
@@ -166,6 +168,12 @@ impl Appender for KafkaAppender {
 }
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.0.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.0.log(level, facility, message);
     }

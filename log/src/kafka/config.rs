@@ -11,6 +11,8 @@ use rdkafka::{
 
 use super::{
     Fetching, KafkaOptions, builtin,
+    context::Events,
+    oauth::{Oidc, Tokens},
     options::{self, Property},
     protected,
 };
@@ -40,7 +42,7 @@ const FILES: [&str; 6] = [
 ];
 
 /// The value of `ssl.ca.location` that looks for the system's certificates where distributions put them.
-const PROBE: &str = "probe";
+pub(super) const PROBE: &str = "probe";
 
 /// Makes the settings of every kind of client.
 #[derive(Debug, Clone)]
@@ -51,6 +53,8 @@ pub(super) struct Config {
     properties: Arc<[Property]>,
     /// What librdkafka was built with.
     features: Arc<[String]>,
+    /// Where tokens come from, once the first was requested.
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Config {
@@ -60,7 +64,37 @@ impl Config {
             fetching: options.fetching,
             properties: options.effective().into(),
             features: builtin::security_features().into(),
+            tokens: None,
         }
+    }
+
+    /// Requests the token that every client authenticates by, if the user's properties say so.
+    pub(super) fn request_token(&mut self) -> Result<(), LogError> {
+        if let Some(oidc) = self.oidc()? {
+            self.tokens = Some(Arc::new(Tokens::start(oidc, &self.brokers)?));
+        }
+        Ok(())
+    }
+
+    /// Where tokens come from, if clients authenticate by them.
+    pub(super) fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_deref()
+    }
+
+    /// What a client reports to.
+    pub(super) fn events(&self) -> Events {
+        Events::new(self.tokens.clone())
+    }
+
+    fn oidc(&self) -> Result<Option<Oidc>, LogError> {
+        Oidc::of(&self.properties).map_err(|(name, why)| {
+            let mut properties = self.properties.iter();
+            let blamed = properties.find(|it| it.canonical() == name);
+            blamed.map_or_else(
+                || LogError::Refused(why.clone()),
+                |it| refused(it, why.clone()),
+            )
+        })
     }
 
     pub(super) fn brokers(&self) -> &str {
@@ -75,6 +109,7 @@ impl Config {
                 return Err(refused(property, why));
             }
         }
+        self.oidc()?;
         let native = self.client().create_native_config();
         native.map(drop).map_err(|error| self.refusal(&error))
     }
@@ -110,7 +145,7 @@ impl Config {
     }
 
     /// The value of the user's property, by its name in librdkafka.
-    fn value(&self, canonical: &str) -> Option<&str> {
+    pub(super) fn value(&self, canonical: &str) -> Option<&str> {
         let found = self
             .properties
             .iter()
@@ -229,8 +264,11 @@ impl Config {
     }
 
     fn settle(&self, mut config: ClientConfig) -> ClientConfig {
+        let with_tokens = matches!(self.oidc(), Ok(Some(_)));
         for property in &*self.properties {
-            config.set(property.canonical(), &property.value);
+            if !(with_tokens && Oidc::takes(property.canonical())) {
+                config.set(property.canonical(), &property.value);
+            }
         }
         let verbose = tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG);
         config.set_log_level(if verbose {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -11,13 +12,17 @@ use std::{
 
 use rdkafka::{
     ClientContext, Statistics,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
     statistics::Broker,
 };
 
-use super::trouble::{self, Trouble};
+use super::{
+    oauth::Tokens,
+    trouble::{self, Trouble},
+};
 
 /// How long the same trouble with TLS or SASL is not logged again: each client of the process reports it, with
 /// every attempt to connect.
@@ -28,8 +33,10 @@ const EXPLAINS_FOR: Duration = Duration::from_secs(60);
 
 /// Hands log lines to `tracing` (at debug: librdkafka tells the same troubles as errors too) and
 /// remembers the last error, which says best why nothing answers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Events {
+    /// Where the client's token comes from, if it authenticates by one.
+    tokens: Option<Arc<Tokens>>,
     last: Arc<Mutex<Option<Report>>>,
     /// While set, somebody waits for the outcome and will tell it in one sentence.
     connecting: Arc<AtomicBool>,
@@ -45,11 +52,27 @@ struct Report {
 }
 
 impl Events {
+    pub(super) fn new(tokens: Option<Arc<Tokens>>) -> Self {
+        Self {
+            tokens,
+            last: Arc::default(),
+            connecting: Arc::default(),
+            alone: Arc::default(),
+        }
+    }
+
     /// Of a client that connects for the first time: its troubles are the connector's to tell.
-    pub(super) fn connecting() -> Self {
-        let events = Self::default();
-        events.connecting.store(true, Ordering::Release);
-        events
+    pub(super) fn connecting(self) -> Self {
+        self.connecting.store(true, Ordering::Release);
+        self
+    }
+
+    /// The token for the client; never waits.
+    pub(super) fn token(&self) -> Result<OAuthToken, Box<dyn Error>> {
+        match &self.tokens {
+            Some(tokens) => Ok(tokens.current()?),
+            None => Err("the properties name no token endpoint".into()),
+        }
     }
 
     /// From now on troubles are logged as they come.
@@ -121,7 +144,7 @@ impl Events {
 }
 
 /// Whether the process has not logged that sentence for [`REPEAT_AFTER`].
-fn is_due(sentence: &str) -> bool {
+pub(super) fn is_due(sentence: &str) -> bool {
     static LOGGED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
     logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
@@ -133,6 +156,12 @@ fn is_due(sentence: &str) -> bool {
 }
 
 impl ClientContext for Events {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.token()
+    }
+
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", facility, "{message}");
         // That a broker closed the connection is a log line only, which begins with the thread: `[thrd:…]: `.
@@ -159,12 +188,9 @@ impl ClientContext for Events {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             // These are answers to a reader, not troubles.
-            Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => return,
+            Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
             // The single broker's own error has been told just before, and says more.
-            Some(RDKafkaErrorCode::AllBrokersDown) => {
-                tracing::debug!("Kafka: {reason}");
-                return;
-            }
+            Some(RDKafkaErrorCode::AllBrokersDown) => tracing::debug!("Kafka: {reason}"),
             _ => self.take_in(reason),
         }
     }
@@ -176,7 +202,7 @@ impl ConsumerContext for Events {}
 mod tests {
     use super::*;
 
-    const TLS_PORT: &str = "h:9093/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?)";
+    const TLS_PORT: &str = "h:9093/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 0ms in state APIVERSION_QUERY)";
 
     #[test]
     fn a_sentence_is_logged_once_however_many_clients_report_it() {
@@ -187,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_closed_connection_is_blamed_on_the_configuration_only_until_one_was_made() {
-        let events = Events::connecting();
+        let events = Events::new(None).connecting();
         events.log(
             RDKafkaLogLevel::Info,
             "FAIL",
@@ -206,7 +232,7 @@ mod tests {
 
     #[test]
     fn an_answer_ends_an_explanation() {
-        let events = Events::default();
+        let events = Events::new(None);
         let report = "sasl_ssl://h:9093/1: SASL authentication error: Authentication failed";
         let code = RDKafkaErrorCode::Authentication;
         events.error(KafkaError::Global(code), report);

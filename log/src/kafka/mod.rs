@@ -15,9 +15,11 @@ mod builtin;
 mod config;
 mod context;
 mod failure;
+mod oauth;
 mod options;
 mod protected;
 mod reader;
+mod tls;
 mod transactor;
 mod trouble;
 
@@ -38,8 +40,8 @@ use rdkafka::{
 };
 
 use self::{
-    appender::KafkaAppender, config::Config, context::Events, reader::KafkaReader,
-    transactor::KafkaTransactor,
+    appender::KafkaAppender, config::Config, context::Events, oauth::Tokens, reader::KafkaReader,
+    transactor::KafkaTransactor, trouble::NO_TOKEN,
 };
 pub use self::{
     builtin::security_features,
@@ -87,13 +89,14 @@ impl KafkaLog {
     /// [`LogError::Property`] if one is refused, [`LogError::Unreachable`] if no broker answers
     /// within eight seconds.
     pub fn connect(options: KafkaOptions) -> Result<Self, LogError> {
-        let config = Config::new(&options);
+        let mut config = Config::new(&options);
         config.check()?;
-        let context = Events::connecting();
+        config.request_token()?;
+        let context = config.events().connecting();
         let client: BaseConsumer<Events> = config.create(&config.client(), context.clone())?;
         // Its errors are those of the other client, which reports them.
         let uncommitted: BaseConsumer<Events> =
-            config.create(&config.uncommitted(), Events::connecting())?;
+            config.create(&config.uncommitted(), config.events().connecting())?;
         let (client, uncommitted) = (Arc::new(client), Arc::new(uncommitted));
         let closed = Arc::new(AtomicBool::new(false));
         let events = serve_events([client.clone(), uncommitted.clone()], closed.clone())?;
@@ -111,7 +114,10 @@ impl KafkaLog {
             None => {
                 let report = context.last();
                 let report = report.unwrap_or_else(|| format!("nothing came within {PATIENCE:?}"));
-                return Err(log.away(report));
+                return Err(match tls::diagnose(&log.config, &report) {
+                    Some(error) => error,
+                    None => log.away(report),
+                });
             }
         };
         admin::check_advertised(&log.client, log.config.brokers())?;
@@ -127,7 +133,11 @@ impl KafkaLog {
     /// The brokers do not answer: why, if librdkafka reported it.
     fn away(&self, detail: String) -> LogError {
         let brokers = self.config.brokers();
-        let report = self.client.context().last_about_security();
+        // librdkafka reports a lack of tokens once only.
+        let report = match self.config.tokens().map(Tokens::current) {
+            Some(Err(why)) => Some(format!("{NO_TOKEN}{why}")),
+            _ => self.client.context().last_about_security(),
+        };
         let security = report.and_then(|report| failure::security(brokers, &report));
         security.unwrap_or_else(|| LogError::Unreachable {
             brokers: brokers.to_owned(),

@@ -186,8 +186,7 @@ fn consume(
     wake: &Wake,
 ) -> Result<(Arc<BaseConsumer<Events>>, Vec<Partition>), LogError> {
     let refused = |error: KafkaError| LogError::Refused(error.to_string());
-    let mut consumer: BaseConsumer<Events> =
-        config.create(&config.consumer(), Events::default())?;
+    let mut consumer: BaseConsumer<Events> = config.create(&config.consumer(), config.events())?;
     let on_event = wake.clone();
     consumer.set_nonempty_callback(move || on_event());
     let consumer = Arc::new(consumer);

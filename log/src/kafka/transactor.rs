@@ -9,13 +9,18 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    error::Error,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use rdkafka::{
     ClientContext, Statistics,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
@@ -39,6 +44,9 @@ const PAUSE: Duration = Duration::from_micros(500);
 /// that is away will hear of it from the next transactor anyway.
 const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often the producer is polled while its owner does not, where it authenticates by a token.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a transaction that failed waits to learn whether its topics still exist.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -46,7 +54,9 @@ const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 const ONE_BROKER_HINT: &str = "on a cluster of one broker, set offsets.topic.replication.factor, transaction.state.log.replication.factor and transaction.state.log.min.isr to 1";
 
 pub(super) struct KafkaTransactor {
-    producer: BaseProducer<Failures>,
+    producer: Arc<BaseProducer<Failures>>,
+    /// Ends the thread that polls in between when it is dropped.
+    _polling: Option<Sender<()>>,
     failures: Failures,
     id: String,
     timeout: Duration,
@@ -58,7 +68,7 @@ pub(super) struct KafkaTransactor {
 }
 
 /// Keeps the first record that failed.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Failures {
     events: Events,
     first: Arc<Mutex<Option<LogError>>>,
@@ -81,6 +91,12 @@ impl Failures {
 }
 
 impl ClientContext for Failures {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.events.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.events.log(level, facility, message);
     }
@@ -111,11 +127,22 @@ impl ProducerContext for Failures {
 impl KafkaTransactor {
     /// Fences every older transactor of `id`, and aborts what it left open.
     pub(super) fn open(config: &Config, id: &str, timeout: Duration) -> Result<Self, LogError> {
-        let failures = Failures::default();
+        let failures = Failures {
+            events: config.events(),
+            first: Arc::default(),
+        };
         let settings = config.transactional(id, timeout);
         let producer: BaseProducer<Failures> = config.create(&settings, failures.clone())?;
+        let producer = Arc::new(producer);
+        // Gives it the first token, without which `init_transactions` would wait in vain.
+        producer.poll(Duration::ZERO);
+        let polling = config
+            .tokens()
+            .map(|_| poll_in_between(&producer))
+            .transpose()?;
         let opened = Self {
             producer,
+            _polling: polling,
             failures,
             id: id.to_owned(),
             timeout,
@@ -177,9 +204,10 @@ impl KafkaTransactor {
         if let Some(error) = self.failures.take() {
             return Err(error);
         }
+        // The report of a failed record may still be with the thread that polls in between.
         self.producer
             .commit_transaction(self.timeout)
-            .map_err(|error| self.why(&error))?;
+            .map_err(|error| self.failures.take().unwrap_or_else(|| self.why(&error)))?;
         self.open = false;
         Ok(())
     }
@@ -276,6 +304,27 @@ impl KafkaTransactor {
             }
         }
         None
+    }
+}
+
+/// Polls the producer while its owner has nothing to send, or waits for Kafka: librdkafka asks for a new token in
+/// a poll only. Reports that come meanwhile are the owner's all the same.
+fn poll_in_between(producer: &Arc<BaseProducer<Failures>>) -> Result<Sender<()>, LogError> {
+    let (stop, stopped) = channel::<()>();
+    // Dropped by its owner, which closes it.
+    let producer = Arc::downgrade(producer);
+    let poll = move || {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(POLL_EVERY) {
+            match producer.upgrade() {
+                Some(producer) => producer.poll(Duration::ZERO),
+                None => return,
+            }
+        }
+    };
+    let named = thread::Builder::new().name("kafka-transactor".to_owned());
+    match named.spawn(poll) {
+        Ok(_) => Ok(stop),
+        Err(error) => Err(LogError::Refused(format!("a thread cannot start: {error}"))),
     }
 }
 

@@ -6,11 +6,23 @@
 
 use std::fmt;
 
+/// How librdkafka's report begins that a client has no token.
+pub(super) const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
+
+/// A broker that waits for authentication closes a connection at its first request, which comes within this time.
+const LOGIN_MS: u32 = 2_000;
+
 /// Why no connection comes about although the broker is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// The broker's certificate failed the check, and librdkafka does not say of what.
     Certificate,
+    /// Nobody that is trusted signed the broker's certificate.
+    UntrustedCertificate,
+    /// The broker's certificate names other hosts.
+    WrongHost,
+    /// The broker's certificate has expired.
+    ExpiredCertificate,
     /// The broker requires a certificate of the client.
     NoClientCertificate,
     /// The broker does not accept the client's certificate.
@@ -45,6 +57,15 @@ impl fmt::Display for Trouble {
             Trouble::Certificate => f.write_str(
                 "its certificate is not trusted, has expired or is not for this host name; set ssl.ca.location to the CA that signed it, and check the names in --kafka and in the brokers' advertised.listeners",
             ),
+            Trouble::UntrustedCertificate => f.write_str(
+                "its certificate is not trusted; set ssl.ca.location to a file (PEM) of the CA that signed it",
+            ),
+            Trouble::WrongHost => f.write_str(
+                "its certificate is not for this host name; use a name of the certificate in --kafka and in the brokers' advertised.listeners",
+            ),
+            Trouble::ExpiredCertificate => {
+                f.write_str("its certificate has expired; the broker needs a new one")
+            }
             Trouble::NoClientCertificate => f.write_str(
                 "it requires a client certificate; set ssl.certificate.location and ssl.key.location",
             ),
@@ -94,12 +115,13 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
-    /// Whether librdkafka only guesses so because the connection was closed. A broker that goes down closes
-    /// connections too, so a guess counts only as long as none was ever made.
+    /// Whether it is only a guess about the port: a broker that goes down closes connections too, and one that
+    /// closes a connection for an expired token refuses the next one's login in the middle. So a guess counts only
+    /// as long as no connection was ever made.
     pub(super) fn is_guess(&self) -> bool {
         matches!(
             self,
-            Trouble::TlsPort | Trouble::PlaintextPort | Trouble::SaslPort
+            Trouble::TlsPort | Trouble::PlaintextPort | Trouble::SaslPort | Trouble::NoSasl
         )
     }
 }
@@ -107,24 +129,25 @@ impl Trouble {
 /// What librdkafka's report of a failed connection means; `None` if it is about something else than TLS or SASL.
 pub(super) fn of(report: &str) -> Option<Trouble> {
     let has = |text: &str| report.contains(text);
-    if let Some(why) = after(report, "Failed to acquire SASL OAUTHBEARER token: ") {
+    if let Some(why) = after(report, NO_TOKEN) {
         return Some(Trouble::NoToken(why.to_owned()));
     }
-    if has("mechanism handshake failed") {
+    // Without one of these words the connection broke meanwhile.
+    if has("Unsupported SASL mechanism") {
         let known = after(report, "supported mechanisms: ").unwrap_or_default();
-        return Some(match has("not valid in current SASL state") {
-            true => Trouble::NoSasl,
-            false => Trouble::Mechanism(known.replace(',', ", ")),
-        });
+        return Some(Trouble::Mechanism(known.replace(',', ", ")));
+    }
+    if has("not valid in current SASL state") {
+        return Some(Trouble::NoSasl);
     }
     if has("SASL authentication error") || has("SASL authentication failure") {
         return Some(sasl(report));
     }
-    if has("might be caused by incorrect security.protocol") || is_tls_record(report) {
+    if is_tls_record(report) {
         return Some(Trouble::TlsPort);
     }
-    if has("broker might require SASL authentication") {
-        return Some(Trouble::SaslPort);
+    if let Some(closed) = closed(report) {
+        return Some(closed);
     }
     if let Some(alert) = alert(report) {
         return Some(alert);
@@ -164,16 +187,12 @@ fn alert(report: &str) -> Option<Trouble> {
         return None;
     }
     let is = |names: &[&str]| names.iter().any(|name| alert.starts_with(name));
-    Some(if is(&["certificate required"]) {
+    // Java's brokers send `bad certificate` where there is none at all.
+    Some(if is(&["certificate required", "bad certificate"]) {
         Trouble::NoClientCertificate
     } else if is(&["certificate expired"]) {
         Trouble::ExpiredClientCertificate
-    } else if is(&[
-        "certificate",
-        "bad certificate",
-        "unknown ca",
-        "unsupported certificate",
-    ]) {
+    } else if is(&["certificate", "unknown ca", "unsupported certificate"]) {
         Trouble::ClientCertificate
     } else {
         Trouble::Handshake(format!("alert {}", first_words(alert)))
@@ -182,11 +201,11 @@ fn alert(report: &str) -> Option<Trouble> {
 
 /// What a handshake that failed on this side means.
 fn handshake(report: &str) -> Option<Trouble> {
-    let why = after(report, "SSL handshake failed: ")?;
-    let has = |text: &str| why.contains(text);
-    if has("certificate verify failed") || has("0A000086") {
+    if report.contains("certificate verify failed") {
         return Some(Trouble::Certificate);
     }
+    let why = after(report, "SSL handshake failed: ")?;
+    let has = |text: &str| why.contains(text);
     let plaintext = [
         "PLAINTEXT broker listener",
         "wrong version number",
@@ -202,6 +221,20 @@ fn handshake(report: &str) -> Option<Trouble> {
     // A connection that breaks in the handshake is the network's.
     (!has("Disconnected") && !has("SSL transport error"))
         .then(|| Trouble::Handshake(first_words(why).to_owned()))
+}
+
+/// What it may mean that the broker closed the connection, by how far that was.
+fn closed(report: &str) -> Option<Trouble> {
+    let (what, when) = report.split_once(" (after ")?;
+    let protocol = what.split_once("://").map_or("", |(protocol, _)| protocol);
+    let (ms, state) = when.split_once("ms in state ")?;
+    let is_disconnected = what.contains(": Disconnected");
+    let soon = ms.parse::<u32>().is_ok_and(|ms| ms < LOGIN_MS);
+    if is_disconnected && state.starts_with("APIVERSION_QUERY") && !protocol.ends_with("ssl") {
+        return Some(Trouble::TlsPort);
+    }
+    let anonymous = !protocol.starts_with("sasl");
+    (is_disconnected && soon && anonymous && state.starts_with("UP")).then_some(Trouble::SaslPort)
 }
 
 /// Whether the length of an answer is the start of a TLS record: an alert (21), version 3.
@@ -225,13 +258,19 @@ fn first_words(text: &str) -> &str {
 }
 
 /// The broker that a report begins with, as `host:port`; librdkafka puts a protocol before it, and what it knows
-/// it by behind it.
+/// it by behind it, or `TxnCoordinator: ` before it.
 pub(super) fn broker(report: &str) -> Option<&str> {
-    let about = report.split(": ").next()?;
+    let mut parts = report.split(": ");
+    let about = parts.next()?;
     let about = about.split_once("://").map_or(about, |(_, about)| about);
-    let (address, id) = about.rsplit_once('/')?;
-    let is_address = address.contains(':') && !address.contains(' ');
-    (is_address && !id.contains(' ')).then_some(address)
+    let address = match about.rsplit_once('/') {
+        Some((address, _)) => address,
+        None if about.ends_with("Coordinator") => parts.next()?,
+        None => return None,
+    };
+    let (host, port) = address.rsplit_once(':')?;
+    let is_address = !host.contains(' ') && port.parse::<u16>().is_ok();
+    is_address.then_some(address)
 }
 
 #[cfg(test)]
@@ -246,6 +285,10 @@ mod tests {
                 Trouble::Certificate,
             ),
             (
+                "sasl_ssl://127.0.0.1:9093/bootstrap: error:0A000086:SSL routines::certificate verify failed (after 4ms in state SSL_HANDSHAKE)",
+                Trouble::Certificate,
+            ),
+            (
                 "ssl://localhost:9092/bootstrap: SSL handshake failed: Disconnected: connection closed by peer: connecting to a PLAINTEXT broker listener? (after 1ms in state SSL_HANDSHAKE)",
                 Trouble::PlaintextPort,
             ),
@@ -254,7 +297,7 @@ mod tests {
                 Trouble::PlaintextPort,
             ),
             (
-                "localhost:9093/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request) (after 3ms in state APIVERSION_QUERY)",
+                "localhost:9093/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 3ms in state APIVERSION_QUERY, 1 identical error(s) suppressed)",
                 Trouble::TlsPort,
             ),
             (
@@ -262,7 +305,7 @@ mod tests {
                 Trouble::TlsPort,
             ),
             (
-                "localhost:9094/1: Disconnected: verify that security.protocol is correctly configured, broker might require SASL authentication (after 302ms in state UP)",
+                "ssl://localhost:9094/1: Disconnected: SSL connection closed by peer (after 1ms in state UP)",
                 Trouble::SaslPort,
             ),
             (
@@ -290,6 +333,10 @@ mod tests {
                 Trouble::NoClientCertificate,
             ),
             (
+                "ssl://localhost:9093/bootstrap: Receive failed: ssl/record/rec_layer_s3.c:918:ssl3_read_bytes error:0A000412:SSL routines::ssl/tls alert bad certificate: SSL alert number 42 (after 0ms in state APIVERSION_QUERY)",
+                Trouble::NoClientCertificate,
+            ),
+            (
                 "ssl://localhost:9093/bootstrap: SSL handshake failed: error:0A000416:SSL routines::ssl/tls alert certificate unknown: SSL alert number 46 (after 2ms in state SSL_HANDSHAKE)",
                 Trouble::ClientCertificate,
             ),
@@ -313,7 +360,10 @@ mod tests {
             "ssl://h:9093/1: Failed to resolve 'h:9093': Name or service not known",
             "ssl://h:9093/1: SSL handshake failed: Disconnected: connection reset by peer (after 9ms in state SSL_HANDSHAKE)",
             "h:9092/1: Disconnected (after 60001ms in state UP)",
+            "sasl_ssl://h:9092/1: Disconnected (after 10ms in state UP)",
+            "ssl://h:9092/1: Disconnected (after 10ms in state APIVERSION_QUERY)",
             "h:9092/1: Receive failed: Invalid response size 1234567890 (0..100000000): increase receive.message.max.bytes",
+            "sasl_ssl://h:9093/1: SASL OAUTHBEARER mechanism handshake failed: Local: Broker transport failure: broker's supported mechanisms: (n/a)",
             "nothing came within 8s",
         ] {
             assert_eq!(of(report), None, "{report}");
@@ -323,7 +373,7 @@ mod tests {
     #[test]
     fn a_sentence_names_what_to_set() {
         for (trouble, names) in [
-            (Trouble::Certificate, "ssl.ca.location"),
+            (Trouble::UntrustedCertificate, "ssl.ca.location"),
             (Trouble::Credentials, "sasl.password"),
             (Trouble::TlsPort, "security.protocol"),
             (Trouble::NoClientCertificate, "ssl.certificate.location"),
@@ -339,6 +389,7 @@ mod tests {
         for (report, expected) in [
             ("sasl_ssl://h:9093/bootstrap: SASL", Some("h:9093")),
             ("h:9092/1: Disconnected", Some("h:9092")),
+            ("sasl_ssl://TxnCoordinator: h:9093: SASL", Some("h:9093")),
             ("ssl://[::1]:9093/7: no", Some("[::1]:9093")),
             (
                 "Failed to acquire SASL OAUTHBEARER token: https://a/b",

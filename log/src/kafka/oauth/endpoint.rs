@@ -1,0 +1,408 @@
+//! The token endpoint: the client_credentials grant of RFC 6749, section 4.4.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use rustls::crypto::aws_lc_rs;
+use serde_json::Value;
+use ureq::{
+    Agent,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+use url::form_urlencoded;
+
+use super::{Ca, Oidc, Token, now_ms};
+use crate::kafka::tls::{self, Fault};
+
+/// How long a request may take, from the look-up of the name to the end of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The largest answer; tokens with many claims have some kilobytes.
+const ANSWER_BYTES: u64 = 256 * 1024;
+/// How long a token is used that says nowhere when it expires. RFC 6749 allows that and recommends it to nobody.
+const UNSAID_LIFETIME_MS: i64 = 300_000;
+/// The longest part of an error of the endpoint's that a message repeats.
+const REPEATED_CHARS: usize = 200;
+
+pub(super) struct Endpoint {
+    oidc: Oidc,
+    agent: Agent,
+}
+
+impl Endpoint {
+    /// Reads the certificates that are trusted.
+    pub(super) fn new(oidc: Oidc) -> Result<Self, String> {
+        let mut config = Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            // Where a redirect leads, the secret would go too.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("emostream/", env!("CARGO_PKG_VERSION")));
+        if oidc.endpoint.scheme() == "https" {
+            config = config.tls_config(trust(&oidc.ca)?);
+        } else {
+            // Only on this host, which a proxy does not reach.
+            config = config.proxy(None);
+        }
+        let agent = config.build().new_agent();
+        Ok(Self { oidc, agent })
+    }
+
+    pub(super) fn host(&self) -> String {
+        self.oidc.host()
+    }
+
+    /// Requests a token; an error is a sentence that names the endpoint.
+    pub(super) fn request(&self) -> Result<Token, String> {
+        self.ask()
+            .map_err(|why| format!("the token endpoint {} {why}", self.host()))
+    }
+
+    fn ask(&self) -> Result<Token, String> {
+        let Oidc {
+            client_id,
+            client_secret,
+            scope,
+            ..
+        } = &self.oidc;
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        if let Some(scope) = scope {
+            form.append_pair("scope", scope);
+        }
+        let sent = self
+            .agent
+            .post(self.oidc.endpoint.as_str())
+            .header("authorization", basic(client_id, client_secret))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("accept", "application/json")
+            .send(form.finish());
+        let mut answer = sent.map_err(|error| in_words(&error))?;
+        let status = answer.status().as_u16();
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES);
+        let body = body.read_to_string().map_err(|error| in_words(&error))?;
+        match status {
+            200 => token(&body, client_id, now_ms()),
+            _ => Err(refusal(status, &body).replace(client_secret, "[redacted]")),
+        }
+    }
+}
+
+/// Both parts are encoded as in a form before they are joined (RFC 6749, section 2.3.1).
+fn basic(client_id: &str, client_secret: &str) -> String {
+    let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let joined = format!("{}:{}", encoded(client_id), encoded(client_secret));
+    format!("Basic {}", BASE64_STANDARD.encode(joined))
+}
+
+fn trust(ca: &Ca) -> Result<TlsConfig, String> {
+    let failed = |why: String| format!("https.ca.location: {why}");
+    let certificates = match ca {
+        Ca::System => tls::system(),
+        Ca::File(path) => tls::in_place(path).map_err(failed),
+        Ca::Pem(pem) => {
+            tls::certificates(pem.as_bytes()).map_err(|why| format!("https.ca.pem: {why}"))
+        }
+    }?;
+    let certificates: Vec<_> = certificates
+        .iter()
+        .map(|certificate| Certificate::from_der(certificate).to_owned())
+        .collect();
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&certificates))
+        .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
+        .build())
+}
+
+/// The token in an answer. One that is not a JWT says neither whom it names nor when it expires: then it is the
+/// client's, and `expires_in` counts.
+fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
+    let answer: Value = serde_json::from_str(body)
+        .map_err(|_| "answers with something else than JSON; check its URL".to_owned())?;
+    let value = answer["access_token"].as_str();
+    let value = value.ok_or("answers without an access_token; check its URL")?;
+    // The broker gets it in a line of its own.
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("answers with an access_token that is not printable text".to_owned());
+    }
+    let claims = claims(value).unwrap_or_default();
+    let seconds = |value: &Value| match value {
+        Value::String(text) => text.parse().ok(),
+        value => value.as_f64(),
+    };
+    let lifetime_ms = seconds(&answer["expires_in"]).map(|it| (it * 1000.0) as i64);
+    let expires_ms = match (lifetime_ms, seconds(&claims["exp"])) {
+        // By the provider's clock and not by ours.
+        (Some(lifetime_ms), _) => now_ms.saturating_add(lifetime_ms),
+        (None, Some(expires)) => (expires * 1000.0) as i64,
+        (None, None) => now_ms + UNSAID_LIFETIME_MS,
+    };
+    if expires_ms <= now_ms {
+        return Err("answers with a token that has expired; check this host's clock".to_owned());
+    }
+    Ok(Token {
+        value: value.to_owned(),
+        principal: claims["sub"].as_str().unwrap_or(client_id).to_owned(),
+        expires_ms,
+    })
+}
+
+/// The claims of a JWT, not verified: that is the broker's part.
+fn claims(token: &str) -> Option<Value> {
+    let mut parts = token.split('.');
+    let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
+    serde_json::from_slice(&payload).ok()
+}
+
+/// What an answer means that brings no token (RFC 6749, section 5.2).
+fn refusal(status: u16, body: &str) -> String {
+    let answer: Value = serde_json::from_str(body).unwrap_or_default();
+    let text = |name: &str| {
+        let text = answer[name].as_str().unwrap_or_default();
+        text.chars().take(REPEATED_CHARS).collect::<String>()
+    };
+    let (error, description) = (text("error"), text("error_description"));
+    let said = match (error.as_str(), description.as_str()) {
+        ("", _) => format!("status {status}"),
+        (error, "") => format!("status {status}, {error}"),
+        (error, description) => format!("status {status}, {error}: {description}"),
+    };
+    let check = match error.as_str() {
+        "invalid_scope" => "sasl.oauthbearer.scope",
+        "invalid_client" | "unauthorized_client" | "access_denied" => {
+            "sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret"
+        }
+        _ if matches!(status, 401 | 403) => {
+            "sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret"
+        }
+        _ if status >= 500 => return format!("gives no token ({said})"),
+        _ => "sasl.oauthbearer.token.endpoint.url",
+    };
+    format!("gives no token ({said}); check {check}")
+}
+
+/// Why no answer came.
+fn in_words(error: &ureq::Error) -> String {
+    let fault = match error {
+        ureq::Error::Rustls(error) => tls::fault_of(error),
+        ureq::Error::Io(error) => tls::fault(error),
+        _ => None,
+    };
+    match (fault, error) {
+        (Some(Fault::Untrusted), _) => {
+            "has a certificate that is not trusted; set https.ca.location to a file (PEM) of the CA that signed it"
+                .to_owned()
+        }
+        (Some(Fault::WrongHost), _) => "has a certificate for other hosts; check its URL".to_owned(),
+        (Some(Fault::Expired), _) => "has a certificate that has expired".to_owned(),
+        (None, ureq::Error::Timeout(_)) => format!("did not answer within {PATIENCE:?}"),
+        (None, ureq::Error::HostNotFound) => "has a name that is not known here".to_owned(),
+        (None, ureq::Error::Io(error)) => format!("is not reachable ({error})"),
+        (None, error) => format!("gives no answer ({error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread::{self, JoinHandle},
+    };
+    use url::Url;
+
+    fn jwt(claims: &str) -> String {
+        format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn a_token_has_a_time_and_a_principal() {
+        let now_ms = 1_700_000_000_000;
+        let named = jwt(r#"{"sub":"svc-emostream","exp":1700000600}"#);
+        let opaque = "opaque".to_owned();
+        for (value, rest, principal, lifetime_ms) in [
+            (&named, r#","expires_in":300"#, "svc-emostream", 300_000),
+            (&named, r#","expires_in":"300""#, "svc-emostream", 300_000),
+            (&named, "", "svc-emostream", 600_000),
+            (&opaque, r#","expires_in":60"#, "client", 60_000),
+            (&opaque, "", "client", UNSAID_LIFETIME_MS),
+        ] {
+            let body = format!(r#"{{"access_token":"{value}","token_type":"Bearer"{rest}}}"#);
+            let token = token(&body, "client", now_ms).unwrap();
+            assert_eq!(token.value, *value);
+            assert_eq!(token.principal, principal, "{body}");
+            assert_eq!(token.expires_ms, now_ms + lifetime_ms, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_good_token_is_refused_and_not_repeated() {
+        let expired = jwt(r#"{"sub":"x","exp":5}"#);
+        for (body, says) in [
+            ("<html>hunter2", "JSON"),
+            (r#"{"token":"hunter2"}"#, "access_token"),
+            (r#"{"access_token":"hunter2\n"}"#, "printable"),
+            (&format!(r#"{{"access_token":"{expired}"}}"#), "clock"),
+        ] {
+            let why = token(body, "client", 10_000).err().unwrap();
+            assert!(why.contains(says) && !why.contains("hunter2"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_check() {
+        for (status, body, says) in [
+            (
+                401,
+                r#"{"error":"invalid_client","error_description":"no such client"}"#,
+                "(status 401, invalid_client: no such client); check sasl.oauthbearer.client.id",
+            ),
+            (
+                400,
+                r#"{"error":"invalid_scope"}"#,
+                "sasl.oauthbearer.scope",
+            ),
+            (404, "<html>", "sasl.oauthbearer.token.endpoint.url"),
+            (503, "", "(status 503)"),
+        ] {
+            let why = refusal(status, body);
+            assert!(why.contains(says), "{why}");
+        }
+    }
+
+    #[test]
+    fn id_and_secret_are_encoded_before_they_are_joined() {
+        let expected = BASE64_STANDARD.encode("a%3Ab:c%2Fd+e");
+        assert_eq!(basic("a:b", "c/d e"), format!("Basic {expected}"));
+    }
+
+    fn oidc(url: &str, ca: Ca) -> Oidc {
+        Oidc {
+            endpoint: Url::parse(url).unwrap(),
+            client_id: "emostream".to_owned(),
+            client_secret: "hunter2".to_owned(),
+            scope: Some("kafka read".to_owned()),
+            ca,
+        }
+    }
+
+    /// Answers one request, and returns it.
+    fn answer(mut stream: impl Read + Write, body: &str) -> String {
+        let mut request = Vec::new();
+        let mut part = [0; 4096];
+        while !String::from_utf8_lossy(&request).contains("scope=kafka") {
+            let read = stream.read(&mut part).unwrap();
+            assert_ne!(read, 0);
+            request.extend_from_slice(&part[..read]);
+        }
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        stream.flush().unwrap();
+        String::from_utf8(request).unwrap()
+    }
+
+    const BODY: &str = r#"{"access_token":"opaque","token_type":"Bearer","expires_in":60}"#;
+
+    #[test]
+    fn the_request_is_a_grant_of_client_credentials() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/token", listener.local_addr().unwrap());
+        let server = thread::spawn(move || answer(listener.accept().unwrap().0, BODY));
+        let endpoint = Endpoint::new(oidc(&url, Ca::System)).unwrap();
+        assert_eq!(
+            endpoint.request().map(|token| token.value),
+            Ok("opaque".to_owned())
+        );
+        let request = server.join().unwrap();
+        assert!(request.starts_with("POST /token HTTP/1.1\r\n"), "{request}");
+        let basic = basic("emostream", "hunter2");
+        assert!(
+            request.contains(&format!("authorization: {basic}\r\n")),
+            "{request}"
+        );
+        let form = "\r\n\r\ngrant_type=client_credentials&scope=kafka+read";
+        assert!(request.ends_with(form), "{request}");
+    }
+
+    /// A server with a certificate for `localhost`; answers one request, if the handshake succeeds.
+    fn tls_server() -> (u16, String, JoinHandle<()>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let pem = made.cert.pem();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![made.cert.der().clone()], key)
+                .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serve = move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut server = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+            while server.is_handshaking() {
+                if server.complete_io(&mut stream).is_err() {
+                    return;
+                }
+            }
+            answer(rustls::StreamOwned::new(server, stream), BODY);
+        };
+        (port, pem, thread::spawn(serve))
+    }
+
+    #[test]
+    fn an_endpoint_is_trusted_by_its_ca_and_by_its_name() {
+        let (port, pem, server) = tls_server();
+        let url = format!("https://localhost:{port}/token");
+        let endpoint = Endpoint::new(oidc(&url, Ca::Pem(pem))).unwrap();
+        assert_eq!(
+            endpoint.request().map(|token| token.value),
+            Ok("opaque".to_owned())
+        );
+        server.join().unwrap();
+
+        let (port, pem, server) = tls_server();
+        let url = format!("https://127.0.0.1:{port}/token");
+        let endpoint = Endpoint::new(oidc(&url, Ca::Pem(pem))).unwrap();
+        let why = endpoint.request().err().unwrap();
+        assert!(why.contains("certificate for other hosts"), "{why}");
+        server.join().unwrap();
+
+        let (port, _, server) = tls_server();
+        let url = format!("https://localhost:{port}/token");
+        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let endpoint = Endpoint::new(oidc(&url, Ca::Pem(other.cert.pem()))).unwrap();
+        let why = endpoint.request().err().unwrap();
+        assert!(why.contains("https.ca.location"), "{why}");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn an_endpoint_that_is_away_is_named_without_the_secret() {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let url = format!("http://127.0.0.1:{port}/token");
+        let why = Endpoint::new(oidc(&url, Ca::System))
+            .unwrap()
+            .request()
+            .err()
+            .unwrap();
+        let start = format!("the token endpoint 127.0.0.1:{port} is not reachable (");
+        assert!(why.starts_with(&start), "{why}");
+        assert!(!why.contains("hunter2"), "{why}");
+    }
+}

@@ -1,0 +1,472 @@
+//! OAUTHBEARER with tokens of an OpenID Connect provider, without libcurl, which librdkafka would need.
+//!
+//! ```text
+//!  token endpoint ◀─ POST ── one thread ─▶ the current token ─▶ generate_oauth_token of every client
+//!                     (when ¾ of its time is over)          └─▶ requests of an administrator
+//! ```
+//!
+//! librdkafka asks for a token by an event in the queue that its owner polls, on that owner's thread: a timely
+//! worker for a reader. So no event waits for the endpoint: it takes the token that is there.
+//!
+//! | client | who serves the event |
+//! |---|---|
+//! | the two consumers of `KafkaLog` | the thread `kafka-events`, every 100 ms |
+//! | a reader | its owner, in every poll; the event rings its `wake` |
+//! | an appender | its own thread |
+//! | a transactor | the thread `kafka-transactor`, which runs only here: librdkafka serves nothing while it waits in `init_transactions` or `commit_transaction` |
+//! | an administrator | nobody: rdkafka polls no events of an `AdminClient`. [`admin`] sends those requests |
+//!
+//! Invariant: a token or the client's secret is in no message and in no `Debug`.
+
+pub(super) mod admin;
+mod endpoint;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rdkafka::client::OAuthToken;
+use url::{Host, Url};
+
+use self::endpoint::Endpoint;
+use super::{context::is_due, options::Property};
+use crate::LogError;
+
+/// How often the thread looks at the clock, which may be set while it waits.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The first pause after a request that failed; each next one is twice as long.
+const FIRST_PAUSE_MS: i64 = 1_000;
+const LONGEST_PAUSE_MS: i64 = 10_000;
+/// A token that expires so soon is not handed out: it would have expired when the broker reads it.
+const MARGIN_MS: i64 = 1_000;
+
+const PREFIX: &str = "sasl.oauthbearer.";
+const NEEDS: &str = "OAUTHBEARER needs sasl.oauthbearer.method=oidc, sasl.oauthbearer.token.endpoint.url, sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret";
+
+/// Where tokens come from, and who asks for them.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Oidc {
+    endpoint: Url,
+    client_id: String,
+    client_secret: String,
+    scope: Option<String>,
+    ca: Ca,
+}
+
+/// Whose certificates the endpoint's is checked with.
+#[derive(Clone, PartialEq, Eq)]
+enum Ca {
+    System,
+    File(String),
+    Pem(String),
+}
+
+/// A property that cannot be used, by its name in librdkafka, and why.
+pub(super) type Objection = (&'static str, String);
+
+impl fmt::Debug for Oidc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Oidc({})", self.host())
+    }
+}
+
+impl Oidc {
+    /// What the properties say of tokens; `None` if the mechanism is another.
+    pub(super) fn of(properties: &[Property]) -> Result<Option<Self>, Objection> {
+        let value = |name: &str| {
+            let found = properties.iter().find(|it| it.canonical() == name);
+            found.map(|it| it.value.as_str())
+        };
+        let mechanism = value("sasl.mechanisms").unwrap_or_default();
+        if !mechanism.eq_ignore_ascii_case("OAUTHBEARER") {
+            return match value("sasl.oauthbearer.method") {
+                Some("oidc") => Err((
+                    "sasl.oauthbearer.method",
+                    "is for sasl.mechanism=OAUTHBEARER; set that, or leave it out".to_owned(),
+                )),
+                _ => Ok(None),
+            };
+        }
+        if !value("sasl.oauthbearer.method").is_some_and(|it| it.eq_ignore_ascii_case("oidc")) {
+            return Err(("sasl.mechanisms", NEEDS.to_owned()));
+        }
+        for (name, why) in NOT_WITH_TOKENS {
+            let given = value(name).is_some_and(|value| !is_harmless(name, value));
+            if given {
+                return Err((name, why.to_owned()));
+            }
+        }
+        let needed = |name| value(name).ok_or(("sasl.mechanisms", NEEDS.to_owned()));
+        let url = needed("sasl.oauthbearer.token.endpoint.url")?;
+        let endpoint = address(url).map_err(|why| ("sasl.oauthbearer.token.endpoint.url", why))?;
+        Ok(Some(Self {
+            endpoint,
+            client_id: needed("sasl.oauthbearer.client.id")?.to_owned(),
+            client_secret: needed("sasl.oauthbearer.client.secret")?.to_owned(),
+            scope: value("sasl.oauthbearer.scope").map(str::to_owned),
+            ca: match (value("https.ca.location"), value("https.ca.pem")) {
+                (Some(file), _) => Ca::File(file.to_owned()),
+                (None, Some(pem)) => Ca::Pem(pem.to_owned()),
+                (None, None) => Ca::System,
+            },
+        }))
+    }
+
+    /// Whether the property is for us and not for librdkafka, which could only use it with libcurl.
+    pub(super) fn takes(canonical: &str) -> bool {
+        canonical.starts_with(PREFIX) || canonical.starts_with("https.")
+    }
+
+    /// The endpoint as messages name it: its path may hold a tenant's id.
+    fn host(&self) -> String {
+        let host = self.endpoint.host_str().unwrap_or_default();
+        match self.endpoint.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+}
+
+/// Properties that do not go with tokens here, and why.
+const NOT_WITH_TOKENS: [(&str, &str); 9] = [
+    (
+        "sasl.oauthbearer.extensions",
+        "cannot be sent: the client library has no SASL extensions; leave it out",
+    ),
+    (
+        "sasl.oauthbearer.config",
+        "is for tokens without a signature, which brokers should not accept; leave it out",
+    ),
+    (
+        "enable.sasl.oauthbearer.unsecure.jwt",
+        "is for tokens without a signature, which brokers should not accept; leave it out",
+    ),
+    (
+        "sasl.oauthbearer.grant.type",
+        "can only be client_credentials; leave it out",
+    ),
+    (
+        "sasl.oauthbearer.metadata.authentication.type",
+        "can only be none; leave it out",
+    ),
+    (
+        "enable.ssl.certificate.verification",
+        "must stay true with OAUTHBEARER: the token would go to whoever answers; set ssl.ca.location instead",
+    ),
+    (
+        "ssl.endpoint.identification.algorithm",
+        "must stay https with OAUTHBEARER: the token would go to whoever answers",
+    ),
+    (
+        "ssl.keystore.location",
+        "cannot be used with OAUTHBEARER; set ssl.certificate.location and ssl.key.location (PEM)",
+    ),
+    (
+        "ssl.key.password",
+        "cannot be used with OAUTHBEARER; name a key without a password",
+    ),
+];
+
+/// Whether it is set to what it is anyway.
+fn is_harmless(property: &str, value: &str) -> bool {
+    match property {
+        "enable.sasl.oauthbearer.unsecure.jwt" => value == "false",
+        "sasl.oauthbearer.grant.type" => value == "client_credentials",
+        "sasl.oauthbearer.metadata.authentication.type" => value == "none",
+        "enable.ssl.certificate.verification" => value == "true",
+        "ssl.endpoint.identification.algorithm" => value == "https",
+        _ => value.is_empty(),
+    }
+}
+
+/// The endpoint's address. The client's secret goes there, so without TLS only to this host.
+fn address(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    match url.scheme() {
+        _ if !url.username().is_empty() || url.password().is_some() => {
+            Err("has a user in it; set sasl.oauthbearer.client.id and .client.secret".to_owned())
+        }
+        "https" => Ok(url),
+        "http" if is_here => Ok(url),
+        "http" => Err(
+            "begins with http://, and the client's secret would be sent without TLS; write https://"
+                .to_owned(),
+        ),
+        _ => Err("must begin with https://".to_owned()),
+    }
+}
+
+/// A token of the endpoint.
+#[derive(Clone, PartialEq, Eq)]
+struct Token {
+    value: String,
+    /// Whom it names; librdkafka only logs it.
+    principal: String,
+    /// Unix milliseconds.
+    expires_ms: i64,
+}
+
+/// The tokens of one log: a thread replaces the current one before it expires.
+pub(super) struct Tokens {
+    shared: Arc<Shared>,
+    /// The thread ends when it is dropped.
+    _stop: Sender<()>,
+}
+
+struct Shared {
+    endpoint: Endpoint,
+    state: Mutex<State>,
+}
+
+struct State {
+    token: Token,
+    /// Why there is no newer one.
+    failure: Option<String>,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokens({})", self.shared.endpoint.host())
+    }
+}
+
+impl Tokens {
+    /// Requests the first token, and starts the thread. `brokers` is for messages.
+    pub(super) fn start(oidc: Oidc, brokers: &str) -> Result<Self, LogError> {
+        let failed = |why: String| LogError::Security {
+            broker: brokers.to_owned(),
+            detail: super::trouble::Trouble::NoToken(why).to_string(),
+        };
+        let endpoint = Endpoint::new(oidc).map_err(failed)?;
+        let obtained_ms = now_ms();
+        let token = endpoint.request().map_err(failed)?;
+        let mut schedule = Schedule::after(obtained_ms, &token);
+        let state = State {
+            token,
+            failure: None,
+        };
+        let shared = Arc::new(Shared {
+            endpoint,
+            state: Mutex::new(state),
+        });
+        let (stop, stopped) = channel();
+        let named = thread::Builder::new().name("kafka-token".to_owned());
+        let spawned = named.spawn({
+            let shared = shared.clone();
+            move || shared.keep_fresh(&mut schedule, &stopped)
+        });
+        spawned.map_err(|error| LogError::Refused(format!("a thread cannot start: {error}")))?;
+        Ok(Self {
+            shared,
+            _stop: stop,
+        })
+    }
+
+    /// The current token as librdkafka takes it, or why there is none.
+    pub(super) fn current(&self) -> Result<OAuthToken, String> {
+        let state = self.shared.state();
+        if state.token.expires_ms <= now_ms() + MARGIN_MS {
+            return Err(state.failure.clone().unwrap_or_else(|| {
+                format!(
+                    "the token has expired, and the token endpoint {} has not answered yet",
+                    self.shared.endpoint.host()
+                )
+            }));
+        }
+        Ok(OAuthToken {
+            token: state.token.value.clone(),
+            principal_name: state.token.principal.clone(),
+            lifetime_ms: state.token.expires_ms,
+        })
+    }
+}
+
+impl Shared {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_fresh(&self, schedule: &mut Schedule, stop: &Receiver<()>) {
+        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(schedule.wait(now_ms())) {
+            if !schedule.is_due(now_ms()) {
+                continue;
+            }
+            let requested_ms = now_ms();
+            match self.endpoint.request() {
+                Ok(token) => {
+                    *schedule = Schedule::after(requested_ms, &token);
+                    let mut state = self.state();
+                    state.token = token;
+                    if state.failure.take().is_some() {
+                        tracing::info!("the token endpoint {} answers again", self.endpoint.host());
+                    }
+                }
+                Err(why) => {
+                    schedule.failed(now_ms());
+                    if is_due(&why) {
+                        tracing::warn!("no new token for Kafka: {why}");
+                    }
+                    self.state().failure = Some(why);
+                }
+            }
+        }
+    }
+}
+
+/// When the next token is requested.
+#[derive(Debug, PartialEq, Eq)]
+struct Schedule {
+    next_ms: i64,
+    pause_ms: i64,
+}
+
+impl Schedule {
+    /// librdkafka asks for a new token when four fifths of the time of the last are over; it is there by then.
+    fn after(obtained_ms: i64, token: &Token) -> Self {
+        let lifetime_ms = token.expires_ms.saturating_sub(obtained_ms);
+        Self {
+            next_ms: obtained_ms + (lifetime_ms / 4 * 3).max(FIRST_PAUSE_MS),
+            pause_ms: FIRST_PAUSE_MS,
+        }
+    }
+
+    fn failed(&mut self, now_ms: i64) {
+        self.next_ms = now_ms + self.pause_ms;
+        self.pause_ms = (self.pause_ms * 2).min(LONGEST_PAUSE_MS);
+    }
+
+    fn is_due(&self, now_ms: i64) -> bool {
+        now_ms >= self.next_ms
+    }
+
+    fn wait(&self, now_ms: i64) -> Duration {
+        let left = u64::try_from(self.next_ms.saturating_sub(now_ms)).unwrap_or(0);
+        Duration::from_millis(left).min(LOOK_EVERY)
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::kafka::options::Origin;
+
+    fn properties(named: &[(&str, &str)]) -> Vec<Property> {
+        let property = |(name, value): &(&str, &str)| Property {
+            origin: Origin::Flag,
+            name: (*name).to_owned(),
+            value: (*value).to_owned(),
+        };
+        named.iter().map(property).collect()
+    }
+
+    const GOOD: [(&str, &str); 5] = [
+        ("sasl.mechanism", "OAUTHBEARER"),
+        ("sasl.oauthbearer.method", "oidc"),
+        (
+            "sasl.oauthbearer.token.endpoint.url",
+            "https://auth.example/tenant/token",
+        ),
+        ("sasl.oauthbearer.client.id", "emostream"),
+        ("sasl.oauthbearer.client.secret", "hunter2"),
+    ];
+
+    #[test]
+    fn tokens_come_from_the_endpoint_that_the_properties_name() {
+        let oidc = Oidc::of(&properties(&GOOD)).unwrap().unwrap();
+        assert_eq!(oidc.host(), "auth.example");
+        assert_eq!(format!("{oidc:?}"), "Oidc(auth.example)");
+        let scram = properties(&[("sasl.mechanism", "SCRAM-SHA-512")]);
+        assert_eq!(Oidc::of(&scram), Ok(None));
+        for (name, _) in GOOD {
+            let mechanism = name == "sasl.mechanism";
+            assert_eq!(Oidc::takes(name), !mechanism, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_does_not_go_with_tokens_is_named() {
+        for (at, (missing, _)) in GOOD.iter().enumerate().skip(1) {
+            let mut named = GOOD.to_vec();
+            named.remove(at);
+            let (property, why) = Oidc::of(&properties(&named)).unwrap_err();
+            assert_eq!(property, "sasl.mechanisms");
+            assert!(why.contains(missing), "{why}");
+        }
+        for (property, value) in [
+            ("sasl.oauthbearer.extensions", "logicalCluster=lkc-1"),
+            ("enable.ssl.certificate.verification", "false"),
+            ("ssl.key.password", "hunter2"),
+        ] {
+            let mut named = GOOD.to_vec();
+            named.push((property, value));
+            let (blamed, why) = Oidc::of(&properties(&named)).unwrap_err();
+            assert_eq!(blamed, property);
+            assert!(!why.contains("hunter2"), "{why}");
+        }
+        let other = properties(&[("sasl.oauthbearer.method", "oidc")]);
+        assert!(Oidc::of(&other).is_err());
+    }
+
+    #[test]
+    fn a_secret_is_sent_without_tls_to_this_host_only() {
+        for good in [
+            "https://auth.example/token",
+            "http://127.0.0.1:8080/token",
+            "http://localhost/token",
+            "http://[::1]:1/",
+        ] {
+            assert!(address(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://auth.example/token",
+            "ftp://127.0.0.1/",
+            "auth.example",
+            "https://user:hunter2@auth.example/",
+        ] {
+            let why = address(bad).unwrap_err();
+            assert!(!why.contains("hunter2"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_replaced_before_librdkafka_asks_and_a_failure_is_retried_soon() {
+        let token = Token {
+            value: String::new(),
+            principal: String::new(),
+            expires_ms: 1_000_000 + 400_000,
+        };
+        let mut schedule = Schedule::after(1_000_000, &token);
+        assert!(!schedule.is_due(1_299_999));
+        assert!(schedule.is_due(1_300_000));
+        assert_eq!(schedule.wait(1_299_000), Duration::from_secs(1));
+        let mut now_ms = 1_300_000;
+        for pause_ms in [1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
+            schedule.failed(now_ms);
+            now_ms += pause_ms;
+            assert_eq!(schedule.next_ms, now_ms);
+        }
+        let dead = Token {
+            expires_ms: 0,
+            ..token
+        };
+        assert_eq!(Schedule::after(5_000, &dead).next_ms, 6_000);
+    }
+}
