@@ -18,7 +18,7 @@ pub(crate) enum Exit {
     Defect = 70,
     /// Start me again.
     Restart = 75,
-    /// The stored progress belongs to other settings.
+    /// The stored progress belongs to other settings, or a permission is missing.
     OtherSettings = 78,
 }
 
@@ -73,6 +73,7 @@ impl From<LogError> for Failure {
         match error {
             LogError::InUse { .. } | LogError::Disk { .. } => Self::usage("--data", sentence),
             LogError::Property { .. } => Self::new(Exit::Usage, sentence),
+            LogError::Denied { repeated: true, .. } => Self::new(Exit::OtherSettings, sentence),
             LogError::Fenced { .. } | LogError::Aborted { .. } => {
                 Self::new(Exit::Restart, sentence)
             }

@@ -16,6 +16,7 @@ mod kafka_config;
 mod logging;
 mod open_files;
 mod output;
+mod permissions;
 mod settings;
 mod signal;
 mod text_file;

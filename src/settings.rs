@@ -46,6 +46,9 @@ fn topics(prefix: &str) -> Result<Topics, String> {
     Topics::with_prefix(prefix).map_err(|error| error.to_string())
 }
 
+/// How long a service repeats what the brokers deny: an ACL that was just added takes seconds to reach them all.
+const DENIAL_PATIENCE: Duration = Duration::from_secs(30);
+
 /// A cluster that must be there.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct KafkaFlags {
@@ -63,9 +66,24 @@ impl KafkaFlags {
         self.properties.as_typed(self.kafka.as_deref())
     }
 
-    /// Connects; a wrong property is found before the network is touched.
+    /// Connects a service; a wrong property is found before the network is touched.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
-        connect(self.kafka, self.properties, Fetching::AtOnce)
+        connect(
+            self.kafka,
+            self.properties,
+            Fetching::AtOnce,
+            DENIAL_PATIENCE,
+        )
+    }
+
+    /// Connects a command that somebody waits for: a missing permission is reported at once.
+    pub(crate) fn connect_once(self) -> Result<Arc<dyn Log>, Failure> {
+        connect(
+            self.kafka,
+            self.properties,
+            Fetching::AtOnce,
+            Duration::ZERO,
+        )
     }
 }
 
@@ -102,11 +120,24 @@ impl StoreFlags {
         }
     }
 
-    /// Opens it for reading and writing; makes the directory if need be. `clock` is the embedded log's.
+    /// Opens it for a service; makes the directory if need be. `clock` is the embedded log's.
     pub(crate) fn open(self, clock: EventClock) -> Result<Arc<dyn Log>, Failure> {
+        self.open_with(clock, DENIAL_PATIENCE)
+    }
+
+    fn open_with(
+        self,
+        clock: EventClock,
+        denial_patience: Duration,
+    ) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         match self.is_kafka() {
-            true => connect(self.kafka, self.properties, Fetching::AtOnce),
+            true => connect(
+                self.kafka,
+                self.properties,
+                Fetching::AtOnce,
+                denial_patience,
+            ),
             false => Ok(Arc::new(EmbeddedLog::open_with_clock(&self.data, clock)?)),
         }
     }
@@ -118,7 +149,7 @@ impl StoreFlags {
             // Says so if there is none, and makes none.
             drop(EmbeddedLog::open_for_reading(self.directory()?)?);
         }
-        self.open(EventClock::host())
+        self.open_with(EventClock::host(), Duration::ZERO)
     }
 
     /// Opens it for reading, also while another process writes it.
@@ -126,7 +157,12 @@ impl StoreFlags {
         self.check()?;
         match self.is_kafka() {
             false => Ok(EmbeddedLog::open_for_reading(self.directory()?)?),
-            true => connect(self.kafka, self.properties, Fetching::AtOnce),
+            true => connect(
+                self.kafka,
+                self.properties,
+                Fetching::AtOnce,
+                Duration::ZERO,
+            ),
         }
     }
 
@@ -173,7 +209,12 @@ pub(crate) struct DescribedKafkaFlags {
 impl DescribedKafkaFlags {
     /// Connects; a wrong property is found before the network is touched.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
-        connect(self.kafka, self.properties, Fetching::InBulk)
+        connect(
+            self.kafka,
+            self.properties,
+            Fetching::InBulk,
+            DENIAL_PATIENCE,
+        )
     }
 }
 
@@ -271,6 +312,7 @@ fn connect(
     brokers: Option<String>,
     flags: PropertyFlags,
     fetching: Fetching,
+    denial_patience: Duration,
 ) -> Result<Arc<dyn Log>, Failure> {
     let brokers = flags
         .brokers(brokers)
@@ -289,6 +331,7 @@ fn connect(
         properties,
         file: flags.kafka_config,
         fetching,
+        denial_patience,
     })?))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use emostream_log::{Cleanup, Log, LogError, TopicSpec};
 use emostream_model::Topics;
 
-use crate::exit::Failure;
+use crate::{exit::Failure, permissions::Role};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -37,24 +37,36 @@ pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
 pub(crate) enum Home {
     /// This machine's disk.
     Embedded,
-    /// A cluster, with so many copies of each partition.
+    /// A Kafka cluster.
     Kafka {
-        /// How many.
+        /// Replicas of each partition.
         replication: u32,
+        /// How many of them must have a record before it is acknowledged.
+        min_in_sync: u32,
     },
+}
+
+/// How many replicas must have a record before it is acknowledged, unless `--min-isr` says it: with two, a broker
+/// that is lost takes nothing acknowledged with it.
+pub(crate) fn default_min_in_sync(replication: u32) -> u32 {
+    replication.min(2)
 }
 
 /// The topics with `partitions` partitions each, the progress topic with its one.
 pub(crate) fn specs(topics: &Topics, partitions: u32, home: Home) -> Vec<TopicSpec> {
-    let (replication, most_bytes) = match home {
-        Home::Embedded => (1, Some(EMBEDDED_REACTIONS_BYTES)),
-        Home::Kafka { replication } => (replication, None),
+    let (replication, min_in_sync, most_bytes) = match home {
+        Home::Embedded => (1, 1, Some(EMBEDDED_REACTIONS_BYTES)),
+        Home::Kafka {
+            replication,
+            min_in_sync,
+        } => (replication, min_in_sync, None),
     };
     let kept = |after, bytes| Cleanup::Delete { after, bytes };
     let topic = |name: String, cleanup| TopicSpec {
         name,
         partitions,
         replication,
+        min_in_sync,
         cleanup,
         max_ahead: None,
     };
@@ -91,11 +103,12 @@ pub(crate) fn create_missing(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<S
     Ok(created)
 }
 
-/// Refuses to go on unless every one of `names` exists: a service never makes topics by itself,
-/// because it would not know how many partitions the others expect.
-pub(crate) fn require(log: &dyn Log, names: &[String]) -> Result<(), Failure> {
+/// Returns the topics that `role` uses, or an error unless every one exists: a service never creates topics by
+/// itself, because it would not know how many partitions the others expect.
+pub(crate) fn require(log: &dyn Log, role: Role, names: &Topics) -> Result<Vec<String>, Failure> {
+    let names = role.topics(names);
     let mut missing = Vec::new();
-    for name in names {
+    for name in &names {
         match log.partitions(name) {
             Ok(_) => {}
             Err(LogError::UnknownTopic { .. }) => missing.push(name.as_str()),
@@ -103,7 +116,7 @@ pub(crate) fn require(log: &dyn Log, names: &[String]) -> Result<(), Failure> {
         }
     }
     if missing.is_empty() {
-        return Ok(());
+        return Ok(names);
     }
     let missing = missing.join(", ");
     Err(Failure::unavailable(format!(
@@ -122,14 +135,14 @@ mod tests {
         let log = EmbeddedLog::in_memory().unwrap();
         let specs = specs(&Topics::default(), 3, Home::Embedded);
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
-        let refused = require(&log, &names).unwrap_err();
+        let refused = require(&log, Role::Up, &Topics::default()).unwrap_err();
         assert!(
             refused.sentence.contains("emostream.reactions"),
             "{refused:?}"
         );
         assert_eq!(create_missing(&log, &specs).unwrap(), names);
         assert_eq!(create_missing(&log, &specs).unwrap(), Vec::<String>::new());
-        assert_eq!(require(&log, &names), Ok(()));
+        assert!(require(&log, Role::Up, &Topics::default()).is_ok());
         assert_eq!(log.partitions("emostream.windows").unwrap(), 3);
         assert_eq!(log.partitions("emostream.progress").unwrap(), 1);
     }

@@ -85,6 +85,7 @@ fn a_topic_that_somebody_else_made_is_told_apart() {
             name: name.clone(),
             partitions: 2,
             replication: 1,
+            min_in_sync: 1,
             cleanup: Cleanup::Compact,
             max_ahead: None,
         })
@@ -119,6 +120,7 @@ fn topics_with_reactions(kept: Duration, max_ahead: Option<Duration>) -> String 
         name: format!("{prefix}.reactions"),
         partitions: 2,
         replication: 1,
+        min_in_sync: 1,
         cleanup: Cleanup::Delete {
             after: kept,
             bytes: None,

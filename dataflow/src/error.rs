@@ -193,7 +193,7 @@ pub enum DataflowError {
         worker: usize,
     },
     /// The log failed while running.
-    #[error("the dataflow stops and must be restarted: {0}")]
+    #[error("the dataflow stops{advice}: {0}", advice = advice(.0))]
     Log(LogError),
     /// A worker ended by a defect.
     #[error("a worker ended by a defect: {0}")]
@@ -204,6 +204,9 @@ impl DataflowError {
     /// The exit code of a process that ends by this (INTERFACE, "Exit codes").
     pub fn exit_code(&self) -> u8 {
         match self {
+            // The brokers repeated it for as long as an ACL takes to reach them all.
+            DataflowError::Start(LogError::Denied { repeated: true, .. })
+            | DataflowError::Log(LogError::Denied { repeated: true, .. }) => 78,
             DataflowError::Start(LogError::Fenced { .. })
             | DataflowError::Log(_)
             | DataflowError::NewPartitions { .. }
@@ -230,5 +233,13 @@ impl DataflowError {
             | DataflowError::Misfit { .. } => 78,
             DataflowError::Worker(_) => 70,
         }
+    }
+}
+
+/// Whether a restart helps against a failure of the log.
+fn advice(error: &LogError) -> &'static str {
+    match error {
+        LogError::Denied { repeated: true, .. } => "",
+        _ => " and must be restarted",
     }
 }

@@ -72,6 +72,7 @@ pub use fit::Misfit;
 pub use progress::{
     AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity, Settings,
 };
+pub use recovery::{consumer_group, transactional_id};
 pub use reset::{
     Basis, FinalTime, FinalsAfter, Plan, Reset, ResetFrom, ResetRequest, plan, reset, stored,
 };

@@ -234,10 +234,19 @@ pub fn newest_final_ms(topics: &Topics, log: &dyn Log) -> Result<u64, DataflowEr
     Ok(newest_ms)
 }
 
+/// The id of the transactions in which results are written: of all runs on the same topics only the newest has it.
+pub fn transactional_id(topics: &Topics) -> String {
+    format!("{}.dataflow", topics.prefix())
+}
+
+/// The consumer group whose offsets say how far a run has read the reactions.
+pub fn consumer_group(topics: &Topics) -> String {
+    format!("{}.dataflow", topics.prefix())
+}
+
 /// Fences every older run: none can commit any more.
 pub fn fence(topics: &Topics, log: &dyn Log) -> Result<Box<dyn Transactor>, DataflowError> {
-    let id = format!("{}.dataflow", topics.prefix());
-    log.transactor(&id, TRANSACTION_TIMEOUT)
+    log.transactor(&transactional_id(topics), TRANSACTION_TIMEOUT)
         .map_err(DataflowError::Start)
 }
 

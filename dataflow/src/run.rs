@@ -106,6 +106,12 @@ fn count(
         let recording = config.recording(progress.resets.number);
         first = Some(First {
             committer: commit_thread(transactor, recording, metrics.clone(), stop.clone()),
+            group_offsets: log
+                .group_offsets(
+                    &recovery::consumer_group(&config.topics),
+                    &config.topics.reactions(),
+                )
+                .map_err(DataflowError::Start)?,
             totals,
             trending,
         });

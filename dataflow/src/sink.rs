@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_log::{Header, NewRecord};
+use emostream_log::{GroupOffsets, Header, NewRecord};
 use emostream_model::Topics;
 use serde::{Deserialize, Serialize};
 use timely::{
@@ -80,6 +80,8 @@ pub struct SinkStart {
     pub timers: Timers,
     /// What to count.
     pub metrics: Metrics,
+    /// Where lag tools look, if the log has groups.
+    pub group_offsets: Option<Box<dyn GroupOffsets>>,
 }
 
 /// Rejections of a partition that are durable now.
@@ -328,6 +330,11 @@ impl Sink {
         };
         self.durable.downgrade(&done.final_until_ms);
         self.stored_until_ms = done.final_until_ms;
+        if let Some(group) = &mut self.start.group_offsets {
+            let read = self.partitions.values();
+            let offsets: Vec<(u32, u64)> = read.map(|p| (p.partition, p.read_offset)).collect();
+            group.commit(&offsets);
+        }
         let rejected_bytes: usize = done.written.iter().map(|it| it.bytes).sum();
         tracing::debug!(
             final_until_ms = done.final_until_ms,
@@ -500,6 +507,7 @@ mod tests {
             quiet,
             timers: timers.clone(),
             metrics: metrics.clone(),
+            group_offsets: None,
         };
         let committer: StartCommitter = Box::new(|wake| {
             let transactor = Box::new(transactor);

@@ -10,15 +10,7 @@ use crate::{Config, DataflowError, clock::MAX_AHEAD_MS};
 /// open window may need them.
 pub(crate) fn require(config: &Config, log: &dyn Log) -> Result<(), DataflowError> {
     let topic = config.topics.reactions();
-    let found = match log.describe(&topic) {
-        Ok(found) => found,
-        // With --unbounded-timestamps the permission to read the topic's settings is not needed.
-        Err(error) if config.unbounded_timestamps => {
-            tracing::debug!(%error, "the settings of the reactions topic are not compared");
-            return Ok(());
-        }
-        Err(error) => return Err(DataflowError::Start(error)),
-    };
+    let found = log.describe(&topic).map_err(DataflowError::Start)?;
     if !config.unbounded_timestamps {
         require_bounded(log, &topic, found.timestamps)?;
     }

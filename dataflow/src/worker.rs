@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_log::{Appender, Log};
+use emostream_log::{Appender, GroupOffsets, Log};
 use timely::{dataflow::operators::probe, scheduling::Activator, worker::Worker};
 
 use crate::{
@@ -54,6 +54,8 @@ pub struct Shared {
 pub struct First {
     /// Starts what commits.
     pub committer: StartCommitter,
+    /// Where lag tools look, if the log has groups.
+    pub group_offsets: Option<Box<dyn GroupOffsets>>,
     /// The totals as of F.
     pub totals: RecoveredTotals,
     /// What lies in the trending span as of F.
@@ -129,10 +131,12 @@ fn parts(
             .take(),
         _ => None,
     };
-    let (committer, totals, trending): (StartCommitter, _, _) = match first {
-        Some(first) => (first.committer, first.totals, first.trending),
-        None => (Box::new(|_| None), Vec::new(), Vec::new()),
-    };
+    let first = first.unwrap_or_else(|| First {
+        committer: Box::new(|_| None),
+        group_offsets: None,
+        totals: Vec::new(),
+        trending: Vec::new(),
+    });
     Ok(Parts {
         source: reading(shared, worker, timers, durable)?,
         sink: SinkStart {
@@ -142,10 +146,11 @@ fn parts(
             quiet: QUIET_COMMIT,
             timers: timers.clone(),
             metrics: shared.metrics.clone(),
+            group_offsets: first.group_offsets,
         },
-        committer,
-        totals,
-        trending,
+        committer: first.committer,
+        totals: first.totals,
+        trending: first.trending,
         appender: shared.appender.clone(),
         metrics: shared.metrics.clone(),
     })

@@ -48,6 +48,7 @@ fn log() -> Arc<dyn Log> {
             name,
             partitions,
             replication: 1,
+            min_in_sync: 1,
             cleanup,
             max_ahead: None,
         };

@@ -197,23 +197,7 @@ async fn open(log: Arc<dyn Log>, topic: String) -> Result<Opened, StartError> {
 
 fn open_now(log: &dyn Log, topic: &str) -> Result<Opened, StartError> {
     let partitions = log.partitions(topic)?;
-    let topic_bytes = match log.describe(topic) {
-        Ok(described) => described.max_record_bytes,
-        Err(
-            error @ (LogError::Unreachable { .. }
-            | LogError::Advertised { .. }
-            | LogError::Security { .. }
-            | LogError::UnknownTopic { .. }),
-        ) => {
-            return Err(error.into());
-        }
-        // A team may not let an ingest read settings, and hardly any topic takes less than by default.
-        Err(error) => {
-            tracing::warn!(%error, "how large a record may be is not known; Kafka's default is assumed");
-            None
-        }
-    };
-    let Some(bytes) = topic_bytes else {
+    let Some(bytes) = log.describe(topic)?.max_record_bytes else {
         return Ok(Opened {
             partitions,
             appender: log.appender(ACCEPTED_TIMEOUT)?,

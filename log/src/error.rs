@@ -74,6 +74,21 @@ pub enum LogError {
         /// The most that the topic takes.
         most: u64,
     },
+    /// The client's principal lacks a permission.
+    #[error(
+        "Kafka denies this client {operation} on {resource}; give its principal that permission (`emostream topics check` prints the commands)"
+    )]
+    Denied {
+        /// Kafka's name of the operation: `Describe`, `Read`, `Write`, `Create` or `DescribeConfigs`.
+        operation: &'static str,
+        /// The topic or transactional id, with its kind.
+        resource: String,
+        /// Whether the brokers repeated the answer for [`KafkaOptions::denial_patience`], so that it is not an
+        /// ACL that has not reached them yet.
+        ///
+        /// [`KafkaOptions::denial_patience`]: crate::kafka::KafkaOptions::denial_patience
+        repeated: bool,
+    },
     /// The appender's queue is full.
     #[error("the log's queue is full; it takes more when the log has caught up")]
     Full,

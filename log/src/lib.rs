@@ -126,6 +126,16 @@ pub trait Log: Send + Sync {
         self.appender(timeout)
     }
 
+    /// The offsets of a consumer group on `topic`, for tools that show its lag; `None` for a log without groups.
+    fn group_offsets(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Option<Box<dyn GroupOffsets>>, LogError> {
+        let _ = (group, topic);
+        Ok(None)
+    }
+
     /// The only live transactor of this id: returns once every older one is fenced and whatever it
     /// left unfinished is aborted. A commit that takes longer than `timeout` is aborted by the log.
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError>;
@@ -178,6 +188,12 @@ pub trait Appender: Send + Sync {
     /// and what can be seen at once to be wrong it refuses; then `done` is not called. Otherwise
     /// `done` is called exactly once, even if the appender is dropped meanwhile.
     fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError>;
+}
+
+/// Publishes how far a group has read its topic.
+pub trait GroupOffsets: Send {
+    /// Commits the next offset of each partition, best effort; never waits.
+    fn commit(&mut self, offsets: &[(u32, u64)]);
 }
 
 /// Commits many records in one atomic transaction. Fences by its id.

@@ -11,6 +11,9 @@ pub struct TopicSpec {
     pub partitions: u32,
     /// How many brokers hold a copy. The embedded log has one and ignores it.
     pub replication: u32,
+    /// How many of them must have a record before it is acknowledged (Kafka's `min.insync.replicas`). The embedded
+    /// log ignores it.
+    pub min_in_sync: u32,
     /// What is thrown away, and when.
     pub cleanup: Cleanup,
     /// A record whose time is further ahead of the log's clock than this is refused.
@@ -49,6 +52,10 @@ pub struct TopicDescription {
     pub timestamps: Timestamps,
     /// A record, or what is sent together, of more bytes is refused. `None` where only memory is the limit.
     pub max_record_bytes: Option<u64>,
+    /// How many replicas must have a record before it is acknowledged.
+    pub min_in_sync: u32,
+    /// Whether a replica that lacks acknowledged records may become the leader, and they are lost.
+    pub unclean_election: bool,
 }
 
 /// What dates a topic's records.
@@ -95,6 +102,8 @@ impl TopicDescription {
                 max_ahead: spec.max_ahead,
             },
             max_record_bytes: None,
+            min_in_sync: spec.min_in_sync,
+            unclean_election: false,
         }
     }
 }

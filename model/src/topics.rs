@@ -37,6 +37,19 @@ impl Topics {
         &self.prefix
     }
 
+    /// Every topic.
+    pub fn all(&self) -> [String; 7] {
+        [
+            self.reactions(),
+            self.windows(),
+            self.totals(),
+            self.trending(),
+            self.live(),
+            self.rejected(),
+            self.progress(),
+        ]
+    }
+
     fn named(&self, what: impl fmt::Display) -> String {
         format!("{}.{what}", self.prefix)
     }

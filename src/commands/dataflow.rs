@@ -14,6 +14,7 @@ use super::roles::{AdminServer, Counting, Drain, Watch};
 use crate::{
     exit::Failure,
     output,
+    permissions::Role,
     settings::{AdminFlags, DescribedKafkaFlags, EmojiFlags, TopicFlags},
     signal::Signals,
     topics,
@@ -176,20 +177,11 @@ pub(crate) fn run(flags: Flags, mut signals: Signals) -> Result<(), Failure> {
         return output::quietly(output::print(&describe(&config)));
     }
     let log = flags.kafka.connect()?;
-    let needed = [
-        names.reactions(),
-        names.windows(),
-        names.totals(),
-        names.trending(),
-        names.live(),
-        names.rejected(),
-        names.progress(),
-    ];
-    topics::require(&*log, &needed)?;
+    let needed = topics::require(&*log, Role::Dataflow, &names)?;
     super::run(async {
         let watch = Watch::new()?;
         let admin = AdminServer::start(flags.admin.address(), None, &watch).await?;
-        let _watching = watch.follow(&log, needed.to_vec())?;
+        let _watching = watch.follow(&log, needed)?;
         // The other processes of a cluster are notified of a stop, also before they have begun.
         signals.take_over();
         let mut counting = Counting::start(config, log, &watch)?;

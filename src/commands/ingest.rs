@@ -12,6 +12,7 @@ use super::roles::{AdminServer, Drain, Watch, address, announce, bind, follow, s
 use crate::{
     exit::{Exit, Failure},
     logging::LogFormat,
+    permissions::Role,
     settings::{
         AdminFlags, EmojiFlags, KafkaFlags, ListenFlags, OriginFlags, TokenFlags, TopicFlags,
     },
@@ -134,7 +135,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         .intake
         .config(names.clone(), emojis, origin, gate, clock);
     let log = flags.kafka.connect()?;
-    topics::require(&*log, &[names.reactions()])?;
+    topics::require(&*log, Role::Ingest, &names)?;
     super::run(async {
         let watch = Watch::new()?;
         let listener = bind("--listen", flags.listen.address())?;

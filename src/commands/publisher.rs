@@ -6,7 +6,7 @@ use clap::Args;
 use emostream_broadcast::{Config, IngestUrl, Reception, SUBSCRIBER_HEARTBEAT};
 use emostream_dataflow::{DataflowError, stored};
 use emostream_http::Nowhere;
-use emostream_log::{EventClock, Log, LogError};
+use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     exit::Failure,
     logging::LogFormat,
+    permissions::Role,
     settings::{
         AdminFlags, FanoutFlags, KafkaFlags, ListenFlags, OriginFlags, RelayListenFlags,
         TokenFlags, TopicFlags,
@@ -63,13 +64,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let token = flags.relays.token()?;
     let nowhere = Nowhere::new(flags.origin.allowed());
     let log = flags.kafka.connect()?;
-    let needed = [
-        names.windows(),
-        names.totals(),
-        names.trending(),
-        names.live(),
-    ];
-    topics::require(&*log, &needed)?;
+    let needed = topics::require(&*log, Role::Publisher, &names)?;
     let (window_ms, swarm_size) = cut(&names, &*log)?;
     let config = Config {
         topics: names.clone(),
@@ -91,7 +86,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let watch = Watch::new()?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
-        let _watching = watch.follow(&log, needed.to_vec())?;
+        let _watching = watch.follow(&log, needed)?;
         let publishing = Publishing::start(config, log, &watch).await?;
         publishing
             .serve(("publisher", format), rim, nowhere, &mut signals)
@@ -104,7 +99,6 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
 fn cut(names: &Topics, log: &dyn Log) -> Result<(u64, u64), Failure> {
     let settings = match stored(names, log) {
         Ok(progress) => progress.and_then(|progress| progress.settings),
-        Err(DataflowError::Start(LogError::UnknownTopic { .. })) => None,
         Err(DataflowError::Start(error)) => return Err(error.into()),
         // It holds nobody up but the dataflow.
         Err(error) => {

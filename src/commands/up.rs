@@ -101,6 +101,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let home = match flags.store.is_kafka() {
         true => Home::Kafka {
             replication: REPLICATION,
+            min_in_sync: topics::default_min_in_sync(REPLICATION),
         },
         false => Home::Embedded,
     };

@@ -22,6 +22,7 @@ fn create_unbounded(fixture: &Fixture) {
         name: fixture.topic("reactions"),
         partitions: PARTITIONS,
         replication: 1,
+        min_in_sync: 1,
         cleanup: Cleanup::Delete {
             after: Duration::from_secs(24 * 3600),
             bytes: None,

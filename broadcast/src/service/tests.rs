@@ -29,6 +29,7 @@ fn log() -> Arc<dyn Log> {
             name,
             partitions: 1,
             replication: 1,
+            min_in_sync: 1,
             cleanup: Cleanup::Compact,
             max_ahead: None,
         };

@@ -54,6 +54,7 @@ impl Stage {
                 name,
                 partitions: PARTITIONS,
                 replication: 1,
+                min_in_sync: 1,
                 cleanup,
                 max_ahead: None,
             };

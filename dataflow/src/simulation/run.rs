@@ -97,6 +97,7 @@ impl SimRun {
         let (of_log, of_stop) = (log.clone(), stop.clone());
         let first = First {
             committer: Box::new(move |wake| Some(of_log.committer(wake, recording, of_stop))),
+            group_offsets: None,
             totals,
             trending,
         };

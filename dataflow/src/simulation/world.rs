@@ -77,6 +77,7 @@ impl World {
                 name,
                 partitions,
                 replication: 1,
+                min_in_sync: 1,
                 cleanup: Cleanup::Compact,
                 max_ahead: None,
             };

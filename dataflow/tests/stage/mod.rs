@@ -49,6 +49,7 @@ impl Stage {
                 name,
                 partitions,
                 replication: 1,
+                min_in_sync: 1,
                 cleanup,
                 max_ahead: None,
             })

@@ -66,6 +66,7 @@ impl Stage {
             name: Topics::default().reactions(),
             partitions: PARTITIONS,
             replication: 1,
+            min_in_sync: 1,
             cleanup: Cleanup::Delete {
                 after: NEVER,
                 bytes: None,

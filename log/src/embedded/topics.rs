@@ -53,6 +53,7 @@ impl Topic {
             name: self.name.clone(),
             partitions: self.partitions(),
             replication: 1,
+            min_in_sync: 1,
             cleanup: self.cleanup,
             max_ahead: self.max_ahead,
         })

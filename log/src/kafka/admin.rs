@@ -21,7 +21,8 @@ use super::{
     PATIENCE,
     config::{Config, signed},
     context::Events,
-    failure, oauth,
+    failure::{self, Operation},
+    oauth,
 };
 use crate::{Cleanup, Deletion, LogError, Timestamps, TopicSpec};
 
@@ -73,6 +74,9 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
                 let silent = unanswered(config, &events, Some(code), "CreateTopics");
                 let copies = spec.replication;
                 return Err(silent.unwrap_or_else(|| match code {
+                    code if failure::is_denial(code) => {
+                        Operation::Create.denied(format!("topic {}", spec.name))
+                    }
                     RDKafkaErrorCode::InvalidReplicationFactor => refused(&format!(
                         "{copies} copies of each partition (--replication) need as many brokers"
                     )),
@@ -83,6 +87,9 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
     }
     Ok(())
 }
+
+/// Whether a replica that lacks acknowledged records may become the leader.
+const UNCLEAN_ELECTION: &str = "unclean.leader.election.enable";
 
 fn settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
     let mut settings = match spec.cleanup {
@@ -96,6 +103,8 @@ fn settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
             delete
         }
     };
+    settings.push(("min.insync.replicas", spec.min_in_sync.to_string()));
+    settings.push((UNCLEAN_ELECTION, "false".to_owned()));
     let ahead = spec.max_ahead.map(|most| most.as_millis().to_string());
     settings.extend(ahead.map(|ms| ("message.timestamp.after.max.ms", ms)));
     settings
@@ -107,6 +116,8 @@ pub(super) struct Settings {
     pub(super) deleted: Option<Deletion>,
     pub(super) timestamps: Timestamps,
     pub(super) max_record_bytes: Option<u64>,
+    pub(super) min_in_sync: u32,
+    pub(super) unclean_election: bool,
 }
 
 /// Asks for the topic's settings, the brokers' defaults included.
@@ -115,9 +126,7 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
     let wanted = [ResourceSpecifier::Topic(topic)];
     let refused = |why: &dyn std::fmt::Display| {
-        LogError::Refused(format!(
-            "topic {topic} cannot be described: {why} (it needs the permission DescribeConfigs)"
-        ))
+        LogError::Refused(format!("topic {topic} cannot be described: {why}"))
     };
     let described = match config.tokens() {
         Some(tokens) => oauth::admin::settings_of(config, tokens, topic)?,
@@ -138,7 +147,11 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
         }
     };
     let described: HashMap<String, String> = described.map_err(|code| {
-        unanswered(config, &events, Some(code), "DescribeConfigs").unwrap_or_else(|| refused(&code))
+        let silent = unanswered(config, &events, Some(code), "DescribeConfigs");
+        silent.unwrap_or_else(|| match failure::is_denial(code) {
+            true => Operation::DescribeConfigs.denied(format!("topic {topic}")),
+            false => refused(&code),
+        })
     })?;
     Ok(read_settings(|name| described.get(name).cloned()))
 }
@@ -160,6 +173,8 @@ fn read_settings(value: impl Fn(&str) -> Option<String>) -> Settings {
             bytes: number("retention.bytes"),
         }),
         max_record_bytes: number("max.message.bytes"),
+        min_in_sync: number("min.insync.replicas").map_or(1, |replicas| replicas as u32),
+        unclean_election: value(UNCLEAN_ELECTION).as_deref() == Some("true"),
         timestamps: timestamps(&value, number),
     }
 }

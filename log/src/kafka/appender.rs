@@ -25,7 +25,8 @@ use rdkafka::{
 use super::{
     config::{Config, REPLACE_EVERY, signed, unsigned},
     context::Events,
-    failure,
+    denials::Denials,
+    failure::{self, Operation},
 };
 use crate::{Appender, Done, LogError, NewRecord};
 
@@ -57,7 +58,10 @@ struct Line {
 }
 
 /// Tells each record's fate to whoever appended it.
-struct Reports(Events);
+struct Reports {
+    events: Events,
+    denials: Denials,
+}
 
 /// Who waits for a report, and the record's time, which the report does not tell.
 struct Waiting {
@@ -85,7 +89,7 @@ impl KafkaAppender {
     /// still answers.
     fn line(&self) -> Result<MutexGuard<'_, Line>, LogError> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        if line.producer.context().0.is_alone() && line.opened.elapsed() > REPLACE_EVERY {
+        if line.producer.context().events.is_alone() && line.opened.elapsed() > REPLACE_EVERY {
             tracing::warn!("an appender has no broker to talk to: it connects anew");
             let timeout = self.timeout;
             let new = Line::open(&self.config, &self.settings, timeout)?;
@@ -98,7 +102,10 @@ impl KafkaAppender {
 
 impl Line {
     fn open(config: &Config, settings: &ClientConfig, timeout: Duration) -> Result<Self, LogError> {
-        let reports = Reports(config.events());
+        let reports = Reports {
+            events: config.events(),
+            denials: config.denials().clone(),
+        };
         let producer: BaseProducer<Reports> = config.create(settings, reports)?;
         let producer = Arc::new(producer);
         let closed = Arc::new(AtomicBool::new(false));
@@ -162,7 +169,8 @@ impl Appender for KafkaAppender {
         let sent = line.producer.send(kafka_record(&record, time_ms, waiting));
         sent.map_err(|(error, _)| {
             let partition = record.partition.unwrap_or_default();
-            failure::of(&error, &record.topic, partition).unwrap_or_else(|| away(&error))
+            failure::of(&error, Operation::Write, &record.topic, partition)
+                .unwrap_or_else(|| away(&error))
         })
     }
 }
@@ -171,19 +179,19 @@ impl ClientContext for Reports {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
-        self.0.token()
+        self.events.token()
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
+        self.events.log(level, facility, message);
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.0.stats(statistics);
+        self.events.stats(statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
+        self.events.error(error, reason);
     }
 }
 
@@ -196,8 +204,14 @@ impl ProducerContext for Reports {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        let outcome = outcome(result, waiting.time_ms);
+        let outcome = outcome.map_err(|error| self.denials.note(error, Instant::now()));
+        if let Ok(message) = result {
+            self.denials
+                .allow("Write", format_args!("topic {}", message.topic()));
+        }
         if let Some(done) = done {
-            done(outcome(result, waiting.time_ms));
+            done(outcome);
         }
     }
 }
@@ -254,7 +268,10 @@ pub(super) fn outcome(result: &DeliveryResult<'_>, time_ms: i64) -> Result<u64, 
             ahead_ms,
         });
     }
-    Err(failure::of(error, message.topic(), partition).unwrap_or_else(|| away(error)))
+    Err(
+        failure::of(error, Operation::Write, message.topic(), partition)
+            .unwrap_or_else(|| away(error)),
+    )
 }
 
 fn away(error: &KafkaError) -> LogError {

@@ -12,6 +12,7 @@ use rdkafka::{
 use super::{
     Fetching, KafkaOptions, builtin,
     context::Events,
+    denials::Denials,
     oauth::{Oidc, Tokens},
     options::{self, Property},
     protected,
@@ -53,6 +54,7 @@ pub(super) struct Config {
     properties: Arc<[Property]>,
     /// What librdkafka was built with.
     features: Arc<[String]>,
+    denials: Denials,
     /// Where tokens come from, once the first was requested.
     tokens: Option<Arc<Tokens>>,
 }
@@ -64,8 +66,14 @@ impl Config {
             fetching: options.fetching,
             properties: options.effective().into(),
             features: builtin::security_features().into(),
+            denials: Denials::new(options.denial_patience),
             tokens: None,
         }
+    }
+
+    /// What the brokers deny to this log's clients.
+    pub(super) fn denials(&self) -> &Denials {
+        &self.denials
     }
 
     /// Requests the token that every client authenticates by, if the user's properties say so.
@@ -162,6 +170,16 @@ impl Config {
     pub(super) fn uncommitted(&self) -> ClientConfig {
         let mut config = self.client();
         config.set("isolation.level", "read_uncommitted");
+        config
+    }
+
+    /// A client that commits offsets of `group`.
+    pub(super) fn group_member(&self, group: &str) -> ClientConfig {
+        let mut config = self.common();
+        config.set("enable.auto.commit", "false");
+        let mut config = self.settle(config);
+        // Also where the user names another for the readers, which commit nothing.
+        config.set("group.id", group);
         config
     }
 
@@ -274,7 +292,8 @@ impl Config {
         config.set_log_level(if verbose {
             RDKafkaLogLevel::Debug
         } else {
-            // That a broker closed a connection is logged at this level, and nothing else reports it.
+            // Lines up to this level are the only report that a broker closed a connection, and of the topic that
+            // a transaction may not write to.
             RDKafkaLogLevel::Info
         });
         config

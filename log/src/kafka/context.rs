@@ -11,11 +11,11 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Statistics,
+    ClientContext, Statistics, TopicPartitionList,
     client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     statistics::Broker,
 };
 
@@ -196,7 +196,14 @@ impl ClientContext for Events {
     }
 }
 
-impl ConsumerContext for Events {}
+impl ConsumerContext for Events {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            let reason = format!("the group's offsets were not committed: {error}");
+            self.error(error, &reason);
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

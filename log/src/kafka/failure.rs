@@ -5,10 +5,54 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use super::trouble;
 use crate::LogError;
 
-/// The meaning of an error about a topic and a partition; `None` if it only says that Kafka is away.
-pub(super) fn of(error: &KafkaError, topic: &str, partition: u32) -> Option<LogError> {
+/// The operation that an error is about, by Kafka's name, which a missing permission is reported with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Describe,
+    Read,
+    Write,
+    Create,
+    DescribeConfigs,
+}
+
+impl Operation {
+    /// The error of a principal that may not do it.
+    pub(super) fn denied(self, resource: String) -> LogError {
+        LogError::Denied {
+            operation: match self {
+                Operation::Describe => "Describe",
+                Operation::Read => "Read",
+                Operation::Write => "Write",
+                Operation::Create => "Create",
+                Operation::DescribeConfigs => "DescribeConfigs",
+            },
+            resource,
+            repeated: false,
+        }
+    }
+}
+
+/// Whether it says that the client's principal lacks a permission.
+pub(super) fn is_denial(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+    )
+}
+
+/// The meaning of an error of an operation on a topic and a partition; `None` if it only says that Kafka is away.
+pub(super) fn of(
+    error: &KafkaError,
+    operation: Operation,
+    topic: &str,
+    partition: u32,
+) -> Option<LogError> {
     let topic = topic.to_owned();
     Some(match code(error)? {
+        denial if is_denial(denial) => operation.denied(format!("topic {topic}")),
         Code::UnknownTopic | Code::UnknownTopicOrPartition => LogError::UnknownTopic { topic },
         Code::UnknownPartition => LogError::UnknownPartition { topic, partition },
         Code::QueueFull => LogError::Full,

@@ -14,7 +14,9 @@ mod appender;
 mod builtin;
 mod config;
 mod context;
+mod denials;
 mod failure;
+mod group_offsets;
 mod oauth;
 mod options;
 mod protected;
@@ -40,7 +42,8 @@ use rdkafka::{
 };
 
 use self::{
-    appender::KafkaAppender, config::Config, context::Events, oauth::Tokens, reader::KafkaReader,
+    appender::KafkaAppender, config::Config, context::Events, failure::Operation,
+    group_offsets::KafkaGroupOffsets, oauth::Tokens, reader::KafkaReader,
     transactor::KafkaTransactor, trouble::NO_TOKEN,
 };
 pub use self::{
@@ -48,7 +51,8 @@ pub use self::{
     options::{Fetching, KafkaOptions, PropertiesFile, Redacted, is_secret},
 };
 use crate::{
-    Appender, EndOffsets, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake,
+    Appender, EndOffsets, GroupOffsets, Log, LogError, Reader, TopicDescription, TopicSpec,
+    Transactor, Wake,
 };
 
 /// How long a broker may take to answer before it counts as away.
@@ -127,7 +131,8 @@ impl KafkaLog {
 
     /// An error of a question to the cluster, about `topic` and perhaps a partition.
     fn failure(&self, error: &KafkaError, topic: &str, partition: u32) -> LogError {
-        failure::of(error, topic, partition).unwrap_or_else(|| self.away(error.to_string()))
+        failure::of(error, Operation::Describe, topic, partition)
+            .unwrap_or_else(|| self.away(error.to_string()))
     }
 
     /// The brokers do not answer: why, if librdkafka reported it.
@@ -247,17 +252,20 @@ impl Drop for KafkaLog {
 
 impl Log for KafkaLog {
     fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
-        admin::create_topic(&self.config, spec)?;
+        let denials = self.config.denials();
+        denials.insist(|| admin::create_topic(&self.config, spec))?;
         admin::wait_until_known(|| self.partitions(&spec.name))
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        Ok(self.layout(topic, PATIENCE)?.partitions)
+        let denials = self.config.denials();
+        Ok(denials.insist(|| self.layout(topic, PATIENCE))?.partitions)
     }
 
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
-        let layout = self.layout(topic, PATIENCE)?;
-        let settings = admin::settings_of(&self.config, topic)?;
+        let denials = self.config.denials();
+        let layout = denials.insist(|| self.layout(topic, PATIENCE))?;
+        let settings = denials.insist(|| admin::settings_of(&self.config, topic))?;
         Ok(TopicDescription {
             partitions: layout.partitions,
             replication: layout.replication,
@@ -266,6 +274,8 @@ impl Log for KafkaLog {
             deleted: settings.deleted,
             timestamps: settings.timestamps,
             max_record_bytes: settings.max_record_bytes,
+            min_in_sync: settings.min_in_sync,
+            unclean_election: settings.unclean_election,
         })
     }
 
@@ -274,6 +284,9 @@ impl Log for KafkaLog {
     }
 
     fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
+        if let Some(denied) = self.config.denials().current() {
+            return Err(denied);
+        }
         match self.layout(topic, patience)?.leaderless {
             None => Ok(()),
             Some(partition) => Err(LogError::Unreachable {
@@ -376,7 +389,18 @@ impl Log for KafkaLog {
         Ok(Box::new(opened))
     }
 
+    fn group_offsets(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Option<Box<dyn GroupOffsets>>, LogError> {
+        let opened = KafkaGroupOffsets::open(&self.config, group, topic)?;
+        Ok(Some(Box::new(opened)))
+    }
+
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
-        Ok(Box::new(KafkaTransactor::open(&self.config, id, timeout)?))
+        let denials = self.config.denials();
+        let opened = denials.insist(|| KafkaTransactor::open(&self.config, id, timeout))?;
+        Ok(Box::new(opened))
     }
 }

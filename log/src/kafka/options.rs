@@ -2,7 +2,7 @@
 //!
 //! Invariant: no `Debug` here prints the value of a property that may be a secret.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 /// Where Kafka is, and how to connect to it.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub struct KafkaOptions {
     pub file: Option<PropertiesFile>,
     /// When readers are answered.
     pub fetching: Fetching,
+    /// How long a missing permission must be answered again and again until it is reported
+    /// ([`LogError::Denied`](crate::LogError::Denied)); at once by default. Meanwhile a start waits, and what runs
+    /// goes on without it.
+    pub denial_patience: Duration,
 }
 
 /// The properties of a file, and its name for messages.
@@ -46,6 +50,7 @@ impl fmt::Debug for KafkaOptions {
             .field("properties", &Redacted(&self.properties))
             .field("file", &self.file)
             .field("fetching", &self.fetching)
+            .field("denial_patience", &self.denial_patience)
             .finish()
     }
 }

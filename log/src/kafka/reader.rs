@@ -25,8 +25,13 @@ use rdkafka::{
 use super::{
     config::{Config, REPLACE_EVERY, signed, unsigned},
     context::Events,
+    failure::Operation,
 };
 use crate::{Header, Headers, LogError, Reader, Record, Wake};
+
+/// How long a consumer whose fetches are denied is kept: librdkafka reports a denial once, so only another consumer
+/// learns that it was repeated.
+const DENIED_REPLACE_EVERY: Duration = Duration::from_secs(10);
 
 /// How long an expired reader, which is of no more use anyway, waits to learn where the log starts.
 const START_PATIENCE: Duration = Duration::from_secs(2);
@@ -36,6 +41,8 @@ pub(super) struct KafkaReader {
     config: Config,
     wake: Wake,
     opened: Instant,
+    /// Whether the brokers deny this reader its fetches.
+    denied: bool,
     // Before the consumer: a queue unhooks its bell while the consumer still lives.
     partitions: Vec<Partition>,
     consumer: Arc<BaseConsumer<Events>>,
@@ -70,14 +77,27 @@ impl KafkaReader {
             config: config.clone(),
             wake,
             opened: Instant::now(),
+            denied: false,
             partitions,
             consumer,
         })
     }
 
+    /// Replaces a consumer that will not recover by itself, if it is time to.
+    fn replace_if_stuck(&mut self) -> Result<(), LogError> {
+        let age = self.opened.elapsed();
+        if self.consumer.context().is_alone() && age > REPLACE_EVERY {
+            tracing::warn!(topic = %self.topic, "a reader has no broker to talk to: it connects anew");
+            self.replace_consumer()
+        } else if self.denied && age > DENIED_REPLACE_EVERY {
+            self.replace_consumer()
+        } else {
+            Ok(())
+        }
+    }
+
     /// Goes on where it was, with another consumer.
     fn replace_consumer(&mut self) -> Result<(), LogError> {
-        tracing::warn!(topic = %self.topic, "a reader has no broker to talk to: it connects anew");
         let from: Vec<(u32, u64)> = self
             .partitions
             .iter()
@@ -127,7 +147,7 @@ impl KafkaReader {
     }
 
     /// What an error event means; `None` if librdkafka mends it by itself.
-    fn failure(&self, error: &KafkaError, number: u32, offset: u64) -> Option<LogError> {
+    fn failure(&mut self, error: &KafkaError, number: u32, offset: u64) -> Option<LogError> {
         let topic = self.topic.clone();
         Some(match error.rdkafka_error_code()? {
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset => {
@@ -147,10 +167,16 @@ impl KafkaReader {
                 topic,
                 partition: number,
             },
-            Code::TopicAuthorizationFailed
-            | Code::Fatal
-            | Code::BadMessage
-            | Code::BadCompression => {
+            Code::TopicAuthorizationFailed => {
+                self.denied = true;
+                let denials = self.config.denials();
+                let denied = denials.note(
+                    Operation::Read.denied(format!("topic {topic}")),
+                    Instant::now(),
+                );
+                return denials.is_final(&denied).then_some(denied);
+            }
+            Code::Fatal | Code::BadMessage | Code::BadCompression => {
                 LogError::Refused(format!("{topic}/{number} at {offset}: {error}"))
             }
             _ => return None,
@@ -231,9 +257,7 @@ impl Reader for KafkaReader {
         each: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<usize, LogError> {
         self.serve_consumer();
-        if self.consumer.context().is_alone() && self.opened.elapsed() > REPLACE_EVERY {
-            self.replace_consumer()?;
-        }
+        self.replace_if_stuck()?;
         let Some(which) = self.partitions.iter().position(|it| it.number == partition) else {
             return Err(LogError::UnknownPartition {
                 topic: self.topic.clone(),
@@ -245,6 +269,12 @@ impl Reader for KafkaReader {
         while count < limit {
             let (handed_out, event) = self.partitions[which].hand_out(limit - count, each)?;
             count += handed_out;
+            if self.denied && (handed_out > 0 || matches!(event, Some(KafkaError::PartitionEOF(_))))
+            {
+                self.denied = false;
+                let denials = self.config.denials();
+                denials.allow("Read", format_args!("topic {}", self.topic));
+            }
             match event {
                 Some(KafkaError::PartitionEOF(_)) => {
                     let position = self.position_at_end(partition);

@@ -6,12 +6,18 @@
 //! ```
 //!
 //! A transaction that its owner drops before its end is aborted: readers would wait for its timeout.
+//!
+//! A transaction that failed because a permission is missing is reported only once writing was allowed again, or
+//! denied for [`KafkaOptions::denial_patience`]: until then a record of it is written in transactions that are
+//! aborted, so that readers of committed records see none of them.
+//!
+//! [`KafkaOptions::denial_patience`]: super::KafkaOptions::denial_patience
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     error::Error,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -32,7 +38,8 @@ use super::{
     appender::{kafka_record, outcome, time_ms},
     config::Config,
     context::Events,
-    failure,
+    denials::{self, Denials},
+    failure::{self, Operation},
 };
 use crate::{LogError, NewRecord, Transactor};
 
@@ -46,6 +53,8 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the producer is polled while its owner does not, where it authenticates by a token.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// How librdkafka ends a line about a topic that may not be written to.
+const TOPIC_DENIED: &str = "Topic authorization failed";
 
 /// How long a transaction that failed waits to learn whether its topics still exist.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
@@ -58,16 +67,18 @@ pub(super) struct KafkaTransactor {
     /// Ends the thread that polls in between when it is dropped.
     _polling: Option<Sender<()>>,
     failures: Failures,
+    denials: Denials,
     id: String,
     timeout: Duration,
-    /// Where the records of the open transaction go: as many as there are topics.
-    topics: BTreeSet<String>,
+    /// Where the records of the open transaction go, and the first for each topic.
+    topics: BTreeMap<String, NewRecord>,
     /// Whether a transaction has begun and not ended.
     open: bool,
     failed: bool,
 }
 
-/// Keeps the first record that failed.
+/// Keeps the first record that failed, or a denial, which outweighs it: librdkafka purges the other records of a
+/// transaction that may not write to a topic, and reports them as purged.
 #[derive(Clone)]
 struct Failures {
     events: Events,
@@ -75,19 +86,27 @@ struct Failures {
 }
 
 impl Failures {
-    fn take(&self) -> Option<LogError> {
-        self.first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    fn first(&self) -> MutexGuard<'_, Option<LogError>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn any(&self) -> bool {
-        self.first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
+    fn add(&self, error: LogError) {
+        let mut first = self.first();
+        let outweighs = matches!(error, LogError::Denied { .. })
+            && !matches!(*first, Some(LogError::Denied { .. }));
+        if first.is_none() || outweighs {
+            *first = Some(error);
+        }
     }
+}
+
+/// The topic that a line of librdkafka says could not be added to the transaction for want of a permission. No
+/// other interface of librdkafka names it.
+fn denied_topic(facility: &str, line: &str) -> Option<String> {
+    let denied = facility == "ADDPARTS" && line.ends_with(TOPIC_DENIED);
+    let (_, from_topic) = line.split_once('"').filter(|_| denied)?;
+    let (topic, _) = from_topic.split_once('"')?;
+    Some(topic.to_owned())
 }
 
 impl ClientContext for Failures {
@@ -98,6 +117,9 @@ impl ClientContext for Failures {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some(topic) = denied_topic(facility, message) {
+            self.add(Operation::Write.denied(format!("topic {topic}")));
+        }
         self.events.log(level, facility, message);
     }
 
@@ -118,8 +140,7 @@ impl ProducerContext for Failures {
 
     fn delivery(&self, result: &DeliveryResult<'_>, time_ms: Box<i64>) {
         if let Err(error) = outcome(result, *time_ms) {
-            let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(error);
+            self.add(error);
         }
     }
 }
@@ -144,9 +165,10 @@ impl KafkaTransactor {
             producer,
             _polling: polling,
             failures,
+            denials: config.denials().clone(),
             id: id.to_owned(),
             timeout,
-            topics: BTreeSet::new(),
+            topics: BTreeMap::new(),
             open: false,
             failed: false,
         };
@@ -158,6 +180,9 @@ impl KafkaTransactor {
                     && let Some(error) = failure::security(config.brokers(), &report) =>
                 {
                     error
+                }
+                Some(code) if failure::is_denial(code) => {
+                    Operation::Write.denied(format!("transactional id {id}"))
                 }
                 Some(
                     RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::CoordinatorNotAvailable,
@@ -177,10 +202,12 @@ impl KafkaTransactor {
                 .map_err(|error| self.why(&error))?;
             self.open = true;
             self.topics.clear();
+            // What was reported late is about the former transaction.
+            self.failures.first().take();
         }
         for record in records {
-            if !self.topics.contains(&record.topic) {
-                self.topics.insert(record.topic.clone());
+            if !self.topics.contains_key(&record.topic) {
+                self.topics.insert(record.topic.clone(), record.clone());
             }
             self.send(record, until)?;
         }
@@ -192,24 +219,35 @@ impl KafkaTransactor {
     fn try_commit(&mut self, records: &[NewRecord]) -> Result<(), LogError> {
         let until = Instant::now() + self.timeout;
         self.try_write(records)?;
-        while self.producer.in_flight_count() > 0 && !self.failures.any() {
+        self.deliver(until)?;
+        // The report of a failed record may still be with the thread that polls in between.
+        self.producer
+            .commit_transaction(self.timeout)
+            .map_err(|error| {
+                self.failures
+                    .first()
+                    .take()
+                    .unwrap_or_else(|| self.why(&error))
+            })?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// Waits until every record is in the log; the first failure ends it.
+    fn deliver(&self, until: Instant) -> Result<(), LogError> {
+        while self.producer.in_flight_count() > 0 && self.failures.first().is_none() {
             if Instant::now() >= until {
-                let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+                let topics: Vec<&str> = self.topics.keys().map(String::as_str).collect();
                 return Err(LogError::TimedOut {
                     detail: format!("the transaction's records of {}", topics.join(", ")),
                 });
             }
             self.serve();
         }
-        if let Some(error) = self.failures.take() {
-            return Err(error);
+        match self.failures.first().take() {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
-        // The report of a failed record may still be with the thread that polls in between.
-        self.producer
-            .commit_transaction(self.timeout)
-            .map_err(|error| self.failures.take().unwrap_or_else(|| self.why(&error)))?;
-        self.open = false;
-        Ok(())
     }
 
     /// Sends one record; waits while librdkafka's queue is full.
@@ -223,7 +261,7 @@ impl KafkaTransactor {
             let full = failure::code(&error) == Some(RDKafkaErrorCode::QueueFull);
             if !full || Instant::now() >= until {
                 let partition = record.partition.unwrap_or_default();
-                let known = failure::of(&error, &record.topic, partition);
+                let known = failure::of(&error, Operation::Write, &record.topic, partition);
                 return Err(known.unwrap_or_else(|| self.why(&error)));
             }
             self.serve();
@@ -261,14 +299,62 @@ impl KafkaTransactor {
         }
         step(self).map_err(|error| {
             self.failed = true;
-            self.abort(error)
+            match self.abort(error) {
+                denied @ LogError::Denied { .. } => self.outlast(denied),
+                error => error,
+            }
         })
+    }
+
+    /// Writes to the topic that was denied, in transactions that are aborted, until that is allowed or the denial
+    /// has lasted; returns why the original transaction failed.
+    fn outlast(&mut self, mut denied: LogError) -> LogError {
+        loop {
+            denied = self.denials.note(denied, Instant::now());
+            let LogError::Denied { resource, .. } = &denied else {
+                return denied;
+            };
+            let mut records = self.topics.iter();
+            let written = records.find(|(topic, _)| *resource == format!("topic {topic}"));
+            let Some((_, record)) = written.filter(|_| !self.denials.is_final(&denied)) else {
+                return denied;
+            };
+            let (record, resource) = (record.clone(), resource.clone());
+            thread::sleep(denials::RETRY_EVERY);
+            match self.attempt_and_abort(&record) {
+                Ok(()) => {
+                    self.denials.allow("Write", format_args!("{resource}"));
+                    let detail = format!("Write on {resource} was denied, and is allowed again");
+                    return LogError::Aborted { detail };
+                }
+                Err(error) => denied = error,
+            }
+        }
+    }
+
+    fn attempt_and_abort(&mut self, record: &NewRecord) -> Result<(), LogError> {
+        let until = Instant::now() + self.timeout;
+        self.failures.first().take();
+        let begun = self.producer.begin_transaction();
+        let written = begun
+            .map_err(|error| self.why(&error))
+            .and_then(|()| self.send(record, until))
+            .and_then(|()| self.deliver(until));
+        let aborted = self.producer.abort_transaction(self.timeout);
+        written?;
+        aborted.map_err(|error| self.why(&error))
     }
 
     /// Ends the failed transaction, and says what it failed of: a fence outweighs what followed from it.
     fn abort(&self, first: LogError) -> LogError {
         let aborted = self.producer.abort_transaction(self.timeout);
         self.producer.poll(Duration::ZERO);
+        // What is reported only now outweighs `first` if it is a denial.
+        let reported = self.failures.first().take();
+        let first = match reported {
+            Some(denied @ LogError::Denied { .. }) => denied,
+            _ => first,
+        };
         let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
         let fenced = fatal.is_some_and(failure::fences)
             || aborted.is_err_and(|error| failure::is_fence(&error));
@@ -292,7 +378,7 @@ impl KafkaTransactor {
     /// such records until their time is over, and says of them only that it was.
     fn deleted_topic(&self) -> Option<LogError> {
         let client = self.producer.client();
-        for topic in &self.topics {
+        for topic in self.topics.keys() {
             // A cluster that is away is another reason.
             let metadata = client.fetch_metadata(Some(topic), METADATA_PATIENCE).ok()?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);

@@ -142,6 +142,7 @@ pub(crate) fn spec(name: &str, partitions: u32) -> TopicSpec {
         name: name.to_owned(),
         partitions,
         replication: 1,
+        min_in_sync: 1,
         cleanup: Cleanup::Delete {
             after: Duration::from_secs(3600),
             bytes: None,

@@ -18,6 +18,7 @@ use super::COMMON_PARTITIONS;
 use crate::{
     exit::{Exit, Failure},
     output,
+    permissions::Role,
     settings::{StoreFlags, TopicFlags},
     topics::{self, Home},
     values::span,
@@ -42,6 +43,9 @@ pub(crate) struct Flags {
     /// How many copies of each partition there should be
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     replication: Option<u32>,
+    /// How many replicas must have a record before it is acknowledged: min(2, replicas) unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    min_isr: Option<u32>,
 }
 
 /// What is asked of a topic.
@@ -53,6 +57,7 @@ struct Wanted<'a> {
     brokers: Option<String>,
     partitions: Option<u32>,
     replication: Option<u32>,
+    min_in_sync: Option<u32>,
 }
 
 /// Something to mend, or at least to know.
@@ -76,17 +81,27 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         brokers: flags.store.brokers(),
         partitions: flags.partitions,
         replication: flags.replication,
+        min_in_sync: flags.min_isr,
     };
     let home = match flags.store.is_kafka() {
-        true => Home::Kafka { replication: 1 },
+        // What differs from these is compared with the flags and with what is there.
+        true => Home::Kafka {
+            replication: 1,
+            min_in_sync: 1,
+        },
         false => Home::Embedded,
     };
     let log = flags.store.open_for_reading()?;
     let mut rows = Vec::new();
     let mut advice = Advice::default();
     let (mut topics, mut missing) = (0, 0);
+    let permissions = wanted.permissions();
     for spec in topics::specs(&names, flags.partitions.unwrap_or(1), home) {
-        let found = describe(&*log, &spec.name)?;
+        let found = describe(&*log, &spec.name);
+        if let Err(LogError::Denied { .. }) = &found {
+            output::quietly(output::print(&permissions))?;
+        }
+        let found = found?;
         let differences = wanted.differences(&spec, found.as_ref());
         rows.push(row(&spec.name, found.as_ref(), &differences));
         (topics, missing) = (topics + 1, missing + usize::from(found.is_none()));
@@ -106,7 +121,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(["topic", "partitions", "copies", "kept", "differs"])
         .add_rows(rows);
-    output::quietly(output::print(&format!("{table}\n{said}")))?;
+    output::quietly(output::print(&format!("{table}\n{said}{permissions}")))?;
     match advice.wrong.len() {
         0 => Ok(()),
         wrong => {
@@ -183,11 +198,11 @@ impl fmt::Display for Advice {
     }
 }
 
-fn describe(log: &dyn Log, topic: &str) -> Result<Option<TopicDescription>, Failure> {
+fn describe(log: &dyn Log, topic: &str) -> Result<Option<TopicDescription>, LogError> {
     match log.describe(topic) {
         Ok(found) => Ok(Some(found)),
         Err(LogError::UnknownTopic { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
@@ -233,6 +248,8 @@ impl Wanted<'_> {
         differences.extend(self.cleanup(spec, found));
         differences.extend(self.max_ahead(spec, found));
         differences.extend(self.record_bytes(spec, found));
+        differences.extend(self.min_in_sync(spec, found));
+        differences.extend(self.unclean_election(spec, found));
         differences
     }
 
@@ -243,6 +260,21 @@ impl Wanted<'_> {
             command: Some(self.create()),
             hint: false,
         }
+    }
+
+    /// The commands that give each role its permissions; nothing for a log without principals.
+    fn permissions(&self) -> String {
+        let Some(brokers) = &self.brokers else {
+            return String::new();
+        };
+        let mut text = "\nWhere Kafka has an authorizer, each role needs these permissions (replace User:ROLE by its principal):\n".to_owned();
+        for role in Role::ALL {
+            text += &format!("  {role}\n");
+            for command in role.commands(self.names, brokers) {
+                text += &format!("    {command}\n");
+            }
+        }
+        text
     }
 
     /// What to type to make the topics.
@@ -416,6 +448,33 @@ impl Wanted<'_> {
         Some(self.setting(spec, "records too small".to_owned(), mend, &setting))
     }
 
+    fn min_in_sync(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
+        let default = topics::default_min_in_sync(found.replication);
+        let (has, wants) = (found.min_in_sync, self.min_in_sync.unwrap_or(default));
+        let replicas = found.replication;
+        let mend = match has {
+            _ if has > replicas => format!(
+                "nothing can be written: {has} replicas must have a record, and there are {replicas}"
+            ),
+            _ if has < wants => format!(
+                "a record is acknowledged with {has} of {replicas} replicas in sync, and lost with that broker"
+            ),
+            _ => return None,
+        };
+        let wants = wants.min(replicas);
+        let setting = format!("min.insync.replicas={wants}");
+        Some(self.setting(spec, format!("in sync: {has}, not {wants}"), mend, &setting))
+    }
+
+    fn unclean_election(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
+        let mend =
+            "a replica that lacks acknowledged records may become the leader, and they are lost";
+        let what = "unclean elections".to_owned();
+        let setting = "unclean.leader.election.enable=false";
+        let differs = self.setting(spec, what, mend.to_owned(), setting);
+        found.unclean_election.then_some(differs)
+    }
+
     /// A difference that a setting of the topic mends.
     fn setting(&self, spec: &TopicSpec, what: String, mend: String, setting: &str) -> Difference {
         let name = &spec.name;
@@ -462,11 +521,16 @@ mod tests {
             brokers: Some("b:9092".to_owned()),
             partitions: Some(4),
             replication: None,
+            min_in_sync: None,
         }
     }
 
     fn specs(names: &Topics) -> Vec<TopicSpec> {
-        topics::specs(names, 4, Home::Kafka { replication: 1 })
+        let home = Home::Kafka {
+            replication: 1,
+            min_in_sync: 1,
+        };
+        topics::specs(names, 4, home)
     }
 
     /// What is said of `topic` once `change` happened to it.
@@ -494,7 +558,7 @@ mod tests {
     #[test]
     fn each_difference_names_the_command_that_mends_it() {
         type Change = fn(&mut TopicDescription);
-        let cases: [(&str, Change, &str); 9] = [
+        let cases: [(&str, Change, &str); 12] = [
             (
                 "reactions",
                 |t| t.timestamps = Timestamps::Written { max_ahead: None },
@@ -533,6 +597,21 @@ mod tests {
                 "--add-config max.message.bytes=1048588",
             ),
             ("live", |t| t.brokers = 3, "kafka-reassign-partitions.sh"),
+            (
+                "reactions",
+                |t| t.replication = 3,
+                "--add-config min.insync.replicas=2",
+            ),
+            (
+                "progress",
+                |t| t.min_in_sync = 2,
+                "--add-config min.insync.replicas=1",
+            ),
+            (
+                "windows",
+                |t| t.unclean_election = true,
+                "--add-config unclean.leader.election.enable=false",
+            ),
         ];
         for (topic, change, command) in cases {
             let differences = said(topic, change);

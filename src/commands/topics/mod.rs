@@ -36,6 +36,9 @@ pub(crate) struct Create {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     replication: u32,
+    /// How many replicas must have a record before it is acknowledged: min(2, replication) unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    min_isr: Option<u32>,
 }
 
 pub(crate) fn run(action: Action) -> Result<(), Failure> {
@@ -47,11 +50,21 @@ pub(crate) fn run(action: Action) -> Result<(), Failure> {
 
 fn create(flags: Create) -> Result<(), Failure> {
     let names = flags.topics.names();
+    let replication = flags.replication;
+    let min_in_sync = flags.min_isr;
+    let min_in_sync = min_in_sync.unwrap_or(topics::default_min_in_sync(replication));
+    if min_in_sync > replication {
+        let why = format!(
+            "{min_in_sync} replicas are never in sync with --replication {replication}, and nothing could be written"
+        );
+        return Err(Failure::usage("--min-isr", why));
+    }
     let home = Home::Kafka {
-        replication: flags.replication,
+        replication,
+        min_in_sync,
     };
     let typed = flags.kafka.as_typed();
-    let log = flags.kafka.connect()?;
+    let log = flags.kafka.connect_once()?;
     let specs = topics::specs(&names, flags.partitions, home);
     let created = topics::create_missing(&*log, &specs)?;
     let mut said = String::new();

@@ -131,6 +131,8 @@ impl From<WireDescription> for TopicDescription {
                 max_ahead: topic.max_ahead_ms.map(Duration::from_millis),
             },
             max_record_bytes: None,
+            min_in_sync: 1,
+            unclean_election: false,
         }
     }
 }

@@ -1,0 +1,58 @@
+//! The offsets of a consumer group, for tools that show its lag.
+//!
+//! Nobody joins the group: each commit is that of a consumer which assigns its partitions itself. It is best effort
+//! and outside of any transaction, for a run resumes from its own progress.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+};
+
+use super::{
+    config::{Config, signed},
+    context::Events,
+};
+use crate::{GroupOffsets, LogError};
+
+/// The most often that offsets are committed: lag tools poll every few seconds.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) struct KafkaGroupOffsets {
+    topic: String,
+    consumer: BaseConsumer<Events>,
+    committed: Option<Instant>,
+}
+
+impl KafkaGroupOffsets {
+    pub(super) fn open(config: &Config, group: &str, topic: &str) -> Result<Self, LogError> {
+        let settings = config.group_member(group);
+        Ok(Self {
+            topic: topic.to_owned(),
+            consumer: config.create(&settings, config.events())?,
+            committed: None,
+        })
+    }
+}
+
+impl GroupOffsets for KafkaGroupOffsets {
+    fn commit(&mut self, offsets: &[(u32, u64)]) {
+        // Serves the answers to earlier commits, which the context logs.
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+        if self.committed.is_some_and(|at| at.elapsed() < COMMIT_EVERY) {
+            return;
+        }
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (partition, offset) in offsets {
+            let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
+            // Only an offset that Kafka does not have is refused.
+            let _ = list.add_partition_offset(&self.topic, signed(*partition), offset);
+        }
+        // Only queues the request.
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!(%error, "the group's offsets cannot be committed");
+        }
+        self.committed = Some(Instant::now());
+    }
+}

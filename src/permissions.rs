@@ -1,0 +1,252 @@
+//! The permissions that each role needs on a Kafka with an authorizer: one table for the check at a start,
+//! `topics check` and the documentation.
+
+use std::fmt;
+
+use emostream_dataflow::{consumer_group, transactional_id};
+use emostream_model::Topics;
+
+/// A kind of resource that ACLs are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Topic,
+    Group,
+    TransactionalId,
+}
+
+impl Kind {
+    /// The flag of `kafka-acls.sh` that names such a resource.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Topic => "--topic",
+            Self::Group => "--group",
+            Self::TransactionalId => "--transactional-id",
+        }
+    }
+}
+
+/// What a principal must be allowed to do with a resource, by Kafka's names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Permission {
+    kind: Kind,
+    resource: String,
+    operations: Vec<&'static str>,
+}
+
+/// A command, or several, with a Kafka principal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Ingest,
+    Dataflow,
+    Publisher,
+    /// `up --kafka`: the three above, and it creates the topics.
+    Up,
+    Inspect,
+    Reset,
+    /// `topics create` and `topics check`.
+    Topics,
+}
+
+impl Role {
+    /// Every role, in the order in which they are documented.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Ingest,
+        Self::Dataflow,
+        Self::Publisher,
+        Self::Up,
+        Self::Inspect,
+        Self::Reset,
+        Self::Topics,
+    ];
+
+    /// The topics that the role uses.
+    pub(crate) fn topics(self, names: &Topics) -> Vec<String> {
+        let permissions = self.permissions(names);
+        let topics = permissions.into_iter().filter(|it| it.kind == Kind::Topic);
+        topics.map(|it| it.resource).collect()
+    }
+
+    /// What the role must be allowed to do, a resource a row.
+    pub(crate) fn permissions(self, names: &Topics) -> Vec<Permission> {
+        let results = [names.windows(), names.totals(), names.trending()];
+        let mut table = Table::default();
+        match self {
+            Self::Ingest => {
+                table.topics(
+                    &[names.reactions()],
+                    &["Describe", "DescribeConfigs", "Write"],
+                );
+            }
+            Self::Dataflow => {
+                table.topics(
+                    &[names.reactions()],
+                    &["Describe", "DescribeConfigs", "Read"],
+                );
+                table.topics(&results, &["Describe", "Read", "Write"]);
+                table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
+                table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
+                table.transactions(names);
+                // Only lag tools miss it.
+                table.add(Kind::Group, consumer_group(names), &["Read"]);
+            }
+            Self::Publisher => {
+                table.topics(&results, &["Describe", "Read"]);
+                table.topics(&[names.live(), names.progress()], &["Describe", "Read"]);
+            }
+            Self::Up => {
+                let parts = [Self::Ingest, Self::Dataflow, Self::Publisher, Self::Topics];
+                for permission in parts.iter().flat_map(|role| role.permissions(names)) {
+                    table.add(permission.kind, permission.resource, &permission.operations);
+                }
+            }
+            Self::Inspect => table.topics(&names.all(), &["Describe", "Read"]),
+            Self::Reset => {
+                table.topics(&[names.reactions(), names.windows()], &["Describe", "Read"]);
+                table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
+                table.transactions(names);
+            }
+            Self::Topics => {
+                table.topics(&names.all(), &["Create", "Describe", "DescribeConfigs"]);
+            }
+        }
+        table.rows
+    }
+
+    /// The commands that give `User:ROLE` what the role needs: resources with the same operations share one.
+    pub(crate) fn commands(self, names: &Topics, brokers: &str) -> Vec<String> {
+        let mut permissions = self.permissions(names);
+        let alike =
+            |a: &Permission, b: &Permission| (a.kind, &a.operations) == (b.kind, &b.operations);
+        permissions.sort_by_cached_key(|it| (it.kind, it.operations.clone()));
+        let groups = permissions.chunk_by(alike);
+        let command = |group: &[Permission]| {
+            let operations = group[0]
+                .operations
+                .iter()
+                .map(|it| format!(" --operation {it}"));
+            let resources = group
+                .iter()
+                .map(|it| format!(" {} {}", it.kind.flag(), it.resource));
+            format!(
+                "kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal User:{self}{}{}",
+                operations.collect::<String>(),
+                resources.collect::<String>()
+            )
+        };
+        groups.map(command).collect()
+    }
+}
+
+/// Permissions while they are gathered.
+#[derive(Default)]
+struct Table {
+    rows: Vec<Permission>,
+}
+
+impl Table {
+    /// Adds operations to a resource's row.
+    fn add(&mut self, kind: Kind, resource: String, operations: &[&'static str]) {
+        let known = self.rows.iter_mut();
+        let row = known
+            .into_iter()
+            .find(|it| it.kind == kind && it.resource == resource);
+        match row {
+            Some(row) => {
+                row.operations.extend(operations);
+                row.operations.sort_unstable();
+                row.operations.dedup();
+            }
+            None => self.rows.push(Permission {
+                kind,
+                resource,
+                operations: operations.to_vec(),
+            }),
+        }
+    }
+
+    fn topics(&mut self, topics: &[String], operations: &[&'static str]) {
+        for topic in topics {
+            self.add(Kind::Topic, topic.clone(), operations);
+        }
+    }
+
+    /// The dataflow's transactions.
+    fn transactions(&mut self, names: &Topics) {
+        self.add(
+            Kind::TransactionalId,
+            transactional_id(names),
+            &["Describe", "Write"],
+        );
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingest => "ingest",
+            Self::Dataflow => "dataflow",
+            Self::Publisher => "publisher",
+            Self::Up => "up",
+            Self::Inspect => "inspect",
+            Self::Reset => "reset",
+            Self::Topics => "topics",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resources_with_the_same_operations_share_a_command() {
+        let names = Topics::default();
+        let commands = Role::Dataflow.commands(&names, "b:9092");
+        assert!(
+            commands.contains(
+                &"kafka-acls.sh --bootstrap-server b:9092 --add --allow-principal User:dataflow \
+                  --operation Describe --operation Write \
+                  --topic emostream.live --topic emostream.rejected"
+                    .to_owned()
+            ),
+            "{commands:#?}"
+        );
+        assert_eq!(commands.len(), 5, "{commands:#?}");
+    }
+
+    #[test]
+    fn up_may_do_what_its_parts_may() {
+        let names = Topics::default();
+        let up = Role::Up.permissions(&names);
+        for part in [Role::Ingest, Role::Dataflow, Role::Publisher, Role::Topics] {
+            for Permission {
+                kind,
+                resource,
+                operations,
+            } in part.permissions(&names)
+            {
+                let row = up
+                    .iter()
+                    .find(|it| it.kind == kind && it.resource == resource);
+                let allowed = |it: &&str| row.is_some_and(|row| row.operations.contains(it));
+                assert!(operations.iter().all(|it| allowed(&it)), "{resource}");
+            }
+        }
+        let resources: Vec<_> = up.iter().map(|it| (it.kind, &it.resource)).collect();
+        let mut different = resources.clone();
+        different.sort();
+        different.dedup();
+        assert_eq!(different.len(), resources.len(), "one row a resource");
+    }
+
+    #[test]
+    fn a_role_waits_for_the_topics_of_its_permissions() {
+        let names = Topics::default();
+        assert_eq!(Role::Ingest.topics(&names), [names.reactions()]);
+        let mut all = Role::Dataflow.topics(&names);
+        all.sort();
+        let mut expected = names.all();
+        expected.sort();
+        assert_eq!(all, expected);
+    }
+}
