@@ -1,6 +1,8 @@
 # What one does here. `make` alone lists it.
 SHELL := bash
 .DEFAULT_GOAL := help
+# The version of the Kafka that the tests start; empty means the one in tests/kafka/pom.xml.
+export KAFKA_VERSION := $(or $(KAFKA),$(KAFKA_VERSION))
 .PHONY: help run build test soak bench screenshots lint fmt image cluster setup clean
 
 help: ## List the targets
@@ -12,7 +14,7 @@ run: ## Run everything in one process, on http://127.0.0.1:8080
 build: ## Build the program, optimised: target/release/emostream
 	cargo build --release
 
-test: setup ## Run every test, with a real Kafka and a real browser
+test: setup ## Run every test, with a real browser and a real Kafka (KAFKA=3.9.2: of that version)
 	cd broadcast/web && npm test
 	tests/kafka/kafka.sh run cargo test --workspace $(TEST_FLAGS)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A real Apache Kafka for the tests: fetched by Maven, one KRaft broker, gone afterwards.
+# KAFKA_VERSION: which version, the one in pom.xml by default; the tests also pass on 3.9.
 # KAFKA_ADVERTISED_HOST: where clients are told to come to, 127.0.0.1 by default.
 # KAFKA_FILE_KB: the most kilobytes of a file that a broker writes; what is beyond fails as on a full disk.
 # KAFKA_SESSION_TIMEOUT_MS: how long the broker may be silent, 2000 by default; a bench that keeps every
@@ -7,14 +8,15 @@
 # KAFKA_SECOND_LISTENER=PORT:ADVERTISED: a new broker also listens on PORT, and clients that come there are
 # sent to the port ADVERTISED: a proxy's, so that it cuts off these clients alone.
 #
-#   kafka.sh fetch                    fetch it into target/kafka, once
+#   kafka.sh fetch                    fetch it into target/kafka/VERSION, once
 #   kafka.sh start DIR PORT           start a broker on 127.0.0.1:PORT with its data, log and pid in DIR;
 #                                     returns when it answers
 #   kafka.sh join DIR PORT OTHER      start one more broker of the cluster whose broker is in OTHER
 #   kafka.sh stop DIR                 stop the broker of DIR; no error if it is gone already
 #   kafka.sh run CMD…                 start one on a free port, run CMD with EMOSTREAM_TEST_KAFKA set,
 #                                     stop it whatever happens; the exit code is CMD's
-#   kafka.sh topics PORT ARG…         Kafka's own tool for topics
+#   kafka.sh topics|acls|configs PORT ARG…
+#                                     Kafka's own kafka-topics.sh, kafka-acls.sh or kafka-configs.sh
 #   kafka.sh consume PORT TOPIC [ARG…]
 #                                     print what Kafka's own console consumer reads with
 #                                     read_committed from the beginning:
@@ -22,7 +24,8 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-home=$(cd "$here/../.." && pwd)/target/kafka
+version=${KAFKA_VERSION:-$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$here/pom.xml")}
+home=$(cd "$here/../.." && pwd)/target/kafka/$version
 
 # A busy machine with two cores needs up to half a minute.
 start_seconds=120
@@ -50,9 +53,9 @@ fetch() {
     if [ ! -e "$stamp" ]; then
         rm -rf "$home/libs"
         mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies \
-            "-DoutputDirectory=$home/libs" >"$home/fetch.log" 2>&1 || {
+            "-Dkafka.version=$version" "-DoutputDirectory=$home/libs" >"$home/fetch.log" 2>&1 || {
             cat "$home/fetch.log" >&2
-            fail "Maven could not fetch Kafka (see above)"
+            fail "Maven could not fetch Kafka $version (see above)"
         }
         touch "$stamp"
     fi
@@ -255,16 +258,23 @@ consume() { # consume PORT TOPIC [ARG…]
     exit "$code"
 }
 
-topics() { # topics PORT ARG…
+tool() { # tool NAME PORT ARG…
     fetch
-    local dir port=$1
-    shift
+    local class package=org.apache.kafka.tools dir port=$2
+    case $1 in
+    topics) class=TopicCommand ;;
+    acls) class=AclCommand ;;
+    configs) class=ConfigCommand ;;
+    esac
+    shift 2
+    # Kafka 4 moved the last of its tools out of this package.
+    ! grep -qF "kafka/admin/$class.class" "$home"/libs/kafka_*.jar || package=kafka.admin
     dir=$(mktemp -d)
     # shellcheck disable=SC2064 # the directory as it is now
     trap "rm -rf '$dir'" EXIT
     log_settings=$dir/log4j2.properties
     write_log_settings WARN >"$log_settings"
-    kafka org.apache.kafka.tools.TopicCommand --bootstrap-server "127.0.0.1:$port" "$@"
+    kafka "$package.$class" --bootstrap-server "127.0.0.1:$port" "$@"
 }
 
 usage() {
@@ -277,7 +287,7 @@ fetch) fetch ;;
 start) [ $# -eq 3 ] || usage; start "$2" "$3" ;;
 stop) [ $# -eq 2 ] || usage; stop "$2" ;;
 join) [ $# -eq 4 ] || usage; start "$2" "$3" "$4" ;;
-topics) [ $# -ge 3 ] || usage; shift; topics "$@" ;;
+topics | acls | configs) [ $# -ge 3 ] || usage; tool "$@" ;;
 run) [ $# -ge 2 ] || usage; shift; run "$@" ;;
 consume) [ $# -ge 3 ] || usage; shift; consume "$@" ;;
 *) usage ;;
