@@ -45,50 +45,39 @@ pub struct Broker {
 
 impl Broker {
     pub fn start() -> Broker {
-        let broker = Broker::on_a_free_port();
-        broker.come_back();
-        broker
+        Broker::start_in(&[])
     }
 
     /// One that may be silent for a while, so that a busy machine does not make it leave its replicas to
     /// the others.
     pub fn start_for_a_cluster() -> Broker {
-        let broker = Broker::on_a_free_port();
-        let arguments = ["start", text(broker.dir.path()), &broker.port];
-        let patient = ("KAFKA_SESSION_TIMEOUT_MS", "9000");
-        run(Command::new(SCRIPT)
-            .args(arguments)
-            .env(patient.0, patient.1));
-        broker
+        Broker::start_in(&[("KAFKA_SESSION_TIMEOUT_MS", "9000".to_owned())])
     }
 
     /// A broker that advertises a host name which does not resolve.
     pub fn start_at_an_unknown_host() -> Broker {
-        let broker = Broker::on_a_free_port();
-        let arguments = ["start", text(broker.dir.path()), &broker.port];
-        let host = ("KAFKA_ADVERTISED_HOST", "kafka-0.no-such-host.invalid");
-        run(Command::new(SCRIPT).args(arguments).env(host.0, host.1));
-        broker
+        let host = "kafka-0.no-such-host.invalid".to_owned();
+        Broker::start_in(&[("KAFKA_ADVERTISED_HOST", host)])
     }
 
     /// One that can write no file beyond so many KB until it comes back: what is beyond fails as on a full
     /// disk.
     pub fn start_with_room_for(file_kb: u32) -> Broker {
-        let broker = Broker::on_a_free_port();
-        let arguments = ["start", text(broker.dir.path()), &broker.port];
-        run(Command::new(SCRIPT)
-            .args(arguments)
-            .env("KAFKA_FILE_KB", file_kb.to_string()));
-        broker
+        Broker::start_in(&[("KAFKA_FILE_KB", file_kb.to_string())])
     }
 
     /// One with a second listener at `port`, which clients are sent to at `advertised`.
     pub fn start_with_second_listener(port: &str, advertised: &str) -> Broker {
+        Broker::start_in(&[second_listener(port, advertised)])
+    }
+
+    /// One that `kafka.sh` starts with these variables.
+    pub fn start_in(environment: &[(&str, String)]) -> Broker {
         let broker = Broker::on_a_free_port();
         let arguments = ["start", text(broker.dir.path()), &broker.port];
         run(Command::new(SCRIPT)
             .args(arguments)
-            .env("KAFKA_SECOND_LISTENER", format!("{port}:{advertised}")));
+            .envs(environment.iter().cloned()));
         broker
     }
 
@@ -115,11 +104,8 @@ impl Broker {
     /// The same with a second listener at `port`, which clients are sent to at `advertised`.
     pub fn joined_with_second_listener(&self, port: &str, advertised: &str) -> Broker {
         let broker = Broker::on_a_free_port();
-        let listener = format!("{port}:{advertised}");
-        broker.join(
-            self,
-            Command::new(SCRIPT).env("KAFKA_SECOND_LISTENER", listener),
-        );
+        let environment = [second_listener(port, advertised)];
+        broker.join(self, Command::new(SCRIPT).envs(environment));
         broker
     }
 
@@ -169,6 +155,17 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.go_away();
     }
+}
+
+/// What `kafka.sh` starts a broker with that has a second listener.
+fn second_listener(port: &str, advertised: &str) -> (&'static str, String) {
+    ("KAFKA_LISTENERS", format!("SECOND:{port}:{advertised}"))
+}
+
+/// Changes permissions with Kafka's own tool.
+pub fn acls(brokers: &str, arguments: &[&str]) -> String {
+    let port = brokers.rsplit_once(':').unwrap().1;
+    script(&[&["acls", port], arguments].concat())
 }
 
 /// Gives `topic` more partitions, with Kafka's own tool.

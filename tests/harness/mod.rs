@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+pub mod authority;
 pub mod browser;
 pub mod faketime;
 pub mod finals;
@@ -14,9 +15,11 @@ pub mod node;
 pub mod origin;
 pub mod proxy;
 pub mod rooms;
+pub mod secured;
 pub mod signal;
 pub mod sse;
 pub mod supervised;
+pub mod tokens;
 pub mod ws;
 
 use std::{

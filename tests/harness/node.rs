@@ -144,7 +144,7 @@ impl Node {
         until("the admin address in the log", || {
             let said = std::fs::read_to_string(&self.log).ok()?;
             let (_, rest) = said.split_once("admin on http://")?;
-            let end = rest.find(char::is_whitespace)?;
+            let end = rest.find(|c: char| c.is_whitespace() || c == '"')?;
             Some(rest[..end].to_owned())
         })
     }

@@ -5,8 +5,11 @@
 # KAFKA_FILE_KB: the most kilobytes of a file that a broker writes; what is beyond fails as on a full disk.
 # KAFKA_SESSION_TIMEOUT_MS: how long the broker may be silent, 2000 by default; a bench that keeps every
 # core busy needs more, or the broker counts as dead.
-# KAFKA_SECOND_LISTENER=PORT:ADVERTISED: a new broker also listens on PORT, and clients that come there are
-# sent to the port ADVERTISED: a proxy's, so that it cuts off these clients alone.
+# KAFKA_LISTENERS="NAME:PORT:ADVERTISED …": a new broker also listens on PORT, and clients that connect there are
+# sent to the port ADVERTISED. This is a proxy's port where a test cuts off these clients alone. NAME is SECOND,
+# SASL_SSL, SSL or MISNAMED.
+# KAFKA_SETTINGS=FILE: more settings of a new broker; they win over those here.
+# KAFKA_FORMAT: more arguments of kafka-storage.sh format, such as users of SCRAM.
 #
 #   kafka.sh fetch                    fetch it into target/kafka/VERSION, once
 #   kafka.sh start DIR PORT           start a broker on 127.0.0.1:PORT with its data, log and pid in DIR;
@@ -70,10 +73,12 @@ kafka() { # kafka CLASS ARG…, with the heap and log settings of the environmen
 settings() { # settings DIR PORT CONTROLLER_PORT [join]
     local session_ms=${KAFKA_SESSION_TIMEOUT_MS:-2000}
     local listeners=PLAINTEXT://127.0.0.1:$2 advertised=PLAINTEXT://${KAFKA_ADVERTISED_HOST:-127.0.0.1}:$2
-    if [ -n "${KAFKA_SECOND_LISTENER-}" ]; then
-        listeners+=,SECOND://127.0.0.1:${KAFKA_SECOND_LISTENER%:*}
-        advertised+=,SECOND://127.0.0.1:${KAFKA_SECOND_LISTENER#*:}
-    fi
+    local listener name at sent_to
+    for listener in ${KAFKA_LISTENERS-}; do
+        IFS=: read -r name at sent_to <<<"$listener"
+        listeners+=,$name://127.0.0.1:$at
+        advertised+=,$name://127.0.0.1:$sent_to
+    done
     if [ -z "${4-}" ]; then
         cat <<SETTINGS
 process.roles=broker,controller
@@ -90,7 +95,8 @@ SETTINGS
     cat <<SETTINGS
 controller.quorum.voters=1@127.0.0.1:$3
 advertised.listeners=$advertised
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SECOND:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECOND:PLAINTEXT,\
+SASL_SSL:SASL_SSL,SSL:SSL,MISNAMED:SASL_SSL
 controller.listener.names=CONTROLLER
 log.dirs=$1/data
 num.partitions=1
@@ -106,6 +112,7 @@ broker.session.timeout.ms=$session_ms
 # Several in a session: by default one comes every 2 s, and the first that is late takes the leaders away.
 broker.heartbeat.interval.ms=$((session_ms / 10))
 SETTINGS
+    [ -z "${KAFKA_SETTINGS-}" ] || cat "$KAFKA_SETTINGS"
 }
 
 write_log_settings() { # write_log_settings LEVEL > FILE
@@ -143,7 +150,7 @@ alive() { # alive DIR: whether the process of DIR/pid runs, and is that broker
 
 start() { # start DIR PORT [OTHER]
     fetch
-    local dir port=$2 other=${3-} deadline
+    local dir port=$2 other=${3-} deadline format key_set
     mkdir -p "$1"
     dir=$(cd "$1" && pwd)
     alive "$dir" && fail "a broker runs in $dir already"
@@ -157,17 +164,21 @@ start() { # start DIR PORT [OTHER]
             cp "$other/cluster" "$other/controller" "$dir"
         fi
         settings "$dir" "$port" "$(cat "$dir/controller")" ${other:+join} >"$dir/server.properties"
+        read -ra format <<<"${KAFKA_FORMAT-}"
         kafka kafka.tools.StorageTool format -t "$(cat "$dir/cluster")" -c "$dir/server.properties" \
-            >"$dir/format.log" 2>&1 || {
+            "${format[@]}" >"$dir/format.log" 2>&1 || {
             cat "$dir/format.log" >&2
             fail "Kafka's directory $dir could not be formatted"
         }
     fi
+    # Kafka 4 reads the key set of OAUTHBEARER only from where the JVM allows it.
+    key_set=$(sed -n 's/^sasl.oauthbearer.jwks.endpoint.url=//p' "$dir/server.properties")
     # Not through a function: the pid must be the broker's own. The descriptors are closed, so that a
     # pipe of the caller's does not wait for the broker.
     (
         [ -z "${KAFKA_FILE_KB-}" ] || ulimit -f "$KAFKA_FILE_KB"
         exec setsid java -Xmx512m -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile="$log_settings" \
+            "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=$key_set" \
             -cp "$home/libs/*" kafka.Kafka "$dir/server.properties"
     ) >>"$dir/broker.log" 2>&1 </dev/null 3>&- 8>&- 9>&- &
     echo $! >"$dir/pid"
