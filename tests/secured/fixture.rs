@@ -1,0 +1,229 @@
+//! Topics of a test's own on a secured Kafka, and roles with the permissions that the program prints for them.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::Output,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{
+    http, kafka,
+    node::{self, Node},
+    secured::{Client, Login, SecuredKafka},
+    unique, until,
+};
+
+pub const ROOM: &str = "secured";
+const PARTITIONS: u32 = 2;
+/// Windows that close soon.
+const QUICK: [&str; 4] = ["--window", "1s", "--idle-timeout", "3s"];
+/// The start of the sentence that says why the program ends.
+const SENTENCE: &str = "emostream: ";
+
+pub struct Stage {
+    pub kafka: Arc<SecuredKafka>,
+    pub dir: TempDir,
+    pub prefix: String,
+}
+
+impl Stage {
+    /// Topics that are not created yet. No role has a permission on them.
+    pub fn new(name: &str) -> Stage {
+        Stage {
+            kafka: SecuredKafka::shared(),
+            dir: tempfile::tempdir().unwrap(),
+            prefix: unique(name),
+        }
+    }
+
+    /// The same with topics.
+    pub fn with_topics(name: &str) -> Stage {
+        let stage = Stage::new(name);
+        kafka::create_topics(&stage.admin(), &stage.prefix, PARTITIONS);
+        stage
+    }
+
+    /// The listener where the test is a super user.
+    pub fn admin(&self) -> String {
+        self.kafka.broker.address()
+    }
+
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// Where the process of a role logs.
+    pub fn log(&self, role: &str) -> PathBuf {
+        self.dir.path().join(role)
+    }
+
+    /// Gives a role the permissions that `topics check` prints for it, with the commands that it prints.
+    pub fn grant(&self, role: &str) {
+        let store = ["--kafka", &self.admin(), "--topic-prefix", &self.prefix];
+        // It ends with 1 where topics are missing, and prints the commands nevertheless.
+        let check = node::run(&[&["topics", "check"][..], &store].concat());
+        let printed = String::from_utf8(check.stdout).unwrap();
+        let principal = format!("User:{role}");
+        let commands = printed.lines().filter_map(|line| {
+            let mut words: Vec<&str> = line.split_whitespace().collect();
+            let is_for_role = words.contains(&principal.as_str());
+            (is_for_role && words.remove(0) == "kafka-acls.sh").then_some(words)
+        });
+        let commands: Vec<Vec<&str>> = commands.collect();
+        assert!(!commands.is_empty(), "none for {role}:\n{printed}");
+        for words in commands {
+            let ["--bootstrap-server", brokers, arguments @ ..] = &*words else {
+                panic!("{words:?}");
+            };
+            assert_eq!(*brokers, self.admin());
+            kafka::acls(brokers, arguments);
+        }
+    }
+
+    /// Takes a permission away: a DENY ACL wins over every ALLOW.
+    pub fn deny(&self, role: &str, operation: &str, topic: &str) {
+        self.denial(&["--add"], role, operation, topic);
+    }
+
+    /// Gives the permission back.
+    pub fn allow_again(&self, role: &str, operation: &str, topic: &str) {
+        self.denial(&["--remove", "--force"], role, operation, topic);
+    }
+
+    fn denial(&self, how: &[&str], role: &str, operation: &str, topic: &str) {
+        let principal = format!("User:{role}");
+        let denial = ["--deny-principal", &principal, "--operation", operation];
+        let of = ["--topic", &self.topic(topic)];
+        kafka::acls(&self.admin(), &[how, &denial, &of].concat());
+    }
+
+    pub fn client(&self, role: &str, login: &Login<'_>) -> Client {
+        self.kafka.client(self.dir.path(), role, login)
+    }
+
+    /// The arguments of a command that uses the topics.
+    pub fn arguments<'a>(
+        &'a self,
+        command: &[&'a str],
+        client: &'a Client,
+        more: &[&'a str],
+    ) -> Vec<&'a str> {
+        let prefix = ["--topic-prefix", self.prefix.as_str()];
+        [command, &client.flags(), &prefix, more].concat()
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, command: &[&str], client: &Client) -> Output {
+        node::run(&self.arguments(command, client, &[]))
+    }
+
+    /// Runs a command that has to succeed, and returns what it printed.
+    pub fn output(&self, command: &[&str], client: &Client) -> String {
+        node::output(&self.arguments(command, client, &[]))
+    }
+
+    pub fn ingest(&self, client: &Client) -> Node {
+        let listen = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let arguments = self.arguments(&["ingest"], client, &listen);
+        Node::start(&arguments, &self.log("ingest"))
+    }
+
+    pub fn publisher(&self, client: &Client) -> Node {
+        let listen = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let arguments = self.arguments(&["publisher"], client, &listen);
+        Node::start(&arguments, &self.log("publisher"))
+    }
+
+    pub fn dataflow(&self, client: &Client) -> Node {
+        let more = [&QUICK[..], &["--admin", "127.0.0.1:0"]].concat();
+        let arguments = self.arguments(&["dataflow"], client, &more);
+        Node::start_silent(&arguments, &self.log("dataflow"))
+    }
+
+    pub fn up(&self, client: &Client, more: &[&str]) -> Node {
+        let listen = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let arguments = self.arguments(&["up"], client, &[&listen, &QUICK, more].concat());
+        Node::start(&arguments, &self.log("up"))
+    }
+
+    /// Waits until so many reactions are in finals, each window's once.
+    pub fn until_counted(&self, reactions: u64) {
+        self.until_counted_or_more(reactions, 0);
+    }
+
+    /// The same where `unknown` reactions more may have been stored: their requests failed.
+    pub fn until_counted_or_more(&self, reactions: u64, unknown: u64) {
+        let store = ["--kafka", &self.admin(), "--topic-prefix", &self.prefix];
+        let inspect = ["inspect", "windows", "--format", "json"];
+        let arguments = [&inspect[..], &store].concat();
+        until("every reaction in a final", || {
+            let mut windows = BTreeMap::new();
+            for line in node::output(&arguments).lines() {
+                let value = &serde_json::from_str::<Value>(line).unwrap()["value"];
+                let window = value["start"].as_u64().unwrap();
+                let doubled = windows.insert(window, value["total"].as_u64().unwrap());
+                assert_eq!(doubled, None, "a second final of window {window}");
+            }
+            let counted: u64 = windows.values().sum();
+            let most = reactions + unknown;
+            assert!(counted <= most, "{counted} counted of {most}");
+            (counted >= reactions).then_some(())
+        });
+    }
+}
+
+/// Posts reactions that have to be stored, and returns how many.
+pub fn stored(address: &str, reactions: u64) -> u64 {
+    let answer = post(address, reactions);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    reactions
+}
+
+/// Posts reactions and waits until they are stored, or cannot be.
+pub fn post(address: &str, reactions: u64) -> http::Answer {
+    let reaction = json!({"user_id": 1, "emoji_type": "🔥", "room": ROOM});
+    let body = Value::Array(vec![reaction; reactions as usize]).to_string();
+    http::post(address, "/v1/reactions?wait=stored", &body).unwrap()
+}
+
+/// The one sentence with which the program ended; standard error has no other.
+pub fn sentence(logged: &str) -> &str {
+    let mut sentences = logged.lines().filter(|line| line.starts_with(SENTENCE));
+    let sentence = sentences.next();
+    assert_eq!(sentences.next(), None, "{logged}");
+    sentence.unwrap_or_else(|| panic!("no sentence:\n{logged}"))
+}
+
+/// That `text` has each of `words` in it, in capitals or not.
+pub fn assert_contains(text: &str, words: &[&str]) {
+    let lowercase = text.to_lowercase();
+    for word in words {
+        assert!(
+            lowercase.contains(&word.to_lowercase()),
+            "{word} is not in:\n{text}"
+        );
+    }
+}
+
+/// Waits until a line of the log has each of `words`, and returns it.
+pub fn logged(node: &Node, words: &[&str]) -> String {
+    until("a line in the log", || {
+        let log = node.logged();
+        let mut lines = log.lines();
+        let found = lines.find(|line| words.iter().all(|word| line.contains(word)));
+        found.map(str::to_owned)
+    })
+}
+
+/// Waits for a process to end by itself, and returns its exit code and how long that took.
+pub fn ended(node: &mut Node, within: Duration) -> (i32, Duration) {
+    let begun = Instant::now();
+    let code = node.exit_code_within(within);
+    let code = code.unwrap_or_else(|| panic!("still running:\n{}", node.logged()));
+    (code, begun.elapsed())
+}

@@ -1,0 +1,114 @@
+//! Permissions that are missing, taken away and given back.
+
+use std::time::Duration;
+
+use super::fixture::{Stage, assert_contains, ended, logged, post, sentence, stored};
+use crate::harness::{http, node::Node, secured::Login, until};
+
+/// How long a service repeats a request that is denied before it ends.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Only a test that fails waits this long.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(90);
+
+/// Waits until `/readyz` says so, and returns the body of its answer.
+fn until_ready(node: &Node, is_ready: bool) -> String {
+    let admin = node.admin();
+    until("the right readiness", || {
+        let answer = http::get(&admin, "/readyz").unwrap();
+        ((answer.status == 200) == is_ready).then_some(answer.body)
+    })
+}
+
+#[test]
+fn a_dataflow_waits_for_a_permission_and_ends_with_78_where_it_stays_away() {
+    let stage = Stage::with_topics("dataflow");
+    for role in ["ingest", "dataflow"] {
+        stage.grant(role);
+    }
+    let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
+    let client = stage.client("dataflow", &Login::Scram256);
+    let mut dataflow = stage.dataflow(&client);
+    let mut reactions = stored(&ingest.address, 10);
+    stage.until_counted(reactions);
+    let windows = stage.topic("windows");
+
+    stage.deny("dataflow", "Write", "windows");
+    reactions += stored(&ingest.address, 10);
+    logged(&dataflow, &["Write", &windows]);
+    assert_contains(&until_ready(&dataflow, false), &["Write", &windows]);
+    stage.allow_again("dataflow", "Write", "windows");
+    stage.until_counted(reactions);
+    until_ready(&dataflow, true);
+    assert!(dataflow.runs(), "{}", dataflow.logged());
+
+    stage.deny("dataflow", "Write", "windows");
+    reactions += stored(&ingest.address, 10);
+    let (code, after) = ended(&mut dataflow, GIVEN_UP_WITHIN);
+    let log = dataflow.logged();
+    assert_eq!(code, 78, "{log}");
+    assert_contains(sentence(&log), &["Write", &windows, "topics check"]);
+    // The window had to close first.
+    assert!(after >= PATIENCE, "{after:?}");
+
+    stage.allow_again("dataflow", "Write", "windows");
+    let _dataflow = stage.dataflow(&client);
+    stage.until_counted(reactions);
+}
+
+#[test]
+fn a_dataflow_that_may_not_read_any_more_recovers() {
+    let stage = Stage::with_topics("reads");
+    for role in ["ingest", "dataflow"] {
+        stage.grant(role);
+    }
+    let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
+    let mut dataflow = stage.dataflow(&stage.client("dataflow", &Login::Scram256));
+    let mut reactions = stored(&ingest.address, 10);
+    stage.until_counted(reactions);
+    stage.deny("dataflow", "Read", "reactions");
+    reactions += stored(&ingest.address, 10);
+    logged(&dataflow, &["Read", &stage.topic("reactions")]);
+    stage.allow_again("dataflow", "Read", "reactions");
+    stage.until_counted(reactions);
+    assert!(dataflow.runs(), "{}", dataflow.logged());
+}
+
+#[test]
+fn an_ingest_names_the_permission_that_it_lost_and_recovers() {
+    let stage = Stage::with_topics("ingest");
+    stage.grant("ingest");
+    let mut ingest = stage.ingest(&stage.client("ingest", &Login::Plain));
+    stored(&ingest.address, 1);
+    stage.deny("ingest", "Write", "reactions");
+    until("a request that is not stored", || {
+        (post(&ingest.address, 1).status == 503).then_some(())
+    });
+    logged(&ingest, &["Write", &stage.topic("reactions")]);
+    stage.allow_again("ingest", "Write", "reactions");
+    until("a request that is stored", || {
+        (post(&ingest.address, 1).status == 200).then_some(())
+    });
+    until_ready(&ingest, true);
+    assert!(ingest.runs(), "{}", ingest.logged());
+}
+
+#[test]
+fn a_start_without_permissions_names_one_and_ends_with_78() {
+    let stage = Stage::with_topics("none");
+    let client = stage.client("publisher", &Login::Certificate);
+    let arguments = ["--listen", "127.0.0.1:0", "--admin", "off"];
+    let arguments = stage.arguments(&["publisher"], &client, &arguments);
+    let mut publisher = Node::start_silent(&arguments, &stage.log("publisher"));
+    // A command does not wait for a permission as a service does.
+    let inspect = stage.client("inspect", &Login::Scram256);
+    let output = stage.run(&["inspect", "windows"], &inspect);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert_contains(sentence(&errors), &["Describe", &stage.topic("windows")]);
+
+    let (code, after) = ended(&mut publisher, GIVEN_UP_WITHIN);
+    let log = publisher.logged();
+    assert_eq!(code, 78, "{log}");
+    assert_contains(sentence(&log), &["Describe", &stage.prefix, "topics check"]);
+    println!("publisher: {after:?}, {}", sentence(&log));
+}

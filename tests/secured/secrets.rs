@@ -1,0 +1,71 @@
+//! Secrets of a properties file appear in no output, metric, log line or process list.
+
+use std::{fs, time::Duration};
+
+use super::fixture::{Stage, stored};
+use crate::harness::{
+    http, node,
+    secured::{Client, Login},
+};
+
+/// All secrets begin with it.
+const SECRET: &str = "hunter2";
+const TOKEN_LIFE: Duration = Duration::from_secs(600);
+
+fn assert_silent(what: &str, text: &str) {
+    assert!(!text.contains(SECRET), "{what}: {text}");
+    // A JSON Web Token begins so.
+    assert!(!text.contains("eyJ"), "{what}: {text}");
+}
+
+#[test]
+fn secrets_appear_nowhere() {
+    let stage = Stage::new("secrets");
+    stage.grant("up");
+    let endpoint = stage.kafka.token_endpoint(TOKEN_LIFE);
+    for (login, property) in [
+        (Login::Scram256, "sasl.password"),
+        (Login::Token(&endpoint), "sasl.oauthbearer.client.secret"),
+    ] {
+        let client = stage.client("up", &login);
+        for format in ["text", "json"] {
+            let up = stage.up(&client, &["-v", "--log-format", format]);
+            stored(&up.address, 1);
+            let (admin, pid) = (up.admin(), up.pid());
+            let metrics = http::get(&admin, "/metrics").unwrap();
+            assert_silent("/metrics", &metrics.body);
+            let process = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+            assert_silent("the process list", &String::from_utf8_lossy(&process));
+            assert_silent("the log", &up.logged());
+            drop(up);
+            // The next one's address is looked for in its own log.
+            fs::remove_file(stage.log("up")).unwrap();
+        }
+        fails_silently(&stage, &client, property);
+    }
+}
+
+/// Also where something is wrong with the file.
+fn fails_silently(stage: &Stage, client: &Client, secret: &str) {
+    let properties = [
+        (secret, "hunter2-of-nobody"),
+        // A value that does not parse, and a property that does not exist.
+        ("ssl.key.pem", "hunter2"),
+        ("socket.timeout.ms", "soon"),
+        ("sasl.pasword", "hunter2"),
+    ];
+    let config = client.flags()[3];
+    let help = node::emostream(&["up", "--help"])
+        .env("EMOSTREAM_KAFKA_CONFIG", config)
+        .output()
+        .unwrap();
+    assert_silent("--help", &String::from_utf8(help.stdout).unwrap());
+    for (property, value) in properties {
+        let client = client.clone().with(property, value);
+        let output = stage.run(&["up", "-vv", "--listen", "127.0.0.1:0"], &client);
+        assert!(!output.status.success(), "{property}");
+        for text in [output.stdout, output.stderr] {
+            assert_silent(property, &String::from_utf8(text).unwrap());
+        }
+    }
+}

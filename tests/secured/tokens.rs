@@ -1,0 +1,46 @@
+//! Tokens with a short life, and a token endpoint that does not answer for a while.
+
+use std::time::Duration;
+
+use super::fixture::{Stage, logged, post, stored};
+use crate::harness::{secured::Login, until};
+
+/// A new one is requested before it is over.
+const TOKEN_LIFE: Duration = Duration::from_secs(10);
+
+#[test]
+fn tokens_are_renewed_and_an_endpoint_that_comes_back_is_used_again() {
+    let stage = Stage::new("tokens");
+    stage.grant("up");
+    let mut endpoint = stage.kafka.token_endpoint(TOKEN_LIFE);
+    let mut up = stage.up(&stage.client("up", &Login::Token(&endpoint)), &[]);
+    let mut reactions = stored(&up.address, 10);
+    stage.until_counted(reactions);
+    let issued = endpoint.issued();
+    until("a new token", || (endpoint.issued() > issued).then_some(()));
+    reactions += stored(&up.address, 10);
+
+    endpoint.go_away();
+    logged(&up, &["token", &endpoint.address]);
+    let mut unknown = 0;
+    until("the end of the last tokens", || {
+        let refused = post(&up.address, 1).status != 200;
+        match refused {
+            true => unknown += 1,
+            false => reactions += 1,
+        }
+        refused.then_some(())
+    });
+    assert_eq!(unknown, 1);
+    endpoint.come_back();
+    until("a request that is stored", || {
+        let answer = post(&up.address, 1);
+        match answer.status {
+            200 => reactions += 1,
+            _ => unknown += 1,
+        }
+        (answer.status == 200).then_some(())
+    });
+    stage.until_counted_or_more(reactions, unknown);
+    assert!(up.runs(), "{}", up.logged());
+}
