@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use super::fixture::{Stage, assert_contains, ended, logged, post, sentence, stored};
-use crate::harness::{http, node::Node, secured::Login, until};
+use crate::harness::{
+    http,
+    node::Node,
+    secured::{Client, Login},
+    until,
+};
 
 /// How long a service repeats a request that is denied before it ends.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -14,38 +19,54 @@ const GIVEN_UP_WITHIN: Duration = Duration::from_secs(90);
 fn until_ready(node: &Node, is_ready: bool) -> String {
     let admin = node.admin();
     until("the right readiness", || {
-        let answer = http::get(&admin, "/readyz").unwrap();
+        let answer = http::get(&admin, "/readyz");
+        let answer = answer.unwrap_or_else(|error| panic!("{error}:\n{}", node.logged()));
         ((answer.status == 200) == is_ready).then_some(answer.body)
     })
 }
 
-#[test]
-fn a_dataflow_waits_for_a_permission_and_ends_with_78_where_it_stays_away() {
-    let stage = Stage::with_topics("dataflow");
+/// A dataflow that has counted and then lost the permission to write finals, its ingest, its properties, and how many
+/// reactions are stored.
+fn denied_to_write(stage: &Stage) -> (Node, Node, Client, u64) {
     for role in ["ingest", "dataflow"] {
         stage.grant(role);
     }
     let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
     let client = stage.client("dataflow", &Login::Scram256);
-    let mut dataflow = stage.dataflow(&client);
+    let dataflow = stage.dataflow(&client);
     let mut reactions = stored(&ingest.address, 10);
     stage.until_counted(reactions);
-    let windows = stage.topic("windows");
-
     stage.deny("dataflow", "Write", "windows");
     reactions += stored(&ingest.address, 10);
+    (dataflow, ingest, client, reactions)
+}
+
+#[test]
+fn a_dataflow_that_may_write_again_is_restarted_and_counts_everything() {
+    let stage = Stage::with_topics("denied");
+    let (mut dataflow, _ingest, client, reactions) = denied_to_write(&stage);
+    let windows = stage.topic("windows");
     logged(&dataflow, &["Write", &windows]);
     assert_contains(&until_ready(&dataflow, false), &["Write", &windows]);
     stage.allow_again("dataflow", "Write", "windows");
+    let (code, _) = ended(&mut dataflow, GIVEN_UP_WITHIN);
+    assert_eq!(code, 75, "{}", dataflow.logged());
+    assert_contains(
+        sentence(&dataflow.logged()),
+        &["Write", &windows, "allowed again", "restarted"],
+    );
+    let _dataflow = stage.dataflow(&client);
     stage.until_counted(reactions);
-    until_ready(&dataflow, true);
-    assert!(dataflow.runs(), "{}", dataflow.logged());
+}
 
-    stage.deny("dataflow", "Write", "windows");
-    reactions += stored(&ingest.address, 10);
+#[test]
+fn a_dataflow_that_stays_without_a_permission_ends_with_78() {
+    let stage = Stage::with_topics("lost");
+    let (mut dataflow, _ingest, client, reactions) = denied_to_write(&stage);
     let (code, after) = ended(&mut dataflow, GIVEN_UP_WITHIN);
     let log = dataflow.logged();
     assert_eq!(code, 78, "{log}");
+    let windows = stage.topic("windows");
     assert_contains(sentence(&log), &["Write", &windows, "topics check"]);
     // The window had to close first.
     assert!(after >= PATIENCE, "{after:?}");

@@ -189,6 +189,8 @@ impl ClientContext for Events {
         match error.rdkafka_error_code() {
             // These are answers to a reader, not troubles.
             Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
+            // Of a reader, which needs no group. Offsets that are not committed are reported by their own answer.
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
             // The single broker's own error has been told just before, and says more.
             Some(RDKafkaErrorCode::AllBrokersDown) => tracing::debug!("Kafka: {reason}"),
             _ => self.take_in(reason),
@@ -199,8 +201,10 @@ impl ClientContext for Events {
 impl ConsumerContext for Events {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            let reason = format!("the group's offsets were not committed: {error}");
-            self.error(error, &reason);
+            let sentence = format!("Kafka: the group's offsets are not committed: {error}");
+            if is_due(&sentence) {
+                tracing::warn!("{sentence}");
+            }
         }
     }
 }

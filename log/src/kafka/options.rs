@@ -229,6 +229,7 @@ mod tests {
                 ]),
             }),
             fetching: Fetching::AtOnce,
+            denial_patience: Duration::ZERO,
         };
         for text in [format!("{options:?}"), format!("{:?}", options.effective())] {
             assert!(!text.contains("hunter2"), "{text}");

@@ -28,7 +28,7 @@ use rdkafka::{
     ClientContext, Statistics,
     client::OAuthToken,
     config::RDKafkaLogLevel,
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::DeliveryResult,
     producer::{BaseProducer, Producer, ProducerContext},
 };
@@ -38,7 +38,7 @@ use super::{
     appender::{kafka_record, outcome, time_ms},
     config::Config,
     context::Events,
-    denials::{self, Denials},
+    denials,
     failure::{self, Operation},
 };
 use crate::{LogError, NewRecord, Transactor};
@@ -56,6 +56,9 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How librdkafka ends a line about a topic that may not be written to.
 const TOPIC_DENIED: &str = "Topic authorization failed";
 
+/// How long an abort waits at once before reports are polled.
+const ABORT_STEP: Duration = Duration::from_millis(50);
+
 /// How long a transaction that failed waits to learn whether its topics still exist.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -67,7 +70,7 @@ pub(super) struct KafkaTransactor {
     /// Ends the thread that polls in between when it is dropped.
     _polling: Option<Sender<()>>,
     failures: Failures,
-    denials: Denials,
+    config: Config,
     id: String,
     timeout: Duration,
     /// Where the records of the open transaction go, and the first for each topic.
@@ -165,7 +168,7 @@ impl KafkaTransactor {
             producer,
             _polling: polling,
             failures,
-            denials: config.denials().clone(),
+            config: config.clone(),
             id: id.to_owned(),
             timeout,
             topics: BTreeMap::new(),
@@ -310,20 +313,23 @@ impl KafkaTransactor {
     /// has lasted; returns why the original transaction failed.
     fn outlast(&mut self, mut denied: LogError) -> LogError {
         loop {
-            denied = self.denials.note(denied, Instant::now());
+            denied = self.config.denials().note(denied, Instant::now());
             let LogError::Denied { resource, .. } = &denied else {
                 return denied;
             };
             let mut records = self.topics.iter();
             let written = records.find(|(topic, _)| *resource == format!("topic {topic}"));
-            let Some((_, record)) = written.filter(|_| !self.denials.is_final(&denied)) else {
+            let Some((_, record)) = written.filter(|_| !self.config.denials().is_final(&denied))
+            else {
                 return denied;
             };
             let (record, resource) = (record.clone(), resource.clone());
             thread::sleep(denials::RETRY_EVERY);
-            match self.attempt_and_abort(&record) {
+            match self.probe(&record) {
                 Ok(()) => {
-                    self.denials.allow("Write", format_args!("{resource}"));
+                    self.config
+                        .denials()
+                        .allow("Write", format_args!("{resource}"));
                     let detail = format!("Write on {resource} was denied, and is allowed again");
                     return LogError::Aborted { detail };
                 }
@@ -332,23 +338,43 @@ impl KafkaTransactor {
         }
     }
 
-    fn attempt_and_abort(&mut self, record: &NewRecord) -> Result<(), LogError> {
+    /// Writes a record in a transaction of its own, which is aborted. With another producer: Kafka does not let one
+    /// end a transaction to which it has denied every partition.
+    fn probe(&self, record: &NewRecord) -> Result<(), LogError> {
         let until = Instant::now() + self.timeout;
-        self.failures.first().take();
-        let begun = self.producer.begin_transaction();
+        let other = Self::open(&self.config, &self.id, self.timeout)?;
+        let begun = other.producer.begin_transaction();
         let written = begun
-            .map_err(|error| self.why(&error))
-            .and_then(|()| self.send(record, until))
-            .and_then(|()| self.deliver(until));
-        let aborted = self.producer.abort_transaction(self.timeout);
-        written?;
-        aborted.map_err(|error| self.why(&error))
+            .map_err(|error| other.why(&error))
+            .and_then(|()| other.send(record, until))
+            .and_then(|()| other.deliver(until));
+        // If that fails, the next transactor of the id does it.
+        let _ = other.abort_within(ABORT_PATIENCE);
+        written
+    }
+
+    /// Aborts the open transaction. librdkafka waits until the reports of its records are polled, which only its
+    /// caller does, and continues when it is called again.
+    fn abort_within(&self, patience: Duration) -> KafkaResult<()> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.producer.abort_transaction(ABORT_STEP) {
+                Err(KafkaError::Transaction(error))
+                    if error.is_retriable() && Instant::now() < until =>
+                {
+                    self.serve();
+                }
+                aborted => {
+                    self.producer.poll(Duration::ZERO);
+                    return aborted;
+                }
+            }
+        }
     }
 
     /// Ends the failed transaction, and says what it failed of: a fence outweighs what followed from it.
     fn abort(&self, first: LogError) -> LogError {
-        let aborted = self.producer.abort_transaction(self.timeout);
-        self.producer.poll(Duration::ZERO);
+        let aborted = self.abort_within(self.timeout);
         // What is reported only now outweighs `first` if it is a denial.
         let reported = self.failures.first().take();
         let first = match reported {
@@ -428,7 +454,7 @@ impl Drop for KafkaTransactor {
     fn drop(&mut self) {
         if self.open && !self.failed {
             // If that fails, the next transactor of the id does it, or the timeout.
-            let _ = self.producer.abort_transaction(ABORT_PATIENCE);
+            let _ = self.abort_within(ABORT_PATIENCE);
         }
     }
 }

@@ -67,7 +67,7 @@ impl fmt::Display for Trouble {
                 f.write_str("its certificate has expired; the broker needs a new one")
             }
             Trouble::NoClientCertificate => f.write_str(
-                "it requires a client certificate; set ssl.certificate.location and ssl.key.location",
+                "it requires a client certificate of an authority that it trusts; set ssl.certificate.location and ssl.key.location",
             ),
             Trouble::ClientCertificate => f.write_str(
                 "it does not accept this client's certificate (ssl.certificate.location); check that it has not expired and that the broker trusts the CA that signed it",
