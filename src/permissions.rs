@@ -229,7 +229,7 @@ mod tests {
                     .iter()
                     .find(|it| it.kind == kind && it.resource == resource);
                 let allowed = |it: &&str| row.is_some_and(|row| row.operations.contains(it));
-                assert!(operations.iter().all(|it| allowed(it)), "{resource}");
+                assert!(operations.iter().all(allowed), "{resource}");
             }
         }
         let resources: Vec<_> = up.iter().map(|it| (it.kind, &it.resource)).collect();
