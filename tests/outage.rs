@@ -296,7 +296,8 @@ fn a_change_of_leaders_costs_no_promise() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start_for_a_cluster();
     let other = broker.joined();
-    create_topics(&broker, &["--replication", "2"]);
+    // With 2 of 2 in sync, nothing is stored while one of them is down.
+    create_topics(&broker, &["--replication", "2", "--min-isr", "1"]);
     let node = ingest(dir.path(), &broker);
     let crowd = Crowd::start(&node.address);
     crowd.is_accepted_and_stored_again();
