@@ -17,8 +17,8 @@ use std::{
 
 use bytes::Bytes;
 use emostream_log::{
-    Appender, Done, EndOffsets, Header, Log, LogError, NewRecord, Reader, Record, TopicDescription,
-    TopicSpec, Transactor, Wake,
+    Appender, Cleanup, Done, EndOffsets, Header, Log, LogError, NewRecord, Reader, Record,
+    TopicDescription, TopicSpec, Transactor, Wake,
 };
 use rand::RngExt;
 
@@ -351,10 +351,16 @@ impl Log for SimLog {
             })
     }
 
-    fn describe(&self, _topic: &str) -> Result<TopicDescription, LogError> {
-        Err(LogError::Refused(
-            "the simulation describes no topics".to_owned(),
-        ))
+    /// Every topic keeps everything.
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        Ok(TopicDescription::of(&TopicSpec {
+            name: topic.to_owned(),
+            partitions: self.state().topics.get(topic).map_or(0, Vec::len) as u32,
+            replication: 1,
+            min_in_sync: 1,
+            cleanup: Cleanup::Compact,
+            max_ahead: None,
+        }))
     }
 
     fn answers(&self, _topic: &str, _patience: Duration) -> Result<(), LogError> {
