@@ -356,3 +356,56 @@ fn shown(topic: &str, log: &dyn Log) -> Result<Vec<TrendingRecord>, DataflowErro
     read_to_end(log, topic, &mut keep).map_err(DataflowError::Start)?;
     Ok(rooms.into_values().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_log::{Cleanup, Header, NewRecord, TopicSpec, embedded::EmbeddedLog};
+    use emostream_model::RESETS_HEADER;
+
+    use super::*;
+
+    #[test]
+    fn totals_after_a_backward_reset_win_over_those_of_a_later_window() {
+        let log = EmbeddedLog::in_memory().unwrap();
+        log.create_topic(&TopicSpec {
+            name: "totals".to_owned(),
+            partitions: 2,
+            replication: 1,
+            min_in_sync: 1,
+            cleanup: Cleanup::Compact,
+            max_ahead: None,
+        })
+        .unwrap();
+        let totals = |partition, start: u64, count: u64, headers| {
+            NewRecord {
+            topic: "totals".to_owned(),
+            partition: Some(partition),
+            time_ms: None,
+            key: Some("a".into()),
+            value: format!(
+                r#"{{"room":"a","start":{start},"end":{},"total":{count},"counts":[{{"emoji":"🔥","count":{count}}}]}}"#,
+                start + 2000
+            )
+            .into(),
+            headers,
+        }
+        };
+        let reset = vec![Header {
+            name: RESETS_HEADER.to_owned(),
+            value: "1".into(),
+        }];
+        // Read in this order: the one that counts lies in the partition that is read first.
+        let records = vec![totals(0, 2000, 7, reset), totals(1, 8000, 5, vec![])];
+        log.transactor("t", std::time::Duration::from_secs(5))
+            .unwrap()
+            .commit(records)
+            .unwrap();
+        let restored = super::totals("totals", &log).unwrap();
+        let counts: Vec<u64> = restored
+            .into_iter()
+            .map(|(_, _, count)| count as u64)
+            .collect();
+        assert_eq!(counts, [7]);
+    }
+}
