@@ -402,10 +402,7 @@ mod tests {
             .commit(records)
             .unwrap();
         let restored = super::totals("totals", &log).unwrap();
-        let counts: Vec<u64> = restored
-            .into_iter()
-            .map(|(_, _, count)| count as u64)
-            .collect();
+        let counts: Vec<u64> = restored.into_iter().map(|(_, _, count)| count).collect();
         assert_eq!(counts, [7]);
     }
 }
