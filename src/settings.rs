@@ -76,7 +76,7 @@ impl KafkaFlags {
         )
     }
 
-    /// Connects a command that somebody waits for: a missing permission is reported at once.
+    /// Connects a command that is run once: a missing permission is reported at once.
     pub(crate) fn connect_once(self) -> Result<Arc<dyn Log>, Failure> {
         connect(
             self.kafka,

@@ -120,7 +120,7 @@ impl Denials {
                     thread::sleep(RETRY_EVERY);
                 }
                 answer => {
-                    // Also where it failed for good: whoever goes on without it is ready.
+                    // Also after a final failure: a caller that continues without the permission is ready.
                     if let Some((operation, resource)) = denied {
                         self.allow(operation, format_args!("{resource}"));
                     }

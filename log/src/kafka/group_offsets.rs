@@ -1,6 +1,6 @@
 //! The offsets of a consumer group, for tools that show its lag.
 //!
-//! Nobody joins the group: each commit is that of a consumer which assigns its partitions itself. It is best effort
+//! No consumer joins the group: each commit is that of a consumer which assigns its partitions itself. It is best effort
 //! and outside of any transaction, for a run resumes from its own progress.
 
 use std::time::{Duration, Instant};

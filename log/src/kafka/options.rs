@@ -171,7 +171,7 @@ fn canonical(name: &str) -> &str {
     }
 }
 
-/// What a property's value may hold that nobody else may see.
+/// Words in the names of properties whose values are secret.
 const SECRET_WORDS: [&str; 8] = [
     "password",
     "passphrase",

@@ -17,7 +17,7 @@ const LOGIN_MS: u32 = 2_000;
 pub(super) enum Trouble {
     /// The broker's certificate failed the check, and librdkafka does not say of what.
     Certificate,
-    /// Nobody that is trusted signed the broker's certificate.
+    /// No trusted authority signed the broker's certificate.
     UntrustedCertificate,
     /// The broker's certificate names other hosts.
     WrongHost,
@@ -45,7 +45,7 @@ pub(super) enum Trouble {
     Credentials,
     /// The broker refuses the token; its words.
     Token(String),
-    /// There is no token; why.
+    /// The client has no token, for this reason.
     NoToken(String),
     /// Another failure of SASL; librdkafka's words.
     Sasl(String),

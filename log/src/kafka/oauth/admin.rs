@@ -79,7 +79,7 @@ pub(in crate::kafka) fn create_topic(
     Ok(results.collect())
 }
 
-/// A topic's settings, the brokers' defaults included, or why they are not told.
+/// A topic's settings, the brokers' defaults included, or the error that the broker answers with.
 pub(in crate::kafka) fn settings_of(
     config: &Config,
     tokens: &Tokens,

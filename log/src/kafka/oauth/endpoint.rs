@@ -21,7 +21,7 @@ use crate::kafka::tls::{self, Fault};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answer; tokens with many claims have some kilobytes.
 const ANSWER_BYTES: u64 = 256 * 1024;
-/// How long a token is used that says nowhere when it expires. RFC 6749 allows that and recommends it to nobody.
+/// Lifetime of a token that has no expiry. RFC 6749 allows such tokens and recommends against them.
 const UNSAID_LIFETIME_MS: i64 = 300_000;
 /// The longest part of an error of the endpoint's that a message repeats.
 const REPEATED_CHARS: usize = 200;

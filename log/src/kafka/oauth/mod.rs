@@ -14,7 +14,7 @@
 //! | a reader | its owner, in every poll; the event rings its `wake` |
 //! | an appender | its own thread |
 //! | a transactor | the thread `kafka-transactor`, which runs only here: librdkafka serves nothing while it waits in `init_transactions` or `commit_transaction` |
-//! | an administrator | nobody: rdkafka polls no events of an `AdminClient`. [`admin`] sends those requests |
+//! | an administrator | no thread: rdkafka polls no events of an `AdminClient`. [`admin`] sends those requests |
 //!
 //! Invariant: a token or the client's secret is in no message and in no `Debug`.
 
@@ -232,7 +232,7 @@ struct Shared {
 
 struct State {
     token: Token,
-    /// Why there is no newer one.
+    /// Why the last request for a newer token failed.
     failure: Option<String>,
 }
 
