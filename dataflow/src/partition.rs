@@ -2,7 +2,7 @@
 //!
 //! Pure but for the counters it bumps: records come in as values, so that tests feed it directly.
 
-use std::ops::AddAssign;
+use std::{collections::BTreeMap, ops::AddAssign};
 
 use emostream_log::Record;
 use emostream_model::{Batch, Emoji, EmojiNames, Payload, Window, WindowSize};
@@ -70,15 +70,14 @@ pub struct Rejected {
     pub offset: u64,
     /// Its time.
     pub time_ms: u64,
-    /// The end of the newest window that it is late for, 0 where no window is known: it is written once
-    /// that is final.
+    /// The end of the window that it is late for, 0 where none is known: it is written once that is final.
     pub settled_at_ms: u64,
     /// Why: a [`Reason`]'s text.
     pub reason: String,
     /// Its key, as it came, or its beginning.
     pub key: Option<Vec<u8>>,
-    /// Its value as it came, or its beginning; of a batch that was late in part, a batch of the late
-    /// reactions.
+    /// Its value as it came, or its beginning; of a batch that was late in part, or for several windows, a
+    /// batch of those reactions.
     pub value: Vec<u8>,
 }
 
@@ -221,14 +220,13 @@ impl PartitionReading {
         self.formers
             .retain(|former| offset < former.read_offset(partition));
         let formers = std::mem::take(&mut self.formers);
-        let mut judge = Judge {
+        let judge = Judge {
             settlement: self.settlement,
             formers: &formers,
             partition,
             offset,
             watermark_ms: self.clock.watermark_ms(),
             closed_until_ms: time.closed_until_ms,
-            late_until_ms: 0,
             limit_ms,
         };
         let mut read = Read::default();
@@ -237,13 +235,9 @@ impl PartitionReading {
                 rejected.extend(judge.unreadable(record, Reason::Ahead));
             }
             Ok(Payload::Batch(batch)) => {
-                judge.late_until_ms = judge.late_until(rules.size, &batch);
                 let parts = self.count_batch(&batch, rules.size, &judge, aggregate, &mut read);
-                for (reason, part) in [(Reason::Late, parts.late), (Reason::Ahead, parts.ahead)] {
-                    if !part.indices.is_empty() {
-                        let value = part_of(&batch, &part.indices, record.value);
-                        rejected.push(reject(record, reason, part.newest_end_ms, value));
-                    }
+                if !parts.is_empty() {
+                    reject_parts(&batch, parts, record, rejected);
                 }
             }
             Ok(Payload::Plain(reaction)) => {
@@ -255,7 +249,7 @@ impl PartitionReading {
                 read.note(verdict);
                 let reason = match verdict {
                     Verdict::Late => Some((Reason::Late, window.end)),
-                    Verdict::Ahead => Some((Reason::Ahead, 0)),
+                    Verdict::Ahead => Some((Reason::Ahead, NO_WINDOW)),
                     Verdict::Count | Verdict::Settled => None,
                 };
                 rejected.extend(reason.map(|(reason, settled_at_ms)| {
@@ -313,9 +307,8 @@ impl PartitionReading {
                 }
                 read.note(verdict);
                 match verdict {
-                    Verdict::Late => parts.late.add(index, window.end),
-                    // It is in no window that could become final.
-                    Verdict::Ahead => parts.ahead.add(index, 0),
+                    Verdict::Late => parts.entry(window.end).or_default().push(index),
+                    Verdict::Ahead => parts.entry(NO_WINDOW).or_default().push(index),
                     Verdict::Count | Verdict::Settled => {}
                 }
             }
@@ -358,27 +351,12 @@ impl Read {
     }
 }
 
-/// The reactions of a batch that are rejected.
-#[derive(Default)]
-struct RejectedParts {
-    late: RejectedPart,
-    ahead: RejectedPart,
-}
+/// Where a rejection belongs to no window that could become final: it is settled at any time.
+const NO_WINDOW: u64 = 0;
 
-/// Those that are rejected for one reason.
-#[derive(Default)]
-struct RejectedPart {
-    indices: Vec<usize>,
-    /// When the newest of their windows ends.
-    newest_end_ms: u64,
-}
-
-impl RejectedPart {
-    fn add(&mut self, index: usize, end_ms: u64) {
-        self.indices.push(index);
-        self.newest_end_ms = self.newest_end_ms.max(end_ms);
-    }
-}
+/// The reactions of a batch that are rejected, by the end of the window that they are late for;
+/// [`NO_WINDOW`] for those that are ahead.
+type RejectedParts = BTreeMap<u64, Vec<usize>>;
 
 /// The replay rule, with all that is the same for one record.
 struct Judge<'a> {
@@ -389,25 +367,11 @@ struct Judge<'a> {
     offset: u64,
     watermark_ms: u64,
     closed_until_ms: u64,
-    /// When the newest window ends that the record is too late for by its partition alone.
-    late_until_ms: u64,
     /// What is newer is rejected as `ahead`; `u64::MAX` without such a limit.
     limit_ms: u64,
 }
 
 impl Judge<'_> {
-    fn late_until(&self, size: WindowSize, batch: &Batch<'_>) -> u64 {
-        // Of no interest but where it is read again.
-        if self.offset >= self.settlement.read_offset {
-            return 0;
-        }
-        let ends_ms = batch
-            .entries()
-            .map(|(_, _, at_ms)| size.window_of(at_ms).end);
-        let late = ends_ms.filter(|end_ms| *end_ms <= self.watermark_ms);
-        late.max().unwrap_or(0)
-    }
-
     /// Whether all reactions of one window have one verdict: windows of former settings, or a limit, may end
     /// within this one.
     fn judges_windows_whole(&self) -> bool {
@@ -428,20 +392,14 @@ impl Judge<'_> {
             };
         }
         let (watermark_ms, closed_until_ms) = (self.watermark_ms, self.closed_until_ms);
-        let late_until_ms = self.late_until_ms.max(window.end);
-        self.settlement.judge(
-            window,
-            self.offset,
-            watermark_ms,
-            late_until_ms,
-            closed_until_ms,
-        )
+        self.settlement
+            .judge(window, self.offset, watermark_ms, closed_until_ms)
     }
 
     /// Rejects a record that no window is known of, unless an earlier run has.
     fn unreadable(&self, record: Record<'_>, reason: Reason) -> Option<Rejected> {
         let news = self.offset >= self.settlement.read_offset && self.formers.is_empty();
-        news.then(|| reject(record, reason, 0, record.value.to_vec()))
+        news.then(|| reject(record, reason, NO_WINDOW, record.value.to_vec()))
     }
 }
 
@@ -480,14 +438,32 @@ fn reject(record: Record<'_>, reason: Reason, settled_at_ms: u64, mut value: Vec
     }
 }
 
-/// Some reactions of a batch as a batch; the whole record where they are all, or its users cannot be read.
-fn part_of(batch: &Batch<'_>, indices: &[usize], value: &[u8]) -> Vec<u8> {
-    match batch.reactions() {
-        Ok(reactions) if indices.len() < reactions.len() => Batch::encode(
-            batch.base_ms(),
-            indices.iter().map(|index| &reactions[*index]),
-        ),
-        _ => value.to_vec(),
+/// Rejects parts of a batch one by one, each when its window is final: a run may begin between two of them.
+fn reject_parts(
+    batch: &Batch<'_>,
+    parts: RejectedParts,
+    record: Record<'_>,
+    rejected: &mut Vec<Rejected>,
+) {
+    let reactions = batch.reactions().unwrap_or_default();
+    let last = parts.len() - 1;
+    for (number, (settled_at_ms, indices)) in parts.into_iter().enumerate() {
+        let value = if indices.len() == reactions.len() {
+            record.value.to_vec()
+        } else if !reactions.is_empty() {
+            let part = indices.iter().map(|index| &reactions[*index]);
+            Batch::encode(batch.base_ms(), part)
+        } else if number == last {
+            // Its users cannot be read: it is written whole, and only once.
+            record.value.to_vec()
+        } else {
+            Vec::new()
+        };
+        let reason = match settled_at_ms {
+            NO_WINDOW => Reason::Ahead,
+            _ => Reason::Late,
+        };
+        rejected.push(reject(record, reason, settled_at_ms, value));
     }
 }
 
@@ -576,6 +552,10 @@ mod tests {
         }
     }
 
+    fn reactions_of(rejected: &Rejected) -> Vec<Reaction> {
+        Batch::decode(&rejected.value).unwrap().reactions().unwrap()
+    }
+
     fn batch(times: &[u64]) -> Vec<u8> {
         let reactions: Vec<Reaction> = times.iter().map(|t| reaction("a", T0 + t)).collect();
         Batch::encode(T0 + times.iter().min().unwrap(), &reactions)
@@ -616,8 +596,32 @@ mod tests {
             panic!("one rejection")
         };
         assert_eq!((rejected.reason.as_str(), rejected.offset), ("late", 1));
-        let late = Batch::decode(&rejected.value).unwrap().reactions().unwrap();
-        assert_eq!(late, [reaction("a", T0 + 1000)]);
+        assert_eq!(reactions_of(rejected), [reaction("a", T0 + 1000)]);
+    }
+
+    #[test]
+    fn a_batch_is_rejected_by_window_since_a_run_may_begin_between_two_of_them() {
+        let times = [1000, 4500, 2500, 1500];
+        // The run before committed what was final when the window of 2 s was not.
+        for (read_offset, final_until_ms, ends_ms) in
+            [(0, 0, vec![2000, 4000]), (2, T0 + 2000, vec![4000])]
+        {
+            let mut bench = Bench::new(read_offset, final_until_ms);
+            bench.take(T0 + 5000, &Batch::heartbeat(T0 + 5000));
+            bench.take(T0 + 5100, &batch(&times));
+            let of = |r: &Rejected| (r.settled_at_ms - T0, reactions_of(r));
+            let rejected: Vec<_> = bench.rejected.iter().map(of).collect();
+            let expected = ends_ms.into_iter().map(|end_ms: u64| {
+                let inside = times
+                    .into_iter()
+                    .filter(|at_ms| at_ms / 2000 == end_ms / 2000 - 1);
+                (
+                    end_ms,
+                    inside.map(|at_ms| reaction("a", T0 + at_ms)).collect(),
+                )
+            });
+            assert_eq!(rejected, expected.collect::<Vec<_>>());
+        }
     }
 
     #[test]
@@ -692,11 +696,8 @@ mod tests {
         };
         let expected = [(0, "ahead".to_owned(), 0), (1, "ahead".to_owned(), 0)];
         assert_eq!(rejections(&bench), expected);
-        let part = Batch::decode(&bench.rejected[0].value)
-            .unwrap()
-            .reactions()
-            .unwrap();
-        assert_eq!(part, [reaction("a", T0 + 5_001), reaction("a", T0 + 9_000)]);
+        let part = [5_001, 9_000].map(|at_ms| reaction("a", T0 + at_ms));
+        assert_eq!(reactions_of(&bench.rejected[0]), part);
         // Behind it the limit has no meaning.
         bench.offset = 3;
         bench.take(T0 + 9_000, &batch(&[9_000]));

@@ -193,9 +193,7 @@ pub struct Settlement {
 impl Settlement {
     /// The replay rule, for a reaction of `window` at `offset`.
     ///
-    /// `watermark_ms` is its partition's just before the record, `late_until_ms` the end of the newest
-    /// window that some of the record is too late for by that (which is rejected as one),
-    /// `closed_until_ms` where the worker stands now.
+    /// `watermark_ms` is its partition's just before the record, `closed_until_ms` where the worker stands now.
     ///
     /// A reaction is late when its window ends at or before the watermark, or where the worker stands.
     /// What is read again below N was committed if its window was final at the start: as counted, or as
@@ -205,14 +203,11 @@ impl Settlement {
         window: Window,
         offset: u64,
         watermark_ms: u64,
-        late_until_ms: u64,
         closed_until_ms: u64,
     ) -> Verdict {
-        let late = window.end <= watermark_ms;
-        let settled_at_ms = if late { late_until_ms } else { window.end };
-        if offset < self.read_offset && settled_at_ms <= self.final_until_ms {
+        if offset < self.read_offset && window.end <= self.final_until_ms {
             Verdict::Settled
-        } else if late || window.end <= closed_until_ms {
+        } else if window.end <= watermark_ms.max(closed_until_ms) {
             Verdict::Late
         } else {
             Verdict::Count
@@ -363,16 +358,13 @@ mod tests {
             read_offset: 50,
         };
         let judge = |start, offset, watermark, closed| {
-            settled.judge(window(start), offset, watermark, start + 10, closed)
+            settled.judge(window(start), offset, watermark, closed)
         };
         // Late by its partition's watermark, window final: reported again only from N on.
         assert_eq!(judge(80, 49, 95, 100), Verdict::Settled);
         assert_eq!(judge(80, 50, 95, 100), Verdict::Late);
         // Late by its partition's watermark, window open: not reported yet.
         assert_eq!(judge(100, 49, 110, 100), Verdict::Late);
-        // As late, in one record with that one.
-        let beside = settled.judge(window(80), 49, 110, 110, 100);
-        assert_eq!(beside, Verdict::Late);
         // Not late by the watermark, window final: counted already if read, else late.
         assert_eq!(judge(90, 49, 95, 100), Verdict::Settled);
         assert_eq!(judge(90, 50, 95, 100), Verdict::Late);
@@ -466,8 +458,7 @@ mod tests {
                     }
                     let watermark = clock.watermark_ms();
                     let window = size.window_of(*time);
-                    let (offset_now, end) = (offset as u64, window.end);
-                    match settlement.judge(window, offset_now, watermark, end, frontier) {
+                    match settlement.judge(window, offset as u64, watermark, frontier) {
                         _ if *beats => {}
                         Verdict::Count => {
                             open.saw(window.start, offset as u64, watermark);
