@@ -6,7 +6,7 @@
 //! sasl.mechanism=PLAIN
 //! ```
 //!
-//! Blanks around names and values do not count. There are no escapes and no lines that go on in the next.
+//! Blanks around names and values are ignored. There are no escapes and no continuation lines.
 //!
 //! Invariant: no message repeats a line; it may hold a secret.
 

@@ -103,8 +103,8 @@ impl LogFlags {
             LogFormat::Text => lines.compact().with_target(false).init(),
             LogFormat::Json => lines.json().flatten_event(true).init(),
         }
-        // At the next level the HTTP client for Kafka's tokens writes out whole requests, with the client's secret,
-        // and RUST_LOG could ask for that.
+        // At the trace level, which RUST_LOG could enable, the HTTP client for Kafka's tokens logs whole requests with
+        // the client's secret.
         log::set_max_level(log::max_level().min(log::LevelFilter::Debug));
     }
 }

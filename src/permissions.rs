@@ -6,7 +6,7 @@ use std::fmt;
 use emostream_dataflow::{consumer_group, transactional_id};
 use emostream_model::Topics;
 
-/// A kind of resource that ACLs are about.
+/// A resource type of Kafka's ACLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Topic,
@@ -33,7 +33,7 @@ pub(crate) struct Permission {
     operations: Vec<&'static str>,
 }
 
-/// A command, or several, with a Kafka principal.
+/// One or several commands that share a Kafka principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Ingest,
@@ -66,7 +66,7 @@ impl Role {
         topics.map(|it| it.resource).collect()
     }
 
-    /// What the role must be allowed to do, a resource a row.
+    /// What the role must be allowed to do, with one row for each resource.
     pub(crate) fn permissions(self, names: &Topics) -> Vec<Permission> {
         let results = [names.windows(), names.totals(), names.trending()];
         let mut table = Table::default();
@@ -86,7 +86,7 @@ impl Role {
                 table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
                 table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
                 table.transactions(names);
-                // Only lag tools miss it.
+                // Only lag tools need it.
                 table.add(Kind::Group, consumer_group(names), &["Read"]);
             }
             Self::Publisher => {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_waits_for_the_topics_of_its_permissions() {
+    fn a_role_uses_the_topics_of_its_permissions() {
         let names = Topics::default();
         assert_eq!(Role::Ingest.topics(&names), [names.reactions()]);
         let mut all = Role::Dataflow.topics(&names);

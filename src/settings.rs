@@ -46,7 +46,7 @@ fn topics(prefix: &str) -> Result<Topics, String> {
     Topics::with_prefix(prefix).map_err(|error| error.to_string())
 }
 
-/// How long a service repeats what the brokers deny: an ACL that was just added takes seconds to reach them all.
+/// How long a service repeats a request that the brokers deny: a new ACL takes seconds to reach all of them.
 const DENIAL_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A cluster that must be there.
@@ -277,19 +277,19 @@ impl PropertyFlags {
     }
 }
 
-/// What a file that is to name the brokers lacks.
+/// The error for a `--kafka-config` file without brokers where there is no `--kafka`.
 fn nameless(file: &PropertiesFile) -> Failure {
     let file = file.path.display();
-    let why = format!("there is no --kafka, and {file} has no bootstrap.servers; name the brokers");
+    let why = format!("there is no --kafka, and {file} has no bootstrap.servers; set one of them");
     Failure::usage("--kafka-config", why)
 }
 
-/// A secret in the arguments, which other users of the host can read; one in the environment is not.
+/// Warns of a secret in the arguments, which other users of the host can read. They cannot read the environment.
 fn warn_of_process_list(property: &str) {
     let mut arguments = std::env::args_os();
     if arguments.any(|it| it.to_string_lossy().contains(property)) {
         tracing::warn!(
-            "-X {property}: other users of this host can read it in the list of processes; write it into a file and name that by --kafka-config"
+            "-X {property}: other users of this host can read it in the list of processes; write it into a file and name the file with --kafka-config"
         );
     }
 }

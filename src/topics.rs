@@ -46,8 +46,8 @@ pub(crate) enum Home {
     },
 }
 
-/// How many replicas must have a record before it is acknowledged, unless `--min-isr` says it: with two, a broker
-/// that is lost takes nothing acknowledged with it.
+/// How many replicas must have a record before it is acknowledged, unless `--min-isr` is given. With two, the loss of
+/// one broker loses no acknowledged record.
 pub(crate) fn default_min_in_sync(replication: u32) -> u32 {
     replication.min(2)
 }

@@ -57,7 +57,7 @@ impl Cluster {
         self.wait_until(topic, None)?;
         let new = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(1))
             .set("retention.ms", "-1")
-            // A dataflow refuses reactions that may be dated further ahead.
+            // A dataflow does not start on a topic that accepts timestamps further ahead.
             .set("message.timestamp.after.max.ms", "5000")
             .set("compression.type", "producer");
         for outcome in self.wait(self.admin.create_topics([&new], &options))? {

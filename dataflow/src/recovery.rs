@@ -234,12 +234,12 @@ pub fn newest_final_ms(topics: &Topics, log: &dyn Log) -> Result<u64, DataflowEr
     Ok(newest_ms)
 }
 
-/// The id of the transactions in which results are written: of all runs on the same topics only the newest has it.
+/// Kafka's transactional id for the results. All runs on the same topics share it, so that a new one fences the others.
 pub fn transactional_id(topics: &Topics) -> String {
     format!("{}.dataflow", topics.prefix())
 }
 
-/// The consumer group whose offsets say how far a run has read the reactions.
+/// The consumer group whose offsets show how far a run has read the reactions.
 pub fn consumer_group(topics: &Topics) -> String {
     format!("{}.dataflow", topics.prefix())
 }

@@ -80,7 +80,7 @@ pub struct SinkStart {
     pub timers: Timers,
     /// What to count.
     pub metrics: Metrics,
-    /// Where lag tools look, if the log has groups.
+    /// Publishes the read offsets for lag tools, if the log has consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
 }
 

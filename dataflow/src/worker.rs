@@ -54,7 +54,7 @@ pub struct Shared {
 pub struct First {
     /// Starts what commits.
     pub committer: StartCommitter,
-    /// Where lag tools look, if the log has groups.
+    /// Publishes the read offsets for lag tools, if the log has consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
     /// The totals as of F.
     pub totals: RecoveredTotals,

@@ -54,7 +54,7 @@ pub struct TopicDescription {
     pub max_record_bytes: Option<u64>,
     /// How many replicas must have a record before it is acknowledged.
     pub min_in_sync: u32,
-    /// Whether a replica that lacks acknowledged records may become the leader, and they are lost.
+    /// Whether a replica that lacks acknowledged records may become the leader, which loses them.
     pub unclean_election: bool,
 }
 

@@ -157,7 +157,7 @@ impl Drop for Broker {
     }
 }
 
-/// What `kafka.sh` starts a broker with that has a second listener.
+/// The variable of `kafka.sh` that gives a broker a second listener.
 fn second_listener(port: &str, advertised: &str) -> (&'static str, String) {
     ("KAFKA_LISTENERS", format!("SECOND:{port}:{advertised}"))
 }

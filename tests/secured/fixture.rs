@@ -199,7 +199,7 @@ pub fn sentence(logged: &str) -> &str {
     sentence.unwrap_or_else(|| panic!("no sentence:\n{logged}"))
 }
 
-/// That `text` has each of `words` in it, in capitals or not.
+/// Asserts that `text` contains each of `words`, whatever their case.
 pub fn assert_contains(text: &str, words: &[&str]) {
     let lowercase = text.to_lowercase();
     for word in words {

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Only a test that fails waits this long.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(90);
 
-/// Waits until `/readyz` says so, and returns the body of its answer.
+/// Waits until `/readyz` answers 200 (`is_ready`) or not, and returns the body of its answer.
 fn until_ready(node: &Node, is_ready: bool) -> String {
     let admin = node.admin();
     until("the right readiness", || {

@@ -107,7 +107,7 @@ fn a_start_that_cannot_log_in_names_what_is_wrong() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_and_a_bad_property_are_usage() {
+fn a_file_that_cannot_be_read_and_a_bad_property_end_with_64() {
     let stage = Stage::new("usage");
     let client = stage.client("ingest", &Login::Plain);
     let missing = stage.dir.path().join("missing.properties");

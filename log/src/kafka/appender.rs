@@ -57,7 +57,7 @@ struct Line {
     polling: Option<JoinHandle<()>>,
 }
 
-/// Tells each record's fate to whoever appended it.
+/// Reports each record's outcome to the caller that appended it.
 struct Reports {
     events: Events,
     denials: Denials,
@@ -90,7 +90,7 @@ impl KafkaAppender {
     fn line(&self) -> Result<MutexGuard<'_, Line>, LogError> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         if line.producer.context().events.is_alone() && line.opened.elapsed() > REPLACE_EVERY {
-            tracing::warn!("an appender has no broker to talk to: it connects anew");
+            tracing::warn!("an appender has no broker to talk to: it connects again");
             let timeout = self.timeout;
             let new = Line::open(&self.config, &self.settings, timeout)?;
             let former = std::mem::replace(&mut *line, new);

@@ -32,7 +32,7 @@ const LARGEST_BATCH: u64 = 1_000_000;
 /// what it says.
 const STATISTICS_MS: &str = "2000";
 
-/// Properties that name a file, which librdkafka would only miss when it makes a client, in words of OpenSSL.
+/// Properties that name a file. librdkafka reports a missing one only when it creates a client, in OpenSSL's words.
 const FILES: [&str; 6] = [
     "ssl.ca.location",
     "ssl.certificate.location",
@@ -129,7 +129,7 @@ impl Config {
             return Some(format!("cannot be set: {reason}; leave it out"));
         }
         if options::is_brokers(name) {
-            return Some("names the brokers; name them by --kafka".to_owned());
+            return Some("cannot be set by -X; name the brokers with --kafka".to_owned());
         }
         if let Some(why) = builtin::missing(&self.features, name, value) {
             return Some(why);
@@ -178,7 +178,7 @@ impl Config {
         let mut config = self.common();
         config.set("enable.auto.commit", "false");
         let mut config = self.settle(config);
-        // Also where the user names another for the readers, which commit nothing.
+        // After the user's properties: a `group.id` among them is for the readers, which commit nothing.
         config.set("group.id", group);
         config
     }
@@ -254,8 +254,8 @@ impl Config {
             .set("enable.metrics.push", "false");
         let names_ca = |it: &Property| it.canonical().starts_with("ssl.ca.");
         if self.features.iter().any(|it| it == "ssl") && !self.properties.iter().any(names_ca) {
-            // Each distribution puts the system's certificates elsewhere; the OpenSSL that is linked statically
-            // would look where it was built to.
+            // Each distribution has another directory for the system's certificates; the OpenSSL that is linked
+            // statically would look only in the one that it was built with.
             config.set("ssl.ca.location", PROBE);
         }
         config

@@ -28,7 +28,7 @@ use super::{
 /// every attempt to connect.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a report explains why nothing answers. librdkafka repeats one that stays the same every 30 s.
+/// How long a report counts as the reason why no broker answers. librdkafka repeats an unchanged one every 30 s.
 const EXPLAINS_FOR: Duration = Duration::from_secs(60);
 
 /// Hands log lines to `tracing` (at debug: librdkafka tells the same troubles as errors too) and
@@ -100,7 +100,7 @@ impl Events {
         explains.then_some(report.text)
     }
 
-    /// The brokers answered: what was reported before explains nothing any more.
+    /// The brokers answered, so that no earlier report explains a later failure.
     pub(super) fn answered(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -118,7 +118,7 @@ impl Events {
         trouble::of(report).filter(|trouble| connecting || !trouble.is_guess())
     }
 
-    /// Remembers a report, and logs it unless another will.
+    /// Remembers a report, and logs it unless it is logged elsewhere.
     fn take_in(&self, report: &str) {
         let connecting = self.connecting.load(Ordering::Acquire);
         match self.trouble(report) {
@@ -143,7 +143,7 @@ impl Events {
     }
 }
 
-/// Whether the process has not logged that sentence for [`REPEAT_AFTER`].
+/// Returns whether the process has not logged `sentence` for [`REPEAT_AFTER`], and remembers it as logged now.
 pub(super) fn is_due(sentence: &str) -> bool {
     static LOGGED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +189,7 @@ impl ClientContext for Events {
         match error.rdkafka_error_code() {
             // These are answers to a reader, not troubles.
             Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
-            // Of a reader, which needs no group. Offsets that are not committed are reported by their own answer.
+            // Of a reader, which needs no group. `commit_callback` reports offsets that are not committed.
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
             // The single broker's own error has been told just before, and says more.
             Some(RDKafkaErrorCode::AllBrokersDown) => tracing::debug!("Kafka: {reason}"),
@@ -201,7 +201,9 @@ impl ClientContext for Events {
 impl ConsumerContext for Events {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            let sentence = format!("Kafka: the group's offsets are not committed: {error}");
+            let sentence = format!(
+                "Kafka: the consumer group's offsets, which only lag tools need, are not committed: {error}"
+            );
             if is_due(&sentence) {
                 tracing::warn!("{sentence}");
             }

@@ -1,8 +1,8 @@
 //! Permissions that the brokers deny to the clients of this process.
 //!
-//! An ACL reaches every broker only seconds after it was added, and may be taken away and given back while a
-//! client runs. So a denial is repeated until it has lasted for [`KafkaOptions::denial_patience`]; meanwhile it is
-//! logged once and shown in readiness ([`Log::answers`]).
+//! An ACL reaches every broker only seconds after it was added, and may be removed and added again while a client
+//! runs. So a denied request is repeated until it was denied for [`KafkaOptions::denial_patience`]; meanwhile the
+//! denial is logged once and shown in readiness ([`Log::answers`]).
 //!
 //! [`KafkaOptions::denial_patience`]: super::KafkaOptions::denial_patience
 //! [`Log::answers`]: crate::Log::answers
@@ -27,7 +27,7 @@ pub(super) const RETRY_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Denials {
     patience: Duration,
-    /// Whether `since` holds anything, so that a permission that is there costs one load.
+    /// Whether `since` has an entry, so that a request that is allowed costs one atomic load.
     any: Arc<AtomicBool>,
     /// Operation and resource, and when the brokers first denied it.
     since: Arc<Mutex<BTreeMap<(&'static str, String), Instant>>>,
@@ -41,8 +41,8 @@ impl Denials {
         }
     }
 
-    /// Remembers `error` if it is a denial, and returns it with [`LogError::Denied::repeated`] set once it has
-    /// lasted. Any other error is returned as it is.
+    /// Remembers `error` if it is a denial, and returns it with [`LogError::Denied::repeated`] set once the brokers
+    /// have repeated it for the patience. Any other error is returned as it is.
     pub(super) fn note(&self, error: LogError, now: Instant) -> LogError {
         let LogError::Denied {
             operation,
@@ -56,7 +56,7 @@ impl Denials {
         let key = (operation, resource.clone());
         if !known.contains_key(&key) && !self.patience.is_zero() {
             tracing::warn!(
-                "Kafka denies this client {operation} on {resource}; it is requested again until it is allowed"
+                "Kafka denies this client {operation} on {resource} and the request is repeated; give its principal that permission (`emostream topics check` prints the commands)"
             );
         }
         let since = *known.entry(key).or_insert(now);
@@ -69,7 +69,8 @@ impl Denials {
         }
     }
 
-    /// Whether to report a denial rather than to repeat the request: it was repeated, or the caller waits for none.
+    /// Whether to report a denial rather than to repeat the request: the brokers repeated it for the patience, or the
+    /// patience is zero.
     pub(super) fn is_final(&self, error: &LogError) -> bool {
         match error {
             LogError::Denied { repeated, .. } => *repeated || self.patience.is_zero(),
@@ -77,7 +78,7 @@ impl Denials {
         }
     }
 
-    /// Forgets what was denied of `operation` on `resource`: it succeeded.
+    /// Forgets the denial of `operation` on `resource`, if there was one: the operation succeeded.
     pub(super) fn allow(&self, operation: &'static str, resource: fmt::Arguments<'_>) {
         if !self.any.load(Ordering::Acquire) {
             return;
@@ -103,7 +104,7 @@ impl Denials {
         })
     }
 
-    /// Makes a request until it is allowed, or denied for good.
+    /// Repeats a request until it is allowed, or its denial is final.
     pub(super) fn insist<T>(
         &self,
         request: impl Fn() -> Result<T, LogError>,
@@ -120,7 +121,7 @@ impl Denials {
                     thread::sleep(RETRY_EVERY);
                 }
                 answer => {
-                    // Also after a final failure: a caller that continues without the permission is ready.
+                    // Also after a final denial: a caller that continues without the permission would never be ready.
                     if let Some((operation, resource)) = denied {
                         self.allow(operation, format_args!("{resource}"));
                     }
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permission_that_was_given_back_has_its_patience_anew() {
+    fn a_denial_after_the_permission_was_given_back_has_the_whole_patience() {
         let denials = Denials::new(PATIENCE);
         let begun = Instant::now();
         denials.note(denied(), begun);

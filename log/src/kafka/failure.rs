@@ -5,7 +5,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use super::trouble;
 use crate::LogError;
 
-/// The operation that an error is about, by Kafka's name, which a missing permission is reported with.
+/// The operation that failed, by its name in Kafka's ACLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Describe,
@@ -16,7 +16,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// The error of a principal that may not do it.
+    /// The error for a principal that may not do this on `resource`.
     pub(super) fn denied(self, resource: String) -> LogError {
         LogError::Denied {
             operation: match self {
@@ -32,7 +32,7 @@ impl Operation {
     }
 }
 
-/// Whether it says that the client's principal lacks a permission.
+/// Whether the code means that the client's principal lacks a permission.
 pub(super) fn is_denial(code: Code) -> bool {
     matches!(
         code,

@@ -1,7 +1,7 @@
 //! The offsets of a consumer group, for tools that show its lag.
 //!
-//! No consumer joins the group: each commit is that of a consumer which assigns its partitions itself. It is best effort
-//! and outside of any transaction, for a run resumes from its own progress.
+//! No consumer joins the group: each commit is that of a consumer which assigns its partitions itself. Commits are best
+//! effort and outside of any transaction, because a run resumes from its own progress.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{GroupOffsets, LogError};
 
-/// The most often that offsets are committed: lag tools poll every few seconds.
+/// The shortest time between two commits: lag tools poll every few seconds.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct KafkaGroupOffsets {
@@ -46,7 +46,7 @@ impl GroupOffsets for KafkaGroupOffsets {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for (partition, offset) in offsets {
             let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
-            // Only an offset that Kafka does not have is refused.
+            // Only a negative offset is refused.
             let _ = list.add_partition_offset(&self.topic, signed(*partition), offset);
         }
         // Only queues the request.

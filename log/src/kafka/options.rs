@@ -1,4 +1,4 @@
-//! What a user says about the cluster: its brokers, and librdkafka properties from flags and from a file.
+//! What the user configures about the cluster: its brokers, and librdkafka properties from flags and from a file.
 //!
 //! Invariant: no `Debug` here prints the value of a property that may be a secret.
 
@@ -7,7 +7,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 /// Where Kafka is, and how to connect to it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KafkaOptions {
-    /// `host:port`, several by commas.
+    /// `host:port`, several separated by commas.
     pub brokers: String,
     /// librdkafka properties (`-X key=value`); they win over EmoStream's own settings. Those that exactly-once
     /// processing rests on are refused ([`LogError::Property`](crate::LogError::Property)).
@@ -16,9 +16,8 @@ pub struct KafkaOptions {
     pub file: Option<PropertiesFile>,
     /// When readers are answered.
     pub fetching: Fetching,
-    /// How long a missing permission must be answered again and again until it is reported
-    /// ([`LogError::Denied`](crate::LogError::Denied)); at once by default. Meanwhile a start waits, and what runs
-    /// goes on without it.
+    /// How long a request that the brokers deny is repeated until [`LogError::Denied`](crate::LogError::Denied) is
+    /// reported; zero, the default, reports it at once. Meanwhile a start waits, and a service that runs continues.
     pub denial_patience: Duration,
 }
 
@@ -184,7 +183,7 @@ const SECRET_WORDS: [&str; 8] = [
     "oauthbearer.config",
 ];
 
-/// Whether the value may be a secret: by the words of the name, except where it says where something lies.
+/// Whether the value may be a secret: judged by the words in the name, unless the property names a file or a URL.
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_lowercase();
     let is_place = [".location", ".url", ".file"]

@@ -87,7 +87,7 @@ impl KafkaReader {
     fn replace_if_stuck(&mut self) -> Result<(), LogError> {
         let age = self.opened.elapsed();
         if self.consumer.context().is_alone() && age > REPLACE_EVERY {
-            tracing::warn!(topic = %self.topic, "a reader has no broker to talk to: it connects anew");
+            tracing::warn!(topic = %self.topic, "a reader has no broker to talk to: it connects again");
             self.replace_consumer()
         } else if self.denied && age > DENIED_REPLACE_EVERY {
             self.replace_consumer()

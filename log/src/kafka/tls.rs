@@ -1,6 +1,6 @@
-//! TLS to a broker by rustls, for the two things that librdkafka's own TLS does not serve: requests of an
-//! administrator with a token ([`super::oauth`]), and the reason why a broker's certificate is refused, which
-//! librdkafka does not report.
+//! TLS to a broker by rustls, for two purposes that librdkafka's own TLS does not serve: the administrative requests
+//! of a client with a token ([`super::oauth`]), and the reason why a broker's certificate is refused, which librdkafka
+//! does not report.
 
 use std::{
     io,
@@ -37,7 +37,7 @@ pub(super) enum Fault {
 pub(super) fn system() -> Result<Vec<CertificateDer<'static>>, String> {
     let found = rustls_native_certs::load_native_certs().certs;
     match found.is_empty() {
-        true => Err("this system has no root certificates (package ca-certificates)".to_owned()),
+        true => Err("this system has no root certificates; install ca-certificates".to_owned()),
         false => Ok(found),
     }
 }
@@ -82,7 +82,7 @@ pub(super) fn settings(config: &Config) -> Result<Arc<ClientConfig>, String> {
         (None, _) => system()?,
     };
     let mut roots = RootCertStore::empty();
-    // Where some cannot be used, the others can.
+    // A certificate that cannot be parsed is skipped, so that the others can be used.
     roots.add_parsable_certificates(trusted);
     let provider = Arc::new(aws_lc_rs::default_provider());
     let client = ClientConfig::builder_with_provider(provider)

@@ -53,10 +53,11 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the producer is polled while its owner does not, where it authenticates by a token.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+
 /// How librdkafka ends a line about a topic that may not be written to.
 const TOPIC_DENIED: &str = "Topic authorization failed";
 
-/// How long an abort waits at once before reports are polled.
+/// How long one call of an abort waits before delivery reports are polled.
 const ABORT_STEP: Duration = Duration::from_millis(50);
 
 /// How long a transaction that failed waits to learn whether its topics still exist.
@@ -67,7 +68,7 @@ const ONE_BROKER_HINT: &str = "on a cluster of one broker, set offsets.topic.rep
 
 pub(super) struct KafkaTransactor {
     producer: Arc<BaseProducer<Failures>>,
-    /// Ends the thread that polls in between when it is dropped.
+    /// Dropping it ends the thread that polls in between.
     _polling: Option<Sender<()>>,
     failures: Failures,
     config: Config,
@@ -80,8 +81,8 @@ pub(super) struct KafkaTransactor {
     failed: bool,
 }
 
-/// Keeps the first record that failed, or a denial, which outweighs it: librdkafka purges the other records of a
-/// transaction that may not write to a topic, and reports them as purged.
+/// Keeps the error of the first record that failed, or a denial, which replaces it: librdkafka purges the other records
+/// of a transaction that may not write to a topic, and reports them as purged.
 #[derive(Clone)]
 struct Failures {
     events: Events,
@@ -103,8 +104,8 @@ impl Failures {
     }
 }
 
-/// The topic that a line of librdkafka says could not be added to the transaction for want of a permission. No
-/// other interface of librdkafka names it.
+/// The topic in a log line of librdkafka that reports that it was not added to the transaction because a permission is
+/// missing. No other interface of librdkafka names the topic.
 fn denied_topic(facility: &str, line: &str) -> Option<String> {
     let denied = facility == "ADDPARTS" && line.ends_with(TOPIC_DENIED);
     let (_, from_topic) = line.split_once('"').filter(|_| denied)?;
@@ -205,7 +206,7 @@ impl KafkaTransactor {
                 .map_err(|error| self.why(&error))?;
             self.open = true;
             self.topics.clear();
-            // What was reported late is about the former transaction.
+            // A failure that was reported late belongs to the former transaction.
             self.failures.first().take();
         }
         for record in records {
@@ -309,8 +310,8 @@ impl KafkaTransactor {
         })
     }
 
-    /// Writes to the topic that was denied, in transactions that are aborted, until that is allowed or the denial
-    /// has lasted; returns why the original transaction failed.
+    /// Writes to the topic that was denied, in transactions that are aborted, until the write is allowed or was denied
+    /// for `denial_patience`. Returns the error to report for the original transaction.
     fn outlast(&mut self, mut denied: LogError) -> LogError {
         loop {
             denied = self.config.denials().note(denied, Instant::now());
@@ -338,8 +339,8 @@ impl KafkaTransactor {
         }
     }
 
-    /// Writes a record in a transaction of its own, which is aborted. With another producer: Kafka does not let one
-    /// end a transaction to which it has denied every partition.
+    /// Writes a record in a transaction of its own, which is aborted. It needs another producer: Kafka does not let a
+    /// producer end a transaction to which it could add no partition.
     fn probe(&self, record: &NewRecord) -> Result<(), LogError> {
         let until = Instant::now() + self.timeout;
         let other = Self::open(&self.config, &self.id, self.timeout)?;
@@ -348,13 +349,13 @@ impl KafkaTransactor {
             .map_err(|error| other.why(&error))
             .and_then(|()| other.send(record, until))
             .and_then(|()| other.deliver(until));
-        // If that fails, the next transactor of the id does it.
+        // If this fails, the next transactor of the id aborts it.
         let _ = other.abort_within(ABORT_PATIENCE);
         written
     }
 
-    /// Aborts the open transaction. librdkafka waits until the reports of its records are polled, which only its
-    /// caller does, and continues when it is called again.
+    /// Aborts the open transaction. librdkafka waits until the delivery reports of the records are polled, which is the
+    /// caller's part, and continues the abort when it is called again.
     fn abort_within(&self, patience: Duration) -> KafkaResult<()> {
         let until = Instant::now() + patience;
         loop {
@@ -375,7 +376,7 @@ impl KafkaTransactor {
     /// Ends the failed transaction, and says what it failed of: a fence outweighs what followed from it.
     fn abort(&self, first: LogError) -> LogError {
         let aborted = self.abort_within(self.timeout);
-        // What is reported only now outweighs `first` if it is a denial.
+        // A denial that is reported only now replaces `first`, which it caused.
         let reported = self.failures.first().take();
         let first = match reported {
             Some(denied @ LogError::Denied { .. }) => denied,
@@ -419,8 +420,8 @@ impl KafkaTransactor {
     }
 }
 
-/// Polls the producer while its owner has nothing to send, or waits for Kafka: librdkafka asks for a new token in
-/// a poll only. Reports that come meanwhile are the owner's all the same.
+/// Polls the producer while its owner has nothing to send, or waits for Kafka: librdkafka requests a new token only in
+/// a poll. A delivery report that this thread polls reaches the owner too, through [`Failures`].
 fn poll_in_between(producer: &Arc<BaseProducer<Failures>>) -> Result<Sender<()>, LogError> {
     let (stop, stopped) = channel::<()>();
     // Dropped by its owner, which closes it.

@@ -1,21 +1,21 @@
-//! Why a broker that is there and this client do not work together: what librdkafka's reports about TLS and SASL
-//! mean, in words that name the property to set.
+//! What librdkafka's reports about TLS and SASL mean, in sentences that name the property to set.
 //!
-//! librdkafka has one error code for most of these cases, so its text decides. A text that is not known here
-//! stays what it was: a report about the network.
+//! librdkafka has one error code for most of these cases, so its text decides. A text that is not known here is
+//! treated as a report about the network.
 
 use std::fmt;
 
 /// How librdkafka's report begins that a client has no token.
 pub(super) const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
 
-/// A broker that waits for authentication closes a connection at its first request, which comes within this time.
+/// A port with SASL closes the connection of a client that does not authenticate at its first request, which arrives
+/// within this time.
 const LOGIN_MS: u32 = 2_000;
 
-/// Why no connection comes about although the broker is there.
+/// Why a connection fails although the broker is reachable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// The broker's certificate failed the check, and librdkafka does not say of what.
+    /// The broker's certificate failed the check, and librdkafka does not report why.
     Certificate,
     /// No trusted authority signed the broker's certificate.
     UntrustedCertificate,
@@ -39,7 +39,7 @@ pub(super) enum Trouble {
     SaslPort,
     /// The client authenticates at a port without SASL.
     NoSasl,
-    /// The broker does not know the mechanism; those that it has.
+    /// The broker does not support the mechanism; those that it supports.
     Mechanism(String),
     /// The broker refuses user and password.
     Credentials,
@@ -89,14 +89,14 @@ impl fmt::Display for Trouble {
                 "it closes the connection, as a port with SASL does when a client does not authenticate; set security.protocol to sasl_ssl or sasl_plaintext, and sasl.mechanism",
             ),
             Trouble::NoSasl => f.write_str(
-                "it has no SASL on this port; set security.protocol to ssl or plaintext, or name a SASL port",
+                "it does not use SASL on this port; set security.protocol to ssl or plaintext, or name a SASL port",
             ),
             Trouble::Mechanism(known) if known.is_empty() => {
-                f.write_str("it does not have the SASL mechanism of sasl.mechanism; set another")
+                f.write_str("it does not support the SASL mechanism of sasl.mechanism; set another")
             }
             Trouble::Mechanism(known) => write!(
                 f,
-                "it does not have the SASL mechanism of sasl.mechanism; set one of those that it has: {known}"
+                "it does not support the SASL mechanism of sasl.mechanism; set one that it supports: {known}"
             ),
             Trouble::Credentials => f.write_str(
                 "SASL authentication failed; check sasl.username, sasl.password and sasl.mechanism",
@@ -115,9 +115,9 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
-    /// Whether it is only a guess about the port: a broker that goes down closes connections too, and one that
-    /// closes a connection for an expired token refuses the next one's login in the middle. So a guess counts only
-    /// as long as no connection was ever made.
+    /// Whether it is only a guess about the port. A broker that shuts down closes connections too, and one that closed
+    /// a connection because the token had expired may break off the next authentication. So a guess counts only as
+    /// long as no connection was ever made.
     pub(super) fn is_guess(&self) -> bool {
         matches!(
             self,
@@ -126,13 +126,13 @@ impl Trouble {
     }
 }
 
-/// What librdkafka's report of a failed connection means; `None` if it is about something else than TLS or SASL.
+/// What librdkafka's report of a failed connection means; `None` if it is not about TLS or SASL.
 pub(super) fn of(report: &str) -> Option<Trouble> {
     let has = |text: &str| report.contains(text);
     if let Some(why) = after(report, NO_TOKEN) {
         return Some(Trouble::NoToken(why.to_owned()));
     }
-    // Without one of these words the connection broke meanwhile.
+    // A report of a failed SASL handshake without one of these texts means that the connection broke.
     if has("Unsupported SASL mechanism") {
         let known = after(report, "supported mechanisms: ").unwrap_or_default();
         return Some(Trouble::Mechanism(known.replace(',', ", ")));
@@ -179,15 +179,15 @@ fn sasl(report: &str) -> Trouble {
     }
 }
 
-/// What a broker says about the client's certificate, by an alert of TLS. Kafka sends `certificate unknown` for
-/// most certificates that it refuses.
+/// What a TLS alert of the broker means. Kafka sends `certificate unknown` for most client certificates that it
+/// refuses.
 fn alert(report: &str) -> Option<Trouble> {
     let alert = report.split("alert ").nth(1)?;
     if !report.contains("SSL") && !report.contains("ssl") {
         return None;
     }
     let is = |names: &[&str]| names.iter().any(|name| alert.starts_with(name));
-    // Java's brokers send `bad certificate` where there is none at all.
+    // A broker (Java's TLS) sends `bad certificate` also to a client that has no certificate.
     Some(if is(&["certificate required", "bad certificate"]) {
         Trouble::NoClientCertificate
     } else if is(&["certificate expired"]) {
@@ -218,12 +218,12 @@ fn handshake(report: &str) -> Option<Trouble> {
     if has("client SSL authentication might be required") {
         return Some(Trouble::NoClientCertificate);
     }
-    // A connection that breaks in the handshake is the network's.
+    // A connection that breaks during the handshake is a failure of the network.
     (!has("Disconnected") && !has("SSL transport error"))
         .then(|| Trouble::Handshake(first_words(why).to_owned()))
 }
 
-/// What it may mean that the broker closed the connection, by how far that was.
+/// What it may mean that the broker closed the connection, judged by the state that the connection was in.
 fn closed(report: &str) -> Option<Trouble> {
     let (what, when) = report.split_once(" (after ")?;
     let protocol = what.split_once("://").map_or("", |(protocol, _)| protocol);
@@ -257,8 +257,8 @@ fn first_words(text: &str) -> &str {
     text[..end].trim()
 }
 
-/// The broker that a report begins with, as `host:port`; librdkafka puts a protocol before it, and what it knows
-/// it by behind it, or `TxnCoordinator: ` before it.
+/// The broker that a report begins with, as `host:port`. librdkafka writes a protocol before the address and the
+/// broker's id after it, or only `TxnCoordinator: ` before it.
 pub(super) fn broker(report: &str) -> Option<&str> {
     let mut parts = report.split(": ");
     let about = parts.next()?;

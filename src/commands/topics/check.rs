@@ -84,7 +84,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         min_in_sync: flags.min_isr,
     };
     let home = match flags.store.is_kafka() {
-        // What differs from these is compared with the flags and with what is there.
+        // Not compared: the wanted replicas follow from the flags and from the topic itself.
         true => Home::Kafka {
             replication: 1,
             min_in_sync: 1,
@@ -457,7 +457,7 @@ impl Wanted<'_> {
                 "nothing can be written: {has} replicas must have a record, and there are {replicas}"
             ),
             _ if has < wants => format!(
-                "a record is acknowledged with {has} of {replicas} replicas in sync, and lost with that broker"
+                "a record is acknowledged with only {has} of {replicas} replicas in sync, and lost if these are lost"
             ),
             _ => return None,
         };

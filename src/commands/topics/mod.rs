@@ -55,7 +55,7 @@ fn create(flags: Create) -> Result<(), Failure> {
     let min_in_sync = min_in_sync.unwrap_or(topics::default_min_in_sync(replication));
     if min_in_sync > replication {
         let why = format!(
-            "{min_in_sync} replicas are never in sync with --replication {replication}, and nothing could be written"
+            "{min_in_sync} replicas are never in sync with --replication {replication}, and nothing could be written; give {replication} at most"
         );
         return Err(Failure::usage("--min-isr", why));
     }

@@ -1,6 +1,6 @@
-//! Requests of an administrator with a token: librdkafka would send them, but rdkafka 0.39 serves no events of an
-//! `AdminClient`, so it never gets a token (rust-rdkafka, issue 757). They go over a connection of our own, with
-//! messages of the crate kafka-protocol.
+//! Administrative requests of a client with a token. librdkafka could send them, but rdkafka 0.39 serves no events of
+//! an `AdminClient`, which therefore never gets a token (rust-rdkafka, issue 757). So they use a connection of our own,
+//! with messages of the crate kafka-protocol.
 //!
 //! ```text
 //!  TCP ─▶ TLS (SASL_SSL) ─▶ SaslHandshake ─▶ SaslAuthenticate ─▶ request, answer
@@ -43,7 +43,7 @@ const CLIENT: &str = "emostream";
 const ANSWER_BYTES: usize = 16 << 20;
 const OF_TOPICS: i8 = 2;
 
-/// As rdkafka's `AdminClient` answers: per topic its name, or also why not.
+/// As rdkafka's `AdminClient` returns it: the topic's name, and the error code if it was not created.
 pub(in crate::kafka) type TopicResult = Result<String, (String, RDKafkaErrorCode)>;
 
 /// Creates a topic with `settings`.
@@ -187,7 +187,7 @@ impl Connection {
         }
     }
 
-    /// To the broker that creates topics. With KRaft every broker passes that on; with ZooKeeper none does.
+    /// To the broker that creates topics. With KRaft every broker forwards that request; with ZooKeeper none does.
     fn controller(mut self, config: &Config, tokens: &Tokens) -> Result<Self, LogError> {
         let nothing = MetadataRequest::default()
             .with_topics(Some(Vec::new()))

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answer; tokens with many claims have some kilobytes.
 const ANSWER_BYTES: u64 = 256 * 1024;
 /// Lifetime of a token that has no expiry. RFC 6749 allows such tokens and recommends against them.
-const UNSAID_LIFETIME_MS: i64 = 300_000;
+const DEFAULT_LIFETIME_MS: i64 = 300_000;
 /// The longest part of an error of the endpoint's that a message repeats.
 const REPEATED_CHARS: usize = 200;
 
@@ -37,14 +37,14 @@ impl Endpoint {
         let mut config = Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .http_status_as_error(false)
-            // Where a redirect leads, the secret would go too.
+            // A redirect would send the client's secret to another address.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("emostream/", env!("CARGO_PKG_VERSION")));
         if oidc.endpoint.scheme() == "https" {
             config = config.tls_config(trust(&oidc.ca)?);
         } else {
-            // Only on this host, which a proxy does not reach.
+            // An endpoint without TLS is on this host, which a proxy does not reach.
             config = config.proxy(None);
         }
         let agent = config.build().new_agent();
@@ -117,14 +117,17 @@ fn trust(ca: &Ca) -> Result<TlsConfig, String> {
         .build())
 }
 
-/// The token in an answer. One that is not a JWT says neither whom it names nor when it expires: then it is the
-/// client's, and `expires_in` counts.
+/// The token in an answer. A token that is not a JWT shows neither its principal nor its expiry: then the client's id
+/// is the principal, and `expires_in` counts.
 fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
-    let answer: Value = serde_json::from_str(body)
-        .map_err(|_| "answers with something else than JSON; check its URL".to_owned())?;
+    let answer: Value = serde_json::from_str(body).map_err(|_| {
+        "answers with something other than JSON; check sasl.oauthbearer.token.endpoint.url"
+            .to_owned()
+    })?;
     let value = answer["access_token"].as_str();
-    let value = value.ok_or("answers without an access_token; check its URL")?;
-    // The broker gets it in a line of its own.
+    let value = value
+        .ok_or("answers without an access_token; check sasl.oauthbearer.token.endpoint.url")?;
+    // In the message to the broker (RFC 7628) a control character ends the token.
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("answers with an access_token that is not printable text".to_owned());
     }
@@ -135,10 +138,10 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     };
     let lifetime_ms = seconds(&answer["expires_in"]).map(|it| (it * 1000.0) as i64);
     let expires_ms = match (lifetime_ms, seconds(&claims["exp"])) {
-        // By the provider's clock and not by ours.
+        // Preferred, because it holds also where the provider's clock and ours differ.
         (Some(lifetime_ms), _) => now_ms.saturating_add(lifetime_ms),
         (None, Some(expires)) => (expires * 1000.0) as i64,
-        (None, None) => now_ms + UNSAID_LIFETIME_MS,
+        (None, None) => now_ms + DEFAULT_LIFETIME_MS,
     };
     if expires_ms <= now_ms {
         return Err("answers with a token that has expired; check this host's clock".to_owned());
@@ -150,7 +153,7 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     })
 }
 
-/// The claims of a JWT, not verified: that is the broker's part.
+/// The claims of a JWT; the broker verifies them.
 fn claims(token: &str) -> Option<Value> {
     let mut parts = token.split('.');
     let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
@@ -197,10 +200,12 @@ fn in_words(error: &ureq::Error) -> String {
             "has a certificate that is not trusted; set https.ca.location to a file (PEM) of the CA that signed it"
                 .to_owned()
         }
-        (Some(Fault::WrongHost), _) => "has a certificate for other hosts; check its URL".to_owned(),
-        (Some(Fault::Expired), _) => "has a certificate that has expired".to_owned(),
+        (Some(Fault::WrongHost), _) => {
+            "has a certificate for other hosts; check sasl.oauthbearer.token.endpoint.url".to_owned()
+        }
+        (Some(Fault::Expired), _) => "has a certificate that has expired; it needs a new one".to_owned(),
         (None, ureq::Error::Timeout(_)) => format!("did not answer within {PATIENCE:?}"),
-        (None, ureq::Error::HostNotFound) => "has a name that is not known here".to_owned(),
+        (None, ureq::Error::HostNotFound) => "has a host name that cannot be resolved".to_owned(),
         (None, ureq::Error::Io(error)) => format!("is not reachable ({error})"),
         (None, error) => format!("gives no answer ({error})"),
     }
@@ -231,7 +236,7 @@ mod tests {
             (&named, r#","expires_in":"300""#, "svc-emostream", 300_000),
             (&named, "", "svc-emostream", 600_000),
             (&opaque, r#","expires_in":60"#, "client", 60_000),
-            (&opaque, "", "client", UNSAID_LIFETIME_MS),
+            (&opaque, "", "client", DEFAULT_LIFETIME_MS),
         ] {
             let body = format!(r#"{{"access_token":"{value}","token_type":"Bearer"{rest}}}"#);
             let token = token(&body, "client", now_ms).unwrap();

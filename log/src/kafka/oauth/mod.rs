@@ -2,19 +2,19 @@
 //!
 //! ```text
 //!  token endpoint ◀─ POST ── one thread ─▶ the current token ─▶ generate_oauth_token of every client
-//!                     (when ¾ of its time is over)          └─▶ requests of an administrator
+//!                     (when ¾ of its time is over)          └─▶ administrative requests
 //! ```
 //!
-//! librdkafka asks for a token by an event in the queue that its owner polls, on that owner's thread: a timely
-//! worker for a reader. So no event waits for the endpoint: it takes the token that is there.
+//! librdkafka requests a token by an event in the queue that the client's owner polls, on that owner's thread: a timely
+//! worker for a reader. So the callback never waits for the endpoint: it returns the current token.
 //!
-//! | client | who serves the event |
+//! | client | thread that serves the event |
 //! |---|---|
 //! | the two consumers of `KafkaLog` | the thread `kafka-events`, every 100 ms |
-//! | a reader | its owner, in every poll; the event rings its `wake` |
+//! | a reader | its owner, in every poll; the event calls its `wake` |
 //! | an appender | its own thread |
 //! | a transactor | the thread `kafka-transactor`, which runs only here: librdkafka serves nothing while it waits in `init_transactions` or `commit_transaction` |
-//! | an administrator | no thread: rdkafka polls no events of an `AdminClient`. [`admin`] sends those requests |
+//! | an `AdminClient` | no thread: rdkafka does not poll its events. [`admin`] sends those requests |
 //!
 //! Invariant: a token or the client's secret is in no message and in no `Debug`.
 
@@ -49,7 +49,7 @@ const MARGIN_MS: i64 = 1_000;
 const PREFIX: &str = "sasl.oauthbearer.";
 const NEEDS: &str = "OAUTHBEARER needs sasl.oauthbearer.method=oidc, sasl.oauthbearer.token.endpoint.url, sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret";
 
-/// Where tokens come from, and who asks for them.
+/// The token endpoint, and the client that requests tokens there.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Oidc {
     endpoint: Url,
@@ -59,7 +59,7 @@ pub(super) struct Oidc {
     ca: Ca,
 }
 
-/// Whose certificates the endpoint's is checked with.
+/// The authorities that the endpoint's certificate is checked with.
 #[derive(Clone, PartialEq, Eq)]
 enum Ca {
     System,
@@ -157,11 +157,11 @@ const NOT_WITH_TOKENS: [(&str, &str); 9] = [
     ),
     (
         "enable.ssl.certificate.verification",
-        "must stay true with OAUTHBEARER: the token would go to whoever answers; set ssl.ca.location instead",
+        "must stay true with OAUTHBEARER, or another host could receive the token; set ssl.ca.location instead",
     ),
     (
         "ssl.endpoint.identification.algorithm",
-        "must stay https with OAUTHBEARER: the token would go to whoever answers",
+        "must stay https with OAUTHBEARER, or another host could receive the token; leave it out",
     ),
     (
         "ssl.keystore.location",
@@ -173,7 +173,7 @@ const NOT_WITH_TOKENS: [(&str, &str); 9] = [
     ),
 ];
 
-/// Whether it is set to what it is anyway.
+/// Whether the value is the one that applies anyway.
 fn is_harmless(property: &str, value: &str) -> bool {
     match property {
         "enable.sasl.oauthbearer.unsecure.jwt" => value == "false",
@@ -212,7 +212,7 @@ fn address(text: &str) -> Result<Url, String> {
 #[derive(Clone, PartialEq, Eq)]
 struct Token {
     value: String,
-    /// Whom it names; librdkafka only logs it.
+    /// The principal that it names; librdkafka only logs it.
     principal: String,
     /// Unix milliseconds.
     expires_ms: i64,
@@ -333,7 +333,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// librdkafka asks for a new token when four fifths of the time of the last are over; it is there by then.
+    /// librdkafka requests a new token after four fifths of a token's lifetime; the thread has it by then.
     fn after(obtained_ms: i64, token: &Token) -> Self {
         let lifetime_ms = token.expires_ms.saturating_sub(obtained_ms);
         Self {
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_replaced_before_librdkafka_asks_and_a_failure_is_retried_soon() {
+    fn a_token_is_replaced_before_librdkafka_requests_one_and_a_failure_is_retried_soon() {
         let token = Token {
             value: String::new(),
             principal: String::new(),
