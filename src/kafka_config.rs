@@ -37,12 +37,25 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
         .map(|(number, line)| {
             let parts = line.split_once('=');
             let parts = parts.map(|(key, value)| (key.trim(), value.trim()));
-            match parts.filter(|(key, _)| !key.is_empty()) {
+            match parts.filter(|(key, _)| is_name(key)) {
+                Some((_, value)) if value.contains(char::is_control) => {
+                    Err(format!("line {number} holds a control character"))
+                }
                 Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
                 None => Err(format!("line {number} is not KEY=VALUE")),
             }
         })
         .collect()
+}
+
+/// Whether it looks like a property's name. A line of a secret that was pasted over several lines may end with `=`.
+fn is_name(key: &str) -> bool {
+    const ONE_WORD: [&str; 5] = ["acks", "debug", "log_level", "partitioner", "retries"];
+    let is_part = |part: &str| {
+        let mut bytes = part.bytes();
+        !part.is_empty() && bytes.all(|it| matches!(it, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    };
+    ONE_WORD.contains(&key) || key.contains('.') && key.split('.').all(is_part)
 }
 
 #[cfg(test)]
@@ -67,8 +80,17 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_a_property_is_named_by_its_number_and_not_repeated() {
-        let why = parse("a=b\n\nsasl.password hunter2\n").unwrap_err();
-        assert_eq!(why, "line 3 is not KEY=VALUE");
+        for line in [
+            "sasl.password hunter2",
+            "hunter2hunter2==",
+            "hunter2.Hunter2=",
+            "=hunter2",
+        ] {
+            let why = parse(&format!("debug=broker\n\n{line}\n")).unwrap_err();
+            assert_eq!(why, "line 3 is not KEY=VALUE");
+        }
+        let why = parse("sasl.password=hunter2\0").unwrap_err();
+        assert_eq!(why, "line 1 holds a control character");
     }
 
     #[test]

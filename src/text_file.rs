@@ -28,9 +28,9 @@ pub(crate) fn contents(file: &Path) -> Result<String, String> {
         Ok(_) => Err(format!(
             "is longer than {FILE_BYTES} bytes; name another file"
         )),
-        Err(error) if error.kind() == ErrorKind::InvalidData => {
-            Err("is not text; write it as text, for example as hexadecimal digits".to_owned())
-        }
+        Err(error) if error.kind() == ErrorKind::InvalidData => Err(
+            "is not UTF-8 text; write it as text, a binary secret as hexadecimal digits".to_owned(),
+        ),
         Err(error) => Err(error.to_string()),
     }
 }

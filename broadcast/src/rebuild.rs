@@ -10,12 +10,9 @@
 //! one doubled: a window that the totals hold already is waited for, since Kafka shows the parts of a
 //! transaction one after another.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
-use emostream_log::{Doorbell, Log, LogError, Record, read_to_end};
+use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_to_end};
 use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
 
 use crate::{
@@ -34,8 +31,6 @@ use crate::{
 const SETTLED: Duration = Duration::from_secs(60);
 /// How long a start waits for the finals of totals that are younger than that.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Nothing new for this long, although the end was not reached: the broker is away.
-const STALLED: Duration = Duration::from_secs(10);
 
 /// Where to read on.
 pub(crate) struct Sources {
@@ -94,7 +89,7 @@ fn read_trending(
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<(), LogError> {
-    let mut last_news = Instant::now();
+    let mut stall = StallTimer::start();
     loop {
         let read = trending.poll(log, bell, feed, &mut |record| {
             if let Some(result) = decoder.read(record) {
@@ -104,12 +99,11 @@ fn read_trending(
         })?;
         match read {
             0 if trending.at_end() => return Ok(()),
-            0 if last_news.elapsed() > STALLED => {
-                let detail = "reading what is trending stands still".to_owned();
-                return Err(LogError::TimedOut { detail });
+            0 => {
+                stall.check(log, "what is trending")?;
+                bell.wait(PARK);
             }
-            0 => bell.wait(PARK),
-            _ => last_news = Instant::now(),
+            _ => stall.news(),
         }
     }
 }
@@ -178,7 +172,7 @@ impl Kept {
         bell: &Doorbell,
         decoder: &mut Decoder,
     ) -> Result<(), LogError> {
-        let mut last_news = Instant::now();
+        let mut stall = StallTimer::start();
         loop {
             let read = windows.poll(log, bell, feed, &mut |record| {
                 if let Some(result) = decoder.read(record) {
@@ -186,21 +180,18 @@ impl Kept {
                 }
             })?;
             if read > 0 {
-                last_news = Instant::now();
+                stall.news();
                 continue;
             }
             if windows.at_end() && self.awaited.is_empty() {
                 return Ok(());
             }
-            if windows.at_end() && last_news.elapsed() > PATIENCE {
+            if windows.at_end() && stall.elapsed() > PATIENCE {
                 let rooms = self.awaited.len();
                 tracing::warn!(rooms, "the finals of the newest totals are missing");
                 return Ok(());
             }
-            if last_news.elapsed() > STALLED {
-                let detail = "reading the finals stands still".to_owned();
-                return Err(LogError::TimedOut { detail });
-            }
+            stall.check(log, "the finals")?;
             bell.wait(PARK);
         }
     }

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use emostream_http::Component;
@@ -31,6 +31,8 @@ use crate::{
 
 /// How long to wait before a failing log is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a log that fails for longer is logged.
+const WARN_EVERY: Duration = Duration::from_secs(30);
 /// How long the thread sleeps at most before it looks whether it should end.
 pub(crate) const PARK: Duration = Duration::from_millis(200);
 
@@ -70,6 +72,7 @@ impl Tail {
             trending,
             live,
             reads: false,
+            warned: None,
         };
         reading.goes_well(&readiness);
         let stop = Arc::new(AtomicBool::new(false));
@@ -114,6 +117,8 @@ struct Reading {
     live: Source,
     /// Whether the log could be read at last.
     reads: bool,
+    /// When it was last logged that it cannot be.
+    warned: Option<Instant>,
 }
 
 impl Reading {
@@ -123,8 +128,12 @@ impl Reading {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => self.bell.wait(PARK),
             Err(error) => {
-                tracing::warn!(%error, "results cannot be read; trying again");
                 self.reads = false;
+                // Between two reports of a broker, reading may look well.
+                if self.warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+                    tracing::warn!(%error, "results cannot be read; trying again");
+                    self.warned = Some(Instant::now());
+                }
                 self.feed.metrics.upstream.set(0);
                 self.feed.hub.supply().send_replace(Supply::CutOff);
                 readiness.not_ready(error.to_string());

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_log::{Doorbell, Log, LogError};
+use emostream_log::{Doorbell, Log, LogError, StallTimer};
 
 use crate::progress::{LastRecord, PartitionProgress, Progress};
 
@@ -27,9 +27,6 @@ const TAKEOVER: Duration = Duration::from_secs(2);
 
 /// How often such a broker is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-
-/// How long the records that are compared may take to come.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why progress does not fit the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,7 +199,7 @@ fn others(
     let bell = Doorbell::default();
     let mut reader = log.reader(topic, &from, bell.wake())?;
     let mut others = Vec::new();
-    let until = Instant::now() + PATIENCE;
+    let mut stall = StallTimer::start();
     while !unknown.is_empty() {
         let mut known = Vec::new();
         for (partition, seen) in &unknown {
@@ -227,11 +224,10 @@ fn others(
             }
         }
         unknown.retain(|partition, _| !known.contains(partition));
-        if !unknown.is_empty() && known.is_empty() {
-            if Instant::now() > until {
-                let detail = format!("reading {topic} stands still");
-                return Err(LogError::TimedOut { detail });
-            }
+        if !known.is_empty() {
+            stall.news();
+        } else if !unknown.is_empty() {
+            stall.check(log, topic)?;
             bell.wait(ASK_AGAIN);
         }
     }

@@ -31,7 +31,7 @@ use std::{ops::Range, time::Duration};
 pub use error::LogError;
 pub use event_clock::EventClock;
 pub use record::{Header, Headers, NewRecord, Record};
-pub use scan::{read_last, read_since, read_to_end};
+pub use scan::{StallTimer, read_last, read_since, read_to_end};
 pub use topic::{Cleanup, Deletion, Timestamps, TopicDescription, TopicSpec};
 pub use wake::{Doorbell, Wake};
 
@@ -64,6 +64,11 @@ pub trait Log: Send + Sync {
 
     /// Asks whether the log answers now: an error that says why if it does not within `patience`.
     fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError>;
+
+    /// The permission that the log denies this client at present, if it denies one.
+    fn denied(&self) -> Option<LogError> {
+        None
+    }
 
     /// The first offset still kept, and the offset that the next record will get.
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError>;

@@ -11,6 +11,40 @@ use crate::{Doorbell, Log, LogError, Record};
 /// Nothing new for this long, although the end was not reached: the broker is away.
 const STALLED: Duration = Duration::from_secs(10);
 
+/// How long a reading up to an end has brought nothing.
+pub struct StallTimer {
+    last_news: Instant,
+}
+
+impl StallTimer {
+    /// Begins now.
+    pub fn start() -> StallTimer {
+        StallTimer {
+            last_news: Instant::now(),
+        }
+    }
+
+    /// Something came: begins again.
+    pub fn news(&mut self) {
+        *self = StallTimer::start();
+    }
+
+    /// How long nothing has come.
+    pub fn elapsed(&self) -> Duration {
+        self.last_news.elapsed()
+    }
+
+    /// [`LogError::TimedOut`] if reading `what` has brought nothing for ten seconds. Not while the log denies this
+    /// client something: its reader reports a denial that lasts.
+    pub fn check(&self, log: &dyn Log, what: &str) -> Result<(), LogError> {
+        if self.elapsed() <= STALLED || log.denied().is_some() {
+            return Ok(());
+        }
+        let detail = format!("reading {what} stands still");
+        Err(LogError::TimedOut { detail })
+    }
+}
+
 /// Records of one partition taken at once.
 const POLL_RECORDS: usize = 1000;
 
@@ -90,7 +124,7 @@ fn read_from(
     let bell = Doorbell::default();
     let mut reader = log.reader(topic, from, bell.wake())?;
     let mut unread: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
-    let mut last_news = Instant::now();
+    let mut stall = StallTimer::start();
     while !unread.is_empty() {
         let mut news = 0;
         for partition in &unread {
@@ -98,11 +132,9 @@ fn read_from(
         }
         unread.retain(|partition| !reader.at_end(*partition));
         if news > 0 {
-            last_news = Instant::now();
-        } else if last_news.elapsed() > STALLED {
-            let detail = format!("reading {topic} stands still");
-            return Err(LogError::TimedOut { detail });
+            stall.news();
         } else if !unread.is_empty() {
+            stall.check(log, topic)?;
             bell.wait(Duration::from_millis(100));
         }
     }

@@ -133,3 +133,47 @@ fn a_start_without_permissions_names_one_and_ends_with_78() {
     assert_contains(sentence(&log), &["Describe", &stage.prefix, "topics check"]);
     println!("publisher: {after:?}, {}", sentence(&log));
 }
+
+#[test]
+fn a_start_that_may_describe_and_not_read_names_it_and_ends_with_78() {
+    let stage = Stage::with_topics("unread");
+    for role in ["ingest", "dataflow", "publisher"] {
+        stage.grant(role);
+    }
+    let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
+    let _dataflow = stage.dataflow(&stage.client("dataflow", &Login::Scram256));
+    let reactions = stored(&ingest.address, 10);
+    stage.until_counted(reactions);
+    stage.deny("publisher", "Read", "totals");
+    let client = stage.client("publisher", &Login::Plain);
+    let arguments = ["--listen", "127.0.0.1:0", "--admin", "off"];
+    let arguments = stage.arguments(&["publisher"], &client, &arguments);
+    let mut publisher = Node::start_silent(&arguments, &stage.log("publisher"));
+    let (code, _) = ended(&mut publisher, GIVEN_UP_WITHIN);
+    let log = publisher.logged();
+    assert_eq!(code, 78, "{log}");
+    assert_contains(
+        sentence(&log),
+        &["Read", &stage.topic("totals"), "topics check"],
+    );
+}
+
+#[test]
+fn a_publisher_that_may_read_again_after_its_patience_is_ready_again() {
+    let stage = Stage::with_topics("reread");
+    stage.grant("publisher");
+    let publisher = stage.publisher(&stage.client("publisher", &Login::Scram512));
+    until_ready(&publisher, true);
+    stage.deny("publisher", "Read", "live");
+    // Only a denial that is final ends the reading.
+    logged(
+        &publisher,
+        &["results cannot be read", "Read", &stage.topic("live")],
+    );
+    assert_contains(
+        &until_ready(&publisher, false),
+        &["Read", &stage.topic("live")],
+    );
+    stage.allow_again("publisher", "Read", "live");
+    until_ready(&publisher, true);
+}

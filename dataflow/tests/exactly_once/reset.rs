@@ -142,7 +142,9 @@ fn resets_with_other_windows_double_and_lose_nothing() {
         let stage = Stage::new(rng.random_range(1..4));
         let span_ms = 40_000;
         let (mut rest, _) = events(&stage, &mut rng, span_ms);
-        rest.extend(closing(&stage, span_ms));
+        // Late enough that a window of 7 s closes after one that an earlier run had begun.
+        let closing_ms = span_ms + 10_000;
+        rest.extend(closing(&stage, closing_ms));
         let mut before = Vec::new();
         let last = rng.random_range(2..9);
         let mut settings = (2000, 750);
@@ -172,7 +174,7 @@ fn resets_with_other_windows_double_and_lose_nothing() {
             });
             let commits = stage.commits() + rng.random_range(1..4);
             let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
-            let end_ms = config.window.floor(T0 + span_ms + 10_000 - lateness_ms);
+            let end_ms = config.window.floor(T0 + closing_ms + 10_000 - lateness_ms);
             stage.run_until(config, || match round == last {
                 true => stage.final_until_ms() >= end_ms,
                 false => stage.commits() >= commits || Instant::now() > patience,

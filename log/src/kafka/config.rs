@@ -13,7 +13,7 @@ use super::{
     Fetching, KafkaOptions, builtin,
     context::Events,
     denials::Denials,
-    oauth::{Oidc, Tokens},
+    oauth::{Endpoint, Objection, Oidc, Tokens},
     options::{self, Property},
     protected,
 };
@@ -79,7 +79,8 @@ impl Config {
     /// Requests the token that every client authenticates by, if the user's properties say so.
     pub(super) fn request_token(&mut self) -> Result<(), LogError> {
         if let Some(oidc) = self.oidc()? {
-            self.tokens = Some(Arc::new(Tokens::start(oidc, &self.brokers)?));
+            let endpoint = Endpoint::new(oidc).map_err(|objection| self.blame(objection))?;
+            self.tokens = Some(Arc::new(Tokens::start(endpoint, &self.brokers)?));
         }
         Ok(())
     }
@@ -95,14 +96,15 @@ impl Config {
     }
 
     fn oidc(&self) -> Result<Option<Oidc>, LogError> {
-        Oidc::of(&self.properties).map_err(|(name, why)| {
-            let mut properties = self.properties.iter();
-            let blamed = properties.find(|it| it.canonical() == name);
-            blamed.map_or_else(
-                || LogError::Refused(why.clone()),
-                |it| refused(it, why.clone()),
-            )
-        })
+        Oidc::of(&self.properties).map_err(|objection| self.blame(objection))
+    }
+
+    fn blame(&self, (name, why): Objection) -> LogError {
+        let mut properties = self.properties.iter();
+        match properties.find(|it| it.canonical() == name) {
+            Some(property) => refused(property, why),
+            None => LogError::Refused(why),
+        }
     }
 
     pub(super) fn brokers(&self) -> &str {
@@ -340,13 +342,14 @@ impl Config {
         }
     }
 
-    /// A text of librdkafka's without the secrets that it may repeat.
+    /// A text of librdkafka's without the secrets that it may repeat, which it does in quotes. The same word elsewhere
+    /// in the text is librdkafka's own, and would reveal the secret if it were replaced.
     fn redacted(&self, text: &str) -> String {
         let secrets = self.properties.iter().filter(|it| it.is_secret());
         let values = secrets.map(|it| it.value.as_str());
         let mut text = text.to_owned();
         for value in values.filter(|value| !value.is_empty()) {
-            text = text.replace(value, "[redacted]");
+            text = text.replace(&format!("\"{value}\""), "[redacted]");
         }
         text
     }
@@ -462,12 +465,13 @@ mod tests {
     #[test]
     fn no_sentence_repeats_a_secret() {
         let config = config(&[("sasl.password", "hunter2"), ("client.id", "ada")]);
-        let text = "Invalid value \"hunter2\" for \"client.id\" of ada";
+        // The first is librdkafka's own word.
+        let text = "hunter2: invalid value \"hunter2\" for \"client.id\" of ada";
         let error = KafkaError::ClientCreation(text.to_owned());
         let sentence = config.refusal(&error).to_string();
         assert_eq!(
             sentence,
-            "-X client.id: Invalid value \"[redacted]\" for \"client.id\" of ada"
+            "-X client.id: hunter2: invalid value [redacted] for \"client.id\" of ada"
         );
         assert!(!format!("{config:?}").contains("hunter2"));
     }

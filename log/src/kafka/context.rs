@@ -189,6 +189,8 @@ impl ClientContext for Events {
         match error.rdkafka_error_code() {
             // These are answers to a reader, not troubles.
             Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
+            // Reported by `Denials`.
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
             // Of a reader, which needs no group. `commit_callback` reports offsets that are not committed.
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
             // The single broker's own error has been told just before, and says more.

@@ -18,19 +18,36 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::context::is_due;
 use crate::LogError;
 
 /// How long to wait until a request that was denied is repeated.
 pub(super) const RETRY_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a denial counts that was not repeated: the client that met it may not have made the request again.
+const COUNTS_FOR: Duration = Duration::from_secs(60);
+
 /// Shared by all clients of a log.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Denials {
     patience: Duration,
-    /// Whether `since` has an entry, so that a request that is allowed costs one atomic load.
+    /// Whether `known` has an entry, so that a request that is allowed costs one atomic load.
     any: Arc<AtomicBool>,
-    /// Operation and resource, and when the brokers first denied it.
-    since: Arc<Mutex<BTreeMap<(&'static str, String), Instant>>>,
+    /// By operation and resource.
+    known: Arc<Mutex<BTreeMap<(&'static str, String), Denial>>>,
+}
+
+/// When the brokers denied an operation.
+#[derive(Debug, Clone, Copy)]
+struct Denial {
+    first: Instant,
+    last: Instant,
+}
+
+impl Denial {
+    fn counts(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) < COUNTS_FOR
+    }
 }
 
 impl Denials {
@@ -54,14 +71,20 @@ impl Denials {
         };
         let mut known = self.known();
         let key = (operation, resource.clone());
-        if !known.contains_key(&key) && !self.patience.is_zero() {
-            tracing::warn!(
+        let earlier = known.get(&key).filter(|denial| denial.counts(now));
+        if earlier.is_none() && !self.patience.is_zero() {
+            let sentence = format!(
                 "Kafka denies this client {operation} on {resource} and the request is repeated; give its principal that permission (`emostream topics check` prints the commands)"
             );
+            // While an ACL spreads, one broker denies what another allows.
+            if is_due(&sentence) {
+                tracing::warn!("{sentence}");
+            }
         }
-        let since = *known.entry(key).or_insert(now);
+        let first = earlier.map_or(now, |denial| denial.first);
+        known.insert(key, Denial { first, last: now });
         self.any.store(true, Ordering::Release);
-        let lasting = now.saturating_duration_since(since) >= self.patience;
+        let lasting = now.saturating_duration_since(first) >= self.patience;
         LogError::Denied {
             operation,
             resource,
@@ -80,14 +103,20 @@ impl Denials {
 
     /// Forgets the denial of `operation` on `resource`, if there was one: the operation succeeded.
     pub(super) fn allow(&self, operation: &'static str, resource: fmt::Arguments<'_>) {
-        if !self.any.load(Ordering::Acquire) {
-            return;
+        if self.any.load(Ordering::Acquire) && self.forget(operation, resource.to_string()) {
+            let sentence = format!("Kafka allows this client {operation} on {resource} again");
+            if is_due(&sentence) {
+                tracing::info!("{sentence}");
+            }
         }
+    }
+
+    /// Whether there was a denial of `operation` on `resource`.
+    fn forget(&self, operation: &'static str, resource: String) -> bool {
         let mut known = self.known();
-        if known.remove(&(operation, resource.to_string())).is_some() {
-            tracing::info!("Kafka allows this client {operation} on {resource} again");
-        }
+        let was_denied = known.remove(&(operation, resource)).is_some();
         self.any.store(!known.is_empty(), Ordering::Release);
+        was_denied
     }
 
     /// What is denied at present, if anything is.
@@ -95,8 +124,9 @@ impl Denials {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
-        let known = self.known();
-        let ((operation, resource), _) = known.first_key_value()?;
+        let (known, now) = (self.known(), Instant::now());
+        let mut counting = known.iter().filter(|(_, denial)| denial.counts(now));
+        let ((operation, resource), _) = counting.next()?;
         Some(LogError::Denied {
             operation,
             resource: resource.clone(),
@@ -121,9 +151,16 @@ impl Denials {
                     thread::sleep(RETRY_EVERY);
                 }
                 answer => {
-                    // Also after a final denial: a caller that continues without the permission would never be ready.
-                    if let Some((operation, resource)) = denied {
-                        self.allow(operation, format_args!("{resource}"));
+                    match denied {
+                        Some((operation, resource)) if answer.is_ok() => {
+                            self.allow(operation, format_args!("{resource}"));
+                        }
+                        // Also after a final denial: a caller that continues without the permission would never be
+                        // ready.
+                        Some((operation, resource)) => {
+                            self.forget(operation, resource);
+                        }
+                        None => {}
                     }
                     return answer;
                 }
@@ -131,8 +168,8 @@ impl Denials {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<(&'static str, String), Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, BTreeMap<(&'static str, String), Denial>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,6 +207,22 @@ mod tests {
         assert!(denials.current().is_none());
         let error = denials.note(denied(), begun + PATIENCE);
         assert!(!denials.is_final(&error));
+    }
+
+    #[test]
+    fn a_denial_that_was_not_repeated_for_a_while_begins_anew() {
+        let denials = Denials::new(PATIENCE);
+        let begun = Instant::now();
+        for (after, is_final) in [
+            (0, false),
+            (59, true),
+            (118, true),
+            (178, false),
+            (208, true),
+        ] {
+            let error = denials.note(denied(), begun + Duration::from_secs(after));
+            assert_eq!(denials.is_final(&error), is_final, "after {after} s");
+        }
     }
 
     #[test]

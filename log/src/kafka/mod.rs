@@ -284,7 +284,7 @@ impl Log for KafkaLog {
     }
 
     fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
-        if let Some(denied) = self.config.denials().current() {
+        if let Some(denied) = self.denied() {
             return Err(denied);
         }
         match self.layout(topic, patience)?.leaderless {
@@ -294,6 +294,10 @@ impl Log for KafkaLog {
                 detail: format!("no broker leads {topic}/{partition}"),
             }),
         }
+    }
+
+    fn denied(&self) -> Option<LogError> {
+        self.config.denials().current()
     }
 
     fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {

@@ -164,6 +164,10 @@ fn canonical(name: &str) -> &str {
     match name {
         "sasl.mechanism" => "sasl.mechanisms",
         "metadata.broker.list" => "bootstrap.servers",
+        "compression.type" => "compression.codec",
+        "queue.buffering.max.ms" => "linger.ms",
+        "max.partition.fetch.bytes" => "fetch.message.max.bytes",
+        "max.in.flight" => "max.in.flight.requests.per.connection",
         "sasl.oauthbearer.client.credentials.client.id" => "sasl.oauthbearer.client.id",
         "sasl.oauthbearer.client.credentials.client.secret" => "sasl.oauthbearer.client.secret",
         name => name,

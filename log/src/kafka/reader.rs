@@ -269,9 +269,9 @@ impl Reader for KafkaReader {
         while count < limit {
             let (handed_out, event) = self.partitions[which].hand_out(limit - count, each)?;
             count += handed_out;
-            if self.denied && (handed_out > 0 || matches!(event, Some(KafkaError::PartitionEOF(_))))
-            {
+            if handed_out > 0 || matches!(event, Some(KafkaError::PartitionEOF(_))) {
                 self.denied = false;
+                // Also if another reader was denied, which this one replaces.
                 let denials = self.config.denials();
                 denials.allow("Read", format_args!("topic {}", self.topic));
             }

@@ -284,8 +284,12 @@ impl Wanted<'_> {
             return format!("emostream up {store}");
         }
         let partitions = self.partitions.unwrap_or(COMMON_PARTITIONS);
-        let copies = self.replication.map(|n| format!(" --replication {n}"));
-        let copies = copies.unwrap_or_default();
+        let flag = |name, value: Option<u32>| value.map(|n| format!(" {name} {n}"));
+        let copies = [
+            flag("--replication", self.replication),
+            flag("--min-isr", self.min_in_sync),
+        ];
+        let copies: String = copies.into_iter().flatten().collect();
         format!(
             "emostream topics create {store} --topic-prefix {prefix} --partitions {partitions}{copies}"
         )
@@ -450,8 +454,8 @@ impl Wanted<'_> {
 
     fn min_in_sync(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
         let default = topics::default_min_in_sync(found.replication);
-        let (has, wants) = (found.min_in_sync, self.min_in_sync.unwrap_or(default));
-        let replicas = found.replication;
+        let (has, replicas) = (found.min_in_sync, found.replication);
+        let wants = self.min_in_sync.unwrap_or(default).min(replicas);
         let mend = match has {
             _ if has > replicas => format!(
                 "nothing can be written: {has} replicas must have a record, and there are {replicas}"
@@ -461,7 +465,6 @@ impl Wanted<'_> {
             ),
             _ => return None,
         };
-        let wants = wants.min(replicas);
         let setting = format!("min.insync.replicas={wants}");
         Some(self.setting(spec, format!("in sync: {has}, not {wants}"), mend, &setting))
     }

@@ -14,7 +14,7 @@ use ureq::{
 };
 use url::form_urlencoded;
 
-use super::{Ca, Oidc, Token, now_ms};
+use super::{Ca, Objection, Oidc, Token, now_ms};
 use crate::kafka::tls::{self, Fault};
 
 /// How long a request may take, from the look-up of the name to the end of the answer.
@@ -23,17 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES: u64 = 256 * 1024;
 /// Lifetime of a token that has no expiry. RFC 6749 allows such tokens and recommends against them.
 const DEFAULT_LIFETIME_MS: i64 = 300_000;
+/// The longest lifetime, a year: a token that never expires is replaced as well.
+const LONGEST_LIFETIME_MS: i64 = 365 * 24 * 3_600_000;
 /// The longest part of an error of the endpoint's that a message repeats.
 const REPEATED_CHARS: usize = 200;
 
-pub(super) struct Endpoint {
+pub(in crate::kafka) struct Endpoint {
     oidc: Oidc,
     agent: Agent,
 }
 
 impl Endpoint {
     /// Reads the certificates that are trusted.
-    pub(super) fn new(oidc: Oidc) -> Result<Self, String> {
+    pub(in crate::kafka) fn new(oidc: Oidc) -> Result<Self, Objection> {
         let mut config = Agent::config_builder()
             .timeout_global(Some(PATIENCE))
             .http_status_as_error(false)
@@ -86,7 +88,7 @@ impl Endpoint {
         let body = body.read_to_string().map_err(|error| in_words(&error))?;
         match status {
             200 => token(&body, client_id, now_ms()),
-            _ => Err(refusal(status, &body).replace(client_secret, "[redacted]")),
+            _ => Err(refusal(status, &body, client_secret)),
         }
     }
 }
@@ -98,15 +100,13 @@ fn basic(client_id: &str, client_secret: &str) -> String {
     format!("Basic {}", BASE64_STANDARD.encode(joined))
 }
 
-fn trust(ca: &Ca) -> Result<TlsConfig, String> {
-    let failed = |why: String| format!("https.ca.location: {why}");
-    let certificates = match ca {
-        Ca::System => tls::system(),
-        Ca::File(path) => tls::in_place(path).map_err(failed),
-        Ca::Pem(pem) => {
-            tls::certificates(pem.as_bytes()).map_err(|why| format!("https.ca.pem: {why}"))
-        }
-    }?;
+fn trust(ca: &Ca) -> Result<TlsConfig, Objection> {
+    let (property, certificates) = match ca {
+        Ca::System => ("https.ca.location", tls::system()),
+        Ca::File(path) => ("https.ca.location", tls::in_place(path)),
+        Ca::Pem(pem) => ("https.ca.pem", tls::certificates(pem.as_bytes())),
+    };
+    let certificates = certificates.map_err(|why| (property, why))?;
     let certificates: Vec<_> = certificates
         .iter()
         .map(|certificate| Certificate::from_der(certificate).to_owned())
@@ -143,6 +143,8 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
         (None, Some(expires)) => (expires * 1000.0) as i64,
         (None, None) => now_ms + DEFAULT_LIFETIME_MS,
     };
+    // librdkafka multiplies what is left of it, and overflows.
+    let expires_ms = expires_ms.min(now_ms.saturating_add(LONGEST_LIFETIME_MS));
     if expires_ms <= now_ms {
         return Err("answers with a token that has expired; check this host's clock".to_owned());
     }
@@ -162,10 +164,12 @@ fn claims(token: &str) -> Option<Value> {
 }
 
 /// What an answer means that brings no token (RFC 6749, section 5.2).
-fn refusal(status: u16, body: &str) -> String {
+fn refusal(status: u16, body: &str, client_secret: &str) -> String {
     let answer: Value = serde_json::from_str(body).unwrap_or_default();
     let text = |name: &str| {
         let text = answer[name].as_str().unwrap_or_default();
+        // Before it is cut, which may cut the secret.
+        let text = text.replace(client_secret, "[redacted]");
         text.chars().take(REPEATED_CHARS).collect::<String>()
     };
     let (error, description) = (text("error"), text("error_description"));
@@ -237,6 +241,12 @@ mod tests {
             (&named, "", "svc-emostream", 600_000),
             (&opaque, r#","expires_in":60"#, "client", 60_000),
             (&opaque, "", "client", DEFAULT_LIFETIME_MS),
+            (
+                &opaque,
+                r#","expires_in":9223372036854775807"#,
+                "client",
+                LONGEST_LIFETIME_MS,
+            ),
         ] {
             let body = format!(r#"{{"access_token":"{value}","token_type":"Bearer"{rest}}}"#);
             let token = token(&body, "client", now_ms).unwrap();
@@ -276,9 +286,15 @@ mod tests {
             (404, "<html>", "sasl.oauthbearer.token.endpoint.url"),
             (503, "", "(status 503)"),
         ] {
-            let why = refusal(status, body);
+            let why = refusal(status, body, "hunter2");
             assert!(why.contains(says), "{why}");
         }
+        let across_the_cut = format!(
+            r#"{{"error":"x","error_description":"{}hunter2"}}"#,
+            " ".repeat(REPEATED_CHARS - 3)
+        );
+        let why = refusal(400, &across_the_cut, "hunter2");
+        assert!(!why.contains("hun"), "{why}");
     }
 
     #[test]

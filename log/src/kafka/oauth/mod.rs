@@ -34,8 +34,8 @@ use std::{
 use rdkafka::client::OAuthToken;
 use url::{Host, Url};
 
-use self::endpoint::Endpoint;
-use super::{context::is_due, options::Property};
+pub(super) use self::endpoint::Endpoint;
+use super::{config::PROBE, context::is_due, options::Property};
 use crate::LogError;
 
 /// How often the thread looks at the clock, which may be set while it waits.
@@ -46,7 +46,21 @@ const LONGEST_PAUSE_MS: i64 = 10_000;
 /// A token that expires so soon is not handed out: it would have expired when the broker reads it.
 const MARGIN_MS: i64 = 1_000;
 
-const PREFIX: &str = "sasl.oauthbearer.";
+/// Properties that this module reads or judges. librdkafka could use them only with libcurl, so it is not given them; it
+/// refuses others, and names that it does not know.
+const TAKEN: [&str; 11] = [
+    "sasl.oauthbearer.method",
+    "sasl.oauthbearer.token.endpoint.url",
+    "sasl.oauthbearer.client.id",
+    "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.scope",
+    "sasl.oauthbearer.extensions",
+    "sasl.oauthbearer.config",
+    "sasl.oauthbearer.grant.type",
+    "sasl.oauthbearer.metadata.authentication.type",
+    "https.ca.location",
+    "https.ca.pem",
+];
 const NEEDS: &str = "OAUTHBEARER needs sasl.oauthbearer.method=oidc, sasl.oauthbearer.token.endpoint.url, sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret";
 
 /// The token endpoint, and the client that requests tokens there.
@@ -93,6 +107,12 @@ impl Oidc {
                 _ => Ok(None),
             };
         }
+        let protocol = value("security.protocol").unwrap_or_default();
+        if !protocol.to_lowercase().starts_with("sasl_") {
+            // A token that is sent without TLS can be read on its way.
+            let why = "needs security.protocol=sasl_ssl for OAUTHBEARER".to_owned();
+            return Err(("sasl.mechanisms", why));
+        }
         if !value("sasl.oauthbearer.method").is_some_and(|it| it.eq_ignore_ascii_case("oidc")) {
             return Err(("sasl.mechanisms", NEEDS.to_owned()));
         }
@@ -102,7 +122,10 @@ impl Oidc {
                 return Err((name, why.to_owned()));
             }
         }
-        let needed = |name| value(name).ok_or(("sasl.mechanisms", NEEDS.to_owned()));
+        let needed = |name| {
+            let given = value(name).filter(|value| !value.is_empty());
+            given.ok_or(("sasl.mechanisms", NEEDS.to_owned()))
+        };
         let url = needed("sasl.oauthbearer.token.endpoint.url")?;
         let endpoint = address(url).map_err(|why| ("sasl.oauthbearer.token.endpoint.url", why))?;
         Ok(Some(Self {
@@ -111,16 +134,16 @@ impl Oidc {
             client_secret: needed("sasl.oauthbearer.client.secret")?.to_owned(),
             scope: value("sasl.oauthbearer.scope").map(str::to_owned),
             ca: match (value("https.ca.location"), value("https.ca.pem")) {
+                (Some(PROBE), _) | (None, None) => Ca::System,
                 (Some(file), _) => Ca::File(file.to_owned()),
                 (None, Some(pem)) => Ca::Pem(pem.to_owned()),
-                (None, None) => Ca::System,
             },
         }))
     }
 
-    /// Whether the property is for us and not for librdkafka, which could only use it with libcurl.
+    /// Whether the property is for us and not for librdkafka.
     pub(super) fn takes(canonical: &str) -> bool {
-        canonical.starts_with(PREFIX) || canonical.starts_with("https.")
+        TAKEN.contains(&canonical)
     }
 
     /// The endpoint as messages name it: its path may hold a tenant's id.
@@ -244,12 +267,11 @@ impl fmt::Debug for Tokens {
 
 impl Tokens {
     /// Requests the first token, and starts the thread. `brokers` is for messages.
-    pub(super) fn start(oidc: Oidc, brokers: &str) -> Result<Self, LogError> {
+    pub(super) fn start(endpoint: Endpoint, brokers: &str) -> Result<Self, LogError> {
         let failed = |why: String| LogError::Security {
             broker: brokers.to_owned(),
             detail: super::trouble::Trouble::NoToken(why).to_string(),
         };
-        let endpoint = Endpoint::new(oidc).map_err(failed)?;
         let obtained_ms = now_ms();
         let token = endpoint.request().map_err(failed)?;
         let mut schedule = Schedule::after(obtained_ms, &token);
@@ -328,6 +350,8 @@ impl Shared {
 /// When the next token is requested.
 #[derive(Debug, PartialEq, Eq)]
 struct Schedule {
+    /// When this was decided: a clock that shows an earlier time was set back.
+    set_ms: i64,
     next_ms: i64,
     pause_ms: i64,
 }
@@ -337,18 +361,20 @@ impl Schedule {
     fn after(obtained_ms: i64, token: &Token) -> Self {
         let lifetime_ms = token.expires_ms.saturating_sub(obtained_ms);
         Self {
+            set_ms: obtained_ms,
             next_ms: obtained_ms + (lifetime_ms / 4 * 3).max(FIRST_PAUSE_MS),
             pause_ms: FIRST_PAUSE_MS,
         }
     }
 
     fn failed(&mut self, now_ms: i64) {
+        self.set_ms = now_ms;
         self.next_ms = now_ms + self.pause_ms;
         self.pause_ms = (self.pause_ms * 2).min(LONGEST_PAUSE_MS);
     }
 
     fn is_due(&self, now_ms: i64) -> bool {
-        now_ms >= self.next_ms
+        now_ms >= self.next_ms || now_ms < self.set_ms
     }
 
     fn wait(&self, now_ms: i64) -> Duration {
@@ -377,8 +403,9 @@ mod tests {
         named.iter().map(property).collect()
     }
 
-    const GOOD: [(&str, &str); 5] = [
+    const GOOD: [(&str, &str); 6] = [
         ("sasl.mechanism", "OAUTHBEARER"),
+        ("security.protocol", "SASL_SSL"),
         ("sasl.oauthbearer.method", "oidc"),
         (
             "sasl.oauthbearer.token.endpoint.url",
@@ -396,8 +423,8 @@ mod tests {
         let scram = properties(&[("sasl.mechanism", "SCRAM-SHA-512")]);
         assert_eq!(Oidc::of(&scram), Ok(None));
         for (name, _) in GOOD {
-            let mechanism = name == "sasl.mechanism";
-            assert_eq!(Oidc::takes(name), !mechanism, "{name}");
+            let is_ours = name.starts_with("sasl.oauthbearer.");
+            assert_eq!(Oidc::takes(name), is_ours, "{name}");
         }
     }
 
@@ -421,6 +448,9 @@ mod tests {
             assert_eq!(blamed, property);
             assert!(!why.contains("hunter2"), "{why}");
         }
+        let mut named = GOOD.to_vec();
+        named[5].1 = "";
+        assert!(Oidc::of(&properties(&named)).is_err(), "an empty secret");
         let other = properties(&[("sasl.oauthbearer.method", "oidc")]);
         assert!(Oidc::of(&other).is_err());
     }
@@ -456,6 +486,7 @@ mod tests {
         let mut schedule = Schedule::after(1_000_000, &token);
         assert!(!schedule.is_due(1_299_999));
         assert!(schedule.is_due(1_300_000));
+        assert!(schedule.is_due(999_999), "the clock was set back");
         assert_eq!(schedule.wait(1_299_000), Duration::from_secs(1));
         let mut now_ms = 1_300_000;
         for pause_ms in [1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
