@@ -70,7 +70,8 @@ pub struct Rejected {
     pub offset: u64,
     /// Its time.
     pub time_ms: u64,
-    /// The end of the window that it is late for, 0 where none is known: it is written once that is final.
+    /// It is written once this is F: the end of the window that it is late for, or an F that was reached when it was
+    /// read; 0 where no window is known.
     pub settled_at_ms: u64,
     /// Why: a [`Reason`]'s text.
     pub reason: String,
@@ -112,6 +113,8 @@ pub struct AheadRecord {
 pub struct ReadingTime {
     /// Where the worker stands: windows that end by then are closed.
     pub closed_until_ms: u64,
+    /// No later commit has an earlier F.
+    pub final_until_ms: u64,
     /// This host's clock.
     pub now_ms: u64,
 }
@@ -227,6 +230,7 @@ impl PartitionReading {
             offset,
             watermark_ms: self.clock.watermark_ms(),
             closed_until_ms: time.closed_until_ms,
+            final_until_ms: time.final_until_ms,
             limit_ms,
         };
         let mut read = Read::default();
@@ -307,7 +311,11 @@ impl PartitionReading {
                 }
                 read.note(verdict);
                 match verdict {
-                    Verdict::Late => parts.entry(window.end).or_default().push(index),
+                    // Windows that are final already go together.
+                    Verdict::Late => parts
+                        .entry(window.end.max(judge.final_until_ms))
+                        .or_default()
+                        .push(index),
                     Verdict::Ahead => parts.entry(NO_WINDOW).or_default().push(index),
                     Verdict::Count | Verdict::Settled => {}
                 }
@@ -354,8 +362,8 @@ impl Read {
 /// Where a rejection belongs to no window that could become final: it is settled at any time.
 const NO_WINDOW: u64 = 0;
 
-/// The reactions of a batch that are rejected, by the end of the window that they are late for;
-/// [`NO_WINDOW`] for those that are ahead.
+/// The reactions of a batch that are rejected, by when they are settled: at the end of the window that they are late
+/// for, or at an F that has been reached; [`NO_WINDOW`] for those that are ahead.
 type RejectedParts = BTreeMap<u64, Vec<usize>>;
 
 /// The replay rule, with all that is the same for one record.
@@ -367,6 +375,7 @@ struct Judge<'a> {
     offset: u64,
     watermark_ms: u64,
     closed_until_ms: u64,
+    final_until_ms: u64,
     /// What is newer is rejected as `ahead`; `u64::MAX` without such a limit.
     limit_ms: u64,
 }
@@ -484,6 +493,7 @@ mod tests {
         aggregate: Aggregate,
         rejected: Vec<Rejected>,
         offset: u64,
+        final_until_ms: u64,
     }
 
     impl Bench {
@@ -503,6 +513,7 @@ mod tests {
                 aggregate: Aggregate::default(),
                 rejected: Vec::new(),
                 offset: 0,
+                final_until_ms,
             }
         }
 
@@ -521,6 +532,7 @@ mod tests {
             };
             let time = ReadingTime {
                 closed_until_ms: 0,
+                final_until_ms: self.final_until_ms,
                 now_ms: NOW_MS,
             };
             let (aggregate, rejected) = (&mut self.aggregate, &mut self.rejected);
@@ -602,25 +614,23 @@ mod tests {
     #[test]
     fn a_batch_is_rejected_by_window_since_a_run_may_begin_between_two_of_them() {
         let times = [1000, 4500, 2500, 1500];
-        // The run before committed what was final when the window of 2 s was not.
-        for (read_offset, final_until_ms, ends_ms) in
-            [(0, 0, vec![2000, 4000]), (2, T0 + 2000, vec![4000])]
-        {
+        let (first, second) = ((2000, vec![1000, 1500]), (4000, vec![2500]));
+        for (read_offset, final_until_ms, expected) in [
+            (0, 0, vec![first, second.clone()]),
+            // The run before committed what was final when the window of 2 s was not.
+            (2, T0 + 2000, vec![second]),
+            // Both were final when it was read.
+            (0, T0 + 4000, vec![(4000, vec![1000, 2500, 1500])]),
+        ] {
             let mut bench = Bench::new(read_offset, final_until_ms);
             bench.take(T0 + 5000, &Batch::heartbeat(T0 + 5000));
             bench.take(T0 + 5100, &batch(&times));
-            let of = |r: &Rejected| (r.settled_at_ms - T0, reactions_of(r));
+            let of = |r: &Rejected| {
+                let times = reactions_of(r).into_iter().map(|r| r.at_ms - T0);
+                (r.settled_at_ms - T0, times.collect::<Vec<_>>())
+            };
             let rejected: Vec<_> = bench.rejected.iter().map(of).collect();
-            let expected = ends_ms.into_iter().map(|end_ms: u64| {
-                let inside = times
-                    .into_iter()
-                    .filter(|at_ms| at_ms / 2000 == end_ms / 2000 - 1);
-                (
-                    end_ms,
-                    inside.map(|at_ms| reaction("a", T0 + at_ms)).collect(),
-                )
-            });
-            assert_eq!(rejected, expected.collect::<Vec<_>>());
+            assert_eq!(rejected, expected);
         }
     }
 

@@ -381,11 +381,12 @@ impl Source {
     /// Reads every partition that is not too far ahead; whether one has more.
     fn read(&mut self, now: Instant, now_ms: u64) -> Result<bool, LogError> {
         let closed_until_ms = *self.tallies.time();
+        let durable = self.start.durable.with_frontier(|f| f.first().copied());
         let time = ReadingTime {
             closed_until_ms,
+            final_until_ms: durable.unwrap_or(0),
             now_ms,
         };
-        let durable = self.start.durable.with_frontier(|f| f.first().copied());
         let mut standing = Standing {
             watermark_ms: 0,
             lowest_ms: self.start.group.lowest_watermark_ms(),
