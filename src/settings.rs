@@ -112,6 +112,15 @@ impl StoreFlags {
         self.properties.brokers(self.kafka.clone())
     }
 
+    /// The brokers as Kafka's own tools are given them: with a file where they need TLS or a login.
+    pub(crate) fn brokers_of_tools(&self) -> Option<String> {
+        let brokers = self.brokers()?;
+        Some(match self.properties.is_secured() {
+            true => format!("{brokers} --command-config {TOOLS_FILE}"),
+            false => brokers,
+        })
+    }
+
     /// The flags that name it again, for a command that is to be typed.
     pub(crate) fn as_typed(&self) -> String {
         match self.is_kafka() {
@@ -267,6 +276,15 @@ impl PropertyFlags {
         named.or_else(|| in_file.map(str::to_owned))
     }
 
+    /// Whether the brokers need TLS or a login.
+    fn is_secured(&self) -> bool {
+        let in_file = self.kafka_config.iter().flat_map(|file| &file.properties);
+        let flags = self.properties.iter().filter_map(|flag| flag.0.as_ref());
+        in_file.chain(flags).any(|(name, value)| {
+            name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext")
+        })
+    }
+
     /// The flags that name the cluster again.
     fn as_typed(&self, brokers: Option<&str>) -> String {
         let brokers = brokers.map(|brokers| format!("--kafka {brokers}"));
@@ -293,6 +311,9 @@ fn warn_of_process_list(property: &str) {
         );
     }
 }
+
+/// The file that printed commands of Kafka's own tools name, in the format of its Java clients.
+pub(crate) const TOOLS_FILE: &str = "ADMIN.properties";
 
 /// Each `host:port`; librdkafka itself would only log what it cannot parse.
 pub(crate) fn brokers(text: &str) -> Result<String, String> {

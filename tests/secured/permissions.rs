@@ -177,3 +177,36 @@ fn a_publisher_that_may_read_again_after_its_patience_is_ready_again() {
     stage.allow_again("publisher", "Read", "live");
     until_ready(&publisher, true);
 }
+
+#[test]
+fn an_ingest_that_starts_without_write_takes_reactions_once_it_may() {
+    let stage = Stage::with_topics("unwritten");
+    stage.grant("ingest");
+    stage.deny("ingest", "Write", "reactions");
+    let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
+    post(&ingest.address, 1);
+    let reactions = stage.topic("reactions");
+    assert_contains(&until_ready(&ingest, false), &["Write", &reactions]);
+    stage.allow_again("ingest", "Write", "reactions");
+    until("a request that is stored", || {
+        (post(&ingest.address, 1).status == 200).then_some(())
+    });
+    until_ready(&ingest, true);
+}
+
+#[test]
+fn a_start_that_may_not_read_the_settings_of_a_topic_names_describe_configs() {
+    let stage = Stage::with_topics("undescribed");
+    stage.grant("dataflow");
+    stage.deny("dataflow", "DescribeConfigs", "reactions");
+    let client = stage.client("dataflow", &Login::Scram256);
+    let arguments = stage.arguments(&["dataflow"], &client, &["--admin", "off"]);
+    let mut dataflow = Node::start_silent(&arguments, &stage.log("dataflow"));
+    let (code, _) = ended(&mut dataflow, GIVEN_UP_WITHIN);
+    let log = dataflow.logged();
+    assert_eq!(code, 78, "{log}");
+    assert_contains(
+        sentence(&log),
+        &["DescribeConfigs", &stage.topic("reactions"), "topics check"],
+    );
+}

@@ -138,8 +138,13 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
             })?;
             let answer = answers.into_iter().next();
             let described = answer.ok_or_else(|| refused(&"no answer"))?;
-            described.map(|it| {
-                let valued = it.entries.into_iter();
+            // rdkafka does not pass on the error of a resource. A topic that may be described has settings.
+            let described = described.and_then(|it| match it.entries.is_empty() {
+                true => Err(RDKafkaErrorCode::TopicAuthorizationFailed),
+                false => Ok(it.entries),
+            });
+            described.map(|entries| {
+                let valued = entries.into_iter();
                 valued
                     .filter_map(|entry| Some((entry.name, entry.value?)))
                     .collect()

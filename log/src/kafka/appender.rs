@@ -38,6 +38,11 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// The longest that a drop waits for what has been taken, however long its records may take.
 const LINGER: Duration = Duration::from_secs(8);
+/// How long a line with a fatal error is kept: another one may have the same.
+const REPLACE_FATAL_EVERY: Duration = Duration::from_secs(1);
+/// How librdkafka's report ends that the brokers give a producer no id. They ask for the permission to write to any one
+/// topic, and their answer names the cluster.
+const NO_PRODUCER_ID: &str = "Cluster authorization failed";
 /// How often a line that was replaced looks whether everything on it has been answered.
 const RETIRED_POLL: Duration = Duration::from_millis(100);
 
@@ -61,6 +66,21 @@ struct Line {
 struct Reports {
     events: Events,
     denials: Denials,
+    /// Whether the producer is of no more use.
+    is_fatal: AtomicBool,
+    /// Whether that is because its principal may write to no topic at all: then the brokers give it no producer id.
+    is_denied: AtomicBool,
+}
+
+impl Reports {
+    /// What the failure of a record of `topic` means.
+    fn meaning(&self, error: LogError, topic: &str) -> LogError {
+        let error = match self.is_denied.load(Ordering::Acquire) {
+            true => Operation::Write.denied(format!("topic {topic}")),
+            false => error,
+        };
+        self.denials.note(error, Instant::now())
+    }
 }
 
 /// Who waits for a report, and the record's time, which the report does not tell.
@@ -85,12 +105,16 @@ impl KafkaAppender {
         })
     }
 
-    /// The line to send on: a new one where the former has no broker to talk to. What that has taken it
-    /// still answers.
+    /// The line to send on: a new one where the former has no broker to talk to, or a fatal error. What that has taken
+    /// it still answers.
     fn line(&self) -> Result<MutexGuard<'_, Line>, LogError> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        if line.producer.context().events.is_alone() && line.opened.elapsed() > REPLACE_EVERY {
+        let (reports, age) = (line.producer.context(), line.opened.elapsed());
+        let is_alone = reports.events.is_alone() && age > REPLACE_EVERY;
+        if is_alone {
             tracing::warn!("an appender has no broker to talk to: it connects again");
+        }
+        if is_alone || reports.is_fatal.load(Ordering::Acquire) && age > REPLACE_FATAL_EVERY {
             let timeout = self.timeout;
             let new = Line::open(&self.config, &self.settings, timeout)?;
             let former = std::mem::replace(&mut *line, new);
@@ -105,6 +129,8 @@ impl Line {
         let reports = Reports {
             events: config.events(),
             denials: config.denials().clone(),
+            is_fatal: AtomicBool::new(false),
+            is_denied: AtomicBool::new(false),
         };
         let producer: BaseProducer<Reports> = config.create(settings, reports)?;
         let producer = Arc::new(producer);
@@ -169,8 +195,9 @@ impl Appender for KafkaAppender {
         let sent = line.producer.send(kafka_record(&record, time_ms, waiting));
         sent.map_err(|(error, _)| {
             let partition = record.partition.unwrap_or_default();
-            failure::of(&error, Operation::Write, &record.topic, partition)
-                .unwrap_or_else(|| away(&error))
+            let error = failure::of(&error, Operation::Write, &record.topic, partition)
+                .unwrap_or_else(|| away(&error));
+            line.producer.context().meaning(error, &record.topic)
         })
     }
 }
@@ -191,6 +218,14 @@ impl ClientContext for Reports {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if reason.ends_with(NO_PRODUCER_ID) {
+            self.is_denied.store(true, Ordering::Release);
+            self.is_fatal.store(true, Ordering::Release);
+            return tracing::debug!("Kafka: {reason}");
+        }
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.is_fatal.store(true, Ordering::Release);
+        }
         self.events.error(error, reason);
     }
 }
@@ -205,7 +240,10 @@ impl ProducerContext for Reports {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let outcome = outcome(result, waiting.time_ms);
-        let outcome = outcome.map_err(|error| self.denials.note(error, Instant::now()));
+        let outcome = outcome.map_err(|error| match result {
+            Err((_, message)) => self.meaning(error, message.topic()),
+            Ok(_) => error,
+        });
         if let Ok(message) = result {
             self.denials
                 .allow("Write", format_args!("topic {}", message.topic()));

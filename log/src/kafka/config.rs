@@ -42,6 +42,9 @@ const FILES: [&str; 6] = [
     "https.ca.location",
 ];
 
+/// The SASL mechanisms that work in a build with TLS.
+const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
+
 /// The value of `ssl.ca.location` that looks for the system's certificates where distributions put them.
 pub(super) const PROBE: &str = "probe";
 
@@ -136,13 +139,18 @@ impl Config {
         if let Some(why) = builtin::missing(&self.features, name, value) {
             return Some(why);
         }
+        if name == "sasl.mechanisms" && !MECHANISMS.iter().any(|it| it.eq_ignore_ascii_case(value))
+        {
+            return Some(format!("{value} is none of {}", MECHANISMS.join(", ")));
+        }
         let protocol = value.to_lowercase();
         if name == "security.protocol"
             && protocol.starts_with("sasl_")
             && self.value("sasl.mechanisms").is_none()
         {
             return Some(format!(
-                "{protocol} needs sasl.mechanism too: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+                "{protocol} needs sasl.mechanism too, one of {}",
+                MECHANISMS.join(", ")
             ));
         }
         if FILES.contains(&name) && value != PROBE {

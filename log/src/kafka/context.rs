@@ -42,6 +42,8 @@ pub(super) struct Events {
     connecting: Arc<AtomicBool>,
     /// Statistics in a row that knew of no broker to talk to.
     alone: Arc<AtomicU32>,
+    /// Whether the client commits offsets of a group.
+    commits: bool,
 }
 
 /// What librdkafka reported, and when.
@@ -58,6 +60,7 @@ impl Events {
             last: Arc::default(),
             connecting: Arc::default(),
             alone: Arc::default(),
+            commits: false,
         }
     }
 
@@ -65,6 +68,14 @@ impl Events {
     pub(super) fn connecting(self) -> Self {
         self.connecting.store(true, Ordering::Release);
         self
+    }
+
+    /// Of a client that commits offsets of a group.
+    pub(super) fn committing(self) -> Self {
+        Self {
+            commits: true,
+            ..self
+        }
     }
 
     /// The token for the client; never waits.
@@ -191,7 +202,10 @@ impl ClientContext for Events {
             Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
             // Reported by `Denials`.
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
-            // Of a reader, which needs no group. `commit_callback` reports offsets that are not committed.
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) if self.commits => {
+                not_committed(&reason);
+            }
+            // Of a reader, which needs no group.
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
             // The single broker's own error has been told just before, and says more.
             Some(RDKafkaErrorCode::AllBrokersDown) => tracing::debug!("Kafka: {reason}"),
@@ -203,13 +217,17 @@ impl ClientContext for Events {
 impl ConsumerContext for Events {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            let sentence = format!(
-                "Kafka: the consumer group's offsets, which only lag tools need, are not committed: {error}"
-            );
-            if is_due(&sentence) {
-                tracing::warn!("{sentence}");
-            }
+            not_committed(&error);
         }
+    }
+}
+
+fn not_committed(why: &dyn std::fmt::Display) {
+    let sentence = format!(
+        "Kafka: the consumer group's offsets, which only lag tools need, are not committed: {why}"
+    );
+    if is_due(&sentence) {
+        tracing::warn!("{sentence}");
     }
 }
 

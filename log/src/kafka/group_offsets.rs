@@ -30,7 +30,7 @@ impl KafkaGroupOffsets {
         let settings = config.group_member(group);
         Ok(Self {
             topic: topic.to_owned(),
-            consumer: config.create(&settings, config.events())?,
+            consumer: config.create(&settings, config.events().committing())?,
             committed: None,
         })
     }

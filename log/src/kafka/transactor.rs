@@ -57,6 +57,9 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How librdkafka ends a line about a topic that may not be written to.
 const TOPIC_DENIED: &str = "Topic authorization failed";
 
+/// How librdkafka's report ends that the transactional id may not be used any more.
+const ID_DENIED: &str = "Transactional Id authorization failed";
+
 /// How long one call of an abort waits before delivery reports are polled.
 const ABORT_STEP: Duration = Duration::from_millis(50);
 
@@ -86,6 +89,7 @@ pub(super) struct KafkaTransactor {
 #[derive(Clone)]
 struct Failures {
     events: Events,
+    id: String,
     first: Arc<Mutex<Option<LogError>>>,
 }
 
@@ -130,6 +134,9 @@ impl ClientContext for Failures {
     fn stats(&self, _statistics: Statistics) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if reason.ends_with(ID_DENIED) {
+            self.add(Operation::Write.denied(format!("transactional id {}", self.id)));
+        }
         // Being fenced is an answer, and told as such.
         if !failure::is_fence(&error) && error.rdkafka_error_code() != Some(RDKafkaErrorCode::Fatal)
         {
@@ -154,6 +161,7 @@ impl KafkaTransactor {
     pub(super) fn open(config: &Config, id: &str, timeout: Duration) -> Result<Self, LogError> {
         let failures = Failures {
             events: config.events(),
+            id: id.to_owned(),
             first: Arc::default(),
         };
         let settings = config.transactional(id, timeout);

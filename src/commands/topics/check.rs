@@ -19,7 +19,7 @@ use crate::{
     exit::{Exit, Failure},
     output,
     permissions::Role,
-    settings::{StoreFlags, TopicFlags},
+    settings::{StoreFlags, TOOLS_FILE, TopicFlags},
     topics::{self, Home},
     values::span,
 };
@@ -78,7 +78,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     let wanted = Wanted {
         names: &names,
         store: flags.store.as_typed(),
-        brokers: flags.store.brokers(),
+        brokers: flags.store.brokers_of_tools(),
         partitions: flags.partitions,
         replication: flags.replication,
         min_in_sync: flags.min_isr,
@@ -267,7 +267,12 @@ impl Wanted<'_> {
         let Some(brokers) = &self.brokers else {
             return String::new();
         };
-        let mut text = "\nWhere Kafka has an authorizer, each role needs these permissions (replace User:ROLE by its principal):\n".to_owned();
+        let mut text = "\nWhere Kafka has an authorizer, each role needs these permissions (replace User:ROLE by its principal).\n".to_owned();
+        if brokers.ends_with(TOOLS_FILE) {
+            text += &format!(
+                "{TOOLS_FILE} is a file of yours for Kafka's own tools, in the format of its Java clients.\n"
+            );
+        }
         for role in Role::ALL {
             text += &format!("  {role}\n");
             for command in role.commands(self.names, brokers) {
