@@ -280,9 +280,10 @@ impl PropertyFlags {
     fn is_secured(&self) -> bool {
         let in_file = self.kafka_config.iter().flat_map(|file| &file.properties);
         let flags = self.properties.iter().filter_map(|flag| flag.0.as_ref());
-        in_file.chain(flags).any(|(name, value)| {
-            name == "security.protocol" && !value.eq_ignore_ascii_case("plaintext")
-        })
+        let named = in_file.chain(flags);
+        let mut protocols = named.filter(|(name, _)| name == "security.protocol");
+        let protocol = protocols.next_back();
+        protocol.is_some_and(|(_, value)| !value.eq_ignore_ascii_case("plaintext"))
     }
 
     /// The flags that name the cluster again.

@@ -25,6 +25,22 @@ fn until_ready(node: &Node, is_ready: bool) -> String {
     })
 }
 
+/// A process of `role` that is not ready yet.
+fn starting(stage: &Stage, role: &str, client: &Client, more: &[&str]) -> Node {
+    let arguments = [&["--admin", "off"], more].concat();
+    let arguments = stage.arguments(&[role], client, &arguments);
+    Node::start_silent(&arguments, &stage.log(role))
+}
+
+/// Waits for a process to end with 78 and a sentence that has these words, and returns how long that took.
+fn ends_with_78(node: &mut Node, words: &[&str]) -> Duration {
+    let (code, after) = ended(node, GIVEN_UP_WITHIN);
+    let log = node.logged();
+    assert_eq!(code, 78, "{log}");
+    assert_contains(sentence(&log), &[words, &["topics check"]].concat());
+    after
+}
+
 /// A dataflow that has counted and then lost the permission to write finals, its ingest, its properties, and how many
 /// reactions are stored.
 fn denied_to_write(stage: &Stage) -> (Node, Node, Client, u64) {
@@ -63,11 +79,7 @@ fn a_dataflow_that_may_write_again_is_restarted_and_counts_everything() {
 fn a_dataflow_that_stays_without_a_permission_ends_with_78() {
     let stage = Stage::with_topics("lost");
     let (mut dataflow, _ingest, client, reactions) = denied_to_write(&stage);
-    let (code, after) = ended(&mut dataflow, GIVEN_UP_WITHIN);
-    let log = dataflow.logged();
-    assert_eq!(code, 78, "{log}");
-    let windows = stage.topic("windows");
-    assert_contains(sentence(&log), &["Write", &windows, "topics check"]);
+    let after = ends_with_78(&mut dataflow, &["Write", &stage.topic("windows")]);
     // The window had to close first.
     assert!(after >= PATIENCE, "{after:?}");
 
@@ -117,9 +129,7 @@ fn an_ingest_names_the_permission_that_it_lost_and_recovers() {
 fn a_start_without_permissions_names_one_and_ends_with_78() {
     let stage = Stage::with_topics("none");
     let client = stage.client("publisher", &Login::Certificate);
-    let arguments = ["--listen", "127.0.0.1:0", "--admin", "off"];
-    let arguments = stage.arguments(&["publisher"], &client, &arguments);
-    let mut publisher = Node::start_silent(&arguments, &stage.log("publisher"));
+    let mut publisher = starting(&stage, "publisher", &client, &["--listen", "127.0.0.1:0"]);
     // A command does not wait for a permission as a service does.
     let inspect = stage.client("inspect", &Login::Scram256);
     let output = stage.run(&["inspect", "windows"], &inspect);
@@ -127,11 +137,7 @@ fn a_start_without_permissions_names_one_and_ends_with_78() {
     assert!(!output.status.success());
     assert_contains(sentence(&errors), &["Describe", &stage.topic("windows")]);
 
-    let (code, after) = ended(&mut publisher, GIVEN_UP_WITHIN);
-    let log = publisher.logged();
-    assert_eq!(code, 78, "{log}");
-    assert_contains(sentence(&log), &["Describe", &stage.prefix, "topics check"]);
-    println!("publisher: {after:?}, {}", sentence(&log));
+    ends_with_78(&mut publisher, &["Describe", &stage.prefix]);
 }
 
 #[test]
@@ -146,16 +152,8 @@ fn a_start_that_may_describe_and_not_read_names_it_and_ends_with_78() {
     stage.until_counted(reactions);
     stage.deny("publisher", "Read", "totals");
     let client = stage.client("publisher", &Login::Plain);
-    let arguments = ["--listen", "127.0.0.1:0", "--admin", "off"];
-    let arguments = stage.arguments(&["publisher"], &client, &arguments);
-    let mut publisher = Node::start_silent(&arguments, &stage.log("publisher"));
-    let (code, _) = ended(&mut publisher, GIVEN_UP_WITHIN);
-    let log = publisher.logged();
-    assert_eq!(code, 78, "{log}");
-    assert_contains(
-        sentence(&log),
-        &["Read", &stage.topic("totals"), "topics check"],
-    );
+    let mut publisher = starting(&stage, "publisher", &client, &["--listen", "127.0.0.1:0"]);
+    ends_with_78(&mut publisher, &["Read", &stage.topic("totals")]);
 }
 
 #[test]
@@ -200,13 +198,9 @@ fn a_start_that_may_not_read_the_settings_of_a_topic_names_describe_configs() {
     stage.grant("dataflow");
     stage.deny("dataflow", "DescribeConfigs", "reactions");
     let client = stage.client("dataflow", &Login::Scram256);
-    let arguments = stage.arguments(&["dataflow"], &client, &["--admin", "off"]);
-    let mut dataflow = Node::start_silent(&arguments, &stage.log("dataflow"));
-    let (code, _) = ended(&mut dataflow, GIVEN_UP_WITHIN);
-    let log = dataflow.logged();
-    assert_eq!(code, 78, "{log}");
-    assert_contains(
-        sentence(&log),
-        &["DescribeConfigs", &stage.topic("reactions"), "topics check"],
+    let mut dataflow = starting(&stage, "dataflow", &client, &[]);
+    ends_with_78(
+        &mut dataflow,
+        &["DescribeConfigs", &stage.topic("reactions")],
     );
 }
