@@ -10,6 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{totals::RoomTotals, tumble::Closed};
 
+/// Of a record without its counts: the room as key and in the JSON, the window, the total.
+const RECORD_BYTES: usize = 120;
+
+/// Of a tally in a final: `{"emoji":"🔥","count":1234,"swarms":1,"loose":234},`.
+const TALLY_BYTES: usize = 54;
+
+/// Of a count in totals: `{"emoji":"🔥","count":1234},`.
+const COUNT_BYTES: usize = 32;
+
 /// A result of a closed window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WindowResult {
@@ -25,6 +34,15 @@ impl WindowResult {
     /// What a closed window did to what is trending.
     pub fn trending(record: &Trending) -> WindowResult {
         WindowResult::Trending(record.key().to_owned(), record.to_json())
+    }
+
+    /// How large its record is, roughly: JSON, which spells every count with its emoji.
+    pub fn bytes(&self) -> usize {
+        match self {
+            WindowResult::Final(closed) => RECORD_BYTES + closed.counts.len() * TALLY_BYTES,
+            WindowResult::Totals(totals) => RECORD_BYTES + totals.counts.len() * COUNT_BYTES,
+            WindowResult::Trending(key, json) => key.len() + json.len(),
+        }
     }
 }
 

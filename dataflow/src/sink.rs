@@ -1,7 +1,8 @@
 //! Gathers what closed windows produced and commits it, one transaction a close, with the progress.
 //!
 //! Everything is exchanged to one worker: order and fencing want a single writer, and a transaction
-//! of a window is small. Windows that close while a transaction is under way share the next one.
+//! of a window is small. Windows that close while a transaction is under way share the next one, up to a size
+//! ([`MOST_BYTES`]).
 //!
 //! Results are written into the next transaction as they come, before their window is complete, so that
 //! they become records while others are computed. They are those of one window, and what comes of earlier
@@ -51,6 +52,10 @@ use crate::{
 
 /// The key of the one record of the `progress` topic.
 const PROGRESS_KEY: &[u8] = b"dataflow";
+
+/// How large the results of a transaction become, bytes, unless those of one window are larger. A transaction must be
+/// committed within its timeout: in a backlog all windows of hours may be complete at once.
+const MOST_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long progress may wait when there is nothing else to write.
 pub const QUIET_COMMIT: Duration = Duration::from_secs(60);
@@ -169,8 +174,15 @@ struct Results {
     now: Vec<WindowResult>,
     /// Of windows later than that.
     later: BTreeMap<u64, Vec<WindowResult>>,
-    /// The windows that have any, here or written, and whether they have finals.
-    windows: BTreeMap<u64, bool>,
+    /// The windows that have any, here or written.
+    windows: BTreeMap<u64, WindowSum>,
+}
+
+/// What a window adds to a transaction.
+#[derive(Debug, Clone, Copy, Default)]
+struct WindowSum {
+    has_finals: bool,
+    bytes: usize,
 }
 
 /// What a transaction ends with.
@@ -178,13 +190,15 @@ struct Results {
 struct Closing {
     /// What was not written yet.
     results: Vec<WindowResult>,
-    /// The windows in it, and whether they have finals.
-    windows: BTreeMap<u64, bool>,
+    /// The windows in it.
+    windows: BTreeMap<u64, WindowSum>,
 }
 
 impl Results {
     fn take(&mut self, time_ms: u64, result: WindowResult) {
-        *self.windows.entry(time_ms).or_default() |= matches!(result, WindowResult::Final(_));
+        let sum = self.windows.entry(time_ms).or_default();
+        sum.has_finals |= matches!(result, WindowResult::Final(_));
+        sum.bytes += result.bytes();
         match time_ms <= *self.open_ms.get_or_insert(time_ms) {
             true => self.now.push(result),
             false => self.later.entry(time_ms).or_default().push(result),
@@ -203,6 +217,20 @@ impl Results {
     /// Whether a transaction that says `final_until_ms` for F may hold what was written.
     fn may_end(&self, final_until_ms: u64) -> bool {
         self.open_ms.is_none_or(|open_ms| open_ms < final_until_ms)
+    }
+
+    /// F of a transaction that holds as many complete windows as fit, at least the earliest: all those before
+    /// `frontier_ms`, or those before the first that would make it larger than [`MOST_BYTES`].
+    fn until(&self, frontier_ms: u64) -> u64 {
+        let mut bytes = 0;
+        for (start_ms, sum) in self.windows.range(..frontier_ms) {
+            let is_written = self.open_ms.is_some_and(|open_ms| *start_ms <= open_ms);
+            if bytes > 0 && bytes + sum.bytes > MOST_BYTES && !is_written {
+                return *start_ms;
+            }
+            bytes += sum.bytes;
+        }
+        frontier_ms
     }
 
     /// The rest of all windows before `frontier_ms`; the next one is open then.
@@ -227,8 +255,8 @@ impl Results {
 /// A transaction that is not acknowledged yet.
 struct UnderWay {
     final_until_ms: u64,
-    /// The starts of the windows in it, and whether they have finals.
-    windows: BTreeMap<u64, bool>,
+    /// The windows in it, by their starts.
+    windows: BTreeMap<u64, WindowSum>,
     /// The rejections in it.
     written: Vec<Written>,
 }
@@ -344,7 +372,7 @@ impl Sink {
         );
         self.written.extend(done.written);
         let now = self.start.timers.unix_time();
-        let with_finals = done.windows.into_iter().filter(|(_, finals)| *finals);
+        let with_finals = done.windows.into_iter().filter(|(_, sum)| sum.has_finals);
         for (start_ms, _) in with_finals {
             let end = Duration::from_millis(start_ms + self.start.window_ms);
             let since_end = now.saturating_sub(end);
@@ -352,11 +380,12 @@ impl Sink {
         }
     }
 
-    /// Every window that begins before `frontier_ms` is complete.
+    /// Every window that begins before `frontier_ms` is complete: commits them, or the earliest of a backlog.
     fn close(&mut self, frontier_ms: u64) {
         if !self.results.may_end(frontier_ms) {
             return;
         }
+        let frontier_ms = self.results.until(frontier_ms);
         let later = self.marks.split_off(&frontier_ms);
         for mark in std::mem::replace(&mut self.marks, later)
             .into_values()
@@ -652,6 +681,31 @@ mod tests {
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
             let records = step_until(worker, &timers, || shown.try_recv().ok());
             assert_eq!(records[0].topic, names.rejected());
+        });
+    }
+
+    #[test]
+    fn of_a_backlog_a_transaction_holds_windows_until_it_is_large_enough() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (ack, acks) = channel();
+            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let third = MOST_BYTES * 2 / 5;
+            for (start_ms, bytes) in [(0, third), (10, third), (20, third), (30, 2 * MOST_BYTES)] {
+                input.advance_to(start_ms);
+                let json = vec![b' '; bytes];
+                let result = WindowResult::Trending("*".to_owned(), json);
+                input.send(Outcome::Result(result));
+            }
+            input.advance_to(40);
+            let until_ms: Vec<u64> = (0..3)
+                .map(|_| {
+                    let records = step_until(worker, &timers, || shown.try_recv().ok());
+                    ack.send(()).unwrap();
+                    final_until_ms(&records)
+                })
+                .collect();
+            assert_eq!(until_ms, [20, 30, 40]);
         });
     }
 
