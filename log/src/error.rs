@@ -1,6 +1,6 @@
 //! What can go wrong at the log, each in one sentence that says what to do.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Why the log could not do it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -73,6 +73,24 @@ pub enum LogError {
         bytes: u64,
         /// The most that the topic takes.
         most: u64,
+    },
+    /// The topic does not accept the record, however often it is sent.
+    #[error("topic {topic} does not accept a record of {bytes} bytes: {reason}")]
+    NotAccepted {
+        /// The topic's name.
+        topic: String,
+        /// The bytes of the record's key and value.
+        bytes: usize,
+        /// What is wrong, and the setting to change.
+        reason: String,
+    },
+    /// A transaction may not last as long as the client asks for.
+    #[error(
+        "the brokers allow no transaction of {timeout:?} (--commit-timeout); shorten it, or raise their transaction.max.timeout.ms"
+    )]
+    TransactionTimeout {
+        /// The timeout that the client asks for.
+        timeout: Duration,
     },
     /// The client's principal lacks a permission.
     #[error(

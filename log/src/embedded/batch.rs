@@ -163,17 +163,20 @@ pub(super) fn accept(
             ahead_ms,
         });
     }
-    if topic.cleanup == Cleanup::Compact && record.key.is_none() {
-        return Err(LogError::Refused(format!(
-            "a record of the compacted topic {} needs a key",
-            topic.name
-        )));
-    }
     let bytes = record_bytes(&record);
+    let not_accepted = |reason: &str| LogError::NotAccepted {
+        topic: topic.name.clone(),
+        bytes,
+        reason: reason.to_owned(),
+    };
+    if topic.cleanup == Cleanup::Compact && record.key.is_none() {
+        return Err(not_accepted(
+            "the topic is compacted, so that it needs a key",
+        ));
+    }
     if bytes > MAX_RECORD_BYTES {
-        return Err(LogError::Refused(format!(
-            "a record of {bytes} bytes; the log takes {MAX_RECORD_BYTES} at most"
-        )));
+        let reason = format!("the embedded log accepts {MAX_RECORD_BYTES} at most");
+        return Err(not_accepted(&reason));
     }
     let headers = encode_headers(&record.headers)?;
     Ok(Accepted {

@@ -8,8 +8,15 @@ use std::{
     time::Duration,
 };
 
-use super::{Core, queue::Request};
+use super::{
+    Core,
+    queue::{Request, record_bytes},
+};
 use crate::{LogError, NewRecord, Transactor};
+
+/// The most bytes of a transaction, which lies in memory until it is committed: some windows of 10,000 rooms with 50
+/// emojis each.
+const TRANSACTION_BYTES: usize = 256 * 1024 * 1024;
 
 pub(super) struct EmbeddedTransactor {
     core: Arc<Core>,
@@ -18,6 +25,7 @@ pub(super) struct EmbeddedTransactor {
     timeout: Duration,
     /// Written and not committed.
     written: Vec<NewRecord>,
+    written_bytes: usize,
     failed: bool,
 }
 
@@ -34,6 +42,7 @@ impl EmbeddedTransactor {
             epoch,
             timeout,
             written: Vec::new(),
+            written_bytes: 0,
             failed: false,
         })
     }
@@ -66,6 +75,21 @@ impl Transactor for EmbeddedTransactor {
             let detail = "an earlier one failed; open a new transactor".to_owned();
             return Err(LogError::Aborted { detail });
         }
+        for record in &records {
+            let bytes = record_bytes(record);
+            self.written_bytes += bytes;
+            if self.written_bytes > TRANSACTION_BYTES {
+                self.failed = true;
+                return Err(LogError::NotAccepted {
+                    topic: record.topic.clone(),
+                    bytes,
+                    reason: format!(
+                        "a transaction of the embedded log holds at most {} MiB",
+                        TRANSACTION_BYTES >> 20
+                    ),
+                });
+            }
+        }
         self.written.append(&mut records);
         Ok(())
     }
@@ -73,6 +97,7 @@ impl Transactor for EmbeddedTransactor {
     fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
         self.write(records)?;
         let records = std::mem::take(&mut self.written);
+        self.written_bytes = 0;
         let committed = self.try_commit(records);
         self.failed = committed.is_err();
         committed

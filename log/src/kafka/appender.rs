@@ -299,17 +299,17 @@ pub(super) fn outcome(result: &DeliveryResult<'_>, time_ms: i64) -> Result<u64, 
         Err((error, message)) => (error, message),
     };
     let partition = u32::try_from(message.partition()).unwrap_or_default();
-    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp) {
-        let ahead_ms = unsigned(time_ms.saturating_sub(now_ms()));
+    let ahead_ms = unsigned(time_ms.saturating_sub(now_ms()));
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp) && ahead_ms > 0 {
         return Err(LogError::Ahead {
             topic: message.topic().to_owned(),
             ahead_ms,
         });
     }
-    Err(
-        failure::of(error, Operation::Write, message.topic(), partition)
-            .unwrap_or_else(|| away(error)),
-    )
+    let bytes = message.key_len() + message.payload_len();
+    Err(failure::not_accepted(error, message.topic(), bytes)
+        .or_else(|| failure::of(error, Operation::Write, message.topic(), partition))
+        .unwrap_or_else(|| away(error)))
 }
 
 fn away(error: &KafkaError) -> LogError {

@@ -1,7 +1,13 @@
 //! librdkafka's settings: EmoStream's own, each with its reason, and over them the user's, but for those that
 //! are [`protected`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use rdkafka::{
     ClientConfig, ClientContext,
@@ -58,6 +64,8 @@ pub(super) struct Config {
     /// What librdkafka was built with.
     features: Arc<[String]>,
     denials: Denials,
+    /// Whether transactors send each record by itself.
+    singly: Arc<AtomicBool>,
     /// Where tokens come from, once the first was requested.
     tokens: Option<Arc<Tokens>>,
 }
@@ -70,6 +78,7 @@ impl Config {
             properties: options.effective().into(),
             features: builtin::security_features().into(),
             denials: Denials::new(options.denial_patience),
+            singly: Arc::default(),
             tokens: None,
         }
     }
@@ -77,6 +86,16 @@ impl Config {
     /// What the brokers deny to this log's clients.
     pub(super) fn denials(&self) -> &Denials {
         &self.denials
+    }
+
+    /// Whether transactors send each record by itself, because a topic did not accept several together.
+    pub(super) fn sends_singly(&self) -> bool {
+        self.singly.load(Ordering::Relaxed)
+    }
+
+    /// Transactors that are opened from now on send each record by itself.
+    pub(super) fn send_singly(&self) {
+        self.singly.store(true, Ordering::Relaxed);
     }
 
     /// Requests the token that every client authenticates by, if the user's properties say so.
@@ -248,6 +267,9 @@ impl Config {
             .set("transactional.id", id)
             // Must not be shorter than message.timeout.ms.
             .set("transaction.timeout.ms", millis(timeout));
+        if self.sends_singly() {
+            config.set("batch.num.messages", "1");
+        }
         self.settle(config)
     }
 

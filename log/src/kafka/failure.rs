@@ -72,6 +72,29 @@ pub(super) fn of(
     })
 }
 
+/// That `topic` will never accept a record of `bytes`, if that is what the error means.
+pub(super) fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogError> {
+    let reason = match code(error)? {
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
+            "it is too large; raise the topic's max.message.bytes"
+        }
+        Code::InvalidRecord => {
+            "the brokers call it invalid; compare the topic's settings with `emostream topics check`"
+        }
+        Code::InvalidTimestamp => {
+            "its time is outside of what the topic allows; change message.timestamp.before.max.ms or message.timestamp.after.max.ms"
+        }
+        Code::PolicyViolation => "a policy of the cluster forbids it",
+        Code::UnsupportedForMessageFormat => "the topic's format is too old for it",
+        _ => return None,
+    };
+    Some(LogError::NotAccepted {
+        topic: topic.to_owned(),
+        bytes,
+        reason: reason.to_owned(),
+    })
+}
+
 /// Whether it says that a partition's leader is about to change: the broker that was asked is it no
 /// more, or does not know yet that it is.
 fn is_change_of_leader(error: &KafkaError) -> bool {

@@ -7,14 +7,12 @@
 //!
 //! A transaction that its owner drops before its end is aborted: readers would wait for its timeout.
 //!
-//! A transaction that failed because a permission is missing is reported only once writing was allowed again, or
-//! denied for [`KafkaOptions::denial_patience`]: until then a record of it is written in transactions that are
-//! aborted, so that readers of committed records see none of them.
-//!
-//! [`KafkaOptions::denial_patience`]: super::KafkaOptions::denial_patience
+//! Brokers refuse a whole batch that is larger than its topic accepts, although each record of it may fit. After such
+//! a failure the transactors of this log send each record by itself, so that [`LogError::NotAccepted`] is about one
+//! record.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     error::Error,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -24,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use rdkafka::{
     ClientContext, Statistics,
     client::OAuthToken,
@@ -34,11 +33,9 @@ use rdkafka::{
 };
 
 use super::{
-    PATIENCE,
     appender::{kafka_record, outcome, time_ms},
     config::Config,
     context::Events,
-    denials,
     failure::{self, Operation},
 };
 use crate::{LogError, NewRecord, Transactor};
@@ -47,8 +44,11 @@ use crate::{LogError, NewRecord, Transactor};
 /// would take that long; rdkafka's `poll` turns in circles for the last millisecond of its patience.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// How long a transactor that is dropped tries to abort what it has open. A stop waits for it, and a broker
-/// that is away will hear of it from the next transactor anyway.
+/// How long it may take to fence older transactors and to end what they left open.
+const INIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a transaction that failed, or whose transactor is dropped, tries to abort. The caller waits for it, and
+/// the next transactor of the id aborts it anyway.
 const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the producer is polled while its owner does not, where it authenticates by a token.
@@ -60,11 +60,22 @@ const TOPIC_DENIED: &str = "Topic authorization failed";
 /// How librdkafka's report ends that the transactional id may not be used any more.
 const ID_DENIED: &str = "Transactional Id authorization failed";
 
+/// A transaction that is not committed is aborted so long before the brokers would do it by its timeout: afterwards they
+/// answer as if the transactor had been fenced.
+const ABORT_MARGIN: Duration = Duration::from_secs(3);
+
+/// How long a commit waits for its answer at least.
+const COMMIT_STEP: Duration = Duration::from_secs(1);
+
 /// How long one call of an abort waits before delivery reports are polled.
 const ABORT_STEP: Duration = Duration::from_millis(50);
 
-/// How long a transaction that failed waits to learn whether its topics still exist.
+/// How long a transaction waits to learn whether its topics still exist.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
+
+/// After so long without a delivery report a transaction looks whether its topics still exist: librdkafka keeps the
+/// records of a deleted topic until their time is over.
+const DELETED_LOOK: Duration = Duration::from_secs(5);
 
 /// What a single broker with Kafka's default settings lacks; it answers such a request with silence.
 const ONE_BROKER_HINT: &str = "on a cluster of one broker, set offsets.topic.replication.factor, transaction.state.log.replication.factor and transaction.state.log.min.isr to 1";
@@ -77,10 +88,12 @@ pub(super) struct KafkaTransactor {
     config: Config,
     id: String,
     timeout: Duration,
-    /// Where the records of the open transaction go, and the first for each topic.
-    topics: BTreeMap<String, NewRecord>,
-    /// Whether a transaction has begun and not ended.
-    open: bool,
+    /// Whether each record is sent by itself.
+    singly: bool,
+    /// Where the records of the open transaction go.
+    topics: BTreeSet<String>,
+    /// When the transaction has to be committed that has begun and not ended.
+    open_until: Option<Instant>,
     failed: bool,
 }
 
@@ -164,6 +177,7 @@ impl KafkaTransactor {
             id: id.to_owned(),
             first: Arc::default(),
         };
+        let singly = config.sends_singly();
         let settings = config.transactional(id, timeout);
         let producer: BaseProducer<Failures> = config.create(&settings, failures.clone())?;
         let producer = Arc::new(producer);
@@ -180,12 +194,16 @@ impl KafkaTransactor {
             config: config.clone(),
             id: id.to_owned(),
             timeout,
-            topics: BTreeMap::new(),
-            open: false,
+            singly,
+            topics: BTreeSet::new(),
+            open_until: None,
             failed: false,
         };
-        match opened.producer.init_transactions(timeout.max(PATIENCE)) {
+        match opened.producer.init_transactions(INIT_PATIENCE) {
             Ok(()) => Ok(opened),
+            Err(_) if opened.fatal() == Some(RDKafkaErrorCode::InvalidTransactionTimeout) => {
+                Err(LogError::TransactionTimeout { timeout })
+            }
             Err(error) if failure::is_fence(&error) => Err(LogError::Fenced { id: id.to_owned() }),
             Err(error) => Err(match failure::code(&error) {
                 _ if let Some(report) = opened.failures.events.last_about_security()
@@ -206,53 +224,62 @@ impl KafkaTransactor {
         }
     }
 
-    fn try_write(&mut self, records: &[NewRecord]) -> Result<(), LogError> {
-        let until = Instant::now() + self.timeout;
-        if !self.open {
-            self.producer
-                .begin_transaction()
-                .map_err(|error| self.why(&error))?;
-            self.open = true;
-            self.topics.clear();
-            // A failure that was reported late belongs to the former transaction.
-            self.failures.first().take();
-        }
+    /// Returns until when the transaction has to be committed.
+    fn try_write(&mut self, records: &[NewRecord]) -> Result<Instant, LogError> {
+        let until = match self.open_until {
+            Some(until) => until,
+            None => {
+                self.producer
+                    .begin_transaction()
+                    .map_err(|error| self.why(&error))?;
+                self.topics.clear();
+                // A failure that was reported late belongs to the former transaction.
+                self.failures.first().take();
+                let until = Instant::now() + self.timeout - ABORT_MARGIN.min(self.timeout / 4);
+                *self.open_until.insert(until)
+            }
+        };
         for record in records {
-            if !self.topics.contains_key(&record.topic) {
-                self.topics.insert(record.topic.clone(), record.clone());
+            if !self.topics.contains(&record.topic) {
+                self.topics.insert(record.topic.clone());
             }
             self.send(record, until)?;
         }
         // What was delivered is forgotten; what failed is found at the end.
         self.producer.poll(Duration::ZERO);
-        Ok(())
+        Ok(until)
     }
 
     fn try_commit(&mut self, records: &[NewRecord]) -> Result<(), LogError> {
-        let until = Instant::now() + self.timeout;
-        self.try_write(records)?;
+        let until = self.try_write(records)?;
         self.deliver(until)?;
+        let left = until.saturating_duration_since(Instant::now());
         // The report of a failed record may still be with the thread that polls in between.
         self.producer
-            .commit_transaction(self.timeout)
+            .commit_transaction(left.max(COMMIT_STEP))
             .map_err(|error| {
                 self.failures
                     .first()
                     .take()
                     .unwrap_or_else(|| self.why(&error))
             })?;
-        self.open = false;
+        self.open_until = None;
         Ok(())
     }
 
     /// Waits until every record is in the log; the first failure ends it.
     fn deliver(&self, until: Instant) -> Result<(), LogError> {
+        let (mut left, mut look) = (0, Instant::now() + DELETED_LOOK);
         while self.producer.in_flight_count() > 0 && self.failures.first().is_none() {
-            if Instant::now() >= until {
-                let topics: Vec<&str> = self.topics.keys().map(String::as_str).collect();
-                return Err(LogError::TimedOut {
-                    detail: format!("the transaction's records of {}", topics.join(", ")),
-                });
+            let now = Instant::now();
+            if now >= until {
+                return Err(self.timed_out());
+            }
+            if self.producer.in_flight_count() != left {
+                (left, look) = (self.producer.in_flight_count(), now + DELETED_LOOK);
+            } else if now >= look {
+                look = now + DELETED_LOOK;
+                self.deleted_topic().map_or(Ok(()), Err)?;
             }
             self.serve();
         }
@@ -270,14 +297,24 @@ impl KafkaTransactor {
                 .producer
                 .send(kafka_record(record, time_ms, Box::new(time_ms)));
             let Err((error, _)) = sent else { return Ok(()) };
-            let full = failure::code(&error) == Some(RDKafkaErrorCode::QueueFull);
-            if !full || Instant::now() >= until {
+            if failure::code(&error) != Some(RDKafkaErrorCode::QueueFull) {
                 let partition = record.partition.unwrap_or_default();
-                let known = failure::of(&error, Operation::Write, &record.topic, partition);
-                return Err(known.unwrap_or_else(|| self.why(&error)));
+                let bytes = record.key.as_ref().map_or(0, Bytes::len) + record.value.len();
+                return Err(failure::not_accepted(&error, &record.topic, bytes)
+                    .or_else(|| failure::of(&error, Operation::Write, &record.topic, partition))
+                    .unwrap_or_else(|| self.why(&error)));
+            }
+            if Instant::now() >= until {
+                return Err(self.timed_out());
             }
             self.serve();
         }
+    }
+
+    fn timed_out(&self) -> LogError {
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        let detail = format!("the transaction's records of {}", topics.join(", "));
+        LogError::TimedOut { detail }
     }
 
     /// Takes delivery reports in, or sleeps a little if there are none.
@@ -295,71 +332,33 @@ impl KafkaTransactor {
                 id: self.id.clone(),
             };
         }
-        LogError::Aborted {
-            detail: error.to_string(),
+        let detail = error.to_string();
+        match failure::code(error) {
+            Some(RDKafkaErrorCode::OperationTimedOut) => LogError::TimedOut { detail },
+            _ => LogError::Aborted { detail },
         }
     }
 
+    /// Why the producer is of no more use, if it is.
+    fn fatal(&self) -> Option<RDKafkaErrorCode> {
+        self.producer.client().fatal_error().map(|(code, _)| code)
+    }
+
     /// Does a step of a transaction, unless an earlier one failed.
-    fn attempt(
+    fn attempt<T>(
         &mut self,
-        step: impl FnOnce(&mut KafkaTransactor) -> Result<(), LogError>,
-    ) -> Result<(), LogError> {
+        step: impl FnOnce(&mut KafkaTransactor) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
         if self.failed {
             let detail = "an earlier one failed; open a new transactor".to_owned();
             return Err(LogError::Aborted { detail });
         }
         step(self).map_err(|error| {
             self.failed = true;
-            match self.abort(error) {
-                denied @ LogError::Denied { .. } => self.outlast(denied),
-                error => error,
-            }
+            self.config
+                .denials()
+                .note(self.abort(error), Instant::now())
         })
-    }
-
-    /// Writes to the topic that was denied, in transactions that are aborted, until the write is allowed or was denied
-    /// for `denial_patience`. Returns the error to report for the original transaction.
-    fn outlast(&mut self, mut denied: LogError) -> LogError {
-        loop {
-            denied = self.config.denials().note(denied, Instant::now());
-            let LogError::Denied { resource, .. } = &denied else {
-                return denied;
-            };
-            let mut records = self.topics.iter();
-            let written = records.find(|(topic, _)| *resource == format!("topic {topic}"));
-            let Some((_, record)) = written.filter(|_| !self.config.denials().is_final(&denied))
-            else {
-                return denied;
-            };
-            let (record, resource) = (record.clone(), resource.clone());
-            thread::sleep(denials::RETRY_EVERY);
-            match self.probe(&record) {
-                Ok(()) => {
-                    self.config
-                        .denials()
-                        .allow("Write", format_args!("{resource}"));
-                    let detail = format!("Write on {resource} was denied, and is allowed again");
-                    return LogError::Aborted { detail };
-                }
-                Err(error) => denied = error,
-            }
-        }
-    }
-
-    /// Writes a record in a transaction of its own, which is aborted. It needs another producer: Kafka does not let a
-    /// producer end a transaction to which it could add no partition.
-    fn probe(&self, record: &NewRecord) -> Result<(), LogError> {
-        let until = Instant::now() + self.timeout;
-        let other = Self::open(&self.config, &self.id, self.timeout)?;
-        let begun = other.producer.begin_transaction();
-        let written = begun
-            .map_err(|error| other.why(&error))
-            .and_then(|()| other.send(record, until))
-            .and_then(|()| other.deliver(until));
-        // If this fails, the next transactor of the id aborts it.
-        let _ = other.abort_within(ABORT_PATIENCE);
-        written
     }
 
     /// Aborts the open transaction. librdkafka waits until the delivery reports of the records are polled, which is the
@@ -383,15 +382,14 @@ impl KafkaTransactor {
 
     /// Ends the failed transaction, and says what it failed of: a fence outweighs what followed from it.
     fn abort(&self, first: LogError) -> LogError {
-        let aborted = self.abort_within(self.timeout);
+        let aborted = self.abort_within(ABORT_PATIENCE);
         // A denial that is reported only now replaces `first`, which it caused.
         let reported = self.failures.first().take();
         let first = match reported {
             Some(denied @ LogError::Denied { .. }) => denied,
             _ => first,
         };
-        let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
-        let fenced = fatal.is_some_and(failure::fences)
+        let fenced = self.fatal().is_some_and(failure::fences)
             || aborted.is_err_and(|error| failure::is_fence(&error));
         match first {
             _ if fenced => LogError::Fenced {
@@ -402,18 +400,20 @@ impl KafkaTransactor {
             {
                 deleted
             }
-            LogError::Refused(detail) | LogError::TimedOut { detail } => {
+            LogError::Refused(detail) => LogError::Aborted { detail },
+            LogError::NotAccepted { .. } if !self.singly => {
+                self.config.send_singly();
+                let detail = format!("{first}; now each record is sent by itself");
                 LogError::Aborted { detail }
             }
             first => first,
         }
     }
 
-    /// The topic that records could not be written to because it is gone, if there is one. librdkafka keeps
-    /// such records until their time is over, and says of them only that it was.
+    /// The topic that records could not be written to because it is gone, if there is one.
     fn deleted_topic(&self) -> Option<LogError> {
         let client = self.producer.client();
-        for topic in self.topics.keys() {
+        for topic in &self.topics {
             // A cluster that is away is another reason.
             let metadata = client.fetch_metadata(Some(topic), METADATA_PATIENCE).ok()?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
@@ -451,17 +451,22 @@ fn poll_in_between(producer: &Arc<BaseProducer<Failures>>) -> Result<Sender<()>,
 
 impl Transactor for KafkaTransactor {
     fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
-        self.attempt(|it| it.try_write(&records))
+        self.attempt(|it| it.try_write(&records)).map(drop)
     }
 
     fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
-        self.attempt(|it| it.try_commit(&records))
+        self.attempt(|it| it.try_commit(&records))?;
+        for topic in &self.topics {
+            let denials = self.config.denials();
+            denials.allow("Write", format_args!("topic {topic}"));
+        }
+        Ok(())
     }
 }
 
 impl Drop for KafkaTransactor {
     fn drop(&mut self) {
-        if self.open && !self.failed {
+        if self.open_until.is_some() && !self.failed {
             // If that fails, the next transactor of the id does it, or the timeout.
             let _ = self.abort_within(ABORT_PATIENCE);
         }
