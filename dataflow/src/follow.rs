@@ -33,6 +33,8 @@ use timely::{
     progress::Antichain,
 };
 
+use crate::step::STEP_COUNTS;
+
 /// The sums of a key, those that are not 0, by value.
 pub type Sums<'a, V> = Vec<(&'a V, i64)>;
 
@@ -45,40 +47,59 @@ pub fn follow<'scope, K: Data, V: Data, W: Clone + 'static>(
 ) -> StreamVec<'scope, u64, W> {
     let mut trace = sums.trace;
     let stream = sums.stream;
+    let scope = stream.scope();
     stream.unary_frontier::<CapacityContainerBuilder<Vec<W>>, _, _, _>(
         Pipeline,
         name,
-        move |_, _| {
+        move |_, info| {
+            let activator = scope.activator_for(info.address);
             // The changes lie in [lower, upper), what was before them in the trace up to lower.
             let mut upper = Antichain::from_elem(0);
+            let mut pending: Option<Pending<K, V>> = None;
             move |(input, _), output| {
-                let lower = upper.clone();
-                let mut earliest: Option<Capability<u64>> = None;
-                let mut changes = Vec::new();
-                input.for_each(|stamp, spans| {
-                    if let Some(at) = stamp.retain_least(0)
-                        && earliest.as_ref().is_none_or(|it| at.time() < it.time())
-                    {
-                        earliest = Some(at);
+                let mut left = STEP_COUNTS;
+                loop {
+                    // What comes meanwhile waits in the input.
+                    if pending.is_none() {
+                        let lower = upper.clone();
+                        let mut earliest: Option<Capability<u64>> = None;
+                        let mut changes = Vec::new();
+                        input.for_each(|stamp, spans| {
+                            if let Some(at) = stamp.retain_least(0)
+                                && earliest.as_ref().is_none_or(|it| at.time() < it.time())
+                            {
+                                earliest = Some(at);
+                            }
+                            for span in spans.drain(..) {
+                                upper.clone_from(span.upper());
+                                changes.extend(span.inner);
+                            }
+                        });
+                        pending = earliest.map(|earliest| Pending {
+                            earliest,
+                            before: trace
+                                .batches_through(lower.borrow())
+                                .expect("the trace is not compacted beyond what was told"),
+                            changes,
+                            told: None,
+                        });
                     }
-                    for span in spans.drain(..) {
-                        upper.clone_from(span.upper());
-                        changes.extend(span.inner);
-                    }
-                });
-                if let Some(earliest) = earliest {
-                    let before = trace.batches_through(lower.borrow());
-                    let before = before.expect("the trace is not compacted beyond what was told");
+                    let Some(some) = &mut pending else { break };
                     let mut told: BTreeMap<u64, Vec<W>> = BTreeMap::new();
-                    walk(before, changes, |key, before, after, time_ms| {
+                    let is_done = some.walk(&mut left, |key, before, after, time_ms| {
                         if let Some(datum) = tell(key, before, after, time_ms) {
                             told.entry(time_ms).or_default().push(datum);
                         }
                     });
                     for (time_ms, told) in told {
-                        let at = earliest.delayed(&time_ms);
+                        let at = some.earliest.delayed(&time_ms);
                         output.session(&at).give_iterator(told.into_iter());
                     }
+                    if !is_done {
+                        activator.activate();
+                        return;
+                    }
+                    pending = None;
                 }
                 // Nothing before what comes next is told apart any more.
                 trace.advance_upper(&mut upper);
@@ -92,44 +113,70 @@ pub fn follow<'scope, K: Data, V: Data, W: Clone + 'static>(
 /// The changes of sums between two times, or what they were before.
 type Batch<K, V> = Rc<OrdValBatch<Vector<((K, V), u64, i64)>>>;
 
-/// Calls `each` with every key that changes, its sums before and after, and the time, key by key.
-fn walk<K: Data, V: Data>(
+/// Changes that came together, and what was before them.
+struct Pending<K: Data, V: Data> {
+    earliest: Capability<u64>,
     before: Vec<Batch<K, V>>,
     changes: Vec<Batch<K, V>>,
-    mut each: impl FnMut(&K, &Sums<'_, V>, &Sums<'_, V>, u64),
-) {
-    let (mut known, ref held) = cursor_list(before);
-    let (mut changed, ref brought) = cursor_list(changes);
-    let (mut sums, mut next) = (Sums::<V>::new(), Sums::<V>::new());
-    let mut steps: Vec<(u64, &V, i64)> = Vec::new();
-    while let Some(key) = changed.get_key(brought) {
-        sums.clear();
-        known.seek_key(held, key);
-        if known.get_key(held) == Some(key) {
-            while let Some(value) = known.get_val(held) {
-                let mut sum = 0;
-                known.map_times(held, |_, diff| sum += diff);
-                if sum != 0 {
-                    sums.push((value, sum));
-                }
-                known.step_val(held);
+    /// The last key that was told.
+    told: Option<K>,
+}
+
+impl<K: Data, V: Data> Pending<K, V> {
+    /// Calls `each` with the next keys that change, the sums before and after, and the time, key by key, until `left`
+    /// counts were handled. Returns whether every key was.
+    fn walk(
+        &mut self,
+        left: &mut usize,
+        mut each: impl FnMut(&K, &Sums<'_, V>, &Sums<'_, V>, u64),
+    ) -> bool {
+        let (mut known, ref held) = cursor_list(self.before.clone());
+        let (mut changed, ref brought) = cursor_list(self.changes.clone());
+        let (mut sums, mut next) = (Sums::<V>::new(), Sums::<V>::new());
+        let mut steps: Vec<(u64, &V, i64)> = Vec::new();
+        if let Some(told) = &self.told {
+            changed.seek_key(brought, told);
+            if changed.get_key(brought) == Some(told) {
+                changed.step_key(brought);
             }
         }
-        steps.clear();
-        while let Some(value) = changed.get_val(brought) {
-            changed.map_times(brought, |time_ms, diff| {
-                steps.push((*time_ms, value, *diff))
-            });
-            changed.step_val(brought);
+        while let Some(key) = changed.get_key(brought) {
+            if *left == 0 {
+                return false;
+            }
+            sums.clear();
+            known.seek_key(held, key);
+            if known.get_key(held) == Some(key) {
+                while let Some(value) = known.get_val(held) {
+                    let mut sum = 0;
+                    known.map_times(held, |_, diff| sum += diff);
+                    if sum != 0 {
+                        sums.push((value, sum));
+                    }
+                    known.step_val(held);
+                }
+            }
+            steps.clear();
+            while let Some(value) = changed.get_val(brought) {
+                changed.map_times(brought, |time_ms, diff| {
+                    steps.push((*time_ms, value, *diff))
+                });
+                changed.step_val(brought);
+            }
+            // Stable: of one time they stay in the order of their values.
+            steps.sort_by_key(|(time_ms, ..)| *time_ms);
+            for at_once in steps.chunk_by(|a, b| a.0 == b.0) {
+                add(&sums, at_once, &mut next);
+                each(key, &sums, &next, at_once[0].0);
+                std::mem::swap(&mut sums, &mut next);
+            }
+            *left = left.saturating_sub(sums.len() + steps.len());
+            if *left == 0 {
+                self.told = Some(key.clone());
+            }
+            changed.step_key(brought);
         }
-        // Stable: of one time they stay in the order of their values.
-        steps.sort_by_key(|(time_ms, ..)| *time_ms);
-        for at_once in steps.chunk_by(|a, b| a.0 == b.0) {
-            add(&sums, at_once, &mut next);
-            each(key, &sums, &next, at_once[0].0);
-            std::mem::swap(&mut sums, &mut next);
-        }
-        changed.step_key(brought);
+        true
     }
 }
 

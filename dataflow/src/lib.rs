@@ -47,6 +47,7 @@ mod simulation;
 mod sink;
 mod slide;
 mod source;
+mod step;
 mod stop;
 mod stored_progress;
 mod timers;

@@ -29,6 +29,8 @@ use timely::{
     progress::frontier::MutableAntichain,
 };
 
+use crate::step::STEP_COUNTS;
+
 /// Counts of a room that are in the span for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stay {
@@ -106,6 +108,7 @@ pub fn slide<'scope>(
     StreamVec<'scope, u64, LeaderChange>,
 ) {
     let mut builder = OperatorBuilder::new("slide".to_owned(), stays.scope());
+    let activator = stays.scope().activator_for(builder.operator_info().address);
     // As tumbling does: a final stays where it is.
     let by_room = Exchange::new(|stay: &Stay| stay.room.hashed());
     let mut input = builder.new_input(stays, by_room);
@@ -116,6 +119,7 @@ pub fn slide<'scope>(
         let mut turns = Turns {
             rooms,
             turns: BTreeMap::new(),
+            passing: None,
         };
         move |frontiers| {
             input.for_each_stamp(|at, data| {
@@ -123,11 +127,14 @@ pub fn slide<'scope>(
                     turns.enter(&at, &stay);
                 }
             });
-            turns.pass(
+            let more = turns.pass(
                 &frontiers[0],
                 &mut by_room.activate(),
                 &mut across.activate(),
             );
+            if more {
+                activator.activate();
+            }
         }
     });
     (room_changes, leader_changes)
@@ -137,6 +144,17 @@ pub fn slide<'scope>(
 struct Turns {
     rooms: Rooms,
     turns: BTreeMap<u64, Turn>,
+    passing: Option<PassingTurn>,
+}
+
+/// The turn of a window that has closed, with the rooms whose changes were not sent yet.
+struct PassingTurn {
+    start_ms: u64,
+    turn: Turn,
+    /// The first room that was not sent.
+    next: RoomNumber,
+    /// How the count of each emoji changes in the rooms that were sent, by [`Emoji::id`].
+    emojis: Vec<i64>,
 }
 
 struct Turn {
@@ -180,35 +198,68 @@ impl Turns {
         comes.extend(counts.flat_map(|(emoji, count)| entries(room, *emoji, *count)));
     }
 
-    /// Sends the changes of the windows that the frontier has passed. An empty frontier passes none:
-    /// it means that the sources are gone.
+    /// Sends some of the changes of the windows that the frontier has passed. Returns whether more is left for
+    /// another step.
+    ///
+    /// An empty frontier passes none: it means that the sources are gone.
     fn pass(
         &mut self,
         frontier: &MutableAntichain<u64>,
         by_room: &mut Output<'_, RoomChange>,
         across: &mut Output<'_, LeaderChange>,
-    ) {
+    ) -> bool {
         let Some(&frontier_ms) = frontier.frontier().first() else {
-            return;
+            return false;
         };
-        while let Some(first) = self.turns.first_entry().filter(|t| *t.key() < frontier_ms) {
-            let (start_ms, mut turn) = first.remove_entry();
-            for comes in turn.comes.values_mut() {
-                // Nearly in order already: rooms come in the order of their names.
-                comes.sort_by_key(Entry::of);
-            }
-            let changes = turn.changes();
-            let leaders = leaders(&changes, &self.rooms).into_iter();
-            let change = |((room, emoji), diff): (_, i64)| ((room, emoji), start_ms, diff);
-            by_room
-                .session(&turn.by_room)
-                .give_iterator(changes.into_iter().map(change));
+        let mut left = STEP_COUNTS;
+        loop {
+            let next = self.passing.take();
+            let Some(mut passing) = next.or_else(|| self.next_passing(frontier_ms)) else {
+                return false;
+            };
+            let start_ms = passing.start_ms;
             let leader = |(leader, diff)| (((), leader), start_ms, diff);
+            let upper = passing.upper(left);
+            let (changes, entries) = passing.turn.changes(passing.next, upper);
+            let leaders = passing.leaders(&changes, &self.rooms);
+            across
+                .session(&passing.turn.across)
+                .give_iterator(leaders.into_iter().map(leader));
+            let change = |((room, emoji), diff): Change| ((room, emoji), start_ms, diff);
+            by_room
+                .session(&passing.turn.by_room)
+                .give_iterator(changes.into_iter().map(change));
+            if let Some(upper) = upper {
+                passing.next = upper;
+                self.passing = Some(passing);
+                return true;
+            }
+            let PassingTurn { turn, emojis, .. } = passing;
+            let emojis = Emoji::all().map(Leader::Emoji).zip(emojis);
             across
                 .session(&turn.across)
-                .give_iterator(leaders.map(leader));
+                .give_iterator(emojis.filter(|(_, diff)| *diff != 0).map(leader));
             self.leave(turn);
+            left = left.saturating_sub(entries.max(Emoji::all().len()));
+            if left == 0 {
+                return true;
+            }
         }
+    }
+
+    /// Takes the earliest turn, if the frontier has passed it.
+    fn next_passing(&mut self, frontier_ms: u64) -> Option<PassingTurn> {
+        let first = self.turns.first_entry();
+        let (start_ms, mut turn) = first.filter(|t| *t.key() < frontier_ms)?.remove_entry();
+        // Nearly in order already: rooms come in the order of their names, and what leaves are such runs.
+        let all = turn.comes.values_mut().chain([&mut turn.leaves]);
+        all.for_each(|entries| entries.sort_by_key(Entry::of));
+        Some(PassingTurn {
+            start_ms,
+            turn,
+            next: RoomNumber(0),
+            emojis: vec![0; Emoji::all().len()],
+        })
     }
 
     /// What has come leaves later.
@@ -239,12 +290,52 @@ impl Entry {
     }
 }
 
+impl PassingTurn {
+    /// The first room that is left for another step, so that this one handles at least one room and, if there are more,
+    /// about `most` entries; `None` for no room.
+    fn upper(&self, most: usize) -> Option<RoomNumber> {
+        let after = |entries: &Vec<Entry>| {
+            let from = entries.partition_point(|entry| entry.room < self.next);
+            entries
+                .get(from + most)
+                .map(|entry| RoomNumber(entry.room.0 + 1))
+        };
+        let all = self.turn.comes.values().chain([&self.turn.leaves]);
+        all.filter_map(after).min()
+    }
+
+    /// The changes of these rooms' own counts across rooms; those of their emojis are added up.
+    fn leaders(&mut self, changes: &[Change], rooms: &Rooms) -> Vec<(Leader, i64)> {
+        let mut leaders = Vec::new();
+        for of_room in changes.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
+            let ((room, _), _) = of_room[0];
+            let sum: i64 = of_room.iter().map(|(_, diff)| diff).sum();
+            if sum != 0 {
+                leaders.push((Leader::Room(rooms.room(room)), sum));
+            }
+            for ((_, emoji), diff) in of_room {
+                self.emojis[usize::from(*emoji)] += diff;
+            }
+        }
+        leaders
+    }
+}
+
 impl Turn {
-    /// What comes less what leaves, by room and emoji.
-    fn changes(&self) -> Vec<Change> {
+    /// What comes less what leaves, by room and emoji, of the rooms from `lower` on and below `upper`; and of how many
+    /// entries.
+    fn changes(&self, lower: RoomNumber, upper: Option<RoomNumber>) -> (Vec<Change>, usize) {
         let signed = |sign: i64| move |entry: &Entry| (entry.of(), sign * i64::from(entry.count));
-        let comes = self.comes.values().flatten().map(signed(1));
-        let mut changes: Vec<Change> = comes.chain(self.leaves.iter().map(signed(-1))).collect();
+        let within = |entries: &'_ Vec<Entry>| {
+            let from = entries.partition_point(|entry| entry.room < lower);
+            let below = |upper| entries.partition_point(|entry| entry.room < upper);
+            from..upper.map_or(entries.len(), below)
+        };
+        let comes = self.comes.values();
+        let comes = comes.flat_map(|entries| entries[within(entries)].iter().map(signed(1)));
+        let leaves = self.leaves[within(&self.leaves)].iter().map(signed(-1));
+        let mut changes: Vec<Change> = comes.chain(leaves).collect();
+        let entries = changes.len();
         // The stable sort finds the runs that are in order, and merges them.
         changes.sort_by_key(|(of, _)| *of);
         changes.dedup_by(|next, sum| {
@@ -253,25 +344,69 @@ impl Turn {
             same
         });
         changes.retain(|(_, diff)| *diff != 0);
-        changes
+        (changes, entries)
     }
 }
 
-/// The changes across rooms, of changes ordered by room.
-fn leaders(changes: &[Change], rooms: &Rooms) -> Vec<(Leader, i64)> {
-    let mut emojis = vec![0; Emoji::all().len()];
-    let mut leaders = Vec::new();
-    for of_room in changes.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
-        let ((room, _), _) = of_room[0];
-        leaders.push((
-            Leader::Room(rooms.room(room)),
-            of_room.iter().map(|(_, diff)| diff).sum(),
-        ));
-        for ((_, emoji), diff) in of_room {
-            emojis[usize::from(*emoji)] += diff;
-        }
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
+
+    use super::*;
+
+    /// A change of a room's or of a leader's count, and the window at which it is made.
+    type Seen<T> = Rc<RefCell<Vec<(T, u64, i64)>>>;
+
+    #[test]
+    fn a_close_of_many_counts_takes_several_steps_and_leaves_none_out() {
+        let emojis: Vec<Emoji> = (0..3).filter_map(Emoji::from_id).collect();
+        let rooms = 10 * STEP_COUNTS;
+        timely::execute_directly(move |worker| {
+            let (by_room, across): (Seen<_>, Seen<_>) = Default::default();
+            let (of_room, of_leader) = (by_room.clone(), across.clone());
+            let (mut input, probe) = worker.dataflow(|scope| {
+                let (input, stays) = scope.new_input();
+                let (rooms, leaders) = slide(stays, Rooms::default());
+                let rooms = rooms.inspect(move |change| of_room.borrow_mut().push(*change));
+                leaders.inspect(move |((_, leader), at_ms, diff)| {
+                    of_leader.borrow_mut().push((leader.clone(), *at_ms, *diff));
+                });
+                (input, rooms.probe().0)
+            });
+            for room in 0..rooms {
+                input.send(Stay {
+                    room: Room::new(&format!("room-{room}")).unwrap(),
+                    from_ms: 0,
+                    until_ms: 10,
+                    counts: emojis.iter().map(|emoji| (*emoji, 2)).collect(),
+                });
+            }
+            for (frontier_ms, start_ms, diff) in [(10, 0, 2), (20, 10, -2)] {
+                input.advance_to(frontier_ms);
+                let mut changes = Vec::new();
+                while probe.less_than(&frontier_ms) {
+                    worker.step();
+                    let step = by_room.take();
+                    // The room that goes over the limit, and with the last step the next window's.
+                    let most = STEP_COUNTS + emojis.len();
+                    assert!(step.len() <= most, "{} changes in a step", step.len());
+                    changes.extend(step);
+                }
+                assert_eq!(changes.len(), rooms * emojis.len());
+                assert!(
+                    changes
+                        .iter()
+                        .all(|(_, at_ms, by)| (*at_ms, *by) == (start_ms, diff))
+                );
+                let leaders = across.take();
+                assert_eq!(leaders.len(), rooms + emojis.len());
+                let sum: i64 = leaders.iter().map(|(_, _, diff)| diff).sum();
+                assert_eq!(sum, 2 * diff * (rooms * emojis.len()) as i64);
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
     }
-    leaders.extend(Emoji::all().map(Leader::Emoji).zip(emojis));
-    leaders.retain(|(_, diff)| *diff != 0);
-    leaders
 }

@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
+    vec,
 };
 
 use differential_dataflow::hashable::Hashable;
@@ -31,7 +32,7 @@ use timely::{
     progress::frontier::MutableAntichain,
 };
 
-use crate::timers::Timers;
+use crate::{step::STEP_COUNTS, timers::Timers};
 
 /// A live tally waits this long for the other partitions' part of the same flush, so that a crowd's
 /// tap is shown whole at once rather than a quarter now and the rest an interval later.
@@ -130,7 +131,11 @@ pub fn tumble<'scope>(
                     open.pace.changed(now);
                 }
             });
-            open.close(&frontiers[0], &mut finals.activate());
+            if open.close(&frontiers[0], &mut finals.activate()) {
+                activator.activate();
+            }
+            let windows = open.windows.len() as i64;
+            open.rules.open_windows.set(windows);
             open.emit_live(now, &mut live.activate());
             if let Some(due) = open.pace.next() {
                 open.rules.timers.at(due, activator.clone());
@@ -143,7 +148,16 @@ pub fn tumble<'scope>(
 struct OpenWindows {
     rules: Tumble,
     windows: BTreeMap<u64, OpenWindow>,
+    closing: Option<ClosingWindow>,
     pace: Pace,
+}
+
+/// A window that has closed, with the rooms that were not emitted yet.
+struct ClosingWindow {
+    start_ms: u64,
+    finals: Capability<u64>,
+    /// In the order of names, for what follows sorts by them.
+    rooms: vec::IntoIter<(Room, OpenRoom)>,
 }
 
 struct OpenWindow {
@@ -183,35 +197,55 @@ impl OpenWindows {
         OpenWindows {
             pace: Pace::new(rules.live),
             windows: BTreeMap::new(),
+            closing: None,
             rules,
         }
     }
 
-    /// Emits the windows that the frontier has passed. An empty frontier closes none: it means that
-    /// the sources are gone, not that they are complete.
-    fn close(&mut self, frontier: &MutableAntichain<u64>, finals: &mut Output<'_, Closed>) {
+    /// Emits some of the windows that the frontier has passed, the earliest first. Returns whether more is left for
+    /// another step.
+    ///
+    /// An empty frontier closes none: it means that the sources are gone, not that they are complete.
+    fn close(&mut self, frontier: &MutableAntichain<u64>, finals: &mut Output<'_, Closed>) -> bool {
         let Some(&frontier_ms) = frontier.frontier().first() else {
-            return;
+            return false;
         };
-        while let Some(window) = self
-            .windows
-            .first_entry()
-            .filter(|w| *w.key() < frontier_ms)
-        {
-            let (start_ms, window) = window.remove_entry();
-            // In the order of names, for what follows sorts by them.
-            let mut rooms: Vec<(Room, OpenRoom)> = window.rooms.into_iter().collect();
-            rooms.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-            let mut session = finals.session(&window.finals);
-            for (room, OpenRoom { counts, .. }) in rooms {
+        let mut left = STEP_COUNTS;
+        loop {
+            let next = self.closing.take();
+            let Some(mut closing) = next.or_else(|| self.next_closing(frontier_ms)) else {
+                return false;
+            };
+            let mut session = finals.session(&closing.finals);
+            while left > 0
+                && let Some((room, OpenRoom { counts, .. })) = closing.rooms.next()
+            {
+                left = left.saturating_sub(counts.len());
                 session.give(Closed {
                     room,
-                    start_ms,
+                    start_ms: closing.start_ms,
                     counts: counts.into(),
                 });
             }
+            drop(session);
+            if left == 0 {
+                self.closing = Some(closing);
+                return true;
+            }
         }
-        self.rules.open_windows.set(self.windows.len() as i64);
+    }
+
+    /// Takes the earliest window, if the frontier has passed it.
+    fn next_closing(&mut self, frontier_ms: u64) -> Option<ClosingWindow> {
+        let first = self.windows.first_entry();
+        let (start_ms, window) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
+        let mut rooms: Vec<(Room, OpenRoom)> = window.rooms.into_iter().collect();
+        rooms.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Some(ClosingWindow {
+            start_ms,
+            finals: window.finals,
+            rooms: rooms.into_iter(),
+        })
     }
 
     fn emit_live(&mut self, now: Instant, live: &mut Output<'_, WindowRecord>) {
@@ -367,6 +401,58 @@ mod tests {
             assert_eq!(at_once, [most, most, 1]);
             let names: HashSet<&Room> = emissions.iter().flatten().collect();
             assert_eq!(names.len(), rooms);
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
+    }
+
+    #[test]
+    fn a_close_of_many_counts_takes_several_steps_and_leaves_none_out() {
+        let emojis: Vec<Emoji> = (0..3).filter_map(Emoji::from_id).collect();
+        let rooms = 10 * STEP_COUNTS;
+        timely::execute_directly(move |worker| {
+            let timers = Timers::new(Arc::new(MachineClock::default()));
+            let rules = Tumble {
+                size: WindowSize::from_ms(2000).unwrap(),
+                swarm_size: 1000,
+                live: Duration::from_secs(600),
+                open_windows: IntGauge::new("open", "open").unwrap(),
+                timers,
+            };
+            let closed: Rc<RefCell<Vec<Closed>>> = Rc::default();
+            let seen = closed.clone();
+            let mut input = worker.dataflow(|scope| {
+                let (input, tallies) = scope.new_input();
+                let (finals, _) = tumble(tallies, rules);
+                finals.inspect(move |closed| seen.borrow_mut().push(closed.clone()));
+                input
+            });
+            for room in 0..rooms {
+                let room = Room::new(&format!("room-{room}")).unwrap();
+                let tally = |emoji: &Emoji| PartialTally {
+                    start_ms: 0,
+                    room: room.clone(),
+                    emoji: *emoji,
+                    count: 1,
+                };
+                input.send_batch(&mut emojis.iter().map(tally).collect());
+            }
+            input.advance_to(2000);
+            input.flush();
+            let (mut names, mut steps) = (HashSet::new(), 0);
+            while names.len() < rooms {
+                worker.step();
+                let closed = closed.take();
+                let counts: usize = closed.iter().map(|closed| closed.counts.len()).sum();
+                assert!(
+                    counts < STEP_COUNTS + emojis.len(),
+                    "{counts} counts in a step"
+                );
+                names.extend(closed.into_iter().map(|closed| closed.room));
+                steps += 1;
+                assert!(steps < 1000, "it stands still");
+            }
             for dataflow in worker.installed_dataflows() {
                 worker.drop_dataflow(dataflow);
             }
