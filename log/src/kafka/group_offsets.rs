@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{GroupOffsets, LogError};
 
-/// The shortest time between two commits: lag tools poll every few seconds.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// The shortest time between two commits, that of Kafka's own consumers (`auto.commit.interval.ms`).
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) struct KafkaGroupOffsets {
     topic: String,
