@@ -192,6 +192,21 @@ pub enum DataflowError {
         /// Which.
         worker: usize,
     },
+    /// The results can never be committed.
+    #[error("the results cannot be committed: {0}")]
+    NotCommitted(LogError),
+    /// A transaction took longer than its timeout again and again, while the log answered.
+    #[error(
+        "--commit-timeout: {attempts} attempts to commit a transaction with {size:.1} MB of results took longer than {timeout:?} each, while the log answered; raise it, or the quota of this client", size = *bytes as f64 / 1e6
+    )]
+    CommitTooSlow {
+        /// How often it was tried.
+        attempts: u32,
+        /// How large the results are, bytes.
+        bytes: usize,
+        /// The timeout.
+        timeout: Duration,
+    },
     /// The log failed while running.
     #[error("the dataflow stops{advice}: {0}", advice = advice(.0))]
     Log(LogError),
@@ -215,7 +230,9 @@ impl DataflowError {
             | DataflowError::PeerLost { .. }
             | DataflowError::Stuck { .. } => 75,
             // Two properties that do not go together: librdkafka finds it when it makes a transactor.
-            DataflowError::Start(LogError::Property { .. }) => 64,
+            DataflowError::Start(
+                LogError::Property { .. } | LogError::TransactionTimeout { .. },
+            ) => 64,
             DataflowError::Start(_) | DataflowError::Incomplete { .. } => 69,
             DataflowError::Listen { .. }
             | DataflowError::FinalUntil(_)
@@ -230,6 +247,8 @@ impl DataflowError {
             | DataflowError::FinalsBeyondProgress { .. }
             | DataflowError::FinalAhead { .. }
             | DataflowError::UnreadableProgress { .. }
+            | DataflowError::NotCommitted(_)
+            | DataflowError::CommitTooSlow { .. }
             | DataflowError::Misfit { .. } => 78,
             DataflowError::Worker(_) => 70,
         }

@@ -1,5 +1,5 @@
-//! Which partitions hold time back, or are behind: for `/readyz`, a metric, and one log line at the beginning
-//! and at the end of each.
+//! What keeps windows from becoming final: partitions that hold time back or are behind, and commits that fail. For
+//! `/readyz`, a metric, and one log line at the beginning and at the end of each.
 
 use std::{
     collections::BTreeMap,
@@ -71,11 +71,13 @@ pub fn moment(time_ms: u64) -> String {
         .map_or_else(|_| format!("{time_ms} ms"), |at| at.to_string())
 }
 
-/// The impediments of a process' partitions.
+/// The impediments of a process.
 pub struct Holds {
     topic: String,
     metrics: Metrics,
     known: Mutex<BTreeMap<u32, Impediment>>,
+    /// Why the last attempt to commit failed, until one succeeds.
+    commit: Mutex<Option<String>>,
     version: AtomicU64,
 }
 
@@ -86,6 +88,7 @@ impl Holds {
             topic,
             metrics,
             known: Mutex::default(),
+            commit: Mutex::default(),
             version: AtomicU64::new(0),
         }
     }
@@ -131,8 +134,31 @@ impl Holds {
         }
     }
 
-    /// Why the process is not ready, if a partition is the reason.
+    fn commit(&self) -> MutexGuard<'_, Option<String>> {
+        self.commit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports why the last attempt to commit failed, or that one succeeded.
+    pub fn commit_failing(&self, reason: Option<String>) {
+        let sentence = reason
+            .map(|reason| format!("results cannot be committed, which is repeated: {reason}"));
+        let before = std::mem::replace(&mut *self.commit(), sentence.clone());
+        if before == sentence {
+            return;
+        }
+        self.version.fetch_add(1, Ordering::AcqRel);
+        match (sentence, before) {
+            (Some(sentence), None) => tracing::warn!("{sentence}"),
+            (Some(sentence), Some(_)) => tracing::debug!("{sentence}"),
+            (None, _) => tracing::info!("results are written again"),
+        }
+    }
+
+    /// Why the process is not ready, if one of these is the reason.
     pub fn reason(&self) -> Option<String> {
+        if let Some(reason) = self.commit().clone() {
+            return Some(reason);
+        }
         let known = self.known();
         let (partition, impediment) = known.first_key_value()?;
         let others = match known.len() - 1 {

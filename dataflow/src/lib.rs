@@ -22,6 +22,7 @@
 //! - Stopping never closes a window: open ones stay open for the next run.
 
 mod aggregate;
+mod attempts;
 mod clock;
 mod cluster;
 mod commit;
@@ -56,6 +57,7 @@ mod topology;
 mod totals;
 mod trending;
 mod tumble;
+mod watchdog;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -110,6 +112,8 @@ pub struct Config {
     pub clock: EventClock,
     /// How long a partition may hold time where the log does not show that it has been read to its end.
     pub hold_timeout: Duration,
+    /// How long a transaction may take; at most the brokers' `transaction.max.timeout.ms`.
+    pub commit_timeout: Duration,
     /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
     /// can judge.
     pub unbounded_timestamps: bool,

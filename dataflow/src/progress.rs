@@ -9,8 +9,13 @@
 //!                               └ the first that may hold events of windows still open at F
 //! ```
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{BuildHasher, RandomState},
+};
 
+use emostream_log::Header;
 use emostream_model::{Window, WindowSize};
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +48,60 @@ impl Progress {
         let of_settings = self.settings.as_ref().map(|settings| settings.window_ms);
         let of_former = self.formers.last().map(|former| former.window_ms);
         of_settings.or(of_former)
+    }
+}
+
+/// The header of a progress record that holds its [`CommitId`].
+pub const COMMIT_HEADER: &str = "commit";
+
+/// Names a commit, so that a run that lost the answer finds out whether it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitId {
+    /// Another one for each run.
+    run: String,
+    number: u64,
+}
+
+impl CommitId {
+    /// The first commit of a run.
+    pub fn first() -> CommitId {
+        // The standard library's random seed of a hash table: unpredictable, and another one for each call.
+        let random = RandomState::new().hash_one(std::process::id());
+        CommitId {
+            run: format!("{random:016x}"),
+            number: 1,
+        }
+    }
+
+    /// The commit of the same run after this one.
+    pub fn next(&self) -> CommitId {
+        CommitId {
+            run: self.run.clone(),
+            number: self.number + 1,
+        }
+    }
+
+    /// The header of a progress record of this commit.
+    pub fn header(&self) -> Header {
+        Header {
+            name: COMMIT_HEADER.to_owned(),
+            value: self.to_string().into(),
+        }
+    }
+
+    /// The id in a header's value, if it is one.
+    pub fn parse(value: &[u8]) -> Option<CommitId> {
+        let (run, number) = std::str::from_utf8(value).ok()?.split_once('-')?;
+        Some(CommitId {
+            run: run.to_owned(),
+            number: number.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.run, self.number)
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_log::{Log, Record, Transactor, read_last, read_since, read_to_end};
+use emostream_log::{Log, LogError, Record, Transactor, read_last, read_since, read_to_end};
 use emostream_model::{Emoji, Room, Topics, TotalsRecord, Trending, TrendingRecord, WindowRecord};
 
 use crate::{
@@ -26,15 +26,11 @@ use crate::{
     clock::{MAX_AHEAD_MS, PartitionClock},
     fit::compare,
     holds::moment,
-    progress::{PartitionProgress, Progress},
+    progress::{COMMIT_HEADER, CommitId, PartitionProgress, Progress},
     results::resets_of,
     slide::Stay,
     stored_progress, topic_settings,
 };
-
-/// A transaction that takes longer is aborted by the log. Longer than a broker's short absence,
-/// shorter than people's patience.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A final's record is written after its window, by clocks that may differ: how much earlier than the
 /// window's end its time may be at most. More than the five seconds that reactions may be ahead.
@@ -58,6 +54,8 @@ pub type RecoveredTrending = Vec<Stay>;
 pub struct Beginning {
     /// The only transactor that can commit.
     pub transactor: Box<dyn Transactor>,
+    /// The newest commit.
+    pub newest: Option<CommitId>,
     /// The progress that it goes on from, with its own settings and every partition of the reactions.
     pub progress: Progress,
     /// The totals of every room as of F.
@@ -69,17 +67,12 @@ pub struct Beginning {
 /// Checks that a run can begin, fences older runs, and reads where they got to.
 pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowError> {
     let topics = &config.topics;
-    for topic in [
-        topics.windows(),
-        topics.trending(),
-        topics.live(),
-        topics.rejected(),
-    ] {
-        log.partitions(&topic).map_err(DataflowError::Start)?;
-    }
+    log.partitions(&topics.live())
+        .and_then(|_| require_result_topics(topics, log))
+        .map_err(DataflowError::Start)?;
     topic_settings::require(config, log)?;
     let before = Found::read(config, log)?;
-    let transactor = fence(topics, log)?;
+    let transactor = fence(topics, log, config.commit_timeout).map_err(DataflowError::Start)?;
     // Where no run has committed meanwhile, all of it holds still.
     let found = match stored(topics, log)? == before.stored {
         true => before.clone(),
@@ -101,6 +94,7 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
     }
     Ok(Beginning {
         transactor,
+        newest: newest_commit(topics, log).map_err(DataflowError::Start)?,
         trending: trending(config, log, &stored, final_until_ms)?,
         totals: totals(&topics.totals(), log)?,
         progress: Progress {
@@ -114,6 +108,19 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
             resets: stored.resets,
         },
     })
+}
+
+/// [`LogError::UnknownTopic`] if a topic does not exist that transactions write to.
+pub fn require_result_topics(topics: &Topics, log: &dyn Log) -> Result<(), LogError> {
+    let written = [
+        topics.windows(),
+        topics.totals(),
+        topics.trending(),
+        topics.rejected(),
+    ];
+    written
+        .iter()
+        .try_for_each(|topic| log.partitions(topic).map(drop))
 }
 
 /// What the log says of where the dataflow stands, and that a run with some settings can go on from it.
@@ -244,10 +251,25 @@ pub fn consumer_group(topics: &Topics) -> String {
     format!("{}.dataflow", topics.prefix())
 }
 
-/// Fences every older run: none can commit any more.
-pub fn fence(topics: &Topics, log: &dyn Log) -> Result<Box<dyn Transactor>, DataflowError> {
-    log.transactor(&transactional_id(topics), TRANSACTION_TIMEOUT)
-        .map_err(DataflowError::Start)
+/// Fences every older run: none can commit any more. The log aborts a transaction that takes longer than `timeout`.
+pub fn fence(
+    topics: &Topics,
+    log: &dyn Log,
+    timeout: Duration,
+) -> Result<Box<dyn Transactor>, LogError> {
+    log.transactor(&transactional_id(topics), timeout)
+}
+
+/// The newest commit; `None` if there is none, or a former version made it.
+pub fn newest_commit(topics: &Topics, log: &dyn Log) -> Result<Option<CommitId>, LogError> {
+    let mut newest = None;
+    let mut keep = |record: Record<'_>| {
+        let headers = record.headers.read();
+        let commit = headers.iter().find(|header| header.name == COMMIT_HEADER);
+        newest = commit.and_then(|commit| CommitId::parse(&commit.value));
+    };
+    read_last(log, &topics.progress(), LAST_PROGRESS, &mut keep)?;
+    Ok(newest)
 }
 
 /// The progress that was committed last; `None` if there is none. It may be moved until its writer is

@@ -24,7 +24,7 @@ use crate::{
     clock::MAX_AHEAD_MS,
     fit::{Misfit, compare},
     holds::moment,
-    progress::{AheadLimit, Former, PartitionProgress, Progress, Resets},
+    progress::{AheadLimit, CommitId, Former, PartitionProgress, Progress, Resets},
     recovery::{self, fence, newest_final_ms},
     sink::progress_record,
 };
@@ -37,6 +37,9 @@ const WRITTEN_EARLY_MS: u64 = 60_000;
 
 /// How many finals are listed one by one.
 const LISTED: usize = 20;
+
+/// The timeout of the transaction that writes the progress.
+const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the next run begins to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +170,7 @@ pub fn reset(
     request: &ResetRequest,
     plan: &Plan,
 ) -> Result<Reset, DataflowError> {
-    let mut transactor = fence(topics, log)?;
+    let mut transactor = fence(topics, log, RESET_TIMEOUT).map_err(DataflowError::Start)?;
     let stored = recovery::stored(topics, log)?;
     let moved = || DataflowError::ProgressMoved {
         topic: topics.progress(),
@@ -243,7 +246,10 @@ pub fn reset(
             });
         }
     }
-    let records = vec![progress_record(topics, &progress)];
+    let mut record = progress_record(topics, &progress);
+    // A run whose commit fails must not take the progress for its own.
+    record.headers.push(CommitId::first().header());
+    let records = vec![record];
     transactor.commit(records).map_err(DataflowError::Start)?;
     Ok(Reset {
         final_until_ms,

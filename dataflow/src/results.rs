@@ -61,7 +61,7 @@ pub struct Recording {
 
 impl Recording {
     /// The record of a result.
-    pub fn record(&self, result: WindowResult) -> NewRecord {
+    pub fn record(&self, result: &WindowResult) -> NewRecord {
         match result {
             WindowResult::Final(closed) => {
                 let record = closed.record(self.size, self.swarm_size);
@@ -73,7 +73,7 @@ impl Recording {
                 let (room, json) = (record.room.as_str(), record.to_json());
                 self.ordered(keyed(self.topics.totals(), room, json))
             }
-            WindowResult::Trending(key, json) => keyed(self.topics.trending(), &key, json),
+            WindowResult::Trending(key, json) => keyed(self.topics.trending(), key, json.clone()),
         }
     }
 

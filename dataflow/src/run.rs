@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_log::{Log, Transactor};
+use emostream_log::Log;
 use prometheus::Registry;
 use timely::{
     CommunicationConfig, WorkerConfig, communication::AllocatorBuilder, execute::execute_from,
@@ -21,14 +21,14 @@ use timely::{
 
 use crate::{
     Config, DataflowError, Ready, Stop,
-    cluster::{Agreement, Cluster, Group, Pulse, SharedBeginning, WORKER_PATIENCE},
-    commit::{Commit, CommitThread, StartCommitter, Wakeup},
+    cluster::{Agreement, Cluster, Group, SharedBeginning},
+    commit::{Commit, CommitThread, Committing, StartCommitter, Wakeup},
     end_offsets::{RequestThreads, StartRequests},
     holds::Holds,
     metrics::Metrics,
     recovery::{self, Beginning},
-    results::Recording,
     timers::MachineClock,
+    watchdog::{WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
     worker::{Counting, First, Shared},
 };
 
@@ -57,13 +57,12 @@ pub fn run(
 ) -> Result<(), DataflowError> {
     let metrics = Metrics::register(registry)
         .map_err(|error| DataflowError::Worker(format!("metrics: {error}")))?;
-    let pulse = Pulse::new(config.workers);
     let join = |cluster: Cluster| {
         let agreement = Agreement::of(&config, cluster.hosts.len(), log.cluster_id());
-        Group::join(cluster, agreement, pulse.clone(), stop.clone())
+        Group::join(cluster, agreement, stop.clone())
     };
     let group = config.cluster.clone().map(join).transpose()?.map(Arc::new);
-    let counted = count(config, log, metrics, pulse, &stop, &ready, group.as_ref());
+    let counted = count(config, log, metrics, &stop, &ready, group.as_ref());
     if let Err(error) = counted {
         stop.fail(error);
     }
@@ -81,7 +80,6 @@ fn count(
     config: Config,
     log: Arc<dyn Log>,
     metrics: Metrics,
-    pulse: Pulse,
     stop: &Stop,
     ready: &Ready,
     group: Option<&Arc<Group>>,
@@ -94,18 +92,30 @@ fn count(
             return Ok(());
         }
     }
+    let topic = config.topics.reactions();
+    let holds = Arc::new(Holds::new(topic.clone(), metrics.clone()));
     let (mut first, mut found) = (None, None);
     if group.is_none_or(|group| group.leads()) {
         ready(Err("reading where the last run got to".to_owned()));
         let Beginning {
             transactor,
+            newest,
             progress,
             totals,
             trending,
         } = recovery::recover(&config, &*log)?;
-        let recording = config.recording(progress.resets.number);
+        let committing = Committing {
+            transactor,
+            log: log.clone(),
+            recording: config.recording(progress.resets.number),
+            timeout: config.commit_timeout,
+            newest,
+            holds: holds.clone(),
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        };
         first = Some(First {
-            committer: commit_thread(transactor, recording, metrics.clone(), stop.clone()),
+            committer: commit_thread(committing),
             group_offsets: log
                 .group_offsets(
                     &recovery::consumer_group(&config.topics),
@@ -143,11 +153,11 @@ fn count(
     );
     let positions = progress.partitions.iter();
     let positions = positions.map(|p| AtomicU64::new(p.resume_offset));
-    let (topic, of_log) = (config.topics.reactions(), log.clone());
-    let holds = Arc::new(Holds::new(topic.clone(), metrics.clone()));
+    let of_log = log.clone();
     let end_offsets: StartRequests =
         Box::new(move |wake| Box::new(RequestThreads::new(of_log.clone(), topic.clone(), wake)));
     let run = Arc::new(Run {
+        heartbeats: WorkerHeartbeats::new(config.workers),
         shared: Arc::new(Shared {
             clock: Arc::new(MachineClock(config.clock.clone())),
             config,
@@ -162,21 +172,16 @@ fn count(
             appender: Arc::from(appender),
         }),
         group: group.cloned(),
-        pulse,
         ready: ready.clone(),
         reading: AtomicUsize::new(0),
     });
     Run::workers(&run, allocators)
 }
 
-fn commit_thread(
-    transactor: Box<dyn Transactor>,
-    recording: Recording,
-    metrics: Metrics,
-    stop: Stop,
-) -> StartCommitter {
+fn commit_thread(committing: Committing) -> StartCommitter {
     Box::new(move |wake: Wakeup| {
-        let started = CommitThread::start(transactor, recording, wake, metrics, stop.clone());
+        let stop = committing.stop.clone();
+        let started = CommitThread::start(committing, wake);
         let started = started.map(|thread| Box::new(thread) as Box<dyn Commit>);
         started
             .inspect_err(|error| {
@@ -200,7 +205,7 @@ pub(crate) fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, Datafl
 struct Run {
     shared: Arc<Shared>,
     group: Option<Arc<Group>>,
-    pulse: Pulse,
+    heartbeats: WorkerHeartbeats,
     ready: Ready,
     /// How many workers of this process have begun to read.
     reading: AtomicUsize,
@@ -208,6 +213,11 @@ struct Run {
 
 impl Run {
     fn workers(run: &Arc<Run>, allocators: Vec<AllocatorBuilder>) -> Result<(), DataflowError> {
+        let watching = run.clone();
+        thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || watching.watch())
+            .map_err(|error| DataflowError::Worker(format!("the watchdog's thread: {error}")))?;
         // Spinning before parking would burn a core for a rate that parks most of the time.
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);
         let this = run.clone();
@@ -256,7 +266,7 @@ impl Run {
         let local = worker.index() % workers;
         let mut reported = 0;
         while !stop.is_requested() {
-            self.pulse.beat(local);
+            self.heartbeats.record_step(local);
             counting.step(worker, PARK);
             if local == 0 {
                 self.report_holds(&mut reported);
@@ -277,6 +287,17 @@ impl Run {
         if version != *reported && reading >= self.shared.config.workers {
             *reported = version;
             (self.ready)(holds.reason().map_or(Ok(()), Err));
+        }
+    }
+
+    /// Watches the workers until the dataflow stops.
+    fn watch(&self) {
+        let mut watchdog = Watchdog::new(self.heartbeats.clone(), Instant::now());
+        while !self.shared.stop.is_requested() {
+            if let Some(worker) = watchdog.stalled_worker(Instant::now()) {
+                self.shared.stop.fail(DataflowError::Stuck { worker });
+            }
+            thread::sleep(PARK);
         }
     }
 

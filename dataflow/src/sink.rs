@@ -468,7 +468,7 @@ mod tests {
         mpsc::{Receiver, Sender, channel},
     };
 
-    use emostream_log::{LogError, Transactor};
+    use emostream_log::{LogError, Transactor, embedded::EmbeddedLog};
     use emostream_model::{Room, WindowSize};
     use prometheus::Registry;
     use timely::{
@@ -481,8 +481,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        Stop, commit::CommitThread, rejections::MOST_UNWRITTEN_BYTES, results::Recording,
-        timers::MachineClock, tumble::Closed,
+        Stop,
+        commit::{CommitThread, Committing},
+        holds::Holds,
+        rejections::MOST_UNWRITTEN_BYTES,
+        results::Recording,
+        timers::MachineClock,
+        tumble::Closed,
     };
 
     const DEADLINE: Duration = Duration::from_secs(60);
@@ -546,8 +551,17 @@ mod tests {
                 swarm_size: 1,
                 resets: 0,
             };
-            let stop = Stop::default();
-            let thread = CommitThread::start(transactor, recording, wake, metrics, stop);
+            let committing = Committing {
+                transactor,
+                log: Arc::new(EmbeddedLog::in_memory().ok()?),
+                recording,
+                timeout: DEADLINE,
+                newest: None,
+                holds: Arc::new(Holds::new(String::new(), metrics.clone())),
+                metrics,
+                stop: Stop::default(),
+            };
+            let thread = CommitThread::start(committing, wake);
             Some(Box::new(thread.ok()?))
         });
         worker.dataflow(|scope| {

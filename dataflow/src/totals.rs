@@ -97,12 +97,15 @@ fn changes<'scope>(
 
 impl RoomTotals {
     /// The record of them.
-    pub fn record(self, size: WindowSize) -> TotalsRecord {
-        let count = |(emoji, count)| Count { emoji, count };
-        let mut counts: Vec<Count> = self.counts.into_iter().map(count).collect();
+    pub fn record(&self, size: WindowSize) -> TotalsRecord {
+        let count = |(emoji, count): &(Emoji, u64)| Count {
+            emoji: *emoji,
+            count: *count,
+        };
+        let mut counts: Vec<Count> = self.counts.iter().map(count).collect();
         sort_counts(&mut counts, |count| (count.count, count.emoji));
         TotalsRecord {
-            room: self.room,
+            room: self.room.clone(),
             window: size.window_of(self.start_ms),
             total: counts.iter().map(|count| count.count).sum(),
             counts,

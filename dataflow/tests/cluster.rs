@@ -85,6 +85,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         emojis: EmojiNames::default(),
         clock: EventClock::host(),
         hold_timeout: Duration::from_secs(60),
+        commit_timeout: Duration::from_secs(60),
         unbounded_timestamps: true,
     }
 }

@@ -54,6 +54,7 @@ impl Stage {
             emojis: EmojiNames::default(),
             clock: EventClock::host(),
             hold_timeout: Duration::from_secs(60),
+            commit_timeout: Duration::from_secs(60),
             unbounded_timestamps: true,
         }
     }

@@ -24,6 +24,9 @@ use crate::{
 /// More than any machine has cores.
 const MOST_WORKERS: u64 = 1024;
 
+/// The log needs some seconds of it to abort a transaction that is too slow.
+const LEAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A top is sent whole: more than this is no top any more.
 const MOST_TRENDING: u64 = 100;
 
@@ -73,6 +76,9 @@ pub(super) struct CountingFlags {
     /// stops holding the others back
     #[arg(long, default_value = "60s", value_parser = duration)]
     hold_timeout: Duration,
+    /// How long a transaction with results may take; at most the brokers' transaction.max.timeout.ms
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    commit_timeout: Duration,
     /// Accept a reactions topic that allows records dated more than 5 s in the future
     #[arg(long)]
     unbounded_timestamps: bool,
@@ -127,6 +133,10 @@ impl CountingFlags {
             let why = format!("must be longer than the lateness of {:?}", self.lateness);
             return Err(Failure::usage("--idle-timeout", why));
         }
+        if self.commit_timeout < LEAST_COMMIT_TIMEOUT {
+            let why = format!("must be {LEAST_COMMIT_TIMEOUT:?} or longer");
+            return Err(Failure::usage("--commit-timeout", why));
+        }
         if !ms(self.trending_span).is_multiple_of(window.as_ms()) {
             let why = format!(
                 "{:?} is not a whole number of windows of {:?}",
@@ -157,6 +167,7 @@ impl CountingFlags {
             emojis,
             clock,
             hold_timeout: self.hold_timeout,
+            commit_timeout: self.commit_timeout,
             unbounded_timestamps: self.unbounded_timestamps,
         })
     }

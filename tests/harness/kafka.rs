@@ -191,6 +191,28 @@ pub fn create_topic_of_small_records(brokers: &str, topic: &str, bytes: u32) {
     script(&[&create[..], &["--partitions", "2", "--config", &limit]].concat());
 }
 
+/// Limits how many bytes a second clients with this `client.id` may write, with Kafka's own tool.
+pub fn limit_writes(brokers: &str, client_id: &str, bytes_per_second: u32) {
+    let limit = format!("producer_byte_rate={bytes_per_second}");
+    configure(brokers, "clients", client_id, &limit);
+}
+
+/// Sets the largest record batch that `topic` accepts, with Kafka's own tool.
+pub fn limit_records(brokers: &str, topic: &str, bytes: u32) {
+    configure(
+        brokers,
+        "topics",
+        topic,
+        &format!("max.message.bytes={bytes}"),
+    );
+}
+
+fn configure(brokers: &str, kind: &str, name: &str, setting: &str) {
+    let port = brokers.rsplit_once(':').unwrap().1;
+    let of = ["configs", port, "--alter", "--entity-type", kind];
+    script(&[&of[..], &["--entity-name", name, "--add-config", setting]].concat());
+}
+
 /// Gives `topic` as many partitions as there are brokers in `leaders`, and each new one to the broker of its
 /// place there, with Kafka's own tool.
 pub fn add_partitions_at(brokers: &str, topic: &str, leaders: &[&str]) {

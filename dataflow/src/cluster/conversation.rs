@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{
     Cluster, HEARTBEAT, SILENCE,
-    group::{News, Pulse},
+    group::News,
     hello::{Agreement, Answer, Hello, same_token},
     join::{self, EVENTS, Event},
     wire::{self, CONTROL_BYTES, Purpose, SharedBeginning, Word},
@@ -55,7 +55,6 @@ const WILL_NOT_HELP: [u8; 2] = [64, 78];
 pub(super) fn hold(
     cluster: Arc<Cluster>,
     agreement: Agreement,
-    pulse: Pulse,
     stop: Stop,
     news: SyncSender<News>,
     begins: mpsc::Receiver<SharedBeginning>,
@@ -76,7 +75,6 @@ pub(super) fn hold(
                     places: (0..cluster.hosts.len()).map(|_| Place::default()).collect(),
                     cluster,
                     agreement,
-                    pulse,
                     stop: stop.clone(),
                     news,
                     events,
@@ -150,7 +148,6 @@ impl Drop for Control {
 struct Conversation {
     cluster: Arc<Cluster>,
     agreement: Agreement,
-    pulse: Pulse,
     stop: Stop,
     news: SyncSender<News>,
     events: mpsc::Sender<Event>,
@@ -396,7 +393,6 @@ impl Conversation {
             }
         }
         self.phase = Phase::Running;
-        self.pulse.begin();
         // The run has ended if nobody takes it.
         let _ = self.news.try_send(News::Begin(beginning, sockets));
         Ok(())
@@ -467,10 +463,7 @@ impl Conversation {
                 self.forget_lost_data();
                 Ok(Next::GoOn)
             }
-            Phase::Running => match self.pulse.stuck() {
-                Some(worker) => Err(DataflowError::Stuck { worker }),
-                None => Ok(Next::GoOn),
-            },
+            Phase::Running => Ok(Next::GoOn),
         }
     }
 

@@ -9,11 +9,9 @@ use std::{
     net::TcpStream,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
-    time::{Duration, Instant},
 };
 
 use timely::communication::{
@@ -24,54 +22,6 @@ use tokio::sync::mpsc;
 
 use super::{Cluster, conversation, hello::Agreement, peer::Peer, wire::SharedBeginning};
 use crate::{DataflowError, Stop};
-
-/// A worker that has not taken a step for so long is stuck: a step takes milliseconds, the close of a
-/// giant window a second or two.
-pub const WORKER_PATIENCE: Duration = Duration::from_secs(8);
-
-/// When each worker of this process took its last step.
-#[derive(Debug, Clone)]
-pub struct Pulse {
-    epoch: Instant,
-    beats_ms: Arc<Vec<AtomicU64>>,
-}
-
-impl Pulse {
-    /// Of `workers` workers.
-    pub fn new(workers: usize) -> Pulse {
-        Pulse {
-            epoch: Instant::now(),
-            beats_ms: Arc::new((0..workers).map(|_| AtomicU64::new(0)).collect()),
-        }
-    }
-
-    /// The worker takes a step.
-    pub fn beat(&self, worker: usize) {
-        if let Some(beat_ms) = self.beats_ms.get(worker) {
-            beat_ms.store(self.now_ms(), Ordering::Relaxed);
-        }
-    }
-
-    /// A worker that stands still.
-    pub(super) fn stuck(&self) -> Option<usize> {
-        let now_ms = self.now_ms();
-        let patience_ms = WORKER_PATIENCE.as_millis() as u64;
-        self.beats_ms
-            .iter()
-            .position(|beat_ms| beat_ms.load(Ordering::Relaxed) + patience_ms < now_ms)
-    }
-
-    /// Every worker begins to be watched now.
-    pub(super) fn begin(&self) {
-        for worker in 0..self.beats_ms.len() {
-            self.beat(worker);
-        }
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64
-    }
-}
 
 /// What the conversation tells.
 pub(super) enum News {
@@ -95,7 +45,6 @@ impl Group {
     pub fn join(
         cluster: Cluster,
         agreement: Agreement,
-        pulse: Pulse,
         stop: Stop,
     ) -> Result<Group, DataflowError> {
         let cluster = Arc::new(cluster);
@@ -105,7 +54,7 @@ impl Group {
         let goodbye = Arc::new((Mutex::new(false), Condvar::new()));
         let said = Goodbye(goodbye.clone());
         let converse = move || {
-            conversation::hold(held, agreement, pulse, stopping, tell, begins);
+            conversation::hold(held, agreement, stopping, tell, begins);
             drop(said);
         };
         thread::Builder::new()

@@ -27,7 +27,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub use group::{Group, Pulse, WORKER_PATIENCE};
+pub use group::Group;
 pub use hello::Agreement;
 pub use wire::SharedBeginning;
 

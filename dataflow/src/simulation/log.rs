@@ -438,8 +438,8 @@ struct SimCommitter {
 }
 
 impl SimCommitter {
-    fn add(&mut self, results: Vec<WindowResult>) {
-        let records = results.into_iter().map(|it| self.recording.record(it));
+    fn add(&mut self, results: &[WindowResult]) {
+        let records = results.iter().map(|it| self.recording.record(it));
         self.written.extend(records);
     }
 }
@@ -450,12 +450,12 @@ impl Commit for SimCommitter {
         if self.log.state().dice.random_bool(0.2) {
             return Err(results);
         }
-        self.add(results);
+        self.add(&results);
         Ok(())
     }
 
     fn submit(&mut self, results: Vec<WindowResult>, rest: Vec<NewRecord>) {
-        self.add(results);
+        self.add(&results);
         let mut records = std::mem::take(&mut self.written);
         records.extend(rest);
         let mut state = self.log.state();

@@ -180,6 +180,7 @@ impl World {
             emojis: EmojiNames::default(),
             clock: EventClock::host(),
             hold_timeout: Duration::from_millis(HOLD_TIMEOUT_MS),
+            commit_timeout: Duration::from_secs(60),
             unbounded_timestamps: true,
         };
         let newest = self.runs.len().saturating_sub(1);

@@ -11,16 +11,40 @@ use std::{
 };
 
 use emostream_log::{
-    Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake,
+    Appender, Log, LogError, NewRecord, Reader, TopicDescription, TopicSpec, Transactor, Wake,
 };
+use emostream_model::Batch;
 
-use crate::{DEADLINE, Stage, all_final_ms, check, closing, events, rng};
+use crate::{DEADLINE, Stage, T0, all_final_ms, check, closing, events, rng};
+
+/// Commits these records by the log's own transactor, or fails.
+type CommitBy = dyn Fn(&mut dyn Transactor, Vec<NewRecord>) -> Result<(), LogError> + Send + Sync;
 
 /// The stage's log, which first does what the test asks.
 struct Interposed {
     log: Arc<dyn Log>,
     before_fencing: Box<dyn Fn() + Send + Sync>,
     before_offsets: Box<dyn Fn(&str) + Send + Sync>,
+    commit: Arc<CommitBy>,
+}
+
+struct InterposedTransactor {
+    transactor: Box<dyn Transactor>,
+    /// Written and not committed.
+    written: Vec<NewRecord>,
+    commit: Arc<CommitBy>,
+}
+
+impl Transactor for InterposedTransactor {
+    fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        self.written.extend(records);
+        Ok(())
+    }
+
+    fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        self.written.extend(records);
+        (self.commit)(&mut *self.transactor, std::mem::take(&mut self.written))
+    }
 }
 
 impl Interposed {
@@ -29,7 +53,35 @@ impl Interposed {
             log: stage.log.clone(),
             before_fencing: Box::new(|| {}),
             before_offsets: Box::new(|_| {}),
+            commit: Arc::new(|transactor, records| transactor.commit(records)),
         }
+    }
+}
+
+/// The stage, but for how its transactors commit.
+fn committing(
+    stage: &Stage,
+    commit: impl Fn(&mut dyn Transactor, Vec<NewRecord>) -> Result<(), LogError> + Send + Sync + 'static,
+) -> Stage {
+    Stage {
+        log: Arc::new(Interposed {
+            commit: Arc::new(commit),
+            ..Interposed::on(stage)
+        }),
+        ..stage.clone()
+    }
+}
+
+fn aborted() -> LogError {
+    let detail = "by the test".to_owned();
+    LogError::Aborted { detail }
+}
+
+fn not_accepted(record: &NewRecord) -> LogError {
+    LogError::NotAccepted {
+        topic: record.topic.clone(),
+        bytes: record.value.len(),
+        reason: "by the test".to_owned(),
     }
 }
 
@@ -74,7 +126,11 @@ impl Log for Interposed {
 
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
         (self.before_fencing)();
-        self.log.transactor(id, timeout)
+        Ok(Box::new(InterposedTransactor {
+            transactor: self.log.transactor(id, timeout)?,
+            written: Vec::new(),
+            commit: self.commit.clone(),
+        }))
     }
 }
 
@@ -131,4 +187,103 @@ fn a_stop_waits_for_one_answer_of_the_log_not_for_one_a_partition() {
     drop(go_on);
     running.join().unwrap().unwrap();
     assert_eq!(asked.load(Ordering::SeqCst), 5);
+}
+
+#[test]
+fn a_commit_that_failed_is_repeated_and_one_whose_answer_was_lost_is_not_made_twice() {
+    let stage = Stage::new(2);
+    let (records, oracle) = events(&stage, &mut rng(5), 20_000);
+    stage.append(records);
+    stage.append(closing(&stage, 20_000));
+    let attempts = AtomicUsize::new(0);
+    let failing = committing(&stage, move |transactor, records| {
+        match attempts.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 | 4 => Err(aborted()),
+            2 | 5 => transactor.commit(records).and(Err(aborted())),
+            _ => transactor.commit(records),
+        }
+    });
+    failing.run_until(failing.config(2), || {
+        stage.final_until_ms() >= all_final_ms(20_000)
+    });
+    check(&stage, &oracle);
+}
+
+#[test]
+fn a_run_whose_commit_failed_gives_way_to_the_one_that_replaced_it_and_does_not_fence_it() {
+    let stage = Stage::new(1);
+    let (records, oracle) = events(&stage, &mut rng(6), 20_000);
+    stage.append(records);
+    stage.append(closing(&stage, 20_000));
+    let (other, fences) = (stage.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = fences.clone();
+    let replaced = Stage {
+        log: Arc::new(Interposed {
+            before_fencing: Box::new(move || {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }),
+            // The log does not say that it was fenced, as after a cut of the network.
+            commit: Arc::new(move |_, _| {
+                other.run_until(other.config(1), || other.final_until_ms() > 0);
+                Err(aborted())
+            }),
+            ..Interposed::on(&stage)
+        }),
+        ..stage.clone()
+    };
+    let (_, running) = replaced.start(replaced.config(1));
+    let error = running.join().unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 75, "{error}");
+    assert_eq!(fences.load(Ordering::SeqCst), 1, "only its own start");
+    stage.run_until(stage.config(1), || {
+        stage.final_until_ms() >= all_final_ms(20_000)
+    });
+    check(&stage, &oracle);
+}
+
+#[test]
+fn a_rejected_record_that_its_topic_does_not_accept_is_written_as_its_headers_alone() {
+    let stage = Stage::new(1);
+    let beat = |at_ms| stage.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
+    let junk = |bytes| stage.reaction_record(0, T0 + 10, vec![b'x'; bytes]);
+    stage.append(vec![beat(T0), junk(100), junk(5), beat(T0 + 10_000)]);
+    let rejected = stage.topics.rejected();
+    let refusing = committing(&stage, move |transactor, records| {
+        let too_large = records
+            .iter()
+            .find(|it| it.topic == rejected && it.value.len() > 50);
+        match too_large {
+            Some(record) => Err(not_accepted(record)),
+            None => transactor.commit(records),
+        }
+    });
+    refusing.run_until(refusing.config(1), || stage.rejected().len() == 2);
+    let reasons = stage.rejected();
+    let malformed = "malformed".to_owned();
+    assert_eq!(reasons, [(0, 1, malformed.clone()), (0, 2, malformed)]);
+    let values = stage.values(&stage.topics.rejected());
+    assert_eq!(values, [vec![], b"xxxxx".to_vec()]);
+}
+
+#[test]
+fn a_final_that_its_topic_never_accepts_ends_the_run_with_78_and_names_the_topic() {
+    let stage = Stage::new(1);
+    let (records, _) = events(&stage, &mut rng(7), 5_000);
+    stage.append(records);
+    stage.append(closing(&stage, 5_000));
+    let windows = stage.topics.windows();
+    let refusing = committing(&stage, move |transactor, records| {
+        match records.iter().find(|it| it.topic == windows) {
+            Some(record) => Err(not_accepted(record)),
+            None => transactor.commit(records),
+        }
+    });
+    let (_, running) = refusing.start(refusing.config(1));
+    let error = running.join().unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 78, "{error}");
+    assert!(
+        error.to_string().contains(&stage.topics.windows()),
+        "{error}"
+    );
+    assert_eq!(stage.final_until_ms(), 0);
 }

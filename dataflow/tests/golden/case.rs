@@ -221,6 +221,7 @@ impl Case {
             emojis: settings.emojis.clone(),
             clock: EventClock::host(),
             hold_timeout: Duration::from_secs(60),
+            commit_timeout: Duration::from_secs(60),
             unbounded_timestamps: true,
         }
     }

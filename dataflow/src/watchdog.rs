@@ -1,0 +1,115 @@
+//! Notices a worker that is stuck.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// A worker that has not taken a step for so long is stuck: a step takes milliseconds, and differential's merge of a
+/// giant window a second or two.
+pub const WORKER_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How much of the time since the last look counts at most: while the process is frozen, or the machine asleep, no
+/// worker can take a step.
+const MOST_A_LOOK: Duration = Duration::from_millis(500);
+
+/// How many steps each worker of this process has taken.
+#[derive(Debug, Clone)]
+pub struct WorkerHeartbeats(Arc<Vec<AtomicU64>>);
+
+impl WorkerHeartbeats {
+    /// Of so many workers.
+    pub fn new(workers: usize) -> WorkerHeartbeats {
+        WorkerHeartbeats(Arc::new((0..workers).map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    /// The worker takes a step.
+    pub fn record_step(&self, worker: usize) {
+        if let Some(steps) = self.0.get(worker) {
+            steps.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Looks again and again whether each worker still takes steps.
+#[derive(Debug)]
+pub struct Watchdog {
+    steps: WorkerHeartbeats,
+    /// Of each worker: its steps at the last look, and for how long they have been that many.
+    seen: Vec<(u64, Duration)>,
+    last_look: Instant,
+}
+
+impl Watchdog {
+    /// Begins to look.
+    pub fn new(steps: WorkerHeartbeats, now: Instant) -> Watchdog {
+        Watchdog {
+            seen: vec![(0, Duration::ZERO); steps.0.len()],
+            steps,
+            last_look: now,
+        }
+    }
+
+    /// Returns a worker that is stuck. One that has not taken its first step is still being built.
+    pub fn stalled_worker(&mut self, now: Instant) -> Option<usize> {
+        let passed = (now - self.last_look).min(MOST_A_LOOK);
+        self.last_look = now;
+        for ((count, still), steps) in self.seen.iter_mut().zip(self.steps.0.iter()) {
+            let steps = steps.load(Ordering::Relaxed);
+            *still = match steps == *count && steps > 0 {
+                true => *still + passed,
+                false => Duration::ZERO,
+            };
+            *count = steps;
+        }
+        self.seen
+            .iter()
+            .position(|(_, still)| *still > WORKER_PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK: Duration = Duration::from_millis(100);
+
+    /// Looks for so long; the worker that was found, and after how many looks.
+    fn look(watchdog: &mut Watchdog, now: &mut Instant, looks: u32) -> Option<(usize, u32)> {
+        (1..=looks).find_map(|look| {
+            *now += LOOK;
+            watchdog.stalled_worker(*now).map(|worker| (worker, look))
+        })
+    }
+
+    #[test]
+    fn a_worker_that_takes_no_step_for_its_patience_is_stuck() {
+        let (steps, mut now) = (WorkerHeartbeats::new(2), Instant::now());
+        let mut watchdog = Watchdog::new(steps.clone(), now);
+        steps.record_step(0);
+        steps.record_step(1);
+        for _ in 0..200 {
+            steps.record_step(1);
+            if let Some(found) = look(&mut watchdog, &mut now, 1) {
+                assert_eq!(found.0, 0);
+                return;
+            }
+        }
+        panic!("not found");
+    }
+
+    #[test]
+    fn a_frozen_process_or_one_that_is_being_built_is_not_stuck() {
+        let (steps, mut now) = (WorkerHeartbeats::new(1), Instant::now());
+        let mut watchdog = Watchdog::new(steps.clone(), now);
+        assert_eq!(look(&mut watchdog, &mut now, 200), None);
+        steps.record_step(0);
+        for _ in 0..10 {
+            now += Duration::from_secs(3600);
+            assert_eq!(watchdog.stalled_worker(now), None);
+        }
+    }
+}

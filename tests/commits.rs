@@ -1,0 +1,227 @@
+//! What cannot be committed at once is repeated, and what never can be ends the dataflow, named.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::{
+    sync::mpsc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use emostream_log::{Log, NewRecord, kafka::KafkaLog, read_to_end};
+use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord};
+use harness::{http, kafka, node::Node, unique, until, until_within};
+use tempfile::TempDir;
+
+/// Only a test that fails waits this long.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// A deployment on the Kafka that all tests share.
+struct Stage {
+    dir: TempDir,
+    brokers: String,
+    prefix: String,
+    topics: Topics,
+    log: KafkaLog,
+}
+
+impl Stage {
+    fn new(name: &str) -> Stage {
+        let (brokers, prefix) = (kafka::brokers(), unique(name));
+        kafka::create_topics(&brokers, &prefix, 1);
+        Stage {
+            dir: tempfile::tempdir().unwrap(),
+            topics: Topics::with_prefix(&prefix).unwrap(),
+            log: kafka::connect(&brokers),
+            brokers,
+            prefix,
+        }
+    }
+
+    /// A dataflow that needs no more reactions to close a window.
+    fn dataflow(&self, more: &[&str]) -> Node {
+        let on = ["dataflow", "--kafka", &self.brokers, "--topic-prefix"];
+        let with = [
+            &self.prefix,
+            "--admin",
+            "127.0.0.1:0",
+            "--idle-timeout",
+            "1s",
+        ];
+        let log = self.dir.path().join("dataflow");
+        Node::start_silent(&[&on[..], &with, more].concat(), &log)
+    }
+
+    fn append(&self, value: Vec<u8>) {
+        let appender = self.log.appender(DEADLINE).unwrap();
+        let (stored, answer) = mpsc::channel();
+        let record = NewRecord {
+            topic: self.topics.reactions(),
+            partition: Some(0),
+            time_ms: None,
+            key: None,
+            value: value.into(),
+            headers: Vec::new(),
+        };
+        let done = Box::new(move |outcome| stored.send(outcome).unwrap());
+        appender.append(record, done).unwrap();
+        answer.recv_timeout(DEADLINE).unwrap().unwrap();
+    }
+
+    /// Appends one reaction for each of so many rooms and emojis.
+    fn react(&self, rooms: usize, emojis: usize) -> u64 {
+        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let at_ms = at_ms.as_millis() as u64;
+        let in_room = |room: usize| {
+            let room = Room::new(&format!("room-{room}")).unwrap();
+            Emoji::all().take(emojis).map(move |emoji| Reaction {
+                user: UserId::new("u").unwrap(),
+                emoji,
+                room: room.clone(),
+                at_ms,
+            })
+        };
+        let reactions: Vec<Reaction> = (0..rooms).flat_map(in_room).collect();
+        self.append(Batch::encode(at_ms, &reactions));
+        reactions.len() as u64
+    }
+
+    /// How many reactions the finals hold.
+    fn counted(&self) -> u64 {
+        let mut counted = 0;
+        read_to_end(&self.log, &self.topics.windows(), &mut |record| {
+            let closed: WindowRecord = serde_json::from_slice(record.value).unwrap();
+            counted += closed.total;
+        })
+        .unwrap();
+        counted
+    }
+
+    fn until_counted(&self, reactions: u64) {
+        until_within(DEADLINE, "all reactions in finals", || {
+            let counted = self.counted();
+            assert!(counted <= reactions, "{counted} of {reactions}");
+            (counted == reactions).then_some(())
+        });
+    }
+}
+
+/// Waits for the dataflow to end with 78 and a last line that has these words.
+fn ends_with_78(mut dataflow: Node, words: &[&str]) {
+    let code = dataflow.exit_code_within(DEADLINE);
+    let logged = dataflow.logged();
+    assert_eq!(code, Some(78), "{logged}");
+    let sentence = logged.lines().last().unwrap();
+    let missing: Vec<_> = words
+        .iter()
+        .filter(|word| !sentence.contains(**word))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?} in {sentence}");
+}
+
+/// A client that the brokers let write slowly.
+fn slow_client(stage: &Stage, bytes_per_second: u32) -> [String; 3] {
+    let client_id = unique("slow");
+    kafka::limit_writes(&stage.brokers, &client_id, bytes_per_second);
+    [
+        format!("client.id={client_id}"),
+        // So that the quota is used by what the test can compute.
+        "compression.codec=none".to_owned(),
+        "batch.size=20000".to_owned(),
+    ]
+}
+
+fn properties(of: &[String; 3]) -> Vec<&str> {
+    of.iter()
+        .flat_map(|property| ["-X", property.as_str()])
+        .collect()
+}
+
+/// 10 s, the timeout of the first version, never sufficed here: each attempt was aborted.
+#[test]
+fn a_close_that_takes_longer_than_ten_seconds_is_committed() {
+    let stage = Stage::new("long-close");
+    // About 2.8 MB of finals, totals and trending.
+    let slow = slow_client(&stage, 100_000);
+    let mut dataflow = stage.dataflow(&properties(&slow));
+    let reactions = stage.react(800, 40);
+    stage.until_counted(reactions);
+    let metrics = http::get(&dataflow.admin(), "/metrics").unwrap().body;
+    assert!(metrics.contains("emostream_dataflow_transactions_total{outcome=\"failed\"} 0"));
+    let seconds = metrics.lines().find_map(|line| {
+        let sum = line.strip_prefix("emostream_dataflow_commit_seconds_sum ")?;
+        sum.parse::<f64>().ok()
+    });
+    assert!(seconds > Some(10.0), "{seconds:?}: the quota did not bite");
+    assert!(dataflow.runs());
+}
+
+#[test]
+fn a_close_that_is_too_slow_three_times_ends_with_78_and_names_its_size_and_the_flag() {
+    let stage = Stage::new("slow-close");
+    let slow = slow_client(&stage, 50_000);
+    let more = [&properties(&slow)[..], &["--commit-timeout", "10s"]].concat();
+    let dataflow = stage.dataflow(&more);
+    stage.react(800, 40);
+    ends_with_78(dataflow, &["--commit-timeout", "3 attempts", " MB ", "10s"]);
+    assert_eq!(stage.counted(), 0);
+}
+
+#[test]
+fn a_commit_timeout_that_the_brokers_do_not_allow_is_refused_at_the_start() {
+    let stage = Stage::new("too-long");
+    // The brokers' default is 15 minutes.
+    let mut dataflow = stage.dataflow(&["--commit-timeout", "20m"]);
+    let code = dataflow.exit_code_within(DEADLINE);
+    let logged = dataflow.logged();
+    assert_eq!(code, Some(64), "{logged}");
+    let sentence = logged.lines().last().unwrap();
+    for word in ["--commit-timeout", "transaction.max.timeout.ms"] {
+        assert!(sentence.contains(word), "{word} in {sentence}");
+    }
+}
+
+#[test]
+fn a_rejected_record_that_is_too_large_is_written_as_its_headers_alone() {
+    let stage = Stage::new("large-rejected");
+    kafka::limit_records(&stage.brokers, &stage.topics.rejected(), 2000);
+    let mut dataflow = stage.dataflow(&["-X", "compression.codec=none"]);
+    stage.append(vec![b'x'; 5000]);
+    stage.append(b"short".to_vec());
+    let reactions = stage.react(1, 1);
+    stage.until_counted(reactions);
+    let values = until("both rejected", || {
+        let mut values = Vec::new();
+        read_to_end(&stage.log, &stage.topics.rejected(), &mut |record| {
+            let headers = record.headers.read();
+            assert!(headers.iter().any(|header| header.name == "reason"));
+            values.push(record.value.to_vec());
+        })
+        .unwrap();
+        (values.len() == 2).then_some(values)
+    });
+    assert_eq!(values, [Vec::new(), b"short".to_vec()]);
+    assert!(dataflow.runs());
+}
+
+/// Brokers refuse a whole batch, though each record of it would fit.
+#[test]
+fn a_topic_that_accepts_small_batches_only_gets_all_finals() {
+    let stage = Stage::new("small-batches");
+    kafka::limit_records(&stage.brokers, &stage.topics.windows(), 1500);
+    let mut dataflow = stage.dataflow(&["-X", "compression.codec=none"]);
+    let reactions = stage.react(50, 5);
+    stage.until_counted(reactions);
+    assert!(dataflow.runs());
+}
+
+#[test]
+fn a_final_that_its_topic_never_accepts_ends_with_78_and_names_the_topic() {
+    let stage = Stage::new("large-final");
+    let windows = stage.topics.windows();
+    kafka::limit_records(&stage.brokers, &windows, 400);
+    let dataflow = stage.dataflow(&["-X", "compression.codec=none"]);
+    stage.react(1, 50);
+    ends_with_78(dataflow, &[&windows, "max.message.bytes"]);
+    assert_eq!(stage.counted(), 0);
+}
