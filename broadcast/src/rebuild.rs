@@ -64,8 +64,9 @@ pub(crate) fn rebuild(
     // The tallies of the window that is open now, and of the one that is about to close.
     let open_ms = feed.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
     let live = since(log, &config.topics.live(), open_ms)?;
-    let end = |(p, _): &(u32, u64)| Ok((*p, log.offsets(&config.topics.live(), *p)?.end));
-    let live_before = live.iter().map(end).collect::<Result<_, LogError>>()?;
+    let live_offsets = log.offsets(&config.topics.live())?;
+    let live_ends = live_offsets.into_iter().map(|kept| kept.end);
+    let live_before = (0..).zip(live_ends).collect();
     let live = Source::new(config.topics.live(), false, live);
 
     kept.read_finals(log, &mut windows, feed, bell, decoder)?;
@@ -110,9 +111,7 @@ fn read_trending(
 
 /// Where each partition's records since `time_ms` begin.
 fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, LogError> {
-    let partitions = 0..log.partitions(topic)?;
-    let start = |partition| Ok((partition, log.offset_at(topic, partition, time_ms)?));
-    partitions.map(start).collect()
+    Ok((0..).zip(log.offsets_at(topic, time_ms)?).collect())
 }
 
 /// A final, as it was read.

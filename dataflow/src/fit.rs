@@ -124,11 +124,11 @@ pub fn compare(
     log: &dyn Log,
     stored: &Progress,
 ) -> Result<(Vec<Range<u64>>, Vec<Misfit>), LogError> {
-    let mut kept = kept(topic, log)?;
+    let mut kept = log.offsets(topic)?;
     let until = Instant::now() + TAKEOVER;
     while stored.partitions.iter().any(|p| is_beyond(p, &kept)) && Instant::now() < until {
         std::thread::sleep(ASK_AGAIN);
-        kept = self::kept(topic, log)?;
+        kept = log.offsets(topic)?;
     }
     let mut misfits: Vec<Misfit> = stored
         .partitions
@@ -142,12 +142,6 @@ pub fn compare(
     });
     misfits.extend(others(topic, log, comparable.collect())?);
     Ok((kept, misfits))
-}
-
-/// What each partition holds.
-fn kept(topic: &str, log: &dyn Log) -> Result<Vec<Range<u64>>, LogError> {
-    let partitions = 0..log.partitions(topic)?;
-    partitions.map(|p| log.offsets(topic, p)).collect()
 }
 
 fn read_up_to(stored: &PartitionProgress) -> u64 {

@@ -29,7 +29,7 @@ use crate::{
     sink::progress_record,
 };
 
-/// How long a broker may take to tell the end of a partition.
+/// How long brokers may take to tell the ends of partitions.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A final's record is written after its window, by clocks that may differ by so much.
@@ -192,8 +192,7 @@ pub fn reset(
                 recovery::require_cluster(topics, log, &stored)?;
             }
             let (kept, misfits) = compare(&topic, log, &stored).map_err(DataflowError::Start)?;
-            let partitions = kept.len() as u32;
-            let lost = lost_commits(log, &topic, &stored, partitions, newest_final_ms)?;
+            let lost = lost_commits(log, &topic, &stored, newest_final_ms)?;
             let elsewhere = stored.cluster_id.is_some() && stored.cluster_id != log.cluster_id();
             let stored = if elsewhere {
                 without_offsets(stored)
@@ -234,14 +233,19 @@ pub fn reset(
         (false, true) => Some(request.now_ms.saturating_add(MAX_AHEAD_MS)),
         (false, false) => None,
     };
+    let ends = match limit_ms {
+        Some(_) => ends(log, &topic)?,
+        None => Vec::new(),
+    };
     for partition in &mut progress.partitions {
         if set_back {
             let watermark_ms = partition.resume_watermark_ms;
             partition.resume_watermark_ms = watermark_ms.min(final_until_ms);
         }
-        if let Some(limit_ms) = limit_ms {
+        let end = ends.get(partition.partition as usize).copied();
+        if let (Some(limit_ms), Some(below_offset)) = (limit_ms, end) {
             partition.ahead = Some(AheadLimit {
-                below_offset: end(log, &topic, partition.partition)?,
+                below_offset,
                 limit_ms,
             });
         }
@@ -315,9 +319,11 @@ fn finals_after(
     }
 }
 
-fn end(log: &dyn Log, topic: &str, partition: u32) -> Result<u64, DataflowError> {
-    let ends = log.end_offsets(topic, partition, PATIENCE);
-    Ok(ends.map_err(DataflowError::Start)?.end)
+/// The end of each partition, open transactions included.
+fn ends(log: &dyn Log, topic: &str) -> Result<Vec<u64>, DataflowError> {
+    let ends = log.high_watermarks(topic, PATIENCE);
+    let ends = ends.and_then(|ends| ends.into_iter().collect());
+    ends.map_err(DataflowError::Start)
 }
 
 /// The progress of a deployment that has none: whatever is in the log and of up to `final_until_ms` counts as
@@ -332,23 +338,22 @@ fn begin(
     let settled_ms = final_until_ms.max(newest_final_ms);
     let topic = topics.reactions();
     let mut done = Reset::of(final_until_ms);
-    let (mut partitions, mut ends) = (Vec::new(), Vec::new());
-    for partition in 0..log.partitions(&topic).map_err(DataflowError::Start)? {
-        let ask = |time_ms: u64| {
-            log.offset_at(&topic, partition, time_ms)
-                .map_err(DataflowError::Start)
-        };
-        let kept = log
-            .offsets(&topic, partition)
-            .map_err(DataflowError::Start)?;
-        // A record holds nothing that is further ahead of its own time.
-        let resume_offset = ask(final_until_ms.saturating_sub(MAX_AHEAD_MS))?.max(kept.start);
-        let end_offset = end(log, &topic, partition)?;
+    let at = |time_ms| {
+        log.offsets_at(&topic, time_ms)
+            .map_err(DataflowError::Start)
+    };
+    let kept = log.offsets(&topic).map_err(DataflowError::Start)?;
+    // A record holds nothing that is further ahead of its own time.
+    let resume_offsets = at(final_until_ms.saturating_sub(MAX_AHEAD_MS))?;
+    let ends = ends(log, &topic)?;
+    let mut partitions = Vec::new();
+    let offsets = kept.iter().zip(resume_offsets).zip(&ends);
+    for (((kept, resume_offset), end), settled) in offsets.zip(at(final_until_ms)?) {
+        let resume_offset = resume_offset.max(kept.start);
+        done.settled += settled.saturating_sub(kept.start);
+        done.records += end.saturating_sub(resume_offset);
+        partitions.push(PartitionProgress::begin(done.partitions, resume_offset));
         done.partitions += 1;
-        done.settled += ask(final_until_ms)?.saturating_sub(kept.start);
-        done.records += end_offset.saturating_sub(resume_offset);
-        partitions.push(PartitionProgress::begin(partition, resume_offset));
-        ends.push((partition, end_offset));
     }
     let settled = (settled_ms > 0).then(|| Former {
         reactions: topic.clone(),
@@ -356,7 +361,7 @@ fn begin(
         window_ms: 1,
         lateness_ms: 0,
         final_until_ms: settled_ms,
-        read_offsets: ends,
+        read_offsets: (0..).zip(ends).collect(),
         ahead: Vec::new(),
     });
     let progress = Progress {
@@ -374,14 +379,12 @@ fn lost_commits(
     log: &dyn Log,
     topic: &str,
     stored: &Progress,
-    partitions: u32,
     newest_final_ms: u64,
 ) -> Result<Option<Former>, DataflowError> {
     if newest_final_ms <= stored.newest_final_ms.max(stored.final_until_ms) {
         return Ok(None);
     }
     let window_ms = stored.window_ms();
-    let ends = (0..partitions).map(|partition| Ok((partition, end(log, topic, partition)?)));
     Ok(Some(Former {
         reactions: topic.to_owned(),
         // Without a known window, reactions before the newest final's end.
@@ -391,7 +394,7 @@ fn lost_commits(
             .as_ref()
             .map_or(0, |settings| settings.lateness_ms),
         final_until_ms: newest_final_ms,
-        read_offsets: ends.collect::<Result<_, DataflowError>>()?,
+        read_offsets: (0..).zip(ends(log, topic)?).collect(),
         ahead: Vec::new(),
     }))
 }

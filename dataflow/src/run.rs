@@ -41,7 +41,7 @@ const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the lag is measured, and new partitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a broker may take to tell the end of a partition.
+/// How long brokers may take to tell the ends of partitions: a stop waits for them.
 const LAG_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it looks whether its workers have ended.
@@ -317,23 +317,18 @@ impl Run {
 
     fn measure_lag(&self) {
         let topic = self.shared.config.topics.reactions();
-        for (partition, position) in (0..).zip(self.shared.positions.iter()) {
-            // A log that is away takes seconds to say so, for each partition.
-            if self.shared.stop.is_requested() {
-                return;
-            }
-            if !self.is_read_here(partition) {
-                continue;
-            }
-            let ends = self.shared.log.end_offsets(&topic, partition, LAG_PATIENCE);
-            if let Ok(ends) = ends {
-                let lag = ends.end.saturating_sub(position.load(Ordering::Relaxed));
+        let Ok(ends) = self.shared.log.high_watermarks(&topic, LAG_PATIENCE) else {
+            return;
+        };
+        let positions = self.shared.positions.iter();
+        for (partition, (position, end)) in (0..).zip(positions.zip(ends)) {
+            if let Ok(end) = end
+                && self.is_read_here(partition)
+            {
+                let lag = end.saturating_sub(position.load(Ordering::Relaxed));
                 let label = [partition.to_string()];
-                self.shared
-                    .metrics
-                    .lag
-                    .with_label_values(&label)
-                    .set(lag as i64);
+                let lags = &self.shared.metrics.lag;
+                lags.with_label_values(&label).set(lag as i64);
             }
         }
     }

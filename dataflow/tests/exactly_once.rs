@@ -78,7 +78,7 @@ impl Stage {
     /// How many times progress was committed: its topic is compacted, its offsets go on.
     fn commits(&self) -> u64 {
         let progress = self.topics.progress();
-        self.log.offsets(&progress, 0).unwrap().end
+        self.log.offsets(&progress).unwrap()[0].end
     }
 
     fn finals(&self) -> Vec<WindowRecord> {

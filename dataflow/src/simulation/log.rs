@@ -367,16 +367,20 @@ impl Log for SimLog {
         Ok(())
     }
 
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
-        let mut state = self.called(0.03);
-        Ok(0..state.partition(topic, partition).slots.len() as u64)
+    /// A transaction may land between the answers for two partitions, which are two brokers' on Kafka.
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
+        let end = |partition| self.called(0.03).partition(topic, partition).slots.len() as u64;
+        Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
     }
 
-    fn offset_at(&self, topic: &str, partition: u32, at_ms: u64) -> Result<u64, LogError> {
-        let mut state = self.called(0.03);
-        let slots = &state.partition(topic, partition).slots;
+    fn offsets_at(&self, topic: &str, at_ms: u64) -> Result<Vec<u64>, LogError> {
         let since = |slot: &Slot| matches!(slot, Slot::Record { time_ms, .. } if *time_ms >= at_ms);
-        Ok(slots.iter().position(since).unwrap_or(slots.len()) as u64)
+        let offset = |partition| {
+            let mut state = self.called(0.03);
+            let slots = &state.partition(topic, partition).slots;
+            slots.iter().position(since).unwrap_or(slots.len()) as u64
+        };
+        Ok((0..self.partitions(topic)?).map(offset).collect())
     }
 
     fn reader(

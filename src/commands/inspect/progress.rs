@@ -15,7 +15,7 @@ use crate::{
     values::{From, moment, now_ms, span_ms},
 };
 
-/// How long a broker may take to tell the end of a partition.
+/// How long brokers may take to tell the ends of partitions.
 const END_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Shows the newest progress, and with `follow` each that comes.
@@ -108,17 +108,18 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
             "lag",
             "watermark at R",
         ]);
+    let ends = log.high_watermarks(&topics.reactions(), END_PATIENCE);
+    // The topic is gone; `reset` is what helps.
+    let ends = ends.unwrap_or_else(|error| {
+        tracing::debug!(%error, "no ends");
+        Vec::new()
+    });
     for partition in &progress.partitions {
-        let topic = topics.reactions();
-        let end = match log.end_offsets(&topic, partition.partition, END_PATIENCE) {
-            Ok(ends) => Some(ends.end),
-            // The partition, or the topic, is gone; `reset` is what helps.
-            Err(error) => {
-                tracing::debug!(%error, "no end");
-                None
-            }
-        };
-        table.add_row(row(partition, end));
+        let end = ends.get(partition.partition as usize);
+        table.add_row(row(
+            partition,
+            end.and_then(|end| end.as_ref().ok()).copied(),
+        ));
     }
     for column in table.column_iter_mut().take(5) {
         column.set_cell_alignment(CellAlignment::Right);
