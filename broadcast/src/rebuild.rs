@@ -228,7 +228,9 @@ impl Kept {
             }
         }
         for (room, (_, record)) in self.totals {
-            hub.entry(&room, || RoomState::new(RoomTotals::of(&record.counts)));
+            hub.entry(&room, || {
+                RoomState::new(RoomTotals::of(&record.counts.named))
+            });
         }
     }
 }

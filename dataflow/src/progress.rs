@@ -349,8 +349,8 @@ pub struct OpenWindows {
 }
 
 impl OpenWindows {
-    /// The record at `offset` holds an event of the window that begins at `start_ms`, counted in it or
-    /// too late for it.
+    /// The record at `offset` holds an event of the window that begins at `start_ms`: counted in it, too late for
+    /// it, or rejected once it is final.
     pub fn saw(&mut self, start_ms: u64, offset: u64, watermark_ms: u64) {
         let first = self.first.entry(start_ms);
         first.or_insert((offset, watermark_ms));

@@ -19,7 +19,7 @@ use std::{
 };
 
 use emostream_log::{Log, LogError, Record, Transactor, read_last, read_since, read_to_end};
-use emostream_model::{Emoji, Room, Topics, TotalsRecord, Trending, TrendingRecord, WindowRecord};
+use emostream_model::{Room, Topics, TotalsRecord, Trending, TrendingRecord, WindowRecord};
 
 use crate::{
     Config, DataflowError,
@@ -30,6 +30,7 @@ use crate::{
     results::resets_of,
     slide::Stay,
     stored_progress, topic_settings,
+    totals::RoomTotals,
 };
 
 /// A final's record is written after its window, by clocks that may differ: how much earlier than the
@@ -44,8 +45,8 @@ const LAST_PROGRESS: u64 = 10;
 /// transaction writes of one window after a later one.
 const LAST_FINALS: u64 = 1000;
 
-/// How often each emoji was counted in each room, as of F.
-pub type RecoveredTotals = Vec<(Room, Emoji, u64)>;
+/// The totals of every room as of F.
+pub type RecoveredTotals = Vec<RoomTotals>;
 
 /// What lies in the trending span as of F, from time 0 on.
 pub type RecoveredTrending = Vec<Stay>;
@@ -310,12 +311,16 @@ fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> 
     if unreadable > 0 {
         tracing::warn!(topic, unreadable, "records that are no totals were skipped");
     }
-    let counts = |(_, totals): (u64, TotalsRecord)| {
-        let room = totals.room;
-        let counts = totals.counts.into_iter();
-        counts.map(move |count| (room.clone(), count.emoji, count.count))
+    let recovered = |(_, totals): (u64, TotalsRecord)| {
+        let named = totals.counts.named.into_iter();
+        RoomTotals {
+            room: totals.room,
+            start_ms: totals.window.start,
+            counts: named.map(|count| (count.emoji, count.count)).collect(),
+            unnamed: totals.counts.unnamed,
+        }
     };
-    Ok(rooms.into_values().flat_map(counts).collect())
+    Ok(rooms.into_values().map(recovered).collect())
 }
 
 /// What lies in the trending span as of F: the finals that the stored F has not seen leave.
@@ -424,7 +429,8 @@ mod tests {
             .commit(records)
             .unwrap();
         let restored = super::totals("totals", &log).unwrap();
-        let counts: Vec<u64> = restored.into_iter().map(|(_, _, count)| count).collect();
+        let counts = restored.into_iter().flat_map(|totals| totals.counts);
+        let counts: Vec<u64> = counts.map(|(_, count)| count).collect();
         assert_eq!(counts, [7]);
     }
 }

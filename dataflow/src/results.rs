@@ -40,7 +40,10 @@ impl WindowResult {
     pub fn bytes(&self) -> usize {
         match self {
             WindowResult::Final(closed) => RECORD_BYTES + closed.counts.len() * TALLY_BYTES,
-            WindowResult::Totals(totals) => RECORD_BYTES + totals.counts.len() * COUNT_BYTES,
+            WindowResult::Totals(totals) => {
+                let counts = totals.counts.len() + totals.unnamed.len();
+                RECORD_BYTES + counts * COUNT_BYTES
+            }
             WindowResult::Trending(key, json) => key.len() + json.len(),
         }
     }

@@ -310,16 +310,11 @@ impl Sink {
             self.close(frontier_ms);
         }
         // What is written already has its window's end to wait for.
-        if self.under_way.is_none() && self.results.may_end(0) && self.rejections.is_full() {
-            self.write_rejections();
-        }
-    }
-
-    /// Commits rejections without closing a window.
-    fn write_rejections(&mut self) {
         let final_until_ms = *self.durable.time();
-        let settled = self.rejections.take_settled(final_until_ms);
-        if !settled.is_empty() {
+        let may_commit = self.under_way.is_none() && self.results.may_end(0);
+        if may_commit && self.rejections.is_full(final_until_ms) {
+            // Without closing a window.
+            let settled = self.rejections.take_settled(final_until_ms);
             self.submit(final_until_ms, Closing::default(), settled);
         }
     }

@@ -3,26 +3,34 @@
 //! A final adds its counts as differences at its window's time; the accumulated differences as of a
 //! window are the totals as of it. History before the frontier is consolidated away, so memory holds
 //! one count for each room and emoji.
+//!
+//! Counts of emojis that this build does not know lie beside it. They never change, since reactions with such emojis
+//! are rejected, but each record of their room repeats them: without them it would lose what another build counted.
+
+use std::{cell::RefCell, rc::Rc};
 
 use differential_dataflow::{
     hashable::Hashable,
     operators::arrange::arrangement::arrange_core,
     trace::implementations::{ValBatcher, ValSpine},
 };
-use emostream_model::{Count, Emoji, Room, TotalsRecord, WindowSize, sort_counts};
+use emostream_model::{
+    Count, Emoji, Room, TotalCounts, TotalsRecord, UnnamedCount, WindowSize, sort_counts,
+};
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{
         StreamVec,
         channels::pact::{Exchange, Pipeline},
-        operators::{Concat, ToStream, generic::Operator},
+        operators::{ToStream, generic::Operator},
     },
 };
 
 use crate::{
     follow::follow,
-    slide::{EmojiId, RoomChange, Rooms},
+    slide::{EmojiId, RoomChange, RoomNumber, Rooms},
     tumble::Closed,
 };
 
@@ -35,28 +43,26 @@ pub struct RoomTotals {
     pub start_ms: u64,
     /// How many of each emoji.
     pub counts: Vec<(Emoji, u64)>,
+    /// How many of those that this build does not know.
+    pub unnamed: Vec<UnnamedCount>,
 }
+
+/// The counts that this build cannot name, of the rooms that have any.
+type Unnamed = Rc<RefCell<HashMap<RoomNumber, Vec<UnnamedCount>>>>;
 
 /// The totals of each room that a window changed, as of that window.
 ///
 /// `recovered` are the totals as of `final_until_ms`; they count, and are not emitted again.
 pub fn totals<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
-    recovered: Vec<(Room, Emoji, u64)>,
+    recovered: Vec<RoomTotals>,
     final_until_ms: u64,
 ) -> StreamVec<'scope, u64, RoomTotals> {
-    let recovered: StreamVec<'scope, u64, _> = recovered
-        .into_iter()
-        .map(|(room, emoji, count)| Closed {
-            room,
-            start_ms: 0,
-            counts: [(emoji, count)].into(),
-        })
-        .to_stream(finals.scope());
-    let rooms = Rooms::default();
+    let recovered = recovered.into_iter().to_stream(finals.scope());
+    let (rooms, unnamed) = (Rooms::default(), Unnamed::default());
     // The numbers are this worker's own, so the changes stay where they are.
     let sums = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
-        changes(finals.concat(recovered), rooms.clone()),
+        changes(finals, recovered, rooms.clone(), unnamed.clone()),
         Pipeline,
         "total sums",
         ValBatcher::new,
@@ -68,31 +74,58 @@ pub fn totals<'scope>(
             room: rooms.room(*room),
             start_ms,
             counts: sums.iter().filter_map(count).collect(),
+            unnamed: unnamed.borrow().get(room).cloned().unwrap_or_default(),
         })
     })
 }
 
-/// Counts as changes of sums by numbers, which are sorted several times as fast as names.
+/// Counts as changes of sums by numbers, which are sorted several times as fast as names. What cannot be named is put
+/// aside, before time passes the beginning.
 fn changes<'scope>(
-    counted: StreamVec<'scope, u64, Closed>,
+    finals: StreamVec<'scope, u64, Closed>,
+    recovered: StreamVec<'scope, u64, RoomTotals>,
     rooms: Rooms,
+    unnamed: Unnamed,
 ) -> StreamVec<'scope, u64, RoomChange> {
     // As tumbling does: a final stays where it is.
-    let by_room = Exchange::new(|counted: &Closed| counted.room.hashed());
-    counted.unary::<CapacityContainerBuilder<_>, _, _, _>(by_room, "number", move |_, _| {
-        move |input, output| {
-            input.for_each_stamp(|stamp, data| {
-                let mut session = output.session(&stamp);
-                for counted in data.flat_map(|data| data.drain(..)) {
-                    let room = rooms.number(&counted.room);
-                    let change = |(emoji, count): &(Emoji, u64)| {
-                        ((room, emoji.id()), counted.start_ms, *count as i64)
-                    };
-                    session.give_iterator(counted.counts.iter().map(change));
-                }
-            });
-        }
-    })
+    let by_room = Exchange::new(|closed: &Closed| closed.room.hashed());
+    let recovered_by_room = Exchange::new(|totals: &RoomTotals| totals.room.hashed());
+    finals.binary::<_, CapacityContainerBuilder<_>, _, _, _, _>(
+        recovered,
+        by_room,
+        recovered_by_room,
+        "number",
+        move |_, _| {
+            move |finals, recovered, output| {
+                finals.for_each_stamp(|stamp, data| {
+                    let mut session = output.session(&stamp);
+                    for closed in data.flat_map(|data| data.drain(..)) {
+                        let room = rooms.number(&closed.room);
+                        session.give_iterator(changes_of(room, closed.start_ms, &closed.counts));
+                    }
+                });
+                recovered.for_each_stamp(|stamp, data| {
+                    let mut session = output.session(&stamp);
+                    for totals in data.flat_map(|data| data.drain(..)) {
+                        let room = rooms.number(&totals.room);
+                        session.give_iterator(changes_of(room, 0, &totals.counts));
+                        if !totals.unnamed.is_empty() {
+                            unnamed.borrow_mut().insert(room, totals.unnamed);
+                        }
+                    }
+                });
+            }
+        },
+    )
+}
+
+fn changes_of(
+    room: RoomNumber,
+    start_ms: u64,
+    counts: &[(Emoji, u64)],
+) -> impl Iterator<Item = RoomChange> {
+    let counts = counts.iter();
+    counts.map(move |(emoji, count)| ((room, emoji.id()), start_ms, *count as i64))
 }
 
 impl RoomTotals {
@@ -102,13 +135,19 @@ impl RoomTotals {
             emoji: *emoji,
             count: *count,
         };
-        let mut counts: Vec<Count> = self.counts.iter().map(count).collect();
-        sort_counts(&mut counts, |count| (count.count, count.emoji));
+        let mut named: Vec<Count> = self.counts.iter().map(count).collect();
+        sort_counts(&mut named, |count| (count.count, count.emoji));
+        let of_unnamed = self.unnamed.iter().map(|count| count.count);
+        let all = named.iter().map(|count| count.count).chain(of_unnamed);
         TotalsRecord {
             room: self.room.clone(),
             window: size.window_of(self.start_ms),
-            total: counts.iter().map(|count| count.count).sum(),
-            counts,
+            // Saturating: those that cannot be named are of a record that any program may have written.
+            total: all.fold(0, u64::saturating_add),
+            counts: TotalCounts {
+                named,
+                unnamed: self.unnamed.clone(),
+            },
         }
     }
 }

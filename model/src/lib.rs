@@ -23,6 +23,7 @@ mod room;
 mod tally;
 mod timestamp;
 mod topics;
+mod total_counts;
 mod window;
 
 pub use batch::{Batch, BatchError, MAX_BATCH_REACTIONS};
@@ -46,4 +47,5 @@ pub use room::{InvalidRoom, MAX_ROOM_BYTES, Room};
 pub use tally::{Tally, compress, sort_counts};
 pub use timestamp::from_text as parse_timestamp;
 pub use topics::{InvalidPrefix, Topics};
+pub use total_counts::{TotalCounts, UnnamedCount};
 pub use window::{Window, WindowSize};

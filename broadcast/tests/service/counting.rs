@@ -8,8 +8,8 @@ use std::{
 
 use emostream_log::{Appender, Log, NewRecord, Transactor};
 use emostream_model::{
-    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Topics, TotalsRecord, Trending,
-    TrendingRecord, WindowRecord, WindowSize, compress, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Topics, TotalCounts, TotalsRecord,
+    Trending, TrendingRecord, WindowRecord, WindowSize, compress, sort_counts,
 };
 
 pub(crate) const WINDOW_MS: u64 = 2000;
@@ -84,7 +84,10 @@ impl Counting {
             room: record.room.clone(),
             window: record.window,
             total: counted.iter().map(|count| count.count).sum(),
-            counts: counted,
+            counts: TotalCounts {
+                named: counted,
+                ..TotalCounts::default()
+            },
         };
         let topics = Topics::default();
         (

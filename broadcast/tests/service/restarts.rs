@@ -54,6 +54,19 @@ fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
     }
 }
 
+/// A dataflow of another build counted it, and this one lost the totals of the room.
+#[test]
+fn an_emoji_that_this_build_does_not_know_costs_only_its_own_total() {
+    let mut stage = Stage::new();
+    let long_ago = now_ms() - KEPT.as_millis() as u64 / 2;
+    let (_, totals) = stage.counting.records(1, "r", &[("🔥", 560), ("👏", 240)]);
+    let json = std::str::from_utf8(&totals.value).unwrap();
+    let value = json.replace("👏", "新").into();
+    let record = NewRecord { value, ..totals };
+    stage.counting.commit(vec![timed(record, long_ago)]);
+    assert_eq!(total(&stage, "r"), Some(560));
+}
+
 #[test]
 fn finals_of_a_room_that_moved_to_another_partition_are_all_in_its_totals() {
     for (first, second) in [(0, PARTITIONS - 1), (PARTITIONS - 1, 0)] {

@@ -67,7 +67,7 @@ pub(super) enum Topic {
     Totals,
     /// The top emojis of a sliding span
     Trending,
-    /// Late and undecodable records
+    /// Records that were not counted: late, undecodable, or with an unknown emoji
     Rejected,
     /// Where the dataflow stands
     Progress,
