@@ -260,10 +260,12 @@ impl Run {
         };
         // The first step reads: with the last worker's, every partition of this process is.
         counting.step(worker, Duration::ZERO);
+        let local = worker.index() % workers;
+        // From now on the watchdog expects another step.
+        self.heartbeats.record_step(local);
         if self.reading.fetch_add(1, Ordering::AcqRel) + 1 == workers {
             (self.ready)(Ok(()));
         }
-        let local = worker.index() % workers;
         let mut reported = 0;
         while !stop.is_requested() {
             self.heartbeats.record_step(local);

@@ -695,7 +695,7 @@ fn compaction_keeps_the_newest_of_each_key() {
     check(&log);
     assert_eq!(poll(early.as_mut(), 0, 10).unwrap().len(), 3);
     let keyless = append(log.appender(TIMEOUT).unwrap().as_ref(), record(TOPIC, "x"));
-    assert!(matches!(keyless, Err(LogError::Refused(_))));
+    assert!(matches!(keyless, Err(LogError::NotAccepted { .. })));
     drop((early, log));
     let log = EmbeddedLog::open(dir.path()).unwrap();
     check(&log);
