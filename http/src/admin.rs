@@ -36,10 +36,7 @@ impl Admin {
 
     fn readyz(&self) -> Response {
         match self.readiness.check() {
-            Ok(()) => match self.readiness.activities() {
-                activities if activities.is_empty() => plain(StatusCode::OK, "ready".to_owned()),
-                activities => plain(StatusCode::OK, format!("ready; {activities}")),
-            },
+            Ok(()) => plain(StatusCode::OK, "ready".to_owned()),
             Err(reasons) => plain(StatusCode::SERVICE_UNAVAILABLE, reasons),
         }
     }
