@@ -61,7 +61,6 @@ cases! {
     edges
     idle
     malformed_and_ahead
-    unknown_emoji
     totals
     trending
     plain

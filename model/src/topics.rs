@@ -74,7 +74,7 @@ impl Topics {
     pub fn live(&self) -> String {
         self.named("live")
     }
-    /// Records that were not counted, as they came: late, undecodable, or with an unknown emoji.
+    /// Late and undecodable records, as they came.
     pub fn rejected(&self) -> String {
         self.named("rejected")
     }

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    ops::Range,
     time::Duration,
 };
 
@@ -27,9 +26,11 @@ pub(super) enum Question {
     },
     Offsets {
         topic: String,
+        partition: u32,
     },
-    OffsetsAt {
+    OffsetAt {
         topic: String,
+        partition: u32,
         time_ms: u64,
     },
     Read {
@@ -47,8 +48,11 @@ pub(super) enum Question {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) enum Answer {
     Partitions(u32),
-    Offsets(Vec<Range<u64>>),
-    OffsetsAt(Vec<u64>),
+    Offsets {
+        start: u64,
+        end: u64,
+    },
+    Offset(u64),
     Records {
         records: Vec<WireRecord>,
         next: u64,
