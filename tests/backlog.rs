@@ -184,8 +184,7 @@ fn copy(log: &dyn Log, from: &str, to: &str) {
     let topic = |prefix: &str| Topics::with_prefix(prefix).unwrap().reactions();
     let bell = Doorbell::default();
     let mut records = Vec::new();
-    for partition in 0..PARTITIONS {
-        let range = log.offsets(&topic(from), partition).unwrap();
+    for (partition, range) in (0..).zip(log.offsets(&topic(from)).unwrap()) {
         let mut reader = log
             .reader(&topic(from), &[(partition, range.start)], bell.wake())
             .unwrap();

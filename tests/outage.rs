@@ -187,7 +187,7 @@ fn written(broker: &Broker) -> HashMap<String, usize> {
     let mut users = HashMap::new();
     read_to_end(&log, REACTIONS, &mut |record| {
         for reaction in Batch::decode(record.value).unwrap().reactions().unwrap() {
-            *users.entry(reaction.user.as_str().to_owned()).or_default() += 1;
+            *users.entry(reaction.user.to_owned()).or_default() += 1;
         }
     })
     .unwrap();

@@ -131,7 +131,7 @@ fn count_batch(value: &[u8], emojis: &EmojiNames, counts: &mut Counts) -> Outcom
         return Ok(());
     };
     for (room, emoji, at_ms) in batch.entries() {
-        counts.add(at_ms, batch.rooms()[room], batch.emojis()[emoji].as_str());
+        counts.add(at_ms, batch.rooms()[room], batch.emoji_texts()[emoji]);
     }
     Ok(())
 }

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use emostream_model::{Count, Emoji, ResultOrder, TotalsRecord, WindowRecord, sort_counts};
+use emostream_model::{Count, Emoji, TotalsRecord, WindowRecord, sort_counts};
+
+use crate::result_order::ResultOrder;
 
 /// Cumulative counts of one room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +23,7 @@ impl RoomTotals {
         let Some((of_base, base)) = base else {
             return Self::default();
         };
-        let mut totals = Self::of(&base.counts);
+        let mut totals = Self::of(&base.counts.named);
         let counted = |(order, _): &(ResultOrder, _)| *order <= of_base;
         for (_, record) in finals.into_iter().filter(counted) {
             for tally in &record.counts {
@@ -36,14 +38,6 @@ impl RoomTotals {
     /// What somebody else has counted.
     pub(crate) fn of(counts: &[Count]) -> Self {
         Self(counts.iter().map(|c| (c.emoji, c.count)).collect())
-    }
-
-    /// Adds what was counted elsewhere.
-    pub(crate) fn merge(&mut self, other: Self) {
-        for (emoji, more) in other.0 {
-            let count = self.0.entry(emoji).or_default();
-            *count = count.saturating_add(more);
-        }
     }
 
     /// Takes the next final in.
@@ -76,7 +70,7 @@ impl RoomTotals {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Room, WindowSize, compress};
+    use emostream_model::{Room, TotalCounts, WindowSize, compress};
     use proptest::prelude::*;
 
     fn records(counts: &[Vec<(usize, u64)>]) -> Vec<WindowRecord> {
@@ -110,7 +104,7 @@ mod tests {
                 room: Room::default(),
                 window: finals[base].window,
                 total: expected[base].total(),
-                counts: expected[base].counts(),
+                counts: TotalCounts { named: expected[base].counts(), ..TotalCounts::default() },
             };
             // A ring that begins at or before what follows the base: nothing lies between.
             let ring = ring.min(base + 1).min(finals.len() - 1);

@@ -18,7 +18,7 @@
 use std::{
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -49,13 +49,6 @@ const MOST_PIECES: usize = 64;
 /// memory stays in the processor's cache.
 const RECORDS_AT_ONCE: usize = 64;
 
-/// How often end offsets of the windows are requested: a restart reads finals again from such offsets on, some seconds
-/// more than it needs.
-const ENDS_EVERY: Duration = Duration::from_secs(5);
-
-/// How long a broker may take to tell the end of a partition. The next transaction waits for it.
-const ENDS_PATIENCE: Duration = Duration::from_millis(500);
-
 /// How often a pause looks whether the dataflow is to stop.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
@@ -64,24 +57,12 @@ pub trait Commit {
     /// Hands over results of the next transaction; gives them back if they must wait.
     fn write(&mut self, results: Vec<WindowResult>) -> Result<(), Vec<WindowResult>>;
 
-    /// Hands over the rest of the next transaction, which ends it and says `final_until_ms` for F. Only after the
-    /// previous one was acknowledged.
-    fn submit(&mut self, final_until_ms: u64, results: Vec<WindowResult>, records: Vec<NewRecord>);
+    /// Hands over the rest of the next transaction, which ends it. Only after the previous one was
+    /// acknowledged.
+    fn submit(&mut self, results: Vec<WindowResult>, records: Vec<NewRecord>);
 
     /// Whether the transaction handed over last was acknowledged since the last call.
     fn acknowledged(&mut self) -> bool;
-
-    /// The next end offsets of the windows topic that were requested between two commits, if there are any.
-    fn ends(&mut self) -> Option<WindowEnds>;
-}
-
-/// End offsets of the windows topic, requested after a commit and before anything of the next one was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WindowEnds {
-    /// F of the commit.
-    pub final_until_ms: u64,
-    /// By partition.
-    pub offsets: Vec<(u32, u64)>,
 }
 
 /// Starts what commits, given what wakes the sink; `None` on a worker that has none.
@@ -113,22 +94,13 @@ pub struct CommitThread {
     /// How many of the transaction that is not ended yet were handed over.
     pieces: usize,
     acks: Receiver<()>,
-    ends: Receiver<WindowEnds>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A part of a transaction, and what ends it.
+/// A part of a transaction, and what ends it: the progress is the last record.
 struct Piece {
     results: Vec<WindowResult>,
-    end: Option<End>,
-}
-
-/// What ends a transaction.
-struct End {
-    /// F.
-    final_until_ms: u64,
-    /// The progress is the last record.
-    records: Vec<NewRecord>,
+    end: Option<Vec<NewRecord>>,
 }
 
 impl CommitThread {
@@ -137,8 +109,6 @@ impl CommitThread {
         // The pieces and the end of a transaction, and the pieces of the one behind it.
         let (queue, work) = sync_channel::<Piece>(2 * MOST_PIECES + 1);
         let (ack, acks) = sync_channel(1);
-        let (found, ends) = channel();
-        let mut requested: Option<Instant> = None;
         let mut writing = Writing {
             id: CommitId::first(),
             newest: committing.newest.clone(),
@@ -149,15 +119,15 @@ impl CommitThread {
         let run = move || {
             for piece in work {
                 let begun = Instant::now();
-                let ends = piece.end.as_ref().map(|end| end.final_until_ms);
+                let ends = piece.end.is_some();
                 match writing.take(piece) {
                     Ok(()) => {}
                     Err(Ended::Stopped) => return,
                     Err(Ended::Failed(error)) => return writing.committing.stop.fail(error),
                 }
-                let Some(final_until_ms) = ends else {
+                if !ends {
                     continue;
-                };
+                }
                 let metrics = &writing.committing.metrics;
                 metrics.commit.observe(begun.elapsed().as_secs_f64());
                 metrics.transactions.with_label_values(&["committed"]).inc();
@@ -165,18 +135,6 @@ impl CommitThread {
                     return;
                 }
                 wake();
-                if requested.is_none_or(|at| at.elapsed() >= ENDS_EVERY) {
-                    requested = Some(Instant::now());
-                    // Nothing of the next transaction is written before: this thread writes it.
-                    let offsets = writing.window_ends();
-                    // The sink needs none any more once it is gone.
-                    let _ = offsets.map(|offsets| {
-                        found.send(WindowEnds {
-                            final_until_ms,
-                            offsets,
-                        })
-                    });
-                }
             }
         };
         let thread = thread::Builder::new()
@@ -186,7 +144,6 @@ impl CommitThread {
             queue: Some(queue),
             pieces: 0,
             acks,
-            ends,
             thread: Some(thread),
         })
     }
@@ -216,8 +173,7 @@ struct Writing {
 impl Writing {
     fn take(&mut self, mut piece: Piece) -> Result<(), Ended> {
         let ends = piece.end.is_some();
-        let records = piece.end.as_mut().map(|end| &mut end.records);
-        if let Some(progress) = records.and_then(|records| records.last_mut()) {
+        if let Some(progress) = piece.end.as_mut().and_then(|records| records.last_mut()) {
             progress.headers.push(self.id.header());
         }
         self.pieces.push(piece);
@@ -246,8 +202,8 @@ impl Writing {
                 let records = some.iter().map(|result| recording.record(result));
                 transactor.write(records.collect())?;
             }
-            if let Some(end) = &piece.end {
-                transactor.commit(end.records.clone())?;
+            if let Some(records) = &piece.end {
+                transactor.commit(records.clone())?;
             }
         }
         Ok(())
@@ -286,19 +242,6 @@ impl Writing {
         }
         self.committing.holds.commit_failing(None);
         Ok(())
-    }
-
-    /// Where each partition of the windows ends; `None` if a broker does not answer soon.
-    fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
-        let (log, topic) = (&self.committing.log, self.topics().windows());
-        let end = |partition| {
-            let ends = log.end_offsets(&topic, partition, ENDS_PATIENCE)?;
-            Ok((partition, ends.end))
-        };
-        let partitions = log.partitions(&topic).ok()?;
-        let ends: Result<_, LogError> = (0..partitions).map(end).collect();
-        ends.inspect_err(|error| tracing::debug!(%error, "no end offset"))
-            .ok()
     }
 
     fn topics(&self) -> &Topics {
@@ -357,7 +300,7 @@ impl Writing {
         };
         let records = self.pieces.iter_mut().filter_map(|it| it.end.as_mut());
         let too_large = records
-            .flat_map(|end| &mut end.records)
+            .flatten()
             .filter(|record| record.topic == rejected && size(record) >= bytes.max(1));
         let mut shortened = 0;
         for record in too_large {
@@ -393,13 +336,10 @@ impl Commit for CommitThread {
     }
 
     /// The queue always has room for it; after a failure it is not taken, and the dataflow is stopping.
-    fn submit(&mut self, final_until_ms: u64, results: Vec<WindowResult>, records: Vec<NewRecord>) {
+    fn submit(&mut self, results: Vec<WindowResult>, records: Vec<NewRecord>) {
         self.pieces = 0;
         if let Some(queue) = &self.queue {
-            let end = Some(End {
-                final_until_ms,
-                records,
-            });
+            let end = Some(records);
             match queue.try_send(Piece { results, end }) {
                 // Without the thread: it has ended by a failure, which it has reported.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => {}
@@ -410,10 +350,6 @@ impl Commit for CommitThread {
 
     fn acknowledged(&mut self) -> bool {
         self.acks.try_recv().is_ok()
-    }
-
-    fn ends(&mut self) -> Option<WindowEnds> {
-        self.ends.try_recv().ok()
     }
 }
 

@@ -19,7 +19,6 @@ use std::{
 };
 
 use emostream_log::{Doorbell, Log, LogError, StallTimer};
-use emostream_model::Unwritten;
 
 use crate::progress::{LastRecord, PartitionProgress, Progress};
 
@@ -57,15 +56,6 @@ pub enum Misfit {
         /// How many there are.
         partitions: u32,
     },
-    /// Finals were deleted that no totals record holds.
-    FinalsGone {
-        /// `topic/partition`.
-        place: Place,
-        /// Where they begin at the earliest.
-        from: u64,
-        /// The first offset kept.
-        start: u64,
-    },
     /// Another record lies where one was read.
     Other {
         /// `topic/partition`.
@@ -90,7 +80,6 @@ impl Misfit {
         let (Misfit::Gone { place, .. }
         | Misfit::Beyond { place, .. }
         | Misfit::Vanished { place, .. }
-        | Misfit::FinalsGone { place, .. }
         | Misfit::Other { place, .. }) = self;
         place.partition
     }
@@ -121,10 +110,6 @@ impl fmt::Display for Misfit {
                 f,
                 "{place} was read, but the topic has {partitions} partitions now: it was recreated"
             ),
-            Misfit::FinalsGone { place, from, start } => write!(
-                f,
-                "{place} must be read from offset {from} to complete the totals of some rooms, but begins at {start}: finals were deleted before the totals held them"
-            ),
             Misfit::Other { place, offset } => write!(
                 f,
                 "{place} holds another record at offset {offset} than the one that was read: the topic was recreated"
@@ -139,11 +124,11 @@ pub fn compare(
     log: &dyn Log,
     stored: &Progress,
 ) -> Result<(Vec<Range<u64>>, Vec<Misfit>), LogError> {
-    let mut kept = kept(topic, log)?;
+    let mut kept = log.offsets(topic)?;
     let until = Instant::now() + TAKEOVER;
     while stored.partitions.iter().any(|p| is_beyond(p, &kept)) && Instant::now() < until {
         std::thread::sleep(ASK_AGAIN);
-        kept = self::kept(topic, log)?;
+        kept = log.offsets(topic)?;
     }
     let mut misfits: Vec<Misfit> = stored
         .partitions
@@ -157,57 +142,6 @@ pub fn compare(
     });
     misfits.extend(others(topic, log, comparable.collect())?);
     Ok((kept, misfits))
-}
-
-/// The first partition of the windows topic that does not hold the finals that `unwritten` names.
-pub fn missing_finals(
-    topic: &str,
-    log: &dyn Log,
-    unwritten: &Unwritten,
-) -> Result<Option<Misfit>, LogError> {
-    let (Some(_), Some(finals)) = (unwritten.since, &unwritten.finals) else {
-        return Ok(None);
-    };
-    let until = Instant::now() + TAKEOVER;
-    loop {
-        let kept = kept(topic, log)?;
-        let all = finals.offsets.iter();
-        let misfits = all.filter_map(|(partition, from)| {
-            let place = Place {
-                topic: topic.to_owned(),
-                partition: *partition,
-            };
-            match kept.get(*partition as usize) {
-                None => Some(Misfit::Vanished {
-                    place,
-                    partitions: kept.len() as u32,
-                }),
-                Some(held) if *from > held.end => Some(Misfit::Beyond {
-                    place,
-                    read: *from,
-                    end: held.end,
-                }),
-                Some(held) if *from < held.start => Some(Misfit::FinalsGone {
-                    place,
-                    from: *from,
-                    start: held.start,
-                }),
-                Some(_) => None,
-            }
-        });
-        match misfits.into_iter().next() {
-            Some(Misfit::Beyond { .. }) if Instant::now() < until => {
-                std::thread::sleep(ASK_AGAIN);
-            }
-            misfit => return Ok(misfit),
-        }
-    }
-}
-
-/// What each partition holds.
-fn kept(topic: &str, log: &dyn Log) -> Result<Vec<Range<u64>>, LogError> {
-    let partitions = 0..log.partitions(topic)?;
-    partitions.map(|p| log.offsets(topic, p)).collect()
 }
 
 fn read_up_to(stored: &PartitionProgress) -> u64 {

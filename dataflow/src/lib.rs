@@ -26,7 +26,6 @@ mod attempts;
 mod clock;
 mod cluster;
 mod commit;
-mod due;
 mod end_offsets;
 mod error;
 mod fit;
@@ -34,7 +33,6 @@ mod follow;
 mod holds;
 mod idleness;
 mod instances;
-mod known_ends;
 mod live;
 mod metrics;
 mod partition;
@@ -43,7 +41,6 @@ mod read_ahead;
 mod recovery;
 mod rejections;
 mod reset;
-mod restoring;
 mod results;
 mod run;
 #[cfg(test)]
@@ -73,7 +70,6 @@ use results::Recording;
 use trending::Span;
 
 pub use cluster::Cluster;
-pub use due::TotalsPace;
 pub use error::DataflowError;
 pub use fit::Misfit;
 pub use progress::{
@@ -118,8 +114,6 @@ pub struct Config {
     pub hold_timeout: Duration,
     /// How long a transaction may take; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,
-    /// How often totals records are written.
-    pub totals_pace: TotalsPace,
     /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
     /// can judge.
     pub unbounded_timestamps: bool,

@@ -152,6 +152,6 @@ mod tests {
         };
         assert_eq!(series("final_until_timestamp_seconds"), 0);
         let shown = ["rejected_total", "transactions_total", "live_total"].map(series);
-        assert_eq!(shown, [3, 2, 2]);
+        assert_eq!(shown, [4, 2, 2]);
     }
 }

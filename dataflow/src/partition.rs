@@ -5,7 +5,9 @@
 use std::{collections::BTreeMap, ops::AddAssign};
 
 use emostream_log::Record;
-use emostream_model::{Batch, Emoji, EmojiNames, Payload, Window, WindowSize};
+use emostream_model::{
+    Batch, EmojiNames, Invalid, Payload, PayloadError, Plain, Window, WindowSize,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -36,8 +38,7 @@ pub struct Rules {
 }
 
 /// Why a record was rejected: the `reason` header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// Its window was closed.
     Late,
@@ -45,11 +46,18 @@ pub enum Reason {
     Malformed,
     /// Its times are ahead of the record's own, or of what a reset allows there.
     Ahead,
+    /// This build does not know its emoji; another one may.
+    UnknownEmoji,
 }
 
 impl Reason {
     /// Every one there is.
-    pub const ALL: [Reason; 3] = [Reason::Late, Reason::Malformed, Reason::Ahead];
+    pub const ALL: [Reason; 4] = [
+        Reason::Late,
+        Reason::Malformed,
+        Reason::Ahead,
+        Reason::UnknownEmoji,
+    ];
 
     /// As it stands in the header and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -57,6 +65,7 @@ impl Reason {
             Reason::Late => "late",
             Reason::Malformed => "malformed",
             Reason::Ahead => "ahead",
+            Reason::UnknownEmoji => "unknown_emoji",
         }
     }
 }
@@ -70,14 +79,14 @@ pub struct Rejected {
     pub offset: u64,
     /// Its time.
     pub time_ms: u64,
-    /// It is written once this is F: the end of the window that it is late for, or an F that was reached when it was
-    /// read; 0 where no window is known.
+    /// It is written once this is F: the end of its window, or an F that was reached when it was read; 0 where no
+    /// window is known.
     pub settled_at_ms: u64,
     /// Why: a [`Reason`]'s text.
     pub reason: String,
     /// Its key, as it came, or its beginning.
     pub key: Option<Vec<u8>>,
-    /// Its value as it came, or its beginning; of a batch that was late in part, or for several windows, a
+    /// Its value as it came, or its beginning; of a batch that is rejected in part, or in several records, a
     /// batch of those reactions.
     pub value: Vec<u8>,
 }
@@ -233,32 +242,25 @@ impl PartitionReading {
             final_until_ms: time.final_until_ms,
             limit_ms,
         };
-        let mut read = Read::default();
+        let (mut read, size) = (Read::default(), rules.size);
         match payload {
             Ok(Payload::Batch(batch)) if ahead_of(&batch, record) => {
                 rejected.extend(judge.unreadable(record, Reason::Ahead));
             }
             Ok(Payload::Batch(batch)) => {
-                let parts = self.count_batch(&batch, rules.size, &judge, aggregate, &mut read);
+                let parts = self.count_batch(&batch, size, &judge, aggregate, &mut read);
                 if !parts.is_empty() {
                     reject_parts(&batch, parts, record, rejected);
                 }
             }
-            Ok(Payload::Plain(reaction)) => {
-                let window = rules.size.window_of(record.time_ms);
-                let verdict = judge.verdict(window, record.time_ms);
-                if let Some(room) = aggregate.room(&reaction.room) {
-                    self.count(verdict, window, &judge, aggregate, (room, reaction.emoji));
-                }
-                read.note(verdict);
-                let reason = match verdict {
-                    Verdict::Late => Some((Reason::Late, window.end)),
-                    Verdict::Ahead => Some((Reason::Ahead, NO_WINDOW)),
-                    Verdict::Count | Verdict::Settled => None,
-                };
-                rejected.extend(reason.map(|(reason, settled_at_ms)| {
-                    reject(record, reason, settled_at_ms, record.value.to_vec())
-                }));
+            Ok(Payload::Plain(plain)) => {
+                let plain = Some(&plain);
+                let part = self.count_plain(plain, record, size, &judge, aggregate, &mut read);
+                rejected.extend(part);
+            }
+            Err(PayloadError::Invalid(Invalid::UnknownEmoji { .. })) => {
+                let part = self.count_plain(None, record, size, &judge, aggregate, &mut read);
+                rejected.extend(part);
             }
             Err(_) => rejected.extend(judge.unreadable(record, Reason::Malformed)),
         };
@@ -293,11 +295,7 @@ impl PartitionReading {
         let mut entries = batch.entries().enumerate().peekable();
         while let Some(&(_, (_, _, first_ms))) = entries.peek() {
             let window = size.window_of(first_ms);
-            let verdict = judge.verdict(window, first_ms);
-            if matches!(verdict, Verdict::Count | Verdict::Late) {
-                self.open
-                    .saw(window.start, judge.offset, judge.watermark_ms);
-            }
+            let verdict = self.verdict(judge, window, first_ms);
             let inside = |at_ms: u64| match judge.judges_windows_whole() {
                 true => (window.start..window.end).contains(&at_ms),
                 false => at_ms == first_ms,
@@ -306,39 +304,52 @@ impl PartitionReading {
             while let Some((index, (room, emoji, _))) =
                 entries.next_if(|(_, (_, _, at_ms))| inside(*at_ms))
             {
-                if let (Some(counts), Some(room)) = (&mut counts, rooms[room]) {
-                    *counts.entry((room, batch.emojis()[emoji])).or_default() += 1;
+                let emoji = batch.emojis()[emoji];
+                if let (Some(counts), Some(room), Some(emoji)) = (&mut counts, rooms[room], emoji) {
+                    *counts.entry((room, emoji)).or_default() += 1;
                 }
-                read.note(verdict);
-                match verdict {
-                    // Windows that are final already go together.
-                    Verdict::Late => parts
-                        .entry(window.end.max(judge.final_until_ms))
-                        .or_default()
-                        .push(index),
-                    Verdict::Ahead => parts.entry(NO_WINDOW).or_default().push(index),
-                    Verdict::Count | Verdict::Settled => {}
+                read.note(verdict, emoji.is_some());
+                if let Some(part) = judge.rejection(verdict, window, emoji.is_some()) {
+                    parts.entry(part).or_default().push(index);
                 }
             }
         }
         parts
     }
 
-    fn count(
+    /// Counts a plain reaction, or returns its rejection. `None` for one whose emoji is unknown.
+    fn count_plain(
         &mut self,
-        verdict: Verdict,
-        window: Window,
+        plain: Option<&Plain<'_>>,
+        record: Record<'_>,
+        size: WindowSize,
         judge: &Judge<'_>,
         aggregate: &mut Aggregate,
-        key: (RoomNumber, Emoji),
-    ) {
+        read: &mut Read,
+    ) -> Option<Rejected> {
+        let window = size.window_of(record.time_ms);
+        let verdict = self.verdict(judge, window, record.time_ms);
+        if verdict == Verdict::Count
+            && let Some(plain) = plain
+            && let Some(room) = aggregate.room(&plain.room)
+        {
+            let counts = aggregate.window(window.start);
+            *counts.entry((room, plain.emoji)).or_default() += 1;
+        }
+        read.note(verdict, plain.is_some());
+        let (settled_at_ms, reason) = judge.rejection(verdict, window, plain.is_some())?;
+        Some(reject(record, reason, settled_at_ms, record.value.to_vec()))
+    }
+
+    /// The verdict on a reaction at `at_ms`. Its window counts as seen unless it is settled or ahead: until the
+    /// window is final, a restart must read the record again, to count the reaction or to reject it.
+    fn verdict(&mut self, judge: &Judge<'_>, window: Window, at_ms: u64) -> Verdict {
+        let verdict = judge.verdict(window, at_ms);
         if matches!(verdict, Verdict::Count | Verdict::Late) {
             self.open
                 .saw(window.start, judge.offset, judge.watermark_ms);
         }
-        if verdict == Verdict::Count {
-            *aggregate.window(window.start).entry(key).or_default() += 1;
-        }
+        verdict
     }
 }
 
@@ -350,9 +361,9 @@ impl AddAssign for Read {
 }
 
 impl Read {
-    fn note(&mut self, verdict: Verdict) {
+    fn note(&mut self, verdict: Verdict, is_known: bool) {
         match verdict {
-            Verdict::Count => self.counted += 1,
+            Verdict::Count => self.counted += u64::from(is_known),
             Verdict::Late => self.late += 1,
             Verdict::Settled | Verdict::Ahead => {}
         }
@@ -362,9 +373,8 @@ impl Read {
 /// Where a rejection belongs to no window that could become final: it is settled at any time.
 const NO_WINDOW: u64 = 0;
 
-/// The reactions of a batch that are rejected, by when they are settled: at the end of the window that they are late
-/// for, or at an F that has been reached; [`NO_WINDOW`] for those that are ahead.
-type RejectedParts = BTreeMap<u64, Vec<usize>>;
+/// The reactions of a batch that are rejected, by when they are settled and why: see [`Judge::rejection`].
+type RejectedParts = BTreeMap<(u64, Reason), Vec<usize>>;
 
 /// The replay rule, with all that is the same for one record.
 struct Judge<'a> {
@@ -403,6 +413,18 @@ impl Judge<'_> {
         let (watermark_ms, closed_until_ms) = (self.watermark_ms, self.closed_until_ms);
         self.settlement
             .judge(window, self.offset, watermark_ms, closed_until_ms)
+    }
+
+    /// When the rejection of a reaction is settled, and why it is rejected; `None` if it is not. `is_known` is whether
+    /// this build knows its emoji.
+    fn rejection(&self, verdict: Verdict, window: Window, is_known: bool) -> Option<(u64, Reason)> {
+        match verdict {
+            // Windows that are final already go together.
+            Verdict::Late => Some((window.end.max(self.final_until_ms), Reason::Late)),
+            Verdict::Ahead => Some((NO_WINDOW, Reason::Ahead)),
+            Verdict::Count if !is_known => Some((window.end, Reason::UnknownEmoji)),
+            Verdict::Count | Verdict::Settled => None,
+        }
     }
 
     /// Rejects a record that no window is known of, unless an earlier run has.
@@ -456,21 +478,17 @@ fn reject_parts(
 ) {
     let reactions = batch.reactions().unwrap_or_default();
     let last = parts.len() - 1;
-    for (number, (settled_at_ms, indices)) in parts.into_iter().enumerate() {
+    for (number, ((settled_at_ms, reason), indices)) in parts.into_iter().enumerate() {
         let value = if indices.len() == reactions.len() {
             record.value.to_vec()
         } else if !reactions.is_empty() {
-            let part = indices.iter().map(|index| &reactions[*index]);
+            let part = indices.iter().map(|index| reactions[*index]);
             Batch::encode(batch.base_ms(), part)
         } else if number == last {
             // Its users cannot be read: it is written whole, and only once.
             record.value.to_vec()
         } else {
             Vec::new()
-        };
-        let reason = match settled_at_ms {
-            NO_WINDOW => Reason::Ahead,
-            _ => Reason::Late,
         };
         rejected.push(reject(record, reason, settled_at_ms, value));
     }
@@ -480,7 +498,10 @@ fn reject_parts(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Reaction, Room, UserId};
+    use emostream_model::ReactionRef;
+
+    /// The text of an emoji that this build does not know.
+    const UNKNOWN: &str = "新";
 
     const T0: u64 = 1_764_000_000_000;
 
@@ -555,22 +576,29 @@ mod tests {
         }
     }
 
-    fn reaction(room: &str, at_ms: u64) -> Reaction {
-        Reaction {
-            user: UserId::new("u").unwrap(),
-            emoji: Emoji::from_text("🔥").unwrap(),
-            room: Room::new(room).unwrap(),
+    fn reaction(emoji: &str, at_ms: u64) -> ReactionRef<'_> {
+        ReactionRef {
+            user: "u",
+            emoji,
+            room: "a",
             at_ms,
         }
     }
 
-    fn reactions_of(rejected: &Rejected) -> Vec<Reaction> {
+    fn reactions_of(rejected: &Rejected) -> Vec<ReactionRef<'_>> {
         Batch::decode(&rejected.value).unwrap().reactions().unwrap()
     }
 
     fn batch(times: &[u64]) -> Vec<u8> {
-        let reactions: Vec<Reaction> = times.iter().map(|t| reaction("a", T0 + t)).collect();
-        Batch::encode(T0 + times.iter().min().unwrap(), &reactions)
+        let reactions = times.iter().map(|at| ("🔥", *at));
+        batch_of(&reactions.collect::<Vec<_>>())
+    }
+
+    /// A batch of emojis and their times.
+    fn batch_of(reactions: &[(&str, u64)]) -> Vec<u8> {
+        let base_ms = reactions.iter().map(|(_, at)| at).min().unwrap();
+        let reactions = reactions.iter().map(|(emoji, at)| reaction(emoji, T0 + at));
+        Batch::encode(T0 + base_ms, reactions)
     }
 
     #[test]
@@ -608,7 +636,7 @@ mod tests {
             panic!("one rejection")
         };
         assert_eq!((rejected.reason.as_str(), rejected.offset), ("late", 1));
-        assert_eq!(reactions_of(rejected), [reaction("a", T0 + 1000)]);
+        assert_eq!(reactions_of(rejected), [reaction("🔥", T0 + 1000)]);
     }
 
     #[test]
@@ -652,6 +680,91 @@ mod tests {
             .collect();
         assert_eq!(reasons, [(1, "malformed"), (2, "malformed")]);
         assert_eq!(bench.rejected[0].value, b" broken");
+    }
+
+    /// The reason, the end of the window, and the emojis of each rejection, of batches alone.
+    fn parts(bench: &Bench) -> Vec<(&str, u64, Vec<&str>)> {
+        let rejected = bench.rejected.iter();
+        let parts = rejected.map(|r| {
+            let emojis = reactions_of(r).iter().map(|it| it.emoji).collect();
+            (&*r.reason, r.settled_at_ms.saturating_sub(T0), emojis)
+        });
+        parts.collect()
+    }
+
+    #[test]
+    fn an_unknown_emoji_costs_only_its_own_reactions_a_rejection_a_window() {
+        let mut bench = Bench::new(0, 0);
+        let sent = [
+            (UNKNOWN, 1000),
+            ("🔥", 1000),
+            (UNKNOWN, 2500),
+            ("年", 1500),
+            ("🔥", 2600),
+        ];
+        let read = bench.take(T0 + 2600, &batch_of(&sent));
+        assert_eq!((read.counted, read.late), (2, 0));
+        assert_eq!(
+            bench.counts(),
+            [(0, "a 🔥".into(), 1), (2000, "a 🔥".into(), 1)]
+        );
+        let expected = [
+            ("unknown_emoji", 2000, vec![UNKNOWN, "年"]),
+            ("unknown_emoji", 4000, vec![UNKNOWN]),
+        ];
+        assert_eq!(parts(&bench), expected);
+        assert_eq!(bench.reading.clock().newest_ms(), T0 + 2600);
+    }
+
+    #[test]
+    fn an_unknown_emoji_of_a_closed_window_is_late_with_the_known_ones() {
+        let mut bench = Bench::new(0, 0);
+        bench.take(T0 + 5000, &Batch::heartbeat(T0 + 5000));
+        let sent = [(UNKNOWN, 1000), ("🔥", 1000), (UNKNOWN, 4500)];
+        let read = bench.take(T0 + 5100, &batch_of(&sent));
+        assert_eq!((read.counted, read.late), (0, 2));
+        let expected = [
+            ("late", 2000, vec![UNKNOWN, "🔥"]),
+            ("unknown_emoji", 6000, vec![UNKNOWN]),
+        ];
+        assert_eq!(parts(&bench), expected);
+    }
+
+    #[test]
+    fn a_window_with_an_unknown_emoji_alone_is_read_again_until_it_is_final() {
+        let sent = batch_of(&[(UNKNOWN, 1000), (UNKNOWN, 2500)]);
+        let plain = format!(r#"{{"user_id":"u","emoji_type":"{UNKNOWN}"}}"#);
+        for record in [&sent[..], plain.as_bytes()] {
+            let mut bench = Bench::new(0, 0);
+            bench.take(T0 + 2500, record);
+            bench.take(T0 + 5000, &Batch::heartbeat(T0 + 5000));
+            let marks = bench.reading.advance(T0 - 2000, T0 + 2000, 2, false);
+            let resume = marks.last().unwrap().1.resume_offset;
+            assert_eq!(resume, 0, "its last window is open");
+            let marks = bench.reading.advance(T0 + 2000, T0 + 4000, 2, false);
+            assert_eq!(marks.last().unwrap().1.resume_offset, 2);
+            // The run after that reads it again: what was final is settled.
+            let mut again = Bench::new(2, T0 + 2000);
+            again.take(T0 + 2500, record);
+            let settled_at_ms: Vec<u64> = again.rejected.iter().map(|r| r.settled_at_ms).collect();
+            assert_eq!(settled_at_ms, [T0 + 4000]);
+        }
+    }
+
+    #[test]
+    fn a_plain_record_is_rejected_by_its_emoji_or_as_malformed() {
+        let mut bench = Bench::new(0, 0);
+        bench.take(T0, br#"{"user_id":"u","emoji_type":"no emoji"}"#);
+        bench.take(T0 + 1, br#"{"user_id":"","emoji_type":"no emoji"}"#);
+        bench.take(T0 + 2, br#"{"user_id":"u"}"#);
+        let rejected = bench.rejected.iter();
+        let rejected: Vec<_> = rejected.map(|r| (&*r.reason, r.settled_at_ms)).collect();
+        let expected = [
+            ("unknown_emoji", T0 + 2000),
+            ("malformed", NO_WINDOW),
+            ("malformed", NO_WINDOW),
+        ];
+        assert_eq!(rejected, expected);
     }
 
     #[test]
@@ -706,7 +819,7 @@ mod tests {
         };
         let expected = [(0, "ahead".to_owned(), 0), (1, "ahead".to_owned(), 0)];
         assert_eq!(rejections(&bench), expected);
-        let part = [5_001, 9_000].map(|at_ms| reaction("a", T0 + at_ms));
+        let part = [5_001, 9_000].map(|at_ms| reaction("🔥", T0 + at_ms));
         assert_eq!(reactions_of(&bench.rejected[0]), part);
         // Behind it the limit has no meaning.
         bench.offset = 3;

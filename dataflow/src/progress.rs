@@ -16,7 +16,7 @@ use std::{
 };
 
 use emostream_log::Header;
-use emostream_model::{ResultOrder, Unwritten, Window, WindowSize};
+use emostream_model::{Window, WindowSize};
 use serde::{Deserialize, Serialize};
 
 /// Where the dataflow stands: the value of the `progress` topic, `stored_progress.rs` has its format.
@@ -40,8 +40,6 @@ pub struct Progress {
     pub cluster_id: Option<String>,
     /// The run that wrote it; `None` where the former version did.
     pub run: Option<RunIdentity>,
-    /// What totals records do not hold yet.
-    pub unwritten: Unwritten,
 }
 
 impl Progress {
@@ -115,20 +113,6 @@ pub struct Resets {
     /// F as it was set by the last one, Unix milliseconds: finals of a lower number that end later are of a
     /// time that was given up.
     pub until_ms: u64,
-}
-
-impl Resets {
-    /// The oldest final that lies in a trending span of `span_ms` as of F: all later ones and no older ones may lie in
-    /// it.
-    pub fn oldest_in_span(&self, final_until_ms: u64, span_ms: u64) -> ResultOrder {
-        let start_ms = final_until_ms.saturating_sub(span_ms);
-        // Finals of before the last reset are in the span, too, whatever their number.
-        let is_over = self.number > 0 && start_ms < self.until_ms;
-        ResultOrder {
-            resets: if is_over { 0 } else { self.number },
-            start_ms,
-        }
-    }
 }
 
 /// Which run wrote a progress record.
@@ -365,8 +349,8 @@ pub struct OpenWindows {
 }
 
 impl OpenWindows {
-    /// The record at `offset` holds an event of the window that begins at `start_ms`, counted in it or
-    /// too late for it.
+    /// The record at `offset` holds an event of the window that begins at `start_ms`: counted in it, too late for
+    /// it, or rejected once it is final.
     pub fn saw(&mut self, start_ms: u64, offset: u64, watermark_ms: u64) {
         let first = self.first.entry(start_ms);
         first.or_insert((offset, watermark_ms));

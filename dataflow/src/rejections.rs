@@ -5,10 +5,11 @@
 //! settled is written at once, with N behind it and F as it was.
 //!
 //! Invariants:
-//! - One that is late is written once its window is final, with that commit or later: a run that begins
-//!   with an earlier F reads it again, and may even count it.
+//! - One of a window is written once the window is final, with that commit or later: a run that begins with an
+//!   earlier F reads it again. One that is late may even be counted then.
 //! - No N passes one that is settled and not written.
-//! - The partition that waits is not what holds F back: all that it waits for ends before its own time.
+//! - The partition that waits is not what holds F back: it waits only for those of windows that end before its own
+//!   time. One with an unknown emoji is of a window that its own partition may still hold open.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,8 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    records: Vec<Rejected>,
+    /// By when they are settled: what is not settled yet may be much more, and is not looked through.
+    records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
     /// N must be this at least: what was taken lies before it.
     written_offset: u64,
@@ -37,12 +39,17 @@ impl Rejections {
     pub fn push(&mut self, rejected: Rejected) {
         let waiting = self.waiting.entry(rejected.partition).or_default();
         waiting.bytes += rejected.bytes();
-        waiting.records.push(rejected);
+        let together = waiting.records.entry(rejected.settled_at_ms).or_default();
+        together.push(rejected);
     }
 
-    /// Whether a partition waits, or soon will, for some to be written.
-    pub fn is_full(&self) -> bool {
-        let full = |waiting: &Waiting| waiting.bytes > MOST_UNWRITTEN_BYTES / 2;
+    /// Whether a partition waits, or soon will, for some that a commit with this F may hold.
+    pub fn is_full(&self, final_until_ms: u64) -> bool {
+        let full = |waiting: &Waiting| {
+            let first = waiting.records.first_key_value();
+            let settled = first.is_some_and(|(settled_at_ms, _)| *settled_at_ms <= final_until_ms);
+            settled && waiting.bytes > MOST_UNWRITTEN_BYTES / 2
+        };
         self.waiting.values().any(full)
     }
 
@@ -54,13 +61,13 @@ impl Rejections {
         final_until_ms: u64,
     ) -> Vec<Rejected> {
         let waiting = self.waiting.entry(partition).or_default();
-        waiting.take(|it| it.offset < read_offset && it.settled_at_ms <= final_until_ms)
+        waiting.take(final_until_ms, |it| it.offset < read_offset)
     }
 
     /// Those that a commit with this F may hold.
     pub fn take_settled(&mut self, final_until_ms: u64) -> Vec<Rejected> {
         let waiting = self.waiting.values_mut();
-        let taken = waiting.flat_map(|w| w.take(|it| it.settled_at_ms <= final_until_ms));
+        let taken = waiting.flat_map(|waiting| waiting.take(final_until_ms, |_| true));
         taken.collect()
     }
 
@@ -72,13 +79,49 @@ impl Rejections {
 }
 
 impl Waiting {
-    fn take(&mut self, goes: impl Fn(&Rejected) -> bool) -> Vec<Rejected> {
-        let taken: Vec<Rejected> = self.records.extract_if(.., |it| goes(it)).collect();
+    fn take(&mut self, final_until_ms: u64, goes: impl Fn(&Rejected) -> bool) -> Vec<Rejected> {
+        let settled = self.records.range_mut(..=final_until_ms);
+        let taken = settled.flat_map(|(_, records)| records.extract_if(.., |it| goes(it)));
+        let mut taken: Vec<Rejected> = taken.collect();
+        taken.sort_by_key(|it| it.offset);
+        self.records.retain(|_, records| !records.is_empty());
         self.bytes -= taken.iter().map(Rejected::bytes).sum::<usize>();
         if let Some(last) = taken.last() {
             self.written_offset = self.written_offset.max(last.offset + 1);
         }
         taken
+    }
+}
+
+/// The rejections of a partition that its reading has sent and that are not durable.
+#[derive(Debug, Default)]
+pub struct Unwritten {
+    bytes: usize,
+    /// The bytes of those whose window the partition's own time has not passed, by when they are settled.
+    not_passed: BTreeMap<u64, usize>,
+}
+
+impl Unwritten {
+    /// These were sent.
+    pub fn sent(&mut self, rejected: &[Rejected]) {
+        for rejected in rejected {
+            let not_passed = self.not_passed.entry(rejected.settled_at_ms).or_default();
+            *not_passed += rejected.bytes();
+            self.bytes += rejected.bytes();
+        }
+    }
+
+    /// So many bytes of them are durable.
+    pub fn written(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Whether the partition waits until some are written. Windows that end by `passed_ms` become final without it.
+    pub fn is_full(&mut self, passed_ms: u64) -> bool {
+        self.not_passed
+            .retain(|settled_at_ms, _| *settled_at_ms > passed_ms);
+        let not_passed: usize = self.not_passed.values().sum();
+        self.bytes.saturating_sub(not_passed) > MOST_UNWRITTEN_BYTES
     }
 }
 
@@ -130,9 +173,25 @@ mod tests {
     #[test]
     fn it_is_full_by_bytes_until_they_are_written() {
         let mut rejections = Rejections::default();
-        rejections.push(rejected(0, 0, 0, MOST_UNWRITTEN_BYTES));
-        assert!(rejections.is_full());
-        rejections.take_settled(0);
-        assert!(!rejections.is_full());
+        rejections.push(rejected(0, 0, 10, MOST_UNWRITTEN_BYTES));
+        assert!(!rejections.is_full(9), "none of them may be written yet");
+        assert!(rejections.is_full(10));
+        rejections.take_settled(10);
+        assert!(!rejections.is_full(10));
+    }
+
+    /// The partition would wait for its own time, and stand still for ever.
+    #[test]
+    fn a_partition_does_not_wait_for_what_its_own_time_must_settle() {
+        let mut unwritten = Unwritten::default();
+        unwritten.sent(&[
+            rejected(0, 0, 20, MOST_UNWRITTEN_BYTES),
+            rejected(0, 1, 30, 100),
+        ]);
+        assert!(!unwritten.is_full(19));
+        assert!(unwritten.is_full(20));
+        unwritten.written(MOST_UNWRITTEN_BYTES);
+        assert!(!unwritten.is_full(20));
+        assert!(!unwritten.is_full(30));
     }
 }

@@ -17,19 +17,19 @@
 use std::{ops::Range, time::Duration};
 
 use emostream_log::{Log, LogError, Record, read_since};
-use emostream_model::{ResultOrder, Topics, Unwritten, WindowRecord, WindowSize};
+use emostream_model::{Topics, WindowRecord, WindowSize};
 
 use crate::{
     DataflowError,
     clock::MAX_AHEAD_MS,
-    fit::{Misfit, compare, missing_finals},
+    fit::{Misfit, compare},
     holds::moment,
     progress::{AheadLimit, CommitId, Former, PartitionProgress, Progress, Resets},
     recovery::{self, fence, newest_final_ms},
     sink::progress_record,
 };
 
-/// How long a broker may take to tell the end of a partition.
+/// How long brokers may take to tell the ends of partitions.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A final's record is written after its window, by clocks that may differ by so much.
@@ -192,8 +192,7 @@ pub fn reset(
                 recovery::require_cluster(topics, log, &stored)?;
             }
             let (kept, misfits) = compare(&topic, log, &stored).map_err(DataflowError::Start)?;
-            let partitions = kept.len() as u32;
-            let lost = lost_commits(log, &topic, &stored, partitions, newest_final_ms)?;
+            let lost = lost_commits(log, &topic, &stored, newest_final_ms)?;
             let elsewhere = stored.cluster_id.is_some() && stored.cluster_id != log.cluster_id();
             let stored = if elsewhere {
                 without_offsets(stored)
@@ -208,9 +207,6 @@ pub fn reset(
                 (true, None) => reject_more(stored, &kept),
                 (false, _) => forget(stored, &kept, &misfits, request.from),
             };
-            if elsewhere || lost.is_some() {
-                progress.unwritten = unknown_totals();
-            }
             progress.formers.extend(lost);
             (progress, done)
         }
@@ -223,10 +219,6 @@ pub fn reset(
             .max(progress.final_until_ms),
         ..progress
     };
-    let missing = missing_finals(&topics.windows(), log, &progress.unwritten);
-    if missing.map_err(DataflowError::Start)?.is_some() {
-        progress.unwritten = unknown_totals();
-    }
     let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
     // A final time that moves forward again, but not yet beyond all finals, is of the same number.
     if set_back && (final_time != FinalTime::Forward || newest_final_ms > stored_newest_ms) {
@@ -241,14 +233,19 @@ pub fn reset(
         (false, true) => Some(request.now_ms.saturating_add(MAX_AHEAD_MS)),
         (false, false) => None,
     };
+    let ends = match limit_ms {
+        Some(_) => ends(log, &topic)?,
+        None => Vec::new(),
+    };
     for partition in &mut progress.partitions {
         if set_back {
             let watermark_ms = partition.resume_watermark_ms;
             partition.resume_watermark_ms = watermark_ms.min(final_until_ms);
         }
-        if let Some(limit_ms) = limit_ms {
+        let end = ends.get(partition.partition as usize).copied();
+        if let (Some(limit_ms), Some(below_offset)) = (limit_ms, end) {
             partition.ahead = Some(AheadLimit {
-                below_offset: end(log, &topic, partition.partition)?,
+                below_offset,
                 limit_ms,
             });
         }
@@ -322,9 +319,11 @@ fn finals_after(
     }
 }
 
-fn end(log: &dyn Log, topic: &str, partition: u32) -> Result<u64, DataflowError> {
-    let ends = log.end_offsets(topic, partition, PATIENCE);
-    Ok(ends.map_err(DataflowError::Start)?.end)
+/// The end of each partition, open transactions included.
+fn ends(log: &dyn Log, topic: &str) -> Result<Vec<u64>, DataflowError> {
+    let ends = log.high_watermarks(topic, PATIENCE);
+    let ends = ends.and_then(|ends| ends.into_iter().collect());
+    ends.map_err(DataflowError::Start)
 }
 
 /// The progress of a deployment that has none: whatever is in the log and of up to `final_until_ms` counts as
@@ -339,23 +338,22 @@ fn begin(
     let settled_ms = final_until_ms.max(newest_final_ms);
     let topic = topics.reactions();
     let mut done = Reset::of(final_until_ms);
-    let (mut partitions, mut ends) = (Vec::new(), Vec::new());
-    for partition in 0..log.partitions(&topic).map_err(DataflowError::Start)? {
-        let ask = |time_ms: u64| {
-            log.offset_at(&topic, partition, time_ms)
-                .map_err(DataflowError::Start)
-        };
-        let kept = log
-            .offsets(&topic, partition)
-            .map_err(DataflowError::Start)?;
-        // A record holds nothing that is further ahead of its own time.
-        let resume_offset = ask(final_until_ms.saturating_sub(MAX_AHEAD_MS))?.max(kept.start);
-        let end_offset = end(log, &topic, partition)?;
+    let at = |time_ms| {
+        log.offsets_at(&topic, time_ms)
+            .map_err(DataflowError::Start)
+    };
+    let kept = log.offsets(&topic).map_err(DataflowError::Start)?;
+    // A record holds nothing that is further ahead of its own time.
+    let resume_offsets = at(final_until_ms.saturating_sub(MAX_AHEAD_MS))?;
+    let ends = ends(log, &topic)?;
+    let mut partitions = Vec::new();
+    let offsets = kept.iter().zip(resume_offsets).zip(&ends);
+    for (((kept, resume_offset), end), settled) in offsets.zip(at(final_until_ms)?) {
+        let resume_offset = resume_offset.max(kept.start);
+        done.settled += settled.saturating_sub(kept.start);
+        done.records += end.saturating_sub(resume_offset);
+        partitions.push(PartitionProgress::begin(done.partitions, resume_offset));
         done.partitions += 1;
-        done.settled += ask(final_until_ms)?.saturating_sub(kept.start);
-        done.records += end_offset.saturating_sub(resume_offset);
-        partitions.push(PartitionProgress::begin(partition, resume_offset));
-        ends.push((partition, end_offset));
     }
     let settled = (settled_ms > 0).then(|| Former {
         reactions: topic.clone(),
@@ -363,14 +361,10 @@ fn begin(
         window_ms: 1,
         lateness_ms: 0,
         final_until_ms: settled_ms,
-        read_offsets: ends,
+        read_offsets: (0..).zip(ends).collect(),
         ahead: Vec::new(),
     });
     let progress = Progress {
-        unwritten: match newest_final_ms {
-            0 => Unwritten::default(),
-            _ => unknown_totals(),
-        },
         final_until_ms,
         partitions,
         formers: settled.into_iter().collect(),
@@ -379,29 +373,18 @@ fn begin(
     Ok((progress, done))
 }
 
-/// It is not known which totals records are complete: the next run adds all finals that are kept and later than their
-/// room's record.
-fn unknown_totals() -> Unwritten {
-    Unwritten {
-        since: Some(ResultOrder::default()),
-        finals: None,
-    }
-}
-
 /// What was settled by commits that rolled back progress does not know: whatever is in the log and of windows up to
 /// the newest final.
 fn lost_commits(
     log: &dyn Log,
     topic: &str,
     stored: &Progress,
-    partitions: u32,
     newest_final_ms: u64,
 ) -> Result<Option<Former>, DataflowError> {
     if newest_final_ms <= stored.newest_final_ms.max(stored.final_until_ms) {
         return Ok(None);
     }
     let window_ms = stored.window_ms();
-    let ends = (0..partitions).map(|partition| Ok((partition, end(log, topic, partition)?)));
     Ok(Some(Former {
         reactions: topic.to_owned(),
         // Without a known window, reactions before the newest final's end.
@@ -411,7 +394,7 @@ fn lost_commits(
             .as_ref()
             .map_or(0, |settings| settings.lateness_ms),
         final_until_ms: newest_final_ms,
-        read_offsets: ends.collect::<Result<_, DataflowError>>()?,
+        read_offsets: (0..).zip(ends(log, topic)?).collect(),
         ahead: Vec::new(),
     }))
 }

@@ -27,9 +27,7 @@ use crate::{
     holds::Holds,
     metrics::Metrics,
     recovery::{self, Beginning},
-    restoring::deal,
     timers::MachineClock,
-    topic_settings,
     watchdog::{WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
     worker::{Counting, First, Shared},
 };
@@ -43,7 +41,7 @@ const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the lag is measured, and new partitions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a broker may take to tell the end of a partition.
+/// How long brokers may take to tell the ends of partitions: a stop waits for them.
 const LAG_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it looks whether its workers have ended.
@@ -96,9 +94,7 @@ fn count(
     }
     let topic = config.topics.reactions();
     let holds = Arc::new(Holds::new(topic.clone(), metrics.clone()));
-    let finals_kept = topic_settings::finals_kept(&config, &*log)?;
     let (mut first, mut found) = (None, None);
-    let mut restored = Vec::new();
     if group.is_none_or(|group| group.leads()) {
         ready(Err("reading where the last run got to".to_owned()));
         let Beginning {
@@ -107,7 +103,6 @@ fn count(
             progress,
             totals,
             trending,
-            window_ends,
         } = recovery::recover(&config, &*log)?;
         let committing = Committing {
             transactor,
@@ -127,10 +122,9 @@ fn count(
                     &config.topics.reactions(),
                 )
                 .map_err(DataflowError::Start)?,
+            totals,
             trending,
-            window_ends,
         });
-        restored = deal(totals, config.workers);
         found = Some(progress);
     } else {
         ready(Err(
@@ -172,11 +166,9 @@ fn count(
             stop: stop.clone(),
             positions: Arc::new(positions.collect()),
             progress,
-            finals_kept_ms: finals_kept.map(|kept| kept.as_millis() as u64),
             end_offsets,
             holds,
             first: Mutex::new(first),
-            totals: Mutex::new(restored),
             appender: Arc::from(appender),
         }),
         group: group.cloned(),
@@ -268,10 +260,12 @@ impl Run {
         };
         // The first step reads: with the last worker's, every partition of this process is.
         counting.step(worker, Duration::ZERO);
+        let local = worker.index() % workers;
+        // From now on the watchdog expects another step.
+        self.heartbeats.record_step(local);
         if self.reading.fetch_add(1, Ordering::AcqRel) + 1 == workers {
             (self.ready)(Ok(()));
         }
-        let local = worker.index() % workers;
         let mut reported = 0;
         while !stop.is_requested() {
             self.heartbeats.record_step(local);
@@ -325,23 +319,18 @@ impl Run {
 
     fn measure_lag(&self) {
         let topic = self.shared.config.topics.reactions();
-        for (partition, position) in (0..).zip(self.shared.positions.iter()) {
-            // A log that is away takes seconds to say so, for each partition.
-            if self.shared.stop.is_requested() {
-                return;
-            }
-            if !self.is_read_here(partition) {
-                continue;
-            }
-            let ends = self.shared.log.end_offsets(&topic, partition, LAG_PATIENCE);
-            if let Ok(ends) = ends {
-                let lag = ends.end.saturating_sub(position.load(Ordering::Relaxed));
+        let Ok(ends) = self.shared.log.high_watermarks(&topic, LAG_PATIENCE) else {
+            return;
+        };
+        let positions = self.shared.positions.iter();
+        for (partition, (position, end)) in (0..).zip(positions.zip(ends)) {
+            if let Ok(end) = end
+                && self.is_read_here(partition)
+            {
+                let lag = end.saturating_sub(position.load(Ordering::Relaxed));
                 let label = [partition.to_string()];
-                self.shared
-                    .metrics
-                    .lag
-                    .with_label_values(&label)
-                    .set(lag as i64);
+                let lags = &self.shared.metrics.lag;
+                lags.with_label_values(&label).set(lag as i64);
             }
         }
     }

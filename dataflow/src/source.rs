@@ -56,7 +56,7 @@ use crate::{
     metrics::Metrics,
     partition::{AheadRecord, PartitionReading, ReadingTime, Rejected, Rules},
     read_ahead::{ReadAhead, Standing},
-    rejections::MOST_UNWRITTEN_BYTES,
+    rejections::Unwritten,
     sink::{Outcome, Written},
     timers::Timers,
     tumble::PartialTally,
@@ -254,8 +254,7 @@ struct Own {
     /// The next record, if it is ahead of this host's clock, and since when.
     ahead: Option<(AheadRecord, Instant)>,
     watermark: Gauge,
-    /// Of rejections that were sent and are not durable.
-    unwritten_bytes: usize,
+    unwritten: Unwritten,
     /// How many records the next poll takes.
     poll_records: usize,
 }
@@ -322,7 +321,7 @@ impl Source {
                 ),
                 reading,
                 ahead: None,
-                unwritten_bytes: 0,
+                unwritten: Unwritten::default(),
                 poll_records: POLL_REJECTED_RECORDS,
             })
             .collect();
@@ -354,7 +353,7 @@ impl Source {
             News::Written(Written { partition, bytes }) => {
                 let own = self.own.iter_mut().find(|own| own.partition == partition);
                 if let Some(own) = own {
-                    own.unwritten_bytes = own.unwritten_bytes.saturating_sub(bytes);
+                    own.unwritten.written(bytes);
                 }
             }
         }
@@ -397,10 +396,9 @@ impl Source {
         let mut more = false;
         for own in &mut self.own {
             standing.watermark_ms = own.reading.clock().watermark_ms();
-            // Rejections of windows that are not final wait for time, and time may wait for this partition: then
-            // it must be read.
-            let written_soon = standing.watermark_ms.max(standing.durable_ms) >= closed_until_ms;
-            let full = own.unwritten_bytes > MOST_UNWRITTEN_BYTES && written_soon;
+            // Rejections of later windows wait for time, and time may wait for this partition: then it must be read.
+            let passed_ms = standing.watermark_ms.max(standing.durable_ms);
+            let full = own.unwritten.is_full(passed_ms);
             // What is read again fitted once, and is waited for.
             if !own.reads_again(&*self.start.reader) && (full || !self.read_ahead.allows(standing))
             {
@@ -435,7 +433,7 @@ impl Source {
                         ahead.is_none()
                     })?;
             let rejected = &self.rejected[before..];
-            own.unwritten_bytes += rejected.iter().map(Rejected::bytes).sum::<usize>();
+            own.unwritten.sent(rejected);
             own.poll_records = match rejected.len() {
                 0 => next_poll(records, read.counted, own.poll_records),
                 _ => POLL_REJECTED_RECORDS,

@@ -1,6 +1,6 @@
 //! The whole dataflow on one screen.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use emostream_log::Appender;
 use timely::{
@@ -16,14 +16,13 @@ use timely::{
 use crate::{
     Config,
     commit::StartCommitter,
-    due::TotalsPace,
     live::write_live,
     metrics::Metrics,
-    recovery::RecoveredTrending,
+    recovery::{RecoveredTotals, RecoveredTrending},
     results::WindowResult,
     sink::{self, Outcome, SinkStart},
     source::{News, SourceStart, SourceStreams, source},
-    totals::{RestoredTotals, TotalsOutput, TotalsRules, totals},
+    totals::totals,
     trending::trending,
     tumble::{Tumble, tumble},
 };
@@ -37,9 +36,7 @@ pub struct Parts {
     /// Starts what commits, given what wakes the sink.
     pub committer: StartCommitter,
     /// The totals of this worker's share of the rooms, as of F.
-    pub totals: Vec<RestoredTotals>,
-    /// What totals are written by.
-    pub totals_rules: TotalsRules,
+    pub totals: RecoveredTotals,
     /// What lies in the span of this worker's share of the rooms, as of F.
     pub trending: RecoveredTrending,
     /// Writes live tallies.
@@ -74,7 +71,7 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
         } = source(scope, heard, parts.source);
         let (finals, live) = tumble(tallies, tumbling);
         write_live(live, config.topics.live(), parts.appender, parts.metrics);
-        let totals = totals(finals.clone(), parts.totals, parts.totals_rules);
+        let totals = totals(finals.clone(), parts.totals, final_until_ms);
         let trending = trending(
             finals.clone(),
             parts.trending,
@@ -84,12 +81,9 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
 
         let results = finals
             .map(WindowResult::Final)
+            .concat(totals.map(WindowResult::Totals))
             .concat(trending.map(|record| WindowResult::trending(&record)));
-        let totals = totals.map(|output| match output {
-            TotalsOutput::Record(totals) => Outcome::Result(WindowResult::Totals(totals)),
-            TotalsOutput::Unwritten(since) => Outcome::Unwritten(since),
-        });
-        let outcomes = results.map(Outcome::Result).concat(totals).concat(notices);
+        let outcomes = results.map(Outcome::Result).concat(notices);
         let written = sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
 
         let news = updates
@@ -113,15 +107,8 @@ pub fn describe(config: &Config) -> String {
         swarm_size,
         trending_span,
         trending_top,
-        totals_pace:
-            TotalsPace {
-                small_emojis,
-                period_ms,
-                ..
-            },
         ..
     } = config;
-    let totals_period = Duration::from_millis(*period_ms);
     format!(
         "\
 dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lateness_ms} ms
@@ -136,8 +123,7 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
     tumble       [start, start + {window_ms} ms); closes when the slowest partition's watermark has passed
       --> live   every {live:?} where it changed --> {live_topic}
       --> finals swarms of {swarm_size}
-    totals       differential: cumulative counts by room and emoji; the record of a room with more than
-                 {small_emojis} emojis once in {totals_period:?}
+    totals       differential: cumulative counts by room and emoji
     trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
                  top {trending_top} emojis and rooms of all (key *)
     commit       on one worker, one transaction a close:

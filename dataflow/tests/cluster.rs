@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_dataflow::{Cluster, Config, DataflowError, Progress, Ready, Stop, TotalsPace, run};
+use emostream_dataflow::{Cluster, Config, DataflowError, Progress, Ready, Stop, run};
 use emostream_log::{
     Cleanup, EventClock, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end,
 };
@@ -86,7 +86,6 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         clock: EventClock::host(),
         hold_timeout: Duration::from_secs(60),
         commit_timeout: Duration::from_secs(60),
-        totals_pace: TotalsPace::default(),
         unbounded_timestamps: true,
     }
 }

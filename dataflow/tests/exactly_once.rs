@@ -13,8 +13,6 @@ mod reset;
 #[path = "exactly_once/set_back.rs"]
 mod set_back;
 mod stage;
-#[path = "exactly_once/totals.rs"]
-mod totals;
 #[path = "exactly_once/trending.rs"]
 mod trending;
 
@@ -25,10 +23,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Config, DataflowError, Ready, Stop, TotalsPace};
+use emostream_dataflow::{Config, DataflowError, Ready, Stop};
 use emostream_log::{EventClock, NewRecord, read_to_end};
 use emostream_model::{
-    Batch, Emoji, EmojiNames, Reaction, Room, TotalsRecord, UserId, WindowRecord, WindowSize,
+    Batch, Emoji, EmojiNames, Reaction, ReactionRef, Room, TotalsRecord, UserId, WindowRecord,
+    WindowSize,
 };
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use rand::{Rng, RngExt};
@@ -39,6 +38,8 @@ const LATENESS_MS: u64 = 750;
 const SPAN_MS: u64 = 6000;
 /// Fewer than there are emojis, so that some do not show.
 const TOP: usize = 2;
+/// The text of an emoji that this build does not know.
+const UNKNOWN_EMOJI: &str = "新";
 
 impl Stage {
     fn config(&self, workers: usize) -> Config {
@@ -57,7 +58,6 @@ impl Stage {
             clock: EventClock::host(),
             hold_timeout: Duration::from_secs(60),
             commit_timeout: Duration::from_secs(60),
-            totals_pace: TotalsPace::default(),
             unbounded_timestamps: true,
         }
     }
@@ -81,7 +81,7 @@ impl Stage {
     /// How many times progress was committed: its topic is compacted, its offsets go on.
     fn commits(&self) -> u64 {
         let progress = self.topics.progress();
-        self.log.offsets(&progress, 0).unwrap().end
+        self.log.offsets(&progress).unwrap()[0].end
     }
 
     fn finals(&self) -> Vec<WindowRecord> {
@@ -121,19 +121,25 @@ struct Oracle {
     counts: Counts,
     late: BTreeSet<(u32, u64)>,
     late_reactions: reset::Sums,
+    /// The records and windows that have reactions with an unknown emoji which are not late: each is rejected once.
+    unknown: BTreeSet<(u32, u64, u64)>,
+    unknown_reactions: reset::Sums,
     newest: BTreeMap<u32, u64>,
 }
 
 impl Oracle {
-    fn see(&mut self, partition: u32, offset: u64, newest_ms: u64, reactions: &[Reaction]) {
+    fn see(&mut self, partition: u32, offset: u64, newest_ms: u64, reactions: &[ReactionRef<'_>]) {
         let seen = self.newest.entry(partition).or_default();
         let watermark = seen.saturating_sub(LATENESS_MS);
         for reaction in reactions {
             let start = reaction.at_ms / 2000 * 2000;
-            let (room, emoji) = (reaction.room.to_string(), reaction.emoji.to_string());
+            let (room, emoji) = (reaction.room.to_owned(), reaction.emoji.to_owned());
             if start + 2000 <= watermark {
                 self.late.insert((partition, offset));
                 *self.late_reactions.entry((room, emoji)).or_default() += 1;
+            } else if emoji == UNKNOWN_EMOJI {
+                self.unknown.insert((partition, offset, start));
+                *self.unknown_reactions.entry((room, emoji)).or_default() += 1;
             } else {
                 *self.counts.entry((start, room, emoji)).or_default() += 1;
             }
@@ -142,11 +148,9 @@ impl Oracle {
     }
 }
 
-/// Events of about `span_ms`, in every form, with stragglers and junk, and what must come of them.
+/// Events of about `span_ms`, in every form, with stragglers, junk and an unknown emoji, and what must come of them.
 fn events(stage: &Stage, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, Oracle) {
-    let emojis: Vec<Emoji> = ["🔥", "👏", "😂"]
-        .map(|text| Emoji::from_text(text).unwrap())
-        .into();
+    let emojis = ["🔥", "👏", "😂", UNKNOWN_EMOJI];
     let mut oracle = Oracle::default();
     let mut records = Vec::new();
     for partition in 0..stage.partitions {
@@ -160,14 +164,14 @@ fn events(stage: &Stage, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, O
                 } else {
                     0
                 };
-            let reaction = |rng: &mut dyn Rng, at_ms| Reaction {
-                user: UserId::new("u").unwrap(),
+            let reaction = |rng: &mut dyn Rng, at_ms| ReactionRef {
+                user: "u",
                 emoji: emojis[rng.random_range(0..emojis.len())],
-                room: Room::new(["a", "b", "c"][rng.random_range(0..3)]).unwrap(),
+                room: ["a", "b", "c"][rng.random_range(0..3)],
                 at_ms,
             };
             let count = rng.random_range(0..5);
-            let reactions: Vec<Reaction> = (0..count)
+            let reactions: Vec<ReactionRef<'_>> = (0..count)
                 .map(|_| {
                     let at = base_ms + rng.random_range(0..500);
                     reaction(rng, at)
@@ -191,7 +195,7 @@ fn events(stage: &Stage, rng: &mut impl Rng, span_ms: u64) -> (Vec<NewRecord>, O
                 }
                 _ => {
                     oracle.see(partition, offset, newest_ms, &reactions);
-                    (now_ms.max(newest_ms), Batch::encode(base_ms, &reactions))
+                    (now_ms.max(newest_ms), Batch::encode(base_ms, reactions))
                 }
             };
             if value == b"no reaction" {
@@ -242,20 +246,32 @@ fn check(stage: &Stage, oracle: &Oracle) {
         }
     }
     assert_eq!(counts, oracle.counts);
+    let places = |of: &str| -> Vec<(u32, u64)> {
+        let rejected = stage.rejected().into_iter();
+        let of = rejected.filter(|(_, _, reason)| reason == of);
+        of.map(|(partition, offset, _)| (partition, offset))
+            .collect()
+    };
     // A batch that is late for several windows may be rejected in parts.
-    let mut late = stage.rejected();
-    late.retain(|(_, _, reason)| reason == "late");
+    let mut late = places("late");
     late.dedup();
-    let late: Vec<(u32, u64)> = late.into_iter().map(|(p, o, _)| (p, o)).collect();
     assert_eq!(late, oracle.late.iter().copied().collect::<Vec<_>>());
-    let rejected = stage.reactions_in(&stage.topics.rejected(), Some("late"));
-    assert_eq!(rejected, oracle.late_reactions);
+    let unknown = oracle.unknown.iter();
+    let unknown: Vec<_> = unknown.map(|(p, offset, _)| (*p, *offset)).collect();
+    assert_eq!(places("unknown_emoji"), unknown);
+    for (reason, expected) in [
+        ("late", &oracle.late_reactions),
+        ("unknown_emoji", &oracle.unknown_reactions),
+    ] {
+        let rejected = stage.reactions_in(&stage.topics.rejected(), Some(reason));
+        assert_eq!(rejected, *expected, "{reason}");
+    }
     let mut known = BTreeMap::new();
     for value in stage.values(&stage.topics.totals()) {
         let record: TotalsRecord = serde_json::from_slice(&value).unwrap();
         assert_eq!(
             record.total,
-            record.counts.iter().map(|c| c.count).sum::<u64>()
+            record.counts.entries().map(|(_, count)| count).sum::<u64>()
         );
         known.insert(record.room.to_string(), record.total);
     }
@@ -377,6 +393,42 @@ fn a_record_as_large_as_the_log_takes_is_rejected_and_the_rest_counts() {
     stage.append(closing(&stage, 2_000));
     stage.run_until(stage.config(1), || stage.finals().len() == 1);
     assert_eq!(stage.rejected(), [(0, 0, "malformed".to_owned())]);
+}
+
+/// A dataflow of another build counted an emoji that this one does not know, and the room's totals were lost.
+#[test]
+fn totals_keep_emojis_that_this_build_does_not_know() {
+    let stage = Stage::new(1);
+    let totals = r#"{"room":"default","start":0,"end":2000,"total":8,"counts":[{"emoji":"新","count":5},{"emoji":"🔥","count":2},{"emoji":"\"","count":1}]}"#;
+    stage.append(vec![NewRecord {
+        topic: stage.topics.totals(),
+        partition: None,
+        key: Some("default".into()),
+        ..stage.reaction_record(0, T0, totals.into())
+    }]);
+    let batch =
+        |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
+    stage.append([0, 1, 2, 2000, 4000].map(batch).into());
+    stage.append(closing(&stage, 4000));
+    let newest = || String::from_utf8(stage.values(&stage.topics.totals()).pop().unwrap()).unwrap();
+    let expected = |start_ms: u64, total: u64, counts: &str| {
+        let (start, end) = (T0 + start_ms, T0 + start_ms + 2000);
+        format!(
+            r#"{{"room":"default","start":{start},"end":{end},"total":{total},"counts":[{counts}]}}"#
+        )
+    };
+    stage.run_until(stage.config(3), || stage.final_until_ms() >= T0 + 6000);
+    let counts = |fire| {
+        format!(
+            r#"{{"emoji":"🔥","count":{fire}}},{{"emoji":"新","count":5}},{{"emoji":"\"","count":1}}"#
+        )
+    };
+    assert_eq!(newest(), expected(4000, 13, &counts(7)));
+    // Another start restores them from the record that this build wrote.
+    stage.append(vec![batch(16_000)]);
+    stage.append(closing(&stage, 18_000));
+    stage.run_until(stage.config(2), || stage.final_until_ms() >= T0 + 18_000);
+    assert_eq!(newest(), expected(16_000, 14, &counts(8)));
 }
 
 #[test]

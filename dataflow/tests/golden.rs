@@ -61,6 +61,7 @@ cases! {
     edges
     idle
     malformed_and_ahead
+    unknown_emoji
     totals
     trending
     plain

@@ -81,7 +81,7 @@ impl Packed {
             users = rest;
             ReactionRef {
                 user,
-                emoji: entry.emoji,
+                emoji: entry.emoji.as_str(),
                 room: entry.room.as_str(),
                 at_ms: self.base_ms + u64::from(entry.offset_ms),
             }

@@ -31,7 +31,7 @@ use std::{ops::Range, time::Duration};
 pub use error::LogError;
 pub use event_clock::EventClock;
 pub use record::{Header, Headers, NewRecord, Record};
-pub use scan::{StallTimer, read_from, read_last, read_since, read_to_end};
+pub use scan::{StallTimer, read_last, read_since, read_to_end};
 pub use topic::{Cleanup, Deletion, Timestamps, TopicDescription, TopicSpec};
 pub use wake::{Doorbell, Wake};
 
@@ -70,8 +70,9 @@ pub trait Log: Send + Sync {
         None
     }
 
-    /// The first offset still kept, and the offset that the next record will get.
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError>;
+    /// The first offset still kept of each partition, and the offset that its next record will get, in the order of
+    /// the partitions. Fails if the leader of any partition does not answer.
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError>;
 
     /// Where the partition ends, committed or not, as of a moment after the call began: a record that was
     /// acknowledged before the call lies below [`EndOffsets::end`].
@@ -86,8 +87,28 @@ pub trait Log: Send + Sync {
     ) -> Result<EndOffsets, LogError> {
         // A log that shows a transaction only once it is decided has one end.
         let _ = patience;
-        let end = self.offsets(topic, partition)?.end;
+        let offsets = self.offsets(topic)?;
+        let kept = offsets.get(partition as usize);
+        let end = kept.map(|kept| kept.end);
+        let end = end.ok_or_else(|| LogError::UnknownPartition {
+            topic: topic.to_owned(),
+            partition,
+        })?;
         Ok(EndOffsets { stable: end, end })
+    }
+
+    /// [`EndOffsets::end`] of each partition, in the order of the partitions. A leader that does not answer within
+    /// `patience` is an error in the place of its partitions: the ends of the other partitions are neither hidden
+    /// nor delayed by more than `patience`. Fails if no broker tells within `patience` which partitions there are, as
+    /// may be while the connection of an earlier request is silent.
+    fn high_watermarks(
+        &self,
+        topic: &str,
+        patience: Duration,
+    ) -> Result<Vec<Result<u64, LogError>>, LogError> {
+        let _ = patience;
+        let offsets = self.offsets(topic)?;
+        Ok(offsets.into_iter().map(|kept| Ok(kept.end)).collect())
     }
 
     /// The id of the cluster that holds the log; `None` for a log that has none.
@@ -100,8 +121,9 @@ pub trait Log: Send + Sync {
         None
     }
 
-    /// The first offset whose record time is at or after `time_ms`; the end offset if there is none.
-    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError>;
+    /// The first offset of each partition whose record time is at or after `time_ms`, in the order of the partitions;
+    /// the end offset where there is none. Fails if the leader of any partition does not answer.
+    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError>;
 
     /// A reader of `topic` that begins at the given offset in each of the given partitions.
     ///

@@ -56,13 +56,8 @@ pub fn read_to_end(
     topic: &str,
     each: &mut dyn FnMut(Record<'_>),
 ) -> Result<(), LogError> {
-    let mut from = Vec::new();
-    for partition in 0..log.partitions(topic)? {
-        let kept = log.offsets(topic, partition)?;
-        if !kept.is_empty() {
-            from.push((partition, kept.start));
-        }
-    }
+    let kept = non_empty(log, topic)?;
+    let from: Vec<(u32, u64)> = kept.into_iter().map(|(p, kept)| (p, kept.start)).collect();
     read_from(log, topic, &from, each)
 }
 
@@ -74,14 +69,14 @@ pub fn read_since(
     since_ms: u64,
     each: &mut dyn FnMut(Record<'_>),
 ) -> Result<(), LogError> {
-    let mut from = Vec::new();
-    for partition in 0..log.partitions(topic)? {
-        let kept = log.offsets(topic, partition)?;
-        let start = log.offset_at(topic, partition, since_ms)?.max(kept.start);
-        if start < kept.end {
-            from.push((partition, start));
-        }
-    }
+    let kept = log.offsets(topic)?;
+    let since = log.offsets_at(topic, since_ms)?;
+    let start = |(partition, (kept, since)): (u32, (Range<u64>, u64))| {
+        let start = since.max(kept.start);
+        (start < kept.end).then_some((partition, start))
+    };
+    let partitions = (0..).zip(kept.into_iter().zip(since));
+    let from: Vec<(u32, u64)> = partitions.filter_map(start).collect();
     read_from(log, topic, &from, each)
 }
 
@@ -93,13 +88,7 @@ pub fn read_last(
     offsets: u64,
     each: &mut dyn FnMut(Record<'_>),
 ) -> Result<(), LogError> {
-    let mut wanted = Vec::new();
-    for partition in 0..log.partitions(topic)? {
-        let kept = log.offsets(topic, partition)?;
-        if !kept.is_empty() {
-            wanted.push((partition, kept));
-        }
-    }
+    let mut wanted = non_empty(log, topic)?;
     let mut last = offsets;
     while !wanted.is_empty() {
         let start = |kept: &Range<u64>| kept.end.saturating_sub(last).max(kept.start);
@@ -115,8 +104,13 @@ pub fn read_last(
     Ok(())
 }
 
-/// As [`read_to_end`], but only of these partitions, each from an offset on that it holds.
-pub fn read_from(
+/// What the partitions that hold something keep.
+fn non_empty(log: &dyn Log, topic: &str) -> Result<Vec<(u32, Range<u64>)>, LogError> {
+    let kept = (0..).zip(log.offsets(topic)?);
+    Ok(kept.filter(|(_, kept)| !kept.is_empty()).collect())
+}
+
+fn read_from(
     log: &dyn Log,
     topic: &str,
     from: &[(u32, u64)],

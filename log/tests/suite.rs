@@ -40,6 +40,7 @@ on_every_log! {
     a_record_is_read_as_it_was_written
     offsets_rise_and_tell_what_is_kept
     a_topic_just_made_tells_its_offsets
+    offsets_are_those_of_every_partition_in_order
     an_existing_topic_is_left_as_it_is
     a_topic_is_described_as_it_was_made
     a_key_keeps_its_partition
@@ -60,7 +61,7 @@ on_every_log! {
     an_offset_outside_the_log_is_expired
     an_unknown_topic_is_told_everywhere
     an_unknown_partition_is_told
-    offset_at_is_the_first_of_that_time_or_later
+    offsets_at_are_the_first_of_that_time_or_later
     a_record_too_far_ahead_is_refused
     a_record_too_large_is_refused
     a_full_queue_says_so_and_recovers

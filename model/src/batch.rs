@@ -15,13 +15,17 @@ use std::collections::HashMap;
 
 use bincode::{BorrowDecode, Encode, config};
 
-use crate::{Emoji, Reaction, ReactionRef, Room, UserId};
+use crate::{Emoji, ReactionRef, Room, UserId};
 
 /// The first byte of a batch of this format. (A JSON record starts with white space or `{`.)
 pub(crate) const VERSION: u8 = 1;
 
 /// The most reactions of one batch.
 pub const MAX_BATCH_REACTIONS: usize = 65_535;
+
+/// The longest text that is taken for an emoji of another build, in bytes. The longest that Unicode has is 35. A
+/// rejected part of a batch repeats the texts that it refers to, so a long one would be written once for each window.
+const MAX_EMOJI_BYTES: usize = 64;
 
 /// The most memory that decoding a batch may claim: a full batch needs 8 bytes an entry and at most
 /// 130 a user.
@@ -49,7 +53,8 @@ pub struct Batch<'a> {
     base_ms: u64,
     newest_ms: u64,
     rooms: Vec<&'a str>,
-    emojis: Vec<Emoji>,
+    emojis: Vec<Option<Emoji>>,
+    emoji_texts: Vec<&'a str>,
     entries: Vec<Entry>,
     users: &'a [u8],
 }
@@ -66,8 +71,8 @@ pub enum BatchError {
     /// A room in the dictionary is none.
     #[error("room {0:?} is not a room's name")]
     Room(String),
-    /// An emoji in the dictionary is none that this version knows.
-    #[error("{0:?} is not an emoji that this version knows")]
+    /// An emoji in the dictionary is none, of whatever build: it is empty or too long.
+    #[error("{0:?} is not the text of an emoji")]
     Emoji(String),
     /// An entry refers to nothing.
     #[error("entry {0} refers to a room or an emoji that the batch does not list")]
@@ -100,7 +105,7 @@ impl<'a> Batch<'a> {
             let offset_ms = reaction.at_ms.saturating_sub(base_ms);
             entries.push(Entry {
                 room: rooms.number(reaction.room),
-                emoji: emojis.number(reaction.emoji.as_str()),
+                emoji: emojis.number(reaction.emoji),
                 offset_ms: offset_ms.min(u64::from(u32::MAX)) as u32,
             });
             users.push(reaction.user);
@@ -121,6 +126,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Reads a record's value, version byte included. The users are checked when they are read.
+    ///
+    /// An ingest of another build may have written emojis that this one does not know. They are no error, since the
+    /// other reactions of the batch count all the same.
     pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
         let body = match bytes.split_first() {
             Some((&VERSION, body)) => body,
@@ -135,12 +143,16 @@ impl<'a> Batch<'a> {
         {
             return Err(BatchError::Room(quote(room)));
         }
-        let emoji =
-            |text: &&str| Emoji::from_text(text).map_err(|_| BatchError::Emoji(quote(text)));
+        let emoji = |text: &&str| match Emoji::from_text(text) {
+            Ok(emoji) => Ok(Some(emoji)),
+            Err(_) if (1..=MAX_EMOJI_BYTES).contains(&text.len()) => Ok(None),
+            Err(_) => Err(BatchError::Emoji(quote(text))),
+        };
         let batch = Batch {
             base_ms: wire.base_ms,
             newest_ms: newest_ms(&wire)?,
             emojis: wire.emojis.iter().map(emoji).collect::<Result<_, _>>()?,
+            emoji_texts: wire.emojis,
             rooms: wire.rooms,
             entries: wire.entries,
             users: wire.users,
@@ -167,9 +179,14 @@ impl<'a> Batch<'a> {
         &self.rooms
     }
 
-    /// The emojis that entries refer to.
-    pub fn emojis(&self) -> &[Emoji] {
+    /// The emojis that entries refer to; `None` for one that this build does not know.
+    pub fn emojis(&self) -> &[Option<Emoji>] {
         &self.emojis
+    }
+
+    /// The texts of the emojis that entries refer to, as they were written, in the order of [`Batch::emojis`].
+    pub fn emoji_texts(&self) -> &[&'a str] {
+        &self.emoji_texts
     }
 
     /// How many reactions.
@@ -191,21 +208,18 @@ impl<'a> Batch<'a> {
     }
 
     /// The whole reactions, users included, in the order of [`Batch::entries`].
-    pub fn reactions(&self) -> Result<Vec<Reaction>, BatchError> {
-        let users: Vec<&str> = decode(self.users)?;
-        if users.len() != self.entries.len() {
+    pub fn reactions(&self) -> Result<Vec<ReactionRef<'a>>, BatchError> {
+        let users: Vec<&'a str> = decode(self.users)?;
+        if users.len() != self.entries.len() || !users.iter().all(|user| UserId::check(user)) {
             return Err(BatchError::Users);
         }
-        let reaction = |((room, emoji, at_ms), user): ((usize, usize, u64), &str)| {
-            Ok(Reaction {
-                user: UserId::new(user).ok_or(BatchError::Users)?,
-                emoji: self.emojis[emoji],
-                room: Room::from_record(self.rooms[room])
-                    .map_err(|_| BatchError::Room(quote(self.rooms[room])))?,
-                at_ms,
-            })
+        let reaction = |((room, emoji, at_ms), user)| ReactionRef {
+            user,
+            emoji: self.emoji_texts[emoji],
+            room: self.rooms[room],
+            at_ms,
         };
-        self.entries().zip(users).map(reaction).collect()
+        Ok(self.entries().zip(users).map(reaction).collect())
     }
 }
 
@@ -257,32 +271,57 @@ fn quote(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
+    use crate::Reaction;
     use proptest::prelude::*;
 
-    fn reactions() -> impl Strategy<Value = Vec<Reaction>> {
-        let one = (
-            0_u64..1000,
+    /// A reaction that owns its texts: time, user, room, emoji.
+    type Owned = (u64, String, String, String);
+
+    /// Some of them with emojis that this build does not know.
+    fn reactions() -> impl Strategy<Value = Vec<Owned>> {
+        let known = (0_usize..1500).prop_map(|id| Emoji::all().nth(id).unwrap().to_string());
+        let reaction = (
+            1_764_000_000_000_u64..1_764_000_001_000,
             "[a-z]{1,9}",
             "[A-Za-z0-9._~-]{1,8}",
-            0_usize..1500,
+            prop_oneof![known, "[新年\"x]{1,4}"],
         );
-        let reaction = one.prop_map(|(offset_ms, user, room, emoji)| Reaction {
-            user: UserId::new(&user).unwrap(),
-            emoji: Emoji::all().nth(emoji).unwrap(),
-            room: Room::from_record(&room).unwrap(),
-            at_ms: 1_764_000_000_000 + offset_ms,
-        });
         proptest::collection::vec(reaction, 0..50)
+    }
+
+    fn borrowed(reactions: &[Owned]) -> Vec<ReactionRef<'_>> {
+        let reactions = reactions.iter();
+        let borrowed = reactions.map(|(at_ms, user, room, emoji)| ReactionRef {
+            user,
+            emoji,
+            room,
+            at_ms: *at_ms,
+        });
+        borrowed.collect()
     }
 
     proptest! {
         #[test]
         fn a_batch_is_read_back_as_it_was_written(reactions in reactions()) {
-            let bytes = Batch::encode(1_764_000_000_000, &reactions);
+            let reactions = borrowed(&reactions);
+            let bytes = Batch::encode(1_764_000_000_000, reactions.iter().copied());
             let batch = Batch::decode(&bytes).unwrap();
             prop_assert_eq!(batch.reactions().unwrap(), reactions.clone());
             let newest = reactions.iter().map(|r| r.at_ms).max().unwrap_or(1_764_000_000_000);
             prop_assert_eq!(batch.newest_ms(), newest);
+            for ((_, emoji, _), sent) in batch.entries().zip(&reactions) {
+                prop_assert_eq!(batch.emojis()[emoji], Emoji::from_text(sent.emoji).ok());
+            }
+        }
+
+        #[test]
+        fn a_part_of_a_batch_loses_nothing(reactions in reactions(), chosen in any::<u64>()) {
+            let bytes = Batch::encode(1_764_000_000_000, borrowed(&reactions));
+            let all = Batch::decode(&bytes).unwrap().reactions().unwrap();
+            let indices = (0..all.len()).filter(|index| (chosen >> index) & 1 == 1);
+            let part: Vec<ReactionRef<'_>> = indices.map(|index| all[index]).collect();
+            let bytes = Batch::encode(1_764_000_000_000, part.iter().copied());
+            prop_assert_eq!(Batch::decode(&bytes).unwrap().reactions().unwrap(), part);
         }
 
         #[test]
@@ -299,7 +338,7 @@ mod tests {
             reactions in reactions(), at in any::<proptest::sample::Index>(), byte in any::<u8>(),
             cut in any::<proptest::sample::Index>(),
         ) {
-            let mut bytes = Batch::encode(1_764_000_000_000, &reactions);
+            let mut bytes = Batch::encode(1_764_000_000_000, borrowed(&reactions));
             // Before the damage, which may make a shorter batch of it.
             prop_assert!(Batch::decode(&bytes[..cut.index(bytes.len())]).is_err());
             let at = at.index(bytes.len());
@@ -331,7 +370,7 @@ mod tests {
         let bytes = Batch::encode(1_764_000_000_000, &reactions);
         assert_eq!(
             Batch::decode(&bytes).unwrap().reactions().unwrap(),
-            reactions
+            reactions.each_ref().map(ReactionRef::from)
         );
     }
 
@@ -347,7 +386,7 @@ mod tests {
 
     #[test]
     fn every_defect_has_its_error() {
-        let wire = |rooms: Vec<&'static str>, emojis: Vec<&'static str>, base_ms| {
+        fn wire(rooms: Vec<&str>, emojis: Vec<&str>, base_ms: u64) -> Vec<u8> {
             let entries = vec![Entry {
                 room: 0,
                 emoji: 0,
@@ -363,7 +402,7 @@ mod tests {
                 },
                 vec![VERSION],
             )
-        };
+        }
         let decode = |bytes: &[u8]| Batch::decode(bytes).map(|_| ()).unwrap_err();
         assert!(matches!(decode(&[]), BatchError::Encoding(_)));
         assert!(matches!(decode(&[9, 1, 2]), BatchError::Encoding(_)));
@@ -371,10 +410,13 @@ mod tests {
             decode(&wire(vec!["a b"], vec!["🔥"], 0)),
             BatchError::Room("a b".into())
         );
-        assert_eq!(
-            decode(&wire(vec!["a"], vec!["x"], 0)),
-            BatchError::Emoji("x".into())
-        );
+        let long = "x".repeat(MAX_EMOJI_BYTES + 1);
+        for emoji in ["", long.as_str()] {
+            assert_eq!(
+                decode(&wire(vec!["a"], vec![emoji], 0)),
+                BatchError::Emoji(emoji.into())
+            );
+        }
         assert_eq!(
             decode(&wire(vec![], vec!["🔥"], 0)),
             BatchError::Reference(0)

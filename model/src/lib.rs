@@ -18,12 +18,12 @@ mod payload;
 mod reaction;
 mod relay;
 mod result_json;
-mod result_order;
 mod results;
 mod room;
 mod tally;
 mod timestamp;
 mod topics;
+mod total_counts;
 mod window;
 
 pub use batch::{Batch, BatchError, MAX_BATCH_REACTIONS};
@@ -39,7 +39,6 @@ pub use relay::{
     Refusal, RelayedShape, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp,
     Update as RelayUpdate, Welcome as RelayWelcome,
 };
-pub use result_order::{FinalsFrom, ResultOrder, Unwritten};
 pub use results::{
     ALL_ROOMS, AllRooms, LeadersRecord, RoomCount, TotalsRecord, Trending, TrendingRecord,
     WindowRecord,
@@ -48,4 +47,5 @@ pub use room::{InvalidRoom, MAX_ROOM_BYTES, Room};
 pub use tally::{Tally, compress, sort_counts};
 pub use timestamp::from_text as parse_timestamp;
 pub use topics::{InvalidPrefix, Topics};
+pub use total_counts::{TotalCounts, UnnamedCount};
 pub use window::{Window, WindowSize};

@@ -83,6 +83,11 @@ mod tests {
         assert!(matches!(decode(b"\x01junk"), PayloadError::Batch(_)));
         assert!(matches!(decode(b"{}"), PayloadError::Invalid(_)));
         assert!(matches!(decode(b"[1]"), PayloadError::Invalid(_)));
+        let unknown = r#"{"user_id":1,"emoji_type":"新"}"#;
+        assert!(matches!(
+            decode(unknown.as_bytes()),
+            PayloadError::Invalid(Invalid::UnknownEmoji { .. })
+        ));
         assert!(matches!(decode(b"{"), PayloadError::Json(_)));
         let half = br#"{"user_id":"\ud800","emoji_type":"x"}"#;
         assert!(matches!(decode(half), PayloadError::Unreadable(_)));

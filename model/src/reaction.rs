@@ -54,13 +54,13 @@ pub struct Reaction {
     pub at_ms: u64,
 }
 
-/// A reaction that lies in somebody else's memory.
+/// A reaction that borrows its texts, as a batch holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReactionRef<'a> {
     /// Who reacted: the text of a valid [`UserId`].
     pub user: &'a str,
-    /// With what.
-    pub emoji: Emoji,
+    /// With what: the text of an emoji, which another build may have written and this one may not know.
+    pub emoji: &'a str,
     /// Where: the name of a valid [`Room`].
     pub room: &'a str,
     /// When it was received, Unix milliseconds: its event time.
@@ -71,7 +71,7 @@ impl<'a> From<&'a Reaction> for ReactionRef<'a> {
     fn from(reaction: &'a Reaction) -> Self {
         Self {
             user: reaction.user.as_str(),
-            emoji: reaction.emoji,
+            emoji: reaction.emoji.as_str(),
             room: reaction.room.as_str(),
             at_ms: reaction.at_ms,
         }
@@ -98,6 +98,14 @@ pub enum Invalid {
         /// What is wrong with it, and what is expected.
         why: String,
     },
+    /// The emoji is none that this build knows. A variant of its own, since another build may know it.
+    #[error("{field} {why}")]
+    UnknownEmoji {
+        /// The field's name.
+        field: &'static str,
+        /// What was sent, and what is expected.
+        why: String,
+    },
 }
 
 /// The longest piece of a sender's value that an error message repeats, in characters.
@@ -108,7 +116,7 @@ pub(crate) fn emoji(names: &EmojiNames, field: &'static str, sent: &str) -> Resu
     names.resolve(sent).map_err(|unknown| {
         let quote: String = sent.chars().take(MAX_QUOTE).collect();
         let dots = if quote.len() < sent.len() { "…" } else { "" };
-        Invalid::Field {
+        Invalid::UnknownEmoji {
             field,
             why: format!("{quote:?}{dots} is {unknown}"),
         }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::{Count, Room, Tally, Window, known};
+use crate::{Count, Room, Tally, TotalCounts, Window, known};
 
 /// A value of the `windows` topic (a final) or, with `emitted_at`, of the `live` topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
@@ -36,7 +36,7 @@ pub struct TotalsRecord {
     /// The sum of the counts.
     pub total: u64,
     /// Every emoji ever seen in the room, the most frequent first.
-    pub counts: Vec<Count>,
+    pub counts: TotalCounts,
 }
 
 /// A value of the `trending` topic: the top emojis of a room, or the leaders across rooms.

@@ -74,7 +74,7 @@ impl Topics {
     pub fn live(&self) -> String {
         self.named("live")
     }
-    /// Late and undecodable records, as they came.
+    /// Records that were not counted, as they came: late, undecodable, or with an unknown emoji.
     pub fn rejected(&self) -> String {
         self.named("rejected")
     }

@@ -5,7 +5,7 @@ mod cluster;
 use std::{thread, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_dataflow::{Config, TotalsPace, describe};
+use emostream_dataflow::{Config, describe};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
@@ -168,7 +168,6 @@ impl CountingFlags {
             clock,
             hold_timeout: self.hold_timeout,
             commit_timeout: self.commit_timeout,
-            totals_pace: TotalsPace::default(),
             unbounded_timestamps: self.unbounded_timestamps,
         })
     }

@@ -8,8 +8,8 @@ use std::{
 
 use emostream_log::{Appender, Log, NewRecord, Transactor};
 use emostream_model::{
-    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Topics, TotalsRecord, Trending,
-    TrendingRecord, WindowRecord, WindowSize, compress, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Topics, TotalCounts, TotalsRecord,
+    Trending, TrendingRecord, WindowRecord, WindowSize, compress, sort_counts,
 };
 
 pub(crate) const WINDOW_MS: u64 = 2000;
@@ -71,15 +71,7 @@ impl Counting {
         for (emoji, count) in counts {
             *totals.entry(Emoji::from_text(emoji).unwrap()).or_default() += count;
         }
-        let record = tally(nth, room, counts, None);
-        let topic = Topics::default().windows();
-        (keyed(topic, room, &record), self.totals_as_of(nth, room))
-    }
-
-    /// The totals record of a room whose last window is the `nth`, not written.
-    pub(crate) fn totals_as_of(&self, nth: u64, room: &str) -> NewRecord {
-        let mut counted: Vec<Count> = self
-            .total(room)
+        let mut counted: Vec<Count> = totals
             .iter()
             .map(|(emoji, count)| Count {
                 emoji: *emoji,
@@ -87,15 +79,21 @@ impl Counting {
             })
             .collect();
         sort_counts(&mut counted, |count| (count.count, count.emoji));
+        let record = tally(nth, room, counts, None);
         let totals = TotalsRecord {
-            room: Room::new(room).unwrap(),
-            window: WindowSize::from_ms(WINDOW_MS)
-                .unwrap()
-                .window_of(nth * WINDOW_MS),
+            room: record.room.clone(),
+            window: record.window,
             total: counted.iter().map(|count| count.count).sum(),
-            counts: counted,
+            counts: TotalCounts {
+                named: counted,
+                ..TotalCounts::default()
+            },
         };
-        keyed(Topics::default().totals(), room, &totals)
+        let topics = Topics::default();
+        (
+            keyed(topics.windows(), room, &record),
+            keyed(topics.totals(), room, &totals),
+        )
     }
 
     pub(crate) fn commit(&mut self, records: Vec<NewRecord>) {

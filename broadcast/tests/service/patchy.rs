@@ -112,11 +112,11 @@ impl Log for Patchy {
     fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
         self.log.answers(topic, patience)
     }
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
-        self.log.offsets(topic, partition)
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
+        self.log.offsets(topic)
     }
-    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
-        self.log.offset_at(topic, partition, time_ms)
+    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError> {
+        self.log.offsets_at(topic, time_ms)
     }
     fn reader(
         &self,

@@ -20,13 +20,12 @@ use emostream_log::{
     Appender, Cleanup, Done, EndOffsets, Header, Log, LogError, NewRecord, Reader, Record,
     TopicDescription, TopicSpec, Transactor, Wake,
 };
-use emostream_model::Topics;
 use rand::RngExt;
 
 use super::{Dice, run::SimClock};
 use crate::{
     DataflowError, Stop,
-    commit::{Commit, Wakeup, WindowEnds},
+    commit::{Commit, Wakeup},
     end_offsets::{Answer, EndOffsetRequests},
     results::{Recording, WindowResult},
 };
@@ -92,8 +91,6 @@ enum Slot {
 }
 
 struct Transaction {
-    /// F.
-    final_until_ms: u64,
     records: Vec<NewRecord>,
     landed: bool,
     ack: Ack,
@@ -103,7 +100,6 @@ struct Transaction {
 #[derive(Clone)]
 struct Ack {
     acknowledged: Arc<Mutex<bool>>,
-    ends: Arc<Mutex<VecDeque<WindowEnds>>>,
     wake: Arc<Mutex<Wakeup>>,
     stop: Stop,
 }
@@ -246,7 +242,6 @@ impl SimLog {
     pub fn committer(&self, wake: Wakeup, recording: Recording, stop: Stop) -> Box<dyn Commit> {
         let ack = Ack {
             acknowledged: Arc::default(),
-            ends: Arc::default(),
             wake: Arc::new(Mutex::new(wake)),
             stop,
         };
@@ -267,27 +262,8 @@ impl SimLog {
 
     /// What has landed is acknowledged; whether anything was.
     pub fn acknowledge(&self) -> bool {
-        let (done, ends) = {
-            let mut state = self.state();
-            let done = state.under_way.take_if(|it| it.landed);
-            // End offsets are requested now and then, and a broker may not answer.
-            let ends = state.dice.random_bool(0.3).then(|| state.window_ends());
-            (done, ends)
-        };
-        let Some(done) = done else {
-            return false;
-        };
-        done.ack.acknowledge();
-        let final_until_ms = done.final_until_ms;
-        done.ack
-            .ends
-            .lock()
-            .unwrap()
-            .extend(ends.map(|offsets| WindowEnds {
-                final_until_ms,
-                offsets,
-            }));
-        true
+        let done = self.state().under_way.take_if(|it| it.landed);
+        done.inspect(|done| done.ack.acknowledge()).is_some()
     }
 
     /// What is under way fails for its owner, who may never learn whether it landed.
@@ -318,12 +294,6 @@ impl SimLog {
 impl State {
     fn partition(&mut self, topic: &str, partition: u32) -> &mut Partition {
         &mut self.topics.get_mut(topic).unwrap()[partition as usize]
-    }
-
-    fn window_ends(&self) -> Vec<(u32, u64)> {
-        let partitions = &self.topics[&Topics::default().windows()];
-        let ends = partitions.iter().map(|it| it.slots.len() as u64);
-        (0..).zip(ends).collect()
     }
 
     fn append(&mut self, record: NewRecord) -> u64 {
@@ -397,16 +367,20 @@ impl Log for SimLog {
         Ok(())
     }
 
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
-        let mut state = self.called(0.03);
-        Ok(0..state.partition(topic, partition).slots.len() as u64)
+    /// A transaction may land between the answers for two partitions, which are two brokers' on Kafka.
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
+        let end = |partition| self.called(0.03).partition(topic, partition).slots.len() as u64;
+        Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
     }
 
-    fn offset_at(&self, topic: &str, partition: u32, at_ms: u64) -> Result<u64, LogError> {
-        let mut state = self.called(0.03);
-        let slots = &state.partition(topic, partition).slots;
+    fn offsets_at(&self, topic: &str, at_ms: u64) -> Result<Vec<u64>, LogError> {
         let since = |slot: &Slot| matches!(slot, Slot::Record { time_ms, .. } if *time_ms >= at_ms);
-        Ok(slots.iter().position(since).unwrap_or(slots.len()) as u64)
+        let offset = |partition| {
+            let mut state = self.called(0.03);
+            let slots = &state.partition(topic, partition).slots;
+            slots.iter().position(since).unwrap_or(slots.len()) as u64
+        };
+        Ok((0..self.partitions(topic)?).map(offset).collect())
     }
 
     fn reader(
@@ -484,7 +458,7 @@ impl Commit for SimCommitter {
         Ok(())
     }
 
-    fn submit(&mut self, final_until_ms: u64, results: Vec<WindowResult>, rest: Vec<NewRecord>) {
+    fn submit(&mut self, results: Vec<WindowResult>, rest: Vec<NewRecord>) {
         self.add(&results);
         let mut records = std::mem::take(&mut self.written);
         records.extend(rest);
@@ -494,7 +468,6 @@ impl Commit for SimCommitter {
         }
         assert!(state.under_way.is_none(), "one transaction at a time");
         state.under_way = Some(Transaction {
-            final_until_ms,
             records,
             landed: false,
             ack: self.ack.clone(),
@@ -503,10 +476,6 @@ impl Commit for SimCommitter {
 
     fn acknowledged(&mut self) -> bool {
         std::mem::take(&mut *self.ack.acknowledged.lock().unwrap())
-    }
-
-    fn ends(&mut self) -> Option<WindowEnds> {
-        self.ack.ends.lock().unwrap().pop_front()
     }
 }
 

@@ -2,10 +2,13 @@
 
 use bytes::Bytes;
 use emostream_log::NewRecord;
-use emostream_model::{Batch, Emoji, Reaction, Room, UserId};
+use emostream_model::{Batch, ReactionRef};
 use rand::RngExt;
 
 use super::{Dice, LATENESS_MS, truth::Made};
+
+/// The text of an emoji that this build does not know: an ingest of another build may write it.
+pub const UNKNOWN_EMOJI: &str = "新";
 
 /// A reaction's offset from its batch's base at most.
 const FLUSH_MS: u64 = 500;
@@ -48,7 +51,7 @@ pub fn record(
     let (time_ms, value, made) = match dice.random_range(0..20) {
         0 => (now_ms, b"no reaction".to_vec(), Made::Junk("malformed")),
         1 => {
-            let torn = Batch::encode(base_ms, &reactions(dice, 1..4, base_ms));
+            let torn = Batch::encode(base_ms, reactions(dice, 1..4, base_ms));
             let torn = torn[..dice.random_range(0..torn.len())].to_vec();
             (now_ms, torn, Made::Junk("malformed"))
         }
@@ -56,7 +59,7 @@ pub fn record(
             let ahead = reactions(dice, 1..2, now_ms + 6000);
             (
                 now_ms,
-                Batch::encode(now_ms + 6000, &ahead),
+                Batch::encode(now_ms + 6000, ahead),
                 Made::Junk("ahead"),
             )
         }
@@ -79,7 +82,7 @@ pub fn record(
         _ => {
             let reactions = reactions(dice, 0..6, base_ms);
             let newest_ms = reactions.iter().map(|it| it.at_ms).fold(base_ms, u64::max);
-            let value = Batch::encode(base_ms, &reactions);
+            let value = Batch::encode(base_ms, reactions.iter().copied());
             (
                 now_ms,
                 value,
@@ -118,12 +121,16 @@ pub fn heartbeat(topic: &str, partition: u32, now_ms: u64) -> (NewRecord, Made) 
     (record, made)
 }
 
-fn reactions(dice: &mut Dice, count: std::ops::Range<usize>, base_ms: u64) -> Vec<Reaction> {
+fn reactions(
+    dice: &mut Dice,
+    count: std::ops::Range<usize>,
+    base_ms: u64,
+) -> Vec<ReactionRef<'static>> {
     let count = dice.random_range(count);
-    let mut reaction = || Reaction {
-        user: UserId::new("u").unwrap(),
-        emoji: Emoji::from_text(["🔥", "👏", "😂"][dice.random_range(0..3)]).unwrap(),
-        room: Room::new(["a", "b", "c"][dice.random_range(0..3)]).unwrap(),
+    let mut reaction = || ReactionRef {
+        user: "u",
+        emoji: ["🔥", "👏", "😂", UNKNOWN_EMOJI][dice.random_range(0..4)],
+        room: ["a", "b", "c"][dice.random_range(0..3)],
         at_ms: base_ms + dice.random_range(0..FLUSH_MS),
     };
     (0..count).map(|_| reaction()).collect()

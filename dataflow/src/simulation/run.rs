@@ -19,7 +19,6 @@ use crate::{
     holds::Holds,
     metrics::Metrics,
     recovery::{self, Beginning},
-    restoring::deal,
     run::allocators,
     timers::Clock,
     worker::{Counting, First, Shared},
@@ -91,7 +90,6 @@ impl SimRun {
             progress,
             totals,
             trending,
-            window_ends,
             ..
         } = recovery::recover(&config, log)?;
         let stop = Stop::default();
@@ -100,8 +98,8 @@ impl SimRun {
         let first = First {
             committer: Box::new(move |wake| Some(of_log.committer(wake, recording, of_stop))),
             group_offsets: None,
+            totals,
             trending,
-            window_ends,
         };
         let workers = config.workers;
         let partitions = progress.partitions.len() as u32;
@@ -116,11 +114,9 @@ impl SimRun {
             stop: stop.clone(),
             positions: Arc::new((0..partitions).map(|_| AtomicU64::new(0)).collect()),
             progress,
-            finals_kept_ms: None,
             end_offsets: Box::new(move |wake| of_log.requests(wake)),
             holds: holds.clone(),
             first: Mutex::new(Some(first)),
-            totals: Mutex::new(deal(totals, workers)),
             appender: Arc::from(log.appender(Duration::ZERO).unwrap()),
         });
         let (answer, answers) = channel();

@@ -6,12 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use emostream_log::NewRecord;
-use emostream_model::{
-    EmojiNames, Payload, Reaction, Topics, TotalsRecord, Trending, WindowRecord,
-};
+use emostream_model::{Batch, ReactionRef, Topics, TotalsRecord, Trending, WindowRecord};
 
-use super::{LATENESS_MS, SPAN_MS, SWARM, TOP, WINDOW_MS};
-use crate::{Progress, TotalsPace, due};
+use super::{LATENESS_MS, SPAN_MS, SWARM, TOP, WINDOW_MS, producers::UNKNOWN_EMOJI};
+use crate::Progress;
 
 /// Counts by (window start, room, emoji).
 pub type Counts = BTreeMap<(u64, String, String), u64>;
@@ -27,7 +25,7 @@ pub enum Made {
     /// A batch, or a plain reaction.
     Reactions {
         /// They.
-        reactions: Vec<Reaction>,
+        reactions: Vec<ReactionRef<'static>>,
         /// The greatest time in it, its base included.
         newest_ms: u64,
     },
@@ -97,13 +95,28 @@ impl Truth {
     }
 }
 
-fn key(reaction: &Reaction) -> (u64, String, String) {
+fn key(reaction: &ReactionRef<'_>) -> (u64, String, String) {
     let start_ms = reaction.at_ms - reaction.at_ms % WINDOW_MS;
     (
         start_ms,
-        reaction.room.to_string(),
-        reaction.emoji.to_string(),
+        reaction.room.to_owned(),
+        reaction.emoji.to_owned(),
     )
+}
+
+/// The reactions of a rejected record: of a batch, or of the plain JSON that producers write.
+fn reactions_of(record: &NewRecord) -> Vec<(u64, String, String)> {
+    if let Ok(batch) = Batch::decode(&record.value) {
+        return batch.reactions().unwrap().iter().map(key).collect();
+    }
+    let plain: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+    let plain = ReactionRef {
+        user: "u",
+        emoji: plain["emoji_type"].as_str().unwrap(),
+        room: plain["room"].as_str().unwrap(),
+        at_ms: record.time_ms.unwrap(),
+    };
+    vec![key(&plain)]
 }
 
 /// What the output topics hold, transaction by transaction.
@@ -114,6 +127,8 @@ pub struct Written {
     finals: Counts,
     closed: BTreeSet<(u64, String)>,
     late: BTreeMap<Place, Counts>,
+    /// Of an emoji that is unknown, by place and window: a rejection each.
+    unknown: BTreeMap<(Place, u64), Counts>,
     junk: BTreeMap<Place, String>,
     totals: Totals,
     trending: BTreeMap<String, Vec<Shown>>,
@@ -153,7 +168,7 @@ impl Written {
                 self.trend(serde_json::from_slice(&record.value).unwrap());
             } else {
                 assert_eq!(record.topic, topics.rejected());
-                self.reject(record, progress.final_until_ms);
+                self.reject(record, before_ms, progress.final_until_ms);
             }
         }
         self.progress = Some(progress);
@@ -195,10 +210,8 @@ impl Written {
     }
 
     fn total(&mut self, record: TotalsRecord) {
-        let counts = record
-            .counts
-            .iter()
-            .map(|it| (it.emoji.to_string(), it.count));
+        let counts = record.counts.entries();
+        let counts = counts.map(|(emoji, count)| (emoji.to_owned(), count));
         let of_room = self.totals.entry(record.room.to_string()).or_default();
         of_room.push((record.window.start, counts.collect()));
     }
@@ -215,7 +228,7 @@ impl Written {
         self.trending.entry(key).or_default().push(shown);
     }
 
-    fn reject(&mut self, record: &NewRecord, final_until_ms: u64) {
+    fn reject(&mut self, record: &NewRecord, before_ms: u64, final_until_ms: u64) {
         let header = |name| {
             let header = record.headers.iter().find(|it| it.name == name).unwrap();
             std::str::from_utf8(&header.value).unwrap()
@@ -224,34 +237,46 @@ impl Written {
             header("partition").parse().unwrap(),
             header("offset").parse().unwrap(),
         );
-        if header("reason") != "late" {
-            let reason = header("reason").to_owned();
-            assert_eq!(self.junk.insert(place, reason), None, "rejected twice");
+        let reason = header("reason");
+        if reason != "late" && reason != "unknown_emoji" {
+            let known = self.junk.insert(place, reason.to_owned());
+            assert_eq!(known, None, "rejected twice");
             return;
         }
-        let late = self.late.entry(place).or_default();
-        let keys: Vec<_> = match Payload::decode(&record.value, &EmojiNames::default()).unwrap() {
-            Payload::Batch(batch) => batch.reactions().unwrap().iter().map(key).collect(),
-            Payload::Plain(plain) => {
-                let at_ms = record.time_ms.unwrap();
-                let start_ms = at_ms - at_ms % WINDOW_MS;
-                vec![(start_ms, plain.room.to_string(), plain.emoji.to_string())]
-            }
-        };
-        for key in keys {
+        let mut counts = Counts::new();
+        for key in reactions_of(record) {
             assert!(
                 key.0 + WINDOW_MS <= final_until_ms,
                 "rejected before its window is final: {key:?}"
             );
-            *late.entry(key).or_default() += 1;
+            *counts.entry(key).or_default() += 1;
         }
+        if reason == "late" {
+            let late = self.late.entry(place).or_default();
+            for (key, count) in counts {
+                *late.entry(key).or_default() += count;
+            }
+            return;
+        }
+        let (start_ms, ..) = *counts.keys().next().unwrap();
+        for key in counts.keys() {
+            assert_eq!((key.0, &*key.2), (start_ms, UNKNOWN_EMOJI));
+        }
+        assert!(
+            start_ms + WINDOW_MS > before_ms,
+            "rejected after its window was final: {counts:?}"
+        );
+        let known = self.unknown.insert((place, start_ms), counts);
+        assert_eq!(known, None, "rejected twice");
     }
 
-    /// Checks that everything appended came out once. Only of partitions that were `released`, because their
-    /// hold timed out, reactions may also be late for windows that closed without them.
-    pub fn check(&self, truth: &Truth, released: &BTreeSet<u32>, pace: TotalsPace) {
+    /// Checks that everything appended came out once: counted, late, or rejected since its emoji is unknown. Only of
+    /// partitions that were `released`, because their hold timed out, reactions may also be late for windows that
+    /// closed without them.
+    pub fn check(&self, truth: &Truth, released: &BTreeSet<u32>) {
         let mut counted = self.finals.clone();
-        for (key, count) in self.late.values().flatten() {
+        let rejected = self.late.values().chain(self.unknown.values());
+        for (key, count) in rejected.flatten() {
             *counted.entry(key.clone()).or_default() += count;
         }
         let keys: BTreeSet<_> = counted.keys().chain(truth.appended.keys()).collect();
@@ -282,66 +307,10 @@ impl Written {
                 assert!(rejected >= Some(count), "{place:?} {key:?} was counted");
             }
         }
-        self.check_totals(pace);
+        assert_eq!(self.totals, totals(&self.finals), "totals");
         let trending_expected = trending(&self.finals, self.final_until_ms());
         assert_eq!(self.trending, trending_expected, "trending");
     }
-}
-
-impl Written {
-    /// Checks that records hold what they say, and that each that was due was written.
-    fn check_totals(&self, pace: TotalsPace) {
-        let all = totals(&self.finals);
-        for (room, records) in &self.totals {
-            for record in records {
-                assert!(all[room].contains(record), "totals of {room}: {record:?}");
-            }
-            assert!(records.is_sorted_by(|a, b| a.0 < b.0), "totals of {room}");
-        }
-        let expected = written(&all, self.final_until_ms(), pace);
-        match pace.close_bytes {
-            usize::MAX => assert_eq!(self.totals, expected, "totals"),
-            // A room may wait for others: of three rooms, for two closes at most.
-            _ => {
-                let due_ms = self.final_until_ms().saturating_sub(2 * WINDOW_MS);
-                for (room, records) in written(&all, due_ms, pace) {
-                    let newest = self.totals.get(&room).and_then(|it| it.last());
-                    assert!(newest.is_some_and(|it| it.0 >= records[records.len() - 1].0));
-                }
-            }
-        }
-    }
-}
-
-/// The totals that are written until then, if the size of a close is not bounded: looks at each window, and in it at
-/// each millisecond.
-fn written(all: &Totals, until_ms: u64, pace: TotalsPace) -> Totals {
-    let mut written = Totals::new();
-    for (room, changes) in all {
-        let phase_ms = due::stable_hash(room) % pace.period_ms;
-        let (mut changes, mut newest) = (changes.iter().peekable(), None);
-        // Since when the room's record waits.
-        let mut since_ms = None;
-        let first_ms = changes.peek().map_or(until_ms, |(start_ms, _)| *start_ms);
-        for start_ms in (first_ms..until_ms).step_by(WINDOW_MS as usize) {
-            let change = changes.next_if(|(at_ms, _)| *at_ms == start_ms);
-            newest = change.or(newest);
-            let Some((_, sums)) = newest else { continue };
-            let is_small = sums.len() <= pace.small_emojis;
-            if change.is_some() {
-                since_ms = since_ms.or(Some(start_ms));
-            }
-            let Some(waits_ms) = since_ms else { continue };
-            let mut passed = waits_ms + 1..start_ms + WINDOW_MS;
-            let is_due = passed.any(|at_ms| at_ms % pace.period_ms == phase_ms);
-            if is_due || is_small {
-                since_ms = None;
-                let records = written.entry(room.clone()).or_default();
-                records.extend(newest.cloned());
-            }
-        }
-    }
-    written
 }
 
 /// What each window of a room made of its totals.

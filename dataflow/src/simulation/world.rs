@@ -7,13 +7,13 @@ use emostream_model::{EmojiNames, Topics, WindowRecord, WindowSize};
 use rand::RngExt;
 
 use super::{
-    Dice, LATENESS_MS, PACE, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
+    Dice, LATENESS_MS, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
     log::{Fault, SimLog},
     producers::{Crowd, heartbeat, record},
     run::{SimClock, SimRun},
     truth::{Truth, Written},
 };
-use crate::{Config, DataflowError, TotalsPace};
+use crate::{Config, DataflowError};
 
 /// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
@@ -52,8 +52,6 @@ pub struct World {
     silent_until_ms: Vec<u64>,
     /// Those over which time passed because their hold timed out: what they bring may be late.
     released: BTreeSet<u32>,
-    /// How often the totals of large rooms are written.
-    pace: TotalsPace,
     /// Everything that landed.
     story: Vec<Vec<NewRecord>>,
 }
@@ -92,14 +90,6 @@ impl World {
                 _ => IDLE_TIMEOUT_MS / 2,
             },
             released: BTreeSet::new(),
-            pace: TotalsPace {
-                close_bytes: match dice.random_bool(0.3) {
-                    // One record a worker.
-                    true => 0,
-                    false => usize::MAX,
-                },
-                ..PACE
-            },
             crowd: Crowd::any(&mut dice),
             dice,
             clock,
@@ -171,8 +161,7 @@ impl World {
             self.acknowledge();
             while self.log.answer_any() {}
         }
-        let pace = self.pace;
-        self.written.check(&self.truth, &self.released, pace);
+        self.written.check(&self.truth, &self.released);
         self.story
     }
 
@@ -192,7 +181,6 @@ impl World {
             clock: EventClock::host(),
             hold_timeout: Duration::from_millis(HOLD_TIMEOUT_MS),
             commit_timeout: Duration::from_secs(60),
-            totals_pace: self.pace,
             unbounded_timestamps: true,
         };
         let newest = self.runs.len().saturating_sub(1);

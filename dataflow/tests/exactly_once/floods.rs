@@ -6,7 +6,7 @@ use emostream_log::NewRecord;
 use emostream_model::Batch;
 use rand::RngExt;
 
-use crate::{Stage, T0, closing, reaction, rng, seeds};
+use crate::{Stage, T0, UNKNOWN_EMOJI, closing, reaction, rng, seeds};
 
 const GIANT_BYTES: usize = 100_000;
 const GIANTS: u64 = 60;
@@ -14,9 +14,9 @@ const GIANTS: u64 = 60;
 const SEEDS: usize = 4;
 
 /// A reaction with far too much beside it.
-fn giant(stage: &Stage, partition: u32, time_ms: u64) -> NewRecord {
+fn giant(stage: &Stage, partition: u32, time_ms: u64, emoji: &str) -> NewRecord {
     let padding = "x".repeat(GIANT_BYTES);
-    let json = format!(r#"{{"user_id":"u","emoji_type":"fire","padding":"{padding}"}}"#);
+    let json = format!(r#"{{"user_id":"u","emoji_type":"{emoji}","padding":"{padding}"}}"#);
     stage.reaction_record(partition, time_ms, json.into_bytes())
 }
 
@@ -72,7 +72,7 @@ fn each_of_a_flood_of_late_ones_is_rejected_once() {
         // Partition 0 is ahead, so that they are late there; partition 1 holds their window open.
         let ahead = T0 + 20_000;
         stage.append(vec![one(&stage, 1, T0), one(&stage, 0, ahead)]);
-        let late = |n: u64| giant(&stage, 0, T0 + 4000 + n % 3 * 2000);
+        let late = |n: u64| giant(&stage, 0, T0 + 4000 + n % 3 * 2000, "fire");
         stage.append((0..GIANTS).map(late).collect());
         restart_often(&stage, &mut rng, 2);
         stage.append(vec![one(&stage, 1, T0 + 7000)]);
@@ -86,5 +86,26 @@ fn each_of_a_flood_of_late_ones_is_rejected_once() {
         let expected: Vec<_> = (1..=GIANTS).map(|o| (0, o, "late".to_owned())).collect();
         assert_eq!(stage.rejected(), expected);
         assert_eq!(stage.finals().iter().map(|f| f.total).sum::<u64>(), 4);
+    }
+}
+
+/// Their windows are open, and close by what comes behind them in the same partition: it must not wait for them.
+#[test]
+fn a_flood_with_an_unknown_emoji_does_not_stop_its_own_partition() {
+    for seed in seeds().into_iter().take(SEEDS) {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(seed);
+        let stage = Stage::new(2);
+        let unknown = |n: u64| giant(&stage, 0, T0 + n * 100, UNKNOWN_EMOJI);
+        stage.append((0..GIANTS).map(unknown).collect());
+        restart_often(&stage, &mut rng, 2);
+        stage.append(vec![one(&stage, 0, T0 + 6000), one(&stage, 1, T0)]);
+        restart_often(&stage, &mut rng, 2);
+        stage.append(closing(&stage, 6000));
+        stage.run_until(stage.config(1), || stage.final_until_ms() >= T0 + 8000);
+        let unknown = |offset| (0, offset, "unknown_emoji".to_owned());
+        let expected: Vec<_> = (0..GIANTS).map(unknown).collect();
+        assert_eq!(stage.rejected(), expected);
+        assert_eq!(stage.finals().iter().map(|f| f.total).sum::<u64>(), 2);
     }
 }

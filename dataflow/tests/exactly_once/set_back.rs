@@ -28,10 +28,10 @@ impl Stage {
         serde_json::from_slice(&newest).unwrap()
     }
 
-    fn rejected_reactions(&self) -> Sums {
-        let topic = self.topics.rejected();
-        let late = self.reactions_in(&topic, Some("late"));
-        added(late, self.reactions_in(&topic, Some("ahead")))
+    pub(crate) fn rejected_reactions(&self) -> Sums {
+        let reasons = ["late", "ahead", "unknown_emoji"];
+        let of = |reason| self.reactions_in(&self.topics.rejected(), Some(reason));
+        reasons.map(of).into_iter().fold(Sums::new(), added)
     }
 }
 

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use emostream_dataflow::{Config, TotalsPace};
+use emostream_dataflow::Config;
 use emostream_log::EventClock;
-use emostream_model::{Batch, Emoji, EmojiNames, Reaction, Room, Topics, UserId, WindowSize};
+use emostream_model::{Batch, Emoji, EmojiNames, ReactionRef, Room, Topics, WindowSize};
 
 use crate::{
     T0,
@@ -222,7 +222,6 @@ impl Case {
             clock: EventClock::host(),
             hold_timeout: Duration::from_secs(60),
             commit_timeout: Duration::from_secs(60),
-            totals_pace: TotalsPace::default(),
             unbounded_timestamps: true,
         }
     }
@@ -356,7 +355,7 @@ fn record(form: &str, rest: &str, time_ms: u64) -> Result<(Vec<u8>, u64), String
                 true => time_ms,
                 false => newest_ms,
             };
-            Ok((Batch::encode(oldest_ms, &reactions), seen_ms))
+            Ok((Batch::encode(oldest_ms, reactions), seen_ms))
         }
         "plain" => match serde_json::from_str::<serde_json::Value>(rest) {
             Ok(_) => Ok((rest.as_bytes().to_vec(), time_ms)),
@@ -369,16 +368,14 @@ fn record(form: &str, rest: &str, time_ms: u64) -> Result<(Vec<u8>, u64), String
     }
 }
 
-/// `ROOM EMOJI EMOJI×COUNT EMOJI@SECONDS …`
-fn reactions(text: &str, time_ms: u64) -> Result<Vec<Reaction>, String> {
+/// `ROOM EMOJI EMOJI×COUNT EMOJI@SECONDS …`, with `?` before the text of an unknown emoji.
+fn reactions(text: &str, time_ms: u64) -> Result<Vec<ReactionRef<'_>>, String> {
     let mut reactions = Vec::new();
     let mut room = None;
     for word in text.split_whitespace() {
         if word.is_ascii() {
-            if let Some((unused, false)) = room.replace((
-                Room::new(word).map_err(|_| format!("'{word}' is neither room nor emoji"))?,
-                false,
-            )) {
+            Room::check(word).map_err(|_| format!("'{word}' is neither room nor emoji"))?;
+            if let Some((unused, false)) = room.replace((word, false)) {
                 return Err(format!("room {unused} without an emoji"));
             }
             continue;
@@ -388,16 +385,21 @@ fn reactions(text: &str, time_ms: u64) -> Result<Vec<Reaction>, String> {
             None => (word, time_ms),
         };
         let (emoji, count) = word.split_once('×').unwrap_or((word, "1"));
-        let emoji = Emoji::from_text(emoji).map_err(|e| format!("'{emoji}': {e}"))?;
+        let emoji = match emoji.strip_prefix('?') {
+            Some(unknown) => unknown,
+            None => Emoji::from_text(emoji)
+                .map_err(|e| format!("'{emoji}': {e}"))?
+                .as_str(),
+        };
         let count: usize = count
             .parse()
             .map_err(|_| format!("'{count}' is no count"))?;
-        let (room, used) = room.get_or_insert((Room::default(), false));
+        let (room, used) = room.get_or_insert(("default", false));
         *used = true;
-        let reaction = Reaction {
-            user: UserId::new("u").unwrap(),
+        let reaction = ReactionRef {
+            user: "u",
             emoji,
-            room: room.clone(),
+            room,
             at_ms,
         };
         reactions.extend(std::iter::repeat_n(reaction, count));

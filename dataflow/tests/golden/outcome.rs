@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use emostream_log::{Record, read_to_end};
 use emostream_model::{
-    Batch, Count, Reaction, Room, Tally, TotalsRecord, Trending, Window, WindowRecord,
+    Batch, Count, Emoji, ReactionRef, Room, Tally, TotalsRecord, Trending, Window, WindowRecord,
 };
 
 use crate::{Case, Stage, T0};
@@ -151,7 +151,7 @@ fn totals(stage: &Stage) -> Vec<String> {
             window(totals.window),
             totals.room,
             totals.total,
-            counts(&totals.counts)
+            counts(&totals.counts.named)
         );
         newest.insert(totals.room, line);
     });
@@ -217,7 +217,7 @@ fn value(record: Record<'_>) -> String {
     }
 }
 
-fn reacted(reactions: &[Reaction], time_ms: u64) -> String {
+fn reacted(reactions: &[ReactionRef<'_>], time_ms: u64) -> String {
     let mut words = Vec::new();
     for of_room in reactions.chunk_by(|a, b| a.room == b.room) {
         words.push(of_room[0].room.to_string());
@@ -231,7 +231,11 @@ fn reacted(reactions: &[Reaction], time_ms: u64) -> String {
                 true => String::new(),
                 false => format!("@{}", seconds(at_ms)),
             };
-            words.push(format!("{emoji}{count}{at}"));
+            let unknown = match Emoji::from_text(emoji) {
+                Ok(_) => "",
+                Err(_) => "?",
+            };
+            words.push(format!("{unknown}{emoji}{count}{at}"));
         }
     }
     words.join(" ")

@@ -10,7 +10,7 @@ use std::{
 use emostream_http::{Limits, Nowhere, Readiness, Shutdown, serve};
 use emostream_ingest::{Config, DrainError, Ingest};
 use emostream_log::{Cleanup, Header, Log, TopicSpec, embedded::EmbeddedLog, read_to_end};
-use emostream_model::{Batch, Reaction, Topics};
+use emostream_model::{Batch, Emoji, Reaction, ReactionRef, Room, Topics, UserId};
 use prometheus::{Registry, TextEncoder};
 use serde_json::Value;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
@@ -150,7 +150,7 @@ impl Stage {
                 time_ms: record.time_ms,
                 base_ms: batch.base_ms(),
                 headers: record.headers.read(),
-                reactions: batch.reactions().unwrap(),
+                reactions: batch.reactions().unwrap().into_iter().map(owned).collect(),
             });
         })
         .unwrap();
@@ -228,4 +228,13 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 pub(crate) fn array(count: usize) -> String {
     let one = |user| format!(r#"{{"user_id":{user},"emoji_type":"🔥"}}"#);
     format!("[{}]", (0..count).map(one).collect::<Vec<_>>().join(","))
+}
+
+fn owned(reaction: ReactionRef<'_>) -> Reaction {
+    Reaction {
+        user: UserId::new(reaction.user).unwrap(),
+        emoji: Emoji::from_text(reaction.emoji).unwrap(),
+        room: Room::from_record(reaction.room).unwrap(),
+        at_ms: reaction.at_ms,
+    }
 }

@@ -195,12 +195,12 @@ impl Log for EmbeddedLog {
         self.partitions(topic).map(drop)
     }
 
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
-        self.core.shared.store.offsets(topic, partition)
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
+        self.core.shared.store.offsets(topic)
     }
 
-    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
-        self.core.shared.store.offset_at(topic, partition, time_ms)
+    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError> {
+        self.core.shared.store.offsets_at(topic, time_ms)
     }
 
     fn reader(

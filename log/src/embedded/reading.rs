@@ -53,12 +53,12 @@ impl Log for ReadingLog {
         self.source.partitions(topic).map(drop)
     }
 
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
-        self.source.offsets(topic, partition)
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
+        self.source.offsets(topic)
     }
 
-    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
-        self.source.offset_at(topic, partition, time_ms)
+    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError> {
+        self.source.offsets_at(topic, time_ms)
     }
 
     fn reader(

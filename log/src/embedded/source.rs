@@ -11,9 +11,9 @@ pub(super) trait Source: Send + Sync {
 
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError>;
 
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError>;
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError>;
 
-    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError>;
+    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError>;
 
     /// Hands at most `limit` records from offset `from` on to `each`, until one is not consumed.
     fn read(

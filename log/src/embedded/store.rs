@@ -14,15 +14,15 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
-    ReadableTable, StorageError, backends::InMemoryBackend,
+    Builder, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction,
+    ReadableDatabase, ReadableTable, StorageError, backends::InMemoryBackend,
 };
 
 use super::{
     source::{Page, Source},
     tables::{
         FENCES, FORMAT, FORMAT_KEY, FORMAT_VERSION, NEWEST, PARTITIONS, PartitionRow, Place,
-        RECORDS, TIMES, TOPICS, TopicRow, decode_headers,
+        RECORDS, RecordRow, TIMES, TOPICS, TopicRow, decode_headers,
     },
     topics::Topic,
 };
@@ -141,10 +141,7 @@ impl Store {
             for entry in snapshot.open_table(TOPICS)?.iter()? {
                 let (name, row) = entry?;
                 let row = row.value();
-                let of_topic = partitions.range((row.0, 0)..=(row.0, u32::MAX))?;
-                let rows = of_topic
-                    .map(|entry| Ok(entry?.1.value()))
-                    .collect::<Result<_, StorageError>>()?;
+                let rows = partition_rows(&partitions, row.0)?;
                 topics.push((name.value().to_owned(), row, rows));
             }
             Ok(topics)
@@ -169,6 +166,20 @@ impl Store {
         row.ok_or_else(|| LogError::UnknownTopic {
             topic: topic.to_owned(),
         })
+    }
+
+    /// A snapshot, the topic's number and the rows of its partitions in it.
+    fn topic_with_partitions(
+        &self,
+        topic: &str,
+    ) -> Result<(ReadTransaction, u32, Vec<PartitionRow>), LogError> {
+        let (id, ..) = self.topic(topic)?;
+        let read = || -> Result<_, redb::Error> {
+            let snapshot = self.snapshot()?;
+            let rows = partition_rows(&snapshot.open_table(PARTITIONS)?, id)?;
+            Ok((snapshot, id, rows))
+        };
+        read().map_err(|error| self.error(error))
     }
 
     /// A snapshot, where the partition lies in it, and its row.
@@ -214,44 +225,23 @@ impl Source for Store {
         Ok(Topic::new(topic, row, vec![0; row.1 as usize]).describe())
     }
 
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
-        let (_, _, (start, next, ..)) = self.locate(topic, partition)?;
-        Ok(start..next)
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
+        let (.., rows) = self.topic_with_partitions(topic)?;
+        Ok(rows
+            .into_iter()
+            .map(|(start, next, ..)| start..next)
+            .collect())
     }
 
-    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
-        let (snapshot, (id, partition), (start, next, ..)) = self.locate(topic, partition)?;
-        let find = || -> Result<u64, redb::Error> {
+    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError> {
+        let (snapshot, id, rows) = self.topic_with_partitions(topic)?;
+        let find = || -> Result<_, redb::Error> {
             let times = snapshot.open_table(TIMES)?;
             let records = snapshot.open_table(RECORDS)?;
-            let first_from = |from: u64, to: u64| -> Result<Option<u64>, redb::Error> {
-                for entry in records.range((id, partition, from)..(id, partition, to))? {
-                    let (place, row) = entry?;
-                    if row.value().0 >= time_ms {
-                        return Ok(Some(place.value().2));
-                    }
-                }
-                Ok(None)
-            };
-            // Retention may have taken the record that outshone the first ones kept; those are few, and
-            // looked at one by one. From the first indexed record on, the index knows.
-            let indexed = times
-                .range((id, partition, 0)..=(id, partition, u64::MAX))?
-                .next();
-            let indexed_from = indexed
-                .transpose()?
-                .map_or(next, |(_, offset)| offset.value());
-            if let Some(found) = first_from(start, indexed_from)? {
-                return Ok(found);
-            }
-            let reached = times
-                .range((id, partition, time_ms)..=(id, partition, u64::MAX))?
-                .next();
-            let Some(from) = reached.transpose()?.map(|(_, offset)| offset.value()) else {
-                return Ok(next);
-            };
-            // The record of the index entry may have been compacted away.
-            Ok(first_from(from, next)?.unwrap_or(next))
+            (0..)
+                .zip(&rows)
+                .map(|(partition, row)| offset_at(&times, &records, (id, partition), row, time_ms))
+                .collect()
         };
         find().map_err(|error| self.error(error))
     }
@@ -315,6 +305,53 @@ impl Source for Store {
         page.at_end = page.next == next;
         Ok(page)
     }
+}
+
+/// The rows of a topic's partitions, in their order.
+fn partition_rows(
+    partitions: &ReadOnlyTable<Place, PartitionRow>,
+    topic_id: u32,
+) -> Result<Vec<PartitionRow>, StorageError> {
+    let rows = partitions.range((topic_id, 0)..=(topic_id, u32::MAX))?;
+    rows.map(|entry| Ok(entry?.1.value())).collect()
+}
+
+/// The first offset of a partition whose record time is `time_ms` or later; its next offset if there is none.
+fn offset_at(
+    times: &ReadOnlyTable<(u32, u32, u64), u64>,
+    records: &ReadOnlyTable<(u32, u32, u64), RecordRow<'static>>,
+    (id, partition): Place,
+    (start, next, ..): &PartitionRow,
+    time_ms: u64,
+) -> Result<u64, redb::Error> {
+    let first_from = |from: u64, to: u64| -> Result<Option<u64>, redb::Error> {
+        for entry in records.range((id, partition, from)..(id, partition, to))? {
+            let (place, row) = entry?;
+            if row.value().0 >= time_ms {
+                return Ok(Some(place.value().2));
+            }
+        }
+        Ok(None)
+    };
+    // Retention may have taken the record that outshone the first ones kept; those are few, and
+    // looked at one by one. From the first indexed record on, the index knows.
+    let indexed = times
+        .range((id, partition, 0)..=(id, partition, u64::MAX))?
+        .next();
+    let indexed_from = indexed
+        .transpose()?
+        .map_or(*next, |(_, offset)| offset.value());
+    if let Some(found) = first_from(*start, indexed_from)? {
+        return Ok(found);
+    }
+    let reached = times
+        .range((id, partition, time_ms)..=(id, partition, u64::MAX))?
+        .next();
+    let Some(from) = reached.transpose()?.map(|(_, offset)| offset.value()) else {
+        return Ok(*next);
+    };
+    // The record of the index entry may have been compacted away.
+    Ok(first_from(from, *next)?.unwrap_or(*next))
 }
 
 fn builder() -> Builder {

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use rdkafka::{
     ClientConfig, ClientContext, Message, Statistics,
     client::OAuthToken,
@@ -195,7 +196,9 @@ impl Appender for KafkaAppender {
         let sent = line.producer.send(kafka_record(&record, time_ms, waiting));
         sent.map_err(|(error, _)| {
             let partition = record.partition.unwrap_or_default();
-            let error = failure::of(&error, Operation::Write, &record.topic, partition)
+            let bytes = record.key.as_ref().map_or(0, Bytes::len) + record.value.len();
+            let error = failure::not_accepted(&error, &record.topic, bytes)
+                .or_else(|| failure::of(&error, Operation::Write, &record.topic, partition))
                 .unwrap_or_else(|| away(&error));
             line.producer.context().meaning(error, &record.topic)
         })

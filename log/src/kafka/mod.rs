@@ -17,6 +17,7 @@ mod context;
 mod denials;
 mod failure;
 mod group_offsets;
+mod list_offsets;
 mod oauth;
 mod options;
 mod protected;
@@ -26,6 +27,7 @@ mod transactor;
 mod trouble;
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     sync::{
         Arc,
@@ -36,15 +38,22 @@ use std::{
 };
 
 use rdkafka::{
-    Offset, TopicPartitionList,
+    Offset,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 
 use self::{
-    appender::KafkaAppender, config::Config, context::Events, failure::Operation,
-    group_offsets::KafkaGroupOffsets, oauth::Tokens, reader::KafkaReader,
-    transactor::KafkaTransactor, trouble::NO_TOKEN,
+    appender::KafkaAppender,
+    config::Config,
+    context::Events,
+    failure::Operation,
+    group_offsets::KafkaGroupOffsets,
+    list_offsets::{at_edge, at_time, is_passing},
+    oauth::Tokens,
+    reader::KafkaReader,
+    transactor::KafkaTransactor,
+    trouble::NO_TOKEN,
 };
 pub use self::{
     builtin::security_features,
@@ -66,11 +75,27 @@ const EVENTS_AT_ONCE: usize = 20;
 
 /// How a topic lies on the brokers; see [`TopicDescription`].
 struct Layout {
-    partitions: u32,
+    /// The broker that leads each partition, in the order of the partitions; negative where no broker does.
+    leaders: Vec<i32>,
     replication: u32,
     brokers: u32,
-    /// A partition that nobody can read or write now.
-    leaderless: Option<u32>,
+}
+
+impl Layout {
+    fn partitions(&self) -> u32 {
+        self.leaders.len() as u32
+    }
+
+    /// The partitions of each leader.
+    fn by_leader(&self) -> BTreeMap<i32, Vec<u32>> {
+        let mut groups: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
+        for (partition, leader) in (0..).zip(&self.leaders) {
+            if *leader >= 0 {
+                groups.entry(*leader).or_default().push(partition);
+            }
+        }
+        groups
+    }
 }
 
 /// The log on a Kafka cluster.
@@ -150,16 +175,20 @@ impl KafkaLog {
         })
     }
 
-    /// How the topic lies on the brokers.
-    fn layout(&self, topic: &str, patience: Duration) -> Result<Layout, LogError> {
+    /// How the topic lies on the brokers. `client` remembers the leaders for its requests to them.
+    fn layout(
+        &self,
+        client: &BaseConsumer<Events>,
+        topic: &str,
+        patience: Duration,
+    ) -> Result<Layout, LogError> {
         let unknown = || LogError::UnknownTopic {
             topic: topic.to_owned(),
         };
-        let metadata = self
-            .client
+        let metadata = client
             .fetch_metadata(Some(topic), patience)
             .map_err(|error| self.failure(&error, topic, 0))?;
-        self.client.context().answered();
+        client.context().answered();
         let found = metadata
             .topics()
             .iter()
@@ -171,49 +200,44 @@ impl KafkaLog {
             Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
             Some(code) => return Err(self.failure(&KafkaError::MetadataFetch(code), topic, 0)),
         }
+        if found.partitions().is_empty() {
+            return Err(unknown());
+        }
         let copies = found.partitions().iter().map(|p| p.replicas().len());
         Ok(Layout {
-            partitions: match u32::try_from(found.partitions().len()) {
-                Ok(0) | Err(_) => return Err(unknown()),
-                Ok(partitions) => partitions,
-            },
+            leaders: found.partitions().iter().map(|p| p.leader()).collect(),
             replication: copies.min().unwrap_or(0) as u32,
             brokers: metadata.brokers().len() as u32,
-            leaderless: found
-                .partitions()
-                .iter()
-                .find(|partition| partition.leader() < 0)
-                .map(|partition| partition.id() as u32),
         })
     }
 
-    /// Asks the leader of a partition that exists. Just after a topic was made, or a broker has died,
-    /// there is none that answers, or none that is known here, for some moments.
-    fn ask_leader<T>(
+    /// Makes a request to the leaders of all partitions. Just after a topic was made, or a broker has died,
+    /// a partition has no leader that answers, or none that is known here, for some moments.
+    fn ask_leaders<T>(
         &self,
         topic: &str,
-        partition: u32,
-        question: impl Fn() -> KafkaResult<T>,
+        request: impl Fn(Range<u32>) -> KafkaResult<T>,
     ) -> Result<T, LogError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match question() {
-                Err(error) if failure::seeks_leader(&error) && Instant::now() < deadline => {
+            // Before each attempt: librdkafka does not look for the leader of a partition that had none in the
+            // newest metadata it has.
+            let partitions = self.partitions(topic)?;
+            match request(0..partitions) {
+                Err(error) if is_passing(&error) && Instant::now() < deadline => {
                     thread::sleep(ASK_AGAIN);
                 }
-                answer => return answer.map_err(|error| self.failure(&error, topic, partition)),
+                answer => return answer.map_err(|error| self.no_offsets(&error, topic)),
             }
         }
     }
 
-    fn require(&self, topic: &str, partition: u32) -> Result<(), LogError> {
-        if partition < self.partitions(topic)? {
-            return Ok(());
+    /// An error of a request to leaders of partitions that exist.
+    fn no_offsets(&self, error: &KafkaError, topic: &str) -> LogError {
+        match is_passing(error) {
+            true => self.away(format!("{topic}: {error}")),
+            false => self.failure(error, topic, 0),
         }
-        Err(LogError::UnknownPartition {
-            topic: topic.to_owned(),
-            partition,
-        })
     }
 }
 
@@ -259,15 +283,16 @@ impl Log for KafkaLog {
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
         let denials = self.config.denials();
-        Ok(denials.insist(|| self.layout(topic, PATIENCE))?.partitions)
+        let layout = denials.insist(|| self.layout(&self.client, topic, PATIENCE))?;
+        Ok(layout.partitions())
     }
 
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
         let denials = self.config.denials();
-        let layout = denials.insist(|| self.layout(topic, PATIENCE))?;
+        let layout = denials.insist(|| self.layout(&self.client, topic, PATIENCE))?;
         let settings = denials.insist(|| admin::settings_of(&self.config, topic))?;
         Ok(TopicDescription {
-            partitions: layout.partitions,
+            partitions: layout.partitions(),
             replication: layout.replication,
             brokers: layout.brokers,
             compacted: settings.compacted,
@@ -287,7 +312,8 @@ impl Log for KafkaLog {
         if let Some(denied) = self.denied() {
             return Err(denied);
         }
-        match self.layout(topic, patience)?.leaderless {
+        let layout = self.layout(&self.client, topic, patience)?;
+        match layout.leaders.iter().position(|leader| *leader < 0) {
             None => Ok(()),
             Some(partition) => Err(LogError::Unreachable {
                 brokers: self.config.brokers().to_owned(),
@@ -300,14 +326,18 @@ impl Log for KafkaLog {
         self.config.denials().current()
     }
 
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
-        self.require(topic, partition)?;
-        // Read committed: the end is where the first open transaction begins.
-        let (start, end) = self.ask_leader(topic, partition, || {
-            let partition = config::signed(partition);
-            self.client.fetch_watermarks(topic, partition, PATIENCE)
-        })?;
-        Ok(config::unsigned(start)..config::unsigned(end))
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
+        self.ask_leaders(topic, |partitions| {
+            let edges = |edge| at_edge(&self.client, topic, partitions.clone(), edge, PATIENCE);
+            let starts = edges(Offset::Beginning)?;
+            // Read committed: the end is where the first open transaction begins.
+            let ends = edges(Offset::End)?;
+            Ok(starts
+                .into_iter()
+                .zip(ends)
+                .map(|(start, end)| start..end)
+                .collect())
+        })
     }
 
     fn end_offsets(
@@ -328,29 +358,55 @@ impl Log for KafkaLog {
         Ok(EndOffsets { stable, end })
     }
 
+    fn high_watermarks(
+        &self,
+        topic: &str,
+        patience: Duration,
+    ) -> Result<Vec<Result<u64, LogError>>, LogError> {
+        let layout = self.layout(&self.uncommitted, topic, patience)?;
+        let groups = layout.by_leader();
+        let leaderless = self.away(format!("no broker leads a partition of {topic}"));
+        let mut ends = vec![Err(leaderless); layout.leaders.len()];
+        let request = |partitions: &[u32]| {
+            let partitions = partitions.iter().copied();
+            at_edge(&self.uncommitted, topic, partitions, Offset::End, patience)
+                .map_err(|error| self.no_offsets(&error, topic))
+        };
+        // A thread and a call for each leader: one call for several fails if one of them does not answer.
+        thread::scope(|scope| {
+            let start = |partitions| {
+                let thread = thread::Builder::new().name("kafka-ends".to_owned());
+                let requesting = thread.spawn_scoped(scope, move || request(partitions));
+                Some((partitions, requesting.ok()?))
+            };
+            let requesting: Vec<_> = groups.values().filter_map(|it| start(it)).collect();
+            for (partitions, requesting) in requesting {
+                let Ok(answer) = requesting.join() else {
+                    continue;
+                };
+                for (n, partition) in partitions.iter().enumerate() {
+                    ends[*partition as usize] = answer.clone().map(|ends| ends[n]);
+                }
+            }
+        });
+        Ok(ends)
+    }
+
     fn cluster_id(&self) -> Option<String> {
         Some(self.cluster_id.clone())
     }
 
-    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
-        self.require(topic, partition)?;
+    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError> {
         let time = Offset::Offset(i64::try_from(time_ms).unwrap_or(i64::MAX));
-        let found = self.ask_leader(topic, partition, || {
-            let mut wanted = TopicPartitionList::with_capacity(1);
-            wanted.add_partition_offset(topic, config::signed(partition), time)?;
-            let found = self.client.offsets_for_times(wanted, PATIENCE)?;
-            for element in found.elements() {
-                element.error()?;
-                if let Offset::Offset(offset) = element.offset() {
-                    return Ok(Some(config::unsigned(offset)));
-                }
-            }
-            Ok(None)
-        })?;
-        match found {
-            Some(offset) => Ok(offset),
-            None => Ok(self.offsets(topic, partition)?.end),
-        }
+        self.ask_leaders(topic, |partitions| {
+            let found = at_time(&self.client, topic, partitions.clone(), time, PATIENCE)?;
+            let ends = at_edge(&self.client, topic, partitions, Offset::End, PATIENCE)?;
+            Ok(found
+                .into_iter()
+                .zip(ends)
+                .map(|(found, end)| found.unwrap_or(end))
+                .collect())
+        })
     }
 
     fn reader(

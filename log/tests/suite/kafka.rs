@@ -117,7 +117,7 @@ fn a_deleted_beginning_is_expired() {
         .unwrap();
     wait_for(admin.delete_records(&before, &AdminOptions::new())).unwrap();
 
-    assert_eq!(stage.log.offsets(&topic, 0).unwrap(), 2..4);
+    assert_eq!(stage.log.offsets(&topic).unwrap()[0], 2..4);
     let (mut reader, bell) = stage.reader_from(&topic, &[(0, 1)]);
     let expired = until_error(reader.as_mut(), &bell, 0);
     assert!(
@@ -173,9 +173,11 @@ fn an_open_or_aborted_transaction_is_not_read_and_position_passes_it() {
 
     let (mut reader, bell) = stage.reader(&topic);
     assert!(to_end(reader.as_mut(), &bell, 0).is_empty(), "it is open");
-    assert_eq!(stage.log.offsets(&topic, 0).unwrap(), 0..0);
+    assert_eq!(stage.log.offsets(&topic).unwrap()[0], 0..0);
     let ends = stage.log.end_offsets(&topic, 0, TIMEOUT).unwrap();
     assert_eq!((ends.stable, ends.end), (0, 1));
+    let ends = stage.log.high_watermarks(&topic, TIMEOUT).unwrap();
+    assert_eq!(*ends[0].as_ref().unwrap(), 1);
 
     // A transactor of the same id aborts it, before it is open itself.
     let mut ours = stage.log.transactor(&id, TIMEOUT).unwrap();
@@ -184,7 +186,7 @@ fn an_open_or_aborted_transaction_is_not_read_and_position_passes_it() {
     to_end(reader.as_mut(), &bell, 0);
     assert_eq!(
         reader.position(0),
-        stage.log.offsets(&topic, 0).unwrap().end
+        stage.log.offsets(&topic).unwrap()[0].end
     );
 }
 

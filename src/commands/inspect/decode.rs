@@ -1,6 +1,6 @@
 //! A record as people and programs want to see it. Any bytes give something to show.
 
-use std::fmt::Display;
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Display};
 
 use emostream_log::Header;
 use emostream_model::{
@@ -121,7 +121,7 @@ fn totals(record: &Owned) -> Option<What> {
             totals.room.to_string(),
             clock(totals.window.end),
             totals.total.to_string(),
-            listed(counts(&totals.counts)),
+            listed(totals.counts.entries().collect::<Vec<_>>().into_iter()),
         ],
         value: value_of(record),
     })
@@ -208,17 +208,18 @@ fn of_batch(batch: &Batch<'_>) -> What {
             cells: vec![HEARTBEAT.into(), String::new(), String::new()],
         };
     }
-    let mut sums = std::collections::BTreeMap::new();
+    // By their texts: an ingest of another build may have sent emojis that this one does not know.
+    let mut sums = BTreeMap::new();
     for (_, emoji, _) in batch.entries() {
-        *sums.entry(batch.emojis()[emoji]).or_insert(0_u64) += 1;
+        *sums.entry(batch.emoji_texts()[emoji]).or_insert(0_u64) += 1;
     }
-    let mut sums: Vec<(Emoji, u64)> = sums.into_iter().collect();
-    emostream_model::sort_counts(&mut sums, |(emoji, count)| (*count, *emoji));
+    let mut sums: Vec<(&str, u64)> = sums.into_iter().collect();
+    sums.sort_by_key(|(_, count)| Reverse(*count));
     let rooms: Vec<String> = batch.rooms().iter().map(ToString::to_string).collect();
     let reactions = match batch.reactions() {
         Ok(reactions) => reactions
             .iter()
-            .map(|r| json!({"user_id": r.user.as_str(), "emoji": r.emoji, "room": r.room, "at": r.at_ms}))
+            .map(|r| json!({"user_id": r.user, "emoji": r.emoji, "room": r.room, "at": r.at_ms}))
             .collect(),
         Err(error) => json!({"undecodable": error.to_string()}),
     };
@@ -295,6 +296,7 @@ fn span(window: Window) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use emostream_model::ReactionRef;
     use proptest::prelude::*;
 
     const TOPICS: [Topic; 7] = [
@@ -348,6 +350,58 @@ mod tests {
         assert_eq!(row("*", rooms, fire), expected);
         assert_eq!(row("a", "", fire).1, "🔥 3");
         assert_eq!(row("a", "", "").1, "nothing now");
+    }
+
+    #[test]
+    fn emojis_that_this_build_does_not_know_are_shown_by_their_texts() {
+        let rejected = |value| {
+            let record = Owned {
+                partition: 0,
+                offset: 1,
+                time_ms: 2,
+                key: None,
+                value,
+                headers: vec![Header {
+                    name: "reason".to_owned(),
+                    value: "unknown_emoji".into(),
+                }],
+            };
+            decode(Topic::Rejected, &record)
+        };
+        let reactions = ["🔥", "\u{1b}", "新", "新"].map(|emoji| ReactionRef {
+            user: "u",
+            emoji,
+            room: "a",
+            at_ms: 7,
+        });
+        let decoded = rejected(Batch::encode(7, reactions));
+        assert_eq!(decoded.cells[3], "unknown_emoji");
+        assert_eq!(decoded.cells[5], "batch of 4  a  新 2  \u{1b} 1  🔥 1");
+        // A terminal gets the cell escaped, as every other.
+        assert!(!crate::output::escaped(&decoded.cells[5]).contains('\u{1b}'));
+        let shown = &decoded.json["value"]["batch"]["reactions"][3];
+        let expected = json!({"user_id": "u", "emoji": "新", "room": "a", "at": 7});
+        assert_eq!(*shown, expected);
+
+        let plain = r#"{"user_id":"u","emoji_type":"新"}"#;
+        let cell = &rejected(plain.into()).cells[5];
+        assert!(cell.contains("\"新\" is not an emoji"), "{cell}");
+    }
+
+    #[test]
+    fn totals_show_emojis_that_this_build_does_not_know() {
+        let counts = r#"{"emoji":"新","count":3},{"emoji":"🔥","count":2}"#;
+        let value = format!(r#"{{"room":"a","start":0,"end":2000,"total":5,"counts":[{counts}]}}"#);
+        let record = Owned {
+            partition: 0,
+            offset: 1,
+            time_ms: 2,
+            key: None,
+            value: value.into_bytes(),
+            headers: Vec::new(),
+        };
+        let decoded = decode(Topic::Totals, &record);
+        assert_eq!(decoded.cells[6], "新 3  🔥 2");
     }
 
     #[test]

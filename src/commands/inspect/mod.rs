@@ -9,7 +9,7 @@ mod merge;
 mod progress;
 mod table;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use clap::{Args, ValueEnum};
 use emostream_log::{Doorbell, Log};
@@ -67,7 +67,7 @@ pub(super) enum Topic {
     Totals,
     /// The top emojis of a sliding span
     Trending,
-    /// Late and undecodable records
+    /// Records that were not counted: late, undecodable, or with an unknown emoji
     Rejected,
     /// Where the dataflow stands
     Progress,
@@ -191,17 +191,16 @@ fn output_of(printer: &mut Printer) -> Result<(), Failure> {
 /// Each partition's first offset to read and the end as it is now.
 fn ranges(log: &dyn Log, topic: &str, from: From) -> Result<Vec<(u32, u64, u64)>, Failure> {
     let time_ms = from.time_ms(now_ms());
-    let mut ranges = Vec::new();
-    for partition in 0..log.partitions(topic)? {
-        let kept = log.offsets(topic, partition)?;
-        let first = match (from, time_ms) {
-            (_, Some(time_ms)) => log.offset_at(topic, partition, time_ms)?.max(kept.start),
-            (From::Latest, _) => kept.end,
-            _ => kept.start,
-        };
-        ranges.push((partition, first, kept.end));
-    }
-    Ok(ranges)
+    let kept = log.offsets(topic)?;
+    let first = match (from, time_ms) {
+        (_, Some(time_ms)) => log.offsets_at(topic, time_ms)?,
+        (From::Latest, _) => kept.iter().map(|kept| kept.end).collect(),
+        _ => kept.iter().map(|kept| kept.start).collect(),
+    };
+    let range = |(partition, (kept, first)): (u32, (Range<u64>, u64))| {
+        (partition, first.max(kept.start), kept.end)
+    };
+    Ok((0..).zip(kept.into_iter().zip(first)).map(range).collect())
 }
 
 fn json_line(json: &serde_json::Value) -> String {

@@ -15,7 +15,7 @@ use crate::{
     values::{From, moment, now_ms, span_ms},
 };
 
-/// How long a broker may take to tell the end of a partition.
+/// How long brokers may take to tell the ends of partitions.
 const END_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Shows the newest progress, and with `follow` each that comes.
@@ -108,33 +108,23 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
             "lag",
             "watermark at R",
         ]);
+    let ends = log.high_watermarks(&topics.reactions(), END_PATIENCE);
+    // The topic is gone; `reset` is what helps.
+    let ends = ends.unwrap_or_else(|error| {
+        tracing::debug!(%error, "no ends");
+        Vec::new()
+    });
     for partition in &progress.partitions {
-        let topic = topics.reactions();
-        let end = match log.end_offsets(&topic, partition.partition, END_PATIENCE) {
-            Ok(ends) => Some(ends.end),
-            // The partition, or the topic, is gone; `reset` is what helps.
-            Err(error) => {
-                tracing::debug!(%error, "no end");
-                None
-            }
-        };
-        table.add_row(row(partition, end));
+        let end = ends.get(partition.partition as usize);
+        table.add_row(row(
+            partition,
+            end.and_then(|end| end.as_ref().ok()).copied(),
+        ));
     }
     for column in table.column_iter_mut().take(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let headline = headline(&progress, now_ms());
-    let unwritten = unwritten(&progress).unwrap_or_default();
-    Ok(format!("{headline}\n{unwritten}{table}\n\n"))
-}
-
-/// Since when totals are not complete, if some are not.
-fn unwritten(progress: &Progress) -> Option<String> {
-    let since = progress.unwritten.since?;
-    Some(format!(
-        "the totals of some rooms with many emojis lack finals of windows since {}; they follow within minutes\n",
-        moment(since.start_ms)
-    ))
+    Ok(format!("{}\n{table}\n\n", headline(&progress, now_ms())))
 }
 
 fn row(partition: &PartitionProgress, end: Option<u64>) -> [String; 6] {
@@ -195,9 +185,6 @@ fn age(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-    use emostream_model::ResultOrder;
-
     use super::*;
 
     #[test]
@@ -213,18 +200,6 @@ mod tests {
         );
         assert_eq!(row(&partition, Some(15))[4], "-5");
         assert_eq!(row(&partition, None)[3..5], ["gone", "gone"]);
-    }
-
-    #[test]
-    fn totals_that_are_not_complete_are_named() {
-        let mut progress = Progress::default();
-        assert_eq!(unwritten(&progress), None);
-        progress.unwritten.since = Some(ResultOrder {
-            resets: 0,
-            start_ms: 1_764_000_000_000,
-        });
-        let said = unwritten(&progress).unwrap();
-        assert!(said.contains("since 2025-11-24 16:00:00 UTC"), "{said}");
     }
 
     #[test]

@@ -128,24 +128,22 @@ impl Source for Client {
         }
     }
 
-    fn offsets(&self, topic: &str, partition: u32) -> Result<Range<u64>, LogError> {
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
         match self.ask(&Question::Offsets {
             topic: topic.to_owned(),
-            partition,
         })? {
-            Answer::Offsets { start, end } => Ok(start..end),
-            other => Err(self.unexpected(other, topic, partition, 0)),
+            Answer::Offsets(offsets) => Ok(offsets),
+            other => Err(self.unexpected(other, topic, 0, 0)),
         }
     }
 
-    fn offset_at(&self, topic: &str, partition: u32, time_ms: u64) -> Result<u64, LogError> {
-        match self.ask(&Question::OffsetAt {
+    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError> {
+        match self.ask(&Question::OffsetsAt {
             topic: topic.to_owned(),
-            partition,
             time_ms,
         })? {
-            Answer::Offset(offset) => Ok(offset),
-            other => Err(self.unexpected(other, topic, partition, 0)),
+            Answer::OffsetsAt(offsets) => Ok(offsets),
+            other => Err(self.unexpected(other, topic, 0, 0)),
         }
     }
 

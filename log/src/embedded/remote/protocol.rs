@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
+    ops::Range,
     time::Duration,
 };
 
@@ -26,11 +27,9 @@ pub(super) enum Question {
     },
     Offsets {
         topic: String,
-        partition: u32,
     },
-    OffsetAt {
+    OffsetsAt {
         topic: String,
-        partition: u32,
         time_ms: u64,
     },
     Read {
@@ -48,11 +47,8 @@ pub(super) enum Question {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) enum Answer {
     Partitions(u32),
-    Offsets {
-        start: u64,
-        end: u64,
-    },
-    Offset(u64),
+    Offsets(Vec<Range<u64>>),
+    OffsetsAt(Vec<u64>),
     Records {
         records: Vec<WireRecord>,
         next: u64,

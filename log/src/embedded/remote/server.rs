@@ -174,18 +174,10 @@ fn answer(source: &dyn Source, question: Question) -> Result<Answer, LogError> {
     Ok(match question {
         Question::Partitions { topic } => Answer::Partitions(source.partitions(&topic)?),
         Question::Describe { topic } => Answer::Description(source.describe(&topic)?.into()),
-        Question::Offsets { topic, partition } => {
-            let offsets = source.offsets(&topic, partition)?;
-            Answer::Offsets {
-                start: offsets.start,
-                end: offsets.end,
-            }
+        Question::Offsets { topic } => Answer::Offsets(source.offsets(&topic)?),
+        Question::OffsetsAt { topic, time_ms } => {
+            Answer::OffsetsAt(source.offsets_at(&topic, time_ms)?)
         }
-        Question::OffsetAt {
-            topic,
-            partition,
-            time_ms,
-        } => Answer::Offset(source.offset_at(&topic, partition, time_ms)?),
         Question::Read {
             topic,
             partition,

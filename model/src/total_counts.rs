@@ -1,0 +1,108 @@
+//! The list by emoji of a totals record. It keeps emojis that this build does not know.
+//!
+//! A dataflow of another build counted them. The next record of a room replaces the one before, so what was left out
+//! of it would be lost for good.
+
+use std::{borrow::Cow, iter};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Count, Emoji};
+
+/// The cumulative counts of a room. Both lists have the greatest count first, equal ones by the emoji's text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TotalCounts {
+    /// Of the emojis that this build knows.
+    pub named: Vec<Count>,
+    /// Of the others: mostly there are none.
+    pub unnamed: Vec<UnnamedCount>,
+}
+
+/// How often an emoji was counted that this build does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnnamedCount {
+    /// Its text.
+    pub emoji: Box<str>,
+    /// How many.
+    pub count: u64,
+}
+
+impl TotalCounts {
+    /// All counts by the emoji's text, in the order of the lists.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, u64)> {
+        let named = self.named.iter().map(|it| (it.emoji.as_str(), it.count));
+        let unnamed = self.unnamed.iter().map(|it| (&*it.emoji, it.count));
+        let (mut named, mut unnamed) = (named.peekable(), unnamed.peekable());
+        iter::from_fn(move || {
+            let other = unnamed.peek().copied();
+            let goes_first = |(emoji, count): &(&str, u64)| {
+                other.is_none_or(|(unnamed, of_unnamed)| (*count, unnamed) >= (of_unnamed, *emoji))
+            };
+            named.next_if(goes_first).or_else(|| unnamed.next())
+        })
+    }
+}
+
+/// An entry of the list as it is written.
+#[derive(Serialize, Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    emoji: Cow<'a, str>,
+    count: u64,
+}
+
+impl Serialize for TotalCounts {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let entry = |(emoji, count): (_, u64)| Entry {
+            emoji: Cow::Borrowed(emoji),
+            count,
+        };
+        to.collect_seq(self.entries().map(entry))
+    }
+}
+
+impl<'de> Deserialize<'de> for TotalCounts {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<TotalCounts, D::Error> {
+        let mut counts = TotalCounts::default();
+        for Entry { emoji, count } in Vec::<Entry<'de>>::deserialize(from)? {
+            match Emoji::from_text(&emoji) {
+                Ok(emoji) => counts.named.push(Count { emoji, count }),
+                Err(_) => counts.unnamed.push(UnnamedCount {
+                    emoji: emoji.into(),
+                    count,
+                }),
+            }
+        }
+        Ok(counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::TotalsRecord;
+
+    proptest! {
+        #[test]
+        fn what_this_build_cannot_name_is_written_again_as_it_was(
+            counts in proptest::collection::btree_map("[新年\"\\\\🔥👏😂]", 0_u64..4, 0..7),
+        ) {
+            let mut counts: Vec<(String, u64)> = counts.into_iter().collect();
+            counts.sort_by(|(a, m), (b, n)| n.cmp(m).then(a.cmp(b)));
+            let entry = |(emoji, count): &(String, u64)| {
+                let emoji = serde_json::to_string(emoji).unwrap();
+                format!(r#"{{"emoji":{emoji},"count":{count}}}"#)
+            };
+            let list = counts.iter().map(entry).collect::<Vec<_>>().join(",");
+            let json = format!(r#"{{"room":"a","start":0,"end":2000,"total":9,"counts":[{list}]}}"#);
+            let record: TotalsRecord = serde_json::from_str(&json).unwrap();
+            let known = counts.iter().filter(|(emoji, _)| Emoji::from_text(emoji).is_ok()).count();
+            let lists = (record.counts.named.len(), record.counts.unnamed.len());
+            prop_assert_eq!(lists, (known, counts.len() - known));
+            prop_assert_eq!(String::from_utf8(record.to_json()).unwrap(), json);
+        }
+    }
+}
