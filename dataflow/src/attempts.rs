@@ -90,7 +90,7 @@ impl Attempts {
             .missing_since
             .map_or(Duration::ZERO, |since| now - since);
         match error {
-            // Read the log anew, or give another run way.
+            // A new process has to read the log, or another run has taken over.
             LogError::Fenced { .. }
             | LogError::InUse { .. }
             | LogError::Damaged { .. }
@@ -170,6 +170,14 @@ mod tests {
         .collect()
     }
 
+    fn assert_all_are_repeated(failures: impl IntoIterator<Item = Failed>) {
+        let next = outcomes(failures);
+        assert!(
+            next.iter().all(|next| matches!(next, Next::Retry(_))),
+            "{next:?}"
+        );
+    }
+
     fn exit_code(next: Option<&Next>) -> Option<u8> {
         match next? {
             Next::End(error) => Some(error.exit_code()),
@@ -208,15 +216,10 @@ mod tests {
 
     #[test]
     fn timeouts_while_the_log_is_away_do_not_end_it() {
-        let failures = (0..30).map(|number| match number % 2 {
+        assert_all_are_repeated((0..30).map(|number| match number % 2 {
             0 => Failed::Writing(timed_out()),
             _ => Failed::Opening(timed_out()),
-        });
-        assert!(
-            outcomes(failures)
-                .iter()
-                .all(|next| matches!(next, Next::Retry(_)))
-        );
+        }));
     }
 
     #[test]
@@ -228,11 +231,7 @@ mod tests {
         let mut failures: Vec<Failed> = (0..29).map(|_| Failed::Writing(missing())).collect();
         failures.push(Failed::Writing(aborted()));
         failures.extend((0..29).map(|_| Failed::Opening(missing())));
-        assert!(
-            outcomes(failures)
-                .iter()
-                .all(|next| matches!(next, Next::Retry(_)))
-        );
+        assert_all_are_repeated(failures);
     }
 
     #[test]

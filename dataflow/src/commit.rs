@@ -294,14 +294,10 @@ impl Writing {
     /// Takes key and value from the rejected records of at least so many bytes; fails by `error` if there are none.
     fn shorten(&mut self, bytes: usize, error: DataflowError) -> Result<(), Ended> {
         let rejected = self.topics().rejected();
-        let size = |record: &NewRecord| {
-            let key = record.key.as_ref().map_or(0, Bytes::len);
-            key + record.value.len()
-        };
         let records = self.pieces.iter_mut().filter_map(|it| it.end.as_mut());
         let too_large = records
             .flatten()
-            .filter(|record| record.topic == rejected && size(record) >= bytes.max(1));
+            .filter(|record| record.topic == rejected && record.bytes() >= bytes.max(1));
         let mut shortened = 0;
         for record in too_large {
             record.key = None;

@@ -81,7 +81,7 @@ pub fn follow<'scope, K: Data, V: Data, W: Clone + 'static>(
                                 .batches_through(lower.borrow())
                                 .expect("the trace is not compacted beyond what was told"),
                             changes,
-                            told: None,
+                            handled: None,
                         });
                     }
                     let Some(some) = &mut pending else { break };
@@ -118,8 +118,8 @@ struct Pending<K: Data, V: Data> {
     earliest: Capability<u64>,
     before: Vec<Batch<K, V>>,
     changes: Vec<Batch<K, V>>,
-    /// The last key that was told.
-    told: Option<K>,
+    /// The last key that was handled.
+    handled: Option<K>,
 }
 
 impl<K: Data, V: Data> Pending<K, V> {
@@ -134,9 +134,9 @@ impl<K: Data, V: Data> Pending<K, V> {
         let (mut changed, ref brought) = cursor_list(self.changes.clone());
         let (mut sums, mut next) = (Sums::<V>::new(), Sums::<V>::new());
         let mut steps: Vec<(u64, &V, i64)> = Vec::new();
-        if let Some(told) = &self.told {
-            changed.seek_key(brought, told);
-            if changed.get_key(brought) == Some(told) {
+        if let Some(handled) = &self.handled {
+            changed.seek_key(brought, handled);
+            if changed.get_key(brought) == Some(handled) {
                 changed.step_key(brought);
             }
         }
@@ -172,7 +172,7 @@ impl<K: Data, V: Data> Pending<K, V> {
             }
             *left = left.saturating_sub(sums.len() + steps.len());
             if *left == 0 {
-                self.told = Some(key.clone());
+                self.handled = Some(key.clone());
             }
             changed.step_key(brought);
         }

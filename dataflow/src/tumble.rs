@@ -344,19 +344,35 @@ mod tests {
     use super::*;
     use crate::timers::MachineClock;
 
+    fn rules(live: Duration, timers: Timers) -> Tumble {
+        Tumble {
+            size: WindowSize::from_ms(2000).unwrap(),
+            swarm_size: 1000,
+            live,
+            open_windows: IntGauge::new("open", "open").unwrap(),
+            timers,
+        }
+    }
+
+    /// One reaction with each emoji, in the first window of the room of this number.
+    fn tallies(room: usize, emojis: &[Emoji]) -> Vec<PartialTally> {
+        let room = Room::new(&format!("room-{room}")).unwrap();
+        let tally = |emoji: &Emoji| PartialTally {
+            start_ms: 0,
+            room: room.clone(),
+            emoji: *emoji,
+            count: 1,
+        };
+        emojis.iter().map(tally).collect()
+    }
+
     #[test]
     fn with_too_many_counts_rooms_take_turns_and_none_is_left_out() {
         let emojis: Vec<Emoji> = (0..1000).filter_map(Emoji::from_id).collect();
         let rooms = 2 * MOST_LIVE_COUNTS / emojis.len() + 1;
         timely::execute_directly(move |worker| {
             let timers = Timers::new(Arc::new(MachineClock::default()));
-            let rules = Tumble {
-                size: WindowSize::from_ms(2000).unwrap(),
-                swarm_size: 1000,
-                live: Duration::from_millis(1),
-                open_windows: IntGauge::new("open", "open").unwrap(),
-                timers: timers.clone(),
-            };
+            let rules = rules(Duration::from_millis(1), timers.clone());
             let emissions: Rc<RefCell<Vec<Vec<Room>>>> = Rc::default();
             let seen = emissions.clone();
             let mut input = worker.dataflow(|scope| {
@@ -371,18 +387,7 @@ mod tests {
                 input
             });
             for room in 0..rooms {
-                let room = Room::new(&format!("room-{room}")).unwrap();
-                input.send_batch(
-                    &mut emojis
-                        .iter()
-                        .map(|emoji| PartialTally {
-                            start_ms: 0,
-                            room: room.clone(),
-                            emoji: *emoji,
-                            count: 1,
-                        })
-                        .collect(),
-                );
+                input.send_batch(&mut tallies(room, &emojis));
             }
             input.flush();
             let shown = |emissions: &[Vec<Room>]| emissions.iter().map(Vec::len).sum::<usize>();
@@ -413,13 +418,7 @@ mod tests {
         let rooms = 10 * STEP_COUNTS;
         timely::execute_directly(move |worker| {
             let timers = Timers::new(Arc::new(MachineClock::default()));
-            let rules = Tumble {
-                size: WindowSize::from_ms(2000).unwrap(),
-                swarm_size: 1000,
-                live: Duration::from_secs(600),
-                open_windows: IntGauge::new("open", "open").unwrap(),
-                timers,
-            };
+            let rules = rules(Duration::from_secs(600), timers);
             let closed: Rc<RefCell<Vec<Closed>>> = Rc::default();
             let seen = closed.clone();
             let mut input = worker.dataflow(|scope| {
@@ -429,14 +428,7 @@ mod tests {
                 input
             });
             for room in 0..rooms {
-                let room = Room::new(&format!("room-{room}")).unwrap();
-                let tally = |emoji: &Emoji| PartialTally {
-                    start_ms: 0,
-                    room: room.clone(),
-                    emoji: *emoji,
-                    count: 1,
-                };
-                input.send_batch(&mut emojis.iter().map(tally).collect());
+                input.send_batch(&mut tallies(room, &emojis));
             }
             input.advance_to(2000);
             input.flush();

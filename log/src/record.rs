@@ -65,3 +65,10 @@ pub struct NewRecord {
     /// Names and values beside the payload.
     pub headers: Vec<Header>,
 }
+
+impl NewRecord {
+    /// The bytes of its key and value.
+    pub fn bytes(&self) -> usize {
+        self.key.as_ref().map_or(0, Bytes::len) + self.value.len()
+    }
+}

@@ -156,8 +156,5 @@ pub(super) fn record_bytes(record: &NewRecord) -> usize {
         .iter()
         .map(|h| h.name.len() + h.value.len())
         .sum();
-    record.topic.len()
-        + record.key.as_ref().map_or(0, |key| key.len())
-        + record.value.len()
-        + headers
+    record.topic.len() + record.bytes() + headers
 }

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
 use rdkafka::{
     ClientConfig, ClientContext, Message, Statistics,
     client::OAuthToken,
@@ -196,9 +195,7 @@ impl Appender for KafkaAppender {
         let sent = line.producer.send(kafka_record(&record, time_ms, waiting));
         sent.map_err(|(error, _)| {
             let partition = record.partition.unwrap_or_default();
-            let bytes = record.key.as_ref().map_or(0, Bytes::len) + record.value.len();
-            let error = failure::not_accepted(&error, &record.topic, bytes)
-                .or_else(|| failure::of(&error, Operation::Write, &record.topic, partition))
+            let error = failure::of_write(&error, &record.topic, partition, record.bytes())
                 .unwrap_or_else(|| away(&error));
             line.producer.context().meaning(error, &record.topic)
         })
@@ -310,9 +307,8 @@ pub(super) fn outcome(result: &DeliveryResult<'_>, time_ms: i64) -> Result<u64, 
         });
     }
     let bytes = message.key_len() + message.payload_len();
-    Err(failure::not_accepted(error, message.topic(), bytes)
-        .or_else(|| failure::of(error, Operation::Write, message.topic(), partition))
-        .unwrap_or_else(|| away(error)))
+    let known = failure::of_write(error, message.topic(), partition, bytes);
+    Err(known.unwrap_or_else(|| away(error)))
 }
 
 fn away(error: &KafkaError) -> LogError {

@@ -72,8 +72,18 @@ pub(super) fn of(
     })
 }
 
+/// The meaning of an error of writing a record of `bytes`, as [`of`] returns it.
+pub(super) fn of_write(
+    error: &KafkaError,
+    topic: &str,
+    partition: u32,
+    bytes: usize,
+) -> Option<LogError> {
+    not_accepted(error, topic, bytes).or_else(|| of(error, Operation::Write, topic, partition))
+}
+
 /// That `topic` will never accept a record of `bytes`, if that is what the error means.
-pub(super) fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogError> {
+fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogError> {
     let reason = match code(error)? {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
             "it is too large; raise the topic's max.message.bytes"

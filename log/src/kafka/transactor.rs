@@ -22,7 +22,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use rdkafka::{
     ClientContext, Statistics,
     client::OAuthToken,
@@ -299,10 +298,8 @@ impl KafkaTransactor {
             let Err((error, _)) = sent else { return Ok(()) };
             if failure::code(&error) != Some(RDKafkaErrorCode::QueueFull) {
                 let partition = record.partition.unwrap_or_default();
-                let bytes = record.key.as_ref().map_or(0, Bytes::len) + record.value.len();
-                return Err(failure::not_accepted(&error, &record.topic, bytes)
-                    .or_else(|| failure::of(&error, Operation::Write, &record.topic, partition))
-                    .unwrap_or_else(|| self.why(&error)));
+                let known = failure::of_write(&error, &record.topic, partition, record.bytes());
+                return Err(known.unwrap_or_else(|| self.why(&error)));
             }
             if Instant::now() >= until {
                 return Err(self.timed_out());

@@ -309,6 +309,17 @@ mod tests {
         Topic::Reactions,
     ];
 
+    fn record(value: Vec<u8>, headers: Vec<Header>) -> Owned {
+        Owned {
+            partition: 0,
+            offset: 1,
+            time_ms: 2,
+            key: None,
+            value,
+            headers,
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_of_any_topic_give_a_row_of_the_table(
@@ -317,9 +328,7 @@ mod tests {
             let odd = format!(r#"{{"room":"a","start":{window},"end":{start},"total":0,"counts":[]}}"#);
             for topic in TOPICS {
                 for value in [value.clone(), odd.clone().into_bytes()] {
-                    let record = Owned {
-                        partition: 0, offset: 1, time_ms: window, key: None, value, headers: Vec::new(),
-                    };
+                    let record = Owned { time_ms: window, ..record(value, Vec::new()) };
                     let decoded = decode(topic, &record);
                     prop_assert_eq!(decoded.cells.len(), 3 + columns(topic).len());
                 }
@@ -333,15 +342,7 @@ mod tests {
             let value = format!(
                 r#"{{"room":"{room}","start":0,"end":2000,"span_ms":60000,"top":[{top}]{rooms}}}"#
             );
-            let record = Owned {
-                partition: 0,
-                offset: 1,
-                time_ms: 2,
-                key: None,
-                value: value.into_bytes(),
-                headers: Vec::new(),
-            };
-            let decoded = decode(Topic::Trending, &record);
+            let decoded = decode(Topic::Trending, &record(value.into_bytes(), Vec::new()));
             (decoded.cells[3].clone(), decoded.cells[6].clone())
         };
         let fire = r#"{"emoji":"🔥","count":3}"#;
@@ -355,18 +356,11 @@ mod tests {
     #[test]
     fn emojis_that_this_build_does_not_know_are_shown_by_their_texts() {
         let rejected = |value| {
-            let record = Owned {
-                partition: 0,
-                offset: 1,
-                time_ms: 2,
-                key: None,
-                value,
-                headers: vec![Header {
-                    name: "reason".to_owned(),
-                    value: "unknown_emoji".into(),
-                }],
+            let reason = Header {
+                name: "reason".to_owned(),
+                value: "unknown_emoji".into(),
             };
-            decode(Topic::Rejected, &record)
+            decode(Topic::Rejected, &record(value, vec![reason]))
         };
         let reactions = ["🔥", "\u{1b}", "新", "新"].map(|emoji| ReactionRef {
             user: "u",
@@ -392,29 +386,14 @@ mod tests {
     fn totals_show_emojis_that_this_build_does_not_know() {
         let counts = r#"{"emoji":"新","count":3},{"emoji":"🔥","count":2}"#;
         let value = format!(r#"{{"room":"a","start":0,"end":2000,"total":5,"counts":[{counts}]}}"#);
-        let record = Owned {
-            partition: 0,
-            offset: 1,
-            time_ms: 2,
-            key: None,
-            value: value.into_bytes(),
-            headers: Vec::new(),
-        };
-        let decoded = decode(Topic::Totals, &record);
+        let decoded = decode(Topic::Totals, &record(value.into_bytes(), Vec::new()));
         assert_eq!(decoded.cells[6], "新 3  🔥 2");
     }
 
     #[test]
     fn a_record_is_shown_for_its_rooms_only() {
         let value = br#"{"user_id":1,"emoji_type":"fire","room":"a"}"#.to_vec();
-        let record = Owned {
-            partition: 0,
-            offset: 1,
-            time_ms: 2,
-            key: None,
-            value,
-            headers: Vec::new(),
-        };
+        let record = record(value, Vec::new());
         let of = |room| decode(Topic::Reactions, &record).only(Room::new(room).ok().as_ref());
         assert!(of("a").is_some());
         assert!(of("b").is_none());
