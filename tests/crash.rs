@@ -122,6 +122,11 @@ fn survive(
         .map(|room| (*room, Watcher::follow(address.clone(), room)))
         .collect();
     let crowd = Crowd::start(&address, random.random());
+    // A watcher resumes behind the last final that it has seen, so it needs one before the first kill.
+    until("a final of every room", || {
+        let seen = |(_, watcher): &(_, Watcher)| !watcher.finals().is_empty();
+        watchers.iter().all(seen).then_some(())
+    });
 
     for kill in 1..=kills {
         thread::sleep(Duration::from_millis(
