@@ -105,6 +105,7 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
             "--processes",
         ),
         (with_kafka(&["dataflow", "-n", "1", "-p", "1"]), "--process"),
+        (with_kafka(&["dataflow", "--takeover", "5s"]), "--takeover"),
         (
             with_kafka(&["dataflow", "--swarm-size", "0"]),
             "--swarm-size",

@@ -11,6 +11,13 @@
 //! Results are written while the worker still computes others of their window: a close of many rooms takes
 //! two cores then, not one after the other. A transaction that is never committed leaves nothing behind.
 //!
+//! A transaction begins with the progress of the commit before, once more. So it shows in the progress topic from its
+//! beginning on: the end of the partition lies beyond what is stable, and a standby does not take a long close for a
+//! dead run. Readers of what is committed find the same record twice, and the newest is the last as ever.
+//!
+//! From its start until the worker loop runs the thread commits the progress again and again by itself: restoring the
+//! totals of many rooms takes longer than a standby waits.
+//!
 //! A transaction that fails is kept, and written again by a new transactor as [`crate::attempts`] says. Whether the
 //! failed one was committed all the same is read from the progress topic: each progress record has the id of its
 //! commit in a header. Where the newest one is of another run, that run has taken over.
@@ -18,7 +25,8 @@
 use std::{
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -54,6 +62,9 @@ const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// Commits one transaction after the other, while the sink goes on.
 pub trait Commit {
+    /// The worker loop runs, and heartbeats are the sink's from now on.
+    fn begin(&mut self) {}
+
     /// Hands over results of the next transaction; gives them back if they must wait.
     fn write(&mut self, results: Vec<WindowResult>) -> Result<(), Vec<WindowResult>>;
 
@@ -80,6 +91,10 @@ pub struct Committing {
     pub timeout: Duration,
     /// The newest commit when the run began.
     pub newest: Option<CommitId>,
+    /// The progress when the run began: it is committed again and again until the worker loop runs.
+    pub progress: NewRecord,
+    /// How often.
+    pub heartbeat: Duration,
     /// Where a failure that lasts is reported.
     pub holds: Arc<Holds>,
     /// What to count.
@@ -90,11 +105,23 @@ pub struct Committing {
 
 /// Commits on a thread of its own.
 pub struct CommitThread {
-    queue: Option<SyncSender<Piece>>,
+    queue: Option<SyncSender<Work>>,
+    /// Whether nothing waits for the thread any more.
+    closing: Arc<AtomicBool>,
     /// How many of the transaction that is not ended yet were handed over.
     pieces: usize,
     acks: Receiver<()>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is handed.
+enum Work {
+    /// Wakes the sink.
+    Wake(Wakeup),
+    /// The worker loop runs.
+    Begin,
+    /// A part of a transaction.
+    Piece(Piece),
 }
 
 /// A part of a transaction, and what ends it: the progress is the last record.
@@ -104,48 +131,51 @@ struct Piece {
 }
 
 impl CommitThread {
-    /// Starts the thread. `wake` is called after each acknowledgement.
-    pub fn start(committing: Committing, wake: Wakeup) -> std::io::Result<CommitThread> {
-        // The pieces and the end of a transaction, and the pieces of the one behind it.
-        let (queue, work) = sync_channel::<Piece>(2 * MOST_PIECES + 1);
+    /// Starts the thread, which commits the progress at once: so a run that was fenced finds out by whom.
+    pub fn start(committing: Committing) -> std::io::Result<CommitThread> {
+        // The bell and the beginning, the pieces and the end of a transaction, and the pieces of the one behind it.
+        let (queue, work) = sync_channel::<Work>(2 + 2 * MOST_PIECES + 1);
         let (ack, acks) = sync_channel(1);
+        let closing = Arc::new(AtomicBool::new(false));
+        let stop = committing.stop.clone();
         let mut writing = Writing {
             id: CommitId::first(),
             newest: committing.newest.clone(),
+            last: None,
             committing,
             pieces: Vec::new(),
             attempts: Attempts::default(),
+            closing: closing.clone(),
         };
-        let run = move || {
-            for piece in work {
-                let begun = Instant::now();
-                let ends = piece.end.is_some();
-                match writing.take(piece) {
-                    Ok(()) => {}
-                    Err(Ended::Stopped) => return,
-                    Err(Ended::Failed(error)) => return writing.committing.stop.fail(error),
-                }
-                if !ends {
-                    continue;
-                }
-                let metrics = &writing.committing.metrics;
-                metrics.commit.observe(begun.elapsed().as_secs_f64());
-                metrics.transactions.with_label_values(&["committed"]).inc();
-                if ack.send(()).is_err() {
-                    return;
-                }
-                wake();
-            }
+        let run = move || match writing.run(&work, &ack) {
+            Ok(()) | Err(Ended::Stopped) => {}
+            // A run that is to stop need not stand by.
+            Err(Ended::Failed(error)) if error.is_fence() && stop.is_requested() => {}
+            Err(Ended::Failed(error)) => stop.fail(error),
         };
         let thread = thread::Builder::new()
             .name("commit".to_owned())
             .spawn(run)?;
         Ok(CommitThread {
             queue: Some(queue),
+            closing,
             pieces: 0,
             acks,
             thread: Some(thread),
         })
+    }
+
+    /// The thread with a sink, which `wake` wakes after each acknowledgement.
+    pub fn attached(self, wake: Wakeup) -> CommitThread {
+        self.hand_over(Work::Wake(wake));
+        self
+    }
+
+    /// The queue has room for it, or the thread has ended by a failure, which it has reported.
+    fn hand_over(&self, work: Work) {
+        if let Some(queue) = &self.queue {
+            let _ = queue.try_send(work);
+        }
     }
 }
 
@@ -160,6 +190,10 @@ enum Ended {
 /// The thread's side.
 struct Writing {
     committing: Committing,
+    /// The progress that was committed last.
+    last: Option<NewRecord>,
+    /// Whether nothing waits for this any more.
+    closing: Arc<AtomicBool>,
     /// Of the transaction that is not acknowledged yet: what has to be written again after a failure.
     pieces: Vec<Piece>,
     /// How it failed so far.
@@ -171,8 +205,44 @@ struct Writing {
 }
 
 impl Writing {
+    fn run(&mut self, work: &Receiver<Work>, ack: &SyncSender<()>) -> Result<(), Ended> {
+        self.beat()?;
+        let (mut wake, mut beats) = (None, true);
+        loop {
+            let next = match beats {
+                true => work.recv_timeout(self.committing.heartbeat),
+                false => work.recv().map_err(RecvTimeoutError::from),
+            };
+            match next {
+                Ok(Work::Wake(bell)) => wake = Some(bell),
+                Ok(Work::Begin) => beats = false,
+                Ok(Work::Piece(piece)) => {
+                    let ends = piece.end.is_some();
+                    self.take(piece)?;
+                    if ends {
+                        if ack.send(()).is_err() {
+                            return Ok(());
+                        }
+                        wake.iter().for_each(|wake: &Wakeup| wake());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.beat()?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// Commits the progress of the beginning once more.
+    fn beat(&mut self) -> Result<(), Ended> {
+        let progress = self.committing.progress.clone();
+        self.take(Piece {
+            results: Vec::new(),
+            end: Some(vec![progress]),
+        })
+    }
+
     fn take(&mut self, mut piece: Piece) -> Result<(), Ended> {
-        let ends = piece.end.is_some();
+        let (begun, ends) = (Instant::now(), piece.end.is_some());
         if let Some(progress) = piece.end.as_mut().and_then(|records| records.last_mut()) {
             progress.headers.push(self.id.header());
         }
@@ -182,21 +252,41 @@ impl Writing {
             self.retry(error)?;
         }
         if ends {
+            let last = self.pieces.pop().and_then(|piece| piece.end?.pop());
+            self.last = last.or_else(|| self.last.take());
             self.pieces.clear();
             self.attempts = Attempts::default();
             let next = self.id.next();
             self.newest = Some(std::mem::replace(&mut self.id, next));
+            let metrics = &self.committing.metrics;
+            metrics.commit.observe(begun.elapsed().as_secs_f64());
+            metrics.transactions.with_label_values(&["committed"]).inc();
         }
         Ok(())
     }
 
+    /// What the transaction begins with: the progress of the commit before. One that is nothing but progress shows by
+    /// itself.
+    fn opening(&self) -> Option<NewRecord> {
+        let shows = |piece: &Piece| {
+            let progress_alone = piece.end.as_ref().is_some_and(|records| records.len() == 1);
+            piece.results.is_empty() && progress_alone
+        };
+        let opens = !self.pieces.first().is_some_and(shows);
+        self.last.clone().filter(|_| opens)
+    }
+
     /// Writes the pieces from that of number `first` on, and commits if the end is among them.
     fn write(&mut self, first: usize) -> Result<(), LogError> {
+        let opening = self.opening().filter(|_| first == 0);
         let Committing {
             transactor,
             recording,
             ..
         } = &mut self.committing;
+        if let Some(opening) = opening {
+            transactor.write(vec![opening])?;
+        }
         for piece in &self.pieces[first..] {
             for some in piece.results.chunks(RECORDS_AT_ONCE) {
                 let records = some.iter().map(|result| recording.record(result));
@@ -257,7 +347,7 @@ impl Writing {
     fn pause(&self, pause: Duration) -> Result<(), Ended> {
         let until = Instant::now() + pause;
         loop {
-            if self.committing.stop.is_requested() {
+            if self.committing.stop.is_requested() || self.closing.load(Ordering::Acquire) {
                 return Err(Ended::Stopped);
             }
             if Instant::now() >= until {
@@ -315,19 +405,24 @@ impl Writing {
 }
 
 impl Commit for CommitThread {
+    fn begin(&mut self) {
+        self.hand_over(Work::Begin);
+    }
+
     fn write(&mut self, results: Vec<WindowResult>) -> Result<(), Vec<WindowResult>> {
         let Some(queue) = self.queue.as_ref().filter(|_| self.pieces < MOST_PIECES) else {
             return Err(results);
         };
-        match queue.try_send(Piece { results, end: None }) {
+        match queue.try_send(Work::Piece(Piece { results, end: None })) {
             Ok(()) => {
                 self.pieces += 1;
                 Ok(())
             }
             // The thread has ended by a failure, which it has reported.
-            Err(TrySendError::Full(piece) | TrySendError::Disconnected(piece)) => {
-                Err(piece.results)
-            }
+            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => match work {
+                Work::Piece(piece) => Err(piece.results),
+                Work::Wake(_) | Work::Begin => Ok(()),
+            },
         }
     }
 
@@ -336,7 +431,7 @@ impl Commit for CommitThread {
         self.pieces = 0;
         if let Some(queue) = &self.queue {
             let end = Some(records);
-            match queue.try_send(Piece { results, end }) {
+            match queue.try_send(Work::Piece(Piece { results, end })) {
                 // Without the thread: it has ended by a failure, which it has reported.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => {}
                 Err(TrySendError::Full(_)) => unreachable!("the pieces before it are bounded"),
@@ -352,9 +447,154 @@ impl Commit for CommitThread {
 impl Drop for CommitThread {
     /// Waits for the transaction under way, but not for one that failed: a stop aborts none that was ended.
     fn drop(&mut self) {
+        self.closing.store(true, Ordering::Release);
         self.queue = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::sync::mpsc::{Sender, channel};
+
+    use emostream_log::embedded::EmbeddedLog;
+    use emostream_model::{Room, WindowSize};
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::{
+        progress::{COMMIT_HEADER, Progress},
+        sink::progress_record,
+        tumble::Closed,
+    };
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+    const HEARTBEAT: Duration = Duration::from_millis(50);
+
+    /// What a transactor was called with: topics and commit numbers of the records, and whether they end it.
+    type Call = (Vec<(String, Option<u64>)>, bool);
+
+    struct Shown(Sender<Call>);
+
+    impl Shown {
+        fn show(&self, records: &[NewRecord], ends: bool) {
+            let number = |record: &NewRecord| {
+                let id = record.headers.iter().find(|it| it.name == COMMIT_HEADER)?;
+                let (_, number) = std::str::from_utf8(&id.value).ok()?.split_once('-')?;
+                number.parse().ok()
+            };
+            let shown = records.iter().map(|it| (it.topic.clone(), number(it)));
+            // The test may be over.
+            let _ = self.0.send((shown.collect(), ends));
+        }
+    }
+
+    impl Transactor for Shown {
+        fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+            self.show(&records, false);
+            Ok(())
+        }
+
+        fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+            self.show(&records, true);
+            Ok(())
+        }
+    }
+
+    fn progress(final_until_ms: u64) -> NewRecord {
+        let progress = Progress {
+            final_until_ms,
+            ..Progress::default()
+        };
+        progress_record(&Topics::default(), &progress)
+    }
+
+    fn start(heartbeat: Duration) -> (CommitThread, Receiver<Call>) {
+        let (calls, shown) = channel();
+        let topics = Topics::default();
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let committing = Committing {
+            transactor: Box::new(Shown(calls)),
+            log: Arc::new(EmbeddedLog::in_memory().unwrap()),
+            recording: Recording {
+                topics: topics.clone(),
+                size: WindowSize::from_ms(10).unwrap(),
+                swarm_size: 1,
+                resets: 0,
+            },
+            timeout: DEADLINE,
+            newest: None,
+            progress: progress(0),
+            heartbeat,
+            holds: Arc::new(Holds::new(topics.reactions(), metrics.clone())),
+            metrics,
+            stop: Stop::default(),
+        };
+        (CommitThread::start(committing).unwrap(), shown)
+    }
+
+    fn until_acknowledged(thread: &mut CommitThread) {
+        let until = Instant::now() + DEADLINE;
+        while !thread.acknowledged() {
+            assert!(Instant::now() < until);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn a_final() -> WindowResult {
+        WindowResult::Final(Closed {
+            room: Room::default(),
+            start_ms: 0,
+            counts: [].into(),
+        })
+    }
+
+    #[test]
+    fn until_the_worker_loop_runs_the_progress_is_committed_again_and_again() {
+        let (thread, shown) = start(HEARTBEAT);
+        let mut thread = thread.attached(Box::new(|| {}));
+        for number in 1..4 {
+            let call = shown.recv_timeout(DEADLINE).unwrap();
+            assert_eq!(
+                call,
+                (vec![(Topics::default().progress(), Some(number))], true)
+            );
+        }
+        thread.begin();
+        // One may be under way.
+        thread::sleep(HEARTBEAT);
+        let _ = shown.try_iter().count();
+        assert!(shown.recv_timeout(10 * HEARTBEAT).is_err());
+    }
+
+    #[test]
+    fn a_transaction_begins_with_the_progress_of_the_commit_before() {
+        let names = Topics::default();
+        let (mut thread, shown) = start(DEADLINE);
+        thread.begin();
+        let next = || shown.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(next(), (vec![(names.progress(), Some(1))], true));
+        for number in 2..4 {
+            // Before all of it is known.
+            thread.write(vec![a_final()]).unwrap();
+            assert_eq!(next(), (vec![(names.progress(), Some(number - 1))], false));
+            assert_eq!(next(), (vec![(names.windows(), None)], false));
+            thread.submit(vec![a_final()], vec![progress(number)]);
+            assert_eq!(next(), (vec![(names.windows(), None)], false));
+            assert_eq!(next(), (vec![(names.progress(), Some(number))], true));
+            until_acknowledged(&mut thread);
+        }
+        // Progress alone shows by itself.
+        thread.submit(Vec::new(), vec![progress(4)]);
+        assert_eq!(next(), (vec![(names.progress(), Some(4))], true));
+        until_acknowledged(&mut thread);
+        let mut rejected = progress(0);
+        rejected.topic = names.rejected();
+        thread.submit(Vec::new(), vec![rejected, progress(5)]);
+        assert_eq!(next(), (vec![(names.progress(), Some(4))], false));
+        assert_eq!(next().0.len(), 2);
     }
 }

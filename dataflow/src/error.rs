@@ -101,8 +101,8 @@ pub enum DataflowError {
         /// This host's time.
         now: String,
     },
-    /// The progress was reset while this run started.
-    #[error("the progress in {topic} was reset while this run started; restart it")]
+    /// The progress was reset while this run started, ran or stood by.
+    #[error("the progress in {topic} was reset; restart this run, and it goes on from there")]
     ResetMeanwhile {
         /// The progress topic.
         topic: String,
@@ -186,6 +186,12 @@ pub enum DataflowError {
         /// How it was noticed.
         why: String,
     },
+    /// Process 0 of the cluster was fenced: the processes join again, and process 0 stands by.
+    #[error("{peer} was fenced by another run")]
+    Dissolved {
+        /// Process 0.
+        peer: String,
+    },
     /// A worker of this process does nothing any more.
     #[error("worker {worker} of this process has stood still for seconds; restart it")]
     Stuck {
@@ -216,6 +222,20 @@ pub enum DataflowError {
 }
 
 impl DataflowError {
+    /// Whether another run has taken over.
+    pub(crate) fn is_fence(&self) -> bool {
+        matches!(
+            self,
+            DataflowError::Start(LogError::Fenced { .. })
+                | DataflowError::Log(LogError::Fenced { .. })
+        )
+    }
+
+    /// Whether the processes of a cluster leave their run without ending, because another run has taken over.
+    pub(crate) fn dissolves(&self) -> bool {
+        self.is_fence() || matches!(self, DataflowError::Dissolved { .. })
+    }
+
     /// The exit code of a process that ends by this (INTERFACE, "Exit codes").
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -228,6 +248,7 @@ impl DataflowError {
             | DataflowError::ResetMeanwhile { .. }
             | DataflowError::ProgressMoved { .. }
             | DataflowError::PeerLost { .. }
+            | DataflowError::Dissolved { .. }
             | DataflowError::Stuck { .. } => 75,
             // Two properties that do not go together: librdkafka finds it when it makes a transactor.
             DataflowError::Start(

@@ -48,6 +48,7 @@ mod simulation;
 mod sink;
 mod slide;
 mod source;
+mod standby;
 mod step;
 mod stop;
 mod stored_progress;
@@ -80,6 +81,7 @@ pub use reset::{
     Basis, FinalTime, FinalsAfter, Plan, Reset, ResetFrom, ResetRequest, plan, reset, stored,
 };
 pub use run::run;
+pub use sink::HEARTBEAT;
 pub use stop::Stop;
 pub use topology::describe;
 
@@ -114,6 +116,10 @@ pub struct Config {
     pub hold_timeout: Duration,
     /// How long a transaction may take; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,
+    /// Whether it starts as a standby, which waits until no other run commits.
+    pub standby: bool,
+    /// How long a standby sees no commit before it takes over; several times [`HEARTBEAT`].
+    pub takeover: Duration,
     /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
     /// can judge.
     pub unbounded_timestamps: bool,
@@ -170,5 +176,14 @@ impl Config {
     }
 }
 
-/// Told how the dataflow does: `Ok` once it reads and commits, `Err` with the reason while not.
-pub type Ready = Arc<dyn Fn(Result<(), String>) + Send + Sync>;
+/// What a dataflow that is ready does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Activity {
+    /// It reads and commits.
+    Active,
+    /// It waits until the active run is gone; names it, for people.
+    Standby(String),
+}
+
+/// Notified of how the dataflow does: `Ok` once it reads and commits or stands by, `Err` with the reason while not.
+pub type Ready = Arc<dyn Fn(Result<Activity, String>) + Send + Sync>;

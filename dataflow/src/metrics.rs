@@ -1,7 +1,8 @@
 //! What the dataflow tells Prometheus.
 
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use crate::partition::Reason;
@@ -15,6 +16,8 @@ const COMMIT_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.
 /// The dataflow's metrics; cheap to clone, safe from any thread.
 #[derive(Debug, Clone)]
 pub struct Metrics {
+    /// 1 while this process is part of the active run.
+    pub active: IntGauge,
     /// Reactions counted.
     pub events: IntCounter,
     /// Reactions too late.
@@ -55,6 +58,10 @@ impl Metrics {
             Histogram::with_opts(HistogramOpts::new(name(n), help).buckets(buckets.to_vec()))
         };
         let metrics = Metrics {
+            active: IntGauge::new(
+                name("active"),
+                "1 while the process counts, 0 while it starts or stands by.",
+            )?,
             events: counter("events_total", "Reactions counted.")?,
             late: counter("late_total", "Reactions whose window was closed.")?,
             rejected: counters("rejected_total", "Records rejected, by reason.", "reason")?,
@@ -95,6 +102,7 @@ impl Metrics {
             transactions: counters("transactions_total", "Transactions, by outcome.", "outcome")?,
             live: counters("live_total", "Live results, by outcome.", "outcome")?,
         };
+        registry.register(Box::new(metrics.active.clone()))?;
         registry.register(Box::new(metrics.events.clone()))?;
         registry.register(Box::new(metrics.late.clone()))?;
         registry.register(Box::new(metrics.rejected.clone()))?;
@@ -109,6 +117,17 @@ impl Metrics {
         registry.register(Box::new(metrics.live.clone()))?;
         metrics.show_zeros();
         Ok(metrics)
+    }
+
+    /// The process stands by: what it has last read and waited for is the active run's to tell, and would be counted
+    /// twice in sums over all processes.
+    pub fn stand_by(&self) {
+        self.active.set(0);
+        self.lag.reset();
+        self.held.reset();
+        self.watermark.reset();
+        self.open_windows.reset();
+        self.final_until.reset();
     }
 
     /// Every window that ends at or before this is final. It begins to be shown when something is: an
@@ -151,7 +170,13 @@ mod tests {
             family.map_or(0, |family| family.get_metric().len())
         };
         assert_eq!(series("final_until_timestamp_seconds"), 0);
-        let shown = ["rejected_total", "transactions_total", "live_total"].map(series);
-        assert_eq!(shown, [4, 2, 2]);
+        let shown = [
+            "active",
+            "rejected_total",
+            "transactions_total",
+            "live_total",
+        ]
+        .map(series);
+        assert_eq!(shown, [1, 4, 2, 2]);
     }
 }

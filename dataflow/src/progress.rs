@@ -38,8 +38,11 @@ pub struct Progress {
     pub newest_final_ms: u64,
     /// The id of the Kafka cluster; `None` for a log without one, or where the former version wrote it.
     pub cluster_id: Option<String>,
-    /// The run that wrote it; `None` where the former version did.
+    /// The run that wrote it; `None` where the former version or a reset did.
     pub run: Option<RunIdentity>,
+    /// How long it takes at most until its writer commits again, milliseconds; `None` where the former version wrote
+    /// it, which commits at least once a minute.
+    pub heartbeat_ms: Option<u64>,
 }
 
 impl Progress {
@@ -48,6 +51,11 @@ impl Progress {
         let of_settings = self.settings.as_ref().map(|settings| settings.window_ms);
         let of_former = self.formers.last().map(|former| former.window_ms);
         of_settings.or(of_former)
+    }
+
+    /// Whether a reset wrote it. One that only rejects what is ahead keeps the settings, but names no run.
+    pub fn is_of_a_reset(&self) -> bool {
+        self.settings.is_none() || (self.run.is_none() && self.heartbeat_ms.is_some())
     }
 }
 
@@ -124,6 +132,13 @@ pub struct RunIdentity {
     pub process: usize,
     /// The id of the operating system's process.
     pub pid: u32,
+}
+
+impl fmt::Display for RunIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RunIdentity { host, process, pid } = self;
+        write!(f, "host {host}, process {process}, pid {pid}")
+    }
 }
 
 /// How far one partition was read when the record was committed.

@@ -3,8 +3,11 @@
 //! ```text
 //!  newest finals ─▶ progress ─▶ offsets of the reactions ─▶ does it fit? ──no──▶ refused, nothing was touched
 //!                                                             │ yes
-//!                                                           fence ─▶ the same once more ─▶ begin
+//!                                                 fence ─▶ the same once more ─▶ totals, trending ─▶ begin
 //! ```
+//!
+//! Reading the totals of many rooms takes seconds, in which the run commits its progress again and again
+//! ([`crate::commit`]): a standby must not take it for dead.
 //!
 //! Invariants:
 //! - A start that is refused fences no run: one with the wrong flags does not end the healthy one.
@@ -28,6 +31,7 @@ use crate::{
     holds::moment,
     progress::{COMMIT_HEADER, CommitId, PartitionProgress, Progress},
     results::resets_of,
+    sink::HEARTBEAT,
     slide::Stay,
     stored_progress, topic_settings,
     totals::RoomTotals,
@@ -36,6 +40,9 @@ use crate::{
 /// A final's record is written after its window, by clocks that may differ: how much earlier than the
 /// window's end its time may be at most. More than the five seconds that reactions may be ahead.
 const WRITTEN_EARLY_MS: u64 = 60_000;
+
+/// How long a broker may take to tell the end of the progress topic.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many of the last offsets of the progress topic are read for its newest record: it, and what its
 /// transaction left.
@@ -51,28 +58,59 @@ pub type RecoveredTotals = Vec<RoomTotals>;
 /// What lies in the trending span as of F, from time 0 on.
 pub type RecoveredTrending = Vec<Stay>;
 
-/// What a run begins with.
-pub struct Beginning {
+/// What a run has once every older run is fenced.
+pub struct TakenOver {
     /// The only transactor that can commit.
     pub transactor: Box<dyn Transactor>,
     /// The newest commit.
     pub newest: Option<CommitId>,
     /// The progress that it goes on from, with its own settings and every partition of the reactions.
     pub progress: Progress,
+    /// F as it was stored: after a reset it may lie within one of this run's windows, and the progress's F is their
+    /// next end.
+    pub stored_until_ms: u64,
+}
+
+/// What a run restores from the results of those before it.
+pub struct Restored {
     /// The totals of every room as of F.
     pub totals: RecoveredTotals,
     /// What lies in the trending span as of F.
     pub trending: RecoveredTrending,
 }
 
-/// Checks that a run can begin, fences older runs, and reads where they got to.
-pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowError> {
+/// Checks that a run with this configuration can go on from what the log holds. Fences no run.
+pub fn check(config: &Config, log: &dyn Log) -> Result<Option<Progress>, DataflowError> {
+    require_topics(config, log)?;
+    Ok(Found::read(config, log)?.stored)
+}
+
+fn require_topics(config: &Config, log: &dyn Log) -> Result<(), DataflowError> {
     let topics = &config.topics;
     log.partitions(&topics.live())
         .and_then(|_| require_result_topics(topics, log))
         .map_err(DataflowError::Start)?;
-    topic_settings::require(config, log)?;
+    topic_settings::require(config, log)
+}
+
+/// Checks that a run can begin, fences older runs, and reads where they got to.
+///
+/// `None` if the end of the progress topic is not `silent_at` any more, just before it would fence: the active run of
+/// a standby lives, or another standby was first.
+pub fn take_over(
+    config: &Config,
+    log: &dyn Log,
+    silent_at: Option<u64>,
+) -> Result<Option<TakenOver>, DataflowError> {
+    let topics = &config.topics;
+    require_topics(config, log)?;
     let before = Found::read(config, log)?;
+    if let Some(end) = silent_at {
+        let ends = log.end_offsets(&topics.progress(), 0, END_PATIENCE);
+        if ends.map_err(DataflowError::Start)?.end != end {
+            return Ok(None);
+        }
+    }
     let transactor = fence(topics, log, config.commit_timeout).map_err(DataflowError::Start)?;
     // Where no run has committed meanwhile, all of it holds still.
     let found = match stored(topics, log)? == before.stored {
@@ -93,11 +131,10 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
             "stored progress"
         );
     }
-    Ok(Beginning {
+    Ok(Some(TakenOver {
         transactor,
         newest: newest_commit(topics, log).map_err(DataflowError::Start)?,
-        trending: trending(config, log, &stored, final_until_ms)?,
-        totals: totals(&topics.totals(), log)?,
+        stored_until_ms: stored.final_until_ms,
         progress: Progress {
             settings: Some(config.settings()),
             final_until_ms,
@@ -105,9 +142,34 @@ pub fn recover(config: &Config, log: &dyn Log) -> Result<Beginning, DataflowErro
             newest_final_ms: stored.newest_final_ms.max(found.newest_final_ms),
             cluster_id: log.cluster_id(),
             run: Some(config.identity()),
+            heartbeat_ms: Some(HEARTBEAT.as_millis() as u64),
             formers: stored.formers,
             resets: stored.resets,
         },
+    }))
+}
+
+impl TakenOver {
+    /// The progress as it is to be committed before anything is counted: with F as it was stored, so that a run that
+    /// begins from this record restores the same as this one.
+    pub fn unchanged(&self) -> Progress {
+        Progress {
+            final_until_ms: self.stored_until_ms,
+            ..self.progress.clone()
+        }
+    }
+}
+
+/// Reads the results that a run goes on from: as of `progress`, whose F was stored as `stored_until_ms`.
+pub fn restore(
+    config: &Config,
+    log: &dyn Log,
+    progress: &Progress,
+    stored_until_ms: u64,
+) -> Result<Restored, DataflowError> {
+    Ok(Restored {
+        trending: trending(config, log, progress, stored_until_ms)?,
+        totals: totals(&config.topics.totals(), log)?,
     })
 }
 
@@ -124,6 +186,16 @@ pub fn require_result_topics(topics: &Topics, log: &dyn Log) -> Result<(), LogEr
         .try_for_each(|topic| log.partitions(topic).map(drop))
 }
 
+/// Refuses progress that was made under other settings.
+pub fn require_settings(config: &Config, stored: &Progress) -> Result<(), DataflowError> {
+    let stored = stored.settings.as_ref();
+    let Some(difference) = stored.and_then(|it| config.settings().difference(it)) else {
+        return Ok(());
+    };
+    let topic = config.topics.progress();
+    Err(DataflowError::OtherSettings { topic, difference })
+}
+
 /// What the log says of where the dataflow stands, and that a run with some settings can go on from it.
 #[derive(Clone)]
 struct Found {
@@ -135,17 +207,14 @@ struct Found {
 
 impl Found {
     fn read(config: &Config, log: &dyn Log) -> Result<Found, DataflowError> {
-        let (topics, settings) = (&config.topics, config.settings());
+        let topics = &config.topics;
         let newest_final_ms = newest_final_ms(topics, log)?;
         let stored = stored(topics, log)?;
         let known = stored.clone().unwrap_or_default();
         let (kept, misfits) =
             compare(&topics.reactions(), log, &known).map_err(DataflowError::Start)?;
         require_cluster(topics, log, &known)?;
-        if let Some(difference) = known.settings.and_then(|it| settings.difference(&it)) {
-            let topic = topics.progress();
-            return Err(DataflowError::OtherSettings { topic, difference });
-        }
+        require_settings(config, &known)?;
         require_progress(topics, newest_final_ms, stored.as_ref())?;
         let now_ms = config.clock.unix_ms();
         let last_begins_ms = known.final_until_ms.saturating_sub(config.window.as_ms());
@@ -261,6 +330,14 @@ pub fn fence(
     log.transactor(&transactional_id(topics), timeout)
 }
 
+/// Offset and value of the newest progress record.
+pub fn newest_record(topics: &Topics, log: &dyn Log) -> Result<Option<(u64, Vec<u8>)>, LogError> {
+    let mut newest = None;
+    let mut keep = |record: Record<'_>| newest = Some((record.offset, record.value.to_vec()));
+    read_last(log, &topics.progress(), LAST_PROGRESS, &mut keep)?;
+    Ok(newest)
+}
+
 /// The newest commit; `None` if there is none, or a former version made it.
 pub fn newest_commit(topics: &Topics, log: &dyn Log) -> Result<Option<CommitId>, LogError> {
     let mut newest = None;
@@ -276,17 +353,20 @@ pub fn newest_commit(topics: &Topics, log: &dyn Log) -> Result<Option<CommitId>,
 /// The progress that was committed last; `None` if there is none. It may be moved until its writer is
 /// fenced.
 pub fn stored(topics: &Topics, log: &dyn Log) -> Result<Option<Progress>, DataflowError> {
-    let topic = topics.progress();
-    let mut newest = None;
-    let mut keep = |record: Record<'_>| newest = Some(record.value.to_vec());
-    read_last(log, &topic, LAST_PROGRESS, &mut keep).map_err(DataflowError::Start)?;
-    // An empty value is a deletion.
-    let Some(value) = newest.filter(|value| !value.is_empty()) else {
+    let newest = newest_record(topics, log).map_err(DataflowError::Start)?;
+    newest.map_or(Ok(None), |(_, value)| decode(topics, &value))
+}
+
+/// The progress in a record's value; `None` if the record deletes it.
+pub fn decode(topics: &Topics, value: &[u8]) -> Result<Option<Progress>, DataflowError> {
+    if value.is_empty() {
         return Ok(None);
+    }
+    let unreadable = |detail| DataflowError::UnreadableProgress {
+        topic: topics.progress(),
+        detail,
     };
-    let stored = stored_progress::decode(&value);
-    let stored = stored.map_err(|detail| DataflowError::UnreadableProgress { topic, detail })?;
-    Ok(Some(stored))
+    stored_progress::decode(value).map(Some).map_err(unreadable)
 }
 
 fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> {
@@ -332,11 +412,11 @@ fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> 
 fn trending(
     config: &Config,
     log: &dyn Log,
-    stored: &Progress,
-    final_until_ms: u64,
+    progress: &Progress,
+    stored_until_ms: u64,
 ) -> Result<RecoveredTrending, DataflowError> {
-    let (span, topics, resets) = (config.span(), &config.topics, stored.resets);
-    let stored_until_ms = stored.final_until_ms;
+    let (span, topics, resets) = (config.span(), &config.topics, progress.resets);
+    let final_until_ms = progress.final_until_ms;
     let since_ms = stored_until_ms.saturating_sub(span.span_ms + WRITTEN_EARLY_MS);
     let mut stays = Vec::new();
     let mut keep = |record: Record<'_>| {

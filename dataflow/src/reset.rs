@@ -26,7 +26,7 @@ use crate::{
     holds::moment,
     progress::{AheadLimit, CommitId, Former, PartitionProgress, Progress, Resets},
     recovery::{self, fence, newest_final_ms},
-    sink::progress_record,
+    sink::{HEARTBEAT, progress_record},
 };
 
 /// How long brokers may take to tell the ends of partitions.
@@ -217,6 +217,9 @@ pub fn reset(
             .newest_final_ms
             .max(newest_final_ms)
             .max(progress.final_until_ms),
+        // What tells it from a run's record; see `Progress::is_of_a_reset`.
+        run: None,
+        heartbeat_ms: Some(HEARTBEAT.as_millis() as u64),
         ..progress
     };
     let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
@@ -511,7 +514,6 @@ fn forget(
         settings: None,
         partitions,
         formers,
-        run: None,
         ..stored
     };
     (progress, done)

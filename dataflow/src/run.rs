@@ -1,4 +1,10 @@
-//! Runs a dataflow: recovers, starts the workers, steps them until it is stopped.
+//! Runs a dataflow: recovers, starts the workers, steps them until it is stopped; stands by while another run is active.
+//!
+//! ```text
+//!   turn:  ─▶ (standby: wait) ─▶ take over ─▶ restore ─▶ count ─┬─ asked to stop ─▶ end
+//!    ▲                                                          ├─ failed ────────▶ end, by its exit code
+//!    └──────────────── stand by ◀── fenced ─────────────────────┘
+//! ```
 //!
 //! Stopping means not stepping any more: operators are dropped as they are, so no capability goes
 //! that would close a window early.
@@ -12,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_log::Log;
+use emostream_log::{Log, LogError};
 use prometheus::Registry;
 use timely::{
     CommunicationConfig, WorkerConfig, communication::AllocatorBuilder, execute::execute_from,
@@ -20,13 +26,16 @@ use timely::{
 };
 
 use crate::{
-    Config, DataflowError, Ready, Stop,
+    Activity, Config, DataflowError, Ready, Stop,
     cluster::{Agreement, Cluster, Group, SharedBeginning},
-    commit::{Commit, CommitThread, Committing, StartCommitter, Wakeup},
+    commit::{CommitThread, Committing},
     end_offsets::{RequestThreads, StartRequests},
     holds::Holds,
     metrics::Metrics,
-    recovery::{self, Beginning},
+    progress::{Progress, RunIdentity},
+    recovery::{self, Restored},
+    sink::{HEARTBEAT, progress_record},
+    standby::{Standby, Waited},
     timers::MachineClock,
     watchdog::{WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
     worker::{Counting, First, Shared},
@@ -44,6 +53,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long brokers may take to tell the ends of partitions: a stop waits for them.
 const LAG_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What a standby says as long as it has not read who is active.
+const UNKNOWN_ACTIVE: &str = "no active run is known";
+
+/// What a process of a cluster says while process 0 reads where to begin.
+const AWAITS_BEGINNING: &str = "waiting for process 0 of the cluster to begin";
+
+/// What a process ends with where Kafka is not there at the start.
+const NOT_REACHABLE: u8 = 69;
+
 /// How often it looks whether its workers have ended.
 const END_LOOK: Duration = Duration::from_millis(5);
 
@@ -57,138 +75,302 @@ pub fn run(
 ) -> Result<(), DataflowError> {
     let metrics = Metrics::register(registry)
         .map_err(|error| DataflowError::Worker(format!("metrics: {error}")))?;
-    let join = |cluster: Cluster| {
-        let agreement = Agreement::of(&config, cluster.hosts.len(), log.cluster_id());
-        Group::join(cluster, agreement, stop.clone())
+    let dataflow = Dataflow {
+        config,
+        log,
+        metrics,
+        ready,
     };
-    let group = config.cluster.clone().map(join).transpose()?.map(Arc::new);
-    let counted = count(config, log, metrics, &stop, &ready, group.as_ref());
-    if let Err(error) = counted {
-        stop.fail(error);
-    }
-    ready(Err("stopped".to_owned()));
-    // Also where it ended without being asked to, the others must hear of it.
-    stop.request();
-    if let Some(group) = group {
-        group.wait_for_goodbye();
-    }
-    stop.why_failed().map_or(Ok(()), Err)
+    let ended = dataflow.turns(&stop);
+    (dataflow.ready)(Err("stopped".to_owned()));
+    ended
 }
 
-/// From the beginning, once everybody is there, to the stop.
-fn count(
+/// What a process has for all its turns as the active run and as a standby.
+struct Dataflow {
     config: Config,
     log: Arc<dyn Log>,
     metrics: Metrics,
-    stop: &Stop,
-    ready: &Ready,
-    group: Option<&Arc<Group>>,
-) -> Result<(), DataflowError> {
-    if let Some(group) = group.filter(|group| group.leads()) {
-        ready(Err(
-            "waiting for the other processes of the cluster".to_owned()
-        ));
-        if !group.complete() {
-            return Ok(());
-        }
-    }
-    let topic = config.topics.reactions();
-    let holds = Arc::new(Holds::new(topic.clone(), metrics.clone()));
-    let (mut first, mut found) = (None, None);
-    if group.is_none_or(|group| group.leads()) {
-        ready(Err("reading where the last run got to".to_owned()));
-        let Beginning {
-            transactor,
-            newest,
-            progress,
-            totals,
-            trending,
-        } = recovery::recover(&config, &*log)?;
-        let committing = Committing {
-            transactor,
-            log: log.clone(),
-            recording: config.recording(progress.resets.number),
-            timeout: config.commit_timeout,
-            newest,
-            holds: holds.clone(),
-            metrics: metrics.clone(),
-            stop: stop.clone(),
-        };
-        first = Some(First {
-            committer: commit_thread(committing),
-            group_offsets: log
-                .group_offsets(
-                    &recovery::consumer_group(&config.topics),
-                    &config.topics.reactions(),
-                )
-                .map_err(DataflowError::Start)?,
-            totals,
-            trending,
-        });
-        found = Some(progress);
-    } else {
-        ready(Err(
-            "waiting for process 0 of the cluster to begin".to_owned()
-        ));
-    }
-    let begun = match (group, found) {
-        (Some(group), found) => {
-            let shared = found.as_ref().map(SharedBeginning::of);
-            let begun = group.begin(shared, config.workers)?;
-            // Process 0 knows more than it shares.
-            begun.map(|(shared, allocators)| (found.unwrap_or(shared.into()), allocators))
-        }
-        (None, Some(found)) => Some((found, allocators(config.workers)?)),
-        (None, None) => None,
-    };
-    let Some((progress, allocators)) = begun else {
-        return Ok(());
-    };
-    let appender = log.appender(LIVE_TIMEOUT).map_err(DataflowError::Start)?;
-    tracing::info!(
-        partitions = progress.partitions.len(),
-        final_until_ms = progress.final_until_ms,
-        workers = config.workers,
-        "counting"
-    );
-    let positions = progress.partitions.iter();
-    let positions = positions.map(|p| AtomicU64::new(p.resume_offset));
-    let of_log = log.clone();
-    let end_offsets: StartRequests =
-        Box::new(move |wake| Box::new(RequestThreads::new(of_log.clone(), topic.clone(), wake)));
-    let run = Arc::new(Run {
-        heartbeats: WorkerHeartbeats::new(config.workers),
-        shared: Arc::new(Shared {
-            clock: Arc::new(MachineClock(config.clock.clone())),
-            config,
-            log,
-            metrics,
-            stop: stop.clone(),
-            positions: Arc::new(positions.collect()),
-            progress,
-            end_offsets,
-            holds,
-            first: Mutex::new(first),
-            appender: Arc::from(appender),
-        }),
-        group: group.cloned(),
-        ready: ready.clone(),
-        reading: AtomicUsize::new(0),
-    });
-    Run::workers(&run, allocators)
+    ready: Ready,
 }
 
-fn commit_thread(committing: Committing) -> StartCommitter {
-    Box::new(move |wake: Wakeup| {
-        let stop = committing.stop.clone();
-        let started = CommitThread::start(committing, wake);
-        let started = started.map(|thread| Box::new(thread) as Box<dyn Commit>);
-        started
-            .inspect_err(|error| {
-                stop.fail(DataflowError::Worker(format!("commit thread: {error}")))
-            })
-            .ok()
-    })
+/// Why a process stands by.
+#[derive(Debug, Clone)]
+enum Cause {
+    /// It was started so; the progress then.
+    Asked(Option<Progress>),
+    /// Another run has fenced its own, which ended by this.
+    Fenced(DataflowError),
+    /// It was about to take over when somebody committed.
+    Overtaken,
+}
+
+impl Dataflow {
+    fn turns(&self, stop: &Stop) -> Result<(), DataflowError> {
+        let leads = self.config.cluster.as_ref().is_none_or(|it| it.index == 0);
+        // The other processes of a cluster do as process 0 says.
+        let mut standby = match self.config.standby && leads {
+            // A standby with the wrong flags says so now, not when it is needed.
+            true => Some(Cause::Asked(recovery::check(&self.config, &*self.log)?)),
+            false => None,
+        };
+        loop {
+            let turn = stop.part();
+            match self.turn(&turn, &mut standby) {
+                Err(error) if error.is_fence() => {
+                    self.metrics.stand_by();
+                    standby = Some(Cause::Fenced(error));
+                }
+                Err(DataflowError::Dissolved { peer }) => {
+                    tracing::warn!(
+                        "{peer} was fenced by another run: this process joins the cluster again"
+                    );
+                    self.metrics.stand_by();
+                }
+                // An ordinary start would fence the active run, so the process must not end for want of its cluster.
+                Err(
+                    error @ (DataflowError::PeerLost { .. } | DataflowError::Incomplete { .. }),
+                ) if standby.is_some() => {
+                    tracing::warn!("the standby waits for its cluster: {error}")
+                }
+                // Its successor on this host listens there: a cluster was started anew before this process noticed.
+                Err(DataflowError::Listen { .. }) if let Some(Cause::Fenced(error)) = &standby => {
+                    return Err(error.clone());
+                }
+                // Nothing was fenced yet, and the active run may be well.
+                Err(DataflowError::Start(error)) if standby.is_some() && passes(&error) => {
+                    tracing::warn!("a standby cannot take over, and goes on waiting: {error}");
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Counts until the end, after standing by where there is a cause.
+    fn turn(&self, stop: &Stop, standby: &mut Option<Cause>) -> Result<(), DataflowError> {
+        let join = |cluster: Cluster| {
+            let agreement = Agreement::of(&self.config, cluster.hosts.len(), self.log.cluster_id());
+            Group::join(cluster, agreement, stop.clone())
+        };
+        let group = self.config.cluster.clone().map(join).transpose()?;
+        let group = group.map(Arc::new);
+        let counted = self.count(stop, group.as_ref(), standby);
+        self.metrics.active.set(0);
+        if let Err(error) = &counted {
+            stop.fail(error.clone());
+        }
+        // Also where it ended without being asked to, the others must hear of it.
+        stop.request();
+        if let Some(group) = group {
+            group.wait_for_goodbye();
+        }
+        match counted {
+            // A worker was left behind: the process cannot begin again, whatever came first.
+            Err(DataflowError::Stuck { worker }) => Err(DataflowError::Stuck { worker }),
+            _ => stop.why_failed().map_or(Ok(()), Err),
+        }
+    }
+
+    /// From the beginning, once everybody is there, to the stop.
+    fn count(
+        &self,
+        stop: &Stop,
+        group: Option<&Arc<Group>>,
+        standby: &mut Option<Cause>,
+    ) -> Result<(), DataflowError> {
+        let (config, log, ready) = (&self.config, &self.log, &self.ready);
+        if let Some(group) = group.filter(|group| group.leads()) {
+            ready(Err(
+                "waiting for the other processes of the cluster".to_owned()
+            ));
+            if !group.complete() {
+                return Ok(());
+            }
+        }
+        let topic = config.topics.reactions();
+        let holds = Arc::new(Holds::new(topic.clone(), self.metrics.clone()));
+        let (mut first, mut found, mut stored_until_ms) = (None, None, 0);
+        if group.is_none_or(|group| group.leads()) {
+            let Some(taken) = self.take_over(stop, standby, group)? else {
+                return Ok(());
+            };
+            let progress = taken.progress.clone();
+            stored_until_ms = taken.stored_until_ms;
+            let unchanged = progress_record(&config.topics, &taken.unchanged());
+            // From now on it commits its progress again and again, however long the rest takes.
+            let committing = CommitThread::start(Committing {
+                transactor: taken.transactor,
+                log: log.clone(),
+                recording: config.recording(progress.resets.number),
+                timeout: config.commit_timeout,
+                newest: taken.newest,
+                progress: unchanged,
+                heartbeat: HEARTBEAT,
+                holds: holds.clone(),
+                metrics: self.metrics.clone(),
+                stop: stop.clone(),
+            });
+            let committing = committing
+                .map_err(|error| DataflowError::Worker(format!("commit thread: {error}")))?;
+            let Restored { totals, trending } =
+                recovery::restore(config, &**log, &progress, stored_until_ms)?;
+            let topic = config.topics.reactions();
+            first = Some(First {
+                committer: Box::new(move |wake| Some(Box::new(committing.attached(wake)))),
+                group_offsets: log
+                    .group_offsets(&recovery::consumer_group(&config.topics), &topic)
+                    .map_err(DataflowError::Start)?,
+                totals,
+                trending,
+            });
+            found = Some(progress);
+        } else {
+            ready(Err(AWAITS_BEGINNING.to_owned()));
+        }
+        let begun = match (group, found) {
+            (Some(group), found) => {
+                let shared = found.as_ref().map(SharedBeginning::of);
+                let mut report = |active: Option<String>| match active {
+                    Some(active) => ready(Ok(Activity::Standby(active))),
+                    None => ready(Err(AWAITS_BEGINNING.to_owned())),
+                };
+                let begun = group.begin(shared, config.workers, &mut report)?;
+                // Process 0 knows more than it shares.
+                begun.map(|(shared, allocators)| (found.unwrap_or(shared.into()), allocators))
+            }
+            (None, Some(found)) => Some((found, allocators(config.workers)?)),
+            (None, None) => None,
+        };
+        let Some((progress, allocators)) = begun else {
+            return Ok(());
+        };
+        let appender = log.appender(LIVE_TIMEOUT).map_err(DataflowError::Start)?;
+        tracing::info!(
+            partitions = progress.partitions.len(),
+            final_until_ms = progress.final_until_ms,
+            workers = config.workers,
+            "counting"
+        );
+        let positions = progress.partitions.iter();
+        let positions = positions.map(|p| AtomicU64::new(p.resume_offset));
+        let of_log = log.clone();
+        let end_offsets: StartRequests = Box::new(move |wake| {
+            Box::new(RequestThreads::new(of_log.clone(), topic.clone(), wake))
+        });
+        let run = Arc::new(Run {
+            heartbeats: WorkerHeartbeats::new(config.workers),
+            shared: Arc::new(Shared {
+                clock: Arc::new(MachineClock(config.clock.clone())),
+                config: config.clone(),
+                log: log.clone(),
+                metrics: self.metrics.clone(),
+                stop: stop.clone(),
+                positions: Arc::new(positions.collect()),
+                progress,
+                stored_until_ms,
+                end_offsets,
+                holds,
+                first: Mutex::new(first),
+                appender: Arc::from(appender),
+            }),
+            group: group.cloned(),
+            ready: ready.clone(),
+            reading: AtomicUsize::new(0),
+        });
+        Run::workers(&run, allocators)
+    }
+
+    /// Fences every other run, as a standby once the active one is gone; `None` if it is to stop before.
+    fn take_over(
+        &self,
+        stop: &Stop,
+        standby: &mut Option<Cause>,
+        group: Option<&Arc<Group>>,
+    ) -> Result<Option<recovery::TakenOver>, DataflowError> {
+        loop {
+            let mut silent_at = None;
+            if let Some(cause) = standby {
+                match self.stand_by(stop, cause, group)? {
+                    Waited::Stopped => return Ok(None),
+                    Waited::Silent { end } => silent_at = Some(end),
+                }
+            }
+            (self.ready)(Err("reading where the last run got to".to_owned()));
+            let taken = recovery::take_over(&self.config, &*self.log, silent_at)?;
+            if taken.is_some() {
+                *standby = None;
+                return Ok(taken);
+            }
+            *standby = Some(match standby.take() {
+                Some(Cause::Asked(at_start)) => Cause::Asked(at_start),
+                _ => Cause::Overtaken,
+            });
+        }
+    }
+
+    /// Stands by until the active run is gone, or it is to stop.
+    fn stand_by(
+        &self,
+        stop: &Stop,
+        cause: &Cause,
+        group: Option<&Arc<Group>>,
+    ) -> Result<Waited, DataflowError> {
+        self.metrics.stand_by();
+        let at_start = match cause {
+            Cause::Asked(at_start) => at_start.clone(),
+            Cause::Fenced(_) | Cause::Overtaken => None,
+        };
+        let fenced = matches!(cause, Cause::Fenced(_));
+        let own = self.config.identity();
+        // What was reported last.
+        let mut shown: Option<Option<RunIdentity>> = None;
+        (self.ready)(Ok(Activity::Standby(UNKNOWN_ACTIVE.to_owned())));
+        let mut report = |newest: Option<&RunIdentity>| {
+            // What a fenced run finds first may be its own last commit.
+            let active = newest.filter(|run| !fenced || **run != own);
+            if shown.as_ref() == Some(&active.cloned()) {
+                return;
+            }
+            shown = Some(active.cloned());
+            let is_known = active.is_some();
+            let active = match active {
+                Some(run) => format!("the active run is that of {run}"),
+                None => UNKNOWN_ACTIVE.to_owned(),
+            };
+            match fenced {
+                true if is_known => {
+                    tracing::warn!(
+                        "another run has taken over, and this process stands by: {active}"
+                    );
+                }
+                // It commits in a moment, and is known then.
+                true => {}
+                false => tracing::info!("standing by: {active}"),
+            }
+            if let Some(group) = group {
+                group.stand_by(&active);
+            }
+            (self.ready)(Ok(Activity::Standby(active)));
+        };
+        let mut standby = Standby::new(self.config.clone(), self.log.clone(), at_start);
+        let waited = standby.wait(stop, &mut report)?;
+        if matches!(waited, Waited::Silent { .. }) {
+            let last = shown.flatten();
+            let last = last.map_or("is not known".to_owned(), |run| {
+                format!("was that of {run}")
+            });
+            let takeover = self.config.takeover;
+            tracing::warn!(
+                "taking over: no run has committed for {takeover:?} or longer; the last one {last}"
+            );
+        }
+        Ok(waited)
+    }
+}
+
+/// Whether a failure of a start may be gone at the next attempt: the exit code says the same to a supervisor.
+fn passes(error: &LogError) -> bool {
+    DataflowError::Start(error.clone()).exit_code() == NOT_REACHABLE
 }
 
 /// Timely's allocators for the workers of one process alone.
@@ -226,10 +408,9 @@ impl Run {
             execute_from(allocators, Box::new(()), config, work).map_err(DataflowError::Worker)?;
         run.look_after();
         if let Some(worker) = run.left_behind(guards.guards()) {
-            run.shared.stop.fail(DataflowError::Stuck { worker });
             // Its thread ends with the process: dropping the guards would wait for it.
             std::mem::forget(guards);
-            return Ok(());
+            return Err(DataflowError::Stuck { worker });
         }
         for outcome in guards.join() {
             outcome.map_err(DataflowError::Worker)?;
@@ -264,7 +445,8 @@ impl Run {
         // From now on the watchdog expects another step.
         self.heartbeats.record_step(local);
         if self.reading.fetch_add(1, Ordering::AcqRel) + 1 == workers {
-            (self.ready)(Ok(()));
+            self.shared.metrics.active.set(1);
+            (self.ready)(Ok(Activity::Active));
         }
         let mut reported = 0;
         while !stop.is_requested() {
@@ -288,7 +470,7 @@ impl Run {
         let version = holds.version();
         if version != *reported && reading >= self.shared.config.workers {
             *reported = version;
-            (self.ready)(holds.reason().map_or(Ok(()), Err));
+            (self.ready)(holds.reason().map_or(Ok(Activity::Active), Err));
         }
     }
 

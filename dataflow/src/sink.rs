@@ -17,8 +17,10 @@
 //!   has all of a room.
 //! - The sink keeps the time of what is not durable, so the frontier behind it is the durable frontier.
 //!
-//! With nothing to write it lets time pass, and commits the progress alone within a
-//! minute, even if time stands still by then, so that R never falls out of what the log keeps.
+//! With nothing to write it lets time pass, and commits the progress alone every [`HEARTBEAT`], even if time stands
+//! still: a standby sees from it that the worker loop runs, and R never falls out of what the log keeps. While results
+//! are written and their window is not complete there is no heartbeat. The transaction is open then, which a standby
+//! sees as well.
 
 use std::{
     collections::BTreeMap,
@@ -57,8 +59,10 @@ const PROGRESS_KEY: &[u8] = b"dataflow";
 /// committed within its timeout: in a backlog all windows of hours may be complete at once.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
-/// How long progress may wait when there is nothing else to write.
-pub const QUIET_COMMIT: Duration = Duration::from_secs(60);
+/// How often progress is committed when there is nothing else to write. Five of them fit into the default of
+/// `--takeover`, so that a lost one, or a commit that takes seconds, is not taken for a dead run; and one small
+/// transaction in that time is nothing to a broker, which gets as many from a run that counts.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// What the sink is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,10 +81,12 @@ pub struct SinkStart {
     pub topics: Topics,
     /// The progress of this run before its first commit.
     pub progress: Progress,
+    /// F as it was stored, which commits before the first close repeat: see [`crate::recovery::TakenOver::unchanged`].
+    pub stored_until_ms: u64,
     /// The size of a window, for the metric of how long a close takes.
     pub window_ms: u64,
-    /// How long progress may wait when there is nothing else to write.
-    pub quiet: Duration,
+    /// How often progress is committed when there is nothing else to write.
+    pub heartbeat: Duration,
     /// The worker's.
     pub timers: Timers,
     /// What to count.
@@ -155,7 +161,11 @@ struct Sink {
     /// Its time is the durable frontier.
     durable: Capability<u64>,
     committer: Box<dyn Commit>,
+    /// Whether the committer knows that the worker loop runs.
+    begun: bool,
     under_way: Option<UnderWay>,
+    /// F at the beginning.
+    begun_until_ms: u64,
     /// F of the last commit; the durable frontier is further where there was nothing to write.
     stored_until_ms: u64,
     last_commit: Instant,
@@ -277,6 +287,7 @@ impl Sink {
             .collect();
         let last_commit = start.timers.now();
         Sink {
+            begun_until_ms: progress.final_until_ms,
             stored_until_ms: progress.final_until_ms,
             start,
             partitions,
@@ -286,6 +297,7 @@ impl Sink {
             written: Vec::new(),
             durable,
             committer,
+            begun: false,
             under_way: None,
             last_commit,
             again,
@@ -302,6 +314,9 @@ impl Sink {
     }
 
     fn advance(&mut self, frontier_ms: u64) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.committer.begin();
+        }
         if self.under_way.is_some() && self.committer.acknowledged() {
             self.settle();
         }
@@ -311,11 +326,29 @@ impl Sink {
         }
         // What is written already has its window's end to wait for.
         let final_until_ms = *self.durable.time();
-        let may_commit = self.under_way.is_none() && self.results.may_end(0);
-        if may_commit && self.rejections.is_full(final_until_ms) {
+        if self.may_commit() && self.rejections.is_full(final_until_ms) {
             // Without closing a window.
             let settled = self.rejections.take_settled(final_until_ms);
             self.submit(final_until_ms, Closing::default(), settled);
+        }
+        if self.may_commit() {
+            self.beat();
+        }
+    }
+
+    /// Whether a transaction may begin and end that closes no window.
+    fn may_commit(&self) -> bool {
+        self.under_way.is_none() && self.results.may_end(0)
+    }
+
+    /// Commits progress alone if nothing was committed for so long, and has the sink run again when it is time to.
+    fn beat(&mut self) {
+        let due = self.last_commit + self.start.heartbeat;
+        if self.start.timers.now() >= due {
+            self.submit(*self.durable.time(), Closing::default(), Vec::new());
+        } else if self.alarm.replace(due) != Some(due) {
+            // Once: a timer cannot be taken back.
+            self.start.timers.at(due, self.again.clone());
         }
     }
 
@@ -397,14 +430,9 @@ impl Sink {
             rejected.extend(taken);
         }
         let closing = self.results.close(frontier_ms);
-        let due = self.last_commit + self.start.quiet;
-        let early = self.start.timers.now() < due;
-        if closing.windows.is_empty() && rejected.is_empty() && early {
+        if closing.windows.is_empty() && rejected.is_empty() {
+            // The next heartbeat stores it.
             self.durable.downgrade(&frontier_ms);
-            // Once: a timer cannot be taken back.
-            if self.alarm.replace(due) != Some(due) {
-                self.start.timers.at(due, self.again.clone());
-            }
             return;
         }
         self.submit(frontier_ms, closing, rejected);
@@ -412,7 +440,10 @@ impl Sink {
 
     fn progress(&mut self, final_until_ms: u64) -> NewRecord {
         let (progress, partitions) = (&mut self.start.progress, &self.partitions);
-        progress.final_until_ms = final_until_ms;
+        progress.final_until_ms = match final_until_ms > self.begun_until_ms {
+            true => final_until_ms,
+            false => self.start.stored_until_ms,
+        };
         progress.partitions = partitions.values().copied().collect();
         progress
             .formers
@@ -489,6 +520,8 @@ mod tests {
 
     /// Shows what it is to commit, and is done when it is told so.
     struct Shown {
+        /// Whether the start's own heartbeat was committed.
+        started: bool,
         written: Vec<NewRecord>,
         commits: Sender<Vec<NewRecord>>,
         acks: Receiver<()>,
@@ -496,9 +529,9 @@ mod tests {
 
     impl Shown {
         fn new(commits: Sender<Vec<NewRecord>>, acks: Receiver<()>) -> Shown {
-            let written = Vec::new();
             Shown {
-                written,
+                started: false,
+                written: Vec::new(),
                 commits,
                 acks,
             }
@@ -513,10 +546,15 @@ mod tests {
 
         fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
             self.written.extend(records);
-            self.commits
-                .send(std::mem::take(&mut self.written))
-                .unwrap();
-            let _ = self.acks.recv();
+            let mut written = std::mem::take(&mut self.written);
+            if std::mem::replace(&mut self.started, true) {
+                // The progress of the commit before, which the commit thread adds.
+                if written.len() > 1 && written[0].topic == Topics::default().progress() {
+                    written.remove(0);
+                }
+                self.commits.send(written).unwrap();
+                let _ = self.acks.recv();
+            }
             Ok(())
         }
     }
@@ -524,20 +562,32 @@ mod tests {
     /// A sink that begins at 0, what it is sent, and what is durable behind it.
     fn sink(
         worker: &mut Worker,
-        quiet: Duration,
+        heartbeat: Duration,
         transactor: Shown,
+    ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
+        sink_from(worker, heartbeat, transactor, |_| {})
+    }
+
+    /// The same, which begins as `adjust` says.
+    fn sink_from(
+        worker: &mut Worker,
+        heartbeat: Duration,
+        transactor: Shown,
+        adjust: impl FnOnce(&mut SinkStart),
     ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
         let timers = Timers::new(Arc::new(MachineClock::default()));
         let metrics = Metrics::register(&Registry::new()).unwrap();
-        let start = SinkStart {
+        let mut start = SinkStart {
             topics: Topics::default(),
             progress: Progress::default(),
+            stored_until_ms: 0,
             window_ms: 10,
-            quiet,
+            heartbeat,
             timers: timers.clone(),
             metrics: metrics.clone(),
             group_offsets: None,
         };
+        adjust(&mut start);
         let committer: StartCommitter = Box::new(|wake| {
             let transactor = Box::new(transactor);
             let recording = Recording {
@@ -552,12 +602,15 @@ mod tests {
                 recording,
                 timeout: DEADLINE,
                 newest: None,
-                holds: Arc::new(Holds::new(String::new(), metrics.clone())),
+                progress: progress_record(&Topics::default(), &Progress::default()),
+                // The start's own are another test's.
+                heartbeat: DEADLINE,
+                holds: Arc::new(Holds::new(Topics::default().reactions(), metrics.clone())),
                 metrics,
                 stop: Stop::default(),
             };
-            let thread = CommitThread::start(committing, wake);
-            Some(Box::new(thread.ok()?))
+            let thread = CommitThread::start(committing).ok()?;
+            Some(Box::new(thread.attached(wake)))
         });
         worker.dataflow(|scope| {
             let (input, outcomes) = scope.new_input();
@@ -719,16 +772,63 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_stored_in_the_end_though_time_stands_still() {
+    fn progress_is_committed_again_and_again_though_time_stands_still() {
         on_a_worker(|worker| {
             let (commits, shown) = channel();
             let (_, acks) = channel();
-            let quiet = Duration::from_millis(200);
-            let (mut input, durable, timers) = sink(worker, quiet, Shown::new(commits, acks));
+            let heartbeat = Duration::from_millis(200);
+            let (mut input, durable, timers) = sink(worker, heartbeat, Shown::new(commits, acks));
             input.advance_to(20);
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
+            for _ in 0..3 {
+                let since = Instant::now();
+                let records = step_until(worker, &timers, || shown.try_recv().ok());
+                assert_eq!((records.len(), final_until_ms(&records)), (1, 20));
+                assert!(since.elapsed() > heartbeat / 2, "at its pace");
+            }
+        });
+    }
+
+    #[test]
+    fn there_is_no_heartbeat_while_a_window_is_being_written() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let heartbeat = Duration::from_millis(50);
+            let (mut input, _, timers) = sink(worker, heartbeat, Shown::new(commits, acks));
+            input.send(a_final());
+            input.flush();
+            let until = Instant::now() + 4 * heartbeat;
+            step_until(worker, &timers, || (Instant::now() > until).then_some(()));
+            // It would say that nothing is final, and hold a final.
+            assert!(shown.try_recv().is_err());
+            input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
-            assert_eq!((records.len(), final_until_ms(&records)), (1, 20));
+            assert_eq!((records.len(), final_until_ms(&records)), (2, 20));
+        });
+    }
+
+    #[test]
+    fn until_the_first_close_heartbeats_repeat_the_stored_final_time() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let start = |start: &mut SinkStart| {
+                // A reset to 13 within a window of 10 ms.
+                start.stored_until_ms = 13;
+                start.progress.final_until_ms = 20;
+            };
+            let heartbeat = Duration::from_millis(20);
+            let transactor = Shown::new(commits, acks);
+            let (mut input, _, timers) = sink_from(worker, heartbeat, transactor, start);
+            let next = |worker: &mut Worker| {
+                let records = step_until(worker, &timers, || shown.try_recv().ok());
+                final_until_ms(&records)
+            };
+            input.advance_to(20);
+            assert_eq!((next(worker), next(worker)), (13, 13));
+            input.advance_to(30);
+            while next(worker) != 30 {}
         });
     }
 }

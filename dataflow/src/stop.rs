@@ -1,4 +1,6 @@
 //! How a dataflow is asked to end, and why it ended by itself.
+//!
+//! An active run has a stop of its own within that of its process: a run that was fenced ends, and its process stands by.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -13,6 +15,8 @@ pub struct Stop(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// The stop of the whole, which ends this part as well.
+    whole: Option<Stop>,
     requested: AtomicBool,
     failure: Mutex<Option<DataflowError>>,
 }
@@ -25,7 +29,16 @@ impl Stop {
 
     /// Whether it was asked to, or has failed.
     pub fn is_requested(&self) -> bool {
-        self.0.requested.load(Ordering::Acquire)
+        let whole = self.0.whole.as_ref();
+        self.0.requested.load(Ordering::Acquire) || whole.is_some_and(Stop::is_requested)
+    }
+
+    /// The stop of a part, which ends with the whole or alone. A failure of the part is its own.
+    pub(crate) fn part(&self) -> Stop {
+        Stop(Arc::new(Inner {
+            whole: Some(self.clone()),
+            ..Inner::default()
+        }))
     }
 
     /// Stops everything since `error` happened. The first error is the one that is told.
@@ -43,5 +56,21 @@ impl Stop {
     pub(crate) fn why_failed(&self) -> Option<DataflowError> {
         let failure = self.0.failure.lock();
         failure.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_ends_with_the_whole_and_the_whole_goes_on_without_the_part() {
+        let whole = Stop::default();
+        let (first, second) = (whole.part(), whole.part());
+        first.fail(DataflowError::Stuck { worker: 0 });
+        assert!(first.is_requested() && first.why_failed().is_some());
+        assert!(!whole.is_requested() && !second.is_requested());
+        whole.request();
+        assert!(second.is_requested() && second.why_failed().is_none());
     }
 }

@@ -6,7 +6,7 @@
 //!  "final_until_ms":1764000002000,
 //!  "partitions":[{"topic":"emostream.reactions","partition":0,"resume_offset":17,
 //!    "resume_watermark_ms":1764000001250,"read_offset":21,"last":{"offset":20,"time_ms":1764000002100}}],
-//!  "cluster_id":"…","run":{"host":"a","process":0,"pid":4711}}
+//!  "cluster_id":"…","run":{"host":"a","process":0,"pid":4711},"heartbeat_ms":2000}
 //! ```
 //!
 //! Nothing but this record is ever written to its topic. A reader ignores fields that it does not know. So:
@@ -15,8 +15,8 @@
 //! - Format 2 holds something that a reader must honour: a backward reset (`resets`, a `newest_final_ms` later
 //!   than F, a former whose F is later), or records that are rejected as `ahead`.
 //!
-//! Fields that later versions may add without another number are hints: like `idle`, `run` and `cluster_id`,
-//! which only spare a wait, or refuse more. `steps` and `horizons` of a partition are kept free for windows
+//! Fields that later versions may add without another number are hints: like `idle`, `run`, `heartbeat_ms` and
+//! `cluster_id`, which only spare a wait, or refuse more. `steps` and `horizons` of a partition are kept free for windows
 //! whose restart needs more than R.
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub struct StoredProgress {
     cluster_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run: Option<RunIdentity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heartbeat_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +99,7 @@ impl StoredProgress {
             newest_final_ms,
             cluster_id: progress.cluster_id.clone(),
             run: progress.run.clone(),
+            heartbeat_ms: progress.heartbeat_ms,
         }
     }
 }
@@ -126,6 +129,7 @@ impl TryFrom<StoredProgress> for Progress {
             newest_final_ms: stored.newest_final_ms.unwrap_or(stored.final_until_ms),
             cluster_id: stored.cluster_id,
             run: stored.run,
+            heartbeat_ms: stored.heartbeat_ms,
         })
     }
 }
@@ -167,6 +171,39 @@ mod tests {
                 assert_eq!(&again[list][0][name], value, "{list}: {name}");
             }
         }
+    }
+
+    #[test]
+    fn a_heartbeat_is_a_hint_that_the_former_version_may_ignore() {
+        let plain = decode(BY_0_1.as_bytes()).unwrap();
+        assert_eq!(plain.heartbeat_ms, None);
+        let beating = Progress {
+            heartbeat_ms: Some(2000),
+            ..plain
+        };
+        let value = encode(&beating, "r");
+        let json: serde_json::Value = serde_json::from_slice(&value).unwrap();
+        assert_eq!(
+            (&json["format"], &json["heartbeat_ms"]),
+            (&1.into(), &2000.into())
+        );
+        assert_eq!(decode(&value).unwrap(), beating);
+    }
+
+    #[test]
+    fn a_reset_is_told_by_its_record() {
+        let run = decode(BY_0_1.as_bytes()).unwrap();
+        assert!(!run.is_of_a_reset(), "the former version names no run");
+        let rejects_only = Progress {
+            heartbeat_ms: Some(2000),
+            ..run.clone()
+        };
+        assert!(rejects_only.is_of_a_reset());
+        let forgets = Progress {
+            settings: None,
+            ..run
+        };
+        assert!(forgets.is_of_a_reset());
     }
 
     #[test]

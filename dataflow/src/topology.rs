@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     recovery::{RecoveredTotals, RecoveredTrending},
     results::WindowResult,
-    sink::{self, Outcome, SinkStart},
+    sink::{self, HEARTBEAT, Outcome, SinkStart},
     source::{News, SourceStart, SourceStreams, source},
     totals::totals,
     trending::trending,
@@ -107,6 +107,7 @@ pub fn describe(config: &Config) -> String {
         swarm_size,
         trending_span,
         trending_top,
+        takeover,
         ..
     } = config;
     format!(
@@ -126,7 +127,8 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
     totals       differential: cumulative counts by room and emoji
     trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
                  top {trending_top} emojis and rooms of all (key *)
-    commit       on one worker, one transaction a close:
+    commit       on one worker, one transaction a close; progress alone every {HEARTBEAT:?}; a standby takes over
+                 after {takeover:?} without a commit
       sink: {windows}
       sink: {totals}
       sink: {trending}

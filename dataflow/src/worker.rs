@@ -18,7 +18,7 @@ use crate::{
     partition::{PartitionReading, Rules},
     progress::{PartitionProgress, Progress},
     recovery::{RecoveredTotals, RecoveredTrending},
-    sink::{QUIET_COMMIT, SinkStart},
+    sink::{HEARTBEAT, SinkStart},
     source::{SourceBell, SourceStart},
     timers::{Clock, Timers},
     topology::{self, Parts},
@@ -38,6 +38,8 @@ pub struct Shared {
     pub stop: Stop,
     /// The progress of this run before its first commit; what only the sink needs is process 0's.
     pub progress: Progress,
+    /// F as it was stored; only the sink needs it.
+    pub stored_until_ms: u64,
     /// Starts what requests end offsets of the partitions.
     pub end_offsets: StartRequests,
     /// The partitions that are held or behind.
@@ -142,8 +144,9 @@ fn parts(
         sink: SinkStart {
             topics: config.topics.clone(),
             progress: shared.progress.clone(),
+            stored_until_ms: shared.stored_until_ms,
             window_ms: config.window.as_ms(),
-            quiet: QUIET_COMMIT,
+            heartbeat: HEARTBEAT,
             timers: timers.clone(),
             metrics: shared.metrics.clone(),
             group_offsets: first.group_offsets,

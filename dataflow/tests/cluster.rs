@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     sync::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_dataflow::{Cluster, Config, DataflowError, Progress, Ready, Stop, run};
+use emostream_dataflow::{Activity, Cluster, Config, DataflowError, Progress, Ready, Stop, run};
 use emostream_log::{
     Cleanup, EventClock, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end,
 };
@@ -86,6 +87,8 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         clock: EventClock::host(),
         hold_timeout: Duration::from_secs(60),
         commit_timeout: Duration::from_secs(60),
+        standby: false,
+        takeover: Duration::from_secs(10),
         unbounded_timestamps: true,
     }
 }
@@ -419,12 +422,32 @@ fn who_missed_a_beginning_joins_anew_with_every_connection() {
 }
 
 #[test]
-fn a_process_that_fails_ends_its_group_with_restart_me() {
+fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     let log = log();
     fill(&*log, T0, 10_000);
     let hosts = hosts(3);
-    let start = |index| Process::start(config(&hosts, index, 1), &log);
+    let (report, reports) = channel();
+    let start = |index| {
+        let report = report.clone();
+        let ready: Ready = Arc::new(move |state| drop(report.send((index, state))));
+        let config = Config {
+            takeover: Duration::from_secs(4),
+            ..config(&hosts, index, 1)
+        };
+        Process::start_telling(config, &log, ready)
+    };
     let older = [start(0), start(1), start(2)];
+    // All of them, in any order.
+    let until_all = |is_so: fn(&Activity) -> bool| {
+        let mut left = BTreeSet::from([0, 1, 2]);
+        while !left.is_empty() {
+            match reports.recv_timeout(DEADLINE).unwrap() {
+                (index, Ok(activity)) if is_so(&activity) => left.remove(&index),
+                _ => false,
+            };
+        }
+    };
+    until_all(|activity| *activity == Activity::Active);
     until("everything is final", || {
         final_until_ms(&*log) >= T0 + 10_000
     });
@@ -435,14 +458,79 @@ fn a_process_that_fails_ends_its_group_with_restart_me() {
     };
     let newer = Process::start(newer, &log);
     fill(&*log, T0 + 20_000, 10_000);
-    for process in older {
-        assert_eq!(process.end().unwrap_err().exit_code(), 75);
-    }
+    until_all(|activity| matches!(activity, Activity::Standby(_)));
     until("everything is final", || {
         final_until_ms(&*log) >= T0 + 30_000
     });
     newer.stop.request();
     newer.end().unwrap();
+    fill(&*log, T0 + 40_000, 10_000);
+    until_all(|activity| *activity == Activity::Active);
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 50_000
+    });
+    older[2].stop.request();
+    for process in older {
+        process.end().unwrap();
+    }
+    check(&*log, 30_000);
+}
+
+#[test]
+fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
+    let log = log();
+    fill(&*log, T0, 10_000);
+    let alone = Config {
+        cluster: None,
+        ..config(&hosts(1), 0, 1)
+    };
+    let active = Process::start(alone, &log);
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 10_000
+    });
+    let hosts = hosts(2);
+    let (report, reports) = channel();
+    let start = |index| {
+        let report = report.clone();
+        let ready: Ready = Arc::new(move |state| drop(report.send((index, state))));
+        let config = Config {
+            standby: true,
+            ..config(&hosts, index, 1)
+        };
+        Process::start_telling(config, &log, ready)
+    };
+    let until_standby = |of: usize| loop {
+        let (index, state) = reports.recv_timeout(DEADLINE).unwrap();
+        if index == of && matches!(state, Ok(Activity::Standby(_))) {
+            return;
+        }
+    };
+    let first = start(0);
+    // A process made by hand, which is gone as soon as the group is complete.
+    let agreement = agreement(&config(&hosts, 1, 1), &log);
+    let connections = ["Data", "Control"].map(|purpose| {
+        let mut stream = connect(&hosts[0]);
+        stream.write_all(b"EMOS\x01").unwrap();
+        stream.write_all(&hello(purpose, &agreement)).unwrap();
+        assert_eq!(frame(&mut stream), "Welcome");
+        stream
+    });
+    let [data, mut control] = connections;
+    control.write_all(&framed(&"Ready".into())).unwrap();
+    until_standby(0);
+    drop((data, control));
+    let second = start(1);
+    until_standby(1);
+    assert!(!first.running.is_finished() && !active.running.is_finished());
+    fill(&*log, T0 + 20_000, 10_000);
+    until("everything is final", || {
+        final_until_ms(&*log) >= T0 + 30_000
+    });
+    second.stop.request();
+    first.end().unwrap();
+    second.end().unwrap();
+    active.stop.request();
+    active.end().unwrap();
     check(&*log, 20_000);
 }
 
@@ -634,7 +722,7 @@ fn a_worker_that_stands_still_ends_its_process_and_its_group() {
     let log = log();
     fill(&*log, T0, 10_000);
     let hosts = hosts(2);
-    let ready: Ready = Arc::new(|state: Result<(), String>| {
+    let ready: Ready = Arc::new(|state: Result<Activity, String>| {
         while state.is_ok() {
             thread::park();
         }

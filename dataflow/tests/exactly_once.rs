@@ -13,6 +13,8 @@ mod reset;
 #[path = "exactly_once/set_back.rs"]
 mod set_back;
 mod stage;
+#[path = "exactly_once/standby.rs"]
+mod standby;
 #[path = "exactly_once/trending.rs"]
 mod trending;
 
@@ -23,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Config, DataflowError, Ready, Stop};
+use emostream_dataflow::{Activity, Config, DataflowError, Ready, Stop};
 use emostream_log::{EventClock, NewRecord, read_to_end};
 use emostream_model::{
     Batch, Emoji, EmojiNames, Reaction, ReactionRef, Room, TotalsRecord, UserId, WindowRecord,
@@ -58,6 +60,8 @@ impl Stage {
             clock: EventClock::host(),
             hold_timeout: Duration::from_secs(60),
             commit_timeout: Duration::from_secs(60),
+            standby: false,
+            takeover: Duration::from_secs(10),
             unbounded_timestamps: true,
         }
     }
@@ -490,9 +494,11 @@ fn progress_of_other_settings_is_refused_with_the_difference_named() {
 }
 
 #[test]
-fn a_newer_run_fences_the_older_one() {
+fn a_newer_run_fences_the_older_one_which_stands_by() {
     let stage = Stage::new(1);
-    let (stop, older) = stage.start(stage.config(1));
+    let (report, reports) = channel();
+    let ready: Ready = Arc::new(move |state| drop(report.send(state)));
+    let (stop, older) = stage.launch(stage.config(1), prometheus::Registry::new(), ready);
     let (records, oracle) = events(&stage, &mut rng(2), 20_000);
     let half = records.len() / 2;
     stage.append(records[..half].to_vec());
@@ -516,9 +522,10 @@ fn a_newer_run_fences_the_older_one() {
     };
     stage.append(records[half..].to_vec());
     stage.append(closing(&stage, 20_000));
-    let error = older.join().unwrap().unwrap_err();
-    assert_eq!(error.exit_code(), 75);
+    let standby = |state: &Result<Activity, String>| matches!(state, Ok(Activity::Standby(_)));
+    while !standby(&reports.recv_timeout(DEADLINE).unwrap()) {}
     stop.request();
+    older.join().unwrap().unwrap();
     let deadline = Instant::now() + DEADLINE;
     while stage.final_until_ms() < all_final_ms(20_000) {
         assert!(Instant::now() < deadline);

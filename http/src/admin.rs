@@ -36,7 +36,10 @@ impl Admin {
 
     fn readyz(&self) -> Response {
         match self.readiness.check() {
-            Ok(()) => plain(StatusCode::OK, "ready".to_owned()),
+            Ok(()) => match self.readiness.activities() {
+                activities if activities.is_empty() => plain(StatusCode::OK, "ready".to_owned()),
+                activities => plain(StatusCode::OK, format!("ready; {activities}")),
+            },
             Err(reasons) => plain(StatusCode::SERVICE_UNAVAILABLE, reasons),
         }
     }

@@ -14,6 +14,8 @@ struct State {
     name: &'static str,
     /// Why it is not ready.
     reason: Option<String>,
+    /// What it does while it is ready, if it can be ready in several ways.
+    activity: Option<String>,
 }
 
 /// One component's voice in a [`Readiness`]. Clones speak for the same component.
@@ -35,6 +37,7 @@ impl Readiness {
         states.push(State {
             name,
             reason: Some("starting".to_owned()),
+            activity: None,
         });
         Component {
             at: states.len() - 1,
@@ -59,6 +62,16 @@ impl Readiness {
         }
     }
 
+    /// What the components do that can be ready in several ways; empty if there are none.
+    pub fn activities(&self) -> String {
+        let states = self.states();
+        let activities = states.iter().filter_map(|state| {
+            let activity = state.activity.as_ref()?;
+            Some(format!("{}: {activity}", state.name))
+        });
+        activities.collect::<Vec<_>>().join("; ")
+    }
+
     fn states(&self) -> MutexGuard<'_, Vec<State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,16 +80,22 @@ impl Readiness {
 impl Component {
     /// It can do its work.
     pub fn ready(&self) {
-        self.set(None);
+        self.set(None, None);
+    }
+
+    /// It can do its work, which is this now: a standby is as ready as an active process, and says which it is.
+    pub fn ready_as(&self, activity: impl Into<String>) {
+        self.set(None, Some(activity.into()));
     }
 
     /// It cannot, and why.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        self.set(Some(reason.into()));
+        self.set(Some(reason.into()), None);
     }
 
-    fn set(&self, reason: Option<String>) {
-        self.readiness.states()[self.at].reason = reason;
+    fn set(&self, reason: Option<String>, activity: Option<String>) {
+        let state = &mut self.readiness.states()[self.at];
+        (state.reason, state.activity) = (reason, activity);
     }
 }
 
@@ -102,5 +121,16 @@ mod tests {
         );
         publisher.ready();
         assert_eq!(readiness.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_component_that_is_ready_in_several_ways_says_in_which() {
+        let readiness = Readiness::new();
+        let dataflow = readiness.component("dataflow");
+        dataflow.ready_as("standby");
+        assert_eq!(readiness.check(), Ok(()));
+        assert_eq!(readiness.activities(), "dataflow: standby");
+        dataflow.not_ready("starting");
+        assert_eq!(readiness.activities(), "");
     }
 }

@@ -5,7 +5,7 @@ mod cluster;
 use std::{thread, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_dataflow::{Config, describe};
+use emostream_dataflow::{Config, HEARTBEAT, describe};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
@@ -27,6 +27,13 @@ const MOST_WORKERS: u64 = 1024;
 /// The log needs some seconds of it to abort a transaction that is too slow.
 const LEAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// So many heartbeats fit into the shortest takeover time: one may be lost with the leader of the progress topic, and
+/// the next wait for another leader.
+const LEAST_HEARTBEATS: u32 = 3;
+
+/// How long a standby waits unless it is given: so does a run of `up` that is fenced.
+const TAKEOVER: Duration = Duration::from_secs(10);
+
 /// A top is sent whole: more than this is no top any more.
 const MOST_TRENDING: u64 = 100;
 
@@ -47,6 +54,8 @@ pub(crate) struct Flags {
     #[command(flatten)]
     counting: CountingFlags,
     #[command(flatten)]
+    standby: StandbyFlags,
+    #[command(flatten)]
     cluster: ClusterFlags,
     /// Print the topology and end
     #[arg(long)]
@@ -54,6 +63,34 @@ pub(crate) struct Flags {
     /// Print help, as -h without a FILE does
     #[arg(long, action = clap::ArgAction::HelpLong)]
     help: Option<bool>,
+}
+
+/// When one run takes over from another.
+#[derive(Debug, Clone, Args)]
+struct StandbyFlags {
+    /// Start as a standby: wait until no other run commits, then take over
+    #[arg(long)]
+    standby: bool,
+    /// How long a standby sees no commit before it takes over
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    takeover: Duration,
+}
+
+impl StandbyFlags {
+    fn applied_to(&self, config: Config) -> Result<Config, Failure> {
+        let least = HEARTBEAT * LEAST_HEARTBEATS;
+        if self.takeover < least {
+            let why = format!(
+                "must be {least:?} or longer: an active run commits every {HEARTBEAT:?}, and a commit may take seconds"
+            );
+            return Err(Failure::usage("--takeover", why));
+        }
+        Ok(Config {
+            standby: self.standby,
+            takeover: self.takeover,
+            ..config
+        })
+    }
 }
 
 /// How reactions are counted.
@@ -168,6 +205,8 @@ impl CountingFlags {
             clock,
             hold_timeout: self.hold_timeout,
             commit_timeout: self.commit_timeout,
+            standby: false,
+            takeover: TAKEOVER,
             unbounded_timestamps: self.unbounded_timestamps,
         })
     }
@@ -182,7 +221,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals) -> Result<(), Failure> {
             .config(names.clone(), flags.emojis.names()?, EventClock::host())?;
     let config = Config {
         cluster,
-        ..counting
+        ..flags.standby.applied_to(counting)?
     };
     if flags.describe {
         return output::quietly(output::print(&describe(&config)));

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Config, DataflowError, Stop};
+use emostream_dataflow::{Activity, Config, DataflowError, Stop};
 use emostream_http::{
     Admin, Component, Drained, Limits, Listener, Readiness, Shutdown, Tls, listen, serve,
 };
@@ -243,11 +243,12 @@ impl Counting {
         let (registry, stopping) = (watch.registry.clone(), stop.clone());
         let component: Component = watch.readiness.component("dataflow");
         let (begins, begun) = watch::channel(false);
-        let ready = Arc::new(move |state: Result<(), String>| match state {
-            Ok(()) => {
-                component.ready();
+        let ready = Arc::new(move |state: Result<Activity, String>| match state {
+            Ok(Activity::Active) => {
+                component.ready_as("active");
                 begins.send_replace(true);
             }
+            Ok(Activity::Standby(active)) => component.ready_as(format!("standby; {active}")),
             Err(why) => component.not_ready(why),
         });
         thread::Builder::new()

@@ -7,6 +7,9 @@
 //!     └────────────────────────────┘                           └─────────────▶ end, "restart me"
 //! ```
 //!
+//! Where process 0 stands by, the group is complete and waits for its word to begin. When another run has taken over
+//! from a group that runs, process 0 has it drain as for a stop, but the processes stay and join again.
+//!
 //! One task owns all of it; connections only bring it events.
 
 use std::{
@@ -29,7 +32,7 @@ use tokio::{
 
 use super::{
     Cluster, HEARTBEAT, SILENCE,
-    group::News,
+    group::{News, Order},
     hello::{Agreement, Answer, Hello, same_token},
     join::{self, EVENTS, Event},
     wire::{self, CONTROL_BYTES, Purpose, SharedBeginning, Word},
@@ -57,7 +60,7 @@ pub(super) fn hold(
     agreement: Agreement,
     stop: Stop,
     news: SyncSender<News>,
-    begins: mpsc::Receiver<SharedBeginning>,
+    orders: mpsc::Receiver<Order>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -83,7 +86,7 @@ pub(super) fn hold(
                     told: None,
                     connections: 0,
                 };
-                if let Err(error) = conversation.hold(arrivals, begins).await {
+                if let Err(error) = conversation.hold(arrivals, orders).await {
                     // Before the run hears that the conversation is over.
                     conversation.stop.fail(error);
                     conversation.tell_failure().await;
@@ -171,7 +174,7 @@ impl Conversation {
     async fn hold(
         &mut self,
         mut arrivals: mpsc::Receiver<Event>,
-        mut begins: mpsc::Receiver<SharedBeginning>,
+        mut orders: mpsc::Receiver<Order>,
     ) -> Result<(), DataflowError> {
         let smaller = 0..self.cluster.index;
         smaller.for_each(|process| self.dial(process, Purpose::Data));
@@ -184,7 +187,13 @@ impl Conversation {
         loop {
             let next = tokio::select! {
                 Some(event) = arrivals.recv() => self.take(event).await?,
-                Some(beginning) = begins.recv() => self.begin_all(beginning).await?,
+                Some(order) = orders.recv() => match order {
+                    Order::Begin(beginning) => self.begin_all(beginning).await?,
+                    Order::StandBy(active) => {
+                        self.tell_all(&Word::StandingBy(active)).await;
+                        Next::GoOn
+                    }
+                },
                 _ = look.tick() => {
                     if Instant::now() >= next_heartbeat {
                         next_heartbeat = Instant::now() + HEARTBEAT;
@@ -402,7 +411,19 @@ impl Conversation {
         match word {
             Word::Heartbeat => {}
             Word::Ready => self.places[process].ready = true,
+            Word::StandingBy(active) => {
+                // The run has ended if nobody takes it.
+                let _ = self.news.try_send(News::StandingBy(active));
+            }
             Word::Begin(beginning) => self.run(beginning)?,
+            Word::Dissolve => {
+                let peer = self.cluster.name(process);
+                self.stop.fail(DataflowError::Dissolved { peer });
+                self.phase = Phase::Draining {
+                    since: Instant::now(),
+                };
+                self.tell_all(&Word::Draining).await;
+            }
             // There is no group yet: it leaves alone, and another may come for it.
             Word::AskedToStop if matches!(self.phase, Phase::Joining { .. }) => {
                 self.forget(process);
@@ -439,6 +460,10 @@ impl Conversation {
 
     /// What time brings: a stop, a silence, a deadline.
     async fn look(&mut self) -> Result<Next, DataflowError> {
+        let failure = self.stop.why_failed();
+        if failure.as_ref().is_some_and(DataflowError::dissolves) {
+            return Ok(self.dissolve().await);
+        }
         if self.tell_failure().await {
             return Ok(Next::Leave);
         }
@@ -565,6 +590,8 @@ impl Conversation {
             self.phase = Phase::Joining {
                 since: Instant::now(),
             };
+            // The run has ended if nobody takes it.
+            let _ = self.news.try_send(News::Incomplete);
         }
     }
 
@@ -611,6 +638,27 @@ impl Conversation {
         self.stop.request();
         self.tell_all(&Word::Drain).await;
         self.say_bye().await
+    }
+
+    /// Another run has taken over: the group drains, and joins again.
+    async fn dissolve(&mut self) -> Next {
+        match self.phase {
+            Phase::Joining { .. } => Next::Leave,
+            Phase::Draining { since } if since.elapsed() > DRAIN_PATIENCE => {
+                tracing::warn!(
+                    "not every process has heard in time that another run has taken over"
+                );
+                Next::Leave
+            }
+            Phase::Draining { .. } => Next::GoOn,
+            Phase::Complete | Phase::Running => {
+                self.phase = Phase::Draining {
+                    since: Instant::now(),
+                };
+                self.tell_all(&Word::Dissolve).await;
+                self.say_bye().await
+            }
+        }
     }
 
     /// Process 0: once everybody knows, connections may close.

@@ -23,20 +23,35 @@ use tokio::sync::mpsc;
 use super::{Cluster, conversation, hello::Agreement, peer::Peer, wire::SharedBeginning};
 use crate::{DataflowError, Stop};
 
-/// What the conversation tells.
+/// What the conversation reports.
 pub(super) enum News {
     /// Everybody is there.
     Complete,
+    /// Process 0 stands by: for whom.
+    StandingBy(String),
+    /// A connection was lost, and the group is not complete any more.
+    Incomplete,
     /// Begin here, over these connections.
     Begin(SharedBeginning, Vec<Option<TcpStream>>),
 }
+
+/// What process 0 has its conversation tell the others.
+pub(super) enum Order {
+    /// It stands by: for whom.
+    StandBy(String),
+    /// Begin here.
+    Begin(SharedBeginning),
+}
+
+/// How many reports may wait for the run. It takes them at once, but while timely begins.
+const NEWS: usize = 64;
 
 /// A process' part in its group.
 pub struct Group {
     cluster: Arc<Cluster>,
     stop: Stop,
     news: Mutex<Receiver<News>>,
-    begin: mpsc::Sender<SharedBeginning>,
+    orders: mpsc::Sender<Order>,
     goodbye: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -48,13 +63,13 @@ impl Group {
         stop: Stop,
     ) -> Result<Group, DataflowError> {
         let cluster = Arc::new(cluster);
-        let (tell, news): (SyncSender<News>, _) = sync_channel(1);
-        let (begin, begins) = mpsc::channel(1);
+        let (tell, news): (SyncSender<News>, _) = sync_channel(NEWS);
+        let (orders, ordered) = mpsc::channel(1);
         let (held, stopping) = (cluster.clone(), stop.clone());
         let goodbye = Arc::new((Mutex::new(false), Condvar::new()));
         let said = Goodbye(goodbye.clone());
         let converse = move || {
-            conversation::hold(held, agreement, stopping, tell, begins);
+            conversation::hold(held, agreement, stopping, tell, ordered);
             drop(said);
         };
         thread::Builder::new()
@@ -65,7 +80,7 @@ impl Group {
             cluster,
             stop,
             news: Mutex::new(news),
-            begin,
+            orders,
             goodbye,
         })
     }
@@ -80,6 +95,12 @@ impl Group {
         matches!(self.hear(), Some(News::Complete))
     }
 
+    /// Has the others know that this process, number 0, stands by for `active`.
+    pub fn stand_by(&self, active: &str) {
+        // Nobody listens any more once it stops.
+        let _ = self.orders.blocking_send(Order::StandBy(active.to_owned()));
+    }
+
     fn hear(&self) -> Option<News> {
         let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
         news.recv().ok()
@@ -87,18 +108,25 @@ impl Group {
 
     /// Tells the others where to begin (process 0), or hears it; `None` if it stops before.
     ///
-    /// What is returned are the beginning and timely's allocators for `workers` workers.
+    /// What is returned are the beginning and timely's allocators for `workers` workers. Until then `report` is
+    /// called with whom process 0 stands by for, and with nothing when that is not known any more.
     pub fn begin(
         &self,
         beginning: Option<SharedBeginning>,
         workers: usize,
+        report: &mut dyn FnMut(Option<String>),
     ) -> Result<Option<(SharedBeginning, Vec<AllocatorBuilder>)>, DataflowError> {
         if let Some(beginning) = beginning {
             // Nobody listens any more once it stops.
-            let _ = self.begin.blocking_send(beginning);
+            let _ = self.orders.blocking_send(Order::Begin(beginning));
         }
-        let Some(News::Begin(beginning, sockets)) = self.hear() else {
-            return Ok(None);
+        let (beginning, sockets) = loop {
+            match self.hear() {
+                Some(News::Begin(beginning, sockets)) => break (beginning, sockets),
+                Some(News::StandingBy(active)) => report(Some(active)),
+                Some(News::Incomplete) => report(None),
+                Some(News::Complete) | None => return Ok(None),
+            }
         };
         let peer = |(process, socket): (usize, Option<TcpStream>)| {
             let name = self.cluster.name(process);

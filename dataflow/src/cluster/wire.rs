@@ -66,8 +66,12 @@ pub enum Word {
     Heartbeat,
     /// To 0: I am connected to everybody.
     Ready,
+    /// From 0: another run is active, and it waits until that one is gone. For people: who.
+    StandingBy(String),
     /// From 0: begin here.
     Begin(SharedBeginning),
+    /// From 0: another run has taken over. Stop, without closing windows, and join again.
+    Dissolve,
     /// To 0: I was asked to stop.
     AskedToStop,
     /// From 0: stop, without closing windows.

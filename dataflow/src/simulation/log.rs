@@ -255,6 +255,14 @@ impl SimLog {
         })
     }
 
+    /// The start of a run commits its progress, if it comes to that.
+    pub fn start_heartbeat(&self, progress: NewRecord) {
+        let mut state = self.state();
+        if state.dice.random_bool(0.8) {
+            state.commit(vec![progress]);
+        }
+    }
+
     /// What is under way lands.
     pub fn land(&self) {
         self.state().land();
@@ -318,6 +326,10 @@ impl State {
         };
         transaction.landed = true;
         let records = transaction.records.clone();
+        self.commit(records);
+    }
+
+    fn commit(&mut self, records: Vec<NewRecord>) {
         for record in &records {
             self.append(record.clone());
         }
@@ -371,6 +383,28 @@ impl Log for SimLog {
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
         let end = |partition| self.called(0.03).partition(topic, partition).slots.len() as u64;
         Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
+    }
+
+    /// An open transaction has its first record in the progress topic. A request may stay without an answer.
+    fn end_offsets(
+        &self,
+        topic: &str,
+        partition: u32,
+        _patience: Duration,
+    ) -> Result<EndOffsets, LogError> {
+        let mut state = self.called(0.03);
+        if state.dice.random_bool(0.02) {
+            return Err(LogError::Unreachable {
+                brokers: "simulation".to_owned(),
+                detail: "by the dice".to_owned(),
+            });
+        }
+        let stable = state.partition(topic, partition).slots.len() as u64;
+        let open = state.under_way.as_ref().is_some_and(|it| !it.landed);
+        Ok(EndOffsets {
+            stable,
+            end: stable + u64::from(open),
+        })
     }
 
     fn offsets_at(&self, topic: &str, at_ms: u64) -> Result<Vec<u64>, LogError> {

@@ -18,8 +18,9 @@ use crate::{
     Config, DataflowError, Stop,
     holds::Holds,
     metrics::Metrics,
-    recovery::{self, Beginning},
+    recovery::{self, Restored},
     run::allocators,
+    sink::progress_record,
     timers::Clock,
     worker::{Counting, First, Shared},
 };
@@ -80,18 +81,20 @@ pub struct SimRun {
 }
 
 impl SimRun {
-    /// Recovers and begins to count.
+    /// Recovers and begins to count; `None` if the progress topic does not end at `silent_at` any more.
     pub fn begin(
         config: Config,
         log: &SimLog,
         clock: &Arc<SimClock>,
-    ) -> Result<SimRun, DataflowError> {
-        let Beginning {
-            progress,
-            totals,
-            trending,
-            ..
-        } = recovery::recover(&config, log)?;
+        silent_at: Option<u64>,
+    ) -> Result<Option<SimRun>, DataflowError> {
+        let Some(taken) = recovery::take_over(&config, log, silent_at)? else {
+            return Ok(None);
+        };
+        log.start_heartbeat(progress_record(&config.topics, &taken.unchanged()));
+        let (progress, stored_until_ms) = (taken.progress, taken.stored_until_ms);
+        let Restored { totals, trending } =
+            recovery::restore(&config, log, &progress, stored_until_ms)?;
         let stop = Stop::default();
         let recording = config.recording(progress.resets.number);
         let (of_log, of_stop) = (log.clone(), stop.clone());
@@ -114,6 +117,7 @@ impl SimRun {
             stop: stop.clone(),
             positions: Arc::new((0..partitions).map(|_| AtomicU64::new(0)).collect()),
             progress,
+            stored_until_ms,
             end_offsets: Box::new(move |wake| of_log.requests(wake)),
             holds: holds.clone(),
             first: Mutex::new(Some(first)),
@@ -140,7 +144,7 @@ impl SimRun {
         for worker in 0..workers {
             run.turn(worker, Turn::Begin);
         }
-        Ok(run)
+        Ok(Some(run))
     }
 
     /// How many workers it has.

@@ -13,13 +13,22 @@ use super::{
     run::{SimClock, SimRun},
     truth::{Truth, Written},
 };
-use crate::{Config, DataflowError};
+use crate::{Config, DataflowError, standby::Standby, timers::Clock};
 
 /// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
 
 /// How long a partition that cannot be read to its end holds the others back.
 const HOLD_TIMEOUT_MS: u64 = 12_000;
+
+/// How long a standby sees no commit before it takes over: a run that is not frozen commits more often.
+const TAKEOVER_MS: u64 = 10_000;
+
+/// How long a transaction may be open.
+const COMMIT_TIMEOUT_MS: u64 = 15_000;
+
+/// As many as there may be of the hosts of a deployment.
+const MOST_STANDBYS: usize = 2;
 
 /// Ingest writes to every partition that often.
 const TICK_MS: u64 = 500;
@@ -40,6 +49,10 @@ pub struct World {
     written: Written,
     /// The newest run is the last; an older one may not have noticed yet.
     runs: Vec<SimRun>,
+    /// Runs that were fenced, and wait until there is no commit.
+    standbys: Vec<Standby>,
+    /// When the last commit landed.
+    committed_ms: u64,
     /// How many partitions are written to: those that a run has known.
     known: u32,
     crowd: Crowd,
@@ -98,6 +111,8 @@ impl World {
             truth: Truth::default(),
             written: Written::default(),
             runs: Vec::new(),
+            standbys: Vec::new(),
+            committed_ms: T0,
             known: partitions,
             next_tick_ms: T0,
             stalled_until_ms: vec![0; partitions as usize],
@@ -110,7 +125,8 @@ impl World {
     pub fn live(&mut self, events: u32) {
         for _ in 0..events {
             match self.dice.random_range(0..1000) {
-                0..560 => self.step_any(),
+                0..540 => self.step_any(),
+                540..560 => self.look_any(),
                 560..740 => {
                     let ms = self.dice.random_range(1..400);
                     self.pass(ms);
@@ -132,7 +148,13 @@ impl World {
                 998 => self.freeze(),
                 _ => self.be_away(),
             }
-            if self.runs.is_empty() && self.dice.random_bool(0.05) {
+            // A supervisor is quicker than a standby, but where hosts are gone there are standbys alone.
+            let likely = if self.standbys.is_empty() {
+                0.05
+            } else {
+                0.005
+            };
+            if self.runs.is_empty() && self.dice.random_bool(likely) {
                 self.begin();
             }
         }
@@ -144,7 +166,15 @@ impl World {
         self.silent_until_ms.fill(0);
         self.end_stalls();
         self.runs.clear();
-        self.begin();
+        if self.standbys.is_empty() {
+            self.begin();
+        }
+        let mut rounds = 0..PATIENCE_ROUNDS;
+        while self.runs.is_empty() {
+            assert!(rounds.next().is_some(), "no standby takes over");
+            self.clock.pass(500);
+            self.look_any();
+        }
         for round in 0.. {
             if self.truth.is_written(&self.written) {
                 break;
@@ -166,7 +196,53 @@ impl World {
     }
 
     fn begin(&mut self) {
-        let config = Config {
+        let config = self.config();
+        let run = SimRun::begin(config, &self.log, &self.clock, None).unwrap();
+        self.adopt(run.unwrap());
+    }
+
+    fn adopt(&mut self, run: SimRun) {
+        let newest = self.runs.len().saturating_sub(1);
+        self.runs.drain(..newest);
+        self.take_landed();
+        self.known = self.known.max(run.partitions);
+        self.runs.push(run);
+    }
+
+    /// A standby looks whether it is time to take over.
+    fn look_any(&mut self) {
+        if self.standbys.is_empty() {
+            return;
+        }
+        let which = self.dice.random_range(0..self.standbys.len());
+        let (clock, committed_ms) = (self.clock.clone(), self.committed_ms);
+        let looked = self.standbys[which].look(clock.now(), &|| clock.now());
+        let Some(end) = looked.unwrap() else {
+            self.take_landed();
+            return;
+        };
+        let silent_ms = self.clock.unix_ms() - committed_ms;
+        assert!(silent_ms >= TAKEOVER_MS, "a commit {silent_ms} ms ago");
+        // A commit just before it fences.
+        if self.dice.random_bool(0.3) {
+            self.log.land();
+        }
+        let moved = self.take_landed();
+        let config = self.config();
+        match SimRun::begin(config, &self.log, &self.clock, Some(end)) {
+            Ok(Some(run)) => {
+                assert!(!moved, "it has fenced a run that committed");
+                self.standbys.swap_remove(which);
+                self.adopt(run);
+            }
+            Ok(None) | Err(DataflowError::Start(LogError::Unreachable { .. })) => {}
+            Err(other) => panic!("{other}"),
+        }
+        self.take_landed();
+    }
+
+    fn config(&mut self) -> Config {
+        Config {
             topics: self.topics.clone(),
             workers: self.dice.random_range(1..5),
             cluster: None,
@@ -180,15 +256,11 @@ impl World {
             emojis: EmojiNames::default(),
             clock: EventClock::host(),
             hold_timeout: Duration::from_millis(HOLD_TIMEOUT_MS),
-            commit_timeout: Duration::from_secs(60),
+            commit_timeout: Duration::from_millis(COMMIT_TIMEOUT_MS),
+            standby: false,
+            takeover: Duration::from_millis(TAKEOVER_MS),
             unbounded_timestamps: true,
-        };
-        let newest = self.runs.len().saturating_sub(1);
-        self.runs.drain(..newest);
-        let run = SimRun::begin(config, &self.log, &self.clock).unwrap();
-        self.take_landed();
-        self.known = self.known.max(run.partitions);
-        self.runs.push(run);
+        }
     }
 
     /// As SIGTERM: what is under way may come to its end.
@@ -235,7 +307,14 @@ impl World {
         }
         match self.runs[run].failure() {
             None => {}
-            Some(DataflowError::Log(LogError::Fenced { .. } | LogError::Aborted { .. })) => {
+            Some(DataflowError::Log(LogError::Fenced { .. })) => {
+                self.runs.remove(run);
+                if self.standbys.len() < MOST_STANDBYS {
+                    let (config, log) = (self.config(), Arc::new(self.log.clone()));
+                    self.standbys.push(Standby::new(config, log, None));
+                }
+            }
+            Some(DataflowError::Log(LogError::Aborted { .. })) => {
                 self.runs.remove(run);
             }
             Some(other) => panic!("{other}"),
@@ -255,11 +334,18 @@ impl World {
         }
     }
 
-    fn take_landed(&mut self) {
-        for records in self.log.take_landed() {
+    /// Whether anything has landed since the last time.
+    fn take_landed(&mut self) -> bool {
+        let landed = self.log.take_landed();
+        let any = !landed.is_empty();
+        if any {
+            self.committed_ms = self.clock.unix_ms();
+        }
+        for records in landed {
             self.written.land(&self.topics, &records);
             self.story.push(records);
         }
+        any
     }
 
     fn acknowledge(&mut self) {

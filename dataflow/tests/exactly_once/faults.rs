@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use emostream_dataflow::{Activity, Ready};
 use emostream_log::{
     Appender, Log, LogError, NewRecord, Reader, TopicDescription, TopicSpec, Transactor, Wake,
 };
@@ -66,6 +67,20 @@ fn committing(
     Stage {
         log: Arc::new(Interposed {
             commit: Arc::new(commit),
+            ..Interposed::on(stage)
+        }),
+        ..stage.clone()
+    }
+}
+
+/// The stage, which first does this when the offsets of a topic are requested.
+pub(crate) fn before_offsets(
+    stage: &Stage,
+    before_offsets: impl Fn(&str) + Send + Sync + 'static,
+) -> Stage {
+    Stage {
+        log: Arc::new(Interposed {
+            before_offsets: Box::new(before_offsets),
             ..Interposed::on(stage)
         }),
         ..stage.clone()
@@ -237,10 +252,15 @@ fn a_run_whose_commit_failed_gives_way_to_the_one_that_replaced_it_and_does_not_
         }),
         ..stage.clone()
     };
-    let (_, running) = replaced.start(replaced.config(1));
-    let error = running.join().unwrap().unwrap_err();
-    assert_eq!(error.exit_code(), 75, "{error}");
+    let (report, reports) = channel();
+    let ready: Ready = Arc::new(move |state| drop(report.send(state)));
+    let config = replaced.config(1);
+    let (stop, running) = replaced.launch(config, prometheus::Registry::new(), ready);
+    let standby = |state: &Result<Activity, String>| matches!(state, Ok(Activity::Standby(_)));
+    while !standby(&reports.recv_timeout(DEADLINE).unwrap()) {}
     assert_eq!(fences.load(Ordering::SeqCst), 1, "only its own start");
+    stop.request();
+    running.join().unwrap().unwrap();
     stage.run_until(stage.config(1), || {
         stage.final_until_ms() >= all_final_ms(20_000)
     });

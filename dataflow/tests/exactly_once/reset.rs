@@ -18,7 +18,7 @@ use crate::{DataflowError, Stage, T0, check, closing, events, reaction, rng, see
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
 
 impl Stage {
-    fn reset(&self, from: ResetFrom) -> Option<Reset> {
+    pub(crate) fn reset(&self, from: ResetFrom) -> Option<Reset> {
         self.reset_to(from, None).map(|(_, done)| done)
     }
 

@@ -222,6 +222,8 @@ impl Case {
             clock: EventClock::host(),
             hold_timeout: Duration::from_secs(60),
             commit_timeout: Duration::from_secs(60),
+            standby: false,
+            takeover: Duration::from_secs(10),
             unbounded_timestamps: true,
         }
     }

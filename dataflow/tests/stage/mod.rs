@@ -15,7 +15,6 @@ use prometheus::Registry;
 pub(crate) const T0: u64 = 1_764_000_000_000;
 
 /// What has not happened by then will not.
-/// Longer than progress alone waits for its commit, a minute: what a run has left may be nothing to write.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(100);
 
 #[derive(Clone)]

@@ -1,0 +1,319 @@
+//! When a standby may take over: the state machine, apart from the log.
+//!
+//! ```text
+//!   ends answered ──▶ as before? ──no──▶ the wait begins anew
+//!                        │ yes
+//!                        └──▶ requested later than the wait's end? ──▶ take over
+//!   no answer ──────────────────────────▶ the wait begins anew
+//! ```
+
+use std::time::{Duration, Instant};
+
+use emostream_log::EndOffsets;
+
+/// How long a standby waits where the last record has no heartbeat field: the version that wrote it commits at least
+/// once a minute, unless a commit has to be repeated.
+const FORMER_VERSION_WAIT: Duration = Duration::from_secs(180);
+
+/// How long to wait before taking over.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// Without any commit.
+    pub takeover: Duration,
+    /// While a transaction is open: its owner may take that long to commit it.
+    pub commit_timeout: Duration,
+}
+
+/// What a standby has observed.
+#[derive(Debug, Clone, Copy)]
+pub enum Observation {
+    /// The log did not answer: commits may have been made.
+    Unanswered,
+    /// The end of the progress topic, as of some moment after the request was sent.
+    Answered {
+        /// When the request was sent.
+        asked: Instant,
+        /// What was answered.
+        ends: EndOffsets,
+        /// Whether the newest record's writer commits at least every heartbeat.
+        heartbeats: bool,
+    },
+}
+
+/// What follows from an observation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The active run may live.
+    Wait,
+    /// It has committed nothing for so long that it counts as gone.
+    TakeOver,
+}
+
+/// For how long there has been no commit.
+#[derive(Debug)]
+pub struct Silence {
+    waits: Waits,
+    seen: Option<Seen>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    ends: EndOffsets,
+    /// When the first of the answers came that are all the same.
+    since: Instant,
+    /// When the transaction was first seen that is open.
+    open_since: Option<Instant>,
+}
+
+impl Silence {
+    /// Nothing was observed yet.
+    pub fn new(waits: Waits) -> Silence {
+        Silence { waits, seen: None }
+    }
+
+    /// What follows from the next observation, which was made by `now`.
+    pub fn on(&mut self, observation: Observation, now: Instant) -> Decision {
+        let Observation::Answered {
+            asked,
+            ends,
+            heartbeats,
+        } = observation
+        else {
+            self.seen = None;
+            return Decision::Wait;
+        };
+        let seen = self.see(ends, now);
+        let shortest = match heartbeats {
+            true => self.waits.takeover,
+            false => FORMER_VERSION_WAIT.max(self.waits.takeover),
+        };
+        // An answer says how it was when it was given, which may have been just after the request.
+        let passed = |since: Instant| asked.saturating_duration_since(since);
+        let silent = passed(seen.since) >= shortest;
+        let decided = seen
+            .open_since
+            .is_none_or(|since| passed(since) >= self.waits.commit_timeout.max(shortest));
+        match silent && decided {
+            true => Decision::TakeOver,
+            false => Decision::Wait,
+        }
+    }
+
+    fn see(&mut self, ends: EndOffsets, now: Instant) -> Seen {
+        let before = self.seen;
+        let is_open = ends.stable < ends.end;
+        // An open transaction begins at the stable offset.
+        let known = before.filter(|before| before.ends.stable == ends.stable);
+        let open_since = is_open.then(|| known.and_then(|it| it.open_since).unwrap_or(now));
+        let since = match before {
+            // Also where only the stable offset has moved: it is requested after the end, and a commit in between
+            // shows by it alone.
+            Some(before) if before.ends == ends => before.since,
+            _ => now,
+        };
+        let seen = Seen {
+            ends,
+            since,
+            open_since,
+        };
+        self.seen = Some(seen);
+        seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WAITS: Waits = Waits {
+        takeover: Duration::from_secs(10),
+        commit_timeout: Duration::from_secs(60),
+    };
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn closed(end: u64) -> EndOffsets {
+        EndOffsets { stable: end, end }
+    }
+
+    /// A standby whose requests are answered at once.
+    struct Bench {
+        silence: Silence,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            Bench {
+                silence: Silence::new(WAITS),
+                now: Instant::now(),
+            }
+        }
+
+        fn look(&mut self, ends: EndOffsets, heartbeats: bool) -> Decision {
+            let answered = Observation::Answered {
+                asked: self.now,
+                ends,
+                heartbeats,
+            };
+            self.silence.on(answered, self.now)
+        }
+
+        /// After how many seconds of the same answers it takes over.
+        fn takes_over_after(&mut self, ends: EndOffsets, heartbeats: bool) -> Option<u64> {
+            (0..=600).find(|_| {
+                let decision = self.look(ends, heartbeats);
+                self.now += ms(1000);
+                decision == Decision::TakeOver
+            })
+        }
+    }
+
+    #[test]
+    fn it_takes_over_when_there_was_no_commit_for_the_takeover_time() {
+        assert_eq!(Bench::new().takes_over_after(closed(5), true), Some(10));
+        assert_eq!(Bench::new().takes_over_after(closed(0), true), Some(10));
+    }
+
+    #[test]
+    fn a_record_without_heartbeat_is_waited_for_three_minutes() {
+        assert_eq!(Bench::new().takes_over_after(closed(5), false), Some(180));
+    }
+
+    #[test]
+    fn an_open_transaction_is_waited_for_as_long_as_it_may_take() {
+        let open = EndOffsets { stable: 5, end: 6 };
+        assert_eq!(Bench::new().takes_over_after(open, true), Some(60));
+        // From when it was first seen, though its records go on.
+        let mut bench = Bench::new();
+        for end in 6..61 {
+            assert_eq!(
+                bench.look(EndOffsets { stable: 5, end }, true),
+                Decision::Wait
+            );
+            bench.now += ms(1000);
+        }
+        let open = EndOffsets { stable: 5, end: 60 };
+        assert_eq!(bench.takes_over_after(open, true), Some(9));
+    }
+
+    #[test]
+    fn a_request_without_an_answer_begins_the_wait_anew() {
+        let mut bench = Bench::new();
+        for _ in 0..100 {
+            for _ in 0..10 {
+                assert_eq!(bench.look(closed(5), true), Decision::Wait);
+                bench.now += ms(999);
+            }
+            bench.silence.on(Observation::Unanswered, bench.now);
+        }
+        assert_eq!(bench.takes_over_after(closed(5), true), Some(10));
+    }
+
+    #[test]
+    fn an_answer_to_a_request_from_before_the_wait_is_over_proves_nothing() {
+        let mut bench = Bench::new();
+        bench.look(closed(5), true);
+        // It was frozen between request and answer.
+        let answered = Observation::Answered {
+            asked: bench.now + ms(9_999),
+            ends: closed(5),
+            heartbeats: true,
+        };
+        let later = bench.now + ms(3_600_000);
+        assert_eq!(bench.silence.on(answered, later), Decision::Wait);
+    }
+
+    /// What an active run does: transactions one after the other, each with a pause before it.
+    #[derive(Debug, Clone)]
+    struct Transaction {
+        pause_ms: u64,
+        open_ms: u64,
+    }
+
+    fn transactions() -> impl Strategy<Value = Vec<Transaction>> {
+        let open_ms = prop_oneof![3 => 0_u64..200, 1 => 0_u64..59_000];
+        let each = (0_u64..9_900, open_ms);
+        let each = each.prop_map(|(pause_ms, open_ms)| Transaction { pause_ms, open_ms });
+        proptest::collection::vec(each, 1..30)
+    }
+
+    /// The ends at `at_ms`: a record when the transaction opens, another and a marker when it is committed.
+    fn ends_at(transactions: &[Transaction], at_ms: u64) -> (u64, u64) {
+        let (mut time_ms, mut end) = (0, 7);
+        for transaction in transactions {
+            time_ms += transaction.pause_ms;
+            if at_ms < time_ms {
+                return (end, end);
+            }
+            let stable = end;
+            end += 1;
+            time_ms += transaction.open_ms;
+            if at_ms < time_ms {
+                return (stable, end);
+            }
+            end += 2;
+        }
+        (end, end)
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_that_commits_in_time_is_never_fenced(
+            transactions in transactions(),
+            // Until the next request, until the end is read, until the stable offset is read, until the answer is in.
+            looks in proptest::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..1_000, 0_u64..1_000), 1..400),
+            unanswered in proptest::collection::vec(any::<prop::sample::Index>(), 0..5),
+        ) {
+            let lasts_ms: u64 = transactions.iter().map(|it| it.pause_ms + it.open_ms).sum();
+            let begun = Instant::now();
+            let mut silence = Silence::new(WAITS);
+            let unanswered: Vec<usize> = unanswered.iter().map(|at| at.index(looks.len())).collect();
+            let mut now_ms = 0;
+            for (number, (pause, to_end, to_stable, to_answer)) in looks.into_iter().enumerate() {
+                let asked_ms = now_ms + pause;
+                let end_ms = asked_ms + to_end;
+                let stable_ms = end_ms + to_stable;
+                now_ms = stable_ms + to_answer;
+                if now_ms > lasts_ms {
+                    break;
+                }
+                let end = ends_at(&transactions, end_ms).1;
+                let stable = ends_at(&transactions, stable_ms).0.min(end);
+                let observation = match unanswered.contains(&number) {
+                    true => Observation::Unanswered,
+                    false => Observation::Answered {
+                        asked: begun + ms(asked_ms), ends: EndOffsets { stable, end }, heartbeats: true,
+                    },
+                };
+                let decision = silence.on(observation, begun + ms(now_ms));
+                prop_assert_eq!(decision, Decision::Wait, "at {} ms", now_ms);
+            }
+        }
+
+        #[test]
+        fn a_run_that_is_gone_is_replaced_soon(
+            before in proptest::collection::vec((0_u64..20, 0_u64..3, any::<bool>()), 0..50),
+            open in any::<bool>(), every_ms in 1_u64..2_000,
+        ) {
+            let mut bench = Bench::new();
+            for (stable, open, answered) in before {
+                let _ = match answered {
+                    true => bench.look(EndOffsets { stable, end: stable + open }, true),
+                    false => bench.silence.on(Observation::Unanswered, bench.now),
+                };
+                bench.now += ms(every_ms);
+            }
+            let (gone, ends) = (bench.now, EndOffsets { stable: 100, end: 100 + u64::from(open) });
+            while bench.look(ends, true) == Decision::Wait {
+                bench.now += ms(every_ms);
+            }
+            let wait = if open { WAITS.commit_timeout } else { WAITS.takeover };
+            prop_assert!(bench.now - gone <= wait + ms(every_ms));
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A standby's requests to the log, one after the other.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use emostream_log::{Doorbell, EndOffsets, Log, LogError, Reader};
+
+use super::silence::{Decision, Observation, Silence, Waits};
+use crate::{
+    Config, DataflowError, Stop,
+    progress::{Progress, RunIdentity},
+    recovery,
+};
+
+/// How often the end of the progress topic is requested: what a takeover may be late by.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often a pause checks whether the standby is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(50);
+
+/// How long a broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many records are taken at once.
+const POLL_RECORDS: usize = 100;
+
+/// Waits until the active run is gone.
+pub struct Standby {
+    config: Config,
+    log: Arc<dyn Log>,
+    silence: Silence,
+    /// Reads the progress topic, from its newest record on.
+    reader: Option<Box<dyn Reader>>,
+    bell: Doorbell,
+    newest: Option<Progress>,
+    /// The progress when the process started, if it started as a standby: what a reset wrote before that is no reason
+    /// to end.
+    at_start: Option<Progress>,
+}
+
+/// Why a standby waits no longer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// It is to stop.
+    Stopped,
+    /// There was no commit for too long, and the progress topic ends there.
+    Silent {
+        /// The end.
+        end: u64,
+    },
+}
+
+impl Standby {
+    /// A standby that has observed nothing yet.
+    pub fn new(config: Config, log: Arc<dyn Log>, at_start: Option<Progress>) -> Standby {
+        Standby {
+            silence: Silence::new(Waits {
+                takeover: config.takeover,
+                commit_timeout: config.commit_timeout,
+            }),
+            reader: None,
+            bell: Doorbell::default(),
+            newest: None,
+            at_start,
+            config,
+            log,
+        }
+    }
+
+    /// Waits. `report` is called after each look with the run that has committed last, as far as it is known.
+    pub fn wait(
+        &mut self,
+        stop: &Stop,
+        report: &mut dyn FnMut(Option<&RunIdentity>),
+    ) -> Result<Waited, DataflowError> {
+        while !stop.is_requested() {
+            let asked = Instant::now();
+            let silent = self.look(asked, &Instant::now)?;
+            report(self.newest.as_ref().and_then(|newest| newest.run.as_ref()));
+            if let Some(end) = silent {
+                return Ok(Waited::Silent { end });
+            }
+            pause(stop, asked + LOOK_EVERY);
+        }
+        Ok(Waited::Stopped)
+    }
+
+    /// Looks once, at `asked`, and tells the time of the answer by `now`. The end of the progress topic if it is time to
+    /// take over.
+    pub fn look(
+        &mut self,
+        asked: Instant,
+        now: &dyn Fn() -> Instant,
+    ) -> Result<Option<u64>, DataflowError> {
+        let ends = self.ends()?;
+        let observation = ends.map_or(Observation::Unanswered, |ends| Observation::Answered {
+            asked,
+            ends,
+            heartbeats: self.heartbeats(),
+        });
+        match self.silence.on(observation, now()) {
+            Decision::TakeOver => Ok(ends.map(|ends| ends.end)),
+            Decision::Wait => Ok(None),
+        }
+    }
+
+    /// Whether the run that has committed last commits again within a heartbeat. A reset ends every run, and none may
+    /// ever have run.
+    fn heartbeats(&self) -> bool {
+        let newest = self.newest.as_ref();
+        newest.is_none_or(|it| it.heartbeat_ms.is_some() || it.is_of_a_reset())
+    }
+
+    /// The ends of the progress topic, once everything that is committed in it is read; `None` if there is no answer.
+    fn ends(&mut self) -> Result<Option<EndOffsets>, DataflowError> {
+        let topic = self.config.topics.progress();
+        let looked = self.log.end_offsets(&topic, 0, PATIENCE).and_then(|ends| {
+            let values = self.read(ends.stable)?;
+            Ok((ends, values))
+        });
+        match looked {
+            Ok((ends, Some(values))) => {
+                values.iter().try_for_each(|value| self.apply(value))?;
+                Ok(Some(ends))
+            }
+            Ok((_, None)) => Ok(None),
+            Err(error @ LogError::Denied { repeated: true, .. }) => Err(DataflowError::Log(error)),
+            Err(error) => {
+                tracing::debug!(%error, "the progress topic does not answer");
+                self.reader = None;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The values of the records below `stable` that were not read yet; `None` if they do not come. What has come is
+    /// lost then, and the reader begins anew.
+    fn read(&mut self, stable: u64) -> Result<Option<Vec<Vec<u8>>>, LogError> {
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => self.open()?,
+        };
+        let (mut values, until) = (Vec::new(), Instant::now() + PATIENCE);
+        loop {
+            let mut keep = |record: emostream_log::Record<'_>| values.push(record.value.to_vec());
+            while reader.poll(0, POLL_RECORDS, &mut keep)? > 0 {}
+            if reader.position(0) >= stable {
+                self.reader = Some(reader);
+                return Ok(Some(values));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            self.bell.wait(STOP_LOOK);
+        }
+    }
+
+    fn open(&self) -> Result<Box<dyn Reader>, LogError> {
+        let topic = self.config.topics.progress();
+        let from = match recovery::newest_record(&self.config.topics, &*self.log)? {
+            Some((offset, _)) => offset,
+            None => self
+                .log
+                .offsets(&topic)?
+                .first()
+                .map_or(0, |kept| kept.start),
+        };
+        self.log.reader(&topic, &[(0, from)], self.bell.wake())
+    }
+
+    fn apply(&mut self, value: &[u8]) -> Result<(), DataflowError> {
+        self.newest = recovery::decode(&self.config.topics, value)?;
+        let Some(newest) = &self.newest else {
+            return Ok(());
+        };
+        if newest.is_of_a_reset() && self.at_start.as_ref() != Some(newest) {
+            let topic = self.config.topics.progress();
+            return Err(DataflowError::ResetMeanwhile { topic });
+        }
+        recovery::require_settings(&self.config, newest)
+    }
+}
+
+fn pause(stop: &Stop, until: Instant) {
+    while !stop.is_requested() && Instant::now() < until {
+        thread::sleep(STOP_LOOK.min(until.saturating_duration_since(Instant::now())));
+    }
+}

@@ -1,0 +1,368 @@
+//! Runs that stand by: when they take over, and what they go on from.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use emostream_dataflow::{
+    Activity, Config, DataflowError, HEARTBEAT, Ready, ResetFrom, RunIdentity, Stop,
+};
+use emostream_log::NewRecord;
+use prometheus::Registry;
+
+use crate::{DEADLINE, Stage, T0, all_final_ms, check, closing, events, rng};
+
+/// Three heartbeats, as the shortest that the program accepts: a busy machine delays one.
+const TAKEOVER: Duration = Duration::from_secs(6);
+
+/// A run, and what it reports.
+struct Running {
+    stop: Stop,
+    thread: JoinHandle<Result<(), DataflowError>>,
+    reports: Receiver<Result<Activity, String>>,
+    registry: Registry,
+}
+
+impl Running {
+    fn start(stage: &Stage, config: Config) -> Running {
+        let (report, reports) = channel();
+        let ready: Ready = Arc::new(move |state| drop(report.send(state)));
+        let registry = Registry::new();
+        let (stop, thread) = stage.launch(config, registry.clone(), ready);
+        Running {
+            stop,
+            thread,
+            reports,
+            registry,
+        }
+    }
+
+    /// Waits until it reports that it counts.
+    fn until_active(&self) {
+        while self.reports.recv_timeout(DEADLINE).unwrap() != Ok(Activity::Active) {}
+        assert_eq!(self.active(), 1);
+    }
+
+    /// Waits until it stands by; what it says of the active run.
+    fn until_standby(&self) -> String {
+        loop {
+            if let Ok(Activity::Standby(active)) = self.reports.recv_timeout(DEADLINE).unwrap() {
+                assert_eq!(self.active(), 0);
+                return active;
+            }
+        }
+    }
+
+    /// What its metric says.
+    fn active(&self) -> i64 {
+        let families = self.registry.gather();
+        let family = families
+            .iter()
+            .find(|it| it.name() == "emostream_dataflow_active");
+        family.unwrap().get_metric()[0].get_gauge().get_value() as i64
+    }
+
+    /// How many series it shows of what only an active run knows.
+    fn series(&self) -> usize {
+        let of_active = [
+            "lag_records",
+            "partition_held",
+            "watermark_timestamp_seconds",
+        ];
+        let of_active = of_active.map(|name| format!("emostream_dataflow_{name}"));
+        let families = self.registry.gather();
+        let shown = families
+            .iter()
+            .filter(|it| of_active.iter().any(|name| name == it.name()));
+        shown.map(|family| family.get_metric().len()).sum()
+    }
+
+    fn stop(self) {
+        self.stop.request();
+        self.thread.join().unwrap().unwrap();
+    }
+
+    /// The exit code of a run that ends by itself.
+    fn ended(self) -> u8 {
+        self.thread.join().unwrap().unwrap_err().exit_code()
+    }
+}
+
+impl Stage {
+    fn standby(&self, workers: usize) -> Config {
+        Config {
+            standby: true,
+            ..self.taking_over(workers)
+        }
+    }
+
+    fn taking_over(&self, workers: usize) -> Config {
+        Config {
+            takeover: TAKEOVER,
+            ..self.config(workers)
+        }
+    }
+
+    fn until_final(&self, until_ms: u64) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.final_until_ms() < until_ms {
+            assert!(Instant::now() < deadline, "nothing becomes final");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until there is progress: a run may count before its first commit is made.
+    fn until_stored(&self) {
+        if self.commits() == 0 {
+            self.until_commit();
+        }
+    }
+
+    fn until_commit(&self) {
+        self.until_commit_after(self.commits());
+    }
+
+    fn until_commit_after(&self, before: u64) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.commits() == before {
+            assert!(Instant::now() < deadline, "nothing is committed");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Commits what a run elsewhere commits, as the only one that can.
+    fn commit_as(&self, change: impl Fn(&mut serde_json::Value)) {
+        let mut transactor = self.log.transactor("emostream.dataflow", DEADLINE).unwrap();
+        let newest = self.values(&self.topics.progress()).pop().unwrap();
+        let mut progress: serde_json::Value = serde_json::from_slice(&newest).unwrap();
+        change(&mut progress);
+        let record = NewRecord {
+            topic: self.topics.progress(),
+            partition: Some(0),
+            time_ms: None,
+            key: Some("dataflow".into()),
+            value: progress.to_string().into(),
+            headers: Vec::new(),
+        };
+        transactor.commit(vec![record]).unwrap();
+    }
+}
+
+#[test]
+fn a_standby_counts_on_where_the_active_run_stopped_committing_and_not_before() {
+    let stage = Stage::new(2);
+    let (records, oracle) = events(&stage, &mut rng(11), 20_000);
+    let half = records.len() / 2;
+    stage.append(records[..half].to_vec());
+    let active = Running::start(&stage, stage.taking_over(2));
+    active.until_active();
+    let standby = Running::start(&stage, stage.standby(1));
+    standby.until_standby();
+    // Nothing happens for longer than the takeover time: heartbeats alone keep the standby away.
+    thread::sleep(TAKEOVER + 2 * HEARTBEAT);
+    assert_eq!((active.active(), standby.active()), (1, 0));
+    stage.until_commit();
+    let committed = Instant::now();
+    active.stop();
+    stage.append(records[half..].to_vec());
+    stage.append(closing(&stage, 20_000));
+    stage.until_final(all_final_ms(20_000));
+    let after = committed.elapsed();
+    assert!(after >= TAKEOVER, "{after:?}");
+    standby.until_active();
+    standby.stop();
+    check(&stage, &oracle);
+}
+
+#[test]
+fn of_two_runs_the_fenced_one_stands_by_and_takes_over_later() {
+    let stage = Stage::new(1);
+    let (records, oracle) = events(&stage, &mut rng(12), 20_000);
+    let half = records.len() / 2;
+    stage.append(records[..half].to_vec());
+    let older = Running::start(&stage, stage.taking_over(1));
+    older.until_active();
+    let newer = Running::start(&stage, stage.taking_over(2));
+    older.until_standby();
+    // Without a commit of reactions: the heartbeat found it out.
+    assert_eq!(older.series(), 0);
+    newer.until_active();
+    thread::sleep(TAKEOVER);
+    assert_eq!(
+        (older.active(), newer.active()),
+        (0, 1),
+        "they do not fence each other"
+    );
+    newer.stop();
+    older.until_active();
+    assert!(older.series() > 0);
+    stage.append(records[half..].to_vec());
+    stage.append(closing(&stage, 20_000));
+    stage.until_final(all_final_ms(20_000));
+    older.stop();
+    check(&stage, &oracle);
+}
+
+#[test]
+fn a_fenced_run_names_the_one_that_took_over() {
+    let stage = Stage::new(1);
+    let run = Running::start(&stage, stage.taking_over(1));
+    run.until_active();
+    let other = RunIdentity {
+        host: "elsewhere".to_owned(),
+        process: 3,
+        pid: 4711,
+    };
+    stage.commit_as(|progress| progress["run"] = serde_json::to_value(&other).unwrap());
+    let names = ["elsewhere", "process 3", "pid 4711"];
+    loop {
+        let active = run.until_standby();
+        if names.iter().all(|name| active.contains(name)) {
+            break;
+        }
+    }
+    // The other one says nothing more.
+    run.until_active();
+    run.stop();
+}
+
+#[test]
+fn the_first_of_two_standbys_begins_where_nothing_was_ever_committed() {
+    let stage = Stage::new(1);
+    let (first, second) = (
+        Running::start(&stage, stage.standby(1)),
+        Running::start(&stage, stage.standby(1)),
+    );
+    let (records, oracle) = events(&stage, &mut rng(13), 20_000);
+    stage.append(records);
+    stage.append(closing(&stage, 20_000));
+    stage.until_final(all_final_ms(20_000));
+    let deadline = Instant::now() + DEADLINE;
+    while first.active() + second.active() != 1 {
+        assert!(Instant::now() < deadline, "one is active");
+        thread::sleep(Duration::from_millis(10));
+    }
+    first.stop();
+    second.stop();
+    check(&stage, &oracle);
+}
+
+#[test]
+fn a_standby_ends_with_75_after_a_reset_and_one_that_is_started_then_takes_over() {
+    let stage = Stage::new(1);
+    let (records, oracle) = events(&stage, &mut rng(14), 20_000);
+    stage.append(records);
+    let active = Running::start(&stage, stage.taking_over(1));
+    active.until_active();
+    let standby = Running::start(&stage, stage.standby(1));
+    standby.until_standby();
+    stage.until_stored();
+    stage.reset(ResetFrom::Kept).unwrap();
+    assert_eq!((active.ended(), standby.ended()), (75, 75));
+    let standby = Running::start(&stage, stage.standby(1));
+    standby.until_active();
+    stage.append(closing(&stage, 20_000));
+    stage.until_final(all_final_ms(20_000));
+    standby.stop();
+    check(&stage, &oracle);
+}
+
+/// Within a window of the next size: a run that begins from the heartbeat rounds it up as the first one did.
+#[test]
+fn the_first_heartbeat_after_a_reset_repeats_the_final_time_as_it_was_stored() {
+    let stage = Stage::new(1);
+    let begun = Running::start(&stage, stage.taking_over(1));
+    begun.until_active();
+    stage.until_stored();
+    begun.stop();
+    stage.commit_as(|progress| {
+        progress.as_object_mut().unwrap().remove("settings");
+        progress["final_until_ms"] = (T0 + 13).into();
+    });
+    let before = stage.commits();
+    let run = Running::start(&stage, stage.taking_over(1));
+    run.until_active();
+    stage.until_commit_after(before);
+    assert_eq!(stage.progress().unwrap().settings.unwrap().window_ms, 2000);
+    assert_eq!(stage.final_until_ms(), T0 + 13);
+    run.stop();
+}
+
+#[test]
+fn a_run_ends_with_75_also_after_a_reset_that_keeps_its_settings() {
+    let stage = Stage::new(1);
+    let active = Running::start(&stage, stage.taking_over(1));
+    active.until_active();
+    stage.until_stored();
+    stage.reject_ahead();
+    assert_eq!(active.ended(), 75);
+}
+
+#[test]
+fn a_standby_of_other_settings_refuses_at_once_and_when_they_change() {
+    let stage = Stage::new(1);
+    let active = Running::start(&stage, stage.taking_over(1));
+    active.until_active();
+    stage.until_stored();
+    let other = Config {
+        lateness_ms: 1000,
+        ..stage.standby(1)
+    };
+    assert_eq!(Running::start(&stage, other).ended(), 78);
+    assert_eq!(active.active(), 1);
+    let standby = Running::start(&stage, stage.standby(1));
+    standby.until_standby();
+    active.stop();
+    stage.commit_as(|progress| progress["settings"]["lateness_ms"] = 1000.into());
+    assert_eq!(standby.ended(), 78);
+}
+
+#[test]
+fn a_standby_waits_for_minutes_where_the_last_record_has_no_heartbeat() {
+    let stage = Stage::new(1);
+    let active = Running::start(&stage, stage.taking_over(1));
+    active.until_active();
+    active.stop();
+    stage.commit_as(|progress| drop(progress.as_object_mut().unwrap().remove("heartbeat_ms")));
+    let standby = Running::start(&stage, stage.standby(1));
+    standby.until_standby();
+    thread::sleep(2 * TAKEOVER);
+    assert_eq!(standby.active(), 0);
+    standby.stop();
+}
+
+#[test]
+fn a_standby_that_sees_a_commit_just_before_it_would_fence_goes_on_waiting() {
+    let stage = Stage::new(1);
+    let begun = Running::start(&stage, stage.taking_over(1));
+    begun.until_active();
+    begun.stop();
+    let (before, after) = (stage.commits(), stage.clone());
+    let commits = Arc::new(AtomicBool::new(false));
+    let committed = commits.clone();
+    // The finals are read before it fences, and the reactions' ends last of all.
+    let slow = super::faults::before_offsets(&stage, move |topic| {
+        let is_checking = topic == after.topics.reactions() && after.commits() == before;
+        if is_checking && committed.load(Ordering::SeqCst) {
+            committed.store(false, Ordering::SeqCst);
+            after.commit_as(|_| {});
+        }
+    });
+    let standby = Running::start(&slow, slow.standby(1));
+    standby.until_standby();
+    commits.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    standby.until_active();
+    let took = begun.elapsed();
+    assert!(
+        !commits.load(Ordering::SeqCst) && took > 2 * TAKEOVER - HEARTBEAT,
+        "{took:?}"
+    );
+    standby.stop();
+}

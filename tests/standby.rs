@@ -1,0 +1,213 @@
+//! Several dataflows of one deployment on a real Kafka: one counts, the others stand by. Whatever is killed, the finals
+//! hold every reaction once.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod harness;
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use emostream_log::kafka::KafkaLog;
+use harness::{
+    http, kafka,
+    load::{LONG, Load, arguments, check, closes, connect, create, final_until_ms, topics},
+    node::Node,
+    seed,
+    supervised::free_addresses,
+    unique, until_within,
+};
+
+const PARTITIONS: u32 = 4;
+
+/// Two and a half takeover times.
+const SEVERAL_TAKEOVERS: Duration = Duration::from_secs(25);
+
+/// One deployment, and a load on it.
+struct Stage {
+    dir: tempfile::TempDir,
+    brokers: String,
+    prefix: String,
+    log: KafkaLog,
+    load: Load,
+}
+
+impl Stage {
+    fn new(name: &str) -> Stage {
+        let (brokers, prefix) = (kafka::brokers(), unique(name));
+        create(&brokers, &prefix, PARTITIONS);
+        Stage {
+            dir: tempfile::tempdir().unwrap(),
+            log: connect(&brokers),
+            load: Load::start(&brokers, &prefix, PARTITIONS, seed()),
+            brokers,
+            prefix,
+        }
+    }
+
+    fn start(&self, name: &str, more: &[&str]) -> Node {
+        let arguments = arguments(&self.brokers, &self.prefix, 1, more);
+        let with_admin = arguments.iter().map(|it| match it.as_str() {
+            "off" => "127.0.0.1:0",
+            other => other,
+        });
+        let arguments: Vec<&str> = with_admin.collect();
+        Node::start_silent(&arguments, &self.dir.path().join(name))
+    }
+
+    /// A process of a cluster of two.
+    fn start_of_two(&self, name: &str, hosts: &str, index: &str) -> Node {
+        self.start(name, &["-n", "2", "-p", index, "--hosts", hosts])
+    }
+
+    fn closes(&self) -> u64 {
+        closes(&self.log, &self.prefix).unwrap_or(0)
+    }
+
+    /// Waits for another final.
+    fn until_it_counts(&self) {
+        let before = self.closes();
+        until_within(LONG, "a final", || (self.closes() > before).then_some(()));
+    }
+
+    /// kill -9 of the active run, and how long it is to the next final.
+    fn outage(&self, active: Node) -> Duration {
+        active.kill();
+        let killed = Instant::now();
+        // What it had committed has become visible.
+        thread::sleep(Duration::from_millis(200));
+        self.until_it_counts();
+        killed.elapsed()
+    }
+
+    /// Which process has committed last.
+    fn active_pid(&self) -> Option<u32> {
+        let stored = emostream_dataflow::stored(&topics(&self.prefix), &self.log);
+        Some(stored.ok()??.run?.pid)
+    }
+
+    /// Ends the load and the `running`, the active one last, and compares the finals with the log.
+    fn end(self, running: Vec<Node>) {
+        let until_ms = self.load.end();
+        until_within(LONG, "everything is final", || {
+            (final_until_ms(&self.brokers, &self.prefix) >= until_ms).then_some(())
+        });
+        for node in running {
+            assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+        }
+        check(&self.log, &self.brokers, &self.prefix, until_ms);
+    }
+}
+
+/// Waits until it is ready and says all this.
+fn until_ready(node: &Node, words: &[&str]) {
+    let admin = node.admin();
+    until_within(LONG, &format!("ready, and {words:?}"), || {
+        let answer = http::get(&admin, "/readyz").ok()?;
+        let says = |word: &&str| answer.body.contains(*word);
+        (answer.status == 200 && words.iter().all(says)).then_some(())
+    });
+}
+
+/// What its metric says.
+fn is_active(node: &Node) -> bool {
+    let metrics = http::get(&node.admin(), "/metrics").unwrap().body;
+    metrics.contains("\nemostream_dataflow_active 1")
+}
+
+fn logged(dir: &Path, name: &str) -> String {
+    std::fs::read_to_string(dir.join(name)).unwrap()
+}
+
+#[test]
+fn of_a_pair_of_standbys_one_counts_and_the_other_takes_over_when_it_is_killed() {
+    let stage = Stage::new("pair");
+    let mut active = stage.start("first", &["--standby"]);
+    until_ready(&active, &["dataflow: active"]);
+    for kill in 0..3 {
+        let standby = stage.start(&format!("standby-{kill}"), &["--standby"]);
+        let pid = format!("pid {}", active.pid());
+        until_ready(&standby, &["dataflow: standby", &pid]);
+        assert!(is_active(&active) && !is_active(&standby));
+        stage.until_it_counts();
+        let outage = stage.outage(active);
+        println!("kill -9 of the active run to the next final: {outage:.1?}");
+        // Less than the takeover time would fence runs that are well; the rest is recovery on a busy machine.
+        assert!((10..90).contains(&outage.as_secs()), "{outage:?}");
+        active = standby;
+        until_ready(&active, &["dataflow: active"]);
+    }
+    stage.end(vec![active]);
+}
+
+#[test]
+fn two_ordinary_runs_of_one_deployment_do_not_fence_each_other_for_ever() {
+    let stage = Stage::new("two");
+    let mut first = stage.start("first", &[]);
+    until_ready(&first, &["dataflow: active"]);
+    let mut second = stage.start("second", &[]);
+    until_ready(&second, &["dataflow: active"]);
+    let pid = format!("pid {}", second.pid());
+    until_ready(&first, &["dataflow: standby", &pid]);
+    let (since, mut active) = (Instant::now(), BTreeSet::new());
+    while since.elapsed() < SEVERAL_TAKEOVERS {
+        active.extend(stage.active_pid());
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(active, BTreeSet::from([second.pid()]));
+    assert!(first.runs() && second.runs());
+    let said = logged(stage.dir.path(), "first");
+    assert!(
+        said.contains("another run has taken over") && said.contains(&pid),
+        "{said}"
+    );
+    let outage = stage.outage(second);
+    println!("kill -9 of the second run to the next final: {outage:.1?}");
+    until_ready(&first, &["dataflow: active"]);
+    stage.end(vec![first]);
+}
+
+#[test]
+fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
+    let stage = Stage::new("clusters");
+    let hosts = [free_addresses(2).join(","), free_addresses(2).join(",")];
+    let start = |cluster: usize| {
+        let of = |index: usize| {
+            let name = format!("{cluster}-{index}");
+            stage.start_of_two(&name, &hosts[cluster], &index.to_string())
+        };
+        [of(0), of(1)]
+    };
+    let mut first = start(0);
+    first
+        .iter()
+        .for_each(|node| until_ready(node, &["dataflow: active"]));
+    stage.until_it_counts();
+    let [other, lost] = start(1);
+    until_ready(&other, &["dataflow: active"]);
+    let pid = format!("pid {}", other.pid());
+    first
+        .iter()
+        .for_each(|node| until_ready(node, &["dataflow: standby", &pid]));
+    assert!(first.iter_mut().all(Node::runs));
+    stage.until_it_counts();
+    let outage = stage.outage(lost);
+    println!("kill -9 of a process of the active cluster to the next final: {outage:.1?}");
+    assert_eq!(other.ended().code(), Some(75));
+    first
+        .iter()
+        .for_each(|node| until_ready(node, &["dataflow: active"]));
+    let [zero, one] = first;
+    // The stop of one ends both.
+    let (brokers, prefix) = (stage.brokers.clone(), stage.prefix.clone());
+    let (log, until_ms) = (connect(&brokers), stage.load.end());
+    until_within(LONG, "everything is final", || {
+        (final_until_ms(&brokers, &prefix) >= until_ms).then_some(())
+    });
+    assert_eq!(one.stop(Duration::from_secs(10)).code(), Some(0));
+    assert_eq!(zero.ended().code(), Some(0));
+    check(&log, &brokers, &prefix, until_ms);
+}
