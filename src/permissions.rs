@@ -83,6 +83,8 @@ impl Role {
                     &["Describe", "DescribeConfigs", "Read"],
                 );
                 table.topics(&results, &["Describe", "Read", "Write"]);
+                // How long finals are kept decides whether a restart can complete totals from them.
+                table.topics(&[names.windows()], &["DescribeConfigs"]);
                 table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
                 table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
                 table.transactions(names);
@@ -211,7 +213,7 @@ mod tests {
             ),
             "{commands:#?}"
         );
-        assert_eq!(commands.len(), 5, "{commands:#?}");
+        assert_eq!(commands.len(), 6, "{commands:#?}");
     }
 
     #[test]

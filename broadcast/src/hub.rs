@@ -11,13 +11,12 @@ use std::{
 };
 
 use emostream_model::{
-    LeadersRecord, ReadRange, RelayUpdate, ResultId, Room, RoomSnapshot, WindowRecord,
+    LeadersRecord, ReadRange, RelayUpdate, ResultId, ResultOrder, Room, RoomSnapshot, WindowRecord,
 };
 use tokio::sync::watch;
 
 use crate::{
     relay::Supply,
-    result_order::ResultOrder,
     room::{NotStanding, RoomState, Standing},
     shape::Shape,
     shard::Bells,

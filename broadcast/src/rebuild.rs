@@ -1,31 +1,42 @@
 //! The rooms as they stood, made anew from the log when a publisher starts.
 //!
 //! ```text
+//!  [progress] its newest record: from where finals complete totals
 //!  [totals] to its end ───────────────┐
-//!  [windows] since the ring began ────┼▶ rooms
+//!  [windows] from there on            ├▶ rooms
+//!  [windows] since the ring began ────┤
 //!  [trending] to its end ─────────────┘
 //! ```
 //!
+//! The totals record of a room with many emojis lies some minutes behind its finals, which are added. Where they begin
+//! is in the progress, which is read first: totals that are read after it need no older ones.
+//!
 //! Totals are read before the finals, so a final that comes in between is added, never missed. Nor is
 //! one doubled: a window that the totals hold already is waited for, since Kafka shows the parts of a
-//! transaction one after another.
+//! transaction one after another. That holds for finals of the last commits only; those before the offsets in the
+//! progress are all visible.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
-use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_to_end};
-use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
+use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_last, read_to_end};
+use emostream_model::{ResultId, ResultOrder, Room, TotalsRecord, Unwritten, WindowRecord};
 
 use crate::{
     Config,
     feed::Feed,
     hub::Hub,
-    result_order::ResultOrder,
+    result_order::order_of,
     room::RoomState,
     source::{Decoder, Source},
     tail::{PARK, id_of, of_trending},
     totals::RoomTotals,
 };
 
+/// How many of the last offsets of the progress topic are read for its newest record: it, and what its
+/// transaction left.
+const LAST_PROGRESS: u64 = 10;
+/// Finals that are read at once.
+const OLDER_RECORDS: usize = 1000;
 /// The parts of a transaction are all seen within this time; on Kafka some milliseconds, but a broker
 /// may restart in between. Older totals have their final in the log, or it has expired.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -50,7 +61,13 @@ pub(crate) fn rebuild(
     decoder: &mut Decoder,
 ) -> Result<Sources, LogError> {
     let settled_ms = feed.ago(SETTLED.min(config.reception.ring / 2));
-    let mut kept = Kept::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
+    let unwritten = unwritten(log, &config.topics.progress())?;
+    let mut kept = Kept {
+        settled_ms,
+        settled_until: unwritten.finals.as_ref().map(|finals| finals.since),
+        ..Kept::default()
+    };
+    kept.read_totals(log, &config.topics.totals(), decoder)?;
 
     let windows = since(
         log,
@@ -60,6 +77,8 @@ pub(crate) fn rebuild(
     for (partition, start) in &windows {
         feed.begins(*partition, *start);
     }
+    let older = older(log, &config.topics.windows(), &unwritten, &windows)?;
+    kept.read_older(log, &config.topics.windows(), &older, bell, decoder)?;
     let mut windows = Source::new(config.topics.windows(), true, windows);
     // The tallies of the window that is open now, and of the one that is about to close.
     let open_ms = feed.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
@@ -109,6 +128,43 @@ fn read_trending(
     }
 }
 
+/// What the newest progress says of totals that are not written.
+fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
+    let mut newest = Unwritten::default();
+    let mut keep = |record: Record<'_>| {
+        // Another format is that of a version whose totals are complete, or which a dataflow of this one refuses.
+        newest = serde_json::from_slice(record.value).unwrap_or_default();
+    };
+    match read_last(log, topic, LAST_PROGRESS, &mut keep) {
+        // Nothing is counted yet.
+        Ok(()) | Err(LogError::UnknownTopic { .. }) => Ok(newest),
+        Err(error) => Err(error),
+    }
+}
+
+/// The offsets of each partition at which finals lie that complete totals, before the `ring` begins.
+fn older(
+    log: &dyn Log,
+    topic: &str,
+    unwritten: &Unwritten,
+    ring: &[(u32, u64)],
+) -> Result<Vec<(u32, Range<u64>)>, LogError> {
+    let kept = log.offsets(topic)?;
+    let mut older = Vec::new();
+    for ((partition, end), kept) in ring.iter().zip(kept) {
+        let start = match (&unwritten.finals, unwritten.since) {
+            (Some(finals), _) => finals.offset(*partition),
+            (None, Some(_)) => 0,
+            (None, None) => continue,
+        };
+        let start = start.max(kept.start);
+        if start < *end {
+            older.push((*partition, start..*end));
+        }
+    }
+    Ok(older)
+}
+
 /// Where each partition's records since `time_ms` begin.
 fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, LogError> {
     Ok((0..).zip(log.offsets_at(topic, time_ms)?).collect())
@@ -129,37 +185,98 @@ struct Kept {
     finals: HashMap<Room, Vec<RestoredFinal>>,
     /// The latest totals of each room.
     totals: HashMap<Room, (ResultOrder, TotalsRecord)>,
+    /// What lies between them and the ring.
+    older: HashMap<Room, RoomTotals>,
+    /// Totals that were written since may be seen before their final.
+    settled_ms: u64,
+    /// But not if their final is older than this one.
+    settled_until: Option<ResultOrder>,
     /// Rooms whose totals hold a window whose final was not seen yet.
     awaited: HashMap<Room, ResultOrder>,
 }
 
 impl Kept {
-    /// The latest totals of each room; those written since `settled_ms` await their final.
+    /// Reads the latest totals of each room; those that were written lately await their final.
     ///
     /// A room whose topic got more partitions has records in two of them, and they are read partition by
     /// partition: the later one counts, not the one that was read last.
     fn read_totals(
+        &mut self,
         log: &dyn Log,
         topic: &str,
-        settled_ms: u64,
         decoder: &mut Decoder,
-    ) -> Result<Self, LogError> {
-        let mut kept = Self::default();
+    ) -> Result<(), LogError> {
         read_to_end(log, topic, &mut |record| {
             if let Some(totals) = decoder.read::<TotalsRecord>(record) {
-                let order = ResultOrder::of(&record, totals.window);
-                let known = kept.totals.get(&totals.room);
+                let order = order_of(&record, totals.window);
+                let known = self.totals.get(&totals.room);
                 if known.is_some_and(|(known, _)| order < *known) {
                     return;
                 }
-                match record.time_ms >= settled_ms {
-                    true => kept.awaited.insert(totals.room.clone(), order),
-                    false => kept.awaited.remove(&totals.room),
+                let is_old = self.settled_until.is_some_and(|until| order < until);
+                match record.time_ms >= self.settled_ms && !is_old {
+                    true => self.awaited.insert(totals.room.clone(), order),
+                    false => self.awaited.remove(&totals.room),
                 };
-                kept.totals.insert(totals.room.clone(), (order, totals));
+                self.totals.insert(totals.room.clone(), (order, totals));
             }
-        })?;
-        Ok(kept)
+        })
+    }
+
+    /// Reads these finals, which are older than the ring: those that are later than their room's totals are added.
+    fn read_older(
+        &mut self,
+        log: &dyn Log,
+        topic: &str,
+        older: &[(u32, Range<u64>)],
+        bell: &Doorbell,
+        decoder: &mut Decoder,
+    ) -> Result<(), LogError> {
+        if older.is_empty() {
+            return Ok(());
+        }
+        let from: Vec<(u32, u64)> = older.iter().map(|(p, range)| (*p, range.start)).collect();
+        let mut reader = log.reader(topic, &from, bell.wake())?;
+        let mut stall = StallTimer::start();
+        for (partition, range) in older {
+            let mut is_over = false;
+            while !is_over {
+                let read = reader.poll_while(*partition, OLDER_RECORDS, &mut |record| {
+                    is_over = record.offset >= range.end;
+                    if !is_over && let Some(closed) = decoder.read::<WindowRecord>(record) {
+                        self.take_older(order_of(&record, closed.window), closed);
+                    }
+                    !is_over
+                })?;
+                is_over |= reader.position(*partition) >= range.end || reader.at_end(*partition);
+                if read > 0 {
+                    stall.news();
+                } else if !is_over {
+                    stall.check(log, "the finals")?;
+                    bell.wait(PARK);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_older(&mut self, order: ResultOrder, closed: WindowRecord) {
+        self.is_seen(&closed.room, order);
+        let known = self.totals.get(&closed.room);
+        if known.is_none_or(|(known, _)| order > *known) {
+            self.older
+                .entry(closed.room.clone())
+                .or_default()
+                .add(&closed);
+        }
+    }
+
+    /// A final of a room was seen.
+    fn is_seen(&mut self, room: &Room, order: ResultOrder) {
+        let awaited = self.awaited.get(room);
+        if awaited.is_some_and(|awaited| order >= *awaited) {
+            self.awaited.remove(room);
+        }
     }
 
     /// All finals to the end, those that are awaited included.
@@ -196,11 +313,8 @@ impl Kept {
     }
 
     fn take(&mut self, read: Record<'_>, record: WindowRecord) {
-        let order = ResultOrder::of(&read, record.window);
-        let awaited = self.awaited.get(&record.room);
-        if awaited.is_some_and(|awaited| order >= *awaited) {
-            self.awaited.remove(&record.room);
-        }
+        let order = order_of(&read, record.window);
+        self.is_seen(&record.room, order);
         let finals = self.finals.entry(record.room.clone()).or_default();
         finals.push(RestoredFinal {
             order,
@@ -217,7 +331,10 @@ impl Kept {
             let base = self.totals.remove(&room);
             let base = base.as_ref().map(|(order, record)| (*order, record));
             let ordered = finals.iter().map(|read| (read.order, &read.record));
-            let before = RoomTotals::before(base, ordered);
+            let mut before = RoomTotals::before(base, ordered);
+            if let Some(older) = self.older.remove(&room) {
+                before.merge(older);
+            }
             let entry = hub.entry(&room, || RoomState::new(before));
             for read in finals {
                 let unread = hub.unread(read.id.partition);
@@ -228,9 +345,11 @@ impl Kept {
             }
         }
         for (room, (_, record)) in self.totals {
-            hub.entry(&room, || {
-                RoomState::new(RoomTotals::of(&record.counts.named))
-            });
+            let older = self.older.entry(room).or_default();
+            older.merge(RoomTotals::of(&record.counts.named));
+        }
+        for (room, totals) in self.older {
+            hub.entry(&room, || RoomState::new(totals));
         }
     }
 }

@@ -1,30 +1,11 @@
-//! Which of two results of a room is the later one.
+//! Reads from a record which of two results of a room is the later one.
 
 use emostream_log::Record;
-use emostream_model::{RESETS_HEADER, Window};
+use emostream_model::{RESETS_HEADER, ResultOrder, Window};
 
-/// A result's place among the results of its room. After each reset of the dataflow to an earlier time, windows
-/// begin earlier again: so the number of such resets comes first, and the window second. Offsets tell the order
-/// only within a partition, and a room changes its partition when its topic gets more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ResultOrder {
-    /// The number of backward resets before the result.
-    pub(crate) resets: u64,
-    pub(crate) start_ms: u64,
-}
-
-impl ResultOrder {
-    pub(crate) fn new(resets: u64, window: Window) -> Self {
-        Self {
-            resets,
-            start_ms: window.start,
-        }
-    }
-
-    /// The order of a record that holds a result of `window`.
-    pub(crate) fn of(record: &Record<'_>, window: Window) -> Self {
-        Self::new(resets(record), window)
-    }
+/// The order of a record that holds a result of `window`.
+pub(crate) fn order_of(record: &Record<'_>, window: Window) -> ResultOrder {
+    ResultOrder::new(resets(record), window)
 }
 
 /// The number of backward resets before a result was written.
@@ -53,16 +34,6 @@ mod tests {
             value: &[],
             headers: &vec![header],
         })
-    }
-
-    #[test]
-    fn a_later_reset_number_comes_after_a_later_window() {
-        let window = |start| Window {
-            start,
-            end: start + 2000,
-        };
-        assert!(ResultOrder::new(1, window(0)) > ResultOrder::new(0, window(8000)));
-        assert!(ResultOrder::new(1, window(2000)) > ResultOrder::new(1, window(0)));
     }
 
     #[test]

@@ -15,9 +15,11 @@ use std::{
     sync::Arc,
 };
 
-use emostream_model::{Count, Frame, ResultId, TrendingRecord, Window, WindowRecord, top};
+use emostream_model::{
+    Count, Frame, ResultId, ResultOrder, TrendingRecord, Window, WindowRecord, top,
+};
 
-use crate::{encoded::Encoded, result_order::ResultOrder, totals::RoomTotals};
+use crate::{encoded::Encoded, totals::RoomTotals};
 
 pub(crate) use standing::{NotStanding, Standing};
 

@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use emostream_model::{Count, Emoji, TotalsRecord, WindowRecord, sort_counts};
-
-use crate::result_order::ResultOrder;
+use emostream_model::{Count, Emoji, ResultOrder, TotalsRecord, WindowRecord, sort_counts};
 
 /// Cumulative counts of one room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +36,14 @@ impl RoomTotals {
     /// What somebody else has counted.
     pub(crate) fn of(counts: &[Count]) -> Self {
         Self(counts.iter().map(|c| (c.emoji, c.count)).collect())
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (emoji, more) in other.0 {
+            let count = self.0.entry(emoji).or_default();
+            *count = count.saturating_add(more);
+        }
     }
 
     /// Takes the next final in.

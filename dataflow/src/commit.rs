@@ -26,7 +26,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        mpsc::{
+            Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel,
+        },
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -57,6 +59,13 @@ const MOST_PIECES: usize = 64;
 /// memory stays in the processor's cache.
 const RECORDS_AT_ONCE: usize = 64;
 
+/// How often end offsets of the windows are requested: a restart reads finals again from such offsets on, some seconds
+/// more than it needs.
+const ENDS_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a broker may take to tell the end of a partition. The next transaction waits for it.
+const ENDS_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How often a pause looks whether the dataflow is to stop.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
@@ -68,12 +77,24 @@ pub trait Commit {
     /// Hands over results of the next transaction; gives them back if they must wait.
     fn write(&mut self, results: Vec<WindowResult>) -> Result<(), Vec<WindowResult>>;
 
-    /// Hands over the rest of the next transaction, which ends it. Only after the previous one was
-    /// acknowledged.
-    fn submit(&mut self, results: Vec<WindowResult>, records: Vec<NewRecord>);
+    /// Hands over the rest of the next transaction, which ends it and says `final_until_ms` for F. Only after the
+    /// previous one was acknowledged.
+    fn submit(&mut self, final_until_ms: u64, results: Vec<WindowResult>, records: Vec<NewRecord>);
 
     /// Whether the transaction handed over last was acknowledged since the last call.
     fn acknowledged(&mut self) -> bool;
+
+    /// The next end offsets of the windows topic that were requested between two commits, if there are any.
+    fn ends(&mut self) -> Option<WindowEnds>;
+}
+
+/// End offsets of the windows topic, requested after a commit and before anything of the next one was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowEnds {
+    /// F of the commit.
+    pub final_until_ms: u64,
+    /// By partition.
+    pub offsets: Vec<(u32, u64)>,
 }
 
 /// Starts what commits, given what wakes the sink; `None` on a worker that has none.
@@ -111,6 +132,7 @@ pub struct CommitThread {
     /// How many of the transaction that is not ended yet were handed over.
     pieces: usize,
     acks: Receiver<()>,
+    ends: Receiver<WindowEnds>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -124,10 +146,18 @@ enum Work {
     Piece(Piece),
 }
 
-/// A part of a transaction, and what ends it: the progress is the last record.
+/// A part of a transaction, and what ends it.
 struct Piece {
     results: Vec<WindowResult>,
-    end: Option<Vec<NewRecord>>,
+    end: Option<End>,
+}
+
+/// What ends a transaction.
+struct End {
+    /// F.
+    final_until_ms: u64,
+    /// The progress is the last record.
+    records: Vec<NewRecord>,
 }
 
 impl CommitThread {
@@ -136,6 +166,7 @@ impl CommitThread {
         // The bell and the beginning, the pieces and the end of a transaction, and the pieces of the one behind it.
         let (queue, work) = sync_channel::<Work>(2 + 2 * MOST_PIECES + 1);
         let (ack, acks) = sync_channel(1);
+        let (found, ends) = channel();
         let closing = Arc::new(AtomicBool::new(false));
         let stop = committing.stop.clone();
         let mut writing = Writing {
@@ -147,7 +178,7 @@ impl CommitThread {
             attempts: Attempts::default(),
             closing: closing.clone(),
         };
-        let run = move || match writing.run(&work, &ack) {
+        let run = move || match writing.run(&work, &ack, &found) {
             Ok(()) | Err(Ended::Stopped) => {}
             // A run that is to stop need not stand by.
             Err(Ended::Failed(error)) if error.is_fence() && stop.is_requested() => {}
@@ -161,6 +192,7 @@ impl CommitThread {
             closing,
             pieces: 0,
             acks,
+            ends,
             thread: Some(thread),
         })
     }
@@ -205,9 +237,15 @@ struct Writing {
 }
 
 impl Writing {
-    fn run(&mut self, work: &Receiver<Work>, ack: &SyncSender<()>) -> Result<(), Ended> {
+    fn run(
+        &mut self,
+        work: &Receiver<Work>,
+        ack: &SyncSender<()>,
+        found: &Sender<WindowEnds>,
+    ) -> Result<(), Ended> {
         self.beat()?;
         let (mut wake, mut beats) = (None, true);
+        let mut requested: Option<Instant> = None;
         loop {
             let next = match beats {
                 true => work.recv_timeout(self.committing.heartbeat),
@@ -217,13 +255,26 @@ impl Writing {
                 Ok(Work::Wake(bell)) => wake = Some(bell),
                 Ok(Work::Begin) => beats = false,
                 Ok(Work::Piece(piece)) => {
-                    let ends = piece.end.is_some();
+                    let final_until_ms = piece.end.as_ref().map(|end| end.final_until_ms);
                     self.take(piece)?;
-                    if ends {
-                        if ack.send(()).is_err() {
-                            return Ok(());
-                        }
-                        wake.iter().for_each(|wake: &Wakeup| wake());
+                    let Some(final_until_ms) = final_until_ms else {
+                        continue;
+                    };
+                    if ack.send(()).is_err() {
+                        return Ok(());
+                    }
+                    wake.iter().for_each(|wake: &Wakeup| wake());
+                    if requested.is_none_or(|at| at.elapsed() >= ENDS_EVERY) {
+                        requested = Some(Instant::now());
+                        // Nothing of the next transaction is written before: this thread writes it.
+                        let offsets = self.window_ends();
+                        // The sink needs none any more once it is gone.
+                        let _ = offsets.map(|offsets| {
+                            found.send(WindowEnds {
+                                final_until_ms,
+                                offsets,
+                            })
+                        });
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.beat()?,
@@ -237,13 +288,19 @@ impl Writing {
         let progress = self.committing.progress.clone();
         self.take(Piece {
             results: Vec::new(),
-            end: Some(vec![progress]),
+            // A sink that is not there yet gets no end offsets, so its F is not needed.
+            end: Some(End {
+                final_until_ms: 0,
+                records: vec![progress],
+            }),
         })
     }
 
     fn take(&mut self, mut piece: Piece) -> Result<(), Ended> {
-        let (begun, ends) = (Instant::now(), piece.end.is_some());
-        if let Some(progress) = piece.end.as_mut().and_then(|records| records.last_mut()) {
+        let begun = Instant::now();
+        let ends = piece.end.is_some();
+        let records = piece.end.as_mut().map(|end| &mut end.records);
+        if let Some(progress) = records.and_then(|records| records.last_mut()) {
             progress.headers.push(self.id.header());
         }
         self.pieces.push(piece);
@@ -252,7 +309,7 @@ impl Writing {
             self.retry(error)?;
         }
         if ends {
-            let last = self.pieces.pop().and_then(|piece| piece.end?.pop());
+            let last = self.pieces.pop().and_then(|piece| piece.end?.records.pop());
             self.last = last.or_else(|| self.last.take());
             self.pieces.clear();
             self.attempts = Attempts::default();
@@ -269,7 +326,7 @@ impl Writing {
     /// itself.
     fn opening(&self) -> Option<NewRecord> {
         let shows = |piece: &Piece| {
-            let progress_alone = piece.end.as_ref().is_some_and(|records| records.len() == 1);
+            let progress_alone = piece.end.as_ref().is_some_and(|end| end.records.len() == 1);
             piece.results.is_empty() && progress_alone
         };
         let opens = !self.pieces.first().is_some_and(shows);
@@ -292,8 +349,8 @@ impl Writing {
                 let records = some.iter().map(|result| recording.record(result));
                 transactor.write(records.collect())?;
             }
-            if let Some(records) = &piece.end {
-                transactor.commit(records.clone())?;
+            if let Some(end) = &piece.end {
+                transactor.commit(end.records.clone())?;
             }
         }
         Ok(())
@@ -332,6 +389,15 @@ impl Writing {
         }
         self.committing.holds.commit_failing(None);
         Ok(())
+    }
+
+    /// Where each partition of the windows ends; `None` if a broker does not answer soon.
+    fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
+        let topic = self.topics().windows();
+        let ends = self.committing.log.high_watermarks(&topic, ENDS_PATIENCE);
+        let ends: Result<Vec<u64>, LogError> = ends.and_then(|ends| ends.into_iter().collect());
+        let ends = ends.inspect_err(|error| tracing::debug!(%error, "no end offsets"));
+        Some((0..).zip(ends.ok()?).collect())
     }
 
     fn topics(&self) -> &Topics {
@@ -386,7 +452,7 @@ impl Writing {
         let rejected = self.topics().rejected();
         let records = self.pieces.iter_mut().filter_map(|it| it.end.as_mut());
         let too_large = records
-            .flatten()
+            .flat_map(|end| &mut end.records)
             .filter(|record| record.topic == rejected && record.bytes() >= bytes.max(1));
         let mut shortened = 0;
         for record in too_large {
@@ -427,10 +493,13 @@ impl Commit for CommitThread {
     }
 
     /// The queue always has room for it; after a failure it is not taken, and the dataflow is stopping.
-    fn submit(&mut self, results: Vec<WindowResult>, records: Vec<NewRecord>) {
+    fn submit(&mut self, final_until_ms: u64, results: Vec<WindowResult>, records: Vec<NewRecord>) {
         self.pieces = 0;
         if let Some(queue) = &self.queue {
-            let end = Some(records);
+            let end = Some(End {
+                final_until_ms,
+                records,
+            });
             match queue.try_send(Work::Piece(Piece { results, end })) {
                 // Without the thread: it has ended by a failure, which it has reported.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => {}
@@ -441,6 +510,10 @@ impl Commit for CommitThread {
 
     fn acknowledged(&mut self) -> bool {
         self.acks.try_recv().is_ok()
+    }
+
+    fn ends(&mut self) -> Option<WindowEnds> {
+        self.ends.try_recv().ok()
     }
 }
 
@@ -582,18 +655,18 @@ mod tests {
             thread.write(vec![a_final()]).unwrap();
             assert_eq!(next(), (vec![(names.progress(), Some(number - 1))], false));
             assert_eq!(next(), (vec![(names.windows(), None)], false));
-            thread.submit(vec![a_final()], vec![progress(number)]);
+            thread.submit(number, vec![a_final()], vec![progress(number)]);
             assert_eq!(next(), (vec![(names.windows(), None)], false));
             assert_eq!(next(), (vec![(names.progress(), Some(number))], true));
             until_acknowledged(&mut thread);
         }
         // Progress alone shows by itself.
-        thread.submit(Vec::new(), vec![progress(4)]);
+        thread.submit(4, Vec::new(), vec![progress(4)]);
         assert_eq!(next(), (vec![(names.progress(), Some(4))], true));
         until_acknowledged(&mut thread);
         let mut rejected = progress(0);
         rejected.topic = names.rejected();
-        thread.submit(Vec::new(), vec![rejected, progress(5)]);
+        thread.submit(5, Vec::new(), vec![rejected, progress(5)]);
         assert_eq!(next(), (vec![(names.progress(), Some(4))], false));
         assert_eq!(next().0.len(), 2);
     }

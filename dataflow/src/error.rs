@@ -55,6 +55,18 @@ pub enum DataflowError {
         /// How long records are kept.
         kept: Duration,
     },
+    /// The windows topic does not keep the finals that complete totals.
+    #[error(
+        "{topic} keeps finals for {kept:?} only, and with --hold-timeout and --trending-span a restart may need those of the last {needed:?} to complete the totals; raise the topic's retention.ms"
+    )]
+    FinalsKeptTooShortly {
+        /// The windows topic.
+        topic: String,
+        /// How old the finals may be that a restart needs.
+        needed: Duration,
+        /// How long they are kept.
+        kept: Duration,
+    },
     /// The stored progress cannot be read.
     #[error(
         "the stored progress in {topic} is not readable ({detail}); run the version that wrote it, or start anew with another --topic-prefix (or --data directory)"
@@ -259,7 +271,8 @@ impl DataflowError {
             | DataflowError::FinalUntil(_)
             | DataflowError::Disagreement { .. }
             | DataflowError::WrongToken { .. }
-            | DataflowError::KeptTooShortly { .. } => 64,
+            | DataflowError::KeptTooShortly { .. }
+            | DataflowError::FinalsKeptTooShortly { .. } => 64,
             DataflowError::PeerRefuses { exit_code, .. } => *exit_code,
             DataflowError::OtherSettings { .. }
             | DataflowError::UnboundedTimestamps { .. }

@@ -19,6 +19,7 @@ use std::{
 };
 
 use emostream_log::{Doorbell, Log, LogError, StallTimer};
+use emostream_model::Unwritten;
 
 use crate::progress::{LastRecord, PartitionProgress, Progress};
 
@@ -56,6 +57,15 @@ pub enum Misfit {
         /// How many there are.
         partitions: u32,
     },
+    /// Finals were deleted that no totals record holds.
+    FinalsGone {
+        /// `topic/partition`.
+        place: Place,
+        /// Where they begin at the earliest.
+        from: u64,
+        /// The first offset kept.
+        start: u64,
+    },
     /// Another record lies where one was read.
     Other {
         /// `topic/partition`.
@@ -80,6 +90,7 @@ impl Misfit {
         let (Misfit::Gone { place, .. }
         | Misfit::Beyond { place, .. }
         | Misfit::Vanished { place, .. }
+        | Misfit::FinalsGone { place, .. }
         | Misfit::Other { place, .. }) = self;
         place.partition
     }
@@ -109,6 +120,10 @@ impl fmt::Display for Misfit {
             Misfit::Vanished { place, partitions } => write!(
                 f,
                 "{place} was read, but the topic has {partitions} partitions now: it was recreated"
+            ),
+            Misfit::FinalsGone { place, from, start } => write!(
+                f,
+                "{place} must be read from offset {from} to complete the totals of some rooms, but begins at {start}: finals were deleted before the totals held them"
             ),
             Misfit::Other { place, offset } => write!(
                 f,
@@ -142,6 +157,51 @@ pub fn compare(
     });
     misfits.extend(others(topic, log, comparable.collect())?);
     Ok((kept, misfits))
+}
+
+/// The first partition of the windows topic that does not hold the finals that `unwritten` names.
+pub fn missing_finals(
+    topic: &str,
+    log: &dyn Log,
+    unwritten: &Unwritten,
+) -> Result<Option<Misfit>, LogError> {
+    let (Some(_), Some(finals)) = (unwritten.since, &unwritten.finals) else {
+        return Ok(None);
+    };
+    let until = Instant::now() + TAKEOVER;
+    loop {
+        let kept = log.offsets(topic)?;
+        let all = finals.offsets.iter();
+        let misfits = all.filter_map(|(partition, from)| {
+            let place = Place {
+                topic: topic.to_owned(),
+                partition: *partition,
+            };
+            match kept.get(*partition as usize) {
+                None => Some(Misfit::Vanished {
+                    place,
+                    partitions: kept.len() as u32,
+                }),
+                Some(held) if *from > held.end => Some(Misfit::Beyond {
+                    place,
+                    read: *from,
+                    end: held.end,
+                }),
+                Some(held) if *from < held.start => Some(Misfit::FinalsGone {
+                    place,
+                    from: *from,
+                    start: held.start,
+                }),
+                Some(_) => None,
+            }
+        });
+        match misfits.into_iter().next() {
+            Some(Misfit::Beyond { .. }) if Instant::now() < until => {
+                std::thread::sleep(ASK_AGAIN);
+            }
+            misfit => return Ok(misfit),
+        }
+    }
 }
 
 fn read_up_to(stored: &PartitionProgress) -> u64 {

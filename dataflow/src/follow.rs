@@ -18,8 +18,8 @@ use differential_dataflow::{
     Data,
     operators::arrange::{Arranged, TraceAgent},
     trace::{
-        Cursor, TraceReader,
-        cursor::cursor_list,
+        Cursor, Navigable, TraceReader,
+        cursor::{CursorList, cursor_list},
         implementations::{ValSpine, Vector, ord_neu::OrdValBatch},
     },
 };
@@ -111,7 +111,7 @@ pub fn follow<'scope, K: Data, V: Data, W: Clone + 'static>(
 }
 
 /// The changes of sums between two times, or what they were before.
-type Batch<K, V> = Rc<OrdValBatch<Vector<((K, V), u64, i64)>>>;
+pub type Batch<K, V> = Rc<OrdValBatch<Vector<((K, V), u64, i64)>>>;
 
 /// Changes that came together, and what was before them.
 struct Pending<K: Data, V: Data> {
@@ -147,14 +147,7 @@ impl<K: Data, V: Data> Pending<K, V> {
             sums.clear();
             known.seek_key(held, key);
             if known.get_key(held) == Some(key) {
-                while let Some(value) = known.get_val(held) {
-                    let mut sum = 0;
-                    known.map_times(held, |_, diff| sum += diff);
-                    if sum != 0 {
-                        sums.push((value, sum));
-                    }
-                    known.step_val(held);
-                }
+                sums_of(&mut known, held, u64::MAX, &mut sums);
             }
             steps.clear();
             while let Some(value) = changed.get_val(brought) {
@@ -180,8 +173,29 @@ impl<K: Data, V: Data> Pending<K, V> {
     }
 }
 
+/// Adds the sums of the cursor's key as of `until_ms` to `sums`, by value.
+pub fn sums_of<'a, K: Data, V: Data>(
+    cursor: &mut CursorList<<Batch<K, V> as Navigable>::Cursor>,
+    storage: &'a Vec<Batch<K, V>>,
+    until_ms: u64,
+    sums: &mut Sums<'a, V>,
+) {
+    while let Some(value) = cursor.get_val(storage) {
+        let mut sum = 0;
+        cursor.map_times(storage, |time_ms, diff| {
+            if *time_ms <= until_ms {
+                sum += diff;
+            }
+        });
+        if sum != 0 {
+            sums.push((value, sum));
+        }
+        cursor.step_val(storage);
+    }
+}
+
 /// The sums and what is added to them, both ordered by value.
-fn add<'a, V: Ord>(sums: &Sums<'a, V>, added: &[(u64, &'a V, i64)], next: &mut Sums<'a, V>) {
+pub fn add<'a, V: Ord>(sums: &Sums<'a, V>, added: &[(u64, &'a V, i64)], next: &mut Sums<'a, V>) {
     next.clear();
     let mut sums = sums.iter().copied().peekable();
     for &(_, value, diff) in added {

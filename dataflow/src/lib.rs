@@ -26,6 +26,7 @@ mod attempts;
 mod clock;
 mod cluster;
 mod commit;
+mod due;
 mod end_offsets;
 mod error;
 mod fit;
@@ -33,6 +34,7 @@ mod follow;
 mod holds;
 mod idleness;
 mod instances;
+mod known_ends;
 mod live;
 mod metrics;
 mod partition;
@@ -41,6 +43,7 @@ mod read_ahead;
 mod recovery;
 mod rejections;
 mod reset;
+mod restoring;
 mod results;
 mod run;
 #[cfg(test)]
@@ -71,6 +74,7 @@ use results::Recording;
 use trending::Span;
 
 pub use cluster::Cluster;
+pub use due::TotalsPace;
 pub use error::DataflowError;
 pub use fit::Misfit;
 pub use progress::{
@@ -120,6 +124,8 @@ pub struct Config {
     pub standby: bool,
     /// How long a standby sees no commit before it takes over; several times [`HEARTBEAT`].
     pub takeover: Duration,
+    /// How often totals records are written.
+    pub totals_pace: TotalsPace,
     /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
     /// can judge.
     pub unbounded_timestamps: bool,

@@ -16,7 +16,7 @@ use std::{
 };
 
 use emostream_log::Header;
-use emostream_model::{Window, WindowSize};
+use emostream_model::{ResultOrder, Unwritten, Window, WindowSize};
 use serde::{Deserialize, Serialize};
 
 /// Where the dataflow stands: the value of the `progress` topic, `stored_progress.rs` has its format.
@@ -43,6 +43,8 @@ pub struct Progress {
     /// How long it takes at most until its writer commits again, milliseconds; `None` where the former version wrote
     /// it, which commits at least once a minute.
     pub heartbeat_ms: Option<u64>,
+    /// What totals records do not hold yet.
+    pub unwritten: Unwritten,
 }
 
 impl Progress {
@@ -121,6 +123,20 @@ pub struct Resets {
     /// F as it was set by the last one, Unix milliseconds: finals of a lower number that end later are of a
     /// time that was given up.
     pub until_ms: u64,
+}
+
+impl Resets {
+    /// The oldest final that lies in a trending span of `span_ms` as of F: all later ones and no older ones may lie in
+    /// it.
+    pub fn oldest_in_span(&self, final_until_ms: u64, span_ms: u64) -> ResultOrder {
+        let start_ms = final_until_ms.saturating_sub(span_ms);
+        // Finals of before the last reset are in the span, too, whatever their number.
+        let is_over = self.number > 0 && start_ms < self.until_ms;
+        ResultOrder {
+            resets: if is_over { 0 } else { self.number },
+            start_ms,
+        }
+    }
 }
 
 /// Which run wrote a progress record.

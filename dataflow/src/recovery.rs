@@ -15,31 +15,20 @@
 //! - Finals are read before the progress that covers them, and offsets after it: a commit of the running
 //!   dataflow in between makes nothing look as if it did not fit.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    ops::Range,
-    time::Duration,
-};
+use std::{ops::Range, time::Duration};
 
-use emostream_log::{Log, LogError, Record, Transactor, read_last, read_since, read_to_end};
-use emostream_model::{Room, Topics, TotalsRecord, Trending, TrendingRecord, WindowRecord};
+use emostream_log::{Log, LogError, Record, Transactor, read_last};
+use emostream_model::{Topics, WindowRecord};
 
 use crate::{
     Config, DataflowError,
     clock::{MAX_AHEAD_MS, PartitionClock},
-    fit::compare,
+    fit::{compare, missing_finals},
     holds::moment,
     progress::{COMMIT_HEADER, CommitId, PartitionProgress, Progress},
-    results::resets_of,
     sink::HEARTBEAT,
-    slide::Stay,
     stored_progress, topic_settings,
-    totals::RoomTotals,
 };
-
-/// A final's record is written after its window, by clocks that may differ: how much earlier than the
-/// window's end its time may be at most. More than the five seconds that reactions may be ahead.
-const WRITTEN_EARLY_MS: u64 = 60_000;
 
 /// How long a broker may take to tell the end of the progress topic.
 const END_PATIENCE: Duration = Duration::from_secs(2);
@@ -52,12 +41,6 @@ const LAST_PROGRESS: u64 = 10;
 /// transaction writes of one window after a later one.
 const LAST_FINALS: u64 = 1000;
 
-/// The totals of every room as of F.
-pub type RecoveredTotals = Vec<RoomTotals>;
-
-/// What lies in the trending span as of F, from time 0 on.
-pub type RecoveredTrending = Vec<Stay>;
-
 /// What a run has once every older run is fenced.
 pub struct TakenOver {
     /// The only transactor that can commit.
@@ -69,14 +52,6 @@ pub struct TakenOver {
     /// F as it was stored: after a reset it may lie within one of this run's windows, and the progress's F is their
     /// next end.
     pub stored_until_ms: u64,
-}
-
-/// What a run restores from the results of those before it.
-pub struct Restored {
-    /// The totals of every room as of F.
-    pub totals: RecoveredTotals,
-    /// What lies in the trending span as of F.
-    pub trending: RecoveredTrending,
 }
 
 /// Checks that a run with this configuration can go on from what the log holds. Fences no run.
@@ -145,6 +120,7 @@ pub fn take_over(
             heartbeat_ms: Some(HEARTBEAT.as_millis() as u64),
             formers: stored.formers,
             resets: stored.resets,
+            unwritten: stored.unwritten,
         },
     }))
 }
@@ -158,19 +134,6 @@ impl TakenOver {
             ..self.progress.clone()
         }
     }
-}
-
-/// Reads the results that a run goes on from: as of `progress`, whose F was stored as `stored_until_ms`.
-pub fn restore(
-    config: &Config,
-    log: &dyn Log,
-    progress: &Progress,
-    stored_until_ms: u64,
-) -> Result<Restored, DataflowError> {
-    Ok(Restored {
-        trending: trending(config, log, progress, stored_until_ms)?,
-        totals: totals(&config.topics.totals(), log)?,
-    })
 }
 
 /// [`LogError::UnknownTopic`] if a topic does not exist that transactions write to.
@@ -224,7 +187,9 @@ impl Found {
                 now: moment(now_ms),
             });
         }
-        if let Some(misfit) = misfits.into_iter().next() {
+        let missing = missing_finals(&topics.windows(), log, &known.unwritten);
+        let missing = missing.map_err(DataflowError::Start)?;
+        if let Some(misfit) = misfits.into_iter().next().or(missing) {
             return Err(DataflowError::Misfit { misfit });
         }
         Ok(Found {
@@ -367,150 +332,4 @@ pub fn decode(topics: &Topics, value: &[u8]) -> Result<Option<Progress>, Dataflo
         detail,
     };
     stored_progress::decode(value).map(Some).map_err(unreadable)
-}
-
-fn totals(topic: &str, log: &dyn Log) -> Result<RecoveredTotals, DataflowError> {
-    // By name, as windows bring them: what is known first is numbered first.
-    let mut rooms: BTreeMap<Room, (u64, TotalsRecord)> = BTreeMap::new();
-    let mut unreadable = 0_u64;
-    let mut keep = |record: Record<'_>| match serde_json::from_slice::<TotalsRecord>(record.value) {
-        Ok(totals) => {
-            let resets = resets_of(&record);
-            let as_of = |resets: u64, totals: &TotalsRecord| (resets, totals.window.start);
-            // Not the record that is read last: the topic may have got more partitions, and a room another one.
-            let older = |(known_resets, known): &(u64, TotalsRecord)| {
-                as_of(*known_resets, known) <= as_of(resets, &totals)
-            };
-            if rooms.get(&totals.room).is_none_or(older) {
-                rooms.insert(totals.room.clone(), (resets, totals));
-            }
-        }
-        Err(_) => unreadable += 1,
-    };
-    read_to_end(log, topic, &mut keep).map_err(DataflowError::Start)?;
-    if unreadable > 0 {
-        tracing::warn!(topic, unreadable, "records that are no totals were skipped");
-    }
-    let recovered = |(_, totals): (u64, TotalsRecord)| {
-        let named = totals.counts.named.into_iter();
-        RoomTotals {
-            room: totals.room,
-            start_ms: totals.window.start,
-            counts: named.map(|count| (count.emoji, count.count)).collect(),
-            unnamed: totals.counts.unnamed,
-        }
-    };
-    Ok(rooms.into_values().map(recovered).collect())
-}
-
-/// What lies in the trending span as of F: the finals that the stored F has not seen leave.
-///
-/// The next run may begin at a greater F, or with another span. What should have left by then, and what
-/// the topic shows of a room though no final backs it, leaves at its F: so the topic comes right there.
-///
-/// Finals of a time that was given up by a reset are in no span.
-fn trending(
-    config: &Config,
-    log: &dyn Log,
-    progress: &Progress,
-    stored_until_ms: u64,
-) -> Result<RecoveredTrending, DataflowError> {
-    let (span, topics, resets) = (config.span(), &config.topics, progress.resets);
-    let final_until_ms = progress.final_until_ms;
-    let since_ms = stored_until_ms.saturating_sub(span.span_ms + WRITTEN_EARLY_MS);
-    let mut stays = Vec::new();
-    let mut keep = |record: Record<'_>| {
-        if let Ok(closed) = serde_json::from_slice::<WindowRecord>(record.value) {
-            let leaves_ms = span.leaves_ms(closed.window.start);
-            let given_up =
-                closed.window.end > resets.until_ms && resets_of(&record) < resets.number;
-            if leaves_ms >= stored_until_ms && !given_up {
-                stays.push(Stay {
-                    room: closed.room,
-                    from_ms: 0,
-                    until_ms: leaves_ms.max(final_until_ms),
-                    counts: closed.counts.iter().map(|t| (t.emoji, t.count)).collect(),
-                });
-            }
-        }
-    };
-    read_since(log, &topics.windows(), since_ms, &mut keep).map_err(DataflowError::Start)?;
-    let backed: HashSet<Room> = stays.iter().map(|stay| stay.room.clone()).collect();
-    for shown in shown(&topics.trending(), log)? {
-        if shown.span_ms != span.span_ms || !backed.contains(&shown.room) {
-            stays.push(Stay {
-                room: shown.room,
-                from_ms: 0,
-                until_ms: final_until_ms,
-                counts: shown.top.iter().map(|c| (c.emoji, c.count)).collect(),
-            });
-        }
-    }
-    Ok(stays)
-}
-
-/// The rooms that the topic shows as trending.
-fn shown(topic: &str, log: &dyn Log) -> Result<Vec<TrendingRecord>, DataflowError> {
-    let mut rooms: BTreeMap<Room, TrendingRecord> = BTreeMap::new();
-    let mut keep = |record: Record<'_>| {
-        if let Ok(Trending::Room(record)) = serde_json::from_slice(record.value) {
-            match record.top.is_empty() {
-                true => rooms.remove(&record.room),
-                false => rooms.insert(record.room.clone(), record),
-            };
-        }
-    };
-    read_to_end(log, topic, &mut keep).map_err(DataflowError::Start)?;
-    Ok(rooms.into_values().collect())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-    use emostream_log::{Cleanup, Header, NewRecord, TopicSpec, embedded::EmbeddedLog};
-    use emostream_model::RESETS_HEADER;
-
-    use super::*;
-
-    #[test]
-    fn totals_after_a_backward_reset_win_over_those_of_a_later_window() {
-        let log = EmbeddedLog::in_memory().unwrap();
-        log.create_topic(&TopicSpec {
-            name: "totals".to_owned(),
-            partitions: 2,
-            replication: 1,
-            min_in_sync: 1,
-            cleanup: Cleanup::Compact,
-            max_ahead: None,
-        })
-        .unwrap();
-        let totals = |partition, start: u64, count: u64, headers| {
-            NewRecord {
-            topic: "totals".to_owned(),
-            partition: Some(partition),
-            time_ms: None,
-            key: Some("a".into()),
-            value: format!(
-                r#"{{"room":"a","start":{start},"end":{},"total":{count},"counts":[{{"emoji":"🔥","count":{count}}}]}}"#,
-                start + 2000
-            )
-            .into(),
-            headers,
-        }
-        };
-        let reset = vec![Header {
-            name: RESETS_HEADER.to_owned(),
-            value: "1".into(),
-        }];
-        // Read in this order: the one that counts lies in the partition that is read first.
-        let records = vec![totals(0, 2000, 7, reset), totals(1, 8000, 5, vec![])];
-        log.transactor("t", std::time::Duration::from_secs(5))
-            .unwrap()
-            .commit(records)
-            .unwrap();
-        let restored = super::totals("totals", &log).unwrap();
-        let counts = restored.into_iter().flat_map(|totals| totals.counts);
-        let counts: Vec<u64> = counts.map(|(_, count)| count).collect();
-        assert_eq!(counts, [7]);
-    }
 }

@@ -17,12 +17,12 @@
 use std::{ops::Range, time::Duration};
 
 use emostream_log::{Log, LogError, Record, read_since};
-use emostream_model::{Topics, WindowRecord, WindowSize};
+use emostream_model::{ResultOrder, Topics, Unwritten, WindowRecord, WindowSize};
 
 use crate::{
     DataflowError,
     clock::MAX_AHEAD_MS,
-    fit::{Misfit, compare},
+    fit::{Misfit, compare, missing_finals},
     holds::moment,
     progress::{AheadLimit, CommitId, Former, PartitionProgress, Progress, Resets},
     recovery::{self, fence, newest_final_ms},
@@ -207,6 +207,9 @@ pub fn reset(
                 (true, None) => reject_more(stored, &kept),
                 (false, _) => forget(stored, &kept, &misfits, request.from),
             };
+            if elsewhere || lost.is_some() {
+                progress.unwritten = unknown_totals();
+            }
             progress.formers.extend(lost);
             (progress, done)
         }
@@ -222,6 +225,10 @@ pub fn reset(
         heartbeat_ms: Some(HEARTBEAT.as_millis() as u64),
         ..progress
     };
+    let missing = missing_finals(&topics.windows(), log, &progress.unwritten);
+    if missing.map_err(DataflowError::Start)?.is_some() {
+        progress.unwritten = unknown_totals();
+    }
     let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
     // A final time that moves forward again, but not yet beyond all finals, is of the same number.
     if set_back && (final_time != FinalTime::Forward || newest_final_ms > stored_newest_ms) {
@@ -368,12 +375,25 @@ fn begin(
         ahead: Vec::new(),
     });
     let progress = Progress {
+        unwritten: match newest_final_ms {
+            0 => Unwritten::default(),
+            _ => unknown_totals(),
+        },
         final_until_ms,
         partitions,
         formers: settled.into_iter().collect(),
         ..Progress::default()
     };
     Ok((progress, done))
+}
+
+/// It is not known which totals records are complete: the next run adds all finals that are kept and later than their
+/// room's record.
+fn unknown_totals() -> Unwritten {
+    Unwritten {
+        since: Some(ResultOrder::default()),
+        finals: None,
+    }
 }
 
 /// What was settled by commits that rolled back progress does not know: whatever is in the log and of windows up to

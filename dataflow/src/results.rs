@@ -19,6 +19,11 @@ const TALLY_BYTES: usize = 54;
 /// Of a count in totals: `{"emoji":"🔥","count":1234},`.
 const COUNT_BYTES: usize = 32;
 
+/// How large the totals record of so many emojis is, roughly.
+pub fn totals_bytes(emojis: usize) -> usize {
+    RECORD_BYTES + emojis * COUNT_BYTES
+}
+
 /// A result of a closed window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WindowResult {
@@ -40,10 +45,7 @@ impl WindowResult {
     pub fn bytes(&self) -> usize {
         match self {
             WindowResult::Final(closed) => RECORD_BYTES + closed.counts.len() * TALLY_BYTES,
-            WindowResult::Totals(totals) => {
-                let counts = totals.counts.len() + totals.unnamed.len();
-                RECORD_BYTES + counts * COUNT_BYTES
-            }
+            WindowResult::Totals(totals) => totals_bytes(totals.emojis()),
             WindowResult::Trending(key, json) => key.len() + json.len(),
         }
     }
@@ -69,27 +71,27 @@ impl Recording {
             WindowResult::Final(closed) => {
                 let record = closed.record(self.size, self.swarm_size);
                 let (room, json) = (record.room.as_str(), record.to_json());
-                self.ordered(keyed(self.topics.windows(), room, json))
+                ordered(keyed(self.topics.windows(), room, json), self.resets)
             }
             WindowResult::Totals(totals) => {
-                let record = totals.record(self.size);
+                let record = totals.record();
                 let (room, json) = (record.room.as_str(), record.to_json());
-                self.ordered(keyed(self.topics.totals(), room, json))
+                ordered(keyed(self.topics.totals(), room, json), totals.resets)
             }
             WindowResult::Trending(key, json) => keyed(self.topics.trending(), key, json.clone()),
         }
     }
+}
 
-    /// Windows alone order results only until the final time is set back.
-    fn ordered(&self, mut record: NewRecord) -> NewRecord {
-        if self.resets > 0 {
-            record.headers.push(Header {
-                name: RESETS_HEADER.to_owned(),
-                value: self.resets.to_string().into(),
-            });
-        }
-        record
+/// Windows alone order results only until the final time is set back.
+fn ordered(mut record: NewRecord, resets: u64) -> NewRecord {
+    if resets > 0 {
+        record.headers.push(Header {
+            name: RESETS_HEADER.to_owned(),
+            value: resets.to_string().into(),
+        });
     }
+    record
 }
 
 /// The number of backward resets before a result was written.

@@ -33,10 +33,12 @@ use crate::{
     holds::Holds,
     metrics::Metrics,
     progress::{Progress, RunIdentity},
-    recovery::{self, Restored},
+    recovery,
+    restoring::{Restored, deal, restore},
     sink::{HEARTBEAT, progress_record},
     standby::{Standby, Waited},
     timers::MachineClock,
+    topic_settings,
     watchdog::{WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
     worker::{Counting, First, Shared},
 };
@@ -190,13 +192,14 @@ impl Dataflow {
         let topic = config.topics.reactions();
         let holds = Arc::new(Holds::new(topic.clone(), self.metrics.clone()));
         let (mut first, mut found, mut stored_until_ms) = (None, None, 0);
+        let mut restored = Vec::new();
         if group.is_none_or(|group| group.leads()) {
             let Some(taken) = self.take_over(stop, standby, group)? else {
                 return Ok(());
             };
             let progress = taken.progress.clone();
             stored_until_ms = taken.stored_until_ms;
-            let unchanged = progress_record(&config.topics, &taken.unchanged());
+            let unchanged = taken.unchanged();
             // From now on it commits its progress again and again, however long the rest takes.
             let committing = CommitThread::start(Committing {
                 transactor: taken.transactor,
@@ -204,7 +207,7 @@ impl Dataflow {
                 recording: config.recording(progress.resets.number),
                 timeout: config.commit_timeout,
                 newest: taken.newest,
-                progress: unchanged,
+                progress: progress_record(&config.topics, &unchanged),
                 heartbeat: HEARTBEAT,
                 holds: holds.clone(),
                 metrics: self.metrics.clone(),
@@ -212,16 +215,20 @@ impl Dataflow {
             });
             let committing = committing
                 .map_err(|error| DataflowError::Worker(format!("commit thread: {error}")))?;
-            let Restored { totals, trending } =
-                recovery::restore(config, &**log, &progress, stored_until_ms)?;
+            let Restored {
+                totals,
+                trending,
+                window_ends,
+            } = restore(config, &**log, &unchanged, progress.final_until_ms)?;
+            restored = deal(totals, config.workers);
             let topic = config.topics.reactions();
             first = Some(First {
                 committer: Box::new(move |wake| Some(Box::new(committing.attached(wake)))),
                 group_offsets: log
                     .group_offsets(&recovery::consumer_group(&config.topics), &topic)
                     .map_err(DataflowError::Start)?,
-                totals,
                 trending,
+                window_ends,
             });
             found = Some(progress);
         } else {
@@ -244,6 +251,7 @@ impl Dataflow {
         let Some((progress, allocators)) = begun else {
             return Ok(());
         };
+        let finals_kept = topic_settings::finals_kept(config, &**log)?;
         let appender = log.appender(LIVE_TIMEOUT).map_err(DataflowError::Start)?;
         tracing::info!(
             partitions = progress.partitions.len(),
@@ -268,9 +276,11 @@ impl Dataflow {
                 positions: Arc::new(positions.collect()),
                 progress,
                 stored_until_ms,
+                finals_kept_ms: finals_kept.map(|kept| kept.as_millis() as u64),
                 end_offsets,
                 holds,
                 first: Mutex::new(first),
+                totals: Mutex::new(restored),
                 appender: Arc::from(appender),
             }),
             group: group.cloned(),

@@ -29,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use emostream_log::{GroupOffsets, Header, NewRecord};
-use emostream_model::Topics;
+use emostream_model::{ResultOrder, Topics, Unwritten};
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
@@ -43,6 +43,7 @@ use timely::{
 
 use crate::{
     commit::{Commit, StartCommitter, Wakeup},
+    known_ends::KnownEnds,
     metrics::Metrics,
     partition::Rejected,
     progress::{PartitionProgress, Progress},
@@ -50,6 +51,7 @@ use crate::{
     results::WindowResult,
     stored_progress,
     timers::Timers,
+    totals::UnwrittenSince,
 };
 
 /// The key of the one record of the `progress` topic.
@@ -73,6 +75,8 @@ pub enum Outcome {
     Rejected(Rejected),
     /// How far a partition is read; see [`crate::progress::OpenWindows::advance`].
     Mark(PartitionProgress),
+    /// What a worker has not written of its rooms' totals, as of a window.
+    Unwritten(UnwrittenSince),
 }
 
 /// Where a sink begins.
@@ -85,6 +89,10 @@ pub struct SinkStart {
     pub stored_until_ms: u64,
     /// The size of a window, for the metric of how long a close takes.
     pub window_ms: u64,
+    /// How long the trending span is.
+    pub span_ms: u64,
+    /// Where each partition of the windows ended when the run began.
+    pub window_ends: Vec<(u32, u64)>,
     /// How often progress is committed when there is nothing else to write.
     pub heartbeat: Duration,
     /// The worker's.
@@ -154,6 +162,7 @@ struct Sink {
     start: SinkStart,
     partitions: BTreeMap<u32, PartitionProgress>,
     marks: BTreeMap<u64, Vec<PartitionProgress>>,
+    restoring: Restoring,
     results: Results,
     rejections: Rejections,
     /// What is durable and not told to the sources yet.
@@ -173,6 +182,74 @@ struct Sink {
     again: Activator,
     /// When `again` was asked for.
     alarm: Option<Instant>,
+}
+
+/// What the next run restores totals and what is trending from, beside their topics.
+struct Restoring {
+    /// As of windows that are not committed yet.
+    notices: BTreeMap<u64, Vec<UnwrittenSince>>,
+    /// The oldest final of each worker that is in no totals record, as of the next commit.
+    unwritten: BTreeMap<usize, ResultOrder>,
+    /// The oldest of all when the run began, until the workers have restored it.
+    restored: Option<ResultOrder>,
+    /// The oldest of all as of the commit before.
+    before: Option<ResultOrder>,
+    ends: KnownEnds,
+}
+
+impl Restoring {
+    fn new(start: &SinkStart) -> Restoring {
+        let Progress {
+            unwritten,
+            resets,
+            final_until_ms,
+            ..
+        } = &start.progress;
+        let mut ends = KnownEnds::new(unwritten.finals.clone());
+        let since = ResultOrder {
+            resets: resets.number,
+            start_ms: *final_until_ms,
+        };
+        ends.add(since, start.window_ends.clone());
+        Restoring {
+            notices: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
+            restored: unwritten.since,
+            before: unwritten.since,
+            ends,
+        }
+    }
+
+    /// Takes in what is not written as of a commit of this F.
+    fn advance(&mut self, final_until_ms: u64) {
+        // What is restored has the time 0.
+        self.restored = None;
+        let later = self.notices.split_off(&final_until_ms);
+        let notices = std::mem::replace(&mut self.notices, later);
+        for UnwrittenSince { worker, since } in notices.into_values().flatten() {
+            match since {
+                Some(since) => self.unwritten.insert(worker, since),
+                None => self.unwritten.remove(&worker),
+            };
+        }
+    }
+
+    /// What progress says, if finals from `trending` on lie in the trending span.
+    fn stored(&mut self, trending: ResultOrder) -> Unwritten {
+        let now = self.unwritten.values().copied().chain(self.restored).min();
+        // Also as of the commit before, whose totals a publisher may see with this progress.
+        let since = self.before.into_iter().chain(now).min();
+        self.before = now;
+        let needed = since.map_or(trending, |since| since.min(trending));
+        let ends = self.ends.before(needed);
+        // After a start from progress without offsets, what is trending is found by its time.
+        let ends = ends.or_else(|| self.ends.before(since?)).cloned();
+        self.ends.forget(needed);
+        Unwritten {
+            since,
+            finals: ends,
+        }
+    }
 }
 
 /// Results on their way into the next transaction.
@@ -286,12 +363,14 @@ impl Sink {
             .map(|p| (p.partition, *p))
             .collect();
         let last_commit = start.timers.now();
+        let restoring = Restoring::new(&start);
         Sink {
             begun_until_ms: progress.final_until_ms,
             stored_until_ms: progress.final_until_ms,
             start,
             partitions,
             marks: BTreeMap::new(),
+            restoring,
             results: Results::default(),
             rejections: Rejections::default(),
             written: Vec::new(),
@@ -310,6 +389,10 @@ impl Sink {
             Outcome::Result(result) => self.results.take(time_ms, result),
             Outcome::Rejected(rejected) => self.rejections.push(rejected),
             Outcome::Mark(mark) => self.marks.entry(time_ms).or_default().push(mark),
+            Outcome::Unwritten(since) => {
+                let notices = &mut self.restoring.notices;
+                notices.entry(time_ms).or_default().push(since);
+            }
         }
     }
 
@@ -319,6 +402,10 @@ impl Sink {
         }
         if self.under_way.is_some() && self.committer.acknowledged() {
             self.settle();
+        }
+        while let Some(ends) = self.committer.ends() {
+            let since = self.order(ends.final_until_ms);
+            self.restoring.ends.add(since, ends.offsets);
         }
         self.results.write(&mut *self.committer);
         if self.under_way.is_none() && frontier_ms > self.stored_until_ms {
@@ -367,7 +454,8 @@ impl Sink {
             progress.read_offset = progress.read_offset.max(least);
         }
         records.push(self.progress(final_until_ms));
-        self.committer.submit(closing.results, records);
+        self.committer
+            .submit(final_until_ms, closing.results, records);
         self.last_commit = self.start.timers.now();
         let written = written.into_iter();
         self.under_way = Some(UnderWay {
@@ -421,6 +509,7 @@ impl Sink {
         {
             self.partitions.insert(mark.partition, mark);
         }
+        self.restoring.advance(frontier_ms);
         let mut rejected = Vec::new();
         for (partition, progress) in &self.partitions {
             let read_offset = progress.read_offset;
@@ -438,12 +527,23 @@ impl Sink {
         self.submit(frontier_ms, closing, rejected);
     }
 
+    /// The order of a result of this run whose window begins then.
+    fn order(&self, start_ms: u64) -> ResultOrder {
+        ResultOrder {
+            resets: self.start.progress.resets.number,
+            start_ms,
+        }
+    }
+
     fn progress(&mut self, final_until_ms: u64) -> NewRecord {
         let (progress, partitions) = (&mut self.start.progress, &self.partitions);
         progress.final_until_ms = match final_until_ms > self.begun_until_ms {
             true => final_until_ms,
             false => self.start.stored_until_ms,
         };
+        let (span_ms, resets) = (self.start.span_ms, progress.resets);
+        let trending = resets.oldest_in_span(progress.final_until_ms, span_ms);
+        progress.unwritten = self.restoring.stored(trending);
         progress.partitions = partitions.values().copied().collect();
         progress
             .formers
@@ -582,6 +682,8 @@ mod tests {
             progress: Progress::default(),
             stored_until_ms: 0,
             window_ms: 10,
+            span_ms: 60,
+            window_ends: vec![(0, 0)],
             heartbeat,
             timers: timers.clone(),
             metrics: metrics.clone(),
@@ -769,6 +871,83 @@ mod tests {
                 .collect();
             assert_eq!(until_ms, [20, 30, 40]);
         });
+    }
+
+    fn order(start_ms: u64) -> ResultOrder {
+        ResultOrder {
+            resets: 0,
+            start_ms,
+        }
+    }
+
+    fn restoring(unwritten: Unwritten) -> Restoring {
+        Restoring::new(&SinkStart {
+            topics: Topics::default(),
+            progress: Progress {
+                final_until_ms: 100,
+                unwritten,
+                ..Progress::default()
+            },
+            stored_until_ms: 100,
+            window_ms: 10,
+            span_ms: 20,
+            window_ends: vec![(0, 1000)],
+            heartbeat: DEADLINE,
+            timers: Timers::new(Arc::new(MachineClock::default())),
+            metrics: Metrics::register(&Registry::new()).unwrap(),
+            group_offsets: None,
+        })
+    }
+
+    #[test]
+    fn progress_names_the_finals_that_complete_totals_as_of_it_and_of_the_commit_before() {
+        let mut restoring = restoring(Unwritten::default());
+        let first = |stored: &Unwritten| stored.finals.as_ref().map(|it| it.offset(0));
+        // What is trending reaches back beyond what is known.
+        let stored = restoring.stored(order(80));
+        assert_eq!((stored.since, first(&stored)), (None, None));
+        let notices = [(100, 0, Some(100)), (100, 1, Some(110)), (130, 0, None)];
+        for (time_ms, worker, since) in notices {
+            let since = since.map(order);
+            let notices = restoring.notices.entry(time_ms).or_default();
+            notices.push(UnwrittenSince { worker, since });
+        }
+        for (until_ms, offset) in [(110, 1010), (120, 1020)] {
+            restoring.ends.add(order(until_ms), vec![(0, offset)]);
+        }
+        restoring.advance(130);
+        let stored = restoring.stored(order(120));
+        assert_eq!(
+            (stored.since, first(&stored)),
+            (Some(order(100)), Some(1000))
+        );
+        // Of that time all is written, but totals may not be visible yet.
+        restoring.advance(140);
+        let stored = restoring.stored(order(120));
+        assert_eq!(
+            (stored.since, first(&stored)),
+            (Some(order(100)), Some(1000))
+        );
+        let stored = restoring.stored(order(120));
+        assert_eq!(
+            (stored.since, first(&stored)),
+            (Some(order(110)), Some(1010))
+        );
+    }
+
+    #[test]
+    fn commits_before_the_first_close_keep_what_was_restored() {
+        let since = Some(order(60));
+        let mut restoring = restoring(Unwritten {
+            since,
+            finals: None,
+        });
+        for _ in 0..3 {
+            assert_eq!(restoring.stored(order(80)).since, since);
+        }
+        restoring.advance(110);
+        assert_eq!(restoring.stored(order(90)).since, since);
+        assert_eq!(restoring.stored(order(90)).since, None);
     }
 
     #[test]

@@ -48,6 +48,13 @@ pub struct Stay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoomNumber(u32);
 
+impl RoomNumber {
+    /// The number, as an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The rooms of this worker by number. A room keeps its number as long as the worker runs; the totals
 /// keep more of it.
 #[derive(Debug, Clone, Default)]

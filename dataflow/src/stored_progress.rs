@@ -13,12 +13,14 @@
 //! - Format 1 is what version 0.1 wrote. A record keeps that number while it holds nothing that a reader has
 //!   to honour to stay exact, so that version 0.1 can still go on from it.
 //! - Format 2 holds something that a reader must honour: a backward reset (`resets`, a `newest_final_ms` later
-//!   than F, a former whose F is later), or records that are rejected as `ahead`.
+//!   than F, a former whose F is later), records that are rejected as `ahead`, or totals records that are not complete
+//!   (`unwritten_since`).
 //!
 //! Fields that later versions may add without another number are hints: like `idle`, `run`, `heartbeat_ms` and
-//! `cluster_id`, which only spare a wait, or refuse more. `steps` and `horizons` of a partition are kept free for windows
-//! whose restart needs more than R.
+//! `cluster_id`, which only spare a wait, or refuse more, and `finals`, which spares reading. `steps` and `horizons` of a
+//! partition are kept free for windows whose restart needs more than R.
 
+use emostream_model::Unwritten;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::{
@@ -51,6 +53,8 @@ pub struct StoredProgress {
     run: Option<RunIdentity>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     heartbeat_ms: Option<u64>,
+    #[serde(flatten)]
+    unwritten: Unwritten,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,6 +81,7 @@ impl StoredProgress {
         let set_back = |former: &Former| former.final_until_ms > progress.final_until_ms;
         let must_be_honoured = newest_final_ms.is_some()
             || resets.is_some()
+            || progress.unwritten.since.is_some()
             || progress.formers.iter().any(set_back)
             || progress.partitions.iter().any(|p| p.ahead.is_some());
         let partition = |p: &PartitionProgress| StoredPartition {
@@ -100,6 +105,7 @@ impl StoredProgress {
             cluster_id: progress.cluster_id.clone(),
             run: progress.run.clone(),
             heartbeat_ms: progress.heartbeat_ms,
+            unwritten: progress.unwritten.clone(),
         }
     }
 }
@@ -130,6 +136,7 @@ impl TryFrom<StoredProgress> for Progress {
             cluster_id: stored.cluster_id,
             run: stored.run,
             heartbeat_ms: stored.heartbeat_ms,
+            unwritten: stored.unwritten,
         })
     }
 }
@@ -148,6 +155,8 @@ pub fn decode(value: &[u8]) -> Result<Progress, String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_model::{FinalsFrom, ResultOrder};
+
     use super::*;
 
     /// As version 0.1 wrote it.
@@ -225,10 +234,26 @@ mod tests {
         newest_final.newest_final_ms += 1;
         let mut set_back = plain.clone();
         set_back.formers[0].final_until_ms = u64::MAX;
-        for progress in [ahead, reset, newest_final, set_back] {
+        let mut unwritten = plain.clone();
+        unwritten.unwritten.since = Some(ResultOrder::default());
+        for progress in [ahead, reset, newest_final, set_back, unwritten] {
             assert_eq!(format(&progress), 2);
             assert_eq!(decode(&encode(&progress, "r")).unwrap(), progress);
         }
+    }
+
+    #[test]
+    fn where_finals_lie_is_a_hint_that_the_former_version_may_ignore() {
+        let mut progress = decode(BY_0_1.as_bytes()).unwrap();
+        assert_eq!(progress.unwritten, Unwritten::default());
+        progress.unwritten.finals = Some(FinalsFrom {
+            since: ResultOrder::default(),
+            offsets: vec![(0, 17), (1, 4)],
+        });
+        let json = encode(&progress, "r");
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(value["format"], 1);
+        assert_eq!(decode(&json).unwrap(), progress);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Settings of the reactions topic without which a run cannot keep what it promises.
+//! Settings of the topics without which a run cannot keep what it promises.
 
 use std::time::Duration;
 
@@ -6,15 +6,44 @@ use emostream_log::{Log, Timestamps, TopicDescription};
 
 use crate::{Config, DataflowError, clock::MAX_AHEAD_MS};
 
-/// Refuses a reactions topic that dates records too far in the future, or that does not keep them as long as an
-/// open window may need them.
+/// Refuses a reactions topic that dates records too far in the future, and topics that do not keep records as long as
+/// an open window, or a restart, may need them.
 pub(crate) fn require(config: &Config, log: &dyn Log) -> Result<(), DataflowError> {
     let topic = config.topics.reactions();
     let found = log.describe(&topic).map_err(DataflowError::Start)?;
     if !config.unbounded_timestamps {
         require_bounded(log, &topic, found.timestamps)?;
     }
-    require_kept(config, topic, &found)
+    require_kept(config, topic, &found)?;
+    require_finals_kept(config, finals_kept(config, log)?)
+}
+
+/// How long the windows topic keeps finals; `None` for ever.
+pub(crate) fn finals_kept(
+    config: &Config,
+    log: &dyn Log,
+) -> Result<Option<Duration>, DataflowError> {
+    let found = log.describe(&config.topics.windows());
+    let found = found.map_err(DataflowError::Start)?;
+    Ok(found.deleted.and_then(|deletion| deletion.after))
+}
+
+/// A restart completes the totals of large rooms from finals. Such a record is due within a period, and written within
+/// half of the time for which finals are kept: the other half is for a run that ends.
+fn require_finals_kept(config: &Config, kept: Option<Duration>) -> Result<(), DataflowError> {
+    let open = Duration::from_millis(config.window.as_ms())
+        + Duration::from_millis(config.lateness_ms)
+        + config.hold_timeout;
+    let of_totals = 2 * (Duration::from_millis(config.totals_pace.period_ms) + open);
+    let needed = of_totals.max(config.trending_span + open);
+    match kept {
+        Some(kept) if kept < needed => Err(DataflowError::FinalsKeptTooShortly {
+            topic: config.topics.windows(),
+            needed,
+            kept,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Only the broker's clock can judge what lies in the future without making results depend on who reads.

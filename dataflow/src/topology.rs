@@ -1,6 +1,6 @@
 //! The whole dataflow on one screen.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use emostream_log::Appender;
 use timely::{
@@ -16,13 +16,14 @@ use timely::{
 use crate::{
     Config,
     commit::StartCommitter,
+    due::TotalsPace,
     live::write_live,
     metrics::Metrics,
-    recovery::{RecoveredTotals, RecoveredTrending},
+    restoring::RecoveredTrending,
     results::WindowResult,
     sink::{self, HEARTBEAT, Outcome, SinkStart},
     source::{News, SourceStart, SourceStreams, source},
-    totals::totals,
+    totals::{RestoredTotals, TotalsOutput, TotalsRules, totals},
     trending::trending,
     tumble::{Tumble, tumble},
 };
@@ -36,7 +37,9 @@ pub struct Parts {
     /// Starts what commits, given what wakes the sink.
     pub committer: StartCommitter,
     /// The totals of this worker's share of the rooms, as of F.
-    pub totals: RecoveredTotals,
+    pub totals: Vec<RestoredTotals>,
+    /// What totals are written by.
+    pub totals_rules: TotalsRules,
     /// What lies in the span of this worker's share of the rooms, as of F.
     pub trending: RecoveredTrending,
     /// Writes live tallies.
@@ -71,7 +74,7 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
         } = source(scope, heard, parts.source);
         let (finals, live) = tumble(tallies, tumbling);
         write_live(live, config.topics.live(), parts.appender, parts.metrics);
-        let totals = totals(finals.clone(), parts.totals, final_until_ms);
+        let totals = totals(finals.clone(), parts.totals, parts.totals_rules);
         let trending = trending(
             finals.clone(),
             parts.trending,
@@ -81,9 +84,12 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
 
         let results = finals
             .map(WindowResult::Final)
-            .concat(totals.map(WindowResult::Totals))
             .concat(trending.map(|record| WindowResult::trending(&record)));
-        let outcomes = results.map(Outcome::Result).concat(notices);
+        let totals = totals.map(|output| match output {
+            TotalsOutput::Record(totals) => Outcome::Result(WindowResult::Totals(totals)),
+            TotalsOutput::Unwritten(since) => Outcome::Unwritten(since),
+        });
+        let outcomes = results.map(Outcome::Result).concat(totals).concat(notices);
         let written = sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
 
         let news = updates
@@ -108,8 +114,15 @@ pub fn describe(config: &Config) -> String {
         trending_span,
         trending_top,
         takeover,
+        totals_pace:
+            TotalsPace {
+                small_emojis,
+                period_ms,
+                ..
+            },
         ..
     } = config;
+    let totals_period = Duration::from_millis(*period_ms);
     format!(
         "\
 dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lateness_ms} ms
@@ -124,7 +137,8 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
     tumble       [start, start + {window_ms} ms); closes when the slowest partition's watermark has passed
       --> live   every {live:?} where it changed --> {live_topic}
       --> finals swarms of {swarm_size}
-    totals       differential: cumulative counts by room and emoji
+    totals       differential: cumulative counts by room and emoji; the record of a room with more than
+                 {small_emojis} emojis once in {totals_period:?}
     trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
                  top {trending_top} emojis and rooms of all (key *)
     commit       on one worker, one transaction a close; progress alone every {HEARTBEAT:?}; a standby takes over

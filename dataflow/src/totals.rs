@@ -1,21 +1,48 @@
 //! Totals per room, kept by differential dataflow behind the pre-aggregation.
 //!
+//! ```text
+//!  finals ─▶ changes ─▶ arranged sums ─┬─ of a small room ──at each change──▶ its record
+//!                                      └─ of a large room ─▶ schedule ──when due──▶ its record
+//! ```
+//!
 //! A final adds its counts as differences at its window's time; the accumulated differences as of a
 //! window are the totals as of it. History before the frontier is consolidated away, so memory holds
 //! one count for each room and emoji.
 //!
-//! Counts of emojis that this build does not know lie beside it. They never change, since reactions with such emojis
-//! are rejected, but each record of their room repeats them: without them it would lose what another build counted.
+//! The record of a small room is written at each change, the record of a large one when [`crate::due`] says so: its
+//! sums are read then and only then. Which rooms are large is known without reading them, since the number of emojis is
+//! kept beside: a change of a sum that was 0 adds one.
+//!
+//! Counts of emojis that this build does not know lie beside the sums. They never change, since reactions with such
+//! emojis are rejected, but each record of their room repeats them: without them it would lose what another build
+//! counted. They count where a room is large or not, too.
+//!
+//! A large room may be quiet when its record is due. So the operator holds a capability that follows the frontier of
+//! its input.
+//!
+//! Invariants:
+//! - A record holds all finals of its room up to the window that it names, and is written after them.
+//! - Of each window, the sink is notified of the oldest final that is in no record, before the window can be committed.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, btree_map},
+    rc::Rc,
+    vec,
+};
 
 use differential_dataflow::{
     hashable::Hashable,
-    operators::arrange::arrangement::arrange_core,
-    trace::implementations::{ValBatcher, ValSpine},
+    operators::arrange::{Arranged, TraceAgent, arrangement::arrange_core},
+    trace::{
+        Cursor, Navigable, TraceReader,
+        cursor::cursor_list,
+        implementations::{ValBatcher, ValSpine},
+    },
 };
 use emostream_model::{
-    Count, Emoji, Room, TotalCounts, TotalsRecord, UnnamedCount, WindowSize, sort_counts,
+    Count, Emoji, ResultOrder, Room, TotalCounts, TotalsRecord, UnnamedCount, Window, WindowSize,
+    sort_counts,
 };
 use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
@@ -26,11 +53,15 @@ use timely::{
         channels::pact::{Exchange, Pipeline},
         operators::{ToStream, generic::Operator},
     },
+    progress::Antichain,
 };
 
 use crate::{
-    follow::follow,
+    due::{Change, Due, Schedule, TotalsPace},
+    follow::{Batch, Sums, add, sums_of},
+    results::totals_bytes,
     slide::{EmojiId, RoomChange, RoomNumber, Rooms},
+    step::STEP_COUNTS,
     tumble::Closed,
 };
 
@@ -39,64 +70,107 @@ use crate::{
 pub struct RoomTotals {
     /// Which room.
     pub room: Room,
-    /// The start of the window.
-    pub start_ms: u64,
+    /// The window that changed it last.
+    pub window: Window,
+    /// The number of backward resets before that window.
+    pub resets: u64,
     /// How many of each emoji.
     pub counts: Vec<(Emoji, u64)>,
-    /// How many of those that this build does not know.
+    /// How many of those that this build does not know, as in [`TotalCounts`].
     pub unnamed: Vec<UnnamedCount>,
 }
 
-/// The counts that this build cannot name, of the rooms that have any.
-type Unnamed = Rc<RefCell<HashMap<RoomNumber, Vec<UnnamedCount>>>>;
+/// The totals of a room as of F, as the log holds them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredTotals {
+    /// Which room.
+    pub room: Room,
+    /// How many of each emoji.
+    pub counts: Vec<(Emoji, u64)>,
+    /// How many of those that this build does not know, as in [`TotalCounts`].
+    pub unnamed: Vec<UnnamedCount>,
+    /// The finals among them that are not in the room's record.
+    pub change: Option<Change>,
+}
 
-/// The totals of each room that a window changed, as of that window.
+/// What totals are written by.
+#[derive(Debug, Clone, Copy)]
+pub struct TotalsRules {
+    /// The size of the windows.
+    pub size: WindowSize,
+    /// How often records are written.
+    pub pace: TotalsPace,
+    /// How long the log keeps finals, milliseconds; `None` for ever.
+    pub finals_kept_ms: Option<u64>,
+    /// F at the start of the run.
+    pub final_until_ms: u64,
+    /// The number of backward resets so far.
+    pub resets: u64,
+}
+
+/// What comes of totals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TotalsOutput {
+    /// A room's record.
+    Record(RoomTotals),
+    /// What a worker has not written.
+    Unwritten(UnwrittenSince),
+}
+
+/// The oldest final of a worker's rooms that is in no record, as of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwrittenSince {
+    /// Which worker.
+    pub worker: usize,
+    /// `None`: each record is complete.
+    pub since: Option<ResultOrder>,
+}
+
+/// What is restored beside the sums, on its way around the arrangement.
+type Aside = Rc<RefCell<Vec<(RoomNumber, Vec<UnnamedCount>, Option<Change>)>>>;
+
+/// The records of totals that are written at each window, and what is not written yet.
 ///
-/// `recovered` are the totals as of `final_until_ms`; they count, and are not emitted again.
+/// `restored` are the totals as of F; they count, and what is in their records is not written again.
 pub fn totals<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
-    recovered: Vec<RoomTotals>,
-    final_until_ms: u64,
-) -> StreamVec<'scope, u64, RoomTotals> {
-    let recovered = recovered.into_iter().to_stream(finals.scope());
-    let (rooms, unnamed) = (Rooms::default(), Unnamed::default());
+    restored: Vec<RestoredTotals>,
+    rules: TotalsRules,
+) -> StreamVec<'scope, u64, TotalsOutput> {
+    let scope = finals.scope();
+    let restored = restored.into_iter().to_stream(scope);
+    let (rooms, aside) = (Rooms::default(), Aside::default());
     // The numbers are this worker's own, so the changes stay where they are.
     let sums = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
-        changes(finals, recovered, rooms.clone(), unnamed.clone()),
+        changes(finals, restored, rooms.clone(), aside.clone()),
         Pipeline,
         "total sums",
         ValBatcher::new,
     );
-    let count = |(id, count): &(&EmojiId, i64)| Some((Emoji::from_id(**id)?, count.unsigned_abs()));
-    follow(sums, "totals", move |room, _, sums, start_ms| {
-        let news = start_ms >= final_until_ms && start_ms > 0;
-        news.then(|| RoomTotals {
-            room: rooms.room(*room),
-            start_ms,
-            counts: sums.iter().filter_map(count).collect(),
-            unnamed: unnamed.borrow().get(room).cloned().unwrap_or_default(),
-        })
-    })
+    write(
+        sums,
+        Totals::new(rules, rooms, aside, scope.index(), scope.peers()),
+    )
 }
 
-/// Counts as changes of sums by numbers, which are sorted several times as fast as names. What cannot be named is put
+/// Counts as changes of sums by numbers, which are sorted several times as fast as names. What else was restored is put
 /// aside, before time passes the beginning.
 fn changes<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
-    recovered: StreamVec<'scope, u64, RoomTotals>,
+    restored: StreamVec<'scope, u64, RestoredTotals>,
     rooms: Rooms,
-    unnamed: Unnamed,
+    aside: Aside,
 ) -> StreamVec<'scope, u64, RoomChange> {
     // As tumbling does: a final stays where it is.
     let by_room = Exchange::new(|closed: &Closed| closed.room.hashed());
-    let recovered_by_room = Exchange::new(|totals: &RoomTotals| totals.room.hashed());
+    let restored_by_room = Exchange::new(|totals: &RestoredTotals| totals.room.hashed());
     finals.binary::<_, CapacityContainerBuilder<_>, _, _, _, _>(
-        recovered,
+        restored,
         by_room,
-        recovered_by_room,
+        restored_by_room,
         "number",
         move |_, _| {
-            move |finals, recovered, output| {
+            move |finals, restored, output| {
                 finals.for_each_stamp(|stamp, data| {
                     let mut session = output.session(&stamp);
                     for closed in data.flat_map(|data| data.drain(..)) {
@@ -104,13 +178,14 @@ fn changes<'scope>(
                         session.give_iterator(changes_of(room, closed.start_ms, &closed.counts));
                     }
                 });
-                recovered.for_each_stamp(|stamp, data| {
+                restored.for_each_stamp(|stamp, data| {
                     let mut session = output.session(&stamp);
                     for totals in data.flat_map(|data| data.drain(..)) {
                         let room = rooms.number(&totals.room);
                         session.give_iterator(changes_of(room, 0, &totals.counts));
-                        if !totals.unnamed.is_empty() {
-                            unnamed.borrow_mut().insert(room, totals.unnamed);
+                        if !totals.unnamed.is_empty() || totals.change.is_some() {
+                            let mut aside = aside.borrow_mut();
+                            aside.push((room, totals.unnamed, totals.change));
                         }
                     }
                 });
@@ -128,9 +203,484 @@ fn changes_of(
     counts.map(move |(emoji, count)| ((room, emoji.id()), start_ms, *count as i64))
 }
 
+/// Sends what is written of the sums at each window, at the window's own time: the sink commits by time.
+fn write<'scope>(
+    sums: Arranged<'scope, TraceAgent<ValSpine<RoomNumber, EmojiId, u64, i64>>>,
+    mut totals: Totals,
+) -> StreamVec<'scope, u64, TotalsOutput> {
+    let mut trace = sums.trace;
+    let stream = sums.stream;
+    let scope = stream.scope();
+    stream.unary_frontier::<CapacityContainerBuilder<Vec<TotalsOutput>>, _, _, _>(
+        Pipeline,
+        "totals",
+        move |capability, info| {
+            let activator = scope.activator_for(info.address);
+            // Its time is that of the first window that is not closed here.
+            let mut held = Some(capability);
+            // The changes lie in [lower, upper), what was before them in the trace up to lower.
+            let mut upper = Antichain::from_elem(0);
+            let mut closing: Option<Closing> = None;
+            move |(input, frontier), output| {
+                let mut left = STEP_COUNTS;
+                loop {
+                    if closing.is_none() {
+                        let lower = upper.clone();
+                        let mut changes = Vec::new();
+                        input.for_each(|_, spans| {
+                            for span in spans.drain(..) {
+                                upper.clone_from(span.upper());
+                                changes.extend(span.inner);
+                            }
+                        });
+                        let known = [upper.borrow(), frontier.frontier()];
+                        let until_ms = known.iter().filter_map(|it| it.first().copied()).max();
+                        // Without a frontier the sources are gone: only what came is handled.
+                        let until_ms = until_ms.unwrap_or_else(|| end_of(&changes));
+                        let through = if changes.is_empty() { &upper } else { &lower };
+                        // Of a room whose emojis are all unknown there are no changes.
+                        let is_restored = totals.restore();
+                        let is_due = totals.next_due(until_ms).is_some();
+                        let has_work = is_restored || is_due || !changes.is_empty();
+                        closing = has_work.then(|| Closing {
+                            before: trace
+                                .batches_through(through.borrow())
+                                .expect("the trace is not compacted beyond what was written"),
+                            changes,
+                            told: None,
+                            is_walked: false,
+                            large: BTreeMap::new(),
+                            window: None,
+                            until_ms,
+                        });
+                        if closing.is_none() {
+                            if let Some(held) = &mut held
+                                && *held.time() < until_ms
+                            {
+                                held.downgrade(&until_ms);
+                            }
+                            break;
+                        }
+                    }
+                    let (Some(some), Some(held)) = (&mut closing, &mut held) else {
+                        break;
+                    };
+                    let mut written = Written::new();
+                    let is_done = some.go_on(&mut totals, *held.time(), &mut left, &mut written);
+                    for (time_ms, outputs) in written {
+                        let at = held.delayed(&time_ms);
+                        output.session(&at).give_iterator(outputs.into_iter());
+                    }
+                    if !is_done {
+                        activator.activate();
+                        return;
+                    }
+                    closing = None;
+                }
+                if frontier.frontier().is_empty() {
+                    held = None;
+                }
+                // Nothing before what comes next is told apart any more.
+                trace.advance_upper(&mut upper);
+                trace.set_logical_compaction(upper.borrow());
+                trace.set_physical_compaction(upper.borrow());
+            }
+        },
+    )
+}
+
+/// The changes of sums between two times, or what they were before.
+type TotalsBatch = Batch<RoomNumber, EmojiId>;
+
+/// The time behind all of these changes.
+fn end_of(changes: &[TotalsBatch]) -> u64 {
+    let (mut cursor, ref storage) = cursor_list(changes.to_vec());
+    let mut end_ms = 0;
+    while cursor.key_valid(storage) {
+        while cursor.val_valid(storage) {
+            cursor.map_times(storage, |time_ms, _| end_ms = end_ms.max(*time_ms + 1));
+            cursor.step_val(storage);
+        }
+        cursor.step_key(storage);
+    }
+    end_ms
+}
+
+/// What is sent, by time.
+type Written = BTreeMap<u64, Vec<TotalsOutput>>;
+
+/// What a worker knows of its rooms beside their sums.
+struct Totals {
+    rules: TotalsRules,
+    worker: usize,
+    rooms: Rooms,
+    /// How many emojis each room has, by its number.
+    emojis: Vec<usize>,
+    /// The counts that this build cannot name, of the rooms that have any.
+    unnamed: HashMap<RoomNumber, Vec<UnnamedCount>>,
+    schedule: Schedule,
+    aside: Aside,
+    /// The first window that is not closed here.
+    next_ms: u64,
+    /// What the sink was notified of last.
+    notified: Option<ResultOrder>,
+}
+
+impl Totals {
+    fn new(
+        rules: TotalsRules,
+        rooms: Rooms,
+        aside: Aside,
+        worker: usize,
+        workers: usize,
+    ) -> Totals {
+        Totals {
+            schedule: Schedule::new(rules.pace, rules.size, workers, rules.finals_kept_ms),
+            next_ms: rules.final_until_ms,
+            rules,
+            worker,
+            rooms,
+            emojis: Vec::new(),
+            unnamed: HashMap::default(),
+            aside,
+            notified: None,
+        }
+    }
+
+    /// How many emojis a room has.
+    fn emojis(&mut self, room: RoomNumber) -> &mut usize {
+        let at = room.index();
+        if self.emojis.len() <= at {
+            self.emojis.resize(at + 1, 0);
+        }
+        &mut self.emojis[at]
+    }
+
+    /// Whether a change at that time is one of this run, not one that was restored.
+    fn is_news(&self, time_ms: u64) -> bool {
+        time_ms >= self.rules.final_until_ms && time_ms > 0
+    }
+
+    /// The first window that ends before `until_ms` and in which a record is due.
+    fn next_due(&self, until_ms: u64) -> Option<u64> {
+        let next = self.schedule.next(self.next_ms);
+        next.filter(|start_ms| *start_ms < until_ms)
+    }
+
+    /// A room has changed in the window that begins at `start_ms`, and its record is not written at once.
+    fn changed(&mut self, room: RoomNumber, emojis: usize, start_ms: u64) {
+        let last = self.rules.size.window_of(start_ms);
+        let change = Change {
+            first: ResultOrder::new(self.rules.resets, last),
+            since_ms: start_ms,
+            last,
+            last_resets: self.rules.resets,
+        };
+        let name = self.rooms.room(room);
+        self.schedule.changed(room, &name, change, emojis);
+    }
+
+    /// Takes in what was restored beside the sums; whether anything was. The numbers of emojis grow when the sums are
+    /// looked at.
+    fn restore(&mut self) -> bool {
+        let aside = self.aside.take();
+        let is_any = !aside.is_empty();
+        for (room, unnamed, change) in aside {
+            let emojis = self.emojis(room);
+            *emojis += unnamed.len();
+            let emojis = *emojis;
+            if !unnamed.is_empty() {
+                self.unnamed.insert(room, unnamed);
+            }
+            if let Some(change) = change {
+                let name = self.rooms.room(room);
+                self.schedule.changed(room, &name, change, emojis);
+            }
+        }
+        is_any
+    }
+
+    fn unnamed(&self, room: RoomNumber) -> &[UnnamedCount] {
+        self.unnamed.get(&room).map_or(&[], Vec::as_slice)
+    }
+
+    /// Notifies the sink if another final than before is the oldest that is in no record, as of `time_ms`.
+    fn notify(&mut self, time_ms: u64, written: &mut Written) {
+        let since = self.schedule.oldest();
+        if since != self.notified {
+            self.notified = since;
+            let unwritten = UnwrittenSince {
+                worker: self.worker,
+                since,
+            };
+            let outputs = written.entry(time_ms).or_default();
+            outputs.push(TotalsOutput::Unwritten(unwritten));
+        }
+    }
+
+    /// The record of a room that has changed in the window that begins at `start_ms`.
+    fn record(&self, room: RoomNumber, start_ms: u64, counts: Vec<(Emoji, u64)>) -> TotalsOutput {
+        TotalsOutput::Record(RoomTotals {
+            room: self.rooms.room(room),
+            window: self.rules.size.window_of(start_ms),
+            resets: self.rules.resets,
+            counts,
+            unnamed: self.unnamed(room).to_vec(),
+        })
+    }
+
+    fn due_record(&self, due: Due, counts: Vec<(Emoji, u64)>) -> TotalsOutput {
+        TotalsOutput::Record(RoomTotals {
+            room: self.rooms.room(due.room),
+            window: due.last,
+            resets: due.resets,
+            counts,
+            unnamed: self.unnamed(due.room).to_vec(),
+        })
+    }
+}
+
+/// Windows that are closed together: time has passed them at once.
+struct Closing {
+    before: Vec<TotalsBatch>,
+    changes: Vec<TotalsBatch>,
+    /// The last room whose changes were looked at.
+    told: Option<RoomNumber>,
+    /// Whether all were.
+    is_walked: bool,
+    /// The changes of rooms that are or were large, by window: room, and its number of emojis afterwards.
+    large: BTreeMap<u64, Vec<(RoomNumber, usize)>>,
+    /// The window whose due records are being written.
+    window: Option<WindowTurn>,
+    /// The windows that begin before it are complete.
+    until_ms: u64,
+}
+
+/// A window at which large rooms are looked at.
+struct WindowTurn {
+    start_ms: u64,
+    changed: vec::IntoIter<(RoomNumber, usize)>,
+    /// How large the due records are that were written, bytes.
+    spent: usize,
+}
+
+impl Closing {
+    /// Handles about `left` counts. Returns whether all windows are closed.
+    fn go_on(
+        &mut self,
+        totals: &mut Totals,
+        from_ms: u64,
+        left: &mut usize,
+        written: &mut Written,
+    ) -> bool {
+        if !self.is_walked {
+            self.is_walked = self.walk(totals, left, written);
+            if !self.is_walked {
+                return false;
+            }
+            totals.notify(from_ms, written);
+        }
+        self.close(totals, left, written)
+    }
+
+    /// Looks at the changes room by room: writes the records of small rooms, and keeps the changes of large ones for
+    /// their windows. Returns whether it has come to the end.
+    fn walk(&mut self, totals: &mut Totals, left: &mut usize, written: &mut Written) -> bool {
+        let (mut known, ref held) = cursor_list(self.before.clone());
+        let (mut changed, ref brought) = cursor_list(self.changes.clone());
+        let (mut sums, mut next) = (Sums::<EmojiId>::new(), Sums::<EmojiId>::new());
+        let mut steps: Vec<(u64, &EmojiId, i64)> = Vec::new();
+        let mut single = SingleSums::new(&self.before);
+        if let Some(told) = &self.told {
+            changed.seek_key(brought, told);
+            if changed.get_key(brought) == Some(told) {
+                changed.step_key(brought);
+            }
+        }
+        while let Some(&room) = changed.get_key(brought) {
+            if *left == 0 {
+                return false;
+            }
+            steps.clear();
+            while let Some(emoji) = changed.get_val(brought) {
+                changed.map_times(brought, |time_ms, diff| {
+                    steps.push((*time_ms, emoji, *diff))
+                });
+                changed.step_val(brought);
+            }
+            let mut emojis = *totals.emojis(room);
+            // Once it is large its windows have an order: what is due of one is written before the next.
+            let mut is_large =
+                emojis > totals.schedule.small_emojis() || totals.schedule.holds(room);
+            // Of a room that is large already only the sums that change are read.
+            let mut former: HashMap<EmojiId, i64> = HashMap::default();
+            let reads_all = !is_large;
+            sums.clear();
+            if reads_all {
+                known.seek_key(held, &room);
+                if known.get_key(held) == Some(&room) {
+                    sums_of(&mut known, held, u64::MAX, &mut sums);
+                }
+            } else {
+                for (_, emoji, _) in &steps {
+                    former.insert(**emoji, single.sum(room, **emoji));
+                }
+            }
+            // Stable: of one time they stay in the order of their values.
+            steps.sort_by_key(|(time_ms, ..)| *time_ms);
+            for at_once in steps.chunk_by(|a, b| a.0 == b.0) {
+                let time_ms = at_once[0].0;
+                if reads_all {
+                    add(&sums, at_once, &mut next);
+                    std::mem::swap(&mut sums, &mut next);
+                    emojis = sums.len() + totals.unnamed(room).len();
+                } else {
+                    for (_, emoji, diff) in at_once {
+                        let sum = former.entry(**emoji).or_default();
+                        let was = std::mem::replace(sum, *sum + diff);
+                        emojis = emojis + usize::from(was == 0) - usize::from(*sum == 0);
+                    }
+                }
+                is_large |= emojis > totals.schedule.small_emojis();
+                if !totals.is_news(time_ms) {
+                    // It is in the record, or in the change that was restored with it.
+                    totals.schedule.resize(room, emojis);
+                } else if is_large {
+                    let of_window = self.large.entry(time_ms).or_default();
+                    of_window.push((room, emojis));
+                } else {
+                    let record = totals.record(room, time_ms, counts(&sums));
+                    written.entry(time_ms).or_default().push(record);
+                }
+            }
+            *totals.emojis(room) = emojis;
+            *left = left.saturating_sub(sums.len() + steps.len());
+            if *left == 0 {
+                self.told = Some(room);
+            }
+            changed.step_key(brought);
+        }
+        true
+    }
+
+    /// Closes the windows one after the other: notes which large rooms have changed, and writes what is due. Returns
+    /// whether all are closed.
+    fn close(&mut self, totals: &mut Totals, left: &mut usize, written: &mut Written) -> bool {
+        let (mut known, ref held) = cursor_list(self.before.clone());
+        let (mut changed, ref brought) = cursor_list(self.changes.clone());
+        let mut read = |room: RoomNumber, until_ms: u64, left: &mut usize| {
+            let (mut sums, mut changes) = (Sums::<EmojiId>::new(), Sums::<EmojiId>::new());
+            known.rewind_keys(held);
+            known.seek_key(held, &room);
+            if known.get_key(held) == Some(&room) {
+                // All of it: compaction gives what is old a later time, up to where the trace is sealed.
+                sums_of(&mut known, held, u64::MAX, &mut sums);
+            }
+            changed.rewind_keys(brought);
+            changed.seek_key(brought, &room);
+            if changed.get_key(brought) == Some(&room) {
+                sums_of(&mut changed, brought, until_ms, &mut changes);
+            }
+            let changes = changes.into_iter().map(|(emoji, diff)| (0, emoji, diff));
+            let mut all = Sums::new();
+            add(&sums, &changes.collect::<Vec<_>>(), &mut all);
+            *left = left.saturating_sub(all.len());
+            counts(&all)
+        };
+        loop {
+            if self.window.is_none() {
+                let changed = self.large.first_entry();
+                let next_ms = changed.as_ref().map(|it| *it.key());
+                let due_ms = totals.next_due(self.until_ms);
+                let Some(start_ms) = next_ms.into_iter().chain(due_ms).min() else {
+                    totals.next_ms = totals.rules.size.ceil(self.until_ms).max(totals.next_ms);
+                    return true;
+                };
+                let changed = changed.filter(|it| *it.key() == start_ms);
+                let changed = changed.map(btree_map::OccupiedEntry::remove);
+                self.window = Some(WindowTurn {
+                    start_ms,
+                    changed: changed.unwrap_or_default().into_iter(),
+                    spent: 0,
+                });
+            }
+            let Some(turn) = &mut self.window else {
+                return true;
+            };
+            let start_ms = turn.start_ms;
+            let outputs = |written: &mut Written, record| {
+                written.entry(start_ms).or_default().push(record);
+            };
+            for (room, emojis) in turn.changed.by_ref() {
+                if emojis > totals.schedule.small_emojis() {
+                    totals.changed(room, emojis, start_ms);
+                    *left = left.saturating_sub(1);
+                } else {
+                    // It is small again, or the limit is another one than before.
+                    totals.schedule.remove(room);
+                    let record = totals.record(room, start_ms, read(room, start_ms, left));
+                    outputs(written, record);
+                }
+                if *left == 0 {
+                    return false;
+                }
+            }
+            while let Some(due) = totals.schedule.take(start_ms, turn.spent) {
+                turn.spent += totals_bytes(due.emojis);
+                let record = totals.due_record(due, read(due.room, start_ms, left));
+                outputs(written, record);
+                if *left == 0 {
+                    return false;
+                }
+            }
+            totals.notify(start_ms, written);
+            totals.next_ms = start_ms.saturating_add(totals.rules.size.as_ms());
+            self.window = None;
+            if *left == 0 {
+                return false;
+            }
+        }
+    }
+}
+
+/// Reads single sums, by a cursor for each batch: differential's cursor over several batches cannot seek a value once
+/// one of them has no more keys.
+struct SingleSums<'a>(Vec<(<TotalsBatch as Navigable>::Cursor, &'a TotalsBatch)>);
+
+impl<'a> SingleSums<'a> {
+    fn new(batches: &'a [TotalsBatch]) -> SingleSums<'a> {
+        SingleSums(batches.iter().map(|it| (it.cursor(), it)).collect())
+    }
+
+    /// The sum of an emoji in a room; rooms are asked for in their order.
+    fn sum(&mut self, room: RoomNumber, emoji: EmojiId) -> i64 {
+        let mut sum = 0;
+        for (cursor, batch) in &mut self.0 {
+            cursor.seek_key(batch, &room);
+            if cursor.get_key(batch) == Some(&room) {
+                cursor.seek_val(batch, &emoji);
+                if cursor.get_val(batch) == Some(&emoji) {
+                    cursor.map_times(batch, |_, diff| sum += diff);
+                }
+            }
+        }
+        sum
+    }
+}
+
+fn counts(sums: &Sums<'_, EmojiId>) -> Vec<(Emoji, u64)> {
+    let count = |(id, count): &(&EmojiId, i64)| Some((Emoji::from_id(**id)?, count.unsigned_abs()));
+    sums.iter().filter_map(count).collect()
+}
+
 impl RoomTotals {
+    /// How many emojis it has.
+    pub fn emojis(&self) -> usize {
+        self.counts.len() + self.unnamed.len()
+    }
+
     /// The record of them.
-    pub fn record(&self, size: WindowSize) -> TotalsRecord {
+    pub fn record(&self) -> TotalsRecord {
         let count = |(emoji, count): &(Emoji, u64)| Count {
             emoji: *emoji,
             count: *count,
@@ -141,7 +691,7 @@ impl RoomTotals {
         let all = named.iter().map(|count| count.count).chain(of_unnamed);
         TotalsRecord {
             room: self.room.clone(),
-            window: size.window_of(self.start_ms),
+            window: self.window,
             // Saturating: those that cannot be named are of a record that any program may have written.
             total: all.fold(0, u64::saturating_add),
             counts: TotalCounts {

@@ -17,11 +17,12 @@ use crate::{
     metrics::Metrics,
     partition::{PartitionReading, Rules},
     progress::{PartitionProgress, Progress},
-    recovery::{RecoveredTotals, RecoveredTrending},
+    restoring::RecoveredTrending,
     sink::{HEARTBEAT, SinkStart},
     source::{SourceBell, SourceStart},
     timers::{Clock, Timers},
     topology::{self, Parts},
+    totals::{RestoredTotals, TotalsRules},
 };
 
 /// What the workers of a process share.
@@ -40,12 +41,17 @@ pub struct Shared {
     pub progress: Progress,
     /// F as it was stored; only the sink needs it.
     pub stored_until_ms: u64,
+    /// How long the log keeps finals, milliseconds; `None` for ever.
+    pub finals_kept_ms: Option<u64>,
     /// Starts what requests end offsets of the partitions.
     pub end_offsets: StartRequests,
     /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
     /// For the first worker.
     pub first: Mutex<Option<First>>,
+    /// The totals as of F, for each worker of this process those that it begins with; differential exchanges them by
+    /// room.
+    pub totals: Mutex<Vec<Vec<RestoredTotals>>>,
     /// Writes live tallies.
     pub appender: Arc<dyn Appender>,
     /// Where each partition is read.
@@ -58,10 +64,10 @@ pub struct First {
     pub committer: StartCommitter,
     /// Publishes the read offsets for lag tools, if the log has consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
-    /// The totals as of F.
-    pub totals: RecoveredTotals,
     /// What lies in the trending span as of F.
     pub trending: RecoveredTrending,
+    /// Where each partition of the windows ended.
+    pub window_ends: Vec<(u32, u64)>,
 }
 
 /// A worker that counts.
@@ -136,8 +142,8 @@ fn parts(
     let first = first.unwrap_or_else(|| First {
         committer: Box::new(|_| None),
         group_offsets: None,
-        totals: Vec::new(),
         trending: Vec::new(),
+        window_ends: Vec::new(),
     });
     Ok(Parts {
         source: reading(shared, worker, timers, durable)?,
@@ -147,16 +153,34 @@ fn parts(
             stored_until_ms: shared.stored_until_ms,
             window_ms: config.window.as_ms(),
             heartbeat: HEARTBEAT,
+            span_ms: config.span().span_ms,
+            window_ends: first.window_ends,
             timers: timers.clone(),
             metrics: shared.metrics.clone(),
             group_offsets: first.group_offsets,
         },
         committer: first.committer,
-        totals: first.totals,
+        totals: own_totals(shared, worker.index() % config.workers),
+        totals_rules: TotalsRules {
+            size: config.window,
+            pace: config.totals_pace,
+            finals_kept_ms: shared.finals_kept_ms,
+            final_until_ms: shared.progress.final_until_ms,
+            resets: shared.progress.resets.number,
+        },
         trending: first.trending,
         appender: shared.appender.clone(),
         metrics: shared.metrics.clone(),
     })
+}
+
+/// Takes what a worker of this process begins with.
+fn own_totals(shared: &Shared, worker: usize) -> Vec<RestoredTotals> {
+    let mut totals = shared.totals.lock().unwrap_or_else(PoisonError::into_inner);
+    totals
+        .get_mut(worker)
+        .map(std::mem::take)
+        .unwrap_or_default()
 }
 
 /// How the worker reads its share of the partitions.

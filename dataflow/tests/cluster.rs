@@ -16,7 +16,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_dataflow::{Activity, Cluster, Config, DataflowError, Progress, Ready, Stop, run};
+use emostream_dataflow::{
+    Activity, Cluster, Config, DataflowError, Progress, Ready, Stop, TotalsPace, run,
+};
 use emostream_log::{
     Cleanup, EventClock, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end,
 };
@@ -89,6 +91,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         commit_timeout: Duration::from_secs(60),
         standby: false,
         takeover: Duration::from_secs(10),
+        totals_pace: TotalsPace::default(),
         unbounded_timestamps: true,
     }
 }

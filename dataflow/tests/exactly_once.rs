@@ -15,6 +15,8 @@ mod set_back;
 mod stage;
 #[path = "exactly_once/standby.rs"]
 mod standby;
+#[path = "exactly_once/totals.rs"]
+mod totals;
 #[path = "exactly_once/trending.rs"]
 mod trending;
 
@@ -25,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Activity, Config, DataflowError, Ready, Stop};
+use emostream_dataflow::{Activity, Config, DataflowError, Ready, Stop, TotalsPace};
 use emostream_log::{EventClock, NewRecord, read_to_end};
 use emostream_model::{
     Batch, Emoji, EmojiNames, Reaction, ReactionRef, Room, TotalsRecord, UserId, WindowRecord,
@@ -62,6 +64,7 @@ impl Stage {
             commit_timeout: Duration::from_secs(60),
             standby: false,
             takeover: Duration::from_secs(10),
+            totals_pace: TotalsPace::default(),
             unbounded_timestamps: true,
         }
     }

@@ -31,7 +31,7 @@ use std::{ops::Range, time::Duration};
 pub use error::LogError;
 pub use event_clock::EventClock;
 pub use record::{Header, Headers, NewRecord, Record};
-pub use scan::{StallTimer, read_last, read_since, read_to_end};
+pub use scan::{StallTimer, read_from, read_last, read_since, read_to_end};
 pub use topic::{Cleanup, Deletion, Timestamps, TopicDescription, TopicSpec};
 pub use wake::{Doorbell, Wake};
 

@@ -110,7 +110,8 @@ fn non_empty(log: &dyn Log, topic: &str) -> Result<Vec<(u32, Range<u64>)>, LogEr
     Ok(kept.filter(|(_, kept)| !kept.is_empty()).collect())
 }
 
-fn read_from(
+/// As [`read_to_end`], but only of these partitions, each from an offset on that it holds.
+pub fn read_from(
     log: &dyn Log,
     topic: &str,
     from: &[(u32, u64)],

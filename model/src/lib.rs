@@ -18,6 +18,7 @@ mod payload;
 mod reaction;
 mod relay;
 mod result_json;
+mod result_order;
 mod results;
 mod room;
 mod tally;
@@ -39,6 +40,7 @@ pub use relay::{
     Refusal, RelayedShape, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp,
     Update as RelayUpdate, Welcome as RelayWelcome,
 };
+pub use result_order::{FinalsFrom, ResultOrder, Unwritten};
 pub use results::{
     ALL_ROOMS, AllRooms, LeadersRecord, RoomCount, TotalsRecord, Trending, TrendingRecord,
     WindowRecord,

@@ -5,7 +5,7 @@ mod cluster;
 use std::{thread, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_dataflow::{Config, HEARTBEAT, describe};
+use emostream_dataflow::{Config, HEARTBEAT, TotalsPace, describe};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
@@ -207,6 +207,7 @@ impl CountingFlags {
             commit_timeout: self.commit_timeout,
             standby: false,
             takeover: TAKEOVER,
+            totals_pace: TotalsPace::default(),
             unbounded_timestamps: self.unbounded_timestamps,
         })
     }

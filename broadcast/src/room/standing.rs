@@ -10,10 +10,10 @@
 
 use std::sync::Arc;
 
-use emostream_model::{Frame, ResultId, Room, RoomSnapshot, TrendingNow, Window};
+use emostream_model::{Frame, ResultId, ResultOrder, Room, RoomSnapshot, TrendingNow, Window};
 
 use super::{Final, RoomState};
-use crate::{encoded::Encoded, result_order::ResultOrder, totals::RoomTotals};
+use crate::{encoded::Encoded, totals::RoomTotals};
 
 /// A snapshot whose frames were read and are what they should be.
 #[derive(Debug)]

@@ -71,7 +71,15 @@ impl Counting {
         for (emoji, count) in counts {
             *totals.entry(Emoji::from_text(emoji).unwrap()).or_default() += count;
         }
-        let mut counted: Vec<Count> = totals
+        let record = tally(nth, room, counts, None);
+        let topic = Topics::default().windows();
+        (keyed(topic, room, &record), self.totals_as_of(nth, room))
+    }
+
+    /// The totals record of a room whose last window is the `nth`, not written.
+    pub(crate) fn totals_as_of(&self, nth: u64, room: &str) -> NewRecord {
+        let mut counted: Vec<Count> = self
+            .total(room)
             .iter()
             .map(|(emoji, count)| Count {
                 emoji: *emoji,
@@ -79,21 +87,18 @@ impl Counting {
             })
             .collect();
         sort_counts(&mut counted, |count| (count.count, count.emoji));
-        let record = tally(nth, room, counts, None);
         let totals = TotalsRecord {
-            room: record.room.clone(),
-            window: record.window,
+            room: Room::new(room).unwrap(),
+            window: WindowSize::from_ms(WINDOW_MS)
+                .unwrap()
+                .window_of(nth * WINDOW_MS),
             total: counted.iter().map(|count| count.count).sum(),
             counts: TotalCounts {
                 named: counted,
                 ..TotalCounts::default()
             },
         };
-        let topics = Topics::default();
-        (
-            keyed(topics.windows(), room, &record),
-            keyed(topics.totals(), room, &totals),
-        )
+        keyed(Topics::default().totals(), room, &totals)
     }
 
     pub(crate) fn commit(&mut self, records: Vec<NewRecord>) {

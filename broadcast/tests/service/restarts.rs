@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use emostream_broadcast::Config;
-use emostream_log::{Header, NewRecord};
-use emostream_model::{Emoji, RESETS_HEADER, Topics};
+use emostream_log::{Header, Log, NewRecord};
+use emostream_model::{Emoji, FinalsFrom, RESETS_HEADER, ResultOrder, Topics, Unwritten};
 use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::{
     clients::{Subscriber, Ws, get},
-    counting::{keyed, now_ms, timed},
+    counting::{WINDOW_MS, keyed, now_ms, timed},
     stage::{KEPT, Node, PARTITIONS, Stage, config, until},
 };
 
@@ -166,6 +166,114 @@ proptest! {
             for other in &nodes[1..] {
                 let path = format!("/v1/rooms/{room}/history");
                 prop_assert_eq!(&get(nodes[0].address, &path).body, &get(other.address, &path).body);
+            }
+        }
+    }
+}
+
+/// A dataflow that writes the totals of some rooms later than their finals, as it does with those of many emojis.
+#[derive(Default)]
+struct Late {
+    /// Finals of windows from then on lie at these offsets or behind them.
+    ends: Vec<FinalsFrom>,
+    /// The first window of each room that is in no record, and the last.
+    unwritten: BTreeMap<usize, (u64, u64)>,
+    before: Option<ResultOrder>,
+}
+
+impl Late {
+    /// Closes the `nth` window at `written_ms`, and writes the totals of the rooms in `written`.
+    fn close(
+        &mut self,
+        stage: &mut Stage,
+        (nth, written_ms): (u64, u64),
+        window: &BTreeMap<usize, BTreeMap<usize, u64>>,
+        written: &[usize],
+    ) {
+        let order = |nth: u64| ResultOrder {
+            resets: 0,
+            start_ms: nth * WINDOW_MS,
+        };
+        let topics = Topics::default();
+        let kept = stage.log.offsets(&topics.windows()).unwrap();
+        self.ends.push(FinalsFrom {
+            since: order(nth),
+            offsets: (0..).zip(kept.into_iter().map(|kept| kept.end)).collect(),
+        });
+        let mut records = Vec::new();
+        for (room, counts) in window {
+            let counts: Vec<(&str, u64)> = counts.iter().map(|(e, n)| (EMOJIS[*e], *n)).collect();
+            let (of_window, _) = stage.counting.records(nth, ROOMS[*room], &counts);
+            records.push(of_window);
+            self.unwritten.entry(*room).or_insert((nth, nth)).1 = nth;
+        }
+        for room in written {
+            if let Some((_, last)) = self.unwritten.remove(room) {
+                records.push(stage.counting.totals_as_of(last, ROOMS[*room]));
+            }
+        }
+        let now = self
+            .unwritten
+            .values()
+            .map(|(first, _)| order(*first))
+            .min();
+        let since = self.before.into_iter().chain(now).min();
+        self.before = now;
+        let ends = |since| self.ends.iter().rfind(|ends| ends.since <= since);
+        let unwritten = Unwritten {
+            since,
+            finals: since.and_then(ends).cloned(),
+        };
+        records.push(NewRecord {
+            partition: Some(0),
+            ..keyed(topics.progress(), "dataflow", &unwritten)
+        });
+        let timed = records.into_iter().map(|record| timed(record, written_ms));
+        stage.counting.commit(timed.collect());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_restarted_publisher_completes_totals_that_are_written_later(
+        windows in proptest::collection::vec((window(), proptest::collection::vec(0..ROOMS.len(), 0..2)), 1..24),
+        old in any::<prop::sample::Index>(), restart in any::<prop::sample::Index>(),
+    ) {
+        // The oldest windows lie before the ring, and the second publisher starts in the middle.
+        let (old, restart) = (old.index(windows.len()), restart.index(windows.len()));
+        let mut stage = Stage::new();
+        let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
+        let mut late = Late::default();
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut expected: BTreeMap<usize, Vec<Totals>> = BTreeMap::new();
+        for (nth, (window, written)) in (0_u64..).zip(&windows) {
+            if nth == old as u64 || nth == restart.max(old) as u64 {
+                nodes.push(stage.publisher());
+            }
+            let written_ms = if nth < old as u64 { old_ms + nth } else { now_ms() };
+            late.close(&mut stage, (nth, written_ms), window, written);
+            for room in window.keys().filter(|_| nth >= old as u64) {
+                expected.entry(*room).or_default().push((nth, stage.counting.total(ROOMS[*room])));
+            }
+        }
+        nodes.push(stage.publisher());
+        for (number, room) in ROOMS.into_iter().enumerate() {
+            let expected = expected.remove(&number).unwrap_or_default();
+            for node in &nodes {
+                until("read", || history(node, room).len() == expected.len());
+                let finals = history(node, room);
+                for (final_, (nth, totals)) in finals.iter().zip(&expected) {
+                    prop_assert_eq!(final_["start"].as_u64(), Some(nth * WINDOW_MS));
+                    let shown: BTreeMap<Emoji, u64> = final_["totals"].as_array().unwrap().iter()
+                        .map(|c| (serde_json::from_value(c["emoji"].clone()).unwrap(), c["count"].as_u64().unwrap()))
+                        .collect();
+                    prop_assert_eq!(&shown, totals);
+                }
+                let state = get(node.address, &format!("/v1/rooms/{room}")).json();
+                let total: u64 = stage.counting.total(room).values().sum();
+                prop_assert_eq!(state["total"].as_u64(), Some(total));
             }
         }
     }

@@ -44,15 +44,16 @@ impl Stage {
             after: KEPT,
             bytes: None,
         };
-        for (name, cleanup) in [
-            (topics.windows(), delete),
-            (topics.live(), delete),
-            (topics.totals(), Cleanup::Compact),
-            (topics.trending(), Cleanup::Compact),
+        for (name, partitions, cleanup) in [
+            (topics.windows(), PARTITIONS, delete),
+            (topics.live(), PARTITIONS, delete),
+            (topics.totals(), PARTITIONS, Cleanup::Compact),
+            (topics.trending(), PARTITIONS, Cleanup::Compact),
+            (topics.progress(), 1, Cleanup::Compact),
         ] {
             let spec = TopicSpec {
                 name,
-                partitions: PARTITIONS,
+                partitions,
                 replication: 1,
                 min_in_sync: 1,
                 cleanup,

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::progress::{Former, PartitionProgress, Progress};
+use crate::progress::{Former, PartitionProgress, Progress, Resets};
 
 /// A stranger's frame is bounded before anything is allocated for it: a hello lists some settings.
 pub const HELLO_BYTES: usize = 64 << 10;
@@ -35,6 +35,8 @@ pub struct SharedBeginning {
     pub partitions: Vec<PartitionProgress>,
     /// What was settled under other settings and may be read again.
     pub formers: Vec<Former>,
+    /// The backward resets so far.
+    pub resets: Resets,
 }
 
 impl SharedBeginning {
@@ -44,6 +46,7 @@ impl SharedBeginning {
             final_until_ms: progress.final_until_ms,
             partitions: progress.partitions.clone(),
             formers: progress.formers.clone(),
+            resets: progress.resets,
         }
     }
 }
@@ -54,6 +57,7 @@ impl From<SharedBeginning> for Progress {
             final_until_ms: shared.final_until_ms,
             partitions: shared.partitions,
             formers: shared.formers,
+            resets: shared.resets,
             ..Progress::default()
         }
     }

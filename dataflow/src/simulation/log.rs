@@ -20,12 +20,13 @@ use emostream_log::{
     Appender, Cleanup, Done, EndOffsets, Header, Log, LogError, NewRecord, Reader, Record,
     TopicDescription, TopicSpec, Transactor, Wake,
 };
+use emostream_model::Topics;
 use rand::RngExt;
 
 use super::{Dice, run::SimClock};
 use crate::{
     DataflowError, Stop,
-    commit::{Commit, Wakeup},
+    commit::{Commit, Wakeup, WindowEnds},
     end_offsets::{Answer, EndOffsetRequests},
     results::{Recording, WindowResult},
 };
@@ -91,6 +92,8 @@ enum Slot {
 }
 
 struct Transaction {
+    /// F.
+    final_until_ms: u64,
     records: Vec<NewRecord>,
     landed: bool,
     ack: Ack,
@@ -100,6 +103,7 @@ struct Transaction {
 #[derive(Clone)]
 struct Ack {
     acknowledged: Arc<Mutex<bool>>,
+    ends: Arc<Mutex<VecDeque<WindowEnds>>>,
     wake: Arc<Mutex<Wakeup>>,
     stop: Stop,
 }
@@ -242,6 +246,7 @@ impl SimLog {
     pub fn committer(&self, wake: Wakeup, recording: Recording, stop: Stop) -> Box<dyn Commit> {
         let ack = Ack {
             acknowledged: Arc::default(),
+            ends: Arc::default(),
             wake: Arc::new(Mutex::new(wake)),
             stop,
         };
@@ -270,8 +275,27 @@ impl SimLog {
 
     /// What has landed is acknowledged; whether anything was.
     pub fn acknowledge(&self) -> bool {
-        let done = self.state().under_way.take_if(|it| it.landed);
-        done.inspect(|done| done.ack.acknowledge()).is_some()
+        let (done, ends) = {
+            let mut state = self.state();
+            let done = state.under_way.take_if(|it| it.landed);
+            // End offsets are requested now and then, and a broker may not answer.
+            let ends = state.dice.random_bool(0.3).then(|| state.window_ends());
+            (done, ends)
+        };
+        let Some(done) = done else {
+            return false;
+        };
+        done.ack.acknowledge();
+        let final_until_ms = done.final_until_ms;
+        done.ack
+            .ends
+            .lock()
+            .unwrap()
+            .extend(ends.map(|offsets| WindowEnds {
+                final_until_ms,
+                offsets,
+            }));
+        true
     }
 
     /// What is under way fails for its owner, who may never learn whether it landed.
@@ -302,6 +326,12 @@ impl SimLog {
 impl State {
     fn partition(&mut self, topic: &str, partition: u32) -> &mut Partition {
         &mut self.topics.get_mut(topic).unwrap()[partition as usize]
+    }
+
+    fn window_ends(&self) -> Vec<(u32, u64)> {
+        let partitions = &self.topics[&Topics::default().windows()];
+        let ends = partitions.iter().map(|it| it.slots.len() as u64);
+        (0..).zip(ends).collect()
     }
 
     fn append(&mut self, record: NewRecord) -> u64 {
@@ -492,7 +522,7 @@ impl Commit for SimCommitter {
         Ok(())
     }
 
-    fn submit(&mut self, results: Vec<WindowResult>, rest: Vec<NewRecord>) {
+    fn submit(&mut self, final_until_ms: u64, results: Vec<WindowResult>, rest: Vec<NewRecord>) {
         self.add(&results);
         let mut records = std::mem::take(&mut self.written);
         records.extend(rest);
@@ -502,6 +532,7 @@ impl Commit for SimCommitter {
         }
         assert!(state.under_way.is_none(), "one transaction at a time");
         state.under_way = Some(Transaction {
+            final_until_ms,
             records,
             landed: false,
             ack: self.ack.clone(),
@@ -510,6 +541,10 @@ impl Commit for SimCommitter {
 
     fn acknowledged(&mut self) -> bool {
         std::mem::take(&mut *self.ack.acknowledged.lock().unwrap())
+    }
+
+    fn ends(&mut self) -> Option<WindowEnds> {
+        self.ack.ends.lock().unwrap().pop_front()
     }
 }
 

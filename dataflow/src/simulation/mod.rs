@@ -31,6 +31,8 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use world::World;
 
+use crate::TotalsPace;
+
 /// When a simulation begins.
 const T0: u64 = 1_764_000_000_000;
 const WINDOW_MS: u64 = 2000;
@@ -40,6 +42,13 @@ const SWARM: u64 = 3;
 const SPAN_MS: u64 = 6000;
 /// Fewer than there are emojis and rooms, so that some do not show.
 const TOP: usize = 2;
+
+/// Rooms are large from their second emoji on, and due every four windows.
+const PACE: TotalsPace = TotalsPace {
+    small_emojis: 1,
+    period_ms: 8000,
+    close_bytes: usize::MAX,
+};
 
 /// How many seeds a test runs, unless `SEEDS` says.
 const SEEDS: u64 = 300;

@@ -18,7 +18,8 @@ use crate::{
     Config, DataflowError, Stop,
     holds::Holds,
     metrics::Metrics,
-    recovery::{self, Restored},
+    recovery,
+    restoring::{Restored, deal, restore},
     run::allocators,
     sink::progress_record,
     timers::Clock,
@@ -91,18 +92,22 @@ impl SimRun {
         let Some(taken) = recovery::take_over(&config, log, silent_at)? else {
             return Ok(None);
         };
-        log.start_heartbeat(progress_record(&config.topics, &taken.unchanged()));
+        let unchanged = taken.unchanged();
+        log.start_heartbeat(progress_record(&config.topics, &unchanged));
         let (progress, stored_until_ms) = (taken.progress, taken.stored_until_ms);
-        let Restored { totals, trending } =
-            recovery::restore(&config, log, &progress, stored_until_ms)?;
+        let Restored {
+            totals,
+            trending,
+            window_ends,
+        } = restore(&config, log, &unchanged, progress.final_until_ms)?;
         let stop = Stop::default();
         let recording = config.recording(progress.resets.number);
         let (of_log, of_stop) = (log.clone(), stop.clone());
         let first = First {
             committer: Box::new(move |wake| Some(of_log.committer(wake, recording, of_stop))),
             group_offsets: None,
-            totals,
             trending,
+            window_ends,
         };
         let workers = config.workers;
         let partitions = progress.partitions.len() as u32;
@@ -118,9 +123,11 @@ impl SimRun {
             positions: Arc::new((0..partitions).map(|_| AtomicU64::new(0)).collect()),
             progress,
             stored_until_ms,
+            finals_kept_ms: None,
             end_offsets: Box::new(move |wake| of_log.requests(wake)),
             holds: holds.clone(),
             first: Mutex::new(Some(first)),
+            totals: Mutex::new(deal(totals, workers)),
             appender: Arc::from(log.appender(Duration::ZERO).unwrap()),
         });
         let (answer, answers) = channel();

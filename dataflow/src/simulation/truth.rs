@@ -9,7 +9,7 @@ use emostream_log::NewRecord;
 use emostream_model::{Batch, ReactionRef, Topics, TotalsRecord, Trending, WindowRecord};
 
 use super::{LATENESS_MS, SPAN_MS, SWARM, TOP, WINDOW_MS, producers::UNKNOWN_EMOJI};
-use crate::Progress;
+use crate::{Progress, TotalsPace, due};
 
 /// Counts by (window start, room, emoji).
 pub type Counts = BTreeMap<(u64, String, String), u64>;
@@ -273,7 +273,7 @@ impl Written {
     /// Checks that everything appended came out once: counted, late, or rejected since its emoji is unknown. Only of
     /// partitions that were `released`, because their hold timed out, reactions may also be late for windows that
     /// closed without them.
-    pub fn check(&self, truth: &Truth, released: &BTreeSet<u32>) {
+    pub fn check(&self, truth: &Truth, released: &BTreeSet<u32>, pace: TotalsPace) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());
         for (key, count) in rejected.flatten() {
@@ -307,10 +307,66 @@ impl Written {
                 assert!(rejected >= Some(count), "{place:?} {key:?} was counted");
             }
         }
-        assert_eq!(self.totals, totals(&self.finals), "totals");
+        self.check_totals(pace);
         let trending_expected = trending(&self.finals, self.final_until_ms());
         assert_eq!(self.trending, trending_expected, "trending");
     }
+}
+
+impl Written {
+    /// Checks that records hold what they say, and that each that was due was written.
+    fn check_totals(&self, pace: TotalsPace) {
+        let all = totals(&self.finals);
+        for (room, records) in &self.totals {
+            for record in records {
+                assert!(all[room].contains(record), "totals of {room}: {record:?}");
+            }
+            assert!(records.is_sorted_by(|a, b| a.0 < b.0), "totals of {room}");
+        }
+        let expected = written(&all, self.final_until_ms(), pace);
+        match pace.close_bytes {
+            usize::MAX => assert_eq!(self.totals, expected, "totals"),
+            // A room may wait for others: of three rooms, for two closes at most.
+            _ => {
+                let due_ms = self.final_until_ms().saturating_sub(2 * WINDOW_MS);
+                for (room, records) in written(&all, due_ms, pace) {
+                    let newest = self.totals.get(&room).and_then(|it| it.last());
+                    assert!(newest.is_some_and(|it| it.0 >= records[records.len() - 1].0));
+                }
+            }
+        }
+    }
+}
+
+/// The totals that are written until then, if the size of a close is not bounded: looks at each window, and in it at
+/// each millisecond.
+fn written(all: &Totals, until_ms: u64, pace: TotalsPace) -> Totals {
+    let mut written = Totals::new();
+    for (room, changes) in all {
+        let phase_ms = due::stable_hash(room) % pace.period_ms;
+        let (mut changes, mut newest) = (changes.iter().peekable(), None);
+        // Since when the room's record waits.
+        let mut since_ms = None;
+        let first_ms = changes.peek().map_or(until_ms, |(start_ms, _)| *start_ms);
+        for start_ms in (first_ms..until_ms).step_by(WINDOW_MS as usize) {
+            let change = changes.next_if(|(at_ms, _)| *at_ms == start_ms);
+            newest = change.or(newest);
+            let Some((_, sums)) = newest else { continue };
+            let is_small = sums.len() <= pace.small_emojis;
+            if change.is_some() {
+                since_ms = since_ms.or(Some(start_ms));
+            }
+            let Some(waits_ms) = since_ms else { continue };
+            let mut passed = waits_ms + 1..start_ms + WINDOW_MS;
+            let is_due = passed.any(|at_ms| at_ms % pace.period_ms == phase_ms);
+            if is_due || is_small {
+                since_ms = None;
+                let records = written.entry(room.clone()).or_default();
+                records.extend(newest.cloned());
+            }
+        }
+    }
+    written
 }
 
 /// What each window of a room made of its totals.

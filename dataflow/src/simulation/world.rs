@@ -7,13 +7,13 @@ use emostream_model::{EmojiNames, Topics, WindowRecord, WindowSize};
 use rand::RngExt;
 
 use super::{
-    Dice, LATENESS_MS, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
+    Dice, LATENESS_MS, PACE, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
     log::{Fault, SimLog},
     producers::{Crowd, heartbeat, record},
     run::{SimClock, SimRun},
     truth::{Truth, Written},
 };
-use crate::{Config, DataflowError, standby::Standby, timers::Clock};
+use crate::{Config, DataflowError, TotalsPace, standby::Standby, timers::Clock};
 
 /// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
@@ -65,6 +65,8 @@ pub struct World {
     silent_until_ms: Vec<u64>,
     /// Those over which time passed because their hold timed out: what they bring may be late.
     released: BTreeSet<u32>,
+    /// How often the totals of large rooms are written.
+    pace: TotalsPace,
     /// Everything that landed.
     story: Vec<Vec<NewRecord>>,
 }
@@ -103,6 +105,14 @@ impl World {
                 _ => IDLE_TIMEOUT_MS / 2,
             },
             released: BTreeSet::new(),
+            pace: TotalsPace {
+                close_bytes: match dice.random_bool(0.3) {
+                    // One record a worker.
+                    true => 0,
+                    false => usize::MAX,
+                },
+                ..PACE
+            },
             crowd: Crowd::any(&mut dice),
             dice,
             clock,
@@ -191,7 +201,8 @@ impl World {
             self.acknowledge();
             while self.log.answer_any() {}
         }
-        self.written.check(&self.truth, &self.released);
+        let pace = self.pace;
+        self.written.check(&self.truth, &self.released, pace);
         self.story
     }
 
@@ -259,6 +270,7 @@ impl World {
             commit_timeout: Duration::from_millis(COMMIT_TIMEOUT_MS),
             standby: false,
             takeover: Duration::from_millis(TAKEOVER_MS),
+            totals_pace: self.pace,
             unbounded_timestamps: true,
         }
     }

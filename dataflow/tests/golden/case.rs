@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_dataflow::Config;
+use emostream_dataflow::{Config, TotalsPace};
 use emostream_log::EventClock;
 use emostream_model::{Batch, Emoji, EmojiNames, ReactionRef, Room, Topics, WindowSize};
 
@@ -224,6 +224,7 @@ impl Case {
             commit_timeout: Duration::from_secs(60),
             standby: false,
             takeover: Duration::from_secs(10),
+            totals_pace: TotalsPace::default(),
             unbounded_timestamps: true,
         }
     }

@@ -32,12 +32,22 @@ impl Stage {
 
     /// A stage that keeps its reactions for that long.
     pub(crate) fn on(log: Arc<dyn Log>, partitions: u32, kept: Duration) -> Stage {
+        Stage::keeping(log, partitions, kept, Duration::from_secs(1 << 40))
+    }
+
+    /// A stage that keeps its reactions and its finals for that long.
+    pub(crate) fn keeping(
+        log: Arc<dyn Log>,
+        partitions: u32,
+        kept: Duration,
+        finals_kept: Duration,
+    ) -> Stage {
         let topics = Topics::default();
         let delete = |after| Cleanup::Delete { after, bytes: None };
         let keep = delete(Duration::from_secs(1 << 40));
         for (name, partitions, cleanup) in [
             (topics.reactions(), partitions, delete(kept)),
-            (topics.windows(), 2, keep),
+            (topics.windows(), 2, delete(finals_kept)),
             (topics.live(), 2, keep),
             (topics.rejected(), 1, keep),
             (topics.totals(), 2, Cleanup::Compact),

@@ -124,7 +124,18 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
     for column in table.column_iter_mut().take(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    Ok(format!("{}\n{table}\n\n", headline(&progress, now_ms())))
+    let headline = headline(&progress, now_ms());
+    let unwritten = unwritten(&progress).unwrap_or_default();
+    Ok(format!("{headline}\n{unwritten}{table}\n\n"))
+}
+
+/// Since when totals are not complete, if some are not.
+fn unwritten(progress: &Progress) -> Option<String> {
+    let since = progress.unwritten.since?;
+    Some(format!(
+        "the totals of some rooms with many emojis lack finals of windows since {}; they follow within minutes\n",
+        moment(since.start_ms)
+    ))
 }
 
 fn row(partition: &PartitionProgress, end: Option<u64>) -> [String; 6] {
@@ -185,6 +196,9 @@ fn age(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_model::ResultOrder;
+
     use super::*;
 
     #[test]
@@ -200,6 +214,18 @@ mod tests {
         );
         assert_eq!(row(&partition, Some(15))[4], "-5");
         assert_eq!(row(&partition, None)[3..5], ["gone", "gone"]);
+    }
+
+    #[test]
+    fn totals_that_are_not_complete_are_named() {
+        let mut progress = Progress::default();
+        assert_eq!(unwritten(&progress), None);
+        progress.unwritten.since = Some(ResultOrder {
+            resets: 0,
+            start_ms: 1_764_000_000_000,
+        });
+        let said = unwritten(&progress).unwrap();
+        assert!(said.contains("since 2025-11-24 16:00:00 UTC"), "{said}");
     }
 
     #[test]

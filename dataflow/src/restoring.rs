@@ -1,0 +1,506 @@
+//! Totals and what is trending, as of F, from the topics that hold them.
+//!
+//! ```text
+//!  [totals] to its end ──────────────────────────┐
+//!  [windows] from the offsets in progress ───────┼─▶ totals of each room, with what is in no record yet
+//!                            │                   ┘
+//!                            └─▶ what lies in the span ◀─ [trending] to its end
+//! ```
+//!
+//! A totals record may lie behind its room's finals: see [`crate::due`]. Those that are later than the record, in the
+//! order of results, are added to it. So it does no harm to read more finals than are needed.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    panic::resume_unwind,
+    thread,
+};
+
+use differential_dataflow::hashable::Hashable;
+use emostream_log::{Log, LogError, Record, read_from, read_to_end};
+use emostream_model::{
+    Emoji, FinalsFrom, ResultOrder, Room, TotalCounts, TotalsRecord, Trending, TrendingRecord,
+    UnnamedCount,
+};
+use foldhash::HashMap;
+
+use crate::{
+    Config, DataflowError,
+    due::Change,
+    progress::{Progress, Resets},
+    results::resets_of,
+    slide::Stay,
+    totals::RestoredTotals,
+};
+
+/// A final's record is written after its window, by clocks that may differ: how much earlier than the
+/// window's end its time may be at most. More than the five seconds that reactions may be ahead.
+const WRITTEN_EARLY_MS: u64 = 60_000;
+
+/// What lies in the trending span as of F, from time 0 on.
+pub type RecoveredTrending = Vec<Stay>;
+
+/// What a run restores from the results of those before it.
+pub struct Restored {
+    /// The totals of every room as of F.
+    pub totals: Vec<RestoredTotals>,
+    /// What lies in the trending span as of F.
+    pub trending: RecoveredTrending,
+    /// Where each partition of the windows ends.
+    pub window_ends: Vec<(u32, u64)>,
+}
+
+/// Reads what a run goes on from: as of `stored`, once every older run is fenced.
+///
+/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. What should have left
+/// the span by then, and what the topic shows of a room though no final backs it, leaves at its F: so the topic comes
+/// right there.
+pub fn restore(
+    config: &Config,
+    log: &dyn Log,
+    stored: &Progress,
+    final_until_ms: u64,
+) -> Result<Restored, DataflowError> {
+    read(config, log, stored, final_until_ms).map_err(DataflowError::Start)
+}
+
+fn read(
+    config: &Config,
+    log: &dyn Log,
+    stored: &Progress,
+    final_until_ms: u64,
+) -> Result<Restored, LogError> {
+    let topics = &config.topics;
+    let mut totals = KnownTotals::read(&topics.totals(), log, config.workers, stored.resets)?;
+    let is_unwritten = stored.unwritten.since.is_some();
+    let mut stays = Vec::new();
+    let mut keep = |record: Record<'_>| {
+        // A final has all that a totals record has. Read as one, it keeps the emojis that this build does not know.
+        if let Ok(closed) = serde_json::from_slice::<TotalsRecord>(record.value) {
+            let resets = resets_of(&record);
+            stays.extend(stay(config, stored, final_until_ms, resets, &closed));
+            if is_unwritten {
+                totals.add(resets, closed);
+            }
+        }
+    };
+    let kept = log.offsets(&topics.windows())?;
+    let from = finals_from(config, log, stored, &kept)?;
+    read_from(log, &topics.windows(), &from, &mut keep)?;
+    let backed: HashSet<Room> = stays.iter().map(|stay| stay.room.clone()).collect();
+    for shown in shown(&topics.trending(), log)? {
+        if shown.span_ms != config.span().span_ms || !backed.contains(&shown.room) {
+            stays.push(Stay {
+                room: shown.room,
+                from_ms: 0,
+                until_ms: final_until_ms,
+                counts: shown.top.iter().map(|c| (c.emoji, c.count)).collect(),
+            });
+        }
+    }
+    Ok(Restored {
+        totals: totals.into_restored(),
+        trending: stays,
+        window_ends: (0..).zip(kept.iter().map(|kept| kept.end)).collect(),
+    })
+}
+
+/// From where each partition of the windows is read, of what is `kept`; those of which nothing is needed are left out.
+fn finals_from(
+    config: &Config,
+    log: &dyn Log,
+    stored: &Progress,
+    kept: &[Range<u64>],
+) -> Result<Vec<(u32, u64)>, LogError> {
+    let (topic, span_ms) = (config.topics.windows(), config.span().span_ms);
+    let known = stored.unwritten.finals.as_ref();
+    let known_from = |finals: &FinalsFrom| -> Vec<u64> {
+        let partitions = (0..).take(kept.len());
+        partitions
+            .map(|partition| finals.offset(partition))
+            .collect()
+    };
+    let oldest = stored.resets.oldest_in_span(stored.final_until_ms, span_ms);
+    let of_trending = match known.filter(|finals| finals.since <= oldest) {
+        Some(finals) => known_from(finals),
+        None => {
+            let until_ms = stored.final_until_ms;
+            log.offsets_at(&topic, until_ms.saturating_sub(span_ms + WRITTEN_EARLY_MS))?
+        }
+    };
+    let of_totals: Vec<u64> = match (stored.unwritten.since, known) {
+        (Some(_), Some(finals)) => known_from(finals),
+        (Some(_), None) => kept.iter().map(|kept| kept.start).collect(),
+        (None, _) => kept.iter().map(|kept| kept.end).collect(),
+    };
+    let needed = of_trending.into_iter().zip(of_totals);
+    let from = (0..).zip(kept).zip(needed);
+    let start = |((partition, kept), (trending, totals)): ((u32, &Range<u64>), (u64, u64))| {
+        let needed = trending.min(totals);
+        // Beyond the end are the offsets of a topic that was recreated.
+        let start = match needed > kept.end {
+            true => kept.start,
+            false => needed.max(kept.start),
+        };
+        (start < kept.end).then_some((partition, start))
+    };
+    Ok(from.filter_map(start).collect())
+}
+
+/// How long the counts of a final stay in the trending span, if the stored F has not seen them leave.
+///
+/// Finals of a time that was given up by a reset are in no span.
+fn stay(
+    config: &Config,
+    stored: &Progress,
+    final_until_ms: u64,
+    number: u64,
+    closed: &TotalsRecord,
+) -> Option<Stay> {
+    let resets = stored.resets;
+    let leaves_ms = config.span().leaves_ms(closed.window.start);
+    let given_up = closed.window.end > resets.until_ms && number < resets.number;
+    (leaves_ms >= stored.final_until_ms && !given_up).then(|| Stay {
+        room: closed.room.clone(),
+        from_ms: 0,
+        until_ms: leaves_ms.max(final_until_ms),
+        counts: named(&closed.counts).collect(),
+    })
+}
+
+fn named(counts: &TotalCounts) -> impl Iterator<Item = (Emoji, u64)> {
+    counts.named.iter().map(|count| (count.emoji, count.count))
+}
+
+/// The rooms that the topic shows as trending.
+fn shown(topic: &str, log: &dyn Log) -> Result<Vec<TrendingRecord>, LogError> {
+    let mut rooms: BTreeMap<Room, TrendingRecord> = BTreeMap::new();
+    let mut keep = |record: Record<'_>| {
+        if let Ok(Trending::Room(record)) = serde_json::from_slice(record.value) {
+            match record.top.is_empty() {
+                true => rooms.remove(&record.room),
+                false => rooms.insert(record.room.clone(), record),
+            };
+        }
+    };
+    read_to_end(log, topic, &mut keep)?;
+    Ok(rooms.into_values().collect())
+}
+
+/// Deals restored totals out to the `workers` of a process: each room to the worker that will have it, if these are all.
+pub fn deal(totals: Vec<RestoredTotals>, workers: usize) -> Vec<Vec<RestoredTotals>> {
+    let mut dealt: Vec<Vec<RestoredTotals>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
+    let to = |totals: &RestoredTotals| totals.room.hashed() % dealt.len() as u64;
+    let to: Vec<usize> = totals.iter().map(|totals| to(totals) as usize).collect();
+    for (to, totals) in to.into_iter().zip(totals) {
+        dealt[to].push(totals);
+    }
+    dealt
+}
+
+/// The totals of all rooms while they are read.
+struct KnownTotals {
+    resets: Resets,
+    rooms: HashMap<Room, KnownRoom>,
+}
+
+#[derive(Default)]
+struct KnownRoom {
+    /// The order of the record; `None` if the room has none yet.
+    order: Option<ResultOrder>,
+    counts: TotalCounts,
+    /// Of finals that are later than the record.
+    added: BTreeMap<Emoji, u64>,
+    /// Of these finals, those of emojis that this build does not know.
+    added_unnamed: BTreeMap<Box<str>, u64>,
+    change: Option<Change>,
+}
+
+impl KnownTotals {
+    /// Reads the topic with so many threads, if it has as many partitions: of millions of counts, to read the JSON takes
+    /// longest.
+    fn read(
+        topic: &str,
+        log: &dyn Log,
+        threads: usize,
+        resets: Resets,
+    ) -> Result<KnownTotals, LogError> {
+        let kept = (0..).zip(log.offsets(topic)?);
+        let kept = kept.filter(|(_, kept)| !kept.is_empty());
+        let from: Vec<(u32, u64)> = kept
+            .map(|(partition, kept)| (partition, kept.start))
+            .collect();
+        let share = from.len().div_ceil(threads.max(1)).max(1);
+        let parts: Vec<&[(u32, u64)]> = from.chunks(share).collect();
+        let read = |part: &[(u32, u64)]| KnownTotals::read_part(topic, log, part);
+        let parts = match parts[..] {
+            [] => Vec::new(),
+            // A simulation steps one thread at a time.
+            [part] => vec![read(part)?],
+            _ => thread::scope(|scope| {
+                let threads = parts.iter().map(|part| scope.spawn(|| read(part)));
+                let threads: Vec<_> = threads.collect();
+                let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+                };
+                threads.into_iter().map(join).collect::<Result<_, _>>()
+            })?,
+        };
+        let mut rooms: HashMap<Room, KnownRoom> = HashMap::default();
+        for part in parts {
+            for (name, room) in part {
+                // The topic may have got more partitions, and a room another one.
+                if rooms
+                    .get(&name)
+                    .is_none_or(|known| known.order <= room.order)
+                {
+                    rooms.insert(name, room);
+                }
+            }
+        }
+        Ok(KnownTotals { resets, rooms })
+    }
+
+    fn read_part(
+        topic: &str,
+        log: &dyn Log,
+        from: &[(u32, u64)],
+    ) -> Result<HashMap<Room, KnownRoom>, LogError> {
+        let mut rooms: HashMap<Room, KnownRoom> = HashMap::default();
+        let mut unreadable = 0_u64;
+        let mut keep =
+            |record: Record<'_>| match serde_json::from_slice::<TotalsRecord>(record.value) {
+                Ok(totals) => {
+                    let order = Some(ResultOrder::new(resets_of(&record), totals.window));
+                    // Not the record that is read last, which may lie in another partition than the later one.
+                    if rooms
+                        .get(&totals.room)
+                        .is_none_or(|known| known.order <= order)
+                    {
+                        let room = KnownRoom {
+                            order,
+                            counts: totals.counts,
+                            ..KnownRoom::default()
+                        };
+                        rooms.insert(totals.room, room);
+                    }
+                }
+                Err(_) => unreadable += 1,
+            };
+        read_from(log, topic, from, &mut keep)?;
+        if unreadable > 0 {
+            tracing::warn!(topic, unreadable, "records that are no totals were skipped");
+        }
+        Ok(rooms)
+    }
+
+    /// Adds a final, if the record of its room does not hold it.
+    fn add(&mut self, number: u64, closed: TotalsRecord) {
+        let order = ResultOrder::new(number, closed.window);
+        let room = self.rooms.entry(closed.room).or_default();
+        if room.order >= Some(order) {
+            return;
+        }
+        for (emoji, more) in named(&closed.counts) {
+            *room.added.entry(emoji).or_default() += more;
+        }
+        for more in closed.counts.unnamed {
+            let count = room.added_unnamed.entry(more.emoji).or_default();
+            // Saturating: any program may have written it.
+            *count = count.saturating_add(more.count);
+        }
+        // Time was set back since: the record must not wait for the time that was given up to come again.
+        let latest_ms = match number < self.resets.number {
+            true => self.resets.until_ms,
+            false => u64::MAX,
+        };
+        let own = Change {
+            first: order,
+            since_ms: order.start_ms.min(latest_ms),
+            last: closed.window,
+            last_resets: number,
+        };
+        // Finals of two partitions come in any order.
+        room.change = Some(match room.change {
+            Some(known) => known.merge(own),
+            None => own,
+        });
+    }
+
+    fn into_restored(self) -> Vec<RestoredTotals> {
+        let restored = |(room, known): (Room, KnownRoom)| {
+            let mut added = known.added;
+            let counts = known.counts.named.iter().map(|count| {
+                let more = added.remove(&count.emoji).unwrap_or_default();
+                (count.emoji, count.count + more)
+            });
+            let mut counts: Vec<(Emoji, u64)> = counts.collect();
+            counts.extend(added);
+            let mut unnamed = known.added_unnamed;
+            for UnnamedCount { emoji, count } in known.counts.unnamed {
+                let all = unnamed.entry(emoji).or_default();
+                *all = all.saturating_add(count);
+            }
+            let unnamed = unnamed.into_iter();
+            let mut unnamed: Vec<UnnamedCount> = unnamed
+                .map(|(emoji, count)| UnnamedCount { emoji, count })
+                .collect();
+            // Stable: equal ones stay in the order of their texts.
+            unnamed.sort_by_key(|it| Reverse(it.count));
+            RestoredTotals {
+                room,
+                counts,
+                unnamed,
+                change: known.change,
+            }
+        };
+        let mut rooms: Vec<RestoredTotals> = self.rooms.into_iter().map(restored).collect();
+        // As windows bring them: what is known first is numbered first.
+        rooms.sort_unstable_by(|a, b| a.room.cmp(&b.room));
+        rooms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_log::{Cleanup, Header, NewRecord, TopicSpec, embedded::EmbeddedLog};
+    use emostream_model::{RESETS_HEADER, Window};
+
+    use super::*;
+
+    fn log() -> EmbeddedLog {
+        let log = EmbeddedLog::in_memory().unwrap();
+        log.create_topic(&TopicSpec {
+            name: "totals".to_owned(),
+            partitions: 2,
+            replication: 1,
+            min_in_sync: 1,
+            cleanup: Cleanup::Compact,
+            max_ahead: None,
+        })
+        .unwrap();
+        log
+    }
+
+    fn totals(partition: u32, start: u64, count: u64, headers: Vec<Header>) -> NewRecord {
+        NewRecord {
+            topic: "totals".to_owned(),
+            partition: Some(partition),
+            time_ms: None,
+            key: Some("a".into()),
+            value: format!(
+                r#"{{"room":"a","start":{start},"end":{},"total":{count},"counts":[{{"emoji":"🔥","count":{count}}}]}}"#,
+                start + 2000
+            )
+            .into(),
+            headers,
+        }
+    }
+
+    fn reset() -> Vec<Header> {
+        vec![Header {
+            name: RESETS_HEADER.to_owned(),
+            value: "1".into(),
+        }]
+    }
+
+    fn write(log: &EmbeddedLog, records: Vec<NewRecord>) {
+        let timeout = std::time::Duration::from_secs(5);
+        log.transactor("t", timeout)
+            .unwrap()
+            .commit(records)
+            .unwrap();
+    }
+
+    fn counts(known: KnownTotals) -> Vec<u64> {
+        let restored = known.into_restored().into_iter();
+        restored
+            .flat_map(|it| it.counts)
+            .map(|(_, count)| count)
+            .collect()
+    }
+
+    fn closed(start: u64, count: u64) -> TotalsRecord {
+        let json = format!(
+            r#"{{"room":"a","start":{start},"end":{},"total":{count},"counts":[{{"emoji":"🔥","count":{count},"swarms":0,"loose":{count}}}]}}"#,
+            start + 2000
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn totals_after_a_backward_reset_win_over_those_of_a_later_window() {
+        let log = log();
+        // Read in this order: the one that counts lies in the partition that is read first.
+        let records = vec![totals(0, 2000, 7, reset()), totals(1, 8000, 5, vec![])];
+        write(&log, records);
+        let known = KnownTotals::read("totals", &log, 2, Resets::default()).unwrap();
+        assert_eq!(counts(known), [7]);
+    }
+
+    #[test]
+    fn finals_that_are_later_than_the_record_are_added_and_no_others() {
+        let log = log();
+        write(&log, vec![totals(0, 4000, 7, reset())]);
+        let resets = Resets {
+            number: 1,
+            until_ms: 2000,
+        };
+        let mut known = KnownTotals::read("totals", &log, 2, resets).unwrap();
+        // Of a time that was given up, and already in the record.
+        known.add(0, closed(8000, 100));
+        known.add(1, closed(2000, 100));
+        known.add(1, closed(4000, 100));
+        // In any order.
+        known.add(1, closed(8000, 20));
+        known.add(1, closed(6000, 3));
+        let change = known.rooms.values().next().unwrap().change.unwrap();
+        let order = |start_ms| ResultOrder {
+            resets: 1,
+            start_ms,
+        };
+        let window = |start| Window {
+            start,
+            end: start + 2000,
+        };
+        assert_eq!(
+            (change.first, change.since_ms, change.last),
+            (order(6000), 6000, window(8000))
+        );
+        assert_eq!(counts(known), [30]);
+    }
+
+    /// A build that knows it wrote them; this one has written no record of the room since.
+    #[test]
+    fn emojis_that_this_build_does_not_know_are_added_too() {
+        let log = log();
+        let mut record = totals(0, 2000, 7, vec![]);
+        let json = std::str::from_utf8(&record.value).unwrap();
+        record.value = json.replace("🔥", "新").into();
+        write(&log, vec![record]);
+        let mut known = KnownTotals::read("totals", &log, 2, Resets::default()).unwrap();
+        let window = r#"{"room":"a","start":4000,"end":6000,"total":9,"counts":[{"emoji":"年","count":5,"swarms":0,"loose":5},{"emoji":"新","count":3,"swarms":0,"loose":3},{"emoji":"🔥","count":1,"swarms":0,"loose":1}]}"#;
+        known.add(0, serde_json::from_str(window).unwrap());
+        let [restored] = known.into_restored().try_into().unwrap();
+        let unnamed = restored.unnamed.iter().map(|it| (&*it.emoji, it.count));
+        assert_eq!(unnamed.collect::<Vec<_>>(), [("新", 10), ("年", 5)]);
+        assert_eq!(restored.counts.iter().map(|it| it.1).sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn after_a_backward_reset_no_record_waits_for_the_time_that_was_given_up() {
+        let log = log();
+        let resets = Resets {
+            number: 1,
+            until_ms: 2000,
+        };
+        let mut known = KnownTotals::read("totals", &log, 2, resets).unwrap();
+        known.add(0, closed(8000, 5));
+        let restored = known.into_restored();
+        let change = restored[0].change.unwrap();
+        assert_eq!((change.first.start_ms, change.since_ms), (8000, 2000));
+    }
+}

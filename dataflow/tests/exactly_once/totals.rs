@@ -1,0 +1,534 @@
+//! Totals of large rooms, which are written once in a period: whatever the number of workers, and wherever a run
+//! begins, no final is missing in them and none counts twice.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use emostream_dataflow::{Config, ResetFrom, TotalsPace};
+use emostream_log::{NewRecord, embedded::EmbeddedLog, read_to_end};
+use emostream_model::{
+    Batch, RESETS_HEADER, ResultOrder, TotalCounts, TotalsRecord, Unwritten, WindowRecord,
+    WindowSize,
+};
+use rand::{Rng, RngExt};
+
+use crate::{Stage, T0, all_final_ms, check, closing, events, reaction, rng, seeds};
+
+/// Two windows.
+const PERIOD_MS: u64 = 4000;
+
+/// Every room is large from its second emoji on.
+const PACE: TotalsPace = TotalsPace {
+    small_emojis: 1,
+    period_ms: PERIOD_MS,
+    close_bytes: usize::MAX,
+};
+
+/// Nothing is due in the time of a test.
+const SLOW: TotalsPace = TotalsPace {
+    period_ms: 3_600_000,
+    ..PACE
+};
+
+/// Counts by room and emoji.
+type Sums = BTreeMap<(String, String), u64>;
+
+impl Stage {
+    fn config_of(&self, workers: usize, pace: TotalsPace) -> Config {
+        Config {
+            totals_pace: pace,
+            ..self.config(workers)
+        }
+    }
+
+    /// The order, partition and offset of each record of a topic, and the record.
+    fn results<T: serde::de::DeserializeOwned>(
+        &self,
+        topic: &str,
+        window: impl Fn(&T) -> emostream_model::Window,
+    ) -> Vec<(ResultOrder, u32, u64, T)> {
+        let mut results = Vec::new();
+        read_to_end(&*self.log, topic, &mut |record| {
+            let headers = record.headers.read();
+            let number = headers.iter().find(|header| header.name == RESETS_HEADER);
+            let number = number.map_or(0, |header| {
+                let text = std::str::from_utf8(&header.value).unwrap();
+                text.parse().unwrap()
+            });
+            let value: T = serde_json::from_slice(record.value).unwrap();
+            let order = ResultOrder::new(number, window(&value));
+            results.push((order, record.partition, record.offset, value));
+        })
+        .unwrap();
+        results
+    }
+
+    fn all_finals(&self) -> Vec<(ResultOrder, u32, u64, WindowRecord)> {
+        self.results(&self.topics.windows(), |record: &WindowRecord| {
+            record.window
+        })
+    }
+
+    /// The newest totals record of each room.
+    fn newest_totals(&self) -> BTreeMap<String, (ResultOrder, TotalsRecord)> {
+        let mut newest: BTreeMap<String, (ResultOrder, TotalsRecord)> = BTreeMap::new();
+        let topic = self.topics.totals();
+        for (order, _, _, record) in self.results(&topic, |it: &TotalsRecord| it.window) {
+            let room = record.room.to_string();
+            if newest.get(&room).is_none_or(|(known, _)| *known <= order) {
+                newest.insert(room, (order, record));
+            }
+        }
+        newest
+    }
+
+    /// What the progress says of totals, read as a publisher does.
+    fn unwritten(&self) -> Unwritten {
+        let newest = self.values(&self.topics.progress()).pop();
+        newest.map_or_else(Unwritten::default, |value| {
+            serde_json::from_slice(&value).unwrap()
+        })
+    }
+
+    /// Checks each totals record, and that with the finals from the offsets in progress on, which are later, they hold
+    /// all finals.
+    fn check_totals(&self) {
+        let (finals, newest) = (self.all_finals(), self.newest_totals());
+        let unwritten = self.unwritten();
+        let mut restored = Sums::new();
+        for (room, (order, record)) in &newest {
+            let of_room = finals.iter().filter(|it| it.3.room.as_str() == room);
+            let until = sums(of_room.filter(|it| it.0 <= *order).map(|it| &it.3));
+            assert_eq!(totals_sums(record), until, "{room} as of {order:?}");
+            restored.extend(totals_sums(record));
+        }
+        let later = finals.iter().filter(|(order, partition, offset, record)| {
+            let is_later = newest
+                .get(record.room.as_str())
+                .is_none_or(|(known, _)| order > known);
+            let first = match (&unwritten.finals, unwritten.since) {
+                (_, None) => return false,
+                (None, Some(_)) => 0,
+                (Some(finals), Some(_)) => finals.offset(*partition),
+            };
+            is_later && *offset >= first
+        });
+        for (key, count) in sums(later.map(|it| &it.3)) {
+            *restored.entry(key).or_default() += count;
+        }
+        assert_eq!(restored, sums(finals.iter().map(|it| &it.3)));
+    }
+}
+
+fn sums<'a>(finals: impl Iterator<Item = &'a WindowRecord>) -> Sums {
+    let mut sums = Sums::new();
+    for record in finals {
+        for tally in &record.counts {
+            let key = (record.room.to_string(), tally.emoji.to_string());
+            *sums.entry(key).or_default() += tally.count;
+        }
+    }
+    sums
+}
+
+fn totals_sums(record: &TotalsRecord) -> Sums {
+    let key = |emoji: &str| (record.room.to_string(), emoji.to_owned());
+    let counts = record.counts.entries();
+    counts.map(|(emoji, count)| (key(emoji), count)).collect()
+}
+
+/// By then, all that was counted by [`all_final_ms`] was due, and written.
+fn all_written_ms(span_ms: u64) -> u64 {
+    T0 + span_ms + PERIOD_MS + 2000
+}
+
+fn pace(rng: &mut impl Rng) -> TotalsPace {
+    let close_bytes = if rng.random_bool(0.5) { 0 } else { usize::MAX };
+    TotalsPace {
+        close_bytes,
+        ..PACE
+    }
+}
+
+#[test]
+fn totals_of_large_rooms_are_complete_wherever_a_run_begins() {
+    for seed in seeds() {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(3000 + seed);
+        let stage = Stage::new(rng.random_range(1..5));
+        let span_ms = 40_000;
+        let (mut rest, oracle) = events(&stage, &mut rng, span_ms);
+        let mut are_behind = 0;
+        for _ in 0..rng.random_range(2..7) {
+            stage.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
+            let commits = stage.commits() + rng.random_range(1..10);
+            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let config = stage.config_of(rng.random_range(1..5), pace(&mut rng));
+            stage.run_until(config, || {
+                stage.commits() > commits || Instant::now() > patience
+            });
+            stage.check_totals();
+            are_behind += u64::from(stage.unwritten().since.is_some());
+        }
+        stage.append(rest);
+        // What is due at once follows one by one.
+        stage.append(closing(&stage, span_ms + 8000));
+        let until_ms = all_written_ms(span_ms) + 4000;
+        stage.run_until(stage.config_of(2, pace(&mut rng)), || {
+            stage.final_until_ms() >= until_ms
+        });
+        stage.check_totals();
+        // Every room was written behind its last final.
+        check(&stage, &oracle);
+        println!("{are_behind} run(s) ended while totals were not written");
+    }
+}
+
+#[test]
+fn which_totals_are_written_does_not_depend_on_the_workers() {
+    let written = |workers| {
+        let stage = Stage::new(3);
+        let (records, _) = events(&stage, &mut rng(7), 30_000);
+        stage.append(records);
+        stage.append(closing(&stage, 30_000));
+        stage.run_until(stage.config_of(workers, PACE), || {
+            stage.final_until_ms() >= all_final_ms(30_000)
+        });
+        stage.check_totals();
+        let mut totals = stage.values(&stage.topics.totals());
+        totals.sort();
+        totals
+    };
+    let one = written(1);
+    assert!(!one.is_empty());
+    assert_eq!(one, written(2));
+    assert_eq!(one, written(5));
+}
+
+#[test]
+fn a_run_goes_on_from_progress_of_the_version_before() {
+    let mut rng = rng(4000);
+    let stage = Stage::new(2);
+    let (records, oracle) = events(&stage, &mut rng, 40_000);
+    // Half of each partition, or no window would close.
+    let of_partition = records.chunk_by(|a, b| a.partition == b.partition);
+    let halves = of_partition.map(|all| all.split_at(all.len() / 2));
+    let (before, after): (Vec<_>, Vec<_>) = halves.unzip();
+    stage.append(before.concat());
+    // It wrote the totals of each change.
+    let written_always = TotalsPace {
+        small_emojis: usize::MAX,
+        ..PACE
+    };
+    stage.run_until(stage.config_of(2, written_always), || {
+        !stage.finals().is_empty()
+    });
+    let newest = stage.values(&stage.topics.progress()).pop().unwrap();
+    let mut progress: serde_json::Value = serde_json::from_slice(&newest).unwrap();
+    assert_eq!(progress["format"], 1);
+    progress.as_object_mut().unwrap().remove("finals");
+    stage.store(&progress);
+    stage.append(after.concat());
+    stage.append(closing(&stage, 48_000));
+    let finals = stage.finals().len();
+    stage.run_until(stage.config_of(1, PACE), || stage.finals().len() > finals);
+    stage.check_totals();
+    stage.run_until(stage.config_of(3, PACE), || {
+        stage.final_until_ms() >= all_written_ms(40_000)
+    });
+    stage.check_totals();
+    check(&stage, &oracle);
+}
+
+#[test]
+fn after_backward_resets_totals_hold_the_finals_of_all_times_once() {
+    for seed in seeds() {
+        println!("seed {seed}: replay with SEED={seed}");
+        let mut rng = rng(5000 + seed);
+        let stage = Stage::new(rng.random_range(1..4));
+        let span_ms = 40_000;
+        let (mut rest, _) = events(&stage, &mut rng, span_ms);
+        for _ in 0..rng.random_range(1..5) {
+            stage.append(rest.drain(..rng.random_range(0..=rest.len() / 2)).collect());
+            let commits = stage.commits() + rng.random_range(1..8);
+            let patience = Instant::now() + Duration::from_millis(rng.random_range(1..60));
+            let config = stage.config_of(rng.random_range(1..4), pace(&mut rng));
+            stage.run_until(config, || {
+                stage.commits() >= commits || Instant::now() > patience
+            });
+            stage.check_totals();
+            let until_ms = stage.final_until_ms();
+            if until_ms > 0 && rng.random_bool(0.8) {
+                let back_ms = until_ms - rng.random_range(1..20_000);
+                stage.reset_to(ResetFrom::Kept, Some(back_ms)).unwrap();
+                stage.check_totals();
+            }
+        }
+        stage.append(rest);
+        stage.append(closing(&stage, span_ms + 8000));
+        let until_ms = all_written_ms(span_ms) + 4000;
+        stage.run_until(stage.config_of(2, PACE), || {
+            stage.final_until_ms() >= until_ms
+        });
+        stage.check_totals();
+        let mut newest = Sums::new();
+        for (_, record) in stage.newest_totals().values() {
+            newest.extend(totals_sums(record));
+        }
+        let finals = stage.all_finals();
+        assert_eq!(newest, sums(finals.iter().map(|it| &it.3)));
+    }
+}
+
+/// A stage whose large room has finals that its totals do not hold.
+fn behind() -> Stage {
+    let stage = Stage::new(1);
+    let batch = |at_ms: u64| {
+        let emojis = ["🔥", "👏"].map(|it| emostream_model::Emoji::from_text(it).unwrap());
+        let reactions = emojis.map(|emoji| emostream_model::Reaction {
+            emoji,
+            ..reaction(at_ms)
+        });
+        stage.reaction_record(0, at_ms, Batch::encode(at_ms, &reactions))
+    };
+    stage.append([0, 2000, 4000].map(|at_ms| batch(T0 + at_ms)).into());
+    let beat_ms = T0 + 4750;
+    stage.append(vec![stage.reaction_record(
+        0,
+        beat_ms,
+        Batch::heartbeat(beat_ms),
+    )]);
+    stage.run_until(stage.config_of(1, SLOW), || stage.finals().len() == 2);
+    assert!(stage.unwritten().since.is_some());
+    assert!(stage.newest_totals().is_empty());
+    stage.check_totals();
+    stage
+}
+
+/// A dataflow of another build counted them, and its record of the room was not due yet.
+#[test]
+fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_finals() {
+    let stage = Stage::new(1);
+    let result = |topic: String, room: &str, start_ms: u64, counts: &str| NewRecord {
+        topic,
+        partition: None,
+        key: Some(room.to_owned().into()),
+        ..stage.reaction_record(
+            0,
+            start_ms,
+            format!(
+                r#"{{"room":"{room}","start":{start_ms},"end":{},"total":7,"counts":[{counts}]}}"#,
+                start_ms + 2000
+            )
+            .into(),
+        )
+    };
+    let fire_and_unknown = r#"{"emoji":"新","count":5},{"emoji":"🔥","count":2}"#;
+    let totals = result(
+        stage.topics.totals(),
+        "default",
+        T0 - 2000,
+        fire_and_unknown,
+    );
+    let batch = stage.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)]));
+    stage.append(vec![totals, batch]);
+    stage.append(closing(&stage, 2000));
+    stage.run_until(stage.config_of(2, SLOW), || {
+        stage.final_until_ms() >= T0 + 2000
+    });
+    assert_eq!(stage.values(&stage.topics.totals()).len(), 1);
+    assert!(stage.unwritten().since.is_some());
+    let tally = r#"{"emoji":"新","count":7,"swarms":0,"loose":7}"#;
+    stage.append(vec![result(stage.topics.windows(), "other", T0, tally)]);
+    stage.append(closing(&stage, 20_000));
+    stage.run_until(stage.config_of(2, PACE), || {
+        stage.final_until_ms() >= all_written_ms(12_000)
+    });
+    let newest = stage.newest_totals();
+    let newest = newest.values().map(|(_, record)| totals_sums(record));
+    let counts: Vec<u64> = newest.flat_map(Sums::into_values).collect();
+    // Of the one room those of both emojis, of the other one that of the unknown emoji.
+    assert_eq!(counts, [5, 3, 7]);
+}
+
+#[test]
+fn finals_that_totals_need_and_the_log_does_not_hold_are_refused_until_a_reset() {
+    let stage = behind();
+    let newest = stage.values(&stage.topics.progress()).pop().unwrap();
+    let mut progress: serde_json::Value = serde_json::from_slice(&newest).unwrap();
+    assert_eq!(progress["format"], 2);
+    progress["finals"]["offsets"] = serde_json::json!([[0, 1000], [1, 0]]);
+    stage.store(&progress);
+    let error = stage.refusal();
+    assert_eq!(error.exit_code(), 78);
+    assert!(error.to_string().contains("emostream.windows/0"), "{error}");
+    stage.reset_to(ResetFrom::Kept, None).unwrap();
+    stage.append(closing(&stage, 4000));
+    stage.run_until(stage.config(1), || {
+        stage.final_until_ms() >= all_final_ms(4000)
+    });
+    stage.check_totals();
+}
+
+#[test]
+fn after_progress_was_lost_totals_are_completed_from_all_finals() {
+    let stage = behind();
+    stage.forget();
+    stage.reset_to(ResetFrom::Kept, Some(T0 + 4000)).unwrap();
+    stage.check_totals();
+    stage.append(closing(&stage, 4000));
+    stage.run_until(stage.config_of(1, PACE), || {
+        stage.final_until_ms() >= all_written_ms(4000)
+    });
+    stage.check_totals();
+    let (_, newest) = stage.newest_totals().pop_first().unwrap();
+    let all: u64 = sums(stage.finals().iter()).values().sum();
+    assert_eq!(newest.1.total, all);
+}
+
+#[test]
+fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
+    let log = EmbeddedLog::in_memory().unwrap();
+    let kept = |seconds| Duration::from_secs(seconds);
+    let stage = Stage::keeping(Arc::new(log), 1, kept(1 << 40), kept(300));
+    let error = stage.refusal();
+    assert_eq!(error.exit_code(), 64);
+    let sentence = error.to_string();
+    assert!(
+        sentence.contains("emostream.windows keeps finals for 300s")
+            && sentence.contains("retention.ms"),
+        "{sentence}"
+    );
+}
+
+/// The time that this process has computed, all threads together, to a hundredth of a second.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, behind_name) = stat.rsplit_once(')').unwrap();
+    let ticks = behind_name.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+/// What a window costs of one reaction in each of so many rooms, which have seen every emoji. It prints, and is run by
+/// hand: `cargo test --release --test exactly_once -- --ignored --nocapture large_rooms`.
+#[test]
+#[ignore = "it measures"]
+fn a_window_of_large_rooms_costs_what_it_changes() {
+    const ROOMS: usize = 4000;
+    const EMOJIS: usize = 1591;
+    let room = |number: usize| emostream_model::Room::new(&format!("room-{number}")).unwrap();
+    let emojis: Vec<emostream_model::Emoji> = emostream_model::Emoji::all().take(EMOJIS).collect();
+    let always = TotalsPace {
+        small_emojis: usize::MAX,
+        ..TotalsPace::default()
+    };
+    for (name, pace) in [
+        ("each change", always),
+        ("by default", TotalsPace::default()),
+    ] {
+        let stage = Stage::new(4);
+        let mut transactor = stage.log.transactor("t", Duration::from_secs(60)).unwrap();
+        for rooms in (0..ROOMS).collect::<Vec<_>>().chunks(100) {
+            let record = |number: &usize| {
+                let counts = emojis.iter().map(|emoji| emostream_model::Count {
+                    emoji: *emoji,
+                    count: 1,
+                });
+                let record = TotalsRecord {
+                    room: room(*number),
+                    window: WindowSize::from_ms(2000).unwrap().window_of(T0 - 2000),
+                    total: EMOJIS as u64,
+                    counts: TotalCounts {
+                        named: counts.collect(),
+                        ..TotalCounts::default()
+                    },
+                };
+                NewRecord {
+                    topic: stage.topics.totals(),
+                    partition: None,
+                    time_ms: None,
+                    key: Some(room(*number).as_str().to_owned().into()),
+                    value: record.to_json().into(),
+                    headers: Vec::new(),
+                }
+            };
+            transactor
+                .commit(rooms.iter().map(record).collect())
+                .unwrap();
+        }
+        let config = Config {
+            trending_span: Duration::from_secs(60),
+            ..stage.config_of(1, pace)
+        };
+        let begun = (Instant::now(), cpu());
+        let (stop, running) = stage.start(config);
+        let (mut used, mut ends) = (begun.1, Vec::new());
+        for nth in 0..4_u64 {
+            let at_ms = T0 + nth * 2000;
+            let rooms = if nth == 0 { 1 } else { ROOMS };
+            let reactions: Vec<_> = (0..rooms)
+                .map(|number| emostream_model::Reaction {
+                    room: room(number),
+                    ..reaction(at_ms)
+                })
+                .collect();
+            let mut records: Vec<_> = (0..4_u32)
+                .zip(reactions.chunks(reactions.len().div_ceil(4)))
+                .map(|(partition, some)| {
+                    stage.reaction_record(partition, at_ms, Batch::encode(at_ms, some))
+                })
+                .collect();
+            let beat_ms = at_ms + 2750;
+            records.extend(
+                (0..4).map(|p| stage.reaction_record(p, beat_ms, Batch::heartbeat(beat_ms))),
+            );
+            stage.append(records);
+            while stage.final_until_ms() < at_ms + 2000 {
+                assert!(!running.is_finished());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            let (now, mut bytes) = (cpu(), [0; 3]);
+            let topics = [
+                stage.topics.windows(),
+                stage.topics.totals(),
+                stage.topics.trending(),
+            ];
+            for (topic, bytes) in topics.iter().zip(&mut bytes) {
+                let kept = stage.log.offsets(topic).unwrap();
+                for (partition, end) in (0..).zip(kept.into_iter().map(|kept| kept.end)) {
+                    let known = ends.iter().rev();
+                    let from = known
+                        .filter(|(of, p, _)| of == topic && *p == partition)
+                        .map(|(_, _, end)| *end)
+                        .next();
+                    let mut add = |record: emostream_log::Record<'_>| *bytes += record.value.len();
+                    if let Some(from) = from.filter(|from| *from < end) {
+                        emostream_log::read_from(
+                            &*stage.log,
+                            topic,
+                            &[(partition, from)],
+                            &mut add,
+                        )
+                        .unwrap();
+                    }
+                    ends.push((topic.clone(), partition, end));
+                }
+            }
+            let megabytes = bytes.map(|bytes| bytes as f64 / 1e6);
+            println!(
+                "{name}, window {nth}: {:.0} ms CPU, MB of windows, totals, trending: {megabytes:.2?}; {:.1?} since the start",
+                (now - used).as_secs_f64() * 1e3,
+                begun.0.elapsed()
+            );
+            // Without what reading costs here.
+            used = cpu();
+        }
+        stop.request();
+        running.join().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,101 @@
+//! Which of two results of a room is the later one, and where the later ones lie.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Window;
+
+/// A result's place among the results of its room. After each reset of the dataflow to an earlier time, windows
+/// begin earlier again: so the number of such resets comes first, and the window second. Offsets tell the order
+/// only within a partition, and a room changes its partition when its topic gets more.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct ResultOrder {
+    /// The number of backward resets before the result.
+    pub resets: u64,
+    /// The start of its window, Unix milliseconds.
+    pub start_ms: u64,
+}
+
+impl ResultOrder {
+    /// The order of a result of `window` that was written after so many backward resets.
+    pub fn new(resets: u64, window: Window) -> ResultOrder {
+        ResultOrder {
+            resets,
+            start_ms: window.start,
+        }
+    }
+}
+
+/// From where the `windows` topic must be read to find all finals of an order or a later one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalsFrom {
+    /// Finals of this order, or of a later one, lie at the offsets or behind them.
+    #[serde(flatten)]
+    pub since: ResultOrder,
+    /// An offset of each partition, by number.
+    pub offsets: Vec<(u32, u64)>,
+}
+
+impl FinalsFrom {
+    /// The offset of `partition`; 0 for one that the topic did not have yet.
+    pub fn offset(&self, partition: u32) -> u64 {
+        let of = self.offsets.iter().find(|(of, _)| *of == partition);
+        of.map_or(0, |(_, offset)| *offset)
+    }
+}
+
+/// What progress says of totals that are not written yet: part of the value of a `progress` record.
+///
+/// It also holds for the totals as of the commit before: a publisher that sees a transaction's progress may not see
+/// its other records yet, since Kafka shows the parts of a transaction one after another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unwritten {
+    /// The oldest final that is not in its room's totals record. `None`: each totals record is complete.
+    #[serde(
+        default,
+        rename = "unwritten_since",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub since: Option<ResultOrder>,
+    /// Where finals lie that complete the totals, and most of what is trending. `None`: anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finals: Option<FinalsFrom>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    #[test]
+    fn a_later_reset_number_comes_after_a_later_window() {
+        let window = |start| Window {
+            start,
+            end: start + 2000,
+        };
+        assert!(ResultOrder::new(1, window(0)) > ResultOrder::new(0, window(8000)));
+        assert!(ResultOrder::new(1, window(2000)) > ResultOrder::new(1, window(0)));
+    }
+
+    #[test]
+    fn what_is_not_in_use_is_not_written() {
+        let complete = Unwritten::default();
+        assert_eq!(serde_json::to_string(&complete).unwrap(), "{}");
+        let since = ResultOrder {
+            resets: 0,
+            start_ms: 4000,
+        };
+        let unwritten = Unwritten {
+            since: Some(since),
+            finals: Some(FinalsFrom {
+                since: ResultOrder { resets: 2, ..since },
+                offsets: vec![(0, 17), (1, 4)],
+            }),
+        };
+        let json = r#"{"unwritten_since":{"resets":0,"start_ms":4000},"finals":{"resets":2,"start_ms":4000,"offsets":[[0,17],[1,4]]}}"#;
+        assert_eq!(serde_json::to_string(&unwritten).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Unwritten>(json).unwrap(), unwritten);
+        assert_eq!(unwritten.finals.unwrap().offset(7), 0);
+    }
+}
