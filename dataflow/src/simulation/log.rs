@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  submit ─▶ under way ─┬─ lands ─▶ in the topics ─▶ acknowledged
-//!                       └─ is aborted; or its owner is fenced or gone, and it lands or does not
+//!      ▲                ├─ fails, and lands or does not: its owner looks later what was committed
+//!      └─────again──────┘
+//!                       └─ its owner is fenced or gone, and it lands or does not
 //! ```
 //!
 //! It keeps what [`emostream_log`] promises and nothing more: polls bring as much as they like,
@@ -11,7 +13,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,6 +50,12 @@ struct State {
     /// The transactor that can commit: the newest.
     epoch: u64,
     under_way: Option<Transaction>,
+    /// What has failed for its owner, who looks later what was committed, and how many commits there were by then.
+    failed: Option<(Transaction, u64)>,
+    /// How many transactions have landed.
+    commits: u64,
+    /// Until when none lands: brokers are slow.
+    slow_until_ms: u64,
     /// What landed since it was last taken.
     landed: Vec<Vec<NewRecord>>,
     /// Requests for end offsets of the delayed topic that are not answered.
@@ -102,6 +113,8 @@ struct Transaction {
 /// Where a transaction's outcome is told.
 #[derive(Clone)]
 struct Ack {
+    /// Its owner's transactor.
+    epoch: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<bool>>,
     ends: Arc<Mutex<VecDeque<WindowEnds>>>,
     wake: Arc<Mutex<Wakeup>>,
@@ -109,6 +122,15 @@ struct Ack {
 }
 
 impl Ack {
+    fn is_newest(&self, epoch: u64) -> bool {
+        self.epoch.load(Ordering::Relaxed) == epoch
+    }
+
+    /// Whether its owner has not been killed.
+    fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.acknowledged) > 1
+    }
+
     fn acknowledge(&self) {
         *self.acknowledged.lock().unwrap() = true;
         (self.wake.lock().unwrap())();
@@ -135,6 +157,9 @@ impl SimLog {
             wakes: Vec::new(),
             epoch: 0,
             under_way: None,
+            failed: None,
+            commits: 0,
+            slow_until_ms: 0,
             landed: Vec::new(),
             requests: Vec::new(),
         })))
@@ -245,15 +270,14 @@ impl SimLog {
     /// What commits for the newest transactor.
     pub fn committer(&self, wake: Wakeup, recording: Recording, stop: Stop) -> Box<dyn Commit> {
         let ack = Ack {
+            epoch: Arc::new(AtomicU64::new(self.state().epoch)),
             acknowledged: Arc::default(),
             ends: Arc::default(),
             wake: Arc::new(Mutex::new(wake)),
             stop,
         };
-        let (log, epoch) = (self.clone(), self.state().epoch);
         Box::new(SimCommitter {
-            log,
-            epoch,
+            log: self.clone(),
             recording,
             written: Vec::new(),
             ack,
@@ -310,6 +334,41 @@ impl SimLog {
         }
     }
 
+    /// What is under way fails for its owner, who does not know whether it landed, and will [`SimLog::repeat`] it.
+    pub fn fail_for_now(&self, lands: bool) {
+        let mut state = self.state();
+        if lands {
+            state.land();
+        }
+        if let Some(failed) = state.under_way.take() {
+            state.failed = Some((failed, state.commits));
+        }
+    }
+
+    /// The owner of what has failed opens another transactor, as `commit.rs` does: it is done if it landed, and written
+    /// again otherwise. Whoever has fenced it meanwhile is fenced by that, unless he has committed.
+    pub fn repeat(&self) {
+        let mut state = self.state();
+        let failed = state.failed.take();
+        let Some((failed, commits)) = failed.filter(|(failed, _)| failed.ack.is_awaited()) else {
+            return;
+        };
+        // Somebody may commit between its look and its fence, and it looks again.
+        if state.commits == commits {
+            state.fence();
+        }
+        if state.commits != commits {
+            return failed.ack.fail(fenced());
+        }
+        failed.ack.epoch.store(state.epoch, Ordering::Relaxed);
+        state.under_way = Some(failed);
+    }
+
+    /// Brokers are slow until then.
+    pub fn be_slow(&self, until_ms: u64) {
+        self.state().slow_until_ms = until_ms;
+    }
+
     /// The records that are under way and not acknowledged.
     pub fn unacknowledged(&self) -> Vec<NewRecord> {
         let state = self.state();
@@ -326,6 +385,17 @@ impl SimLog {
 impl State {
     fn partition(&mut self, topic: &str, partition: u32) -> &mut Partition {
         &mut self.topics.get_mut(topic).unwrap()[partition as usize]
+    }
+
+    /// Opens a transactor. What is under way may land just before.
+    fn fence(&mut self) {
+        if self.dice.random_bool(0.5) {
+            self.land();
+        }
+        self.epoch += 1;
+        if let Some(older) = self.under_way.take() {
+            older.ack.fail(fenced());
+        }
     }
 
     fn window_ends(&self) -> Vec<(u32, u64)> {
@@ -351,6 +421,9 @@ impl State {
     }
 
     fn land(&mut self) {
+        if self.clock.unix_ms() < self.slow_until_ms {
+            return;
+        }
         let Some(transaction) = self.under_way.as_mut().filter(|it| !it.landed) else {
             return;
         };
@@ -370,6 +443,7 @@ impl State {
                 partition.shown = partition.slots.len();
             }
         }
+        self.commits += 1;
         self.landed.push(records);
     }
 }
@@ -470,11 +544,7 @@ impl Log for SimLog {
     }
 
     fn transactor(&self, _id: &str, _timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
-        let mut state = self.called(0.5);
-        state.epoch += 1;
-        if let Some(older) = state.under_way.take() {
-            older.ack.fail(fenced());
-        }
+        self.state().fence();
         Ok(Box::new(SimTransactor))
     }
 }
@@ -498,7 +568,6 @@ impl Transactor for SimTransactor {
 
 struct SimCommitter {
     log: SimLog,
-    epoch: u64,
     recording: Recording,
     /// Of the transaction that is not ended yet: gone with its owner.
     written: Vec<NewRecord>,
@@ -527,7 +596,7 @@ impl Commit for SimCommitter {
         let mut records = std::mem::take(&mut self.written);
         records.extend(rest);
         let mut state = self.log.state();
-        if self.epoch != state.epoch {
+        if !self.ack.is_newest(state.epoch) {
             return self.ack.fail(fenced());
         }
         assert!(state.under_way.is_none(), "one transaction at a time");

@@ -135,20 +135,23 @@ impl World {
     pub fn live(&mut self, events: u32) {
         for _ in 0..events {
             match self.dice.random_range(0..1000) {
-                0..540 => self.step_any(),
-                540..560 => self.look_any(),
-                560..740 => {
+                0..522 => self.step_any(),
+                522..542 => self.look_any(),
+                542..722 => {
                     let ms = self.dice.random_range(1..400);
                     self.pass(ms);
                 }
-                740..860 => self.show_some(),
-                860..900 => {
+                722..842 => self.show_some(),
+                842..882 => {
                     self.log.land();
                     self.take_landed();
                 }
-                900..940 => self.acknowledge(),
-                940..972 => drop(self.log.answer_any()),
-                972..976 => self.fail_transaction(),
+                882..922 => self.acknowledge(),
+                922..954 => drop(self.log.answer_any()),
+                954..958 => self.fail_transaction(),
+                958..964 => self.fail_for_now(),
+                964..974 => self.log.repeat(),
+                974..976 => self.be_slow(),
                 976..986 => drop(self.runs.pop()),
                 986..988 => self.silence(),
                 988..990 => self.begin(),
@@ -172,6 +175,7 @@ impl World {
 
     /// Heals everything, waits until all is written, and checks it. Returns all that landed.
     pub fn end(mut self) -> Vec<Vec<NewRecord>> {
+        self.log.be_slow(0);
         self.stalled_until_ms.fill(0);
         self.silent_until_ms.fill(0);
         self.end_stalls();
@@ -368,6 +372,19 @@ impl World {
         let lands = self.dice.random_bool(0.5);
         self.log.fail_transaction(lands);
         self.take_landed();
+    }
+
+    /// The run stays, and its transaction is written again later.
+    fn fail_for_now(&mut self) {
+        let lands = self.dice.random_bool(0.5);
+        self.log.fail_for_now(lands);
+        self.take_landed();
+    }
+
+    /// Commits take long for a while: some longer than a transaction may.
+    fn be_slow(&mut self) {
+        let ms = self.dice.random_range(0..2 * COMMIT_TIMEOUT_MS);
+        self.log.be_slow(self.clock.unix_ms() + ms);
     }
 
     /// Lets time pass, in which reactions are written.
