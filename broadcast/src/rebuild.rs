@@ -236,7 +236,7 @@ impl Kept {
             return Ok(());
         }
         let from: Vec<(u32, u64)> = older.iter().map(|(p, range)| (*p, range.start)).collect();
-        let mut reader = log.reader(topic, &from, bell.wake())?;
+        let mut reader = log.scanner(topic, &from, bell.wake())?;
         let mut stall = StallTimer::start();
         for (partition, range) in older {
             let mut is_over = false;

@@ -251,7 +251,7 @@ fn others(
     let mut unknown: BTreeMap<u32, LastRecord> = seen.into_iter().collect();
     let from: Vec<(u32, u64)> = unknown.iter().map(|(p, seen)| (*p, seen.offset)).collect();
     let bell = Doorbell::default();
-    let mut reader = log.reader(topic, &from, bell.wake())?;
+    let mut reader = log.scanner(topic, &from, bell.wake())?;
     let mut others = Vec::new();
     let mut stall = StallTimer::start();
     while !unknown.is_empty() {

@@ -136,6 +136,17 @@ pub trait Log: Send + Sync {
         wake: Wake,
     ) -> Result<Box<dyn Reader>, LogError>;
 
+    /// As [`Log::reader`], for what the topic holds now: it finds out at once where a partition ends, and costs more
+    /// requests after that.
+    fn scanner(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        self.reader(topic, from, wake)
+    }
+
     /// An appender whose records are acknowledged, or refused for good, within `timeout`.
     ///
     /// When a record runs out of time, librdkafka begins to count anew, and those that were sent with it

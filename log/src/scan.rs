@@ -118,7 +118,7 @@ pub fn read_from(
     each: &mut dyn FnMut(Record<'_>),
 ) -> Result<(), LogError> {
     let bell = Doorbell::default();
-    let mut reader = log.reader(topic, from, bell.wake())?;
+    let mut reader = log.scanner(topic, from, bell.wake())?;
     let mut unread: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
     let mut stall = StallTimer::start();
     while !unread.is_empty() {

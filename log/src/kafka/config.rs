@@ -83,6 +83,15 @@ impl Config {
         }
     }
 
+    /// For readers that end where the topic ends now. The end of a partition shows when a fetch has brought nothing, and
+    /// one that waits for a single byte waits half a second for that.
+    pub(super) fn for_scans(&self) -> Config {
+        Config {
+            fetching: Fetching::InBulk,
+            ..self.clone()
+        }
+    }
+
     /// What the brokers deny to this log's clients.
     pub(super) fn denials(&self) -> &Denials {
         &self.denials

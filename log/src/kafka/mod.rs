@@ -232,6 +232,23 @@ impl KafkaLog {
         }
     }
 
+    fn open_reader(
+        &self,
+        config: &Config,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let partitions = self.partitions(topic)?;
+        if let Some((partition, _)) = from.iter().find(|(partition, _)| *partition >= partitions) {
+            return Err(LogError::UnknownPartition {
+                topic: topic.to_owned(),
+                partition: *partition,
+            });
+        }
+        Ok(Box::new(KafkaReader::open(config, topic, from, wake)?))
+    }
+
     /// An error of a request to leaders of partitions that exist.
     fn no_offsets(&self, error: &KafkaError, topic: &str) -> LogError {
         match is_passing(error) {
@@ -415,19 +432,16 @@ impl Log for KafkaLog {
         from: &[(u32, u64)],
         wake: Wake,
     ) -> Result<Box<dyn Reader>, LogError> {
-        let partitions = self.partitions(topic)?;
-        if let Some((partition, _)) = from.iter().find(|(partition, _)| *partition >= partitions) {
-            return Err(LogError::UnknownPartition {
-                topic: topic.to_owned(),
-                partition: *partition,
-            });
-        }
-        Ok(Box::new(KafkaReader::open(
-            &self.config,
-            topic,
-            from,
-            wake,
-        )?))
+        self.open_reader(&self.config, topic, from, wake)
+    }
+
+    fn scanner(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        self.open_reader(&self.config.for_scans(), topic, from, wake)
     }
 
     fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {

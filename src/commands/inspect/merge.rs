@@ -62,7 +62,7 @@ impl Merge {
             end: Some(end),
         };
         Ok(Self {
-            reader: log.reader(topic, &from, wake)?,
+            reader: log.scanner(topic, &from, wake)?,
             lanes: ranges.iter().map(lane).collect(),
         })
     }
