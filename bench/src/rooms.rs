@@ -31,6 +31,9 @@ const PREFIX: &str = "rooms";
 /// As an ingest does by default.
 const FLUSH_MS: u64 = 500;
 
+/// So many fit into a record of 1 MB, the most that a topic accepts by default.
+const MOST_IN_A_RECORD: usize = 20_000;
+
 /// The dataflow's default.
 const LATENESS_MS: u64 = 750;
 
@@ -100,17 +103,17 @@ impl Everybody {
         let mut shares = self.order.chunks(share).skip(which * PARTITIONS as usize);
         for partition in 0..PARTITIONS {
             let keys = shares.next().unwrap_or_default();
-            let reactions: Outcome<Vec<Reaction>> = (0..)
-                .zip(keys)
-                .map(|(index, key)| self.reaction(*key, base_ms + index % FLUSH_MS))
-                .collect();
-            let reactions = reactions?;
-            let value = if reactions.is_empty() {
-                Batch::heartbeat(end_ms - 1)
-            } else {
-                Batch::encode(base_ms, &reactions)
-            };
-            filler.write(topic, partition, end_ms, &value)?;
+            if keys.is_empty() {
+                filler.write(topic, partition, end_ms, &Batch::heartbeat(end_ms - 1))?;
+            }
+            for keys in keys.chunks(MOST_IN_A_RECORD) {
+                let reactions: Outcome<Vec<Reaction>> = (0..)
+                    .zip(keys)
+                    .map(|(index, key)| self.reaction(*key, base_ms + index % FLUSH_MS))
+                    .collect();
+                let value = Batch::encode(base_ms, &reactions?);
+                filler.write(topic, partition, end_ms, &value)?;
+            }
         }
         Ok(())
     }

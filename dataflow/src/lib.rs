@@ -122,6 +122,8 @@ pub struct Config {
     pub commit_timeout: Duration,
     /// Whether it starts as a standby, which waits until no other run commits.
     pub standby: bool,
+    /// How often progress is committed when there is nothing else to write: [`HEARTBEAT`] where there may be a standby.
+    pub heartbeat: Duration,
     /// How long a standby sees no commit before it takes over; several times [`HEARTBEAT`].
     pub takeover: Duration,
     /// How often totals records are written.

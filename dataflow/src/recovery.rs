@@ -26,7 +26,6 @@ use crate::{
     fit::{compare, missing_finals},
     holds::moment,
     progress::{COMMIT_HEADER, CommitId, PartitionProgress, Progress},
-    sink::HEARTBEAT,
     stored_progress, topic_settings,
 };
 
@@ -117,7 +116,7 @@ pub fn take_over(
             newest_final_ms: stored.newest_final_ms.max(found.newest_final_ms),
             cluster_id: log.cluster_id(),
             run: Some(config.identity()),
-            heartbeat_ms: Some(HEARTBEAT.as_millis() as u64),
+            heartbeat_ms: Some(config.heartbeat.as_millis() as u64),
             formers: stored.formers,
             resets: stored.resets,
             unwritten: stored.unwritten,

@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     restoring::RecoveredTrending,
     results::WindowResult,
-    sink::{self, HEARTBEAT, Outcome, SinkStart},
+    sink::{self, Outcome, SinkStart},
     source::{News, SourceStart, SourceStreams, source},
     totals::{RestoredTotals, TotalsOutput, TotalsRules, totals},
     trending::trending,
@@ -113,6 +113,7 @@ pub fn describe(config: &Config) -> String {
         swarm_size,
         trending_span,
         trending_top,
+        heartbeat,
         takeover,
         totals_pace:
             TotalsPace {
@@ -141,7 +142,7 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
                  {small_emojis} emojis once in {totals_period:?}
     trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
                  top {trending_top} emojis and rooms of all (key *)
-    commit       on one worker, one transaction a close; progress alone every {HEARTBEAT:?}; a standby takes over
+    commit       on one worker, one transaction a close; progress alone every {heartbeat:?}; a standby takes over
                  after {takeover:?} without a commit
       sink: {windows}
       sink: {totals}

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use emostream_dataflow::{
-    Activity, Cluster, Config, DataflowError, Progress, Ready, Stop, TotalsPace, run,
+    Activity, Cluster, Config, DataflowError, HEARTBEAT, Progress, Ready, Stop, TotalsPace, run,
 };
 use emostream_log::{
     Cleanup, EventClock, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end,
@@ -90,6 +90,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         hold_timeout: Duration::from_secs(60),
         commit_timeout: Duration::from_secs(60),
         standby: false,
+        heartbeat: HEARTBEAT,
         takeover: Duration::from_secs(10),
         totals_pace: TotalsPace::default(),
         unbounded_timestamps: true,

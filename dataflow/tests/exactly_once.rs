@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Activity, Config, DataflowError, Ready, Stop, TotalsPace};
+use emostream_dataflow::{Activity, Config, DataflowError, HEARTBEAT, Ready, Stop, TotalsPace};
 use emostream_log::{EventClock, NewRecord, read_to_end};
 use emostream_model::{
     Batch, Emoji, EmojiNames, Reaction, ReactionRef, Room, TotalsRecord, UserId, WindowRecord,
@@ -63,6 +63,7 @@ impl Stage {
             hold_timeout: Duration::from_secs(60),
             commit_timeout: Duration::from_secs(60),
             standby: false,
+            heartbeat: HEARTBEAT,
             takeover: Duration::from_secs(10),
             totals_pace: TotalsPace::default(),
             unbounded_timestamps: true,

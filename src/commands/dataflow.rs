@@ -206,6 +206,7 @@ impl CountingFlags {
             hold_timeout: self.hold_timeout,
             commit_timeout: self.commit_timeout,
             standby: false,
+            heartbeat: HEARTBEAT,
             takeover: TAKEOVER,
             totals_pace: TotalsPace::default(),
             unbounded_timestamps: self.unbounded_timestamps,

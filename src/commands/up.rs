@@ -6,7 +6,7 @@
 //!           └─ GET / ─▶ page     └─────┘                └─────┘
 //! ```
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
 use emostream_http::{Listener, Nowhere, Shutdown, serve};
@@ -29,6 +29,10 @@ use crate::{
     signal::Signals,
     topics::{self, EMBEDDED_PARTITIONS, Home},
 };
+
+/// How often progress is committed on the embedded log when there is nothing else to write: no standby reads it there,
+/// and each commit wakes the disk.
+const EMBEDDED_HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// On Kafka `up` makes what is missing for one machine; a team makes its own beforehand.
 const REPLICATION: u32 = 1;
@@ -69,9 +73,12 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         true => EventClock::host(),
         false => EventClock::monotonic(),
     };
-    let counting = flags
+    let mut counting = flags
         .counting
         .config(names.clone(), emojis.clone(), clock.clone())?;
+    if !flags.store.is_kafka() {
+        counting.heartbeat = EMBEDDED_HEARTBEAT;
+    }
     let (lateness, flush) = (flags.counting.lateness(), flags.intake.flush());
     if lateness <= flush {
         let why =

@@ -13,7 +13,7 @@ use super::{
     run::{SimClock, SimRun},
     truth::{Truth, Written},
 };
-use crate::{Config, DataflowError, TotalsPace, standby::Standby, timers::Clock};
+use crate::{Config, DataflowError, HEARTBEAT, TotalsPace, standby::Standby, timers::Clock};
 
 /// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
@@ -273,6 +273,7 @@ impl World {
             hold_timeout: Duration::from_millis(HOLD_TIMEOUT_MS),
             commit_timeout: Duration::from_millis(COMMIT_TIMEOUT_MS),
             standby: false,
+            heartbeat: HEARTBEAT,
             takeover: Duration::from_millis(TAKEOVER_MS),
             totals_pace: self.pace,
             unbounded_timestamps: true,

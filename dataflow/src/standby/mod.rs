@@ -7,7 +7,7 @@
 //!     └───────────── check, fence ─────────────┘ (an open transaction: none for --commit-timeout)
 //! ```
 //!
-//! The active run commits its progress at least every [`crate::sink::HEARTBEAT`], out of the loop of its first worker,
+//! The active run commits its progress at least every [`crate::HEARTBEAT`], out of the loop of its first worker,
 //! so the end of the progress topic moves as long as it does its work. What is read of the topic besides says who
 //! commits, and whether by a version that has heartbeats.
 //!

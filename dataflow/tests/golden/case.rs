@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_dataflow::{Config, TotalsPace};
+use emostream_dataflow::{Config, HEARTBEAT, TotalsPace};
 use emostream_log::EventClock;
 use emostream_model::{Batch, Emoji, EmojiNames, ReactionRef, Room, Topics, WindowSize};
 
@@ -223,6 +223,7 @@ impl Case {
             hold_timeout: Duration::from_secs(60),
             commit_timeout: Duration::from_secs(60),
             standby: false,
+            heartbeat: HEARTBEAT,
             takeover: Duration::from_secs(10),
             totals_pace: TotalsPace::default(),
             unbounded_timestamps: true,
