@@ -39,7 +39,7 @@ use crate::{
     standby::{Standby, Waited},
     timers::MachineClock,
     topic_settings,
-    watchdog::{WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
+    watchdog::{self, WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
     worker::{Counting, First, Shared},
 };
 
@@ -208,7 +208,7 @@ impl Dataflow {
                 timeout: config.commit_timeout,
                 newest: taken.newest,
                 progress: progress_record(&config.topics, &unchanged),
-                heartbeat: HEARTBEAT,
+                heartbeat: config.heartbeat,
                 progress: unchanged,
                 heartbeat: config.heartbeat,
                 holds: holds.clone(),
@@ -493,7 +493,7 @@ impl Run {
             if let Some(worker) = watchdog.stalled_worker(Instant::now()) {
                 self.shared.stop.fail(DataflowError::Stuck { worker });
             }
-            thread::sleep(PARK);
+            thread::sleep(watchdog::LOOK_EVERY);
         }
     }
 

@@ -12,9 +12,12 @@ use std::{
 /// giant window a second or two.
 pub const WORKER_PATIENCE: Duration = Duration::from_secs(8);
 
+/// How often to look: small beside the patience, and no more wakeups than that needs.
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// How much of the time since the last look counts at most: while the process is frozen, or the machine asleep, no
 /// worker can take a step.
-const MOST_A_LOOK: Duration = Duration::from_millis(500);
+const MOST_A_LOOK: Duration = Duration::from_secs(1);
 
 /// How many steps each worker of this process has taken.
 #[derive(Debug, Clone)]
@@ -107,7 +110,7 @@ mod tests {
         let mut watchdog = Watchdog::new(steps.clone(), now);
         assert_eq!(look(&mut watchdog, &mut now, 200), None);
         steps.record_step(0);
-        for _ in 0..10 {
+        for _ in 0..7 {
             now += Duration::from_secs(3600);
             assert_eq!(watchdog.stalled_worker(now), None);
         }
