@@ -132,16 +132,16 @@ pub struct CommitThread {
     /// How many of the transaction that is not ended yet were handed over.
     pieces: usize,
     acks: Receiver<()>,
+    /// What wakes the sink, until the thread has it.
+    wake: Option<Wakeup>,
     ends: Receiver<WindowEnds>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What the thread is handed.
 enum Work {
-    /// Wakes the sink.
-    Wake(Wakeup),
-    /// The worker loop runs.
-    Begin,
+    /// The worker loop runs, and the sink is to be woken by this.
+    Begin(Wakeup),
     /// A part of a transaction.
     Piece(Piece),
 }
@@ -161,14 +161,15 @@ struct End {
 }
 
 impl CommitThread {
-    /// Starts the thread, which commits the progress at once: so a run that was fenced finds out by whom.
-    pub fn start(committing: Committing) -> std::io::Result<CommitThread> {
-        // The bell and the beginning, the pieces and the end of a transaction, and the pieces of the one behind it.
-        let (queue, work) = sync_channel::<Work>(2 + 2 * MOST_PIECES + 1);
+    /// Starts the thread, and waits until it has committed the progress: so a run that was fenced finds out by whom,
+    /// and one that is fenced meanwhile does not begin. `None` if the dataflow comes to its stop before.
+    pub fn start(committing: Committing) -> std::io::Result<Option<CommitThread>> {
+        // The beginning, the pieces and the end of a transaction, and the pieces of the one behind it.
+        let (queue, work) = sync_channel::<Work>(1 + 2 * MOST_PIECES + 1);
         let (ack, acks) = sync_channel(1);
         let (found, ends) = channel();
         let closing = Arc::new(AtomicBool::new(false));
-        let stop = committing.stop.clone();
+        let (stop, stopping) = (committing.stop.clone(), committing.stop.clone());
         let mut writing = Writing {
             id: CommitId::first(),
             newest: committing.newest.clone(),
@@ -187,27 +188,28 @@ impl CommitThread {
         let thread = thread::Builder::new()
             .name("commit".to_owned())
             .spawn(run)?;
-        Ok(CommitThread {
+        let started = CommitThread {
             queue: Some(queue),
             closing,
             pieces: 0,
             acks,
             ends,
+            wake: None,
             thread: Some(thread),
-        })
+        };
+        loop {
+            match started.acks.recv_timeout(STOP_LOOK) {
+                Ok(()) => return Ok(Some(started)),
+                Err(RecvTimeoutError::Timeout) if !stopping.is_requested() => {}
+                Err(_) => return Ok(None),
+            }
+        }
     }
 
     /// The thread with a sink, which `wake` wakes after each acknowledgement.
-    pub fn attached(self, wake: Wakeup) -> CommitThread {
-        self.hand_over(Work::Wake(wake));
+    pub fn attached(mut self, wake: Wakeup) -> CommitThread {
+        self.wake = Some(wake);
         self
-    }
-
-    /// The queue has room for it, or the thread has ended by a failure, which it has reported.
-    fn hand_over(&self, work: Work) {
-        if let Some(queue) = &self.queue {
-            let _ = queue.try_send(work);
-        }
     }
 }
 
@@ -244,16 +246,18 @@ impl Writing {
         found: &Sender<WindowEnds>,
     ) -> Result<(), Ended> {
         self.beat()?;
-        let (mut wake, mut beats) = (None, true);
+        if ack.send(()).is_err() {
+            return Ok(());
+        }
+        let mut wake: Option<Wakeup> = None;
         let mut requested: Option<Instant> = None;
         loop {
-            let next = match beats {
-                true => work.recv_timeout(self.committing.heartbeat),
-                false => work.recv().map_err(RecvTimeoutError::from),
+            let next = match wake {
+                None => work.recv_timeout(self.committing.heartbeat),
+                Some(_) => work.recv().map_err(RecvTimeoutError::from),
             };
             match next {
-                Ok(Work::Wake(bell)) => wake = Some(bell),
-                Ok(Work::Begin) => beats = false,
+                Ok(Work::Begin(wakeup)) => wake = Some(wakeup),
                 Ok(Work::Piece(piece)) => {
                     let final_until_ms = piece.end.as_ref().map(|end| end.final_until_ms);
                     self.take(piece)?;
@@ -263,7 +267,7 @@ impl Writing {
                     if ack.send(()).is_err() {
                         return Ok(());
                     }
-                    wake.iter().for_each(|wake: &Wakeup| wake());
+                    wake.iter().for_each(|wake| wake());
                     if requested.is_none_or(|at| at.elapsed() >= ENDS_EVERY) {
                         requested = Some(Instant::now());
                         // Nothing of the next transaction is written before: this thread writes it.
@@ -309,6 +313,7 @@ impl Writing {
             self.retry(error)?;
         }
         if ends {
+            let heartbeat = self.is_heartbeat();
             let last = self.pieces.pop().and_then(|piece| piece.end?.records.pop());
             self.last = last.or_else(|| self.last.take());
             self.pieces.clear();
@@ -316,21 +321,25 @@ impl Writing {
             let next = self.id.next();
             self.newest = Some(std::mem::replace(&mut self.id, next));
             let metrics = &self.committing.metrics;
-            metrics.commit.observe(begun.elapsed().as_secs_f64());
+            if !heartbeat {
+                metrics.commit.observe(begun.elapsed().as_secs_f64());
+            }
             metrics.transactions.with_label_values(&["committed"]).inc();
         }
         Ok(())
     }
 
-    /// What the transaction begins with: the progress of the commit before. One that is nothing but progress shows by
-    /// itself.
-    fn opening(&self) -> Option<NewRecord> {
-        let shows = |piece: &Piece| {
+    /// Whether the transaction is nothing but progress.
+    fn is_heartbeat(&self) -> bool {
+        self.pieces.first().is_some_and(|piece| {
             let progress_alone = piece.end.as_ref().is_some_and(|end| end.records.len() == 1);
             piece.results.is_empty() && progress_alone
-        };
-        let opens = !self.pieces.first().is_some_and(shows);
-        self.last.clone().filter(|_| opens)
+        })
+    }
+
+    /// What the transaction begins with: the progress of the commit before. A heartbeat shows by itself.
+    fn opening(&self) -> Option<NewRecord> {
+        self.last.clone().filter(|_| !self.is_heartbeat())
     }
 
     /// Writes the pieces from that of number `first` on, and commits if the end is among them.
@@ -472,7 +481,10 @@ impl Writing {
 
 impl Commit for CommitThread {
     fn begin(&mut self) {
-        self.hand_over(Work::Begin);
+        if let (Some(queue), Some(wake)) = (&self.queue, self.wake.take()) {
+            // The queue has room for it, or the thread has ended by a failure, which it has reported.
+            let _ = queue.try_send(Work::Begin(wake));
+        }
     }
 
     fn write(&mut self, results: Vec<WindowResult>) -> Result<(), Vec<WindowResult>> {
@@ -487,7 +499,7 @@ impl Commit for CommitThread {
             // The thread has ended by a failure, which it has reported.
             Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => match work {
                 Work::Piece(piece) => Err(piece.results),
-                Work::Wake(_) | Work::Begin => Ok(()),
+                Work::Begin(_) => Ok(()),
             },
         }
     }
@@ -606,7 +618,7 @@ mod tests {
             metrics,
             stop: Stop::default(),
         };
-        (CommitThread::start(committing).unwrap(), shown)
+        (CommitThread::start(committing).unwrap().unwrap(), shown)
     }
 
     fn until_acknowledged(thread: &mut CommitThread) {

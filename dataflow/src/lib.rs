@@ -64,7 +64,10 @@ mod tumble;
 mod watchdog;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
@@ -88,6 +91,9 @@ pub use run::run;
 pub use sink::HEARTBEAT;
 pub use stop::Stop;
 pub use topology::describe;
+
+/// When the first run of this process began.
+static STARTED_MS: LazyLock<u64> = LazyLock::new(|| EventClock::host().unix_ms());
 
 /// What a dataflow runs with.
 #[derive(Debug, Clone)]
@@ -160,6 +166,7 @@ impl Config {
                 .into_owned(),
             process: self.cluster.as_ref().map_or(0, |cluster| cluster.index),
             pid: std::process::id(),
+            started_ms: *STARTED_MS,
         }
     }
 

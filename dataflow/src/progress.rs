@@ -148,11 +148,16 @@ pub struct RunIdentity {
     pub process: usize,
     /// The id of the operating system's process.
     pub pid: u32,
+    /// When the process started, by its clock: containers may share a host's name, and all call their process 1.
+    #[serde(default)]
+    pub started_ms: u64,
 }
 
 impl fmt::Display for RunIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RunIdentity { host, process, pid } = self;
+        let RunIdentity {
+            host, process, pid, ..
+        } = self;
         write!(f, "host {host}, process {process}, pid {pid}")
     }
 }

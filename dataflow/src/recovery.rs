@@ -44,6 +44,8 @@ const LAST_FINALS: u64 = 1000;
 pub struct TakenOver {
     /// The only transactor that can commit.
     pub transactor: Box<dyn Transactor>,
+    /// The offset of the progress that it goes on from, if there is any.
+    pub offset: Option<u64>,
     /// The newest commit.
     pub newest: Option<CommitId>,
     /// The progress that it goes on from, with its own settings and every partition of the reactions.
@@ -53,10 +55,13 @@ pub struct TakenOver {
     pub stored_until_ms: u64,
 }
 
-/// Checks that a run with this configuration can go on from what the log holds. Fences no run.
-pub fn check(config: &Config, log: &dyn Log) -> Result<Option<Progress>, DataflowError> {
+/// Checks that a run with this configuration can go on from what the log holds: the offset of the newest progress, or
+/// of an older one if another is written meanwhile. Fences no run.
+pub fn check(config: &Config, log: &dyn Log) -> Result<Option<u64>, DataflowError> {
+    let newest = newest_record(&config.topics, log).map_err(DataflowError::Start)?;
     require_topics(config, log)?;
-    Ok(Found::read(config, log)?.stored)
+    Found::read(config, log)?;
+    Ok(newest.map(|newest| newest.offset))
 }
 
 fn require_topics(config: &Config, log: &dyn Log) -> Result<(), DataflowError> {
@@ -86,8 +91,11 @@ pub fn take_over(
         }
     }
     let transactor = fence(topics, log, config.commit_timeout).map_err(DataflowError::Start)?;
+    // Before anything else: with an older commit than the progress that is read later, this run cannot commit.
+    let newest = newest_record(topics, log).map_err(DataflowError::Start)?;
     // Where no run has committed meanwhile, all of it holds still.
-    let found = match stored(topics, log)? == before.stored {
+    let unchanged = newest.as_ref().map(|newest| newest.progress(topics));
+    let found = match unchanged.transpose()?.flatten() == before.stored {
         true => before.clone(),
         false => Found::read(config, log)?,
     };
@@ -107,7 +115,8 @@ pub fn take_over(
     }
     Ok(Some(TakenOver {
         transactor,
-        newest: newest_commit(topics, log).map_err(DataflowError::Start)?,
+        offset: newest.as_ref().map(|newest| newest.offset),
+        newest: newest.and_then(|newest| newest.commit),
         stored_until_ms: stored.final_until_ms,
         progress: Progress {
             settings: Some(config.settings()),
@@ -294,31 +303,48 @@ pub fn fence(
     log.transactor(&transactional_id(topics), timeout)
 }
 
-/// Offset and value of the newest progress record.
-pub fn newest_record(topics: &Topics, log: &dyn Log) -> Result<Option<(u64, Vec<u8>)>, LogError> {
+/// The record of the progress that was committed last.
+pub struct NewestRecord {
+    /// Its offset.
+    pub offset: u64,
+    /// Which commit it is of; `None` if a former version wrote it.
+    pub commit: Option<CommitId>,
+    value: Vec<u8>,
+}
+
+impl NewestRecord {
+    /// The progress in it; `None` if it deletes what was stored.
+    pub fn progress(&self, topics: &Topics) -> Result<Option<Progress>, DataflowError> {
+        decode(topics, &self.value)
+    }
+}
+
+/// The newest record of the progress topic; `None` if there is none.
+pub fn newest_record(topics: &Topics, log: &dyn Log) -> Result<Option<NewestRecord>, LogError> {
     let mut newest = None;
-    let mut keep = |record: Record<'_>| newest = Some((record.offset, record.value.to_vec()));
+    let mut keep = |record: Record<'_>| {
+        let headers = record.headers.read();
+        let commit = headers.iter().find(|header| header.name == COMMIT_HEADER);
+        newest = Some(NewestRecord {
+            offset: record.offset,
+            commit: commit.and_then(|commit| CommitId::parse(&commit.value)),
+            value: record.value.to_vec(),
+        });
+    };
     read_last(log, &topics.progress(), LAST_PROGRESS, &mut keep)?;
     Ok(newest)
 }
 
 /// The newest commit; `None` if there is none, or a former version made it.
 pub fn newest_commit(topics: &Topics, log: &dyn Log) -> Result<Option<CommitId>, LogError> {
-    let mut newest = None;
-    let mut keep = |record: Record<'_>| {
-        let headers = record.headers.read();
-        let commit = headers.iter().find(|header| header.name == COMMIT_HEADER);
-        newest = commit.and_then(|commit| CommitId::parse(&commit.value));
-    };
-    read_last(log, &topics.progress(), LAST_PROGRESS, &mut keep)?;
-    Ok(newest)
+    Ok(newest_record(topics, log)?.and_then(|newest| newest.commit))
 }
 
 /// The progress that was committed last; `None` if there is none. It may be moved until its writer is
 /// fenced.
 pub fn stored(topics: &Topics, log: &dyn Log) -> Result<Option<Progress>, DataflowError> {
     let newest = newest_record(topics, log).map_err(DataflowError::Start)?;
-    newest.map_or(Ok(None), |(_, value)| decode(topics, &value))
+    newest.map_or(Ok(None), |newest| newest.progress(topics))
 }
 
 /// The progress in a record's value; `None` if the record deletes it.

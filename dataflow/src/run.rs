@@ -36,7 +36,7 @@ use crate::{
     recovery,
     restoring::{Restored, deal, restore},
     sink::progress_record,
-    standby::{Standby, Waited},
+    standby::Standby,
     timers::MachineClock,
     topic_settings,
     watchdog::{self, WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
@@ -99,29 +99,38 @@ struct Dataflow {
 /// Why a process stands by.
 #[derive(Debug, Clone)]
 enum Cause {
-    /// It was started so; the progress then.
-    Asked(Option<Progress>),
+    /// It was started so.
+    Asked,
     /// Another run has fenced its own, which ended by this.
     Fenced(DataflowError),
-    /// It was about to take over when somebody committed.
-    Overtaken,
+}
+
+/// What a process takes from one turn into the next.
+#[derive(Debug, Default)]
+struct Situation {
+    /// Why it stands by, if it does.
+    standby: Option<Cause>,
+    /// The offset of the newest progress that it has begun with: a reset behind that one ends it.
+    newest: Option<u64>,
 }
 
 impl Dataflow {
     fn turns(&self, stop: &Stop) -> Result<(), DataflowError> {
         let leads = self.config.cluster.as_ref().is_none_or(|it| it.index == 0);
+        let mut situation = Situation::default();
         // The other processes of a cluster do as process 0 says.
-        let mut standby = match self.config.standby && leads {
+        if self.config.standby && leads {
             // A standby with the wrong flags says so now, not when it is needed.
-            true => Some(Cause::Asked(recovery::check(&self.config, &*self.log)?)),
-            false => None,
-        };
+            situation.newest = recovery::check(&self.config, &*self.log)?;
+            situation.standby = Some(Cause::Asked);
+        }
         loop {
             let turn = stop.part();
-            match self.turn(&turn, &mut standby) {
+            match self.turn(&turn, &mut situation) {
                 Err(error) if error.is_fence() => {
+                    tracing::warn!("another run has taken over, and this process stands by");
                     self.metrics.stand_by();
-                    standby = Some(Cause::Fenced(error));
+                    situation.standby = Some(Cause::Fenced(error));
                 }
                 Err(DataflowError::Dissolved { peer }) => {
                     tracing::warn!(
@@ -132,15 +141,19 @@ impl Dataflow {
                 // An ordinary start would fence the active run, so the process must not end for want of its cluster.
                 Err(
                     error @ (DataflowError::PeerLost { .. } | DataflowError::Incomplete { .. }),
-                ) if standby.is_some() => {
+                ) if situation.standby.is_some() => {
                     tracing::warn!("the standby waits for its cluster: {error}")
                 }
                 // Its successor on this host listens there: a cluster was started anew before this process noticed.
-                Err(DataflowError::Listen { .. }) if let Some(Cause::Fenced(error)) = &standby => {
+                Err(DataflowError::Listen { .. })
+                    if let Some(Cause::Fenced(error)) = &situation.standby =>
+                {
                     return Err(error.clone());
                 }
-                // Nothing was fenced yet, and the active run may be well.
-                Err(DataflowError::Start(error)) if standby.is_some() && passes(&error) => {
+                // It may not have fenced anybody yet, and an ordinary start would.
+                Err(DataflowError::Start(error))
+                    if situation.standby.is_some() && passes(&error) =>
+                {
                     tracing::warn!("a standby cannot take over, and goes on waiting: {error}");
                 }
                 ended => return ended,
@@ -149,14 +162,14 @@ impl Dataflow {
     }
 
     /// Counts until the end, after standing by where there is a cause.
-    fn turn(&self, stop: &Stop, standby: &mut Option<Cause>) -> Result<(), DataflowError> {
+    fn turn(&self, stop: &Stop, situation: &mut Situation) -> Result<(), DataflowError> {
         let join = |cluster: Cluster| {
             let agreement = Agreement::of(&self.config, cluster.hosts.len(), self.log.cluster_id());
             Group::join(cluster, agreement, stop.clone())
         };
         let group = self.config.cluster.clone().map(join).transpose()?;
         let group = group.map(Arc::new);
-        let counted = self.count(stop, group.as_ref(), standby);
+        let counted = self.count(stop, group.as_ref(), situation);
         self.metrics.active.set(0);
         if let Err(error) = &counted {
             stop.fail(error.clone());
@@ -166,6 +179,7 @@ impl Dataflow {
         if let Some(group) = group {
             group.wait_for_goodbye();
         }
+        stop.end();
         match counted {
             // A worker was left behind: the process cannot begin again, whatever came first.
             Err(DataflowError::Stuck { worker }) => Err(DataflowError::Stuck { worker }),
@@ -178,7 +192,7 @@ impl Dataflow {
         &self,
         stop: &Stop,
         group: Option<&Arc<Group>>,
-        standby: &mut Option<Cause>,
+        situation: &mut Situation,
     ) -> Result<(), DataflowError> {
         let (config, log, ready) = (&self.config, &self.log, &self.ready);
         if let Some(group) = group.filter(|group| group.leads()) {
@@ -194,7 +208,7 @@ impl Dataflow {
         let (mut first, mut found, mut stored_until_ms) = (None, None, 0);
         let mut restored = Vec::new();
         if group.is_none_or(|group| group.leads()) {
-            let Some(taken) = self.take_over(stop, standby, group)? else {
+            let Some(taken) = self.take_over(stop, situation, group)? else {
                 return Ok(());
             };
             let progress = taken.progress.clone();
@@ -209,19 +223,24 @@ impl Dataflow {
                 newest: taken.newest,
                 progress: progress_record(&config.topics, &unchanged),
                 heartbeat: config.heartbeat,
-                progress: unchanged,
-                heartbeat: config.heartbeat,
                 holds: holds.clone(),
                 metrics: self.metrics.clone(),
                 stop: stop.clone(),
             });
             let committing = committing
                 .map_err(|error| DataflowError::Worker(format!("commit thread: {error}")))?;
+            // Whoever has fenced it meanwhile shows before anything is restored.
+            let Some(committing) = committing else {
+                return Ok(());
+            };
             let Restored {
                 totals,
                 trending,
                 window_ends,
             } = restore(config, &**log, &unchanged, progress.final_until_ms)?;
+            if stop.is_requested() {
+                return Ok(());
+            }
             restored = deal(totals, config.workers);
             let topic = config.topics.reactions();
             first = Some(First {
@@ -289,6 +308,7 @@ impl Dataflow {
             ready: ready.clone(),
             reading: AtomicUsize::new(0),
         });
+        situation.standby = None;
         Run::workers(&run, allocators)
     }
 
@@ -296,43 +316,34 @@ impl Dataflow {
     fn take_over(
         &self,
         stop: &Stop,
-        standby: &mut Option<Cause>,
+        situation: &mut Situation,
         group: Option<&Arc<Group>>,
     ) -> Result<Option<recovery::TakenOver>, DataflowError> {
         loop {
             let mut silent_at = None;
-            if let Some(cause) = standby {
-                match self.stand_by(stop, cause, group)? {
-                    Waited::Stopped => return Ok(None),
-                    Waited::Silent { end } => silent_at = Some(end),
+            if situation.standby.is_some() {
+                silent_at = self.stand_by(stop, situation, group)?;
+                if silent_at.is_none() {
+                    return Ok(None);
                 }
             }
             (self.ready)(Err("reading where the last run got to".to_owned()));
-            let taken = recovery::take_over(&self.config, &*self.log, silent_at)?;
-            if taken.is_some() {
-                *standby = None;
-                return Ok(taken);
+            // Somebody may have committed just before.
+            if let Some(taken) = recovery::take_over(&self.config, &*self.log, silent_at)? {
+                situation.newest = taken.offset;
+                return Ok(Some(taken));
             }
-            *standby = Some(match standby.take() {
-                Some(Cause::Asked(at_start)) => Cause::Asked(at_start),
-                _ => Cause::Overtaken,
-            });
         }
     }
 
-    /// Stands by until the active run is gone, or it is to stop.
+    /// Stands by until the active run is gone, and the progress topic ends there; `None` if it is to stop.
     fn stand_by(
         &self,
         stop: &Stop,
-        cause: &Cause,
+        situation: &Situation,
         group: Option<&Arc<Group>>,
-    ) -> Result<Waited, DataflowError> {
-        self.metrics.stand_by();
-        let at_start = match cause {
-            Cause::Asked(at_start) => at_start.clone(),
-            Cause::Fenced(_) | Cause::Overtaken => None,
-        };
-        let fenced = matches!(cause, Cause::Fenced(_));
+    ) -> Result<Option<u64>, DataflowError> {
+        let fenced = matches!(situation.standby, Some(Cause::Fenced(_)));
         let own = self.config.identity();
         // What was reported last.
         let mut shown: Option<Option<RunIdentity>> = None;
@@ -344,29 +355,19 @@ impl Dataflow {
                 return;
             }
             shown = Some(active.cloned());
-            let is_known = active.is_some();
             let active = match active {
                 Some(run) => format!("the active run is that of {run}"),
                 None => UNKNOWN_ACTIVE.to_owned(),
             };
-            match fenced {
-                true if is_known => {
-                    tracing::warn!(
-                        "another run has taken over, and this process stands by: {active}"
-                    );
-                }
-                // It commits in a moment, and is known then.
-                true => {}
-                false => tracing::info!("standing by: {active}"),
-            }
+            tracing::info!("standing by: {active}");
             if let Some(group) = group {
                 group.stand_by(&active);
             }
             (self.ready)(Ok(Activity::Standby(active)));
         };
-        let mut standby = Standby::new(self.config.clone(), self.log.clone(), at_start);
-        let waited = standby.wait(stop, &mut report)?;
-        if matches!(waited, Waited::Silent { .. }) {
+        let (config, log) = (self.config.clone(), self.log.clone());
+        let silent_at = Standby::new(config, log, situation.newest).wait(stop, &mut report)?;
+        if silent_at.is_some() {
             let last = shown.flatten();
             let last = last.map_or("is not known".to_owned(), |run| {
                 format!("was that of {run}")
@@ -376,7 +377,7 @@ impl Dataflow {
                 "taking over: no run has committed for {takeover:?} or longer; the last one {last}"
             );
         }
-        Ok(waited)
+        Ok(silent_at)
     }
 }
 

@@ -711,7 +711,7 @@ mod tests {
                 metrics,
                 stop: Stop::default(),
             };
-            let thread = CommitThread::start(committing).ok()?;
+            let thread = CommitThread::start(committing).ok()??;
             Some(Box::new(thread.attached(wake)))
         });
         worker.dataflow(|scope| {

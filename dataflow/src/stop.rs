@@ -18,6 +18,8 @@ struct Inner {
     /// The stop of the whole, which ends this part as well.
     whole: Option<Stop>,
     requested: AtomicBool,
+    /// Whether what was to stop has ended.
+    over: AtomicBool,
     failure: Mutex<Option<DataflowError>>,
 }
 
@@ -31,6 +33,16 @@ impl Stop {
     pub fn is_requested(&self) -> bool {
         let whole = self.0.whole.as_ref();
         self.0.requested.load(Ordering::Acquire) || whole.is_some_and(Stop::is_requested)
+    }
+
+    /// Everything that was to stop has ended.
+    pub(crate) fn end(&self) {
+        self.0.over.store(true, Ordering::Release);
+    }
+
+    /// Whether everything that was to stop has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.over.load(Ordering::Acquire)
     }
 
     /// The stop of a part, which ends with the whole or alone. A failure of the part is its own.
@@ -50,6 +62,12 @@ impl Stop {
             .unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
         self.request();
+    }
+
+    /// Whether both stop the same.
+    #[cfg(test)]
+    pub(crate) fn is(&self, other: &Stop) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Why it ended by itself, if it did.

@@ -6,7 +6,8 @@
 //!  "final_until_ms":1764000002000,
 //!  "partitions":[{"topic":"emostream.reactions","partition":0,"resume_offset":17,
 //!    "resume_watermark_ms":1764000001250,"read_offset":21,"last":{"offset":20,"time_ms":1764000002100}}],
-//!  "cluster_id":"…","run":{"host":"a","process":0,"pid":4711},"heartbeat_ms":2000}
+//!  "cluster_id":"…","run":{"host":"a","process":0,"pid":4711,"started_ms":1764000000000},
+//!  "heartbeat_ms":2000}
 //! ```
 //!
 //! Nothing but this record is ever written to its topic. A reader ignores fields that it does not know. So:

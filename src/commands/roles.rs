@@ -248,7 +248,10 @@ impl Counting {
                 component.ready_as("active");
                 begins.send_replace(true);
             }
-            Ok(Activity::Standby(active)) => component.ready_as(format!("standby; {active}")),
+            Ok(Activity::Standby(active)) => {
+                component.ready_as(format!("standby; {active}"));
+                begins.send_replace(false);
+            }
             Err(why) => component.not_ready(why),
         });
         thread::Builder::new()

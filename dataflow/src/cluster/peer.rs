@@ -1,18 +1,23 @@
 //! A data connection as timely uses it: its end is a lost process, told by name.
 //!
 //! Timely's network threads panic when a connection ends unexpectedly. Here they never see that: the
-//! dataflow is told to stop because of a lost process, and the thread rests until the process ends.
+//! dataflow is told to stop because of a lost process, and the thread rests until the workers have ended.
 
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpStream},
+    panic,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use timely::communication::allocator::zero_copy::stream::Stream;
 
 use crate::{DataflowError, Stop};
+
+/// How often a thread whose connection has ended looks whether the workers have ended.
+const OVER_LOOK: Duration = Duration::from_millis(500);
 
 /// A connection to one process.
 #[derive(Debug)]
@@ -32,7 +37,8 @@ impl Peer {
         }
     }
 
-    /// The connection ended. While the group drains that is as it should be.
+    /// The connection ended. While the group drains that is as it should be. The thread, and with it the connection,
+    /// lasts until the workers have ended: they would panic where timely's threads unwind before.
     fn lost(&self, why: &str) -> ! {
         if !self.stop.is_requested() {
             self.stop.fail(DataflowError::PeerLost {
@@ -40,9 +46,11 @@ impl Peer {
                 why: why.to_owned(),
             });
         }
-        loop {
-            thread::park();
+        while !self.stop.is_over() {
+            thread::sleep(OVER_LOOK);
         }
+        // Without a panic's message.
+        panic::resume_unwind(Box::new(()));
     }
 }
 

@@ -369,10 +369,11 @@ impl SimLog {
         self.state().slow_until_ms = until_ms;
     }
 
-    /// The records that are under way and not acknowledged.
-    pub fn unacknowledged(&self) -> Vec<NewRecord> {
+    /// The records of the run that `stop` stops which are under way and not acknowledged.
+    pub fn unacknowledged(&self, stop: &Stop) -> Vec<NewRecord> {
         let state = self.state();
-        let records = state.under_way.as_ref().map(|it| it.records.clone());
+        let under_way = state.under_way.as_ref().filter(|it| it.ack.stop.is(stop));
+        let records = under_way.map(|it| it.records.clone());
         records.unwrap_or_default()
     }
 

@@ -74,7 +74,8 @@ pub struct SimRun {
     pub partitions: u32,
     /// Those that are held or behind.
     pub holds: Arc<Holds>,
-    stop: Stop,
+    /// Stops it.
+    pub stop: Stop,
     turns: Vec<Sender<Turn>>,
     /// The durable frontier that the worker sees, after each turn.
     answers: Receiver<Option<u64>>,

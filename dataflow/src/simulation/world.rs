@@ -13,7 +13,7 @@ use super::{
     run::{SimClock, SimRun},
     truth::{Truth, Written},
 };
-use crate::{Config, DataflowError, HEARTBEAT, TotalsPace, standby::Standby, timers::Clock};
+use crate::{Config, DataflowError, HEARTBEAT, Stop, TotalsPace, standby::Standby, timers::Clock};
 
 /// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
@@ -319,9 +319,7 @@ impl World {
     fn step(&mut self, run: usize, worker: usize) {
         let durable_until_ms = self.runs[run].step(worker);
         self.released.extend(self.runs[run].holds.behind());
-        if run + 1 == self.runs.len() {
-            self.compare_durable(durable_until_ms);
-        }
+        self.compare_durable(&self.runs[run].stop, durable_until_ms);
         match self.runs[run].failure() {
             None => {}
             Some(DataflowError::Log(LogError::Fenced { .. })) => {
@@ -339,8 +337,8 @@ impl World {
     }
 
     /// Nobody may take for durable what is not acknowledged.
-    fn compare_durable(&self, durable_until_ms: Option<u64>) {
-        for record in self.log.unacknowledged() {
+    fn compare_durable(&self, run: &Stop, durable_until_ms: Option<u64>) {
+        for record in self.log.unacknowledged(run) {
             if record.topic == self.topics.windows() {
                 let closed: WindowRecord = serde_json::from_slice(&record.value).unwrap();
                 assert!(

@@ -22,4 +22,4 @@
 mod silence;
 mod watch;
 
-pub use watch::{Standby, Waited};
+pub use watch::Standby;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_log::{Doorbell, EndOffsets, Log, LogError, Reader};
+use emostream_log::{Doorbell, EndOffsets, Log, LogError, Reader, Record};
 
 use super::silence::{Decision, Observation, Silence, Waits};
 use crate::{
@@ -36,26 +36,13 @@ pub struct Standby {
     reader: Option<Box<dyn Reader>>,
     bell: Doorbell,
     newest: Option<Progress>,
-    /// The progress when the process started, if it started as a standby: what a reset wrote before that is no reason
-    /// to end.
-    at_start: Option<Progress>,
-}
-
-/// Why a standby waits no longer.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Waited {
-    /// It is to stop.
-    Stopped,
-    /// There was no commit for too long, and the progress topic ends there.
-    Silent {
-        /// The end.
-        end: u64,
-    },
+    /// The newest progress that the process began with: what a reset wrote until then is no reason to end.
+    known: Option<u64>,
 }
 
 impl Standby {
-    /// A standby that has observed nothing yet.
-    pub fn new(config: Config, log: Arc<dyn Log>, at_start: Option<Progress>) -> Standby {
+    /// A standby that has observed nothing yet, in a process that began with the progress of offset `known`.
+    pub fn new(config: Config, log: Arc<dyn Log>, known: Option<u64>) -> Standby {
         Standby {
             silence: Silence::new(Waits {
                 takeover: config.takeover,
@@ -64,28 +51,29 @@ impl Standby {
             reader: None,
             bell: Doorbell::default(),
             newest: None,
-            at_start,
+            known,
             config,
             log,
         }
     }
 
-    /// Waits. `report` is called after each look with the run that has committed last, as far as it is known.
+    /// Waits until there was no commit for too long, and the progress topic ends there; `None` if it is to stop.
+    /// `report` is called after each look with the run that has committed last, as far as it is known.
     pub fn wait(
         &mut self,
         stop: &Stop,
         report: &mut dyn FnMut(Option<&RunIdentity>),
-    ) -> Result<Waited, DataflowError> {
+    ) -> Result<Option<u64>, DataflowError> {
         while !stop.is_requested() {
             let asked = Instant::now();
             let silent = self.look(asked, &Instant::now)?;
             report(self.newest.as_ref().and_then(|newest| newest.run.as_ref()));
-            if let Some(end) = silent {
-                return Ok(Waited::Silent { end });
+            if silent.is_some() {
+                return Ok(silent);
             }
             pause(stop, asked + LOOK_EVERY);
         }
-        Ok(Waited::Stopped)
+        Ok(None)
     }
 
     /// Looks once, at `asked`, and tells the time of the answer by `now`. The end of the progress topic if it is time to
@@ -118,12 +106,14 @@ impl Standby {
     fn ends(&mut self) -> Result<Option<EndOffsets>, DataflowError> {
         let topic = self.config.topics.progress();
         let looked = self.log.end_offsets(&topic, 0, PATIENCE).and_then(|ends| {
-            let values = self.read(ends.stable)?;
-            Ok((ends, values))
+            let records = self.read(ends.stable)?;
+            Ok((ends, records))
         });
         match looked {
-            Ok((ends, Some(values))) => {
-                values.iter().try_for_each(|value| self.apply(value))?;
+            Ok((ends, Some(records))) => {
+                for (offset, value) in records {
+                    self.apply(offset, &value)?;
+                }
                 Ok(Some(ends))
             }
             Ok((_, None)) => Ok(None),
@@ -136,20 +126,21 @@ impl Standby {
         }
     }
 
-    /// The values of the records below `stable` that were not read yet; `None` if they do not come. What has come is
-    /// lost then, and the reader begins anew.
-    fn read(&mut self, stable: u64) -> Result<Option<Vec<Vec<u8>>>, LogError> {
+    /// The records below `stable` that were not read yet, by offset; `None` if they do not come. What has come is lost
+    /// then, and the reader begins anew.
+    fn read(&mut self, stable: u64) -> Result<Option<Vec<(u64, Vec<u8>)>>, LogError> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
             None => self.open()?,
         };
-        let (mut values, until) = (Vec::new(), Instant::now() + PATIENCE);
+        let (mut records, until) = (Vec::new(), Instant::now() + PATIENCE);
         loop {
-            let mut keep = |record: emostream_log::Record<'_>| values.push(record.value.to_vec());
+            let mut keep =
+                |record: Record<'_>| records.push((record.offset, record.value.to_vec()));
             while reader.poll(0, POLL_RECORDS, &mut keep)? > 0 {}
             if reader.position(0) >= stable {
                 self.reader = Some(reader);
-                return Ok(Some(values));
+                return Ok(Some(records));
             }
             if Instant::now() >= until {
                 return Ok(None);
@@ -161,7 +152,7 @@ impl Standby {
     fn open(&self) -> Result<Box<dyn Reader>, LogError> {
         let topic = self.config.topics.progress();
         let from = match recovery::newest_record(&self.config.topics, &*self.log)? {
-            Some((offset, _)) => offset,
+            Some(newest) => newest.offset,
             None => self
                 .log
                 .offsets(&topic)?
@@ -171,12 +162,12 @@ impl Standby {
         self.log.reader(&topic, &[(0, from)], self.bell.wake())
     }
 
-    fn apply(&mut self, value: &[u8]) -> Result<(), DataflowError> {
+    fn apply(&mut self, offset: u64, value: &[u8]) -> Result<(), DataflowError> {
         self.newest = recovery::decode(&self.config.topics, value)?;
         let Some(newest) = &self.newest else {
             return Ok(());
         };
-        if newest.is_of_a_reset() && self.at_start.as_ref() != Some(newest) {
+        if newest.is_of_a_reset() && self.known.is_none_or(|known| offset > known) {
             let topic = self.config.topics.progress();
             return Err(DataflowError::ResetMeanwhile { topic });
         }

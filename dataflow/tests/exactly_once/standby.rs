@@ -218,6 +218,7 @@ fn a_fenced_run_names_the_one_that_took_over() {
         host: "elsewhere".to_owned(),
         process: 3,
         pid: 4711,
+        started_ms: 0,
     };
     stage.commit_as(|progress| progress["run"] = serde_json::to_value(&other).unwrap());
     let names = ["elsewhere", "process 3", "pid 4711"];

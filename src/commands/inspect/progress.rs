@@ -79,8 +79,8 @@ const LEGEND: &str = "\
 F          every window that ends by then is final, and its results are committed
 R          where a run that starts now reads from: the first record that may count in an open window
 N          where the last commit had read to: what lies before is never counted or rejected twice
-lag        records behind N: while reactions come, a few seconds' worth. Where none come, a commit follows
-           once a minute, and meanwhile the heartbeats add up here: two a second from each ingest
+lag        records behind N: a few seconds' worth. Where no reactions come it is what the ingests' heartbeats add
+           up to until the next commit
 watermark  of the records before R: their newest time, less the lateness. No later record is expected
            to be older
 ";
