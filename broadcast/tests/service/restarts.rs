@@ -233,6 +233,27 @@ impl Late {
     }
 }
 
+#[test]
+fn an_emoji_that_this_build_does_not_know_hides_no_other_in_finals_that_complete_totals() {
+    let mut stage = Stage::new();
+    let (of_window, _) = stage.counting.records(1, "r", &[("🔥", 560), ("👏", 240)]);
+    let json = std::str::from_utf8(&of_window.value).unwrap();
+    let value = json.replace("👏", "新").into();
+    let record = NewRecord { value, ..of_window };
+    let unwritten = Unwritten {
+        since: Some(ResultOrder::default()),
+        finals: None,
+    };
+    let progress = NewRecord {
+        partition: Some(0),
+        ..keyed(Topics::default().progress(), "dataflow", &unwritten)
+    };
+    let before_the_ring = now_ms() - KEPT.as_millis() as u64 / 2;
+    let records = [record, progress].map(|record| timed(record, before_the_ring));
+    stage.counting.commit(records.into());
+    assert_eq!(total(&stage, "r"), Some(560));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
