@@ -149,6 +149,20 @@ mod tests {
         }
     }
 
+    /// Results carry the number of resets, whichever process makes them.
+    #[test]
+    fn each_process_begins_with_the_final_time_and_the_resets_of_process_0() {
+        let progress = Progress {
+            final_until_ms: 4000,
+            resets: Resets {
+                number: 2,
+                until_ms: 2000,
+            },
+            ..Progress::default()
+        };
+        assert_eq!(Progress::from(SharedBeginning::of(&progress)), progress);
+    }
+
     #[test]
     fn what_a_stranger_sent_is_not_repeated() {
         let frame = b"\0\0\0\x0e\"\\nforged line\"";

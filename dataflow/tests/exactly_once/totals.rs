@@ -404,6 +404,41 @@ fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
     );
 }
 
+/// With one record a close it takes longer than the log keeps the finals until all are written.
+#[test]
+fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
+    const ROOMS: usize = 20;
+    let (for_ever, kept_ms) = (Duration::from_secs(1 << 40), 24_000);
+    let log = Arc::new(EmbeddedLog::in_memory().unwrap());
+    let stage = Stage::keeping(log, 1, for_ever, Duration::from_millis(kept_ms));
+    let emojis = ["🔥", "👏"].map(|it| emostream_model::Emoji::from_text(it).unwrap());
+    let in_room = |number| {
+        let room = emostream_model::Room::new(&format!("room-{number}")).unwrap();
+        emojis.map(|emoji| emostream_model::Reaction {
+            emoji,
+            room: room.clone(),
+            ..reaction(T0)
+        })
+    };
+    let reactions: Vec<_> = (0..ROOMS).flat_map(in_room).collect();
+    let beat = |at_ms| stage.reaction_record(0, at_ms, Batch::heartbeat(at_ms));
+    let until_ms = T0 + PERIOD_MS + kept_ms / 2 + 4000;
+    let batch = stage.reaction_record(0, T0, Batch::encode(T0, &reactions));
+    stage.append(vec![batch, beat(until_ms + 750)]);
+    let config = Config {
+        hold_timeout: Duration::from_secs(5),
+        ..stage.config_of(
+            1,
+            TotalsPace {
+                close_bytes: 0,
+                ..PACE
+            },
+        )
+    };
+    stage.run_until(config, || stage.final_until_ms() >= until_ms);
+    assert_eq!(stage.newest_totals().len(), ROOMS);
+}
+
 /// The time that this process has computed, all threads together, to a hundredth of a second.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
