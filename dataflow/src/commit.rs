@@ -11,9 +11,9 @@
 //! Results are written while the worker still computes others of their window: a close of many rooms takes
 //! two cores then, not one after the other. A transaction that is never committed leaves nothing behind.
 //!
-//! A transaction begins with the progress of the commit before, once more. So it shows in the progress topic from its
-//! beginning on: the end of the partition lies beyond what is stable, and a standby does not take a long close for a
-//! dead run. Readers of what is committed find the same record twice, and the newest is the last as ever.
+//! A transaction begins with the progress of the previous commit, written once more. So an open transaction is visible
+//! in the progress topic from its start: the end offset exceeds the last stable offset, and a standby does not mistake
+//! a long close for a dead run. Readers of committed records get that progress twice; the newest record stays the last.
 //!
 //! From its start until the worker loop runs the thread commits the progress again and again by itself: restoring the
 //! totals of many rooms takes longer than a standby waits.
@@ -63,7 +63,7 @@ const RECORDS_AT_ONCE: usize = 64;
 /// more than it needs.
 const ENDS_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a broker may take to tell the end of a partition. The next transaction waits for it.
+/// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
 const ENDS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often a pause looks whether the dataflow is to stop.

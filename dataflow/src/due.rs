@@ -8,8 +8,8 @@
 //!
 //! A record holds every emoji that its room has ever seen, so a large one must not be written at each change: 4,000
 //! rooms of 1,591 emojis would make every window write 170 MB. A large room has one boundary in each period, at a phase
-//! that follows from its name alone. Its record is due at the first window that reaches a boundary behind the window
-//! that changed it first since its last record. So a crowd of rooms spreads over the period.
+//! that is a hash of its name. Its record is due in the window that contains the first boundary after the start of its
+//! oldest window that is in no record. So the records of many rooms spread over the period.
 //!
 //! After a pause in event time all rooms are due at once. A close writes the records that are due longest, up to a
 //! size; the others follow at the next closes. Records whose finals will soon be deleted from the log are written in
@@ -29,17 +29,17 @@ use crate::{results::totals_bytes, slide::RoomNumber};
 /// How often totals records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TotalsPace {
-    /// The record of a room with at most so many emojis is written at each change.
+    /// Maximum number of emojis of a small room, whose record is written at each change.
     pub small_emojis: usize,
     /// The record of a larger room is due once in this time, milliseconds.
     pub period_ms: u64,
-    /// How large the due records of a close are at most, bytes. All workers share it, and each writes at least one.
+    /// Maximum size of the due records of one close, bytes. All workers share it, and each writes at least one.
     pub close_bytes: usize,
 }
 
 impl Default for TotalsPace {
-    /// Some rooms of an event have 100 emojis at most: their record is 3 KB. The period bounds what a start reads
-    /// again, and the size how long a close takes after a pause.
+    /// The record of a room with 100 emojis has about 3 KB. The period bounds what a start reads again, and the size how
+    /// long a close takes after a pause.
     fn default() -> TotalsPace {
         TotalsPace {
             small_emojis: 100,
@@ -68,13 +68,13 @@ pub fn stable_hash(text: &str) -> u64 {
     text.as_bytes().iter().fold(OFFSET, step)
 }
 
-/// What a room has counted since its last record.
+/// The range of a room's finals that are not in its totals record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The first final that is not in the record.
     pub first: ResultOrder,
-    /// The time of that final by which its record is due. Another one than its window's where a reset gave that time
-    /// up.
+    /// The time from which the due time is computed: the start of that final's window, or, if a backward reset came
+    /// after it, no later than the time that the reset went back to. Unix milliseconds.
     pub since_ms: u64,
     /// The window of the last final.
     pub last: Window,

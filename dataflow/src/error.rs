@@ -57,7 +57,7 @@ pub enum DataflowError {
     },
     /// The windows topic does not keep the finals that complete totals.
     #[error(
-        "{topic} keeps finals for {kept:?} only, and with --hold-timeout and --trending-span a restart may need those of the last {needed:?} to complete the totals; raise the topic's retention.ms"
+        "{topic} keeps finals for {kept:?} only, but with this --window, --lateness, --hold-timeout and --trending-span a restart may need the finals of the last {needed:?} to complete the totals; raise the topic's retention.ms"
     )]
     FinalsKeptTooShortly {
         /// The windows topic.
@@ -114,7 +114,7 @@ pub enum DataflowError {
         now: String,
     },
     /// The progress was reset while this run started, ran or stood by.
-    #[error("the progress in {topic} was reset; restart this run, and it goes on from there")]
+    #[error("the progress in {topic} was reset; restart this process to continue from the reset")]
     ResetMeanwhile {
         /// The progress topic.
         topic: String,

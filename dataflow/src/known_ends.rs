@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  commits        F1 ─────────── F2 ─────────── F3
-//!  end offsets       requested      requested         finals of windows from F2 on lie at or behind these
+//!  end offsets       requested      requested         finals of windows from F2 on lie at or after these
 //! ```
 //!
 //! A transaction does not report the offsets of its records. But an end offset that was requested after one commit and
-//! before the next one is a bound: what the later commits write lies at it or behind it. One request in some seconds is
-//! enough, since a restart may read some more finals than it needs.
+//! before the next one is a lower bound: later commits write at that offset or after it. One request every few seconds
+//! is enough, since a restart may read a few more finals than it needs.
 
 use std::collections::VecDeque;
 
@@ -27,7 +27,7 @@ impl KnownEnds {
         KnownEnds(stored.into_iter().collect())
     }
 
-    /// All finals of `since` or later lie at these offsets or behind them.
+    /// Adds end offsets: no final of `since` or later lies before `offsets`.
     pub fn add(&mut self, since: ResultOrder, offsets: Vec<(u32, u64)>) {
         let ends = FinalsFrom { since, offsets };
         for known in &mut self.0 {

@@ -119,8 +119,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The process stands by: what it has last read and waited for is the active run's to tell, and would be counted
-    /// twice in sums over all processes.
+    /// Resets the gauges when the process stands by: the active run reports these values, and sums over all processes
+    /// would count them twice.
     pub fn stand_by(&self) {
         self.active.set(0);
         self.lag.reset();

@@ -29,7 +29,7 @@ use crate::{
     stored_progress, topic_settings,
 };
 
-/// How long a broker may take to tell the end of the progress topic.
+/// Timeout of the request for the end offset of the progress topic.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many of the last offsets of the progress topic are read for its newest record: it, and what its
@@ -55,8 +55,8 @@ pub struct TakenOver {
     pub stored_until_ms: u64,
 }
 
-/// Checks that a run with this configuration can go on from what the log holds: the offset of the newest progress, or
-/// of an older one if another is written meanwhile. Fences no run.
+/// Checks that a run with this configuration can continue from the log. Returns the offset of the newest progress
+/// record, or of an older one if another is written meanwhile. Fences no run.
 pub fn check(config: &Config, log: &dyn Log) -> Result<Option<u64>, DataflowError> {
     let newest = newest_record(&config.topics, log).map_err(DataflowError::Start)?;
     require_topics(config, log)?;
@@ -74,8 +74,8 @@ fn require_topics(config: &Config, log: &dyn Log) -> Result<(), DataflowError> {
 
 /// Checks that a run can begin, fences older runs, and reads where they got to.
 ///
-/// `None` if the end of the progress topic is not `silent_at` any more, just before it would fence: the active run of
-/// a standby lives, or another standby was first.
+/// Returns `None`, and fences no run, if the progress topic does not end at `silent_at` any more: the active run is
+/// alive, or another standby has taken over first.
 pub fn take_over(
     config: &Config,
     log: &dyn Log,
@@ -91,9 +91,9 @@ pub fn take_over(
         }
     }
     let transactor = fence(topics, log, config.commit_timeout).map_err(DataflowError::Start)?;
-    // Before anything else: with an older commit than the progress that is read later, this run cannot commit.
+    // One record is one moment: progress that is newer than the commit that is known could be written again.
     let newest = newest_record(topics, log).map_err(DataflowError::Start)?;
-    // Where no run has committed meanwhile, all of it holds still.
+    // If no run has committed since the first check, its result is still valid.
     let unchanged = newest.as_ref().map(|newest| newest.progress(topics));
     let found = match unchanged.transpose()?.flatten() == before.stored {
         true => before.clone(),

@@ -54,9 +54,9 @@ pub struct Restored {
 
 /// Reads what a run goes on from: as of `stored`, once every older run is fenced.
 ///
-/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. What should have left
-/// the span by then, and what the topic shows of a room though no final backs it, leaves at its F: so the topic comes
-/// right there.
+/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. Counts that should have
+/// left the span by then, and counts that the topic shows for a room without finals, leave at `final_until_ms`; that
+/// corrects the topic.
 pub fn restore(
     config: &Config,
     log: &dyn Log,
@@ -189,7 +189,8 @@ fn shown(topic: &str, log: &dyn Log) -> Result<Vec<TrendingRecord>, LogError> {
     Ok(rooms.into_values().collect())
 }
 
-/// Deals restored totals out to the `workers` of a process: each room to the worker that will have it, if these are all.
+/// Splits restored totals between the `workers` of a process: each room goes to the worker that owns it, if there is
+/// no other process.
 pub fn deal(totals: Vec<RestoredTotals>, workers: usize) -> Vec<Vec<RestoredTotals>> {
     let mut dealt: Vec<Vec<RestoredTotals>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
     let to = |totals: &RestoredTotals| totals.room.hashed() % dealt.len() as u64;
@@ -219,8 +220,8 @@ struct KnownRoom {
 }
 
 impl KnownTotals {
-    /// Reads the topic with so many threads, if it has as many partitions: of millions of counts, to read the JSON takes
-    /// longest.
+    /// Reads the topic with up to `threads` threads, which share its partitions: parsing the JSON of millions of counts
+    /// takes most of the time.
     fn read(
         topic: &str,
         log: &dyn Log,
@@ -291,7 +292,7 @@ impl KnownTotals {
             };
         read_from(log, topic, from, &mut keep)?;
         if unreadable > 0 {
-            tracing::warn!(topic, unreadable, "records that are no totals were skipped");
+            tracing::warn!(topic, unreadable, "skipped records that are not totals");
         }
         Ok(rooms)
     }
@@ -311,7 +312,7 @@ impl KnownTotals {
             // Saturating: any program may have written it.
             *count = count.saturating_add(more.count);
         }
-        // Time was set back since: the record must not wait for the time that was given up to come again.
+        // A reset has set the time back since: the record must not wait until event time gets there again.
         let latest_ms = match number < self.resets.number {
             true => self.resets.until_ms,
             false => u64::MAX,

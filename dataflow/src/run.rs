@@ -32,7 +32,7 @@ use crate::{
     end_offsets::{RequestThreads, StartRequests},
     holds::Holds,
     metrics::Metrics,
-    progress::{Progress, RunIdentity},
+    progress::RunIdentity,
     recovery,
     restoring::{Restored, deal, restore},
     sink::progress_record,
@@ -110,7 +110,7 @@ enum Cause {
 struct Situation {
     /// Why it stands by, if it does.
     standby: Option<Cause>,
-    /// The offset of the newest progress that it has begun with: a reset behind that one ends it.
+    /// The offset of the newest progress record that it has begun with: a reset at a later offset ends the process.
     newest: Option<u64>,
 }
 
@@ -125,7 +125,7 @@ impl Dataflow {
             situation.standby = Some(Cause::Asked);
         }
         loop {
-            let turn = stop.part();
+            let turn = stop.child();
             match self.turn(&turn, &mut situation) {
                 Err(error) if error.is_fence() => {
                     tracing::warn!("another run has taken over, and this process stands by");
@@ -138,23 +138,23 @@ impl Dataflow {
                     );
                     self.metrics.stand_by();
                 }
-                // An ordinary start would fence the active run, so the process must not end for want of its cluster.
+                // If the process ended, an ordinary restart would fence the active run: so it waits for its cluster.
                 Err(
                     error @ (DataflowError::PeerLost { .. } | DataflowError::Incomplete { .. }),
                 ) if situation.standby.is_some() => {
                     tracing::warn!("the standby waits for its cluster: {error}")
                 }
-                // Its successor on this host listens there: a cluster was started anew before this process noticed.
+                // A new cluster on this host already listens on the port: it started before this process was fenced.
                 Err(DataflowError::Listen { .. })
                     if let Some(Cause::Fenced(error)) = &situation.standby =>
                 {
                     return Err(error.clone());
                 }
-                // It may not have fenced anybody yet, and an ordinary start would.
+                // This process may not have fenced any run yet, and an ordinary restart would fence one.
                 Err(DataflowError::Start(error))
                     if situation.standby.is_some() && passes(&error) =>
                 {
-                    tracing::warn!("a standby cannot take over, and goes on waiting: {error}");
+                    tracing::warn!("the standby cannot take over and continues to wait: {error}");
                 }
                 ended => return ended,
             }
@@ -187,7 +187,7 @@ impl Dataflow {
         }
     }
 
-    /// From the beginning, once everybody is there, to the stop.
+    /// Runs the dataflow once: waits for all processes, takes over, restores, and counts until it is stopped.
     fn count(
         &self,
         stop: &Stop,
@@ -229,7 +229,7 @@ impl Dataflow {
             });
             let committing = committing
                 .map_err(|error| DataflowError::Worker(format!("commit thread: {error}")))?;
-            // Whoever has fenced it meanwhile shows before anything is restored.
+            // `None`: another run has fenced this one meanwhile, or it is to stop. Nothing is restored then.
             let Some(committing) = committing else {
                 return Ok(());
             };
@@ -328,7 +328,7 @@ impl Dataflow {
                 }
             }
             (self.ready)(Err("reading where the last run got to".to_owned()));
-            // Somebody may have committed just before.
+            // `None`: another run has committed just before, so the standby waits again.
             if let Some(taken) = recovery::take_over(&self.config, &*self.log, silent_at)? {
                 situation.newest = taken.offset;
                 return Ok(Some(taken));
@@ -336,7 +336,7 @@ impl Dataflow {
         }
     }
 
-    /// Stands by until the active run is gone, and the progress topic ends there; `None` if it is to stop.
+    /// Waits until the active run is gone. Returns the end offset of the progress topic, or `None` if it is to stop.
     fn stand_by(
         &self,
         stop: &Stop,

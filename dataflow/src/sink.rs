@@ -17,10 +17,10 @@
 //!   has all of a room.
 //! - The sink keeps the time of what is not durable, so the frontier behind it is the durable frontier.
 //!
-//! With nothing to write it lets time pass, and commits the progress alone every heartbeat, even if time stands
-//! still: a standby sees from it that the worker loop runs, and R never falls out of what the log keeps. While results
-//! are written and their window is not complete there is no heartbeat. The transaction is open then, which a standby
-//! sees as well.
+//! With nothing to write, the durable frontier advances without a commit, and the sink commits the progress alone every
+//! heartbeat, even if event time does not advance. A standby sees from it that the worker loop runs, and R stays within
+//! what the log retains. While results of an incomplete window are being written there is no heartbeat: their
+//! transaction is open, and a standby sees that too.
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! How a dataflow is asked to end, and why it ended by itself.
 //!
-//! An active run has a stop of its own within that of its process: a run that was fenced ends, and its process stands by.
+//! An active run has a child of its process's stop: a fenced run ends alone, and its process stands by.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -15,8 +15,8 @@ pub struct Stop(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The stop of the whole, which ends this part as well.
-    whole: Option<Stop>,
+    /// The parent: a stop that is requested there stops this one as well.
+    parent: Option<Stop>,
     requested: AtomicBool,
     /// Whether what was to stop has ended.
     over: AtomicBool,
@@ -31,8 +31,8 @@ impl Stop {
 
     /// Whether it was asked to, or has failed.
     pub fn is_requested(&self) -> bool {
-        let whole = self.0.whole.as_ref();
-        self.0.requested.load(Ordering::Acquire) || whole.is_some_and(Stop::is_requested)
+        let parent = self.0.parent.as_ref();
+        self.0.requested.load(Ordering::Acquire) || parent.is_some_and(Stop::is_requested)
     }
 
     /// Everything that was to stop has ended.
@@ -45,10 +45,10 @@ impl Stop {
         self.0.over.load(Ordering::Acquire)
     }
 
-    /// The stop of a part, which ends with the whole or alone. A failure of the part is its own.
-    pub(crate) fn part(&self) -> Stop {
+    /// Returns a child stop: it is requested with its parent or alone, and its failure is not passed to the parent.
+    pub(crate) fn child(&self) -> Stop {
         Stop(Arc::new(Inner {
-            whole: Some(self.clone()),
+            parent: Some(self.clone()),
             ..Inner::default()
         }))
     }
@@ -82,13 +82,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_ends_with_the_whole_and_the_whole_goes_on_without_the_part() {
-        let whole = Stop::default();
-        let (first, second) = (whole.part(), whole.part());
+    fn a_child_ends_with_its_parent_and_the_parent_goes_on_without_the_child() {
+        let parent = Stop::default();
+        let (first, second) = (parent.child(), parent.child());
         first.fail(DataflowError::Stuck { worker: 0 });
         assert!(first.is_requested() && first.why_failed().is_some());
-        assert!(!whole.is_requested() && !second.is_requested());
-        whole.request();
+        assert!(!parent.is_requested() && !second.is_requested());
+        parent.request();
         assert!(second.is_requested() && second.why_failed().is_none());
     }
 }

@@ -6,8 +6,8 @@ use emostream_log::{Log, Timestamps, TopicDescription};
 
 use crate::{Config, DataflowError, clock::MAX_AHEAD_MS};
 
-/// Refuses a reactions topic that dates records too far in the future, and topics that do not keep records as long as
-/// an open window, or a restart, may need them.
+/// Refuses a reactions topic that accepts records dated too far in the future, and topics that keep records for a
+/// shorter time than an open window, or a restart, may need them.
 pub(crate) fn require(config: &Config, log: &dyn Log) -> Result<(), DataflowError> {
     let topic = config.topics.reactions();
     let found = log.describe(&topic).map_err(DataflowError::Start)?;

@@ -62,7 +62,7 @@ impl Readiness {
         }
     }
 
-    /// What the components do that can be ready in several ways; empty if there are none.
+    /// Returns what each ready component does, as `name: activity; …`, for components with several ways to be ready.
     pub fn activities(&self) -> String {
         let states = self.states();
         let activities = states.iter().filter_map(|state| {
@@ -83,7 +83,7 @@ impl Component {
         self.set(None, None);
     }
 
-    /// It can do its work, which is this now: a standby is as ready as an active process, and says which it is.
+    /// Marks the component as ready and sets its activity: a standby is as ready as an active process.
     pub fn ready_as(&self, activity: impl Into<String>) {
         self.set(None, Some(activity.into()));
     }

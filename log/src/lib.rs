@@ -136,8 +136,8 @@ pub trait Log: Send + Sync {
         wake: Wake,
     ) -> Result<Box<dyn Reader>, LogError>;
 
-    /// As [`Log::reader`], for what the topic holds now: it finds out at once where a partition ends, and costs more
-    /// requests after that.
+    /// Opens a reader for what the topic holds now: it finds the end of a partition sooner than that of
+    /// [`Log::reader`], and sends more requests once it is there.
     fn scanner(
         &self,
         topic: &str,

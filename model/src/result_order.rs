@@ -30,7 +30,7 @@ impl ResultOrder {
 /// From where the `windows` topic must be read to find all finals of an order or a later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalsFrom {
-    /// Finals of this order, or of a later one, lie at the offsets or behind them.
+    /// No final of this order, or of a later one, lies before these offsets.
     #[serde(flatten)]
     pub since: ResultOrder,
     /// An offset of each partition, by number.

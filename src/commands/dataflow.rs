@@ -27,11 +27,11 @@ const MOST_WORKERS: u64 = 1024;
 /// The log needs some seconds of it to abort a transaction that is too slow.
 const LEAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// So many heartbeats fit into the shortest takeover time: one may be lost with the leader of the progress topic, and
-/// the next wait for another leader.
+/// Minimum of `--takeover`, in heartbeats: one may be lost with the leader of the progress topic, and the next may wait
+/// for a new leader.
 const LEAST_HEARTBEATS: u32 = 3;
 
-/// How long a standby waits unless it is given: so does a run of `up` that is fenced.
+/// How long a standby waits by default; a run of `up` that is fenced waits as long.
 const TAKEOVER: Duration = Duration::from_secs(10);
 
 /// A top is sent whole: more than this is no top any more.
@@ -71,7 +71,7 @@ struct StandbyFlags {
     /// Start as a standby: wait until no other run commits, then take over
     #[arg(long)]
     standby: bool,
-    /// How long a standby sees no commit before it takes over
+    /// Take over when no run has committed for this long
     #[arg(long, default_value = "10s", value_parser = duration)]
     takeover: Duration,
 }

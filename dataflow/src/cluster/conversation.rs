@@ -7,8 +7,8 @@
 //!     └────────────────────────────┘                           └─────────────▶ end, "restart me"
 //! ```
 //!
-//! Where process 0 stands by, the group is complete and waits for its word to begin. When another run has taken over
-//! from a group that runs, process 0 has it drain as for a stop, but the processes stay and join again.
+//! While process 0 stands by, the group is complete and waits for its `Begin`. When another run has fenced a running
+//! group, process 0 makes the group drain as for a stop, but the processes do not end: they join again.
 //!
 //! One task owns all of it; connections only bring it events.
 
@@ -646,7 +646,7 @@ impl Conversation {
             Phase::Joining { .. } => Next::Leave,
             Phase::Draining { since } if since.elapsed() > DRAIN_PATIENCE => {
                 tracing::warn!(
-                    "not every process has heard in time that another run has taken over"
+                    "some processes did not confirm in time that another run has taken over"
                 );
                 Next::Leave
             }

@@ -27,7 +27,7 @@ use crate::{DataflowError, Stop};
 pub(super) enum News {
     /// Everybody is there.
     Complete,
-    /// Process 0 stands by: for whom.
+    /// Process 0 stands by; names the active run.
     StandingBy(String),
     /// A connection was lost, and the group is not complete any more.
     Incomplete,
@@ -35,15 +35,15 @@ pub(super) enum News {
     Begin(SharedBeginning, Vec<Option<TcpStream>>),
 }
 
-/// What process 0 has its conversation tell the others.
+/// What process 0 sends to the other processes.
 pub(super) enum Order {
-    /// It stands by: for whom.
+    /// It stands by; names the active run.
     StandBy(String),
     /// Begin here.
     Begin(SharedBeginning),
 }
 
-/// How many reports may wait for the run. It takes them at once, but while timely begins.
+/// Capacity of the queue of reports. The run drains it at once, except while timely starts.
 const NEWS: usize = 64;
 
 /// A process' part in its group.
@@ -95,7 +95,7 @@ impl Group {
         matches!(self.hear(), Some(News::Complete))
     }
 
-    /// Has the others know that this process, number 0, stands by for `active`.
+    /// Notifies the other processes that this one, number 0, stands by; `active` names the active run.
     pub fn stand_by(&self, active: &str) {
         // Nobody listens any more once it stops.
         let _ = self.orders.blocking_send(Order::StandBy(active.to_owned()));
@@ -108,8 +108,8 @@ impl Group {
 
     /// Tells the others where to begin (process 0), or hears it; `None` if it stops before.
     ///
-    /// What is returned are the beginning and timely's allocators for `workers` workers. Until then `report` is
-    /// called with whom process 0 stands by for, and with nothing when that is not known any more.
+    /// Returns the beginning and timely's allocators for `workers` workers. Until then `report` is called with the
+    /// active run for which process 0 stands by, or with `None` once that is not known any more.
     pub fn begin(
         &self,
         beginning: Option<SharedBeginning>,

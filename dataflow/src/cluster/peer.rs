@@ -37,8 +37,8 @@ impl Peer {
         }
     }
 
-    /// The connection ended. While the group drains that is as it should be. The thread, and with it the connection,
-    /// lasts until the workers have ended: they would panic where timely's threads unwind before.
+    /// Handles the end of the connection, which is expected while the group drains. The thread, and with it the
+    /// connection, lasts until the workers have ended: if timely's threads unwound earlier, the workers would panic.
     fn lost(&self, why: &str) -> ! {
         if !self.stop.is_requested() {
             self.stop.fail(DataflowError::PeerLost {

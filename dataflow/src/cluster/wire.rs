@@ -70,7 +70,7 @@ pub enum Word {
     Heartbeat,
     /// To 0: I am connected to everybody.
     Ready,
-    /// From 0: another run is active, and it waits until that one is gone. For people: who.
+    /// From 0: it stands by until the active run is gone. Names that run, for the log and `/readyz`.
     StandingBy(String),
     /// From 0: begin here.
     Begin(SharedBeginning),

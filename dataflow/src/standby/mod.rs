@@ -7,15 +7,15 @@
 //!     └───────────── check, fence ─────────────┘ (an open transaction: none for --commit-timeout)
 //! ```
 //!
-//! The active run commits its progress at least every [`crate::HEARTBEAT`], out of the loop of its first worker,
-//! so the end of the progress topic moves as long as it does its work. What is read of the topic besides says who
-//! commits, and whether by a version that has heartbeats.
+//! The active run commits its progress at least every [`crate::HEARTBEAT`], from inside the loop of its first worker,
+//! so the end of the progress topic moves as long as that worker runs. The standby also reads the records of the topic:
+//! they name the run that commits, and show whether its version has heartbeats.
 //!
 //! Invariants:
-//! - Exactness does not rest on any of this: whoever fences reads the progress afterwards, and who was fenced cannot
-//!   commit. A standby that is wrong costs a takeover.
-//! - Only this process's monotonic clock counts, and only answers to requests that were sent after the wait: a process
-//!   that was frozen takes over no sooner.
+//! - Exactly-once does not depend on this module: a run reads the progress after it has fenced the others, and a fenced
+//!   run cannot commit. A standby that is wrong costs one takeover.
+//! - Only this process's monotonic clock is used, and only answers to requests that were sent after the wait: a process
+//!   that was frozen does not take over sooner.
 //! - A standby goes on from progress with settings, or from what a reset wrote before the standby started. After any
 //!   other reset it ends, and its supervisor decides with which flags to continue.
 

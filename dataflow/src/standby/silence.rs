@@ -1,10 +1,10 @@
 //! When a standby may take over: the state machine, apart from the log.
 //!
 //! ```text
-//!   ends answered ──▶ as before? ──no──▶ the wait begins anew
+//!   ends answered ──▶ as before? ──no──▶ the wait starts again
 //!                        │ yes
 //!                        └──▶ requested later than the wait's end? ──▶ take over
-//!   no answer ──────────────────────────▶ the wait begins anew
+//!   no answer ──────────────────────────▶ the wait starts again
 //! ```
 
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ pub enum Decision {
     TakeOver,
 }
 
-/// For how long there has been no commit.
+/// Decides from observations of the progress topic whether the active run is gone.
 #[derive(Debug)]
 pub struct Silence {
     waits: Waits,
@@ -59,9 +59,9 @@ pub struct Silence {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     ends: EndOffsets,
-    /// When the first of the answers came that are all the same.
+    /// When the first of the latest, identical answers arrived.
     since: Instant,
-    /// When the transaction was first seen that is open.
+    /// When the open transaction was first observed.
     open_since: Option<Instant>,
 }
 
@@ -87,7 +87,7 @@ impl Silence {
             true => self.waits.takeover,
             false => FORMER_VERSION_WAIT.max(self.waits.takeover),
         };
-        // An answer says how it was when it was given, which may have been just after the request.
+        // An answer may describe the log just after the request was sent, so time counts up to the request only.
         let passed = |since: Instant| asked.saturating_duration_since(since);
         let silent = passed(seen.since) >= shortest;
         let decided = seen
@@ -106,9 +106,9 @@ impl Silence {
         let known = before.filter(|before| before.ends.stable == ends.stable);
         let open_since = is_open.then(|| known.and_then(|it| it.open_since).unwrap_or(now));
         let since = match before {
-            // Also where only the stable offset has moved: it is requested after the end, and a commit in between
-            // shows by it alone.
             Some(before) if before.ends == ends => before.since,
+            // Also if only the stable offset has moved: it is requested after the end, so a commit between the two
+            // requests changes the stable offset alone.
             _ => now,
         };
         let seen = Seen {

@@ -36,7 +36,7 @@ pub struct Standby {
     reader: Option<Box<dyn Reader>>,
     bell: Doorbell,
     newest: Option<Progress>,
-    /// The newest progress that the process began with: what a reset wrote until then is no reason to end.
+    /// The offset of the newest progress record that the process began with: a reset at or before it does not end it.
     known: Option<u64>,
 }
 
@@ -57,8 +57,8 @@ impl Standby {
         }
     }
 
-    /// Waits until there was no commit for too long, and the progress topic ends there; `None` if it is to stop.
-    /// `report` is called after each look with the run that has committed last, as far as it is known.
+    /// Waits until the active run counts as gone. Returns the end offset of the progress topic, or `None` if `stop` was
+    /// requested. Calls `report` after each request with the run that committed last, if it is known.
     pub fn wait(
         &mut self,
         stop: &Stop,
@@ -76,8 +76,8 @@ impl Standby {
         Ok(None)
     }
 
-    /// Looks once, at `asked`, and tells the time of the answer by `now`. The end of the progress topic if it is time to
-    /// take over.
+    /// Requests the end offset once. `asked` is the time of the request; `now` returns the time of the answer. Returns
+    /// the end of the progress topic if it is time to take over.
     pub fn look(
         &mut self,
         asked: Instant,

@@ -83,8 +83,8 @@ impl Config {
         }
     }
 
-    /// For readers that end where the topic ends now. The end of a partition shows when a fetch has brought nothing, and
-    /// one that waits for a single byte waits half a second for that.
+    /// The configuration of readers that stop at the current end of a topic. The end of a partition shows only when a
+    /// fetch returns nothing, and a fetch with `fetch.min.bytes` 1 waits half a second before it does.
     pub(super) fn for_scans(&self) -> Config {
         Config {
             fetching: Fetching::InBulk,

@@ -79,8 +79,8 @@ const LEGEND: &str = "\
 F          every window that ends by then is final, and its results are committed
 R          where a run that starts now reads from: the first record that may count in an open window
 N          where the last commit had read to: what lies before is never counted or rejected twice
-lag        records behind N: a few seconds' worth. Where no reactions come it is what the ingests' heartbeats add
-           up to until the next commit
+lag        records behind N: a few seconds' worth. Without reactions, these are the heartbeats of the ingests since
+           the last commit
 watermark  of the records before R: their newest time, less the lateness. No later record is expected
            to be older
 ";
@@ -133,7 +133,7 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
 fn unwritten(progress: &Progress) -> Option<String> {
     let since = progress.unwritten.since?;
     Some(format!(
-        "the totals of some rooms with many emojis lack finals of windows since {}; they follow within minutes\n",
+        "the totals records of some large rooms do not hold the finals since {} yet; usually they do within minutes\n",
         moment(since.start_ms)
     ))
 }
