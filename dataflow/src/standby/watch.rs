@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many records are taken at once.
 const POLL_RECORDS: usize = 100;
 
+/// A record's offset and value.
+type OffsetValue = (u64, Vec<u8>);
+
 /// Waits until the active run is gone.
 pub struct Standby {
     config: Config,
@@ -128,7 +131,7 @@ impl Standby {
 
     /// The records below `stable` that were not read yet, by offset; `None` if they do not come. What has come is lost
     /// then, and the reader begins anew.
-    fn read(&mut self, stable: u64) -> Result<Option<Vec<(u64, Vec<u8>)>>, LogError> {
+    fn read(&mut self, stable: u64) -> Result<Option<Vec<OffsetValue>>, LogError> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
             None => self.open()?,
