@@ -14,37 +14,20 @@
 //!
 //! Invariants:
 //! - A frame is serialised once, whoever receives it, and is the same bytes at every publisher.
-//! - What a subscriber gets next is a pure function of its cursor and the room (`cursor`).
+//! - What a subscriber gets next is a pure function of its cursor and the room (`room::cursor`).
 //! - The log is read on a thread of its own, never by an async task.
 //! - What is written to subscribers, shards write; requests, health and metrics are answered elsewhere.
 
-mod cursor;
-mod encoded;
 mod error;
-mod farewell;
-mod feed;
-mod heartbeat;
+mod fanout;
+mod frame;
+mod http;
 mod hub;
 mod metrics;
-mod page;
-mod rebuild;
+mod publisher;
 mod relay;
-mod result_order;
 mod room;
-mod routes;
-mod service;
-mod shape;
-mod shard;
 mod source;
-mod sse;
-mod state;
-mod stay;
-mod subscriber;
-mod subscription;
-mod tail;
-mod token;
-mod totals;
-mod websocket;
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -53,9 +36,9 @@ use emostream_log::EventClock;
 use emostream_model::Topics;
 
 pub use error::BroadcastError;
-pub use page::{IngestUrl, InvalidIngestUrl};
-pub use relay::{RelayPort, RelayToken, Upstreams};
-pub use service::Publisher;
+pub use http::assets::{IngestUrl, InvalidIngestUrl};
+pub use publisher::Publisher;
+pub use relay::{auth::RelayToken, client::Upstreams, server::RelayPort};
 
 /// Longest silence on a subscriber's connection, unless a [`Reception`] says otherwise. Proxies close
 /// connections that are silent for longer, most of them after 30 or 60 s.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use emostream_model::{RelayUp, Room, RoomCount};
 
-use crate::hub::Hub;
+use crate::hub::rooms::Hub;
 
 /// Rooms told of in one message, some 80 KB at most.
 const ROOMS_A_MESSAGE: usize = 1000;

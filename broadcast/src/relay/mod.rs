@@ -17,24 +17,16 @@
 //! - Nothing waits for a peer without an end, and what a peer announces takes no room before it comes.
 
 mod audience;
-mod downstream;
-mod lines;
-mod link;
-mod outlet;
-mod port;
-mod token;
-mod upstream;
+pub(crate) mod auth;
+pub(crate) mod client;
+mod log_limit;
+pub(crate) mod server;
+mod session;
+mod transport;
 
 use std::{sync::Arc, time::Duration};
 
 use emostream_model::NodeId;
-
-pub(crate) use outlet::Outlet;
-pub use port::RelayPort;
-pub(crate) use port::Tree;
-pub use token::RelayToken;
-pub(crate) use upstream::Follower;
-pub use upstream::Upstreams;
 
 /// How often each side of a link tells that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);

@@ -1,0 +1,9 @@
+//! Updates on their way out: threads that write to the subscribers' sockets.
+
+mod connection;
+pub(crate) mod goaway;
+pub(crate) mod inbound;
+pub(crate) mod mailbox;
+mod shard;
+pub(crate) mod shard_pool;
+mod write_batch;

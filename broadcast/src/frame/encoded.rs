@@ -1,0 +1,129 @@
+//! Frames as they go out: serialised and framed once, shared by all who receive them.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use emostream_model::{Frame, ResultId};
+use tungstenite::{
+    Utf8Bytes,
+    protocol::frame::coding::{Data, OpCode},
+};
+
+use crate::http::{sse, websocket};
+
+/// What most frames have room in.
+const JSON_BYTES: usize = 512;
+
+/// A frame's JSON, as a WebSocket frame, and, once somebody receives it so, as a Server-Sent Event.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoded {
+    /// A part of `websocket`.
+    json: Utf8Bytes,
+    websocket: Bytes,
+    kind: &'static str,
+    heeded: Heeded,
+    event: OnceLock<Event>,
+}
+
+/// What a browser's EventSource heeds by itself.
+#[derive(Debug, Clone, Copy)]
+enum Heeded {
+    Nothing,
+    /// Where to resume.
+    Id(ResultId),
+    /// When to come back, in ms.
+    Retry(u64),
+}
+
+/// An event, and a chunk that holds it.
+#[derive(Debug, Clone)]
+struct Event {
+    /// A part of `chunk`.
+    event: Bytes,
+    chunk: Bytes,
+}
+
+impl PartialEq for Encoded {
+    /// All else follows from the text.
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json
+    }
+}
+
+impl Eq for Encoded {}
+
+impl Encoded {
+    pub(crate) fn new(frame: &Frame) -> Self {
+        let mut json = Vec::with_capacity(JSON_BYTES);
+        serde_json::to_writer(&mut json, frame).expect("frames are plain data with string keys");
+        let websocket = Bytes::from(websocket::framed(OpCode::Data(Data::Text), &json));
+        let text = websocket.slice(websocket.len() - json.len()..);
+        Self {
+            json: Utf8Bytes::try_from(text).expect("JSON is UTF-8"),
+            websocket,
+            kind: frame.kind(),
+            heeded: match frame {
+                Frame::Final { id, .. } => Heeded::Id(*id),
+                Frame::Bye { retry_ms } => Heeded::Retry(*retry_ms),
+                _ => Heeded::Nothing,
+            },
+            event: OnceLock::new(),
+        }
+    }
+
+    fn as_event(&self) -> &Event {
+        self.event.get_or_init(|| {
+            let heeded = match self.heeded {
+                Heeded::Nothing => String::new(),
+                Heeded::Id(id) => format!("id: {id}\n"),
+                Heeded::Retry(ms) => format!("retry: {ms}\n"),
+            };
+            // JSON has no line breaks of its own, so one data line holds it.
+            let event = format!("event: {}\n{heeded}data: {}\n\n", self.kind, self.json);
+            let chunk = Bytes::from(sse::chunk(&event));
+            let end = chunk.len() - sse::CHUNK_END.len();
+            Event {
+                event: chunk.slice(end - event.len()..end),
+                chunk,
+            }
+        })
+    }
+
+    /// The JSON text.
+    pub(crate) fn json(&self) -> &Utf8Bytes {
+        &self.json
+    }
+
+    /// The whole WebSocket frame.
+    pub(crate) fn websocket(&self) -> &Bytes {
+        &self.websocket
+    }
+
+    /// The whole event, blank line included.
+    pub(crate) fn event(&self) -> &Bytes {
+        &self.as_event().event
+    }
+
+    /// The whole event, as a chunk of HTTP/1.1.
+    pub(crate) fn chunk(&self) -> &Bytes {
+        &self.as_event().chunk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_the_same_whatever_it_goes_by() {
+        let encoded = Encoded::new(&Frame::Bye { retry_ms: 4200 });
+        let json = r#"{"type":"bye","retry_ms":4200}"#;
+        let event = format!("event: bye\nretry: 4200\ndata: {json}\n\n");
+        assert_eq!(encoded.json().as_str(), json);
+        assert_eq!(encoded.websocket()[..2], [0x81, json.len() as u8]);
+        assert_eq!(encoded.websocket()[2..], *json.as_bytes());
+        assert_eq!(encoded.event(), event.as_bytes());
+        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+        assert_eq!(encoded.chunk(), chunk.as_bytes());
+    }
+}

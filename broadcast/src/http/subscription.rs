@@ -1,0 +1,51 @@
+//! A subscriber as an async task waits for its frames: HTTP/2 carries many streams on one socket, which
+//! is hyper's, and so no shard's.
+
+use tokio::sync::watch;
+
+use crate::{frame::encoded::Encoded, hub::subscriber::Subscriber, metrics::Deliveries};
+
+/// See the module.
+pub(crate) struct Subscription {
+    subscriber: Subscriber,
+    changed: watch::Receiver<()>,
+    deliveries: Deliveries,
+    hello: Option<Encoded>,
+}
+
+impl Subscription {
+    pub(crate) fn new(subscriber: Subscriber, hello: Encoded, deliveries: Deliveries) -> Self {
+        Self {
+            changed: subscriber.entry.watch(),
+            subscriber,
+            deliveries,
+            hello: Some(hello),
+        }
+    }
+
+    /// The next frame, as soon as there is one. Cancelling it loses none.
+    pub(crate) async fn next(&mut self) -> Encoded {
+        if let Some(hello) = self.hello.take() {
+            return hello;
+        }
+        let Subscriber {
+            entry,
+            cursor,
+            found,
+            ..
+        } = &mut self.subscriber;
+        loop {
+            // Marked as seen before looking: what changes meanwhile wakes it again.
+            self.changed.mark_unchanged();
+            let next = cursor.next(&entry.state());
+            match next {
+                Some(next) => {
+                    self.deliveries.count(&next, *found);
+                    return next.frame(Encoded::clone);
+                }
+                // The sender lives in the entry that this subscriber holds.
+                None => drop(self.changed.changed().await),
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! All rooms, behind locks, and the one way in for updates.
+
+pub(crate) mod rooms;
+pub(crate) mod subscriber;
+pub(crate) mod update_log;
+pub(crate) mod updates;
+pub(crate) mod window_settings;

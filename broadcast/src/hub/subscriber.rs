@@ -1,0 +1,72 @@
+//! A subscriber's place in a room, whatever it is connected by.
+
+use std::{sync::Arc, time::Duration};
+
+use emostream_model::{Frame, ResultId, Room};
+use prometheus::IntGauge;
+
+use crate::{
+    frame::encoded::Encoded,
+    hub::rooms::{Entry, Hub},
+    metrics::Metrics,
+    room::cursor::Cursor,
+};
+
+/// One subscriber. It holds a cursor, no frames: what it does not take is not kept for it. It is counted
+/// until it is dropped.
+pub(crate) struct Subscriber {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) cursor: Cursor,
+    /// The room's newest final when it came: up to here it did not wait for any.
+    pub(crate) found: Option<ResultId>,
+    audience: IntGauge,
+}
+
+impl Subscriber {
+    /// Joins `room`, behind `since` if that is given; and what it is told first. `None` when there are too
+    /// many rooms.
+    pub(crate) fn join(
+        hub: &Hub,
+        room: &Room,
+        since: Option<ResultId>,
+        heartbeat: Duration,
+        metrics: &Metrics,
+        transport: &str,
+    ) -> Option<(Self, Encoded)> {
+        let entry = hub.join(room)?;
+        let audience = metrics.subscribers.with_label_values(&[transport]);
+        audience.inc();
+        let ((cursor, resumed), found) = {
+            let read = since.map(|id| (id, hub.read(id.partition)));
+            let room = entry.state();
+            let cursor = match read {
+                Some((id, read)) => Cursor::resume(&room, id, &read),
+                None => (Cursor::join(&room), false),
+            };
+            (cursor, room.newest().map(|newest| newest.id))
+        };
+        let shape = hub.shape();
+        let hello = Frame::Hello {
+            room: room.clone(),
+            heartbeat_ms: heartbeat.as_millis() as u64,
+            window_ms: shape.window_ms,
+            live_ms: shape.live_ms,
+            swarm_size: shape.swarm_size,
+            resumed,
+        };
+        let subscriber = Self {
+            entry,
+            cursor,
+            found,
+            audience,
+        };
+        Some((subscriber, Encoded::new(&hello)))
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.audience.dec();
+        self.entry.unsubscribed();
+    }
+}

@@ -1,0 +1,404 @@
+//! A room as it stands at one node, on its way to another.
+//!
+//! ```text
+//!  upstream's room ─ standing ─▶ RoomSnapshot ─ read ─▶ Standing ─ take ─▶ relay's room
+//! ```
+//!
+//! Invariant: whatever a relay had before, and whichever upstream it takes from, afterwards its room has
+//! the finals and totals of the one of the two that is further, and nothing between two finals is missing
+//! without a gap.
+
+use std::sync::Arc;
+
+use emostream_model::{Frame, ResultId, Room, RoomSnapshot, TrendingNow, Window};
+
+use crate::{
+    frame::encoded::Encoded,
+    room::{
+        result_order::ResultOrder,
+        state::{Final, RoomState},
+        totals::RoomTotals,
+    },
+};
+
+/// A snapshot whose frames were read and are what they should be.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    floor: Option<ResultId>,
+    newest: Option<(ResultId, Window)>,
+    finals: Vec<Arc<Final>>,
+    totals: RoomTotals,
+    /// Window, emission, frame.
+    live: Vec<(Window, u64, Encoded)>,
+    /// Start of the span's last window, whether it is empty, frame.
+    trending: Option<(u64, bool, Encoded)>,
+}
+
+/// A snapshot holds what is no frame, or a frame of something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotStanding;
+
+impl Standing {
+    /// Reads a snapshot.
+    pub(crate) fn read(snapshot: &RoomSnapshot) -> Result<Self, NotStanding> {
+        let mine = |room: &Room| (*room == snapshot.room).then_some(()).ok_or(NotStanding);
+        let mut finals: Vec<Arc<Final>> = Vec::with_capacity(snapshot.finals.len());
+        for text in &snapshot.finals {
+            let frame = frame(text)?;
+            let Frame::Final {
+                id,
+                room,
+                window,
+                emitted_at,
+                ..
+            } = &frame
+            else {
+                return Err(NotStanding);
+            };
+            mine(room)?;
+            let before = finals.last().map(|before| before.id);
+            let follows =
+                |before: ResultId| before.partition == id.partition && before.offset < id.offset;
+            if !before.is_none_or(follows) {
+                return Err(NotStanding);
+            }
+            finals.push(Arc::new(Final {
+                id: *id,
+                window: *window,
+                written_ms: *emitted_at,
+                frame: Encoded::new(&frame),
+            }));
+        }
+        // The newest names the partition of all, and ends the list if there is one.
+        let newest = snapshot.newest;
+        let last = finals.last().map(|last| (last.id, last.window));
+        let elsewhere = |id: ResultId| newest.is_some_and(|(n, _)| n.partition != id.partition);
+        if last.is_some_and(|last| newest != Some(last)) || snapshot.floor.is_some_and(elsewhere) {
+            return Err(NotStanding);
+        }
+        let mut live = Vec::with_capacity(snapshot.live.len());
+        for text in &snapshot.live {
+            let frame = frame(text)?;
+            let Frame::Live {
+                room,
+                window,
+                emitted_at,
+                ..
+            } = &frame
+            else {
+                return Err(NotStanding);
+            };
+            mine(room)?;
+            live.push((*window, *emitted_at, Encoded::new(&frame)));
+        }
+        let mut trending = None;
+        if let Some(now) = &snapshot.trending {
+            let frame = frame(&now.frame)?;
+            let Frame::Trending { room, top, .. } = &frame else {
+                return Err(NotStanding);
+            };
+            mine(room)?;
+            trending = Some((now.start_ms, top.is_empty(), Encoded::new(&frame)));
+        }
+        Ok(Self {
+            floor: snapshot.floor,
+            newest,
+            finals,
+            totals: RoomTotals::of(&snapshot.totals),
+            live,
+            trending,
+        })
+    }
+
+    /// The newest final, and its window.
+    pub(crate) fn newest(&self) -> Option<(ResultId, Window)> {
+        self.newest
+    }
+}
+
+fn frame(text: &str) -> Result<Frame, NotStanding> {
+    let mut frame = serde_json::from_str(text).map_err(|_| NotStanding)?;
+    if let Frame::Live {
+        total,
+        counts,
+        others,
+        ..
+    }
+    | Frame::Final {
+        total,
+        counts,
+        others,
+        ..
+    } = &mut frame
+    {
+        // What only the upstream's build can name.
+        let named = counts.iter().map(|tally| tally.count);
+        let named = named.fold(0, u64::saturating_add);
+        *others = total.saturating_sub(named).max(*others);
+    }
+    Ok(frame)
+}
+
+impl RoomState {
+    /// The room as it stands, for a relay that `has` some of its finals.
+    pub(crate) fn standing(&self, room: &Room, has: impl Fn(ResultId) -> bool) -> RoomSnapshot {
+        let text = |frame: &Encoded| frame.json().to_string();
+        let mut live: Vec<_> = self.live.values().collect();
+        live.sort_by_key(|live| live.version);
+        RoomSnapshot {
+            room: room.clone(),
+            floor: self.floor,
+            newest: self.newest().map(|newest| (newest.id, newest.window)),
+            finals: self
+                .finals
+                .iter()
+                .filter(|kept| !has(kept.id))
+                .map(|kept| text(&kept.frame))
+                .collect(),
+            totals: self.totals.counts(),
+            live: live.into_iter().map(|live| text(&live.frame)).collect(),
+            trending: self.trending.as_ref().map(|trending| TrendingNow {
+                start_ms: trending.order.start_ms,
+                frame: text(&trending.frame),
+            }),
+        }
+    }
+
+    /// Takes in how the room stands upstream; `false` if there is nothing new in it.
+    pub(crate) fn take(&mut self, standing: Standing) -> bool {
+        let mut news = self.take_finals(standing.floor, standing.newest, standing.finals);
+        // Counts only grow, so the greater sum is the later one: it goes with the later final.
+        if standing.totals.total() > self.totals.total() {
+            self.totals = standing.totals;
+            news = true;
+        }
+        for (window, emitted_at, frame) in standing.live {
+            news |= !self.is_closed(window) && self.show_live(window, emitted_at, frame);
+        }
+        if let Some((start_ms, ended, frame)) = standing.trending {
+            let resets = self.resets;
+            news |= self.show_trending(ResultOrder { resets, start_ms }, ended, frame);
+        }
+        news
+    }
+
+    fn take_finals(
+        &mut self,
+        floor: Option<ResultId>,
+        newest: Option<(ResultId, Window)>,
+        finals: Vec<Arc<Final>>,
+    ) -> bool {
+        let Some(partition) = newest.map(|(id, _)| id).or(floor).map(|id| id.partition) else {
+            return false;
+        };
+        if self.partition().is_some_and(|mine| mine != partition) {
+            let mine = self.newest().map(|newest| newest.window.start);
+            let later = newest.is_some_and(|(_, window)| Some(window.start) > mine);
+            if !later {
+                return false;
+            }
+            self.move_on();
+        }
+        let seen = self.newest().map(|newest| newest.id).or(self.floor);
+        let behind = |id: ResultId| seen.is_none_or(|seen| seen.offset < id.offset);
+        let mut news = false;
+        if let Some(floor) = floor.filter(|floor| behind(*floor)) {
+            // What lies between the last that is known here and the floor is kept nowhere any more.
+            self.finals.clear();
+            self.losses += u64::from(seen.is_some());
+            self.floor = Some(floor);
+            news = true;
+        }
+        for kept in finals {
+            if behind(kept.id) {
+                let resets = self.resets_of(kept.id, kept.window);
+                self.keep(resets, kept);
+                news = true;
+            }
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use emostream_model::{Emoji, TrendingRecord, WindowRecord, WindowSize, compress};
+    use proptest::prelude::*;
+
+    const FINALS: u64 = 12;
+
+    fn record(nth: u64, emitted_at: Option<u64>) -> WindowRecord {
+        let count = nth + 1;
+        WindowRecord {
+            room: Room::default(),
+            window: WindowSize::from_ms(10).unwrap().window_of(nth * 10),
+            emitted_at,
+            total: count,
+            counts: vec![compress(Emoji::from_text("🔥").unwrap(), count, 1000)],
+        }
+    }
+
+    /// Offsets have gaps, as those of transactions have.
+    fn id(nth: u64) -> ResultId {
+        ResultId {
+            partition: 2,
+            offset: 3 * nth + 1,
+        }
+    }
+
+    fn push(room: &mut RoomState, nth: u64) -> bool {
+        room.push_final(id(nth), nth, record(nth, None), None, None)
+    }
+
+    /// A room that has read so many finals, of which the first are kept no more.
+    fn upstream(read: u64, expired: u64) -> RoomState {
+        let mut room = RoomState::default();
+        for nth in 0..read {
+            push(&mut room, nth);
+        }
+        room.expire(expired);
+        room
+    }
+
+    fn take(relay: &mut RoomState, upstream: &RoomState, has: u64) -> bool {
+        let end = if has == 0 { 0 } else { id(has - 1).offset + 1 };
+        let snapshot = upstream.standing(&Room::default(), |id| id.offset < end);
+        relay.take(Standing::read(&snapshot).unwrap())
+    }
+
+    fn frames(room: &RoomState) -> Vec<String> {
+        room.finals()
+            .map(|kept| kept.frame.json().to_string())
+            .collect()
+    }
+
+    proptest! {
+        /// Whatever was taken from whom: the room is the one of an upstream that has come as far, but for
+        /// finals that are kept nowhere.
+        #[test]
+        fn a_relay_s_room_is_the_one_of_whoever_is_furthest(
+            visits in proptest::collection::vec((0..=FINALS, 0..=FINALS, 0..=FINALS), 1..6)
+        ) {
+            let mut relay = RoomState::default();
+            // How far it has come.
+            let mut has = 0;
+            for (read, expired, goes_on_to) in visits {
+                take(&mut relay, &upstream(read, expired), has);
+                for nth in read..goes_on_to {
+                    push(&mut relay, nth);
+                }
+                has = has.max(read).max(goes_on_to);
+                let truth = upstream(has, 0);
+                prop_assert_eq!(relay.totals(), truth.totals());
+                // Everything above the floor is there, as the truth has it.
+                let floor = relay.floor().map_or(0, |floor| floor.offset + 1);
+                let expected: Vec<String> = truth.finals().filter(|kept| kept.id.offset >= floor)
+                    .map(|kept| kept.frame.json().to_string()).collect();
+                prop_assert_eq!(frames(&relay), expected);
+                prop_assert!(!relay.contradicts(id(has.saturating_sub(1)), record(has.saturating_sub(1), None).window));
+            }
+        }
+
+        #[test]
+        fn what_is_no_room_is_refused(text in ".{0,40}") {
+            let mut snapshot = upstream(3, 0).standing(&Room::default(), |_| false);
+            prop_assert!(Standing::read(&snapshot).is_ok());
+            snapshot.finals[1] = text.clone();
+            prop_assert!(Standing::read(&snapshot).is_err());
+            snapshot.finals.clear();
+            snapshot.live = vec![text];
+            prop_assert!(Standing::read(&snapshot).is_err());
+        }
+    }
+
+    #[test]
+    fn what_only_another_build_can_name_is_among_the_others() {
+        let mut snapshot = upstream(3, 0).standing(&Room::default(), |_| false);
+        let known = snapshot.finals[2].clone();
+        assert!(known.contains("\"count\":3") && !known.contains("others"));
+        snapshot.finals[2] = known.replace("🔥", "新");
+        let standing = Standing::read(&snapshot).unwrap();
+        let kept = standing.finals[2].frame.json().to_string();
+        let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        assert_eq!(
+            (&kept["counts"], &kept["total"], &kept["others"]),
+            (&serde_json::json!([]), &3.into(), &3.into())
+        );
+        // What is known, and has no count, is no count.
+        snapshot.finals[2] = known.replace("\"loose\":3", "\"lose\":3");
+        assert!(Standing::read(&snapshot).is_err());
+    }
+
+    #[test]
+    fn frames_of_another_room_or_out_of_order_are_refused() {
+        let good = upstream(3, 0).standing(&Room::default(), |_| false);
+        let mut other = good.clone();
+        other.room = Room::new("other").unwrap();
+        let mut turned = good.clone();
+        turned.finals.swap(0, 1);
+        let mut cut = good.clone();
+        cut.finals.pop();
+        for bad in [other, turned, cut] {
+            assert_eq!(Standing::read(&bad).unwrap_err(), NotStanding);
+        }
+    }
+
+    #[test]
+    fn who_was_away_for_longer_than_the_ring_is_told_a_gap() {
+        let mut relay = upstream(2, 0);
+        let losses = relay.losses();
+        assert!(take(&mut relay, &upstream(6, 4), 2));
+        assert_eq!(relay.floor(), Some(id(3)));
+        assert_eq!(relay.losses(), losses + 1);
+        assert_eq!(frames(&relay), frames(&upstream(6, 4)));
+    }
+
+    #[test]
+    fn live_tallies_and_what_is_trending_come_along_once() {
+        let mut upstream = upstream(3, 0);
+        upstream.push_live(record(3, Some(31)));
+        upstream.push_live(record(4, Some(41)));
+        let trending = |nth: u64| TrendingRecord {
+            room: Room::default(),
+            window: record(nth, None).window,
+            span_ms: 60,
+            top: Vec::new(),
+        };
+        upstream.push_trending(trending(2));
+        let mut relay = RoomState::default();
+        assert!(take(&mut relay, &upstream, 0));
+        assert_eq!(relay.live_after(0).unwrap().window, record(3, None).window);
+        assert_eq!(relay.live().unwrap().frame, upstream.live().unwrap().frame);
+        assert_eq!((relay.trending_version(), relay.trending()), (1, None));
+        assert!(!take(&mut relay, &upstream, 3), "nothing is new");
+        // An upstream that lags shows what was long before.
+        assert!(relay.push_live(record(4, Some(45))));
+        assert!(!take(&mut relay, &upstream, 3));
+        assert!(!relay.push_trending(trending(1)));
+    }
+
+    #[test]
+    fn a_log_made_anew_shows_itself() {
+        let relay = upstream(5, 2);
+        let window = |nth: u64| record(nth, None).window;
+        assert!(!relay.contradicts(id(4), window(4)), "the newest again");
+        assert!(
+            !relay.contradicts(id(3), window(3)),
+            "one of the ring again"
+        );
+        assert!(!relay.contradicts(id(1), window(1)), "one that has expired");
+        assert!(!relay.contradicts(id(9), window(9)), "the next");
+        assert!(
+            relay.contradicts(id(4), window(9)),
+            "another of this offset"
+        );
+        let between = ResultId {
+            offset: id(3).offset + 1,
+            ..id(3)
+        };
+        assert!(relay.contradicts(between, window(9)), "none was there");
+        assert!(relay.contradicts(id(1), window(9)), "later, and yet before");
+    }
+}

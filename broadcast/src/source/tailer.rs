@@ -1,0 +1,226 @@
+//! The thread that reads results and feeds them to the rooms.
+//!
+//! ```text
+//!  start:  rooms as they stood ([`crate::source::restore`]) ─▶ ready
+//!  then:   [windows], [trending], [live] ─▶ rooms, for ever; a failing log is tried again each second
+//! ```
+
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use emostream_http::Component;
+use emostream_log::{Doorbell, Log, LogError, Record};
+use emostream_model::{RelayUpdate, ResultId, Trending, WindowRecord};
+
+use crate::{
+    Config,
+    hub::updates::{Feed, now_us},
+    relay::Supply,
+    room::result_order::resets,
+    source::{
+        restore::{Sources, rebuild},
+        topic_reader::{Decoder, Source},
+    },
+};
+
+/// How long to wait before a failing log is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often a log that fails for longer is logged.
+const WARN_EVERY: Duration = Duration::from_secs(30);
+/// How long the thread sleeps at most before it looks whether it should end.
+pub(crate) const PARK: Duration = Duration::from_millis(200);
+
+/// The reading thread; dropped, it ends.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    stop: Arc<AtomicBool>,
+    bell: Doorbell,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tail {
+    /// Rebuilds the rooms from the log, which may take some seconds, then reads on in a thread.
+    pub(crate) fn start(
+        config: &Config,
+        log: Arc<dyn Log>,
+        feed: Arc<Feed>,
+        readiness: Component,
+    ) -> Result<Self, crate::BroadcastError> {
+        let bell = Doorbell::default();
+        let mut decoder = Decoder::new(&feed.metrics);
+        let Sources {
+            windows,
+            trending,
+            live,
+            live_before,
+        } = rebuild(config, &*log, &feed, &bell, &mut decoder)?;
+        feed.metrics.rooms.set(feed.hub.len() as i64);
+        let mut reading = Reading {
+            log,
+            feed,
+            bell: bell.clone(),
+            decoder,
+            window_ms: config.window_ms,
+            live_before,
+            windows,
+            trending,
+            live,
+            reads: false,
+            warned: None,
+        };
+        reading.goes_well(&readiness);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let run = move || {
+            while !stopped.load(Ordering::Acquire) {
+                reading.go_on(&readiness);
+            }
+        };
+        let named = std::thread::Builder::new().name("tail".to_owned());
+        let thread = named.spawn(run).map_err(crate::BroadcastError::Thread)?;
+        Ok(Self {
+            stop,
+            bell,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            // Its panic would have ended the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Reading {
+    log: Arc<dyn Log>,
+    feed: Arc<Feed>,
+    bell: Doorbell,
+    decoder: Decoder,
+    /// How long windows were at the start.
+    window_ms: u64,
+    /// By partition: live tallies below this were written before the start.
+    live_before: HashMap<u32, u64>,
+    windows: Source,
+    trending: Source,
+    live: Source,
+    /// Whether the log could be read at last.
+    reads: bool,
+    /// When it was last logged that it cannot be.
+    warned: Option<Instant>,
+}
+
+impl Reading {
+    /// One round: what is new, then sleep until there is more.
+    fn go_on(&mut self, readiness: &Component) {
+        match self.round() {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => self.bell.wait(PARK),
+            Err(error) => {
+                self.reads = false;
+                // Between two reports of a broker, reading may look well.
+                if self.warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+                    tracing::warn!(%error, "results cannot be read; trying again");
+                    self.warned = Some(Instant::now());
+                }
+                self.feed.metrics.upstream.set(0);
+                self.feed.hub.supply().send_replace(Supply::CutOff);
+                readiness.not_ready(error.to_string());
+                self.windows.reopen();
+                self.trending.reopen();
+                self.live.reopen();
+                std::thread::sleep(RETRY);
+                return;
+            }
+        }
+        if !self.reads {
+            self.goes_well(readiness);
+        }
+        self.feed.sweep();
+    }
+
+    fn goes_well(&mut self, readiness: &Component) {
+        self.reads = true;
+        self.feed.metrics.upstream.set(1);
+        self.feed.hub.supply().send_replace(Supply::from_the_log());
+        readiness.ready();
+    }
+
+    /// Reads what is there; `Break` when that was nothing.
+    fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
+        let (feed, decoder) = (&*self.feed, &mut self.decoder);
+        let born_us = now_us();
+        // News of another log ends this node; nothing else is refused.
+        let take = |update| drop(feed.take(born_us, update));
+        let finals = self
+            .windows
+            .poll(&*self.log, &self.bell, feed, &mut |record| {
+                if let Some(result) = decoder.read::<WindowRecord>(record) {
+                    let update = RelayUpdate::Final {
+                        id: id_of(record),
+                        written_ms: record.time_ms,
+                        record: result,
+                    };
+                    drop(feed.take_after(born_us, Some(resets(&record)), update));
+                }
+            })?;
+        let trending = self
+            .trending
+            .poll(&*self.log, &self.bell, feed, &mut |record| {
+                if let Some(result) = decoder.read(record) {
+                    take(of_trending(result));
+                }
+            })?;
+        let (window_ms, live_before) = (self.window_ms, &self.live_before);
+        let live = self
+            .live
+            .poll(&*self.log, &self.bell, feed, &mut |record| {
+                let before = live_before.get(&record.partition);
+                let early = before.is_some_and(|before| record.offset < *before);
+                let now = |result: &WindowRecord| !early || size_ms(result) == window_ms;
+                if let Some(result) = decoder.read::<WindowRecord>(record).filter(now) {
+                    take(RelayUpdate::Live(result));
+                }
+            })?;
+        feed.outlet.flush();
+        Ok(match finals + trending + live {
+            0 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+    }
+}
+
+/// How long its window is. What was shown before the start in windows of another size was left open by an
+/// earlier run for good.
+fn size_ms(result: &WindowRecord) -> u64 {
+    result.window.end.saturating_sub(result.window.start)
+}
+
+/// What is trending, as news.
+pub(crate) fn of_trending(trending: Trending) -> RelayUpdate {
+    match trending {
+        Trending::Room(record) => RelayUpdate::Trending(record),
+        Trending::All(leaders) => RelayUpdate::Leaders(leaders),
+    }
+}
+
+/// The id of a final.
+pub(crate) fn id_of(record: Record<'_>) -> ResultId {
+    ResultId {
+        partition: record.partition,
+        offset: record.offset,
+    }
+}

@@ -1,0 +1,113 @@
+//! A topic of results, read on over outages and deletions, and its records decoded.
+
+use std::time::{Duration, Instant};
+
+use emostream_log::{Doorbell, Log, LogError, Reader, Record};
+use prometheus::IntCounter;
+use serde::de::DeserializeOwned;
+
+use crate::{hub::updates::Feed, metrics::Metrics};
+
+/// Records taken from a partition before the next one has its turn.
+const POLL_RECORDS: usize = 1000;
+/// How often records that are no results are told of in the log; all are counted.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// One topic, read from where it was left.
+pub(crate) struct Source {
+    topic: String,
+    /// Whether it holds finals, which subscribers must be told to have missed.
+    finals: bool,
+    next: Vec<(u32, u64)>,
+    reader: Option<Box<dyn Reader>>,
+}
+
+impl Source {
+    /// `topic` from these offsets on.
+    pub(crate) fn new(topic: String, finals: bool, next: Vec<(u32, u64)>) -> Self {
+        Self {
+            topic,
+            finals,
+            next,
+            reader: None,
+        }
+    }
+
+    /// Takes what is there in each partition; how many records that were.
+    pub(crate) fn poll(
+        &mut self,
+        log: &dyn Log,
+        bell: &Doorbell,
+        feed: &Feed,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<usize, LogError> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => none.insert(log.reader(&self.topic, &self.next, bell.wake())?),
+        };
+        let mut read = 0;
+        for (partition, next) in &mut self.next {
+            match reader.poll(*partition, POLL_RECORDS, each) {
+                Ok(records) => read += records,
+                Err(LogError::Expired { start, offset, .. }) => {
+                    let topic = &self.topic;
+                    tracing::warn!(%topic, partition, offset, start, "results were deleted unread");
+                    *next = start;
+                    if self.finals {
+                        feed.begins(*partition, start);
+                    }
+                    self.reader = None;
+                    return Ok(read + 1);
+                }
+                Err(error) => return Err(error),
+            }
+            *next = reader.position(*partition);
+            if self.finals {
+                feed.reaches(*partition, *next);
+            }
+        }
+        Ok(read)
+    }
+
+    /// Reads on with a new reader, from where the old one had come to.
+    pub(crate) fn reopen(&mut self) {
+        self.reader = None;
+    }
+
+    /// Whether the last poll had read all that there was.
+    pub(crate) fn at_end(&self) -> bool {
+        let reader = self.reader.as_ref();
+        let at_end = |(p, _): &(u32, u64)| reader.is_some_and(|reader| reader.at_end(*p));
+        self.next.iter().all(at_end)
+    }
+}
+
+/// Reads results; what is none is counted, and now and then told of.
+pub(crate) struct Decoder {
+    unreadable: IntCounter,
+    told: Option<Instant>,
+}
+
+impl Decoder {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            unreadable: metrics.unreadable.clone(),
+            told: None,
+        }
+    }
+
+    /// The result that a record holds, if it holds one.
+    pub(crate) fn read<T: DeserializeOwned>(&mut self, record: Record<'_>) -> Option<T> {
+        let error = match serde_json::from_slice(record.value) {
+            Ok(result) => return Some(result),
+            Err(error) => error,
+        };
+        self.unreadable.inc();
+        if self.told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
+            self.told = Some(Instant::now());
+            let (partition, offset) = (record.partition, record.offset);
+            tracing::warn!(partition, offset, %error, "records that are no results are skipped");
+        }
+        None
+    }
+}
