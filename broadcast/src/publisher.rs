@@ -17,7 +17,8 @@ use hyper::{Method, StatusCode, header::ORIGIN};
 use prometheus::Registry;
 
 use crate::{
-    BroadcastError, Config, Reception,
+    config::{Config, Reception},
+    error::BroadcastError,
     fanout::{
         goaway,
         inbound::Inbound,

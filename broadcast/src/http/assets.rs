@@ -3,19 +3,19 @@
 use std::{
     borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
-    str::FromStr,
 };
 
 use bytes::Bytes;
 use emostream_http::{Body, Response};
 use hyper::{
-    HeaderMap, StatusCode, Uri,
+    HeaderMap, StatusCode,
     header::{
         CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
         IF_NONE_MATCH,
     },
-    http::uri::Authority,
 };
+
+use crate::config::IngestUrl;
 
 /// Everything from here, nothing inline: what a sender writes can never run. (The element's style is a
 /// constructed sheet, which is neither.)
@@ -65,34 +65,6 @@ const ICON: &str = "/favicon.ico";
 /// Whether `path` is a file of the page.
 pub(crate) fn knows(path: &str) -> bool {
     path == ICON || FILES.iter().any(|(known, ..)| *known == path)
-}
-
-/// The origin of an ingest: `https://react.example`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IngestUrl(String);
-
-/// What is no origin.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("write http://HOST[:PORT] or https://HOST[:PORT], without a path")]
-pub struct InvalidIngestUrl;
-
-impl FromStr for IngestUrl {
-    type Err = InvalidIngestUrl;
-
-    fn from_str(text: &str) -> Result<Self, InvalidIngestUrl> {
-        let uri: Uri = text.trim().parse().map_err(|_| InvalidIngestUrl)?;
-        let scheme = uri.scheme_str().filter(|it| ["http", "https"].contains(it));
-        // Of these alone, it is the same in a page and in a policy.
-        let plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
-        let host = uri.authority().map(Authority::as_str);
-        let host = host.filter(|host| !host.starts_with(':') && host.chars().all(plain));
-        match (scheme, host) {
-            (Some(scheme), Some(host)) if uri.path() == "/" && uri.query().is_none() => {
-                Ok(Self(format!("{scheme}://{host}")))
-            }
-            _ => Err(InvalidIngestUrl),
-        }
-    }
 }
 
 /// A file, as this publisher serves it.
@@ -186,30 +158,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
     use std::io::Write;
-
-    #[test]
-    fn an_ingest_is_named_by_its_origin() {
-        for (text, origin) in [
-            ("https://react.example", "https://react.example"),
-            ("http://10.0.0.1:8080/", "http://10.0.0.1:8080"),
-            (" http://[::1]:9 ", "http://[::1]:9"),
-        ] {
-            assert_eq!(text.parse(), Ok(IngestUrl(origin.to_owned())), "{text}");
-        }
-        for text in [
-            "",
-            "react.example",
-            "ftp://h",
-            "http://h/path",
-            "http://h/?q",
-            "http://u@h",
-            "http://h;x",
-            "http://:80",
-            "http://h'x",
-        ] {
-            assert!(text.parse::<IngestUrl>().is_err(), "{text}");
-        }
-    }
 
     fn html<'p>(page: &'p Page, path: &str) -> &'p str {
         let file = page.files.iter().find(|file| file.path == path).unwrap();

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    BroadcastError,
+    error::BroadcastError,
     hub::{
         updates::{Feed, now_us},
         window_settings::Shape,

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    BroadcastError,
+    error::BroadcastError,
     hub::updates::Feed,
     relay::{
         HELLO_PATIENCE,

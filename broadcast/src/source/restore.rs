@@ -16,7 +16,7 @@ use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_to_end};
 use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
 
 use crate::{
-    Config,
+    config::Config,
     hub::{rooms::Hub, updates::Feed},
     room::{result_order::ResultOrder, state::RoomState, totals::RoomTotals},
     source::{

@@ -21,7 +21,8 @@ use emostream_log::{Doorbell, Log, LogError, Record};
 use emostream_model::{RelayUpdate, ResultId, Trending, WindowRecord};
 
 use crate::{
-    Config,
+    config::Config,
+    error::BroadcastError,
     hub::updates::{Feed, now_us},
     relay::Supply,
     room::result_order::resets,
@@ -53,7 +54,7 @@ impl Tail {
         log: Arc<dyn Log>,
         feed: Arc<Feed>,
         readiness: Component,
-    ) -> Result<Self, crate::BroadcastError> {
+    ) -> Result<Self, BroadcastError> {
         let bell = Doorbell::default();
         let mut decoder = Decoder::new(&feed.metrics);
         let Sources {
@@ -85,7 +86,7 @@ impl Tail {
             }
         };
         let named = std::thread::Builder::new().name("tail".to_owned());
-        let thread = named.spawn(run).map_err(crate::BroadcastError::Thread)?;
+        let thread = named.spawn(run).map_err(BroadcastError::Thread)?;
         Ok(Self {
             stop,
             bell,
