@@ -22,8 +22,11 @@ use crate::{
         shard_pool::{Arrival, Speech},
         write_batch::Batch,
     },
-    frame::{encoded::Encoded, heartbeat::Heartbeat},
-    http::websocket::{self, close_frame},
+    frame::{
+        encoded::Encoded,
+        heartbeat::Heartbeat,
+        websocket::{self, close_frame},
+    },
     hub::{rooms::Entry, subscriber::Subscriber},
     metrics::Deliveries,
 };
@@ -138,8 +141,8 @@ impl Connection {
         let first = match &speech {
             Speech::WebSocket(_) => [&taken.head[..], hello.websocket()].concat(),
             Speech::Events(framing) => {
-                let hello = framing.frame(&hello);
-                [&taken.head[..], framing.retry().as_bytes(), &hello].concat()
+                let hello = hello.sse(*framing);
+                [&taken.head[..], framing.retry().as_bytes(), hello].concat()
             }
         };
         let connection = Self {
@@ -370,7 +373,7 @@ impl Connection {
                 let close = close_frame(CLOSE_RECONNECT, "restarting");
                 [&bye.websocket()[..], &close].concat()
             }
-            Speech::Events(framing) => [&framing.frame(bye)[..], framing.end()].concat(),
+            Speech::Events(framing) => [&bye.sse(*framing)[..], framing.end()].concat(),
         };
         self.part(&last, false, turn);
         self.send(turn)
@@ -429,7 +432,7 @@ impl Speech {
     fn frame(&self, frame: &Encoded) -> Bytes {
         match self {
             Self::WebSocket(_) => frame.websocket().clone(),
-            Self::Events(framing) => framing.frame(frame),
+            Self::Events(framing) => frame.sse(*framing).clone(),
         }
     }
 }

@@ -18,7 +18,7 @@ use tungstenite::protocol::frame::{
     coding::{CloseCode, Control, Data, OpCode},
 };
 
-use crate::http::websocket::framed;
+use crate::frame::websocket::framed;
 
 /// What a client may send: control frames, and nothing else that is long.
 const MESSAGE_BYTES: u64 = 4096;

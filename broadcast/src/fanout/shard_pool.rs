@@ -35,8 +35,7 @@ use crate::{
         mailbox::{Bell, Bells},
         shard::Thread,
     },
-    frame::{encoded::Encoded, heartbeat::Heartbeat},
-    http::sse::Framing,
+    frame::{encoded::Encoded, heartbeat::Heartbeat, sse::Framing},
     hub::subscriber::Subscriber,
     metrics::Metrics,
 };

@@ -9,7 +9,10 @@ use tungstenite::{
     protocol::frame::coding::{Data, OpCode},
 };
 
-use crate::http::{sse, websocket};
+use crate::frame::{
+    sse::{self, Framing},
+    websocket,
+};
 
 /// What most frames have room in.
 const JSON_BYTES: usize = 512;
@@ -71,8 +74,19 @@ impl Encoded {
         }
     }
 
-    fn as_event(&self) -> &Event {
-        self.event.get_or_init(|| {
+    /// The JSON text.
+    pub(crate) fn json(&self) -> &Utf8Bytes {
+        &self.json
+    }
+
+    /// The whole WebSocket frame.
+    pub(crate) fn websocket(&self) -> &Bytes {
+        &self.websocket
+    }
+
+    /// The whole Server-Sent Event, blank line included, as `framing` sends it.
+    pub(crate) fn sse(&self, framing: Framing) -> &Bytes {
+        let event = self.event.get_or_init(|| {
             let heeded = match self.heeded {
                 Heeded::Nothing => String::new(),
                 Heeded::Id(id) => format!("id: {id}\n"),
@@ -86,27 +100,11 @@ impl Encoded {
                 event: chunk.slice(end - event.len()..end),
                 chunk,
             }
-        })
-    }
-
-    /// The JSON text.
-    pub(crate) fn json(&self) -> &Utf8Bytes {
-        &self.json
-    }
-
-    /// The whole WebSocket frame.
-    pub(crate) fn websocket(&self) -> &Bytes {
-        &self.websocket
-    }
-
-    /// The whole event, blank line included.
-    pub(crate) fn event(&self) -> &Bytes {
-        &self.as_event().event
-    }
-
-    /// The whole event, as a chunk of HTTP/1.1.
-    pub(crate) fn chunk(&self) -> &Bytes {
-        &self.as_event().chunk
+        });
+        match framing {
+            Framing::Chunks => &event.chunk,
+            Framing::Bare => &event.event,
+        }
     }
 }
 
@@ -122,8 +120,8 @@ mod tests {
         assert_eq!(encoded.json().as_str(), json);
         assert_eq!(encoded.websocket()[..2], [0x81, json.len() as u8]);
         assert_eq!(encoded.websocket()[2..], *json.as_bytes());
-        assert_eq!(encoded.event(), event.as_bytes());
+        assert_eq!(encoded.sse(Framing::Bare), event.as_bytes());
         let chunk = format!("{:x}\r\n{event}\r\n", event.len());
-        assert_eq!(encoded.chunk(), chunk.as_bytes());
+        assert_eq!(encoded.sse(Framing::Chunks), chunk.as_bytes());
     }
 }

@@ -2,3 +2,5 @@
 
 pub(crate) mod encoded;
 pub(crate) mod heartbeat;
+pub(crate) mod sse;
+pub(crate) mod websocket;

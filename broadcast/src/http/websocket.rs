@@ -1,4 +1,4 @@
-//! WebSocket (RFC 6455): the handshake, and frames as they are written and read.
+//! The WebSocket handshake (RFC 6455, section 4).
 
 use emostream_http::{Body, Problem, Request, Response};
 use hyper::{
@@ -9,36 +9,9 @@ use hyper::{
         SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
     },
 };
-use tungstenite::{
-    handshake::derive_accept_key,
-    protocol::frame::{
-        FrameHeader,
-        coding::{Control, OpCode},
-    },
-};
+use tungstenite::handshake::derive_accept_key;
 
 use crate::http::token;
-
-/// A frame of ours: whole and unmasked.
-pub(crate) fn framed(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
-    let header = FrameHeader {
-        opcode,
-        ..FrameHeader::default()
-    };
-    let bytes = payload.len() as u64;
-    let mut frame = Vec::with_capacity(header.len(bytes) + payload.len());
-    header
-        .format(bytes, &mut frame)
-        .expect("a Vec takes every write");
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// A close with a code and a short reason.
-pub(crate) fn close_frame(code: u16, reason: &str) -> Vec<u8> {
-    let payload = [&code.to_be_bytes()[..], reason.as_bytes()].concat();
-    framed(OpCode::Control(Control::Close), &payload)
-}
 
 /// Checks a handshake (RFC 6455, section 4.2.1); its answer, for whoever takes the socket over.
 pub(crate) fn handshake(
