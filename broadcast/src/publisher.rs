@@ -20,6 +20,7 @@ use crate::{
     config::{Config, Reception},
     error::BroadcastError,
     fanout::{
+        deliveries::Deliveries,
         goaway,
         inbound::Inbound,
         shard_pool::{Arrival, Shards, Speech},
@@ -71,7 +72,7 @@ impl Publisher {
         registry: &Registry,
         readiness: &Readiness,
     ) -> Result<Self, BroadcastError> {
-        let metrics = Metrics::register(registry, config.reception.clock.clone())?;
+        let metrics = Metrics::register(registry)?;
         let component = readiness.component("publisher");
         component.not_ready("reading what was counted");
         let shape = Shape {
@@ -98,7 +99,7 @@ impl Publisher {
         registry: &Registry,
         readiness: &Readiness,
     ) -> Result<Self, BroadcastError> {
-        let metrics = Metrics::register(registry, reception.clock.clone())?;
+        let metrics = Metrics::register(registry)?;
         let component = readiness.component("relay");
         // Until an upstream tells.
         let shape = Shape {
@@ -290,7 +291,8 @@ impl Service {
                         sse::response(body, Some(framing))
                     }
                     None => {
-                        let deliveries = self.metrics.deliveries.clone();
+                        let clock = self.reception.clock.clone();
+                        let deliveries = Deliveries::new(&self.metrics, clock);
                         let subscription = Subscription::new(subscriber, hello, deliveries);
                         let stay = Stay::new(self.farewell.clone(), until);
                         let (metrics, drain) = (self.metrics.clone(), self.reception.drain);

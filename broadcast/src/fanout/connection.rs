@@ -18,6 +18,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
 use crate::{
     fanout::{
+        deliveries::Deliveries,
         inbound::Heard,
         shard_pool::{Arrival, Speech},
         write_batch::Batch,
@@ -28,7 +29,6 @@ use crate::{
         websocket::{self, close_frame},
     },
     hub::{rooms::Entry, subscriber::Subscriber},
-    metrics::Deliveries,
 };
 
 /// How often a WebSocket client is asked whether it lives, by a ping.

@@ -1,6 +1,7 @@
 //! Updates on their way out: threads that write to the subscribers' sockets.
 
 mod connection;
+pub(crate) mod deliveries;
 pub(crate) mod goaway;
 pub(crate) mod inbound;
 pub(crate) mod mailbox;

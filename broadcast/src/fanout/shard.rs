@@ -16,6 +16,7 @@ use socket2::SockRef;
 use crate::{
     fanout::{
         connection::{Connection, DEAD_AFTER, More, Tick, Turn},
+        deliveries::Deliveries,
         goaway,
         mailbox::Bell,
         shard_pool::Arrival,
@@ -92,7 +93,7 @@ impl Thread {
             turn: Turn {
                 now: Tick::since(now, now),
                 instant: now,
-                deliveries: metrics.deliveries.clone(),
+                deliveries: Deliveries::new(metrics, heartbeat.clock.clone()),
                 // The next visit may come a whole round later, which would be too late.
                 silence: Tick::span(heartbeat.every.saturating_sub(SLICE_EVERY * SLICES as u32)),
                 heartbeat,

@@ -3,7 +3,7 @@
 
 use tokio::sync::watch;
 
-use crate::{frame::encoded::Encoded, hub::subscriber::Subscriber, metrics::Deliveries};
+use crate::{fanout::deliveries::Deliveries, frame::encoded::Encoded, hub::subscriber::Subscriber};
 
 /// See the module.
 pub(crate) struct Subscription {

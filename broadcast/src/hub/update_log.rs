@@ -200,12 +200,11 @@ impl Ring {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_log::EventClock;
     use emostream_model::{ReadRange, Room, RoomSnapshot};
     use prometheus::Registry;
 
     fn outlet() -> Outlet {
-        Outlet::new(Metrics::register(&Registry::new(), EventClock::host()).unwrap())
+        Outlet::new(Metrics::register(&Registry::new()).unwrap())
     }
 
     fn news(bytes: usize) -> RelayUpdate {
