@@ -23,7 +23,8 @@ use crate::{
         deliveries::Deliveries,
         goaway,
         inbound::Inbound,
-        shard_pool::{Arrival, Shards, Speech},
+        new_connection::{Arrival, Speech},
+        shard_pool::Shards,
     },
     frame::{encoded::Encoded, heartbeat::Heartbeat, sse::Framing},
     http::{

@@ -20,7 +20,7 @@ use crate::{
     fanout::{
         deliveries::Deliveries,
         inbound::Heard,
-        shard_pool::{Arrival, Speech},
+        new_connection::{Arrival, Speech},
         write_batch::Batch,
     },
     frame::{
@@ -425,14 +425,5 @@ impl Connection {
             return Ok(false);
         }
         self.send(turn)
-    }
-}
-
-impl Speech {
-    fn frame(&self, frame: &Encoded) -> Bytes {
-        match self {
-            Self::WebSocket(_) => frame.websocket().clone(),
-            Self::Events(framing) => frame.sse(*framing).clone(),
-        }
     }
 }

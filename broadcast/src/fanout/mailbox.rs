@@ -11,7 +11,7 @@ use std::{
 
 use mio::{Registry, Token, Waker};
 
-use crate::{fanout::shard_pool::Arrival, hub::rooms::Entry};
+use crate::{fanout::new_connection::Arrival, hub::rooms::Entry};
 
 /// One bell a shard.
 pub(crate) type Bells = Arc<[Arc<Bell>]>;

@@ -5,6 +5,7 @@ pub(crate) mod deliveries;
 pub(crate) mod goaway;
 pub(crate) mod inbound;
 pub(crate) mod mailbox;
+pub(crate) mod new_connection;
 mod shard;
 pub(crate) mod shard_pool;
 mod write_batch;

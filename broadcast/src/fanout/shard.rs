@@ -19,7 +19,7 @@ use crate::{
         deliveries::Deliveries,
         goaway,
         mailbox::Bell,
-        shard_pool::Arrival,
+        new_connection::Arrival,
         write_batch::Batch,
     },
     frame::heartbeat::Heartbeat,

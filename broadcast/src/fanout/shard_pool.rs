@@ -24,38 +24,18 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-use emostream_http::Taken;
 
 use crate::{
     fanout::{
-        inbound::Inbound,
         mailbox::{Bell, Bells},
+        new_connection::Arrival,
         shard::Thread,
     },
-    frame::{encoded::Encoded, heartbeat::Heartbeat, sse::Framing},
-    hub::subscriber::Subscriber,
+    frame::heartbeat::Heartbeat,
     metrics::Metrics,
 };
-
-/// A subscriber that comes to a shard.
-pub(crate) struct Arrival {
-    pub(crate) taken: Taken,
-    pub(crate) speech: Speech,
-    pub(crate) subscriber: Subscriber,
-    pub(crate) hello: Encoded,
-    /// When its token expires, if it ever does.
-    pub(crate) until: Option<Instant>,
-}
-
-/// What is spoken to it.
-#[derive(Debug)]
-pub(crate) enum Speech {
-    WebSocket(Inbound),
-    Events(Framing),
-}
 
 /// The shards of a publisher. Dropped, they let all connections go.
 #[derive(Debug)]
