@@ -184,7 +184,7 @@ fn fan_out(
     let shards = shards.unwrap_or(NonZeroUsize::MIN);
     let shards = Shards::start(shards, &heartbeat(reception), &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
-    let hub = Arc::new(Hub::new(shape, shards.bells()));
+    let hub = Arc::new(Hub::new(shape, shards.listeners()));
     let feed = Arc::new(Feed::new(
         hub,
         metrics,

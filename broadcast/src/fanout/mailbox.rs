@@ -11,10 +11,10 @@ use std::{
 
 use mio::{Registry, Token, Waker};
 
-use crate::{fanout::new_connection::Arrival, hub::rooms::Entry};
-
-/// One bell a shard.
-pub(crate) type Bells = Arc<[Arc<Bell>]>;
+use crate::{
+    fanout::new_connection::Arrival,
+    hub::rooms::{Entry, RoomListener},
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -59,6 +59,12 @@ impl Bell {
     /// Takes all that was left.
     pub(super) fn take(&self) -> Desk {
         mem::take(&mut *self.desk.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl RoomListener for Bell {
+    fn room_changed(&self, room: &Arc<Entry>) {
+        self.put(|desk| desk.changed.push(room.clone()));
     }
 }
 

@@ -4,7 +4,7 @@ mod connection;
 pub(crate) mod deliveries;
 pub(crate) mod goaway;
 pub(crate) mod inbound;
-pub(crate) mod mailbox;
+mod mailbox;
 pub(crate) mod new_connection;
 mod shard;
 pub(crate) mod shard_pool;

@@ -28,19 +28,16 @@ use std::{
 };
 
 use crate::{
-    fanout::{
-        mailbox::{Bell, Bells},
-        new_connection::Arrival,
-        shard::Thread,
-    },
+    fanout::{mailbox::Bell, new_connection::Arrival, shard::Thread},
     frame::heartbeat::Heartbeat,
+    hub::rooms::{RoomListener, RoomListeners},
     metrics::Metrics,
 };
 
 /// The shards of a publisher. Dropped, they let all connections go.
 #[derive(Debug)]
 pub(crate) struct Shards {
-    bells: Bells,
+    bells: Vec<Arc<Bell>>,
     next: AtomicUsize,
     threads: Vec<JoinHandle<()>>,
 }
@@ -55,9 +52,8 @@ impl Shards {
         let threads: Vec<Thread> = (0..count.get())
             .map(|shard| Thread::new(shard, heartbeat.clone(), metrics))
             .collect::<io::Result<_>>()?;
-        let bells: Vec<Arc<Bell>> = threads.iter().map(Thread::bell).collect();
         let mut shards = Self {
-            bells: bells.into(),
+            bells: threads.iter().map(Thread::bell).collect(),
             next: AtomicUsize::new(0),
             threads: Vec::new(),
         };
@@ -68,9 +64,12 @@ impl Shards {
         Ok(shards)
     }
 
-    /// What the hub rings.
-    pub(crate) fn bells(&self) -> Bells {
-        self.bells.clone()
+    /// What the hub notifies of changes.
+    pub(crate) fn listeners(&self) -> RoomListeners {
+        let bells = self.bells.iter();
+        bells
+            .map(|bell| bell.clone() as Arc<dyn RoomListener>)
+            .collect()
     }
 
     /// Takes a connection in. The shards take turns, so that each has its share of every room.
@@ -81,7 +80,7 @@ impl Shards {
 
     /// Says goodbye to everybody, those included who are still to come.
     pub(crate) fn bye(&self, spread: Duration) {
-        for bell in self.bells.iter() {
+        for bell in &self.bells {
             bell.put(|desk| desk.farewell = Some(spread));
         }
     }
@@ -89,7 +88,7 @@ impl Shards {
 
 impl Drop for Shards {
     fn drop(&mut self) {
-        for bell in self.bells.iter() {
+        for bell in &self.bells {
             bell.put(|desk| desk.stop = true);
         }
         for thread in self.threads.drain(..) {

@@ -16,7 +16,6 @@ use emostream_model::{
 use tokio::sync::watch;
 
 use crate::{
-    fanout::mailbox::Bells,
     hub::window_settings::Shape,
     relay::Supply,
     room::{
@@ -57,7 +56,7 @@ pub(crate) struct Hub {
     resets: AtomicU64,
     /// How results are cut now.
     shape: Mutex<Shape>,
-    bells: Bells,
+    listeners: RoomListeners,
     /// Whether results come.
     supply: watch::Sender<Supply>,
 }
@@ -97,6 +96,15 @@ impl Unfit {
     }
 }
 
+/// Is notified when a room changes: the mailbox of a shard.
+pub(crate) trait RoomListener: std::fmt::Debug + Send + Sync {
+    /// The room changed; called once until the shard has looked at it ([`Entry::looks`]).
+    fn room_changed(&self, room: &Arc<Entry>);
+}
+
+/// One listener a shard.
+pub(crate) type RoomListeners = Arc<[Arc<dyn RoomListener>]>;
+
 /// A room, and who is to be woken when it changes.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -105,7 +113,7 @@ pub(crate) struct Entry {
     changed: watch::Sender<()>,
     /// By shard; see the constants.
     marks: Box<[AtomicU8]>,
-    bells: Bells,
+    listeners: RoomListeners,
     subscribers: AtomicUsize,
     /// Subscribers of relays below this node.
     below: AtomicUsize,
@@ -119,12 +127,12 @@ const SEEN: u8 = 1;
 const CHANGED: u8 = 2;
 
 impl Entry {
-    fn new(state: RoomState, bells: Bells) -> Self {
+    fn new(state: RoomState, listeners: RoomListeners) -> Self {
         Self {
             state: Mutex::new(state),
             changed: watch::Sender::new(()),
-            marks: bells.iter().map(|_| AtomicU8::new(EMPTY)).collect(),
-            bells,
+            marks: listeners.iter().map(|_| AtomicU8::new(EMPTY)).collect(),
+            listeners,
             subscribers: AtomicUsize::new(0),
             below: AtomicUsize::new(0),
         }
@@ -144,10 +152,10 @@ impl Entry {
     /// Tells all who wait for the room, each shard once until it has looked.
     fn ring(self: &Arc<Self>) {
         self.changed.send_replace(());
-        for (mark, bell) in self.marks.iter().zip(self.bells.iter()) {
+        for (mark, listener) in self.marks.iter().zip(self.listeners.iter()) {
             let turned = mark.compare_exchange(SEEN, CHANGED, Ordering::AcqRel, Ordering::Acquire);
             if turned.is_ok() {
-                bell.put(|desk| desk.changed.push(self.clone()));
+                listener.room_changed(self);
             }
         }
     }
@@ -187,9 +195,9 @@ impl Entry {
 }
 
 impl Hub {
-    /// No rooms yet; results are cut in `shape` until they show otherwise. The shards behind `bells` are told
+    /// No rooms yet; results are cut in `shape` until they show otherwise. The `listeners` are notified
     /// of changes.
-    pub(crate) fn new(shape: Shape, bells: Bells) -> Self {
+    pub(crate) fn new(shape: Shape, listeners: RoomListeners) -> Self {
         Self {
             rooms: Mutex::default(),
             silent: AtomicUsize::new(0),
@@ -198,7 +206,7 @@ impl Hub {
             leaders: Mutex::default(),
             resets: AtomicU64::new(0),
             shape: Mutex::new(shape),
-            bells,
+            listeners,
             supply: watch::Sender::new(Supply::CutOff),
         }
     }
@@ -331,7 +339,7 @@ impl Hub {
             None if self.silent.load(Ordering::Relaxed) >= SILENT_ROOMS => return None,
             None => {
                 self.silent.fetch_add(1, Ordering::Relaxed);
-                let entry = Arc::new(Entry::new(RoomState::default(), self.bells.clone()));
+                let entry = Arc::new(Entry::new(RoomState::default(), self.listeners.clone()));
                 rooms.insert(room.clone(), entry.clone());
                 entry
             }
@@ -354,7 +362,7 @@ impl Hub {
         let mut rooms = self.rooms();
         let entry = rooms.entry(room.clone());
         entry
-            .or_insert_with(|| Arc::new(Entry::new(state(), self.bells.clone())))
+            .or_insert_with(|| Arc::new(Entry::new(state(), self.listeners.clone())))
             .clone()
     }
 
