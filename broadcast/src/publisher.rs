@@ -40,7 +40,8 @@ use crate::{
     metrics::{Metrics, SSE, WEBSOCKET},
     relay::{
         client::{Follower, Upstreams},
-        server::{RelayPort, Tree},
+        node::Node,
+        server::{self, RelayPort},
     },
     source::tailer::Tail,
 };
@@ -51,7 +52,7 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 /// A running publisher, or a relay. Dropped, it takes in no more results.
 pub struct Publisher {
     service: Arc<Service>,
-    tree: Arc<Tree>,
+    node: Arc<Node>,
     farewell: Shutdown,
     _source: NewsSource,
 }
@@ -83,10 +84,10 @@ impl Publisher {
         };
         let (feed, shards) = fan_out(shape, metrics, &config.reception)?;
         let tail = Tail::start(&config, log, feed.clone(), component)?;
-        let tree = Arc::new(Tree::new(feed));
+        let node = Arc::new(Node::new(feed));
         Ok(Self::new(
             config.reception,
-            tree,
+            node,
             shards,
             NewsSource::Log { _tail: tail },
         ))
@@ -109,11 +110,11 @@ impl Publisher {
             live_ms: 0,
         };
         let (feed, shards) = fan_out(shape, metrics, &reception)?;
-        let tree = Arc::new(Tree::new(feed));
-        let follower = Follower::start(upstreams, &tree, component).await?;
+        let node = Arc::new(Node::new(feed));
+        let follower = Follower::start(upstreams, &node, component).await?;
         Ok(Self::new(
             reception,
-            tree,
+            node,
             shards,
             NewsSource::Upstream {
                 _follower: follower,
@@ -121,19 +122,19 @@ impl Publisher {
         ))
     }
 
-    fn new(reception: Reception, tree: Arc<Tree>, shards: Arc<Shards>, source: NewsSource) -> Self {
+    fn new(reception: Reception, node: Arc<Node>, shards: Arc<Shards>, source: NewsSource) -> Self {
         let farewell = Shutdown::new();
         let service = Service {
             page: Page::new(reception.ingest_url.as_ref()),
             reception,
-            hub: tree.feed().hub.clone(),
+            hub: node.feed.hub.clone(),
             shards,
-            metrics: tree.feed().metrics.clone(),
+            metrics: node.feed.metrics.clone(),
             farewell: farewell.clone(),
         };
         Self {
             service: Arc::new(service),
-            tree,
+            node,
             farewell,
             _source: source,
         }
@@ -145,13 +146,13 @@ impl Publisher {
         port: RelayPort,
         shutdown: Shutdown,
     ) -> impl Future<Output = ()> + use<> {
-        self.tree.clone().serve(port, shutdown)
+        server::serve(self.node.clone(), port, shutdown)
     }
 
     /// Waits until it cannot go on, and tells why: starting again mends it.
     pub fn fails(&self) -> impl Future<Output = BroadcastError> + use<> {
-        let tree = self.tree.clone();
-        async move { tree.failed().await }
+        let feed = self.node.feed.clone();
+        async move { BroadcastError::OtherLog(feed.failed().await.to_string()) }
     }
 
     /// What answers its requests.

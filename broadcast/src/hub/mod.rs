@@ -4,4 +4,5 @@ pub(crate) mod rooms;
 pub(crate) mod subscriber;
 pub(crate) mod update_log;
 pub(crate) mod updates;
+pub(crate) mod upstream_status;
 pub(crate) mod window_settings;

@@ -16,8 +16,7 @@ use emostream_model::{
 use tokio::sync::watch;
 
 use crate::{
-    hub::window_settings::Shape,
-    relay::Supply,
+    hub::{upstream_status::UpstreamStatus, window_settings::Shape},
     room::{
         result_order::ResultOrder,
         snapshot::{NotStanding, Standing},
@@ -57,8 +56,8 @@ pub(crate) struct Hub {
     /// How results are cut now.
     shape: Mutex<Shape>,
     listeners: RoomListeners,
-    /// Whether results come.
-    supply: watch::Sender<Supply>,
+    /// Whether updates reach this node.
+    upstream_status: watch::Sender<UpstreamStatus>,
 }
 
 /// News that cannot be taken in.
@@ -207,13 +206,13 @@ impl Hub {
             resets: AtomicU64::new(0),
             shape: Mutex::new(shape),
             listeners,
-            supply: watch::Sender::new(Supply::CutOff),
+            upstream_status: watch::Sender::new(UpstreamStatus::Disconnected),
         }
     }
 
-    /// Whether results come, and by which way.
-    pub(crate) fn supply(&self) -> &watch::Sender<Supply> {
-        &self.supply
+    /// Whether updates reach this node, and through which nodes.
+    pub(crate) fn upstream_status(&self) -> &watch::Sender<UpstreamStatus> {
+        &self.upstream_status
     }
 
     /// Takes news in; `false` if it is known already. Subscribers of what has changed look again.
@@ -460,10 +459,10 @@ impl Hub {
             }
         };
         let settled = async {
-            let mut supply = self.supply.subscribe();
+            let mut status = self.upstream_status.subscribe();
             loop {
-                let _ = supply.wait_for(Supply::is_fed).await;
-                if tokio::time::timeout(LAG, supply.wait_for(|now| !now.is_fed()))
+                let _ = status.wait_for(UpstreamStatus::is_connected).await;
+                if tokio::time::timeout(LAG, status.wait_for(|now| !now.is_connected()))
                     .await
                     .is_err()
                 {

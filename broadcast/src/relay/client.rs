@@ -30,14 +30,14 @@ use crate::{
     error::BroadcastError,
     hub::{
         updates::{Feed, now_us},
+        upstream_status::UpstreamStatus,
         window_settings::Shape,
     },
     relay::{
-        HEARTBEAT, HELLO_PATIENCE, Supply,
         audience::Told,
         auth::{RelayToken, nonce},
-        server::Tree,
-        transport::{self, Incoming, LinkError, Wire},
+        node::Node,
+        transport::{self, HEARTBEAT, HELLO_PATIENCE, Incoming, LinkError, Wire},
     },
 };
 
@@ -90,15 +90,15 @@ impl Follower {
     /// Finds an upstream, and returns once all that it has is here.
     pub(crate) async fn start(
         upstreams: Upstreams,
-        tree: &Tree,
+        node: &Node,
         readiness: Component,
     ) -> Result<Self, BroadcastError> {
         let (stage, mut stages) = watch::channel(Stage::Seeking);
         let (complaint, complaints) = watch::channel(String::new());
         let following = Following {
             upstreams,
-            node: tree.node,
-            feed: tree.feed.clone(),
+            node: node.id,
+            feed: node.feed.clone(),
             readiness,
             stage,
             complaint,
@@ -120,7 +120,7 @@ impl Follower {
                 Stage::Seeking | Stage::CatchingUp => tokio::select! {
                     _ = stages.changed() => {}
                     () = sleep_until(deadline) => {}
-                    unfit = tree.feed.failed() => return Err(BroadcastError::OtherLog(unfit.to_string())),
+                    unfit = node.feed.failed() => return Err(BroadcastError::OtherLog(unfit.to_string())),
                 },
             }
         }
@@ -184,7 +184,10 @@ impl Following {
             .not_ready(format!("no upstream feeds it: {complaints}"));
         self.complaint.send_replace(complaints);
         self.feed.metrics.upstream.set(0);
-        self.feed.hub.supply().send_replace(Supply::CutOff);
+        self.feed
+            .hub
+            .upstream_status()
+            .send_replace(UpstreamStatus::Disconnected);
         self.stage.send_replace(Stage::Seeking);
         // What is old is forgotten without an upstream, too.
         self.feed.sweep();
@@ -316,7 +319,9 @@ impl Following {
                 RelayDown::Present => {
                     feed.metrics.rooms.set(feed.hub.len() as i64);
                     feed.metrics.upstream.set(1);
-                    feed.hub.supply().send_replace(Supply::Fed(way.clone()));
+                    feed.hub
+                        .upstream_status()
+                        .send_replace(UpstreamStatus::Connected(way.clone()));
                     self.readiness.ready();
                     if self.stage.send_replace(Stage::Fed) != Stage::Fed {
                         tracing::info!(upstream = at, "news comes from this upstream from now on");
@@ -326,7 +331,9 @@ impl Following {
                     self.check(&path)?;
                     way = path.into();
                     if fed {
-                        feed.hub.supply().send_replace(Supply::Fed(way.clone()));
+                        feed.hub
+                            .upstream_status()
+                            .send_replace(UpstreamStatus::Connected(way.clone()));
                     }
                 }
                 RelayDown::Challenge(_) | RelayDown::Welcome(_) | RelayDown::Refused(_) => {

@@ -3,8 +3,6 @@
 use std::{collections::VecDeque, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use emostream_http::{Shutdown, Tls};
-use emostream_model::NodeId;
-use rand::RngExt;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -12,16 +10,12 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-use crate::{
-    error::BroadcastError,
-    hub::updates::Feed,
-    relay::{
-        HELLO_PATIENCE,
-        auth::RelayToken,
-        log_limit::{Lines, SPAN},
-        session::{self, Guest},
-        transport::{LinkError, Wire},
-    },
+use crate::relay::{
+    auth::RelayToken,
+    log_limit::{Lines, SPAN},
+    node::Node,
+    session::{self, Guest},
+    transport::{HELLO_PATIENCE, LinkError, Wire},
 };
 
 /// How long accepting pauses after an error, which is a lack of file descriptors mostly.
@@ -46,98 +40,71 @@ pub struct RelayPort {
     pub max_relays: u32,
 }
 
-/// A node of the tree.
-#[derive(Debug)]
-pub(crate) struct Tree {
-    pub(super) node: NodeId,
-    pub(super) feed: Arc<Feed>,
+/// Serves relays until `shutdown`; then their connections are closed, and they look for another upstream.
+pub(crate) async fn serve(node: Arc<Node>, port: RelayPort, shutdown: Shutdown) {
+    let outlet = node.feed.outlet.clone();
+    tokio::select! {
+        () = outlet.run() => {}
+        () = accept(node, port, shutdown) => {}
+    }
 }
 
-impl Tree {
-    /// A node of a number of its own.
-    pub(crate) fn new(feed: Arc<Feed>) -> Self {
-        Self {
-            node: NodeId(rand::rng().random()),
-            feed,
-        }
-    }
-
-    /// What it takes in by.
-    pub(crate) fn feed(&self) -> &Feed {
-        &self.feed
-    }
-
-    /// Returns once this node cannot go on, and why.
-    pub(crate) async fn failed(&self) -> BroadcastError {
-        BroadcastError::OtherLog(self.feed.failed().await.to_string())
-    }
-
-    /// Serves relays until `shutdown`; then they are let go, to find another upstream.
-    pub(crate) async fn serve(self: Arc<Self>, port: RelayPort, shutdown: Shutdown) {
-        let outlet = self.feed.outlet.clone();
-        tokio::select! {
-            () = outlet.run() => {}
-            () = self.accept(port, shutdown) => {}
-        }
-    }
-
-    async fn accept(self: Arc<Self>, port: RelayPort, shutdown: Shutdown) {
-        let RelayPort {
-            listener,
-            tls,
-            token,
-            max_relays,
-        } = port;
-        let door = Arc::new(Door {
-            tree: self,
-            tls,
-            token,
-            places: Arc::new(Semaphore::new(max_relays as usize)),
-            lines: Lines::default(),
-            shutdown: shutdown.clone(),
-        });
-        let mut requested = pin!(shutdown.requested());
-        let mut spans = interval(SPAN);
-        let mut strangers: VecDeque<JoinHandle<()>> = VecDeque::new();
-        loop {
-            let accepted = tokio::select! {
-                () = &mut requested => break,
-                accepted = listener.accept() => accepted,
-                _ = spans.tick() => {
-                    door.tell_the_rest();
-                    continue;
-                }
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    if door.lines.has_one() {
-                        tracing::warn!(%error, "a relay could not be accepted");
-                    }
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            strangers.retain(|stranger| !stranger.is_finished());
-            if strangers.len() >= STRANGERS
-                && let Some(longest) = strangers.pop_front()
-            {
-                longest.abort();
-                if door.lines.has_one() {
-                    tracing::warn!(
-                        "too many strangers at the relays' port; who has been silent longest is let go"
-                    );
-                }
+async fn accept(node: Arc<Node>, port: RelayPort, shutdown: Shutdown) {
+    let RelayPort {
+        listener,
+        tls,
+        token,
+        max_relays,
+    } = port;
+    let door = Arc::new(Door {
+        node,
+        tls,
+        token,
+        places: Arc::new(Semaphore::new(max_relays as usize)),
+        lines: Lines::default(),
+        shutdown: shutdown.clone(),
+    });
+    let mut requested = pin!(shutdown.requested());
+    let mut spans = interval(SPAN);
+    let mut strangers: VecDeque<JoinHandle<()>> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            () = &mut requested => break,
+            accepted = listener.accept() => accepted,
+            _ = spans.tick() => {
+                door.tell_the_rest();
+                continue;
             }
-            strangers.push_back(tokio::spawn(door.clone().meet(stream, peer)));
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if door.lines.has_one() {
+                    tracing::warn!(%error, "a relay could not be accepted");
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        strangers.retain(|stranger| !stranger.is_finished());
+        if strangers.len() >= STRANGERS
+            && let Some(longest) = strangers.pop_front()
+        {
+            longest.abort();
+            if door.lines.has_one() {
+                tracing::warn!(
+                    "too many strangers at the relays' port; who has been silent longest is let go"
+                );
+            }
         }
-        strangers.iter().for_each(JoinHandle::abort);
+        strangers.push_back(tokio::spawn(door.clone().meet(stream, peer)));
     }
+    strangers.iter().for_each(JoinHandle::abort);
 }
 
 /// Whom who comes has to pass.
 struct Door {
-    tree: Arc<Tree>,
+    node: Arc<Node>,
     tls: Option<Tls>,
     token: RelayToken,
     places: Arc<Semaphore>,
@@ -149,7 +116,7 @@ impl Door {
     /// Finds out who has come; a relay is fed from then on.
     async fn meet(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let met = match self.wire(stream).await {
-            Ok(wire) => session::meet(&self.tree, &self.token, &self.places, wire).await,
+            Ok(wire) => session::meet(&self.node, &self.token, &self.places, wire).await,
             Err(error) => Err(error),
         };
         match met {
@@ -181,7 +148,7 @@ impl Door {
         }
         let ended = tokio::select! {
             () = self.shutdown.requested() => return,
-            ended = guest.feed(&self.tree) => ended,
+            ended = guest.feed(&self.node) => ended,
         };
         if self.lines.has_one() {
             tracing::warn!(%peer, name, "a relay is let go: {ended}");

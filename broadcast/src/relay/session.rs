@@ -24,13 +24,13 @@ use crate::{
     hub::{
         rooms::Hub,
         updates::{Feed, now_us},
+        upstream_status::UpstreamStatus,
     },
     relay::{
-        HEARTBEAT, HELLO_PATIENCE, Supply,
         audience::Below,
         auth::{RelayToken, nonce},
-        server::Tree,
-        transport::{self, Incoming, LinkError, Wire},
+        node::Node,
+        transport::{self, HEARTBEAT, HELLO_PATIENCE, Incoming, LinkError, Wire},
     },
 };
 
@@ -50,14 +50,14 @@ pub(super) struct Guest {
 
 /// Finds out who is there; lets in who knows the token, as long as there is a place. Others are told why not.
 pub(super) async fn meet(
-    tree: &Tree,
+    node: &Node,
     token: &RelayToken,
     places: &Arc<Semaphore>,
     wire: Box<dyn Wire>,
 ) -> Result<Guest, LinkError> {
     let (reading, mut writing) = split(wire);
     let mut incoming = Incoming::new(reading, MAX_UP_BYTES);
-    let greeting = greet(tree, token, places, &mut incoming, &mut writing);
+    let greeting = greet(node, token, places, &mut incoming, &mut writing);
     match timeout(HELLO_PATIENCE, greeting).await {
         Ok(Ok((hello, place))) => Ok(Guest {
             hello,
@@ -85,16 +85,16 @@ impl Guest {
     }
 
     /// Feeds it; why it ended.
-    pub(super) async fn feed(self, tree: &Tree) -> LinkError {
+    pub(super) async fn feed(self, node: &Node) -> LinkError {
         let Self {
             hello,
             mut incoming,
             mut writing,
             _place,
         } = self;
-        let feed = &tree.feed;
+        let feed = &node.feed;
         let _attached = Attached::new(feed);
-        let telling = tell(tree, hello, &mut writing);
+        let telling = tell(node, hello, &mut writing);
         tokio::select! {
             Err(error) = telling => error,
             Err(error) = hear(&feed.hub, &mut incoming) => error,
@@ -104,7 +104,7 @@ impl Guest {
 
 /// Finds out who is there, and lets it in.
 async fn greet(
-    tree: &Tree,
+    node: &Node,
     token: &RelayToken,
     places: &Arc<Semaphore>,
     incoming: &mut Incoming<impl AsyncRead + Unpin>,
@@ -123,17 +123,17 @@ async fn greet(
     if !token.verifies(RelaySide::Relay, &meeting, &hello.proof) {
         return Err(Refusal::WrongToken.into());
     }
-    let supply = tree.feed.hub.supply().borrow().clone();
-    let Supply::Fed(way) = supply else {
+    let status = node.feed.hub.upstream_status().borrow().clone();
+    let UpstreamStatus::Connected(way) = status else {
         return Err(Refusal::CutOff.into());
     };
-    let path = path(tree.node, &way);
+    let path = path(node.id, &way);
     if path.contains(&hello.node) {
         return Err(Refusal::Loop.into());
     }
     let place = places.clone().try_acquire_owned();
     let place = place.map_err(|_| Refusal::Full)?;
-    let shape = tree.feed.hub.shape();
+    let shape = node.feed.hub.shape();
     let welcome = RelayWelcome {
         proof: token.prove(RelaySide::Upstream, &meeting),
         path,
@@ -147,8 +147,8 @@ async fn greet(
     Ok((hello, place))
 }
 
-fn path(node: NodeId, way: &[NodeId]) -> Vec<NodeId> {
-    let path = std::iter::once(node).chain(way.iter().copied());
+fn path(id: NodeId, way: &[NodeId]) -> Vec<NodeId> {
+    let path = std::iter::once(id).chain(way.iter().copied());
     path.take(MAX_PATH).collect()
 }
 
@@ -169,18 +169,18 @@ async fn hear(
 
 /// Tells all there is, then what is new.
 async fn tell(
-    tree: &Tree,
+    node: &Node,
     hello: RelayHello,
     writing: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
-    let feed = &tree.feed;
+    let feed = &node.feed;
     let mut has = hello.has;
     loop {
         // In this order: what comes while the rooms are looked at comes again, and nothing is missed.
         let mut cursor = feed.outlet.cursor();
         let reads = feed.hub.reads();
         snapshot(feed, &has, &reads, writing).await?;
-        follow(tree, &mut cursor, writing).await?;
+        follow(node, &mut cursor, writing).await?;
         tracing::warn!(
             name = hello.name,
             "a relay fell behind; it gets the rooms as they stand"
@@ -236,16 +236,16 @@ async fn send(
 
 /// Sends what is new until the ring has moved on without this relay.
 async fn follow(
-    tree: &Tree,
+    node: &Node,
     cursor: &mut u64,
     writing: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
-    let Tree { node, feed } = tree;
+    let Node { id, feed } = node;
     let outlet = &feed.outlet;
     let mut sealed = outlet.watch();
-    let mut supply = feed.hub.supply().subscribe();
+    let mut status = feed.hub.upstream_status().subscribe();
     // The way up may have changed since the welcome.
-    supply.mark_changed();
+    status.mark_changed();
     let mut beat = interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -260,16 +260,16 @@ async fn follow(
         tokio::select! {
             // Both senders live as long as this node.
             _ = sealed.changed() => {}
-            _ = supply.changed() => {
-                let now = supply.borrow_and_update().clone();
-                if let Supply::Fed(way) = now {
-                    let frame = RelayDown::Path(path(*node, &way)).frame();
+            _ = status.changed() => {
+                let now = status.borrow_and_update().clone();
+                if let UpstreamStatus::Connected(way) = now {
+                    let frame = RelayDown::Path(path(*id, &way)).frame();
                     transport::write(writing, &frame).await?;
                 }
             }
             _ = beat.tick() => {
-                let fed = supply.borrow().is_fed();
-                if fed {
+                let is_connected = status.borrow().is_connected();
+                if is_connected {
                     transport::write(writing, &RelayDown::Heartbeat.frame()).await?;
                 }
             }

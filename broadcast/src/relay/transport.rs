@@ -9,7 +9,17 @@ use tokio::{
 
 use emostream_model::{MessageError, RelayDown, RelayUp};
 
-use crate::{hub::rooms::Unfit, relay::SILENCE};
+use crate::hub::rooms::Unfit;
+
+/// How often each side of a link sends a heartbeat.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A peer that sends nothing, or reads nothing, for three heartbeats is lost: one heartbeat that is late
+/// loses no peer.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// How long a link may take from its first byte to the welcome.
+pub(super) const HELLO_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A peer that is slower than this is no link: 128 KiB a second.
 const SLOWEST_BYTES_A_MS: u64 = 128;

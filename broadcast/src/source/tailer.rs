@@ -23,8 +23,10 @@ use emostream_model::{RelayUpdate, ResultId, Trending, WindowRecord};
 use crate::{
     config::Config,
     error::BroadcastError,
-    hub::updates::{Feed, now_us},
-    relay::Supply,
+    hub::{
+        updates::{Feed, now_us},
+        upstream_status::UpstreamStatus,
+    },
     room::result_order::resets,
     source::{
         restore::{Sources, rebuild},
@@ -138,7 +140,10 @@ impl Reading {
                     self.warned = Some(Instant::now());
                 }
                 self.feed.metrics.upstream.set(0);
-                self.feed.hub.supply().send_replace(Supply::CutOff);
+                self.feed
+                    .hub
+                    .upstream_status()
+                    .send_replace(UpstreamStatus::Disconnected);
                 readiness.not_ready(error.to_string());
                 self.windows.reopen();
                 self.trending.reopen();
@@ -156,7 +161,10 @@ impl Reading {
     fn goes_well(&mut self, readiness: &Component) {
         self.reads = true;
         self.feed.metrics.upstream.set(1);
-        self.feed.hub.supply().send_replace(Supply::from_the_log());
+        self.feed
+            .hub
+            .upstream_status()
+            .send_replace(UpstreamStatus::from_log());
         readiness.ready();
     }
 

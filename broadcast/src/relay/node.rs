@@ -1,0 +1,25 @@
+//! A publisher or a relay as a node of the tree.
+
+use std::sync::Arc;
+
+use emostream_model::NodeId;
+use rand::RngExt;
+
+use crate::hub::updates::Feed;
+
+/// A node of the tree: its updates come from the log or from one upstream.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(super) id: NodeId,
+    pub(crate) feed: Arc<Feed>,
+}
+
+impl Node {
+    /// A node with a random id.
+    pub(crate) fn new(feed: Arc<Feed>) -> Self {
+        Self {
+            id: NodeId(rand::rng().random()),
+            feed,
+        }
+    }
+}
