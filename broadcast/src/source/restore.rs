@@ -19,10 +19,7 @@ use crate::{
     config::Config,
     hub::{rooms::Hub, updates::Feed},
     room::{result_order::ResultOrder, state::RoomState, totals::RoomTotals},
-    source::{
-        tailer::{PARK, id_of, of_trending},
-        topic_reader::{Decoder, Source},
-    },
+    source::topic_reader::{Decoder, PARK, Source, id_of, of_trending},
 };
 
 /// The parts of a transaction are all seen within this time; on Kafka some milliseconds, but a broker

@@ -17,8 +17,8 @@ use std::{
 };
 
 use emostream_http::Component;
-use emostream_log::{Doorbell, Log, LogError, Record};
-use emostream_model::{RelayUpdate, ResultId, Trending, WindowRecord};
+use emostream_log::{Doorbell, Log, LogError};
+use emostream_model::{RelayUpdate, WindowRecord};
 
 use crate::{
     config::Config,
@@ -30,7 +30,7 @@ use crate::{
     room::result_order::resets,
     source::{
         restore::{Sources, rebuild},
-        topic_reader::{Decoder, Source},
+        topic_reader::{Decoder, PARK, Source, id_of, of_trending},
     },
 };
 
@@ -38,8 +38,6 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a log that fails for longer is logged.
 const WARN_EVERY: Duration = Duration::from_secs(30);
-/// How long the thread sleeps at most before it looks whether it should end.
-pub(crate) const PARK: Duration = Duration::from_millis(200);
 
 /// The reading thread; dropped, it ends.
 #[derive(Debug)]
@@ -216,20 +214,4 @@ impl Reading {
 /// earlier run for good.
 fn size_ms(result: &WindowRecord) -> u64 {
     result.window.end.saturating_sub(result.window.start)
-}
-
-/// What is trending, as news.
-pub(crate) fn of_trending(trending: Trending) -> RelayUpdate {
-    match trending {
-        Trending::Room(record) => RelayUpdate::Trending(record),
-        Trending::All(leaders) => RelayUpdate::Leaders(leaders),
-    }
-}
-
-/// The id of a final.
-pub(crate) fn id_of(record: Record<'_>) -> ResultId {
-    ResultId {
-        partition: record.partition,
-        offset: record.offset,
-    }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use emostream_log::{Doorbell, Log, LogError, Reader, Record};
+use emostream_model::{RelayUpdate, ResultId, Trending};
 use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
 
@@ -12,6 +13,9 @@ use crate::{hub::updates::Feed, metrics::Metrics};
 const POLL_RECORDS: usize = 1000;
 /// How often records that are no results are told of in the log; all are counted.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a thread that has read a topic to its end sleeps at most: it may have to stop.
+pub(super) const PARK: Duration = Duration::from_millis(200);
 
 /// One topic, read from where it was left.
 pub(crate) struct Source {
@@ -109,5 +113,21 @@ impl Decoder {
             tracing::warn!(partition, offset, %error, "records that are no results are skipped");
         }
         None
+    }
+}
+
+/// A record of the trending topic as an update.
+pub(super) fn of_trending(trending: Trending) -> RelayUpdate {
+    match trending {
+        Trending::Room(record) => RelayUpdate::Trending(record),
+        Trending::All(leaders) => RelayUpdate::Leaders(leaders),
+    }
+}
+
+/// The id of a final.
+pub(super) fn id_of(record: Record<'_>) -> ResultId {
+    ResultId {
+        partition: record.partition,
+        offset: record.offset,
     }
 }
