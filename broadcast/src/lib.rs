@@ -14,7 +14,7 @@
 //!
 //! Invariants:
 //! - A frame is serialised once, whoever receives it, and is the same bytes at every publisher.
-//! - What a subscriber gets next is a pure function of its cursor and the room (`room::cursor`).
+//! - What a subscriber gets next is a pure function of its cursor and the room (`room/cursor.rs`).
 //! - The log is read on a thread of its own, never by an async task.
 //! - What is written to subscribers, shards write; requests, health and metrics are answered elsewhere.
 

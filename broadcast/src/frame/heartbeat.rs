@@ -5,7 +5,7 @@ use std::time::Duration;
 use emostream_log::EventClock;
 use emostream_model::Frame;
 
-use crate::frame::encoded::Encoded;
+use crate::{config::Reception, frame::encoded::Encoded};
 
 /// How long a connection may be silent, and what is sent then.
 #[derive(Debug, Clone)]
@@ -16,6 +16,13 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
+    pub(crate) fn new(reception: &Reception) -> Self {
+        Self {
+            every: reception.heartbeat,
+            clock: reception.clock.clone(),
+        }
+    }
+
     /// The frame of this moment.
     pub(crate) fn frame(&self) -> Encoded {
         Encoded::new(&Frame::Heartbeat {

@@ -1,10 +1,10 @@
 //! What a publisher or a relay answers over HTTP.
 
-pub(crate) mod assets;
-pub(crate) mod room_api;
-pub(crate) mod routes;
-pub(crate) mod sse;
-pub(crate) mod stay;
-pub(crate) mod subscription;
-pub(crate) mod token;
-pub(crate) mod websocket;
+mod assets;
+mod room_api;
+mod routes;
+pub(crate) mod service;
+mod sse;
+mod subscription;
+mod token;
+mod websocket;

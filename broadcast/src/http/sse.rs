@@ -10,10 +10,7 @@ use hyper::header::{
 use crate::{
     fanout::goaway,
     frame::{heartbeat::Heartbeat, sse::Framing},
-    http::{
-        stay::{Over, Stay},
-        subscription::Subscription,
-    },
+    http::subscription::{Over, Stay, Subscription},
 };
 
 /// Pieces between the subscriber and its stream: the one being written, and the next.

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use emostream_http::{Admin, Gate, Limits, Listener, serve};
+use emostream_http::{Admin, AllowOrigin, Gate, Limits, Listener, serve};
 use emostream_log::{Cleanup, EventClock, TopicSpec, embedded::EmbeddedLog};
-use emostream_model::Topics;
+use emostream_model::{Room, Topics};
 use tokio::{net::TcpListener, runtime::Runtime};
 
 use super::*;
@@ -95,7 +95,7 @@ fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
     let mut subscriber = asked(at, handshake);
     hear(&mut subscriber, b"\"resumed\":false}");
 
-    let room = publisher.service.hub.find(&Room::new("r").unwrap());
+    let room = publisher.node.feed.hub.find(&Room::new("r").unwrap());
     let room = room.unwrap();
     let held = room.state();
     // An empty ping, masked: what else there is to send, its shard waits to see.

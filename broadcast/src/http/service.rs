@@ -1,0 +1,221 @@
+//! The requests of subscribers, pages and programs.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use emostream_http::{AllowOrigin, Body, Handler, Pass, Problem, Request, Response, Shutdown};
+use emostream_model::{ResultId, Room};
+use hyper::{Method, StatusCode, header::ORIGIN};
+
+use crate::{
+    config::Reception,
+    fanout::{
+        deliveries::Deliveries,
+        goaway,
+        inbound::Inbound,
+        new_connection::{Arrival, Speech},
+        shard_pool::Shards,
+    },
+    frame::{encoded::Encoded, heartbeat::Heartbeat, sse::Framing},
+    http::{
+        assets::Page,
+        room_api,
+        routes::{self, Route, What},
+        sse,
+        subscription::{Stay, Subscription},
+        token, websocket,
+    },
+    hub::{rooms::Hub, subscriber::Subscriber},
+    metrics::{Metrics, SSE, WEBSOCKET},
+};
+
+/// The methods of every route.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// Answers every request of a publisher or a relay.
+pub(crate) struct Service {
+    page: Page,
+    reception: Reception,
+    hub: Arc<Hub>,
+    shards: Arc<Shards>,
+    metrics: Metrics,
+    farewell: Shutdown,
+}
+
+/// When the token expires; what is beyond the clock is for ever, too.
+fn until(pass: &Pass) -> Option<Instant> {
+    Instant::now().checked_add(pass.left(SystemTime::now())?)
+}
+
+impl Handler for Service {
+    fn knows(&self, path: &str) -> bool {
+        Route::of(path).is_some()
+    }
+
+    async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
+        let allow = &self.reception.allow_origin;
+        if *request.method() == Method::OPTIONS {
+            return allow.preflight(request.headers(), METHODS);
+        }
+        let origin = request.headers().get(ORIGIN).cloned();
+        let mut response = self
+            .answer(request)
+            .await
+            .unwrap_or_else(Problem::into_response);
+        allow.apply(origin.as_ref(), response.headers_mut());
+        response
+    }
+}
+
+impl Service {
+    pub(crate) fn new(
+        reception: Reception,
+        hub: Arc<Hub>,
+        shards: Arc<Shards>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            page: Page::new(reception.ingest_url.as_ref()),
+            reception,
+            hub,
+            shards,
+            metrics,
+            farewell: Shutdown::new(),
+        }
+    }
+
+    /// Sends `bye` to every subscriber, and accepts no more.
+    pub(crate) fn bye(&self) {
+        self.farewell.trigger();
+        let audience = self.metrics.audience();
+        self.shards
+            .bye(goaway::spread(audience, self.reception.drain));
+    }
+
+    async fn answer(&self, request: Request) -> Result<Response, Problem> {
+        let path = request.uri().path();
+        let route = Route::of(path).ok_or_else(Problem::unknown_path)?;
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(Problem::method_not_allowed(METHODS));
+        }
+        if !self.reception.allow_origin.permits(request.headers()) {
+            return Err(AllowOrigin::refusal());
+        }
+        match route {
+            Route::Page => Ok(self.page.answer(path, request.headers())),
+            Route::Rooms => Ok(room_api::rooms(&self.hub, &self.admit(&request)?)),
+            Route::Room(name, what) => {
+                let pass = self.admit(&request)?;
+                self.room(&routes::room(&name)?, what, &pass, request).await
+            }
+        }
+    }
+
+    fn admit(&self, request: &Request) -> Result<Pass, Problem> {
+        let token = token::find(request.uri(), request.headers());
+        self.reception.gate.admit(token, SystemTime::now())
+    }
+
+    async fn room(
+        &self,
+        room: &Room,
+        what: What,
+        pass: &Pass,
+        request: Request,
+    ) -> Result<Response, Problem> {
+        if !pass.opens(room.as_str()) {
+            let detail = format!("the token does not open room \"{room}\"");
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
+        match what {
+            What::State => Ok(room_api::room(&self.hub, room)),
+            What::History => {
+                let from_ms = routes::moment(request.uri(), "from")?.unwrap_or(0);
+                let to_ms = routes::moment(request.uri(), "to")?.unwrap_or(u64::MAX);
+                Ok(room_api::history(&self.hub, room, from_ms, to_ms))
+            }
+            What::Events if *request.method() == Method::HEAD => {
+                Err(Problem::method_not_allowed("GET, OPTIONS"))
+            }
+            What::Events => {
+                let since = routes::since(request.uri(), request.headers())?;
+                let (subscriber, hello) = self.subscribe(room, since, SSE).await?;
+                let until = until(pass);
+                Ok(match Framing::of(request.version()) {
+                    Some(framing) => {
+                        let speech = Speech::Events(framing);
+                        let body = self.hand_over(subscriber, hello, speech, until);
+                        sse::response(body, Some(framing))
+                    }
+                    None => {
+                        let clock = self.reception.clock.clone();
+                        let deliveries = Deliveries::new(&self.metrics, clock);
+                        let subscription = Subscription::new(subscriber, hello, deliveries);
+                        let stay = Stay::new(self.farewell.clone(), until);
+                        let (metrics, drain) = (self.metrics.clone(), self.reception.drain);
+                        let spread = move || goaway::spread(metrics.audience(), drain);
+                        sse::stream(subscription, Heartbeat::new(&self.reception), stay, spread)
+                    }
+                })
+            }
+            What::WebSocket => {
+                let answer = websocket::handshake(&request)?;
+                let since = routes::since(request.uri(), request.headers())?;
+                let (subscriber, hello) = self.subscribe(room, since, WEBSOCKET).await?;
+                let speech = Speech::WebSocket(Inbound::default());
+                Ok(answer(self.hand_over(
+                    subscriber,
+                    hello,
+                    speech,
+                    until(pass),
+                )))
+            }
+        }
+    }
+
+    /// Has a shard go on with the socket.
+    fn hand_over(
+        &self,
+        subscriber: Subscriber,
+        hello: Encoded,
+        speech: Speech,
+        until: Option<Instant>,
+    ) -> Body {
+        let shards = self.shards.clone();
+        Body::takeover(move |taken| {
+            shards.take(Arrival {
+                taken,
+                speech,
+                subscriber,
+                hello,
+                until,
+            });
+        })
+    }
+
+    async fn subscribe(
+        &self,
+        room: &Room,
+        since: Option<ResultId>,
+        transport: &str,
+    ) -> Result<(Subscriber, Encoded), Problem> {
+        if let Some(id) = since
+            && !self.hub.catch_up(id).await
+        {
+            return Err(Problem::unavailable(
+                "this relay has lost its upstream, and does not know that id yet; come back, or try another",
+            ));
+        }
+        if self.farewell.is_requested() {
+            return Err(Problem::unavailable(
+                "this server is about to end; connect again",
+            ));
+        }
+        let heartbeat = self.reception.heartbeat;
+        let joined = Subscriber::join(&self.hub, room, since, heartbeat, &self.metrics, transport);
+        joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
+    }
+}
