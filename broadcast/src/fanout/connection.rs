@@ -28,7 +28,7 @@ use crate::{
         heartbeat::Heartbeat,
         websocket::{self, close_frame},
     },
-    hub::{rooms::Entry, subscriber::Subscriber},
+    hub::{entry::Entry, subscriber::Subscriber},
 };
 
 /// How often a WebSocket client is asked whether it lives, by a ping.

@@ -1,7 +1,7 @@
 //! What wakes a shard: a desk where things are left for it, and a bell that is rung once for all of them.
 //!
 //! Nothing here grows without bound: an arrival holds its place in the listener's limit of connections, and
-//! a room lies on the desk at most once for each time that the shard has looked at it ([`crate::hub::rooms::Entry`]).
+//! a room lies on the desk at most once for each time that the shard has looked at it ([`crate::hub::entry::Entry`]).
 
 use std::{
     io, mem,
@@ -13,7 +13,7 @@ use mio::{Registry, Token, Waker};
 
 use crate::{
     fanout::new_connection::Arrival,
-    hub::rooms::{Entry, RoomListener},
+    hub::entry::{Entry, RoomListener},
 };
 
 /// See the module.

@@ -23,7 +23,7 @@ use crate::{
         write_batch::Batch,
     },
     frame::heartbeat::Heartbeat,
-    hub::rooms::Entry,
+    hub::entry::Entry,
     metrics::Metrics,
 };
 

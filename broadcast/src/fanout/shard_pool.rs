@@ -30,7 +30,7 @@ use std::{
 use crate::{
     fanout::{mailbox::Bell, new_connection::Arrival, shard::Thread},
     frame::heartbeat::Heartbeat,
-    hub::rooms::{RoomListener, RoomListeners},
+    hub::entry::{RoomListener, RoomListeners},
     metrics::Metrics,
 };
 

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::{
     frame::encoded::Encoded,
-    hub::rooms::{Entry, Hub},
+    hub::{entry::Entry, rooms::Hub},
     room::state::RoomState,
 };
 

@@ -1,5 +1,8 @@
 //! All rooms, behind locks, and the one way in for updates.
 
+pub(crate) mod entry;
+pub(crate) mod offsets;
+pub(crate) mod rejected_update;
 pub(crate) mod rooms;
 pub(crate) mod subscriber;
 pub(crate) mod update_log;

@@ -1,13 +1,11 @@
-//! All rooms, and who waits for them.
+//! All rooms.
 
 use std::{
     collections::HashMap,
-    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use emostream_model::{
@@ -16,7 +14,13 @@ use emostream_model::{
 use tokio::sync::watch;
 
 use crate::{
-    hub::{upstream_status::UpstreamStatus, window_settings::Shape},
+    hub::{
+        entry::{Entry, RoomListeners},
+        offsets::ReadOffsets,
+        rejected_update::Unfit,
+        upstream_status::UpstreamStatus,
+        window_settings::Shape,
+    },
     room::{
         result_order::ResultOrder,
         snapshot::{NotStanding, Standing},
@@ -28,14 +32,6 @@ use crate::{
 /// making one, and each costs some hundred bytes until it is swept.
 const SILENT_ROOMS: usize = 100_000;
 
-/// How far a publisher may lag behind another one that a subscriber comes from. An id that is not
-/// reached within this time belongs to another log, one that was since made anew.
-const LAG: Duration = Duration::from_secs(2);
-
-/// The same for a relay that is cut off: it will have the id once it has found another upstream, for which
-/// it needs five seconds.
-const LAG_CUT_OFF: Duration = Duration::from_secs(8);
-
 /// Every room that has ever counted something, and those that somebody subscribes to.
 ///
 /// It grows with the rooms of the totals topic, as the topic itself does.
@@ -45,10 +41,7 @@ pub(crate) struct Hub {
     /// How many of them are silent, at most: one that has had a result since the last sweep counts until the
     /// next. Changed while the rooms are held.
     silent: AtomicUsize,
-    /// By partition of the finals: the offsets that were read.
-    read: Mutex<HashMap<u32, ReadRange>>,
-    /// Told when there is more of them.
-    advanced: watch::Sender<()>,
+    offsets: ReadOffsets,
     /// What leads across rooms.
     leaders: Mutex<Option<(ResultOrder, LeadersRecord)>>,
     /// The greatest number of backward resets of any room.
@@ -60,139 +53,6 @@ pub(crate) struct Hub {
     upstream_status: watch::Sender<UpstreamStatus>,
 }
 
-/// News that cannot be taken in.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unfit {
-    /// They are of a log made anew, or of another one.
-    #[error(
-        "the results of room {room} are of another log than those before; starting again takes them"
-    )]
-    OtherLog {
-        /// The first that showed it.
-        room: Room,
-    },
-    /// The offsets of a partition are those of another log.
-    #[error(
-        "the results of partition {partition} are of another log than those before; starting again \
-         takes them"
-    )]
-    OtherPartition {
-        /// Which.
-        partition: u32,
-    },
-    /// A room's snapshot is none.
-    #[error("what it tells of room {room} is no room")]
-    NoRoom {
-        /// Which.
-        room: Room,
-    },
-}
-
-impl Unfit {
-    /// Whether nothing that follows can be right, either.
-    pub(crate) fn is_of_another_log(&self) -> bool {
-        !matches!(self, Self::NoRoom { .. })
-    }
-}
-
-/// Is notified when a room changes: the mailbox of a shard.
-pub(crate) trait RoomListener: std::fmt::Debug + Send + Sync {
-    /// The room changed; called once until the shard has looked at it ([`Entry::looks`]).
-    fn room_changed(&self, room: &Arc<Entry>);
-}
-
-/// One listener a shard.
-pub(crate) type RoomListeners = Arc<[Arc<dyn RoomListener>]>;
-
-/// A room, and who is to be woken when it changes.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    state: Mutex<RoomState>,
-    /// Wakes subscribers that no shard holds.
-    changed: watch::Sender<()>,
-    /// By shard; see the constants.
-    marks: Box<[AtomicU8]>,
-    listeners: RoomListeners,
-    subscribers: AtomicUsize,
-    /// Subscribers of relays below this node.
-    below: AtomicUsize,
-}
-
-/// The shard has no subscriber in the room.
-const EMPTY: u8 = 0;
-/// It has, and has looked at the room since its last change.
-const SEEN: u8 = 1;
-/// The room changed, and the shard has been told to look.
-const CHANGED: u8 = 2;
-
-impl Entry {
-    fn new(state: RoomState, listeners: RoomListeners) -> Self {
-        Self {
-            state: Mutex::new(state),
-            changed: watch::Sender::new(()),
-            marks: listeners.iter().map(|_| AtomicU8::new(EMPTY)).collect(),
-            listeners,
-            subscribers: AtomicUsize::new(0),
-            below: AtomicUsize::new(0),
-        }
-    }
-
-    /// `shard` is to be told of changes from now on, or no longer.
-    pub(crate) fn tell(&self, shard: usize, told: bool) {
-        self.marks[shard].store(if told { SEEN } else { EMPTY }, Ordering::Release);
-    }
-
-    /// `shard` is about to look; what changes from now on it is told again.
-    pub(crate) fn looks(&self, shard: usize) {
-        let mark = &self.marks[shard];
-        let _ = mark.compare_exchange(CHANGED, SEEN, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// Tells all who wait for the room, each shard once until it has looked.
-    fn ring(self: &Arc<Self>) {
-        self.changed.send_replace(());
-        for (mark, listener) in self.marks.iter().zip(self.listeners.iter()) {
-            let turned = mark.compare_exchange(SEEN, CHANGED, Ordering::AcqRel, Ordering::Acquire);
-            if turned.is_ok() {
-                listener.room_changed(self);
-            }
-        }
-    }
-
-    /// The room as it is now; hold it briefly.
-    pub(crate) fn state(&self) -> MutexGuard<'_, RoomState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the room; its subscribers look again if there is news.
-    pub(crate) fn update(self: &Arc<Self>, change: impl FnOnce(&mut RoomState) -> bool) -> bool {
-        let news = change(&mut self.state());
-        if news {
-            self.ring();
-        }
-        news
-    }
-
-    /// Tells of changes from now on.
-    pub(crate) fn watch(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
-    }
-
-    /// Subscribers here and at all relays below.
-    pub(crate) fn audience(&self) -> usize {
-        let below = self.below.load(Ordering::Relaxed);
-        self.subscribers.load(Ordering::Relaxed) + below
-    }
-
-    pub(crate) fn subscribed(&self) {
-        self.subscribers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn unsubscribed(&self) {
-        self.subscribers.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Hub {
     /// No rooms yet; results are cut in `shape` until they show otherwise. The `listeners` are notified
     /// of changes.
@@ -200,8 +60,7 @@ impl Hub {
         Self {
             rooms: Mutex::default(),
             silent: AtomicUsize::new(0),
-            read: Mutex::default(),
-            advanced: watch::Sender::default(),
+            offsets: ReadOffsets::default(),
             leaders: Mutex::default(),
             resets: AtomicU64::new(0),
             shape: Mutex::new(shape),
@@ -321,12 +180,7 @@ impl Hub {
     /// A relay below had `before` subscribers in the room, and has `now`. `false` when too many rooms are
     /// held open without a result, and it is not counted.
     pub(crate) fn audience_below(&self, room: &Room, before: usize, now: usize) -> bool {
-        let counted = self.counted(room, |entry| {
-            // Others change it at the same time; sums wrap, and come out right.
-            entry
-                .below
-                .fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
-        });
+        let counted = self.counted(room, |entry| entry.count_below(before, now));
         counted.is_some()
     }
 
@@ -391,91 +245,27 @@ impl Hub {
 
     /// The last offset of a partition of the finals that was never read.
     pub(crate) fn unread(&self, partition: u32) -> Option<u64> {
-        self.range(partition)?.start.checked_sub(1)
+        self.offsets.get(partition)?.start.checked_sub(1)
     }
 
-    /// The offsets of a partition of the finals that were read; none of a partition that is not.
-    pub(crate) fn read(&self, partition: u32) -> Range<u64> {
-        let range = self.range(partition);
-        range.map_or(0..0, |range| range.start..range.end)
-    }
-
-    /// The same of every partition.
-    pub(crate) fn reads(&self) -> Vec<ReadRange> {
-        self.ranges().values().copied().collect()
-    }
-
-    fn range(&self, partition: u32) -> Option<ReadRange> {
-        self.ranges().get(&partition).copied()
-    }
-
-    fn ranges(&self) -> MutexGuard<'_, HashMap<u32, ReadRange>> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The offsets of the finals that were read.
+    pub(crate) fn offsets(&self) -> &ReadOffsets {
+        &self.offsets
     }
 
     /// Finals of a partition were read up to its end; where it begins behind what was read before, those in
     /// between never will be.
     fn set_read(&self, range: ReadRange) -> Result<bool, Unfit> {
-        let partition = range.partition;
-        let known = self.range(partition);
-        let mut now = range;
-        let mut lost = None;
-        if let Some(known) = known {
-            if range.end < known.start {
-                return Err(Unfit::OtherPartition { partition });
-            }
-            if range.end <= known.end {
-                return Ok(false);
-            }
-            match range.start > known.end {
-                true => lost = range.start.checked_sub(1),
-                false => now.start = known.start,
-            }
-        }
-        self.ranges().insert(partition, now);
-        if let Some(last) = lost {
+        self.offsets.advance(range, |last| {
             for entry in self.rooms().values() {
-                entry.update(|state| state.lose(partition, last));
+                entry.update(|state| state.lose(range.partition, last));
             }
-        }
-        self.advanced.send_replace(());
-        Ok(true)
+        })
     }
 
-    fn lags_behind(&self, id: ResultId) -> bool {
-        let range = self.range(id.partition);
-        range.is_some_and(|range| range.end <= id.offset)
-    }
-
-    /// Waits for `id` to be read, for [`LAG`] at most: a subscriber may come from a publisher that is
-    /// ahead of this one. `false` if it was not, and this node is cut off: then nobody knows whether the id
-    /// is one of another log.
+    /// Waits for `id` to be read ([`ReadOffsets::catch_up`]).
     pub(crate) async fn catch_up(&self, id: ResultId) -> bool {
-        let mut advanced = self.advanced.subscribe();
-        let reached = async {
-            while self.lags_behind(id) {
-                // The sender lives as long as this hub.
-                let _ = advanced.changed().await;
-            }
-        };
-        let settled = async {
-            let mut status = self.upstream_status.subscribe();
-            loop {
-                let _ = status.wait_for(UpstreamStatus::is_connected).await;
-                if tokio::time::timeout(LAG, status.wait_for(|now| !now.is_connected()))
-                    .await
-                    .is_err()
-                {
-                    // Not reached in all that time: the cursor will tell.
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = reached => true,
-            () = settled => true,
-            () = tokio::time::sleep(LAG_CUT_OFF) => false,
-        }
+        self.offsets.catch_up(id, &self.upstream_status).await
     }
 
     /// What leads across rooms, if anything does.

@@ -7,7 +7,7 @@ use prometheus::IntGauge;
 
 use crate::{
     frame::encoded::Encoded,
-    hub::rooms::{Entry, Hub},
+    hub::{entry::Entry, rooms::Hub},
     metrics::Metrics,
     room::cursor::Cursor,
 };
@@ -37,7 +37,7 @@ impl Subscriber {
         let audience = metrics.subscribers.with_label_values(&[transport]);
         audience.inc();
         let ((cursor, resumed), found) = {
-            let read = since.map(|id| (id, hub.read(id.partition)));
+            let read = since.map(|id| (id, hub.offsets().range(id.partition)));
             let room = entry.state();
             let cursor = match read {
                 Some((id, read)) => Cursor::resume(&room, id, &read),

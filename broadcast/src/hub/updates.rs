@@ -19,10 +19,7 @@ use emostream_model::{ReadRange, RelayUpdate};
 use tokio::sync::watch;
 
 use crate::{
-    hub::{
-        rooms::{Hub, Unfit},
-        update_log::Outlet,
-    },
+    hub::{rejected_update::Unfit, rooms::Hub, update_log::Outlet},
     metrics::Metrics,
 };
 
@@ -105,7 +102,7 @@ impl Feed {
 
     /// Every final of `partition` before `end` was taken in.
     pub(crate) fn reaches(&self, partition: u32, end: u64) {
-        self.has_read(partition, self.hub.read(partition).start, end);
+        self.has_read(partition, self.hub.offsets().range(partition).start, end);
     }
 
     fn has_read(&self, partition: u32, start: u64, end: u64) {

@@ -262,7 +262,7 @@ impl Following {
             name: self.upstreams.name.clone(),
             nonce: meeting.answer,
             proof: token.prove(RelaySide::Relay, &meeting),
-            has: self.feed.hub.reads(),
+            has: self.feed.hub.offsets().all(),
         };
         transport::write(writing, &RelayUp::Hello(hello).frame()).await?;
         let welcome = match incoming.down().await? {

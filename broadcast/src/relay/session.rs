@@ -178,7 +178,7 @@ async fn tell(
     loop {
         // In this order: what comes while the rooms are looked at comes again, and nothing is missed.
         let mut cursor = feed.outlet.cursor();
-        let reads = feed.hub.reads();
+        let reads = feed.hub.offsets().all();
         snapshot(feed, &has, &reads, writing).await?;
         follow(node, &mut cursor, writing).await?;
         tracing::warn!(

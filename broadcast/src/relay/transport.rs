@@ -9,7 +9,7 @@ use tokio::{
 
 use emostream_model::{MessageError, RelayDown, RelayUp};
 
-use crate::hub::rooms::Unfit;
+use crate::hub::rejected_update::Unfit;
 
 /// How often each side of a link sends a heartbeat.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
