@@ -12,7 +12,7 @@ use crate::{
     fanout::shard_pool::Shards,
     frame::heartbeat::Heartbeat,
     http::service::Service,
-    hub::{rooms::Hub, updates::Feed, window_settings::Shape},
+    hub::{rooms::Hub, updates::Updates, window_settings::WindowSettings},
     metrics::Metrics,
     relay::{
         client::{Follower, Upstreams},
@@ -49,12 +49,12 @@ impl Publisher {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("publisher");
         component.not_ready("reading what was counted");
-        let shape = Shape {
+        let settings = WindowSettings {
             window_ms: config.window_ms,
             swarm_size: config.swarm_size,
             live_ms: config.live_ms,
         };
-        let (feed, shards) = fan_out(shape, metrics, &config.reception)?;
+        let (feed, shards) = fan_out(settings, metrics, &config.reception)?;
         let tail = Tail::start(&config, log, feed.clone(), component)?;
         let node = Arc::new(Node::new(feed));
         Ok(Self::new(
@@ -76,12 +76,12 @@ impl Publisher {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("relay");
         // Until an upstream tells.
-        let shape = Shape {
+        let settings = WindowSettings {
             window_ms: 0,
             swarm_size: 0,
             live_ms: 0,
         };
-        let (feed, shards) = fan_out(shape, metrics, &reception)?;
+        let (feed, shards) = fan_out(settings, metrics, &reception)?;
         let node = Arc::new(Node::new(feed));
         let follower = Follower::start(upstreams, &node, component).await?;
         Ok(Self::new(
@@ -132,17 +132,17 @@ impl Publisher {
 
 /// The way of news into the rooms, and the threads that write to subscribers.
 fn fan_out(
-    shape: Shape,
+    settings: WindowSettings,
     metrics: Metrics,
     reception: &Reception,
-) -> Result<(Arc<Feed>, Arc<Shards>), BroadcastError> {
+) -> Result<(Arc<Updates>, Arc<Shards>), BroadcastError> {
     let shards = reception.shards;
     let shards = shards.map_or_else(thread::available_parallelism, Ok);
     let shards = shards.unwrap_or(NonZeroUsize::MIN);
     let shards = Shards::start(shards, &Heartbeat::new(reception), &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
-    let hub = Arc::new(Hub::new(shape, shards.listeners()));
-    let feed = Arc::new(Feed::new(
+    let hub = Arc::new(Hub::new(settings, shards.listeners()));
+    let feed = Arc::new(Updates::new(
         hub,
         metrics,
         reception.ring,

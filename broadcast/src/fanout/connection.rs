@@ -28,7 +28,7 @@ use crate::{
         heartbeat::Heartbeat,
         websocket::{self, close_frame},
     },
-    hub::{entry::Entry, subscriber::Subscriber},
+    hub::{entry::RoomEntry, subscriber::Subscriber},
 };
 
 /// How often a WebSocket client is asked whether it lives, by a ping.
@@ -162,7 +162,7 @@ impl Connection {
         (connection, taken.ahead)
     }
 
-    pub(super) fn room(&self) -> &Arc<Entry> {
+    pub(super) fn room(&self) -> &Arc<RoomEntry> {
         &self.subscriber.entry
     }
 

@@ -1,7 +1,7 @@
 //! What wakes a shard: a desk where things are left for it, and a bell that is rung once for all of them.
 //!
 //! Nothing here grows without bound: an arrival holds its place in the listener's limit of connections, and
-//! a room lies on the desk at most once for each time that the shard has looked at it ([`crate::hub::entry::Entry`]).
+//! a room lies on the desk at most once for each time that the shard has looked at it ([`crate::hub::entry::RoomEntry`]).
 
 use std::{
     io, mem,
@@ -13,7 +13,7 @@ use mio::{Registry, Token, Waker};
 
 use crate::{
     fanout::new_connection::Arrival,
-    hub::entry::{Entry, RoomListener},
+    hub::entry::{RoomEntry, RoomListener},
 };
 
 /// See the module.
@@ -28,7 +28,7 @@ pub(crate) struct Bell {
 pub(crate) struct Desk {
     pub(crate) arrivals: Vec<Arrival>,
     /// Rooms that changed.
-    pub(crate) changed: Vec<Arc<Entry>>,
+    pub(crate) changed: Vec<Arc<RoomEntry>>,
     /// Everybody is to go, and to come back within so long.
     pub(crate) farewell: Option<Duration>,
     pub(crate) stop: bool,
@@ -63,7 +63,7 @@ impl Bell {
 }
 
 impl RoomListener for Bell {
-    fn room_changed(&self, room: &Arc<Entry>) {
+    fn room_changed(&self, room: &Arc<RoomEntry>) {
         self.put(|desk| desk.changed.push(room.clone()));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         write_batch::Batch,
     },
     frame::heartbeat::Heartbeat,
-    hub::entry::Entry,
+    hub::entry::RoomEntry,
     metrics::Metrics,
 };
 
@@ -47,7 +47,7 @@ const BELL: Token = Token(usize::MAX);
 
 /// A room's connections in this shard.
 struct Seats {
-    room: Arc<Entry>,
+    room: Arc<RoomEntry>,
     taken: Vec<usize>,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Thread {
 }
 
 /// Which room: where its entry lies, which is held meanwhile.
-fn key(room: &Arc<Entry>) -> usize {
+fn key(room: &Arc<RoomEntry>) -> usize {
     Arc::as_ptr(room).addr()
 }
 
@@ -193,8 +193,8 @@ impl Thread {
     }
 
     /// Has everybody in a room look at it.
-    fn walk(&mut self, room: &Arc<Entry>) {
-        room.looks(self.shard);
+    fn walk(&mut self, room: &Arc<RoomEntry>) {
+        room.clear_dirty(self.shard);
         let Some(seats) = self.rooms.get_mut(&key(room)) else {
             return;
         };
@@ -234,7 +234,7 @@ impl Thread {
             taken: Vec::new(),
         });
         if seats.taken.is_empty() {
-            room.tell(self.shard, true);
+            room.set_interest(self.shard, true);
         }
         let (connection, ahead) = Connection::new(arrival, seats.taken.len(), &mut self.turn);
         seats.taken.push(key);
@@ -290,7 +290,7 @@ impl Thread {
             match seats.taken.get(connection.seat) {
                 Some(moved) => self.connections[*moved].seat = connection.seat,
                 None if seats.taken.is_empty() => {
-                    seats.room.tell(self.shard, false);
+                    seats.room.set_interest(self.shard, false);
                     self.rooms.remove(&room);
                 }
                 None => {}

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::{
     frame::encoded::Encoded,
-    hub::{entry::Entry, rooms::Hub},
+    hub::{entry::RoomEntry, rooms::Hub},
     room::state::RoomState,
 };
 
@@ -74,7 +74,7 @@ struct Listed {
 }
 
 impl Listed {
-    fn new(room: Room, entry: &Entry) -> Self {
+    fn new(room: Room, entry: &RoomEntry) -> Self {
         let state = entry.state();
         let mut totals = state.totals().counts();
         totals.truncate(FRAME_COUNTS);

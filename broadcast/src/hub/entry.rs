@@ -1,4 +1,4 @@
-//! A room, shared: its state behind a lock, and who is notified when it changes.
+//! A room as it is shared: its state behind a lock, and what is notified when it changes.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -11,21 +11,21 @@ use crate::room::state::RoomState;
 
 /// Is notified when a room changes: the mailbox of a shard.
 pub(crate) trait RoomListener: std::fmt::Debug + Send + Sync {
-    /// The room changed; called once until the shard has looked at it ([`Entry::looks`]).
-    fn room_changed(&self, room: &Arc<Entry>);
+    /// Called at the first change after the shard has called [`RoomEntry::clear_dirty`].
+    fn room_changed(&self, room: &Arc<RoomEntry>);
 }
 
-/// One listener a shard.
+/// The listener of each shard, by its number.
 pub(crate) type RoomListeners = Arc<[Arc<dyn RoomListener>]>;
 
-/// A room, and who is to be woken when it changes.
+/// A room, its audience, and what to notify when it changes.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct RoomEntry {
     state: Mutex<RoomState>,
-    /// Wakes subscribers that no shard holds.
+    /// Notifies subscribers that no shard serves.
     changed: watch::Sender<()>,
-    /// By shard; see the constants.
-    marks: Box<[AtomicU8]>,
+    /// By shard: [`NO_INTEREST`], [`CLEAN`] or [`DIRTY`].
+    interest: Box<[AtomicU8]>,
     listeners: RoomListeners,
     pub(super) subscribers: AtomicUsize,
     /// Subscribers of relays below this node.
@@ -33,66 +33,71 @@ pub(crate) struct Entry {
 }
 
 /// The shard has no subscriber in the room.
-const EMPTY: u8 = 0;
-/// It has, and has looked at the room since its last change.
-const SEEN: u8 = 1;
-/// The room changed, and the shard has been told to look.
-const CHANGED: u8 = 2;
+const NO_INTEREST: u8 = 0;
+/// It has, and the room has not changed since the shard last read it.
+const CLEAN: u8 = 1;
+/// The room changed, and the shard was notified.
+const DIRTY: u8 = 2;
 
-impl Entry {
+impl RoomEntry {
     pub(super) fn new(state: RoomState, listeners: RoomListeners) -> Self {
         Self {
             state: Mutex::new(state),
             changed: watch::Sender::new(()),
-            marks: listeners.iter().map(|_| AtomicU8::new(EMPTY)).collect(),
+            interest: listeners
+                .iter()
+                .map(|_| AtomicU8::new(NO_INTEREST))
+                .collect(),
             listeners,
             subscribers: AtomicUsize::new(0),
             below: AtomicUsize::new(0),
         }
     }
 
-    /// `shard` is to be told of changes from now on, or no longer.
-    pub(crate) fn tell(&self, shard: usize, told: bool) {
-        self.marks[shard].store(if told { SEEN } else { EMPTY }, Ordering::Release);
+    /// Whether `shard` is to be notified of changes.
+    pub(crate) fn set_interest(&self, shard: usize, is_interested: bool) {
+        let state = if is_interested { CLEAN } else { NO_INTEREST };
+        self.interest[shard].store(state, Ordering::Release);
     }
 
-    /// `shard` is about to look; what changes from now on it is told again.
-    pub(crate) fn looks(&self, shard: usize) {
-        let mark = &self.marks[shard];
-        let _ = mark.compare_exchange(CHANGED, SEEN, Ordering::AcqRel, Ordering::Acquire);
+    /// `shard` calls this before it reads the room: a change that follows notifies it again.
+    pub(crate) fn clear_dirty(&self, shard: usize) {
+        let interest = &self.interest[shard];
+        let _ = interest.compare_exchange(DIRTY, CLEAN, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Tells all who wait for the room, each shard once until it has looked.
-    fn ring(self: &Arc<Self>) {
+    /// Notifies all subscribers of the room; a shard that has not read the last change yet is not notified again.
+    fn notify(self: &Arc<Self>) {
         self.changed.send_replace(());
-        for (mark, listener) in self.marks.iter().zip(self.listeners.iter()) {
-            let turned = mark.compare_exchange(SEEN, CHANGED, Ordering::AcqRel, Ordering::Acquire);
-            if turned.is_ok() {
+        for (interest, listener) in self.interest.iter().zip(self.listeners.iter()) {
+            let marked =
+                interest.compare_exchange(CLEAN, DIRTY, Ordering::AcqRel, Ordering::Acquire);
+            if marked.is_ok() {
                 listener.room_changed(self);
             }
         }
     }
 
-    /// The room as it is now; hold it briefly.
+    /// The room as it is now. The guard is held briefly: updates and all shards wait for it.
     pub(crate) fn state(&self) -> MutexGuard<'_, RoomState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the room; its subscribers look again if there is news.
+    /// Changes the room, and notifies its subscribers if `change` returns that there is something new.
     pub(crate) fn update(self: &Arc<Self>, change: impl FnOnce(&mut RoomState) -> bool) -> bool {
-        let news = change(&mut self.state());
-        if news {
-            self.ring();
+        let is_new = change(&mut self.state());
+        if is_new {
+            self.notify();
         }
-        news
+        is_new
     }
 
-    /// Tells of changes from now on.
+    /// Notifies of changes from now on.
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Subscribers here and at all relays below.
+    /// Subscribers at this node and at all relays below it.
     pub(crate) fn audience(&self) -> usize {
         let below = self.below.load(Ordering::Relaxed);
         self.subscribers.load(Ordering::Relaxed) + below

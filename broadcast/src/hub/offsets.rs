@@ -10,15 +10,15 @@ use std::{
 use emostream_model::{ReadRange, ResultId};
 use tokio::sync::watch;
 
-use crate::hub::{rejected_update::Unfit, upstream_status::UpstreamStatus};
+use crate::hub::{rejected_update::RejectedUpdate, upstream_status::UpstreamStatus};
 
-/// How far a publisher may lag behind another one that a subscriber comes from. An id that is not
-/// reached within this time belongs to another log, one that was since made anew.
-const LAG: Duration = Duration::from_secs(2);
+/// How far a publisher may lag behind another one, from which a subscriber comes. An id that is not
+/// reached within this time is one of another log: this one was recreated.
+const MAX_LAG: Duration = Duration::from_secs(2);
 
-/// The same for a relay that is cut off: it will have the id once it has found another upstream, for which
-/// it needs five seconds.
-const LAG_CUT_OFF: Duration = Duration::from_secs(8);
+/// The same for a relay that is disconnected: it reaches the id once it has found another upstream, which
+/// takes up to five seconds.
+const MAX_LAG_DISCONNECTED: Duration = Duration::from_secs(8);
 
 /// The offsets of the finals that were read.
 #[derive(Debug, Default)]
@@ -50,13 +50,17 @@ impl ReadOffsets {
 
     /// The finals of `range` were read; `false` if that is known. If it begins behind what was read before, the
     /// finals in between were deleted: `evict` is called with the last of them.
-    pub(super) fn advance(&self, range: ReadRange, evict: impl FnOnce(u64)) -> Result<bool, Unfit> {
+    pub(super) fn advance(
+        &self,
+        range: ReadRange,
+        evict: impl FnOnce(u64),
+    ) -> Result<bool, RejectedUpdate> {
         let partition = range.partition;
         let mut now = range;
         let mut evicted = None;
         if let Some(known) = self.get(partition) {
             if range.end < known.start {
-                return Err(Unfit::OtherPartition { partition });
+                return Err(RejectedUpdate::OtherPartition { partition });
             }
             if range.end <= known.end {
                 return Ok(false);
@@ -79,7 +83,7 @@ impl ReadOffsets {
         range.is_some_and(|range| range.end <= id.offset)
     }
 
-    /// Waits for `id` to be read, for [`LAG`] at most: a subscriber may come from a publisher that is
+    /// Waits for `id` to be read, for [`MAX_LAG`] at most: a subscriber may come from a publisher that is
     /// ahead of this one. `false` if it was not, and this node is disconnected: then the id may still be one
     /// of this log.
     pub(super) async fn catch_up(
@@ -98,7 +102,7 @@ impl ReadOffsets {
             let mut status = status.subscribe();
             loop {
                 let _ = status.wait_for(UpstreamStatus::is_connected).await;
-                if tokio::time::timeout(LAG, status.wait_for(|now| !now.is_connected()))
+                if tokio::time::timeout(MAX_LAG, status.wait_for(|now| !now.is_connected()))
                     .await
                     .is_err()
                 {
@@ -110,7 +114,7 @@ impl ReadOffsets {
         tokio::select! {
             () = reached => true,
             () = settled => true,
-            () = tokio::time::sleep(LAG_CUT_OFF) => false,
+            () = tokio::time::sleep(MAX_LAG_DISCONNECTED) => false,
         }
     }
 }

@@ -1,38 +1,38 @@
-//! Why an update is not applied.
+//! Updates that are not applied.
 
 use emostream_model::Room;
 
-/// News that cannot be taken in.
+/// Why an update is not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unfit {
-    /// They are of a log made anew, or of another one.
+pub(crate) enum RejectedUpdate {
+    /// It is from another log than the updates before it: the log was recreated, or the upstream reads another one.
     #[error(
         "the results of room {room} are of another log than those before; starting again takes them"
     )]
     OtherLog {
-        /// The first that showed it.
+        /// The room whose results show it.
         room: Room,
     },
-    /// The offsets of a partition are those of another log.
+    /// The same, as the offsets of a partition show it.
     #[error(
         "the results of partition {partition} are of another log than those before; starting again \
          takes them"
     )]
     OtherPartition {
-        /// Which.
+        /// The partition.
         partition: u32,
     },
-    /// A room's snapshot is none.
+    /// The snapshot of a room cannot be parsed.
     #[error("what it tells of room {room} is no room")]
-    NoRoom {
-        /// Which.
+    InvalidSnapshot {
+        /// The room.
         room: Room,
     },
 }
 
-impl Unfit {
-    /// Whether nothing that follows can be right, either.
-    pub(crate) fn is_of_another_log(&self) -> bool {
-        !matches!(self, Self::NoRoom { .. })
+impl RejectedUpdate {
+    /// Whether all further updates would be rejected, too, so that the process has to start again.
+    pub(crate) fn is_log_mismatch(&self) -> bool {
+        !matches!(self, Self::InvalidSnapshot { .. })
     }
 }

@@ -1,4 +1,4 @@
-//! All rooms.
+//! All rooms of this node.
 
 use std::{
     collections::HashMap,
@@ -9,61 +9,59 @@ use std::{
 };
 
 use emostream_model::{
-    LeadersRecord, ReadRange, RelayUpdate, ResultId, Room, RoomSnapshot, WindowRecord,
+    LeadersRecord, ReadRange, RelayUpdate, ResultId, Room, Window, WindowRecord,
 };
 use tokio::sync::watch;
 
 use crate::{
     hub::{
-        entry::{Entry, RoomListeners},
+        entry::{RoomEntry, RoomListeners},
         offsets::ReadOffsets,
-        rejected_update::Unfit,
+        rejected_update::RejectedUpdate,
         upstream_status::UpstreamStatus,
-        window_settings::Shape,
+        window_settings::WindowSettings,
     },
     room::{
         result_order::ResultOrder,
-        snapshot::{NotStanding, Standing},
+        snapshot::{InvalidSnapshot, ParsedSnapshot},
         state::RoomState,
     },
 };
 
-/// The most rooms that exist only because somebody looks at them: an address is a name away from
-/// making one, and each costs some hundred bytes until it is swept.
-const SILENT_ROOMS: usize = 100_000;
+/// Maximum number of rooms without a result that exist because a client subscribes to them. Any name in an address
+/// makes one, and each takes some hundred bytes until it is swept.
+const MAX_IDLE_ROOMS: usize = 100_000;
 
-/// Every room that has ever counted something, and those that somebody subscribes to.
+/// Every room that has a result, or a subscriber.
 ///
 /// It grows with the rooms of the totals topic, as the topic itself does.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    rooms: Mutex<HashMap<Room, Arc<Entry>>>,
-    /// How many of them are silent, at most: one that has had a result since the last sweep counts until the
-    /// next. Changed while the rooms are held.
-    silent: AtomicUsize,
+    rooms: Mutex<HashMap<Room, Arc<RoomEntry>>>,
+    /// How many of them are idle, at most: one that got a result since the last sweep is counted until the
+    /// next sweep. Changed while the rooms are locked.
+    idle: AtomicUsize,
     offsets: ReadOffsets,
-    /// What leads across rooms.
+    /// What is trending across all rooms.
     leaders: Mutex<Option<(ResultOrder, LeadersRecord)>>,
     /// The greatest number of backward resets of any room.
     resets: AtomicU64,
-    /// How results are cut now.
-    shape: Mutex<Shape>,
+    window_settings: Mutex<WindowSettings>,
     listeners: RoomListeners,
     /// Whether updates reach this node.
     upstream_status: watch::Sender<UpstreamStatus>,
 }
 
 impl Hub {
-    /// No rooms yet; results are cut in `shape` until they show otherwise. The `listeners` are notified
-    /// of changes.
-    pub(crate) fn new(shape: Shape, listeners: RoomListeners) -> Self {
+    /// A hub without rooms. `window_settings` hold until results show others; `listeners` are notified of changes.
+    pub(crate) fn new(window_settings: WindowSettings, listeners: RoomListeners) -> Self {
         Self {
             rooms: Mutex::default(),
-            silent: AtomicUsize::new(0),
+            idle: AtomicUsize::new(0),
             offsets: ReadOffsets::default(),
             leaders: Mutex::default(),
             resets: AtomicU64::new(0),
-            shape: Mutex::new(shape),
+            window_settings: Mutex::new(window_settings),
             listeners,
             upstream_status: watch::Sender::new(UpstreamStatus::Disconnected),
         }
@@ -74,125 +72,122 @@ impl Hub {
         &self.upstream_status
     }
 
-    /// Takes news in; `false` if it is known already. Subscribers of what has changed look again.
-    pub(crate) fn apply(&self, update: RelayUpdate) -> Result<bool, Unfit> {
-        self.apply_after(None, update)
-    }
-
-    /// The same of a result that was counted after so many backward resets, where that is known.
-    pub(crate) fn apply_after(
+    /// Applies an update, and notifies the subscribers of what has changed. `false` if it is known already.
+    ///
+    /// `resets` is the number of backward resets before a result, where that is known.
+    pub(crate) fn apply(
         &self,
         resets: Option<u64>,
         update: RelayUpdate,
-    ) -> Result<bool, Unfit> {
+    ) -> Result<bool, RejectedUpdate> {
         match update {
             RelayUpdate::Final {
                 id,
                 written_ms,
                 record,
-            } => self.push_final(id, written_ms, record, resets),
+            } => {
+                self.observe(&record);
+                let room = record.room.clone();
+                let (newest, unread) = ((id, record.window), self.last_unread(id.partition));
+                self.update_room(&room, Some(newest), |state| {
+                    let is_new = state.push_final(id, written_ms, record, resets, unread);
+                    self.resets.fetch_max(state.resets(), Ordering::Relaxed);
+                    is_new
+                })
+            }
             RelayUpdate::Live(record) => {
-                self.follow(&record);
-                let entry = self.entry(&record.room, RoomState::default);
+                self.observe(&record);
+                let entry = self.get_or_insert(&record.room, RoomState::default);
                 Ok(entry.update(|state| state.push_live(record)))
             }
             RelayUpdate::Trending(record) => {
-                let entry = self.entry(&record.room, RoomState::default);
+                let entry = self.get_or_insert(&record.room, RoomState::default);
                 Ok(entry.update(|state| state.push_trending(record)))
             }
             RelayUpdate::Leaders(record) => Ok(self.set_leaders(record)),
-            RelayUpdate::Room(snapshot) => self.take_room(&snapshot),
+            RelayUpdate::Room(snapshot) => {
+                let room = &snapshot.room;
+                let parsed = ParsedSnapshot::parse(&snapshot).map_err(|InvalidSnapshot| {
+                    RejectedUpdate::InvalidSnapshot { room: room.clone() }
+                })?;
+                self.update_room(room, parsed.newest(), |state| state.merge(parsed))
+            }
             RelayUpdate::Read(range) => self.set_read(range),
         }
     }
 
-    fn push_final(
+    /// Changes a room, unless its `newest` final shows that the update is from another log.
+    fn update_room(
         &self,
-        id: ResultId,
-        written_ms: u64,
-        record: WindowRecord,
-        resets: Option<u64>,
-    ) -> Result<bool, Unfit> {
-        self.follow(&record);
-        let (room, unread) = (record.room.clone(), self.unread(id.partition));
-        let entry = self.entry(&room, RoomState::default);
-        let mut contradiction = false;
-        let news = entry.update(|state| {
-            contradiction = state.contradicts(id, record.window);
-            let news = !contradiction && state.push_final(id, written_ms, record, resets, unread);
-            self.resets.fetch_max(state.resets(), Ordering::Relaxed);
-            news
+        room: &Room,
+        newest: Option<(ResultId, Window)>,
+        change: impl FnOnce(&mut RoomState) -> bool,
+    ) -> Result<bool, RejectedUpdate> {
+        let mut is_mismatch = false;
+        let entry = self.get_or_insert(room, RoomState::default);
+        let is_new = entry.update(|state| {
+            is_mismatch = newest.is_some_and(|(id, window)| state.contradicts(id, window));
+            !is_mismatch && change(state)
         });
-        match contradiction {
-            true => Err(Unfit::OtherLog { room }),
-            false => Ok(news),
+        match is_mismatch {
+            true => Err(RejectedUpdate::OtherLog { room: room.clone() }),
+            false => Ok(is_new),
         }
     }
 
-    fn take_room(&self, snapshot: &RoomSnapshot) -> Result<bool, Unfit> {
-        let room = || snapshot.room.clone();
-        let standing = Standing::read(snapshot);
-        let standing = standing.map_err(|NotStanding| Unfit::NoRoom { room: room() })?;
-        let entry = self.entry(&snapshot.room, RoomState::default);
-        let newest = standing.newest();
-        let mut contradiction = false;
-        let news = entry.update(|state| {
-            contradiction = newest.is_some_and(|(id, window)| state.contradicts(id, window));
-            !contradiction && state.take(standing)
-        });
-        match contradiction {
-            true => Err(Unfit::OtherLog { room: room() }),
-            false => Ok(news),
-        }
+    fn lock_settings(&self) -> MutexGuard<'_, WindowSettings> {
+        let settings = self.window_settings.lock();
+        settings.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How results are cut now.
-    pub(crate) fn shape(&self) -> Shape {
-        *self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The settings of the dataflow's windows, as far as they are known.
+    pub(crate) fn window_settings(&self) -> WindowSettings {
+        *self.lock_settings()
     }
 
-    /// Results are cut so, as the upstream says.
-    pub(crate) fn set_shape(&self, shape: Shape) {
-        *self.shape.lock().unwrap_or_else(PoisonError::into_inner) = shape;
+    /// Sets the settings that the upstream sent.
+    pub(crate) fn set_window_settings(&self, settings: WindowSettings) {
+        *self.lock_settings() = settings;
     }
 
-    /// Has the shape follow a result that has come.
-    fn follow(&self, result: &WindowRecord) {
-        let mut shape = self.shape.lock().unwrap_or_else(PoisonError::into_inner);
-        shape.follow(result);
+    fn observe(&self, result: &WindowRecord) {
+        self.lock_settings().observe(result);
     }
 
-    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Arc<Entry>>> {
+    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Arc<RoomEntry>>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The room, if it is known.
-    pub(crate) fn find(&self, room: &Room) -> Option<Arc<Entry>> {
+    pub(crate) fn find(&self, room: &Room) -> Option<Arc<RoomEntry>> {
         self.rooms().get(room).cloned()
     }
 
-    /// The room, for a subscriber, who is counted; made if need be. `None` when too many rooms are
-    /// held open without a result.
-    pub(crate) fn join(&self, room: &Room) -> Option<Arc<Entry>> {
-        self.counted(room, Entry::subscribed)
+    /// Counts a subscriber of the room, which is inserted if it is not known. `None` if there are too many idle rooms.
+    pub(crate) fn subscribe(&self, room: &Room) -> Option<Arc<RoomEntry>> {
+        self.get_or_insert_counted(room, RoomEntry::subscribed)
     }
 
-    /// A relay below had `before` subscribers in the room, and has `now`. `false` when too many rooms are
-    /// held open without a result, and it is not counted.
+    /// A relay below had `before` subscribers in the room, and has `now`. `false` if there are too many idle rooms, and
+    /// they are not counted.
     pub(crate) fn audience_below(&self, room: &Room, before: usize, now: usize) -> bool {
-        let counted = self.counted(room, |entry| entry.count_below(before, now));
+        let counted = self.get_or_insert_counted(room, |entry| entry.count_below(before, now));
         counted.is_some()
     }
 
-    /// The room, counted while it cannot be swept.
-    fn counted(&self, room: &Room, count: impl FnOnce(&Entry)) -> Option<Arc<Entry>> {
+    /// The room, after `count` has counted an audience: meanwhile it cannot be swept.
+    fn get_or_insert_counted(
+        &self,
+        room: &Room,
+        count: impl FnOnce(&RoomEntry),
+    ) -> Option<Arc<RoomEntry>> {
         let mut rooms = self.rooms();
         let entry = match rooms.get(room) {
             Some(entry) => entry.clone(),
-            None if self.silent.load(Ordering::Relaxed) >= SILENT_ROOMS => return None,
+            None if self.idle.load(Ordering::Relaxed) >= MAX_IDLE_ROOMS => return None,
             None => {
-                self.silent.fetch_add(1, Ordering::Relaxed);
-                let entry = Arc::new(Entry::new(RoomState::default(), self.listeners.clone()));
+                self.idle.fetch_add(1, Ordering::Relaxed);
+                let entry = Arc::new(RoomEntry::new(RoomState::default(), self.listeners.clone()));
                 rooms.insert(room.clone(), entry.clone());
                 entry
             }
@@ -201,8 +196,8 @@ impl Hub {
         Some(entry)
     }
 
-    /// Every room that is not silent, and every audience: what a relay may need to know.
-    pub(crate) fn all(&self) -> Vec<(Room, Arc<Entry>)> {
+    /// Every room.
+    pub(crate) fn all(&self) -> Vec<(Room, Arc<RoomEntry>)> {
         let rooms = self.rooms();
         rooms
             .iter()
@@ -210,17 +205,21 @@ impl Hub {
             .collect()
     }
 
-    /// The room, for a result; made by `state` if need be.
-    pub(crate) fn entry(&self, room: &Room, state: impl FnOnce() -> RoomState) -> Arc<Entry> {
+    /// The room, inserted with `state` if it is not known.
+    pub(crate) fn get_or_insert(
+        &self,
+        room: &Room,
+        state: impl FnOnce() -> RoomState,
+    ) -> Arc<RoomEntry> {
         let mut rooms = self.rooms();
         let entry = rooms.entry(room.clone());
         entry
-            .or_insert_with(|| Arc::new(Entry::new(state(), self.listeners.clone())))
+            .or_insert_with(|| Arc::new(RoomEntry::new(state(), self.listeners.clone())))
             .clone()
     }
 
     /// Every room with results to show.
-    pub(crate) fn active(&self) -> Vec<(Room, Arc<Entry>)> {
+    pub(crate) fn active(&self) -> Vec<(Room, Arc<RoomEntry>)> {
         let rooms = self.rooms();
         let active = rooms.iter().filter(|(_, entry)| entry.state().is_active());
         active
@@ -228,23 +227,23 @@ impl Hub {
             .collect()
     }
 
-    /// Forgets what is older than `before_ms`, live tallies of windows that ended before `overdue_ms`,
-    /// and rooms without result and subscriber.
-    pub(crate) fn sweep(&self, before_ms: u64, overdue_ms: u64) {
-        let (mut rooms, mut silent) = (self.rooms(), 0);
+    /// Drops finals that were written before `before_ms`, live tallies of windows that ended before `overdue_ms`, and rooms
+    /// without results and subscribers. All times are Unix milliseconds.
+    pub(super) fn sweep(&self, before_ms: u64, overdue_ms: u64) {
+        let (mut rooms, mut idle) = (self.rooms(), 0);
         rooms.retain(|_, entry| {
             let mut state = entry.state();
             state.expire(before_ms);
             state.end_live(overdue_ms);
-            let (is_silent, is_watched) = (state.is_silent(), entry.audience() > 0);
-            silent += usize::from(is_silent && is_watched);
-            is_watched || !is_silent
+            let (is_idle, has_audience) = (state.is_idle(), entry.audience() > 0);
+            idle += usize::from(is_idle && has_audience);
+            has_audience || !is_idle
         });
-        self.silent.store(silent, Ordering::Relaxed);
+        self.idle.store(idle, Ordering::Relaxed);
     }
 
-    /// The last offset of a partition of the finals that was never read.
-    pub(crate) fn unread(&self, partition: u32) -> Option<u64> {
+    /// The last offset of a partition of the finals before the ones that were read.
+    pub(crate) fn last_unread(&self, partition: u32) -> Option<u64> {
         self.offsets.get(partition)?.start.checked_sub(1)
     }
 
@@ -253,12 +252,11 @@ impl Hub {
         &self.offsets
     }
 
-    /// Finals of a partition were read up to its end; where it begins behind what was read before, those in
-    /// between never will be.
-    fn set_read(&self, range: ReadRange) -> Result<bool, Unfit> {
+    /// The finals of `range` were read. If it begins behind what was read before, the finals in between were deleted.
+    fn set_read(&self, range: ReadRange) -> Result<bool, RejectedUpdate> {
         self.offsets.advance(range, |last| {
             for entry in self.rooms().values() {
-                entry.update(|state| state.lose(range.partition, last));
+                entry.update(|state| state.evict_through(range.partition, last));
             }
         })
     }
@@ -268,30 +266,31 @@ impl Hub {
         self.offsets.catch_up(id, &self.upstream_status).await
     }
 
-    /// What leads across rooms, if anything does.
+    /// What is trending across all rooms, if anything is.
     pub(crate) fn leaders(&self) -> Option<LeadersRecord> {
-        self.leading().filter(|leaders| !leaders.top.is_empty())
+        self.last_leaders()
+            .filter(|leaders| !leaders.top.is_empty())
     }
 
-    /// Takes in what leads across rooms, unless it is older than what is known.
+    /// Sets what is trending across all rooms; `false` if it is older than what is known, or the same.
     fn set_leaders(&self, record: LeadersRecord) -> bool {
         let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
         let order = ResultOrder::new(self.resets.load(Ordering::Relaxed), record.window);
         let newer = |(known, leaders): &(ResultOrder, _)| *known <= order && *leaders != record;
-        let news = leaders.as_ref().is_none_or(newer);
-        if news {
+        let is_new = leaders.as_ref().is_none_or(newer);
+        if is_new {
             *leaders = Some((order, record));
         }
-        news
+        is_new
     }
 
-    /// What leads across rooms, or that nothing does any more.
-    pub(crate) fn leading(&self) -> Option<LeadersRecord> {
+    /// The last record of what is trending across all rooms; it may say that nothing is.
+    pub(crate) fn last_leaders(&self) -> Option<LeadersRecord> {
         let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
         leaders.as_ref().map(|(_, leaders)| leaders.clone())
     }
 
-    /// How many rooms are known.
+    /// The number of rooms.
     pub(crate) fn len(&self) -> usize {
         self.rooms().len()
     }
@@ -304,12 +303,12 @@ mod tests {
     use emostream_model::{Emoji, WindowSize, compress};
 
     fn hub() -> Hub {
-        let shape = Shape {
+        let settings = WindowSettings {
             window_ms: 10,
             live_ms: 10,
             swarm_size: 1000,
         };
-        Hub::new(shape, Arc::new([]))
+        Hub::new(settings, Arc::new([]))
     }
 
     fn room(nth: usize) -> Room {
@@ -319,13 +318,13 @@ mod tests {
     #[test]
     fn rooms_that_are_only_looked_at_are_bounded_until_they_are_swept_or_count_something() {
         let hub = hub();
-        for nth in 0..SILENT_ROOMS {
-            assert!(hub.join(&room(nth)).is_some());
+        for nth in 0..MAX_IDLE_ROOMS {
+            assert!(hub.subscribe(&room(nth)).is_some());
         }
-        let more = room(SILENT_ROOMS);
-        assert!(hub.join(&more).is_none(), "one too many");
+        let more = room(MAX_IDLE_ROOMS);
+        assert!(hub.subscribe(&more).is_none(), "one too many");
         assert!(!hub.audience_below(&more, 0, 7), "from a relay neither");
-        assert!(hub.join(&room(7)).is_some(), "one that is there");
+        assert!(hub.subscribe(&room(7)).is_some(), "one that is there");
         // Somebody is in all of them, and one has results now.
         let live = WindowRecord {
             room: room(3),
@@ -334,16 +333,16 @@ mod tests {
             total: 1,
             counts: vec![compress(Emoji::from_text("🔥").unwrap(), 1, 1000)],
         };
-        assert_eq!(hub.apply(RelayUpdate::Live(live)), Ok(true));
+        assert_eq!(hub.apply(None, RelayUpdate::Live(live)), Ok(true));
         hub.sweep(0, 0);
-        assert!(hub.join(&more).is_some());
-        assert!(hub.join(&room(SILENT_ROOMS + 1)).is_none());
+        assert!(hub.subscribe(&more).is_some());
+        assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_none());
         // All leave.
         for (_, entry) in hub.all() {
             entry.subscribers.store(0, Ordering::Relaxed);
         }
         hub.sweep(0, 0);
         assert_eq!(hub.len(), 1);
-        assert!(hub.join(&room(SILENT_ROOMS + 1)).is_some());
+        assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_some());
     }
 }

@@ -7,7 +7,7 @@ use prometheus::IntGauge;
 
 use crate::{
     frame::encoded::Encoded,
-    hub::{entry::Entry, rooms::Hub},
+    hub::{entry::RoomEntry, rooms::Hub},
     metrics::Metrics,
     room::cursor::Cursor,
 };
@@ -15,7 +15,7 @@ use crate::{
 /// One subscriber. It holds a cursor, no frames: what it does not take is not kept for it. It is counted
 /// until it is dropped.
 pub(crate) struct Subscriber {
-    pub(crate) entry: Arc<Entry>,
+    pub(crate) entry: Arc<RoomEntry>,
     pub(crate) cursor: Cursor,
     /// The room's newest final when it came: up to here it did not wait for any.
     pub(crate) found: Option<ResultId>,
@@ -33,7 +33,7 @@ impl Subscriber {
         metrics: &Metrics,
         transport: &str,
     ) -> Option<(Self, Encoded)> {
-        let entry = hub.join(room)?;
+        let entry = hub.subscribe(room)?;
         let audience = metrics.subscribers.with_label_values(&[transport]);
         audience.inc();
         let ((cursor, resumed), found) = {
@@ -45,13 +45,13 @@ impl Subscriber {
             };
             (cursor, room.newest().map(|newest| newest.id))
         };
-        let shape = hub.shape();
+        let settings = hub.window_settings();
         let hello = Frame::Hello {
             room: room.clone(),
             heartbeat_ms: heartbeat.as_millis() as u64,
-            window_ms: shape.window_ms,
-            live_ms: shape.live_ms,
-            swarm_size: shape.swarm_size,
+            window_ms: settings.window_ms,
+            live_ms: settings.live_ms,
+            swarm_size: settings.swarm_size,
             resumed,
         };
         let subscriber = Self {

@@ -41,7 +41,7 @@ const LONGEST_HOLD: Duration = Duration::from_millis(20);
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Outlet {
+pub(crate) struct UpdateLog {
     pending: Mutex<Pending>,
     ring: Mutex<Ring>,
     /// The number of the batch that will be sealed next.
@@ -68,9 +68,9 @@ struct Ring {
 
 /// The ring has moved on without a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Behind;
+pub(crate) struct TruncatedCursor;
 
-impl Outlet {
+impl UpdateLog {
     pub(crate) fn new(metrics: Metrics) -> Self {
         Self {
             pending: Mutex::default(),
@@ -95,7 +95,7 @@ impl Outlet {
     /// it passed on.
     pub(crate) fn pass<E>(
         &self,
-        born_us: u64,
+        origin_us: u64,
         update: RelayUpdate,
         apply: impl FnOnce(RelayUpdate) -> Result<bool, E>,
     ) -> Result<bool, E> {
@@ -103,7 +103,7 @@ impl Outlet {
         let copy = (pending.relays > 0).then(|| update.clone());
         let news = apply(update)?;
         if let Some(update) = copy.filter(|_| news) {
-            pending.batch.push(born_us, &update);
+            pending.batch.push(origin_us, &update);
             if pending.batch.bytes() >= BATCH_BYTES {
                 self.seal(&mut pending);
             }
@@ -172,9 +172,9 @@ impl Outlet {
     }
 
     /// The batches from `cursor` on; it moves behind them.
-    pub(crate) fn batches(&self, cursor: &mut u64) -> Result<Vec<Bytes>, Behind> {
+    pub(crate) fn batches(&self, cursor: &mut u64) -> Result<Vec<Bytes>, TruncatedCursor> {
         let ring = self.ring();
-        let passed = cursor.checked_sub(ring.first).ok_or(Behind)?;
+        let passed = cursor.checked_sub(ring.first).ok_or(TruncatedCursor)?;
         let batches = ring.batches.iter().skip(passed as usize);
         let batches: Vec<Bytes> = batches.cloned().collect();
         *cursor += batches.len() as u64;
@@ -203,8 +203,8 @@ mod tests {
     use emostream_model::{ReadRange, Room, RoomSnapshot};
     use prometheus::Registry;
 
-    fn outlet() -> Outlet {
-        Outlet::new(Metrics::register(&Registry::new()).unwrap())
+    fn outlet() -> UpdateLog {
+        UpdateLog::new(Metrics::register(&Registry::new()).unwrap())
     }
 
     fn news(bytes: usize) -> RelayUpdate {
@@ -219,7 +219,7 @@ mod tests {
         })
     }
 
-    fn pass(outlet: &Outlet, update: RelayUpdate, news: bool) {
+    fn pass(outlet: &UpdateLog, update: RelayUpdate, news: bool) {
         let taken = outlet.pass(1, update, |_| Ok::<bool, ()>(news));
         assert_eq!(taken, Ok(news));
     }
@@ -260,7 +260,7 @@ mod tests {
             assert!(outlet.ring().bytes <= RING_BYTES);
         }
         assert_eq!(received, 2 * RING_BYTES / piece);
-        assert_eq!(outlet.batches(&mut slow), Err(Behind));
+        assert_eq!(outlet.batches(&mut slow), Err(TruncatedCursor));
         let mut again = outlet.cursor();
         assert_eq!(outlet.batches(&mut again), Ok(Vec::new()));
     }

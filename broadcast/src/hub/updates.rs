@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  [log] ─ tail ──────┐                  ┌─▶ hub ─▶ subscribers
-//!                     ├─▶ Feed ─ apply ──┤
+//!                     ├─▶ Updates ─ apply ──┤
 //!  upstream ─ link ───┘                  └─▶ outlet ─▶ relays below
 //! ```
 //!
@@ -19,7 +19,7 @@ use emostream_model::{ReadRange, RelayUpdate};
 use tokio::sync::watch;
 
 use crate::{
-    hub::{rejected_update::Unfit, rooms::Hub, update_log::Outlet},
+    hub::{rejected_update::RejectedUpdate, rooms::Hub, update_log::UpdateLog},
     metrics::Metrics,
 };
 
@@ -31,9 +31,9 @@ const OVERDUE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Feed {
+pub(crate) struct Updates {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) outlet: Arc<UpdateLog>,
     pub(crate) metrics: Metrics,
     /// How long finals are kept.
     ring: Duration,
@@ -41,15 +41,15 @@ pub(crate) struct Feed {
     clock: EventClock,
     swept: Mutex<Instant>,
     /// Why this node cannot go on, once it cannot.
-    failed: watch::Sender<Option<Unfit>>,
+    failed: watch::Sender<Option<RejectedUpdate>>,
 }
 
-impl Feed {
+impl Updates {
     /// Nothing has come yet.
     pub(crate) fn new(hub: Arc<Hub>, metrics: Metrics, ring: Duration, clock: EventClock) -> Self {
         Self {
             hub,
-            outlet: Arc::new(Outlet::new(metrics.clone())),
+            outlet: Arc::new(UpdateLog::new(metrics.clone())),
             metrics,
             ring,
             clock,
@@ -58,35 +58,35 @@ impl Feed {
         }
     }
 
-    /// Takes news in that the publisher read at `born_us`, Unix microseconds; what is known already is not
+    /// Takes news in that the publisher read at `origin_us`, Unix microseconds; what is known already is not
     /// passed on.
     ///
-    /// News of another log ends this node ([`Feed::failed`]); a room that is none is the caller's to judge.
-    pub(crate) fn take(&self, born_us: u64, update: RelayUpdate) -> Result<(), Unfit> {
-        self.take_after(born_us, None, update)
+    /// News of another log ends this node ([`Updates::failed`]); a room that is none is the caller's to judge.
+    pub(crate) fn take(&self, origin_us: u64, update: RelayUpdate) -> Result<(), RejectedUpdate> {
+        self.take_after(origin_us, None, update)
     }
 
     /// The same of a result that was counted after so many backward resets, where that is known.
     pub(crate) fn take_after(
         &self,
-        born_us: u64,
+        origin_us: u64,
         resets: Option<u64>,
         update: RelayUpdate,
-    ) -> Result<(), Unfit> {
+    ) -> Result<(), RejectedUpdate> {
         let kind = match &update {
             RelayUpdate::Final { .. } => Some("final"),
             RelayUpdate::Live(_) => Some("live"),
             RelayUpdate::Trending(_) => Some("trending"),
             RelayUpdate::Leaders(_) | RelayUpdate::Room(_) | RelayUpdate::Read(_) => None,
         };
-        let taken = self.outlet.pass(born_us, update, |update| {
-            self.hub.apply_after(resets, update)
-        });
+        let taken = self
+            .outlet
+            .pass(origin_us, update, |update| self.hub.apply(resets, update));
         match (taken, kind) {
             (Ok(true), Some(kind)) => self.metrics.frames.with_label_values(&[kind]).inc(),
             (Ok(_), _) => {}
             (Err(unfit), _) => {
-                if unfit.is_of_another_log() {
+                if unfit.is_log_mismatch() {
                     self.failed.send_replace(Some(unfit.clone()));
                 }
                 return Err(unfit);
@@ -116,7 +116,7 @@ impl Feed {
     }
 
     /// Returns once this node cannot go on, and why.
-    pub(crate) async fn failed(&self) -> Unfit {
+    pub(crate) async fn failed(&self) -> RejectedUpdate {
         let mut failed = self.failed.subscribe();
         loop {
             if let Some(unfit) = failed.borrow_and_update().clone() {

@@ -1,33 +1,33 @@
-//! How results are cut, as `hello` tells it: how long a window is, and how many alike make a swarm.
+//! The settings of the dataflow's windows that `hello` contains: how long a window is, how many identical emojis make a
+//! swarm.
 //!
 //! ```text
-//!  what is known at the start ──▶ shape ◀── each result that comes
+//!  configuration at the start ──▶ settings ◀── each result that is applied
 //! ```
 //!
-//! A publisher outlives dataflows, and the next one may have other settings. So results know better than
-//! what was known at the start.
+//! A publisher outlives dataflows, and the next one may have other settings: results overrule the configuration.
 
 use emostream_model::WindowRecord;
 
-/// See the module.
+/// The settings of the windows of the newest result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
+pub(crate) struct WindowSettings {
     pub(crate) window_ms: u64,
     pub(crate) swarm_size: u64,
-    /// How often a live tally comes at most; no result tells that.
+    /// Minimum time between two live tallies of a room; results do not show it.
     pub(crate) live_ms: u64,
 }
 
-impl Shape {
-    /// Looks at a result that has come.
-    pub(crate) fn follow(&mut self, result: &WindowRecord) {
+impl WindowSettings {
+    /// Adopts the settings with which a result was made.
+    pub(super) fn observe(&mut self, result: &WindowRecord) {
         let window = result.window;
         let window_ms = window.end.saturating_sub(window.start);
         if window_ms == 0 {
             return;
         }
         self.window_ms = window_ms;
-        // Where nothing makes a swarm, nothing tells how large one would be.
+        // A result without swarms does not show how large a swarm is.
         let sizes = result.counts.iter().filter_map(|tally| {
             let in_swarms = tally.count.checked_sub(tally.loose)?;
             in_swarms.checked_div(tally.swarms).filter(|size| *size > 0)
@@ -55,8 +55,8 @@ mod tests {
         }
     }
 
-    fn shape(swarm_size: u64) -> Shape {
-        Shape {
+    fn settings(swarm_size: u64) -> WindowSettings {
+        WindowSettings {
             window_ms: 2000,
             swarm_size,
             live_ms: 250,
@@ -65,23 +65,23 @@ mod tests {
 
     #[test]
     fn the_newest_result_tells_how_long_windows_are() {
-        let mut shape = shape(1000);
-        shape.follow(&result(12_000, 3000, 5, 1000));
-        assert_eq!((shape.window_ms, shape.swarm_size), (3000, 1000));
+        let mut settings = settings(1000);
+        settings.observe(&result(12_000, 3000, 5, 1000));
+        assert_eq!((settings.window_ms, settings.swarm_size), (3000, 1000));
         let nothing = WindowRecord {
             window: Window { start: 5, end: 5 },
             ..result(0, 1, 5, 10)
         };
-        shape.follow(&nothing);
-        assert_eq!((shape.window_ms, shape.swarm_size), (3000, 1000));
+        settings.observe(&nothing);
+        assert_eq!((settings.window_ms, settings.swarm_size), (3000, 1000));
     }
 
     proptest! {
         #[test]
         fn whoever_sees_a_swarm_knows_how_large_it_is(count in 1_u64..100_000, size in 1_u64..5000) {
-            let mut shape = shape(7);
-            shape.follow(&result(0, 2000, count, size));
-            prop_assert_eq!(shape.swarm_size, if count >= size { size } else { 7 });
+            let mut settings = settings(7);
+            settings.observe(&result(0, 2000, count, size));
+            prop_assert_eq!(settings.swarm_size, if count >= size { size } else { 7 });
         }
     }
 }

@@ -29,9 +29,9 @@ use tokio::{
 use crate::{
     error::BroadcastError,
     hub::{
-        updates::{Feed, now_us},
+        updates::{Updates, now_us},
         upstream_status::UpstreamStatus,
-        window_settings::Shape,
+        window_settings::WindowSettings,
     },
     relay::{
         audience::Told,
@@ -136,7 +136,7 @@ impl Drop for Follower {
 struct Following {
     upstreams: Upstreams,
     node: NodeId,
-    feed: Arc<Feed>,
+    feed: Arc<Updates>,
     readiness: Component,
     stage: watch::Sender<Stage>,
     /// Why there is no upstream, for people.
@@ -207,11 +207,11 @@ impl Following {
             }
             error => error,
         })?;
-        let shape = welcome.shape;
-        self.feed.hub.set_shape(Shape {
-            window_ms: shape.window_ms,
-            swarm_size: shape.swarm_size,
-            live_ms: shape.live_ms,
+        let settings = welcome.shape;
+        self.feed.hub.set_window_settings(WindowSettings {
+            window_ms: settings.window_ms,
+            swarm_size: settings.swarm_size,
+            live_ms: settings.live_ms,
         });
         self.stage.send_replace(Stage::CatchingUp);
         tokio::select! {
@@ -298,7 +298,10 @@ impl Following {
             let fed = *self.stage.borrow() == Stage::Fed;
             match incoming.down().await? {
                 RelayDown::Heartbeat => {}
-                RelayDown::Updates { born_us, updates } => {
+                RelayDown::Updates {
+                    born_us: origin_us,
+                    updates,
+                } => {
                     for update in updates {
                         if !told && has_unnamed(&update) {
                             told = true;
@@ -308,11 +311,11 @@ impl Following {
                                  run the same emostream everywhere"
                             );
                         }
-                        feed.take(born_us, update)?;
+                        feed.take(origin_us, update)?;
                     }
                     feed.outlet.flush();
                     if fed {
-                        let us = now_us().saturating_sub(born_us);
+                        let us = now_us().saturating_sub(origin_us);
                         feed.metrics.relay_delay.observe(us as f64 / 1e6);
                     }
                 }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!                 ┌──────────── publisher ─────────────┐
-//!  [log] ─ tail ─▶│ Feed ─▶ rooms ─▶ outlet ─▶ Port    │
+//!  [log] ─ tail ─▶│ Updates ─▶ rooms ─▶ outlet ─▶ Port    │
 //!                 └──────────────────────────────┬─────┘
 //!                          link: news down ▼     │ ▲ audience, heartbeats up
 //!                 ┌──────────── relay ───────────┴─────┐
-//!                 │ upstream ─▶ Feed ─▶ rooms ─▶ …     │──▶ further relays, subscribers
+//!                 │ upstream ─▶ Updates ─▶ rooms ─▶ …     │──▶ further relays, subscribers
 //!                 └────────────────────────────────────┘
 //! ```
 //!

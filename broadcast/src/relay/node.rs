@@ -5,18 +5,18 @@ use std::sync::Arc;
 use emostream_model::NodeId;
 use rand::RngExt;
 
-use crate::hub::updates::Feed;
+use crate::hub::updates::Updates;
 
 /// A node of the tree: its updates come from the log or from one upstream.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(super) id: NodeId,
-    pub(crate) feed: Arc<Feed>,
+    pub(crate) feed: Arc<Updates>,
 }
 
 impl Node {
     /// A node with a random id.
-    pub(crate) fn new(feed: Arc<Feed>) -> Self {
+    pub(crate) fn new(feed: Arc<Updates>) -> Self {
         Self {
             id: NodeId(rand::rng().random()),
             feed,

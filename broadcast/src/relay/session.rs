@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     hub::{
         rooms::Hub,
-        updates::{Feed, now_us},
+        updates::{Updates, now_us},
         upstream_status::UpstreamStatus,
     },
     relay::{
@@ -133,14 +133,14 @@ async fn greet(
     }
     let place = places.clone().try_acquire_owned();
     let place = place.map_err(|_| Refusal::Full)?;
-    let shape = node.feed.hub.shape();
+    let settings = node.feed.hub.window_settings();
     let welcome = RelayWelcome {
         proof: token.prove(RelaySide::Upstream, &meeting),
         path,
         shape: RelayedShape {
-            window_ms: shape.window_ms,
-            swarm_size: shape.swarm_size,
-            live_ms: shape.live_ms,
+            window_ms: settings.window_ms,
+            swarm_size: settings.swarm_size,
+            live_ms: settings.live_ms,
         },
     };
     transport::write(writing, &RelayDown::Welcome(welcome).frame()).await?;
@@ -192,38 +192,38 @@ async fn tell(
 
 /// Every room as it stands, in pieces.
 async fn snapshot(
-    feed: &Feed,
+    feed: &Updates,
     has: &[ReadRange],
     reads: &[ReadRange],
     writing: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
-    let (born_us, mut piece) = (now_us(), RelayBatch::default());
+    let (origin_us, mut piece) = (now_us(), RelayBatch::default());
     for (room, entry) in feed.hub.all() {
         let update = {
             let state = entry.state();
-            if state.is_silent() {
+            if state.is_idle() {
                 continue;
             }
             let has = |id| has.iter().any(|range| range.is_behind(id));
-            RelayUpdate::Room(state.standing(&room, has))
+            RelayUpdate::Room(state.snapshot(&room, has))
         };
-        piece.push(born_us, &update);
+        piece.push(origin_us, &update);
         if piece.bytes() >= PIECE_BYTES {
             send(feed, piece.take(), writing).await?;
         }
     }
-    if let Some(leaders) = feed.hub.leading() {
-        piece.push(born_us, &RelayUpdate::Leaders(leaders));
+    if let Some(leaders) = feed.hub.last_leaders() {
+        piece.push(origin_us, &RelayUpdate::Leaders(leaders));
     }
     for range in reads {
-        piece.push(born_us, &RelayUpdate::Read(*range));
+        piece.push(origin_us, &RelayUpdate::Read(*range));
     }
     send(feed, piece.take(), writing).await?;
     transport::write(writing, &RelayDown::Present.frame()).await
 }
 
 async fn send(
-    feed: &Feed,
+    feed: &Updates,
     frame: Option<Vec<u8>>,
     writing: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
@@ -278,10 +278,10 @@ async fn follow(
 }
 
 /// A relay that is there, as long as this is.
-struct Attached<'a>(&'a Feed);
+struct Attached<'a>(&'a Updates);
 
 impl<'a> Attached<'a> {
-    fn new(feed: &'a Feed) -> Self {
+    fn new(feed: &'a Updates) -> Self {
         feed.outlet.join();
         feed.metrics.relays.inc();
         Self(feed)

@@ -9,7 +9,7 @@ use tokio::{
 
 use emostream_model::{MessageError, RelayDown, RelayUp};
 
-use crate::hub::rejected_update::Unfit;
+use crate::hub::rejected_update::RejectedUpdate;
 
 /// How often each side of a link sends a heartbeat.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ pub(super) enum LinkError {
     Refused(#[from] emostream_model::Refusal),
     /// It sends news that cannot be.
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    RejectedUpdate(#[from] RejectedUpdate),
     /// Who is there is somebody else.
     #[error("it does not prove that it knows the token; give both the same --relay-token-file")]
     NoProof,

@@ -1,11 +1,10 @@
-//! What a subscriber gets next: a pure function of where it stands and what the room holds.
+//! What a subscriber is sent next: a pure function of its cursor and the room.
 //!
 //! Invariants, whatever the interleaving of results, reads and expiry:
 //! - finals come in the order of their ids, each at most once;
-//! - a final that the subscriber should have had and did not is announced by a gap before anything
-//!   newer;
-//! - of an open window's live tallies only the newest is ever sent;
-//! - what is trending may be passed over, but the newest always comes.
+//! - a final that the subscriber misses is announced by a gap before anything newer;
+//! - of the live tallies of an open window only the newest is sent;
+//! - records of what is trending may be skipped, but the newest is always sent.
 
 use std::{ops::Range, sync::Arc};
 
@@ -16,22 +15,22 @@ use crate::{
     room::state::{Final, Live, RoomState, Trending},
 };
 
-/// Where a subscriber stands. All that a connection holds of the room.
+/// The position of a subscriber in its room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor {
     /// The last final it has; `None` for none.
     after: Option<ResultId>,
-    /// What the room had lost when `after` was set: who has none yet has no other way to see a loss.
-    losses: u64,
-    /// Why a gap would be.
+    /// The room's evictions when `after` was set: a subscriber without a final notices an eviction only by it.
+    evictions: u64,
+    /// The reason of a gap, if one follows.
     reason: GapReason,
-    /// It resumed from what is no longer kept, and was not told yet.
+    /// It resumed from before the ring, and the gap was not sent yet.
     expired: bool,
     live_version: u64,
     trending_version: u64,
 }
 
-/// What comes next.
+/// What is sent next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
     /// A final.
@@ -40,12 +39,12 @@ pub(crate) enum Next {
     Live(Arc<Live>, u64),
     /// What is trending.
     Trending(Arc<Trending>),
-    /// Finals behind this one are lost to this subscriber.
+    /// The subscriber misses finals after this one.
     Gap(ResultId, GapReason),
 }
 
 impl Next {
-    /// Reads its frame.
+    /// Calls `read` with its frame.
     pub(crate) fn frame<T>(&self, read: impl FnOnce(&Encoded) -> T) -> T {
         match self {
             Self::Final(kept) => read(&kept.frame),
@@ -60,25 +59,25 @@ impl Next {
 }
 
 impl Cursor {
-    /// A subscriber without a past: it gets the newest final, so that the totals are on its screen at
-    /// once, and then the present.
+    /// A new subscriber: it is sent the newest final first, which contains the totals, and then what follows.
     pub(crate) fn join(room: &RoomState) -> Self {
-        let lost = |id: ResultId| room.floor().is_some_and(|floor| id.offset <= floor.offset);
+        let evicted = room.evicted_through();
+        let lost = |id: ResultId| evicted.is_some_and(|last| id.offset <= last.offset);
         let newest = room.newest().map(|newest| newest.id);
         let newest = newest.filter(|id| !lost(*id));
         Self {
             after: match newest {
-                None => room.floor(),
+                None => evicted,
                 Some(id) => id
                     .offset
                     .checked_sub(1)
                     .map(|offset| ResultId { offset, ..id }),
             },
-            losses: room.losses(),
+            evictions: room.evictions(),
             reason: GapReason::Slow,
             expired: false,
             live_version: 0,
-            // Nothing is on its screen that would have to go.
+            // It shows no trending list that would have to be removed.
             trending_version: match room.trending() {
                 Some(_) => 0,
                 None => room.trending_version(),
@@ -86,13 +85,13 @@ impl Cursor {
         }
     }
 
-    /// A subscriber that has everything up to `id`, and whether every final since can follow.
-    /// `read` are the offsets of that partition that were read: before them is what is no longer
-    /// known, behind them are ids of another log.
+    /// A subscriber that has every final up to `id`, and whether all finals since can be sent.
+    /// `read` are the offsets of that partition that were read: earlier ones are not known any more, later ones are of
+    /// another log.
     pub(crate) fn resume(room: &RoomState, id: ResultId, read: &Range<u64>) -> (Self, bool) {
         let mut cursor = Self {
             after: Some(id),
-            losses: room.losses(),
+            evictions: room.evictions(),
             reason: GapReason::Expired,
             expired: id.offset.saturating_add(1) < read.start || id.offset >= read.end,
             live_version: 0,
@@ -102,7 +101,7 @@ impl Cursor {
         (cursor, !cursor.expired)
     }
 
-    /// What comes next, if anything; the cursor moves behind it.
+    /// Returns what is sent next, if anything, and moves behind it.
     pub(crate) fn next(&mut self, room: &RoomState) -> Option<Next> {
         if self.has_gap(room) {
             let reason = self.reason;
@@ -111,10 +110,10 @@ impl Cursor {
                 offset: 0,
             };
             let after = self.after.unwrap_or(none_yet);
-            // Behind the gap: the oldest that is kept, and from now on only slowness loses one.
+            // The oldest final in the ring follows the gap; from now on only a slow subscriber misses one.
             *self = Self {
-                after: room.floor(),
-                losses: room.losses(),
+                after: room.evicted_through(),
+                evictions: room.evictions(),
                 reason: GapReason::Slow,
                 expired: false,
                 ..*self
@@ -126,14 +125,14 @@ impl Cursor {
             self.reason = GapReason::Slow;
             return Some(Next::Final(next.clone()));
         }
-        // Before live tallies: it comes once a window at most, and they never end.
+        // Before live tallies: it changes once a window at most, and they may never end.
         if let Some(trending) = room.trending_after(self.trending_version) {
             self.trending_version = trending.version;
             return Some(Next::Trending(trending.clone()));
         }
         let live = room.live_after(self.live_version)?;
         let skipped = match self.live_version {
-            // What was before it came is not skipped.
+            // Tallies from before it joined do not count as skipped.
             0 => 0,
             seen => live.version - seen - 1,
         };
@@ -143,12 +142,12 @@ impl Cursor {
 
     fn has_gap(&self, room: &RoomState) -> bool {
         let Some(after) = self.after else {
-            return room.losses() > self.losses;
+            return room.evictions() > self.evictions;
         };
         let elsewhere = room.partition().is_some_and(|p| p != after.partition);
         let below = room
-            .floor()
-            .is_some_and(|floor| after.offset < floor.offset);
+            .evicted_through()
+            .is_some_and(|last| after.offset < last.offset);
         self.expired || elsewhere || below
     }
 }
@@ -337,7 +336,7 @@ mod tests {
     #[test]
     fn who_joins_behind_a_loss_is_told_of_none() {
         let mut room = room(None, [3, 5]);
-        assert!(room.lose(2, 9));
+        assert!(room.evict_through(2, 9));
         let mut cursor = Cursor::join(&room);
         assert!(drain(&mut cursor, &room).is_empty());
         room.push_final(id(12), 12, record(12, None), None, Some(9));

@@ -1,12 +1,12 @@
-//! A room as it stands at one node, on its way to another.
+//! A room's snapshot, which an upstream sends to a relay.
 //!
 //! ```text
-//!  upstream's room ─ standing ─▶ RoomSnapshot ─ read ─▶ Standing ─ take ─▶ relay's room
+//!  upstream's room ─ snapshot ─▶ RoomSnapshot ─ parse ─▶ ParsedSnapshot ─ merge ─▶ relay's room
 //! ```
 //!
-//! Invariant: whatever a relay had before, and whichever upstream it takes from, afterwards its room has
-//! the finals and totals of the one of the two that is further, and nothing between two finals is missing
-//! without a gap.
+//! Invariant: whatever a relay had before, and whichever upstream sends the snapshot, afterwards its room has
+//! the finals and totals of the one of the two that is further, and finals that are missing between two others are
+//! announced by a gap.
 
 use std::sync::Arc;
 
@@ -21,27 +21,31 @@ use crate::{
     },
 };
 
-/// A snapshot whose frames were read and are what they should be.
+/// A snapshot whose frames were parsed and are valid.
 #[derive(Debug)]
-pub(crate) struct Standing {
-    floor: Option<ResultId>,
+pub(crate) struct ParsedSnapshot {
+    evicted_through: Option<ResultId>,
     newest: Option<(ResultId, Window)>,
     finals: Vec<Arc<Final>>,
     totals: RoomTotals,
     /// Window, emission, frame.
     live: Vec<(Window, u64, Encoded)>,
-    /// Start of the span's last window, whether it is empty, frame.
+    /// Start of the last window of its span, whether it is empty, frame.
     trending: Option<(u64, bool, Encoded)>,
 }
 
-/// A snapshot holds what is no frame, or a frame of something else.
+/// A snapshot contains something that is not a frame, or a frame that does not belong there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotStanding;
+pub(crate) struct InvalidSnapshot;
 
-impl Standing {
-    /// Reads a snapshot.
-    pub(crate) fn read(snapshot: &RoomSnapshot) -> Result<Self, NotStanding> {
-        let mine = |room: &Room| (*room == snapshot.room).then_some(()).ok_or(NotStanding);
+impl ParsedSnapshot {
+    /// Parses a snapshot.
+    pub(crate) fn parse(snapshot: &RoomSnapshot) -> Result<Self, InvalidSnapshot> {
+        let mine = |room: &Room| {
+            (*room == snapshot.room)
+                .then_some(())
+                .ok_or(InvalidSnapshot)
+        };
         let mut finals: Vec<Arc<Final>> = Vec::with_capacity(snapshot.finals.len());
         for text in &snapshot.finals {
             let frame = frame(text)?;
@@ -53,14 +57,14 @@ impl Standing {
                 ..
             } = &frame
             else {
-                return Err(NotStanding);
+                return Err(InvalidSnapshot);
             };
             mine(room)?;
             let before = finals.last().map(|before| before.id);
             let follows =
                 |before: ResultId| before.partition == id.partition && before.offset < id.offset;
             if !before.is_none_or(follows) {
-                return Err(NotStanding);
+                return Err(InvalidSnapshot);
             }
             finals.push(Arc::new(Final {
                 id: *id,
@@ -69,12 +73,12 @@ impl Standing {
                 frame: Encoded::new(&frame),
             }));
         }
-        // The newest names the partition of all, and ends the list if there is one.
+        // All are of the partition of the newest, which is the last of the list if there is one.
         let newest = snapshot.newest;
         let last = finals.last().map(|last| (last.id, last.window));
         let elsewhere = |id: ResultId| newest.is_some_and(|(n, _)| n.partition != id.partition);
         if last.is_some_and(|last| newest != Some(last)) || snapshot.floor.is_some_and(elsewhere) {
-            return Err(NotStanding);
+            return Err(InvalidSnapshot);
         }
         let mut live = Vec::with_capacity(snapshot.live.len());
         for text in &snapshot.live {
@@ -86,7 +90,7 @@ impl Standing {
                 ..
             } = &frame
             else {
-                return Err(NotStanding);
+                return Err(InvalidSnapshot);
             };
             mine(room)?;
             live.push((*window, *emitted_at, Encoded::new(&frame)));
@@ -95,13 +99,13 @@ impl Standing {
         if let Some(now) = &snapshot.trending {
             let frame = frame(&now.frame)?;
             let Frame::Trending { room, top, .. } = &frame else {
-                return Err(NotStanding);
+                return Err(InvalidSnapshot);
             };
             mine(room)?;
             trending = Some((now.start_ms, top.is_empty(), Encoded::new(&frame)));
         }
         Ok(Self {
-            floor: snapshot.floor,
+            evicted_through: snapshot.floor,
             newest,
             finals,
             totals: RoomTotals::of(&snapshot.totals),
@@ -116,8 +120,8 @@ impl Standing {
     }
 }
 
-fn frame(text: &str) -> Result<Frame, NotStanding> {
-    let mut frame = serde_json::from_str(text).map_err(|_| NotStanding)?;
+fn frame(text: &str) -> Result<Frame, InvalidSnapshot> {
+    let mut frame = serde_json::from_str(text).map_err(|_| InvalidSnapshot)?;
     if let Frame::Live {
         total,
         counts,
@@ -131,7 +135,7 @@ fn frame(text: &str) -> Result<Frame, NotStanding> {
         ..
     } = &mut frame
     {
-        // What only the upstream's build can name.
+        // The upstream's version may know emojis that this one does not: their counts are among the others.
         let named = counts.iter().map(|tally| tally.count);
         let named = named.fold(0, u64::saturating_add);
         *others = total.saturating_sub(named).max(*others);
@@ -140,14 +144,14 @@ fn frame(text: &str) -> Result<Frame, NotStanding> {
 }
 
 impl RoomState {
-    /// The room as it stands, for a relay that `has` some of its finals.
-    pub(crate) fn standing(&self, room: &Room, has: impl Fn(ResultId) -> bool) -> RoomSnapshot {
+    /// The room's snapshot, without the finals that the relay `has`.
+    pub(crate) fn snapshot(&self, room: &Room, has: impl Fn(ResultId) -> bool) -> RoomSnapshot {
         let text = |frame: &Encoded| frame.json().to_string();
         let mut live: Vec<_> = self.live.values().collect();
         live.sort_by_key(|live| live.version);
         RoomSnapshot {
             room: room.clone(),
-            floor: self.floor,
+            floor: self.evicted_through,
             newest: self.newest().map(|newest| (newest.id, newest.window)),
             finals: self
                 .finals
@@ -164,31 +168,33 @@ impl RoomState {
         }
     }
 
-    /// Takes in how the room stands upstream; `false` if there is nothing new in it.
-    pub(crate) fn take(&mut self, standing: Standing) -> bool {
-        let mut news = self.take_finals(standing.floor, standing.newest, standing.finals);
-        // Counts only grow, so the greater sum is the later one: it goes with the later final.
-        if standing.totals.total() > self.totals.total() {
-            self.totals = standing.totals;
-            news = true;
+    /// Merges the snapshot of the upstream's room; `false` if there is nothing new in it.
+    pub(crate) fn merge(&mut self, snapshot: ParsedSnapshot) -> bool {
+        let mut is_new =
+            self.merge_finals(snapshot.evicted_through, snapshot.newest, snapshot.finals);
+        // Counts only grow, so the greater sum is that of the later final.
+        if snapshot.totals.total() > self.totals.total() {
+            self.totals = snapshot.totals;
+            is_new = true;
         }
-        for (window, emitted_at, frame) in standing.live {
-            news |= !self.is_closed(window) && self.show_live(window, emitted_at, frame);
+        for (window, emitted_at, frame) in snapshot.live {
+            is_new |= !self.is_closed(window) && self.show_live(window, emitted_at, frame);
         }
-        if let Some((start_ms, ended, frame)) = standing.trending {
+        if let Some((start_ms, ended, frame)) = snapshot.trending {
             let resets = self.resets;
-            news |= self.show_trending(ResultOrder { resets, start_ms }, ended, frame);
+            is_new |= self.show_trending(ResultOrder { resets, start_ms }, ended, frame);
         }
-        news
+        is_new
     }
 
-    fn take_finals(
+    fn merge_finals(
         &mut self,
-        floor: Option<ResultId>,
+        evicted_through: Option<ResultId>,
         newest: Option<(ResultId, Window)>,
         finals: Vec<Arc<Final>>,
     ) -> bool {
-        let Some(partition) = newest.map(|(id, _)| id).or(floor).map(|id| id.partition) else {
+        let last = newest.map(|(id, _)| id).or(evicted_through);
+        let Some(partition) = last.map(|id| id.partition) else {
             return false;
         };
         if self.partition().is_some_and(|mine| mine != partition) {
@@ -197,26 +203,29 @@ impl RoomState {
             if !later {
                 return false;
             }
-            self.move_on();
+            self.reset_for_partition();
         }
-        let seen = self.newest().map(|newest| newest.id).or(self.floor);
+        let seen = self
+            .newest()
+            .map(|newest| newest.id)
+            .or(self.evicted_through);
         let behind = |id: ResultId| seen.is_none_or(|seen| seen.offset < id.offset);
-        let mut news = false;
-        if let Some(floor) = floor.filter(|floor| behind(*floor)) {
-            // What lies between the last that is known here and the floor is kept nowhere any more.
+        let mut is_new = false;
+        if let Some(evicted_through) = evicted_through.filter(|id| behind(*id)) {
+            // No node has the finals between the last one here and this one any more.
             self.finals.clear();
-            self.losses += u64::from(seen.is_some());
-            self.floor = Some(floor);
-            news = true;
+            self.evictions += u64::from(seen.is_some());
+            self.evicted_through = Some(evicted_through);
+            is_new = true;
         }
         for kept in finals {
             if behind(kept.id) {
                 let resets = self.resets_of(kept.id, kept.window);
-                self.keep(resets, kept);
-                news = true;
+                self.push_kept(resets, kept);
+                is_new = true;
             }
         }
-        news
+        is_new
     }
 }
 
@@ -262,10 +271,10 @@ mod tests {
         room
     }
 
-    fn take(relay: &mut RoomState, upstream: &RoomState, has: u64) -> bool {
+    fn merge(relay: &mut RoomState, upstream: &RoomState, has: u64) -> bool {
         let end = if has == 0 { 0 } else { id(has - 1).offset + 1 };
-        let snapshot = upstream.standing(&Room::default(), |id| id.offset < end);
-        relay.take(Standing::read(&snapshot).unwrap())
+        let snapshot = upstream.snapshot(&Room::default(), |id| id.offset < end);
+        relay.merge(ParsedSnapshot::parse(&snapshot).unwrap())
     }
 
     fn frames(room: &RoomState) -> Vec<String> {
@@ -285,7 +294,7 @@ mod tests {
             // How far it has come.
             let mut has = 0;
             for (read, expired, goes_on_to) in visits {
-                take(&mut relay, &upstream(read, expired), has);
+                merge(&mut relay, &upstream(read, expired), has);
                 for nth in read..goes_on_to {
                     push(&mut relay, nth);
                 }
@@ -293,7 +302,7 @@ mod tests {
                 let truth = upstream(has, 0);
                 prop_assert_eq!(relay.totals(), truth.totals());
                 // Everything above the floor is there, as the truth has it.
-                let floor = relay.floor().map_or(0, |floor| floor.offset + 1);
+                let floor = relay.evicted_through().map_or(0, |floor| floor.offset + 1);
                 let expected: Vec<String> = truth.finals().filter(|kept| kept.id.offset >= floor)
                     .map(|kept| kept.frame.json().to_string()).collect();
                 prop_assert_eq!(frames(&relay), expected);
@@ -303,24 +312,24 @@ mod tests {
 
         #[test]
         fn what_is_no_room_is_refused(text in ".{0,40}") {
-            let mut snapshot = upstream(3, 0).standing(&Room::default(), |_| false);
-            prop_assert!(Standing::read(&snapshot).is_ok());
+            let mut snapshot = upstream(3, 0).snapshot(&Room::default(), |_| false);
+            prop_assert!(ParsedSnapshot::parse(&snapshot).is_ok());
             snapshot.finals[1] = text.clone();
-            prop_assert!(Standing::read(&snapshot).is_err());
+            prop_assert!(ParsedSnapshot::parse(&snapshot).is_err());
             snapshot.finals.clear();
             snapshot.live = vec![text];
-            prop_assert!(Standing::read(&snapshot).is_err());
+            prop_assert!(ParsedSnapshot::parse(&snapshot).is_err());
         }
     }
 
     #[test]
     fn what_only_another_build_can_name_is_among_the_others() {
-        let mut snapshot = upstream(3, 0).standing(&Room::default(), |_| false);
+        let mut snapshot = upstream(3, 0).snapshot(&Room::default(), |_| false);
         let known = snapshot.finals[2].clone();
         assert!(known.contains("\"count\":3") && !known.contains("others"));
         snapshot.finals[2] = known.replace("🔥", "新");
-        let standing = Standing::read(&snapshot).unwrap();
-        let kept = standing.finals[2].frame.json().to_string();
+        let parsed = ParsedSnapshot::parse(&snapshot).unwrap();
+        let kept = parsed.finals[2].frame.json().to_string();
         let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
         assert_eq!(
             (&kept["counts"], &kept["total"], &kept["others"]),
@@ -328,12 +337,12 @@ mod tests {
         );
         // What is known, and has no count, is no count.
         snapshot.finals[2] = known.replace("\"loose\":3", "\"lose\":3");
-        assert!(Standing::read(&snapshot).is_err());
+        assert!(ParsedSnapshot::parse(&snapshot).is_err());
     }
 
     #[test]
     fn frames_of_another_room_or_out_of_order_are_refused() {
-        let good = upstream(3, 0).standing(&Room::default(), |_| false);
+        let good = upstream(3, 0).snapshot(&Room::default(), |_| false);
         let mut other = good.clone();
         other.room = Room::new("other").unwrap();
         let mut turned = good.clone();
@@ -341,17 +350,17 @@ mod tests {
         let mut cut = good.clone();
         cut.finals.pop();
         for bad in [other, turned, cut] {
-            assert_eq!(Standing::read(&bad).unwrap_err(), NotStanding);
+            assert_eq!(ParsedSnapshot::parse(&bad).unwrap_err(), InvalidSnapshot);
         }
     }
 
     #[test]
     fn who_was_away_for_longer_than_the_ring_is_told_a_gap() {
         let mut relay = upstream(2, 0);
-        let losses = relay.losses();
-        assert!(take(&mut relay, &upstream(6, 4), 2));
-        assert_eq!(relay.floor(), Some(id(3)));
-        assert_eq!(relay.losses(), losses + 1);
+        let evictions = relay.evictions();
+        assert!(merge(&mut relay, &upstream(6, 4), 2));
+        assert_eq!(relay.evicted_through(), Some(id(3)));
+        assert_eq!(relay.evictions(), evictions + 1);
         assert_eq!(frames(&relay), frames(&upstream(6, 4)));
     }
 
@@ -368,14 +377,14 @@ mod tests {
         };
         upstream.push_trending(trending(2));
         let mut relay = RoomState::default();
-        assert!(take(&mut relay, &upstream, 0));
+        assert!(merge(&mut relay, &upstream, 0));
         assert_eq!(relay.live_after(0).unwrap().window, record(3, None).window);
         assert_eq!(relay.live().unwrap().frame, upstream.live().unwrap().frame);
         assert_eq!((relay.trending_version(), relay.trending()), (1, None));
-        assert!(!take(&mut relay, &upstream, 3), "nothing is new");
+        assert!(!merge(&mut relay, &upstream, 3), "nothing is new");
         // An upstream that lags shows what was long before.
         assert!(relay.push_live(record(4, Some(45))));
-        assert!(!take(&mut relay, &upstream, 3));
+        assert!(!merge(&mut relay, &upstream, 3));
         assert!(!relay.push_trending(trending(1)));
     }
 

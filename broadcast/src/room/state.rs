@@ -1,12 +1,12 @@
 //! A room as its publisher or relay knows it: a ring of finals, the open windows' newest live tallies, totals,
 //! what is trending.
 //!
-//! Pure: results come in as values, and what each subscriber gets is the [`crate::room::cursor`]'s business.
+//! Pure: results are applied as values; what each subscriber is sent, [`crate::room::cursor`] decides.
 //!
-//! Invariants: finals lie in the ring in the order of their offsets, each once, all of one partition;
-//! everything above [`RoomState::floor`] and up to the newest final is in the ring; live
-//! tallies are of windows of one size that begin where the newest final ends, or later: what was open when a
-//! dataflow came back with other windows is never shown beside those.
+//! Invariants: the ring contains finals in the order of their offsets, each once, all of one partition;
+//! every final above [`RoomState::evicted_through`] and up to the newest one is in the ring; live
+//! tallies are of windows of one size that begin where the newest final ends, or later: windows that were open when a
+//! dataflow started again with another size are never shown beside those.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,11 +20,11 @@ use crate::{
     room::{result_order::ResultOrder, totals::RoomTotals},
 };
 
-/// The most finals a ring holds: ten minutes of windows as short as 150 ms.
+/// Maximum number of finals in a ring: ten minutes of windows as short as 150 ms.
 const RING_FINALS: usize = 4096;
 
-/// The most open windows whose live tally is kept: more are open only while a dataflow catches up, and
-/// then the newest are what people want.
+/// Maximum number of open windows whose live tally is kept: more are open only while a dataflow catches up, and
+/// then the newest are of interest.
 const OPEN_WINDOWS: usize = 4;
 
 /// A final in the ring.
@@ -43,7 +43,7 @@ pub(crate) struct Live {
     pub(crate) window: Window,
     /// When the dataflow emitted it, Unix milliseconds.
     emitted_at: u64,
-    /// Rises with each live tally of the room.
+    /// Increases with each live tally of the room.
     pub(crate) version: u64,
     pub(crate) frame: Encoded,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Live {
 /// What is trending, or that nothing is any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Trending {
-    /// Rises with each of the room.
+    /// Increases with each record of the room.
     pub(crate) version: u64,
     /// The last window of its span.
     pub(super) order: ResultOrder,
@@ -60,24 +60,24 @@ pub(crate) struct Trending {
     pub(crate) frame: Encoded,
 }
 
-/// See the module.
+/// The state of one room.
 #[derive(Debug, Default)]
 pub(crate) struct RoomState {
     pub(super) finals: VecDeque<Arc<Final>>,
-    /// Finals at or below this are not in the ring, and may have been.
-    pub(super) floor: Option<ResultId>,
-    pub(super) losses: u64,
+    /// Finals up to this one are not in the ring any more.
+    pub(super) evicted_through: Option<ResultId>,
+    pub(super) evictions: u64,
     pub(super) live: BTreeMap<u64, Arc<Live>>,
     live_version: u64,
     pub(super) totals: RoomTotals,
     /// The number of backward resets before the newest final.
     pub(super) resets: u64,
-    /// Kept when it has ended, for those who resume and still show the one before.
+    /// Kept when it has ended, for subscribers that resume and still show the list before.
     pub(super) trending: Option<Arc<Trending>>,
 }
 
 impl RoomState {
-    /// A room with what it had counted before its first final.
+    /// A room with its totals before its first final.
     pub(crate) fn new(totals: RoomTotals) -> Self {
         Self {
             totals,
@@ -85,9 +85,9 @@ impl RoomState {
         }
     }
 
-    /// Takes a final in; `false` if it is known already. `resets` is the number of backward resets before it:
-    /// `None` from an upstream, which passes on what it took in itself, in that order. `unread` is the last
-    /// offset of its partition that was never read.
+    /// Applies a final; `false` if it is known already. `resets` is the number of backward resets before it:
+    /// `None` from an upstream, which sends finals in the order in which it applied them. `unread` is the last
+    /// offset of its partition before those that were read.
     pub(crate) fn push_final(
         &mut self,
         id: ResultId,
@@ -101,10 +101,10 @@ impl RoomState {
             return false;
         }
         if self.partition().is_some_and(|mine| mine != id.partition) {
-            self.move_on();
+            self.reset_for_partition();
         }
         let partition = id.partition;
-        self.raise_floor(unread.map(|offset| ResultId { partition, offset }));
+        self.raise_evicted_through(unread.map(|offset| ResultId { partition, offset }));
         self.totals.add(&record);
         let window = record.window;
         let frame = Encoded::new(&final_frame(id, written_ms, record, &self.totals.counts()));
@@ -114,12 +114,12 @@ impl RoomState {
             written_ms,
             frame,
         };
-        self.keep(resets, Arc::new(kept));
+        self.push_kept(resets, Arc::new(kept));
         true
     }
 
-    /// The number of backward resets before a final that follows what is kept: in a partition windows begin
-    /// earlier again only after another one.
+    /// The number of backward resets before a final that follows the newest one: in a partition, windows begin
+    /// earlier again only after a reset.
     pub(super) fn resets_of(&self, id: ResultId, window: Window) -> u64 {
         let back = |newest: &Arc<Final>| {
             newest.id.partition == id.partition && window.start <= newest.window.start
@@ -127,9 +127,9 @@ impl RoomState {
         self.resets + u64::from(self.newest().is_some_and(back))
     }
 
-    /// Puts a final behind all others; what was open up to its end is not any more, nor anything that was open
-    /// before a backward reset.
-    pub(super) fn keep(&mut self, resets: u64, kept: Arc<Final>) {
+    /// Appends a final to the ring, and drops the live tallies of windows that it closes, and of all windows that
+    /// were open before a backward reset.
+    pub(super) fn push_kept(&mut self, resets: u64, kept: Arc<Final>) {
         if resets > self.resets {
             self.resets = resets;
             self.live.clear();
@@ -141,12 +141,12 @@ impl RoomState {
         }
     }
 
-    /// Whether a final was taken in before. Offsets tell within a partition; a room that has moved to
-    /// another one, since the topic was given more, still closes its windows in order.
+    /// Whether a final was applied before. Within a partition offsets show it. A room moves to another partition
+    /// when the topic gets more of them, and still closes its windows in order.
     fn knows(&self, id: ResultId, order: ResultOrder) -> bool {
         if self.partition() == Some(id.partition) {
             let kept = self.newest().map(|newest| newest.id.offset);
-            let seen = kept.max(self.floor.map(|floor| floor.offset));
+            let seen = kept.max(self.evicted_through.map(|id| id.offset));
             return seen.is_some_and(|seen| id.offset <= seen);
         }
         self.order().is_some_and(|newest| order <= newest)
@@ -157,14 +157,14 @@ impl RoomState {
         self.resets
     }
 
-    /// The order of the newest final kept.
+    /// The order of the newest final in the ring.
     fn order(&self) -> Option<ResultOrder> {
         let newest = self.newest()?;
         Some(ResultOrder::new(self.resets, newest.window))
     }
 
-    /// Whether a final shows that these results are of another log than those before, where the same
-    /// offsets mean something else: it is none that was taken in, and yet lies among them.
+    /// Whether a final shows that it is from another log than the finals before it, in which the same offsets hold
+    /// other records: it was not applied, but its offset is among those that were.
     pub(crate) fn contradicts(&self, id: ResultId, window: Window) -> bool {
         let Some(newest) = self
             .newest()
@@ -175,28 +175,29 @@ impl RoomState {
         match self.final_after(id.offset.checked_sub(1)) {
             Some(kept) if kept.id == id => kept.window != window,
             _ => {
-                let gone = self.floor.is_some_and(|floor| id.offset <= floor.offset);
-                // After a backward reset later windows lie before earlier ones.
+                let evicted = self.evicted_through;
+                let gone = evicted.is_some_and(|last| id.offset <= last.offset);
+                // After a backward reset, later windows have lower offsets than earlier ones.
                 !gone || self.resets == 0 && window.start > newest.window.start
             }
         }
     }
 
-    /// Finals of another partition follow; ids do not compare over that.
-    pub(super) fn move_on(&mut self) {
+    /// Empties the ring: finals of another partition follow, whose offsets cannot be compared with these.
+    pub(super) fn reset_for_partition(&mut self) {
         self.finals.clear();
-        self.floor = None;
-        self.losses += 1;
+        self.evicted_through = None;
+        self.evictions += 1;
     }
 
-    fn raise_floor(&mut self, to: Option<ResultId>) {
-        let offset = |floor: Option<ResultId>| floor.map(|floor| floor.offset);
-        if offset(to) > offset(self.floor) {
-            self.floor = to;
+    fn raise_evicted_through(&mut self, to: Option<ResultId>) {
+        let offset = |id: Option<ResultId>| id.map(|id| id.offset);
+        if offset(to) > offset(self.evicted_through) {
+            self.evicted_through = to;
         }
     }
 
-    /// Takes a live tally in; `false` if some of its window is final, or a newer one is known.
+    /// Applies a live tally; `false` if a part of its window is final, or a newer tally is known.
     pub(crate) fn push_live(&mut self, record: WindowRecord) -> bool {
         let window = record.window;
         let Some(emitted_at) = record.emitted_at.filter(|_| !self.is_closed(window)) else {
@@ -246,9 +247,9 @@ impl RoomState {
         true
     }
 
-    /// Takes in what is trending; `false` if it is no newer than what is known.
+    /// Applies what is trending; `false` if it is not newer than what is known.
     pub(crate) fn push_trending(&mut self, record: TrendingRecord) -> bool {
-        // No `others`: a record holds a top alone, the rest of the span is not known here.
+        // No `others`: a record contains the top only.
         let (top, _) = top(&record.top, |count| count.count);
         let ended = top.is_empty();
         let frame = Encoded::new(&Frame::Trending {
@@ -280,7 +281,7 @@ impl RoomState {
         true
     }
 
-    /// Forgets finals written before `before_ms`, and live tallies of windows that began before it.
+    /// Drops finals written before `before_ms`, and live tallies of windows that began before it.
     pub(crate) fn expire(&mut self, before_ms: u64) {
         while self
             .finals
@@ -290,62 +291,61 @@ impl RoomState {
             self.drop_oldest();
         }
         if self.finals.is_empty() {
-            // A room may stay quiet for good; its ring's memory need not.
+            // Releases the ring's memory: the room may never get another final.
             self.finals = VecDeque::new();
         }
         self.live = self.live.split_off(&before_ms);
     }
 
-    /// Forgets live tallies of windows that ended before `overdue_ms`.
+    /// Drops live tallies of windows that ended before `overdue_ms`.
     pub(crate) fn end_live(&mut self, overdue_ms: u64) {
         self.live.retain(|_, live| live.window.end >= overdue_ms);
     }
 
-    /// Finals of `partition` up to `floor` were deleted before they were read.
-    pub(crate) fn lose(&mut self, partition: u32, floor: u64) -> bool {
+    /// Finals of `partition` up to `offset` were deleted before they were read.
+    pub(crate) fn evict_through(&mut self, partition: u32, offset: u64) -> bool {
         let mine = self.partition() == Some(partition);
         if mine {
-            let offset = floor;
-            self.raise_floor(Some(ResultId { partition, offset }));
-            self.losses += 1;
+            self.raise_evicted_through(Some(ResultId { partition, offset }));
+            self.evictions += 1;
         }
         mine
     }
 
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.finals.pop_front() {
-            self.raise_floor(Some(oldest.id));
-            self.losses += 1;
+            self.raise_evicted_through(Some(oldest.id));
+            self.evictions += 1;
         }
     }
 
-    /// Finals at or below this are not in the ring, and may have been.
-    pub(crate) fn floor(&self) -> Option<ResultId> {
-        self.floor
+    /// Finals up to this one are not in the ring any more.
+    pub(crate) fn evicted_through(&self) -> Option<ResultId> {
+        self.evicted_through
     }
 
-    /// Rises whenever finals leave the ring, or are missed.
-    pub(crate) fn losses(&self) -> u64 {
-        self.losses
+    /// Increases whenever finals are evicted from the ring, or were deleted before they were read.
+    pub(crate) fn evictions(&self) -> u64 {
+        self.evictions
     }
 
-    /// The partition of its finals, once there was one.
+    /// The partition of its finals, once it has one.
     pub(crate) fn partition(&self) -> Option<u32> {
         let newest = self.newest().map(|newest| newest.id);
-        newest.or(self.floor).map(|id| id.partition)
+        newest.or(self.evicted_through).map(|id| id.partition)
     }
 
-    /// The newest final kept.
+    /// The newest final in the ring.
     pub(crate) fn newest(&self) -> Option<&Arc<Final>> {
         self.finals.back()
     }
 
-    /// The finals kept, oldest first.
+    /// The finals in the ring, oldest first.
     pub(crate) fn finals(&self) -> impl Iterator<Item = &Arc<Final>> {
         self.finals.iter()
     }
 
-    /// The oldest final kept behind `offset`.
+    /// The oldest final in the ring after `offset`.
     pub(crate) fn final_after(&self, offset: Option<u64>) -> Option<&Arc<Final>> {
         let first = offset.map_or(0, |offset| {
             self.finals.partition_point(|kept| kept.id.offset <= offset)
@@ -369,18 +369,18 @@ impl RoomState {
         self.trending.as_ref().filter(|trending| !trending.ended)
     }
 
-    /// What is trending, or that nothing is any more, if that is news behind `version`.
+    /// What is trending, or that nothing is any more, if that changed after `version`.
     pub(crate) fn trending_after(&self, version: u64) -> Option<&Arc<Trending>> {
         let known = self.trending.as_ref();
         known.filter(|known| known.version > version)
     }
 
-    /// The version of the last that is known of what is trending; 0 for nothing.
+    /// The version of the last record of what is trending; 0 if there was none.
     pub(crate) fn trending_version(&self) -> u64 {
         self.trending.as_ref().map_or(0, |known| known.version)
     }
 
-    /// All that the room has counted, as of its newest final.
+    /// The totals of the room as of its newest final.
     pub(crate) fn totals(&self) -> &RoomTotals {
         &self.totals
     }
@@ -390,8 +390,8 @@ impl RoomState {
         !self.finals.is_empty() || !self.live.is_empty()
     }
 
-    /// Whether nothing was counted in it, as far as is known.
-    pub(crate) fn is_silent(&self) -> bool {
+    /// Whether it has no results, as far as is known.
+    pub(crate) fn is_idle(&self) -> bool {
         !self.is_active() && self.totals.total() == 0 && self.trending().is_none()
     }
 }

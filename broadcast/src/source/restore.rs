@@ -17,7 +17,7 @@ use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
 
 use crate::{
     config::Config,
-    hub::{rooms::Hub, updates::Feed},
+    hub::{rooms::Hub, updates::Updates},
     room::{result_order::ResultOrder, state::RoomState, totals::RoomTotals},
     source::topic_reader::{Decoder, PARK, Source, id_of, of_trending},
 };
@@ -41,7 +41,7 @@ pub(crate) struct Sources {
 pub(crate) fn rebuild(
     config: &Config,
     log: &dyn Log,
-    feed: &Feed,
+    feed: &Updates,
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<Sources, LogError> {
@@ -82,7 +82,7 @@ pub(crate) fn rebuild(
 fn read_trending(
     log: &dyn Log,
     trending: &mut Source,
-    feed: &Feed,
+    feed: &Updates,
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<(), LogError> {
@@ -91,7 +91,7 @@ fn read_trending(
         let read = trending.poll(log, bell, feed, &mut |record| {
             if let Some(result) = decoder.read(record) {
                 // Nothing of what is trending is refused.
-                let _ = feed.hub.apply(of_trending(result));
+                let _ = feed.hub.apply(None, of_trending(result));
             }
         })?;
         match read {
@@ -163,7 +163,7 @@ impl Kept {
         &mut self,
         log: &dyn Log,
         windows: &mut Source,
-        feed: &Feed,
+        feed: &Updates,
         bell: &Doorbell,
         decoder: &mut Decoder,
     ) -> Result<(), LogError> {
@@ -214,9 +214,9 @@ impl Kept {
             let base = base.as_ref().map(|(order, record)| (*order, record));
             let ordered = finals.iter().map(|read| (read.order, &read.record));
             let before = RoomTotals::before(base, ordered);
-            let entry = hub.entry(&room, || RoomState::new(before));
+            let entry = hub.get_or_insert(&room, || RoomState::new(before));
             for read in finals {
-                let unread = hub.unread(read.id.partition);
+                let unread = hub.last_unread(read.id.partition);
                 entry.update(|state| {
                     let resets = Some(read.order.resets);
                     state.push_final(read.id, read.written_ms, read.record, resets, unread)
@@ -224,7 +224,7 @@ impl Kept {
             }
         }
         for (room, (_, record)) in self.totals {
-            hub.entry(&room, || {
+            hub.get_or_insert(&room, || {
                 RoomState::new(RoomTotals::of(&record.counts.named))
             });
         }

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     error::BroadcastError,
     hub::{
-        updates::{Feed, now_us},
+        updates::{Updates, now_us},
         upstream_status::UpstreamStatus,
     },
     room::result_order::resets,
@@ -52,7 +52,7 @@ impl Tail {
     pub(crate) fn start(
         config: &Config,
         log: Arc<dyn Log>,
-        feed: Arc<Feed>,
+        feed: Arc<Updates>,
         readiness: Component,
     ) -> Result<Self, BroadcastError> {
         let bell = Doorbell::default();
@@ -108,7 +108,7 @@ impl Drop for Tail {
 
 struct Reading {
     log: Arc<dyn Log>,
-    feed: Arc<Feed>,
+    feed: Arc<Updates>,
     bell: Doorbell,
     decoder: Decoder,
     /// How long windows were at the start.
@@ -169,9 +169,9 @@ impl Reading {
     /// Reads what is there; `Break` when that was nothing.
     fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
         let (feed, decoder) = (&*self.feed, &mut self.decoder);
-        let born_us = now_us();
+        let origin_us = now_us();
         // News of another log ends this node; nothing else is refused.
-        let take = |update| drop(feed.take(born_us, update));
+        let take = |update| drop(feed.take(origin_us, update));
         let finals = self
             .windows
             .poll(&*self.log, &self.bell, feed, &mut |record| {
@@ -181,7 +181,7 @@ impl Reading {
                         written_ms: record.time_ms,
                         record: result,
                     };
-                    drop(feed.take_after(born_us, Some(resets(&record)), update));
+                    drop(feed.take_after(origin_us, Some(resets(&record)), update));
                 }
             })?;
         let trending = self

@@ -7,7 +7,7 @@ use emostream_model::{RelayUpdate, ResultId, Trending};
 use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
 
-use crate::{hub::updates::Feed, metrics::Metrics};
+use crate::{hub::updates::Updates, metrics::Metrics};
 
 /// Records taken from a partition before the next one has its turn.
 const POLL_RECORDS: usize = 1000;
@@ -42,7 +42,7 @@ impl Source {
         &mut self,
         log: &dyn Log,
         bell: &Doorbell,
-        feed: &Feed,
+        feed: &Updates,
         each: &mut dyn FnMut(Record<'_>),
     ) -> Result<usize, LogError> {
         let reader = match &mut self.reader {
