@@ -54,9 +54,9 @@ impl Publisher {
             swarm_size: config.swarm_size,
             live_ms: config.live_ms,
         };
-        let (feed, shards) = fan_out(settings, metrics, &config.reception)?;
-        let tail = Tail::start(&config, log, feed.clone(), component)?;
-        let node = Arc::new(Node::new(feed));
+        let (updates, shards) = fan_out(settings, metrics, &config.reception)?;
+        let tail = Tail::start(&config, log, updates.clone(), component)?;
+        let node = Arc::new(Node::new(updates));
         Ok(Self::new(
             config.reception,
             node,
@@ -81,8 +81,8 @@ impl Publisher {
             swarm_size: 0,
             live_ms: 0,
         };
-        let (feed, shards) = fan_out(settings, metrics, &reception)?;
-        let node = Arc::new(Node::new(feed));
+        let (updates, shards) = fan_out(settings, metrics, &reception)?;
+        let node = Arc::new(Node::new(updates));
         let follower = Follower::start(upstreams, &node, component).await?;
         Ok(Self::new(
             reception,
@@ -95,7 +95,7 @@ impl Publisher {
     }
 
     fn new(reception: Reception, node: Arc<Node>, shards: Arc<Shards>, source: NewsSource) -> Self {
-        let (hub, metrics) = (node.feed.hub.clone(), node.feed.metrics.clone());
+        let (hub, metrics) = (node.updates.hub.clone(), node.updates.metrics.clone());
         Self {
             service: Arc::new(Service::new(reception, hub, shards, metrics)),
             node,
@@ -114,8 +114,8 @@ impl Publisher {
 
     /// Waits until it cannot go on, and tells why: starting again mends it.
     pub fn fails(&self) -> impl Future<Output = BroadcastError> + use<> {
-        let feed = self.node.feed.clone();
-        async move { BroadcastError::OtherLog(feed.failed().await.to_string()) }
+        let updates = self.node.updates.clone();
+        async move { BroadcastError::OtherLog(updates.log_mismatch().await.to_string()) }
     }
 
     /// What answers its requests.
@@ -142,13 +142,13 @@ fn fan_out(
     let shards = Shards::start(shards, &Heartbeat::new(reception), &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
     let hub = Arc::new(Hub::new(settings, shards.listeners()));
-    let feed = Arc::new(Updates::new(
+    let updates = Arc::new(Updates::new(
         hub,
         metrics,
         reception.ring,
         reception.clock.clone(),
     ));
-    Ok((feed, shards))
+    Ok((updates, shards))
 }
 
 #[cfg(test)]

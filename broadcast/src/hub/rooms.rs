@@ -75,7 +75,7 @@ impl Hub {
     /// Applies an update, and notifies the subscribers of what has changed. `false` if it is known already.
     ///
     /// `resets` is the number of backward resets before a result, where that is known.
-    pub(crate) fn apply(
+    pub(super) fn apply(
         &self,
         resets: Option<u64>,
         update: RelayUpdate,
@@ -206,7 +206,7 @@ impl Hub {
     }
 
     /// The room, inserted with `state` if it is not known.
-    pub(crate) fn get_or_insert(
+    pub(super) fn get_or_insert(
         &self,
         room: &Room,
         state: impl FnOnce() -> RoomState,
@@ -243,7 +243,7 @@ impl Hub {
     }
 
     /// The last offset of a partition of the finals before the ones that were read.
-    pub(crate) fn last_unread(&self, partition: u32) -> Option<u64> {
+    pub(super) fn last_unread(&self, partition: u32) -> Option<u64> {
         self.offsets.get(partition)?.start.checked_sub(1)
     }
 

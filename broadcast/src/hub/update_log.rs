@@ -1,11 +1,11 @@
-//! News on its way to the relays below: encoded once, whoever receives it.
+//! The log of updates that relays below read: each update is encoded once for all of them.
 //!
 //! ```text
-//!  feed ─ pass ─▶ pending ─ seal ─▶ ring of batches ◀─ a cursor a relay
+//!  append ─▶ pending batch ─ seal ─▶ ring of batches ◀─ one cursor a relay
 //! ```
 //!
-//! A relay has no queue here, only a cursor: a slow one costs nothing but its own socket, and when the ring
-//! has moved on without it, it gets the rooms as they stand once more.
+//! A relay has a cursor and no queue, so a slow one costs only its own socket. If the ring has dropped the batch at
+//! its cursor, the relay is sent a snapshot of the rooms again.
 
 use std::{
     collections::VecDeque,
@@ -22,38 +22,36 @@ use tokio::{
 
 use crate::metrics::Metrics;
 
-/// The most bytes of the ring, in batches. A relay may fall behind by as much: with 1000 rooms at 4 Hz
-/// that is a minute, and as long may a first snapshot take.
+/// Maximum bytes of the ring. A relay may fall behind by as much: with 1000 rooms at 4 Hz that is a minute, and a
+/// first snapshot may take as long.
 const RING_BYTES: usize = 32 << 20;
 
-/// A batch this large goes out at once, so that a relay takes in what has come while its upstream is still
-/// taking in the rest: when 1000 rooms change at one moment, some 130 of them are a batch. To send one costs
-/// little beside what it holds.
+/// A batch of this size is sealed at once, so that relays apply it while this node still applies the updates that
+/// follow: when 1000 rooms change at the same time, a batch contains some 130 of them.
 const BATCH_BYTES: usize = 16 << 10;
 
-/// How long news is held back for more to come along, a relay: a send costs about 8 µs, so sends take less
-/// than a tenth of a core, however many relays there are and however finely news drips in. What comes after
-/// a pause is not held back.
-const HOLD_A_RELAY: Duration = Duration::from_micros(100);
+/// How long a batch waits for further updates, for each relay. A send takes about 8 µs of CPU, so sends take less
+/// than a tenth of a core at any number of relays and any rate. An update after a pause does not wait.
+const LINGER_PER_RELAY: Duration = Duration::from_micros(100);
 
-/// What a live tally may be late by for that.
-const LONGEST_HOLD: Duration = Duration::from_millis(20);
+/// Maximum time that a batch waits: live tallies are late by it.
+const MAX_LINGER: Duration = Duration::from_millis(20);
 
-/// See the module.
+/// Updates for the relays below.
 #[derive(Debug)]
 pub(crate) struct UpdateLog {
     pending: Mutex<Pending>,
     ring: Mutex<Ring>,
     /// The number of the batch that will be sealed next.
     sealed: watch::Sender<u64>,
-    /// Something is pending.
-    bell: Notify,
+    /// The pending batch may be sealed.
+    flushed: Notify,
     metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
-    /// Without relays nothing is encoded.
+    /// The number of connected relays; without one, nothing is encoded.
     relays: u32,
     batch: RelayBatch,
 }
@@ -66,7 +64,7 @@ struct Ring {
     first: u64,
 }
 
-/// The ring has moved on without a relay.
+/// The ring does not contain the batch at a cursor any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TruncatedCursor;
 
@@ -76,7 +74,7 @@ impl UpdateLog {
             pending: Mutex::default(),
             ring: Mutex::default(),
             sealed: watch::Sender::new(0),
-            bell: Notify::new(),
+            flushed: Notify::new(),
             metrics,
         }
     }
@@ -89,42 +87,29 @@ impl UpdateLog {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `apply` take the update in, and passes it on if it is news.
-    ///
-    /// A relay joins before or after this, never in between: then it finds the update in the rooms, or gets
-    /// it passed on.
-    pub(crate) fn pass<E>(
-        &self,
-        origin_us: u64,
-        update: RelayUpdate,
-        apply: impl FnOnce(RelayUpdate) -> Result<bool, E>,
-    ) -> Result<bool, E> {
-        let mut pending = self.pending();
-        let copy = (pending.relays > 0).then(|| update.clone());
-        let news = apply(update)?;
-        if let Some(update) = copy.filter(|_| news) {
-            pending.batch.push(origin_us, &update);
-            if pending.batch.bytes() >= BATCH_BYTES {
-                self.seal(&mut pending);
-            }
+    /// Locks the log while an update is applied to the rooms and appended. A relay joins before or after that: it finds
+    /// the update in the rooms, or in the log.
+    pub(super) fn lock(&self) -> LockedUpdateLog<'_> {
+        LockedUpdateLog {
+            log: self,
+            pending: self.pending(),
         }
-        Ok(news)
     }
 
-    /// All that comes at this moment was passed: it may go out.
+    /// All updates that were available were appended: the pending batch may be sealed.
     pub(crate) fn flush(&self) {
         if !self.pending().batch.is_empty() {
-            self.bell.notify_one();
+            self.flushed.notify_one();
         }
     }
 
-    /// Seals what is flushed, as long as it is polled.
+    /// Seals flushed batches, as long as it is polled.
     pub(crate) async fn run(&self) {
         let mut last = Instant::now();
         loop {
-            self.bell.notified().await;
-            let hold = HOLD_A_RELAY * self.pending().relays;
-            sleep_until(last + hold.min(LONGEST_HOLD)).await;
+            self.flushed.notified().await;
+            let linger = LINGER_PER_RELAY * self.pending().relays;
+            sleep_until(last + linger.min(MAX_LINGER)).await;
             self.seal(&mut self.pending());
             last = Instant::now();
         }
@@ -147,12 +132,12 @@ impl UpdateLog {
         self.sealed.send_replace(next);
     }
 
-    /// A relay is there from now on.
+    /// A relay has connected.
     pub(crate) fn join(&self) {
         self.pending().relays += 1;
     }
 
-    /// One is there no longer; the last one takes the ring along.
+    /// A relay has disconnected; after the last one the ring is emptied.
     pub(crate) fn leave(&self) {
         let mut pending = self.pending();
         pending.relays -= 1;
@@ -165,13 +150,13 @@ impl UpdateLog {
         }
     }
 
-    /// Where one that has joined goes on who has the rooms as they stand.
+    /// The cursor of a relay that has joined and is about to be sent a snapshot of the rooms.
     pub(crate) fn cursor(&self) -> u64 {
         let ring = self.ring();
         ring.first + ring.batches.len() as u64
     }
 
-    /// The batches from `cursor` on; it moves behind them.
+    /// Returns the batches from `cursor` on, and moves it behind them.
     pub(crate) fn batches(&self, cursor: &mut u64) -> Result<Vec<Bytes>, TruncatedCursor> {
         let ring = self.ring();
         let passed = cursor.checked_sub(ring.first).ok_or(TruncatedCursor)?;
@@ -181,9 +166,31 @@ impl UpdateLog {
         Ok(batches)
     }
 
-    /// Tells when there is more.
+    /// Notifies of new batches.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.sealed.subscribe()
+    }
+}
+
+/// The log, while no relay can join.
+pub(super) struct LockedUpdateLog<'a> {
+    log: &'a UpdateLog,
+    pending: MutexGuard<'a, Pending>,
+}
+
+impl LockedUpdateLog<'_> {
+    pub(super) fn has_relays(&self) -> bool {
+        self.pending.relays > 0
+    }
+
+    /// Appends an update that the publisher read at `origin_us`, Unix microseconds; without relays it is dropped.
+    pub(super) fn append(&mut self, origin_us: u64, update: &RelayUpdate) {
+        if self.has_relays() {
+            self.pending.batch.push(origin_us, update);
+            if self.pending.batch.bytes() >= BATCH_BYTES {
+                self.log.seal(&mut self.pending);
+            }
+        }
     }
 }
 
@@ -203,11 +210,11 @@ mod tests {
     use emostream_model::{ReadRange, Room, RoomSnapshot};
     use prometheus::Registry;
 
-    fn outlet() -> UpdateLog {
+    fn log() -> UpdateLog {
         UpdateLog::new(Metrics::register(&Registry::new()).unwrap())
     }
 
-    fn news(bytes: usize) -> RelayUpdate {
+    fn update(bytes: usize) -> RelayUpdate {
         RelayUpdate::Room(RoomSnapshot {
             room: Room::default(),
             floor: None,
@@ -219,70 +226,55 @@ mod tests {
         })
     }
 
-    fn pass(outlet: &UpdateLog, update: RelayUpdate, news: bool) {
-        let taken = outlet.pass(1, update, |_| Ok::<bool, ()>(news));
-        assert_eq!(taken, Ok(news));
-    }
-
     #[test]
     fn without_relays_nothing_is_kept() {
-        let outlet = outlet();
-        pass(&outlet, news(BATCH_BYTES), true);
-        assert_eq!(outlet.cursor(), 0);
-        outlet.join();
-        pass(&outlet, news(BATCH_BYTES), true);
-        assert_eq!(outlet.cursor(), 1);
-        outlet.leave();
-        assert_eq!(outlet.ring().bytes, 0);
-        assert_eq!(outlet.cursor(), 1);
-    }
-
-    #[test]
-    fn what_is_known_already_is_not_passed_on() {
-        let outlet = outlet();
-        outlet.join();
-        pass(&outlet, news(BATCH_BYTES), false);
-        assert!(outlet.pending().batch.is_empty());
-        let _ = outlet.pass(1, news(1), |_| Err(()));
-        assert!(outlet.pending().batch.is_empty());
+        let log = log();
+        log.lock().append(1, &update(BATCH_BYTES));
+        assert_eq!(log.cursor(), 0);
+        log.join();
+        log.lock().append(1, &update(BATCH_BYTES));
+        assert_eq!(log.cursor(), 1);
+        log.leave();
+        assert_eq!(log.ring().bytes, 0);
+        assert_eq!(log.cursor(), 1);
     }
 
     #[test]
     fn the_ring_is_bounded_and_who_falls_behind_it_is_told() {
-        let outlet = outlet();
-        outlet.join();
-        let (mut slow, mut quick) = (outlet.cursor(), outlet.cursor());
+        let log = log();
+        log.join();
+        let (mut slow, mut quick) = (log.cursor(), log.cursor());
         let mut received = 0;
         let piece = 1 << 20;
         for _ in 0..2 * RING_BYTES / piece {
-            pass(&outlet, news(piece), true);
-            received += outlet.batches(&mut quick).unwrap().len();
-            assert!(outlet.ring().bytes <= RING_BYTES);
+            log.lock().append(1, &update(piece));
+            received += log.batches(&mut quick).unwrap().len();
+            assert!(log.ring().bytes <= RING_BYTES);
         }
         assert_eq!(received, 2 * RING_BYTES / piece);
-        assert_eq!(outlet.batches(&mut slow), Err(TruncatedCursor));
-        let mut again = outlet.cursor();
-        assert_eq!(outlet.batches(&mut again), Ok(Vec::new()));
+        assert_eq!(log.batches(&mut slow), Err(TruncatedCursor));
+        let mut again = log.cursor();
+        assert_eq!(log.batches(&mut again), Ok(Vec::new()));
     }
 
     #[tokio::test]
     async fn what_is_flushed_goes_out_in_one_batch() {
-        let outlet = outlet();
-        outlet.join();
-        let mut sealed = outlet.watch();
+        let log = log();
+        log.join();
+        let mut sealed = log.watch();
         for partition in 0..3 {
             let range = ReadRange {
                 partition,
                 start: 0,
                 end: 1,
             };
-            pass(&outlet, RelayUpdate::Read(range), true);
+            log.lock().append(1, &RelayUpdate::Read(range));
         }
-        outlet.flush();
+        log.flush();
         tokio::select! {
-            () = outlet.run() => {}
+            () = log.run() => {}
             changed = sealed.changed() => changed.unwrap(),
         }
-        assert_eq!(outlet.batches(&mut 0).unwrap().len(), 1);
+        assert_eq!(log.batches(&mut 0).unwrap().len(), 1);
     }
 }

@@ -1,13 +1,13 @@
-//! The one way in for news, from the log or from an upstream: into the rooms, and on to the relays below.
+//! The one way in for updates, from the log or from an upstream: into the rooms, and on to the relays below.
 //!
 //! ```text
-//!  [log] ─ tail ──────┐                  ┌─▶ hub ─▶ subscribers
-//!                     ├─▶ Updates ─ apply ──┤
-//!  upstream ─ link ───┘                  └─▶ outlet ─▶ relays below
+//!  log ──────▶ source ─┐            ┌─▶ hub ─▶ subscribers
+//!                      ├─▶ Updates ─┤
+//!  upstream ─▶ relay ──┘            └─▶ update log ─▶ relays below
 //! ```
 //!
-//! Invariant: what is passed on was taken in here first, so a relay that begins with the rooms as they
-//! stand and goes on with what is passed on misses nothing.
+//! Invariant: an update is applied to the rooms before it is appended to the update log, and no relay joins in between.
+//! So a relay that is sent the rooms, and then the log from there on, misses nothing.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,59 +15,88 @@ use std::{
 };
 
 use emostream_log::EventClock;
-use emostream_model::{ReadRange, RelayUpdate};
+use emostream_model::{ReadRange, RelayUpdate, ResultId, Room, WindowRecord};
 use tokio::sync::watch;
 
 use crate::{
     hub::{rejected_update::RejectedUpdate, rooms::Hub, update_log::UpdateLog},
     metrics::Metrics,
+    room::{result_order::ResultOrder, state::RoomState, totals::RoomTotals},
 };
 
-/// How often what is old is forgotten.
+/// How often old results are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// A window that ended so long ago and is not final will hardly be: the dataflow that showed it is away,
-/// or came back with other windows.
+/// A live tally whose window ended so long ago is dropped: its dataflow has stopped, or came back with other windows, and
+/// the final may never follow.
 const OVERDUE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// Applies updates.
 #[derive(Debug)]
 pub(crate) struct Updates {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) outlet: Arc<UpdateLog>,
+    pub(crate) log: UpdateLog,
     pub(crate) metrics: Metrics,
     /// How long finals are kept.
     ring: Duration,
-    /// Dates the records that are read.
+    /// The clock that dates the records of the log.
     clock: EventClock,
     swept: Mutex<Instant>,
-    /// Why this node cannot go on, once it cannot.
-    failed: watch::Sender<Option<RejectedUpdate>>,
+    /// The update of another log, once there was one.
+    mismatch: watch::Sender<Option<RejectedUpdate>>,
+}
+
+/// A final that was read from the log at the start.
+pub(crate) struct RestoredFinal {
+    pub(crate) order: ResultOrder,
+    pub(crate) id: ResultId,
+    pub(crate) written_ms: u64,
+    pub(crate) record: WindowRecord,
 }
 
 impl Updates {
-    /// Nothing has come yet.
     pub(crate) fn new(hub: Arc<Hub>, metrics: Metrics, ring: Duration, clock: EventClock) -> Self {
         Self {
             hub,
-            outlet: Arc::new(UpdateLog::new(metrics.clone())),
+            log: UpdateLog::new(metrics.clone()),
             metrics,
             ring,
             clock,
             swept: Mutex::new(Instant::now()),
-            failed: watch::Sender::new(None),
+            mismatch: watch::Sender::new(None),
         }
     }
 
-    /// Takes news in that the publisher read at `origin_us`, Unix microseconds; what is known already is not
-    /// passed on.
+    /// Adds a room as the log has it at the start: `totals`, and the `finals` after them in their order.
     ///
-    /// News of another log ends this node ([`Updates::failed`]); a room that is none is the caller's to judge.
-    pub(crate) fn take(&self, origin_us: u64, update: RelayUpdate) -> Result<(), RejectedUpdate> {
-        self.take_after(origin_us, None, update)
+    /// They are not counted in the metrics, and not appended to the update log: no relay is connected yet.
+    pub(crate) fn restore_room(
+        &self,
+        room: &Room,
+        totals: RoomTotals,
+        finals: impl IntoIterator<Item = RestoredFinal>,
+    ) {
+        let entry = self.hub.get_or_insert(room, || RoomState::new(totals));
+        for read in finals {
+            let unread = self.hub.last_unread(read.id.partition);
+            entry.update(|state| {
+                let resets = Some(read.order.resets);
+                state.push_final(read.id, read.written_ms, read.record, resets, unread)
+            });
+        }
     }
 
-    /// The same of a result that was counted after so many backward resets, where that is known.
-    pub(crate) fn take_after(
+    /// Applies what was trending at the start, likewise.
+    pub(crate) fn restore_trending(&self, trending: RelayUpdate) {
+        // No record of what is trending is rejected.
+        let _ = self.hub.apply(None, trending);
+    }
+
+    /// Applies an update that the publisher read at `origin_us`, Unix microseconds, and appends it to the update log
+    /// if it is new.
+    ///
+    /// `resets` is the number of backward resets before a result, where that is known. An update of another log also
+    /// ends this node ([`Updates::log_mismatch`]).
+    pub(crate) fn apply(
         &self,
         origin_us: u64,
         resets: Option<u64>,
@@ -79,29 +108,44 @@ impl Updates {
             RelayUpdate::Trending(_) => Some("trending"),
             RelayUpdate::Leaders(_) | RelayUpdate::Room(_) | RelayUpdate::Read(_) => None,
         };
-        let taken = self
-            .outlet
-            .pass(origin_us, update, |update| self.hub.apply(resets, update));
-        match (taken, kind) {
-            (Ok(true), Some(kind)) => self.metrics.frames.with_label_values(&[kind]).inc(),
-            (Ok(_), _) => {}
-            (Err(unfit), _) => {
-                if unfit.is_log_mismatch() {
-                    self.failed.send_replace(Some(unfit.clone()));
+        match self.apply_and_append(origin_us, resets, update) {
+            Ok(is_new) => {
+                if let Some(kind) = kind.filter(|_| is_new) {
+                    self.metrics.frames.with_label_values(&[kind]).inc();
                 }
-                return Err(unfit);
+                Ok(())
+            }
+            Err(rejected) => {
+                if rejected.is_log_mismatch() {
+                    self.mismatch.send_replace(Some(rejected.clone()));
+                }
+                Err(rejected)
             }
         }
-        Ok(())
     }
 
-    /// Finals of `partition` begin to be read at `start`; what lies before it is not known here.
-    pub(crate) fn begins(&self, partition: u32, start: u64) {
+    fn apply_and_append(
+        &self,
+        origin_us: u64,
+        resets: Option<u64>,
+        update: RelayUpdate,
+    ) -> Result<bool, RejectedUpdate> {
+        let mut log = self.log.lock();
+        let copy = log.has_relays().then(|| update.clone());
+        let is_new = self.hub.apply(resets, update)?;
+        if let Some(update) = copy.filter(|_| is_new) {
+            log.append(origin_us, &update);
+        }
+        Ok(is_new)
+    }
+
+    /// Finals of `partition` are read from `start` on; those before it are not known here.
+    pub(crate) fn start_partition(&self, partition: u32, start: u64) {
         self.has_read(partition, start, start);
     }
 
-    /// Every final of `partition` before `end` was taken in.
-    pub(crate) fn reaches(&self, partition: u32, end: u64) {
+    /// Every final of `partition` before `end` was applied.
+    pub(crate) fn advance_to(&self, partition: u32, end: u64) {
         self.has_read(partition, self.hub.offsets().range(partition).start, end);
     }
 
@@ -111,28 +155,28 @@ impl Updates {
             start,
             end,
         };
-        // What is of another log ends this node.
-        let _ = self.take(now_us(), RelayUpdate::Read(range));
+        // A range of another log ends this node.
+        let _ = self.apply(now_us(), None, RelayUpdate::Read(range));
     }
 
-    /// Returns once this node cannot go on, and why.
-    pub(crate) async fn failed(&self) -> RejectedUpdate {
-        let mut failed = self.failed.subscribe();
+    /// Returns once an update of another log was rejected: this node cannot continue.
+    pub(crate) async fn log_mismatch(&self) -> RejectedUpdate {
+        let mut mismatch = self.mismatch.subscribe();
         loop {
-            if let Some(unfit) = failed.borrow_and_update().clone() {
-                return unfit;
+            if let Some(rejected) = mismatch.borrow_and_update().clone() {
+                return rejected;
             }
-            // The sender lives as long as this feed.
-            let _ = failed.changed().await;
+            // The sender lives as long as this.
+            let _ = mismatch.changed().await;
         }
     }
 
-    /// The moment that lies `span` back, Unix milliseconds.
+    /// The time `span` ago, Unix milliseconds.
     pub(crate) fn ago(&self, span: Duration) -> u64 {
         self.clock.unix_time().saturating_sub(span).as_millis() as u64
     }
 
-    /// Forgets what is old, now and then.
+    /// Drops old results, if the last sweep is [`SWEEP_EVERY`] ago.
     pub(crate) fn sweep(&self) {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if swept.elapsed() > SWEEP_EVERY {
@@ -143,8 +187,49 @@ impl Updates {
     }
 }
 
-/// Now by the host clock, which other hosts' clocks are compared with: Unix microseconds.
+/// The host clock, with which the nodes of a tree measure delays: Unix microseconds.
 pub(crate) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::hub::window_settings::WindowSettings;
+    use emostream_model::RelayDown;
+    use prometheus::Registry;
+
+    #[tokio::test]
+    async fn what_is_known_already_is_not_passed_on() {
+        let settings = WindowSettings {
+            window_ms: 10,
+            live_ms: 10,
+            swarm_size: 1000,
+        };
+        let hub = Arc::new(Hub::new(settings, Arc::new([])));
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let updates = Updates::new(hub, metrics, Duration::ZERO, EventClock::host());
+        updates.log.join();
+        for (start, end, is_applied) in [(5, 9, true), (5, 9, true), (1, 2, false)] {
+            let range = ReadRange {
+                partition: 0,
+                start,
+                end,
+            };
+            let applied = updates.apply(1, None, RelayUpdate::Read(range));
+            assert_eq!(applied.is_ok(), is_applied, "{range:?}");
+        }
+        let mut sealed = updates.log.watch();
+        updates.log.flush();
+        tokio::select! {
+            () = updates.log.run() => {}
+            changed = sealed.changed() => changed.unwrap(),
+        }
+        let batches = updates.log.batches(&mut 0).unwrap();
+        let length = size_of::<u32>();
+        let sent = RelayDown::decode(&batches[0][length..]).unwrap();
+        assert!(matches!(sent, RelayDown::Updates { updates, .. } if updates.len() == 1));
+    }
 }

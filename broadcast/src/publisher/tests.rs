@@ -95,7 +95,7 @@ fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
     let mut subscriber = asked(at, handshake);
     hear(&mut subscriber, b"\"resumed\":false}");
 
-    let room = publisher.node.feed.hub.find(&Room::new("r").unwrap());
+    let room = publisher.node.updates.hub.find(&Room::new("r").unwrap());
     let room = room.unwrap();
     let held = room.state();
     // An empty ping, masked: what else there is to send, its shard waits to see.

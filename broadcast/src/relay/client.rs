@@ -98,7 +98,7 @@ impl Follower {
         let following = Following {
             upstreams,
             node: node.id,
-            feed: node.feed.clone(),
+            updates: node.updates.clone(),
             readiness,
             stage,
             complaint,
@@ -120,7 +120,9 @@ impl Follower {
                 Stage::Seeking | Stage::CatchingUp => tokio::select! {
                     _ = stages.changed() => {}
                     () = sleep_until(deadline) => {}
-                    unfit = node.feed.failed() => return Err(BroadcastError::OtherLog(unfit.to_string())),
+                    rejected = node.updates.log_mismatch() => {
+                        return Err(BroadcastError::OtherLog(rejected.to_string()));
+                    }
                 },
             }
         }
@@ -136,7 +138,7 @@ impl Drop for Follower {
 struct Following {
     upstreams: Upstreams,
     node: NodeId,
-    feed: Arc<Updates>,
+    updates: Arc<Updates>,
     readiness: Component,
     stage: watch::Sender<Stage>,
     /// Why there is no upstream, for people.
@@ -169,7 +171,7 @@ impl Following {
         let told = self.told.get(at);
         let again = told.is_some_and(|(last, when)| *last == why && when.elapsed() < TELL_EVERY);
         if was_fed {
-            self.feed.metrics.upstream_losses.inc();
+            self.updates.metrics.upstream_losses.inc();
         }
         if was_fed || !again {
             tracing::warn!(upstream = at, "no news from this upstream: {why}");
@@ -183,14 +185,14 @@ impl Following {
         self.readiness
             .not_ready(format!("no upstream feeds it: {complaints}"));
         self.complaint.send_replace(complaints);
-        self.feed.metrics.upstream.set(0);
-        self.feed
+        self.updates.metrics.upstream.set(0);
+        self.updates
             .hub
             .upstream_status()
             .send_replace(UpstreamStatus::Disconnected);
         self.stage.send_replace(Stage::Seeking);
         // What is old is forgotten without an upstream, too.
-        self.feed.sweep();
+        self.updates.sweep();
     }
 
     /// Follows one upstream to its end.
@@ -208,7 +210,7 @@ impl Following {
             error => error,
         })?;
         let settings = welcome.shape;
-        self.feed.hub.set_window_settings(WindowSettings {
+        self.updates.hub.set_window_settings(WindowSettings {
             window_ms: settings.window_ms,
             swarm_size: settings.swarm_size,
             live_ms: settings.live_ms,
@@ -262,7 +264,7 @@ impl Following {
             name: self.upstreams.name.clone(),
             nonce: meeting.answer,
             proof: token.prove(RelaySide::Relay, &meeting),
-            has: self.feed.hub.offsets().all(),
+            has: self.updates.hub.offsets().all(),
         };
         transport::write(writing, &RelayUp::Hello(hello).frame()).await?;
         let welcome = match incoming.down().await? {
@@ -292,7 +294,7 @@ impl Following {
         mut way: Arc<[NodeId]>,
         incoming: &mut Incoming<impl AsyncRead + Unpin>,
     ) -> Result<(), LinkError> {
-        let feed = &self.feed;
+        let updates = &self.updates;
         let mut told = false;
         loop {
             let fed = *self.stage.borrow() == Stage::Fed;
@@ -300,9 +302,9 @@ impl Following {
                 RelayDown::Heartbeat => {}
                 RelayDown::Updates {
                     born_us: origin_us,
-                    updates,
+                    updates: batch,
                 } => {
-                    for update in updates {
+                    for update in batch {
                         if !told && has_unnamed(&update) {
                             told = true;
                             tracing::warn!(
@@ -311,18 +313,19 @@ impl Following {
                                  run the same emostream everywhere"
                             );
                         }
-                        feed.take(origin_us, update)?;
+                        updates.apply(origin_us, None, update)?;
                     }
-                    feed.outlet.flush();
+                    updates.log.flush();
                     if fed {
                         let us = now_us().saturating_sub(origin_us);
-                        feed.metrics.relay_delay.observe(us as f64 / 1e6);
+                        updates.metrics.relay_delay.observe(us as f64 / 1e6);
                     }
                 }
                 RelayDown::Present => {
-                    feed.metrics.rooms.set(feed.hub.len() as i64);
-                    feed.metrics.upstream.set(1);
-                    feed.hub
+                    updates.metrics.rooms.set(updates.hub.len() as i64);
+                    updates.metrics.upstream.set(1);
+                    updates
+                        .hub
                         .upstream_status()
                         .send_replace(UpstreamStatus::Connected(way.clone()));
                     self.readiness.ready();
@@ -334,7 +337,8 @@ impl Following {
                     self.check(&path)?;
                     way = path.into();
                     if fed {
-                        feed.hub
+                        updates
+                            .hub
                             .upstream_status()
                             .send_replace(UpstreamStatus::Connected(way.clone()));
                     }
@@ -354,10 +358,10 @@ impl Following {
         loop {
             beat.tick().await;
             transport::write(writing, &RelayUp::Heartbeat.frame()).await?;
-            for changes in told.changes(&self.feed.hub) {
+            for changes in told.changes(&self.updates.hub) {
                 transport::write(writing, &changes.frame()).await?;
             }
-            self.feed.sweep();
+            self.updates.sweep();
         }
     }
 }

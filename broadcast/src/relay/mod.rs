@@ -1,20 +1,20 @@
-//! The tree of relays: how news goes from node to node, and audiences come back.
+//! The tree of relays: updates go down from node to node, audiences are reported up.
 //!
 //! ```text
-//!                 ┌──────────── publisher ─────────────┐
-//!  [log] ─ tail ─▶│ Updates ─▶ rooms ─▶ outlet ─▶ Port    │
-//!                 └──────────────────────────────┬─────┘
-//!                          link: news down ▼     │ ▲ audience, heartbeats up
-//!                 ┌──────────── relay ───────────┴─────┐
-//!                 │ upstream ─▶ Updates ─▶ rooms ─▶ …     │──▶ further relays, subscribers
-//!                 └────────────────────────────────────┘
+//!                   ┌────────────────── publisher ─────────────────┐
+//!  [log] ─ source ─▶│ updates ─▶ rooms, update log ─▶ relay server │
+//!                   └───────────────────────────────────┬──────────┘
+//!                                   updates down ▼      │ ▲ audience, heartbeats up
+//!                   ┌──────────────────── relay ────────┴──────────┐
+//!                   │ client ─▶ updates ─▶ rooms, update log ─▶ …  │──▶ further relays, subscribers
+//!                   └──────────────────────────────────────────────┘
 //! ```
 //!
 //! Invariants:
-//! - Every node makes the same frames, since it takes in the same news in the same order.
-//! - A node is fed by the log, or by exactly one upstream, which is not fed by it. One that is
-//!   not fed sends no heartbeat, so silence travels down the tree.
-//! - Nothing waits for a peer without an end, and what a peer announces takes no room before it comes.
+//! - Every node makes the same frames, since it applies the same updates in the same order.
+//! - A node's updates come from the log, or from exactly one upstream, which is not below it. A node that is
+//!   disconnected sends no heartbeats, so that the whole subtree notices it.
+//! - Every wait for a peer has a timeout, and memory is allocated for bytes that were received, not announced.
 
 mod audience;
 pub(crate) mod auth;

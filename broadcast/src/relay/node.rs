@@ -11,15 +11,15 @@ use crate::hub::updates::Updates;
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(super) id: NodeId,
-    pub(crate) feed: Arc<Updates>,
+    pub(crate) updates: Arc<Updates>,
 }
 
 impl Node {
     /// A node with a random id.
-    pub(crate) fn new(feed: Arc<Updates>) -> Self {
+    pub(crate) fn new(updates: Arc<Updates>) -> Self {
         Self {
             id: NodeId(rand::rng().random()),
-            feed,
+            updates,
         }
     }
 }

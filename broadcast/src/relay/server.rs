@@ -42,9 +42,9 @@ pub struct RelayPort {
 
 /// Serves relays until `shutdown`; then their connections are closed, and they look for another upstream.
 pub(crate) async fn serve(node: Arc<Node>, port: RelayPort, shutdown: Shutdown) {
-    let outlet = node.feed.outlet.clone();
+    let updates = node.updates.clone();
     tokio::select! {
-        () = outlet.run() => {}
+        () = updates.log.run() => {}
         () = accept(node, port, shutdown) => {}
     }
 }

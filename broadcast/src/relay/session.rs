@@ -92,12 +92,12 @@ impl Guest {
             mut writing,
             _place,
         } = self;
-        let feed = &node.feed;
-        let _attached = Attached::new(feed);
+        let updates = &node.updates;
+        let _attached = Attached::new(updates);
         let telling = tell(node, hello, &mut writing);
         tokio::select! {
             Err(error) = telling => error,
-            Err(error) = hear(&feed.hub, &mut incoming) => error,
+            Err(error) = hear(&updates.hub, &mut incoming) => error,
         }
     }
 }
@@ -123,7 +123,7 @@ async fn greet(
     if !token.verifies(RelaySide::Relay, &meeting, &hello.proof) {
         return Err(Refusal::WrongToken.into());
     }
-    let status = node.feed.hub.upstream_status().borrow().clone();
+    let status = node.updates.hub.upstream_status().borrow().clone();
     let UpstreamStatus::Connected(way) = status else {
         return Err(Refusal::CutOff.into());
     };
@@ -133,7 +133,7 @@ async fn greet(
     }
     let place = places.clone().try_acquire_owned();
     let place = place.map_err(|_| Refusal::Full)?;
-    let settings = node.feed.hub.window_settings();
+    let settings = node.updates.hub.window_settings();
     let welcome = RelayWelcome {
         proof: token.prove(RelaySide::Upstream, &meeting),
         path,
@@ -173,32 +173,32 @@ async fn tell(
     hello: RelayHello,
     writing: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
-    let feed = &node.feed;
+    let updates = &node.updates;
     let mut has = hello.has;
     loop {
         // In this order: what comes while the rooms are looked at comes again, and nothing is missed.
-        let mut cursor = feed.outlet.cursor();
-        let reads = feed.hub.offsets().all();
-        snapshot(feed, &has, &reads, writing).await?;
+        let mut cursor = updates.log.cursor();
+        let reads = updates.hub.offsets().all();
+        snapshot(updates, &has, &reads, writing).await?;
         follow(node, &mut cursor, writing).await?;
         tracing::warn!(
             name = hello.name,
             "a relay fell behind; it gets the rooms as they stand"
         );
-        feed.metrics.relay_resyncs.inc();
+        updates.metrics.relay_resyncs.inc();
         has = reads;
     }
 }
 
 /// Every room as it stands, in pieces.
 async fn snapshot(
-    feed: &Updates,
+    updates: &Updates,
     has: &[ReadRange],
     reads: &[ReadRange],
     writing: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
     let (origin_us, mut piece) = (now_us(), RelayBatch::default());
-    for (room, entry) in feed.hub.all() {
+    for (room, entry) in updates.hub.all() {
         let update = {
             let state = entry.state();
             if state.is_idle() {
@@ -209,27 +209,27 @@ async fn snapshot(
         };
         piece.push(origin_us, &update);
         if piece.bytes() >= PIECE_BYTES {
-            send(feed, piece.take(), writing).await?;
+            send(updates, piece.take(), writing).await?;
         }
     }
-    if let Some(leaders) = feed.hub.last_leaders() {
+    if let Some(leaders) = updates.hub.last_leaders() {
         piece.push(origin_us, &RelayUpdate::Leaders(leaders));
     }
     for range in reads {
         piece.push(origin_us, &RelayUpdate::Read(*range));
     }
-    send(feed, piece.take(), writing).await?;
+    send(updates, piece.take(), writing).await?;
     transport::write(writing, &RelayDown::Present.frame()).await
 }
 
 async fn send(
-    feed: &Updates,
+    updates: &Updates,
     frame: Option<Vec<u8>>,
     writing: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
     if let Some(frame) = frame {
         transport::write(writing, &frame).await?;
-        feed.metrics.relay_bytes.inc_by(frame.len() as u64);
+        updates.metrics.relay_bytes.inc_by(frame.len() as u64);
     }
     Ok(())
 }
@@ -240,22 +240,21 @@ async fn follow(
     cursor: &mut u64,
     writing: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
-    let Node { id, feed } = node;
-    let outlet = &feed.outlet;
-    let mut sealed = outlet.watch();
-    let mut status = feed.hub.upstream_status().subscribe();
+    let Node { id, updates } = node;
+    let mut sealed = updates.log.watch();
+    let mut status = updates.hub.upstream_status().subscribe();
     // The way up may have changed since the welcome.
     status.mark_changed();
     let mut beat = interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         sealed.mark_unchanged();
-        let Ok(batches) = outlet.batches(cursor) else {
+        let Ok(batches) = updates.log.batches(cursor) else {
             return Ok(());
         };
         for batch in &batches {
             transport::write(writing, batch).await?;
-            feed.metrics.relay_bytes.inc_by(batch.len() as u64);
+            updates.metrics.relay_bytes.inc_by(batch.len() as u64);
         }
         tokio::select! {
             // Both senders live as long as this node.
@@ -281,16 +280,16 @@ async fn follow(
 struct Attached<'a>(&'a Updates);
 
 impl<'a> Attached<'a> {
-    fn new(feed: &'a Updates) -> Self {
-        feed.outlet.join();
-        feed.metrics.relays.inc();
-        Self(feed)
+    fn new(updates: &'a Updates) -> Self {
+        updates.log.join();
+        updates.metrics.relays.inc();
+        Self(updates)
     }
 }
 
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
-        self.0.outlet.leave();
+        self.0.log.leave();
         self.0.metrics.relays.dec();
     }
 }

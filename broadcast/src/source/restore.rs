@@ -13,12 +13,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_to_end};
-use emostream_model::{ResultId, Room, TotalsRecord, WindowRecord};
+use emostream_model::{Room, TotalsRecord, WindowRecord};
 
 use crate::{
     config::Config,
-    hub::{rooms::Hub, updates::Updates},
-    room::{result_order::ResultOrder, state::RoomState, totals::RoomTotals},
+    hub::updates::{RestoredFinal, Updates},
+    room::{result_order::ResultOrder, totals::RoomTotals},
     source::topic_reader::{Decoder, PARK, Source, id_of, of_trending},
 };
 
@@ -41,35 +41,35 @@ pub(crate) struct Sources {
 pub(crate) fn rebuild(
     config: &Config,
     log: &dyn Log,
-    feed: &Updates,
+    updates: &Updates,
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<Sources, LogError> {
-    let settled_ms = feed.ago(SETTLED.min(config.reception.ring / 2));
+    let settled_ms = updates.ago(SETTLED.min(config.reception.ring / 2));
     let mut kept = Kept::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
 
     let windows = since(
         log,
         &config.topics.windows(),
-        feed.ago(config.reception.ring),
+        updates.ago(config.reception.ring),
     )?;
     for (partition, start) in &windows {
-        feed.begins(*partition, *start);
+        updates.start_partition(*partition, *start);
     }
     let mut windows = Source::new(config.topics.windows(), true, windows);
     // The tallies of the window that is open now, and of the one that is about to close.
-    let open_ms = feed.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
+    let open_ms = updates.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
     let live = since(log, &config.topics.live(), open_ms)?;
     let live_offsets = log.offsets(&config.topics.live())?;
     let live_ends = live_offsets.into_iter().map(|kept| kept.end);
     let live_before = (0..).zip(live_ends).collect();
     let live = Source::new(config.topics.live(), false, live);
 
-    kept.read_finals(log, &mut windows, feed, bell, decoder)?;
-    kept.fill(&feed.hub);
+    kept.read_finals(log, &mut windows, updates, bell, decoder)?;
+    kept.fill(updates);
     let trending = since(log, &config.topics.trending(), 0)?;
     let mut trending = Source::new(config.topics.trending(), false, trending);
-    read_trending(log, &mut trending, feed, bell, decoder)?;
+    read_trending(log, &mut trending, updates, bell, decoder)?;
     Ok(Sources {
         windows,
         trending,
@@ -82,16 +82,15 @@ pub(crate) fn rebuild(
 fn read_trending(
     log: &dyn Log,
     trending: &mut Source,
-    feed: &Updates,
+    updates: &Updates,
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<(), LogError> {
     let mut stall = StallTimer::start();
     loop {
-        let read = trending.poll(log, bell, feed, &mut |record| {
+        let read = trending.poll(log, bell, updates, &mut |record| {
             if let Some(result) = decoder.read(record) {
-                // Nothing of what is trending is refused.
-                let _ = feed.hub.apply(None, of_trending(result));
+                updates.restore_trending(of_trending(result));
             }
         })?;
         match read {
@@ -108,14 +107,6 @@ fn read_trending(
 /// Where each partition's records since `time_ms` begin.
 fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, LogError> {
     Ok((0..).zip(log.offsets_at(topic, time_ms)?).collect())
-}
-
-/// A final, as it was read.
-struct RestoredFinal {
-    order: ResultOrder,
-    id: ResultId,
-    written_ms: u64,
-    record: WindowRecord,
 }
 
 /// What the rings are rebuilt from.
@@ -163,13 +154,13 @@ impl Kept {
         &mut self,
         log: &dyn Log,
         windows: &mut Source,
-        feed: &Updates,
+        updates: &Updates,
         bell: &Doorbell,
         decoder: &mut Decoder,
     ) -> Result<(), LogError> {
         let mut stall = StallTimer::start();
         loop {
-            let read = windows.poll(log, bell, feed, &mut |record| {
+            let read = windows.poll(log, bell, updates, &mut |record| {
                 if let Some(result) = decoder.read(record) {
                     self.take(record, result);
                 }
@@ -206,7 +197,7 @@ impl Kept {
         });
     }
 
-    fn fill(mut self, hub: &Hub) {
+    fn fill(mut self, updates: &Updates) {
         for (room, mut finals) in self.finals {
             // Those of two partitions came in turns. Within one, this is the order of their offsets.
             finals.sort_by_key(|read| read.order);
@@ -214,19 +205,10 @@ impl Kept {
             let base = base.as_ref().map(|(order, record)| (*order, record));
             let ordered = finals.iter().map(|read| (read.order, &read.record));
             let before = RoomTotals::before(base, ordered);
-            let entry = hub.get_or_insert(&room, || RoomState::new(before));
-            for read in finals {
-                let unread = hub.last_unread(read.id.partition);
-                entry.update(|state| {
-                    let resets = Some(read.order.resets);
-                    state.push_final(read.id, read.written_ms, read.record, resets, unread)
-                });
-            }
+            updates.restore_room(&room, before, finals);
         }
         for (room, (_, record)) in self.totals {
-            hub.get_or_insert(&room, || {
-                RoomState::new(RoomTotals::of(&record.counts.named))
-            });
+            updates.restore_room(&room, RoomTotals::of(&record.counts.named), []);
         }
     }
 }

@@ -52,21 +52,21 @@ impl Tail {
     pub(crate) fn start(
         config: &Config,
         log: Arc<dyn Log>,
-        feed: Arc<Updates>,
+        updates: Arc<Updates>,
         readiness: Component,
     ) -> Result<Self, BroadcastError> {
         let bell = Doorbell::default();
-        let mut decoder = Decoder::new(&feed.metrics);
+        let mut decoder = Decoder::new(&updates.metrics);
         let Sources {
             windows,
             trending,
             live,
             live_before,
-        } = rebuild(config, &*log, &feed, &bell, &mut decoder)?;
-        feed.metrics.rooms.set(feed.hub.len() as i64);
+        } = rebuild(config, &*log, &updates, &bell, &mut decoder)?;
+        updates.metrics.rooms.set(updates.hub.len() as i64);
         let mut reading = Reading {
             log,
-            feed,
+            updates,
             bell: bell.clone(),
             decoder,
             window_ms: config.window_ms,
@@ -108,7 +108,7 @@ impl Drop for Tail {
 
 struct Reading {
     log: Arc<dyn Log>,
-    feed: Arc<Updates>,
+    updates: Arc<Updates>,
     bell: Doorbell,
     decoder: Decoder,
     /// How long windows were at the start.
@@ -137,8 +137,8 @@ impl Reading {
                     tracing::warn!(%error, "results cannot be read; trying again");
                     self.warned = Some(Instant::now());
                 }
-                self.feed.metrics.upstream.set(0);
-                self.feed
+                self.updates.metrics.upstream.set(0);
+                self.updates
                     .hub
                     .upstream_status()
                     .send_replace(UpstreamStatus::Disconnected);
@@ -153,13 +153,13 @@ impl Reading {
         if !self.reads {
             self.goes_well(readiness);
         }
-        self.feed.sweep();
+        self.updates.sweep();
     }
 
     fn goes_well(&mut self, readiness: &Component) {
         self.reads = true;
-        self.feed.metrics.upstream.set(1);
-        self.feed
+        self.updates.metrics.upstream.set(1);
+        self.updates
             .hub
             .upstream_status()
             .send_replace(UpstreamStatus::from_log());
@@ -168,41 +168,41 @@ impl Reading {
 
     /// Reads what is there; `Break` when that was nothing.
     fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
-        let (feed, decoder) = (&*self.feed, &mut self.decoder);
+        let (updates, decoder) = (&*self.updates, &mut self.decoder);
         let origin_us = now_us();
-        // News of another log ends this node; nothing else is refused.
-        let take = |update| drop(feed.take(origin_us, update));
+        // An update of another log ends this node; nothing else is rejected.
+        let apply = |update| drop(updates.apply(origin_us, None, update));
         let finals = self
             .windows
-            .poll(&*self.log, &self.bell, feed, &mut |record| {
+            .poll(&*self.log, &self.bell, updates, &mut |record| {
                 if let Some(result) = decoder.read::<WindowRecord>(record) {
                     let update = RelayUpdate::Final {
                         id: id_of(record),
                         written_ms: record.time_ms,
                         record: result,
                     };
-                    drop(feed.take_after(origin_us, Some(resets(&record)), update));
+                    drop(updates.apply(origin_us, Some(resets(&record)), update));
                 }
             })?;
         let trending = self
             .trending
-            .poll(&*self.log, &self.bell, feed, &mut |record| {
+            .poll(&*self.log, &self.bell, updates, &mut |record| {
                 if let Some(result) = decoder.read(record) {
-                    take(of_trending(result));
+                    apply(of_trending(result));
                 }
             })?;
         let (window_ms, live_before) = (self.window_ms, &self.live_before);
         let live = self
             .live
-            .poll(&*self.log, &self.bell, feed, &mut |record| {
+            .poll(&*self.log, &self.bell, updates, &mut |record| {
                 let before = live_before.get(&record.partition);
                 let early = before.is_some_and(|before| record.offset < *before);
                 let now = |result: &WindowRecord| !early || size_ms(result) == window_ms;
                 if let Some(result) = decoder.read::<WindowRecord>(record).filter(now) {
-                    take(RelayUpdate::Live(result));
+                    apply(RelayUpdate::Live(result));
                 }
             })?;
-        feed.outlet.flush();
+        updates.log.flush();
         Ok(match finals + trending + live {
             0 => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),

@@ -42,7 +42,7 @@ impl Source {
         &mut self,
         log: &dyn Log,
         bell: &Doorbell,
-        feed: &Updates,
+        updates: &Updates,
         each: &mut dyn FnMut(Record<'_>),
     ) -> Result<usize, LogError> {
         let reader = match &mut self.reader {
@@ -58,7 +58,7 @@ impl Source {
                     tracing::warn!(%topic, partition, offset, start, "results were deleted unread");
                     *next = start;
                     if self.finals {
-                        feed.begins(*partition, start);
+                        updates.start_partition(*partition, start);
                     }
                     self.reader = None;
                     return Ok(read + 1);
@@ -67,7 +67,7 @@ impl Source {
             }
             *next = reader.position(*partition);
             if self.finals {
-                feed.reaches(*partition, *next);
+                updates.advance_to(*partition, *next);
             }
         }
         Ok(read)
