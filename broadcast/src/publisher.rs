@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, sync::Arc, thread};
 
 use emostream_http::{Handler, Readiness, Shutdown};
 use emostream_log::Log;
+use emostream_model::WindowSettings;
 use prometheus::Registry;
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     fanout::shard_pool::Shards,
     frame::heartbeat::Heartbeat,
     http::service::Service,
-    hub::{rooms::Hub, updates::Updates, window_settings::WindowSettings},
+    hub::{rooms::Hub, updates::Updates},
     metrics::Metrics,
     relay::{
         client::{Follower, Upstreams},
@@ -26,13 +27,8 @@ use crate::{
 pub struct Publisher {
     service: Arc<Service>,
     node: Arc<Node>,
-    _source: NewsSource,
-}
-
-/// Where results come from, as long as it is held.
-enum NewsSource {
-    Log { _tail: Tail },
-    Upstream { _follower: Follower },
+    /// What reads the log or the upstream, until it is dropped.
+    _source: Box<dyn Send + Sync>,
 }
 
 impl Publisher {
@@ -57,12 +53,7 @@ impl Publisher {
         let (updates, shards) = fan_out(settings, metrics, &config.reception)?;
         let tail = Tail::start(&config, log, updates.clone(), component)?;
         let node = Arc::new(Node::new(updates));
-        Ok(Self::new(
-            config.reception,
-            node,
-            shards,
-            NewsSource::Log { _tail: tail },
-        ))
+        Ok(Self::new(config.reception, node, shards, tail))
     }
 
     /// Finds an upstream, takes in all that it has, then serves and follows it, or another one once it is
@@ -75,31 +66,24 @@ impl Publisher {
     ) -> Result<Self, BroadcastError> {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("relay");
-        // Until an upstream tells.
-        let settings = WindowSettings {
-            window_ms: 0,
-            swarm_size: 0,
-            live_ms: 0,
-        };
-        let (updates, shards) = fan_out(settings, metrics, &reception)?;
+        // The upstream sends the settings.
+        let (updates, shards) = fan_out(WindowSettings::default(), metrics, &reception)?;
         let node = Arc::new(Node::new(updates));
         let follower = Follower::start(upstreams, &node, component).await?;
-        Ok(Self::new(
-            reception,
-            node,
-            shards,
-            NewsSource::Upstream {
-                _follower: follower,
-            },
-        ))
+        Ok(Self::new(reception, node, shards, follower))
     }
 
-    fn new(reception: Reception, node: Arc<Node>, shards: Arc<Shards>, source: NewsSource) -> Self {
+    fn new(
+        reception: Reception,
+        node: Arc<Node>,
+        shards: Arc<Shards>,
+        source: impl Send + Sync + 'static,
+    ) -> Self {
         let (hub, metrics) = (node.updates.hub.clone(), node.updates.metrics.clone());
         Self {
             service: Arc::new(Service::new(reception, hub, shards, metrics)),
             node,
-            _source: source,
+            _source: Box::new(source),
         }
     }
 

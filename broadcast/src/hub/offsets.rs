@@ -60,7 +60,7 @@ impl ReadOffsets {
         let mut evicted = None;
         if let Some(known) = self.get(partition) {
             if range.end < known.start {
-                return Err(RejectedUpdate::OtherPartition { partition });
+                return Err(RejectedUpdate::OtherLog(format!("partition {partition}")));
             }
             if range.end <= known.end {
                 return Ok(false);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use emostream_model::{
-    LeadersRecord, ReadRange, RelayUpdate, ResultId, Room, Window, WindowRecord,
+    LeadersRecord, ReadRange, RelayUpdate, ResultId, Room, Window, WindowRecord, WindowSettings,
 };
 use tokio::sync::watch;
 
@@ -19,7 +19,7 @@ use crate::{
         offsets::ReadOffsets,
         rejected_update::RejectedUpdate,
         upstream_status::UpstreamStatus,
-        window_settings::WindowSettings,
+        window_settings::observe,
     },
     room::{
         result_order::ResultOrder,
@@ -107,9 +107,8 @@ impl Hub {
             RelayUpdate::Leaders(record) => Ok(self.set_leaders(record)),
             RelayUpdate::Room(snapshot) => {
                 let room = &snapshot.room;
-                let parsed = ParsedSnapshot::parse(&snapshot).map_err(|InvalidSnapshot| {
-                    RejectedUpdate::InvalidSnapshot { room: room.clone() }
-                })?;
+                let parsed = ParsedSnapshot::parse(&snapshot)
+                    .map_err(|InvalidSnapshot| RejectedUpdate::InvalidSnapshot(room.clone()))?;
                 self.update_room(room, parsed.newest(), |state| state.merge(parsed))
             }
             RelayUpdate::Read(range) => self.set_read(range),
@@ -130,7 +129,7 @@ impl Hub {
             !is_mismatch && change(state)
         });
         match is_mismatch {
-            true => Err(RejectedUpdate::OtherLog { room: room.clone() }),
+            true => Err(RejectedUpdate::OtherLog(format!("room {room}"))),
             false => Ok(is_new),
         }
     }
@@ -151,7 +150,7 @@ impl Hub {
     }
 
     fn observe(&self, result: &WindowRecord) {
-        self.lock_settings().observe(result);
+        observe(&mut self.lock_settings(), result);
     }
 
     fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Arc<RoomEntry>>> {
@@ -303,12 +302,7 @@ mod tests {
     use emostream_model::{Emoji, WindowSize, compress};
 
     fn hub() -> Hub {
-        let settings = WindowSettings {
-            window_ms: 10,
-            live_ms: 10,
-            swarm_size: 1000,
-        };
-        Hub::new(settings, Arc::new([]))
+        Hub::new(WindowSettings::default(), Arc::new([]))
     }
 
     fn room(nth: usize) -> Room {

@@ -50,7 +50,7 @@ pub(crate) struct UpdateLog {
 }
 
 #[derive(Debug, Default)]
-struct Pending {
+pub(super) struct Pending {
     /// The number of connected relays; without one, nothing is encoded.
     relays: u32,
     batch: RelayBatch,
@@ -79,26 +79,29 @@ impl UpdateLog {
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Locks the log while an update is applied to the rooms and appended. A relay joins before or after that: it finds
     /// the update in the rooms, or in the log.
-    pub(super) fn lock(&self) -> LockedUpdateLog<'_> {
-        LockedUpdateLog {
-            log: self,
-            pending: self.pending(),
+    pub(super) fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends an update that the publisher read at `origin_us`, Unix microseconds; without relays it is dropped.
+    pub(super) fn append(&self, pending: &mut Pending, origin_us: u64, update: &RelayUpdate) {
+        if pending.has_relays() {
+            pending.batch.push(origin_us, update);
+            if pending.batch.bytes() >= BATCH_BYTES {
+                self.seal(pending);
+            }
         }
     }
 
     /// All updates that were available were appended: the pending batch may be sealed.
     pub(crate) fn flush(&self) {
-        if !self.pending().batch.is_empty() {
+        if !self.lock().batch.is_empty() {
             self.flushed.notify_one();
         }
     }
@@ -108,9 +111,9 @@ impl UpdateLog {
         let mut last = Instant::now();
         loop {
             self.flushed.notified().await;
-            let linger = LINGER_PER_RELAY * self.pending().relays;
+            let linger = LINGER_PER_RELAY * self.lock().relays;
             sleep_until(last + linger.min(MAX_LINGER)).await;
-            self.seal(&mut self.pending());
+            self.seal(&mut self.lock());
             last = Instant::now();
         }
     }
@@ -134,12 +137,12 @@ impl UpdateLog {
 
     /// A relay has connected.
     pub(crate) fn join(&self) {
-        self.pending().relays += 1;
+        self.lock().relays += 1;
     }
 
     /// A relay has disconnected; after the last one the ring is emptied.
     pub(crate) fn leave(&self) {
-        let mut pending = self.pending();
+        let mut pending = self.lock();
         pending.relays -= 1;
         if pending.relays == 0 {
             pending.batch = RelayBatch::default();
@@ -172,25 +175,9 @@ impl UpdateLog {
     }
 }
 
-/// The log, while no relay can join.
-pub(super) struct LockedUpdateLog<'a> {
-    log: &'a UpdateLog,
-    pending: MutexGuard<'a, Pending>,
-}
-
-impl LockedUpdateLog<'_> {
+impl Pending {
     pub(super) fn has_relays(&self) -> bool {
-        self.pending.relays > 0
-    }
-
-    /// Appends an update that the publisher read at `origin_us`, Unix microseconds; without relays it is dropped.
-    pub(super) fn append(&mut self, origin_us: u64, update: &RelayUpdate) {
-        if self.has_relays() {
-            self.pending.batch.push(origin_us, update);
-            if self.pending.batch.bytes() >= BATCH_BYTES {
-                self.log.seal(&mut self.pending);
-            }
-        }
+        self.relays > 0
     }
 }
 
@@ -229,10 +216,10 @@ mod tests {
     #[test]
     fn without_relays_nothing_is_kept() {
         let log = log();
-        log.lock().append(1, &update(BATCH_BYTES));
+        log.append(&mut log.lock(), 1, &update(BATCH_BYTES));
         assert_eq!(log.cursor(), 0);
         log.join();
-        log.lock().append(1, &update(BATCH_BYTES));
+        log.append(&mut log.lock(), 1, &update(BATCH_BYTES));
         assert_eq!(log.cursor(), 1);
         log.leave();
         assert_eq!(log.ring().bytes, 0);
@@ -247,7 +234,7 @@ mod tests {
         let mut received = 0;
         let piece = 1 << 20;
         for _ in 0..2 * RING_BYTES / piece {
-            log.lock().append(1, &update(piece));
+            log.append(&mut log.lock(), 1, &update(piece));
             received += log.batches(&mut quick).unwrap().len();
             assert!(log.ring().bytes <= RING_BYTES);
         }
@@ -268,7 +255,7 @@ mod tests {
                 start: 0,
                 end: 1,
             };
-            log.lock().append(1, &RelayUpdate::Read(range));
+            log.append(&mut log.lock(), 1, &RelayUpdate::Read(range));
         }
         log.flush();
         tokio::select! {

@@ -16,7 +16,7 @@ use std::{
 
 use emostream_log::EventClock;
 use emostream_model::{ReadRange, RelayUpdate, ResultId, Room, WindowRecord};
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 use crate::{
     hub::{rejected_update::RejectedUpdate, rooms::Hub, update_log::UpdateLog},
@@ -42,7 +42,7 @@ pub(crate) struct Updates {
     clock: EventClock,
     swept: Mutex<Instant>,
     /// The update of another log, once there was one.
-    mismatch: watch::Sender<Option<RejectedUpdate>>,
+    mismatch: SetOnce<RejectedUpdate>,
 }
 
 /// A final that was read from the log at the start.
@@ -62,7 +62,7 @@ impl Updates {
             ring,
             clock,
             swept: Mutex::new(Instant::now()),
-            mismatch: watch::Sender::new(None),
+            mismatch: SetOnce::new(),
         }
     }
 
@@ -108,7 +108,16 @@ impl Updates {
             RelayUpdate::Trending(_) => Some("trending"),
             RelayUpdate::Leaders(_) | RelayUpdate::Room(_) | RelayUpdate::Read(_) => None,
         };
-        match self.apply_and_append(origin_us, resets, update) {
+        let applied = {
+            let mut pending = self.log.lock();
+            let copy = pending.has_relays().then(|| update.clone());
+            let applied = self.hub.apply(resets, update);
+            if let (Ok(true), Some(update)) = (&applied, copy) {
+                self.log.append(&mut pending, origin_us, &update);
+            }
+            applied
+        };
+        match applied {
             Ok(is_new) => {
                 if let Some(kind) = kind.filter(|_| is_new) {
                     self.metrics.frames.with_label_values(&[kind]).inc();
@@ -117,26 +126,12 @@ impl Updates {
             }
             Err(rejected) => {
                 if rejected.is_log_mismatch() {
-                    self.mismatch.send_replace(Some(rejected.clone()));
+                    // The first one is reported.
+                    let _ = self.mismatch.set(rejected.clone());
                 }
                 Err(rejected)
             }
         }
-    }
-
-    fn apply_and_append(
-        &self,
-        origin_us: u64,
-        resets: Option<u64>,
-        update: RelayUpdate,
-    ) -> Result<bool, RejectedUpdate> {
-        let mut log = self.log.lock();
-        let copy = log.has_relays().then(|| update.clone());
-        let is_new = self.hub.apply(resets, update)?;
-        if let Some(update) = copy.filter(|_| is_new) {
-            log.append(origin_us, &update);
-        }
-        Ok(is_new)
     }
 
     /// Finals of `partition` are read from `start` on; those before it are not known here.
@@ -161,14 +156,7 @@ impl Updates {
 
     /// Returns once an update of another log was rejected: this node cannot continue.
     pub(crate) async fn log_mismatch(&self) -> RejectedUpdate {
-        let mut mismatch = self.mismatch.subscribe();
-        loop {
-            if let Some(rejected) = mismatch.borrow_and_update().clone() {
-                return rejected;
-            }
-            // The sender lives as long as this.
-            let _ = mismatch.changed().await;
-        }
+        self.mismatch.wait().await.clone()
     }
 
     /// The time `span` ago, Unix milliseconds.
@@ -197,18 +185,12 @@ pub(crate) fn now_us() -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::hub::window_settings::WindowSettings;
-    use emostream_model::RelayDown;
+    use emostream_model::{RelayDown, WindowSettings};
     use prometheus::Registry;
 
     #[tokio::test]
     async fn what_is_known_already_is_not_passed_on() {
-        let settings = WindowSettings {
-            window_ms: 10,
-            live_ms: 10,
-            swarm_size: 1000,
-        };
-        let hub = Arc::new(Hub::new(settings, Arc::new([])));
+        let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let updates = Updates::new(hub, metrics, Duration::ZERO, EventClock::host());
         updates.log.join();

@@ -7,34 +7,23 @@
 //!
 //! A publisher outlives dataflows, and the next one may have other settings: results overrule the configuration.
 
-use emostream_model::WindowRecord;
+use emostream_model::{WindowRecord, WindowSettings};
 
-/// The settings of the windows of the newest result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WindowSettings {
-    pub(crate) window_ms: u64,
-    pub(crate) swarm_size: u64,
-    /// Minimum time between two live tallies of a room; results do not show it.
-    pub(crate) live_ms: u64,
-}
-
-impl WindowSettings {
-    /// Adopts the settings with which a result was made.
-    pub(super) fn observe(&mut self, result: &WindowRecord) {
-        let window = result.window;
-        let window_ms = window.end.saturating_sub(window.start);
-        if window_ms == 0 {
-            return;
-        }
-        self.window_ms = window_ms;
-        // A result without swarms does not show how large a swarm is.
-        let sizes = result.counts.iter().filter_map(|tally| {
-            let in_swarms = tally.count.checked_sub(tally.loose)?;
-            in_swarms.checked_div(tally.swarms).filter(|size| *size > 0)
-        });
-        if let Some(size) = sizes.max() {
-            self.swarm_size = size;
-        }
+/// Adopts the settings with which a result was made. It does not show how often live tallies are sent.
+pub(super) fn observe(settings: &mut WindowSettings, result: &WindowRecord) {
+    let window = result.window;
+    let window_ms = window.end.saturating_sub(window.start);
+    if window_ms == 0 {
+        return;
+    }
+    settings.window_ms = window_ms;
+    // A result without swarms does not show how large a swarm is.
+    let sizes = result.counts.iter().filter_map(|tally| {
+        let in_swarms = tally.count.checked_sub(tally.loose)?;
+        in_swarms.checked_div(tally.swarms).filter(|size| *size > 0)
+    });
+    if let Some(size) = sizes.max() {
+        settings.swarm_size = size;
     }
 }
 
@@ -66,13 +55,13 @@ mod tests {
     #[test]
     fn the_newest_result_tells_how_long_windows_are() {
         let mut settings = settings(1000);
-        settings.observe(&result(12_000, 3000, 5, 1000));
+        observe(&mut settings, &result(12_000, 3000, 5, 1000));
         assert_eq!((settings.window_ms, settings.swarm_size), (3000, 1000));
         let nothing = WindowRecord {
             window: Window { start: 5, end: 5 },
             ..result(0, 1, 5, 10)
         };
-        settings.observe(&nothing);
+        observe(&mut settings, &nothing);
         assert_eq!((settings.window_ms, settings.swarm_size), (3000, 1000));
     }
 
@@ -80,7 +69,7 @@ mod tests {
         #[test]
         fn whoever_sees_a_swarm_knows_how_large_it_is(count in 1_u64..100_000, size in 1_u64..5000) {
             let mut settings = settings(7);
-            settings.observe(&result(0, 2000, count, size));
+            observe(&mut settings, &result(0, 2000, count, size));
             prop_assert_eq!(settings.swarm_size, if count >= size { size } else { 7 });
         }
     }

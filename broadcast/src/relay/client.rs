@@ -31,7 +31,6 @@ use crate::{
     hub::{
         updates::{Updates, now_us},
         upstream_status::UpstreamStatus,
-        window_settings::WindowSettings,
     },
     relay::{
         audience::Told,
@@ -209,12 +208,8 @@ impl Following {
             }
             error => error,
         })?;
-        let settings = welcome.shape;
-        self.updates.hub.set_window_settings(WindowSettings {
-            window_ms: settings.window_ms,
-            swarm_size: settings.swarm_size,
-            live_ms: settings.live_ms,
-        });
+        let hub = &self.updates.hub;
+        hub.set_window_settings(welcome.window_settings);
         self.stage.send_replace(Stage::CatchingUp);
         tokio::select! {
             Err(error) = self.hear(at, welcome.path.into(), &mut incoming) => Err(error),

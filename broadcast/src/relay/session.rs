@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use emostream_model::{
     MAX_PATH, MAX_UP_BYTES, NodeId, ReadRange, Refusal, RelayBatch, RelayDown, RelayHello,
-    RelayMeeting, RelaySide, RelayUp, RelayUpdate, RelayWelcome, RelayedShape,
+    RelayMeeting, RelaySide, RelayUp, RelayUpdate, RelayWelcome,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split},
@@ -133,15 +133,10 @@ async fn greet(
     }
     let place = places.clone().try_acquire_owned();
     let place = place.map_err(|_| Refusal::Full)?;
-    let settings = node.updates.hub.window_settings();
     let welcome = RelayWelcome {
         proof: token.prove(RelaySide::Upstream, &meeting),
         path,
-        shape: RelayedShape {
-            window_ms: settings.window_ms,
-            swarm_size: settings.swarm_size,
-            live_ms: settings.live_ms,
-        },
+        window_settings: node.updates.hub.window_settings(),
     };
     transport::write(writing, &RelayDown::Welcome(welcome).frame()).await?;
     Ok((hello, place))
