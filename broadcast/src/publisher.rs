@@ -10,7 +10,7 @@ use prometheus::Registry;
 use crate::{
     config::{Config, Reception},
     error::BroadcastError,
-    fanout::shard_pool::Shards,
+    fanout::shard_pool::ShardPool,
     frame::heartbeat::Heartbeat,
     http::service::Service,
     hub::{rooms::Hub, updates::Updates},
@@ -76,7 +76,7 @@ impl Publisher {
     fn new(
         reception: Reception,
         node: Arc<Node>,
-        shards: Arc<Shards>,
+        shards: Arc<ShardPool>,
         source: impl Send + Sync + 'static,
     ) -> Self {
         let (hub, metrics) = (node.updates.hub.clone(), node.updates.metrics.clone());
@@ -119,11 +119,11 @@ fn fan_out(
     settings: WindowSettings,
     metrics: Metrics,
     reception: &Reception,
-) -> Result<(Arc<Updates>, Arc<Shards>), BroadcastError> {
+) -> Result<(Arc<Updates>, Arc<ShardPool>), BroadcastError> {
     let shards = reception.shards;
     let shards = shards.map_or_else(thread::available_parallelism, Ok);
     let shards = shards.unwrap_or(NonZeroUsize::MIN);
-    let shards = Shards::start(shards, &Heartbeat::new(reception), &metrics);
+    let shards = ShardPool::start(shards, &Heartbeat::new(reception), &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
     let hub = Arc::new(Hub::new(settings, shards.listeners()));
     let updates = Arc::new(Updates::new(

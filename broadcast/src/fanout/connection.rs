@@ -1,10 +1,10 @@
 //! One subscriber's connection, as its shard drives it.
 //!
 //! ```text
-//!  Open ── violation, close, farewell, token ends ──▶ Parting: the last is said, then the end ──▶ gone
+//!  open ── violation, close, shutdown, token expires ──▶ closing: last bytes, then end of stream ──▶ closed
 //! ```
 //!
-//! Every function does what can be done now and never waits. An error means that the connection is gone.
+//! Every function does what can be done now and never waits. An error means that the connection is closed.
 
 use std::{
     io::{self, ErrorKind},
@@ -19,9 +19,9 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 use crate::{
     fanout::{
         deliveries::Deliveries,
-        inbound::Heard,
-        new_connection::{Arrival, Speech},
-        write_batch::Batch,
+        inbound::InboundEvent,
+        new_connection::{NewConnection, Transport},
+        write_batch::WriteBatch,
     },
     frame::{
         encoded::Encoded,
@@ -31,28 +31,28 @@ use crate::{
     hub::{entry::RoomEntry, subscriber::Subscriber},
 };
 
-/// How often a WebSocket client is asked whether it lives, by a ping.
-const ASK_EVERY: Tick = Tick::secs(15);
-/// A client that has given no sign of life for so long is gone.
+/// How often a WebSocket client is sent a ping.
+const PING_EVERY: Tick = Tick::secs(15);
+/// A client from which nothing was received for so long is gone.
 pub(super) const DEAD_AFTER: Duration = Duration::from_secs(30);
 const DEAD: Tick = Tick::secs(30);
 /// How long a client may take to answer a close, and then to close its end.
-const PATIENCE: Tick = Tick::secs(1);
-/// How much a client may still say to a server that is going. Closing with bytes unread resets the
-/// connection, and the client might never learn why.
-const LAST_WORDS_BYTES: usize = 4 << 20;
-/// What a client may say from one look to the next, which is a second: answers to our pings are some bytes, and
-/// who says more and more takes the shard's time from all others.
-const SAID_BYTES: usize = 64 << 10;
-/// Writes and reads of one turn: others have theirs.
-const ROUNDS: usize = 16;
+const CLOSE_TIMEOUT: Tick = Tick::secs(1);
+/// How many bytes are read from a client whose connection is closing. To close a socket with unread bytes resets the
+/// connection, and the client might never receive the reason.
+const DRAIN_READ_BYTES: usize = 4 << 20;
+/// Maximum bytes that a client may send between two sweeps, which is a second: pongs have some bytes, and reading more
+/// takes the shard's time from all other connections.
+const MAX_RECEIVED_BYTES: usize = 64 << 10;
+/// Maximum writes or reads of one connection before the others have their turn.
+const MAX_WRITES_PER_WAKE: usize = 16;
 
 /// "Reconnect": INTERFACE has 3000–3499 for it.
 const CLOSE_RECONNECT: u16 = 3001;
 /// "Do not reconnect", at least not with this token: INTERFACE has 3500–3999 for it.
 const CLOSE_EXPIRED: u16 = 3500;
 
-/// A moment or a span, in tenths of a second since the shard began.
+/// A moment or a span, in tenths of a second since the shard started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u32);
 
@@ -78,95 +78,84 @@ impl Tick {
     }
 }
 
-/// What a shard has at hand for whichever connection has its turn.
-pub(super) struct Turn {
+/// What a shard lends to the connection that it works on.
+pub(super) struct ShardContext {
     pub(super) now: Tick,
     pub(super) instant: Instant,
     pub(super) deliveries: Deliveries,
-    /// A connection to which nothing was sent for so long gets a heartbeat.
+    /// A connection to which nothing was sent for so long is sent a heartbeat.
     pub(super) silence: Tick,
     pub(super) heartbeat: Heartbeat,
-    /// The heartbeat of this slice of the connections, once one of them needs it.
-    pub(super) beat: Option<Encoded>,
-    pub(super) batch: Batch,
+    /// The heartbeat of this sweep, once one of the connections needs it.
+    pub(super) heartbeat_frame: Option<Encoded>,
+    pub(super) batch: WriteBatch,
     pub(super) scratch: Box<[u8]>,
 }
 
-/// See the module.
+/// The connection of one subscriber.
 pub(super) struct Connection {
     line: Line,
-    /// What was begun and has not gone.
+    /// The rest of what was begun.
     rest: Bytes,
     subscriber: Subscriber,
-    speech: Speech,
-    /// Where it stands in its room's seats.
-    pub(super) seat: usize,
-    /// The socket takes no more for now.
+    transport: Transport,
+    /// Its index among its room's connections.
+    pub(super) index: usize,
+    /// Whether the socket's send buffer is full.
     stalled: bool,
-    parting: Option<Parting>,
-    /// The last sign of life.
-    heard: Tick,
-    /// When it was asked for one.
-    asked: Tick,
-    /// When the last frame was sent to it.
-    sent: Tick,
-    until: Option<Instant>,
-    /// Bytes that it has said since the last look.
-    said_bytes: usize,
+    closing: Option<Closing>,
+    last_received: Tick,
+    last_ping: Tick,
+    last_sent: Tick,
+    expires_at: Option<Instant>,
+    /// Bytes received since the last sweep.
+    received_bytes: usize,
 }
 
-/// A connection that ends.
-#[derive(Debug)]
-struct Parting {
-    by: Tick,
-    /// The client has said its goodbye, or there is none to wait for.
-    heard: bool,
-    /// It was told that nothing more comes.
-    finished: bool,
-    left_bytes: usize,
+/// A connection that is closing.
+struct Closing {
+    deadline: Tick,
+    /// The client has sent its close, or need not send one.
+    is_answered: bool,
+    /// Our end of the stream is closed.
+    is_finished: bool,
+    unread_bytes: usize,
 }
 
-/// Whether it has more to do at once, when others have had their turn.
+/// Whether the connection has more to do at once, after the others.
 pub(super) type More = io::Result<bool>;
 
 impl Connection {
-    pub(super) fn new(arrival: Arrival, seat: usize, turn: &mut Turn) -> (Self, Bytes) {
-        let Arrival {
-            taken,
-            speech,
-            subscriber,
-            hello,
-            until,
-        } = arrival;
-        let first = match &speech {
-            Speech::WebSocket(_) => [&taken.head[..], hello.websocket()].concat(),
-            Speech::Events(framing) => {
-                let hello = hello.sse(*framing);
-                [&taken.head[..], framing.retry().as_bytes(), hello].concat()
+    /// A connection at `index` of its room, and what its client has sent already.
+    pub(super) fn new(new: NewConnection, index: usize, context: &ShardContext) -> (Self, Bytes) {
+        let (head, hello) = (&new.taken.head[..], &new.hello);
+        let first = match &new.transport {
+            Transport::WebSocket(_) => [head, hello.websocket()].concat(),
+            Transport::Sse(framing) => {
+                [head, framing.retry().as_bytes(), hello.sse(*framing)].concat()
             }
         };
         let connection = Self {
-            line: taken.line,
+            line: new.taken.line,
             rest: first.into(),
-            subscriber,
-            speech,
-            seat,
+            subscriber: new.subscriber,
+            transport: new.transport,
+            index,
             stalled: false,
-            parting: None,
-            heard: turn.now,
-            asked: turn.now,
-            sent: turn.now,
-            until,
-            said_bytes: 0,
+            closing: None,
+            last_received: context.now,
+            last_ping: context.now,
+            last_sent: context.now,
+            expires_at: new.expires_at,
+            received_bytes: 0,
         };
-        (connection, taken.ahead)
+        (connection, new.taken.ahead)
     }
 
     pub(super) fn room(&self) -> &Arc<RoomEntry> {
         &self.subscriber.entry
     }
 
-    /// Whether the socket takes no more for now.
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled
     }
@@ -176,69 +165,69 @@ impl Connection {
         self.rest.len()
     }
 
-    /// Sends what there is, as far as the socket takes it.
-    pub(super) fn send(&mut self, turn: &mut Turn) -> More {
-        for _ in 0..ROUNDS {
+    /// Sends what there is, until the socket accepts no more.
+    pub(super) fn send(&mut self, context: &mut ShardContext) -> More {
+        for _ in 0..MAX_WRITES_PER_WAKE {
             if self.stalled {
                 return Ok(false);
             }
-            self.gather(&mut turn.batch);
-            if turn.batch.is_empty() {
-                return self.finish(turn).map(|()| false);
+            self.gather(&mut context.batch);
+            if context.batch.is_empty() {
+                return self.finish(context).map(|()| false);
             }
-            let (all, full) = (turn.batch.bytes(), turn.batch.is_full());
-            let written = match turn.batch.write(|pieces| self.line.write(pieces)) {
+            let (all, full) = (context.batch.bytes(), context.batch.is_full());
+            let written = match context.batch.write(|pieces| self.line.write(pieces)) {
                 Ok(written) => Ok(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
                 Err(error) => Err(error),
             };
-            let (deliveries, found, sent) =
-                (&turn.deliveries, self.subscriber.found, &mut self.sent);
-            let outcome = turn.batch.settle(
+            let (deliveries, found) = (&context.deliveries, self.subscriber.found);
+            let last_sent = &mut self.last_sent;
+            let unsent = context.batch.complete(
                 *written.as_ref().unwrap_or(&0),
                 &mut self.subscriber.cursor,
                 |next| {
                     deliveries.count(next, found);
-                    *sent = turn.now;
+                    *last_sent = context.now;
                 },
             );
             let written = written?;
-            self.rest = outcome.rest;
-            if let Speech::WebSocket(inbound) = &mut self.speech {
-                inbound.give_back(outcome.pongs);
+            self.rest = unsent.rest;
+            if let Transport::WebSocket(inbound) = &mut self.transport {
+                inbound.return_pongs(unsent.pongs);
             }
             self.stalled = written < all || !self.line.is_flushed();
             if self.stalled {
-                // From now on it has so long to read some.
-                self.heard = turn.now;
-            } else if !full && self.parting.is_none() {
-                // All that there was has gone, and what comes is told.
+                // The time in which it has to read something starts now.
+                self.last_received = context.now;
+            } else if !full && self.closing.is_none() {
+                // Everything is sent, and a change of the room notifies again.
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn gather(&mut self, batch: &mut Batch) {
+    fn gather(&mut self, batch: &mut WriteBatch) {
         batch.rest(std::mem::take(&mut self.rest));
-        if self.parting.is_some() {
+        if self.closing.is_some() {
             return;
         }
-        if let Speech::WebSocket(inbound) = &mut self.speech {
-            batch.pongs(inbound.take_pongs());
+        if let Transport::WebSocket(inbound) = &mut self.transport {
+            batch.pongs(inbound.drain_pongs());
         }
         let room = self.subscriber.entry.state();
         let mut cursor = self.subscriber.cursor;
         while !batch.is_full()
             && let Some(next) = cursor.next(&room)
         {
-            let bytes = next.frame(|frame| self.speech.frame(frame));
+            let bytes = next.frame(|frame| self.transport.encode(frame));
             batch.frame(bytes, cursor, next);
         }
     }
 
-    /// The socket takes bytes again.
-    pub(super) fn resume(&mut self, turn: &mut Turn) -> More {
+    /// The socket accepts bytes again.
+    pub(super) fn resume(&mut self, context: &mut ShardContext) -> More {
         if !self.stalled {
             return Ok(false);
         }
@@ -248,182 +237,182 @@ impl Connection {
             Err(error) => return Err(error),
         }
         self.stalled = false;
-        self.heard = turn.now;
-        self.send(turn)
+        self.last_received = context.now;
+        self.send(context)
     }
 
-    /// Reads what the client says.
-    pub(super) fn receive(&mut self, turn: &mut Turn) -> More {
-        for _ in 0..ROUNDS {
-            let read = self.line.read(&mut turn.scratch);
+    /// Reads what the client has sent.
+    pub(super) fn receive(&mut self, context: &mut ShardContext) -> More {
+        for _ in 0..MAX_WRITES_PER_WAKE {
+            let read = self.line.read(&mut context.scratch);
             match read {
-                Ok(0) => return self.end_of_stream(turn),
+                Ok(0) => return self.end_of_stream(context),
                 Ok(bytes) => {
-                    let mut scratch = std::mem::take(&mut turn.scratch);
-                    let heard = self.hear(&mut scratch[..bytes], turn);
-                    turn.scratch = scratch;
-                    heard?;
+                    let mut scratch = std::mem::take(&mut context.scratch);
+                    let processed = self.process(&mut scratch[..bytes], context);
+                    context.scratch = scratch;
+                    processed?;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.send(turn),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.send(context),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.send(turn)?;
+        self.send(context)?;
         Ok(true)
     }
 
-    /// Takes in bytes of the client, which are unmasked in place.
-    pub(super) fn hear(&mut self, bytes: &mut [u8], turn: &mut Turn) -> io::Result<()> {
-        self.heard = turn.now;
-        if let Some(parting) = &mut self.parting {
-            let left = parting.left_bytes.checked_sub(bytes.len());
-            parting.left_bytes = left.ok_or(ErrorKind::InvalidData)?;
+    /// Processes bytes of the client, which are unmasked in place.
+    pub(super) fn process(&mut self, bytes: &mut [u8], context: &ShardContext) -> io::Result<()> {
+        self.last_received = context.now;
+        if let Some(closing) = &mut self.closing {
+            let unread = closing.unread_bytes.checked_sub(bytes.len());
+            closing.unread_bytes = unread.ok_or(ErrorKind::InvalidData)?;
         } else {
-            self.said_bytes += bytes.len();
+            self.received_bytes += bytes.len();
         }
-        let heard = match &mut self.speech {
-            // There is nothing to say over a stream of events.
-            Speech::Events(framing) => {
-                if self.parting.is_none() && self.said_bytes > SAID_BYTES {
+        let is_too_much = self.received_bytes > MAX_RECEIVED_BYTES;
+        let event = match &mut self.transport {
+            // A client has nothing to send over a stream of events.
+            Transport::Sse(framing) => {
+                if self.closing.is_none() && is_too_much {
                     let last = framing.end();
-                    self.cut_off(last, turn);
+                    self.cut_off(last, context);
                 }
                 return Ok(());
             }
-            Speech::WebSocket(inbound) => inbound.take_in(bytes),
+            Transport::WebSocket(inbound) => inbound.process(bytes),
         };
-        match (heard, &mut self.parting) {
-            (None, None) if self.said_bytes > SAID_BYTES => {
+        match (event, &mut self.closing) {
+            (None, None) if is_too_much => {
                 let last = close_frame(CloseCode::Policy.into(), "too much is said");
-                self.cut_off(&last, turn);
+                self.cut_off(&last, context);
             }
             (None, _) => {}
-            (Some(Heard::Close(_)), Some(parting)) => parting.heard = true,
-            // What is told to one that is told to go already?
-            (Some(Heard::Violation(..)), Some(parting)) => parting.heard = true,
-            (Some(Heard::Close(code)), None) => {
+            // After our close, a violation needs no other answer.
+            (Some(_), Some(closing)) => closing.is_answered = true,
+            (Some(InboundEvent::Close(code)), None) => {
                 let answer = websocket::framed(
                     OpCode::Control(Control::Close),
                     code.map(u16::to_be_bytes).as_ref().map_or(&[], |code| code),
                 );
-                self.part(&answer, true, turn);
+                self.close(&answer, true, context);
             }
-            (Some(Heard::Violation(code, reason)), None) => {
-                self.part(&close_frame(code.into(), reason), false, turn);
+            (Some(InboundEvent::Violation(code, reason)), None) => {
+                self.close(&close_frame(code.into(), reason), false, context);
             }
         }
         Ok(())
     }
 
-    /// The client sends no more. While all is well that means that it has gone.
-    fn end_of_stream(&mut self, turn: &mut Turn) -> More {
-        match &mut self.parting {
-            Some(parting) if !self.rest.is_empty() => {
-                parting.heard = true;
-                self.send(turn)
+    /// The client sends no more. Unless the connection is closing, that means that it has gone.
+    fn end_of_stream(&mut self, context: &mut ShardContext) -> More {
+        match &mut self.closing {
+            Some(closing) if !self.rest.is_empty() => {
+                closing.is_answered = true;
+                self.send(context)
             }
             _ => Err(ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// Has `last` be the last that is said. `heard` is whether the client has said goodbye.
-    fn part(&mut self, last: &[u8], heard: bool, turn: &Turn) {
-        let pongs = match &mut self.speech {
-            Speech::WebSocket(inbound) => inbound.take_pongs(),
-            Speech::Events(_) => Bytes::new(),
+    /// Closes the connection after `last`; `is_answered` if the client has sent a close.
+    fn close(&mut self, last: &[u8], is_answered: bool, context: &ShardContext) {
+        let pongs = match &mut self.transport {
+            Transport::WebSocket(inbound) => inbound.drain_pongs(),
+            Transport::Sse(_) => Bytes::new(),
         };
         self.rest = [&self.rest[..], &pongs, last].concat().into();
-        self.parting = Some(Parting {
-            by: PATIENCE.after(turn.now),
-            heard: heard || matches!(self.speech, Speech::Events(_)),
-            finished: false,
-            left_bytes: LAST_WORDS_BYTES,
+        self.closing = Some(Closing {
+            deadline: CLOSE_TIMEOUT.after(context.now),
+            is_answered: is_answered || matches!(self.transport, Transport::Sse(_)),
+            is_finished: false,
+            unread_bytes: DRAIN_READ_BYTES,
         });
     }
 
-    /// The same for one who says too much, and is hardly listened to any more.
-    fn cut_off(&mut self, last: &[u8], turn: &Turn) {
-        self.part(last, false, turn);
-        if let Some(parting) = &mut self.parting {
-            parting.left_bytes = SAID_BYTES;
+    /// Closes the connection of a client that sends too much, and reads little more from it.
+    fn cut_off(&mut self, last: &[u8], context: &ShardContext) {
+        self.close(last, false, context);
+        if let Some(closing) = &mut self.closing {
+            closing.unread_bytes = MAX_RECEIVED_BYTES;
         }
     }
 
-    /// All is said. If that was the last, the client is told so, and has a moment to close its end.
-    fn finish(&mut self, turn: &Turn) -> io::Result<()> {
-        if let Some(parting) = &mut self.parting
-            && parting.heard
-            && !parting.finished
+    /// All bytes are sent. If the connection is closing, our end is closed, and the client has to close its end in time.
+    fn finish(&mut self, context: &ShardContext) -> io::Result<()> {
+        if let Some(closing) = &mut self.closing
+            && closing.is_answered
+            && !closing.is_finished
         {
-            parting.finished = true;
-            parting.by = PATIENCE.after(turn.now);
+            closing.is_finished = true;
+            closing.deadline = CLOSE_TIMEOUT.after(context.now);
             self.line.finish()?;
         }
         Ok(())
     }
 
-    /// Sends it away.
-    pub(super) fn bye(&mut self, bye: &Encoded, turn: &mut Turn) -> More {
-        if self.parting.is_some() {
+    /// Sends `bye`, and closes the connection.
+    pub(super) fn bye(&mut self, bye: &Encoded, context: &mut ShardContext) -> More {
+        if self.closing.is_some() {
             return Ok(false);
         }
-        let last = match &self.speech {
-            Speech::WebSocket(_) => {
-                let close = close_frame(CLOSE_RECONNECT, "restarting");
-                [&bye.websocket()[..], &close].concat()
-            }
-            Speech::Events(framing) => [&bye.sse(*framing)[..], framing.end()].concat(),
+        let end = match &self.transport {
+            Transport::WebSocket(_) => close_frame(CLOSE_RECONNECT, "restarting"),
+            Transport::Sse(framing) => framing.end().to_vec(),
         };
-        self.part(&last, false, turn);
-        self.send(turn)
+        let last = [&self.transport.encode(bye)[..], &end].concat();
+        self.close(&last, false, context);
+        self.send(context)
     }
 
-    /// Looks what time has brought; once a second.
-    pub(super) fn look(&mut self, turn: &mut Turn) -> More {
-        self.said_bytes = 0;
-        if let Some(parting) = &mut self.parting {
-            if parting.by > turn.now {
+    /// Does what is due: called once a second.
+    pub(super) fn sweep(&mut self, context: &mut ShardContext) -> More {
+        self.received_bytes = 0;
+        if let Some(closing) = &mut self.closing {
+            if closing.deadline > context.now {
                 return Ok(false);
             }
-            if parting.finished || !self.rest.is_empty() {
+            if closing.is_finished || !self.rest.is_empty() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            // It does not answer our close; the end is told all the same.
-            parting.heard = true;
-            return self.finish(turn).map(|()| false);
+            // The client does not answer our close; our end of the stream is closed all the same.
+            closing.is_answered = true;
+            return self.finish(context).map(|()| false);
         }
-        if self.until.is_some_and(|until| until <= turn.instant) {
-            let last = match &self.speech {
-                Speech::WebSocket(_) => close_frame(CLOSE_EXPIRED, "the token has expired"),
-                Speech::Events(framing) => framing.end().to_vec(),
+        if self.expires_at.is_some_and(|at| at <= context.instant) {
+            let last = match &self.transport {
+                Transport::WebSocket(_) => close_frame(CLOSE_EXPIRED, "the token has expired"),
+                Transport::Sse(framing) => framing.end().to_vec(),
             };
-            self.part(&last, false, turn);
-            return self.send(turn);
+            self.close(&last, false, context);
+            return self.send(context);
         }
-        // A stream of events has no answer to give; TCP's own timeout finds out that it is dead.
-        let answers = matches!(self.speech, Speech::WebSocket(_));
-        if DEAD.has_passed(self.heard, turn.now) && (answers || self.stalled) {
+        // A client of a stream of events sends nothing; TCP's own timeout detects that it is gone.
+        let answers = matches!(self.transport, Transport::WebSocket(_));
+        if DEAD.has_passed(self.last_received, context.now) && (answers || self.stalled) {
             return Err(ErrorKind::TimedOut.into());
         }
         if !self.rest.is_empty() || self.stalled {
             return Ok(false);
         }
-        let is_silent = turn.silence.has_passed(self.sent, turn.now);
+        let is_silent = context.silence.has_passed(self.last_sent, context.now);
         if is_silent {
-            self.sent = turn.now;
-            let beat = turn.beat.get_or_insert_with(|| turn.heartbeat.frame());
-            self.rest = self.speech.frame(beat);
+            self.last_sent = context.now;
+            let frame = context
+                .heartbeat_frame
+                .get_or_insert_with(|| context.heartbeat.frame());
+            self.rest = self.transport.encode(frame);
         }
         // In a silent room both go out in one packet.
-        if answers && (is_silent || ASK_EVERY.has_passed(self.asked, turn.now)) {
-            self.asked = turn.now;
+        if answers && (is_silent || PING_EVERY.has_passed(self.last_ping, context.now)) {
+            self.last_ping = context.now;
             let ping = websocket::framed(OpCode::Control(Control::Ping), &[]);
             self.rest = [&self.rest[..], &ping].concat().into();
         }
         if self.rest.is_empty() {
             return Ok(false);
         }
-        self.send(turn)
+        self.send(context)
     }
 }

@@ -1,14 +1,13 @@
-//! What a client says over a WebSocket, by the byte: nothing here is answered but pings and closes.
+//! The frames that a client sends over a WebSocket: pings and closes are answered, messages are ignored.
 //!
 //! ```text
-//!  bytes ──▶ header ──▶ payload, unmasked ──┬▶ text, binary: checked and forgotten
-//!              │                            ├▶ ping: its pong waits to be taken
+//!  bytes ──▶ header ──▶ payload, unmasked ──┬▶ text, binary: checked and dropped
+//!              │                            ├▶ ping: its pong is stored until it is sent
 //!              └▶ against the RFC: violation └▶ close, with its code
 //! ```
 //!
-//! Pure. Invariants: how the bytes are cut into pieces changes nothing; no more of a message is kept than a
-//! control frame's payload and an unfinished character; answers to pings never take more than
-//! [`PONG_BYTES`].
+//! Pure. Invariants: the result does not depend on how the bytes are split; of a message only the payload of a
+//! control frame and an unfinished character are stored; stored pongs have at most [`PONG_BYTES`].
 
 use std::io::Cursor;
 
@@ -20,38 +19,38 @@ use tungstenite::protocol::frame::{
 
 use crate::frame::websocket::framed;
 
-/// What a client may send: control frames, and nothing else that is long.
+/// Maximum bytes of a message: clients have nothing to send but control frames.
 const MESSAGE_BYTES: u64 = 4096;
-/// The most of a control frame's payload (RFC 6455, 5.5).
+/// Maximum payload of a control frame (RFC 6455, 5.5).
 const CONTROL_BYTES: u64 = 125;
-/// The most bytes of answers to pings that wait to go. Who pings on and on but reads nothing would
-/// otherwise have them all kept; beyond it the older ones are dropped, as the RFC allows (5.5.3).
+/// Maximum bytes of stored pongs: a client may send pings and read nothing. Beyond it the older ones are dropped, as
+/// the RFC allows (5.5.3).
 const PONG_BYTES: usize = 2048;
 
-/// What is to be done about it.
+/// What the connection has to react to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// The client says goodbye, with this code.
+pub(super) enum InboundEvent {
+    /// The client sent a close with this code.
     Close(Option<u16>),
-    /// It does not keep to the RFC, or says too much.
+    /// The client violates the RFC, or a limit.
     Violation(CloseCode, &'static str),
 }
 
-/// See the module.
+/// The state of the client's side of a WebSocket.
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
     /// The header so far: 14 bytes at most.
     header: Vec<u8>,
-    /// The frame whose payload comes.
+    /// The frame whose payload is being received.
     frame: Option<Payload>,
-    /// The message that is not final yet: whether it is text, and its bytes.
+    /// The message that is not complete yet: its kind, and its bytes so far.
     message: Option<(Kind, u64)>,
     utf8: Utf8,
     /// The payload of a control frame so far.
     control: Vec<u8>,
-    /// Answers to pings that nobody has taken.
+    /// Answers to pings that were not sent yet.
     pongs: Vec<u8>,
-    /// After a close, or a violation, nothing is looked at any more.
+    /// After a close or a violation all further bytes are ignored.
     over: bool,
 }
 
@@ -78,42 +77,42 @@ enum What {
     Close,
 }
 
-const AGAINST_RFC: Heard = Heard::Violation(CloseCode::Protocol, "not by RFC 6455");
-const NOT_UTF8: Heard = Heard::Violation(CloseCode::Invalid, "not UTF-8");
-const TOO_LONG: Heard = Heard::Violation(CloseCode::Size, "messages here are short");
+const AGAINST_RFC: InboundEvent = InboundEvent::Violation(CloseCode::Protocol, "not by RFC 6455");
+const NOT_UTF8: InboundEvent = InboundEvent::Violation(CloseCode::Invalid, "not UTF-8");
+const TOO_LONG: InboundEvent = InboundEvent::Violation(CloseCode::Size, "messages here are short");
 
 impl Inbound {
-    /// Takes bytes in, which are unmasked in place; the first thing that has to be done about them.
-    pub(crate) fn take_in(&mut self, mut bytes: &mut [u8]) -> Option<Heard> {
+    /// Processes bytes, which are unmasked in place, up to the first event.
+    pub(super) fn process(&mut self, mut bytes: &mut [u8]) -> Option<InboundEvent> {
         while !self.over && !bytes.is_empty() {
             let step = match self.frame {
                 None => {
                     self.header.push(bytes[0]);
                     bytes = &mut bytes[1..];
-                    self.header_so_far()
+                    self.parse_header()
                 }
                 Some(_) => self.payload(&mut bytes),
             };
-            if let Err(heard) = step {
+            if let Err(event) = step {
                 self.over = true;
-                return Some(heard);
+                return Some(event);
             }
         }
         None
     }
 
-    /// Answers to pings, oldest first, as frames.
-    pub(crate) fn take_pongs(&mut self) -> Bytes {
+    /// Removes and returns the stored pongs, oldest first, as frames.
+    pub(super) fn drain_pongs(&mut self) -> Bytes {
         std::mem::take(&mut self.pongs).into()
     }
 
-    /// Answers that were taken and not sent.
-    pub(crate) fn give_back(&mut self, pongs: Bytes) {
+    /// Stores pongs again that were not sent.
+    pub(super) fn return_pongs(&mut self, pongs: Bytes) {
         self.pongs = pongs.into();
     }
 
-    /// Looks whether the header is whole.
-    fn header_so_far(&mut self) -> Result<(), Heard> {
+    /// Parses the header, if it is complete.
+    fn parse_header(&mut self) -> Result<(), InboundEvent> {
         let parsed = FrameHeader::parse(&mut Cursor::new(&self.header));
         let Some((header, bytes)) = parsed.map_err(|_| AGAINST_RFC)? else {
             return Ok(());
@@ -139,7 +138,7 @@ impl Inbound {
         Ok(())
     }
 
-    fn what(&mut self, header: &FrameHeader, bytes: u64) -> Result<What, Heard> {
+    fn what(&mut self, header: &FrameHeader, bytes: u64) -> Result<What, InboundEvent> {
         let control = |what| match header.is_final && bytes <= CONTROL_BYTES {
             true => Ok(what),
             false => Err(AGAINST_RFC),
@@ -161,8 +160,8 @@ impl Inbound {
         Ok(What::Data(kind))
     }
 
-    /// Takes what is there of the frame's payload.
-    fn payload(&mut self, bytes: &mut &mut [u8]) -> Result<(), Heard> {
+    /// Processes what is there of the frame's payload.
+    fn payload(&mut self, bytes: &mut &mut [u8]) -> Result<(), InboundEvent> {
         let Some(frame) = &mut self.frame else {
             return Ok(());
         };
@@ -176,7 +175,7 @@ impl Inbound {
         }
         match frame.what {
             What::Data(Kind::Binary) => {}
-            What::Data(Kind::Text) => self.utf8.take_in(piece).map_err(|()| NOT_UTF8)?,
+            What::Data(Kind::Text) => self.utf8.push(piece).map_err(|()| NOT_UTF8)?,
             What::Ping | What::Pong | What::Close => self.control.extend_from_slice(piece),
         }
         match frame.at == frame.bytes {
@@ -185,7 +184,7 @@ impl Inbound {
         }
     }
 
-    fn end_of_frame(&mut self) -> Result<(), Heard> {
+    fn end_of_frame(&mut self) -> Result<(), InboundEvent> {
         let Some(frame) = self.frame.take() else {
             return Ok(());
         };
@@ -214,10 +213,10 @@ impl Inbound {
     }
 }
 
-/// What a close with this payload means (RFC 6455, 5.5.1 and 7.4).
-fn close(payload: &[u8]) -> Heard {
+/// The event of a close with this payload (RFC 6455, 5.5.1 and 7.4).
+fn close(payload: &[u8]) -> InboundEvent {
     let (code, reason) = match payload {
-        [] => return Heard::Close(None),
+        [] => return InboundEvent::Close(None),
         [_] => return AGAINST_RFC,
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
@@ -226,20 +225,20 @@ fn close(payload: &[u8]) -> Heard {
     } else if std::str::from_utf8(reason).is_err() {
         NOT_UTF8
     } else {
-        Heard::Close(Some(code))
+        InboundEvent::Close(Some(code))
     }
 }
 
-/// Whether text that comes in pieces is UTF-8.
+/// Whether text that arrives in pieces is UTF-8.
 #[derive(Debug, Default)]
 struct Utf8 {
-    /// A character that has begun: three bytes at most.
+    /// The bytes of an unfinished character: three at most.
     begun: [u8; 4],
     bytes: usize,
 }
 
 impl Utf8 {
-    fn take_in(&mut self, mut piece: &[u8]) -> Result<(), ()> {
+    fn push(&mut self, mut piece: &[u8]) -> Result<(), ()> {
         while self.bytes > 0
             && let [first, rest @ ..] = piece
         {

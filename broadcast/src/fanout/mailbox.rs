@@ -1,7 +1,7 @@
-//! What wakes a shard: a desk where things are left for it, and a bell that is rung once for all of them.
+//! A shard's mailbox: messages for it, and a wake-up that is sent once for all of them.
 //!
-//! Nothing here grows without bound: an arrival holds its place in the listener's limit of connections, and
-//! a room lies on the desk at most once for each time that the shard has looked at it ([`crate::hub::entry::RoomEntry`]).
+//! Its size is bounded: a new connection has a permit of the listener, and a room is in the mailbox once at most until the
+//! shard has read it ([`crate::hub::entry::RoomEntry`]).
 
 use std::{
     io, mem,
@@ -12,67 +12,56 @@ use std::{
 use mio::{Registry, Token, Waker};
 
 use crate::{
-    fanout::new_connection::Arrival,
+    fanout::new_connection::NewConnection,
     hub::entry::{RoomEntry, RoomListener},
 };
 
-/// See the module.
-#[derive(Debug)]
-pub(crate) struct Bell {
+/// The mailbox of one shard.
+pub(super) struct Mailbox {
     waker: Waker,
-    desk: Mutex<Desk>,
+    inbox: Mutex<Inbox>,
 }
 
-/// What was left.
+/// The messages.
 #[derive(Default)]
-pub(crate) struct Desk {
-    pub(crate) arrivals: Vec<Arrival>,
-    /// Rooms that changed.
-    pub(crate) changed: Vec<Arc<RoomEntry>>,
-    /// Everybody is to go, and to come back within so long.
-    pub(crate) farewell: Option<Duration>,
-    pub(crate) stop: bool,
-    rung: bool,
+pub(super) struct Inbox {
+    pub(super) new_connections: Vec<NewConnection>,
+    pub(super) changed_rooms: Vec<Arc<RoomEntry>>,
+    /// All subscribers are to disconnect, and to reconnect within this time.
+    pub(super) reconnect_window: Option<Duration>,
+    pub(super) stop: bool,
+    woken: bool,
 }
 
-impl Bell {
+impl Mailbox {
     pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         Ok(Self {
             waker: Waker::new(registry, token)?,
-            desk: Mutex::default(),
+            inbox: Mutex::default(),
         })
     }
 
-    /// Leaves something, and wakes the shard if that has not been done yet.
-    pub(crate) fn put(&self, put: impl FnOnce(&mut Desk)) {
-        let first = {
-            let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-            put(&mut desk);
-            !mem::replace(&mut desk.rung, true)
+    /// Posts a message, and wakes the shard if it is not woken yet.
+    pub(super) fn post(&self, post: impl FnOnce(&mut Inbox)) {
+        let is_first = {
+            let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+            post(&mut inbox);
+            !mem::replace(&mut inbox.woken, true)
         };
-        if first && let Err(error) = self.waker.wake() {
-            // The shard looks by itself some time, while it has connections.
+        if is_first && let Err(error) = self.waker.wake() {
+            // A shard with connections wakes up by itself to sweep them.
             tracing::warn!(%error, "a shard could not be woken");
         }
     }
 
-    /// Takes all that was left.
-    pub(super) fn take(&self) -> Desk {
-        mem::take(&mut *self.desk.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Removes and returns all messages.
+    pub(super) fn drain(&self) -> Inbox {
+        mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl RoomListener for Bell {
+impl RoomListener for Mailbox {
     fn room_changed(&self, room: &Arc<RoomEntry>) {
-        self.put(|desk| desk.changed.push(room.clone()));
-    }
-}
-
-impl std::fmt::Debug for Desk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Desk")
-            .field("arrivals", &self.arrivals.len())
-            .field("changed", &self.changed.len())
-            .finish_non_exhaustive()
+        self.post(|inbox| inbox.changed_rooms.push(room.clone()));
     }
 }

@@ -12,28 +12,27 @@ use crate::{
 };
 
 /// What a shard needs to serve a subscriber.
-pub(crate) struct Arrival {
+pub(crate) struct NewConnection {
     pub(crate) taken: Taken,
-    pub(crate) speech: Speech,
+    pub(crate) transport: Transport,
     pub(crate) subscriber: Subscriber,
     pub(crate) hello: Encoded,
     /// When its token expires, if it does.
-    pub(crate) until: Option<Instant>,
+    pub(crate) expires_at: Option<Instant>,
 }
 
 /// How frames are sent over the connection.
-#[derive(Debug)]
-pub(crate) enum Speech {
+pub(crate) enum Transport {
     WebSocket(Inbound),
-    Events(Framing),
+    Sse(Framing),
 }
 
-impl Speech {
-    /// A frame as the connection sends it.
-    pub(super) fn frame(&self, frame: &Encoded) -> Bytes {
+impl Transport {
+    /// The bytes that send `frame`.
+    pub(super) fn encode(&self, frame: &Encoded) -> Bytes {
         match self {
             Self::WebSocket(_) => frame.websocket().clone(),
-            Self::Events(framing) => frame.sse(*framing).clone(),
+            Self::Sse(framing) => frame.sse(*framing).clone(),
         }
     }
 }

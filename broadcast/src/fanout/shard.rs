@@ -1,4 +1,4 @@
-//! A shard's thread: who has its turn, and when.
+//! One shard: an event loop over its connections.
 
 use std::{
     collections::HashMap,
@@ -15,212 +15,216 @@ use socket2::SockRef;
 
 use crate::{
     fanout::{
-        connection::{Connection, DEAD_AFTER, More, Tick, Turn},
+        connection::{Connection, DEAD_AFTER, More, ShardContext, Tick},
         deliveries::Deliveries,
         goaway,
-        mailbox::Bell,
-        new_connection::Arrival,
-        write_batch::Batch,
+        mailbox::Mailbox,
+        new_connection::NewConnection,
+        write_batch::WriteBatch,
     },
     frame::heartbeat::Heartbeat,
     hub::entry::RoomEntry,
     metrics::Metrics,
 };
 
-/// How often some connections are looked at, and into how many parts they fall.
-const SLICE_EVERY: Duration = Duration::from_millis(100);
-const SLICES: usize = 10;
-/// What epoll tells at once.
+/// How often a part of the connections is swept, and how many parts there are.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+const SWEEP_PARTS: usize = 10;
+/// Maximum number of events of one poll.
 const EVENTS: usize = 1024;
-/// What is read at once: what clients say is short.
+/// Size of the read buffer: clients send short messages.
 const READ_BYTES: usize = 4096;
-/// What the kernel keeps for a client that does not read, some of it for what is on its way: with its own
-/// default it would take 4 MB of frames before anybody noticed. It books a small frame with its header, so
-/// this is some hundred of them.
+/// Size of the kernel's send buffer for a client, what is in flight included: with the kernel's default it would
+/// accept 4 MB of frames for a client that does not read. The kernel counts a small frame with its header, so this is
+/// some hundred of them.
 const SEND_BUFFER_BYTES: usize = 16 << 10;
-/// What the kernel keeps of what it cannot send yet: some twenty frames. What lies there goes out late, and
-/// live tallies would be stale.
+/// How much of that may be unsent: some twenty frames. Unsent frames go out late, and live tallies would be stale.
 const UNSENT_BYTES: u32 = 4 << 10;
 
-/// The bell's token; connections count from 0.
-const BELL: Token = Token(usize::MAX);
+/// The mailbox's token; connections count from 0.
+const MAILBOX: Token = Token(usize::MAX);
 
-/// A room's connections in this shard.
-struct Seats {
+/// The connections of a room in this shard.
+struct RoomConnections {
     room: Arc<RoomEntry>,
-    taken: Vec<usize>,
+    keys: Vec<usize>,
 }
 
-/// See the module.
-pub(super) struct Thread {
-    shard: usize,
+/// A thread that serves its share of the subscribers.
+pub(super) struct Shard {
+    number: usize,
     poll: Poll,
-    bell: Arc<Bell>,
+    mailbox: Arc<Mailbox>,
     connections: Slab<Connection>,
-    rooms: HashMap<usize, Seats>,
-    /// Those who have more to do at once.
-    again: Vec<usize>,
-    /// Those who are gone.
-    gone: Vec<usize>,
-    turn: Turn,
+    rooms: HashMap<usize, RoomConnections>,
+    /// Keys of connections that have more to do at once.
+    unfinished: Vec<usize>,
+    /// Keys of connections that have failed or ended.
+    closed: Vec<usize>,
+    context: ShardContext,
     queued: IntGauge,
     stalled: IntGauge,
-    farewell: Option<Duration>,
+    /// Set at shutdown: within which time subscribers reconnect.
+    reconnect_window: Option<Duration>,
     started: Instant,
-    /// When the next slice is due, and where it begins.
-    slice_at: Instant,
-    looked: usize,
+    /// When the next sweep is due, and the last key of the one before.
+    sweep_at: Instant,
+    swept: usize,
 }
 
-/// Which room: where its entry lies, which is held meanwhile.
+/// Identifies a room by its entry's address; the shard holds the entry meanwhile.
 fn key(room: &Arc<RoomEntry>) -> usize {
     Arc::as_ptr(room).addr()
 }
 
-impl Thread {
-    pub(super) fn new(shard: usize, heartbeat: Heartbeat, metrics: &Metrics) -> io::Result<Self> {
+impl Shard {
+    pub(super) fn new(number: usize, heartbeat: Heartbeat, metrics: &Metrics) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let bell = Arc::new(Bell::new(poll.registry(), BELL)?);
-        let now = Instant::now();
+        let mailbox = Arc::new(Mailbox::new(poll.registry(), MAILBOX)?);
+        let (now, round) = (Instant::now(), SWEEP_EVERY * SWEEP_PARTS as u32);
         Ok(Self {
-            shard,
+            number,
             poll,
-            bell,
+            mailbox,
             connections: Slab::new(),
             rooms: HashMap::new(),
-            again: Vec::new(),
-            gone: Vec::new(),
-            turn: Turn {
+            unfinished: Vec::new(),
+            closed: Vec::new(),
+            context: ShardContext {
                 now: Tick::since(now, now),
                 instant: now,
                 deliveries: Deliveries::new(metrics, heartbeat.clock.clone()),
-                // The next visit may come a whole round later, which would be too late.
-                silence: Tick::span(heartbeat.every.saturating_sub(SLICE_EVERY * SLICES as u32)),
+                // The next sweep of the connection may be a whole round later, which would be too late.
+                silence: Tick::span(heartbeat.every.saturating_sub(round)),
                 heartbeat,
-                beat: None,
-                batch: Batch::default(),
+                heartbeat_frame: None,
+                batch: WriteBatch::default(),
                 scratch: vec![0; READ_BYTES].into(),
             },
             queued: metrics.queued.clone(),
             stalled: metrics.stalled.clone(),
-            farewell: None,
+            reconnect_window: None,
             started: now,
-            slice_at: now,
-            looked: 0,
+            sweep_at: now,
+            swept: 0,
         })
     }
 
-    pub(super) fn bell(&self) -> Arc<Bell> {
-        self.bell.clone()
+    pub(super) fn mailbox(&self) -> Arc<Mailbox> {
+        self.mailbox.clone()
     }
 
-    /// Serves until it is told to stop.
+    /// Serves until it is stopped.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            if let Err(error) = self.poll.poll(&mut events, self.patience())
+            if let Err(error) = self.poll.poll(&mut events, self.poll_timeout())
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                // epoll fails of a wrong call alone.
+                // epoll fails only if it is called with wrong arguments.
                 unreachable!("a shard cannot wait: {error}");
             }
-            self.turn.instant = Instant::now();
-            self.turn.now = Tick::since(self.started, self.turn.instant);
-            let desk = self.bell.take();
-            if desk.stop {
+            self.context.instant = Instant::now();
+            self.context.now = Tick::since(self.started, self.context.instant);
+            let inbox = self.mailbox.drain();
+            if inbox.stop {
                 return;
             }
-            for room in desk.changed {
-                self.walk(&room);
+            for room in inbox.changed_rooms {
+                self.notify_room(&room);
             }
-            for key in mem::take(&mut self.again) {
-                self.act(key, Connection::receive);
+            for key in mem::take(&mut self.unfinished) {
+                self.with_connection(key, Connection::receive);
             }
             for event in &events {
-                if event.token() != BELL {
+                if event.token() != MAILBOX {
                     let key = event.token().0;
                     if event.is_writable() {
-                        self.act(key, Connection::resume);
+                        self.with_connection(key, Connection::resume);
                     }
                     if event.is_readable() || event.is_read_closed() || event.is_error() {
-                        self.act(key, Connection::receive);
+                        self.with_connection(key, Connection::receive);
                     }
                 }
             }
-            self.bury();
-            for arrival in desk.arrivals {
-                self.adopt(arrival);
+            self.reap();
+            for connection in inbox.new_connections {
+                self.register(connection);
             }
-            if let Some(spread) = desk.farewell {
-                self.farewell = Some(spread);
-                self.bye(spread);
+            if let Some(window) = inbox.reconnect_window {
+                self.reconnect_window = Some(window);
+                self.bye(window);
             }
-            self.look();
-            self.bury();
+            self.sweep_idle();
+            self.reap();
         }
     }
 
-    /// How long it may wait for news.
-    fn patience(&self) -> Option<Duration> {
-        if !self.again.is_empty() {
+    /// How long it may wait for events.
+    fn poll_timeout(&self) -> Option<Duration> {
+        if !self.unfinished.is_empty() {
             return Some(Duration::ZERO);
         }
-        // With nobody here there is nothing to look at.
+        // Without connections there is nothing to sweep.
         (!self.connections.is_empty())
-            .then(|| self.slice_at.saturating_duration_since(Instant::now()))
+            .then(|| self.sweep_at.saturating_duration_since(Instant::now()))
     }
 
-    /// Gives a connection its turn.
-    fn act(&mut self, key: usize, act: impl FnOnce(&mut Connection, &mut Turn) -> More) {
+    /// Runs `act` on a connection, and notes what follows from it.
+    fn with_connection(
+        &mut self,
+        key: usize,
+        act: impl FnOnce(&mut Connection, &mut ShardContext) -> More,
+    ) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let before = (connection.queued(), connection.is_stalled());
-        let acted = act(connection, &mut self.turn);
+        let result = act(connection, &mut self.context);
         let after = (connection.queued(), connection.is_stalled());
         if before != after {
             self.queued.add(after.0 as i64 - before.0 as i64);
             self.stalled.add(i64::from(after.1) - i64::from(before.1));
         }
-        match acted {
+        match result {
             Ok(false) => {}
-            Ok(true) => self.again.push(key),
+            Ok(true) => self.unfinished.push(key),
             Err(error) => {
                 tracing::trace!(%error, "a subscriber has gone");
-                self.gone.push(key);
+                self.closed.push(key);
             }
         }
     }
 
-    /// Has everybody in a room look at it.
-    fn walk(&mut self, room: &Arc<RoomEntry>) {
-        room.clear_dirty(self.shard);
-        let Some(seats) = self.rooms.get_mut(&key(room)) else {
+    /// Sends what is new in a room to its connections.
+    fn notify_room(&mut self, room: &Arc<RoomEntry>) {
+        room.clear_dirty(self.number);
+        let Some(connections) = self.rooms.get_mut(&key(room)) else {
             return;
         };
-        // Nobody sits down or leaves meanwhile: those who are gone are buried later.
-        let taken = mem::take(&mut seats.taken);
-        for key in &taken {
-            self.act(*key, Connection::send);
+        // The list can be detached while it is iterated: connections are added by `register` and removed by `reap` only,
+        // which run after this.
+        let keys = mem::take(&mut connections.keys);
+        for key in &keys {
+            self.with_connection(*key, Connection::send);
         }
-        if let Some(seats) = self.rooms.get_mut(&key(room)) {
-            seats.taken = taken;
+        if let Some(connections) = self.rooms.get_mut(&key(room)) {
+            connections.keys = keys;
         }
     }
 
-    fn adopt(&mut self, arrival: Arrival) {
-        let room = arrival.subscriber.entry.clone();
-        let line = &arrival.taken.line;
-        let socket = SockRef::from(line);
+    fn register(&mut self, new: NewConnection) {
+        let room = new.subscriber.entry.clone();
+        let socket = SockRef::from(&new.taken.line);
         let set = socket
             .set_send_buffer_size(SEND_BUFFER_BYTES)
             .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_BYTES))
-            // Finds out about hosts that are gone, whatever is spoken.
+            // Detects hosts that are gone, also where no pong is due.
             .and_then(|()| socket.set_tcp_user_timeout(Some(DEAD_AFTER)));
         let slot = self.connections.vacant_entry();
         let key = slot.key();
         let registered = self.poll.registry().register(
-            &mut SourceFd(&line.as_raw_fd()),
+            &mut SourceFd(&new.taken.line.as_raw_fd()),
             Token(key),
             Interest::READABLE | Interest::WRITABLE,
         );
@@ -229,68 +233,73 @@ impl Thread {
             tracing::debug!(%error, "a subscriber is not taken in");
             return;
         }
-        let seats = self.rooms.entry(self::key(&room)).or_insert_with(|| Seats {
+        let empty = || RoomConnections {
             room: room.clone(),
-            taken: Vec::new(),
-        });
-        if seats.taken.is_empty() {
-            room.set_interest(self.shard, true);
+            keys: Vec::new(),
+        };
+        let keys = &mut self
+            .rooms
+            .entry(self::key(&room))
+            .or_insert_with(empty)
+            .keys;
+        if keys.is_empty() {
+            room.set_interest(self.number, true);
         }
-        let (connection, ahead) = Connection::new(arrival, seats.taken.len(), &mut self.turn);
-        seats.taken.push(key);
+        let (connection, read_ahead) = Connection::new(new, keys.len(), &self.context);
+        keys.push(key);
         self.queued.add(connection.queued() as i64);
         slot.insert(connection);
-        if let Some(spread) = self.farewell {
-            let bye = goaway::bye(spread);
-            return self.act(key, |connection, turn| connection.bye(&bye, turn));
+        if let Some(window) = self.reconnect_window {
+            let bye = goaway::goaway_frame(window);
+            return self.with_connection(key, |connection, context| connection.bye(&bye, context));
         }
-        self.act(key, |connection, turn| {
-            connection.hear(&mut ahead.to_vec(), turn)?;
-            // What came since then was told to nobody.
-            connection.receive(turn)
+        self.with_connection(key, |connection, context| {
+            connection.process(&mut read_ahead.to_vec(), context)?;
+            // Bytes that arrived before the registration cause no event.
+            connection.receive(context)
         });
     }
 
-    fn bye(&mut self, spread: Duration) {
+    fn bye(&mut self, window: Duration) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
-            let bye = goaway::bye(spread);
-            self.act(key, |connection, turn| connection.bye(&bye, turn));
+            let bye = goaway::goaway_frame(window);
+            self.with_connection(key, |connection, context| connection.bye(&bye, context));
         }
     }
 
-    /// Looks at the next slice of the connections, if it is due.
-    fn look(&mut self) {
-        if self.turn.instant < self.slice_at {
+    /// Sweeps the next part of the connections, if that is due.
+    fn sweep_idle(&mut self) {
+        if self.context.instant < self.sweep_at {
             return;
         }
-        self.slice_at = self.turn.instant + SLICE_EVERY;
-        // One for all that are due now; its time is this moment's.
-        self.turn.beat = None;
-        let places = self.connections.capacity();
-        for _ in 0..places.div_ceil(SLICES) {
-            self.looked = (self.looked + 1) % places;
-            self.act(self.looked, Connection::look);
+        self.sweep_at = self.context.instant + SWEEP_EVERY;
+        // One frame for all connections that are due now: it contains the time.
+        self.context.heartbeat_frame = None;
+        let slots = self.connections.capacity();
+        for _ in 0..slots.div_ceil(SWEEP_PARTS) {
+            self.swept = (self.swept + 1) % slots;
+            self.with_connection(self.swept, Connection::sweep);
         }
     }
 
-    /// Lets go of those who are gone.
-    fn bury(&mut self) {
-        for gone in mem::take(&mut self.gone) {
-            let Some(connection) = self.connections.try_remove(gone) else {
+    /// Removes closed connections.
+    fn reap(&mut self) {
+        for closed in mem::take(&mut self.closed) {
+            let Some(connection) = self.connections.try_remove(closed) else {
                 continue;
             };
             self.queued.sub(connection.queued() as i64);
             self.stalled.sub(connection.is_stalled().into());
             let room = key(connection.room());
-            let Some(seats) = self.rooms.get_mut(&room) else {
+            let Some(RoomConnections { room: entry, keys }) = self.rooms.get_mut(&room) else {
                 continue;
             };
-            seats.taken.swap_remove(connection.seat);
-            match seats.taken.get(connection.seat) {
-                Some(moved) => self.connections[*moved].seat = connection.seat,
-                None if seats.taken.is_empty() => {
-                    seats.room.set_interest(self.shard, false);
+            keys.swap_remove(connection.index);
+            match keys.get(connection.index) {
+                Some(moved) => self.connections[*moved].index = connection.index,
+                None if keys.is_empty() => {
+                    entry.set_interest(self.number, false);
                     self.rooms.remove(&room);
                 }
                 None => {}

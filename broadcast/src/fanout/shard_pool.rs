@@ -1,20 +1,20 @@
-//! Shards: threads that hold subscribers' sockets and write to them.
+//! Shards: threads that own the subscribers' sockets and write to them.
 //!
 //! ```text
-//!  HTTP ── Arrival ──▶ bell ─┐
-//!  hub ─── room changed ─▶ bell ─┴▶ thread: epoll ─┬▶ room's seats ─▶ connection ─▶ cursor: what is next
-//!                                                  │                      └─ shared bytes ─▶ socket
-//!                                                  └▶ what clients say ─▶ inbound ─▶ pong, close
+//!  HTTP ── new connection ─▶ mailbox ─┐
+//!  hub ─── room changed ───▶ mailbox ─┴▶ shard: epoll ─┬▶ connections of the room ─▶ cursor: what is next
+//!                                                      │                    └─ shared bytes ─▶ socket
+//!                                                      └▶ bytes of a client ─▶ inbound ─▶ pong, close
 //! ```
 //!
-//! A delivery is a look at a cursor and one call to the kernel, with bytes that all subscribers share. A
-//! connection has no queue: what its socket does not take stays where it is, in the room, and of a frame
-//! that was begun the rest is kept.
+//! To deliver a frame costs one look at a cursor and one system call, with bytes that all subscribers share. A
+//! connection has no queue: what its socket does not accept stays in the room, and only the rest of a frame that was
+//! begun is kept.
 //!
 //! Invariants:
 //! - A connection belongs to one shard from its first byte to its last.
 //! - A shard never waits for a client, the log or another shard.
-//! - No connection has a timer: a tenth of them is looked at every 100 ms.
+//! - No connection has a timer: every 100 ms a tenth of them is swept.
 
 use std::{
     io,
@@ -23,76 +23,73 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use crate::{
-    fanout::{mailbox::Bell, new_connection::Arrival, shard::Thread},
+    fanout::{mailbox::Mailbox, new_connection::NewConnection, shard::Shard},
     frame::heartbeat::Heartbeat,
     hub::entry::{RoomListener, RoomListeners},
     metrics::Metrics,
 };
 
-/// The shards of a publisher. Dropped, they let all connections go.
-#[derive(Debug)]
-pub(crate) struct Shards {
-    bells: Vec<Arc<Bell>>,
+/// The shards of a publisher or a relay. Dropped, they close all connections.
+pub(crate) struct ShardPool {
+    mailboxes: Vec<Arc<Mailbox>>,
     next: AtomicUsize,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Shards {
-    /// Starts as many threads.
+impl ShardPool {
+    /// Starts `count` threads.
     pub(crate) fn start(
         count: NonZeroUsize,
         heartbeat: &Heartbeat,
         metrics: &Metrics,
     ) -> io::Result<Self> {
-        let threads: Vec<Thread> = (0..count.get())
-            .map(|shard| Thread::new(shard, heartbeat.clone(), metrics))
+        let shards: Vec<Shard> = (0..count.get())
+            .map(|number| Shard::new(number, heartbeat.clone(), metrics))
             .collect::<io::Result<_>>()?;
-        let mut shards = Self {
-            bells: threads.iter().map(Thread::bell).collect(),
+        let mut pool = Self {
+            mailboxes: shards.iter().map(Shard::mailbox).collect(),
             next: AtomicUsize::new(0),
             threads: Vec::new(),
         };
-        for thread in threads {
-            let named = std::thread::Builder::new().name("shard".to_owned());
-            shards.threads.push(named.spawn(move || thread.run())?);
+        for shard in shards {
+            let named = thread::Builder::new().name("shard".to_owned());
+            pool.threads.push(named.spawn(move || shard.run())?);
         }
-        Ok(shards)
+        Ok(pool)
     }
 
     /// What the hub notifies of changes.
     pub(crate) fn listeners(&self) -> RoomListeners {
-        let bells = self.bells.iter();
-        bells
-            .map(|bell| bell.clone() as Arc<dyn RoomListener>)
-            .collect()
+        let mailboxes = self.mailboxes.iter().cloned();
+        mailboxes.map(|it| it as Arc<dyn RoomListener>).collect()
     }
 
-    /// Takes a connection in. The shards take turns, so that each has its share of every room.
-    pub(crate) fn take(&self, arrival: Arrival) {
-        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.bells.len();
-        self.bells[shard].put(|desk| desk.arrivals.push(arrival));
+    /// Assigns a connection to the next shard, so that each shard has its share of every room.
+    pub(crate) fn assign(&self, connection: NewConnection) {
+        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
+        self.mailboxes[shard].post(|inbox| inbox.new_connections.push(connection));
     }
 
-    /// Says goodbye to everybody, those included who are still to come.
-    pub(crate) fn bye(&self, spread: Duration) {
-        for bell in &self.bells {
-            bell.put(|desk| desk.farewell = Some(spread));
+    /// Sends `bye` to all subscribers, and to each that connects from now on; they reconnect within `window`.
+    pub(crate) fn bye(&self, window: Duration) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(|inbox| inbox.reconnect_window = Some(window));
         }
     }
 }
 
-impl Drop for Shards {
+impl Drop for ShardPool {
     fn drop(&mut self) {
-        for bell in &self.bells {
-            bell.put(|desk| desk.stop = true);
+        for mailbox in &self.mailboxes {
+            mailbox.post(|inbox| inbox.stop = true);
         }
         for thread in self.threads.drain(..) {
-            // Its panic would have ended the process.
+            // A panic of the thread would have ended the process.
             let _ = thread.join();
         }
     }

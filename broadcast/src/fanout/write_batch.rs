@@ -1,6 +1,6 @@
-//! What one call to the kernel takes: several pieces, some of which may not go.
+//! The bytes of one vectored write, and what is left of them after it.
 //!
-//! Pure: what was gathered and how much of it went in, what is kept and what was delivered out.
+//! Pure: it is told how many bytes were written, and returns what was not.
 
 use std::io::IoSlice;
 
@@ -8,79 +8,79 @@ use bytes::Bytes;
 
 use crate::room::cursor::{Cursor, Next};
 
-/// The most pieces of one write. One is the rule; several are for those who catch up.
+/// Maximum pieces of one write. Most have one; a connection that catches up has several.
 const PIECES: usize = 16;
-/// What a socket hardly takes at once, so that gathering more would be in vain.
+/// More than a socket accepts at once, so that to gather more would be in vain.
 const FULL_BYTES: usize = 32 << 10;
 
-/// See the module.
+/// Pieces that are written together.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct WriteBatch {
     pieces: Vec<Piece>,
     bytes: usize,
 }
 
-/// A piece, and what it is.
 #[derive(Debug)]
 struct Piece {
     bytes: Bytes,
-    what: What,
+    kind: Kind,
 }
 
 #[derive(Debug)]
-enum What {
-    /// The rest of what was begun.
+enum Kind {
+    /// The rest of a piece that was begun.
     Rest,
-    /// Answers to pings, none of them begun.
+    /// Answers to pings, not begun.
     Pongs,
-    /// A frame, and where the subscriber stands behind it.
+    /// A frame, and the cursor after it.
     Frame(Cursor, Next),
 }
 
-/// What became of a batch.
+/// What was not written.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Outcome {
-    /// What was begun and has not gone.
+pub(super) struct Unsent {
+    /// The rest of a piece that was begun.
     pub(super) rest: Bytes,
     /// Answers to pings that were not begun.
     pub(super) pongs: Bytes,
 }
 
-impl Batch {
+impl WriteBatch {
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
-    /// Whether more may wait than was gathered.
+    /// Whether no more is to be gathered.
     pub(super) fn is_full(&self) -> bool {
         self.pieces.len() >= PIECES || self.bytes >= FULL_BYTES
     }
 
-    /// Before all else, as it was begun.
+    /// Adds the rest of a piece that was begun: before all others.
     pub(super) fn rest(&mut self, rest: Bytes) {
-        self.push(rest, What::Rest);
+        self.push(rest, Kind::Rest);
     }
 
+    /// Adds answers to pings.
     pub(super) fn pongs(&mut self, pongs: Bytes) {
-        self.push(pongs, What::Pongs);
+        self.push(pongs, Kind::Pongs);
     }
 
-    /// A frame, and where its subscriber stands behind it.
+    /// Adds a frame, and the cursor after it.
     pub(super) fn frame(&mut self, bytes: Bytes, cursor: Cursor, next: Next) {
-        self.push(bytes, What::Frame(cursor, next));
+        self.push(bytes, Kind::Frame(cursor, next));
     }
 
-    fn push(&mut self, bytes: Bytes, what: What) {
+    fn push(&mut self, bytes: Bytes, kind: Kind) {
         if !bytes.is_empty() {
             self.bytes += bytes.len();
-            self.pieces.push(Piece { bytes, what });
+            self.pieces.push(Piece { bytes, kind });
         }
     }
 
-    /// Writes all by one call.
+    /// Writes all pieces by one call of `write`.
     pub(super) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
         let mut slices = [IoSlice::new(&[]); PIECES];
-        // The rest and pongs come first, and frames stop when it is full.
+        // Frames are gathered last, until it is full.
         let count = self.pieces.len().min(PIECES);
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
             *slice = IoSlice::new(&piece.bytes);
@@ -88,43 +88,43 @@ impl Batch {
         write(&slices[..count])
     }
 
-    /// How many bytes were gathered.
+    /// The number of bytes gathered.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Empties it; `written` bytes went. A frame that was begun counts as delivered, what was not stays where
-    /// it was: the cursor does not move over it.
-    pub(super) fn settle(
+    /// Empties it after a write of `written` bytes. A frame that was begun counts as delivered; the cursor stays before
+    /// frames that were not.
+    pub(super) fn complete(
         &mut self,
         written: usize,
         cursor: &mut Cursor,
         mut delivered: impl FnMut(&Next),
-    ) -> Outcome {
-        let mut outcome = Outcome::default();
-        let mut left = written;
+    ) -> Unsent {
+        let mut unsent = Unsent::default();
+        let mut unaccounted = written;
         self.bytes = 0;
-        for Piece { bytes, what } in self.pieces.drain(..) {
-            let went = left.min(bytes.len());
-            left -= went;
+        for Piece { bytes, kind } in self.pieces.drain(..) {
+            let went = unaccounted.min(bytes.len());
+            unaccounted -= went;
             let whole = went == bytes.len();
-            match what {
-                What::Pongs if went == 0 => {
-                    outcome.pongs = bytes;
+            match kind {
+                Kind::Pongs if went == 0 => {
+                    unsent.pongs = bytes;
                     continue;
                 }
-                What::Frame(..) if went == 0 => continue,
-                What::Frame(behind, next) => {
-                    *cursor = behind;
+                Kind::Frame(..) if went == 0 => continue,
+                Kind::Frame(after, next) => {
+                    *cursor = after;
                     delivered(&next);
                 }
-                What::Rest | What::Pongs => {}
+                Kind::Rest | Kind::Pongs => {}
             }
             if !whole {
-                outcome.rest = bytes.slice(went..);
+                unsent.rest = bytes.slice(went..);
             }
         }
-        outcome
+        unsent
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
             takes.extend([usize::MAX; 200]);
             let (mut cursor, mut rest) = (resume(), Bytes::from(first));
             let (mut got, mut delivered) = (Vec::new(), 0);
-            let mut batch = Batch::default();
+            let mut batch = WriteBatch::default();
             for take in takes {
                 batch.rest(rest);
                 let mut ahead = cursor;
@@ -190,9 +190,9 @@ mod tests {
                 prop_assert_eq!(all.len(), batch.bytes());
                 let written = take.min(all.len());
                 got.extend_from_slice(&all[..written]);
-                let outcome = batch.settle(written, &mut cursor, |_| delivered += 1);
+                let unsent = batch.complete(written, &mut cursor, |_| delivered += 1);
                 prop_assert!(batch.is_empty() && batch.bytes() == 0);
-                rest = outcome.rest;
+                rest = unsent.rest;
             }
             prop_assert_eq!(got, expected);
             prop_assert_eq!(delivered, finals);
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn answers_to_pings_that_were_not_begun_are_given_back() {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         let mut cursor = Cursor::join(&RoomState::default());
         for (written, rest, pongs) in [
             (1, "est", "pong"),
@@ -211,9 +211,9 @@ mod tests {
         ] {
             batch.rest(Bytes::from("rest"));
             batch.pongs(Bytes::from("pong"));
-            let outcome = batch.settle(written, &mut cursor, |_| unreachable!("no frame"));
+            let unsent = batch.complete(written, &mut cursor, |_| unreachable!("no frame"));
             assert_eq!(
-                (&outcome.rest[..], &outcome.pongs[..]),
+                (&unsent.rest[..], &unsent.pongs[..]),
                 (rest.as_bytes(), pongs.as_bytes())
             );
         }

@@ -16,8 +16,8 @@ use crate::{
         deliveries::Deliveries,
         goaway,
         inbound::Inbound,
-        new_connection::{Arrival, Speech},
-        shard_pool::Shards,
+        new_connection::{NewConnection, Transport},
+        shard_pool::ShardPool,
     },
     frame::{encoded::Encoded, heartbeat::Heartbeat, sse::Framing},
     http::{
@@ -40,7 +40,7 @@ pub(crate) struct Service {
     page: Page,
     reception: Reception,
     hub: Arc<Hub>,
-    shards: Arc<Shards>,
+    shards: Arc<ShardPool>,
     metrics: Metrics,
     farewell: Shutdown,
 }
@@ -74,7 +74,7 @@ impl Service {
     pub(crate) fn new(
         reception: Reception,
         hub: Arc<Hub>,
-        shards: Arc<Shards>,
+        shards: Arc<ShardPool>,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Service {
         self.farewell.trigger();
         let audience = self.metrics.audience();
         self.shards
-            .bye(goaway::spread(audience, self.reception.drain));
+            .bye(goaway::reconnect_window(audience, self.reception.drain));
     }
 
     async fn answer(&self, request: Request) -> Result<Response, Problem> {
@@ -146,8 +146,8 @@ impl Service {
                 let until = until(pass);
                 Ok(match Framing::of(request.version()) {
                     Some(framing) => {
-                        let speech = Speech::Events(framing);
-                        let body = self.hand_over(subscriber, hello, speech, until);
+                        let transport = Transport::Sse(framing);
+                        let body = self.hand_over(subscriber, hello, transport, until);
                         sse::response(body, Some(framing))
                     }
                     None => {
@@ -156,7 +156,7 @@ impl Service {
                         let subscription = Subscription::new(subscriber, hello, deliveries);
                         let stay = Stay::new(self.farewell.clone(), until);
                         let (metrics, drain) = (self.metrics.clone(), self.reception.drain);
-                        let spread = move || goaway::spread(metrics.audience(), drain);
+                        let spread = move || goaway::reconnect_window(metrics.audience(), drain);
                         sse::stream(subscription, Heartbeat::new(&self.reception), stay, spread)
                     }
                 })
@@ -165,11 +165,11 @@ impl Service {
                 let answer = websocket::handshake(&request)?;
                 let since = routes::since(request.uri(), request.headers())?;
                 let (subscriber, hello) = self.subscribe(room, since, WEBSOCKET).await?;
-                let speech = Speech::WebSocket(Inbound::default());
+                let transport = Transport::WebSocket(Inbound::default());
                 Ok(answer(self.hand_over(
                     subscriber,
                     hello,
-                    speech,
+                    transport,
                     until(pass),
                 )))
             }
@@ -181,17 +181,17 @@ impl Service {
         &self,
         subscriber: Subscriber,
         hello: Encoded,
-        speech: Speech,
-        until: Option<Instant>,
+        transport: Transport,
+        expires_at: Option<Instant>,
     ) -> Body {
         let shards = self.shards.clone();
         Body::takeover(move |taken| {
-            shards.take(Arrival {
+            shards.assign(NewConnection {
                 taken,
-                speech,
+                transport,
                 subscriber,
                 hello,
-                until,
+                expires_at,
             });
         })
     }

@@ -70,7 +70,7 @@ async fn feed(
         let piece = tokio::select! {
             biased;
             over = stay.over() => return match over {
-                Over::Farewell => sender.send(goaway::bye(spread()).sse(Framing::Bare).clone()).await,
+                Over::Farewell => sender.send(goaway::goaway_frame(spread()).sse(Framing::Bare).clone()).await,
                 Over::Expired => Ok(()),
             },
             frame = subscription.next() => frame.sse(Framing::Bare).clone(),

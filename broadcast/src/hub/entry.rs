@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::room::state::RoomState;
 
 /// Is notified when a room changes: the mailbox of a shard.
-pub(crate) trait RoomListener: std::fmt::Debug + Send + Sync {
+pub(crate) trait RoomListener: Send + Sync {
     /// Called at the first change after the shard has called [`RoomEntry::clear_dirty`].
     fn room_changed(&self, room: &Arc<RoomEntry>);
 }
@@ -19,7 +19,6 @@ pub(crate) trait RoomListener: std::fmt::Debug + Send + Sync {
 pub(crate) type RoomListeners = Arc<[Arc<dyn RoomListener>]>;
 
 /// A room, its audience, and what to notify when it changes.
-#[derive(Debug)]
 pub(crate) struct RoomEntry {
     state: Mutex<RoomState>,
     /// Notifies subscribers that no shard serves.

@@ -35,7 +35,6 @@ const MAX_IDLE_ROOMS: usize = 100_000;
 /// Every room that has a result, or a subscriber.
 ///
 /// It grows with the rooms of the totals topic, as the topic itself does.
-#[derive(Debug)]
 pub(crate) struct Hub {
     rooms: Mutex<HashMap<Room, Arc<RoomEntry>>>,
     /// How many of them are idle, at most: one that got a result since the last sweep is counted until the

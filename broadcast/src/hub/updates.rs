@@ -31,7 +31,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// Applies updates.
-#[derive(Debug)]
 pub(crate) struct Updates {
     pub(crate) hub: Arc<Hub>,
     pub(crate) log: UpdateLog,

@@ -8,7 +8,6 @@ use rand::RngExt;
 use crate::hub::updates::Updates;
 
 /// A node of the tree: its updates come from the log or from one upstream.
-#[derive(Debug)]
 pub(crate) struct Node {
     pub(super) id: NodeId,
     pub(crate) updates: Arc<Updates>,

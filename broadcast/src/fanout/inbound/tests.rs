@@ -23,11 +23,11 @@ fn ours(bytes: &[u8], cuts: &[usize]) -> Verdict {
             .map_or(rest.len(), |cut| *cut)
             .clamp(1, rest.len());
         let (piece, behind) = rest.split_at_mut(at);
-        end = inbound.take_in(piece).map(|heard| match heard {
-            Heard::Close(code) => ("close", code.unwrap_or(0)),
-            Heard::Violation(code, _) => ("violation", code.into()),
+        end = inbound.process(piece).map(|event| match event {
+            InboundEvent::Close(code) => ("close", code.unwrap_or(0)),
+            InboundEvent::Violation(code, _) => ("violation", code.into()),
         });
-        pongs.push(inbound.take_pongs());
+        pongs.push(inbound.drain_pongs());
         rest = behind;
     }
     let pongs = pongs.concat();
@@ -200,7 +200,7 @@ proptest! {
             *place = byte;
         }
         let mut utf8 = Utf8::default();
-        let taken = bytes.chunks(cut).try_for_each(|piece| utf8.take_in(piece));
+        let taken = bytes.chunks(cut).try_for_each(|piece| utf8.push(piece));
         prop_assert_eq!(taken.is_ok() && utf8.is_whole(), std::str::from_utf8(&bytes).is_ok());
     }
 }
@@ -215,13 +215,13 @@ fn answers_to_pings_are_bounded_and_the_newest_is_among_them() {
             payload,
             masked: true,
         };
-        assert_eq!(inbound.take_in(&mut ping.bytes()), None);
+        assert_eq!(inbound.process(&mut ping.bytes()), None);
         assert!(inbound.pongs.len() <= PONG_BYTES);
     }
-    let pongs = inbound.take_pongs();
+    let pongs = inbound.drain_pongs();
     assert_eq!(pongs[pongs.len() - 125..][..4], 9999_u32.to_be_bytes());
-    inbound.give_back(pongs.clone());
-    assert_eq!(inbound.take_pongs(), pongs);
+    inbound.return_pongs(pongs.clone());
+    assert_eq!(inbound.drain_pongs(), pongs);
 }
 
 /// A length in more bytes than it needs (RFC 6455, 5.2), which the library lets pass.
