@@ -1,4 +1,4 @@
-//! What a publisher or a relay is configured with.
+//! The configuration of a publisher or a relay.
 
 use std::{num::NonZeroUsize, str::FromStr, time::Duration};
 
@@ -7,44 +7,44 @@ use emostream_log::EventClock;
 use emostream_model::Topics;
 use hyper::{Uri, http::uri::Authority};
 
-/// Longest silence on a subscriber's connection, unless a [`Reception`] says otherwise. Proxies close
+/// Maximum time without a frame on a subscriber's connection, unless a [`SubscriberConfig`] has another. Proxies close
 /// connections that are silent for longer, most of them after 30 or 60 s.
 pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// What a publisher is told, validated.
+/// The configuration of a publisher, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where results come from.
+    /// The topics of the results.
     pub topics: Topics,
-    /// Told in `hello`, until results tell otherwise: how long a window is.
+    /// Sent in `hello` until results show another: the length of a window.
     pub window_ms: u64,
-    /// Told in `hello`: how often a live tally comes at most.
+    /// Sent in `hello`: the minimum time between two live tallies of a room.
     pub live_ms: u64,
-    /// Told in `hello`, until results tell otherwise: how many identical emojis make a swarm.
+    /// Sent in `hello` until results show another: how many identical emojis make a swarm.
     pub swarm_size: u64,
-    /// What subscribers meet.
-    pub reception: Reception,
+    /// How subscribers are served.
+    pub subscribers: SubscriberConfig,
 }
 
-/// What subscribers meet, at a publisher and at a relay.
+/// How a publisher or a relay serves subscribers.
 #[derive(Debug, Clone)]
-pub struct Reception {
-    /// How long finals are kept for those who resume.
+pub struct SubscriberConfig {
+    /// How long finals are kept for subscribers that resume.
     pub ring: Duration,
-    /// Where the page sends reactions; to where it came from if that is not said.
+    /// Where the page sends reactions: by default, to the server that it came from.
     pub ingest_url: Option<IngestUrl>,
-    /// Whose pages may receive.
+    /// Origins whose pages may subscribe.
     pub allow_origin: AllowOrigin,
-    /// Who may receive; the page is everybody's.
+    /// Verifies the tokens of subscribers; the page needs none.
     pub gate: Gate,
-    /// Threads that write to subscribers; as many as there are cores if that is not said.
+    /// Number of threads that write to subscribers: by default, one a core.
     pub shards: Option<NonZeroUsize>,
-    /// At the end, subscribers are told to come back spread over this at most.
+    /// Maximum time within which subscribers reconnect after a shutdown.
     pub drain: Duration,
-    /// The clock that dates events: the log's and the ingest's where they are in this process.
+    /// The clock that dates events: that of the log and the ingest if they run in this process.
     pub clock: EventClock,
-    /// Longest silence on a subscriber's connection, announced in `hello`: a `heartbeat` frame is sent where
-    /// nothing else was. At least 2 s, since a shard visits each connection once a second.
+    /// Maximum time without a frame on a subscriber's connection, announced in `hello`: then a `heartbeat` is sent.
+    /// At least 2 s, since a shard sweeps each connection once a second.
     pub heartbeat: Duration,
 }
 
@@ -52,7 +52,7 @@ pub struct Reception {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IngestUrl(pub(crate) String);
 
-/// What is no origin.
+/// The text is not an origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("write http://HOST[:PORT] or https://HOST[:PORT], without a path")]
 pub struct InvalidIngestUrl;
@@ -63,7 +63,7 @@ impl FromStr for IngestUrl {
     fn from_str(text: &str) -> Result<Self, InvalidIngestUrl> {
         let uri: Uri = text.trim().parse().map_err(|_| InvalidIngestUrl)?;
         let scheme = uri.scheme_str().filter(|it| ["http", "https"].contains(it));
-        // Of these alone, it is the same in a page and in a policy.
+        // Other characters would have to be escaped in the page or in the policy.
         let plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
         let host = uri.authority().map(Authority::as_str);
         let host = host.filter(|host| !host.starts_with(':') && host.chars().all(plain));

@@ -30,7 +30,7 @@ mod relay;
 mod room;
 mod source;
 
-pub use config::{Config, IngestUrl, InvalidIngestUrl, Reception, SUBSCRIBER_HEARTBEAT};
+pub use config::{Config, IngestUrl, InvalidIngestUrl, SUBSCRIBER_HEARTBEAT, SubscriberConfig};
 pub use error::BroadcastError;
 pub use publisher::Publisher;
 pub use relay::{auth::RelayToken, client::Upstreams, server::RelayPort};

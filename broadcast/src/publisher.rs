@@ -8,7 +8,7 @@ use emostream_model::WindowSettings;
 use prometheus::Registry;
 
 use crate::{
-    config::{Config, Reception},
+    config::{Config, SubscriberConfig},
     error::BroadcastError,
     fanout::shard_pool::ShardPool,
     frame::heartbeat::Heartbeat,
@@ -50,38 +50,38 @@ impl Publisher {
             swarm_size: config.swarm_size,
             live_ms: config.live_ms,
         };
-        let (updates, shards) = fan_out(settings, metrics, &config.reception)?;
+        let (updates, shards) = fan_out(settings, metrics, &config.subscribers)?;
         let tail = Tail::start(&config, log, updates.clone(), component)?;
         let node = Arc::new(Node::new(updates));
-        Ok(Self::new(config.reception, node, shards, tail))
+        Ok(Self::new(config.subscribers, node, shards, tail))
     }
 
     /// Finds an upstream, takes in all that it has, then serves and follows it, or another one once it is
     /// lost: a relay.
     pub async fn relay(
         upstreams: Upstreams,
-        reception: Reception,
+        config: SubscriberConfig,
         registry: &Registry,
         readiness: &Readiness,
     ) -> Result<Self, BroadcastError> {
         let metrics = Metrics::register(registry)?;
         let component = readiness.component("relay");
         // The upstream sends the settings.
-        let (updates, shards) = fan_out(WindowSettings::default(), metrics, &reception)?;
+        let (updates, shards) = fan_out(WindowSettings::default(), metrics, &config)?;
         let node = Arc::new(Node::new(updates));
         let follower = Follower::start(upstreams, &node, component).await?;
-        Ok(Self::new(reception, node, shards, follower))
+        Ok(Self::new(config, node, shards, follower))
     }
 
     fn new(
-        reception: Reception,
+        config: SubscriberConfig,
         node: Arc<Node>,
         shards: Arc<ShardPool>,
         source: impl Send + Sync + 'static,
     ) -> Self {
         let (hub, metrics) = (node.updates.hub.clone(), node.updates.metrics.clone());
         Self {
-            service: Arc::new(Service::new(reception, hub, shards, metrics)),
+            service: Arc::new(Service::new(config, hub, shards, metrics)),
             node,
             _source: Box::new(source),
         }
@@ -118,19 +118,19 @@ impl Publisher {
 fn fan_out(
     settings: WindowSettings,
     metrics: Metrics,
-    reception: &Reception,
+    config: &SubscriberConfig,
 ) -> Result<(Arc<Updates>, Arc<ShardPool>), BroadcastError> {
-    let shards = reception.shards;
+    let shards = config.shards;
     let shards = shards.map_or_else(thread::available_parallelism, Ok);
     let shards = shards.unwrap_or(NonZeroUsize::MIN);
-    let shards = ShardPool::start(shards, &Heartbeat::new(reception), &metrics);
+    let shards = ShardPool::start(shards, &Heartbeat::new(config), &metrics);
     let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
     let hub = Arc::new(Hub::new(settings, shards.listeners()));
     let updates = Arc::new(Updates::new(
         hub,
         metrics,
-        reception.ring,
-        reception.clock.clone(),
+        config.ring,
+        config.clock.clone(),
     ));
     Ok((updates, shards))
 }

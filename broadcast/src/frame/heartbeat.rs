@@ -1,29 +1,29 @@
-//! Heartbeats: what a subscriber gets where nothing else was sent to it for a while.
+//! Heartbeats: sent to a subscriber to which nothing else was sent for a while.
 
 use std::time::Duration;
 
 use emostream_log::EventClock;
 use emostream_model::Frame;
 
-use crate::{config::Reception, frame::encoded::Encoded};
+use crate::{config::SubscriberConfig, frame::encoded::Encoded};
 
-/// How long a connection may be silent, and what is sent then.
+/// How long a connection may be silent, and the frame that is sent then.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeat {
-    /// The longest silence.
+    /// Maximum time without a frame.
     pub(crate) every: Duration,
     pub(crate) clock: EventClock,
 }
 
 impl Heartbeat {
-    pub(crate) fn new(reception: &Reception) -> Self {
+    pub(crate) fn new(config: &SubscriberConfig) -> Self {
         Self {
-            every: reception.heartbeat,
-            clock: reception.clock.clone(),
+            every: config.heartbeat,
+            clock: config.clock.clone(),
         }
     }
 
-    /// The frame of this moment.
+    /// A heartbeat with the present time.
     pub(crate) fn frame(&self) -> Encoded {
         Encoded::new(&Frame::Heartbeat {
             now: self.clock.unix_ms(),

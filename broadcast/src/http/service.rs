@@ -1,4 +1,4 @@
-//! The requests of subscribers, pages and programs.
+//! Answers requests: pages, JSON, and the streams of subscribers.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +11,7 @@ use emostream_model::{ResultId, Room};
 use hyper::{Method, StatusCode, header::ORIGIN};
 
 use crate::{
-    config::Reception,
+    config::SubscriberConfig,
     fanout::{
         deliveries::Deliveries,
         goaway,
@@ -25,7 +25,7 @@ use crate::{
         room_api,
         routes::{self, Route, What},
         sse,
-        subscription::{Stay, Subscription},
+        subscription::Subscription,
         token, websocket,
     },
     hub::{rooms::Hub, subscriber::Subscriber},
@@ -38,15 +38,15 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 /// Answers every request of a publisher or a relay.
 pub(crate) struct Service {
     page: Page,
-    reception: Reception,
+    config: SubscriberConfig,
     hub: Arc<Hub>,
     shards: Arc<ShardPool>,
     metrics: Metrics,
-    farewell: Shutdown,
+    shutdown: Shutdown,
 }
 
-/// When the token expires; what is beyond the clock is for ever, too.
-fn until(pass: &Pass) -> Option<Instant> {
+/// When the token expires; `None` also for a time that the clock cannot represent.
+fn expires_at(pass: &Pass) -> Option<Instant> {
     Instant::now().checked_add(pass.left(SystemTime::now())?)
 }
 
@@ -56,7 +56,7 @@ impl Handler for Service {
     }
 
     async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
-        let allow = &self.reception.allow_origin;
+        let allow = &self.config.allow_origin;
         if *request.method() == Method::OPTIONS {
             return allow.preflight(request.headers(), METHODS);
         }
@@ -72,27 +72,27 @@ impl Handler for Service {
 
 impl Service {
     pub(crate) fn new(
-        reception: Reception,
+        config: SubscriberConfig,
         hub: Arc<Hub>,
         shards: Arc<ShardPool>,
         metrics: Metrics,
     ) -> Self {
         Self {
-            page: Page::new(reception.ingest_url.as_ref()),
-            reception,
+            page: Page::new(config.ingest_url.as_ref()),
+            config,
             hub,
             shards,
             metrics,
-            farewell: Shutdown::new(),
+            shutdown: Shutdown::new(),
         }
     }
 
     /// Sends `bye` to every subscriber, and accepts no more.
     pub(crate) fn bye(&self) {
-        self.farewell.trigger();
+        self.shutdown.trigger();
         let audience = self.metrics.audience();
-        self.shards
-            .bye(goaway::reconnect_window(audience, self.reception.drain));
+        let window = goaway::reconnect_window(audience, self.config.drain);
+        self.shards.bye(window);
     }
 
     async fn answer(&self, request: Request) -> Result<Response, Problem> {
@@ -101,7 +101,7 @@ impl Service {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(Problem::method_not_allowed(METHODS));
         }
-        if !self.reception.allow_origin.permits(request.headers()) {
+        if !self.config.allow_origin.permits(request.headers()) {
             return Err(AllowOrigin::refusal());
         }
         match route {
@@ -116,7 +116,7 @@ impl Service {
 
     fn admit(&self, request: &Request) -> Result<Pass, Problem> {
         let token = token::find(request.uri(), request.headers());
-        self.reception.gate.admit(token, SystemTime::now())
+        self.config.gate.admit(token, SystemTime::now())
     }
 
     async fn room(
@@ -143,21 +143,22 @@ impl Service {
             What::Events => {
                 let since = routes::since(request.uri(), request.headers())?;
                 let (subscriber, hello) = self.subscribe(room, since, SSE).await?;
-                let until = until(pass);
+                let expires_at = expires_at(pass);
                 Ok(match Framing::of(request.version()) {
                     Some(framing) => {
                         let transport = Transport::Sse(framing);
-                        let body = self.hand_over(subscriber, hello, transport, until);
+                        let body = self.hand_over(subscriber, hello, transport, expires_at);
                         sse::response(body, Some(framing))
                     }
                     None => {
-                        let clock = self.reception.clock.clone();
+                        let clock = self.config.clock.clone();
                         let deliveries = Deliveries::new(&self.metrics, clock);
                         let subscription = Subscription::new(subscriber, hello, deliveries);
-                        let stay = Stay::new(self.farewell.clone(), until);
-                        let (metrics, drain) = (self.metrics.clone(), self.reception.drain);
-                        let spread = move || goaway::reconnect_window(metrics.audience(), drain);
-                        sse::stream(subscription, Heartbeat::new(&self.reception), stay, spread)
+                        let (metrics, drain) = (self.metrics.clone(), self.config.drain);
+                        let window = move || goaway::reconnect_window(metrics.audience(), drain);
+                        let (heartbeat, shutdown) =
+                            (Heartbeat::new(&self.config), self.shutdown.clone());
+                        sse::stream(subscription, heartbeat, shutdown, expires_at, window)
                     }
                 })
             }
@@ -166,17 +167,13 @@ impl Service {
                 let since = routes::since(request.uri(), request.headers())?;
                 let (subscriber, hello) = self.subscribe(room, since, WEBSOCKET).await?;
                 let transport = Transport::WebSocket(Inbound::default());
-                Ok(answer(self.hand_over(
-                    subscriber,
-                    hello,
-                    transport,
-                    until(pass),
-                )))
+                let body = self.hand_over(subscriber, hello, transport, expires_at(pass));
+                Ok(answer(body))
             }
         }
     }
 
-    /// Has a shard go on with the socket.
+    /// A body that a shard writes: it gets the socket.
     fn hand_over(
         &self,
         subscriber: Subscriber,
@@ -209,12 +206,12 @@ impl Service {
                 "this relay has lost its upstream, and does not know that id yet; come back, or try another",
             ));
         }
-        if self.farewell.is_requested() {
+        if self.shutdown.is_requested() {
             return Err(Problem::unavailable(
                 "this server is about to end; connect again",
             ));
         }
-        let heartbeat = self.reception.heartbeat;
+        let heartbeat = self.config.heartbeat;
         let joined = Subscriber::join(&self.hub, room, since, heartbeat, &self.metrics, transport);
         joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
     }

@@ -1,23 +1,28 @@
 //! The answer that is a stream of Server-Sent Events. Over HTTP/1 a shard writes its body, over HTTP/2 a task.
 
-use std::time::Duration;
+use std::{
+    future::pending,
+    time::{Duration, Instant},
+};
 
-use emostream_http::{Body, BodySender, Closed, Response};
+use emostream_http::{Body, BodySender, Closed, Response, Shutdown};
 use hyper::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 
+use tokio::time::sleep_until;
+
 use crate::{
     fanout::goaway,
-    frame::{heartbeat::Heartbeat, sse::Framing},
-    http::subscription::{Over, Stay, Subscription},
+    frame::{encoded::Encoded, heartbeat::Heartbeat, sse::Framing},
+    http::subscription::Subscription,
 };
 
-/// Pieces between the subscriber and its stream: the one being written, and the next.
+/// Maximum pieces between the subscription and the stream: the one being written, and the next.
 const PIECES: usize = 1;
 
-/// The head of a stream of events, whose body goes over HTTP/1 as `framing` says.
-pub(crate) fn response(body: Body, framing: Option<Framing>) -> Response {
+/// The head of a stream of events, whose body is sent over HTTP/1 in this `framing`.
+pub(super) fn response(body: Body, framing: Option<Framing>) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -37,44 +42,53 @@ pub(crate) fn response(body: Body, framing: Option<Framing>) -> Response {
     response
 }
 
-/// Answers over HTTP/2 with a stream of events that ends with the client, with `bye` at the farewell, or
-/// when the token expires: a browser then comes back by itself, and is told 401.
+/// Answers over HTTP/2 with a stream of events. It ends when the client disconnects, with `bye` at shutdown, or when
+/// the token expires: a browser then reconnects by itself, and gets 401.
 ///
-/// `spread` says at the farewell over how long the audience comes back.
-pub(crate) fn stream(
+/// `window` returns at shutdown the time within which the audience reconnects.
+pub(super) fn stream(
     subscription: Subscription,
     heartbeat: Heartbeat,
-    stay: Stay,
-    spread: impl Fn() -> Duration + Send + 'static,
+    shutdown: Shutdown,
+    expires_at: Option<Instant>,
+    window: impl Fn() -> Duration + Send + 'static,
 ) -> Response {
     let (sender, body) = Body::channel(PIECES);
     tokio::spawn(async move {
         tokio::select! {
-            // The client has gone.
             () = sender.closed() => {}
-            _ = feed(subscription, &sender, heartbeat, stay, spread) => {}
+            () = expired(expires_at) => {}
+            _ = send_frames(subscription, &sender, heartbeat, shutdown, window) => {}
         }
     });
     response(body, None)
 }
 
-async fn feed(
+/// Waits until the token expires; for ever if it does not.
+async fn expired(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+async fn send_frames(
     mut subscription: Subscription,
     sender: &BodySender,
     heartbeat: Heartbeat,
-    stay: Stay,
-    spread: impl Fn() -> Duration,
+    shutdown: Shutdown,
+    window: impl Fn() -> Duration,
 ) -> Result<(), Closed> {
+    let event = |frame: &Encoded| frame.sse(Framing::Bare).clone();
     sender.send(Framing::Bare.retry().into()).await?;
     loop {
         let piece = tokio::select! {
             biased;
-            over = stay.over() => return match over {
-                Over::Farewell => sender.send(goaway::goaway_frame(spread()).sse(Framing::Bare).clone()).await,
-                Over::Expired => Ok(()),
-            },
-            frame = subscription.next() => frame.sse(Framing::Bare).clone(),
-            () = tokio::time::sleep(heartbeat.every) => heartbeat.frame().sse(Framing::Bare).clone(),
+            () = shutdown.requested() => {
+                return sender.send(event(&goaway::goaway_frame(window()))).await;
+            }
+            frame = subscription.next() => event(&frame),
+            () = tokio::time::sleep(heartbeat.every) => event(&heartbeat.frame()),
         };
         sender.send(piece).await?;
     }

@@ -1,15 +1,12 @@
-//! A subscriber as an async task waits for its frames: HTTP/2 carries many streams on one socket, which
-//! is hyper's, and so no shard's.
+//! A subscriber whose frames an async task waits for: over HTTP/2 many streams share a socket, which hyper owns, so no
+//! shard can.
 
-use std::time::Instant;
-
-use emostream_http::Shutdown;
-use tokio::{sync::watch, time::sleep_until};
+use tokio::sync::watch;
 
 use crate::{fanout::deliveries::Deliveries, frame::encoded::Encoded, hub::subscriber::Subscriber};
 
-/// See the module.
-pub(crate) struct Subscription {
+/// The frames of one subscriber, one after another.
+pub(super) struct Subscription {
     subscriber: Subscriber,
     changed: watch::Receiver<()>,
     deliveries: Deliveries,
@@ -17,7 +14,7 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) fn new(subscriber: Subscriber, hello: Encoded, deliveries: Deliveries) -> Self {
+    pub(super) fn new(subscriber: Subscriber, hello: Encoded, deliveries: Deliveries) -> Self {
         Self {
             changed: subscriber.entry.watch(),
             subscriber,
@@ -26,8 +23,8 @@ impl Subscription {
         }
     }
 
-    /// The next frame, as soon as there is one. Cancelling it loses none.
-    pub(crate) async fn next(&mut self) -> Encoded {
+    /// The next frame, as soon as there is one. No frame is lost if the future is dropped.
+    pub(super) async fn next(&mut self) -> Encoded {
         if let Some(hello) = self.hello.take() {
             return hello;
         }
@@ -38,7 +35,7 @@ impl Subscription {
             ..
         } = &mut self.subscriber;
         loop {
-            // Marked as seen before looking: what changes meanwhile wakes it again.
+            // Before the room is read: a change that follows notifies again.
             self.changed.mark_unchanged();
             let next = cursor.next(&entry.state());
             match next {
@@ -49,40 +46,6 @@ impl Subscription {
                 // The sender lives in the entry that this subscriber holds.
                 None => drop(self.changed.changed().await),
             }
-        }
-    }
-}
-
-/// A subscriber stays until the farewell, or until its token has expired.
-pub(crate) struct Stay {
-    farewell: Shutdown,
-    until: Option<Instant>,
-}
-
-/// Why a subscriber's stay is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
-    /// The server ends; another, or the next one, takes the subscriber.
-    Farewell,
-    /// Its token has expired; with the same one it may not come back.
-    Expired,
-}
-
-impl Stay {
-    /// `until` its token expires, `None` for ever.
-    pub(crate) fn new(farewell: Shutdown, until: Option<Instant>) -> Self {
-        Self { farewell, until }
-    }
-
-    /// Returns once it is over. Cancelling it changes nothing.
-    pub(crate) async fn over(&self) -> Over {
-        let Some(until) = self.until else {
-            self.farewell.requested().await;
-            return Over::Farewell;
-        };
-        tokio::select! {
-            () = self.farewell.requested() => Over::Farewell,
-            () = sleep_until(until.into()) => Over::Expired,
         }
     }
 }

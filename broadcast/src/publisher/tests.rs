@@ -44,7 +44,7 @@ fn config() -> Config {
         window_ms: 10,
         live_ms: 10,
         swarm_size: 1000,
-        reception: Reception {
+        subscribers: SubscriberConfig {
             ring: Duration::from_secs(600),
             ingest_url: None,
             allow_origin: AllowOrigin::Any,

@@ -45,13 +45,13 @@ pub(crate) fn rebuild(
     bell: &Doorbell,
     decoder: &mut Decoder,
 ) -> Result<Sources, LogError> {
-    let settled_ms = updates.ago(SETTLED.min(config.reception.ring / 2));
+    let settled_ms = updates.ago(SETTLED.min(config.subscribers.ring / 2));
     let mut kept = Kept::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
 
     let windows = since(
         log,
         &config.topics.windows(),
-        updates.ago(config.reception.ring),
+        updates.ago(config.subscribers.ring),
     )?;
     for (partition, start) in &windows {
         updates.start_partition(*partition, *start);
