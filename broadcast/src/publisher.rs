@@ -16,7 +16,7 @@ use crate::{
     hub::{rooms::Hub, updates::Updates},
     metrics::Metrics,
     relay::{
-        client::{Follower, Upstreams},
+        client::{UpstreamClient, Upstreams},
         node::Node,
         server::{self, RelayPort},
     },
@@ -69,8 +69,8 @@ impl Publisher {
         // The upstream sends the settings.
         let (updates, shards) = fan_out(WindowSettings::default(), metrics, &config)?;
         let node = Arc::new(Node::new(updates));
-        let follower = Follower::start(upstreams, &node, component).await?;
-        Ok(Self::new(config, node, shards, follower))
+        let client = UpstreamClient::start(upstreams, &node, component).await?;
+        Ok(Self::new(config, node, shards, client))
     }
 
     fn new(

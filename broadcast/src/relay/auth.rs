@@ -1,4 +1,4 @@
-//! The secret that the nodes of a tree share, and how each proves to the other that it knows it.
+//! The shared secret of a tree, and how two nodes prove to each other that they know it.
 
 use std::{fmt, sync::Arc};
 
@@ -6,15 +6,15 @@ use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use emostream_model::{Nonce, RelayMeeting, RelaySide};
 use rand::RngExt;
 
-/// A shared secret; an empty one where none is asked for.
+/// A shared secret; empty if none is required.
 ///
-/// It never travels: a proof is an HMAC-SHA-256 over both sides' nonces, and the two sides' proofs differ,
-/// so none can be replayed or reflected. Comparison takes the same time whatever differs.
+/// It is never sent: a proof is an HMAC-SHA-256 over the nonces of both sides, and the proofs of the two sides differ,
+/// so that none can be replayed or reflected. Proofs are compared in constant time.
 #[derive(Clone)]
 pub struct RelayToken(Arc<Key>);
 
 impl RelayToken {
-    /// The token of this text.
+    /// The token with this text.
     pub fn new(secret: &str) -> Self {
         Self(Arc::new(Key::new(HMAC_SHA256, secret.as_bytes())))
     }
@@ -31,7 +31,7 @@ impl RelayToken {
     }
 }
 
-/// No token is asked for.
+/// No token is required.
 impl Default for RelayToken {
     fn default() -> Self {
         Self::new("")
@@ -44,9 +44,9 @@ impl fmt::Debug for RelayToken {
     }
 }
 
-/// Bytes that nobody can guess, and that do not come twice.
+/// Random bytes that cannot be guessed.
 pub(super) fn nonce() -> Nonce {
-    // A generator for cryptographic use, by its crate's documentation.
+    // The generator is cryptographically secure, by its crate's documentation.
     rand::rng().random()
 }
 

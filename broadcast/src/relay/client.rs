@@ -1,14 +1,14 @@
-//! A relay's own upstream: found, followed, lost, and another one found.
+//! The client of a relay's upstream: connects, applies updates, and connects to the next one when it is lost.
 //!
 //! ```text
-//!            welcome           present             silence, closed, nonsense
+//!            welcome           present             timeout, close, bad message
 //!  seeking ───────────▶ catching up ────▶ fed ─────────────────────┐
-//!     ▲  the next one, after a jittered pause                      │ cut off
+//!     ▲  the next one, after a jittered pause                      │ disconnected
 //!     └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Whichever it is, an upstream is told what this relay has, and tells the rest. So a change of upstreams
-//! loses nothing and doubles nothing.
+//! This relay sends each upstream what it has, and the upstream sends the rest. So a change of upstreams loses
+//! nothing and applies nothing twice.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -33,47 +33,47 @@ use crate::{
         upstream_status::UpstreamStatus,
     },
     relay::{
-        audience::Told,
+        audience::ReportedAudience,
         auth::{RelayToken, nonce},
         node::Node,
-        transport::{self, HEARTBEAT, HELLO_PATIENCE, Incoming, LinkError, Wire},
+        transport::{self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader},
     },
 };
 
-/// How long an upstream may take to accept: the round trip to another continent, and one lost packet.
-const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
+/// Timeout of a connect: the round trip to another continent, and one lost packet.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How long a relay that starts looks for an upstream.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a relay tries to find an upstream when it starts.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The pause before the next upstream is tried: short, and spread, since all relays of one that has died
-/// come to the same next one.
+/// Maximum pause before the next upstream is tried: short, and random, since all relays of an upstream that has
+/// failed connect to the same next one.
 const FIRST_PAUSE_MS: u64 = 200;
-/// Once all were tried in vain; doubled each round.
+/// The same once all have failed; doubled each round.
 const ROUND_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// An upstream that feeds for less than this is tried as one that does not: without a pause that grows, one that
-/// comes and goes would be asked for all its rooms ten times a second.
-const STEADY: Duration = Duration::from_secs(5);
+/// An upstream that is lost sooner than this counts as failed, so that the pause grows: otherwise all its rooms would be
+/// requested ten times a second.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// How often the same complaint of the same upstream is repeated.
-const TELL_EVERY: Duration = Duration::from_secs(30);
+/// How often the same error of the same upstream is logged.
+const LOG_EVERY: Duration = Duration::from_secs(30);
 
-/// Where a relay gets its news from.
+/// The upstreams of a relay.
 #[derive(Debug, Clone)]
 pub struct Upstreams {
-    /// `host:port` of each, the best first; one at a time is followed.
+    /// `host:port` of each, the preferred one first; one at a time is used.
     pub addresses: Vec<String>,
-    /// What the upstreams call this relay in their logs.
+    /// The name of this relay in the upstreams' logs.
     pub name: String,
-    /// What this relay and its upstreams know.
+    /// The token that this relay and its upstreams share.
     pub token: RelayToken,
-    /// Whom to believe, if TLS is spoken with them.
+    /// Which certificates to trust, if TLS is used.
     pub trust: Option<Trust>,
 }
 
-/// How far a relay has come.
+/// The state of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Seeking,
@@ -81,40 +81,39 @@ enum Stage {
     Fed,
 }
 
-/// Follows upstreams until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Follower(JoinHandle<()>);
+/// Runs until it is dropped.
+pub(crate) struct UpstreamClient(JoinHandle<()>);
 
-impl Follower {
-    /// Finds an upstream, and returns once all that it has is here.
+impl UpstreamClient {
+    /// Finds an upstream, and returns once all that it has is applied.
     pub(crate) async fn start(
         upstreams: Upstreams,
         node: &Node,
         readiness: Component,
     ) -> Result<Self, BroadcastError> {
         let (stage, mut stages) = watch::channel(Stage::Seeking);
-        let (complaint, complaints) = watch::channel(String::new());
-        let following = Following {
+        let (errors, last_errors) = watch::channel(String::new());
+        let connection = Connector {
             upstreams,
             node: node.id,
             updates: node.updates.clone(),
             readiness,
             stage,
-            complaint,
-            told: BTreeMap::new(),
+            errors,
+            logged: BTreeMap::new(),
         };
-        let follower = Self(tokio::spawn(following.run()));
-        let deadline = Instant::now() + START_PATIENCE;
+        let client = Self(tokio::spawn(connection.run()));
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let now = *stages.borrow_and_update();
             let late = Instant::now() >= deadline;
             match now {
-                Stage::Fed => return Ok(follower),
+                Stage::Fed => return Ok(client),
                 Stage::Seeking if late => {
-                    let complaints = complaints.borrow().clone();
-                    return Err(BroadcastError::NoUpstream(complaints));
+                    let errors = last_errors.borrow().clone();
+                    return Err(BroadcastError::NoUpstream(errors));
                 }
-                // All that there is may take longer.
+                // To apply all may take longer.
                 Stage::CatchingUp if late => drop(stages.changed().await),
                 Stage::Seeking | Stage::CatchingUp => tokio::select! {
                     _ = stages.changed() => {}
@@ -128,29 +127,29 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for UpstreamClient {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-struct Following {
+struct Connector {
     upstreams: Upstreams,
     node: NodeId,
     updates: Arc<Updates>,
     readiness: Component,
     stage: watch::Sender<Stage>,
-    /// Why there is no upstream, for people.
-    complaint: watch::Sender<String>,
-    /// The last complaint of each, and when it was told.
-    told: BTreeMap<String, (String, Instant)>,
+    /// Why there is no upstream.
+    errors: watch::Sender<String>,
+    /// The last error of each upstream, and when it was logged.
+    logged: BTreeMap<String, (String, Instant)>,
 }
 
-impl Following {
+impl Connector {
     async fn run(mut self) {
         self.readiness.not_ready("no upstream yet");
         let addresses = self.upstreams.addresses.clone();
-        let mut in_vain = 0;
+        let mut failures = 0;
         for at in addresses.iter().cycle() {
             let since = Instant::now();
             let error = match self.follow(at).await {
@@ -158,50 +157,48 @@ impl Following {
                 Err(error) => error,
             };
             let was_fed = *self.stage.borrow() == Stage::Fed;
-            self.cut_off(at, &error, was_fed);
-            let steady = was_fed && since.elapsed() >= STEADY;
-            in_vain = if steady { 0 } else { in_vain + 1 };
-            sleep(pause(in_vain, addresses.len())).await;
+            self.disconnected(at, &error, was_fed);
+            let is_stable = was_fed && since.elapsed() >= STABLE_AFTER;
+            failures = if is_stable { 0 } else { failures + 1 };
+            sleep(pause(failures, addresses.len())).await;
         }
     }
 
-    fn cut_off(&mut self, at: &str, error: &LinkError, was_fed: bool) {
+    fn disconnected(&mut self, at: &str, error: &LinkError, was_fed: bool) {
         let why = error.to_string();
-        let told = self.told.get(at);
-        let again = told.is_some_and(|(last, when)| *last == why && when.elapsed() < TELL_EVERY);
+        let logged = self.logged.get(at);
+        let again = logged.is_some_and(|(last, when)| *last == why && when.elapsed() < LOG_EVERY);
         if was_fed {
             self.updates.metrics.upstream_losses.inc();
         }
         if was_fed || !again {
             tracing::warn!(upstream = at, "no news from this upstream: {why}");
-            self.told.insert(at.to_owned(), (why, Instant::now()));
+            self.logged.insert(at.to_owned(), (why, Instant::now()));
         }
-        let complaints = self
-            .told
-            .iter()
-            .map(|(at, (why, _))| format!("{at}: {why}"));
-        let complaints = complaints.collect::<Vec<_>>().join("; ");
+        let errors = self.logged.iter();
+        let errors = errors.map(|(at, (why, _))| format!("{at}: {why}"));
+        let errors = errors.collect::<Vec<_>>().join("; ");
         self.readiness
-            .not_ready(format!("no upstream feeds it: {complaints}"));
-        self.complaint.send_replace(complaints);
+            .not_ready(format!("no upstream feeds it: {errors}"));
+        self.errors.send_replace(errors);
         self.updates.metrics.upstream.set(0);
         self.updates
             .hub
             .upstream_status()
             .send_replace(UpstreamStatus::Disconnected);
         self.stage.send_replace(Stage::Seeking);
-        // What is old is forgotten without an upstream, too.
+        // Old results are dropped without an upstream, too.
         self.updates.sweep();
     }
 
-    /// Follows one upstream to its end.
+    /// Runs the session with one upstream.
     async fn follow(&self, at: &str) -> Result<LinkError, LinkError> {
-        let wire = self.connect(at).await?;
-        let (reading, mut writing) = split(wire);
-        let mut incoming = Incoming::new(reading, MAX_DOWN_BYTES);
-        let greeting = self.greet(&mut incoming, &mut writing);
-        let welcome = timeout(HELLO_PATIENCE, greeting).await;
-        let welcome = welcome.unwrap_or(Err(LinkError::NoAnswer(HELLO_PATIENCE)));
+        let stream = self.connect(at).await?;
+        let (reading, mut writer) = split(stream);
+        let mut reader = MessageReader::new(reading, MAX_DOWN_BYTES);
+        let handshake = self.handshake(&mut reader, &mut writer);
+        let welcome = timeout(HELLO_TIMEOUT, handshake).await;
+        let welcome = welcome.unwrap_or(Err(LinkError::NoAnswer(HELLO_TIMEOUT)));
         let welcome = welcome.map_err(|error| match error {
             LinkError::Silent(_) | LinkError::NoAnswer(_) if self.upstreams.trust.is_none() => {
                 LinkError::Mute
@@ -212,34 +209,34 @@ impl Following {
         hub.set_window_settings(welcome.window_settings);
         self.stage.send_replace(Stage::CatchingUp);
         tokio::select! {
-            Err(error) = self.hear(at, welcome.path.into(), &mut incoming) => Err(error),
-            Err(error) = self.tell(&mut writing) => Err(error),
+            Err(error) = self.receive(at, welcome.path.into(), &mut reader) => Err(error),
+            Err(error) = self.report(&mut writer) => Err(error),
         }
     }
 
-    async fn connect(&self, at: &str) -> Result<Box<dyn Wire>, LinkError> {
-        let connected = timeout(CONNECT_PATIENCE, TcpStream::connect(at)).await;
-        let connected = connected.map_err(|_| LinkError::NoAnswer(CONNECT_PATIENCE))?;
+    async fn connect(&self, at: &str) -> Result<Box<dyn AsyncStream>, LinkError> {
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(at)).await;
+        let connected = connected.map_err(|_| LinkError::NoAnswer(CONNECT_TIMEOUT))?;
         let stream = connected.map_err(LinkError::Unreachable)?;
-        // A socket that is already broken shows itself at its first read.
+        // A socket that is broken already fails at its first read.
         let _ = stream.set_nodelay(true);
         let Some(trust) = &self.upstreams.trust else {
             return Ok(Box::new(stream));
         };
-        match timeout(HELLO_PATIENCE, trust.speak(host(at), stream)).await {
+        match timeout(HELLO_TIMEOUT, trust.speak(host(at), stream)).await {
             Ok(spoken) => Ok(Box::new(spoken.map_err(in_our_flags)?)),
-            Err(_) => Err(LinkError::NoAnswer(HELLO_PATIENCE)),
+            Err(_) => Err(LinkError::NoAnswer(HELLO_TIMEOUT)),
         }
     }
 
-    /// Says who is here, and finds out who is there.
-    async fn greet(
+    /// Authenticates this relay and the upstream.
+    async fn handshake(
         &self,
-        incoming: &mut Incoming<impl AsyncRead + Unpin>,
-        writing: &mut (impl AsyncWrite + Unpin),
+        reader: &mut MessageReader<impl AsyncRead + Unpin>,
+        writer: &mut (impl AsyncWrite + Unpin),
     ) -> Result<RelayWelcome, LinkError> {
-        let first = incoming.down().await.map_err(|error| match error {
-            // It gave up waiting for TLS before this relay did.
+        let first = reader.down().await.map_err(|error| match error {
+            // Its TLS handshake timed out before this relay's hello did.
             LinkError::Closed if self.upstreams.trust.is_none() => LinkError::Mute,
             error => error,
         })?;
@@ -261,8 +258,8 @@ impl Following {
             proof: token.prove(RelaySide::Relay, &meeting),
             has: self.updates.hub.offsets().all(),
         };
-        transport::write(writing, &RelayUp::Hello(hello).frame()).await?;
-        let welcome = match incoming.down().await? {
+        transport::write(writer, &RelayUp::Hello(hello).frame()).await?;
+        let welcome = match reader.down().await? {
             RelayDown::Welcome(welcome) => welcome,
             RelayDown::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(LinkError::OutOfTurn),
@@ -270,38 +267,38 @@ impl Following {
         if !token.verifies(RelaySide::Upstream, &meeting, &welcome.proof) {
             return Err(LinkError::NoProof);
         }
-        self.check(&welcome.path)?;
+        self.check_path(&welcome.path)?;
         Ok(welcome)
     }
 
-    /// None of those who feed the upstream is this relay.
-    fn check(&self, path: &[NodeId]) -> Result<(), LinkError> {
+    /// The path from the upstream to the publisher must not contain this relay.
+    fn check_path(&self, path: &[NodeId]) -> Result<(), LinkError> {
         match path.contains(&self.node) {
             true => Err(emostream_model::Refusal::Loop.into()),
             false => Ok(()),
         }
     }
 
-    /// Takes in what comes.
-    async fn hear(
+    /// Receives and applies updates.
+    async fn receive(
         &self,
         at: &str,
         mut way: Arc<[NodeId]>,
-        incoming: &mut Incoming<impl AsyncRead + Unpin>,
+        reader: &mut MessageReader<impl AsyncRead + Unpin>,
     ) -> Result<(), LinkError> {
         let updates = &self.updates;
-        let mut told = false;
+        let mut warned = false;
         loop {
             let fed = *self.stage.borrow() == Stage::Fed;
-            match incoming.down().await? {
+            match reader.down().await? {
                 RelayDown::Heartbeat => {}
                 RelayDown::Updates {
                     born_us: origin_us,
                     updates: batch,
                 } => {
                     for update in batch {
-                        if !told && has_unnamed(&update) {
-                            told = true;
+                        if !warned && has_unnamed(&update) {
+                            warned = true;
                             tracing::warn!(
                                 upstream = at,
                                 "it counts emojis that this build does not know; they are among the others: \
@@ -329,7 +326,7 @@ impl Following {
                     }
                 }
                 RelayDown::Path(path) => {
-                    self.check(&path)?;
+                    self.check_path(&path)?;
                     way = path.into();
                     if fed {
                         updates
@@ -345,23 +342,23 @@ impl Following {
         }
     }
 
-    /// Tells the audience as it changes, and that this relay lives.
-    async fn tell(&self, writing: &mut (impl AsyncWrite + Unpin)) -> Result<(), LinkError> {
-        let mut told = Told::default();
-        let mut beat = interval(HEARTBEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Sends heartbeats, and the audience as it changes.
+    async fn report(&self, writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), LinkError> {
+        let mut reported = ReportedAudience::default();
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            beat.tick().await;
-            transport::write(writing, &RelayUp::Heartbeat.frame()).await?;
-            for changes in told.changes(&self.updates.hub) {
-                transport::write(writing, &changes.frame()).await?;
+            heartbeat.tick().await;
+            transport::write(writer, &RelayUp::Heartbeat.frame()).await?;
+            for changes in reported.changes(&self.updates.hub) {
+                transport::write(writer, &changes.frame()).await?;
             }
             self.updates.sweep();
         }
     }
 }
 
-/// Whether it counts what this build cannot name.
+/// Whether it counts emojis that this build does not know.
 fn has_unnamed(update: &RelayUpdate) -> bool {
     match update {
         RelayUpdate::Final { record, .. } | RelayUpdate::Live(record) => record.unnamed() > 0,
@@ -369,7 +366,7 @@ fn has_unnamed(update: &RelayUpdate) -> bool {
     }
 }
 
-/// Whoever speaks TLS elsewhere names whom to believe by other flags.
+/// The error with the names of the flags that a relay has.
 fn in_our_flags(error: io::Error) -> LinkError {
     let words = error.to_string();
     let words = words.replace("--cacert", "--upstream-ca");
@@ -387,9 +384,9 @@ fn host(at: &str) -> &str {
     bare.unwrap_or(host)
 }
 
-/// Before the next upstream of `all` is tried, after so many were in vain.
-fn pause(in_vain: usize, all: usize) -> Duration {
-    let rounds = in_vain / all.max(1);
+/// The pause before the next of `all` upstreams is tried, after so many failures.
+fn pause(failures: usize, all: usize) -> Duration {
+    let rounds = failures / all.max(1);
     let most_ms = match rounds {
         0 => FIRST_PAUSE_MS,
         _ => (ROUND_PAUSE_MS << rounds.min(8)).min(LONGEST_PAUSE_MS),

@@ -1,43 +1,43 @@
-//! What the log is told of those who come to the relays' port: line by line, and of a flood its number.
+//! Limits the log lines about connections to the relays' port; of a flood only the number is logged.
 //!
-//! Invariant: however many come, and whatever they do, [`LINES`] and one more are written in a [`SPAN`].
+//! Invariant: at any number of connections, at most [`LINES`] and one more are logged in a [`SPAN`].
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-/// The most lines in a span: a tree's relays, all of which come back at one moment, mostly have one each.
+/// Maximum lines in a span: after an outage all relays of a tree reconnect at once, with a line each.
 pub(super) const LINES: u32 = 50;
 
-/// How long a span is. Who reads along learns soon that there were more.
+/// Length of a span, after which the number of the others is logged.
 pub(super) const SPAN: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// Counts log lines.
 #[derive(Debug, Default)]
-pub(super) struct Lines(Mutex<Count>);
+pub(super) struct LogRateLimit(Mutex<Count>);
 
-/// Of this span.
+/// The counts of this span.
 #[derive(Debug, Default)]
 struct Count {
-    told: u32,
-    untold: u64,
+    logged: u32,
+    dropped: u64,
 }
 
-impl Lines {
-    /// Whether there is a line left for one more thing to tell; if not, it is counted.
-    pub(super) fn has_one(&self) -> bool {
+impl LogRateLimit {
+    /// Whether one more line may be logged; if not, it is counted.
+    pub(super) fn try_acquire(&self) -> bool {
         let mut count = self.count();
-        match count.told < LINES {
-            true => count.told += 1,
-            false => count.untold += 1,
+        match count.logged < LINES {
+            true => count.logged += 1,
+            false => count.dropped += 1,
         }
-        count.untold == 0
+        count.dropped == 0
     }
 
-    /// Another span begins; how much was not told in the last one.
-    pub(super) fn turn(&self) -> u64 {
-        std::mem::take(&mut *self.count()).untold
+    /// Starts a span, and returns the number of lines that were dropped in the last one.
+    pub(super) fn rotate(&self) -> u64 {
+        std::mem::take(&mut *self.count()).dropped
     }
 
     fn count(&self) -> MutexGuard<'_, Count> {
@@ -55,11 +55,11 @@ mod tests {
         fn of_a_flood_some_lines_and_the_number_of_the_others_are_told(
             spans in proptest::collection::vec(0_u64..200, 1..10),
         ) {
-            let lines = Lines::default();
+            let lines = LogRateLimit::default();
             for came in spans {
-                let told = (0..came).filter(|_| lines.has_one()).count() as u64;
+                let told = (0..came).filter(|_| lines.try_acquire()).count() as u64;
                 prop_assert_eq!(told, came.min(u64::from(LINES)));
-                prop_assert_eq!(lines.turn(), came - told);
+                prop_assert_eq!(lines.rotate(), came - told);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Where relays connect: a listener of its own, with a limit.
+//! Accepts relays: a listener of its own, with limits.
 
 use std::{collections::VecDeque, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -12,30 +12,30 @@ use tokio::{
 
 use crate::relay::{
     auth::RelayToken,
-    log_limit::{Lines, SPAN},
+    log_limit::{LogRateLimit, SPAN},
     node::Node,
-    session::{self, Guest},
-    transport::{HELLO_PATIENCE, LinkError, Wire},
+    session::{self, AcceptedPeer},
+    transport::{AsyncStream, HELLO_TIMEOUT, LinkError},
 };
 
-/// How long accepting pauses after an error, which is a lack of file descriptors mostly.
+/// How long accepting pauses after an error, most often a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many may be about to say who they are, at once. A relay does so within a round trip, so some dozen come
-/// and go unnoticed; one more, and who has been silent longest goes. Places for relays are not taken by it:
-/// whoever knows no token can neither fill them nor keep relays out by saying nothing.
-const STRANGERS: usize = 256;
+/// Maximum connections that have not proved yet that they know the token. A relay does so within a round trip, so some
+/// dozens are normal; beyond the limit the oldest one is closed. They need no permit of a relay: a client without the
+/// token can neither use up the permits nor keep relays out by sending nothing.
+const MAX_UNAUTHENTICATED: usize = 256;
 
-/// Where relays connect, and which.
+/// The listener for relays.
 #[derive(Debug)]
 pub struct RelayPort {
     /// The address.
     pub listener: TcpListener,
-    /// What is spoken there, if it is TLS.
+    /// TLS, if it is used.
     pub tls: Option<Tls>,
-    /// What a relay must know.
+    /// The token that relays have to know.
     pub token: RelayToken,
-    /// The most relays at once. Each costs a socket, and a copy of all news in the kernel's buffer: some
+    /// Maximum number of relays. Each costs a socket, and a copy of all updates in the kernel's buffer: some
     /// megabytes when it is slow.
     pub max_relays: u32,
 }
@@ -50,78 +50,72 @@ pub(crate) async fn serve(node: Arc<Node>, port: RelayPort, shutdown: Shutdown) 
 }
 
 async fn accept(node: Arc<Node>, port: RelayPort, shutdown: Shutdown) {
-    let RelayPort {
-        listener,
-        tls,
-        token,
-        max_relays,
-    } = port;
-    let door = Arc::new(Door {
+    let server = Arc::new(Server {
         node,
-        tls,
-        token,
-        places: Arc::new(Semaphore::new(max_relays as usize)),
-        lines: Lines::default(),
+        permits: Arc::new(Semaphore::new(port.max_relays as usize)),
+        port,
+        log_limit: LogRateLimit::default(),
         shutdown: shutdown.clone(),
     });
     let mut requested = pin!(shutdown.requested());
     let mut spans = interval(SPAN);
-    let mut strangers: VecDeque<JoinHandle<()>> = VecDeque::new();
+    let mut unauthenticated: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             () = &mut requested => break,
-            accepted = listener.accept() => accepted,
+            accepted = server.port.listener.accept() => accepted,
             _ = spans.tick() => {
-                door.tell_the_rest();
+                server.log_dropped();
                 continue;
             }
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if door.lines.has_one() {
+                if server.log_limit.try_acquire() {
                     tracing::warn!(%error, "a relay could not be accepted");
                 }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        strangers.retain(|stranger| !stranger.is_finished());
-        if strangers.len() >= STRANGERS
-            && let Some(longest) = strangers.pop_front()
+        unauthenticated.retain(|task| !task.is_finished());
+        if unauthenticated.len() >= MAX_UNAUTHENTICATED
+            && let Some(oldest) = unauthenticated.pop_front()
         {
-            longest.abort();
-            if door.lines.has_one() {
+            oldest.abort();
+            if server.log_limit.try_acquire() {
                 tracing::warn!(
                     "too many strangers at the relays' port; who has been silent longest is let go"
                 );
             }
         }
-        strangers.push_back(tokio::spawn(door.clone().meet(stream, peer)));
+        unauthenticated.push_back(tokio::spawn(server.clone().authenticate(stream, peer)));
     }
-    strangers.iter().for_each(JoinHandle::abort);
+    unauthenticated.iter().for_each(JoinHandle::abort);
 }
 
-/// Whom who comes has to pass.
-struct Door {
+/// What the tasks of all connections share.
+struct Server {
     node: Arc<Node>,
-    tls: Option<Tls>,
-    token: RelayToken,
-    places: Arc<Semaphore>,
-    lines: Lines,
+    permits: Arc<Semaphore>,
+    port: RelayPort,
+    log_limit: LogRateLimit,
     shutdown: Shutdown,
 }
 
-impl Door {
-    /// Finds out who has come; a relay is fed from then on.
-    async fn meet(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let met = match self.wire(stream).await {
-            Ok(wire) => session::meet(&self.node, &self.token, &self.places, wire).await,
+impl Server {
+    /// Authenticates a peer; if it is a relay, another task serves it.
+    async fn authenticate(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let accepted = match self.handshake(stream).await {
+            Ok(stream) => {
+                session::accept(&self.node, &self.port.token, &self.permits, stream).await
+            }
             Err(error) => Err(error),
         };
-        match met {
-            Ok(guest) => drop(tokio::spawn(self.feed(guest, peer))),
-            Err(_) if !self.lines.has_one() => {}
+        match accepted {
+            Ok(relay) => drop(tokio::spawn(self.serve(relay, peer))),
+            Err(_) if !self.log_limit.try_acquire() => {}
             Err(LinkError::Refused(refusal)) => {
                 tracing::warn!(%peer, "a relay is refused, and told: {refusal}");
             }
@@ -129,37 +123,37 @@ impl Door {
         }
     }
 
-    async fn wire(&self, stream: TcpStream) -> Result<Box<dyn Wire>, LinkError> {
-        // A socket that is already broken shows itself at its first read.
+    async fn handshake(&self, stream: TcpStream) -> Result<Box<dyn AsyncStream>, LinkError> {
+        // A socket that is broken already fails at its first read.
         let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else {
+        let Some(tls) = &self.port.tls else {
             return Ok(Box::new(stream));
         };
-        match timeout(HELLO_PATIENCE, tls.accept(stream)).await {
+        match timeout(HELLO_TIMEOUT, tls.accept(stream)).await {
             Ok(accepted) => Ok(Box::new(accepted.map_err(LinkError::Io)?)),
-            Err(_) => Err(LinkError::Silent(HELLO_PATIENCE)),
+            Err(_) => Err(LinkError::Silent(HELLO_TIMEOUT)),
         }
     }
 
-    async fn feed(self: Arc<Self>, guest: Guest, peer: SocketAddr) {
-        let name = guest.name();
-        if self.lines.has_one() {
+    async fn serve(self: Arc<Self>, relay: AcceptedPeer, peer: SocketAddr) {
+        let name = relay.name();
+        if self.log_limit.try_acquire() {
             tracing::info!(%peer, name, "a relay is fed from now on");
         }
         let ended = tokio::select! {
             () = self.shutdown.requested() => return,
-            ended = guest.feed(&self.node) => ended,
+            ended = relay.serve(&self.node) => ended,
         };
-        if self.lines.has_one() {
+        if self.log_limit.try_acquire() {
             tracing::warn!(%peer, name, "a relay is let go: {ended}");
         }
     }
 
-    fn tell_the_rest(&self) {
-        let untold = self.lines.turn();
-        if untold > 0 {
+    fn log_dropped(&self) {
+        let dropped = self.log_limit.rotate();
+        if dropped > 0 {
             tracing::warn!(
-                "at the relays' port {untold} more came or went within {SPAN:?}: strangers, whom a firewall keeps \
+                "at the relays' port {dropped} more came or went within {SPAN:?}: strangers, whom a firewall keeps \
                  off, or relays that do not stay"
             );
         }

@@ -1,12 +1,12 @@
-//! One relay below, from its first byte to its end.
+//! The session of one relay below.
 //!
 //! ```text
-//!  challenge, hello, welcome ─▶ rooms as they stand ─▶ batches from the ring … ─▶ end
-//!                                       ▲                  │ the ring moved on without it
-//!                                       └──────────────────┘
+//!  challenge, hello, welcome ─▶ snapshot of the rooms ─▶ batches of the update log … ─▶ end
+//!                                         ▲                   │ the cursor was truncated
+//!                                         └───────────────────┘
 //! ```
 //!
-//! Meanwhile the relay tells its audience, and each that it lives.
+//! Meanwhile the relay reports its audience, and both send heartbeats.
 
 use std::sync::Arc;
 
@@ -27,92 +27,92 @@ use crate::{
         upstream_status::UpstreamStatus,
     },
     relay::{
-        audience::Below,
+        audience::DownstreamAudience,
         auth::{RelayToken, nonce},
         node::Node,
-        transport::{self, HEARTBEAT, HELLO_PATIENCE, Incoming, LinkError, Wire},
+        transport::{self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader},
     },
 };
 
-/// A name is for people who read logs.
+/// Maximum length of a name, which is for the log.
 const NAME_CHARS: usize = 64;
 
-/// Pieces of a snapshot: what goes out while the next rooms are looked at.
+/// Size of the pieces of a snapshot: one is sent while the next rooms are read.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A relay that was let in.
-pub(super) struct Guest {
+/// An authenticated relay.
+pub(super) struct AcceptedPeer {
     hello: RelayHello,
-    incoming: Incoming<ReadHalf<Box<dyn Wire>>>,
-    writing: WriteHalf<Box<dyn Wire>>,
-    _place: OwnedSemaphorePermit,
+    reader: MessageReader<ReadHalf<Box<dyn AsyncStream>>>,
+    writer: WriteHalf<Box<dyn AsyncStream>>,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// Finds out who is there; lets in who knows the token, as long as there is a place. Others are told why not.
-pub(super) async fn meet(
+/// Authenticates a peer, and accepts it if there is a permit. It is sent the reason if it is refused.
+pub(super) async fn accept(
     node: &Node,
     token: &RelayToken,
-    places: &Arc<Semaphore>,
-    wire: Box<dyn Wire>,
-) -> Result<Guest, LinkError> {
-    let (reading, mut writing) = split(wire);
-    let mut incoming = Incoming::new(reading, MAX_UP_BYTES);
-    let greeting = greet(node, token, places, &mut incoming, &mut writing);
-    match timeout(HELLO_PATIENCE, greeting).await {
-        Ok(Ok((hello, place))) => Ok(Guest {
+    permits: &Arc<Semaphore>,
+    stream: Box<dyn AsyncStream>,
+) -> Result<AcceptedPeer, LinkError> {
+    let (reading, mut writer) = split(stream);
+    let mut reader = MessageReader::new(reading, MAX_UP_BYTES);
+    let handshake = handshake(node, token, permits, &mut reader, &mut writer);
+    match timeout(HELLO_TIMEOUT, handshake).await {
+        Ok(Ok((hello, permit))) => Ok(AcceptedPeer {
             hello,
-            incoming,
-            writing,
-            _place: place,
+            reader,
+            writer,
+            _permit: permit,
         }),
         Ok(Err(error)) => {
             if let LinkError::Refused(refusal) = &error {
-                // Nobody waits for whether it was heard.
-                let _ = transport::write(&mut writing, &RelayDown::Refused(*refusal).frame()).await;
-                let _ = timeout(HELLO_PATIENCE, writing.shutdown()).await;
+                // It does not matter whether this is received.
+                let _ = transport::write(&mut writer, &RelayDown::Refused(*refusal).frame()).await;
+                let _ = timeout(HELLO_TIMEOUT, writer.shutdown()).await;
             }
             Err(error)
         }
-        Err(_) => Err(LinkError::Silent(HELLO_PATIENCE)),
+        Err(_) => Err(LinkError::Silent(HELLO_TIMEOUT)),
     }
 }
 
-impl Guest {
-    /// What it calls itself, as far as a log wants to know.
+impl AcceptedPeer {
+    /// Its name, safe for the log.
     pub(super) fn name(&self) -> String {
         let name = self.hello.name.chars().filter(|c| !c.is_control());
         name.take(NAME_CHARS).collect()
     }
 
-    /// Feeds it; why it ended.
-    pub(super) async fn feed(self, node: &Node) -> LinkError {
+    /// Serves it, and returns why its session ended.
+    pub(super) async fn serve(self, node: &Node) -> LinkError {
         let Self {
             hello,
-            mut incoming,
-            mut writing,
-            _place,
+            mut reader,
+            mut writer,
+            _permit,
         } = self;
         let updates = &node.updates;
         let _attached = Attached::new(updates);
-        let telling = tell(node, hello, &mut writing);
+        let sending = send_updates(node, hello, &mut writer);
         tokio::select! {
-            Err(error) = telling => error,
-            Err(error) = hear(&updates.hub, &mut incoming) => error,
+            Err(error) = sending => error,
+            Err(error) = receive(&updates.hub, &mut reader) => error,
         }
     }
 }
 
-/// Finds out who is there, and lets it in.
-async fn greet(
+/// Authenticates the relay, and takes a permit for it.
+async fn handshake(
     node: &Node,
     token: &RelayToken,
-    places: &Arc<Semaphore>,
-    incoming: &mut Incoming<impl AsyncRead + Unpin>,
-    writing: &mut (impl AsyncWrite + Unpin),
+    permits: &Arc<Semaphore>,
+    reader: &mut MessageReader<impl AsyncRead + Unpin>,
+    writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(RelayHello, OwnedSemaphorePermit), LinkError> {
     let challenge = nonce();
-    transport::write(writing, &RelayDown::Challenge(challenge).frame()).await?;
-    let RelayUp::Hello(hello) = incoming.up().await? else {
+    transport::write(writer, &RelayDown::Challenge(challenge).frame()).await?;
+    let RelayUp::Hello(hello) = reader.up().await? else {
         return Err(LinkError::OutOfTurn);
     };
     let meeting = RelayMeeting {
@@ -131,15 +131,15 @@ async fn greet(
     if path.contains(&hello.node) {
         return Err(Refusal::Loop.into());
     }
-    let place = places.clone().try_acquire_owned();
-    let place = place.map_err(|_| Refusal::Full)?;
+    let permit = permits.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Refusal::Full)?;
     let welcome = RelayWelcome {
         proof: token.prove(RelaySide::Upstream, &meeting),
         path,
         window_settings: node.updates.hub.window_settings(),
     };
-    transport::write(writing, &RelayDown::Welcome(welcome).frame()).await?;
-    Ok((hello, place))
+    transport::write(writer, &RelayDown::Welcome(welcome).frame()).await?;
+    Ok((hello, permit))
 }
 
 fn path(id: NodeId, way: &[NodeId]) -> Vec<NodeId> {
@@ -147,35 +147,35 @@ fn path(id: NodeId, way: &[NodeId]) -> Vec<NodeId> {
     path.take(MAX_PATH).collect()
 }
 
-/// Hears heartbeats and audiences.
-async fn hear(
+/// Receives heartbeats and audiences.
+async fn receive(
     hub: &Arc<Hub>,
-    incoming: &mut Incoming<impl AsyncRead + Unpin>,
+    reader: &mut MessageReader<impl AsyncRead + Unpin>,
 ) -> Result<(), LinkError> {
-    let mut below = Below::new(hub.clone());
+    let mut audience = DownstreamAudience::new(hub.clone());
     loop {
-        match incoming.up().await? {
+        match reader.up().await? {
             RelayUp::Heartbeat => {}
-            RelayUp::Audience(counts) => below.take(counts),
+            RelayUp::Audience(counts) => audience.apply(counts),
             RelayUp::Hello(_) => return Err(LinkError::OutOfTurn),
         }
     }
 }
 
-/// Tells all there is, then what is new.
-async fn tell(
+/// Sends a snapshot of the rooms, then the updates that follow.
+async fn send_updates(
     node: &Node,
     hello: RelayHello,
-    writing: &mut (impl AsyncWrite + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
     let updates = &node.updates;
     let mut has = hello.has;
     loop {
-        // In this order: what comes while the rooms are looked at comes again, and nothing is missed.
+        // The cursor is taken first: an update that arrives while the rooms are read is sent twice, but none is missed.
         let mut cursor = updates.log.cursor();
         let reads = updates.hub.offsets().all();
-        snapshot(updates, &has, &reads, writing).await?;
-        follow(node, &mut cursor, writing).await?;
+        send_snapshot(updates, &has, &reads, writer).await?;
+        send_batches(node, &mut cursor, writer).await?;
         tracing::warn!(
             name = hello.name,
             "a relay fell behind; it gets the rooms as they stand"
@@ -185,12 +185,12 @@ async fn tell(
     }
 }
 
-/// Every room as it stands, in pieces.
-async fn snapshot(
+/// Sends the snapshots of all rooms, in pieces.
+async fn send_snapshot(
     updates: &Updates,
     has: &[ReadRange],
     reads: &[ReadRange],
-    writing: &mut (impl AsyncWrite + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
     let (origin_us, mut piece) = (now_us(), RelayBatch::default());
     for (room, entry) in updates.hub.all() {
@@ -204,7 +204,7 @@ async fn snapshot(
         };
         piece.push(origin_us, &update);
         if piece.bytes() >= PIECE_BYTES {
-            send(updates, piece.take(), writing).await?;
+            send(updates, piece.take(), writer).await?;
         }
     }
     if let Some(leaders) = updates.hub.last_leaders() {
@@ -213,42 +213,42 @@ async fn snapshot(
     for range in reads {
         piece.push(origin_us, &RelayUpdate::Read(*range));
     }
-    send(updates, piece.take(), writing).await?;
-    transport::write(writing, &RelayDown::Present.frame()).await
+    send(updates, piece.take(), writer).await?;
+    transport::write(writer, &RelayDown::Present.frame()).await
 }
 
 async fn send(
     updates: &Updates,
     frame: Option<Vec<u8>>,
-    writing: &mut (impl AsyncWrite + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
     if let Some(frame) = frame {
-        transport::write(writing, &frame).await?;
+        transport::write(writer, &frame).await?;
         updates.metrics.relay_bytes.inc_by(frame.len() as u64);
     }
     Ok(())
 }
 
-/// Sends what is new until the ring has moved on without this relay.
-async fn follow(
+/// Sends batches until the cursor is truncated.
+async fn send_batches(
     node: &Node,
     cursor: &mut u64,
-    writing: &mut (impl AsyncWrite + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
     let Node { id, updates } = node;
     let mut sealed = updates.log.watch();
     let mut status = updates.hub.upstream_status().subscribe();
-    // The way up may have changed since the welcome.
+    // The path to the publisher may have changed since the welcome.
     status.mark_changed();
-    let mut beat = interval(HEARTBEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heartbeat = interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         sealed.mark_unchanged();
         let Ok(batches) = updates.log.batches(cursor) else {
             return Ok(());
         };
         for batch in &batches {
-            transport::write(writing, batch).await?;
+            transport::write(writer, batch).await?;
             updates.metrics.relay_bytes.inc_by(batch.len() as u64);
         }
         tokio::select! {
@@ -258,20 +258,20 @@ async fn follow(
                 let now = status.borrow_and_update().clone();
                 if let UpstreamStatus::Connected(way) = now {
                     let frame = RelayDown::Path(path(*id, &way)).frame();
-                    transport::write(writing, &frame).await?;
+                    transport::write(writer, &frame).await?;
                 }
             }
-            _ = beat.tick() => {
+            _ = heartbeat.tick() => {
                 let is_connected = status.borrow().is_connected();
                 if is_connected {
-                    transport::write(writing, &RelayDown::Heartbeat.frame()).await?;
+                    transport::write(writer, &RelayDown::Heartbeat.frame()).await?;
                 }
             }
         }
     }
 }
 
-/// A relay that is there, as long as this is.
+/// Counts a connected relay until it is dropped.
 struct Attached<'a>(&'a Updates);
 
 impl<'a> Attached<'a> {

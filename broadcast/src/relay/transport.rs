@@ -1,4 +1,4 @@
-//! Messages over a stream: each within its size and its time.
+//! Messages over a stream, each with a maximum size and a timeout.
 
 use std::{io, time::Duration};
 
@@ -16,37 +16,37 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A peer that sends nothing, or reads nothing, for three heartbeats is lost: one heartbeat that is late
 /// loses no peer.
-const SILENCE: Duration = Duration::from_secs(3);
+const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a link may take from its first byte to the welcome.
-pub(super) const HELLO_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A peer that is slower than this is no link: 128 KiB a second.
+/// Minimum speed of a peer: 128 KiB a second.
 const SLOWEST_BYTES_A_MS: u64 = 128;
 
-/// A buffer that a large message has made larger than this is let go.
+/// Maximum buffer that is kept for the next message.
 const KEPT_BUFFER_BYTES: usize = 256 << 10;
 
-/// What a link may run over: TCP, or TLS over it.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Wire for S {}
+/// A connection: TCP, or TLS over it.
+pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
 
 /// Why a link has ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
-    /// It was closed.
+    /// The peer closed it.
     #[error("it closed the connection")]
     Closed,
-    /// The network says no.
+    /// The network failed.
     #[error("{0}")]
     Io(io::Error),
-    /// Nothing whole was said.
+    /// No whole message was received in time.
     #[error("it has said nothing for {0:?}")]
     Silent(Duration),
-    /// It does not read.
+    /// The peer does not read.
     #[error("it has read nothing for {0:?}")]
     Unread(Duration),
-    /// No message is that long.
+    /// The peer announced a message that is too long.
     #[error("it announced a message of {bytes} bytes, and {most} is the most")]
     TooLong {
         /// As announced.
@@ -54,30 +54,30 @@ pub(super) enum LinkError {
         /// The limit.
         most: usize,
     },
-    /// What it said is none of ours.
+    /// What was received is not a message.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// It is a message, and not due.
+    /// The message is not allowed in this state.
     #[error("it said something that was not its turn to say")]
     OutOfTurn,
-    /// It says no.
+    /// The upstream refused this relay.
     #[error(transparent)]
     Refused(#[from] emostream_model::Refusal),
-    /// It sends news that cannot be.
+    /// The upstream sent an update that was rejected.
     #[error(transparent)]
     RejectedUpdate(#[from] RejectedUpdate),
-    /// Who is there is somebody else.
+    /// The peer does not know the token.
     #[error("it does not prove that it knows the token; give both the same --relay-token-file")]
     NoProof,
-    /// No name, no route, nobody there.
+    /// No name, no route, or no listener.
     #[error("it cannot be reached: {0}")]
     Unreachable(io::Error),
-    /// It lets in and says nothing, as one does that waits for TLS.
+    /// It accepts and sends nothing, as a server does that waits for TLS.
     #[error(
         "it lets in and says nothing; if it speaks TLS, add --upstream-tls or --upstream-ca FILE"
     )]
     Mute,
-    /// It did not answer.
+    /// There was no answer in time.
     #[error("it did not answer within {0:?}")]
     NoAnswer(Duration),
 }
@@ -93,14 +93,14 @@ impl From<io::Error> for LinkError {
 }
 
 /// Reads messages.
-pub(super) struct Incoming<R> {
+pub(super) struct MessageReader<R> {
     from: R,
     most_bytes: usize,
     message: Vec<u8>,
 }
 
-impl<R: AsyncRead + Unpin> Incoming<R> {
-    /// No message may be longer than `most_bytes`.
+impl<R: AsyncRead + Unpin> MessageReader<R> {
+    /// Messages may have `most_bytes` at most.
     pub(super) fn new(from: R, most_bytes: usize) -> Self {
         Self {
             from,
@@ -109,20 +109,20 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         }
     }
 
-    /// The next from an upstream.
+    /// The next message from an upstream.
     pub(super) async fn down(&mut self) -> Result<RelayDown, LinkError> {
         Ok(RelayDown::decode(self.message().await?)?)
     }
 
-    /// The next from a relay.
+    /// The next message from a relay.
     pub(super) async fn up(&mut self) -> Result<RelayUp, LinkError> {
         Ok(RelayUp::decode(self.message().await?)?)
     }
 
-    /// The next message, which must begin in time, go on, and end in time.
+    /// The next message: it must begin, progress and end in time.
     async fn message(&mut self) -> Result<&[u8], LinkError> {
-        let silent = |_| LinkError::Silent(SILENCE);
-        let length = timeout(SILENCE, self.from.read_u32());
+        let silent = |_| LinkError::Silent(PEER_TIMEOUT);
+        let length = timeout(PEER_TIMEOUT, self.from.read_u32());
         let bytes = length.await.map_err(silent)?? as usize;
         if bytes > self.most_bytes {
             let most = self.most_bytes;
@@ -132,51 +132,53 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         if self.message.capacity() > KEPT_BUFFER_BYTES {
             self.message = Vec::new();
         }
-        // It grows with what comes, not with what is announced.
+        // The buffer grows with the bytes received, not with the announced length.
         let mut announced = (&mut self.from).take(bytes as u64);
         let message = &mut self.message;
         let whole = async {
             while message.len() < bytes {
-                let read = timeout(SILENCE, announced.read_buf(message));
+                let read = timeout(PEER_TIMEOUT, announced.read_buf(message));
                 if read.await.map_err(silent)?? == 0 {
                     return Err(LinkError::Closed);
                 }
             }
             Ok(())
         };
-        match timeout(longest(bytes), whole).await {
+        match timeout(max_duration(bytes), whole).await {
             Ok(whole) => whole.map(|()| self.message.as_slice()),
-            Err(_) => Err(LinkError::Silent(longest(bytes))),
+            Err(_) => Err(LinkError::Silent(max_duration(bytes))),
         }
     }
 }
 
-/// Writes a message, which the peer must take in time.
+/// Writes a message, which the peer must read in time.
 pub(super) async fn write(
     to: &mut (impl AsyncWrite + Unpin),
     frame: &[u8],
 ) -> Result<(), LinkError> {
-    let unread = |_| LinkError::Unread(SILENCE);
+    let unread = |_| LinkError::Unread(PEER_TIMEOUT);
     let whole = async {
         let mut rest = frame;
         while !rest.is_empty() {
-            let written = timeout(SILENCE, to.write(rest)).await.map_err(unread)??;
+            let written = timeout(PEER_TIMEOUT, to.write(rest))
+                .await
+                .map_err(unread)??;
             if written == 0 {
                 return Err(LinkError::Closed);
             }
             rest = &rest[written..];
         }
-        Ok(timeout(SILENCE, to.flush()).await.map_err(unread)??)
+        Ok(timeout(PEER_TIMEOUT, to.flush()).await.map_err(unread)??)
     };
-    match timeout(longest(frame.len()), whole).await {
+    match timeout(max_duration(frame.len()), whole).await {
         Ok(whole) => whole,
-        Err(_) => Err(LinkError::Unread(longest(frame.len()))),
+        Err(_) => Err(LinkError::Unread(max_duration(frame.len()))),
     }
 }
 
-/// How long a message of so many bytes may take.
-fn longest(bytes: usize) -> Duration {
-    SILENCE + Duration::from_millis(bytes as u64 / SLOWEST_BYTES_A_MS)
+/// Maximum duration of a message of so many bytes.
+fn max_duration(bytes: usize) -> Duration {
+    PEER_TIMEOUT + Duration::from_millis(bytes as u64 / SLOWEST_BYTES_A_MS)
 }
 
 #[cfg(test)]
@@ -186,7 +188,7 @@ mod tests {
     use emostream_model::MAX_UP_BYTES;
 
     async fn read(bytes: &[u8]) -> Result<RelayUp, LinkError> {
-        Incoming::new(bytes, MAX_UP_BYTES).up().await
+        MessageReader::new(bytes, MAX_UP_BYTES).up().await
     }
 
     #[tokio::test]
@@ -206,7 +208,7 @@ mod tests {
     async fn a_giant_that_is_only_announced_takes_no_memory() {
         let announced = (MAX_UP_BYTES as u32).to_be_bytes();
         let bytes = [&announced[..], &[1; 10]].concat();
-        let mut incoming = Incoming::new(&bytes[..], MAX_UP_BYTES);
+        let mut incoming = MessageReader::new(&bytes[..], MAX_UP_BYTES);
         assert!(matches!(incoming.up().await, Err(LinkError::Closed)));
         assert!(incoming.message.capacity() < 1024);
     }
@@ -215,7 +217,7 @@ mod tests {
     async fn half_a_message_for_ever_and_a_reader_who_does_not_read_are_ended() {
         let (mut here, there) = tokio::io::duplex(64);
         here.write_all(&[0, 0, 0, 9, 1]).await.unwrap();
-        let mut incoming = Incoming::new(there, MAX_UP_BYTES);
+        let mut incoming = MessageReader::new(there, MAX_UP_BYTES);
         let heard = incoming.up().await;
         assert!(matches!(heard, Err(LinkError::Silent(_))), "{heard:?}");
         let unread = write(&mut here, &[0; 1000]).await;
