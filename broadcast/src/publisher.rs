@@ -7,21 +7,16 @@ use emostream_log::Log;
 use emostream_model::WindowSettings;
 use prometheus::Registry;
 
-use crate::{
-    config::{Config, SubscriberConfig},
-    error::BroadcastError,
-    fanout::shard_pool::ShardPool,
-    frame::heartbeat::Heartbeat,
-    http::service::Service,
-    hub::{rooms::Hub, updates::Updates},
-    metrics::Metrics,
-    relay::{
-        client::{UpstreamClient, Upstreams},
-        node::Node,
-        server::{self, RelayPort},
-    },
-    source::tailer::Tail,
-};
+use crate::config::{Config, SubscriberConfig};
+use crate::fanout::shard_pool::ShardPool;
+use crate::frame::heartbeat::Heartbeat;
+use crate::http::service::Service;
+use crate::hub::{rooms::Hub, updates::Updates};
+use crate::relay::client::{UpstreamClient, Upstreams};
+use crate::relay::node::Node;
+use crate::relay::server::{self, RelayPort};
+use crate::source::tailer::Tailer;
+use crate::{error::BroadcastError, metrics::Metrics};
 
 /// A running publisher, or a relay. Dropped, it takes in no more results.
 pub struct Publisher {
@@ -51,7 +46,7 @@ impl Publisher {
             live_ms: config.live_ms,
         };
         let (updates, shards) = fan_out(settings, metrics, &config.subscribers)?;
-        let tail = Tail::start(&config, log, updates.clone(), component)?;
+        let tail = Tailer::start(&config, log, updates.clone(), component)?;
         let node = Arc::new(Node::new(updates));
         Ok(Self::new(config.subscribers, node, shards, tail))
     }

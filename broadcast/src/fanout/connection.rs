@@ -16,20 +16,11 @@ use bytes::Bytes;
 use emostream_http::Line;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
-use crate::{
-    fanout::{
-        deliveries::Deliveries,
-        inbound::InboundEvent,
-        new_connection::{NewConnection, Transport},
-        write_batch::WriteBatch,
-    },
-    frame::{
-        encoded::Encoded,
-        heartbeat::Heartbeat,
-        websocket::{self, close_frame},
-    },
-    hub::{entry::RoomEntry, subscriber::Subscriber},
-};
+use crate::fanout::new_connection::{NewConnection, Transport};
+use crate::fanout::{deliveries::Deliveries, inbound::InboundEvent, write_batch::WriteBatch};
+use crate::frame::websocket::{self, close_frame};
+use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat};
+use crate::hub::{entry::RoomEntry, subscriber::Subscriber};
 
 /// How often a WebSocket client is sent a ping.
 const PING_EVERY: Tick = Tick::secs(15);
@@ -87,7 +78,7 @@ pub(super) struct ShardContext {
     pub(super) silence: Tick,
     pub(super) heartbeat: Heartbeat,
     /// The heartbeat of this sweep, once one of the connections needs it.
-    pub(super) heartbeat_frame: Option<Encoded>,
+    pub(super) heartbeat_frame: Option<EncodedFrame>,
     pub(super) batch: WriteBatch,
     pub(super) scratch: Box<[u8]>,
 }
@@ -353,7 +344,7 @@ impl Connection {
     }
 
     /// Sends `bye`, and closes the connection.
-    pub(super) fn bye(&mut self, bye: &Encoded, context: &mut ShardContext) -> More {
+    pub(super) fn bye(&mut self, bye: &EncodedFrame, context: &mut ShardContext) -> More {
         if self.closing.is_some() {
             return Ok(false);
         }

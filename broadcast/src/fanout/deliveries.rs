@@ -4,7 +4,8 @@ use emostream_log::EventClock;
 use emostream_model::ResultId;
 use prometheus::{Histogram, IntCounter};
 
-use crate::{metrics::Metrics, room::cursor::Next};
+use crate::metrics::Metrics;
+use crate::room::cursor::Next;
 
 /// Counters of what a shard or a stream sends, looked up once and not at each delivery.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use emostream_model::Frame;
 use rand::RngExt;
 
-use crate::frame::encoded::Encoded;
+use crate::frame::encoded::EncodedFrame;
 
 /// Minimum delay of a reconnect: a process that is restarted takes about so long.
 const MIN_RETRY: Duration = Duration::from_millis(500);
@@ -25,11 +25,11 @@ pub(crate) fn reconnect_window(audience: u64, most: Duration) -> Duration {
 }
 
 /// The last frame of a subscriber: when to reconnect, at random within `window`.
-pub(crate) fn goaway_frame(window: Duration) -> Encoded {
+pub(crate) fn goaway_frame(window: Duration) -> EncodedFrame {
     let ms = |span: Duration| span.as_millis() as u64;
     let latest = ms(window).max(ms(MIN_RETRY) + 1);
     let retry_ms = rand::rng().random_range(ms(MIN_RETRY)..latest);
-    Encoded::new(&Frame::Bye { retry_ms })
+    EncodedFrame::new(&Frame::Bye { retry_ms })
 }
 
 #[cfg(test)]

@@ -11,10 +11,8 @@ use std::{
 
 use mio::{Registry, Token, Waker};
 
-use crate::{
-    fanout::new_connection::NewConnection,
-    hub::entry::{RoomEntry, RoomListener},
-};
+use crate::fanout::new_connection::NewConnection;
+use crate::hub::entry::{RoomEntry, RoomListener};
 
 /// The mailbox of one shard.
 pub(super) struct Mailbox {

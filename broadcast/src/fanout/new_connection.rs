@@ -5,18 +5,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use emostream_http::Taken;
 
-use crate::{
-    fanout::inbound::Inbound,
-    frame::{encoded::Encoded, sse::Framing},
-    hub::subscriber::Subscriber,
-};
+use crate::fanout::inbound::Inbound;
+use crate::frame::{encoded::EncodedFrame, sse::Framing};
+use crate::hub::subscriber::Subscriber;
 
 /// What a shard needs to serve a subscriber.
 pub(crate) struct NewConnection {
     pub(crate) taken: Taken,
     pub(crate) transport: Transport,
     pub(crate) subscriber: Subscriber,
-    pub(crate) hello: Encoded,
+    pub(crate) hello: EncodedFrame,
     /// When its token expires, if it does.
     pub(crate) expires_at: Option<Instant>,
 }
@@ -29,7 +27,7 @@ pub(crate) enum Transport {
 
 impl Transport {
     /// The bytes that send `frame`.
-    pub(super) fn encode(&self, frame: &Encoded) -> Bytes {
+    pub(super) fn encode(&self, frame: &EncodedFrame) -> Bytes {
         match self {
             Self::WebSocket(_) => frame.websocket().clone(),
             Self::Sse(framing) => frame.sse(*framing).clone(),

@@ -13,19 +13,14 @@ use prometheus::IntGauge;
 use slab::Slab;
 use socket2::SockRef;
 
-use crate::{
-    fanout::{
-        connection::{Connection, DEAD_AFTER, More, ShardContext, Tick},
-        deliveries::Deliveries,
-        goaway,
-        mailbox::Mailbox,
-        new_connection::NewConnection,
-        write_batch::WriteBatch,
-    },
-    frame::heartbeat::Heartbeat,
-    hub::entry::RoomEntry,
-    metrics::Metrics,
+use crate::fanout::connection::{Connection, DEAD_AFTER, More, ShardContext, Tick};
+use crate::fanout::{
+    deliveries::Deliveries, goaway, mailbox::Mailbox, new_connection::NewConnection,
+    write_batch::WriteBatch,
 };
+use crate::frame::heartbeat::Heartbeat;
+use crate::hub::entry::RoomEntry;
+use crate::metrics::Metrics;
 
 /// How often a part of the connections is swept, and how many parts there are.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);

@@ -27,12 +27,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    fanout::{mailbox::Mailbox, new_connection::NewConnection, shard::Shard},
-    frame::heartbeat::Heartbeat,
-    hub::entry::{RoomListener, RoomListeners},
-    metrics::Metrics,
-};
+use crate::fanout::{mailbox::Mailbox, new_connection::NewConnection, shard::Shard};
+use crate::frame::heartbeat::Heartbeat;
+use crate::hub::entry::{RoomListener, RoomListeners};
+use crate::metrics::Metrics;
 
 /// The shards of a publisher or a relay. Dropped, they close all connections.
 pub(crate) struct ShardPool {

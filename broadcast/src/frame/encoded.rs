@@ -1,4 +1,4 @@
-//! Frames as they go out: serialised and framed once, shared by all who receive them.
+//! Frames as bytes: serialised and framed once, shared by all connections that send them.
 
 use std::sync::OnceLock;
 
@@ -9,32 +9,30 @@ use tungstenite::{
     protocol::frame::coding::{Data, OpCode},
 };
 
-use crate::frame::{
-    sse::{self, Framing},
-    websocket,
-};
+use crate::frame::sse::{self, Framing};
+use crate::frame::websocket;
 
-/// What most frames have room in.
+/// Enough for most frames.
 const JSON_BYTES: usize = 512;
 
-/// A frame's JSON, as a WebSocket frame, and, once somebody receives it so, as a Server-Sent Event.
+/// A frame's JSON, as a WebSocket frame, and as a Server-Sent Event once a connection needs that.
 #[derive(Debug, Clone)]
-pub(crate) struct Encoded {
+pub(crate) struct EncodedFrame {
     /// A part of `websocket`.
     json: Utf8Bytes,
     websocket: Bytes,
     kind: &'static str,
-    heeded: Heeded,
+    field: SseField,
     event: OnceLock<Event>,
 }
 
-/// What a browser's EventSource heeds by itself.
+/// A field of the event that a browser's EventSource interprets.
 #[derive(Debug, Clone, Copy)]
-enum Heeded {
-    Nothing,
+enum SseField {
+    None,
     /// Where to resume.
     Id(ResultId),
-    /// When to come back, in ms.
+    /// When to reconnect, in ms.
     Retry(u64),
 }
 
@@ -46,16 +44,16 @@ struct Event {
     chunk: Bytes,
 }
 
-impl PartialEq for Encoded {
-    /// All else follows from the text.
+impl PartialEq for EncodedFrame {
+    /// All other fields follow from the text.
     fn eq(&self, other: &Self) -> bool {
         self.json == other.json
     }
 }
 
-impl Eq for Encoded {}
+impl Eq for EncodedFrame {}
 
-impl Encoded {
+impl EncodedFrame {
     pub(crate) fn new(frame: &Frame) -> Self {
         let mut json = Vec::with_capacity(JSON_BYTES);
         serde_json::to_writer(&mut json, frame).expect("frames are plain data with string keys");
@@ -65,10 +63,10 @@ impl Encoded {
             json: Utf8Bytes::try_from(text).expect("JSON is UTF-8"),
             websocket,
             kind: frame.kind(),
-            heeded: match frame {
-                Frame::Final { id, .. } => Heeded::Id(*id),
-                Frame::Bye { retry_ms } => Heeded::Retry(*retry_ms),
-                _ => Heeded::Nothing,
+            field: match frame {
+                Frame::Final { id, .. } => SseField::Id(*id),
+                Frame::Bye { retry_ms } => SseField::Retry(*retry_ms),
+                _ => SseField::None,
             },
             event: OnceLock::new(),
         }
@@ -87,13 +85,13 @@ impl Encoded {
     /// The whole Server-Sent Event, blank line included, as `framing` sends it.
     pub(crate) fn sse(&self, framing: Framing) -> &Bytes {
         let event = self.event.get_or_init(|| {
-            let heeded = match self.heeded {
-                Heeded::Nothing => String::new(),
-                Heeded::Id(id) => format!("id: {id}\n"),
-                Heeded::Retry(ms) => format!("retry: {ms}\n"),
+            let field = match self.field {
+                SseField::None => String::new(),
+                SseField::Id(id) => format!("id: {id}\n"),
+                SseField::Retry(ms) => format!("retry: {ms}\n"),
             };
             // JSON has no line breaks of its own, so one data line holds it.
-            let event = format!("event: {}\n{heeded}data: {}\n\n", self.kind, self.json);
+            let event = format!("event: {}\n{field}data: {}\n\n", self.kind, self.json);
             let chunk = Bytes::from(sse::chunk(&event));
             let end = chunk.len() - sse::CHUNK_END.len();
             Event {
@@ -114,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_the_same_whatever_it_goes_by() {
-        let encoded = Encoded::new(&Frame::Bye { retry_ms: 4200 });
+        let encoded = EncodedFrame::new(&Frame::Bye { retry_ms: 4200 });
         let json = r#"{"type":"bye","retry_ms":4200}"#;
         let event = format!("event: bye\nretry: 4200\ndata: {json}\n\n");
         assert_eq!(encoded.json().as_str(), json);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use emostream_log::EventClock;
 use emostream_model::Frame;
 
-use crate::{config::SubscriberConfig, frame::encoded::Encoded};
+use crate::config::SubscriberConfig;
+use crate::frame::encoded::EncodedFrame;
 
 /// How long a connection may be silent, and the frame that is sent then.
 #[derive(Debug, Clone)]
@@ -24,8 +25,8 @@ impl Heartbeat {
     }
 
     /// A heartbeat with the present time.
-    pub(crate) fn frame(&self) -> Encoded {
-        Encoded::new(&Frame::Heartbeat {
+    pub(crate) fn frame(&self) -> EncodedFrame {
+        EncodedFrame::new(&Frame::Heartbeat {
             now: self.clock.unix_ms(),
         })
     }

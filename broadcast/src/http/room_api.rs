@@ -17,11 +17,9 @@ use emostream_model::{Count, FRAME_COUNTS, Room, RoomCount};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 
-use crate::{
-    frame::encoded::Encoded,
-    hub::{entry::RoomEntry, rooms::Hub},
-    room::state::RoomState,
-};
+use crate::frame::encoded::EncodedFrame;
+use crate::hub::{entry::RoomEntry, rooms::Hub};
+use crate::room::state::RoomState;
 
 /// The most rooms a list shows: those that have counted most.
 const LISTED_ROOMS: usize = 1000;
@@ -46,7 +44,7 @@ fn describe(room: &Room, state: &RoomState, subscribers: usize) -> Response {
     ))
 }
 
-fn frame(frame: Option<&Encoded>) -> &str {
+fn frame(frame: Option<&EncodedFrame>) -> &str {
     frame.map_or("null", |frame| frame.json().as_str())
 }
 

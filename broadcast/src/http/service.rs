@@ -10,27 +10,14 @@ use emostream_http::{AllowOrigin, Body, Handler, Pass, Problem, Request, Respons
 use emostream_model::{ResultId, Room};
 use hyper::{Method, StatusCode, header::ORIGIN};
 
-use crate::{
-    config::SubscriberConfig,
-    fanout::{
-        deliveries::Deliveries,
-        goaway,
-        inbound::Inbound,
-        new_connection::{NewConnection, Transport},
-        shard_pool::ShardPool,
-    },
-    frame::{encoded::Encoded, heartbeat::Heartbeat, sse::Framing},
-    http::{
-        assets::Page,
-        room_api,
-        routes::{self, Route, What},
-        sse,
-        subscription::Subscription,
-        token, websocket,
-    },
-    hub::{rooms::Hub, subscriber::Subscriber},
-    metrics::{Metrics, SSE, WEBSOCKET},
-};
+use crate::config::SubscriberConfig;
+use crate::fanout::new_connection::{NewConnection, Transport};
+use crate::fanout::{deliveries::Deliveries, goaway, inbound::Inbound, shard_pool::ShardPool};
+use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat, sse::Framing};
+use crate::http::routes::{self, Route, What};
+use crate::http::{assets::Page, room_api, sse, subscription::Subscription, token, websocket};
+use crate::hub::{rooms::Hub, subscriber::Subscriber};
+use crate::metrics::{Metrics, SSE, WEBSOCKET};
 
 /// The methods of every route.
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -177,7 +164,7 @@ impl Service {
     fn hand_over(
         &self,
         subscriber: Subscriber,
-        hello: Encoded,
+        hello: EncodedFrame,
         transport: Transport,
         expires_at: Option<Instant>,
     ) -> Body {
@@ -198,7 +185,7 @@ impl Service {
         room: &Room,
         since: Option<ResultId>,
         transport: &str,
-    ) -> Result<(Subscriber, Encoded), Problem> {
+    ) -> Result<(Subscriber, EncodedFrame), Problem> {
         if let Some(id) = since
             && !self.hub.catch_up(id).await
         {

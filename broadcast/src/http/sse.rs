@@ -12,11 +12,9 @@ use hyper::header::{
 
 use tokio::time::sleep_until;
 
-use crate::{
-    fanout::goaway,
-    frame::{encoded::Encoded, heartbeat::Heartbeat, sse::Framing},
-    http::subscription::Subscription,
-};
+use crate::fanout::goaway;
+use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat, sse::Framing};
+use crate::http::subscription::Subscription;
 
 /// Maximum pieces between the subscription and the stream: the one being written, and the next.
 const PIECES: usize = 1;
@@ -79,7 +77,7 @@ async fn send_frames(
     shutdown: Shutdown,
     window: impl Fn() -> Duration,
 ) -> Result<(), Closed> {
-    let event = |frame: &Encoded| frame.sse(Framing::Bare).clone();
+    let event = |frame: &EncodedFrame| frame.sse(Framing::Bare).clone();
     sender.send(Framing::Bare.retry().into()).await?;
     loop {
         let piece = tokio::select! {

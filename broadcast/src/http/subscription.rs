@@ -3,18 +3,20 @@
 
 use tokio::sync::watch;
 
-use crate::{fanout::deliveries::Deliveries, frame::encoded::Encoded, hub::subscriber::Subscriber};
+use crate::fanout::deliveries::Deliveries;
+use crate::frame::encoded::EncodedFrame;
+use crate::hub::subscriber::Subscriber;
 
 /// The frames of one subscriber, one after another.
 pub(super) struct Subscription {
     subscriber: Subscriber,
     changed: watch::Receiver<()>,
     deliveries: Deliveries,
-    hello: Option<Encoded>,
+    hello: Option<EncodedFrame>,
 }
 
 impl Subscription {
-    pub(super) fn new(subscriber: Subscriber, hello: Encoded, deliveries: Deliveries) -> Self {
+    pub(super) fn new(subscriber: Subscriber, hello: EncodedFrame, deliveries: Deliveries) -> Self {
         Self {
             changed: subscriber.entry.watch(),
             subscriber,
@@ -24,7 +26,7 @@ impl Subscription {
     }
 
     /// The next frame, as soon as there is one. No frame is lost if the future is dropped.
-    pub(super) async fn next(&mut self) -> Encoded {
+    pub(super) async fn next(&mut self) -> EncodedFrame {
         if let Some(hello) = self.hello.take() {
             return hello;
         }
@@ -41,7 +43,7 @@ impl Subscription {
             match next {
                 Some(next) => {
                     self.deliveries.count(&next, *found);
-                    return next.frame(Encoded::clone);
+                    return next.frame(EncodedFrame::clone);
                 }
                 // The sender lives in the entry that this subscriber holds.
                 None => drop(self.changed.changed().await),

@@ -13,20 +13,13 @@ use emostream_model::{
 };
 use tokio::sync::watch;
 
-use crate::{
-    hub::{
-        entry::{RoomEntry, RoomListeners},
-        offsets::ReadOffsets,
-        rejected_update::RejectedUpdate,
-        upstream_status::UpstreamStatus,
-        window_settings::observe,
-    },
-    room::{
-        result_order::ResultOrder,
-        snapshot::{InvalidSnapshot, ParsedSnapshot},
-        state::RoomState,
-    },
+use crate::hub::entry::{RoomEntry, RoomListeners};
+use crate::hub::{
+    offsets::ReadOffsets, rejected_update::RejectedUpdate, upstream_status::UpstreamStatus,
+    window_settings::observe,
 };
+use crate::room::snapshot::{InvalidSnapshot, ParsedSnapshot};
+use crate::room::{result_order::ResultOrder, state::RoomState};
 
 /// Maximum number of rooms without a result that exist because a client subscribes to them. Any name in an address
 /// makes one, and each takes some hundred bytes until it is swept.

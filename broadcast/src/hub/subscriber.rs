@@ -5,12 +5,10 @@ use std::{sync::Arc, time::Duration};
 use emostream_model::{Frame, ResultId, Room};
 use prometheus::IntGauge;
 
-use crate::{
-    frame::encoded::Encoded,
-    hub::{entry::RoomEntry, rooms::Hub},
-    metrics::Metrics,
-    room::cursor::Cursor,
-};
+use crate::frame::encoded::EncodedFrame;
+use crate::hub::{entry::RoomEntry, rooms::Hub};
+use crate::metrics::Metrics;
+use crate::room::cursor::Cursor;
 
 /// One subscriber. It holds a cursor, no frames: what it does not take is not kept for it. It is counted
 /// until it is dropped.
@@ -32,7 +30,7 @@ impl Subscriber {
         heartbeat: Duration,
         metrics: &Metrics,
         transport: &str,
-    ) -> Option<(Self, Encoded)> {
+    ) -> Option<(Self, EncodedFrame)> {
         let entry = hub.subscribe(room)?;
         let audience = metrics.subscribers.with_label_values(&[transport]);
         audience.inc();
@@ -60,7 +58,7 @@ impl Subscriber {
             found,
             audience,
         };
-        Some((subscriber, Encoded::new(&hello)))
+        Some((subscriber, EncodedFrame::new(&hello)))
     }
 }
 

@@ -18,11 +18,9 @@ use emostream_log::EventClock;
 use emostream_model::{ReadRange, RelayUpdate, ResultId, Room, WindowRecord};
 use tokio::sync::SetOnce;
 
-use crate::{
-    hub::{rejected_update::RejectedUpdate, rooms::Hub, update_log::UpdateLog},
-    metrics::Metrics,
-    room::{result_order::ResultOrder, state::RoomState, totals::RoomTotals},
-};
+use crate::hub::{rejected_update::RejectedUpdate, rooms::Hub, update_log::UpdateLog};
+use crate::metrics::Metrics;
+use crate::room::{result_order::ResultOrder, state::RoomState, totals::RoomTotals};
 
 /// How often old results are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);

@@ -26,19 +26,14 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
-use crate::{
-    error::BroadcastError,
-    hub::{
-        updates::{Updates, now_us},
-        upstream_status::UpstreamStatus,
-    },
-    relay::{
-        audience::ReportedAudience,
-        auth::{RelayToken, nonce},
-        node::Node,
-        transport::{self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader},
-    },
+use crate::error::BroadcastError;
+use crate::hub::updates::{Updates, now_us};
+use crate::hub::upstream_status::UpstreamStatus;
+use crate::relay::auth::{RelayToken, nonce};
+use crate::relay::transport::{
+    self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
 };
+use crate::relay::{audience::ReportedAudience, node::Node};
 
 /// Timeout of a connect: the round trip to another continent, and one lost packet.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);

@@ -10,13 +10,10 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-use crate::relay::{
-    auth::RelayToken,
-    log_limit::{LogRateLimit, SPAN},
-    node::Node,
-    session::{self, AcceptedPeer},
-    transport::{AsyncStream, HELLO_TIMEOUT, LinkError},
-};
+use crate::relay::log_limit::{LogRateLimit, SPAN};
+use crate::relay::session::{self, AcceptedPeer};
+use crate::relay::transport::{AsyncStream, HELLO_TIMEOUT, LinkError};
+use crate::relay::{auth::RelayToken, node::Node};
 
 /// How long accepting pauses after an error, most often a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -20,19 +20,13 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::{
-    hub::{
-        rooms::Hub,
-        updates::{Updates, now_us},
-        upstream_status::UpstreamStatus,
-    },
-    relay::{
-        audience::DownstreamAudience,
-        auth::{RelayToken, nonce},
-        node::Node,
-        transport::{self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader},
-    },
+use crate::hub::updates::{Updates, now_us};
+use crate::hub::{rooms::Hub, upstream_status::UpstreamStatus};
+use crate::relay::auth::{RelayToken, nonce};
+use crate::relay::transport::{
+    self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
 };
+use crate::relay::{audience::DownstreamAudience, node::Node};
 
 /// Maximum length of a name, which is for the log.
 const NAME_CHARS: usize = 64;

@@ -10,10 +10,8 @@ use std::{ops::Range, sync::Arc};
 
 use emostream_model::{Frame, GapReason, ResultId};
 
-use crate::{
-    frame::encoded::Encoded,
-    room::state::{Final, Live, RoomState, Trending},
-};
+use crate::frame::encoded::EncodedFrame;
+use crate::room::state::{Final, Live, RoomState, Trending};
 
 /// The position of a subscriber in its room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +43,12 @@ pub(crate) enum Next {
 
 impl Next {
     /// Calls `read` with its frame.
-    pub(crate) fn frame<T>(&self, read: impl FnOnce(&Encoded) -> T) -> T {
+    pub(crate) fn frame<T>(&self, read: impl FnOnce(&EncodedFrame) -> T) -> T {
         match self {
             Self::Final(kept) => read(&kept.frame),
             Self::Live(live, _) => read(&live.frame),
             Self::Trending(trending) => read(&trending.frame),
-            Self::Gap(after, reason) => read(&Encoded::new(&Frame::Gap {
+            Self::Gap(after, reason) => read(&EncodedFrame::new(&Frame::Gap {
                 after: *after,
                 reason: *reason,
             })),

@@ -12,14 +12,9 @@ use std::sync::Arc;
 
 use emostream_model::{Frame, ResultId, Room, RoomSnapshot, TrendingNow, Window};
 
-use crate::{
-    frame::encoded::Encoded,
-    room::{
-        result_order::ResultOrder,
-        state::{Final, RoomState},
-        totals::RoomTotals,
-    },
-};
+use crate::frame::encoded::EncodedFrame;
+use crate::room::state::{Final, RoomState};
+use crate::room::{result_order::ResultOrder, totals::RoomTotals};
 
 /// A snapshot whose frames were parsed and are valid.
 #[derive(Debug)]
@@ -29,9 +24,9 @@ pub(crate) struct ParsedSnapshot {
     finals: Vec<Arc<Final>>,
     totals: RoomTotals,
     /// Window, emission, frame.
-    live: Vec<(Window, u64, Encoded)>,
+    live: Vec<(Window, u64, EncodedFrame)>,
     /// Start of the last window of its span, whether it is empty, frame.
-    trending: Option<(u64, bool, Encoded)>,
+    trending: Option<(u64, bool, EncodedFrame)>,
 }
 
 /// A snapshot contains something that is not a frame, or a frame that does not belong there.
@@ -70,7 +65,7 @@ impl ParsedSnapshot {
                 id: *id,
                 window: *window,
                 written_ms: *emitted_at,
-                frame: Encoded::new(&frame),
+                frame: EncodedFrame::new(&frame),
             }));
         }
         // All are of the partition of the newest, which is the last of the list if there is one.
@@ -93,7 +88,7 @@ impl ParsedSnapshot {
                 return Err(InvalidSnapshot);
             };
             mine(room)?;
-            live.push((*window, *emitted_at, Encoded::new(&frame)));
+            live.push((*window, *emitted_at, EncodedFrame::new(&frame)));
         }
         let mut trending = None;
         if let Some(now) = &snapshot.trending {
@@ -102,7 +97,7 @@ impl ParsedSnapshot {
                 return Err(InvalidSnapshot);
             };
             mine(room)?;
-            trending = Some((now.start_ms, top.is_empty(), Encoded::new(&frame)));
+            trending = Some((now.start_ms, top.is_empty(), EncodedFrame::new(&frame)));
         }
         Ok(Self {
             evicted_through: snapshot.floor,
@@ -146,7 +141,7 @@ fn frame(text: &str) -> Result<Frame, InvalidSnapshot> {
 impl RoomState {
     /// The room's snapshot, without the finals that the relay `has`.
     pub(crate) fn snapshot(&self, room: &Room, has: impl Fn(ResultId) -> bool) -> RoomSnapshot {
-        let text = |frame: &Encoded| frame.json().to_string();
+        let text = |frame: &EncodedFrame| frame.json().to_string();
         let mut live: Vec<_> = self.live.values().collect();
         live.sort_by_key(|live| live.version);
         RoomSnapshot {

@@ -15,10 +15,8 @@ use std::{
 
 use emostream_model::{Count, Frame, ResultId, TrendingRecord, Window, WindowRecord, top};
 
-use crate::{
-    frame::encoded::Encoded,
-    room::{result_order::ResultOrder, totals::RoomTotals},
-};
+use crate::frame::encoded::EncodedFrame;
+use crate::room::{result_order::ResultOrder, totals::RoomTotals};
 
 /// Maximum number of finals in a ring: ten minutes of windows as short as 150 ms.
 const RING_FINALS: usize = 4096;
@@ -34,7 +32,7 @@ pub(crate) struct Final {
     pub(crate) window: Window,
     /// When it was written to the log, Unix milliseconds.
     pub(crate) written_ms: u64,
-    pub(crate) frame: Encoded,
+    pub(crate) frame: EncodedFrame,
 }
 
 /// The newest tally of an open window.
@@ -45,7 +43,7 @@ pub(crate) struct Live {
     emitted_at: u64,
     /// Increases with each live tally of the room.
     pub(crate) version: u64,
-    pub(crate) frame: Encoded,
+    pub(crate) frame: EncodedFrame,
 }
 
 /// What is trending, or that nothing is any more.
@@ -57,7 +55,7 @@ pub(crate) struct Trending {
     pub(super) order: ResultOrder,
     /// Its top is empty.
     ended: bool,
-    pub(crate) frame: Encoded,
+    pub(crate) frame: EncodedFrame,
 }
 
 /// The state of one room.
@@ -107,7 +105,7 @@ impl RoomState {
         self.raise_evicted_through(unread.map(|offset| ResultId { partition, offset }));
         self.totals.add(&record);
         let window = record.window;
-        let frame = Encoded::new(&final_frame(id, written_ms, record, &self.totals.counts()));
+        let frame = EncodedFrame::new(&final_frame(id, written_ms, record, &self.totals.counts()));
         let kept = Final {
             id,
             window,
@@ -205,7 +203,7 @@ impl RoomState {
         };
         let unnamed = record.unnamed();
         let (counts, others) = top(&record.counts, |tally| tally.count);
-        let frame = Encoded::new(&Frame::Live {
+        let frame = EncodedFrame::new(&Frame::Live {
             room: record.room,
             window,
             emitted_at,
@@ -221,7 +219,12 @@ impl RoomState {
         newest.is_some_and(|newest| window.start < newest.window.end)
     }
 
-    pub(super) fn show_live(&mut self, window: Window, emitted_at: u64, frame: Encoded) -> bool {
+    pub(super) fn show_live(
+        &mut self,
+        window: Window,
+        emitted_at: u64,
+        frame: EncodedFrame,
+    ) -> bool {
         let known = self.live.get(&window.start);
         if known.is_some_and(|known| {
             known.window == window
@@ -252,7 +255,7 @@ impl RoomState {
         // No `others`: a record contains the top only.
         let (top, _) = top(&record.top, |count| count.count);
         let ended = top.is_empty();
-        let frame = Encoded::new(&Frame::Trending {
+        let frame = EncodedFrame::new(&Frame::Trending {
             room: record.room,
             span_ms: record.span_ms,
             top,
@@ -264,7 +267,7 @@ impl RoomState {
         &mut self,
         order: ResultOrder,
         ended: bool,
-        frame: Encoded,
+        frame: EncodedFrame,
     ) -> bool {
         let known = self.trending.as_ref();
         if known.is_some_and(|known| {

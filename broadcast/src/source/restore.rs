@@ -1,4 +1,4 @@
-//! The rooms as they stood, made anew from the log when a publisher starts.
+//! Restores the rooms from the log when a publisher starts.
 //!
 //! ```text
 //!  [totals] to its end ───────────────┐
@@ -15,12 +15,10 @@ use std::{collections::HashMap, time::Duration};
 use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_to_end};
 use emostream_model::{Room, TotalsRecord, WindowRecord};
 
-use crate::{
-    config::Config,
-    hub::updates::{RestoredFinal, Updates},
-    room::{result_order::ResultOrder, totals::RoomTotals},
-    source::topic_reader::{Decoder, PARK, Source, id_of, of_trending},
-};
+use crate::config::Config;
+use crate::hub::updates::{RestoredFinal, Updates};
+use crate::room::{result_order::ResultOrder, totals::RoomTotals};
+use crate::source::topic_reader::{Decoder, PARK, TopicReader, id_of, of_trending};
 
 /// The parts of a transaction are all seen within this time; on Kafka some milliseconds, but a broker
 /// may restart in between. Older totals have their final in the log, or it has expired.
@@ -28,25 +26,25 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// How long a start waits for the finals of totals that are younger than that.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where to read on.
-pub(crate) struct Sources {
-    pub(crate) windows: Source,
-    pub(crate) trending: Source,
-    pub(crate) live: Source,
+/// The readers after the restore, each where it has stopped.
+pub(crate) struct Restored {
+    pub(crate) windows: TopicReader,
+    pub(crate) trending: TopicReader,
+    pub(crate) live: TopicReader,
     /// Where each partition of the live tallies ended.
     pub(crate) live_before: HashMap<u32, u64>,
 }
 
-/// Fills the hub, and returns where to read on.
-pub(crate) fn rebuild(
+/// Restores the rooms.
+pub(crate) fn restore(
     config: &Config,
     log: &dyn Log,
     updates: &Updates,
     bell: &Doorbell,
     decoder: &mut Decoder,
-) -> Result<Sources, LogError> {
+) -> Result<Restored, LogError> {
     let settled_ms = updates.ago(SETTLED.min(config.subscribers.ring / 2));
-    let mut kept = Kept::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
+    let mut kept = RestoredRooms::read_totals(log, &config.topics.totals(), settled_ms, decoder)?;
 
     let windows = since(
         log,
@@ -56,21 +54,21 @@ pub(crate) fn rebuild(
     for (partition, start) in &windows {
         updates.start_partition(*partition, *start);
     }
-    let mut windows = Source::new(config.topics.windows(), true, windows);
+    let mut windows = TopicReader::new(config.topics.windows(), true, windows);
     // The tallies of the window that is open now, and of the one that is about to close.
     let open_ms = updates.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
     let live = since(log, &config.topics.live(), open_ms)?;
     let live_offsets = log.offsets(&config.topics.live())?;
     let live_ends = live_offsets.into_iter().map(|kept| kept.end);
     let live_before = (0..).zip(live_ends).collect();
-    let live = Source::new(config.topics.live(), false, live);
+    let live = TopicReader::new(config.topics.live(), false, live);
 
     kept.read_finals(log, &mut windows, updates, bell, decoder)?;
     kept.fill(updates);
     let trending = since(log, &config.topics.trending(), 0)?;
-    let mut trending = Source::new(config.topics.trending(), false, trending);
+    let mut trending = TopicReader::new(config.topics.trending(), false, trending);
     read_trending(log, &mut trending, updates, bell, decoder)?;
-    Ok(Sources {
+    Ok(Restored {
         windows,
         trending,
         live,
@@ -81,7 +79,7 @@ pub(crate) fn rebuild(
 /// Everything that is trending, and of each room that it is no longer.
 fn read_trending(
     log: &dyn Log,
-    trending: &mut Source,
+    trending: &mut TopicReader,
     updates: &Updates,
     bell: &Doorbell,
     decoder: &mut Decoder,
@@ -111,7 +109,7 @@ fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, Lo
 
 /// What the rings are rebuilt from.
 #[derive(Default)]
-struct Kept {
+struct RestoredRooms {
     /// The finals of each room, as they were read.
     finals: HashMap<Room, Vec<RestoredFinal>>,
     /// The latest totals of each room.
@@ -120,7 +118,7 @@ struct Kept {
     awaited: HashMap<Room, ResultOrder>,
 }
 
-impl Kept {
+impl RestoredRooms {
     /// The latest totals of each room; those written since `settled_ms` await their final.
     ///
     /// A room whose topic got more partitions has records in two of them, and they are read partition by
@@ -153,7 +151,7 @@ impl Kept {
     fn read_finals(
         &mut self,
         log: &dyn Log,
-        windows: &mut Source,
+        windows: &mut TopicReader,
         updates: &Updates,
         bell: &Doorbell,
         decoder: &mut Decoder,

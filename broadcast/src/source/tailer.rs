@@ -1,8 +1,8 @@
-//! The thread that reads results and feeds them to the rooms.
+//! The thread that reads results and applies them.
 //!
 //! ```text
-//!  start:  rooms as they stood ([`crate::source::restore`]) ─▶ ready
-//!  then:   [windows], [trending], [live] ─▶ rooms, for ever; a failing log is tried again each second
+//!  start:  rooms are restored ([`crate::source::restore`]) ─▶ ready
+//!  then:   [windows], [trending], [live] ─▶ updates, until it is dropped; a failed read is retried each second
 //! ```
 
 use std::{
@@ -20,35 +20,27 @@ use emostream_http::Component;
 use emostream_log::{Doorbell, Log, LogError};
 use emostream_model::{RelayUpdate, WindowRecord};
 
-use crate::{
-    config::Config,
-    error::BroadcastError,
-    hub::{
-        updates::{Updates, now_us},
-        upstream_status::UpstreamStatus,
-    },
-    room::result_order::resets,
-    source::{
-        restore::{Sources, rebuild},
-        topic_reader::{Decoder, PARK, Source, id_of, of_trending},
-    },
-};
+use crate::hub::updates::{Updates, now_us};
+use crate::hub::upstream_status::UpstreamStatus;
+use crate::room::result_order::resets;
+use crate::source::restore::{Restored, restore};
+use crate::source::topic_reader::{Decoder, PARK, TopicReader, id_of, of_trending};
+use crate::{config::Config, error::BroadcastError};
 
-/// How long to wait before a failing log is asked again.
+/// Pause before a failed read is retried.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often a log that fails for longer is logged.
+/// How often failed reads are logged.
 const WARN_EVERY: Duration = Duration::from_secs(30);
 
-/// The reading thread; dropped, it ends.
-#[derive(Debug)]
-pub(crate) struct Tail {
+/// The reading thread; it ends when this is dropped.
+pub(crate) struct Tailer {
     stop: Arc<AtomicBool>,
     bell: Doorbell,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Tail {
-    /// Rebuilds the rooms from the log, which may take some seconds, then reads on in a thread.
+impl Tailer {
+    /// Restores the rooms from the log, which may take some seconds, then starts the thread.
     pub(crate) fn start(
         config: &Config,
         log: Arc<dyn Log>,
@@ -57,12 +49,12 @@ impl Tail {
     ) -> Result<Self, BroadcastError> {
         let bell = Doorbell::default();
         let mut decoder = Decoder::new(&updates.metrics);
-        let Sources {
+        let Restored {
             windows,
             trending,
             live,
             live_before,
-        } = rebuild(config, &*log, &updates, &bell, &mut decoder)?;
+        } = restore(config, &*log, &updates, &bell, &mut decoder)?;
         updates.metrics.rooms.set(updates.hub.len() as i64);
         let mut reading = Reading {
             log,
@@ -74,15 +66,15 @@ impl Tail {
             windows,
             trending,
             live,
-            reads: false,
+            is_healthy: false,
             warned: None,
         };
-        reading.goes_well(&readiness);
+        reading.mark_healthy(&readiness);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let run = move || {
             while !stopped.load(Ordering::Acquire) {
-                reading.go_on(&readiness);
+                reading.poll_once(&readiness);
             }
         };
         let named = std::thread::Builder::new().name("tail".to_owned());
@@ -95,7 +87,7 @@ impl Tail {
     }
 }
 
-impl Drop for Tail {
+impl Drop for Tailer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.bell.ring();
@@ -111,28 +103,28 @@ struct Reading {
     updates: Arc<Updates>,
     bell: Doorbell,
     decoder: Decoder,
-    /// How long windows were at the start.
+    /// The length of windows at the start.
     window_ms: u64,
     /// By partition: live tallies below this were written before the start.
     live_before: HashMap<u32, u64>,
-    windows: Source,
-    trending: Source,
-    live: Source,
-    /// Whether the log could be read at last.
-    reads: bool,
-    /// When it was last logged that it cannot be.
+    windows: TopicReader,
+    trending: TopicReader,
+    live: TopicReader,
+    /// Whether the last read succeeded.
+    is_healthy: bool,
+    /// When a failed read was last logged.
     warned: Option<Instant>,
 }
 
 impl Reading {
-    /// One round: what is new, then sleep until there is more.
-    fn go_on(&mut self, readiness: &Component) {
+    /// Reads what is new, or waits until there is something.
+    fn poll_once(&mut self, readiness: &Component) {
         match self.round() {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => self.bell.wait(PARK),
             Err(error) => {
-                self.reads = false;
-                // Between two reports of a broker, reading may look well.
+                self.is_healthy = false;
+                // Reads may succeed between two errors of a broker.
                 if self.warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
                     tracing::warn!(%error, "results cannot be read; trying again");
                     self.warned = Some(Instant::now());
@@ -150,14 +142,14 @@ impl Reading {
                 return;
             }
         }
-        if !self.reads {
-            self.goes_well(readiness);
+        if !self.is_healthy {
+            self.mark_healthy(readiness);
         }
         self.updates.sweep();
     }
 
-    fn goes_well(&mut self, readiness: &Component) {
-        self.reads = true;
+    fn mark_healthy(&mut self, readiness: &Component) {
+        self.is_healthy = true;
         self.updates.metrics.upstream.set(1);
         self.updates
             .hub
@@ -166,7 +158,7 @@ impl Reading {
         readiness.ready();
     }
 
-    /// Reads what is there; `Break` when that was nothing.
+    /// Reads what is new; `Break` if there was nothing.
     fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
         let (updates, decoder) = (&*self.updates, &mut self.decoder);
         let origin_us = now_us();
@@ -210,8 +202,8 @@ impl Reading {
     }
 }
 
-/// How long its window is. What was shown before the start in windows of another size was left open by an
-/// earlier run for good.
+/// The length of a result's window. Tallies from before the start whose windows have another length are those of an
+/// earlier run, which never closed them.
 fn size_ms(result: &WindowRecord) -> u64 {
     result.window.end.saturating_sub(result.window.start)
 }

@@ -1,4 +1,4 @@
-//! A topic of results, read on over outages and deletions, and its records decoded.
+//! Reads a topic of results, also after errors and deletions, and decodes its records.
 
 use std::time::{Duration, Instant};
 
@@ -7,27 +7,28 @@ use emostream_model::{RelayUpdate, ResultId, Trending};
 use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
 
-use crate::{hub::updates::Updates, metrics::Metrics};
+use crate::hub::updates::Updates;
+use crate::metrics::Metrics;
 
-/// Records taken from a partition before the next one has its turn.
+/// Maximum records that are read from a partition before the next one.
 const POLL_RECORDS: usize = 1000;
-/// How often records that are no results are told of in the log; all are counted.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often records that cannot be decoded are logged; all are counted.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a thread that has read a topic to its end sleeps at most: it may have to stop.
 pub(super) const PARK: Duration = Duration::from_millis(200);
 
-/// One topic, read from where it was left.
-pub(crate) struct Source {
+/// The reader of one topic.
+pub(crate) struct TopicReader {
     topic: String,
-    /// Whether it holds finals, which subscribers must be told to have missed.
+    /// Whether its records are finals: subscribers are notified of those that were deleted unread.
     finals: bool,
     next: Vec<(u32, u64)>,
     reader: Option<Box<dyn Reader>>,
 }
 
-impl Source {
-    /// `topic` from these offsets on.
+impl TopicReader {
+    /// Reads `topic` from these offsets on.
     pub(crate) fn new(topic: String, finals: bool, next: Vec<(u32, u64)>) -> Self {
         Self {
             topic,
@@ -37,7 +38,7 @@ impl Source {
         }
     }
 
-    /// Takes what is there in each partition; how many records that were.
+    /// Calls `each` with the new records of each partition, and returns their number.
     pub(crate) fn poll(
         &mut self,
         log: &dyn Log,
@@ -73,12 +74,12 @@ impl Source {
         Ok(read)
     }
 
-    /// Reads on with a new reader, from where the old one had come to.
+    /// Continues with a new reader, at the position of the old one.
     pub(crate) fn reopen(&mut self) {
         self.reader = None;
     }
 
-    /// Whether the last poll had read all that there was.
+    /// Whether the last poll read all partitions to their ends.
     pub(crate) fn at_end(&self) -> bool {
         let reader = self.reader.as_ref();
         let at_end = |(p, _): &(u32, u64)| reader.is_some_and(|reader| reader.at_end(*p));
@@ -86,29 +87,32 @@ impl Source {
     }
 }
 
-/// Reads results; what is none is counted, and now and then told of.
+/// Decodes results. Records that cannot be decoded are counted, and now and then logged.
 pub(crate) struct Decoder {
     unreadable: IntCounter,
-    told: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 impl Decoder {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             unreadable: metrics.unreadable.clone(),
-            told: None,
+            logged: None,
         }
     }
 
-    /// The result that a record holds, if it holds one.
+    /// The result in a record, if it can be decoded.
     pub(crate) fn read<T: DeserializeOwned>(&mut self, record: Record<'_>) -> Option<T> {
         let error = match serde_json::from_slice(record.value) {
             Ok(result) => return Some(result),
             Err(error) => error,
         };
         self.unreadable.inc();
-        if self.told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
-            self.told = Some(Instant::now());
+        if self
+            .logged
+            .is_none_or(|logged| logged.elapsed() > LOG_EVERY)
+        {
+            self.logged = Some(Instant::now());
             let (partition, offset) = (record.partition, record.offset);
             tracing::warn!(partition, offset, %error, "records that are no results are skipped");
         }
