@@ -1,11 +1,11 @@
-//! What a publisher tells Prometheus.
+//! A publisher's metrics for Prometheus.
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
 };
 
-/// Seconds from a final's record in the log to its way out: the log's and the thread's delay.
+/// Buckets of delays, in seconds: of the log and the reading thread.
 const DELIVERY_BUCKETS: [f64; 9] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
 
 /// The publisher's metrics; cheap to clone, safe from any thread.
@@ -30,12 +30,12 @@ pub(crate) struct Metrics {
     pub(crate) relay_delay: Histogram,
 }
 
-/// How subscribers may be connected.
+/// The transports of subscribers.
 pub(crate) const WEBSOCKET: &str = "websocket";
 pub(crate) const SSE: &str = "sse";
 
 impl Metrics {
-    /// Subscribers here.
+    /// The number of subscribers at this node.
     pub(crate) fn audience(&self) -> u64 {
         let of = |transport| self.subscribers.with_label_values(&[transport]).get();
         u64::try_from(of(WEBSOCKET) + of(SSE)).unwrap_or(0)

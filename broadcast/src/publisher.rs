@@ -8,28 +8,28 @@ use emostream_model::WindowSettings;
 use prometheus::Registry;
 
 use crate::config::{Config, SubscriberConfig};
+use crate::error::BroadcastError;
 use crate::fanout::shard_pool::ShardPool;
 use crate::frame::heartbeat::Heartbeat;
 use crate::http::service::Service;
 use crate::hub::{rooms::Hub, updates::Updates};
+use crate::metrics::Metrics;
 use crate::relay::client::{UpstreamClient, Upstreams};
-use crate::relay::node::Node;
 use crate::relay::server::{self, RelayPort};
 use crate::source::tailer::Tailer;
-use crate::{error::BroadcastError, metrics::Metrics};
 
-/// A running publisher, or a relay. Dropped, it takes in no more results.
+/// A running publisher, or a relay. Dropped, it applies no more results.
 pub struct Publisher {
     service: Arc<Service>,
-    node: Arc<Node>,
+    updates: Arc<Updates>,
     /// What reads the log or the upstream, until it is dropped.
     _source: Box<dyn Send + Sync>,
 }
 
 impl Publisher {
-    /// Rebuilds what is kept from the log, then serves and reads on.
+    /// Starts a publisher: restores the rooms from the log, then applies new results.
     ///
-    /// Waits for the log, some seconds at most: not to be called from an async task. The handler is to
+    /// Blocks on the log, some seconds at most: not to be called from an async task. The handler has to
     /// be served in a tokio runtime.
     pub fn start(
         config: Config,
@@ -47,12 +47,11 @@ impl Publisher {
         };
         let (updates, shards) = fan_out(settings, metrics, &config.subscribers)?;
         let tail = Tailer::start(&config, log, updates.clone(), component)?;
-        let node = Arc::new(Node::new(updates));
-        Ok(Self::new(config.subscribers, node, shards, tail))
+        Ok(Self::new(config.subscribers, updates, shards, tail))
     }
 
-    /// Finds an upstream, takes in all that it has, then serves and follows it, or another one once it is
-    /// lost: a relay.
+    /// Starts a relay: finds an upstream, applies all that it has and what follows, and changes to another one when
+    /// it is lost.
     pub async fn relay(
         upstreams: Upstreams,
         config: SubscriberConfig,
@@ -63,41 +62,40 @@ impl Publisher {
         let component = readiness.component("relay");
         // The upstream sends the settings.
         let (updates, shards) = fan_out(WindowSettings::default(), metrics, &config)?;
-        let node = Arc::new(Node::new(updates));
-        let client = UpstreamClient::start(upstreams, &node, component).await?;
-        Ok(Self::new(config, node, shards, client))
+        let client = UpstreamClient::start(upstreams, &updates, component).await?;
+        Ok(Self::new(config, updates, shards, client))
     }
 
     fn new(
         config: SubscriberConfig,
-        node: Arc<Node>,
+        updates: Arc<Updates>,
         shards: Arc<ShardPool>,
         source: impl Send + Sync + 'static,
     ) -> Self {
-        let (hub, metrics) = (node.updates.hub.clone(), node.updates.metrics.clone());
+        let (hub, metrics) = (updates.hub.clone(), updates.metrics.clone());
         Self {
             service: Arc::new(Service::new(config, hub, shards, metrics)),
-            node,
+            updates,
             _source: Box::new(source),
         }
     }
 
-    /// Feeds the relays that connect to `port`, until `shutdown`.
+    /// Serves the relays that connect to `port`, until `shutdown`.
     pub fn serve_relays(
         &self,
         port: RelayPort,
         shutdown: Shutdown,
     ) -> impl Future<Output = ()> + use<> {
-        server::serve(self.node.clone(), port, shutdown)
+        server::serve(self.updates.clone(), port, shutdown)
     }
 
-    /// Waits until it cannot go on, and tells why: starting again mends it.
+    /// Returns once it cannot continue, and why: a restart fixes it.
     pub fn fails(&self) -> impl Future<Output = BroadcastError> + use<> {
-        let updates = self.node.updates.clone();
+        let updates = self.updates.clone();
         async move { BroadcastError::OtherLog(updates.log_mismatch().await.to_string()) }
     }
 
-    /// What answers its requests.
+    /// The handler of its requests.
     pub fn handler(&self) -> Arc<impl Handler + use<>> {
         self.service.clone()
     }
@@ -109,7 +107,7 @@ impl Publisher {
     }
 }
 
-/// The way of news into the rooms, and the threads that write to subscribers.
+/// Connects the shards, the hub and the updates.
 fn fan_out(
     settings: WindowSettings,
     metrics: Metrics,

@@ -2,7 +2,7 @@
 
 use emostream_log::EventClock;
 use emostream_model::ResultId;
-use prometheus::{Histogram, IntCounter};
+use prometheus::IntCounter;
 
 use crate::metrics::Metrics;
 use crate::room::cursor::Next;
@@ -14,9 +14,7 @@ pub(crate) struct Deliveries {
     lives: IntCounter,
     trendings: IntCounter,
     gap_frames: IntCounter,
-    skipped_live: IntCounter,
-    gaps: IntCounter,
-    delivery: Histogram,
+    metrics: Metrics,
     /// The clock that dated the records whose delay is measured.
     clock: EventClock,
 }
@@ -29,9 +27,7 @@ impl Deliveries {
             lives: of("live"),
             trendings: of("trending"),
             gap_frames: of("gap"),
-            skipped_live: metrics.skipped_live.clone(),
-            gaps: metrics.gaps.clone(),
-            delivery: metrics.delivery.clone(),
+            metrics: metrics.clone(),
             clock,
         }
     }
@@ -47,18 +43,18 @@ impl Deliveries {
                 };
                 if !found.is_some_and(was_there) {
                     let ms = self.clock.unix_ms().saturating_sub(kept.written_ms);
-                    self.delivery.observe(ms as f64 / 1000.0);
+                    self.metrics.delivery.observe(ms as f64 / 1000.0);
                 }
             }
             Next::Live(_, skipped) => {
                 self.lives.inc();
                 if *skipped > 0 {
-                    self.skipped_live.inc_by(*skipped);
+                    self.metrics.skipped_live.inc_by(*skipped);
                 }
             }
             Next::Trending(_) => self.trendings.inc(),
             Next::Gap(..) => {
-                self.gaps.inc();
+                self.metrics.gaps.inc();
                 self.gap_frames.inc();
             }
         }

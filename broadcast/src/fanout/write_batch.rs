@@ -1,6 +1,6 @@
 //! The bytes of one vectored write, and what is left of them after it.
 //!
-//! Pure: it is told how many bytes were written, and returns what was not.
+//! Pure: the number of written bytes is passed in.
 
 use std::io::IoSlice;
 
@@ -132,25 +132,18 @@ impl WriteBatch {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::room::state::RoomState;
-    use emostream_model::{Emoji, ResultId, Room, WindowRecord, WindowSize, compress};
+    use crate::room::{state::RoomState, testing::record_of};
+    use emostream_model::ResultId;
     use proptest::prelude::*;
 
     fn room(finals: u64) -> RoomState {
         let mut room = RoomState::default();
         for offset in 1..=finals {
-            let record = WindowRecord {
-                room: Room::default(),
-                window: WindowSize::from_ms(10).unwrap().window_of(offset * 10),
-                emitted_at: None,
-                total: offset,
-                counts: vec![compress(Emoji::from_text("🔥").unwrap(), offset, 1000)],
-            };
             let id = ResultId {
                 partition: 0,
                 offset,
             };
-            assert!(room.push_final(id, offset, record, None, None));
+            assert!(room.push_final(id, offset, record_of(offset, offset, None), None, None));
         }
         room
     }

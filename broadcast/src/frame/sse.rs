@@ -2,28 +2,28 @@
 
 use hyper::Version;
 
-/// A browser waits two seconds before it reconnects by itself.
+/// A browser waits two seconds before it reconnects.
 const RETRY: &str = "retry: 2000\n\n";
 
-/// What ends a chunk (RFC 9112, 7.1).
-pub(crate) const CHUNK_END: &str = "\r\n";
+/// The end of a chunk (RFC 9112, 7.1).
+pub(super) const CHUNK_END: &str = "\r\n";
 
 /// A piece as a chunk of HTTP/1.1.
-pub(crate) fn chunk(piece: &str) -> String {
+pub(super) fn chunk(piece: &str) -> String {
     format!("{:x}\r\n{piece}{CHUNK_END}", piece.len())
 }
 
-/// How the stream goes over HTTP/1.
+/// The framing of the stream over HTTP/1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// In chunks, the last of which is empty: HTTP/1.1.
+    /// Chunks, the last of which is empty: HTTP/1.1.
     Chunks,
-    /// As it is, until the connection ends: HTTP/1.0, which nginx speaks to what is behind it.
+    /// None: the end of the connection ends the stream. For HTTP/1.0, which nginx uses to its upstreams.
     Bare,
 }
 
 impl Framing {
-    /// As a client of `version` expects it; `None` of HTTP/2, which frames by itself.
+    /// The framing for a client of `version`; `None` for HTTP/2, which has its own.
     pub(crate) fn of(version: Version) -> Option<Self> {
         match version {
             Version::HTTP_11 => Some(Self::Chunks),

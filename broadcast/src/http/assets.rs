@@ -23,7 +23,7 @@ const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src '
                       object-src 'none'; base-uri 'none'; frame-ancestors 'self'";
 const CONNECT: &str = "connect-src 'self'";
 
-/// Where the page is told where to send; see [`Page::new`].
+/// Where [`Page::new`] inserts the origin that the page sends reactions to.
 const BODY: &str = "<body data-emostream-page";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -59,7 +59,7 @@ const FILES: [(&str, &str, &str); 16] = [
     file!("/dom.js", MODULE, "dom.js"),
 ];
 
-/// Browsers ask for it unasked.
+/// Browsers request it by themselves.
 const ICON: &str = "/favicon.ico";
 
 /// Whether `path` is a file of the page.
@@ -129,7 +129,7 @@ impl Page {
         };
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, file.kind.clone());
-        // The files change with the program, so a browser asks each time; mostly the answer is 304.
+        // The files change with the program, so a browser revalidates each time; mostly the answer is 304.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(ETAG, file.tag.clone());
         headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());

@@ -1,4 +1,4 @@
-//! What can be asked for once: a room's state, its history, the list of rooms.
+//! JSON: a room's state, its history, the list of rooms.
 //!
 //! ```text
 //! {"room":…,"final":{…}|null,"live":{…}|null,"total":N,"totals":[{"emoji","count"},…],
@@ -21,10 +21,10 @@ use crate::frame::encoded::EncodedFrame;
 use crate::hub::{entry::RoomEntry, rooms::Hub};
 use crate::room::state::RoomState;
 
-/// The most rooms a list shows: those that have counted most.
+/// Maximum rooms in the list: those with the greatest totals.
 const LISTED_ROOMS: usize = 1000;
 
-/// The room as it is now; one without results where nothing is known of it.
+/// The room as it is now; without results if it is not known.
 pub(crate) fn room(hub: &Hub, room: &Room) -> Response {
     let entry = hub.find(room);
     match entry.as_deref() {
@@ -85,7 +85,7 @@ impl Listed {
     }
 }
 
-/// What leads across rooms.
+/// What is trending across rooms.
 #[derive(Serialize)]
 struct Leading<'a> {
     span_ms: u64,
@@ -93,8 +93,8 @@ struct Leading<'a> {
     rooms: &'a [RoomCount],
 }
 
-/// The active rooms that `pass` opens, those that have counted most first. What leads across rooms is
-/// for those who may look into all of them.
+/// The active rooms that `pass` opens, those with the greatest totals first. What is trending across rooms is
+/// only for a pass that opens all of them.
 pub(crate) fn rooms(hub: &Hub, pass: &Pass) -> Response {
     let active = hub.active().into_iter();
     let mut rooms: Vec<Listed> = active
@@ -118,7 +118,7 @@ fn json(value: &impl Serialize) -> String {
 }
 
 fn answer(mut json: String) -> Response {
-    // A line, for terminals.
+    // A terminal shows the prompt in a line of its own.
     json.push('\n');
     let mut response = Response::new(Body::from(json));
     let headers = response.headers_mut();

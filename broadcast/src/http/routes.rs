@@ -1,4 +1,4 @@
-//! From a request's address to what is asked for.
+//! Routes: from a request's URL to the resource and its parameters.
 
 use std::borrow::Cow;
 
@@ -9,18 +9,18 @@ use percent_encoding::percent_decode_str;
 
 use crate::http::assets;
 
-/// What is asked for.
+/// The resource of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
     /// A file of the page.
     Page,
     /// The list of rooms.
     Rooms,
-    /// A room, by its name as it stands in the address.
+    /// A room, by its name as it is in the URL.
     Room(String, What),
 }
 
-/// What of a room.
+/// A resource of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
     /// Its state now.
@@ -34,7 +34,7 @@ pub(crate) enum What {
 }
 
 impl Route {
-    /// `None` where nothing of ours is.
+    /// `None` if the path is not known.
     pub(crate) fn of(path: &str) -> Option<Self> {
         if assets::knows(path) {
             return Some(Self::Page);
@@ -56,7 +56,7 @@ impl Route {
     }
 }
 
-/// The room of that name, as it stands in an address: `~` is often written `%7E` there.
+/// The room with this name in a URL, where `~` is often written `%7E`.
 pub(crate) fn room(name: &str) -> Result<Room, Problem> {
     Room::new(&decoded(name)).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
 }
@@ -67,7 +67,7 @@ pub(crate) fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, 
     let header = header
         .transpose()
         .map_err(|_| Problem::bad_request("Last-Event-ID: an id looks like 3-10422"))?;
-    // What the browser has seen since is newer than what the page asked for at first.
+    // A browser that reconnects sends its newest id in the header; the query has the first one.
     let (name, id) = match header.filter(|id| !id.is_empty()) {
         Some(id) => ("Last-Event-ID", Some(id)),
         None => ("since", parameter(uri, "since").filter(|id| !id.is_empty())),
@@ -92,12 +92,12 @@ pub(crate) fn moment(uri: &Uri, name: &str) -> Result<Option<u64>, Problem> {
         .map_err(|error| Problem::bad_request(problem(error)))
 }
 
-/// Without percent-encoding (RFC 3986, 2.1); what is no UTF-8 then names nothing here.
+/// Decodes percent-encoding (RFC 3986, 2.1); no name here contains invalid UTF-8.
 fn decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
 }
 
-/// A parameter of the query, as it stands there.
+/// A parameter of the query, not decoded.
 pub(crate) fn parameter<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
     let pairs = uri.query()?.split('&');
     let mut named = pairs.filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));

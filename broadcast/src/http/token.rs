@@ -1,12 +1,12 @@
-//! Where a subscriber's token may stand: not every client can set a header.
+//! Where a subscriber's token may be: not every client can set a header.
 //!
 //! | client | where |
 //! |---|---|
 //! | a program | `Authorization: Bearer …` |
-//! | a browser's `WebSocket` | the subprotocols `emostream` and `emostream.token.…`, of which the first is spoken |
+//! | a browser's `WebSocket` | the subprotocols `emostream` and `emostream.token.…`, of which the first is selected |
 //! | a browser's `EventSource` | `?token=…` |
 //!
-//! An address may end up in a proxy's log, so it comes last.
+//! A URL may be logged by a proxy, so it is read last.
 
 use emostream_http::bearer;
 use hyper::{
@@ -16,10 +16,10 @@ use hyper::{
 
 use crate::http::routes::parameter;
 
-/// The subprotocol that is spoken where one is offered: ours, whose messages README describes.
-pub(crate) const SUBPROTOCOL: &str = "emostream";
+/// The subprotocol that is selected: ours, whose messages README describes.
+const SUBPROTOCOL: &str = "emostream";
 
-/// What goes before a token that is offered as a subprotocol.
+/// The prefix of a token that is offered as a subprotocol.
 const TOKEN_PREFIX: &str = "emostream.token.";
 
 /// The token of a request, if it has one.
@@ -29,8 +29,8 @@ pub(crate) fn find<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Option<&'r str> 
         .or_else(|| parameter(uri, "token"))
 }
 
-/// The subprotocol to speak. A browser that has offered some and is told none does not connect; the
-/// one with the token is never told back.
+/// The subprotocol to select. A browser that has offered some does not connect if none is selected; the one with the
+/// token is never selected, so that the answer does not contain the token.
 pub(crate) fn subprotocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let ours = offered(headers).any(|offer| offer == SUBPROTOCOL);
     ours.then(|| HeaderValue::from_static(SUBPROTOCOL))

@@ -13,8 +13,8 @@ use tungstenite::handshake::derive_accept_key;
 
 use crate::http::token;
 
-/// Checks a handshake (RFC 6455, section 4.2.1); its answer, for whoever takes the socket over.
-pub(crate) fn handshake(
+/// Checks a handshake (RFC 6455, section 4.2.1), and returns what makes the answer of its body.
+pub(super) fn handshake(
     request: &Request,
 ) -> Result<impl FnOnce(Body) -> Response + use<>, Problem> {
     let headers = request.headers();
@@ -48,7 +48,7 @@ pub(crate) fn handshake(
         .header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
     }
     if !request.body().is_end_stream() {
-        // It would be read as frames.
+        // A body would be parsed as frames.
         return Err(Problem::bad_request("a handshake has no body"));
     }
     let accept = accept(headers)?;

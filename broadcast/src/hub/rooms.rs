@@ -9,8 +9,10 @@ use std::{
 };
 
 use emostream_model::{
-    LeadersRecord, ReadRange, RelayUpdate, ResultId, Room, Window, WindowRecord, WindowSettings,
+    LeadersRecord, NodeId, ReadRange, RelayUpdate, ResultId, Room, Window, WindowRecord,
+    WindowSettings,
 };
+use rand::RngExt;
 use tokio::sync::watch;
 
 use crate::hub::entry::{RoomEntry, RoomListeners};
@@ -29,25 +31,27 @@ const MAX_IDLE_ROOMS: usize = 100_000;
 ///
 /// It grows with the rooms of the totals topic, as the topic itself does.
 pub(crate) struct Hub {
+    /// The id of this node in the tree of relays.
+    pub(crate) node: NodeId,
     rooms: Mutex<HashMap<Room, Arc<RoomEntry>>>,
     /// How many of them are idle, at most: one that got a result since the last sweep is counted until the
     /// next sweep. Changed while the rooms are locked.
     idle: AtomicUsize,
-    offsets: ReadOffsets,
+    pub(crate) offsets: ReadOffsets,
     /// What is trending across all rooms.
     leaders: Mutex<Option<(ResultOrder, LeadersRecord)>>,
     /// The greatest number of backward resets of any room.
     resets: AtomicU64,
     window_settings: Mutex<WindowSettings>,
     listeners: RoomListeners,
-    /// Whether updates reach this node.
-    upstream_status: watch::Sender<UpstreamStatus>,
+    pub(crate) upstream_status: watch::Sender<UpstreamStatus>,
 }
 
 impl Hub {
     /// A hub without rooms. `window_settings` hold until results show others; `listeners` are notified of changes.
     pub(crate) fn new(window_settings: WindowSettings, listeners: RoomListeners) -> Self {
         Self {
+            node: NodeId(rand::rng().random()),
             rooms: Mutex::default(),
             idle: AtomicUsize::new(0),
             offsets: ReadOffsets::default(),
@@ -57,11 +61,6 @@ impl Hub {
             listeners,
             upstream_status: watch::Sender::new(UpstreamStatus::Disconnected),
         }
-    }
-
-    /// Whether updates reach this node, and through which nodes.
-    pub(crate) fn upstream_status(&self) -> &watch::Sender<UpstreamStatus> {
-        &self.upstream_status
     }
 
     /// Applies an update, and notifies the subscribers of what has changed. `false` if it is known already.
@@ -238,11 +237,6 @@ impl Hub {
         self.offsets.get(partition)?.start.checked_sub(1)
     }
 
-    /// The offsets of the finals that were read.
-    pub(crate) fn offsets(&self) -> &ReadOffsets {
-        &self.offsets
-    }
-
     /// The finals of `range` were read. If it begins behind what was read before, the finals in between were deleted.
     fn set_read(&self, range: ReadRange) -> Result<bool, RejectedUpdate> {
         self.offsets.advance(range, |last| {
@@ -291,7 +285,7 @@ impl Hub {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Emoji, WindowSize, compress};
+    use crate::room::testing::record;
 
     fn hub() -> Hub {
         Hub::new(WindowSettings::default(), Arc::new([]))
@@ -314,10 +308,7 @@ mod tests {
         // Somebody is in all of them, and one has results now.
         let live = WindowRecord {
             room: room(3),
-            window: WindowSize::from_ms(10).unwrap().window_of(1000),
-            emitted_at: Some(1000),
-            total: 1,
-            counts: vec![compress(Emoji::from_text("🔥").unwrap(), 1, 1000)],
+            ..record(100, Some(1000))
         };
         assert_eq!(hub.apply(None, RelayUpdate::Live(live)), Ok(true));
         hub.sweep(0, 0);

@@ -1,4 +1,4 @@
-//! A subscriber's place in a room, whatever it is connected by.
+//! A subscriber of a room, over any transport.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,19 +10,18 @@ use crate::hub::{entry::RoomEntry, rooms::Hub};
 use crate::metrics::Metrics;
 use crate::room::cursor::Cursor;
 
-/// One subscriber. It holds a cursor, no frames: what it does not take is not kept for it. It is counted
-/// until it is dropped.
+/// One subscriber: it has a cursor and no queue. It is counted until it is dropped.
 pub(crate) struct Subscriber {
     pub(crate) entry: Arc<RoomEntry>,
     pub(crate) cursor: Cursor,
-    /// The room's newest final when it came: up to here it did not wait for any.
+    /// The room's newest final when it joined.
     pub(crate) found: Option<ResultId>,
     audience: IntGauge,
 }
 
 impl Subscriber {
-    /// Joins `room`, behind `since` if that is given; and what it is told first. `None` when there are too
-    /// many rooms.
+    /// Joins `room`, after `since` if that is given; also returns the first frame. `None` if there are too many idle
+    /// rooms.
     pub(crate) fn join(
         hub: &Hub,
         room: &Room,
@@ -35,7 +34,7 @@ impl Subscriber {
         let audience = metrics.subscribers.with_label_values(&[transport]);
         audience.inc();
         let ((cursor, resumed), found) = {
-            let read = since.map(|id| (id, hub.offsets().range(id.partition)));
+            let read = since.map(|id| (id, hub.offsets.range(id.partition)));
             let room = entry.state();
             let cursor = match read {
                 Some((id, read)) => Cursor::resume(&room, id, &read),

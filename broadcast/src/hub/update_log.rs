@@ -52,7 +52,7 @@ pub(crate) struct UpdateLog {
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     /// The number of connected relays; without one, nothing is encoded.
-    relays: u32,
+    pub(super) relays: u32,
     batch: RelayBatch,
 }
 
@@ -91,7 +91,7 @@ impl UpdateLog {
 
     /// Appends an update that the publisher read at `origin_us`, Unix microseconds; without relays it is dropped.
     pub(super) fn append(&self, pending: &mut Pending, origin_us: u64, update: &RelayUpdate) {
-        if pending.has_relays() {
+        if pending.relays > 0 {
             pending.batch.push(origin_us, update);
             if pending.batch.bytes() >= BATCH_BYTES {
                 self.seal(pending);
@@ -172,12 +172,6 @@ impl UpdateLog {
     /// Notifies of new batches.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.sealed.subscribe()
-    }
-}
-
-impl Pending {
-    pub(super) fn has_relays(&self) -> bool {
-        self.relays > 0
     }
 }
 

@@ -107,7 +107,7 @@ impl Updates {
         };
         let applied = {
             let mut pending = self.log.lock();
-            let copy = pending.has_relays().then(|| update.clone());
+            let copy = (pending.relays > 0).then(|| update.clone());
             let applied = self.hub.apply(resets, update);
             if let (Ok(true), Some(update)) = (&applied, copy) {
                 self.log.append(&mut pending, origin_us, &update);
@@ -138,7 +138,7 @@ impl Updates {
 
     /// Every final of `partition` before `end` was applied.
     pub(crate) fn advance_to(&self, partition: u32, end: u64) {
-        self.has_read(partition, self.hub.offsets().range(partition).start, end);
+        self.has_read(partition, self.hub.offsets.range(partition).start, end);
     }
 
     fn has_read(&self, partition: u32, start: u64, end: u64) {

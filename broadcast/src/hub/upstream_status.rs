@@ -14,10 +14,6 @@ pub(crate) enum UpstreamStatus {
 }
 
 impl UpstreamStatus {
-    pub(crate) fn from_log() -> Self {
-        Self::Connected(Arc::new([]))
-    }
-
     pub(crate) fn is_connected(&self) -> bool {
         matches!(self, Self::Connected(_))
     }

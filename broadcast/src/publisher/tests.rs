@@ -12,7 +12,7 @@ use emostream_model::{Room, Topics};
 use tokio::{net::TcpListener, runtime::Runtime};
 
 use super::*;
-use crate::SUBSCRIBER_HEARTBEAT;
+use crate::config::SUBSCRIBER_HEARTBEAT;
 
 /// What must happen happens long before this.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -95,7 +95,7 @@ fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
     let mut subscriber = asked(at, handshake);
     hear(&mut subscriber, b"\"resumed\":false}");
 
-    let room = publisher.node.updates.hub.find(&Room::new("r").unwrap());
+    let room = publisher.updates.hub.find(&Room::new("r").unwrap());
     let room = room.unwrap();
     let held = room.state();
     // An empty ping, masked: what else there is to send, its shard waits to see.

@@ -29,11 +29,11 @@ use tokio::{
 use crate::error::BroadcastError;
 use crate::hub::updates::{Updates, now_us};
 use crate::hub::upstream_status::UpstreamStatus;
+use crate::relay::audience::ReportedAudience;
 use crate::relay::auth::{RelayToken, nonce};
 use crate::relay::transport::{
     self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
 };
-use crate::relay::{audience::ReportedAudience, node::Node};
 
 /// Timeout of a connect: the round trip to another continent, and one lost packet.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -83,15 +83,14 @@ impl UpstreamClient {
     /// Finds an upstream, and returns once all that it has is applied.
     pub(crate) async fn start(
         upstreams: Upstreams,
-        node: &Node,
+        updates: &Arc<Updates>,
         readiness: Component,
     ) -> Result<Self, BroadcastError> {
         let (stage, mut stages) = watch::channel(Stage::Seeking);
         let (errors, last_errors) = watch::channel(String::new());
         let connection = Connector {
             upstreams,
-            node: node.id,
-            updates: node.updates.clone(),
+            updates: updates.clone(),
             readiness,
             stage,
             errors,
@@ -113,7 +112,7 @@ impl UpstreamClient {
                 Stage::Seeking | Stage::CatchingUp => tokio::select! {
                     _ = stages.changed() => {}
                     () = sleep_until(deadline) => {}
-                    rejected = node.updates.log_mismatch() => {
+                    rejected = updates.log_mismatch() => {
                         return Err(BroadcastError::OtherLog(rejected.to_string()));
                     }
                 },
@@ -130,7 +129,6 @@ impl Drop for UpstreamClient {
 
 struct Connector {
     upstreams: Upstreams,
-    node: NodeId,
     updates: Arc<Updates>,
     readiness: Component,
     stage: watch::Sender<Stage>,
@@ -179,7 +177,7 @@ impl Connector {
         self.updates.metrics.upstream.set(0);
         self.updates
             .hub
-            .upstream_status()
+            .upstream_status
             .send_replace(UpstreamStatus::Disconnected);
         self.stage.send_replace(Stage::Seeking);
         // Old results are dropped without an upstream, too.
@@ -243,15 +241,15 @@ impl Connector {
         let meeting = RelayMeeting {
             challenge,
             answer: nonce(),
-            relay: self.node,
+            relay: self.updates.hub.node,
         };
         let token = &self.upstreams.token;
         let hello = RelayHello {
-            node: self.node,
+            node: self.updates.hub.node,
             name: self.upstreams.name.clone(),
             nonce: meeting.answer,
             proof: token.prove(RelaySide::Relay, &meeting),
-            has: self.updates.hub.offsets().all(),
+            has: self.updates.hub.offsets.all(),
         };
         transport::write(writer, &RelayUp::Hello(hello).frame()).await?;
         let welcome = match reader.down().await? {
@@ -268,7 +266,7 @@ impl Connector {
 
     /// The path from the upstream to the publisher must not contain this relay.
     fn check_path(&self, path: &[NodeId]) -> Result<(), LinkError> {
-        match path.contains(&self.node) {
+        match path.contains(&self.updates.hub.node) {
             true => Err(emostream_model::Refusal::Loop.into()),
             false => Ok(()),
         }
@@ -313,7 +311,7 @@ impl Connector {
                     updates.metrics.upstream.set(1);
                     updates
                         .hub
-                        .upstream_status()
+                        .upstream_status
                         .send_replace(UpstreamStatus::Connected(way.clone()));
                     self.readiness.ready();
                     if self.stage.send_replace(Stage::Fed) != Stage::Fed {
@@ -326,7 +324,7 @@ impl Connector {
                     if fed {
                         updates
                             .hub
-                            .upstream_status()
+                            .upstream_status
                             .send_replace(UpstreamStatus::Connected(way.clone()));
                     }
                 }

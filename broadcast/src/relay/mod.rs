@@ -20,7 +20,6 @@ mod audience;
 pub(crate) mod auth;
 pub(crate) mod client;
 mod log_limit;
-pub(crate) mod node;
 pub(crate) mod server;
 mod session;
 mod transport;

@@ -10,10 +10,11 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
+use crate::hub::updates::Updates;
+use crate::relay::auth::RelayToken;
 use crate::relay::log_limit::{LogRateLimit, SPAN};
 use crate::relay::session::{self, AcceptedPeer};
 use crate::relay::transport::{AsyncStream, HELLO_TIMEOUT, LinkError};
-use crate::relay::{auth::RelayToken, node::Node};
 
 /// How long accepting pauses after an error, most often a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -38,17 +39,16 @@ pub struct RelayPort {
 }
 
 /// Serves relays until `shutdown`; then their connections are closed, and they look for another upstream.
-pub(crate) async fn serve(node: Arc<Node>, port: RelayPort, shutdown: Shutdown) {
-    let updates = node.updates.clone();
+pub(crate) async fn serve(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
     tokio::select! {
         () = updates.log.run() => {}
-        () = accept(node, port, shutdown) => {}
+        () = accept(updates.clone(), port, shutdown) => {}
     }
 }
 
-async fn accept(node: Arc<Node>, port: RelayPort, shutdown: Shutdown) {
+async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
     let server = Arc::new(Server {
-        node,
+        updates,
         permits: Arc::new(Semaphore::new(port.max_relays as usize)),
         port,
         log_limit: LogRateLimit::default(),
@@ -94,7 +94,7 @@ async fn accept(node: Arc<Node>, port: RelayPort, shutdown: Shutdown) {
 
 /// What the tasks of all connections share.
 struct Server {
-    node: Arc<Node>,
+    updates: Arc<Updates>,
     permits: Arc<Semaphore>,
     port: RelayPort,
     log_limit: LogRateLimit,
@@ -106,7 +106,7 @@ impl Server {
     async fn authenticate(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let accepted = match self.handshake(stream).await {
             Ok(stream) => {
-                session::accept(&self.node, &self.port.token, &self.permits, stream).await
+                session::accept(&self.updates, &self.port.token, &self.permits, stream).await
             }
             Err(error) => Err(error),
         };
@@ -139,7 +139,7 @@ impl Server {
         }
         let ended = tokio::select! {
             () = self.shutdown.requested() => return,
-            ended = relay.serve(&self.node) => ended,
+            ended = relay.serve(&self.updates) => ended,
         };
         if self.log_limit.try_acquire() {
             tracing::warn!(%peer, name, "a relay is let go: {ended}");

@@ -22,11 +22,11 @@ use tokio::{
 
 use crate::hub::updates::{Updates, now_us};
 use crate::hub::{rooms::Hub, upstream_status::UpstreamStatus};
+use crate::relay::audience::DownstreamAudience;
 use crate::relay::auth::{RelayToken, nonce};
 use crate::relay::transport::{
     self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
 };
-use crate::relay::{audience::DownstreamAudience, node::Node};
 
 /// Maximum length of a name, which is for the log.
 const NAME_CHARS: usize = 64;
@@ -44,14 +44,14 @@ pub(super) struct AcceptedPeer {
 
 /// Authenticates a peer, and accepts it if there is a permit. It is sent the reason if it is refused.
 pub(super) async fn accept(
-    node: &Node,
+    updates: &Updates,
     token: &RelayToken,
     permits: &Arc<Semaphore>,
     stream: Box<dyn AsyncStream>,
 ) -> Result<AcceptedPeer, LinkError> {
     let (reading, mut writer) = split(stream);
     let mut reader = MessageReader::new(reading, MAX_UP_BYTES);
-    let handshake = handshake(node, token, permits, &mut reader, &mut writer);
+    let handshake = handshake(updates, token, permits, &mut reader, &mut writer);
     match timeout(HELLO_TIMEOUT, handshake).await {
         Ok(Ok((hello, permit))) => Ok(AcceptedPeer {
             hello,
@@ -79,16 +79,15 @@ impl AcceptedPeer {
     }
 
     /// Serves it, and returns why its session ended.
-    pub(super) async fn serve(self, node: &Node) -> LinkError {
+    pub(super) async fn serve(self, updates: &Updates) -> LinkError {
         let Self {
             hello,
             mut reader,
             mut writer,
             _permit,
         } = self;
-        let updates = &node.updates;
         let _attached = Attached::new(updates);
-        let sending = send_updates(node, hello, &mut writer);
+        let sending = send_updates(updates, hello, &mut writer);
         tokio::select! {
             Err(error) = sending => error,
             Err(error) = receive(&updates.hub, &mut reader) => error,
@@ -98,7 +97,7 @@ impl AcceptedPeer {
 
 /// Authenticates the relay, and takes a permit for it.
 async fn handshake(
-    node: &Node,
+    updates: &Updates,
     token: &RelayToken,
     permits: &Arc<Semaphore>,
     reader: &mut MessageReader<impl AsyncRead + Unpin>,
@@ -117,11 +116,11 @@ async fn handshake(
     if !token.verifies(RelaySide::Relay, &meeting, &hello.proof) {
         return Err(Refusal::WrongToken.into());
     }
-    let status = node.updates.hub.upstream_status().borrow().clone();
+    let status = updates.hub.upstream_status.borrow().clone();
     let UpstreamStatus::Connected(way) = status else {
         return Err(Refusal::CutOff.into());
     };
-    let path = path(node.id, &way);
+    let path = path(updates.hub.node, &way);
     if path.contains(&hello.node) {
         return Err(Refusal::Loop.into());
     }
@@ -130,7 +129,7 @@ async fn handshake(
     let welcome = RelayWelcome {
         proof: token.prove(RelaySide::Upstream, &meeting),
         path,
-        window_settings: node.updates.hub.window_settings(),
+        window_settings: updates.hub.window_settings(),
     };
     transport::write(writer, &RelayDown::Welcome(welcome).frame()).await?;
     Ok((hello, permit))
@@ -158,18 +157,17 @@ async fn receive(
 
 /// Sends a snapshot of the rooms, then the updates that follow.
 async fn send_updates(
-    node: &Node,
+    updates: &Updates,
     hello: RelayHello,
     writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
-    let updates = &node.updates;
     let mut has = hello.has;
     loop {
         // The cursor is taken first: an update that arrives while the rooms are read is sent twice, but none is missed.
         let mut cursor = updates.log.cursor();
-        let reads = updates.hub.offsets().all();
+        let reads = updates.hub.offsets.all();
         send_snapshot(updates, &has, &reads, writer).await?;
-        send_batches(node, &mut cursor, writer).await?;
+        send_batches(updates, &mut cursor, writer).await?;
         tracing::warn!(
             name = hello.name,
             "a relay fell behind; it gets the rooms as they stand"
@@ -225,13 +223,12 @@ async fn send(
 
 /// Sends batches until the cursor is truncated.
 async fn send_batches(
-    node: &Node,
+    updates: &Updates,
     cursor: &mut u64,
     writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
-    let Node { id, updates } = node;
     let mut sealed = updates.log.watch();
-    let mut status = updates.hub.upstream_status().subscribe();
+    let mut status = updates.hub.upstream_status.subscribe();
     // The path to the publisher may have changed since the welcome.
     status.mark_changed();
     let mut heartbeat = interval(HEARTBEAT);
@@ -251,7 +248,7 @@ async fn send_batches(
             _ = status.changed() => {
                 let now = status.borrow_and_update().clone();
                 if let UpstreamStatus::Connected(way) = now {
-                    let frame = RelayDown::Path(path(*id, &way)).frame();
+                    let frame = RelayDown::Path(path(updates.hub.node, &way)).frame();
                     transport::write(writer, &frame).await?;
                 }
             }

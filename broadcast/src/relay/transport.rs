@@ -34,50 +34,32 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
 /// Why a link has ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
-    /// The peer closed it.
     #[error("it closed the connection")]
     Closed,
-    /// The network failed.
     #[error("{0}")]
     Io(io::Error),
-    /// No whole message was received in time.
     #[error("it has said nothing for {0:?}")]
     Silent(Duration),
-    /// The peer does not read.
     #[error("it has read nothing for {0:?}")]
     Unread(Duration),
-    /// The peer announced a message that is too long.
     #[error("it announced a message of {bytes} bytes, and {most} is the most")]
-    TooLong {
-        /// As announced.
-        bytes: usize,
-        /// The limit.
-        most: usize,
-    },
-    /// What was received is not a message.
+    TooLong { bytes: usize, most: usize },
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// The message is not allowed in this state.
     #[error("it said something that was not its turn to say")]
     OutOfTurn,
-    /// The upstream refused this relay.
     #[error(transparent)]
     Refused(#[from] emostream_model::Refusal),
-    /// The upstream sent an update that was rejected.
     #[error(transparent)]
     RejectedUpdate(#[from] RejectedUpdate),
-    /// The peer does not know the token.
     #[error("it does not prove that it knows the token; give both the same --relay-token-file")]
     NoProof,
-    /// No name, no route, or no listener.
     #[error("it cannot be reached: {0}")]
     Unreachable(io::Error),
-    /// It accepts and sends nothing, as a server does that waits for TLS.
     #[error(
         "it lets in and says nothing; if it speaks TLS, add --upstream-tls or --upstream-ca FILE"
     )]
     Mute,
-    /// There was no answer in time.
     #[error("it did not answer within {0:?}")]
     NoAnswer(Duration),
 }

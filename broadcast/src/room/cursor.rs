@@ -154,19 +154,9 @@ impl Cursor {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::room::totals::RoomTotals;
-    use emostream_model::{Count, Emoji, Room, TrendingRecord, WindowRecord, WindowSize, compress};
+    use crate::room::{testing::record, totals::RoomTotals};
+    use emostream_model::{Count, Emoji, Room, TrendingRecord, WindowRecord, WindowSize};
     use proptest::prelude::*;
-
-    fn record(at: u64, emitted_at: Option<u64>) -> WindowRecord {
-        WindowRecord {
-            room: Room::default(),
-            window: WindowSize::from_ms(10).unwrap().window_of(at * 10),
-            emitted_at,
-            total: 1,
-            counts: vec![compress(Emoji::from_text("🔥").unwrap(), 1, 1000)],
-        }
-    }
 
     fn id(offset: u64) -> ResultId {
         ResultId {

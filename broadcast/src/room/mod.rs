@@ -4,4 +4,6 @@ pub(crate) mod cursor;
 pub(crate) mod result_order;
 pub(crate) mod snapshot;
 pub(crate) mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod totals;

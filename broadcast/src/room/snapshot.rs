@@ -228,20 +228,14 @@ impl RoomState {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Emoji, TrendingRecord, WindowRecord, WindowSize, compress};
+    use crate::room::testing::record_of;
+    use emostream_model::{TrendingRecord, WindowRecord};
     use proptest::prelude::*;
 
     const FINALS: u64 = 12;
 
     fn record(nth: u64, emitted_at: Option<u64>) -> WindowRecord {
-        let count = nth + 1;
-        WindowRecord {
-            room: Room::default(),
-            window: WindowSize::from_ms(10).unwrap().window_of(nth * 10),
-            emitted_at,
-            total: count,
-            counts: vec![compress(Emoji::from_text("🔥").unwrap(), count, 1000)],
-        }
+        record_of(nth, nth + 1, emitted_at)
     }
 
     /// Offsets have gaps, as those of transactions have.

@@ -420,18 +420,8 @@ fn final_frame(id: ResultId, written_ms: u64, record: WindowRecord, totals: &[Co
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Emoji, Room, WindowSize, compress};
-
-    fn record(nth: u64, emitted_at: Option<u64>) -> WindowRecord {
-        let fire = Emoji::from_text("🔥").unwrap();
-        WindowRecord {
-            room: Room::default(),
-            window: WindowSize::from_ms(10).unwrap().window_of(10 * nth),
-            emitted_at,
-            total: 1,
-            counts: vec![compress(fire, 1, 1000)],
-        }
-    }
+    use crate::room::testing::record;
+    use emostream_model::{Emoji, Room};
 
     fn trending(nth: u64) -> TrendingRecord {
         TrendingRecord {

@@ -35,15 +35,15 @@ impl RoomTotals {
         totals
     }
 
-    /// What somebody else has counted.
+    /// Totals that another node has counted.
     pub(crate) fn of(counts: &[Count]) -> Self {
         Self(counts.iter().map(|c| (c.emoji, c.count)).collect())
     }
 
-    /// Takes the next final in.
+    /// Adds the next final.
     pub(crate) fn add(&mut self, record: &WindowRecord) {
         for tally in &record.counts {
-            // Saturating: a record that is no dataflow's may say anything.
+            // Saturating: another program may have written any number.
             let count = self.0.entry(tally.emoji).or_default();
             *count = count.saturating_add(tally.count);
         }

@@ -20,12 +20,13 @@ use emostream_http::Component;
 use emostream_log::{Doorbell, Log, LogError};
 use emostream_model::{RelayUpdate, WindowRecord};
 
+use crate::config::Config;
+use crate::error::BroadcastError;
 use crate::hub::updates::{Updates, now_us};
 use crate::hub::upstream_status::UpstreamStatus;
 use crate::room::result_order::resets;
 use crate::source::restore::{Restored, restore};
 use crate::source::topic_reader::{Decoder, PARK, TopicReader, id_of, of_trending};
-use crate::{config::Config, error::BroadcastError};
 
 /// Pause before a failed read is retried.
 const RETRY: Duration = Duration::from_secs(1);
@@ -132,7 +133,7 @@ impl Reading {
                 self.updates.metrics.upstream.set(0);
                 self.updates
                     .hub
-                    .upstream_status()
+                    .upstream_status
                     .send_replace(UpstreamStatus::Disconnected);
                 readiness.not_ready(error.to_string());
                 self.windows.reopen();
@@ -153,8 +154,8 @@ impl Reading {
         self.updates.metrics.upstream.set(1);
         self.updates
             .hub
-            .upstream_status()
-            .send_replace(UpstreamStatus::from_log());
+            .upstream_status
+            .send_replace(UpstreamStatus::Connected(Arc::new([])));
         readiness.ready();
     }
 
