@@ -1,22 +1,26 @@
-//! Broadcast: results out of the log to every subscriber.
+//! Broadcast: sends the results in the log to every subscriber.
 //!
 //! ```text
 //!  [totals] ─at the start─┐
-//!  [windows] ──▶ tail ────┴▶ hub ─▶ room: ring of finals, newest live ─▶ shard: cursor ─▶ WebSocket
-//!  [trending] ─▶ (thread)           what is trending                    (threads) └────▶ SSE
+//!  [windows] ──▶ source ──┴▶ hub ─▶ room: ring of finals, newest live ─▶ fanout: cursor ─▶ WebSocket
+//!  [trending] ─▶ (thread)           what is trending                    (shards) └─────▶ SSE
 //!  [live] ─────▶
-//!                                                           state, history, rooms ─▶ JSON
+//!                                                           room_api: state, history, rooms ─▶ JSON
 //! ```
 //!
-//! Two classes of message: of live tallies and of what is trending the newest wins, finals are lossless
-//! while they are in the ring. A subscriber has no queue, only a cursor: a slow one costs nothing but
-//! its own socket.
+//! Layers: publisher → http → {source, relay, fanout} → hub → room → frame. A file imports from its own folder and from
+//! the layers below it; `source`, `relay` and `fanout` do not import each other. `metrics`, `config` and `error`, which
+//! all layers use, import none of them.
+//!
+//! There are two classes of messages: of live tallies and of what is trending the newest is sent, and every final in the
+//! ring is sent. A subscriber has no queue, only a cursor: a slow one costs nothing but its own socket.
 //!
 //! Invariants:
-//! - A frame is serialised once, whoever receives it, and is the same bytes at every publisher.
-//! - What a subscriber gets next is a pure function of its cursor and the room (`room/cursor.rs`).
-//! - The log is read on a thread of its own, never by an async task.
-//! - What is written to subscribers, shards write; requests, health and metrics are answered elsewhere.
+//! - A frame is serialised once for all subscribers, and has the same bytes at every publisher.
+//! - What a subscriber is sent next is a pure function of its cursor and the room (`room/cursor.rs`).
+//! - All updates go through `hub/updates.rs`.
+//! - The log is read by a thread of its own, never by an async task.
+//! - Shards write to subscribers; requests, health and metrics are answered by async tasks.
 
 mod config;
 mod error;
@@ -34,3 +38,49 @@ pub use config::{Config, IngestUrl, InvalidIngestUrl, SUBSCRIBER_HEARTBEAT, Subs
 pub use error::BroadcastError;
 pub use publisher::Publisher;
 pub use relay::{auth::RelayToken, client::Upstreams, server::RelayPort};
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::{fs, path::Path};
+
+    /// From top to bottom; modules of the same layer do not import each other.
+    const LAYERS: &str =
+        "publisher > http > source relay fanout > hub > room > frame > metrics config error";
+
+    fn layer(module: &str) -> usize {
+        let mut layers = LAYERS.split(" > ").map(|layer| layer.split(' '));
+        let found = layers.position(|mut layer| layer.any(|it| it == module));
+        found.unwrap_or_else(|| panic!("write `use crate::LAYER::…`, not {module:?}"))
+    }
+
+    /// Checks the files below `path`, and returns the number of their imports.
+    fn check(module: &str, path: &Path) -> usize {
+        if path.is_dir() {
+            let entries = path.read_dir().unwrap();
+            return entries.map(|it| check(module, &it.unwrap().path())).sum();
+        }
+        let text = fs::read_to_string(path).unwrap();
+        let imports = text.split("crate::").skip(1);
+        let is_allowed = |rest: &str| {
+            let imported = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            assert!(
+                imported == module || layer(imported) > layer(module),
+                "{path:?} imports {imported}"
+            );
+        };
+        imports.map(is_allowed).count()
+    }
+
+    #[test]
+    fn no_file_imports_upward() {
+        let mut imports = 0;
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for module in LAYERS.split(" > ").flat_map(|layer| layer.split(' ')) {
+            let paths = [src.join(module), src.join(module).with_extension("rs")];
+            let paths = paths.iter().filter(|path| path.exists());
+            imports += paths.map(|path| check(module, path)).sum::<usize>();
+        }
+        assert!(imports > 100, "only {imports} imports were checked");
+    }
+}
