@@ -47,10 +47,17 @@ pub(crate) async fn serve(updates: Arc<Updates>, port: RelayPort, shutdown: Shut
 }
 
 async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
+    let RelayPort {
+        listener,
+        tls,
+        token,
+        max_relays,
+    } = port;
     let server = Arc::new(Server {
         updates,
-        permits: Arc::new(Semaphore::new(port.max_relays as usize)),
-        port,
+        tls,
+        token,
+        permits: Arc::new(Semaphore::new(max_relays as usize)),
         log_limit: LogRateLimit::default(),
         shutdown: shutdown.clone(),
     });
@@ -60,7 +67,7 @@ async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
     loop {
         let accepted = tokio::select! {
             () = &mut requested => break,
-            accepted = server.port.listener.accept() => accepted,
+            accepted = listener.accept() => accepted,
             _ = spans.tick() => {
                 server.log_dropped();
                 continue;
@@ -95,8 +102,9 @@ async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
 /// What the tasks of all connections share.
 struct Server {
     updates: Arc<Updates>,
+    tls: Option<Tls>,
+    token: RelayToken,
     permits: Arc<Semaphore>,
-    port: RelayPort,
     log_limit: LogRateLimit,
     shutdown: Shutdown,
 }
@@ -105,9 +113,7 @@ impl Server {
     /// Authenticates a peer; if it is a relay, another task serves it.
     async fn authenticate(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let accepted = match self.handshake(stream).await {
-            Ok(stream) => {
-                session::accept(&self.updates, &self.port.token, &self.permits, stream).await
-            }
+            Ok(stream) => session::accept(&self.updates, &self.token, &self.permits, stream).await,
             Err(error) => Err(error),
         };
         match accepted {
@@ -123,7 +129,7 @@ impl Server {
     async fn handshake(&self, stream: TcpStream) -> Result<Box<dyn AsyncStream>, LinkError> {
         // A socket that is broken already fails at its first read.
         let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.port.tls else {
+        let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
         match timeout(HELLO_TIMEOUT, tls.accept(stream)).await {
