@@ -6,7 +6,7 @@ use emostream_log::LogError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
-    /// The log is not there.
+    /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
     /// The registry holds a publisher already.
@@ -17,7 +17,7 @@ pub enum BroadcastError {
         "no upstream feeds this relay ({0}); check --upstream, and that each has a --relay-listen"
     )]
     NoUpstream(String),
-    /// News is of another log than what is known here.
+    /// An update is from another log than those before.
     #[error("{0}")]
     OtherLog(String),
     /// A thread that reads the log, or writes to subscribers, cannot start.

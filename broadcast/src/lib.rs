@@ -1,99 +1,86 @@
-//! Broadcast: results out of the log to every subscriber.
+//! Broadcast: sends the results in the log to every subscriber.
 //!
 //! ```text
 //!  [totals] ─at the start─┐
-//!  [windows] ──▶ tail ────┴▶ hub ─▶ room: ring of finals, newest live ─▶ shard: cursor ─▶ WebSocket
-//!  [trending] ─▶ (thread)           what is trending                    (threads) └────▶ SSE
+//!  [windows] ──▶ source ──┴▶ hub ─▶ room: ring of finals, newest live ─▶ fanout: cursor ─▶ WebSocket
+//!  [trending] ─▶ (thread)           what is trending                    (shards) └─────▶ SSE
 //!  [live] ─────▶
-//!                                                           state, history, rooms ─▶ JSON
+//!                                                           room_api: state, history, rooms ─▶ JSON
 //! ```
 //!
-//! Two classes of message: of live tallies and of what is trending the newest wins, finals are lossless
-//! while they are in the ring. A subscriber has no queue, only a cursor: a slow one costs nothing but
-//! its own socket.
+//! Layers: publisher → http → {source, relay, fanout} → hub → room → frame. A file imports from its own folder and from
+//! the layers below it; `source`, `relay` and `fanout` do not import each other. `metrics`, `config` and `error`, which
+//! all layers use, import none of them.
+//!
+//! There are two classes of messages: of live tallies and of what is trending the newest is sent, and every final in the
+//! ring is sent. A subscriber has no queue, only a cursor: a slow one costs nothing but its own socket.
 //!
 //! Invariants:
-//! - A frame is serialised once, whoever receives it, and is the same bytes at every publisher.
-//! - What a subscriber gets next is a pure function of its cursor and the room (`cursor`).
-//! - The log is read on a thread of its own, never by an async task.
-//! - What is written to subscribers, shards write; requests, health and metrics are answered elsewhere.
+//! - A frame is serialised once for all subscribers, and has the same bytes at every publisher.
+//! - What a subscriber is sent next is a pure function of its cursor and the room (`room/cursor.rs`).
+//! - All updates go through `hub/updates.rs`.
+//! - The log is read by a thread of its own, never by an async task.
+//! - Shards write to subscribers; requests, health and metrics are answered by async tasks.
 
-mod cursor;
-mod encoded;
+mod config;
 mod error;
-mod farewell;
-mod feed;
-mod heartbeat;
+mod fanout;
+mod frame;
+mod http;
 mod hub;
 mod metrics;
-mod page;
-mod rebuild;
+mod publisher;
 mod relay;
-mod result_order;
 mod room;
-mod routes;
-mod service;
-mod shape;
-mod shard;
 mod source;
-mod sse;
-mod state;
-mod stay;
-mod subscriber;
-mod subscription;
-mod tail;
-mod token;
-mod totals;
-mod websocket;
 
-use std::{num::NonZeroUsize, time::Duration};
-
-use emostream_http::{AllowOrigin, Gate};
-use emostream_log::EventClock;
-use emostream_model::Topics;
-
+pub use config::{Config, IngestUrl, InvalidIngestUrl, SUBSCRIBER_HEARTBEAT, SubscriberConfig};
 pub use error::BroadcastError;
-pub use page::{IngestUrl, InvalidIngestUrl};
-pub use relay::{RelayPort, RelayToken, Upstreams};
-pub use service::Publisher;
+pub use publisher::Publisher;
+pub use relay::{auth::RelayToken, client::Upstreams, server::RelayPort};
 
-/// Longest silence on a subscriber's connection, unless a [`Reception`] says otherwise. Proxies close
-/// connections that are silent for longer, most of them after 30 or 60 s.
-pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::{fs, path::Path};
 
-/// What a publisher is told, validated.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where results come from.
-    pub topics: Topics,
-    /// Told in `hello`, until results tell otherwise: how long a window is.
-    pub window_ms: u64,
-    /// Told in `hello`: how often a live tally comes at most.
-    pub live_ms: u64,
-    /// Told in `hello`, until results tell otherwise: how many identical emojis make a swarm.
-    pub swarm_size: u64,
-    /// What subscribers meet.
-    pub reception: Reception,
-}
+    /// From top to bottom; modules of the same layer do not import each other.
+    const LAYERS: &str =
+        "publisher > http > source relay fanout > hub > room > frame > metrics config error";
 
-/// What subscribers meet, at a publisher and at a relay.
-#[derive(Debug, Clone)]
-pub struct Reception {
-    /// How long finals are kept for those who resume.
-    pub ring: Duration,
-    /// Where the page sends reactions; to where it came from if that is not said.
-    pub ingest_url: Option<IngestUrl>,
-    /// Whose pages may receive.
-    pub allow_origin: AllowOrigin,
-    /// Who may receive; the page is everybody's.
-    pub gate: Gate,
-    /// Threads that write to subscribers; as many as there are cores if that is not said.
-    pub shards: Option<NonZeroUsize>,
-    /// At the end, subscribers are told to come back spread over this at most.
-    pub drain: Duration,
-    /// The clock that dates events: the log's and the ingest's where they are in this process.
-    pub clock: EventClock,
-    /// Longest silence on a subscriber's connection, announced in `hello`: a `heartbeat` frame is sent where
-    /// nothing else was. At least 2 s, since a shard visits each connection once a second.
-    pub heartbeat: Duration,
+    fn layer(module: &str) -> usize {
+        let mut layers = LAYERS.split(" > ").map(|layer| layer.split(' '));
+        let found = layers.position(|mut layer| layer.any(|it| it == module));
+        found.unwrap_or_else(|| panic!("write `use crate::LAYER::…`, not {module:?}"))
+    }
+
+    /// Checks the files below `path`, and returns the number of their imports.
+    fn check(module: &str, path: &Path) -> usize {
+        if path.is_dir() {
+            let entries = path.read_dir().unwrap();
+            return entries.map(|it| check(module, &it.unwrap().path())).sum();
+        }
+        let text = fs::read_to_string(path).unwrap();
+        let imports = text.split("crate::").skip(1);
+        let is_allowed = |rest: &str| {
+            let imported = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            assert!(
+                imported == module || layer(imported) > layer(module),
+                "{path:?} imports {imported}"
+            );
+        };
+        imports.map(is_allowed).count()
+    }
+
+    #[test]
+    fn no_file_imports_upward() {
+        let mut imports = 0;
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for module in LAYERS.split(" > ").flat_map(|layer| layer.split(' ')) {
+            let paths = [src.join(module), src.join(module).with_extension("rs")];
+            let paths = paths.iter().filter(|path| path.exists());
+            imports += paths.map(|path| check(module, path)).sum::<usize>();
+        }
+        assert!(imports > 100, "only {imports} imports were checked");
+    }
 }

@@ -37,8 +37,8 @@ pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, ReactionRef, UserId
 pub use relay::{
     Batch as RelayBatch, Down as RelayDown, Hello as RelayHello, MAX_DOWN_BYTES, MAX_PATH,
     MAX_UP_BYTES, Meeting as RelayMeeting, MessageError, NodeId, Nonce, RELAY_VERSION, ReadRange,
-    Refusal, RelayedShape, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp,
-    Update as RelayUpdate, Welcome as RelayWelcome,
+    Refusal, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp, Update as RelayUpdate,
+    Welcome as RelayWelcome, WindowSettings,
 };
 pub use result_order::{FinalsFrom, ResultOrder, Unwritten};
 pub use results::{

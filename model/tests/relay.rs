@@ -129,12 +129,16 @@ fn down() -> impl Strategy<Value = RelayDown> {
     ];
     let welcome = (any::<Nonce>(), path(), any::<(u64, u64, u64)>());
     let welcome = welcome.prop_map(|(proof, path, (window_ms, swarm_size, live_ms))| {
-        let shape = RelayedShape {
+        let window_settings = WindowSettings {
             window_ms,
             swarm_size,
             live_ms,
         };
-        RelayWelcome { proof, path, shape }
+        RelayWelcome {
+            proof,
+            path,
+            window_settings,
+        }
     });
     prop_oneof![
         any::<Nonce>().prop_map(RelayDown::Challenge),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use emostream_broadcast::{Config, IngestUrl, Reception, SUBSCRIBER_HEARTBEAT};
+use emostream_broadcast::{Config, IngestUrl, SUBSCRIBER_HEARTBEAT, SubscriberConfig};
 use emostream_dataflow::{DataflowError, stored};
 use emostream_http::Nowhere;
 use emostream_log::{EventClock, Log};
@@ -71,7 +71,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         window_ms,
         live_ms: ms(flags.live),
         swarm_size,
-        reception: Reception {
+        subscribers: SubscriberConfig {
             ring: RING,
             ingest_url: flags.ingest_url,
             allow_origin: flags.origin.allowed(),

@@ -7,8 +7,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use emostream_broadcast::{
-    BroadcastError, Config, Publisher, Reception, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
-    Upstreams,
+    BroadcastError, Config, Publisher, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
+    SubscriberConfig, Upstreams,
 };
 use emostream_http::{AllowOrigin, Gate, Handler, Limits, Listener, Nowhere, Shutdown, Tls, serve};
 use emostream_log::{EventClock, Log};
@@ -128,7 +128,7 @@ impl Publishing {
             window_ms: ms(counting.window()),
             live_ms: ms(counting.live()),
             swarm_size: counting.swarm_size(),
-            reception: Reception {
+            subscribers: SubscriberConfig {
                 ring: RING,
                 ingest_url: None,
                 allow_origin,
@@ -157,11 +157,11 @@ impl Publishing {
     /// Finds an upstream first.
     pub(super) async fn start_relay(
         upstreams: Upstreams,
-        reception: Reception,
+        subscribers: SubscriberConfig,
         watch: &Watch,
     ) -> Result<Self, Failure> {
         let (registry, readiness) = (&watch.registry, &watch.readiness);
-        let relay = Publisher::relay(upstreams, reception, registry, readiness).await;
+        let relay = Publisher::relay(upstreams, subscribers, registry, readiness).await;
         Ok(Self(relay?))
     }
 

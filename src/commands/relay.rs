@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use emostream_broadcast::{IngestUrl, Reception, SUBSCRIBER_HEARTBEAT, Upstreams};
+use emostream_broadcast::{IngestUrl, SUBSCRIBER_HEARTBEAT, SubscriberConfig, Upstreams};
 use emostream_http::{Nowhere, Trust};
 use emostream_log::EventClock;
 
@@ -77,7 +77,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         (None, false) => None,
     };
     let nowhere = Nowhere::new(flags.origin.allowed());
-    let reception = Reception {
+    let subscribers = SubscriberConfig {
         ring: RING,
         ingest_url: flags.ingest_url,
         allow_origin: flags.origin.allowed(),
@@ -97,7 +97,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             token,
             trust,
         };
-        let relaying = Publishing::start_relay(upstreams, reception, &watch).await?;
+        let relaying = Publishing::start_relay(upstreams, subscribers, &watch).await?;
         relaying
             .serve(("relay", format), rim, nowhere, &mut signals)
             .await

@@ -1,24 +1,23 @@
-//! How many subscribers each room has, at a node and below it, told upward as it changes.
+//! The number of subscribers of each room, at a node and below it, which is reported to the upstream as it changes.
 
 use std::{collections::HashMap, sync::Arc};
 
 use emostream_model::{RelayUp, Room, RoomCount};
 
-use crate::hub::Hub;
+use crate::hub::rooms::Hub;
 
-/// Rooms told of in one message, some 80 KB at most.
+/// Maximum rooms in one message: some 80 KB.
 const ROOMS_A_MESSAGE: usize = 1000;
 
-/// The most rooms that one relay's audience is counted in: as many as a publisher holds open for its own
-/// subscribers.
+/// Maximum rooms in which one relay's audience is counted: as many as a publisher has idle rooms of its own.
 const COUNTED_ROOMS: usize = 100_000;
 
-/// What an upstream was told of this node's audience.
+/// The audience that was reported to the upstream.
 #[derive(Default)]
-pub(super) struct Told(HashMap<Room, u64>);
+pub(super) struct ReportedAudience(HashMap<Room, u64>);
 
-impl Told {
-    /// What has changed since, as messages.
+impl ReportedAudience {
+    /// Messages that report what has changed since.
     pub(super) fn changes(&mut self, hub: &Hub) -> Vec<RelayUp> {
         let mut changes = Vec::new();
         let mut now = HashMap::with_capacity(self.0.len());
@@ -32,7 +31,7 @@ impl Told {
                 now.insert(room, count);
             }
         }
-        // Rooms that were swept meanwhile.
+        // Rooms that were swept since.
         let gone = std::mem::replace(&mut self.0, now).into_keys();
         changes.extend(gone.map(|room| RoomCount { room, count: 0 }));
         let messages = changes.chunks(ROOMS_A_MESSAGE);
@@ -42,13 +41,13 @@ impl Told {
     }
 }
 
-/// The audience of one relay below; dropped, it is counted no more.
-pub(super) struct Below {
+/// The audience of one relay below. Dropped, it is not counted any more.
+pub(super) struct DownstreamAudience {
     hub: Arc<Hub>,
     rooms: HashMap<Room, usize>,
 }
 
-impl Below {
+impl DownstreamAudience {
     pub(super) fn new(hub: Arc<Hub>) -> Self {
         Self {
             hub,
@@ -56,10 +55,10 @@ impl Below {
         }
     }
 
-    /// Takes in what the relay tells.
-    pub(super) fn take(&mut self, counts: Vec<RoomCount>) {
+    /// Applies what the relay reported.
+    pub(super) fn apply(&mut self, counts: Vec<RoomCount>) {
         for RoomCount { room, count } in counts {
-            // A sum of these from all relays stays far below where it would wrap.
+            // Limited, so that the sum over all relays cannot wrap.
             let now = count.min(u64::from(u32::MAX)) as usize;
             let before = self.rooms.get(&room).copied().unwrap_or(0);
             let full = before == 0 && self.rooms.len() >= COUNTED_ROOMS;
@@ -74,7 +73,7 @@ impl Below {
     }
 }
 
-impl Drop for Below {
+impl Drop for DownstreamAudience {
     fn drop(&mut self) {
         for (room, before) in self.rooms.drain() {
             self.hub.audience_below(&room, before, 0);

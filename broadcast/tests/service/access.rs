@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use emostream_broadcast::{Config, Reception};
+use emostream_broadcast::{Config, SubscriberConfig};
 use emostream_http::Gate;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use tungstenite::{Message, client::IntoClientRequest};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, ask, connect, get},
-    stage::{Node, Stage, config, reception, until},
+    stage::{Node, Stage, config, subscriber_config, until},
 };
 
 const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
@@ -22,14 +22,14 @@ fn gated(stage: &Stage) -> Node {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "{SECRET}").unwrap();
     let gate = Gate::with_key(file.path()).unwrap();
-    let reception = Reception {
+    let subscribers = SubscriberConfig {
         gate,
-        ..reception()
+        ..subscriber_config()
     };
     Node::start(
         stage.log.clone(),
         Config {
-            reception,
+            subscribers,
             ..config()
         },
     )

@@ -1,11 +1,11 @@
 //! What can be asked for once, and what is refused.
 
-use emostream_broadcast::{Config, Reception};
+use emostream_broadcast::{Config, SubscriberConfig};
 use serde_json::{Value, json};
 
 use crate::{
     clients::{ask, get},
-    stage::{Node, Stage, config, reception, until},
+    stage::{Node, Stage, config, subscriber_config, until},
 };
 
 #[test]
@@ -194,9 +194,9 @@ fn pages_of_other_origins_receive_only_where_they_may() {
     let closed = Node::start(
         stage.log.clone(),
         Config {
-            reception: Reception {
+            subscribers: SubscriberConfig {
                 allow_origin,
-                ..reception()
+                ..subscriber_config()
             },
             ..config()
         },

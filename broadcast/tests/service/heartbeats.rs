@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use emostream_broadcast::{Config, Reception};
+use emostream_broadcast::{Config, SubscriberConfig};
 use serde_json::json;
 
 use crate::{
     clients::{Sse, Subscriber, Ws},
     counting::{WINDOW_MS, now_ms},
-    stage::{Node, Stage, config, reception},
+    stage::{Node, Stage, config, subscriber_config},
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -18,16 +18,16 @@ const SOONER: Duration = Duration::from_millis(1500);
 /// The pause between frames of a room that is not silent.
 const PACE: Duration = Duration::from_millis(100);
 
-fn often() -> Reception {
-    Reception {
+fn often() -> SubscriberConfig {
+    SubscriberConfig {
         heartbeat: HEARTBEAT,
-        ..reception()
+        ..subscriber_config()
     }
 }
 
 fn publisher(stage: &Stage) -> Node {
     let config = Config {
-        reception: often(),
+        subscribers: often(),
         ..config()
     };
     Node::start(stage.log.clone(), config)

@@ -1,11 +1,11 @@
 //! Who was away continues where it was, or is told that it cannot.
 
-use emostream_broadcast::{Config, Reception};
+use emostream_broadcast::{Config, SubscriberConfig};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
     counting::now_ms,
-    stage::{KEPT, Node, Stage, config, reception, until},
+    stage::{KEPT, Node, Stage, config, subscriber_config, until},
 };
 
 /// The room's kept ids once there are `count`, oldest first.
@@ -146,9 +146,9 @@ fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
     let all = Node::start(
         stage.log.clone(),
         Config {
-            reception: Reception {
+            subscribers: SubscriberConfig {
                 ring: KEPT,
-                ..reception()
+                ..subscriber_config()
             },
             ..config()
         },

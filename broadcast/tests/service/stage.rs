@@ -8,8 +8,8 @@ use std::{
 };
 
 use emostream_broadcast::{
-    BroadcastError, Config, Publisher, Reception, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
-    Upstreams,
+    BroadcastError, Config, Publisher, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
+    SubscriberConfig, Upstreams,
 };
 use emostream_http::{
     AllowOrigin, Drained, Gate, Limits, Listener, Readiness, Shutdown, Tls, Trust, serve,
@@ -78,12 +78,12 @@ pub(crate) fn config() -> Config {
         window_ms: WINDOW_MS,
         live_ms: 250,
         swarm_size: SWARM_SIZE,
-        reception: reception(),
+        subscribers: subscriber_config(),
     }
 }
 
-pub(crate) fn reception() -> Reception {
-    Reception {
+pub(crate) fn subscriber_config() -> SubscriberConfig {
+    SubscriberConfig {
         ring: Duration::from_secs(600),
         ingest_url: None,
         allow_origin: AllowOrigin::Any,
@@ -121,12 +121,12 @@ impl Node {
 
     /// A relay of whichever of these upstreams is there.
     pub(crate) fn relay(upstreams: &[&str]) -> Self {
-        Self::relay_like(upstreams, reception())
+        Self::relay_like(upstreams, subscriber_config())
     }
 
     /// The same with what its subscribers meet.
-    pub(crate) fn relay_like(upstreams: &[&str], reception: Reception) -> Self {
-        Self::connect_relay(upstreams, RelayToken::default(), None, reception).unwrap()
+    pub(crate) fn relay_like(upstreams: &[&str], subscribers: SubscriberConfig) -> Self {
+        Self::connect_relay(upstreams, RelayToken::default(), None, subscribers).unwrap()
     }
 
     /// The same with a token, and perhaps in TLS, if it starts.
@@ -135,14 +135,14 @@ impl Node {
         token: RelayToken,
         trust: Option<Trust>,
     ) -> Result<Self, BroadcastError> {
-        Self::connect_relay(upstreams, token, trust, reception())
+        Self::connect_relay(upstreams, token, trust, subscriber_config())
     }
 
     fn connect_relay(
         upstreams: &[&str],
         token: RelayToken,
         trust: Option<Trust>,
-        reception: Reception,
+        subscribers: SubscriberConfig,
     ) -> Result<Self, BroadcastError> {
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
@@ -152,7 +152,7 @@ impl Node {
             token,
             trust,
         };
-        let starting = Publisher::relay(upstreams, reception, &registry, &readiness);
+        let starting = Publisher::relay(upstreams, subscribers, &registry, &readiness);
         let relay = runtime.block_on(starting)?;
         Ok(Self::serve(runtime, None, relay, registry, readiness))
     }

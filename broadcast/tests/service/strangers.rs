@@ -8,7 +8,7 @@ use std::{
 use emostream_broadcast::RelayToken;
 use emostream_http::{Tls, TlsFiles, Trust};
 use emostream_model::{
-    NodeId, RELAY_VERSION, RelayDown, RelayHello, RelayUp, RelayWelcome, RelayedShape,
+    NodeId, RELAY_VERSION, RelayDown, RelayHello, RelayUp, RelayWelcome, WindowSettings,
 };
 
 use crate::{
@@ -111,7 +111,7 @@ fn a_relay_passes_over_upstreams_that_are_none() {
     let welcome = RelayDown::Welcome(RelayWelcome {
         proof: [0; 32],
         path: Vec::new(),
-        shape: RelayedShape {
+        window_settings: WindowSettings {
             window_ms: 1,
             swarm_size: 1,
             live_ms: 1,

@@ -94,18 +94,18 @@ pub struct Welcome {
     pub proof: Nonce,
     /// Itself, its own upstream, and so on up to the publisher.
     pub path: Vec<NodeId>,
-    /// How results are cut.
-    pub shape: RelayedShape,
+    /// The settings that it sends in `hello`.
+    pub window_settings: WindowSettings,
 }
 
-/// How results are cut, as `hello` tells subscribers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct RelayedShape {
-    /// How long a window is.
+/// The settings of the dataflow's windows, as `hello` contains them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct WindowSettings {
+    /// Length of a window.
     pub window_ms: u64,
     /// How many identical emojis make a swarm.
     pub swarm_size: u64,
-    /// How often a live tally comes at most.
+    /// Minimum time between two live tallies of a room.
     pub live_ms: u64,
 }
 

@@ -1,0 +1,106 @@
+//! The configuration of a publisher or a relay.
+
+use std::{num::NonZeroUsize, str::FromStr, time::Duration};
+
+use emostream_http::{AllowOrigin, Gate};
+use emostream_log::EventClock;
+use emostream_model::Topics;
+use hyper::{Uri, http::uri::Authority};
+
+/// Maximum time without a frame on a subscriber's connection, unless a [`SubscriberConfig`] has another. Proxies close
+/// connections that are silent for longer, most of them after 30 or 60 s.
+pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// The configuration of a publisher, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The topics of the results.
+    pub topics: Topics,
+    /// Sent in `hello` until results show another: the length of a window.
+    pub window_ms: u64,
+    /// Sent in `hello`: the minimum time between two live tallies of a room.
+    pub live_ms: u64,
+    /// Sent in `hello` until results show another: how many identical emojis make a swarm.
+    pub swarm_size: u64,
+    /// How subscribers are served.
+    pub subscribers: SubscriberConfig,
+}
+
+/// How a publisher or a relay serves subscribers.
+#[derive(Debug, Clone)]
+pub struct SubscriberConfig {
+    /// How long finals are kept for subscribers that resume.
+    pub ring: Duration,
+    /// Where the page sends reactions: by default, to the server that it came from.
+    pub ingest_url: Option<IngestUrl>,
+    /// Origins whose pages may subscribe.
+    pub allow_origin: AllowOrigin,
+    /// Verifies the tokens of subscribers; the page needs none.
+    pub gate: Gate,
+    /// Number of threads that write to subscribers: by default, one a core.
+    pub shards: Option<NonZeroUsize>,
+    /// Maximum time within which subscribers reconnect after a shutdown.
+    pub drain: Duration,
+    /// The clock that dates events: that of the log and the ingest if they run in this process.
+    pub clock: EventClock,
+    /// Maximum time without a frame on a subscriber's connection, announced in `hello`: then a `heartbeat` is sent.
+    /// At least 2 s, since a shard sweeps each connection once a second.
+    pub heartbeat: Duration,
+}
+
+/// The origin of an ingest: `https://react.example`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngestUrl(pub(crate) String);
+
+/// The text is not an origin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("write http://HOST[:PORT] or https://HOST[:PORT], without a path")]
+pub struct InvalidIngestUrl;
+
+impl FromStr for IngestUrl {
+    type Err = InvalidIngestUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidIngestUrl> {
+        let uri: Uri = text.trim().parse().map_err(|_| InvalidIngestUrl)?;
+        let scheme = uri.scheme_str().filter(|it| ["http", "https"].contains(it));
+        // Other characters would have to be escaped in the page or in the policy.
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        let host = uri.authority().map(Authority::as_str);
+        let host = host.filter(|host| !host.starts_with(':') && host.chars().all(plain));
+        match (scheme, host) {
+            (Some(scheme), Some(host)) if uri.path() == "/" && uri.query().is_none() => {
+                Ok(Self(format!("{scheme}://{host}")))
+            }
+            _ => Err(InvalidIngestUrl),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ingest_is_named_by_its_origin() {
+        for (text, origin) in [
+            ("https://react.example", "https://react.example"),
+            ("http://10.0.0.1:8080/", "http://10.0.0.1:8080"),
+            (" http://[::1]:9 ", "http://[::1]:9"),
+        ] {
+            assert_eq!(text.parse(), Ok(IngestUrl(origin.to_owned())), "{text}");
+        }
+        for text in [
+            "",
+            "react.example",
+            "ftp://h",
+            "http://h/path",
+            "http://h/?q",
+            "http://u@h",
+            "http://h;x",
+            "http://:80",
+            "http://h'x",
+        ] {
+            assert!(text.parse::<IngestUrl>().is_err(), "{text}");
+        }
+    }
+}

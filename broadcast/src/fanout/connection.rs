@@ -1,0 +1,409 @@
+//! One subscriber's connection, as its shard drives it.
+//!
+//! ```text
+//!  open ── violation, close, shutdown, token expires ──▶ closing: last bytes, then end of stream ──▶ closed
+//! ```
+//!
+//! Every function does what can be done now and never waits. An error means that the connection is closed.
+
+use std::{
+    io::{self, ErrorKind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use emostream_http::Line;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
+
+use crate::fanout::new_connection::{NewConnection, Transport};
+use crate::fanout::{deliveries::Deliveries, inbound::InboundEvent, write_batch::WriteBatch};
+use crate::frame::websocket::{self, close_frame};
+use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat};
+use crate::hub::{entry::RoomEntry, subscriber::Subscriber};
+
+/// How often a WebSocket client is sent a ping.
+const PING_EVERY: Tick = Tick::secs(15);
+/// A client from which nothing was received for so long is gone.
+pub(super) const DEAD_AFTER: Duration = Duration::from_secs(30);
+const DEAD: Tick = Tick::secs(30);
+/// How long a client may take to answer a close, and then to close its end.
+const CLOSE_TIMEOUT: Tick = Tick::secs(1);
+/// How many bytes are read from a client whose connection is closing. To close a socket with unread bytes resets the
+/// connection, and the client might never receive the reason.
+const DRAIN_READ_BYTES: usize = 4 << 20;
+/// Maximum bytes that a client may send between two sweeps, which is a second: pongs have some bytes, and reading more
+/// takes the shard's time from all other connections.
+const MAX_RECEIVED_BYTES: usize = 64 << 10;
+/// Maximum writes or reads of one connection before the others have their turn.
+const MAX_WRITES_PER_WAKE: usize = 16;
+
+/// "Reconnect": INTERFACE has 3000–3499 for it.
+const CLOSE_RECONNECT: u16 = 3001;
+/// "Do not reconnect", at least not with this token: INTERFACE has 3500–3999 for it.
+const CLOSE_EXPIRED: u16 = 3500;
+
+/// A moment or a span, in tenths of a second since the shard started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Tick(u32);
+
+impl Tick {
+    const fn secs(seconds: u32) -> Self {
+        Self(seconds * 10)
+    }
+
+    pub(super) fn since(start: Instant, now: Instant) -> Self {
+        Self::span(now.saturating_duration_since(start))
+    }
+
+    pub(super) fn span(span: Duration) -> Self {
+        Self(u32::try_from(span.as_millis() / 100).unwrap_or(u32::MAX))
+    }
+
+    fn has_passed(self, from: Self, now: Self) -> bool {
+        now.0.saturating_sub(from.0) >= self.0
+    }
+
+    fn after(self, now: Self) -> Self {
+        Self(now.0.saturating_add(self.0))
+    }
+}
+
+/// What a shard lends to the connection that it works on.
+pub(super) struct ShardContext {
+    pub(super) now: Tick,
+    pub(super) instant: Instant,
+    pub(super) deliveries: Deliveries,
+    /// A connection to which nothing was sent for so long is sent a heartbeat.
+    pub(super) silence: Tick,
+    pub(super) heartbeat: Heartbeat,
+    /// The heartbeat of this sweep, once one of the connections needs it.
+    pub(super) heartbeat_frame: Option<EncodedFrame>,
+    pub(super) batch: WriteBatch,
+    pub(super) scratch: Box<[u8]>,
+}
+
+/// The connection of one subscriber.
+pub(super) struct Connection {
+    line: Line,
+    /// The rest of what was begun.
+    rest: Bytes,
+    subscriber: Subscriber,
+    transport: Transport,
+    /// Its index among its room's connections.
+    pub(super) index: usize,
+    /// Whether the socket's send buffer is full.
+    stalled: bool,
+    closing: Option<Closing>,
+    last_received: Tick,
+    last_ping: Tick,
+    last_sent: Tick,
+    expires_at: Option<Instant>,
+    /// Bytes received since the last sweep.
+    received_bytes: usize,
+}
+
+/// A connection that is closing.
+struct Closing {
+    deadline: Tick,
+    /// The client has sent its close, or need not send one.
+    is_answered: bool,
+    /// Our end of the stream is closed.
+    is_finished: bool,
+    unread_bytes: usize,
+}
+
+/// Whether the connection has more to do at once, after the others.
+pub(super) type More = io::Result<bool>;
+
+impl Connection {
+    /// A connection at `index` of its room, and what its client has sent already.
+    pub(super) fn new(new: NewConnection, index: usize, context: &ShardContext) -> (Self, Bytes) {
+        let (head, hello) = (&new.taken.head[..], &new.hello);
+        let first = match &new.transport {
+            Transport::WebSocket(_) => [head, hello.websocket()].concat(),
+            Transport::Sse(framing) => {
+                [head, framing.retry().as_bytes(), hello.sse(*framing)].concat()
+            }
+        };
+        let connection = Self {
+            line: new.taken.line,
+            rest: first.into(),
+            subscriber: new.subscriber,
+            transport: new.transport,
+            index,
+            stalled: false,
+            closing: None,
+            last_received: context.now,
+            last_ping: context.now,
+            last_sent: context.now,
+            expires_at: new.expires_at,
+            received_bytes: 0,
+        };
+        (connection, new.taken.ahead)
+    }
+
+    pub(super) fn room(&self) -> &Arc<RoomEntry> {
+        &self.subscriber.entry
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// Bytes that wait here for the socket.
+    pub(super) fn queued(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Sends what there is, until the socket accepts no more.
+    pub(super) fn send(&mut self, context: &mut ShardContext) -> More {
+        for _ in 0..MAX_WRITES_PER_WAKE {
+            if self.stalled {
+                return Ok(false);
+            }
+            self.gather(&mut context.batch);
+            if context.batch.is_empty() {
+                return self.finish(context).map(|()| false);
+            }
+            let (all, full) = (context.batch.bytes(), context.batch.is_full());
+            let written = match context.batch.write(|pieces| self.line.write(pieces)) {
+                Ok(written) => Ok(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+                Err(error) => Err(error),
+            };
+            let (deliveries, found) = (&context.deliveries, self.subscriber.found);
+            let last_sent = &mut self.last_sent;
+            let unsent = context.batch.complete(
+                *written.as_ref().unwrap_or(&0),
+                &mut self.subscriber.cursor,
+                |next| {
+                    deliveries.count(next, found);
+                    *last_sent = context.now;
+                },
+            );
+            let written = written?;
+            self.rest = unsent.rest;
+            if let Transport::WebSocket(inbound) = &mut self.transport {
+                inbound.return_pongs(unsent.pongs);
+            }
+            self.stalled = written < all || !self.line.is_flushed();
+            if self.stalled {
+                // The time in which it has to read something starts now.
+                self.last_received = context.now;
+            } else if !full && self.closing.is_none() {
+                // Everything is sent, and a change of the room notifies again.
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn gather(&mut self, batch: &mut WriteBatch) {
+        batch.rest(std::mem::take(&mut self.rest));
+        if self.closing.is_some() {
+            return;
+        }
+        if let Transport::WebSocket(inbound) = &mut self.transport {
+            batch.pongs(inbound.drain_pongs());
+        }
+        let room = self.subscriber.entry.state();
+        let mut cursor = self.subscriber.cursor;
+        while !batch.is_full()
+            && let Some(next) = cursor.next(&room)
+        {
+            let bytes = next.frame(|frame| self.transport.encode(frame));
+            batch.frame(bytes, cursor, next);
+        }
+    }
+
+    /// The socket accepts bytes again.
+    pub(super) fn resume(&mut self, context: &mut ShardContext) -> More {
+        if !self.stalled {
+            return Ok(false);
+        }
+        match self.line.flush() {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        self.stalled = false;
+        self.last_received = context.now;
+        self.send(context)
+    }
+
+    /// Reads what the client has sent.
+    pub(super) fn receive(&mut self, context: &mut ShardContext) -> More {
+        for _ in 0..MAX_WRITES_PER_WAKE {
+            let read = self.line.read(&mut context.scratch);
+            match read {
+                Ok(0) => return self.end_of_stream(context),
+                Ok(bytes) => {
+                    let mut scratch = std::mem::take(&mut context.scratch);
+                    let processed = self.process(&mut scratch[..bytes], context);
+                    context.scratch = scratch;
+                    processed?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.send(context),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.send(context)?;
+        Ok(true)
+    }
+
+    /// Processes bytes of the client, which are unmasked in place.
+    pub(super) fn process(&mut self, bytes: &mut [u8], context: &ShardContext) -> io::Result<()> {
+        self.last_received = context.now;
+        if let Some(closing) = &mut self.closing {
+            let unread = closing.unread_bytes.checked_sub(bytes.len());
+            closing.unread_bytes = unread.ok_or(ErrorKind::InvalidData)?;
+        } else {
+            self.received_bytes += bytes.len();
+        }
+        let is_too_much = self.received_bytes > MAX_RECEIVED_BYTES;
+        let event = match &mut self.transport {
+            // A client has nothing to send over a stream of events.
+            Transport::Sse(framing) => {
+                if self.closing.is_none() && is_too_much {
+                    let last = framing.end();
+                    self.cut_off(last, context);
+                }
+                return Ok(());
+            }
+            Transport::WebSocket(inbound) => inbound.process(bytes),
+        };
+        match (event, &mut self.closing) {
+            (None, None) if is_too_much => {
+                let last = close_frame(CloseCode::Policy.into(), "too much is said");
+                self.cut_off(&last, context);
+            }
+            (None, _) => {}
+            // After our close, a violation needs no other answer.
+            (Some(_), Some(closing)) => closing.is_answered = true,
+            (Some(InboundEvent::Close(code)), None) => {
+                let answer = websocket::framed(
+                    OpCode::Control(Control::Close),
+                    code.map(u16::to_be_bytes).as_ref().map_or(&[], |code| code),
+                );
+                self.close(&answer, true, context);
+            }
+            (Some(InboundEvent::Violation(code, reason)), None) => {
+                self.close(&close_frame(code.into(), reason), false, context);
+            }
+        }
+        Ok(())
+    }
+
+    /// The client sends no more. Unless the connection is closing, that means that it has gone.
+    fn end_of_stream(&mut self, context: &mut ShardContext) -> More {
+        match &mut self.closing {
+            Some(closing) if !self.rest.is_empty() => {
+                closing.is_answered = true;
+                self.send(context)
+            }
+            _ => Err(ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Closes the connection after `last`; `is_answered` if the client has sent a close.
+    fn close(&mut self, last: &[u8], is_answered: bool, context: &ShardContext) {
+        let pongs = match &mut self.transport {
+            Transport::WebSocket(inbound) => inbound.drain_pongs(),
+            Transport::Sse(_) => Bytes::new(),
+        };
+        self.rest = [&self.rest[..], &pongs, last].concat().into();
+        self.closing = Some(Closing {
+            deadline: CLOSE_TIMEOUT.after(context.now),
+            is_answered: is_answered || matches!(self.transport, Transport::Sse(_)),
+            is_finished: false,
+            unread_bytes: DRAIN_READ_BYTES,
+        });
+    }
+
+    /// Closes the connection of a client that sends too much, and reads little more from it.
+    fn cut_off(&mut self, last: &[u8], context: &ShardContext) {
+        self.close(last, false, context);
+        if let Some(closing) = &mut self.closing {
+            closing.unread_bytes = MAX_RECEIVED_BYTES;
+        }
+    }
+
+    /// All bytes are sent. If the connection is closing, our end is closed, and the client has to close its end in time.
+    fn finish(&mut self, context: &ShardContext) -> io::Result<()> {
+        if let Some(closing) = &mut self.closing
+            && closing.is_answered
+            && !closing.is_finished
+        {
+            closing.is_finished = true;
+            closing.deadline = CLOSE_TIMEOUT.after(context.now);
+            self.line.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Sends `bye`, and closes the connection.
+    pub(super) fn bye(&mut self, bye: &EncodedFrame, context: &mut ShardContext) -> More {
+        if self.closing.is_some() {
+            return Ok(false);
+        }
+        let end = match &self.transport {
+            Transport::WebSocket(_) => close_frame(CLOSE_RECONNECT, "restarting"),
+            Transport::Sse(framing) => framing.end().to_vec(),
+        };
+        let last = [&self.transport.encode(bye)[..], &end].concat();
+        self.close(&last, false, context);
+        self.send(context)
+    }
+
+    /// Does what is due: called once a second.
+    pub(super) fn sweep(&mut self, context: &mut ShardContext) -> More {
+        self.received_bytes = 0;
+        if let Some(closing) = &mut self.closing {
+            if closing.deadline > context.now {
+                return Ok(false);
+            }
+            if closing.is_finished || !self.rest.is_empty() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            // The client does not answer our close; our end of the stream is closed all the same.
+            closing.is_answered = true;
+            return self.finish(context).map(|()| false);
+        }
+        if self.expires_at.is_some_and(|at| at <= context.instant) {
+            let last = match &self.transport {
+                Transport::WebSocket(_) => close_frame(CLOSE_EXPIRED, "the token has expired"),
+                Transport::Sse(framing) => framing.end().to_vec(),
+            };
+            self.close(&last, false, context);
+            return self.send(context);
+        }
+        // A client of a stream of events sends nothing; TCP's own timeout detects that it is gone.
+        let answers = matches!(self.transport, Transport::WebSocket(_));
+        if DEAD.has_passed(self.last_received, context.now) && (answers || self.stalled) {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        if !self.rest.is_empty() || self.stalled {
+            return Ok(false);
+        }
+        let is_silent = context.silence.has_passed(self.last_sent, context.now);
+        if is_silent {
+            self.last_sent = context.now;
+            let frame = context
+                .heartbeat_frame
+                .get_or_insert_with(|| context.heartbeat.frame());
+            self.rest = self.transport.encode(frame);
+        }
+        // In a silent room both go out in one packet.
+        if answers && (is_silent || PING_EVERY.has_passed(self.last_ping, context.now)) {
+            self.last_ping = context.now;
+            let ping = websocket::framed(OpCode::Control(Control::Ping), &[]);
+            self.rest = [&self.rest[..], &ping].concat().into();
+        }
+        if self.rest.is_empty() {
+            return Ok(false);
+        }
+        self.send(context)
+    }
+}

@@ -1,0 +1,304 @@
+//! One shard: an event loop over its connections.
+
+use std::{
+    collections::HashMap,
+    io, mem,
+    os::fd::AsRawFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, unix::SourceFd};
+use prometheus::IntGauge;
+use slab::Slab;
+use socket2::SockRef;
+
+use crate::fanout::connection::{Connection, DEAD_AFTER, More, ShardContext, Tick};
+use crate::fanout::{
+    deliveries::Deliveries, goaway, mailbox::Mailbox, new_connection::NewConnection,
+    write_batch::WriteBatch,
+};
+use crate::frame::heartbeat::Heartbeat;
+use crate::hub::entry::RoomEntry;
+use crate::metrics::Metrics;
+
+/// How often a part of the connections is swept, and how many parts there are.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+const SWEEP_PARTS: usize = 10;
+/// Maximum number of events of one poll.
+const EVENTS: usize = 1024;
+/// Size of the read buffer: clients send short messages.
+const READ_BYTES: usize = 4096;
+/// Size of the kernel's send buffer for a client, what is in flight included: with the kernel's default it would
+/// accept 4 MB of frames for a client that does not read. The kernel counts a small frame with its header, so this is
+/// some hundred of them.
+const SEND_BUFFER_BYTES: usize = 16 << 10;
+/// How much of that may be unsent: some twenty frames. Unsent frames go out late, and live tallies would be stale.
+const UNSENT_BYTES: u32 = 4 << 10;
+
+/// The mailbox's token; connections count from 0.
+const MAILBOX: Token = Token(usize::MAX);
+
+/// The connections of a room in this shard.
+struct RoomConnections {
+    room: Arc<RoomEntry>,
+    keys: Vec<usize>,
+}
+
+/// A thread that serves its share of the subscribers.
+pub(super) struct Shard {
+    number: usize,
+    poll: Poll,
+    mailbox: Arc<Mailbox>,
+    connections: Slab<Connection>,
+    rooms: HashMap<usize, RoomConnections>,
+    /// Keys of connections that have more to do at once.
+    unfinished: Vec<usize>,
+    /// Keys of connections that have failed or ended.
+    closed: Vec<usize>,
+    context: ShardContext,
+    queued: IntGauge,
+    stalled: IntGauge,
+    /// Set at shutdown: within which time subscribers reconnect.
+    reconnect_window: Option<Duration>,
+    started: Instant,
+    /// When the next sweep is due, and the last key of the one before.
+    sweep_at: Instant,
+    swept: usize,
+}
+
+/// Identifies a room by its entry's address; the shard holds the entry meanwhile.
+fn key(room: &Arc<RoomEntry>) -> usize {
+    Arc::as_ptr(room).addr()
+}
+
+impl Shard {
+    pub(super) fn new(number: usize, heartbeat: Heartbeat, metrics: &Metrics) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mailbox = Arc::new(Mailbox::new(poll.registry(), MAILBOX)?);
+        let (now, round) = (Instant::now(), SWEEP_EVERY * SWEEP_PARTS as u32);
+        Ok(Self {
+            number,
+            poll,
+            mailbox,
+            connections: Slab::new(),
+            rooms: HashMap::new(),
+            unfinished: Vec::new(),
+            closed: Vec::new(),
+            context: ShardContext {
+                now: Tick::since(now, now),
+                instant: now,
+                deliveries: Deliveries::new(metrics, heartbeat.clock.clone()),
+                // The next sweep of the connection may be a whole round later, which would be too late.
+                silence: Tick::span(heartbeat.every.saturating_sub(round)),
+                heartbeat,
+                heartbeat_frame: None,
+                batch: WriteBatch::default(),
+                scratch: vec![0; READ_BYTES].into(),
+            },
+            queued: metrics.queued.clone(),
+            stalled: metrics.stalled.clone(),
+            reconnect_window: None,
+            started: now,
+            sweep_at: now,
+            swept: 0,
+        })
+    }
+
+    pub(super) fn mailbox(&self) -> Arc<Mailbox> {
+        self.mailbox.clone()
+    }
+
+    /// Serves until it is stopped.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, self.poll_timeout())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                // epoll fails only if it is called with wrong arguments.
+                unreachable!("a shard cannot wait: {error}");
+            }
+            self.context.instant = Instant::now();
+            self.context.now = Tick::since(self.started, self.context.instant);
+            let inbox = self.mailbox.drain();
+            if inbox.stop {
+                return;
+            }
+            for room in inbox.changed_rooms {
+                self.notify_room(&room);
+            }
+            for key in mem::take(&mut self.unfinished) {
+                self.with_connection(key, Connection::receive);
+            }
+            for event in &events {
+                if event.token() != MAILBOX {
+                    let key = event.token().0;
+                    if event.is_writable() {
+                        self.with_connection(key, Connection::resume);
+                    }
+                    if event.is_readable() || event.is_read_closed() || event.is_error() {
+                        self.with_connection(key, Connection::receive);
+                    }
+                }
+            }
+            self.reap();
+            for connection in inbox.new_connections {
+                self.register(connection);
+            }
+            if let Some(window) = inbox.reconnect_window {
+                self.reconnect_window = Some(window);
+                self.bye(window);
+            }
+            self.sweep_idle();
+            self.reap();
+        }
+    }
+
+    /// How long it may wait for events.
+    fn poll_timeout(&self) -> Option<Duration> {
+        if !self.unfinished.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        // Without connections there is nothing to sweep.
+        (!self.connections.is_empty())
+            .then(|| self.sweep_at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Runs `act` on a connection, and notes what follows from it.
+    fn with_connection(
+        &mut self,
+        key: usize,
+        act: impl FnOnce(&mut Connection, &mut ShardContext) -> More,
+    ) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let before = (connection.queued(), connection.is_stalled());
+        let result = act(connection, &mut self.context);
+        let after = (connection.queued(), connection.is_stalled());
+        if before != after {
+            self.queued.add(after.0 as i64 - before.0 as i64);
+            self.stalled.add(i64::from(after.1) - i64::from(before.1));
+        }
+        match result {
+            Ok(false) => {}
+            Ok(true) => self.unfinished.push(key),
+            Err(error) => {
+                tracing::trace!(%error, "a subscriber has gone");
+                self.closed.push(key);
+            }
+        }
+    }
+
+    /// Sends what is new in a room to its connections.
+    fn notify_room(&mut self, room: &Arc<RoomEntry>) {
+        room.clear_dirty(self.number);
+        let Some(connections) = self.rooms.get_mut(&key(room)) else {
+            return;
+        };
+        // The list can be detached while it is iterated: connections are added by `register` and removed by `reap` only,
+        // which run after this.
+        let keys = mem::take(&mut connections.keys);
+        for key in &keys {
+            self.with_connection(*key, Connection::send);
+        }
+        if let Some(connections) = self.rooms.get_mut(&key(room)) {
+            connections.keys = keys;
+        }
+    }
+
+    fn register(&mut self, new: NewConnection) {
+        let room = new.subscriber.entry.clone();
+        let socket = SockRef::from(&new.taken.line);
+        let set = socket
+            .set_send_buffer_size(SEND_BUFFER_BYTES)
+            .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_BYTES))
+            // Detects hosts that are gone, also where no pong is due.
+            .and_then(|()| socket.set_tcp_user_timeout(Some(DEAD_AFTER)));
+        let slot = self.connections.vacant_entry();
+        let key = slot.key();
+        let registered = self.poll.registry().register(
+            &mut SourceFd(&new.taken.line.as_raw_fd()),
+            Token(key),
+            Interest::READABLE | Interest::WRITABLE,
+        );
+        if let Err(error) = set.and(registered) {
+            // The client has gone, or the kernel has no memory for it.
+            tracing::debug!(%error, "a subscriber is not taken in");
+            return;
+        }
+        let empty = || RoomConnections {
+            room: room.clone(),
+            keys: Vec::new(),
+        };
+        let keys = &mut self
+            .rooms
+            .entry(self::key(&room))
+            .or_insert_with(empty)
+            .keys;
+        if keys.is_empty() {
+            room.set_interest(self.number, true);
+        }
+        let (connection, read_ahead) = Connection::new(new, keys.len(), &self.context);
+        keys.push(key);
+        self.queued.add(connection.queued() as i64);
+        slot.insert(connection);
+        if let Some(window) = self.reconnect_window {
+            let bye = goaway::goaway_frame(window);
+            return self.with_connection(key, |connection, context| connection.bye(&bye, context));
+        }
+        self.with_connection(key, |connection, context| {
+            connection.process(&mut read_ahead.to_vec(), context)?;
+            // Bytes that arrived before the registration cause no event.
+            connection.receive(context)
+        });
+    }
+
+    fn bye(&mut self, window: Duration) {
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let bye = goaway::goaway_frame(window);
+            self.with_connection(key, |connection, context| connection.bye(&bye, context));
+        }
+    }
+
+    /// Sweeps the next part of the connections, if that is due.
+    fn sweep_idle(&mut self) {
+        if self.context.instant < self.sweep_at {
+            return;
+        }
+        self.sweep_at = self.context.instant + SWEEP_EVERY;
+        // One frame for all connections that are due now: it contains the time.
+        self.context.heartbeat_frame = None;
+        let slots = self.connections.capacity();
+        for _ in 0..slots.div_ceil(SWEEP_PARTS) {
+            self.swept = (self.swept + 1) % slots;
+            self.with_connection(self.swept, Connection::sweep);
+        }
+    }
+
+    /// Removes closed connections.
+    fn reap(&mut self) {
+        for closed in mem::take(&mut self.closed) {
+            let Some(connection) = self.connections.try_remove(closed) else {
+                continue;
+            };
+            self.queued.sub(connection.queued() as i64);
+            self.stalled.sub(connection.is_stalled().into());
+            let room = key(connection.room());
+            let Some(RoomConnections { room: entry, keys }) = self.rooms.get_mut(&room) else {
+                continue;
+            };
+            keys.swap_remove(connection.index);
+            match keys.get(connection.index) {
+                Some(moved) => self.connections[*moved].index = connection.index,
+                None if keys.is_empty() => {
+                    entry.set_interest(self.number, false);
+                    self.rooms.remove(&room);
+                }
+                None => {}
+            }
+        }
+    }
+}

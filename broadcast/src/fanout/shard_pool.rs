@@ -1,0 +1,94 @@
+//! Shards: threads that own the subscribers' sockets and write to them.
+//!
+//! ```text
+//!  HTTP ── new connection ─▶ mailbox ─┐
+//!  hub ─── room changed ───▶ mailbox ─┴▶ shard: epoll ─┬▶ connections of the room ─▶ cursor: what is next
+//!                                                      │                    └─ shared bytes ─▶ socket
+//!                                                      └▶ bytes of a client ─▶ inbound ─▶ pong, close
+//! ```
+//!
+//! To deliver a frame costs one look at a cursor and one system call, with bytes that all subscribers share. A
+//! connection has no queue: what its socket does not accept stays in the room, and only the rest of a frame that was
+//! begun is kept.
+//!
+//! Invariants:
+//! - A connection belongs to one shard from its first byte to its last.
+//! - A shard never waits for a client, the log or another shard.
+//! - No connection has a timer: every 100 ms a tenth of them is swept.
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::fanout::{mailbox::Mailbox, new_connection::NewConnection, shard::Shard};
+use crate::frame::heartbeat::Heartbeat;
+use crate::hub::entry::{RoomListener, RoomListeners};
+use crate::metrics::Metrics;
+
+/// The shards of a publisher or a relay. Dropped, they close all connections.
+pub(crate) struct ShardPool {
+    mailboxes: Vec<Arc<Mailbox>>,
+    next: AtomicUsize,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl ShardPool {
+    /// Starts `count` threads.
+    pub(crate) fn start(
+        count: NonZeroUsize,
+        heartbeat: &Heartbeat,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
+        let shards: Vec<Shard> = (0..count.get())
+            .map(|number| Shard::new(number, heartbeat.clone(), metrics))
+            .collect::<io::Result<_>>()?;
+        let mut pool = Self {
+            mailboxes: shards.iter().map(Shard::mailbox).collect(),
+            next: AtomicUsize::new(0),
+            threads: Vec::new(),
+        };
+        for shard in shards {
+            let named = thread::Builder::new().name("shard".to_owned());
+            pool.threads.push(named.spawn(move || shard.run())?);
+        }
+        Ok(pool)
+    }
+
+    /// What the hub notifies of changes.
+    pub(crate) fn listeners(&self) -> RoomListeners {
+        let mailboxes = self.mailboxes.iter().cloned();
+        mailboxes.map(|it| it as Arc<dyn RoomListener>).collect()
+    }
+
+    /// Assigns a connection to the next shard, so that each shard has its share of every room.
+    pub(crate) fn assign(&self, connection: NewConnection) {
+        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
+        self.mailboxes[shard].post(|inbox| inbox.new_connections.push(connection));
+    }
+
+    /// Sends `bye` to all subscribers, and to each that connects from now on; they reconnect within `window`.
+    pub(crate) fn bye(&self, window: Duration) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(|inbox| inbox.reconnect_window = Some(window));
+        }
+    }
+}
+
+impl Drop for ShardPool {
+    fn drop(&mut self) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(|inbox| inbox.stop = true);
+        }
+        for thread in self.threads.drain(..) {
+            // A panic of the thread would have ended the process.
+            let _ = thread.join();
+        }
+    }
+}

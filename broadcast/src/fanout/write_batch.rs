@@ -1,0 +1,214 @@
+//! The bytes of one vectored write, and what is left of them after it.
+//!
+//! Pure: the number of written bytes is passed in.
+
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+use crate::room::cursor::{Cursor, Next};
+
+/// Maximum pieces of one write. Most have one; a connection that catches up has several.
+const PIECES: usize = 16;
+/// More than a socket accepts at once, so that to gather more would be in vain.
+const FULL_BYTES: usize = 32 << 10;
+
+/// Pieces that are written together.
+#[derive(Debug, Default)]
+pub(super) struct WriteBatch {
+    pieces: Vec<Piece>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The rest of a piece that was begun.
+    Rest,
+    /// Answers to pings, not begun.
+    Pongs,
+    /// A frame, and the cursor after it.
+    Frame(Cursor, Next),
+}
+
+/// What was not written.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unsent {
+    /// The rest of a piece that was begun.
+    pub(super) rest: Bytes,
+    /// Answers to pings that were not begun.
+    pub(super) pongs: Bytes,
+}
+
+impl WriteBatch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Whether no more is to be gathered.
+    pub(super) fn is_full(&self) -> bool {
+        self.pieces.len() >= PIECES || self.bytes >= FULL_BYTES
+    }
+
+    /// Adds the rest of a piece that was begun: before all others.
+    pub(super) fn rest(&mut self, rest: Bytes) {
+        self.push(rest, Kind::Rest);
+    }
+
+    /// Adds answers to pings.
+    pub(super) fn pongs(&mut self, pongs: Bytes) {
+        self.push(pongs, Kind::Pongs);
+    }
+
+    /// Adds a frame, and the cursor after it.
+    pub(super) fn frame(&mut self, bytes: Bytes, cursor: Cursor, next: Next) {
+        self.push(bytes, Kind::Frame(cursor, next));
+    }
+
+    fn push(&mut self, bytes: Bytes, kind: Kind) {
+        if !bytes.is_empty() {
+            self.bytes += bytes.len();
+            self.pieces.push(Piece { bytes, kind });
+        }
+    }
+
+    /// Writes all pieces by one call of `write`.
+    pub(super) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        // Frames are gathered last, until it is full.
+        let count = self.pieces.len().min(PIECES);
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            *slice = IoSlice::new(&piece.bytes);
+        }
+        write(&slices[..count])
+    }
+
+    /// The number of bytes gathered.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Empties it after a write of `written` bytes. A frame that was begun counts as delivered; the cursor stays before
+    /// frames that were not.
+    pub(super) fn complete(
+        &mut self,
+        written: usize,
+        cursor: &mut Cursor,
+        mut delivered: impl FnMut(&Next),
+    ) -> Unsent {
+        let mut unsent = Unsent::default();
+        let mut unaccounted = written;
+        self.bytes = 0;
+        for Piece { bytes, kind } in self.pieces.drain(..) {
+            let went = unaccounted.min(bytes.len());
+            unaccounted -= went;
+            let whole = went == bytes.len();
+            match kind {
+                Kind::Pongs if went == 0 => {
+                    unsent.pongs = bytes;
+                    continue;
+                }
+                Kind::Frame(..) if went == 0 => continue,
+                Kind::Frame(after, next) => {
+                    *cursor = after;
+                    delivered(&next);
+                }
+                Kind::Rest | Kind::Pongs => {}
+            }
+            if !whole {
+                unsent.rest = bytes.slice(went..);
+            }
+        }
+        unsent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::room::{state::RoomState, testing::record_of};
+    use emostream_model::ResultId;
+    use proptest::prelude::*;
+
+    fn room(finals: u64) -> RoomState {
+        let mut room = RoomState::default();
+        for offset in 1..=finals {
+            let id = ResultId {
+                partition: 0,
+                offset,
+            };
+            assert!(room.push_final(id, offset, record_of(offset, offset, None), None, None));
+        }
+        room
+    }
+
+    proptest! {
+        /// Whatever the socket takes at each call, the stream is the one that a willing socket gets, and
+        /// each frame is counted once, when it is begun.
+        #[test]
+        fn what_goes_out_is_whole_and_in_order(
+            finals in 1_u64..60,
+            first in proptest::collection::vec(any::<u8>(), 0..40),
+            mut takes in proptest::collection::vec(0_usize..3000, 1..200),
+        ) {
+            let room = room(finals);
+            let from = ResultId { partition: 0, offset: 0 };
+            let resume = || Cursor::resume(&room, from, &(0..finals + 1)).0;
+            let mut expected = first.clone();
+            let mut cursor = resume();
+            while let Some(next) = cursor.next(&room) {
+                next.frame(|frame| expected.extend_from_slice(frame.websocket()));
+            }
+            // In the end it takes all.
+            takes.extend([usize::MAX; 200]);
+            let (mut cursor, mut rest) = (resume(), Bytes::from(first));
+            let (mut got, mut delivered) = (Vec::new(), 0);
+            let mut batch = WriteBatch::default();
+            for take in takes {
+                batch.rest(rest);
+                let mut ahead = cursor;
+                while !batch.is_full() && let Some(next) = ahead.next(&room) {
+                    let bytes = next.frame(|frame| frame.websocket().clone());
+                    batch.frame(bytes, ahead, next);
+                }
+                let all = batch.write(|slices| {
+                    slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<u8>>()
+                });
+                prop_assert_eq!(all.len(), batch.bytes());
+                let written = take.min(all.len());
+                got.extend_from_slice(&all[..written]);
+                let unsent = batch.complete(written, &mut cursor, |_| delivered += 1);
+                prop_assert!(batch.is_empty() && batch.bytes() == 0);
+                rest = unsent.rest;
+            }
+            prop_assert_eq!(got, expected);
+            prop_assert_eq!(delivered, finals);
+        }
+    }
+
+    #[test]
+    fn answers_to_pings_that_were_not_begun_are_given_back() {
+        let mut batch = WriteBatch::default();
+        let mut cursor = Cursor::join(&RoomState::default());
+        for (written, rest, pongs) in [
+            (1, "est", "pong"),
+            (4, "", "pong"),
+            (5, "ong", ""),
+            (8, "", ""),
+        ] {
+            batch.rest(Bytes::from("rest"));
+            batch.pongs(Bytes::from("pong"));
+            let unsent = batch.complete(written, &mut cursor, |_| unreachable!("no frame"));
+            assert_eq!(
+                (&unsent.rest[..], &unsent.pongs[..]),
+                (rest.as_bytes(), pongs.as_bytes())
+            );
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Frames as bytes: serialised and framed once, shared by all connections that send them.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use emostream_model::{Frame, ResultId};
+use tungstenite::{
+    Utf8Bytes,
+    protocol::frame::coding::{Data, OpCode},
+};
+
+use crate::frame::sse::{self, Framing};
+use crate::frame::websocket;
+
+/// Enough for most frames.
+const JSON_BYTES: usize = 512;
+
+/// A frame's JSON, as a WebSocket frame, and as a Server-Sent Event once a connection needs that.
+#[derive(Debug, Clone)]
+pub(crate) struct EncodedFrame {
+    /// A part of `websocket`.
+    json: Utf8Bytes,
+    websocket: Bytes,
+    kind: &'static str,
+    field: SseField,
+    event: OnceLock<Event>,
+}
+
+/// A field of the event that a browser's EventSource interprets.
+#[derive(Debug, Clone, Copy)]
+enum SseField {
+    None,
+    /// Where to resume.
+    Id(ResultId),
+    /// When to reconnect, in ms.
+    Retry(u64),
+}
+
+/// An event, and a chunk that holds it.
+#[derive(Debug, Clone)]
+struct Event {
+    /// A part of `chunk`.
+    event: Bytes,
+    chunk: Bytes,
+}
+
+impl PartialEq for EncodedFrame {
+    /// All other fields follow from the text.
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json
+    }
+}
+
+impl Eq for EncodedFrame {}
+
+impl EncodedFrame {
+    pub(crate) fn new(frame: &Frame) -> Self {
+        let mut json = Vec::with_capacity(JSON_BYTES);
+        serde_json::to_writer(&mut json, frame).expect("frames are plain data with string keys");
+        let websocket = Bytes::from(websocket::framed(OpCode::Data(Data::Text), &json));
+        let text = websocket.slice(websocket.len() - json.len()..);
+        Self {
+            json: Utf8Bytes::try_from(text).expect("JSON is UTF-8"),
+            websocket,
+            kind: frame.kind(),
+            field: match frame {
+                Frame::Final { id, .. } => SseField::Id(*id),
+                Frame::Bye { retry_ms } => SseField::Retry(*retry_ms),
+                _ => SseField::None,
+            },
+            event: OnceLock::new(),
+        }
+    }
+
+    /// The JSON text.
+    pub(crate) fn json(&self) -> &Utf8Bytes {
+        &self.json
+    }
+
+    /// The whole WebSocket frame.
+    pub(crate) fn websocket(&self) -> &Bytes {
+        &self.websocket
+    }
+
+    /// The whole Server-Sent Event, blank line included, as `framing` sends it.
+    pub(crate) fn sse(&self, framing: Framing) -> &Bytes {
+        let event = self.event.get_or_init(|| {
+            let field = match self.field {
+                SseField::None => String::new(),
+                SseField::Id(id) => format!("id: {id}\n"),
+                SseField::Retry(ms) => format!("retry: {ms}\n"),
+            };
+            // JSON has no line breaks of its own, so one data line holds it.
+            let event = format!("event: {}\n{field}data: {}\n\n", self.kind, self.json);
+            let chunk = Bytes::from(sse::chunk(&event));
+            let end = chunk.len() - sse::CHUNK_END.len();
+            Event {
+                event: chunk.slice(end - event.len()..end),
+                chunk,
+            }
+        });
+        match framing {
+            Framing::Chunks => &event.chunk,
+            Framing::Bare => &event.event,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_the_same_whatever_it_goes_by() {
+        let encoded = EncodedFrame::new(&Frame::Bye { retry_ms: 4200 });
+        let json = r#"{"type":"bye","retry_ms":4200}"#;
+        let event = format!("event: bye\nretry: 4200\ndata: {json}\n\n");
+        assert_eq!(encoded.json().as_str(), json);
+        assert_eq!(encoded.websocket()[..2], [0x81, json.len() as u8]);
+        assert_eq!(encoded.websocket()[2..], *json.as_bytes());
+        assert_eq!(encoded.sse(Framing::Bare), event.as_bytes());
+        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+        assert_eq!(encoded.sse(Framing::Chunks), chunk.as_bytes());
+    }
+}

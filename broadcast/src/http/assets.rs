@@ -1,0 +1,233 @@
+//! The pages, and the client module that they and others use, held in the program.
+
+use std::{
+    borrow::Cow,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use bytes::Bytes;
+use emostream_http::{Body, Response};
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{
+        CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+        IF_NONE_MATCH,
+    },
+};
+
+use crate::config::IngestUrl;
+
+/// Everything from here, nothing inline: what a sender writes can never run. (The element's style is a
+/// constructed sheet, which is neither.)
+const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; \
+                      object-src 'none'; base-uri 'none'; frame-ancestors 'self'";
+const CONNECT: &str = "connect-src 'self'";
+
+/// Where [`Page::new`] inserts the origin that the page sends reactions to.
+const BODY: &str = "<body data-emostream-page";
+
+const HTML: &str = "text/html; charset=utf-8";
+const MODULE: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+
+/// A file of `web/`, by its path.
+macro_rules! file {
+    ($path:literal, $kind:expr, $file:literal) => {
+        ($path, $kind, include_str!(concat!("../../web/", $file)))
+    };
+}
+
+/// The files by their path: type and content.
+const FILES: [(&str, &str, &str); 16] = [
+    file!("/", HTML, "index.html"),
+    file!("/dashboard", HTML, "dashboard.html"),
+    file!("/style.css", STYLE, "style.css"),
+    file!("/viewer.css", STYLE, "viewer.css"),
+    file!("/dashboard.css", STYLE, "dashboard.css"),
+    file!("/icon.svg", "image/svg+xml", "icon.svg"),
+    // What other pages import.
+    file!("/emostream.js", MODULE, "emostream.js"),
+    file!("/emostream-room.js", MODULE, "emostream-room.js"),
+    file!("/scoreboard.js", MODULE, "scoreboard.js"),
+    file!("/delay.js", MODULE, "delay.js"),
+    file!("/swarms.js", MODULE, "swarms.js"),
+    // What the two pages are made of.
+    file!("/viewer.js", MODULE, "viewer.js"),
+    file!("/dashboard.js", MODULE, "dashboard.js"),
+    file!("/chart.js", MODULE, "chart.js"),
+    file!("/mood.js", MODULE, "mood.js"),
+    file!("/dom.js", MODULE, "dom.js"),
+];
+
+/// Browsers request it by themselves.
+const ICON: &str = "/favicon.ico";
+
+/// Whether `path` is a file of the page.
+pub(crate) fn knows(path: &str) -> bool {
+    path == ICON || FILES.iter().any(|(known, ..)| *known == path)
+}
+
+/// A file, as this publisher serves it.
+#[derive(Debug)]
+struct File {
+    path: &'static str,
+    kind: HeaderValue,
+    content: Bytes,
+    tag: HeaderValue,
+}
+
+impl File {
+    fn new(path: &'static str, kind: &'static str, content: Cow<'static, str>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        let tag = format!("\"{:016x}\"", hasher.finish());
+        Self {
+            path,
+            kind: HeaderValue::from_static(kind),
+            content: Bytes::from(content.into_owned()),
+            tag: HeaderValue::try_from(tag).expect("hexadecimal digits"),
+        }
+    }
+}
+
+/// The page, as this publisher serves it.
+#[derive(Debug)]
+pub(crate) struct Page {
+    files: Vec<File>,
+    policy: HeaderValue,
+}
+
+impl Page {
+    /// A page that sends reactions to `ingest`; `None` is where the page came from.
+    pub(crate) fn new(ingest: Option<&IngestUrl>) -> Self {
+        let policy = match ingest {
+            Some(IngestUrl(url)) => POLICY.replacen(CONNECT, &format!("{CONNECT} {url}"), 1),
+            None => POLICY.to_owned(),
+        };
+        let told = |content: &'static str| match ingest {
+            Some(IngestUrl(url)) => content
+                .replacen(BODY, &format!(r#"{BODY} data-ingest-url="{url}""#), 1)
+                .into(),
+            None => Cow::Borrowed(content),
+        };
+        let file = |(path, kind, content)| match kind {
+            HTML => File::new(path, kind, told(content)),
+            _ => File::new(path, kind, Cow::Borrowed(content)),
+        };
+        Self {
+            files: FILES.into_iter().map(file).collect(),
+            policy: HeaderValue::try_from(policy).expect("an origin is plain text"),
+        }
+    }
+
+    /// The file at `path`, or that the browser's copy is the newest; an empty answer for the icon.
+    pub(crate) fn answer(&self, path: &str, request: &HeaderMap) -> Response {
+        let mut response = Response::new(Body::empty());
+        let Some(file) = self.files.iter().find(|file| file.path == path) else {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return response;
+        };
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, file.kind.clone());
+        // The files change with the program, so a browser revalidates each time; mostly the answer is 304.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(ETAG, file.tag.clone());
+        headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
+        let sniffing = HeaderName::from_static("x-content-type-options");
+        headers.insert(sniffing, HeaderValue::from_static("nosniff"));
+        match has(request, &file.tag) {
+            true => *response.status_mut() = StatusCode::NOT_MODIFIED,
+            false => *response.body_mut() = Body::from(file.content.clone()),
+        }
+        response
+    }
+}
+
+/// Whether the browser has what `tag` stands for (RFC 9110, section 13.1.2).
+fn has(request: &HeaderMap, tag: &HeaderValue) -> bool {
+    let lines = request.get_all(IF_NONE_MATCH).into_iter();
+    let mut tags = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    tags.any(|known| {
+        let known = known.trim_ascii();
+        known == b"*" || known.strip_prefix(b"W/").unwrap_or(known) == tag.as_bytes()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use std::io::Write;
+
+    fn html<'p>(page: &'p Page, path: &str) -> &'p str {
+        let file = page.files.iter().find(|file| file.path == path).unwrap();
+        std::str::from_utf8(&file.content).unwrap()
+    }
+
+    #[test]
+    fn the_page_is_told_where_to_send_and_may_send_there() {
+        let own = Page::new(None);
+        assert!(!html(&own, "/").contains("data-ingest-url") && own.policy == POLICY);
+        let url = "https://react.example".parse().unwrap();
+        let told = Page::new(Some(&url));
+        let body = r#"<body data-emostream-page data-ingest-url="https://react.example">"#;
+        assert!(html(&told, "/").contains(body));
+        let policy = told.policy.to_str().unwrap();
+        assert!(policy.contains("connect-src 'self' https://react.example ws: wss:;"));
+    }
+
+    #[test]
+    fn a_browser_that_has_a_file_is_not_sent_it_again() {
+        let page = Page::new(None);
+        let asked = |tags: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(IF_NONE_MATCH, tags.parse().unwrap());
+            page.answer("/emostream.js", &headers).status()
+        };
+        let fresh = page.answer("/emostream.js", &HeaderMap::new());
+        let tag = fresh.headers()[ETAG].to_str().unwrap().to_owned();
+        assert_eq!(fresh.status(), 200);
+        for known in [
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"old\", {tag}"),
+            "*".to_owned(),
+        ] {
+            assert_eq!(asked(&known), 304, "{known}");
+        }
+        assert_eq!(asked("\"old\""), 200);
+        assert_ne!(
+            page.answer("/viewer.js", &HeaderMap::new()).headers()[ETAG],
+            *tag
+        );
+    }
+
+    #[test]
+    fn every_file_that_a_file_names_is_served() {
+        for (path, _, content) in FILES {
+            let names = content.split(['"', '\'']).filter(|text| {
+                let plain = |c: char| c.is_ascii_alphanumeric() || "./-".contains(c);
+                let local = text.starts_with('/') || text.starts_with("./");
+                local && text.chars().all(plain) && text.contains(".")
+            });
+            for name in names.filter(|name| !name.ends_with('/')) {
+                let name = name.trim_start_matches('.');
+                assert!(knows(name), "{path} names {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_client_module_is_small_and_imports_nothing() {
+        const BYTES: usize = 12 * 1024;
+        let (_, _, module) = FILES
+            .iter()
+            .find(|(path, ..)| *path == "/emostream.js")
+            .unwrap();
+        assert!(!module.lines().any(|line| line.starts_with("import ")));
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(module.as_bytes()).unwrap();
+        let packed = packed.finish().unwrap().len();
+        assert!(packed <= BYTES, "{packed} bytes");
+    }
+}

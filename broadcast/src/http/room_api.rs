@@ -1,0 +1,128 @@
+//! JSON: a room's state, its history, the list of rooms.
+//!
+//! ```text
+//! {"room":…,"final":{…}|null,"live":{…}|null,"total":N,"totals":[{"emoji","count"},…],
+//!  "trending":{…}|null,"subscribers":N}
+//! {"room":…,"finals":[{…},…]}
+//! {"rooms":[{"room":…,"total":N,"totals":[…],"subscribers":N},…],
+//!  "trending":{"span_ms":N,"top":[{"emoji","count"},…],"rooms":[{"room","count"},…]}|null}
+//! ```
+//!
+//! `final`, `live` and a room's `trending` are the frames that subscribers get; beside the list of rooms
+//! `trending` is what leads across all of them; `totals` are all emojis ever counted in the
+//! room (in the list of rooms: the top 20), as of the newest final.
+
+use emostream_http::{Body, Pass, Response};
+use emostream_model::{Count, FRAME_COUNTS, Room, RoomCount};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use serde::Serialize;
+
+use crate::frame::encoded::EncodedFrame;
+use crate::hub::{entry::RoomEntry, rooms::Hub};
+use crate::room::state::RoomState;
+
+/// Maximum rooms in the list: those with the greatest totals.
+const LISTED_ROOMS: usize = 1000;
+
+/// The room as it is now; without results if it is not known.
+pub(crate) fn room(hub: &Hub, room: &Room) -> Response {
+    let entry = hub.find(room);
+    match entry.as_deref() {
+        Some(entry) => describe(room, &entry.state(), entry.audience()),
+        None => describe(room, &RoomState::default(), 0),
+    }
+}
+
+fn describe(room: &Room, state: &RoomState, subscribers: usize) -> Response {
+    let newest = frame(state.newest().map(|newest| &newest.frame));
+    let live = frame(state.live().map(|live| &live.frame));
+    let totals = json(&state.totals().counts());
+    let total = state.totals().total();
+    let trending = frame(state.trending().map(|trending| &trending.frame));
+    answer(format!(
+        r#"{{"room":"{room}","final":{newest},"live":{live},"total":{total},"totals":{totals},"trending":{trending},"subscribers":{subscribers}}}"#
+    ))
+}
+
+fn frame(frame: Option<&EncodedFrame>) -> &str {
+    frame.map_or("null", |frame| frame.json().as_str())
+}
+
+/// The kept finals of windows that begin within `[from, to)`, oldest first.
+pub(crate) fn history(hub: &Hub, room: &Room, from_ms: u64, to_ms: u64) -> Response {
+    let mut finals = Vec::new();
+    if let Some(entry) = hub.find(room) {
+        let state = entry.state();
+        let within = state
+            .finals()
+            .filter(|f| (from_ms..to_ms).contains(&f.window.start));
+        finals.extend(within.map(|kept| kept.frame.json().clone()));
+    }
+    let finals: Vec<&str> = finals.iter().map(|json| json.as_str()).collect();
+    let finals = finals.join(",");
+    answer(format!(r#"{{"room":"{room}","finals":[{finals}]}}"#))
+}
+
+#[derive(Serialize)]
+struct Listed {
+    room: Room,
+    total: u64,
+    totals: Vec<Count>,
+    subscribers: usize,
+}
+
+impl Listed {
+    fn new(room: Room, entry: &RoomEntry) -> Self {
+        let state = entry.state();
+        let mut totals = state.totals().counts();
+        totals.truncate(FRAME_COUNTS);
+        Self {
+            room,
+            total: state.totals().total(),
+            totals,
+            subscribers: entry.audience(),
+        }
+    }
+}
+
+/// What is trending across rooms.
+#[derive(Serialize)]
+struct Leading<'a> {
+    span_ms: u64,
+    top: &'a [Count],
+    rooms: &'a [RoomCount],
+}
+
+/// The active rooms that `pass` opens, those with the greatest totals first. What is trending across rooms is
+/// only for a pass that opens all of them.
+pub(crate) fn rooms(hub: &Hub, pass: &Pass) -> Response {
+    let active = hub.active().into_iter();
+    let mut rooms: Vec<Listed> = active
+        .filter(|(room, _)| pass.opens(room.as_str()))
+        .map(|(room, entry)| Listed::new(room, &entry))
+        .collect();
+    rooms.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.room.cmp(&b.room)));
+    rooms.truncate(LISTED_ROOMS);
+    let leaders = hub.leaders().filter(|_| pass.opens_all());
+    let trending = leaders.as_ref().map(|leaders| Leading {
+        span_ms: leaders.span_ms,
+        top: &leaders.top,
+        rooms: &leaders.rooms,
+    });
+    let (rooms, trending) = (json(&rooms), json(&trending));
+    answer(format!(r#"{{"rooms":{rooms},"trending":{trending}}}"#))
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data with string keys")
+}
+
+fn answer(mut json: String) -> Response {
+    // A terminal shows the prompt in a line of its own.
+    json.push('\n');
+    let mut response = Response::new(Body::from(json));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,120 @@
+//! Which offsets of the finals were read, by partition.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use emostream_model::{ReadRange, ResultId};
+use tokio::sync::watch;
+
+use crate::hub::{rejected_update::RejectedUpdate, upstream_status::UpstreamStatus};
+
+/// How far a publisher may lag behind another one, from which a subscriber comes. An id that is not
+/// reached within this time is one of another log: this one was recreated.
+const MAX_LAG: Duration = Duration::from_secs(2);
+
+/// The same for a relay that is disconnected: it reaches the id once it has found another upstream, which
+/// takes up to five seconds.
+const MAX_LAG_DISCONNECTED: Duration = Duration::from_secs(8);
+
+/// The offsets of the finals that were read.
+#[derive(Debug, Default)]
+pub(crate) struct ReadOffsets {
+    ranges: Mutex<HashMap<u32, ReadRange>>,
+    /// Notified when a range grows.
+    advanced: watch::Sender<()>,
+}
+
+impl ReadOffsets {
+    pub(super) fn get(&self, partition: u32) -> Option<ReadRange> {
+        self.ranges().get(&partition).copied()
+    }
+
+    /// Those of one partition; empty for a partition that is not read.
+    pub(crate) fn range(&self, partition: u32) -> Range<u64> {
+        let range = self.get(partition);
+        range.map_or(0..0, |range| range.start..range.end)
+    }
+
+    /// Those of every partition.
+    pub(crate) fn all(&self) -> Vec<ReadRange> {
+        self.ranges().values().copied().collect()
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, HashMap<u32, ReadRange>> {
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The finals of `range` were read; `false` if that is known. If it begins behind what was read before, the
+    /// finals in between were deleted: `evict` is called with the last of them.
+    pub(super) fn advance(
+        &self,
+        range: ReadRange,
+        evict: impl FnOnce(u64),
+    ) -> Result<bool, RejectedUpdate> {
+        let partition = range.partition;
+        let mut now = range;
+        let mut evicted = None;
+        if let Some(known) = self.get(partition) {
+            if range.end < known.start {
+                return Err(RejectedUpdate::OtherLog(format!("partition {partition}")));
+            }
+            if range.end <= known.end {
+                return Ok(false);
+            }
+            match range.start > known.end {
+                true => evicted = range.start.checked_sub(1),
+                false => now.start = known.start,
+            }
+        }
+        self.ranges().insert(partition, now);
+        if let Some(last) = evicted {
+            evict(last);
+        }
+        self.advanced.send_replace(());
+        Ok(true)
+    }
+
+    fn lags_behind(&self, id: ResultId) -> bool {
+        let range = self.get(id.partition);
+        range.is_some_and(|range| range.end <= id.offset)
+    }
+
+    /// Waits for `id` to be read, for [`MAX_LAG`] at most: a subscriber may come from a publisher that is
+    /// ahead of this one. `false` if it was not, and this node is disconnected: then the id may still be one
+    /// of this log.
+    pub(super) async fn catch_up(
+        &self,
+        id: ResultId,
+        status: &watch::Sender<UpstreamStatus>,
+    ) -> bool {
+        let mut advanced = self.advanced.subscribe();
+        let reached = async {
+            while self.lags_behind(id) {
+                // The sender lives as long as this.
+                let _ = advanced.changed().await;
+            }
+        };
+        let settled = async {
+            let mut status = status.subscribe();
+            loop {
+                let _ = status.wait_for(UpstreamStatus::is_connected).await;
+                if tokio::time::timeout(MAX_LAG, status.wait_for(|now| !now.is_connected()))
+                    .await
+                    .is_err()
+                {
+                    // Not reached in all that time: the cursor will announce a gap.
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = reached => true,
+            () = settled => true,
+            () = tokio::time::sleep(MAX_LAG_DISCONNECTED) => false,
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Updates that are not applied.
+
+use emostream_model::Room;
+
+/// Why an update is not applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RejectedUpdate {
+    /// It is from another log than the updates before it: the log was recreated, or the upstream reads another one. The
+    /// results of this room or partition show it.
+    #[error("the results of {0} are of another log than those before; starting again takes them")]
+    OtherLog(String),
+    /// The snapshot of a room cannot be parsed.
+    #[error("what it tells of room {0} is no room")]
+    InvalidSnapshot(Room),
+}
+
+impl RejectedUpdate {
+    /// Whether all further updates would be rejected, too, so that the process has to start again.
+    pub(crate) fn is_log_mismatch(&self) -> bool {
+        matches!(self, Self::OtherLog(_))
+    }
+}

@@ -1,0 +1,325 @@
+//! All rooms of this node.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use emostream_model::{
+    LeadersRecord, NodeId, ReadRange, RelayUpdate, ResultId, ResultOrder, Room, Window,
+    WindowRecord, WindowSettings,
+};
+use rand::RngExt;
+use tokio::sync::watch;
+
+use crate::hub::entry::{RoomEntry, RoomListeners};
+use crate::hub::{
+    offsets::ReadOffsets, rejected_update::RejectedUpdate, upstream_status::UpstreamStatus,
+    window_settings::observe,
+};
+use crate::room::snapshot::{InvalidSnapshot, ParsedSnapshot};
+use crate::room::state::RoomState;
+
+/// Maximum number of rooms without a result that exist because a client subscribes to them. Any name in an address
+/// makes one, and each takes some hundred bytes until it is swept.
+const MAX_IDLE_ROOMS: usize = 100_000;
+
+/// Every room that has a result, or a subscriber.
+///
+/// It grows with the rooms of the totals topic, as the topic itself does.
+pub(crate) struct Hub {
+    /// The id of this node in the tree of relays.
+    pub(crate) node: NodeId,
+    rooms: Mutex<HashMap<Room, Arc<RoomEntry>>>,
+    /// How many of them are idle, at most: one that got a result since the last sweep is counted until the
+    /// next sweep. Changed while the rooms are locked.
+    idle: AtomicUsize,
+    pub(crate) offsets: ReadOffsets,
+    /// What is trending across all rooms.
+    leaders: Mutex<Option<(ResultOrder, LeadersRecord)>>,
+    /// The greatest number of backward resets of any room.
+    resets: AtomicU64,
+    window_settings: Mutex<WindowSettings>,
+    listeners: RoomListeners,
+    pub(crate) upstream_status: watch::Sender<UpstreamStatus>,
+}
+
+impl Hub {
+    /// A hub without rooms. `window_settings` hold until results show others; `listeners` are notified of changes.
+    pub(crate) fn new(window_settings: WindowSettings, listeners: RoomListeners) -> Self {
+        Self {
+            node: NodeId(rand::rng().random()),
+            rooms: Mutex::default(),
+            idle: AtomicUsize::new(0),
+            offsets: ReadOffsets::default(),
+            leaders: Mutex::default(),
+            resets: AtomicU64::new(0),
+            window_settings: Mutex::new(window_settings),
+            listeners,
+            upstream_status: watch::Sender::new(UpstreamStatus::Disconnected),
+        }
+    }
+
+    /// Applies an update, and notifies the subscribers of what has changed. `false` if it is known already.
+    ///
+    /// `resets` is the number of backward resets before a result, where that is known.
+    pub(super) fn apply(
+        &self,
+        resets: Option<u64>,
+        update: RelayUpdate,
+    ) -> Result<bool, RejectedUpdate> {
+        match update {
+            RelayUpdate::Final {
+                id,
+                written_ms,
+                record,
+            } => {
+                self.observe(&record);
+                let room = record.room.clone();
+                let (newest, unread) = ((id, record.window), self.last_unread(id.partition));
+                self.update_room(&room, Some(newest), |state| {
+                    let is_new = state.push_final(id, written_ms, record, resets, unread);
+                    self.resets.fetch_max(state.resets(), Ordering::Relaxed);
+                    is_new
+                })
+            }
+            RelayUpdate::Live(record) => {
+                self.observe(&record);
+                let entry = self.get_or_insert(&record.room, RoomState::default);
+                Ok(entry.update(|state| state.push_live(record)))
+            }
+            RelayUpdate::Trending(record) => {
+                let entry = self.get_or_insert(&record.room, RoomState::default);
+                Ok(entry.update(|state| state.push_trending(record)))
+            }
+            RelayUpdate::Leaders(record) => Ok(self.set_leaders(record)),
+            RelayUpdate::Room(snapshot) => {
+                let room = &snapshot.room;
+                let parsed = ParsedSnapshot::parse(&snapshot)
+                    .map_err(|InvalidSnapshot| RejectedUpdate::InvalidSnapshot(room.clone()))?;
+                self.update_room(room, parsed.newest(), |state| state.merge(parsed))
+            }
+            RelayUpdate::Read(range) => self.set_read(range),
+        }
+    }
+
+    /// Changes a room, unless its `newest` final shows that the update is from another log.
+    fn update_room(
+        &self,
+        room: &Room,
+        newest: Option<(ResultId, Window)>,
+        change: impl FnOnce(&mut RoomState) -> bool,
+    ) -> Result<bool, RejectedUpdate> {
+        let mut is_mismatch = false;
+        let entry = self.get_or_insert(room, RoomState::default);
+        let is_new = entry.update(|state| {
+            is_mismatch = newest.is_some_and(|(id, window)| state.contradicts(id, window));
+            !is_mismatch && change(state)
+        });
+        match is_mismatch {
+            true => Err(RejectedUpdate::OtherLog(format!("room {room}"))),
+            false => Ok(is_new),
+        }
+    }
+
+    fn lock_settings(&self) -> MutexGuard<'_, WindowSettings> {
+        let settings = self.window_settings.lock();
+        settings.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The settings of the dataflow's windows, as far as they are known.
+    pub(crate) fn window_settings(&self) -> WindowSettings {
+        *self.lock_settings()
+    }
+
+    /// Sets the settings that the upstream sent.
+    pub(crate) fn set_window_settings(&self, settings: WindowSettings) {
+        *self.lock_settings() = settings;
+    }
+
+    fn observe(&self, result: &WindowRecord) {
+        observe(&mut self.lock_settings(), result);
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<Room, Arc<RoomEntry>>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The room, if it is known.
+    pub(crate) fn find(&self, room: &Room) -> Option<Arc<RoomEntry>> {
+        self.rooms().get(room).cloned()
+    }
+
+    /// Counts a subscriber of the room, which is inserted if it is not known. `None` if there are too many idle rooms.
+    pub(crate) fn subscribe(&self, room: &Room) -> Option<Arc<RoomEntry>> {
+        self.get_or_insert_counted(room, RoomEntry::subscribed)
+    }
+
+    /// A relay below had `before` subscribers in the room, and has `now`. `false` if there are too many idle rooms, and
+    /// they are not counted.
+    pub(crate) fn audience_below(&self, room: &Room, before: usize, now: usize) -> bool {
+        let counted = self.get_or_insert_counted(room, |entry| entry.count_below(before, now));
+        counted.is_some()
+    }
+
+    /// The room, after `count` has counted an audience: meanwhile it cannot be swept.
+    fn get_or_insert_counted(
+        &self,
+        room: &Room,
+        count: impl FnOnce(&RoomEntry),
+    ) -> Option<Arc<RoomEntry>> {
+        let mut rooms = self.rooms();
+        let entry = match rooms.get(room) {
+            Some(entry) => entry.clone(),
+            None if self.idle.load(Ordering::Relaxed) >= MAX_IDLE_ROOMS => return None,
+            None => {
+                self.idle.fetch_add(1, Ordering::Relaxed);
+                let entry = Arc::new(RoomEntry::new(RoomState::default(), self.listeners.clone()));
+                rooms.insert(room.clone(), entry.clone());
+                entry
+            }
+        };
+        count(&entry);
+        Some(entry)
+    }
+
+    /// Every room.
+    pub(crate) fn all(&self) -> Vec<(Room, Arc<RoomEntry>)> {
+        let rooms = self.rooms();
+        rooms
+            .iter()
+            .map(|(room, entry)| (room.clone(), entry.clone()))
+            .collect()
+    }
+
+    /// The room, inserted with `state` if it is not known.
+    pub(super) fn get_or_insert(
+        &self,
+        room: &Room,
+        state: impl FnOnce() -> RoomState,
+    ) -> Arc<RoomEntry> {
+        let mut rooms = self.rooms();
+        let entry = rooms.entry(room.clone());
+        entry
+            .or_insert_with(|| Arc::new(RoomEntry::new(state(), self.listeners.clone())))
+            .clone()
+    }
+
+    /// Every room with results to show.
+    pub(crate) fn active(&self) -> Vec<(Room, Arc<RoomEntry>)> {
+        let rooms = self.rooms();
+        let active = rooms.iter().filter(|(_, entry)| entry.state().is_active());
+        active
+            .map(|(room, entry)| (room.clone(), entry.clone()))
+            .collect()
+    }
+
+    /// Drops finals that were written before `before_ms`, live tallies of windows that ended before `overdue_ms`, and rooms
+    /// without results and subscribers. All times are Unix milliseconds.
+    pub(super) fn sweep(&self, before_ms: u64, overdue_ms: u64) {
+        let (mut rooms, mut idle) = (self.rooms(), 0);
+        rooms.retain(|_, entry| {
+            let mut state = entry.state();
+            state.expire(before_ms);
+            state.end_live(overdue_ms);
+            let (is_idle, has_audience) = (state.is_idle(), entry.audience() > 0);
+            idle += usize::from(is_idle && has_audience);
+            has_audience || !is_idle
+        });
+        self.idle.store(idle, Ordering::Relaxed);
+    }
+
+    /// The last offset of a partition of the finals before the ones that were read.
+    pub(super) fn last_unread(&self, partition: u32) -> Option<u64> {
+        self.offsets.get(partition)?.start.checked_sub(1)
+    }
+
+    /// The finals of `range` were read. If it begins behind what was read before, the finals in between were deleted.
+    fn set_read(&self, range: ReadRange) -> Result<bool, RejectedUpdate> {
+        self.offsets.advance(range, |last| {
+            for entry in self.rooms().values() {
+                entry.update(|state| state.evict_through(range.partition, last));
+            }
+        })
+    }
+
+    /// Waits for `id` to be read ([`ReadOffsets::catch_up`]).
+    pub(crate) async fn catch_up(&self, id: ResultId) -> bool {
+        self.offsets.catch_up(id, &self.upstream_status).await
+    }
+
+    /// What is trending across all rooms, if anything is.
+    pub(crate) fn leaders(&self) -> Option<LeadersRecord> {
+        self.last_leaders()
+            .filter(|leaders| !leaders.top.is_empty())
+    }
+
+    /// Sets what is trending across all rooms; `false` if it is older than what is known, or the same.
+    fn set_leaders(&self, record: LeadersRecord) -> bool {
+        let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+        let order = ResultOrder::new(self.resets.load(Ordering::Relaxed), record.window);
+        let newer = |(known, leaders): &(ResultOrder, _)| *known <= order && *leaders != record;
+        let is_new = leaders.as_ref().is_none_or(newer);
+        if is_new {
+            *leaders = Some((order, record));
+        }
+        is_new
+    }
+
+    /// The last record of what is trending across all rooms; it may say that nothing is.
+    pub(crate) fn last_leaders(&self) -> Option<LeadersRecord> {
+        let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+        leaders.as_ref().map(|(_, leaders)| leaders.clone())
+    }
+
+    /// The number of rooms.
+    pub(crate) fn len(&self) -> usize {
+        self.rooms().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::room::testing::record;
+
+    fn hub() -> Hub {
+        Hub::new(WindowSettings::default(), Arc::new([]))
+    }
+
+    fn room(nth: usize) -> Room {
+        Room::new(&format!("r{nth}")).unwrap()
+    }
+
+    #[test]
+    fn rooms_that_are_only_looked_at_are_bounded_until_they_are_swept_or_count_something() {
+        let hub = hub();
+        for nth in 0..MAX_IDLE_ROOMS {
+            assert!(hub.subscribe(&room(nth)).is_some());
+        }
+        let more = room(MAX_IDLE_ROOMS);
+        assert!(hub.subscribe(&more).is_none(), "one too many");
+        assert!(!hub.audience_below(&more, 0, 7), "from a relay neither");
+        assert!(hub.subscribe(&room(7)).is_some(), "one that is there");
+        // Somebody is in all of them, and one has results now.
+        let live = WindowRecord {
+            room: room(3),
+            ..record(100, Some(1000))
+        };
+        assert_eq!(hub.apply(None, RelayUpdate::Live(live)), Ok(true));
+        hub.sweep(0, 0);
+        assert!(hub.subscribe(&more).is_some());
+        assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_none());
+        // All leave.
+        for (_, entry) in hub.all() {
+            entry.subscribers.store(0, Ordering::Relaxed);
+        }
+        hub.sweep(0, 0);
+        assert_eq!(hub.len(), 1);
+        assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_some());
+    }
+}

@@ -1,0 +1,69 @@
+//! A subscriber of a room, over any transport.
+
+use std::{sync::Arc, time::Duration};
+
+use emostream_model::{Frame, ResultId, Room};
+use prometheus::IntGauge;
+
+use crate::frame::encoded::EncodedFrame;
+use crate::hub::{entry::RoomEntry, rooms::Hub};
+use crate::metrics::Metrics;
+use crate::room::cursor::Cursor;
+
+/// One subscriber: it has a cursor and no queue. It is counted until it is dropped.
+pub(crate) struct Subscriber {
+    pub(crate) entry: Arc<RoomEntry>,
+    pub(crate) cursor: Cursor,
+    /// The room's newest final when it joined.
+    pub(crate) found: Option<ResultId>,
+    audience: IntGauge,
+}
+
+impl Subscriber {
+    /// Joins `room`, after `since` if that is given; also returns the first frame. `None` if there are too many idle
+    /// rooms.
+    pub(crate) fn join(
+        hub: &Hub,
+        room: &Room,
+        since: Option<ResultId>,
+        heartbeat: Duration,
+        metrics: &Metrics,
+        transport: &str,
+    ) -> Option<(Self, EncodedFrame)> {
+        let entry = hub.subscribe(room)?;
+        let audience = metrics.subscribers.with_label_values(&[transport]);
+        audience.inc();
+        let ((cursor, resumed), found) = {
+            let read = since.map(|id| (id, hub.offsets.range(id.partition)));
+            let room = entry.state();
+            let cursor = match read {
+                Some((id, read)) => Cursor::resume(&room, id, &read),
+                None => (Cursor::join(&room), false),
+            };
+            (cursor, room.newest().map(|newest| newest.id))
+        };
+        let settings = hub.window_settings();
+        let hello = Frame::Hello {
+            room: room.clone(),
+            heartbeat_ms: heartbeat.as_millis() as u64,
+            window_ms: settings.window_ms,
+            live_ms: settings.live_ms,
+            swarm_size: settings.swarm_size,
+            resumed,
+        };
+        let subscriber = Self {
+            entry,
+            cursor,
+            found,
+            audience,
+        };
+        Some((subscriber, EncodedFrame::new(&hello)))
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.audience.dec();
+        self.entry.unsubscribed();
+    }
+}

@@ -1,0 +1,214 @@
+//! The one way in for updates, from the log or from an upstream: into the rooms, and on to the relays below.
+//!
+//! ```text
+//!  log ──────▶ source ─┐            ┌─▶ hub ─▶ subscribers
+//!                      ├─▶ Updates ─┤
+//!  upstream ─▶ relay ──┘            └─▶ update log ─▶ relays below
+//! ```
+//!
+//! Invariant: an update is applied to the rooms before it is appended to the update log, and no relay joins in between.
+//! So a relay that is sent the rooms, and then the log from there on, misses nothing.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use emostream_log::EventClock;
+use emostream_model::{ReadRange, RelayUpdate, ResultId, ResultOrder, Room, WindowRecord};
+use tokio::sync::SetOnce;
+
+use crate::hub::{rejected_update::RejectedUpdate, rooms::Hub, update_log::UpdateLog};
+use crate::metrics::Metrics;
+use crate::room::{state::RoomState, totals::RoomTotals};
+
+/// How often old results are dropped.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// A live tally whose window ended so long ago is dropped: its dataflow has stopped, or came back with other windows, and
+/// the final may never follow.
+const OVERDUE: Duration = Duration::from_secs(60);
+
+/// Applies updates.
+pub(crate) struct Updates {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) log: UpdateLog,
+    pub(crate) metrics: Metrics,
+    /// How long finals are kept.
+    ring: Duration,
+    /// The clock that dates the records of the log.
+    clock: EventClock,
+    swept: Mutex<Instant>,
+    /// The update of another log, once there was one.
+    mismatch: SetOnce<RejectedUpdate>,
+}
+
+/// A final that was read from the log at the start.
+pub(crate) struct RestoredFinal {
+    pub(crate) order: ResultOrder,
+    pub(crate) id: ResultId,
+    pub(crate) written_ms: u64,
+    pub(crate) record: WindowRecord,
+}
+
+impl Updates {
+    pub(crate) fn new(hub: Arc<Hub>, metrics: Metrics, ring: Duration, clock: EventClock) -> Self {
+        Self {
+            hub,
+            log: UpdateLog::new(metrics.clone()),
+            metrics,
+            ring,
+            clock,
+            swept: Mutex::new(Instant::now()),
+            mismatch: SetOnce::new(),
+        }
+    }
+
+    /// Adds a room as the log has it at the start: `totals`, and the `finals` after them in their order.
+    ///
+    /// They are not counted in the metrics, and not appended to the update log: no relay is connected yet.
+    pub(crate) fn restore_room(
+        &self,
+        room: &Room,
+        totals: RoomTotals,
+        finals: impl IntoIterator<Item = RestoredFinal>,
+    ) {
+        let entry = self.hub.get_or_insert(room, || RoomState::new(totals));
+        for read in finals {
+            let unread = self.hub.last_unread(read.id.partition);
+            entry.update(|state| {
+                let resets = Some(read.order.resets);
+                state.push_final(read.id, read.written_ms, read.record, resets, unread)
+            });
+        }
+    }
+
+    /// Applies what was trending at the start, likewise.
+    pub(crate) fn restore_trending(&self, trending: RelayUpdate) {
+        // No record of what is trending is rejected.
+        let _ = self.hub.apply(None, trending);
+    }
+
+    /// Applies an update that the publisher read at `origin_us`, Unix microseconds, and appends it to the update log
+    /// if it is new.
+    ///
+    /// `resets` is the number of backward resets before a result, where that is known. An update of another log also
+    /// ends this node ([`Updates::log_mismatch`]).
+    pub(crate) fn apply(
+        &self,
+        origin_us: u64,
+        resets: Option<u64>,
+        update: RelayUpdate,
+    ) -> Result<(), RejectedUpdate> {
+        let kind = match &update {
+            RelayUpdate::Final { .. } => Some("final"),
+            RelayUpdate::Live(_) => Some("live"),
+            RelayUpdate::Trending(_) => Some("trending"),
+            RelayUpdate::Leaders(_) | RelayUpdate::Room(_) | RelayUpdate::Read(_) => None,
+        };
+        let applied = {
+            let mut pending = self.log.lock();
+            let copy = (pending.relays > 0).then(|| update.clone());
+            let applied = self.hub.apply(resets, update);
+            if let (Ok(true), Some(update)) = (&applied, copy) {
+                self.log.append(&mut pending, origin_us, &update);
+            }
+            applied
+        };
+        match applied {
+            Ok(is_new) => {
+                if let Some(kind) = kind.filter(|_| is_new) {
+                    self.metrics.frames.with_label_values(&[kind]).inc();
+                }
+                Ok(())
+            }
+            Err(rejected) => {
+                if rejected.is_log_mismatch() {
+                    // The first one is reported.
+                    let _ = self.mismatch.set(rejected.clone());
+                }
+                Err(rejected)
+            }
+        }
+    }
+
+    /// Finals of `partition` are read from `start` on; those before it are not known here.
+    pub(crate) fn start_partition(&self, partition: u32, start: u64) {
+        self.has_read(partition, start, start);
+    }
+
+    /// Every final of `partition` before `end` was applied.
+    pub(crate) fn advance_to(&self, partition: u32, end: u64) {
+        self.has_read(partition, self.hub.offsets.range(partition).start, end);
+    }
+
+    fn has_read(&self, partition: u32, start: u64, end: u64) {
+        let range = ReadRange {
+            partition,
+            start,
+            end,
+        };
+        // A range of another log ends this node.
+        let _ = self.apply(now_us(), None, RelayUpdate::Read(range));
+    }
+
+    /// Returns once an update of another log was rejected: this node cannot continue.
+    pub(crate) async fn log_mismatch(&self) -> RejectedUpdate {
+        self.mismatch.wait().await.clone()
+    }
+
+    /// The time `span` ago, Unix milliseconds.
+    pub(crate) fn ago(&self, span: Duration) -> u64 {
+        self.clock.unix_time().saturating_sub(span).as_millis() as u64
+    }
+
+    /// Drops old results, if the last sweep is [`SWEEP_EVERY`] ago.
+    pub(crate) fn sweep(&self) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.elapsed() > SWEEP_EVERY {
+            *swept = Instant::now();
+            self.hub.sweep(self.ago(self.ring), self.ago(OVERDUE));
+            self.metrics.rooms.set(self.hub.len() as i64);
+        }
+    }
+}
+
+/// The host clock, with which the nodes of a tree measure delays: Unix microseconds.
+pub(crate) fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use emostream_model::{RelayDown, WindowSettings};
+    use prometheus::Registry;
+
+    #[tokio::test]
+    async fn what_is_known_already_is_not_passed_on() {
+        let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let updates = Updates::new(hub, metrics, Duration::ZERO, EventClock::host());
+        updates.log.join();
+        for (start, end, is_applied) in [(5, 9, true), (5, 9, true), (1, 2, false)] {
+            let range = ReadRange {
+                partition: 0,
+                start,
+                end,
+            };
+            let applied = updates.apply(1, None, RelayUpdate::Read(range));
+            assert_eq!(applied.is_ok(), is_applied, "{range:?}");
+        }
+        let mut sealed = updates.log.watch();
+        updates.log.flush();
+        tokio::select! {
+            () = updates.log.run() => {}
+            changed = sealed.changed() => changed.unwrap(),
+        }
+        let batches = updates.log.batches(&mut 0).unwrap();
+        let length = size_of::<u32>();
+        let sent = RelayDown::decode(&batches[0][length..]).unwrap();
+        assert!(matches!(sent, RelayDown::Updates { updates, .. } if updates.len() == 1));
+    }
+}

@@ -1,0 +1,132 @@
+//! The running publisher or relay: its parts, put together, started and stopped.
+
+use std::{num::NonZeroUsize, sync::Arc, thread};
+
+use emostream_http::{Handler, Readiness, Shutdown};
+use emostream_log::Log;
+use emostream_model::WindowSettings;
+use prometheus::Registry;
+
+use crate::config::{Config, SubscriberConfig};
+use crate::error::BroadcastError;
+use crate::fanout::shard_pool::ShardPool;
+use crate::frame::heartbeat::Heartbeat;
+use crate::http::service::Service;
+use crate::hub::{rooms::Hub, updates::Updates};
+use crate::metrics::Metrics;
+use crate::relay::client::{UpstreamClient, Upstreams};
+use crate::relay::server::{self, RelayPort};
+use crate::source::tailer::Tailer;
+
+/// A running publisher, or a relay. Dropped, it applies no more results.
+pub struct Publisher {
+    service: Arc<Service>,
+    updates: Arc<Updates>,
+    /// What reads the log or the upstream, until it is dropped.
+    _source: Box<dyn Send + Sync>,
+}
+
+impl Publisher {
+    /// Starts a publisher: restores the rooms from the log, then applies new results.
+    ///
+    /// Blocks on the log, some seconds at most: not to be called from an async task. The handler has to
+    /// be served in a tokio runtime.
+    pub fn start(
+        config: Config,
+        log: Arc<dyn Log>,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<Self, BroadcastError> {
+        let metrics = Metrics::register(registry)?;
+        let component = readiness.component("publisher");
+        component.not_ready("reading what was counted");
+        let settings = WindowSettings {
+            window_ms: config.window_ms,
+            swarm_size: config.swarm_size,
+            live_ms: config.live_ms,
+        };
+        let (updates, shards) = fan_out(settings, metrics, &config.subscribers)?;
+        let tail = Tailer::start(&config, log, updates.clone(), component)?;
+        Ok(Self::new(config.subscribers, updates, shards, tail))
+    }
+
+    /// Starts a relay: finds an upstream, applies all that it has and what follows, and changes to another one when
+    /// it is lost.
+    pub async fn relay(
+        upstreams: Upstreams,
+        config: SubscriberConfig,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<Self, BroadcastError> {
+        let metrics = Metrics::register(registry)?;
+        let component = readiness.component("relay");
+        // The upstream sends the settings.
+        let (updates, shards) = fan_out(WindowSettings::default(), metrics, &config)?;
+        let client = UpstreamClient::start(upstreams, &updates, component).await?;
+        Ok(Self::new(config, updates, shards, client))
+    }
+
+    fn new(
+        config: SubscriberConfig,
+        updates: Arc<Updates>,
+        shards: Arc<ShardPool>,
+        source: impl Send + Sync + 'static,
+    ) -> Self {
+        let (hub, metrics) = (updates.hub.clone(), updates.metrics.clone());
+        Self {
+            service: Arc::new(Service::new(config, hub, shards, metrics)),
+            updates,
+            _source: Box::new(source),
+        }
+    }
+
+    /// Serves the relays that connect to `port`, until `shutdown`.
+    pub fn serve_relays(
+        &self,
+        port: RelayPort,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + use<> {
+        server::serve(self.updates.clone(), port, shutdown)
+    }
+
+    /// Returns once it cannot continue, and why: a restart fixes it.
+    pub fn fails(&self) -> impl Future<Output = BroadcastError> + use<> {
+        let updates = self.updates.clone();
+        async move { BroadcastError::OtherLog(updates.log_mismatch().await.to_string()) }
+    }
+
+    /// The handler of its requests.
+    pub fn handler(&self) -> Arc<impl Handler + use<>> {
+        self.service.clone()
+    }
+
+    /// Sends `bye` to every subscriber, with the time at which to reconnect, and ends its stream. The listener's
+    /// drain waits for them.
+    pub fn bye(&self) {
+        self.service.bye();
+    }
+}
+
+/// Connects the shards, the hub and the updates.
+fn fan_out(
+    settings: WindowSettings,
+    metrics: Metrics,
+    config: &SubscriberConfig,
+) -> Result<(Arc<Updates>, Arc<ShardPool>), BroadcastError> {
+    let shards = config.shards;
+    let shards = shards.map_or_else(thread::available_parallelism, Ok);
+    let shards = shards.unwrap_or(NonZeroUsize::MIN);
+    let shards = ShardPool::start(shards, &Heartbeat::new(config), &metrics);
+    let shards = Arc::new(shards.map_err(BroadcastError::Thread)?);
+    let hub = Arc::new(Hub::new(settings, shards.listeners()));
+    let updates = Arc::new(Updates::new(
+        hub,
+        metrics,
+        config.ring,
+        config.clock.clone(),
+    ));
+    Ok((updates, shards))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use emostream_http::{Admin, AllowOrigin, Gate, Limits, Listener, serve};
+use emostream_log::{Cleanup, EventClock, TopicSpec, embedded::EmbeddedLog};
+use emostream_model::{Room, Topics};
+use tokio::{net::TcpListener, runtime::Runtime};
+
+use super::*;
+use crate::config::SUBSCRIBER_HEARTBEAT;
+
+/// What must happen happens long before this.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn log() -> Arc<dyn Log> {
+    let (log, topics) = (EmbeddedLog::in_memory().unwrap(), Topics::default());
+    for name in [
+        topics.windows(),
+        topics.totals(),
+        topics.trending(),
+        topics.live(),
+    ] {
+        let spec = TopicSpec {
+            name,
+            partitions: 1,
+            replication: 1,
+            min_in_sync: 1,
+            cleanup: Cleanup::Compact,
+            max_ahead: None,
+        };
+        log.create_topic(&spec).unwrap();
+    }
+    Arc::new(log)
+}
+
+fn config() -> Config {
+    Config {
+        topics: Topics::default(),
+        window_ms: 10,
+        live_ms: 10,
+        swarm_size: 1000,
+        subscribers: SubscriberConfig {
+            ring: Duration::from_secs(600),
+            ingest_url: None,
+            allow_origin: AllowOrigin::Any,
+            gate: Gate::default(),
+            shards: NonZeroUsize::new(1),
+            drain: Duration::from_secs(1),
+            clock: EventClock::host(),
+            heartbeat: SUBSCRIBER_HEARTBEAT,
+        },
+    }
+}
+
+fn served(runtime: &Runtime, handler: Arc<impl Handler>) -> SocketAddr {
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    let listener = Listener::new(listener, None);
+    runtime.spawn(serve(listener, handler, Limits::default(), Shutdown::new()));
+    address
+}
+
+fn asked(address: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// Reads until it has read this.
+fn hear(stream: &mut TcpStream, last: &[u8]) {
+    let (mut heard, mut piece) = (Vec::new(), [0; 1024]);
+    while !heard.windows(last.len()).any(|part| part == last) {
+        let read = stream.read(&mut piece).unwrap();
+        assert_ne!(read, 0, "closed before {last:?}");
+        heard.extend_from_slice(&piece[..read]);
+    }
+}
+
+#[test]
+fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
+    let runtime = Runtime::new().unwrap();
+    let (registry, readiness) = (Registry::new(), Readiness::new());
+    let publisher = Publisher::start(config(), log(), &registry, &readiness).unwrap();
+    let at = served(&runtime, publisher.handler());
+    let admin = served(&runtime, Arc::new(Admin::new(registry, readiness)));
+    let handshake = "GET /v1/rooms/r/ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n\
+         upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut subscriber = asked(at, handshake);
+    hear(&mut subscriber, b"\"resumed\":false}");
+
+    let room = publisher.updates.hub.find(&Room::new("r").unwrap());
+    let room = room.unwrap();
+    let held = room.state();
+    // An empty ping, masked: what else there is to send, its shard waits to see.
+    subscriber.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let mut answer = String::new();
+        asked(admin, &request).read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    drop(held);
+    hear(&mut subscriber, &[0x8a, 0]);
+}

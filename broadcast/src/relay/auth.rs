@@ -1,0 +1,91 @@
+//! The shared secret of a tree, and how two nodes prove to each other that they know it.
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
+use emostream_model::{Nonce, RelayMeeting, RelaySide};
+use rand::RngExt;
+
+/// A shared secret; empty if none is required.
+///
+/// It is never sent: a proof is an HMAC-SHA-256 over the nonces of both sides, and the proofs of the two sides differ,
+/// so that none can be replayed or reflected. Proofs are compared in constant time.
+#[derive(Clone)]
+pub struct RelayToken(Arc<Key>);
+
+impl RelayToken {
+    /// The token with this text.
+    pub fn new(secret: &str) -> Self {
+        Self(Arc::new(Key::new(HMAC_SHA256, secret.as_bytes())))
+    }
+
+    pub(super) fn prove(&self, side: RelaySide, meeting: &RelayMeeting) -> Nonce {
+        let tag = hmac::sign(&self.0, &meeting.bytes(side));
+        let mut proof = Nonce::default();
+        proof.copy_from_slice(tag.as_ref());
+        proof
+    }
+
+    pub(super) fn verifies(&self, side: RelaySide, meeting: &RelayMeeting, proof: &Nonce) -> bool {
+        hmac::verify(&self.0, &meeting.bytes(side), proof).is_ok()
+    }
+}
+
+/// No token is required.
+impl Default for RelayToken {
+    fn default() -> Self {
+        Self::new("")
+    }
+}
+
+impl fmt::Debug for RelayToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RelayToken")
+    }
+}
+
+/// Random bytes that cannot be guessed.
+pub(super) fn nonce() -> Nonce {
+    // The generator is cryptographically secure, by its crate's documentation.
+    rand::rng().random()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use emostream_model::NodeId;
+
+    #[test]
+    fn a_proof_is_good_for_one_meeting_and_one_side_of_it() {
+        let token = RelayToken::new("secret");
+        let meeting = RelayMeeting {
+            challenge: nonce(),
+            answer: nonce(),
+            relay: NodeId(7),
+        };
+        let proof = token.prove(RelaySide::Relay, &meeting);
+        assert!(token.verifies(RelaySide::Relay, &meeting, &proof));
+        assert!(!token.verifies(RelaySide::Upstream, &meeting, &proof));
+        for other in [
+            RelayMeeting {
+                challenge: nonce(),
+                ..meeting
+            },
+            RelayMeeting {
+                answer: nonce(),
+                ..meeting
+            },
+            RelayMeeting {
+                relay: NodeId(8),
+                ..meeting
+            },
+        ] {
+            assert!(!token.verifies(RelaySide::Relay, &other, &proof));
+        }
+        for other in ["", "Secret", "secret "] {
+            let other = RelayToken::new(other);
+            assert!(!other.verifies(RelaySide::Relay, &meeting, &proof));
+        }
+        assert!(!format!("{token:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,389 @@
+//! The client of a relay's upstream: connects, applies updates, and connects to the next one when it is lost.
+//!
+//! ```text
+//!            welcome           present             timeout, close, bad message
+//!  seeking ───────────▶ catching up ────▶ fed ─────────────────────┐
+//!     ▲  the next one, after a jittered pause                      │ disconnected
+//!     └────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! This relay sends each upstream what it has, and the upstream sends the rest. So a change of upstreams loses
+//! nothing and applies nothing twice.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use emostream_http::{Component, Trust};
+use emostream_model::{
+    MAX_DOWN_BYTES, NodeId, RelayDown, RelayHello, RelayMeeting, RelaySide, RelayUp, RelayUpdate,
+    RelayWelcome,
+};
+use rand::RngExt;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, split},
+    net::TcpStream,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+
+use crate::error::BroadcastError;
+use crate::hub::updates::{Updates, now_us};
+use crate::hub::upstream_status::UpstreamStatus;
+use crate::relay::audience::ReportedAudience;
+use crate::relay::auth::{RelayToken, nonce};
+use crate::relay::transport::{
+    self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
+};
+
+/// Timeout of a connect: the round trip to another continent, and one lost packet.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long a relay tries to find an upstream when it starts.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Maximum pause before the next upstream is tried: short, and random, since all relays of an upstream that has
+/// failed connect to the same next one.
+const FIRST_PAUSE_MS: u64 = 200;
+/// The same once all have failed; doubled each round.
+const ROUND_PAUSE_MS: u64 = 250;
+const LONGEST_PAUSE_MS: u64 = 1000;
+
+/// An upstream that is lost sooner than this counts as failed, so that the pause grows: otherwise all its rooms would be
+/// requested ten times a second.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// How often the same error of the same upstream is logged.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// The upstreams of a relay.
+#[derive(Debug, Clone)]
+pub struct Upstreams {
+    /// `host:port` of each, the preferred one first; one at a time is used.
+    pub addresses: Vec<String>,
+    /// The name of this relay in the upstreams' logs.
+    pub name: String,
+    /// The token that this relay and its upstreams share.
+    pub token: RelayToken,
+    /// Which certificates to trust, if TLS is used.
+    pub trust: Option<Trust>,
+}
+
+/// The state of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Seeking,
+    CatchingUp,
+    Fed,
+}
+
+/// Runs until it is dropped.
+pub(crate) struct UpstreamClient(JoinHandle<()>);
+
+impl UpstreamClient {
+    /// Finds an upstream, and returns once all that it has is applied.
+    pub(crate) async fn start(
+        upstreams: Upstreams,
+        updates: &Arc<Updates>,
+        readiness: Component,
+    ) -> Result<Self, BroadcastError> {
+        let (stage, mut stages) = watch::channel(Stage::Seeking);
+        let (errors, last_errors) = watch::channel(String::new());
+        let connection = Connector {
+            upstreams,
+            updates: updates.clone(),
+            readiness,
+            stage,
+            errors,
+            logged: BTreeMap::new(),
+        };
+        let client = Self(tokio::spawn(connection.run()));
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let now = *stages.borrow_and_update();
+            let late = Instant::now() >= deadline;
+            match now {
+                Stage::Fed => return Ok(client),
+                Stage::Seeking if late => {
+                    let errors = last_errors.borrow().clone();
+                    return Err(BroadcastError::NoUpstream(errors));
+                }
+                // To apply all may take longer.
+                Stage::CatchingUp if late => drop(stages.changed().await),
+                Stage::Seeking | Stage::CatchingUp => tokio::select! {
+                    _ = stages.changed() => {}
+                    () = sleep_until(deadline) => {}
+                    rejected = updates.log_mismatch() => {
+                        return Err(BroadcastError::OtherLog(rejected.to_string()));
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Drop for UpstreamClient {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Connector {
+    upstreams: Upstreams,
+    updates: Arc<Updates>,
+    readiness: Component,
+    stage: watch::Sender<Stage>,
+    /// Why there is no upstream.
+    errors: watch::Sender<String>,
+    /// The last error of each upstream, and when it was logged.
+    logged: BTreeMap<String, (String, Instant)>,
+}
+
+impl Connector {
+    async fn run(mut self) {
+        self.readiness.not_ready("no upstream yet");
+        let addresses = self.upstreams.addresses.clone();
+        let mut failures = 0;
+        for at in addresses.iter().cycle() {
+            let since = Instant::now();
+            let error = match self.follow(at).await {
+                Ok(never) => never,
+                Err(error) => error,
+            };
+            let was_fed = *self.stage.borrow() == Stage::Fed;
+            self.disconnected(at, &error, was_fed);
+            let is_stable = was_fed && since.elapsed() >= STABLE_AFTER;
+            failures = if is_stable { 0 } else { failures + 1 };
+            sleep(pause(failures, addresses.len())).await;
+        }
+    }
+
+    fn disconnected(&mut self, at: &str, error: &LinkError, was_fed: bool) {
+        let why = error.to_string();
+        let logged = self.logged.get(at);
+        let again = logged.is_some_and(|(last, when)| *last == why && when.elapsed() < LOG_EVERY);
+        if was_fed {
+            self.updates.metrics.upstream_losses.inc();
+        }
+        if was_fed || !again {
+            tracing::warn!(upstream = at, "no news from this upstream: {why}");
+            self.logged.insert(at.to_owned(), (why, Instant::now()));
+        }
+        let errors = self.logged.iter();
+        let errors = errors.map(|(at, (why, _))| format!("{at}: {why}"));
+        let errors = errors.collect::<Vec<_>>().join("; ");
+        self.readiness
+            .not_ready(format!("no upstream feeds it: {errors}"));
+        self.errors.send_replace(errors);
+        self.updates.metrics.upstream.set(0);
+        self.updates
+            .hub
+            .upstream_status
+            .send_replace(UpstreamStatus::Disconnected);
+        self.stage.send_replace(Stage::Seeking);
+        // Old results are dropped without an upstream, too.
+        self.updates.sweep();
+    }
+
+    /// Runs the session with one upstream.
+    async fn follow(&self, at: &str) -> Result<LinkError, LinkError> {
+        let stream = self.connect(at).await?;
+        let (reading, mut writer) = split(stream);
+        let mut reader = MessageReader::new(reading, MAX_DOWN_BYTES);
+        let handshake = self.handshake(&mut reader, &mut writer);
+        let welcome = timeout(HELLO_TIMEOUT, handshake).await;
+        let welcome = welcome.unwrap_or(Err(LinkError::NoAnswer(HELLO_TIMEOUT)));
+        let welcome = welcome.map_err(|error| match error {
+            LinkError::Silent(_) | LinkError::NoAnswer(_) if self.upstreams.trust.is_none() => {
+                LinkError::Mute
+            }
+            error => error,
+        })?;
+        let hub = &self.updates.hub;
+        hub.set_window_settings(welcome.window_settings);
+        self.stage.send_replace(Stage::CatchingUp);
+        tokio::select! {
+            Err(error) = self.receive(at, welcome.path.into(), &mut reader) => Err(error),
+            Err(error) = self.report(&mut writer) => Err(error),
+        }
+    }
+
+    async fn connect(&self, at: &str) -> Result<Box<dyn AsyncStream>, LinkError> {
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(at)).await;
+        let connected = connected.map_err(|_| LinkError::NoAnswer(CONNECT_TIMEOUT))?;
+        let stream = connected.map_err(LinkError::Unreachable)?;
+        // A socket that is broken already fails at its first read.
+        let _ = stream.set_nodelay(true);
+        let Some(trust) = &self.upstreams.trust else {
+            return Ok(Box::new(stream));
+        };
+        match timeout(HELLO_TIMEOUT, trust.speak(host(at), stream)).await {
+            Ok(spoken) => Ok(Box::new(spoken.map_err(in_our_flags)?)),
+            Err(_) => Err(LinkError::NoAnswer(HELLO_TIMEOUT)),
+        }
+    }
+
+    /// Authenticates this relay and the upstream.
+    async fn handshake(
+        &self,
+        reader: &mut MessageReader<impl AsyncRead + Unpin>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<RelayWelcome, LinkError> {
+        let first = reader.down().await.map_err(|error| match error {
+            // Its TLS handshake timed out before this relay's hello did.
+            LinkError::Closed if self.upstreams.trust.is_none() => LinkError::Mute,
+            error => error,
+        })?;
+        let challenge = match first {
+            RelayDown::Challenge(challenge) => challenge,
+            RelayDown::Refused(refusal) => return Err(refusal.into()),
+            _ => return Err(LinkError::OutOfTurn),
+        };
+        let meeting = RelayMeeting {
+            challenge,
+            answer: nonce(),
+            relay: self.updates.hub.node,
+        };
+        let token = &self.upstreams.token;
+        let hello = RelayHello {
+            node: self.updates.hub.node,
+            name: self.upstreams.name.clone(),
+            nonce: meeting.answer,
+            proof: token.prove(RelaySide::Relay, &meeting),
+            has: self.updates.hub.offsets.all(),
+        };
+        transport::write(writer, &RelayUp::Hello(hello).frame()).await?;
+        let welcome = match reader.down().await? {
+            RelayDown::Welcome(welcome) => welcome,
+            RelayDown::Refused(refusal) => return Err(refusal.into()),
+            _ => return Err(LinkError::OutOfTurn),
+        };
+        if !token.verifies(RelaySide::Upstream, &meeting, &welcome.proof) {
+            return Err(LinkError::NoProof);
+        }
+        self.check_path(&welcome.path)?;
+        Ok(welcome)
+    }
+
+    /// The path from the upstream to the publisher must not contain this relay.
+    fn check_path(&self, path: &[NodeId]) -> Result<(), LinkError> {
+        match path.contains(&self.updates.hub.node) {
+            true => Err(emostream_model::Refusal::Loop.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Receives and applies updates.
+    async fn receive(
+        &self,
+        at: &str,
+        mut way: Arc<[NodeId]>,
+        reader: &mut MessageReader<impl AsyncRead + Unpin>,
+    ) -> Result<(), LinkError> {
+        let updates = &self.updates;
+        let mut warned = false;
+        loop {
+            let fed = *self.stage.borrow() == Stage::Fed;
+            match reader.down().await? {
+                RelayDown::Heartbeat => {}
+                RelayDown::Updates {
+                    born_us: origin_us,
+                    updates: batch,
+                } => {
+                    for update in batch {
+                        if !warned && has_unnamed(&update) {
+                            warned = true;
+                            tracing::warn!(
+                                upstream = at,
+                                "it counts emojis that this build does not know; they are among the others: \
+                                 run the same emostream everywhere"
+                            );
+                        }
+                        updates.apply(origin_us, None, update)?;
+                    }
+                    updates.log.flush();
+                    if fed {
+                        let us = now_us().saturating_sub(origin_us);
+                        updates.metrics.relay_delay.observe(us as f64 / 1e6);
+                    }
+                }
+                RelayDown::Present => {
+                    updates.metrics.rooms.set(updates.hub.len() as i64);
+                    updates.metrics.upstream.set(1);
+                    updates
+                        .hub
+                        .upstream_status
+                        .send_replace(UpstreamStatus::Connected(way.clone()));
+                    self.readiness.ready();
+                    if self.stage.send_replace(Stage::Fed) != Stage::Fed {
+                        tracing::info!(upstream = at, "news comes from this upstream from now on");
+                    }
+                }
+                RelayDown::Path(path) => {
+                    self.check_path(&path)?;
+                    way = path.into();
+                    if fed {
+                        updates
+                            .hub
+                            .upstream_status
+                            .send_replace(UpstreamStatus::Connected(way.clone()));
+                    }
+                }
+                RelayDown::Challenge(_) | RelayDown::Welcome(_) | RelayDown::Refused(_) => {
+                    return Err(LinkError::OutOfTurn);
+                }
+            }
+        }
+    }
+
+    /// Sends heartbeats, and the audience as it changes.
+    async fn report(&self, writer: &mut (impl AsyncWrite + Unpin)) -> Result<(), LinkError> {
+        let mut reported = ReportedAudience::default();
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            heartbeat.tick().await;
+            transport::write(writer, &RelayUp::Heartbeat.frame()).await?;
+            for changes in reported.changes(&self.updates.hub) {
+                transport::write(writer, &changes.frame()).await?;
+            }
+            self.updates.sweep();
+        }
+    }
+}
+
+/// Whether it counts emojis that this build does not know.
+fn has_unnamed(update: &RelayUpdate) -> bool {
+    match update {
+        RelayUpdate::Final { record, .. } | RelayUpdate::Live(record) => record.unnamed() > 0,
+        _ => false,
+    }
+}
+
+/// The error with the names of the flags that a relay has.
+fn in_our_flags(error: io::Error) -> LinkError {
+    let words = error.to_string();
+    let words = words.replace("--cacert", "--upstream-ca");
+    let words = words.replace(
+        "write http://",
+        "leave --upstream-tls and --upstream-ca out",
+    );
+    LinkError::Unreachable(io::Error::other(words))
+}
+
+/// The host of `host:port`, without brackets.
+fn host(at: &str) -> &str {
+    let host = at.rsplit_once(':').map_or(at, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    bare.unwrap_or(host)
+}
+
+/// The pause before the next of `all` upstreams is tried, after so many failures.
+fn pause(failures: usize, all: usize) -> Duration {
+    let rounds = failures / all.max(1);
+    let most_ms = match rounds {
+        0 => FIRST_PAUSE_MS,
+        _ => (ROUND_PAUSE_MS << rounds.min(8)).min(LONGEST_PAUSE_MS),
+    };
+    let least_ms = if rounds == 0 { 0 } else { most_ms / 2 };
+    Duration::from_millis(rand::rng().random_range(least_ms..most_ms))
+}

@@ -1,0 +1,66 @@
+//! Limits the log lines about connections to the relays' port; of a flood only the number is logged.
+//!
+//! Invariant: at any number of connections, at most [`LINES`] and one more are logged in a [`SPAN`].
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Maximum lines in a span: after an outage all relays of a tree reconnect at once, with a line each.
+pub(super) const LINES: u32 = 50;
+
+/// Length of a span, after which the number of the others is logged.
+pub(super) const SPAN: Duration = Duration::from_secs(10);
+
+/// Counts log lines.
+#[derive(Debug, Default)]
+pub(super) struct LogRateLimit(Mutex<Count>);
+
+/// The counts of this span.
+#[derive(Debug, Default)]
+struct Count {
+    logged: u32,
+    dropped: u64,
+}
+
+impl LogRateLimit {
+    /// Whether one more line may be logged; if not, it is counted.
+    pub(super) fn try_acquire(&self) -> bool {
+        let mut count = self.count();
+        match count.logged < LINES {
+            true => count.logged += 1,
+            false => count.dropped += 1,
+        }
+        count.dropped == 0
+    }
+
+    /// Starts a span, and returns the number of lines that were dropped in the last one.
+    pub(super) fn rotate(&self) -> u64 {
+        std::mem::take(&mut *self.count()).dropped
+    }
+
+    fn count(&self) -> MutexGuard<'_, Count> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn of_a_flood_some_lines_and_the_number_of_the_others_are_told(
+            spans in proptest::collection::vec(0_u64..200, 1..10),
+        ) {
+            let lines = LogRateLimit::default();
+            for came in spans {
+                let told = (0..came).filter(|_| lines.try_acquire()).count() as u64;
+                prop_assert_eq!(told, came.min(u64::from(LINES)));
+                prop_assert_eq!(lines.rotate(), came - told);
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Accepts relays: a listener of its own, with limits.
+
+use std::{collections::VecDeque, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use emostream_http::{Shutdown, Tls};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{interval, sleep, timeout},
+};
+
+use crate::hub::updates::Updates;
+use crate::relay::auth::RelayToken;
+use crate::relay::log_limit::{LogRateLimit, SPAN};
+use crate::relay::session::{self, AcceptedPeer};
+use crate::relay::transport::{AsyncStream, HELLO_TIMEOUT, LinkError};
+
+/// How long accepting pauses after an error, most often a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Maximum connections that have not proved yet that they know the token. A relay does so within a round trip, so some
+/// dozens are normal; beyond the limit the oldest one is closed. They need no permit of a relay: a client without the
+/// token can neither use up the permits nor keep relays out by sending nothing.
+const MAX_UNAUTHENTICATED: usize = 256;
+
+/// The listener for relays.
+#[derive(Debug)]
+pub struct RelayPort {
+    /// The address.
+    pub listener: TcpListener,
+    /// TLS, if it is used.
+    pub tls: Option<Tls>,
+    /// The token that relays have to know.
+    pub token: RelayToken,
+    /// Maximum number of relays. Each costs a socket, and a copy of all updates in the kernel's buffer: some
+    /// megabytes when it is slow.
+    pub max_relays: u32,
+}
+
+/// Serves relays until `shutdown`; then their connections are closed, and they look for another upstream.
+pub(crate) async fn serve(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
+    tokio::select! {
+        () = updates.log.run() => {}
+        () = accept(updates.clone(), port, shutdown) => {}
+    }
+}
+
+async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
+    let RelayPort {
+        listener,
+        tls,
+        token,
+        max_relays,
+    } = port;
+    let server = Arc::new(Server {
+        updates,
+        tls,
+        token,
+        permits: Arc::new(Semaphore::new(max_relays as usize)),
+        log_limit: LogRateLimit::default(),
+        shutdown: shutdown.clone(),
+    });
+    let mut requested = pin!(shutdown.requested());
+    let mut spans = interval(SPAN);
+    let mut unauthenticated: VecDeque<JoinHandle<()>> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            () = &mut requested => break,
+            accepted = listener.accept() => accepted,
+            _ = spans.tick() => {
+                server.log_dropped();
+                continue;
+            }
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if server.log_limit.try_acquire() {
+                    tracing::warn!(%error, "a relay could not be accepted");
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        unauthenticated.retain(|task| !task.is_finished());
+        if unauthenticated.len() >= MAX_UNAUTHENTICATED
+            && let Some(oldest) = unauthenticated.pop_front()
+        {
+            oldest.abort();
+            if server.log_limit.try_acquire() {
+                tracing::warn!(
+                    "too many strangers at the relays' port; who has been silent longest is let go"
+                );
+            }
+        }
+        unauthenticated.push_back(tokio::spawn(server.clone().authenticate(stream, peer)));
+    }
+    unauthenticated.iter().for_each(JoinHandle::abort);
+}
+
+/// What the tasks of all connections share.
+struct Server {
+    updates: Arc<Updates>,
+    tls: Option<Tls>,
+    token: RelayToken,
+    permits: Arc<Semaphore>,
+    log_limit: LogRateLimit,
+    shutdown: Shutdown,
+}
+
+impl Server {
+    /// Authenticates a peer; if it is a relay, another task serves it.
+    async fn authenticate(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let accepted = match self.handshake(stream).await {
+            Ok(stream) => session::accept(&self.updates, &self.token, &self.permits, stream).await,
+            Err(error) => Err(error),
+        };
+        match accepted {
+            Ok(relay) => drop(tokio::spawn(self.serve(relay, peer))),
+            Err(_) if !self.log_limit.try_acquire() => {}
+            Err(LinkError::Refused(refusal)) => {
+                tracing::warn!(%peer, "a relay is refused, and told: {refusal}");
+            }
+            Err(error) => tracing::warn!(%peer, "no relay, and let go: {error}"),
+        }
+    }
+
+    async fn handshake(&self, stream: TcpStream) -> Result<Box<dyn AsyncStream>, LinkError> {
+        // A socket that is broken already fails at its first read.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
+        match timeout(HELLO_TIMEOUT, tls.accept(stream)).await {
+            Ok(accepted) => Ok(Box::new(accepted.map_err(LinkError::Io)?)),
+            Err(_) => Err(LinkError::Silent(HELLO_TIMEOUT)),
+        }
+    }
+
+    async fn serve(self: Arc<Self>, relay: AcceptedPeer, peer: SocketAddr) {
+        let name = relay.name();
+        if self.log_limit.try_acquire() {
+            tracing::info!(%peer, name, "a relay is fed from now on");
+        }
+        let ended = tokio::select! {
+            () = self.shutdown.requested() => return,
+            ended = relay.serve(&self.updates) => ended,
+        };
+        if self.log_limit.try_acquire() {
+            tracing::warn!(%peer, name, "a relay is let go: {ended}");
+        }
+    }
+
+    fn log_dropped(&self) {
+        let dropped = self.log_limit.rotate();
+        if dropped > 0 {
+            tracing::warn!(
+                "at the relays' port {dropped} more came or went within {SPAN:?}: strangers, whom a firewall keeps \
+                 off, or relays that do not stay"
+            );
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Messages over a stream, each with a maximum size and a timeout.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
+
+use emostream_model::{MessageError, RelayDown, RelayUp};
+
+use crate::hub::rejected_update::RejectedUpdate;
+
+/// How often each side of a link sends a heartbeat.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A peer that sends nothing, or reads nothing, for three heartbeats is lost: one heartbeat that is late
+/// loses no peer.
+const PEER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a link may take from its first byte to the welcome.
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Minimum speed of a peer: 128 KiB a second.
+const SLOWEST_BYTES_A_MS: u64 = 128;
+
+/// Maximum buffer that is kept for the next message.
+const KEPT_BUFFER_BYTES: usize = 256 << 10;
+
+/// A connection: TCP, or TLS over it.
+pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
+
+/// Why a link has ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("it closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Io(io::Error),
+    #[error("it has said nothing for {0:?}")]
+    Silent(Duration),
+    #[error("it has read nothing for {0:?}")]
+    Unread(Duration),
+    #[error("it announced a message of {bytes} bytes, and {most} is the most")]
+    TooLong { bytes: usize, most: usize },
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error("it said something that was not its turn to say")]
+    OutOfTurn,
+    #[error(transparent)]
+    Refused(#[from] emostream_model::Refusal),
+    #[error(transparent)]
+    RejectedUpdate(#[from] RejectedUpdate),
+    #[error("it does not prove that it knows the token; give both the same --relay-token-file")]
+    NoProof,
+    #[error("it cannot be reached: {0}")]
+    Unreachable(io::Error),
+    #[error(
+        "it lets in and says nothing; if it speaks TLS, add --upstream-tls or --upstream-ca FILE"
+    )]
+    Mute,
+    #[error("it did not answer within {0:?}")]
+    NoAnswer(Duration),
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        match error.kind() {
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Reads messages.
+pub(super) struct MessageReader<R> {
+    from: R,
+    most_bytes: usize,
+    message: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> MessageReader<R> {
+    /// Messages may have `most_bytes` at most.
+    pub(super) fn new(from: R, most_bytes: usize) -> Self {
+        Self {
+            from,
+            most_bytes,
+            message: Vec::new(),
+        }
+    }
+
+    /// The next message from an upstream.
+    pub(super) async fn down(&mut self) -> Result<RelayDown, LinkError> {
+        Ok(RelayDown::decode(self.message().await?)?)
+    }
+
+    /// The next message from a relay.
+    pub(super) async fn up(&mut self) -> Result<RelayUp, LinkError> {
+        Ok(RelayUp::decode(self.message().await?)?)
+    }
+
+    /// The next message: it must begin, progress and end in time.
+    async fn message(&mut self) -> Result<&[u8], LinkError> {
+        let silent = |_| LinkError::Silent(PEER_TIMEOUT);
+        let length = timeout(PEER_TIMEOUT, self.from.read_u32());
+        let bytes = length.await.map_err(silent)?? as usize;
+        if bytes > self.most_bytes {
+            let most = self.most_bytes;
+            return Err(LinkError::TooLong { bytes, most });
+        }
+        self.message.clear();
+        if self.message.capacity() > KEPT_BUFFER_BYTES {
+            self.message = Vec::new();
+        }
+        // The buffer grows with the bytes received, not with the announced length.
+        let mut announced = (&mut self.from).take(bytes as u64);
+        let message = &mut self.message;
+        let whole = async {
+            while message.len() < bytes {
+                let read = timeout(PEER_TIMEOUT, announced.read_buf(message));
+                if read.await.map_err(silent)?? == 0 {
+                    return Err(LinkError::Closed);
+                }
+            }
+            Ok(())
+        };
+        match timeout(max_duration(bytes), whole).await {
+            Ok(whole) => whole.map(|()| self.message.as_slice()),
+            Err(_) => Err(LinkError::Silent(max_duration(bytes))),
+        }
+    }
+}
+
+/// Writes a message, which the peer must read in time.
+pub(super) async fn write(
+    to: &mut (impl AsyncWrite + Unpin),
+    frame: &[u8],
+) -> Result<(), LinkError> {
+    let unread = |_| LinkError::Unread(PEER_TIMEOUT);
+    let whole = async {
+        let mut rest = frame;
+        while !rest.is_empty() {
+            let written = timeout(PEER_TIMEOUT, to.write(rest))
+                .await
+                .map_err(unread)??;
+            if written == 0 {
+                return Err(LinkError::Closed);
+            }
+            rest = &rest[written..];
+        }
+        Ok(timeout(PEER_TIMEOUT, to.flush()).await.map_err(unread)??)
+    };
+    match timeout(max_duration(frame.len()), whole).await {
+        Ok(whole) => whole,
+        Err(_) => Err(LinkError::Unread(max_duration(frame.len()))),
+    }
+}
+
+/// Maximum duration of a message of so many bytes.
+fn max_duration(bytes: usize) -> Duration {
+    PEER_TIMEOUT + Duration::from_millis(bytes as u64 / SLOWEST_BYTES_A_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use emostream_model::MAX_UP_BYTES;
+
+    async fn read(bytes: &[u8]) -> Result<RelayUp, LinkError> {
+        MessageReader::new(bytes, MAX_UP_BYTES).up().await
+    }
+
+    #[tokio::test]
+    async fn nonsense_ends_a_link_whatever_it_is() {
+        let whole = RelayUp::Heartbeat.frame();
+        assert!(matches!(read(&whole).await, Ok(RelayUp::Heartbeat)));
+        let giant = [0xff; 40];
+        assert!(matches!(read(&giant).await, Err(LinkError::TooLong { .. })));
+        for cut in [0, 2, whole.len() - 1] {
+            assert!(matches!(read(&whole[..cut]).await, Err(LinkError::Closed)));
+        }
+        let empty = [0; 4];
+        assert!(matches!(read(&empty).await, Err(LinkError::Message(_))));
+    }
+
+    #[tokio::test]
+    async fn a_giant_that_is_only_announced_takes_no_memory() {
+        let announced = (MAX_UP_BYTES as u32).to_be_bytes();
+        let bytes = [&announced[..], &[1; 10]].concat();
+        let mut incoming = MessageReader::new(&bytes[..], MAX_UP_BYTES);
+        assert!(matches!(incoming.up().await, Err(LinkError::Closed)));
+        assert!(incoming.message.capacity() < 1024);
+    }
+
+    #[tokio::test]
+    async fn half_a_message_for_ever_and_a_reader_who_does_not_read_are_ended() {
+        let (mut here, there) = tokio::io::duplex(64);
+        here.write_all(&[0, 0, 0, 9, 1]).await.unwrap();
+        let mut incoming = MessageReader::new(there, MAX_UP_BYTES);
+        let heard = incoming.up().await;
+        assert!(matches!(heard, Err(LinkError::Silent(_))), "{heard:?}");
+        let unread = write(&mut here, &[0; 1000]).await;
+        assert!(matches!(unread, Err(LinkError::Unread(_))), "{unread:?}");
+    }
+}

@@ -1,0 +1,9 @@
+//! One room as values: no locks, no IO, no clock.
+
+pub(crate) mod cursor;
+pub(crate) mod result_order;
+pub(crate) mod snapshot;
+pub(crate) mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+pub(crate) mod totals;

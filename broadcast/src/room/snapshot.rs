@@ -1,0 +1,402 @@
+//! A room's snapshot, which an upstream sends to a relay.
+//!
+//! ```text
+//!  upstream's room ─ snapshot ─▶ RoomSnapshot ─ parse ─▶ ParsedSnapshot ─ merge ─▶ relay's room
+//! ```
+//!
+//! Invariant: whatever a relay had before, and whichever upstream sends the snapshot, afterwards its room has
+//! the finals and totals of the one of the two that is further, and finals that are missing between two others are
+//! announced by a gap.
+
+use std::sync::Arc;
+
+use emostream_model::{Frame, ResultId, ResultOrder, Room, RoomSnapshot, TrendingNow, Window};
+
+use crate::frame::encoded::EncodedFrame;
+use crate::room::state::{Final, RoomState};
+use crate::room::totals::RoomTotals;
+
+/// A snapshot whose frames were parsed and are valid.
+#[derive(Debug)]
+pub(crate) struct ParsedSnapshot {
+    evicted_through: Option<ResultId>,
+    newest: Option<(ResultId, Window)>,
+    finals: Vec<Arc<Final>>,
+    totals: RoomTotals,
+    /// Window, emission, frame.
+    live: Vec<(Window, u64, EncodedFrame)>,
+    /// Start of the last window of its span, whether it is empty, frame.
+    trending: Option<(u64, bool, EncodedFrame)>,
+}
+
+/// A snapshot contains something that is not a frame, or a frame that does not belong there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InvalidSnapshot;
+
+impl ParsedSnapshot {
+    /// Parses a snapshot.
+    pub(crate) fn parse(snapshot: &RoomSnapshot) -> Result<Self, InvalidSnapshot> {
+        let mine = |room: &Room| {
+            (*room == snapshot.room)
+                .then_some(())
+                .ok_or(InvalidSnapshot)
+        };
+        let mut finals: Vec<Arc<Final>> = Vec::with_capacity(snapshot.finals.len());
+        for text in &snapshot.finals {
+            let frame = frame(text)?;
+            let Frame::Final {
+                id,
+                room,
+                window,
+                emitted_at,
+                ..
+            } = &frame
+            else {
+                return Err(InvalidSnapshot);
+            };
+            mine(room)?;
+            let before = finals.last().map(|before| before.id);
+            let follows =
+                |before: ResultId| before.partition == id.partition && before.offset < id.offset;
+            if !before.is_none_or(follows) {
+                return Err(InvalidSnapshot);
+            }
+            finals.push(Arc::new(Final {
+                id: *id,
+                window: *window,
+                written_ms: *emitted_at,
+                frame: EncodedFrame::new(&frame),
+            }));
+        }
+        // All are of the partition of the newest, which is the last of the list if there is one.
+        let newest = snapshot.newest;
+        let last = finals.last().map(|last| (last.id, last.window));
+        let elsewhere = |id: ResultId| newest.is_some_and(|(n, _)| n.partition != id.partition);
+        if last.is_some_and(|last| newest != Some(last)) || snapshot.floor.is_some_and(elsewhere) {
+            return Err(InvalidSnapshot);
+        }
+        let mut live = Vec::with_capacity(snapshot.live.len());
+        for text in &snapshot.live {
+            let frame = frame(text)?;
+            let Frame::Live {
+                room,
+                window,
+                emitted_at,
+                ..
+            } = &frame
+            else {
+                return Err(InvalidSnapshot);
+            };
+            mine(room)?;
+            live.push((*window, *emitted_at, EncodedFrame::new(&frame)));
+        }
+        let mut trending = None;
+        if let Some(now) = &snapshot.trending {
+            let frame = frame(&now.frame)?;
+            let Frame::Trending { room, top, .. } = &frame else {
+                return Err(InvalidSnapshot);
+            };
+            mine(room)?;
+            trending = Some((now.start_ms, top.is_empty(), EncodedFrame::new(&frame)));
+        }
+        Ok(Self {
+            evicted_through: snapshot.floor,
+            newest,
+            finals,
+            totals: RoomTotals::of(&snapshot.totals),
+            live,
+            trending,
+        })
+    }
+
+    /// The newest final, and its window.
+    pub(crate) fn newest(&self) -> Option<(ResultId, Window)> {
+        self.newest
+    }
+}
+
+fn frame(text: &str) -> Result<Frame, InvalidSnapshot> {
+    let mut frame = serde_json::from_str(text).map_err(|_| InvalidSnapshot)?;
+    if let Frame::Live {
+        total,
+        counts,
+        others,
+        ..
+    }
+    | Frame::Final {
+        total,
+        counts,
+        others,
+        ..
+    } = &mut frame
+    {
+        // The upstream's version may know emojis that this one does not: their counts are among the others.
+        let named = counts.iter().map(|tally| tally.count);
+        let named = named.fold(0, u64::saturating_add);
+        *others = total.saturating_sub(named).max(*others);
+    }
+    Ok(frame)
+}
+
+impl RoomState {
+    /// The room's snapshot, without the finals that the relay `has`.
+    pub(crate) fn snapshot(&self, room: &Room, has: impl Fn(ResultId) -> bool) -> RoomSnapshot {
+        let text = |frame: &EncodedFrame| frame.json().to_string();
+        let mut live: Vec<_> = self.live.values().collect();
+        live.sort_by_key(|live| live.version);
+        RoomSnapshot {
+            room: room.clone(),
+            floor: self.evicted_through,
+            newest: self.newest().map(|newest| (newest.id, newest.window)),
+            finals: self
+                .finals
+                .iter()
+                .filter(|kept| !has(kept.id))
+                .map(|kept| text(&kept.frame))
+                .collect(),
+            totals: self.totals.counts(),
+            live: live.into_iter().map(|live| text(&live.frame)).collect(),
+            trending: self.trending.as_ref().map(|trending| TrendingNow {
+                start_ms: trending.order.start_ms,
+                frame: text(&trending.frame),
+            }),
+        }
+    }
+
+    /// Merges the snapshot of the upstream's room; `false` if there is nothing new in it.
+    pub(crate) fn merge(&mut self, snapshot: ParsedSnapshot) -> bool {
+        let mut is_new =
+            self.merge_finals(snapshot.evicted_through, snapshot.newest, snapshot.finals);
+        // Counts only grow, so the greater sum is that of the later final.
+        if snapshot.totals.total() > self.totals.total() {
+            self.totals = snapshot.totals;
+            is_new = true;
+        }
+        for (window, emitted_at, frame) in snapshot.live {
+            is_new |= !self.is_closed(window) && self.show_live(window, emitted_at, frame);
+        }
+        if let Some((start_ms, ended, frame)) = snapshot.trending {
+            let resets = self.resets;
+            is_new |= self.show_trending(ResultOrder { resets, start_ms }, ended, frame);
+        }
+        is_new
+    }
+
+    fn merge_finals(
+        &mut self,
+        evicted_through: Option<ResultId>,
+        newest: Option<(ResultId, Window)>,
+        finals: Vec<Arc<Final>>,
+    ) -> bool {
+        let last = newest.map(|(id, _)| id).or(evicted_through);
+        let Some(partition) = last.map(|id| id.partition) else {
+            return false;
+        };
+        if self.partition().is_some_and(|mine| mine != partition) {
+            let mine = self.newest().map(|newest| newest.window.start);
+            let later = newest.is_some_and(|(_, window)| Some(window.start) > mine);
+            if !later {
+                return false;
+            }
+            self.reset_for_partition();
+        }
+        let seen = self
+            .newest()
+            .map(|newest| newest.id)
+            .or(self.evicted_through);
+        let behind = |id: ResultId| seen.is_none_or(|seen| seen.offset < id.offset);
+        let mut is_new = false;
+        if let Some(evicted_through) = evicted_through.filter(|id| behind(*id)) {
+            // No node has the finals between the last one here and this one any more.
+            self.finals.clear();
+            self.evictions += u64::from(seen.is_some());
+            self.evicted_through = Some(evicted_through);
+            is_new = true;
+        }
+        for kept in finals {
+            if behind(kept.id) {
+                let resets = self.resets_of(kept.id, kept.window);
+                self.push_kept(resets, kept);
+                is_new = true;
+            }
+        }
+        is_new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::room::testing::record_of;
+    use emostream_model::{TrendingRecord, WindowRecord};
+    use proptest::prelude::*;
+
+    const FINALS: u64 = 12;
+
+    fn record(nth: u64, emitted_at: Option<u64>) -> WindowRecord {
+        record_of(nth, nth + 1, emitted_at)
+    }
+
+    /// Offsets have gaps, as those of transactions have.
+    fn id(nth: u64) -> ResultId {
+        ResultId {
+            partition: 2,
+            offset: 3 * nth + 1,
+        }
+    }
+
+    fn push(room: &mut RoomState, nth: u64) -> bool {
+        room.push_final(id(nth), nth, record(nth, None), None, None)
+    }
+
+    /// A room that has read so many finals, of which the first are kept no more.
+    fn upstream(read: u64, expired: u64) -> RoomState {
+        let mut room = RoomState::default();
+        for nth in 0..read {
+            push(&mut room, nth);
+        }
+        room.expire(expired);
+        room
+    }
+
+    fn merge(relay: &mut RoomState, upstream: &RoomState, has: u64) -> bool {
+        let end = if has == 0 { 0 } else { id(has - 1).offset + 1 };
+        let snapshot = upstream.snapshot(&Room::default(), |id| id.offset < end);
+        relay.merge(ParsedSnapshot::parse(&snapshot).unwrap())
+    }
+
+    fn frames(room: &RoomState) -> Vec<String> {
+        room.finals()
+            .map(|kept| kept.frame.json().to_string())
+            .collect()
+    }
+
+    proptest! {
+        /// Whatever was taken from whom: the room is the one of an upstream that has come as far, but for
+        /// finals that are kept nowhere.
+        #[test]
+        fn a_relay_s_room_is_the_one_of_whoever_is_furthest(
+            visits in proptest::collection::vec((0..=FINALS, 0..=FINALS, 0..=FINALS), 1..6)
+        ) {
+            let mut relay = RoomState::default();
+            // How far it has come.
+            let mut has = 0;
+            for (read, expired, goes_on_to) in visits {
+                merge(&mut relay, &upstream(read, expired), has);
+                for nth in read..goes_on_to {
+                    push(&mut relay, nth);
+                }
+                has = has.max(read).max(goes_on_to);
+                let truth = upstream(has, 0);
+                prop_assert_eq!(relay.totals(), truth.totals());
+                // Everything above the floor is there, as the truth has it.
+                let floor = relay.evicted_through().map_or(0, |floor| floor.offset + 1);
+                let expected: Vec<String> = truth.finals().filter(|kept| kept.id.offset >= floor)
+                    .map(|kept| kept.frame.json().to_string()).collect();
+                prop_assert_eq!(frames(&relay), expected);
+                prop_assert!(!relay.contradicts(id(has.saturating_sub(1)), record(has.saturating_sub(1), None).window));
+            }
+        }
+
+        #[test]
+        fn what_is_no_room_is_refused(text in ".{0,40}") {
+            let mut snapshot = upstream(3, 0).snapshot(&Room::default(), |_| false);
+            prop_assert!(ParsedSnapshot::parse(&snapshot).is_ok());
+            snapshot.finals[1] = text.clone();
+            prop_assert!(ParsedSnapshot::parse(&snapshot).is_err());
+            snapshot.finals.clear();
+            snapshot.live = vec![text];
+            prop_assert!(ParsedSnapshot::parse(&snapshot).is_err());
+        }
+    }
+
+    #[test]
+    fn what_only_another_build_can_name_is_among_the_others() {
+        let mut snapshot = upstream(3, 0).snapshot(&Room::default(), |_| false);
+        let known = snapshot.finals[2].clone();
+        assert!(known.contains("\"count\":3") && !known.contains("others"));
+        snapshot.finals[2] = known.replace("🔥", "新");
+        let parsed = ParsedSnapshot::parse(&snapshot).unwrap();
+        let kept = parsed.finals[2].frame.json().to_string();
+        let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        assert_eq!(
+            (&kept["counts"], &kept["total"], &kept["others"]),
+            (&serde_json::json!([]), &3.into(), &3.into())
+        );
+        // What is known, and has no count, is no count.
+        snapshot.finals[2] = known.replace("\"loose\":3", "\"lose\":3");
+        assert!(ParsedSnapshot::parse(&snapshot).is_err());
+    }
+
+    #[test]
+    fn frames_of_another_room_or_out_of_order_are_refused() {
+        let good = upstream(3, 0).snapshot(&Room::default(), |_| false);
+        let mut other = good.clone();
+        other.room = Room::new("other").unwrap();
+        let mut turned = good.clone();
+        turned.finals.swap(0, 1);
+        let mut cut = good.clone();
+        cut.finals.pop();
+        for bad in [other, turned, cut] {
+            assert_eq!(ParsedSnapshot::parse(&bad).unwrap_err(), InvalidSnapshot);
+        }
+    }
+
+    #[test]
+    fn who_was_away_for_longer_than_the_ring_is_told_a_gap() {
+        let mut relay = upstream(2, 0);
+        let evictions = relay.evictions();
+        assert!(merge(&mut relay, &upstream(6, 4), 2));
+        assert_eq!(relay.evicted_through(), Some(id(3)));
+        assert_eq!(relay.evictions(), evictions + 1);
+        assert_eq!(frames(&relay), frames(&upstream(6, 4)));
+    }
+
+    #[test]
+    fn live_tallies_and_what_is_trending_come_along_once() {
+        let mut upstream = upstream(3, 0);
+        upstream.push_live(record(3, Some(31)));
+        upstream.push_live(record(4, Some(41)));
+        let trending = |nth: u64| TrendingRecord {
+            room: Room::default(),
+            window: record(nth, None).window,
+            span_ms: 60,
+            top: Vec::new(),
+        };
+        upstream.push_trending(trending(2));
+        let mut relay = RoomState::default();
+        assert!(merge(&mut relay, &upstream, 0));
+        assert_eq!(relay.live_after(0).unwrap().window, record(3, None).window);
+        assert_eq!(relay.live().unwrap().frame, upstream.live().unwrap().frame);
+        assert_eq!((relay.trending_version(), relay.trending()), (1, None));
+        assert!(!merge(&mut relay, &upstream, 3), "nothing is new");
+        // An upstream that lags shows what was long before.
+        assert!(relay.push_live(record(4, Some(45))));
+        assert!(!merge(&mut relay, &upstream, 3));
+        assert!(!relay.push_trending(trending(1)));
+    }
+
+    #[test]
+    fn a_log_made_anew_shows_itself() {
+        let relay = upstream(5, 2);
+        let window = |nth: u64| record(nth, None).window;
+        assert!(!relay.contradicts(id(4), window(4)), "the newest again");
+        assert!(
+            !relay.contradicts(id(3), window(3)),
+            "one of the ring again"
+        );
+        assert!(!relay.contradicts(id(1), window(1)), "one that has expired");
+        assert!(!relay.contradicts(id(9), window(9)), "the next");
+        assert!(
+            relay.contradicts(id(4), window(9)),
+            "another of this offset"
+        );
+        let between = ResultId {
+            offset: id(3).offset + 1,
+            ..id(3)
+        };
+        assert!(relay.contradicts(between, window(9)), "none was there");
+        assert!(relay.contradicts(id(1), window(9)), "later, and yet before");
+    }
+}

@@ -1,0 +1,20 @@
+//! Results for tests.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+use emostream_model::{Emoji, Room, WindowRecord, WindowSize, compress};
+
+/// A result of the `nth` window of 10 ms, with one 🔥.
+pub(crate) fn record(nth: u64, emitted_at: Option<u64>) -> WindowRecord {
+    record_of(nth, 1, emitted_at)
+}
+
+/// The same with `count` 🔥.
+pub(crate) fn record_of(nth: u64, count: u64, emitted_at: Option<u64>) -> WindowRecord {
+    WindowRecord {
+        room: Room::default(),
+        window: WindowSize::from_ms(10).unwrap().window_of(10 * nth),
+        emitted_at,
+        total: count,
+        counts: vec![compress(Emoji::from_text("🔥").unwrap(), count, 1000)],
+    }
+}

@@ -1,0 +1,333 @@
+//! Restores the rooms from the log when a publisher starts.
+//!
+//! ```text
+//!  [progress] its newest record: from where finals complete totals
+//!  [totals] to its end ───────────────┐
+//!  [windows] from there on            ├▶ rooms
+//!  [windows] since the ring began ────┤
+//!  [trending] to its end ─────────────┘
+//! ```
+//!
+//! The totals record of a room with many emojis lies some minutes behind its finals, which are added. Where they begin
+//! is in the progress, which is read first: totals that are read after it need no older ones.
+//!
+//! Totals are read before the finals, so a final that comes in between is added, never missed. Nor is
+//! one doubled: a window that the totals hold already is waited for, since Kafka shows the parts of a
+//! transaction one after another. That holds for finals of the last commits only; those before the offsets in the
+//! progress are all visible.
+
+use std::{collections::HashMap, ops::Range, time::Duration};
+
+use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_last, read_to_end};
+use emostream_model::{ResultOrder, Room, TotalsRecord, Unwritten, WindowRecord};
+
+use crate::config::Config;
+use crate::hub::updates::{RestoredFinal, Updates};
+use crate::room::{result_order::order_of, totals::RoomTotals};
+use crate::source::topic_reader::{Decoder, PARK, TopicReader, id_of, of_trending};
+
+/// How many of the last offsets of the progress topic are read for its newest record: it, and what its
+/// transaction left.
+const LAST_PROGRESS: u64 = 10;
+/// Finals that are read at once.
+const OLDER_RECORDS: usize = 1000;
+/// The parts of a transaction are all seen within this time; on Kafka some milliseconds, but a broker
+/// may restart in between. Older totals have their final in the log, or it has expired.
+const SETTLED: Duration = Duration::from_secs(60);
+/// How long a start waits for the finals of totals that are younger than that.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The readers after the restore, each where it has stopped.
+pub(crate) struct Restored {
+    pub(crate) windows: TopicReader,
+    pub(crate) trending: TopicReader,
+    pub(crate) live: TopicReader,
+    /// Where each partition of the live tallies ended.
+    pub(crate) live_before: HashMap<u32, u64>,
+}
+
+/// Restores the rooms.
+pub(crate) fn restore(
+    config: &Config,
+    log: &dyn Log,
+    updates: &Updates,
+    bell: &Doorbell,
+    decoder: &mut Decoder,
+) -> Result<Restored, LogError> {
+    let settled_ms = updates.ago(SETTLED.min(config.subscribers.ring / 2));
+    let unwritten = unwritten(log, &config.topics.progress())?;
+    let mut kept = RestoredRooms {
+        settled_ms,
+        settled_until: unwritten.finals.as_ref().map(|finals| finals.since),
+        ..RestoredRooms::default()
+    };
+    kept.read_totals(log, &config.topics.totals(), decoder)?;
+
+    let windows = since(
+        log,
+        &config.topics.windows(),
+        updates.ago(config.subscribers.ring),
+    )?;
+    for (partition, start) in &windows {
+        updates.start_partition(*partition, *start);
+    }
+    let older = older(log, &config.topics.windows(), &unwritten, &windows)?;
+    kept.read_older(log, &config.topics.windows(), &older, bell, decoder)?;
+    let mut windows = TopicReader::new(config.topics.windows(), true, windows);
+    // The tallies of the window that is open now, and of the one that is about to close.
+    let open_ms = updates.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
+    let live = since(log, &config.topics.live(), open_ms)?;
+    let live_offsets = log.offsets(&config.topics.live())?;
+    let live_ends = live_offsets.into_iter().map(|kept| kept.end);
+    let live_before = (0..).zip(live_ends).collect();
+    let live = TopicReader::new(config.topics.live(), false, live);
+
+    kept.read_finals(log, &mut windows, updates, bell, decoder)?;
+    kept.fill(updates);
+    let trending = since(log, &config.topics.trending(), 0)?;
+    let mut trending = TopicReader::new(config.topics.trending(), false, trending);
+    read_trending(log, &mut trending, updates, bell, decoder)?;
+    Ok(Restored {
+        windows,
+        trending,
+        live,
+        live_before,
+    })
+}
+
+/// Everything that is trending, and of each room that it is no longer.
+fn read_trending(
+    log: &dyn Log,
+    trending: &mut TopicReader,
+    updates: &Updates,
+    bell: &Doorbell,
+    decoder: &mut Decoder,
+) -> Result<(), LogError> {
+    let mut stall = StallTimer::start();
+    loop {
+        let read = trending.poll(log, bell, updates, &mut |record| {
+            if let Some(result) = decoder.read(record) {
+                updates.restore_trending(of_trending(result));
+            }
+        })?;
+        match read {
+            0 if trending.at_end() => return Ok(()),
+            0 => {
+                stall.check(log, "what is trending")?;
+                bell.wait(PARK);
+            }
+            _ => stall.news(),
+        }
+    }
+}
+
+/// What the newest progress says of totals that are not written.
+fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
+    let mut newest = Unwritten::default();
+    let mut keep = |record: Record<'_>| {
+        // Another format is that of a version whose totals are complete, or which a dataflow of this one refuses.
+        newest = serde_json::from_slice(record.value).unwrap_or_default();
+    };
+    match read_last(log, topic, LAST_PROGRESS, &mut keep) {
+        // Nothing is counted yet.
+        Ok(()) | Err(LogError::UnknownTopic { .. }) => Ok(newest),
+        Err(error) => Err(error),
+    }
+}
+
+/// The offsets of each partition at which finals lie that complete totals, before the `ring` begins.
+fn older(
+    log: &dyn Log,
+    topic: &str,
+    unwritten: &Unwritten,
+    ring: &[(u32, u64)],
+) -> Result<Vec<(u32, Range<u64>)>, LogError> {
+    let kept = log.offsets(topic)?;
+    let mut older = Vec::new();
+    for ((partition, end), kept) in ring.iter().zip(kept) {
+        let start = match (&unwritten.finals, unwritten.since) {
+            (Some(finals), _) => finals.offset(*partition),
+            (None, Some(_)) => 0,
+            (None, None) => continue,
+        };
+        let start = start.max(kept.start);
+        if start < *end {
+            older.push((*partition, start..*end));
+        }
+    }
+    Ok(older)
+}
+
+/// Where each partition's records since `time_ms` begin.
+fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, LogError> {
+    Ok((0..).zip(log.offsets_at(topic, time_ms)?).collect())
+}
+
+/// What the rings are rebuilt from.
+#[derive(Default)]
+struct RestoredRooms {
+    /// The finals of each room, as they were read.
+    finals: HashMap<Room, Vec<RestoredFinal>>,
+    /// The latest totals of each room.
+    totals: HashMap<Room, (ResultOrder, TotalsRecord)>,
+    /// What lies between them and the ring.
+    older: HashMap<Room, RoomTotals>,
+    /// Totals that were written since may be seen before their final.
+    settled_ms: u64,
+    /// But not if their final is older than this one.
+    settled_until: Option<ResultOrder>,
+    /// Rooms whose totals hold a window whose final was not seen yet.
+    awaited: HashMap<Room, ResultOrder>,
+}
+
+impl RestoredRooms {
+    /// Reads the latest totals of each room; those that were written lately await their final.
+    ///
+    /// A room whose topic got more partitions has records in two of them, and they are read partition by
+    /// partition: the later one counts, not the one that was read last.
+    fn read_totals(
+        &mut self,
+        log: &dyn Log,
+        topic: &str,
+        decoder: &mut Decoder,
+    ) -> Result<(), LogError> {
+        read_to_end(log, topic, &mut |record| {
+            if let Some(totals) = decoder.read::<TotalsRecord>(record) {
+                let order = order_of(&record, totals.window);
+                let known = self.totals.get(&totals.room);
+                if known.is_some_and(|(known, _)| order < *known) {
+                    return;
+                }
+                let is_old = self.settled_until.is_some_and(|until| order < until);
+                match record.time_ms >= self.settled_ms && !is_old {
+                    true => self.awaited.insert(totals.room.clone(), order),
+                    false => self.awaited.remove(&totals.room),
+                };
+                self.totals.insert(totals.room.clone(), (order, totals));
+            }
+        })
+    }
+
+    /// Reads these finals, which are older than the ring: those that are later than their room's totals are added.
+    fn read_older(
+        &mut self,
+        log: &dyn Log,
+        topic: &str,
+        older: &[(u32, Range<u64>)],
+        bell: &Doorbell,
+        decoder: &mut Decoder,
+    ) -> Result<(), LogError> {
+        if older.is_empty() {
+            return Ok(());
+        }
+        let from: Vec<(u32, u64)> = older.iter().map(|(p, range)| (*p, range.start)).collect();
+        let mut reader = log.scanner(topic, &from, bell.wake())?;
+        let mut stall = StallTimer::start();
+        for (partition, range) in older {
+            let mut is_over = false;
+            while !is_over {
+                let read = reader.poll_while(*partition, OLDER_RECORDS, &mut |record| {
+                    is_over = record.offset >= range.end;
+                    // A final has all that a totals record has. Read as one, emojis that this build does not know
+                    // hide none of the others.
+                    if !is_over && let Some(closed) = decoder.read::<TotalsRecord>(record) {
+                        self.take_older(order_of(&record, closed.window), closed);
+                    }
+                    !is_over
+                })?;
+                is_over |= reader.position(*partition) >= range.end || reader.at_end(*partition);
+                if read > 0 {
+                    stall.news();
+                } else if !is_over {
+                    stall.check(log, "the finals")?;
+                    bell.wait(PARK);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_older(&mut self, order: ResultOrder, closed: TotalsRecord) {
+        self.is_seen(&closed.room, order);
+        let known = self.totals.get(&closed.room);
+        if known.is_none_or(|(known, _)| order > *known) {
+            let older = self.older.entry(closed.room).or_default();
+            older.merge(RoomTotals::of(&closed.counts.named));
+        }
+    }
+
+    /// A final of a room was seen.
+    fn is_seen(&mut self, room: &Room, order: ResultOrder) {
+        let awaited = self.awaited.get(room);
+        if awaited.is_some_and(|awaited| order >= *awaited) {
+            self.awaited.remove(room);
+        }
+    }
+
+    /// All finals to the end, those that are awaited included.
+    fn read_finals(
+        &mut self,
+        log: &dyn Log,
+        windows: &mut TopicReader,
+        updates: &Updates,
+        bell: &Doorbell,
+        decoder: &mut Decoder,
+    ) -> Result<(), LogError> {
+        let mut stall = StallTimer::start();
+        loop {
+            let read = windows.poll(log, bell, updates, &mut |record| {
+                if let Some(result) = decoder.read(record) {
+                    self.take(record, result);
+                }
+            })?;
+            if read > 0 {
+                stall.news();
+                continue;
+            }
+            if windows.at_end() && self.awaited.is_empty() {
+                return Ok(());
+            }
+            if windows.at_end() && stall.elapsed() > PATIENCE {
+                let rooms = self.awaited.len();
+                tracing::warn!(rooms, "the finals of the newest totals are missing");
+                return Ok(());
+            }
+            stall.check(log, "the finals")?;
+            bell.wait(PARK);
+        }
+    }
+
+    fn take(&mut self, read: Record<'_>, record: WindowRecord) {
+        let order = order_of(&read, record.window);
+        self.is_seen(&record.room, order);
+        let finals = self.finals.entry(record.room.clone()).or_default();
+        finals.push(RestoredFinal {
+            order,
+            id: id_of(read),
+            written_ms: read.time_ms,
+            record,
+        });
+    }
+
+    fn fill(mut self, updates: &Updates) {
+        for (room, mut finals) in self.finals {
+            // Those of two partitions came in turns. Within one, this is the order of their offsets.
+            finals.sort_by_key(|read| read.order);
+            let base = self.totals.remove(&room);
+            let base = base.as_ref().map(|(order, record)| (*order, record));
+            let ordered = finals.iter().map(|read| (read.order, &read.record));
+            let mut before = RoomTotals::before(base, ordered);
+            if let Some(older) = self.older.remove(&room) {
+                before.merge(older);
+            }
+            updates.restore_room(&room, before, finals);
+        }
+        for (room, (_, record)) in self.totals {
+            let older = self.older.entry(room).or_default();
+            older.merge(RoomTotals::of(&record.counts.named));
+        }
+        for (room, totals) in self.older {
+            updates.restore_room(&room, totals, []);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The thread that reads results and applies them.
+//!
+//! ```text
+//!  start:  rooms are restored ([`crate::source::restore`]) ─▶ ready
+//!  then:   [windows], [trending], [live] ─▶ updates, until it is dropped; a failed read is retried each second
+//! ```
+
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use emostream_http::Component;
+use emostream_log::{Doorbell, Log, LogError};
+use emostream_model::{RelayUpdate, WindowRecord};
+
+use crate::config::Config;
+use crate::error::BroadcastError;
+use crate::hub::updates::{Updates, now_us};
+use crate::hub::upstream_status::UpstreamStatus;
+use crate::room::result_order::resets;
+use crate::source::restore::{Restored, restore};
+use crate::source::topic_reader::{Decoder, PARK, TopicReader, id_of, of_trending};
+
+/// Pause before a failed read is retried.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often failed reads are logged.
+const WARN_EVERY: Duration = Duration::from_secs(30);
+
+/// The reading thread; it ends when this is dropped.
+pub(crate) struct Tailer {
+    stop: Arc<AtomicBool>,
+    bell: Doorbell,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tailer {
+    /// Restores the rooms from the log, which may take some seconds, then starts the thread.
+    pub(crate) fn start(
+        config: &Config,
+        log: Arc<dyn Log>,
+        updates: Arc<Updates>,
+        readiness: Component,
+    ) -> Result<Self, BroadcastError> {
+        let bell = Doorbell::default();
+        let mut decoder = Decoder::new(&updates.metrics);
+        let Restored {
+            windows,
+            trending,
+            live,
+            live_before,
+        } = restore(config, &*log, &updates, &bell, &mut decoder)?;
+        updates.metrics.rooms.set(updates.hub.len() as i64);
+        let mut reading = Reading {
+            log,
+            updates,
+            bell: bell.clone(),
+            decoder,
+            window_ms: config.window_ms,
+            live_before,
+            windows,
+            trending,
+            live,
+            is_healthy: false,
+            warned: None,
+        };
+        reading.mark_healthy(&readiness);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let run = move || {
+            while !stopped.load(Ordering::Acquire) {
+                reading.poll_once(&readiness);
+            }
+        };
+        let named = std::thread::Builder::new().name("tail".to_owned());
+        let thread = named.spawn(run).map_err(BroadcastError::Thread)?;
+        Ok(Self {
+            stop,
+            bell,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Tailer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            // Its panic would have ended the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Reading {
+    log: Arc<dyn Log>,
+    updates: Arc<Updates>,
+    bell: Doorbell,
+    decoder: Decoder,
+    /// The length of windows at the start.
+    window_ms: u64,
+    /// By partition: live tallies below this were written before the start.
+    live_before: HashMap<u32, u64>,
+    windows: TopicReader,
+    trending: TopicReader,
+    live: TopicReader,
+    /// Whether the last read succeeded.
+    is_healthy: bool,
+    /// When a failed read was last logged.
+    warned: Option<Instant>,
+}
+
+impl Reading {
+    /// Reads what is new, or waits until there is something.
+    fn poll_once(&mut self, readiness: &Component) {
+        match self.round() {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => self.bell.wait(PARK),
+            Err(error) => {
+                self.is_healthy = false;
+                // Reads may succeed between two errors of a broker.
+                if self.warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+                    tracing::warn!(%error, "results cannot be read; trying again");
+                    self.warned = Some(Instant::now());
+                }
+                self.updates.metrics.upstream.set(0);
+                self.updates
+                    .hub
+                    .upstream_status
+                    .send_replace(UpstreamStatus::Disconnected);
+                readiness.not_ready(error.to_string());
+                self.windows.reopen();
+                self.trending.reopen();
+                self.live.reopen();
+                std::thread::sleep(RETRY);
+                return;
+            }
+        }
+        if !self.is_healthy {
+            self.mark_healthy(readiness);
+        }
+        self.updates.sweep();
+    }
+
+    fn mark_healthy(&mut self, readiness: &Component) {
+        self.is_healthy = true;
+        self.updates.metrics.upstream.set(1);
+        self.updates
+            .hub
+            .upstream_status
+            .send_replace(UpstreamStatus::Connected(Arc::new([])));
+        readiness.ready();
+    }
+
+    /// Reads what is new; `Break` if there was nothing.
+    fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
+        let (updates, decoder) = (&*self.updates, &mut self.decoder);
+        let origin_us = now_us();
+        // An update of another log ends this node; nothing else is rejected.
+        let apply = |update| drop(updates.apply(origin_us, None, update));
+        let finals = self
+            .windows
+            .poll(&*self.log, &self.bell, updates, &mut |record| {
+                if let Some(result) = decoder.read::<WindowRecord>(record) {
+                    let update = RelayUpdate::Final {
+                        id: id_of(record),
+                        written_ms: record.time_ms,
+                        record: result,
+                    };
+                    drop(updates.apply(origin_us, Some(resets(&record)), update));
+                }
+            })?;
+        let trending = self
+            .trending
+            .poll(&*self.log, &self.bell, updates, &mut |record| {
+                if let Some(result) = decoder.read(record) {
+                    apply(of_trending(result));
+                }
+            })?;
+        let (window_ms, live_before) = (self.window_ms, &self.live_before);
+        let live = self
+            .live
+            .poll(&*self.log, &self.bell, updates, &mut |record| {
+                let before = live_before.get(&record.partition);
+                let early = before.is_some_and(|before| record.offset < *before);
+                let now = |result: &WindowRecord| !early || size_ms(result) == window_ms;
+                if let Some(result) = decoder.read::<WindowRecord>(record).filter(now) {
+                    apply(RelayUpdate::Live(result));
+                }
+            })?;
+        updates.log.flush();
+        Ok(match finals + trending + live {
+            0 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+    }
+}
+
+/// The length of a result's window. Tallies from before the start whose windows have another length are those of an
+/// earlier run, which never closed them.
+fn size_ms(result: &WindowRecord) -> u64 {
+    result.window.end.saturating_sub(result.window.start)
+}

@@ -1,0 +1,137 @@
+//! Reads a topic of results, also after errors and deletions, and decodes its records.
+
+use std::time::{Duration, Instant};
+
+use emostream_log::{Doorbell, Log, LogError, Reader, Record};
+use emostream_model::{RelayUpdate, ResultId, Trending};
+use prometheus::IntCounter;
+use serde::de::DeserializeOwned;
+
+use crate::hub::updates::Updates;
+use crate::metrics::Metrics;
+
+/// Maximum records that are read from a partition before the next one.
+const POLL_RECORDS: usize = 1000;
+/// How often records that cannot be decoded are logged; all are counted.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a thread that has read a topic to its end sleeps at most: it may have to stop.
+pub(super) const PARK: Duration = Duration::from_millis(200);
+
+/// The reader of one topic.
+pub(crate) struct TopicReader {
+    topic: String,
+    /// Whether its records are finals: subscribers are notified of those that were deleted unread.
+    finals: bool,
+    next: Vec<(u32, u64)>,
+    reader: Option<Box<dyn Reader>>,
+}
+
+impl TopicReader {
+    /// Reads `topic` from these offsets on.
+    pub(crate) fn new(topic: String, finals: bool, next: Vec<(u32, u64)>) -> Self {
+        Self {
+            topic,
+            finals,
+            next,
+            reader: None,
+        }
+    }
+
+    /// Calls `each` with the new records of each partition, and returns their number.
+    pub(crate) fn poll(
+        &mut self,
+        log: &dyn Log,
+        bell: &Doorbell,
+        updates: &Updates,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<usize, LogError> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => none.insert(log.reader(&self.topic, &self.next, bell.wake())?),
+        };
+        let mut read = 0;
+        for (partition, next) in &mut self.next {
+            match reader.poll(*partition, POLL_RECORDS, each) {
+                Ok(records) => read += records,
+                Err(LogError::Expired { start, offset, .. }) => {
+                    let topic = &self.topic;
+                    tracing::warn!(%topic, partition, offset, start, "results were deleted unread");
+                    *next = start;
+                    if self.finals {
+                        updates.start_partition(*partition, start);
+                    }
+                    self.reader = None;
+                    return Ok(read + 1);
+                }
+                Err(error) => return Err(error),
+            }
+            *next = reader.position(*partition);
+            if self.finals {
+                updates.advance_to(*partition, *next);
+            }
+        }
+        Ok(read)
+    }
+
+    /// Continues with a new reader, at the position of the old one.
+    pub(crate) fn reopen(&mut self) {
+        self.reader = None;
+    }
+
+    /// Whether the last poll read all partitions to their ends.
+    pub(crate) fn at_end(&self) -> bool {
+        let reader = self.reader.as_ref();
+        let at_end = |(p, _): &(u32, u64)| reader.is_some_and(|reader| reader.at_end(*p));
+        self.next.iter().all(at_end)
+    }
+}
+
+/// Decodes results. Records that cannot be decoded are counted, and now and then logged.
+pub(crate) struct Decoder {
+    unreadable: IntCounter,
+    logged: Option<Instant>,
+}
+
+impl Decoder {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            unreadable: metrics.unreadable.clone(),
+            logged: None,
+        }
+    }
+
+    /// The result in a record, if it can be decoded.
+    pub(crate) fn read<T: DeserializeOwned>(&mut self, record: Record<'_>) -> Option<T> {
+        let error = match serde_json::from_slice(record.value) {
+            Ok(result) => return Some(result),
+            Err(error) => error,
+        };
+        self.unreadable.inc();
+        if self
+            .logged
+            .is_none_or(|logged| logged.elapsed() > LOG_EVERY)
+        {
+            self.logged = Some(Instant::now());
+            let (partition, offset) = (record.partition, record.offset);
+            tracing::warn!(partition, offset, %error, "records that are no results are skipped");
+        }
+        None
+    }
+}
+
+/// A record of the trending topic as an update.
+pub(super) fn of_trending(trending: Trending) -> RelayUpdate {
+    match trending {
+        Trending::Room(record) => RelayUpdate::Trending(record),
+        Trending::All(leaders) => RelayUpdate::Leaders(leaders),
+    }
+}
+
+/// The id of a final.
+pub(super) fn id_of(record: Record<'_>) -> ResultId {
+    ResultId {
+        partition: record.partition,
+        offset: record.offset,
+    }
+}
