@@ -62,6 +62,7 @@ impl KnownEnds {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use proptest::{collection::vec, prelude::*};
 
     use super::*;

@@ -86,9 +86,10 @@ fn read(
             }
         }
     };
-    let kept = log.offsets(&topics.windows())?;
-    let from = finals_from(config, log, stored, &kept)?;
-    read_from(log, &topics.windows(), &from, &mut keep)?;
+    let windows = topics.windows();
+    let kept = log.offsets(&windows)?;
+    let from = finals_from(log, &windows, config.span().span_ms, stored, &kept)?;
+    read_from(log, &windows, &from, &mut keep)?;
     let backed: HashSet<Room> = stays.iter().map(|stay| stay.room.clone()).collect();
     for shown in shown(&topics.trending(), log)? {
         if shown.span_ms != config.span().span_ms || !backed.contains(&shown.room) {
@@ -109,25 +110,27 @@ fn read(
 
 /// From where each partition of the windows is read, of what is `kept`; those of which nothing is needed are left out.
 fn finals_from(
-    config: &Config,
     log: &dyn Log,
+    topic: &str,
+    span_ms: u64,
     stored: &Progress,
     kept: &[Range<u64>],
 ) -> Result<Vec<(u32, u64)>, LogError> {
-    let (topic, span_ms) = (config.topics.windows(), config.span().span_ms);
     let known = stored.unwritten.finals.as_ref();
     let known_from = |finals: &FinalsFrom| -> Vec<u64> {
-        let partitions = (0..).take(kept.len());
-        partitions
-            .map(|partition| finals.offset(partition))
-            .collect()
+        let from = |(partition, kept): (u32, &Range<u64>)| match finals.offset(partition) {
+            // That of a topic that was recreated.
+            offset if offset > kept.end => kept.start,
+            offset => offset,
+        };
+        (0..).zip(kept).map(from).collect()
     };
     let oldest = stored.resets.oldest_in_span(stored.final_until_ms, span_ms);
     let of_trending = match known.filter(|finals| finals.since <= oldest) {
         Some(finals) => known_from(finals),
         None => {
             let until_ms = stored.final_until_ms;
-            log.offsets_at(&topic, until_ms.saturating_sub(span_ms + WRITTEN_EARLY_MS))?
+            log.offsets_at(topic, until_ms.saturating_sub(span_ms + WRITTEN_EARLY_MS))?
         }
     };
     let of_totals: Vec<u64> = match (stored.unwritten.since, known) {
@@ -138,12 +141,7 @@ fn finals_from(
     let needed = of_trending.into_iter().zip(of_totals);
     let from = (0..).zip(kept).zip(needed);
     let start = |((partition, kept), (trending, totals)): ((u32, &Range<u64>), (u64, u64))| {
-        let needed = trending.min(totals);
-        // Beyond the end are the offsets of a topic that was recreated.
-        let start = match needed > kept.end {
-            true => kept.start,
-            false => needed.max(kept.start),
-        };
+        let start = trending.min(totals).max(kept.start);
         (start < kept.end).then_some((partition, start))
     };
     Ok(from.filter_map(start).collect())
@@ -368,7 +366,7 @@ impl KnownTotals {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use emostream_log::{Cleanup, Header, NewRecord, TopicSpec, embedded::EmbeddedLog};
-    use emostream_model::{RESETS_HEADER, Window};
+    use emostream_model::{RESETS_HEADER, Unwritten, Window};
 
     use super::*;
 
@@ -440,6 +438,46 @@ mod tests {
         write(&log, records);
         let known = KnownTotals::read("totals", &log, 2, Resets::default()).unwrap();
         assert_eq!(counts(known), [7]);
+    }
+
+    #[test]
+    fn finals_are_read_from_where_totals_or_what_is_trending_needs_them() {
+        let log = log();
+        // So early that nothing is found by its time.
+        let at = |partition| NewRecord {
+            time_ms: Some(0),
+            ..totals(partition, 2000, 1, vec![])
+        };
+        write(&log, (0..10).map(|nth| at(nth % 2)).collect());
+        let kept = log.offsets("totals").unwrap();
+        let from = |since: Option<u64>, finals: Option<(u64, u64)>| {
+            let order = |start_ms| ResultOrder {
+                resets: 0,
+                start_ms,
+            };
+            let finals = finals.map(|(since_ms, offset)| FinalsFrom {
+                since: order(since_ms),
+                offsets: vec![(0, offset), (1, 4)],
+            });
+            let stored = Progress {
+                final_until_ms: 1_000_000,
+                unwritten: Unwritten {
+                    since: since.map(order),
+                    finals,
+                },
+                ..Progress::default()
+            };
+            finals_from(&log, "totals", 6000, &stored, &kept).unwrap()
+        };
+        assert_eq!(from(None, None), []);
+        assert_eq!(from(Some(996_000), None), [(0, 0), (1, 0)]);
+        // Offsets that hold for the span, and those that hold for the totals alone.
+        assert_eq!(from(None, Some((994_000, 2))), [(0, 2), (1, 4)]);
+        assert_eq!(from(None, Some((996_000, 2))), []);
+        assert_eq!(from(Some(996_000), Some((996_000, 2))), [(0, 2), (1, 4)]);
+        // The topic was recreated.
+        assert_eq!(from(Some(996_000), Some((996_000, 99))), [(0, 0), (1, 4)]);
+        assert_eq!(from(None, Some((994_000, 99))), [(0, 0), (1, 4)]);
     }
 
     #[test]

@@ -308,50 +308,84 @@ fn behind() -> Stage {
     stage
 }
 
+/// A result as a dataflow of another build wrote it.
+fn result(stage: &Stage, topic: String, room: &str, start_ms: u64, counts: &str) -> NewRecord {
+    let end_ms = start_ms + 2000;
+    let json = format!(
+        r#"{{"room":"{room}","start":{start_ms},"end":{end_ms},"total":7,"counts":[{counts}]}}"#
+    );
+    NewRecord {
+        topic,
+        partition: None,
+        key: Some(room.to_owned().into()),
+        ..stage.reaction_record(0, start_ms, json.into())
+    }
+}
+
+const UNKNOWN_TALLY: &str = r#"{"emoji":"新","count":7,"swarms":0,"loose":7}"#;
+
 /// A dataflow of another build counted them, and its record of the room was not due yet.
 #[test]
 fn emojis_that_this_build_does_not_know_make_a_room_large_and_are_restored_from_finals() {
     let stage = Stage::new(1);
-    let result = |topic: String, room: &str, start_ms: u64, counts: &str| NewRecord {
-        topic,
-        partition: None,
-        key: Some(room.to_owned().into()),
-        ..stage.reaction_record(
-            0,
-            start_ms,
-            format!(
-                r#"{{"room":"{room}","start":{start_ms},"end":{},"total":7,"counts":[{counts}]}}"#,
-                start_ms + 2000
-            )
-            .into(),
-        )
-    };
-    let fire_and_unknown = r#"{"emoji":"新","count":5},{"emoji":"🔥","count":2}"#;
-    let totals = result(
-        stage.topics.totals(),
+    let (windows, totals) = (stage.topics.windows(), stage.topics.totals());
+    let both = r#"{"emoji":"新","count":5},{"emoji":"🔥","count":2}"#;
+    stage.append(vec![result(
+        &stage,
+        totals.clone(),
         "default",
         T0 - 2000,
-        fire_and_unknown,
-    );
-    let batch = stage.reaction_record(0, T0, Batch::encode(T0, [&reaction(T0)]));
-    stage.append(vec![totals, batch]);
-    stage.append(closing(&stage, 2000));
-    stage.run_until(stage.config_of(2, SLOW), || {
-        stage.final_until_ms() >= T0 + 2000
-    });
-    assert_eq!(stage.values(&stage.topics.totals()).len(), 1);
-    assert!(stage.unwritten().since.is_some());
-    let tally = r#"{"emoji":"新","count":7,"swarms":0,"loose":7}"#;
-    stage.append(vec![result(stage.topics.windows(), "other", T0, tally)]);
-    stage.append(closing(&stage, 20_000));
+        both,
+    )]);
+    // The second run restores that the room is large.
+    for at_ms in [0, 12_000] {
+        let batch = Batch::encode(T0 + at_ms, [&reaction(T0 + at_ms)]);
+        stage.append(vec![stage.reaction_record(0, T0 + at_ms, batch)]);
+        stage.append(closing(&stage, at_ms + 2000));
+        stage.run_until(stage.config_of(2, SLOW), || {
+            stage.final_until_ms() >= T0 + at_ms + 2000
+        });
+        assert_eq!(stage.values(&totals).len(), 1);
+        assert!(stage.unwritten().since.is_some());
+    }
+    stage.append(vec![result(&stage, windows, "other", T0, UNKNOWN_TALLY)]);
+    stage.append(closing(&stage, 40_000));
     stage.run_until(stage.config_of(2, PACE), || {
-        stage.final_until_ms() >= all_written_ms(12_000)
+        stage.final_until_ms() >= all_written_ms(24_000)
     });
     let newest = stage.newest_totals();
     let newest = newest.values().map(|(_, record)| totals_sums(record));
     let counts: Vec<u64> = newest.flat_map(Sums::into_values).collect();
     // Of the one room those of both emojis, of the other one that of the unknown emoji.
-    assert_eq!(counts, [5, 3, 7]);
+    assert_eq!(counts, [5, 4, 7]);
+}
+
+/// No sum changes at the start, which would have the worker report the room by the way.
+#[test]
+fn a_room_whose_emojis_are_all_unknown_is_named_as_unwritten_until_it_is_due() {
+    let stage = Stage::new(1);
+    stage.append(closing(&stage, 2000));
+    stage.run_until(stage.config(1), || stage.final_until_ms() >= T0 + 2000);
+    let newest = stage.values(&stage.topics.progress()).pop().unwrap();
+    let mut progress: serde_json::Value = serde_json::from_slice(&newest).unwrap();
+    let since = ResultOrder {
+        resets: 0,
+        start_ms: T0,
+    };
+    progress["format"] = 2.into();
+    progress["unwritten_since"] = serde_json::to_value(since).unwrap();
+    stage.store(&progress);
+    let windows = stage.topics.windows();
+    stage.append(vec![result(&stage, windows, "other", T0, UNKNOWN_TALLY)]);
+    stage.append(closing(&stage, 20_000));
+    let mut passed = None;
+    // The progress is also valid as of the commit before, so the second one shows it.
+    stage.run_until(stage.config_of(1, SLOW), || {
+        let has_passed = stage.final_until_ms() >= T0 + 20_000;
+        let commits = stage.commits();
+        has_passed && commits > *passed.get_or_insert(commits)
+    });
+    assert_eq!(stage.unwritten().since, Some(since));
 }
 
 #[test]
