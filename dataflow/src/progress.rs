@@ -158,6 +158,8 @@ impl fmt::Display for RunIdentity {
         let RunIdentity {
             host, process, pid, ..
         } = self;
+        // The host's name comes from a topic.
+        let host = host.escape_debug();
         write!(f, "host {host}, process {process}, pid {pid}")
     }
 }

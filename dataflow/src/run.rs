@@ -128,7 +128,9 @@ impl Dataflow {
             let turn = stop.child();
             match self.turn(&turn, &mut situation) {
                 Err(error) if error.is_fence() => {
-                    tracing::warn!("another run has taken over, and this process stands by");
+                    tracing::warn!(
+                        "another run has taken over, or the progress was reset: this process stands by"
+                    );
                     self.metrics.stand_by();
                     situation.standby = Some(Cause::Fenced(error));
                 }
@@ -368,14 +370,11 @@ impl Dataflow {
         let (config, log) = (self.config.clone(), self.log.clone());
         let silent_at = Standby::new(config, log, situation.newest).wait(stop, &mut report)?;
         if silent_at.is_some() {
-            let last = shown.flatten();
-            let last = last.map_or("is not known".to_owned(), |run| {
-                format!("was that of {run}")
-            });
-            let takeover = self.config.takeover;
-            tracing::warn!(
-                "taking over: no run has committed for {takeover:?} or longer; the last one {last}"
-            );
+            let silence = format!("no run has committed for {:?}", self.config.takeover);
+            match shown.flatten() {
+                Some(last) => tracing::warn!("taking over from {last}: {silence} or longer"),
+                None => tracing::info!("becoming the active run: {silence} or longer"),
+            }
         }
         Ok(silent_at)
     }

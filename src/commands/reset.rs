@@ -208,6 +208,7 @@ fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
             "{replaced} partitions no longer hold what was read from them, and are read from their beginning\n"
         );
     }
+    said += "Dataflows that run or stand by end with 75; start them again.\n";
     said
 }
 

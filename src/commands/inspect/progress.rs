@@ -125,8 +125,10 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
         column.set_cell_alignment(CellAlignment::Right);
     }
     let headline = headline(&progress, now_ms());
+    let run = progress.run.as_ref();
+    let committed = run.map_or(String::new(), |run| format!("committed by {run}\n"));
     let unwritten = unwritten(&progress).unwrap_or_default();
-    Ok(format!("{headline}\n{unwritten}{table}\n\n"))
+    Ok(format!("{headline}\n{committed}{unwritten}{table}\n\n"))
 }
 
 /// Since when totals are not complete, if some are not.
