@@ -302,16 +302,21 @@ impl Counting {
     /// Stops it. One that has not begun, or waits for a log that is away, is left where it stands.
     pub(super) async fn stop(self, drain: &Drain) -> Result<(), Failure> {
         self.stop.request();
-        let (log, topic, begun) = (self.log, self.reactions, *self.begun.borrow());
-        let answer = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_PATIENCE));
+        let patience = match *self.begun.borrow() {
+            true => drain.left(),
+            false => LOG_PATIENCE,
+        };
+        let until = Instant::now() + patience;
+        let answers = async || {
+            let (log, topic) = (self.log.clone(), self.reactions.clone());
+            let answer = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_PATIENCE));
+            matches!(answer.await, Ok(Ok(())))
+        };
+        // Asked again and again: the log may go away while the last transaction is under way.
         let left_behind = async {
-            let answers = matches!(answer.await, Ok(Ok(())));
-            let patience = match (begun, answers) {
-                (true, true) => drain.left(),
-                (false, true) => LOG_PATIENCE,
-                (_, false) => Duration::ZERO,
-            };
-            tokio::time::sleep(patience).await;
+            while Instant::now() < until && answers().await {
+                tokio::time::sleep(LOG_PATIENCE).await;
+            }
         };
         tokio::select! {
             biased;
