@@ -659,7 +659,6 @@ mod tests {
     fn a_transaction_begins_with_the_progress_of_the_commit_before() {
         let names = Topics::default();
         let (mut thread, shown) = start(DEADLINE);
-        thread.begin();
         let next = || shown.recv_timeout(DEADLINE).unwrap();
         assert_eq!(next(), (vec![(names.progress(), Some(1))], true));
         for number in 2..4 {

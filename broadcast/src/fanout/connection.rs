@@ -38,9 +38,9 @@ const MAX_RECEIVED_BYTES: usize = 64 << 10;
 /// Maximum writes or reads of one connection before the others have their turn.
 const MAX_WRITES_PER_WAKE: usize = 16;
 
-/// "Reconnect": INTERFACE has 3000–3499 for it.
+/// Asks the client to reconnect, as all close codes from 3000 to 3499 do.
 const CLOSE_RECONNECT: u16 = 3001;
-/// "Do not reconnect", at least not with this token: INTERFACE has 3500–3999 for it.
+/// Asks the client not to reconnect with this token, as all close codes from 3500 to 3999 do.
 const CLOSE_EXPIRED: u16 = 3500;
 
 /// A moment or a span, in tenths of a second since the shard started.

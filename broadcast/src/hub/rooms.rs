@@ -305,7 +305,7 @@ mod tests {
         assert!(hub.subscribe(&more).is_none(), "one too many");
         assert!(!hub.audience_below(&more, 0, 7), "from a relay neither");
         assert!(hub.subscribe(&room(7)).is_some(), "one that is there");
-        // Somebody is in all of them, and one has results now.
+        // All of them have a subscriber, and one has results now.
         let live = WindowRecord {
             room: room(3),
             ..record(100, Some(1000))

@@ -95,7 +95,7 @@ pub(crate) fn restore(
     })
 }
 
-/// Everything that is trending, and of each room that it is no longer.
+/// Reads what is trending, and which rooms have nothing trending any more.
 fn read_trending(
     log: &dyn Log,
     trending: &mut TopicReader,

@@ -368,7 +368,7 @@ impl Conversation {
                     processes = self.cluster.hosts.len(),
                     "the cluster is complete"
                 );
-                // The run has ended if nobody takes it.
+                // Fails only if the run has ended.
                 let _ = self.news.try_send(News::Complete);
             } else {
                 self.tell_all(&Word::Ready).await;
@@ -402,7 +402,7 @@ impl Conversation {
             }
         }
         self.phase = Phase::Running;
-        // The run has ended if nobody takes it.
+        // Fails only if the run has ended.
         let _ = self.news.try_send(News::Begin(beginning, sockets));
         Ok(())
     }
@@ -412,7 +412,7 @@ impl Conversation {
             Word::Heartbeat => {}
             Word::Ready => self.places[process].ready = true,
             Word::StandingBy(active) => {
-                // The run has ended if nobody takes it.
+                // Fails only if the run has ended.
                 let _ = self.news.try_send(News::StandingBy(active));
             }
             Word::Begin(beginning) => self.run(beginning)?,
@@ -590,7 +590,7 @@ impl Conversation {
             self.phase = Phase::Joining {
                 since: Instant::now(),
             };
-            // The run has ended if nobody takes it.
+            // Fails only if the run has ended.
             let _ = self.news.try_send(News::Incomplete);
         }
     }

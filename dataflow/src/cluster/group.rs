@@ -97,7 +97,7 @@ impl Group {
 
     /// Notifies the other processes that this one, number 0, stands by; `active` names the active run.
     pub fn stand_by(&self, active: &str) {
-        // Nobody listens any more once it stops.
+        // Fails only once the conversation has ended.
         let _ = self.orders.blocking_send(Order::StandBy(active.to_owned()));
     }
 
@@ -117,7 +117,7 @@ impl Group {
         report: &mut dyn FnMut(Option<String>),
     ) -> Result<Option<(SharedBeginning, Vec<AllocatorBuilder>)>, DataflowError> {
         if let Some(beginning) = beginning {
-            // Nobody listens any more once it stops.
+            // Fails only once the conversation has ended.
             let _ = self.orders.blocking_send(Order::Begin(beginning));
         }
         let (beginning, sockets) = loop {

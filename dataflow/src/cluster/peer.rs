@@ -1,7 +1,7 @@
 //! A data connection as timely uses it: its end is a lost process, told by name.
 //!
 //! Timely's network threads panic when a connection ends unexpectedly. Here they never see that: the
-//! dataflow is told to stop because of a lost process, and the thread rests until the workers have ended.
+//! dataflow stops because of a lost process, and the thread waits until the workers have ended.
 
 use std::{
     io::{self, Read, Write},

@@ -346,14 +346,14 @@ impl SimLog {
     }
 
     /// The owner of what has failed opens another transactor, as `commit.rs` does: it is done if it landed, and written
-    /// again otherwise. Whoever has fenced it meanwhile is fenced by that, unless he has committed.
+    /// again otherwise. A run that has fenced it meanwhile is fenced by that, unless it has committed.
     pub fn repeat(&self) {
         let mut state = self.state();
         let failed = state.failed.take();
         let Some((failed, commits)) = failed.filter(|(failed, _)| failed.ack.is_awaited()) else {
             return;
         };
-        // Somebody may commit between its look and its fence, and it looks again.
+        // Another run may commit between its look and its fence, so it looks again.
         if state.commits == commits {
             state.fence();
         }
