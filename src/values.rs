@@ -2,15 +2,16 @@
 
 use std::{net::Ipv6Addr, str::FromStr, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{Span, SpanRelativeTo, Timestamp};
 
 /// The longest duration a flag takes: a year. It keeps every sum of times far from overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// `250ms`, `2s`, `10m`, `1h 30m`: above zero.
+/// `250ms`, `2s`, `10m`, `1h 30m`, `30d`: above zero.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = SignedDuration::from_str(text.trim())
-        .map_err(|_| "not a duration; write 250ms, 2s or 10m".to_owned())?;
+    let parsed = Span::from_str(text.trim())
+        .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()))
+        .map_err(|_| "not a duration; write 250ms, 2s, 10m or 30d".to_owned())?;
     match Duration::try_from(parsed) {
         Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
         Ok(duration) if duration > LONGEST => Err("is longer than a year".to_owned()),
@@ -170,6 +171,7 @@ mod tests {
             ("2s", 2000),
             ("10m", 600_000),
             ("1h 30m", 5_400_000),
+            ("30d", 2_592_000_000),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }

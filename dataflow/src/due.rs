@@ -24,7 +24,7 @@ use emostream_model::{ResultOrder, Room, Window, WindowSize};
 use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 
-use crate::{results::totals_bytes, slide::RoomNumber};
+use crate::{results::totals_bytes, rooms::RoomNumber};
 
 /// How often totals records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +253,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::slide::Rooms;
+    use crate::rooms::Rooms;
 
     const SIZE_MS: u64 = 2_000;
 

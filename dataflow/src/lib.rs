@@ -35,16 +35,19 @@ mod holds;
 mod idleness;
 mod instances;
 mod known_ends;
+mod lifetimes;
 mod live;
 mod metrics;
 mod partition;
 mod progress;
 mod read_ahead;
 mod recovery;
+mod registry;
 mod rejections;
 mod reset;
 mod restoring;
 mod results;
+mod rooms;
 mod run;
 #[cfg(test)]
 mod simulation;
@@ -134,6 +137,8 @@ pub struct Config {
     pub takeover: Duration,
     /// How often totals records are written.
     pub totals_pace: TotalsPace,
+    /// The totals of a room that had no final for longer than this, in event time, begin at 0 with its next one.
+    pub totals_retention: Duration,
     /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
     /// can judge.
     pub unbounded_timestamps: bool,
@@ -147,6 +152,11 @@ impl Config {
             span_ms: self.trending_span.as_millis() as u64,
             top: self.trending_top,
         }
+    }
+
+    /// The retention of totals, milliseconds.
+    pub(crate) fn retention_ms(&self) -> u64 {
+        self.totals_retention.as_millis() as u64
     }
 
     /// The timeouts of partitions that bring nothing.

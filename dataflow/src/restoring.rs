@@ -21,16 +21,17 @@ use std::{
 use differential_dataflow::hashable::Hashable;
 use emostream_log::{Log, LogError, Record, read_from, read_to_end};
 use emostream_model::{
-    Emoji, FinalsFrom, ResultOrder, Room, TotalCounts, TotalsRecord, Trending, TrendingRecord,
-    UnnamedCount,
+    Emoji, FinalsFrom, LaterFinals, ResultOrder, Room, TotalCounts, TotalsRecord, Trending,
+    TrendingRecord, UnnamedCount,
 };
 use foldhash::HashMap;
 
 use crate::{
     Config, DataflowError,
     due::Change,
+    lifetimes,
     progress::{Progress, Resets},
-    results::resets_of,
+    results::{begins, resets_of},
     slide::Stay,
     totals::RestoredTotals,
 };
@@ -82,7 +83,7 @@ fn read(
             let resets = resets_of(&record);
             stays.extend(stay(config, stored, final_until_ms, resets, &closed));
             if is_unwritten {
-                totals.add(resets, closed);
+                totals.add(record.partition, resets, begins(&record), closed);
             }
         }
     };
@@ -102,7 +103,7 @@ fn read(
         }
     }
     Ok(Restored {
-        totals: totals.into_restored(),
+        totals: totals.into_restored(config.retention_ms(), stored.final_until_ms),
         trending: stays,
         window_ends: (0..).zip(kept.iter().map(|kept| kept.end)).collect(),
     })
@@ -175,6 +176,7 @@ fn named(counts: &TotalCounts) -> impl Iterator<Item = (Emoji, u64)> {
 /// The rooms that the topic shows as trending.
 fn shown(topic: &str, log: &dyn Log) -> Result<Vec<TrendingRecord>, LogError> {
     let mut rooms: BTreeMap<Room, TrendingRecord> = BTreeMap::new();
+    // A room that is removed has an empty record before that.
     let mut keep = |record: Record<'_>| {
         if let Ok(Trending::Room(record)) = serde_json::from_slice(record.value) {
             match record.top.is_empty() {
@@ -210,11 +212,35 @@ struct KnownRoom {
     /// The order of the record; `None` if the room has none yet.
     order: Option<ResultOrder>,
     counts: TotalCounts,
-    /// Of finals that are later than the record.
-    added: BTreeMap<Emoji, u64>,
-    /// Of these finals, those of emojis that this build does not know.
-    added_unnamed: BTreeMap<Box<str>, u64>,
+    later: LaterFinals<Later>,
+    /// The order of the last final of all.
+    last: ResultOrder,
+}
+
+/// What finals add that are later than the record of their room.
+#[derive(Default)]
+struct Later {
+    counts: BTreeMap<Emoji, u64>,
+    /// Those of emojis that this build does not know.
+    unnamed: BTreeMap<Box<str>, u64>,
     change: Option<Change>,
+}
+
+impl Later {
+    fn merge(&mut self, more: Later) {
+        for (emoji, more) in more.counts {
+            *self.counts.entry(emoji).or_default() += more;
+        }
+        for (emoji, more) in more.unnamed {
+            let count = self.unnamed.entry(emoji).or_default();
+            // Saturating: any program may have written it.
+            *count = count.saturating_add(more);
+        }
+        self.change = match (self.change, more.change) {
+            (Some(known), Some(more)) => Some(known.merge(more)),
+            (known, more) => known.or(more),
+        };
+    }
 }
 
 impl KnownTotals {
@@ -272,15 +298,16 @@ impl KnownTotals {
         let mut keep =
             |record: Record<'_>| match serde_json::from_slice::<TotalsRecord>(record.value) {
                 Ok(totals) => {
-                    let order = Some(ResultOrder::new(resets_of(&record), totals.window));
+                    let order = ResultOrder::new(resets_of(&record), totals.window);
                     // Not the record that is read last, which may lie in another partition than the later one.
                     if rooms
                         .get(&totals.room)
-                        .is_none_or(|known| known.order <= order)
+                        .is_none_or(|known| known.order <= Some(order))
                     {
                         let room = KnownRoom {
-                            order,
+                            order: Some(order),
                             counts: totals.counts,
+                            last: order,
                             ..KnownRoom::default()
                         };
                         rooms.insert(totals.room, room);
@@ -295,64 +322,76 @@ impl KnownTotals {
         Ok(rooms)
     }
 
-    /// Adds a final, if the record of its room does not hold it.
-    fn add(&mut self, number: u64, closed: TotalsRecord) {
+    /// Adds a final, if the record of its room does not hold it. `begins`: the totals begin at 0 with it.
+    fn add(&mut self, partition: u32, number: u64, begins: bool, closed: TotalsRecord) {
         let order = ResultOrder::new(number, closed.window);
         let room = self.rooms.entry(closed.room).or_default();
         if room.order >= Some(order) {
             return;
         }
-        for (emoji, more) in named(&closed.counts) {
-            *room.added.entry(emoji).or_default() += more;
-        }
-        for more in closed.counts.unnamed {
-            let count = room.added_unnamed.entry(more.emoji).or_default();
-            // Saturating: any program may have written it.
-            *count = count.saturating_add(more.count);
-        }
+        room.last = room.last.max(order);
         // A reset has set the time back since: the record must not wait until event time gets there again.
         let latest_ms = match number < self.resets.number {
             true => self.resets.until_ms,
             false => u64::MAX,
         };
-        let own = Change {
-            first: order,
-            since_ms: order.start_ms.min(latest_ms),
-            last: closed.window,
-            last_resets: number,
-        };
-        // Finals of two partitions come in any order.
-        room.change = Some(match room.change {
-            Some(known) => known.merge(own),
-            None => own,
+        let unnamed = closed.counts.unnamed.iter();
+        room.later.counts(partition, order, begins).merge(Later {
+            counts: named(&closed.counts).collect(),
+            unnamed: unnamed.map(|it| (it.emoji.clone(), it.count)).collect(),
+            change: Some(Change {
+                first: order,
+                since_ms: order.start_ms.min(latest_ms),
+                last: closed.window,
+                last_resets: number,
+            }),
         });
     }
 
-    fn into_restored(self) -> Vec<RestoredTotals> {
+    /// The totals as of `final_until_ms`. Of a room whose next final begins at 0 only the time of its last one is left.
+    fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredTotals> {
         let restored = |(room, known): (Room, KnownRoom)| {
-            let mut added = known.added;
-            let counts = known.counts.named.iter().map(|count| {
-                let more = added.remove(&count.emoji).unwrap_or_default();
-                (count.emoji, count.count + more)
-            });
-            let mut counts: Vec<(Emoji, u64)> = counts.collect();
-            counts.extend(added);
-            let mut unnamed = known.added_unnamed;
-            for UnnamedCount { emoji, count } in known.counts.unnamed {
-                let all = unnamed.entry(emoji).or_default();
-                *all = all.saturating_add(count);
+            let last_ms = known.last.start_ms;
+            let nothing = RestoredTotals {
+                room,
+                counts: Vec::new(),
+                unnamed: Vec::new(),
+                change: None,
+                last_ms,
+            };
+            if lifetimes::begins(last_ms, final_until_ms, retention_ms) {
+                return nothing;
             }
-            let unnamed = unnamed.into_iter();
+            if known.later.is_empty() {
+                // Millions of counts are not sorted for nothing.
+                return RestoredTotals {
+                    counts: named(&known.counts).collect(),
+                    unnamed: known.counts.unnamed,
+                    ..nothing
+                };
+            }
+            let of_record = Later {
+                counts: named(&known.counts).collect(),
+                unnamed: (known
+                    .counts
+                    .unnamed
+                    .into_iter()
+                    .map(|it| (it.emoji, it.count)))
+                .collect(),
+                change: None,
+            };
+            let all = known.later.fold(of_record, Later::merge);
+            let unnamed = all.unnamed.into_iter();
             let mut unnamed: Vec<UnnamedCount> = unnamed
                 .map(|(emoji, count)| UnnamedCount { emoji, count })
                 .collect();
             // Stable: equal ones stay in the order of their texts.
             unnamed.sort_by_key(|it| Reverse(it.count));
             RestoredTotals {
-                room,
-                counts,
+                counts: all.counts.into_iter().collect(),
                 unnamed,
-                change: known.change,
+                change: all.change,
+                ..nothing
             }
         };
         let mut rooms: Vec<RestoredTotals> = self.rooms.into_iter().map(restored).collect();
@@ -415,7 +454,7 @@ mod tests {
     }
 
     fn counts(known: KnownTotals) -> Vec<u64> {
-        let restored = known.into_restored().into_iter();
+        let restored = known.into_restored(u64::MAX, 0).into_iter();
         restored
             .flat_map(|it| it.counts)
             .map(|(_, count)| count)
@@ -438,6 +477,30 @@ mod tests {
         write(&log, records);
         let known = KnownTotals::read("totals", &log, 2, Resets::default()).unwrap();
         assert_eq!(counts(known), [7]);
+    }
+
+    /// The record holds a part; what came later begins at 0 in between, in another partition that is read first.
+    #[test]
+    fn totals_begin_at_0_with_a_marked_final_and_what_has_expired_is_left_out() {
+        let log = log();
+        write(&log, vec![totals(0, 2000, 7, vec![])]);
+        let restored = |final_until_ms| {
+            let mut known = KnownTotals::read("totals", &log, 2, Resets::default()).unwrap();
+            known.add(1, 0, true, closed(20_000, 3));
+            known.add(1, 0, false, closed(22_000, 2));
+            known.add(0, 0, false, closed(4000, 1));
+            let restored = known.into_restored(10_000, final_until_ms);
+            let [room] = restored.try_into().unwrap();
+            let first_ms = room.change.map(|change| change.first.start_ms);
+            (
+                room.last_ms,
+                room.counts.iter().map(|it| it.1).sum::<u64>(),
+                first_ms,
+            )
+        };
+        assert_eq!(restored(32_000), (22_000, 5, Some(20_000)));
+        // Its next final begins at 0 again.
+        assert_eq!(restored(34_000), (22_000, 0, None));
     }
 
     #[test]
@@ -490,13 +553,14 @@ mod tests {
         };
         let mut known = KnownTotals::read("totals", &log, 2, resets).unwrap();
         // Of a time that was given up, and already in the record.
-        known.add(0, closed(8000, 100));
-        known.add(1, closed(2000, 100));
-        known.add(1, closed(4000, 100));
-        // In any order.
-        known.add(1, closed(8000, 20));
-        known.add(1, closed(6000, 3));
-        let change = known.rooms.values().next().unwrap().change.unwrap();
+        known.add(0, 0, false, closed(8000, 100));
+        known.add(0, 1, false, closed(2000, 100));
+        known.add(0, 1, false, closed(4000, 100));
+        // The partition with the older one is read last.
+        known.add(0, 1, false, closed(8000, 20));
+        known.add(1, 1, false, closed(6000, 3));
+        let [room] = known.into_restored(u64::MAX, 0).try_into().unwrap();
+        let change = room.change.unwrap();
         let order = |start_ms| ResultOrder {
             resets: 1,
             start_ms,
@@ -509,7 +573,7 @@ mod tests {
             (change.first, change.since_ms, change.last),
             (order(6000), 6000, window(8000))
         );
-        assert_eq!(counts(known), [30]);
+        assert_eq!(room.counts.iter().map(|it| it.1).sum::<u64>(), 30);
     }
 
     /// A build that knows it wrote them; this one has written no record of the room since.
@@ -522,8 +586,8 @@ mod tests {
         write(&log, vec![record]);
         let mut known = KnownTotals::read("totals", &log, 2, Resets::default()).unwrap();
         let window = r#"{"room":"a","start":4000,"end":6000,"total":9,"counts":[{"emoji":"年","count":5,"swarms":0,"loose":5},{"emoji":"新","count":3,"swarms":0,"loose":3},{"emoji":"🔥","count":1,"swarms":0,"loose":1}]}"#;
-        known.add(0, serde_json::from_str(window).unwrap());
-        let [restored] = known.into_restored().try_into().unwrap();
+        known.add(0, 0, false, serde_json::from_str(window).unwrap());
+        let [restored] = known.into_restored(u64::MAX, 0).try_into().unwrap();
         let unnamed = restored.unnamed.iter().map(|it| (&*it.emoji, it.count));
         assert_eq!(unnamed.collect::<Vec<_>>(), [("新", 10), ("年", 5)]);
         assert_eq!(restored.counts.iter().map(|it| it.1).sum::<u64>(), 1);
@@ -537,8 +601,8 @@ mod tests {
             until_ms: 2000,
         };
         let mut known = KnownTotals::read("totals", &log, 2, resets).unwrap();
-        known.add(0, closed(8000, 5));
-        let restored = known.into_restored();
+        known.add(0, 0, false, closed(8000, 5));
+        let restored = known.into_restored(u64::MAX, 0);
         let change = restored[0].change.unwrap();
         assert_eq!((change.first.start_ms, change.since_ms), (8000, 2000));
     }

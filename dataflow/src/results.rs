@@ -5,7 +5,9 @@
 
 use bytes::Bytes;
 use emostream_log::{Header, NewRecord, Record};
-use emostream_model::{RESETS_HEADER, Topics, Trending, WindowSize};
+use emostream_model::{
+    REMOVED_HEADER, RESETS_HEADER, Room, TOTALS_BEGIN_HEADER, Topics, Trending, WindowSize,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{totals::RoomTotals, tumble::Closed};
@@ -33,6 +35,17 @@ pub enum WindowResult {
     Totals(RoomTotals),
     /// What is trending: the record's key, and its JSON, since its shape is not made for binary formats.
     Trending(String, Vec<u8>),
+    /// A room is removed with the window that begins then: from which table.
+    Removed(Table, Room, u64),
+}
+
+/// A compacted topic with a record of each room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Table {
+    /// The totals.
+    Totals,
+    /// What is trending.
+    Trending,
 }
 
 impl WindowResult {
@@ -47,6 +60,7 @@ impl WindowResult {
             WindowResult::Final(closed) => RECORD_BYTES + closed.counts.len() * TALLY_BYTES,
             WindowResult::Totals(totals) => totals_bytes(totals.emojis()),
             WindowResult::Trending(key, json) => key.len() + json.len(),
+            WindowResult::Removed(..) => RECORD_BYTES,
         }
     }
 }
@@ -71,7 +85,13 @@ impl Recording {
             WindowResult::Final(closed) => {
                 let record = closed.record(self.size, self.swarm_size);
                 let (room, json) = (record.room.as_str(), record.to_json());
-                ordered(keyed(self.topics.windows(), room, json), self.resets)
+                let mut record = keyed(self.topics.windows(), room, json);
+                if closed.begins {
+                    record
+                        .headers
+                        .push(header(TOTALS_BEGIN_HEADER, String::new()));
+                }
+                ordered(record, self.resets)
             }
             WindowResult::Totals(totals) => {
                 let record = totals.record();
@@ -79,17 +99,34 @@ impl Recording {
                 ordered(keyed(self.topics.totals(), room, json), totals.resets)
             }
             WindowResult::Trending(key, json) => keyed(self.topics.trending(), key, json.clone()),
+            WindowResult::Removed(table, room, start_ms) => {
+                let topic = match table {
+                    Table::Totals => self.topics.totals(),
+                    Table::Trending => self.topics.trending(),
+                };
+                let mut record = keyed(topic, room.as_str(), Vec::new());
+                record
+                    .headers
+                    .push(header(REMOVED_HEADER, start_ms.to_string()));
+                ordered(record, self.resets)
+            }
         }
+    }
+}
+
+fn header(name: &str, value: String) -> Header {
+    Header {
+        name: name.to_owned(),
+        value: value.into(),
     }
 }
 
 /// Windows alone order results only until the final time is set back.
 fn ordered(mut record: NewRecord, resets: u64) -> NewRecord {
     if resets > 0 {
-        record.headers.push(Header {
-            name: RESETS_HEADER.to_owned(),
-            value: resets.to_string().into(),
-        });
+        record
+            .headers
+            .push(header(RESETS_HEADER, resets.to_string()));
     }
     record
 }
@@ -100,6 +137,14 @@ pub fn resets_of(record: &Record<'_>) -> u64 {
     let number = headers.iter().find(|header| header.name == RESETS_HEADER);
     let text = number.and_then(|number| std::str::from_utf8(&number.value).ok());
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether the totals of its room begin at 0 with a final.
+pub fn begins(record: &Record<'_>) -> bool {
+    let headers = record.headers.read();
+    headers
+        .iter()
+        .any(|header| header.name == TOTALS_BEGIN_HEADER)
 }
 
 fn keyed(topic: String, key: &str, json: Vec<u8>) -> NewRecord {

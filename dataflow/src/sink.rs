@@ -752,6 +752,7 @@ mod tests {
             room: Room::default(),
             start_ms: 0,
             counts: [].into(),
+            begins: false,
         }))
     }
 

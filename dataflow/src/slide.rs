@@ -10,11 +10,10 @@
 //! Downstream there are the current sums alone. A window's changes leave together when it is closed,
 //! so that what comes and what goes cancel before anything is sorted into a trace.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use differential_dataflow::hashable::Hashable;
 use emostream_model::{Emoji, Room};
-use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
@@ -24,12 +23,16 @@ use timely::{
         operators::{
             Capability, InputCapability,
             generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
+            probe,
         },
     },
     progress::frontier::MutableAntichain,
 };
 
-use crate::step::STEP_COUNTS;
+use crate::{
+    rooms::{RoomNumber, Rooms},
+    step::STEP_COUNTS,
+};
 
 /// Counts of a room that are in the span for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,47 +45,6 @@ pub struct Stay {
     pub until_ms: u64,
     /// How many of each emoji.
     pub counts: Arc<[(Emoji, u64)]>,
-}
-
-/// A room's number on this worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RoomNumber(u32);
-
-impl RoomNumber {
-    /// The number, as an index.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// The rooms of this worker by number. A room keeps its number as long as the worker runs; the totals
-/// keep more of it.
-#[derive(Debug, Clone, Default)]
-pub struct Rooms(Rc<RefCell<Numbers>>);
-
-#[derive(Debug, Default)]
-struct Numbers {
-    rooms: Vec<Room>,
-    numbers: HashMap<Room, RoomNumber>,
-}
-
-impl Rooms {
-    /// The room's number; a new room gets the next.
-    pub fn number(&self, room: &Room) -> RoomNumber {
-        let Numbers { rooms, numbers } = &mut *self.0.borrow_mut();
-        if let Some(number) = numbers.get(room) {
-            return *number;
-        }
-        let number = RoomNumber(rooms.len() as u32);
-        rooms.push(room.clone());
-        numbers.insert(room.clone(), number);
-        number
-    }
-
-    /// The room of a number.
-    pub fn room(&self, number: RoomNumber) -> Room {
-        self.0.borrow().rooms[number.0 as usize].clone()
-    }
 }
 
 /// An emoji's number ([`Emoji::id`]): compared much faster than its text.
@@ -106,10 +68,12 @@ pub type LeaderChange = (((), Leader), u64, i64);
 type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
 
 /// How the sums of the span change at each window: of each room on the worker that has it, numbered by
-/// `rooms`, and across rooms.
+/// `rooms`, and across rooms. A room keeps its number while it has counts in the span; `durable` shows when the number
+/// may be used again.
 pub fn slide<'scope>(
     stays: StreamVec<'scope, u64, Stay>,
     rooms: Rooms,
+    durable: probe::Handle<u64>,
 ) -> (
     StreamVec<'scope, u64, RoomChange>,
     StreamVec<'scope, u64, LeaderChange>,
@@ -125,10 +89,14 @@ pub fn slide<'scope>(
     builder.build(move |_| {
         let mut turns = Turns {
             rooms,
+            entries: Vec::new(),
             turns: BTreeMap::new(),
             passing: None,
         };
         move |frontiers| {
+            if let Some(until_ms) = durable.with_frontier(|it| it.first().copied()) {
+                turns.rooms.reuse(until_ms);
+            }
             input.for_each_stamp(|at, data| {
                 for stay in data.flat_map(|data| data.drain(..)) {
                     turns.enter(&at, &stay);
@@ -150,6 +118,8 @@ pub fn slide<'scope>(
 /// The windows at which counts come or leave, by start.
 struct Turns {
     rooms: Rooms,
+    /// How many entries of each room are held, by its number.
+    entries: Vec<usize>,
     turns: BTreeMap<u64, Turn>,
     passing: Option<PassingTurn>,
 }
@@ -201,8 +171,12 @@ impl Turns {
             leaves: Vec::new(),
         });
         let comes = turn.comes.entry(stay.until_ms).or_default();
-        let counts = stay.counts.iter();
+        let (counts, before) = (stay.counts.iter(), comes.len());
         comes.extend(counts.flat_map(|(emoji, count)| entries(room, *emoji, *count)));
+        if self.entries.len() <= room.index() {
+            self.entries.resize(room.index() + 1, 0);
+        }
+        self.entries[room.index()] += comes.len() - before;
     }
 
     /// Sends some of the changes of the windows that the frontier has passed. Returns whether more is left for
@@ -246,7 +220,7 @@ impl Turns {
             across
                 .session(&turn.across)
                 .give_iterator(emojis.filter(|(_, diff)| *diff != 0).map(leader));
-            self.leave(turn);
+            self.leave(turn, start_ms);
             left = left.saturating_sub(entries.max(Emoji::all().len()));
             if left == 0 {
                 return true;
@@ -269,8 +243,16 @@ impl Turns {
         })
     }
 
-    /// What has come leaves later.
-    fn leave(&mut self, turn: Turn) {
+    /// What has come leaves later. Rooms of which nothing is left in the span lose their numbers.
+    fn leave(&mut self, turn: Turn, start_ms: u64) {
+        for Entry { room, .. } in turn.leaves {
+            let entries = &mut self.entries[room.index()];
+            *entries -= 1;
+            if *entries == 0 {
+                self.rooms.retire(room, start_ms);
+                self.rooms.emptied(room, start_ms);
+            }
+        }
         for (until_ms, mut comes) in turn.comes {
             // Of a window that is closed no more comes: what is held fits.
             comes.shrink_to_fit();
@@ -358,6 +340,8 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::{cell::RefCell, rc::Rc};
+
     use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
 
     use super::*;
@@ -374,7 +358,7 @@ mod tests {
             let (of_room, of_leader) = (by_room.clone(), across.clone());
             let (mut input, probe) = worker.dataflow(|scope| {
                 let (input, stays) = scope.new_input();
-                let (rooms, leaders) = slide(stays, Rooms::default());
+                let (rooms, leaders) = slide(stays, Rooms::default(), probe::Handle::new());
                 let rooms = rooms.inspect(move |change| of_room.borrow_mut().push(*change));
                 leaders.inspect(move |((_, leader), at_ms, diff)| {
                     of_leader.borrow_mut().push((leader.clone(), *at_ms, *diff));

@@ -23,7 +23,7 @@ use crate::{
     results::WindowResult,
     sink::{self, Outcome, SinkStart},
     source::{News, SourceStart, SourceStreams, source},
-    totals::{RestoredTotals, TotalsOutput, TotalsRules, totals},
+    totals::{RestoredTotals, Totals, TotalsOutput, TotalsRules, totals},
     trending::trending,
     tumble::{Tumble, tumble},
 };
@@ -74,20 +74,25 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
         } = source(scope, heard, parts.source);
         let (finals, live) = tumble(tallies, tumbling);
         write_live(live, config.topics.live(), parts.appender, parts.metrics);
-        let totals = totals(finals.clone(), parts.totals, parts.totals_rules);
+        let rules = parts.totals_rules;
+        let Totals { finals, outputs } = totals(finals, parts.totals, rules, durable.clone());
         let trending = trending(
             finals.clone(),
             parts.trending,
             final_until_ms,
             config.span(),
+            durable.clone(),
         );
 
         let results = finals
             .map(WindowResult::Final)
             .concat(trending.map(|record| WindowResult::trending(&record)));
-        let totals = totals.map(|output| match output {
+        let totals = outputs.map(|output| match output {
             TotalsOutput::Record(totals) => Outcome::Result(WindowResult::Totals(totals)),
             TotalsOutput::Unwritten(since) => Outcome::Unwritten(since),
+            TotalsOutput::Removed(table, room, start_ms) => {
+                Outcome::Result(WindowResult::Removed(table, room, start_ms))
+            }
         });
         let outcomes = results.map(Outcome::Result).concat(totals).concat(notices);
         let written = sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
@@ -115,6 +120,7 @@ pub fn describe(config: &Config) -> String {
         trending_top,
         heartbeat,
         takeover,
+        totals_retention,
         totals_pace:
             TotalsPace {
                 small_emojis,
@@ -139,7 +145,8 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
       --> live   every {live:?} where it changed --> {live_topic}
       --> finals swarms of {swarm_size}
     totals       differential: cumulative counts by room and emoji; the record of a room with more than
-                 {small_emojis} emojis once in {totals_period:?}
+                 {small_emojis} emojis once in {totals_period:?}; a room without a final for longer than
+                 {totals_retention:?} begins at 0 and is removed
     trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
                  top {trending_top} emojis and rooms of all (key *)
     commit       on one worker, one transaction a close; progress alone every {heartbeat:?}; a standby takes over

@@ -1,8 +1,8 @@
 //! Totals per room, kept by differential dataflow behind the pre-aggregation.
 //!
 //! ```text
-//!  finals ─▶ changes ─▶ arranged sums ─┬─ of a small room ──at each change──▶ its record
-//!                                      └─ of a large room ─▶ schedule ──when due──▶ its record
+//!  finals ─▶ register ─▶ arranged sums ─┬─ of a small room ──at each change──▶ its record
+//!                └▶ removed rooms       └─ of a large room ─▶ schedule ──when due──▶ its record
 //! ```
 //!
 //! A final adds its counts as differences at its window's time; the accumulated differences as of a
@@ -27,12 +27,12 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, btree_map},
+    mem,
     rc::Rc,
     vec,
 };
 
 use differential_dataflow::{
-    hashable::Hashable,
     operators::arrange::{Arranged, TraceAgent, arrangement::arrange_core},
     trace::{
         Cursor, Navigable, TraceReader,
@@ -50,8 +50,8 @@ use timely::{
     container::CapacityContainerBuilder,
     dataflow::{
         StreamVec,
-        channels::pact::{Exchange, Pipeline},
-        operators::{ToStream, generic::Operator},
+        channels::pact::Pipeline,
+        operators::{Concat, ToStream, generic::Operator, probe, vec::Map},
     },
     progress::Antichain,
 };
@@ -59,8 +59,11 @@ use timely::{
 use crate::{
     due::{Change, Due, Schedule, TotalsPace},
     follow::{Batch, Sums, add, sums_of},
-    results::totals_bytes,
-    slide::{EmojiId, RoomChange, RoomNumber, Rooms},
+    lifetimes::begins,
+    registry::{Registered, RegistryRules, Shared, register},
+    results::{Table, totals_bytes},
+    rooms::{RoomNumber, Rooms},
+    slide::EmojiId,
     step::STEP_COUNTS,
     tumble::Closed,
 };
@@ -91,6 +94,8 @@ pub struct RestoredTotals {
     pub unnamed: Vec<UnnamedCount>,
     /// The finals among them that are not in the room's record.
     pub change: Option<Change>,
+    /// The start of the window of its last final.
+    pub last_ms: u64,
 }
 
 /// What totals are written by.
@@ -100,6 +105,10 @@ pub struct TotalsRules {
     pub size: WindowSize,
     /// How often records are written.
     pub pace: TotalsPace,
+    /// After how long without a final a room's totals begin at 0, milliseconds.
+    pub retention_ms: u64,
+    /// How long a final shows in what is trending, milliseconds.
+    pub span_ms: u64,
     /// How long the log keeps finals, milliseconds; `None` for ever.
     pub finals_kept_ms: Option<u64>,
     /// F at the start of the run.
@@ -115,6 +124,8 @@ pub enum TotalsOutput {
     Record(RoomTotals),
     /// What a worker has not written.
     Unwritten(UnwrittenSince),
+    /// A room whose totals have expired is removed with the window that begins then, from one of its tables.
+    Removed(Table, Room, u64),
 }
 
 /// The oldest final of a worker's rooms that is in no record, as of a window.
@@ -126,87 +137,60 @@ pub struct UnwrittenSince {
     pub since: Option<ResultOrder>,
 }
 
-/// What is restored beside the sums, on its way around the arrangement.
-type Aside = Rc<RefCell<Vec<(RoomNumber, Vec<UnnamedCount>, Option<Change>)>>>;
+/// The finals, marked where totals begin, and what totals become.
+pub struct Totals<'scope> {
+    /// All finals; those with which totals begin are marked.
+    pub finals: StreamVec<'scope, u64, Closed>,
+    /// The records of totals that are written at each window, what is not written yet, and the rooms that are removed.
+    pub outputs: StreamVec<'scope, u64, TotalsOutput>,
+}
 
-/// The records of totals that are written at each window, and what is not written yet.
+/// Keeps the totals of `finals`.
 ///
-/// `restored` are the totals as of F; they count, and what is in their records is not written again.
+/// `restored` are the totals as of F; they count, and what is in their records is not written again. `durable` shows
+/// what was committed.
 pub fn totals<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
     restored: Vec<RestoredTotals>,
     rules: TotalsRules,
-) -> StreamVec<'scope, u64, TotalsOutput> {
+    durable: probe::Handle<u64>,
+) -> Totals<'scope> {
     let scope = finals.scope();
     let restored = restored.into_iter().to_stream(scope);
-    let (rooms, aside) = (Rooms::default(), Aside::default());
+    let (rooms, shared) = (Rooms::default(), Rc::<RefCell<Shared>>::default());
+    let registry = RegistryRules {
+        size: rules.size,
+        retention_ms: rules.retention_ms,
+        span_ms: rules.span_ms,
+        final_until_ms: rules.final_until_ms,
+        durable,
+    };
+    let Registered {
+        finals,
+        changes,
+        removed,
+    } = register(finals, restored, rooms.clone(), shared.clone(), registry);
     // The numbers are this worker's own, so the changes stay where they are.
     let sums = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
-        changes(finals, restored, rooms.clone(), aside.clone()),
+        changes,
         Pipeline,
         "total sums",
         ValBatcher::new,
     );
-    write(
-        sums,
-        Totals::new(rules, rooms, aside, scope.index(), scope.peers()),
-    )
-}
-
-/// Counts as changes of sums by numbers, which are sorted several times as fast as names. What else was restored is put
-/// aside, before time passes the beginning.
-fn changes<'scope>(
-    finals: StreamVec<'scope, u64, Closed>,
-    restored: StreamVec<'scope, u64, RestoredTotals>,
-    rooms: Rooms,
-    aside: Aside,
-) -> StreamVec<'scope, u64, RoomChange> {
-    // As tumbling does: a final stays where it is.
-    let by_room = Exchange::new(|closed: &Closed| closed.room.hashed());
-    let restored_by_room = Exchange::new(|totals: &RestoredTotals| totals.room.hashed());
-    finals.binary::<_, CapacityContainerBuilder<_>, _, _, _, _>(
-        restored,
-        by_room,
-        restored_by_room,
-        "number",
-        move |_, _| {
-            move |finals, restored, output| {
-                finals.for_each_stamp(|stamp, data| {
-                    let mut session = output.session(&stamp);
-                    for closed in data.flat_map(|data| data.drain(..)) {
-                        let room = rooms.number(&closed.room);
-                        session.give_iterator(changes_of(room, closed.start_ms, &closed.counts));
-                    }
-                });
-                restored.for_each_stamp(|stamp, data| {
-                    let mut session = output.session(&stamp);
-                    for totals in data.flat_map(|data| data.drain(..)) {
-                        let room = rooms.number(&totals.room);
-                        session.give_iterator(changes_of(room, 0, &totals.counts));
-                        if !totals.unnamed.is_empty() || totals.change.is_some() {
-                            let mut aside = aside.borrow_mut();
-                            aside.push((room, totals.unnamed, totals.change));
-                        }
-                    }
-                });
-            }
-        },
-    )
-}
-
-fn changes_of(
-    room: RoomNumber,
-    start_ms: u64,
-    counts: &[(Emoji, u64)],
-) -> impl Iterator<Item = RoomChange> {
-    let counts = counts.iter();
-    counts.map(move |(emoji, count)| ((room, emoji.id()), start_ms, *count as i64))
+    shared.borrow_mut().sums = Some(sums.trace.clone());
+    let writer = TotalsWriter::new(rules, rooms, shared, scope.index(), scope.peers());
+    let removed = removed.flat_map(|(room, start_ms)| {
+        let of = |table| TotalsOutput::Removed(table, room.clone(), start_ms);
+        [of(Table::Totals), of(Table::Trending)]
+    });
+    let outputs = write(sums, writer).concat(removed);
+    Totals { finals, outputs }
 }
 
 /// Sends what is written of the sums at each window, at the window's own time: the sink commits by time.
 fn write<'scope>(
     sums: Arranged<'scope, TraceAgent<ValSpine<RoomNumber, EmojiId, u64, i64>>>,
-    mut totals: Totals,
+    mut totals: TotalsWriter,
 ) -> StreamVec<'scope, u64, TotalsOutput> {
     let mut trace = sums.trace;
     let stream = sums.stream;
@@ -222,6 +206,7 @@ fn write<'scope>(
             let mut upper = Antichain::from_elem(0);
             let mut closing: Option<Closing> = None;
             move |(input, frontier), output| {
+                totals.renumber();
                 let mut left = STEP_COUNTS;
                 loop {
                     if closing.is_none() {
@@ -310,7 +295,7 @@ fn end_of(changes: &[TotalsBatch]) -> u64 {
 type Written = BTreeMap<u64, Vec<TotalsOutput>>;
 
 /// What a worker knows of its rooms beside their sums.
-struct Totals {
+struct TotalsWriter {
     rules: TotalsRules,
     worker: usize,
     rooms: Rooms,
@@ -319,22 +304,24 @@ struct Totals {
     /// The counts that this build cannot name, of the rooms that have any.
     unnamed: HashMap<RoomNumber, Vec<UnnamedCount>>,
     schedule: Schedule,
-    aside: Aside,
+    shared: Rc<RefCell<Shared>>,
+    /// The numbers that rooms got because their totals begin at 0, and those that they had before.
+    replaced: HashMap<RoomNumber, RoomNumber>,
     /// The first window that is not closed here.
     next_ms: u64,
     /// What the sink was notified of last.
     notified: Option<ResultOrder>,
 }
 
-impl Totals {
+impl TotalsWriter {
     fn new(
         rules: TotalsRules,
         rooms: Rooms,
-        aside: Aside,
+        shared: Rc<RefCell<Shared>>,
         worker: usize,
         workers: usize,
-    ) -> Totals {
-        Totals {
+    ) -> TotalsWriter {
+        TotalsWriter {
             schedule: Schedule::new(rules.pace, rules.size, workers, rules.finals_kept_ms),
             next_ms: rules.final_until_ms,
             rules,
@@ -342,7 +329,8 @@ impl Totals {
             rooms,
             emojis: Vec::new(),
             unnamed: HashMap::default(),
-            aside,
+            shared,
+            replaced: HashMap::default(),
             notified: None,
         }
     }
@@ -383,9 +371,9 @@ impl Totals {
     /// Takes in what was restored beside the sums; whether anything was. The numbers of emojis grow when the sums are
     /// looked at.
     fn restore(&mut self) -> bool {
-        let aside = self.aside.take();
-        let is_any = !aside.is_empty();
-        for (room, unnamed, change) in aside {
+        let restored = mem::take(&mut self.shared.borrow_mut().restored);
+        let is_any = !restored.is_empty();
+        for (room, unnamed, change) in restored {
             let emojis = self.emojis(room);
             *emojis += unnamed.len();
             let emojis = *emojis;
@@ -398,6 +386,36 @@ impl Totals {
             }
         }
         is_any
+    }
+
+    /// Takes in which rooms got other numbers, and drops what is kept of those whose numbers are free now.
+    fn renumber(&mut self) {
+        let (replaced, freed) = {
+            let shared = &mut *self.shared.borrow_mut();
+            (
+                mem::take(&mut shared.replaced),
+                mem::take(&mut shared.freed),
+            )
+        };
+        self.replaced.extend(replaced);
+        for room in &freed {
+            self.schedule.remove(*room);
+            self.unnamed.remove(room);
+            *self.emojis(*room) = 0;
+        }
+        if !freed.is_empty() {
+            let rooms = &self.rooms;
+            self.replaced
+                .retain(|_, former| rooms.has_ended(*former, u64::MAX));
+        }
+    }
+
+    /// Whether the windows of a room have an order: what is due of one is written before the next. Also where a former
+    /// number of the room may have a record that is due before.
+    fn is_ordered(&self, room: RoomNumber, emojis: usize) -> bool {
+        emojis > self.schedule.small_emojis()
+            || self.schedule.holds(room)
+            || self.replaced.contains_key(&room)
     }
 
     fn unnamed(&self, room: RoomNumber) -> &[UnnamedCount] {
@@ -468,7 +486,7 @@ impl Closing {
     /// Handles about `left` counts. Returns whether all windows are closed.
     fn go_on(
         &mut self,
-        totals: &mut Totals,
+        totals: &mut TotalsWriter,
         from_ms: u64,
         left: &mut usize,
         written: &mut Written,
@@ -485,7 +503,7 @@ impl Closing {
 
     /// Looks at the changes room by room: writes the records of small rooms, and keeps the changes of large ones for
     /// their windows. Returns whether it has come to the end.
-    fn walk(&mut self, totals: &mut Totals, left: &mut usize, written: &mut Written) -> bool {
+    fn walk(&mut self, totals: &mut TotalsWriter, left: &mut usize, written: &mut Written) -> bool {
         let (mut known, ref held) = cursor_list(self.before.clone());
         let (mut changed, ref brought) = cursor_list(self.changes.clone());
         let (mut sums, mut next) = (Sums::<EmojiId>::new(), Sums::<EmojiId>::new());
@@ -509,9 +527,7 @@ impl Closing {
                 changed.step_val(brought);
             }
             let mut emojis = *totals.emojis(room);
-            // Once it is large its windows have an order: what is due of one is written before the next.
-            let mut is_large =
-                emojis > totals.schedule.small_emojis() || totals.schedule.holds(room);
+            let mut is_large = totals.is_ordered(room, emojis);
             // Of a room that is large already only the sums that change are read.
             let mut former: HashMap<EmojiId, i64> = HashMap::default();
             let reads_all = !is_large;
@@ -530,6 +546,10 @@ impl Closing {
             steps.sort_by_key(|(time_ms, ..)| *time_ms);
             for at_once in steps.chunk_by(|a, b| a.0 == b.0) {
                 let time_ms = at_once[0].0;
+                if totals.rooms.has_ended(room, time_ms) {
+                    // The sums are taken back: they are those of no room any more.
+                    break;
+                }
                 if reads_all {
                     add(&sums, at_once, &mut next);
                     std::mem::swap(&mut sums, &mut next);
@@ -565,7 +585,12 @@ impl Closing {
 
     /// Closes the windows one after the other: notes which large rooms have changed, and writes what is due. Returns
     /// whether all are closed.
-    fn close(&mut self, totals: &mut Totals, left: &mut usize, written: &mut Written) -> bool {
+    fn close(
+        &mut self,
+        totals: &mut TotalsWriter,
+        left: &mut usize,
+        written: &mut Written,
+    ) -> bool {
         let (mut known, ref held) = cursor_list(self.before.clone());
         let (mut changed, ref brought) = cursor_list(self.changes.clone());
         let mut read = |room: RoomNumber, until_ms: u64, left: &mut usize| {
@@ -626,6 +651,10 @@ impl Closing {
                 }
             }
             while let Some(due) = totals.schedule.take(start_ms, turn.spent) {
+                if begins(due.last.start, start_ms, totals.rules.retention_ms) {
+                    // They have expired. Whether the room is removed already depends on other rooms.
+                    continue;
+                }
                 turn.spent += totals_bytes(due.emojis);
                 let record = totals.due_record(due, read(due.room, start_ms, left));
                 outputs(written, record);

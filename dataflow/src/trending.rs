@@ -25,12 +25,13 @@ use emostream_model::{
 use timely::dataflow::{
     StreamVec,
     channels::pact::Pipeline,
-    operators::{Concat, ToStream, vec::Map},
+    operators::{Concat, ToStream, probe, vec::Map},
 };
 
 use crate::{
     follow::{Sums, follow},
-    slide::{EmojiId, Leader, Rooms, Stay, slide},
+    rooms::Rooms,
+    slide::{EmojiId, Leader, Stay, slide},
     tumble::Closed,
 };
 
@@ -65,19 +66,20 @@ impl Span {
 /// The records of each window that changes a top.
 ///
 /// `recovered` is what lies in the span as of `final_until_ms`, from time 0 on; it counts, and is not
-/// told again.
+/// told again. `durable` shows what was committed.
 pub fn trending<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
     recovered: Vec<Stay>,
     final_until_ms: u64,
     span: Span,
+    durable: probe::Handle<u64>,
 ) -> StreamVec<'scope, u64, Trending> {
     let recovered = recovered.into_iter().to_stream(finals.scope());
     let stays = finals
         .map(move |closed| span.stay(closed))
         .concat(recovered);
     let rooms = Rooms::default();
-    let (by_room, across) = slide(stays, rooms.clone());
+    let (by_room, across) = slide(stays, rooms.clone(), durable);
     // The numbers are this worker's own, so the changes stay where they are.
     let by_room = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
         by_room,

@@ -64,6 +64,8 @@ pub struct Closed {
     pub start_ms: u64,
     /// How many of each emoji, by [`Emoji::id`].
     pub counts: Arc<[(Emoji, u64)]>,
+    /// The totals of the room begin at 0 with it.
+    pub begins: bool,
 }
 
 impl Closed {
@@ -225,6 +227,7 @@ impl OpenWindows {
                     room,
                     start_ms: closing.start_ms,
                     counts: counts.into(),
+                    begins: false,
                 });
             }
             drop(session);

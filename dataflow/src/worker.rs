@@ -164,6 +164,8 @@ fn parts(
         totals_rules: TotalsRules {
             size: config.window,
             pace: config.totals_pace,
+            retention_ms: config.retention_ms(),
+            span_ms: config.span().span_ms,
             finals_kept_ms: shared.finals_kept_ms,
             final_until_ms: shared.progress.final_until_ms,
             resets: shared.progress.resets.number,

@@ -93,6 +93,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
         heartbeat: HEARTBEAT,
         takeover: Duration::from_secs(10),
         totals_pace: TotalsPace::default(),
+        totals_retention: Duration::from_secs(1 << 40),
         unbounded_timestamps: true,
     }
 }

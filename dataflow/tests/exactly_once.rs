@@ -10,6 +10,8 @@ mod faults;
 mod floods;
 #[path = "exactly_once/reset.rs"]
 mod reset;
+#[path = "exactly_once/retention.rs"]
+mod retention;
 #[path = "exactly_once/set_back.rs"]
 mod set_back;
 mod stage;
@@ -66,6 +68,7 @@ impl Stage {
             heartbeat: HEARTBEAT,
             takeover: Duration::from_secs(10),
             totals_pace: TotalsPace::default(),
+            totals_retention: Duration::from_secs(1 << 40),
             unbounded_timestamps: true,
         }
     }

@@ -50,6 +50,11 @@ impl<C> Default for LaterFinals<C> {
 }
 
 impl<C: Default> LaterFinals<C> {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// The counts to which a final of this order is to be added. `begins`: the totals begin at 0 with it, so it drops
     /// the counts of the finals before it in its partition.
     ///

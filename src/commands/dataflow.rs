@@ -133,6 +133,9 @@ pub(super) struct CountingFlags {
     #[arg(long, value_name = "N", default_value_t = 10)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_TRENDING))]
     trending_top: u64,
+    /// The totals of a room without a reaction for longer than this, in event time, begin at 0 again
+    #[arg(long, default_value = "30d", value_parser = duration)]
+    totals_retention: Duration,
 }
 
 impl CountingFlags {
@@ -181,6 +184,10 @@ impl CountingFlags {
             );
             return Err(Failure::usage("--trending-span", why));
         }
+        if self.totals_retention < self.window {
+            let why = format!("must be as long as a window, {:?}, or longer", self.window);
+            return Err(Failure::usage("--totals-retention", why));
+        }
         let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
         if self.workers > cores.saturating_mul(WORKERS_A_CORE) {
             let workers = self.workers;
@@ -209,6 +216,7 @@ impl CountingFlags {
             heartbeat: HEARTBEAT,
             takeover: TAKEOVER,
             totals_pace: TotalsPace::default(),
+            totals_retention: self.totals_retention,
             unbounded_timestamps: self.unbounded_timestamps,
         })
     }

@@ -51,6 +51,7 @@ impl Agreement {
             text("--unbounded-timestamps", &config.unbounded_timestamps),
             text("--live", &config.live),
             text("--swarm-size", &config.swarm_size),
+            text("--totals-retention", &config.totals_retention),
             text("--trending-span", &config.trending_span),
             text("--trending-top", &config.trending_top),
             text("--emoji-alias", &aliases),

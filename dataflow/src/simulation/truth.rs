@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use emostream_log::NewRecord;
-use emostream_model::{Batch, ReactionRef, Topics, TotalsRecord, Trending, WindowRecord};
+use emostream_model::{
+    Batch, REMOVED_HEADER, ReactionRef, TOTALS_BEGIN_HEADER, Topics, TotalsRecord, Trending,
+    WindowRecord,
+};
 
 use super::{LATENESS_MS, SPAN_MS, SWARM, TOP, WINDOW_MS, producers::UNKNOWN_EMOJI};
 use crate::{Progress, TotalsPace, due};
@@ -19,6 +22,15 @@ type Totals = BTreeMap<String, Vec<(u64, BTreeMap<String, u64>)>>;
 
 /// Where a record lies: its partition, its offset.
 pub type Place = (u32, u64);
+
+/// What the totals are checked by.
+#[derive(Clone, Copy)]
+pub struct TotalsChecked {
+    /// How often they are written.
+    pub pace: TotalsPace,
+    /// After how long without a final they begin at 0.
+    pub retention_ms: u64,
+}
 
 /// A record of reactions, as it was made.
 pub enum Made {
@@ -104,6 +116,11 @@ fn key(reaction: &ReactionRef<'_>) -> (u64, String, String) {
     )
 }
 
+fn header<'a>(record: &'a NewRecord, name: &str) -> Option<&'a str> {
+    let header = record.headers.iter().find(|it| it.name == name)?;
+    Some(str::from_utf8(&header.value).unwrap())
+}
+
 /// The reactions of a rejected record: of a batch, or of the plain JSON that producers write.
 fn reactions_of(record: &NewRecord) -> Vec<(u64, String, String)> {
     if let Ok(batch) = Batch::decode(&record.value) {
@@ -132,6 +149,10 @@ pub struct Written {
     junk: BTreeMap<Place, String>,
     totals: Totals,
     trending: BTreeMap<String, Vec<Shown>>,
+    /// The finals with which totals begin.
+    begins: BTreeSet<(u64, String)>,
+    /// The rooms that were removed from the totals, and from what is trending, and with which windows.
+    removed: [BTreeSet<(u64, String)>; 2],
 }
 
 impl Written {
@@ -161,7 +182,18 @@ impl Written {
                     closed.window.end <= progress.final_until_ms,
                     "open: {closed:?}"
                 );
+                if header(record, TOTALS_BEGIN_HEADER).is_some() {
+                    let of = (closed.window.start, closed.room.to_string());
+                    self.begins.insert(of);
+                }
                 self.close(closed);
+            } else if record.topic != topics.rejected() && record.value.is_empty() {
+                let start_ms = header(record, REMOVED_HEADER).unwrap().parse().unwrap();
+                assert!((before_ms..progress.final_until_ms).contains(&start_ms));
+                let room = str::from_utf8(record.key.as_ref().unwrap()).unwrap();
+                let removed = &mut self.removed[usize::from(record.topic == topics.trending())];
+                let is_new = removed.insert((start_ms, room.to_owned()));
+                assert!(is_new, "removed twice");
             } else if record.topic == topics.totals() {
                 self.total(serde_json::from_slice(&record.value).unwrap());
             } else if record.topic == topics.trending() {
@@ -229,10 +261,7 @@ impl Written {
     }
 
     fn reject(&mut self, record: &NewRecord, before_ms: u64, final_until_ms: u64) {
-        let header = |name| {
-            let header = record.headers.iter().find(|it| it.name == name).unwrap();
-            std::str::from_utf8(&header.value).unwrap()
-        };
+        let header = |name| header(record, name).unwrap();
         let place = (
             header("partition").parse().unwrap(),
             header("offset").parse().unwrap(),
@@ -273,7 +302,7 @@ impl Written {
     /// Checks that everything appended came out once: counted, late, or rejected since its emoji is unknown. Only of
     /// partitions that were `released`, because their hold timed out, reactions may also be late for windows that
     /// closed without them.
-    pub fn check(&self, truth: &Truth, released: &BTreeSet<u32>, pace: TotalsPace) {
+    pub fn check(&self, truth: &Truth, released: &BTreeSet<u32>, rules: TotalsChecked) {
         let mut counted = self.finals.clone();
         let rejected = self.late.values().chain(self.unknown.values());
         for (key, count) in rejected.flatten() {
@@ -307,7 +336,7 @@ impl Written {
                 assert!(rejected >= Some(count), "{place:?} {key:?} was counted");
             }
         }
-        self.check_totals(pace);
+        self.check_totals(rules);
         let trending_expected = trending(&self.finals, self.final_until_ms());
         assert_eq!(self.trending, trending_expected, "trending");
     }
@@ -315,21 +344,38 @@ impl Written {
 
 impl Written {
     /// Checks that records hold what they say, and that each that was due was written.
-    fn check_totals(&self, pace: TotalsPace) {
-        let all = totals(&self.finals);
+    fn check_totals(&self, rules: TotalsChecked) {
+        let TotalsChecked { pace, retention_ms } = rules;
+        let (all, begins) = totals(&self.finals, retention_ms);
+        assert_eq!(self.begins, begins, "finals with which totals begin");
+        let [of_totals, of_trending] = &self.removed;
+        assert_eq!(of_totals, of_trending, "removed");
+        let kept_ms = retention_ms.max(SPAN_MS);
+        for (start_ms, room) in of_totals {
+            let closed = self
+                .closed
+                .iter()
+                .filter(|it| it.1 == *room && it.0 <= *start_ms);
+            let last_ms = closed.map(|it| it.0).max().unwrap();
+            assert!(
+                last_ms.saturating_add(kept_ms) < *start_ms,
+                "removed early: {room}"
+            );
+        }
         for (room, records) in &self.totals {
             for record in records {
                 assert!(all[room].contains(record), "totals of {room}: {record:?}");
             }
-            assert!(records.is_sorted_by(|a, b| a.0 < b.0), "totals of {room}");
+            let unsorted = records.windows(2).find(|it| it[0].0 >= it[1].0);
+            assert_eq!(unsorted, None, "totals of {room}");
         }
-        let expected = written(&all, self.final_until_ms(), pace);
+        let expected = written(&all, self.final_until_ms(), rules);
         match pace.close_bytes {
             usize::MAX => assert_eq!(self.totals, expected, "totals"),
             // A room may wait for others: of three rooms, for two closes at most.
             _ => {
                 let due_ms = self.final_until_ms().saturating_sub(2 * WINDOW_MS);
-                for (room, records) in written(&all, due_ms, pace) {
+                for (room, records) in written(&all, due_ms, rules) {
                     let newest = self.totals.get(&room).and_then(|it| it.last());
                     assert!(newest.is_some_and(|it| it.0 >= records[records.len() - 1].0));
                 }
@@ -340,15 +386,21 @@ impl Written {
 
 /// The totals that are written until then, if the size of a close is not bounded: looks at each window, and in it at
 /// each millisecond.
-fn written(all: &Totals, until_ms: u64, pace: TotalsPace) -> Totals {
+fn written(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
+    let TotalsChecked { pace, retention_ms } = rules;
     let mut written = Totals::new();
     for (room, changes) in all {
         let phase_ms = due::stable_hash(room) % pace.period_ms;
-        let (mut changes, mut newest) = (changes.iter().peekable(), None);
+        let mut changes = changes.iter().peekable();
+        let mut newest: Option<&(u64, BTreeMap<String, u64>)> = None;
         // Since when the room's record waits.
         let mut since_ms = None;
         let first_ms = changes.peek().map_or(until_ms, |(start_ms, _)| *start_ms);
         for start_ms in (first_ms..until_ms).step_by(WINDOW_MS as usize) {
+            if newest.is_some_and(|(at_ms, _)| at_ms.saturating_add(retention_ms) < start_ms) {
+                // What is not written by now has expired.
+                since_ms = None;
+            }
             let change = changes.next_if(|(at_ms, _)| *at_ms == start_ms);
             newest = change.or(newest);
             let Some((_, sums)) = newest else { continue };
@@ -369,19 +421,25 @@ fn written(all: &Totals, until_ms: u64, pace: TotalsPace) -> Totals {
     written
 }
 
-/// What each window of a room made of its totals.
-fn totals(finals: &Counts) -> Totals {
-    let mut totals = Totals::new();
+/// What each window of a room made of its totals, and the finals with which they begin at 0.
+fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)>) {
+    let (mut totals, mut begins) = (Totals::new(), BTreeSet::new());
     for ((start_ms, room, emoji), count) in finals {
         let of_room = totals.entry(room.clone()).or_default();
         if of_room.last().is_none_or(|(at_ms, _)| at_ms != start_ms) {
-            let sums = of_room.last().map(|(_, sums)| sums.clone());
+            let before = of_room
+                .last()
+                .filter(|(at_ms, _)| start_ms - at_ms <= retention_ms);
+            if before.is_none() {
+                begins.insert((*start_ms, room.clone()));
+            }
+            let sums = before.map(|(_, sums)| sums.clone());
             of_room.push((*start_ms, sums.unwrap_or_default()));
         }
         let (_, sums) = of_room.last_mut().unwrap();
         *sums.entry(emoji.clone()).or_default() += count;
     }
-    totals
+    (totals, begins)
 }
 
 /// Names and their counts, the greatest first.

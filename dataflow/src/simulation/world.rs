@@ -11,7 +11,7 @@ use super::{
     log::{Fault, SimLog},
     producers::{Crowd, heartbeat, record},
     run::{SimClock, SimRun},
-    truth::{Truth, Written},
+    truth::{TotalsChecked, Truth, Written},
 };
 use crate::{Config, DataflowError, HEARTBEAT, Stop, TotalsPace, standby::Standby, timers::Clock};
 
@@ -67,6 +67,8 @@ pub struct World {
     released: BTreeSet<u32>,
     /// How often the totals of large rooms are written.
     pace: TotalsPace,
+    /// After how long without a final a room's totals begin at 0.
+    retention_ms: u64,
     /// Everything that landed.
     story: Vec<Vec<NewRecord>>,
 }
@@ -112,6 +114,10 @@ impl World {
                     false => usize::MAX,
                 },
                 ..PACE
+            },
+            retention_ms: match dice.random_bool(0.5) {
+                true => dice.random_range(WINDOW_MS..10 * WINDOW_MS),
+                false => u64::MAX,
             },
             crowd: Crowd::any(&mut dice),
             dice,
@@ -205,8 +211,11 @@ impl World {
             self.acknowledge();
             while self.log.answer_any() {}
         }
-        let pace = self.pace;
-        self.written.check(&self.truth, &self.released, pace);
+        let rules = TotalsChecked {
+            pace: self.pace,
+            retention_ms: self.retention_ms,
+        };
+        self.written.check(&self.truth, &self.released, rules);
         self.story
     }
 
@@ -276,6 +285,7 @@ impl World {
             heartbeat: HEARTBEAT,
             takeover: Duration::from_millis(TAKEOVER_MS),
             totals_pace: self.pace,
+            totals_retention: Duration::from_millis(self.retention_ms),
             unbounded_timestamps: true,
         }
     }

@@ -226,6 +226,7 @@ impl Case {
             heartbeat: HEARTBEAT,
             takeover: Duration::from_secs(10),
             totals_pace: TotalsPace::default(),
+            totals_retention: Duration::from_secs(1 << 40),
             unbounded_timestamps: true,
         }
     }

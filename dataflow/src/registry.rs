@@ -1,0 +1,287 @@
+//! Registers the rooms of finals: numbers them, marks the finals with which totals begin at 0, and removes rooms whose
+//! totals have expired.
+//!
+//! ```text
+//!  restored totals ─┐            ┌─▶ marked finals      ─▶ sink, trending
+//!                   ├─▶ register ┼─▶ changes of sums    ─▶ arranged sums ─┐
+//!  finals ──────────┘      ▲     └─▶ rooms to be removed ─▶ sink          │
+//!                          └────── sums of retired numbers are read ──────┘
+//! ```
+//!
+//! The sums of a room are kept by its number. Where they begin at 0, the room gets another number, and the sums of the
+//! old one are taken back later: at the time of the first final they may not be complete in the arrangement, and they
+//! concern no result any more. A room that is removed loses its number likewise. When totals begin and when they expire,
+//! [`crate::lifetimes`] decides.
+//!
+//! Finals wait until all totals were restored, since those show when a room's last final was. The operator holds
+//! capabilities that follow the frontier of its finals: rooms expire without a final.
+
+use std::{cell::RefCell, collections::VecDeque, mem, rc::Rc};
+
+use differential_dataflow::{
+    hashable::Hashable,
+    operators::arrange::TraceAgent,
+    trace::{Cursor, TraceReader, cursor::cursor_list, implementations::ValSpine},
+};
+use emostream_model::{Emoji, Room, UnnamedCount, WindowSize};
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        StreamVec,
+        channels::pact::Exchange,
+        operators::{
+            Capability,
+            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
+            probe,
+        },
+    },
+    progress::Antichain,
+};
+
+use crate::{
+    due::Change,
+    follow::{Sums, sums_of},
+    lifetimes::Lifetimes,
+    rooms::{RoomNumber, Rooms},
+    slide::{EmojiId, RoomChange},
+    step::STEP_COUNTS,
+    totals::RestoredTotals,
+    tumble::Closed,
+};
+
+/// Maximum number of rooms that all workers remove with one close. Removing a room costs two records, and after a long
+/// pause all rooms may have expired.
+const MOST_REMOVED: usize = 1_000;
+
+/// Where the sums are kept.
+pub type SumsTrace = TraceAgent<ValSpine<RoomNumber, EmojiId, u64, i64>>;
+
+/// What the operators that register rooms and write totals share beside the sums.
+#[derive(Default)]
+pub struct Shared {
+    /// The sums, once they are arranged.
+    pub sums: Option<SumsTrace>,
+    /// What was restored beside the sums.
+    pub restored: Vec<(RoomNumber, Vec<UnnamedCount>, Option<Change>)>,
+    /// The numbers that rooms got because their totals begin at 0, and those that they had before.
+    pub replaced: Vec<(RoomNumber, RoomNumber)>,
+    /// Numbers that can be used again: what is kept of the rooms that had them must be dropped first.
+    pub freed: Vec<RoomNumber>,
+}
+
+/// What rooms are registered by.
+pub struct RegistryRules {
+    /// The size of the windows.
+    pub size: WindowSize,
+    /// After how long without a final totals begin at 0, milliseconds.
+    pub retention_ms: u64,
+    /// How long a final shows in what is trending, milliseconds.
+    pub span_ms: u64,
+    /// F at the start of the run.
+    pub final_until_ms: u64,
+    /// Shows what was committed.
+    pub durable: probe::Handle<u64>,
+}
+
+/// What comes of registering.
+pub struct Registered<'scope> {
+    /// The finals; those with which totals begin are marked.
+    pub finals: StreamVec<'scope, u64, Closed>,
+    /// How the sums of the numbers change.
+    pub changes: StreamVec<'scope, u64, RoomChange>,
+    /// The rooms that are removed with a window, and its start.
+    pub removed: StreamVec<'scope, u64, (Room, u64)>,
+}
+
+type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
+
+/// Registers the rooms of `finals` and of `restored` totals, on the worker that tumbles them.
+pub fn register<'scope>(
+    finals: StreamVec<'scope, u64, Closed>,
+    restored: StreamVec<'scope, u64, RestoredTotals>,
+    rooms: Rooms,
+    shared: Rc<RefCell<Shared>>,
+    rules: RegistryRules,
+) -> Registered<'scope> {
+    let scope = finals.scope();
+    let mut builder = OperatorBuilder::new("register rooms".to_owned(), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
+    // As tumbling does: a final stays where it is.
+    let by_room = Exchange::new(|closed: &Closed| closed.room.hashed());
+    let mut finals = builder.new_input(finals, by_room);
+    let restored_by_room = Exchange::new(|totals: &RestoredTotals| totals.room.hashed());
+    let mut restored = builder.new_input(restored, restored_by_room);
+    let (of_finals, marked) = builder.new_output();
+    let (of_changes, changes) = builder.new_output();
+    let (of_removed, removed) = builder.new_output();
+    let mut of_finals = OutputBuilder::from(of_finals);
+    let mut of_changes = OutputBuilder::from(of_changes);
+    let mut of_removed = OutputBuilder::from(of_removed);
+    let most_removed = (MOST_REMOVED / scope.peers()).max(1);
+    builder.build(move |mut capabilities| {
+        let removals = capabilities.pop();
+        let mut held = capabilities.pop().zip(removals);
+        let last_ms = rules.size.floor(rules.final_until_ms.saturating_sub(1));
+        let mut registry = Registry {
+            lifetimes: Lifetimes::new(rules.retention_ms, rules.span_ms),
+            rooms,
+            shared,
+            retired: VecDeque::new(),
+            closed_ms: last_ms,
+        };
+        move |frontiers| {
+            let mut changes = of_changes.activate();
+            restored.for_each_stamp(|at, data| {
+                let at = at.delayed(&0, 1);
+                let mut session = changes.session(&at);
+                for totals in data.flat_map(|data| data.drain(..)) {
+                    session.give_iterator(registry.restore(totals));
+                }
+            });
+            if !frontiers[1].frontier().is_empty() {
+                return;
+            }
+            if let Some(until_ms) = rules.durable.with_frontier(|it| it.first().copied()) {
+                registry.reuse(until_ms);
+            }
+            let mut marked = of_finals.activate();
+            finals.for_each_stamp(|at, data| {
+                for mut closed in data.flat_map(|data| data.drain(..)) {
+                    let start_ms = closed.start_ms;
+                    let room = registry.register(&mut closed);
+                    let counts = closed.counts.iter();
+                    let change = |(emoji, count): &(Emoji, u64)| {
+                        ((room, emoji.id()), start_ms, *count as i64)
+                    };
+                    changes
+                        .session(&at.delayed(&start_ms, 1))
+                        .give_iterator(counts.map(change));
+                    marked.session(&at.delayed(&start_ms, 0)).give(closed);
+                }
+            });
+            // An empty frontier means that the sources are gone, not that rooms expire.
+            let (Some(&until_ms), Some((of_changes, of_removals))) =
+                (frontiers[0].frontier().first(), &mut held)
+            else {
+                held = None;
+                return;
+            };
+            let closed_ms = rules.size.floor(until_ms.saturating_sub(1));
+            if closed_ms > registry.closed_ms {
+                registry.closed_ms = closed_ms;
+                let expired = registry.expire(most_removed);
+                let at = of_removals.delayed(&closed_ms);
+                of_removed.activate().session(&at).give_iterator(expired);
+            }
+            of_changes.downgrade(&until_ms);
+            of_removals.downgrade(&until_ms);
+            if registry.take_back(of_changes, &mut changes) {
+                activator.activate();
+            }
+        }
+    });
+    Registered {
+        finals: marked,
+        changes,
+        removed,
+    }
+}
+
+struct Registry {
+    lifetimes: Lifetimes,
+    rooms: Rooms,
+    shared: Rc<RefCell<Shared>>,
+    /// Retired numbers whose sums are not taken back yet, and when each was retired.
+    retired: VecDeque<(u64, RoomNumber)>,
+    /// The last window that is closed.
+    closed_ms: u64,
+}
+
+impl Registry {
+    /// Registers a room that was restored. Returns the changes that make its sums.
+    fn restore(&mut self, totals: RestoredTotals) -> impl Iterator<Item = RoomChange> {
+        let room = self.rooms.number(&totals.room);
+        self.lifetimes.extend(room, totals.last_ms);
+        if !totals.unnamed.is_empty() || totals.change.is_some() {
+            let mut shared = self.shared.borrow_mut();
+            shared.restored.push((room, totals.unnamed, totals.change));
+        }
+        let counts = totals.counts.into_iter();
+        counts.map(move |(emoji, count)| ((room, emoji.id()), 0, count as i64))
+    }
+
+    /// Marks a final if its room's totals begin with it. Returns the number of the room's sums.
+    fn register(&mut self, closed: &mut Closed) -> RoomNumber {
+        let mut room = self.rooms.number(&closed.room);
+        closed.begins = self.lifetimes.begins(room, closed.start_ms);
+        if closed.begins && self.lifetimes.forget(room) {
+            self.retire(room, closed.start_ms);
+            let former = mem::replace(&mut room, self.rooms.number(&closed.room));
+            self.shared.borrow_mut().replaced.push((room, former));
+        }
+        self.lifetimes.extend(room, closed.start_ms);
+        room
+    }
+
+    fn retire(&mut self, room: RoomNumber, time_ms: u64) {
+        self.rooms.retire(room, time_ms);
+        self.retired.push_back((time_ms, room));
+    }
+
+    /// The rooms that are removed with the window that was closed last.
+    fn expire(&mut self, most: usize) -> impl Iterator<Item = (Room, u64)> {
+        let start_ms = self.closed_ms;
+        let expired = self.lifetimes.expire(start_ms, most, STEP_COUNTS);
+        expired.into_iter().map(move |room| {
+            self.retire(room, start_ms);
+            (self.rooms.room(room), start_ms)
+        })
+    }
+
+    /// Takes back some of the sums of retired numbers that are complete. Returns whether there are more of them.
+    fn take_back(&mut self, at: &Capability<u64>, changes: &mut Output<'_, RoomChange>) -> bool {
+        let mut shared = self.shared.borrow_mut();
+        let Some(sums) = &mut shared.sums else {
+            return false;
+        };
+        let mut upper = Antichain::new();
+        sums.read_upper(&mut upper);
+        let mut left = STEP_COUNTS;
+        let mut is_more = false;
+        if self
+            .retired
+            .front()
+            .is_some_and(|it| !upper.less_than(&it.0))
+        {
+            let batches = sums.batches_through(upper.borrow());
+            let batches = batches.expect("the trace is not compacted beyond its end");
+            let (mut known, ref held) = cursor_list(batches);
+            let mut session = changes.session(at);
+            while let Some((_, room)) = self.retired.pop_front_if(|it| !upper.less_than(&it.0)) {
+                let mut of_room = Sums::<EmojiId>::new();
+                known.rewind_keys(held);
+                known.seek_key(held, &room);
+                if known.get_key(held) == Some(&room) {
+                    sums_of(&mut known, held, u64::MAX, &mut of_room);
+                }
+                let change = |(emoji, sum): &(&EmojiId, i64)| ((room, **emoji), *at.time(), -sum);
+                session.give_iterator(of_room.iter().map(change));
+                self.rooms.emptied(room, *at.time());
+                left = left.saturating_sub(of_room.len().max(1));
+                if left == 0 {
+                    is_more = true;
+                    break;
+                }
+            }
+        }
+        sums.set_logical_compaction(upper.borrow());
+        sums.set_physical_compaction(upper.borrow());
+        is_more
+    }
+
+    /// Frees the numbers whose sums are durably 0.
+    fn reuse(&mut self, durable_until_ms: u64) {
+        let freed = self.rooms.reuse(durable_until_ms);
+        self.shared.borrow_mut().freed.extend(freed);
+    }
+}

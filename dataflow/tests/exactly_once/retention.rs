@@ -1,0 +1,157 @@
+//! Rooms without a final for longer than the retention of totals.
+
+use emostream_model::{REMOVED_HEADER, TOTALS_BEGIN_HEADER};
+
+use super::*;
+
+const RETENTION: Duration = Duration::from_secs(20);
+
+/// More than are removed with one close.
+const ROOMS: usize = 2_500;
+
+const MOST_REMOVED: usize = 1_000;
+
+impl Stage {
+    fn retaining(&self, workers: usize) -> Config {
+        Config {
+            totals_retention: RETENTION,
+            ..self.config(workers)
+        }
+    }
+
+    /// Appends a reaction to each of these rooms at `at_ms`, and a heartbeat that closes their window.
+    fn react(&self, at_ms: u64, rooms: impl Iterator<Item = String>) {
+        let rooms: Vec<String> = rooms.collect();
+        let reaction = |room| ReactionRef {
+            user: "u",
+            emoji: "🔥",
+            room,
+            at_ms,
+        };
+        let batches = rooms.chunks(500).map(|rooms| {
+            let reactions = rooms.iter().map(|room| reaction(room));
+            self.reaction_record(0, at_ms, Batch::encode(at_ms, reactions))
+        });
+        let beat_ms = at_ms + 2000 + LATENESS_MS;
+        let beat = self.reaction_record(0, beat_ms, Batch::heartbeat(beat_ms));
+        self.append(batches.chain([beat]).collect());
+    }
+
+    /// Counts until the window that begins at `at_ms` is final.
+    fn count(&self, workers: usize, at_ms: u64) {
+        self.run_until(self.retaining(workers), || {
+            self.final_until_ms() >= at_ms + 2000
+        });
+    }
+
+    fn wait_until_final(&self, at_ms: u64) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.final_until_ms() < at_ms + 2000 {
+            assert!(Instant::now() < deadline, "nothing more is committed");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The rooms that were removed from a topic, by the window with which they were.
+    fn removed(&self, topic: &str) -> BTreeMap<u64, BTreeSet<String>> {
+        let mut removed: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+        read_to_end(&*self.log, topic, &mut |record| {
+            if record.value.is_empty() {
+                let headers = record.headers.read();
+                let window = headers.iter().find(|it| it.name == REMOVED_HEADER).unwrap();
+                let start_ms = std::str::from_utf8(&window.value).unwrap().parse().unwrap();
+                let room = std::str::from_utf8(record.key.unwrap()).unwrap();
+                assert!(removed.entry(start_ms).or_default().insert(room.to_owned()));
+            }
+        })
+        .unwrap();
+        removed
+    }
+
+    /// The windows of a room with which its totals begin, and its newest totals.
+    fn begins(&self, room: &str) -> (Vec<u64>, Option<u64>) {
+        let (mut begins, mut total) = (Vec::new(), None);
+        read_to_end(&*self.log, &self.topics.windows(), &mut |record| {
+            let headers = record.headers.read();
+            let closed: WindowRecord = serde_json::from_slice(record.value).unwrap();
+            let is_first = headers.iter().any(|it| it.name == TOTALS_BEGIN_HEADER);
+            if is_first && closed.room.as_str() == room {
+                begins.push((closed.window.start - T0) / 1000);
+            }
+        })
+        .unwrap();
+        read_to_end(&*self.log, &self.topics.totals(), &mut |record| {
+            if record.key == Some(room.as_bytes()) {
+                let totals = serde_json::from_slice::<TotalsRecord>(record.value);
+                total = totals.ok().map(|totals| totals.total);
+            }
+        })
+        .unwrap();
+        (begins, total)
+    }
+}
+
+fn room(nth: usize) -> String {
+    format!("room-{nth}")
+}
+
+#[test]
+fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
+    for (workers, restarts) in [(1, false), (3, false), (2, true)] {
+        let stage = Stage::new(1);
+        let mut running = (!restarts).then(|| stage.start(stage.retaining(workers)));
+        let react = |second: u64, rooms: Vec<String>| {
+            let at_ms = T0 + 1000 * second;
+            stage.react(at_ms, rooms.into_iter());
+            match restarts {
+                true => stage.count(workers, at_ms),
+                false => stage.wait_until_final(at_ms),
+            }
+        };
+        react(0, (0..ROOMS).map(room).collect());
+        // One room goes on, and time with it.
+        (2..=60)
+            .step_by(2)
+            .for_each(|second| react(second, vec![room(0)]));
+        let removed = stage.removed(&stage.topics.trending());
+        let most = removed.values().map(BTreeSet::len).max();
+        assert!(most <= Some(MOST_REMOVED), "{most:?} rooms with one close");
+        assert!(removed.keys().all(|start_ms| *start_ms > T0 + 20_000));
+        let all: BTreeSet<String> = removed.into_values().flatten().collect();
+        assert!(all == (1..ROOMS).map(room).collect(), "{} rooms", all.len());
+        let of_totals = stage.removed(&stage.topics.totals()).into_values();
+        assert_eq!(of_totals.flatten().count(), ROOMS - 1);
+
+        // A removed room, and the one that stayed.
+        react(62, vec![room(0), room(1)]);
+        assert_eq!(stage.begins(&room(0)), (vec![0], Some(32)));
+        assert_eq!(stage.begins(&room(1)), (vec![0, 62], Some(1)));
+        if let Some((stop, running)) = running.take() {
+            stop.request();
+            running.join().unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
+fn totals_begin_at_0_behind_the_retention_wherever_a_run_begins() {
+    for restart in [None, Some(0), Some(20), Some(30), Some(42)] {
+        let stage = Stage::new(1);
+        // 20 s are not longer than the retention, 22 s are.
+        for second in [0, 20, 30, 42, 44] {
+            let at_ms = T0 + 1000 * second;
+            // Another room, so that time passes.
+            let other = if second == 30 { room(8) } else { room(7) };
+            stage.react(at_ms, std::iter::once(other));
+            if restart == Some(second) {
+                stage.count(2, at_ms);
+            }
+        }
+        stage.count(1, T0 + 44_000);
+        assert_eq!(
+            stage.begins(&room(7)),
+            (vec![0, 42], Some(2)),
+            "{restart:?}"
+        );
+    }
+}
