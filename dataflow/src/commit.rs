@@ -34,7 +34,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use emostream_log::{Log, LogError, NewRecord, Transactor};
 use emostream_model::Topics;
 
@@ -44,7 +43,7 @@ use crate::{
     holds::Holds,
     metrics::Metrics,
     progress::CommitId,
-    recovery,
+    recovery, rejections,
     results::{Recording, WindowResult},
 };
 
@@ -460,17 +459,8 @@ impl Writing {
     fn shorten(&mut self, bytes: usize, error: DataflowError) -> Result<(), Ended> {
         let rejected = self.topics().rejected();
         let records = self.pieces.iter_mut().filter_map(|it| it.end.as_mut());
-        let too_large = records
-            .flat_map(|end| &mut end.records)
-            .filter(|record| record.topic == rejected && record.bytes() >= bytes.max(1));
-        let mut shortened = 0;
-        for record in too_large {
-            record.key = None;
-            record.value = Bytes::new();
-            // Its own may be what the topic does not accept.
-            record.time_ms = None;
-            shortened += 1;
-        }
+        let records = records.flat_map(|end| &mut end.records);
+        let shortened = rejections::shorten(records, &rejected, bytes);
         if shortened == 0 {
             return Err(Ended::Failed(error));
         }

@@ -13,6 +13,9 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use emostream_log::NewRecord;
+
 use crate::partition::Rejected;
 
 /// The most bytes of a partition's rejections that are not written, and one poll more: some giant
@@ -32,6 +35,26 @@ struct Waiting {
     bytes: usize,
     /// N must be this at least: what was taken lies before it.
     written_offset: u64,
+}
+
+/// Takes key and value from the rejected records of at least so many bytes, which their `topic` does not accept. Returns
+/// their number.
+pub fn shorten<'a>(
+    records: impl IntoIterator<Item = &'a mut NewRecord>,
+    topic: &str,
+    bytes: usize,
+) -> usize {
+    let mut shortened = 0;
+    for record in records {
+        if record.topic == topic && record.bytes() >= bytes.max(1) {
+            record.key = None;
+            record.value = Bytes::new();
+            // Its own may be what the topic does not accept.
+            record.time_ms = None;
+            shortened += 1;
+        }
+    }
+    shortened
 }
 
 impl Rejections {

@@ -17,7 +17,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -31,8 +31,10 @@ use rand::RngExt;
 use super::{Dice, run::SimClock};
 use crate::{
     DataflowError, Stop,
+    attempts::{self, Attempts, Failed, Next},
     commit::{Commit, Wakeup, WindowEnds},
     end_offsets::{Answer, EndOffsetRequests},
+    rejections,
     results::{Recording, WindowResult},
 };
 
@@ -106,6 +108,8 @@ struct Transaction {
     /// F.
     final_until_ms: u64,
     records: Vec<NewRecord>,
+    /// The rejected records of it that were refused, as they were, by their index.
+    refused: Vec<(usize, NewRecord)>,
     landed: bool,
     ack: Ack,
 }
@@ -340,7 +344,10 @@ impl SimLog {
         if lands {
             state.land();
         }
-        if let Some(failed) = state.under_way.take() {
+        if let Some(mut failed) = state.under_way.take() {
+            if !failed.landed && state.dice.random_bool(0.5) {
+                failed.refuse();
+            }
             state.failed = Some((failed, state.commits));
         }
     }
@@ -377,9 +384,45 @@ impl SimLog {
         records.unwrap_or_default()
     }
 
-    /// The transactions that landed since the last call.
+    /// The transactions that landed since the last call, with rejected records as they were before they were refused.
     pub fn take_landed(&self) -> Vec<Vec<NewRecord>> {
         std::mem::take(&mut self.state().landed)
+    }
+}
+
+impl Transaction {
+    /// Its topic has refused the largest of the rejected records: `commit.rs` writes their headers alone.
+    fn refuse(&mut self) {
+        let topic = Topics::default().rejected();
+        let rejected = self.records.iter().filter(|record| record.topic == topic);
+        let largest = rejected.filter(|record| !record.value.is_empty());
+        let Some(bytes) = largest.map(NewRecord::bytes).max() else {
+            return;
+        };
+        let refused = LogError::NotAccepted {
+            topic: topic.clone(),
+            bytes,
+            reason: "by the dice".to_owned(),
+        };
+        let transaction = attempts::Transaction {
+            rejected: &topic,
+            bytes: 0,
+            timeout: Duration::ZERO,
+        };
+        let next = Attempts::default().on(Failed::Writing(refused), transaction, Instant::now());
+        let Next::Shorten(bytes, _) = next else {
+            panic!("a rejected record that is refused is shortened: {next:?}");
+        };
+        let before = self.records.clone();
+        let shortened = rejections::shorten(&mut self.records, &topic, bytes);
+        for (index, before) in before.into_iter().enumerate() {
+            let now = &self.records[index];
+            assert_eq!((&now.topic, &now.headers), (&before.topic, &before.headers));
+            if now.value != before.value {
+                self.refused.push((index, before));
+            }
+        }
+        assert!(shortened > 0);
     }
 }
 
@@ -429,8 +472,12 @@ impl State {
             return;
         };
         transaction.landed = true;
-        let records = transaction.records.clone();
+        let (records, refused) = (transaction.records.clone(), transaction.refused.clone());
         self.commit(records);
+        let landed = self.landed.last_mut().unwrap();
+        for (index, record) in refused {
+            landed[index] = record;
+        }
     }
 
     fn commit(&mut self, records: Vec<NewRecord>) {
@@ -604,6 +651,7 @@ impl Commit for SimCommitter {
         state.under_way = Some(Transaction {
             final_until_ms,
             records,
+            refused: Vec::new(),
             landed: false,
             ack: self.ack.clone(),
         });

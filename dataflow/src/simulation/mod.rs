@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  seed ─▶ world ─┬─ producers ─▶ log ◀─▶ run: recovery, workers one step at a time, sink
-//!                 ├─ what happens next: time, delays, crashes, takeovers by starts and by standbys, slow and failed commits
+//!                 ├─ what happens next: time, delays, crashes, takeovers by starts and by standbys; slow, failed and refused commits
 //!                 └─ truth ◀─ what was appended, what landed
 //! ```
 //!
