@@ -12,7 +12,7 @@ use std::{
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_broadcast::RelayToken;
-use emostream_http::{AllowOrigin, Gate, Limits, Tls, TlsError, TlsFile, TlsFiles};
+use emostream_http::{AllowOrigin, Authenticator, Limits, Tls, TlsError, TlsFile, TlsFiles};
 use emostream_log::{
     EventClock, Log,
     embedded::EmbeddedLog,
@@ -433,17 +433,17 @@ pub(crate) struct TokenFlags {
 }
 
 impl TokenFlags {
-    /// Everybody's, or for bearers of tokens. The file's name is not repeated: who puts the secret
-    /// itself there shall not find it in a log.
-    pub(crate) fn gate(&self) -> Result<Gate, Failure> {
+    /// Reads the key. No message repeats the file's name, since users put the secret itself there by mistake.
+    pub(crate) fn authenticator(&self) -> Result<Authenticator, Failure> {
         let Some(file) = &self.jwt_key else {
-            return Ok(Gate::default());
+            return Ok(Authenticator::default());
         };
-        let gate = Gate::with_key(file).map_err(|bad| Failure::usage("--jwt-key", bad))?;
-        if let Some(weakness) = gate.weakness() {
+        let authenticator =
+            Authenticator::from_key_file(file).map_err(|bad| Failure::usage("--jwt-key", bad))?;
+        if let Some(weakness) = authenticator.weakness() {
             tracing::warn!("--jwt-key: {weakness}");
         }
-        Ok(gate)
+        Ok(authenticator)
     }
 }
 

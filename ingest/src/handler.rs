@@ -6,7 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use emostream_http::{AllowOrigin, Bodies, Handler, Pass, Problem, Request, Response, bearer};
+use emostream_http::{AllowOrigin, Bodies, Handler, Principal, Problem, Request, Response, bearer};
 use emostream_log::LogError;
 use hyper::{HeaderMap, Method, body::Body as _, header::ORIGIN};
 use tokio::{sync::oneshot, time::timeout};
@@ -41,7 +41,7 @@ type Outcome = oneshot::Receiver<Result<(), LogError>>;
 
 /// Who sends a request.
 struct Sender {
-    pass: Pass,
+    principal: Principal,
     address: IpAddr,
 }
 
@@ -122,9 +122,12 @@ impl Service {
     }
 
     fn sender(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Sender, Problem> {
-        let pass = self.config.gate.admit(bearer(headers), SystemTime::now())?;
+        let principal = self
+            .config
+            .authenticator
+            .authenticate(bearer(headers), SystemTime::now())?;
         let address = self.config.trusted_proxies.client(peer.ip(), headers);
-        Ok(Sender { pass, address })
+        Ok(Sender { principal, address })
     }
 
     /// The good entries that their sender may send and whose rooms are taken too, and all others. None,
@@ -135,7 +138,7 @@ impl Service {
         sender: &Sender,
     ) -> Result<(Vec<Taken<'a>>, Vec<Rejection>), Problem> {
         let now = Instant::now();
-        let (allowed, mut rejected) = read.allowed(&sender.pass);
+        let (allowed, mut rejected) = read.allowed(&sender.principal);
         let taken = self.limiter.take(sender.address, &allowed, now);
         taken.map_err(|too_fast| {
             self.metrics.limited.inc_by(allowed.len() as u64);

@@ -60,7 +60,7 @@ pub(crate) struct Flags {
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
     let tls = flags.listen.tls()?;
-    let gate = flags.tokens.gate()?;
+    let authenticator = flags.tokens.authenticator()?;
     let token = flags.relays.token()?;
     let nowhere = Nowhere::new(flags.origin.allowed());
     let log = flags.kafka.connect()?;
@@ -75,7 +75,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             ring: RING,
             ingest_url: flags.ingest_url,
             allow_origin: flags.origin.allowed(),
-            gate,
+            authenticator,
             shards: flags.fanout.shards(),
             drain: flags.fanout.drain(),
             clock: EventClock::host(),

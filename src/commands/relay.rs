@@ -65,7 +65,7 @@ fn upstream(text: &str) -> Result<String, String> {
 
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let tls = flags.listen.tls()?;
-    let gate = flags.tokens.gate()?;
+    let authenticator = flags.tokens.authenticator()?;
     let token = flags.relays.token()?;
     let trust = match (&flags.upstream_ca, flags.upstream_tls) {
         (Some(file), _) => Trust::in_file(file)
@@ -81,7 +81,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         ring: RING,
         ingest_url: flags.ingest_url,
         allow_origin: flags.origin.allowed(),
-        gate,
+        authenticator,
         shards: flags.fanout.shards(),
         drain: flags.fanout.drain(),
         clock: EventClock::host(),

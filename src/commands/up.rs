@@ -85,14 +85,14 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
         return Err(Failure::usage("--lateness", why));
     }
-    let gate = flags.tokens.gate()?;
+    let authenticator = flags.tokens.authenticator()?;
     let token = flags.relays.token()?;
-    let open = gate.is_open();
+    let open = !authenticator.requires_token();
     let intake = flags.intake.config(
         names.clone(),
         emojis,
         origin.clone(),
-        gate.clone(),
+        authenticator.clone(),
         clock.clone(),
     );
     let nowhere = Nowhere::new(origin.clone());
@@ -100,7 +100,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         names.clone(),
         &flags.counting,
         origin,
-        gate,
+        authenticator,
         &flags.fanout,
         clock.clone(),
     );

@@ -1,7 +1,6 @@
-//! Who may come in: everybody, or those with a token (RFC 6750, RFC 7519).
+//! Authenticates requests by bearer tokens (RFC 6750, RFC 7519), and says what their senders may access.
 //!
-//! Invariant: a token is looked at and let go. It is in no log line, no answer, and nothing here can be
-//! printed with it.
+//! Invariant: a token is not kept after it was verified. No log line, answer or `Debug` output contains one.
 
 use std::{
     path::Path,
@@ -16,32 +15,32 @@ use hyper::{
 
 use crate::{
     Problem,
-    token_key::{BadKey, BadToken, Claims, SECRET_BYTES, TokenKey},
+    auth::token_key::{Claims, InvalidKey, InvalidToken, SECRET_BYTES, TokenKey},
 };
 
-/// Asks for tokens, or lets everybody in, which is the default.
+/// Requires tokens, or accepts every request, which is the default.
 ///
 /// ```
 /// # use std::time::SystemTime;
-/// # use emostream_http::Gate;
-/// let pass = Gate::default().admit(None, SystemTime::now()).expect("it is open");
-/// assert!(pass.is_for("anyone") && pass.opens("any-room"));
+/// # use emostream_http::Authenticator;
+/// let principal = Authenticator::default().authenticate(None, SystemTime::now()).expect("no token is required");
+/// assert!(principal.is_user("anyone") && principal.can_access_room("any-room"));
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Option<Arc<TokenKey>>);
+pub struct Authenticator(Option<Arc<TokenKey>>);
 
-/// What somebody who was let in may do.
+/// The sender of a request that was authenticated: which user it is, and which rooms it may access.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pass(Option<Claims>);
+pub struct Principal(Option<Claims>);
 
-impl Gate {
-    /// A gate for tokens that the key in `file` verifies: one line of text is an HS256 secret, PEM the
+impl Authenticator {
+    /// An authenticator for tokens that the key in `file` verifies: one line of text is an HS256 secret, PEM the
     /// public key of EdDSA, ES256 or RS256.
-    pub fn with_key(file: &Path) -> Result<Self, BadKey> {
+    pub fn from_key_file(file: &Path) -> Result<Self, InvalidKey> {
         Ok(Self(Some(Arc::new(TokenKey::read(file)?))))
     }
 
-    /// What is weak about the key, for whoever runs the service; nothing if it is strong.
+    /// Returns what is weak about the key, as a warning for the operator.
     pub fn weakness(&self) -> Option<String> {
         let guessable = self.0.as_ref().is_some_and(|key| key.is_guessable());
         guessable.then(|| {
@@ -52,30 +51,31 @@ impl Gate {
         })
     }
 
-    /// Whether everybody may come in.
-    pub fn is_open(&self) -> bool {
-        self.0.is_none()
+    /// Whether requests without a token are refused.
+    pub fn requires_token(&self) -> bool {
+        self.0.is_some()
     }
 
-    /// Lets the bearer of `token` in, or says 401.
-    pub fn admit(&self, token: Option<&str>, now: SystemTime) -> Result<Pass, Problem> {
+    /// Returns the bearer of `token`, or the 401 that refuses the request.
+    pub fn authenticate(&self, token: Option<&str>, now: SystemTime) -> Result<Principal, Problem> {
         let Some(key) = &self.0 else {
-            return Ok(Pass(None));
+            return Ok(Principal(None));
         };
         let token = token.ok_or_else(missing)?;
         let claims = key.verify(token, now).map_err(refusal)?;
-        Ok(Pass(Some(claims)))
+        Ok(Principal(Some(claims)))
     }
 }
 
-impl Pass {
-    /// Whether its bearer is this user.
-    pub fn is_for(&self, user: &str) -> bool {
+impl Principal {
+    /// Whether the token was issued to this user.
+    pub fn is_user(&self, user: &str) -> bool {
         self.0.as_ref().is_none_or(|claims| claims.sub == user)
     }
 
-    /// Whether it opens this room. A claim that ends in `*` opens every room that begins with the rest.
-    pub fn opens(&self, room: &str) -> bool {
+    /// Whether the token gives access to this room. A claim that ends in `*` stands for every room that begins with the
+    /// rest.
+    pub fn can_access_room(&self, room: &str) -> bool {
         let rooms = self.0.as_ref().and_then(|claims| claims.rooms.as_deref());
         rooms.is_none_or(|rooms| {
             rooms.iter().any(|claimed| match claimed.strip_suffix('*') {
@@ -85,18 +85,19 @@ impl Pass {
         })
     }
 
-    /// Whether it opens every room.
-    pub fn opens_all(&self) -> bool {
+    /// Whether the token gives access to every room.
+    pub fn can_access_all_rooms(&self) -> bool {
         self.0.as_ref().is_none_or(|claims| claims.rooms.is_none())
     }
 
-    /// How long from `now` on it is good; `None` for ever.
-    pub fn left(&self, now: SystemTime) -> Option<Duration> {
-        self.0.as_ref().map(|claims| claims.left(now))
+    /// How long the token is valid from `now` on; `None` if no token is required.
+    pub fn expires_in(&self, now: SystemTime) -> Option<Duration> {
+        self.0.as_ref().map(|claims| claims.expires_in(now))
     }
 }
 
-/// The token of the one `Authorization: Bearer` header. Of two, a proxy before may have looked at the other.
+/// Returns the token of the only `Authorization: Bearer` header. Of two headers neither is used, since a proxy may have
+/// checked the other one.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let line = lines.next().filter(|_| lines.next().is_none())?;
@@ -113,7 +114,7 @@ fn missing() -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
 }
 
-fn refusal(bad: BadToken) -> Problem {
+fn refusal(bad: InvalidToken) -> Problem {
     let challenge = HeaderValue::from_static(r#"Bearer realm="emostream", error="invalid_token""#);
     Problem::new(StatusCode::UNAUTHORIZED, bad.to_string()).header(WWW_AUTHENTICATE, challenge)
 }
@@ -126,34 +127,40 @@ mod tests {
 
     const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
 
-    fn gate() -> Gate {
-        Gate(Some(Arc::new(TokenKey::new(SECRET.as_bytes()).unwrap())))
+    fn authenticator() -> Authenticator {
+        Authenticator(Some(Arc::new(TokenKey::new(SECRET.as_bytes()).unwrap())))
     }
 
-    fn pass(rooms: Option<&[&str]>) -> Pass {
+    fn principal(rooms: Option<&[&str]>) -> Principal {
         let mut claims = json!({"sub": "u-17", "exp": 4e9});
         if let Some(rooms) = rooms {
             claims["rooms"] = json!(rooms);
         }
         let signs = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let token = jsonwebtoken::encode(&Default::default(), &claims, &signs).unwrap();
-        gate().admit(Some(&token), SystemTime::now()).unwrap()
+        authenticator()
+            .authenticate(Some(&token), SystemTime::now())
+            .unwrap()
     }
 
     #[test]
     fn an_open_gate_asks_for_nothing() {
-        let pass = Gate::default()
-            .admit(Some("junk"), SystemTime::now())
+        let principal = Authenticator::default()
+            .authenticate(Some("junk"), SystemTime::now())
             .unwrap();
-        assert!(pass.is_for("anyone") && pass.opens("any") && pass.opens_all());
-        assert_eq!(pass.left(SystemTime::now()), None);
+        assert!(
+            principal.is_user("anyone")
+                && principal.can_access_room("any")
+                && principal.can_access_all_rooms()
+        );
+        assert_eq!(principal.expires_in(SystemTime::now()), None);
     }
 
     #[test]
     fn a_pass_is_for_one_user() {
-        let pass = pass(None);
+        let principal = principal(None);
         for (user, is) in [("u-17", true), ("u-1", false), ("U-17", false), ("", false)] {
-            assert_eq!(pass.is_for(user), is, "{user}");
+            assert_eq!(principal.is_user(user), is, "{user}");
         }
     }
 
@@ -172,16 +179,20 @@ mod tests {
             (Some(&["m*h"]), "match", false),
             (Some(&[]), "default", false),
         ] {
-            assert_eq!(pass(claimed).opens(room), opens, "{claimed:?} {room}");
-            assert_eq!(pass(claimed).opens_all(), claimed.is_none());
+            assert_eq!(
+                principal(claimed).can_access_room(room),
+                opens,
+                "{claimed:?} {room}"
+            );
+            assert_eq!(principal(claimed).can_access_all_rooms(), claimed.is_none());
         }
     }
 
     #[test]
     fn a_refusal_challenges_and_repeats_nothing() {
         let challenge = |token| {
-            let response = gate()
-                .admit(token, SystemTime::now())
+            let response = authenticator()
+                .authenticate(token, SystemTime::now())
                 .unwrap_err()
                 .into_response();
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -194,11 +205,11 @@ mod tests {
             refused,
             r#"Bearer realm="emostream", error="invalid_token""#
         );
-        let said = gate()
-            .admit(Some("hunter2"), SystemTime::now())
+        let said = authenticator()
+            .authenticate(Some("hunter2"), SystemTime::now())
             .unwrap_err();
         assert!(!said.text().contains("hunter2"));
-        assert!(!format!("{said:?} {:?}", gate()).contains("hunter2"));
+        assert!(!format!("{said:?} {:?}", authenticator()).contains("hunter2"));
     }
 
     #[test]

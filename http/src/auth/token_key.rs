@@ -46,7 +46,7 @@ pub(crate) struct TokenKey {
 
 /// Why a file is no key for tokens. None of the sentences repeats what is in it.
 #[derive(Debug, thiserror::Error)]
-pub enum BadKey {
+pub enum InvalidKey {
     /// It cannot be read.
     #[error("the file cannot be read: {0}")]
     Unreadable(#[from] io::Error),
@@ -83,7 +83,7 @@ pub enum BadKey {
 
 /// Why a token is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadToken {
+pub(crate) enum InvalidToken {
     #[error(
         "the token is no JWT with sub and exp that is signed by the key and the algorithm of this server"
     )]
@@ -113,7 +113,7 @@ pub(crate) struct Claims {
 
 /// The claims that are looked at, as they come.
 #[derive(Deserialize)]
-struct Claimed {
+struct RawClaims {
     #[serde(default, deserialize_with = "given")]
     sub: Option<String>,
     /// Seconds since the epoch; fractions are allowed (RFC 7519, NumericDate).
@@ -132,33 +132,33 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(json: D) -> Result<Opti
 
 impl TokenKey {
     /// Reads the key in a file.
-    pub(crate) fn read(file: &Path) -> Result<Self, BadKey> {
+    pub(crate) fn read(file: &Path) -> Result<Self, InvalidKey> {
         let mut bytes = Vec::new();
         File::open(file)?
             .take(FILE_BYTES + 1)
             .read_to_end(&mut bytes)?;
         if bytes.len() as u64 > FILE_BYTES {
-            return Err(BadKey::Long);
+            return Err(InvalidKey::Long);
         }
         Self::new(&bytes)
     }
 
     /// The key that is written so.
-    pub(crate) fn new(bytes: &[u8]) -> Result<Self, BadKey> {
-        let text = std::str::from_utf8(bytes).map_err(|_| BadKey::NotText)?;
+    pub(crate) fn new(bytes: &[u8]) -> Result<Self, InvalidKey> {
+        let text = std::str::from_utf8(bytes).map_err(|_| InvalidKey::NotText)?;
         let text = text.trim_start_matches('\u{feff}');
         if text.contains("-----BEGIN") {
             return Self::public(text);
         }
         let secret = text.trim_end_matches(['\r', '\n']);
         if secret.trim().is_empty() {
-            return Err(BadKey::Empty);
+            return Err(InvalidKey::Empty);
         }
         if secret.starts_with(['{', '[']) || secret.starts_with("ssh-") {
-            return Err(BadKey::OtherForm);
+            return Err(InvalidKey::OtherForm);
         }
         if secret.chars().any(char::is_control) {
-            return Err(BadKey::NotText);
+            return Err(InvalidKey::NotText);
         }
         let key = DecodingKey::from_secret(secret.as_bytes());
         Ok(Self {
@@ -167,14 +167,14 @@ impl TokenKey {
         })
     }
 
-    fn public(pem: &str) -> Result<Self, BadKey> {
+    fn public(pem: &str) -> Result<Self, InvalidKey> {
         if pem.contains("PRIVATE KEY-----") {
-            return Err(BadKey::Private);
+            return Err(InvalidKey::Private);
         }
         if !pem.contains("-----BEGIN PUBLIC KEY-----")
             && !pem.contains("-----BEGIN RSA PUBLIC KEY-----")
         {
-            return Err(BadKey::NotPublic);
+            return Err(InvalidKey::NotPublic);
         }
         let pem = pem.as_bytes();
         let known: [(_, Algorithm, &'static dyn VerificationAlgorithm); 3] = [
@@ -197,7 +197,7 @@ impl TokenKey {
                 return Ok(Self::with(key, algorithm));
             }
         }
-        Err(BadKey::Unknown)
+        Err(InvalidKey::Unknown)
     }
 
     fn with(key: DecodingKey, algorithm: Algorithm) -> Self {
@@ -220,10 +220,10 @@ impl TokenKey {
     }
 
     /// The claim that has kept a token from being read, if its signature is good.
-    fn wrong_claim(&self, token: &str) -> BadToken {
+    fn wrong_claim(&self, token: &str) -> InvalidToken {
         let Ok(token) = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &self.rules)
         else {
-            return BadToken::Invalid;
+            return InvalidToken::Invalid;
         };
         let is_list: fn(&Value) -> bool = |value| {
             let list = value.as_array();
@@ -237,44 +237,44 @@ impl TokenKey {
         ];
         for (claim, expected, fits) in claims {
             if token.claims.get(claim).is_some_and(|value| !fits(value)) {
-                return BadToken::Claim { claim, expected };
+                return InvalidToken::Claim { claim, expected };
             }
         }
-        BadToken::Invalid
+        InvalidToken::Invalid
     }
 
     /// What a token says, if it is good at `now`.
-    pub(crate) fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, BadToken> {
-        let token = match jsonwebtoken::decode::<Claimed>(token, &self.key, &self.rules) {
+    pub(crate) fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, InvalidToken> {
+        let token = match jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.rules) {
             Ok(token) => token,
             // Only a good signature is followed by an error of what it signs.
             Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => {
                 return Err(self.wrong_claim(token));
             }
-            Err(_) => return Err(BadToken::Invalid),
+            Err(_) => return Err(InvalidToken::Invalid),
         };
         // RFC 7515 (4.1.11): what the issuer says must be understood, and is not.
         if token.header.crit.is_some() {
-            return Err(BadToken::Invalid);
+            return Err(InvalidToken::Invalid);
         }
-        let Claimed {
+        let RawClaims {
             sub,
             exp,
             nbf,
             rooms,
         } = token.claims;
         let claims = Claims {
-            sub: sub.ok_or(BadToken::Without("sub"))?,
-            exp: exp.ok_or(BadToken::Without("exp"))?,
+            sub: sub.ok_or(InvalidToken::Without("sub"))?,
+            exp: exp.ok_or(InvalidToken::Without("exp"))?,
             rooms,
         };
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (now, leeway) = (now.as_secs_f64(), LEEWAY.as_secs_f64());
         if claims.exp + leeway <= now {
-            return Err(BadToken::Expired);
+            return Err(InvalidToken::Expired);
         }
         if nbf.is_some_and(|nbf| nbf > now + leeway) {
-            return Err(BadToken::Early);
+            return Err(InvalidToken::Early);
         }
         Ok(claims)
     }
@@ -282,7 +282,7 @@ impl TokenKey {
 
 impl Claims {
     /// How long from `now` on they hold.
-    pub(crate) fn left(&self, now: SystemTime) -> Duration {
+    pub(crate) fn expires_in(&self, now: SystemTime) -> Duration {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = self.exp - now.as_secs_f64();
         let left = Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(Duration::MAX);

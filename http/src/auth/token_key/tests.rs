@@ -97,7 +97,7 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn verdict(key: &TokenKey, token: &str) -> Result<String, BadToken> {
+fn verdict(key: &TokenKey, token: &str) -> Result<String, InvalidToken> {
     key.verify(token, at(NOW)).map(|claims| claims.sub)
 }
 
@@ -112,7 +112,7 @@ fn a_key_takes_its_own_tokens_and_no_other_key_s() {
             let taken = verdict(&key, &from.token(&good()));
             let expected = match index == other {
                 true => Ok("u-17".to_owned()),
-                false => Err(BadToken::Invalid),
+                false => Err(InvalidToken::Invalid),
             };
             assert_eq!(taken, expected, "{:?} {:?}", key, from.algorithm);
         }
@@ -122,7 +122,7 @@ fn a_key_takes_its_own_tokens_and_no_other_key_s() {
     for other in [secret(&SECRET.to_uppercase()), ed25519(), p256()] {
         for issuer in &issuers {
             let refused = verdict(&issuer.key(), &other.token(&good()));
-            assert_eq!(refused, Err(BadToken::Invalid));
+            assert_eq!(refused, Err(InvalidToken::Invalid));
         }
     }
 }
@@ -145,7 +145,7 @@ fn a_token_s_header_chooses_nothing() {
             format!("{header}.{claims}"),
             format!("{header}.{rest}"),
         ] {
-            assert_eq!(verdict(&key, &token), Err(BadToken::Invalid), "{token}");
+            assert_eq!(verdict(&key, &token), Err(InvalidToken::Invalid), "{token}");
         }
     }
     // The public key, as everybody knows it, as the secret of an HS256 signature.
@@ -154,14 +154,14 @@ fn a_token_s_header_chooses_nothing() {
         let signs = EncodingKey::from_secret(secret);
         let claims = json!({"sub": "u-17", "exp": NOW + 60});
         let token = encode(&Header::new(Algorithm::HS256), &claims, &signs).unwrap();
-        assert_eq!(verdict(&key, &token), Err(BadToken::Invalid));
+        assert_eq!(verdict(&key, &token), Err(InvalidToken::Invalid));
     }
     // The same secret, another hash.
     let issuer = secret(SECRET);
     for algorithm in [Algorithm::HS384, Algorithm::HS512] {
         let claims = json!({"sub": "u-17", "exp": NOW + 60});
         let token = encode(&Header::new(algorithm), &claims, &issuer.signs).unwrap();
-        assert_eq!(verdict(&issuer.key(), &token), Err(BadToken::Invalid));
+        assert_eq!(verdict(&issuer.key(), &token), Err(InvalidToken::Invalid));
     }
     let mut header = Header::new(Algorithm::HS256);
     header.crit = Some(vec!["b64".to_owned()]);
@@ -169,7 +169,7 @@ fn a_token_s_header_chooses_nothing() {
     let token = encode(&header, &claims, &issuer.signs).unwrap();
     assert_eq!(
         verdict(&issuer.key(), &token),
-        Err(BadToken::Invalid),
+        Err(InvalidToken::Invalid),
         "crit"
     );
 }
@@ -179,9 +179,9 @@ fn the_claims_decide_as_the_interface_says() {
     let issuer = secret(SECRET);
     let key = issuer.key();
     let leeway = LEEWAY.as_secs();
-    let (taken, invalid) = (None, Some(BadToken::Invalid));
-    let (expired, early) = (Some(BadToken::Expired), Some(BadToken::Early));
-    let wrong = |claim, expected| Some(BadToken::Claim { claim, expected });
+    let (taken, invalid) = (None, Some(InvalidToken::Invalid));
+    let (expired, early) = (Some(InvalidToken::Expired), Some(InvalidToken::Early));
+    let wrong = |claim, expected| Some(InvalidToken::Claim { claim, expected });
     for (claims, expected) in [
         (json!({"sub": "u", "exp": NOW + 1}), taken),
         (json!({"sub": "u", "exp": NOW as f64 + 0.5}), taken),
@@ -190,7 +190,7 @@ fn the_claims_decide_as_the_interface_says() {
         (json!({"sub": "u", "exp": 0}), expired),
         (json!({"sub": "u", "exp": -1e300}), expired),
         (json!({"sub": "u", "exp": 1e300}), taken),
-        (json!({"sub": "u"}), Some(BadToken::Without("exp"))),
+        (json!({"sub": "u"}), Some(InvalidToken::Without("exp"))),
         (
             json!({"sub": "u", "exp": null}),
             wrong("exp", "a number of seconds"),
@@ -199,8 +199,8 @@ fn the_claims_decide_as_the_interface_says() {
             json!({"sub": "u", "exp": "2026-01-31T20:15:00Z"}),
             wrong("exp", "a number of seconds"),
         ),
-        (json!({"exp": NOW + 1}), Some(BadToken::Without("sub"))),
-        (json!({}), Some(BadToken::Without("sub"))),
+        (json!({"exp": NOW + 1}), Some(InvalidToken::Without("sub"))),
+        (json!({}), Some(InvalidToken::Without("sub"))),
         (json!({"sub": 17, "exp": NOW + 1}), wrong("sub", "text")),
         (json!({"sub": null, "exp": NOW + 1}), wrong("sub", "text")),
         (
@@ -252,9 +252,9 @@ fn a_token_is_good_until_its_time_and_the_leeway_are_over() {
         issuer.key().verify(&token, at(NOW)).unwrap()
     };
     let minute = Duration::from_secs(60);
-    assert_eq!(claims(json!(NOW + 60)).left(at(NOW)), minute + LEEWAY);
-    assert_eq!(claims(json!(NOW + 60)).left(at(NOW + 120)), LEEWAY);
-    assert_eq!(claims(json!(1e300)).left(at(NOW)), Duration::MAX);
+    assert_eq!(claims(json!(NOW + 60)).expires_in(at(NOW)), minute + LEEWAY);
+    assert_eq!(claims(json!(NOW + 60)).expires_in(at(NOW + 120)), LEEWAY);
+    assert_eq!(claims(json!(1e300)).expires_in(at(NOW)), Duration::MAX);
 }
 
 #[test]
@@ -308,11 +308,17 @@ fn a_file_that_is_no_key_says_what_to_do_and_repeats_nothing_of_it() {
         assert!(!said.contains('\n'), "{said}");
     }
     let dir = std::env::temp_dir();
-    assert!(matches!(TokenKey::read(&dir), Err(BadKey::Unreadable(_))));
+    assert!(matches!(
+        TokenKey::read(&dir),
+        Err(InvalidKey::Unreadable(_))
+    ));
     let none = dir.join("no-such-key-of-emostream");
-    assert!(matches!(TokenKey::read(&none), Err(BadKey::Unreadable(_))));
+    assert!(matches!(
+        TokenKey::read(&none),
+        Err(InvalidKey::Unreadable(_))
+    ));
     let endless = Path::new("/dev/zero");
-    assert!(matches!(TokenKey::read(endless), Err(BadKey::Long)));
+    assert!(matches!(TokenKey::read(endless), Err(InvalidKey::Long)));
 }
 
 #[test]
@@ -349,8 +355,8 @@ proptest! {
     #[test]
     fn any_text_gets_a_verdict(text in "\\PC*", parts in "[A-Za-z0-9_.-]{0,200}") {
         let key = secret(SECRET).key();
-        prop_assert_eq!(verdict(&key, &text), Err(BadToken::Invalid));
-        prop_assert_eq!(verdict(&key, &parts), Err(BadToken::Invalid));
+        prop_assert_eq!(verdict(&key, &text), Err(InvalidToken::Invalid));
+        prop_assert_eq!(verdict(&key, &parts), Err(InvalidToken::Invalid));
     }
 
     #[test]
@@ -367,6 +373,6 @@ proptest! {
         bytes[place] = to.as_bytes()[0];
         let changed = String::from_utf8(bytes).unwrap();
         prop_assume!(changed != good);
-        prop_assert_eq!(verdict(&issuer.key(), &changed), Err(BadToken::Invalid));
+        prop_assert_eq!(verdict(&issuer.key(), &changed), Err(InvalidToken::Invalid));
     }
 }
