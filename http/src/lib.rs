@@ -47,7 +47,10 @@ mod trust;
 mod wire;
 
 pub use admin::Admin;
-pub use auth::{Authenticator, InvalidKey, Principal, bearer};
+pub use auth::{
+    Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, JwksUrl, Principal, RequiredClaims,
+    bearer,
+};
 pub use body::{Body, BodySender, Closed};
 pub use cors::{AllowOrigin, InvalidOrigin, Origin};
 pub use forwarded::{InvalidNetwork, TrustedProxies};

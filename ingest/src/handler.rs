@@ -87,7 +87,7 @@ impl Service {
         if !self.config.allow_origin.permits(request.headers()) {
             return Err(AllowOrigin::refusal());
         }
-        let sender = self.sender(request.headers(), peer)?;
+        let sender = self.sender(request.headers(), peer).await?;
         request::check_content(request.headers())?;
         let wait = Wait::of(request.uri(), request.headers())?;
         self.bodies.check(request)?;
@@ -121,11 +121,12 @@ impl Service {
         })
     }
 
-    fn sender(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Sender, Problem> {
+    async fn sender(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Sender, Problem> {
         let principal = self
             .config
             .authenticator
-            .authenticate(bearer(headers), SystemTime::now())?;
+            .authenticate(bearer(headers), SystemTime::now())
+            .await?;
         let address = self.config.trusted_proxies.client(peer.ip(), headers);
         Ok(Sender { principal, address })
     }

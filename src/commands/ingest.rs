@@ -135,11 +135,12 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let clock = EventClock::host();
     let config = flags
         .intake
-        .config(names.clone(), emojis, origin, authenticator, clock);
+        .config(names.clone(), emojis, origin, authenticator.clone(), clock);
     let log = flags.kafka.connect()?;
     topics::require(&*log, Role::Ingest, &names)?;
     super::run(async {
         let watch = Watch::new()?;
+        watch.follow_keys(&authenticator)?;
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
         let (scheme, limits) = (scheme(&tls), flags.listen.limits(0));

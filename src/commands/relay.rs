@@ -81,7 +81,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         ring: RING,
         ingest_url: flags.ingest_url,
         allow_origin: flags.origin.allowed(),
-        authenticator,
+        authenticator: authenticator.clone(),
         shards: flags.fanout.shards(),
         drain: flags.fanout.drain(),
         clock: EventClock::host(),
@@ -89,6 +89,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     };
     super::run(async {
         let watch = Watch::new()?;
+        watch.follow_keys(&authenticator)?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token.clone(), admin, tls, &watch).await?;
         let upstreams = Upstreams {

@@ -100,7 +100,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         names.clone(),
         &flags.counting,
         origin,
-        authenticator,
+        authenticator.clone(),
         &flags.fanout,
         clock.clone(),
     );
@@ -119,6 +119,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     super::run(async {
         let watch = Watch::new()?;
         watch.clock(clock)?;
+        watch.follow_keys(&authenticator)?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
         let (scheme, address) = (scheme(&rim.tls), rim.address);

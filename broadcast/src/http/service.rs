@@ -8,7 +8,7 @@ use std::{
 
 use emostream_http::{AllowOrigin, Body, Handler, Principal, Problem, Request, Response, Shutdown};
 use emostream_model::{ResultId, Room};
-use hyper::{Method, StatusCode, header::ORIGIN};
+use hyper::{HeaderMap, Method, StatusCode, Uri, header::ORIGIN};
 
 use crate::config::SubscriberConfig;
 use crate::fanout::new_connection::{NewConnection, Transport};
@@ -93,20 +93,22 @@ impl Service {
         }
         match route {
             Route::Page => Ok(self.page.answer(path, request.headers())),
-            Route::Rooms => Ok(room_api::rooms(&self.hub, &self.authenticate(&request)?)),
+            Route::Rooms => {
+                let principal = self.authenticate(request.uri(), request.headers()).await?;
+                Ok(room_api::rooms(&self.hub, &principal))
+            }
             Route::Room(name, what) => {
-                let principal = self.authenticate(&request)?;
+                let principal = self.authenticate(request.uri(), request.headers()).await?;
                 self.room(&routes::room(&name)?, what, &principal, request)
                     .await
             }
         }
     }
 
-    fn authenticate(&self, request: &Request) -> Result<Principal, Problem> {
-        let token = token::find(request.uri(), request.headers());
-        self.config
-            .authenticator
-            .authenticate(token, SystemTime::now())
+    async fn authenticate(&self, uri: &Uri, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let authenticator = &self.config.authenticator;
+        let token = token::find(uri, headers);
+        authenticator.authenticate(token, SystemTime::now()).await
     }
 
     async fn room(

@@ -12,43 +12,92 @@ use hyper::{
     HeaderMap, StatusCode,
     header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
 };
+use prometheus::Registry;
 
 use crate::{
-    Problem,
-    auth::token_key::{Claims, InvalidKey, InvalidToken, SECRET_BYTES, TokenKey},
+    Problem, Readiness, Trust, TrustError,
+    auth::{
+        claims::{Claims, InvalidToken, RequiredClaims},
+        jwks_url::JwksUrl,
+        key_file::{InvalidKey, KeyFile},
+        remote_keys::{Refused, RemoteKeys},
+    },
 };
 
-/// Requires tokens, or accepts every request, which is the default.
+/// Requires tokens, or accepts every request, which is the default. Clones share the keys.
 ///
 /// ```
 /// # use std::time::SystemTime;
 /// # use emostream_http::Authenticator;
-/// let principal = Authenticator::default().authenticate(None, SystemTime::now()).expect("no token is required");
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let principal = Authenticator::default().authenticate(None, SystemTime::now()).await;
+/// let principal = principal.expect("no token is required");
 /// assert!(principal.is_user("anyone") && principal.can_access_room("any-room"));
+/// # });
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Authenticator(Option<Arc<TokenKey>>);
+pub struct Authenticator(Option<Arc<Verifier>>);
+
+#[derive(Debug)]
+struct Verifier {
+    keys: Keys,
+    required: RequiredClaims,
+}
+
+#[derive(Debug)]
+enum Keys {
+    File(KeyFile),
+    Url(RemoteKeys),
+}
 
 /// The sender of a request that was authenticated: which user it is, and which rooms it may access.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Principal(Option<Claims>);
 
 impl Authenticator {
-    /// An authenticator for tokens that the key in `file` verifies: one line of text is an HS256 secret, PEM the
-    /// public key of EdDSA, ES256 or RS256.
-    pub fn from_key_file(file: &Path) -> Result<Self, InvalidKey> {
-        Ok(Self(Some(Arc::new(TokenKey::read(file)?))))
+    /// Verifies tokens with the keys in `file`: one line of text is an HS256 secret, PEM the public key of EdDSA, ES256
+    /// or RS256, JSON a key set (JWKS).
+    pub fn from_key_file(file: &Path, required: RequiredClaims) -> Result<Self, InvalidKey> {
+        let keys = Keys::File(KeyFile::read(file, &required)?);
+        Ok(Self(Some(Arc::new(Verifier { keys, required }))))
     }
 
-    /// Returns what is weak about the key, as a warning for the operator.
-    pub fn weakness(&self) -> Option<String> {
-        let guessable = self.0.as_ref().is_some_and(|key| key.is_guessable());
-        guessable.then(|| {
-            format!(
-                "the HS256 secret has fewer than {SECRET_BYTES} bytes: whoever has one token can find it \
-                 by trying, and be anybody; make a longer one by: openssl rand -base64 32"
-            )
-        })
+    /// Verifies tokens with the key set (JWKS) at `url`, once [`Authenticator::follow`] fetches it. An error means that
+    /// the system has no root certificates to verify an `https://` server with.
+    pub fn from_jwks_url(url: JwksUrl, required: RequiredClaims) -> Result<Self, TrustError> {
+        let trust = match url.is_https() {
+            true => Some(Trust::of_the_system()?.named_by("SSL_CERT_FILE")),
+            false => None,
+        };
+        let keys = Keys::Url(RemoteKeys::new(url, trust, required.clone()));
+        Ok(Self(Some(Arc::new(Verifier { keys, required }))))
+    }
+
+    /// Keeps the key set of a URL up to date for as long as the process runs, and reports to readiness, as `tokens`, and
+    /// to metrics how that goes. Does nothing with other keys. Call it once, in a tokio runtime.
+    pub fn follow(
+        &self,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<(), prometheus::Error> {
+        match self.0.as_deref() {
+            Some(Verifier {
+                keys: Keys::Url(keys),
+                ..
+            }) => keys.follow(registry, readiness),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns what the operator should know about the keys of a file, a line each.
+    pub fn warnings(&self) -> Vec<String> {
+        match self.0.as_deref() {
+            Some(Verifier {
+                keys: Keys::File(keys),
+                ..
+            }) => keys.warnings(),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether requests without a token are refused.
@@ -56,14 +105,25 @@ impl Authenticator {
         self.0.is_some()
     }
 
-    /// Returns the bearer of `token`, or the 401 that refuses the request.
-    pub fn authenticate(&self, token: Option<&str>, now: SystemTime) -> Result<Principal, Problem> {
-        let Some(key) = &self.0 else {
+    /// Returns the bearer of `token`, or the answer that refuses the request: 401, or 503 while the keys cannot be
+    /// fetched. With a URL, a token of an unknown key may wait some seconds for a fetch.
+    pub async fn authenticate(
+        &self,
+        token: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Principal, Problem> {
+        let Some(verifier) = self.0.as_deref() else {
             return Ok(Principal(None));
         };
         let token = token.ok_or_else(missing)?;
-        let claims = key.verify(token, now).map_err(refusal)?;
-        Ok(Principal(Some(claims)))
+        let verified = match &verifier.keys {
+            Keys::File(keys) => keys.verify(token, now).map_err(Refused::Token),
+            Keys::Url(keys) => keys.verify(token, now).await,
+        };
+        match verified {
+            Ok(claims) => Ok(Principal(Some(claims))),
+            Err(refused) => Err(refusal(refused, &verifier.required)),
+        }
     }
 }
 
@@ -114,39 +174,114 @@ fn missing() -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
 }
 
-fn refusal(bad: InvalidToken) -> Problem {
+fn refusal(refused: Refused, required: &RequiredClaims) -> Problem {
+    let detail = match refused {
+        Refused::NoKeys => {
+            return Problem::unavailable(
+                "the keys that tokens are verified with cannot be fetched at the moment; try again",
+            );
+        }
+        Refused::Token(InvalidToken::OtherAudience) => {
+            format!(
+                "the token's aud is not one of {}",
+                listed(&required.audiences)
+            )
+        }
+        Refused::Token(InvalidToken::OtherIssuer) => {
+            format!(
+                "the token's iss is not one of {}",
+                listed(&required.issuers)
+            )
+        }
+        Refused::Token(invalid) => invalid.to_string(),
+    };
     let challenge = HeaderValue::from_static(r#"Bearer realm="emostream", error="invalid_token""#);
-    Problem::new(StatusCode::UNAUTHORIZED, bad.to_string()).header(WWW_AUTHENTICATE, challenge)
+    Problem::new(StatusCode::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
+}
+
+fn listed(accepted: &[String]) -> String {
+    let quoted = accepted.iter().map(|one| format!("\"{one}\""));
+    quoted.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use serde_json::json;
+    use crate::auth::testing::{SECRET, secret};
+    use serde_json::{Value, json};
 
-    const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
-
-    fn authenticator() -> Authenticator {
-        Authenticator(Some(Arc::new(TokenKey::new(SECRET.as_bytes()).unwrap())))
+    fn requiring(required: RequiredClaims) -> Authenticator {
+        let keys = KeyFile::parse(SECRET.as_bytes(), &required).unwrap();
+        let keys = Keys::File(keys);
+        Authenticator(Some(Arc::new(Verifier { keys, required })))
     }
 
-    fn principal(rooms: Option<&[&str]>) -> Principal {
+    fn authenticator() -> Authenticator {
+        requiring(RequiredClaims::default())
+    }
+
+    async fn principal(rooms: Option<&[&str]>) -> Principal {
         let mut claims = json!({"sub": "u-17", "exp": 4e9});
         if let Some(rooms) = rooms {
             claims["rooms"] = json!(rooms);
         }
-        let signs = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-        let token = jsonwebtoken::encode(&Default::default(), &claims, &signs).unwrap();
+        let token = secret(SECRET).token(&claims);
         authenticator()
             .authenticate(Some(&token), SystemTime::now())
+            .await
             .unwrap()
     }
 
-    #[test]
-    fn an_open_gate_asks_for_nothing() {
+    #[tokio::test]
+    async fn a_token_for_others_is_refused_by_a_sentence_that_names_the_claim() {
+        let text = |text: &str| text.to_owned();
+        let authenticator = requiring(RequiredClaims {
+            audiences: vec![text("emostream"), text("https://emo.example")],
+            issuers: vec![text("https://id.example")],
+        });
+        let (aud, iss) = (json!("emostream"), json!("https://id.example"));
+        let other_aud = r#"the token's aud is not one of "emostream", "https://emo.example""#;
+        let other_iss = r#"the token's iss is not one of "https://id.example""#;
+        for (aud, iss, detail) in [
+            (aud.clone(), iss.clone(), None),
+            (json!("https://emo.example"), iss.clone(), None),
+            (json!(["other", "emostream"]), iss.clone(), None),
+            (json!("other"), iss.clone(), Some(other_aud)),
+            (json!("EMOSTREAM"), iss.clone(), Some(other_aud)),
+            (json!(["other"]), iss.clone(), Some(other_aud)),
+            (json!([]), iss.clone(), Some(other_aud)),
+            (Value::Null, iss, Some("the token has no aud")),
+            (aud.clone(), json!("https://id.example/"), Some(other_iss)),
+            (aud, Value::Null, Some("the token has no iss")),
+        ] {
+            let mut claims = json!({"sub": "u-17", "exp": 4e9});
+            for (name, value) in [("aud", &aud), ("iss", &iss)] {
+                if !value.is_null() {
+                    claims[name] = value.clone();
+                }
+            }
+            let token = secret(SECRET).token(&claims);
+            let now = SystemTime::now();
+            match (authenticator.authenticate(Some(&token), now).await, detail) {
+                (Ok(_), None) => {}
+                (Err(problem), Some(detail)) => {
+                    assert_eq!(problem.status(), StatusCode::UNAUTHORIZED);
+                    assert!(
+                        problem.detail().starts_with(detail),
+                        "{claims}: {problem:?}"
+                    );
+                }
+                (answer, _) => panic!("{claims}: {answer:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_token_is_required_by_default() {
         let principal = Authenticator::default()
             .authenticate(Some("junk"), SystemTime::now())
+            .await
             .unwrap();
         assert!(
             principal.is_user("anyone")
@@ -156,16 +291,16 @@ mod tests {
         assert_eq!(principal.expires_in(SystemTime::now()), None);
     }
 
-    #[test]
-    fn a_pass_is_for_one_user() {
-        let principal = principal(None);
+    #[tokio::test]
+    async fn a_principal_is_one_user() {
+        let principal = principal(None).await;
         for (user, is) in [("u-17", true), ("u-1", false), ("U-17", false), ("", false)] {
             assert_eq!(principal.is_user(user), is, "{user}");
         }
     }
 
-    #[test]
-    fn a_pass_opens_the_rooms_it_names() {
+    #[tokio::test]
+    async fn a_principal_can_access_the_rooms_that_its_token_names() {
         for (claimed, room, opens) in [
             (None, "match-7", true),
             (Some(&["match-7", "lobby"][..]), "match-7", true),
@@ -179,34 +314,33 @@ mod tests {
             (Some(&["m*h"]), "match", false),
             (Some(&[]), "default", false),
         ] {
-            assert_eq!(
-                principal(claimed).can_access_room(room),
-                opens,
-                "{claimed:?} {room}"
-            );
-            assert_eq!(principal(claimed).can_access_all_rooms(), claimed.is_none());
+            let principal = principal(claimed).await;
+            assert_eq!(principal.can_access_room(room), opens, "{claimed:?} {room}");
+            assert_eq!(principal.can_access_all_rooms(), claimed.is_none());
         }
     }
 
-    #[test]
-    fn a_refusal_challenges_and_repeats_nothing() {
-        let challenge = |token| {
+    #[tokio::test]
+    async fn a_refusal_challenges_and_repeats_nothing() {
+        let challenge = async |token| {
             let response = authenticator()
                 .authenticate(token, SystemTime::now())
+                .await
                 .unwrap_err()
                 .into_response();
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
             let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
             challenge.to_owned()
         };
-        assert_eq!(challenge(None), r#"Bearer realm="emostream""#);
-        let refused = challenge(Some("hunter2"));
+        assert_eq!(challenge(None).await, r#"Bearer realm="emostream""#);
+        let refused = challenge(Some("hunter2")).await;
         assert_eq!(
             refused,
             r#"Bearer realm="emostream", error="invalid_token""#
         );
         let said = authenticator()
             .authenticate(Some("hunter2"), SystemTime::now())
+            .await
             .unwrap_err();
         assert!(!said.text().contains("hunter2"));
         assert!(!format!("{said:?} {:?}", authenticator()).contains("hunter2"));

@@ -1,217 +1,199 @@
-//! The key that tokens are verified with: what `--jwt-key` names.
+//! A key that verifies tokens, and the algorithm that it is used with.
 //!
 //! ```text
-//!  the file ──PEM?──yes─▶ Ed25519 ▶ EdDSA │ RSA ▶ RS256 │ P-256 ▶ ES256
-//!                └──no──▶ one line of text ▶ HS256
+//!  a line of text ─▶ HS256
+//!  PEM            ─▶ Ed25519: EdDSA │ RSA: RS256 │ P-256: ES256
+//!  JWK            ─▶ OKP Ed25519: EdDSA │ RSA: RS256 │ EC P-256: ES256 │ oct: HS256
 //! ```
 //!
-//! Invariant: a key has one algorithm, and a token's header never chooses another. So `none` is never
-//! taken, nor a public key as the secret of an HS256 signature.
+//! Invariant: a key has one algorithm, which the key decides and never the header of a token. So `none` is refused, and
+//! so is an HS256 signature whose secret is a public key.
 
-use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, time::SystemTime};
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaParameters,
-    VerificationAlgorithm,
+    RsaPublicKeyComponents, VerificationAlgorithm,
 };
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
-use serde::{Deserialize, Deserializer};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, DecodingKeyKind, Validation,
+    errors::{Error, ErrorKind},
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+};
 use serde_json::{Map, Value};
 
-/// How far the clocks of who issues tokens and of this machine may be apart.
-pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
+use crate::auth::claims::{Claims, InvalidToken, RawClaims, RequiredClaims};
 
-/// RFC 7518 (3.2) asks for as many bits as the hash has.
+/// Minimum length of an HS256 secret in bytes: as many bits as the hash has (RFC 7518, 3.2).
 ///
-/// A shorter secret is taken all the same, since whoever issues the tokens has chosen it, and a rehearsal may
-/// do with `secret`; but who serves with it is warned ([`TokenKey::is_guessable`]).
+/// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen it, and
+/// `secret` is enough for a rehearsal.
 pub(crate) const SECRET_BYTES: usize = 32;
 
-/// The largest key is a few KB in PEM; a file that is longer is another one.
-const FILE_BYTES: u64 = 64 << 10;
+/// Maximum length of an algorithm's name in a message.
+const REPEATED_CHARS: usize = 32;
 
 /// Verifies tokens.
 pub(crate) struct TokenKey {
     key: DecodingKey,
-    rules: Validation,
+    validation: Validation,
     algorithm: Algorithm,
     guessable: bool,
 }
 
-/// Why a file is no key for tokens. None of the sentences repeats what is in it.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidKey {
-    /// It cannot be read.
-    #[error("the file cannot be read: {0}")]
-    Unreadable(#[from] io::Error),
-    /// It is empty, or as good as.
-    #[error("the file is empty; put an HS256 secret or a PEM public key into it")]
-    Empty,
-    /// It is longer than any key.
-    #[error("the file is no key: it has more than {FILE_BYTES} bytes")]
-    Long,
-    /// Neither PEM nor a line of text.
-    #[error("the file holds neither a PEM public key nor an HS256 secret: one line of text")]
-    NotText,
-    /// A key in a form that is public, or has other fields: never to be taken as a secret.
-    #[error("JWK and SSH keys are not taken; give a public key in PEM (BEGIN PUBLIC KEY)")]
-    OtherForm,
-    /// What only the issuer of tokens may have.
-    #[error(
-        "this is a private key, which only the issuer of tokens needs; give the public one: \
-         openssl pkey -in FILE -pubout"
-    )]
+/// Why a public key in PEM cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum InvalidPem {
     Private,
-    /// A certificate, whose own validity nobody would look at.
-    #[error(
-        "this PEM is no public key; out of a certificate it comes by: \
-         openssl x509 -in FILE -noout -pubkey"
-    )]
     NotPublic,
-    /// Another kind of key, or a broken one.
-    #[error(
-        "the public key is none of Ed25519 (EdDSA), P-256 (ES256) and RSA of 2048 to 8192 bits (RS256)"
-    )]
     Unknown,
 }
 
-/// Why a token is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidToken {
+/// Where a key set comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Only this host reads it: it may contain secrets.
+    File,
+    /// Others read it as well.
+    Url,
+}
+
+/// Why a JWK cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UnusableJwk {
+    #[error("it is not a JWK (RFC 7517)")]
+    Malformed,
+    #[error("it is a private key, which only the issuer of tokens may have")]
+    Private,
+    #[error("it is an oct key, a secret; secrets are accepted from a file only")]
+    PublishedSecret,
+    #[error("its use or key_ops is not to verify signatures")]
+    OtherUse,
+    #[error("its alg is {0:?} and not {1:?}")]
+    OtherAlgorithm(String, Algorithm),
     #[error(
-        "the token is no JWT with sub and exp that is signed by the key and the algorithm of this server"
+        "its kty and crv are none of EC P-256 (ES256), OKP Ed25519 (EdDSA), RSA (RS256) and oct (HS256)"
     )]
-    Invalid,
-    #[error("the token has no {0}; it is asked for here")]
-    Without(&'static str),
-    #[error("the token's {claim} is not {expected}; leave a claim out that says nothing")]
-    Claim {
-        claim: &'static str,
-        expected: &'static str,
-    },
-    #[error("the token has expired")]
-    Expired,
-    #[error("the token is not valid yet")]
-    Early,
-}
-
-/// What a token says of its bearer.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Claims {
-    /// Who it is.
-    pub(crate) sub: String,
-    exp: f64,
-    /// Which rooms are open to the bearer; all if there is no such claim.
-    pub(crate) rooms: Option<Vec<String>>,
-}
-
-/// The claims that are looked at, as they come.
-#[derive(Deserialize)]
-struct RawClaims {
-    #[serde(default, deserialize_with = "given")]
-    sub: Option<String>,
-    /// Seconds since the epoch; fractions are allowed (RFC 7519, NumericDate).
-    #[serde(default, deserialize_with = "given")]
-    exp: Option<f64>,
-    #[serde(default, deserialize_with = "given")]
-    nbf: Option<f64>,
-    #[serde(default, deserialize_with = "given")]
-    rooms: Option<Vec<String>>,
-}
-
-/// A claim that is there has to be of its type: `null` would otherwise open every room.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(json: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(json).map(Some)
+    OtherType,
+    #[error("its value is not a valid key for {0:?}; RSA needs 2048 to 8192 bits")]
+    Broken(Algorithm),
 }
 
 impl TokenKey {
-    /// Reads the key in a file.
-    pub(crate) fn read(file: &Path) -> Result<Self, InvalidKey> {
-        let mut bytes = Vec::new();
-        File::open(file)?
-            .take(FILE_BYTES + 1)
-            .read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES {
-            return Err(InvalidKey::Long);
-        }
-        Self::new(&bytes)
-    }
-
-    /// The key that is written so.
-    pub(crate) fn new(bytes: &[u8]) -> Result<Self, InvalidKey> {
-        let text = std::str::from_utf8(bytes).map_err(|_| InvalidKey::NotText)?;
-        let text = text.trim_start_matches('\u{feff}');
-        if text.contains("-----BEGIN") {
-            return Self::public(text);
-        }
-        let secret = text.trim_end_matches(['\r', '\n']);
-        if secret.trim().is_empty() {
-            return Err(InvalidKey::Empty);
-        }
-        if secret.starts_with(['{', '[']) || secret.starts_with("ssh-") {
-            return Err(InvalidKey::OtherForm);
-        }
-        if secret.chars().any(char::is_control) {
-            return Err(InvalidKey::NotText);
-        }
-        let key = DecodingKey::from_secret(secret.as_bytes());
-        Ok(Self {
+    /// The key of HS256.
+    pub(super) fn from_secret(secret: &[u8], required: &RequiredClaims) -> Self {
+        let key = DecodingKey::from_secret(secret);
+        Self {
             guessable: secret.len() < SECRET_BYTES,
-            ..Self::with(key, Algorithm::HS256)
-        })
+            ..Self::new(key, Algorithm::HS256, required)
+        }
     }
 
-    fn public(pem: &str) -> Result<Self, InvalidKey> {
+    /// The public key that a text contains in PEM.
+    pub(super) fn from_pem(pem: &str, required: &RequiredClaims) -> Result<Self, InvalidPem> {
         if pem.contains("PRIVATE KEY-----") {
-            return Err(InvalidKey::Private);
+            return Err(InvalidPem::Private);
         }
         if !pem.contains("-----BEGIN PUBLIC KEY-----")
             && !pem.contains("-----BEGIN RSA PUBLIC KEY-----")
         {
-            return Err(InvalidKey::NotPublic);
+            return Err(InvalidPem::NotPublic);
         }
         let pem = pem.as_bytes();
-        let known: [(_, Algorithm, &'static dyn VerificationAlgorithm); 3] = [
-            (DecodingKey::from_ed_pem(pem), Algorithm::EdDSA, &ED25519),
-            (
-                DecodingKey::from_ec_pem(pem),
-                Algorithm::ES256,
-                &ECDSA_P256_SHA256_FIXED,
-            ),
-            (
-                DecodingKey::from_rsa_pem(pem),
-                Algorithm::RS256,
-                &RSA_PKCS1_2048_8192_SHA256,
-            ),
+        let parsed = [
+            (DecodingKey::from_ed_pem(pem), Algorithm::EdDSA),
+            (DecodingKey::from_ec_pem(pem), Algorithm::ES256),
+            (DecodingKey::from_rsa_pem(pem), Algorithm::RS256),
         ];
-        for (key, algorithm, verification) in known {
+        for (key, algorithm) in parsed {
             if let Ok(key) = key
-                && is_good(&key, algorithm, verification)
+                && is_usable(&key, algorithm)
             {
-                return Ok(Self::with(key, algorithm));
+                return Ok(Self::new(key, algorithm, required));
             }
         }
-        Err(InvalidKey::Unknown)
+        Err(InvalidPem::Unknown)
     }
 
-    fn with(key: DecodingKey, algorithm: Algorithm) -> Self {
-        let mut rules = Validation::new(algorithm);
-        // The claims are looked at below, where the time is passed in.
-        rules.required_spec_claims.clear();
-        rules.validate_exp = false;
-        rules.validate_aud = false;
+    /// The key that a JWK describes (RFC 7517), whose algorithm is that of its type.
+    pub(super) fn from_jwk(
+        jwk: &Value,
+        origin: Origin,
+        required: &RequiredClaims,
+    ) -> Result<Self, UnusableJwk> {
+        // Each private key of EC, OKP or RSA has this member (RFC 7518, 6.2.2 and 6.3.2; RFC 8037).
+        if jwk.get("d").is_some() {
+            return Err(UnusableJwk::Private);
+        }
+        let stated = jwk["alg"].as_str().unwrap_or_default();
+        let stated: String = stated.chars().take(REPEATED_CHARS).collect();
+        let jwk: Jwk = serde_json::from_value(jwk.clone()).map_err(|_| UnusableJwk::Malformed)?;
+        let algorithm = match &jwk.algorithm {
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+                Algorithm::ES256
+            }
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+                Algorithm::EdDSA
+            }
+            AlgorithmParameters::RSA(_) => Algorithm::RS256,
+            AlgorithmParameters::OctetKey(_) if origin == Origin::Url => {
+                return Err(UnusableJwk::PublishedSecret);
+            }
+            AlgorithmParameters::OctetKey(_) => Algorithm::HS256,
+            _ => return Err(UnusableJwk::OtherType),
+        };
+        let common = &jwk.common;
+        let other_use = common.public_key_use.as_ref();
+        let other_use = other_use.is_some_and(|it| *it != PublicKeyUse::Signature);
+        let operations = common.key_operations.as_ref();
+        if other_use || operations.is_some_and(|it| !it.contains(&KeyOperations::Verify)) {
+            return Err(UnusableJwk::OtherUse);
+        }
+        let fits = |stated| stated == KeyAlgorithm::from(algorithm);
+        if !common.key_algorithm.is_none_or(fits) {
+            return Err(UnusableJwk::OtherAlgorithm(stated, algorithm));
+        }
+        let broken = UnusableJwk::Broken(algorithm);
+        let key = DecodingKey::from_jwk(&jwk).map_err(|_| broken.clone())?;
+        if algorithm == Algorithm::HS256 {
+            let secret = key.try_get_as_bytes().map_err(|_| broken.clone())?;
+            return match secret {
+                [] => Err(broken),
+                secret => Ok(Self::from_secret(secret, required)),
+            };
+        }
+        match is_usable(&key, algorithm) {
+            true => Ok(Self::new(key, algorithm, required)),
+            false => Err(broken),
+        }
+    }
+
+    fn new(key: DecodingKey, algorithm: Algorithm, required: &RequiredClaims) -> Self {
+        let mut validation = Validation::new(algorithm);
+        // `Claims::check` checks the time, which is passed in there.
+        validation.validate_exp = false;
+        validation.required_spec_claims.clear();
+        validation.validate_aud = !required.audiences.is_empty();
+        let mut require = |claim: &str| validation.required_spec_claims.insert(claim.to_owned());
+        if !required.audiences.is_empty() {
+            require("aud");
+            validation.set_audience(&required.audiences);
+        }
+        if !required.issuers.is_empty() {
+            validation.required_spec_claims.insert("iss".to_owned());
+            validation.set_issuer(&required.issuers);
+        }
         Self {
             key,
-            rules,
+            validation,
             algorithm,
             guessable: false,
         }
+    }
+
+    /// The algorithm that tokens of this key are signed with.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        self.algorithm
     }
 
     /// Whether it is a secret so short that its tokens give it away to whoever tries all there are.
@@ -219,11 +201,29 @@ impl TokenKey {
         self.guessable
     }
 
-    /// The claim that has kept a token from being read, if its signature is good.
+    /// Returns the claims of a token that is valid at `now`.
+    pub(crate) fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, InvalidToken> {
+        let token = match jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.validation) {
+            Ok(token) => token,
+            // The library parses claims only after it has verified the signature.
+            Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => {
+                return Err(self.wrong_claim(token));
+            }
+            Err(error) => return Err(in_words(&error)),
+        };
+        // RFC 7515 (4.1.11): a token with extensions that are not understood must be refused.
+        if token.header.crit.is_some() {
+            return Err(InvalidToken::Invalid);
+        }
+        Claims::check(token.claims, now)
+    }
+
+    /// Returns which claim of a token could not be parsed, if the signature is valid.
     fn wrong_claim(&self, token: &str) -> InvalidToken {
-        let Ok(token) = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &self.rules)
-        else {
-            return InvalidToken::Invalid;
+        let token = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &self.validation);
+        let token = match token {
+            Ok(token) => token,
+            Err(error) => return in_words(&error),
         };
         let is_list: fn(&Value) -> bool = |value| {
             let list = value.as_array();
@@ -242,70 +242,45 @@ impl TokenKey {
         }
         InvalidToken::Invalid
     }
+}
 
-    /// What a token says, if it is good at `now`.
-    pub(crate) fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, InvalidToken> {
-        let token = match jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.rules) {
-            Ok(token) => token,
-            // Only a good signature is followed by an error of what it signs.
-            Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => {
-                return Err(self.wrong_claim(token));
-            }
-            Err(_) => return Err(InvalidToken::Invalid),
-        };
-        // RFC 7515 (4.1.11): what the issuer says must be understood, and is not.
-        if token.header.crit.is_some() {
-            return Err(InvalidToken::Invalid);
-        }
-        let RawClaims {
-            sub,
-            exp,
-            nbf,
-            rooms,
-        } = token.claims;
-        let claims = Claims {
-            sub: sub.ok_or(InvalidToken::Without("sub"))?,
-            exp: exp.ok_or(InvalidToken::Without("exp"))?,
-            rooms,
-        };
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (now, leeway) = (now.as_secs_f64(), LEEWAY.as_secs_f64());
-        if claims.exp + leeway <= now {
-            return Err(InvalidToken::Expired);
-        }
-        if nbf.is_some_and(|nbf| nbf > now + leeway) {
-            return Err(InvalidToken::Early);
-        }
-        Ok(claims)
+/// What an error of the library says of a token. The library checks claims after the signature, so that only bearers of
+/// tokens with a valid signature are told about claims.
+fn in_words(error: &Error) -> InvalidToken {
+    match error.kind() {
+        ErrorKind::InvalidAudience => InvalidToken::OtherAudience,
+        ErrorKind::InvalidIssuer => InvalidToken::OtherIssuer,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => InvalidToken::Without("aud"),
+        ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => InvalidToken::Without("iss"),
+        _ => InvalidToken::Invalid,
     }
 }
 
-impl Claims {
-    /// How long from `now` on they hold.
-    pub(crate) fn expires_in(&self, now: SystemTime) -> Duration {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left = self.exp - now.as_secs_f64();
-        let left = Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(Duration::MAX);
-        left.saturating_add(LEEWAY)
-    }
-}
-
-/// Whether the library that is to verify with it takes it: a key that it does not would refuse every
-/// token, and nobody would know why.
-fn is_good(
-    key: &DecodingKey,
-    algorithm: Algorithm,
-    verification: &'static dyn VerificationAlgorithm,
-) -> bool {
-    let Ok(bytes) = key.try_get_as_bytes() else {
-        return false;
+/// Whether the library that verifies signatures accepts the key: a key that it does not would refuse every token
+/// without a reason.
+fn is_usable(key: &DecodingKey, algorithm: Algorithm) -> bool {
+    let rsa = &RSA_PKCS1_2048_8192_SHA256;
+    let is_long_enough =
+        |bits: u32| (rsa.min_modulus_len()..=rsa.max_modulus_len()).contains(&bits);
+    let parses = |bytes: &[u8], verification: &'static dyn VerificationAlgorithm| {
+        ParsedPublicKey::new(verification, bytes).is_ok()
     };
-    let strong = algorithm != Algorithm::RS256
-        || RsaParameters::public_modulus_len(bytes).is_ok_and(|bits| {
-            let rsa = &RSA_PKCS1_2048_8192_SHA256;
-            (rsa.min_modulus_len()..=rsa.max_modulus_len()).contains(&bits)
-        });
-    strong && ParsedPublicKey::new(verification, bytes).is_ok()
+    match (algorithm, key.kind()) {
+        (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(bytes)) => parses(bytes, &ED25519),
+        (Algorithm::ES256, DecodingKeyKind::SecretOrDer(bytes)) => {
+            parses(bytes, &ECDSA_P256_SHA256_FIXED)
+        }
+        (Algorithm::RS256, DecodingKeyKind::SecretOrDer(bytes)) => {
+            RsaParameters::public_modulus_len(bytes).is_ok_and(is_long_enough) && parses(bytes, rsa)
+        }
+        (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
+            let first = n.first().map_or(0, |byte| byte.leading_zeros());
+            let bits = u32::try_from(n.len() * 8).map_or(0, |bits| bits - first);
+            let components = RsaPublicKeyComponents { n, e };
+            is_long_enough(bits) && components.to_parsed_public_key(rsa).is_ok()
+        }
+        _ => false,
+    }
 }
 
 impl fmt::Debug for TokenKey {
@@ -314,6 +289,3 @@ impl fmt::Debug for TokenKey {
         write!(f, "TokenKey({:?})", self.algorithm)
     }
 }
-
-#[cfg(test)]
-mod tests;
