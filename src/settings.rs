@@ -432,8 +432,7 @@ pub(crate) struct TokenFlags {
     /// PEM, or a key set (JWKS)
     #[arg(long, value_name = "FILE", conflicts_with = "jwks_url")]
     jwt_key: Option<PathBuf>,
-    /// Asks for a token (JWT) that the key set (JWKS) at this URL verifies, for example
-    /// https://id.example/.well-known/jwks.json
+    /// Asks for a token (JWT) that the key set (JWKS) at this URL verifies: the jwks_uri of an OpenID Connect provider
     #[arg(long, value_name = "URL")]
     jwks_url: Option<String>,
     /// Refuses tokens whose aud does not contain this; repeat it to accept one of several

@@ -8,10 +8,11 @@ use std::{collections::BTreeSet, path::Path, time::Instant};
 use harness::{
     authority::Authority,
     http::{self, Answer},
+    kafka,
     key_sets::{KeySetEndpoint, Signer, key_set, signed_by_secret},
     node::Node,
     supervised::free_addresses,
-    until,
+    unique, until,
 };
 use serde_json::{Value, json};
 
@@ -194,7 +195,9 @@ fn a_server_starts_without_the_provider_and_keeps_its_keys_when_the_provider_is_
     until("the new key", || {
         (post(&node, &new.token(json!({}))).status == 200).then_some(())
     });
-    assert_eq!(readyz(&node).1, "ready; dataflow: active\n");
+    until("no complaint in /readyz", || {
+        (readyz(&node).1 == "ready; dataflow: active\n").then_some(())
+    });
     let logged = node.logged();
     let warnings = logged
         .lines()
@@ -256,6 +259,32 @@ fn a_relay_verifies_tokens_with_a_key_set_of_its_own() {
     assert_eq!(rooms(&format!("?token={}", signer.token(json!({})))), 200);
     let stranger = Signer::new("k1").token(json!({}));
     assert_eq!(rooms(&format!("?token={stranger}")), 401);
+}
+
+#[test]
+fn an_ingest_and_a_publisher_verify_tokens_with_key_sets_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (brokers, prefix) = (kafka::brokers(), unique("key-sets"));
+    kafka::create_topics(&brokers, &prefix, 1);
+    let signer = Signer::new("k1");
+    let endpoint = KeySetEndpoint::start(&[&signer], None);
+    let url = endpoint.url();
+    let start = |role: &str| {
+        let mut arguments = vec![role, "--kafka", &brokers, "--topic-prefix", &prefix];
+        arguments.extend(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        arguments.extend(["--jwks-url", &url]);
+        let node = Node::start(&arguments, &dir.path().join(role));
+        until_ready(&node);
+        node
+    };
+    let (token, stranger) = (signer.token(json!({})), Signer::new("k1").token(json!({})));
+    let (ingest, publisher) = (start("ingest"), start("publisher"));
+    for (token, status) in [(token.as_str(), 200), (&stranger, 401), ("", 401)] {
+        assert_eq!(post(&ingest, token).status, status);
+        let rooms = http::get(&publisher.address, &format!("/v1/rooms?token={token}"));
+        assert_eq!(rooms.unwrap().status, status);
+    }
+    assert_eq!(endpoint.requests(), 2);
 }
 
 #[test]

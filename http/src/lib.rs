@@ -9,8 +9,8 @@
 //! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
 //! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered, in TLS where the
 //! [`Listener`] has one. Errors are RFC 9457 problems ([`Problem`]), browsers of other origins are let in
-//! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`], and [`Admin`] answers health, readiness and
-//! metrics.
+//! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`] with the keys of a file or of an identity provider,
+//! and [`Admin`] answers health, readiness and metrics.
 //!
 //! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
 //!

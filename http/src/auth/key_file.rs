@@ -22,7 +22,7 @@ use crate::auth::{
 /// What a file contains.
 #[derive(Debug)]
 pub(crate) enum KeyFile {
-    Key(TokenKey),
+    Key(Box<TokenKey>),
     Set(KeySet),
 }
 
@@ -88,7 +88,8 @@ impl KeyFile {
         let text = std::str::from_utf8(bytes).map_err(|_| InvalidKey::NotText)?;
         let text = text.trim_start_matches('\u{feff}');
         if text.contains("-----BEGIN") {
-            return Ok(Self::Key(TokenKey::from_pem(text, required)?));
+            let key = TokenKey::from_pem(text, required)?;
+            return Ok(Self::Key(Box::new(key)));
         }
         if text.trim_start().starts_with(['{', '[']) {
             let set = KeySet::parse(text.as_bytes(), Origin::File, required)?;
@@ -105,7 +106,7 @@ impl KeyFile {
             return Err(InvalidKey::NotText);
         }
         let key = TokenKey::from_secret(secret.as_bytes(), required);
-        Ok(Self::Key(key))
+        Ok(Self::Key(Box::new(key)))
     }
 
     /// Returns the claims of a token that is valid at `now`.

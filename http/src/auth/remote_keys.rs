@@ -58,6 +58,9 @@ struct Current {
     failing: bool,
 }
 
+/// A set, and how long it is fresh if the server says so.
+type Fetched = (Arc<KeySet>, Option<Duration>);
+
 /// Why a token was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -102,11 +105,16 @@ impl RemoteKeys {
     ) -> Result<Claims, Refused> {
         let shared = &self.0;
         shared.metrics.unknown_kids.inc();
-        let decision = shared.refresh().unknown_key(Instant::now());
-        if decision == UnknownKey::Fetch {
+        let decision = {
+            let mut refresh = shared.refresh();
+            // A fetch that has ended meanwhile may have brought the key.
+            let is_current = shared.current.borrow().fetches == fetches;
+            is_current.then(|| refresh.unknown_key(Instant::now()))
+        };
+        if decision == Some(UnknownKey::Fetch) {
             shared.wake.notify_one();
         }
-        if decision != UnknownKey::Refuse {
+        if let Some(UnknownKey::Fetch | UnknownKey::Wait) = decision {
             let mut current = shared.current.subscribe();
             let fetched = current.wait_for(|current| current.fetches != fetches);
             // After a timeout the token is verified with the keys that are there.
@@ -151,6 +159,7 @@ impl Shared {
             }
             self.refresh().started();
             let fetched = self.fetch().await;
+            self.apply(&fetched);
             match &fetched {
                 Ok((set, _)) => {
                     self.metrics.fetched(set.len());
@@ -161,29 +170,31 @@ impl Shared {
                     reporter.failed(why);
                 }
             }
-            let (set, max_age) = fetched.ok().unzip();
-            // The set first: a request that finds the fetch ended must find the set.
-            self.current.send_modify(|current| {
-                current.fetches += 1;
-                current.failing = set.is_none();
-                if let Some(set) = set {
-                    current.set = Some(Arc::new(set));
-                }
-            });
-            let (mut refresh, now) = (self.refresh(), Instant::now());
-            match max_age {
-                Some(max_age) => refresh.succeeded(max_age, now),
-                None => refresh.failed(rand::random(), now),
-            }
         }
     }
 
-    /// Returns a set and how long it is fresh, or why there is none.
-    async fn fetch(&self) -> Result<(KeySet, Option<Duration>), String> {
+    fn apply(&self, fetched: &Result<Fetched, String>) {
+        // Held until both have changed: otherwise a request between the two would wait for a fetch that has ended.
+        let (mut refresh, now) = (self.refresh(), Instant::now());
+        self.current.send_modify(|current| {
+            current.fetches += 1;
+            current.failing = fetched.is_err();
+            if let Ok((set, _)) = fetched {
+                current.set = Some(set.clone());
+            }
+        });
+        match fetched {
+            Ok((_, max_age)) => refresh.succeeded(*max_age, now),
+            Err(_) => refresh.failed(rand::random(), now),
+        }
+    }
+
+    /// Returns a set, or why there is none.
+    async fn fetch(&self) -> Result<Fetched, String> {
         let fetched = self.client.fetch().await.map_err(|why| why.to_string())?;
         let set = KeySet::parse(&fetched.text, Origin::Url, &self.required);
         let set = set.map_err(|why| format!("answered with a text that {why}"))?;
-        Ok((set, fetched.max_age))
+        Ok((Arc::new(set), fetched.max_age))
     }
 
     fn refresh(&self) -> MutexGuard<'_, Refresh> {
