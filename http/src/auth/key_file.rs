@@ -26,7 +26,7 @@ pub(crate) enum KeyFile {
     Set(KeySet),
 }
 
-/// Why a file contains no key for tokens. No sentence repeats what is in the file.
+/// Why a file contains no key for tokens. No sentence repeats more of the file than the `kid` and `alg` of a JWK.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidKey {
     /// It cannot be read.
