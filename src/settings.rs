@@ -12,7 +12,9 @@ use std::{
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_broadcast::RelayToken;
-use emostream_http::{AllowOrigin, Gate, Limits, Tls, TlsError, TlsFile, TlsFiles};
+use emostream_http::{
+    AllowOrigin, Authenticator, JwksUrl, Limits, RequiredClaims, Tls, TlsError, TlsFile, TlsFiles,
+};
 use emostream_log::{
     EventClock, Log,
     embedded::EmbeddedLog,
@@ -423,27 +425,70 @@ fn origin(text: &str) -> Result<AllowOrigin, String> {
         .map_err(|error: emostream_http::InvalidOrigin| error.to_string())
 }
 
-/// Who may use the service.
+/// Which tokens requests must have.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenFlags {
-    /// Asks for a token (JWT) that this file verifies: an HS256 secret, or the public key of
-    /// EdDSA, ES256 or RS256 in PEM
-    #[arg(long, value_name = "FILE")]
+    /// Asks for a token (JWT) that this file verifies: an HS256 secret, the public key of EdDSA, ES256 or RS256 in
+    /// PEM, or a key set (JWKS)
+    #[arg(long, value_name = "FILE", conflicts_with = "jwks_url")]
     jwt_key: Option<PathBuf>,
+    /// Asks for a token (JWT) that the key set (JWKS) at this URL verifies: the jwks_uri of an OpenID Connect provider
+    #[arg(long, value_name = "URL")]
+    jwks_url: Option<String>,
+    /// Refuses tokens whose aud does not contain this; repeat it to accept one of several
+    #[arg(long, value_name = "AUD", value_delimiter = ',')]
+    jwt_audience: Vec<String>,
+    /// Refuses tokens whose iss is not this; repeat it to accept one of several
+    #[arg(long, value_name = "ISS", value_delimiter = ',')]
+    jwt_issuer: Vec<String>,
 }
 
 impl TokenFlags {
-    /// Everybody's, or for bearers of tokens. The file's name is not repeated: who puts the secret
-    /// itself there shall not find it in a log.
-    pub(crate) fn gate(&self) -> Result<Gate, Failure> {
-        let Some(file) = &self.jwt_key else {
-            return Ok(Gate::default());
-        };
-        let gate = Gate::with_key(file).map_err(|bad| Failure::usage("--jwt-key", bad))?;
-        if let Some(weakness) = gate.weakness() {
-            tracing::warn!("--jwt-key: {weakness}");
+    /// Reads the key. No message repeats the file's name, since users put the secret itself there by mistake, nor the
+    /// URL, which may contain a password.
+    pub(crate) fn authenticator(&self) -> Result<Authenticator, Failure> {
+        let required = self.required_claims()?;
+        if let Some(url) = &self.jwks_url {
+            let url = url.parse::<JwksUrl>();
+            let url = url.map_err(|why| Failure::usage("--jwks-url", why))?;
+            return Authenticator::from_jwks_url(url, required).map_err(|_| {
+                let why = "this system has no root certificates to verify the server with; name a file of them by SSL_CERT_FILE";
+                Failure::usage("--jwks-url", why)
+            });
         }
-        Ok(gate)
+        let Some(file) = &self.jwt_key else {
+            return Ok(Authenticator::default());
+        };
+        let authenticator = Authenticator::from_key_file(file, required);
+        let authenticator = authenticator.map_err(|why| Failure::usage("--jwt-key", why))?;
+        for warning in authenticator.warnings() {
+            tracing::warn!("--jwt-key: {warning}");
+        }
+        Ok(authenticator)
+    }
+
+    fn required_claims(&self) -> Result<RequiredClaims, Failure> {
+        let has_keys = self.jwt_key.is_some() || self.jwks_url.is_some();
+        for (flag, values) in [
+            ("--jwt-audience", &self.jwt_audience),
+            ("--jwt-issuer", &self.jwt_issuer),
+        ] {
+            if values.iter().any(|value| value.trim().is_empty()) {
+                return Err(Failure::usage(
+                    flag,
+                    "is empty; write what the claim must be",
+                ));
+            }
+            if !has_keys && !values.is_empty() {
+                let why = "is for tokens, and there is no --jwt-key or --jwks-url; set one of them";
+                return Err(Failure::usage(flag, why));
+            }
+        }
+        let trimmed = |values: &[String]| values.iter().map(|it| it.trim().to_owned()).collect();
+        Ok(RequiredClaims {
+            audiences: trimmed(&self.jwt_audience),
+            issuers: trimmed(&self.jwt_issuer),
+        })
     }
 }
 

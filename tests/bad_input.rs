@@ -66,6 +66,32 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
             with_kafka(&["publisher", "--jwt-key", "/dev/zero"]),
             "--jwt-key",
         ),
+        (
+            vec!["up", "--jwt-key", "k", "--jwks-url", "https://h/jwks"],
+            "--jwks-url",
+        ),
+        (vec!["up", "--jwks-url", "h/jwks.json"], "--jwks-url"),
+        (
+            with_kafka(&["ingest", "--jwks-url", "file:///etc/jwks.json"]),
+            "--jwks-url",
+        ),
+        (
+            with_kafka(&["publisher", "--jwks-url", "https://user@h/jwks"]),
+            "--jwks-url",
+        ),
+        (
+            vec!["relay", "--upstream", "h:1", "--jwks-url", "ftp://h/jwks"],
+            "--jwks-url",
+        ),
+        (vec!["up", "--jwt-audience", "a"], "--jwt-audience"),
+        (
+            with_kafka(&["ingest", "--jwks-url", "http://h", "--jwt-audience", "a,"]),
+            "--jwt-audience",
+        ),
+        (
+            with_kafka(&["publisher", "--jwt-issuer", "i"]),
+            "--jwt-issuer",
+        ),
         (with_kafka(&["ingest", "--flush", "0ms"]), "--flush"),
         (
             with_kafka(&["ingest", "--flush-count", "0"]),
@@ -267,6 +293,12 @@ fn a_file_that_is_no_key_is_64_before_a_port_is_bound_and_nothing_of_it_is_told(
             "-----BEGIN PUBLIC KEY-----\nhunter2\n-----END PUBLIC KEY-----",
             "EdDSA",
         ),
+        (r#"{"keys":[{"kty":"hunter2"}]}"#, "usable key"),
+        (
+            r#"{"keys":[{"kty":"oct","k":"hunter2","alg":"HS512"}]}"#,
+            "HS512",
+        ),
+        (r#"{"kty":"oct","k":"hunter2"}"#, "JWKS"),
     ] {
         std::fs::write(file, content).unwrap();
         refused(&arguments, 64, &["--jwt-key", word]);

@@ -159,6 +159,8 @@ fn an_error_from_a_variable_names_the_variable() {
         (&["up"], "EMOSTREAM_LATENESS", "100ms", "--lateness"),
         (&["up"], "EMOSTREAM_EMOJI_ALIAS", "goal", "--emoji-alias"),
         (&["up"], "EMOSTREAM_JWT_KEY", "/no/such/file", "--jwt-key"),
+        (&["up"], "EMOSTREAM_JWKS_URL", "jwks.json", "--jwks-url"),
+        (&["up"], "EMOSTREAM_JWT_ISSUER", "i", "--jwt-issuer"),
         (&["up", "--data", "d"], "EMOSTREAM_KAFKA", "b:1", "--kafka"),
         (
             &["relay", "--upstream", "a:1"],

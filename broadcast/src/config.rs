@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, str::FromStr, time::Duration};
 
-use emostream_http::{AllowOrigin, Gate};
+use emostream_http::{AllowOrigin, Authenticator};
 use emostream_log::EventClock;
 use emostream_model::Topics;
 use hyper::{Uri, http::uri::Authority};
@@ -36,7 +36,7 @@ pub struct SubscriberConfig {
     /// Origins whose pages may subscribe.
     pub allow_origin: AllowOrigin,
     /// Verifies the tokens of subscribers; the page needs none.
-    pub gate: Gate,
+    pub authenticator: Authenticator,
     /// Number of threads that write to subscribers: by default, one a core.
     pub shards: Option<NonZeroUsize>,
     /// Maximum time within which subscribers reconnect after a shutdown.

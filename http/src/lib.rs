@@ -9,8 +9,8 @@
 //! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
 //! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered, in TLS where the
 //! [`Listener`] has one. Errors are RFC 9457 problems ([`Problem`]), browsers of other origins are let in
-//! by [`AllowOrigin`], bearers of tokens by a [`Gate`], and [`Admin`] answers health, readiness and
-//! metrics.
+//! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`] with the keys of a file or of an identity provider,
+//! and [`Admin`] answers health, readiness and metrics.
 //!
 //! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
 //!
@@ -20,11 +20,11 @@
 //! limit, and what it only announces takes no room.
 
 mod admin;
+mod auth;
 mod body;
 mod connection;
 mod cors;
 mod forwarded;
-mod gate;
 mod handler;
 mod http1;
 mod http2;
@@ -43,15 +43,17 @@ mod socket;
 mod streams;
 mod timer;
 mod tls;
-mod token_key;
 mod trust;
 mod wire;
 
 pub use admin::Admin;
+pub use auth::{
+    Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, JwksUrl, Principal, RequiredClaims,
+    bearer,
+};
 pub use body::{Body, BodySender, Closed};
 pub use cors::{AllowOrigin, InvalidOrigin, Origin};
 pub use forwarded::{InvalidNetwork, TrustedProxies};
-pub use gate::{Gate, Pass, bearer};
 pub use handler::{Handler, Request, Response};
 pub use limits::Limits;
 pub use line::{Line, Taken};
@@ -63,5 +65,4 @@ pub use receive::{Bodies, BodyError, BodyLimits, Received};
 pub use serve::{Drained, serve};
 pub use shutdown::Shutdown;
 pub use tls::{Tls, TlsError, TlsFile, TlsFiles};
-pub use token_key::BadKey;
 pub use trust::{Trust, TrustError};

@@ -34,7 +34,11 @@ const PROTOCOL: &[u8] = b"http/1.1";
 
 /// Whom a client believes. Clones share what they remember of former handshakes.
 #[derive(Clone)]
-pub struct Trust(TlsConnector);
+pub struct Trust {
+    connector: TlsConnector,
+    /// The flag or variable that names more certificates, for messages.
+    named_by: &'static str,
+}
 
 /// Why there is nobody to believe.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +97,18 @@ impl Trust {
             .with_custom_certificate_verifier(Arc::new(Believed { chains, named }))
             .with_no_client_auth();
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
-        Self(Arc::new(config).into())
+        Self {
+            connector: Arc::new(config).into(),
+            named_by: "--cacert",
+        }
+    }
+
+    /// The same, where another flag or variable than `--cacert` names the certificates to believe.
+    pub(crate) fn named_by(self, flag: &'static str) -> Self {
+        Self {
+            named_by: flag,
+            ..self
+        }
     }
 
     /// Speaks TLS over `stream` with `host`: a name, or an address without brackets.
@@ -103,8 +118,8 @@ impl Trust {
     {
         let name = ServerName::try_from(host.to_owned());
         let name = name.map_err(|_| io::Error::other("no certificate can name this host"))?;
-        let spoken = self.0.connect(name, stream).await;
-        spoken.map_err(|error| in_words(host, error))
+        let spoken = self.connector.connect(name, stream).await;
+        spoken.map_err(|error| in_words(host, self.named_by, error))
     }
 }
 
@@ -115,7 +130,7 @@ impl fmt::Debug for Trust {
 }
 
 /// What a failed handshake means for who asked for it.
-fn in_words(host: &str, error: io::Error) -> io::Error {
+fn in_words(host: &str, named_by: &str, error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let Some(inner) = inner else {
         return match error.kind() {
@@ -129,8 +144,9 @@ fn in_words(host: &str, error: io::Error) -> io::Error {
             CertificateError::UnknownIssuer
             | CertificateError::BadSignature
             | CertificateError::Other(_),
-        ) => "its certificate is not believed here; name it, or the CA that signed it, by --cacert"
-            .to_owned(),
+        ) => format!(
+            "its certificate is not believed here; name it, or the CA that signed it, by {named_by}"
+        ),
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => format!("its certificate is not for {host}"),

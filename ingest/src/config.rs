@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emostream_http::{AllowOrigin, BodyLimits, Gate, TrustedProxies};
+use emostream_http::{AllowOrigin, Authenticator, BodyLimits, TrustedProxies};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics};
 
@@ -50,7 +50,7 @@ pub struct Config {
     /// Whose pages may send.
     pub allow_origin: AllowOrigin,
     /// Who may send.
-    pub gate: Gate,
+    pub authenticator: Authenticator,
     /// How much a user may send; `None` for all it wants.
     pub per_user: Option<RateLimit>,
     /// How much an address may send, of IPv6 a network of 64 bits.
@@ -74,7 +74,7 @@ impl Default for Config {
             max_rooms: 10_000,
             emojis: EmojiNames::default(),
             allow_origin: AllowOrigin::Any,
-            gate: Gate::default(),
+            authenticator: Authenticator::default(),
             per_user: None,
             per_address: None,
             trusted_proxies: TrustedProxies::default(),

@@ -6,7 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use emostream_http::{AllowOrigin, Bodies, Handler, Pass, Problem, Request, Response, bearer};
+use emostream_http::{AllowOrigin, Bodies, Handler, Principal, Problem, Request, Response, bearer};
 use emostream_log::LogError;
 use hyper::{HeaderMap, Method, body::Body as _, header::ORIGIN};
 use tokio::{sync::oneshot, time::timeout};
@@ -41,7 +41,7 @@ type Outcome = oneshot::Receiver<Result<(), LogError>>;
 
 /// Who sends a request.
 struct Sender {
-    pass: Pass,
+    principal: Principal,
     address: IpAddr,
 }
 
@@ -87,7 +87,7 @@ impl Service {
         if !self.config.allow_origin.permits(request.headers()) {
             return Err(AllowOrigin::refusal());
         }
-        let sender = self.sender(request.headers(), peer)?;
+        let sender = self.sender(request.headers(), peer).await?;
         request::check_content(request.headers())?;
         let wait = Wait::of(request.uri(), request.headers())?;
         self.bodies.check(request)?;
@@ -121,10 +121,14 @@ impl Service {
         })
     }
 
-    fn sender(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Sender, Problem> {
-        let pass = self.config.gate.admit(bearer(headers), SystemTime::now())?;
+    async fn sender(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<Sender, Problem> {
+        let principal = self
+            .config
+            .authenticator
+            .authenticate(bearer(headers), SystemTime::now())
+            .await?;
         let address = self.config.trusted_proxies.client(peer.ip(), headers);
-        Ok(Sender { pass, address })
+        Ok(Sender { principal, address })
     }
 
     /// The good entries that their sender may send and whose rooms are taken too, and all others. None,
@@ -135,7 +139,7 @@ impl Service {
         sender: &Sender,
     ) -> Result<(Vec<Taken<'a>>, Vec<Rejection>), Problem> {
         let now = Instant::now();
-        let (allowed, mut rejected) = read.allowed(&sender.pass);
+        let (allowed, mut rejected) = read.allowed(&sender.principal);
         let taken = self.limiter.take(sender.address, &allowed, now);
         taken.map_err(|too_fast| {
             self.metrics.limited.inc_by(allowed.len() as u64);

@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData};
 
-use emostream_http::{Pass, Problem};
+use emostream_http::{Principal, Problem};
 use emostream_model::{EmojiNames, Entry, Names, Plain, is_json, without_bom};
 use serde::{
     Deserialize, Deserializer as _,
@@ -141,10 +141,13 @@ impl<'a> Submissions<'a> {
     }
 
     /// The good entries that their sender may send, and all others.
-    pub(crate) fn allowed(self, pass: &Pass) -> (Vec<(usize, Plain<'a>)>, Vec<Rejection>) {
+    pub(crate) fn allowed(
+        self,
+        principal: &Principal,
+    ) -> (Vec<(usize, Plain<'a>)>, Vec<Rejection>) {
         let (mut allowed, mut rejected) = (self.good, self.bad);
         allowed.retain(|(index, submission)| {
-            let Some(detail) = forbidden(submission, pass) else {
+            let Some(detail) = forbidden(submission, principal) else {
                 return true;
             };
             rejected.push(Rejection {
@@ -159,12 +162,12 @@ impl<'a> Submissions<'a> {
 }
 
 /// Why a reaction is not its sender's to send.
-fn forbidden(submission: &Plain<'_>, pass: &Pass) -> Option<String> {
-    if !pass.is_for(&submission.user) {
+fn forbidden(submission: &Plain<'_>, principal: &Principal) -> Option<String> {
+    if !principal.is_user(&submission.user) {
         return Some("user_id is not the token's sub".to_owned());
     }
     let room = &*submission.room;
-    (!pass.opens(room)).then(|| format!("the token does not open room \"{room}\""))
+    (!principal.can_access_room(room)).then(|| format!("the token does not open room \"{room}\""))
 }
 
 /// Hands the entries of an array to `take`, and counts them.

@@ -18,6 +18,7 @@ pub(super) const INGEST: &str = "\
 Examples:
   emostream ingest --kafka broker:9092 --listen 0.0.0.0:8080
   emostream ingest --kafka broker:9092 --per-user-rate 20/s --trusted-proxy 10.0.0.0/8
+  emostream ingest --kafka broker:9092 --jwks-url https://id.example/keys --jwt-audience emo
   emostream ingest --kafka broker:9092 -X linger.ms=0 --emoji-alias goal=⚽";
 
 pub(super) const DATAFLOW: &str = "\

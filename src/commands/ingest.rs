@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_http::{AllowOrigin, Gate, Listener, Nowhere, Shutdown, TrustedProxies, serve};
+use emostream_http::{
+    AllowOrigin, Authenticator, Listener, Nowhere, Shutdown, TrustedProxies, serve,
+};
 use emostream_ingest::{Config, Ingest, RateLimit, RoomPattern, StartError};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics};
@@ -88,7 +90,7 @@ impl IntakeFlags {
         topics: Topics,
         emojis: EmojiNames,
         allow_origin: AllowOrigin,
-        gate: Gate,
+        authenticator: Authenticator,
         clock: EventClock,
     ) -> Config {
         Config {
@@ -99,7 +101,7 @@ impl IntakeFlags {
             max_rooms: self.max_rooms as usize,
             emojis,
             allow_origin,
-            gate,
+            authenticator,
             per_user: self.per_user_rate,
             per_address: self.per_address_rate,
             trusted_proxies: self.trusted_proxy.iter().cloned().collect(),
@@ -129,15 +131,16 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let tls = flags.listen.tls()?;
     let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
     let nowhere = Nowhere::new(origin.clone());
-    let gate = flags.tokens.gate()?;
+    let authenticator = flags.tokens.authenticator()?;
     let clock = EventClock::host();
     let config = flags
         .intake
-        .config(names.clone(), emojis, origin, gate, clock);
+        .config(names.clone(), emojis, origin, authenticator.clone(), clock);
     let log = flags.kafka.connect()?;
     topics::require(&*log, Role::Ingest, &names)?;
     super::run(async {
         let watch = Watch::new()?;
+        watch.follow_keys(&authenticator)?;
         let listener = bind("--listen", flags.listen.address())?;
         let address = address(&listener)?;
         let (scheme, limits) = (scheme(&tls), flags.listen.limits(0));

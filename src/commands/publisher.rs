@@ -60,7 +60,7 @@ pub(crate) struct Flags {
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
     let tls = flags.listen.tls()?;
-    let gate = flags.tokens.gate()?;
+    let authenticator = flags.tokens.authenticator()?;
     let token = flags.relays.token()?;
     let nowhere = Nowhere::new(flags.origin.allowed());
     let log = flags.kafka.connect()?;
@@ -75,7 +75,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             ring: RING,
             ingest_url: flags.ingest_url,
             allow_origin: flags.origin.allowed(),
-            gate,
+            authenticator: authenticator.clone(),
             shards: flags.fanout.shards(),
             drain: flags.fanout.drain(),
             clock: EventClock::host(),
@@ -84,6 +84,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     };
     super::run(async {
         let watch = Watch::new()?;
+        watch.follow_keys(&authenticator)?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
         let _watching = watch.follow(&log, needed)?;

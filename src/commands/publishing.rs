@@ -10,7 +10,9 @@ use emostream_broadcast::{
     BroadcastError, Config, Publisher, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
     SubscriberConfig, Upstreams,
 };
-use emostream_http::{AllowOrigin, Gate, Handler, Limits, Listener, Nowhere, Shutdown, Tls, serve};
+use emostream_http::{
+    AllowOrigin, Authenticator, Handler, Limits, Listener, Nowhere, Shutdown, Tls, serve,
+};
 use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 use tokio::net::TcpListener;
@@ -119,7 +121,7 @@ impl Publishing {
         topics: Topics,
         counting: &CountingFlags,
         allow_origin: AllowOrigin,
-        gate: Gate,
+        authenticator: Authenticator,
         fanout: &FanoutFlags,
         clock: EventClock,
     ) -> Config {
@@ -132,7 +134,7 @@ impl Publishing {
                 ring: RING,
                 ingest_url: None,
                 allow_origin,
-                gate,
+                authenticator,
                 shards: fanout.shards(),
                 drain: fanout.drain(),
                 clock,

@@ -65,7 +65,7 @@ fn upstream(text: &str) -> Result<String, String> {
 
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let tls = flags.listen.tls()?;
-    let gate = flags.tokens.gate()?;
+    let authenticator = flags.tokens.authenticator()?;
     let token = flags.relays.token()?;
     let trust = match (&flags.upstream_ca, flags.upstream_tls) {
         (Some(file), _) => Trust::in_file(file)
@@ -81,7 +81,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         ring: RING,
         ingest_url: flags.ingest_url,
         allow_origin: flags.origin.allowed(),
-        gate,
+        authenticator: authenticator.clone(),
         shards: flags.fanout.shards(),
         drain: flags.fanout.drain(),
         clock: EventClock::host(),
@@ -89,6 +89,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     };
     super::run(async {
         let watch = Watch::new()?;
+        watch.follow_keys(&authenticator)?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token.clone(), admin, tls, &watch).await?;
         let upstreams = Upstreams {

@@ -15,7 +15,8 @@ use std::{
 
 use emostream_dataflow::{Activity, Config, DataflowError, Stop};
 use emostream_http::{
-    Admin, Component, Drained, Limits, Listener, Readiness, Shutdown, Tls, listen, serve,
+    Admin, Authenticator, Component, Drained, Limits, Listener, Readiness, Shutdown, Tls, listen,
+    serve,
 };
 use emostream_log::{EventClock, Log};
 use prometheus::{IntGauge, Opts, PullingGauge, Registry};
@@ -159,6 +160,13 @@ impl Watch {
             prometheus::process_collector::ProcessCollector::for_self(),
         ))?;
         Ok(())
+    }
+
+    /// Keeps the key set of `--jwks-url` up to date, if there is one. To be called in a tokio runtime, before the
+    /// administrator's address is served: otherwise the process would be ready for a moment without keys.
+    pub(super) fn follow_keys(&self, authenticator: &Authenticator) -> Result<(), Failure> {
+        let following = authenticator.follow(&self.registry, &self.readiness);
+        following.map_err(|error| Failure::new(Exit::Defect, error.to_string()))
     }
 
     /// Has readiness follow whether `log` answers for all `topics`.

@@ -85,14 +85,14 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
         return Err(Failure::usage("--lateness", why));
     }
-    let gate = flags.tokens.gate()?;
+    let authenticator = flags.tokens.authenticator()?;
     let token = flags.relays.token()?;
-    let open = gate.is_open();
+    let open = !authenticator.requires_token();
     let intake = flags.intake.config(
         names.clone(),
         emojis,
         origin.clone(),
-        gate.clone(),
+        authenticator.clone(),
         clock.clone(),
     );
     let nowhere = Nowhere::new(origin.clone());
@@ -100,7 +100,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         names.clone(),
         &flags.counting,
         origin,
-        gate,
+        authenticator.clone(),
         &flags.fanout,
         clock.clone(),
     );
@@ -119,6 +119,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     super::run(async {
         let watch = Watch::new()?;
         watch.clock(clock)?;
+        watch.follow_keys(&authenticator)?;
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
         let (scheme, address) = (scheme(&rim.tls), rim.address);

@@ -34,12 +34,23 @@ pub fn get(address: &str, path: &str) -> io::Result<Answer> {
 }
 
 pub fn request(address: &str, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+    request_with(address, method, path, "", body)
+}
+
+/// The same with more header lines, each with its end.
+pub fn request_with(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+         content-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n"
     );
     stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
     let mut bytes = Vec::new();

@@ -10,6 +10,7 @@ pub mod faketime;
 pub mod finals;
 pub mod http;
 pub mod kafka;
+pub mod key_sets;
 pub mod load;
 pub mod network;
 pub mod node;

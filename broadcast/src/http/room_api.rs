@@ -12,7 +12,7 @@
 //! `trending` is what leads across all of them; `totals` are all emojis ever counted in the
 //! room (in the list of rooms: the top 20), as of the newest final.
 
-use emostream_http::{Body, Pass, Response};
+use emostream_http::{Body, Principal, Response};
 use emostream_model::{Count, FRAME_COUNTS, Room, RoomCount};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
@@ -93,17 +93,17 @@ struct Leading<'a> {
     rooms: &'a [RoomCount],
 }
 
-/// The active rooms that `pass` opens, those with the greatest totals first. What is trending across rooms is
-/// only for a pass that opens all of them.
-pub(crate) fn rooms(hub: &Hub, pass: &Pass) -> Response {
+/// The active rooms that `principal` may access, those with the greatest totals first. What is trending across rooms is
+/// only for a principal that may access all of them.
+pub(crate) fn rooms(hub: &Hub, principal: &Principal) -> Response {
     let active = hub.active().into_iter();
     let mut rooms: Vec<Listed> = active
-        .filter(|(room, _)| pass.opens(room.as_str()))
+        .filter(|(room, _)| principal.can_access_room(room.as_str()))
         .map(|(room, entry)| Listed::new(room, &entry))
         .collect();
     rooms.sort_by(|a, b| b.total.cmp(&a.total).then_with(|| a.room.cmp(&b.room)));
     rooms.truncate(LISTED_ROOMS);
-    let leaders = hub.leaders().filter(|_| pass.opens_all());
+    let leaders = hub.leaders().filter(|_| principal.can_access_all_rooms());
     let trending = leaders.as_ref().map(|leaders| Leading {
         span_ms: leaders.span_ms,
         top: &leaders.top,

@@ -6,9 +6,9 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use emostream_http::{AllowOrigin, Body, Handler, Pass, Problem, Request, Response, Shutdown};
+use emostream_http::{AllowOrigin, Body, Handler, Principal, Problem, Request, Response, Shutdown};
 use emostream_model::{ResultId, Room};
-use hyper::{Method, StatusCode, header::ORIGIN};
+use hyper::{HeaderMap, Method, StatusCode, Uri, header::ORIGIN};
 
 use crate::config::SubscriberConfig;
 use crate::fanout::new_connection::{NewConnection, Transport};
@@ -33,8 +33,8 @@ pub(crate) struct Service {
 }
 
 /// When the token expires; `None` also for a time that the clock cannot represent.
-fn expires_at(pass: &Pass) -> Option<Instant> {
-    Instant::now().checked_add(pass.left(SystemTime::now())?)
+fn expires_at(principal: &Principal) -> Option<Instant> {
+    Instant::now().checked_add(principal.expires_in(SystemTime::now())?)
 }
 
 impl Handler for Service {
@@ -93,27 +93,32 @@ impl Service {
         }
         match route {
             Route::Page => Ok(self.page.answer(path, request.headers())),
-            Route::Rooms => Ok(room_api::rooms(&self.hub, &self.admit(&request)?)),
+            Route::Rooms => {
+                let principal = self.authenticate(request.uri(), request.headers()).await?;
+                Ok(room_api::rooms(&self.hub, &principal))
+            }
             Route::Room(name, what) => {
-                let pass = self.admit(&request)?;
-                self.room(&routes::room(&name)?, what, &pass, request).await
+                let principal = self.authenticate(request.uri(), request.headers()).await?;
+                self.room(&routes::room(&name)?, what, &principal, request)
+                    .await
             }
         }
     }
 
-    fn admit(&self, request: &Request) -> Result<Pass, Problem> {
-        let token = token::find(request.uri(), request.headers());
-        self.config.gate.admit(token, SystemTime::now())
+    async fn authenticate(&self, uri: &Uri, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let authenticator = &self.config.authenticator;
+        let token = token::find(uri, headers);
+        authenticator.authenticate(token, SystemTime::now()).await
     }
 
     async fn room(
         &self,
         room: &Room,
         what: What,
-        pass: &Pass,
+        principal: &Principal,
         request: Request,
     ) -> Result<Response, Problem> {
-        if !pass.opens(room.as_str()) {
+        if !principal.can_access_room(room.as_str()) {
             let detail = format!("the token does not open room \"{room}\"");
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
@@ -130,7 +135,7 @@ impl Service {
             What::Events => {
                 let since = routes::since(request.uri(), request.headers())?;
                 let (subscriber, hello) = self.subscribe(room, since, SSE).await?;
-                let expires_at = expires_at(pass);
+                let expires_at = expires_at(principal);
                 Ok(match Framing::of(request.version()) {
                     Some(framing) => {
                         let transport = Transport::Sse(framing);
@@ -154,7 +159,7 @@ impl Service {
                 let since = routes::since(request.uri(), request.headers())?;
                 let (subscriber, hello) = self.subscribe(room, since, WEBSOCKET).await?;
                 let transport = Transport::WebSocket(Inbound::default());
-                let body = self.hand_over(subscriber, hello, transport, expires_at(pass));
+                let body = self.hand_over(subscriber, hello, transport, expires_at(principal));
                 Ok(answer(body))
             }
         }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_http::{Admin, AllowOrigin, Gate, Limits, Listener, serve};
+use emostream_http::{Admin, AllowOrigin, Authenticator, Limits, Listener, serve};
 use emostream_log::{Cleanup, EventClock, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::{Room, Topics};
 use tokio::{net::TcpListener, runtime::Runtime};
@@ -48,7 +48,7 @@ fn config() -> Config {
             ring: Duration::from_secs(600),
             ingest_url: None,
             allow_origin: AllowOrigin::Any,
-            gate: Gate::default(),
+            authenticator: Authenticator::default(),
             shards: NonZeroUsize::new(1),
             drain: Duration::from_secs(1),
             clock: EventClock::host(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use emostream_broadcast::{Config, SubscriberConfig};
-use emostream_http::Gate;
+use emostream_http::{Authenticator, RequiredClaims};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tungstenite::{Message, client::IntoClientRequest};
@@ -21,9 +21,10 @@ const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
 fn gated(stage: &Stage) -> Node {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "{SECRET}").unwrap();
-    let gate = Gate::with_key(file.path()).unwrap();
+    let authenticator =
+        Authenticator::from_key_file(file.path(), RequiredClaims::default()).unwrap();
     let subscribers = SubscriberConfig {
-        gate,
+        authenticator,
         ..subscriber_config()
     };
     Node::start(

@@ -12,7 +12,7 @@ use emostream_broadcast::{
     SubscriberConfig, Upstreams,
 };
 use emostream_http::{
-    AllowOrigin, Drained, Gate, Limits, Listener, Readiness, Shutdown, Tls, Trust, serve,
+    AllowOrigin, Authenticator, Drained, Limits, Listener, Readiness, Shutdown, Tls, Trust, serve,
 };
 use emostream_log::{Cleanup, EventClock, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
@@ -87,7 +87,7 @@ pub(crate) fn subscriber_config() -> SubscriberConfig {
         ring: Duration::from_secs(600),
         ingest_url: None,
         allow_origin: AllowOrigin::Any,
-        gate: Gate::default(),
+        authenticator: Authenticator::default(),
         // More than one, whatever the machine has.
         shards: NonZeroUsize::new(2),
         drain: Duration::from_secs(30),

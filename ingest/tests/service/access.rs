@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use emostream_http::Gate;
+use emostream_http::{Authenticator, RequiredClaims};
 use emostream_ingest::Config;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -21,7 +21,8 @@ fn gated() -> Config {
     writeln!(file, "{SECRET}").unwrap();
     Config {
         flush: Duration::from_millis(20),
-        gate: Gate::with_key(file.path()).unwrap(),
+        authenticator: Authenticator::from_key_file(file.path(), RequiredClaims::default())
+            .unwrap(),
         ..Config::default()
     }
 }

@@ -1,91 +1,38 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use aws_lc_rs::{
-    encoding::{AsDer, PublicKeyX509Der},
     rand::SystemRandom,
-    rsa::KeySize,
-    signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
-        EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaKeyPair,
-    },
+    signature::{ECDSA_P384_SHA384_FIXED_SIGNING, Ed25519KeyPair},
 };
-use jsonwebtoken::{EncodingKey, Header, encode};
-use pem::Pem;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::auth::{
+    claims::LEEWAY,
+    testing::{Issuer, SECRET, ec, ed25519, p256, pem, rsa, secret, set},
+};
 
-const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
 const NOW: u64 = 1_764_000_000;
 
-/// Who issues tokens: what it signs with, and what it gives to those who verify them.
-struct Issuer {
-    signs: EncodingKey,
-    algorithm: Algorithm,
-    file: String,
-}
-
-fn secret(secret: &str) -> Issuer {
-    Issuer {
-        signs: EncodingKey::from_secret(secret.as_bytes()),
-        algorithm: Algorithm::HS256,
-        file: format!("{secret}\n"),
-    }
-}
-
-fn pem(tag: &str, der: &[u8]) -> String {
-    pem::encode(&Pem::new(tag, der))
-}
-
-fn public(key: &impl AsDer<PublicKeyX509Der<'static>>) -> String {
-    pem("PUBLIC KEY", key.as_der().unwrap().as_ref())
-}
-
-fn ed25519() -> Issuer {
-    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
-    Issuer {
-        signs: EncodingKey::from_ed_der(pkcs8.as_ref()),
-        algorithm: Algorithm::EdDSA,
-        file: public(pair.public_key()),
-    }
-}
-
-fn ec(curve: &'static EcdsaSigningAlgorithm, algorithm: Algorithm) -> Issuer {
-    let pkcs8 = EcdsaKeyPair::generate_pkcs8(curve, &SystemRandom::new()).unwrap();
-    let pair = EcdsaKeyPair::from_pkcs8(curve, pkcs8.as_ref()).unwrap();
-    Issuer {
-        signs: EncodingKey::from_ec_der(pkcs8.as_ref()),
-        algorithm,
-        file: public(pair.public_key()),
-    }
-}
-
-fn p256() -> Issuer {
-    ec(&ECDSA_P256_SHA256_FIXED_SIGNING, Algorithm::ES256)
-}
-
-/// With the public key in both of its forms.
-fn rsa() -> (Issuer, String) {
-    let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
-    let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();
-    let private = pem("PRIVATE KEY", pkcs8.as_ref());
-    let issuer = Issuer {
-        signs: EncodingKey::from_rsa_pem(private.as_bytes()).unwrap(),
-        algorithm: Algorithm::RS256,
-        file: public(pair.public_key()),
-    };
-    (issuer, pem("RSA PUBLIC KEY", pair.public_key().as_ref()))
+fn parse(text: &[u8]) -> Result<KeyFile, InvalidKey> {
+    KeyFile::parse(text, &RequiredClaims::default())
 }
 
 impl Issuer {
-    fn key(&self) -> TokenKey {
-        TokenKey::new(self.file.as_bytes()).unwrap()
+    fn key(&self) -> KeyFile {
+        parse(self.file.as_bytes()).unwrap()
     }
+}
 
-    fn token(&self, claims: &Value) -> String {
-        encode(&Header::new(self.algorithm), claims, &self.signs).unwrap()
+/// The key of a file with one.
+fn only(file: &KeyFile) -> &TokenKey {
+    match file {
+        KeyFile::Key(key) => key,
+        KeyFile::Set(set) => panic!("a set: {set:?}"),
     }
 }
 
@@ -97,7 +44,7 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn verdict(key: &TokenKey, token: &str) -> Result<String, BadToken> {
+fn verdict(key: &KeyFile, token: &str) -> Result<String, InvalidToken> {
     key.verify(token, at(NOW)).map(|claims| claims.sub)
 }
 
@@ -107,23 +54,44 @@ fn a_key_takes_its_own_tokens_and_no_other_key_s() {
     let issuers = [secret(SECRET), ed25519(), p256(), rsa];
     for (index, issuer) in issuers.iter().enumerate() {
         let key = issuer.key();
-        assert_eq!(key.algorithm, issuer.algorithm);
+        assert_eq!(only(&key).algorithm(), issuer.algorithm);
         for (other, from) in issuers.iter().enumerate() {
             let taken = verdict(&key, &from.token(&good()));
             let expected = match index == other {
                 true => Ok("u-17".to_owned()),
-                false => Err(BadToken::Invalid),
+                false => Err(InvalidToken::Invalid),
             };
             assert_eq!(taken, expected, "{:?} {:?}", key, from.algorithm);
         }
     }
-    let key = TokenKey::new(pkcs1.as_bytes()).unwrap();
+    let key = parse(pkcs1.as_bytes()).unwrap();
     assert_eq!(verdict(&key, &issuers[3].token(&good())).unwrap(), "u-17");
     for other in [secret(&SECRET.to_uppercase()), ed25519(), p256()] {
         for issuer in &issuers {
             let refused = verdict(&issuer.key(), &other.token(&good()));
-            assert_eq!(refused, Err(BadToken::Invalid));
+            assert_eq!(refused, Err(InvalidToken::Invalid));
         }
+    }
+}
+
+#[test]
+fn a_key_set_in_a_file_verifies_tokens_and_warns_of_the_keys_that_it_skips() {
+    let (issuer, short) = (p256(), secret("hunter2"));
+    let (mut other, good_token) = (
+        issuer.jwk(Some("encrypts")),
+        issuer.token_with_kid(Some("k1"), &good()),
+    );
+    other["use"] = json!("enc");
+    let jwks = set(&[other, issuer.jwk(Some("k1")), short.jwk(Some("s1"))]);
+    let marked = format!("\u{feff}\n {jwks}");
+    for text in [&jwks, &marked] {
+        let file = parse(text.as_bytes()).unwrap();
+        assert_eq!(verdict(&file, &good_token), Ok("u-17".to_owned()));
+        let warnings = file.warnings().join("\n");
+        for words in ["\"encrypts\" is skipped", "32 bytes"] {
+            assert!(warnings.contains(words), "{warnings}");
+        }
+        assert!(!warnings.contains("hunter2"));
     }
 }
 
@@ -145,23 +113,34 @@ fn a_token_s_header_chooses_nothing() {
             format!("{header}.{claims}"),
             format!("{header}.{rest}"),
         ] {
-            assert_eq!(verdict(&key, &token), Err(BadToken::Invalid), "{token}");
+            assert_eq!(verdict(&key, &token), Err(InvalidToken::Invalid), "{token}");
         }
     }
     // The public key, as everybody knows it, as the secret of an HS256 signature.
-    let bytes = key.key.try_get_as_bytes().unwrap();
-    for secret in [issuer.file.as_bytes(), issuer.file.trim().as_bytes(), bytes] {
+    let jwk = issuer.jwk(None);
+    let (jwk, x) = (jwk.to_string(), jwk["x"].as_str().unwrap().to_owned());
+    let der = pem::parse(&issuer.file).unwrap();
+    // Its last 32 bytes are the key itself.
+    let der = der.contents();
+    for secret in [
+        issuer.file.as_bytes(),
+        issuer.file.trim().as_bytes(),
+        der,
+        &der[der.len() - 32..],
+        jwk.as_bytes(),
+        x.as_bytes(),
+    ] {
         let signs = EncodingKey::from_secret(secret);
         let claims = json!({"sub": "u-17", "exp": NOW + 60});
         let token = encode(&Header::new(Algorithm::HS256), &claims, &signs).unwrap();
-        assert_eq!(verdict(&key, &token), Err(BadToken::Invalid));
+        assert_eq!(verdict(&key, &token), Err(InvalidToken::Invalid));
     }
     // The same secret, another hash.
     let issuer = secret(SECRET);
     for algorithm in [Algorithm::HS384, Algorithm::HS512] {
         let claims = json!({"sub": "u-17", "exp": NOW + 60});
         let token = encode(&Header::new(algorithm), &claims, &issuer.signs).unwrap();
-        assert_eq!(verdict(&issuer.key(), &token), Err(BadToken::Invalid));
+        assert_eq!(verdict(&issuer.key(), &token), Err(InvalidToken::Invalid));
     }
     let mut header = Header::new(Algorithm::HS256);
     header.crit = Some(vec!["b64".to_owned()]);
@@ -169,7 +148,7 @@ fn a_token_s_header_chooses_nothing() {
     let token = encode(&header, &claims, &issuer.signs).unwrap();
     assert_eq!(
         verdict(&issuer.key(), &token),
-        Err(BadToken::Invalid),
+        Err(InvalidToken::Invalid),
         "crit"
     );
 }
@@ -179,9 +158,9 @@ fn the_claims_decide_as_the_interface_says() {
     let issuer = secret(SECRET);
     let key = issuer.key();
     let leeway = LEEWAY.as_secs();
-    let (taken, invalid) = (None, Some(BadToken::Invalid));
-    let (expired, early) = (Some(BadToken::Expired), Some(BadToken::Early));
-    let wrong = |claim, expected| Some(BadToken::Claim { claim, expected });
+    let (taken, invalid) = (None, Some(InvalidToken::Invalid));
+    let (expired, early) = (Some(InvalidToken::Expired), Some(InvalidToken::Early));
+    let wrong = |claim, expected| Some(InvalidToken::Claim { claim, expected });
     for (claims, expected) in [
         (json!({"sub": "u", "exp": NOW + 1}), taken),
         (json!({"sub": "u", "exp": NOW as f64 + 0.5}), taken),
@@ -190,7 +169,7 @@ fn the_claims_decide_as_the_interface_says() {
         (json!({"sub": "u", "exp": 0}), expired),
         (json!({"sub": "u", "exp": -1e300}), expired),
         (json!({"sub": "u", "exp": 1e300}), taken),
-        (json!({"sub": "u"}), Some(BadToken::Without("exp"))),
+        (json!({"sub": "u"}), Some(InvalidToken::Without("exp"))),
         (
             json!({"sub": "u", "exp": null}),
             wrong("exp", "a number of seconds"),
@@ -199,8 +178,8 @@ fn the_claims_decide_as_the_interface_says() {
             json!({"sub": "u", "exp": "2026-01-31T20:15:00Z"}),
             wrong("exp", "a number of seconds"),
         ),
-        (json!({"exp": NOW + 1}), Some(BadToken::Without("sub"))),
-        (json!({}), Some(BadToken::Without("sub"))),
+        (json!({"exp": NOW + 1}), Some(InvalidToken::Without("sub"))),
+        (json!({}), Some(InvalidToken::Without("sub"))),
         (json!({"sub": 17, "exp": NOW + 1}), wrong("sub", "text")),
         (json!({"sub": null, "exp": NOW + 1}), wrong("sub", "text")),
         (
@@ -252,9 +231,9 @@ fn a_token_is_good_until_its_time_and_the_leeway_are_over() {
         issuer.key().verify(&token, at(NOW)).unwrap()
     };
     let minute = Duration::from_secs(60);
-    assert_eq!(claims(json!(NOW + 60)).left(at(NOW)), minute + LEEWAY);
-    assert_eq!(claims(json!(NOW + 60)).left(at(NOW + 120)), LEEWAY);
-    assert_eq!(claims(json!(1e300)).left(at(NOW)), Duration::MAX);
+    assert_eq!(claims(json!(NOW + 60)).expires_in(at(NOW)), minute + LEEWAY);
+    assert_eq!(claims(json!(NOW + 60)).expires_in(at(NOW + 120)), LEEWAY);
+    assert_eq!(claims(json!(1e300)).expires_in(at(NOW)), Duration::MAX);
 }
 
 #[test]
@@ -289,6 +268,9 @@ fn a_file_that_is_no_key_says_what_to_do_and_repeats_nothing_of_it() {
             b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAA me",
             "SSH",
         ),
+        (br#"{"keys":[]}"#, "without a usable key"),
+        (b"[1]", "JWKS"),
+        (b"{\"keys\":", "JWKS"),
         (private.as_bytes(), "openssl pkey"),
         (
             private.replace("PRIVATE", "EC PRIVATE").as_bytes(),
@@ -303,16 +285,17 @@ fn a_file_that_is_no_key_says_what_to_do_and_repeats_nothing_of_it() {
         ),
         (RSA_1024.as_bytes(), "2048"),
     ] {
-        let said = TokenKey::new(file).unwrap_err().to_string();
+        let said = parse(file).unwrap_err().to_string();
         assert!(said.contains(words), "{words}: {said}");
         assert!(!said.contains('\n'), "{said}");
     }
+    let read = |file| KeyFile::read(file, &RequiredClaims::default());
     let dir = std::env::temp_dir();
-    assert!(matches!(TokenKey::read(&dir), Err(BadKey::Unreadable(_))));
+    assert!(matches!(read(&dir), Err(InvalidKey::Unreadable(_))));
     let none = dir.join("no-such-key-of-emostream");
-    assert!(matches!(TokenKey::read(&none), Err(BadKey::Unreadable(_))));
+    assert!(matches!(read(&none), Err(InvalidKey::Unreadable(_))));
     let endless = Path::new("/dev/zero");
-    assert!(matches!(TokenKey::read(endless), Err(BadKey::Long)));
+    assert!(matches!(read(endless), Err(InvalidKey::Long)));
 }
 
 #[test]
@@ -325,9 +308,9 @@ fn a_secret_that_can_be_guessed_is_taken_and_known_to_be_one() {
         let issuer = secret(file);
         let key = issuer.key();
         assert_eq!(verdict(&key, &issuer.token(&good())), Ok("u-17".to_owned()));
-        assert_eq!(key.is_guessable(), guessable, "{file}");
+        assert_eq!(only(&key).is_guessable(), guessable, "{file}");
     }
-    assert!(!ed25519().key().is_guessable());
+    assert!(!only(&ed25519().key()).is_guessable());
 }
 
 /// A public key that is too small to be safe.
@@ -342,20 +325,26 @@ uanK4rFyti8xQ0vlSQIDAQAB
 #[test]
 fn a_key_is_never_shown() {
     let shown = format!("{:?}", secret(SECRET).key());
-    assert_eq!(shown, "TokenKey(HS256)");
+    assert_eq!(shown, "Key(TokenKey(HS256))");
+    let jwks = set(&[secret(SECRET).jwk(Some("k1"))]);
+    let shown = format!("{:?}", parse(jwks.as_bytes()).unwrap());
+    assert!(
+        shown.contains("TokenKey(HS256)") && !shown.contains("HS256,"),
+        "{shown}"
+    );
 }
 
 proptest! {
     #[test]
     fn any_text_gets_a_verdict(text in "\\PC*", parts in "[A-Za-z0-9_.-]{0,200}") {
         let key = secret(SECRET).key();
-        prop_assert_eq!(verdict(&key, &text), Err(BadToken::Invalid));
-        prop_assert_eq!(verdict(&key, &parts), Err(BadToken::Invalid));
+        prop_assert_eq!(verdict(&key, &text), Err(InvalidToken::Invalid));
+        prop_assert_eq!(verdict(&key, &parts), Err(InvalidToken::Invalid));
     }
 
     #[test]
     fn any_bytes_are_a_key_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = TokenKey::new(&bytes);
+        let _ = parse(&bytes);
     }
 
     #[test]
@@ -367,6 +356,6 @@ proptest! {
         bytes[place] = to.as_bytes()[0];
         let changed = String::from_utf8(bytes).unwrap();
         prop_assume!(changed != good);
-        prop_assert_eq!(verdict(&issuer.key(), &changed), Err(BadToken::Invalid));
+        prop_assert_eq!(verdict(&issuer.key(), &changed), Err(InvalidToken::Invalid));
     }
 }

@@ -1,0 +1,102 @@
+//! What a token says, and which claims a token must have.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Deserializer};
+
+/// Maximum difference between the clock of the tokens' issuer and the clock of this host.
+pub(crate) const LEEWAY: Duration = Duration::from_secs(5);
+
+/// The claims that every token must have, besides `sub` and `exp`. By default, none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequiredClaims {
+    /// `aud` must contain one of these. If empty, `aud` is not checked.
+    pub audiences: Vec<String>,
+    /// `iss` must be one of these. If empty, `iss` is not checked.
+    pub issuers: Vec<String>,
+}
+
+/// Why a token is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidToken {
+    #[error(
+        "the token is no JWT with sub and exp that is signed by the key and the algorithm of this server"
+    )]
+    Invalid,
+    #[error("the token's kid is not that of a key of this server")]
+    UnknownKey,
+    #[error("too many keys of this server fit the token; it needs a kid that names one of them")]
+    Ambiguous,
+    #[error("the token has no {0}; it is asked for here")]
+    Without(&'static str),
+    #[error("the token's {claim} is not {expected}; leave a claim out that says nothing")]
+    Claim {
+        claim: &'static str,
+        expected: &'static str,
+    },
+    #[error("the token's aud is not one that this server accepts")]
+    OtherAudience,
+    #[error("the token's iss is not one that this server accepts")]
+    OtherIssuer,
+    #[error("the token has expired")]
+    Expired,
+    #[error("the token is not valid yet")]
+    Early,
+}
+
+/// The claims of a token that was verified.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Claims {
+    /// The user.
+    pub(crate) sub: String,
+    exp: f64,
+    /// The rooms that the bearer may access; all if the token has no such claim.
+    pub(crate) rooms: Option<Vec<String>>,
+}
+
+/// The claims that this program reads, as they are in the token. jsonwebtoken checks `aud` and `iss`.
+#[derive(Deserialize)]
+pub(super) struct RawClaims {
+    #[serde(default, deserialize_with = "given")]
+    sub: Option<String>,
+    /// Seconds since the epoch; fractions are allowed (RFC 7519, NumericDate).
+    #[serde(default, deserialize_with = "given")]
+    exp: Option<f64>,
+    #[serde(default, deserialize_with = "given")]
+    nbf: Option<f64>,
+    #[serde(default, deserialize_with = "given")]
+    rooms: Option<Vec<String>>,
+}
+
+/// A claim that is there must be of its type: otherwise `"rooms": null` would give access to every room.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(json: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(json).map(Some)
+}
+
+impl Claims {
+    /// Checks the claims of a token whose signature is valid.
+    pub(super) fn check(raw: RawClaims, now: SystemTime) -> Result<Self, InvalidToken> {
+        let claims = Self {
+            sub: raw.sub.ok_or(InvalidToken::Without("sub"))?,
+            exp: raw.exp.ok_or(InvalidToken::Without("exp"))?,
+            rooms: raw.rooms,
+        };
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (now, leeway) = (now.as_secs_f64(), LEEWAY.as_secs_f64());
+        if claims.exp + leeway <= now {
+            return Err(InvalidToken::Expired);
+        }
+        if raw.nbf.is_some_and(|nbf| nbf > now + leeway) {
+            return Err(InvalidToken::Early);
+        }
+        Ok(claims)
+    }
+
+    /// How long the token is valid from `now` on.
+    pub(crate) fn expires_in(&self, now: SystemTime) -> Duration {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let left = self.exp - now.as_secs_f64();
+        let left = Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(Duration::MAX);
+        left.saturating_add(LEEWAY)
+    }
+}

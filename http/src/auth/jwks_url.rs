@@ -1,0 +1,144 @@
+//! The address of a key set.
+
+use std::{fmt, str::FromStr};
+
+use url::Url;
+
+/// An `http://` or `https://` URL without a user name, which messages would repeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwksUrl(Url);
+
+/// Why a text is not the address of a key set. No sentence repeats the text, which may contain a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidJwksUrl {
+    /// It is not an absolute URL of HTTP.
+    #[error(
+        "write the URL of a key set (JWKS), for example https://id.example/.well-known/jwks.json"
+    )]
+    NotHttp,
+    /// It has a user name or a password.
+    #[error("a key set (JWKS) is public; write its URL without a user name and a password")]
+    HasUser,
+}
+
+impl FromStr for JwksUrl {
+    type Err = InvalidJwksUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidJwksUrl> {
+        let mut url: Url = text.trim().parse().map_err(|_| InvalidJwksUrl::NotHttp)?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(InvalidJwksUrl::NotHttp);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidJwksUrl::HasUser);
+        }
+        url.set_fragment(None);
+        Ok(Self(url))
+    }
+}
+
+impl JwksUrl {
+    /// Whether the server must use TLS.
+    pub(super) fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    /// The host without the brackets of an IPv6 address, as connections and certificates need it.
+    pub(super) fn host(&self) -> &str {
+        self.0
+            .host_str()
+            .unwrap_or_default()
+            .trim_matches(['[', ']'])
+    }
+
+    /// The port, 80 or 443 by default.
+    pub(super) fn port(&self) -> u16 {
+        self.0.port_or_known_default().unwrap_or_default()
+    }
+
+    /// The value of the Host header.
+    pub(super) fn authority(&self) -> String {
+        let host = self.0.host_str().unwrap_or_default();
+        match self.0.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
+    /// The target of a request.
+    pub(super) fn path_and_query(&self) -> String {
+        match self.0.query() {
+            Some(query) => format!("{}?{query}", self.0.path()),
+            None => self.0.path().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for JwksUrl {
+    /// Without the query, which may contain an access key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}://{}{}",
+            self.0.scheme(),
+            self.authority(),
+            self.0.path()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_url_are_those_that_a_request_needs() {
+        for (text, shown, host, port, authority, target) in [
+            (
+                "https://id.example/.well-known/jwks.json",
+                "https://id.example/.well-known/jwks.json",
+                "id.example",
+                443,
+                "id.example",
+                "/.well-known/jwks.json",
+            ),
+            (
+                " http://[::1]:8080/keys?key=hunter2#fragment ",
+                "http://[::1]:8080/keys",
+                "::1",
+                8080,
+                "[::1]:8080",
+                "/keys?key=hunter2",
+            ),
+            ("HTTP://Keys", "http://keys/", "keys", 80, "keys", "/"),
+        ] {
+            let url: JwksUrl = text.parse().unwrap();
+            assert_eq!(url.to_string(), shown);
+            assert_eq!((url.host(), url.port()), (host, port));
+            assert_eq!(
+                (url.authority(), url.path_and_query()),
+                (authority.to_owned(), target.to_owned())
+            );
+            assert_eq!(url.is_https(), shown.starts_with("https"));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_refused_and_not_repeated() {
+        for (text, why) in [
+            ("", InvalidJwksUrl::NotHttp),
+            ("id.example/jwks.json", InvalidJwksUrl::NotHttp),
+            ("file:///etc/jwks.json", InvalidJwksUrl::NotHttp),
+            ("ftp://hunter2.example/", InvalidJwksUrl::NotHttp),
+            ("https://", InvalidJwksUrl::NotHttp),
+            ("https://id.example:99999/", InvalidJwksUrl::NotHttp),
+            ("https://user:hunter2@id.example/", InvalidJwksUrl::HasUser),
+            ("https://hunter2@id.example/", InvalidJwksUrl::HasUser),
+        ] {
+            let refused = text.parse::<JwksUrl>().unwrap_err();
+            assert_eq!(refused, why, "{text}");
+            assert!(!refused.to_string().contains("hunter2"));
+        }
+    }
+}

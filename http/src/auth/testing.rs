@@ -1,0 +1,104 @@
+//! Issuers of tokens, for tests.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    rand::SystemRandom,
+    rsa::KeySize,
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
+        KeyPair, RsaKeyPair,
+    },
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
+use pem::Pem;
+use serde_json::{Value, json};
+
+pub(super) const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
+
+/// Signs tokens with one key.
+#[derive(Clone)]
+pub(super) struct Issuer {
+    pub(super) signs: EncodingKey,
+    pub(super) algorithm: Algorithm,
+    /// The content of a file with the key that verifies its tokens.
+    pub(super) file: String,
+}
+
+pub(super) fn secret(secret: &str) -> Issuer {
+    Issuer {
+        signs: EncodingKey::from_secret(secret.as_bytes()),
+        algorithm: Algorithm::HS256,
+        file: format!("{secret}\n"),
+    }
+}
+
+pub(super) fn pem(tag: &str, der: &[u8]) -> String {
+    pem::encode(&Pem::new(tag, der))
+}
+
+fn public(key: &impl AsDer<PublicKeyX509Der<'static>>) -> String {
+    pem("PUBLIC KEY", key.as_der().unwrap().as_ref())
+}
+
+pub(super) fn ed25519() -> Issuer {
+    // The first version of PKCS #8: `Jwk::from_encoding_key` accepts no other.
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8v1(&SystemRandom::new()).unwrap();
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+    Issuer {
+        signs: EncodingKey::from_ed_der(pkcs8.as_ref()),
+        algorithm: Algorithm::EdDSA,
+        file: public(pair.public_key()),
+    }
+}
+
+pub(super) fn ec(curve: &'static EcdsaSigningAlgorithm, algorithm: Algorithm) -> Issuer {
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(curve, &SystemRandom::new()).unwrap();
+    let pair = EcdsaKeyPair::from_pkcs8(curve, pkcs8.as_ref()).unwrap();
+    Issuer {
+        signs: EncodingKey::from_ec_der(pkcs8.as_ref()),
+        algorithm,
+        file: public(pair.public_key()),
+    }
+}
+
+pub(super) fn p256() -> Issuer {
+    ec(&ECDSA_P256_SHA256_FIXED_SIGNING, Algorithm::ES256)
+}
+
+/// With the public key in both of its forms.
+pub(super) fn rsa() -> (Issuer, String) {
+    let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+    let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();
+    let private = pem("PRIVATE KEY", pkcs8.as_ref());
+    let issuer = Issuer {
+        signs: EncodingKey::from_rsa_pem(private.as_bytes()).unwrap(),
+        algorithm: Algorithm::RS256,
+        file: public(pair.public_key()),
+    };
+    (issuer, pem("RSA PUBLIC KEY", pair.public_key().as_ref()))
+}
+
+impl Issuer {
+    pub(super) fn token(&self, claims: &Value) -> String {
+        encode(&Header::new(self.algorithm), claims, &self.signs).unwrap()
+    }
+
+    pub(super) fn token_with_kid(&self, kid: Option<&str>, claims: &Value) -> String {
+        let mut header = Header::new(self.algorithm);
+        header.kid = kid.map(str::to_owned);
+        encode(&header, claims, &self.signs).unwrap()
+    }
+
+    /// The key that verifies its tokens as a JWK.
+    pub(super) fn jwk(&self, kid: Option<&str>) -> Value {
+        let mut jwk = Jwk::from_encoding_key(&self.signs, self.algorithm).unwrap();
+        jwk.common.key_id = kid.map(str::to_owned);
+        serde_json::to_value(jwk).unwrap()
+    }
+}
+
+/// A key set of these keys.
+pub(super) fn set(keys: &[Value]) -> String {
+    json!({"keys": keys}).to_string()
+}
