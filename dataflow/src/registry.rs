@@ -132,7 +132,6 @@ pub fn register<'scope>(
         move |frontiers| {
             let mut changes = of_changes.activate();
             restored.for_each_stamp(|at, data| {
-                let at = at.delayed(&0, 1);
                 let mut session = changes.session(&at);
                 for totals in data.flat_map(|data| data.drain(..)) {
                     session.give_iterator(registry.restore(totals));
@@ -146,17 +145,14 @@ pub fn register<'scope>(
             }
             let mut marked = of_finals.activate();
             finals.for_each_stamp(|at, data| {
+                let (mut marked, mut changes) = (marked.session(&at), changes.session(&at));
                 for mut closed in data.flat_map(|data| data.drain(..)) {
-                    let start_ms = closed.start_ms;
-                    let room = registry.register(&mut closed);
-                    let counts = closed.counts.iter();
+                    let (room, start_ms) = (registry.register(&mut closed), closed.start_ms);
                     let change = |(emoji, count): &(Emoji, u64)| {
                         ((room, emoji.id()), start_ms, *count as i64)
                     };
-                    changes
-                        .session(&at.delayed(&start_ms, 1))
-                        .give_iterator(counts.map(change));
-                    marked.session(&at.delayed(&start_ms, 0)).give(closed);
+                    changes.give_iterator(closed.counts.iter().map(change));
+                    marked.give(closed);
                 }
             });
             // An empty frontier means that the sources are gone, not that rooms expire.
