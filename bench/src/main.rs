@@ -51,6 +51,8 @@ enum Figure {
     Rooms(rooms::Flags),
     /// Half an hour of event time: whether memory stays flat
     Memory(rooms::MemoryFlags),
+    /// From the start to the first final, with the totals of many rooms to restore
+    Restore(rooms::RestoreFlags),
     /// From the start of the process to its first committed final, with a minute's backlog
     Start(start::Flags),
     /// What a POST costs, beside hyper alone, and axum with rdkafka
@@ -99,6 +101,7 @@ fn main() -> Outcome<()> {
         Figure::Steady(flags) => steady::run(&flags),
         Figure::Rooms(flags) => rooms::run(&flags),
         Figure::Memory(flags) => rooms::memory(&flags),
+        Figure::Restore(flags) => rooms::restore(&flags),
         Figure::Start(flags) => start::run(&flags),
         Figure::Ingest(flags) => ingest::run(&flags),
         Figure::Relays(flags) => relays::run(&flags),

@@ -54,9 +54,6 @@ pub(crate) struct Flags {
     /// Windows that are measured
     #[arg(long, default_value_t = 20)]
     windows: usize,
-    /// How often the dataflow is killed and started again afterwards: it restores the totals of all rooms
-    #[arg(long, default_value_t = 0)]
-    restarts: usize,
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +67,18 @@ pub(crate) struct MemoryFlags {
     /// Minutes of event time
     #[arg(long, default_value_t = 30)]
     minutes: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreFlags {
+    #[command(flatten)]
+    ours: Ours,
+    #[arg(long, default_value_t = 100_000)]
+    rooms: u32,
+    #[arg(long, default_value_t = 60)]
+    emojis: u32,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
 }
 
 /// One reaction of every emoji in every room, over and over, each window the same.
@@ -212,19 +221,6 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
         }
         dataflow.check()?;
     }
-    let mut restarts = Vec::new();
-    for _ in 0..flags.restarts {
-        drop(dataflow);
-        // What it committed just before.
-        let (_, finals) = &readers[0];
-        while finals.next(QUIET, |_, _| {})? {}
-        let begun = Instant::now();
-        dataflow = start_ours(&flags.ours, PREFIX)?;
-        while !finals.next(Duration::from_millis(5), |_, _| {})? {
-            dataflow.check()?;
-        }
-        restarts.push(begun.elapsed().as_secs_f64());
-    }
     stop.store(true, Ordering::Relaxed);
     load.join().map_err(|_| "the load panicked")??;
 
@@ -259,9 +255,63 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
         median(steps),
         resident
     );
-    if !restarts.is_empty() {
-        println!("s from a start that restores all totals to the first final: {restarts:.1?}");
+    Ok(())
+}
+
+/// Starts that restore the totals of all rooms, while one room goes on.
+pub(crate) fn restore(flags: &RestoreFlags) -> Outcome<()> {
+    let cluster = Cluster::connect(&flags.ours.kafka)?;
+    let prefix = "restore";
+    let topic = format!("{prefix}.reactions");
+    cluster.renew(&topic, PARTITIONS)?;
+    cluster.renew_results(prefix)?;
+    let everybody = Everybody::new(flags.rooms, flags.emojis)?;
+    let filler = cluster.filler(50)?;
+    let begin_ms = window_of(now_ms() - 2 * WINDOW_MS);
+    for flush in 1..=WINDOW_MS / FLUSH_MS {
+        everybody.flush(&filler, &topic, begin_ms + flush * FLUSH_MS)?;
     }
+    filler.finish()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = {
+        let (one, stop, filler) = (Everybody::new(1, 1)?, stop.clone(), cluster.filler(2)?);
+        thread::spawn(move || {
+            let written = Mutex::default();
+            load(&one, &filler, &topic, &written, &stop).map_err(|e| e.to_string())
+        })
+    };
+    let totals = cluster.finals(&format!("{prefix}.totals"), Offset::Beginning)?;
+    let finals = cluster.finals(&format!("{prefix}.windows"), Offset::Beginning)?;
+    let mut dataflow = start_ours(&flags.ours, prefix)?;
+    let mut seen = 0;
+    while seen < flags.rooms {
+        match totals.next(Duration::from_millis(100), |_, _| {})? {
+            true => seen += 1,
+            false => dataflow.check()?,
+        }
+    }
+    let mut seconds = Vec::new();
+    for _ in 0..flags.rounds {
+        drop(dataflow);
+        while finals.next(QUIET, |_, _| {})? {}
+        let begun = Instant::now();
+        dataflow = start_ours(&flags.ours, prefix)?;
+        while !finals.next(Duration::from_millis(5), |_, _| {})? {
+            dataflow.check()?;
+        }
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.join().map_err(|_| "the load panicked")??;
+    println!("| totals | to the first final s, each | median | resident MB |");
+    println!("|---|---|---|---|");
+    println!(
+        "| {} x {} | {seconds:.1?} | {:.1} | {:.0} |",
+        flags.rooms,
+        flags.emojis,
+        median(seconds.clone()),
+        dataflow.resident_mb()?
+    );
     Ok(())
 }
 
