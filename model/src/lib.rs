@@ -14,6 +14,7 @@ mod frame;
 mod headers;
 mod json;
 mod known;
+mod later_finals;
 mod payload;
 mod reaction;
 mod relay;
@@ -32,6 +33,7 @@ pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
 pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
 pub use headers::{INSTANCE_HEADER, REMOVED_HEADER, RESETS_HEADER, TOTALS_BEGIN_HEADER};
 pub use json::{Entry, Names, is_json, without_bom};
+pub use later_finals::LaterFinals;
 pub use payload::{Payload, PayloadError};
 pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, ReactionRef, UserId};
 pub use relay::{

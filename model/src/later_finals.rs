@@ -1,0 +1,139 @@
+//! Counts of the finals of a room that are later than its totals record, whatever the order in which partitions are
+//! read.
+//!
+//! ```text
+//!  [windows] partition 0:  · · · 4 2 │                              record ─▶ base
+//!            partition 3:            │ 1 begins·7 5                 fold: base + (4 2), dropped by begins, (7 5)
+//! ```
+//!
+//! The finals of a room lie in two partitions after its topic got more of them. A restore may read the new partition
+//! first, and a final in it may begin the totals at 0: the finals of the old partition, which are read later, must not
+//! be added to those of the new one then. So each partition has its own counts, and [`LaterFinals::fold`] puts them in
+//! order.
+
+use crate::ResultOrder;
+
+/// Counts of the finals of a room that are later than its totals record.
+///
+/// ```
+/// # use emostream_model::{LaterFinals, ResultOrder};
+/// let order = |start_ms| ResultOrder { resets: 0, start_ms };
+/// let mut later = LaterFinals::<u64>::default();
+/// // The new partition is read first. Its second final begins the totals at 0.
+/// *later.counts(3, order(6000), false) += 1;
+/// *later.counts(3, order(8000), true) += 7;
+/// *later.counts(3, order(10_000), false) += 5;
+/// *later.counts(0, order(4000), false) += 2;
+/// assert_eq!(later.fold(100, |total, more| *total += more), 12);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaterFinals<C> {
+    /// Usually one: a room seldom moves to another partition.
+    parts: Vec<Part<C>>,
+}
+
+/// What one partition holds since the last final in it that begins the totals, or else since the totals record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part<C> {
+    partition: u32,
+    /// The order of its first final.
+    first: ResultOrder,
+    /// Its first final begins the totals at 0.
+    begins: bool,
+    counts: C,
+}
+
+impl<C> Default for LaterFinals<C> {
+    fn default() -> LaterFinals<C> {
+        LaterFinals { parts: Vec::new() }
+    }
+}
+
+impl<C: Default> LaterFinals<C> {
+    /// The counts to which a final of this order is to be added. `begins`: the totals begin at 0 with it, so it drops
+    /// the counts of the finals before it in its partition.
+    ///
+    /// The finals of a partition must come in their order. Of two partitions, all finals of one must be earlier than
+    /// all finals of the other; which one is read first does not matter.
+    pub fn counts(&mut self, partition: u32, order: ResultOrder, begins: bool) -> &mut C {
+        let known = self
+            .parts
+            .iter()
+            .position(|part| part.partition == partition);
+        let at = known.unwrap_or(self.parts.len());
+        if begins || known.is_none() {
+            let part = Part {
+                partition,
+                first: order,
+                begins,
+                counts: C::default(),
+            };
+            match self.parts.get_mut(at) {
+                Some(known) => *known = part,
+                None => self.parts.push(part),
+            }
+        }
+        &mut self.parts[at].counts
+    }
+
+    /// The totals of the room: `base` is the counts of its totals record, to which `merge` adds the counts of each
+    /// partition in order. Where the totals begin at 0, everything before is dropped, `base` included.
+    pub fn fold(self, base: C, mut merge: impl FnMut(&mut C, C)) -> C {
+        let mut parts = self.parts;
+        parts.sort_unstable_by_key(|part| part.first);
+        parts.into_iter().fold(base, |mut totals, part| {
+            if part.begins {
+                return part.counts;
+            }
+            merge(&mut totals, part.counts);
+            totals
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Of a final: whether the room moves to a new partition with it, whether the totals begin with it, its count.
+    type Step = (bool, bool, u64);
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = (
+            proptest::bool::weighted(0.2),
+            proptest::bool::weighted(0.2),
+            1..9_u64,
+        );
+        proptest::collection::vec(step, 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn the_totals_are_those_of_all_finals_in_order_whichever_partition_is_read_first(
+            steps in steps(), base in 0..99_u64, seed in any::<u64>(),
+        ) {
+            // The oracle has all finals in their order.
+            let mut expected = base;
+            let mut partitions: Vec<Vec<(ResultOrder, bool, u64)>> = vec![Vec::new()];
+            for (nth, (moves, begins, count)) in (0..).zip(steps) {
+                expected = if begins { count } else { expected + count };
+                if moves {
+                    partitions.push(Vec::new());
+                }
+                // A reset to an earlier time in between: windows begin earlier again.
+                let order = ResultOrder { resets: nth / 10, start_ms: 2000 * (nth % 10) };
+                partitions.last_mut().into_iter().for_each(|it| it.push((order, begins, count)));
+            }
+            let mut order: Vec<usize> = (0..partitions.len()).collect();
+            order.sort_by_key(|at| (*at as u64 + 1).wrapping_mul(seed | 1));
+            let mut later = LaterFinals::<u64>::default();
+            for at in order {
+                for (order, begins, count) in &partitions[at] {
+                    *later.counts(at as u32, *order, *begins) += count;
+                }
+            }
+            prop_assert_eq!(later.fold(base, |totals, more| *totals += more), expected);
+        }
+    }
+}
