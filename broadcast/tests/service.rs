@@ -27,6 +27,8 @@ mod receiving;
 mod restarts;
 #[path = "service/resuming.rs"]
 mod resuming;
+#[path = "service/retention.rs"]
+mod retention;
 #[path = "service/shards.rs"]
 mod shards;
 #[path = "service/slow.rs"]

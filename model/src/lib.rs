@@ -37,10 +37,10 @@ pub use later_finals::LaterFinals;
 pub use payload::{Payload, PayloadError};
 pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, ReactionRef, UserId};
 pub use relay::{
-    Batch as RelayBatch, Down as RelayDown, Hello as RelayHello, MAX_DOWN_BYTES, MAX_PATH,
-    MAX_UP_BYTES, Meeting as RelayMeeting, MessageError, NodeId, Nonce, RELAY_VERSION, ReadRange,
-    Refusal, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp, Update as RelayUpdate,
-    Welcome as RelayWelcome, WindowSettings,
+    Batch as RelayBatch, Down as RelayDown, Final as RelayFinal, Hello as RelayHello,
+    MAX_DOWN_BYTES, MAX_PATH, MAX_UP_BYTES, Meeting as RelayMeeting, MessageError, NodeId, Nonce,
+    RELAY_VERSION, ReadRange, Refusal, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp,
+    Update as RelayUpdate, Welcome as RelayWelcome, WindowSettings,
 };
 pub use result_order::{FinalsFrom, ResultOrder, Unwritten};
 pub use results::{

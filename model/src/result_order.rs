@@ -1,5 +1,6 @@
 //! Which of two results of a room is the later one, and where the later ones lie.
 
+use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::Window;
@@ -8,7 +9,19 @@ use crate::Window;
 /// begin earlier again: so the number of such resets comes first, and the window second. Offsets tell the order
 /// only within a partition, and a room changes its partition when its topic gets more.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    Encode,
+    BorrowDecode,
 )]
 pub struct ResultOrder {
     /// The number of backward resets before the result.

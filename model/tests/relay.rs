@@ -64,24 +64,30 @@ fn room_count() -> impl Strategy<Value = RoomCount> {
     (room(), any::<u64>()).prop_map(|(room, count)| RoomCount { room, count })
 }
 
+fn order() -> impl Strategy<Value = ResultOrder> {
+    any::<(u64, u64)>().prop_map(|(resets, start_ms)| ResultOrder { resets, start_ms })
+}
+
 fn snapshot() -> impl Strategy<Value = RoomSnapshot> {
     let trending =
-        any::<(u64, String)>().prop_map(|(start_ms, frame)| TrendingNow { start_ms, frame });
+        (order(), any::<String>()).prop_map(|(order, frame)| TrendingNow { order, frame });
     let all = (
         room(),
         option::of(id()),
         option::of((id(), window())),
         vec(".*", 0..3),
+        option::of(order()),
         counts(),
         vec(".*", 0..3),
         option::of(trending),
     );
     all.prop_map(
-        |(room, floor, newest, finals, totals, live, trending)| RoomSnapshot {
+        |(room, floor, newest, finals, totals_as_of, totals, live, trending)| RoomSnapshot {
             room,
             floor,
             newest,
             finals,
+            totals_as_of,
             totals,
             live,
             trending,
@@ -105,17 +111,22 @@ fn update() -> impl Strategy<Value = RelayUpdate> {
         top,
         rooms,
     });
+    let closed = (id(), any::<(u64, u64, bool)>(), record());
+    let closed = closed.prop_map(|(id, (written_ms, resets, begins), record)| RelayFinal {
+        id,
+        written_ms,
+        resets,
+        begins,
+        record,
+    });
     prop_oneof![
-        (id(), any::<u64>(), record()).prop_map(|(id, written_ms, record)| RelayUpdate::Final {
-            id,
-            written_ms,
-            record
-        }),
+        closed.prop_map(RelayUpdate::Final),
         record().prop_map(RelayUpdate::Live),
         trending.prop_map(RelayUpdate::Trending),
         leaders.prop_map(RelayUpdate::Leaders),
         snapshot().prop_map(RelayUpdate::Room),
         range().prop_map(RelayUpdate::Read),
+        (room(), order()).prop_map(|(room, before)| RelayUpdate::Removed { room, before }),
     ]
 }
 
@@ -149,6 +160,7 @@ fn down() -> impl Strategy<Value = RelayDown> {
         Just(RelayDown::Present),
         path().prop_map(RelayDown::Path),
         Just(RelayDown::Heartbeat),
+        Just(RelayDown::Snapshot),
     ]
 }
 
@@ -227,11 +239,17 @@ proptest! {
 
 #[test]
 fn another_version_is_told_by_its_number() {
-    let mut frame = RelayUp::Heartbeat.frame();
-    frame[4] = 9;
-    let error = RelayUp::decode(&frame[4..]).unwrap_err();
-    assert_eq!(error, MessageError::Version(9));
-    assert!(error.to_string().contains("version 9"));
+    for version in [1, 9] {
+        let (mut up, mut down) = (
+            RelayUp::Heartbeat.frame(),
+            RelayDown::Challenge([0; 32]).frame(),
+        );
+        (up[4], down[4]) = (version, version);
+        let error = RelayUp::decode(&up[4..]).unwrap_err();
+        assert_eq!(error, MessageError::Version(version));
+        assert_eq!(RelayDown::decode(&down[4..]), Err(error.clone()));
+        assert!(error.to_string().contains(&format!("version {version}")));
+    }
     assert_eq!(RelayUp::decode(&[]), Err(MessageError::Empty));
     let trailing = [&RelayUp::Heartbeat.frame()[4..], &[0, 0]].concat();
     assert_eq!(RelayUp::decode(&trailing), Err(MessageError::Trailing(2)));
@@ -239,7 +257,7 @@ fn another_version_is_told_by_its_number() {
 
 /// The format changes only with its version.
 #[test]
-fn the_bytes_of_version_1() {
+fn the_bytes_of_version_2() {
     let record = WindowRecord {
         room: Room::new("r").unwrap(),
         window: Window { start: 2, end: 4 },
@@ -251,29 +269,40 @@ fn the_bytes_of_version_1() {
         partition: 3,
         offset: 300,
     };
-    let written_ms = 9;
-    let updates = vec![RelayUpdate::Final {
+    let closed = RelayFinal {
         id,
-        written_ms,
+        written_ms: 9,
+        resets: 1,
+        begins: true,
         record,
-    }];
+    };
+    let removed = RelayUpdate::Removed {
+        room: Room::new("q").unwrap(),
+        before: ResultOrder {
+            resets: 1,
+            start_ms: 7,
+        },
+    };
+    let updates = vec![RelayUpdate::Final(closed), removed];
     let frame = RelayDown::Updates {
         born_us: 1,
         updates,
     }
     .frame();
     let expected = [
-        &[0, 0, 0, 24, 1][..],
-        // Updates, born, one of them: a final.
-        &[3, 1, 1, 0],
-        // 3-300, written at 9.
-        &[3, 251, 44, 1, 9],
+        &[0, 0, 0, 31, 2][..],
+        // Updates, born, two of them: a final.
+        &[3, 1, 2, 0],
+        // 3-300, written at 9, after one backward reset, and the totals begin with it.
+        &[3, 251, 44, 1, 9, 1, 1],
         // Room, window, no emission, total.
         &[1, b'r', 2, 4, 0, 5],
         // One tally: its emoji, 5 in no swarm.
         &[1, 3],
         "⚽".as_bytes(),
         &[5, 0, 5],
+        // A room is removed: its name, after one backward reset, before 7.
+        &[6, 1, b'q', 1, 7],
     ]
     .concat();
     assert_eq!(frame, expected);

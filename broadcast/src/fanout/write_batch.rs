@@ -132,7 +132,10 @@ impl WriteBatch {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::room::{state::RoomState, testing::record_of};
+    use crate::room::{
+        state::RoomState,
+        testing::{closed, record_of},
+    };
     use emostream_model::ResultId;
     use proptest::prelude::*;
 
@@ -143,7 +146,7 @@ mod tests {
                 partition: 0,
                 offset,
             };
-            assert!(room.push_final(id, offset, record_of(offset, offset, None), None, None));
+            assert!(room.push_final(closed(id, offset, record_of(offset, offset, None)), None));
         }
         room
     }

@@ -64,24 +64,15 @@ impl Hub {
     }
 
     /// Applies an update, and notifies the subscribers of what has changed. `false` if it is known already.
-    ///
-    /// `resets` is the number of backward resets before a result, where that is known.
-    pub(super) fn apply(
-        &self,
-        resets: Option<u64>,
-        update: RelayUpdate,
-    ) -> Result<bool, RejectedUpdate> {
+    pub(super) fn apply(&self, update: RelayUpdate) -> Result<bool, RejectedUpdate> {
         match update {
-            RelayUpdate::Final {
-                id,
-                written_ms,
-                record,
-            } => {
-                self.observe(&record);
-                let room = record.room.clone();
-                let (newest, unread) = ((id, record.window), self.last_unread(id.partition));
+            RelayUpdate::Final(closed) => {
+                self.observe(&closed.record);
+                let room = closed.record.room.clone();
+                let newest = (closed.id, closed.record.window);
+                let unread = self.last_unread(closed.id.partition);
                 self.update_room(&room, Some(newest), |state| {
-                    let is_new = state.push_final(id, written_ms, record, resets, unread);
+                    let is_new = state.push_final(closed, unread);
                     self.resets.fetch_max(state.resets(), Ordering::Relaxed);
                     is_new
                 })
@@ -103,6 +94,11 @@ impl Hub {
                 self.update_room(room, parsed.newest(), |state| state.merge(parsed))
             }
             RelayUpdate::Read(range) => self.set_read(range),
+            RelayUpdate::Removed { room, before } => {
+                // A room that is not known stays so. The sweep drops the others once they are idle.
+                let entry = self.find(&room);
+                Ok(entry.is_some_and(|entry| entry.update(|state| state.remove(&room, before))))
+            }
         }
     }
 
@@ -285,7 +281,7 @@ impl Hub {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::room::testing::record;
+    use crate::room::testing::{closed, record};
 
     fn hub() -> Hub {
         Hub::new(WindowSettings::default(), Arc::new([]))
@@ -310,7 +306,7 @@ mod tests {
             room: room(3),
             ..record(100, Some(1000))
         };
-        assert_eq!(hub.apply(None, RelayUpdate::Live(live)), Ok(true));
+        assert_eq!(hub.apply(RelayUpdate::Live(live)), Ok(true));
         hub.sweep(0, 0);
         assert!(hub.subscribe(&more).is_some());
         assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_none());
@@ -321,5 +317,44 @@ mod tests {
         hub.sweep(0, 0);
         assert_eq!(hub.len(), 1);
         assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_some());
+    }
+
+    #[test]
+    fn rooms_that_were_removed_take_no_memory_once_their_finals_have_expired() {
+        let hub = hub();
+        for nth in 0..9 {
+            let id = ResultId {
+                partition: 0,
+                offset: nth,
+            };
+            let record = WindowRecord {
+                room: room(nth as usize % 3),
+                ..record(nth, None)
+            };
+            let update = RelayUpdate::Final(closed(id, nth, record));
+            assert_eq!(hub.apply(update), Ok(true));
+        }
+        let remove = |nth, window| {
+            let before = ResultOrder::new(0, record(window, None).window);
+            hub.apply(RelayUpdate::Removed {
+                room: room(nth),
+                before,
+            })
+        };
+        assert!(hub.subscribe(&room(0)).is_some());
+        assert_eq!(remove(0, 100), Ok(true));
+        assert_eq!(remove(1, 100), Ok(true));
+        assert_eq!(remove(2, 8), Ok(false), "its newest final is of window 8");
+        assert_eq!(remove(3, 100), Ok(false), "not known");
+        hub.sweep(0, 0);
+        assert_eq!(hub.len(), 3, "their finals can still be sent");
+        hub.sweep(u64::MAX, 0);
+        let mut kept: Vec<Room> = hub.all().into_iter().map(|(room, _)| room).collect();
+        kept.sort();
+        assert_eq!(
+            kept,
+            [room(0), room(2)],
+            "one has a subscriber, one has totals"
+        );
     }
 }

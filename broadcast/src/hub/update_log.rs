@@ -201,6 +201,7 @@ mod tests {
             floor: None,
             newest: None,
             finals: vec!["x".repeat(bytes)],
+            totals_as_of: None,
             totals: Vec::new(),
             live: Vec::new(),
             trending: None,

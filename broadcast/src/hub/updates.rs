@@ -15,7 +15,7 @@ use std::{
 };
 
 use emostream_log::EventClock;
-use emostream_model::{ReadRange, RelayUpdate, ResultId, ResultOrder, Room, WindowRecord};
+use emostream_model::{ReadRange, RelayFinal, RelayUpdate, Room};
 use tokio::sync::SetOnce;
 
 use crate::hub::{rejected_update::RejectedUpdate, rooms::Hub, update_log::UpdateLog};
@@ -42,14 +42,6 @@ pub(crate) struct Updates {
     mismatch: SetOnce<RejectedUpdate>,
 }
 
-/// A final that was read from the log at the start.
-pub(crate) struct RestoredFinal {
-    pub(crate) order: ResultOrder,
-    pub(crate) id: ResultId,
-    pub(crate) written_ms: u64,
-    pub(crate) record: WindowRecord,
-}
-
 impl Updates {
     pub(crate) fn new(hub: Arc<Hub>, metrics: Metrics, ring: Duration, clock: EventClock) -> Self {
         Self {
@@ -63,52 +55,47 @@ impl Updates {
         }
     }
 
-    /// Adds a room as the log has it at the start: `totals`, and the `finals` after them in their order.
+    /// Adds a room as the log has it at the start: `totals` are what its record says, together with later finals that are
+    /// not in the ring, and `finals` are those of the ring in their order.
     ///
     /// They are not counted in the metrics, and not appended to the update log: no relay is connected yet.
-    pub(crate) fn restore_room(
-        &self,
-        room: &Room,
-        totals: RoomTotals,
-        finals: impl IntoIterator<Item = RestoredFinal>,
-    ) {
-        let entry = self.hub.get_or_insert(room, || RoomState::new(totals));
-        for read in finals {
-            let unread = self.hub.last_unread(read.id.partition);
-            entry.update(|state| {
-                let resets = Some(read.order.resets);
-                state.push_final(read.id, read.written_ms, read.record, resets, unread)
-            });
+    pub(crate) fn restore_room(&self, room: &Room, totals: RoomTotals, finals: Vec<RelayFinal>) {
+        let newest = finals.last().map(RelayFinal::order);
+        // The final of the newest totals may be missing, or the room was removed after its finals.
+        let later = (newest.is_some() && totals.as_of() > newest).then(|| totals.clone());
+        let before = RoomTotals::before(totals, &finals);
+        let entry = self.hub.get_or_insert(room, || RoomState::new(before));
+        for closed in finals {
+            let unread = self.hub.last_unread(closed.id.partition);
+            entry.update(|state| state.push_final(closed, unread));
+        }
+        if let Some(later) = later {
+            entry.update(|state| state.adopt_totals(later));
         }
     }
 
     /// Applies what was trending at the start, likewise.
     pub(crate) fn restore_trending(&self, trending: RelayUpdate) {
         // No record of what is trending is rejected.
-        let _ = self.hub.apply(None, trending);
+        let _ = self.hub.apply(trending);
     }
 
     /// Applies an update that the publisher read at `origin_us`, Unix microseconds, and appends it to the update log
-    /// if it is new.
-    ///
-    /// `resets` is the number of backward resets before a result, where that is known. An update of another log also
-    /// ends this node ([`Updates::log_mismatch`]).
-    pub(crate) fn apply(
-        &self,
-        origin_us: u64,
-        resets: Option<u64>,
-        update: RelayUpdate,
-    ) -> Result<(), RejectedUpdate> {
+    /// if it is new. An update of another log also ends this node ([`Updates::log_mismatch`]).
+    pub(crate) fn apply(&self, origin_us: u64, update: RelayUpdate) -> Result<(), RejectedUpdate> {
         let kind = match &update {
-            RelayUpdate::Final { .. } => Some("final"),
+            RelayUpdate::Final(_) => Some("final"),
             RelayUpdate::Live(_) => Some("live"),
             RelayUpdate::Trending(_) => Some("trending"),
-            RelayUpdate::Leaders(_) | RelayUpdate::Room(_) | RelayUpdate::Read(_) => None,
+            RelayUpdate::Leaders(_)
+            | RelayUpdate::Room(_)
+            | RelayUpdate::Read(_)
+            | RelayUpdate::Removed { .. } => None,
         };
         let applied = {
             let mut pending = self.log.lock();
             let copy = (pending.relays > 0).then(|| update.clone());
-            let applied = self.hub.apply(resets, update);
+            let applied = self.hub.apply(update);
             if let (Ok(true), Some(update)) = (&applied, copy) {
                 self.log.append(&mut pending, origin_us, &update);
             }
@@ -148,7 +135,7 @@ impl Updates {
             end,
         };
         // A range of another log ends this node.
-        let _ = self.apply(now_us(), None, RelayUpdate::Read(range));
+        let _ = self.apply(now_us(), RelayUpdate::Read(range));
     }
 
     /// Returns once an update of another log was rejected: this node cannot continue.
@@ -182,14 +169,34 @@ pub(crate) fn now_us() -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{RelayDown, WindowSettings};
+    use crate::room::testing::{closed, record};
+    use emostream_model::{RelayDown, ResultId, ResultOrder, WindowSettings};
     use prometheus::Registry;
+
+    fn updates() -> Updates {
+        let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        Updates::new(hub, metrics, Duration::ZERO, EventClock::host())
+    }
+
+    #[test]
+    fn a_room_that_was_removed_after_the_finals_in_its_ring_is_restored_without_totals() {
+        let updates = updates();
+        let id = ResultId {
+            partition: 0,
+            offset: 5,
+        };
+        let finals = vec![closed(id, 1, record(7, None))];
+        let before = ResultOrder::new(0, record(100, None).window);
+        updates.restore_room(&Room::default(), RoomTotals::removed(before), finals);
+        let room = updates.hub.find(&Room::default()).unwrap();
+        let state = room.state();
+        assert_eq!((state.finals().count(), state.totals().total()), (1, 0));
+    }
 
     #[tokio::test]
     async fn what_is_known_already_is_not_passed_on() {
-        let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
-        let metrics = Metrics::register(&Registry::new()).unwrap();
-        let updates = Updates::new(hub, metrics, Duration::ZERO, EventClock::host());
+        let updates = updates();
         updates.log.join();
         for (start, end, is_applied) in [(5, 9, true), (5, 9, true), (1, 2, false)] {
             let range = ReadRange {
@@ -197,7 +204,7 @@ mod tests {
                 start,
                 end,
             };
-            let applied = updates.apply(1, None, RelayUpdate::Read(range));
+            let applied = updates.apply(1, RelayUpdate::Read(range));
             assert_eq!(applied.is_ok(), is_applied, "{range:?}");
         }
         let mut sealed = updates.log.watch();

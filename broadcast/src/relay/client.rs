@@ -8,7 +8,8 @@
 //! ```
 //!
 //! This relay sends each upstream what it has, and the upstream sends the rest. So a change of upstreams loses
-//! nothing and applies nothing twice.
+//! nothing and applies nothing twice. Rooms that were removed while the relay was away are found by their absence from
+//! the snapshot.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ use crate::hub::updates::{Updates, now_us};
 use crate::hub::upstream_status::UpstreamStatus;
 use crate::relay::audience::ReportedAudience;
 use crate::relay::auth::{RelayToken, nonce};
+use crate::relay::received_snapshot::ReceivedSnapshot;
 use crate::relay::transport::{
     self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
 };
@@ -281,6 +283,7 @@ impl Connector {
     ) -> Result<(), LinkError> {
         let updates = &self.updates;
         let mut warned = false;
+        let mut snapshot: Option<ReceivedSnapshot> = None;
         loop {
             let fed = *self.stage.borrow() == Stage::Fed;
             match reader.down().await? {
@@ -298,7 +301,10 @@ impl Connector {
                                  run the same emostream everywhere"
                             );
                         }
-                        updates.apply(origin_us, None, update)?;
+                        if let Some(snapshot) = &mut snapshot {
+                            snapshot.observe(&update);
+                        }
+                        updates.apply(origin_us, update)?;
                     }
                     updates.log.flush();
                     if fed {
@@ -306,7 +312,14 @@ impl Connector {
                         updates.metrics.relay_delay.observe(us as f64 / 1e6);
                     }
                 }
+                RelayDown::Snapshot => snapshot = Some(ReceivedSnapshot::default()),
                 RelayDown::Present => {
+                    if let Some(snapshot) = snapshot.take() {
+                        for removed in snapshot.removals(&updates.hub) {
+                            updates.apply(now_us(), removed)?;
+                        }
+                        updates.log.flush();
+                    }
                     updates.metrics.rooms.set(updates.hub.len() as i64);
                     updates.metrics.upstream.set(1);
                     updates
@@ -354,7 +367,8 @@ impl Connector {
 /// Whether it counts emojis that this build does not know.
 fn has_unnamed(update: &RelayUpdate) -> bool {
     match update {
-        RelayUpdate::Final { record, .. } | RelayUpdate::Live(record) => record.unnamed() > 0,
+        RelayUpdate::Final(closed) => closed.record.unnamed() > 0,
+        RelayUpdate::Live(record) => record.unnamed() > 0,
         _ => false,
     }
 }

@@ -20,6 +20,7 @@ mod audience;
 pub(crate) mod auth;
 pub(crate) mod client;
 mod log_limit;
+mod received_snapshot;
 pub(crate) mod server;
 mod session;
 mod transport;

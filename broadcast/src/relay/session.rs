@@ -105,7 +105,11 @@ async fn handshake(
 ) -> Result<(RelayHello, OwnedSemaphorePermit), LinkError> {
     let challenge = nonce();
     transport::write(writer, &RelayDown::Challenge(challenge).frame()).await?;
-    let RelayUp::Hello(hello) = reader.up().await? else {
+    let hello = reader.up().await.map_err(|error| match error {
+        LinkError::Closed => LinkError::ClosedBeforeHello,
+        error => error,
+    })?;
+    let RelayUp::Hello(hello) = hello else {
         return Err(LinkError::OutOfTurn);
     };
     let meeting = RelayMeeting {
@@ -177,13 +181,14 @@ async fn send_updates(
     }
 }
 
-/// Sends the snapshots of all rooms, in pieces.
+/// Sends the snapshots of all rooms that have results, in pieces.
 async fn send_snapshot(
     updates: &Updates,
     has: &[ReadRange],
     reads: &[ReadRange],
     writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), LinkError> {
+    transport::write(writer, &RelayDown::Snapshot.frame()).await?;
     let (origin_us, mut piece) = (now_us(), RelayBatch::default());
     for (room, entry) in updates.hub.all() {
         let update = {
@@ -277,5 +282,56 @@ impl Drop for Attached<'_> {
     fn drop(&mut self) {
         self.0.log.leave();
         self.0.metrics.relays.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use emostream_log::EventClock;
+    use emostream_model::{RELAY_VERSION, WindowSettings};
+    use prometheus::Registry;
+    use tokio::io::AsyncReadExt;
+
+    /// Why a peer is not accepted that sends this after the challenge, and closes.
+    async fn refused(sends: &[u8]) -> String {
+        let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let updates = Updates::new(hub, metrics, Duration::ZERO, EventClock::host());
+        let (here, mut there) = tokio::io::duplex(1024);
+        let (token, permits) = (RelayToken::default(), Arc::new(Semaphore::new(1)));
+        let peer = async {
+            let challenge = RelayDown::Challenge([0; 32]).frame();
+            there
+                .read_exact(&mut vec![0; challenge.len()])
+                .await
+                .unwrap();
+            there.write_all(sends).await.unwrap();
+            drop(there);
+        };
+        let accepting = accept(&updates, &token, &permits, Box::new(here));
+        let (accepted, ()) = tokio::join!(accepting, peer);
+        accepted.err().unwrap().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_relay_of_another_version_is_named_in_the_log() {
+        let mut heartbeat = RelayUp::Heartbeat.frame();
+        heartbeat[4] = RELAY_VERSION - 1;
+        let why = refused(&heartbeat).await;
+        assert!(
+            why.contains("version 1") && why.contains("version 2"),
+            "{why}"
+        );
+        // It sends nothing if it does not know the version of the challenge.
+        let why = refused(&[]).await;
+        assert!(
+            why.contains("another version") && why.contains("version 2"),
+            "{why}"
+        );
     }
 }

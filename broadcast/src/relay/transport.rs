@@ -7,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-use emostream_model::{MessageError, RelayDown, RelayUp};
+use emostream_model::{MessageError, RELAY_VERSION, RelayDown, RelayUp};
 
 use crate::hub::rejected_update::RejectedUpdate;
 
@@ -36,6 +36,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
 pub(super) enum LinkError {
     #[error("it closed the connection")]
     Closed,
+    #[error(
+        "it closed the connection before its hello. A relay of another version does so, and its log names both versions; \
+         this process uses version {RELAY_VERSION} of the relay protocol"
+    )]
+    ClosedBeforeHello,
     #[error("{0}")]
     Io(io::Error),
     #[error("it has said nothing for {0:?}")]

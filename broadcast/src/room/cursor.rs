@@ -154,7 +154,10 @@ impl Cursor {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::room::{testing::record, totals::RoomTotals};
+    use crate::room::{
+        testing::{closed, record},
+        totals::RoomTotals,
+    };
     use emostream_model::{Count, Emoji, Room, TrendingRecord, WindowRecord, WindowSize};
     use proptest::prelude::*;
 
@@ -168,7 +171,7 @@ mod tests {
     fn room(unread: Option<u64>, offsets: impl IntoIterator<Item = u64>) -> RoomState {
         let mut room = RoomState::new(RoomTotals::default());
         for offset in offsets {
-            assert!(room.push_final(id(offset), offset, record(offset, None), None, unread));
+            assert!(room.push_final(closed(id(offset), offset, record(offset, None)), unread));
         }
         room
     }
@@ -244,7 +247,7 @@ mod tests {
         let mut room = room(None, [3]);
         room.push_live(record(4, Some(1)));
         room.push_live(record(5, Some(1)));
-        room.push_final(id(8), 8, record(4, None), None, None);
+        room.push_final(closed(id(8), 8, record(4, None)), None);
         assert!(!room.push_live(record(4, Some(2))));
         assert_eq!(drain(&mut Cursor::join(&room), &room), ["2-8", "live 2"]);
     }
@@ -271,7 +274,7 @@ mod tests {
             emitted_at: None,
             ..sized(45, 15)
         };
-        assert!(late.push_final(id(8), 8, of_45_to_60, None, None));
+        assert!(late.push_final(closed(id(8), 8, of_45_to_60), None));
         assert!(late.live().is_none());
     }
 
@@ -305,8 +308,8 @@ mod tests {
             partition: 4,
             offset,
         };
-        assert!(!room.push_final(moved(0), 9, record(5, None), None, None));
-        assert!(room.push_final(moved(1), 9, record(6, None), None, None));
+        assert!(!room.push_final(closed(moved(0), 9, record(5, None)), None));
+        assert!(room.push_final(closed(moved(1), 9, record(6, None)), None));
         assert_eq!(drain(&mut cursor, &room), ["gap 2-5 Slow", "4-1"]);
     }
 
@@ -315,7 +318,7 @@ mod tests {
         let mut room = RoomState::default();
         let mut cursor = Cursor::join(&room);
         for offset in [3, 5] {
-            room.push_final(id(offset), offset, record(offset, None), None, Some(2));
+            room.push_final(closed(id(offset), offset, record(offset, None)), Some(2));
         }
         room.expire(4);
         assert_eq!(drain(&mut cursor, &room), ["gap 2-0 Slow", "2-5"]);
@@ -327,7 +330,7 @@ mod tests {
         assert!(room.evict_through(2, 9));
         let mut cursor = Cursor::join(&room);
         assert!(drain(&mut cursor, &room).is_empty());
-        room.push_final(id(12), 12, record(12, None), None, Some(9));
+        room.push_final(closed(id(12), 12, record(12, None)), Some(9));
         assert_eq!(drain(&mut cursor, &room), ["2-12"]);
     }
 
@@ -418,8 +421,8 @@ mod tests {
                     Step::Push(gap) => {
                         offset += gap;
                         pushed.push(offset);
-                        assert!(room.push_final(id(offset), offset, record(offset, None), None, None));
-                        assert!(!room.push_final(id(offset), offset, record(offset, None), None, None), "a double is dropped");
+                        assert!(room.push_final(closed(id(offset), offset, record(offset, None)), None));
+                        assert!(!room.push_final(closed(id(offset), offset, record(offset, None)), None), "a double is dropped");
                     }
                     Step::Live => { room.push_live(record(offset + 1, Some(1))); }
                     Step::Trending(at) => {

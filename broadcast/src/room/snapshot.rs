@@ -6,14 +6,15 @@
 //!
 //! Invariant: whatever a relay had before, and whichever upstream sends the snapshot, afterwards its room has
 //! the finals and totals of the one of the two that is further, and finals that are missing between two others are
-//! announced by a gap.
+//! announced by a gap. The order of the totals tells which one is further: their sum does not, since totals begin at 0
+//! again after a long pause. Of totals of the same order the relay keeps its own.
 
 use std::sync::Arc;
 
 use emostream_model::{Frame, ResultId, ResultOrder, Room, RoomSnapshot, TrendingNow, Window};
 
 use crate::frame::encoded::EncodedFrame;
-use crate::room::state::{Final, RoomState};
+use crate::room::state::{Final, RoomState, Trending};
 use crate::room::totals::RoomTotals;
 
 /// A snapshot whose frames were parsed and are valid.
@@ -25,8 +26,7 @@ pub(crate) struct ParsedSnapshot {
     totals: RoomTotals,
     /// Window, emission, frame.
     live: Vec<(Window, u64, EncodedFrame)>,
-    /// Start of the last window of its span, whether it is empty, frame.
-    trending: Option<(u64, bool, EncodedFrame)>,
+    trending: Option<Trending>,
 }
 
 /// A snapshot contains something that is not a frame, or a frame that does not belong there.
@@ -75,6 +75,10 @@ impl ParsedSnapshot {
         if last.is_some_and(|last| newest != Some(last)) || snapshot.floor.is_some_and(elsewhere) {
             return Err(InvalidSnapshot);
         }
+        // Totals are as of the newest final.
+        if newest.is_some() && snapshot.totals_as_of.is_none() {
+            return Err(InvalidSnapshot);
+        }
         let mut live = Vec::with_capacity(snapshot.live.len());
         for text in &snapshot.live {
             let frame = frame(text)?;
@@ -93,17 +97,26 @@ impl ParsedSnapshot {
         let mut trending = None;
         if let Some(now) = &snapshot.trending {
             let frame = frame(&now.frame)?;
-            let Frame::Trending { room, top, .. } = &frame else {
+            let Frame::Trending {
+                room, top, span_ms, ..
+            } = &frame
+            else {
                 return Err(InvalidSnapshot);
             };
             mine(room)?;
-            trending = Some((now.start_ms, top.is_empty(), EncodedFrame::new(&frame)));
+            trending = Some(Trending {
+                version: 0,
+                order: now.order,
+                span_ms: *span_ms,
+                ended: top.is_empty(),
+                frame: EncodedFrame::new(&frame),
+            });
         }
         Ok(Self {
             evicted_through: snapshot.floor,
             newest,
             finals,
-            totals: RoomTotals::of(&snapshot.totals),
+            totals: RoomTotals::of(&snapshot.totals, snapshot.totals_as_of),
             live,
             trending,
         })
@@ -154,10 +167,11 @@ impl RoomState {
                 .filter(|kept| !has(kept.id))
                 .map(|kept| text(&kept.frame))
                 .collect(),
+            totals_as_of: self.totals.as_of(),
             totals: self.totals.counts(),
             live: live.into_iter().map(|live| text(&live.frame)).collect(),
             trending: self.trending.as_ref().map(|trending| TrendingNow {
-                start_ms: trending.order.start_ms,
+                order: trending.order,
                 frame: text(&trending.frame),
             }),
         }
@@ -165,25 +179,26 @@ impl RoomState {
 
     /// Merges the snapshot of the upstream's room; `false` if there is nothing new in it.
     pub(crate) fn merge(&mut self, snapshot: ParsedSnapshot) -> bool {
-        let mut is_new =
-            self.merge_finals(snapshot.evicted_through, snapshot.newest, snapshot.finals);
-        // Counts only grow, so the greater sum is that of the later final.
-        if snapshot.totals.total() > self.totals.total() {
-            self.totals = snapshot.totals;
-            is_new = true;
-        }
+        let mut is_new = self.merge_finals(
+            snapshot.totals.as_of(),
+            snapshot.evicted_through,
+            snapshot.newest,
+            snapshot.finals,
+        );
+        is_new |= self.adopt_totals(snapshot.totals);
         for (window, emitted_at, frame) in snapshot.live {
             is_new |= !self.is_closed(window) && self.show_live(window, emitted_at, frame);
         }
-        if let Some((start_ms, ended, frame)) = snapshot.trending {
-            let resets = self.resets;
-            is_new |= self.show_trending(ResultOrder { resets, start_ms }, ended, frame);
+        if let Some(trending) = snapshot.trending {
+            is_new |= self.show_trending(trending);
         }
         is_new
     }
 
+    /// Merges the finals of a room whose totals are as of an order.
     fn merge_finals(
         &mut self,
+        as_of: Option<ResultOrder>,
         evicted_through: Option<ResultId>,
         newest: Option<(ResultId, Window)>,
         finals: Vec<Arc<Final>>,
@@ -193,17 +208,12 @@ impl RoomState {
             return false;
         };
         if self.partition().is_some_and(|mine| mine != partition) {
-            let mine = self.newest().map(|newest| newest.window.start);
-            let later = newest.is_some_and(|(_, window)| Some(window.start) > mine);
-            if !later {
+            if as_of <= self.totals.as_of() {
                 return false;
             }
             self.reset_for_partition();
         }
-        let seen = self
-            .newest()
-            .map(|newest| newest.id)
-            .or(self.evicted_through);
+        let seen = self.newest_id();
         let behind = |id: ResultId| seen.is_none_or(|seen| seen.offset < id.offset);
         let mut is_new = false;
         if let Some(evicted_through) = evicted_through.filter(|id| behind(*id)) {
@@ -213,9 +223,9 @@ impl RoomState {
             self.evicted_through = Some(evicted_through);
             is_new = true;
         }
+        let resets = as_of.map_or(0, |as_of| as_of.resets);
         for kept in finals {
             if behind(kept.id) {
-                let resets = self.resets_of(kept.id, kept.window);
                 self.push_kept(resets, kept);
                 is_new = true;
             }
@@ -228,8 +238,8 @@ impl RoomState {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::room::testing::record_of;
-    use emostream_model::{TrendingRecord, WindowRecord};
+    use crate::room::testing::{closed, record_of};
+    use emostream_model::{RelayFinal, TrendingRecord, WindowRecord};
     use proptest::prelude::*;
 
     const FINALS: u64 = 12;
@@ -246,18 +256,75 @@ mod tests {
         }
     }
 
-    fn push(room: &mut RoomState, nth: u64) -> bool {
-        room.push_final(id(nth), nth, record(nth, None), None, None)
+    fn push(room: &mut RoomState, nth: u64, begins: bool) -> bool {
+        let closed = closed(id(nth), nth, record(nth, None));
+        room.push_final(RelayFinal { begins, ..closed }, None)
     }
 
     /// A room that has read so many finals, of which the first are kept no more.
     fn upstream(read: u64, expired: u64) -> RoomState {
         let mut room = RoomState::default();
         for nth in 0..read {
-            push(&mut room, nth);
+            push(&mut room, nth, nth == 0);
         }
         room.expire(expired);
         room
+    }
+
+    /// What happens to a room at the publisher.
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Final { nth: u64, begins: bool },
+        Removed { before: u64 },
+    }
+
+    /// Finals, some of which begin the totals, and removals of the room.
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let kind = prop_oneof![6 => Just((true, false)), 1 => Just((true, true)), 1 => Just((false, false))];
+        let kinds = proptest::collection::vec(kind, FINALS as usize);
+        kinds.prop_map(|kinds| {
+            let (mut nth, mut idle) = (0, true);
+            let event = |(is_final, begins): (bool, bool)| {
+                let begins = begins || idle;
+                idle = !is_final;
+                nth += 1;
+                match is_final {
+                    true => Event::Final { nth, begins },
+                    false => Event::Removed { before: nth },
+                }
+            };
+            kinds.into_iter().map(event).collect()
+        })
+    }
+
+    fn happen(room: &mut RoomState, events: &[Event]) {
+        for event in events {
+            match *event {
+                Event::Final { nth, begins } => {
+                    push(room, nth, begins);
+                }
+                Event::Removed { before } => {
+                    let before = ResultOrder::new(0, record(before, None).window);
+                    room.remove(&Room::default(), before);
+                }
+            }
+        }
+    }
+
+    /// A room to which these events happened, and of which finals before some are not kept.
+    fn after(events: &[Event], expired: u64) -> RoomState {
+        let mut room = RoomState::default();
+        happen(&mut room, events);
+        room.expire(expired);
+        room
+    }
+
+    /// How many windows have passed at the end of these events.
+    fn windows(events: &[Event]) -> u64 {
+        events.last().map_or(0, |last| match *last {
+            Event::Final { nth, .. } => nth + 1,
+            Event::Removed { before } => before,
+        })
     }
 
     fn merge(relay: &mut RoomState, upstream: &RoomState, has: u64) -> bool {
@@ -277,25 +344,26 @@ mod tests {
         /// finals that are kept nowhere.
         #[test]
         fn a_relay_s_room_is_the_one_of_whoever_is_furthest(
-            visits in proptest::collection::vec((0..=FINALS, 0..=FINALS, 0..=FINALS), 1..6)
+            events in events(),
+            visits in proptest::collection::vec((0..=FINALS as usize, 0..=FINALS, 0..=FINALS as usize), 1..6)
         ) {
             let mut relay = RoomState::default();
             // How far it has come.
             let mut has = 0;
             for (read, expired, goes_on_to) in visits {
-                merge(&mut relay, &upstream(read, expired), has);
-                for nth in read..goes_on_to {
-                    push(&mut relay, nth);
-                }
+                merge(&mut relay, &after(&events[..read], expired), windows(&events[..has]));
+                happen(&mut relay, events.get(read..goes_on_to).unwrap_or_default());
                 has = has.max(read).max(goes_on_to);
-                let truth = upstream(has, 0);
+                let truth = after(&events[..has], 0);
                 prop_assert_eq!(relay.totals(), truth.totals());
                 // Everything above the floor is there, as the truth has it.
                 let floor = relay.evicted_through().map_or(0, |floor| floor.offset + 1);
                 let expected: Vec<String> = truth.finals().filter(|kept| kept.id.offset >= floor)
                     .map(|kept| kept.frame.json().to_string()).collect();
                 prop_assert_eq!(frames(&relay), expected);
-                prop_assert!(!relay.contradicts(id(has.saturating_sub(1)), record(has.saturating_sub(1), None).window));
+                if let Some(newest) = truth.newest() {
+                    prop_assert!(!relay.contradicts(newest.id, newest.window));
+                }
             }
         }
 

@@ -14,11 +14,12 @@ use std::{
 };
 
 use emostream_model::{
-    Count, Frame, ResultId, ResultOrder, TrendingRecord, Window, WindowRecord, top,
+    Count, Frame, RelayFinal, ResultId, ResultOrder, Room, TrendingRecord, Window, WindowRecord,
+    top,
 };
 
 use crate::frame::encoded::EncodedFrame;
-use crate::room::totals::RoomTotals;
+use crate::room::{result_order::just_before, totals::RoomTotals};
 
 /// Maximum number of finals in a ring: ten minutes of windows as short as 150 ms.
 const RING_FINALS: usize = 4096;
@@ -55,8 +56,10 @@ pub(crate) struct Trending {
     pub(crate) version: u64,
     /// The last window of its span.
     pub(super) order: ResultOrder,
+    /// How long the span is.
+    pub(super) span_ms: u64,
     /// Its top is empty.
-    ended: bool,
+    pub(super) ended: bool,
     pub(crate) frame: EncodedFrame,
 }
 
@@ -80,64 +83,73 @@ impl RoomState {
     /// A room with its totals before its first final.
     pub(crate) fn new(totals: RoomTotals) -> Self {
         Self {
+            resets: totals.as_of().map_or(0, |as_of| as_of.resets),
             totals,
             ..Self::default()
         }
     }
 
-    /// Applies a final; `false` if it is known already. `resets` is the number of backward resets before it:
-    /// `None` from an upstream, which sends finals in the order in which it applied them. `unread` is the last
-    /// offset of its partition before those that were read.
-    pub(crate) fn push_final(
-        &mut self,
-        id: ResultId,
-        written_ms: u64,
-        record: WindowRecord,
-        resets: Option<u64>,
-        unread: Option<u64>,
-    ) -> bool {
-        let resets = resets.unwrap_or_else(|| self.resets_of(id, record.window));
-        if self.knows(id, ResultOrder::new(resets, record.window)) {
+    /// Applies a final; `false` if it is known already. `unread` is the last offset of its partition before those
+    /// that were read.
+    pub(crate) fn push_final(&mut self, closed: RelayFinal, unread: Option<u64>) -> bool {
+        if self.knows(closed.id, closed.order()) {
             return false;
         }
+        let RelayFinal { id, resets, .. } = closed;
         if self.partition().is_some_and(|mine| mine != id.partition) {
             self.reset_for_partition();
         }
         let partition = id.partition;
         self.raise_evicted_through(unread.map(|offset| ResultId { partition, offset }));
-        self.totals.add(&record);
-        let window = record.window;
-        let frame = EncodedFrame::new(&final_frame(id, written_ms, record, &self.totals.counts()));
+        self.totals.add(&closed);
         let kept = Final {
             id,
-            window,
-            written_ms,
-            frame,
+            window: closed.record.window,
+            written_ms: closed.written_ms,
+            frame: EncodedFrame::new(&final_frame(closed, &self.totals.counts())),
         };
         self.push_kept(resets, Arc::new(kept));
         true
     }
 
-    /// The number of backward resets before a final that follows the newest one: in a partition, windows begin
-    /// earlier again only after a reset.
-    pub(super) fn resets_of(&self, id: ResultId, window: Window) -> u64 {
-        let back = |newest: &Arc<Final>| {
-            newest.id.partition == id.partition && window.start <= newest.window.start
-        };
-        self.resets + u64::from(self.newest().is_some_and(back))
+    /// The room's finals before this order were removed, since it was quiet for so long: totals are 0 and nothing is
+    /// trending. `false` if nothing changes, or if a final of this order or a later one is known. That one may have
+    /// been read before the removal, which is in another topic.
+    pub(crate) fn remove(&mut self, room: &Room, before: ResultOrder) -> bool {
+        if self.totals.as_of().is_some_and(|as_of| as_of >= before) {
+            return false;
+        }
+        let had_totals = self.totals.total() > 0;
+        self.totals = RoomTotals::removed(before);
+        had_totals | self.end_trending(room, before)
+    }
+
+    /// Adopts totals of a later final; `false` if those that are known are as of the same final or a later one.
+    pub(crate) fn adopt_totals(&mut self, totals: RoomTotals) -> bool {
+        let is_later = totals.as_of() > self.totals.as_of();
+        if is_later {
+            let as_of = totals.as_of();
+            self.raise_resets(as_of.map_or(0, |as_of| as_of.resets));
+            self.totals = totals;
+        }
+        is_later
     }
 
     /// Appends a final to the ring, and drops the live tallies of windows that it closes, and of all windows that
     /// were open before a backward reset.
     pub(super) fn push_kept(&mut self, resets: u64, kept: Arc<Final>) {
-        if resets > self.resets {
-            self.resets = resets;
-            self.live.clear();
-        }
+        self.raise_resets(resets);
         self.live = self.live.split_off(&kept.window.end);
         self.finals.push_back(kept);
         while self.finals.len() > RING_FINALS {
             self.drop_oldest();
+        }
+    }
+
+    fn raise_resets(&mut self, resets: u64) {
+        if resets > self.resets {
+            self.resets = resets;
+            self.live.clear();
         }
     }
 
@@ -257,33 +269,55 @@ impl RoomState {
         // No `others`: a record contains the top only.
         let (top, _) = top(&record.top, |count| count.count);
         let ended = top.is_empty();
+        let span_ms = record.span_ms;
         let frame = EncodedFrame::new(&Frame::Trending {
             room: record.room,
-            span_ms: record.span_ms,
+            span_ms,
             top,
         });
-        self.show_trending(ResultOrder::new(self.resets, record.window), ended, frame)
+        self.show_trending(Trending {
+            version: 0,
+            order: ResultOrder::new(self.resets, record.window),
+            span_ms,
+            ended,
+            frame,
+        })
     }
 
-    pub(super) fn show_trending(
-        &mut self,
-        order: ResultOrder,
-        ended: bool,
-        frame: EncodedFrame,
-    ) -> bool {
+    /// Applies what is trending, whatever its version.
+    pub(super) fn show_trending(&mut self, trending: Trending) -> bool {
         let known = self.trending.as_ref();
         if known.is_some_and(|known| {
-            order < known.order || order == known.order && known.frame == frame
+            trending.order < known.order
+                || trending.order == known.order && known.frame == trending.frame
         }) {
             return false;
         }
         self.trending = Some(Arc::new(Trending {
             version: self.trending_version() + 1,
-            order,
-            ended,
-            frame,
+            ..trending
         }));
         true
+    }
+
+    /// Nothing is trending any more, unless that is known from a window that is not before this order.
+    fn end_trending(&mut self, room: &Room, before: ResultOrder) -> bool {
+        let Some(known) = self.trending().filter(|known| known.order < before) else {
+            return false;
+        };
+        let span_ms = known.span_ms;
+        let frame = EncodedFrame::new(&Frame::Trending {
+            room: room.clone(),
+            span_ms,
+            top: Vec::new(),
+        });
+        self.show_trending(Trending {
+            version: 0,
+            order: just_before(before),
+            span_ms,
+            ended: true,
+            frame,
+        })
     }
 
     /// Drops finals written before `before_ms`, and live tallies of windows that began before it.
@@ -336,8 +370,13 @@ impl RoomState {
 
     /// The partition of its finals, once it has one.
     pub(crate) fn partition(&self) -> Option<u32> {
+        self.newest_id().map(|id| id.partition)
+    }
+
+    /// The id of the newest final. If the ring is empty, that of the last final that was evicted.
+    pub(crate) fn newest_id(&self) -> Option<ResultId> {
         let newest = self.newest().map(|newest| newest.id);
-        newest.or(self.evicted_through).map(|id| id.partition)
+        newest.or(self.evicted_through)
     }
 
     /// The newest final in the ring.
@@ -385,7 +424,7 @@ impl RoomState {
         self.trending.as_ref().map_or(0, |known| known.version)
     }
 
-    /// The totals of the room as of its newest final.
+    /// The totals of the room as of its newest final, also when that one is not in the ring any more.
     pub(crate) fn totals(&self) -> &RoomTotals {
         &self.totals
     }
@@ -401,7 +440,13 @@ impl RoomState {
     }
 }
 
-fn final_frame(id: ResultId, written_ms: u64, record: WindowRecord, totals: &[Count]) -> Frame {
+fn final_frame(closed: RelayFinal, totals: &[Count]) -> Frame {
+    let RelayFinal {
+        id,
+        written_ms,
+        record,
+        ..
+    } = closed;
     let unnamed = record.unnamed();
     let (counts, others) = top(&record.counts, |tally| tally.count);
     let (totals, totals_others) = top(totals, |count| count.count);
@@ -422,8 +467,8 @@ fn final_frame(id: ResultId, written_ms: u64, record: WindowRecord, totals: &[Co
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::room::testing::record;
-    use emostream_model::{Emoji, Room};
+    use crate::room::testing::{closed, record, record_of};
+    use emostream_model::Emoji;
 
     fn trending(nth: u64) -> TrendingRecord {
         TrendingRecord {
@@ -438,41 +483,112 @@ mod tests {
     }
 
     /// Takes in the final of the `nth` window.
-    fn push(room: &mut RoomState, place: (u32, u64), nth: u64, resets: Option<u64>) -> bool {
+    fn push(room: &mut RoomState, place: (u32, u64), nth: u64, resets: u64) -> bool {
         let (partition, offset) = place;
         let id = ResultId { partition, offset };
-        room.push_final(id, offset, record(nth, None), resets, None)
+        let closed = RelayFinal {
+            resets,
+            ..closed(id, offset, record(nth, None))
+        };
+        room.push_final(closed, None)
+    }
+
+    fn order(nth: u64) -> ResultOrder {
+        ResultOrder::new(0, record(nth, None).window)
     }
 
     #[test]
     fn a_window_after_a_backward_reset_is_applied_although_it_begins_before_the_newest_one() {
-        for resets in [Some(1), None] {
-            let mut room = RoomState::default();
-            assert!(push(&mut room, (0, 5), 1800, Some(0)));
-            assert!(room.push_live(record(1801, Some(1))));
-            assert!(room.push_trending(trending(1800)));
+        let mut room = RoomState::default();
+        assert!(push(&mut room, (0, 5), 1800, 0));
+        assert!(room.push_live(record(1801, Some(1))));
+        assert!(room.push_trending(trending(1800)));
 
-            assert!(push(&mut room, (0, 6), 9, resets));
-            assert!(room.live().is_none(), "it was open before the reset");
-            assert!(room.push_live(record(10, Some(2))));
-            assert_eq!(room.live().unwrap().window, record(10, None).window);
-            assert!(room.push_trending(trending(9)));
-            assert!(!push(&mut room, (0, 6), 9, resets), "a double is dropped");
-            assert_eq!(room.totals().total(), 2, "totals count both");
+        assert!(push(&mut room, (0, 6), 9, 1));
+        assert!(room.live().is_none(), "it was open before the reset");
+        assert!(room.push_live(record(10, Some(2))));
+        assert_eq!(room.live().unwrap().window, record(10, None).window);
+        assert!(room.push_trending(trending(9)));
+        assert!(!push(&mut room, (0, 6), 9, 1), "a double is dropped");
+        assert_eq!(room.totals().total(), 2, "totals count both");
+    }
+
+    #[test]
+    fn a_final_that_begins_the_totals_drops_those_before() {
+        let mut room = RoomState::default();
+        for (nth, begins, total) in [
+            (1, true, 7),
+            (2, false, 14),
+            (900, true, 7),
+            (901, false, 14),
+        ] {
+            let id = ResultId {
+                partition: 0,
+                offset: nth,
+            };
+            let closed = RelayFinal {
+                begins,
+                ..closed(id, nth, record_of(nth, 7, None))
+            };
+            assert!(room.push_final(closed, None));
+            assert_eq!(room.totals().total(), total);
+            let text = room.newest().unwrap().frame.json().to_string();
+            let totals = format!(r#""totals":[{{"emoji":"🔥","count":{total}}}]"#);
+            assert!(text.contains(&totals), "{text}");
+            assert_eq!(room.totals().as_of(), Some(order(nth)));
         }
+    }
+
+    #[test]
+    fn a_removed_room_is_idle_and_its_next_final_counts_from_0() {
+        let name = Room::default();
+        let mut room = RoomState::default();
+        assert!(push(&mut room, (0, 5), 7, 0));
+        assert!(room.push_trending(trending(7)));
+        assert!(!room.remove(&name, order(7)), "its final is not earlier");
+        room.expire(u64::MAX);
+        // The ring is empty, but the room still knows as of which final its totals are.
+        assert!(!room.remove(&name, order(7)));
+        assert_eq!((room.totals().total(), room.is_idle()), (1, false));
+
+        assert!(room.remove(&name, order(100)));
+        assert_eq!((room.totals().total(), room.is_idle()), (0, true));
+        let ended = room.trending_after(1).unwrap();
+        assert!(ended.frame.json().contains(r#""top":[]"#));
+        assert!(!room.remove(&name, order(100)), "it is known already");
+        assert!(!room.push_trending(trending(7)), "of before the removal");
+
+        assert!(room.push_trending(trending(120)));
+        assert!(push(&mut room, (0, 6), 120, 0));
+        assert!(
+            !room.remove(&name, order(110)),
+            "read late, of another topic"
+        );
+        assert_eq!(room.totals().total(), 1);
+        assert!(room.trending().is_some());
+    }
+
+    #[test]
+    fn a_removal_does_not_end_what_is_trending_since_a_later_window() {
+        let mut room = RoomState::default();
+        assert!(push(&mut room, (0, 5), 7, 0));
+        // Its final lies in another topic, and is not visible yet.
+        assert!(room.push_trending(trending(120)));
+        assert!(room.remove(&Room::default(), order(110)));
+        assert!(room.trending().is_some());
     }
 
     #[test]
     fn of_two_partitions_the_later_reset_number_wins_and_then_the_later_window() {
         let mut room = RoomState::default();
-        assert!(push(&mut room, (0, 5), 1800, Some(0)));
+        assert!(push(&mut room, (0, 5), 1800, 0));
         // The topic has more partitions by now.
-        assert!(push(&mut room, (3, 0), 9, Some(1)));
+        assert!(push(&mut room, (3, 0), 9, 1));
         assert!(
-            !push(&mut room, (0, 6), 1801, Some(0)),
+            !push(&mut room, (0, 6), 1801, 0),
             "an old final that was read late"
         );
-        assert!(push(&mut room, (3, 1), 10, Some(1)));
+        assert!(push(&mut room, (3, 1), 10, 1));
         assert_eq!(room.newest().unwrap().window, record(10, None).window);
         assert_eq!(room.totals().total(), 3);
     }

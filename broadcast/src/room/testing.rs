@@ -1,7 +1,7 @@
 //! Results for tests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-use emostream_model::{Emoji, Room, WindowRecord, WindowSize, compress};
+use emostream_model::{Emoji, RelayFinal, ResultId, Room, WindowRecord, WindowSize, compress};
 
 /// A result of the `nth` window of 10 ms, with one 🔥.
 pub(crate) fn record(nth: u64, emitted_at: Option<u64>) -> WindowRecord {
@@ -16,5 +16,16 @@ pub(crate) fn record_of(nth: u64, count: u64, emitted_at: Option<u64>) -> Window
         emitted_at,
         total: count,
         counts: vec![compress(Emoji::from_text("🔥").unwrap(), count, 1000)],
+    }
+}
+
+/// A final that was written at `written_ms`, before any reset. The totals of its room do not begin with it.
+pub(crate) fn closed(id: ResultId, written_ms: u64, record: WindowRecord) -> RelayFinal {
+    RelayFinal {
+        id,
+        written_ms,
+        resets: 0,
+        begins: false,
+        record,
     }
 }

@@ -1,58 +1,96 @@
 //! A room's cumulative counts as of each of its finals, from one totals record.
 //!
+//! ```text
+//!  finals    ·  ·  begins  ·  ·  ·  ·
+//!  ring            [             ────────────▶
+//!  record               as of ▲
+//!                       later finals add, earlier ones of the ring subtract
+//! ```
+//!
 //! The record of a window is the base: later finals add, earlier ones subtract. So a publisher makes
 //! the same frames whenever it was started, and one totals record a room is all it needs.
+//!
+//! A record holds what was counted since the totals began last. If they began in the ring, at or before the record, it
+//! says nothing of the finals before: their totals count from what the ring holds. The frames of such finals differ from
+//! those of a publisher that ran all the time; the frames of the final that begins and of all later ones do not.
 
 use std::collections::BTreeMap;
 
-use emostream_model::{Count, Emoji, ResultOrder, TotalsRecord, WindowRecord, sort_counts};
+use emostream_model::{Count, Emoji, RelayFinal, ResultOrder, sort_counts};
+
+use crate::room::result_order::just_before;
 
 /// Cumulative counts of one room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct RoomTotals(BTreeMap<Emoji, u64>);
+pub(crate) struct RoomTotals {
+    counts: BTreeMap<Emoji, u64>,
+    /// Each final of this order or an earlier one is counted, or was removed. `None`: no final was counted.
+    as_of: Option<ResultOrder>,
+}
 
 impl RoomTotals {
     /// As of just before the first of `finals`, which are all the room's finals from some moment on,
-    /// oldest first.
-    pub(crate) fn before<'a>(
-        base: Option<(ResultOrder, &TotalsRecord)>,
-        finals: impl IntoIterator<Item = (ResultOrder, &'a WindowRecord)>,
-    ) -> Self {
-        let Some((of_base, base)) = base else {
-            return Self::default();
+    /// oldest first. `base` are its totals as of any final.
+    ///
+    /// If the totals begin with one of the finals that are in `base`, those before the first final are not known: the
+    /// result is empty.
+    pub(crate) fn before(mut base: Self, finals: &[RelayFinal]) -> Self {
+        let Some(first) = finals.first() else {
+            return base;
         };
-        let mut totals = Self::of(&base.counts.named);
-        let counted = |(order, _): &(ResultOrder, _)| *order <= of_base;
-        for (_, record) in finals.into_iter().filter(counted) {
-            for tally in &record.counts {
-                let count = totals.0.entry(tally.emoji).or_default();
-                *count = count.saturating_sub(tally.count);
-            }
+        let as_of = base.as_of;
+        let counted = finals.iter().filter(|closed| Some(closed.order()) <= as_of);
+        for tally in counted.flat_map(|closed| &closed.record.counts) {
+            // Saturating: where the totals begin with one of these finals, the base does not contain those before it.
+            let count = base.counts.entry(tally.emoji).or_default();
+            *count = count.saturating_sub(tally.count);
         }
-        totals.0.retain(|_, count| *count > 0);
-        totals
+        base.counts.retain(|_, count| *count > 0);
+        base.as_of = as_of.filter(|as_of| *as_of < first.order());
+        base
     }
 
-    /// Totals that another node has counted.
-    pub(crate) fn of(counts: &[Count]) -> Self {
-        Self(counts.iter().map(|c| (c.emoji, c.count)).collect())
+    /// Totals that another process has counted, as of the final of an order.
+    pub(crate) fn of(counts: &[Count], as_of: Option<ResultOrder>) -> Self {
+        Self {
+            counts: counts.iter().map(|c| (c.emoji, c.count)).collect(),
+            as_of,
+        }
     }
 
-    /// Adds what was counted elsewhere.
-    pub(crate) fn merge(&mut self, other: Self) {
-        for (emoji, more) in other.0 {
-            let count = self.0.entry(emoji).or_default();
+    /// Those of a room whose finals before this order were removed.
+    pub(crate) fn removed(before: ResultOrder) -> Self {
+        Self {
+            counts: BTreeMap::new(),
+            as_of: Some(just_before(before)),
+        }
+    }
+
+    /// Adds the counts of later finals.
+    pub(crate) fn merge(&mut self, later: Self) {
+        for (emoji, more) in later.counts {
+            let count = self.counts.entry(emoji).or_default();
             *count = count.saturating_add(more);
         }
+        self.as_of = self.as_of.max(later.as_of);
     }
 
     /// Adds the next final.
-    pub(crate) fn add(&mut self, record: &WindowRecord) {
-        for tally in &record.counts {
+    pub(crate) fn add(&mut self, closed: &RelayFinal) {
+        if closed.begins {
+            self.counts.clear();
+        }
+        for tally in &closed.record.counts {
             // Saturating: another program may have written any number.
-            let count = self.0.entry(tally.emoji).or_default();
+            let count = self.counts.entry(tally.emoji).or_default();
             *count = count.saturating_add(tally.count);
         }
+        self.as_of = self.as_of.max(Some(closed.order()));
+    }
+
+    /// The order up to which finals are counted; `None` if none was counted.
+    pub(crate) fn as_of(&self) -> Option<ResultOrder> {
+        self.as_of
     }
 
     /// All counts, the greatest first.
@@ -61,14 +99,14 @@ impl RoomTotals {
             emoji: *emoji,
             count: *count,
         };
-        let mut counts: Vec<Count> = self.0.iter().map(count).collect();
+        let mut counts: Vec<Count> = self.counts.iter().map(count).collect();
         sort_counts(&mut counts, |count| (count.count, count.emoji));
         counts
     }
 
     /// The sum of all counts.
     pub(crate) fn total(&self) -> u64 {
-        self.0.values().copied().fold(0, u64::saturating_add)
+        self.counts.values().copied().fold(0, u64::saturating_add)
     }
 }
 
@@ -76,52 +114,77 @@ impl RoomTotals {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use emostream_model::{Room, TotalCounts, WindowSize, compress};
+    use crate::room::testing::closed;
+    use emostream_model::{ResultId, Room, WindowRecord, WindowSize, compress};
     use proptest::prelude::*;
 
-    fn records(counts: &[Vec<(usize, u64)>]) -> Vec<WindowRecord> {
+    /// Of a final: whether the totals begin with it, and its counts.
+    type Step = (bool, Vec<(usize, u64)>);
+
+    fn finals(steps: &[Step]) -> Vec<RelayFinal> {
         let size = WindowSize::from_ms(10).unwrap();
-        let record = |(at, counts): (usize, &Vec<(usize, u64)>)| {
+        let each = |(at, (begins, counts)): (u64, &Step)| {
             let merged: BTreeMap<usize, u64> = counts.iter().copied().collect();
             let tally = |(e, n): (usize, u64)| compress(Emoji::all().nth(e).unwrap(), n, 1000);
-            WindowRecord {
+            let record = WindowRecord {
                 room: Room::default(),
-                window: size.window_of(10 * at as u64),
+                window: size.window_of(10 * at),
                 emitted_at: None,
                 total: merged.values().sum(),
                 counts: merged.into_iter().map(tally).collect(),
+            };
+            let id = ResultId {
+                partition: 0,
+                offset: at,
+            };
+            RelayFinal {
+                begins: *begins,
+                ..closed(id, at, record)
             }
         };
-        counts.iter().enumerate().map(record).collect()
+        (0..).zip(steps).map(each).collect()
     }
 
     proptest! {
         #[test]
         fn totals_of_a_final_do_not_depend_on_when_the_publisher_was_started(
-            counts in proptest::collection::vec(proptest::collection::vec((0_usize..5, 1_u64..9), 1..4), 1..20),
+            steps in proptest::collection::vec(
+                (proptest::bool::weighted(0.2), proptest::collection::vec((0_usize..5, 1_u64..9), 1..4)), 1..20),
             base in any::<proptest::sample::Index>(), ring in any::<proptest::sample::Index>(),
         ) {
-            let finals = records(&counts);
+            let finals = finals(&steps);
             // The oracle: everything from the beginning.
             let mut all = RoomTotals::default();
             let expected: Vec<RoomTotals> = finals.iter().map(|f| { all.add(f); all.clone() }).collect();
             let (base, ring) = (base.index(finals.len()), ring.index(finals.len()));
-            let record = TotalsRecord {
-                room: Room::default(),
-                window: finals[base].window,
-                total: expected[base].total(),
-                counts: TotalCounts { named: expected[base].counts(), ..TotalCounts::default() },
-            };
             // A ring that begins at or before what follows the base: nothing lies between.
             let ring = ring.min(base + 1).min(finals.len() - 1);
-            let order = |record: &WindowRecord| ResultOrder::new(0, record.window);
-            let ordered = finals[ring..].iter().map(|record| (order(record), record));
-            let base_order = ResultOrder::new(0, record.window);
-            let mut totals = RoomTotals::before(Some((base_order, &record)), ordered);
+            let as_of = RoomTotals::of(&expected[base].counts(), Some(finals[base].order()));
+            let mut totals = RoomTotals::before(as_of, &finals[ring..]);
+            // What was counted before a beginning in the ring is not in the base: it counts from what the ring holds.
+            let known = (ring..=base).rev().find(|at| finals[*at].begins).unwrap_or(ring);
+            let mut of_ring = RoomTotals::default();
             for at in ring..finals.len() {
                 totals.add(&finals[at]);
-                prop_assert_eq!(&totals, &expected[at]);
+                of_ring.add(&finals[at]);
+                prop_assert_eq!(&totals, if at < known { &of_ring } else { &expected[at] });
             }
         }
+    }
+
+    #[test]
+    fn finals_after_the_removal_of_a_room_count_from_0() {
+        let finals = finals(&[
+            (true, vec![(0, 5)]),
+            (false, vec![(0, 2)]),
+            (true, vec![(0, 3)]),
+        ]);
+        let mut totals = RoomTotals::removed(finals[2].order());
+        assert!(totals.as_of() > Some(finals[1].order()));
+        totals.add(&finals[2]);
+        assert_eq!(
+            (totals.total(), totals.as_of()),
+            (3, Some(finals[2].order()))
+        );
     }
 }

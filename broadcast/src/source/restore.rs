@@ -15,16 +15,25 @@
 //! one doubled: a window that the totals hold already is waited for, since Kafka shows the parts of a
 //! transaction one after another. That holds for finals of the last commits only; those before the offsets in the
 //! progress are all visible.
+//!
+//! A room that was removed has a record without a value in the totals. Its finals before the removal are not added, also
+//! where the ring still has them. Removals in the topic of what is trending are applied by the tailer, as those that
+//! follow.
 
-use std::{collections::HashMap, ops::Range, time::Duration};
+use std::{collections::HashMap, mem::take, ops::Range, time::Duration};
 
 use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_last, read_to_end};
-use emostream_model::{ResultOrder, Room, TotalsRecord, Unwritten, WindowRecord};
+use emostream_model::{
+    LaterFinals, RelayFinal, RelayUpdate, ResultOrder, Room, TotalsRecord, Unwritten,
+};
 
 use crate::config::Config;
-use crate::hub::updates::{RestoredFinal, Updates};
-use crate::room::{result_order::order_of, totals::RoomTotals};
-use crate::source::topic_reader::{Decoder, PARK, TopicReader, id_of, of_trending};
+use crate::hub::updates::Updates;
+use crate::room::{
+    result_order::{order_of, removal, totals_begin},
+    totals::RoomTotals,
+};
+use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, trending_of};
 
 /// How many of the last offsets of the progress topic are read for its newest record: it, and what its
 /// transaction left.
@@ -44,6 +53,8 @@ pub(crate) struct Restored {
     pub(crate) live: TopicReader,
     /// Where each partition of the live tallies ended.
     pub(crate) live_before: HashMap<u32, u64>,
+    /// Removals of rooms that were found in the topic of what is trending.
+    pub(crate) removals: Vec<RelayUpdate>,
 }
 
 /// Restores the rooms.
@@ -86,32 +97,37 @@ pub(crate) fn restore(
     kept.fill(updates);
     let trending = since(log, &config.topics.trending(), 0)?;
     let mut trending = TopicReader::new(config.topics.trending(), false, trending);
-    read_trending(log, &mut trending, updates, bell, decoder)?;
+    let removals = read_trending(log, &mut trending, updates, bell, decoder)?;
     Ok(Restored {
         windows,
         trending,
         live,
         live_before,
+        removals,
     })
 }
 
-/// Reads what is trending, and which rooms have nothing trending any more.
+/// Reads what is trending, and which rooms have nothing trending any more. Returns the removals of rooms that are known.
 fn read_trending(
     log: &dyn Log,
     trending: &mut TopicReader,
     updates: &Updates,
     bell: &Doorbell,
     decoder: &mut Decoder,
-) -> Result<(), LogError> {
+) -> Result<Vec<RelayUpdate>, LogError> {
     let mut stall = StallTimer::start();
+    let mut removals = Vec::new();
     loop {
-        let read = trending.poll(log, bell, updates, &mut |record| {
-            if let Some(result) = decoder.read(record) {
-                updates.restore_trending(of_trending(result));
-            }
+        let read = trending.poll(log, bell, updates, &mut |record| match trending_of(
+            decoder, record,
+        ) {
+            Some(RelayUpdate::Removed { room, .. }) if updates.hub.find(&room).is_none() => {}
+            Some(removed @ RelayUpdate::Removed { .. }) => removals.push(removed),
+            Some(update) => updates.restore_trending(update),
+            None => {}
         })?;
         match read {
-            0 if trending.at_end() => return Ok(()),
+            0 if trending.at_end() => return Ok(removals),
             0 => {
                 stall.check(log, "what is trending")?;
                 bell.wait(PARK);
@@ -167,11 +183,11 @@ fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, Lo
 #[derive(Default)]
 struct RestoredRooms {
     /// The finals of each room, as they were read.
-    finals: HashMap<Room, Vec<RestoredFinal>>,
-    /// The latest totals of each room.
-    totals: HashMap<Room, (ResultOrder, TotalsRecord)>,
+    finals: HashMap<Room, Vec<RelayFinal>>,
+    /// The latest totals of each room; empty ones of a room that was removed.
+    totals: HashMap<Room, RoomTotals>,
     /// What lies between them and the ring.
-    older: HashMap<Room, RoomTotals>,
+    older: HashMap<Room, LaterFinals<RoomTotals>>,
     /// Totals that were written since may be seen before their final.
     settled_ms: u64,
     /// But not if their final is older than this one.
@@ -192,20 +208,38 @@ impl RestoredRooms {
         decoder: &mut Decoder,
     ) -> Result<(), LogError> {
         read_to_end(log, topic, &mut |record| {
-            if let Some(totals) = decoder.read::<TotalsRecord>(record) {
-                let order = order_of(&record, totals.window);
-                let known = self.totals.get(&totals.room);
-                if known.is_some_and(|(known, _)| order < *known) {
-                    return;
+            if record.value.is_empty() {
+                // Without the header another program has deleted the key: the totals before it still count.
+                if let Some((room, before)) = removal(&record) {
+                    self.remove(room, before);
                 }
-                let is_old = self.settled_until.is_some_and(|until| order < until);
-                match record.time_ms >= self.settled_ms && !is_old {
-                    true => self.awaited.insert(totals.room.clone(), order),
-                    false => self.awaited.remove(&totals.room),
-                };
-                self.totals.insert(totals.room.clone(), (order, totals));
+            } else if let Some(totals) = decoder.read::<TotalsRecord>(record) {
+                self.take_totals(order_of(&record, totals.window), record.time_ms, totals);
             }
         })
+    }
+
+    fn take_totals(&mut self, order: ResultOrder, written_ms: u64, totals: TotalsRecord) {
+        let known = self.totals.get(&totals.room);
+        if known.is_some_and(|known| known.as_of() > Some(order)) {
+            return;
+        }
+        let is_old = self.settled_until.is_some_and(|until| order < until);
+        match written_ms >= self.settled_ms && !is_old {
+            true => self.awaited.insert(totals.room.clone(), order),
+            false => self.awaited.remove(&totals.room),
+        };
+        let counts = RoomTotals::of(&totals.counts.named, Some(order));
+        self.totals.insert(totals.room, counts);
+    }
+
+    /// The totals of a room were removed, unless they are of this order or a later one: then the room is back.
+    fn remove(&mut self, room: Room, before: ResultOrder) {
+        let known = self.totals.get(&room);
+        if known.is_none_or(|known| known.as_of() < Some(before)) {
+            self.awaited.remove(&room);
+            self.totals.insert(room, RoomTotals::removed(before));
+        }
     }
 
     /// Reads these finals, which are older than the ring: those that are later than their room's totals are added.
@@ -231,7 +265,7 @@ impl RestoredRooms {
                     // A final has all that a totals record has. Read as one, emojis that this build does not know
                     // hide none of the others.
                     if !is_over && let Some(closed) = decoder.read::<TotalsRecord>(record) {
-                        self.take_older(order_of(&record, closed.window), closed);
+                        self.take_older(&record, closed);
                     }
                     !is_over
                 })?;
@@ -247,12 +281,14 @@ impl RestoredRooms {
         Ok(())
     }
 
-    fn take_older(&mut self, order: ResultOrder, closed: TotalsRecord) {
+    fn take_older(&mut self, read: &Record<'_>, closed: TotalsRecord) {
+        let order = order_of(read, closed.window);
         self.is_seen(&closed.room, order);
         let known = self.totals.get(&closed.room);
-        if known.is_none_or(|(known, _)| order > *known) {
+        if known.is_none_or(|known| known.as_of() < Some(order)) {
             let older = self.older.entry(closed.room).or_default();
-            older.merge(RoomTotals::of(&closed.counts.named));
+            let counts = older.counts(read.partition, order, totals_begin(read));
+            counts.merge(RoomTotals::of(&closed.counts.named, Some(order)));
         }
     }
 
@@ -276,8 +312,8 @@ impl RestoredRooms {
         let mut stall = StallTimer::start();
         loop {
             let read = windows.poll(log, bell, updates, &mut |record| {
-                if let Some(result) = decoder.read(record) {
-                    self.take(record, result);
+                if let Some(closed) = final_of(decoder, record) {
+                    self.take(closed);
                 }
             })?;
             if read > 0 {
@@ -297,37 +333,38 @@ impl RestoredRooms {
         }
     }
 
-    fn take(&mut self, read: Record<'_>, record: WindowRecord) {
-        let order = order_of(&read, record.window);
-        self.is_seen(&record.room, order);
-        let finals = self.finals.entry(record.room.clone()).or_default();
-        finals.push(RestoredFinal {
-            order,
-            id: id_of(read),
-            written_ms: read.time_ms,
-            record,
-        });
+    fn take(&mut self, closed: RelayFinal) {
+        let room = closed.record.room.clone();
+        self.is_seen(&room, closed.order());
+        self.finals.entry(room).or_default().push(closed);
     }
 
     fn fill(mut self, updates: &Updates) {
-        for (room, mut finals) in self.finals {
+        for (room, mut finals) in take(&mut self.finals) {
             // Those of two partitions came in turns. Within one, this is the order of their offsets.
-            finals.sort_by_key(|read| read.order);
-            let base = self.totals.remove(&room);
-            let base = base.as_ref().map(|(order, record)| (*order, record));
-            let ordered = finals.iter().map(|read| (read.order, &read.record));
-            let mut before = RoomTotals::before(base, ordered);
-            if let Some(older) = self.older.remove(&room) {
-                before.merge(older);
+            finals.sort_by_key(RelayFinal::order);
+            let record = self.totals.remove(&room).unwrap_or_default();
+            let totals = self.complete(&room, record);
+            updates.restore_room(&room, totals, finals);
+        }
+        for (room, record) in take(&mut self.totals) {
+            let totals = self.complete(&room, record);
+            // A room that was removed has none.
+            if totals.total() > 0 {
+                updates.restore_room(&room, totals, Vec::new());
             }
-            updates.restore_room(&room, before, finals);
         }
-        for (room, (_, record)) in self.totals {
-            let older = self.older.entry(room).or_default();
-            older.merge(RoomTotals::of(&record.counts.named));
+        for (room, older) in self.older {
+            let totals = older.fold(RoomTotals::default(), RoomTotals::merge);
+            updates.restore_room(&room, totals, Vec::new());
         }
-        for (room, totals) in self.older {
-            updates.restore_room(&room, totals, []);
+    }
+
+    /// The totals of a room as of the last final before the ring, from its totals record.
+    fn complete(&mut self, room: &Room, record: RoomTotals) -> RoomTotals {
+        match self.older.remove(room) {
+            Some(older) => older.fold(record, RoomTotals::merge),
+            None => record,
         }
     }
 }

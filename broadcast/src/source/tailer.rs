@@ -4,6 +4,10 @@
 //!  start:  rooms are restored ([`crate::source::restore`]) ─▶ ready
 //!  then:   [windows], [trending], [live] ─▶ updates, until it is dropped; a failed read is retried each second
 //! ```
+//!
+//! The removal of a room comes in another topic than its finals. It is applied only once the finals are read to an end
+//! that they had after the removal was read: all finals before it are known then. Otherwise a reader that is behind would
+//! drop the totals, and add the last finals before the removal to 0.
 
 use std::{
     collections::HashMap,
@@ -17,16 +21,15 @@ use std::{
 };
 
 use emostream_http::Component;
-use emostream_log::{Doorbell, Log, LogError};
+use emostream_log::{Doorbell, Log, LogError, Record};
 use emostream_model::{RelayUpdate, WindowRecord};
 
 use crate::config::Config;
 use crate::error::BroadcastError;
 use crate::hub::updates::{Updates, now_us};
 use crate::hub::upstream_status::UpstreamStatus;
-use crate::room::result_order::resets;
 use crate::source::restore::{Restored, restore};
-use crate::source::topic_reader::{Decoder, PARK, TopicReader, id_of, of_trending};
+use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, trending_of};
 
 /// Pause before a failed read is retried.
 const RETRY: Duration = Duration::from_secs(1);
@@ -55,6 +58,7 @@ impl Tailer {
             trending,
             live,
             live_before,
+            removals,
         } = restore(config, &*log, &updates, &bell, &mut decoder)?;
         updates.metrics.rooms.set(updates.hub.len() as i64);
         let mut reading = Reading {
@@ -67,6 +71,7 @@ impl Tailer {
             windows,
             trending,
             live,
+            removals,
             is_healthy: false,
             warned: None,
         };
@@ -111,6 +116,9 @@ struct Reading {
     windows: TopicReader,
     trending: TopicReader,
     live: TopicReader,
+    /// Removals of rooms that wait until the finals are read. While there are some, what is trending is not read, so
+    /// they are at most those of one poll; or of the whole topic at the start, of rooms that are known.
+    removals: Vec<RelayUpdate>,
     /// Whether the last read succeeded.
     is_healthy: bool,
     /// When a failed read was last logged.
@@ -164,26 +172,28 @@ impl Reading {
         let (updates, decoder) = (&*self.updates, &mut self.decoder);
         let origin_us = now_us();
         // An update of another log ends this node; nothing else is rejected.
-        let apply = |update| drop(updates.apply(origin_us, None, update));
+        let apply = |update| drop(updates.apply(origin_us, update));
         let finals = self
             .windows
             .poll(&*self.log, &self.bell, updates, &mut |record| {
-                if let Some(result) = decoder.read::<WindowRecord>(record) {
-                    let update = RelayUpdate::Final {
-                        id: id_of(record),
-                        written_ms: record.time_ms,
-                        record: result,
-                    };
-                    drop(updates.apply(origin_us, Some(resets(&record)), update));
+                if let Some(closed) = final_of(decoder, record) {
+                    apply(RelayUpdate::Final(closed));
                 }
             })?;
-        let trending = self
-            .trending
-            .poll(&*self.log, &self.bell, updates, &mut |record| {
-                if let Some(result) = decoder.read(record) {
-                    apply(of_trending(result));
-                }
-            })?;
+        if self.windows.at_end() {
+            self.removals.drain(..).for_each(apply);
+        }
+        let removals = &mut self.removals;
+        let mut trending = 0;
+        if removals.is_empty() {
+            let mut take = |record: Record<'_>| match trending_of(decoder, record) {
+                Some(removed @ RelayUpdate::Removed { .. }) => removals.push(removed),
+                Some(update) => apply(update),
+                None => {}
+            };
+            let (log, bell) = (&*self.log, &self.bell);
+            trending = self.trending.poll(log, bell, updates, &mut take)?;
+        }
         let (window_ms, live_before) = (self.window_ms, &self.live_before);
         let live = self
             .live

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use emostream_log::{Doorbell, Log, LogError, Reader, Record};
-use emostream_model::{RelayUpdate, ResultId, Trending};
+use emostream_model::{RelayFinal, RelayUpdate, ResultId, Trending, WindowRecord};
 use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
 
 use crate::hub::updates::Updates;
 use crate::metrics::Metrics;
+use crate::room::result_order::{removal, resets, totals_begin};
 
 /// Maximum records that are read from a partition before the next one.
 const POLL_RECORDS: usize = 1000;
@@ -120,18 +121,30 @@ impl Decoder {
     }
 }
 
-/// A record of the trending topic as an update.
-pub(super) fn of_trending(trending: Trending) -> RelayUpdate {
-    match trending {
+/// A record of the trending topic as an update, if it can be decoded.
+pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<RelayUpdate> {
+    if record.value.is_empty() {
+        // Without a value it removes a room, or another program has deleted the key. Neither is unreadable.
+        let (room, before) = removal(&record)?;
+        return Some(RelayUpdate::Removed { room, before });
+    }
+    Some(match decoder.read(record)? {
         Trending::Room(record) => RelayUpdate::Trending(record),
         Trending::All(leaders) => RelayUpdate::Leaders(leaders),
-    }
+    })
 }
 
-/// The id of a final.
-pub(super) fn id_of(record: Record<'_>) -> ResultId {
-    ResultId {
-        partition: record.partition,
-        offset: record.offset,
-    }
+/// A final, if it can be decoded.
+pub(super) fn final_of(decoder: &mut Decoder, read: Record<'_>) -> Option<RelayFinal> {
+    let record: WindowRecord = decoder.read(read)?;
+    Some(RelayFinal {
+        id: ResultId {
+            partition: read.partition,
+            offset: read.offset,
+        },
+        written_ms: read.time_ms,
+        resets: resets(&read),
+        begins: totals_begin(&read),
+        record,
+    })
 }

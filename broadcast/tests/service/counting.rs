@@ -6,10 +6,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use emostream_log::{Appender, Log, NewRecord, Transactor};
+use emostream_log::{Appender, Header, Log, NewRecord, Transactor};
 use emostream_model::{
-    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, Topics, TotalCounts, TotalsRecord,
-    Trending, TrendingRecord, WindowRecord, WindowSize, compress, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, Room, RoomCount, TOTALS_BEGIN_HEADER,
+    Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord, WindowRecord, WindowSize,
+    compress, sort_counts,
 };
 
 pub(crate) const WINDOW_MS: u64 = 2000;
@@ -74,6 +75,34 @@ impl Counting {
         let record = tally(nth, room, counts, None);
         let topic = Topics::default().windows();
         (keyed(topic, room, &record), self.totals_as_of(nth, room))
+    }
+
+    /// The same of a final with which the totals of the room begin at 0.
+    pub(crate) fn beginning(
+        &mut self,
+        nth: u64,
+        room: &str,
+        counts: Counts<'_>,
+    ) -> (NewRecord, NewRecord) {
+        self.totals.remove(room);
+        let (mut of_window, of_totals) = self.records(nth, room, counts);
+        of_window.headers = vec![header(TOTALS_BEGIN_HEADER, "")];
+        (of_window, of_totals)
+    }
+
+    /// Closes the `nth` window of one room, with which its totals begin at 0.
+    pub(crate) fn begin_at(&mut self, written_ms: u64, nth: u64, room: &str, counts: Counts<'_>) {
+        let (of_window, of_totals) = self.beginning(nth, room, counts);
+        let records = [of_window, of_totals].map(|record| timed(record, written_ms));
+        self.commit(records.into());
+    }
+
+    /// Removes the room: it has had no final since long before the `nth` window.
+    pub(crate) fn remove(&mut self, room: &str, nth: u64) {
+        self.totals.remove(room);
+        let topics = Topics::default();
+        let topics = [topics.totals(), topics.trending()];
+        self.commit(topics.map(|topic| removal(topic, room, nth)).into());
     }
 
     /// The totals record of a room whose last window is the `nth`, not written.
@@ -177,6 +206,22 @@ pub(crate) fn trending(nth: u64, room: &str, top: Counts<'_>) -> NewRecord {
         }),
     };
     keyed(Topics::default().trending(), room, &record)
+}
+
+/// A record without a value, which removes the finals of a room before the `nth` window.
+pub(crate) fn removal(topic: String, room: &str, nth: u64) -> NewRecord {
+    NewRecord {
+        value: Default::default(),
+        headers: vec![header(REMOVED_HEADER, &(nth * WINDOW_MS).to_string())],
+        ..keyed(topic, room, &"")
+    }
+}
+
+pub(crate) fn header(name: &str, value: &str) -> Header {
+    Header {
+        name: name.to_owned(),
+        value: value.to_owned().into(),
+    }
 }
 
 /// A record of `value` in the room's partition.

@@ -132,6 +132,31 @@ fn a_relay_passes_over_upstreams_that_are_none() {
     assert!(why.contains(&bad[0]) && why.contains("--upstream"), "{why}");
 }
 
+/// The first message of an upstream has its version; a relay of another version reads no further.
+#[test]
+fn a_relay_and_an_upstream_of_two_versions_name_both() {
+    let stage = Stage::new();
+    let publisher = stage.publisher();
+    let mut challenge = RelayDown::Challenge([7; 32]).frame();
+    challenge[4] = RELAY_VERSION - 1;
+    let former = upstream(challenge);
+    let versions = ["version 1", "version 2", "the same emostream on both"];
+    let alone = Node::try_relay(&[&former], RelayToken::default(), None);
+    let why = alone.err().unwrap().to_string();
+    assert!(versions.iter().all(|it| why.contains(it)), "{why}");
+    // In `/readyz`, too, once the upstream of its own version is gone.
+    let relay = Node::relay(&[&publisher.feeds(), &former]);
+    drop(publisher);
+    let why = || relay.readiness.check().err().unwrap_or_default();
+    until("named", || versions.iter().all(|it| why().contains(it)));
+    // A relay of version 1 finds the version in the first message that it gets.
+    let publisher = stage.publisher();
+    let mut relay = connect(publisher.feeds().parse().unwrap());
+    let mut head = [0; 5];
+    relay.read_exact(&mut head).unwrap();
+    assert_eq!(head[4], RELAY_VERSION);
+}
+
 #[test]
 fn only_who_knows_the_token_is_fed_and_only_who_knows_it_is_believed() {
     let stage = Stage::new();

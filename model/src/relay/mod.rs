@@ -5,7 +5,7 @@
 //!     ◀──────────────────────────── Challenge
 //!     Hello ───────────────────────▶          token? a place? fed itself?
 //!     ◀──────────────────────────── Welcome, or Refused
-//!     ◀──────────────────────────── Updates …  the rooms as they stand, then Present
+//!     ◀──────────────────────────── Snapshot, Updates …  the rooms as they stand, then Present
 //!     ◀──────────────────────────── Updates …  for ever
 //!     Audience, Heartbeat ─────────▶
 //!     ◀──────────────────────────── Heartbeat, Path
@@ -15,7 +15,8 @@
 //!  └────────────────────┴─────────┴────────────────────────────────────┘
 //! ```
 //!
-//! A snapshot is nothing but updates, so there is one way to take in news, whatever was missed.
+//! A snapshot is nothing but updates, so there is one way to take in news, whatever was missed. Rooms without results are
+//! not in it: a room that the relay has, and whose finals the upstream has read, was removed meanwhile.
 //! The token never travels: each side proves with an HMAC over both nonces that it knows it.
 
 mod meeting;
@@ -26,10 +27,11 @@ use bincode::{BorrowDecode, Encode, config, error::DecodeError};
 use crate::{ResultId, RoomCount};
 
 pub use meeting::{Meeting, Side};
-pub use update::{Batch, RoomSnapshot, TrendingNow, Update};
+pub use update::{Batch, Final, RoomSnapshot, TrendingNow, Update};
 
-/// The version of this protocol: the first byte of every message.
-pub const RELAY_VERSION: u8 = 1;
+/// The version of this protocol: the first byte of every message. Version 1, of EmoStream 0.1, has totals that never
+/// begin at 0 again.
+pub const RELAY_VERSION: u8 = 2;
 
 /// The most bytes of a message from a relay, and of one from an upstream that is not known yet: a hello
 /// lists the partitions, an audience is told a thousand rooms at a time.
@@ -159,6 +161,8 @@ pub enum Down {
     Path(Vec<NodeId>),
     /// I live, and am fed.
     Heartbeat,
+    /// Updates with every room that has results follow, up to [`Down::Present`].
+    Snapshot,
 }
 
 /// Why bytes are no message.
@@ -166,7 +170,8 @@ pub enum Down {
 pub enum MessageError {
     /// The first byte is another version's.
     #[error(
-        "it speaks version {0} of the relays' language, and this is version {RELAY_VERSION}; run the same emostream on both"
+        "it uses version {0} of the relay protocol, and this process uses version {RELAY_VERSION}; run the same emostream \
+         on both"
     )]
     Version(u8),
     /// There is not even a version.

@@ -3,20 +3,15 @@
 use bincode::{BorrowDecode, Encode};
 
 use super::{RELAY_VERSION, ReadRange, append, set_length};
-use crate::{Count, LeadersRecord, ResultId, Room, TrendingRecord, Window, WindowRecord, known};
+use crate::{
+    Count, LeadersRecord, ResultId, ResultOrder, Room, TrendingRecord, Window, WindowRecord, known,
+};
 
 /// One piece of news.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Update {
     /// A window has closed.
-    Final {
-        /// Its place in the log.
-        id: ResultId,
-        /// When it was written there, Unix milliseconds.
-        written_ms: u64,
-        /// The tally.
-        record: WindowRecord,
-    },
+    Final(Final),
     /// The running tally of an open window.
     Live(WindowRecord),
     /// What is trending in a room.
@@ -27,6 +22,36 @@ pub enum Update {
     Room(RoomSnapshot),
     /// Every final of a partition before `end` has been told; what lies before `start` never will be.
     Read(ReadRange),
+    /// A room was quiet for so long that the dataflow removed it: its totals are 0 and nothing of it is trending, if
+    /// its newest final is earlier than `before`.
+    Removed {
+        /// Which room.
+        room: Room,
+        /// Finals of this order or a later one count from 0.
+        before: ResultOrder,
+    },
+}
+
+/// The final of a window.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Final {
+    /// Its place in the log.
+    pub id: ResultId,
+    /// When it was written there, Unix milliseconds.
+    pub written_ms: u64,
+    /// The number of backward resets before it.
+    pub resets: u64,
+    /// Whether the totals of its room begin at 0 with it: counts of earlier finals are dropped.
+    pub begins: bool,
+    /// The tally.
+    pub record: WindowRecord,
+}
+
+impl Final {
+    /// Its place among the results of its room.
+    pub fn order(&self) -> ResultOrder {
+        ResultOrder::new(self.resets, self.record.window)
+    }
 }
 
 /// A room as it stands. Frames travel as the JSON that subscribers get.
@@ -40,7 +65,10 @@ pub struct RoomSnapshot {
     pub newest: Option<(ResultId, Window)>,
     /// The kept finals that the relay does not have, oldest first.
     pub finals: Vec<String>,
-    /// All that was ever counted, as of the newest final.
+    /// Each final of this order or an earlier one is in the totals, or was removed from them. `None`: no final was
+    /// counted.
+    pub totals_as_of: Option<ResultOrder>,
+    /// What was counted since the totals began, as of the newest final.
     pub totals: Vec<Count>,
     /// The newest tally of each open window, in the order of their coming.
     pub live: Vec<String>,
@@ -48,13 +76,13 @@ pub struct RoomSnapshot {
     pub trending: Option<TrendingNow>,
 }
 
-known::decoded!(RoomSnapshot: room, floor, newest, finals; totals; live, trending);
+known::decoded!(RoomSnapshot: room, floor, newest, finals, totals_as_of; totals; live, trending);
 
 /// What is trending in a room.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct TrendingNow {
-    /// The start of the last window of its span.
-    pub start_ms: u64,
+    /// The order of the last window of its span.
+    pub order: ResultOrder,
     /// The frame.
     pub frame: String,
 }

@@ -4,8 +4,8 @@ use std::{cmp::Reverse, collections::BTreeMap, fmt::Display};
 
 use emostream_log::Header;
 use emostream_model::{
-    Batch, Count, Emoji, EmojiNames, Payload, Room, RoomCount, Tally, TotalsRecord, Trending,
-    Window, WindowRecord,
+    Batch, Count, Emoji, EmojiNames, Payload, REMOVED_HEADER, Room, RoomCount, Tally, TotalsRecord,
+    Trending, Window, WindowRecord,
 };
 use serde_json::{Value, json};
 
@@ -51,6 +51,7 @@ pub(super) fn columns(topic: Topic) -> &'static [&'static str] {
 /// Decodes a record of `topic`.
 pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
     let what = match topic {
+        Topic::Totals | Topic::Trending if record.value.is_empty() => removed(record),
         Topic::Windows | Topic::Live => window(record),
         Topic::Totals => totals(record),
         Topic::Trending => trending(record),
@@ -73,6 +74,9 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
     });
     if !record.headers.is_empty() {
         json["headers"] = headers(&record.headers);
+    }
+    if let Some(before) = removed_before(record).filter(|_| record.value.is_empty()) {
+        json["removed"] = json!({"room": key, "before": before});
     }
     let heartbeat = topic == Topic::Reactions && what.cells[0] == HEARTBEAT;
     let mut cells = vec![
@@ -156,6 +160,35 @@ fn trending(record: &Owned) -> Option<What> {
     })
 }
 
+/// A record without a value: what was kept of the room that is its key is removed from the topic. If another program has
+/// deleted it, nothing says before which window.
+fn removed(record: &Owned) -> Option<What> {
+    let room = String::from_utf8(record.key.clone()?).ok()?;
+    let before = removed_before(record);
+    let shown = if before.is_some() {
+        "removed"
+    } else {
+        "deleted"
+    };
+    Some(What {
+        cells: vec![
+            room.clone(),
+            before.map_or_else(String::new, clock),
+            String::new(),
+            shown.to_owned(),
+        ],
+        rooms: vec![room],
+        value: Value::Null,
+    })
+}
+
+/// The start of the window before which the finals of a room were removed, Unix milliseconds.
+fn removed_before(record: &Owned) -> Option<u64> {
+    let mut headers = record.headers.iter();
+    let header = headers.find(|header| header.name == REMOVED_HEADER)?;
+    std::str::from_utf8(&header.value).ok()?.parse().ok()
+}
+
 /// A rejected record is a record of the reactions, with headers that say where from and why.
 fn rejected(record: &Owned) -> What {
     let header = |name: &str| {
@@ -234,7 +267,7 @@ fn of_batch(batch: &Batch<'_>) -> What {
     }
 }
 
-/// A value that this version cannot read, or none at all (a deletion in a compacted topic).
+/// A value that this version cannot read, or none at all and no key that could be deleted.
 fn opaque(record: &Owned, cells: usize) -> What {
     let text = String::from_utf8_lossy(&record.value).into_owned();
     let shown = match text.is_empty() {
@@ -388,6 +421,39 @@ mod tests {
         let value = format!(r#"{{"room":"a","start":0,"end":2000,"total":5,"counts":[{counts}]}}"#);
         let decoded = decode(Topic::Totals, &record(value.into_bytes(), Vec::new()));
         assert_eq!(decoded.cells[6], "新 3  🔥 2");
+    }
+
+    #[test]
+    fn a_record_without_a_value_is_a_removed_room() {
+        let header = |name: &str, value: &'static str| Header {
+            name: name.to_owned(),
+            value: value.into(),
+        };
+        let removal = |key: Option<&str>, headers: Vec<Header>| Owned {
+            key: key.map(|key| key.as_bytes().to_vec()),
+            ..record(Vec::new(), headers)
+        };
+        let before = || vec![header(REMOVED_HEADER, "4000"), header("resets", "2")];
+        for topic in [Topic::Totals, Topic::Trending] {
+            let decode = |record: &Owned| decode(topic, record);
+            let shown = decode(&removal(Some("a"), before()));
+            assert_eq!(shown.cells[3..], ["a", &clock(4000), "", "removed"]);
+            let json = json!({
+                "partition": 0, "offset": 1, "time": 2, "key": "a", "value": null,
+                "headers": {"removed-before": "4000", "resets": "2"},
+                "removed": {"room": "a", "before": 4000},
+            });
+            assert_eq!(shown.json, json);
+            let only = |room: &str| {
+                let room = Room::new(room).ok();
+                decode(&removal(Some("a"), before())).only(room.as_ref())
+            };
+            assert!(only("a").is_some() && only("b").is_none());
+            // Deleted by another program, which says nothing of windows; or without a key.
+            let deleted = decode(&removal(Some("a"), Vec::new()));
+            assert_eq!(deleted.cells[3..], ["a", "", "", "deleted"]);
+            assert_eq!(decode(&removal(None, before())).cells[6], "deleted");
+        }
     }
 
     #[test]

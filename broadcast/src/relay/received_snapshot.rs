@@ -1,0 +1,105 @@
+//! Which rooms are missing in an upstream's snapshot: those that were removed while the relay was away.
+//!
+//! ```text
+//!  Snapshot ─▶ rooms with results, ranges that were read ─▶ Present ─▶ removals
+//! ```
+//!
+//! A snapshot contains every room that has results. If a room of this relay is not in it, and the upstream has read the
+//! room's newest final, then the upstream has removed the room. An upstream that has not read that final yet lags behind,
+//! and the room stays.
+
+use std::collections::HashSet;
+
+use emostream_model::{ReadRange, RelayUpdate, ResultOrder, Room};
+
+use crate::hub::rooms::Hub;
+use crate::room::state::RoomState;
+
+/// What the upstream has sent of its snapshot.
+#[derive(Debug, Default)]
+pub(super) struct ReceivedSnapshot {
+    rooms: HashSet<Room>,
+    reads: Vec<ReadRange>,
+}
+
+impl ReceivedSnapshot {
+    /// Notes an update of the snapshot.
+    pub(super) fn observe(&mut self, update: &RelayUpdate) {
+        match update {
+            RelayUpdate::Room(snapshot) => drop(self.rooms.insert(snapshot.room.clone())),
+            RelayUpdate::Read(range) => self.reads.push(*range),
+            _ => {}
+        }
+    }
+
+    /// Once the snapshot is complete: the removals of rooms that the upstream has removed.
+    pub(super) fn removals(&self, hub: &Hub) -> Vec<RelayUpdate> {
+        let rooms = hub.all().into_iter();
+        let missing = rooms.filter(|(room, _)| !self.rooms.contains(room));
+        let removed = missing.filter_map(|(room, entry)| {
+            let before = self.removed_before(&entry.state())?;
+            Some(RelayUpdate::Removed { room, before })
+        });
+        removed.collect()
+    }
+
+    /// The order just after the newest final of a room that is missing. `None` if it has no totals to remove, or if the
+    /// upstream has not read that final.
+    fn removed_before(&self, room: &RoomState) -> Option<ResultOrder> {
+        let totals = room.totals();
+        let as_of = totals.as_of().filter(|_| totals.total() > 0)?;
+        // Without an id the final is older than the ring of the publisher, which knows it from the totals.
+        let is_read = room
+            .newest_id()
+            .is_none_or(|id| self.reads.iter().any(|range| range.is_behind(id)));
+        is_read.then_some(ResultOrder {
+            start_ms: as_of.start_ms.saturating_add(1),
+            ..as_of
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::room::testing::{closed, record};
+    use emostream_model::ResultId;
+
+    #[test]
+    fn a_missing_room_was_removed_if_the_upstream_has_read_its_newest_final() {
+        let id = ResultId {
+            partition: 2,
+            offset: 7,
+        };
+        let mut room = RoomState::default();
+        let mut snapshot = ReceivedSnapshot::default();
+        snapshot.observe(&RelayUpdate::Read(ReadRange {
+            partition: 2,
+            start: 3,
+            end: 8,
+        }));
+        assert_eq!(snapshot.removed_before(&room), None, "it has no totals");
+        room.push_final(closed(id, 1, record(4, None)), None);
+        for expired in [0, u64::MAX] {
+            room.expire(expired);
+            let before = snapshot.removed_before(&room).unwrap();
+            assert!(room.totals().as_of() < Some(before));
+        }
+        let next = ResultId { offset: 8, ..id };
+        room.push_final(closed(next, 1, record(5, None)), None);
+        assert_eq!(snapshot.removed_before(&room), None, "the upstream lags");
+        room.remove(
+            &Room::default(),
+            ResultOrder {
+                resets: 0,
+                start_ms: 900,
+            },
+        );
+        assert_eq!(
+            snapshot.removed_before(&room),
+            None,
+            "it is removed already"
+        );
+    }
+}

@@ -1,0 +1,336 @@
+//! Totals that begin at 0 again, and rooms that are removed.
+
+use emostream_broadcast::RelayToken;
+use emostream_log::NewRecord;
+use emostream_model::{REMOVED_HEADER, RESETS_HEADER, ResultOrder, Topics, Unwritten};
+use serde_json::Value;
+
+use crate::{
+    clients::{Subscriber, Ws, get},
+    counting::{header, keyed, now_ms, removal, timed},
+    stage::{KEPT, Node, PARTITIONS, Stage, until},
+};
+
+/// Before the ring of a publisher begins, but not deleted yet.
+fn long_ago_ms() -> u64 {
+    now_ms() - KEPT.as_millis() as u64 / 2
+}
+
+fn state(node: &Node) -> Value {
+    get(node.address, "/v1/rooms/r").json()
+}
+
+fn total(node: &Node) -> Option<u64> {
+    state(node)["total"].as_u64()
+}
+
+/// The sum of the totals in each kept final.
+fn totals(node: &Node) -> Vec<u64> {
+    let history = get(node.address, "/v1/rooms/r/history").json();
+    let sum = |closed: &Value| {
+        let counts = closed["totals"].as_array().unwrap().iter();
+        counts.map(|count| count["count"].as_u64().unwrap()).sum()
+    };
+    history["finals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(sum)
+        .collect()
+}
+
+#[test]
+fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
+    let mut stage = Stage::new();
+    stage
+        .counting
+        .begin_at(long_ago_ms(), 1, "r", &[("🔥", 5), ("👏", 2)]);
+    let first = stage.publisher();
+    let mut ws = Ws::join(first.address, "r", "");
+    stage.counting.close(2, &[("r", &[("🔥", 1)])]);
+    let in_between = stage.publisher();
+    stage.counting.begin_at(now_ms(), 900, "r", &[("🔥", 3)]);
+    stage.counting.close(901, &[("r", &[("👏", 4)])]);
+    let last = stage.publisher();
+    let frames: Vec<String> = ws.finals(3).into_iter().map(|closed| closed.text).collect();
+    assert!(
+        frames[1].contains(r#""totals":[{"emoji":"🔥","count":3}]"#),
+        "{}",
+        frames[1]
+    );
+    for node in [&first, &in_between] {
+        until("read", || totals(node) == [8, 3, 7]);
+        assert_eq!(state(node)["totals"], state(&first)["totals"]);
+    }
+    // The record says nothing of what was counted before the last beginning.
+    assert_eq!(totals(&last), [1, 3, 7]);
+    assert_eq!(state(&last)["totals"], state(&first)["totals"]);
+    for node in [&in_between, &last] {
+        let history = get(node.address, "/v1/rooms/r/history").body;
+        assert!(
+            frames[1..].iter().all(|frame| history.contains(frame)),
+            "{history}"
+        );
+    }
+}
+
+#[test]
+fn totals_begin_again_in_another_partition_whichever_is_read_first() {
+    for (first, second) in [(0, PARTITIONS - 1), (PARTITIONS - 1, 0)] {
+        // Before the ring, where they complete a totals record, or in it.
+        for written_ms in [long_ago_ms(), now_ms()] {
+            let mut stage = Stage::new();
+            let mut records = Vec::new();
+            for nth in 1..=10 {
+                let (of_window, of_totals) = match nth {
+                    1 | 7 => stage.counting.beginning(nth, "r", &[("🔥", nth)]),
+                    _ => stage.counting.records(nth, "r", &[("🔥", nth)]),
+                };
+                let partition = Some(if nth <= 5 { first } else { second });
+                records.push(NewRecord {
+                    partition,
+                    ..of_window
+                });
+                if nth == 3 {
+                    records.push(NewRecord {
+                        partition,
+                        ..of_totals
+                    });
+                }
+            }
+            let unwritten = Unwritten {
+                since: Some(ResultOrder::default()),
+                finals: None,
+            };
+            records.push(NewRecord {
+                partition: Some(0),
+                ..keyed(Topics::default().progress(), "dataflow", &unwritten)
+            });
+            let timed = records.into_iter().map(|record| timed(record, written_ms));
+            stage.counting.commit(timed.collect());
+            let node = stage.publisher();
+            assert_eq!(
+                total(&node),
+                Some(7 + 8 + 9 + 10),
+                "from {first} to {second}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
+    let mut stage = Stage::new();
+    stage
+        .counting
+        .close_at(long_ago_ms(), 1, &[("r", &[("🔥", 7)])]);
+    stage.counting.trending(1, "r", &[("🔥", 7)]);
+    let node = stage.publisher();
+    let mut ws = Ws::join(node.address, "r", "");
+    assert_eq!(ws.brief(2), ["hello false", "trending 🔥"]);
+    assert_eq!(total(&node), Some(7));
+    stage.counting.remove("r", 900);
+    assert_eq!(ws.brief(1), ["trending "]);
+    assert_eq!(
+        (total(&node), state(&node)["trending"].take()),
+        (Some(0), Value::Null)
+    );
+    stage.counting.begin_at(now_ms(), 950, "r", &[("👏", 2)]);
+    let next = ws.finals(1).remove(0);
+    assert_eq!(
+        next.json["totals"],
+        serde_json::json!([{"emoji": "👏", "count": 2}])
+    );
+    // A removal of before is read late, as from another partition.
+    stage
+        .counting
+        .append(removal(Topics::default().trending(), "r", 940));
+    stage.counting.trending(950, "r", &[("👏", 2)]);
+    assert_eq!(ws.brief(1), ["trending 👏"]);
+    assert_eq!(total(&node), Some(2));
+    assert_eq!(node.metric("unreadable_total"), 0.0);
+}
+
+#[test]
+fn removed_rooms_take_no_memory() {
+    let mut stage = Stage::new();
+    let rooms: Vec<String> = (0..50).map(|nth| format!("r{nth}")).collect();
+    for room in &rooms {
+        stage
+            .counting
+            .close_at(long_ago_ms(), 1, &[(room, &[("🔥", 7)])]);
+        stage.counting.trending(31, room, &[]);
+    }
+    let node = stage.publisher();
+    assert_eq!(node.metric("rooms"), 50.0);
+    for room in &rooms[1..] {
+        stage.counting.remove(room, 900);
+    }
+    // Those of another program, which say nothing of windows.
+    let topics = Topics::default();
+    for topic in [topics.totals(), topics.trending()] {
+        let deleted = NewRecord {
+            headers: Vec::new(),
+            ..removal(topic, "r0", 1)
+        };
+        stage.counting.append(deleted);
+    }
+    let restarted = stage.publisher();
+    assert_eq!(restarted.metric("rooms"), 0.0);
+    until("swept", || node.metric("rooms") == 1.0);
+    for node in [&node, &restarted] {
+        assert_eq!(node.metric("unreadable_total"), 0.0);
+    }
+}
+
+#[test]
+fn a_publisher_that_starts_after_a_removal_does_not_count_what_was_before() {
+    // In the ring, or only in the finals that would complete a totals record.
+    for written_ms in [now_ms(), long_ago_ms()] {
+        let mut stage = Stage::new();
+        let (of_window, of_totals) = stage.counting.records(1, "r", &[("🔥", 7)]);
+        let (later, _) = stage.counting.records(2, "r", &[("🔥", 1)]);
+        let unwritten = Unwritten {
+            since: Some(ResultOrder::default()),
+            finals: None,
+        };
+        let progress = NewRecord {
+            partition: Some(0),
+            ..keyed(Topics::default().progress(), "dataflow", &unwritten)
+        };
+        let records = [of_window, of_totals, later, progress];
+        stage
+            .counting
+            .commit(records.map(|record| timed(record, written_ms)).into());
+        stage.counting.remove("r", 900);
+        let node = stage.publisher();
+        assert_eq!(total(&node), Some(0));
+        stage.counting.begin_at(now_ms(), 950, "r", &[("🔥", 3)]);
+        let node = stage.publisher();
+        assert_eq!(total(&node), Some(3));
+    }
+}
+
+#[test]
+fn a_removal_after_a_backward_reset_is_later_than_finals_before_it() {
+    let mut stage = Stage::new();
+    stage
+        .counting
+        .close_at(long_ago_ms(), 1800, &[("r", &[("🔥", 7)])]);
+    let node = stage.publisher();
+    let mut removed = removal(Topics::default().trending(), "r", 900);
+    stage.counting.append(removed.clone());
+    stage.counting.trending(1, "s", &[("🔥", 1)]);
+    until("read", || {
+        !get(node.address, "/v1/rooms/s").json()["trending"].is_null()
+    });
+    assert_eq!(total(&node), Some(7), "a later window");
+    removed.headers = vec![
+        header(REMOVED_HEADER, "1800000"),
+        header(RESETS_HEADER, "1"),
+    ];
+    stage.counting.append(removed);
+    until("removed", || total(&node) == Some(0));
+}
+
+/// More finals than are read at once lie before a removal, which is read from another topic.
+#[test]
+fn a_publisher_that_is_behind_reads_the_finals_before_it_removes_a_room() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    stage.log.go_blind();
+    stage.counting.close_many("r", 1..3000, &[("🔥", 1)]);
+    stage.counting.remove("r", 3500);
+    stage.log.mend();
+    until("removed", || {
+        total(&node) == Some(0) && totals(&node).len() == 2999
+    });
+    assert!(totals(&node).into_iter().eq(1..3000));
+}
+
+/// What a node shows of the room.
+fn shown(node: &Node) -> [String; 2] {
+    ["/v1/rooms/r", "/v1/rooms/r/history"].map(|path| get(node.address, path).body)
+}
+
+/// A publisher, a relay of it, and a relay of the relay. `before` is written before they start, `meanwhile` while the
+/// publisher is away.
+fn reconnect(before: impl FnOnce(&mut Stage), meanwhile: impl FnOnce(&mut Stage)) -> u64 {
+    let mut stage = Stage::new();
+    before(&mut stage);
+    let publisher = stage.publisher();
+    let address = publisher.feeds();
+    let relay = Node::relay(&[&address]);
+    let leaf = Node::relay(&[&relay.feeds()]);
+    until("alike", || shown(&leaf) == shown(&publisher));
+    drop(publisher);
+    until("not ready", || relay.readiness.check().is_err());
+    meanwhile(&mut stage);
+    let publisher = stage.publisher();
+    publisher.feeds_at(&address, RelayToken::default(), 10);
+    until("alike", || {
+        [&relay, &leaf]
+            .map(shown)
+            .iter()
+            .all(|it| *it == shown(&publisher))
+    });
+    total(&publisher).unwrap()
+}
+
+#[test]
+fn a_relay_that_reconnects_after_a_beginning_has_totals_that_are_smaller() {
+    let total = reconnect(
+        |stage| stage.counting.begin_at(now_ms(), 1, "r", &[("🔥", 9)]),
+        |stage| stage.counting.begin_at(now_ms(), 900, "r", &[("🔥", 2)]),
+    );
+    assert_eq!(total, 2);
+}
+
+#[test]
+fn a_relay_that_reconnects_after_a_removal_has_no_totals() {
+    // With finals in the ring; or without, where the room is missing at the publisher.
+    for written_ms in [now_ms(), long_ago_ms()] {
+        let total = reconnect(
+            |stage| {
+                stage.counting.begin_at(written_ms, 1, "r", &[("🔥", 9)]);
+                stage.counting.trending(31, "r", &[]);
+            },
+            |stage| stage.counting.remove("r", 900),
+        );
+        assert_eq!(total, 0);
+    }
+}
+
+#[test]
+fn a_relay_that_reconnects_keeps_rooms_that_were_not_removed() {
+    let total = reconnect(
+        |stage| stage.counting.begin_at(long_ago_ms(), 1, "r", &[("🔥", 9)]),
+        |stage| stage.counting.begin_at(now_ms(), 2, "s", &[("🔥", 1)]),
+    );
+    assert_eq!(total, 9);
+}
+
+#[test]
+fn a_removal_and_a_beginning_reach_every_node_of_the_tree() {
+    let mut stage = Stage::new();
+    stage.counting.begin_at(long_ago_ms(), 1, "r", &[("🔥", 9)]);
+    let publisher = stage.publisher();
+    let relay = Node::relay(&[&publisher.feeds()]);
+    let leaf = Node::relay(&[&relay.feeds()]);
+    let nodes = [&publisher, &relay, &leaf];
+    let mut subscribers = nodes.map(|node| Ws::join(node.address, "r", ""));
+    assert_eq!(nodes.map(total), [Some(9); 3]);
+    stage.counting.remove("r", 900);
+    until("removed", || nodes.map(total) == [Some(0); 3]);
+    stage.counting.begin_at(now_ms(), 950, "r", &[("🔥", 2)]);
+    stage.counting.begin_at(now_ms(), 1900, "r", &[("🔥", 3)]);
+    stage.counting.close(1901, &[("r", &[("🔥", 1)])]);
+    for ws in &mut subscribers {
+        let totals = ws.finals(3).into_iter();
+        let totals: Vec<_> = totals
+            .map(|it| it.json["totals"][0]["count"].as_u64())
+            .collect();
+        assert_eq!(totals, [Some(2), Some(3), Some(4)]);
+    }
+    until("alike", || nodes.map(total) == [Some(4); 3]);
+}
