@@ -18,7 +18,9 @@ use harness::{
     http, kafka,
     node::{self, Node},
     rooms::Watcher,
-    sse, unique, until, until_within, ws,
+    sse,
+    supervised::free_addresses,
+    unique, until, until_within, ws,
 };
 use serde_json::{Value, json};
 
@@ -237,6 +239,67 @@ fn what_is_trending_ends_when_its_span_is_over() {
             let state = http::get(&node.address, path).unwrap().json();
             state["trending"].is_null().then_some(())
         });
+    }
+}
+
+#[test]
+fn totals_begin_at_0_after_the_retention_and_the_room_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    totals_begin_again(&["--data", data.to_str().unwrap()], |flags| {
+        Node::up(dir.path(), flags)
+    });
+}
+
+#[test]
+fn totals_begin_at_0_after_the_retention_and_the_room_is_removed_on_kafka() {
+    let dir = tempfile::tempdir().unwrap();
+    let (brokers, prefix) = (kafka::brokers(), unique("retention"));
+    totals_begin_again(&["--kafka", &brokers, "--topic-prefix", &prefix], |flags| {
+        Node::up_on_kafka(dir.path(), &brokers, &prefix, flags)
+    });
+}
+
+/// Also at a relay, and after a kill -9.
+fn totals_begin_again(log: &[&str], start: impl Fn(&[&str]) -> Node) {
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_addresses(1).remove(0));
+    let flags = ["--totals-retention", "4s", "--trending-span", "4s"];
+    let flags = [&flags[..], &["--relay-listen", &port]].concat();
+    let node = start(&flags);
+    let relay = ["relay", "--upstream", &port, "--listen", "127.0.0.1:0"];
+    let relay = [&relay[..], &["--admin", "off"]].concat();
+    let relay = Node::start(&relay, &dir.path().join("relay"));
+    let fire = json!({"user_id": 1, "emoji_type": "🔥", "room": "goal"});
+    let until_totals = |node: &Node, expected: Value| {
+        until_within(Duration::from_secs(60), "the totals of the room", || {
+            let state = http::get(&node.address, "/v1/rooms/goal").unwrap();
+            let totals = match state.status {
+                // It is forgotten.
+                404 => json!([]),
+                _ => state.json()["totals"].clone(),
+            };
+            (totals == expected).then_some(())
+        });
+    };
+    let fires = |count: u64| json!([{"emoji": "🔥", "count": count}]);
+    let twice = json!([fire, fire]).to_string();
+    accepted(&node.address, "/v1/reactions", &twice, 202);
+    for node in [&node, &relay] {
+        until_totals(node, fires(2));
+    }
+    for node in [&node, &relay] {
+        until_totals(node, json!([]));
+    }
+    let inspect = ["inspect", "totals", "--room", "goal", "--format", "json"];
+    let totals = node::output(&[&inspect, log].concat());
+    let newest = totals.lines().last().unwrap();
+    assert!(newest.contains("\"removed\""), "{totals}");
+    node.kill();
+
+    let node = start(&flags);
+    accepted(&node.address, "/v1/reactions", &fire.to_string(), 202);
+    for node in [&node, &relay] {
+        until_totals(node, fires(1));
     }
 }
 
