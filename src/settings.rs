@@ -428,31 +428,32 @@ fn origin(text: &str) -> Result<AllowOrigin, String> {
 /// Which tokens requests must have.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenFlags {
-    /// Asks for a token (JWT) that this file verifies: an HS256 secret, the public key of EdDSA, ES256 or RS256 in
-    /// PEM, or a key set (JWKS)
+    /// Requires tokens (JWT), and verifies them with this file: an HS256 secret, a public key for EdDSA, ES256 or RS256
+    /// in PEM, or a key set (JWKS)
     #[arg(long, value_name = "FILE", conflicts_with = "jwks_url")]
     jwt_key: Option<PathBuf>,
-    /// Asks for a token (JWT) that the key set (JWKS) at this URL verifies: the jwks_uri of an OpenID Connect provider
+    /// Requires tokens (JWT), and verifies them with the key set (JWKS) at this URL: the jwks_uri of an OpenID Connect
+    /// provider
     #[arg(long, value_name = "URL")]
     jwks_url: Option<String>,
-    /// Refuses tokens whose aud does not contain this; repeat it to accept one of several
+    /// Refuses tokens whose aud does not contain this audience; repeat the flag to accept several
     #[arg(long, value_name = "AUD", value_delimiter = ',')]
     jwt_audience: Vec<String>,
-    /// Refuses tokens whose iss is not this; repeat it to accept one of several
+    /// Refuses tokens whose iss is not this issuer; repeat the flag to accept several
     #[arg(long, value_name = "ISS", value_delimiter = ',')]
     jwt_issuer: Vec<String>,
 }
 
 impl TokenFlags {
-    /// Reads the key. No message repeats the file's name, since users put the secret itself there by mistake, nor the
-    /// URL, which may contain a password.
+    /// Reads the keys. No message repeats the file's name, since a user may have written the secret itself in its
+    /// place, or the URL, which may contain a password.
     pub(crate) fn authenticator(&self) -> Result<Authenticator, Failure> {
         let required = self.required_claims()?;
         if let Some(url) = &self.jwks_url {
             let url = url.parse::<JwksUrl>();
             let url = url.map_err(|why| Failure::usage("--jwks-url", why))?;
             return Authenticator::from_jwks_url(url, required).map_err(|_| {
-                let why = "this system has no root certificates to verify the server with; name a file of them by SSL_CERT_FILE";
+                let why = "this system has no root certificates to verify the server with; set SSL_CERT_FILE to a PEM file of them";
                 Failure::usage("--jwks-url", why)
             });
         }
@@ -476,11 +477,11 @@ impl TokenFlags {
             if values.iter().any(|value| value.trim().is_empty()) {
                 return Err(Failure::usage(
                     flag,
-                    "is empty; write what the claim must be",
+                    "is empty; give the value that the claim must have",
                 ));
             }
             if !has_keys && !values.is_empty() {
-                let why = "is for tokens, and there is no --jwt-key or --jwks-url; set one of them";
+                let why = "needs --jwt-key or --jwks-url; set one of them, too";
                 return Err(Failure::usage(flag, why));
             }
         }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const AUDIENCE: &str = "emostream";
 const ISSUER: &str = "https://id.example";
 
-/// `up` with an administrator and these flags.
+/// `up` with `--admin` and these flags.
 fn up(dir: &Path, environment: &[(&str, String)], flags: &[&str]) -> Node {
     let data = dir.join("data");
     let mut arguments = vec!["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
@@ -47,7 +47,7 @@ fn until_ready(node: &Node) {
     until("ready", || (readyz(node).0 == 200).then_some(()));
 }
 
-/// For the audience and of the issuer that a test's server requires.
+/// The audience and the issuer that the server of a test requires.
 fn ours() -> Value {
     json!({"aud": AUDIENCE, "iss": ISSUER})
 }
@@ -95,11 +95,11 @@ fn tokens_are_accepted_through_a_rotation_of_keys_and_a_flood_costs_the_provider
         // The public key, as the endpoint publishes it and in PEM, as the secret of HS256.
         (
             signed_by_secret(old.public.as_bytes(), "k1", ours()),
-            "no JWT",
+            "not a JWT",
         ),
-        (signed_by_secret(jwk.as_bytes(), "k1", ours()), "no JWT"),
+        (signed_by_secret(jwk.as_bytes(), "k1", ours()), "not a JWT"),
         // Another key under the name of a known one.
-        (new.token_with_kid("k1", ours()), "no JWT"),
+        (new.token_with_kid("k1", ours()), "not a JWT"),
     ] {
         let answer = post(&node, &token);
         assert_eq!(answer.status, 401, "{words}: {answer:?}");
@@ -161,7 +161,7 @@ fn tokens_are_accepted_through_a_rotation_of_keys_and_a_flood_costs_the_provider
 fn a_server_starts_without_the_provider_and_keeps_its_keys_when_the_provider_is_away() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (Signer::new("k1"), Signer::new("k2"));
-    let mut endpoint = KeySetEndpoint::away(&[&old], None);
+    let mut endpoint = KeySetEndpoint::stopped(&[&old], None);
     let url = endpoint.url();
     let node = up(dir.path(), &[], &["--jwks-url", &url]);
     until("the reason in /readyz", || {
@@ -175,12 +175,12 @@ fn a_server_starts_without_the_provider_and_keeps_its_keys_when_the_provider_is_
     assert_eq!(post(&node, "").status, 401);
     assert_eq!(http::get(&node.address, "/").unwrap().status, 200);
 
-    endpoint.come_back();
+    endpoint.run();
     until_ready(&node);
     assert_eq!(post(&node, &old.token(json!({}))).status, 200);
 
-    endpoint.go_away();
-    // A token of a key that may exist: the client should come again with the same one.
+    endpoint.stop();
+    // The key of this token may exist: the client should retry with the same token.
     assert_eq!(post(&node, &new.token(json!({}))).status, 503);
     assert_eq!(post(&node, &old.token(json!({}))).status, 200);
     let (status, reason) = readyz(&node);
@@ -191,11 +191,11 @@ fn a_server_starts_without_the_provider_and_keeps_its_keys_when_the_provider_is_
     );
 
     endpoint.publish(&[&new]);
-    endpoint.come_back();
+    endpoint.run();
     until("the new key", || {
         (post(&node, &new.token(json!({}))).status == 200).then_some(())
     });
-    until("no complaint in /readyz", || {
+    until("no reason in /readyz", || {
         (readyz(&node).1 == "ready; dataflow: active\n").then_some(())
     });
     let logged = node.logged();
@@ -309,7 +309,7 @@ fn a_key_set_in_a_file_is_used_and_a_key_that_is_skipped_is_named_once() {
     }
     for (token, words) in [
         (stranger.token(json!({"aud": "b"})), "kid"),
-        (one.token_with_kid("k2", json!({"aud": "b"})), "no JWT"),
+        (one.token_with_kid("k2", json!({"aud": "b"})), "not a JWT"),
         (one.token(json!({"aud": "d"})), "aud"),
     ] {
         let answer = post(&node, &token);

@@ -51,7 +51,7 @@ enum Figure {
     Rooms(rooms::Flags),
     /// Half an hour of event time: whether memory stays flat
     Memory(rooms::MemoryFlags),
-    /// From the start to the first final, with the totals of many rooms to restore
+    /// From the start of the process to its first final, while it restores the totals of many rooms
     Restore(rooms::RestoreFlags),
     /// From the start of the process to its first committed final, with a minute's backlog
     Start(start::Flags),

@@ -37,7 +37,7 @@ const MOST_IN_A_RECORD: usize = 20_000;
 /// The dataflow's default.
 const LATENESS_MS: u64 = 750;
 
-/// Without a final for so long, what was committed has been read.
+/// If no final arrives for this long, all committed finals have been read.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// The dataflow writes the totals of rooms with so many emojis at each change.
@@ -258,7 +258,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     Ok(())
 }
 
-/// Starts that restore the totals of all rooms, while one room goes on.
+/// Measures starts that restore the totals of all rooms, while one room still gets reactions.
 pub(crate) fn restore(flags: &RestoreFlags) -> Outcome<()> {
     let cluster = Cluster::connect(&flags.ours.kafka)?;
     let prefix = "restore";

@@ -137,7 +137,8 @@ pub struct Config {
     pub takeover: Duration,
     /// How often totals records are written.
     pub totals_pace: TotalsPace,
-    /// The totals of a room that had no final for longer than this, in event time, begin at 0 with its next one.
+    /// Time without a final, in event time, after which a room is removed and its totals begin at 0 with its next
+    /// final.
     pub totals_retention: Duration,
     /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
     /// can judge.

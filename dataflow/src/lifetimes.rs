@@ -7,26 +7,28 @@
 //! ```
 //!
 //! A final begins its room's totals at 0 if the room has no final before it, or if the last one before it is in a window
-//! that began more than the retention before its own. That holds whether the room was removed meanwhile or not, so
-//! removing it, which is done in portions, changes no result. Times are the starts of windows.
+//! that began more than the retention before its own. The rule does not depend on whether the room was removed in the
+//! meantime. So removals, of which each close makes a limited number, change no result. Times are the starts of
+//! windows.
 //!
-//! Pure. Looking at a room costs the same however many there are: each waits in the queue at the time at which it
-//! would have expired when it was queued, and is queued again if it had finals since.
+//! Without IO. The cost of a check does not depend on the number of rooms: a room is queued at the time at which it
+//! expires if it has no further final. When that time comes, a room that has had further finals is queued again.
 
 use std::collections::BTreeMap;
 
 use crate::rooms::RoomNumber;
 
-/// Whether the totals of a room begin at 0 with a final of the window that begins at `start_ms`, after one of `last_ms`.
-pub fn begins(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool {
+/// Whether more than the retention lies between a room's last final, in the window that begins at `last_ms`, and
+/// `start_ms`: the totals begin at 0 with a final of the window that begins then.
+pub fn exceeds_retention(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool {
     last_ms.saturating_add(retention_ms) < start_ms
 }
 
-/// When each room of a worker had its last final.
+/// The time of the last final of each room of a worker.
 pub struct Lifetimes {
-    /// After how long without a final totals begin at 0.
+    /// Time without a final after which totals begin at 0.
     retention_ms: u64,
-    /// After how long a room is removed: no sooner than that.
+    /// Time without a final after which a room is removed: at least `retention_ms`.
     kept_ms: u64,
     /// By [`RoomNumber::index`]; `None` for numbers that are not in use.
     rooms: Vec<Option<Lifetime>>,
@@ -37,23 +39,24 @@ pub struct Lifetimes {
 #[derive(Debug, Clone, Copy)]
 struct Lifetime {
     last_ms: u64,
-    /// Where in the queue the room is. An entry elsewhere is that of a room that had the number before.
+    /// The time at which the room is queued. An entry of its number at another time belongs to a room that had the
+    /// number before.
     queued_ms: u64,
 }
 
 impl Lifetimes {
-    /// No room. Rooms are kept for `shown_ms` if that is longer than the retention: something else of them is shown as
-    /// long.
-    pub fn new(retention_ms: u64, shown_ms: u64) -> Lifetimes {
+    /// Without rooms. A room is not removed within `span_ms`, the trending span, after its last final, even if the
+    /// retention is shorter: the room may still be trending.
+    pub fn new(retention_ms: u64, span_ms: u64) -> Lifetimes {
         Lifetimes {
             retention_ms,
-            kept_ms: retention_ms.max(shown_ms),
+            kept_ms: retention_ms.max(span_ms),
             rooms: Vec::new(),
             queue: BTreeMap::new(),
         }
     }
 
-    /// The last final of a room, if the room is known.
+    /// The start of the window of a room's last final, if the room is known.
     fn last_ms(&self, room: RoomNumber) -> Option<u64> {
         let lifetime = self.rooms.get(room.index())?.as_ref();
         lifetime.map(|lifetime| lifetime.last_ms)
@@ -62,17 +65,18 @@ impl Lifetimes {
     /// Whether the totals of a room begin at 0 with a final of the window that begins at `start_ms`.
     pub fn begins(&self, room: RoomNumber, start_ms: u64) -> bool {
         let last_ms = self.last_ms(room);
-        last_ms.is_none_or(|last_ms| begins(last_ms, start_ms, self.retention_ms))
+        last_ms.is_none_or(|last_ms| exceeds_retention(last_ms, start_ms, self.retention_ms))
     }
 
-    /// A room has a final in the window that begins at `start_ms`, later than those before.
+    /// Records the next final of a room, which is in the window that begins at `start_ms`.
     pub fn extend(&mut self, room: RoomNumber, start_ms: u64) {
         if self.rooms.len() <= room.index() {
             self.rooms.resize(room.index() + 1, None);
         }
         let expires_ms = start_ms.saturating_add(self.kept_ms);
         match &mut self.rooms[room.index()] {
-            // After a backward reset it expires sooner than it is queued, which may happen late.
+            // After a backward reset the room expires earlier than the time at which it is queued. It is removed late
+            // then, which changes no result.
             Some(known) => known.last_ms = start_ms,
             new => {
                 *new = Some(Lifetime {
@@ -84,19 +88,25 @@ impl Lifetimes {
         }
     }
 
-    /// Forgets a room, whose number is about to be retired. Returns whether it was known.
+    /// Drops a room, whose number is about to be retired. Returns whether it was known.
     pub fn forget(&mut self, room: RoomNumber) -> bool {
         let lifetime = self.rooms.get_mut(room.index());
         lifetime.is_some_and(|lifetime| lifetime.take().is_some())
     }
 
-    /// Takes out up to `most` rooms whose totals begin at 0 with any final that is later than the window that begins at
-    /// `start_ms`, and which have none in it. Looks at no more than `looks` rooms.
-    pub fn expire(&mut self, start_ms: u64, most: usize, looks: usize) -> Vec<RoomNumber> {
+    /// Drops up to `max_rooms` rooms that have expired and returns them: they have no final in the window that begins
+    /// at `start_ms`, and their totals begin at 0 with any later final. Checks no more than `max_checks` rooms.
+    pub fn expire(
+        &mut self,
+        start_ms: u64,
+        max_rooms: usize,
+        max_checks: usize,
+    ) -> Vec<RoomNumber> {
         let mut expired = Vec::new();
-        for _ in 0..looks {
+        for _ in 0..max_checks {
             let first = self.queue.first_entry();
-            let Some(mut first) = first.filter(|it| expired.len() < most && *it.key() < start_ms)
+            let Some(mut first) =
+                first.filter(|it| expired.len() < max_rooms && *it.key() < start_ms)
             else {
                 break;
             };
@@ -131,13 +141,13 @@ mod tests {
     const RETENTION_MS: u64 = 10;
 
     proptest! {
-        /// The oracle keeps the last final of each room, and looks at all rooms at every window.
+        /// The oracle keeps the last final of each room, and checks all rooms at every window.
         #[test]
         fn rooms_expire_once_their_next_final_would_begin_at_0(
-            finals in vec((0_u64..6, 0_u32..5), 0..60), most in 1_usize..3, looks in 1_usize..4, shown_ms in 0_u64..20,
+            finals in vec((0_u64..6, 0_u32..5), 0..60), max_rooms in 1_usize..3, max_checks in 1_usize..4, span_ms in 0_u64..20,
         ) {
-            let mut lifetimes = Lifetimes::new(RETENTION_MS, shown_ms);
-            let kept_ms = RETENTION_MS.max(shown_ms);
+            let mut lifetimes = Lifetimes::new(RETENTION_MS, span_ms);
+            let kept_ms = RETENTION_MS.max(span_ms);
             let mut oracle: BTreeMap<u32, u64> = BTreeMap::new();
             let mut start_ms = 0;
             let mut windows: Vec<(u64, Option<u32>)> = Vec::new();
@@ -146,7 +156,7 @@ mod tests {
                 start_ms += pause;
                 windows.push((start_ms, Some(room)));
             }
-            // Long enough for each to be looked at again.
+            // Long enough for each room to be checked again.
             windows.extend((1..200).map(|nth| (start_ms + nth, None)));
             for (start_ms, room) in windows {
                 if let Some(room) = room {
@@ -155,8 +165,8 @@ mod tests {
                     lifetimes.extend(number, start_ms);
                     oracle.insert(room, start_ms);
                 }
-                let expired = lifetimes.expire(start_ms, most, looks);
-                prop_assert!(expired.len() <= most);
+                let expired = lifetimes.expire(start_ms, max_rooms, max_checks);
+                prop_assert!(expired.len() <= max_rooms);
                 for number in expired {
                     let last_ms = oracle.remove(&number.0);
                     prop_assert!(last_ms.is_some_and(|it| it + kept_ms < start_ms), "{number:?}");
@@ -168,10 +178,10 @@ mod tests {
 
     #[test]
     fn a_final_continues_the_totals_up_to_the_retention_and_not_beyond() {
-        let begin = [15, 16, 4].map(|start_ms| begins(5, start_ms, RETENTION_MS));
-        // The last one is of a time to which the dataflow was set back.
+        let begin = [15, 16, 4].map(|start_ms| exceeds_retention(5, start_ms, RETENTION_MS));
+        // The third window is earlier than the final: it follows a backward reset.
         assert_eq!(begin, [false, true, false]);
-        assert!(!begins(1, u64::MAX, u64::MAX));
+        assert!(!exceeds_retention(1, u64::MAX, u64::MAX));
         assert!(
             Lifetimes::new(u64::MAX, 0).begins(RoomNumber(0), 0),
             "a new room"

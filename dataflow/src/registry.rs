@@ -8,13 +8,14 @@
 //!                          └────── sums of retired numbers are read ──────┘
 //! ```
 //!
-//! The sums of a room are kept by its number. Where they begin at 0, the room gets another number, and the sums of the
-//! old one are taken back later: at the time of the first final they may not be complete in the arrangement, and they
-//! concern no result any more. A room that is removed loses its number likewise. When totals begin and when they expire,
-//! [`crate::lifetimes`] decides.
+//! The sums of a room are stored under its number. Where they begin at 0, the room gets another number, and the sums of
+//! the old one are retracted later: at the time of the first final they may not be complete in the arrangement, and no
+//! result depends on them any more. The number of a room that is removed is retired in the same way.
+//! [`crate::lifetimes`] decides when totals begin and when they expire.
 //!
-//! Finals wait until all totals were restored, since those show when a room's last final was. The operator holds
-//! capabilities that follow the frontier of its finals: rooms expire without a final.
+//! Finals wait until all totals are restored, since restored totals contain the time of a room's last final. The
+//! operator holds capabilities that follow the frontier of its finals, since a room expires when no final of it
+//! arrives.
 
 use std::{cell::RefCell, collections::VecDeque, mem, rc::Rc};
 
@@ -51,51 +52,51 @@ use crate::{
 
 /// Maximum number of rooms that all workers remove with one close. Removing a room costs two records, and after a long
 /// pause all rooms may have expired.
-const MOST_REMOVED: usize = 1_000;
+const MAX_REMOVED: usize = 1_000;
 
-/// Where the sums are kept.
+/// The trace of the sums, by room and emoji.
 pub type SumsTrace = TraceAgent<ValSpine<RoomNumber, EmojiId, u64, i64>>;
 
-/// What the operators that register rooms and write totals share beside the sums.
+/// The state that the operators `register rooms` and `totals` of a worker share.
 #[derive(Default)]
 pub struct Shared {
-    /// The sums, once they are arranged.
+    /// The trace of the sums, once they are arranged.
     pub sums: Option<SumsTrace>,
-    /// What was restored beside the sums.
+    /// Restored state besides the sums: counts of unknown emojis, and finals that are not in the room's record.
     pub restored: Vec<(RoomNumber, Vec<UnnamedCount>, Option<Change>)>,
-    /// The numbers that rooms got because their totals begin at 0, and those that they had before.
+    /// The new and the former number of each room whose totals began at 0 again.
     pub replaced: Vec<(RoomNumber, RoomNumber)>,
-    /// Numbers that can be used again: what is kept of the rooms that had them must be dropped first.
+    /// Numbers that were freed. All state that is stored under them must be dropped before they are used again.
     pub freed: Vec<RoomNumber>,
 }
 
-/// What rooms are registered by.
+/// The settings of [`register`].
 pub struct RegistryRules {
     /// The size of the windows.
     pub size: WindowSize,
-    /// After how long without a final totals begin at 0, milliseconds.
+    /// Time without a final after which totals begin at 0, milliseconds.
     pub retention_ms: u64,
-    /// How long a final shows in what is trending, milliseconds.
+    /// Length of the trending span, milliseconds.
     pub span_ms: u64,
-    /// F at the start of the run.
+    /// The time up to which windows were final at the start of the run.
     pub final_until_ms: u64,
-    /// Shows what was committed.
+    /// The probe of committed results.
     pub durable: probe::Handle<u64>,
 }
 
-/// What comes of registering.
+/// The outputs of [`register`].
 pub struct Registered<'scope> {
-    /// The finals; those with which totals begin are marked.
+    /// All finals; those with which totals begin are marked.
     pub finals: StreamVec<'scope, u64, Closed>,
     /// How the sums of the numbers change.
     pub changes: StreamVec<'scope, u64, RoomChange>,
-    /// The rooms that are removed with a window, and its start.
+    /// The rooms that are removed, each with the start of the window at whose close it is removed.
     pub removed: StreamVec<'scope, u64, (Room, u64)>,
 }
 
 type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
 
-/// Registers the rooms of `finals` and of `restored` totals, on the worker that tumbles them.
+/// Registers the rooms of `finals` and of `restored` totals, each on the worker that computes its windows.
 pub fn register<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
     restored: StreamVec<'scope, u64, RestoredTotals>,
@@ -106,7 +107,7 @@ pub fn register<'scope>(
     let scope = finals.scope();
     let mut builder = OperatorBuilder::new("register rooms".to_owned(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    // As tumbling does: a final stays where it is.
+    // The same exchange as of the tumbling windows, so that a final stays on its worker.
     let by_room = Exchange::new(|closed: &Closed| closed.room.hashed());
     let mut finals = builder.new_input(finals, by_room);
     let restored_by_room = Exchange::new(|totals: &RestoredTotals| totals.room.hashed());
@@ -117,7 +118,7 @@ pub fn register<'scope>(
     let mut of_finals = OutputBuilder::from(of_finals);
     let mut of_changes = OutputBuilder::from(of_changes);
     let mut of_removed = OutputBuilder::from(of_removed);
-    let most_removed = (MOST_REMOVED / scope.peers()).max(1);
+    let max_removed = (MAX_REMOVED / scope.peers()).max(1);
     builder.build(move |mut capabilities| {
         let removals = capabilities.pop();
         let mut held = capabilities.pop().zip(removals);
@@ -141,7 +142,7 @@ pub fn register<'scope>(
                 return;
             }
             if let Some(until_ms) = rules.durable.with_frontier(|it| it.first().copied()) {
-                registry.reuse(until_ms);
+                registry.free_retired(until_ms);
             }
             let mut marked = of_finals.activate();
             finals.for_each_stamp(|at, data| {
@@ -155,7 +156,7 @@ pub fn register<'scope>(
                     marked.give(closed);
                 }
             });
-            // An empty frontier means that the sources are gone, not that rooms expire.
+            // An empty frontier means that the sources have ended, not that all rooms have expired.
             let (Some(&until_ms), Some((of_changes, of_removals))) =
                 (frontiers[0].frontier().first(), &mut held)
             else {
@@ -165,13 +166,13 @@ pub fn register<'scope>(
             let closed_ms = rules.size.floor(until_ms.saturating_sub(1));
             if closed_ms > registry.closed_ms {
                 registry.closed_ms = closed_ms;
-                let expired = registry.expire(most_removed);
+                let expired = registry.expire(max_removed);
                 let at = of_removals.delayed(&closed_ms);
                 of_removed.activate().session(&at).give_iterator(expired);
             }
             of_changes.downgrade(&until_ms);
             of_removals.downgrade(&until_ms);
-            if registry.take_back(of_changes, &mut changes) {
+            if registry.retract(of_changes, &mut changes) {
                 activator.activate();
             }
         }
@@ -187,14 +188,14 @@ struct Registry {
     lifetimes: Lifetimes,
     rooms: Rooms,
     shared: Rc<RefCell<Shared>>,
-    /// Retired numbers whose sums are not taken back yet, and when each was retired.
+    /// Retired numbers whose sums are not retracted yet, and the time at which each was retired.
     retired: VecDeque<(u64, RoomNumber)>,
-    /// The last window that is closed.
+    /// The start of the last window that is closed.
     closed_ms: u64,
 }
 
 impl Registry {
-    /// Registers a room that was restored. Returns the changes that make its sums.
+    /// Registers a restored room. Returns the changes that produce its sums.
     fn restore(&mut self, totals: RestoredTotals) -> impl Iterator<Item = RoomChange> {
         let room = self.rooms.number(&totals.room);
         self.lifetimes.extend(room, totals.last_ms);
@@ -224,18 +225,20 @@ impl Registry {
         self.retired.push_back((time_ms, room));
     }
 
-    /// The rooms that are removed with the window that was closed last.
-    fn expire(&mut self, most: usize) -> impl Iterator<Item = (Room, u64)> {
+    /// Retires the numbers of up to `max_rooms` rooms that have expired with the window that was closed last. Returns
+    /// the rooms and the start of that window.
+    fn expire(&mut self, max_rooms: usize) -> impl Iterator<Item = (Room, u64)> {
         let start_ms = self.closed_ms;
-        let expired = self.lifetimes.expire(start_ms, most, STEP_COUNTS);
+        let expired = self.lifetimes.expire(start_ms, max_rooms, STEP_COUNTS);
         expired.into_iter().map(move |room| {
             self.retire(room, start_ms);
             (self.rooms.room(room), start_ms)
         })
     }
 
-    /// Takes back some of the sums of retired numbers that are complete. Returns whether there are more of them.
-    fn take_back(&mut self, at: &Capability<u64>, changes: &mut Output<'_, RoomChange>) -> bool {
+    /// Retracts some of the sums of retired numbers, if they are complete in the arrangement. Returns whether more of
+    /// them can be retracted.
+    fn retract(&mut self, at: &Capability<u64>, changes: &mut Output<'_, RoomChange>) -> bool {
         let mut shared = self.shared.borrow_mut();
         let Some(sums) = &mut shared.sums else {
             return false;
@@ -243,7 +246,7 @@ impl Registry {
         let mut upper = Antichain::new();
         sums.read_upper(&mut upper);
         let mut left = STEP_COUNTS;
-        let mut is_more = false;
+        let mut has_more = false;
         if self
             .retired
             .front()
@@ -262,22 +265,22 @@ impl Registry {
                 }
                 let change = |(emoji, sum): &(&EmojiId, i64)| ((room, **emoji), *at.time(), -sum);
                 session.give_iterator(of_room.iter().map(change));
-                self.rooms.emptied(room, *at.time());
+                self.rooms.mark_empty(room, *at.time());
                 left = left.saturating_sub(of_room.len().max(1));
                 if left == 0 {
-                    is_more = true;
+                    has_more = true;
                     break;
                 }
             }
         }
         sums.set_logical_compaction(upper.borrow());
         sums.set_physical_compaction(upper.borrow());
-        is_more
+        has_more
     }
 
-    /// Frees the numbers whose sums are durably 0.
-    fn reuse(&mut self, durable_until_ms: u64) {
-        let freed = self.rooms.reuse(durable_until_ms);
+    /// Frees the retired numbers whose sums of 0 are committed.
+    fn free_retired(&mut self, durable_until_ms: u64) {
+        let freed = self.rooms.free_retired(durable_until_ms);
         self.shared.borrow_mut().freed.extend(freed);
     }
 }

@@ -37,8 +37,8 @@ struct Waiting {
     written_offset: u64,
 }
 
-/// Takes key and value from the rejected records of at least so many bytes, which their `topic` does not accept. Returns
-/// their number.
+/// Removes key and value from the records of `topic`, the rejected records, that have at least `bytes` bytes: the topic
+/// does not accept them. Returns the number of these records.
 pub fn shorten<'a>(
     records: impl IntoIterator<Item = &'a mut NewRecord>,
     topic: &str,
@@ -49,7 +49,7 @@ pub fn shorten<'a>(
         if record.topic == topic && record.bytes() >= bytes.max(1) {
             record.key = None;
             record.value = Bytes::new();
-            // Its own may be what the topic does not accept.
+            // The record's own time may be the reason why the topic does not accept it.
             record.time_ms = None;
             shortened += 1;
         }

@@ -31,7 +31,7 @@ use crate::{
     due::Change,
     lifetimes,
     progress::{Progress, Resets},
-    results::{begins, resets_of},
+    results::{resets_of, totals_begin},
     slide::Stay,
     totals::RestoredTotals,
 };
@@ -83,7 +83,7 @@ fn read(
             let resets = resets_of(&record);
             stays.extend(stay(config, stored, final_until_ms, resets, &closed));
             if is_unwritten {
-                totals.add(record.partition, resets, begins(&record), closed);
+                totals.add(record.partition, resets, totals_begin(&record), closed);
             }
         }
     };
@@ -176,7 +176,7 @@ fn named(counts: &TotalCounts) -> impl Iterator<Item = (Emoji, u64)> {
 /// The rooms that the topic shows as trending.
 fn shown(topic: &str, log: &dyn Log) -> Result<Vec<TrendingRecord>, LogError> {
     let mut rooms: BTreeMap<Room, TrendingRecord> = BTreeMap::new();
-    // A room that is removed has an empty record before that.
+    // A room that is removed has a record with an empty top before its tombstone, which is skipped here.
     let mut keep = |record: Record<'_>| {
         if let Ok(Trending::Room(record)) = serde_json::from_slice(record.value) {
             match record.top.is_empty() {
@@ -213,11 +213,11 @@ struct KnownRoom {
     order: Option<ResultOrder>,
     counts: TotalCounts,
     later: LaterFinals<Later>,
-    /// The order of the last final of all.
+    /// The order of the room's last final.
     last: ResultOrder,
 }
 
-/// What finals add that are later than the record of their room.
+/// The counts of finals that are later than the record of their room.
 #[derive(Default)]
 struct Later {
     counts: BTreeMap<Emoji, u64>,
@@ -322,7 +322,7 @@ impl KnownTotals {
         Ok(rooms)
     }
 
-    /// Adds a final, if the record of its room does not hold it. `begins`: the totals begin at 0 with it.
+    /// Adds a final, unless the record of its room contains it. If `begins`, the totals begin at 0 with it.
     fn add(&mut self, partition: u32, number: u64, begins: bool, closed: TotalsRecord) {
         let order = ResultOrder::new(number, closed.window);
         let room = self.rooms.entry(closed.room).or_default();
@@ -348,7 +348,8 @@ impl KnownTotals {
         });
     }
 
-    /// The totals as of `final_until_ms`. Of a room whose next final begins at 0 only the time of its last one is left.
+    /// Returns the totals as of `final_until_ms`. Of a room whose totals have expired, only the time of its last final
+    /// is returned.
     fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredTotals> {
         let restored = |(room, known): (Room, KnownRoom)| {
             let last_ms = known.last.start_ms;
@@ -359,11 +360,11 @@ impl KnownTotals {
                 change: None,
                 last_ms,
             };
-            if lifetimes::begins(last_ms, final_until_ms, retention_ms) {
+            if lifetimes::exceeds_retention(last_ms, final_until_ms, retention_ms) {
                 return nothing;
             }
             if known.later.is_empty() {
-                // Millions of counts are not sorted for nothing.
+                // Nothing is to be merged: without this case a start would sort millions of counts.
                 return RestoredTotals {
                     counts: named(&known.counts).collect(),
                     unnamed: known.counts.unnamed,
@@ -479,9 +480,9 @@ mod tests {
         assert_eq!(counts(known), [7]);
     }
 
-    /// The record holds a part; what came later begins at 0 in between, in another partition that is read first.
+    /// Of the finals after the record one begins the totals at 0, in another partition, which is read first.
     #[test]
-    fn totals_begin_at_0_with_a_marked_final_and_what_has_expired_is_left_out() {
+    fn totals_begin_at_0_with_a_marked_final_and_expired_totals_are_left_out() {
         let log = log();
         write(&log, vec![totals(0, 2000, 7, vec![])]);
         let restored = |final_until_ms| {
@@ -499,7 +500,7 @@ mod tests {
             )
         };
         assert_eq!(restored(32_000), (22_000, 5, Some(20_000)));
-        // Its next final begins at 0 again.
+        // The totals have expired.
         assert_eq!(restored(34_000), (22_000, 0, None));
     }
 

@@ -35,7 +35,7 @@ pub enum WindowResult {
     Totals(RoomTotals),
     /// What is trending: the record's key, and its JSON, since its shape is not made for binary formats.
     Trending(String, Vec<u8>),
-    /// A room is removed with the window that begins then: from which table.
+    /// The removal of a room from a table, and the start of the window at whose close it is removed, Unix milliseconds.
     Removed(Table, Room, u64),
 }
 
@@ -139,8 +139,8 @@ pub fn resets_of(record: &Record<'_>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Whether the totals of its room begin at 0 with a final.
-pub fn begins(record: &Record<'_>) -> bool {
+/// Whether the totals of a room begin at 0 with the final in `record`.
+pub fn totals_begin(record: &Record<'_>) -> bool {
     let headers = record.headers.read();
     headers
         .iter()

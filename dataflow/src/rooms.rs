@@ -1,13 +1,14 @@
 //! The rooms of a worker by number.
 //!
-//! Numbers are compared and sorted several times as fast as names. The sums of a room are kept by its number, so when a
-//! room is removed, or its totals begin at 0, its number is retired: later finals of the room get another number.
+//! Numbers are compared and sorted several times as fast as names. The sums of a room are stored under its number, so
+//! when a room is removed, or its totals begin at 0, its number is retired: later finals of the room get another
+//! number.
 //!
 //! ```text
-//!  in use ──retire──▶ retired: what was computed before still finds the room's name ──reuse──▶ free
+//!  in use ──retire──▶ retired: results that were computed before still find the room's name ──free_retired──▶ free
 //! ```
 //!
-//! Invariant: a number is free only when what its sums produced is durable, and they are 0.
+//! Invariant: a number is free only if its sums are 0, and all results of its sums are committed.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -33,10 +34,10 @@ pub struct Rooms(Rc<RefCell<Numbers>>);
 struct Numbers {
     rooms: Vec<Room>,
     numbers: HashMap<Room, RoomNumber>,
-    /// The time at which each retired number ended.
-    ended: HashMap<RoomNumber, u64>,
-    /// Retired numbers whose sums are 0 from some time on, in the order of these times.
-    emptied: VecDeque<(u64, RoomNumber)>,
+    /// The time at which each retired number was retired.
+    retired: HashMap<RoomNumber, u64>,
+    /// Retired numbers whose sums are 0, and the time from which on they are, in the order of these times.
+    empty: VecDeque<(u64, RoomNumber)>,
     free: Vec<RoomNumber>,
 }
 
@@ -66,37 +67,37 @@ impl Rooms {
         self.0.borrow().rooms[number.index()].clone()
     }
 
-    /// Takes the number from its room at `time_ms`; the room gets another one when it is needed.
+    /// Retires the number at `time_ms`. If its room is used again, the room gets another number.
     pub fn retire(&self, number: RoomNumber, time_ms: u64) {
         let numbers = &mut *self.0.borrow_mut();
         let room = &numbers.rooms[number.index()];
         if numbers.numbers.get(room) == Some(&number) {
             numbers.numbers.remove(room);
         }
-        numbers.ended.insert(number, time_ms);
+        numbers.retired.insert(number, time_ms);
     }
 
-    /// Whether a retired number had ended by `time_ms`: changes of its sums from then on are not those of a room.
-    pub fn has_ended(&self, number: RoomNumber, time_ms: u64) -> bool {
-        let ended = &self.0.borrow().ended;
-        ended.get(&number).is_some_and(|at_ms| *at_ms <= time_ms)
+    /// Whether the number was retired at `time_ms` or before: changes of its sums from then on belong to no room.
+    pub fn was_retired(&self, number: RoomNumber, time_ms: u64) -> bool {
+        let retired = &self.0.borrow().retired;
+        retired.get(&number).is_some_and(|at_ms| *at_ms <= time_ms)
     }
 
-    /// The sums of a retired number are 0 from `time_ms` on: it can be used again once that is durable. Times never
-    /// decrease.
-    pub fn emptied(&self, number: RoomNumber, time_ms: u64) {
-        self.0.borrow_mut().emptied.push_back((time_ms, number));
+    /// Records that the sums of a retired number are 0 from `time_ms` on: the number can be freed once that is
+    /// committed. Times never decrease.
+    pub fn mark_empty(&self, number: RoomNumber, time_ms: u64) {
+        self.0.borrow_mut().empty.push_back((time_ms, number));
     }
 
     /// Frees the retired numbers whose sums became 0 before `durable_until_ms`. Returns them.
-    pub fn reuse(&self, durable_until_ms: u64) -> Vec<RoomNumber> {
+    pub fn free_retired(&self, durable_until_ms: u64) -> Vec<RoomNumber> {
         let numbers = &mut *self.0.borrow_mut();
-        let emptied = &mut numbers.emptied;
-        let end = emptied.partition_point(|(time_ms, _)| *time_ms < durable_until_ms);
-        let freed = emptied.drain(..end).map(|(_, number)| number);
+        let empty = &mut numbers.empty;
+        let end = empty.partition_point(|(time_ms, _)| *time_ms < durable_until_ms);
+        let freed = empty.drain(..end).map(|(_, number)| number);
         let freed: Vec<RoomNumber> = freed.collect();
         for number in &freed {
-            numbers.ended.remove(number);
+            numbers.retired.remove(number);
         }
         numbers.free.extend(&freed);
         freed

@@ -68,8 +68,8 @@ pub type LeaderChange = (((), Leader), u64, i64);
 type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
 
 /// How the sums of the span change at each window: of each room on the worker that has it, numbered by
-/// `rooms`, and across rooms. A room keeps its number while it has counts in the span; `durable` shows when the number
-/// may be used again.
+/// `rooms`, and across rooms. A room keeps its number while it has counts in the span; `durable`, the probe of
+/// committed results, shows when the number may be used again.
 pub fn slide<'scope>(
     stays: StreamVec<'scope, u64, Stay>,
     rooms: Rooms,
@@ -95,7 +95,7 @@ pub fn slide<'scope>(
         };
         move |frontiers| {
             if let Some(until_ms) = durable.with_frontier(|it| it.first().copied()) {
-                turns.rooms.reuse(until_ms);
+                turns.rooms.free_retired(until_ms);
             }
             input.for_each_stamp(|at, data| {
                 for stay in data.flat_map(|data| data.drain(..)) {
@@ -118,7 +118,7 @@ pub fn slide<'scope>(
 /// The windows at which counts come or leave, by start.
 struct Turns {
     rooms: Rooms,
-    /// How many entries of each room are held, by its number.
+    /// The number of entries that are held of each room, by its number.
     entries: Vec<usize>,
     turns: BTreeMap<u64, Turn>,
     passing: Option<PassingTurn>,
@@ -243,14 +243,14 @@ impl Turns {
         })
     }
 
-    /// What has come leaves later. Rooms of which nothing is left in the span lose their numbers.
+    /// Schedules when the counts of a turn leave the span, and retires the numbers of rooms without counts in the span.
     fn leave(&mut self, turn: Turn, start_ms: u64) {
         for Entry { room, .. } in turn.leaves {
             let entries = &mut self.entries[room.index()];
             *entries -= 1;
             if *entries == 0 {
                 self.rooms.retire(room, start_ms);
-                self.rooms.emptied(room, start_ms);
+                self.rooms.mark_empty(room, start_ms);
             }
         }
         for (until_ms, mut comes) in turn.comes {

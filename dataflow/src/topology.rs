@@ -145,8 +145,8 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
       --> live   every {live:?} where it changed --> {live_topic}
       --> finals swarms of {swarm_size}
     totals       differential: cumulative counts by room and emoji; the record of a room with more than
-                 {small_emojis} emojis once in {totals_period:?}; a room without a final for longer than
-                 {totals_retention:?} begins at 0 and is removed
+                 {small_emojis} emojis once in {totals_period:?}; totals of a room without a final for
+                 longer than {totals_retention:?} begin at 0, and the room is removed
     trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
                  top {trending_top} emojis and rooms of all (key *)
     commit       on one worker, one transaction a close; progress alone every {heartbeat:?}; a standby takes over

@@ -59,7 +59,7 @@ use timely::{
 use crate::{
     due::{Change, Due, Schedule, TotalsPace},
     follow::{Batch, Sums, add, sums_of},
-    lifetimes::begins,
+    lifetimes::exceeds_retention,
     registry::{Registered, RegistryRules, Shared, register},
     results::{Table, totals_bytes},
     rooms::{RoomNumber, Rooms},
@@ -68,7 +68,7 @@ use crate::{
     tumble::Closed,
 };
 
-/// All that a room has ever counted, as of a window.
+/// The counts of a room since its totals last began at 0, as of a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoomTotals {
     /// Which room.
@@ -98,16 +98,16 @@ pub struct RestoredTotals {
     pub last_ms: u64,
 }
 
-/// What totals are written by.
+/// The settings of [`totals`].
 #[derive(Debug, Clone, Copy)]
 pub struct TotalsRules {
     /// The size of the windows.
     pub size: WindowSize,
     /// How often records are written.
     pub pace: TotalsPace,
-    /// After how long without a final a room's totals begin at 0, milliseconds.
+    /// Time without a final after which a room's totals begin at 0, milliseconds.
     pub retention_ms: u64,
-    /// How long a final shows in what is trending, milliseconds.
+    /// Length of the trending span, milliseconds.
     pub span_ms: u64,
     /// How long the log keeps finals, milliseconds; `None` for ever.
     pub finals_kept_ms: Option<u64>,
@@ -117,14 +117,15 @@ pub struct TotalsRules {
     pub resets: u64,
 }
 
-/// What comes of totals.
+/// An output of the totals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TotalsOutput {
     /// A room's record.
     Record(RoomTotals),
     /// What a worker has not written.
     Unwritten(UnwrittenSince),
-    /// A room whose totals have expired is removed with the window that begins then, from one of its tables.
+    /// The removal of a room from one of its tables, since its totals have expired; and the start of the window at
+    /// whose close it is removed, Unix milliseconds.
     Removed(Table, Room, u64),
 }
 
@@ -137,18 +138,18 @@ pub struct UnwrittenSince {
     pub since: Option<ResultOrder>,
 }
 
-/// The finals, marked where totals begin, and what totals become.
+/// The outputs of [`totals`].
 pub struct Totals<'scope> {
     /// All finals; those with which totals begin are marked.
     pub finals: StreamVec<'scope, u64, Closed>,
-    /// The records of totals that are written at each window, what is not written yet, and the rooms that are removed.
+    /// The totals records that are written at each window, the oldest final that is in no record, and removed rooms.
     pub outputs: StreamVec<'scope, u64, TotalsOutput>,
 }
 
 /// Keeps the totals of `finals`.
 ///
-/// `restored` are the totals as of F; they count, and what is in their records is not written again. `durable` shows
-/// what was committed.
+/// `restored` are the totals as of the start of the run. They are counted, and what their records contain is not
+/// written again. `durable` is the probe of committed results.
 pub fn totals<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
     restored: Vec<RestoredTotals>,
@@ -305,7 +306,7 @@ struct TotalsWriter {
     unnamed: HashMap<RoomNumber, Vec<UnnamedCount>>,
     schedule: Schedule,
     shared: Rc<RefCell<Shared>>,
-    /// The numbers that rooms got because their totals begin at 0, and those that they had before.
+    /// The new and the former number of each room whose totals began at 0 again.
     replaced: HashMap<RoomNumber, RoomNumber>,
     /// The first window that is not closed here.
     next_ms: u64,
@@ -368,8 +369,8 @@ impl TotalsWriter {
         self.schedule.changed(room, &name, change, emojis);
     }
 
-    /// Takes in what was restored beside the sums; whether anything was. The numbers of emojis grow when the sums are
-    /// looked at.
+    /// Applies the restored state besides the sums. Returns whether there was any. The numbers of emojis grow when the
+    /// sums are read.
     fn restore(&mut self) -> bool {
         let restored = mem::take(&mut self.shared.borrow_mut().restored);
         let is_any = !restored.is_empty();
@@ -388,7 +389,7 @@ impl TotalsWriter {
         is_any
     }
 
-    /// Takes in which rooms got other numbers, and drops what is kept of those whose numbers are free now.
+    /// Records which rooms have got other numbers, and drops the state of numbers that were freed.
     fn renumber(&mut self) {
         let (replaced, freed) = {
             let shared = &mut *self.shared.borrow_mut();
@@ -406,12 +407,12 @@ impl TotalsWriter {
         if !freed.is_empty() {
             let rooms = &self.rooms;
             self.replaced
-                .retain(|_, former| rooms.has_ended(*former, u64::MAX));
+                .retain(|_, former| rooms.was_retired(*former, u64::MAX));
         }
     }
 
-    /// Whether the windows of a room have an order: what is due of one is written before the next. Also where a former
-    /// number of the room may have a record that is due before.
+    /// Whether the windows of a room are closed in order, since a record may be due at one of them before the next: the
+    /// room is large or in the schedule, or its former number may still have a record that is due earlier.
     fn is_ordered(&self, room: RoomNumber, emojis: usize) -> bool {
         emojis > self.schedule.small_emojis()
             || self.schedule.holds(room)
@@ -546,8 +547,8 @@ impl Closing {
             steps.sort_by_key(|(time_ms, ..)| *time_ms);
             for at_once in steps.chunk_by(|a, b| a.0 == b.0) {
                 let time_ms = at_once[0].0;
-                if totals.rooms.has_ended(room, time_ms) {
-                    // The sums are taken back: they are those of no room any more.
+                if totals.rooms.was_retired(room, time_ms) {
+                    // These changes retract the sums of a number that belongs to no room any more.
                     break;
                 }
                 if reads_all {
@@ -651,8 +652,9 @@ impl Closing {
                 }
             }
             while let Some(due) = totals.schedule.take(start_ms, turn.spent) {
-                if begins(due.last.start, start_ms, totals.rules.retention_ms) {
-                    // They have expired. Whether the room is removed already depends on other rooms.
+                if exceeds_retention(due.last.start, start_ms, totals.rules.retention_ms) {
+                    // The totals have expired. No record is written, even if the room is not removed yet: when it is
+                    // removed depends on other rooms, and records must not.
                     continue;
                 }
                 turn.spent += totals_bytes(due.emojis);

@@ -66,7 +66,7 @@ impl Span {
 /// The records of each window that changes a top.
 ///
 /// `recovered` is what lies in the span as of `final_until_ms`, from time 0 on; it counts, and is not
-/// told again. `durable` shows what was committed.
+/// emitted again. `durable` is the probe of committed results.
 pub fn trending<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
     recovered: Vec<Stay>,

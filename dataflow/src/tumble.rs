@@ -64,7 +64,7 @@ pub struct Closed {
     pub start_ms: u64,
     /// How many of each emoji, by [`Emoji::id`].
     pub counts: Arc<[(Emoji, u64)]>,
-    /// The totals of the room begin at 0 with it.
+    /// Whether the totals of the room begin at 0 with it.
     pub begins: bool,
 }
 

@@ -32,7 +32,7 @@ use crate::tls::without_bom;
 /// What a client speaks (ALPN).
 const PROTOCOL: &[u8] = b"http/1.1";
 
-/// Whom a client believes. Clones share what they remember of former handshakes.
+/// The certificates that a client trusts. Clones share their TLS sessions.
 #[derive(Clone)]
 pub struct Trust {
     connector: TlsConnector,
@@ -103,7 +103,7 @@ impl Trust {
         }
     }
 
-    /// The same, where another flag or variable than `--cacert` names the certificates to believe.
+    /// The same certificates; messages name this flag or variable instead of `--cacert`.
     pub(crate) fn named_by(self, flag: &'static str) -> Self {
         Self {
             named_by: flag,
@@ -145,7 +145,7 @@ fn in_words(host: &str, named_by: &str, error: io::Error) -> io::Error {
             | CertificateError::BadSignature
             | CertificateError::Other(_),
         ) => format!(
-            "its certificate is not believed here; name it, or the CA that signed it, by {named_by}"
+            "its certificate is not trusted; name it, or the certificate of the CA that signed it, by {named_by}"
         ),
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

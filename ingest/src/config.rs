@@ -49,7 +49,7 @@ pub struct Config {
     pub emojis: EmojiNames,
     /// Whose pages may send.
     pub allow_origin: AllowOrigin,
-    /// Who may send.
+    /// Verifies the tokens of senders.
     pub authenticator: Authenticator,
     /// How much a user may send; `None` for all it wants.
     pub per_user: Option<RateLimit>,

@@ -39,7 +39,7 @@ pub(crate) struct Service {
 /// What becomes of reactions.
 type Outcome = oneshot::Receiver<Result<(), LogError>>;
 
-/// Who sends a request.
+/// The sender of a request.
 struct Sender {
     principal: Principal,
     address: IpAddr,

@@ -13,7 +13,7 @@ pub const RESETS_HEADER: &str = "resets";
 /// `--totals-retention`. The value is empty.
 pub const TOTALS_BEGIN_HEADER: &str = "totals-begin";
 
-/// Header of a record without a value (`totals`, `trending`), which removes what was kept of its key, a room: the start
-/// of the window with whose close it was removed, Unix milliseconds, as the text of a decimal number. Finals of that
-/// window or later ones are not concerned.
+/// Header of a record without a value (a tombstone in `totals` or `trending`) that removes the room in its key: the
+/// start of the window at whose close the room was removed, Unix milliseconds, as the text of a decimal number. Finals
+/// of that window and of later ones are not removed.
 pub const REMOVED_HEADER: &str = "removed-before";

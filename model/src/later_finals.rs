@@ -6,10 +6,9 @@
 //!            partition 3:            │ 1 begins·7 5                 fold: base + (4 2), dropped by begins, (7 5)
 //! ```
 //!
-//! The finals of a room lie in two partitions after its topic got more of them. A restore may read the new partition
-//! first, and a final in it may begin the totals at 0: the finals of the old partition, which are read later, must not
-//! be added to those of the new one then. So each partition has its own counts, and [`LaterFinals::fold`] puts them in
-//! order.
+//! After partitions were added to the topic, the finals of a room may lie in two partitions. A restore may read the new
+//! partition first, and the totals may begin at 0 with a final in it. Then the finals of the old partition, which are
+//! read later, must not be added. So counts are kept for each partition, and [`LaterFinals::fold`] adds them in order.
 
 use crate::ResultOrder;
 
@@ -32,13 +31,14 @@ pub struct LaterFinals<C> {
     parts: Vec<Part<C>>,
 }
 
-/// What one partition holds since the last final in it that begins the totals, or else since the totals record.
+/// The counts of the finals in one partition: of those from the last one that begins the totals, or of all if none
+/// does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part<C> {
     partition: u32,
     /// The order of its first final.
     first: ResultOrder,
-    /// Its first final begins the totals at 0.
+    /// Whether the totals begin at 0 with its first final.
     begins: bool,
     counts: C,
 }
@@ -50,16 +50,16 @@ impl<C> Default for LaterFinals<C> {
 }
 
 impl<C: Default> LaterFinals<C> {
-    /// Whether there are none.
+    /// Whether there are no later finals.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// The counts to which a final of this order is to be added. `begins`: the totals begin at 0 with it, so it drops
-    /// the counts of the finals before it in its partition.
+    /// Returns the counts to which the final of this order is to be added. If `begins`, the totals begin at 0 with this
+    /// final, and the counts of the finals before it in its partition are dropped.
     ///
-    /// The finals of a partition must come in their order. Of two partitions, all finals of one must be earlier than
-    /// all finals of the other; which one is read first does not matter.
+    /// The finals of a partition must be added in their order. Of two partitions, all finals of one must be earlier
+    /// than all finals of the other; which one is read first does not matter.
     pub fn counts(&mut self, partition: u32, order: ResultOrder, begins: bool) -> &mut C {
         let known = self
             .parts
@@ -81,8 +81,8 @@ impl<C: Default> LaterFinals<C> {
         &mut self.parts[at].counts
     }
 
-    /// The totals of the room: `base` is the counts of its totals record, to which `merge` adds the counts of each
-    /// partition in order. Where the totals begin at 0, everything before is dropped, `base` included.
+    /// Returns the totals of the room. `base` are the counts of its totals record, to which `merge` adds the counts of
+    /// each partition in order. Where the totals begin at 0, all counts before are dropped, `base` included.
     pub fn fold(self, base: C, mut merge: impl FnMut(&mut C, C)) -> C {
         let mut parts = self.parts;
         parts.sort_unstable_by_key(|part| part.first);
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Of a final: whether the room moves to a new partition with it, whether the totals begin with it, its count.
+    /// A final: whether the room moves to a new partition with it, whether the totals begin with it, and its count.
     type Step = (bool, bool, u64);
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -126,7 +126,7 @@ mod tests {
                 if moves {
                     partitions.push(Vec::new());
                 }
-                // A reset to an earlier time in between: windows begin earlier again.
+                // After every ten finals the time is reset backward: windows begin earlier again.
                 let order = ResultOrder { resets: nth / 10, start_ms: 2000 * (nth % 10) };
                 partitions.last_mut().into_iter().for_each(|it| it.push((order, begins, count)));
             }

@@ -25,7 +25,7 @@ pub struct WindowRecord {
     pub counts: Vec<Tally>,
 }
 
-/// A value of the `totals` topic: all that a room has ever counted, as of a closed window.
+/// A value of the `totals` topic: the counts of a room since its totals last began at 0, as of a closed window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TotalsRecord {
     /// Which room.

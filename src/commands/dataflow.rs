@@ -133,7 +133,7 @@ pub(super) struct CountingFlags {
     #[arg(long, value_name = "N", default_value_t = 10)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_TRENDING))]
     trending_top: u64,
-    /// The totals of a room without a reaction for longer than this, in event time, begin at 0 again
+    /// Removes a room that has no reaction for longer than this, in event time: its totals begin at 0 again
     #[arg(long, default_value = "30d", value_parser = duration)]
     totals_retention: Duration,
 }
@@ -185,7 +185,7 @@ impl CountingFlags {
             return Err(Failure::usage("--trending-span", why));
         }
         if self.totals_retention < self.window {
-            let why = format!("must be as long as a window, {:?}, or longer", self.window);
+            let why = format!("must not be shorter than a window ({:?})", self.window);
             return Err(Failure::usage("--totals-retention", why));
         }
         let cores = thread::available_parallelism().map_or(1, usize::from) as u64;

@@ -162,8 +162,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Keeps the key set of `--jwks-url` up to date, if there is one. To be called in a tokio runtime, before the
-    /// administrator's address is served: otherwise the process would be ready for a moment without keys.
+    /// Starts the task that fetches the key set of `--jwks-url`, if the flag is set. Call it in a tokio runtime, before
+    /// the `--admin` address is served: otherwise `/readyz` would be 200 for a moment although there are no keys.
     pub(super) fn follow_keys(&self, authenticator: &Authenticator) -> Result<(), Failure> {
         let following = authenticator.follow(&self.registry, &self.readiness);
         following.map_err(|error| Failure::new(Exit::Defect, error.to_string()))

@@ -37,7 +37,7 @@ pub fn request(address: &str, method: &str, path: &str, body: &str) -> io::Resul
     request_with(address, method, path, "", body)
 }
 
-/// The same with more header lines, each with its end.
+/// The same with more header lines, each of which ends in CRLF.
 pub fn request_with(
     address: &str,
     method: &str,

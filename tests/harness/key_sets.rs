@@ -1,4 +1,4 @@
-//! The key set (JWKS) of an identity provider: who signs tokens, and the server that publishes the keys.
+//! An identity provider: keys that sign tokens, and the server that publishes their key set (JWKS).
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -96,13 +96,13 @@ struct Serving {
 impl KeySetEndpoint {
     /// Publishes the keys of these signers; in TLS if there is a certificate.
     pub fn start(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
-        let mut endpoint = KeySetEndpoint::away(signers, certificate);
-        endpoint.come_back();
+        let mut endpoint = KeySetEndpoint::stopped(signers, certificate);
+        endpoint.run();
         endpoint
     }
 
-    /// One that does not run yet.
-    pub fn away(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
+    /// An endpoint that does not run yet.
+    pub fn stopped(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
         let tls = certificate.map(|certificate| {
             let chain = CertificateDer::from_pem_slice(certificate.certificate.as_bytes()).unwrap();
             let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
@@ -140,7 +140,7 @@ impl KeySetEndpoint {
     }
 
     /// Closes its port, so that connections are refused.
-    pub fn go_away(&mut self) {
+    pub fn stop(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             stop.store(true, Ordering::SeqCst);
             // The thread waits for a connection.
@@ -150,7 +150,7 @@ impl KeySetEndpoint {
     }
 
     /// Starts, or starts again at the same address.
-    pub fn come_back(&mut self) {
+    pub fn run(&mut self) {
         let listener = TcpListener::bind(&self.address).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (serving, stopped) = (self.serving.clone(), stop.clone());
@@ -161,7 +161,7 @@ impl KeySetEndpoint {
                 }
                 let serving = serving.clone();
                 thread::spawn(move || {
-                    // A client may go away at any time, or not trust the certificate.
+                    // A client may close at any time, or not trust the certificate.
                     let _ = serving.serve(client);
                 });
             }
@@ -172,7 +172,7 @@ impl KeySetEndpoint {
 
 impl Drop for KeySetEndpoint {
     fn drop(&mut self) {
-        self.go_away();
+        self.stop();
     }
 }
 

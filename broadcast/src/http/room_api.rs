@@ -9,8 +9,8 @@
 //! ```
 //!
 //! `final`, `live` and a room's `trending` are the frames that subscribers get; beside the list of rooms
-//! `trending` is what leads across all of them; `totals` are all emojis ever counted in the
-//! room (in the list of rooms: the top 20), as of the newest final.
+//! `trending` is what leads across all of them; `totals` are the counts of all emojis in the
+//! room since its totals last began at 0 (in the list of rooms: the top 20), as of the newest final.
 
 use emostream_http::{Body, Principal, Response};
 use emostream_model::{Count, FRAME_COUNTS, Room, RoomCount};

@@ -95,7 +95,7 @@ impl Hub {
             }
             RelayUpdate::Read(range) => self.set_read(range),
             RelayUpdate::Removed { room, before } => {
-                // A room that is not known stays so. The sweep drops the others once they are idle.
+                // An unknown room is not added. A known one is dropped by the sweep once it is idle.
                 let entry = self.find(&room);
                 Ok(entry.is_some_and(|entry| entry.update(|state| state.remove(&room, before))))
             }
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_that_were_removed_take_no_memory_once_their_finals_have_expired() {
+    fn removed_rooms_use_no_memory_once_their_finals_have_expired() {
         let hub = hub();
         for nth in 0..9 {
             let id = ResultId {

@@ -55,13 +55,13 @@ impl Updates {
         }
     }
 
-    /// Adds a room as the log has it at the start: `totals` are what its record says, together with later finals that are
-    /// not in the ring, and `finals` are those of the ring in their order.
+    /// Adds a room at the start, as it is in the log: `totals` are those of its record and of later finals that are
+    /// older than the ring, and `finals` are those of the ring in their order.
     ///
     /// They are not counted in the metrics, and not appended to the update log: no relay is connected yet.
     pub(crate) fn restore_room(&self, room: &Room, totals: RoomTotals, finals: Vec<RelayFinal>) {
         let newest = finals.last().map(RelayFinal::order);
-        // The final of the newest totals may be missing, or the room was removed after its finals.
+        // The totals may be later than the ring: their final is missing, or the room was removed after its finals.
         let later = (newest.is_some() && totals.as_of() > newest).then(|| totals.clone());
         let before = RoomTotals::before(totals, &finals);
         let entry = self.hub.get_or_insert(room, || RoomState::new(before));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_already_is_not_passed_on() {
+    async fn an_update_that_is_known_already_is_not_passed_on() {
         let updates = updates();
         updates.log.join();
         for (start, end, is_applied) in [(5, 9, true), (5, 9, true), (1, 2, false)] {

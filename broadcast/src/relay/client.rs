@@ -8,8 +8,8 @@
 //! ```
 //!
 //! This relay sends each upstream what it has, and the upstream sends the rest. So a change of upstreams loses
-//! nothing and applies nothing twice. Rooms that were removed while the relay was away are found by their absence from
-//! the snapshot.
+//! nothing and applies nothing twice. A room that was removed while the relay was disconnected is missing in the
+//! snapshot, and the relay removes it, too.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Which rooms are missing in an upstream's snapshot: those that were removed while the relay was away.
+//! Finds the rooms that are missing in an upstream's snapshot: they were removed while the relay was disconnected.
 //!
 //! ```text
 //!  Snapshot ─▶ rooms with results, ranges that were read ─▶ Present ─▶ removals
@@ -15,7 +15,7 @@ use emostream_model::{ReadRange, RelayUpdate, ResultOrder, Room};
 use crate::hub::rooms::Hub;
 use crate::room::state::RoomState;
 
-/// What the upstream has sent of its snapshot.
+/// The part of an upstream's snapshot that was received so far.
 #[derive(Debug, Default)]
 pub(super) struct ReceivedSnapshot {
     rooms: HashSet<Room>,
@@ -23,7 +23,7 @@ pub(super) struct ReceivedSnapshot {
 }
 
 impl ReceivedSnapshot {
-    /// Notes an update of the snapshot.
+    /// Records an update of the snapshot.
     pub(super) fn observe(&mut self, update: &RelayUpdate) {
         match update {
             RelayUpdate::Room(snapshot) => drop(self.rooms.insert(snapshot.room.clone())),
@@ -32,7 +32,7 @@ impl ReceivedSnapshot {
         }
     }
 
-    /// Once the snapshot is complete: the removals of rooms that the upstream has removed.
+    /// Returns a removal of each room that the upstream has removed. Call it once the snapshot is complete.
     pub(super) fn removals(&self, hub: &Hub) -> Vec<RelayUpdate> {
         let rooms = hub.all().into_iter();
         let missing = rooms.filter(|(room, _)| !self.rooms.contains(room));
@@ -43,12 +43,13 @@ impl ReceivedSnapshot {
         removed.collect()
     }
 
-    /// The order just after the newest final of a room that is missing. `None` if it has no totals to remove, or if the
-    /// upstream has not read that final.
+    /// Returns the order just after the newest final of a room that is missing; `None` if the room has no totals, or if
+    /// the upstream has not read that final.
     fn removed_before(&self, room: &RoomState) -> Option<ResultOrder> {
         let totals = room.totals();
         let as_of = totals.as_of().filter(|_| totals.total() > 0)?;
-        // Without an id the final is older than the ring of the publisher, which knows it from the totals.
+        // Without an id the room has only totals: its newest final is older than the ring of the publisher, which has
+        // read the totals.
         let is_read = room
             .newest_id()
             .is_none_or(|id| self.reads.iter().any(|range| range.is_behind(id)));

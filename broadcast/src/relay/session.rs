@@ -297,7 +297,7 @@ mod tests {
     use prometheus::Registry;
     use tokio::io::AsyncReadExt;
 
-    /// Why a peer is not accepted that sends this after the challenge, and closes.
+    /// Returns why a peer is refused that sends these bytes after the challenge and then closes the connection.
     async fn refused(sends: &[u8]) -> String {
         let hub = Arc::new(Hub::new(WindowSettings::default(), Arc::new([])));
         let metrics = Metrics::register(&Registry::new()).unwrap();
@@ -327,7 +327,7 @@ mod tests {
             why.contains("version 1") && why.contains("version 2"),
             "{why}"
         );
-        // It sends nothing if it does not know the version of the challenge.
+        // A relay that does not know the version of the challenge sends nothing.
         let why = refused(&[]).await;
         assert!(
             why.contains("another version") && why.contains("version 2"),

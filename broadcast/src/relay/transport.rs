@@ -37,8 +37,8 @@ pub(super) enum LinkError {
     #[error("it closed the connection")]
     Closed,
     #[error(
-        "it closed the connection before its hello. A relay of another version does so, and its log names both versions; \
-         this process uses version {RELAY_VERSION} of the relay protocol"
+        "it closed the connection before its hello, as a relay of another version does; the relay's log names both \
+         versions, and this process uses version {RELAY_VERSION} of the relay protocol"
     )]
     ClosedBeforeHello,
     #[error("{0}")]

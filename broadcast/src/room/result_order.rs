@@ -15,7 +15,7 @@ pub(crate) fn resets(record: &Record<'_>) -> u64 {
     number(record, RESETS_HEADER).unwrap_or(0)
 }
 
-/// Whether the totals of its room begin at 0 with a final.
+/// Whether the totals of a room begin at 0 with the final in `record`.
 pub(crate) fn totals_begin(record: &Record<'_>) -> bool {
     let headers = record.headers.read();
     headers
@@ -23,8 +23,9 @@ pub(crate) fn totals_begin(record: &Record<'_>) -> bool {
         .any(|header| header.name == TOTALS_BEGIN_HEADER)
 }
 
-/// The room that a record without a value removes from a compacted topic, and the order before which its finals are
-/// removed. `None` if another program has deleted the key: then nothing says which finals are concerned.
+/// Returns the room that a tombstone (a record without a value) removes from a compacted topic, and the order before
+/// which its finals are removed. `None` if another program has deleted the key: then it is not known which finals are
+/// removed.
 pub(crate) fn removal(record: &Record<'_>) -> Option<(Room, ResultOrder)> {
     let key = std::str::from_utf8(record.key?).ok()?;
     let before = ResultOrder {
@@ -34,7 +35,7 @@ pub(crate) fn removal(record: &Record<'_>) -> Option<(Room, ResultOrder)> {
     Some((Room::from_record(key).ok()?, before))
 }
 
-/// The latest order that is earlier than `before`: windows begin at whole milliseconds.
+/// Returns the latest order that is earlier than `before`. Windows begin at whole milliseconds.
 pub(crate) fn just_before(before: ResultOrder) -> ResultOrder {
     let ResultOrder { resets, start_ms } = before;
     match (start_ms.checked_sub(1), resets.checked_sub(1)) {
@@ -47,7 +48,7 @@ pub(crate) fn just_before(before: ResultOrder) -> ResultOrder {
     }
 }
 
-/// The decimal number in a header, if there is one.
+/// Returns the decimal number in a header, if there is one.
 fn number(record: &Record<'_>, name: &str) -> Option<u64> {
     let headers = record.headers.read();
     let header = headers.iter().find(|header| header.name == name)?;
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_names_its_room_and_before_which_window() {
+    fn a_tombstone_is_parsed_as_a_room_and_an_order() {
         let of = |key, headers: Vec<Header>| removal(&record(key, &headers));
         let before = header(REMOVED_HEADER, "4000");
         let order = |resets, start_ms| ResultOrder { resets, start_ms };
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_just_before_a_window_is_that_of_no_later_one() {
+    fn the_order_just_before_another_is_the_latest_earlier_one() {
         let order = |resets, start_ms| ResultOrder { resets, start_ms };
         assert_eq!(just_before(order(1, 2000)), order(1, 1999));
         assert_eq!(just_before(order(1, 0)), order(0, u64::MAX));

@@ -6,8 +6,8 @@
 //!
 //! Invariant: whatever a relay had before, and whichever upstream sends the snapshot, afterwards its room has
 //! the finals and totals of the one of the two that is further, and finals that are missing between two others are
-//! announced by a gap. The order of the totals tells which one is further: their sum does not, since totals begin at 0
-//! again after a long pause. Of totals of the same order the relay keeps its own.
+//! announced by a gap. The order of the totals shows which one is further; their sum does not, since totals can begin
+//! at 0 again. If both have the same order, the relay keeps its own totals.
 
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ impl ParsedSnapshot {
         if last.is_some_and(|last| newest != Some(last)) || snapshot.floor.is_some_and(elsewhere) {
             return Err(InvalidSnapshot);
         }
-        // Totals are as of the newest final.
+        // Totals are as of the newest final, so a room with a final has totals with an order.
         if newest.is_some() && snapshot.totals_as_of.is_none() {
             return Err(InvalidSnapshot);
         }
@@ -195,7 +195,7 @@ impl RoomState {
         is_new
     }
 
-    /// Merges the finals of a room whose totals are as of an order.
+    /// Merges the finals of the upstream's room. `as_of` is the order of its totals.
     fn merge_finals(
         &mut self,
         as_of: Option<ResultOrder>,
@@ -271,7 +271,7 @@ mod tests {
         room
     }
 
-    /// What happens to a room at the publisher.
+    /// An event of a room at the publisher.
     #[derive(Debug, Clone, Copy)]
     enum Event {
         Final { nth: u64, begins: bool },
@@ -297,7 +297,7 @@ mod tests {
         })
     }
 
-    fn happen(room: &mut RoomState, events: &[Event]) {
+    fn apply_events(room: &mut RoomState, events: &[Event]) {
         for event in events {
             match *event {
                 Event::Final { nth, begins } => {
@@ -311,15 +311,15 @@ mod tests {
         }
     }
 
-    /// A room to which these events happened, and of which finals before some are not kept.
+    /// A room after these events, whose finals before `expired` have left the ring.
     fn after(events: &[Event], expired: u64) -> RoomState {
         let mut room = RoomState::default();
-        happen(&mut room, events);
+        apply_events(&mut room, events);
         room.expire(expired);
         room
     }
 
-    /// How many windows have passed at the end of these events.
+    /// The number of windows that have passed after these events.
     fn windows(events: &[Event]) -> u64 {
         events.last().map_or(0, |last| match *last {
             Event::Final { nth, .. } => nth + 1,
@@ -343,7 +343,7 @@ mod tests {
         /// Whatever was taken from whom: the room is the one of an upstream that has come as far, but for
         /// finals that are kept nowhere.
         #[test]
-        fn a_relay_s_room_is_the_one_of_whoever_is_furthest(
+        fn a_relay_s_room_is_that_of_the_node_that_is_furthest(
             events in events(),
             visits in proptest::collection::vec((0..=FINALS as usize, 0..=FINALS, 0..=FINALS as usize), 1..6)
         ) {
@@ -352,7 +352,7 @@ mod tests {
             let mut has = 0;
             for (read, expired, goes_on_to) in visits {
                 merge(&mut relay, &after(&events[..read], expired), windows(&events[..has]));
-                happen(&mut relay, events.get(read..goes_on_to).unwrap_or_default());
+                apply_events(&mut relay, events.get(read..goes_on_to).unwrap_or_default());
                 has = has.max(read).max(goes_on_to);
                 let truth = after(&events[..has], 0);
                 prop_assert_eq!(relay.totals(), truth.totals());

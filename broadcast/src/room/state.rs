@@ -56,7 +56,7 @@ pub(crate) struct Trending {
     pub(crate) version: u64,
     /// The last window of its span.
     pub(super) order: ResultOrder,
-    /// How long the span is.
+    /// Length of the span, milliseconds.
     pub(super) span_ms: u64,
     /// Its top is empty.
     pub(super) ended: bool,
@@ -112,9 +112,9 @@ impl RoomState {
         true
     }
 
-    /// The room's finals before this order were removed, since it was quiet for so long: totals are 0 and nothing is
-    /// trending. `false` if nothing changes, or if a final of this order or a later one is known. That one may have
-    /// been read before the removal, which is in another topic.
+    /// Applies the removal of the room's finals before an order: its totals become 0, and nothing in it is trending.
+    /// Returns `false` if nothing changes, or if a final of this order or a later one is known. Such a final may be
+    /// read before the removal, which is in another topic.
     pub(crate) fn remove(&mut self, room: &Room, before: ResultOrder) -> bool {
         if self.totals.as_of().is_some_and(|as_of| as_of >= before) {
             return false;
@@ -124,7 +124,8 @@ impl RoomState {
         had_totals | self.end_trending(room, before)
     }
 
-    /// Adopts totals of a later final; `false` if those that are known are as of the same final or a later one.
+    /// Replaces the totals with those as of a later final. Returns `false` if the known totals are as of the same final
+    /// or a later one.
     pub(crate) fn adopt_totals(&mut self, totals: RoomTotals) -> bool {
         let is_later = totals.as_of() > self.totals.as_of();
         if is_later {
@@ -284,7 +285,7 @@ impl RoomState {
         })
     }
 
-    /// Applies what is trending, whatever its version.
+    /// Applies what is trending, and gives it the next version. Returns `false` if it is not new.
     pub(super) fn show_trending(&mut self, trending: Trending) -> bool {
         let known = self.trending.as_ref();
         if known.is_some_and(|known| {
@@ -300,7 +301,8 @@ impl RoomState {
         true
     }
 
-    /// Nothing is trending any more, unless that is known from a window that is not before this order.
+    /// Records that nothing is trending any more. Returns `false` if what is trending is known from a window of this
+    /// order or a later one, or is not known at all.
     fn end_trending(&mut self, room: &Room, before: ResultOrder) -> bool {
         let Some(known) = self.trending().filter(|known| known.order < before) else {
             return false;
@@ -373,7 +375,7 @@ impl RoomState {
         self.newest_id().map(|id| id.partition)
     }
 
-    /// The id of the newest final. If the ring is empty, that of the last final that was evicted.
+    /// Returns the id of the newest final; if the ring is empty, of the last final that was evicted.
     pub(crate) fn newest_id(&self) -> Option<ResultId> {
         let newest = self.newest().map(|newest| newest.id);
         newest.or(self.evicted_through)
@@ -424,7 +426,7 @@ impl RoomState {
         self.trending.as_ref().map_or(0, |known| known.version)
     }
 
-    /// The totals of the room as of its newest final, also when that one is not in the ring any more.
+    /// The totals of the room as of its newest final, even if that final is not in the ring any more.
     pub(crate) fn totals(&self) -> &RoomTotals {
         &self.totals
     }
@@ -556,23 +558,26 @@ mod tests {
         let ended = room.trending_after(1).unwrap();
         assert!(ended.frame.json().contains(r#""top":[]"#));
         assert!(!room.remove(&name, order(100)), "it is known already");
-        assert!(!room.push_trending(trending(7)), "of before the removal");
+        assert!(
+            !room.push_trending(trending(7)),
+            "it is from before the removal"
+        );
 
         assert!(room.push_trending(trending(120)));
         assert!(push(&mut room, (0, 6), 120, 0));
         assert!(
             !room.remove(&name, order(110)),
-            "read late, of another topic"
+            "it is read late, since it is in another topic"
         );
         assert_eq!(room.totals().total(), 1);
         assert!(room.trending().is_some());
     }
 
     #[test]
-    fn a_removal_does_not_end_what_is_trending_since_a_later_window() {
+    fn a_removal_does_not_end_what_is_trending_as_of_a_later_window() {
         let mut room = RoomState::default();
         assert!(push(&mut room, (0, 5), 7, 0));
-        // Its final lies in another topic, and is not visible yet.
+        // The final of that window is in another topic, and is not visible yet.
         assert!(room.push_trending(trending(120)));
         assert!(room.remove(&Room::default(), order(110)));
         assert!(room.trending().is_some());

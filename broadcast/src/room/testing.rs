@@ -19,7 +19,7 @@ pub(crate) fn record_of(nth: u64, count: u64, emitted_at: Option<u64>) -> Window
     }
 }
 
-/// A final that was written at `written_ms`, before any reset. The totals of its room do not begin with it.
+/// A final that was written at `written_ms`, before any backward reset. The totals of its room do not begin with it.
 pub(crate) fn closed(id: ResultId, written_ms: u64, record: WindowRecord) -> RelayFinal {
     RelayFinal {
         id,

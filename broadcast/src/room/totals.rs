@@ -10,9 +10,10 @@
 //! The record of a window is the base: later finals add, earlier ones subtract. So a publisher makes
 //! the same frames whenever it was started, and one totals record a room is all it needs.
 //!
-//! A record holds what was counted since the totals began last. If they began in the ring, at or before the record, it
-//! says nothing of the finals before: their totals count from what the ring holds. The frames of such finals differ from
-//! those of a publisher that ran all the time; the frames of the final that begins and of all later ones do not.
+//! A record contains the counts since the totals last began at 0. If they began in the ring, at or before the record,
+//! the counts before the ring are not known: the totals of the finals before that beginning count only the finals in
+//! the ring. The frames of these finals differ from those of a publisher that ran all the time. The frames of the final
+//! with which the totals begin, and of all later ones, do not differ.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +33,8 @@ impl RoomTotals {
     /// As of just before the first of `finals`, which are all the room's finals from some moment on,
     /// oldest first. `base` are its totals as of any final.
     ///
-    /// If the totals begin with one of the finals that are in `base`, those before the first final are not known: the
-    /// result is empty.
+    /// If the totals begin with one of the finals that are in `base`, the totals before the first final are not known,
+    /// and the result is empty.
     pub(crate) fn before(mut base: Self, finals: &[RelayFinal]) -> Self {
         let Some(first) = finals.first() else {
             return base;
@@ -58,7 +59,7 @@ impl RoomTotals {
         }
     }
 
-    /// Those of a room whose finals before this order were removed.
+    /// The totals of a room whose finals before this order were removed: no counts.
     pub(crate) fn removed(before: ResultOrder) -> Self {
         Self {
             counts: BTreeMap::new(),
@@ -161,7 +162,8 @@ mod tests {
             let ring = ring.min(base + 1).min(finals.len() - 1);
             let as_of = RoomTotals::of(&expected[base].counts(), Some(finals[base].order()));
             let mut totals = RoomTotals::before(as_of, &finals[ring..]);
-            // What was counted before a beginning in the ring is not in the base: it counts from what the ring holds.
+            // The base does not contain the counts before a beginning in the ring: finals before it count only the
+            // ring.
             let known = (ring..=base).rev().find(|at| finals[*at].begins).unwrap_or(ring);
             let mut of_ring = RoomTotals::default();
             for at in ring..finals.len() {

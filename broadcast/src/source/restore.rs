@@ -16,9 +16,9 @@
 //! transaction one after another. That holds for finals of the last commits only; those before the offsets in the
 //! progress are all visible.
 //!
-//! A room that was removed has a record without a value in the totals. Its finals before the removal are not added, also
-//! where the ring still has them. Removals in the topic of what is trending are applied by the tailer, as those that
-//! follow.
+//! A room that was removed has a record without a value (a tombstone) in the totals topic. Its finals before the
+//! removal are not counted, even if they are still in the ring. The removals in the trending topic are applied by the
+//! tailer, like those that it reads later.
 
 use std::{collections::HashMap, mem::take, ops::Range, time::Duration};
 
@@ -53,7 +53,7 @@ pub(crate) struct Restored {
     pub(crate) live: TopicReader,
     /// Where each partition of the live tallies ended.
     pub(crate) live_before: HashMap<u32, u64>,
-    /// Removals of rooms that were found in the topic of what is trending.
+    /// Removals of rooms that were read from the trending topic.
     pub(crate) removals: Vec<RelayUpdate>,
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn restore(
     })
 }
 
-/// Reads what is trending, and which rooms have nothing trending any more. Returns the removals of rooms that are known.
+/// Reads the trending topic and applies what is trending. Returns the removals of rooms that are known.
 fn read_trending(
     log: &dyn Log,
     trending: &mut TopicReader,
@@ -184,7 +184,7 @@ fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, Lo
 struct RestoredRooms {
     /// The finals of each room, as they were read.
     finals: HashMap<Room, Vec<RelayFinal>>,
-    /// The latest totals of each room; empty ones of a room that was removed.
+    /// The latest totals of each room; of a removed room they are empty.
     totals: HashMap<Room, RoomTotals>,
     /// What lies between them and the ring.
     older: HashMap<Room, LaterFinals<RoomTotals>>,
@@ -209,17 +209,17 @@ impl RestoredRooms {
     ) -> Result<(), LogError> {
         read_to_end(log, topic, &mut |record| {
             if record.value.is_empty() {
-                // Without the header another program has deleted the key: the totals before it still count.
+                // Without the header another program has deleted the key: the totals that were read before still count.
                 if let Some((room, before)) = removal(&record) {
                     self.remove(room, before);
                 }
             } else if let Some(totals) = decoder.read::<TotalsRecord>(record) {
-                self.take_totals(order_of(&record, totals.window), record.time_ms, totals);
+                self.apply_totals(order_of(&record, totals.window), record.time_ms, totals);
             }
         })
     }
 
-    fn take_totals(&mut self, order: ResultOrder, written_ms: u64, totals: TotalsRecord) {
+    fn apply_totals(&mut self, order: ResultOrder, written_ms: u64, totals: TotalsRecord) {
         let known = self.totals.get(&totals.room);
         if known.is_some_and(|known| known.as_of() > Some(order)) {
             return;
@@ -233,7 +233,7 @@ impl RestoredRooms {
         self.totals.insert(totals.room, counts);
     }
 
-    /// The totals of a room were removed, unless they are of this order or a later one: then the room is back.
+    /// Removes the totals of a room, unless they are of this order or a later one: then the room has finals again.
     fn remove(&mut self, room: Room, before: ResultOrder) {
         let known = self.totals.get(&room);
         if known.is_none_or(|known| known.as_of() < Some(before)) {
@@ -265,7 +265,7 @@ impl RestoredRooms {
                     // A final has all that a totals record has. Read as one, emojis that this build does not know
                     // hide none of the others.
                     if !is_over && let Some(closed) = decoder.read::<TotalsRecord>(record) {
-                        self.take_older(&record, closed);
+                        self.add_older(&record, closed);
                     }
                     !is_over
                 })?;
@@ -281,7 +281,7 @@ impl RestoredRooms {
         Ok(())
     }
 
-    fn take_older(&mut self, read: &Record<'_>, closed: TotalsRecord) {
+    fn add_older(&mut self, read: &Record<'_>, closed: TotalsRecord) {
         let order = order_of(read, closed.window);
         self.is_seen(&closed.room, order);
         let known = self.totals.get(&closed.room);
@@ -313,7 +313,7 @@ impl RestoredRooms {
         loop {
             let read = windows.poll(log, bell, updates, &mut |record| {
                 if let Some(closed) = final_of(decoder, record) {
-                    self.take(closed);
+                    self.add_final(closed);
                 }
             })?;
             if read > 0 {
@@ -333,7 +333,7 @@ impl RestoredRooms {
         }
     }
 
-    fn take(&mut self, closed: RelayFinal) {
+    fn add_final(&mut self, closed: RelayFinal) {
         let room = closed.record.room.clone();
         self.is_seen(&room, closed.order());
         self.finals.entry(room).or_default().push(closed);
@@ -349,7 +349,7 @@ impl RestoredRooms {
         }
         for (room, record) in take(&mut self.totals) {
             let totals = self.complete(&room, record);
-            // A room that was removed has none.
+            // A room that was removed has no totals.
             if totals.total() > 0 {
                 updates.restore_room(&room, totals, Vec::new());
             }
@@ -360,7 +360,7 @@ impl RestoredRooms {
         }
     }
 
-    /// The totals of a room as of the last final before the ring, from its totals record.
+    /// Returns the totals of a room as of the last final before the ring, from its totals record.
     fn complete(&mut self, room: &Room, record: RoomTotals) -> RoomTotals {
         match self.older.remove(room) {
             Some(older) => older.fold(record, RoomTotals::merge),

@@ -5,9 +5,9 @@
 //!  then:   [windows], [trending], [live] ─▶ updates, until it is dropped; a failed read is retried each second
 //! ```
 //!
-//! The removal of a room comes in another topic than its finals. It is applied only once the finals are read to an end
-//! that they had after the removal was read: all finals before it are known then. Otherwise a reader that is behind would
-//! drop the totals, and add the last finals before the removal to 0.
+//! The removal of a room is in another topic than its finals. After the tailer has read a removal, it reads the finals
+//! up to the end of their topic, and only then applies the removal: all finals before it are known then. Otherwise a
+//! tailer that lags behind would set the totals to 0 and then add finals from before the removal.
 
 use std::{
     collections::HashMap,
@@ -116,8 +116,8 @@ struct Reading {
     windows: TopicReader,
     trending: TopicReader,
     live: TopicReader,
-    /// Removals of rooms that wait until the finals are read. While there are some, what is trending is not read, so
-    /// they are at most those of one poll; or of the whole topic at the start, of rooms that are known.
+    /// Removals that wait until the finals are read. While there are any, the trending topic is not read, so they are
+    /// at most those of one poll, or at the start one for each known room.
     removals: Vec<RelayUpdate>,
     /// Whether the last read succeeded.
     is_healthy: bool,
@@ -186,13 +186,13 @@ impl Reading {
         let removals = &mut self.removals;
         let mut trending = 0;
         if removals.is_empty() {
-            let mut take = |record: Record<'_>| match trending_of(decoder, record) {
+            let mut handle = |record: Record<'_>| match trending_of(decoder, record) {
                 Some(removed @ RelayUpdate::Removed { .. }) => removals.push(removed),
                 Some(update) => apply(update),
                 None => {}
             };
             let (log, bell) = (&*self.log, &self.bell);
-            trending = self.trending.poll(log, bell, updates, &mut take)?;
+            trending = self.trending.poll(log, bell, updates, &mut handle)?;
         }
         let (window_ms, live_before) = (self.window_ms, &self.live_before);
         let live = self

@@ -121,10 +121,10 @@ impl Decoder {
     }
 }
 
-/// A record of the trending topic as an update, if it can be decoded.
+/// Decodes a record of the trending topic; `None` if it is not readable, or if another program has deleted its key.
 pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<RelayUpdate> {
     if record.value.is_empty() {
-        // Without a value it removes a room, or another program has deleted the key. Neither is unreadable.
+        // A tombstone removes a room, or another program has deleted the key. Neither is counted as unreadable.
         let (room, before) = removal(&record)?;
         return Some(RelayUpdate::Removed { room, before });
     }
@@ -134,7 +134,7 @@ pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<R
     })
 }
 
-/// A final, if it can be decoded.
+/// Decodes a final; `None` if it is not readable.
 pub(super) fn final_of(decoder: &mut Decoder, read: Record<'_>) -> Option<RelayFinal> {
     let record: WindowRecord = decoder.read(read)?;
     Some(RelayFinal {

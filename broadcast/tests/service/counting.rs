@@ -77,7 +77,7 @@ impl Counting {
         (keyed(topic, room, &record), self.totals_as_of(nth, room))
     }
 
-    /// The same of a final with which the totals of the room begin at 0.
+    /// The same for a final with which the totals of the room begin at 0.
     pub(crate) fn beginning(
         &mut self,
         nth: u64,
@@ -97,7 +97,7 @@ impl Counting {
         self.commit(records.into());
     }
 
-    /// Removes the room: it has had no final since long before the `nth` window.
+    /// Removes the room with the `nth` window: its last final is older than the retention.
     pub(crate) fn remove(&mut self, room: &str, nth: u64) {
         self.totals.remove(room);
         let topics = Topics::default();
@@ -208,7 +208,7 @@ pub(crate) fn trending(nth: u64, room: &str, top: Counts<'_>) -> NewRecord {
     keyed(Topics::default().trending(), room, &record)
 }
 
-/// A record without a value, which removes the finals of a room before the `nth` window.
+/// A tombstone (a record without a value), which removes the finals of a room before the `nth` window.
 pub(crate) fn removal(topic: String, room: &str, nth: u64) -> NewRecord {
     NewRecord {
         value: Default::default(),

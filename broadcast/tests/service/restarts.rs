@@ -271,7 +271,7 @@ proptest! {
         let mut late = Late::default();
         let mut nodes: Vec<Node> = Vec::new();
         let mut expected: BTreeMap<usize, Vec<Totals>> = BTreeMap::new();
-        // A publisher that starts later cannot know the totals of finals in the ring from before a beginning.
+        // If totals begin in the ring, a publisher that starts later cannot know the totals of the finals before.
         let mut began: BTreeMap<usize, u64> = BTreeMap::new();
         for (nth, (begins, window, written)) in (0_u64..).zip(&windows) {
             if nth == old as u64 || nth == restart.max(old) as u64 {

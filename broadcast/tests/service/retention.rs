@@ -11,7 +11,7 @@ use crate::{
     stage::{KEPT, Node, PARTITIONS, Stage, until},
 };
 
-/// Before the ring of a publisher begins, but not deleted yet.
+/// A time before the ring of a publisher, whose records are not deleted yet.
 fn long_ago_ms() -> u64 {
     now_ms() - KEPT.as_millis() as u64 / 2
 }
@@ -62,7 +62,7 @@ fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
         until("read", || totals(node) == [8, 3, 7]);
         assert_eq!(state(node)["totals"], state(&first)["totals"]);
     }
-    // The record says nothing of what was counted before the last beginning.
+    // The record does not contain the counts before the last beginning.
     assert_eq!(totals(&last), [1, 3, 7]);
     assert_eq!(state(&last)["totals"], state(&first)["totals"]);
     for node in [&in_between, &last] {
@@ -77,7 +77,7 @@ fn totals_that_begin_again_are_the_same_at_a_publisher_that_starts_later() {
 #[test]
 fn totals_begin_again_in_another_partition_whichever_is_read_first() {
     for (first, second) in [(0, PARTITIONS - 1), (PARTITIONS - 1, 0)] {
-        // Before the ring, where they complete a totals record, or in it.
+        // Finals before the ring, which complete a totals record, or in the ring.
         for written_ms in [long_ago_ms(), now_ms()] {
             let mut stage = Stage::new();
             let mut records = Vec::new();
@@ -141,7 +141,7 @@ fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
         next.json["totals"],
         serde_json::json!([{"emoji": "👏", "count": 2}])
     );
-    // A removal of before is read late, as from another partition.
+    // An earlier removal is read late, as it can be from another partition.
     stage
         .counting
         .append(removal(Topics::default().trending(), "r", 940));
@@ -152,7 +152,7 @@ fn a_subscriber_of_a_removed_room_stays_and_sees_the_next_final_count_from_0() {
 }
 
 #[test]
-fn removed_rooms_take_no_memory() {
+fn removed_rooms_use_no_memory() {
     let mut stage = Stage::new();
     let rooms: Vec<String> = (0..50).map(|nth| format!("r{nth}")).collect();
     for room in &rooms {
@@ -166,7 +166,7 @@ fn removed_rooms_take_no_memory() {
     for room in &rooms[1..] {
         stage.counting.remove(room, 900);
     }
-    // Those of another program, which say nothing of windows.
+    // Tombstones of another program, which name no window.
     let topics = Topics::default();
     for topic in [topics.totals(), topics.trending()] {
         let deleted = NewRecord {
@@ -184,8 +184,8 @@ fn removed_rooms_take_no_memory() {
 }
 
 #[test]
-fn a_publisher_that_starts_after_a_removal_does_not_count_what_was_before() {
-    // In the ring, or only in the finals that would complete a totals record.
+fn a_publisher_that_starts_after_a_removal_does_not_count_finals_before_it() {
+    // The finals are in the ring, or are older and would complete a totals record.
     for written_ms in [now_ms(), long_ago_ms()] {
         let mut stage = Stage::new();
         let (of_window, of_totals) = stage.counting.records(1, "r", &[("🔥", 7)]);
@@ -248,13 +248,13 @@ fn a_publisher_that_is_behind_reads_the_finals_before_it_removes_a_room() {
     assert!(totals(&node).into_iter().eq(1..3000));
 }
 
-/// What a node shows of the room.
+/// The answers of a node about the room.
 fn shown(node: &Node) -> [String; 2] {
     ["/v1/rooms/r", "/v1/rooms/r/history"].map(|path| get(node.address, path).body)
 }
 
 /// A publisher, a relay of it, and a relay of the relay. `before` is written before they start, `meanwhile` while the
-/// publisher is away.
+/// publisher is stopped.
 fn reconnect(before: impl FnOnce(&mut Stage), meanwhile: impl FnOnce(&mut Stage)) -> u64 {
     let mut stage = Stage::new();
     before(&mut stage);
@@ -288,7 +288,7 @@ fn a_relay_that_reconnects_after_a_beginning_has_totals_that_are_smaller() {
 
 #[test]
 fn a_relay_that_reconnects_after_a_removal_has_no_totals() {
-    // With finals in the ring; or without, where the room is missing at the publisher.
+    // With finals in the ring, or without: then the room is missing at the publisher.
     for written_ms in [now_ms(), long_ago_ms()] {
         let total = reconnect(
             |stage| {

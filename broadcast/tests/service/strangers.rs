@@ -132,7 +132,7 @@ fn a_relay_passes_over_upstreams_that_are_none() {
     assert!(why.contains(&bad[0]) && why.contains("--upstream"), "{why}");
 }
 
-/// The first message of an upstream has its version; a relay of another version reads no further.
+/// The first message of an upstream contains its version, after which a relay of another version closes the connection.
 #[test]
 fn a_relay_and_an_upstream_of_two_versions_name_both() {
     let stage = Stage::new();
@@ -144,7 +144,7 @@ fn a_relay_and_an_upstream_of_two_versions_name_both() {
     let alone = Node::try_relay(&[&former], RelayToken::default(), None);
     let why = alone.err().unwrap().to_string();
     assert!(versions.iter().all(|it| why.contains(it)), "{why}");
-    // In `/readyz`, too, once the upstream of its own version is gone.
+    // In `/readyz`, too, once the upstream of the relay's own version has stopped.
     let relay = Node::relay(&[&publisher.feeds(), &former]);
     drop(publisher);
     let why = || relay.readiness.check().err().unwrap_or_default();

@@ -108,7 +108,7 @@ struct Transaction {
     /// F.
     final_until_ms: u64,
     records: Vec<NewRecord>,
-    /// The rejected records of it that were refused, as they were, by their index.
+    /// The rejected records that their topic refused, as they were before, with their index in `records`.
     refused: Vec<(usize, NewRecord)>,
     landed: bool,
     ack: Ack,
@@ -384,14 +384,16 @@ impl SimLog {
         records.unwrap_or_default()
     }
 
-    /// The transactions that landed since the last call, with rejected records as they were before they were refused.
+    /// Drains the transactions that landed since the last call, with rejected records as they were before they were
+    /// shortened.
     pub fn take_landed(&self) -> Vec<Vec<NewRecord>> {
         std::mem::take(&mut self.state().landed)
     }
 }
 
 impl Transaction {
-    /// Its topic has refused the largest of the rejected records: `commit.rs` writes their headers alone.
+    /// The rejected topic refuses the largest rejected records, which are shortened to their headers, as in
+    /// `commit.rs`.
     fn refuse(&mut self) {
         let topic = Topics::default().rejected();
         let rejected = self.records.iter().filter(|record| record.topic == topic);

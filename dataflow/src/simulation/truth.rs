@@ -23,12 +23,12 @@ type Totals = BTreeMap<String, Vec<(u64, BTreeMap<String, u64>)>>;
 /// Where a record lies: its partition, its offset.
 pub type Place = (u32, u64);
 
-/// What the totals are checked by.
+/// The settings on which the expected totals depend.
 #[derive(Clone, Copy)]
 pub struct TotalsChecked {
-    /// How often they are written.
+    /// How often totals records are written.
     pub pace: TotalsPace,
-    /// After how long without a final they begin at 0.
+    /// Time without a final after which totals begin at 0.
     pub retention_ms: u64,
 }
 
@@ -151,7 +151,8 @@ pub struct Written {
     trending: BTreeMap<String, Vec<Shown>>,
     /// The finals with which totals begin.
     begins: BTreeSet<(u64, String)>,
-    /// The rooms that were removed from the totals, and from what is trending, and with which windows.
+    /// The rooms that were removed from `totals` and from `trending`, each with the start of the window in its
+    /// tombstone.
     removed: [BTreeSet<(u64, String)>; 2],
 }
 
@@ -398,7 +399,7 @@ fn written(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
         let first_ms = changes.peek().map_or(until_ms, |(start_ms, _)| *start_ms);
         for start_ms in (first_ms..until_ms).step_by(WINDOW_MS as usize) {
             if newest.is_some_and(|(at_ms, _)| at_ms.saturating_add(retention_ms) < start_ms) {
-                // What is not written by now has expired.
+                // Totals that are not written by now have expired.
                 since_ms = None;
             }
             let change = changes.next_if(|(at_ms, _)| *at_ms == start_ms);
@@ -421,7 +422,7 @@ fn written(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     written
 }
 
-/// What each window of a room made of its totals, and the finals with which they begin at 0.
+/// The totals of each room as of each of its windows, and the finals with which they begin at 0.
 fn totals(finals: &Counts, retention_ms: u64) -> (Totals, BTreeSet<(u64, String)>) {
     let (mut totals, mut begins) = (Totals::new(), BTreeSet::new());
     for ((start_ms, room, emoji), count) in finals {

@@ -67,7 +67,7 @@ pub struct World {
     released: BTreeSet<u32>,
     /// How often the totals of large rooms are written.
     pace: TotalsPace,
-    /// After how long without a final a room's totals begin at 0.
+    /// Time without a final after which a room's totals begin at 0.
     retention_ms: u64,
     /// Everything that landed.
     story: Vec<Vec<NewRecord>>,

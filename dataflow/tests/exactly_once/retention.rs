@@ -6,10 +6,10 @@ use super::*;
 
 const RETENTION: Duration = Duration::from_secs(20);
 
-/// More than are removed with one close.
+/// More rooms than one close removes.
 const ROOMS: usize = 2_500;
 
-const MOST_REMOVED: usize = 1_000;
+const MAX_REMOVED: usize = 1_000;
 
 impl Stage {
     fn retaining(&self, workers: usize) -> Config {
@@ -52,7 +52,7 @@ impl Stage {
         }
     }
 
-    /// The rooms that were removed from a topic, by the window with which they were.
+    /// The rooms that were removed from a topic, by the window at whose close they were removed.
     fn removed(&self, topic: &str) -> BTreeMap<u64, BTreeSet<String>> {
         let mut removed: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         read_to_end(&*self.log, topic, &mut |record| {
@@ -109,13 +109,13 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
             }
         };
         react(0, (0..ROOMS).map(room).collect());
-        // One room goes on, and time with it.
+        // Only one room still gets reactions, so that event time continues.
         (2..=60)
             .step_by(2)
             .for_each(|second| react(second, vec![room(0)]));
         let removed = stage.removed(&stage.topics.trending());
         let most = removed.values().map(BTreeSet::len).max();
-        assert!(most <= Some(MOST_REMOVED), "{most:?} rooms with one close");
+        assert!(most <= Some(MAX_REMOVED), "{most:?} rooms with one close");
         assert!(removed.keys().all(|start_ms| *start_ms > T0 + 20_000));
         let all: BTreeSet<String> = removed.into_values().flatten().collect();
         assert!(all == (1..ROOMS).map(room).collect(), "{} rooms", all.len());
@@ -134,13 +134,13 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
 }
 
 #[test]
-fn totals_begin_at_0_behind_the_retention_wherever_a_run_begins() {
+fn totals_begin_at_0_after_the_retention_wherever_a_run_begins() {
     for restart in [None, Some(0), Some(20), Some(30), Some(42)] {
         let stage = Stage::new(1);
         // 20 s are not longer than the retention, 22 s are.
         for second in [0, 20, 30, 42, 44] {
             let at_ms = T0 + 1000 * second;
-            // Another room, so that time passes.
+            // At 30 s another room, so that event time continues.
             let other = if second == 30 { room(8) } else { room(7) };
             stage.react(at_ms, std::iter::once(other));
             if restart == Some(second) {

@@ -1,4 +1,4 @@
-//! Authenticates requests by bearer tokens (RFC 6750, RFC 7519), and says what their senders may access.
+//! Authenticates requests by bearer tokens (RFC 6750, RFC 7519), and decides what their senders may access.
 //!
 //! Invariant: a token is not kept after it was verified. No log line, answer or `Debug` output contains one.
 
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Requires tokens, or accepts every request, which is the default. Clones share the keys.
+/// Verifies the tokens of requests; by default, no token is required. Clones share the keys.
 ///
 /// ```
 /// # use std::time::SystemTime;
@@ -73,8 +73,9 @@ impl Authenticator {
         Ok(Self(Some(Arc::new(Verifier { keys, required }))))
     }
 
-    /// Keeps the key set of a URL up to date for as long as the process runs, and reports to readiness, as `tokens`, and
-    /// to metrics how that goes. Does nothing with other keys. Call it once, in a tokio runtime.
+    /// Starts the task that keeps the key set of a URL up to date for as long as the process runs. The task reports to
+    /// metrics and, as the component `tokens`, to readiness. Does nothing without a URL. Call it once, in a tokio
+    /// runtime.
     pub fn follow(
         &self,
         registry: &Registry,
@@ -89,7 +90,7 @@ impl Authenticator {
         }
     }
 
-    /// Returns what the operator should know about the keys of a file, a line each.
+    /// Returns warnings about the keys of a file for the operator, one line each.
     pub fn warnings(&self) -> Vec<String> {
         match self.0.as_deref() {
             Some(Verifier {
@@ -105,8 +106,8 @@ impl Authenticator {
         self.0.is_some()
     }
 
-    /// Returns the bearer of `token`, or the answer that refuses the request: 401, or 503 while the keys cannot be
-    /// fetched. With a URL, a token of an unknown key may wait some seconds for a fetch.
+    /// Returns the principal of `token`, or the answer that refuses the request: 401, or 503 while the keys cannot be
+    /// fetched. With a URL, a request whose token has an unknown key may wait some seconds for a fetch.
     pub async fn authenticate(
         &self,
         token: Option<&str>,
@@ -168,8 +169,8 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn missing() -> Problem {
-    let detail = "a token is asked for here; send it by one header Authorization: Bearer, or open EmoStream's own \
-                  pages with #token=…";
+    let detail = "a token is required; send it in one header Authorization: Bearer, or open EmoStream's own pages with \
+                  #token=…";
     let challenge = HeaderValue::from_static(r#"Bearer realm="emostream""#);
     Problem::new(StatusCode::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
 }
@@ -178,7 +179,7 @@ fn refusal(refused: Refused, required: &RequiredClaims) -> Problem {
     let detail = match refused {
         Refused::NoKeys => {
             return Problem::unavailable(
-                "the keys that tokens are verified with cannot be fetched at the moment; try again",
+                "the keys that verify tokens cannot be fetched at the moment; try again",
             );
         }
         Refused::Token(InvalidToken::OtherAudience) => {
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_for_others_is_refused_by_a_sentence_that_names_the_claim() {
+    async fn a_token_for_another_service_is_refused_with_a_sentence_that_names_the_claim() {
         let text = |text: &str| text.to_owned();
         let authenticator = requiring(RequiredClaims {
             audiences: vec![text("emostream"), text("https://emo.example")],

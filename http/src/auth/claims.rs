@@ -1,4 +1,4 @@
-//! What a token says, and which claims a token must have.
+//! The claims of a token, and the claims that every token must have.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,16 +20,16 @@ pub struct RequiredClaims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidToken {
     #[error(
-        "the token is no JWT with sub and exp that is signed by the key and the algorithm of this server"
+        "invalid token: it is not a JWT with sub and exp that is signed with a key and the algorithm of this server"
     )]
     Invalid,
-    #[error("the token's kid is not that of a key of this server")]
+    #[error("no key of this server has the token's kid")]
     UnknownKey,
     #[error("too many keys of this server fit the token; it needs a kid that names one of them")]
     Ambiguous,
-    #[error("the token has no {0}; it is asked for here")]
+    #[error("the token has no {0}, which is required")]
     Without(&'static str),
-    #[error("the token's {claim} is not {expected}; leave a claim out that says nothing")]
+    #[error("the token's {claim} is not {expected}; omit a claim that has no value")]
     Claim {
         claim: &'static str,
         expected: &'static str,
@@ -68,7 +68,7 @@ pub(super) struct RawClaims {
     rooms: Option<Vec<String>>,
 }
 
-/// A claim that is there must be of its type: otherwise `"rooms": null` would give access to every room.
+/// Parses a claim that the token has. It must have its type: otherwise `"rooms": null` would give access to every room.
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(json: D) -> Result<Option<T>, D::Error> {
     T::deserialize(json).map(Some)
 }

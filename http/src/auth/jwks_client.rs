@@ -22,7 +22,7 @@ use crate::{
     auth::{jwks_url::JwksUrl, key_set::MAX_SET_BYTES, refresh::max_age},
 };
 
-/// Maximum time of a fetch, from the look-up of the name to the end of the answer. Requests with unknown keys wait for it.
+/// Maximum time of a fetch, from the DNS lookup to the end of the answer. Requests with unknown keys wait for it.
 pub(super) const FETCH_TIME: Duration = Duration::from_secs(5);
 
 /// Maximum size of the answer's head.
@@ -39,7 +39,7 @@ pub(super) struct JwksClient {
     trust: Option<Trust>,
 }
 
-/// A text that may be a key set.
+/// The body of an answer, which is not parsed yet.
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) text: Bytes,
@@ -47,7 +47,7 @@ pub(super) struct Fetched {
     pub(super) max_age: Option<Duration>,
 }
 
-/// Why no key set was fetched.
+/// Why a fetch has failed. Messages continue "the key set URL …".
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("is not reachable: {0}")]
@@ -56,21 +56,21 @@ pub(super) enum FetchError {
     Timeout,
     #[error("gave no valid answer: {0}")]
     Http(String),
-    #[error("redirects to {0}; name that URL")]
+    #[error("redirects to {0}, and redirects are not followed; set --jwks-url to that URL")]
     Redirect(String),
-    #[error("answered {0}")]
+    #[error("answered with status {0}")]
     Status(StatusCode),
     #[error("answered with more than {MAX_SET_BYTES} bytes")]
     Long,
 }
 
-/// A connection in the clear or in TLS.
+/// A connection with or without TLS.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl JwksClient {
-    /// `trust` is needed for `https://`.
+    /// Creates a client. An `https://` URL requires `trust`.
     pub(super) fn new(url: JwksUrl, trust: Option<Trust>) -> Self {
         Self { url, trust }
     }
@@ -138,7 +138,7 @@ fn header(headers: &HeaderMap, name: hyper::header::HeaderName) -> Option<&str> 
     headers.get(name)?.to_str().ok()
 }
 
-/// The innermost cause, which is the one that tells the reason.
+/// Returns the innermost cause, which is the one that names the reason.
 fn in_words(error: &(dyn Error + 'static)) -> FetchError {
     let mut cause = error;
     while let Some(inner) = cause.source() {

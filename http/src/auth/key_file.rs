@@ -26,24 +26,28 @@ pub(crate) enum KeyFile {
     Set(KeySet),
 }
 
-/// Why a file contains no key for tokens. No sentence repeats more of the file than the `kid` and `alg` of a JWK.
+/// Why a file contains no key for tokens. No message repeats more of the file than the `kid` and `alg` of a JWK.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidKey {
     /// It cannot be read.
     #[error("the file cannot be read: {0}")]
     Unreadable(#[from] io::Error),
     /// It has no text.
-    #[error("the file is empty; put an HS256 secret or a PEM public key into it")]
+    #[error(
+        "the file is empty; write an HS256 secret, a public key in PEM or a key set (JWKS) to it"
+    )]
     Empty,
     /// It is longer than any key set.
-    #[error("the file is no key: it has more than {MAX_SET_BYTES} bytes")]
+    #[error(
+        "the file is too long to be a key or a key set (JWKS): it has more than {MAX_SET_BYTES} bytes"
+    )]
     Long,
     /// It is neither PEM nor JSON nor a line of text.
     #[error(
-        "the file holds neither a PEM public key nor a key set (JWKS) nor an HS256 secret: one line of text"
+        "the file contains neither a public key in PEM nor a key set (JWKS) nor an HS256 secret (one line of text)"
     )]
     NotText,
-    /// It is a key in a form that is public, or has other fields, and so must not be used as a secret.
+    /// It is a public key in another format. As one line of text it would be used as a secret that others know.
     #[error(
         "SSH keys are not accepted; give a public key in PEM (BEGIN PUBLIC KEY) or a key set (JWKS)"
     )]
@@ -59,13 +63,13 @@ pub enum InvalidKey {
     Private,
     /// It is a certificate, whose own validity would not be checked.
     #[error(
-        "this PEM is no public key; out of a certificate it comes by: \
+        "this PEM is not a public key; to extract the key of a certificate, run: \
          openssl x509 -in FILE -noout -pubkey"
     )]
     NotPublic,
     /// It is another kind of key, or a broken one.
     #[error(
-        "the public key is none of Ed25519 (EdDSA), P-256 (ES256) and RSA of 2048 to 8192 bits (RS256)"
+        "the public key is not supported; use Ed25519 (EdDSA), P-256 (ES256) or RSA of 2048 to 8192 bits (RS256)"
     )]
     Unknown,
 }
@@ -117,7 +121,7 @@ impl KeyFile {
         }
     }
 
-    /// What the operator should know about the keys, a line each.
+    /// Returns warnings about the keys for the operator, one line each.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let (mut warnings, guessable) = match self {
             Self::Key(key) => (Vec::new(), key.is_guessable()),
@@ -125,8 +129,9 @@ impl KeyFile {
         };
         if guessable {
             warnings.push(format!(
-                "the HS256 secret has fewer than {SECRET_BYTES} bytes: whoever has one token can find it \
-                 by trying, and be anybody; make a longer one by: openssl rand -base64 32"
+                "the HS256 secret has fewer than {SECRET_BYTES} bytes: an attacker who has one token can find \
+                 the secret by brute force and issue tokens for any user; generate a longer one with: \
+                 openssl rand -base64 32"
             ));
         }
         warnings

@@ -1,4 +1,4 @@
-//! A JSON Web Key Set (JWKS, RFC 7517): which of its keys verifies a token.
+//! A JSON Web Key Set (JWKS, RFC 7517), and the choice of the key that verifies a token.
 //!
 //! ```text
 //!  token with kid    ─▶ the keys of that kid and the token's alg ─┐
@@ -31,7 +31,7 @@ const LOGGED_KID_CHARS: usize = 64;
 /// The usable keys of a set.
 #[derive(Debug)]
 pub(crate) struct KeySet {
-    /// At most [`MAX_SET_BYTES`] of them, so that a search one by one takes microseconds.
+    /// Their text has at most [`MAX_SET_BYTES`], so a linear search takes microseconds.
     keys: Vec<PublishedKey>,
     skipped: Vec<SkippedKey>,
 }
@@ -133,7 +133,7 @@ impl KeySet {
     }
 }
 
-/// One line for each key that is skipped, and one for the rest of a large number of them.
+/// Returns one line for each skipped key, up to [`MAX_LOGGED_KEYS`], and one line with the number of the others.
 pub(crate) fn describe_skipped(skipped: &[SkippedKey]) -> Vec<String> {
     let lines = skipped.iter().take(MAX_LOGGED_KEYS);
     let mut lines: Vec<String> = lines.map(SkippedKey::to_string).collect();

@@ -3,7 +3,7 @@
 //! ```text
 //!  authenticator ─▶ key_file ────────────────────┬─▶ key_set ─▶ token_key ─▶ claims
 //!             └───▶ remote_keys ─▶ jwks_client ──┘
-//!                        └───────▶ refresh: when
+//!                        └───────▶ refresh: when to fetch
 //! ```
 
 mod authenticator;

@@ -1,4 +1,4 @@
-//! When a key set is fetched: regularly, again after a failure, and at once for a key that it does not contain.
+//! Decides when a key set is fetched: regularly, again after a failure, and at once for a key that it does not contain.
 //!
 //! ```text
 //!             ┌───────────── due: max-age, or a growing pause after a failure ─────────────┐
@@ -12,38 +12,39 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a set is used whose answer does not say how long it is fresh. Issuers publish a key before they sign with it,
-/// usually for longer than this.
+/// Age at which a set is fetched again if its answer has no `max-age`. Issuers usually publish a key for longer than
+/// this before they sign with it.
 const DEFAULT_AGE: Duration = Duration::from_secs(300);
 
-/// Minimum age of a set that is refreshed regularly: the endpoint of an issuer serves many clients.
+/// Minimum age at which a set is fetched again regularly: the endpoint of an issuer serves many clients.
 const MIN_AGE: Duration = Duration::from_secs(30);
 
-/// Maximum age of a set: a key that the issuer has withdrawn is accepted for no longer.
+/// Maximum age at which a set is fetched again: a key that the issuer has withdrawn is not accepted for longer.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// Minimum time between two refreshes because of unknown keys, whoever sends the tokens: anyone can invent a `kid`.
+/// Minimum time between two fetches because of unknown keys, for all clients together: any client can invent a `kid`.
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The pause after a failure. Each failure in a row doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// When a key set is fetched.
+/// State machine that decides when a key set is fetched.
 #[derive(Debug)]
 pub(super) struct Refresh {
     due: Instant,
     /// Whether a fetch runs, or an unknown key has made it due now.
-    under_way: bool,
+    in_progress: bool,
     /// Failures since the last success.
     failures: u32,
+    /// When an unknown key last made a fetch due.
     for_unknown_key: Option<Instant>,
 }
 
 /// What to do with a token whose key is not in the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnknownKey {
-    /// Wait for the fetch that is under way.
+    /// Wait for the fetch that is in progress.
     Wait,
     /// Wake up the task that fetches, and wait.
     Fetch,
@@ -56,7 +57,7 @@ impl Refresh {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             due: now,
-            under_way: false,
+            in_progress: false,
             failures: 0,
             for_unknown_key: None,
         }
@@ -67,36 +68,36 @@ impl Refresh {
         self.due
     }
 
-    /// A fetch begins.
+    /// Records that a fetch begins.
     pub(super) fn started(&mut self) {
-        self.under_way = true;
+        self.in_progress = true;
     }
 
-    /// A set was fetched that is fresh for `max_age`.
+    /// Records that a set was fetched, which is fresh for `max_age`.
     pub(super) fn succeeded(&mut self, max_age: Option<Duration>, now: Instant) {
-        self.under_way = false;
+        self.in_progress = false;
         self.failures = 0;
-        // 0 and `no-cache` forbid caches to answer others with the set; they do not ask for a fetch a request.
+        // An age of 0 tells caches not to reuse the set. It must not cause a fetch for each request.
         let age = max_age.filter(|age| !age.is_zero());
         self.due = now + age.map_or(DEFAULT_AGE, |age| age.clamp(MIN_AGE, MAX_AGE));
     }
 
-    /// No set was fetched. `jitter` from 0 to 1 shortens the pause by up to a half, so that the processes of a deployment
-    /// do not retry at one moment.
+    /// Records that a fetch has failed. `jitter` from 0 to 1 shortens the pause by up to a half, so that the processes
+    /// of a deployment do not retry at the same time.
     pub(super) fn failed(&mut self, jitter: f64, now: Instant) {
-        self.under_way = false;
+        self.in_progress = false;
         let doublings = self.failures.min(MAX_PAUSE.as_secs().ilog2() + 1);
         let pause = (FIRST_PAUSE * 2_u32.pow(doublings)).min(MAX_PAUSE);
         self.due = now + pause.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
         self.failures += 1;
     }
 
-    /// A token names a key that the set does not contain.
+    /// Decides what to do with a token whose key is not in the set.
     pub(super) fn unknown_key(&mut self, now: Instant) -> UnknownKey {
-        if self.under_way {
+        if self.in_progress {
             return UnknownKey::Wait;
         }
-        // While the endpoint fails, it is tried again soon anyway.
+        // After a failure the next fetch is due soon in any case.
         if self.failures > 0 {
             return UnknownKey::Refuse;
         }
@@ -108,12 +109,12 @@ impl Refresh {
         }
         self.for_unknown_key = Some(now);
         self.due = now;
-        self.under_way = true;
+        self.in_progress = true;
         UnknownKey::Fetch
     }
 }
 
-/// The seconds of `max-age` in the value of a Cache-Control header.
+/// Parses `max-age` from the value of a Cache-Control header.
 pub(super) fn max_age(cache_control: &str) -> Option<Duration> {
     let mut directives = cache_control.split(',').map(str::trim);
     directives.find_map(|directive| {

@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// Maximum time that a request with an unknown key waits: for a fetch, and some time for a busy host.
-const UNKNOWN_KEY_PATIENCE: Duration = FETCH_TIME.saturating_add(Duration::from_secs(1));
+/// Maximum time that a request with an unknown key waits for a fetch, with a second more for a busy host.
+const UNKNOWN_KEY_TIMEOUT: Duration = FETCH_TIME.saturating_add(Duration::from_secs(1));
 
 /// A key set that a task fetches. Clones share it.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ struct Shared {
     metrics: Metrics,
 }
 
-/// What requests see of the task.
+/// The state that the task publishes to requests.
 #[derive(Debug, Clone, Default)]
 struct Current {
     set: Option<Arc<KeySet>>,
@@ -66,12 +66,12 @@ type Fetched = (Arc<KeySet>, Option<Duration>);
 pub(crate) enum Refused {
     /// The token is invalid.
     Token(InvalidToken),
-    /// It is not known whether the token is valid, since the endpoint does not provide its key.
+    /// Whether the token is valid is not known: its key could not be fetched.
     NoKeys,
 }
 
 impl RemoteKeys {
-    /// Without keys until [`RemoteKeys::follow`] has fetched them. `trust` is needed for `https://`.
+    /// Creates an instance without keys, which [`RemoteKeys::follow`] fetches. An `https://` URL requires `trust`.
     pub(super) fn new(url: JwksUrl, trust: Option<Trust>, required: RequiredClaims) -> Self {
         Self(Arc::new(Shared {
             client: JwksClient::new(url, trust),
@@ -84,19 +84,20 @@ impl RemoteKeys {
     }
 
     /// Returns the claims of a token that is valid at `now`. A token with an unknown `kid` waits for a fetch, if one may
-    /// begin or is under way.
+    /// begin or is in progress.
     pub(super) async fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, Refused> {
         let current = self.0.current.borrow().clone();
         match current.verify(token, now) {
             Err(Refused::Token(InvalidToken::UnknownKey)) => {
-                // Rare, and boxed so that other requests do not reserve its space.
+                // Boxed since it is rare: otherwise the future of every request would have its size.
                 Box::pin(self.verify_after_fetch(token, now, current.fetches)).await
             }
             verified => verified,
         }
     }
 
-    /// `fetches` had ended before the key was found to be unknown.
+    /// Waits for a fetch and verifies the token again. `fetches` is the number of fetches that had ended when the key
+    /// was unknown.
     async fn verify_after_fetch(
         &self,
         token: &str,
@@ -107,7 +108,7 @@ impl RemoteKeys {
         shared.metrics.unknown_kids.inc();
         let decision = {
             let mut refresh = shared.refresh();
-            // A fetch that has ended meanwhile may have brought the key.
+            // A fetch that has ended since then may have added the key.
             let is_current = shared.current.borrow().fetches == fetches;
             is_current.then(|| refresh.unknown_key(Instant::now()))
         };
@@ -117,8 +118,8 @@ impl RemoteKeys {
         if let Some(UnknownKey::Fetch | UnknownKey::Wait) = decision {
             let mut current = shared.current.subscribe();
             let fetched = current.wait_for(|current| current.fetches != fetches);
-            // After a timeout the token is verified with the keys that are there.
-            let _ = timeout(UNKNOWN_KEY_PATIENCE, fetched).await;
+            // After a timeout the token is verified with the current keys.
+            let _ = timeout(UNKNOWN_KEY_TIMEOUT, fetched).await;
         }
         let current = shared.current.borrow().clone();
         current.verify(token, now)
@@ -142,7 +143,7 @@ impl Current {
     fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, Refused> {
         let set = self.set.as_ref().ok_or(Refused::NoKeys)?;
         set.verify(token, now).map_err(|invalid| match invalid {
-            // The endpoint may have the key: the client should try again, and not look for another token.
+            // The endpoint may have the key. After a 503 the client retries with this token; after a 401 it would not.
             InvalidToken::UnknownKey if self.failing => Refused::NoKeys,
             invalid => Refused::Token(invalid),
         })
@@ -174,7 +175,7 @@ impl Shared {
     }
 
     fn apply(&self, fetched: &Result<Fetched, String>) {
-        // Held until both have changed: otherwise a request between the two would wait for a fetch that has ended.
+        // The lock is held until both have changed: otherwise a request could wait for a fetch that has already ended.
         let (mut refresh, now) = (self.refresh(), Instant::now());
         self.current.send_modify(|current| {
             current.fetches += 1;
@@ -189,7 +190,7 @@ impl Shared {
         }
     }
 
-    /// Returns a set, or why there is none.
+    /// Fetches and parses the set, or returns why that failed.
     async fn fetch(&self) -> Result<Fetched, String> {
         let fetched = self.client.fetch().await.map_err(|why| why.to_string())?;
         let set = KeySet::parse(&fetched.text, Origin::Url, &self.required);
@@ -208,7 +209,7 @@ struct Reporter {
     component: Component,
     has_set: bool,
     failing: bool,
-    /// The keys whose log lines were written.
+    /// The lines about skipped keys that were logged last.
     skipped: Vec<String>,
 }
 
@@ -275,7 +276,7 @@ impl Metrics {
     fn new() -> Self {
         let opts = Opts::new(
             "emostream_jwks_refreshes_total",
-            "Fetches of the key set by how they ended.",
+            "Fetches of the key set by outcome.",
         );
         let refreshes = valid(IntCounterVec::new(opts, &["outcome"]));
         Self {
@@ -288,11 +289,11 @@ impl Metrics {
             )),
             fetched_at: valid(Gauge::new(
                 "emostream_jwks_fetched_timestamp_seconds",
-                "When the key set that is in use was fetched; 0 before.",
+                "Unix time at which the current key set was fetched; 0 before.",
             )),
             unknown_kids: valid(IntCounter::new(
                 "emostream_jwks_unknown_kids_total",
-                "Requests with a token whose key was not in the key set.",
+                "Requests with a token whose kid is not in the key set.",
             )),
         }
     }
@@ -312,7 +313,7 @@ impl Metrics {
     }
 }
 
-/// A metric whose name is a constant.
+/// Unwraps a metric whose name is a valid constant.
 fn valid<T>(made: Result<T, prometheus::Error>) -> T {
     made.unwrap_or_else(|_| unreachable!("the names of the metrics are valid"))
 }

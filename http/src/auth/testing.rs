@@ -21,7 +21,7 @@ pub(super) const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks
 pub(super) struct Issuer {
     pub(super) signs: EncodingKey,
     pub(super) algorithm: Algorithm,
-    /// The content of a file with the key that verifies its tokens.
+    /// The content of a `--jwt-key` file that verifies its tokens.
     pub(super) file: String,
 }
 
@@ -66,7 +66,7 @@ pub(super) fn p256() -> Issuer {
     ec(&ECDSA_P256_SHA256_FIXED_SIGNING, Algorithm::ES256)
 }
 
-/// With the public key in both of its forms.
+/// An issuer with an RSA key, and its public key in the other PEM form (PKCS #1).
 pub(super) fn rsa() -> (Issuer, String) {
     let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
     let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();

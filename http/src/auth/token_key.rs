@@ -6,8 +6,8 @@
 //!  JWK            ─▶ OKP Ed25519: EdDSA │ RSA: RS256 │ EC P-256: ES256 │ oct: HS256
 //! ```
 //!
-//! Invariant: a key has one algorithm, which the key decides and never the header of a token. So `none` is refused, and
-//! so is an HS256 signature whose secret is a public key.
+//! Invariant: a key has one algorithm, which its type decides and never the header of a token. So a token with `none`
+//! is refused, and so is an HS256 signature whose secret is a public key.
 
 use std::{fmt, time::SystemTime};
 
@@ -27,7 +27,7 @@ use crate::auth::claims::{Claims, InvalidToken, RawClaims, RequiredClaims};
 /// Minimum length of an HS256 secret in bytes: as many bits as the hash has (RFC 7518, 3.2).
 ///
 /// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen it, and
-/// `secret` is enough for a rehearsal.
+/// `secret` is enough for a test.
 pub(crate) const SECRET_BYTES: usize = 32;
 
 /// Maximum length of an algorithm's name in a message.
@@ -67,12 +67,12 @@ pub(crate) enum UnusableJwk {
     Private,
     #[error("it is an oct key, a secret; secrets are accepted from a file only")]
     PublishedSecret,
-    #[error("its use or key_ops is not to verify signatures")]
+    #[error("its use or key_ops does not include the verification of signatures")]
     OtherUse,
-    #[error("its alg is {0:?} and not {1:?}")]
+    #[error("its alg is {0:?}; a key of its type needs {1:?}")]
     OtherAlgorithm(String, Algorithm),
     #[error(
-        "its kty and crv are none of EC P-256 (ES256), OKP Ed25519 (EdDSA), RSA (RS256) and oct (HS256)"
+        "its kty and crv are not supported; use EC P-256 (ES256), OKP Ed25519 (EdDSA), RSA (RS256) or oct (HS256)"
     )]
     OtherType,
     #[error("its value is not a valid key for {0:?}; RSA needs 2048 to 8192 bits")]
@@ -196,7 +196,7 @@ impl TokenKey {
         self.algorithm
     }
 
-    /// Whether it is a secret so short that its tokens give it away to whoever tries all there are.
+    /// Whether the key is a secret so short that it can be found by brute force with one of its tokens.
     pub(crate) fn is_guessable(&self) -> bool {
         self.guessable
     }
@@ -244,8 +244,8 @@ impl TokenKey {
     }
 }
 
-/// What an error of the library says of a token. The library checks claims after the signature, so that only bearers of
-/// tokens with a valid signature are told about claims.
+/// Converts an error of the library. The library checks claims after the signature, so only a token with a valid
+/// signature gets an answer about its claims.
 fn in_words(error: &Error) -> InvalidToken {
     match error.kind() {
         ErrorKind::InvalidAudience => InvalidToken::OtherAudience,
@@ -256,8 +256,8 @@ fn in_words(error: &Error) -> InvalidToken {
     }
 }
 
-/// Whether the library that verifies signatures accepts the key: a key that it does not would refuse every token
-/// without a reason.
+/// Whether the library that verifies signatures accepts the key. With another key every token would be refused, and no
+/// message would name the reason.
 fn is_usable(key: &DecodingKey, algorithm: Algorithm) -> bool {
     let rsa = &RSA_PKCS1_2048_8192_SHA256;
     let is_long_enough =

@@ -67,17 +67,17 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
         (
             "x: y".to_owned(),
             r#"Bearer realm="emostream""#,
-            "asked for",
+            "a token is required",
         ),
         (
             "authorization: Basic dTpw".to_owned(),
             r#"Bearer realm="emostream""#,
-            "asked for",
+            "a token is required",
         ),
         (
             "authorization: Bearer".to_owned(),
             r#"Bearer realm="emostream""#,
-            "asked for",
+            "a token is required",
         ),
         (
             format!("authorization: Bearer {good}\r\nauthorization: Bearer {good}"),
@@ -87,18 +87,22 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
         (
             "authorization: Bearer garbage".to_owned(),
             invalid,
-            "no JWT",
+            "not a JWT",
         ),
-        (format!("authorization: Bearer {good}x"), invalid, "no JWT"),
+        (
+            format!("authorization: Bearer {good}x"),
+            invalid,
+            "not a JWT",
+        ),
         (
             format!("authorization: Bearer eyJhbGciOiJub25lIn0.{rest}"),
             invalid,
-            "no JWT",
+            "not a JWT",
         ),
         (
             format!("authorization: Bearer {head}.{head}.{head}"),
             invalid,
-            "no JWT",
+            "not a JWT",
         ),
         (
             format!(
@@ -106,7 +110,7 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
                 signed(&claims, Algorithm::HS512, SECRET)
             ),
             invalid,
-            "no JWT",
+            "not a JWT",
         ),
         (
             format!(
@@ -114,7 +118,7 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
                 signed(&claims, Algorithm::HS256, &SECRET[1..])
             ),
             invalid,
-            "no JWT",
+            "not a JWT",
         ),
         (
             format!("authorization: Bearer {}", token(&json!({"sub": "u-17"}))),

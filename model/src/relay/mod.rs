@@ -15,8 +15,9 @@
 //!  └────────────────────┴─────────┴────────────────────────────────────┘
 //! ```
 //!
-//! A snapshot is nothing but updates, so there is one way to take in news, whatever was missed. Rooms without results are
-//! not in it: a room that the relay has, and whose finals the upstream has read, was removed meanwhile.
+//! A snapshot consists of updates, so the relay applies it in the same way as later updates, whatever the relay has
+//! missed. Rooms without results are not in it: if a room of the relay is missing, and the upstream has read the room's
+//! newest final, then the room was removed in the meantime.
 //! The token never travels: each side proves with an HMAC over both nonces that it knows it.
 
 mod meeting;
@@ -29,8 +30,8 @@ use crate::{ResultId, RoomCount};
 pub use meeting::{Meeting, Side};
 pub use update::{Batch, Final, RoomSnapshot, TrendingNow, Update};
 
-/// The version of this protocol: the first byte of every message. Version 1, of EmoStream 0.1, has totals that never
-/// begin at 0 again.
+/// The version of this protocol: the first byte of every message. In version 1 (EmoStream 0.1) totals never begin at 0
+/// again.
 pub const RELAY_VERSION: u8 = 2;
 
 /// The most bytes of a message from a relay, and of one from an upstream that is not known yet: a hello
@@ -161,7 +162,7 @@ pub enum Down {
     Path(Vec<NodeId>),
     /// I live, and am fed.
     Heartbeat,
-    /// Updates with every room that has results follow, up to [`Down::Present`].
+    /// Start of the snapshot: updates with every room that has results follow, until [`Down::Present`].
     Snapshot,
 }
 

@@ -22,12 +22,12 @@ pub enum Update {
     Room(RoomSnapshot),
     /// Every final of a partition before `end` has been told; what lies before `start` never will be.
     Read(ReadRange),
-    /// A room was quiet for so long that the dataflow removed it: its totals are 0 and nothing of it is trending, if
-    /// its newest final is earlier than `before`.
+    /// The dataflow has removed a room that had no final for longer than the retention of totals: unless the room has
+    /// a final of `before` or later, its totals are 0 and nothing in it is trending.
     Removed {
         /// Which room.
         room: Room,
-        /// Finals of this order or a later one count from 0.
+        /// Finals before this order are removed. Those of this order or a later one count from 0.
         before: ResultOrder,
     },
 }
@@ -68,7 +68,7 @@ pub struct RoomSnapshot {
     /// Each final of this order or an earlier one is in the totals, or was removed from them. `None`: no final was
     /// counted.
     pub totals_as_of: Option<ResultOrder>,
-    /// What was counted since the totals began, as of the newest final.
+    /// The counts since the totals last began at 0, as of the newest final.
     pub totals: Vec<Count>,
     /// The newest tally of each open window, in the order of their coming.
     pub live: Vec<String>,

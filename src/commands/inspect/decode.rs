@@ -160,8 +160,8 @@ fn trending(record: &Owned) -> Option<What> {
     })
 }
 
-/// A record without a value: what was kept of the room that is its key is removed from the topic. If another program has
-/// deleted it, nothing says before which window.
+/// Decodes a record without a value (a tombstone), which removes the room in its key from the topic. If another program
+/// has deleted the key, the header `removed-before` is missing, and the window is not shown.
 fn removed(record: &Owned) -> Option<What> {
     let room = String::from_utf8(record.key.clone()?).ok()?;
     let before = removed_before(record);
@@ -267,7 +267,7 @@ fn of_batch(batch: &Batch<'_>) -> What {
     }
 }
 
-/// A value that this version cannot read, or none at all and no key that could be deleted.
+/// Shows a value that this version cannot read, or a record without a value that does not remove a room.
 fn opaque(record: &Owned, cells: usize) -> What {
     let text = String::from_utf8_lossy(&record.value).into_owned();
     let shown = match text.is_empty() {
@@ -449,7 +449,7 @@ mod tests {
                 decode(&removal(Some("a"), before())).only(room.as_ref())
             };
             assert!(only("a").is_some() && only("b").is_none());
-            // Deleted by another program, which says nothing of windows; or without a key.
+            // Deleted by another program, so that the header is missing; or without a key.
             let deleted = decode(&removal(Some("a"), Vec::new()));
             assert_eq!(deleted.cells[3..], ["a", "", "", "deleted"]);
             assert_eq!(decode(&removal(None, before())).cells[6], "deleted");

@@ -28,7 +28,7 @@ impl Issuer {
     }
 }
 
-/// The key of a file with one.
+/// The key of a file that has one key.
 fn only(file: &KeyFile) -> &TokenKey {
     match file {
         KeyFile::Key(key) => key,
@@ -49,7 +49,7 @@ fn verdict(key: &KeyFile, token: &str) -> Result<String, InvalidToken> {
 }
 
 #[test]
-fn a_key_takes_its_own_tokens_and_no_other_key_s() {
+fn a_key_accepts_its_own_tokens_and_none_of_another_key() {
     let (rsa, pkcs1) = rsa();
     let issuers = [secret(SECRET), ed25519(), p256(), rsa];
     for (index, issuer) in issuers.iter().enumerate() {
@@ -96,7 +96,7 @@ fn a_key_set_in_a_file_verifies_tokens_and_warns_of_the_keys_that_it_skips() {
 }
 
 #[test]
-fn a_token_s_header_chooses_nothing() {
+fn the_header_of_a_token_does_not_choose_the_algorithm() {
     let issuer = ed25519();
     let key = issuer.key();
     let good = issuer.token(&good());
@@ -116,7 +116,7 @@ fn a_token_s_header_chooses_nothing() {
             assert_eq!(verdict(&key, &token), Err(InvalidToken::Invalid), "{token}");
         }
     }
-    // The public key, as everybody knows it, as the secret of an HS256 signature.
+    // The public key, in each form that others know, as the secret of an HS256 signature.
     let jwk = issuer.jwk(None);
     let (jwk, x) = (jwk.to_string(), jwk["x"].as_str().unwrap().to_owned());
     let der = pem::parse(&issuer.file).unwrap();
@@ -154,7 +154,7 @@ fn a_token_s_header_chooses_nothing() {
 }
 
 #[test]
-fn the_claims_decide_as_the_interface_says() {
+fn claims_are_checked_as_documented() {
     let issuer = secret(SECRET);
     let key = issuer.key();
     let leeway = LEEWAY.as_secs();
@@ -224,7 +224,7 @@ fn the_claims_decide_as_the_interface_says() {
 }
 
 #[test]
-fn a_token_is_good_until_its_time_and_the_leeway_are_over() {
+fn a_token_is_valid_until_its_exp_and_the_leeway_are_over() {
     let issuer = secret(SECRET);
     let claims = |exp: Value| {
         let token = issuer.token(&json!({"sub": "u", "exp": exp}));
@@ -237,7 +237,7 @@ fn a_token_is_good_until_its_time_and_the_leeway_are_over() {
 }
 
 #[test]
-fn a_file_that_is_no_key_says_what_to_do_and_repeats_nothing_of_it() {
+fn the_error_of_an_invalid_file_says_what_to_do_and_repeats_nothing_of_the_file() {
     let (rsa, _) = rsa();
     let p384 = ec(&ECDSA_P384_SHA384_FIXED_SIGNING, Algorithm::ES384).file;
     let ed = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
@@ -299,7 +299,7 @@ fn a_file_that_is_no_key_says_what_to_do_and_repeats_nothing_of_it() {
 }
 
 #[test]
-fn a_secret_that_can_be_guessed_is_taken_and_known_to_be_one() {
+fn a_secret_that_can_be_guessed_is_accepted_and_reported() {
     for (file, guessable) in [
         ("secret", true),
         ("exactly thirty-one bytes of it.", true),

@@ -137,7 +137,7 @@ fn keys_for_other_purposes_are_skipped_with_a_reason() {
 }
 
 #[test]
-fn a_text_that_is_no_set_is_refused() {
+fn a_text_that_is_not_a_set_is_refused() {
     for text in [
         "",
         "{}",
@@ -159,7 +159,7 @@ fn a_text_that_is_no_set_is_refused() {
     assert!(odd.is_err());
 }
 
-/// A `kid` is chosen by others: it must not write lines of its own into a log, nor long ones.
+/// The provider chooses the `kid`: it must not add lines to the log, or make a line long.
 #[test]
 fn a_log_line_of_a_skipped_key_is_one_line_and_short() {
     let kid = format!("k1\nERROR all is lost {}", "x".repeat(500));
@@ -245,7 +245,7 @@ fn kid() -> impl Strategy<Value = Option<String>> {
 }
 
 proptest! {
-    /// Whatever its header says.
+    /// Whatever `kid` and `alg` its header has.
     #[test]
     fn a_token_of_a_key_outside_of_the_set_is_never_accepted(
         members in proptest::collection::vec((any::<bool>(), kid()), POOL.len()),

@@ -75,7 +75,7 @@ impl Endpoint {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Follows it; returns what reports on that.
+    /// Starts to fetch its key set. Returns the keys, their metrics and their readiness.
     fn follow(&self) -> (RemoteKeys, Registry, Readiness) {
         let url = format!("http://{}/keys?realm=1", self.address)
             .parse()
@@ -224,7 +224,7 @@ async fn keys_stay_valid_while_the_endpoint_is_away() {
         std::net::TcpStream::connect(address).err()
     })
     .await;
-    // The first one finds out.
+    // The first request causes a fetch, which fails.
     assert_eq!(
         verdict(&keys, &token("new", &new)).await,
         Err(Refused::NoKeys)
@@ -249,7 +249,7 @@ async fn keys_stay_valid_while_the_endpoint_is_away() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_usable_set_is_named_and_replaces_nothing() {
+async fn an_answer_without_a_usable_set_is_named_and_replaces_nothing() {
     let issuer = p256();
     let mut encrypts = issuer.jwk(Some("k2"));
     encrypts["use"] = json!("enc");
@@ -299,7 +299,7 @@ async fn replaces_nothing(answer: String, words: &'static str, issuer: Issuer) {
         Err(Refused::NoKeys)
     );
 
-    // The same instead of a set that was there.
+    // The same answer after a valid set was fetched.
     endpoint.answers(keys_of(&[("k1", &issuer)]));
     until_ready(&readiness).await;
     endpoint.answers(answer);
