@@ -75,9 +75,14 @@ impl Lifetimes {
         }
         let expires_ms = start_ms.saturating_add(self.kept_ms);
         match &mut self.rooms[room.index()] {
-            // After a backward reset the room expires earlier than the time at which it is queued. It is removed late
-            // then, which changes no result.
-            Some(known) => known.last_ms = start_ms,
+            Some(known) => {
+                known.last_ms = start_ms;
+                if expires_ms < known.queued_ms {
+                    // After a backward reset: the room may be queued at a time that lies years ahead.
+                    known.queued_ms = expires_ms;
+                    self.queue.entry(expires_ms).or_default().push(room);
+                }
+            }
             new => {
                 *new = Some(Lifetime {
                     last_ms: start_ms,
@@ -197,5 +202,16 @@ mod tests {
         lifetimes.extend(number, 8);
         assert_eq!(lifetimes.expire(18, 9, 9), []);
         assert_eq!(lifetimes.expire(19, 9, 9), [number]);
+    }
+
+    #[test]
+    fn after_a_backward_reset_a_room_expires_by_its_new_time() {
+        let mut lifetimes = Lifetimes::new(RETENTION_MS, 0);
+        let room = RoomNumber(0);
+        lifetimes.extend(room, 1_000_000);
+        lifetimes.extend(room, 5);
+        assert_eq!(lifetimes.expire(15, 9, 9), []);
+        assert_eq!(lifetimes.expire(16, 9, 9), [room]);
+        assert_eq!(lifetimes.expire(2_000_000, 9, 9), []);
     }
 }

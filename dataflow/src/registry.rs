@@ -29,7 +29,7 @@ use timely::{
     container::CapacityContainerBuilder,
     dataflow::{
         StreamVec,
-        channels::pact::Exchange,
+        channels::pact::{Exchange, Pipeline},
         operators::{
             Capability,
             generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
@@ -107,11 +107,10 @@ pub fn register<'scope>(
     let scope = finals.scope();
     let mut builder = OperatorBuilder::new("register rooms".to_owned(), scope);
     let activator = scope.activator_for(builder.operator_info().address);
-    // The same exchange as of the tumbling windows, so that a final stays on its worker.
-    let by_room = Exchange::new(|closed: &Closed| closed.room.hashed());
-    let mut finals = builder.new_input(finals, by_room);
-    let restored_by_room = Exchange::new(|totals: &RestoredTotals| totals.room.hashed());
-    let mut restored = builder.new_input(restored, restored_by_room);
+    // The tumbling windows were exchanged by room: finals are on the worker of their room already.
+    let mut finals = builder.new_input(finals, Pipeline);
+    let by_room = Exchange::new(|totals: &RestoredTotals| totals.room.hashed());
+    let mut restored = builder.new_input(restored, by_room);
     let (of_finals, marked) = builder.new_output();
     let (of_changes, changes) = builder.new_output();
     let (of_removed, removed) = builder.new_output();
@@ -141,9 +140,9 @@ pub fn register<'scope>(
             if !frontiers[1].frontier().is_empty() {
                 return;
             }
-            if let Some(until_ms) = rules.durable.with_frontier(|it| it.first().copied()) {
-                registry.free_retired(until_ms);
-            }
+            let durable_ms = rules.durable.with_frontier(|it| it.first().copied());
+            let durable_ms = durable_ms.unwrap_or_default();
+            registry.free_retired(durable_ms);
             let mut marked = of_finals.activate();
             finals.for_each_stamp(|at, data| {
                 let (mut marked, mut changes) = (marked.session(&at), changes.session(&at));
@@ -166,7 +165,7 @@ pub fn register<'scope>(
             let closed_ms = rules.size.floor(until_ms.saturating_sub(1));
             if closed_ms > registry.closed_ms {
                 registry.closed_ms = closed_ms;
-                let expired = registry.expire(max_removed);
+                let expired = registry.expire(durable_ms, max_removed);
                 let at = of_removals.delayed(&closed_ms);
                 of_removed.activate().session(&at).give_iterator(expired);
             }
@@ -226,10 +225,16 @@ impl Registry {
     }
 
     /// Retires the numbers of up to `max_rooms` rooms that have expired with the window that was closed last. Returns
-    /// the rooms and the start of that window.
-    fn expire(&mut self, max_rooms: usize) -> impl Iterator<Item = (Room, u64)> {
+    /// the rooms and the start of that window. Only what a room produced before `durable_until_ms` is committed: a room
+    /// that has expired since may still produce a record, which would come after its removal.
+    fn expire(
+        &mut self,
+        durable_until_ms: u64,
+        max_rooms: usize,
+    ) -> impl Iterator<Item = (Room, u64)> {
         let start_ms = self.closed_ms;
-        let expired = self.lifetimes.expire(start_ms, max_rooms, STEP_COUNTS);
+        let before_ms = start_ms.min(durable_until_ms);
+        let expired = self.lifetimes.expire(before_ms, max_rooms, STEP_COUNTS);
         expired.into_iter().map(move |room| {
             self.retire(room, start_ms);
             (self.rooms.room(room), start_ms)

@@ -31,7 +31,7 @@ use crate::{
     due::Change,
     lifetimes,
     progress::{Progress, Resets},
-    results::{resets_of, totals_begin},
+    results::{removal, resets_of, totals_begin},
     slide::Stay,
     totals::RestoredTotals,
 };
@@ -211,6 +211,8 @@ struct KnownTotals {
 struct KnownRoom {
     /// The order of the record; `None` if the room has none yet.
     order: Option<ResultOrder>,
+    /// The record removes the room: it has totals only if there are later finals.
+    is_removed: bool,
     counts: TotalCounts,
     later: LaterFinals<Later>,
     /// The order of the room's last final.
@@ -295,26 +297,45 @@ impl KnownTotals {
     ) -> Result<HashMap<Room, KnownRoom>, LogError> {
         let mut rooms: HashMap<Room, KnownRoom> = HashMap::default();
         let mut unreadable = 0_u64;
-        let mut keep =
-            |record: Record<'_>| match serde_json::from_slice::<TotalsRecord>(record.value) {
-                Ok(totals) => {
-                    let order = ResultOrder::new(resets_of(&record), totals.window);
-                    // Not the record that is read last, which may lie in another partition than the later one.
-                    if rooms
-                        .get(&totals.room)
-                        .is_none_or(|known| known.order <= Some(order))
-                    {
+        let mut keep = |record: Record<'_>| {
+            let resets = resets_of(&record);
+            let (name, room) = match (removal(&record), record.value) {
+                (Some((name, before_ms)), []) => {
+                    let room = KnownRoom {
+                        // Just before that window, whose finals are not removed.
+                        order: Some(ResultOrder {
+                            resets,
+                            start_ms: before_ms.saturating_sub(1),
+                        }),
+                        is_removed: true,
+                        ..KnownRoom::default()
+                    };
+                    (name, room)
+                }
+                (None, []) => return,
+                (_, json) => match serde_json::from_slice::<TotalsRecord>(json) {
+                    Ok(totals) => {
+                        let order = ResultOrder::new(resets, totals.window);
                         let room = KnownRoom {
                             order: Some(order),
                             counts: totals.counts,
                             last: order,
                             ..KnownRoom::default()
                         };
-                        rooms.insert(totals.room, room);
+                        (totals.room, room)
                     }
-                }
-                Err(_) => unreadable += 1,
+                    Err(_) => {
+                        unreadable += 1;
+                        return;
+                    }
+                },
             };
+            // Not the record that is read last, which may lie in another partition than the later one.
+            let known = rooms.get(&name);
+            if known.is_none_or(|known| known.order <= room.order) {
+                rooms.insert(name, room);
+            }
+        };
         read_from(log, topic, from, &mut keep)?;
         if unreadable > 0 {
             tracing::warn!(topic, unreadable, "skipped records that are not totals");
@@ -351,8 +372,13 @@ impl KnownTotals {
     /// Returns the totals as of `final_until_ms`. Of a room whose totals have expired, only the time of its last final
     /// is returned.
     fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredTotals> {
+        let resets = self.resets;
         let restored = |(room, known): (Room, KnownRoom)| {
-            let last_ms = known.last.start_ms;
+            // A final of a time that was given up must not keep the room until event time gets there again.
+            let last_ms = match known.last.resets < resets.number {
+                true => known.last.start_ms.min(resets.until_ms),
+                false => known.last.start_ms,
+            };
             let nothing = RestoredTotals {
                 room,
                 counts: Vec::new(),
@@ -395,7 +421,9 @@ impl KnownTotals {
                 ..nothing
             }
         };
-        let mut rooms: Vec<RestoredTotals> = self.rooms.into_iter().map(restored).collect();
+        let rooms = self.rooms.into_iter();
+        let rooms = rooms.filter(|(_, known)| !known.is_removed || !known.later.is_empty());
+        let mut rooms: Vec<RestoredTotals> = rooms.map(restored).collect();
         // As windows bring them: what is known first is numbered first.
         rooms.sort_unstable_by(|a, b| a.room.cmp(&b.room));
         rooms
@@ -406,18 +434,27 @@ impl KnownTotals {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use emostream_log::{Cleanup, Header, NewRecord, TopicSpec, embedded::EmbeddedLog};
-    use emostream_model::{RESETS_HEADER, Unwritten, Window};
+    use emostream_model::{REMOVED_HEADER, RESETS_HEADER, Unwritten, Window};
 
     use super::*;
 
     fn log() -> EmbeddedLog {
+        log_with(Cleanup::Compact)
+    }
+
+    fn uncompacted_log() -> EmbeddedLog {
+        let after = std::time::Duration::from_secs(1 << 40);
+        log_with(Cleanup::Delete { after, bytes: None })
+    }
+
+    fn log_with(cleanup: Cleanup) -> EmbeddedLog {
         let log = EmbeddedLog::in_memory().unwrap();
         log.create_topic(&TopicSpec {
             name: "totals".to_owned(),
             partitions: 2,
             replication: 1,
             min_in_sync: 1,
-            cleanup: Cleanup::Compact,
+            cleanup,
             max_ahead: None,
         })
         .unwrap();
@@ -502,6 +539,28 @@ mod tests {
         assert_eq!(restored(32_000), (22_000, 5, Some(20_000)));
         // The totals have expired.
         assert_eq!(restored(34_000), (22_000, 0, None));
+    }
+
+    /// Kafka compacts hours later: until then the record and the removal lie beside each other.
+    #[test]
+    fn a_removed_room_is_not_restored_also_with_a_longer_retention() {
+        let log = uncompacted_log();
+        let removal = NewRecord {
+            value: "".into(),
+            headers: vec![Header {
+                name: REMOVED_HEADER.to_owned(),
+                value: "20000".into(),
+            }],
+            ..totals(0, 0, 0, vec![])
+        };
+        write(&log, vec![totals(0, 2000, 7, vec![]), removal]);
+        let known = || KnownTotals::read("totals", &log, 2, Resets::default()).unwrap();
+        assert_eq!(known().into_restored(u64::MAX, 30_000), []);
+        // It has come back since.
+        let mut known = known();
+        known.add(0, 0, false, closed(18_000, 9));
+        known.add(0, 0, true, closed(20_000, 3));
+        assert_eq!(counts(known), [3]);
     }
 
     #[test]

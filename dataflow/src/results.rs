@@ -139,6 +139,18 @@ pub fn resets_of(record: &Record<'_>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
+/// The room that a record without a value removes, and the start of the window before which its finals are removed.
+/// `None` if another program has deleted the key.
+pub fn removal(record: &Record<'_>) -> Option<(Room, u64)> {
+    let headers = record.headers.read();
+    let before = headers
+        .iter()
+        .find(|header| header.name == REMOVED_HEADER)?;
+    let before_ms = std::str::from_utf8(&before.value).ok()?.parse().ok()?;
+    let room = Room::from_record(std::str::from_utf8(record.key?).ok()?).ok()?;
+    Some((room, before_ms))
+}
+
 /// Whether the totals of a room begin at 0 with the final in `record`.
 pub fn totals_begin(record: &Record<'_>) -> bool {
     let headers = record.headers.read();

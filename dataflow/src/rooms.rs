@@ -77,10 +77,16 @@ impl Rooms {
         numbers.retired.insert(number, time_ms);
     }
 
-    /// Whether the number was retired at `time_ms` or before: changes of its sums from then on belong to no room.
-    pub fn was_retired(&self, number: RoomNumber, time_ms: u64) -> bool {
-        let retired = &self.0.borrow().retired;
-        retired.get(&number).is_some_and(|at_ms| *at_ms <= time_ms)
+    /// Takes the number from its room and frees it: nothing that it stands for is in the dataflow any more.
+    pub fn free(&self, number: RoomNumber) {
+        let numbers = &mut *self.0.borrow_mut();
+        numbers.numbers.remove(&numbers.rooms[number.index()]);
+        numbers.free.push(number);
+    }
+
+    /// When the number was retired: changes of its sums from then on belong to no room.
+    pub fn retired_at(&self, number: RoomNumber) -> Option<u64> {
+        self.0.borrow().retired.get(&number).copied()
     }
 
     /// Records that the sums of a retired number are 0 from `time_ms` on: the number can be freed once that is

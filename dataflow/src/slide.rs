@@ -10,7 +10,11 @@
 //! Downstream there are the current sums alone. A window's changes leave together when it is closed,
 //! so that what comes and what goes cancel before anything is sorted into a trace.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
 
 use differential_dataflow::hashable::Hashable;
 use emostream_model::{Emoji, Room};
@@ -89,13 +93,14 @@ pub fn slide<'scope>(
     builder.build(move |_| {
         let mut turns = Turns {
             rooms,
-            entries: Vec::new(),
+            held: Vec::new(),
+            left: VecDeque::new(),
             turns: BTreeMap::new(),
             passing: None,
         };
         move |frontiers| {
             if let Some(until_ms) = durable.with_frontier(|it| it.first().copied()) {
-                turns.rooms.free_retired(until_ms);
+                turns.free(until_ms);
             }
             input.for_each_stamp(|at, data| {
                 for stay in data.flat_map(|data| data.drain(..)) {
@@ -118,8 +123,10 @@ pub fn slide<'scope>(
 /// The windows at which counts come or leave, by start.
 struct Turns {
     rooms: Rooms,
-    /// The number of entries that are held of each room, by its number.
-    entries: Vec<usize>,
+    /// The number of entries that are held of each room, by its number, and the time at which it last became 0.
+    held: Vec<(usize, u64)>,
+    /// The rooms whose last entry has left, in the order of the times at which it left.
+    left: VecDeque<(u64, RoomNumber)>,
     turns: BTreeMap<u64, Turn>,
     passing: Option<PassingTurn>,
 }
@@ -173,10 +180,10 @@ impl Turns {
         let comes = turn.comes.entry(stay.until_ms).or_default();
         let (counts, before) = (stay.counts.iter(), comes.len());
         comes.extend(counts.flat_map(|(emoji, count)| entries(room, *emoji, *count)));
-        if self.entries.len() <= room.index() {
-            self.entries.resize(room.index() + 1, 0);
+        if self.held.len() <= room.index() {
+            self.held.resize(room.index() + 1, (0, 0));
         }
-        self.entries[room.index()] += comes.len() - before;
+        self.held[room.index()].0 += comes.len() - before;
     }
 
     /// Sends some of the changes of the windows that the frontier has passed. Returns whether more is left for
@@ -202,6 +209,9 @@ impl Turns {
             let leader = |(leader, diff)| (((), leader), start_ms, diff);
             let upper = passing.upper(left);
             let (changes, entries) = passing.turn.changes(passing.next, upper);
+            for leaving in passing.turn.leaving(passing.next, upper) {
+                self.release(leaving[0].room, leaving.len(), start_ms);
+            }
             let leaders = passing.leaders(&changes, &self.rooms);
             across
                 .session(&passing.turn.across)
@@ -220,7 +230,7 @@ impl Turns {
             across
                 .session(&turn.across)
                 .give_iterator(emojis.filter(|(_, diff)| *diff != 0).map(leader));
-            self.leave(turn, start_ms);
+            self.leave(turn);
             left = left.saturating_sub(entries.max(Emoji::all().len()));
             if left == 0 {
                 return true;
@@ -243,16 +253,28 @@ impl Turns {
         })
     }
 
-    /// Schedules when the counts of a turn leave the span, and retires the numbers of rooms without counts in the span.
-    fn leave(&mut self, turn: Turn, start_ms: u64) {
-        for Entry { room, .. } in turn.leaves {
-            let entries = &mut self.entries[room.index()];
-            *entries -= 1;
-            if *entries == 0 {
-                self.rooms.retire(room, start_ms);
-                self.rooms.mark_empty(room, start_ms);
+    /// Frees the numbers of rooms without counts in the span, once it is committed that the last ones have left. A room
+    /// that returned earlier under another number could have its new record written before the one of the leaving.
+    fn free(&mut self, durable_until_ms: u64) {
+        while let Some((left_ms, room)) = self.left.pop_front_if(|it| it.0 < durable_until_ms) {
+            if self.held[room.index()] == (0, left_ms) {
+                self.rooms.free(room);
             }
         }
+    }
+
+    /// Some entries of a room leave the span with the window that begins at `start_ms`.
+    fn release(&mut self, room: RoomNumber, entries: usize, start_ms: u64) {
+        let held = &mut self.held[room.index()];
+        held.0 -= entries;
+        if held.0 == 0 {
+            held.1 = start_ms;
+            self.left.push_back((start_ms, room));
+        }
+    }
+
+    /// Schedules when the counts of a turn leave the span.
+    fn leave(&mut self, turn: Turn) {
         for (until_ms, mut comes) in turn.comes {
             // Of a window that is closed no more comes: what is held fits.
             comes.shrink_to_fit();
@@ -272,6 +294,13 @@ impl Turns {
 
 /// By how much the count of a room's emoji changes.
 type Change = ((RoomNumber, EmojiId), i64);
+
+/// Where the entries of the rooms from `lower` on and below `upper` are, which are sorted by room.
+fn within(entries: &[Entry], lower: RoomNumber, upper: Option<RoomNumber>) -> Range<usize> {
+    let from = entries.partition_point(|entry| entry.room < lower);
+    let below = |upper| entries.partition_point(|entry| entry.room < upper);
+    from..upper.map_or(entries.len(), below)
+}
 
 impl Entry {
     fn of(&self) -> (RoomNumber, EmojiId) {
@@ -311,15 +340,20 @@ impl PassingTurn {
 }
 
 impl Turn {
+    /// The entries that leave, of each room from `lower` on and below `upper`.
+    fn leaving(
+        &self,
+        lower: RoomNumber,
+        upper: Option<RoomNumber>,
+    ) -> impl Iterator<Item = &[Entry]> {
+        self.leaves[within(&self.leaves, lower, upper)].chunk_by(|a, b| a.room == b.room)
+    }
+
     /// What comes less what leaves, by room and emoji, of the rooms from `lower` on and below `upper`; and of how many
     /// entries.
     fn changes(&self, lower: RoomNumber, upper: Option<RoomNumber>) -> (Vec<Change>, usize) {
         let signed = |sign: i64| move |entry: &Entry| (entry.of(), sign * i64::from(entry.count));
-        let within = |entries: &'_ Vec<Entry>| {
-            let from = entries.partition_point(|entry| entry.room < lower);
-            let below = |upper| entries.partition_point(|entry| entry.room < upper);
-            from..upper.map_or(entries.len(), below)
-        };
+        let within = |entries: &'_ Vec<Entry>| within(entries, lower, upper);
         let comes = self.comes.values();
         let comes = comes.flat_map(|entries| entries[within(entries)].iter().map(signed(1)));
         let leaves = self.leaves[within(&self.leaves)].iter().map(signed(-1));

@@ -227,7 +227,9 @@ fn write<'scope>(
                         // Of a room whose emojis are all unknown there are no changes.
                         let is_restored = totals.restore();
                         let is_due = totals.next_due(until_ms).is_some();
-                        let has_work = is_restored || is_due || !changes.is_empty();
+                        // Numbers that were freed had records that are not written any more.
+                        let is_outdated = totals.schedule.oldest() != totals.notified;
+                        let has_work = is_restored || is_due || is_outdated || !changes.is_empty();
                         closing = has_work.then(|| Closing {
                             before: trace
                                 .batches_through(through.borrow())
@@ -407,7 +409,7 @@ impl TotalsWriter {
         if !freed.is_empty() {
             let rooms = &self.rooms;
             self.replaced
-                .retain(|_, former| rooms.was_retired(*former, u64::MAX));
+                .retain(|_, former| rooms.retired_at(*former).is_some());
         }
     }
 
@@ -527,6 +529,18 @@ impl Closing {
                 });
                 changed.step_val(brought);
             }
+            if let Some(retired_ms) = totals.rooms.retired_at(room) {
+                // Later changes retract the sums of a number that belongs to no room any more.
+                steps.retain(|(time_ms, ..)| *time_ms < retired_ms);
+                if steps.is_empty() {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        self.told = Some(room);
+                    }
+                    changed.step_key(brought);
+                    continue;
+                }
+            }
             let mut emojis = *totals.emojis(room);
             let mut is_large = totals.is_ordered(room, emojis);
             // Of a room that is large already only the sums that change are read.
@@ -547,10 +561,6 @@ impl Closing {
             steps.sort_by_key(|(time_ms, ..)| *time_ms);
             for at_once in steps.chunk_by(|a, b| a.0 == b.0) {
                 let time_ms = at_once[0].0;
-                if totals.rooms.was_retired(room, time_ms) {
-                    // These changes retract the sums of a number that belongs to no room any more.
-                    break;
-                }
                 if reads_all {
                     add(&sums, at_once, &mut next);
                     std::mem::swap(&mut sums, &mut next);
@@ -655,6 +665,10 @@ impl Closing {
                 if exceeds_retention(due.last.start, start_ms, totals.rules.retention_ms) {
                     // The totals have expired. No record is written, even if the room is not removed yet: when it is
                     // removed depends on other rooms, and records must not.
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        return false;
+                    }
                     continue;
                 }
                 turn.spent += totals_bytes(due.emojis);

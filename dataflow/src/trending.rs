@@ -170,3 +170,87 @@ fn counts(top: Top) -> Vec<Count> {
     };
     top.into_iter().map(count).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::{cell::RefCell, rc::Rc};
+
+    use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
+
+    use super::*;
+
+    fn closed(room: &str, start_ms: u64) -> Closed {
+        Closed {
+            room: Room::new(room).unwrap(),
+            start_ms,
+            counts: (0..4)
+                .filter_map(Emoji::from_id)
+                .map(|it| (it, 1))
+                .collect(),
+            begins: false,
+        }
+    }
+
+    /// The room leaves the span, and returns before that is committed, while others keep the operators busy for many
+    /// steps.
+    #[test]
+    fn the_records_of_a_room_that_returns_come_in_order() {
+        timely::execute_directly(|worker| {
+            let durable = probe::Handle::new();
+            let seen: Rc<RefCell<Vec<(String, u64, usize)>>> = Rc::default();
+            let (of_room, probed) = (seen.clone(), durable.clone());
+            let mut input = worker.dataflow(|scope| {
+                let (input, finals) = scope.new_input();
+                let span = Span {
+                    size: WindowSize::from_ms(2000).unwrap(),
+                    span_ms: 6000,
+                    top: 10,
+                };
+                trending(finals, Vec::new(), 0, span, probed.clone())
+                    .inspect(move |record| {
+                        if let Trending::Room(record) = record {
+                            let shown = (record.window.start, record.top.len());
+                            let room = record.room.to_string();
+                            of_room.borrow_mut().push((room, shown.0, shown.1));
+                        }
+                    })
+                    .probe_with(&probed);
+                input
+            });
+            // Their numbers are lower than that of the room.
+            (0..30).for_each(|nth| input.send(closed(&format!("early-{nth}"), 0)));
+            for (start_ms, rooms) in [(4000, vec!["room".to_owned()]), (8000, vec![])] {
+                input.advance_to(start_ms);
+                while durable.less_than(&start_ms) {
+                    worker.step();
+                }
+                rooms
+                    .iter()
+                    .for_each(|room| input.send(closed(room, start_ms)));
+            }
+            (0..25).for_each(|nth| input.send(closed(&format!("late-{nth}"), 8000)));
+            input.advance_to(10_000);
+            while seen.borrow().iter().all(|it| it.1 < 8000) {
+                worker.step();
+            }
+            // The room leaves the span.
+            input.advance_to(12_000);
+            for _ in 0..3 {
+                worker.step();
+            }
+            input.send(closed("room", 12_000));
+            input.advance_to(14_000);
+            while durable.less_than(&14_000) {
+                worker.step();
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+            let seen = seen.borrow();
+            let of_room = seen.iter().filter(|it| it.0 == "room");
+            let of_room: Vec<(u64, usize)> = of_room.map(|it| (it.1, it.2)).collect();
+            assert_eq!(of_room, [(4000, 4), (10_000, 0), (12_000, 4)]);
+        });
+    }
+}

@@ -154,6 +154,8 @@ pub struct Written {
     /// The rooms that were removed from `totals` and from `trending`, each with the start of the window in its
     /// tombstone.
     removed: [BTreeSet<(u64, String)>; 2],
+    /// With which window each room was removed last, likewise, if it has not come back.
+    gone: [BTreeMap<String, u64>; 2],
 }
 
 impl Written {
@@ -192,9 +194,10 @@ impl Written {
                 let start_ms = header(record, REMOVED_HEADER).unwrap().parse().unwrap();
                 assert!((before_ms..progress.final_until_ms).contains(&start_ms));
                 let room = str::from_utf8(record.key.as_ref().unwrap()).unwrap();
-                let removed = &mut self.removed[usize::from(record.topic == topics.trending())];
-                let is_new = removed.insert((start_ms, room.to_owned()));
+                let table = usize::from(record.topic == topics.trending());
+                let is_new = self.removed[table].insert((start_ms, room.to_owned()));
                 assert!(is_new, "removed twice");
+                self.gone[table].insert(room.to_owned(), start_ms);
             } else if record.topic == topics.totals() {
                 self.total(serde_json::from_slice(&record.value).unwrap());
             } else if record.topic == topics.trending() {
@@ -242,7 +245,15 @@ impl Written {
         }
     }
 
+    /// A record of a room follows its removal only if the room has come back.
+    fn come_back(&mut self, table: usize, room: &str, start_ms: u64) {
+        let removed_ms = self.gone[table].remove(room);
+        let is_back = removed_ms.is_none_or(|removed_ms| start_ms >= removed_ms);
+        assert!(is_back, "{room}: of {start_ms}, after {removed_ms:?}");
+    }
+
     fn total(&mut self, record: TotalsRecord) {
+        self.come_back(0, record.room.as_str(), record.window.start);
         let counts = record.counts.entries();
         let counts = counts.map(|(emoji, count)| (emoji.to_owned(), count));
         let of_room = self.totals.entry(record.room.to_string()).or_default();
@@ -251,6 +262,9 @@ impl Written {
 
     fn trend(&mut self, record: Trending) {
         let key = record.key().to_owned();
+        if let Trending::Room(record) = &record {
+            self.come_back(1, &key, record.window.start);
+        }
         let (window, top, rooms) = match record {
             Trending::Room(it) => (it.window, it.top, Vec::new()),
             Trending::All(it) => (it.window, it.top, it.rooms),

@@ -155,3 +155,34 @@ fn totals_begin_at_0_after_the_retention_wherever_a_run_begins() {
         );
     }
 }
+
+/// After a long silence all that is left of a room happens at once: it leaves what is trending, and is removed.
+#[test]
+fn the_removal_of_a_room_is_its_last_record() {
+    for workers in [1, 3] {
+        let stage = Stage::new(1);
+        let (stop, running) = stage.start(stage.retaining(workers));
+        for (second, name) in [
+            (0, "quiet"),
+            (1000, "other"),
+            (1010, "other"),
+            (1020, "other"),
+        ] {
+            let at_ms = T0 + 1000 * second;
+            stage.react(at_ms, std::iter::once(name.to_owned()));
+            stage.wait_until_final(at_ms);
+        }
+        stop.request();
+        running.join().unwrap().unwrap();
+        for topic in [stage.topics.totals(), stage.topics.trending()] {
+            let mut is_removed = Vec::new();
+            read_to_end(&*stage.log, &topic, &mut |record| {
+                if record.key == Some(b"quiet") {
+                    is_removed.push(record.value.is_empty());
+                }
+            })
+            .unwrap();
+            assert_eq!(is_removed.last(), Some(&true), "{topic}: {is_removed:?}");
+        }
+    }
+}
