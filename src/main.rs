@@ -13,6 +13,7 @@ mod defect;
 mod exit;
 mod flags;
 mod kafka_config;
+mod log_socket;
 mod logging;
 mod open_files;
 mod output;

@@ -26,7 +26,7 @@ use emostream_model::{AliasError, EmojiNames, Topics};
 
 use crate::{
     exit::Failure,
-    kafka_config, open_files, text_file,
+    kafka_config, log_socket, open_files, text_file,
     values::{Rate, duration},
 };
 
@@ -109,6 +109,11 @@ impl StoreFlags {
         self.brokers().is_some()
     }
 
+    /// The directory of the embedded log; `None` if it is a cluster.
+    pub(crate) fn embedded_dir(&self) -> Option<PathBuf> {
+        (!self.is_kafka()).then(|| self.data.clone())
+    }
+
     /// The cluster's brokers.
     pub(crate) fn brokers(&self) -> Option<String> {
         self.properties.brokers(self.kafka.clone())
@@ -158,7 +163,7 @@ impl StoreFlags {
         self.check()?;
         if !self.is_kafka() {
             // Says so if there is none, and makes none.
-            drop(EmbeddedLog::open_for_reading(self.directory()?)?);
+            drop(log_socket::open_for_reading(self.directory()?)?);
         }
         self.open_with(EventClock::host(), Duration::ZERO)
     }
@@ -167,7 +172,7 @@ impl StoreFlags {
     pub(crate) fn open_for_reading(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         match self.is_kafka() {
-            false => Ok(EmbeddedLog::open_for_reading(self.directory()?)?),
+            false => Ok(log_socket::open_for_reading(self.directory()?)?),
             true => connect(
                 self.kafka,
                 self.properties,

@@ -336,3 +336,47 @@ fn a_terminal_subscriber_follows_over_both_transports() {
         child.wait().unwrap();
     }
 }
+
+#[test]
+fn inspect_follows_up_through_a_kill_and_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::up(dir.path(), &[]);
+    let data = dir.path().join("data");
+    let data = data.to_str().unwrap();
+    let inspect = [
+        "inspect",
+        "reactions",
+        "--format",
+        "json",
+        "--room",
+        "a",
+        "--data",
+        data,
+    ];
+    let react = |node: &Node, user: &str| {
+        let body = json!({"user_id": user, "emoji_type": "🔥", "room": "a"}).to_string();
+        accepted(&node.address, "/v1/reactions", &body, 202);
+    };
+    let (log, lines) = (dir.path().join("errors"), dir.path().join("lines"));
+    let out = std::fs::File::create(&lines).unwrap();
+    let follow = [&inspect[..], &["--follow"]].concat();
+    let mut follower = node::spawn(&follow, &log, out.into());
+    let followed = |user: &str| {
+        let text = std::fs::read_to_string(&lines).unwrap();
+        text.contains(user).then_some(())
+    };
+    react(&node, "the-first");
+    until("the first reaction", || followed("the-first"));
+    node.kill();
+    // The socket that it left behind is not in the way of a reader.
+    assert!(dir.path().join("data/log.sock").exists());
+    assert!(node::output(&inspect).contains("the-first"));
+    assert!(follower.try_wait().unwrap().is_none());
+    let node = Node::up(dir.path(), &[]);
+    react(&node, "the-second");
+    until("the second reaction", || followed("the-second"));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
+    assert!(!dir.path().join("data/log.sock").exists());
+}

@@ -10,7 +10,7 @@
 //! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered, in TLS where the
 //! [`Listener`] has one. Errors are RFC 9457 problems ([`Problem`]), browsers of other origins are let in
 //! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`] with the keys of a file or of an identity provider,
-//! and [`Admin`] answers health, readiness and metrics.
+//! and [`Admin`] answers health, readiness and metrics. [`serve_unix()`] serves a handler to processes of this host.
 //!
 //! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
 //!
@@ -44,6 +44,7 @@ mod streams;
 mod timer;
 mod tls;
 mod trust;
+mod unix;
 mod wire;
 
 pub use admin::Admin;
@@ -66,3 +67,4 @@ pub use serve::{Drained, serve};
 pub use shutdown::Shutdown;
 pub use tls::{Tls, TlsError, TlsFile, TlsFiles};
 pub use trust::{Trust, TrustError};
+pub use unix::serve_unix;

@@ -116,7 +116,7 @@ pub async fn serve<H: Handler>(
 }
 
 /// A connection that was reset before it was accepted is no reason to wait for the next one.
-async fn pause_after(error: &io::Error) {
+pub(crate) async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     let harmless = [
         ConnectionAborted,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {
@@ -35,7 +37,7 @@ pub enum Cleanup {
 }
 
 /// A topic as it is, whoever made it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicDescription {
     /// How many partitions.
     pub partitions: u32,
@@ -59,7 +61,7 @@ pub struct TopicDescription {
 }
 
 /// What dates a topic's records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Timestamps {
     /// The producer. A record dated further ahead of the log's clock than `max_ahead` is refused; `None`
     /// where none is.
@@ -74,7 +76,7 @@ pub enum Timestamps {
 }
 
 /// When a topic's oldest records go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deletion {
     /// Once they are older than this; `None` for never.
     pub after: Option<Duration>,

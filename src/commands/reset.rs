@@ -10,6 +10,7 @@ use indicatif::HumanCount;
 
 use crate::{
     exit::{Exit, Failure},
+    log_socket::{LogEndpoint, LogSocket},
     output,
     settings::{StoreFlags, TopicFlags},
     values::{From, moment, now_ms},
@@ -69,16 +70,34 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     }
     let request = request(&flags);
     let names = flags.topics.names();
+    let dir = flags.store.embedded_dir();
     let log = flags.store.open_existing()?;
-    let Some(plan) = planned(&names, &*log, &request)? else {
+    let Some(dir) = dir else {
+        return change(&names, &*log, &request, flags.yes);
+    };
+    super::run(async {
+        // `inspect` works while a person reads what the reset would do.
+        let _socket = LogSocket::start(&dir, LogEndpoint::new(log.clone()));
+        change(&names, &*log, &request, flags.yes)
+    })
+}
+
+/// Resets, unless a person who is asked says no.
+fn change(
+    names: &Topics,
+    log: &dyn Log,
+    request: &ResetRequest,
+    confirmed_before: bool,
+) -> Result<(), Failure> {
+    let Some(plan) = planned(names, log, request)? else {
         return say(NOTHING);
     };
-    say(&consequences(&request, &plan))?;
-    if !flags.yes && !confirmed()? {
+    say(&consequences(request, &plan))?;
+    if !confirmed_before && !confirmed()? {
         return say("nothing was changed\n");
     }
-    match reset(&names, &*log, &request, &plan) {
-        Ok(done) => say(&report(&done, &request, &plan)),
+    match reset(names, log, request, &plan) {
+        Ok(done) => say(&report(&done, request, &plan)),
         Err(error) => match Failure::from(error) {
             Failure {
                 exit: Exit::Restart,

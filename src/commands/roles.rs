@@ -148,6 +148,11 @@ impl Watch {
         Ok(watch)
     }
 
+    /// Answers what operators request, on whatever address serves it.
+    pub(super) fn admin(&self) -> Admin {
+        Admin::new(self.registry.clone(), self.readiness.clone())
+    }
+
     fn register_process(&self) -> Result<(), prometheus::Error> {
         let about = Opts::new("emostream_build_info", "The program that runs; always 1")
             .const_label("version", env!("CARGO_PKG_VERSION"))
@@ -203,7 +208,7 @@ impl AdminServer {
         let listener = bind("--admin", admin)?;
         tracing::info!("admin on {}://{}", scheme(&tls), address(&listener)?);
         let listener = Listener::new(listener, tls);
-        let handler = Arc::new(Admin::new(watch.registry.clone(), watch.readiness.clone()));
+        let handler = Arc::new(watch.admin());
         let limits = Limits {
             connections: ADMIN_CONNECTIONS,
             drain: ADMIN_DRAIN,

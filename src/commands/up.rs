@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     exit::Failure,
+    log_socket::{LogEndpoint, LogSocket},
     logging::LogFormat,
     settings::{
         AdminFlags, EmojiFlags, FanoutFlags, ListenFlags, OriginFlags, RelayListenFlags,
@@ -112,6 +113,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         },
         false => Home::Embedded,
     };
+    let dir = flags.store.embedded_dir();
     let log = flags.store.open(clock.clone())?;
     let specs = topics::specs(&names, EMBEDDED_PARTITIONS, home);
     topics::create_missing(&*log, &specs)?;
@@ -123,6 +125,10 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
         let (scheme, address) = (scheme(&rim.tls), rim.address);
+        let _socket = dir.and_then(|dir| {
+            let handler = (watch.admin(), LogEndpoint::new(log.clone()));
+            LogSocket::start(&dir, handler)
+        });
         let _watching = watch.follow(&log, needed)?;
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;

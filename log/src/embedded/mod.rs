@@ -5,7 +5,6 @@
 //!             ├─queue────▶│ writer │──for all that wait─▶│ redb │─────────▶│ readers │
 //! transactors ┘           └────────┘      fsync          └──────┘          └─────────┘
 //!                             └───────── wakes ────────────────────────────────▲
-//!             other processes ──socket in the directory──▶ reads only ─────────┘
 //! ```
 //!
 //! Invariants: one process owns the directory, one thread writes. What a caller was told to be stored
@@ -16,7 +15,6 @@ mod partitioner;
 mod queue;
 mod reader;
 mod reading;
-mod remote;
 mod retention;
 mod source;
 mod store;
@@ -37,12 +35,14 @@ use self::{
     batch::Tail,
     queue::{Queue, Reply, Request},
     reader::{EmbeddedReader, Subscription},
-    remote::Server,
-    source::Source,
     store::Store,
     topics::{Topic, Topics},
     transactor::EmbeddedTransactor,
     writer::Shared,
+};
+pub use self::{
+    reading::ReadingLog,
+    source::{Page, Source},
 };
 use crate::{
     Appender, Done, EventClock, Log, LogError, NewRecord, Reader, TopicDescription, TopicSpec,
@@ -64,7 +64,6 @@ pub struct EmbeddedLog {
 struct Core {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    server: Option<Server>,
 }
 
 impl EmbeddedLog {
@@ -79,24 +78,22 @@ impl EmbeddedLog {
     /// As [`EmbeddedLog::open`], with the clock that dates records without a time of their own and judges
     /// which are too far ahead or too old.
     pub fn open_with_clock(dir: &Path, clock: EventClock) -> Result<Self, LogError> {
-        let store = Store::open(dir)?;
-        let core = Core::start(store, clock, |store| Server::start(dir, store))?;
+        let core = Core::start(Store::open(dir)?, clock)?;
         Ok(Self { core })
     }
 
     /// A log that is gone when it is dropped.
     pub fn in_memory() -> Result<Self, LogError> {
         Ok(Self {
-            core: Core::start(Store::in_memory()?, EventClock::host(), |_| None)?,
+            core: Core::start(Store::in_memory()?, EventClock::host())?,
         })
     }
 
-    /// Reads the log in `dir`, whether or not another process holds it. Appending, transactions and
-    /// creating topics are [`LogError::Refused`].
-    ///
-    /// If nobody holds the directory, it is held until the returned log and its readers are dropped.
+    /// Opens the log in `dir` only for reading, and holds the directory until the returned log and its readers are
+    /// dropped. [`LogError::InUse`] while another process holds it: that process has to provide a [`Source`].
     pub fn open_for_reading(dir: &Path) -> Result<Arc<dyn Log>, LogError> {
-        reading::open(dir)
+        let store = Store::open_read_only(dir)?;
+        Ok(Arc::new(ReadingLog::new(Arc::new(store))))
     }
 
     /// Throws away now what retention allows; it also happens by itself now and then.
@@ -106,11 +103,7 @@ impl EmbeddedLog {
 }
 
 impl Core {
-    fn start(
-        store: Store,
-        clock: EventClock,
-        serve: impl FnOnce(Arc<Store>) -> Option<Server>,
-    ) -> Result<Arc<Self>, LogError> {
+    fn start(store: Store, clock: EventClock) -> Result<Arc<Self>, LogError> {
         let topics = Topics::default();
         let mut tails = std::collections::HashMap::new();
         for (name, row, partitions) in store.topics()? {
@@ -131,11 +124,9 @@ impl Core {
         let writer = writer::start(shared.clone(), tails).map_err(|error| {
             LogError::Refused(format!("the writer's thread cannot start: {error}"))
         })?;
-        let server = serve(shared.store.clone());
         Ok(Arc::new(Self {
             shared,
             writer: Mutex::new(Some(writer)),
-            server,
         }))
     }
 
@@ -153,7 +144,6 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        drop(self.server.take());
         self.shared.queue.close();
         let writer = self
             .writer

@@ -33,7 +33,7 @@ impl EmbeddedReader {
         from: &[(u32, u64)],
         ringing: Box<dyn Ringing>,
     ) -> Result<Self, LogError> {
-        let partitions = source.partitions(topic)?;
+        let partitions = source.describe(topic)?.partitions;
         if let Some((partition, _)) = from.iter().find(|(partition, _)| *partition >= partitions) {
             return Err(LogError::UnknownPartition {
                 topic: topic.to_owned(),

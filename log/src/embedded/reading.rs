@@ -1,8 +1,7 @@
-//! A log opened only to be read, beside the process that owns it or while nobody does.
+//! A log that can only be read: a database file that no process writes, or a [`Source`] in another process.
 
 use std::{
     ops::Range,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,27 +12,23 @@ use std::{
 
 use super::{
     reader::{EmbeddedReader, Ringing},
-    remote::{Client, socket_exists},
     source::Source,
-    store::Store,
 };
 use crate::{Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake};
 
 /// How often a reader looks for news, for nobody tells it: well below what a person notices.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The log in `dir`: from its database if nobody holds it, else from the socket of whoever does.
-pub(super) fn open(dir: &Path) -> Result<Arc<dyn Log>, LogError> {
-    let source: Arc<dyn Source> = match Store::open_read_only(dir) {
-        Ok(store) => Arc::new(store),
-        Err(LogError::InUse { .. }) if socket_exists(dir) => Arc::new(Client::connect(dir)?),
-        Err(error) => return Err(error),
-    };
-    Ok(Arc::new(ReadingLog { source }))
+/// The log behind a [`Source`]. Appending, transactions and creating topics are [`LogError::Refused`].
+pub struct ReadingLog {
+    source: Arc<dyn Source>,
 }
 
-struct ReadingLog {
-    source: Arc<dyn Source>,
+impl ReadingLog {
+    /// Reads from `source`; its readers are woken at intervals, because a source reports no news.
+    pub fn new(source: Arc<dyn Source>) -> Self {
+        Self { source }
+    }
 }
 
 impl Log for ReadingLog {
@@ -42,7 +37,7 @@ impl Log for ReadingLog {
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        self.source.partitions(topic)
+        Ok(self.source.describe(topic)?.partitions)
     }
 
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
@@ -50,7 +45,7 @@ impl Log for ReadingLog {
     }
 
     fn answers(&self, topic: &str, _patience: Duration) -> Result<(), LogError> {
-        self.source.partitions(topic).map(drop)
+        self.source.describe(topic).map(drop)
     }
 
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {

@@ -1,21 +1,25 @@
-//! Where committed records are read from: this process's own database, or the socket of the process
-//! that holds it.
+//! Where committed records are read from: this process's own database, or the process that holds it.
 
 use std::ops::Range;
 
 use crate::{LogError, Record, TopicDescription};
 
-/// Reads by snapshot; a topic is named in each call, for the topics may be another process's.
-pub(super) trait Source: Send + Sync {
-    fn partitions(&self, topic: &str) -> Result<u32, LogError>;
-
+/// Reads the topics of a log, each call from a snapshot of its own.
+pub trait Source: Send + Sync {
+    /// As [`Log::describe`](crate::Log::describe).
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError>;
 
+    /// As [`Log::offsets`](crate::Log::offsets).
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError>;
 
+    /// As [`Log::offsets_at`](crate::Log::offsets_at).
     fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError>;
 
-    /// Hands at most `limit` records from offset `from` on to `each`, until one is not consumed.
+    /// Passes at most `limit` records from offset `from` on to `each`, until `each` returns `false`: that record is
+    /// not consumed.
+    ///
+    /// A source whose process is away for the moment returns an empty page that is not at the end, so that its
+    /// readers continue when the process is back.
     fn read(
         &self,
         topic: &str,
@@ -26,13 +30,13 @@ pub(super) trait Source: Send + Sync {
     ) -> Result<Page, LogError>;
 }
 
-/// What a [`Source::read`] came to.
+/// The result of a [`Source::read`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Page {
-    /// How many records were handed out.
-    pub(super) count: usize,
-    /// Where to read on.
-    pub(super) next: u64,
-    /// Whether the log held no more then.
-    pub(super) at_end: bool,
+pub struct Page {
+    /// How many records were consumed.
+    pub count: usize,
+    /// The offset to continue from.
+    pub next: u64,
+    /// Whether the partition held no more records then.
+    pub at_end: bool,
 }

@@ -216,10 +216,6 @@ impl Store {
 }
 
 impl Source for Store {
-    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        Ok(self.topic(topic)?.1)
-    }
-
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
         let row = self.topic(topic)?;
         Ok(Topic::new(topic, row, vec![0; row.1 as usize]).describe())

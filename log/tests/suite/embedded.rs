@@ -1,10 +1,9 @@
-//! What only the embedded log has to promise: files, damage, retention, and readers in other processes.
+//! What only the embedded log has to promise: files, damage, retention, and one process a directory.
 
 use std::{
     collections::HashMap,
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, mpsc::sync_channel},
@@ -18,7 +17,7 @@ use emostream_log::{
 use tempfile::TempDir;
 
 use crate::stage::{
-    DEADLINE, Owned, TIMEOUT, append, keyed, next, now_ms, poll, queue, record, spec, texts, to_end,
+    DEADLINE, Owned, TIMEOUT, append, keyed, now_ms, poll, queue, record, spec, texts, to_end,
 };
 
 const TOPIC: &str = "t";
@@ -238,51 +237,27 @@ fn acknowledged_records_survive_kill_9() {
 }
 
 #[test]
-fn a_directory_in_use_is_told_and_can_be_read_meanwhile() {
+fn a_directory_in_use_is_reported_to_writers_and_readers() {
     let dir = tempfile::tempdir().unwrap();
     let (mut child, mut output) = spawn_child(dir.path());
-    let acknowledged = acknowledgements(&mut output, 200);
-    let told = EmbeddedLog::open(dir.path()).err().unwrap();
-    assert!(
-        matches!(&told, LogError::InUse { dir: told } if told == dir.path()),
-        "{told}"
-    );
-
-    let log = EmbeddedLog::open_for_reading(dir.path()).unwrap();
-    assert_eq!(log.partitions(TOPIC).unwrap(), 2);
-    let bell = Doorbell::default();
-    let mut reader = log.reader(TOPIC, &[(0, 0)], bell.wake()).unwrap();
-    let read = next(reader.as_mut(), &bell, 0, 90);
-    for (partition, offset, value) in acknowledged
-        .into_iter()
-        .filter(|(partition, ..)| *partition == 0)
-    {
-        if let Some(record) = read.iter().find(|record| record.offset == offset) {
-            assert_eq!((partition, record.text()), (0, value.as_str()));
-        }
+    acknowledgements(&mut output, 200);
+    for refused in [
+        EmbeddedLog::open(dir.path()).err().unwrap(),
+        EmbeddedLog::open_for_reading(dir.path()).err().unwrap(),
+    ] {
+        assert!(
+            matches!(&refused, LogError::InUse { dir: used } if used == dir.path()),
+            "{refused}"
+        );
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    // The holder is gone: the reader waits, it does not fail, and goes on when there is one again.
-    assert!(poll(reader.as_mut(), 0, 1).is_ok());
-    let at = reader.position(0);
-    let again = EmbeddedLog::open(dir.path()).unwrap();
-    let more = again.offsets(TOPIC).unwrap()[0].end - at;
-    put(&again, record(TOPIC, "the end"));
-    let rest = next(reader.as_mut(), &bell, 0, more as usize + 1);
-    assert_eq!(rest.last().unwrap().text(), "the end");
 }
 
 #[test]
-fn another_handle_reads_what_the_holder_reads() {
+fn a_log_opened_for_reading_holds_what_was_written_and_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    let reading = EmbeddedLog::open_for_reading(dir.path()).unwrap();
-    let described = TopicDescription::of(&spec(TOPIC, 1));
-    assert_eq!(reading.describe(TOPIC).unwrap(), described);
-    let bell = Doorbell::default();
-    let mut reader = reading.reader(TOPIC, &[(0, 0)], bell.wake()).unwrap();
-    assert!(to_end(reader.as_mut(), &bell, 0).is_empty());
     let time_ms = Some(now_ms() - 5_000);
     let headers = vec![Header {
         name: "h".into(),
@@ -296,16 +271,16 @@ fn another_handle_reads_what_the_holder_reads() {
             ..keyed(TOPIC, "key", "first")
         },
     );
-    // Larger than a page together, so that the socket has to split them.
-    for _ in 0..5 {
-        put(&log, record(TOPIC, vec![b'x'; 700 * 1024]));
-    }
     put(&log, record(TOPIC, ""));
-    let read = next(reader.as_mut(), &bell, 0, 7);
-    assert_eq!(read, kept(&log, TOPIC));
-    assert_eq!(reading.offsets(TOPIC).unwrap()[0], 0..7);
-    assert_eq!(reading.offsets_at(TOPIC, now_ms() - 4_000).unwrap(), [1]);
+    let written = kept(&log, TOPIC);
+    drop(log);
 
+    let reading = EmbeddedLog::open_for_reading(dir.path()).unwrap();
+    let described = TopicDescription::of(&spec(TOPIC, 1));
+    assert_eq!(reading.describe(TOPIC).unwrap(), described);
+    assert_eq!(kept(&*reading, TOPIC), written);
+    assert_eq!(reading.offsets(TOPIC).unwrap()[0], 0..2);
+    assert_eq!(reading.offsets_at(TOPIC, now_ms() - 4_000).unwrap(), [1]);
     let refusals = [
         reading.partitions("none").unwrap_err(),
         reading.offsets("none").unwrap_err(),
@@ -320,6 +295,7 @@ fn another_handle_reads_what_the_holder_reads() {
             .iter()
             .all(|refusal| matches!(refusal, LogError::Refused(_)))
     );
+    let bell = Doorbell::default();
     let mut beyond = reading.reader(TOPIC, &[(0, 99)], bell.wake()).unwrap();
     assert!(matches!(
         poll(beyond.as_mut(), 0, 1),
@@ -342,7 +318,7 @@ fn a_directory_nobody_holds_is_read_itself() {
     acknowledgements(&mut output, 100);
     child.kill().unwrap();
     child.wait().unwrap();
-    // Killed: the file has to be mended first, and the socket it left behind leads nowhere.
+    // Killed: the file has to be repaired first.
     let reading = EmbeddedLog::open_for_reading(dir.path()).unwrap();
     assert!(kept(reading.as_ref(), TOPIC).len() >= 50);
     assert_eq!(reading.describe(TOPIC).unwrap().partitions, 2);
@@ -360,44 +336,6 @@ fn an_empty_directory_is_not_a_log_to_read_and_stays_empty() {
     let missing = EmbeddedLog::open_for_reading(dir.path()).err().unwrap();
     assert!(matches!(missing, LogError::Disk { .. }), "{missing}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-}
-
-#[test]
-fn garbage_on_the_socket_ends_that_client_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    put(&log, record(TOPIC, "x"));
-    let reading = EmbeddedLog::open_for_reading(dir.path()).unwrap();
-    let frames: [&[u8]; 5] = [
-        &[255; 64],
-        &[0, 0, 0, 0],
-        b"GET / HTTP/1.1\r\n\r\n",
-        &[3, 0, 0, 0, 9, 9, 9],
-        // A topic's name that claims to be 2^60 bytes long.
-        &[10, 0, 0, 0, 0, 253, 0, 0, 0, 0, 0, 0, 0, 16],
-    ];
-    for frame in frames {
-        let mut client = UnixStream::connect(dir.path().join("log.sock")).unwrap();
-        client.set_read_timeout(Some(DEADLINE)).unwrap();
-        client.write_all(frame).unwrap();
-        let mut rest = Vec::new();
-        // Hung up on: an end, or a reset where it had more to say.
-        let ended = client.read_to_end(&mut rest);
-        assert!(
-            ended.is_ok()
-                || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
-        );
-        assert!(rest.is_empty());
-    }
-    // As many clients as like, none of whom says anything.
-    let crowd: Vec<_> = (0..40)
-        .map(|_| UnixStream::connect(dir.path().join("log.sock")).unwrap())
-        .collect();
-    assert_eq!(texts(&kept(reading.as_ref(), TOPIC)), ["x"]);
-    put(&log, record(TOPIC, "y"));
-    drop(crowd);
-    // Dropping the log does not wait for them either.
-    drop(log);
 }
 
 // Damage

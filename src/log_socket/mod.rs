@@ -1,0 +1,114 @@
+//! Reading the embedded log of a running `up`: HTTP on a Unix socket in its data directory.
+//!
+//! ```text
+//!  inspect, topics check                                                    up
+//!    ── GET /v1/log/TOPIC?time_ms=T ─────────────────────────▶ socket ─▶ endpoint ─▶ log
+//!    ◀─ {"type":"topic","description":…,"offsets":…}
+//!    ── GET /v1/log/TOPIC/PARTITION?from=OFFSET&limit=RECORDS ▶
+//!    ◀─ {"type":"record",…} … {"type":"page","next":…,"at_end":…}
+//! ```
+//!
+//! A response is NDJSON. Keys and values are base64, since they may be any bytes. A response holds one page, and a
+//! client that follows requests the next one from the offset `next`: the server has no state between requests, and
+//! a client that reads slowly holds no snapshot, which would keep the database from reusing its pages.
+//!
+//! Invariants: the endpoint only reads. Whoever may use the socket's file may read the log, and no other address
+//! serves it. Requests, responses and every wait are bounded.
+
+mod client;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use emostream_log::{Header, Record, TopicDescription};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::{
+    client::open_for_reading,
+    server::{LogEndpoint, LogSocket},
+};
+
+/// The socket's name in the data directory.
+const SOCKET: &str = "log.sock";
+
+/// What the endpoint's paths begin with. A format that today's clients cannot read gets another number.
+const PREFIX: &str = "/v1/log/";
+
+/// A line of a response.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line {
+    Topic(TopicState),
+    Record(RecordLine),
+    /// Ends the records: the offset to continue from, and whether the partition held no more then.
+    Page {
+        next: u64,
+        at_end: bool,
+    },
+    UnknownTopic,
+    UnknownPartition,
+    Expired {
+        start: u64,
+    },
+    Failed {
+        detail: String,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct TopicState {
+    description: TopicDescription,
+    offsets: Vec<Range<u64>>,
+    /// Empty unless the request names a time.
+    offsets_at: Vec<u64>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RecordLine {
+    offset: u64,
+    time_ms: u64,
+    key: Option<String>,
+    value: String,
+    headers: Vec<(String, String)>,
+}
+
+impl RecordLine {
+    fn encode(record: Record<'_>) -> Self {
+        let headers = record.headers.read().into_iter();
+        Self {
+            offset: record.offset,
+            time_ms: record.time_ms,
+            key: record.key.map(|key| STANDARD.encode(key)),
+            value: STANDARD.encode(record.value),
+            headers: headers
+                .map(|header| (header.name, STANDARD.encode(header.value)))
+                .collect(),
+        }
+    }
+
+    /// Passes the record on to `each` and returns its answer; an error if the line does not hold base64.
+    fn decode(
+        self,
+        partition: u32,
+        each: &mut dyn FnMut(Record<'_>) -> bool,
+    ) -> Result<bool, base64::DecodeError> {
+        let key = self.key.map(|key| STANDARD.decode(key)).transpose()?;
+        let header = |(name, value)| {
+            let value = STANDARD.decode::<String>(value)?.into();
+            Ok(Header { name, value })
+        };
+        let headers = self.headers.into_iter().map(header);
+        let headers = headers.collect::<Result<Vec<Header>, base64::DecodeError>>()?;
+        Ok(each(Record {
+            partition,
+            offset: self.offset,
+            time_ms: self.time_ms,
+            key: key.as_deref(),
+            value: &STANDARD.decode(self.value)?,
+            headers: &headers,
+        }))
+    }
+}

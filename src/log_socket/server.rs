@@ -1,0 +1,181 @@
+//! The side of the process that holds the log.
+
+use std::{
+    fs::{self, Permissions},
+    future::pending,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use emostream_http::{Body, Handler, Problem, Request, Response, serve_unix};
+use emostream_log::{Log, LogError};
+use hyper::{
+    Method, StatusCode, Uri,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use tokio::{
+    net::UnixListener,
+    task::{JoinHandle, spawn_blocking},
+};
+
+use super::{Line, PREFIX, RecordLine, SOCKET, TopicState};
+
+/// Maximum records of a response.
+const PAGE_RECORDS: usize = 10_000;
+/// A response of this many bytes gets no further record.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// The socket, which is served until this value is dropped.
+pub(crate) struct LogSocket {
+    path: PathBuf,
+    serving: JoinHandle<()>,
+}
+
+impl LogSocket {
+    /// Serves `handler` on the socket in `dir`; requires a tokio runtime. `None` where there can be no socket (the
+    /// path is too long, or the file system has none): the process needs no socket, so this is only a warning.
+    pub(crate) fn start(dir: &Path, handler: impl Handler) -> Option<Self> {
+        let path = dir.join(SOCKET);
+        match bind(&path) {
+            Ok(listener) => {
+                let serving = tokio::spawn(serve_unix(listener, Arc::new(handler)));
+                Some(Self { path, serving })
+            }
+            Err(error) => {
+                tracing::warn!(%error, dir = %dir.display(), "no socket in the data directory: `inspect --data` has to wait until this process ends");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for LogSocket {
+    fn drop(&mut self) {
+        // In this order: the task holds the log, so the file that is removed is not that of the directory's next process.
+        let _ = fs::remove_file(&self.path);
+        self.serving.abort();
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    // A process that was killed leaves its socket behind, and no other process holds the directory now.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers the requests of other processes that read `log`.
+pub(crate) struct LogEndpoint(Arc<dyn Log>);
+
+impl LogEndpoint {
+    pub(crate) fn new(log: Arc<dyn Log>) -> Self {
+        Self(log)
+    }
+}
+
+impl Handler for LogEndpoint {
+    fn knows(&self, path: &str) -> bool {
+        path.starts_with(PREFIX)
+    }
+
+    async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
+        if *request.method() != Method::GET {
+            return Problem::method_not_allowed("GET").into();
+        }
+        let (log, uri) = (self.0.clone(), request.uri().clone());
+        let (status, body) = match spawn_blocking(move || lines(&*log, &uri)).await {
+            Ok(Some(Ok(lines))) => (StatusCode::OK, lines),
+            Ok(Some(Err(error))) => failure(error),
+            Ok(None) => {
+                let expected = "write /v1/log/TOPIC, with ?time_ms=T if need be, or \
+                                /v1/log/TOPIC/PARTITION?from=OFFSET&limit=RECORDS";
+                return Problem::bad_request(expected).into();
+            }
+            // The runtime ends, which closes the connection: a client that follows waits for the next process.
+            Err(_) => pending().await,
+        };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let ndjson = HeaderValue::from_static("application/x-ndjson");
+        response.headers_mut().insert(CONTENT_TYPE, ndjson);
+        response
+    }
+}
+
+/// The lines that `uri` requests; `None` if it is malformed.
+pub(super) fn lines(log: &dyn Log, uri: &Uri) -> Option<Result<Vec<u8>, LogError>> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let pairs: Vec<(&str, &str)> = pairs.filter_map(|pair| pair.split_once('=')).collect();
+    let value = |name| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1);
+    let path = uri.path().strip_prefix(PREFIX)?;
+    Some(match path.split_once('/') {
+        None => {
+            let time_ms = value("time_ms").map(str::parse).transpose();
+            topic(log, path, time_ms.ok()?)
+        }
+        Some((topic, partition)) => {
+            let limit = value("limit").map_or(Ok(PAGE_RECORDS), str::parse);
+            let start = (partition.parse().ok()?, value("from")?.parse().ok()?);
+            records(log, topic, start, limit.ok()?)
+        }
+    })
+}
+
+fn topic(log: &dyn Log, topic: &str, time_ms: Option<u64>) -> Result<Vec<u8>, LogError> {
+    let offsets_at = time_ms.map(|time_ms| log.offsets_at(topic, time_ms));
+    Ok(encode(&Line::Topic(TopicState {
+        description: log.describe(topic)?,
+        offsets: log.offsets(topic)?,
+        offsets_at: offsets_at.transpose()?.unwrap_or_default(),
+    })))
+}
+
+fn records(
+    log: &dyn Log,
+    topic: &str,
+    start: (u32, u64),
+    limit: usize,
+) -> Result<Vec<u8>, LogError> {
+    let (partition, _) = start;
+    let mut reader = log.reader(topic, &[start], Arc::new(|| {}))?;
+    let mut lines = Vec::new();
+    reader.poll_while(partition, limit.min(PAGE_RECORDS), &mut |record| {
+        let fits = lines.len() < PAGE_BYTES;
+        if fits {
+            lines.extend(encode(&Line::Record(RecordLine::encode(record))));
+        }
+        fits
+    })?;
+    lines.extend(encode(&Line::Page {
+        next: reader.position(partition),
+        at_end: reader.at_end(partition),
+    }));
+    Ok(lines)
+}
+
+fn failure(error: LogError) -> (StatusCode, Vec<u8>) {
+    let (status, line) = match error {
+        LogError::UnknownTopic { .. } => (StatusCode::NOT_FOUND, Line::UnknownTopic),
+        LogError::UnknownPartition { .. } => (StatusCode::NOT_FOUND, Line::UnknownPartition),
+        LogError::Expired { start, .. } => (StatusCode::GONE, Line::Expired { start }),
+        other => {
+            let detail = other.to_string();
+            (StatusCode::INTERNAL_SERVER_ERROR, Line::Failed { detail })
+        }
+    };
+    (status, encode(&line))
+}
+
+fn encode(line: &Line) -> Vec<u8> {
+    // Neither a map with keys that are not strings nor a failing `Serialize` is in a line.
+    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
