@@ -133,22 +133,22 @@ fn ordered(mut record: NewRecord, resets: u64) -> NewRecord {
 
 /// The number of backward resets before a result was written.
 pub fn resets_of(record: &Record<'_>) -> u64 {
-    let headers = record.headers.read();
-    let number = headers.iter().find(|header| header.name == RESETS_HEADER);
-    let text = number.and_then(|number| std::str::from_utf8(&number.value).ok());
-    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+    number(record, RESETS_HEADER).unwrap_or(0)
 }
 
 /// The room that a record without a value removes, and the start of the window before which its finals are removed.
 /// `None` if another program has deleted the key.
 pub fn removal(record: &Record<'_>) -> Option<(Room, u64)> {
-    let headers = record.headers.read();
-    let before = headers
-        .iter()
-        .find(|header| header.name == REMOVED_HEADER)?;
-    let before_ms = std::str::from_utf8(&before.value).ok()?.parse().ok()?;
+    let before_ms = number(record, REMOVED_HEADER)?;
     let room = Room::from_record(std::str::from_utf8(record.key?).ok()?).ok()?;
     Some((room, before_ms))
+}
+
+/// The decimal number in a header, if there is one.
+fn number(record: &Record<'_>, name: &str) -> Option<u64> {
+    let headers = record.headers.read();
+    let header = headers.iter().find(|header| header.name == name)?;
+    std::str::from_utf8(&header.value).ok()?.parse().ok()
 }
 
 /// Whether the totals of a room begin at 0 with the final in `record`.

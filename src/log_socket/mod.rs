@@ -12,8 +12,8 @@
 //! client that follows requests the next one from the offset `next`: the server has no state between requests, and
 //! a client that reads slowly holds no snapshot, which would keep the database from reusing its pages.
 //!
-//! Invariants: the endpoint only reads. Whoever may use the socket's file may read the log, and no other address
-//! serves it. Requests, responses and every wait are bounded.
+//! Invariants: the endpoint only reads. The permissions of the socket's file decide who may read the log, and no other
+//! address serves it. Requests, responses and every wait are bounded.
 
 mod client;
 mod server;
