@@ -175,11 +175,11 @@ fn a_server_starts_without_the_provider_and_keeps_its_keys_when_the_provider_is_
     assert_eq!(post(&node, "").status, 401);
     assert_eq!(http::get(&node.address, "/").unwrap().status, 200);
 
-    endpoint.run();
+    endpoint.server.run();
     until_ready(&node);
     assert_eq!(post(&node, &old.token(json!({}))).status, 200);
 
-    endpoint.stop();
+    endpoint.server.stop();
     // The key of this token may exist: the client should retry with the same token.
     assert_eq!(post(&node, &new.token(json!({}))).status, 503);
     assert_eq!(post(&node, &old.token(json!({}))).status, 200);
@@ -191,7 +191,7 @@ fn a_server_starts_without_the_provider_and_keeps_its_keys_when_the_provider_is_
     );
 
     endpoint.publish(&[&new]);
-    endpoint.run();
+    endpoint.server.run();
     until("the new key", || {
         (post(&node, &new.token(json!({}))).status == 200).then_some(())
     });

@@ -1,24 +1,15 @@
 //! An identity provider: keys that sign tokens, and the server that publishes their key set (JWKS).
 
-use std::{
-    io::{self, BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
-    thread::{self, JoinHandle},
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU32, Ordering},
 };
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
-use tokio_rustls::rustls::{
-    ServerConfig, ServerConnection, StreamOwned,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
 
-use super::{DEADLINE, authority::Certificate, now_ms, supervised::free_addresses};
+use super::{authority::Certificate, endpoint::Endpoint, now_ms};
 
 /// A key that signs tokens, ES256.
 pub struct Signer {
@@ -82,13 +73,11 @@ pub fn key_set(signers: &[&Signer]) -> String {
 
 /// A server that publishes a key set.
 pub struct KeySetEndpoint {
-    address: String,
-    serving: Arc<Serving>,
-    running: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
+    pub server: Endpoint,
+    published: Arc<Published>,
 }
 
-struct Serving {
-    tls: Option<Arc<ServerConfig>>,
+struct Published {
     set: Mutex<String>,
     requests: AtomicU32,
 }
@@ -96,119 +85,38 @@ struct Serving {
 impl KeySetEndpoint {
     /// Publishes the keys of these signers; in TLS if there is a certificate.
     pub fn start(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
-        let mut endpoint = KeySetEndpoint::stopped(signers, certificate);
-        endpoint.run();
-        endpoint
+        let mut key_set = KeySetEndpoint::stopped(signers, certificate);
+        key_set.server.run();
+        key_set
     }
 
     /// An endpoint that does not run yet.
     pub fn stopped(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
-        let tls = certificate.map(|certificate| {
-            let chain = CertificateDer::from_pem_slice(certificate.certificate.as_bytes()).unwrap();
-            let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
-            let tls = ServerConfig::builder().with_no_client_auth();
-            Arc::new(tls.with_single_cert(vec![chain], key).unwrap())
+        let published = Arc::new(Published {
+            set: Mutex::new(key_set(signers)),
+            requests: AtomicU32::new(0),
         });
-        KeySetEndpoint {
-            address: free_addresses(1).remove(0),
-            serving: Arc::new(Serving {
-                tls,
-                set: Mutex::new(key_set(signers)),
-                requests: AtomicU32::new(0),
-            }),
-            running: None,
-        }
+        let answering = published.clone();
+        let server = Endpoint::stopped(certificate, move |request| {
+            answering.requests.fetch_add(1, Ordering::SeqCst);
+            let is_set = request.head.starts_with("GET /jwks.json HTTP/1.1\r\n");
+            let status = if is_set { "200 OK" } else { "404 Not Found" };
+            (status, answering.set.lock().unwrap().clone())
+        });
+        KeySetEndpoint { server, published }
     }
 
     pub fn url(&self) -> String {
-        let scheme = if self.serving.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        format!("{scheme}://{}/jwks.json", self.address)
+        self.server.url("/jwks.json")
     }
 
     /// Publishes the keys of these signers instead.
     pub fn publish(&self, signers: &[&Signer]) {
-        *self.serving.set.lock().unwrap() = key_set(signers);
+        *self.published.set.lock().unwrap() = key_set(signers);
     }
 
     /// Number of requests so far.
     pub fn requests(&self) -> u32 {
-        self.serving.requests.load(Ordering::SeqCst)
-    }
-
-    /// Closes its port, so that connections are refused.
-    pub fn stop(&mut self) {
-        if let Some((stop, thread)) = self.running.take() {
-            stop.store(true, Ordering::SeqCst);
-            // The thread waits for a connection.
-            let _ = TcpStream::connect(&self.address);
-            thread.join().unwrap();
-        }
-    }
-
-    /// Starts, or starts again at the same address.
-    pub fn run(&mut self) {
-        let listener = TcpListener::bind(&self.address).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (serving, stopped) = (self.serving.clone(), stop.clone());
-        let thread = thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                let serving = serving.clone();
-                thread::spawn(move || {
-                    // A client may close at any time, or not trust the certificate.
-                    let _ = serving.serve(client);
-                });
-            }
-        });
-        self.running = Some((stop, thread));
-    }
-}
-
-impl Drop for KeySetEndpoint {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-impl Serving {
-    fn serve(&self, client: TcpStream) -> io::Result<()> {
-        client.set_read_timeout(Some(DEADLINE))?;
-        match &self.tls {
-            None => self.answer(client),
-            Some(tls) => {
-                let connection = ServerConnection::new(tls.clone()).map_err(io::Error::other)?;
-                self.answer(StreamOwned::new(connection, client))
-            }
-        }
-    }
-
-    /// Answers one request.
-    fn answer(&self, stream: impl Read + Write) -> io::Result<()> {
-        let mut reader = BufReader::new(stream);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        self.requests.fetch_add(1, Ordering::SeqCst);
-        let set = self.set.lock().unwrap().clone();
-        let status = match head.starts_with("GET /jwks.json HTTP/1.1\r\n") {
-            true => "200 OK",
-            false => "404 Not Found",
-        };
-        let length = set.len();
-        let mut stream = reader.into_inner();
-        write!(
-            stream,
-            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{set}"
-        )?;
-        stream.flush()
+        self.published.requests.load(Ordering::SeqCst)
     }
 }

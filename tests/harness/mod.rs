@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod browser;
+pub mod endpoint;
 pub mod faketime;
 pub mod finals;
 pub mod http;

@@ -19,8 +19,9 @@ use tempfile::TempDir;
 use super::{
     authority::{Authority, Certificate},
     kafka::Broker,
+    key_sets::{Signer, key_set},
     supervised::free_addresses,
-    tokens::{AUDIENCE, ISSUER, Signer, TokenEndpoint},
+    tokens::{AUDIENCE, ISSUER, TokenEndpoint},
 };
 
 /// The principals: one for each role that `emostream topics check` names.
@@ -52,7 +53,7 @@ pub struct SecuredKafka {
     pub broker: Broker,
     pub authority: Authority,
     home: TempDir,
-    signer: Signer,
+    signer: Arc<Signer>,
     sasl: String,
     ssl: String,
     /// `host:port` of the listener whose certificate is for another host.
@@ -73,7 +74,10 @@ impl SecuredKafka {
 
     fn start() -> SecuredKafka {
         let home = tempfile::tempdir().unwrap();
-        let (authority, signer) = (Authority::new("the test's authority"), Signer::new());
+        let (authority, signer) = (
+            Authority::new("the test's authority"),
+            Arc::new(Signer::new("k1")),
+        );
         let dir = home.path();
         authority
             .certificate("broker", &["127.0.0.1"])
@@ -82,7 +86,7 @@ impl SecuredKafka {
             .certificate("broker", &["kafka.test"])
             .save(&dir.join("misnamed.pem"));
         fs::write(dir.join("ca.pem"), authority.pem()).unwrap();
-        fs::write(dir.join("keys.json"), signer.key_set()).unwrap();
+        fs::write(dir.join("keys.json"), key_set(&[&signer])).unwrap();
         let settings = dir.join("settings");
         fs::write(&settings, broker_settings(dir)).unwrap();
         let [sasl, ssl, misnamed] = free_addresses(3).try_into().unwrap();

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::TcpListener,
+    net::Ipv4Addr,
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, ExitStatus, Stdio},
@@ -16,6 +16,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::net::TcpSocket;
 
 use super::{LOOK_AGAIN, node::spawn, signal::signal, until};
 
@@ -118,7 +119,13 @@ impl Drop for Supervised {
 
 /// Addresses that are free, and stay so: below the range that the kernel takes client ports from.
 pub fn free_addresses(count: usize) -> Vec<String> {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // Bound and not listening: a process that another test starts has a copy of the socket until its program runs, and
+    // a copy that listened would keep the port in use.
+    let free = |port: &u16| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, *port).into()).is_ok()
+    };
     let ports = (0..1000).map(|_| rand::random_range(20_000..32_000_u16));
     let ports: BTreeSet<u16> = ports.filter(free).take(count).collect();
     assert_eq!(ports.len(), count, "free ports");

@@ -20,8 +20,8 @@ fn tokens_are_renewed_and_an_endpoint_that_comes_back_is_used_again() {
     until("a new token", || (endpoint.issued() > issued).then_some(()));
     reactions += stored(&up.address, 10);
 
-    endpoint.go_away();
-    logged(&up, &["token", &endpoint.address]);
+    endpoint.server.stop();
+    logged(&up, &["token", &endpoint.server.address]);
     let mut unknown = 0;
     until("the end of the last tokens", || {
         let refused = post(&up.address, 1).status != 200;
@@ -32,7 +32,7 @@ fn tokens_are_renewed_and_an_endpoint_that_comes_back_is_used_again() {
         refused.then_some(())
     });
     assert_eq!(unknown, 1);
-    endpoint.come_back();
+    endpoint.server.run();
     until("a request that is stored", || {
         let answer = post(&up.address, 1);
         match answer.status {
