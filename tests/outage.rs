@@ -313,6 +313,33 @@ fn a_change_of_leaders_costs_no_promise() {
     promises_are_kept(&answers, &written(&broker));
 }
 
+/// A client may ask any broker where a topic lies, also the silent one.
+#[test]
+fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let broker = Broker::start_for_a_cluster();
+    let silent = broker.joined();
+    create_topics(&broker, &[]);
+    let leaders = ["1", "1", "1", "1", "1", silent.id()];
+    kafka::add_partitions_at(&broker.address(), REACTIONS, &leaders);
+    let log = connect(&broker);
+    let are_known = || {
+        let ends = log.high_watermarks(REACTIONS, PATIENCE).ok()?;
+        Some((ends.get(4)?.is_ok(), ends.get(5)?.is_ok()))
+    };
+    until("both leaders", || {
+        (are_known() == Some((true, true))).then_some(())
+    });
+    silent.signal("STOP");
+    for _ in 0..8 {
+        assert_eq!(are_known(), Some((true, false)));
+    }
+    silent.signal("CONT");
+    until("both leaders again", || {
+        (are_known() == Some((true, true))).then_some(())
+    });
+}
+
 /// While it stands still it is taken for dead, and when it goes on it names no broker for a moment:
 /// librdkafka then has none to talk to, and would look for others after minutes.
 #[test]

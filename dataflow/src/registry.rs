@@ -70,6 +70,14 @@ pub struct Shared {
     pub freed: Vec<RoomNumber>,
 }
 
+impl Shared {
+    /// The trace of the sums. `totals` compacts it.
+    pub fn sums(&mut self) -> &mut SumsTrace {
+        let sums = self.sums.as_mut();
+        sums.expect("the sums are arranged before the first step")
+    }
+}
+
 /// The settings of [`register`].
 pub struct RegistryRules {
     /// The size of the windows.
@@ -244,43 +252,38 @@ impl Registry {
     /// Retracts some of the sums of retired numbers, if they are complete in the arrangement. Returns whether more of
     /// them can be retracted.
     fn retract(&mut self, at: &Capability<u64>, changes: &mut Output<'_, RoomChange>) -> bool {
-        let mut shared = self.shared.borrow_mut();
-        let Some(sums) = &mut shared.sums else {
+        if self.retired.is_empty() {
             return false;
-        };
+        }
+        let mut shared = self.shared.borrow_mut();
+        let sums = shared.sums();
         let mut upper = Antichain::new();
         sums.read_upper(&mut upper);
+        let is_complete = |retired: &(u64, RoomNumber)| !upper.less_than(&retired.0);
+        if !self.retired.front().is_some_and(is_complete) {
+            return false;
+        }
+        let batches = sums.batches_through(upper.borrow());
+        let batches = batches.expect("the trace is not compacted beyond its end");
+        let (mut known, ref held) = cursor_list(batches);
+        let mut session = changes.session(at);
         let mut left = STEP_COUNTS;
-        let mut has_more = false;
-        if self
-            .retired
-            .front()
-            .is_some_and(|it| !upper.less_than(&it.0))
-        {
-            let batches = sums.batches_through(upper.borrow());
-            let batches = batches.expect("the trace is not compacted beyond its end");
-            let (mut known, ref held) = cursor_list(batches);
-            let mut session = changes.session(at);
-            while let Some((_, room)) = self.retired.pop_front_if(|it| !upper.less_than(&it.0)) {
-                let mut of_room = Sums::<EmojiId>::new();
-                known.rewind_keys(held);
-                known.seek_key(held, &room);
-                if known.get_key(held) == Some(&room) {
-                    sums_of(&mut known, held, u64::MAX, &mut of_room);
-                }
-                let change = |(emoji, sum): &(&EmojiId, i64)| ((room, **emoji), *at.time(), -sum);
-                session.give_iterator(of_room.iter().map(change));
-                self.rooms.mark_empty(room, *at.time());
-                left = left.saturating_sub(of_room.len().max(1));
-                if left == 0 {
-                    has_more = true;
-                    break;
-                }
+        while let Some((_, room)) = self.retired.pop_front_if(|it| is_complete(it)) {
+            let mut of_room = Sums::<EmojiId>::new();
+            known.rewind_keys(held);
+            known.seek_key(held, &room);
+            if known.get_key(held) == Some(&room) {
+                sums_of(&mut known, held, u64::MAX, &mut of_room);
+            }
+            let change = |(emoji, sum): &(&EmojiId, i64)| ((room, **emoji), *at.time(), -sum);
+            session.give_iterator(of_room.iter().map(change));
+            self.rooms.mark_empty(room, *at.time());
+            left = left.saturating_sub(of_room.len().max(1));
+            if left == 0 {
+                return true;
             }
         }
-        sums.set_logical_compaction(upper.borrow());
-        sums.set_physical_compaction(upper.borrow());
-        has_more
+        false
     }
 
     /// Frees the retired numbers whose sums of 0 are committed.

@@ -33,9 +33,9 @@ use std::{
 };
 
 use differential_dataflow::{
-    operators::arrange::{Arranged, TraceAgent, arrangement::arrange_core},
+    operators::arrange::arrangement::arrange_core,
     trace::{
-        Cursor, Navigable, TraceReader,
+        Cursor, Navigable, SpanOf, TraceReader,
         cursor::cursor_list,
         implementations::{ValBatcher, ValSpine},
     },
@@ -49,7 +49,7 @@ use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{
-        StreamVec,
+        Stream, StreamVec,
         channels::pact::Pipeline,
         operators::{Concat, ToStream, generic::Operator, probe, vec::Map},
     },
@@ -60,7 +60,7 @@ use crate::{
     due::{Change, Due, Schedule, TotalsPace},
     follow::{Batch, Sums, add, sums_of},
     lifetimes::exceeds_retention,
-    registry::{Registered, RegistryRules, Shared, register},
+    registry::{Registered, RegistryRules, Shared, SumsTrace, register},
     results::{Table, totals_bytes},
     rooms::{RoomNumber, Rooms},
     slide::EmojiId,
@@ -178,25 +178,23 @@ pub fn totals<'scope>(
         "total sums",
         ValBatcher::new,
     );
-    shared.borrow_mut().sums = Some(sums.trace.clone());
+    shared.borrow_mut().sums = Some(sums.trace);
     let writer = TotalsWriter::new(rules, rooms, shared, scope.index(), scope.peers());
     let removed = removed.flat_map(|(room, start_ms)| {
         let of = |table| TotalsOutput::Removed(table, room.clone(), start_ms);
         [of(Table::Totals), of(Table::Trending)]
     });
-    let outputs = write(sums, writer).concat(removed);
+    let outputs = write(sums.stream, writer).concat(removed);
     Totals { finals, outputs }
 }
 
 /// Sends what is written of the sums at each window, at the window's own time: the sink commits by time.
 fn write<'scope>(
-    sums: Arranged<'scope, TraceAgent<ValSpine<RoomNumber, EmojiId, u64, i64>>>,
+    changes: Stream<'scope, u64, Vec<SpanOf<SumsTrace>>>,
     mut totals: TotalsWriter,
 ) -> StreamVec<'scope, u64, TotalsOutput> {
-    let mut trace = sums.trace;
-    let stream = sums.stream;
-    let scope = stream.scope();
-    stream.unary_frontier::<CapacityContainerBuilder<Vec<TotalsOutput>>, _, _, _>(
+    let scope = changes.scope();
+    changes.unary_frontier::<CapacityContainerBuilder<Vec<TotalsOutput>>, _, _, _>(
         Pipeline,
         "totals",
         move |capability, info| {
@@ -231,9 +229,7 @@ fn write<'scope>(
                         let is_outdated = totals.schedule.oldest() != totals.notified;
                         let has_work = is_restored || is_due || is_outdated || !changes.is_empty();
                         closing = has_work.then(|| Closing {
-                            before: trace
-                                .batches_through(through.borrow())
-                                .expect("the trace is not compacted beyond what was written"),
+                            before: totals.sums_before(through),
                             changes,
                             told: None,
                             is_walked: false,
@@ -268,10 +264,7 @@ fn write<'scope>(
                 if frontier.frontier().is_empty() {
                     held = None;
                 }
-                // Nothing before what comes next is told apart any more.
-                trace.advance_upper(&mut upper);
-                trace.set_logical_compaction(upper.borrow());
-                trace.set_physical_compaction(upper.borrow());
+                totals.compact_before(&mut upper);
             }
         },
     )
@@ -389,6 +382,25 @@ impl TotalsWriter {
             }
         }
         is_any
+    }
+
+    /// The sums before the times of `frontier`.
+    fn sums_before(&self, frontier: &Antichain<u64>) -> Vec<TotalsBatch> {
+        let batches = self
+            .shared
+            .borrow_mut()
+            .sums()
+            .batches_through(frontier.borrow());
+        batches.expect("the trace is not compacted beyond what was written")
+    }
+
+    /// Lets the sums before `frontier`, which was written, be consolidated; advances it to what is arranged.
+    fn compact_before(&self, frontier: &mut Antichain<u64>) {
+        let mut shared = self.shared.borrow_mut();
+        let sums = shared.sums();
+        sums.advance_upper(frontier);
+        sums.set_logical_compaction(frontier.borrow());
+        sums.set_physical_compaction(frontier.borrow());
     }
 
     /// Records which rooms have got other numbers, and drops the state of numbers that were freed.

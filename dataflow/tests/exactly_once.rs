@@ -82,7 +82,12 @@ impl Stage {
         let (stop, running) = self.start(config);
         let deadline = Instant::now() + DEADLINE;
         while !enough() && !running.is_finished() {
-            assert!(Instant::now() < deadline, "nothing more is committed");
+            assert!(
+                Instant::now() < deadline,
+                "nothing more is committed behind {:?}, with {} rejected records",
+                self.progress(),
+                self.rejected().len(),
+            );
             thread::sleep(Duration::from_millis(1));
         }
         stop.request();

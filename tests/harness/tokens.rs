@@ -10,7 +10,7 @@ use std::{
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     authority::Certificate,

@@ -20,7 +20,7 @@ fn a_start_that_cannot_log_in_names_what_is_wrong() {
     let endpoint = stage.kafka.token_endpoint(TOKEN_LIFE);
     let mut away = stage.kafka.token_endpoint(TOKEN_LIFE);
     away.server.stop();
-    let away_at = away.address.clone();
+    let away_at = away.server.address.clone();
     let client = |login: &Login<'_>| stage.client("ingest", login);
     let wrong = "sasl.password";
     let with = |name: &str, certificate| {

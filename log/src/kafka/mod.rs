@@ -27,10 +27,10 @@ mod transactor;
 mod trouble;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -74,6 +74,7 @@ const EVENTS_EVERY: Duration = Duration::from_millis(100);
 const EVENTS_AT_ONCE: usize = 20;
 
 /// How a topic lies on the brokers; see [`TopicDescription`].
+#[derive(Clone)]
 struct Layout {
     /// The broker that leads each partition, in the order of the partitions; negative where no broker does.
     leaders: Vec<i32>,
@@ -106,6 +107,8 @@ pub struct KafkaLog {
     /// Sees open transactions as well: librdkafka answers with the end offset of a client's own isolation
     /// level.
     uncommitted: Arc<BaseConsumer<Events>>,
+    /// The last known layout of each topic whose high watermarks were requested.
+    layouts: Mutex<HashMap<String, Layout>>,
     /// Identifies the Kafka cluster.
     cluster_id: String,
     closed: Arc<AtomicBool>,
@@ -133,6 +136,7 @@ impl KafkaLog {
             config,
             client,
             uncommitted,
+            layouts: Mutex::default(),
             cluster_id: String::new(),
             closed,
             events: Some(events),
@@ -209,6 +213,23 @@ impl KafkaLog {
             replication: copies.min().unwrap_or(0) as u32,
             brokers: metadata.brokers().len() as u32,
         })
+    }
+
+    /// The layout of the topic; the last known one if there is no answer. librdkafka sends the request to any broker,
+    /// also to one that is silent, while the others could answer about their partitions.
+    fn last_known_layout(&self, topic: &str, patience: Duration) -> Result<Layout, LogError> {
+        let layout = self.layout(&self.uncommitted, topic, patience);
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        match layout {
+            Ok(layout) => {
+                layouts.insert(topic.to_owned(), layout.clone());
+                Ok(layout)
+            }
+            Err(error @ (LogError::Unreachable { .. } | LogError::TimedOut { .. })) => {
+                layouts.get(topic).cloned().ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a request to the leaders of all partitions. Just after a topic was made, or a broker has died,
@@ -380,7 +401,7 @@ impl Log for KafkaLog {
         topic: &str,
         patience: Duration,
     ) -> Result<Vec<Result<u64, LogError>>, LogError> {
-        let layout = self.layout(&self.uncommitted, topic, patience)?;
+        let layout = self.last_known_layout(topic, patience)?;
         let groups = layout.by_leader();
         let leaderless = self.away(format!("no broker leads a partition of {topic}"));
         let mut ends = vec![Err(leaderless); layout.leaders.len()];
