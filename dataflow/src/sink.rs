@@ -512,7 +512,9 @@ impl Sink {
         self.restoring.advance(frontier_ms);
         let mut rejected = Vec::new();
         for (partition, progress) in &self.partitions {
-            let read_offset = progress.read_offset;
+            // A flood may have moved N beyond where the partition was when time advanced.
+            let read_offset = self.rejections.written_offset(*partition);
+            let read_offset = read_offset.max(progress.read_offset);
             let taken = self
                 .rejections
                 .take_before(*partition, read_offset, frontier_ms);
@@ -846,6 +848,42 @@ mod tests {
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
             let records = step_until(worker, &timers, || shown.try_recv().ok());
             assert_eq!(records[0].topic, names.rejected());
+        });
+    }
+
+    #[test]
+    fn a_rejection_that_n_has_passed_is_written_once_its_window_is_final() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let rejected = |offset, settled_at_ms, bytes| {
+                Outcome::Rejected(Rejected {
+                    partition: 0,
+                    offset,
+                    time_ms: 3,
+                    settled_at_ms,
+                    reason: "late".to_owned(),
+                    key: None,
+                    value: vec![0; bytes],
+                })
+            };
+            let rejections = |worker: &mut Worker| {
+                let records = step_until(worker, &timers, || shown.try_recv().ok());
+                let topics = records.into_iter().map(|record| record.topic);
+                let of_rejected = |topic: &String| *topic == Topics::default().rejected();
+                topics.filter(of_rejected).count()
+            };
+            // The flood is written at once, with N behind it, before the window of the other one is final.
+            input.send(rejected(6, 20, 0));
+            input.send(rejected(7, 0, MOST_UNWRITTEN_BYTES));
+            input.flush();
+            assert_eq!(rejections(worker), 1);
+            // Where the partition stood when it let time advance.
+            input.send(Outcome::Mark(PartitionProgress::begin(0, 5)));
+            input.send(a_final());
+            input.advance_to(20);
+            assert_eq!(rejections(worker), 1);
         });
     }
 
