@@ -912,6 +912,19 @@ mod tests {
         });
     }
 
+    #[test]
+    fn a_transaction_holds_every_window_that_was_written_into_it_however_large() {
+        let mut results = Results::default();
+        for start_ms in [10, 0, 20] {
+            let json = vec![b' '; MOST_BYTES * 2 / 3];
+            results.take(start_ms, WindowResult::Trending("*".to_owned(), json));
+        }
+        // The first of them and what came of an earlier window; F must be behind both.
+        assert_eq!(results.until(30), 20);
+        let written = results.close(20).windows;
+        assert_eq!(written.into_keys().collect::<Vec<_>>(), [0, 10]);
+    }
+
     fn order(start_ms: u64) -> ResultOrder {
         ResultOrder {
             resets: 0,
