@@ -2,10 +2,11 @@
 
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
-use emostream_http::{Handler, Readiness, Shutdown};
+use emostream_http::{Handler, Readiness};
 use emostream_log::Log;
 use emostream_model::WindowSettings;
 use prometheus::Registry;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, SubscriberConfig};
 use crate::error::BroadcastError;
@@ -84,7 +85,7 @@ impl Publisher {
     pub fn serve_relays(
         &self,
         port: RelayPort,
-        shutdown: Shutdown,
+        shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
         server::serve(self.updates.clone(), port, shutdown)
     }

@@ -13,10 +13,11 @@ use hyper::{
 };
 use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Handler, Limits, Problem, Request, Response, Shutdown, nowhere::unknown_path,
-    preface::begins_http2, socket::Socket, tls::HTTP2, wire::Wire,
+    Handler, Limits, Problem, Request, Response, nowhere::unknown_path, preface::begins_http2,
+    socket::Socket, tls::HTTP2, wire::Wire,
 };
 
 /// What connections of one listener have in common.
@@ -24,7 +25,7 @@ pub(crate) struct Serving<H> {
     pub(crate) handler: Arc<H>,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
-    pub(crate) stop: Stop,
+    pub(crate) shutdown: Shutdown,
     /// Places for requests beside a connection's first, which only HTTP/2 has.
     ///
     /// As many as connections: what is allowed to each, such as a small body, is then held twice at most for
@@ -32,12 +33,12 @@ pub(crate) struct Serving<H> {
     pub(crate) beside: Arc<Semaphore>,
 }
 
-/// When a connection ends for the server's sake.
-pub(crate) struct Stop {
+/// When the server ends its connections.
+pub(crate) struct Shutdown {
     /// After the requests in flight.
-    pub(crate) soon: Shutdown,
-    /// At once: the drain's time is over.
-    pub(crate) now: Shutdown,
+    pub(crate) graceful: CancellationToken,
+    /// At once: the time of the drain is over.
+    pub(crate) forced: CancellationToken,
 }
 
 /// What a connection turned out to speak.
@@ -53,7 +54,7 @@ impl<H: Handler> Serving<H> {
             biased;
             spoken = self.begin(wire) => spoken,
             // Nobody has asked for anything yet.
-            () = self.stop.soon.requested() => return,
+            () = self.shutdown.graceful.cancelled() => return,
         };
         let ended = match spoken {
             Ok(Spoken::Http1(socket)) => self.http1(socket, peer).await,

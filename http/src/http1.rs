@@ -106,7 +106,7 @@ impl<H: Handler> Serving<H> {
             .writev(false)
             .max_buf_size(self.limits.head_bytes);
         let mut ahead = Bytes::new();
-        let mut soon = pin!(self.stop.soon.requested());
+        let mut soon = pin!(self.shutdown.graceful.cancelled());
         loop {
             let seam: Arc<Seam> = Arc::default();
             let watched = Watched {
@@ -142,7 +142,7 @@ impl<H: Handler> Serving<H> {
                         leaving = true;
                         Pin::new(&mut served).graceful_shutdown();
                     }
-                    () = self.stop.now.requested(), if leaving => return Ok(()),
+                    () = self.shutdown.forced.cancelled(), if leaving => return Ok(()),
                 }
             };
             if let End::Ended(ended) = end {
@@ -171,7 +171,7 @@ impl<H: Handler> Serving<H> {
                     tokio::select! {
                         // Whether the client hears it or not, nothing is owed to it.
                         _ = socket.shutdown() => {}
-                        () = self.stop.now.requested() => {}
+                        () = self.shutdown.forced.cancelled() => {}
                     }
                     return Ok(());
                 }

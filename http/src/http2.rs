@@ -64,8 +64,8 @@ impl<H: Handler> Serving<H> {
             self.settings()
                 .serve_connection(TokioIo::new(socket), service)
         );
-        let mut soon = pin!(self.stop.soon.requested());
-        let mut now = pin!(self.stop.now.requested());
+        let mut soon = pin!(self.shutdown.graceful.cancelled());
+        let mut now = pin!(self.shutdown.forced.cancelled());
         let mut leaving = false;
         let mut patience = Patience {
             from: Instant::now(),

@@ -3,11 +3,11 @@
 //! ```text
 //!             ┌───────────── serve ─────────────┐
 //!  accept ──▶ │ Limits ▶ TLS ▶ hyper ▶ Handler ─┼─▶ Response<Body>     bytes, a stream,
-//!             └─────────── Shutdown ────────────┘                      or the socket itself ([`Line`])
+//!             └─────── CancellationToken ───────┘                      or the socket itself ([`Line`])
 //! ```
 //!
 //! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
-//! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered, in TLS where the
+//! an address by [`listen()`], [`serve()`] serves it until its `CancellationToken` is cancelled, in TLS where the
 //! [`Listener`] has one. Errors are RFC 9457 problems ([`Problem`]), browsers of other origins are let in
 //! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`] with the keys of a file or of an identity provider,
 //! and [`Admin`] answers health, readiness and metrics. [`serve_unix()`] serves a handler to processes of this host.
@@ -38,7 +38,6 @@ mod problem;
 mod readiness;
 mod receive;
 mod serve;
-mod shutdown;
 mod socket;
 mod streams;
 mod timer;
@@ -64,7 +63,6 @@ pub use problem::Problem;
 pub use readiness::{Component, Readiness};
 pub use receive::{Bodies, BodyError, BodyLimits, Received};
 pub use serve::{Drained, serve};
-pub use shutdown::Shutdown;
 pub use tls::{Tls, TlsError, TlsFile, TlsFiles};
 pub use trust::{Trust, TrustError};
 pub use unix::serve_unix;

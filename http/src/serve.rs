@@ -12,10 +12,11 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Handler, Limits, Listener, Problem, Shutdown,
-    connection::{Serving, Stop},
+    Handler, Limits, Listener, Problem,
+    connection::{Serving, Shutdown},
     pace::Pace,
     problem::jittered_retry,
     wire::Wire,
@@ -48,14 +49,10 @@ pub async fn serve<H: Handler>(
     listener: impl Into<Listener>,
     handler: Arc<H>,
     limits: Limits,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 ) -> Drained {
     let Listener { tcp, tls } = listener.into();
-    let stop = Stop {
-        soon: shutdown.clone(),
-        now: Shutdown::new(),
-    };
-    let mut requested = pin!(shutdown.requested());
+    let mut requested = pin!(shutdown.cancelled());
     let places = Arc::new(Semaphore::new(limits.connections as usize));
     let refusals = Arc::new(Semaphore::new(REFUSALS));
     let serving = Arc::new(Serving {
@@ -63,7 +60,10 @@ pub async fn serve<H: Handler>(
         tls: tls.map(|tls| tls.acceptor()),
         beside: Arc::new(Semaphore::new(limits.connections as usize)),
         limits,
-        stop,
+        shutdown: Shutdown {
+            graceful: shutdown.clone(),
+            forced: CancellationToken::new(),
+        },
     });
     let mut pace = serving
         .limits
@@ -111,7 +111,7 @@ pub async fn serve<H: Handler>(
         connections, drain, ..
     } = serving.limits;
     let drained = drained(&places, connections, drain).await;
-    serving.stop.now.trigger();
+    serving.shutdown.forced.cancel();
     drained
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{Bodies, Handler, Readiness, Shutdown};
+use emostream_http::{Bodies, Handler, Readiness};
 use emostream_log::{Appender, Header, Log, LogError};
 use emostream_model::INSTANCE_HEADER;
 use prometheus::Registry;
@@ -17,6 +17,7 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     buffer::Buffer,
@@ -34,7 +35,7 @@ use crate::{
 pub struct Ingest {
     service: Arc<Service>,
     flusher: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
-    stopping: Shutdown,
+    stopping: CancellationToken,
 }
 
 /// Why a drain did not store everything.
@@ -115,9 +116,9 @@ impl Ingest {
         };
         let (stop, stopped) = oneshot::channel();
         let flusher = tokio::spawn(flusher.run(config.flush, stopped));
-        let stopping = Shutdown::new();
+        let stopping = CancellationToken::new();
         let watch = watch_partitions(log, topic, partitions, metrics.clone());
-        tokio::spawn(until(stopping.clone(), watch));
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(watch));
         let rooms = Rooms::new(config.rooms.clone(), config.max_rooms, Instant::now());
         let limiter = Limiter::new(config.per_user, config.per_address, Instant::now());
         let service = Service {
@@ -149,7 +150,7 @@ impl Ingest {
         } = &*self.service;
         let lost_before = metrics.lost.get();
         let everything = timeout(within, self.flush_last()).await;
-        self.stopping.trigger();
+        self.stopping.cancel();
         let unacknowledged = buffer.fill();
         match (everything, metrics.lost.get() - lost_before) {
             (Err(_), _) if unacknowledged > 0 => Err(DrainError::Unacknowledged {
@@ -177,7 +178,7 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        self.stopping.trigger();
+        self.stopping.cancel();
     }
 }
 
@@ -236,12 +237,5 @@ async fn watch_partitions(
             Ok(Err(error)) => tracing::warn!(%error, "the partitions could not be looked up"),
             Err(_) => return,
         }
-    }
-}
-
-async fn until(stopping: Shutdown, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = stopping.requested() => {}
-        () = work => {}
     }
 }

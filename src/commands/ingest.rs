@@ -3,12 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_http::{
-    AllowOrigin, Authenticator, Listener, Nowhere, Shutdown, TrustedProxies, serve,
-};
+use emostream_http::{AllowOrigin, Authenticator, Listener, Nowhere, TrustedProxies, serve};
 use emostream_ingest::{Config, Ingest, RateLimit, RoomPattern, StartError};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics};
+use tokio_util::sync::CancellationToken;
 
 use super::roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme};
 use crate::{
@@ -148,7 +147,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
         let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
-        let shutdown = Shutdown::new();
+        let shutdown = CancellationToken::new();
         signals.take_over();
         let handler = Arc::new((ingest.handler(), nowhere));
         let serving = tokio::spawn(serve(
@@ -162,7 +161,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
 
         tracing::info!("{}: draining", signals.next().await);
         let drain = Drain::begin();
-        shutdown.trigger();
+        shutdown.cancel();
         drain.wait_for(serving).await;
         flush_last(&ingest, &drain).await?;
         admin.stop().await;

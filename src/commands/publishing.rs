@@ -10,12 +10,11 @@ use emostream_broadcast::{
     BroadcastError, Config, Publisher, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
     SubscriberConfig, Upstreams,
 };
-use emostream_http::{
-    AllowOrigin, Authenticator, Handler, Limits, Listener, Nowhere, Shutdown, Tls, serve,
-};
+use emostream_http::{AllowOrigin, Authenticator, Handler, Limits, Listener, Nowhere, Tls, serve};
 use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     dataflow::CountingFlags,
@@ -103,15 +102,6 @@ impl Rim {
     }
 }
 
-/// Relays are fed; dropped, they are let go.
-pub(super) struct FeedingRelays(Shutdown);
-
-impl Drop for FeedingRelays {
-    fn drop(&mut self) {
-        self.0.trigger();
-    }
-}
-
 /// A publisher, or a relay, in this process.
 pub(super) struct Publishing(Publisher);
 
@@ -172,15 +162,15 @@ impl Publishing {
         &self,
         port: Option<RelayListening>,
         format: LogFormat,
-    ) -> Result<FeedingRelays, Failure> {
-        let shutdown = Shutdown::new();
+    ) -> Result<DropGuard, Failure> {
+        let shutdown = CancellationToken::new();
         if let Some(RelayListening(port)) = port {
             let address = address(&port.listener)?;
             let text = format!("relays connect to {address}\n");
             announce(format, &text, &format!("tcp://{address}"))?;
             tokio::spawn(self.0.serve_relays(port, shutdown.clone()));
         }
-        Ok(FeedingRelays(shutdown))
+        Ok(shutdown.drop_guard())
     }
 
     /// Waits until it cannot go on, and tells why.
@@ -198,7 +188,7 @@ impl Publishing {
     ) -> Result<(), Failure> {
         let (scheme, address) = (scheme(&rim.tls), rim.address);
         let _relays = self.feed_relays(rim.relays, format)?;
-        let shutdown = Shutdown::new();
+        let shutdown = CancellationToken::new();
         signals.take_over();
         let serving = tokio::spawn(serve(
             Listener::new(rim.listener, rim.tls),
@@ -216,7 +206,7 @@ impl Publishing {
             tracing::info!("{signal}: draining");
         }
         let drain = Drain::begin();
-        shutdown.trigger();
+        shutdown.cancel();
         self.bye();
         drain.wait_for(serving).await;
         rim.admin.stop().await;

@@ -15,8 +15,7 @@ use std::{
 
 use emostream_dataflow::{Activity, Config, DataflowError, Stop};
 use emostream_http::{
-    Admin, Authenticator, Component, Drained, Limits, Listener, Readiness, Shutdown, Tls, listen,
-    serve,
+    Admin, Authenticator, Component, Drained, Limits, Listener, Readiness, Tls, listen, serve,
 };
 use emostream_log::{EventClock, Log};
 use prometheus::{IntGauge, Opts, PullingGauge, Registry};
@@ -26,6 +25,7 @@ use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::log_watch::LogWatch;
 use crate::{
@@ -187,7 +187,7 @@ impl Watch {
 
 /// The admin address of a process, served until it is dropped: longer than any drain.
 pub(super) struct AdminServer {
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
     serving: Option<JoinHandle<()>>,
 }
 
@@ -198,7 +198,7 @@ impl AdminServer {
         tls: Option<Tls>,
         watch: &Watch,
     ) -> Result<Self, Failure> {
-        let shutdown = Shutdown::new();
+        let shutdown = CancellationToken::new();
         let Some(admin) = admin else {
             return Ok(Self {
                 shutdown,
@@ -226,7 +226,7 @@ impl AdminServer {
 
     /// Answers no more.
     pub(super) async fn stop(self) {
-        self.shutdown.trigger();
+        self.shutdown.cancel();
         if let Some(serving) = self.serving {
             // Its panic would have ended the process.
             let _ = serving.await;

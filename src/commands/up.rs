@@ -9,9 +9,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
-use emostream_http::{Listener, Nowhere, Shutdown, serve};
+use emostream_http::{Listener, Nowhere, serve};
 use emostream_ingest::Ingest;
 use emostream_log::EventClock;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     dataflow::CountingFlags,
@@ -135,7 +136,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
         let _relays = publishing.feed_relays(rim.relays, format)?;
         let mut counting = Counting::start(counting, log, &watch)?;
-        let shutdown = Shutdown::new();
+        let shutdown = CancellationToken::new();
         signals.take_over();
         let services = (ingest.handler(), publishing.handler());
         let handler = Arc::new((services, nowhere));
@@ -165,7 +166,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         }
         // In the order of the data, so that what was accepted is stored before anything else ends.
         let drain = Drain::begin();
-        shutdown.trigger();
+        shutdown.cancel();
         let flushed = flush_last(&ingest, &drain).await;
         let stopped = match &ended {
             Ok(_) => counting.stop(&drain).await,

@@ -6,9 +6,10 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use emostream_http::{AllowOrigin, Body, Handler, Principal, Problem, Request, Response, Shutdown};
+use emostream_http::{AllowOrigin, Body, Handler, Principal, Problem, Request, Response};
 use emostream_model::{ResultId, Room};
 use hyper::{HeaderMap, Method, StatusCode, Uri, header::ORIGIN};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::SubscriberConfig;
 use crate::fanout::new_connection::{NewConnection, Transport};
@@ -29,7 +30,7 @@ pub(crate) struct Service {
     hub: Arc<Hub>,
     shards: Arc<ShardPool>,
     metrics: Metrics,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 }
 
 /// When the token expires; `None` also for a time that the clock cannot represent.
@@ -70,13 +71,13 @@ impl Service {
             hub,
             shards,
             metrics,
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
         }
     }
 
     /// Sends `bye` to every subscriber, and accepts no more.
     pub(crate) fn bye(&self) {
-        self.shutdown.trigger();
+        self.shutdown.cancel();
         let audience = self.metrics.audience();
         let window = goaway::reconnect_window(audience, self.config.drain);
         self.shards.bye(window);
@@ -198,7 +199,7 @@ impl Service {
                 "this relay has lost its upstream, and does not know that id yet; come back, or try another",
             ));
         }
-        if self.shutdown.is_requested() {
+        if self.shutdown.is_cancelled() {
             return Err(Problem::unavailable(
                 "this server is about to end; connect again",
             ));

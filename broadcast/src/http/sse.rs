@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{Body, BodySender, Closed, Response, Shutdown};
+use emostream_http::{Body, BodySender, Closed, Response};
 use hyper::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
-
 use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
 
 use crate::fanout::goaway;
 use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat, sse::Framing};
@@ -47,7 +47,7 @@ pub(super) fn response(body: Body, framing: Option<Framing>) -> Response {
 pub(super) fn stream(
     subscription: Subscription,
     heartbeat: Heartbeat,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
     expires_at: Option<Instant>,
     window: impl Fn() -> Duration + Send + 'static,
 ) -> Response {
@@ -74,7 +74,7 @@ async fn send_frames(
     mut subscription: Subscription,
     sender: &BodySender,
     heartbeat: Heartbeat,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
     window: impl Fn() -> Duration,
 ) -> Result<(), Closed> {
     let event = |frame: &EncodedFrame| frame.sse(Framing::Bare).clone();
@@ -82,7 +82,7 @@ async fn send_frames(
     loop {
         let piece = tokio::select! {
             biased;
-            () = shutdown.requested() => {
+            () = shutdown.cancelled() => {
                 return sender.send(event(&goaway::goaway_frame(window()))).await;
             }
             frame = subscription.next() => event(&frame),

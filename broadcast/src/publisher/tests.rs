@@ -61,7 +61,12 @@ fn served(runtime: &Runtime, handler: Arc<impl Handler>) -> SocketAddr {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     let listener = Listener::new(listener, None);
-    runtime.spawn(serve(listener, handler, Limits::default(), Shutdown::new()));
+    runtime.spawn(serve(
+        listener,
+        handler,
+        Limits::default(),
+        CancellationToken::new(),
+    ));
     address
 }
 

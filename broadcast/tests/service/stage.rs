@@ -12,12 +12,13 @@ use emostream_broadcast::{
     SubscriberConfig, Upstreams,
 };
 use emostream_http::{
-    AllowOrigin, Authenticator, Drained, Limits, Listener, Readiness, Shutdown, Tls, Trust, serve,
+    AllowOrigin, Authenticator, Drained, Limits, Listener, Readiness, Tls, Trust, serve,
 };
 use emostream_log::{Cleanup, EventClock, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
 use prometheus::{Registry, TextEncoder};
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     counting::{Counting, SWARM_SIZE, WINDOW_MS},
@@ -102,7 +103,7 @@ pub(crate) struct Node {
     pub(crate) readiness: Readiness,
     registry: Registry,
     publisher: Publisher,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
     served: JoinHandle<Drained>,
     runtime: Runtime,
 }
@@ -166,7 +167,7 @@ impl Node {
     ) -> Self {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let shutdown = Shutdown::new();
+        let shutdown = CancellationToken::new();
         let handler = publisher.handler();
         let served = runtime.spawn(serve(
             Listener::new(listener, tls),
@@ -247,7 +248,7 @@ impl Node {
 
     /// Says goodbye, and goes on serving what is under way.
     pub(crate) fn bye(&self) {
-        self.shutdown.trigger();
+        self.shutdown.cancel();
         self.publisher.bye();
     }
 

@@ -91,7 +91,7 @@ async fn a_drain_ends_a_connection_that_rests() {
     let mut client = running.connect().await;
     client.send(ALIVE).await;
     client.until("alive\n").await;
-    running.shutdown.trigger();
+    running.shutdown.cancel();
     client.rest().await;
     drop(client);
     assert_eq!(running.stop().await, Drained { left: 0 });

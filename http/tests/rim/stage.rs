@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use emostream_http::{
     Admin, Bodies, Body, BodyLimits, Drained, Handler, Limits, Listener, Problem, Readiness,
-    Request, Response, Shutdown, Taken, Tls, serve,
+    Request, Response, Taken, Tls, serve,
 };
 use hyper::{
     StatusCode,
@@ -26,6 +26,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 /// What must happen happens long before this.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -42,7 +43,7 @@ struct Sample {
     bodies: Bodies,
     gate: Arc<Notify>,
     entered: Arc<Notify>,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 }
 
 impl Handler for Sample {
@@ -67,7 +68,7 @@ impl Handler for Sample {
                 let shutdown = self.shutdown.clone();
                 tokio::spawn(async move {
                     sender.send(Bytes::from_static(b"first\n")).await.unwrap();
-                    shutdown.requested().await;
+                    shutdown.cancelled().await;
                     sender.send(Bytes::from_static(b"bye\n")).await.unwrap();
                 });
                 Response::new(body)
@@ -127,7 +128,7 @@ pub(crate) struct Running {
     pub(crate) entered: Arc<Notify>,
     pub(crate) readiness: Readiness,
     pub(crate) registry: Registry,
-    pub(crate) shutdown: Shutdown,
+    pub(crate) shutdown: CancellationToken,
     served: JoinHandle<Drained>,
 }
 
@@ -140,7 +141,7 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (gate, entered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let shutdown = Shutdown::new();
+        let shutdown = CancellationToken::new();
         let sample = Sample {
             bodies: Bodies::new(BODIES),
             gate: gate.clone(),
@@ -179,7 +180,7 @@ impl Running {
     }
 
     pub(crate) async fn stop(self) -> Drained {
-        self.shutdown.trigger();
+        self.shutdown.cancel();
         timeout(DEADLINE, self.served).await.unwrap().unwrap()
     }
 }
