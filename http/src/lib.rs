@@ -12,6 +12,8 @@
 //! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`] with the keys of a file or of an identity provider,
 //! and [`Admin`] answers health, readiness and metrics. [`serve_unix()`] serves a handler to processes of this host.
 //!
+//! Layers: server → middleware → {admin, client} → message → net. A file imports downward only.
+//!
 //! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
 //!
 //! Invariants: every connection counts against one limit for as long as its socket lives, whoever
@@ -20,49 +22,18 @@
 //! limit, and what it only announces takes no room.
 
 mod admin;
-mod auth;
-mod body;
-mod connection;
-mod cors;
-mod forwarded;
-mod handler;
-mod http1;
-mod http2;
-mod limits;
-mod line;
-mod listen;
-mod nowhere;
-mod pace;
-mod preface;
-mod problem;
-mod readiness;
-mod receive;
-mod serve;
-mod socket;
-mod streams;
-mod timer;
-mod tls;
-mod trust;
-mod unix;
-mod wire;
+mod client;
+mod message;
+mod middleware;
+mod net;
+mod server;
 
-pub use admin::Admin;
-pub use auth::{
-    Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, JwksUrl, Principal, RequiredClaims,
-    bearer,
+pub use admin::{Admin, Component, Readiness};
+pub use client::{Trust, TrustError};
+pub use message::{Bodies, Body, BodyError, BodyLimits, BodySender, Closed, Problem, Received};
+pub use middleware::{
+    AllowOrigin, Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, InvalidNetwork,
+    InvalidOrigin, JwksUrl, Origin, Principal, RequiredClaims, TrustedProxies, bearer,
 };
-pub use body::{Body, BodySender, Closed};
-pub use cors::{AllowOrigin, InvalidOrigin, Origin};
-pub use forwarded::{InvalidNetwork, TrustedProxies};
-pub use handler::{Handler, Request, Response};
-pub use limits::Limits;
-pub use line::{Line, Taken};
-pub use listen::{Listener, listen};
-pub use nowhere::Nowhere;
-pub use problem::Problem;
-pub use readiness::{Component, Readiness};
-pub use receive::{Bodies, BodyError, BodyLimits, Received};
-pub use serve::{Drained, serve};
-pub use tls::{Tls, TlsError, TlsFile, TlsFiles};
-pub use trust::{Trust, TrustError};
-pub use unix::serve_unix;
+pub use net::{Line, Listener, Taken, Tls, TlsError, TlsFile, TlsFiles, listen};
+pub use server::{Drained, Handler, Limits, Nowhere, Request, Response, serve, serve_unix};

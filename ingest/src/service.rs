@@ -20,15 +20,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::rate_limiter::Limiter,
+    admission::room_limit::Rooms,
+    api::handler::Service,
     buffer::Buffer,
     config::{ACCEPTED_TIMEOUT, Config, PARTITIONS_EVERY},
-    flush::{Flusher, RecordLimit},
-    handler::Service,
-    health::Health,
-    instance,
-    limiter::Limiter,
     metrics::Metrics,
-    rooms::Rooms,
+    producer::flusher::{Flusher, RecordLimit},
+    producer::instance,
+    producer::partition_health::Health,
 };
 
 /// A running ingest. Dropped without [`Ingest::drain`], it flushes once more and does not wait.

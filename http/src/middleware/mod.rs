@@ -1,0 +1,12 @@
+//! What services check before they answer: the origin of the page, the token, the address of the client.
+
+pub(crate) mod auth;
+mod cors;
+mod forwarded_for;
+
+pub use auth::{
+    Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, JwksUrl, Principal, RequiredClaims,
+    bearer,
+};
+pub use cors::{AllowOrigin, InvalidOrigin, Origin};
+pub use forwarded_for::{InvalidNetwork, TrustedProxies};

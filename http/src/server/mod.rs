@@ -1,0 +1,20 @@
+//! Connections from accept to drain, over HTTP/1 and HTTP/2, on TCP and on a Unix socket.
+
+mod accept;
+mod connection;
+mod handler;
+mod http1;
+mod http2;
+mod limits;
+mod not_found;
+mod rate_limiter;
+mod sniff;
+mod streams;
+mod timer;
+mod unix;
+
+pub use accept::{Drained, serve};
+pub use handler::{Handler, Request, Response};
+pub use limits::Limits;
+pub use not_found::Nowhere;
+pub use unix::serve_unix;
