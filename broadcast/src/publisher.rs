@@ -2,7 +2,8 @@
 
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
-use emostream_http::{Handler, Readiness};
+use axum::Router;
+use emostream_http::Readiness;
 use emostream_log::Log;
 use emostream_model::WindowSettings;
 use prometheus::Registry;
@@ -30,7 +31,7 @@ pub struct Publisher {
 impl Publisher {
     /// Starts a publisher: restores the rooms from the log, then applies new results.
     ///
-    /// Blocks on the log, some seconds at most: not to be called from an async task. The handler has to
+    /// Blocks on the log, some seconds at most: not to be called from an async task. The router has to
     /// be served in a tokio runtime.
     pub fn start(
         config: Config,
@@ -96,9 +97,9 @@ impl Publisher {
         async move { BroadcastError::OtherLog(updates.log_mismatch().await.to_string()) }
     }
 
-    /// The handler of its requests.
-    pub fn handler(&self) -> Arc<impl Handler + use<>> {
-        self.service.clone()
+    /// The routes of its requests.
+    pub fn router(&self) -> Router {
+        self.service.clone().router()
     }
 
     /// Sends `bye` to every subscriber, with the time at which to reconnect, and ends its stream. The listener's

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!             ┌───────────── serve ─────────────┐
-//!  accept ──▶ │ Limits ▶ TLS ▶ hyper ▶ Handler ─┼─▶ Response<Body>     bytes, a stream,
-//!             └─────── CancellationToken ───────┘                      or the socket itself ([`Line`])
+//!  accept ──▶ │ Limits ▶ TLS ▶ hyper ▶ Router ──┼─▶ Response     bytes, a stream,
+//!             └─────── CancellationToken ───────┘              or the socket itself ([`takeover()`])
 //! ```
 //!
-//! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
+//! A service is an axum `Router`; two of them on one address are merged. The caller takes
 //! an address by [`listen()`], [`serve()`] serves it until its `CancellationToken` is cancelled, in TLS where the
 //! [`Listener`] has one. Errors are RFC 9457 problems ([`Problem`]), browsers of other origins are let in
 //! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`] with the keys of a file or of an identity provider,
-//! and [`Admin`] answers health, readiness and metrics. [`serve_unix()`] serves a handler to processes of this host.
+//! and [`Admin`] answers health, readiness and metrics. [`serve_unix()`] serves a router to processes of this host.
 //!
 //! Layers: server → middleware → {admin, client} → message → net. A file imports downward only.
 //!
@@ -29,11 +29,12 @@ mod net;
 mod server;
 
 pub use admin::{Admin, Component, Readiness};
+pub use axum::{body::Body, extract::Request, response::Response};
 pub use client::{Trust, TrustError};
-pub use message::{Bodies, Body, BodyError, BodyLimits, BodySender, Closed, Problem, Received};
+pub use message::{Bodies, BodyError, BodyLimits, Problem, Received, takeover};
 pub use middleware::{
     AllowOrigin, Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, InvalidNetwork,
-    InvalidOrigin, JwksUrl, Origin, Principal, RequiredClaims, TrustedProxies, bearer,
+    InvalidOrigin, JwksUrl, Nowhere, Origin, Principal, RequiredClaims, TrustedProxies, bearer,
 };
 pub use net::{Line, Listener, Taken, Tls, TlsError, TlsFile, TlsFiles, listen};
-pub use server::{Drained, Handler, Limits, Nowhere, Request, Response, serve, serve_unix};
+pub use server::{Drained, Limits, serve, serve_unix};

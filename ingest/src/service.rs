@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{Bodies, Handler, Readiness};
+use axum::Router;
+use emostream_http::{Bodies, Readiness};
 use emostream_log::{Appender, Header, Log, LogError};
 use emostream_model::INSTANCE_HEADER;
 use prometheus::Registry;
@@ -137,9 +138,9 @@ impl Ingest {
         })
     }
 
-    /// What answers its requests.
-    pub fn handler(&self) -> Arc<impl Handler + use<>> {
-        self.service.clone()
+    /// The routes of its requests.
+    pub fn router(&self) -> Router {
+        self.service.clone().router()
     }
 
     /// Takes no more, flushes, and waits until the log has acknowledged everything. To be called when

@@ -1,6 +1,6 @@
 //! `emostream ingest`: the HTTP ingest service, in a process of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_http::{AllowOrigin, Authenticator, Listener, Nowhere, TrustedProxies, serve};
@@ -149,10 +149,10 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let ingest = started.map_err(start_failure)?;
         let shutdown = CancellationToken::new();
         signals.take_over();
-        let handler = Arc::new((ingest.handler(), nowhere));
+        let router = nowhere.after(ingest.router());
         let serving = tokio::spawn(serve(
             Listener::new(listener, tls),
-            handler,
+            router,
             limits,
             shutdown.clone(),
         ));

@@ -6,11 +6,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::Router;
 use emostream_broadcast::{
     BroadcastError, Config, Publisher, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
     SubscriberConfig, Upstreams,
 };
-use emostream_http::{AllowOrigin, Authenticator, Handler, Limits, Listener, Nowhere, Tls, serve};
+use emostream_http::{AllowOrigin, Authenticator, Limits, Listener, Nowhere, Tls, serve};
 use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 use tokio::net::TcpListener;
@@ -192,7 +193,7 @@ impl Publishing {
         signals.take_over();
         let serving = tokio::spawn(serve(
             Listener::new(rim.listener, rim.tls),
-            Arc::new((self.handler(), nowhere)),
+            nowhere.after(self.router()),
             rim.limits,
             shutdown.clone(),
         ));
@@ -213,9 +214,9 @@ impl Publishing {
         ended.map(drop)
     }
 
-    /// What answers its requests.
-    pub(super) fn handler(&self) -> Arc<impl Handler + use<>> {
-        self.0.handler()
+    /// The routes of its requests.
+    pub(super) fn router(&self) -> Router {
+        self.0.router()
     }
 
     /// Sends every subscriber away.

@@ -77,7 +77,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     };
     super::run(async {
         // `inspect` works while a person reads what the reset would do.
-        let _socket = LogSocket::start(&dir, LogEndpoint::new(log.clone()));
+        let _socket = LogSocket::start(&dir, LogEndpoint::new(log.clone()).router());
         change(&names, &*log, &request, flags.yes)
     })
 }

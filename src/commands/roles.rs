@@ -208,7 +208,7 @@ impl AdminServer {
         let listener = bind("--admin", admin)?;
         tracing::info!("admin on {}://{}", scheme(&tls), address(&listener)?);
         let listener = Listener::new(listener, tls);
-        let handler = Arc::new(watch.admin());
+        let router = watch.admin().router();
         let limits = Limits {
             connections: ADMIN_CONNECTIONS,
             drain: ADMIN_DRAIN,
@@ -216,7 +216,7 @@ impl AdminServer {
         };
         let stopping = shutdown.clone();
         let serving = tokio::spawn(async move {
-            serve(listener, handler, limits, stopping).await;
+            serve(listener, router, limits, stopping).await;
         });
         Ok(Self {
             shutdown,

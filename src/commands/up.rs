@@ -6,7 +6,7 @@
 //!           └─ GET / ─▶ page     └─────┘                └─────┘
 //! ```
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 use emostream_http::{Listener, Nowhere, serve};
@@ -127,8 +127,11 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
         let (scheme, address) = (scheme(&rim.tls), rim.address);
         let _socket = dir.and_then(|dir| {
-            let handler = (watch.admin(), LogEndpoint::new(log.clone()));
-            LogSocket::start(&dir, handler)
+            let router = watch
+                .admin()
+                .router()
+                .merge(LogEndpoint::new(log.clone()).router());
+            LogSocket::start(&dir, router)
         });
         let _watching = watch.follow(&log, needed)?;
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
@@ -138,11 +141,10 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let mut counting = Counting::start(counting, log, &watch)?;
         let shutdown = CancellationToken::new();
         signals.take_over();
-        let services = (ingest.handler(), publishing.handler());
-        let handler = Arc::new((services, nowhere));
+        let router = nowhere.after(ingest.router().merge(publishing.router()));
         let serving = tokio::spawn(serve(
             Listener::new(rim.listener, rim.tls),
-            handler,
+            router,
             rim.limits,
             shutdown.clone(),
         ));

@@ -3,8 +3,10 @@
 use std::{
     borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
 };
 
+use axum::{Router, routing::any};
 use bytes::Bytes;
 use emostream_http::{Body, Response};
 use hyper::{
@@ -62,11 +64,6 @@ const FILES: [(&str, &str, &str); 16] = [
 /// Browsers request it by themselves.
 const ICON: &str = "/favicon.ico";
 
-/// Whether `path` is a file of the page.
-pub(crate) fn knows(path: &str) -> bool {
-    path == ICON || FILES.iter().any(|(known, ..)| *known == path)
-}
-
 /// A file, as this publisher serves it.
 #[derive(Debug)]
 struct File {
@@ -118,6 +115,17 @@ impl Page {
             files: FILES.into_iter().map(file).collect(),
             policy: HeaderValue::try_from(policy).expect("an origin is plain text"),
         }
+    }
+
+    /// The routes of the files.
+    pub(crate) fn router(self) -> Router {
+        let page = Arc::new(self);
+        let paths = FILES.iter().map(|(path, ..)| *path).chain([ICON]);
+        paths.fold(Router::new(), |router, path| {
+            let page = page.clone();
+            let respond = async move |headers: HeaderMap| page.answer(path, &headers);
+            router.route(path, any(respond))
+        })
     }
 
     /// The file at `path`, or that the browser's copy is the newest; an empty answer for the icon.
@@ -212,7 +220,8 @@ mod tests {
             });
             for name in names.filter(|name| !name.ends_with('/')) {
                 let name = name.trim_start_matches('.');
-                assert!(knows(name), "{path} names {name}");
+                let served = FILES.iter().any(|(served, ..)| *served == name);
+                assert!(served, "{path} names {name}");
             }
         }
     }

@@ -12,7 +12,7 @@ use emostream_broadcast::{
     SubscriberConfig, Upstreams,
 };
 use emostream_http::{
-    AllowOrigin, Authenticator, Drained, Limits, Listener, Readiness, Tls, Trust, serve,
+    AllowOrigin, Authenticator, Drained, Limits, Listener, Nowhere, Readiness, Tls, Trust, serve,
 };
 use emostream_log::{Cleanup, EventClock, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
@@ -168,10 +168,10 @@ impl Node {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let handler = publisher.handler();
+        let router = Nowhere::new(AllowOrigin::Any).after(publisher.router());
         let served = runtime.spawn(serve(
             Listener::new(listener, tls),
-            handler,
+            router,
             Limits::default(),
             shutdown.clone(),
         ));

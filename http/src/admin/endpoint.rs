@@ -1,14 +1,13 @@
 //! What operators ask: `/healthz`, `/readyz`, `/metrics`.
 
-use std::net::SocketAddr;
-
+use axum::{Router, response::IntoResponse, routing::get};
 use hyper::{
-    Method, StatusCode,
+    HeaderMap, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
 use prometheus::{Encoder, Registry, TEXT_FORMAT, TextEncoder};
 
-use crate::{Body, Handler, Problem, Readiness, Request, Response};
+use crate::{Body, Problem, Readiness, Response, message::not_found::unknown_path};
 
 /// Answers for a process: alive, ready (or why not), and its metrics as Prometheus text.
 #[derive(Debug, Clone)]
@@ -26,11 +25,27 @@ impl Admin {
         }
     }
 
+    /// The routes; all other paths are 404.
+    pub fn router(self) -> Router {
+        let (ready, measured) = (self.clone(), self);
+        Router::new()
+            .route(
+                "/healthz",
+                get(async || plain(StatusCode::OK, "alive".to_owned())),
+            )
+            .route("/readyz", get(async move || ready.readyz()))
+            .route("/metrics", get(async move || measured.metrics()))
+            .method_not_allowed_fallback(async || Problem::method_not_allowed("GET, HEAD"))
+            .fallback(async |headers: HeaderMap| unknown_path(&headers))
+    }
+
     fn metrics(&self) -> Response {
         let mut page = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut page) {
             Ok(()) => text(StatusCode::OK, TEXT_FORMAT, page),
-            Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into(),
+            Err(error) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+            }
         }
     }
 
@@ -41,23 +56,6 @@ impl Admin {
                 activities => plain(StatusCode::OK, format!("ready; {activities}")),
             },
             Err(reasons) => plain(StatusCode::SERVICE_UNAVAILABLE, reasons),
-        }
-    }
-}
-
-impl Handler for Admin {
-    fn knows(&self, path: &str) -> bool {
-        matches!(path, "/healthz" | "/readyz" | "/metrics")
-    }
-
-    async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Problem::method_not_allowed("GET, HEAD").into();
-        }
-        match request.uri().path() {
-            "/healthz" => plain(StatusCode::OK, "alive".to_owned()),
-            "/readyz" => self.readyz(),
-            _ => self.metrics(),
         }
     }
 }

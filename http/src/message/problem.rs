@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use axum::response::IntoResponse;
 use hyper::{
     StatusCode,
     header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
@@ -95,21 +96,16 @@ impl Problem {
         text.push('\n');
         text
     }
+}
 
-    /// The answer.
-    pub fn into_response(self) -> Response {
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.text()));
         *response.status_mut() = self.status;
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         response.headers_mut().extend(self.headers);
         response
-    }
-}
-
-impl From<Problem> for Response {
-    fn from(problem: Problem) -> Self {
-        problem.into_response()
     }
 }
 

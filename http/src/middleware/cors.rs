@@ -1,9 +1,17 @@
 //! Which pages of other origins may use a service.
+//!
+//! tower-http's CORS layer is not used: it answers a preflight with 200, where clients get 204 with `Allow` here, it does
+//! not refuse a request of another origin before the handler runs, and it has no rule for a page's own host behind a proxy.
 
-use std::str::FromStr;
+use std::{str::FromStr, sync::Arc};
 
+use axum::{
+    Router,
+    middleware::{Next, from_fn},
+    response::IntoResponse,
+};
 use hyper::{
-    HeaderMap, StatusCode,
+    HeaderMap, Method, StatusCode,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderValue, ORIGIN,
@@ -13,7 +21,7 @@ use hyper::{
 
 use url::Url;
 
-use crate::{Body, Problem, Response};
+use crate::{Body, Problem, Request, Response};
 
 /// How long a browser may remember a preflight answer. Browsers cap it themselves, at 2 to 24 hours.
 const PREFLIGHT_SECONDS: &str = "7200";
@@ -150,6 +158,33 @@ impl AllowOrigin {
             let exposed = HeaderValue::from_static(RESPONSE_HEADERS);
             response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
+    }
+
+    /// Wraps the routes of `router`, all of which accept `methods` (comma separated): preflights are answered, other
+    /// methods and other origins are refused, and allowed pages may read the responses.
+    pub fn around(&self, methods: &'static str, router: Router) -> Router {
+        let allow = Arc::new(self.clone());
+        router.route_layer(from_fn(move |request: Request, next: Next| {
+            let allow = allow.clone();
+            async move { allow.respond(methods, request, next).await }
+        }))
+    }
+
+    async fn respond(&self, methods: &'static str, request: Request, next: Next) -> Response {
+        if *request.method() == Method::OPTIONS {
+            return self.preflight(request.headers(), methods);
+        }
+        let origin = request.headers().get(ORIGIN).cloned();
+        let mut accepted = methods.split(", ");
+        let mut response = if !accepted.any(|method| method == request.method().as_str()) {
+            Problem::method_not_allowed(methods).into_response()
+        } else if !self.permits(request.headers()) {
+            Self::refusal().into_response()
+        } else {
+            next.run(request).await
+        };
+        self.apply(origin.as_ref(), response.headers_mut());
+        response
     }
 
     /// The answer to `OPTIONS`: 204 with what is allowed (`methods` comma separated).

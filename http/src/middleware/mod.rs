@@ -3,6 +3,7 @@
 pub(crate) mod auth;
 mod cors;
 mod forwarded_for;
+mod not_found;
 
 pub use auth::{
     Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, JwksUrl, Principal, RequiredClaims,
@@ -10,3 +11,4 @@ pub use auth::{
 };
 pub use cors::{AllowOrigin, InvalidOrigin, Origin};
 pub use forwarded_for::{InvalidNetwork, TrustedProxies};
+pub use not_found::Nowhere;

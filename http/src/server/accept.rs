@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::Router;
 use tokio::{
     io::AsyncWriteExt,
     sync::Semaphore,
@@ -15,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Handler, Limits, Listener, Problem,
+    Limits, Listener, Problem,
     message::problem::jittered_retry,
     net::tcp::Wire,
     server::connection::{Serving, Shutdown},
@@ -45,9 +46,9 @@ pub struct Drained {
 ///
 /// Answers that never end and sockets taken over are their handler's to end when `shutdown` is requested;
 /// the drain waits for them too.
-pub async fn serve<H: Handler>(
+pub async fn serve(
     listener: impl Into<Listener>,
-    handler: Arc<H>,
+    router: Router,
     limits: Limits,
     shutdown: CancellationToken,
 ) -> Drained {
@@ -56,7 +57,7 @@ pub async fn serve<H: Handler>(
     let places = Arc::new(Semaphore::new(limits.connections as usize));
     let refusals = Arc::new(Semaphore::new(REFUSALS));
     let serving = Arc::new(Serving {
-        handler,
+        router,
         tls: tls.map(|tls| tls.acceptor()),
         beside: Arc::new(Semaphore::new(limits.connections as usize)),
         limits,

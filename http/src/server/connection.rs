@@ -7,23 +7,26 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use axum::{Router, response::IntoResponse};
 use hyper::{
     Version,
+    body::Incoming,
     header::{CONNECTION, HOST, HeaderValue},
 };
 use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 
 use crate::{
-    Handler, Limits, Problem, Request, Response,
+    Body, Limits, Problem, Response,
     net::{socket::Socket, tcp::Wire, tls::HTTP2},
-    server::{not_found::unknown_path, sniff::begins_http2},
+    server::sniff::begins_http2,
 };
 
 /// What connections of one listener have in common.
-pub(crate) struct Serving<H> {
-    pub(crate) handler: Arc<H>,
+pub(crate) struct Serving {
+    pub(crate) router: Router,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
@@ -48,7 +51,7 @@ enum Spoken {
     Http2(Socket),
 }
 
-impl<H: Handler> Serving<H> {
+impl Serving {
     /// Serves a connection to its end.
     pub(crate) async fn connection(self: Arc<Self>, wire: Wire, peer: SocketAddr) {
         let spoken = tokio::select! {
@@ -116,20 +119,24 @@ fn in_the_clear() -> String {
 }
 
 /// The answer to a request, whatever brought it.
-pub(crate) async fn answer<H: Handler>(
-    handler: &H,
-    request: Request,
+///
+/// Handlers find the address of the client in the extensions, as a [`SocketAddr`].
+pub(crate) async fn answer(
+    router: &Router,
+    request: hyper::Request<Incoming>,
     peer: SocketAddr,
 ) -> Response {
-    match misdirected(&request) {
-        Some(problem) => problem.into(),
-        None if handler.knows(request.uri().path()) => handler.handle(request, peer).await,
-        None => unknown_path(request.headers()),
+    if let Some(problem) = misdirected(&request) {
+        return problem.into_response();
     }
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(peer);
+    let Ok(response) = router.clone().call(request).await;
+    response
 }
 
 /// What RFC 9112 (3.2) has a server refuse: a proxy before it might have read another host.
-fn misdirected(request: &Request) -> Option<Problem> {
+fn misdirected<B>(request: &hyper::Request<B>) -> Option<Problem> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;
     wrong.then(|| {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  ┌─▶ bytes come ──▶ hyper reads a request ──▶ handler ──▶ bytes, a stream ──▶ hyper writes it ─┐
-//!  │                                               └──────▶ Body::takeover ──▶ hyper lets go     │
+//!  │                                               └──────▶ takeover ────────▶ hyper lets go     │
 //!  └──────────────── rest: the socket alone ◀──────────────────────────────── nothing to read ───┘
 //! ```
 //!
@@ -27,24 +27,29 @@ use std::{
     time::SystemTime,
 };
 
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use hyper::{
-    StatusCode, Version, body::Body as _, header::EXPECT, rt::Timer, server::conn::http1,
+    Request, StatusCode, Version,
+    body::{Body as _, Incoming},
+    header::EXPECT,
+    rt::Timer,
+    server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::{
-    Handler, Problem, Request, Response, Taken,
-    message::body::Takeover,
+    Problem, Response, Taken,
+    message::takeover::{self, OnTakeover},
     net::socket::Socket,
     server::connection::{Serving, answer},
     server::timer::ConnectionTimer,
 };
 
 /// An answer that keeps the socket: its head, and who takes over.
-type Keeping = (Bytes, Takeover);
+type Keeping = (Bytes, OnTakeover);
 
 /// What hyper, which owns handler and socket meanwhile, lets its owner see.
 #[derive(Default)]
@@ -88,7 +93,7 @@ enum End {
     Rests,
 }
 
-impl<H: Handler> Serving<H> {
+impl Serving {
     /// Serves a connection to its end, or until it is taken over.
     pub(crate) async fn http1(
         &self,
@@ -182,21 +187,21 @@ impl<H: Handler> Serving<H> {
     /// The answer to a request; never, if the socket is to be kept.
     async fn answer(
         &self,
-        request: Result<Request, Problem>,
+        request: Result<Request<Incoming>, Problem>,
         peer: SocketAddr,
         seam: &Seam,
     ) -> Result<Response, Infallible> {
         let response = match request {
             Ok(request) => {
                 let version = request.version();
-                let mut response = answer(&*self.handler, request, peer).await;
-                if let Some(takeover) = response.body_mut().take_over() {
+                let mut response = answer(&self.router, request, peer).await;
+                if let Some(takeover) = takeover::of(&mut response) {
                     *seam.keeping() = Some((head(version, &response), takeover));
                     return pending().await;
                 }
                 response
             }
-            Err(problem) => problem.into(),
+            Err(problem) => problem.into_response(),
         };
         seam.working.store(false, Ordering::Relaxed);
         Ok(response)
@@ -206,7 +211,7 @@ impl<H: Handler> Serving<H> {
 /// Asks for the body before its handler does, unless the client waits to be asked (RFC 9110, 10.1.1). What
 /// came with the head is then there when the handler first looks, and no timer need watch for it: without
 /// this each POST set a timer and took it back (bench/README.md).
-fn ask_for_body(request: &mut Request) -> Result<(), Problem> {
+fn ask_for_body(request: &mut Request<Incoming>) -> Result<(), Problem> {
     if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
         return Ok(());
     }

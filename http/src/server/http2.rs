@@ -6,10 +6,11 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use axum::response::IntoResponse;
 use hyper::{
-    Method,
-    body::Body as _,
-    header::{CONTENT_LENGTH, HOST, HeaderValue},
+    Method, Request,
+    body::Incoming,
+    header::{HOST, HeaderValue},
     server::conn::http2,
     service::service_fn,
 };
@@ -17,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    Body, Handler, Problem, Request,
+    Body, Problem,
     net::socket::Socket,
     server::connection::{Serving, answer},
     server::streams::{Answered, Look, Patience, Stream, Streams},
@@ -48,7 +49,7 @@ const PONG_WITHIN: Duration = Duration::from_secs(15);
 /// How long a client that was told to go may take to do so once it has no request left.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-impl<H: Handler> Serving<H> {
+impl Serving {
     /// Serves a connection to its end.
     pub(crate) async fn http2(
         self: &Arc<Self>,
@@ -56,7 +57,7 @@ impl<H: Handler> Serving<H> {
         peer: SocketAddr,
     ) -> Result<(), hyper::Error> {
         let streams = Streams::new(self.beside.clone());
-        let service = service_fn(|request: Request| {
+        let service = service_fn(|request: Request<Incoming>| {
             let (serving, stream) = (self.clone(), streams.open());
             async move { Ok::<_, Infallible>(serving.exchange(request, peer, stream).await) }
         });
@@ -120,7 +121,7 @@ impl<H: Handler> Serving<H> {
     /// One request and its answer, as HTTP/1 would have them.
     async fn exchange(
         &self,
-        mut request: Request,
+        mut request: Request<Incoming>,
         peer: SocketAddr,
         stream: Option<Stream>,
     ) -> hyper::Response<Answered> {
@@ -131,16 +132,10 @@ impl<H: Handler> Serving<H> {
                 .map(|body| Answered::new(body, None));
         }
         name_host(&mut request);
-        let asked = request.method().clone();
-        let mut response = answer(&*self.handler, request, peer).await;
-        if asked == Method::HEAD {
-            if let Some(bytes @ 1..) = response.body().size_hint().exact() {
-                let bytes = HeaderValue::from(bytes);
-                response
-                    .headers_mut()
-                    .entry(CONTENT_LENGTH)
-                    .or_insert(bytes);
-            }
+        let head = *request.method() == Method::HEAD;
+        let mut response = answer(&self.router, request, peer).await;
+        if head {
+            // The router has done so already, unless it was not asked.
             *response.body_mut() = Body::empty();
         }
         response.map(|body| Answered::new(body, stream))
@@ -149,7 +144,7 @@ impl<H: Handler> Serving<H> {
 
 /// Gives a request the Host header that it would have in HTTP/1. Where it has another one already, there are
 /// two then, which is refused.
-fn name_host(request: &mut Request) {
+fn name_host(request: &mut Request<Incoming>) {
     let Some(authority) = request.uri().authority() else {
         return;
     };

@@ -2,11 +2,9 @@
 
 mod accept;
 mod connection;
-mod handler;
 mod http1;
 mod http2;
 mod limits;
-mod not_found;
 mod rate_limiter;
 mod sniff;
 mod streams;
@@ -14,7 +12,5 @@ mod timer;
 mod unix;
 
 pub use accept::{Drained, serve};
-pub use handler::{Handler, Request, Response};
 pub use limits::Limits;
-pub use not_found::Nowhere;
 pub use unix::serve_unix;

@@ -1,4 +1,4 @@
-//! Serving a [`Handler`] on a Unix socket, to processes of this host.
+//! Serving a [`Router`] on a Unix socket, to processes of this host.
 //!
 //! The permissions of the socket decide who may connect: there is no TLS and no token. Each connection carries one
 //! request, which is what lets one timeout bound every wait for a client.
@@ -6,10 +6,10 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
+use axum::Router;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    Handler, Limits,
+    Limits,
     server::{accept::pause_after, connection::answer},
 };
 
@@ -29,17 +29,17 @@ const CONNECTIONS: usize = 64;
 /// Maximum duration of a connection. Ends clients that send no request or do not read the response.
 const EXCHANGE_TIME: Duration = Duration::from_secs(30);
 
-/// The peer that a handler sees: a Unix socket has no address, and its clients are processes of this host.
+/// The peer that handlers see: a Unix socket has no address, and its clients are processes of this host.
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Serves `listener` until the future is dropped, which also closes the connections.
-pub async fn serve_unix<H: Handler>(listener: UnixListener, handler: Arc<H>) {
+pub async fn serve_unix(listener: UnixListener, router: Router) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(exchange(stream, handler.clone()))),
+                Ok((stream, _)) => drop(connections.spawn(exchange(stream, router.clone()))),
                 Err(error) => pause_after(&error).await,
             },
         }
@@ -47,8 +47,8 @@ pub async fn serve_unix<H: Handler>(listener: UnixListener, handler: Arc<H>) {
 }
 
 /// Reads one request and writes its response.
-async fn exchange<H: Handler>(stream: UnixStream, handler: Arc<H>) {
-    let respond = |request| async { Ok::<_, Infallible>(answer(&*handler, request, PEER).await) };
+async fn exchange(stream: UnixStream, router: Router) {
+    let respond = |request| async { Ok::<_, Infallible>(answer(&router, request, PEER).await) };
     let mut http = http1::Builder::new();
     http.keep_alive(false)
         .header_read_timeout(None)

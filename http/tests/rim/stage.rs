@@ -1,6 +1,7 @@
 //! A server of a sample handler on port 0, and clients of it.
 
 use std::{
+    convert::Infallible,
     io::{ErrorKind, IoSlice},
     net::SocketAddr,
     os::fd::AsRawFd,
@@ -8,11 +9,13 @@ use std::{
     time::Duration,
 };
 
+use axum::{Extension, Router, response::IntoResponse, routing::any};
 use bytes::Bytes;
 use emostream_http::{
-    Admin, Bodies, Body, BodyLimits, Drained, Handler, Limits, Listener, Problem, Readiness,
-    Request, Response, Taken, Tls, serve,
+    Admin, Bodies, Body, BodyLimits, Drained, Limits, Listener, Problem, Readiness, Request,
+    Response, Taken, Tls, serve, takeover,
 };
+use futures_util::stream::poll_fn;
 use hyper::{
     StatusCode,
     header::{CONNECTION, UPGRADE},
@@ -22,7 +25,7 @@ use prometheus::Registry;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::JoinHandle,
     time::timeout,
 };
@@ -46,17 +49,24 @@ struct Sample {
     shutdown: CancellationToken,
 }
 
-impl Handler for Sample {
-    fn knows(&self, path: &str) -> bool {
-        matches!(path, "/echo" | "/slow" | "/stream" | "/upgrade")
+impl Sample {
+    fn router(self) -> Router {
+        let sample = Arc::new(self);
+        let respond = async move |Extension(peer): Extension<SocketAddr>, request: Request| {
+            sample.respond(request, peer).await
+        };
+        let paths = ["/echo", "/slow", "/stream", "/upgrade"].into_iter();
+        paths.fold(Router::new(), |router, path| {
+            router.route(path, any(respond.clone()))
+        })
     }
 
-    async fn handle(&self, mut request: Request, peer: SocketAddr) -> Response {
+    async fn respond(&self, mut request: Request, peer: SocketAddr) -> Response {
         assert!(peer.ip().is_loopback());
         match request.uri().path() {
             "/echo" => match self.bodies.read(&mut request).await {
                 Ok(body) => Response::new(Body::from(body.to_vec())),
-                Err(error) => Problem::from(error).into(),
+                Err(error) => Problem::from(error).into_response(),
             },
             "/slow" => {
                 self.entered.notify_one();
@@ -64,19 +74,23 @@ impl Handler for Sample {
                 Response::new(Body::from("done"))
             }
             "/stream" => {
-                let (sender, body) = Body::channel(1);
+                let (sender, mut pieces) = mpsc::channel(1);
                 let shutdown = self.shutdown.clone();
                 tokio::spawn(async move {
                     sender.send(Bytes::from_static(b"first\n")).await.unwrap();
                     shutdown.cancelled().await;
                     sender.send(Bytes::from_static(b"bye\n")).await.unwrap();
                 });
-                Response::new(body)
+                let pieces = poll_fn(move |cx| {
+                    let piece = pieces.poll_recv(cx);
+                    piece.map(|piece| piece.map(Ok::<Bytes, Infallible>))
+                });
+                Response::new(Body::from_stream(pieces))
             }
             _ => {
-                let mut response = Response::new(Body::takeover(|taken| {
+                let mut response = takeover(|taken| {
                     std::thread::spawn(|| echo(taken));
-                }));
+                });
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 let headers = response.headers_mut();
                 headers.insert(CONNECTION, "upgrade".parse().unwrap());
@@ -150,7 +164,7 @@ impl Running {
         };
         let (registry, readiness) = (Registry::new(), Readiness::new());
         let admin = Admin::new(registry.clone(), readiness.clone());
-        let both = Arc::new((sample, Arc::new(admin)));
+        let both = sample.router().merge(admin.router());
         let served = tokio::spawn(serve(
             Listener::new(listener, tls),
             both,

@@ -6,7 +6,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use emostream_http::{AllowOrigin, Bodies, Handler, Principal, Problem, Request, Response, bearer};
+use axum::{Extension, Router, extract::State, routing::any};
+use emostream_http::{AllowOrigin, Bodies, Principal, Problem, Request, Response, bearer};
 use emostream_log::LogError;
 use hyper::{HeaderMap, Method, body::Body as _, header::ORIGIN};
 use tokio::{sync::oneshot, time::timeout};
@@ -45,17 +46,25 @@ struct Sender {
     address: IpAddr,
 }
 
-impl Handler for Service {
-    fn knows(&self, path: &str) -> bool {
-        Dialect::of(path).is_some() || path == openapi::PATH
+impl Service {
+    /// Its routes.
+    pub(crate) fn router(self: Arc<Self>) -> Router {
+        let openapi = openapi::router(&self.config.allow_origin);
+        let mut router = Router::new();
+        for (path, dialect) in request::PATHS {
+            let respond = async move |State(service): State<Arc<Self>>,
+                                      Extension(peer): Extension<SocketAddr>,
+                                      request: Request| {
+                service.respond(request, peer, dialect).await
+            };
+            router = router.route(path, any(respond));
+        }
+        router.with_state(self).merge(openapi)
     }
 
-    async fn handle(&self, mut request: Request, peer: SocketAddr) -> Response {
+    async fn respond(&self, mut request: Request, peer: SocketAddr, dialect: Dialect) -> Response {
         let started = Instant::now();
         let allow = &self.config.allow_origin;
-        let Some(dialect) = Dialect::of(request.uri().path()) else {
-            return openapi::answer(&request, allow);
-        };
         let response = if *request.method() == Method::OPTIONS {
             allow.preflight(request.headers(), METHODS)
         } else {
@@ -70,9 +79,7 @@ impl Handler for Service {
         self.metrics.answered(response.status(), started.elapsed());
         response
     }
-}
 
-impl Service {
     /// The way of one request. An error means that nothing of it was kept, except where the log failed
     /// after it was.
     async fn receive(

@@ -1,11 +1,9 @@
 //! The interface, described for programs: an OpenAPI document, written by hand. The tests hold it against
 //! every answer (`tests/service/contract.rs`).
 
-use emostream_http::{AllowOrigin, Body, Problem, Request, Response};
-use hyper::{
-    Method,
-    header::{CONTENT_TYPE, HeaderValue, ORIGIN},
-};
+use axum::{Router, routing::any};
+use emostream_http::{AllowOrigin, Body, Response};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 
 /// Where it is served.
 pub(crate) const PATH: &str = "/openapi.json";
@@ -14,17 +12,9 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 
 const DOCUMENT: &str = include_str!("../../openapi.json");
 
-/// The answer to a request for it.
-pub(crate) fn answer(request: &Request, allow: &AllowOrigin) -> Response {
-    let headers = request.headers();
-    let mut response = match *request.method() {
-        Method::OPTIONS => return allow.preflight(headers, METHODS),
-        Method::GET | Method::HEAD if allow.permits(headers) => document(),
-        Method::GET | Method::HEAD => AllowOrigin::refusal().into(),
-        _ => Problem::method_not_allowed(METHODS).into(),
-    };
-    allow.apply(headers.get(ORIGIN), response.headers_mut());
-    response
+/// Its route.
+pub(crate) fn router(allow: &AllowOrigin) -> Router {
+    allow.around(METHODS, Router::new().route(PATH, any(async || document())))
 }
 
 fn document() -> Response {

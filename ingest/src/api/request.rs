@@ -35,16 +35,15 @@ pub(crate) enum Wait {
     Stored,
 }
 
-impl Dialect {
-    /// The dialect spoken at `path`; `None` if it is not ours.
-    pub(crate) fn of(path: &str) -> Option<Self> {
-        match path {
-            "/v1/reactions" => Some(Self::Own),
-            "/send_emoji" | "/send-emoji" | "/emoji" => Some(Self::Flask),
-            _ => None,
-        }
-    }
+/// Where reactions are sent, and in which dialect.
+pub(crate) const PATHS: [(&str, Dialect); 4] = [
+    ("/v1/reactions", Dialect::Own),
+    ("/send_emoji", Dialect::Flask),
+    ("/send-emoji", Dialect::Flask),
+    ("/emoji", Dialect::Flask),
+];
 
+impl Dialect {
     /// The field names of its reactions.
     pub(crate) fn names(self) -> Names {
         match self {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::response::IntoResponse;
 use emostream_http::{Body, Problem, Response};
 use emostream_log::LogError;
 use hyper::{

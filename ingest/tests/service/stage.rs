@@ -86,7 +86,7 @@ impl Stage {
         let address = listener.local_addr().unwrap();
         let serving = serve(
             listener,
-            Arc::new((ingest.handler(), nowhere)),
+            nowhere.after(ingest.router()),
             limits,
             shutdown.clone(),
         );

@@ -210,6 +210,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
     use crate::middleware::auth::testing::{SECRET, secret};
+    use axum::response::IntoResponse;
     use serde_json::{Value, json};
 
     fn requiring(required: RequiredClaims) -> Authenticator {

@@ -1,4 +1,4 @@
-//! Routes: from a request's URL to the resource and its parameters.
+//! The parameters in a request's URL.
 
 use std::borrow::Cow;
 
@@ -7,58 +7,9 @@ use emostream_model::{ResultId, Room, parse_timestamp};
 use hyper::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
 
-use crate::http::assets;
-
-/// The resource of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Route {
-    /// A file of the page.
-    Page,
-    /// The list of rooms.
-    Rooms,
-    /// A room, by its name as it is in the URL.
-    Room(String, What),
-}
-
-/// A resource of a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
-    /// Its state now.
-    State,
-    /// Its kept finals.
-    History,
-    /// Its messages, as Server-Sent Events.
-    Events,
-    /// Its messages, over a WebSocket.
-    WebSocket,
-}
-
-impl Route {
-    /// `None` if the path is not known.
-    pub(crate) fn of(path: &str) -> Option<Self> {
-        if assets::knows(path) {
-            return Some(Self::Page);
-        }
-        let rest = path.strip_prefix("/v1/rooms")?;
-        let mut parts = match rest.strip_prefix('/') {
-            Some(parts) => parts.split('/'),
-            None => return rest.is_empty().then_some(Self::Rooms),
-        };
-        let room = parts.next()?.to_owned();
-        let what = match (parts.next(), parts.next()) {
-            (None, _) => What::State,
-            (Some("history"), None) => What::History,
-            (Some("events"), None) => What::Events,
-            (Some("ws"), None) => What::WebSocket,
-            _ => return None,
-        };
-        Some(Self::Room(room, what))
-    }
-}
-
-/// The room with this name in a URL, where `~` is often written `%7E`.
+/// The room with this name, decoded.
 pub(crate) fn room(name: &str) -> Result<Room, Problem> {
-    Room::new(&decoded(name)).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
+    Room::new(name).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
 }
 
 /// Where to resume: `since`, or what an `EventSource` sends by itself.
@@ -108,28 +59,6 @@ pub(crate) fn parameter<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-
-    #[test]
-    fn paths_lead_where_the_interface_says() {
-        let room = |what| Some(Route::Room("match-7".to_owned(), what));
-        for (path, route) in [
-            ("/", Some(Route::Page)),
-            ("/dashboard", Some(Route::Page)),
-            ("/emostream.js", Some(Route::Page)),
-            ("/dashboard/more", None),
-            ("/v1/rooms", Some(Route::Rooms)),
-            ("/v1/rooms/match-7", room(What::State)),
-            ("/v1/rooms/match-7/history", room(What::History)),
-            ("/v1/rooms/match-7/events", room(What::Events)),
-            ("/v1/rooms/match-7/ws", room(What::WebSocket)),
-            ("/v1/rooms/match-7/ws/more", None),
-            ("/v1/rooms/match-7/other", None),
-            ("/v1/roomsy", None),
-            ("/v1/reactions", None),
-        ] {
-            assert_eq!(Route::of(path), route, "{path}");
-        }
-    }
 
     #[test]
     fn moments_and_ids_are_read_from_the_query() {
