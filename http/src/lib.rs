@@ -33,8 +33,9 @@ pub use axum::{body::Body, extract::Request, response::Response};
 pub use client::{Trust, TrustError};
 pub use message::{Bodies, BodyError, BodyLimits, Problem, Received, takeover};
 pub use middleware::{
-    AllowOrigin, Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, InvalidNetwork,
-    InvalidOrigin, JwksUrl, Nowhere, Origin, Principal, RequiredClaims, TrustedProxies, bearer,
+    AllowOrigin, Authenticator, Coding, Effort, InvalidJwksUrl, InvalidKey, InvalidKeySet,
+    InvalidNetwork, InvalidOrigin, JwksUrl, Nowhere, Origin, Principal, RequiredClaims,
+    TrustedProxies, bearer, compress_json,
 };
 pub use net::{Line, Listener, Taken, Tls, TlsError, TlsFile, TlsFiles, listen};
 pub use server::{Drained, Limits, serve, serve_unix};

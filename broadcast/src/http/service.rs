@@ -10,7 +10,7 @@ use axum::{
     extract::{Path, State, rejection::PathRejection},
     routing::{MethodRouter, any},
 };
-use emostream_http::{Principal, Problem, Request, Response, takeover};
+use emostream_http::{Principal, Problem, Request, Response, compress_json, takeover};
 use emostream_model::{ResultId, Room};
 use hyper::{HeaderMap, Method, StatusCode, Uri};
 use tokio_util::sync::CancellationToken;
@@ -92,7 +92,7 @@ impl Service {
             .route("/v1/rooms/{room}/events", Self::route(Resource::Events))
             .route("/v1/rooms/{room}/ws", Self::route(Resource::WebSocket))
             .with_state(self);
-        allow.around(METHODS, rooms.merge(page))
+        allow.around(METHODS, compress_json(rooms).merge(page))
     }
 
     fn route(resource: Resource) -> MethodRouter<Arc<Self>> {

@@ -11,6 +11,10 @@ use serde_json::{Map, Value};
 
 use crate::{Body, Response};
 
+/// The detail of a response that reports a failure of the server, for the log.
+#[derive(Clone)]
+pub(crate) struct Failure(pub(crate) Cow<'static, str>);
+
 /// An error as an answer: `application/problem+json` with `title`, `status`, `detail` and more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
@@ -105,6 +109,9 @@ impl IntoResponse for Problem {
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         response.headers_mut().extend(self.headers);
+        if self.status.is_server_error() {
+            response.extensions_mut().insert(Failure(self.detail));
+        }
         response
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     net::tcp::Wire,
     server::connection::{Serving, Shutdown},
     server::rate_limiter::Pace,
+    server::respond::Responder,
 };
 
 /// How long accepting pauses after an error. The usual one is a lack of file descriptors, which only
@@ -57,7 +58,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(limits.connections as usize));
     let refusals = Arc::new(Semaphore::new(REFUSALS));
     let serving = Arc::new(Serving {
-        router,
+        responder: Responder::new(router),
         tls: tls.map(|tls| tls.acceptor()),
         beside: Arc::new(Semaphore::new(limits.connections as usize)),
         limits,

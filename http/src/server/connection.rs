@@ -7,26 +7,19 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use axum::{Router, response::IntoResponse};
-use hyper::{
-    Version,
-    body::Incoming,
-    header::{CONNECTION, HOST, HeaderValue},
-};
 use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
-use tower_service::Service;
 
 use crate::{
-    Body, Limits, Problem, Response,
+    Limits, Problem,
     net::{socket::Socket, tcp::Wire, tls::HTTP2},
-    server::sniff::begins_http2,
+    server::{respond::Responder, sniff::begins_http2},
 };
 
 /// What connections of one listener have in common.
 pub(crate) struct Serving {
-    pub(crate) router: Router,
+    pub(crate) responder: Responder,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
@@ -116,31 +109,4 @@ fn in_the_clear() -> String {
          content-length: {}\r\n\r\n{problem}",
         problem.len()
     )
-}
-
-/// The answer to a request, whatever brought it.
-///
-/// Handlers find the address of the client in the extensions, as a [`SocketAddr`].
-pub(crate) async fn answer(
-    router: &Router,
-    request: hyper::Request<Incoming>,
-    peer: SocketAddr,
-) -> Response {
-    if let Some(problem) = misdirected(&request) {
-        return problem.into_response();
-    }
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(peer);
-    let Ok(response) = router.clone().call(request).await;
-    response
-}
-
-/// What RFC 9112 (3.2) has a server refuse: a proxy before it might have read another host.
-fn misdirected<B>(request: &hyper::Request<B>) -> Option<Problem> {
-    let hosts = request.headers().get_all(HOST).iter().count();
-    let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;
-    wrong.then(|| {
-        Problem::bad_request("a request names its host once: one Host header")
-            .header(CONNECTION, HeaderValue::from_static("close"))
-    })
 }

@@ -44,7 +44,7 @@ use crate::{
     Problem, Response, Taken,
     message::takeover::{self, OnTakeover},
     net::socket::Socket,
-    server::connection::{Serving, answer},
+    server::connection::Serving,
     server::timer::ConnectionTimer,
 };
 
@@ -194,7 +194,7 @@ impl Serving {
         let response = match request {
             Ok(request) => {
                 let version = request.version();
-                let mut response = answer(&self.router, request, peer).await;
+                let mut response = self.responder.respond(request, peer).await;
                 if let Some(takeover) = takeover::of(&mut response) {
                     *seam.keeping() = Some((head(version, &response), takeover));
                     return pending().await;

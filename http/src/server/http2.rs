@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     Body, Problem,
     net::socket::Socket,
-    server::connection::{Serving, answer},
+    server::connection::Serving,
     server::streams::{Answered, Look, Patience, Stream, Streams},
 };
 
@@ -133,7 +133,7 @@ impl Serving {
         }
         name_host(&mut request);
         let head = *request.method() == Method::HEAD;
-        let mut response = answer(&self.router, request, peer).await;
+        let mut response = self.responder.respond(request, peer).await;
         if head {
             // The router has done so already, unless it was not asked.
             *response.body_mut() = Body::empty();

@@ -6,6 +6,7 @@ mod http1;
 mod http2;
 mod limits;
 mod rate_limiter;
+mod respond;
 mod sniff;
 mod streams;
 mod timer;

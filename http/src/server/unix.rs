@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use tokio::{
 
 use crate::{
     Limits,
-    server::{accept::pause_after, connection::answer},
+    server::{accept::pause_after, respond::Responder},
 };
 
 /// Maximum connections at once, for commands that people and scripts run. Further ones wait in the kernel's queue.
@@ -34,12 +35,13 @@ const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Serves `listener` until the future is dropped, which also closes the connections.
 pub async fn serve_unix(listener: UnixListener, router: Router) {
+    let responder = Arc::new(Responder::new(router));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(exchange(stream, router.clone()))),
+                Ok((stream, _)) => drop(connections.spawn(exchange(stream, responder.clone()))),
                 Err(error) => pause_after(&error).await,
             },
         }
@@ -47,8 +49,8 @@ pub async fn serve_unix(listener: UnixListener, router: Router) {
 }
 
 /// Reads one request and writes its response.
-async fn exchange(stream: UnixStream, router: Router) {
-    let respond = |request| async { Ok::<_, Infallible>(answer(&router, request, PEER).await) };
+async fn exchange(stream: UnixStream, responder: Arc<Responder>) {
+    let respond = |request| async { Ok::<_, Infallible>(responder.respond(request, PEER).await) };
     let mut http = http1::Builder::new();
     http.keep_alive(false)
         .header_read_timeout(None)

@@ -419,3 +419,27 @@ async fn a_crowd_that_connects_at_one_moment_is_let_into_the_queue() {
         crowd.push(connected.unwrap().unwrap());
     }
 }
+
+#[tokio::test]
+async fn every_response_to_a_request_has_an_id() {
+    let running = Running::start(Limits::default()).await;
+    let ask = |path: &str, id: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: h\r\n{id}connection: close\r\n\r\n")
+    };
+    for path in ["/healthz", "/nothing"] {
+        let answer = running.ask(&ask(path, "x-request-id: mine-1\r\n")).await;
+        assert!(answer.contains("\r\nx-request-id: mine-1\r\n"), "{answer}");
+        for id in ["", "x-request-id: not plain\r\n"] {
+            let answer = running.ask(&ask(path, id)).await;
+            let made = answer.split("\r\nx-request-id: ").nth(1);
+            let made = made.and_then(|rest| rest.split("\r\n").next());
+            assert_eq!(made.map(str::len), Some(16), "{answer}");
+        }
+    }
+    let mut client = running.connect().await;
+    let upgrade = "GET /upgrade HTTP/1.1\r\nhost: h\r\nx-request-id: mine-2\r\n\r\n";
+    client.send(upgrade).await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.contains("x-request-id: mine-2\r\n"), "{head}");
+    assert!(!head.contains("content-length"), "{head}");
+}

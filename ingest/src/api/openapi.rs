@@ -2,8 +2,8 @@
 //! every answer (`tests/service/contract.rs`).
 
 use axum::{Router, routing::any};
-use emostream_http::{AllowOrigin, Body, Response};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use emostream_http::{AllowOrigin, Body, Response, compress_json};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 
 /// Where it is served.
 pub(crate) const PATH: &str = "/openapi.json";
@@ -14,12 +14,16 @@ const DOCUMENT: &str = include_str!("../../openapi.json");
 
 /// Its route.
 pub(crate) fn router(allow: &AllowOrigin) -> Router {
-    allow.around(METHODS, Router::new().route(PATH, any(async || document())))
+    let router = Router::new().route(PATH, any(async || document()));
+    allow.around(METHODS, compress_json(router))
 }
 
 fn document() -> Response {
     let mut response = Response::new(Body::from(DOCUMENT));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
+    // It changes with the program alone, so some minutes do no harm.
+    let minutes = HeaderValue::from_static("max-age=300");
+    response.headers_mut().insert(CACHE_CONTROL, minutes);
     response
 }
