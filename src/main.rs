@@ -18,6 +18,7 @@ mod logging;
 mod open_files;
 mod output;
 mod permissions;
+mod server;
 mod settings;
 mod signal;
 mod text_file;

@@ -498,6 +498,19 @@ impl TokenFlags {
     }
 }
 
+/// What every role that serves HTTP has.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerFlags {
+    #[command(flatten)]
+    pub(crate) listen: ListenFlags,
+    #[command(flatten)]
+    pub(crate) admin: AdminFlags,
+    #[command(flatten)]
+    pub(crate) origin: OriginFlags,
+    #[command(flatten)]
+    pub(crate) tokens: TokenFlags,
+}
+
 /// Where a service listens.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ListenFlags {

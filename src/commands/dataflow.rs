@@ -10,11 +10,11 @@ use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
 use self::cluster::ClusterFlags;
-use super::roles::{AdminServer, Counting, Drain, Watch};
 use crate::{
     exit::Failure,
     output,
     permissions::Role,
+    server::{AdminServer, Counting, Drain, Watch},
     settings::{AdminFlags, DescribedKafkaFlags, EmojiFlags, TopicFlags},
     signal::Signals,
     topics,

@@ -25,7 +25,7 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Watches until it is dropped.
-pub(super) struct LogWatch {
+pub(crate) struct LogWatch {
     _stop: Sender<()>,
 }
 
