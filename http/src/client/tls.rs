@@ -4,6 +4,9 @@
 //!  the system's roots, or a file ──▶ Trust ──▶ handshake: chain, name, dates ──▶ a stream
 //! ```
 //!
+//! By hand: on Linux, rustls-platform-verifier is the two crates used here, rustls-native-certs and webpki. It cannot replace
+//! the system's roots by those of a file, nor accept a certificate that is named itself.
+//!
 //! Invariant: no stream without a certificate that is believed, is in date and names the host. There is no
 //! way around it: a certificate that one has signed oneself is believed by naming it.
 

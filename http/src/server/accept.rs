@@ -20,7 +20,7 @@ use crate::{
     message::problem::jittered_retry,
     net::tcp::Wire,
     server::connection::{Serving, Shutdown},
-    server::rate_limiter::Pace,
+    server::rate_limiter::RateLimiter,
     server::respond::Responder,
 };
 
@@ -67,10 +67,10 @@ pub async fn serve(
             forced: CancellationToken::new(),
         },
     });
-    let mut pace = serving
+    let mut accept_rate = serving
         .limits
         .connection_rate
-        .map(|rate| Pace::new(rate, Instant::now()));
+        .map(|rate| RateLimiter::new(rate, Instant::now()));
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -88,7 +88,9 @@ pub async fn serve(
             }
         };
         failing = false;
-        let in_time = pace.as_mut().is_none_or(|pace| pace.admits(Instant::now()));
+        let in_time = accept_rate
+            .as_mut()
+            .is_none_or(|rate| rate.try_acquire(Instant::now()));
         let place = match in_time {
             true => places.clone().try_acquire_owned().ok(),
             false => None,

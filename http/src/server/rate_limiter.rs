@@ -1,16 +1,18 @@
-//! How many new connections a second are let in.
+//! A token bucket: how many connections a second are accepted, and how many log lines are written.
+//!
+//! By hand, since governor brings nine crates and a second version of hashbrown for these 30 lines.
 
 use std::time::Instant;
 
 /// A bucket that holds a second's worth, or one where that is less.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct RateLimiter {
     per_second: f64,
     left: f64,
     at: Instant,
 }
 
-impl Pace {
+impl RateLimiter {
     /// Full at `now`. A rate above zero.
     pub(crate) fn new(per_second: f64, now: Instant) -> Self {
         Self {
@@ -20,17 +22,17 @@ impl Pace {
         }
     }
 
-    /// Whether one more is let in at `now`, which does not go back.
-    pub(crate) fn admits(&mut self, now: Instant) -> bool {
+    /// Takes a token at `now`, which does not go back; `false` if there is none.
+    pub(crate) fn try_acquire(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         let full = self.per_second.max(1.0);
         self.left = (self.left + passed * self.per_second).min(full);
         self.at = now;
-        let admits = self.left >= 1.0;
-        if admits {
+        let acquired = self.left >= 1.0;
+        if acquired {
             self.left -= 1.0;
         }
-        admits
+        acquired
     }
 }
 
@@ -43,10 +45,10 @@ mod tests {
     #[test]
     fn a_second_s_worth_comes_at_once_and_then_so_many_a_second() {
         let start = Instant::now();
-        let mut pace = Pace::new(5.0, start);
+        let mut limiter = RateLimiter::new(5.0, start);
         let mut admitted = |ms| {
             let at = start + Duration::from_millis(ms);
-            (0..100).filter(|_| pace.admits(at)).count()
+            (0..100).filter(|_| limiter.try_acquire(at)).count()
         };
         assert_eq!(
             [0, 100, 210, 1210, 9000].map(&mut admitted),
@@ -62,12 +64,12 @@ mod tests {
             gaps_ms in proptest::collection::vec(0_u64..3000, 1..200),
         ) {
             let start = Instant::now();
-            let mut pace = Pace::new(per_second, start);
+            let mut limiter = RateLimiter::new(per_second, start);
             let mut at_ms = 0;
             let mut admitted = Vec::new();
             for gap_ms in gaps_ms {
                 at_ms += gap_ms;
-                if pace.admits(start + Duration::from_millis(at_ms)) {
+                if limiter.try_acquire(start + Duration::from_millis(at_ms)) {
                     admitted.push(at_ms);
                 }
             }

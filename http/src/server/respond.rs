@@ -16,7 +16,9 @@ use hyper::{
 };
 use tower_service::Service;
 
-use crate::{Body, Problem, Response, message::problem::Failure, server::rate_limiter::Pace};
+use crate::{
+    Body, Problem, Response, message::problem::Failure, server::rate_limiter::RateLimiter,
+};
 
 /// The id by which a client, a proxy and our log name one request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -35,7 +37,7 @@ pub(crate) struct Responder {
 }
 
 struct Failures {
-    lines: Pace,
+    lines: RateLimiter,
     /// Failures since the last line.
     unlogged: u64,
 }
@@ -43,7 +45,7 @@ struct Failures {
 impl Responder {
     pub(crate) fn new(router: Router) -> Self {
         let failures = Failures {
-            lines: Pace::new(FAILURE_LINES_PER_SECOND, Instant::now()),
+            lines: RateLimiter::new(FAILURE_LINES_PER_SECOND, Instant::now()),
             unlogged: 0,
         };
         Self {
@@ -91,7 +93,7 @@ impl Responder {
         detail: &str,
     ) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if !failures.lines.admits(Instant::now()) {
+        if !failures.lines.try_acquire(Instant::now()) {
             failures.unlogged += 1;
             return;
         }
