@@ -45,15 +45,6 @@ impl From<TlsStream<Wire>> for Socket {
 }
 
 impl Socket {
-    /// Returns when there may be something to read, after a read that found nothing. Takes no memory for it.
-    pub(crate) async fn readable(&self) {
-        let wire = match &self.0 {
-            Layer::Plain(wire) => wire,
-            Layer::Tls(stream) => stream.get_ref().0,
-        };
-        wire.readable().await;
-    }
-
     /// The socket without a runtime, and what is to be read before it: `read`, and what lies behind that.
     ///
     /// To be called in a tokio runtime, and with nothing unsent.

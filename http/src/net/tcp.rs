@@ -4,7 +4,7 @@
 //! read is noticed here, whatever the layers above still hold for it.
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -69,11 +69,6 @@ impl Wire {
         let mut byte = [0];
         let read = self.stream.peek(&mut byte).await?;
         Ok((read > 0).then_some(byte[0]))
-    }
-
-    /// Returns when there may be something to read; an error shows itself at the read.
-    pub(crate) async fn readable(&self) {
-        let _ = poll_fn(|cx| self.stream.poll_read_ready(cx)).await;
     }
 
     /// What a write came to, unless the client has not read for too long.

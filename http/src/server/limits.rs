@@ -8,7 +8,7 @@ pub struct Limits {
     /// The most sockets at once, those taken over included. One more is told 503 and closed, in TLS only
     /// closed. HTTP/2 may carry as many requests again, beside the first of each connection.
     ///
-    /// An idle connection costs 4 KB here (11 in TLS) and some more in the kernel, one at work 20 and its
+    /// An idle connection costs 15 KB here (more in TLS) and some more in the kernel, one at work its
     /// body, so the default stays below 1 GB. The process needs as many file descriptors (`ulimit -n`).
     pub connections: u32,
     /// The most new connections a second; more are told 503 and closed, in TLS only closed. A second's worth

@@ -9,7 +9,6 @@ mod rate_limiter;
 mod respond;
 mod sniff;
 mod streams;
-mod timer;
 mod unix;
 
 pub use accept::{Drained, serve};

@@ -1,4 +1,4 @@
-//! HTTP/1 connections between requests, when hyper is let go and made anew.
+//! HTTP/1 connections between requests.
 
 use std::time::Duration;
 
