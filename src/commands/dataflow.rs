@@ -11,14 +11,14 @@ use emostream_model::{EmojiNames, Topics, WindowSize};
 
 use self::cluster::ClusterFlags;
 use crate::{
+    cli::flags::{AdminFlags, DescribedKafkaFlags, EmojiFlags, TopicFlags},
+    cli::values::{duration, ms},
     exit::Failure,
     output,
     permissions::Role,
     server::{AdminServer, Counting, Drain, Watch},
-    settings::{AdminFlags, DescribedKafkaFlags, EmojiFlags, TopicFlags},
     signal::Signals,
     topics,
-    values::{duration, ms},
 };
 
 /// More than any machine has cores.

@@ -9,14 +9,14 @@ use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics};
 
 use crate::{
+    cli::flags::{EmojiFlags, KafkaFlags, ServerFlags, TopicFlags},
+    cli::values::{Rate, duration},
     exit::{Exit, Failure},
     logging::LogFormat,
     permissions::Role,
     server::{Drain, ServerConfig, Watch, announce},
-    settings::{EmojiFlags, KafkaFlags, ServerFlags, TopicFlags},
     signal::Signals,
     topics,
-    values::{Rate, duration},
 };
 
 /// More would make batches that the log refuses.

@@ -9,14 +9,14 @@ use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 
 use crate::{
+    cli::flags::{KafkaFlags, ServerFlags, TopicFlags},
+    cli::values::{duration, ms},
     exit::Failure,
     logging::LogFormat,
     permissions::Role,
     server::{Publishing, PublishingFlags, ServerConfig, Watch},
-    settings::{KafkaFlags, ServerFlags, TopicFlags},
     signal::Signals,
     topics,
-    values::{duration, ms},
 };
 
 /// The dataflow's defaults (INTERFACE).

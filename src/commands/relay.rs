@@ -8,12 +8,12 @@ use emostream_http::Trust;
 use emostream_log::EventClock;
 
 use crate::{
+    cli::flags::ServerFlags,
+    cli::values::host_and_port,
     exit::Failure,
     logging::LogFormat,
     server::{Publishing, PublishingFlags, ServerConfig, Watch},
-    settings::ServerFlags,
     signal::Signals,
-    values::host_and_port,
 };
 
 #[derive(Debug, Args)]

@@ -9,11 +9,11 @@ use emostream_model::Topics;
 use indicatif::HumanCount;
 
 use crate::{
+    cli::flags::{StoreFlags, TopicFlags},
+    cli::values::{From, moment, now_ms},
     exit::{Exit, Failure},
     log_socket::{LogEndpoint, LogSocket},
     output,
-    settings::{StoreFlags, TopicFlags},
-    values::{From, moment, now_ms},
 };
 
 #[derive(Debug, Args)]

@@ -18,14 +18,14 @@ use super::{
     ingest::{IntakeFlags, flush_last, start_failure},
 };
 use crate::{
+    cli::flags::{EmojiFlags, ServerFlags, StoreFlags, TopicFlags},
+    cli::values::ms,
     exit::Failure,
     log_socket::{LogEndpoint, LogSocket},
     logging::LogFormat,
     server::{Counting, Publishing, PublishingFlags, ServerConfig, Watch, announce},
-    settings::{EmojiFlags, ServerFlags, StoreFlags, TopicFlags},
     signal::Signals,
     topics::{self, EMBEDDED_PARTITIONS, Home},
-    values::ms,
 };
 
 /// How often progress is committed on the embedded log when there is nothing else to write: no standby reads it there,

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{admin::AdminServer, drain::Drain, watch::Watch};
 use crate::{
+    cli::flags::{ListenFlags, ServerFlags},
     exit::Failure,
     logging::{LogFormat, json_line},
     output,
-    settings::{ListenFlags, ServerFlags},
     signal::Signals,
 };
 

@@ -20,9 +20,9 @@ use super::{
     watch::Watch,
 };
 use crate::{
+    cli::flags::{FanoutFlags, RelayListenFlags},
     exit::{Exit, Failure},
     logging::LogFormat,
-    settings::{FanoutFlags, RelayListenFlags},
     signal::Signals,
 };
 

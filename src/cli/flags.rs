@@ -25,9 +25,11 @@ use emostream_log::{
 use emostream_model::{AliasError, EmojiNames, Topics};
 
 use crate::{
+    cli::kafka_config,
+    cli::text_file,
+    cli::values::{Rate, duration},
     exit::Failure,
-    kafka_config, log_socket, open_files, text_file,
-    values::{Rate, duration},
+    log_socket, open_files,
 };
 
 /// How the topics are named.

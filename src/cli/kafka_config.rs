@@ -14,7 +14,7 @@ use std::path::Path;
 
 use emostream_log::kafka::PropertiesFile;
 
-use crate::{settings::brokers, text_file};
+use crate::{cli::flags::brokers, cli::text_file};
 
 /// Reads the file that the flag names.
 pub(crate) fn read(path: &str) -> Result<PropertiesFile, String> {
