@@ -249,6 +249,24 @@ fn pages_and_long_json_are_compressed_for_clients_that_accept_it() {
 }
 
 #[test]
+fn a_response_that_has_no_body_announces_none() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let known = get(node.address, "/emostream.js");
+    let known = format!("if-none-match: {}\r\n", known.header("etag").unwrap());
+    for (line, headers, status) in [
+        ("GET /emostream.js", &*known, 304),
+        ("OPTIONS /v1/rooms", "", 204),
+        ("GET /favicon.ico", "", 204),
+    ] {
+        let answer = ask(node.address, line, headers);
+        assert_eq!(answer.status, status, "{line}");
+        assert_eq!(answer.header("content-length"), None, "{line}");
+        assert_eq!(answer.body, "", "{line}");
+    }
+}
+
+#[test]
 fn what_may_be_cached_says_so_and_all_else_is_not() {
     let stage = Stage::new();
     let node = stage.publisher();

@@ -12,7 +12,7 @@ use axum::{Router, response::IntoResponse};
 use hyper::{
     HeaderMap, Method, Request, StatusCode, Version,
     body::Incoming,
-    header::{CACHE_CONTROL, CONNECTION, HOST, HeaderName, HeaderValue},
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue},
 };
 use tower_service::Service;
 
@@ -71,6 +71,13 @@ impl Responder {
         };
         if let Some(Failure(detail)) = response.extensions_mut().remove() {
             self.log_failure(&id, response.status(), &method, uri.path(), &detail);
+        }
+        // axum sets the length of every body, an empty one too, which these must not have (RFC 9110, 8.6).
+        if matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        ) {
+            response.headers_mut().remove(CONTENT_LENGTH);
         }
         // A cache may otherwise keep a 404 for as long as it sees fit (RFC 9111, 4.2.2).
         let cacheable =
