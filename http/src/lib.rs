@@ -31,11 +31,13 @@ mod server;
 pub use admin::{Admin, Component, Readiness};
 pub use axum::{body::Body, extract::Request, response::Response};
 pub use client::{Trust, TrustError};
-pub use message::{Bodies, BodyError, BodyLimits, Problem, Received, takeover};
+pub use message::{BodyError, BodyLimits, BodyReader, CollectedBody, Problem, takeover};
 pub use middleware::{
     AllowOrigin, Authenticator, Coding, Effort, InvalidJwksUrl, InvalidKey, InvalidKeySet,
-    InvalidNetwork, InvalidOrigin, JwksUrl, Nowhere, Origin, Principal, RequiredClaims,
+    InvalidNetwork, InvalidOrigin, JwksUrl, NotFound, Origin, Principal, RequiredClaims,
     TrustedProxies, bearer, compress_json,
 };
-pub use net::{Line, Listener, Taken, Tls, TlsError, TlsFile, TlsFiles, listen};
-pub use server::{Drained, Limits, serve, serve_unix};
+pub use net::{
+    DetachedConnection, Listener, NonBlockingStream, Tls, TlsError, TlsFile, TlsFiles, listen,
+};
+pub use server::{DrainOutcome, Limits, serve, serve_unix};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::Router;
-use emostream_http::{Bodies, Readiness};
+use emostream_http::{BodyReader, Readiness};
 use emostream_log::{Appender, Header, Log, LogError};
 use emostream_model::INSTANCE_HEADER;
 use prometheus::Registry;
@@ -123,7 +123,7 @@ impl Ingest {
         let rooms = Rooms::new(config.rooms.clone(), config.max_rooms, Instant::now());
         let limiter = Limiter::new(config.per_user, config.per_address, Instant::now());
         let service = Service {
-            bodies: Bodies::new(config.bodies()),
+            bodies: BodyReader::new(config.bodies()),
             config,
             buffer,
             health,

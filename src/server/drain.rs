@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use emostream_http::Drained;
+use emostream_http::DrainOutcome;
 use tokio::task::JoinHandle;
 
 /// All of a drain. Closing the log may take another second of the ten that a process has.
@@ -25,10 +25,12 @@ impl Drain {
     }
 
     /// Waits for a listener's connections to end, as long as there is time.
-    pub(crate) async fn wait_for(&self, serving: JoinHandle<Drained>) {
+    pub(crate) async fn wait_for(&self, serving: JoinHandle<DrainOutcome>) {
         match tokio::time::timeout(self.left(), serving).await {
-            Ok(Ok(Drained { left: 0 })) => {}
-            Ok(Ok(Drained { left })) => tracing::warn!(left, "connections did not end in time"),
+            Ok(Ok(DrainOutcome { remaining: 0 })) => {}
+            Ok(Ok(DrainOutcome { remaining })) => {
+                tracing::warn!(left = remaining, "connections did not end in time")
+            }
             // Its panic would have ended the process.
             Ok(Err(_)) => {}
             Err(_) => tracing::warn!("connections did not end in time"),

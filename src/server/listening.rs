@@ -4,7 +4,7 @@ use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
 use axum::Router;
 use emostream_http::{
-    AllowOrigin, Authenticator, Drained, Limits, Listener, Nowhere, Tls, listen, serve,
+    AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Tls, listen, serve,
 };
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -34,14 +34,14 @@ pub(crate) struct Bound {
     pub(crate) address: SocketAddr,
     pub(super) tls: Option<Tls>,
     limits: Limits,
-    not_found: Nowhere,
+    not_found: NotFound,
     admin: AdminServer,
 }
 
 /// A role that serves its clients.
 pub(crate) struct Serving {
     shutdown: CancellationToken,
-    connections: JoinHandle<Drained>,
+    connections: JoinHandle<DrainOutcome>,
     admin: AdminServer,
 }
 
@@ -70,7 +70,7 @@ impl ServerConfig {
             address,
             tls: self.tls,
             limits,
-            not_found: Nowhere::new(self.allow_origin),
+            not_found: NotFound::new(self.allow_origin),
             admin,
         })
     }

@@ -193,9 +193,9 @@ impl Service {
         expires_at: Option<Instant>,
     ) -> Response {
         let shards = self.shards.clone();
-        takeover(move |taken| {
+        takeover(move |detached| {
             shards.assign(NewConnection {
-                taken,
+                detached,
                 transport,
                 subscriber,
                 hello,

@@ -12,7 +12,8 @@ use emostream_broadcast::{
     SubscriberConfig, Upstreams,
 };
 use emostream_http::{
-    AllowOrigin, Authenticator, Drained, Limits, Listener, Nowhere, Readiness, Tls, Trust, serve,
+    AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Readiness, Tls, Trust,
+    serve,
 };
 use emostream_log::{Cleanup, EventClock, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
@@ -104,7 +105,7 @@ pub(crate) struct Node {
     registry: Registry,
     publisher: Publisher,
     shutdown: CancellationToken,
-    served: JoinHandle<Drained>,
+    served: JoinHandle<DrainOutcome>,
     runtime: Runtime,
 }
 
@@ -168,7 +169,7 @@ impl Node {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let router = Nowhere::new(AllowOrigin::Any).after(publisher.router());
+        let router = NotFound::new(AllowOrigin::Any).after(publisher.router());
         let served = runtime.spawn(serve(
             Listener::new(listener, tls),
             router,
@@ -241,7 +242,7 @@ impl Node {
     }
 
     /// Ends as the program does: no more connections, goodbye to those there are.
-    pub(crate) fn stop(mut self) -> Drained {
+    pub(crate) fn stop(mut self) -> DrainOutcome {
         self.bye();
         self.runtime.block_on(&mut self.served).unwrap()
     }

@@ -39,19 +39,19 @@ pub struct BodyLimits {
 
 /// Receives the bodies of a service's requests.
 #[derive(Debug)]
-pub struct Bodies {
+pub struct BodyReader {
     limits: BodyLimits,
     room: Arc<Semaphore>,
 }
 
 /// A whole body. Its room is free again when it is dropped.
 #[derive(Debug)]
-pub struct Received {
+pub struct CollectedBody {
     bytes: Bytes,
     _room: Option<OwnedSemaphorePermit>,
 }
 
-impl Deref for Received {
+impl Deref for CollectedBody {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -91,7 +91,7 @@ impl From<BodyError> for Problem {
     }
 }
 
-impl Bodies {
+impl BodyReader {
     /// Receives within `limits`.
     pub fn new(limits: BodyLimits) -> Self {
         let room = Arc::new(Semaphore::new(limits.together_bytes as usize));
@@ -108,7 +108,7 @@ impl Bodies {
     }
 
     /// The whole body.
-    pub async fn read(&self, request: &mut Request) -> Result<Received, BodyError> {
+    pub async fn read(&self, request: &mut Request) -> Result<CollectedBody, BodyError> {
         self.check(request)?;
         let BodyLimits {
             body_bytes, time, ..
@@ -131,7 +131,7 @@ impl Bodies {
             self.make_room(&mut room, bytes)?;
             pieces.push(piece);
         }
-        Ok(Received {
+        Ok(CollectedBody {
             bytes: pieces.into_bytes(),
             _room: room,
         })

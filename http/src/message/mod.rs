@@ -5,6 +5,6 @@ pub(crate) mod not_found;
 pub(crate) mod problem;
 pub(crate) mod takeover;
 
-pub use collect::{Bodies, BodyError, BodyLimits, Received};
+pub use collect::{BodyError, BodyLimits, BodyReader, CollectedBody};
 pub use problem::Problem;
 pub use takeover::takeover;

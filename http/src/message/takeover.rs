@@ -12,10 +12,10 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures_util::stream;
 
-use crate::Taken;
+use crate::DetachedConnection;
 
 /// Continues with the socket.
-pub(crate) type OnTakeover = Box<dyn FnOnce(Taken) + Send>;
+pub(crate) type OnTakeover = Box<dyn FnOnce(DetachedConnection) + Send>;
 
 /// Extensions are `Clone`, so the value is behind an `Arc` and taken once.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ struct Takeover(Arc<Mutex<Option<OnTakeover>>>);
 ///
 /// Only for HTTP/1; over HTTP/2, where many requests share a socket, the response ends with its head. `take` is not
 /// called if the client has disconnected before. It must not block.
-pub fn takeover(take: impl FnOnce(Taken) + Send + 'static) -> Response {
+pub fn takeover(take: impl FnOnce(DetachedConnection) + Send + 'static) -> Response {
     // Its length is unknown, so axum adds no `Content-Length: 0`.
     let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
     let mut response = Response::new(body);

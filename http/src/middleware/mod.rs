@@ -13,4 +13,4 @@ pub use auth::{
 pub use compression::{Coding, Effort, compress_json};
 pub use cors::{AllowOrigin, InvalidOrigin, Origin};
 pub use forwarded_for::{InvalidNetwork, TrustedProxies};
-pub use not_found::Nowhere;
+pub use not_found::NotFound;

@@ -14,9 +14,9 @@ const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 /// 404 for every path, which pages of allowed origins may read: a page with a wrong path shall learn
 /// that it is wrong, so its browser's preflight is answered too.
 #[derive(Debug, Clone)]
-pub struct Nowhere(AllowOrigin);
+pub struct NotFound(AllowOrigin);
 
-impl Nowhere {
+impl NotFound {
     /// Readable for pages of these origins.
     pub fn new(allow: AllowOrigin) -> Self {
         Self(allow)

@@ -3,7 +3,7 @@
 //! ```text
 //!  HTTP
 //!  Socket ── plain ────────────┐
-//!      └──── TLS (rustls) ─────┴──▶ Wire: place in the limit, patience ──▶ TCP
+//!      └──── TLS (rustls) ─────┴──▶ ClientTcpStream: place in the limit, patience ──▶ TCP
 //! ```
 
 use std::{
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use crate::{Line, net::tcp::Wire};
+use crate::{NonBlockingStream, net::tcp::ClientTcpStream};
 
 /// A client's socket.
 ///
@@ -27,19 +27,19 @@ pub(crate) struct Socket(Layer);
 
 #[derive(Debug)]
 enum Layer {
-    Plain(Wire),
+    Plain(ClientTcpStream),
     /// Apart, since it is large and most sockets have none.
-    Tls(Box<TlsStream<Wire>>),
+    Tls(Box<TlsStream<ClientTcpStream>>),
 }
 
-impl From<Wire> for Socket {
-    fn from(wire: Wire) -> Self {
+impl From<ClientTcpStream> for Socket {
+    fn from(wire: ClientTcpStream) -> Self {
         Self(Layer::Plain(wire))
     }
 }
 
-impl From<TlsStream<Wire>> for Socket {
-    fn from(stream: TlsStream<Wire>) -> Self {
+impl From<TlsStream<ClientTcpStream>> for Socket {
+    fn from(stream: TlsStream<ClientTcpStream>) -> Self {
         Self(Layer::Tls(Box::new(stream)))
     }
 }
@@ -48,7 +48,7 @@ impl Socket {
     /// The socket without a runtime, and what is to be read before it: `read`, and what lies behind that.
     ///
     /// To be called in a tokio runtime, and with nothing unsent.
-    pub(crate) fn into_line(self, read: &[u8]) -> io::Result<(Line, Bytes)> {
+    pub(crate) fn detach(self, read: &[u8]) -> io::Result<(NonBlockingStream, Bytes)> {
         let (wire, tls) = match self.0 {
             Layer::Plain(wire) => (wire, None),
             Layer::Tls(stream) => {
@@ -57,8 +57,11 @@ impl Socket {
             }
         };
         let (stream, place, behind) = wire.into_parts();
-        let ahead = [read, &behind].concat();
-        Ok((Line::new(stream.into_std()?, tls, place), ahead.into()))
+        let read_ahead = [read, &behind].concat();
+        Ok((
+            NonBlockingStream::new(stream.into_std()?, tls, place),
+            read_ahead.into(),
+        ))
     }
 }
 

@@ -28,7 +28,7 @@ const LINGER_BYTES: usize = 4 << 20;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct ClientTcpStream {
     stream: TcpStream,
     /// Free for another when this is dropped.
     place: OwnedSemaphorePermit,
@@ -41,7 +41,7 @@ pub(crate) struct Wire {
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl Wire {
+impl ClientTcpStream {
     /// A client that leaves what is sent to it standing for as long as `unread` is given up.
     pub(crate) fn new(stream: TcpStream, place: OwnedSemaphorePermit, unread: Duration) -> Self {
         Self {
@@ -90,7 +90,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for ClientTcpStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -110,7 +110,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for ClientTcpStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Limits, Listener, Problem,
     message::problem::jittered_retry,
-    net::tcp::Wire,
+    net::tcp::ClientTcpStream,
     server::connection::{Serving, Shutdown},
     server::rate_limiter::RateLimiter,
     server::respond::Responder,
@@ -37,9 +37,9 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
+pub struct DrainOutcome {
     /// Connections that had not ended at the deadline, those taken over included.
-    pub left: usize,
+    pub remaining: usize,
 }
 
 /// Serves `listener` until `shutdown`; then accepts no more, lets requests in flight finish within
@@ -52,7 +52,7 @@ pub async fn serve(
     router: Router,
     limits: Limits,
     shutdown: CancellationToken,
-) -> Drained {
+) -> DrainOutcome {
     let Listener { tcp, tls } = listener.into();
     let mut requested = pin!(shutdown.cancelled());
     let places = Arc::new(Semaphore::new(limits.connections as usize));
@@ -98,7 +98,7 @@ pub async fn serve(
         if let Some(place) = place {
             // A socket that is already broken shows itself at its first read.
             let _ = stream.set_nodelay(true);
-            let wire = Wire::new(stream, place, serving.limits.unread);
+            let wire = ClientTcpStream::new(stream, place, serving.limits.unread);
             tokio::spawn(serving.clone().connection(wire, peer));
         } else if serving.tls.is_none()
             && let Ok(place) = refusals.clone().try_acquire_owned()
@@ -107,7 +107,10 @@ pub async fn serve(
                 true => "too many connections; come back later",
                 false => "too many new connections at once; come back later",
             };
-            tokio::spawn(refuse(Wire::new(stream, place, REFUSAL_TIME), why));
+            tokio::spawn(refuse(
+                ClientTcpStream::new(stream, place, REFUSAL_TIME),
+                why,
+            ));
         }
     }
     drop(tcp);
@@ -133,19 +136,19 @@ pub(crate) async fn pause_after(error: &io::Error) {
     }
 }
 
-async fn drained(places: &Semaphore, all: u32, within: Duration) -> Drained {
+async fn drained(places: &Semaphore, all: u32, within: Duration) -> DrainOutcome {
     // Every place is free again when every connection has ended.
     let ended = timeout(within, places.acquire_many(all)).await.is_ok();
-    let left = if ended {
+    let remaining = if ended {
         0
     } else {
         all as usize - places.available_permits()
     };
-    Drained { left }
+    DrainOutcome { remaining }
 }
 
 /// Tells a client that there is no place for it.
-async fn refuse(mut wire: Wire, why: &'static str) -> io::Result<()> {
+async fn refuse(mut wire: ClientTcpStream, why: &'static str) -> io::Result<()> {
     let problem = Problem::unavailable(why).text();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: {}\r\nconnection: close\r\n\

@@ -1,7 +1,7 @@
 //! One connection, from its first byte to its end.
 //!
 //! ```text
-//!  Wire ── in the clear: first bytes ──▶ Socket ─┬▶ HTTP/1: requests, one behind the other
+//!  ClientTcpStream ── in the clear: first bytes ──▶ Socket ─┬▶ HTTP/1: requests, one behind the other
 //!     └─── TLS: handshake, agrees ─────────┘     └▶ HTTP/2: requests beside each other
 //! ```
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Limits, Problem,
-    net::{socket::Socket, tcp::Wire, tls::HTTP2},
+    net::{socket::Socket, tcp::ClientTcpStream, tls::HTTP2},
     server::{respond::Responder, sniff::begins_http2},
 };
 
@@ -46,7 +46,7 @@ enum Spoken {
 
 impl Serving {
     /// Serves a connection to its end.
-    pub(crate) async fn connection(self: Arc<Self>, wire: Wire, peer: SocketAddr) {
+    pub(crate) async fn connection(self: Arc<Self>, wire: ClientTcpStream, peer: SocketAddr) {
         let spoken = tokio::select! {
             biased;
             spoken = self.begin(wire) => spoken,
@@ -67,7 +67,7 @@ impl Serving {
     }
 
     /// Finds out what is spoken, in time.
-    async fn begin(&self, mut wire: Wire) -> io::Result<Spoken> {
+    async fn begin(&self, mut wire: ClientTcpStream) -> io::Result<Spoken> {
         let Some(tls) = &self.tls else {
             let begun = timeout(self.limits.head, begins_http2(&mut wire)).await;
             return Ok(match begun.map_err(|_| io::ErrorKind::TimedOut)?? {
@@ -85,7 +85,10 @@ impl Serving {
     }
 }
 
-async fn shake_hands(tls: &TlsAcceptor, mut wire: Wire) -> io::Result<TlsStream<Wire>> {
+async fn shake_hands(
+    tls: &TlsAcceptor,
+    mut wire: ClientTcpStream,
+) -> io::Result<TlsStream<ClientTcpStream>> {
     // A TLS record begins with its type, which is no letter; a method in the clear does.
     if wire
         .first_byte()

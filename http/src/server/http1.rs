@@ -38,7 +38,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    Problem, Response, Taken,
+    DetachedConnection, Problem, Response,
     message::takeover::{self, OnTakeover},
     net::socket::Socket,
     server::connection::Serving,
@@ -121,8 +121,12 @@ impl Serving {
             End::Takeover(takeover) => takeover,
         };
         let parts = served.into_parts();
-        match parts.io.into_inner().socket.into_line(&parts.read_buf) {
-            Ok((line, ahead)) => takeover(Taken { line, head, ahead }),
+        match parts.io.into_inner().socket.detach(&parts.read_buf) {
+            Ok((stream, read_ahead)) => takeover(DetachedConnection {
+                stream,
+                head,
+                read_ahead,
+            }),
             Err(error) => tracing::debug!(%peer, %error, "a connection broke off"),
         }
         Ok(())

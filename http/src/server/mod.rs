@@ -11,6 +11,6 @@ mod sniff;
 mod streams;
 mod unix;
 
-pub use accept::{Drained, serve};
+pub use accept::{DrainOutcome, serve};
 pub use limits::Limits;
 pub use unix::serve_unix;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emostream_http::{Drained, Limits};
+use emostream_http::{DrainOutcome, Limits};
 use tokio::io::AsyncWriteExt;
 
 use crate::stage::Running;
@@ -95,5 +95,5 @@ async fn a_drain_ends_a_connection_that_rests() {
     running.shutdown.cancel();
     client.rest().await;
     drop(client);
-    assert_eq!(running.stop().await, Drained { left: 0 });
+    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
 }

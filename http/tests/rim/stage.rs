@@ -12,8 +12,8 @@ use std::{
 use axum::{Extension, Router, response::IntoResponse, routing::any};
 use bytes::Bytes;
 use emostream_http::{
-    Admin, Bodies, Body, BodyLimits, Drained, Limits, Listener, Problem, Readiness, Request,
-    Response, Taken, Tls, serve, takeover,
+    Admin, Body, BodyLimits, BodyReader, DetachedConnection, DrainOutcome, Limits, Listener,
+    Problem, Readiness, Request, Response, Tls, serve, takeover,
 };
 use futures_util::stream::poll_fn;
 use hyper::{
@@ -43,7 +43,7 @@ const BODIES: BodyLimits = BodyLimits {
 /// `/echo` answers the body (10 bytes at most), `/slow` waits for its gate, `/stream` sends until it
 /// is told to stop, `/upgrade` becomes an echo of bytes.
 struct Sample {
-    bodies: Bodies,
+    bodies: BodyReader,
     gate: Arc<Notify>,
     entered: Arc<Notify>,
     shutdown: CancellationToken,
@@ -88,8 +88,8 @@ impl Sample {
                 Response::new(Body::from_stream(pieces))
             }
             _ => {
-                let mut response = takeover(|taken| {
-                    std::thread::spawn(|| echo(taken));
+                let mut response = takeover(|detached| {
+                    std::thread::spawn(|| echo(detached));
                 });
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 let headers = response.headers_mut();
@@ -102,27 +102,27 @@ impl Sample {
 }
 
 /// Answers, then sends back what comes, on a thread of its own.
-fn echo(taken: Taken) {
-    let mut line = taken.line;
+fn echo(detached: DetachedConnection) {
+    let mut stream = detached.stream;
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(8));
     let both = Interest::READABLE | Interest::WRITABLE;
     let registry = poll.registry();
     registry
-        .register(&mut SourceFd(&line.as_raw_fd()), Token(0), both)
+        .register(&mut SourceFd(&stream.as_raw_fd()), Token(0), both)
         .unwrap();
-    let (mut unsent, mut bytes) = ([taken.head, taken.ahead].concat(), [0; 64]);
+    let (mut unsent, mut bytes) = ([detached.head, detached.read_ahead].concat(), [0; 64]);
     loop {
         let written = match unsent.is_empty() {
-            true => line.flush().map(|()| 0),
-            false => line.write(&[IoSlice::new(&unsent)]),
+            true => stream.flush().map(|()| 0),
+            false => stream.write(&[IoSlice::new(&unsent)]),
         };
         match written {
             Ok(written) => drop(unsent.drain(..written)),
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
         }
         // Backpressure: what waits is sent before more is read.
-        if unsent.is_empty() && line.is_flushed() {
-            match line.read(&mut bytes) {
+        if unsent.is_empty() && stream.is_flushed() {
+            match stream.read(&mut bytes) {
                 Ok(read @ 1..) => {
                     unsent.extend_from_slice(&bytes[..read]);
                     continue;
@@ -143,7 +143,7 @@ pub(crate) struct Running {
     pub(crate) readiness: Readiness,
     pub(crate) registry: Registry,
     pub(crate) shutdown: CancellationToken,
-    served: JoinHandle<Drained>,
+    served: JoinHandle<DrainOutcome>,
 }
 
 impl Running {
@@ -157,7 +157,7 @@ impl Running {
         let (gate, entered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let shutdown = CancellationToken::new();
         let sample = Sample {
-            bodies: Bodies::new(BODIES),
+            bodies: BodyReader::new(BODIES),
             gate: gate.clone(),
             entered: entered.clone(),
             shutdown: shutdown.clone(),
@@ -193,7 +193,7 @@ impl Running {
         client.rest().await
     }
 
-    pub(crate) async fn stop(self) -> Drained {
+    pub(crate) async fn stop(self) -> DrainOutcome {
         self.shutdown.cancel();
         timeout(DEADLINE, self.served).await.unwrap().unwrap()
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::{Extension, Router, extract::State, routing::any};
-use emostream_http::{AllowOrigin, Bodies, Principal, Problem, Request, Response, bearer};
+use emostream_http::{AllowOrigin, BodyReader, Principal, Problem, Request, Response, bearer};
 use emostream_log::LogError;
 use hyper::{HeaderMap, Method, body::Body as _, header::ORIGIN};
 use tokio::{sync::oneshot, time::timeout};
@@ -29,7 +29,7 @@ use crate::{
 /// What every request shares.
 pub(crate) struct Service {
     pub(crate) config: Config,
-    pub(crate) bodies: Bodies,
+    pub(crate) bodies: BodyReader,
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) health: Arc<Health>,
     pub(crate) limiter: Limiter,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{Limits, Nowhere, Readiness, serve};
+use emostream_http::{Limits, NotFound, Readiness, serve};
 use emostream_ingest::{Config, DrainError, Ingest};
 use emostream_log::{Cleanup, Header, Log, TopicSpec, embedded::EmbeddedLog, read_to_end};
 use emostream_model::{Batch, Emoji, Reaction, ReactionRef, Room, Topics, UserId};
@@ -34,7 +34,7 @@ pub(crate) struct Stage {
     address: SocketAddr,
     ingest: Ingest,
     shutdown: CancellationToken,
-    served: JoinHandle<emostream_http::Drained>,
+    served: JoinHandle<emostream_http::DrainOutcome>,
     runtime: Runtime,
 }
 
@@ -79,7 +79,7 @@ impl Stage {
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
         let shutdown = CancellationToken::new();
-        let nowhere = Nowhere::new(config.allow_origin.clone());
+        let nowhere = NotFound::new(config.allow_origin.clone());
         let starting = Ingest::start(config, log.clone(), &registry, &readiness);
         let ingest = runtime.block_on(starting).unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -182,7 +182,7 @@ impl Stage {
     pub(crate) fn stop(&mut self, within: Duration) -> Result<(), DrainError> {
         self.shutdown.cancel();
         let drained = self.runtime.block_on(&mut self.served).unwrap();
-        assert_eq!(drained.left, 0);
+        assert_eq!(drained.remaining, 0);
         self.drain(within)
     }
 

@@ -1,7 +1,7 @@
 //! A client's socket that its new owner drives by hand: no runtime, and no call that waits.
 //!
 //! ```text
-//!  hyper ── request, answer's head ──▶ Taken ──▶ Line: read, write, flush, finish ──▶ TCP
+//!  hyper ── request, answer's head ──▶ DetachedConnection ──▶ NonBlockingStream: read, write, flush, finish ──▶ TCP
 //!                                                 └─ TLS (rustls), if it was spoken
 //! ```
 //!
@@ -23,7 +23,7 @@ use tokio_rustls::rustls::ServerConnection;
 const RECORDS: usize = 16;
 
 /// See the module.
-pub struct Line {
+pub struct NonBlockingStream {
     stream: TcpStream,
     /// Apart, since it is large and most lines have none.
     tls: Option<Box<ServerConnection>>,
@@ -32,16 +32,16 @@ pub struct Line {
 
 /// What whoever takes a socket over gets.
 #[derive(Debug)]
-pub struct Taken {
+pub struct DetachedConnection {
     /// The socket.
-    pub line: Line,
+    pub stream: NonBlockingStream,
     /// The answer's head, which is still to be written.
     pub head: Bytes,
     /// What was read beyond the request.
-    pub ahead: Bytes,
+    pub read_ahead: Bytes,
 }
 
-impl Line {
+impl NonBlockingStream {
     pub(crate) fn new(
         stream: TcpStream,
         tls: Option<ServerConnection>,
@@ -123,21 +123,21 @@ fn records(tls: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()>
     Ok(())
 }
 
-impl AsFd for Line {
+impl AsFd for NonBlockingStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
 }
 
-impl AsRawFd for Line {
+impl AsRawFd for NonBlockingStream {
     fn as_raw_fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for NonBlockingStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line")
+        f.debug_struct("NonBlockingStream")
             .field("stream", &self.stream)
             .field("tls", &self.tls.is_some())
             .finish_non_exhaustive()
