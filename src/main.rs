@@ -7,31 +7,28 @@
 //! Invariant: nothing behind a command's validation sees a string that could still be wrong, and no
 //! port is bound before all of the configuration is known to be good.
 
+mod cli;
 mod client;
 mod commands;
 mod defect;
 mod exit;
-mod flags;
-mod kafka_config;
 mod log_socket;
 mod logging;
 mod open_files;
 mod output;
 mod permissions;
-mod settings;
+mod server;
 mod signal;
-mod text_file;
 mod topics;
-mod values;
 
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
 use crate::{
+    cli::parsing::{self, Parsed},
     commands::Command,
     exit::{Exit, Failure},
-    flags::Parsed,
     logging::LogFormat,
     signal::Signals,
 };
@@ -54,12 +51,12 @@ fn main() -> ExitCode {
 
 fn run(signals: Signals, format: LogFormat) -> Result<ExitCode, Failure> {
     defect::end_the_process_on_panic(format);
-    let command = match flags::parse(std::env::args_os()) {
+    let command = match parsing::parse(std::env::args_os()) {
         Parsed::Run(matches) => Command::from_arg_matches(&matches),
         Parsed::Say(text) => return Ok(output::say(&text)),
         Parsed::Refuse(line) => return Err(refused(&line)),
     };
-    let command = command.map_err(|error| refused(&flags::one_line(&error)))?;
+    let command = command.map_err(|error| refused(&parsing::one_line(&error)))?;
     match command.run(signals) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(failure) if failure.exit == Exit::Usage => Err(refused(&failure.sentence)),
@@ -69,6 +66,6 @@ fn run(signals: Signals, format: LogFormat) -> Result<ExitCode, Failure> {
 
 /// A wrong configuration; `complaint` names the flag, and this the variable that sets it.
 fn refused(complaint: &str) -> Failure {
-    let sentence = flags::with_variables(complaint, std::env::args_os());
+    let sentence = parsing::with_variables(complaint, std::env::args_os());
     Failure::new(Exit::Usage, sentence)
 }

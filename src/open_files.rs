@@ -1,7 +1,5 @@
 //! How many files the process may have open: every connection is one.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 /// What is open beside connections: the log, its brokers, listeners, epoll, standard streams, connections to the
 /// administrator and those that are just refused.
 const BESIDE: u64 = 256;
@@ -14,22 +12,12 @@ const BESIDE: u64 = 256;
 pub(crate) fn allow(connections: u32, relays: u32) -> u32 {
     let beside = BESIDE + u64::from(relays);
     let needed = u64::from(connections) + beside;
-    let limit = getrlimit(Resource::Nofile);
-    let enough = |current: Option<u64>| current.is_none_or(|current| current >= needed);
-    if enough(limit.current) {
+    let raised = rlimit::increase_nofile_limit(needed);
+    let allowed = raised.or_else(|_| rlimit::Resource::NOFILE.get_soft());
+    let allowed = allowed.unwrap_or(needed);
+    if allowed >= needed {
         return connections;
     }
-    let all = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let allowed = match setrlimit(Resource::Nofile, all) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    let Some(allowed) = allowed.filter(|_| !enough(allowed)) else {
-        return connections;
-    };
     let served = served(allowed, beside).min(connections);
     tracing::warn!(
         "only {allowed} files may be open, so {served} connections are served at most, not {connections}; \

@@ -1,4 +1,7 @@
 //! A publisher's metrics for Prometheus.
+//!
+//! Registered by four closures: the prometheus crate's macros need 25 lines more, since they repeat prefix, registry and
+//! buckets for each metric.
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,

@@ -2,10 +2,12 @@
 
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
-use emostream_http::{Handler, Readiness, Shutdown};
+use axum::Router;
+use emostream_http::Readiness;
 use emostream_log::Log;
 use emostream_model::WindowSettings;
 use prometheus::Registry;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, SubscriberConfig};
 use crate::error::BroadcastError;
@@ -29,7 +31,7 @@ pub struct Publisher {
 impl Publisher {
     /// Starts a publisher: restores the rooms from the log, then applies new results.
     ///
-    /// Blocks on the log, some seconds at most: not to be called from an async task. The handler has to
+    /// Blocks on the log, some seconds at most: not to be called from an async task. The router has to
     /// be served in a tokio runtime.
     pub fn start(
         config: Config,
@@ -84,7 +86,7 @@ impl Publisher {
     pub fn serve_relays(
         &self,
         port: RelayPort,
-        shutdown: Shutdown,
+        shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
         server::serve(self.updates.clone(), port, shutdown)
     }
@@ -95,9 +97,9 @@ impl Publisher {
         async move { BroadcastError::OtherLog(updates.log_mismatch().await.to_string()) }
     }
 
-    /// The handler of its requests.
-    pub fn handler(&self) -> Arc<impl Handler + use<>> {
-        self.service.clone()
+    /// The routes of its requests.
+    pub fn router(&self) -> Router {
+        self.service.clone().router()
     }
 
     /// Sends `bye` to every subscriber, with the time at which to reconnect, and ends its stream. The listener's

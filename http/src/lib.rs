@@ -2,15 +2,17 @@
 //!
 //! ```text
 //!             ┌───────────── serve ─────────────┐
-//!  accept ──▶ │ Limits ▶ TLS ▶ hyper ▶ Handler ─┼─▶ Response<Body>     bytes, a stream,
-//!             └─────────── Shutdown ────────────┘                      or the socket itself ([`Line`])
+//!  accept ──▶ │ Limits ▶ TLS ▶ hyper ▶ Router ──┼─▶ Response     bytes, a stream,
+//!             └─────── CancellationToken ───────┘              or the socket itself ([`takeover()`])
 //! ```
 //!
-//! A service is a [`Handler`]; two of them on one address are the tuple of both. The caller takes
-//! an address by [`listen()`], [`serve()`] serves it until the [`Shutdown`] is triggered, in TLS where the
+//! A service is an axum `Router`; two of them on one address are merged. The caller takes
+//! an address by [`listen()`], [`serve()`] serves it until its `CancellationToken` is cancelled, in TLS where the
 //! [`Listener`] has one. Errors are RFC 9457 problems ([`Problem`]), browsers of other origins are let in
 //! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`] with the keys of a file or of an identity provider,
-//! and [`Admin`] answers health, readiness and metrics. [`serve_unix()`] serves a handler to processes of this host.
+//! and [`Admin`] answers health, readiness and metrics. [`serve_unix()`] serves a router to processes of this host.
+//!
+//! Layers: server → middleware → {admin, client} → message → net. A file imports downward only.
 //!
 //! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
 //!
@@ -20,51 +22,22 @@
 //! limit, and what it only announces takes no room.
 
 mod admin;
-mod auth;
-mod body;
-mod connection;
-mod cors;
-mod forwarded;
-mod handler;
-mod http1;
-mod http2;
-mod limits;
-mod line;
-mod listen;
-mod nowhere;
-mod pace;
-mod preface;
-mod problem;
-mod readiness;
-mod receive;
-mod serve;
-mod shutdown;
-mod socket;
-mod streams;
-mod timer;
-mod tls;
-mod trust;
-mod unix;
-mod wire;
+mod client;
+mod message;
+mod middleware;
+mod net;
+mod server;
 
-pub use admin::Admin;
-pub use auth::{
-    Authenticator, InvalidJwksUrl, InvalidKey, InvalidKeySet, JwksUrl, Principal, RequiredClaims,
-    bearer,
+pub use admin::{Admin, Component, Readiness};
+pub use axum::{body::Body, extract::Request, response::Response};
+pub use client::{Trust, TrustError};
+pub use message::{BodyError, BodyLimits, BodyReader, CollectedBody, Problem, takeover};
+pub use middleware::{
+    AllowOrigin, Authenticator, Coding, Effort, InvalidJwksUrl, InvalidKey, InvalidKeySet,
+    InvalidNetwork, InvalidOrigin, JwksUrl, NotFound, Origin, Principal, RequiredClaims,
+    TrustedProxies, bearer, compress_json,
 };
-pub use body::{Body, BodySender, Closed};
-pub use cors::{AllowOrigin, InvalidOrigin, Origin};
-pub use forwarded::{InvalidNetwork, TrustedProxies};
-pub use handler::{Handler, Request, Response};
-pub use limits::Limits;
-pub use line::{Line, Taken};
-pub use listen::{Listener, listen};
-pub use nowhere::Nowhere;
-pub use problem::Problem;
-pub use readiness::{Component, Readiness};
-pub use receive::{Bodies, BodyError, BodyLimits, Received};
-pub use serve::{Drained, serve};
-pub use shutdown::Shutdown;
-pub use tls::{Tls, TlsError, TlsFile, TlsFiles};
-pub use trust::{Trust, TrustError};
-pub use unix::serve_unix;
+pub use net::{
+    DetachedConnection, Listener, NonBlockingStream, Tls, TlsError, TlsFile, TlsFiles, listen,
+};
+pub use server::{DrainOutcome, Limits, serve, serve_unix};

@@ -7,8 +7,8 @@ mod http1;
 mod http2;
 #[path = "rim/identity.rs"]
 mod identity;
-#[path = "rim/rest.rs"]
-mod rest;
+#[path = "rim/keep_alive.rs"]
+mod keep_alive;
 #[path = "rim/stage.rs"]
 mod stage;
 #[path = "rim/tls.rs"]

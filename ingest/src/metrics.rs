@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use hyper::StatusCode;
 use prometheus::{
-    Error, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    core::{Collector, Desc},
-    proto::MetricFamily,
+    Error, Histogram, IntCounter, IntCounterVec, IntGauge, PullingGauge, Registry,
+    register_histogram_with_registry, register_int_counter_vec_with_registry,
+    register_int_gauge_with_registry,
 };
 
 use crate::buffer::Buffer;
@@ -55,48 +55,44 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Registers them.
     pub(crate) fn new(registry: &Registry, buffer: &Arc<Buffer>) -> Result<Self, Error> {
-        let reactions = counters(
-            registry,
-            ("reactions_total", "Reactions by what became of them."),
-            "outcome",
+        let reactions = register_int_counter_vec_with_registry!(
+            "emostream_ingest_reactions_total",
+            "Reactions by what became of them.",
+            &["outcome"],
+            registry
         )?;
-        let flushes = counters(
-            registry,
-            ("flushes_total", "Flushes to the log by how they ended."),
-            "outcome",
+        let flushes = register_int_counter_vec_with_registry!(
+            "emostream_ingest_flushes_total",
+            "Flushes to the log by how they ended.",
+            &["outcome"],
+            registry
         )?;
-        let capacity = gauge(
-            "buffer_capacity_reactions",
+        let requests = register_int_counter_vec_with_registry!(
+            "emostream_ingest_requests_total",
+            "Requests by the status of their answer.",
+            &["code"],
+            registry
+        )?;
+        register_int_gauge_with_registry!(
+            "emostream_ingest_buffer_capacity_reactions",
             "The most reactions that may wait.",
-        )?;
-        capacity.set(i64::from(buffer.capacity()));
-        registry.register(Box::new(capacity))?;
-        registry.register(Box::new(BufferFill {
-            gauge: gauge(
-                "buffer_reactions",
-                "Reactions, and room reserved for them, that wait for the log or its acknowledgement.",
-            )?,
-            buffer: buffer.clone(),
-        }))?;
-        let requests = counters(
-            registry,
-            ("requests_total", "Requests by the status of their answer."),
-            "code",
-        )?;
-        let shown = |gauge: IntGauge| {
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, Error>(gauge)
-        };
+            registry
+        )?
+        .set(i64::from(buffer.capacity()));
+        let filled = buffer.clone();
+        registry.register(Box::new(PullingGauge::new(
+            "emostream_ingest_buffer_reactions",
+            "Reactions, and room reserved for them, that wait for the log or its acknowledgement.",
+            Box::new(move || filled.fill() as f64),
+        )?))?;
         Ok(Self {
             requests_202: requests.with_label_values(&[StatusCode::ACCEPTED.as_str()]),
             requests,
-            request_seconds: histogram(
-                registry,
-                (
-                    "request_seconds",
-                    "Time from a request's head to its answer.",
-                ),
-                &REQUEST_SECONDS,
+            request_seconds: register_histogram_with_registry!(
+                "emostream_ingest_request_seconds",
+                "Time from a request's head to its answer.",
+                REQUEST_SECONDS.to_vec(),
+                registry
             )?,
             accepted: reactions.with_label_values(&["accepted"]),
             rejected: reactions.with_label_values(&["rejected"]),
@@ -107,30 +103,32 @@ impl Metrics {
             lost: reactions.with_label_values(&["lost"]),
             flushes: flushes.with_label_values(&["stored"]),
             failed_flushes: flushes.with_label_values(&["failed"]),
-            flush_seconds: histogram(
-                registry,
-                (
-                    "flush_seconds",
-                    "Time from a flush to its last acknowledgement.",
-                ),
-                &FLUSH_SECONDS,
+            flush_seconds: register_histogram_with_registry!(
+                "emostream_ingest_flush_seconds",
+                "Time from a flush to its last acknowledgement.",
+                FLUSH_SECONDS.to_vec(),
+                registry
             )?,
-            partitions: shown(gauge(
-                "partitions",
+            partitions: register_int_gauge_with_registry!(
+                "emostream_ingest_partitions",
                 "Partitions that every flush writes to.",
-            )?)?,
-            partitions_away: shown(gauge(
-                "partitions_away",
+                registry
+            )?,
+            partitions_away: register_int_gauge_with_registry!(
+                "emostream_ingest_partitions_away",
                 "Partitions that take nothing at the moment; the others take their share.",
-            )?)?,
-            rooms: shown(gauge("rooms_in_use", "Rooms that had reactions lately.")?)?,
-            skew_seconds: histogram(
-                registry,
-                (
-                    "claimed_skew_seconds",
-                    "Time of receipt less the timestamp that the sender claims.",
-                ),
-                &SKEW_SECONDS,
+                registry
+            )?,
+            rooms: register_int_gauge_with_registry!(
+                "emostream_ingest_rooms_in_use",
+                "Rooms that had reactions lately.",
+                registry
+            )?,
+            skew_seconds: register_histogram_with_registry!(
+                "emostream_ingest_claimed_skew_seconds",
+                "Time of receipt less the timestamp that the sender claims.",
+                SKEW_SECONDS.to_vec(),
+                registry
             )?,
         })
     }
@@ -149,50 +147,4 @@ impl Metrics {
         self.skew_seconds
             .observe((now_ms as f64 - claimed_ms as f64) / 1000.0);
     }
-}
-
-/// The buffer's fill, looked at when the metrics are read.
-struct BufferFill {
-    gauge: IntGauge,
-    buffer: Arc<Buffer>,
-}
-
-impl Collector for BufferFill {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge.set(self.buffer.fill() as i64);
-        self.gauge.collect()
-    }
-}
-
-fn named(name: &str) -> String {
-    format!("emostream_ingest_{name}")
-}
-
-fn gauge(name: &str, help: &str) -> Result<IntGauge, Error> {
-    IntGauge::new(named(name), help)
-}
-
-fn counters(
-    registry: &Registry,
-    (name, help): (&str, &str),
-    label: &str,
-) -> Result<IntCounterVec, Error> {
-    let counters = IntCounterVec::new(Opts::new(named(name), help), &[label])?;
-    registry.register(Box::new(counters.clone()))?;
-    Ok(counters)
-}
-
-fn histogram(
-    registry: &Registry,
-    (name, help): (&str, &str),
-    buckets: &[f64],
-) -> Result<Histogram, Error> {
-    let opts = HistogramOpts::new(named(name), help).buckets(buckets.to_vec());
-    let histogram = Histogram::with_opts(opts)?;
-    registry.register(Box::new(histogram.clone()))?;
-    Ok(histogram)
 }

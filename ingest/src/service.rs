@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{Bodies, Handler, Readiness, Shutdown};
+use axum::Router;
+use emostream_http::{BodyReader, Readiness};
 use emostream_log::{Appender, Header, Log, LogError};
 use emostream_model::INSTANCE_HEADER;
 use prometheus::Registry;
@@ -17,24 +18,25 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::rate_limiter::Limiter,
+    admission::room_limit::Rooms,
+    api::handler::Service,
     buffer::Buffer,
     config::{ACCEPTED_TIMEOUT, Config, PARTITIONS_EVERY},
-    flush::{Flusher, RecordLimit},
-    handler::Service,
-    health::Health,
-    instance,
-    limiter::Limiter,
     metrics::Metrics,
-    rooms::Rooms,
+    producer::flusher::{Flusher, RecordLimit},
+    producer::instance,
+    producer::partition_health::Health,
 };
 
 /// A running ingest. Dropped without [`Ingest::drain`], it flushes once more and does not wait.
 pub struct Ingest {
     service: Arc<Service>,
     flusher: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
-    stopping: Shutdown,
+    stopping: CancellationToken,
 }
 
 /// Why a drain did not store everything.
@@ -115,13 +117,13 @@ impl Ingest {
         };
         let (stop, stopped) = oneshot::channel();
         let flusher = tokio::spawn(flusher.run(config.flush, stopped));
-        let stopping = Shutdown::new();
+        let stopping = CancellationToken::new();
         let watch = watch_partitions(log, topic, partitions, metrics.clone());
-        tokio::spawn(until(stopping.clone(), watch));
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(watch));
         let rooms = Rooms::new(config.rooms.clone(), config.max_rooms, Instant::now());
         let limiter = Limiter::new(config.per_user, config.per_address, Instant::now());
         let service = Service {
-            bodies: Bodies::new(config.bodies()),
+            bodies: BodyReader::new(config.bodies()),
             config,
             buffer,
             health,
@@ -136,9 +138,9 @@ impl Ingest {
         })
     }
 
-    /// What answers its requests.
-    pub fn handler(&self) -> Arc<impl Handler + use<>> {
-        self.service.clone()
+    /// The routes of its requests.
+    pub fn router(&self) -> Router {
+        self.service.clone().router()
     }
 
     /// Takes no more, flushes, and waits until the log has acknowledged everything. To be called when
@@ -149,7 +151,7 @@ impl Ingest {
         } = &*self.service;
         let lost_before = metrics.lost.get();
         let everything = timeout(within, self.flush_last()).await;
-        self.stopping.trigger();
+        self.stopping.cancel();
         let unacknowledged = buffer.fill();
         match (everything, metrics.lost.get() - lost_before) {
             (Err(_), _) if unacknowledged > 0 => Err(DrainError::Unacknowledged {
@@ -177,7 +179,7 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        self.stopping.trigger();
+        self.stopping.cancel();
     }
 }
 
@@ -236,12 +238,5 @@ async fn watch_partitions(
             Ok(Err(error)) => tracing::warn!(%error, "the partitions could not be looked up"),
             Err(_) => return,
         }
-    }
-}
-
-async fn until(stopping: Shutdown, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = stopping.requested() => {}
-        () = work => {}
     }
 }

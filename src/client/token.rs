@@ -8,7 +8,7 @@ use std::{fmt, fs::File, io::Read, path::Path};
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
 
-use crate::text_file;
+use crate::cli::text_file;
 
 /// The longest file: some hundred thousand tokens.
 const FILE_BYTES: u64 = 64 << 20;

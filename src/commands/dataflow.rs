@@ -10,15 +10,15 @@ use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
 use self::cluster::ClusterFlags;
-use super::roles::{AdminServer, Counting, Drain, Watch};
 use crate::{
+    cli::flags::{AdminFlags, DescribedKafkaFlags, EmojiFlags, TopicFlags},
+    cli::values::{duration, ms},
     exit::Failure,
     output,
     permissions::Role,
-    settings::{AdminFlags, DescribedKafkaFlags, EmojiFlags, TopicFlags},
+    server::{AdminServer, Counting, Drain, Watch},
     signal::Signals,
     topics,
-    values::{duration, ms},
 };
 
 /// More than any machine has cores.

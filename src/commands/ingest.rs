@@ -1,26 +1,22 @@
 //! `emostream ingest`: the HTTP ingest service, in a process of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_http::{
-    AllowOrigin, Authenticator, Listener, Nowhere, Shutdown, TrustedProxies, serve,
-};
+use emostream_http::TrustedProxies;
 use emostream_ingest::{Config, Ingest, RateLimit, RoomPattern, StartError};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics};
 
-use super::roles::{AdminServer, Drain, Watch, address, announce, bind, follow, scheme};
 use crate::{
+    cli::flags::{EmojiFlags, KafkaFlags, ServerFlags, TopicFlags},
+    cli::values::{Rate, duration},
     exit::{Exit, Failure},
     logging::LogFormat,
     permissions::Role,
-    settings::{
-        AdminFlags, EmojiFlags, KafkaFlags, ListenFlags, OriginFlags, TokenFlags, TopicFlags,
-    },
+    server::{Drain, ServerConfig, Watch, announce},
     signal::Signals,
     topics,
-    values::{Rate, duration},
 };
 
 /// More would make batches that the log refuses.
@@ -33,13 +29,7 @@ pub(crate) struct Flags {
     #[command(flatten)]
     topics: TopicFlags,
     #[command(flatten)]
-    listen: ListenFlags,
-    #[command(flatten)]
-    admin: AdminFlags,
-    #[command(flatten)]
-    origin: OriginFlags,
-    #[command(flatten)]
-    tokens: TokenFlags,
+    server: ServerFlags,
     #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
@@ -89,8 +79,7 @@ impl IntakeFlags {
         &self,
         topics: Topics,
         emojis: EmojiNames,
-        allow_origin: AllowOrigin,
-        authenticator: Authenticator,
+        server: &ServerConfig,
         clock: EventClock,
     ) -> Config {
         Config {
@@ -100,8 +89,8 @@ impl IntakeFlags {
             rooms: self.rooms.clone(),
             max_rooms: self.max_rooms as usize,
             emojis,
-            allow_origin,
-            authenticator,
+            allow_origin: server.allow_origin.clone(),
+            authenticator: server.authenticator.clone(),
             per_user: self.per_user_rate,
             per_address: self.per_address_rate,
             trusted_proxies: self.trusted_proxy.iter().cloned().collect(),
@@ -128,42 +117,24 @@ pub(super) async fn flush_last(ingest: &Ingest, drain: &Drain) -> Result<(), Fai
 
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
-    let tls = flags.listen.tls()?;
-    let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
-    let nowhere = Nowhere::new(origin.clone());
-    let authenticator = flags.tokens.authenticator()?;
-    let clock = EventClock::host();
+    let server = ServerConfig::read(&flags.server)?;
+    let emojis = flags.emojis.names()?;
     let config = flags
         .intake
-        .config(names.clone(), emojis, origin, authenticator.clone(), clock);
+        .config(names.clone(), emojis, &server, EventClock::host());
     let log = flags.kafka.connect()?;
     topics::require(&*log, Role::Ingest, &names)?;
     super::run(async {
         let watch = Watch::new()?;
-        watch.follow_keys(&authenticator)?;
-        let listener = bind("--listen", flags.listen.address())?;
-        let address = address(&listener)?;
-        let (scheme, limits) = (scheme(&tls), flags.listen.limits(0));
-        follow(&tls);
-        let admin = AdminServer::start(flags.admin.address(), tls.clone(), &watch).await?;
+        let bound = server.bind(0, &watch).await?;
         let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
-        let shutdown = Shutdown::new();
-        signals.take_over();
-        let handler = Arc::new((ingest.handler(), nowhere));
-        let serving = tokio::spawn(serve(
-            Listener::new(listener, tls),
-            handler,
-            limits,
-            shutdown.clone(),
-        ));
-        let url = format!("{scheme}://{address}/v1/reactions");
+        let url = format!("{}://{}/v1/reactions", bound.scheme(), bound.address);
+        let serving = bound.serve(ingest.router(), &signals);
         announce(format, &format!("taking reactions at {url}\n"), &url)?;
 
-        tracing::info!("{}: draining", signals.next().await);
-        let drain = Drain::begin();
-        shutdown.trigger();
-        drain.wait_for(serving).await;
+        let (_, drain) = serving.until_ended(&mut signals, pending()).await;
+        let admin = serving.drained(&drain).await;
         flush_last(&ingest, &drain).await?;
         admin.stop().await;
         Ok(())

@@ -1,16 +1,12 @@
 //! What the program does: one file a subcommand.
 
 mod dataflow;
-mod examples;
 mod ingest;
 mod inspect;
 mod load;
-mod log_watch;
 mod publisher;
-mod publishing;
 mod relay;
 mod reset;
-mod roles;
 mod subscribe;
 mod topics;
 mod up;
@@ -20,7 +16,7 @@ use std::time::Duration;
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
-use crate::{exit::Failure, logging::LogFlags, signal::Signals};
+use crate::{cli::examples, exit::Failure, logging::LogFlags, signal::Signals};
 
 /// What is left to close when a command has ended.
 const CLOSING: Duration = Duration::from_millis(300);

@@ -3,27 +3,20 @@
 use std::time::Duration;
 
 use clap::Args;
-use emostream_broadcast::{Config, IngestUrl, SUBSCRIBER_HEARTBEAT, SubscriberConfig};
+use emostream_broadcast::{Config, IngestUrl};
 use emostream_dataflow::{DataflowError, stored};
-use emostream_http::Nowhere;
 use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 
-use super::{
-    publishing::{Publishing, RING, Rim},
-    roles::Watch,
-};
 use crate::{
+    cli::flags::{KafkaFlags, ServerFlags, TopicFlags},
+    cli::values::{duration, ms},
     exit::Failure,
     logging::LogFormat,
     permissions::Role,
-    settings::{
-        AdminFlags, FanoutFlags, KafkaFlags, ListenFlags, OriginFlags, RelayListenFlags,
-        TokenFlags, TopicFlags,
-    },
+    server::{Publishing, PublishingFlags, ServerConfig, Watch},
     signal::Signals,
     topics,
-    values::{duration, ms},
 };
 
 /// The dataflow's defaults (INTERFACE).
@@ -33,21 +26,13 @@ const SWARM_SIZE: u64 = 1000;
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    listen: ListenFlags,
+    server: ServerFlags,
     #[command(flatten)]
     kafka: KafkaFlags,
     #[command(flatten)]
     topics: TopicFlags,
     #[command(flatten)]
-    admin: AdminFlags,
-    #[command(flatten)]
-    origin: OriginFlags,
-    #[command(flatten)]
-    tokens: TokenFlags,
-    #[command(flatten)]
-    fanout: FanoutFlags,
-    #[command(flatten)]
-    relays: RelayListenFlags,
+    publishing: PublishingFlags,
     /// How often a live tally comes, as the dataflow has it: subscribers are told
     #[arg(long, default_value = "250ms", value_parser = duration)]
     live: Duration,
@@ -59,38 +44,29 @@ pub(crate) struct Flags {
 
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
-    let tls = flags.listen.tls()?;
-    let authenticator = flags.tokens.authenticator()?;
-    let token = flags.relays.token()?;
-    let nowhere = Nowhere::new(flags.origin.allowed());
+    let server = ServerConfig::read(&flags.server)?;
+    let token = flags.publishing.token()?;
     let log = flags.kafka.connect()?;
     let needed = topics::require(&*log, Role::Publisher, &names)?;
     let (window_ms, swarm_size) = cut(&names, &*log)?;
+    let clock = EventClock::host();
     let config = Config {
-        topics: names.clone(),
+        topics: names,
         window_ms,
         live_ms: ms(flags.live),
         swarm_size,
-        subscribers: SubscriberConfig {
-            ring: RING,
-            ingest_url: flags.ingest_url,
-            allow_origin: flags.origin.allowed(),
-            authenticator: authenticator.clone(),
-            shards: flags.fanout.shards(),
-            drain: flags.fanout.drain(),
-            clock: EventClock::host(),
-            heartbeat: SUBSCRIBER_HEARTBEAT,
-        },
+        subscribers: flags
+            .publishing
+            .subscribers(&server, flags.ingest_url, clock),
     };
     super::run(async {
         let watch = Watch::new()?;
-        watch.follow_keys(&authenticator)?;
-        let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
-        let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
+        let bound = server.bind(flags.publishing.max_relays(), &watch).await?;
+        let relays = flags.publishing.bind(token, &bound)?;
         let _watching = watch.follow(&log, needed)?;
         let publishing = Publishing::start(config, log, &watch).await?;
         publishing
-            .serve(("publisher", format), rim, nowhere, &mut signals)
+            .serve(("publisher", format), bound, relays, &mut signals)
             .await
     })
 }

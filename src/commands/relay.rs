@@ -3,20 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use emostream_broadcast::{IngestUrl, SUBSCRIBER_HEARTBEAT, SubscriberConfig, Upstreams};
-use emostream_http::{Nowhere, Trust};
+use emostream_broadcast::{IngestUrl, Upstreams};
+use emostream_http::Trust;
 use emostream_log::EventClock;
 
-use super::{
-    publishing::{Publishing, RING, Rim},
-    roles::Watch,
-};
 use crate::{
+    cli::flags::ServerFlags,
+    cli::values::host_and_port,
     exit::Failure,
     logging::LogFormat,
-    settings::{AdminFlags, FanoutFlags, ListenFlags, OriginFlags, RelayListenFlags, TokenFlags},
+    server::{Publishing, PublishingFlags, ServerConfig, Watch},
     signal::Signals,
-    values::host_and_port,
 };
 
 #[derive(Debug, Args)]
@@ -38,17 +35,9 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "FILE")]
     upstream_ca: Option<PathBuf>,
     #[command(flatten)]
-    listen: ListenFlags,
+    server: ServerFlags,
     #[command(flatten)]
-    fanout: FanoutFlags,
-    #[command(flatten)]
-    relays: RelayListenFlags,
-    #[command(flatten)]
-    admin: AdminFlags,
-    #[command(flatten)]
-    origin: OriginFlags,
-    #[command(flatten)]
-    tokens: TokenFlags,
+    publishing: PublishingFlags,
     /// Where the page sends reactions, as browsers reach it: the ingest, if it is not behind the address
     /// that the page is opened at
     #[arg(long, value_name = "URL")]
@@ -64,9 +53,8 @@ fn upstream(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
-    let tls = flags.listen.tls()?;
-    let authenticator = flags.tokens.authenticator()?;
-    let token = flags.relays.token()?;
+    let server = ServerConfig::read(&flags.server)?;
+    let token = flags.publishing.token()?;
     let trust = match (&flags.upstream_ca, flags.upstream_tls) {
         (Some(file), _) => Trust::in_file(file)
             .map(Some)
@@ -76,31 +64,23 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             .map_err(|why| Failure::usage("--upstream-tls", why))?,
         (None, false) => None,
     };
-    let nowhere = Nowhere::new(flags.origin.allowed());
-    let subscribers = SubscriberConfig {
-        ring: RING,
-        ingest_url: flags.ingest_url,
-        allow_origin: flags.origin.allowed(),
-        authenticator: authenticator.clone(),
-        shards: flags.fanout.shards(),
-        drain: flags.fanout.drain(),
-        clock: EventClock::host(),
-        heartbeat: SUBSCRIBER_HEARTBEAT,
-    };
+    let clock = EventClock::host();
+    let subscribers = flags
+        .publishing
+        .subscribers(&server, flags.ingest_url, clock);
     super::run(async {
         let watch = Watch::new()?;
-        watch.follow_keys(&authenticator)?;
-        let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
-        let rim = Rim::bind(listen, relays, token.clone(), admin, tls, &watch).await?;
+        let bound = server.bind(flags.publishing.max_relays(), &watch).await?;
+        let relays = flags.publishing.bind(token.clone(), &bound)?;
         let upstreams = Upstreams {
             addresses: flags.upstream,
-            name: rim.address.to_string(),
+            name: bound.address.to_string(),
             token,
             trust,
         };
         let relaying = Publishing::start_relay(upstreams, subscribers, &watch).await?;
         relaying
-            .serve(("relay", format), rim, nowhere, &mut signals)
+            .serve(("relay", format), bound, relays, &mut signals)
             .await
     })
 }

@@ -9,11 +9,11 @@ use emostream_model::Topics;
 use indicatif::HumanCount;
 
 use crate::{
+    cli::flags::{StoreFlags, TopicFlags},
+    cli::values::{From, moment, now_ms},
     exit::{Exit, Failure},
     log_socket::{LogEndpoint, LogSocket},
     output,
-    settings::{StoreFlags, TopicFlags},
-    values::{From, moment, now_ms},
 };
 
 #[derive(Debug, Args)]
@@ -77,7 +77,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     };
     super::run(async {
         // `inspect` works while a person reads what the reset would do.
-        let _socket = LogSocket::start(&dir, LogEndpoint::new(log.clone()));
+        let _socket = LogSocket::start(&dir, LogEndpoint::new(log.clone()).router());
         change(&names, &*log, &request, flags.yes)
     })
 }

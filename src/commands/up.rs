@@ -6,27 +6,24 @@
 //!           └─ GET / ─▶ page     └─────┘                └─────┘
 //! ```
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
-use emostream_http::{Listener, Nowhere, Shutdown, serve};
+use emostream_broadcast::Config;
 use emostream_ingest::Ingest;
 use emostream_log::EventClock;
 
 use super::{
     dataflow::CountingFlags,
     ingest::{IntakeFlags, flush_last, start_failure},
-    publishing::{Publishing, Rim},
-    roles::{Counting, Drain, Watch, announce, scheme},
 };
 use crate::{
+    cli::flags::{EmojiFlags, ServerFlags, StoreFlags, TopicFlags},
+    cli::values::ms,
     exit::Failure,
     log_socket::{LogEndpoint, LogSocket},
     logging::LogFormat,
-    settings::{
-        AdminFlags, EmojiFlags, FanoutFlags, ListenFlags, OriginFlags, RelayListenFlags,
-        StoreFlags, TokenFlags, TopicFlags,
-    },
+    server::{Counting, Publishing, PublishingFlags, ServerConfig, Watch, announce},
     signal::Signals,
     topics::{self, EMBEDDED_PARTITIONS, Home},
 };
@@ -41,21 +38,13 @@ const REPLICATION: u32 = 1;
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    listen: ListenFlags,
+    server: ServerFlags,
     #[command(flatten)]
     store: StoreFlags,
     #[command(flatten)]
     topics: TopicFlags,
     #[command(flatten)]
-    admin: AdminFlags,
-    #[command(flatten)]
-    origin: OriginFlags,
-    #[command(flatten)]
-    tokens: TokenFlags,
-    #[command(flatten)]
-    fanout: FanoutFlags,
-    #[command(flatten)]
-    relays: RelayListenFlags,
+    publishing: PublishingFlags,
     #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
@@ -66,8 +55,8 @@ pub(crate) struct Flags {
 
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
-    let tls = flags.listen.tls()?;
-    let (emojis, origin) = (flags.emojis.names()?, flags.origin.allowed());
+    let server = ServerConfig::read(&flags.server)?;
+    let emojis = flags.emojis.names()?;
     // One for all that dates events or judges them by time, so that a host clock that steps back stops nothing.
     // Kafka judges by its own host's clock, and would refuse what a clock ahead of it dates.
     let clock = match flags.store.is_kafka() {
@@ -86,25 +75,18 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
         return Err(Failure::usage("--lateness", why));
     }
-    let authenticator = flags.tokens.authenticator()?;
-    let token = flags.relays.token()?;
-    let open = !authenticator.requires_token();
-    let intake = flags.intake.config(
-        names.clone(),
-        emojis,
-        origin.clone(),
-        authenticator.clone(),
-        clock.clone(),
-    );
-    let nowhere = Nowhere::new(origin.clone());
-    let publishing = Publishing::config(
-        names.clone(),
-        &flags.counting,
-        origin,
-        authenticator.clone(),
-        &flags.fanout,
-        clock.clone(),
-    );
+    let token = flags.publishing.token()?;
+    let open = !server.authenticator.requires_token();
+    let intake = flags
+        .intake
+        .config(names.clone(), emojis, &server, clock.clone());
+    let publishing = Config {
+        topics: names.clone(),
+        window_ms: ms(flags.counting.window()),
+        live_ms: ms(flags.counting.live()),
+        swarm_size: flags.counting.swarm_size(),
+        subscribers: flags.publishing.subscribers(&server, None, clock.clone()),
+    };
 
     let home = match flags.store.is_kafka() {
         true => Home::Kafka {
@@ -121,30 +103,24 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     super::run(async {
         let watch = Watch::new()?;
         watch.clock(clock)?;
-        watch.follow_keys(&authenticator)?;
-        let (listen, relays, admin) = (&flags.listen, &flags.relays, &flags.admin);
-        let rim = Rim::bind(listen, relays, token, admin, tls, &watch).await?;
-        let (scheme, address) = (scheme(&rim.tls), rim.address);
+        let bound = server.bind(flags.publishing.max_relays(), &watch).await?;
+        let relays = flags.publishing.bind(token, &bound)?;
+        let (scheme, address) = (bound.scheme(), bound.address);
         let _socket = dir.and_then(|dir| {
-            let handler = (watch.admin(), LogEndpoint::new(log.clone()));
-            LogSocket::start(&dir, handler)
+            let router = watch
+                .admin()
+                .router()
+                .merge(LogEndpoint::new(log.clone()).router());
+            LogSocket::start(&dir, router)
         });
         let _watching = watch.follow(&log, needed)?;
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
-        let _relays = publishing.feed_relays(rim.relays, format)?;
+        let _relays = publishing.feed_relays(relays, format)?;
         let mut counting = Counting::start(counting, log, &watch)?;
-        let shutdown = Shutdown::new();
-        signals.take_over();
-        let services = (ingest.handler(), publishing.handler());
-        let handler = Arc::new((services, nowhere));
-        let serving = tokio::spawn(serve(
-            Listener::new(rim.listener, rim.tls),
-            handler,
-            rim.limits,
-            shutdown.clone(),
-        ));
+        let router = ingest.router().merge(publishing.router());
+        let serving = bound.serve(router, &signals);
         let counted = async {
             // Not before it is known that nothing is in the way: what was stored may belong to other settings.
             let begun = counting.begins().await;
@@ -155,26 +131,22 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
                 Err(failure) => failure,
             }
         };
-        let ended = tokio::select! {
-            failure = counted => Err(failure),
-            failure = publishing.fails() => Err(failure),
-            signal = signals.next() => Ok(signal),
+        let failed = async {
+            tokio::select! {
+                failure = counted => failure,
+                failure = publishing.fails() => failure,
+            }
         };
-        if let Ok(signal) = &ended {
-            tracing::info!("{signal}: draining");
-        }
+        let (ended, drain) = serving.until_ended(&mut signals, failed).await;
         // In the order of the data, so that what was accepted is stored before anything else ends.
-        let drain = Drain::begin();
-        shutdown.trigger();
         let flushed = flush_last(&ingest, &drain).await;
         let stopped = match &ended {
-            Ok(_) => counting.stop(&drain).await,
+            Ok(()) => counting.stop(&drain).await,
             Err(_) => Ok(()),
         };
         publishing.bye();
-        drain.wait_for(serving).await;
-        rim.admin.stop().await;
-        ended.map(drop).and(flushed).and(stopped)
+        serving.drained(&drain).await.stop().await;
+        ended.and(flushed).and(stopped)
     })
 }
 

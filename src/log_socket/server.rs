@@ -4,13 +4,13 @@ use std::{
     fs::{self, Permissions},
     future::pending,
     io::{self, ErrorKind},
-    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use emostream_http::{Body, Handler, Problem, Request, Response, serve_unix};
+use axum::{Router, response::IntoResponse, routing::any};
+use emostream_http::{Body, Problem, Request, Response, serve_unix};
 use emostream_log::{Log, LogError};
 use hyper::{
     Method, StatusCode, Uri,
@@ -35,13 +35,13 @@ pub(crate) struct LogSocket {
 }
 
 impl LogSocket {
-    /// Serves `handler` on the socket in `dir`; requires a tokio runtime. `None` where there can be no socket (the
+    /// Serves `router` on the socket in `dir`; requires a tokio runtime. `None` where there can be no socket (the
     /// path is too long, or the file system has none): the process needs no socket, so this is only a warning.
-    pub(crate) fn start(dir: &Path, handler: impl Handler) -> Option<Self> {
+    pub(crate) fn start(dir: &Path, router: Router) -> Option<Self> {
         let path = dir.join(SOCKET);
         match bind(&path) {
             Ok(listener) => {
-                let serving = tokio::spawn(serve_unix(listener, Arc::new(handler)));
+                let serving = tokio::spawn(serve_unix(listener, router));
                 Some(Self { path, serving })
             }
             Err(error) => {
@@ -80,14 +80,17 @@ impl LogEndpoint {
     }
 }
 
-impl Handler for LogEndpoint {
-    fn knows(&self, path: &str) -> bool {
-        path.starts_with(PREFIX)
+impl LogEndpoint {
+    /// Its routes.
+    pub(crate) fn router(self) -> Router {
+        let endpoint = Arc::new(self);
+        let respond = async move |request: Request| endpoint.respond(request).await;
+        Router::new().route(&format!("{PREFIX}{{*log}}"), any(respond))
     }
 
-    async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
+    async fn respond(&self, request: Request) -> Response {
         if *request.method() != Method::GET {
-            return Problem::method_not_allowed("GET").into();
+            return Problem::method_not_allowed("GET").into_response();
         }
         let (log, uri) = (self.0.clone(), request.uri().clone());
         let (status, body) = match spawn_blocking(move || lines(&*log, &uri)).await {
@@ -96,7 +99,7 @@ impl Handler for LogEndpoint {
             Ok(None) => {
                 let expected = "write /v1/log/TOPIC, with ?time_ms=T if need be, or \
                                 /v1/log/TOPIC/PARTITION?from=OFFSET&limit=RECORDS";
-                return Problem::bad_request(expected).into();
+                return Problem::bad_request(expected).into_response();
             }
             // The runtime ends, which closes the connection: a client that follows waits for the next process.
             Err(_) => pending().await,

@@ -54,7 +54,7 @@ fn serve(dir: &Path) -> Served {
     log.create_topic(&spec()).unwrap();
     let runtime = Runtime::new().unwrap();
     let entered = runtime.enter();
-    let socket = LogSocket::start(dir, LogEndpoint::new(log.clone())).unwrap();
+    let socket = LogSocket::start(dir, LogEndpoint::new(log.clone()).router()).unwrap();
     drop(entered);
     Served {
         _socket: socket,
@@ -288,7 +288,7 @@ fn a_path_too_long_for_a_socket_costs_the_socket_only() {
     let log = Arc::new(EmbeddedLog::open(&long).unwrap());
     let runtime = Runtime::new().unwrap();
     let _entered = runtime.enter();
-    assert!(LogSocket::start(&long, LogEndpoint::new(log.clone())).is_none());
+    assert!(LogSocket::start(&long, LogEndpoint::new(log.clone()).router()).is_none());
     log.create_topic(&spec()).unwrap();
     let error = open_for_reading(&long).err().unwrap();
     assert!(matches!(error, LogError::InUse { .. }), "{error}");

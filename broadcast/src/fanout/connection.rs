@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_http::Line;
+use emostream_http::NonBlockingStream;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
 use crate::fanout::new_connection::{NewConnection, Transport};
@@ -85,7 +85,7 @@ pub(super) struct ShardContext {
 
 /// The connection of one subscriber.
 pub(super) struct Connection {
-    line: Line,
+    stream: NonBlockingStream,
     /// The rest of what was begun.
     rest: Bytes,
     subscriber: Subscriber,
@@ -119,7 +119,7 @@ pub(super) type More = io::Result<bool>;
 impl Connection {
     /// A connection at `index` of its room, and what its client has sent already.
     pub(super) fn new(new: NewConnection, index: usize, context: &ShardContext) -> (Self, Bytes) {
-        let (head, hello) = (&new.taken.head[..], &new.hello);
+        let (head, hello) = (&new.detached.head[..], &new.hello);
         let first = match &new.transport {
             Transport::WebSocket(_) => [head, hello.websocket()].concat(),
             Transport::Sse(framing) => {
@@ -127,7 +127,7 @@ impl Connection {
             }
         };
         let connection = Self {
-            line: new.taken.line,
+            stream: new.detached.stream,
             rest: first.into(),
             subscriber: new.subscriber,
             transport: new.transport,
@@ -140,7 +140,7 @@ impl Connection {
             expires_at: new.expires_at,
             received_bytes: 0,
         };
-        (connection, new.taken.ahead)
+        (connection, new.detached.read_ahead)
     }
 
     pub(super) fn room(&self) -> &Arc<RoomEntry> {
@@ -167,7 +167,7 @@ impl Connection {
                 return self.finish(context).map(|()| false);
             }
             let (all, full) = (context.batch.bytes(), context.batch.is_full());
-            let written = match context.batch.write(|pieces| self.line.write(pieces)) {
+            let written = match context.batch.write(|pieces| self.stream.write(pieces)) {
                 Ok(written) => Ok(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
                 Err(error) => Err(error),
@@ -187,7 +187,7 @@ impl Connection {
             if let Transport::WebSocket(inbound) = &mut self.transport {
                 inbound.return_pongs(unsent.pongs);
             }
-            self.stalled = written < all || !self.line.is_flushed();
+            self.stalled = written < all || !self.stream.is_flushed();
             if self.stalled {
                 // The time in which it has to read something starts now.
                 self.last_received = context.now;
@@ -222,7 +222,7 @@ impl Connection {
         if !self.stalled {
             return Ok(false);
         }
-        match self.line.flush() {
+        match self.stream.flush() {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
@@ -235,7 +235,7 @@ impl Connection {
     /// Reads what the client has sent.
     pub(super) fn receive(&mut self, context: &mut ShardContext) -> More {
         for _ in 0..MAX_WRITES_PER_WAKE {
-            let read = self.line.read(&mut context.scratch);
+            let read = self.stream.read(&mut context.scratch);
             match read {
                 Ok(0) => return self.end_of_stream(context),
                 Ok(bytes) => {
@@ -338,7 +338,7 @@ impl Connection {
         {
             closing.is_finished = true;
             closing.deadline = CLOSE_TIMEOUT.after(context.now);
-            self.line.finish()?;
+            self.stream.finish()?;
         }
         Ok(())
     }

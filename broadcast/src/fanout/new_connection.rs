@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use emostream_http::Taken;
+use emostream_http::DetachedConnection;
 
 use crate::fanout::inbound::Inbound;
 use crate::frame::{encoded::EncodedFrame, sse::Framing};
@@ -11,7 +11,7 @@ use crate::hub::subscriber::Subscriber;
 
 /// What a shard needs to serve a subscriber.
 pub(crate) struct NewConnection {
-    pub(crate) taken: Taken,
+    pub(crate) detached: DetachedConnection,
     pub(crate) transport: Transport,
     pub(crate) subscriber: Subscriber,
     pub(crate) hello: EncodedFrame,

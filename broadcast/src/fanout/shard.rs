@@ -210,7 +210,7 @@ impl Shard {
 
     fn register(&mut self, new: NewConnection) {
         let room = new.subscriber.entry.clone();
-        let socket = SockRef::from(&new.taken.line);
+        let socket = SockRef::from(&new.detached.stream);
         let set = socket
             .set_send_buffer_size(SEND_BUFFER_BYTES)
             .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_BYTES))
@@ -219,7 +219,7 @@ impl Shard {
         let slot = self.connections.vacant_entry();
         let key = slot.key();
         let registered = self.poll.registry().register(
-            &mut SourceFd(&new.taken.line.as_raw_fd()),
+            &mut SourceFd(&new.detached.stream.as_raw_fd()),
             Token(key),
             Interest::READABLE | Interest::WRITABLE,
         );

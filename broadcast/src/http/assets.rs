@@ -3,10 +3,12 @@
 use std::{
     borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
 };
 
+use axum::{Router, routing::any};
 use bytes::Bytes;
-use emostream_http::{Body, Response};
+use emostream_http::{Body, Coding, Effort, Response};
 use hyper::{
     HeaderMap, StatusCode,
     header::{
@@ -62,17 +64,14 @@ const FILES: [(&str, &str, &str); 16] = [
 /// Browsers request it by themselves.
 const ICON: &str = "/favicon.ico";
 
-/// Whether `path` is a file of the page.
-pub(crate) fn knows(path: &str) -> bool {
-    path == ICON || FILES.iter().any(|(known, ..)| *known == path)
-}
-
 /// A file, as this publisher serves it.
 #[derive(Debug)]
 struct File {
     path: &'static str,
     kind: HeaderValue,
     content: Bytes,
+    /// The content by each of [`Coding::ALL`].
+    encoded: Vec<(Coding, Bytes)>,
     tag: HeaderValue,
 }
 
@@ -80,11 +79,15 @@ impl File {
     fn new(path: &'static str, kind: &'static str, content: Cow<'static, str>) -> Self {
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
-        let tag = format!("\"{:016x}\"", hasher.finish());
+        // A weak one, since it is the same for all codings (RFC 9110, 8.8.1).
+        let tag = format!("W/\"{:016x}\"", hasher.finish());
+        let encode = |coding: Coding| (coding, coding.encode(content.as_bytes(), Effort::Once));
+        let encoded = Coding::ALL.map(encode).into();
         Self {
             path,
             kind: HeaderValue::from_static(kind),
             content: Bytes::from(content.into_owned()),
+            encoded,
             tag: HeaderValue::try_from(tag).expect("hexadecimal digits"),
         }
     }
@@ -120,11 +123,24 @@ impl Page {
         }
     }
 
+    /// The routes of the files.
+    pub(crate) fn router(self) -> Router {
+        let page = Arc::new(self);
+        let paths = FILES.iter().map(|(path, ..)| *path).chain([ICON]);
+        paths.fold(Router::new(), |router, path| {
+            let page = page.clone();
+            let respond = async move |headers: HeaderMap| page.answer(path, &headers);
+            router.route(path, any(respond))
+        })
+    }
+
     /// The file at `path`, or that the browser's copy is the newest; an empty answer for the icon.
     pub(crate) fn answer(&self, path: &str, request: &HeaderMap) -> Response {
         let mut response = Response::new(Body::empty());
         let Some(file) = self.files.iter().find(|file| file.path == path) else {
             *response.status_mut() = StatusCode::NO_CONTENT;
+            let day = HeaderValue::from_static("max-age=86400");
+            response.headers_mut().insert(CACHE_CONTROL, day);
             return response;
         };
         let headers = response.headers_mut();
@@ -135,10 +151,17 @@ impl Page {
         headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
         let sniffing = HeaderName::from_static("x-content-type-options");
         headers.insert(sniffing, HeaderValue::from_static("nosniff"));
-        match has(request, &file.tag) {
-            true => *response.status_mut() = StatusCode::NOT_MODIFIED,
-            false => *response.body_mut() = Body::from(file.content.clone()),
+        if has(request, &file.tag) {
+            Coding::mark(None, headers);
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
         }
+        let coding = Coding::accepted(request);
+        Coding::mark(coding, headers);
+        let mut encoded = file.encoded.iter();
+        let encoded = encoded.find(|(encoding, _)| Some(*encoding) == coding);
+        let content = encoded.map_or(&file.content, |(_, bytes)| bytes);
+        *response.body_mut() = Body::from(content.clone());
         response
     }
 }
@@ -149,15 +172,19 @@ fn has(request: &HeaderMap, tag: &HeaderValue) -> bool {
     let mut tags = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     tags.any(|known| {
         let known = known.trim_ascii();
-        known == b"*" || known.strip_prefix(b"W/").unwrap_or(known) == tag.as_bytes()
+        known == b"*" || opaque(known) == opaque(tag.as_bytes())
     })
+}
+
+/// A tag without its mark of weakness, which does not matter here (RFC 9110, 8.8.3.2).
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use std::io::Write;
 
     fn html<'p>(page: &'p Page, path: &str) -> &'p str {
         let file = page.files.iter().find(|file| file.path == path).unwrap();
@@ -189,7 +216,7 @@ mod tests {
         assert_eq!(fresh.status(), 200);
         for known in [
             tag.clone(),
-            format!("W/{tag}"),
+            tag.trim_start_matches("W/").to_owned(),
             format!("\"old\", {tag}"),
             "*".to_owned(),
         ] {
@@ -212,7 +239,8 @@ mod tests {
             });
             for name in names.filter(|name| !name.ends_with('/')) {
                 let name = name.trim_start_matches('.');
-                assert!(knows(name), "{path} names {name}");
+                let served = FILES.iter().any(|(served, ..)| *served == name);
+                assert!(served, "{path} names {name}");
             }
         }
     }
@@ -225,9 +253,7 @@ mod tests {
             .find(|(path, ..)| *path == "/emostream.js")
             .unwrap();
         assert!(!module.lines().any(|line| line.starts_with("import ")));
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        packed.write_all(module.as_bytes()).unwrap();
-        let packed = packed.finish().unwrap().len();
+        let packed = Coding::Gzip.encode(module.as_bytes(), Effort::Once).len();
         assert!(packed <= BYTES, "{packed} bytes");
     }
 }

@@ -1,8 +1,8 @@
 //! What a publisher or a relay answers over HTTP.
 
 mod assets;
+mod parameters;
 mod room_api;
-mod routes;
 pub(crate) mod service;
 mod sse;
 mod subscription;

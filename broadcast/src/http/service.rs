@@ -1,60 +1,58 @@
 //! Answers requests: pages, JSON, and the streams of subscribers.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use emostream_http::{AllowOrigin, Body, Handler, Principal, Problem, Request, Response, Shutdown};
+use axum::{
+    Router,
+    extract::{Path, State, rejection::PathRejection},
+    routing::{MethodRouter, any},
+};
+use emostream_http::{Principal, Problem, Request, Response, compress_json, takeover};
 use emostream_model::{ResultId, Room};
-use hyper::{HeaderMap, Method, StatusCode, Uri, header::ORIGIN};
+use hyper::{HeaderMap, Method, StatusCode, Uri};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::SubscriberConfig;
 use crate::fanout::new_connection::{NewConnection, Transport};
 use crate::fanout::{deliveries::Deliveries, goaway, inbound::Inbound, shard_pool::ShardPool};
 use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat, sse::Framing};
-use crate::http::routes::{self, Route, What};
-use crate::http::{assets::Page, room_api, sse, subscription::Subscription, token, websocket};
+use crate::http::{
+    assets::Page, parameters, room_api, sse, subscription::Subscription, token, websocket,
+};
 use crate::hub::{rooms::Hub, subscriber::Subscriber};
 use crate::metrics::{Metrics, SSE, WEBSOCKET};
 
 /// The methods of every route.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
+/// A resource of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resource {
+    /// Its state now.
+    State,
+    /// Its kept finals.
+    History,
+    /// Its messages, as Server-Sent Events.
+    Events,
+    /// Its messages, over a WebSocket.
+    WebSocket,
+}
+
 /// Answers every request of a publisher or a relay.
 pub(crate) struct Service {
-    page: Page,
     config: SubscriberConfig,
     hub: Arc<Hub>,
     shards: Arc<ShardPool>,
     metrics: Metrics,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 }
 
 /// When the token expires; `None` also for a time that the clock cannot represent.
 fn expires_at(principal: &Principal) -> Option<Instant> {
     Instant::now().checked_add(principal.expires_in(SystemTime::now())?)
-}
-
-impl Handler for Service {
-    fn knows(&self, path: &str) -> bool {
-        Route::of(path).is_some()
-    }
-
-    async fn handle(&self, request: Request, _peer: SocketAddr) -> Response {
-        let allow = &self.config.allow_origin;
-        if *request.method() == Method::OPTIONS {
-            return allow.preflight(request.headers(), METHODS);
-        }
-        let origin = request.headers().get(ORIGIN).cloned();
-        let mut response = self
-            .answer(request)
-            .await
-            .unwrap_or_else(Problem::into_response);
-        allow.apply(origin.as_ref(), response.headers_mut());
-        response
-    }
 }
 
 impl Service {
@@ -65,44 +63,64 @@ impl Service {
         metrics: Metrics,
     ) -> Self {
         Self {
-            page: Page::new(config.ingest_url.as_ref()),
             config,
             hub,
             shards,
             metrics,
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
         }
     }
 
     /// Sends `bye` to every subscriber, and accepts no more.
     pub(crate) fn bye(&self) {
-        self.shutdown.trigger();
+        self.shutdown.cancel();
         let audience = self.metrics.audience();
         let window = goaway::reconnect_window(audience, self.config.drain);
         self.shards.bye(window);
     }
 
-    async fn answer(&self, request: Request) -> Result<Response, Problem> {
-        let path = request.uri().path();
-        let route = Route::of(path).ok_or_else(Problem::unknown_path)?;
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(Problem::method_not_allowed(METHODS));
-        }
-        if !self.config.allow_origin.permits(request.headers()) {
-            return Err(AllowOrigin::refusal());
-        }
-        match route {
-            Route::Page => Ok(self.page.answer(path, request.headers())),
-            Route::Rooms => {
-                let principal = self.authenticate(request.uri(), request.headers()).await?;
-                Ok(room_api::rooms(&self.hub, &principal))
-            }
-            Route::Room(name, what) => {
-                let principal = self.authenticate(request.uri(), request.headers()).await?;
-                self.room(&routes::room(&name)?, what, &principal, request)
-                    .await
-            }
-        }
+    /// Its routes.
+    pub(crate) fn router(self: Arc<Self>) -> Router {
+        let page = Page::new(self.config.ingest_url.as_ref()).router();
+        let allow = self.config.allow_origin.clone();
+        let rooms = Router::new()
+            .route("/v1/rooms", any(Self::rooms))
+            // An empty name is an invalid one.
+            .route("/v1/rooms/", any(Self::unnamed_room))
+            .route("/v1/rooms/{room}", Self::route(Resource::State))
+            .route("/v1/rooms/{room}/history", Self::route(Resource::History))
+            .route("/v1/rooms/{room}/events", Self::route(Resource::Events))
+            .route("/v1/rooms/{room}/ws", Self::route(Resource::WebSocket))
+            .with_state(self);
+        allow.around(METHODS, compress_json(rooms).merge(page))
+    }
+
+    fn route(resource: Resource) -> MethodRouter<Arc<Self>> {
+        any(
+            async move |State(service): State<Arc<Self>>,
+                        name: Result<Path<String>, PathRejection>,
+                        request: Request| {
+                // A name that is not UTF-8 is as invalid as one with other characters.
+                let name = name.map_or("\u{fffd}".to_owned(), |Path(name)| name);
+                service.room(&name, resource, request).await
+            },
+        )
+    }
+
+    async fn rooms(
+        State(service): State<Arc<Self>>,
+        request: Request,
+    ) -> Result<Response, Problem> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let principal = service.authenticate(uri, headers).await?;
+        Ok(room_api::rooms(&service.hub, &principal))
+    }
+
+    async fn unnamed_room(
+        State(service): State<Arc<Self>>,
+        request: Request,
+    ) -> Result<Response, Problem> {
+        service.room("", Resource::State, request).await
     }
 
     async fn authenticate(&self, uri: &Uri, headers: &HeaderMap) -> Result<Principal, Problem> {
@@ -113,34 +131,35 @@ impl Service {
 
     async fn room(
         &self,
-        room: &Room,
-        what: What,
-        principal: &Principal,
+        name: &str,
+        resource: Resource,
         request: Request,
     ) -> Result<Response, Problem> {
+        let principal = &self.authenticate(request.uri(), request.headers()).await?;
+        let room = &parameters::room(name)?;
         if !principal.can_access_room(room.as_str()) {
             let detail = format!("the token does not open room \"{room}\"");
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
-        match what {
-            What::State => Ok(room_api::room(&self.hub, room)),
-            What::History => {
-                let from_ms = routes::moment(request.uri(), "from")?.unwrap_or(0);
-                let to_ms = routes::moment(request.uri(), "to")?.unwrap_or(u64::MAX);
+        match resource {
+            Resource::State => Ok(room_api::room(&self.hub, room)),
+            Resource::History => {
+                let from_ms = parameters::moment(request.uri(), "from")?.unwrap_or(0);
+                let to_ms = parameters::moment(request.uri(), "to")?.unwrap_or(u64::MAX);
                 Ok(room_api::history(&self.hub, room, from_ms, to_ms))
             }
-            What::Events if *request.method() == Method::HEAD => {
+            Resource::Events if *request.method() == Method::HEAD => {
                 Err(Problem::method_not_allowed("GET, OPTIONS"))
             }
-            What::Events => {
-                let since = routes::since(request.uri(), request.headers())?;
+            Resource::Events => {
+                let since = parameters::since(request.uri(), request.headers())?;
                 let (subscriber, hello) = self.subscribe(room, since, SSE).await?;
                 let expires_at = expires_at(principal);
                 Ok(match Framing::of(request.version()) {
                     Some(framing) => {
                         let transport = Transport::Sse(framing);
-                        let body = self.hand_over(subscriber, hello, transport, expires_at);
-                        sse::response(body, Some(framing))
+                        let response = self.hand_over(subscriber, hello, transport, expires_at);
+                        sse::with_head(response, Some(framing))
                     }
                     None => {
                         let clock = self.config.clock.clone();
@@ -154,29 +173,29 @@ impl Service {
                     }
                 })
             }
-            What::WebSocket => {
-                let answer = websocket::handshake(&request)?;
-                let since = routes::since(request.uri(), request.headers())?;
+            Resource::WebSocket => {
+                let with_head = websocket::handshake(&request)?;
+                let since = parameters::since(request.uri(), request.headers())?;
                 let (subscriber, hello) = self.subscribe(room, since, WEBSOCKET).await?;
                 let transport = Transport::WebSocket(Inbound::default());
-                let body = self.hand_over(subscriber, hello, transport, expires_at(principal));
-                Ok(answer(body))
+                let response = self.hand_over(subscriber, hello, transport, expires_at(principal));
+                Ok(with_head(response))
             }
         }
     }
 
-    /// A body that a shard writes: it gets the socket.
+    /// A response whose body a shard writes: it gets the socket.
     fn hand_over(
         &self,
         subscriber: Subscriber,
         hello: EncodedFrame,
         transport: Transport,
         expires_at: Option<Instant>,
-    ) -> Body {
+    ) -> Response {
         let shards = self.shards.clone();
-        Body::takeover(move |taken| {
+        takeover(move |detached| {
             shards.assign(NewConnection {
-                taken,
+                detached,
                 transport,
                 subscriber,
                 hello,
@@ -198,7 +217,7 @@ impl Service {
                 "this relay has lost its upstream, and does not know that id yet; come back, or try another",
             ));
         }
-        if self.shutdown.is_requested() {
+        if self.shutdown.is_cancelled() {
             return Err(Problem::unavailable(
                 "this server is about to end; connect again",
             ));

@@ -1,16 +1,23 @@
 //! The answer that is a stream of Server-Sent Events. Over HTTP/1 a shard writes its body, over HTTP/2 a task.
 
 use std::{
+    convert::Infallible,
     future::pending,
     time::{Duration, Instant},
 };
 
-use emostream_http::{Body, BodySender, Closed, Response, Shutdown};
+use axum::body::Body;
+use bytes::Bytes;
+use emostream_http::Response;
+use futures_util::stream;
 use hyper::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
-
-use tokio::time::sleep_until;
+use tokio::{
+    sync::mpsc::{self, error::SendError},
+    time::sleep_until,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::fanout::goaway;
 use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat, sse::Framing};
@@ -19,9 +26,8 @@ use crate::http::subscription::Subscription;
 /// Maximum pieces between the subscription and the stream: the one being written, and the next.
 const PIECES: usize = 1;
 
-/// The head of a stream of events, whose body is sent over HTTP/1 in this `framing`.
-pub(super) fn response(body: Body, framing: Option<Framing>) -> Response {
-    let mut response = Response::new(body);
+/// Adds the head of a stream of events, whose body is sent over HTTP/1 in this `framing`.
+pub(super) fn with_head(mut response: Response, framing: Option<Framing>) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -47,11 +53,11 @@ pub(super) fn response(body: Body, framing: Option<Framing>) -> Response {
 pub(super) fn stream(
     subscription: Subscription,
     heartbeat: Heartbeat,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
     expires_at: Option<Instant>,
     window: impl Fn() -> Duration + Send + 'static,
 ) -> Response {
-    let (sender, body) = Body::channel(PIECES);
+    let (sender, mut pieces) = mpsc::channel(PIECES);
     tokio::spawn(async move {
         tokio::select! {
             () = sender.closed() => {}
@@ -59,7 +65,11 @@ pub(super) fn stream(
             _ = send_frames(subscription, &sender, heartbeat, shutdown, window) => {}
         }
     });
-    response(body, None)
+    let frames = stream::poll_fn(move |cx| {
+        let piece = pieces.poll_recv(cx);
+        piece.map(|piece| piece.map(Ok::<Bytes, Infallible>))
+    });
+    with_head(Response::new(Body::from_stream(frames)), None)
 }
 
 /// Waits until the token expires; for ever if it does not.
@@ -72,17 +82,17 @@ async fn expired(at: Option<Instant>) {
 
 async fn send_frames(
     mut subscription: Subscription,
-    sender: &BodySender,
+    sender: &mpsc::Sender<Bytes>,
     heartbeat: Heartbeat,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
     window: impl Fn() -> Duration,
-) -> Result<(), Closed> {
+) -> Result<(), SendError<Bytes>> {
     let event = |frame: &EncodedFrame| frame.sse(Framing::Bare).clone();
     sender.send(Framing::Bare.retry().into()).await?;
     loop {
         let piece = tokio::select! {
             biased;
-            () = shutdown.requested() => {
+            () = shutdown.cancelled() => {
                 return sender.send(event(&goaway::goaway_frame(window()))).await;
             }
             frame = subscription.next() => event(&frame),

@@ -14,7 +14,7 @@ use hyper::{
     header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL},
 };
 
-use crate::http::routes::parameter;
+use crate::http::parameters::parameter;
 
 /// The subprotocol that is selected: ours, whose messages README describes.
 const SUBPROTOCOL: &str = "emostream";

@@ -1,6 +1,6 @@
 //! The WebSocket handshake (RFC 6455, section 4).
 
-use emostream_http::{Body, Problem, Request, Response};
+use emostream_http::{Problem, Request, Response};
 use hyper::{
     Method, StatusCode, Version,
     body::Body as _,
@@ -13,10 +13,10 @@ use tungstenite::handshake::derive_accept_key;
 
 use crate::http::token;
 
-/// Checks a handshake (RFC 6455, section 4.2.1), and returns what makes the answer of its body.
+/// Checks a handshake (RFC 6455, section 4.2.1), and returns what adds the head of the answer to a response.
 pub(super) fn handshake(
     request: &Request,
-) -> Result<impl FnOnce(Body) -> Response + use<>, Problem> {
+) -> Result<impl FnOnce(Response) -> Response + use<>, Problem> {
     let headers = request.headers();
     let has = |name: HeaderName, token: &str| {
         let values = headers
@@ -53,8 +53,7 @@ pub(super) fn handshake(
     }
     let accept = accept(headers)?;
     let subprotocol = token::subprotocol(headers);
-    Ok(move |body| {
-        let mut response = Response::new(body);
+    Ok(move |mut response: Response| {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let answer = response.headers_mut();
         answer.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -57,11 +57,16 @@ fn config() -> Config {
     }
 }
 
-fn served(runtime: &Runtime, handler: Arc<impl Handler>) -> SocketAddr {
+fn served(runtime: &Runtime, router: Router) -> SocketAddr {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     let listener = Listener::new(listener, None);
-    runtime.spawn(serve(listener, handler, Limits::default(), Shutdown::new()));
+    runtime.spawn(serve(
+        listener,
+        router,
+        Limits::default(),
+        CancellationToken::new(),
+    ));
     address
 }
 
@@ -87,8 +92,8 @@ fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
     let runtime = Runtime::new().unwrap();
     let (registry, readiness) = (Registry::new(), Readiness::new());
     let publisher = Publisher::start(config(), log(), &registry, &readiness).unwrap();
-    let at = served(&runtime, publisher.handler());
-    let admin = served(&runtime, Arc::new(Admin::new(registry, readiness)));
+    let at = served(&runtime, publisher.router());
+    let admin = served(&runtime, Admin::new(registry, readiness).router());
     let handshake = "GET /v1/rooms/r/ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n\
          upgrade: websocket\r\nsec-websocket-version: 13\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

@@ -2,13 +2,14 @@
 
 use std::{collections::VecDeque, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use emostream_http::{Shutdown, Tls};
+use emostream_http::Tls;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
     time::{interval, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::hub::updates::Updates;
 use crate::relay::auth::RelayToken;
@@ -39,14 +40,14 @@ pub struct RelayPort {
 }
 
 /// Serves relays until `shutdown`; then their connections are closed, and they look for another upstream.
-pub(crate) async fn serve(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
+pub(crate) async fn serve(updates: Arc<Updates>, port: RelayPort, shutdown: CancellationToken) {
     tokio::select! {
         () = updates.log.run() => {}
         () = accept(updates.clone(), port, shutdown) => {}
     }
 }
 
-async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
+async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: CancellationToken) {
     let RelayPort {
         listener,
         tls,
@@ -61,7 +62,7 @@ async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: Shutdown) {
         log_limit: LogRateLimit::default(),
         shutdown: shutdown.clone(),
     });
-    let mut requested = pin!(shutdown.requested());
+    let mut requested = pin!(shutdown.cancelled());
     let mut spans = interval(SPAN);
     let mut unauthenticated: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
@@ -106,7 +107,7 @@ struct Server {
     token: RelayToken,
     permits: Arc<Semaphore>,
     log_limit: LogRateLimit,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 }
 
 impl Server {
@@ -144,7 +145,7 @@ impl Server {
             tracing::info!(%peer, name, "a relay is fed from now on");
         }
         let ended = tokio::select! {
-            () = self.shutdown.requested() => return,
+            () = self.shutdown.cancelled() => return,
             ended = relay.serve(&self.updates) => ended,
         };
         if self.log_limit.try_acquire() {

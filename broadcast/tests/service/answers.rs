@@ -216,3 +216,70 @@ fn pages_of_other_origins_receive_only_where_they_may() {
     }
     assert_eq!(get(closed.address, "/v1/rooms").status, 200);
 }
+
+#[test]
+fn pages_and_long_json_are_compressed_for_clients_that_accept_it() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let rooms: Vec<String> = (0..40).map(|room| format!("room-{room}")).collect();
+    let counted = [("🔥", 1), ("👏", 2)];
+    let closed: Vec<_> = rooms.iter().map(|room| (&**room, &counted[..])).collect();
+    stage.counting.close(1, &closed);
+    let plain = |path: &str| get(node.address, path);
+    until("read", || plain("/v1/rooms").body.contains("room-39"));
+    for path in ["/", "/emostream.js", "/style.css", "/v1/rooms"] {
+        let plain = plain(path);
+        assert_eq!(plain.header("content-encoding"), None, "{path}");
+        assert_eq!(plain.header("vary"), Some("accept-encoding"), "{path}");
+        for (accepted, encoding) in [("gzip, br", "br"), ("gzip, br;q=0", "gzip")] {
+            let accept = format!("accept-encoding: {accepted}\r\n");
+            let head = ask(node.address, &format!("HEAD {path}"), &accept);
+            assert_eq!(head.header("content-encoding"), Some(encoding), "{path}");
+            assert_eq!(head.header("vary"), Some("accept-encoding"), "{path}");
+            assert_eq!(head.header("etag"), plain.header("etag"), "{path}");
+            let bytes: usize = head.header("content-length").unwrap().parse().unwrap();
+            assert!(bytes < plain.body.len(), "{path}: {bytes} bytes");
+        }
+    }
+    let accept = "accept-encoding: br\r\n";
+    // Too short to gain anything.
+    let short = ask(node.address, "GET /v1/rooms/room-1", accept);
+    assert_eq!(short.header("content-encoding"), None);
+    assert_eq!(short.json()["room"], "room-1");
+}
+
+#[test]
+fn a_response_that_has_no_body_announces_none() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    let known = get(node.address, "/emostream.js");
+    let known = format!("if-none-match: {}\r\n", known.header("etag").unwrap());
+    for (line, headers, status) in [
+        ("GET /emostream.js", &*known, 304),
+        ("OPTIONS /v1/rooms", "", 204),
+        ("GET /favicon.ico", "", 204),
+    ] {
+        let answer = ask(node.address, line, headers);
+        assert_eq!(answer.status, status, "{line}");
+        assert_eq!(answer.header("content-length"), None, "{line}");
+        assert_eq!(answer.body, "", "{line}");
+    }
+}
+
+#[test]
+fn what_may_be_cached_says_so_and_all_else_is_not() {
+    let stage = Stage::new();
+    let node = stage.publisher();
+    for (path, caching) in [
+        ("/", "no-cache"),
+        ("/emostream.js", "no-cache"),
+        ("/favicon.ico", "max-age=86400"),
+        ("/v1/rooms", "no-store"),
+        ("/v1/rooms/r/history", "no-store"),
+        ("/v1/nothing", "no-store"),
+        ("/v1/rooms/a%20b", "no-store"),
+    ] {
+        let answer = get(node.address, path);
+        assert_eq!(answer.header("cache-control"), Some(caching), "{path}");
+    }
+}

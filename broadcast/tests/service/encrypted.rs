@@ -102,7 +102,7 @@ fn subscribers_in_tls_get_what_all_get_and_are_told_the_end() {
         _ => None,
     });
     assert_eq!(close.map(|close| close.code.into()), Some(3001));
-    assert_eq!(stopped.join().unwrap().left, 0);
+    assert_eq!(stopped.join().unwrap().remaining, 0);
 }
 
 #[test]

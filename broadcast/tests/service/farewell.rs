@@ -40,7 +40,7 @@ fn everybody_is_told_when_to_come_back() {
     );
     assert_eq!(sse.next().kind(), "bye");
     assert_eq!(sse.event(), None);
-    assert_eq!(stopping.join().unwrap().left, 0);
+    assert_eq!(stopping.join().unwrap().remaining, 0);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_client_that_never_answers_the_close_does_not_hold_the_end_up() {
     until("joined", || {
         node.metric(r#"subscribers{transport="websocket"}"#) == 1.0
     });
-    assert_eq!(node.stop().left, 0);
+    assert_eq!(node.stop().remaining, 0);
     drop(mute);
 }
 

@@ -76,7 +76,7 @@ fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
     // Each is told another moment to come back.
     let without_bye = |events: &str| events.split("event: bye").next().unwrap().to_owned();
     assert_eq!(without_bye(body), without_bye(&events));
-    assert_eq!(stopped.join().unwrap().left, 0);
+    assert_eq!(stopped.join().unwrap().remaining, 0);
 }
 
 #[test]

@@ -12,12 +12,14 @@ use emostream_broadcast::{
     SubscriberConfig, Upstreams,
 };
 use emostream_http::{
-    AllowOrigin, Authenticator, Drained, Limits, Listener, Readiness, Shutdown, Tls, Trust, serve,
+    AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Readiness, Tls, Trust,
+    serve,
 };
 use emostream_log::{Cleanup, EventClock, Log, TopicSpec, embedded::EmbeddedLog};
 use emostream_model::Topics;
 use prometheus::{Registry, TextEncoder};
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     counting::{Counting, SWARM_SIZE, WINDOW_MS},
@@ -102,8 +104,8 @@ pub(crate) struct Node {
     pub(crate) readiness: Readiness,
     registry: Registry,
     publisher: Publisher,
-    shutdown: Shutdown,
-    served: JoinHandle<Drained>,
+    shutdown: CancellationToken,
+    served: JoinHandle<DrainOutcome>,
     runtime: Runtime,
 }
 
@@ -166,11 +168,11 @@ impl Node {
     ) -> Self {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let shutdown = Shutdown::new();
-        let handler = publisher.handler();
+        let shutdown = CancellationToken::new();
+        let router = NotFound::new(AllowOrigin::Any).after(publisher.router());
         let served = runtime.spawn(serve(
             Listener::new(listener, tls),
-            handler,
+            router,
             Limits::default(),
             shutdown.clone(),
         ));
@@ -240,14 +242,14 @@ impl Node {
     }
 
     /// Ends as the program does: no more connections, goodbye to those there are.
-    pub(crate) fn stop(mut self) -> Drained {
+    pub(crate) fn stop(mut self) -> DrainOutcome {
         self.bye();
         self.runtime.block_on(&mut self.served).unwrap()
     }
 
     /// Says goodbye, and goes on serving what is under way.
     pub(crate) fn bye(&self) {
-        self.shutdown.trigger();
+        self.shutdown.cancel();
         self.publisher.bye();
     }
 

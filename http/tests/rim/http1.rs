@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emostream_http::{Drained, Limits, listen};
+use emostream_http::{DrainOutcome, Limits, listen};
 use prometheus::IntCounter;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -187,7 +187,7 @@ async fn a_lying_length_is_408_when_the_client_waits_and_harmless_when_it_goes()
     let chunked = "POST /echo HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
     let answer = running.ask(chunked).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    assert_eq!(running.stop().await, Drained { left: 0 });
+    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
@@ -275,7 +275,7 @@ async fn a_drain_finishes_requests_in_flight_and_accepts_no_more() {
     gate.notify_one();
     assert!(busy.rest().await.ends_with("\r\n\r\ndone"));
     drop((idle, busy));
-    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+    assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
@@ -288,7 +288,7 @@ async fn a_drain_ends_at_its_deadline_with_what_is_left() {
     let mut stuck = running.connect().await;
     stuck.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
     timeout(DEADLINE, running.entered.notified()).await.unwrap();
-    assert_eq!(running.stop().await, Drained { left: 1 });
+    assert_eq!(running.stop().await, DrainOutcome { remaining: 1 });
 }
 
 #[tokio::test]
@@ -301,7 +301,7 @@ async fn a_stream_is_sent_piece_by_piece_and_ended_by_its_handler() {
     let stopping = tokio::spawn(running.stop());
     assert_eq!(client.rest().await, "4\r\nbye\n\r\n0\r\n\r\n");
     drop(client);
-    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+    assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
@@ -327,7 +327,7 @@ async fn whoever_takes_a_socket_over_keeps_its_place_in_the_limit() {
     client.until("more").await;
     let refused = running.connect().await.rest().await;
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
-    assert_eq!(running.stop().await, Drained { left: 1 });
+    assert_eq!(running.stop().await, DrainOutcome { remaining: 1 });
 }
 
 /// The client sends all at once, and reads late: what was answered before is still on its way then.
@@ -418,4 +418,28 @@ async fn a_crowd_that_connects_at_one_moment_is_let_into_the_queue() {
         let connected = timeout(DEADLINE, TcpStream::connect(address)).await;
         crowd.push(connected.unwrap().unwrap());
     }
+}
+
+#[tokio::test]
+async fn every_response_to_a_request_has_an_id() {
+    let running = Running::start(Limits::default()).await;
+    let ask = |path: &str, id: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: h\r\n{id}connection: close\r\n\r\n")
+    };
+    for path in ["/healthz", "/nothing"] {
+        let answer = running.ask(&ask(path, "x-request-id: mine-1\r\n")).await;
+        assert!(answer.contains("\r\nx-request-id: mine-1\r\n"), "{answer}");
+        for id in ["", "x-request-id: not plain\r\n"] {
+            let answer = running.ask(&ask(path, id)).await;
+            let made = answer.split("\r\nx-request-id: ").nth(1);
+            let made = made.and_then(|rest| rest.split("\r\n").next());
+            assert_eq!(made.map(str::len), Some(16), "{answer}");
+        }
+    }
+    let mut client = running.connect().await;
+    let upgrade = "GET /upgrade HTTP/1.1\r\nhost: h\r\nx-request-id: mine-2\r\n\r\n";
+    client.send(upgrade).await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.contains("x-request-id: mine-2\r\n"), "{head}");
+    assert!(!head.contains("content-length"), "{head}");
 }

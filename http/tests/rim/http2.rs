@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use emostream_http::{Drained, Limits};
+use emostream_http::{DrainOutcome, Limits};
 use h2::{
     RecvStream,
     client::{Builder, SendRequest},
@@ -247,7 +247,7 @@ async fn a_drain_finishes_requests_in_flight_and_sends_idle_clients_away() {
     }
     assert_eq!(streamed, b"first\nbye\n");
     drop((sender, stream, busy));
-    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+    assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
@@ -394,7 +394,7 @@ async fn floods_end_their_own_connection_only() {
 
     assert_eq!(decent.get("/healthz").await.unwrap().body, "alive\n");
     drop(decent);
-    assert_eq!(running.stop().await, Drained { left: 0 });
+    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A server of a sample handler on port 0, and clients of it.
 
 use std::{
+    convert::Infallible,
     io::{ErrorKind, IoSlice},
     net::SocketAddr,
     os::fd::AsRawFd,
@@ -8,11 +9,13 @@ use std::{
     time::Duration,
 };
 
+use axum::{Extension, Router, response::IntoResponse, routing::any};
 use bytes::Bytes;
 use emostream_http::{
-    Admin, Bodies, Body, BodyLimits, Drained, Handler, Limits, Listener, Problem, Readiness,
-    Request, Response, Shutdown, Taken, Tls, serve,
+    Admin, Body, BodyLimits, BodyReader, DetachedConnection, DrainOutcome, Limits, Listener,
+    Problem, Readiness, Request, Response, Tls, serve, takeover,
 };
+use futures_util::stream::poll_fn;
 use hyper::{
     StatusCode,
     header::{CONNECTION, UPGRADE},
@@ -22,10 +25,11 @@ use prometheus::Registry;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::JoinHandle,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 /// What must happen happens long before this.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,23 +43,30 @@ const BODIES: BodyLimits = BodyLimits {
 /// `/echo` answers the body (10 bytes at most), `/slow` waits for its gate, `/stream` sends until it
 /// is told to stop, `/upgrade` becomes an echo of bytes.
 struct Sample {
-    bodies: Bodies,
+    bodies: BodyReader,
     gate: Arc<Notify>,
     entered: Arc<Notify>,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 }
 
-impl Handler for Sample {
-    fn knows(&self, path: &str) -> bool {
-        matches!(path, "/echo" | "/slow" | "/stream" | "/upgrade")
+impl Sample {
+    fn router(self) -> Router {
+        let sample = Arc::new(self);
+        let respond = async move |Extension(peer): Extension<SocketAddr>, request: Request| {
+            sample.respond(request, peer).await
+        };
+        let paths = ["/echo", "/slow", "/stream", "/upgrade"].into_iter();
+        paths.fold(Router::new(), |router, path| {
+            router.route(path, any(respond.clone()))
+        })
     }
 
-    async fn handle(&self, mut request: Request, peer: SocketAddr) -> Response {
+    async fn respond(&self, mut request: Request, peer: SocketAddr) -> Response {
         assert!(peer.ip().is_loopback());
         match request.uri().path() {
             "/echo" => match self.bodies.read(&mut request).await {
                 Ok(body) => Response::new(Body::from(body.to_vec())),
-                Err(error) => Problem::from(error).into(),
+                Err(error) => Problem::from(error).into_response(),
             },
             "/slow" => {
                 self.entered.notify_one();
@@ -63,19 +74,23 @@ impl Handler for Sample {
                 Response::new(Body::from("done"))
             }
             "/stream" => {
-                let (sender, body) = Body::channel(1);
+                let (sender, mut pieces) = mpsc::channel(1);
                 let shutdown = self.shutdown.clone();
                 tokio::spawn(async move {
                     sender.send(Bytes::from_static(b"first\n")).await.unwrap();
-                    shutdown.requested().await;
+                    shutdown.cancelled().await;
                     sender.send(Bytes::from_static(b"bye\n")).await.unwrap();
                 });
-                Response::new(body)
+                let pieces = poll_fn(move |cx| {
+                    let piece = pieces.poll_recv(cx);
+                    piece.map(|piece| piece.map(Ok::<Bytes, Infallible>))
+                });
+                Response::new(Body::from_stream(pieces))
             }
             _ => {
-                let mut response = Response::new(Body::takeover(|taken| {
-                    std::thread::spawn(|| echo(taken));
-                }));
+                let mut response = takeover(|detached| {
+                    std::thread::spawn(|| echo(detached));
+                });
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 let headers = response.headers_mut();
                 headers.insert(CONNECTION, "upgrade".parse().unwrap());
@@ -87,27 +102,27 @@ impl Handler for Sample {
 }
 
 /// Answers, then sends back what comes, on a thread of its own.
-fn echo(taken: Taken) {
-    let mut line = taken.line;
+fn echo(detached: DetachedConnection) {
+    let mut stream = detached.stream;
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(8));
     let both = Interest::READABLE | Interest::WRITABLE;
     let registry = poll.registry();
     registry
-        .register(&mut SourceFd(&line.as_raw_fd()), Token(0), both)
+        .register(&mut SourceFd(&stream.as_raw_fd()), Token(0), both)
         .unwrap();
-    let (mut unsent, mut bytes) = ([taken.head, taken.ahead].concat(), [0; 64]);
+    let (mut unsent, mut bytes) = ([detached.head, detached.read_ahead].concat(), [0; 64]);
     loop {
         let written = match unsent.is_empty() {
-            true => line.flush().map(|()| 0),
-            false => line.write(&[IoSlice::new(&unsent)]),
+            true => stream.flush().map(|()| 0),
+            false => stream.write(&[IoSlice::new(&unsent)]),
         };
         match written {
             Ok(written) => drop(unsent.drain(..written)),
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
         }
         // Backpressure: what waits is sent before more is read.
-        if unsent.is_empty() && line.is_flushed() {
-            match line.read(&mut bytes) {
+        if unsent.is_empty() && stream.is_flushed() {
+            match stream.read(&mut bytes) {
                 Ok(read @ 1..) => {
                     unsent.extend_from_slice(&bytes[..read]);
                     continue;
@@ -127,8 +142,8 @@ pub(crate) struct Running {
     pub(crate) entered: Arc<Notify>,
     pub(crate) readiness: Readiness,
     pub(crate) registry: Registry,
-    pub(crate) shutdown: Shutdown,
-    served: JoinHandle<Drained>,
+    pub(crate) shutdown: CancellationToken,
+    served: JoinHandle<DrainOutcome>,
 }
 
 impl Running {
@@ -140,16 +155,16 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (gate, entered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let shutdown = Shutdown::new();
+        let shutdown = CancellationToken::new();
         let sample = Sample {
-            bodies: Bodies::new(BODIES),
+            bodies: BodyReader::new(BODIES),
             gate: gate.clone(),
             entered: entered.clone(),
             shutdown: shutdown.clone(),
         };
         let (registry, readiness) = (Registry::new(), Readiness::new());
         let admin = Admin::new(registry.clone(), readiness.clone());
-        let both = Arc::new((sample, Arc::new(admin)));
+        let both = sample.router().merge(admin.router());
         let served = tokio::spawn(serve(
             Listener::new(listener, tls),
             both,
@@ -178,8 +193,8 @@ impl Running {
         client.rest().await
     }
 
-    pub(crate) async fn stop(self) -> Drained {
-        self.shutdown.trigger();
+    pub(crate) async fn stop(self) -> DrainOutcome {
+        self.shutdown.cancel();
         timeout(DEADLINE, self.served).await.unwrap().unwrap()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use emostream_http::{Drained, Limits, Tls, TlsError, TlsFile};
+use emostream_http::{DrainOutcome, Limits, Tls, TlsError, TlsFile};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -57,7 +57,7 @@ async fn requests_streams_and_upgrades_go_through_tls() {
     // The end is told in TLS too: a reader knows that nothing was cut off.
     assert_eq!(client.rest().await, "4\r\nbye\n\r\n0\r\n\r\n");
     drop(client);
-    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+    assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn slow_handshakes_hold_up_nobody_and_are_ended() {
     for besieger in besiegers {
         timeout(DEADLINE, besieger).await.unwrap().unwrap();
     }
-    assert_eq!(running.stop().await, Drained { left: 0 });
+    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn a_thousand_idle_connections_leave_room_and_end_with_the_drain() {
     for mut idle in idle {
         assert_eq!(idle.rest().await, "");
     }
-    assert_eq!(stopping.await.unwrap(), Drained { left: 0 });
+    assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn a_handshake_under_way_does_not_hold_up_the_drain() {
     let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
     let mut slow = running.connect().await;
     slow.0.write_all(b"\x16\x03\x01").await.unwrap();
-    assert_eq!(running.stop().await, Drained { left: 0 });
+    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{damage::damaged, fuzz};
-use crate::{config::MAX_REQUEST_REACTIONS, submissions::Submissions};
+use crate::{api::body::Submissions, config::MAX_REQUEST_REACTIONS};
 
 /// Text that is a JSON value, usual and unusual.
 fn value() -> impl Strategy<Value = String> + Clone {

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_http::{Limits, Nowhere, Readiness, Shutdown, serve};
+use emostream_http::{Limits, NotFound, Readiness, serve};
 use emostream_ingest::{Config, DrainError, Ingest};
 use emostream_log::{Cleanup, Header, Log, TopicSpec, embedded::EmbeddedLog, read_to_end};
 use emostream_model::{Batch, Emoji, Reaction, ReactionRef, Room, Topics, UserId};
 use prometheus::{Registry, TextEncoder};
 use serde_json::Value;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use crate::{balky::Balky, contract::violation};
 
@@ -32,8 +33,8 @@ pub(crate) struct Stage {
     registry: Registry,
     address: SocketAddr,
     ingest: Ingest,
-    shutdown: Shutdown,
-    served: JoinHandle<emostream_http::Drained>,
+    shutdown: CancellationToken,
+    served: JoinHandle<emostream_http::DrainOutcome>,
     runtime: Runtime,
 }
 
@@ -77,15 +78,15 @@ impl Stage {
         let log = Arc::new(Balky::new(log));
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
-        let shutdown = Shutdown::new();
-        let nowhere = Nowhere::new(config.allow_origin.clone());
+        let shutdown = CancellationToken::new();
+        let nowhere = NotFound::new(config.allow_origin.clone());
         let starting = Ingest::start(config, log.clone(), &registry, &readiness);
         let ingest = runtime.block_on(starting).unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let serving = serve(
             listener,
-            Arc::new((ingest.handler(), nowhere)),
+            nowhere.after(ingest.router()),
             limits,
             shutdown.clone(),
         );
@@ -179,9 +180,9 @@ impl Stage {
 
     /// Stops as a process does: the listener first, then the ingest.
     pub(crate) fn stop(&mut self, within: Duration) -> Result<(), DrainError> {
-        self.shutdown.trigger();
+        self.shutdown.cancel();
         let drained = self.runtime.block_on(&mut self.served).unwrap();
-        assert_eq!(drained.left, 0);
+        assert_eq!(drained.remaining, 0);
         self.drain(within)
     }
 

@@ -6,9 +6,9 @@ use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_dataflow::Cluster;
 
 use crate::{
+    cli::text_file,
+    cli::values::{duration, host_and_port},
     exit::Failure,
-    text_file,
-    values::{duration, host_and_port},
 };
 
 /// More than any team has machines for one dataflow.

@@ -17,11 +17,11 @@ use emostream_model::{Room, Topics};
 
 use self::{decode::Decoded, merge::Merge, table::Table};
 use crate::{
+    cli::flags::{StoreFlags, TopicFlags},
+    cli::values::{From, moment, now_ms, span},
     exit::Failure,
     output,
-    settings::{StoreFlags, TopicFlags},
     signal::Signals,
-    values::{From, moment, now_ms, span},
 };
 
 /// How long a follower sleeps at most before it looks again.

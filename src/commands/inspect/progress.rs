@@ -10,9 +10,9 @@ use indicatif::HumanCount;
 
 use super::{LOOK_AGAIN, merge::Merge, ranges};
 use crate::{
+    cli::values::{From, moment, now_ms, span_ms},
     exit::Failure,
     output,
-    values::{From, moment, now_ms, span_ms},
 };
 
 /// How long brokers may take to tell the ends of partitions.

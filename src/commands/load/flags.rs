@@ -7,9 +7,9 @@ use emostream_model::{MAX_ROOM_BYTES, Room};
 
 use super::spike::{self, Spike};
 use crate::{
+    cli::values::{FASTEST_PER_SECOND, Rate, duration},
     client::{AccessFlags, Endpoint, Server, Token},
     exit::Failure,
-    values::{FASTEST_PER_SECOND, Rate, duration},
 };
 
 /// The most reactions of an array (INTERFACE).

@@ -18,8 +18,8 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::ledger::{latencies, record};
 use crate::{
+    cli::values::Rate,
     client::{Answer, Endpoint, News, Poster, Subscription, Transport},
-    values::Rate,
 };
 
 /// What the probe sends. It is not part of the crowd, nor of the verdict.

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::values;
+use crate::cli::values;
 
 /// How long a spike is that does not say: what a crowd makes of a goal.
 const USUAL_LENGTH: Duration = Duration::from_secs(10);

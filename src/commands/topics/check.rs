@@ -16,12 +16,12 @@ use indicatif::BinaryBytes;
 
 use super::COMMON_PARTITIONS;
 use crate::{
+    cli::flags::{StoreFlags, TOOLS_FILE, TopicFlags},
+    cli::values::span,
     exit::{Exit, Failure},
     output,
     permissions::Role,
-    settings::{StoreFlags, TOOLS_FILE, TopicFlags},
     topics::{self, Home},
-    values::span,
 };
 
 /// The largest record that a topic must take: what Kafka takes by default. A flush, the totals of a room with

@@ -5,9 +5,9 @@ mod check;
 use clap::{Args, Subcommand};
 
 use crate::{
+    cli::flags::{KafkaFlags, TopicFlags},
     exit::Failure,
     output,
-    settings::{KafkaFlags, TopicFlags},
     topics::{self, Home},
 };
 

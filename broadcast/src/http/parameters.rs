@@ -1,0 +1,80 @@
+//! The parameters in a request's URL.
+
+use std::borrow::Cow;
+
+use emostream_http::Problem;
+use emostream_model::{ResultId, Room, parse_timestamp};
+use hyper::{HeaderMap, Uri};
+use percent_encoding::percent_decode_str;
+
+/// The room with this name, decoded.
+pub(crate) fn room(name: &str) -> Result<Room, Problem> {
+    Room::new(name).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
+}
+
+/// Where to resume: `since`, or what an `EventSource` sends by itself.
+pub(crate) fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
+    let header = headers.get("last-event-id").map(|value| value.to_str());
+    let header = header
+        .transpose()
+        .map_err(|_| Problem::bad_request("Last-Event-ID: an id looks like 3-10422"))?;
+    // A browser that reconnects sends its newest id in the header; the query has the first one.
+    let (name, id) = match header.filter(|id| !id.is_empty()) {
+        Some(id) => ("Last-Event-ID", Some(id)),
+        None => ("since", parameter(uri, "since").filter(|id| !id.is_empty())),
+    };
+    let parsed = id.map(str::parse).transpose();
+    parsed.map_err(|error| Problem::bad_request(format!("{name}: {error}")))
+}
+
+/// A moment in the query: Unix milliseconds or RFC 3339.
+pub(crate) fn moment(uri: &Uri, name: &str) -> Result<Option<u64>, Problem> {
+    let Some(text) = parameter(uri, name).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let text = decoded(text);
+    let moment = match text.parse() {
+        Ok(ms) => Ok(ms),
+        Err(_) => parse_timestamp(&text),
+    };
+    let problem = |_| format!("{name}: expected Unix milliseconds or RFC 3339");
+    moment
+        .map(Some)
+        .map_err(|error| Problem::bad_request(problem(error)))
+}
+
+/// Decodes percent-encoding (RFC 3986, 2.1); no name here contains invalid UTF-8.
+fn decoded(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
+}
+
+/// A parameter of the query, not decoded.
+pub(crate) fn parameter<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
+    let pairs = uri.query()?.split('&');
+    let mut named = pairs.filter_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    named.next()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    #[test]
+    fn moments_and_ids_are_read_from_the_query() {
+        let uri: Uri = "/x?from=1764000000123&to=2025-11-24T16%3A00%3A00Z&since=3-17"
+            .parse()
+            .unwrap();
+        assert_eq!(moment(&uri, "from").unwrap(), Some(1_764_000_000_123));
+        assert_eq!(moment(&uri, "to").unwrap(), Some(1_764_000_000_000));
+        assert_eq!(moment(&uri, "none").unwrap(), None);
+        let id = ResultId {
+            partition: 3,
+            offset: 17,
+        };
+        assert_eq!(since(&uri, &HeaderMap::new()).unwrap(), Some(id));
+        let bad: Uri = "/x?from=yesterday&since=17".parse().unwrap();
+        assert!(moment(&bad, "from").is_err());
+        assert!(since(&bad, &HeaderMap::new()).is_err());
+    }
+}

@@ -1,0 +1,5 @@
+//! The client side of TLS.
+
+mod tls;
+
+pub use tls::{Trust, TrustError};

@@ -1,0 +1,223 @@
+//! Which servers a client believes, where TLS is spoken.
+//!
+//! ```text
+//!  the system's roots, or a file ──▶ Trust ──▶ handshake: chain, name, dates ──▶ a stream
+//! ```
+//!
+//! By hand: on Linux, rustls-platform-verifier is the two crates used here, rustls-native-certs and webpki. It cannot replace
+//! the system's roots by those of a file, nor accept a certificate that is named itself.
+//!
+//! Invariant: no stream without a certificate that is believed, is in date and names the host. There is no
+//! way around it: a certificate that one has signed oneself is believed by naming it.
+
+use std::{fmt, io, path::Path, sync::Arc};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
+        SignatureScheme,
+        client::{
+            WebPkiServerVerifier,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+            verify_server_name,
+        },
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+        server::ParsedCertificate,
+    },
+};
+
+use crate::net::tls::without_bom;
+
+/// What a client speaks (ALPN).
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// The certificates that a client trusts. Clones share their TLS sessions.
+#[derive(Clone)]
+pub struct Trust {
+    connector: TlsConnector,
+    /// The flag or variable that names more certificates, for messages.
+    named_by: &'static str,
+}
+
+/// Why there is nobody to believe.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The file is missing, or not for us.
+    #[error("the file cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// There is nothing in PEM to be found in it, or what is there is broken.
+    #[error("the file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
+    NoCertificate,
+    /// The system has none.
+    #[error("this system has no root certificates; name those to believe by --cacert")]
+    NoRoots,
+}
+
+impl Trust {
+    /// Believes whom the system believes. `SSL_CERT_FILE` and `SSL_CERT_DIR` are looked at.
+    pub fn of_the_system() -> Result<Self, TrustError> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        // Where some are no good, the others are.
+        let (good, _) = roots.add_parsable_certificates(found.certs);
+        match good {
+            0 => Err(TrustError::NoRoots),
+            _ => Ok(Self::new(roots, Vec::new())),
+        }
+    }
+
+    /// Believes the certificates of a file (PEM), and those that they have signed.
+    pub fn in_file(file: &Path) -> Result<Self, TrustError> {
+        let text = without_bom(std::fs::read(file)?);
+        let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        let named = named.map_err(|_| TrustError::NoCertificate)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &named {
+            let added = roots.add(certificate.clone());
+            added.map_err(|_| TrustError::NoCertificate)?;
+        }
+        match named.is_empty() {
+            true => Err(TrustError::NoCertificate),
+            false => Ok(Self::new(roots, named)),
+        }
+    }
+
+    /// `roots` are not empty.
+    fn new(roots: RootCertStore, named: Vec<CertificateDer<'static>>) -> Self {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let chains =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        let chains =
+            chains.unwrap_or_else(|_| unreachable!("there are roots, and no lists of revocations"));
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap_or_else(|_| unreachable!("the provider has the suites of TLS 1.2 and 1.3"))
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Believed { chains, named }))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        Self {
+            connector: Arc::new(config).into(),
+            named_by: "--cacert",
+        }
+    }
+
+    /// The same certificates; messages name this flag or variable instead of `--cacert`.
+    pub(crate) fn named_by(self, flag: &'static str) -> Self {
+        Self {
+            named_by: flag,
+            ..self
+        }
+    }
+
+    /// Speaks TLS over `stream` with `host`: a name, or an address without brackets.
+    pub async fn speak<S>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = ServerName::try_from(host.to_owned());
+        let name = name.map_err(|_| io::Error::other("no certificate can name this host"))?;
+        let spoken = self.connector.connect(name, stream).await;
+        spoken.map_err(|error| in_words(host, self.named_by, error))
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trust")
+    }
+}
+
+/// What a failed handshake means for who asked for it.
+fn in_words(host: &str, named_by: &str, error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(inner) = inner else {
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::other("it closed in the TLS handshake"),
+            _ => error,
+        };
+    };
+    io::Error::other(match inner {
+        // Signed by a namesake; or an authority's own, which only being named would make good.
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer
+            | CertificateError::BadSignature
+            | CertificateError::Other(_),
+        ) => format!(
+            "its certificate is not trusted; name it, or the certificate of the CA that signed it, by {named_by}"
+        ),
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => format!("its certificate is not for {host}"),
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "its certificate has expired".to_owned(),
+        rustls::Error::InvalidMessage(_) => "it speaks no TLS; write http://".to_owned(),
+        other => format!("no TLS with it: {other}"),
+    })
+}
+
+/// A chain to a root, as usual; or a certificate that was named itself.
+#[derive(Debug)]
+struct Believed {
+    chains: Arc<WebPkiServerVerifier>,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Believed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let chained = self.chains.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match chained {
+            // `openssl req -x509` calls what it makes an authority, which no server should be (RFC 5280);
+            // curl believes it all the same if it is named. Its dates were looked at before.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.named.iter().any(|named| named == end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            chained => chained,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
+}

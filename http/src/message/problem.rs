@@ -1,0 +1,122 @@
+//! Errors as RFC 9457 problem details.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::response::IntoResponse;
+use hyper::{
+    StatusCode,
+    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+};
+use serde_json::{Map, Value};
+
+use crate::{Body, Response};
+
+/// The detail of a response that reports a failure of the server, for the log.
+#[derive(Clone)]
+pub(crate) struct Failure(pub(crate) Cow<'static, str>);
+
+/// An error as an answer: `application/problem+json` with `title`, `status`, `detail` and more.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    members: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// What went wrong, in a sentence that says what to do.
+    pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            detail: detail.into(),
+            members: Map::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// 400.
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 404 for a path that nobody knows.
+    pub fn unknown_path() -> Self {
+        let detail = "there is nothing at this path here; reactions are sent to an ingest, rooms are received \
+                      from a publisher or a relay";
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// 405 with the methods that are allowed, comma separated.
+    pub fn method_not_allowed(allowed: &'static str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("this path takes {allowed}"),
+        )
+        .header(ALLOW, HeaderValue::from_static(allowed))
+    }
+
+    /// 503 with a jittered `Retry-After`.
+    pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(jittered_retry())
+    }
+
+    /// Adds a member to the problem.
+    pub fn member(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Adds a header to the answer.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Says when to try again, in whole seconds, at least one.
+    pub fn retry_after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs().max(1);
+        self.header(RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What went wrong.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The answer's body.
+    pub(crate) fn text(&self) -> String {
+        let mut members = self.members.clone();
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        members.insert("title".to_owned(), title.into());
+        members.insert("status".to_owned(), self.status.as_u16().into());
+        members.insert("detail".to_owned(), (*self.detail).into());
+        let mut text = Value::Object(members).to_string();
+        text.push('\n');
+        text
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.text()));
+        *response.status_mut() = self.status;
+        let json = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        response.headers_mut().extend(self.headers);
+        if self.status.is_server_error() {
+            response.extensions_mut().insert(Failure(self.detail));
+        }
+        response
+    }
+}
+
+/// One to three seconds, so that those refused at one moment do not come back at one moment.
+pub(crate) fn jittered_retry() -> Duration {
+    Duration::from_secs(rand::random_range(1..=3))
+}

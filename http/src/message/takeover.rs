@@ -1,0 +1,43 @@
+//! A response after which the connection no longer carries HTTP: the service that answers gets the socket.
+//!
+//! It travels in the response's extensions, as hyper's upgrades do. hyper's own cannot replace it: hyper upgrades only
+//! after a 101, and a stream of Server-Sent Events, which a shard writes too, is a 200.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use futures_util::stream;
+
+use crate::DetachedConnection;
+
+/// Continues with the socket.
+pub(crate) type OnTakeover = Box<dyn FnOnce(DetachedConnection) + Send>;
+
+/// Extensions are `Clone`, so the value is behind an `Arc` and taken once.
+#[derive(Clone)]
+struct Takeover(Arc<Mutex<Option<OnTakeover>>>);
+
+/// A response without a body: `take` gets the socket, with the response's head still to be written. What the head says
+/// about a body (`Content-Length`, `Transfer-Encoding`) is up to the service.
+///
+/// Only for HTTP/1; over HTTP/2, where many requests share a socket, the response ends with its head. `take` is not
+/// called if the client has disconnected before. It must not block.
+pub fn takeover(take: impl FnOnce(DetachedConnection) + Send + 'static) -> Response {
+    // Its length is unknown, so axum adds no `Content-Length: 0`.
+    let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+    let mut response = Response::new(body);
+    let take: OnTakeover = Box::new(take);
+    let takeover = Takeover(Arc::new(Mutex::new(Some(take))));
+    response.extensions_mut().insert(takeover);
+    response
+}
+
+/// Removes the takeover from a response that has one.
+pub(crate) fn of(response: &mut Response) -> Option<OnTakeover> {
+    let Takeover(take) = response.extensions_mut().remove()?;
+    take.lock().unwrap_or_else(PoisonError::into_inner).take()
+}

@@ -1,0 +1,148 @@
+//! Fetches a key set: one GET on a connection of its own. Redirects are not followed.
+
+use std::{error::Error, io, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::{
+    Request, StatusCode,
+    client::conn::http1,
+    header::{ACCEPT, CACHE_CONTROL, HOST, HeaderMap, LOCATION, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    Trust,
+    middleware::auth::{jwks_url::JwksUrl, key_set::MAX_SET_BYTES, refresh::max_age},
+};
+
+/// Maximum time of a fetch, from the DNS lookup to the end of the answer. Requests with unknown keys wait for it.
+pub(super) const FETCH_TIME: Duration = Duration::from_secs(5);
+
+/// Maximum size of the answer's head.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// Maximum length of a redirect's target in a message.
+const REPEATED_CHARS: usize = 200;
+
+/// Fetches the key set of one URL.
+#[derive(Debug)]
+pub(super) struct JwksClient {
+    url: JwksUrl,
+    /// Verifies the server of an `https://` URL.
+    trust: Option<Trust>,
+}
+
+/// The body of an answer, which is not parsed yet.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) text: Bytes,
+    /// How long it is fresh, if the server says so.
+    pub(super) max_age: Option<Duration>,
+}
+
+/// Why a fetch has failed. Messages continue "the key set URL …".
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("is not reachable: {0}")]
+    Unreachable(io::Error),
+    #[error("did not answer within {FETCH_TIME:?}")]
+    Timeout,
+    #[error("gave no valid answer: {0}")]
+    Http(String),
+    #[error("redirects to {0}, and redirects are not followed; set --jwks-url to that URL")]
+    Redirect(String),
+    #[error("answered with status {0}")]
+    Status(StatusCode),
+    #[error("answered with more than {MAX_SET_BYTES} bytes")]
+    Long,
+}
+
+/// A connection with or without TLS.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl JwksClient {
+    /// Creates a client. An `https://` URL requires `trust`.
+    pub(super) fn new(url: JwksUrl, trust: Option<Trust>) -> Self {
+        Self { url, trust }
+    }
+
+    pub(super) fn url(&self) -> &JwksUrl {
+        &self.url
+    }
+
+    /// Fetches the set.
+    pub(super) async fn fetch(&self) -> Result<Fetched, FetchError> {
+        let fetched = timeout(FETCH_TIME, self.exchange()).await;
+        fetched.unwrap_or(Err(FetchError::Timeout))
+    }
+
+    async fn exchange(&self) -> Result<Fetched, FetchError> {
+        let stream = self.connect().await.map_err(FetchError::Unreachable)?;
+        let mut http = http1::Builder::new();
+        http.max_buf_size(MAX_HEAD_BYTES);
+        let handshake = http.handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| in_words(&error))?;
+        // The set aborts the task when it is dropped, so that no connection outlives the fetch.
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        let answer = sender.send_request(self.request()?).await;
+        let (head, body) = answer.map_err(|error| in_words(&error))?.into_parts();
+        if head.status.is_redirection() {
+            let target = header(&head.headers, LOCATION).unwrap_or("another URL");
+            let target = target.chars().take(REPEATED_CHARS).collect();
+            return Err(FetchError::Redirect(target));
+        }
+        if head.status != StatusCode::OK {
+            return Err(FetchError::Status(head.status));
+        }
+        let body = Limited::new(body, MAX_SET_BYTES).collect().await;
+        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+            true => FetchError::Long,
+            false => in_words(&*error),
+        })?;
+        Ok(Fetched {
+            text: body.to_bytes(),
+            max_age: header(&head.headers, CACHE_CONTROL).and_then(max_age),
+        })
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let host = self.url.host();
+        let stream = TcpStream::connect((host, self.url.port())).await?;
+        Ok(match &self.trust {
+            Some(trust) => Box::new(trust.speak(host, stream).await?),
+            None => Box::new(stream),
+        })
+    }
+
+    fn request(&self) -> Result<Request<Empty<Bytes>>, FetchError> {
+        let request = Request::get(self.url.path_and_query())
+            .header(HOST, self.url.authority())
+            .header(ACCEPT, "application/jwk-set+json, application/json")
+            .header(USER_AGENT, concat!("emostream/", env!("CARGO_PKG_VERSION")));
+        let request = request.body(Empty::new());
+        request.map_err(|error| FetchError::Http(error.to_string()))
+    }
+}
+
+fn header(headers: &HeaderMap, name: hyper::header::HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Returns the innermost cause, which is the one that names the reason.
+fn in_words(error: &(dyn Error + 'static)) -> FetchError {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    FetchError::Http(cause.to_string())
+}

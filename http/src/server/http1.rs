@@ -1,0 +1,241 @@
+//! HTTP/1 on a connection: hyper serves it, until a response takes the socket over.
+//!
+//! ```text
+//!  ┌─▶ hyper reads a request ──▶ handler ──▶ bytes, a stream ──▶ hyper writes the response ─┐
+//!  │                                └──────▶ takeover ─────────▶ hyper is dropped           │
+//!  └────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A service that takes a socket over writes the head of its response itself. So hyper never begins a response that it
+//! cannot finish: for hyper, that request is still being worked on. hyper's upgrades do not do: they follow a 101 only,
+//! and a shard also writes Server-Sent Events, which are a 200. hyper-util's `auto` and `graceful` do not do either: they
+//! wait for a client's first bytes without a limit, and do not return the socket.
+
+use std::{
+    convert::Infallible,
+    future::{pending, poll_fn},
+    io::{self, IoSlice, Write},
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+    time::SystemTime,
+};
+
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use hyper::{
+    Request, StatusCode, Version,
+    body::{Body as _, Incoming},
+    header::EXPECT,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    DetachedConnection, Problem, Response,
+    message::takeover::{self, OnTakeover},
+    net::socket::Socket,
+    server::connection::Serving,
+};
+
+/// The head of a response that takes the socket over, and what gets the socket.
+type PendingTakeover = (Bytes, OnTakeover);
+
+/// What hyper, which owns handler and socket meanwhile, shares with the task of the connection.
+#[derive(Default)]
+struct ConnectionState {
+    takeover: Mutex<Option<PendingTakeover>>,
+    /// Something was written and is not flushed.
+    unsent: AtomicBool,
+}
+
+impl ConnectionState {
+    fn takeover(&self) -> MutexGuard<'_, Option<PendingTakeover>> {
+        self.takeover.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A response may take the socket over when the responses before it are sent.
+    fn poll_takeover(&self) -> Poll<PendingTakeover> {
+        let sent = !self.unsent.load(Ordering::Relaxed);
+        match self.takeover().take_if(|_| sent) {
+            Some(takeover) => Poll::Ready(takeover),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// How hyper's part of a connection ends.
+enum End {
+    Closed(Result<(), hyper::Error>),
+    Takeover(PendingTakeover),
+}
+
+impl Serving {
+    /// Serves a connection to its end, or until it is taken over.
+    pub(crate) async fn http1(&self, socket: Socket, peer: SocketAddr) -> Result<(), hyper::Error> {
+        let state: Arc<ConnectionState> = Arc::default();
+        let shared = &*state;
+        let service = service_fn(move |mut request| {
+            let polled = poll_body(&mut request);
+            self.respond(polled.map(|()| request), peer, shared)
+        });
+        let io = TokioIo::new(TrackedIo {
+            socket,
+            state: state.clone(),
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head)
+            // A client that has closed its side still reads its response. Nor does hyper then look for the end while a
+            // request is worked on, for which it takes another 8 KiB from a body that is in use.
+            .half_close(true)
+            // Responses are short: one copy of their bytes costs less than the kernel's vectors do.
+            .writev(false)
+            .max_buf_size(self.limits.head_bytes);
+        let mut served = http.serve_connection(io, service);
+        let mut graceful = pin!(self.shutdown.graceful.cancelled());
+        let mut leaving = false;
+        let end = loop {
+            let end = poll_fn(|cx| match Pin::new(&mut served).poll(cx) {
+                Poll::Ready(closed) => Poll::Ready(End::Closed(closed)),
+                Poll::Pending => state.poll_takeover().map(End::Takeover),
+            });
+            tokio::select! {
+                biased;
+                end = end => break end,
+                () = &mut graceful, if !leaving => {
+                    leaving = true;
+                    Pin::new(&mut served).graceful_shutdown();
+                }
+                () = self.shutdown.forced.cancelled(), if leaving => return Ok(()),
+            }
+        };
+        let (head, takeover) = match end {
+            End::Closed(closed) => return closed,
+            End::Takeover(takeover) => takeover,
+        };
+        let parts = served.into_parts();
+        match parts.io.into_inner().socket.detach(&parts.read_buf) {
+            Ok((stream, read_ahead)) => takeover(DetachedConnection {
+                stream,
+                head,
+                read_ahead,
+            }),
+            Err(error) => tracing::debug!(%peer, %error, "a connection broke off"),
+        }
+        Ok(())
+    }
+
+    /// The response to a request; never, if the socket is taken over.
+    async fn respond(
+        &self,
+        request: Result<Request<Incoming>, Problem>,
+        peer: SocketAddr,
+        state: &ConnectionState,
+    ) -> Result<Response, Infallible> {
+        let request = match request {
+            Ok(request) => request,
+            Err(problem) => return Ok(problem.into_response()),
+        };
+        let version = request.version();
+        let mut response = self.responder.respond(request, peer).await;
+        if let Some(takeover) = takeover::of(&mut response) {
+            *state.takeover() = Some((head(version, &response), takeover));
+            return pending().await;
+        }
+        Ok(response)
+    }
+}
+
+/// Polls the body before its handler does, unless the client waits to be asked for it (RFC 9110, 10.1.1). What came with
+/// the head is then there when the handler first polls, and no timer need watch for it: without this each POST set a
+/// timer and removed it (bench/README.md).
+fn poll_body(request: &mut Request<Incoming>) -> Result<(), Problem> {
+    if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
+        return Ok(());
+    }
+    let mut cx = Context::from_waker(Waker::noop());
+    match Pin::new(request.body_mut()).poll_frame(&mut cx) {
+        Poll::Pending => Ok(()),
+        // hyper passes nothing on before it is polled; if it did, a piece would be missing now.
+        Poll::Ready(_) => {
+            let detail = "the body came before it was asked for; nothing was kept";
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+        }
+    }
+}
+
+/// A socket that records whether hyper still holds some of a response: hyper flushes when it has written all of it.
+struct TrackedIo {
+    socket: Socket,
+    state: Arc<ConnectionState>,
+}
+
+impl AsyncRead for TrackedIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TrackedIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.state.unsent.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.state.unsent.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        self.state.unsent.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// The head of a response as it is sent.
+fn head(version: Version, response: &Response) -> Bytes {
+    let mut head = Vec::with_capacity(256);
+    let version = match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    };
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    // A Vec takes every write.
+    let _ = write!(head, "{version} {}\r\ndate: {date}\r\n", response.status());
+    for (name, value) in response.headers() {
+        let _ = write!(head, "{name}: ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head.into()
+}

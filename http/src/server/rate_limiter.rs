@@ -1,0 +1,84 @@
+//! A token bucket: how many connections a second are accepted, and how many log lines are written.
+//!
+//! By hand, since governor brings nine crates and a second version of hashbrown for these 30 lines.
+
+use std::time::Instant;
+
+/// A bucket that holds a second's worth, or one where that is less.
+#[derive(Debug)]
+pub(crate) struct RateLimiter {
+    per_second: f64,
+    left: f64,
+    at: Instant,
+}
+
+impl RateLimiter {
+    /// Full at `now`. A rate above zero.
+    pub(crate) fn new(per_second: f64, now: Instant) -> Self {
+        Self {
+            per_second,
+            left: per_second.max(1.0),
+            at: now,
+        }
+    }
+
+    /// Takes a token at `now`, which does not go back; `false` if there is none.
+    pub(crate) fn try_acquire(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        let full = self.per_second.max(1.0);
+        self.left = (self.left + passed * self.per_second).min(full);
+        self.at = now;
+        let acquired = self.left >= 1.0;
+        if acquired {
+            self.left -= 1.0;
+        }
+        acquired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_second_s_worth_comes_at_once_and_then_so_many_a_second() {
+        let start = Instant::now();
+        let mut limiter = RateLimiter::new(5.0, start);
+        let mut admitted = |ms| {
+            let at = start + Duration::from_millis(ms);
+            (0..100).filter(|_| limiter.try_acquire(at)).count()
+        };
+        assert_eq!(
+            [0, 100, 210, 1210, 9000].map(&mut admitted),
+            [5, 0, 1, 5, 5]
+        );
+    }
+
+    proptest! {
+        /// Whatever the moments, no span of time sees more than the rate allows and the bucket holds.
+        #[test]
+        fn no_span_sees_more(
+            per_second in 0.2_f64..200.0,
+            gaps_ms in proptest::collection::vec(0_u64..3000, 1..200),
+        ) {
+            let start = Instant::now();
+            let mut limiter = RateLimiter::new(per_second, start);
+            let mut at_ms = 0;
+            let mut admitted = Vec::new();
+            for gap_ms in gaps_ms {
+                at_ms += gap_ms;
+                if limiter.try_acquire(start + Duration::from_millis(at_ms)) {
+                    admitted.push(at_ms);
+                }
+            }
+            for (i, from) in admitted.iter().enumerate() {
+                for (j, to) in admitted.iter().enumerate().skip(i) {
+                    let most = per_second.max(1.0) + (to - from) as f64 / 1000.0 * per_second;
+                    prop_assert!((j - i + 1) as f64 <= most + 1e-6);
+                }
+            }
+        }
+    }
+}

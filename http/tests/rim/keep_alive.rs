@@ -1,0 +1,99 @@
+//! HTTP/1 connections between requests.
+
+use std::time::Duration;
+
+use emostream_http::{DrainOutcome, Limits};
+use tokio::io::AsyncWriteExt;
+
+use crate::stage::Running;
+
+const ALIVE: &str = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
+
+#[tokio::test]
+async fn who_says_that_it_sends_no_more_still_gets_its_answer() {
+    let running = Running::start(Limits::default()).await;
+    let mut client = running.connect().await;
+    client.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    running.entered.notified().await;
+    client.0.shutdown().await.unwrap();
+    running.gate.notify_one();
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("done"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_whose_beginning_came_with_the_one_before_is_answered() {
+    let running = Running::start(Limits::default()).await;
+    for cut in 1..ALIVE.len() {
+        let (begin, rest) = ALIVE.split_at(cut);
+        let mut client = running.connect().await;
+        client.send(&[ALIVE, begin].concat()).await;
+        client.until("alive\n").await;
+        client.send(rest).await;
+        let answer = client.until("alive\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{cut}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_comes_late_after_a_rest_is_read_whole() {
+    let running = Running::start(Limits::default()).await;
+    let head = "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 6\r\n\r\n";
+    let mut client = running.connect().await;
+    client.send(&[ALIVE, head, "abc"].concat()).await;
+    client.until("alive\n").await;
+    client.send("def").await;
+    assert!(client.until("abcdef").await.starts_with("HTTP/1.1 200 "));
+    client.send(head).await;
+    client.send("ghi").await;
+    client.send("jkl").await;
+    assert!(client.until("ghijkl").await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_socket_is_taken_over_after_a_rest() {
+    let running = Running::start(Limits::default()).await;
+    let mut client = running.connect().await;
+    client.send(ALIVE).await;
+    client.until("alive\n").await;
+    client
+        .send("GET /upgrade HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.contains("\r\nupgrade: echo\r\n"), "{head}");
+    client.send("hello").await;
+    assert_eq!(client.until("hello").await, "hello");
+}
+
+#[tokio::test]
+async fn a_head_that_dribbles_after_an_answer_is_ended_and_so_is_one_that_never_begins() {
+    let limits = Limits {
+        head: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    for begin in ["", "GET /healthz HT"] {
+        let mut client = running.connect().await;
+        client.send(&[ALIVE, begin].concat()).await;
+        let answer = client.rest().await;
+        assert!(answer.ends_with("alive\n"), "{answer}");
+    }
+    let mut late = running.connect().await;
+    late.send(ALIVE).await;
+    late.until("alive\n").await;
+    late.send("GET /hea").await;
+    late.rest().await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_a_connection_that_rests() {
+    let running = Running::start(Limits::default()).await;
+    let mut client = running.connect().await;
+    client.send(ALIVE).await;
+    client.until("alive\n").await;
+    running.shutdown.cancel();
+    client.rest().await;
+    drop(client);
+    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
+}

@@ -1,0 +1,343 @@
+//! A body's reactions: one object, or an array in which a bad entry does not spoil the others.
+
+use std::{fmt, marker::PhantomData};
+
+use emostream_http::{Principal, Problem};
+use emostream_model::{EmojiNames, Entry, Names, Plain, is_json, without_bom};
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::{admission::room_limit::Refused, config::MAX_REQUEST_REACTIONS};
+
+/// What a body holds.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Submissions<'a> {
+    /// The good entries, by their place.
+    pub(crate) good: Vec<(usize, Plain<'a>)>,
+    /// The bad ones, by their place.
+    pub(crate) bad: Vec<Rejection>,
+    /// Whether the body is an array.
+    pub(crate) is_array: bool,
+}
+
+/// An entry that is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Rejection {
+    pub(crate) index: usize,
+    pub(crate) detail: String,
+    #[serde(skip)]
+    pub(crate) fault: Fault,
+}
+
+/// Whose fault it is that an entry is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is no reaction, or for a room that there never is.
+    Invalid,
+    /// It is valid, but not its sender's to send.
+    Forbidden,
+    /// It would be taken, were there not so many rooms.
+    Crowded,
+}
+
+impl From<&Refused> for Fault {
+    fn from(refused: &Refused) -> Self {
+        match refused {
+            Refused::Unmatched { .. } | Refused::Invalid(_) => Self::Invalid,
+            Refused::TooMany { .. } => Self::Crowded,
+        }
+    }
+}
+
+/// Why a body holds no reactions at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("the body is empty; send one reaction as a JSON object, or an array of them")]
+    Empty,
+    #[error("the body is not UTF-8 at byte {0}")]
+    NotUtf8(usize),
+    #[error("the body is not JSON: {0}")]
+    NotJson(serde_json::Error),
+    #[error("the body is JSON, but a value in it cannot be read: {0}")]
+    Unreadable(serde_json::Error),
+    #[error(
+        "the array has more than {MAX_REQUEST_REACTIONS} reactions; send the rest in another request"
+    )]
+    TooMany,
+}
+
+impl From<Malformed> for Problem {
+    fn from(malformed: Malformed) -> Self {
+        Self::bad_request(malformed.to_string())
+    }
+}
+
+impl<'a> Submissions<'a> {
+    /// Reads a body.
+    pub(crate) fn read(
+        body: &'a [u8],
+        emojis: &EmojiNames,
+        names: Names,
+    ) -> Result<Self, Malformed> {
+        let text = std::str::from_utf8(body).map_err(|e| Malformed::NotUtf8(e.valid_up_to()))?;
+        let text = without_bom(text);
+        let unread = |error| match is_json(text) {
+            true => Malformed::Unreadable(error),
+            false => Malformed::NotJson(error),
+        };
+        let is_array = match text.trim_ascii_start().as_bytes().first() {
+            None => return Err(Malformed::Empty),
+            Some(first) => *first == b'[',
+        };
+        let mut read = Self {
+            good: Vec::new(),
+            bad: Vec::new(),
+            is_array,
+        };
+        let mut add = |index, entry: Entry<'a>| match entry.check(emojis, names) {
+            Ok(submission) => read.good.push((index, submission)),
+            Err(invalid) => read.bad.push(Rejection {
+                index,
+                detail: invalid.to_string(),
+                fault: Fault::Invalid,
+            }),
+        };
+        if !is_array {
+            add(0, Entry::read(text).map_err(unread)?);
+            return Ok(read);
+        }
+        let count = match entries(text, &mut add) {
+            Ok(count) => count,
+            Err(_) => {
+                read.good.clear();
+                read.bad.clear();
+                read.one_by_one(text, emojis, names).map_err(unread)?
+            }
+        };
+        if count > MAX_REQUEST_REACTIONS {
+            return Err(Malformed::TooMany);
+        }
+        Ok(read)
+    }
+
+    /// Reads an array whose entries could not be read in one go: it is no JSON, or there is JSON in it
+    /// that no value can hold (`1e999`, half a surrogate pair), which spoils its own entry only.
+    fn one_by_one(
+        &mut self,
+        text: &'a str,
+        emojis: &EmojiNames,
+        names: Names,
+    ) -> Result<usize, serde_json::Error> {
+        entries(text, |index, raw: &'a RawValue| {
+            let entry = serde_json::from_str::<Entry<'a>>(raw.get());
+            let read = entry.map_err(|error| format!("cannot be read: {error} of the entry"));
+            let valid = read.and_then(|entry| {
+                let valid = entry.check(emojis, names);
+                valid.map_err(|invalid| invalid.to_string())
+            });
+            match valid {
+                Ok(submission) => self.good.push((index, submission)),
+                Err(detail) => self.bad.push(Rejection {
+                    index,
+                    detail,
+                    fault: Fault::Invalid,
+                }),
+            }
+        })
+    }
+
+    /// The good entries that their sender may send, and all others.
+    pub(crate) fn allowed(
+        self,
+        principal: &Principal,
+    ) -> (Vec<(usize, Plain<'a>)>, Vec<Rejection>) {
+        let (mut allowed, mut rejected) = (self.good, self.bad);
+        allowed.retain(|(index, submission)| {
+            let Some(detail) = forbidden(submission, principal) else {
+                return true;
+            };
+            rejected.push(Rejection {
+                index: *index,
+                detail,
+                fault: Fault::Forbidden,
+            });
+            false
+        });
+        (allowed, rejected)
+    }
+}
+
+/// Why a reaction is not its sender's to send.
+fn forbidden(submission: &Plain<'_>, principal: &Principal) -> Option<String> {
+    if !principal.is_user(&submission.user) {
+        return Some("user_id is not the token's sub".to_owned());
+    }
+    let room = &*submission.room;
+    (!principal.can_access_room(room)).then(|| format!("the token does not open room \"{room}\""))
+}
+
+/// Hands the entries of an array to `take`, and counts them.
+fn entries<'de, T, F>(text: &'de str, take: F) -> Result<usize, serde_json::Error>
+where
+    T: Deserialize<'de>,
+    F: FnMut(usize, T),
+{
+    let mut json = serde_json::Deserializer::from_str(text);
+    let count = json.deserialize_seq(Entries(take, PhantomData))?;
+    json.end()?;
+    Ok(count)
+}
+
+/// Hands the entries of an array on as they come, so that the array itself is never held. Those
+/// beyond the limit are only counted.
+struct Entries<T, F>(F, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, F: FnMut(usize, T)> Visitor<'de> for Entries<T, F> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of reactions")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while count < MAX_REQUEST_REACTIONS {
+            let Some(entry) = array.next_element()? else {
+                return Ok(count);
+            };
+            (self.0)(count, entry);
+            count += 1;
+        }
+        while array.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = r#"{"user_id":1,"emoji_type":"🔥"}"#;
+
+    fn read(body: &(impl AsRef<[u8]> + ?Sized)) -> Result<Submissions<'_>, String> {
+        let emojis = EmojiNames::default();
+        Submissions::read(body.as_ref(), &emojis, Names::Own).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_object_or_an_array_of_them_is_read() {
+        let one = read(GOOD).unwrap();
+        assert_eq!((one.good.len(), one.is_array), (1, false));
+        let body = format!(" [{GOOD},{GOOD} , {GOOD}]\n");
+        let three = read(&body).unwrap();
+        assert_eq!((three.good.len(), three.is_array), (3, true));
+        for body in [format!("\u{feff}{GOOD}"), format!("\u{feff} [{GOOD}]")] {
+            assert_eq!(read(&body).unwrap().good.len(), 1);
+        }
+        let none = read("[]").unwrap();
+        assert_eq!((none.good.len(), none.bad.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_bad_entry_does_not_spoil_the_others() {
+        let body = format!(r#"[{GOOD},7,{GOOD},{{"user_id":1}},null]"#);
+        let read = read(&body).unwrap();
+        assert_eq!(read.good.len(), 2);
+        let places: Vec<usize> = read.bad.iter().map(|bad| bad.index).collect();
+        assert_eq!(places, [1, 3, 4]);
+        assert_eq!(read.bad[1].detail, "emoji_type is required");
+    }
+
+    #[test]
+    fn json_that_no_value_can_hold_spoils_its_own_entry_only() {
+        let digits = "9".repeat(1000);
+        let bodies = [
+            r#"{"user_id":1,"emoji_type":"🔥","timestamp":1e999}"#.to_owned(),
+            format!(r#"{{"user_id":{digits},"emoji_type":"🔥"}}"#),
+            r#"{"user_id":"\ud800","emoji_type":"🔥"}"#.to_owned(),
+        ];
+        for bad in bodies {
+            let body = format!("[{GOOD},{bad},{GOOD}]");
+            let read = read(&body).unwrap();
+            assert_eq!((read.good.len(), read.bad.len()), (2, 1), "{bad}");
+            assert_eq!(read.bad[0].index, 1);
+            let detail = &read.bad[0].detail;
+            assert!(detail.starts_with("cannot be read: "), "{detail}");
+        }
+        let alone = read(r#"{"user_id":"\ud800","emoji_type":"🔥"}"#).unwrap_err();
+        let start = "the body is JSON, but a value in it cannot be read: ";
+        assert!(alone.starts_with(start), "{alone}");
+        let body = format!(r#"[{GOOD},{{"user_id":1e999}},]"#);
+        let error = read(&body).unwrap_err();
+        assert!(error.contains("trailing comma"), "{error}");
+    }
+
+    #[test]
+    fn a_malformed_body_is_refused_with_the_place() {
+        let many = format!("[{}]", vec![GOOD; 1001].join(","));
+        for (body, start) in [
+            ("", "the body is empty"),
+            (" \n", "the body is empty"),
+            ("\u{feff}", "the body is empty"),
+            (
+                r#"{"user_id":1,}"#,
+                "the body is not JSON: trailing comma at line 1",
+            ),
+            (
+                "[{]",
+                "the body is not JSON: key must be a string at line 1 column 3",
+            ),
+            ("[1,", "the body is not JSON: EOF"),
+            (
+                "[] []",
+                "the body is not JSON: trailing characters at line 1 column 4",
+            ),
+            ("{} {}", "the body is not JSON: trailing characters"),
+            (
+                "user=1",
+                "the body is not JSON: expected value at line 1 column 1",
+            ),
+            (&many, "the array has more than 1000 reactions"),
+        ] {
+            let error = read(body).unwrap_err();
+            assert!(error.starts_with(start), "{body:.40}: {error}");
+        }
+        assert_eq!(
+            read(b"{\"x\":\"\xff\"}").unwrap_err(),
+            "the body is not UTF-8 at byte 6"
+        );
+        let thousand = format!("[{}]", vec![GOOD; 1000].join(","));
+        assert_eq!(read(&thousand).unwrap().good.len(), 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = read(&body);
+        }
+
+        #[test]
+        fn every_entry_of_an_array_is_either_good_or_bad(
+            entries in proptest::collection::vec(
+                prop_oneof![Just(GOOD), Just("{}"), Just("[[1]]"), Just("-1e9"), Just("\"a\"")], 0..50,
+            ),
+        ) {
+            let body = format!("[{}]", entries.join(","));
+            let read = read(&body).unwrap();
+            let is_bad = |(_, entry): &(usize, &&str)| **entry != GOOD;
+            let bad = entries.iter().enumerate().filter(is_bad).map(|(index, _)| index);
+            prop_assert_eq!(
+                read.bad.iter().map(|bad| bad.index).collect::<Vec<_>>(),
+                bad.collect::<Vec<_>>()
+            );
+            prop_assert_eq!(read.good.len() + read.bad.len(), entries.len());
+        }
+    }
+}

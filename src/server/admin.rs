@@ -1,0 +1,66 @@
+//! The admin address of a process.
+
+use std::{net::SocketAddr, time::Duration};
+
+use emostream_http::{Limits, Listener, Tls, serve};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    listening::{address, bind, scheme},
+    watch::Watch,
+};
+use crate::exit::Failure;
+
+/// The administrator asks short questions, a few at a time.
+const ADMIN_CONNECTIONS: u32 = 64;
+const ADMIN_DRAIN: Duration = Duration::from_millis(200);
+
+/// The admin address of a process, served until it is dropped: longer than any drain.
+pub(crate) struct AdminServer {
+    shutdown: CancellationToken,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl AdminServer {
+    /// Binds, and answers from now on. Nothing for `--admin off`.
+    pub(crate) async fn start(
+        admin: Option<SocketAddr>,
+        tls: Option<Tls>,
+        watch: &Watch,
+    ) -> Result<Self, Failure> {
+        let shutdown = CancellationToken::new();
+        let Some(admin) = admin else {
+            return Ok(Self {
+                shutdown,
+                serving: None,
+            });
+        };
+        let listener = bind("--admin", admin)?;
+        tracing::info!("admin on {}://{}", scheme(&tls), address(&listener)?);
+        let listener = Listener::new(listener, tls);
+        let router = watch.admin().router();
+        let limits = Limits {
+            connections: ADMIN_CONNECTIONS,
+            drain: ADMIN_DRAIN,
+            ..Limits::default()
+        };
+        let stopping = shutdown.clone();
+        let serving = tokio::spawn(async move {
+            serve(listener, router, limits, stopping).await;
+        });
+        Ok(Self {
+            shutdown,
+            serving: Some(serving),
+        })
+    }
+
+    /// Answers no more.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        if let Some(serving) = self.serving {
+            // Its panic would have ended the process.
+            let _ = serving.await;
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The time that a process has to end.
+
+use std::time::{Duration, Instant};
+
+use emostream_http::DrainOutcome;
+use tokio::task::JoinHandle;
+
+/// All of a drain. Closing the log may take another second of the ten that a process has.
+const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
+
+/// The time that is left of a drain: an orchestrator gives a process ten seconds.
+pub(crate) struct Drain {
+    deadline: Instant,
+}
+
+impl Drain {
+    pub(crate) fn begin() -> Self {
+        Self {
+            deadline: Instant::now() + DRAIN_LIMIT,
+        }
+    }
+
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Waits for a listener's connections to end, as long as there is time.
+    pub(crate) async fn wait_for(&self, serving: JoinHandle<DrainOutcome>) {
+        match tokio::time::timeout(self.left(), serving).await {
+            Ok(Ok(DrainOutcome { remaining: 0 })) => {}
+            Ok(Ok(DrainOutcome { remaining })) => {
+                tracing::warn!(left = remaining, "connections did not end in time")
+            }
+            // Its panic would have ended the process.
+            Ok(Err(_)) => {}
+            Err(_) => tracing::warn!("connections did not end in time"),
+        }
+    }
+}

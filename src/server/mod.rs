@@ -1,0 +1,24 @@
+//! The one way in which a role runs: what all of them have around their service.
+//!
+//! ```text
+//!  flags ─▶ ServerConfig ─bind─▶ Bound ─ start the service ─ serve ─▶ Serving … SIGTERM, SIGINT ─▶ Drain ─▶ 0
+//!           files are read         └▶ admin: not ready ── ready ──▶     └── failed by itself ────▶ Drain ─▶ its exit code
+//! ```
+//!
+//! Invariants: all files are read before an address is bound, and all addresses are bound before a service starts. The
+//! administrator is served until everything else has ended.
+
+mod admin;
+mod counting;
+mod drain;
+mod listening;
+mod log_watch;
+mod publishing;
+mod watch;
+
+pub(crate) use admin::AdminServer;
+pub(crate) use counting::Counting;
+pub(crate) use drain::Drain;
+pub(crate) use listening::{ServerConfig, announce};
+pub(crate) use publishing::{Publishing, PublishingFlags};
+pub(crate) use watch::Watch;

@@ -1,0 +1,176 @@
+//! A publisher or a relay in a process.
+//!
+//! ```text
+//!  bind ─▶ start: from the log, or from an upstream ─▶ relays, subscribers … ─▶ bye ─▶ drain
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use clap::Args;
+use emostream_broadcast::{
+    BroadcastError, Config, IngestUrl, Publisher, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
+    SubscriberConfig, Upstreams,
+};
+use emostream_log::{EventClock, Log};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    listening::{Bound, ServerConfig, address, announce, bind},
+    watch::Watch,
+};
+use crate::{
+    cli::flags::{FanoutFlags, RelayListenFlags},
+    exit::{Exit, Failure},
+    logging::LogFormat,
+    signal::Signals,
+};
+
+/// How long finals are kept for subscribers that resume (INTERFACE).
+const RING: Duration = Duration::from_secs(600);
+
+/// How results go out to subscribers and relays.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PublishingFlags {
+    #[command(flatten)]
+    fanout: FanoutFlags,
+    #[command(flatten)]
+    relays: RelayListenFlags,
+}
+
+impl PublishingFlags {
+    /// The configuration of what subscribers meet. `ingest_url` is where the page sends reactions.
+    pub(crate) fn subscribers(
+        &self,
+        server: &ServerConfig,
+        ingest_url: Option<IngestUrl>,
+        clock: EventClock,
+    ) -> SubscriberConfig {
+        SubscriberConfig {
+            ring: RING,
+            ingest_url,
+            allow_origin: server.allow_origin.clone(),
+            authenticator: server.authenticator.clone(),
+            shards: self.fanout.shards(),
+            drain: self.fanout.drain(),
+            clock,
+            heartbeat: SUBSCRIBER_HEARTBEAT,
+        }
+    }
+
+    /// The secret of relays. Reads its file.
+    pub(crate) fn token(&self) -> Result<RelayToken, Failure> {
+        self.relays.token()
+    }
+
+    /// The most relays at once.
+    pub(crate) fn max_relays(&self) -> u32 {
+        self.relays.max_relays()
+    }
+
+    /// Binds the port for relays, if there is one; it has the TLS of `bound`.
+    pub(crate) fn bind(
+        &self,
+        token: RelayToken,
+        bound: &Bound,
+    ) -> Result<Option<RelayPort>, Failure> {
+        let Some(address) = self.relays.address() else {
+            return Ok(None);
+        };
+        Ok(Some(RelayPort {
+            listener: bind("--relay-listen", address)?,
+            tls: bound.tls.clone(),
+            token,
+            max_relays: self.relays.max_relays(),
+        }))
+    }
+}
+
+/// What broadcast refuses at the start, or ends by.
+impl From<BroadcastError> for Failure {
+    fn from(error: BroadcastError) -> Self {
+        match error {
+            BroadcastError::Log(error) => error.into(),
+            BroadcastError::OtherLog(sentence) => Self::new(Exit::Restart, sentence),
+            other => Self::unavailable(other),
+        }
+    }
+}
+
+/// A publisher, or a relay, in this process.
+pub(crate) struct Publishing(Publisher);
+
+impl Publishing {
+    /// Starts it; what it kept is read from the log first.
+    pub(crate) async fn start(
+        config: Config,
+        log: Arc<dyn Log>,
+        watch: &Watch,
+    ) -> Result<Self, Failure> {
+        let watch = watch.clone();
+        let start = move || Publisher::start(config, log, &watch.registry, &watch.readiness);
+        let started = tokio::task::spawn_blocking(start).await;
+        let publisher = started.map_err(|_| Failure::new(Exit::Defect, "the publisher ended"))?;
+        Ok(Self(publisher?))
+    }
+
+    /// Finds an upstream first.
+    pub(crate) async fn start_relay(
+        upstreams: Upstreams,
+        subscribers: SubscriberConfig,
+        watch: &Watch,
+    ) -> Result<Self, Failure> {
+        let (registry, readiness) = (&watch.registry, &watch.readiness);
+        let relay = Publisher::relay(upstreams, subscribers, registry, readiness).await;
+        Ok(Self(relay?))
+    }
+
+    /// Feeds relays from now on, if there is a port for them, until what this returns is dropped.
+    pub(crate) fn feed_relays(
+        &self,
+        port: Option<RelayPort>,
+        format: LogFormat,
+    ) -> Result<DropGuard, Failure> {
+        let shutdown = CancellationToken::new();
+        if let Some(port) = port {
+            let address = address(&port.listener)?;
+            let text = format!("relays connect to {address}\n");
+            announce(format, &text, &format!("tcp://{address}"))?;
+            tokio::spawn(self.0.serve_relays(port, shutdown.clone()));
+        }
+        Ok(shutdown.drop_guard())
+    }
+
+    /// Waits until it cannot continue, and returns why.
+    pub(crate) async fn fails(&self) -> Failure {
+        self.0.fails().await.into()
+    }
+
+    /// Serves its clients until the process is asked to end, or it cannot continue; then all subscribers are sent away.
+    pub(crate) async fn serve(
+        self,
+        (role, format): (&str, LogFormat),
+        bound: Bound,
+        relays: Option<RelayPort>,
+        signals: &mut Signals,
+    ) -> Result<(), Failure> {
+        let url = format!("{}://{}/", bound.scheme(), bound.address);
+        let _relays = self.feed_relays(relays, format)?;
+        let serving = bound.serve(self.router(), signals);
+        announce(format, &format!("the {role} serves {url}\n"), &url)?;
+        let (ended, drain) = serving.until_ended(signals, self.fails()).await;
+        self.bye();
+        serving.drained(&drain).await.stop().await;
+        ended
+    }
+
+    /// The routes of its requests.
+    pub(crate) fn router(&self) -> Router {
+        self.0.router()
+    }
+
+    /// Sends every subscriber away.
+    pub(crate) fn bye(&self) {
+        self.0.bye();
+    }
+}

@@ -1,0 +1,79 @@
+//! What a process reports about itself: metrics and readiness.
+
+use std::sync::Arc;
+
+use emostream_http::{Admin, Authenticator, Readiness};
+use emostream_log::{EventClock, Log};
+use prometheus::{IntGauge, Opts, PullingGauge, Registry};
+
+use super::log_watch::LogWatch;
+use crate::exit::{Exit, Failure};
+
+/// What a process tells its administrator.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    pub(crate) registry: Registry,
+    pub(crate) readiness: Readiness,
+}
+
+impl Watch {
+    /// Shows how far the event clock of this process is ahead of the host clock.
+    pub(crate) fn clock(&self, clock: EventClock) -> Result<(), Failure> {
+        // The two clocks are read one after the other: less than a millisecond is no difference.
+        let ahead = move || clock.ahead_of_host().as_millis() as f64 / 1000.0;
+        PullingGauge::new(
+            "emostream_clock_ahead_seconds",
+            "How far the clock that dates events is ahead of the host clock, which stepped back.",
+            Box::new(ahead),
+        )
+        .and_then(|gauge| self.registry.register(Box::new(gauge)))
+        .map_err(|error| Failure::new(Exit::Defect, error.to_string()))
+    }
+
+    /// Of a process that is not ready for anything yet; its metrics say what runs and what it uses.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let watch = Self {
+            registry: Registry::new(),
+            readiness: Readiness::default(),
+        };
+        let registered = watch.register_process();
+        registered.map_err(|error| Failure::new(Exit::Defect, error.to_string()))?;
+        Ok(watch)
+    }
+
+    /// Answers what operators request, on whatever address serves it.
+    pub(crate) fn admin(&self) -> Admin {
+        Admin::new(self.registry.clone(), self.readiness.clone())
+    }
+
+    fn register_process(&self) -> Result<(), prometheus::Error> {
+        let about = Opts::new("emostream_build_info", "The program that runs; always 1")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("revision", env!("EMOSTREAM_REVISION"));
+        let build = IntGauge::with_opts(about)?;
+        build.set(1);
+        self.registry.register(Box::new(build))?;
+        #[cfg(target_os = "linux")]
+        self.registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
+        Ok(())
+    }
+
+    /// Starts the task that fetches the key set of `--jwks-url`, if the flag is set. Call it in a tokio runtime, before
+    /// the `--admin` address is served: otherwise `/readyz` would be 200 for a moment although there are no keys.
+    pub(crate) fn follow_keys(&self, authenticator: &Authenticator) -> Result<(), Failure> {
+        let following = authenticator.follow(&self.registry, &self.readiness);
+        following.map_err(|error| Failure::new(Exit::Defect, error.to_string()))
+    }
+
+    /// Has readiness follow whether `log` answers for all `topics`.
+    pub(crate) fn follow(
+        &self,
+        log: &Arc<dyn Log>,
+        topics: Vec<String>,
+    ) -> Result<LogWatch, Failure> {
+        let component = self.readiness.component("log");
+        LogWatch::start(log.clone(), topics, component)
+    }
+}
