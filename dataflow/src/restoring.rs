@@ -31,7 +31,7 @@ use crate::{
     due::Change,
     lifetimes,
     progress::{Progress, Resets},
-    results::{removal, resets_of, totals_begin},
+    results::headers_of,
     slide::Stay,
     totals::RestoredTotals,
 };
@@ -80,10 +80,11 @@ fn read(
     let mut keep = |record: Record<'_>| {
         // A final has all that a totals record has. Read as one, it keeps the emojis that this build does not know.
         if let Ok(closed) = serde_json::from_slice::<TotalsRecord>(record.value) {
-            let resets = resets_of(&record);
+            let headers = headers_of(&record);
+            let resets = headers.resets;
             stays.extend(stay(config, stored, final_until_ms, resets, &closed));
             if is_unwritten {
-                totals.add(record.partition, resets, totals_begin(&record), closed);
+                totals.add(record.partition, resets, headers.totals_begin, closed);
             }
         }
     };
@@ -298,15 +299,12 @@ impl KnownTotals {
         let mut rooms: HashMap<Room, KnownRoom> = HashMap::default();
         let mut unreadable = 0_u64;
         let mut keep = |record: Record<'_>| {
-            let resets = resets_of(&record);
-            let (name, room) = match (removal(&record), record.value) {
-                (Some((name, before_ms)), []) => {
+            let headers = headers_of(&record);
+            let (name, room) = match (headers.removal(record.key), record.value) {
+                (Some((name, before)), []) => {
                     let room = KnownRoom {
-                        // Just before that window, whose finals are not removed.
-                        order: Some(ResultOrder {
-                            resets,
-                            start_ms: before_ms.saturating_sub(1),
-                        }),
+                        // The finals of the window itself are not removed.
+                        order: Some(before.just_before()),
                         is_removed: true,
                         ..KnownRoom::default()
                     };
@@ -315,7 +313,7 @@ impl KnownTotals {
                 (None, []) => return,
                 (_, json) => match serde_json::from_slice::<TotalsRecord>(json) {
                     Ok(totals) => {
-                        let order = ResultOrder::new(resets, totals.window);
+                        let order = headers.order(totals.window);
                         let room = KnownRoom {
                             order: Some(order),
                             counts: totals.counts,
