@@ -431,7 +431,11 @@ impl KnownTotals {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-    use emostream_log::{Cleanup, Header, NewRecord, TopicSpec, embedded::EmbeddedLog};
+    use emostream_log::{
+        Cleanup, Header, NewRecord,
+        embedded::EmbeddedLog,
+        testing::{KEEP, header, keyed, topic},
+    };
     use emostream_model::{REMOVED_HEADER, RESETS_HEADER, Unwritten, Window};
 
     use super::*;
@@ -441,44 +445,29 @@ mod tests {
     }
 
     fn uncompacted_log() -> EmbeddedLog {
-        let after = std::time::Duration::from_secs(1 << 40);
-        log_with(Cleanup::Delete { after, bytes: None })
+        log_with(KEEP)
     }
 
     fn log_with(cleanup: Cleanup) -> EmbeddedLog {
         let log = EmbeddedLog::in_memory().unwrap();
-        log.create_topic(&TopicSpec {
-            name: "totals".to_owned(),
-            partitions: 2,
-            replication: 1,
-            min_in_sync: 1,
-            cleanup,
-            max_ahead: None,
-        })
-        .unwrap();
+        log.create_topic(&topic("totals", 2, cleanup)).unwrap();
         log
     }
 
     fn totals(partition: u32, start: u64, count: u64, headers: Vec<Header>) -> NewRecord {
+        let json = format!(
+            r#"{{"room":"a","start":{start},"end":{},"total":{count},"counts":[{{"emoji":"🔥","count":{count}}}]}}"#,
+            start + 2000
+        );
         NewRecord {
-            topic: "totals".to_owned(),
             partition: Some(partition),
-            time_ms: None,
-            key: Some("a".into()),
-            value: format!(
-                r#"{{"room":"a","start":{start},"end":{},"total":{count},"counts":[{{"emoji":"🔥","count":{count}}}]}}"#,
-                start + 2000
-            )
-            .into(),
             headers,
+            ..keyed("totals", "a", json)
         }
     }
 
     fn reset() -> Vec<Header> {
-        vec![Header {
-            name: RESETS_HEADER.to_owned(),
-            value: "1".into(),
-        }]
+        vec![header(RESETS_HEADER, "1")]
     }
 
     fn write(log: &EmbeddedLog, records: Vec<NewRecord>) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use emostream_broadcast::Config;
+use emostream_log::testing::{header, now_ms, until};
 use emostream_log::{Log, NewRecord};
 use emostream_model::{Emoji, FinalsFrom, RESETS_HEADER, ResultOrder, Topics, Unwritten};
 use proptest::prelude::*;
@@ -10,8 +11,8 @@ use serde_json::Value;
 
 use crate::{
     clients::{Subscriber, Ws, get},
-    counting::{WINDOW_MS, header, keyed, now_ms, timed},
-    stage::{KEPT, Node, PARTITIONS, Stage, config, until},
+    counting::{WINDOW_MS, keyed, timed},
+    stage::{KEPT, Node, PARTITIONS, Stage, config},
 };
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];
@@ -319,7 +320,7 @@ fn totals_that_are_seen_before_their_final_are_not_doubled() {
     let starting = std::thread::spawn(move || Node::start(log, config()));
     // A hasty publisher would believe by now that it has read everything.
     let looks = 4 * PARTITIONS as usize;
-    until("looked for more", || stage.log.idle() >= looks);
+    until("looked for more", || stage.log.empty_polls() >= looks);
     stage.counting.commit(vec![of_window]);
     let node = starting.join().unwrap();
     until("read", || history(&node, "r").len() == 2);

@@ -1,14 +1,17 @@
 //! Totals that begin at 0 again, and rooms that are removed.
 
 use emostream_broadcast::RelayToken;
-use emostream_log::NewRecord;
+use emostream_log::{
+    NewRecord,
+    testing::{Reads, header, now_ms, until},
+};
 use emostream_model::{REMOVED_HEADER, RESETS_HEADER, ResultOrder, Topics, Unwritten};
 use serde_json::Value;
 
 use crate::{
     clients::{Subscriber, Ws, get},
-    counting::{header, keyed, now_ms, removal, timed},
-    stage::{KEPT, Node, PARTITIONS, Stage, until},
+    counting::{keyed, removal, timed},
+    stage::{KEPT, Node, PARTITIONS, Stage},
 };
 
 /// A time before the ring of a publisher, whose records are not deleted yet.
@@ -238,10 +241,10 @@ fn a_removal_after_a_backward_reset_is_later_than_finals_before_it() {
 fn a_publisher_that_is_behind_reads_the_finals_before_it_removes_a_room() {
     let mut stage = Stage::new();
     let node = stage.publisher();
-    stage.log.go_blind();
+    stage.log.reads(Reads::Stall);
     stage.counting.close_many("r", 1..3000, &[("🔥", 1)]);
     stage.counting.remove("r", 3500);
-    stage.log.mend();
+    stage.log.reads(Reads::Work);
     until("removed", || {
         total(&node) == Some(0) && totals(&node).len() == 2999
     });

@@ -2,20 +2,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::Bytes;
-use proptest::test_runner::{RngAlgorithm, TestRng};
 use rand::RngExt;
 use redb::ReadableDatabase;
 
 use super::*;
 use crate::{
-    LogError, NewRecord, TopicSpec,
+    LogError, NewRecord,
     embedded::{
         batch::{Tail, accept, create_topic},
         source::Source,
         store::Store,
         tables::{NEWEST, RECORD_OVERHEAD_BYTES, TOMBSTONES},
     },
+    testing::{keyed, rng, seeds, topic},
 };
 
 const TOPIC: &str = "table";
@@ -65,16 +64,9 @@ impl Fixture {
     fn new() -> Self {
         let store = Store::in_memory().unwrap();
         let topics = Topics::default();
-        let spec = TopicSpec {
-            name: TOPIC.to_owned(),
-            partitions: PARTITIONS,
-            replication: 1,
-            min_in_sync: 1,
-            cleanup: Cleanup::Compact,
-            max_ahead: None,
-        };
-        let topic = create_topic(store.writable().unwrap(), &spec).unwrap();
-        topics.add(topic.unwrap());
+        let spec = topic(TOPIC, PARTITIONS, Cleanup::Compact);
+        let created = create_topic(store.writable().unwrap(), &spec).unwrap();
+        topics.add(created.unwrap());
         let tails = HashMap::new();
         Self {
             store,
@@ -158,14 +150,11 @@ impl Fixture {
     }
 }
 
-fn record(key: &str, value: &str, time_ms: Option<u64>) -> NewRecord {
+fn record(key: &str, value: &'static str, time_ms: Option<u64>) -> NewRecord {
     NewRecord {
-        topic: TOPIC.to_owned(),
         partition: Some(0),
         time_ms,
-        key: Some(Bytes::copy_from_slice(key.as_bytes())),
-        value: Bytes::copy_from_slice(value.as_bytes()),
-        headers: Vec::new(),
+        ..keyed(TOPIC, key, value)
     }
 }
 
@@ -178,25 +167,11 @@ fn append(
     Ok(batch.append(accept(topics, new, now_ms)?).unwrap())
 }
 
-fn seeds() -> Vec<u64> {
-    match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..60).collect(),
-    }
-}
-
-fn rng(seed: u64) -> TestRng {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
-}
-
 /// Whatever is appended, swept in small steps and lost in crashes, and however the clock steps, the log keeps what
 /// the model keeps, and readers in the middle of it read that.
 #[test]
 fn a_compacted_topic_keeps_what_the_model_keeps() {
-    for seed in seeds() {
-        println!("seed {seed}: replay with SEED={seed}");
+    for seed in seeds(60) {
         let mut rng = rng(seed);
         let mut log = Fixture::new();
         let mut model = Model(vec![BTreeMap::new(); PARTITIONS as usize]);
