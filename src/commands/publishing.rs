@@ -29,7 +29,7 @@ use crate::{
     values::ms,
 };
 
-/// How long finals are kept for those who resume (INTERFACE).
+/// How long finals are kept for subscribers that resume.
 pub(super) const RING: Duration = Duration::from_secs(600);
 
 /// What broadcast refuses at the start, or ends by.

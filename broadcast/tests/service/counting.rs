@@ -7,9 +7,9 @@ use emostream_log::{
     testing::{self, header, now_ms},
 };
 use emostream_model::{
-    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, Room, RoomCount, TOTALS_BEGIN_HEADER,
-    Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord, WindowRecord, WindowSize,
-    compress, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, ResultOrder, Room, RoomCount,
+    TOTALS_BEGIN_HEADER, Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord, Unwritten,
+    WindowRecord, WindowSize, compress, sort_counts,
 };
 
 pub(crate) const WINDOW_MS: u64 = 2000;
@@ -209,6 +209,22 @@ pub(crate) fn removal(topic: String, room: &str, nth: u64) -> NewRecord {
 /// A record of `value` in the room's partition.
 pub(crate) fn keyed(topic: String, room: &str, value: &impl serde::Serialize) -> NewRecord {
     testing::keyed(topic, room, serde_json::to_vec(value).unwrap())
+}
+
+/// A progress record that says from where finals complete totals.
+pub(crate) fn progress(unwritten: &Unwritten) -> NewRecord {
+    NewRecord {
+        partition: Some(0),
+        ..keyed(Topics::default().progress(), "dataflow", unwritten)
+    }
+}
+
+/// A progress record by which no final is in a totals record.
+pub(crate) fn nothing_written() -> NewRecord {
+    progress(&Unwritten {
+        since: Some(ResultOrder::default()),
+        finals: None,
+    })
 }
 
 pub(crate) fn timed(record: NewRecord, time_ms: u64) -> NewRecord {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     clients::{Subscriber, Ws, get},
-    counting::{WINDOW_MS, keyed, timed},
+    counting::{WINDOW_MS, keyed, nothing_written, progress, timed},
     stage::{KEPT, Node, PARTITIONS, Stage, config},
 };
 
@@ -226,10 +226,7 @@ impl Late {
             since,
             finals: since.and_then(ends).cloned(),
         };
-        records.push(NewRecord {
-            partition: Some(0),
-            ..keyed(topics.progress(), "dataflow", &unwritten)
-        });
+        records.push(progress(&unwritten));
         let timed = records.into_iter().map(|record| timed(record, written_ms));
         stage.counting.commit(timed.collect());
     }
@@ -242,16 +239,8 @@ fn an_emoji_that_this_build_does_not_know_hides_no_other_in_finals_that_complete
     let json = std::str::from_utf8(&of_window.value).unwrap();
     let value = json.replace("👏", "新").into();
     let record = NewRecord { value, ..of_window };
-    let unwritten = Unwritten {
-        since: Some(ResultOrder::default()),
-        finals: None,
-    };
-    let progress = NewRecord {
-        partition: Some(0),
-        ..keyed(Topics::default().progress(), "dataflow", &unwritten)
-    };
     let before_the_ring = now_ms() - KEPT.as_millis() as u64 / 2;
-    let records = [record, progress].map(|record| timed(record, before_the_ring));
+    let records = [record, nothing_written()].map(|record| timed(record, before_the_ring));
     stage.counting.commit(records.into());
     assert_eq!(total(&stage, "r"), Some(560));
 }
