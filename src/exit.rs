@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use emostream_dataflow::DataflowError;
 use emostream_log::LogError;
 
-/// The exit codes (INTERFACE "Command line"; the numbers are those of sysexits.h).
+/// The exit codes, as in README.md, "Operations". The numbers are those of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// `load --verify` or `topics check` found a difference, or `load` could not do its work.

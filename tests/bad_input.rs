@@ -5,7 +5,10 @@ mod harness;
 
 use std::{collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
 
-use emostream_log::{Header, Log, NewRecord, embedded::EmbeddedLog};
+use emostream_log::{
+    embedded::EmbeddedLog,
+    testing::{append, record},
+};
 use harness::{
     finals, http,
     node::{self, Node},
@@ -550,7 +553,7 @@ fn a_corrupt_record_in_the_middle_of_a_topic_is_rejected_and_the_rest_is_counted
         plain,
     ];
     for value in values {
-        append(&log, value);
+        append(&log, [record("emostream.reactions", value)]);
     }
     drop(log);
 
@@ -581,21 +584,4 @@ fn a_corrupt_record_in_the_middle_of_a_topic_is_rejected_and_the_rest_is_counted
         );
         assert_eq!(record["headers"]["partition"], "0", "{record}");
     }
-}
-
-fn append(log: &dyn Log, value: Vec<u8>) {
-    let appender = log.appender(Duration::from_secs(5)).unwrap();
-    let (stored, done) = std::sync::mpsc::channel();
-    let record = NewRecord {
-        topic: "emostream.reactions".to_owned(),
-        partition: Some(0),
-        time_ms: None,
-        key: None,
-        value: value.into(),
-        headers: Vec::<Header>::new(),
-    };
-    appender
-        .append(record, Box::new(move |result| stored.send(result).unwrap()))
-        .unwrap();
-    done.recv().unwrap().unwrap();
 }

@@ -3,12 +3,13 @@
 
 mod harness;
 
-use std::{
-    sync::mpsc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::Duration;
 
-use emostream_log::{Log, NewRecord, kafka::KafkaLog, read_to_end};
+use emostream_log::{
+    kafka::KafkaLog,
+    read_to_end,
+    testing::{append, now_ms, record},
+};
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord};
 use harness::{http, kafka, node::Node, unique, until, until_within};
 use tempfile::TempDir;
@@ -53,25 +54,12 @@ impl Stage {
     }
 
     fn append(&self, value: Vec<u8>) {
-        let appender = self.log.appender(DEADLINE).unwrap();
-        let (stored, answer) = mpsc::channel();
-        let record = NewRecord {
-            topic: self.topics.reactions(),
-            partition: Some(0),
-            time_ms: None,
-            key: None,
-            value: value.into(),
-            headers: Vec::new(),
-        };
-        let done = Box::new(move |outcome| stored.send(outcome).unwrap());
-        appender.append(record, done).unwrap();
-        answer.recv_timeout(DEADLINE).unwrap().unwrap();
+        append(&self.log, [record(self.topics.reactions(), value)]);
     }
 
     /// Appends one reaction for each of so many rooms and emojis.
     fn react(&self, rooms: usize, emojis: usize) -> u64 {
-        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let at_ms = at_ms.as_millis() as u64;
+        let at_ms = now_ms();
         let in_room = |room: usize| {
             let room = Room::new(&format!("room-{room}")).unwrap();
             Emoji::all().take(emojis).map(move |emoji| Reaction {

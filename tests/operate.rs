@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use emostream_log::{
     Cleanup, Log, TopicSpec,
     kafka::{KafkaLog, KafkaOptions},
+    testing::{keep_for, topic},
 };
 use harness::{
     http, kafka,
@@ -81,14 +82,7 @@ fn a_topic_that_somebody_else_made_is_told_apart() {
     });
     let name = format!("{prefix}.reactions");
     log.unwrap()
-        .create_topic(&TopicSpec {
-            name: name.clone(),
-            partitions: 2,
-            replication: 1,
-            min_in_sync: 1,
-            cleanup: Cleanup::Compact,
-            max_ahead: None,
-        })
+        .create_topic(&topic(&name, 2, Cleanup::Compact))
         .unwrap();
     let (code, said) = ran(&[
         "topics",
@@ -117,15 +111,8 @@ fn topics_with_reactions(kept: Duration, max_ahead: Option<Duration>) -> String 
         ..KafkaOptions::default()
     });
     let reactions = TopicSpec {
-        name: format!("{prefix}.reactions"),
-        partitions: 2,
-        replication: 1,
-        min_in_sync: 1,
-        cleanup: Cleanup::Delete {
-            after: kept,
-            bytes: None,
-        },
         max_ahead,
+        ..topic(format!("{prefix}.reactions"), 2, keep_for(kept))
     };
     log.unwrap().create_topic(&reactions).unwrap();
     let create = ["topics", "create", "--partitions", "2"];

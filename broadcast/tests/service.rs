@@ -19,8 +19,6 @@ mod heartbeats;
 mod hostile;
 #[path = "service/outages.rs"]
 mod outages;
-#[path = "service/patchy.rs"]
-mod patchy;
 #[path = "service/receiving.rs"]
 mod receiving;
 #[path = "service/restarts.rs"]

@@ -248,7 +248,7 @@ impl DataflowError {
         self.is_fence() || matches!(self, DataflowError::Dissolved { .. })
     }
 
-    /// The exit code of a process that ends by this (INTERFACE, "Exit codes").
+    /// The exit code of a process that ends with this error: README.md, "Operations", lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
             // The brokers repeated it for as long as an ACL takes to reach them all.

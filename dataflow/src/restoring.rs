@@ -31,7 +31,7 @@ use crate::{
     due::Change,
     lifetimes,
     progress::{Progress, Resets},
-    results::{removal, resets_of, totals_begin},
+    results::headers_of,
     slide::Stay,
     totals::RestoredTotals,
 };
@@ -80,10 +80,11 @@ fn read(
     let mut keep = |record: Record<'_>| {
         // A final has all that a totals record has. Read as one, it keeps the emojis that this build does not know.
         if let Ok(closed) = serde_json::from_slice::<TotalsRecord>(record.value) {
-            let resets = resets_of(&record);
+            let headers = headers_of(&record);
+            let resets = headers.resets;
             stays.extend(stay(config, stored, final_until_ms, resets, &closed));
             if is_unwritten {
-                totals.add(record.partition, resets, totals_begin(&record), closed);
+                totals.add(record.partition, resets, headers.totals_begin, closed);
             }
         }
     };
@@ -298,15 +299,12 @@ impl KnownTotals {
         let mut rooms: HashMap<Room, KnownRoom> = HashMap::default();
         let mut unreadable = 0_u64;
         let mut keep = |record: Record<'_>| {
-            let resets = resets_of(&record);
-            let (name, room) = match (removal(&record), record.value) {
-                (Some((name, before_ms)), []) => {
+            let headers = headers_of(&record);
+            let (name, room) = match (headers.removal(record.key), record.value) {
+                (Some((name, before)), []) => {
                     let room = KnownRoom {
-                        // Just before that window, whose finals are not removed.
-                        order: Some(ResultOrder {
-                            resets,
-                            start_ms: before_ms.saturating_sub(1),
-                        }),
+                        // The finals of the window itself are not removed.
+                        order: Some(before.just_before()),
                         is_removed: true,
                         ..KnownRoom::default()
                     };
@@ -315,7 +313,7 @@ impl KnownTotals {
                 (None, []) => return,
                 (_, json) => match serde_json::from_slice::<TotalsRecord>(json) {
                     Ok(totals) => {
-                        let order = ResultOrder::new(resets, totals.window);
+                        let order = headers.order(totals.window);
                         let room = KnownRoom {
                             order: Some(order),
                             counts: totals.counts,
@@ -433,7 +431,11 @@ impl KnownTotals {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-    use emostream_log::{Cleanup, Header, NewRecord, TopicSpec, embedded::EmbeddedLog};
+    use emostream_log::{
+        Cleanup, Header, NewRecord,
+        embedded::EmbeddedLog,
+        testing::{KEEP, header, keyed, topic},
+    };
     use emostream_model::{REMOVED_HEADER, RESETS_HEADER, Unwritten, Window};
 
     use super::*;
@@ -443,44 +445,29 @@ mod tests {
     }
 
     fn uncompacted_log() -> EmbeddedLog {
-        let after = std::time::Duration::from_secs(1 << 40);
-        log_with(Cleanup::Delete { after, bytes: None })
+        log_with(KEEP)
     }
 
     fn log_with(cleanup: Cleanup) -> EmbeddedLog {
         let log = EmbeddedLog::in_memory().unwrap();
-        log.create_topic(&TopicSpec {
-            name: "totals".to_owned(),
-            partitions: 2,
-            replication: 1,
-            min_in_sync: 1,
-            cleanup,
-            max_ahead: None,
-        })
-        .unwrap();
+        log.create_topic(&topic("totals", 2, cleanup)).unwrap();
         log
     }
 
     fn totals(partition: u32, start: u64, count: u64, headers: Vec<Header>) -> NewRecord {
+        let json = format!(
+            r#"{{"room":"a","start":{start},"end":{},"total":{count},"counts":[{{"emoji":"🔥","count":{count}}}]}}"#,
+            start + 2000
+        );
         NewRecord {
-            topic: "totals".to_owned(),
             partition: Some(partition),
-            time_ms: None,
-            key: Some("a".into()),
-            value: format!(
-                r#"{{"room":"a","start":{start},"end":{},"total":{count},"counts":[{{"emoji":"🔥","count":{count}}}]}}"#,
-                start + 2000
-            )
-            .into(),
             headers,
+            ..keyed("totals", "a", json)
         }
     }
 
     fn reset() -> Vec<Header> {
-        vec![Header {
-            name: RESETS_HEADER.to_owned(),
-            value: "1".into(),
-        }]
+        vec![header(RESETS_HEADER, "1")]
     }
 
     fn write(log: &EmbeddedLog, records: Vec<NewRecord>) {

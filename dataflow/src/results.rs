@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use emostream_log::{Header, NewRecord, Record};
 use emostream_model::{
-    REMOVED_HEADER, RESETS_HEADER, Room, TOTALS_BEGIN_HEADER, Topics, Trending, WindowSize,
+    REMOVED_HEADER, RESETS_HEADER, ResultHeaders, Room, TOTALS_BEGIN_HEADER, Topics, Trending,
+    WindowSize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -131,32 +132,9 @@ fn ordered(mut record: NewRecord, resets: u64) -> NewRecord {
     record
 }
 
-/// The number of backward resets before a result was written.
-pub fn resets_of(record: &Record<'_>) -> u64 {
-    number(record, RESETS_HEADER).unwrap_or(0)
-}
-
-/// The room that a record without a value removes, and the start of the window before which its finals are removed.
-/// `None` if another program has deleted the key.
-pub fn removal(record: &Record<'_>) -> Option<(Room, u64)> {
-    let before_ms = number(record, REMOVED_HEADER)?;
-    let room = Room::from_record(std::str::from_utf8(record.key?).ok()?).ok()?;
-    Some((room, before_ms))
-}
-
-/// The decimal number in a header, if there is one.
-fn number(record: &Record<'_>, name: &str) -> Option<u64> {
-    let headers = record.headers.read();
-    let header = headers.iter().find(|header| header.name == name)?;
-    std::str::from_utf8(&header.value).ok()?.parse().ok()
-}
-
-/// Whether the totals of a room begin at 0 with the final in `record`.
-pub fn totals_begin(record: &Record<'_>) -> bool {
-    let headers = record.headers.read();
-    headers
-        .iter()
-        .any(|header| header.name == TOTALS_BEGIN_HEADER)
+/// What the headers of a result say.
+pub fn headers_of(record: &Record<'_>) -> ResultHeaders {
+    ResultHeaders::parse(record.headers.read().iter().map(Header::pair))
 }
 
 fn keyed(topic: String, key: &str, json: Vec<u8>) -> NewRecord {

@@ -2,6 +2,8 @@
 //! between them: they find each other in any order, refuse what does not belong, and end together.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+mod stage;
+
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
@@ -12,53 +14,16 @@ use std::{
         mpsc::channel,
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use bytes::Bytes;
-use emostream_dataflow::{
-    Activity, Cluster, Config, DataflowError, HEARTBEAT, Progress, Ready, Stop, TotalsPace, run,
-};
-use emostream_log::{
-    Cleanup, EventClock, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end,
-};
-use emostream_model::{
-    Batch, Emoji, EmojiNames, Reaction, Room, Topics, UserId, WindowRecord, WindowSize,
-};
+use emostream_dataflow::{Activity, Cluster, Config, DataflowError, Ready, Stop};
+use emostream_log::testing::{DEADLINE, until};
+use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord, WindowSize};
 use prometheus::Registry;
+use stage::{Stage, T0};
 
-const T0: u64 = 1_764_000_000_000;
-const DEADLINE: Duration = Duration::from_secs(60);
 const PARTITIONS: u32 = 4;
-
-fn log() -> Arc<dyn Log> {
-    let log = EmbeddedLog::in_memory().unwrap();
-    let topics = Topics::default();
-    let keep = Cleanup::Delete {
-        after: Duration::from_secs(1 << 40),
-        bytes: None,
-    };
-    for (name, partitions, cleanup) in [
-        (topics.reactions(), PARTITIONS, keep),
-        (topics.windows(), 2, keep),
-        (topics.live(), 2, keep),
-        (topics.rejected(), 1, keep),
-        (topics.totals(), 2, Cleanup::Compact),
-        (topics.trending(), 2, Cleanup::Compact),
-        (topics.progress(), 1, Cleanup::Compact),
-    ] {
-        let spec = TopicSpec {
-            name,
-            partitions,
-            replication: 1,
-            min_in_sync: 1,
-            cleanup,
-            max_ahead: None,
-        };
-        log.create_topic(&spec).unwrap();
-    }
-    Arc::new(log)
-}
 
 /// Addresses that were free a moment ago.
 fn hosts(processes: usize) -> Vec<String> {
@@ -70,31 +35,13 @@ fn hosts(processes: usize) -> Vec<String> {
 
 fn config(hosts: &[String], index: usize, workers: usize) -> Config {
     Config {
-        topics: Topics::default(),
-        workers,
         cluster: Some(Cluster {
             hosts: hosts.to_vec(),
             index,
             join_timeout: DEADLINE,
             token: "secret".to_owned(),
         }),
-        window: WindowSize::from_ms(2000).unwrap(),
-        lateness_ms: 750,
-        idle_timeout: Duration::from_secs(600),
-        live: Duration::from_millis(250),
-        swarm_size: 1000,
-        trending_span: Duration::from_secs(6),
-        trending_top: 10,
-        emojis: EmojiNames::default(),
-        clock: EventClock::host(),
-        hold_timeout: Duration::from_secs(60),
-        commit_timeout: Duration::from_secs(60),
-        standby: false,
-        heartbeat: HEARTBEAT,
-        takeover: Duration::from_secs(10),
-        totals_pace: TotalsPace::default(),
-        totals_retention: Duration::from_secs(1 << 40),
-        unbounded_timestamps: true,
+        ..stage::config(&Topics::default(), workers)
     }
 }
 
@@ -105,16 +52,13 @@ struct Process {
 }
 
 impl Process {
-    fn start(config: Config, log: &Arc<dyn Log>) -> Process {
-        Process::start_telling(config, log, Arc::new(|_| {}))
+    fn start(config: Config, stage: &Stage) -> Process {
+        Process::start_telling(config, stage, Arc::new(|_| {}))
     }
 
-    fn start_telling(config: Config, log: &Arc<dyn Log>, ready: Ready) -> Process {
-        let stop = Stop::default();
-        let (log, asked) = (log.clone(), stop.clone());
+    fn start_telling(config: Config, stage: &Stage, ready: Ready) -> Process {
         let registry = Registry::new();
-        let registered = registry.clone();
-        let running = thread::spawn(move || run(config, log, &registered, asked, ready));
+        let (stop, running) = stage.launch(config, registry.clone(), ready);
         Process {
             stop,
             registry,
@@ -136,35 +80,14 @@ impl Process {
     }
 }
 
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
 /// One reaction every 100 ms from `from_ms` on in every partition, and at last a heartbeat that closes
 /// every window.
-fn fill(log: &dyn Log, from_ms: u64, span_ms: u64) {
-    let appender = log.appender(DEADLINE).unwrap();
-    let (stored, acks) = channel();
-    let mut records = 0;
-    let mut append = |partition: u32, at_ms: u64, value: Vec<u8>| {
-        let record = NewRecord {
-            topic: Topics::default().reactions(),
-            partition: Some(partition),
-            time_ms: Some(at_ms),
-            key: None,
-            value: value.into(),
-            headers: Vec::new(),
-        };
-        let stored = stored.clone();
-        let done = Box::new(move |outcome: Result<u64, _>| stored.send(outcome.is_ok()).unwrap());
-        appender.append(record, done).unwrap();
-        records += 1;
+fn fill(stage: &Stage, from_ms: u64, span_ms: u64) {
+    let mut records = Vec::new();
+    let mut append = |partition, at_ms, value| {
+        records.push(stage.reaction_record(partition, at_ms, value));
     };
-    for partition in 0..PARTITIONS {
+    for partition in 0..stage.partitions {
         for at_ms in (from_ms..from_ms + span_ms).step_by(100) {
             let reaction = Reaction {
                 user: UserId::new("u").unwrap(),
@@ -177,31 +100,12 @@ fn fill(log: &dyn Log, from_ms: u64, span_ms: u64) {
         let end_ms = from_ms + span_ms + 10_000;
         append(partition, end_ms, Batch::heartbeat(end_ms));
     }
-    for _ in 0..records {
-        assert!(acks.recv_timeout(DEADLINE).unwrap());
-    }
-}
-
-fn values(log: &dyn Log, topic: &str) -> Vec<Bytes> {
-    let mut values = Vec::new();
-    let mut keep =
-        |record: emostream_log::Record<'_>| values.push(Bytes::copy_from_slice(record.value));
-    read_to_end(log, topic, &mut keep).unwrap();
-    values
-}
-
-fn final_until_ms(log: &dyn Log) -> u64 {
-    let newest = values(log, &Topics::default().progress()).pop();
-    newest.map_or(0, |newest| {
-        serde_json::from_slice::<Progress>(&newest)
-            .unwrap()
-            .final_until_ms
-    })
+    stage.append(records);
 }
 
 /// Each window of each room once, and every reaction in one of them.
-fn check(log: &dyn Log, span_ms: u64) {
-    let finals = values(log, &Topics::default().windows());
+fn check(stage: &Stage, span_ms: u64) {
+    let finals = stage.values(&stage.topics.windows());
     let finals: Vec<WindowRecord> = finals
         .iter()
         .map(|value| serde_json::from_slice(value).unwrap())
@@ -221,16 +125,16 @@ fn check(log: &dyn Log, span_ms: u64) {
 #[test]
 fn any_cluster_counts_alike_whoever_comes_first() {
     for (processes, workers) in [(2, 1), (3, 2)] {
-        let log = log();
-        fill(&*log, T0, 30_000);
+        let stage = Stage::new(PARTITIONS);
+        fill(&stage, T0, 30_000);
         let hosts = hosts(processes);
         // The last ones first: they dial somebody who is not there yet.
         let mut running = Vec::new();
         for index in (0..processes).rev() {
-            running.push(Process::start(config(&hosts, index, workers), &log));
+            running.push(Process::start(config(&hosts, index, workers), &stage));
         }
         until("everything is final", || {
-            final_until_ms(&*log) >= T0 + 30_000
+            stage.final_until_ms() >= T0 + 30_000
         });
         // Not by the one that commits alone.
         for process in &running {
@@ -243,36 +147,36 @@ fn any_cluster_counts_alike_whoever_comes_first() {
         for process in running {
             process.end().unwrap();
         }
-        check(&*log, 30_000);
+        check(&stage, 30_000);
     }
 }
 
 #[test]
 fn a_group_goes_on_where_another_stopped() {
-    let log = log();
+    let stage = Stage::new(PARTITIONS);
     let mut counted_ms = 0;
     for (processes, workers) in [(2, 2), (3, 1), (2, 3)] {
-        fill(&*log, T0 + 2 * counted_ms, 10_000);
+        fill(&stage, T0 + 2 * counted_ms, 10_000);
         counted_ms += 10_000;
         let end_ms = T0 + 2 * counted_ms - 10_000;
         let hosts = hosts(processes);
-        let start = |index| Process::start(config(&hosts, index, workers), &log);
+        let start = |index| Process::start(config(&hosts, index, workers), &stage);
         let running: Vec<Process> = (0..processes).map(start).collect();
-        until("everything is final", || final_until_ms(&*log) >= end_ms);
+        until("everything is final", || stage.final_until_ms() >= end_ms);
         running[0].stop.request();
         for process in running {
             process.end().unwrap();
         }
-        check(&*log, counted_ms);
+        check(&stage, counted_ms);
     }
 }
 
 #[test]
 fn strangers_end_nothing() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &log);
+    let first = Process::start(config(&hosts, 0, 1), &stage);
     let connect = || {
         let mut stranger = None;
         until("process 0 listens", || {
@@ -293,34 +197,34 @@ fn strangers_end_nothing() {
     }
     let mut other = config(&hosts, 1, 1);
     other.cluster.as_mut().unwrap().token = "guessed".to_owned();
-    let error = Process::start(other, &log).end().unwrap_err();
+    let error = Process::start(other, &stage).end().unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(
         error.to_string().contains("--cluster-token-file"),
         "{error}"
     );
 
-    let second = Process::start(config(&hosts, 1, 1), &log);
+    let second = Process::start(config(&hosts, 1, 1), &stage);
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 10_000
+        stage.final_until_ms() >= T0 + 10_000
     });
     drop(half_open);
     second.stop.request();
     first.end().unwrap();
     second.end().unwrap();
-    check(&*log, 10_000);
+    check(&stage, 10_000);
 }
 
 #[test]
 fn processes_that_would_count_otherwise_refuse_each_other() {
-    let log = log();
+    let stage = Stage::new(PARTITIONS);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &log);
+    let first = Process::start(config(&hosts, 0, 1), &stage);
     let other = Config {
         window: WindowSize::from_ms(1000).unwrap(),
         ..config(&hosts, 1, 1)
     };
-    let second = Process::start(other, &log);
+    let second = Process::start(other, &stage);
     for (process, said) in [(first, "2s here and 1s"), (second, "1s here and 2s")] {
         let error = process.end().unwrap_err();
         assert_eq!(error.exit_code(), 64);
@@ -334,12 +238,12 @@ fn processes_that_would_count_otherwise_refuse_each_other() {
 
 #[test]
 fn who_waits_in_vain_says_for_whom() {
-    let log = log();
+    let stage = Stage::new(PARTITIONS);
     let hosts = hosts(3);
     let mut alone = config(&hosts, 0, 1);
     alone.cluster.as_mut().unwrap().join_timeout = Duration::from_secs(3);
-    let second = Process::start(config(&hosts, 1, 1), &log);
-    let error = Process::start(alone, &log).end().unwrap_err();
+    let second = Process::start(config(&hosts, 1, 1), &stage);
+    let error = Process::start(alone, &stage).end().unwrap_err();
     assert_eq!(error.exit_code(), 69);
     assert!(error.to_string().contains("process 2"), "{error}");
     assert!(!error.to_string().contains("process 1"), "{error}");
@@ -350,13 +254,13 @@ fn who_waits_in_vain_says_for_whom() {
 
 #[test]
 fn what_process_0_finds_in_the_log_all_refuse() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let hosts = hosts(2);
-    let start = |index| Process::start(config(&hosts, index, 1), &log);
+    let start = |index| Process::start(config(&hosts, index, 1), &stage);
     let running = [start(0), start(1)];
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 10_000
+        stage.final_until_ms() >= T0 + 10_000
     });
     running[1].stop.request();
     for process in running {
@@ -367,7 +271,7 @@ fn what_process_0_finds_in_the_log_all_refuse() {
             lateness_ms: 1000,
             ..config(&hosts, index, 1)
         };
-        Process::start(other, &log)
+        Process::start(other, &stage)
     };
     for process in [start(0), start(1)] {
         let error = process.end().unwrap_err();
@@ -409,11 +313,11 @@ fn frame(stream: &mut TcpStream) -> serde_json::Value {
 
 #[test]
 fn who_missed_a_beginning_joins_anew_with_every_connection() {
-    let log = log();
+    let stage = Stage::new(PARTITIONS);
     let hosts = hosts(2);
     let listener = TcpListener::bind(&hosts[0]).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let late = Process::start(config(&hosts, 1, 1), &log);
+    let late = Process::start(config(&hosts, 1, 1), &stage);
     let (mut data, mut control) = welcome(&listener);
     while frame(&mut control) != "Ready" {}
     // Timely's first words are on their way when the beginner dies; its word to begin is lost.
@@ -428,8 +332,8 @@ fn who_missed_a_beginning_joins_anew_with_every_connection() {
 
 #[test]
 fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let hosts = hosts(3);
     let (report, reports) = channel();
     let start = |index| {
@@ -439,7 +343,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
             takeover: Duration::from_secs(4),
             ..config(&hosts, index, 1)
         };
-        Process::start_telling(config, &log, ready)
+        Process::start_telling(config, &stage, ready)
     };
     let older = [start(0), start(1), start(2)];
     // All of them, in any order.
@@ -454,44 +358,44 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     };
     until_all(|activity| *activity == Activity::Active);
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 10_000
+        stage.final_until_ms() >= T0 + 10_000
     });
     // A newer run, of one process alone, takes over: the older one's next commit is refused.
     let newer = Config {
         cluster: None,
         ..config(&hosts, 0, 1)
     };
-    let newer = Process::start(newer, &log);
-    fill(&*log, T0 + 20_000, 10_000);
+    let newer = Process::start(newer, &stage);
+    fill(&stage, T0 + 20_000, 10_000);
     until_all(|activity| matches!(activity, Activity::Standby(_)));
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 30_000
+        stage.final_until_ms() >= T0 + 30_000
     });
     newer.stop.request();
     newer.end().unwrap();
-    fill(&*log, T0 + 40_000, 10_000);
+    fill(&stage, T0 + 40_000, 10_000);
     until_all(|activity| *activity == Activity::Active);
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 50_000
+        stage.final_until_ms() >= T0 + 50_000
     });
     older[2].stop.request();
     for process in older {
         process.end().unwrap();
     }
-    check(&*log, 30_000);
+    check(&stage, 30_000);
 }
 
 #[test]
 fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let alone = Config {
         cluster: None,
         ..config(&hosts(1), 0, 1)
     };
-    let active = Process::start(alone, &log);
+    let active = Process::start(alone, &stage);
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 10_000
+        stage.final_until_ms() >= T0 + 10_000
     });
     let hosts = hosts(2);
     let (report, reports) = channel();
@@ -502,7 +406,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
             standby: true,
             ..config(&hosts, index, 1)
         };
-        Process::start_telling(config, &log, ready)
+        Process::start_telling(config, &stage, ready)
     };
     let until_standby = |of: usize| loop {
         let (index, state) = reports.recv_timeout(DEADLINE).unwrap();
@@ -512,7 +416,7 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
     };
     let first = start(0);
     // A process made by hand, which is gone as soon as the group is complete.
-    let agreement = agreement(&config(&hosts, 1, 1), &log);
+    let agreement = agreement(&config(&hosts, 1, 1), &stage);
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
         stream.write_all(b"EMOS\x01").unwrap();
@@ -527,26 +431,26 @@ fn a_standby_whose_cluster_loses_a_process_waits_for_it_and_fences_nobody() {
     let second = start(1);
     until_standby(1);
     assert!(!first.running.is_finished() && !active.running.is_finished());
-    fill(&*log, T0 + 20_000, 10_000);
+    fill(&stage, T0 + 20_000, 10_000);
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 30_000
+        stage.final_until_ms() >= T0 + 30_000
     });
     second.stop.request();
     first.end().unwrap();
     second.end().unwrap();
     active.stop.request();
     active.end().unwrap();
-    check(&*log, 20_000);
+    check(&stage, 20_000);
 }
 
 /// What a process with this configuration asks the others to agree to.
-fn agreement(config: &Config, log: &Arc<dyn Log>) -> serde_json::Value {
+fn agreement(config: &Config, stage: &Stage) -> serde_json::Value {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = config.clone();
     let cluster = config.cluster.as_mut().unwrap();
     cluster.hosts[0] = listener.local_addr().unwrap().to_string();
     cluster.index = 1;
-    let process = Process::start(config, log);
+    let process = Process::start(config, stage);
     let (mut stream, _) = listener.accept().unwrap();
     stream.read_exact(&mut [0; 5]).unwrap();
     let hello = frame(&mut stream);
@@ -589,25 +493,25 @@ fn read_to_its_end(stream: &mut TcpStream) {
 
 #[test]
 fn a_hello_after_the_beginning_ends_nothing() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let hosts = hosts(2);
-    let start = |index| Process::start(config(&hosts, index, 1), &log);
+    let start = |index| Process::start(config(&hosts, index, 1), &stage);
     let first = start(0);
     let mut late = connect(&hosts[0]);
     late.write_all(b"EMOS\x01").unwrap();
     let second = start(1);
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 10_000
+        stage.final_until_ms() >= T0 + 10_000
     });
     let other = serde_json::json!([["--window", "9s"]]);
     // It was given up already if this test is slow.
     let _ = late.write_all(&hello("Data", &other));
     read_to_its_end(&mut late);
-    fill(&*log, T0 + 20_000, 10_000);
+    fill(&stage, T0 + 20_000, 10_000);
     until("it counts on", || {
         assert!(!first.running.is_finished() && !second.running.is_finished());
-        final_until_ms(&*log) >= T0 + 30_000
+        stage.final_until_ms() >= T0 + 30_000
     });
     second.stop.request();
     first.end().unwrap();
@@ -616,11 +520,11 @@ fn a_hello_after_the_beginning_ends_nothing() {
 
 #[test]
 fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let hosts = hosts(3);
-    let agreement = agreement(&config(&hosts, 1, 1), &log);
-    let start = |index| Process::start(config(&hosts, index, 1), &log);
+    let agreement = agreement(&config(&hosts, 1, 1), &stage);
+    let start = |index| Process::start(config(&hosts, index, 1), &stage);
     let first = start(0);
     let mut control = connect(&hosts[0]);
     control.write_all(b"EMOS\x01").unwrap();
@@ -631,7 +535,7 @@ fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
     let running = [first, start(1), start(2)];
     until("everything is final", || {
         assert!(!running[0].running.is_finished(), "process 0 left too");
-        final_until_ms(&*log) >= T0 + 10_000
+        stage.final_until_ms() >= T0 + 10_000
     });
     running[2].stop.request();
     for process in running {
@@ -641,10 +545,10 @@ fn a_process_that_leaves_while_the_group_forms_leaves_alone() {
 
 #[test]
 fn strangers_without_number_keep_nobody_out() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let hosts = hosts(2);
-    let first = Process::start(config(&hosts, 0, 1), &log);
+    let first = Process::start(config(&hosts, 0, 1), &stage);
     let mut half_open: Vec<TcpStream> = (0..64).map(|_| connect(&hosts[0])).collect();
     let formed = Arc::new(AtomicBool::new(false));
     let (host, over) = (hosts[0].clone(), formed.clone());
@@ -667,9 +571,9 @@ fn strangers_without_number_keep_nobody_out() {
             thread::sleep(Duration::from_millis(10));
         }
     });
-    let second = Process::start(config(&hosts, 1, 1), &log);
+    let second = Process::start(config(&hosts, 1, 1), &stage);
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 10_000
+        stage.final_until_ms() >= T0 + 10_000
     });
     formed.store(true, Ordering::Release);
     crowd.join().unwrap();
@@ -680,16 +584,16 @@ fn strangers_without_number_keep_nobody_out() {
 
 #[test]
 fn who_is_not_known_by_name_yet_waits_to_be() {
-    let log = log();
+    let stage = Stage::new(PARTITIONS);
     let mut hosts = hosts(2);
     hosts[0] = "no-such-host.invalid:2101".to_owned();
-    let waiting = Process::start(config(&hosts, 0, 1), &log);
+    let waiting = Process::start(config(&hosts, 0, 1), &stage);
     waiting.stop.request();
     waiting.end().unwrap();
 
     let mut impatient = config(&hosts, 0, 1);
     impatient.cluster.as_mut().unwrap().join_timeout = Duration::from_millis(300);
-    let error = Process::start(impatient, &log).end().unwrap_err();
+    let error = Process::start(impatient, &stage).end().unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert!(
         error.to_string().contains("no-such-host.invalid"),
@@ -699,11 +603,11 @@ fn who_is_not_known_by_name_yet_waits_to_be() {
 
 #[test]
 fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_only() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let hosts = hosts(2);
-    let agreement = agreement(&config(&hosts, 1, 1), &log);
-    let first = Process::start(config(&hosts, 0, 1), &log);
+    let agreement = agreement(&config(&hosts, 1, 1), &stage);
+    let first = Process::start(config(&hosts, 0, 1), &stage);
     // Its machine has lost power: nothing closes its connections.
     let connections = ["Data", "Control"].map(|purpose| {
         let mut stream = connect(&hosts[0]);
@@ -712,9 +616,9 @@ fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_on
         assert_eq!(frame(&mut stream), "Welcome");
         stream
     });
-    let second = Process::start(config(&hosts, 1, 1), &log);
+    let second = Process::start(config(&hosts, 1, 1), &stage);
     until("everything is final", || {
-        final_until_ms(&*log) >= T0 + 10_000
+        stage.final_until_ms() >= T0 + 10_000
     });
     drop(connections);
     second.stop.request();
@@ -724,16 +628,16 @@ fn a_connection_of_a_process_that_is_gone_keeps_its_successor_out_for_seconds_on
 
 #[test]
 fn a_worker_that_stands_still_ends_its_process_and_its_group() {
-    let log = log();
-    fill(&*log, T0, 10_000);
+    let stage = Stage::new(PARTITIONS);
+    fill(&stage, T0, 10_000);
     let hosts = hosts(2);
     let ready: Ready = Arc::new(|state: Result<Activity, String>| {
         while state.is_ok() {
             thread::park();
         }
     });
-    let stands = Process::start_telling(config(&hosts, 1, 1), &log, ready);
-    let other = Process::start(config(&hosts, 0, 1), &log);
+    let stands = Process::start_telling(config(&hosts, 1, 1), &stage, ready);
+    let other = Process::start(config(&hosts, 0, 1), &stage);
     let error = stands.end().unwrap_err();
     assert_eq!(error.exit_code(), 75);
     assert!(error.to_string().contains("worker 0"), "{error}");

@@ -29,15 +29,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Activity, Config, DataflowError, HEARTBEAT, Ready, Stop, TotalsPace};
-use emostream_log::{EventClock, NewRecord, read_to_end};
-use emostream_model::{
-    Batch, Emoji, EmojiNames, Reaction, ReactionRef, Room, TotalsRecord, UserId, WindowRecord,
-    WindowSize,
+use emostream_dataflow::{Activity, Config, DataflowError, Ready, Stop};
+use emostream_log::{
+    NewRecord, read_to_end,
+    testing::{DEADLINE, FaultyLog, rng, until},
 };
-use proptest::test_runner::{RngAlgorithm, TestRng};
+use emostream_model::{
+    Batch, Emoji, Reaction, ReactionRef, Room, TotalsRecord, UserId, WindowRecord,
+};
 use rand::{Rng, RngExt};
-use stage::{DEADLINE, Stage, T0};
+use stage::{Stage, T0};
 
 const LATENESS_MS: u64 = 750;
 /// Three windows, so that much slides out.
@@ -50,26 +51,19 @@ const UNKNOWN_EMOJI: &str = "新";
 impl Stage {
     fn config(&self, workers: usize) -> Config {
         Config {
-            topics: self.topics.clone(),
-            workers,
-            cluster: None,
-            window: WindowSize::from_ms(2000).unwrap(),
             lateness_ms: LATENESS_MS,
-            idle_timeout: Duration::from_secs(600),
-            live: Duration::from_millis(250),
             swarm_size: 3,
             trending_span: Duration::from_millis(SPAN_MS),
             trending_top: TOP,
-            emojis: EmojiNames::default(),
-            clock: EventClock::host(),
-            hold_timeout: Duration::from_secs(60),
-            commit_timeout: Duration::from_secs(60),
-            standby: false,
-            heartbeat: HEARTBEAT,
-            takeover: Duration::from_secs(10),
-            totals_pace: TotalsPace::default(),
-            totals_retention: Duration::from_secs(1 << 40),
-            unbounded_timestamps: true,
+            ..stage::config(&self.topics, workers)
+        }
+    }
+
+    /// The same stage on its log with faults.
+    fn faulty(&self, faults: impl FnOnce(FaultyLog) -> FaultyLog) -> Stage {
+        Stage {
+            log: Arc::new(faults(FaultyLog::new(self.log.clone()))),
+            ..self.clone()
         }
     }
 
@@ -80,18 +74,16 @@ impl Stage {
     /// Runs until `enough`, then stops.
     fn run_until(&self, config: Config, mut enough: impl FnMut() -> bool) {
         let (stop, running) = self.start(config);
-        let deadline = Instant::now() + DEADLINE;
-        while !enough() && !running.is_finished() {
-            assert!(
-                Instant::now() < deadline,
-                "nothing more is committed behind {:?}, with {} rejected records",
-                self.progress(),
-                self.rejected().len(),
-            );
-            thread::sleep(Duration::from_millis(1));
-        }
+        until("a run has done enough", || {
+            enough() || running.is_finished()
+        });
         stop.request();
         running.join().unwrap().unwrap();
+    }
+
+    /// Waits until a run has made every window that ends by then final.
+    fn until_final(&self, until_ms: u64) {
+        until("all is final", || self.final_until_ms() >= until_ms);
     }
 
     /// How many times progress was committed: its topic is compacted, its offsets go on.
@@ -295,23 +287,13 @@ fn check(stage: &Stage, oracle: &Oracle) {
     trending::check(stage, oracle);
 }
 
-fn seeds() -> Vec<u64> {
-    match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..12).collect(),
-    }
-}
-
-fn rng(seed: u64) -> TestRng {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
+fn seeds() -> impl Iterator<Item = u64> {
+    emostream_log::testing::seeds(12)
 }
 
 #[test]
 fn stops_and_restarts_with_other_workers_change_no_final() {
     for seed in seeds() {
-        println!("seed {seed}: replay with SEED={seed}");
         let mut rng = rng(seed);
         let stage = Stage::new(rng.random_range(1..5));
         let span_ms = 40_000;
@@ -515,11 +497,7 @@ fn a_newer_run_fences_the_older_one_which_stands_by() {
     let half = records.len() / 2;
     stage.append(records[..half].to_vec());
     let newer = {
-        let deadline = Instant::now() + DEADLINE;
-        while stage.final_until_ms() == 0 {
-            assert!(Instant::now() < deadline);
-            thread::sleep(Duration::from_millis(1));
-        }
+        stage.until_final(1);
         let (begin, begun) = channel();
         let ready: Ready = Arc::new(move |state| {
             if state.is_ok() {
@@ -538,11 +516,7 @@ fn a_newer_run_fences_the_older_one_which_stands_by() {
     while !standby(&reports.recv_timeout(DEADLINE).unwrap()) {}
     stop.request();
     older.join().unwrap().unwrap();
-    let deadline = Instant::now() + DEADLINE;
-    while stage.final_until_ms() < all_final_ms(20_000) {
-        assert!(Instant::now() < deadline);
-        thread::sleep(Duration::from_millis(1));
-    }
+    stage.until_final(all_final_ms(20_000));
     newer.0.request();
     newer.1.join().unwrap().unwrap();
     check(&stage, &oracle);

@@ -10,19 +10,14 @@ mod case;
 mod outcome;
 mod stage;
 
-use std::{
-    collections::BTreeSet,
-    path::PathBuf,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread};
 
 use case::{Case, Input, Step};
 use emostream_dataflow::Config;
+use emostream_log::testing::until;
 use outcome::Outcome;
 use prometheus::Registry;
-use stage::{DEADLINE, Stage, T0};
+use stage::{Stage, T0};
 
 /// Records between two restarts.
 const FEW: usize = 2;
@@ -192,12 +187,10 @@ impl Run {
     }
 
     fn wait(&self, what: &str, mut enough: impl FnMut() -> bool) {
-        let deadline = Instant::now() + DEADLINE;
-        while !enough() {
+        until(what, || {
             assert!(!self.running.is_finished(), "the dataflow ended by itself");
-            assert!(Instant::now() < deadline, "'{what}' never came true");
-            thread::sleep(Duration::from_millis(1));
-        }
+            enough()
+        });
     }
 
     fn stop(self) {

@@ -8,10 +8,10 @@ use emostream_model::{EmojiNames, Topics};
 
 use crate::{RateLimit, RoomPattern};
 
-/// The largest body (INTERFACE).
+/// Maximum bytes of a body (README.md, "Send reactions").
 pub(crate) const MAX_BODY_BYTES: usize = 256 << 10;
 
-/// The most reactions of one request (INTERFACE).
+/// Maximum reactions of a request (README.md, "Send reactions").
 pub(crate) const MAX_REQUEST_REACTIONS: usize = 1000;
 
 /// Who waits is told after this what is not known: a process that is told to stop has 10 s.

@@ -5,8 +5,6 @@
 mod access;
 #[path = "service/any_bytes.rs"]
 mod any_bytes;
-#[path = "service/balky.rs"]
-mod balky;
 #[path = "service/contract.rs"]
 mod contract;
 #[path = "service/flushes.rs"]

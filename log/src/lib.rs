@@ -23,6 +23,8 @@ mod event_clock;
 pub mod kafka;
 mod record;
 mod scan;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod topic;
 mod wake;
 

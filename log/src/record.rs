@@ -49,6 +49,13 @@ pub struct Header {
     pub value: Bytes,
 }
 
+impl Header {
+    /// Its name and value.
+    pub fn pair(&self) -> (&str, &[u8]) {
+        (&self.name, &self.value)
+    }
+}
+
 /// A record to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRecord {

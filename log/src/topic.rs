@@ -32,7 +32,8 @@ pub enum Cleanup {
         /// The most bytes a partition keeps; `None` for no limit.
         bytes: Option<u64>,
     },
-    /// Every record but the newest of its key.
+    /// Every record but the newest of its key, and the newest too if it has no value (a tombstone) and is older than a
+    /// day.
     Compact,
 }
 

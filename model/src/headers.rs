@@ -1,4 +1,6 @@
-//! Names of record headers that several services write or read.
+//! Headers of records that several services write or read.
+
+use crate::{ResultOrder, Room, Window};
 
 /// Header of every batch in the `reactions` topic: the ingest process that wrote it, as
 /// `<host name>-<4 hexadecimal digits>`. Its clock dates the batch, so the dataflow can name a process whose
@@ -17,3 +19,100 @@ pub const TOTALS_BEGIN_HEADER: &str = "totals-begin";
 /// start of the window at whose close the room was removed, Unix milliseconds, as the text of a decimal number. Finals
 /// of that window and of later ones are not removed.
 pub const REMOVED_HEADER: &str = "removed-before";
+
+/// What the headers of a result say (`windows`, `totals`, `trending`).
+///
+/// ```
+/// use emostream_model::{RESETS_HEADER, ResultHeaders, TOTALS_BEGIN_HEADER};
+///
+/// let headers = ResultHeaders::parse([(RESETS_HEADER, &b"2"[..]), (TOTALS_BEGIN_HEADER, b"")]);
+/// assert_eq!((headers.resets, headers.totals_begin), (2, true));
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResultHeaders {
+    /// The number of backward resets before the result was written. 0 also if the header is not a number.
+    pub resets: u64,
+    /// Whether the totals of the room begin at 0 with this final.
+    pub totals_begin: bool,
+    removed_before_ms: Option<u64>,
+}
+
+impl ResultHeaders {
+    /// Parses pairs of name and value. Of several headers with one name the first counts.
+    pub fn parse<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let (mut resets, mut removed_before_ms, mut totals_begin) = (None, None, false);
+        for (name, value) in headers {
+            match name {
+                RESETS_HEADER => _ = resets.get_or_insert_with(|| number(value)),
+                REMOVED_HEADER => _ = removed_before_ms.get_or_insert_with(|| number(value)),
+                TOTALS_BEGIN_HEADER => totals_begin = true,
+                _ => {}
+            }
+        }
+        Self {
+            resets: resets.flatten().unwrap_or(0),
+            totals_begin,
+            removed_before_ms: removed_before_ms.flatten(),
+        }
+    }
+
+    /// The order of a result of `window`.
+    pub fn order(&self, window: Window) -> ResultOrder {
+        ResultOrder::new(self.resets, window)
+    }
+
+    /// Returns the room that a tombstone (a record without a value) with this key removes, and the order before which
+    /// its finals are removed. `None` if another program has deleted the key: then it is not known which finals are
+    /// removed.
+    pub fn removal(&self, key: Option<&[u8]>) -> Option<(Room, ResultOrder)> {
+        let before = ResultOrder {
+            resets: self.resets,
+            start_ms: self.removed_before_ms?,
+        };
+        let room = Room::from_record(std::str::from_utf8(key?).ok()?).ok()?;
+        Some((room, before))
+    }
+}
+
+/// The decimal number in a header.
+fn number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    #[test]
+    fn a_record_whose_number_cannot_be_read_counts_as_before_any_reset() {
+        let of = |value: &str| ResultHeaders::parse([(RESETS_HEADER, value.as_bytes())]).resets;
+        assert_eq!(["12", "", "-1", "many"].map(of), [12, 0, 0, 0]);
+    }
+
+    #[test]
+    fn totals_begin_with_a_header_whatever_its_value() {
+        let begins = |name| ResultHeaders::parse([(name, &b"x"[..])]).totals_begin;
+        assert_eq!([TOTALS_BEGIN_HEADER, "other"].map(begins), [true, false]);
+    }
+
+    #[test]
+    fn a_tombstone_is_parsed_as_a_room_and_an_order() {
+        let of = |key: &str, headers: &[(&str, &str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_bytes()));
+            ResultHeaders::parse(headers).removal(Some(key.as_bytes()))
+        };
+        let before = (REMOVED_HEADER, "4000");
+        let order = |resets, start_ms| ResultOrder { resets, start_ms };
+        let room = Room::new("r").unwrap();
+        assert_eq!(of("r", &[before]), Some((room.clone(), order(0, 4000))));
+        let reset = of("r", &[before, (RESETS_HEADER, "2")]);
+        assert_eq!(reset, Some((room, order(2, 4000))));
+        assert_eq!(of("*", &[before]), None, "not a room");
+        assert_eq!(of("r", &[]), None, "deleted by another program");
+        assert_eq!(of("r", &[(REMOVED_HEADER, "soon")]), None);
+        assert_eq!(ResultHeaders::parse([]).removal(None), None, "no key");
+    }
+}

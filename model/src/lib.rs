@@ -31,7 +31,9 @@ mod window;
 pub use batch::{Batch, BatchError, MAX_BATCH_REACTIONS};
 pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
 pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
-pub use headers::{INSTANCE_HEADER, REMOVED_HEADER, RESETS_HEADER, TOTALS_BEGIN_HEADER};
+pub use headers::{
+    INSTANCE_HEADER, REMOVED_HEADER, RESETS_HEADER, ResultHeaders, TOTALS_BEGIN_HEADER,
+};
 pub use json::{Entry, Names, is_json, without_bom};
 pub use later_finals::LaterFinals;
 pub use payload::{Payload, PayloadError};

@@ -38,6 +38,19 @@ impl ResultOrder {
             start_ms: window.start,
         }
     }
+
+    /// Returns the latest order that is earlier. Windows begin at whole milliseconds.
+    pub fn just_before(self) -> ResultOrder {
+        let ResultOrder { resets, start_ms } = self;
+        match (start_ms.checked_sub(1), resets.checked_sub(1)) {
+            (Some(start_ms), _) => ResultOrder { resets, start_ms },
+            (None, Some(resets)) => ResultOrder {
+                resets,
+                start_ms: u64::MAX,
+            },
+            (None, None) => self,
+        }
+    }
 }
 
 /// From where the `windows` topic must be read to find all finals of an order or a later one.
@@ -89,6 +102,14 @@ mod tests {
         };
         assert!(ResultOrder::new(1, window(0)) > ResultOrder::new(0, window(8000)));
         assert!(ResultOrder::new(1, window(2000)) > ResultOrder::new(1, window(0)));
+    }
+
+    #[test]
+    fn the_order_just_before_another_is_the_latest_earlier_one() {
+        let order = |resets, start_ms| ResultOrder { resets, start_ms };
+        assert_eq!(order(1, 2000).just_before(), order(1, 1999));
+        assert_eq!(order(1, 0).just_before(), order(0, u64::MAX));
+        assert_eq!(order(0, 0).just_before(), order(0, 0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     topics,
 };
 
-/// The dataflow's defaults (INTERFACE).
+/// The defaults of the dataflow's `--window` and `--swarm-size`.
 const WINDOW_MS: u64 = 2000;
 const SWARM_SIZE: u64 = 1000;
 

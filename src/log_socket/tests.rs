@@ -8,14 +8,16 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::Path,
-    sync::{Arc, mpsc::channel},
+    sync::Arc,
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use emostream_log::{
-    Cleanup, Header, Log, LogError, NewRecord, Reader, Record, TopicDescription, TopicSpec,
-    embedded::EmbeddedLog, read_from,
+    Header, Log, LogError, NewRecord, Reader, Record, TopicDescription, TopicSpec,
+    embedded::EmbeddedLog,
+    read_from,
+    testing::{KEEP, append, now_ms, record, topic},
 };
 use hyper::Uri;
 use proptest::prelude::*;
@@ -37,15 +39,8 @@ struct Served {
 
 fn spec() -> TopicSpec {
     TopicSpec {
-        name: TOPIC.to_owned(),
-        partitions: 1,
-        replication: 1,
-        min_in_sync: 1,
-        cleanup: Cleanup::Delete {
-            after: Duration::from_secs(3600),
-            bytes: None,
-        },
         max_ahead: Some(Duration::from_millis(2500)),
+        ..topic(TOPIC, 1, KEEP)
     }
 }
 
@@ -63,11 +58,6 @@ fn serve(dir: &Path) -> Served {
     }
 }
 
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    now.as_millis() as u64
-}
-
 fn put(log: &dyn Log, value: impl Into<bytes::Bytes>) {
     put_record(log, None, None, value.into(), Vec::new());
 }
@@ -80,20 +70,12 @@ fn put_record(
     headers: Vec<Header>,
 ) {
     let record = NewRecord {
-        topic: TOPIC.to_owned(),
-        partition: Some(0),
         time_ms,
         key: key.map(Into::into),
-        value,
         headers,
+        ..record(TOPIC, value)
     };
-    let (acknowledge, acknowledged) = channel();
-    let done = Box::new(move |result| acknowledge.send(result).unwrap());
-    log.appender(DEADLINE)
-        .unwrap()
-        .append(record, done)
-        .unwrap();
-    acknowledged.recv_timeout(DEADLINE).unwrap().unwrap();
+    append(log, [record]);
 }
 
 /// A record as it was read.

@@ -26,7 +26,7 @@ use crate::{
     signal::Signals,
 };
 
-/// How long finals are kept for subscribers that resume (INTERFACE).
+/// How long finals are kept for subscribers that resume.
 const RING: Duration = Duration::from_secs(600);
 
 /// How results go out to subscribers and relays.

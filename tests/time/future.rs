@@ -1,8 +1,11 @@
 //! A topic that takes records of the future, and one such record.
 
-use std::{sync::mpsc, time::Duration};
+use std::time::Duration;
 
-use emostream_log::{Cleanup, Log, NewRecord, TopicSpec};
+use emostream_log::{
+    Log, NewRecord,
+    testing::{append, keep_for, record, topic},
+};
 use serde_json::json;
 
 use super::fixture::{
@@ -18,17 +21,8 @@ const REJECT: &str = "emostream reset --reject-ahead";
 
 /// A topic of reactions as Kafka makes it by default: it takes any time.
 fn create_unbounded(fixture: &Fixture) {
-    let spec = TopicSpec {
-        name: fixture.topic("reactions"),
-        partitions: PARTITIONS,
-        replication: 1,
-        min_in_sync: 1,
-        cleanup: Cleanup::Delete {
-            after: Duration::from_secs(24 * 3600),
-            bytes: None,
-        },
-        max_ahead: None,
-    };
+    let kept = keep_for(Duration::from_secs(24 * 3600));
+    let spec = topic(fixture.topic("reactions"), PARTITIONS, kept);
     fixture.connect().create_topic(&spec).unwrap();
     fixture.create_topics();
 }
@@ -37,19 +31,11 @@ fn create_unbounded(fixture: &Fixture) {
 fn append_ahead(fixture: &Fixture, time_ms: u64) -> u64 {
     let reaction = json!({"user_id": 1, "emoji_type": "👏", "room": FUTURE});
     let record = NewRecord {
-        topic: fixture.topic("reactions"),
         partition: Some(AHEAD),
         time_ms: Some(time_ms),
-        key: None,
-        value: reaction.to_string().into(),
-        headers: Vec::new(),
+        ..record(fixture.topic("reactions"), reaction.to_string())
     };
-    let log = fixture.connect();
-    let appender = log.appender(Duration::from_secs(20)).unwrap();
-    let (stored, offset) = mpsc::channel();
-    let done = Box::new(move |outcome| stored.send(outcome).unwrap());
-    appender.append(record, done).unwrap();
-    offset.recv().unwrap().unwrap()
+    append(&fixture.connect(), [record])[0]
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Stored progress that is lost or older than the finals, and starts that are refused.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{thread, time::Duration};
 
-use emostream_log::{Log, NewRecord, kafka::KafkaLog, read_to_end};
+use emostream_log::{NewRecord, kafka::KafkaLog, read_to_end, testing::append};
 
 use super::fixture::{
     CROWD, Crowd, Fixture, Outcome, QUICK, WINDOW, assert_contains, ended, readiness, refusal,
@@ -93,7 +93,7 @@ fn progress_that_is_rolled_back_doubles_no_final() {
     let (log, progress) = (fixture.connect(), fixture.topic("progress"));
     let older = newest(&log, &progress);
     let second = count_some(&fixture, "second");
-    append(&log, vec![older]);
+    append(&log, [older]);
     fixture.is_refused_until_a_reset(&[("first", first), ("second", second)], "after");
 }
 
@@ -116,21 +116,6 @@ fn records(log: &KafkaLog, topic: &str) -> Vec<NewRecord> {
 
 fn newest(log: &KafkaLog, topic: &str) -> NewRecord {
     records(log, topic).pop().unwrap()
-}
-
-/// Writes them in this order in each partition.
-fn append(log: &KafkaLog, records: Vec<NewRecord>) {
-    let appender = log.appender(Duration::from_secs(20)).unwrap();
-    let (stored, outcomes) = mpsc::channel();
-    let count = records.len();
-    for record in records {
-        let stored = stored.clone();
-        let done = Box::new(move |outcome| stored.send(outcome).unwrap());
-        appender.append(record, done).unwrap();
-    }
-    for _ in 0..count {
-        outcomes.recv().unwrap().unwrap();
-    }
 }
 
 #[test]

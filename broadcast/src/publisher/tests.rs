@@ -7,7 +7,7 @@ use std::{
 };
 
 use emostream_http::{Admin, AllowOrigin, Authenticator, Limits, Listener, serve};
-use emostream_log::{Cleanup, EventClock, TopicSpec, embedded::EmbeddedLog};
+use emostream_log::{Cleanup, EventClock, embedded::EmbeddedLog, testing::create_topics};
 use emostream_model::{Room, Topics};
 use tokio::{net::TcpListener, runtime::Runtime};
 
@@ -19,22 +19,13 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 fn log() -> Arc<dyn Log> {
     let (log, topics) = (EmbeddedLog::in_memory().unwrap(), Topics::default());
-    for name in [
+    let names = [
         topics.windows(),
         topics.totals(),
         topics.trending(),
         topics.live(),
-    ] {
-        let spec = TopicSpec {
-            name,
-            partitions: 1,
-            replication: 1,
-            min_in_sync: 1,
-            cleanup: Cleanup::Compact,
-            max_ahead: None,
-        };
-        log.create_topic(&spec).unwrap();
-    }
+    ];
+    create_topics(&log, names.map(|name| (name, 1, Cleanup::Compact)));
     Arc::new(log)
 }
 

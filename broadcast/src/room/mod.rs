@@ -1,7 +1,6 @@
 //! One room as values: no locks, no IO, no clock.
 
 pub(crate) mod cursor;
-pub(crate) mod result_order;
 pub(crate) mod snapshot;
 pub(crate) mod state;
 #[cfg(test)]

@@ -19,7 +19,7 @@ use emostream_model::{
 };
 
 use crate::frame::encoded::EncodedFrame;
-use crate::room::{result_order::just_before, totals::RoomTotals};
+use crate::room::totals::RoomTotals;
 
 /// Maximum number of finals in a ring: ten minutes of windows as short as 150 ms.
 const RING_FINALS: usize = 4096;
@@ -315,7 +315,7 @@ impl RoomState {
         });
         self.show_trending(Trending {
             version: 0,
-            order: just_before(before),
+            order: before.just_before(),
             span_ms,
             ended: true,
             frame,

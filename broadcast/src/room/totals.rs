@@ -19,8 +19,6 @@ use std::collections::BTreeMap;
 
 use emostream_model::{Count, Emoji, RelayFinal, ResultOrder, sort_counts};
 
-use crate::room::result_order::just_before;
-
 /// Cumulative counts of one room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RoomTotals {
@@ -63,7 +61,7 @@ impl RoomTotals {
     pub(crate) fn removed(before: ResultOrder) -> Self {
         Self {
             counts: BTreeMap::new(),
-            as_of: Some(just_before(before)),
+            as_of: Some(before.just_before()),
         }
     }
 

@@ -29,11 +29,8 @@ use emostream_model::{
 
 use crate::config::Config;
 use crate::hub::updates::Updates;
-use crate::room::{
-    result_order::{order_of, removal, totals_begin},
-    totals::RoomTotals,
-};
-use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, trending_of};
+use crate::room::totals::RoomTotals;
+use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, headers_of, trending_of};
 
 /// How many of the last offsets of the progress topic are read for its newest record: it, and what its
 /// transaction left.
@@ -210,11 +207,12 @@ impl RestoredRooms {
         read_to_end(log, topic, &mut |record| {
             if record.value.is_empty() {
                 // Without the header another program has deleted the key: the totals that were read before still count.
-                if let Some((room, before)) = removal(&record) {
+                if let Some((room, before)) = headers_of(&record).removal(record.key) {
                     self.remove(room, before);
                 }
             } else if let Some(totals) = decoder.read::<TotalsRecord>(record) {
-                self.apply_totals(order_of(&record, totals.window), record.time_ms, totals);
+                let order = headers_of(&record).order(totals.window);
+                self.apply_totals(order, record.time_ms, totals);
             }
         })
     }
@@ -282,12 +280,13 @@ impl RestoredRooms {
     }
 
     fn add_older(&mut self, read: &Record<'_>, closed: TotalsRecord) {
-        let order = order_of(read, closed.window);
+        let headers = headers_of(read);
+        let order = headers.order(closed.window);
         self.is_seen(&closed.room, order);
         let known = self.totals.get(&closed.room);
         if known.is_none_or(|known| known.as_of() < Some(order)) {
             let older = self.older.entry(closed.room).or_default();
-            let counts = older.counts(read.partition, order, totals_begin(read));
+            let counts = older.counts(read.partition, order, headers.totals_begin);
             counts.merge(RoomTotals::of(&closed.counts.named, Some(order)));
         }
     }

@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use emostream_log::{Doorbell, Log, LogError, Reader, Record};
-use emostream_model::{RelayFinal, RelayUpdate, ResultId, Trending, WindowRecord};
+use emostream_log::{Doorbell, Header, Log, LogError, Reader, Record};
+use emostream_model::{RelayFinal, RelayUpdate, ResultHeaders, ResultId, Trending, WindowRecord};
 use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
 
 use crate::hub::updates::Updates;
 use crate::metrics::Metrics;
-use crate::room::result_order::{removal, resets, totals_begin};
 
 /// Maximum records that are read from a partition before the next one.
 const POLL_RECORDS: usize = 1000;
@@ -121,11 +120,16 @@ impl Decoder {
     }
 }
 
+/// What the headers of a result say.
+pub(super) fn headers_of(record: &Record<'_>) -> ResultHeaders {
+    ResultHeaders::parse(record.headers.read().iter().map(Header::pair))
+}
+
 /// Decodes a record of the trending topic; `None` if it is not readable, or if another program has deleted its key.
 pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<RelayUpdate> {
     if record.value.is_empty() {
         // A tombstone removes a room, or another program has deleted the key. Neither is counted as unreadable.
-        let (room, before) = removal(&record)?;
+        let (room, before) = headers_of(&record).removal(record.key)?;
         return Some(RelayUpdate::Removed { room, before });
     }
     Some(match decoder.read(record)? {
@@ -137,14 +141,15 @@ pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<R
 /// Decodes a final; `None` if it is not readable.
 pub(super) fn final_of(decoder: &mut Decoder, read: Record<'_>) -> Option<RelayFinal> {
     let record: WindowRecord = decoder.read(read)?;
+    let headers = headers_of(&read);
     Some(RelayFinal {
         id: ResultId {
             partition: read.partition,
             offset: read.offset,
         },
         written_ms: read.time_ms,
-        resets: resets(&read),
-        begins: totals_begin(&read),
+        resets: headers.resets,
+        begins: headers.totals_begin,
         record,
     })
 }

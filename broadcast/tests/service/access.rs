@@ -7,13 +7,14 @@ use std::{
 
 use emostream_broadcast::{Config, SubscriberConfig};
 use emostream_http::{Authenticator, RequiredClaims};
+use emostream_log::testing::until;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tungstenite::{Message, client::IntoClientRequest};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, ask, connect, get},
-    stage::{Node, Stage, config, subscriber_config, until},
+    stage::{Node, Stage, config, subscriber_config},
 };
 
 const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";

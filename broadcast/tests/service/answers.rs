@@ -1,11 +1,12 @@
 //! What can be asked for once, and what is refused.
 
 use emostream_broadcast::{Config, SubscriberConfig};
+use emostream_log::testing::until;
 use serde_json::{Value, json};
 
 use crate::{
     clients::{ask, get},
-    stage::{Node, Stage, config, subscriber_config, until},
+    stage::{Node, Stage, config, subscriber_config},
 };
 
 #[test]

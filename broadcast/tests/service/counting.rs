@@ -1,16 +1,15 @@
 //! What a dataflow writes: finals with their totals in one transaction, live tallies beside them.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, mpsc},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use emostream_log::{Appender, Header, Log, NewRecord, Transactor};
+use emostream_log::{
+    Log, NewRecord, Transactor,
+    testing::{self, header, now_ms},
+};
 use emostream_model::{
-    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, Room, RoomCount, TOTALS_BEGIN_HEADER,
-    Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord, WindowRecord, WindowSize,
-    compress, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, ResultOrder, Room, RoomCount,
+    TOTALS_BEGIN_HEADER, Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord, Unwritten,
+    WindowRecord, WindowSize, compress, sort_counts,
 };
 
 pub(crate) const WINDOW_MS: u64 = 2000;
@@ -21,15 +20,15 @@ pub(crate) type Counts<'a> = &'a [(&'a str, u64)];
 
 pub(crate) struct Counting {
     transactor: Box<dyn Transactor>,
-    appender: Box<dyn Appender>,
+    log: Arc<dyn Log>,
     totals: BTreeMap<String, BTreeMap<Emoji, u64>>,
 }
 
 impl Counting {
-    pub(crate) fn new(log: &Arc<impl Log>) -> Self {
+    pub(crate) fn new(log: Arc<dyn Log>) -> Self {
         Self {
             transactor: log.transactor("counting", Duration::from_secs(10)).unwrap(),
-            appender: log.appender(Duration::from_secs(10)).unwrap(),
+            log,
             totals: BTreeMap::new(),
         }
     }
@@ -156,23 +155,13 @@ impl Counting {
 
     /// Writes any record.
     pub(crate) fn append(&self, record: NewRecord) {
-        let (done, written) = mpsc::channel();
-        let done = Box::new(move |result: Result<u64, _>| done.send(result.unwrap()).unwrap());
-        self.appender.append(record, done).unwrap();
-        written.recv().unwrap();
+        testing::append(&*self.log, [record]);
     }
 
     /// What the room has counted so far.
     pub(crate) fn total(&self, room: &str) -> BTreeMap<Emoji, u64> {
         self.totals.get(room).cloned().unwrap_or_default()
     }
-}
-
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_millis() as u64
 }
 
 /// A room's top emojis in the span that ends with the `nth` window; of all rooms if it is `*`.
@@ -217,23 +206,25 @@ pub(crate) fn removal(topic: String, room: &str, nth: u64) -> NewRecord {
     }
 }
 
-pub(crate) fn header(name: &str, value: &str) -> Header {
-    Header {
-        name: name.to_owned(),
-        value: value.to_owned().into(),
+/// A record of `value` in the room's partition.
+pub(crate) fn keyed(topic: String, room: &str, value: &impl serde::Serialize) -> NewRecord {
+    testing::keyed(topic, room, serde_json::to_vec(value).unwrap())
+}
+
+/// A progress record that says from where finals complete totals.
+pub(crate) fn progress(unwritten: &Unwritten) -> NewRecord {
+    NewRecord {
+        partition: Some(0),
+        ..keyed(Topics::default().progress(), "dataflow", unwritten)
     }
 }
 
-/// A record of `value` in the room's partition.
-pub(crate) fn keyed(topic: String, room: &str, value: &impl serde::Serialize) -> NewRecord {
-    NewRecord {
-        topic,
-        partition: None,
-        time_ms: None,
-        key: Some(room.to_owned().into()),
-        value: serde_json::to_vec(value).unwrap().into(),
-        headers: Vec::new(),
-    }
+/// A progress record by which no final is in a totals record.
+pub(crate) fn nothing_written() -> NewRecord {
+    progress(&Unwritten {
+        since: Some(ResultOrder::default()),
+        finals: None,
+    })
 }
 
 pub(crate) fn timed(record: NewRecord, time_ms: u64) -> NewRecord {

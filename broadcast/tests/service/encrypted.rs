@@ -3,6 +3,7 @@
 use std::{fs, net::TcpStream, sync::Arc};
 
 use emostream_http::{Tls, TlsFiles};
+use emostream_log::testing::until;
 use hyper::{Request, body::Body as _, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertificateParams, KeyPair};
@@ -16,7 +17,7 @@ use tokio_rustls::rustls::{
 use crate::{
     clients::{Sse, Subscriber, Ws, connect},
     slow::{narrow_stream, skips_live_tallies_and_gets_every_final},
-    stage::{Node, Stage, config, until},
+    stage::{Node, Stage, config},
 };
 
 type Encrypted = StreamOwned<ClientConnection, TcpStream>;

@@ -1,10 +1,11 @@
 //! How a publisher ends: everybody is told when to come back.
 
+use emostream_log::testing::until;
 use tungstenite::{Message, protocol::frame::coding::CloseCode};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
-    stage::{Stage, until},
+    stage::Stage,
 };
 
 #[test]

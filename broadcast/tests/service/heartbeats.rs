@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use emostream_broadcast::{Config, SubscriberConfig};
+use emostream_log::testing::now_ms;
 use serde_json::json;
 
 use crate::{
     clients::{Sse, Subscriber, Ws},
-    counting::{WINDOW_MS, now_ms},
+    counting::WINDOW_MS,
     stage::{Node, Stage, config, subscriber_config},
 };
 

@@ -1,8 +1,10 @@
 //! The log goes away and comes back.
 
+use emostream_log::testing::{Reads, until};
+
 use crate::{
     clients::{Subscriber, Ws},
-    stage::{Stage, until},
+    stage::Stage,
 };
 
 #[test]
@@ -14,7 +16,7 @@ fn a_publisher_is_ready_while_it_reads_and_not_while_it_cannot() {
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
     ws.finals(1);
 
-    stage.log.fail();
+    stage.log.reads(Reads::Fail);
     until("not ready", || node.readiness.check().is_err());
     assert!(
         node.readiness
@@ -23,7 +25,7 @@ fn a_publisher_is_ready_while_it_reads_and_not_while_it_cannot() {
             .contains("no broker answers")
     );
     stage.counting.close(2, &[("r", &[("🔥", 2)])]);
-    stage.log.mend();
+    stage.log.reads(Reads::Work);
     let missed = ws.finals(1).remove(0);
     assert_eq!(missed.json["total"], 2);
     assert_eq!(missed.json["totals"][0]["count"], 3);

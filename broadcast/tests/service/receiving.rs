@@ -1,11 +1,12 @@
 //! What subscribers get, whatever they are connected by.
 
+use emostream_log::testing::until;
 use emostream_model::Topics;
 
 use crate::{
     clients::{Received, Sse, Subscriber, Ws, get},
     counting::{WINDOW_MS, keyed},
-    stage::{Stage, until},
+    stage::Stage,
 };
 
 #[test]

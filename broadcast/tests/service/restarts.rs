@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use emostream_broadcast::Config;
+use emostream_log::testing::{header, now_ms, until};
 use emostream_log::{Log, NewRecord};
 use emostream_model::{Emoji, FinalsFrom, RESETS_HEADER, ResultOrder, Topics, Unwritten};
 use proptest::prelude::*;
@@ -10,8 +11,8 @@ use serde_json::Value;
 
 use crate::{
     clients::{Subscriber, Ws, get},
-    counting::{WINDOW_MS, header, keyed, now_ms, timed},
-    stage::{KEPT, Node, PARTITIONS, Stage, config, until},
+    counting::{WINDOW_MS, keyed, nothing_written, progress, timed},
+    stage::{KEPT, Node, PARTITIONS, Stage, config},
 };
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];
@@ -225,10 +226,7 @@ impl Late {
             since,
             finals: since.and_then(ends).cloned(),
         };
-        records.push(NewRecord {
-            partition: Some(0),
-            ..keyed(topics.progress(), "dataflow", &unwritten)
-        });
+        records.push(progress(&unwritten));
         let timed = records.into_iter().map(|record| timed(record, written_ms));
         stage.counting.commit(timed.collect());
     }
@@ -241,16 +239,8 @@ fn an_emoji_that_this_build_does_not_know_hides_no_other_in_finals_that_complete
     let json = std::str::from_utf8(&of_window.value).unwrap();
     let value = json.replace("👏", "新").into();
     let record = NewRecord { value, ..of_window };
-    let unwritten = Unwritten {
-        since: Some(ResultOrder::default()),
-        finals: None,
-    };
-    let progress = NewRecord {
-        partition: Some(0),
-        ..keyed(Topics::default().progress(), "dataflow", &unwritten)
-    };
     let before_the_ring = now_ms() - KEPT.as_millis() as u64 / 2;
-    let records = [record, progress].map(|record| timed(record, before_the_ring));
+    let records = [record, nothing_written()].map(|record| timed(record, before_the_ring));
     stage.counting.commit(records.into());
     assert_eq!(total(&stage, "r"), Some(560));
 }
@@ -319,7 +309,7 @@ fn totals_that_are_seen_before_their_final_are_not_doubled() {
     let starting = std::thread::spawn(move || Node::start(log, config()));
     // A hasty publisher would believe by now that it has read everything.
     let looks = 4 * PARTITIONS as usize;
-    until("looked for more", || stage.log.idle() >= looks);
+    until("looked for more", || stage.log.empty_polls() >= looks);
     stage.counting.commit(vec![of_window]);
     let node = starting.join().unwrap();
     until("read", || history(&node, "r").len() == 2);

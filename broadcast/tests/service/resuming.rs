@@ -1,11 +1,11 @@
 //! Who was away continues where it was, or is told that it cannot.
 
 use emostream_broadcast::{Config, SubscriberConfig};
+use emostream_log::testing::{Reads, now_ms, until};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
-    counting::now_ms,
-    stage::{KEPT, Node, Stage, config, subscriber_config, until},
+    stage::{KEPT, Node, Stage, config, subscriber_config},
 };
 
 /// The room's kept ids once there are `count`, oldest first.
@@ -100,7 +100,7 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
     let node = stage.publisher();
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
     let known = ids(&node, "r", 1).remove(0);
-    stage.log.go_blind();
+    stage.log.reads(Reads::Stall);
     stage.counting.close(2, &[("r", &[("🔥", 2)])]);
     stage.counting.close(3, &[("r", &[("🔥", 3)])]);
     // The subscriber has the second from elsewhere: one behind what this publisher knows.
@@ -111,7 +111,7 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
         let mut ws = Ws::join(address, "r", &format!("?since={ahead}"));
         (ws.next().brief(), ws.next().json["total"].clone())
     });
-    stage.log.mend();
+    stage.log.reads(Reads::Work);
     assert_eq!(joining.join().unwrap(), ("hello true".to_owned(), 3.into()));
 }
 
@@ -124,7 +124,7 @@ fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
 
     let mut stage = Stage::new();
     let node = stage.publisher();
-    stage.log.go_blind();
+    stage.log.reads(Reads::Stall);
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
     stage.counting.close(2, &[("r", &[("🔥", 2)])]);
     let address = node.address;
@@ -132,7 +132,7 @@ fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
         let mut ws = Ws::join(address, "r", &format!("?since={first}"));
         (ws.next().brief(), ws.next().json["total"].clone())
     });
-    stage.log.mend();
+    stage.log.reads(Reads::Work);
     assert_eq!(joining.join().unwrap(), ("hello true".to_owned(), 2.into()));
 }
 
@@ -199,13 +199,13 @@ fn finals_deleted_unread_are_told_by_a_gap() {
     let old_ms = now_ms() - 2 * KEPT.as_millis() as u64;
     stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
     let first = ws.finals(1).remove(0);
-    stage.log.go_blind();
+    stage.log.reads(Reads::Stall);
     for nth in 2..=4 {
         stage.counting.close_at(old_ms, nth, &[("r", &[("🔥", 1)])]);
     }
     stage.counting.close(5, &[("r", &[("🔥", 1)])]);
-    stage.log.sweep();
-    stage.log.mend();
+    stage.embedded.sweep().unwrap();
+    stage.log.reads(Reads::Work);
     let after = first.json["id"].as_str().unwrap();
     assert_eq!(ws.brief(1), [format!("gap {after} slow")]);
     assert_eq!(ws.next().json["start"], 10_000);

@@ -1,14 +1,17 @@
 //! Totals that begin at 0 again, and rooms that are removed.
 
 use emostream_broadcast::RelayToken;
-use emostream_log::NewRecord;
-use emostream_model::{REMOVED_HEADER, RESETS_HEADER, ResultOrder, Topics, Unwritten};
+use emostream_log::{
+    NewRecord,
+    testing::{Reads, header, now_ms, until},
+};
+use emostream_model::{REMOVED_HEADER, RESETS_HEADER, Topics};
 use serde_json::Value;
 
 use crate::{
     clients::{Subscriber, Ws, get},
-    counting::{header, keyed, now_ms, removal, timed},
-    stage::{KEPT, Node, PARTITIONS, Stage, until},
+    counting::{nothing_written, removal, timed},
+    stage::{KEPT, Node, PARTITIONS, Stage},
 };
 
 /// A time before the ring of a publisher, whose records are not deleted yet.
@@ -98,14 +101,7 @@ fn totals_begin_again_in_another_partition_whichever_is_read_first() {
                     });
                 }
             }
-            let unwritten = Unwritten {
-                since: Some(ResultOrder::default()),
-                finals: None,
-            };
-            records.push(NewRecord {
-                partition: Some(0),
-                ..keyed(Topics::default().progress(), "dataflow", &unwritten)
-            });
+            records.push(nothing_written());
             let timed = records.into_iter().map(|record| timed(record, written_ms));
             stage.counting.commit(timed.collect());
             let node = stage.publisher();
@@ -190,15 +186,7 @@ fn a_publisher_that_starts_after_a_removal_does_not_count_finals_before_it() {
         let mut stage = Stage::new();
         let (of_window, of_totals) = stage.counting.records(1, "r", &[("🔥", 7)]);
         let (later, _) = stage.counting.records(2, "r", &[("🔥", 1)]);
-        let unwritten = Unwritten {
-            since: Some(ResultOrder::default()),
-            finals: None,
-        };
-        let progress = NewRecord {
-            partition: Some(0),
-            ..keyed(Topics::default().progress(), "dataflow", &unwritten)
-        };
-        let records = [of_window, of_totals, later, progress];
+        let records = [of_window, of_totals, later, nothing_written()];
         stage
             .counting
             .commit(records.map(|record| timed(record, written_ms)).into());
@@ -238,10 +226,10 @@ fn a_removal_after_a_backward_reset_is_later_than_finals_before_it() {
 fn a_publisher_that_is_behind_reads_the_finals_before_it_removes_a_room() {
     let mut stage = Stage::new();
     let node = stage.publisher();
-    stage.log.go_blind();
+    stage.log.reads(Reads::Stall);
     stage.counting.close_many("r", 1..3000, &[("🔥", 1)]);
     stage.counting.remove("r", 3500);
-    stage.log.mend();
+    stage.log.reads(Reads::Work);
     until("removed", || {
         total(&node) == Some(0) && totals(&node).len() == 2999
     });

@@ -7,9 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use emostream_log::testing::until;
+
 use crate::{
     clients::{Sse, Subscriber, Ws, connect, get},
-    stage::{Stage, until},
+    stage::Stage,
 };
 
 /// All bytes up to the end of the stream.

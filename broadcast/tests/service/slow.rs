@@ -2,6 +2,7 @@
 
 use std::{io::Write, net::TcpStream};
 
+use emostream_log::testing::until;
 use tokio::net::TcpSocket;
 use tungstenite::{
     Message,
@@ -10,7 +11,7 @@ use tungstenite::{
 
 use crate::{
     clients::{Received, Sse, Subscriber, Ws, get, masked},
-    stage::{DEADLINE, Node, Stage, until},
+    stage::{DEADLINE, Node, Stage},
 };
 
 /// Far more than the kernel's buffers of a connection hold, some 4 MB.

@@ -1,11 +1,6 @@
 //! A log with a dataflow's results in it, and publishers of it on port 0.
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroUsize,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use emostream_broadcast::{
     BroadcastError, Config, Publisher, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
@@ -15,16 +10,17 @@ use emostream_http::{
     AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Readiness, Tls, Trust,
     serve,
 };
-use emostream_log::{Cleanup, EventClock, Log, TopicSpec, embedded::EmbeddedLog};
+use emostream_log::{
+    Cleanup, EventClock, Log,
+    embedded::EmbeddedLog,
+    testing::{FaultyLog, create_topics, keep_for},
+};
 use emostream_model::Topics;
 use prometheus::{Registry, TextEncoder};
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    counting::{Counting, SWARM_SIZE, WINDOW_MS},
-    patchy::Patchy,
-};
+use crate::counting::{Counting, SWARM_SIZE, WINDOW_MS};
 
 /// What must happen happens long before this.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -34,38 +30,33 @@ pub(crate) const PARTITIONS: u32 = 3;
 pub(crate) const KEPT: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Stage {
-    pub(crate) log: Arc<Patchy>,
+    /// What lies below the faults.
+    pub(crate) embedded: Arc<EmbeddedLog>,
+    pub(crate) log: Arc<FaultyLog>,
     pub(crate) counting: Counting,
 }
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        let log = EmbeddedLog::in_memory().unwrap();
-        let topics = Topics::default();
-        let delete = Cleanup::Delete {
-            after: KEPT,
-            bytes: None,
-        };
-        for (name, partitions, cleanup) in [
-            (topics.windows(), PARTITIONS, delete),
-            (topics.live(), PARTITIONS, delete),
-            (topics.totals(), PARTITIONS, Cleanup::Compact),
-            (topics.trending(), PARTITIONS, Cleanup::Compact),
-            (topics.progress(), 1, Cleanup::Compact),
-        ] {
-            let spec = TopicSpec {
-                name,
-                partitions,
-                replication: 1,
-                min_in_sync: 1,
-                cleanup,
-                max_ahead: None,
-            };
-            log.create_topic(&spec).unwrap();
+        let embedded = Arc::new(EmbeddedLog::in_memory().unwrap());
+        let log = Arc::new(FaultyLog::new(embedded.clone()));
+        let (topics, kept) = (Topics::default(), keep_for(KEPT));
+        create_topics(
+            &*log,
+            [
+                (topics.windows(), PARTITIONS, kept),
+                (topics.live(), PARTITIONS, kept),
+                (topics.totals(), PARTITIONS, Cleanup::Compact),
+                (topics.trending(), PARTITIONS, Cleanup::Compact),
+                (topics.progress(), 1, Cleanup::Compact),
+            ],
+        );
+        let counting = Counting::new(log.clone());
+        Self {
+            embedded,
+            log,
+            counting,
         }
-        let log = Arc::new(Patchy::new(log));
-        let counting = Counting::new(&log);
-        Self { log, counting }
     }
 
     /// A publisher at its defaults.
@@ -256,14 +247,5 @@ impl Node {
     /// Refuses new subscribers, but still listens.
     pub(crate) fn bye_only(&self) {
         self.publisher.bye();
-    }
-}
-
-/// Waits until it is so.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < DEADLINE, "not {what} in time");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -7,13 +7,14 @@ use std::{
 
 use emostream_broadcast::RelayToken;
 use emostream_http::{Tls, TlsFiles, Trust};
+use emostream_log::testing::until;
 use emostream_model::{
     NodeId, RELAY_VERSION, RelayDown, RelayHello, RelayUp, RelayWelcome, WindowSettings,
 };
 
 use crate::{
     clients::connect,
-    stage::{Node, Stage, until},
+    stage::{Node, Stage},
 };
 
 /// Bytes that nobody should send.

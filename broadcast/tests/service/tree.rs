@@ -11,11 +11,12 @@ use std::{
 
 use emostream_broadcast::RelayToken;
 use emostream_http::Readiness;
+use emostream_log::testing::until;
 
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
     counting::trending,
-    stage::{Node, Stage, until},
+    stage::{Node, Stage},
 };
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];

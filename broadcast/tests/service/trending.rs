@@ -1,12 +1,13 @@
 //! What is trending: the newest comes to everybody, and goes when nothing is any more.
 
+use emostream_log::testing::{now_ms, until};
 use emostream_model::{Emoji, FRAME_COUNTS};
 use serde_json::{Value, json};
 
 use crate::{
     clients::{Sse, Subscriber, Ws, get},
-    counting::{now_ms, timed, trending},
-    stage::{Node, Stage, until},
+    counting::{timed, trending},
+    stage::{Node, Stage},
 };
 
 fn state(node: &Node, room: &str) -> Value {

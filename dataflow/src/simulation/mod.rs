@@ -27,7 +27,8 @@ use std::{
     thread,
 };
 
-use proptest::test_runner::{RngAlgorithm, TestRng};
+use emostream_log::testing::rng as dice;
+use proptest::test_runner::TestRng;
 
 use world::World;
 
@@ -57,12 +58,6 @@ const SEEDS: u64 = 300;
 const EVENTS: u32 = 2500;
 
 type Dice = TestRng;
-
-fn dice(seed: u64) -> Dice {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
-}
 
 /// Says how to see a failure again.
 struct Replay(u64);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use emostream_log::{Cleanup, EventClock, Log, LogError, NewRecord, TopicSpec};
+use emostream_log::{Cleanup, EventClock, LogError, NewRecord, testing::create_topics};
 use emostream_model::{EmojiNames, Topics, WindowRecord, WindowSize};
 use rand::RngExt;
 
@@ -81,7 +81,7 @@ impl World {
         let clock = Arc::new(SimClock::new());
         let log = SimLog::new(self::dice(!seed), clock.clone(), topics.reactions());
         let partitions = dice.random_range(1..5);
-        for (name, partitions) in [
+        let topics_of = [
             (topics.reactions(), partitions),
             (topics.windows(), 1),
             (topics.live(), 1),
@@ -89,17 +89,9 @@ impl World {
             (topics.totals(), 1),
             (topics.trending(), 1),
             (topics.progress(), 1),
-        ] {
-            let spec = TopicSpec {
-                name,
-                partitions,
-                replication: 1,
-                min_in_sync: 1,
-                cleanup: Cleanup::Compact,
-                max_ahead: None,
-            };
-            log.create_topic(&spec).unwrap();
-        }
+        ];
+        let compacted = topics_of.map(|(name, partitions)| (name, partitions, Cleanup::Compact));
+        create_topics(&log, compacted);
         World {
             longest_stall_ms: match dice.random_range(0..10) {
                 0 => 2 * HOLD_TIMEOUT_MS,

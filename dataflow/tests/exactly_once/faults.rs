@@ -1,91 +1,16 @@
 //! Things that happen at the worst moment, by a log that lets a test in between.
 
-use std::{
-    ops::Range,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::channel,
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+    mpsc::channel,
 };
 
 use emostream_dataflow::{Activity, Ready};
-use emostream_log::{
-    Appender, Log, LogError, NewRecord, Reader, TopicDescription, TopicSpec, Transactor, Wake,
-};
+use emostream_log::{LogError, NewRecord};
 use emostream_model::Batch;
 
 use crate::{DEADLINE, Stage, T0, all_final_ms, check, closing, events, rng};
-
-/// Commits these records by the log's own transactor, or fails.
-type CommitBy = dyn Fn(&mut dyn Transactor, Vec<NewRecord>) -> Result<(), LogError> + Send + Sync;
-
-/// The stage's log, which first does what the test asks.
-struct Interposed {
-    log: Arc<dyn Log>,
-    before_fencing: Box<dyn Fn() + Send + Sync>,
-    before_offsets: Box<dyn Fn(&str) + Send + Sync>,
-    commit: Arc<CommitBy>,
-}
-
-struct InterposedTransactor {
-    transactor: Box<dyn Transactor>,
-    /// Written and not committed.
-    written: Vec<NewRecord>,
-    commit: Arc<CommitBy>,
-}
-
-impl Transactor for InterposedTransactor {
-    fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
-        self.written.extend(records);
-        Ok(())
-    }
-
-    fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
-        self.written.extend(records);
-        (self.commit)(&mut *self.transactor, std::mem::take(&mut self.written))
-    }
-}
-
-impl Interposed {
-    fn on(stage: &Stage) -> Interposed {
-        Interposed {
-            log: stage.log.clone(),
-            before_fencing: Box::new(|| {}),
-            before_offsets: Box::new(|_| {}),
-            commit: Arc::new(|transactor, records| transactor.commit(records)),
-        }
-    }
-}
-
-/// The stage, but for how its transactors commit.
-fn committing(
-    stage: &Stage,
-    commit: impl Fn(&mut dyn Transactor, Vec<NewRecord>) -> Result<(), LogError> + Send + Sync + 'static,
-) -> Stage {
-    Stage {
-        log: Arc::new(Interposed {
-            commit: Arc::new(commit),
-            ..Interposed::on(stage)
-        }),
-        ..stage.clone()
-    }
-}
-
-/// The stage, which first does this when the offsets of a topic are requested.
-pub(crate) fn before_offsets(
-    stage: &Stage,
-    before_offsets: impl Fn(&str) + Send + Sync + 'static,
-) -> Stage {
-    Stage {
-        log: Arc::new(Interposed {
-            before_offsets: Box::new(before_offsets),
-            ..Interposed::on(stage)
-        }),
-        ..stage.clone()
-    }
-}
 
 fn aborted() -> LogError {
     let detail = "by the test".to_owned();
@@ -100,55 +25,6 @@ fn not_accepted(record: &NewRecord) -> LogError {
     }
 }
 
-impl Log for Interposed {
-    fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
-        self.log.create_topic(spec)
-    }
-
-    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        self.log.partitions(topic)
-    }
-
-    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
-        self.log.describe(topic)
-    }
-
-    fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
-        self.log.answers(topic, patience)
-    }
-
-    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
-        (self.before_offsets)(topic);
-        self.log.offsets(topic)
-    }
-
-    fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError> {
-        self.log.offsets_at(topic, time_ms)
-    }
-
-    fn reader(
-        &self,
-        topic: &str,
-        from: &[(u32, u64)],
-        wake: Wake,
-    ) -> Result<Box<dyn Reader>, LogError> {
-        self.log.reader(topic, from, wake)
-    }
-
-    fn appender(&self, timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
-        self.log.appender(timeout)
-    }
-
-    fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
-        (self.before_fencing)();
-        Ok(Box::new(InterposedTransactor {
-            transactor: self.log.transactor(id, timeout)?,
-            written: Vec::new(),
-            commit: self.commit.clone(),
-        }))
-    }
-}
-
 #[test]
 fn what_an_older_run_commits_until_it_is_fenced_is_not_counted_again() {
     let stage = Stage::new(1);
@@ -158,17 +34,13 @@ fn what_an_older_run_commits_until_it_is_fenced_is_not_counted_again() {
     let mut after = after.to_vec();
     after.extend(closing(&stage, 20_000));
     let older = stage.clone();
-    let newer = Stage {
-        log: Arc::new(Interposed {
-            before_fencing: Box::new(move || {
-                let enough = || older.final_until_ms() > 0;
-                older.run_until(older.config(1), enough);
-                older.append(after.clone());
-            }),
-            ..Interposed::on(&stage)
-        }),
-        ..stage.clone()
-    };
+    let newer = stage.faulty(|log| {
+        log.before_transactor(move |_| {
+            let enough = || older.final_until_ms() > 0;
+            older.run_until(older.config(1), enough);
+            older.append(after.clone());
+        })
+    });
     newer.run_until(newer.config(1), || {
         stage.final_until_ms() >= all_final_ms(20_000)
     });
@@ -183,19 +55,15 @@ fn the_lag_of_all_partitions_is_one_request() {
     let (go_on, may_go_on) = channel::<()>();
     let may_go_on = Mutex::new(may_go_on);
     let (count, topic) = (requests.clone(), stage.topics.reactions());
-    let slow = Stage {
-        log: Arc::new(Interposed {
-            before_offsets: Box::new(move |of| {
-                // The first finds where to begin; the second measures the lag.
-                if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 1 {
-                    measuring.send(()).unwrap();
-                    let _ = may_go_on.lock().unwrap().recv();
-                }
-            }),
-            ..Interposed::on(&stage)
-        }),
-        ..stage.clone()
-    };
+    let slow = stage.faulty(|log| {
+        log.before_offsets(move |of| {
+            // The first finds where to begin; the second measures the lag.
+            if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 1 {
+                measuring.send(()).unwrap();
+                let _ = may_go_on.lock().unwrap().recv();
+            }
+        })
+    });
     let registry = prometheus::Registry::new();
     let (stop, running) = slow.launch(slow.config(1), registry.clone(), Arc::new(|_| {}));
     measures.recv_timeout(DEADLINE).unwrap();
@@ -217,12 +85,14 @@ fn a_commit_that_failed_is_repeated_and_one_whose_answer_was_lost_is_not_made_tw
     stage.append(records);
     stage.append(closing(&stage, 20_000));
     let attempts = AtomicUsize::new(0);
-    let failing = committing(&stage, move |transactor, records| {
-        match attempts.fetch_add(1, Ordering::SeqCst) {
-            0 | 1 | 4 => Err(aborted()),
-            2 | 5 => transactor.commit(records).and(Err(aborted())),
-            _ => transactor.commit(records),
-        }
+    let failing = stage.faulty(|log| {
+        log.on_commit(
+            move |transactor, records| match attempts.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 | 4 => Err(aborted()),
+                2 | 5 => transactor.commit(records).and(Err(aborted())),
+                _ => transactor.commit(records),
+            },
+        )
     });
     failing.run_until(failing.config(2), || {
         stage.final_until_ms() >= all_final_ms(20_000)
@@ -238,20 +108,16 @@ fn a_run_whose_commit_failed_gives_way_to_the_one_that_replaced_it_and_does_not_
     stage.append(closing(&stage, 20_000));
     let (other, fences) = (stage.clone(), Arc::new(AtomicUsize::new(0)));
     let counted = fences.clone();
-    let replaced = Stage {
-        log: Arc::new(Interposed {
-            before_fencing: Box::new(move || {
-                counted.fetch_add(1, Ordering::SeqCst);
-            }),
-            // The log does not say that it was fenced, as after a cut of the network.
-            commit: Arc::new(move |_, _| {
-                other.run_until(other.config(1), || other.final_until_ms() > 0);
-                Err(aborted())
-            }),
-            ..Interposed::on(&stage)
-        }),
-        ..stage.clone()
-    };
+    let replaced = stage.faulty(|log| {
+        let log = log.before_transactor(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        // The log does not say that it was fenced, as after a cut of the network.
+        log.on_commit(move |_, _| {
+            other.run_until(other.config(1), || other.final_until_ms() > 0);
+            Err(aborted())
+        })
+    });
     let (report, reports) = channel();
     let ready: Ready = Arc::new(move |state| drop(report.send(state)));
     let config = replaced.config(1);
@@ -274,14 +140,16 @@ fn a_rejected_record_that_its_topic_does_not_accept_is_written_as_its_headers_al
     let junk = |bytes| stage.reaction_record(0, T0 + 10, vec![b'x'; bytes]);
     stage.append(vec![beat(T0), junk(100), junk(5), beat(T0 + 10_000)]);
     let rejected = stage.topics.rejected();
-    let refusing = committing(&stage, move |transactor, records| {
-        let too_large = records
-            .iter()
-            .find(|it| it.topic == rejected && it.value.len() > 50);
-        match too_large {
-            Some(record) => Err(not_accepted(record)),
-            None => transactor.commit(records),
-        }
+    let refusing = stage.faulty(|log| {
+        log.on_commit(move |transactor, records| {
+            let too_large = records
+                .iter()
+                .find(|it| it.topic == rejected && it.value.len() > 50);
+            match too_large {
+                Some(record) => Err(not_accepted(record)),
+                None => transactor.commit(records),
+            }
+        })
     });
     refusing.run_until(refusing.config(1), || stage.rejected().len() == 2);
     let reasons = stage.rejected();
@@ -298,11 +166,13 @@ fn a_final_that_its_topic_never_accepts_ends_the_run_with_78_and_names_the_topic
     stage.append(records);
     stage.append(closing(&stage, 5_000));
     let windows = stage.topics.windows();
-    let refusing = committing(&stage, move |transactor, records| {
-        match records.iter().find(|it| it.topic == windows) {
-            Some(record) => Err(not_accepted(record)),
-            None => transactor.commit(records),
-        }
+    let refusing = stage.faulty(|log| {
+        log.on_commit(move |transactor, records| {
+            match records.iter().find(|it| it.topic == windows) {
+                Some(record) => Err(not_accepted(record)),
+                None => transactor.commit(records),
+            }
+        })
     });
     let (_, running) = refusing.start(refusing.config(1));
     let error = running.join().unwrap().unwrap_err();

@@ -39,8 +39,7 @@ fn restart_often(stage: &Stage, rng: &mut impl rand::Rng, times: u32) {
 
 #[test]
 fn junk_is_written_though_no_window_closes_and_each_of_it_once() {
-    for seed in seeds().into_iter().take(SEEDS) {
-        println!("seed {seed}: replay with SEED={seed}");
+    for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
         let stage = Stage::new(2);
         stage.append(vec![one(&stage, 0, T0), one(&stage, 1, T0)]);
@@ -65,8 +64,7 @@ fn junk_is_written_though_no_window_closes_and_each_of_it_once() {
 
 #[test]
 fn each_of_a_flood_of_late_ones_is_rejected_once() {
-    for seed in seeds().into_iter().take(SEEDS) {
-        println!("seed {seed}: replay with SEED={seed}");
+    for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
         let stage = Stage::new(2);
         // Partition 0 is ahead, so that they are late there; partition 1 holds their window open.
@@ -92,8 +90,7 @@ fn each_of_a_flood_of_late_ones_is_rejected_once() {
 /// Their windows are open, and close by what comes behind them in the same partition: it must not wait for them.
 #[test]
 fn a_flood_with_an_unknown_emoji_does_not_stop_its_own_partition() {
-    for seed in seeds().into_iter().take(SEEDS) {
-        println!("seed {seed}: replay with SEED={seed}");
+    for seed in seeds().take(SEEDS) {
         let mut rng = rng(seed);
         let stage = Stage::new(2);
         let unknown = |n: u64| giant(&stage, 0, T0 + n * 100, UNKNOWN_EMOJI);

@@ -8,7 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use emostream_dataflow::{Config, Plan, Progress, Reset, ResetFrom, ResetRequest, plan, reset};
-use emostream_log::{EventClock, NewRecord, embedded::EmbeddedLog, read_to_end};
+use emostream_log::{
+    EventClock, NewRecord,
+    embedded::EmbeddedLog,
+    read_to_end,
+    testing::{KEEP, keep_for},
+};
 use emostream_model::{Batch, WindowSize};
 use rand::RngExt;
 
@@ -133,7 +138,6 @@ pub(crate) fn added(mut left: Sums, right: Sums) -> Sums {
 #[test]
 fn resets_with_other_windows_double_and_lose_nothing() {
     for seed in seeds() {
-        println!("seed {seed}: replay with SEED={seed}");
         let mut rng = rng(1000 + seed);
         let stage = Stage::new(rng.random_range(1..4));
         let span_ms = 40_000;
@@ -203,7 +207,6 @@ fn resets_with_other_windows_double_and_lose_nothing() {
 #[test]
 fn a_reset_without_other_settings_changes_nothing() {
     for seed in seeds() {
-        println!("seed {seed}: replay with SEED={seed}");
         let mut rng = rng(seed);
         let stage = Stage::new(rng.random_range(1..4));
         let (records, oracle) = events(&stage, &mut rng, 30_000);
@@ -250,11 +253,7 @@ fn a_reset_fences_a_run_first() {
     let (records, oracle) = events(&stage, &mut rng(5), 20_000);
     stage.append(records);
     let (_, running) = stage.start(stage.config(1));
-    let deadline = Instant::now() + crate::DEADLINE;
-    while stage.final_until_ms() == 0 {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    stage.until_final(1);
     stage.reset(ResetFrom::Kept).unwrap();
     stage.append(closing(&stage, 20_000));
     assert_eq!(running.join().unwrap().unwrap_err().exit_code(), 75);
@@ -306,7 +305,7 @@ fn a_truncated_or_recreated_topic_is_refused_and_a_reset_reads_it_from_its_begin
 fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_says_how_many() {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
     // Long enough for open windows; what is written is much older.
-    let stage = Stage::on(log.clone(), 1, Duration::from_secs(600));
+    let stage = Stage::keeping(log.clone(), 1, keep_for(Duration::from_secs(600)), KEEP);
     let batch =
         |at| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
     stage.append(vec![batch(0), batch(3000), batch(6000)]);

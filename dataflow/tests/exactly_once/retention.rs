@@ -44,14 +44,6 @@ impl Stage {
         });
     }
 
-    fn wait_until_final(&self, at_ms: u64) {
-        let deadline = Instant::now() + DEADLINE;
-        while self.final_until_ms() < at_ms + 2000 {
-            assert!(Instant::now() < deadline, "nothing more is committed");
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
     /// The rooms that were removed from a topic, by the window at whose close they were removed.
     fn removed(&self, topic: &str) -> BTreeMap<u64, BTreeSet<String>> {
         let mut removed: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
@@ -105,7 +97,7 @@ fn expired_rooms_are_removed_at_most_a_thousand_a_close_and_begin_at_0_again() {
             stage.react(at_ms, rooms.into_iter());
             match restarts {
                 true => stage.count(workers, at_ms),
-                false => stage.wait_until_final(at_ms),
+                false => stage.until_final(at_ms + 2000),
             }
         };
         react(0, (0..ROOMS).map(room).collect());
@@ -170,7 +162,7 @@ fn the_removal_of_a_room_is_its_last_record() {
         ] {
             let at_ms = T0 + 1000 * second;
             stage.react(at_ms, std::iter::once(name.to_owned()));
-            stage.wait_until_final(at_ms);
+            stage.until_final(at_ms + 2000);
         }
         stop.request();
         running.join().unwrap().unwrap();

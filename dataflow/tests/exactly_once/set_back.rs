@@ -40,7 +40,6 @@ impl Stage {
 #[test]
 fn setting_the_final_time_back_doubles_and_loses_nothing() {
     for seed in seeds() {
-        println!("seed {seed}: replay with SEED={seed}");
         let mut rng = rng(2000 + seed);
         let stage = Stage::new(rng.random_range(1..4));
         let span_ms = 40_000;

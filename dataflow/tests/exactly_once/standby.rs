@@ -16,7 +16,7 @@ use emostream_dataflow::{
 use emostream_log::NewRecord;
 use prometheus::Registry;
 
-use crate::{DEADLINE, Stage, T0, all_final_ms, check, closing, events, rng};
+use crate::{DEADLINE, Stage, T0, all_final_ms, check, closing, events, rng, until};
 
 /// Three heartbeats, as the shortest that the program accepts: a busy machine delays one.
 const TAKEOVER: Duration = Duration::from_secs(6);
@@ -109,14 +109,6 @@ impl Stage {
         }
     }
 
-    fn until_final(&self, until_ms: u64) {
-        let deadline = Instant::now() + DEADLINE;
-        while self.final_until_ms() < until_ms {
-            assert!(Instant::now() < deadline, "nothing becomes final");
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
     /// Waits until there is progress: a run may count before its first commit is made.
     fn until_stored(&self) {
         if self.commits() == 0 {
@@ -129,11 +121,7 @@ impl Stage {
     }
 
     fn until_commit_after(&self, before: u64) {
-        let deadline = Instant::now() + DEADLINE;
-        while self.commits() == before {
-            assert!(Instant::now() < deadline, "nothing is committed");
-            thread::sleep(Duration::from_millis(1));
-        }
+        until("there is a commit", || self.commits() != before);
     }
 
     /// Commits what a run elsewhere commits, as the only one that can.
@@ -244,11 +232,7 @@ fn the_first_of_two_standbys_begins_where_nothing_was_ever_committed() {
     stage.append(records);
     stage.append(closing(&stage, 20_000));
     stage.until_final(all_final_ms(20_000));
-    let deadline = Instant::now() + DEADLINE;
-    while first.active() + second.active() != 1 {
-        assert!(Instant::now() < deadline, "one is active");
-        thread::sleep(Duration::from_millis(10));
-    }
+    until("one is active", || first.active() + second.active() == 1);
     first.stop();
     second.stop();
     check(&stage, &oracle);
@@ -348,12 +332,14 @@ fn a_standby_that_sees_a_commit_just_before_it_would_fence_goes_on_waiting() {
     let commits = Arc::new(AtomicBool::new(false));
     let committed = commits.clone();
     // The finals are read before it fences, and the reactions' ends last of all.
-    let slow = super::faults::before_offsets(&stage, move |topic| {
-        let is_checking = topic == after.topics.reactions() && after.commits() == before;
-        if is_checking && committed.load(Ordering::SeqCst) {
-            committed.store(false, Ordering::SeqCst);
-            after.commit_as(|_| {});
-        }
+    let slow = stage.faulty(|log| {
+        log.before_offsets(move |topic| {
+            let is_checking = topic == after.topics.reactions() && after.commits() == before;
+            if is_checking && committed.load(Ordering::SeqCst) {
+                committed.store(false, Ordering::SeqCst);
+                after.commit_as(|_| {});
+            }
+        })
     });
     let standby = Running::start(&slow, slow.standby(1));
     standby.until_standby();

@@ -8,7 +8,12 @@ use std::{
 };
 
 use emostream_dataflow::{Config, ResetFrom, TotalsPace};
-use emostream_log::{NewRecord, embedded::EmbeddedLog, read_to_end};
+use emostream_log::{
+    NewRecord,
+    embedded::EmbeddedLog,
+    read_to_end,
+    testing::{KEEP, keep_for},
+};
 use emostream_model::{
     Batch, RESETS_HEADER, ResultOrder, TotalCounts, TotalsRecord, Unwritten, WindowRecord,
     WindowSize,
@@ -156,7 +161,6 @@ fn pace(rng: &mut impl Rng) -> TotalsPace {
 #[test]
 fn totals_of_large_rooms_are_complete_wherever_a_run_begins() {
     for seed in seeds() {
-        println!("seed {seed}: replay with SEED={seed}");
         let mut rng = rng(3000 + seed);
         let stage = Stage::new(rng.random_range(1..5));
         let span_ms = 40_000;
@@ -246,7 +250,6 @@ fn a_run_goes_on_from_progress_of_the_version_before() {
 #[test]
 fn after_backward_resets_totals_hold_the_finals_of_all_times_once() {
     for seed in seeds() {
-        println!("seed {seed}: replay with SEED={seed}");
         let mut rng = rng(5000 + seed);
         let stage = Stage::new(rng.random_range(1..4));
         let span_ms = 40_000;
@@ -426,8 +429,8 @@ fn after_progress_was_lost_totals_are_completed_from_all_finals() {
 #[test]
 fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
     let log = EmbeddedLog::in_memory().unwrap();
-    let kept = |seconds| Duration::from_secs(seconds);
-    let stage = Stage::keeping(Arc::new(log), 1, kept(1 << 40), kept(300));
+    let finals = keep_for(Duration::from_secs(300));
+    let stage = Stage::keeping(Arc::new(log), 1, KEEP, finals);
     let error = stage.refusal();
     assert_eq!(error.exit_code(), 64);
     let sentence = error.to_string();
@@ -442,9 +445,10 @@ fn windows_that_are_not_kept_for_as_long_as_a_restart_needs_are_refused() {
 #[test]
 fn totals_whose_finals_are_about_to_be_deleted_do_not_wait_for_the_others() {
     const ROOMS: usize = 20;
-    let (for_ever, kept_ms) = (Duration::from_secs(1 << 40), 24_000);
+    let kept_ms = 24_000;
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
-    let stage = Stage::keeping(log, 1, for_ever, Duration::from_millis(kept_ms));
+    let finals = keep_for(Duration::from_millis(kept_ms));
+    let stage = Stage::keeping(log, 1, KEEP, finals);
     let emojis = ["🔥", "👏"].map(|it| emostream_model::Emoji::from_text(it).unwrap());
     let in_room = |number| {
         let room = emostream_model::Room::new(&format!("room-{number}")).unwrap();

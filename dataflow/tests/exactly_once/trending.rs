@@ -90,7 +90,6 @@ pub(crate) fn check(stage: &Stage, oracle: &Oracle) {
 #[test]
 fn what_leaves_the_span_while_nothing_runs_is_told_by_the_next_run() {
     for seed in seeds() {
-        println!("seed {seed}: replay with SEED={seed}");
         let mut rng = rng(2000 + seed);
         let stage = Stage::new(rng.random_range(1..4));
         let span_ms = rng.random_range(3000..9000);

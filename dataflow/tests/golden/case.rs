@@ -6,8 +6,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_dataflow::{Config, HEARTBEAT, TotalsPace};
-use emostream_log::EventClock;
+use emostream_dataflow::Config;
 use emostream_model::{Batch, Emoji, EmojiNames, ReactionRef, Room, Topics, WindowSize};
 
 use crate::{
@@ -208,9 +207,6 @@ impl Case {
     pub(crate) fn config(&self, topics: &Topics, workers: usize) -> Config {
         let settings = &self.settings;
         Config {
-            topics: topics.clone(),
-            workers,
-            cluster: None,
             window: WindowSize::from_ms(settings.window.as_millis() as u64).unwrap(),
             lateness_ms: self.lateness_ms(),
             idle_timeout: settings.idle,
@@ -219,15 +215,7 @@ impl Case {
             trending_span: settings.span,
             trending_top: settings.top,
             emojis: settings.emojis.clone(),
-            clock: EventClock::host(),
-            hold_timeout: Duration::from_secs(60),
-            commit_timeout: Duration::from_secs(60),
-            standby: false,
-            heartbeat: HEARTBEAT,
-            takeover: Duration::from_secs(10),
-            totals_pace: TotalsPace::default(),
-            totals_retention: Duration::from_secs(1 << 40),
-            unbounded_timestamps: true,
+            ..crate::stage::config(topics, workers)
         }
     }
 

@@ -1,21 +1,24 @@
 //! What tests of the whole dataflow run on: a log in memory with every topic, and a dataflow over it.
 
 use std::{
-    sync::{Arc, mpsc::channel},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use emostream_dataflow::{Config, DataflowError, Progress, Ready, Stop, run};
-use emostream_log::{Cleanup, Log, NewRecord, TopicSpec, embedded::EmbeddedLog, read_to_end};
-use emostream_model::Topics;
+use emostream_dataflow::{
+    Config, DataflowError, HEARTBEAT, Progress, Ready, Stop, TotalsPace, run,
+};
+use emostream_log::{
+    Cleanup, EventClock, Log, NewRecord,
+    embedded::EmbeddedLog,
+    testing::{self, KEEP, create_topics},
+};
+use emostream_model::{EmojiNames, Topics, WindowSize};
 use prometheus::Registry;
 
 /// A round of reactions begins here, at the start of a window of any usual size.
 pub(crate) const T0: u64 = 1_764_000_000_000;
-
-/// What has not happened by then will not.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(100);
 
 #[derive(Clone)]
 pub(crate) struct Stage {
@@ -27,44 +30,30 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) fn new(partitions: u32) -> Stage {
         let log = EmbeddedLog::in_memory().unwrap();
-        Stage::on(Arc::new(log), partitions, Duration::from_secs(1 << 40))
-    }
-
-    /// A stage that keeps its reactions for that long.
-    pub(crate) fn on(log: Arc<dyn Log>, partitions: u32, kept: Duration) -> Stage {
-        Stage::keeping(log, partitions, kept, Duration::from_secs(1 << 40))
+        Stage::keeping(Arc::new(log), partitions, KEEP, KEEP)
     }
 
     /// A stage that keeps its reactions and its finals for that long.
     pub(crate) fn keeping(
         log: Arc<dyn Log>,
         partitions: u32,
-        kept: Duration,
-        finals_kept: Duration,
+        reactions: Cleanup,
+        finals: Cleanup,
     ) -> Stage {
         let topics = Topics::default();
-        let delete = |after| Cleanup::Delete { after, bytes: None };
-        let keep = delete(Duration::from_secs(1 << 40));
-        for (name, partitions, cleanup) in [
-            (topics.reactions(), partitions, delete(kept)),
-            (topics.windows(), 2, delete(finals_kept)),
-            (topics.live(), 2, keep),
-            (topics.rejected(), 1, keep),
-            (topics.totals(), 2, Cleanup::Compact),
-            // Not compacted here, so that every record there ever was can be checked.
-            (topics.trending(), 2, keep),
-            (topics.progress(), 1, Cleanup::Compact),
-        ] {
-            log.create_topic(&TopicSpec {
-                name,
-                partitions,
-                replication: 1,
-                min_in_sync: 1,
-                cleanup,
-                max_ahead: None,
-            })
-            .unwrap();
-        }
+        create_topics(
+            &*log,
+            [
+                (topics.reactions(), partitions, reactions),
+                (topics.windows(), 2, finals),
+                (topics.live(), 2, KEEP),
+                (topics.rejected(), 1, KEEP),
+                (topics.totals(), 2, Cleanup::Compact),
+                // Not compacted here, so that every record there ever was can be checked.
+                (topics.trending(), 2, KEEP),
+                (topics.progress(), 1, Cleanup::Compact),
+            ],
+        );
         Stage {
             log,
             topics,
@@ -74,21 +63,7 @@ impl Stage {
 
     /// Appends records in order and waits until all are stored.
     pub(crate) fn append(&self, records: Vec<NewRecord>) {
-        let appender = self.log.appender(DEADLINE).unwrap();
-        let (stored, acks) = channel();
-        let count = records.len();
-        for record in records {
-            let stored = stored.clone();
-            appender
-                .append(
-                    record,
-                    Box::new(move |outcome| stored.send(outcome).unwrap()),
-                )
-                .unwrap();
-        }
-        for _ in 0..count {
-            acks.recv_timeout(DEADLINE).unwrap().unwrap();
-        }
+        testing::append(&*self.log, records);
     }
 
     pub(crate) fn reaction_record(
@@ -98,12 +73,9 @@ impl Stage {
         value: Vec<u8>,
     ) -> NewRecord {
         NewRecord {
-            topic: self.topics.reactions(),
             partition: Some(partition),
             time_ms: Some(time_ms),
-            key: None,
-            value: value.into(),
-            headers: Vec::new(),
+            ..testing::record(self.topics.reactions(), value)
         }
     }
 
@@ -121,12 +93,7 @@ impl Stage {
     }
 
     pub(crate) fn values(&self, topic: &str) -> Vec<Vec<u8>> {
-        let mut values = Vec::new();
-        read_to_end(&*self.log, topic, &mut |record| {
-            values.push(record.value.to_vec())
-        })
-        .unwrap();
-        values
+        testing::values(&*self.log, topic)
     }
 
     pub(crate) fn progress(&self) -> Option<Progress> {
@@ -137,5 +104,31 @@ impl Stage {
     pub(crate) fn final_until_ms(&self) -> u64 {
         self.progress()
             .map_or(0, |progress| progress.final_until_ms)
+    }
+}
+
+/// A dataflow for which no partition becomes idle, since that would depend on speed.
+pub(crate) fn config(topics: &Topics, workers: usize) -> Config {
+    Config {
+        topics: topics.clone(),
+        workers,
+        cluster: None,
+        window: WindowSize::from_ms(2000).unwrap(),
+        lateness_ms: 750,
+        idle_timeout: Duration::from_secs(600),
+        live: Duration::from_millis(250),
+        swarm_size: 1000,
+        trending_span: Duration::from_secs(6),
+        trending_top: 10,
+        emojis: EmojiNames::default(),
+        clock: EventClock::host(),
+        hold_timeout: Duration::from_secs(60),
+        commit_timeout: Duration::from_secs(60),
+        standby: false,
+        heartbeat: HEARTBEAT,
+        takeover: Duration::from_secs(10),
+        totals_pace: TotalsPace::default(),
+        totals_retention: Duration::from_secs(1 << 40),
+        unbounded_timestamps: true,
     }
 }

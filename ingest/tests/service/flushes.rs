@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use emostream_ingest::Config;
-use emostream_log::Header;
+use emostream_log::{Header, testing::until};
 use emostream_model::INSTANCE_HEADER;
 
-use crate::stage::{Answer, NEVER, PARTITIONS, Stage, array, until};
+use crate::stage::{Answer, NEVER, PARTITIONS, Stage, array};
 
 #[test]
 fn every_partition_gets_a_record_each_flush_a_heartbeat_where_there_is_nothing() {

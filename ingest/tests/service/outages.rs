@@ -3,11 +3,9 @@
 use std::{io::Write, time::Duration};
 
 use emostream_ingest::{Config, DrainError};
+use emostream_log::testing::{Appends, until};
 
-use crate::{
-    balky::Mood,
-    stage::{Answer, NEVER, PARTITIONS, Stage, array, until},
-};
+use crate::stage::{Answer, NEVER, PARTITIONS, Stage, array};
 
 fn stored(stage: &Stage) -> f64 {
     stage.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#)
@@ -59,7 +57,7 @@ fn what_the_log_has_not_acknowledged_fills_the_buffer() {
         buffer_reactions: 100,
         ..Config::default()
     });
-    stage.log.turn(Mood::Silent);
+    stage.log.appends(Appends::Held);
     for count in [40, 30] {
         assert_eq!(stage.post("/v1/reactions", array(count)).status, 202);
     }
@@ -68,7 +66,7 @@ fn what_the_log_has_not_acknowledged_fills_the_buffer() {
         let check = stage.readiness.check();
         check.is_err_and(|reason| reason.contains("acknowledged nothing for"))
     });
-    stage.log.relent();
+    stage.log.store();
     until("empty", || {
         stage.metric("emostream_ingest_buffer_reactions") == 0.0
     });
@@ -87,23 +85,23 @@ fn at_once() -> Config {
     }
 }
 
-const REFUSALS: [(Mood, &str); 2] = [
-    (Mood::Failing, "did not acknowledge in time: no broker"),
-    (Mood::Full, "the log's queue is full"),
+const REFUSALS: [(Appends, &str); 2] = [
+    (Appends::TimeOut, "did not acknowledge in time: no broker"),
+    (Appends::Full, "the log's queue is full"),
 ];
 
 #[test]
 fn what_the_log_refuses_is_503_to_those_who_wait_and_counted_for_the_others() {
-    for (mood, reason) in REFUSALS {
+    for (appends, reason) in REFUSALS {
         let stage = Stage::start(at_once());
         until("ready", || stage.readiness.check().is_ok());
-        stage.log.turn(mood);
+        stage.log.appends(appends);
         assert_eq!(stage.post("/v1/reactions", array(2)).status, 202);
         until("counted", || lost(&stage) == 2.0);
 
         let stage = Stage::start(at_once());
         until("ready", || stage.readiness.check().is_ok());
-        stage.log.turn(mood);
+        stage.log.appends(appends);
         let said = stage.post("/emoji?wait=stored", array(3));
         assert_eq!(said.status, 503);
         assert!(said.header("retry-after").is_some());
@@ -120,13 +118,13 @@ fn what_the_log_refuses_is_503_to_those_who_wait_and_counted_for_the_others() {
 
 #[test]
 fn nothing_is_accepted_while_the_log_refuses_all_and_again_when_it_does_not() {
-    for (mood, reason) in REFUSALS {
+    for (appends, reason) in REFUSALS {
         let stage = Stage::start(Config {
             flush: Duration::from_millis(10),
             ..Config::default()
         });
         until("ready", || stage.readiness.check().is_ok());
-        stage.log.turn(mood);
+        stage.log.appends(appends);
         until("not ready", || stage.readiness.check().is_err());
         let not_ready = stage.readiness.check().unwrap_err();
         assert!(
@@ -145,7 +143,7 @@ fn nothing_is_accepted_while_the_log_refuses_all_and_again_when_it_does_not() {
             f64::from(PARTITIONS)
         );
         assert!(stage.metric(r#"emostream_ingest_flushes_total{outcome="failed"}"#) >= 1.0);
-        stage.log.turn(Mood::Willing);
+        stage.log.appends(Appends::Stored);
         until("ready", || stage.readiness.check().is_ok());
         assert_eq!(
             stage.post("/v1/reactions?wait=stored", array(4)).status,
@@ -163,13 +161,13 @@ fn nothing_is_accepted_while_the_log_refuses_all_and_again_when_it_does_not() {
 
 #[test]
 fn a_partition_that_is_away_costs_nobody_a_reaction() {
-    for mood in [Mood::Failing, Mood::Full, Mood::Silent] {
+    for appends in [Appends::TimeOut, Appends::Full, Appends::Held] {
         let mut stage = Stage::start(Config {
             flush: Duration::from_millis(10),
             ..Config::default()
         });
         until("ready", || stage.readiness.check().is_ok());
-        stage.log.turn_partition(1, mood);
+        stage.log.appends_to(1, appends);
         until("noticed", || {
             stage.metric("emostream_ingest_partitions_away") == 1.0
         });
@@ -179,7 +177,7 @@ fn a_partition_that_is_away_costs_nobody_a_reaction() {
             let waited = stage.post("/v1/reactions?wait=stored", array(9));
             assert_eq!(waited.status, 200);
         }
-        stage.log.relent();
+        stage.log.store();
         until("back", || {
             stage.metric("emostream_ingest_partitions_away") == 0.0
         });
@@ -194,7 +192,7 @@ fn a_partition_that_cannot_be_written_to_yet_is_left_to_the_others() {
     // Its count is known before a producer knows it.
     let mut stage = Stage::start(at_once());
     until("ready", || stage.readiness.check().is_ok());
-    stage.log.turn_partition(2, Mood::Full);
+    stage.log.appends_to(2, Appends::Full);
     for _ in 0..6 {
         assert_eq!(stage.post("/v1/reactions", array(3)).status, 202);
         let waited = stage.post("/v1/reactions?wait=stored", array(3));
@@ -208,7 +206,7 @@ fn a_partition_that_cannot_be_written_to_yet_is_left_to_the_others() {
 fn a_drain_says_what_it_could_not_store() {
     let mut silent = Stage::start(Config::default());
     until("ready", || silent.readiness.check().is_ok());
-    silent.log.turn(Mood::Silent);
+    silent.log.appends(Appends::Held);
     assert_eq!(silent.post("/v1/reactions", array(7)).status, 202);
     let said = silent.stop(Duration::from_millis(200));
     assert!(
@@ -223,7 +221,7 @@ fn a_drain_says_what_it_could_not_store() {
         failing.written().len() == PARTITIONS as usize
     });
     assert_eq!(failing.post("/v1/reactions", array(7)).status, 202);
-    failing.log.turn(Mood::Failing);
+    failing.log.appends(Appends::TimeOut);
     let said = failing.stop(Duration::from_secs(10));
     assert!(
         matches!(said, Err(DrainError::Refused { reactions: 7 })),

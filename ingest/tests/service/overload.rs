@@ -11,11 +11,9 @@ use std::{
 };
 
 use emostream_ingest::Config;
+use emostream_log::testing::{Appends, until};
 
-use crate::{
-    balky::Mood,
-    stage::{Answer, DEADLINE, Stage, array, until},
-};
+use crate::stage::{Answer, DEADLINE, Stage, array};
 
 const CAPACITY: u32 = 1000;
 const CLIENTS: usize = 8;
@@ -78,7 +76,7 @@ fn beyond_what_the_log_takes_some_are_refused_and_every_accepted_one_is_stored()
         buffer_reactions: CAPACITY,
         ..Config::default()
     });
-    stage.log.turn(Mood::Silent);
+    stage.log.appends(Appends::Held);
     let (told, over) = (Told::default(), AtomicBool::new(false));
     let start = Instant::now();
     thread::scope(|scope| {
@@ -98,13 +96,13 @@ fn beyond_what_the_log_takes_some_are_refused_and_every_accepted_one_is_stored()
             assert!(start.elapsed() < DEADLINE, "too little in time");
             let fill = fill(&stage);
             assert!(fill <= f64::from(CAPACITY), "{fill}");
-            stage.log.acknowledge(3);
+            stage.log.release(3);
             thread::sleep(Duration::from_millis(2));
         }
     });
     let waits = told.retry_after.into_inner().unwrap();
     assert_eq!(waits, BTreeSet::from([1, 2, 3]), "jittered");
-    stage.log.relent();
+    stage.log.store();
     stage.stop(Duration::from_secs(10)).unwrap();
     let stored = stage.reactions();
     let users: BTreeSet<String> = stored.iter().map(|r| r.user.as_str().to_owned()).collect();
@@ -119,7 +117,7 @@ fn refusals_do_not_wait_for_the_log() {
         buffer_reactions: CAPACITY,
         ..Config::default()
     });
-    stage.log.turn(Mood::Silent);
+    stage.log.appends(Appends::Held);
     let all = array(1000);
     until("full", || {
         stage.post("/v1/reactions", &all);
@@ -130,7 +128,7 @@ fn refusals_do_not_wait_for_the_log() {
         assert_eq!(stage.post("/v1/reactions", array(1)).status, 503);
         assert_eq!(stage.post("/emoji?wait=stored", array(1)).status, 503);
     }
-    stage.log.relent();
+    stage.log.store();
     until("empty", || fill(&stage) == 0.0);
     assert_eq!(stage.post("/v1/reactions", array(1)).status, 202);
 }

@@ -4,19 +4,24 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use emostream_http::{Limits, NotFound, Readiness, serve};
 use emostream_ingest::{Config, DrainError, Ingest};
-use emostream_log::{Cleanup, Header, Log, TopicSpec, embedded::EmbeddedLog, read_to_end};
+use emostream_log::{
+    Header, Log, TopicSpec,
+    embedded::EmbeddedLog,
+    read_to_end,
+    testing::{FaultyLog, KEEP, topic},
+};
 use emostream_model::{Batch, Emoji, Reaction, ReactionRef, Room, Topics, UserId};
 use prometheus::{Registry, TextEncoder};
 use serde_json::Value;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{balky::Balky, contract::violation};
+use crate::contract::violation;
 
 /// What must happen happens long before this.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -28,7 +33,7 @@ pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 pub(crate) const PARTITIONS: u32 = 3;
 
 pub(crate) struct Stage {
-    pub(crate) log: Arc<Balky>,
+    pub(crate) log: Arc<FaultyLog>,
     pub(crate) readiness: Readiness,
     registry: Registry,
     address: SocketAddr,
@@ -62,20 +67,13 @@ impl Stage {
 
     /// An ingest whose listener has other limits.
     pub(crate) fn limited(config: Config, limits: Limits) -> Self {
-        let log = EmbeddedLog::in_memory().unwrap();
+        let log = FaultyLog::new(Arc::new(EmbeddedLog::in_memory().unwrap()));
         log.create_topic(&TopicSpec {
-            name: Topics::default().reactions(),
-            partitions: PARTITIONS,
-            replication: 1,
-            min_in_sync: 1,
-            cleanup: Cleanup::Delete {
-                after: NEVER,
-                bytes: None,
-            },
             max_ahead: Some(Duration::from_secs(5)),
+            ..topic(Topics::default().reactions(), PARTITIONS, KEEP)
         })
         .unwrap();
-        let log = Arc::new(Balky::new(log));
+        let log = Arc::new(log);
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
         let shutdown = CancellationToken::new();
@@ -213,15 +211,6 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let start = self.head.find(&format!("\r\n{name}: "))? + name.len() + 4;
         self.head[start..].split("\r\n").next()
-    }
-}
-
-/// Waits until it is so.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < DEADLINE, "not {what} in time");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     queue::record_bytes,
     tables::{
         FENCES, MAX_RECORD_BYTES, NEWEST, PARTITIONS, PartitionRow, Place, RECORDS, RecordRow,
-        TIMES, TOPICS, encode_headers, size_bytes, topic_row,
+        TIMES, TOMBSTONES, TOPICS, encode_headers, size_bytes, topic_row,
     },
     topics::{Topic, Topics},
 };
@@ -52,6 +52,8 @@ pub(super) struct Accepted {
     topic: Arc<Topic>,
     partition: u32,
     time_ms: u64,
+    /// The time of the append, which a record that brings its own time does not have as its time.
+    appended_ms: u64,
     headers: Vec<u8>,
     record: NewRecord,
 }
@@ -60,7 +62,8 @@ pub(super) struct Accepted {
 pub(super) struct Batch<'txn> {
     pub(super) records: Table<'txn, (u32, u32, u64), RecordRow<'static>>,
     pub(super) times: Table<'txn, (u32, u32, u64), u64>,
-    newest: Table<'txn, (u32, u32, &'static [u8]), u64>,
+    pub(super) newest: Table<'txn, (u32, u32, &'static [u8]), u64>,
+    pub(super) tombstones: Table<'txn, (u32, u32, u64, u64), ()>,
     partitions: Table<'txn, Place, PartitionRow>,
     known: &'txn HashMap<Place, Tail>,
     changed: HashMap<Place, Tail>,
@@ -76,6 +79,7 @@ impl<'txn> Batch<'txn> {
             records: transaction.open_table(RECORDS)?,
             times: transaction.open_table(TIMES)?,
             newest: transaction.open_table(NEWEST)?,
+            tombstones: transaction.open_table(TOMBSTONES)?,
             partitions: transaction.open_table(PARTITIONS)?,
             known,
             changed: HashMap::new(),
@@ -98,6 +102,7 @@ impl<'txn> Batch<'txn> {
             topic,
             partition,
             time_ms,
+            appended_ms,
             headers,
             record,
         } = accepted;
@@ -119,6 +124,10 @@ impl<'txn> Batch<'txn> {
                 let removed = self.records.remove((topic.id, partition, old))?;
                 let freed = removed.map_or(0, |row| size_bytes(&row.value()));
                 tail.bytes = tail.bytes.saturating_sub(freed);
+            }
+            if record.value.is_empty() {
+                let at = (topic.id, partition, appended_ms, offset);
+                self.tombstones.insert(at, ())?;
             }
         }
         self.set_tail(place, tail);
@@ -183,6 +192,7 @@ pub(super) fn accept(
         topic,
         partition,
         time_ms,
+        appended_ms: now_ms,
         headers,
         record,
     })

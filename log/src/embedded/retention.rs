@@ -1,12 +1,13 @@
-//! What a topic throws away: from the oldest record on, what is too old or too much.
+//! What a topic throws away: from the oldest record on, what is too old or too much. A compacted topic: the tombstones
+//! (records without a value) that are older than a day.
 
 use std::time::Duration;
 
-use redb::ReadableTable;
+use redb::{ReadableTable, StorageError};
 
 use super::{
     batch::Batch,
-    tables::{Place, size_bytes},
+    tables::{Place, millis, size_bytes},
     topics::Topics,
 };
 use crate::Cleanup;
@@ -14,25 +15,78 @@ use crate::Cleanup;
 /// The most records one sweep deletes, for appends wait meanwhile: some milliseconds of work.
 const SWEEP_RECORDS: usize = 5_000;
 
+/// How long a compacted topic keeps a tombstone, as Kafka does by default (`delete.retention.ms`). A reader that has
+/// read an older record of the key has this time to read the tombstone.
+const TOMBSTONE_AGE: Duration = Duration::from_hours(24);
+
 /// Deletes at most [`SWEEP_RECORDS`] records that their topics need not keep. Whether there are more.
 pub(super) fn sweep(
     batch: &mut Batch<'_>,
     topics: &Topics,
     now_ms: u64,
 ) -> Result<bool, redb::Error> {
-    let mut budget = SWEEP_RECORDS;
+    sweep_at_most(SWEEP_RECORDS, batch, topics, now_ms)
+}
+
+fn sweep_at_most(
+    mut budget: usize,
+    batch: &mut Batch<'_>,
+    topics: &Topics,
+    now_ms: u64,
+) -> Result<bool, redb::Error> {
     for topic in topics.all() {
-        let Cleanup::Delete { after, bytes } = topic.cleanup else {
-            continue;
-        };
         for partition in 0..topic.partitions() {
-            budget -= trim(batch, (topic.id, partition), after, bytes, now_ms, budget)?;
+            let place = (topic.id, partition);
+            budget -= match topic.cleanup {
+                Cleanup::Delete { after, bytes } => {
+                    trim(batch, place, after, bytes, now_ms, budget)?
+                }
+                Cleanup::Compact => delete_tombstones(batch, place, now_ms, budget)?,
+            };
             if budget == 0 {
                 return Ok(true);
             }
         }
     }
     Ok(false)
+}
+
+/// Deletes the partition's tombstones that are old enough, each with the entry of its key, and returns how many entries
+/// of TOMBSTONES were removed: `budget` at most.
+///
+/// The age is that since the append: what a record says of its own time may be any time.
+fn delete_tombstones(
+    batch: &mut Batch<'_>,
+    place: Place,
+    now_ms: u64,
+    budget: usize,
+) -> Result<usize, redb::Error> {
+    let (id, partition) = place;
+    let kept_from_ms = now_ms.saturating_sub(millis(TOMBSTONE_AGE));
+    let old = batch
+        .tombstones
+        .range((id, partition, 0, 0)..(id, partition, kept_from_ms, 0))?;
+    let old = old.take(budget).map(|entry| Ok(entry?.0.value()));
+    let old: Vec<_> = old.collect::<Result<_, StorageError>>()?;
+    if old.is_empty() {
+        return Ok(0);
+    }
+    let mut tail = batch.tail(place);
+    for at in &old {
+        batch.tombstones.remove(at)?;
+        let (.., offset) = *at;
+        // If a newer record has replaced the tombstone, it is not there, and the key's entry is that of the newer one.
+        if let Some(removed) = batch.records.remove((id, partition, offset))? {
+            let row = removed.value();
+            tail.bytes = tail.bytes.saturating_sub(size_bytes(&row));
+            if let Some(key) = row.1 {
+                batch.newest.remove((id, partition, key))?;
+            }
+        }
+    }
+    // Also if only entries of replaced tombstones were removed: the transaction is committed only if a tail was set.
+    batch.set_tail(place, tail);
+    Ok(old.len())
 }
 
 /// Whether the oldest record may go.
@@ -96,3 +150,6 @@ fn trim(
     batch.set_tail(place, tail);
     Ok(gone.len())
 }
+
+#[cfg(test)]
+mod tests;

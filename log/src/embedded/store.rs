@@ -22,7 +22,7 @@ use super::{
     source::{Page, Source},
     tables::{
         FENCES, FORMAT, FORMAT_KEY, FORMAT_VERSION, NEWEST, PARTITIONS, PartitionRow, Place,
-        RECORDS, RecordRow, TIMES, TOPICS, TopicRow, decode_headers,
+        RECORDS, RecordRow, TIMES, TOMBSTONES, TOPICS, TopicRow, decode_headers,
     },
     topics::Topic,
 };
@@ -401,6 +401,7 @@ fn initialise(db: &Database) -> Result<Result<(), LogError>, redb::Error> {
     making.open_table(RECORDS)?;
     making.open_table(TIMES)?;
     making.open_table(NEWEST)?;
+    making.open_table(TOMBSTONES)?;
     making.open_table(FENCES)?;
     making.commit()?;
     Ok(Ok(()))

@@ -6,12 +6,16 @@
 //! RECORDS     id, partition, offset    → time, key, value, headers
 //! TIMES       id, partition, time      → offset of the first record of that time or a later one
 //! NEWEST      id, partition, key       → offset of the key's newest record (compacted topics)
+//! TOMBSTONES  id, partition, time of the append, offset → nothing; a record without a value (compacted topics)
 //! FENCES      transactor's id          → its newest epoch
 //! ```
 //!
 //! Invariants: PARTITIONS is never deleted from, so offsets go on where they stopped even after every
 //! record is gone. TIMES holds a record only if its time exceeds that of every earlier one, so both its
-//! times and its offsets rise.
+//! times and its offsets rise. TOMBSTONES has an entry of each tombstone in RECORDS, and may have entries of
+//! tombstones that a newer record of the key has replaced since.
+//!
+//! The first programs of this layout had no TOMBSTONES and wrote no tombstones. Retention creates the table.
 
 use redb::TableDefinition;
 
@@ -37,6 +41,8 @@ pub(super) const TIMES: TableDefinition<'static, (u32, u32, u64), u64> =
     TableDefinition::new("times");
 pub(super) const NEWEST: TableDefinition<'static, (u32, u32, &[u8]), u64> =
     TableDefinition::new("newest");
+pub(super) const TOMBSTONES: TableDefinition<'static, (u32, u32, u64, u64), ()> =
+    TableDefinition::new("tombstones");
 pub(super) const FENCES: TableDefinition<'static, &str, u64> = TableDefinition::new("fences");
 
 /// The one key of [`FORMAT`].

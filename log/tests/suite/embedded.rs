@@ -11,8 +11,9 @@ use std::{
 };
 
 use emostream_log::{
-    Cleanup, Doorbell, Header, Log, LogError, NewRecord, TopicDescription, TopicSpec,
+    Cleanup, Doorbell, Log, LogError, NewRecord, TopicDescription,
     embedded::EmbeddedLog,
+    testing::{header, keep_for, topic},
 };
 use tempfile::TempDir;
 
@@ -49,11 +50,8 @@ fn file(dir: &TempDir) -> PathBuf {
 fn everything_is_there_after_a_reopen() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
-    log.create_topic(&TopicSpec {
-        cleanup: Cleanup::Compact,
-        ..spec("compact", 3)
-    })
-    .unwrap();
+    log.create_topic(&topic("compact", 3, Cleanup::Compact))
+        .unwrap();
     put(&log, record(TOPIC, "a"));
     let mut transactor = log.transactor("id", TIMEOUT).unwrap();
     transactor
@@ -259,10 +257,7 @@ fn a_log_opened_for_reading_holds_what_was_written_and_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     let time_ms = Some(now_ms() - 5_000);
-    let headers = vec![Header {
-        name: "h".into(),
-        value: "v".into(),
-    }];
+    let headers = vec![header("h", "v")];
     put(
         &log,
         NewRecord {
@@ -486,17 +481,10 @@ fn a_full_disk_is_told_and_loses_nothing_acknowledged() {
 
 // What is thrown away
 
-fn keeping(name: &str, after: Duration, bytes: Option<u64>) -> TopicSpec {
-    TopicSpec {
-        cleanup: Cleanup::Delete { after, bytes },
-        ..spec(name, 1)
-    }
-}
-
 #[test]
 fn retention_by_age_deletes_from_the_oldest_on() {
     let log = EmbeddedLog::in_memory().unwrap();
-    log.create_topic(&keeping(TOPIC, Duration::from_secs(600), None))
+    log.create_topic(&topic(TOPIC, 1, keep_for(Duration::from_secs(600))))
         .unwrap();
     let now = now_ms();
     for (age_s, value) in [(2_000, "a"), (601, "b"), (300, "c"), (900, "d"), (0, "e")] {
@@ -540,8 +528,11 @@ fn retention_by_age_deletes_from_the_oldest_on() {
 fn retention_by_size_keeps_the_newest() {
     let log = EmbeddedLog::in_memory().unwrap();
     let most = 20_000;
-    log.create_topic(&keeping(TOPIC, Duration::from_secs(600), Some(most)))
-        .unwrap();
+    let cleanup = Cleanup::Delete {
+        after: Duration::from_secs(600),
+        bytes: Some(most),
+    };
+    log.create_topic(&topic(TOPIC, 1, cleanup)).unwrap();
     for n in 0..100 {
         put(&log, record(TOPIC, format!("{n:01000}")));
     }
@@ -556,7 +547,7 @@ fn retention_by_size_keeps_the_newest() {
 fn offsets_go_on_after_everything_was_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let log = EmbeddedLog::open(dir.path()).unwrap();
-    log.create_topic(&keeping(TOPIC, Duration::from_millis(1), None))
+    log.create_topic(&topic(TOPIC, 1, keep_for(Duration::from_millis(1))))
         .unwrap();
     for _ in 0..3 {
         put(
@@ -579,7 +570,7 @@ fn offsets_go_on_after_everything_was_deleted() {
 #[test]
 fn retention_deletes_more_than_one_sweep_takes() {
     let log = EmbeddedLog::in_memory().unwrap();
-    log.create_topic(&keeping(TOPIC, Duration::from_millis(1), None))
+    log.create_topic(&topic(TOPIC, 1, keep_for(Duration::from_millis(1))))
         .unwrap();
     let appender = log.appender(TIMEOUT).unwrap();
     let old = NewRecord {
@@ -600,11 +591,8 @@ fn retention_deletes_more_than_one_sweep_takes() {
 fn compaction_keeps_the_newest_of_each_key() {
     let dir = tempfile::tempdir().unwrap();
     let log = EmbeddedLog::open(dir.path()).unwrap();
-    log.create_topic(&TopicSpec {
-        cleanup: Cleanup::Compact,
-        ..spec(TOPIC, 1)
-    })
-    .unwrap();
+    log.create_topic(&topic(TOPIC, 1, Cleanup::Compact))
+        .unwrap();
     let bell = Doorbell::default();
     let mut early = log.reader(TOPIC, &[(0, 0)], bell.wake()).unwrap();
     for (key, value) in [

@@ -394,7 +394,7 @@ pub(crate) fn a_transaction_over_three_topics_appears_whole(stage: &Stage) {
             let value = round.to_string();
             let records = topics.iter().flat_map(|topic| {
                 let value = &value;
-                (0..EACH).map(move |n| keyed(topic, &n.to_string(), value))
+                (0..EACH).map(move |n| keyed(topic, &n.to_string(), value.clone()))
             });
             transactor.commit(records.collect()).unwrap();
         }

@@ -7,19 +7,18 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, channel},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+pub(crate) use emostream_log::testing::{DEADLINE, keyed, now_ms, record};
 use emostream_log::{
-    Appender, Cleanup, Doorbell, Header, Log, LogError, NewRecord, Reader, TopicSpec,
+    Appender, Doorbell, Header, Log, LogError, NewRecord, Reader, TopicSpec,
     embedded::EmbeddedLog,
     kafka::{KafkaLog, KafkaOptions},
+    testing::{keep_for, topic},
 };
 use tempfile::TempDir;
 
-/// Generous: no test depends on speed, this only ends one that hangs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// The appenders' and transactors' timeout.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -73,13 +72,6 @@ pub(crate) fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("t{}-{}-{number}-", now_ms(), std::process::id())
-}
-
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_millis() as u64
 }
 
 impl Stage {
@@ -137,40 +129,9 @@ impl Stage {
     }
 }
 
+/// A topic that keeps its records for an hour.
 pub(crate) fn spec(name: &str, partitions: u32) -> TopicSpec {
-    TopicSpec {
-        name: name.to_owned(),
-        partitions,
-        replication: 1,
-        min_in_sync: 1,
-        cleanup: Cleanup::Delete {
-            after: Duration::from_secs(3600),
-            bytes: None,
-        },
-        max_ahead: None,
-    }
-}
-
-/// A record for partition 0.
-pub(crate) fn record(topic: &str, value: impl Into<Bytes>) -> NewRecord {
-    NewRecord {
-        topic: topic.to_owned(),
-        partition: Some(0),
-        time_ms: None,
-        key: None,
-        value: value.into(),
-        headers: Vec::new(),
-    }
-}
-
-/// A record for the partition of its key.
-pub(crate) fn keyed(topic: &str, key: &str, value: &str) -> NewRecord {
-    let key = Some(Bytes::copy_from_slice(key.as_bytes()));
-    NewRecord {
-        partition: None,
-        key,
-        ..record(topic, value.to_owned())
-    }
+    topic(name, partitions, keep_for(Duration::from_secs(3600)))
 }
 
 /// Appends and waits for the acknowledgement.

@@ -12,7 +12,7 @@ use crate::{
     exit::Failure,
 };
 
-/// The most reactions of an array (INTERFACE).
+/// Maximum reactions of an array: an ingest accepts no more (README.md, "Send reactions").
 const MOST_BATCHED: u64 = 1000;
 /// The most rooms whose finals are compared: one WebSocket each.
 const MOST_VERIFIED: u64 = 1000;

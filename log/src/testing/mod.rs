@@ -1,0 +1,128 @@
+//! Fixtures of tests, for every crate whose tests use a log (feature `testing`).
+//!
+//! They panic if the log fails: a test that cannot go on has failed. [`FaultyLog`] is for tests of failures.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod faulty;
+
+use std::{
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
+pub use self::faulty::{Appends, FaultyLog, Reads};
+use crate::{Cleanup, Done, EventClock, Header, Log, LogError, NewRecord, TopicSpec, read_to_end};
+
+/// How long a test waits before it fails: no test depends on speed.
+pub const DEADLINE: Duration = Duration::from_secs(100);
+
+/// Records are not deleted.
+pub const KEEP: Cleanup = keep_for(Duration::from_secs(1 << 40));
+
+/// Records are deleted once they are older.
+pub const fn keep_for(after: Duration) -> Cleanup {
+    Cleanup::Delete { after, bytes: None }
+}
+
+/// A topic that one broker holds, with records of any time.
+pub fn topic(name: impl Into<String>, partitions: u32, cleanup: Cleanup) -> TopicSpec {
+    TopicSpec {
+        name: name.into(),
+        partitions,
+        replication: 1,
+        min_in_sync: 1,
+        cleanup,
+        max_ahead: None,
+    }
+}
+
+/// Creates topics of these names, partitions and cleanups.
+pub fn create_topics(log: &dyn Log, topics: impl IntoIterator<Item = (String, u32, Cleanup)>) {
+    for (name, partitions, cleanup) in topics {
+        log.create_topic(&topic(name, partitions, cleanup)).unwrap();
+    }
+}
+
+/// A record of now for partition 0, without key and headers.
+pub fn record(topic: impl Into<String>, value: impl Into<Bytes>) -> NewRecord {
+    NewRecord {
+        topic: topic.into(),
+        partition: Some(0),
+        time_ms: None,
+        key: None,
+        value: value.into(),
+        headers: Vec::new(),
+    }
+}
+
+/// A record of now for the partition of its key, without headers.
+pub fn keyed(topic: impl Into<String>, key: &str, value: impl Into<Bytes>) -> NewRecord {
+    NewRecord {
+        partition: None,
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
+        ..record(topic, value)
+    }
+}
+
+/// A header of a text.
+pub fn header(name: &str, value: &str) -> Header {
+    Header {
+        name: name.to_owned(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+    }
+}
+
+/// Appends records in order, waits until all are stored, and returns their offsets.
+pub fn append(log: &dyn Log, records: impl IntoIterator<Item = NewRecord>) -> Vec<u64> {
+    let appender = log.appender(DEADLINE).unwrap();
+    let queue = |record| {
+        let (stored, outcome) = channel();
+        let done: Done = Box::new(move |result| drop(stored.send(result)));
+        appender.append(record, done).unwrap();
+        outcome
+    };
+    let queued: Vec<_> = records.into_iter().map(queue).collect();
+    let offset = |outcome: Receiver<Result<u64, LogError>>| outcome.recv_timeout(DEADLINE);
+    let offsets = queued.into_iter().map(|it| offset(it).unwrap().unwrap());
+    offsets.collect()
+}
+
+/// The values of all records in a topic, partition by partition.
+pub fn values(log: &dyn Log, topic: &str) -> Vec<Vec<u8>> {
+    let mut values = Vec::new();
+    read_to_end(log, topic, &mut |record| values.push(record.value.to_vec())).unwrap();
+    values
+}
+
+/// The time of the host clock, Unix milliseconds.
+pub fn now_ms() -> u64 {
+    EventClock::host().unix_ms()
+}
+
+/// Waits until the condition holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The first `count` seeds, or the one in the environment variable `SEED`; each is printed when its turn comes, so that a
+/// failure can be replayed.
+pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let one = std::env::var("SEED").map(|seed| seed.parse::<u64>().unwrap());
+    let seeds = one.map_or(0..count, |seed| seed..seed + 1);
+    seeds.inspect(|seed| println!("seed {seed}: replay with SEED={seed}"))
+}
+
+/// The random numbers of a seed.
+pub fn rng(seed: u64) -> TestRng {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
+}
