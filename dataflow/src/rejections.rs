@@ -151,6 +151,8 @@ impl Unwritten {
 
 #[cfg(test)]
 mod tests {
+    use emostream_log::Header;
+
     use super::*;
 
     fn rejected(partition: u32, offset: u64, settled_at_ms: u64, bytes: usize) -> Rejected {
@@ -202,6 +204,36 @@ mod tests {
         assert!(rejections.is_full(10));
         rejections.take_settled(10);
         assert!(!rejections.is_full(10));
+    }
+
+    #[test]
+    fn of_a_record_that_its_topic_does_not_accept_the_headers_are_left() {
+        let record = |topic: &str, bytes| NewRecord {
+            topic: topic.to_owned(),
+            partition: None,
+            time_ms: Some(5),
+            key: Some("user".into()),
+            value: vec![b'x'; bytes].into(),
+            headers: vec![Header {
+                name: "reason".to_owned(),
+                value: "late".into(),
+            }],
+        };
+        let before = [("rejected", 700), ("rejected", 10), ("windows", 700)];
+        let mut records = before.map(|(topic, bytes)| record(topic, bytes));
+        let least = records[0].bytes();
+        assert_eq!(shorten(&mut records, "rejected", least), 1);
+        let shortened = NewRecord {
+            key: None,
+            value: Bytes::new(),
+            time_ms: None,
+            ..record("rejected", 700)
+        };
+        assert_eq!(records[0], shortened);
+        assert_eq!(
+            records[1..],
+            [record("rejected", 10), record("windows", 700)]
+        );
     }
 
     /// The partition would wait for its own time, and stand still for ever.

@@ -482,7 +482,7 @@ pub(crate) fn a_failed_transactor_is_of_no_more_use(stage: &Stage) {
         .transactor(&stage.name("useless"), TIMEOUT)
         .unwrap();
     transactor
-        .commit(vec![record(&stage.name("missing"), "x")])
+        .commit(vec![record(stage.name("missing"), "x")])
         .unwrap_err();
     let later = transactor.commit(vec![record(&topic, "x")]).unwrap_err();
     assert!(matches!(later, LogError::Aborted { .. }), "{later}");
