@@ -313,7 +313,7 @@ fn a_change_of_leaders_costs_no_promise() {
     promises_are_kept(&answers, &written(&broker));
 }
 
-/// A client may ask any broker where a topic lies, also the silent one.
+/// A client may request the metadata of a topic from any broker, also from one that does not respond.
 #[test]
 fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
     const PATIENCE: Duration = Duration::from_millis(500);

@@ -1,7 +1,7 @@
 //! A publisher's metrics for Prometheus.
 //!
-//! Registered by four closures: the prometheus crate's macros need 25 lines more, since they repeat prefix, registry and
-//! buckets for each metric.
+//! Four closures register the metrics: with the prometheus crate's macros, each metric repeats prefix, registry and
+//! buckets (25 lines more).
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,

@@ -97,7 +97,7 @@ impl Publisher {
         async move { BroadcastError::OtherLog(updates.log_mismatch().await.to_string()) }
     }
 
-    /// The routes of its requests.
+    /// Returns the routes of the service.
     pub fn router(&self) -> Router {
         self.service.clone().router()
     }

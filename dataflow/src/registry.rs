@@ -71,7 +71,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The trace of the sums. `totals` compacts it.
+    /// Returns the trace of the sums. `totals` compacts it.
     pub fn sums(&mut self) -> &mut SumsTrace {
         let sums = self.sums.as_mut();
         sums.expect("the sums are arranged before the first step")

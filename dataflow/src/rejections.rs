@@ -18,9 +18,9 @@ use emostream_log::NewRecord;
 
 use crate::partition::Rejected;
 
-/// The most bytes of a partition's rejections that are not written, and one poll more: some giant
-/// records, or thousands of small ones, yet 64 partitions of them fit a transaction. In unit tests a few records, so
-/// that the simulation has floods.
+/// Maximum bytes of a partition's rejections that are not written, exceeded by one poll at most: some very large
+/// records, or thousands of small ones. Those of 64 partitions fit one transaction. In unit tests it is a few records,
+/// so that the simulation exceeds it.
 pub const MOST_UNWRITTEN_BYTES: usize = if cfg!(test) { 1024 } else { 1024 * 1024 };
 
 /// What waits, by partition.

@@ -132,7 +132,7 @@ fn ordered(mut record: NewRecord, resets: u64) -> NewRecord {
     record
 }
 
-/// What the headers of a result say.
+/// Parses the headers of a result.
 pub fn headers_of(record: &Record<'_>) -> ResultHeaders {
     ResultHeaders::parse(record.headers.read().iter().map(Header::pair))
 }

@@ -512,7 +512,7 @@ impl Sink {
         self.restoring.advance(frontier_ms);
         let mut rejected = Vec::new();
         for (partition, progress) in &self.partitions {
-            // A flood may have moved N beyond where the partition was when time advanced.
+            // A flood may have moved N beyond the offset that the partition had read when it advanced time.
             let read_offset = self.rejections.written_offset(*partition);
             let read_offset = read_offset.max(progress.read_offset);
             let taken = self
@@ -874,12 +874,13 @@ mod tests {
                 let of_rejected = |topic: &String| *topic == Topics::default().rejected();
                 topics.filter(of_rejected).count()
             };
-            // The flood is written at once, with N behind it, before the window of the other one is final.
+            // The flood is written at once and moves N past it, although the window of the first rejection is not
+            // final.
             input.send(rejected(6, 20, 0));
             input.send(rejected(7, 0, MOST_UNWRITTEN_BYTES));
             input.flush();
             assert_eq!(rejections(worker), 1);
-            // Where the partition stood when it let time advance.
+            // The offset that the partition had read when it advanced time is lower than N.
             input.send(Outcome::Mark(PartitionProgress::begin(0, 5)));
             input.send(a_final());
             input.advance_to(20);
@@ -919,7 +920,7 @@ mod tests {
             let json = vec![b' '; MOST_BYTES * 2 / 3];
             results.take(start_ms, WindowResult::Trending("*".to_owned(), json));
         }
-        // The first of them and what came of an earlier window; F must be behind both.
+        // It holds the first result, and one of an earlier window that arrived after it: F must be past both windows.
         assert_eq!(results.until(30), 20);
         let written = results.close(20).windows;
         assert_eq!(written.into_keys().collect::<Vec<_>>(), [0, 10]);

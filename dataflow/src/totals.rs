@@ -384,7 +384,7 @@ impl TotalsWriter {
         is_any
     }
 
-    /// The sums before the times of `frontier`.
+    /// Returns the batches of the trace with all times before `frontier`.
     fn sums_before(&self, frontier: &Antichain<u64>) -> Vec<TotalsBatch> {
         let batches = self
             .shared
@@ -394,7 +394,8 @@ impl TotalsWriter {
         batches.expect("the trace is not compacted beyond what was written")
     }
 
-    /// Lets the sums before `frontier`, which was written, be consolidated; advances it to what is arranged.
+    /// Advances `frontier`, before which all totals are written, over empty batches, and lets the trace compact all
+    /// times before it.
     fn compact_before(&self, frontier: &mut Antichain<u64>) {
         let mut shared = self.shared.borrow_mut();
         let sums = shared.sums();

@@ -59,7 +59,7 @@ impl Stage {
         }
     }
 
-    /// The same stage on its log with faults.
+    /// Returns the same stage with faults added to its log.
     fn faulty(&self, faults: impl FnOnce(FaultyLog) -> FaultyLog) -> Stage {
         Stage {
             log: Arc::new(faults(FaultyLog::new(self.log.clone()))),
@@ -74,16 +74,18 @@ impl Stage {
     /// Runs until `enough`, then stops.
     fn run_until(&self, config: Config, mut enough: impl FnMut() -> bool) {
         let (stop, running) = self.start(config);
-        until("a run has done enough", || {
+        until("the run meets the condition or ends", || {
             enough() || running.is_finished()
         });
         stop.request();
         running.join().unwrap().unwrap();
     }
 
-    /// Waits until a run has made every window that ends by then final.
+    /// Waits until all windows that end at `until_ms` or before are final.
     fn until_final(&self, until_ms: u64) {
-        until("all is final", || self.final_until_ms() >= until_ms);
+        until("all windows are final", || {
+            self.final_until_ms() >= until_ms
+        });
     }
 
     /// How many times progress was committed: its topic is compacted, its offsets go on.

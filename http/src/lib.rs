@@ -1,4 +1,4 @@
-//! EmoStream's HTTP rim: what every service that speaks HTTP shares, and nothing of what they say.
+//! EmoStream's HTTP library: what all HTTP services share, without their endpoints.
 //!
 //! ```text
 //!             ┌───────────── serve ─────────────┐
@@ -6,20 +6,19 @@
 //!             └─────── CancellationToken ───────┘              or the socket itself ([`takeover()`])
 //! ```
 //!
-//! A service is an axum `Router`; two of them on one address are merged. The caller takes
-//! an address by [`listen()`], [`serve()`] serves it until its `CancellationToken` is cancelled, in TLS where the
-//! [`Listener`] has one. Errors are RFC 9457 problems ([`Problem`]), browsers of other origins are let in
-//! by [`AllowOrigin`], bearers of tokens by an [`Authenticator`] with the keys of a file or of an identity provider,
-//! and [`Admin`] answers health, readiness and metrics. [`serve_unix()`] serves a router to processes of this host.
+//! A service is an axum `Router`; the routers of two services on one address are merged. [`listen()`] binds an address,
+//! and [`serve()`] serves it until its `CancellationToken` is cancelled, over TLS if the [`Listener`] has a
+//! certificate. Errors are RFC 9457 problems ([`Problem`]). [`AllowOrigin`] decides which other origins may use a
+//! service, an [`Authenticator`] verifies tokens with the keys of a file or of an identity provider, and [`Admin`]
+//! serves health, readiness and metrics. [`serve_unix()`] serves a router to processes of this host.
 //!
 //! Layers: server → middleware → {admin, client} → message → net. A file imports downward only.
 //!
-//! HTTP/1.1 is spoken, and HTTP/2 to those who agree on it in TLS or begin with it.
+//! Clients use HTTP/1.1, or HTTP/2 if they negotiate it by ALPN or begin with its connection preface.
 //!
-//! Invariants: every connection counts against one limit for as long as its socket lives, whoever
-//! has taken it over; of the requests that HTTP/2 carries at once, so does every one beside a connection's
-//! first. No wait for a client is without an end. What a client sends is never buffered beyond a named
-//! limit, and what it only announces takes no room.
+//! Invariants: every connection counts against one limit for as long as its socket is open, also after a takeover, and
+//! so does each concurrent HTTP/2 request beyond its connection's first. Every wait for a client has a timeout. Bytes
+//! that a client sends are never buffered beyond a named limit, and bytes that it only announces reserve no memory.
 
 mod admin;
 mod client;

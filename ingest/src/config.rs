@@ -17,8 +17,8 @@ pub(crate) const MAX_REQUEST_REACTIONS: usize = 1000;
 /// Who waits is told after this what is not known: a process that is told to stop has 10 s.
 pub(crate) const LOG_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What was accepted is given up after this: longer than any outage that a process is left alone with.
-/// So long a log may take to say that it is back; [`crate::producer::partition_health::SILENCE`] bounds how much waits.
+/// Timeout for the log to store accepted reactions: longer than any outage without an operator.
+/// [`crate::producer::partition_health::SILENCE`] bounds how many reactions wait meanwhile.
 pub(crate) const ACCEPTED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// How often the number of partitions is looked up. A dataflow that meets a new partition restarts

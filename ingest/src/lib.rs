@@ -22,7 +22,7 @@ mod admission;
 mod api;
 mod buffer;
 mod config;
-// Here and not in `tests/`: it compares readers that are not public.
+// In `src/` and not in `tests/`, because it tests parsers that are not public.
 #[cfg(test)]
 mod fuzz;
 mod metrics;

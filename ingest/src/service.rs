@@ -138,7 +138,7 @@ impl Ingest {
         })
     }
 
-    /// The routes of its requests.
+    /// Returns the routes of the service.
     pub fn router(&self) -> Router {
         self.service.clone().router()
     }

@@ -101,7 +101,7 @@ pub trait Log: Send + Sync {
 
     /// [`EndOffsets::end`] of each partition, in the order of the partitions. A leader that does not answer within
     /// `patience` is an error in the place of its partitions: the ends of the other partitions are neither hidden
-    /// nor delayed by more than twice that. Fails if no broker has told so far which partitions there are.
+    /// nor delayed by more than twice that. Fails if no broker has reported the topic's partitions so far.
     fn high_watermarks(
         &self,
         topic: &str,

@@ -50,7 +50,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Its name and value.
+    /// Returns name and value.
     pub fn pair(&self) -> (&str, &[u8]) {
         (&self.name, &self.value)
     }

@@ -22,7 +22,7 @@ pub struct TopicSpec {
     pub max_ahead: Option<Duration>,
 }
 
-/// What a topic throws away.
+/// Which records a topic deletes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleanup {
     /// Records older than `after`, and the oldest ones once a partition exceeds `bytes`.

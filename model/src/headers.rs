@@ -20,7 +20,7 @@ pub const TOTALS_BEGIN_HEADER: &str = "totals-begin";
 /// of that window and of later ones are not removed.
 pub const REMOVED_HEADER: &str = "removed-before";
 
-/// What the headers of a result say (`windows`, `totals`, `trending`).
+/// The parsed headers of a result (topics `windows`, `totals` and `trending`).
 ///
 /// ```
 /// use emostream_model::{RESETS_HEADER, ResultHeaders, TOTALS_BEGIN_HEADER};
@@ -30,7 +30,8 @@ pub const REMOVED_HEADER: &str = "removed-before";
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResultHeaders {
-    /// The number of backward resets before the result was written. 0 also if the header is not a number.
+    /// The number of backward resets before the result was written. 0 if the header is absent or not a
+    /// number.
     pub resets: u64,
     /// Whether the totals of the room begin at 0 with this final.
     pub totals_begin: bool,
@@ -56,14 +57,14 @@ impl ResultHeaders {
         }
     }
 
-    /// The order of a result of `window`.
+    /// Returns the order of a result of `window`.
     pub fn order(&self, window: Window) -> ResultOrder {
         ResultOrder::new(self.resets, window)
     }
 
     /// Returns the room that a tombstone (a record without a value) with this key removes, and the order before which
-    /// its finals are removed. `None` if another program has deleted the key: then it is not known which finals are
-    /// removed.
+    /// its finals are removed. `None` if the key is not a room, or without a valid `removed-before` header: another
+    /// program has deleted the key, and it is not known which finals are removed.
     pub fn removal(&self, key: Option<&[u8]>) -> Option<(Room, ResultOrder)> {
         let before = ResultOrder {
             resets: self.resets,
@@ -74,7 +75,7 @@ impl ResultHeaders {
     }
 }
 
-/// The decimal number in a header.
+/// Parses the decimal number in a header.
 fn number(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }

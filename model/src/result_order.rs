@@ -39,7 +39,8 @@ impl ResultOrder {
         }
     }
 
-    /// Returns the latest order that is earlier. Windows begin at whole milliseconds.
+    /// Returns the latest order before this one: windows begin at whole milliseconds. Returns the first order
+    /// unchanged.
     pub fn just_before(self) -> ResultOrder {
         let ResultOrder { resets, start_ms } = self;
         match (start_ms.checked_sub(1), resets.checked_sub(1)) {

@@ -6,7 +6,7 @@
 //!                          └──▶ none free: a new one
 //! ```
 //!
-//! By hand: hyper-util's pooled client opens another connection while it waits for a free one and keeps both, so
+//! hyper-util's pooled client is not used: it opens another connection while it waits for a free one and keeps both, so
 //! `--connections` would not be a limit.
 //!
 //! Invariant: a request is written once. Only one that was not written goes to another connection.

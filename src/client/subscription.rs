@@ -338,7 +338,8 @@ impl Connection {
     }
 }
 
-/// What to do after a close: codes of 3000 to 3499 say reconnect, 3500 to 3999 do not (README.md, "Receive the crowd").
+/// What to do after a close: reconnect after codes 3000 to 3499, but not after 3500 to 3999 (README.md, "Receive the
+/// crowd").
 fn closed(close: Option<&CloseFrame>) -> Lost {
     let Some(CloseFrame { code, reason }) = close else {
         return Lost::Retry("the server closed".to_owned());

@@ -81,7 +81,7 @@ impl LogEndpoint {
 }
 
 impl LogEndpoint {
-    /// Its routes.
+    /// Returns the routes of the endpoint.
     pub(crate) fn router(self) -> Router {
         let endpoint = Arc::new(self);
         let respond = async move |request: Request| endpoint.respond(request).await;

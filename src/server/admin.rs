@@ -12,18 +12,18 @@ use super::{
 };
 use crate::exit::Failure;
 
-/// The administrator asks short questions, a few at a time.
+/// Maximum connections of the admin address: its requests are short and few.
 const ADMIN_CONNECTIONS: u32 = 64;
 const ADMIN_DRAIN: Duration = Duration::from_millis(200);
 
-/// The admin address of a process, served until it is dropped: longer than any drain.
+/// The admin address of a process. It is served until all drains have ended.
 pub(crate) struct AdminServer {
     shutdown: CancellationToken,
     serving: Option<JoinHandle<()>>,
 }
 
 impl AdminServer {
-    /// Binds, and answers from now on. Nothing for `--admin off`.
+    /// Binds the address and serves it. Does nothing for `--admin off`.
     pub(crate) async fn start(
         admin: Option<SocketAddr>,
         tls: Option<Tls>,
@@ -55,11 +55,11 @@ impl AdminServer {
         })
     }
 
-    /// Answers no more.
+    /// Stops serving, and waits for requests in flight.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         if let Some(serving) = self.serving {
-            // Its panic would have ended the process.
+            // A panic of the task would have ended the process.
             let _ = serving.await;
         }
     }

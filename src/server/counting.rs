@@ -14,8 +14,8 @@ use tokio::sync::{oneshot, watch};
 use super::{drain::Drain, watch::Watch};
 use crate::exit::{Exit, Failure};
 
-/// How long a dataflow that stops may wait for a log that does not answer. What it was committing is
-/// either committed or not, and the next run finds out: nothing is lost by not waiting.
+/// How long a dataflow that stops waits for a log that does not respond. Its last transaction is either committed or
+/// not, and the next run finds out: no result is lost if the dataflow does not wait.
 const LOG_PATIENCE: Duration = Duration::from_millis(400);
 
 /// A dataflow on a thread of its own.
@@ -51,7 +51,7 @@ impl Counting {
             .name("dataflow".to_owned())
             .spawn(move || {
                 let outcome = emostream_dataflow::run(config, counted, &registry, stopping, ready);
-                // Nobody listens any more once the process is ending.
+                // The receiver may be dropped while the process ends.
                 let _ = end.send(outcome);
             })
             .map_err(|error| {
@@ -66,7 +66,7 @@ impl Counting {
         })
     }
 
-    /// Waits until it counts; an error if it ends before.
+    /// Waits until the dataflow counts; returns an error if it ends before.
     pub(crate) async fn begins(&mut self) -> Result<(), Failure> {
         let mut begun = self.begun.clone();
         tokio::select! {
@@ -75,8 +75,8 @@ impl Counting {
         }
     }
 
-    /// Waits until it ends by itself: by a failure, or well, because another process of its cluster was
-    /// asked to stop.
+    /// Waits until the dataflow ends by itself: with an error, or without one because another process of its cluster
+    /// was stopped.
     pub(crate) async fn ends(&mut self) -> Result<(), Failure> {
         match (&mut self.ended).await {
             Ok(ended) => ended.map_err(Failure::from),
@@ -84,7 +84,7 @@ impl Counting {
         }
     }
 
-    /// Waits until it ends by itself, which alone it does by a failure only.
+    /// Waits until the dataflow ends by itself. Without a cluster this is always a failure.
     pub(crate) async fn fails(&mut self) -> Failure {
         match self.ends().await {
             Err(failure) => failure,
@@ -92,7 +92,7 @@ impl Counting {
         }
     }
 
-    /// Stops it. One that has not begun, or waits for a log that is away, is left where it stands.
+    /// Stops the dataflow. Does not wait long for one that has not begun, or for a log that does not respond.
     pub(crate) async fn stop(self, drain: &Drain) -> Result<(), Failure> {
         self.stop.request();
         let patience = match *self.begun.borrow() {
@@ -105,7 +105,7 @@ impl Counting {
             let answer = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_PATIENCE));
             matches!(answer.await, Ok(Ok(())))
         };
-        // Asked again and again: the log may go away while the last transaction is under way.
+        // Checked repeatedly: the log may become unreachable during the last transaction.
         let left_behind = async {
             while Instant::now() < until && answers().await {
                 tokio::time::sleep(LOG_PATIENCE).await;

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use emostream_http::DrainOutcome;
 use tokio::task::JoinHandle;
 
-/// All of a drain. Closing the log may take another second of the ten that a process has.
+/// Maximum duration of a drain. Closing the log may take another second of the ten that an orchestrator gives a
+/// process.
 const DRAIN_LIMIT: Duration = Duration::from_millis(8_500);
 
-/// The time that is left of a drain: an orchestrator gives a process ten seconds.
+/// A drain with its deadline.
 pub(crate) struct Drain {
     deadline: Instant,
 }
@@ -24,14 +25,14 @@ impl Drain {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Waits for a listener's connections to end, as long as there is time.
+    /// Waits for a listener's connections to end, at most until the deadline.
     pub(crate) async fn wait_for(&self, serving: JoinHandle<DrainOutcome>) {
         match tokio::time::timeout(self.left(), serving).await {
             Ok(Ok(DrainOutcome { remaining: 0 })) => {}
             Ok(Ok(DrainOutcome { remaining })) => {
                 tracing::warn!(left = remaining, "connections did not end in time")
             }
-            // Its panic would have ended the process.
+            // A panic of the task would have ended the process.
             Ok(Err(_)) => {}
             Err(_) => tracing::warn!("connections did not end in time"),
         }

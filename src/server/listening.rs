@@ -19,7 +19,7 @@ use crate::{
     signal::Signals,
 };
 
-/// The configuration of what a role serves: all files are read, no address is bound.
+/// The server configuration of a role: all files are read, no address is bound.
 pub(crate) struct ServerConfig {
     listen: ListenFlags,
     admin: Option<SocketAddr>,
@@ -57,7 +57,7 @@ impl ServerConfig {
         })
     }
 
-    /// Binds the addresses; the administrator is served from now on. Call it in a tokio runtime.
+    /// Binds the addresses, and serves the admin address from now on. Call it in a tokio runtime.
     pub(crate) async fn bind(self, max_relays: u32, watch: &Watch) -> Result<Bound, Failure> {
         watch.follow_keys(&self.authenticator)?;
         let listener = bind("--listen", self.listen.address())?;
@@ -77,7 +77,7 @@ impl ServerConfig {
 }
 
 impl Bound {
-    /// `http`, or `https` where TLS is spoken.
+    /// `https` with TLS, otherwise `http`.
     pub(crate) fn scheme(&self) -> &'static str {
         scheme(&self.tls)
     }
@@ -120,18 +120,18 @@ impl Serving {
         (ended, drain)
     }
 
-    /// Waits until all connections have ended, as long as there is time. The administrator is still served.
+    /// Waits until all connections have ended, at most until the drain's deadline. The admin address is still served.
     pub(crate) async fn drained(self, drain: &Drain) -> AdminServer {
         drain.wait_for(self.connections).await;
         self.admin
     }
 }
 
-/// How often the files of a certificate are looked at; a new pair is used after two looks. A certificate is
-/// replaced weeks before it ends.
+/// How often the files of a certificate are read; a new pair is used after it was read twice. Certificates are replaced
+/// weeks before they expire.
 const TLS_LOOK: Duration = Duration::from_secs(2);
 
-/// Takes an address; the error names the flag to mend.
+/// Binds an address; the error names the flag to change.
 pub(super) fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     listen(address).map_err(|error| {
         let why = match error.kind() {
@@ -144,12 +144,12 @@ pub(super) fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failu
     })
 }
 
-/// The address of a listener.
+/// Returns the address of a listener.
 pub(super) fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(Failure::unavailable)
 }
 
-/// `http`, or `https` where TLS is spoken.
+/// `https` with TLS, otherwise `http`.
 pub(super) fn scheme(tls: &Option<Tls>) -> &'static str {
     match tls {
         Some(_) => "https",
@@ -157,7 +157,7 @@ pub(super) fn scheme(tls: &Option<Tls>) -> &'static str {
     }
 }
 
-/// Has the process take a new certificate when there is one. To be called in a tokio runtime.
+/// Starts a task that reloads the certificate when its files change. Call it in a tokio runtime.
 fn follow(tls: &Option<Tls>) {
     if let Some(tls) = tls.clone() {
         tokio::spawn(async move { tls.follow(TLS_LOOK).await });
@@ -170,6 +170,6 @@ pub(crate) fn announce(format: LogFormat, text: &str, url: &str) -> Result<(), F
         LogFormat::Text => text.to_owned(),
         LogFormat::Json => json_line("INFO", "serving", json!({ "url": url })) + "\n",
     };
-    // A server whose output nobody reads serves all the same.
+    // A server whose standard output is closed continues to serve.
     output::quietly(output::print(&line))
 }

@@ -1,4 +1,4 @@
-//! The one way in which a role runs: what all of them have around their service.
+//! How a role runs: what all roles share around their service.
 //!
 //! ```text
 //!  flags ─▶ ServerConfig ─bind─▶ Bound ─ start the service ─ serve ─▶ Serving … SIGTERM, SIGINT ─▶ Drain ─▶ 0
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: all files are read before an address is bound, and all addresses are bound before a service starts. The
-//! administrator is served until everything else has ended.
+//! admin address is served until everything else has ended.
 
 mod admin;
 mod counting;

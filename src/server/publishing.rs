@@ -39,7 +39,7 @@ pub(crate) struct PublishingFlags {
 }
 
 impl PublishingFlags {
-    /// The configuration of what subscribers meet. `ingest_url` is where the page sends reactions.
+    /// Returns the configuration for subscribers. `ingest_url` is where the page sends reactions.
     pub(crate) fn subscribers(
         &self,
         server: &ServerConfig,
@@ -58,12 +58,12 @@ impl PublishingFlags {
         }
     }
 
-    /// The secret of relays. Reads its file.
+    /// Reads the relays' token from its file.
     pub(crate) fn token(&self) -> Result<RelayToken, Failure> {
         self.relays.token()
     }
 
-    /// The most relays at once.
+    /// Maximum connected relays.
     pub(crate) fn max_relays(&self) -> u32 {
         self.relays.max_relays()
     }
@@ -86,7 +86,7 @@ impl PublishingFlags {
     }
 }
 
-/// What broadcast refuses at the start, or ends by.
+/// The exit codes of broadcast's errors.
 impl From<BroadcastError> for Failure {
     fn from(error: BroadcastError) -> Self {
         match error {
@@ -101,7 +101,7 @@ impl From<BroadcastError> for Failure {
 pub(crate) struct Publishing(Publisher);
 
 impl Publishing {
-    /// Starts it; what it kept is read from the log first.
+    /// Starts a publisher. Returns once it has read its state from the log.
     pub(crate) async fn start(
         config: Config,
         log: Arc<dyn Log>,
@@ -114,7 +114,7 @@ impl Publishing {
         Ok(Self(publisher?))
     }
 
-    /// Finds an upstream first.
+    /// Starts a relay. Returns once it has found an upstream.
     pub(crate) async fn start_relay(
         upstreams: Upstreams,
         subscribers: SubscriberConfig,
@@ -125,7 +125,7 @@ impl Publishing {
         Ok(Self(relay?))
     }
 
-    /// Feeds relays from now on, if there is a port for them, until what this returns is dropped.
+    /// Serves relays, if there is a port for them, until the returned guard is dropped.
     pub(crate) fn feed_relays(
         &self,
         port: Option<RelayPort>,
@@ -141,12 +141,13 @@ impl Publishing {
         Ok(shutdown.drop_guard())
     }
 
-    /// Waits until it cannot continue, and returns why.
+    /// Waits until the publisher or relay cannot continue, and returns why.
     pub(crate) async fn fails(&self) -> Failure {
         self.0.fails().await.into()
     }
 
-    /// Serves its clients until the process is asked to end, or it cannot continue; then all subscribers are sent away.
+    /// Serves clients until a signal asks the process to end, or the publisher cannot continue; then all subscribers
+    /// get `bye`.
     pub(crate) async fn serve(
         self,
         (role, format): (&str, LogFormat),
@@ -164,12 +165,12 @@ impl Publishing {
         ended
     }
 
-    /// The routes of its requests.
+    /// Returns the routes of the service.
     pub(crate) fn router(&self) -> Router {
         self.0.router()
     }
 
-    /// Sends every subscriber away.
+    /// Sends `bye` to all subscribers.
     pub(crate) fn bye(&self) {
         self.0.bye();
     }

@@ -9,7 +9,7 @@ use prometheus::{IntGauge, Opts, PullingGauge, Registry};
 use super::log_watch::LogWatch;
 use crate::exit::{Exit, Failure};
 
-/// What a process tells its administrator.
+/// The metrics and the readiness of a process.
 #[derive(Clone)]
 pub(crate) struct Watch {
     pub(crate) registry: Registry,
@@ -19,7 +19,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Shows how far the event clock of this process is ahead of the host clock.
     pub(crate) fn clock(&self, clock: EventClock) -> Result<(), Failure> {
-        // The two clocks are read one after the other: less than a millisecond is no difference.
+        // The two clocks are read one after the other, so a difference below a millisecond is ignored.
         let ahead = move || clock.ahead_of_host().as_millis() as f64 / 1000.0;
         PullingGauge::new(
             "emostream_clock_ahead_seconds",
@@ -30,7 +30,7 @@ impl Watch {
         .map_err(|error| Failure::new(Exit::Defect, error.to_string()))
     }
 
-    /// Of a process that is not ready for anything yet; its metrics say what runs and what it uses.
+    /// Returns those of a process that is not ready yet. Its metrics include its version and its resource usage.
     pub(crate) fn new() -> Result<Self, Failure> {
         let watch = Self {
             registry: Registry::new(),
@@ -41,7 +41,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Answers what operators request, on whatever address serves it.
+    /// Returns the endpoints for operators, for any address that serves them.
     pub(crate) fn admin(&self) -> Admin {
         Admin::new(self.registry.clone(), self.readiness.clone())
     }
@@ -67,7 +67,7 @@ impl Watch {
         following.map_err(|error| Failure::new(Exit::Defect, error.to_string()))
     }
 
-    /// Has readiness follow whether `log` answers for all `topics`.
+    /// Starts a watch on which `/readyz` depends: whether `log` responds for all `topics`.
     pub(crate) fn follow(
         &self,
         log: &Arc<dyn Log>,

@@ -88,7 +88,7 @@ impl Endpoint {
 
     /// Starts, or starts again at the same address.
     pub fn run(&mut self) {
-        // A process that another test starts has a copy of a closed listener until its program runs.
+        // A child process of another test has a copy of the closed listener between fork and exec.
         let listener = until("a free port", || TcpListener::bind(&self.address).ok());
         let stop = Arc::new(AtomicBool::new(false));
         let (serving, stopped) = (self.serving.clone(), stop.clone());

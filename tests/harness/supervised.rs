@@ -119,8 +119,8 @@ impl Drop for Supervised {
 
 /// Addresses that are free, and stay so: below the range that the kernel takes client ports from.
 pub fn free_addresses(count: usize) -> Vec<String> {
-    // Bound and not listening: a process that another test starts has a copy of the socket until its program runs, and
-    // a copy that listened would keep the port in use.
+    // Bound and not listening: a child process of another test has a copy of the socket between fork and exec, and a
+    // copy that listens would keep the port in use.
     let free = |port: &u16| {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();

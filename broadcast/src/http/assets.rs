@@ -70,7 +70,7 @@ struct File {
     path: &'static str,
     kind: HeaderValue,
     content: Bytes,
-    /// The content by each of [`Coding::ALL`].
+    /// The content, compressed by each of [`Coding::ALL`].
     encoded: Vec<(Coding, Bytes)>,
     tag: HeaderValue,
 }
@@ -79,7 +79,7 @@ impl File {
     fn new(path: &'static str, kind: &'static str, content: Cow<'static, str>) -> Self {
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
-        // A weak one, since it is the same for all codings (RFC 9110, 8.8.1).
+        // A weak tag, since it is the same for all codings (RFC 9110, 8.8.1).
         let tag = format!("W/\"{:016x}\"", hasher.finish());
         let encode = |coding: Coding| (coding, coding.encode(content.as_bytes(), Effort::Once));
         let encoded = Coding::ALL.map(encode).into();
@@ -123,7 +123,7 @@ impl Page {
         }
     }
 
-    /// The routes of the files.
+    /// Returns the routes of the files.
     pub(crate) fn router(self) -> Router {
         let page = Arc::new(self);
         let paths = FILES.iter().map(|(path, ..)| *path).chain([ICON]);
@@ -176,7 +176,7 @@ fn has(request: &HeaderMap, tag: &HeaderValue) -> bool {
     })
 }
 
-/// A tag without its mark of weakness, which does not matter here (RFC 9110, 8.8.3.2).
+/// Returns a tag without `W/`: `If-None-Match` compares weakly (RFC 9110, 8.8.3.2).
 fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }

@@ -7,7 +7,7 @@ use emostream_model::{ResultId, Room, parse_timestamp};
 use hyper::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
 
-/// The room with this name, decoded.
+/// Returns the room with this name, which is already percent-decoded.
 pub(crate) fn room(name: &str) -> Result<Room, Problem> {
     Room::new(name).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
 }

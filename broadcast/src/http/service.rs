@@ -31,13 +31,13 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 /// A resource of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Resource {
-    /// Its state now.
+    /// The current state.
     State,
-    /// Its kept finals.
+    /// The finals that are kept.
     History,
-    /// Its messages, as Server-Sent Events.
+    /// The messages, as Server-Sent Events.
     Events,
-    /// Its messages, over a WebSocket.
+    /// The messages, over a WebSocket.
     WebSocket,
 }
 
@@ -79,13 +79,13 @@ impl Service {
         self.shards.bye(window);
     }
 
-    /// Its routes.
+    /// Returns the routes of the service.
     pub(crate) fn router(self: Arc<Self>) -> Router {
         let page = Page::new(self.config.ingest_url.as_ref()).router();
         let allow = self.config.allow_origin.clone();
         let rooms = Router::new()
             .route("/v1/rooms", any(Self::rooms))
-            // An empty name is an invalid one.
+            // An empty room name gets the same 400 as other invalid names.
             .route("/v1/rooms/", any(Self::unnamed_room))
             .route("/v1/rooms/{room}", Self::route(Resource::State))
             .route("/v1/rooms/{room}/history", Self::route(Resource::History))
@@ -100,7 +100,7 @@ impl Service {
             async move |State(service): State<Arc<Self>>,
                         name: Result<Path<String>, PathRejection>,
                         request: Request| {
-                // A name that is not UTF-8 is as invalid as one with other characters.
+                // A name that is not UTF-8 becomes an invalid one, which is refused like all others.
                 let name = name.map_or("\u{fffd}".to_owned(), |Path(name)| name);
                 service.room(&name, resource, request).await
             },
@@ -184,7 +184,7 @@ impl Service {
         }
     }
 
-    /// A response whose body a shard writes: it gets the socket.
+    /// Returns a response that hands the socket over to a shard, which writes the body.
     fn hand_over(
         &self,
         subscriber: Subscriber,

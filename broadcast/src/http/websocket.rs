@@ -13,7 +13,8 @@ use tungstenite::handshake::derive_accept_key;
 
 use crate::http::token;
 
-/// Checks a handshake (RFC 6455, section 4.2.1), and returns what adds the head of the answer to a response.
+/// Checks a handshake (RFC 6455, section 4.2.1). Returns a function that sets the status and the headers of the
+/// response.
 pub(super) fn handshake(
     request: &Request,
 ) -> Result<impl FnOnce(Response) -> Response + use<>, Problem> {

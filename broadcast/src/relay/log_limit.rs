@@ -1,7 +1,7 @@
 //! Limits the log lines about connections to the relays' port; of a flood only the number is logged.
 //!
-//! By hand: governor would allow twice as many lines in a span (a full burst, then its refill), does not count what it
-//! refuses, and brings nine crates and a second version of hashbrown.
+//! governor is not used: it allows twice as many lines in a span (a full burst, then its refill), does not count the
+//! lines that it refuses, and adds nine crates and a second version of hashbrown.
 //!
 //! Invariant: at any number of connections, at most [`LINES`] and one more are logged in a [`SPAN`].
 

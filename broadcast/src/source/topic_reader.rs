@@ -120,7 +120,7 @@ impl Decoder {
     }
 }
 
-/// What the headers of a result say.
+/// Parses the headers of a result.
 pub(super) fn headers_of(record: &Record<'_>) -> ResultHeaders {
     ResultHeaders::parse(record.headers.read().iter().map(Header::pair))
 }

@@ -227,7 +227,9 @@ fn pages_and_long_json_are_compressed_for_clients_that_accept_it() {
     let closed: Vec<_> = rooms.iter().map(|room| (&**room, &counted[..])).collect();
     stage.counting.close(1, &closed);
     let plain = |path: &str| get(node.address, path);
-    until("read", || plain("/v1/rooms").body.contains("room-39"));
+    until("room-39 is listed", || {
+        plain("/v1/rooms").body.contains("room-39")
+    });
     for path in ["/", "/emostream.js", "/style.css", "/v1/rooms"] {
         let plain = plain(path);
         assert_eq!(plain.header("content-encoding"), None, "{path}");
@@ -243,7 +245,7 @@ fn pages_and_long_json_are_compressed_for_clients_that_accept_it() {
         }
     }
     let accept = "accept-encoding: br\r\n";
-    // Too short to gain anything.
+    // Shorter than the minimum for compression.
     let short = ask(node.address, "GET /v1/rooms/room-1", accept);
     assert_eq!(short.header("content-encoding"), None);
     assert_eq!(short.json()["room"], "room-1");

@@ -211,7 +211,7 @@ pub(crate) fn keyed(topic: String, room: &str, value: &impl serde::Serialize) ->
     testing::keyed(topic, room, serde_json::to_vec(value).unwrap())
 }
 
-/// A progress record that says from where finals complete totals.
+/// A progress record with the position from which finals complete totals.
 pub(crate) fn progress(unwritten: &Unwritten) -> NewRecord {
     NewRecord {
         partition: Some(0),
@@ -219,7 +219,7 @@ pub(crate) fn progress(unwritten: &Unwritten) -> NewRecord {
     }
 }
 
-/// A progress record by which no final is in a totals record.
+/// A progress record that states that no final is in a totals record.
 pub(crate) fn nothing_written() -> NewRecord {
     progress(&Unwritten {
         since: Some(ResultOrder::default()),

@@ -30,7 +30,7 @@ pub(crate) const PARTITIONS: u32 = 3;
 pub(crate) const KEPT: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Stage {
-    /// What lies below the faults.
+    /// The log that the `FaultyLog` wraps.
     pub(crate) embedded: Arc<EmbeddedLog>,
     pub(crate) log: Arc<FaultyLog>,
     pub(crate) counting: Counting,

@@ -57,7 +57,7 @@ fn the_lag_of_all_partitions_is_one_request() {
     let (count, topic) = (requests.clone(), stage.topics.reactions());
     let slow = stage.faulty(|log| {
         log.before_offsets(move |of| {
-            // The first finds where to begin; the second measures the lag.
+            // The first request finds the offsets to begin at; the second measures the lag.
             if of == topic && count.fetch_add(1, Ordering::SeqCst) >= 1 {
                 measuring.send(()).unwrap();
                 let _ = may_go_on.lock().unwrap().recv();
@@ -112,7 +112,7 @@ fn a_run_whose_commit_failed_gives_way_to_the_one_that_replaced_it_and_does_not_
         let log = log.before_transactor(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        // The log does not say that it was fenced, as after a cut of the network.
+        // The log does not report that the producer is fenced, as after a network partition.
         log.on_commit(move |_, _| {
             other.run_until(other.config(1), || other.final_until_ms() > 0);
             Err(aborted())

@@ -49,7 +49,7 @@ impl Stage {
                 (topics.live(), 2, KEEP),
                 (topics.rejected(), 1, KEEP),
                 (topics.totals(), 2, Cleanup::Compact),
-                // Not compacted here, so that every record there ever was can be checked.
+                // Not compacted here, so that tests can check every record that was written.
                 (topics.trending(), 2, KEEP),
                 (topics.progress(), 1, Cleanup::Compact),
             ],
@@ -107,7 +107,7 @@ impl Stage {
     }
 }
 
-/// A dataflow for which no partition becomes idle, since that would depend on speed.
+/// A configuration with which no partition becomes idle: otherwise the tests would depend on speed.
 pub(crate) fn config(topics: &Topics, workers: usize) -> Config {
     Config {
         topics: topics.clone(),

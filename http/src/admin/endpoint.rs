@@ -1,4 +1,4 @@
-//! What operators ask: `/healthz`, `/readyz`, `/metrics`.
+//! The endpoints for operators: `/healthz`, `/readyz`, `/metrics`.
 
 use axum::{Router, response::IntoResponse, routing::get};
 use hyper::{
@@ -9,7 +9,7 @@ use prometheus::{Encoder, Registry, TEXT_FORMAT, TextEncoder};
 
 use crate::{Body, Problem, Readiness, Response, message::not_found::unknown_path};
 
-/// Answers for a process: alive, ready (or why not), and its metrics as Prometheus text.
+/// Reports whether a process is alive and ready (or why not), and its metrics as Prometheus text.
 #[derive(Debug, Clone)]
 pub struct Admin {
     registry: Registry,
@@ -25,7 +25,7 @@ impl Admin {
         }
     }
 
-    /// The routes; all other paths are 404.
+    /// Returns the routes; all other paths are 404.
     pub fn router(self) -> Router {
         let (ready, measured) = (self.clone(), self);
         Router::new()

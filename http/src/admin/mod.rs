@@ -1,4 +1,4 @@
-//! What operators ask of a process: whether it lives, whether it is ready, its metrics.
+//! The endpoints for operators: liveness, readiness and metrics.
 
 mod endpoint;
 mod readiness;

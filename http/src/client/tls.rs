@@ -1,14 +1,14 @@
-//! Which servers a client believes, where TLS is spoken.
+//! Which servers a client trusts when it connects over TLS.
 //!
 //! ```text
 //!  the system's roots, or a file ──▶ Trust ──▶ handshake: chain, name, dates ──▶ a stream
 //! ```
 //!
-//! By hand: on Linux, rustls-platform-verifier is the two crates used here, rustls-native-certs and webpki. It cannot replace
-//! the system's roots by those of a file, nor accept a certificate that is named itself.
+//! rustls-platform-verifier is not used: on Linux it consists of rustls-native-certs and webpki, which are used here.
+//! It cannot use the roots of a file instead of the system's, or trust a server's own certificate from a file.
 //!
-//! Invariant: no stream without a certificate that is believed, is in date and names the host. There is no
-//! way around it: a certificate that one has signed oneself is believed by naming it.
+//! Invariant: a stream exists only if the server's certificate is trusted, is in date and names the host. No flag turns
+//! this off: a self-signed certificate is trusted by naming its file.
 
 use std::{fmt, io, path::Path, sync::Arc};
 
@@ -32,7 +32,7 @@ use tokio_rustls::{
 
 use crate::net::tls::without_bom;
 
-/// What a client speaks (ALPN).
+/// The protocol that a client requests by ALPN.
 const PROTOCOL: &[u8] = b"http/1.1";
 
 /// The certificates that a client trusts. Clones share their TLS sessions.
@@ -43,7 +43,7 @@ pub struct Trust {
     named_by: &'static str,
 }
 
-/// Why there is nobody to believe.
+/// Why there are no certificates to trust.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The file is missing, or not for us.
@@ -58,7 +58,7 @@ pub enum TrustError {
 }
 
 impl Trust {
-    /// Believes whom the system believes. `SSL_CERT_FILE` and `SSL_CERT_DIR` are looked at.
+    /// Trusts the certificates of the system. `SSL_CERT_FILE` and `SSL_CERT_DIR` are read.
     pub fn of_the_system() -> Result<Self, TrustError> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
@@ -70,7 +70,7 @@ impl Trust {
         }
     }
 
-    /// Believes the certificates of a file (PEM), and those that they have signed.
+    /// Trusts the certificates of a file (PEM), and those that they have signed.
     pub fn in_file(file: &Path) -> Result<Self, TrustError> {
         let text = without_bom(std::fs::read(file)?);
         let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -186,7 +186,7 @@ impl ServerCertVerifier for Believed {
         );
         match chained {
             // `openssl req -x509` calls what it makes an authority, which no server should be (RFC 5280);
-            // curl believes it all the same if it is named. Its dates were looked at before.
+            // curl trusts it all the same if it is named. Its dates were checked before.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.named.iter().any(|named| named == end_entity) =>
             {

@@ -8,7 +8,7 @@ use hyper::{
 
 use crate::{Body, Problem, Response};
 
-/// What a person gets to see who has mistyped an address.
+/// The page for a person who has mistyped an address.
 const PAGE: &str = include_str!("not_found.html");
 
 /// 404: a small page for people in a browser, a problem for programs.

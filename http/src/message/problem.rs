@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::{Body, Response};
 
-/// The detail of a response that reports a failure of the server, for the log.
+/// The detail of a 5xx response, for the log line of the failed request.
 #[derive(Clone)]
 pub(crate) struct Failure(pub(crate) Cow<'static, str>);
 

@@ -1,7 +1,7 @@
-//! A response after which the connection no longer carries HTTP: the service that answers gets the socket.
+//! A response after which the connection no longer carries HTTP: the service gets the socket.
 //!
-//! It travels in the response's extensions, as hyper's upgrades do. hyper's own cannot replace it: hyper upgrades only
-//! after a 101, and a stream of Server-Sent Events, which a shard writes too, is a 200.
+//! The takeover is in the response's extensions, as a hyper upgrade is. hyper's upgrades cannot replace it: they happen
+//! only after a 101, and a stream of Server-Sent Events, which a shard writes too, is a 200.
 
 use std::{
     convert::Infallible,
@@ -14,20 +14,20 @@ use futures_util::stream;
 
 use crate::DetachedConnection;
 
-/// Continues with the socket.
+/// The callback that receives the socket.
 pub(crate) type OnTakeover = Box<dyn FnOnce(DetachedConnection) + Send>;
 
 /// Extensions are `Clone`, so the value is behind an `Arc` and taken once.
 #[derive(Clone)]
 struct Takeover(Arc<Mutex<Option<OnTakeover>>>);
 
-/// A response without a body: `take` gets the socket, with the response's head still to be written. What the head says
-/// about a body (`Content-Length`, `Transfer-Encoding`) is up to the service.
+/// Returns a response without a body: `take` receives the socket and has to write the response's head. The service sets
+/// the headers that describe a body (`Content-Length`, `Transfer-Encoding`).
 ///
 /// Only for HTTP/1; over HTTP/2, where many requests share a socket, the response ends with its head. `take` is not
 /// called if the client has disconnected before. It must not block.
 pub fn takeover(take: impl FnOnce(DetachedConnection) + Send + 'static) -> Response {
-    // Its length is unknown, so axum adds no `Content-Length: 0`.
+    // The length of a stream is unknown, so axum adds no `Content-Length: 0`.
     let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
     let mut response = Response::new(body);
     let take: OnTakeover = Box::new(take);

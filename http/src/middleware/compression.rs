@@ -1,8 +1,8 @@
 //! Compression of responses whose whole body is in memory: pages and JSON.
 //!
 //! Streams are never compressed. tower-http's layer is not used: it compresses while the client reads, so a client that
-//! gives its HTTP/2 streams no room to send would hold a brotli encoder of megabytes for each of its 100 requests. Here
-//! only the compressed bytes wait for the client.
+//! keeps the flow-control windows of its HTTP/2 streams at 0 would hold a brotli encoder of megabytes for each of its
+//! 100 concurrent requests. Here only the compressed bytes wait for the client.
 
 use std::io::Write;
 
@@ -21,10 +21,10 @@ use hyper::{
 
 use crate::{Body, Request, Response};
 
-/// Below this a response fits one packet, compressed or not.
+/// Minimum bytes of JSON that is compressed: a shorter response fits one packet, compressed or not.
 const MIN_BYTES: u64 = 1 << 10;
 
-/// Brotli's window, 2^18 bytes: no file here is longer.
+/// Window of brotli as a power of 2 (256 KiB): no file that is served is longer.
 const BROTLI_WINDOW: i32 = 18;
 
 /// A content coding that browsers accept.
@@ -39,14 +39,14 @@ pub enum Coding {
 /// How much CPU a compression may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Once for a file that is sent many times.
+    /// Much: a file is compressed once and sent many times.
     Once,
-    /// For each response.
+    /// Little: each response is compressed.
     Each,
 }
 
 impl Coding {
-    /// The best first.
+    /// All codings, the best first.
     pub const ALL: [Self; 2] = [Self::Brotli, Self::Gzip];
 
     /// Returns the best coding that the sender of a request accepts (RFC 9110, 12.5.3).
@@ -105,7 +105,8 @@ impl Coding {
         encoded.into()
     }
 
-    /// Marks a response as compressed by `coding`, or as one that would be for other clients.
+    /// Sets the headers of a response that is compressed by `coding`. `None` for an uncompressed one: it needs `Vary`
+    /// too, or a cache would send it to all clients.
     pub fn mark(coding: Option<Self>, response: &mut HeaderMap) {
         response.append(VARY, HeaderValue::from_static("accept-encoding"));
         if let Some(coding) = coding {
@@ -114,7 +115,7 @@ impl Coding {
     }
 }
 
-/// A coding's name, and whether it is acceptable: a weight of 0 excludes it.
+/// Parses an element of `Accept-Encoding`: the coding's name, and whether it is acceptable (a weight of 0 excludes it).
 fn range(text: &str) -> (&str, bool) {
     let (name, weight) = text.split_once(';').unwrap_or((text, ""));
     let weight = weight.trim().trim_start_matches(['q', 'Q']).trim_start();
@@ -145,7 +146,7 @@ async fn compressed(mut response: Response, coding: Option<Coding>) -> Response 
         return response;
     };
     let (mut parts, body) = response.into_parts();
-    // Its length is known, so it is there.
+    // A body of known length is in memory, so this does not wait.
     let body = body.collect().await.map(|body| body.to_bytes());
     parts.headers.remove(CONTENT_LENGTH);
     let body = coding.encode(&body.unwrap_or_default(), Effort::Each);

@@ -1,7 +1,7 @@
 //! Which pages of other origins may use a service.
 //!
-//! tower-http's CORS layer is not used: it answers a preflight with 200, where clients get 204 with `Allow` here, it does
-//! not refuse a request of another origin before the handler runs, and it has no rule for a page's own host behind a proxy.
+//! tower-http's CORS layer is not used: it answers a preflight with 200 (here: 204 with `Allow`), it runs the handler
+//! for a request of an origin that is not allowed, and it has no rule for a page's own host behind a proxy.
 
 use std::{str::FromStr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! What services check before they answer: the origin of the page, the token, the address of the client.
+//! Middleware of the services: CORS, tokens, the client's address behind proxies, compression, 404 for unknown paths.
 
 pub(crate) mod auth;
 mod compression;

@@ -1,4 +1,4 @@
-//! The answer to requests for paths without a route.
+//! The fallback for paths without a route.
 
 use axum::Router;
 use hyper::{
@@ -8,21 +8,21 @@ use hyper::{
 
 use crate::{AllowOrigin, Request, Response, message::not_found::unknown_path};
 
-/// What a page may have meant to ask for at a wrong path.
+/// The methods that the preflight for an unknown path allows: those of all routes.
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
-/// 404 for every path, which pages of allowed origins may read: a page with a wrong path shall learn
-/// that it is wrong, so its browser's preflight is answered too.
+/// 404 for every unknown path. Pages of allowed origins may read it, and their preflight is answered: otherwise a page
+/// with a mistyped path would only see a CORS error.
 #[derive(Debug, Clone)]
 pub struct NotFound(AllowOrigin);
 
 impl NotFound {
-    /// Readable for pages of these origins.
+    /// Pages of these origins may read the response.
     pub fn new(allow: AllowOrigin) -> Self {
         Self(allow)
     }
 
-    /// Answers all paths for which `router` has no route.
+    /// Adds the fallback to `router`.
     pub fn after(self, router: Router) -> Router {
         router.fallback(async move |request: Request| self.respond(&request))
     }

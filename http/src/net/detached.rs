@@ -1,8 +1,8 @@
-//! A client's socket that its new owner drives by hand: no runtime, and no call that waits.
+//! A client's socket after a takeover: its new owner drives it without a runtime, and no call blocks.
 //!
 //! ```text
-//!  hyper ── request, answer's head ──▶ DetachedConnection ──▶ NonBlockingStream: read, write, flush, finish ──▶ TCP
-//!                                                 └─ TLS (rustls), if it was spoken
+//!  hyper ── response's head ──▶ DetachedConnection ──▶ NonBlockingStream: read, write, flush, finish ──▶ TCP
+//!                                                          └─ TLS (rustls), if the client uses it
 //! ```
 //!
 //! Invariants: it counts against the listener's limit of connections until it is dropped; in TLS a write is
@@ -22,7 +22,7 @@ use tokio_rustls::rustls::ServerConnection;
 /// TLS records looked at in one read. A client may send any number that hold nothing to read.
 const RECORDS: usize = 16;
 
-/// See the module.
+/// A client's socket without a runtime. It counts against the listener's limit of connections until it is dropped.
 pub struct NonBlockingStream {
     stream: TcpStream,
     /// Apart, since it is large and most lines have none.
@@ -30,14 +30,14 @@ pub struct NonBlockingStream {
     _place: OwnedSemaphorePermit,
 }
 
-/// What whoever takes a socket over gets.
+/// The argument of a takeover: the socket, and the bytes that belong before and after the response.
 #[derive(Debug)]
 pub struct DetachedConnection {
     /// The socket.
     pub stream: NonBlockingStream,
-    /// The answer's head, which is still to be written.
+    /// The response's head, which is not written yet.
     pub head: Bytes,
-    /// What was read beyond the request.
+    /// Bytes that were read after the end of the request.
     pub read_ahead: Bytes,
 }
 

@@ -1,4 +1,4 @@
-//! Sockets: TCP with its permit and its timeouts, TLS on top of it, and how a socket leaves the runtime.
+//! Sockets: TCP with a permit of the connection limit and timeouts, TLS over it, and sockets detached from the runtime.
 
 mod detached;
 mod listener;

@@ -3,7 +3,7 @@
 //! ```text
 //!  HTTP
 //!  Socket ── plain ────────────┐
-//!      └──── TLS (rustls) ─────┴──▶ ClientTcpStream: place in the limit, patience ──▶ TCP
+//!      └──── TLS (rustls) ─────┴──▶ ClientTcpStream: permit, write timeout ──▶ TCP
 //! ```
 
 use std::{
@@ -45,9 +45,10 @@ impl From<TlsStream<ClientTcpStream>> for Socket {
 }
 
 impl Socket {
-    /// The socket without a runtime, and what is to be read before it: `read`, and what lies behind that.
+    /// Detaches the socket from the runtime. Returns it and the bytes to read before its own: `read`, then those that
+    /// the stream has read ahead.
     ///
-    /// To be called in a tokio runtime, and with nothing unsent.
+    /// Call it in a tokio runtime, when no written bytes are unsent.
     pub(crate) fn detach(self, read: &[u8]) -> io::Result<(NonBlockingStream, Bytes)> {
         let (wire, tls) = match self.0 {
             Layer::Plain(wire) => (wire, None),

@@ -1,7 +1,7 @@
-//! A client's TCP connection: it carries its place in the connection limit, and our patience with it.
+//! A client's TCP stream, with its permit of the connection limit and its write timeout.
 //!
-//! What is said over it, in the clear or in TLS, is above it ([`crate::net::socket`]). So a client that does not
-//! read is noticed here, whatever the layers above still hold for it.
+//! HTTP and TLS lie above it ([`crate::net::socket`]). So a client that does not read is detected here, however much
+//! the layers above still buffer for it.
 
 use std::{
     future::Future,
@@ -26,7 +26,7 @@ use tokio::{
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 
-/// See the module.
+/// A client's TCP stream. A write fails if the client reads nothing for too long.
 #[derive(Debug)]
 pub(crate) struct ClientTcpStream {
     stream: TcpStream,
@@ -42,7 +42,7 @@ pub(crate) struct ClientTcpStream {
 }
 
 impl ClientTcpStream {
-    /// A client that leaves what is sent to it standing for as long as `unread` is given up.
+    /// A write fails once the client has read nothing for `unread`.
     pub(crate) fn new(stream: TcpStream, place: OwnedSemaphorePermit, unread: Duration) -> Self {
         Self {
             stream,

@@ -1,4 +1,4 @@
-//! The accept loop: who is let in, who is told to come back, and the end of all.
+//! The accept loop: which connections are accepted, which get 503, and how all of them are drained.
 
 use std::{
     io,
@@ -38,15 +38,15 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainOutcome {
-    /// Connections that had not ended at the deadline, those taken over included.
+    /// Number of connections that were open at the deadline, detached ones included.
     pub remaining: usize,
 }
 
 /// Serves `listener` until `shutdown`; then accepts no more, lets requests in flight finish within
 /// [`Limits::drain`], and returns.
 ///
-/// Answers that never end and sockets taken over are their handler's to end when `shutdown` is requested;
-/// the drain waits for them too.
+/// Handlers have to end endless responses and detached sockets when `shutdown` is cancelled: the drain waits for them
+/// too.
 pub async fn serve(
     listener: impl Into<Listener>,
     router: Router,

@@ -1,8 +1,8 @@
 //! One connection, from its first byte to its end.
 //!
 //! ```text
-//!  ClientTcpStream ── in the clear: first bytes ──▶ Socket ─┬▶ HTTP/1: requests, one behind the other
-//!     └─── TLS: handshake, agrees ─────────┘     └▶ HTTP/2: requests beside each other
+//!  ClientTcpStream ── plain: first bytes ──▶ Socket ─┬▶ HTTP/1: requests one after another
+//!         └────────── TLS: handshake, ALPN ─────┘    └▶ HTTP/2: concurrent requests
 //! ```
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -32,9 +32,9 @@ pub(crate) struct Serving {
 
 /// When the server ends its connections.
 pub(crate) struct Shutdown {
-    /// After the requests in flight.
+    /// Connections close after their requests in flight.
     pub(crate) graceful: CancellationToken,
-    /// At once: the time of the drain is over.
+    /// Connections close at once: the deadline of the drain has passed.
     pub(crate) forced: CancellationToken,
 }
 
@@ -50,7 +50,7 @@ impl Serving {
         let spoken = tokio::select! {
             biased;
             spoken = self.begin(wire) => spoken,
-            // Nobody has asked for anything yet.
+            // The client has not sent a request yet.
             () = self.shutdown.graceful.cancelled() => return,
         };
         let ended = match spoken {

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A service that takes a socket over writes the head of its response itself. So hyper never begins a response that it
-//! cannot finish: for hyper, that request is still being worked on. hyper's upgrades do not do: they follow a 101 only,
-//! and a shard also writes Server-Sent Events, which are a 200. hyper-util's `auto` and `graceful` do not do either: they
-//! wait for a client's first bytes without a limit, and do not return the socket.
+//! cannot finish: for hyper, the handler of that request is still running. hyper's upgrades cannot be used: they happen
+//! only after a 101, and a shard also writes Server-Sent Events, which are a 200. hyper-util's `auto` and `graceful`
+//! cannot be used either: they wait for a client's first bytes without a timeout, and do not return the socket.
 
 use std::{
     convert::Infallible,
@@ -44,14 +44,14 @@ use crate::{
     server::connection::Serving,
 };
 
-/// The head of a response that takes the socket over, and what gets the socket.
+/// The head of a response that takes the socket over, and the callback that receives the socket.
 type PendingTakeover = (Bytes, OnTakeover);
 
-/// What hyper, which owns handler and socket meanwhile, shares with the task of the connection.
+/// State that the handler and the socket, both owned by hyper, share with the connection's task.
 #[derive(Default)]
 struct ConnectionState {
     takeover: Mutex<Option<PendingTakeover>>,
-    /// Something was written and is not flushed.
+    /// Written bytes are not flushed yet.
     unsent: AtomicBool,
 }
 
@@ -60,7 +60,7 @@ impl ConnectionState {
         self.takeover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A response may take the socket over when the responses before it are sent.
+    /// Ready once the responses before the takeover are sent: those that hyper still holds would be lost.
     fn poll_takeover(&self) -> Poll<PendingTakeover> {
         let sent = !self.unsent.load(Ordering::Relaxed);
         match self.takeover().take_if(|_| sent) {
@@ -92,10 +92,10 @@ impl Serving {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.limits.head)
-            // A client that has closed its side still reads its response. Nor does hyper then look for the end while a
-            // request is worked on, for which it takes another 8 KiB from a body that is in use.
+            // A client that has closed its sending side still gets its response. Without this, hyper also reads for the
+            // end of the connection while a handler runs, and allocates another 8 KiB if the body uses its buffer.
             .half_close(true)
-            // Responses are short: one copy of their bytes costs less than the kernel's vectors do.
+            // Responses are short: copying them into one buffer costs less than a vectored write.
             .writev(false)
             .max_buf_size(self.limits.head_bytes);
         let mut served = http.serve_connection(io, service);
@@ -132,7 +132,7 @@ impl Serving {
         Ok(())
     }
 
-    /// The response to a request; never, if the socket is taken over.
+    /// Returns the response to a request. Never returns if the socket is taken over, so that hyper writes nothing.
     async fn respond(
         &self,
         request: Result<Request<Incoming>, Problem>,
@@ -153,9 +153,9 @@ impl Serving {
     }
 }
 
-/// Polls the body before its handler does, unless the client waits to be asked for it (RFC 9110, 10.1.1). What came with
-/// the head is then there when the handler first polls, and no timer need watch for it: without this each POST set a
-/// timer and removed it (bench/README.md).
+/// Polls the body before the handler does, unless the client waits for a 100 (RFC 9110, 10.1.1). Bytes that arrived
+/// with the head are then available when the handler polls first, so the body needs no timer: without this, each POST
+/// sets a timer and removes it (bench/README.md).
 fn poll_body(request: &mut Request<Incoming>) -> Result<(), Problem> {
     if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
         return Ok(());
@@ -163,7 +163,7 @@ fn poll_body(request: &mut Request<Incoming>) -> Result<(), Problem> {
     let mut cx = Context::from_waker(Waker::noop());
     match Pin::new(request.body_mut()).poll_frame(&mut cx) {
         Poll::Pending => Ok(()),
-        // hyper passes nothing on before it is polled; if it did, a piece would be missing now.
+        // hyper returns no data at the first poll; if it did, the handler would miss it.
         Poll::Ready(_) => {
             let detail = "the body came before it was asked for; nothing was kept";
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
@@ -221,7 +221,7 @@ impl AsyncWrite for TrackedIo {
     }
 }
 
-/// The head of a response as it is sent.
+/// Encodes the head of a response.
 fn head(version: Version, response: &Response) -> Bytes {
     let mut head = Vec::with_capacity(256);
     let version = match version {
@@ -229,7 +229,7 @@ fn head(version: Version, response: &Response) -> Bytes {
         _ => "HTTP/1.1",
     };
     let date = httpdate::fmt_http_date(SystemTime::now());
-    // A Vec takes every write.
+    // A write to a Vec never fails.
     let _ = write!(head, "{version} {}\r\ndate: {date}\r\n", response.status());
     for (name, value) in response.headers() {
         let _ = write!(head, "{name}: ");

@@ -135,7 +135,7 @@ impl Serving {
         let head = *request.method() == Method::HEAD;
         let mut response = self.responder.respond(request, peer).await;
         if head {
-            // The router has done so already, unless it was not asked.
+            // The router does this too, but not every response comes from the router.
             *response.body_mut() = Body::empty();
         }
         response.map(|body| Answered::new(body, stream))

@@ -5,15 +5,15 @@ use std::time::Duration;
 /// The limits of one listener. The defaults suit a service behind nothing, open to the world.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// The most sockets at once, those taken over included. One more is told 503 and closed, in TLS only
-    /// closed. HTTP/2 may carry as many requests again, beside the first of each connection.
+    /// Maximum open sockets, detached ones included. One more gets 503 and is closed; with TLS it is only closed.
+    /// HTTP/2 may carry as many requests again, beyond the first of each connection.
     ///
-    /// An idle connection costs 15 KB here (more in TLS) and some more in the kernel, one at work its
-    /// body, so the default stays below 1 GB. The process needs as many file descriptors (`ulimit -n`).
+    /// `bench/README.md` has the memory of an idle connection; TLS, the kernel and the body of a request add to it. The
+    /// process needs as many file descriptors (`ulimit -n`).
     pub connections: u32,
     /// The most new connections a second; more are told 503 and closed, in TLS only closed. A second's worth
-    /// may come at once. `None` for as many as come: a handshake costs 0.05 ms (0.8 in TLS), so a crowd of ten
-    /// thousand is let in within seconds.
+    /// may come at once. `None` for no limit: ten thousand clients that connect at once are accepted
+    /// within seconds (`bench/README.md` has the CPU time of a connection).
     pub connection_rate: Option<f64>,
     /// How long a TLS handshake may take: several times what a phone on a bad network needs.
     pub handshake: Duration,

@@ -1,10 +1,10 @@
-//! A token bucket: how many connections a second are accepted, and how many log lines are written.
+//! A token bucket. It limits new connections per second, and log lines per second.
 //!
-//! By hand, since governor brings nine crates and a second version of hashbrown for these 30 lines.
+//! governor is not used: it adds nine crates and a second version of hashbrown, and would replace 30 lines.
 
 use std::time::Instant;
 
-/// A bucket that holds a second's worth, or one where that is less.
+/// A bucket that holds the tokens of one second, and at least one.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     per_second: f64,
@@ -13,7 +13,7 @@ pub(crate) struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Full at `now`. A rate above zero.
+    /// Returns a full bucket. `per_second` has to be above zero.
     pub(crate) fn new(per_second: f64, now: Instant) -> Self {
         Self {
             per_second,
@@ -22,7 +22,7 @@ impl RateLimiter {
         }
     }
 
-    /// Takes a token at `now`, which does not go back; `false` if there is none.
+    /// Takes a token; returns `false` if there is none. `now` must not go back.
     pub(crate) fn try_acquire(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         let full = self.per_second.max(1.0);

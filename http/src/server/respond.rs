@@ -1,4 +1,4 @@
-//! The response to a request, whatever connection it came by: its id, its route, and a log line if it fails.
+//! The response to a request of any kind of connection: request id, routing, and a log line for a failure.
 //!
 //! tower-http's request-id layer is not used: it keeps any id that a client sends, of any length.
 
@@ -20,14 +20,15 @@ use crate::{
     Body, Problem, Response, message::problem::Failure, server::rate_limiter::RateLimiter,
 };
 
-/// The id by which a client, a proxy and our log name one request.
+/// The header with the id that a request has in the client, in proxies and in our log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Maximum bytes of a client's id: it is repeated in a header and in the log. A UUID has 36, the trace ids of proxies
 /// up to 100.
 const REQUEST_ID_BYTES: usize = 128;
 
-/// Log lines of failed requests per second: during an outage every request fails, and the outage has lines of its own.
+/// Maximum log lines of failed requests per second: during an outage every request fails, and the outage itself is
+/// logged elsewhere.
 const FAILURE_LINES_PER_SECOND: f64 = 1.0;
 
 /// Responds to the requests of one listener.
@@ -54,7 +55,8 @@ impl Responder {
         }
     }
 
-    /// Responds with a request id, and without permission to cache unless the service gives it.
+    /// Returns the service's response with a request id, and with `no-store` for `GET` and `HEAD` if the service has
+    /// set no `Cache-Control`.
     ///
     /// Handlers find the address of the client in the extensions, as a [`SocketAddr`].
     pub(crate) async fn respond(&self, request: Request<Incoming>, peer: SocketAddr) -> Response {
@@ -72,14 +74,15 @@ impl Responder {
         if let Some(Failure(detail)) = response.extensions_mut().remove() {
             self.log_failure(&id, response.status(), &method, uri.path(), &detail);
         }
-        // axum sets the length of every body, an empty one too, which these must not have (RFC 9110, 8.6).
+        // axum sets `Content-Length: 0` for an empty body. A 204 must not have the header, and in a 304 it is the
+        // length of the 200 (RFC 9110, 8.6).
         if matches!(
             response.status(),
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         ) {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        // A cache may otherwise keep a 404 for as long as it sees fit (RFC 9111, 4.2.2).
+        // Without it, a cache may store a 404 for a time that it chooses itself (RFC 9111, 4.2.2).
         let cacheable =
             matches!(method, Method::GET | Method::HEAD) && !response.status().is_informational();
         let headers = response.headers_mut();
@@ -90,7 +93,7 @@ impl Responder {
         response
     }
 
-    /// Never the query: it may hold a token.
+    /// Logs a failed request, without the query: it may contain a token.
     fn log_failure(
         &self,
         id: &HeaderValue,
@@ -111,7 +114,7 @@ impl Responder {
     }
 }
 
-/// The client's id if it is short and cannot break a log line, or a new one.
+/// Returns the client's id if it is short and cannot break a log line, otherwise a random one.
 fn request_id(request: &HeaderMap) -> HeaderValue {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=/+@".contains(byte);
     let valid = |id: &&HeaderValue| {
@@ -125,7 +128,7 @@ fn request_id(request: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// What RFC 9112 (3.2) has a server refuse: a proxy before it might have read another host.
+/// Returns the refusal that RFC 9112 (3.2) requires: a proxy in front may have used another one of the hosts.
 fn misdirected<B>(request: &Request<B>) -> Option<Problem> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let wrong = hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11;

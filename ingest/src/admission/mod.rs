@@ -1,4 +1,4 @@
-//! How much of what is valid is accepted: of each user and address, and how many rooms.
+//! Limits for valid reactions: the rate of each user and address, and the number of rooms.
 
 pub(crate) mod rate_limiter;
 pub(crate) mod room_limit;

@@ -47,7 +47,7 @@ struct Sender {
 }
 
 impl Service {
-    /// Its routes.
+    /// Returns the routes of the service.
     pub(crate) fn router(self: Arc<Self>) -> Router {
         let openapi = openapi::router(&self.config.allow_origin);
         let mut router = Router::new();

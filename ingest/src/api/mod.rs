@@ -1,4 +1,4 @@
-//! The HTTP interface, in the order of a request: its head, its body, what becomes of it, the response.
+//! The HTTP API: the head and the body of a request, its handler, the response, and the OpenAPI document.
 
 pub(crate) mod body;
 pub(crate) mod handler;

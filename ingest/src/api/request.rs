@@ -35,7 +35,7 @@ pub(crate) enum Wait {
     Stored,
 }
 
-/// Where reactions are sent, and in which dialect.
+/// The paths that accept reactions, each with its dialect.
 pub(crate) const PATHS: [(&str, Dialect); 4] = [
     ("/v1/reactions", Dialect::Own),
     ("/send_emoji", Dialect::Flask),

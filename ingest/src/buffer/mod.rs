@@ -1,4 +1,4 @@
-//! Accepted reactions that wait for the next flush, packed, and the clock that dates them.
+//! Accepted reactions that wait for the next flush, in packed form, and the clock of their timestamps.
 
 pub(crate) mod clock;
 pub(crate) mod packed;

@@ -1,4 +1,4 @@
-//! From the buffer into the log: one record to every partition a flush, and which partitions answer.
+//! Writes the buffer to the log: one record per partition and flush. Tracks which partitions respond.
 
 pub(crate) mod flusher;
 pub(crate) mod in_flight;

@@ -52,7 +52,7 @@ pub(super) struct Accepted {
     topic: Arc<Topic>,
     partition: u32,
     time_ms: u64,
-    /// The time of the append, which a record that brings its own time does not have as its time.
+    /// Time of the append, Unix milliseconds. Differs from `time_ms` if the producer has set that.
     appended_ms: u64,
     headers: Vec<u8>,
     record: NewRecord,

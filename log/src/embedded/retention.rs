@@ -1,5 +1,5 @@
-//! What a topic throws away: from the oldest record on, what is too old or too much. A compacted topic: the tombstones
-//! (records without a value) that are older than a day.
+//! Which records a topic deletes: from the oldest on, those that exceed its age or its size. A compacted topic deletes
+//! the tombstones (records without a value) that are older than a day.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const SWEEP_RECORDS: usize = 5_000;
 /// read an older record of the key has this time to read the tombstone.
 const TOMBSTONE_AGE: Duration = Duration::from_hours(24);
 
-/// Deletes at most [`SWEEP_RECORDS`] records that their topics need not keep. Whether there are more.
+/// Deletes at most [`SWEEP_RECORDS`] records that their topics need not keep. Returns whether there are more.
 pub(super) fn sweep(
     batch: &mut Batch<'_>,
     topics: &Topics,
@@ -54,7 +54,7 @@ fn sweep_at_most(
 /// Deletes the partition's tombstones that are old enough, each with the entry of its key, and returns how many entries
 /// of TOMBSTONES were removed: `budget` at most.
 ///
-/// The age is that since the append: what a record says of its own time may be any time.
+/// The age counts from the append, since a producer may set any time in a record.
 fn delete_tombstones(
     batch: &mut Batch<'_>,
     place: Place,
@@ -75,7 +75,8 @@ fn delete_tombstones(
     for at in &old {
         batch.tombstones.remove(at)?;
         let (.., offset) = *at;
-        // If a newer record has replaced the tombstone, it is not there, and the key's entry is that of the newer one.
+        // If a newer record has replaced the tombstone, it is not in RECORDS, and NEWEST has the offset of the newer
+        // one.
         if let Some(removed) = batch.records.remove((id, partition, offset))? {
             let row = removed.value();
             tail.bytes = tail.bytes.saturating_sub(size_bytes(&row));

@@ -12,10 +12,10 @@
 //!
 //! Invariants: PARTITIONS is never deleted from, so offsets go on where they stopped even after every
 //! record is gone. TIMES holds a record only if its time exceeds that of every earlier one, so both its
-//! times and its offsets rise. TOMBSTONES has an entry of each tombstone in RECORDS, and may have entries of
+//! times and its offsets rise. TOMBSTONES has an entry for each tombstone in RECORDS, and may have entries for
 //! tombstones that a newer record of the key has replaced since.
 //!
-//! The first programs of this layout had no TOMBSTONES and wrote no tombstones. Retention creates the table.
+//! Earlier builds with this layout version had no TOMBSTONES and wrote no tombstones. The next write creates the table.
 
 use redb::TableDefinition;
 

@@ -215,8 +215,8 @@ impl KafkaLog {
         })
     }
 
-    /// The layout of the topic; the last known one if there is no answer. librdkafka sends the request to any broker,
-    /// also to one that is silent, while the others could answer about their partitions.
+    /// Returns the layout of the topic, or the last known one if no broker responds in time. librdkafka may send the
+    /// request to a broker that does not respond, although the leaders of other partitions do.
     fn last_known_layout(&self, topic: &str, patience: Duration) -> Result<Layout, LogError> {
         let layout = self.layout(&self.uncommitted, topic, patience);
         let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);

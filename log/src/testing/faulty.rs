@@ -1,4 +1,4 @@
-//! A log that fails, waits or does not answer as a test says.
+//! A log with faults that a test sets: calls that fail, wait or return nothing.
 
 use std::{
     ops::Range,
@@ -25,11 +25,11 @@ pub enum Appends {
     /// They are stored.
     #[default]
     Stored,
-    /// They are queued, and run out of time at once.
+    /// They are queued and time out at once.
     TimeOut,
     /// The queue is full.
     Full,
-    /// They are queued and not answered until they are [released](FaultyLog::release).
+    /// They are queued and not acknowledged until they are [released](FaultyLog::release).
     Held,
 }
 
@@ -41,11 +41,11 @@ pub enum Reads {
     Work,
     /// They fail.
     Fail,
-    /// They find nothing new, as when a broker is away.
+    /// They return nothing new, as when a broker is unreachable.
     Stall,
 }
 
-/// A log over another one, with faults. Everything else is as in the log below.
+/// Wraps a log and adds faults. All calls without a fault are forwarded to the wrapped log.
 ///
 /// ```
 /// # use std::{sync::Arc, time::Duration};
@@ -67,7 +67,7 @@ pub struct FaultyLog {
 
 #[derive(Default)]
 struct Appending {
-    /// Of all partitions, and of one that differs.
+    /// The mode of all partitions, and of one partition that differs.
     mode: Mutex<(Appends, Option<(u32, Appends)>)>,
     held: Mutex<Vec<(NewRecord, Done)>>,
 }
@@ -91,7 +91,7 @@ impl FaultyLog {
         }
     }
 
-    /// Calls `hook` with the topic before the log is asked for offsets.
+    /// Calls `hook` with the topic before offsets are requested.
     pub fn before_offsets(self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let before_offsets = Box::new(hook);
         Self {
@@ -109,7 +109,8 @@ impl FaultyLog {
         }
     }
 
-    /// Calls `commit` instead of each commit, with the transactor of the log below and all records of the transaction.
+    /// Calls `commit` instead of each commit, with the transactor of the wrapped log and all records of the
+    /// transaction.
     pub fn on_commit(
         self,
         commit: impl Fn(&mut dyn Transactor, Vec<NewRecord>) -> Result<(), LogError>
@@ -336,7 +337,7 @@ impl Appender for FaultyAppender {
 
 struct FaultyTransactor {
     transactor: Box<dyn Transactor>,
-    /// Written and not committed.
+    /// Records that are written and not committed.
     written: Vec<NewRecord>,
     commit: Arc<Commit>,
 }

@@ -1,6 +1,6 @@
-//! Fixtures of tests, for every crate whose tests use a log (feature `testing`).
+//! Test fixtures for all crates whose tests use a log (feature `testing`).
 //!
-//! They panic if the log fails: a test that cannot go on has failed. [`FaultyLog`] is for tests of failures.
+//! They panic if the log fails: a test that cannot continue has failed. [`FaultyLog`] is for tests of failures.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod faulty;
@@ -20,15 +20,15 @@ use crate::{Cleanup, Done, EventClock, Header, Log, LogError, NewRecord, TopicSp
 /// How long a test waits before it fails: no test depends on speed.
 pub const DEADLINE: Duration = Duration::from_secs(100);
 
-/// Records are not deleted.
+/// Keeps all records.
 pub const KEEP: Cleanup = keep_for(Duration::from_secs(1 << 40));
 
-/// Records are deleted once they are older.
+/// Deletes records that are older than `after`.
 pub const fn keep_for(after: Duration) -> Cleanup {
     Cleanup::Delete { after, bytes: None }
 }
 
-/// A topic that one broker holds, with records of any time.
+/// A topic with replication factor 1 that accepts records of any time.
 pub fn topic(name: impl Into<String>, partitions: u32, cleanup: Cleanup) -> TopicSpec {
     TopicSpec {
         name: name.into(),
@@ -40,14 +40,14 @@ pub fn topic(name: impl Into<String>, partitions: u32, cleanup: Cleanup) -> Topi
     }
 }
 
-/// Creates topics of these names, partitions and cleanups.
+/// Creates topics with these names, numbers of partitions and cleanups.
 pub fn create_topics(log: &dyn Log, topics: impl IntoIterator<Item = (String, u32, Cleanup)>) {
     for (name, partitions, cleanup) in topics {
         log.create_topic(&topic(name, partitions, cleanup)).unwrap();
     }
 }
 
-/// A record of now for partition 0, without key and headers.
+/// A record for partition 0, with the time of its append and without key and headers.
 pub fn record(topic: impl Into<String>, value: impl Into<Bytes>) -> NewRecord {
     NewRecord {
         topic: topic.into(),
@@ -59,7 +59,7 @@ pub fn record(topic: impl Into<String>, value: impl Into<Bytes>) -> NewRecord {
     }
 }
 
-/// A record of now for the partition of its key, without headers.
+/// A record for the partition of its key, with the time of its append and without headers.
 pub fn keyed(topic: impl Into<String>, key: &str, value: impl Into<Bytes>) -> NewRecord {
     NewRecord {
         partition: None,
@@ -68,7 +68,7 @@ pub fn keyed(topic: impl Into<String>, key: &str, value: impl Into<Bytes>) -> Ne
     }
 }
 
-/// A header of a text.
+/// A header with a text as its value.
 pub fn header(name: &str, value: &str) -> Header {
     Header {
         name: name.to_owned(),
@@ -103,7 +103,7 @@ pub fn now_ms() -> u64 {
     EventClock::host().unix_ms()
 }
 
-/// Waits until the condition holds.
+/// Waits until the condition holds. Panics after [`DEADLINE`].
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
@@ -120,7 +120,7 @@ pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
     seeds.inspect(|seed| println!("seed {seed}: replay with SEED={seed}"))
 }
 
-/// The random numbers of a seed.
+/// Returns the random number generator of a seed.
 pub fn rng(seed: u64) -> TestRng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());

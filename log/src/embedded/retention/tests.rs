@@ -1,4 +1,4 @@
-//! Retention beside a model of a compacted topic.
+//! Retention compared with a model of a compacted topic.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,8 +30,8 @@ struct Kept {
     appended_ms: u64,
 }
 
-/// A compacted topic as Kafka documents it: of each key the newest record, until that is a tombstone of more than a
-/// day. Each partition is all that it keeps, by offset.
+/// A compacted topic as Kafka documents it: it keeps the newest record of each key, and deletes it if it is a tombstone
+/// older than a day. Each element holds the kept records of a partition, by offset.
 #[derive(Debug, Clone, Default)]
 struct Model(Vec<BTreeMap<u64, Kept>>);
 
@@ -75,13 +75,13 @@ impl Fixture {
         }
     }
 
-    /// Does `work` in one transaction. If the process dies before the commit, all of it is lost.
+    /// Runs `work` in one transaction. If the process `dies` before the commit, all of it is lost.
     fn transaction<T>(&mut self, dies: bool, work: impl FnOnce(&mut Batch<'_>, &Topics) -> T) -> T {
         let transaction = self.store.writable().unwrap().begin_write().unwrap();
         let mut batch = Batch::begin(&transaction, &self.tails).unwrap();
         let done = work(&mut batch, &self.topics);
         let changed = batch.finish().unwrap();
-        // As the writer does it.
+        // As the writer does.
         if !dies && !changed.is_empty() {
             transaction.commit().unwrap();
             self.tails.extend(changed);
@@ -89,14 +89,14 @@ impl Fixture {
         done
     }
 
-    /// One step of a sweep. Whether there is more to do.
+    /// Runs one step of a sweep. Returns whether there is more to do.
     fn sweep(&mut self, dies: bool, budget: usize, now_ms: u64) -> bool {
         self.transaction(dies, |batch, topics| {
             sweep_at_most(budget, batch, topics, now_ms).unwrap()
         })
     }
 
-    /// What a reader at `from` reads with one poll, and where it is then.
+    /// Returns what a reader at `from` reads with one poll, and its next offset.
     fn read(&self, partition: u32, from: u64, limit: usize) -> (Vec<(u64, Vec<u8>)>, u64) {
         let mut read = Vec::new();
         let page = self
@@ -167,8 +167,8 @@ fn append(
     Ok(batch.append(accept(topics, new, now_ms)?).unwrap())
 }
 
-/// Whatever is appended, swept in small steps and lost in crashes, and however the clock steps, the log keeps what
-/// the model keeps, and readers in the middle of it read that.
+/// With any appends, sweeps in small steps, crashes and steps of the clock, the log keeps what the model keeps, and
+/// readers read exactly that meanwhile.
 #[test]
 fn a_compacted_topic_keeps_what_the_model_keeps() {
     for seed in seeds(60) {
@@ -190,7 +190,7 @@ fn a_compacted_topic_keeps_what_the_model_keeps() {
                         let partition = rng.random_range(0..PARTITIONS);
                         let key = format!("room-{}", rng.random_range(0..6));
                         let value = ["", "", "1", "22"][rng.random_range(0..4)];
-                        // The age of a tombstone does not follow from the time that its record says.
+                        // The age of a tombstone does not depend on the time in its record.
                         let time_ms = rng.random_bool(0.5);
                         let time_ms = time_ms.then(|| now_ms - rng.random_range(0..9 * DAY_MS));
                         let new = NewRecord {
@@ -241,7 +241,7 @@ fn a_compacted_topic_keeps_what_the_model_keeps() {
         while log.sweep(false, 3, now_ms) {}
         model.sweep(now_ms);
         log.check(&model);
-        assert_eq!(log.tombstone_entries(), 0, "nothing is left of tombstones");
+        assert_eq!(log.tombstone_entries(), 0, "TOMBSTONES still has entries");
     }
 }
 
