@@ -41,7 +41,7 @@ use crate::{
     DetachedConnection, Problem, Response,
     message::takeover::{self, OnTakeover},
     net::socket::Socket,
-    server::connection::Serving,
+    server::{connection::Serving, streams::Answered},
 };
 
 /// The head of a response that takes the socket over, and the callback that receives the socket.
@@ -83,7 +83,10 @@ impl Serving {
         let shared = &*state;
         let service = service_fn(move |mut request| {
             let polled = poll_body(&mut request);
-            self.respond(polled.map(|()| request), peer, shared)
+            let response = self.respond(polled.map(|()| request), peer, shared);
+            // hyper keeps its buffer while the connection lives, as large as it ever was: in pieces, a response of
+            // megabytes does not make it larger than twice `max_buf_size`.
+            async { Ok::<_, Infallible>(response.await.map(|body| Answered::new(body, None))) }
         });
         let io = TokioIo::new(TrackedIo {
             socket,
@@ -138,10 +141,10 @@ impl Serving {
         request: Result<Request<Incoming>, Problem>,
         peer: SocketAddr,
         state: &ConnectionState,
-    ) -> Result<Response, Infallible> {
+    ) -> Response {
         let request = match request {
             Ok(request) => request,
-            Err(problem) => return Ok(problem.into_response()),
+            Err(problem) => return problem.into_response(),
         };
         let version = request.version();
         let mut response = self.responder.respond(request, peer).await;
@@ -149,7 +152,7 @@ impl Serving {
             *state.takeover() = Some((head(version, &response), takeover));
             return pending().await;
         }
-        Ok(response)
+        response
     }
 }
 

@@ -24,8 +24,7 @@ use tokio::{
 
 use crate::Body;
 
-/// Answers go out in pieces of a frame's size, so that no more than one of each waits in HTTP/2's own
-/// buffers once it has left ours.
+/// Responses are sent in pieces of a frame's size, so that hyper buffers no more than one or two pieces of each.
 const PIECE_BYTES: usize = 16 << 10;
 
 /// The streams of one connection.
@@ -143,12 +142,12 @@ impl Drop for Stream {
     }
 }
 
-/// The body of an answer on a stream.
+/// The body of a response, in pieces.
 pub(crate) struct Answered {
     body: Body,
     /// The rest of a piece that was too long.
     rest: Bytes,
-    /// None: a refusal, which is as short as its connection's patience.
+    /// None: a refusal, which is as short as its connection's patience, or HTTP/1.
     stream: Option<Stream>,
 }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use emostream_http::{DrainOutcome, Limits};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, sink};
 
-use crate::stage::Running;
+use crate::stage::{LARGE_BYTES, Running};
 
 const ALIVE: &str = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
 
@@ -84,6 +84,30 @@ async fn a_head_that_dribbles_after_an_answer_is_ended_and_so_is_one_that_never_
     late.until("alive\n").await;
     late.send("GET /hea").await;
     late.rest().await;
+}
+
+/// hyper keeps the buffer of a connection, as large as it ever was.
+#[tokio::test]
+async fn a_connection_that_got_a_large_response_keeps_no_buffer_of_its_size() {
+    const CLIENTS: usize = 50;
+    let running = Running::start(Limits::default()).await;
+    let (before, mut clients) = (resident_bytes(), Vec::new());
+    for _ in 0..CLIENTS {
+        let mut client = running.connect().await;
+        client.send("GET /large HTTP/1.1\r\nhost: h\r\n\r\n").await;
+        let mut response = (&mut client.0).take(LARGE_BYTES as u64);
+        let read = tokio::io::copy(&mut response, &mut sink()).await.unwrap();
+        assert_eq!(read, LARGE_BYTES as u64);
+        clients.push(client);
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < CLIENTS * LARGE_BYTES / 4, "{grown} bytes");
+}
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages = statm.split(' ').nth(1).unwrap();
+    pages.parse::<usize>().unwrap() * 4096
 }
 
 #[tokio::test]

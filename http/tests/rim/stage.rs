@@ -40,7 +40,12 @@ const BODIES: BodyLimits = BodyLimits {
     together_bytes: 0,
 };
 
-/// `/echo` answers the body (10 bytes at most), `/slow` waits for its gate, `/stream` sends until it
+/// The length of `/large`.
+pub(crate) const LARGE_BYTES: usize = 4 << 20;
+
+static LARGE: [u8; LARGE_BYTES] = [0; LARGE_BYTES];
+
+/// `/echo` answers the body (10 bytes at most), `/large` [`LARGE_BYTES`] bytes, `/slow` waits for its gate, `/stream` sends until it
 /// is told to stop, `/upgrade` becomes an echo of bytes.
 struct Sample {
     bodies: BodyReader,
@@ -55,7 +60,7 @@ impl Sample {
         let respond = async move |Extension(peer): Extension<SocketAddr>, request: Request| {
             sample.respond(request, peer).await
         };
-        let paths = ["/echo", "/slow", "/stream", "/upgrade"].into_iter();
+        let paths = ["/echo", "/large", "/slow", "/stream", "/upgrade"].into_iter();
         paths.fold(Router::new(), |router, path| {
             router.route(path, any(respond.clone()))
         })
@@ -68,6 +73,7 @@ impl Sample {
                 Ok(body) => Response::new(Body::from(body.to_vec())),
                 Err(error) => Problem::from(error).into_response(),
             },
+            "/large" => Response::new(Body::from(Bytes::from_static(&LARGE))),
             "/slow" => {
                 self.entered.notify_one();
                 self.gate.notified().await;

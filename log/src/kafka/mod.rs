@@ -228,7 +228,10 @@ impl KafkaLog {
             Err(error @ (LogError::Unreachable { .. } | LogError::TimedOut { .. })) => {
                 layouts.get(topic).cloned().ok_or(error)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                layouts.remove(topic);
+                Err(error)
+            }
         }
     }
 
