@@ -385,7 +385,8 @@ mod tests {
 
     #[test]
     fn a_close_of_many_counts_takes_several_steps_and_leaves_none_out() {
-        let emojis: Vec<Emoji> = (0..3).filter_map(Emoji::from_id).collect();
+        // A room has more than a step handles.
+        let emojis: Vec<Emoji> = (0..6).filter_map(Emoji::from_id).collect();
         let rooms = 10 * STEP_COUNTS;
         timely::execute_directly(move |worker| {
             let (by_room, across): (Seen<_>, Seen<_>) = Default::default();

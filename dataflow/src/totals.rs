@@ -759,3 +759,69 @@ impl RoomTotals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
+
+    use super::*;
+
+    #[test]
+    fn the_records_of_many_rooms_are_written_in_several_steps_and_none_is_left_out() {
+        const SIZE_MS: u64 = 2_000;
+        const ROOMS: usize = 40;
+        let emojis: Vec<Emoji> = (0..6).filter_map(Emoji::from_id).collect();
+        timely::execute_directly(move |worker| {
+            let written = Rc::<RefCell<Vec<RoomTotals>>>::default();
+            let seen = written.clone();
+            let (mut input, probe) = worker.dataflow(|scope| {
+                let (input, finals) = scope.new_input();
+                let rules = TotalsRules {
+                    size: WindowSize::from_ms(SIZE_MS).unwrap(),
+                    pace: TotalsPace::default(),
+                    retention_ms: u64::MAX,
+                    span_ms: SIZE_MS,
+                    finals_kept_ms: None,
+                    final_until_ms: 0,
+                    resets: 0,
+                };
+                let totals = totals(finals, Vec::new(), rules, probe::Handle::new());
+                let outputs = totals.outputs.inspect(move |output| {
+                    if let TotalsOutput::Record(record) = output {
+                        seen.borrow_mut().push(record.clone());
+                    }
+                });
+                (input, outputs.probe().0)
+            });
+            for window in 1..3 {
+                let start_ms = window * SIZE_MS;
+                input.advance_to(start_ms);
+                for room in 0..ROOMS {
+                    input.send(Closed {
+                        room: Room::new(&format!("room-{room}")).unwrap(),
+                        start_ms,
+                        counts: emojis.iter().map(|emoji| (*emoji, 2)).collect(),
+                        begins: false,
+                    });
+                }
+                input.advance_to(start_ms + SIZE_MS);
+                let mut records = 0;
+                while probe.less_than(&(start_ms + SIZE_MS)) {
+                    worker.step();
+                    let step = written.take();
+                    // A room has more counts than a step handles.
+                    assert!(step.len() <= 1, "{} records in a step", step.len());
+                    let counts = step.iter().flat_map(|record| &record.counts);
+                    assert!(counts.clone().all(|(_, count)| *count == 2 * window));
+                    assert_eq!(counts.count(), step.len() * emojis.len());
+                    records += step.len();
+                }
+                assert_eq!(records, ROOMS);
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
+    }
+}
