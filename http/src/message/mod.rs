@@ -3,6 +3,7 @@
 mod collect;
 pub(crate) mod not_found;
 pub(crate) mod problem;
+pub(crate) mod request_id;
 pub(crate) mod takeover;
 
 pub use collect::{BodyError, BodyLimits, BodyReader, CollectedBody};

@@ -1,15 +1,23 @@
 //! Errors as RFC 9457 problem details.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt::Write, time::Duration};
 
 use axum::response::IntoResponse;
 use hyper::{
     StatusCode,
-    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{
+        ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    },
 };
 use serde_json::{Map, Value};
 
-use crate::{Body, Response};
+use crate::{
+    Body, Response,
+    message::request_id::{self, REQUEST_ID},
+};
+
+/// The content type of a problem.
+const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The detail of a 5xx response, for the log line of the failed request.
 #[derive(Clone)]
@@ -89,6 +97,24 @@ impl Problem {
         &self.detail
     }
 
+    /// Returns an HTTP/1.1 response for a connection that is closed before a request is read from it.
+    pub(crate) fn closing_response(&self) -> String {
+        let text = self.text();
+        let mut response = format!("HTTP/1.1 {}\r\n", self.status);
+        let mut add = |name: HeaderName, value: &str| {
+            // A write to a string never fails.
+            let _ = write!(response, "{name}: {value}\r\n");
+        };
+        for (name, value) in &self.headers {
+            add(name.clone(), value.to_str().unwrap_or_default());
+        }
+        add(CONNECTION, "close");
+        add(CONTENT_TYPE, PROBLEM_JSON);
+        add(CONTENT_LENGTH, &text.len().to_string());
+        add(REQUEST_ID, &request_id::random());
+        response + "\r\n" + &text
+    }
+
     /// The answer's body.
     pub(crate) fn text(&self) -> String {
         let mut members = self.members.clone();
@@ -106,7 +132,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.text()));
         *response.status_mut() = self.status;
-        let json = HeaderValue::from_static("application/problem+json");
+        let json = HeaderValue::from_static(PROBLEM_JSON);
         response.headers_mut().insert(CONTENT_TYPE, json);
         response.headers_mut().extend(self.headers);
         if self.status.is_server_error() {
@@ -117,6 +143,6 @@ impl IntoResponse for Problem {
 }
 
 /// One to three seconds, so that those refused at one moment do not come back at one moment.
-pub(crate) fn jittered_retry() -> Duration {
+fn jittered_retry() -> Duration {
     Duration::from_secs(rand::random_range(1..=3))
 }

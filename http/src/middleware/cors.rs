@@ -14,8 +14,7 @@ use hyper::{
     HeaderMap, Method, StatusCode,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderValue, ORIGIN,
-        RETRY_AFTER, VARY,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderValue, ORIGIN, VARY,
     },
 };
 
@@ -29,8 +28,8 @@ const PREFLIGHT_SECONDS: &str = "7200";
 /// The request headers that our clients set.
 const REQUEST_HEADERS: &str = "content-type, prefer, authorization, last-event-id";
 
-/// The response headers that scripts may read besides the harmless ones.
-const RESPONSE_HEADERS: &str = "retry-after";
+/// The response headers that scripts of other origins may read besides those that Fetch always lets them read.
+const RESPONSE_HEADERS: &str = "retry-after, x-request-id";
 
 /// The origins whose pages may use a service: `*`, or a comma separated list of origins.
 ///
@@ -138,8 +137,16 @@ impl AllowOrigin {
         Problem::new(StatusCode::FORBIDDEN, detail)
     }
 
-    /// Lets the page that sent a request with this origin read the response, once its headers are there.
+    /// Lets the page that sent a request with this origin read the response and its headers.
     pub fn apply(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
+        if self.allow(origin, response) {
+            let exposed = HeaderValue::from_static(RESPONSE_HEADERS);
+            response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        }
+    }
+
+    /// Sets the headers that name the allowed origin; returns whether it is allowed.
+    fn allow(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) -> bool {
         match self {
             Self::Any => {
                 response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -149,15 +156,12 @@ impl AllowOrigin {
                 let Some(origin) =
                     origin.filter(|origin| origins.iter().any(|allowed| allowed.is(origin)))
                 else {
-                    return;
+                    return false;
                 };
                 response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             }
         }
-        if response.contains_key(RETRY_AFTER) {
-            let exposed = HeaderValue::from_static(RESPONSE_HEADERS);
-            response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-        }
+        true
     }
 
     /// Wraps the routes of `router`, all of which accept `methods` (comma separated): preflights are answered, other
@@ -192,7 +196,7 @@ impl AllowOrigin {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
-        self.apply(request.get(ORIGIN), headers);
+        self.allow(request.get(ORIGIN), headers);
         for (name, value) in [
             (hyper::header::ALLOW, methods),
             (ACCESS_CONTROL_ALLOW_METHODS, methods),

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Limits, Listener, Problem,
-    message::problem::jittered_retry,
     net::tcp::ClientTcpStream,
     server::connection::{Serving, Shutdown},
     server::rate_limiter::RateLimiter,
@@ -149,13 +148,7 @@ async fn drained(places: &Semaphore, all: u32, within: Duration) -> DrainOutcome
 
 /// Tells a client that there is no place for it.
 async fn refuse(mut wire: ClientTcpStream, why: &'static str) -> io::Result<()> {
-    let problem = Problem::unavailable(why).text();
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {}\r\nconnection: close\r\n\
-         content-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{problem}",
-        jittered_retry().as_secs(),
-        problem.len()
-    );
-    wire.write_all(answer.as_bytes()).await?;
+    let response = Problem::unavailable(why).closing_response();
+    wire.write_all(response.as_bytes()).await?;
     wire.shutdown().await
 }

@@ -95,21 +95,13 @@ async fn shake_hands(
         .await?
         .is_some_and(|byte| byte.is_ascii_uppercase())
     {
-        wire.write_all(in_the_clear().as_bytes()).await?;
+        let problem = Problem::bad_request("this address speaks TLS; ask for https://");
+        wire.write_all(problem.closing_response().as_bytes())
+            .await?;
         wire.shutdown().await?;
         return Err(io::Error::other(
             "HTTP in the clear came where TLS is spoken",
         ));
     }
     tls.accept(wire).await
-}
-
-/// What is answered in the clear where TLS is spoken.
-fn in_the_clear() -> String {
-    let problem = Problem::bad_request("this address speaks TLS; ask for https://").text();
-    format!(
-        "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
-         content-length: {}\r\n\r\n{problem}",
-        problem.len()
-    )
 }

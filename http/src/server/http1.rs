@@ -25,7 +25,6 @@ use std::{
     time::SystemTime,
 };
 
-use axum::response::IntoResponse;
 use bytes::Bytes;
 use hyper::{
     Request, StatusCode, Version,
@@ -82,8 +81,8 @@ impl Serving {
         let state: Arc<ConnectionState> = Arc::default();
         let shared = &*state;
         let service = service_fn(move |mut request| {
-            let polled = poll_body(&mut request);
-            let response = self.respond(polled.map(|()| request), peer, shared);
+            let refusal = poll_body(&mut request);
+            let response = self.respond(request, refusal, peer, shared);
             // hyper keeps its buffer while the connection lives, as large as it ever was: in pieces, a response of
             // megabytes does not make it larger than twice `max_buf_size`.
             async { Ok::<_, Infallible>(response.await.map(|body| Answered::new(body, None))) }
@@ -138,14 +137,14 @@ impl Serving {
     /// Returns the response to a request. Never returns if the socket is taken over, so that hyper writes nothing.
     async fn respond(
         &self,
-        request: Result<Request<Incoming>, Problem>,
+        request: Request<Incoming>,
+        refusal: Option<Problem>,
         peer: SocketAddr,
         state: &ConnectionState,
     ) -> Response {
-        let request = match request {
-            Ok(request) => request,
-            Err(problem) => return problem.into_response(),
-        };
+        if let Some(problem) = refusal {
+            return self.responder.refuse(&request, problem);
+        }
         let version = request.version();
         let mut response = self.responder.respond(request, peer).await;
         if let Some(takeover) = takeover::of(&mut response) {
@@ -156,20 +155,21 @@ impl Serving {
     }
 }
 
-/// Polls the body before the handler does, unless the client waits for a 100 (RFC 9110, 10.1.1). Bytes that arrived
+/// Polls the body before the handler does, unless the client waits for a 100 (RFC 9110, 10.1.1); returns the problem to
+/// respond with, if there is one. Bytes that arrived
 /// with the head are then available when the handler polls first, so the body needs no timer: without this, each POST
 /// sets a timer and removes it (bench/README.md).
-fn poll_body(request: &mut Request<Incoming>) -> Result<(), Problem> {
+fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {
     if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
-        return Ok(());
+        return None;
     }
     let mut cx = Context::from_waker(Waker::noop());
     match Pin::new(request.body_mut()).poll_frame(&mut cx) {
-        Poll::Pending => Ok(()),
+        Poll::Pending => None,
         // hyper returns no data at the first poll; if it did, the handler would miss it.
         Poll::Ready(_) => {
             let detail = "the body came before it was asked for; nothing was kept";
-            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+            Some(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::response::IntoResponse;
 use hyper::{
     Method, Request,
     body::Incoming,
@@ -127,9 +126,8 @@ impl Serving {
     ) -> hyper::Response<Answered> {
         if stream.is_none() {
             let crowded = Problem::unavailable("too many requests at once; come back later");
-            return crowded
-                .into_response()
-                .map(|body| Answered::new(body, None));
+            let response = self.responder.refuse(&request, crowded);
+            return response.map(|body| Answered::new(body, None));
         }
         name_host(&mut request);
         let head = *request.method() == Method::HEAD;

@@ -238,6 +238,7 @@ async fn one_connection_too_many_is_told_503_until_another_ends() {
         "{refused}"
     );
     assert!(refused.contains("connection: close\r\n"));
+    assert!(refused.contains("\r\nx-request-id: "), "{refused}");
     assert!(
         refused.contains(r#""detail":"too many connections"#),
         "{refused}"

@@ -205,6 +205,7 @@ async fn requests_beside_a_connection_s_first_have_places_of_their_own() {
     let crowded = talk.get("/healthz").await.unwrap();
     assert_eq!(crowded.status, 503);
     assert!(crowded.headers.contains_key("retry-after"));
+    assert!(crowded.headers.contains_key("x-request-id"));
     // Another connection's first needs none.
     let other = Talk::to(running.address).await;
     assert_eq!(other.get("/healthz").await.unwrap().status, 200);
