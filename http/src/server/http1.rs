@@ -22,7 +22,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker, ready},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -34,7 +34,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     DetachedConnection, Problem, Response,
@@ -43,12 +46,18 @@ use crate::{
     server::{connection::Serving, streams::Answered},
 };
 
+/// How long a drain waits for the rest of a connection's first head, which is on its way. hyper alone would wait for
+/// [`Limits::head`](crate::Limits::head); it closes connections at once that have sent nothing, or a request before.
+const FIRST_HEAD_IN_DRAIN: Duration = Duration::from_millis(500);
+
 /// The head of a response that takes the socket over, and the callback that receives the socket.
 type PendingTakeover = (Bytes, OnTakeover);
 
 /// State that the handler and the socket, both owned by hyper, share with the connection's task.
 #[derive(Default)]
 struct ConnectionState {
+    /// A head has been read.
+    has_request: AtomicBool,
     takeover: Mutex<Option<PendingTakeover>>,
     /// Written bytes are not flushed yet.
     unsent: AtomicBool,
@@ -81,6 +90,7 @@ impl Serving {
         let state: Arc<ConnectionState> = Arc::default();
         let shared = &*state;
         let service = service_fn(move |mut request| {
+            shared.has_request.store(true, Ordering::Relaxed);
             let refusal = poll_body(&mut request);
             let response = self.respond(request, refusal, peer, shared);
             // hyper keeps its buffer while the connection lives, as large as it ever was: in pieces, a response of
@@ -103,6 +113,7 @@ impl Serving {
         let mut served = http.serve_connection(io, service);
         let mut graceful = pin!(self.shutdown.graceful.cancelled());
         let mut leaving = false;
+        let mut head_until = None;
         let end = loop {
             let end = poll_fn(|cx| match Pin::new(&mut served).poll(cx) {
                 Poll::Ready(closed) => Poll::Ready(End::Closed(closed)),
@@ -114,6 +125,13 @@ impl Serving {
                 () = &mut graceful, if !leaving => {
                     leaving = true;
                     Pin::new(&mut served).graceful_shutdown();
+                    head_until = Some(Instant::now() + FIRST_HEAD_IN_DRAIN);
+                }
+                () = sleep_until(head_until.unwrap_or_else(Instant::now)), if head_until.is_some() => {
+                    head_until = None;
+                    if !state.has_request.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
                 }
                 () = self.shutdown.forced.cancelled(), if leaving => return Ok(()),
             }

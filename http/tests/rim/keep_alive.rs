@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use emostream_http::{DrainOutcome, Limits};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, sink};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, sink},
+    net::TcpSocket,
+    time::{sleep, timeout},
+};
 
-use crate::stage::{LARGE_BYTES, Running};
+use crate::stage::{Client, DEADLINE, LARGE_BYTES, Running};
 
 const ALIVE: &str = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
 
@@ -108,6 +112,57 @@ fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages = statm.split(' ').nth(1).unwrap();
     pages.parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test]
+async fn a_slow_client_receives_all_of_a_large_response_though_it_takes_longer_than_a_head_may() {
+    const READ_BYTES: usize = 64 << 10;
+    let limits = Limits {
+        head: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(READ_BYTES as u32).unwrap();
+    let mut client = Client(socket.connect(running.address).await.unwrap());
+    client.send("GET /large HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    let mut body = vec![0; READ_BYTES];
+    for _ in 0..LARGE_BYTES / READ_BYTES {
+        sleep(Duration::from_millis(20)).await;
+        let read = timeout(DEADLINE, client.0.read_exact(&mut body)).await;
+        assert_eq!(read.unwrap().unwrap(), READ_BYTES);
+    }
+}
+
+/// hyper alone waits for the end of a first head until the deadline of the drain.
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_head_that_is_not_whole() {
+    const AT_ONCE: Duration = Duration::from_secs(3);
+    let http2 = [
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "\0\0\0\x04\0\0\0\0\0",
+        "\0\0\x64\x01\x05\0\0\0\x01",
+    ];
+    for (before, begin) in [
+        ("", "GET /healthz HT"),
+        ("", "GET /healthz HTTP/1.1\r\nhost"),
+        (ALIVE, "GET /healthz HT"),
+        ("", &*http2.concat()),
+    ] {
+        let running = Running::start(Limits::default()).await;
+        let mut client = running.connect().await;
+        if !before.is_empty() {
+            client.send(before).await;
+            client.until("alive\n").await;
+        }
+        client.send(begin).await;
+        // Until the server has read it.
+        sleep(Duration::from_millis(100)).await;
+        let drained = timeout(AT_ONCE, running.stop()).await;
+        assert_eq!(drained, Ok(DrainOutcome { remaining: 0 }), "{begin:?}");
+    }
 }
 
 #[tokio::test]
