@@ -1,11 +1,14 @@
 //! The streams of an HTTP/2 connection: how many are open, and which wait for the client.
 //!
 //! ```text
-//!  open ──▶ with us: reads, works, waits for news ⇄ with the client: a piece waits to be taken ──▶ ended
+//!  open ──▶ with us: reads, works, waits for news ⇄ with the client: pieces wait to be sent ──▶ all are sent: ended
 //! ```
 //!
 //! TCP tells nothing of a client that reads the connection but gives one stream no room to send, so each
 //! answer's own progress is looked at.
+//!
+//! Invariant: a stream is open until its last piece is written to the socket. hyper drops the body of a response before:
+//! up to 64 KiB of each wait in its buffers, and would be lost if the connection was ended as an idle one.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -130,6 +133,14 @@ impl Stream {
     fn waits(&self, since: Option<Instant>) {
         self.streams.lock().streams.insert(self.number, since);
     }
+
+    /// The client has received a piece: if more of them wait, they wait from now on.
+    fn sent(&self) {
+        let mut open = self.streams.lock();
+        if let Some(Some(since)) = open.streams.get_mut(&self.number) {
+            *since = Instant::now();
+        }
+    }
 }
 
 impl Drop for Stream {
@@ -148,7 +159,35 @@ pub(crate) struct Answered {
     /// The rest of a piece that was too long.
     rest: Bytes,
     /// None: a refusal, which is as short as its connection's patience, or HTTP/1.
-    stream: Option<Stream>,
+    stream: Option<Arc<Stream>>,
+}
+
+/// A piece of a response, which hyper drops when it is written to the socket. Until then its stream is open.
+pub(crate) struct Piece {
+    bytes: Bytes,
+    stream: Option<Arc<Stream>>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.bytes.advance(bytes);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            stream.sent();
+        }
+    }
 }
 
 impl Answered {
@@ -156,7 +195,7 @@ impl Answered {
         Self {
             body,
             rest: Bytes::new(),
-            stream,
+            stream: stream.map(Arc::new),
         }
     }
 
@@ -168,29 +207,31 @@ impl Answered {
 }
 
 impl HttpBody for Answered {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = axum::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
         let this = self.get_mut();
         if this.rest.is_empty() {
             // It asks for more, so the client has taken what there was.
             this.waits(None);
             match Pin::new(&mut this.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(bytes) => this.rest = bytes,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                ended => return ended,
+                // No response has trailers.
+                Poll::Ready(Some(Ok(frame))) => this.rest = frame.into_data().unwrap_or_default(),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
             }
         }
         let bytes = this.rest.len().min(PIECE_BYTES);
-        let piece = this.rest.split_to(bytes);
         this.waits(Some(Instant::now()));
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        Poll::Ready(Some(Ok(Frame::data(Piece {
+            bytes: this.rest.split_to(bytes),
+            stream: this.stream.clone(),
+        }))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     identity::{Home, Pair},
-    stage::{DEADLINE, Running},
+    stage::{DEADLINE, LARGE_BYTES, Running},
 };
 
 /// A client, and how its connection ends.
@@ -280,6 +280,36 @@ async fn an_answer_that_is_left_standing_ends_its_connection() {
     assert_eq!(stream.data().await.unwrap().unwrap(), "first\n");
     let more = timeout(Duration::from_millis(500), stream.data()).await;
     assert!(more.is_err(), "it goes on: {more:?}");
+}
+
+/// hyper has all of a response in its buffers before the client has received it.
+#[tokio::test]
+async fn a_connection_is_not_idle_while_the_end_of_a_response_waits_for_a_slow_client() {
+    const LAST_BYTES: usize = 1000;
+    let limits = Limits {
+        head: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let running = Running::start(limits).await;
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let mut window = Builder::new();
+    window
+        .initial_window_size((LARGE_BYTES - LAST_BYTES) as u32)
+        .initial_connection_window_size(2 * LARGE_BYTES as u32);
+    let slow = Talk::by(&window, stream).await;
+    let request = to(Method::GET, "/large");
+    let (_, _, mut body) = slow.begin(request, "", true).await.unwrap();
+    let mut received = 0;
+    while received < LARGE_BYTES - LAST_BYTES {
+        received += body.data().await.unwrap().unwrap().len();
+    }
+    // Longer than the head may take and an idle client gets to close.
+    sleep(Duration::from_secs(2)).await;
+    body.flow_control().release_capacity(received).unwrap();
+    while let Some(piece) = timeout(DEADLINE, body.data()).await.unwrap() {
+        received += piece.unwrap().len();
+    }
+    assert_eq!(received, LARGE_BYTES);
 }
 
 #[tokio::test]
