@@ -1,10 +1,20 @@
 //! Compression of responses whose whole body is in memory: pages and JSON.
 //!
-//! Streams are never compressed. tower-http's layer is not used: it compresses while the client reads, so a client that
-//! keeps the flow-control windows of its HTTP/2 streams at 0 would hold a brotli encoder of megabytes for each of its
-//! 100 concurrent requests. Here only the compressed bytes wait for the client.
+//! ```text
+//!  JSON ── below 1 KiB ──────────────────────▶ as it is
+//!   ├───── no permit is free ────────────────▶ as it is
+//!   ├───── up to 64 KiB ─ compressed here ───▶ compressed
+//!   └───── longer ─────── spawn_blocking ────▶ compressed
+//! ```
+//!
+//! Streams are never compressed. tower-http's layer is not used. It compresses while the client reads, so a client that
+//! keeps the flow-control windows of its HTTP/2 streams at 0 would hold a brotli encoder for each of its 100 concurrent
+//! requests (`bench/README.md` has its size); here only the compressed bytes wait for the client. And it compresses on
+//! the runtime's threads, any number of responses at once.
+//!
+//! Invariant: at most half of the cores (at least one) compress responses, so other requests do not wait for them.
 
-use std::io::Write;
+use std::{io::Write, sync::Arc, thread::available_parallelism};
 
 use axum::{
     Router,
@@ -19,10 +29,16 @@ use hyper::{
     header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY},
 };
 
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
 use crate::{Body, Request, Response};
 
 /// Minimum bytes of JSON that is compressed: a shorter response fits one packet, compressed or not.
 const MIN_BYTES: u64 = 1 << 10;
+
+/// Maximum bytes that are compressed on a runtime thread (`bench/README.md` has how long that takes). The room lists
+/// and histories that are longer would delay the other connections of the thread.
+const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// Window of brotli as a power of 2 (256 KiB): no file that is served is longer.
 const BROTLI_WINDOW: i32 = 18;
@@ -49,23 +65,28 @@ impl Coding {
     /// All codings, the best first.
     pub const ALL: [Self; 2] = [Self::Brotli, Self::Gzip];
 
-    /// Returns the best coding that the sender of a request accepts (RFC 9110, 12.5.3).
+    /// Returns the coding to which the sender of a request gives the highest weight (RFC 9110, 12.5.3), the best of
+    /// several. `None`: it accepts no coding, or prefers `identity`.
     pub fn accepted(request: &HeaderMap) -> Option<Self> {
-        let ranges: Vec<(&str, bool)> = request
+        let weights: Vec<(&str, f32)> = request
             .get_all(ACCEPT_ENCODING)
             .iter()
             .filter_map(|line| line.to_str().ok())
             .flat_map(|line| line.split(','))
-            .map(range)
+            .map(weight)
             .collect();
-        let accepts = |name: &str| {
-            let named = |name: &str| ranges.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
-            named(name)
-                .or_else(|| named("*"))
-                .is_some_and(|range| range.1)
+        let named = |name: &str| {
+            let named = weights.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
+            named.map(|(_, weight)| *weight)
         };
-        let mut codings = Self::ALL.into_iter();
-        codings.find(|coding| accepts(coding.name()))
+        // Without a weight of its own, no coding is the last choice, not the one that `*` means.
+        let identity = named("identity").unwrap_or(0.0);
+        let of = |coding: Self| named(coding.name()).or_else(|| named("*")).unwrap_or(0.0);
+        let codings = Self::ALL.map(|coding| (of(coding), coding)).into_iter();
+        // The last of several maxima is the result.
+        let preferred = codings.rev().max_by(|(a, _), (b, _)| a.total_cmp(b));
+        let (weight, coding) = preferred?;
+        (weight > 0.0 && weight >= identity).then_some(coding)
     }
 
     fn name(self) -> &'static str {
@@ -115,49 +136,87 @@ impl Coding {
     }
 }
 
-/// Parses an element of `Accept-Encoding`: the coding's name, and whether it is acceptable (a weight of 0 excludes it).
-fn range(text: &str) -> (&str, bool) {
-    let (name, weight) = text.split_once(';').unwrap_or((text, ""));
-    let weight = weight.trim().trim_start_matches(['q', 'Q']).trim_start();
-    let weight = weight.strip_prefix('=').map(|weight| weight.trim().parse());
-    (
-        name.trim(),
-        weight.is_none_or(|weight| weight != Ok(0.0_f32)),
-    )
+/// Parses an element of `Accept-Encoding`: the coding's name, and its weight from 0 (not acceptable) to 1. An invalid
+/// weight is 0: uncompressed responses are valid for every client.
+fn weight(element: &str) -> (&str, f32) {
+    let Some((name, parameter)) = element.split_once(';') else {
+        return (element.trim(), 1.0);
+    };
+    let parameter = parameter.split_once('=');
+    let weight = parameter
+        .filter(|(key, _)| key.trim().eq_ignore_ascii_case("q"))
+        .and_then(|(_, weight)| weight.trim().parse().ok())
+        .filter(|weight| (0.0..=1.0).contains(weight));
+    (name.trim(), weight.unwrap_or(0.0))
 }
 
 /// Compresses the JSON that the routes of `router` return, for clients that accept it.
 pub fn compress_json(router: Router) -> Router {
-    router.route_layer(from_fn(async |request: Request, next: Next| {
-        let coding = Coding::accepted(request.headers());
-        compressed(next.run(request).await, coding).await
+    let compressor = Compressor::new();
+    router.route_layer(from_fn(move |request: Request, next: Next| {
+        let compressor = compressor.clone();
+        async move {
+            let coding = Coding::accepted(request.headers());
+            compressor.compress(next.run(request).await, coding).await
+        }
     }))
 }
 
-async fn compressed(mut response: Response, coding: Option<Coding>) -> Response {
-    let json = response.headers().get(CONTENT_TYPE);
-    let json = json.is_some_and(|kind| kind == "application/json");
-    let bytes = response.body().size_hint().exact();
-    if !json || bytes.is_none_or(|bytes| bytes < MIN_BYTES) {
-        return response;
+/// Compresses responses, a limited number at once.
+#[derive(Clone)]
+struct Compressor(Arc<Semaphore>);
+
+impl Compressor {
+    /// Compresses on half of the cores at most.
+    fn new() -> Self {
+        let cores = available_parallelism().map_or(1, usize::from);
+        Self(Arc::new(Semaphore::new((cores / 2).max(1))))
     }
-    Coding::mark(coding, response.headers_mut());
-    let Some(coding) = coding else {
-        return response;
-    };
-    let (mut parts, body) = response.into_parts();
-    // A body of known length is in memory, so this does not wait.
-    let body = body.collect().await.map(|body| body.to_bytes());
-    parts.headers.remove(CONTENT_LENGTH);
-    let body = coding.encode(&body.unwrap_or_default(), Effort::Each);
-    Response::from_parts(parts, Body::from(body))
+
+    /// Compresses `response` if it is long JSON and a permit is free.
+    async fn compress(&self, mut response: Response, coding: Option<Coding>) -> Response {
+        let json = response.headers().get(CONTENT_TYPE);
+        let json = json.is_some_and(|kind| kind == "application/json");
+        let bytes = response.body().size_hint().exact();
+        if !json || bytes.is_none_or(|bytes| bytes < MIN_BYTES) {
+            return response;
+        }
+        let permit = self.0.clone().try_acquire_owned().ok();
+        let (Some(coding), Some(permit)) = (coding, permit) else {
+            Coding::mark(None, response.headers_mut());
+            return response;
+        };
+        Coding::mark(Some(coding), response.headers_mut());
+        let (mut parts, body) = response.into_parts();
+        // A body of known length is in memory, so this does not wait.
+        let body = body.collect().await.map(|body| body.to_bytes());
+        let body = body.unwrap_or_default();
+        parts.headers.remove(CONTENT_LENGTH);
+        let inline = body.len() <= MAX_INLINE_BYTES;
+        // The permit is held until the compression ends, also if the client is gone before.
+        let encode = move || {
+            let _permit = permit;
+            coding.encode(&body, Effort::Each)
+        };
+        let encoded = match inline {
+            true => encode(),
+            // A panic would have ended the process.
+            false => spawn_blocking(encode).await.unwrap_or_default(),
+        };
+        Response::from_parts(parts, Body::from(encoded))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use std::io::Read;
+    use proptest::prelude::*;
+    use std::{
+        io::Read,
+        pin::pin,
+        task::{Context, Waker},
+    };
 
     #[test]
     fn the_best_coding_that_is_accepted_is_chosen() {
@@ -174,6 +233,16 @@ mod tests {
             ("br;q=0, *", Some(Gzip)),
             ("*;q=0", None),
             ("x-gzip, brotli", None),
+            ("br;q=0.1, gzip;q=0.9", Some(Gzip)),
+            ("gzip;q=0.5, br;q=0.5", Some(Brotli)),
+            ("gzip;Q=1.000, br;q=0.999", Some(Gzip)),
+            ("gzip;q=0.2, *;q=0.7", Some(Brotli)),
+            ("identity, gzip;q=0.5", None),
+            ("identity;q=0.5, gzip;q=0.5", Some(Gzip)),
+            ("identity;q=0, gzip;q=0.1", Some(Gzip)),
+            ("gzip;q=2, br;q=x", None),
+            ("gzip;q=NaN, br;q=-1", None),
+            ("gzip;level=9", None),
         ] {
             let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, accepted.parse().unwrap())]);
             assert_eq!(Coding::accepted(&headers), coding, "{accepted}");
@@ -200,5 +269,58 @@ mod tests {
                 assert_eq!(read, text);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn no_coding_has_a_higher_weight_than_the_chosen_one(
+            brotli in 0_u16..=1000, gzip in 0_u16..=1000, identity in 0_u16..=1000,
+        ) {
+            let weights = [("gzip", gzip), ("br", brotli), ("identity", identity)];
+            let element = |(name, weight)| format!("{name};q={}", f32::from(weight) / 1000.0);
+            let header = weights.map(element).join(", ").parse().unwrap();
+            let chosen = Coding::accepted(&HeaderMap::from_iter([(ACCEPT_ENCODING, header)]));
+            let best = brotli.max(gzip);
+            match chosen {
+                Some(coding) => {
+                    let of = weights.iter().find(|(name, _)| *name == coding.name()).unwrap().1;
+                    prop_assert!(of == best && of > 0 && of >= identity);
+                }
+                None => prop_assert!(best == 0 || best < identity),
+            }
+        }
+    }
+
+    fn json(bytes: usize) -> Response {
+        let mut response = Response::new(Body::from("1".repeat(bytes)));
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        response
+    }
+
+    #[tokio::test]
+    async fn without_a_permit_json_is_sent_uncompressed() {
+        let compressor = Compressor(Arc::new(Semaphore::new(1)));
+        for (permits, coding) in [(1, None), (0, Some("gzip"))] {
+            let held = compressor.0.try_acquire_many(permits).unwrap();
+            let response = compressor.compress(json(2000), Some(Coding::Gzip)).await;
+            let encoding = response.headers().get(CONTENT_ENCODING);
+            assert_eq!(encoding.map(|value| value.to_str().unwrap()), coding);
+            assert_eq!(response.headers()[VARY], "accept-encoding");
+            drop(held);
+        }
+        assert_eq!(compressor.0.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_long_response_is_compressed_off_the_runtime_s_threads() {
+        let compressor = Compressor(Arc::new(Semaphore::new(1)));
+        let mut cx = Context::from_waker(Waker::noop());
+        let compress = |bytes| compressor.compress(json(bytes), Some(Coding::Brotli));
+        let mut long = pin!(compress(MAX_INLINE_BYTES + 1));
+        assert!(long.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(long.await.headers()[CONTENT_ENCODING], "br");
+        let short = pin!(compress(MAX_INLINE_BYTES));
+        assert!(short.poll(&mut cx).is_ready());
     }
 }
