@@ -245,6 +245,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals) -> Result<(), Failure> {
         // The other processes of a cluster are notified of a stop, also before they have begun.
         signals.take_over();
         let mut counting = Counting::start(config, log, &watch)?;
+        watch.all_registered();
         let signal = tokio::select! {
             ended = counting.ends() => {
                 ended?;

@@ -14,7 +14,7 @@ use crate::{
     exit::{Exit, Failure},
     logging::LogFormat,
     permissions::Role,
-    server::{Drain, ServerConfig, Watch, announce},
+    server::{Drain, RelayConfig, ServerConfig, Watch, announce},
     signal::Signals,
     topics,
 };
@@ -126,7 +126,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     topics::require(&*log, Role::Ingest, &names)?;
     super::run(async {
         let watch = Watch::new()?;
-        let bound = server.bind(0, &watch).await?;
+        let bound = server.bind(RelayConfig::default(), &watch).await?;
         let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let url = format!("{}://{}/v1/reactions", bound.scheme(), bound.address);

@@ -45,7 +45,7 @@ pub(crate) struct Flags {
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
     let server = ServerConfig::read(&flags.server)?;
-    let token = flags.publishing.token()?;
+    let relays = flags.publishing.relays()?;
     let log = flags.kafka.connect()?;
     let needed = topics::require(&*log, Role::Publisher, &names)?;
     let (window_ms, swarm_size) = cut(&names, &*log)?;
@@ -61,12 +61,11 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     };
     super::run(async {
         let watch = Watch::new()?;
-        let bound = server.bind(flags.publishing.max_relays(), &watch).await?;
-        let relays = flags.publishing.bind(token, &bound)?;
+        let bound = server.bind(relays, &watch).await?;
         let _watching = watch.follow(&log, needed)?;
         let publishing = Publishing::start(config, log, &watch).await?;
         publishing
-            .serve(("publisher", format), bound, relays, &mut signals)
+            .serve(("publisher", format), bound, &mut signals)
             .await
     })
 }

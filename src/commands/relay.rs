@@ -54,7 +54,8 @@ fn upstream(text: &str) -> Result<String, String> {
 
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let server = ServerConfig::read(&flags.server)?;
-    let token = flags.publishing.token()?;
+    let relays = flags.publishing.relays()?;
+    let token = relays.token.clone();
     let trust = match (&flags.upstream_ca, flags.upstream_tls) {
         (Some(file), _) => Trust::in_file(file)
             .map(Some)
@@ -70,8 +71,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         .subscribers(&server, flags.ingest_url, clock);
     super::run(async {
         let watch = Watch::new()?;
-        let bound = server.bind(flags.publishing.max_relays(), &watch).await?;
-        let relays = flags.publishing.bind(token.clone(), &bound)?;
+        let bound = server.bind(relays, &watch).await?;
         let upstreams = Upstreams {
             addresses: flags.upstream,
             name: bound.address.to_string(),
@@ -79,8 +79,6 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             trust,
         };
         let relaying = Publishing::start_relay(upstreams, subscribers, &watch).await?;
-        relaying
-            .serve(("relay", format), bound, relays, &mut signals)
-            .await
+        relaying.serve(("relay", format), bound, &mut signals).await
     })
 }

@@ -75,7 +75,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
         return Err(Failure::usage("--lateness", why));
     }
-    let token = flags.publishing.token()?;
+    let relays = flags.publishing.relays()?;
     let open = !server.authenticator.requires_token();
     let intake = flags
         .intake
@@ -103,8 +103,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     super::run(async {
         let watch = Watch::new()?;
         watch.clock(clock)?;
-        let bound = server.bind(flags.publishing.max_relays(), &watch).await?;
-        let relays = flags.publishing.bind(token, &bound)?;
+        let mut bound = server.bind(relays, &watch).await?;
         let (scheme, address) = (bound.scheme(), bound.address);
         let _socket = dir.and_then(|dir| {
             let router = watch
@@ -117,7 +116,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
         let ingest = started.map_err(start_failure)?;
         let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
-        let _relays = publishing.feed_relays(relays, format)?;
+        let _relays = publishing.feed_relays(bound.relays.take(), format)?;
         let mut counting = Counting::start(counting, log, &watch)?;
         let router = ingest.router().merge(publishing.router());
         let serving = bound.serve(router, &signals);

@@ -3,6 +3,7 @@
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
 use axum::Router;
+use emostream_broadcast::{RelayPort, RelayToken};
 use emostream_http::{
     AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Tls, listen, serve,
 };
@@ -23,19 +24,31 @@ use crate::{
 pub(crate) struct ServerConfig {
     listen: ListenFlags,
     admin: Option<SocketAddr>,
-    pub(super) tls: Option<Tls>,
+    tls: Option<Tls>,
     pub(crate) allow_origin: AllowOrigin,
     pub(crate) authenticator: Authenticator,
+}
+
+/// Where relays connect; by default nowhere.
+#[derive(Default)]
+pub(crate) struct RelayConfig {
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) token: RelayToken,
+    /// Maximum connected relays.
+    pub(crate) max_relays: u32,
 }
 
 /// The addresses of a role. They are bound before anything starts, so that a second process on one host ends at once.
 pub(crate) struct Bound {
     listener: TcpListener,
     pub(crate) address: SocketAddr,
-    pub(super) tls: Option<Tls>,
+    /// Taken by the service that feeds relays.
+    pub(crate) relays: Option<RelayPort>,
+    tls: Option<Tls>,
     limits: Limits,
     not_found: NotFound,
     admin: AdminServer,
+    watch: Watch,
 }
 
 /// A role that serves its clients.
@@ -57,22 +70,39 @@ impl ServerConfig {
         })
     }
 
-    /// Binds the addresses, and serves the admin address from now on. Call it in a tokio runtime.
-    pub(crate) async fn bind(self, max_relays: u32, watch: &Watch) -> Result<Bound, Failure> {
+    /// Binds all addresses; once they are bound, the admin address is served. Call it in a tokio runtime.
+    pub(crate) async fn bind(self, relays: RelayConfig, watch: &Watch) -> Result<Bound, Failure> {
         watch.follow_keys(&self.authenticator)?;
         let listener = bind("--listen", self.listen.address())?;
         let address = address(&listener)?;
-        let limits = self.listen.limits(max_relays);
+        let limits = self.listen.limits(relays.max_relays);
+        let relays = relays.bind(self.tls.clone())?;
         follow(&self.tls);
         let admin = AdminServer::start(self.admin, self.tls.clone(), watch).await?;
         Ok(Bound {
             listener,
             address,
+            relays,
             tls: self.tls,
             limits,
             not_found: NotFound::new(self.allow_origin),
             admin,
+            watch: watch.clone(),
         })
+    }
+}
+
+impl RelayConfig {
+    fn bind(self, tls: Option<Tls>) -> Result<Option<RelayPort>, Failure> {
+        let Some(address) = self.address else {
+            return Ok(None);
+        };
+        Ok(Some(RelayPort {
+            listener: bind("--relay-listen", address)?,
+            tls,
+            token: self.token,
+            max_relays: self.max_relays,
+        }))
     }
 }
 
@@ -82,10 +112,12 @@ impl Bound {
         scheme(&self.tls)
     }
 
-    /// Serves `router`. From now on a signal drains the process and does not end it.
+    /// Serves `router`, whose services have registered their components. From now on a signal drains the process and
+    /// does not end it.
     pub(crate) fn serve(self, router: Router, signals: &Signals) -> Serving {
         let shutdown = CancellationToken::new();
         signals.take_over();
+        self.watch.all_registered();
         let connections = tokio::spawn(serve(
             Listener::new(self.listener, self.tls),
             self.not_found.after(router),
@@ -172,4 +204,62 @@ pub(crate) fn announce(format: LogFormat, text: &str, url: &str) -> Result<(), F
     };
     // A server whose standard output is closed continues to serve.
     output::quietly(output::print(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use clap::Parser;
+    use std::net::TcpListener as StdListener;
+    use tokio::net::TcpStream;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        server: ServerFlags,
+    }
+
+    /// `--admin` is at `admin`, `--listen` at a free port.
+    fn config(admin: &str) -> ServerConfig {
+        let line = Line::try_parse_from(["x", "--listen", "127.0.0.1:0", "--admin", admin]);
+        ServerConfig::read(&line.unwrap().server).unwrap_or_else(|_| panic!("no files are named"))
+    }
+
+    #[tokio::test]
+    async fn the_admin_address_is_not_served_before_all_addresses_are_bound() {
+        let free = StdListener::bind("127.0.0.1:0").unwrap();
+        let admin = free.local_addr().unwrap();
+        drop(free);
+        let taken = StdListener::bind("127.0.0.1:0").unwrap();
+        let relays = RelayConfig {
+            address: Some(taken.local_addr().unwrap()),
+            ..RelayConfig::default()
+        };
+        let watch = Watch::new().unwrap_or_else(|_| panic!("metrics are registered"));
+        assert!(
+            config(&admin.to_string())
+                .bind(relays, &watch)
+                .await
+                .is_err()
+        );
+        assert!(TcpStream::connect(admin).await.is_err());
+    }
+
+    #[test]
+    fn a_process_is_not_ready_before_its_components_are_registered() {
+        let signals = Signals::listen().unwrap_or_else(|_| panic!("no other handler"));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let watch = Watch::new().unwrap_or_else(|_| panic!("metrics are registered"));
+            let bound = config("off").bind(RelayConfig::default(), &watch).await;
+            let bound = bound.unwrap_or_else(|_| panic!("the port is free"));
+            assert!(watch.readiness.check().is_err());
+            let service = watch.readiness.component("service");
+            let _serving = bound.serve(Router::new(), &signals);
+            assert_eq!(watch.readiness.check(), Err("service: starting".to_owned()));
+            service.ready();
+            assert_eq!(watch.readiness.check(), Ok(()));
+        });
+    }
 }

@@ -5,8 +5,9 @@
 //!           files are read         └▶ admin: not ready ── ready ──▶     └── failed by itself ────▶ Drain ─▶ its exit code
 //! ```
 //!
-//! Invariants: all files are read before an address is bound, and all addresses are bound before a service starts. The
-//! admin address is served until everything else has ended.
+//! Invariants: all files are read before an address is bound, and all addresses are bound before the admin address is
+//! served or a service starts. The process is not ready before all its components are registered. The admin address is
+//! served until everything else has ended.
 
 mod admin;
 mod counting;
@@ -19,6 +20,6 @@ mod watch;
 pub(crate) use admin::AdminServer;
 pub(crate) use counting::Counting;
 pub(crate) use drain::Drain;
-pub(crate) use listening::{ServerConfig, announce};
+pub(crate) use listening::{RelayConfig, ServerConfig, announce};
 pub(crate) use publishing::{Publishing, PublishingFlags};
 pub(crate) use watch::Watch;

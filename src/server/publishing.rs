@@ -9,14 +9,14 @@ use std::{sync::Arc, time::Duration};
 use axum::Router;
 use clap::Args;
 use emostream_broadcast::{
-    BroadcastError, Config, IngestUrl, Publisher, RelayPort, RelayToken, SUBSCRIBER_HEARTBEAT,
+    BroadcastError, Config, IngestUrl, Publisher, RelayPort, SUBSCRIBER_HEARTBEAT,
     SubscriberConfig, Upstreams,
 };
 use emostream_log::{EventClock, Log};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    listening::{Bound, ServerConfig, address, announce, bind},
+    listening::{Bound, RelayConfig, ServerConfig, address, announce},
     watch::Watch,
 };
 use crate::{
@@ -59,30 +59,12 @@ impl PublishingFlags {
     }
 
     /// Reads the relays' token from its file.
-    pub(crate) fn token(&self) -> Result<RelayToken, Failure> {
-        self.relays.token()
-    }
-
-    /// Maximum connected relays.
-    pub(crate) fn max_relays(&self) -> u32 {
-        self.relays.max_relays()
-    }
-
-    /// Binds the port for relays, if there is one; it has the TLS of `bound`.
-    pub(crate) fn bind(
-        &self,
-        token: RelayToken,
-        bound: &Bound,
-    ) -> Result<Option<RelayPort>, Failure> {
-        let Some(address) = self.relays.address() else {
-            return Ok(None);
-        };
-        Ok(Some(RelayPort {
-            listener: bind("--relay-listen", address)?,
-            tls: bound.tls.clone(),
-            token,
+    pub(crate) fn relays(&self) -> Result<RelayConfig, Failure> {
+        Ok(RelayConfig {
+            address: self.relays.address(),
+            token: self.relays.token()?,
             max_relays: self.relays.max_relays(),
-        }))
+        })
     }
 }
 
@@ -151,12 +133,11 @@ impl Publishing {
     pub(crate) async fn serve(
         self,
         (role, format): (&str, LogFormat),
-        bound: Bound,
-        relays: Option<RelayPort>,
+        mut bound: Bound,
         signals: &mut Signals,
     ) -> Result<(), Failure> {
         let url = format!("{}://{}/", bound.scheme(), bound.address);
-        let _relays = self.feed_relays(relays, format)?;
+        let _relays = self.feed_relays(bound.relays.take(), format)?;
         let serving = bound.serve(self.router(), signals);
         announce(format, &format!("the {role} serves {url}\n"), &url)?;
         let (ended, drain) = serving.until_ended(signals, self.fails()).await;

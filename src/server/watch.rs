@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use emostream_http::{Admin, Authenticator, Readiness};
+use emostream_http::{Admin, Authenticator, Component, Readiness};
 use emostream_log::{EventClock, Log};
 use prometheus::{IntGauge, Opts, PullingGauge, Registry};
 
@@ -14,6 +14,7 @@ use crate::exit::{Exit, Failure};
 pub(crate) struct Watch {
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
+    process: Component,
 }
 
 impl Watch {
@@ -32,13 +33,20 @@ impl Watch {
 
     /// Returns those of a process that is not ready yet. Its metrics include its version and its resource usage.
     pub(crate) fn new() -> Result<Self, Failure> {
+        let readiness = Readiness::new();
         let watch = Self {
             registry: Registry::new(),
-            readiness: Readiness::default(),
+            process: readiness.component("process"),
+            readiness,
         };
         let registered = watch.register_process();
         registered.map_err(|error| Failure::new(Exit::Defect, error.to_string()))?;
         Ok(watch)
+    }
+
+    /// Call it when all components are registered. Before, `/readyz` is 503, even if those that are registered are ready.
+    pub(crate) fn all_registered(&self) {
+        self.process.ready();
     }
 
     /// Returns the endpoints for operators, for any address that serves them.
