@@ -9,7 +9,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 
 use crate::{
     Limits, Problem,
@@ -71,16 +71,16 @@ impl Serving {
         let Some(tls) = &self.tls else {
             let begun = timeout(self.limits.head, begins_http2(&mut wire)).await;
             return Ok(match begun.map_err(|_| io::ErrorKind::TimedOut)?? {
-                true => Spoken::Http2(wire.into()),
-                false => Spoken::Http1(wire.into()),
+                true => Spoken::Http2(Either::Left(wire)),
+                false => Spoken::Http1(Either::Left(wire)),
             });
         };
         let shaken = timeout(self.limits.handshake, shake_hands(tls, wire)).await;
-        let stream = shaken.map_err(|_| io::ErrorKind::TimedOut)??;
+        let stream = Box::new(shaken.map_err(|_| io::ErrorKind::TimedOut)??);
         let agreed = stream.get_ref().1.alpn_protocol();
         Ok(match agreed == Some(HTTP2) {
-            true => Spoken::Http2(stream.into()),
-            false => Spoken::Http1(stream.into()),
+            true => Spoken::Http2(Either::Right(stream)),
+            false => Spoken::Http1(Either::Right(stream)),
         })
     }
 }

@@ -14,7 +14,7 @@
 use std::{
     convert::Infallible,
     future::{pending, poll_fn},
-    io::{self, IoSlice, Write},
+    io::{self, Write},
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
@@ -42,7 +42,7 @@ use tokio::{
 use crate::{
     DetachedConnection, Problem, Response,
     message::takeover::{self, OnTakeover},
-    net::socket::Socket,
+    net::socket::{Socket, detach},
     server::{connection::Serving, streams::Answered},
 };
 
@@ -141,7 +141,7 @@ impl Serving {
             End::Takeover(takeover) => takeover,
         };
         let parts = served.into_parts();
-        match parts.io.into_inner().socket.detach(&parts.read_buf) {
+        match detach(parts.io.into_inner().socket, &parts.read_buf) {
             Ok((stream, read_ahead)) => takeover(DetachedConnection {
                 stream,
                 head,
@@ -216,19 +216,6 @@ impl AsyncWrite for TrackedIo {
     ) -> Poll<io::Result<usize>> {
         self.state.unsent.store(true, Ordering::Relaxed);
         Pin::new(&mut self.socket).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.state.unsent.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
