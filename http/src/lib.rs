@@ -29,7 +29,7 @@ mod server;
 
 pub use admin::{Admin, Component, Readiness};
 pub use axum::{body::Body, extract::Request, response::Response};
-pub use client::{Trust, TrustError};
+pub use client::{ClientStream, Trust, TrustError, connect};
 pub use message::{BodyError, BodyLimits, BodyReader, CollectedBody, Problem, takeover};
 pub use middleware::{
     AllowOrigin, Authenticator, Coding, Effort, InvalidJwksUrl, InvalidKey, InvalidKeySet,

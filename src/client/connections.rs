@@ -191,7 +191,7 @@ impl Connections {
     }
 
     async fn open(&self) -> io::Result<Connection> {
-        let stream = self.endpoint.dial().await?;
+        let stream = self.endpoint.connect().await?;
         let shaken = http1::handshake(TokioIo::new(stream)).await;
         let (connection, driver) = shaken.map_err(io::Error::other)?;
         // It ends with the connection; what it says then, the request under way says too.

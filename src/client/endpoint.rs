@@ -3,11 +3,7 @@
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use emostream_http::Trust;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use emostream_http::{ClientStream, Trust, connect};
 
 use super::{Server, Token};
 use crate::exit::Failure;
@@ -95,11 +91,6 @@ pub(crate) struct Endpoint {
     token: Option<Token>,
 }
 
-/// A connection in the clear or in TLS.
-pub(super) trait Stream: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Stream for S {}
-
 impl Endpoint {
     /// Where it is.
     pub(crate) fn server(&self) -> &Server {
@@ -112,13 +103,9 @@ impl Endpoint {
     }
 
     /// Connects.
-    pub(super) async fn dial(&self) -> io::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect(self.server.address()).await?;
-        stream.set_nodelay(true)?;
-        Ok(match &self.trust {
-            Some(trust) => Box::new(trust.speak(self.server.bare_host(), stream).await?),
-            None => Box::new(stream),
-        })
+    pub(super) async fn connect(&self) -> io::Result<ClientStream> {
+        let (host, port) = (self.server.bare_host(), self.server.port());
+        connect(host, port, self.trust.as_ref()).await
     }
 }
 

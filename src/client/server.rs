@@ -59,9 +59,9 @@ impl Server {
         self.tls
     }
 
-    /// `host:port`, to connect to.
-    pub(crate) fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+    /// The port to connect to.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The host as a certificate names it.
@@ -73,7 +73,7 @@ impl Server {
     pub(crate) fn authority(&self) -> String {
         match self.port == usual_port(self.tls) {
             true => self.host.clone(),
-            false => self.address(),
+            false => format!("{}:{}", self.host, self.port),
         }
     }
 
@@ -138,7 +138,7 @@ mod tests {
         ] {
             let server: Server = text.parse().unwrap();
             assert_eq!(server.url("/x"), url);
-            assert_eq!(server.address(), address);
+            assert_eq!(format!("{}:{}", server.host, server.port()), address);
             assert_eq!(server.bare_host(), host);
             let websocket = url.replacen("http", "ws", 1);
             assert_eq!(server.websocket_url("/x"), websocket);

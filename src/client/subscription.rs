@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use emostream_http::ClientStream;
 use emostream_model::{Frame, ResultId, Room};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -25,7 +26,7 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
-use super::{Endpoint, Token, endpoint::Stream, problem, reason, sse::Events};
+use super::{Endpoint, Token, problem, reason, sse::Events};
 
 /// How frames come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ struct Established {
 }
 
 enum Connection {
-    WebSocket(Box<WebSocketStream<Box<dyn Stream>>>),
+    WebSocket(Box<WebSocketStream<ClientStream>>),
     Events(Pin<Box<Incoming>>, Events),
 }
 
@@ -215,7 +216,7 @@ async fn websocket(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     let url = server.server().websocket_url(path);
     let mut request = url.into_client_request().map_err(retry)?;
     Token::sign(server.token(), request.headers_mut());
-    let stream = server.dial().await.map_err(retry)?;
+    let stream = server.connect().await.map_err(retry)?;
     match client_async(request, stream).await {
         Ok((stream, _)) => Ok(Connection::WebSocket(Box::new(stream))),
         Err(Error::Http(response)) => {
@@ -227,7 +228,7 @@ async fn websocket(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
 }
 
 async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
-    let stream = server.dial().await.map_err(retry)?;
+    let stream = server.connect().await.map_err(retry)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(retry)?;

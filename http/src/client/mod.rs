@@ -1,5 +1,7 @@
-//! The client side of TLS.
+//! Connections to servers.
 
+mod stream;
 mod tls;
 
+pub use stream::{ClientStream, connect};
 pub use tls::{Trust, TrustError};

@@ -10,15 +10,10 @@ use hyper::{
     header::{ACCEPT, CACHE_CONTROL, HOST, HeaderMap, LOCATION, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    Trust,
+    Trust, connect,
     middleware::auth::{jwks_url::JwksUrl, key_set::MAX_SET_BYTES, refresh::max_age},
 };
 
@@ -64,11 +59,6 @@ pub(super) enum FetchError {
     Long,
 }
 
-/// A connection with or without TLS.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
 impl JwksClient {
     /// Creates a client. An `https://` URL requires `trust`.
     pub(super) fn new(url: JwksUrl, trust: Option<Trust>) -> Self {
@@ -86,7 +76,8 @@ impl JwksClient {
     }
 
     async fn exchange(&self) -> Result<Fetched, FetchError> {
-        let stream = self.connect().await.map_err(FetchError::Unreachable)?;
+        let stream = connect(self.url.host(), self.url.port(), self.trust.as_ref()).await;
+        let stream = stream.map_err(FetchError::Unreachable)?;
         let mut http = http1::Builder::new();
         http.max_buf_size(MAX_HEAD_BYTES);
         let handshake = http.handshake(TokioIo::new(stream)).await;
@@ -112,15 +103,6 @@ impl JwksClient {
         Ok(Fetched {
             text: body.to_bytes(),
             max_age: header(&head.headers, CACHE_CONTROL).and_then(max_age),
-        })
-    }
-
-    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
-        let host = self.url.host();
-        let stream = TcpStream::connect((host, self.url.port())).await?;
-        Ok(match &self.trust {
-            Some(trust) => Box::new(trust.speak(host, stream).await?),
-            None => Box::new(stream),
         })
     }
 
