@@ -114,6 +114,31 @@ impl Connections {
         }
     }
 
+    /// The user that reactions are of: the token's, or else `usual`.
+    pub(crate) fn user<'a>(&'a self, usual: &'a str) -> &'a str {
+        self.endpoint.token().map_or(usual, |token| &token.user)
+    }
+
+    /// Posts JSON with the endpoint's token.
+    pub(crate) async fn post(&self, path: &'static str, body: Bytes) -> Answer {
+        self.ask_by_token(Method::POST, path, body).await
+    }
+
+    /// Gets with the endpoint's token.
+    pub(crate) async fn get(&self, path: &'static str) -> Answer {
+        self.ask_by_token(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn ask_by_token(&self, method: Method, path: &'static str, body: Bytes) -> Answer {
+        let question = Question {
+            method,
+            path: Uri::from_static(path),
+            body,
+            token: self.endpoint.token().cloned(),
+        };
+        self.ask(self.place().await, question).await.0
+    }
+
     /// Asks; also says when the answer was there.
     pub(crate) async fn ask(
         &self,
@@ -264,14 +289,8 @@ mod tests {
     }
 
     async fn post(connections: &Connections) -> Answer {
-        let place = connections.place().await;
-        let question = Question {
-            method: Method::POST,
-            path: Uri::from_static("/v1/reactions"),
-            body: Bytes::from_static(b"[]"),
-            token: None,
-        };
-        connections.ask(place, question).await.0
+        let body = Bytes::from_static(b"[]");
+        connections.post("/v1/reactions", body).await
     }
 
     #[tokio::test]

@@ -1,14 +1,13 @@
 //! The other side of the services: what posts reactions and what subscribes to rooms.
 //!
 //! ```text
-//!  Server (--url) ─▶ Endpoint ─┬─▶ Connections, Poster ──POST──▶ ingest     connections reused
+//!  Server (--url) ─▶ Endpoint ─┬─▶ Connections ──POST──▶ ingest             connections reused
 //!    in TLS or in the clear,   └─▶ Subscription ◀── publisher               reconnects, resumes by the
 //!    with a token or without                                                last final's id
 //! ```
 
 mod connections;
 mod endpoint;
-mod poster;
 pub(crate) mod problem;
 mod server;
 mod sse;
@@ -17,7 +16,6 @@ mod token;
 
 pub(crate) use connections::{Answer, Connections, Opened, Question};
 pub(crate) use endpoint::{AccessFlags, Endpoint};
-pub(crate) use poster::Poster;
 pub(crate) use server::Server;
 pub(crate) use subscription::{News, Subscription, Transport};
 pub(crate) use token::Token;

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Answer, Endpoint, News, Poster, Subscription, Transport},
+    client::{Answer, Connections, Endpoint, News, Subscription, Transport},
     exit::{Exit, Failure},
 };
 
@@ -110,7 +110,7 @@ struct Standing {
 pub(super) async fn follow(
     server: &Endpoint,
     rooms: &[Room],
-    poster: &Poster,
+    poster: &Connections,
 ) -> Result<Finals, Failure> {
     let (deadline, _) = watch::channel(None);
     let mut finals = Vec::new();
@@ -159,7 +159,10 @@ async fn all(told: Vec<oneshot::Receiver<()>>, limit: Duration) -> bool {
 
 impl Finals {
     /// Sends every room its last reaction, and waits until the windows of all of them are final.
-    pub(super) async fn after_the_last_window(self, poster: &Poster) -> HashMap<Room, Counted> {
+    pub(super) async fn after_the_last_window(
+        self,
+        poster: &Connections,
+    ) -> HashMap<Room, Counted> {
         let deadline = Instant::now() + WINDOW_LIMIT;
         let rooms: Vec<Room> = self.rooms.iter().map(|(room, _)| room.clone()).collect();
         // A room without it never completes, which the verdict says.
@@ -179,7 +182,7 @@ impl Finals {
 /// Stores a mark in every room; tries until `deadline`, for the server may be restarting. Stored twice, it
 /// is still one mark.
 async fn mark(
-    poster: &Poster,
+    poster: &Connections,
     rooms: &[Room],
     mark: &str,
     deadline: Instant,

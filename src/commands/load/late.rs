@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use crate::client::{Answer, Endpoint, Poster};
+use crate::client::{Answer, Connections, Endpoint};
 
 const METRIC: &str = "emostream_dataflow_late_total";
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Reads the counters of all processes; where one is not there, late reactions are reported as lost.
-pub(super) struct Counter(Vec<Poster>);
+pub(super) struct Counter(Vec<Connections>);
 
 impl Counter {
     /// `processes`: where they serve their metrics.
     pub(super) fn new(processes: &[Endpoint]) -> Self {
-        let poster = |process: &Endpoint| Poster::new(process.clone(), 1, LIMIT);
+        let poster = |process: &Endpoint| Connections::new(process.clone(), 1, LIMIT);
         Self(processes.iter().map(poster).collect())
     }
 

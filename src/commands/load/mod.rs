@@ -42,7 +42,7 @@ use self::{
     verdict::Circumstances,
 };
 use crate::{
-    client::{Answer, Connections, Endpoint, Poster},
+    client::{Answer, Connections, Endpoint},
     exit::{Exit, Failure},
     output,
     signal::Signals,
@@ -70,7 +70,7 @@ pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
 
 async fn rehearse(asked: Asked, mut signals: Signals) -> Result<(), Failure> {
     let flags = &asked.flags;
-    let poster = Poster::new(asked.ingest.clone(), FEW, ANSWER_LIMIT);
+    let poster = Arc::new(Connections::new(asked.ingest.clone(), FEW, ANSWER_LIMIT));
     let screens = screens(&asked).await?;
     let late = late::Counter::new(&asked.metrics);
     say(&asked, &places(&asked, screens.as_ref()))?;
@@ -128,7 +128,7 @@ fn say(asked: &Asked, text: &str) -> Result<(), Failure> {
 /// Where screens can be watched, if anybody needs to. Nobody at --url is a failure.
 async fn screens(asked: &Asked) -> Result<Option<Endpoint>, Failure> {
     let flags = &asked.flags;
-    let reach = |server: &Endpoint| Poster::new(server.clone(), 1, REACH_LIMIT);
+    let reach = |server: &Endpoint| Connections::new(server.clone(), 1, REACH_LIMIT);
     let at_url = reach(&asked.ingest).get("/v1/rooms").await;
     if let Answer::Refused(why) | Answer::Unknown(why) = &at_url {
         let why = format!("--url: {} is not reachable: {why}", asked.ingest);
@@ -181,7 +181,7 @@ fn places(asked: &Asked, screens: Option<&Endpoint>) -> String {
 async fn finals(
     asked: &Asked,
     screens: Option<&Endpoint>,
-    poster: &Poster,
+    poster: &Connections,
 ) -> Result<Option<Finals>, Failure> {
     match screens.filter(|_| asked.flags.verify) {
         Some(screens) => Ok(Some(finals::follow(screens, &asked.rooms, poster).await?)),
@@ -194,7 +194,7 @@ async fn perform(
     asked: &Asked,
     plan: Schedule,
     screens: Option<&Endpoint>,
-    poster: &Poster,
+    poster: &Arc<Connections>,
     signals: &mut Signals,
 ) -> (Sent, Report) {
     let flags = &asked.flags;

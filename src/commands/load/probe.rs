@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::ledger::{latencies, record};
 use crate::{
     cli::values::Rate,
-    client::{Answer, Endpoint, News, Poster, Subscription, Transport},
+    client::{Answer, Connections, Endpoint, News, Subscription, Transport},
 };
 
 /// What the probe sends. It is not part of the crowd, nor of the verdict.
@@ -49,7 +50,12 @@ pub(super) struct Probed {
 }
 
 impl Probe {
-    pub(super) fn start(screens: &Endpoint, room: Room, poster: &Poster, rate: Rate) -> Self {
+    pub(super) fn start(
+        screens: &Endpoint,
+        room: Room,
+        poster: &Arc<Connections>,
+        rate: Rate,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let screen = Subscription::new(screens.clone(), room.clone(), Transport::WebSocket);
         let task = tokio::spawn(measure(screen, room, poster.clone(), rate, stopped));
@@ -110,7 +116,7 @@ impl Screen {
 async fn measure(
     mut room: Subscription,
     name: Room,
-    poster: Poster,
+    poster: Arc<Connections>,
     rate: Rate,
     mut stopped: watch::Receiver<bool>,
 ) -> Probed {
