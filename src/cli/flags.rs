@@ -413,20 +413,6 @@ impl EmojiFlags {
     }
 }
 
-/// Whose pages may use the service.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct OriginFlags {
-    /// Which web origins may use it: * for all, or https://a.example,https://b.example
-    #[arg(long, value_name = "ORIGIN", default_value = "*", value_parser = origin)]
-    allow_origin: AllowOrigin,
-}
-
-impl OriginFlags {
-    pub(crate) fn allowed(&self) -> AllowOrigin {
-        self.allow_origin.clone()
-    }
-}
-
 fn origin(text: &str) -> Result<AllowOrigin, String> {
     text.parse()
         .map_err(|error: emostream_http::InvalidOrigin| error.to_string())
@@ -507,8 +493,9 @@ pub(crate) struct ServerFlags {
     pub(crate) listen: ListenFlags,
     #[command(flatten)]
     pub(crate) admin: AdminFlags,
-    #[command(flatten)]
-    pub(crate) origin: OriginFlags,
+    /// Which web origins may use it: * for all, or https://a.example,https://b.example
+    #[arg(long, value_name = "ORIGIN", default_value = "*", value_parser = origin)]
+    pub(crate) allow_origin: AllowOrigin,
     #[command(flatten)]
     pub(crate) tokens: TokenFlags,
 }
@@ -572,20 +559,10 @@ impl ListenFlags {
 pub(crate) struct FanoutFlags {
     /// Threads that write to subscribers; as many as there are cores by default
     #[arg(long, value_name = "N", value_parser = shards)]
-    shards: Option<NonZeroUsize>,
+    pub(crate) shards: Option<NonZeroUsize>,
     /// At the end, subscribers are told to come back one after another, spread over this at most
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    drain: Duration,
-}
-
-impl FanoutFlags {
-    pub(crate) fn shards(&self) -> Option<NonZeroUsize> {
-        self.shards
-    }
-
-    pub(crate) fn drain(&self) -> Duration {
-        self.drain
-    }
+    pub(crate) drain: Duration,
 }
 
 /// More threads than cores only wait for each other.
@@ -615,27 +592,17 @@ struct TlsFlags {
 pub(crate) struct RelayListenFlags {
     /// Where relays connect; nowhere unless given. Port 0 takes a free one
     #[arg(long, value_name = "ADDR", value_parser = address)]
-    relay_listen: Option<SocketAddr>,
+    pub(crate) relay_listen: Option<SocketAddr>,
     /// The most relays that are fed at once
     #[arg(long, value_name = "N", default_value_t = 256)]
     #[arg(value_parser = Ranged::<u32>::new().range(1..=100_000))]
-    max_relays: u32,
+    pub(crate) max_relays: u32,
     /// A file with a secret that the publisher and relays of one tree must all know
     #[arg(long, value_name = "FILE")]
     relay_token_file: Option<PathBuf>,
 }
 
 impl RelayListenFlags {
-    /// Where, if anywhere.
-    pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.relay_listen
-    }
-
-    /// The most relays at once; none where they cannot connect.
-    pub(crate) fn max_relays(&self) -> u32 {
-        self.relay_listen.map_or(0, |_| self.max_relays)
-    }
-
     /// What relays, and a relay's upstreams, must know. Reads the file.
     pub(crate) fn token(&self) -> Result<RelayToken, Failure> {
         let Some(file) = &self.relay_token_file else {

@@ -102,10 +102,10 @@ pub(super) struct CountingFlags {
     workers: u64,
     /// How long a window is
     #[arg(long, default_value = "2s", value_parser = duration)]
-    window: Duration,
+    pub(super) window: Duration,
     /// How long a window waits for stragglers: longer than ingest's flush plus the skew of clocks
     #[arg(long, default_value = "750ms", value_parser = duration)]
-    lateness: Duration,
+    pub(super) lateness: Duration,
     /// When a partition that gets nothing at all stops holding the others back
     #[arg(long, default_value = "10s", value_parser = duration)]
     idle_timeout: Duration,
@@ -121,11 +121,11 @@ pub(super) struct CountingFlags {
     unbounded_timestamps: bool,
     /// How often the tally of an open window is shown
     #[arg(long, default_value = "250ms", value_parser = duration)]
-    live: Duration,
+    pub(super) live: Duration,
     /// How many identical emojis make a swarm
     #[arg(long, value_name = "N", default_value_t = 1000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..))]
-    swarm_size: u64,
+    pub(super) swarm_size: u64,
     /// How long the sliding span of what is trending is: a whole number of windows
     #[arg(long, default_value = "60s", value_parser = duration)]
     trending_span: Duration,
@@ -139,20 +139,6 @@ pub(super) struct CountingFlags {
 }
 
 impl CountingFlags {
-    /// The window's size, the lateness, the pace of live tallies: what others must know too.
-    pub(super) fn window(&self) -> Duration {
-        self.window
-    }
-    pub(super) fn lateness(&self) -> Duration {
-        self.lateness
-    }
-    pub(super) fn live(&self) -> Duration {
-        self.live
-    }
-    pub(super) fn swarm_size(&self) -> u64 {
-        self.swarm_size
-    }
-
     /// Checks what belongs together.
     pub(super) fn config(
         &self,

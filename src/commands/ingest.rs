@@ -41,7 +41,7 @@ pub(crate) struct Flags {
 pub(super) struct IntakeFlags {
     /// How often reactions go to the log; the dataflow's lateness must exceed it
     #[arg(long, default_value = "500ms", value_parser = duration)]
-    flush: Duration,
+    pub(super) flush: Duration,
     /// This many reactions go to the log at once
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_FLUSHED))]
@@ -71,10 +71,6 @@ fn limit(text: &str) -> Result<RateLimit, String> {
 }
 
 impl IntakeFlags {
-    pub(super) fn flush(&self) -> Duration {
-        self.flush
-    }
-
     pub(super) fn config(
         &self,
         topics: Topics,

@@ -69,7 +69,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     if !flags.store.is_kafka() {
         counting.heartbeat = EMBEDDED_HEARTBEAT;
     }
-    let (lateness, flush) = (flags.counting.lateness(), flags.intake.flush());
+    let (lateness, flush) = (flags.counting.lateness, flags.intake.flush);
     if lateness <= flush {
         let why =
             format!("{lateness:?} must be longer than --flush ({flush:?}), or reactions are late");
@@ -82,9 +82,9 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         .config(names.clone(), emojis, &server, clock.clone());
     let publishing = Config {
         topics: names.clone(),
-        window_ms: ms(flags.counting.window()),
-        live_ms: ms(flags.counting.live()),
-        swarm_size: flags.counting.swarm_size(),
+        window_ms: ms(flags.counting.window),
+        live_ms: ms(flags.counting.live),
+        swarm_size: flags.counting.swarm_size,
         subscribers: flags.publishing.subscribers(&server, None, clock.clone()),
     };
 

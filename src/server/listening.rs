@@ -63,7 +63,7 @@ impl ServerConfig {
     pub(crate) fn read(flags: &ServerFlags) -> Result<Self, Failure> {
         Ok(Self {
             tls: flags.listen.tls()?,
-            allow_origin: flags.origin.allowed(),
+            allow_origin: flags.allow_origin.clone(),
             authenticator: flags.tokens.authenticator()?,
             listen: flags.listen.clone(),
             admin: flags.admin.address(),

@@ -51,8 +51,8 @@ impl PublishingFlags {
             ingest_url,
             allow_origin: server.allow_origin.clone(),
             authenticator: server.authenticator.clone(),
-            shards: self.fanout.shards(),
-            drain: self.fanout.drain(),
+            shards: self.fanout.shards,
+            drain: self.fanout.drain,
             clock,
             heartbeat: SUBSCRIBER_HEARTBEAT,
         }
@@ -60,10 +60,11 @@ impl PublishingFlags {
 
     /// Reads the relays' token from its file.
     pub(crate) fn relays(&self) -> Result<RelayConfig, Failure> {
+        let address = self.relays.relay_listen;
         Ok(RelayConfig {
-            address: self.relays.address(),
+            address,
             token: self.relays.token()?,
-            max_relays: self.relays.max_relays(),
+            max_relays: address.map_or(0, |_| self.relays.max_relays),
         })
     }
 }
