@@ -1,4 +1,4 @@
-//! The audience: thousands of WebSockets in one thread, cheap enough to leave the server its CPU.
+//! The audience: thousands of subscribers in one thread, cheap enough to leave the server its CPU.
 //!
 //! Orders come by standard input, one a line, and each is answered by a line:
 //!
@@ -21,7 +21,10 @@ use clap::Args;
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use rand::RngExt;
 
-use super::feed::{WINDOW_MS, room};
+use super::{
+    feed::{WINDOW_MS, room},
+    transport::Transport,
+};
 use crate::{Outcome, table::quantile};
 
 #[derive(Debug, Args)]
@@ -32,6 +35,8 @@ pub(crate) struct Flags {
     sockets: usize,
     #[arg(long)]
     rooms: usize,
+    #[arg(long)]
+    transport: Transport,
 }
 
 /// Handshakes under way at once: what a listener's queue takes, since who finds it full waits a second.
@@ -308,11 +313,8 @@ impl Audience {
             return Err(error.into());
         }
         let room = room(place % self.flags.rooms);
-        let request = format!(
-            "GET /v1/rooms/{room}/ws HTTP/1.1\r\nhost: bench\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        match seat.stream.write(request.as_bytes()) {
+        let request = self.flags.transport.request(&room);
+        match seat.stream.write(&request) {
             Ok(bytes) if bytes == request.len() => {
                 seat.asked = true;
                 Ok(())
@@ -325,6 +327,7 @@ impl Audience {
     }
 
     fn receive(&mut self, place: usize) -> Outcome<()> {
+        let transport = self.flags.transport;
         let Some(seat) = self.seats[place].as_mut().filter(|seat| !seat.stalled) else {
             return Ok(());
         };
@@ -347,24 +350,23 @@ impl Audience {
             };
             let mut rest = all;
             if !seat.shaken {
-                let Some(head) = rest.windows(4).position(|four| four == b"\r\n\r\n") else {
+                let Some(behind) = transport.behind_head(rest) else {
                     seat.begun = rest.to_vec();
                     continue;
                 };
-                if !rest.starts_with(b"HTTP/1.1 101") {
-                    return Err(String::from_utf8_lossy(rest).into());
-                }
+                rest = behind?;
                 seat.shaken = true;
                 self.shaking -= 1;
-                rest = &rest[head + 4..];
             }
-            while let Some((payload, behind)) = frame(rest) {
-                if rest[0] == PING && seat.stream.write(&PONG).is_err() {
-                    return Err("a pong was not taken".into());
+            while let Some(unit) = transport.unit(rest) {
+                if !unit.reply.is_empty() && seat.stream.write(&unit.reply).is_err() {
+                    return Err("a reply was not taken".into());
                 }
-                rest = behind;
-                if seat.hear(payload, now_ms, &mut self.count) {
-                    self.unseen -= 1;
+                rest = unit.rest;
+                for message in transport.messages(unit.payload) {
+                    if seat.hear(message, now_ms, &mut self.count) {
+                        self.unseen -= 1;
+                    }
                 }
             }
             seat.begun = rest.to_vec();
@@ -374,21 +376,6 @@ impl Audience {
             }
         }
     }
-}
-
-/// A server asks whether we live, and we say so; the mask is zeros.
-const PING: u8 = 0x89;
-const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
-
-/// The first frame's payload, and what lies behind it.
-fn frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (at, len) = match bytes {
-        [_, len @ 0..126, ..] => (2, usize::from(*len)),
-        [_, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
-        // Longer ones do not come here.
-        _ => return None,
-    };
-    (bytes.len() >= at + len).then(|| bytes[at..].split_at(len))
 }
 
 impl Seat {

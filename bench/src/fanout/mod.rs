@@ -17,6 +17,7 @@ pub(crate) mod results;
 
 mod feed;
 mod playhouse;
+mod transport;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use clap::{Args, ValueEnum};
 use crate::{Ours, Outcome, cluster::Cluster, table::median};
 use audience::Figures;
 use playhouse::{Playhouse, Server};
+use transport::Transport;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
@@ -56,6 +58,8 @@ enum Part {
     Rooms,
     /// One in a hundred stops reading
     Slow,
+    /// Server-Sent Events over HTTP/1.1 and HTTP/2, beside WebSockets
+    Sse,
     /// All connect at once; some come and go all the time; health meanwhile
     Herds,
 }
@@ -104,6 +108,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
             Part::Delivery => delivery(flags, &cluster)?,
             Part::Rooms => rooms(flags, &cluster)?,
             Part::Slow => slow(flags, &cluster)?,
+            Part::Sse => sse(flags, &cluster)?,
             Part::Herds => herds(flags, &cluster)?,
         }
     }
@@ -137,13 +142,13 @@ fn print_head() {
 }
 
 /// Prints the medians; answers the CPU of a delivery.
-fn print_row(server: Server, load: Load, runs: &[Measured], plain_us: Option<f64>) -> f64 {
+fn print_row(name: &str, load: Load, runs: &[Measured], plain_us: Option<f64>) -> f64 {
     let of = |figure: fn(&Measured) -> f64| median(runs.iter().map(figure).collect());
     let cpu_us = of(|run| run.cpu_us);
     let ratio = plain_us.map_or("–".to_owned(), |plain| format!("{:.2}", cpu_us / plain));
     println!(
         "| {} | {} × {} Hz, {} rooms | {cpu_us:.1} | {ratio} | {:.0} | {:.0} | {:.1} | {:.1} |",
-        server.name(),
+        name,
         load.sockets,
         load.rate,
         load.rooms,
@@ -158,12 +163,12 @@ fn print_row(server: Server, load: Load, runs: &[Measured], plain_us: Option<f64
 fn rounds(
     flags: &Flags,
     cluster: &Cluster,
-    servers: &[(Server, Load)],
+    servers: &[(Server, Load, Transport)],
 ) -> Outcome<Vec<Vec<Measured>>> {
     let mut runs: Vec<Vec<Measured>> = servers.iter().map(|_| Vec::new()).collect();
     for _ in 0..flags.rounds {
-        for ((server, load), runs) in servers.iter().zip(&mut runs) {
-            let mut house = Playhouse::open(*server, &flags.ours, cluster, *load)?;
+        for ((server, load, transport), runs) in servers.iter().zip(&mut runs) {
+            let mut house = Playhouse::open(*server, &flags.ours, cluster, *load, *transport)?;
             house.fill()?;
             runs.push(measure(&mut house, flags.span())?);
         }
@@ -175,10 +180,14 @@ fn delivery(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
     print_head();
     for load in [flags.large(), flags.quick()] {
         let servers = [Server::Plain, Server::Floor, Server::Ours];
-        let runs = rounds(flags, cluster, &servers.map(|server| (server, load)))?;
-        let plain_us = print_row(servers[0], load, &runs[0], None);
+        let runs = rounds(
+            flags,
+            cluster,
+            &servers.map(|server| (server, load, Transport::Websocket)),
+        )?;
+        let plain_us = print_row(servers[0].name(), load, &runs[0], None);
         for (server, runs) in servers.into_iter().zip(&runs).skip(1) {
-            print_row(server, load, runs, Some(plain_us));
+            print_row(server.name(), load, runs, Some(plain_us));
         }
     }
     Ok(())
@@ -186,14 +195,28 @@ fn delivery(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
 
 fn rooms(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
     let servers = [
-        (Server::Ours, flags.large()),
-        (Server::Ours, flags.many_rooms()),
+        (Server::Ours, flags.large(), Transport::Websocket),
+        (Server::Ours, flags.many_rooms(), Transport::Websocket),
     ];
     let runs = rounds(flags, cluster, &servers)?;
     print_head();
-    let one_us = print_row(Server::Ours, flags.large(), &runs[0], None);
-    let many_us = print_row(Server::Ours, flags.many_rooms(), &runs[1], None);
+    let one_us = print_row(Server::Ours.name(), flags.large(), &runs[0], None);
+    let many_us = print_row(Server::Ours.name(), flags.many_rooms(), &runs[1], None);
     println!("\nmany rooms cost {:.2} of one", many_us / one_us);
+    Ok(())
+}
+
+/// The ratios are those to WebSockets.
+fn sse(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
+    let transports = [Transport::Websocket, Transport::Sse, Transport::SseHttp2];
+    let of = |transport| (Server::Ours, flags.large(), transport);
+    let runs = rounds(flags, cluster, &transports.map(of))?;
+    print_head();
+    let mut websocket_us = None;
+    for (transport, runs) in transports.into_iter().zip(&runs) {
+        let cpu_us = print_row(transport.name(), flags.large(), runs, websocket_us);
+        websocket_us.get_or_insert(cpu_us);
+    }
     Ok(())
 }
 
@@ -201,7 +224,13 @@ fn rooms(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
 const STALL: Duration = Duration::from_secs(20);
 
 fn slow(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
-    let mut house = Playhouse::open(Server::Ours, &flags.ours, cluster, flags.large())?;
+    let mut house = Playhouse::open(
+        Server::Ours,
+        &flags.ours,
+        cluster,
+        flags.large(),
+        Transport::Websocket,
+    )?;
     house.fill()?;
     let before = house.measure(STALL)?;
     let resident = house.server_kb()?;
@@ -230,7 +259,13 @@ fn slow(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
 const CHURN: u32 = 500;
 
 fn herds(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
-    let mut house = Playhouse::open(Server::Ours, &flags.ours, cluster, flags.large())?;
+    let mut house = Playhouse::open(
+        Server::Ours,
+        &flags.ours,
+        cluster,
+        flags.large(),
+        Transport::Websocket,
+    )?;
     let storm = house.fill()?;
     let calm = house.measure(flags.span())?;
     let before = house.server_cpu()?;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Load, audience::Figures, feed::Feed};
+use super::{Load, audience::Figures, feed::Feed, transport::Transport};
 use crate::{Ours, Outcome, child::Contender, cluster::Cluster};
 
 const PREFIX: &str = "fanout";
@@ -53,6 +53,7 @@ impl Playhouse {
         ours: &Ours,
         cluster: &Cluster,
         load: Load,
+        transport: Transport,
     ) -> Outcome<Playhouse> {
         cluster.renew_results(PREFIX)?;
         let (process, address, admin) = match server {
@@ -61,7 +62,7 @@ impl Playhouse {
             Server::Ours => publisher(ours)?,
         };
         let feed = Feed::start(cluster, PREFIX, load)?;
-        let audience = Audience::start(address, load)?;
+        let audience = Audience::start(address, load, transport)?;
         std::thread::sleep(SETTLE);
         Ok(Playhouse {
             empty_kb: process.resident_mb()? * 1024.0,
@@ -198,11 +199,12 @@ struct Audience {
 }
 
 impl Audience {
-    fn start(address: SocketAddr, load: Load) -> Outcome<Audience> {
+    fn start(address: SocketAddr, load: Load, transport: Transport) -> Outcome<Audience> {
         let mut process = Command::new(std::env::current_exe()?)
             .args(["fanout-audience", "--server", &address.to_string()])
             .args(["--sockets", &load.sockets.to_string()])
             .args(["--rooms", &load.rooms.to_string()])
+            .args(["--transport", transport.name()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
