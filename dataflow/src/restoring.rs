@@ -300,7 +300,8 @@ impl KnownTotals {
         let mut unreadable = 0_u64;
         let mut keep = |record: Record<'_>| {
             let headers = headers_of(&record);
-            let (name, room) = match (headers.removal(record.key), record.value) {
+            let removal = Room::from_key(record.key).zip(headers.removed_before());
+            let (name, room) = match (removal, record.value) {
                 (Some((name, before)), []) => {
                     let room = KnownRoom {
                         // The finals of the window itself are not removed.

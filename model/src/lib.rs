@@ -11,31 +11,28 @@
 mod batch;
 mod emoji;
 mod frame;
-mod headers;
 mod json;
 mod known;
-mod later_finals;
 mod payload;
 mod reaction;
 mod relay;
 mod result_json;
-mod result_order;
 mod results;
 mod room;
 mod tally;
 mod timestamp;
 mod topics;
 mod total_counts;
-mod window;
+
+pub use emostream_protocol::{
+    FinalsFrom, INSTANCE_HEADER, LaterFinals, REMOVED_HEADER, RESETS_HEADER, ResultHeaders,
+    ResultOrder, TOTALS_BEGIN_HEADER, Unwritten, Window, WindowSize,
+};
 
 pub use batch::{Batch, BatchError, MAX_BATCH_REACTIONS};
 pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
 pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
-pub use headers::{
-    INSTANCE_HEADER, REMOVED_HEADER, RESETS_HEADER, ResultHeaders, TOTALS_BEGIN_HEADER,
-};
 pub use json::{Entry, Names, is_json, without_bom};
-pub use later_finals::LaterFinals;
 pub use payload::{Payload, PayloadError};
 pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, ReactionRef, UserId};
 pub use relay::{
@@ -44,7 +41,6 @@ pub use relay::{
     RELAY_VERSION, ReadRange, Refusal, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp,
     Update as RelayUpdate, Welcome as RelayWelcome, WindowSettings,
 };
-pub use result_order::{FinalsFrom, ResultOrder, Unwritten};
 pub use results::{
     ALL_ROOMS, AllRooms, LeadersRecord, RoomCount, TotalsRecord, Trending, TrendingRecord,
     WindowRecord,
@@ -54,4 +50,3 @@ pub use tally::{Tally, compress, sort_counts};
 pub use timestamp::from_text as parse_timestamp;
 pub use topics::{InvalidPrefix, Topics};
 pub use total_counts::{TotalCounts, UnnamedCount};
-pub use window::{Window, WindowSize};

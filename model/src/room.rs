@@ -38,6 +38,11 @@ impl Room {
         Room::check_record(name).map(|()| Room(name.into()))
     }
 
+    /// The room in the key of a record; `None` if there is no key, or it is not a room.
+    pub fn from_key(key: Option<&[u8]>) -> Option<Room> {
+        Room::from_record(std::str::from_utf8(key?).ok()?).ok()
+    }
+
     /// The name of the room of a reaction that names none.
     pub(crate) const DEFAULT: &'static str = "default";
 

@@ -207,7 +207,8 @@ impl RestoredRooms {
         read_to_end(log, topic, &mut |record| {
             if record.value.is_empty() {
                 // Without the header another program has deleted the key: the totals that were read before still count.
-                if let Some((room, before)) = headers_of(&record).removal(record.key) {
+                let before = headers_of(&record).removed_before();
+                if let Some((room, before)) = Room::from_key(record.key).zip(before) {
                     self.remove(room, before);
                 }
             } else if let Some(totals) = decoder.read::<TotalsRecord>(record) {

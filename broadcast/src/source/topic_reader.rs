@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use emostream_log::{Doorbell, Header, Log, LogError, Reader, Record};
-use emostream_model::{RelayFinal, RelayUpdate, ResultHeaders, ResultId, Trending, WindowRecord};
+use emostream_model::{
+    RelayFinal, RelayUpdate, ResultHeaders, ResultId, Room, Trending, WindowRecord,
+};
 use prometheus::IntCounter;
 use serde::de::DeserializeOwned;
 
@@ -129,7 +131,8 @@ pub(super) fn headers_of(record: &Record<'_>) -> ResultHeaders {
 pub(super) fn trending_of(decoder: &mut Decoder, record: Record<'_>) -> Option<RelayUpdate> {
     if record.value.is_empty() {
         // A tombstone removes a room, or another program has deleted the key. Neither is counted as unreadable.
-        let (room, before) = headers_of(&record).removal(record.key)?;
+        let before = headers_of(&record).removed_before()?;
+        let room = Room::from_key(record.key)?;
         return Some(RelayUpdate::Removed { room, before });
     }
     Some(match decoder.read(record)? {

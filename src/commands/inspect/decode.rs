@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap, fmt::Display};
 
 use emostream_log::Header;
 use emostream_model::{
-    Batch, Count, Emoji, EmojiNames, Payload, REMOVED_HEADER, Room, RoomCount, Tally, TotalsRecord,
+    Batch, Count, Emoji, EmojiNames, Payload, ResultHeaders, Room, RoomCount, Tally, TotalsRecord,
     Trending, Window, WindowRecord,
 };
 use serde_json::{Value, json};
@@ -184,9 +184,8 @@ fn removed(record: &Owned) -> Option<What> {
 
 /// The start of the window before which the finals of a room were removed, Unix milliseconds.
 fn removed_before(record: &Owned) -> Option<u64> {
-    let mut headers = record.headers.iter();
-    let header = headers.find(|header| header.name == REMOVED_HEADER)?;
-    std::str::from_utf8(&header.value).ok()?.parse().ok()
+    let headers = ResultHeaders::parse(record.headers.iter().map(Header::pair));
+    headers.removed_before().map(|before| before.start_ms)
 }
 
 /// A rejected record is a record of the reactions, with headers that say where from and why.

@@ -1,13 +1,13 @@
-//! Which of two results of a room is the later one, and where the later ones lie.
+//! Which of two results of a key is the later one, and where the later ones lie.
 
 use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::Window;
 
-/// A result's place among the results of its room. After each reset of the dataflow to an earlier time, windows
+/// A result's place among the results of its key. After each reset of the application to an earlier time, windows
 /// begin earlier again: so the number of such resets comes first, and the window second. Offsets tell the order
-/// only within a partition, and a room changes its partition when its topic gets more.
+/// only within a partition, and a key changes its partition when its topic gets more.
 #[derive(
     Debug,
     Clone,
@@ -54,7 +54,7 @@ impl ResultOrder {
     }
 }
 
-/// From where the `windows` topic must be read to find all finals of an order or a later one.
+/// From where the topic of finals must be read to find all finals of an order or a later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalsFrom {
     /// No final of this order, or of a later one, lies before these offsets.
@@ -72,20 +72,20 @@ impl FinalsFrom {
     }
 }
 
-/// What progress says of totals that are not written yet: part of the value of a `progress` record.
+/// What progress says of totals that are not written yet: part of the value of a progress record.
 ///
-/// It also holds for the totals as of the commit before: a publisher that sees a transaction's progress may not see
+/// It also holds for the totals as of the commit before: a reader that sees a transaction's progress may not see
 /// its other records yet, since Kafka shows the parts of a transaction one after another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unwritten {
-    /// The oldest final that is not in its room's totals record. `None`: each totals record is complete.
+    /// The oldest final that is not in its key's totals record. `None`: each totals record is complete.
     #[serde(
         default,
         rename = "unwritten_since",
         skip_serializing_if = "Option::is_none"
     )]
     pub since: Option<ResultOrder>,
-    /// Where finals lie that complete the totals, and most of what is trending. `None`: anywhere.
+    /// Where finals lie that complete the tables. `None`: anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finals: Option<FinalsFrom>,
 }

@@ -1,29 +1,28 @@
-//! Headers of records that several services write or read.
+//! Headers of records that programs besides the streams application write or read.
 
-use crate::{ResultOrder, Room, Window};
+use crate::{ResultOrder, Window};
 
-/// Header of every batch in the `reactions` topic: the ingest process that wrote it, as
-/// `<host name>-<4 hexadecimal digits>`. Its clock dates the batch, so the dataflow can name a process whose
-/// clock differs from the others'.
+/// Header of a source record: the process that wrote it, as `<host name>-<4 hexadecimal digits>`. Its clock dates the
+/// record, so the application can name a process whose clock differs from the others'.
 pub const INSTANCE_HEADER: &str = "instance";
 
-/// Header of results (`windows`, `totals`): how often progress was reset to an earlier time before, as the text
+/// Header of results (finals and tables): how often progress was reset to an earlier time before, as the text
 /// of a decimal number. Absent for 0. Results are ordered by this number first and by their window second.
 pub const RESETS_HEADER: &str = "resets";
 
-/// Header of a final with which the totals of its room begin at 0: the room is new, or its previous final is older than
-/// `--totals-retention`. The value is empty.
+/// Header of a final with which the totals of its key begin at 0: the key is new, or its previous final is older than the
+/// retention of the table. The value is empty.
 pub const TOTALS_BEGIN_HEADER: &str = "totals-begin";
 
-/// Header of a record without a value (a tombstone in `totals` or `trending`) that removes the room in its key: the
-/// start of the window at whose close the room was removed, Unix milliseconds, as the text of a decimal number. Finals
-/// of that window and of later ones are not removed.
+/// Header of a record without a value (a tombstone in a table) that removes its key: the start of the window at whose
+/// close the key was removed, Unix milliseconds, as the text of a decimal number. Finals of that window and of later ones
+/// are not removed.
 pub const REMOVED_HEADER: &str = "removed-before";
 
-/// The parsed headers of a result (topics `windows`, `totals` and `trending`).
+/// The parsed headers of a result: a final, or a record of a table.
 ///
 /// ```
-/// use emostream_model::{RESETS_HEADER, ResultHeaders, TOTALS_BEGIN_HEADER};
+/// use emostream_protocol::{RESETS_HEADER, ResultHeaders, TOTALS_BEGIN_HEADER};
 ///
 /// let headers = ResultHeaders::parse([(RESETS_HEADER, &b"2"[..]), (TOTALS_BEGIN_HEADER, b"")]);
 /// assert_eq!((headers.resets, headers.totals_begin), (2, true));
@@ -33,7 +32,7 @@ pub struct ResultHeaders {
     /// The number of backward resets before the result was written. 0 if the header is absent or not a
     /// number.
     pub resets: u64,
-    /// Whether the totals of the room begin at 0 with this final.
+    /// Whether the totals of its key begin at 0 with this final.
     pub totals_begin: bool,
     removed_before_ms: Option<u64>,
 }
@@ -62,16 +61,13 @@ impl ResultHeaders {
         ResultOrder::new(self.resets, window)
     }
 
-    /// Returns the room that a tombstone (a record without a value) with this key removes, and the order before which
-    /// its finals are removed. `None` if the key is not a room, or without a valid `removed-before` header: another
-    /// program has deleted the key, and it is not known which finals are removed.
-    pub fn removal(&self, key: Option<&[u8]>) -> Option<(Room, ResultOrder)> {
-        let before = ResultOrder {
+    /// Returns the order before which a tombstone (a record without a value) removes the finals of its key. `None` without
+    /// a valid `removed-before` header: another program has deleted the key, and it is not known which finals are removed.
+    pub fn removed_before(&self) -> Option<ResultOrder> {
+        self.removed_before_ms.map(|start_ms| ResultOrder {
             resets: self.resets,
-            start_ms: self.removed_before_ms?,
-        };
-        let room = Room::from_record(std::str::from_utf8(key?).ok()?).ok()?;
-        Some((room, before))
+            start_ms,
+        })
     }
 }
 
@@ -82,7 +78,6 @@ fn number(value: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
 
     #[test]
@@ -98,22 +93,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_is_parsed_as_a_room_and_an_order() {
-        let of = |key: &str, headers: &[(&str, &str)]| {
+    fn a_tombstone_is_parsed_as_an_order() {
+        let of = |headers: &[(&str, &str)]| {
             let headers = headers
                 .iter()
                 .map(|(name, value)| (*name, value.as_bytes()));
-            ResultHeaders::parse(headers).removal(Some(key.as_bytes()))
+            ResultHeaders::parse(headers).removed_before()
         };
         let before = (REMOVED_HEADER, "4000");
-        let order = |resets, start_ms| ResultOrder { resets, start_ms };
-        let room = Room::new("r").unwrap();
-        assert_eq!(of("r", &[before]), Some((room.clone(), order(0, 4000))));
-        let reset = of("r", &[before, (RESETS_HEADER, "2")]);
-        assert_eq!(reset, Some((room, order(2, 4000))));
-        assert_eq!(of("*", &[before]), None, "not a room");
-        assert_eq!(of("r", &[]), None, "deleted by another program");
-        assert_eq!(of("r", &[(REMOVED_HEADER, "soon")]), None);
-        assert_eq!(ResultHeaders::parse([]).removal(None), None, "no key");
+        let order = |resets, start_ms| Some(ResultOrder { resets, start_ms });
+        assert_eq!(of(&[before]), order(0, 4000));
+        assert_eq!(of(&[before, (RESETS_HEADER, "2")]), order(2, 4000));
+        assert_eq!(of(&[]), None, "deleted by another program");
+        assert_eq!(of(&[(REMOVED_HEADER, "soon")]), None);
     }
 }

@@ -1,21 +1,21 @@
-//! Counts of the finals of a room that are later than its totals record, whatever the order in which partitions are
+//! Counts of the finals of a key that are later than its record in a table, whatever the order in which partitions are
 //! read.
 //!
 //! ```text
-//!  [windows] partition 0:  · · · 4 2 │                              record ─▶ base
+//!  [finals]  partition 0:  · · · 4 2 │                              record ─▶ base
 //!            partition 3:            │ 1 begins·7 5                 fold: base + (4 2), dropped by begins, (7 5)
 //! ```
 //!
-//! After partitions were added to the topic, the finals of a room may lie in two partitions. A restore may read the new
+//! After partitions were added to the topic, the finals of a key may lie in two partitions. A restore may read the new
 //! partition first, and the totals may begin at 0 with a final in it. Then the finals of the old partition, which are
 //! read later, must not be added. So counts are kept for each partition, and [`LaterFinals::fold`] adds them in order.
 
 use crate::ResultOrder;
 
-/// Counts of the finals of a room that are later than its totals record.
+/// Counts of the finals of a key that are later than its record in a table.
 ///
 /// ```
-/// # use emostream_model::{LaterFinals, ResultOrder};
+/// # use emostream_protocol::{LaterFinals, ResultOrder};
 /// let order = |start_ms| ResultOrder { resets: 0, start_ms };
 /// let mut later = LaterFinals::<u64>::default();
 /// // The new partition is read first. Its second final begins the totals at 0.
@@ -27,7 +27,7 @@ use crate::ResultOrder;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaterFinals<C> {
-    /// Usually one: a room seldom moves to another partition.
+    /// Usually one: a key seldom moves to another partition.
     parts: Vec<Part<C>>,
 }
 
@@ -81,7 +81,7 @@ impl<C: Default> LaterFinals<C> {
         &mut self.parts[at].counts
     }
 
-    /// Returns the totals of the room. `base` are the counts of its totals record, to which `merge` adds the counts of
+    /// Returns the totals of the key. `base` are the counts of its record, to which `merge` adds the counts of
     /// each partition in order. Where the totals begin at 0, all counts before are dropped, `base` included.
     pub fn fold(self, base: C, mut merge: impl FnMut(&mut C, C)) -> C {
         let mut parts = self.parts;
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A final: whether the room moves to a new partition with it, whether the totals begin with it, and its count.
+    /// A final: whether the key moves to a new partition with it, whether the totals begin with it, and its count.
     type Step = (bool, bool, u64);
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {

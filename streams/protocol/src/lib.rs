@@ -1,0 +1,20 @@
+//! What a streams application writes into its topics besides its own records, for the programs that read them.
+//!
+//! ```text
+//!  producers ──instance──▶ [source] ─▶ streams application ─┬─ results: windows, headers ─▶ their readers
+//!                                                           └─ progress: which results complete a table
+//! ```
+//!
+//! Pure values without IO, so that a reader of results needs neither the engine nor timely.
+
+mod headers;
+mod later_finals;
+mod result_order;
+mod window;
+
+pub use headers::{
+    INSTANCE_HEADER, REMOVED_HEADER, RESETS_HEADER, ResultHeaders, TOTALS_BEGIN_HEADER,
+};
+pub use later_finals::LaterFinals;
+pub use result_order::{FinalsFrom, ResultOrder, Unwritten};
+pub use window::{Window, WindowSize};

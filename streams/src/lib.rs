@@ -1,0 +1,1 @@
+//! Streams with event time on timely dataflow, exactly once from the log into the log.
