@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, mem};
 
-use emostream_model::{Emoji, Room};
+use emostream_model::{Emoji, Room, Window};
 use foldhash::{HashMap, HashMapExt};
 
 /// More rooms than this are forgotten at the next drain: the table holds what a burst needs.
@@ -21,6 +21,7 @@ pub type Counts = HashMap<(RoomNumber, Emoji), u64>;
 /// Counts that were read and not yet sent on.
 #[derive(Debug, Default)]
 pub struct Aggregate {
+    /// By the last instant of the window.
     windows: BTreeMap<u64, Counts>,
     rooms: Vec<Room>,
     numbers: HashMap<Room, RoomNumber>,
@@ -39,22 +40,22 @@ impl Aggregate {
         Some(number)
     }
 
-    /// The counts of the window that begins at `start_ms`.
-    pub fn window(&mut self, start_ms: u64) -> &mut Counts {
-        self.windows.entry(start_ms).or_default()
+    /// The counts of a window.
+    pub fn window(&mut self, window: Window) -> &mut Counts {
+        self.windows.entry(window.last_ms()).or_default()
     }
 
-    /// Hands out every window's counts, the earliest window first, and begins anew.
+    /// Hands out every window's last instant and its counts, the earliest window first, and begins anew.
     pub fn drain(
         &mut self,
         mut each: impl FnMut(u64, &mut dyn Iterator<Item = (Room, Emoji, u64)>),
     ) {
-        for (start_ms, counts) in mem::take(&mut self.windows) {
+        for (time_ms, counts) in mem::take(&mut self.windows) {
             let room = |number: RoomNumber| self.rooms[number.0 as usize].clone();
             let mut tallies = counts
                 .into_iter()
                 .map(|((number, emoji), count)| (room(number), emoji, count));
-            each(start_ms, &mut tallies);
+            each(time_ms, &mut tallies);
         }
         if self.rooms.len() > INTERNED_ROOMS {
             self.rooms.clear();

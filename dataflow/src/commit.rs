@@ -536,7 +536,7 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
 
     use emostream_log::embedded::EmbeddedLog;
-    use emostream_model::{Room, WindowSize};
+    use emostream_model::{Room, Window};
     use prometheus::Registry;
 
     use super::*;
@@ -596,7 +596,6 @@ mod tests {
             log: Arc::new(EmbeddedLog::in_memory().unwrap()),
             recording: Recording {
                 topics: topics.clone(),
-                size: WindowSize::from_ms(10).unwrap(),
                 swarm_size: 1,
                 resets: 0,
             },
@@ -622,7 +621,7 @@ mod tests {
     fn a_final() -> WindowResult {
         WindowResult::Final(Closed {
             room: Room::default(),
-            start_ms: 0,
+            window: Window { start: 0, end: 10 },
             counts: [].into(),
             begins: false,
         })

@@ -219,21 +219,21 @@ impl Schedule {
         self.since.first_key_value().map(|(first, _)| *first)
     }
 
-    /// The start of the first window, from `start_ms` on, in which a record is due.
-    pub fn next(&self, start_ms: u64) -> Option<u64> {
+    /// The first window, from `from_ms` on, in which a record is due.
+    pub fn next(&self, from_ms: u64) -> Option<Window> {
         let (due_ms, ..) = self.queue.first()?;
-        Some(self.size.floor(*due_ms).max(start_ms))
+        Some(self.size.window_of(from_ms.max(*due_ms)))
     }
 
-    /// Takes the record that is due longest in the window that begins at `start_ms`, after records of `spent` bytes.
-    /// `None` if no more is to be written at its close.
-    pub fn take(&mut self, start_ms: u64, spent: usize) -> Option<Due> {
+    /// Takes the record that is due longest in `window`, after records of `spent` bytes. `None` if no more is to be
+    /// written at its close.
+    pub fn take(&mut self, window: Window, spent: usize) -> Option<Due> {
         let (due_ms, _, number) = self.queue.first()?;
         let (due_ms, number) = (*due_ms, *number);
         let unwritten = self.rooms.get(&number)?;
         let fits = spent == 0 || spent + totals_bytes(unwritten.emojis) <= self.most_bytes;
-        let must = start_ms >= due_ms.saturating_add(self.longest_due_ms);
-        if self.size.floor(due_ms) > start_ms || !(fits || must) {
+        let must = window.start >= due_ms.saturating_add(self.longest_due_ms);
+        if due_ms >= window.end || !(fits || must) {
             return None;
         }
         let due = Due {
@@ -341,9 +341,10 @@ mod tests {
                     (known.2, known.3) = (start_ms, emojis);
                 }
                 let is_due = unwritten.values().any(|(due_ms, ..)| *due_ms < start_ms + SIZE_MS);
-                prop_assert_eq!(schedule.next(start_ms) == Some(start_ms), is_due);
+                let window = size().window_of(start_ms);
+                prop_assert_eq!(schedule.next(start_ms) == Some(window), is_due);
                 let mut spent = 0;
-                while let Some(due) = schedule.take(start_ms, spent) {
+                while let Some(due) = schedule.take(window, spent) {
                     spent += totals_bytes(due.emojis);
                     written.push((start_ms, rooms.room(due.room), due.last.start, due.emojis));
                 }

@@ -186,7 +186,6 @@ impl Config {
         Recording {
             resets,
             topics: self.topics.clone(),
-            size: self.window,
             swarm_size: self.swarm_size,
         }
     }

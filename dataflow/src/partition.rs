@@ -300,7 +300,7 @@ impl PartitionReading {
                 true => (window.start..window.end).contains(&at_ms),
                 false => at_ms == first_ms,
             };
-            let mut counts = (verdict == Verdict::Count).then(|| aggregate.window(window.start));
+            let mut counts = (verdict == Verdict::Count).then(|| aggregate.window(window));
             while let Some((index, (room, emoji, _))) =
                 entries.next_if(|(_, (_, _, at_ms))| inside(*at_ms))
             {
@@ -333,7 +333,7 @@ impl PartitionReading {
             && let Some(plain) = plain
             && let Some(room) = aggregate.room(&plain.room)
         {
-            let counts = aggregate.window(window.start);
+            let counts = aggregate.window(window);
             *counts.entry((room, plain.emoji)).or_default() += 1;
         }
         read.note(verdict, plain.is_some());
@@ -346,8 +346,7 @@ impl PartitionReading {
     fn verdict(&mut self, judge: &Judge<'_>, window: Window, at_ms: u64) -> Verdict {
         let verdict = judge.verdict(window, at_ms);
         if matches!(verdict, Verdict::Count | Verdict::Late) {
-            self.open
-                .saw(window.start, judge.offset, judge.watermark_ms);
+            self.open.saw(window, judge.offset, judge.watermark_ms);
         }
         verdict
     }
@@ -566,10 +565,10 @@ mod tests {
 
         fn counts(&mut self) -> Vec<(u64, String, u64)> {
             let mut all = Vec::new();
-            self.aggregate.drain(|start, tallies| {
-                all.extend(
-                    tallies.map(|(room, emoji, n)| (start - T0, format!("{room} {emoji}"), n)),
-                );
+            let size = self.rules.size;
+            self.aggregate.drain(|time_ms, tallies| {
+                let start = size.floor(time_ms) - T0;
+                all.extend(tallies.map(|(room, emoji, n)| (start, format!("{room} {emoji}"), n)));
             });
             all.sort();
             all

@@ -382,20 +382,20 @@ impl Former {
 /// Where a partition's open windows begin: what R is made from.
 #[derive(Debug, Clone, Default)]
 pub struct OpenWindows {
-    /// By window start: the first offset that holds an event of it, the watermark just before.
+    /// By the last instant of the window: the first offset that holds an event of it, the watermark just before.
     first: BTreeMap<u64, (u64, u64)>,
 }
 
 impl OpenWindows {
-    /// The record at `offset` holds an event of the window that begins at `start_ms`: counted in it, too late for
-    /// it, or rejected once it is final.
-    pub fn saw(&mut self, start_ms: u64, offset: u64, watermark_ms: u64) {
-        let first = self.first.entry(start_ms);
+    /// The record at `offset` holds an event of `window`: counted in it, too late for it, or rejected once it is
+    /// final.
+    pub fn saw(&mut self, window: Window, offset: u64, watermark_ms: u64) {
+        let first = self.first.entry(window.last_ms());
         first.or_insert((offset, watermark_ms));
     }
 
     /// How the partition stands for a commit whose F is greater than `after_ms`: R is the first
-    /// offset of any window that begins later, or where reading is now.
+    /// offset of any window that ends later, or where reading is now.
     fn resume(&self, after_ms: u64, now: (u64, u64)) -> (u64, u64) {
         let open = self.first.range(after_ms + 1..).map(|(_, first)| *first);
         open.min().unwrap_or(now)
@@ -405,17 +405,14 @@ impl OpenWindows {
     /// commits whose F is greater than its time, until the next one. `now` is the progress if no window
     /// were open.
     ///
-    /// Windows that begin before `to_ms` are forgotten.
+    /// Windows that end by `to_ms` are forgotten.
     pub fn advance(
         &mut self,
         from_ms: u64,
         to_ms: u64,
         now: PartitionProgress,
     ) -> Vec<(u64, PartitionProgress)> {
-        let closing = self
-            .first
-            .range(from_ms + 1..to_ms)
-            .map(|(start, _)| *start);
+        let closing = self.first.range(from_ms + 1..to_ms).map(|(last, _)| *last);
         let times: Vec<u64> = std::iter::once(from_ms).chain(closing).collect();
         let mark = |time| {
             let (resume_offset, resume_watermark_ms) =
@@ -558,12 +555,12 @@ mod tests {
                     match settlement.judge(window, offset as u64, watermark, frontier) {
                         _ if *beats => {}
                         Verdict::Count => {
-                            open.saw(window.start, offset as u64, watermark);
-                            pending.push((window.start, offset, true));
+                            open.saw(window, offset as u64, watermark);
+                            pending.push((window.last_ms(), offset, true));
                         }
                         Verdict::Late => {
-                            open.saw(window.start, offset as u64, watermark);
-                            pending.push((window.start.max(frontier), offset, false));
+                            open.saw(window, offset as u64, watermark);
+                            pending.push((window.last_ms().max(frontier), offset, false));
                         }
                         Verdict::Settled | Verdict::Ahead => {}
                     }
@@ -612,7 +609,7 @@ mod tests {
             let mut open = OpenWindows::default();
             let events: Vec<u64> = events.iter().map(|w| w * 10).filter(|start| *start >= from).collect();
             for (offset, start) in events.iter().enumerate() {
-                open.saw(*start, offset as u64, offset as u64);
+                open.saw(window(*start), offset as u64, offset as u64);
             }
             let position = events.len() as u64;
             let marks = open.advance(from, to, PartitionProgress::begin(0, position));

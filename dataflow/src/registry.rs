@@ -24,7 +24,7 @@ use differential_dataflow::{
     operators::arrange::TraceAgent,
     trace::{Cursor, TraceReader, cursor::cursor_list, implementations::ValSpine},
 };
-use emostream_model::{Emoji, Room, UnnamedCount, WindowSize};
+use emostream_model::{Emoji, Room, UnnamedCount, Window, WindowSize};
 use timely::{
     container::CapacityContainerBuilder,
     dataflow::{
@@ -129,13 +129,12 @@ pub fn register<'scope>(
     builder.build(move |mut capabilities| {
         let removals = capabilities.pop();
         let mut held = capabilities.pop().zip(removals);
-        let last_ms = rules.size.floor(rules.final_until_ms.saturating_sub(1));
         let mut registry = Registry {
             lifetimes: Lifetimes::new(rules.retention_ms, rules.span_ms),
             rooms,
             shared,
             retired: VecDeque::new(),
-            closed_ms: last_ms,
+            closed_until_ms: rules.final_until_ms,
         };
         move |frontiers| {
             let mut changes = of_changes.activate();
@@ -155,9 +154,9 @@ pub fn register<'scope>(
             finals.for_each_stamp(|at, data| {
                 let (mut marked, mut changes) = (marked.session(&at), changes.session(&at));
                 for mut closed in data.flat_map(|data| data.drain(..)) {
-                    let (room, start_ms) = (registry.register(&mut closed), closed.start_ms);
+                    let (room, time_ms) = (registry.register(&mut closed), closed.window.last_ms());
                     let change = |(emoji, count): &(Emoji, u64)| {
-                        ((room, emoji.id()), start_ms, *count as i64)
+                        ((room, emoji.id()), time_ms, *count as i64)
                     };
                     changes.give_iterator(closed.counts.iter().map(change));
                     marked.give(closed);
@@ -170,11 +169,12 @@ pub fn register<'scope>(
                 held = None;
                 return;
             };
-            let closed_ms = rules.size.floor(until_ms.saturating_sub(1));
-            if closed_ms > registry.closed_ms {
-                registry.closed_ms = closed_ms;
-                let expired = registry.expire(durable_ms, max_removed);
-                let at = of_removals.delayed(&closed_ms);
+            let closed_until_ms = rules.size.floor(until_ms);
+            if closed_until_ms > registry.closed_until_ms {
+                registry.closed_until_ms = closed_until_ms;
+                let closed = rules.size.window_of(closed_until_ms - 1);
+                let expired = registry.expire(closed, durable_ms, max_removed);
+                let at = of_removals.delayed(&closed.last_ms());
                 of_removed.activate().session(&at).give_iterator(expired);
             }
             of_changes.downgrade(&until_ms);
@@ -197,8 +197,8 @@ struct Registry {
     shared: Rc<RefCell<Shared>>,
     /// Retired numbers whose sums are not retracted yet, and the time at which each was retired.
     retired: VecDeque<(u64, RoomNumber)>,
-    /// The start of the last window that is closed.
-    closed_ms: u64,
+    /// The end of the last window that is closed.
+    closed_until_ms: u64,
 }
 
 impl Registry {
@@ -217,13 +217,14 @@ impl Registry {
     /// Marks a final if its room's totals begin with it. Returns the number of the room's sums.
     fn register(&mut self, closed: &mut Closed) -> RoomNumber {
         let mut room = self.rooms.number(&closed.room);
-        closed.begins = self.lifetimes.begins(room, closed.start_ms);
+        let start_ms = closed.window.start;
+        closed.begins = self.lifetimes.begins(room, start_ms);
         if closed.begins && self.lifetimes.forget(room) {
-            self.retire(room, closed.start_ms);
+            self.retire(room, closed.window.last_ms());
             let former = mem::replace(&mut room, self.rooms.number(&closed.room));
             self.shared.borrow_mut().replaced.push((room, former));
         }
-        self.lifetimes.extend(room, closed.start_ms);
+        self.lifetimes.extend(room, start_ms);
         room
     }
 
@@ -232,20 +233,20 @@ impl Registry {
         self.retired.push_back((time_ms, room));
     }
 
-    /// Retires the numbers of up to `max_rooms` rooms that have expired with the window that was closed last. Returns
-    /// the rooms and the start of that window. Only what a room produced before `durable_until_ms` is committed: a room
+    /// Retires the numbers of up to `max_rooms` rooms that have expired with `closed`, the window that was closed last.
+    /// Returns the rooms and the start of that window. Only what a room produced before `durable_until_ms` is committed: a room
     /// that has expired since may still produce a record, which would come after its removal.
     fn expire(
         &mut self,
+        closed: Window,
         durable_until_ms: u64,
         max_rooms: usize,
     ) -> impl Iterator<Item = (Room, u64)> {
-        let start_ms = self.closed_ms;
-        let before_ms = start_ms.min(durable_until_ms);
+        let before_ms = closed.start.min(durable_until_ms);
         let expired = self.lifetimes.expire(before_ms, max_rooms, STEP_COUNTS);
         expired.into_iter().map(move |room| {
-            self.retire(room, start_ms);
-            (self.rooms.room(room), start_ms)
+            self.retire(room, closed.last_ms());
+            (self.rooms.room(room), closed.start)
         })
     }
 

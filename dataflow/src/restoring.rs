@@ -98,7 +98,7 @@ fn read(
             stays.push(Stay {
                 room: shown.room,
                 from_ms: 0,
-                until_ms: final_until_ms,
+                until_ms: config.window.window_of(final_until_ms).last_ms(),
                 counts: shown.top.iter().map(|c| (c.emoji, c.count)).collect(),
             });
         }
@@ -162,11 +162,14 @@ fn stay(
     let resets = stored.resets;
     let leaves_ms = config.span().leaves_ms(closed.window.start);
     let given_up = closed.window.end > resets.until_ms && number < resets.number;
-    (leaves_ms >= stored.final_until_ms && !given_up).then(|| Stay {
-        room: closed.room.clone(),
-        from_ms: 0,
-        until_ms: leaves_ms.max(final_until_ms),
-        counts: named(&closed.counts).collect(),
+    (leaves_ms >= stored.final_until_ms && !given_up).then(|| {
+        let leaves = config.window.window_of(leaves_ms.max(final_until_ms));
+        Stay {
+            room: closed.room.clone(),
+            from_ms: 0,
+            until_ms: leaves.last_ms(),
+            counts: named(&closed.counts).collect(),
+        }
     })
 }
 

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use emostream_log::{Header, NewRecord, Record};
 use emostream_model::{
     REMOVED_HEADER, RESETS_HEADER, ResultHeaders, Room, TOTALS_BEGIN_HEADER, Topics, Trending,
-    WindowSize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,8 +70,6 @@ impl WindowResult {
 pub struct Recording {
     /// Names of the topics.
     pub topics: Topics,
-    /// The size of the windows.
-    pub size: WindowSize,
     /// How many emojis make a swarm.
     pub swarm_size: u64,
     /// The number of backward resets so far.
@@ -84,7 +81,7 @@ impl Recording {
     pub fn record(&self, result: &WindowResult) -> NewRecord {
         match result {
             WindowResult::Final(closed) => {
-                let record = closed.record(self.size, self.swarm_size);
+                let record = closed.record(self.swarm_size);
                 let (room, json) = (record.room.as_str(), record.to_json());
                 let mut record = keyed(self.topics.windows(), room, json);
                 if closed.begins {

@@ -29,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use emostream_log::{GroupOffsets, Header, NewRecord};
-use emostream_model::{ResultOrder, Topics, Unwritten};
+use emostream_model::{ResultOrder, Topics, Unwritten, WindowSize};
 use serde::{Deserialize, Serialize};
 use timely::{
     container::CapacityContainerBuilder,
@@ -87,8 +87,8 @@ pub struct SinkStart {
     pub progress: Progress,
     /// F as it was stored, which commits before the first close repeat: see [`crate::recovery::TakenOver::unchanged`].
     pub stored_until_ms: u64,
-    /// The size of a window, for the metric of how long a close takes.
-    pub window_ms: u64,
+    /// The size of the windows: F is the end of one.
+    pub window: WindowSize,
     /// How long the trending span is.
     pub span_ms: u64,
     /// Where each partition of the windows ended when the run began.
@@ -149,7 +149,8 @@ pub fn commit<'scope>(
                 });
                 // An empty frontier means that the sources are gone, not that windows are complete.
                 if let Some(frontier_ms) = frontier.frontier().first() {
-                    sink.advance(*frontier_ms);
+                    // While a window closes the frontier is its last instant.
+                    sink.advance(sink.start.window.floor(*frontier_ms));
                 }
                 let told = sink.written.drain(..);
                 output.session(&sink.durable).give_iterator(told);
@@ -255,13 +256,13 @@ impl Restoring {
 /// Results on their way into the next transaction.
 #[derive(Default)]
 struct Results {
-    /// The latest window of which some were written, or are about to be.
+    /// The last instant of the latest window of which some were written, or are about to be.
     open_ms: Option<u64>,
     /// To be written.
     now: Vec<WindowResult>,
-    /// Of windows later than that.
+    /// Of windows later than that, by their last instants.
     later: BTreeMap<u64, Vec<WindowResult>>,
-    /// The windows that have any, here or written.
+    /// The windows that have any, here or written, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
 }
 
@@ -277,7 +278,7 @@ struct WindowSum {
 struct Closing {
     /// What was not written yet.
     results: Vec<WindowResult>,
-    /// The windows in it.
+    /// The windows in it, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
 }
 
@@ -306,14 +307,14 @@ impl Results {
         self.open_ms.is_none_or(|open_ms| open_ms < final_until_ms)
     }
 
-    /// F of a transaction that holds as many complete windows as fit, at least the earliest: all those before
+    /// F of a transaction that holds as many complete windows of `size` as fit, at least the earliest: all those before
     /// `frontier_ms`, or those before the first that would make it larger than [`MOST_BYTES`].
-    fn until(&self, frontier_ms: u64) -> u64 {
+    fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
         let mut bytes = 0;
-        for (start_ms, sum) in self.windows.range(..frontier_ms) {
-            let is_written = self.open_ms.is_some_and(|open_ms| *start_ms <= open_ms);
+        for (time_ms, sum) in self.windows.range(..frontier_ms) {
+            let is_written = self.open_ms.is_some_and(|open_ms| *time_ms <= open_ms);
             if bytes > 0 && bytes + sum.bytes > MOST_BYTES && !is_written {
-                return *start_ms;
+                return size.floor(*time_ms);
             }
             bytes += sum.bytes;
         }
@@ -342,7 +343,7 @@ impl Results {
 /// A transaction that is not acknowledged yet.
 struct UnderWay {
     final_until_ms: u64,
-    /// The windows in it, by their starts.
+    /// The windows in it, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
     /// The rejections in it.
     written: Vec<Written>,
@@ -489,19 +490,19 @@ impl Sink {
         self.written.extend(done.written);
         let now = self.start.timers.unix_time();
         let with_finals = done.windows.into_iter().filter(|(_, sum)| sum.has_finals);
-        for (start_ms, _) in with_finals {
-            let end = Duration::from_millis(start_ms + self.start.window_ms);
+        for (time_ms, _) in with_finals {
+            let end = Duration::from_millis(time_ms + 1);
             let since_end = now.saturating_sub(end);
             self.start.metrics.close.observe(since_end.as_secs_f64());
         }
     }
 
-    /// Every window that begins before `frontier_ms` is complete: commits them, or the earliest of a backlog.
+    /// Every window that ends by `frontier_ms` is complete: commits them, or the earliest of a backlog.
     fn close(&mut self, frontier_ms: u64) {
         if !self.results.may_end(frontier_ms) {
             return;
         }
-        let frontier_ms = self.results.until(frontier_ms);
+        let frontier_ms = self.results.until(frontier_ms, self.start.window);
         let later = self.marks.split_off(&frontier_ms);
         for mark in std::mem::replace(&mut self.marks, later)
             .into_values()
@@ -597,7 +598,7 @@ mod tests {
     };
 
     use emostream_log::{LogError, Transactor, embedded::EmbeddedLog};
-    use emostream_model::{Room, WindowSize};
+    use emostream_model::{Room, Window};
     use prometheus::Registry;
     use timely::{
         dataflow::{
@@ -661,6 +662,10 @@ mod tests {
         }
     }
 
+    fn size() -> WindowSize {
+        WindowSize::from_ms(10).unwrap()
+    }
+
     /// A sink that begins at 0, what it is sent, and what is durable behind it.
     fn sink(
         worker: &mut Worker,
@@ -683,7 +688,7 @@ mod tests {
             topics: Topics::default(),
             progress: Progress::default(),
             stored_until_ms: 0,
-            window_ms: 10,
+            window: size(),
             span_ms: 60,
             window_ends: vec![(0, 0)],
             heartbeat,
@@ -696,7 +701,6 @@ mod tests {
             let transactor = Box::new(transactor);
             let recording = Recording {
                 topics: Topics::default(),
-                size: WindowSize::from_ms(10)?,
                 swarm_size: 1,
                 resets: 0,
             };
@@ -752,7 +756,7 @@ mod tests {
     fn a_final() -> Outcome {
         Outcome::Result(WindowResult::Final(Closed {
             room: Room::default(),
-            start_ms: 0,
+            window: Window { start: 0, end: 10 },
             counts: [].into(),
             begins: false,
         }))
@@ -896,7 +900,7 @@ mod tests {
             let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
             let third = MOST_BYTES * 2 / 5;
             for (start_ms, bytes) in [(0, third), (10, third), (20, third), (30, 2 * MOST_BYTES)] {
-                input.advance_to(start_ms);
+                input.advance_to(start_ms + 9);
                 let json = vec![b' '; bytes];
                 let result = WindowResult::Trending("*".to_owned(), json);
                 input.send(Outcome::Result(result));
@@ -918,12 +922,13 @@ mod tests {
         let mut results = Results::default();
         for start_ms in [10, 0, 20] {
             let json = vec![b' '; MOST_BYTES * 2 / 3];
-            results.take(start_ms, WindowResult::Trending("*".to_owned(), json));
+            let time_ms = start_ms + 9;
+            results.take(time_ms, WindowResult::Trending("*".to_owned(), json));
         }
         // It holds the first result, and one of an earlier window that arrived after it: F must be past both windows.
-        assert_eq!(results.until(30), 20);
+        assert_eq!(results.until(30, size()), 20);
         let written = results.close(20).windows;
-        assert_eq!(written.into_keys().collect::<Vec<_>>(), [0, 10]);
+        assert_eq!(written.into_keys().collect::<Vec<_>>(), [9, 19]);
     }
 
     fn order(start_ms: u64) -> ResultOrder {
@@ -942,7 +947,7 @@ mod tests {
                 ..Progress::default()
             },
             stored_until_ms: 100,
-            window_ms: 10,
+            window: size(),
             span_ms: 20,
             window_ends: vec![(0, 1000)],
             heartbeat: DEADLINE,

@@ -43,9 +43,9 @@ use crate::{
 pub struct Stay {
     /// Which room.
     pub room: Room,
-    /// The start of the first window they count in.
+    /// The last instant of the first window they count in.
     pub from_ms: u64,
-    /// The start of the first window that they are out of.
+    /// The last instant of the first window that they are out of.
     pub until_ms: u64,
     /// How many of each emoji.
     pub counts: Arc<[(Emoji, u64)]>,
@@ -120,7 +120,7 @@ pub fn slide<'scope>(
     (room_changes, leader_changes)
 }
 
-/// The windows at which counts come or leave, by start.
+/// The windows at which counts come or leave, by their last instants.
 struct Turns {
     rooms: Rooms,
     /// The number of entries that are held of each room, by its number, and the time at which it last became 0.
@@ -133,7 +133,7 @@ struct Turns {
 
 /// The turn of a window that has closed, with the rooms whose changes were not sent yet.
 struct PassingTurn {
-    start_ms: u64,
+    time_ms: u64,
     turn: Turn,
     /// The first room that was not sent.
     next: RoomNumber,
@@ -205,18 +205,18 @@ impl Turns {
             let Some(mut passing) = next.or_else(|| self.next_passing(frontier_ms)) else {
                 return false;
             };
-            let start_ms = passing.start_ms;
-            let leader = |(leader, diff)| (((), leader), start_ms, diff);
+            let time_ms = passing.time_ms;
+            let leader = |(leader, diff)| (((), leader), time_ms, diff);
             let upper = passing.upper(left);
             let (changes, entries) = passing.turn.changes(passing.next, upper);
             for leaving in passing.turn.leaving(passing.next, upper) {
-                self.release(leaving[0].room, leaving.len(), start_ms);
+                self.release(leaving[0].room, leaving.len(), time_ms);
             }
             let leaders = passing.leaders(&changes, &self.rooms);
             across
                 .session(&passing.turn.across)
                 .give_iterator(leaders.into_iter().map(leader));
-            let change = |((room, emoji), diff): Change| ((room, emoji), start_ms, diff);
+            let change = |((room, emoji), diff): Change| ((room, emoji), time_ms, diff);
             by_room
                 .session(&passing.turn.by_room)
                 .give_iterator(changes.into_iter().map(change));
@@ -241,12 +241,12 @@ impl Turns {
     /// Takes the earliest turn, if the frontier has passed it.
     fn next_passing(&mut self, frontier_ms: u64) -> Option<PassingTurn> {
         let first = self.turns.first_entry();
-        let (start_ms, mut turn) = first.filter(|t| *t.key() < frontier_ms)?.remove_entry();
+        let (time_ms, mut turn) = first.filter(|t| *t.key() < frontier_ms)?.remove_entry();
         // Nearly in order already: rooms come in the order of their names, and what leaves are such runs.
         let all = turn.comes.values_mut().chain([&mut turn.leaves]);
         all.for_each(|entries| entries.sort_by_key(Entry::of));
         Some(PassingTurn {
-            start_ms,
+            time_ms,
             turn,
             next: RoomNumber(0),
             emojis: vec![0; Emoji::all().len()],
@@ -263,13 +263,13 @@ impl Turns {
         }
     }
 
-    /// Some entries of a room leave the span with the window that begins at `start_ms`.
-    fn release(&mut self, room: RoomNumber, entries: usize, start_ms: u64) {
+    /// Some entries of a room leave the span with the window whose last instant is `time_ms`.
+    fn release(&mut self, room: RoomNumber, entries: usize, time_ms: u64) {
         let held = &mut self.held[room.index()];
         held.0 -= entries;
         if held.0 == 0 {
-            held.1 = start_ms;
-            self.left.push_back((start_ms, room));
+            held.1 = time_ms;
+            self.left.push_back((time_ms, room));
         }
     }
 
@@ -408,7 +408,7 @@ mod tests {
                     counts: emojis.iter().map(|emoji| (*emoji, 2)).collect(),
                 });
             }
-            for (frontier_ms, start_ms, diff) in [(10, 0, 2), (20, 10, -2)] {
+            for (frontier_ms, time_ms, diff) in [(10, 0, 2), (20, 10, -2)] {
                 input.advance_to(frontier_ms);
                 let mut changes = Vec::new();
                 while probe.less_than(&frontier_ms) {
@@ -423,7 +423,7 @@ mod tests {
                 assert!(
                     changes
                         .iter()
-                        .all(|(_, at_ms, by)| (*at_ms, *by) == (start_ms, diff))
+                        .all(|(_, at_ms, by)| (*at_ms, *by) == (time_ms, diff))
                 );
                 let leaders = across.take();
                 assert_eq!(leaders.len(), rooms + emojis.len());

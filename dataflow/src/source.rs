@@ -3,7 +3,7 @@
 //! ```text
 //!              ┌── news: statuses of all partitions, rejections that are durable ◀──┐
 //!              ▼                                                                    │
-//!  log ─▶ partitions ─▶ judge + count ─┬▶ partial tallies, at their window's time
+//!  log ─▶ partitions ─▶ judge + count ─┬▶ partial tallies, at the last instant of their window
 //!   ▲                                  └▶ rejected records and marks, at the worker's time
 //!   └─ end offsets, requested: may time pass over a quiet partition?
 //! ```
@@ -470,16 +470,16 @@ impl Source {
         }
     }
 
-    /// Sends what was counted, each window at its time, and what was rejected, at the worker's.
+    /// Sends what was counted, each window at its last instant, and what was rejected, at the worker's time.
     fn send(&mut self, outputs: &mut Outputs<'_>) {
         let Source {
             aggregate, tallies, ..
         } = self;
         aggregate.drain(
-            |start_ms, counts: &mut dyn Iterator<Item = (Room, Emoji, u64)>| {
-                let at = tallies.delayed(&start_ms);
+            |time_ms, counts: &mut dyn Iterator<Item = (Room, Emoji, u64)>| {
+                let at = tallies.delayed(&time_ms);
                 let tally = |(room, emoji, count)| PartialTally {
-                    start_ms,
+                    time_ms,
                     room,
                     emoji,
                     count,

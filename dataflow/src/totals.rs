@@ -5,7 +5,7 @@
 //!                └▶ removed rooms       └─ of a large room ─▶ schedule ──when due──▶ its record
 //! ```
 //!
-//! A final adds its counts as differences at its window's time; the accumulated differences as of a
+//! A final adds its counts as differences at the last instant of its window; the accumulated differences as of a
 //! window are the totals as of it. History before the frontier is consolidated away, so memory holds
 //! one count for each room and emoji.
 //!
@@ -199,7 +199,7 @@ fn write<'scope>(
         "totals",
         move |capability, info| {
             let activator = scope.activator_for(info.address);
-            // Its time is that of the first window that is not closed here.
+            // No window that ends at or before its time is open here.
             let mut held = Some(capability);
             // The changes lie in [lower, upper), what was before them in the trace up to lower.
             let mut upper = Antichain::from_elem(0);
@@ -303,7 +303,7 @@ struct TotalsWriter {
     shared: Rc<RefCell<Shared>>,
     /// The new and the former number of each room whose totals began at 0 again.
     replaced: HashMap<RoomNumber, RoomNumber>,
-    /// The first window that is not closed here.
+    /// The start of the first window that is not closed here.
     next_ms: u64,
     /// What the sink was notified of last.
     notified: Option<ResultOrder>,
@@ -345,19 +345,18 @@ impl TotalsWriter {
         time_ms >= self.rules.final_until_ms && time_ms > 0
     }
 
-    /// The first window that ends before `until_ms` and in which a record is due.
-    fn next_due(&self, until_ms: u64) -> Option<u64> {
+    /// The first window that ends by `until_ms` and in which a record is due.
+    fn next_due(&self, until_ms: u64) -> Option<Window> {
         let next = self.schedule.next(self.next_ms);
-        next.filter(|start_ms| *start_ms < until_ms)
+        next.filter(|window| window.end <= until_ms)
     }
 
-    /// A room has changed in the window that begins at `start_ms`, and its record is not written at once.
-    fn changed(&mut self, room: RoomNumber, emojis: usize, start_ms: u64) {
-        let last = self.rules.size.window_of(start_ms);
+    /// A room has changed in `window`, and its record is not written at once.
+    fn changed(&mut self, room: RoomNumber, emojis: usize, window: Window) {
         let change = Change {
-            first: ResultOrder::new(self.rules.resets, last),
-            since_ms: start_ms,
-            last,
+            first: ResultOrder::new(self.rules.resets, window),
+            since_ms: window.start,
+            last: window,
             last_resets: self.rules.resets,
         };
         let name = self.rooms.room(room);
@@ -452,11 +451,11 @@ impl TotalsWriter {
         }
     }
 
-    /// The record of a room that has changed in the window that begins at `start_ms`.
-    fn record(&self, room: RoomNumber, start_ms: u64, counts: Vec<(Emoji, u64)>) -> TotalsOutput {
+    /// The record of a room that has changed in the window whose last instant is `time_ms`.
+    fn record(&self, room: RoomNumber, time_ms: u64, counts: Vec<(Emoji, u64)>) -> TotalsOutput {
         TotalsOutput::Record(RoomTotals {
             room: self.rooms.room(room),
-            window: self.rules.size.window_of(start_ms),
+            window: self.rules.size.window_of(time_ms),
             resets: self.rules.resets,
             counts,
             unnamed: self.unnamed(room).to_vec(),
@@ -486,13 +485,13 @@ struct Closing {
     large: BTreeMap<u64, Vec<(RoomNumber, usize)>>,
     /// The window whose due records are being written.
     window: Option<WindowTurn>,
-    /// The windows that begin before it are complete.
+    /// The windows that end by then are complete.
     until_ms: u64,
 }
 
 /// A window at which large rooms are looked at.
 struct WindowTurn {
-    start_ms: u64,
+    window: Window,
     changed: vec::IntoIter<(RoomNumber, usize)>,
     /// How large the due records are that were written, bytes.
     spent: usize,
@@ -639,16 +638,17 @@ impl Closing {
         loop {
             if self.window.is_none() {
                 let changed = self.large.first_entry();
-                let next_ms = changed.as_ref().map(|it| *it.key());
-                let due_ms = totals.next_due(self.until_ms);
-                let Some(start_ms) = next_ms.into_iter().chain(due_ms).min() else {
-                    totals.next_ms = totals.rules.size.ceil(self.until_ms).max(totals.next_ms);
+                let size = totals.rules.size;
+                let next = changed.as_ref().map(|it| size.window_of(*it.key()));
+                let due = totals.next_due(self.until_ms);
+                let Some(window) = next.into_iter().chain(due).min() else {
+                    totals.next_ms = size.floor(self.until_ms).max(totals.next_ms);
                     return true;
                 };
-                let changed = changed.filter(|it| *it.key() == start_ms);
+                let changed = changed.filter(|it| *it.key() == window.last_ms());
                 let changed = changed.map(btree_map::OccupiedEntry::remove);
                 self.window = Some(WindowTurn {
-                    start_ms,
+                    window,
                     changed: changed.unwrap_or_default().into_iter(),
                     spent: 0,
                 });
@@ -656,26 +656,26 @@ impl Closing {
             let Some(turn) = &mut self.window else {
                 return true;
             };
-            let start_ms = turn.start_ms;
+            let (window, time_ms) = (turn.window, turn.window.last_ms());
             let outputs = |written: &mut Written, record| {
-                written.entry(start_ms).or_default().push(record);
+                written.entry(time_ms).or_default().push(record);
             };
             for (room, emojis) in turn.changed.by_ref() {
                 if emojis > totals.schedule.small_emojis() {
-                    totals.changed(room, emojis, start_ms);
+                    totals.changed(room, emojis, window);
                     *left = left.saturating_sub(1);
                 } else {
                     // It is small again, or the limit is another one than before.
                     totals.schedule.remove(room);
-                    let record = totals.record(room, start_ms, read(room, start_ms, left));
+                    let record = totals.record(room, time_ms, read(room, time_ms, left));
                     outputs(written, record);
                 }
                 if *left == 0 {
                     return false;
                 }
             }
-            while let Some(due) = totals.schedule.take(start_ms, turn.spent) {
-                if exceeds_retention(due.last.start, start_ms, totals.rules.retention_ms) {
+            while let Some(due) = totals.schedule.take(window, turn.spent) {
+                if exceeds_retention(due.last.start, window.start, totals.rules.retention_ms) {
                     // The totals have expired. No record is written, even if the room is not removed yet: when it is
                     // removed depends on other rooms, and records must not.
                     *left = left.saturating_sub(1);
@@ -685,14 +685,14 @@ impl Closing {
                     continue;
                 }
                 turn.spent += totals_bytes(due.emojis);
-                let record = totals.due_record(due, read(due.room, start_ms, left));
+                let record = totals.due_record(due, read(due.room, time_ms, left));
                 outputs(written, record);
                 if *left == 0 {
                     return false;
                 }
             }
-            totals.notify(start_ms, written);
-            totals.next_ms = start_ms.saturating_add(totals.rules.size.as_ms());
+            totals.notify(time_ms, written);
+            totals.next_ms = window.end;
             self.window = None;
             if *left == 0 {
                 return false;
@@ -800,7 +800,7 @@ mod tests {
                 for room in 0..ROOMS {
                     input.send(Closed {
                         room: Room::new(&format!("room-{room}")).unwrap(),
-                        start_ms,
+                        window: WindowSize::from_ms(SIZE_MS).unwrap().window_of(start_ms),
                         counts: emojis.iter().map(|emoji| (*emoji, 2)).collect(),
                         begins: false,
                     });

@@ -54,10 +54,11 @@ impl Span {
     }
 
     fn stay(&self, closed: Closed) -> Stay {
+        let leaves_ms = self.leaves_ms(closed.window.start);
         Stay {
             room: closed.room,
-            from_ms: closed.start_ms,
-            until_ms: self.leaves_ms(closed.start_ms),
+            from_ms: closed.window.last_ms(),
+            until_ms: self.size.window_of(leaves_ms).last_ms(),
             counts: closed.counts,
         }
     }
@@ -88,20 +89,20 @@ pub fn trending<'scope>(
         ValBatcher::new,
     );
     let across = across.as_collection().arrange_by_key_named("leader sums");
-    let news = move |start_ms: u64| start_ms >= final_until_ms;
+    let news = move |time_ms: u64| time_ms >= final_until_ms;
 
-    let tops = follow(by_room, "trending", move |room, before, after, start_ms| {
-        let top = news(start_ms).then(|| changed(room_top(before, span), room_top(after, span)));
+    let tops = follow(by_room, "trending", move |room, before, after, time_ms| {
+        let top = news(time_ms).then(|| changed(room_top(before, span), room_top(after, span)));
         let top = top??;
         Some(Trending::Room(TrendingRecord {
             room: rooms.room(*room),
-            window: span.size.window_of(start_ms),
+            window: span.size.window_of(time_ms),
             span_ms: span.span_ms,
             top: counts(top),
         }))
     });
-    let leaders = follow(across, "leaders", move |(), before, after, start_ms| {
-        let lead = news(start_ms).then(|| changed(leading(before, span), leading(after, span)));
+    let leaders = follow(across, "leaders", move |(), before, after, time_ms| {
+        let lead = news(time_ms).then(|| changed(leading(before, span), leading(after, span)));
         let (emojis, rooms) = lead??;
         let count = |(room, count): (Room, i64)| RoomCount {
             room,
@@ -109,7 +110,7 @@ pub fn trending<'scope>(
         };
         Some(Trending::All(LeadersRecord {
             room: AllRooms,
-            window: span.size.window_of(start_ms),
+            window: span.size.window_of(time_ms),
             span_ms: span.span_ms,
             top: counts(emojis),
             rooms: rooms.into_iter().map(count).collect(),
@@ -183,7 +184,7 @@ mod tests {
     fn closed(room: &str, start_ms: u64) -> Closed {
         Closed {
             room: Room::new(room).unwrap(),
-            start_ms,
+            window: WindowSize::from_ms(2000).unwrap().window_of(start_ms),
             counts: (0..4)
                 .filter_map(Emoji::from_id)
                 .map(|it| (it, 1))

@@ -45,8 +45,8 @@ const MOST_LIVE_COUNTS: usize = 50_000;
 /// Reactions of one room, emoji and window, counted where they were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartialTally {
-    /// The window's start.
-    pub start_ms: u64,
+    /// The last instant of the window.
+    pub time_ms: u64,
     /// Which room.
     pub room: Room,
     /// Which emoji.
@@ -60,8 +60,8 @@ pub struct PartialTally {
 pub struct Closed {
     /// Which room.
     pub room: Room,
-    /// The window's start.
-    pub start_ms: u64,
+    /// Which window.
+    pub window: Window,
     /// How many of each emoji, by [`Emoji::id`].
     pub counts: Arc<[(Emoji, u64)]>,
     /// Whether the totals of the room begin at 0 with it.
@@ -70,14 +70,8 @@ pub struct Closed {
 
 impl Closed {
     /// The record of it: a final.
-    pub fn record(&self, size: WindowSize, swarm_size: u64) -> WindowRecord {
-        let room = self.room.clone();
-        record(
-            room,
-            &self.counts,
-            size.window_of(self.start_ms),
-            swarm_size,
-        )
+    pub fn record(&self, swarm_size: u64) -> WindowRecord {
+        record(self.room.clone(), &self.counts, self.window, swarm_size)
     }
 }
 
@@ -122,10 +116,10 @@ pub fn tumble<'scope>(
                 for tally in data.flat_map(|data| data.drain(..)) {
                     let window = open
                         .windows
-                        .entry(tally.start_ms)
+                        .entry(tally.time_ms)
                         .or_insert_with(|| OpenWindow {
-                            finals: cap.delayed(&tally.start_ms, 0),
-                            live: cap.delayed(&tally.start_ms, 1),
+                            finals: cap.delayed(&tally.time_ms, 0),
+                            live: cap.delayed(&tally.time_ms, 1),
                             rooms: HashMap::default(),
                             changed: VecDeque::new(),
                         });
@@ -149,6 +143,7 @@ pub fn tumble<'scope>(
 
 struct OpenWindows {
     rules: Tumble,
+    /// By their last instants.
     windows: BTreeMap<u64, OpenWindow>,
     closing: Option<ClosingWindow>,
     pace: Pace,
@@ -156,7 +151,7 @@ struct OpenWindows {
 
 /// A window that has closed, with the rooms that were not emitted yet.
 struct ClosingWindow {
-    start_ms: u64,
+    window: Window,
     finals: Capability<u64>,
     /// In the order of names, for what follows sorts by them.
     rooms: vec::IntoIter<(Room, OpenRoom)>,
@@ -225,7 +220,7 @@ impl OpenWindows {
                 left = left.saturating_sub(counts.len());
                 session.give(Closed {
                     room,
-                    start_ms: closing.start_ms,
+                    window: closing.window,
                     counts: counts.into(),
                     begins: false,
                 });
@@ -241,11 +236,11 @@ impl OpenWindows {
     /// Takes the earliest window, if the frontier has passed it.
     fn next_closing(&mut self, frontier_ms: u64) -> Option<ClosingWindow> {
         let first = self.windows.first_entry();
-        let (start_ms, window) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
+        let (time_ms, window) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
         let mut rooms: Vec<(Room, OpenRoom)> = window.rooms.into_iter().collect();
         rooms.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Some(ClosingWindow {
-            start_ms,
+            window: self.rules.size.window_of(time_ms),
             finals: window.finals,
             rooms: rooms.into_iter(),
         })
@@ -257,7 +252,7 @@ impl OpenWindows {
         }
         let emitted_at = self.rules.timers.unix_time().as_millis() as u64;
         let mut left = MOST_LIVE_COUNTS;
-        for (start_ms, window) in &mut self.windows {
+        for (time_ms, window) in &mut self.windows {
             let mut session = live.session(&window.live);
             while left > 0
                 && let Some(room) = window.changed.pop_front()
@@ -265,7 +260,7 @@ impl OpenWindows {
                 if let Some(counted) = window.rooms.get_mut(&room) {
                     counted.changed = false;
                     left = left.saturating_sub(counted.counts.len());
-                    let window = self.rules.size.window_of(*start_ms);
+                    let window = self.rules.size.window_of(*time_ms);
                     let swarm_size = self.rules.swarm_size;
                     session.give(WindowRecord {
                         emitted_at: Some(emitted_at),
@@ -361,7 +356,7 @@ mod tests {
     fn tallies(room: usize, emojis: &[Emoji]) -> Vec<PartialTally> {
         let room = Room::new(&format!("room-{room}")).unwrap();
         let tally = |emoji: &Emoji| PartialTally {
-            start_ms: 0,
+            time_ms: 1999,
             room: room.clone(),
             emoji: *emoji,
             count: 1,

@@ -151,7 +151,7 @@ fn parts(
             topics: config.topics.clone(),
             progress: shared.progress.clone(),
             stored_until_ms: shared.stored_until_ms,
-            window_ms: config.window.as_ms(),
+            window: config.window,
             heartbeat: config.heartbeat,
             span_ms: config.span().span_ms,
             window_ends: first.window_ends,

@@ -344,7 +344,7 @@ impl World {
             if record.topic == self.topics.windows() {
                 let closed: WindowRecord = serde_json::from_slice(&record.value).unwrap();
                 assert!(
-                    durable_until_ms <= Some(closed.window.start),
+                    durable_until_ms < Some(closed.window.end),
                     "not durable: {closed:?}"
                 );
             }

@@ -66,3 +66,11 @@ pub struct Window {
     /// The first millisecond behind it.
     pub end: u64,
 }
+
+impl Window {
+    /// The last millisecond of the window. Its results have this time: a frontier at or behind `end` has passed them,
+    /// whatever the size of the window.
+    pub fn last_ms(self) -> u64 {
+        self.end - 1
+    }
+}
