@@ -33,16 +33,15 @@ use timely::{
     progress::Antichain,
 };
 
-use crate::step::STEP_COUNTS;
-
 /// The sums of a key, those that are not 0, by value.
 pub type Sums<'a, V> = Vec<(&'a V, i64)>;
 
 /// Calls `tell` with each key, the sums before and after a change of them, and the time of the change;
-/// sends what it answers at that time.
+/// sends what it answers at that time. A step handles about `max_step_counts` counts.
 pub fn follow<'scope, K: Data, V: Data, W: Clone + 'static>(
     sums: Arranged<'scope, TraceAgent<ValSpine<K, V, u64, i64>>>,
     name: &str,
+    max_step_counts: usize,
     mut tell: impl FnMut(&K, &Sums<'_, V>, &Sums<'_, V>, u64) -> Option<W> + 'static,
 ) -> StreamVec<'scope, u64, W> {
     let mut trace = sums.trace;
@@ -57,7 +56,7 @@ pub fn follow<'scope, K: Data, V: Data, W: Clone + 'static>(
             let mut upper = Antichain::from_elem(0);
             let mut pending: Option<Pending<K, V>> = None;
             move |(input, _), output| {
-                let mut left = STEP_COUNTS;
+                let mut left = max_step_counts;
                 loop {
                     // What comes meanwhile waits in the input.
                     if pending.is_none() {
@@ -241,7 +240,7 @@ mod tests {
                     ValBatcher::new,
                 );
                 let own = |sums: &Sums<'_, u8>| sums.iter().map(|(v, n)| (**v, *n)).collect();
-                let told = follow(sums, "told", move |key: &u8, before, after, time_ms| {
+                let told = follow(sums, "told", 4, move |key: &u8, before, after, time_ms| {
                     Some((*key, time_ms, own(before), own(after)))
                 });
                 let told = told.inspect_core(move |event| {

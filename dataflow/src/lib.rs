@@ -92,6 +92,7 @@ pub use reset::{
 };
 pub use run::run;
 pub use sink::HEARTBEAT;
+pub use step::Limits;
 pub use stop::Stop;
 pub use topology::describe;
 
@@ -143,6 +144,8 @@ pub struct Config {
     /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
     /// can judge.
     pub unbounded_timestamps: bool,
+    /// Limits of the engine.
+    pub limits: Limits,
 }
 
 impl Config {

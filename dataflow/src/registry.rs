@@ -45,7 +45,6 @@ use crate::{
     lifetimes::Lifetimes,
     rooms::{RoomNumber, Rooms},
     slide::{EmojiId, RoomChange},
-    step::STEP_COUNTS,
     totals::RestoredTotals,
     tumble::Closed,
 };
@@ -88,6 +87,8 @@ pub struct RegistryRules {
     pub span_ms: u64,
     /// The time up to which windows were final at the start of the run.
     pub final_until_ms: u64,
+    /// How many counts and rooms a step handles.
+    pub max_step_counts: usize,
     /// The probe of committed results.
     pub durable: probe::Handle<u64>,
 }
@@ -134,6 +135,7 @@ pub fn register<'scope>(
             rooms,
             shared,
             retired: VecDeque::new(),
+            max_step_counts: rules.max_step_counts,
             closed_until_ms: rules.final_until_ms,
         };
         move |frontiers| {
@@ -197,6 +199,7 @@ struct Registry {
     shared: Rc<RefCell<Shared>>,
     /// Retired numbers whose sums are not retracted yet, and the time at which each was retired.
     retired: VecDeque<(u64, RoomNumber)>,
+    max_step_counts: usize,
     /// The end of the last window that is closed.
     closed_until_ms: u64,
 }
@@ -243,7 +246,9 @@ impl Registry {
         max_rooms: usize,
     ) -> impl Iterator<Item = (Room, u64)> {
         let before_ms = closed.start.min(durable_until_ms);
-        let expired = self.lifetimes.expire(before_ms, max_rooms, STEP_COUNTS);
+        let expired = self
+            .lifetimes
+            .expire(before_ms, max_rooms, self.max_step_counts);
         expired.into_iter().map(move |room| {
             self.retire(room, closed.last_ms());
             (self.rooms.room(room), closed.start)
@@ -268,7 +273,7 @@ impl Registry {
         let batches = batches.expect("the trace is not compacted beyond its end");
         let (mut known, ref held) = cursor_list(batches);
         let mut session = changes.session(at);
-        let mut left = STEP_COUNTS;
+        let mut left = self.max_step_counts;
         while let Some((_, room)) = self.retired.pop_front_if(|it| is_complete(it)) {
             let mut of_room = Sums::<EmojiId>::new();
             known.rewind_keys(held);

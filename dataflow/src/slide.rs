@@ -33,10 +33,7 @@ use timely::{
     progress::frontier::MutableAntichain,
 };
 
-use crate::{
-    rooms::{RoomNumber, Rooms},
-    step::STEP_COUNTS,
-};
+use crate::rooms::{RoomNumber, Rooms};
 
 /// Counts of a room that are in the span for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,10 +70,11 @@ type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<
 
 /// How the sums of the span change at each window: of each room on the worker that has it, numbered by
 /// `rooms`, and across rooms. A room keeps its number while it has counts in the span; `durable`, the probe of
-/// committed results, shows when the number may be used again.
+/// committed results, shows when the number may be used again. A step handles about `max_step_counts` counts.
 pub fn slide<'scope>(
     stays: StreamVec<'scope, u64, Stay>,
     rooms: Rooms,
+    max_step_counts: usize,
     durable: probe::Handle<u64>,
 ) -> (
     StreamVec<'scope, u64, RoomChange>,
@@ -93,6 +91,7 @@ pub fn slide<'scope>(
     builder.build(move |_| {
         let mut turns = Turns {
             rooms,
+            max_step_counts,
             held: Vec::new(),
             left: VecDeque::new(),
             turns: BTreeMap::new(),
@@ -123,6 +122,7 @@ pub fn slide<'scope>(
 /// The windows at which counts come or leave, by their last instants.
 struct Turns {
     rooms: Rooms,
+    max_step_counts: usize,
     /// The number of entries that are held of each room, by its number, and the time at which it last became 0.
     held: Vec<(usize, u64)>,
     /// The rooms whose last entry has left, in the order of the times at which it left.
@@ -199,7 +199,7 @@ impl Turns {
         let Some(&frontier_ms) = frontier.frontier().first() else {
             return false;
         };
-        let mut left = STEP_COUNTS;
+        let mut left = self.max_step_counts;
         loop {
             let next = self.passing.take();
             let Some(mut passing) = next.or_else(|| self.next_passing(frontier_ms)) else {
@@ -380,6 +380,8 @@ mod tests {
 
     use super::*;
 
+    const STEP_COUNTS: usize = 4;
+
     /// A change of a room's or of a leader's count, and the window at which it is made.
     type Seen<T> = Rc<RefCell<Vec<(T, u64, i64)>>>;
 
@@ -393,7 +395,8 @@ mod tests {
             let (of_room, of_leader) = (by_room.clone(), across.clone());
             let (mut input, probe) = worker.dataflow(|scope| {
                 let (input, stays) = scope.new_input();
-                let (rooms, leaders) = slide(stays, Rooms::default(), probe::Handle::new());
+                let (rooms, leaders) =
+                    slide(stays, Rooms::default(), STEP_COUNTS, probe::Handle::new());
                 let rooms = rooms.inspect(move |change| of_room.borrow_mut().push(*change));
                 leaders.inspect(move |((_, leader), at_ms, diff)| {
                     of_leader.borrow_mut().push((leader.clone(), *at_ms, *diff));

@@ -5,6 +5,17 @@
 //! its heartbeat, by which the watchdog knows that it is not stuck. So an operator stops after this many counts, keeps
 //! its capability, and activates itself again.
 
-/// How many counts an operator handles in a step, and at most one room more: some milliseconds. Few in unit tests and in
-/// the simulation, so that windows are closed in several steps there, too.
-pub const STEP_COUNTS: usize = if cfg!(test) { 4 } else { 50_000 };
+/// Limits that unit tests and simulations lower, so that they reach them.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How many counts an operator handles in a step, and at most one key more: some milliseconds.
+    pub max_step_counts: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_step_counts: 50_000,
+        }
+    }
+}

@@ -51,10 +51,12 @@ pub struct Parts {
 /// Builds the dataflow on one worker. The activator runs its source; the probe handle that the source
 /// was given shows what is durable.
 pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
+    let max_step_counts = config.limits.max_step_counts;
     let tumbling = Tumble {
         size: config.window,
         swarm_size: config.swarm_size,
         live: config.live,
+        max_step_counts,
         open_windows: parts
             .metrics
             .open_windows
@@ -81,6 +83,7 @@ pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
             parts.trending,
             final_until_ms,
             config.span(),
+            max_step_counts,
             durable.clone(),
         );
 

@@ -64,7 +64,6 @@ use crate::{
     results::{Table, totals_bytes},
     rooms::{RoomNumber, Rooms},
     slide::EmojiId,
-    step::STEP_COUNTS,
     tumble::Closed,
 };
 
@@ -115,6 +114,8 @@ pub struct TotalsRules {
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,
+    /// How many counts a step handles.
+    pub max_step_counts: usize,
 }
 
 /// An output of the totals.
@@ -164,6 +165,7 @@ pub fn totals<'scope>(
         retention_ms: rules.retention_ms,
         span_ms: rules.span_ms,
         final_until_ms: rules.final_until_ms,
+        max_step_counts: rules.max_step_counts,
         durable,
     };
     let Registered {
@@ -206,7 +208,7 @@ fn write<'scope>(
             let mut closing: Option<Closing> = None;
             move |(input, frontier), output| {
                 totals.renumber();
-                let mut left = STEP_COUNTS;
+                let mut left = totals.rules.max_step_counts;
                 loop {
                     if closing.is_none() {
                         let lower = upper.clone();
@@ -785,6 +787,7 @@ mod tests {
                     finals_kept_ms: None,
                     final_until_ms: 0,
                     resets: 0,
+                    max_step_counts: 4,
                 };
                 let totals = totals(finals, Vec::new(), rules, probe::Handle::new());
                 let outputs = totals.outputs.inspect(move |output| {

@@ -67,12 +67,13 @@ impl Span {
 /// The records of each window that changes a top.
 ///
 /// `recovered` is what lies in the span as of `final_until_ms`, from time 0 on; it counts, and is not
-/// emitted again. `durable` is the probe of committed results.
+/// emitted again. `durable` is the probe of committed results. A step handles about `max_step_counts` counts.
 pub fn trending<'scope>(
     finals: StreamVec<'scope, u64, Closed>,
     recovered: Vec<Stay>,
     final_until_ms: u64,
     span: Span,
+    max_step_counts: usize,
     durable: probe::Handle<u64>,
 ) -> StreamVec<'scope, u64, Trending> {
     let recovered = recovered.into_iter().to_stream(finals.scope());
@@ -80,7 +81,7 @@ pub fn trending<'scope>(
         .map(move |closed| span.stay(closed))
         .concat(recovered);
     let rooms = Rooms::default();
-    let (by_room, across) = slide(stays, rooms.clone(), durable);
+    let (by_room, across) = slide(stays, rooms.clone(), max_step_counts, durable);
     // The numbers are this worker's own, so the changes stay where they are.
     let by_room = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
         by_room,
@@ -91,31 +92,41 @@ pub fn trending<'scope>(
     let across = across.as_collection().arrange_by_key_named("leader sums");
     let news = move |time_ms: u64| time_ms >= final_until_ms;
 
-    let tops = follow(by_room, "trending", move |room, before, after, time_ms| {
-        let top = news(time_ms).then(|| changed(room_top(before, span), room_top(after, span)));
-        let top = top??;
-        Some(Trending::Room(TrendingRecord {
-            room: rooms.room(*room),
-            window: span.size.window_of(time_ms),
-            span_ms: span.span_ms,
-            top: counts(top),
-        }))
-    });
-    let leaders = follow(across, "leaders", move |(), before, after, time_ms| {
-        let lead = news(time_ms).then(|| changed(leading(before, span), leading(after, span)));
-        let (emojis, rooms) = lead??;
-        let count = |(room, count): (Room, i64)| RoomCount {
-            room,
-            count: count.unsigned_abs(),
-        };
-        Some(Trending::All(LeadersRecord {
-            room: AllRooms,
-            window: span.size.window_of(time_ms),
-            span_ms: span.span_ms,
-            top: counts(emojis),
-            rooms: rooms.into_iter().map(count).collect(),
-        }))
-    });
+    let tops = follow(
+        by_room,
+        "trending",
+        max_step_counts,
+        move |room, before, after, time_ms| {
+            let top = news(time_ms).then(|| changed(room_top(before, span), room_top(after, span)));
+            let top = top??;
+            Some(Trending::Room(TrendingRecord {
+                room: rooms.room(*room),
+                window: span.size.window_of(time_ms),
+                span_ms: span.span_ms,
+                top: counts(top),
+            }))
+        },
+    );
+    let leaders = follow(
+        across,
+        "leaders",
+        max_step_counts,
+        move |(), before, after, time_ms| {
+            let lead = news(time_ms).then(|| changed(leading(before, span), leading(after, span)));
+            let (emojis, rooms) = lead??;
+            let count = |(room, count): (Room, i64)| RoomCount {
+                room,
+                count: count.unsigned_abs(),
+            };
+            Some(Trending::All(LeadersRecord {
+                room: AllRooms,
+                window: span.size.window_of(time_ms),
+                span_ms: span.span_ms,
+                top: counts(emojis),
+                rooms: rooms.into_iter().map(count).collect(),
+            }))
+        },
+    );
     tops.concat(leaders)
 }
 
@@ -208,7 +219,7 @@ mod tests {
                     span_ms: 6000,
                     top: 10,
                 };
-                trending(finals, Vec::new(), 0, span, probed.clone())
+                trending(finals, Vec::new(), 0, span, 4, probed.clone())
                     .inspect(move |record| {
                         if let Trending::Room(record) = record {
                             let shown = (record.window.start, record.top.len());

@@ -32,7 +32,7 @@ use timely::{
     progress::frontier::MutableAntichain,
 };
 
-use crate::{step::STEP_COUNTS, timers::Timers};
+use crate::timers::Timers;
 
 /// A live tally waits this long for the other partitions' part of the same flush, so that a crowd's
 /// tap is shown whole at once rather than a quarter now and the rest an interval later.
@@ -84,6 +84,8 @@ pub struct Tumble {
     pub swarm_size: u64,
     /// How often live tallies are emitted at most.
     pub live: Duration,
+    /// How many counts of closed windows are sent in a step.
+    pub max_step_counts: usize,
     /// Shows how many windows are open.
     pub open_windows: IntGauge,
     /// The worker's.
@@ -207,7 +209,7 @@ impl OpenWindows {
         let Some(&frontier_ms) = frontier.frontier().first() else {
             return false;
         };
-        let mut left = STEP_COUNTS;
+        let mut left = self.rules.max_step_counts;
         loop {
             let next = self.closing.take();
             let Some(mut closing) = next.or_else(|| self.next_closing(frontier_ms)) else {
@@ -342,11 +344,14 @@ mod tests {
     use super::*;
     use crate::timers::MachineClock;
 
+    const STEP_COUNTS: usize = 4;
+
     fn rules(live: Duration, timers: Timers) -> Tumble {
         Tumble {
             size: WindowSize::from_ms(2000).unwrap(),
             swarm_size: 1000,
             live,
+            max_step_counts: STEP_COUNTS,
             open_windows: IntGauge::new("open", "open").unwrap(),
             timers,
         }

@@ -169,6 +169,7 @@ fn parts(
             finals_kept_ms: shared.finals_kept_ms,
             final_until_ms: shared.progress.final_until_ms,
             resets: shared.progress.resets.number,
+            max_step_counts: config.limits.max_step_counts,
         },
         trending: first.trending,
         appender: shared.appender.clone(),

@@ -5,7 +5,7 @@ mod cluster;
 use std::{thread, time::Duration};
 
 use clap::{Args, builder::RangedU64ValueParser as Ranged};
-use emostream_dataflow::{Config, HEARTBEAT, TotalsPace, describe};
+use emostream_dataflow::{Config, HEARTBEAT, Limits, TotalsPace, describe};
 use emostream_log::EventClock;
 use emostream_model::{EmojiNames, Topics, WindowSize};
 
@@ -204,6 +204,7 @@ impl CountingFlags {
             totals_pace: TotalsPace::default(),
             totals_retention: self.totals_retention,
             unbounded_timestamps: self.unbounded_timestamps,
+            limits: Limits::default(),
         })
     }
 }

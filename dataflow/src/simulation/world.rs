@@ -13,7 +13,9 @@ use super::{
     run::{SimClock, SimRun},
     truth::{TotalsChecked, Truth, Written},
 };
-use crate::{Config, DataflowError, HEARTBEAT, Stop, TotalsPace, standby::Standby, timers::Clock};
+use crate::{
+    Config, DataflowError, HEARTBEAT, Limits, Stop, TotalsPace, standby::Standby, timers::Clock,
+};
 
 /// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
@@ -279,6 +281,7 @@ impl World {
             totals_pace: self.pace,
             totals_retention: Duration::from_millis(self.retention_ms),
             unbounded_timestamps: true,
+            limits: Limits { max_step_counts: 4 },
         }
     }
 

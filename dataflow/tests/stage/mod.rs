@@ -7,7 +7,7 @@ use std::{
 };
 
 use emostream_dataflow::{
-    Config, DataflowError, HEARTBEAT, Progress, Ready, Stop, TotalsPace, run,
+    Config, DataflowError, HEARTBEAT, Limits, Progress, Ready, Stop, TotalsPace, run,
 };
 use emostream_log::{
     Cleanup, EventClock, Log, NewRecord,
@@ -130,5 +130,6 @@ pub(crate) fn config(topics: &Topics, workers: usize) -> Config {
         totals_pace: TotalsPace::default(),
         totals_retention: Duration::from_secs(1 << 40),
         unbounded_timestamps: true,
+        limits: Limits::default(),
     }
 }
