@@ -1,6 +1,6 @@
 //! Emojis: which there are, and the names people send for them.
 
-use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::LazyLock};
+use std::{collections::BTreeMap, fmt, sync::LazyLock};
 
 use bincode::{Encode, enc::Encoder, error::EncodeError};
 use foldhash::HashMap;
@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 ///
 /// It is a small number, dense from 0 to [`Emoji::COUNT_LIMIT`], so that counts can live in arrays.
 /// The number holds within one build of the program only; what leaves a process is the text.
-/// Emojis are ordered by their text, as the results are.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// Emojis are ordered by their text, as the results are, and numbered in this order: comparing them is comparing numbers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Emoji(u16);
 
 /// The text is no emoji that Unicode knows, no shortcode and no alias.
@@ -20,12 +20,13 @@ pub struct Emoji(u16);
 pub struct UnknownEmoji;
 
 struct Table {
+    /// By number.
     texts: Vec<&'static str>,
     ids: HashMap<&'static str, u16>,
     /// By their texts, those with skin tones included, without what [`essence`] drops.
     by_essence: HashMap<String, u16>,
-    /// The place of each among all in the order of their texts, by number.
-    ranks: Vec<u16>,
+    /// The numbers in Unicode's order: that of keyboards, smileys first.
+    keyboard: Vec<u16>,
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
@@ -33,23 +34,15 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         e.skin_tone()
             .is_none_or(|tone| tone == emojis::SkinTone::Default)
     });
-    let texts: Vec<&'static str> = bases.map(emojis::Emoji::as_str).collect();
-    let ids = texts
-        .iter()
-        .zip(0..)
-        .map(|(text, id)| (*text, id))
-        .collect();
-    let mut order: Vec<usize> = (0..texts.len()).collect();
-    order.sort_unstable_by_key(|id| texts[*id]);
-    let mut ranks = vec![0; texts.len()];
-    for (id, rank) in order.into_iter().zip(0..) {
-        ranks[id] = rank;
-    }
+    let on_keyboards: Vec<&'static str> = bases.map(emojis::Emoji::as_str).collect();
+    let mut texts = on_keyboards.clone();
+    texts.sort_unstable();
+    let ids: HashMap<&'static str, u16> = texts.iter().copied().zip(0..).collect();
     let mut table = Table {
+        keyboard: on_keyboards.iter().map(|text| ids[text]).collect(),
         texts,
         ids,
         by_essence: HashMap::default(),
-        ranks,
     };
     for emoji in in_every_tone() {
         if let Some(id) = table.folded(emoji) {
@@ -123,22 +116,9 @@ impl Emoji {
         (usize::from(id) < TABLE.texts.len()).then_some(Emoji(id))
     }
 
-    /// All of them, by number.
+    /// All of them, in Unicode's order: that of keyboards, smileys first.
     pub fn all() -> impl ExactSizeIterator<Item = Emoji> {
-        (0..TABLE.texts.len()).map(|id| Emoji(id as u16))
-    }
-}
-
-impl Ord for Emoji {
-    fn cmp(&self, other: &Emoji) -> Ordering {
-        let rank = |emoji: &Emoji| TABLE.ranks[usize::from(emoji.0)];
-        rank(self).cmp(&rank(other))
-    }
-}
-
-impl PartialOrd for Emoji {
-    fn partial_cmp(&self, other: &Emoji) -> Option<Ordering> {
-        Some(self.cmp(other))
+        TABLE.keyboard.iter().map(|id| Emoji(*id))
     }
 }
 
