@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use emostream_dataflow::DataflowError;
+use emostream_dataflow::StreamsError;
 use emostream_log::LogError;
 
 /// The exit codes, as in README.md, "Operations". The numbers are those of sysexits.h.
@@ -53,8 +53,8 @@ impl Failure {
 }
 
 /// Why the dataflow ends, or a reset fails.
-impl From<DataflowError> for Failure {
-    fn from(error: DataflowError) -> Self {
+impl From<StreamsError> for Failure {
+    fn from(error: StreamsError) -> Self {
         let exit = match error.exit_code() {
             64 => Exit::Usage,
             69 => Exit::Unavailable,

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use emostream_dataflow::{consumer_group, transactional_id};
+use emostream_dataflow::streams_topics;
 use emostream_model::Topics;
 
 /// A resource type of Kafka's ACLs.
@@ -89,7 +89,7 @@ impl Role {
                 table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
                 table.transactions(names);
                 // Only lag tools need it.
-                table.add(Kind::Group, consumer_group(names), &["Read"]);
+                table.add(Kind::Group, streams_topics(names).application_id, &["Read"]);
             }
             Self::Publisher => {
                 table.topics(&results, &["Describe", "Read"]);
@@ -176,7 +176,7 @@ impl Table {
     fn transactions(&mut self, names: &Topics) {
         self.add(
             Kind::TransactionalId,
-            transactional_id(names),
+            streams_topics(names).application_id,
             &["Describe", "Write"],
         );
     }

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use emostream_dataflow::streams_topics;
 use emostream_log::kafka::KafkaLog;
 use harness::{
     http, kafka,
@@ -85,7 +86,7 @@ impl Stage {
 
     /// Which process has committed last.
     fn active_pid(&self) -> Option<u32> {
-        let stored = emostream_dataflow::stored(&topics(&self.prefix), &self.log);
+        let stored = emostream_dataflow::stored(&streams_topics(&topics(&self.prefix)), &self.log);
         Some(stored.ok()??.run?.pid)
     }
 

@@ -1,103 +1,58 @@
-//! The dataflow: reactions in the log, counted exactly once per room, emoji and window.
+//! EmoStream's dataflow: reactions in the log, counted exactly once per room, emoji and window.
 //!
 //! ```text
-//! [reactions] ─▶ read + decode + pre-aggregate ─▶ exchange (room) ─▶ tumble ─┬▶ live ──▶ [live]
-//!                  partitions over workers                                   └▶ finals ─┬▶ totals
-//!                                                                                       ├▶ trending
-//!                                                                                       ▼    ▼
-//!                 rejected records, marks of progress ────────────────────────────────▶ commit
-//!                                                                  one transaction ──▶ [windows]
-//!                                             [totals] [trending] [rejected] [progress]
+//! [reactions] ─▶ format ─▶ partial counts by room and emoji ─▶ tumbling windows ─┬▶ live ──▶ [live]
+//!                                                                                └▶ finals ─┬▶ totals
+//!                                                                                           ├▶ trending
+//!                                                                                           ▼    ▼
+//!                                                           [windows] [totals] [trending] ◀─ commit
 //! ```
 //!
-//! Timely dataflow moves the data and knows when a window is complete; differential dataflow keeps
-//! the totals and what is trending behind the pre-aggregation. The log alone holds state: the progress record, written
-//! with the results, says where to read again.
+//! [`EmoStream`] is an application of the engine in [`emostream_streams`], which reads, keeps event time, and commits
+//! results with the progress. Here are the format of reactions, the operators that are used, and the records.
 //!
 //! Invariants:
 //! - A window is emitted when no partition can still send a reaction for it, and never again.
 //! - Results and progress are one transaction, so kill -9 at any moment changes no final.
-//! - The frontier behind the commit is what is durable: the sink gives a window's time up only when
-//!   the log has acknowledged it.
 //! - Stopping never closes a window: open ones stay open for the next run.
 
-mod aggregate;
-mod attempts;
-mod clock;
-mod cluster;
-mod commit;
-mod due;
-mod end_offsets;
-mod error;
-mod fit;
-mod follow;
-mod holds;
-mod idleness;
-mod instances;
-mod known_ends;
-mod lifetimes;
-mod live;
-mod metrics;
-mod partition;
-mod progress;
-mod read_ahead;
-mod recovery;
-mod registry;
-mod rejections;
-mod reset;
+mod format;
 mod restoring;
 mod results;
-mod rooms;
-mod run;
 #[cfg(test)]
 mod simulation;
-mod sink;
-mod slide;
-mod source;
-mod standby;
-mod step;
-mod stop;
-mod stored_progress;
-mod timers;
-mod topic_settings;
 mod topology;
-mod totals;
-mod trending;
-mod tumble;
-mod watchdog;
-mod worker;
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Duration,
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use emostream_log::{EventClock, Log};
+use emostream_model::{Emoji, EmojiNames, Topics, WindowRecord, WindowSize};
+use emostream_streams::{
+    operators::sliding::SlidingSpan,
+    progress::{record as progress, settings::Settings},
+    topics::FinalSummary,
 };
+use prometheus::Registry;
 
-use emostream_log::EventClock;
-use emostream_model::{EmojiNames, Topics, WindowSize};
-
-use idleness::IdleTimeouts;
-use results::Recording;
-use trending::Span;
-
-pub use cluster::Cluster;
-pub use due::TotalsPace;
-pub use error::DataflowError;
-pub use fit::Misfit;
-pub use progress::{
-    AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity, Settings,
+pub use emostream_streams::{
+    Stop, StreamsError,
+    cluster::Cluster,
+    config::{HEARTBEAT, Limits},
+    mismatch::ProgressMismatch,
+    operators::schedule::TotalsPace,
+    progress::{
+        newest::stored,
+        record::{
+            AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity,
+        },
+        settings::{LATENESS_MS, WINDOW_MS},
+    },
+    recovery::reset::{
+        Basis, FinalTime, FinalsAfter, Plan, Reset, ResetFrom, ResetRequest, plan, reset,
+    },
+    runtime::run::{Activity, Ready},
 };
-pub use recovery::{consumer_group, transactional_id};
-pub use reset::{
-    Basis, FinalTime, FinalsAfter, Plan, Reset, ResetFrom, ResetRequest, plan, reset, stored,
-};
-pub use run::run;
-pub use sink::HEARTBEAT;
-pub use step::Limits;
-pub use stop::Stop;
-pub use topology::describe;
-
-/// When the first run of this process began.
-static STARTED_MS: LazyLock<u64> = LazyLock::new(|| EventClock::host().unix_ms());
+pub use topology::{EmoStream, describe};
 
 /// What a dataflow runs with.
 #[derive(Debug, Clone)]
@@ -149,12 +104,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// What is trending goes by it.
-    pub(crate) fn span(&self) -> Span {
-        Span {
+    /// The sliding span of what is trending.
+    pub(crate) fn span(&self) -> SlidingSpan {
+        SlidingSpan {
             size: self.window,
             span_ms: self.trending_span.as_millis() as u64,
-            top: self.trending_top,
         }
     }
 
@@ -163,55 +117,90 @@ impl Config {
         self.totals_retention.as_millis() as u64
     }
 
-    /// The timeouts of partitions that bring nothing.
-    pub(crate) fn timeouts(&self) -> IdleTimeouts {
-        IdleTimeouts {
-            idle: self.idle_timeout,
-            hold: self.hold_timeout,
-        }
-    }
-
-    /// Names this run in its progress.
-    pub(crate) fn identity(&self) -> RunIdentity {
-        RunIdentity {
-            host: rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
-            process: self.cluster.as_ref().map_or(0, |cluster| cluster.index),
-            pid: std::process::id(),
-            started_ms: *STARTED_MS,
-        }
-    }
-
-    /// What results become records by, after so many backward resets.
-    pub(crate) fn recording(&self, resets: u64) -> Recording {
-        Recording {
-            resets,
-            topics: self.topics.clone(),
-            swarm_size: self.swarm_size,
-        }
-    }
-
-    /// What the results depend on.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            reactions: self.topics.reactions(),
-            window_ms: self.window.as_ms(),
+    /// What the engine runs with.
+    pub fn engine(&self) -> emostream_streams::config::Config {
+        let topics = streams_topics(&self.topics);
+        let open = Duration::from_millis(self.window.as_ms())
+            + Duration::from_millis(self.lateness_ms)
+            + self.hold_timeout;
+        // Totals of a large room are due within a period, and written within half of the time for which finals are kept:
+        // the other half is for a run that ends.
+        let of_totals = 2 * (Duration::from_millis(self.totals_pace.period_ms) + open);
+        let text = |name: &str, value: &dyn Debug| (name.to_owned(), format!("{value:?}"));
+        let alias = |(name, emoji): (&String, &Emoji)| format!("{name}={emoji}");
+        let aliases: Vec<String> = self.emojis.aliases().iter().map(alias).collect();
+        emostream_streams::config::Config {
+            settings: Settings::default()
+                .with("reactions", "the reactions topic", topics.source.as_str())
+                .with(WINDOW_MS, "--window (ms)", self.window.as_ms())
+                .with(LATENESS_MS, "--lateness (ms)", self.lateness_ms)
+                .with(SWARM_SIZE, "--swarm-size", self.swarm_size),
+            agreed: vec![
+                text("emostream's version", &env!("CARGO_PKG_VERSION")),
+                text("--topic-prefix", &self.topics.prefix()),
+                text("--window", &Duration::from_millis(self.window.as_ms())),
+                text("--lateness", &Duration::from_millis(self.lateness_ms)),
+                text("--idle-timeout", &self.idle_timeout),
+                text("--hold-timeout", &self.hold_timeout),
+                text("--unbounded-timestamps", &self.unbounded_timestamps),
+                text("--live", &self.live),
+                text("--swarm-size", &self.swarm_size),
+                text("--totals-retention", &self.totals_retention),
+                text("--trending-span", &self.trending_span),
+                text("--trending-top", &self.trending_top),
+                text("--emoji-alias", &aliases),
+            ],
+            topics,
+            workers: self.workers,
+            cluster: self.cluster.clone(),
+            window: self.window,
             lateness_ms: self.lateness_ms,
-            swarm_size: self.swarm_size,
+            idle_timeout: self.idle_timeout,
+            hold_timeout: self.hold_timeout,
+            commit_timeout: self.commit_timeout,
+            standby: self.standby,
+            heartbeat: self.heartbeat,
+            takeover: self.takeover,
+            unbounded_timestamps: self.unbounded_timestamps,
+            limits: self.limits,
+            finals_needed: of_totals.max(self.trending_span + open),
+            span_ms: self.span().span_ms,
+            clock: self.clock.clone(),
         }
     }
 }
 
-/// What a dataflow that is ready does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Activity {
-    /// It reads and commits.
-    Active,
-    /// It waits until the active run is gone; names it, for people.
-    Standby(String),
+/// The name of the setting that holds how many emojis make a swarm.
+pub const SWARM_SIZE: &str = "swarm_size";
+
+/// The topics of EmoStream as the engine knows them.
+pub fn streams_topics(topics: &Topics) -> emostream_streams::topics::Topics {
+    emostream_streams::topics::Topics {
+        application_id: format!("{}.dataflow", topics.prefix()),
+        source: topics.reactions(),
+        finals: topics.windows(),
+        read_final: |value| {
+            let closed: WindowRecord = serde_json::from_slice(value).ok()?;
+            Some(FinalSummary {
+                end_ms: closed.window.end,
+                key: closed.room.to_string(),
+                events: closed.total,
+            })
+        },
+        tables: vec![topics.totals(), topics.trending()],
+        updates: topics.live(),
+        rejected: topics.rejected(),
+        progress: topics.progress(),
+    }
 }
 
-/// Notified of how the dataflow does: `Ok` once it reads and commits or stands by, `Err` with the reason while not.
-pub type Ready = Arc<dyn Fn(Result<Activity, String>) + Send + Sync>;
+/// Runs until `stop` is requested (`Ok`) or it cannot go on (`Err`). Blocks: give it a thread.
+pub fn run(
+    config: Config,
+    log: Arc<dyn Log>,
+    registry: &Registry,
+    stop: Stop,
+    ready: Ready,
+) -> Result<(), StreamsError> {
+    emostream_streams::runtime::run::run(EmoStream::new(config), log, registry, stop, ready)
+}

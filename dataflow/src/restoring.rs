@@ -7,7 +7,7 @@
 //!                            └─▶ what lies in the span ◀─ [trending] to its end
 //! ```
 //!
-//! A totals record may lie behind its room's finals: see [`crate::due`]. Those that are later than the record, in the
+//! A totals record may lie behind its room's finals: see [`emostream_streams::operators::schedule`]. Those that are later than the record, in the
 //! order of results, are added to it. So it does no harm to read more finals than are needed.
 
 use std::{
@@ -24,16 +24,17 @@ use emostream_model::{
     Emoji, FinalsFrom, LaterFinals, ResultOrder, Room, TotalCounts, TotalsRecord, Trending,
     TrendingRecord, UnnamedCount,
 };
+use emostream_streams::{
+    operators::{lifetimes, schedule::Change, sliding::SlidingContribution},
+    runtime::app::Restored,
+};
 use foldhash::HashMap;
 
 use crate::{
-    Config, DataflowError,
-    due::Change,
-    lifetimes,
+    Config, StreamsError,
     progress::{Progress, Resets},
-    results::headers_of,
-    slide::Stay,
-    totals::RestoredTotals,
+    results::{RestoredRoom, headers_of},
+    topology::WorkerState,
 };
 
 /// A final's record is written after its window, by clocks that may differ: how much earlier than the
@@ -41,17 +42,9 @@ use crate::{
 const WRITTEN_EARLY_MS: u64 = 60_000;
 
 /// What lies in the trending span as of F, from time 0 on.
-pub type RecoveredTrending = Vec<Stay>;
+pub type RecoveredTrending = Vec<Contribution>;
 
-/// What a run restores from the results of those before it.
-pub struct Restored {
-    /// The totals of every room as of F.
-    pub totals: Vec<RestoredTotals>,
-    /// What lies in the trending span as of F.
-    pub trending: RecoveredTrending,
-    /// Where each partition of the windows ends.
-    pub window_ends: Vec<(u32, u64)>,
-}
+type Contribution = SlidingContribution<Room, Emoji>;
 
 /// Reads what a run goes on from: as of `stored`, once every older run is fenced.
 ///
@@ -63,8 +56,8 @@ pub fn restore(
     log: &dyn Log,
     stored: &Progress,
     final_until_ms: u64,
-) -> Result<Restored, DataflowError> {
-    read(config, log, stored, final_until_ms).map_err(DataflowError::Start)
+) -> Result<Restored<WorkerState>, StreamsError> {
+    read(config, log, stored, final_until_ms).map_err(StreamsError::Start)
 }
 
 fn read(
@@ -72,17 +65,23 @@ fn read(
     log: &dyn Log,
     stored: &Progress,
     final_until_ms: u64,
-) -> Result<Restored, LogError> {
+) -> Result<Restored<WorkerState>, LogError> {
     let topics = &config.topics;
     let mut totals = KnownTotals::read(&topics.totals(), log, config.workers, stored.resets)?;
     let is_unwritten = stored.unwritten.since.is_some();
-    let mut stays = Vec::new();
+    let mut contributions = Vec::new();
     let mut keep = |record: Record<'_>| {
         // A final has all that a totals record has. Read as one, it keeps the emojis that this build does not know.
         if let Ok(closed) = serde_json::from_slice::<TotalsRecord>(record.value) {
             let headers = headers_of(&record);
             let resets = headers.resets;
-            stays.extend(stay(config, stored, final_until_ms, resets, &closed));
+            contributions.extend(contribution(
+                config,
+                stored,
+                final_until_ms,
+                resets,
+                &closed,
+            ));
             if is_unwritten {
                 totals.add(record.partition, resets, headers.totals_begin, closed);
             }
@@ -92,21 +91,30 @@ fn read(
     let kept = log.offsets(&windows)?;
     let from = finals_from(log, &windows, config.span().span_ms, stored, &kept)?;
     read_from(log, &windows, &from, &mut keep)?;
-    let backed: HashSet<Room> = stays.iter().map(|stay| stay.room.clone()).collect();
+    let backed: HashSet<Room> = contributions.iter().map(|it| it.key.clone()).collect();
     for shown in shown(&topics.trending(), log)? {
         if shown.span_ms != config.span().span_ms || !backed.contains(&shown.room) {
-            stays.push(Stay {
-                room: shown.room,
+            contributions.push(Contribution {
+                key: shown.room,
                 from_ms: 0,
                 until_ms: config.window.window_of(final_until_ms).last_ms(),
                 counts: shown.top.iter().map(|c| (c.emoji, c.count)).collect(),
             });
         }
     }
+    let totals = totals.into_restored(config.retention_ms(), stored.final_until_ms);
+    let mut workers: Vec<WorkerState> = deal(totals, config.workers)
+        .into_iter()
+        .map(|totals| WorkerState {
+            totals,
+            trending: Vec::new(),
+        })
+        .collect();
+    // Exchanged by room later.
+    workers[0].trending = contributions;
     Ok(Restored {
-        totals: totals.into_restored(config.retention_ms(), stored.final_until_ms),
-        trending: stays,
-        window_ends: (0..).zip(kept.iter().map(|kept| kept.end)).collect(),
+        workers,
+        final_ends: (0..).zip(kept.iter().map(|kept| kept.end)).collect(),
     })
 }
 
@@ -152,22 +160,22 @@ fn finals_from(
 /// How long the counts of a final stay in the trending span, if the stored F has not seen them leave.
 ///
 /// Finals of a time that was given up by a reset are in no span.
-fn stay(
+fn contribution(
     config: &Config,
     stored: &Progress,
     final_until_ms: u64,
     number: u64,
     closed: &TotalsRecord,
-) -> Option<Stay> {
+) -> Option<Contribution> {
     let resets = stored.resets;
-    let leaves_ms = config.span().leaves_ms(closed.window.start);
+    let expires_ms = config.span().expires(closed.window).start;
     let given_up = closed.window.end > resets.until_ms && number < resets.number;
-    (leaves_ms >= stored.final_until_ms && !given_up).then(|| {
-        let leaves = config.window.window_of(leaves_ms.max(final_until_ms));
-        Stay {
-            room: closed.room.clone(),
+    (expires_ms >= stored.final_until_ms && !given_up).then(|| {
+        let expires = config.window.window_of(expires_ms.max(final_until_ms));
+        Contribution {
+            key: closed.room.clone(),
             from_ms: 0,
-            until_ms: leaves.last_ms(),
+            until_ms: expires.last_ms(),
             counts: named(&closed.counts).collect(),
         }
     })
@@ -195,9 +203,9 @@ fn shown(topic: &str, log: &dyn Log) -> Result<Vec<TrendingRecord>, LogError> {
 
 /// Splits restored totals between the `workers` of a process: each room goes to the worker that owns it, if there is
 /// no other process.
-pub fn deal(totals: Vec<RestoredTotals>, workers: usize) -> Vec<Vec<RestoredTotals>> {
-    let mut dealt: Vec<Vec<RestoredTotals>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
-    let to = |totals: &RestoredTotals| totals.room.hashed() % dealt.len() as u64;
+pub fn deal(totals: Vec<RestoredRoom>, workers: usize) -> Vec<Vec<RestoredRoom>> {
+    let mut dealt: Vec<Vec<RestoredRoom>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
+    let to = |totals: &RestoredRoom| totals.key.hashed() % dealt.len() as u64;
     let to: Vec<usize> = totals.iter().map(|totals| to(totals) as usize).collect();
     for (to, totals) in to.into_iter().zip(totals) {
         dealt[to].push(totals);
@@ -373,7 +381,7 @@ impl KnownTotals {
 
     /// Returns the totals as of `final_until_ms`. Of a room whose totals have expired, only the time of its last final
     /// is returned.
-    fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredTotals> {
+    fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredRoom> {
         let resets = self.resets;
         let restored = |(room, known): (Room, KnownRoom)| {
             // A final of a time that was given up must not keep the room until event time gets there again.
@@ -381,8 +389,8 @@ impl KnownTotals {
                 true => known.last.start_ms.min(resets.until_ms),
                 false => known.last.start_ms,
             };
-            let nothing = RestoredTotals {
-                room,
+            let nothing = RestoredRoom {
+                key: room,
                 counts: Vec::new(),
                 unnamed: Vec::new(),
                 change: None,
@@ -393,7 +401,7 @@ impl KnownTotals {
             }
             if known.later.is_empty() {
                 // Nothing is to be merged: without this case a start would sort millions of counts.
-                return RestoredTotals {
+                return RestoredRoom {
                     counts: named(&known.counts).collect(),
                     unnamed: known.counts.unnamed,
                     ..nothing
@@ -416,7 +424,7 @@ impl KnownTotals {
                 .collect();
             // Stable: equal ones stay in the order of their texts.
             unnamed.sort_by_key(|it| Reverse(it.count));
-            RestoredTotals {
+            RestoredRoom {
                 counts: all.counts.into_iter().collect(),
                 unnamed,
                 change: all.change,
@@ -425,9 +433,9 @@ impl KnownTotals {
         };
         let rooms = self.rooms.into_iter();
         let rooms = rooms.filter(|(_, known)| !known.is_removed || !known.later.is_empty());
-        let mut rooms: Vec<RestoredTotals> = rooms.map(restored).collect();
+        let mut rooms: Vec<RestoredRoom> = rooms.map(restored).collect();
         // As windows bring them: what is known first is numbered first.
-        rooms.sort_unstable_by(|a, b| a.room.cmp(&b.room));
+        rooms.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         rooms
     }
 }

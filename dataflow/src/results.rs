@@ -3,14 +3,33 @@
 //! Results travel to the sink as they are, and become JSON on the thread that commits: of 10,000 rooms
 //! with 50 emojis that is 45 MB, which would hold up a worker for as long as its counting does.
 
+use std::iter;
+
 use bytes::Bytes;
 use emostream_log::{Header, NewRecord, Record};
 use emostream_model::{
-    REMOVED_HEADER, RESETS_HEADER, ResultHeaders, Room, TOTALS_BEGIN_HEADER, Topics, Trending,
+    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, RESETS_HEADER, ResultHeaders, Room,
+    RoomCount, TOTALS_BEGIN_HEADER, Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord,
+    UnnamedCount, Window, WindowRecord, compress, sort_counts,
+};
+use emostream_streams::{
+    operators::{
+        top::TopChange,
+        totals::{KeyTotals, RestoredTotals, TotalsOutput},
+        tumbling::{ClosedWindow, LiveTally},
+    },
+    sink::{operator::Outcome, result::SinkResult},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{totals::RoomTotals, tumble::Closed};
+/// A closed window of a room.
+pub type Closed = ClosedWindow<Room, Emoji>;
+
+/// The totals of a room.
+pub type RoomTotals = KeyTotals<Room, Emoji, UnnamedCount>;
+
+/// The totals of a room as of F.
+pub type RestoredRoom = RestoredTotals<Room, Emoji, UnnamedCount>;
 
 /// Of a record without its counts: the room as key and in the JSON, the window, the total.
 const RECORD_BYTES: usize = 120;
@@ -49,19 +68,30 @@ pub enum Table {
 }
 
 impl WindowResult {
-    /// What a closed window did to what is trending.
-    pub fn trending(record: &Trending) -> WindowResult {
+    /// What a closed window did to what is trending in a sliding span of `span_ms`.
+    pub fn trending(change: TopChange<Room, Emoji>, span_ms: u64) -> WindowResult {
+        let record = match change {
+            TopChange::Key { key, window, items } => Trending::Room(TrendingRecord {
+                room: key,
+                window,
+                span_ms,
+                top: counts(items),
+            }),
+            TopChange::AllKeys {
+                window,
+                items,
+                keys,
+            } => Trending::All(LeadersRecord {
+                room: AllRooms,
+                window,
+                span_ms,
+                top: counts(items),
+                rooms: (keys.into_iter())
+                    .map(|(room, count)| RoomCount { room, count })
+                    .collect(),
+            }),
+        };
         WindowResult::Trending(record.key().to_owned(), record.to_json())
-    }
-
-    /// How large its record is, roughly: JSON, which spells every count with its emoji.
-    pub fn bytes(&self) -> usize {
-        match self {
-            WindowResult::Final(closed) => RECORD_BYTES + closed.counts.len() * TALLY_BYTES,
-            WindowResult::Totals(totals) => totals_bytes(totals.emojis()),
-            WindowResult::Trending(key, json) => key.len() + json.len(),
-            WindowResult::Removed(..) => RECORD_BYTES,
-        }
     }
 }
 
@@ -76,40 +106,130 @@ pub struct Recording {
     pub resets: u64,
 }
 
-impl Recording {
-    /// The record of a result.
-    pub fn record(&self, result: &WindowResult) -> NewRecord {
-        match result {
+impl SinkResult for WindowResult {
+    type Encoder = Recording;
+
+    fn is_final(&self) -> bool {
+        matches!(self, WindowResult::Final(_))
+    }
+
+    /// JSON, which spells every count with its emoji.
+    fn bytes(&self) -> usize {
+        match self {
+            WindowResult::Final(closed) => RECORD_BYTES + closed.counts.len() * TALLY_BYTES,
+            WindowResult::Totals(totals) => {
+                totals_bytes(totals.counts.len() + totals.unnamed.len())
+            }
+            WindowResult::Trending(key, json) => key.len() + json.len(),
+            WindowResult::Removed(..) => RECORD_BYTES,
+        }
+    }
+
+    fn record(&self, recording: &Recording) -> NewRecord {
+        match self {
             WindowResult::Final(closed) => {
-                let record = closed.record(self.swarm_size);
-                let (room, json) = (record.room.as_str(), record.to_json());
-                let mut record = keyed(self.topics.windows(), room, json);
+                let (room, window) = (&closed.key, closed.window);
+                let json =
+                    window_record(room, window, &closed.counts, recording.swarm_size).to_json();
+                let mut record = keyed(recording.topics.windows(), room.as_str(), json);
                 if closed.begins {
                     record
                         .headers
                         .push(header(TOTALS_BEGIN_HEADER, String::new()));
                 }
-                ordered(record, self.resets)
+                ordered(record, recording.resets)
             }
             WindowResult::Totals(totals) => {
-                let record = totals.record();
-                let (room, json) = (record.room.as_str(), record.to_json());
-                ordered(keyed(self.topics.totals(), room, json), totals.resets)
+                let json = totals_record(totals).to_json();
+                let record = keyed(recording.topics.totals(), totals.key.as_str(), json);
+                ordered(record, totals.resets)
             }
-            WindowResult::Trending(key, json) => keyed(self.topics.trending(), key, json.clone()),
+            WindowResult::Trending(key, json) => {
+                keyed(recording.topics.trending(), key, json.clone())
+            }
             WindowResult::Removed(table, room, start_ms) => {
                 let topic = match table {
-                    Table::Totals => self.topics.totals(),
-                    Table::Trending => self.topics.trending(),
+                    Table::Totals => recording.topics.totals(),
+                    Table::Trending => recording.topics.trending(),
                 };
                 let mut record = keyed(topic, room.as_str(), Vec::new());
                 record
                     .headers
                     .push(header(REMOVED_HEADER, start_ms.to_string()));
-                ordered(record, self.resets)
+                ordered(record, recording.resets)
             }
         }
     }
+}
+
+/// What the sink is sent of an output of the totals.
+pub fn totals_outcomes(
+    output: TotalsOutput<Room, Emoji, UnnamedCount>,
+) -> impl Iterator<Item = Outcome<WindowResult>> {
+    let (first, second) = match output {
+        TotalsOutput::Record(totals) => (Outcome::Result(WindowResult::Totals(totals)), None),
+        TotalsOutput::Unwritten(since) => (Outcome::Unwritten(since), None),
+        TotalsOutput::Removed(room, start_ms) => {
+            let of = |table| Outcome::Result(WindowResult::Removed(table, room.clone(), start_ms));
+            (of(Table::Totals), Some(of(Table::Trending)))
+        }
+    };
+    iter::once(first).chain(second)
+}
+
+/// The record of a live tally.
+pub fn live_record(tally: &LiveTally<'_, Room, Emoji>, topic: &str, swarm_size: u64) -> NewRecord {
+    let record = WindowRecord {
+        emitted_at: Some(tally.emitted_at_ms),
+        ..window_record(tally.key, tally.window, tally.counts, swarm_size)
+    };
+    NewRecord {
+        time_ms: record.emitted_at,
+        ..keyed(topic.to_owned(), tally.key.as_str(), record.to_json())
+    }
+}
+
+/// The record of what was counted: the most frequent emoji first, as swarms and loose ones.
+fn window_record(
+    room: &Room,
+    window: Window,
+    counts: &[(Emoji, u64)],
+    swarm_size: u64,
+) -> WindowRecord {
+    let tally = |(emoji, count): &(Emoji, u64)| compress(*emoji, *count, swarm_size);
+    let mut counts: Vec<_> = counts.iter().map(tally).collect();
+    sort_counts(&mut counts, |tally| (tally.count, tally.emoji));
+    WindowRecord {
+        room: room.clone(),
+        window,
+        emitted_at: None,
+        total: counts.iter().map(|tally| tally.count).sum(),
+        counts,
+    }
+}
+
+fn totals_record(totals: &RoomTotals) -> TotalsRecord {
+    let mut named = counts(totals.counts.iter().copied());
+    sort_counts(&mut named, |count| (count.count, count.emoji));
+    let of_unnamed = totals.unnamed.iter().map(|count| count.count);
+    let all = named.iter().map(|count| count.count).chain(of_unnamed);
+    TotalsRecord {
+        room: totals.key.clone(),
+        window: totals.window,
+        // Saturating: those that cannot be named are of a record that any program may have written.
+        total: all.fold(0, u64::saturating_add),
+        counts: TotalCounts {
+            named,
+            unnamed: totals.unnamed.clone(),
+        },
+    }
+}
+
+fn counts(counts: impl IntoIterator<Item = (Emoji, u64)>) -> Vec<Count> {
+    let counts = counts.into_iter();
+    counts
+        .map(|(emoji, count)| Count { emoji, count })
+        .collect()
 }
 
 fn header(name: &str, value: String) -> Header {

@@ -1,111 +1,152 @@
 //! The whole dataflow on one screen.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use emostream_log::Appender;
-use timely::{
-    dataflow::operators::{
-        Concat, ConnectLoop, Feedback,
-        probe::{self, Probe},
-        vec::{Broadcast, Map},
+use emostream_log::Log;
+use emostream_streams::{
+    StreamsError,
+    config::Config as EngineConfig,
+    metrics::MetricNames,
+    operators::{
+        schedule::{ScheduleParams, TotalsPace},
+        top::{TopParams, sliding_top},
+        totals::{Totals, TotalsParams, totals},
+        tumbling::{WindowParams, tumbling_window},
+        updates::write_updates,
     },
-    scheduling::Activator,
-    worker::Worker,
+    progress::record::Progress,
+    runtime::app::{Application, Counts, Restored, WorkerContext},
+    sink::operator::Outcome,
+    source::partition::{AHEAD, LATE, MALFORMED},
+};
+use timely::dataflow::{
+    StreamVec,
+    operators::{Concat, vec::Map},
 };
 
 use crate::{
     Config,
-    commit::StartCommitter,
-    due::TotalsPace,
-    live::write_live,
-    metrics::Metrics,
-    restoring::RecoveredTrending,
-    results::WindowResult,
-    sink::{self, Outcome, SinkStart},
-    source::{News, SourceStart, SourceStreams, source},
-    totals::{RestoredTotals, Totals, TotalsOutput, TotalsRules, totals},
-    trending::trending,
-    tumble::{Tumble, tumble},
+    format::{ReactionFormat, UNKNOWN_EMOJI},
+    restoring::{self, RecoveredTrending},
+    results::{Recording, RestoredRoom, WindowResult, live_record, totals_bytes, totals_outcomes},
 };
 
-/// What one worker's part of the dataflow is built from.
-pub struct Parts {
-    /// How it reads.
-    pub source: SourceStart,
-    /// How it commits, on the first worker.
-    pub sink: SinkStart,
-    /// Starts what commits, given what wakes the sink.
-    pub committer: StartCommitter,
-    /// The totals of this worker's share of the rooms, as of F.
-    pub totals: Vec<RestoredTotals>,
-    /// What totals are written by.
-    pub totals_rules: TotalsRules,
-    /// What lies in the span of this worker's share of the rooms, as of F.
-    pub trending: RecoveredTrending,
-    /// Writes live tallies.
-    pub appender: Arc<dyn Appender>,
-    /// What to count.
-    pub metrics: Metrics,
+/// Reactions → tallies, totals, what is trending.
+#[derive(Debug, Clone)]
+pub struct EmoStream {
+    config: Config,
+    engine: EngineConfig,
 }
 
-/// Builds the dataflow on one worker. The activator runs its source; the probe handle that the source
-/// was given shows what is durable.
-pub fn build(worker: &mut Worker, config: &Config, parts: Parts) -> Activator {
-    let max_step_counts = config.limits.max_step_counts;
-    let tumbling = Tumble {
-        size: config.window,
-        swarm_size: config.swarm_size,
-        live: config.live,
-        max_step_counts,
-        open_windows: parts
-            .metrics
-            .open_windows
-            .with_label_values(&[worker.index().to_string()]),
-        timers: parts.source.timers.clone(),
-    };
-    let durable: probe::Handle<u64> = parts.source.durable.clone();
-    let final_until_ms = parts.sink.progress.final_until_ms;
+/// What a worker begins with.
+#[derive(Debug, Default)]
+pub struct WorkerState {
+    /// The totals of its share of the rooms, as of F.
+    pub totals: Vec<RestoredRoom>,
+    /// What lies in the trending span as of F, on the first worker.
+    pub trending: RecoveredTrending,
+}
 
-    worker.dataflow_named("emostream", |scope| {
-        let (told, heard) = scope.feedback(1);
-        let SourceStreams {
-            tallies,
-            notices,
-            updates,
-            activator,
-        } = source(scope, heard, parts.source);
-        let (finals, live) = tumble(tallies, tumbling);
-        write_live(live, config.topics.live(), parts.appender, parts.metrics);
-        let rules = parts.totals_rules;
-        let Totals { finals, outputs } = totals(finals, parts.totals, rules, durable.clone());
-        let trending = trending(
-            finals.clone(),
-            parts.trending,
-            final_until_ms,
-            config.span(),
+impl EmoStream {
+    /// EmoStream with this configuration.
+    pub fn new(config: Config) -> EmoStream {
+        EmoStream {
+            engine: config.engine(),
+            config,
+        }
+    }
+}
+
+impl Application for EmoStream {
+    type Format = ReactionFormat;
+    type Result = WindowResult;
+    type State = WorkerState;
+
+    fn config(&self) -> &EngineConfig {
+        &self.engine
+    }
+
+    fn metrics(&self) -> MetricNames {
+        MetricNames {
+            prefix: "emostream_dataflow",
+            reasons: &[LATE, MALFORMED, AHEAD, UNKNOWN_EMOJI],
+        }
+    }
+
+    fn format(&self) -> ReactionFormat {
+        let emojis = self.config.emojis.clone();
+        ReactionFormat { emojis }
+    }
+
+    fn encoder(&self, resets: u64) -> Recording {
+        Recording {
+            resets,
+            topics: self.config.topics.clone(),
+            swarm_size: self.config.swarm_size,
+        }
+    }
+
+    fn restore(
+        &self,
+        log: &dyn Log,
+        stored: &Progress,
+        final_until_ms: u64,
+    ) -> Result<Restored<WorkerState>, StreamsError> {
+        restoring::restore(&self.config, log, stored, final_until_ms)
+    }
+
+    fn build<'scope>(
+        &self,
+        counts: Counts<'scope, ReactionFormat>,
+        worker: WorkerContext<WorkerState>,
+    ) -> StreamVec<'scope, u64, Outcome<WindowResult>> {
+        let config = &self.config;
+        let max_step_counts = config.limits.max_step_counts;
+        let index = counts.scope().index().to_string();
+        let windows = WindowParams {
+            size: config.window,
+            live_interval: config.live,
             max_step_counts,
-            durable.clone(),
-        );
+            open_windows: worker.metrics.open_windows.with_label_values(&[index]),
+            timers: worker.timers,
+        };
+        let totals_params = TotalsParams {
+            schedule: ScheduleParams {
+                pace: config.totals_pace,
+                size: config.window,
+                finals_kept_ms: worker.finals_kept_ms,
+                record_bytes: totals_bytes,
+            },
+            retention_ms: config.retention_ms(),
+            span_ms: config.span().span_ms,
+            final_until_ms: worker.final_until_ms,
+            resets: worker.resets,
+            max_step_counts,
+        };
+        let trending = TopParams {
+            span: config.span(),
+            top: config.trending_top,
+            final_until_ms: worker.final_until_ms,
+            max_step_counts,
+            durable: worker.durable.clone(),
+        };
+        let (span_ms, swarm_size) = (trending.span.span_ms, config.swarm_size);
+        let live_topic = config.topics.live();
 
+        let (finals, live) = tumbling_window(counts, windows, move |tally| {
+            live_record(&tally, &live_topic, swarm_size)
+        });
+        write_updates(live, worker.appender, worker.metrics);
+        let restored = worker.state;
+        let Totals { finals, outputs } =
+            totals(finals, restored.totals, totals_params, worker.durable);
+        let trending = sliding_top(finals.clone(), restored.trending, trending);
         let results = finals
             .map(WindowResult::Final)
-            .concat(trending.map(|record| WindowResult::trending(&record)));
-        let totals = outputs.map(|output| match output {
-            TotalsOutput::Record(totals) => Outcome::Result(WindowResult::Totals(totals)),
-            TotalsOutput::Unwritten(since) => Outcome::Unwritten(since),
-            TotalsOutput::Removed(table, room, start_ms) => {
-                Outcome::Result(WindowResult::Removed(table, room, start_ms))
-            }
-        });
-        let outcomes = results.map(Outcome::Result).concat(totals).concat(notices);
-        let written = sink::commit(outcomes, parts.sink, parts.committer).probe_with(&durable);
-
-        let news = updates
-            .map(News::Partition)
-            .concat(written.map(News::Written));
-        news.broadcast().connect_loop(told);
-        activator
-    })
+            .concat(trending.map(move |change| WindowResult::trending(change, span_ms)));
+        let totals = outputs.flat_map(totals_outcomes);
+        results.map(Outcome::Result).concat(totals)
+    }
 }
 
 /// The topology as text, for `--describe`.
@@ -126,7 +167,7 @@ pub fn describe(config: &Config) -> String {
         totals_retention,
         totals_pace:
             TotalsPace {
-                small_emojis,
+                small_items,
                 period_ms,
                 ..
             },
@@ -148,7 +189,7 @@ dataflow {prefix}: {workers} worker(s), windows of {window_ms} ms, lateness {lat
       --> live   every {live:?} where it changed --> {live_topic}
       --> finals swarms of {swarm_size}
     totals       differential: cumulative counts by room and emoji; the record of a room with more than
-                 {small_emojis} emojis once in {totals_period:?}; totals of a room without a final for
+                 {small_items} emojis once in {totals_period:?}; totals of a room without a final for
                  longer than {totals_retention:?} begin at 0, and the room is removed
     trending     slide: a final counts for {trending_span:?}; differential: top {trending_top} emojis of each room,
                  top {trending_top} emojis and rooms of all (key *)

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use emostream_dataflow::{Activity, Cluster, Config, DataflowError, Ready, Stop};
+use emostream_dataflow::{Activity, Cluster, Config, Ready, Stop, StreamsError};
 use emostream_log::testing::{DEADLINE, until};
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord, WindowSize};
 use prometheus::Registry;
@@ -48,7 +48,7 @@ fn config(hosts: &[String], index: usize, workers: usize) -> Config {
 struct Process {
     stop: Stop,
     registry: Registry,
-    running: JoinHandle<Result<(), DataflowError>>,
+    running: JoinHandle<Result<(), StreamsError>>,
 }
 
 impl Process {
@@ -74,7 +74,7 @@ impl Process {
         Some(family.get_metric()[0].get_gauge().get_value())
     }
 
-    fn end(self) -> Result<(), DataflowError> {
+    fn end(self) -> Result<(), StreamsError> {
         until("the process ends", || self.running.is_finished());
         self.running.join().unwrap()
     }

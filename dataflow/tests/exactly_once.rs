@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Activity, Config, DataflowError, Ready, Stop};
+use emostream_dataflow::{Activity, Config, Ready, Stop, StreamsError};
 use emostream_log::{
     NewRecord, read_to_end,
     testing::{DEADLINE, FaultyLog, rng, until},
@@ -67,7 +67,7 @@ impl Stage {
         }
     }
 
-    fn start(&self, config: Config) -> (Stop, thread::JoinHandle<Result<(), DataflowError>>) {
+    fn start(&self, config: Config) -> (Stop, thread::JoinHandle<Result<(), StreamsError>>) {
         self.launch(config, prometheus::Registry::new(), Arc::new(|_| {}))
     }
 

@@ -164,7 +164,7 @@ fn append(stage: &Stage, inputs: &[Input]) {
 /// A dataflow that runs.
 struct Run {
     stop: emostream_dataflow::Stop,
-    running: thread::JoinHandle<Result<(), emostream_dataflow::DataflowError>>,
+    running: thread::JoinHandle<Result<(), emostream_dataflow::StreamsError>>,
     registry: Registry,
 }
 

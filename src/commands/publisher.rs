@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use emostream_broadcast::{Config, IngestUrl};
-use emostream_dataflow::{DataflowError, stored};
+use emostream_dataflow::{StreamsError, stored, streams_topics};
 use emostream_log::{EventClock, Log};
 use emostream_model::Topics;
 
@@ -73,16 +73,21 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
 /// How long a window is, and what makes a swarm, as the dataflow stored it with its progress; as it has
 /// them by default where it has not committed yet. The results that come tell if that changes.
 fn cut(names: &Topics, log: &dyn Log) -> Result<(u64, u64), Failure> {
-    let settings = match stored(names, log) {
+    let settings = match stored(&streams_topics(names), log) {
         Ok(progress) => progress.and_then(|progress| progress.settings),
-        Err(DataflowError::Start(error)) => return Err(error.into()),
+        Err(StreamsError::Start(error)) => return Err(error.into()),
         // It holds nobody up but the dataflow.
         Err(error) => {
             tracing::warn!(%error, "how long windows are is not known before a result comes");
             None
         }
     };
-    Ok(settings.map_or((WINDOW_MS, SWARM_SIZE), |settings| {
-        (settings.window_ms, settings.swarm_size)
-    }))
+    let number = |name, default| {
+        let settings = settings.as_ref();
+        settings.and_then(|it| it.number(name)).unwrap_or(default)
+    };
+    Ok((
+        number(emostream_dataflow::WINDOW_MS, WINDOW_MS),
+        number(emostream_dataflow::SWARM_SIZE, SWARM_SIZE),
+    ))
 }

@@ -3,7 +3,9 @@
 use std::io::{BufRead, IsTerminal, stdin};
 
 use clap::{Args, ValueEnum};
-use emostream_dataflow::{FinalTime, Plan, Reset, ResetFrom, ResetRequest, plan, reset};
+use emostream_dataflow::{
+    FinalTime, Plan, Reset, ResetFrom, ResetRequest, plan, reset, streams_topics,
+};
 use emostream_log::{Log, LogError};
 use emostream_model::Topics;
 use indicatif::HumanCount;
@@ -96,7 +98,7 @@ fn change(
     if !confirmed_before && !confirmed()? {
         return say("nothing was changed\n");
     }
-    match reset(names, log, request, &plan) {
+    match reset(&streams_topics(names), log, request, &plan) {
         Ok(done) => say(&report(&done, request, &plan)),
         Err(error) => match Failure::from(error) {
             Failure {
@@ -131,7 +133,7 @@ fn planned(names: &Topics, log: &dyn Log, request: &ResetRequest) -> Result<Opti
     match log.partitions(&names.progress()) {
         Err(LogError::UnknownTopic { .. }) => Ok(None),
         Err(error) => Err(error.into()),
-        Ok(_) => Ok(plan(names, log, request)?),
+        Ok(_) => Ok(plan(&streams_topics(names), log, request)?),
     }
 }
 
@@ -165,7 +167,7 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
             "{} finals with {} reactions lie after that, and stay. Their windows may get a second final, of other \
              reactions, and the totals count both:\n",
             HumanCount(after.finals),
-            HumanCount(after.reactions)
+            HumanCount(after.events)
         );
         for (end_ms, room, total) in &after.first {
             text += &format!(

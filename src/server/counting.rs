@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_dataflow::{Activity, Config, DataflowError, Stop};
+use emostream_dataflow::{Activity, Config, Stop, StreamsError};
 use emostream_http::Component;
 use emostream_log::Log;
 use tokio::sync::{oneshot, watch};
@@ -24,7 +24,7 @@ pub(crate) struct Counting {
     log: Arc<dyn Log>,
     reactions: String,
     begun: watch::Receiver<bool>,
-    ended: oneshot::Receiver<Result<(), DataflowError>>,
+    ended: oneshot::Receiver<Result<(), StreamsError>>,
 }
 
 impl Counting {

@@ -1,1 +1,147 @@
 //! Streams with event time on timely dataflow, exactly once from the log into the log.
+//!
+//! ```text
+//!  source ─▶ partial counts ─▶ what the application builds ─▶ results ─▶ sink ─▶ [finals] [tables]
+//!    │  partitions over workers, event time                                │       [rejected] [progress]
+//!    └─ rejected records, marks of progress ───────────────────────────────┘   one transaction a close
+//! ```
+//!
+//! An [application](runtime::app::Application) says how records become events and builds the operators between the
+//! source and the sink; [`runtime::run::run`] runs it. The log alone holds state: the progress record, written in the
+//! transaction of the results, says where a restart reads again.
+//!
+//! Layers, from top to bottom; a file imports downward only, which a test checks:
+//!
+//! ```text
+//!  simulation > runtime > standby > recovery > config > cluster source operators > sink > progress > time > stop > error
+//!  > aggregate metrics mismatch topics
+//! ```
+
+pub mod aggregate;
+pub mod cluster;
+pub mod config;
+mod error;
+pub mod metrics;
+pub mod mismatch;
+pub mod operators;
+pub mod progress;
+pub mod recovery;
+pub mod runtime;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
+pub mod sink;
+pub mod source;
+pub mod standby;
+mod stop;
+#[cfg(test)]
+mod testing;
+pub mod time;
+pub mod topics;
+
+pub use error::StreamsError;
+pub use stop::Stop;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    /// From top to bottom; modules of one layer do not import each other.
+    const LAYERS: &str = "simulation > runtime > standby > recovery > config > cluster source operators > sink > progress \
+                          > time > stop > error > aggregate metrics mismatch topics";
+
+    /// Names at the root of the crate, and the modules that define them.
+    const ROOT: [(&str, &str); 2] = [("Stop", "stop"), ("StreamsError", "error")];
+
+    fn layer(module: &str) -> usize {
+        let mut layers = LAYERS.split(" > ").map(|layer| layer.split(' '));
+        let found = layers.position(|mut layer| layer.any(|it| it == module));
+        found.unwrap_or_else(|| panic!("{module:?} is in no layer"))
+    }
+
+    /// The modules that follow `crate::`, one or a group of them.
+    fn imported(rest: &str) -> Vec<&str> {
+        let name = |text| str::split(text, |c: char| !c.is_alphanumeric() && c != '_').next();
+        let Some(group) = rest.strip_prefix('{') else {
+            return name(rest).into_iter().collect();
+        };
+        let (mut depth, mut names, mut start) = (0, Vec::new(), 0);
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => start = at + 1,
+                _ if at == start && c.is_whitespace() => start = at + 1,
+                _ if at == start => names.extend(name(&group[at..])),
+                _ => {}
+            }
+        }
+        names
+    }
+
+    /// The files of the crate, by module.
+    fn files() -> Vec<(String, PathBuf)> {
+        fn below(path: &Path, files: &mut Vec<PathBuf>) {
+            match path.is_dir() {
+                true => fs::read_dir(path)
+                    .unwrap()
+                    .for_each(|it| below(&it.unwrap().path(), files)),
+                false => files.push(path.to_owned()),
+            }
+        }
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut files = Vec::new();
+        below(&src, &mut files);
+        let module = |path: PathBuf| {
+            let first = path.strip_prefix(&src).unwrap().iter().next().unwrap();
+            let name = first.to_str().unwrap().trim_end_matches(".rs").to_owned();
+            (name, path)
+        };
+        files.into_iter().map(module).collect()
+    }
+
+    #[test]
+    fn the_modules_of_a_group_are_found() {
+        let group = "{\n    a::{b, c::d},\n    E, f_g::h,\n};";
+        assert_eq!(imported(group), ["a", "E", "f_g"]);
+        assert_eq!(imported("a::b;"), ["a"]);
+    }
+
+    #[test]
+    fn no_file_imports_upward() {
+        let mut imports = 0;
+        for (module, path) in files() {
+            if ["lib", "testing"].contains(&module.as_str()) {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for name in text.split("crate::").skip(1).flat_map(imported) {
+                let of_root = ROOT.iter().find(|(of, _)| *of == name);
+                let name = of_root.map_or(name, |(_, module)| module);
+                if name != "testing" {
+                    assert!(
+                        name == module || layer(name) > layer(&module),
+                        "{path:?} imports {name}"
+                    );
+                    imports += 1;
+                }
+            }
+        }
+        assert!(imports > 50, "only {imports} imports were checked");
+    }
+
+    #[test]
+    fn the_engine_names_nothing_that_an_application_counts() {
+        let words = ["emoji", "reaction", "\u{72}oom", "swarm"];
+        for (_, path) in files().into_iter().filter(|(module, _)| module != "lib") {
+            let text = fs::read_to_string(&path).unwrap().to_lowercase();
+            for word in words {
+                assert!(!text.contains(word), "{path:?} names {word:?}");
+            }
+        }
+    }
+}

@@ -15,9 +15,7 @@
 //! seed, and `SEED=…` replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-mod log;
 mod producers;
-mod run;
 mod truth;
 mod world;
 
@@ -28,14 +26,12 @@ use std::{
 };
 
 use emostream_log::testing::rng as dice;
-use proptest::test_runner::TestRng;
+use emostream_streams::simulation::{Rng as Dice, T0};
 
 use world::World;
 
 use crate::TotalsPace;
 
-/// When a simulation begins.
-const T0: u64 = 1_764_000_000_000;
 const WINDOW_MS: u64 = 2000;
 const LATENESS_MS: u64 = 750;
 const SWARM: u64 = 3;
@@ -46,7 +42,7 @@ const TOP: usize = 2;
 
 /// Rooms are large from their second emoji on, and due every four windows.
 const PACE: TotalsPace = TotalsPace {
-    small_emojis: 1,
+    small_items: 1,
     period_ms: 8000,
     close_bytes: usize::MAX,
 };
@@ -56,8 +52,6 @@ const SEEDS: u64 = 300;
 
 /// What happens in the run of a seed before it is healed.
 const EVENTS: u32 = 2500;
-
-type Dice = TestRng;
 
 /// Says how to see a failure again.
 struct Replay(u64);

@@ -10,9 +10,10 @@ use emostream_model::{
     Batch, REMOVED_HEADER, ReactionRef, TOTALS_BEGIN_HEADER, Topics, TotalsRecord, Trending,
     WindowRecord,
 };
+use emostream_streams::operators::schedule;
 
 use super::{LATENESS_MS, SPAN_MS, SWARM, TOP, WINDOW_MS, producers::UNKNOWN_EMOJI};
-use crate::{Progress, TotalsPace, due};
+use crate::{Progress, TotalsPace};
 
 /// Counts by (window start, room, emoji).
 pub type Counts = BTreeMap<(u64, String, String), u64>;
@@ -405,7 +406,7 @@ fn written(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
     let TotalsChecked { pace, retention_ms } = rules;
     let mut written = Totals::new();
     for (room, changes) in all {
-        let phase_ms = due::stable_hash(room) % pace.period_ms;
+        let phase_ms = schedule::stable_hash(room) % pace.period_ms;
         let mut changes = changes.iter().peekable();
         let mut newest: Option<&(u64, BTreeMap<String, u64>)> = None;
         // Since when the room's record waits.
@@ -419,7 +420,7 @@ fn written(all: &Totals, until_ms: u64, rules: TotalsChecked) -> Totals {
             let change = changes.next_if(|(at_ms, _)| *at_ms == start_ms);
             newest = change.or(newest);
             let Some((_, sums)) = newest else { continue };
-            let is_small = sums.len() <= pace.small_emojis;
+            let is_small = sums.len() <= pace.small_items;
             if change.is_some() {
                 since_ms = since_ms.or(Some(start_ms));
             }

@@ -6,16 +6,21 @@ use emostream_log::{Cleanup, EventClock, LogError, NewRecord, testing::create_to
 use emostream_model::{EmojiNames, Topics, WindowRecord, WindowSize};
 use rand::RngExt;
 
+use emostream_streams::{
+    simulation::{
+        log::{Fault, SimLog},
+        run::{SimClock, SimRun},
+    },
+    standby::Standby,
+    time::timers::Clock,
+};
+
 use super::{
     Dice, LATENESS_MS, PACE, SPAN_MS, SWARM, T0, TOP, WINDOW_MS, dice,
-    log::{Fault, SimLog},
     producers::{Crowd, heartbeat, record},
-    run::{SimClock, SimRun},
     truth::{TotalsChecked, Truth, Written},
 };
-use crate::{
-    Config, DataflowError, HEARTBEAT, Limits, Stop, TotalsPace, standby::Standby, timers::Clock,
-};
+use crate::{Config, EmoStream, HEARTBEAT, Limits, Stop, StreamsError, TotalsPace, streams_topics};
 
 /// When a silent partition is quiet: soon, so that it happens often in the short life of a seed.
 const IDLE_TIMEOUT_MS: u64 = 2_000;
@@ -80,8 +85,8 @@ impl World {
     pub fn new(seed: u64) -> World {
         let topics = Topics::default();
         let mut dice = dice(seed);
-        let clock = Arc::new(SimClock::new());
-        let log = SimLog::new(self::dice(!seed), clock.clone(), topics.reactions());
+        let clock = Arc::new(SimClock::default());
+        let log = SimLog::new(self::dice(!seed), clock.clone(), streams_topics(&topics));
         let partitions = dice.random_range(1..5);
         let topics_of = [
             (topics.reactions(), partitions),
@@ -214,8 +219,8 @@ impl World {
     }
 
     fn begin(&mut self) {
-        let config = self.config();
-        let run = SimRun::begin(config, &self.log, &self.clock, None).unwrap();
+        let app = EmoStream::new(self.config());
+        let run = SimRun::begin(app, &self.log, &self.clock, None).unwrap();
         self.adopt(run.unwrap());
     }
 
@@ -246,14 +251,14 @@ impl World {
             self.log.land();
         }
         let moved = self.take_landed();
-        let config = self.config();
-        match SimRun::begin(config, &self.log, &self.clock, Some(end)) {
+        let app = EmoStream::new(self.config());
+        match SimRun::begin(app, &self.log, &self.clock, Some(end)) {
             Ok(Some(run)) => {
                 assert!(!moved, "it has fenced a run that committed");
                 self.standbys.swap_remove(which);
                 self.adopt(run);
             }
-            Ok(None) | Err(DataflowError::Start(LogError::Unreachable { .. })) => {}
+            Ok(None) | Err(StreamsError::Start(LogError::Unreachable { .. })) => {}
             Err(other) => panic!("{other}"),
         }
         self.take_landed();
@@ -281,7 +286,10 @@ impl World {
             totals_pace: self.pace,
             totals_retention: Duration::from_millis(self.retention_ms),
             unbounded_timestamps: true,
-            limits: Limits { max_step_counts: 4 },
+            limits: Limits {
+                max_step_counts: 4,
+                max_unwritten_bytes: 1024,
+            },
         }
     }
 
@@ -327,14 +335,14 @@ impl World {
         self.compare_durable(&self.runs[run].stop, durable_until_ms);
         match self.runs[run].failure() {
             None => {}
-            Some(DataflowError::Log(LogError::Fenced { .. })) => {
+            Some(StreamsError::Log(LogError::Fenced { .. })) => {
                 self.runs.remove(run);
                 if self.standbys.len() < MOST_STANDBYS {
-                    let (config, log) = (self.config(), Arc::new(self.log.clone()));
+                    let (config, log) = (self.config().engine(), Arc::new(self.log.clone()));
                     self.standbys.push(Standby::new(config, log, None));
                 }
             }
-            Some(DataflowError::Log(LogError::Aborted { .. })) => {
+            Some(StreamsError::Log(LogError::Aborted { .. })) => {
                 self.runs.remove(run);
             }
             Some(other) => panic!("{other}"),

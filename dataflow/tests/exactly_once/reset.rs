@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use emostream_dataflow::{Config, Plan, Progress, Reset, ResetFrom, ResetRequest, plan, reset};
+use emostream_dataflow::{
+    Config, Plan, Progress, Reset, ResetFrom, ResetRequest, plan, reset, streams_topics,
+};
 use emostream_log::{
     EventClock, NewRecord,
     embedded::EmbeddedLog,
@@ -17,7 +19,7 @@ use emostream_log::{
 use emostream_model::{Batch, WindowSize};
 use rand::RngExt;
 
-use crate::{DataflowError, Stage, T0, check, closing, events, reaction, rng, seeds};
+use crate::{Stage, StreamsError, T0, check, closing, events, reaction, rng, seeds};
 
 /// Reactions by room and emoji.
 pub(crate) type Sums = BTreeMap<(String, String), u64>;
@@ -53,8 +55,9 @@ impl Stage {
     }
 
     fn reset_by(&self, request: &ResetRequest) -> Option<(Plan, Reset)> {
-        let plan = plan(&self.topics, &*self.log, request).unwrap()?;
-        let done = reset(&self.topics, &*self.log, request, &plan).unwrap();
+        let topics = streams_topics(&self.topics);
+        let plan = plan(&topics, &*self.log, request).unwrap()?;
+        let done = reset(&topics, &*self.log, request, &plan).unwrap();
         Some((plan, done))
     }
 
@@ -79,7 +82,7 @@ impl Stage {
         }]);
     }
 
-    pub(crate) fn refusal(&self) -> DataflowError {
+    pub(crate) fn refusal(&self) -> StreamsError {
         let (_, running) = self.start(self.config(1));
         running.join().unwrap().unwrap_err()
     }
@@ -270,7 +273,7 @@ fn misfit(partition: serde_json::Value) -> Stage {
         |at: u64| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
     stage.append(vec![batch(0), batch(3000), batch(6000)]);
     stage.store(&serde_json::json!({
-        "format": 1, "settings": stage.config(1).settings(), "final_until_ms": T0 + 2000,
+        "format": 1, "settings": stage.config(1).engine().settings, "final_until_ms": T0 + 2000,
         "partitions": [partition],
     }));
     stage
@@ -310,7 +313,7 @@ fn reactions_deleted_before_they_were_counted_are_a_loud_refusal_and_a_reset_say
         |at| stage.reaction_record(0, T0 + at, Batch::encode(T0 + at, [&reaction(T0 + at)]));
     stage.append(vec![batch(0), batch(3000), batch(6000)]);
     stage.store(&serde_json::json!({
-        "format": 1, "settings": stage.config(1).settings(), "final_until_ms": T0,
+        "format": 1, "settings": stage.config(1).engine().settings, "final_until_ms": T0,
         "partitions": [
             {"partition": 0, "resume_offset": 1, "resume_watermark_ms": T0, "read_offset": 2}
         ],

@@ -97,10 +97,7 @@ fn after_a_wrong_clock_the_final_time_is_set_back_and_results_say_how_often() {
         (plan.final_time, done.final_until_ms),
         (FinalTime::Backward, T0)
     );
-    assert_eq!(
-        (plan.finals_after.finals, plan.finals_after.reactions),
-        (2, 2)
-    );
+    assert_eq!((plan.finals_after.finals, plan.finals_after.events), (2, 2));
     assert_eq!(stage.stored()["format"], 2);
     stage.append(vec![
         batch(T0 + 1000, T0 + 1000),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use emostream_dataflow::{
-    Activity, Config, DataflowError, HEARTBEAT, Ready, ResetFrom, RunIdentity, Stop,
+    Activity, Config, HEARTBEAT, Ready, ResetFrom, RunIdentity, Stop, StreamsError, WINDOW_MS,
 };
 use emostream_log::NewRecord;
 use prometheus::Registry;
@@ -24,7 +24,7 @@ const TAKEOVER: Duration = Duration::from_secs(6);
 /// A run, and what it reports.
 struct Running {
     stop: Stop,
-    thread: JoinHandle<Result<(), DataflowError>>,
+    thread: JoinHandle<Result<(), StreamsError>>,
     reports: Receiver<Result<Activity, String>>,
     registry: Registry,
 }
@@ -274,7 +274,8 @@ fn the_first_heartbeat_after_a_reset_repeats_the_final_time_as_it_was_stored() {
     let run = Running::start(&stage, stage.taking_over(1));
     run.until_active();
     stage.until_commit_after(before);
-    assert_eq!(stage.progress().unwrap().settings.unwrap().window_ms, 2000);
+    let settings = stage.progress().unwrap().settings.unwrap();
+    assert_eq!(settings.number(WINDOW_MS), Some(2000));
     assert_eq!(stage.final_until_ms(), T0 + 13);
     run.stop();
 }

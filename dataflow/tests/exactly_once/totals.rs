@@ -27,7 +27,7 @@ const PERIOD_MS: u64 = 4000;
 
 /// Every room is large from its second emoji on.
 const PACE: TotalsPace = TotalsPace {
-    small_emojis: 1,
+    small_items: 1,
     period_ms: PERIOD_MS,
     close_bytes: usize::MAX,
 };
@@ -224,7 +224,7 @@ fn a_run_goes_on_from_progress_of_the_version_before() {
     stage.append(before.concat());
     // It wrote the totals of each change.
     let written_always = TotalsPace {
-        small_emojis: usize::MAX,
+        small_items: usize::MAX,
         ..PACE
     };
     stage.run_until(stage.config_of(2, written_always), || {
@@ -496,7 +496,7 @@ fn a_window_of_large_rooms_costs_what_it_changes() {
     let room = |number: usize| emostream_model::Room::new(&format!("room-{number}")).unwrap();
     let emojis: Vec<emostream_model::Emoji> = emostream_model::Emoji::all().take(EMOJIS).collect();
     let always = TotalsPace {
-        small_emojis: usize::MAX,
+        small_items: usize::MAX,
         ..TotalsPace::default()
     };
     for (name, pace) in [

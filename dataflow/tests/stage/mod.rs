@@ -7,7 +7,7 @@ use std::{
 };
 
 use emostream_dataflow::{
-    Config, DataflowError, HEARTBEAT, Limits, Progress, Ready, Stop, TotalsPace, run,
+    Config, HEARTBEAT, Limits, Progress, Ready, Stop, StreamsError, TotalsPace, run,
 };
 use emostream_log::{
     Cleanup, EventClock, Log, NewRecord,
@@ -85,7 +85,7 @@ impl Stage {
         config: Config,
         registry: Registry,
         ready: Ready,
-    ) -> (Stop, JoinHandle<Result<(), DataflowError>>) {
+    ) -> (Stop, JoinHandle<Result<(), StreamsError>>) {
         let stop = Stop::default();
         let (log, asked) = (self.log.clone(), stop.clone());
         let running = thread::spawn(move || run(config, log, &registry, asked, ready));

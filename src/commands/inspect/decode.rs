@@ -328,7 +328,7 @@ fn span(window: Window) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use emostream_model::ReactionRef;
+    use emostream_model::{REMOVED_HEADER, ReactionRef};
     use proptest::prelude::*;
 
     const TOPICS: [Topic; 7] = [

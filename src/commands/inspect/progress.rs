@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use emostream_dataflow::{PartitionProgress, Progress, Settings};
+use emostream_dataflow::{LATENESS_MS, PartitionProgress, Progress, SWARM_SIZE, WINDOW_MS};
 use emostream_log::{Doorbell, Log};
 use emostream_model::Topics;
 use indicatif::HumanCount;
@@ -161,16 +161,13 @@ fn row(partition: &PartitionProgress, end: Option<u64>) -> [String; 6] {
 
 fn headline(progress: &Progress, now_ms: u64) -> String {
     let settings = match &progress.settings {
-        Some(Settings {
-            window_ms,
-            lateness_ms,
-            swarm_size,
-            ..
-        }) => {
+        Some(settings) => {
+            let number = |name| settings.number(name).unwrap_or_default();
             format!(
-                "windows of {}, lateness {}, swarms of {swarm_size}",
-                span_ms(*window_ms),
-                span_ms(*lateness_ms)
+                "windows of {}, lateness {}, swarms of {}",
+                span_ms(number(WINDOW_MS)),
+                span_ms(number(LATENESS_MS)),
+                number(SWARM_SIZE)
             )
         }
         None => "reset: any settings may go on".to_owned(),

@@ -1,0 +1,104 @@
+//! A data connection as timely uses it: its end is a lost process, told by name.
+//!
+//! Timely's network threads panic when a connection ends unexpectedly. Here they never see that: the
+//! dataflow stops because of a lost process, and the thread waits until the workers have ended.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpStream},
+    panic,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use timely::communication::allocator::zero_copy::stream::Stream;
+
+use crate::{Stop, StreamsError};
+
+/// How often a thread whose connection has ended looks whether the workers have ended.
+const OVER_LOOK: Duration = Duration::from_millis(500);
+
+/// A connection to one process.
+#[derive(Debug)]
+pub struct Peer {
+    stream: TcpStream,
+    name: Arc<str>,
+    stop: Stop,
+}
+
+impl Peer {
+    /// The connection to the process called `name`.
+    pub fn new(stream: TcpStream, name: &str, stop: Stop) -> Peer {
+        Peer {
+            stream,
+            name: name.into(),
+            stop,
+        }
+    }
+
+    /// Handles the end of the connection, which is expected while the group drains. The thread, and with it the
+    /// connection, lasts until the workers have ended: if timely's threads unwound earlier, the workers would panic.
+    fn lost(&self, why: &str) -> ! {
+        if !self.stop.is_requested() {
+            self.stop.fail(StreamsError::PeerLost {
+                peer: self.name.to_string(),
+                why: why.to_owned(),
+            });
+        }
+        while !self.stop.is_over() {
+            thread::sleep(OVER_LOOK);
+        }
+        // Without a panic's message.
+        panic::resume_unwind(Box::new(()));
+    }
+}
+
+impl Read for Peer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => self.lost("its connection was closed"),
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.lost(&error.to_string()),
+            }
+        }
+    }
+}
+
+impl Write for Peer {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.write(buffer) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.lost(&error.to_string()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Peer {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Peer {
+            stream: self.stream.try_clone()?,
+            name: self.name.clone(),
+            stop: self.stop.clone(),
+        })
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.stream.set_nonblocking(nonblocking)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        // The other side may be gone already, which is no news at an end.
+        let _ = self.stream.shutdown(how);
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! What processes say to each other besides timely's data: frames of JSON behind their length.
+
+use std::io::{Error, ErrorKind, Result};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::progress::record::{Former, PartitionProgress, Progress, Resets};
+
+/// A stranger's frame is bounded before anything is allocated for it: a hello lists some settings.
+pub const HELLO_BYTES: usize = 64 << 10;
+
+/// A frame of a process that belongs here: a beginning lists the partitions.
+pub const CONTROL_BYTES: usize = 16 << 20;
+
+/// What every connection begins with, so that a stranger is known at once. The last byte is the
+/// version of this protocol.
+pub const GREETING: [u8; 5] = *b"EMOS\x01";
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Purpose {
+    /// Timely's channels.
+    Data,
+    /// The words of this module, between process 0 and another.
+    Control,
+}
+
+/// Where a run begins: what every process must know of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedBeginning {
+    /// F.
+    pub final_until_ms: u64,
+    /// Every partition of the source, by number.
+    pub partitions: Vec<PartitionProgress>,
+    /// What was settled under other settings and may be read again.
+    pub formers: Vec<Former>,
+    /// The backward resets so far.
+    pub resets: Resets,
+}
+
+impl SharedBeginning {
+    /// What the others need of process 0's progress.
+    pub fn of(progress: &Progress) -> SharedBeginning {
+        SharedBeginning {
+            final_until_ms: progress.final_until_ms,
+            partitions: progress.partitions.clone(),
+            formers: progress.formers.clone(),
+            resets: progress.resets,
+        }
+    }
+}
+
+impl From<SharedBeginning> for Progress {
+    fn from(shared: SharedBeginning) -> Progress {
+        Progress {
+            final_until_ms: shared.final_until_ms,
+            partitions: shared.partitions,
+            formers: shared.formers,
+            resets: shared.resets,
+            ..Progress::default()
+        }
+    }
+}
+
+/// A word between process 0 and another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// I live.
+    Heartbeat,
+    /// To 0: I am connected to everybody.
+    Ready,
+    /// From 0: it stands by until the active run is gone. Names that run, for the log and `/readyz`.
+    StandingBy(String),
+    /// From 0: begin here.
+    Begin(SharedBeginning),
+    /// From 0: another run has taken over. Stop, without closing windows, and join again.
+    Dissolve,
+    /// To 0: I was asked to stop.
+    AskedToStop,
+    /// From 0: stop, without closing windows.
+    Drain,
+    /// To 0: I know that we drain.
+    Draining,
+    /// From 0: everybody knows; connections may close.
+    Bye,
+    /// I end by this.
+    Failed {
+        /// With this exit code.
+        exit_code: u8,
+        /// For people.
+        sentence: String,
+    },
+}
+
+/// Writes one frame.
+pub async fn write(to: &mut (impl AsyncWrite + Unpin), frame: &impl Serialize) -> Result<()> {
+    let body = serde_json::to_vec(frame)?;
+    let length = u32::try_from(body.len()).map_err(|_| Error::from(ErrorKind::InvalidInput))?;
+    to.write_all(&[&length.to_be_bytes(), &body[..]].concat())
+        .await
+}
+
+/// Reads one frame of at most `most_bytes`.
+pub async fn read<T: DeserializeOwned>(
+    from: &mut (impl AsyncRead + Unpin),
+    most_bytes: usize,
+) -> Result<T> {
+    let length = from.read_u32().await? as usize;
+    if length > most_bytes {
+        let what = format!("a frame of {length} bytes");
+        return Err(Error::new(ErrorKind::InvalidData, what));
+    }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body).await?;
+    // Not serde's own words: they repeat what a stranger sent, and errors are logged.
+    serde_json::from_slice(&body).map_err(|error| {
+        let what = format!("a frame that is none of ours, from byte {}", error.column());
+        Error::new(ErrorKind::InvalidData, what)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime
+            .build()
+            .unwrap_or_else(|e| panic!("{e}"))
+            .block_on(future)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_frame_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = block_on(read::<Word>(&mut &bytes[..], HELLO_BYTES));
+        }
+
+        #[test]
+        fn a_frame_is_read_as_it_was_written(sentence in ".*", exit_code in any::<u8>()) {
+            let word = Word::Failed { exit_code, sentence };
+            let mut bytes = Vec::new();
+            block_on(write(&mut bytes, &word)).unwrap();
+            prop_assert_eq!(block_on(read::<Word>(&mut &bytes[..], CONTROL_BYTES)).unwrap(), word);
+        }
+    }
+
+    /// Results carry the number of resets, whichever process makes them.
+    #[test]
+    fn each_process_begins_with_the_final_time_and_the_resets_of_process_0() {
+        let progress = Progress {
+            final_until_ms: 4000,
+            resets: Resets {
+                number: 2,
+                until_ms: 2000,
+            },
+            ..Progress::default()
+        };
+        assert_eq!(Progress::from(SharedBeginning::of(&progress)), progress);
+    }
+
+    #[test]
+    fn what_a_stranger_sent_is_not_repeated() {
+        let frame = b"\0\0\0\x0e\"\\nforged line\"";
+        let error = block_on(read::<Word>(&mut &frame[..], HELLO_BYTES)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(!error.to_string().contains("forged"), "{error}");
+    }
+
+    #[test]
+    fn a_giant_length_is_refused_before_it_is_allocated() {
+        let error = block_on(read::<Word>(&mut &[0xff; 40][..], HELLO_BYTES)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,125 @@
+//! The keys of a worker by number.
+//!
+//! Numbers are compared and sorted several times as fast as names. The accumulations of a key are stored under its
+//! number, so when a key is removed, or its totals begin at 0, its number is retired: later finals of the key get
+//! another number.
+//!
+//! ```text
+//!  in use ──retire──▶ retired: results that were computed before still find the key ──free_retired──▶ free
+//! ```
+//!
+//! Invariant: a number is free only if its accumulations are 0, and all results of them are committed.
+
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+
+use foldhash::HashMap;
+
+use crate::aggregate::key::Key;
+
+/// A key's number on this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyNumber(pub u32);
+
+impl KeyNumber {
+    /// The number, as an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The keys of this worker by number. Clones share them.
+#[derive(Debug, Clone)]
+pub struct KeyNumbers<K>(Rc<RefCell<Numbers<K>>>);
+
+#[derive(Debug)]
+struct Numbers<K> {
+    keys: Vec<K>,
+    numbers: HashMap<K, KeyNumber>,
+    /// The time at which each retired number was retired.
+    retired: HashMap<KeyNumber, u64>,
+    /// Retired numbers whose accumulations are 0, and the time from which on they are, in the order of these times.
+    empty: VecDeque<(u64, KeyNumber)>,
+    free: Vec<KeyNumber>,
+}
+
+impl<K> Default for KeyNumbers<K> {
+    fn default() -> KeyNumbers<K> {
+        KeyNumbers(Rc::new(RefCell::new(Numbers {
+            keys: Vec::new(),
+            numbers: HashMap::default(),
+            retired: HashMap::default(),
+            empty: VecDeque::new(),
+            free: Vec::new(),
+        })))
+    }
+}
+
+impl<K: Key> KeyNumbers<K> {
+    /// The number of `key`; a key without one gets one.
+    pub fn number(&self, key: &K) -> KeyNumber {
+        let numbers = &mut *self.0.borrow_mut();
+        if let Some(number) = numbers.numbers.get::<K>(key) {
+            return *number;
+        }
+        let number = match numbers.free.pop() {
+            Some(number) => {
+                numbers.keys[number.index()] = key.clone();
+                number
+            }
+            None => {
+                numbers.keys.push(key.clone());
+                KeyNumber(numbers.keys.len() as u32 - 1)
+            }
+        };
+        numbers.numbers.insert(key.clone(), number);
+        number
+    }
+
+    /// The key of a number; of a retired one the key that it had.
+    pub fn key(&self, number: KeyNumber) -> K {
+        self.0.borrow().keys[number.index()].clone()
+    }
+
+    /// Retires the number at `time_ms`. If its key is used again, the key gets another number.
+    pub fn retire(&self, number: KeyNumber, time_ms: u64) {
+        let numbers = &mut *self.0.borrow_mut();
+        let key = &numbers.keys[number.index()];
+        if numbers.numbers.get::<K>(key) == Some(&number) {
+            numbers.numbers.remove::<K>(key);
+        }
+        numbers.retired.insert(number, time_ms);
+    }
+
+    /// Takes the number from its key and frees it: nothing that it stands for is in the dataflow any more.
+    pub fn free(&self, number: KeyNumber) {
+        let numbers = &mut *self.0.borrow_mut();
+        let key = &numbers.keys[number.index()];
+        numbers.numbers.remove::<K>(key);
+        numbers.free.push(number);
+    }
+
+    /// When the number was retired: changes of its accumulations from then on belong to no key.
+    pub fn retired_at(&self, number: KeyNumber) -> Option<u64> {
+        self.0.borrow().retired.get(&number).copied()
+    }
+
+    /// Records that the accumulations of a retired number are 0 from `time_ms` on: the number can be freed once that is
+    /// committed. Times never decrease.
+    pub fn mark_empty(&self, number: KeyNumber, time_ms: u64) {
+        self.0.borrow_mut().empty.push_back((time_ms, number));
+    }
+
+    /// Frees the retired numbers whose accumulations became 0 before `durable_until_ms`. Returns them.
+    pub fn free_retired(&self, durable_until_ms: u64) -> Vec<KeyNumber> {
+        let numbers = &mut *self.0.borrow_mut();
+        let empty = &mut numbers.empty;
+        let end = empty.partition_point(|(time_ms, _)| *time_ms < durable_until_ms);
+        let freed = empty.drain(..end).map(|(_, number)| number);
+        let freed: Vec<KeyNumber> = freed.collect();
+        for number in &freed {
+            numbers.retired.remove(number);
+        }
+        numbers.free.extend(&freed);
+        freed
+    }
+}

@@ -1,0 +1,212 @@
+//! When the totals of a key begin, and when a key is removed.
+//!
+//! ```text
+//!  finals of a key    ──c───c──────────────────── retention ───────────────|──── c
+//!                           └ its last final                               │     └ begins at 0
+//!                                                                          └ removed with the close of a later window
+//! ```
+//!
+//! A final begins its key's totals at 0 if the key has no final before it, or if the last one before it is in a window
+//! that began more than the retention before its own. The rule does not depend on whether the key was removed in the
+//! meantime. So removals, of which each close makes a limited number, change no result. Times are the starts of
+//! windows.
+//!
+//! Without IO. The cost of a check does not depend on the number of keys: a key is queued at the time at which it
+//! expires if it has no further final. When that time comes, a key that has had further finals is queued again.
+
+use std::collections::BTreeMap;
+
+use crate::operators::key_numbers::KeyNumber;
+
+/// Whether more than the retention lies between a key's last final, in the window that begins at `last_ms`, and
+/// `start_ms`: the totals begin at 0 with a final of the window that begins then.
+pub fn exceeds_retention(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool {
+    last_ms.saturating_add(retention_ms) < start_ms
+}
+
+/// The time of the last final of each key of a worker.
+pub struct Lifetimes {
+    /// Time without a final after which totals begin at 0.
+    retention_ms: u64,
+    /// Time without a final after which a key is removed: at least `retention_ms`.
+    kept_ms: u64,
+    /// By [`KeyNumber::index`]; `None` for numbers that are not in use.
+    keys: Vec<Option<Lifetime>>,
+    /// The keys by the time at which they may expire.
+    queue: BTreeMap<u64, Vec<KeyNumber>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lifetime {
+    last_ms: u64,
+    /// The time at which the key is queued. An entry of its number at another time belongs to a key that had the
+    /// number before.
+    queued_ms: u64,
+}
+
+impl Lifetimes {
+    /// Without keys. A key is not removed within `span_ms`, the sliding span, after its last final, even if the
+    /// retention is shorter: the span may still hold counts of the key.
+    pub fn new(retention_ms: u64, span_ms: u64) -> Lifetimes {
+        Lifetimes {
+            retention_ms,
+            kept_ms: retention_ms.max(span_ms),
+            keys: Vec::new(),
+            queue: BTreeMap::new(),
+        }
+    }
+
+    /// The start of the window of a key's last final, if the key is known.
+    fn last_ms(&self, key: KeyNumber) -> Option<u64> {
+        let lifetime = self.keys.get(key.index())?.as_ref();
+        lifetime.map(|lifetime| lifetime.last_ms)
+    }
+
+    /// Whether the totals of a key begin at 0 with a final of the window that begins at `start_ms`.
+    pub fn begins(&self, key: KeyNumber, start_ms: u64) -> bool {
+        let last_ms = self.last_ms(key);
+        last_ms.is_none_or(|last_ms| exceeds_retention(last_ms, start_ms, self.retention_ms))
+    }
+
+    /// Records the next final of a key, which is in the window that begins at `start_ms`.
+    pub fn extend(&mut self, key: KeyNumber, start_ms: u64) {
+        if self.keys.len() <= key.index() {
+            self.keys.resize(key.index() + 1, None);
+        }
+        let expires_ms = start_ms.saturating_add(self.kept_ms);
+        match &mut self.keys[key.index()] {
+            Some(known) => {
+                known.last_ms = start_ms;
+                if expires_ms < known.queued_ms {
+                    // After a backward reset: the key may be queued at a time that lies years ahead.
+                    known.queued_ms = expires_ms;
+                    self.queue.entry(expires_ms).or_default().push(key);
+                }
+            }
+            new => {
+                *new = Some(Lifetime {
+                    last_ms: start_ms,
+                    queued_ms: expires_ms,
+                });
+                self.queue.entry(expires_ms).or_default().push(key);
+            }
+        }
+    }
+
+    /// Drops a key, whose number is about to be retired. Returns whether it was known.
+    pub fn forget(&mut self, key: KeyNumber) -> bool {
+        let lifetime = self.keys.get_mut(key.index());
+        lifetime.is_some_and(|lifetime| lifetime.take().is_some())
+    }
+
+    /// Drops up to `max_keys` keys that have expired and returns them: they have no final in the window that begins
+    /// at `start_ms`, and their totals begin at 0 with any later final. Checks no more than `max_checks` keys.
+    pub fn expire(&mut self, start_ms: u64, max_keys: usize, max_checks: usize) -> Vec<KeyNumber> {
+        let mut expired = Vec::new();
+        for _ in 0..max_checks {
+            let first = self.queue.first_entry();
+            let Some(mut first) =
+                first.filter(|it| expired.len() < max_keys && *it.key() < start_ms)
+            else {
+                break;
+            };
+            let queued_ms = *first.key();
+            let key = first.get_mut().pop();
+            if first.get().is_empty() {
+                first.remove();
+            }
+            let known = key.and_then(|key| Some((key, self.keys[key.index()].as_mut()?)));
+            let Some((key, known)) = known.filter(|(_, it)| it.queued_ms == queued_ms) else {
+                continue;
+            };
+            let expires_ms = known.last_ms.saturating_add(self.kept_ms);
+            if expires_ms < start_ms {
+                self.keys[key.index()] = None;
+                expired.push(key);
+            } else {
+                known.queued_ms = expires_ms;
+                self.queue.entry(expires_ms).or_default().push(key);
+            }
+        }
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const RETENTION_MS: u64 = 10;
+
+    proptest! {
+        /// The oracle keeps the last final of each key, and checks all keys at every window.
+        #[test]
+        fn keys_expire_once_their_next_final_would_begin_at_0(
+            finals in vec((0_u64..6, 0_u32..5), 0..60), max_keys in 1_usize..3, max_checks in 1_usize..4, span_ms in 0_u64..20,
+        ) {
+            let mut lifetimes = Lifetimes::new(RETENTION_MS, span_ms);
+            let kept_ms = RETENTION_MS.max(span_ms);
+            let mut oracle: BTreeMap<u32, u64> = BTreeMap::new();
+            let mut start_ms = 0;
+            let mut windows: Vec<(u64, Option<u32>)> = Vec::new();
+            for (pause, key) in finals {
+                windows.extend((0..pause).map(|nth| (start_ms + nth, None)));
+                start_ms += pause;
+                windows.push((start_ms, Some(key)));
+            }
+            // Long enough for each key to be checked again.
+            windows.extend((1..200).map(|nth| (start_ms + nth, None)));
+            for (start_ms, key) in windows {
+                if let Some(key) = key {
+                    let number = KeyNumber(key);
+                    prop_assert_eq!(lifetimes.last_ms(number), oracle.get(&key).copied());
+                    lifetimes.extend(number, start_ms);
+                    oracle.insert(key, start_ms);
+                }
+                let expired = lifetimes.expire(start_ms, max_keys, max_checks);
+                prop_assert!(expired.len() <= max_keys);
+                for number in expired {
+                    let last_ms = oracle.remove(&number.0);
+                    prop_assert!(last_ms.is_some_and(|it| it + kept_ms < start_ms), "{number:?}");
+                }
+            }
+            prop_assert!(oracle.is_empty() && lifetimes.queue.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_final_continues_the_totals_up_to_the_retention_and_not_beyond() {
+        let begin = [15, 16, 4].map(|start_ms| exceeds_retention(5, start_ms, RETENTION_MS));
+        // The third window is earlier than the final: it follows a backward reset.
+        assert_eq!(begin, [false, true, false]);
+        assert!(!exceeds_retention(1, u64::MAX, u64::MAX));
+        assert!(
+            Lifetimes::new(u64::MAX, 0).begins(KeyNumber(0), 0),
+            "a new key"
+        );
+    }
+
+    #[test]
+    fn a_number_that_another_key_got_expires_with_that_key() {
+        let mut lifetimes = Lifetimes::new(RETENTION_MS, 0);
+        let number = KeyNumber(3);
+        lifetimes.extend(number, 0);
+        assert!(lifetimes.forget(number) && !lifetimes.forget(number));
+        lifetimes.extend(number, 8);
+        assert_eq!(lifetimes.expire(18, 9, 9), []);
+        assert_eq!(lifetimes.expire(19, 9, 9), [number]);
+    }
+
+    #[test]
+    fn after_a_backward_reset_a_key_expires_by_its_new_time() {
+        let mut lifetimes = Lifetimes::new(RETENTION_MS, 0);
+        let key = KeyNumber(0);
+        lifetimes.extend(key, 1_000_000);
+        lifetimes.extend(key, 5);
+        assert_eq!(lifetimes.expire(15, 9, 9), []);
+        assert_eq!(lifetimes.expire(16, 9, 9), [key]);
+        assert_eq!(lifetimes.expire(2_000_000, 9, 9), []);
+    }
+}

@@ -1,0 +1,293 @@
+//! Registers the keys of finals: numbers them, marks the finals with which totals begin at 0, and removes keys whose
+//! totals have expired.
+//!
+//! ```text
+//!  restored totals ─┐            ┌─▶ marked finals           ─▶ sink, sliding window
+//!                   ├─▶ register ┼─▶ changes of accumulations ─▶ arranged accumulations ─┐
+//!  finals ──────────┘      ▲     └─▶ keys to be removed      ─▶ sink                     │
+//!                          └────── accumulations of retired numbers are read ────────────┘
+//! ```
+//!
+//! The accumulations of a key are stored under its number. Where they begin at 0, the key gets another number, and the
+//! accumulations of the old one are retracted later: at the time of the first final they may not be complete in the
+//! arrangement, and no result depends on them any more. The number of a key that is removed is retired in the same way.
+//! [`crate::operators::lifetimes`] decides when totals begin and when they expire.
+//!
+//! Finals wait until all totals are restored, since restored totals contain the time of a key's last final. The
+//! operator holds capabilities that follow the frontier of its finals, since a key expires when no final of it
+//! arrives.
+
+use std::{cell::RefCell, collections::VecDeque, mem, rc::Rc};
+
+use differential_dataflow::{
+    hashable::Hashable,
+    operators::arrange::TraceAgent,
+    trace::{Cursor, TraceReader, cursor::cursor_list, implementations::ValSpine},
+};
+use emostream_protocol::Window;
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        StreamVec,
+        channels::pact::{Exchange, Pipeline},
+        operators::{
+            Capability,
+            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
+            probe,
+        },
+    },
+    progress::Antichain,
+};
+
+use crate::aggregate::key::{Item, Key, Opaque};
+use crate::operators::key_numbers::{KeyNumber, KeyNumbers};
+use crate::operators::lifetimes::Lifetimes;
+use crate::operators::reduce::accumulate;
+use crate::operators::schedule::Change;
+use crate::operators::sliding::KeyChange;
+use crate::operators::step::StepBudget;
+use crate::operators::totals::{RestoredTotals, TotalsParams};
+use crate::operators::tumbling::ClosedWindow;
+
+/// Maximum number of keys that all workers remove with one close. Removing a key costs a record in each table, and after
+/// a long pause all keys may have expired.
+const MAX_REMOVED: usize = 1_000;
+
+/// The trace of the accumulations, by key and item.
+pub type TotalsTrace<I> = TraceAgent<ValSpine<KeyNumber, I, u64, i64>>;
+
+/// The state that the operators `register keys` and `totals` of a worker share.
+pub struct Shared<I: Item, U> {
+    /// The trace of the accumulations, once they are arranged.
+    pub trace: Option<TotalsTrace<I>>,
+    /// Restored state besides the accumulations: unnamed counts, and finals that are not in the key's record.
+    pub restored: Vec<(KeyNumber, Vec<U>, Option<Change>)>,
+    /// The new and the former number of each key whose totals began at 0 again.
+    pub replaced: Vec<(KeyNumber, KeyNumber)>,
+    /// Numbers that were freed. All state that is stored under them must be dropped before they are used again.
+    pub freed: Vec<KeyNumber>,
+}
+
+impl<I: Item, U> Default for Shared<I, U> {
+    fn default() -> Shared<I, U> {
+        Shared {
+            trace: None,
+            restored: Vec::new(),
+            replaced: Vec::new(),
+            freed: Vec::new(),
+        }
+    }
+}
+
+impl<I: Item, U> Shared<I, U> {
+    /// Returns the trace of the accumulations. `totals` compacts it.
+    pub fn trace(&mut self) -> &mut TotalsTrace<I> {
+        let trace = self.trace.as_mut();
+        trace.expect("the accumulations are arranged before the first step")
+    }
+}
+
+/// The outputs of [`register`].
+pub struct Registered<'scope, K: Key, I: Item> {
+    /// All finals; those with which totals begin are marked.
+    pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
+    /// How the accumulations of the numbers change.
+    pub changes: StreamVec<'scope, u64, KeyChange<I>>,
+    /// The keys that are removed, each with the start of the window at whose close it is removed.
+    pub removed: StreamVec<'scope, u64, (K, u64)>,
+}
+
+type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
+
+/// Registers the keys of `finals` and of `restored` totals, each on the worker that computes its windows. `durable` is the
+/// probe of committed results.
+pub fn register<'scope, K: Key, I: Item, U: Opaque>(
+    finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
+    restored: StreamVec<'scope, u64, RestoredTotals<K, I, U>>,
+    numbers: KeyNumbers<K>,
+    shared: Rc<RefCell<Shared<I, U>>>,
+    params: TotalsParams,
+    durable: probe::Handle<u64>,
+) -> Registered<'scope, K, I> {
+    let scope = finals.scope();
+    let mut builder = OperatorBuilder::new("register keys".to_owned(), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
+    // The tumbling windows were exchanged by key: finals are on the worker of their key already.
+    let mut finals = builder.new_input(finals, Pipeline);
+    let by_key = Exchange::new(|totals: &RestoredTotals<K, I, U>| totals.key.hashed());
+    let mut restored = builder.new_input(restored, by_key);
+    let (of_finals, marked) = builder.new_output();
+    let (of_changes, changes) = builder.new_output();
+    let (of_removed, removed) = builder.new_output();
+    let mut of_finals = OutputBuilder::from(of_finals);
+    let mut of_changes = OutputBuilder::from(of_changes);
+    let mut of_removed = OutputBuilder::from(of_removed);
+    let max_removed = (MAX_REMOVED / scope.peers()).max(1);
+    let size = params.schedule.size;
+    builder.build(move |mut capabilities| {
+        let removals = capabilities.pop();
+        let mut held = capabilities.pop().zip(removals);
+        let mut registry = Registry {
+            lifetimes: Lifetimes::new(params.retention_ms, params.span_ms),
+            numbers,
+            shared,
+            retired: VecDeque::new(),
+            max_step_counts: params.max_step_counts,
+            closed_until_ms: params.final_until_ms,
+        };
+        move |frontiers| {
+            let mut changes = of_changes.activate();
+            restored.for_each_stamp(|at, data| {
+                let mut session = changes.session(&at);
+                for totals in data.flat_map(|data| data.drain(..)) {
+                    session.give_iterator(registry.restore(totals));
+                }
+            });
+            if !frontiers[1].frontier().is_empty() {
+                return;
+            }
+            let durable_ms = durable.with_frontier(|it| it.first().copied());
+            let durable_ms = durable_ms.unwrap_or_default();
+            registry.free_retired(durable_ms);
+            let mut marked = of_finals.activate();
+            finals.for_each_stamp(|at, data| {
+                let (mut marked, mut changes) = (marked.session(&at), changes.session(&at));
+                for mut closed in data.flat_map(|data| data.drain(..)) {
+                    let (number, time_ms) =
+                        (registry.register(&mut closed), closed.window.last_ms());
+                    let change =
+                        |(item, count): &(I, u64)| ((number, *item), time_ms, *count as i64);
+                    changes.give_iterator(closed.counts.iter().map(change));
+                    marked.give(closed);
+                }
+            });
+            // An empty frontier means that the sources have ended, not that all keys have expired.
+            let (Some(&until_ms), Some((of_changes, of_removals))) =
+                (frontiers[0].frontier().first(), &mut held)
+            else {
+                held = None;
+                return;
+            };
+            let closed_until_ms = size.floor(until_ms);
+            if closed_until_ms > registry.closed_until_ms {
+                registry.closed_until_ms = closed_until_ms;
+                let closed = size.window_of(closed_until_ms - 1);
+                let expired = registry.expire(closed, durable_ms, max_removed);
+                let at = of_removals.delayed(&closed.last_ms());
+                of_removed.activate().session(&at).give_iterator(expired);
+            }
+            of_changes.downgrade(&until_ms);
+            of_removals.downgrade(&until_ms);
+            if registry.retract(of_changes, &mut changes) {
+                activator.activate();
+            }
+        }
+    });
+    Registered {
+        finals: marked,
+        changes,
+        removed,
+    }
+}
+
+struct Registry<K, I: Item, U> {
+    lifetimes: Lifetimes,
+    numbers: KeyNumbers<K>,
+    shared: Rc<RefCell<Shared<I, U>>>,
+    /// Retired numbers whose accumulations are not retracted yet, and the time at which each was retired.
+    retired: VecDeque<(u64, KeyNumber)>,
+    max_step_counts: usize,
+    /// The end of the last window that is closed.
+    closed_until_ms: u64,
+}
+
+impl<K: Key, I: Item, U> Registry<K, I, U> {
+    /// Registers a restored key. Returns the changes that produce its accumulations.
+    fn restore(&mut self, totals: RestoredTotals<K, I, U>) -> impl Iterator<Item = KeyChange<I>> {
+        let number = self.numbers.number(&totals.key);
+        self.lifetimes.extend(number, totals.last_ms);
+        if !totals.unnamed.is_empty() || totals.change.is_some() {
+            let restored = (number, totals.unnamed, totals.change);
+            self.shared.borrow_mut().restored.push(restored);
+        }
+        let counts = totals.counts.into_iter();
+        counts.map(move |(item, count)| ((number, item), 0, count as i64))
+    }
+
+    /// Marks a final if its key's totals begin with it. Returns the number of the key's accumulations.
+    fn register(&mut self, closed: &mut ClosedWindow<K, I>) -> KeyNumber {
+        let mut number = self.numbers.number(&closed.key);
+        let start_ms = closed.window.start;
+        closed.begins = self.lifetimes.begins(number, start_ms);
+        if closed.begins && self.lifetimes.forget(number) {
+            self.retire(number, closed.window.last_ms());
+            let former = mem::replace(&mut number, self.numbers.number(&closed.key));
+            self.shared.borrow_mut().replaced.push((number, former));
+        }
+        self.lifetimes.extend(number, start_ms);
+        number
+    }
+
+    fn retire(&mut self, number: KeyNumber, time_ms: u64) {
+        self.numbers.retire(number, time_ms);
+        self.retired.push_back((time_ms, number));
+    }
+
+    /// Retires the numbers of up to `max_keys` keys that have expired with `closed`, the window that was closed last.
+    /// Returns the keys and the start of that window. Only what a key produced before `durable_until_ms` is committed: a
+    /// key that has expired since may still produce a record, which would come after its removal.
+    fn expire(
+        &mut self,
+        closed: Window,
+        durable_until_ms: u64,
+        max_keys: usize,
+    ) -> impl Iterator<Item = (K, u64)> {
+        let before_ms = closed.start.min(durable_until_ms);
+        let max_checks = self.max_step_counts;
+        let expired = self.lifetimes.expire(before_ms, max_keys, max_checks);
+        expired.into_iter().map(move |number| {
+            self.retire(number, closed.last_ms());
+            (self.numbers.key(number), closed.start)
+        })
+    }
+
+    /// Retracts some of the accumulations of retired numbers, if they are complete in the arrangement. Returns whether
+    /// more of them can be retracted.
+    fn retract(&mut self, at: &Capability<u64>, changes: &mut Output<'_, KeyChange<I>>) -> bool {
+        if self.retired.is_empty() {
+            return false;
+        }
+        let mut shared = self.shared.borrow_mut();
+        let trace = shared.trace();
+        let mut upper = Antichain::new();
+        trace.read_upper(&mut upper);
+        let is_complete = |retired: &(u64, KeyNumber)| !upper.less_than(&retired.0);
+        if !self.retired.front().is_some_and(is_complete) {
+            return false;
+        }
+        let batches = trace.batches_through(upper.borrow());
+        let batches = batches.expect("the trace is not compacted beyond its end");
+        let (mut known, ref held) = cursor_list(batches);
+        let mut accumulations = Vec::new();
+        let mut session = changes.session(at);
+        let mut budget = StepBudget::new(self.max_step_counts);
+        while let Some((_, number)) = self.retired.pop_front_if(|it| is_complete(it)) {
+            known.rewind_keys(held);
+            accumulate(&mut known, held, &number, u64::MAX, &mut accumulations);
+            let change = |(item, sum): &(&I, i64)| ((number, **item), *at.time(), -sum);
+            session.give_iterator(accumulations.iter().map(change));
+            self.numbers.mark_empty(number, *at.time());
+            budget.spend(accumulations.len().max(1));
+            if budget.is_spent() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Frees the retired numbers whose accumulations of 0 are committed.
+    fn free_retired(&mut self, durable_until_ms: u64) {
+        let freed = self.numbers.free_retired(durable_until_ms);
+        self.shared.borrow_mut().freed.extend(freed);
+    }
+}

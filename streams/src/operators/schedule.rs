@@ -1,0 +1,393 @@
+//! When the totals records of large keys are written.
+//!
+//! ```text
+//!  windows of a key     ─────c───c────c──────────────────────c──────▶ event time
+//!  its phase boundaries ─────────────────|──────────────────────|───
+//!                            └ first not written  └ due: holds all three changes
+//! ```
+//!
+//! A record holds every item that its key has ever had, so a large one must not be written at each change: 4,000
+//! keys of 1,591 items would make every window write 170 MB. A large key has one boundary in each period, at a phase
+//! that is a hash of its name. Its record is due in the window that contains the first boundary after the start of its
+//! oldest window that is in no record. So the records of many keys spread over the period.
+//!
+//! After a pause in event time all keys are due at once. A close writes the records that are due longest, up to a
+//! size; the others follow at the next closes. Records whose finals will soon be deleted from the log are written in
+//! spite of that size, since no restart could complete them.
+//!
+//! Pure: which record is due in which window follows from the finals, the names of the keys and the number of
+//! workers, which share the size.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use emostream_protocol::{ResultOrder, Window, WindowSize};
+use foldhash::HashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::aggregate::key::Key;
+use crate::operators::key_numbers::KeyNumber;
+
+/// How often totals records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TotalsPace {
+    /// Maximum number of items of a small key, whose record is written at each change.
+    pub small_items: usize,
+    /// The record of a larger key is due once in this time, milliseconds.
+    pub period_ms: u64,
+    /// Maximum size of the due records of one close, bytes. All workers share it, and each writes at least one.
+    pub close_bytes: usize,
+}
+
+impl Default for TotalsPace {
+    /// The record of a key with 100 items has about 3 KB. The period bounds what a start reads again, and the size how
+    /// long a close takes after a pause.
+    fn default() -> TotalsPace {
+        TotalsPace {
+            small_items: 100,
+            period_ms: 120_000,
+            close_bytes: 4_000_000,
+        }
+    }
+}
+
+impl TotalsPace {
+    /// When a record is due whose key changed first at `since_ms`: the first boundary of the key after that.
+    fn due_ms(&self, key: &str, since_ms: u64) -> u64 {
+        let period_ms = self.period_ms.max(1);
+        let phase_ms = stable_hash(key) % period_ms;
+        let ahead_ms = (phase_ms + period_ms - since_ms % period_ms - 1) % period_ms + 1;
+        since_ms.saturating_add(ahead_ms)
+    }
+}
+
+/// FNV-1a, 64 bits: the same in every build and on every platform, since a restart by another version must come to
+/// the same boundaries. Exchanges use differential's hash, which may change with a dependency.
+pub fn stable_hash(text: &str) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
+    text.as_bytes().iter().fold(OFFSET, step)
+}
+
+/// The range of a key's finals that are not in its totals record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The first final that is not in the record.
+    pub first: ResultOrder,
+    /// The time from which the due time is computed: the start of that final's window, or, if a backward reset came
+    /// after it, no later than the time that the reset went back to. Unix milliseconds.
+    pub since_ms: u64,
+    /// The window of the last final.
+    pub last: Window,
+    /// The number of backward resets before that final.
+    pub last_resets: u64,
+}
+
+impl Change {
+    /// The change that both make.
+    pub fn merge(self, other: Change) -> Change {
+        let (earlier, later) = match self.first <= other.first {
+            true => (self, other),
+            false => (other, self),
+        };
+        let last_of = |change: Change| ResultOrder::new(change.last_resets, change.last);
+        let last = match last_of(earlier) <= last_of(later) {
+            true => later,
+            false => earlier,
+        };
+        Change {
+            last: last.last,
+            last_resets: last.last_resets,
+            ..earlier
+        }
+    }
+}
+
+/// The settings of a [`Schedule`].
+#[derive(Debug, Clone, Copy)]
+pub struct ScheduleParams {
+    /// How often records are written.
+    pub pace: TotalsPace,
+    /// The size of the windows.
+    pub size: WindowSize,
+    /// How long the log keeps finals, milliseconds; `None` for ever.
+    pub finals_kept_ms: Option<u64>,
+    /// The approximate size of a record of so many items, bytes.
+    pub record_bytes: fn(usize) -> usize,
+}
+
+/// The large keys of a worker whose record is not written.
+pub struct Schedule<K> {
+    params: ScheduleParams,
+    /// Maximum size of the due records of a close, bytes.
+    max_bytes: usize,
+    /// How long a record may be due at most, milliseconds.
+    longest_due_ms: u64,
+    keys: HashMap<KeyNumber, Unwritten<K>>,
+    /// By when they are due.
+    queue: BTreeSet<(u64, K, KeyNumber)>,
+    /// How many keys have not been written since this final.
+    since: BTreeMap<ResultOrder, usize>,
+}
+
+struct Unwritten<K> {
+    key: K,
+    change: Change,
+    due_ms: u64,
+    items: usize,
+}
+
+/// A record that is to be written now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// The key.
+    pub key: KeyNumber,
+    /// The window that changed it last.
+    pub last: Window,
+    /// The number of backward resets before that window.
+    pub resets: u64,
+    /// How many items it holds.
+    pub items: usize,
+    /// Its approximate size.
+    pub bytes: usize,
+}
+
+impl<K: Key> Schedule<K> {
+    /// The schedule of one of `workers`.
+    pub fn new(params: ScheduleParams, workers: usize) -> Schedule<K> {
+        Schedule {
+            params,
+            max_bytes: params.pace.close_bytes / workers.max(1),
+            // The other half is for a run that ends, and for the next one that begins.
+            longest_due_ms: params
+                .finals_kept_ms
+                .map_or(u64::MAX, |kept_ms| kept_ms / 2),
+            keys: HashMap::default(),
+            queue: BTreeSet::new(),
+            since: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a key of so many items is large: its record is not written at each change.
+    pub fn is_large(&self, items: usize) -> bool {
+        items > self.params.pace.small_items
+    }
+
+    /// Whether the key's record is not written.
+    pub fn holds(&self, number: KeyNumber) -> bool {
+        self.keys.contains_key(&number)
+    }
+
+    /// A key of so many items was changed. `key` returns its name.
+    pub fn on_change(
+        &mut self,
+        number: KeyNumber,
+        key: impl FnOnce() -> K,
+        change: Change,
+        items: usize,
+    ) {
+        if let Some(unwritten) = self.keys.get_mut(&number) {
+            unwritten.change = unwritten.change.merge(change);
+            unwritten.items = items;
+            return;
+        }
+        let key = key();
+        let due_ms = self.params.pace.due_ms(key.borrow(), change.since_ms);
+        self.queue.insert((due_ms, key.clone(), number));
+        *self.since.entry(change.first).or_default() += 1;
+        let unwritten = Unwritten {
+            key,
+            change,
+            due_ms,
+            items,
+        };
+        self.keys.insert(number, unwritten);
+    }
+
+    /// A key has so many items now.
+    pub fn resize(&mut self, number: KeyNumber, items: usize) {
+        if let Some(unwritten) = self.keys.get_mut(&number) {
+            unwritten.items = items;
+        }
+    }
+
+    /// The key's record was written, or does not need to be any more.
+    pub fn remove(&mut self, number: KeyNumber) {
+        let Some(unwritten) = self.keys.remove(&number) else {
+            return;
+        };
+        let Unwritten {
+            key,
+            change,
+            due_ms,
+            ..
+        } = unwritten;
+        self.queue.remove(&(due_ms, key, number));
+        if let Some(keys) = self.since.get_mut(&change.first) {
+            *keys -= 1;
+            if *keys == 0 {
+                self.since.remove(&change.first);
+            }
+        }
+    }
+
+    /// The oldest final that is in no record.
+    pub fn oldest(&self) -> Option<ResultOrder> {
+        self.since.first_key_value().map(|(first, _)| *first)
+    }
+
+    /// The first window, from `from_ms` on, in which a record is due.
+    pub fn next(&self, from_ms: u64) -> Option<Window> {
+        let (due_ms, ..) = self.queue.first()?;
+        Some(self.params.size.window_of(from_ms.max(*due_ms)))
+    }
+
+    /// Removes the record that is due longest in `window`, after records of `spent` bytes. `None` if no more is to be
+    /// written at its close.
+    pub fn pop_due(&mut self, window: Window, spent: usize) -> Option<Due> {
+        let (due_ms, _, number) = self.queue.first()?;
+        let (due_ms, number) = (*due_ms, *number);
+        let unwritten = self.keys.get(&number)?;
+        let bytes = (self.params.record_bytes)(unwritten.items);
+        let fits = spent == 0 || spent + bytes <= self.max_bytes;
+        let must = window.start >= due_ms.saturating_add(self.longest_due_ms);
+        if due_ms >= window.end || !(fits || must) {
+            return None;
+        }
+        let due = Due {
+            key: number,
+            last: unwritten.change.last,
+            resets: unwritten.change.last_resets,
+            items: unwritten.items,
+            bytes,
+        };
+        self.remove(number);
+        Some(due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const SIZE_MS: u64 = 2_000;
+
+    fn size() -> WindowSize {
+        WindowSize::from_ms(SIZE_MS).unwrap()
+    }
+
+    fn key(number: usize) -> String {
+        format!("key-{number}")
+    }
+
+    fn record_bytes(items: usize) -> usize {
+        120 + items * 32
+    }
+
+    fn change(start_ms: u64) -> Change {
+        let last = size().window_of(start_ms);
+        Change {
+            first: ResultOrder::new(0, last),
+            since_ms: start_ms,
+            last,
+            last_resets: 0,
+        }
+    }
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        let hashes = ["", "a", "foobar"].map(stable_hash);
+        let published = [
+            0xcbf2_9ce4_8422_2325,
+            0xaf63_dc4c_8601_ec8c,
+            0x8594_4171_f739_67e8,
+        ];
+        assert_eq!(hashes, published);
+    }
+
+    #[test]
+    fn many_keys_spread_over_the_period() {
+        let pace = TotalsPace::default();
+        let mut by_window: BTreeMap<u64, usize> = BTreeMap::new();
+        for number in 0..4_000 {
+            let due_ms = pace.due_ms(&key(number), 0);
+            *by_window.entry(size().floor(due_ms)).or_default() += 1;
+        }
+        let windows = by_window.len();
+        assert!(windows >= 60, "{by_window:?}");
+        let most = by_window.into_values().max().unwrap();
+        assert!(most < 2 * 4_000 / windows, "{most} keys");
+        // With 1,591 items each, a close writes as many as become due, but for the fullest windows.
+        assert!(4_000 / windows * record_bytes(1591) < pace.close_bytes);
+    }
+
+    proptest! {
+        /// The oracle walks millisecond by millisecond.
+        #[test]
+        fn a_record_is_due_at_the_first_boundary_behind_its_first_change(
+            number in 0_usize..50, since_ms in 0_u64..500, period_ms in 1_u64..90,
+        ) {
+            let pace = TotalsPace { period_ms, ..TotalsPace::default() };
+            let phase_ms = stable_hash(&key(number)) % period_ms;
+            let expected = (since_ms + 1..).find(|at_ms| at_ms % period_ms == phase_ms).unwrap();
+            prop_assert_eq!(pace.due_ms(&key(number), since_ms), expected);
+        }
+
+        /// The oracle keeps a plain list, and looks at every window. What is written does not depend on how far time
+        /// advances at once, since the windows between are looked at one by one.
+        #[test]
+        fn each_close_writes_what_is_due_longest_up_to_a_size(
+            changes in vec((0_usize..12, 0_u64..40, 1_usize..6), 0..80),
+            period_ms in 1_u64..20_000, most in 0_usize..1_000, kept_ms in proptest::option::of(0_u64..60_000),
+        ) {
+            let pace = TotalsPace { small_items: 0, period_ms, close_bytes: most };
+            let params = ScheduleParams { pace, size: size(), finals_kept_ms: kept_ms, record_bytes };
+            let mut schedule = Schedule::new(params, 1);
+            let mut by_window: BTreeMap<u64, BTreeMap<usize, usize>> = BTreeMap::new();
+            for (number, nth, items) in changes {
+                by_window.entry(nth * SIZE_MS).or_default().insert(number, items);
+            }
+            let end_ms = 200 * SIZE_MS;
+            // Key: due, first and last change, items.
+            let mut unwritten: BTreeMap<usize, (u64, u64, u64, usize)> = BTreeMap::new();
+            let (mut written, mut expected) = (Vec::new(), Vec::new());
+            for start_ms in (0..end_ms).step_by(SIZE_MS as usize) {
+                for (number, items) in by_window.remove(&start_ms).unwrap_or_default() {
+                    schedule.on_change(KeyNumber(number as u32), || key(number), change(start_ms), items);
+                    let due_ms = pace.due_ms(&key(number), start_ms);
+                    let known = unwritten.entry(number).or_insert((due_ms, start_ms, start_ms, items));
+                    (known.2, known.3) = (start_ms, items);
+                }
+                let is_due = unwritten.values().any(|(due_ms, ..)| *due_ms < start_ms + SIZE_MS);
+                let window = size().window_of(start_ms);
+                prop_assert_eq!(schedule.next(start_ms) == Some(window), is_due);
+                let mut spent = 0;
+                while let Some(due) = schedule.pop_due(window, spent) {
+                    spent += due.bytes;
+                    written.push((start_ms, due.key.index(), due.last.start, due.items));
+                }
+                let mut due: Vec<(u64, String, usize)> =
+                    unwritten.iter().map(|(number, it)| (it.0, key(*number), *number)).collect();
+                due.retain(|(due_ms, ..)| *due_ms < start_ms + SIZE_MS);
+                due.sort();
+                let mut spent = 0;
+                for (due_ms, _, number) in due {
+                    let bytes = record_bytes(unwritten[&number].3);
+                    let near = kept_ms.is_some_and(|kept_ms| due_ms + kept_ms / 2 <= start_ms);
+                    if spent > 0 && spent + bytes > most && !near {
+                        break;
+                    }
+                    spent += bytes;
+                    let (_, _, last_ms, items) = unwritten.remove(&number).unwrap();
+                    expected.push((start_ms, number, last_ms, items));
+                }
+                let oldest = unwritten.values().map(|it| it.1).min();
+                prop_assert_eq!(schedule.oldest().map(|it| it.start_ms), oldest);
+            }
+            prop_assert_eq!(written, expected);
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Counts in a sliding span: the counts of each final are added at its window, and subtracted again when the window
+//! leaves the span.
+//!
+//! ```text
+//!  a final ──▶ + at its window ············ the span ············▶ − at the first window whose span does not hold it
+//!                    └── kept here, a dozen bytes an item ─────────────┘
+//! ```
+//!
+//! Counts that will be subtracted are kept here and not in differential, where every count of the span would be an update
+//! at a future time: of 10,000 keys with 50 items and a span of 30 windows, 15 million. Downstream there are the current
+//! accumulations alone. The changes of a window are sent together when it is closed, so that what is added and what is
+//! subtracted cancel before differential sorts anything.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
+
+use differential_dataflow::hashable::Hashable;
+use emostream_protocol::{Window, WindowSize};
+use foldhash::HashMap;
+use serde::{Deserialize, Serialize};
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        StreamVec,
+        channels::pact::Exchange,
+        operators::{
+            Capability, InputCapability,
+            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
+            probe,
+        },
+    },
+    progress::frontier::MutableAntichain,
+};
+
+use crate::aggregate::key::{Item, Key};
+use crate::operators::key_numbers::{KeyNumber, KeyNumbers};
+use crate::operators::step::StepBudget;
+
+/// A span of windows that slides by one window.
+#[derive(Debug, Clone, Copy)]
+pub struct SlidingSpan {
+    /// The size of the windows.
+    pub size: WindowSize,
+    /// The length of the span, milliseconds.
+    pub span_ms: u64,
+}
+
+impl SlidingSpan {
+    /// Returns the first window whose span does not hold `window`.
+    pub fn expires(self, window: Window) -> Window {
+        self.size
+            .window_of(window.start.saturating_add(self.span_ms))
+    }
+}
+
+/// Counts of a key that are in the span for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlidingContribution<K, I> {
+    /// The key.
+    pub key: K,
+    /// The last instant of the first window whose span holds them.
+    pub from_ms: u64,
+    /// The last instant of the first window whose span does not hold them any more.
+    pub until_ms: u64,
+    /// The counts of the key's items.
+    pub counts: Arc<[(I, u64)]>,
+}
+
+/// What is counted over all keys.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Leader<K, I> {
+    /// An item, of all keys.
+    Item(I),
+    /// A key, with all its items.
+    Key(K),
+}
+
+/// A change of a key's count of an item.
+pub type KeyChange<I> = ((KeyNumber, I), u64, i64);
+
+/// A change of a count over all keys, as far as this worker's keys go.
+pub type LeaderChange<K, I> = (((), Leader<K, I>), u64, i64);
+
+type Leaders<'scope, K, I> = StreamVec<'scope, u64, LeaderChange<K, I>>;
+
+type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
+
+/// Returns how the accumulations of the span change at each window: those of each key, on the worker that has the key, and
+/// those over all keys.
+///
+/// `numbers` numbers the keys. A key keeps its number while it has counts in the span; `durable`, the probe of committed
+/// results, shows when the number may be used again. A step handles about `max_step_counts` counts.
+pub fn sliding_window<'scope, K: Key, I: Item>(
+    contributions: StreamVec<'scope, u64, SlidingContribution<K, I>>,
+    numbers: KeyNumbers<K>,
+    max_step_counts: usize,
+    durable: probe::Handle<u64>,
+) -> (StreamVec<'scope, u64, KeyChange<I>>, Leaders<'scope, K, I>) {
+    let scope = contributions.scope();
+    let mut builder = OperatorBuilder::new("sliding window".to_owned(), scope);
+    let activator = scope.activator_for(builder.operator_info().address);
+    // As the tumbling windows were exchanged: a final stays where it is.
+    let by_key = Exchange::new(|it: &SlidingContribution<K, I>| it.key.hashed());
+    let mut input = builder.new_input(contributions, by_key);
+    let (of_keys, key_changes) = builder.new_output();
+    let (of_leaders, leader_changes) = builder.new_output();
+    let mut of_keys = OutputBuilder::from(of_keys);
+    let mut of_leaders = OutputBuilder::from(of_leaders);
+    builder.build(move |_| {
+        let mut expirations = Expirations {
+            numbers,
+            max_step_counts,
+            held: Vec::new(),
+            emptied: VecDeque::new(),
+            windows: BTreeMap::new(),
+            closing: None,
+        };
+        move |frontiers| {
+            if let Some(until_ms) = durable.with_frontier(|it| it.first().copied()) {
+                expirations.free(until_ms);
+            }
+            input.for_each_stamp(|at, data| {
+                for contribution in data.flat_map(|data| data.drain(..)) {
+                    expirations.add(&at, &contribution);
+                }
+            });
+            let (mut of_keys, mut of_leaders) = (of_keys.activate(), of_leaders.activate());
+            if expirations.close(&frontiers[0], &mut of_keys, &mut of_leaders) {
+                activator.activate();
+            }
+        }
+    });
+    (key_changes, leader_changes)
+}
+
+/// The counts that will be added to the span, or subtracted from it.
+struct Expirations<K, I> {
+    numbers: KeyNumbers<K>,
+    max_step_counts: usize,
+    /// The number of entries of each key in the span, by the key's number, and the time at which it last became 0.
+    held: Vec<(usize, u64)>,
+    /// The keys whose last entry was subtracted, in the order of the times at which it was.
+    emptied: VecDeque<(u64, KeyNumber)>,
+    /// By the last instants of the windows at which counts are added or subtracted.
+    windows: BTreeMap<u64, WindowChanges<I>>,
+    closing: Option<ClosingWindow<I>>,
+}
+
+/// A window that is closed, with the keys whose changes were not sent yet.
+struct ClosingWindow<I> {
+    time_ms: u64,
+    changes: WindowChanges<I>,
+    /// The first key that was not sent.
+    next: KeyNumber,
+    /// How the count of each item changes in the keys that were sent.
+    items: HashMap<I, i64>,
+}
+
+struct WindowChanges<I> {
+    by_key: Capability<u64>,
+    over_all_keys: Capability<u64>,
+    /// By the last instant of the window at which they expire.
+    added: BTreeMap<u64, Vec<Entry<I>>>,
+    /// In sorted runs: each was added at once.
+    expired: Vec<Entry<I>>,
+}
+
+/// The count of an item in a final: 12 bytes with a 16-bit item. A greater count than fits is several entries.
+#[derive(Clone, Copy)]
+struct Entry<I> {
+    key: KeyNumber,
+    count: u32,
+    item: I,
+}
+
+fn entries<I: Item>(key: KeyNumber, item: I, count: u64) -> impl Iterator<Item = Entry<I>> {
+    let most = u64::from(u32::MAX);
+    let parts = count.div_ceil(most);
+    (0..parts).map(move |part| Entry {
+        key,
+        count: (count - part * most).min(most) as u32,
+        item,
+    })
+}
+
+impl<K: Key, I: Item> Expirations<K, I> {
+    fn add(&mut self, at: &InputCapability<u64>, contribution: &SlidingContribution<K, I>) {
+        let key = self.numbers.number(&contribution.key);
+        let from_ms = contribution.from_ms;
+        let window = self.windows.entry(from_ms);
+        let window = window.or_insert_with(|| WindowChanges {
+            by_key: at.delayed(&from_ms, 0),
+            over_all_keys: at.delayed(&from_ms, 1),
+            added: BTreeMap::new(),
+            expired: Vec::new(),
+        });
+        let added = window.added.entry(contribution.until_ms).or_default();
+        let (counts, before) = (contribution.counts.iter(), added.len());
+        added.extend(counts.flat_map(|(item, count)| entries(key, *item, *count)));
+        if self.held.len() <= key.index() {
+            self.held.resize(key.index() + 1, (0, 0));
+        }
+        self.held[key.index()].0 += added.len() - before;
+    }
+
+    /// Sends some of the changes of the windows that the frontier has passed. Returns whether more is left for
+    /// another step.
+    ///
+    /// An empty frontier closes none: it means that the sources have ended.
+    fn close(
+        &mut self,
+        frontier: &MutableAntichain<u64>,
+        of_keys: &mut Output<'_, KeyChange<I>>,
+        of_leaders: &mut Output<'_, LeaderChange<K, I>>,
+    ) -> bool {
+        let Some(&frontier_ms) = frontier.frontier().first() else {
+            return false;
+        };
+        let mut budget = StepBudget::new(self.max_step_counts);
+        loop {
+            let next = self.closing.take();
+            let Some(mut closing) = next.or_else(|| self.next_closing(frontier_ms)) else {
+                return false;
+            };
+            let time_ms = closing.time_ms;
+            let leader = |(leader, diff)| (((), leader), time_ms, diff);
+            let upper = closing.upper(budget.left());
+            let (changes, entries) = closing.changes.between(closing.next, upper);
+            for expired in closing.changes.expired_between(closing.next, upper) {
+                self.release(expired[0].key, expired.len(), time_ms);
+            }
+            let leaders = closing.leaders(&changes, &self.numbers);
+            of_leaders
+                .session(&closing.changes.over_all_keys)
+                .give_iterator(leaders.into_iter().map(leader));
+            let change = |((key, item), diff): Change<I>| ((key, item), time_ms, diff);
+            of_keys
+                .session(&closing.changes.by_key)
+                .give_iterator(changes.into_iter().map(change));
+            if let Some(upper) = upper {
+                closing.next = upper;
+                self.closing = Some(closing);
+                return true;
+            }
+            let ClosingWindow { changes, items, .. } = closing;
+            budget.spend(entries.max(items.len()));
+            let items = items.into_iter().filter(|(_, diff)| *diff != 0);
+            of_leaders
+                .session(&changes.over_all_keys)
+                .give_iterator(items.map(|(item, diff)| leader((Leader::Item(item), diff))));
+            self.expire(changes);
+            if budget.is_spent() {
+                return true;
+            }
+        }
+    }
+
+    /// Removes the earliest window, if the frontier has passed it.
+    fn next_closing(&mut self, frontier_ms: u64) -> Option<ClosingWindow<I>> {
+        let first = self.windows.first_entry();
+        let (time_ms, mut changes) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
+        // Nearly sorted: finals come in the order of their keys, and what expires are such runs.
+        let all = changes.added.values_mut().chain([&mut changes.expired]);
+        all.for_each(|entries| entries.sort_by_key(Entry::of));
+        Some(ClosingWindow {
+            time_ms,
+            changes,
+            next: KeyNumber(0),
+            items: HashMap::default(),
+        })
+    }
+
+    /// Frees the numbers of keys without counts in the span, once it is committed that the last ones were subtracted. A
+    /// key that returned earlier under another number could have its new record written before the one that says that
+    /// nothing is left.
+    fn free(&mut self, durable_until_ms: u64) {
+        while let Some((time_ms, key)) = self.emptied.pop_front_if(|it| it.0 < durable_until_ms) {
+            if self.held[key.index()] == (0, time_ms) {
+                self.numbers.free(key);
+            }
+        }
+    }
+
+    /// Some entries of a key are subtracted with the window whose last instant is `time_ms`.
+    fn release(&mut self, key: KeyNumber, entries: usize, time_ms: u64) {
+        let held = &mut self.held[key.index()];
+        held.0 -= entries;
+        if held.0 == 0 {
+            held.1 = time_ms;
+            self.emptied.push_back((time_ms, key));
+        }
+    }
+
+    /// Keeps what was added at a window until it expires.
+    fn expire(&mut self, changes: WindowChanges<I>) {
+        for (until_ms, mut added) in changes.added {
+            // Nothing more is added at a window that is closed.
+            added.shrink_to_fit();
+            let later = self.windows.entry(until_ms);
+            let later = later.or_insert_with(|| WindowChanges {
+                by_key: changes.by_key.delayed(&until_ms),
+                over_all_keys: changes.over_all_keys.delayed(&until_ms),
+                added: BTreeMap::new(),
+                expired: Vec::new(),
+            });
+            match later.expired.is_empty() {
+                true => later.expired = added,
+                false => later.expired.append(&mut added),
+            }
+        }
+    }
+}
+
+/// By how much the count of an item of a key changes.
+type Change<I> = ((KeyNumber, I), i64);
+
+impl<I: Item> Entry<I> {
+    fn of(&self) -> (KeyNumber, I) {
+        (self.key, self.item)
+    }
+}
+
+/// Where the entries of the keys from `lower` on and below `upper` are, which are sorted by key.
+fn within<I>(entries: &[Entry<I>], lower: KeyNumber, upper: Option<KeyNumber>) -> Range<usize> {
+    let from = entries.partition_point(|entry| entry.key < lower);
+    let below = |upper| entries.partition_point(|entry| entry.key < upper);
+    from..upper.map_or(entries.len(), below)
+}
+
+impl<I: Item> ClosingWindow<I> {
+    /// Returns the first key that is left for another step, so that this one handles at least one key and, if there are
+    /// more, about `most` entries; `None` if no key is left.
+    fn upper(&self, most: usize) -> Option<KeyNumber> {
+        let after = |entries: &Vec<Entry<I>>| {
+            let from = entries.partition_point(|entry| entry.key < self.next);
+            entries
+                .get(from + most)
+                .map(|entry| KeyNumber(entry.key.0 + 1))
+        };
+        let all = self.changes.added.values().chain([&self.changes.expired]);
+        all.filter_map(after).min()
+    }
+
+    /// Returns how the counts of these keys with all their items change, and adds up how those of the items do.
+    fn leaders<K: Key>(
+        &mut self,
+        changes: &[Change<I>],
+        numbers: &KeyNumbers<K>,
+    ) -> Vec<(Leader<K, I>, i64)> {
+        let mut leaders = Vec::new();
+        for of_key in changes.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
+            let ((key, _), _) = of_key[0];
+            let sum: i64 = of_key.iter().map(|(_, diff)| diff).sum();
+            if sum != 0 {
+                leaders.push((Leader::Key(numbers.key(key)), sum));
+            }
+            for ((_, item), diff) in of_key {
+                *self.items.entry(*item).or_default() += diff;
+            }
+        }
+        leaders
+    }
+}
+
+impl<I: Item> WindowChanges<I> {
+    /// The entries that expire, of each key from `lower` on and below `upper`.
+    fn expired_between(
+        &self,
+        lower: KeyNumber,
+        upper: Option<KeyNumber>,
+    ) -> impl Iterator<Item = &[Entry<I>]> {
+        self.expired[within(&self.expired, lower, upper)].chunk_by(|a, b| a.key == b.key)
+    }
+
+    /// What is added less what expires, by key and item, of the keys from `lower` on and below `upper`; and of how many
+    /// entries.
+    fn between(&self, lower: KeyNumber, upper: Option<KeyNumber>) -> (Vec<Change<I>>, usize) {
+        let signed =
+            |sign: i64| move |entry: &Entry<I>| (entry.of(), sign * i64::from(entry.count));
+        let within = |entries: &'_ Vec<Entry<I>>| within(entries, lower, upper);
+        let added = self.added.values();
+        let added = added.flat_map(|entries| entries[within(entries)].iter().map(signed(1)));
+        let expired = self.expired[within(&self.expired)].iter().map(signed(-1));
+        let mut changes: Vec<Change<I>> = added.chain(expired).collect();
+        let entries = changes.len();
+        // The stable sort finds the runs that are in order, and merges them.
+        changes.sort_by_key(|(of, _)| *of);
+        changes.dedup_by(|next, sum| {
+            let same = next.0 == sum.0;
+            sum.1 += if same { next.1 } else { 0 };
+            same
+        });
+        changes.retain(|(_, diff)| *diff != 0);
+        (changes, entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::{cell::RefCell, rc::Rc};
+
+    use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
+
+    use super::*;
+
+    /// A change of a count, and the window at which it is made.
+    type Seen<T> = Rc<RefCell<Vec<(T, u64, i64)>>>;
+
+    #[test]
+    fn a_close_of_many_counts_takes_several_steps_and_leaves_none_out() {
+        const STEP_COUNTS: usize = 4;
+        // A key has more than a step handles.
+        const ITEMS: usize = 6;
+        const KEYS: usize = 10 * STEP_COUNTS;
+        timely::execute_directly(move |worker| {
+            let (by_key, over_all_keys): (Seen<_>, Seen<_>) = Default::default();
+            let (of_key, of_leader) = (by_key.clone(), over_all_keys.clone());
+            let (mut input, probe) = worker.dataflow(|scope| {
+                let (input, contributions) = scope.new_input();
+                let durable = probe::Handle::new();
+                let (keys, leaders) =
+                    sliding_window(contributions, KeyNumbers::default(), STEP_COUNTS, durable);
+                let keys = keys.inspect(move |change| of_key.borrow_mut().push(*change));
+                leaders.inspect(move |((_, leader), at_ms, diff)| {
+                    of_leader.borrow_mut().push((leader.clone(), *at_ms, *diff));
+                });
+                (input, keys.probe().0)
+            });
+            for key in 0..KEYS {
+                input.send(SlidingContribution {
+                    key: format!("key-{key}"),
+                    from_ms: 0,
+                    until_ms: 10,
+                    counts: (0..ITEMS as u16).map(|item| (item, 2)).collect(),
+                });
+            }
+            for (frontier_ms, time_ms, diff) in [(10, 0, 2), (20, 10, -2)] {
+                input.advance_to(frontier_ms);
+                let mut changes = Vec::new();
+                while probe.less_than(&frontier_ms) {
+                    worker.step();
+                    let step = by_key.take();
+                    // The key that goes over the limit, and with the last step the next window's.
+                    let most = STEP_COUNTS + ITEMS;
+                    assert!(step.len() <= most, "{} changes in a step", step.len());
+                    changes.extend(step);
+                }
+                assert_eq!(changes.len(), KEYS * ITEMS);
+                assert!(
+                    changes
+                        .iter()
+                        .all(|(_, at_ms, by)| (*at_ms, *by) == (time_ms, diff))
+                );
+                let leaders = over_all_keys.take();
+                assert_eq!(leaders.len(), KEYS + ITEMS);
+                let sum: i64 = leaders.iter().map(|(_, _, diff)| diff).sum();
+                assert_eq!(sum, 2 * diff * (KEYS * ITEMS) as i64);
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
+    }
+}

@@ -1,0 +1,269 @@
+//! The top items of each key in a sliding span, and the top items and keys over all keys.
+//!
+//! ```text
+//!  finals ─▶ sliding window ─┬─ changes of a key's counts ───────▶ reduce ─▶ its top items
+//!                            └─ changes of counts over all keys ─▶ reduce ─▶ the top items, the top keys
+//! ```
+//!
+//! A result says what the span that ends with a window holds. It is a function of the finals alone: it is emitted at every
+//! window at which a top changes, by finals or by what leaves the span, and the last one of a key is empty. Differential
+//! dataflow keeps the current accumulations.
+//!
+//! Invariant: which results there are depends neither on the workers, nor on where a run began.
+
+use std::cmp::Reverse;
+
+use differential_dataflow::{
+    AsCollection,
+    operators::arrange::arrangement::arrange_core,
+    trace::implementations::{ValBatcher, ValSpine},
+};
+use emostream_protocol::Window;
+use timely::dataflow::{
+    StreamVec,
+    channels::pact::Pipeline,
+    operators::{Concat, ToStream, probe, vec::Map},
+};
+
+use crate::aggregate::key::{Item, Key};
+use crate::operators::key_numbers::KeyNumbers;
+use crate::operators::reduce::{Accumulations, reduce_total_order};
+use crate::operators::sliding::{Leader, SlidingContribution, SlidingSpan, sliding_window};
+use crate::operators::tumbling::ClosedWindow;
+
+/// The settings of [`sliding_top`].
+pub struct TopParams {
+    /// The sliding span.
+    pub span: SlidingSpan,
+    /// Maximum number of items and of keys in a result.
+    pub top: usize,
+    /// F at the start of the run.
+    pub final_until_ms: u64,
+    /// How many counts a step handles.
+    pub max_step_counts: usize,
+    /// The probe of committed results.
+    pub durable: probe::Handle<u64>,
+}
+
+/// A top that has changed. The greatest counts come first, equal ones in the order of items and of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TopChange<K, I> {
+    /// The top of a key.
+    Key {
+        /// The key.
+        key: K,
+        /// The last window of the span.
+        window: Window,
+        /// The top items; empty once the span holds nothing of the key.
+        items: Vec<(I, u64)>,
+    },
+    /// The top over all keys.
+    AllKeys {
+        /// The last window of the span.
+        window: Window,
+        /// The top items.
+        items: Vec<(I, u64)>,
+        /// The keys with the greatest counts of all items together.
+        keys: Vec<(K, u64)>,
+    },
+}
+
+/// Returns the tops that change at each window.
+///
+/// `restored` is what lies in the span at the start of the run, from time 0 on. It counts, and is not emitted again.
+pub fn sliding_top<'scope, K: Key, I: Item>(
+    finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
+    restored: Vec<SlidingContribution<K, I>>,
+    params: TopParams,
+) -> StreamVec<'scope, u64, TopChange<K, I>> {
+    let TopParams {
+        span,
+        top,
+        final_until_ms,
+        max_step_counts,
+        durable,
+    } = params;
+    let restored = restored.into_iter().to_stream(finals.scope());
+    let contribution = move |closed: ClosedWindow<K, I>| SlidingContribution {
+        key: closed.key,
+        from_ms: closed.window.last_ms(),
+        until_ms: span.expires(closed.window).last_ms(),
+        counts: closed.counts,
+    };
+    let contributions = finals.map(contribution).concat(restored);
+    let numbers = KeyNumbers::default();
+    let (by_key, over_all_keys) =
+        sliding_window(contributions, numbers.clone(), max_step_counts, durable);
+    // The numbers are this worker's own, so the changes stay where they are.
+    let by_key = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
+        by_key,
+        Pipeline,
+        "counts in the span",
+        ValBatcher::new,
+    );
+    let over_all_keys = over_all_keys
+        .as_collection()
+        .arrange_by_key_named("counts in the span over all keys");
+
+    let tops = reduce_total_order(
+        by_key,
+        "top",
+        max_step_counts,
+        move |number, before, after, time_ms| {
+            if time_ms < final_until_ms {
+                return None;
+            }
+            let (before, after) = (top_items(before, top), top_items(after, top));
+            (before != after).then(|| TopChange::Key {
+                key: numbers.key(*number),
+                window: span.size.window_of(time_ms),
+                items: counts(after, |item| item),
+            })
+        },
+    );
+    let leaders = reduce_total_order(
+        over_all_keys,
+        "top over all keys",
+        max_step_counts,
+        move |(), before, after, time_ms| {
+            if time_ms < final_until_ms {
+                return None;
+            }
+            let (before, after) = (leaders(before, top), leaders(after, top));
+            (before != after).then(|| TopChange::AllKeys {
+                window: span.size.window_of(time_ms),
+                items: counts(after.0, |item| item),
+                keys: counts(after.1, K::clone),
+            })
+        },
+    );
+    tops.concat(leaders)
+}
+
+/// Names with their counts, the greatest count first.
+type Top<T> = Vec<(T, i64)>;
+
+fn top_items<I: Item>(accumulations: &Accumulations<'_, I>, most: usize) -> Top<I> {
+    let items = accumulations.iter().map(|(item, count)| (**item, *count));
+    top(items.collect(), most)
+}
+
+/// The top items and the top keys.
+fn leaders<'a, K: Key, I: Item>(
+    accumulations: &Accumulations<'a, Leader<K, I>>,
+    most: usize,
+) -> (Top<I>, Top<&'a K>) {
+    let (mut items, mut keys) = (Vec::new(), Vec::new());
+    for (leader, count) in accumulations {
+        match leader {
+            Leader::Item(item) => items.push((*item, *count)),
+            Leader::Key(key) => keys.push((key, *count)),
+        }
+    }
+    (top(items, most), top(keys, most))
+}
+
+fn top<T: Ord + Copy>(mut counts: Top<T>, most: usize) -> Top<T> {
+    let order = |(of, count): &(T, i64)| (Reverse(*count), *of);
+    if (1..counts.len()).contains(&most) {
+        // What is not in the top needs no order.
+        counts.select_nth_unstable_by_key(most, order);
+    }
+    counts.truncate(most);
+    counts.sort_unstable_by_key(order);
+    counts
+}
+
+fn counts<T, U>(top: Top<T>, of: impl Fn(T) -> U) -> Vec<(U, u64)> {
+    let top = top.into_iter();
+    top.map(|(it, count)| (of(it), count.unsigned_abs()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::{cell::RefCell, rc::Rc};
+
+    use emostream_protocol::WindowSize;
+    use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
+
+    use super::*;
+
+    fn size() -> WindowSize {
+        WindowSize::from_ms(2000).unwrap()
+    }
+
+    fn closed(key: &str, start_ms: u64) -> ClosedWindow<String, u16> {
+        ClosedWindow {
+            key: key.to_owned(),
+            window: size().window_of(start_ms),
+            counts: (0..4).map(|item| (item, 1)).collect(),
+            begins: false,
+        }
+    }
+
+    /// The key leaves the span, and returns before that is committed, while others keep the operators busy for many
+    /// steps.
+    #[test]
+    fn the_results_of_a_key_that_returns_come_in_order() {
+        timely::execute_directly(|worker| {
+            let durable = probe::Handle::new();
+            let seen: Rc<RefCell<Vec<(String, u64, usize)>>> = Rc::default();
+            let (of_key, probed) = (seen.clone(), durable.clone());
+            let mut input = worker.dataflow(|scope| {
+                let (input, finals) = scope.new_input();
+                let params = TopParams {
+                    span: SlidingSpan {
+                        size: size(),
+                        span_ms: 6000,
+                    },
+                    top: 10,
+                    final_until_ms: 0,
+                    max_step_counts: 4,
+                    durable: probed.clone(),
+                };
+                sliding_top(finals, Vec::new(), params)
+                    .inspect(move |change: &TopChange<String, u16>| {
+                        if let TopChange::Key { key, window, items } = change {
+                            let shown = (key.clone(), window.start, items.len());
+                            of_key.borrow_mut().push(shown);
+                        }
+                    })
+                    .probe_with(&probed);
+                input
+            });
+            // Their numbers are lower than that of the key.
+            (0..30).for_each(|nth| input.send(closed(&format!("early-{nth}"), 0)));
+            for (start_ms, key) in [(4000, Some("key")), (8000, None)] {
+                input.advance_to(start_ms);
+                while durable.less_than(&start_ms) {
+                    worker.step();
+                }
+                key.iter().for_each(|key| input.send(closed(key, start_ms)));
+            }
+            (0..25).for_each(|nth| input.send(closed(&format!("late-{nth}"), 8000)));
+            input.advance_to(10_000);
+            while seen.borrow().iter().all(|it| it.1 < 8000) {
+                worker.step();
+            }
+            // The key leaves the span.
+            input.advance_to(12_000);
+            for _ in 0..3 {
+                worker.step();
+            }
+            input.send(closed("key", 12_000));
+            input.advance_to(14_000);
+            while durable.less_than(&14_000) {
+                worker.step();
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+            let seen = seen.borrow();
+            let of_key = seen.iter().filter(|it| it.0 == "key");
+            let of_key: Vec<(u64, usize)> = of_key.map(|it| (it.1, it.2)).collect();
+            assert_eq!(of_key, [(4000, 4), (10_000, 0), (12_000, 4)]);
+        });
+    }
+}

@@ -1,0 +1,302 @@
+//! Totals of each key, kept by differential dataflow behind the pre-aggregation.
+//!
+//! ```text
+//!  finals ─▶ register ─▶ arranged accumulations ─┬─ of a small key ──at each change──▶ its record
+//!                └▶ removed keys                 └─ of a large key ─▶ schedule ──when due──▶ its record
+//! ```
+//!
+//! A final adds its counts as differences at the last instant of its window; the accumulations as of a window are the
+//! totals as of it. Differential consolidates the differences before the frontier, so memory holds one count for each
+//! key and item.
+//!
+//! The record of a small key is written at each change, the record of a large one when [`crate::operators::schedule`] says so: its
+//! accumulations are read then and only then. `totals_writer.rs` has what a worker knows of its keys, and
+//! `totals_close.rs` how it closes windows.
+//!
+//! A large key may have no finals when its record is due. So the operator holds a capability that follows the frontier
+//! of its input.
+//!
+//! Invariants:
+//! - A record holds all finals of its key up to the window that it names, and is written after them.
+//! - Of each window, the sink is notified of the oldest final that is in no record, before the window can be committed.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use differential_dataflow::{
+    operators::arrange::arrangement::arrange_core,
+    trace::{
+        SpanOf,
+        implementations::{ValBatcher, ValSpine},
+    },
+};
+use emostream_protocol::Window;
+use serde::{Deserialize, Serialize};
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        Stream, StreamVec,
+        channels::pact::Pipeline,
+        operators::{Concat, ToStream, generic::Operator, probe, vec::Map},
+    },
+    progress::Antichain,
+};
+
+use crate::aggregate::key::{Item, Key, Opaque};
+use crate::operators::key_numbers::KeyNumbers;
+use crate::operators::registry::{Registered, Shared, TotalsTrace, register};
+use crate::operators::schedule::{Change, ScheduleParams};
+use crate::operators::step::StepBudget;
+use crate::operators::totals_close::{PendingClose, end_of};
+use crate::operators::totals_writer::TotalsWriter;
+use crate::operators::tumbling::ClosedWindow;
+use crate::sink::operator::UnwrittenSince;
+
+/// The counts of a key since its totals last began at 0, as of a window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyTotals<K, I, U> {
+    /// The key.
+    pub key: K,
+    /// The window that changed it last.
+    pub window: Window,
+    /// The number of backward resets before that window.
+    pub resets: u64,
+    /// The counts of the items, by item.
+    pub counts: Vec<(I, u64)>,
+    /// The counts of items that this build cannot name, as they were restored.
+    pub unnamed: Vec<U>,
+}
+
+/// The totals of a key as of F, as the log holds them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredTotals<K, I, U> {
+    /// The key.
+    pub key: K,
+    /// The counts of the items.
+    pub counts: Vec<(I, u64)>,
+    /// The counts of items that this build cannot name. Each record of the key repeats them: without them it would lose
+    /// what another build has counted.
+    pub unnamed: Vec<U>,
+    /// The finals among them that are not in the key's record.
+    pub change: Option<Change>,
+    /// The start of the window of its last final.
+    pub last_ms: u64,
+}
+
+/// The settings of [`totals`].
+#[derive(Debug, Clone, Copy)]
+pub struct TotalsParams {
+    /// When records are written.
+    pub schedule: ScheduleParams,
+    /// Time without a final after which a key's totals begin at 0, milliseconds.
+    pub retention_ms: u64,
+    /// Length of the longest sliding span, milliseconds.
+    pub span_ms: u64,
+    /// F at the start of the run.
+    pub final_until_ms: u64,
+    /// The number of backward resets so far.
+    pub resets: u64,
+    /// How many counts a step handles.
+    pub max_step_counts: usize,
+}
+
+/// An output of the totals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TotalsOutput<K, I, U> {
+    /// The totals of a key are written.
+    Record(KeyTotals<K, I, U>),
+    /// What a worker has not written.
+    Unwritten(UnwrittenSince),
+    /// The removal of a key from all tables, since its totals have expired; and the start of the window at whose close
+    /// it is removed, Unix milliseconds.
+    Removed(K, u64),
+}
+
+/// The outputs of [`totals`].
+pub struct Totals<'scope, K: Key, I: Item, U: Opaque> {
+    /// All finals; those with which totals begin are marked.
+    pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
+    /// The totals that are written at each window, the oldest final that is in no record, and removed keys.
+    pub outputs: StreamVec<'scope, u64, TotalsOutput<K, I, U>>,
+}
+
+/// Keeps the totals of `finals`.
+///
+/// `restored` are the totals as of the start of the run. They are counted, and what their records contain is not
+/// written again. `durable` is the probe of committed results.
+pub fn totals<'scope, K: Key, I: Item, U: Opaque>(
+    finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
+    restored: Vec<RestoredTotals<K, I, U>>,
+    params: TotalsParams,
+    durable: probe::Handle<u64>,
+) -> Totals<'scope, K, I, U> {
+    let scope = finals.scope();
+    let restored = restored.into_iter().to_stream(scope);
+    let (numbers, shared) = (
+        KeyNumbers::default(),
+        Rc::<RefCell<Shared<I, U>>>::default(),
+    );
+    let Registered {
+        finals,
+        changes,
+        removed,
+    } = register(
+        finals,
+        restored,
+        numbers.clone(),
+        shared.clone(),
+        params,
+        durable,
+    );
+    // The numbers are this worker's own, so the changes stay where they are.
+    let arranged = arrange_core::<_, _, ValBatcher<_, _, _, _>, ValSpine<_, _, _, _>>(
+        changes,
+        Pipeline,
+        "arranged totals",
+        ValBatcher::new,
+    );
+    shared.borrow_mut().trace = Some(arranged.trace);
+    let writer = TotalsWriter::new(params, numbers, shared, scope.index(), scope.peers());
+    let removed = removed.map(|(key, start_ms)| TotalsOutput::Removed(key, start_ms));
+    let outputs = write(arranged.stream, writer).concat(removed);
+    Totals { finals, outputs }
+}
+
+/// Sends what is written of the accumulations at each window, at the window's own time: the sink commits by time.
+fn write<'scope, K: Key, I: Item, U: Opaque>(
+    changes: Stream<'scope, u64, Vec<SpanOf<TotalsTrace<I>>>>,
+    mut writer: TotalsWriter<K, I, U>,
+) -> StreamVec<'scope, u64, TotalsOutput<K, I, U>> {
+    let scope = changes.scope();
+    changes.unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
+        Pipeline,
+        "totals",
+        move |capability, info| {
+            let activator = scope.activator_for(info.address);
+            // Every window that ends at or before its time is closed here.
+            let mut held = Some(capability);
+            // The changes lie in [lower, upper), what was before them in the trace up to lower.
+            let mut upper = Antichain::from_elem(0);
+            let mut pending: Option<PendingClose<I>> = None;
+            move |(input, frontier), output| {
+                writer.renumber();
+                let mut budget = StepBudget::new(writer.params.max_step_counts);
+                loop {
+                    if pending.is_none() {
+                        let lower = upper.clone();
+                        let mut changes = Vec::new();
+                        input.for_each(|_, spans| {
+                            for span in spans.drain(..) {
+                                upper.clone_from(span.upper());
+                                changes.extend(span.inner);
+                            }
+                        });
+                        let known = [upper.borrow(), frontier.frontier()];
+                        let until_ms = known.iter().filter_map(|it| it.first().copied()).max();
+                        // Without a frontier the sources have ended: only what came is handled.
+                        let until_ms = until_ms.unwrap_or_else(|| end_of(&changes));
+                        let through = if changes.is_empty() { &upper } else { &lower };
+                        if writer.has_work(until_ms) || !changes.is_empty() {
+                            let before = writer.before(through);
+                            pending = Some(PendingClose::new(before, changes, until_ms));
+                        } else if let Some(held) = &mut held
+                            && *held.time() < until_ms
+                        {
+                            held.downgrade(&until_ms);
+                        }
+                    }
+                    let (Some(some), Some(held)) = (&mut pending, &held) else {
+                        break;
+                    };
+                    let mut outputs = BTreeMap::new();
+                    let is_done = some.run(&mut writer, *held.time(), &mut budget, &mut outputs);
+                    for (time_ms, outputs) in outputs {
+                        let at = held.delayed(&time_ms);
+                        output.session(&at).give_iterator(outputs.into_iter());
+                    }
+                    if !is_done {
+                        activator.activate();
+                        return;
+                    }
+                    pending = None;
+                }
+                if frontier.frontier().is_empty() {
+                    held = None;
+                }
+                writer.compact_before(&mut upper);
+            }
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_protocol::WindowSize;
+    use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
+
+    use super::*;
+    use crate::operators::schedule::TotalsPace;
+
+    #[test]
+    fn the_records_of_many_keys_are_written_in_several_steps_and_none_is_left_out() {
+        const SIZE_MS: u64 = 2_000;
+        const KEYS: usize = 40;
+        const ITEMS: u16 = 6;
+        let size = WindowSize::from_ms(SIZE_MS).unwrap();
+        timely::execute_directly(move |worker| {
+            let written = Rc::<RefCell<Vec<KeyTotals<String, u16, ()>>>>::default();
+            let seen = written.clone();
+            let (mut input, probe) = worker.dataflow(|scope| {
+                let (input, finals) = scope.new_input();
+                let params = TotalsParams {
+                    schedule: ScheduleParams {
+                        pace: TotalsPace::default(),
+                        size,
+                        finals_kept_ms: None,
+                        record_bytes: |items| items,
+                    },
+                    retention_ms: u64::MAX,
+                    span_ms: SIZE_MS,
+                    final_until_ms: 0,
+                    resets: 0,
+                    max_step_counts: 4,
+                };
+                let totals = totals(finals, Vec::new(), params, probe::Handle::new());
+                let outputs = totals.outputs.inspect(move |output| {
+                    if let TotalsOutput::Record(record) = output {
+                        seen.borrow_mut().push(record.clone());
+                    }
+                });
+                (input, outputs.probe().0)
+            });
+            for window in 1..3 {
+                let start_ms = window * SIZE_MS;
+                input.advance_to(start_ms);
+                for key in 0..KEYS {
+                    input.send(ClosedWindow {
+                        key: format!("key-{key}"),
+                        window: size.window_of(start_ms),
+                        counts: (0..ITEMS).map(|item| (item, 2)).collect(),
+                        begins: false,
+                    });
+                }
+                input.advance_to(start_ms + SIZE_MS);
+                let mut records = 0;
+                while probe.less_than(&(start_ms + SIZE_MS)) {
+                    worker.step();
+                    let step = written.take();
+                    // A key has more counts than a step handles.
+                    assert!(step.len() <= 1, "{} records in a step", step.len());
+                    let counts = step.iter().flat_map(|record| &record.counts);
+                    assert!(counts.clone().all(|(_, count)| *count == 2 * window));
+                    assert_eq!(counts.count(), step.len() * usize::from(ITEMS));
+                    records += step.len();
+                }
+                assert_eq!(records, KEYS);
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
+    }
+}

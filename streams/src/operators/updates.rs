@@ -1,0 +1,37 @@
+//! Writes updates, the results of windows that are still open: outside transactions, at most once, without waiting for the log.
+
+use std::sync::Arc;
+
+use emostream_log::{Appender, NewRecord};
+use timely::dataflow::{StreamVec, channels::pact::Pipeline, operators::generic::Operator};
+
+use crate::metrics::Metrics;
+
+/// Appends each record of an update. The log may reject one: it is dropped and counted, since a newer one follows,
+/// and the final is exact.
+pub fn write_updates(
+    live: StreamVec<'_, u64, NewRecord>,
+    appender: Arc<dyn Appender>,
+    metrics: Metrics,
+) {
+    live.sink(Pipeline, "write updates", move |(input, _)| {
+        input.for_each_stamp(|_, data| {
+            for record in data.flat_map(|data| data.drain(..)) {
+                append(record, &*appender, &metrics);
+            }
+        });
+    });
+}
+
+fn append(record: NewRecord, appender: &dyn Appender, metrics: &Metrics) {
+    let written = metrics.live.with_label_values(&["written"]);
+    let dropped = metrics.live.with_label_values(&["dropped"]);
+    let rejected = dropped.clone();
+    let done = Box::new(move |outcome: Result<u64, _>| match outcome {
+        Ok(_) => written.inc(),
+        Err(_) => dropped.inc(),
+    });
+    if appender.append(record, done).is_err() {
+        rejected.inc();
+    }
+}

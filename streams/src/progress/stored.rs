@@ -1,0 +1,284 @@
+//! The bytes of a progress record: JSON, for people and for the versions before and after this one.
+//!
+//! ```json
+//! {"format":1,
+//!  "settings":{"source":"app.source","window_ms":2000,"lateness_ms":750},
+//!  "final_until_ms":1764000002000,
+//!  "partitions":[{"topic":"app.source","partition":0,"resume_offset":17,
+//!    "resume_watermark_ms":1764000001250,"read_offset":21,"last":{"offset":20,"time_ms":1764000002100}}],
+//!  "cluster_id":"…","run":{"host":"a","process":0,"pid":4711,"started_ms":1764000000000},
+//!  "heartbeat_ms":2000}
+//! ```
+//!
+//! Nothing but this record is ever written to its topic. A reader ignores fields that it does not know. So:
+//! - Format 1 is what version 0.1 wrote. A record keeps that number while it holds nothing that a reader has
+//!   to honour to stay exact, so that version 0.1 can still go on from it.
+//! - Format 2 holds something that a reader must honour: a backward reset (`resets`, a `newest_final_ms` later
+//!   than F, a former whose F is later), records that are rejected as `ahead`, or records of tables that are not complete
+//!   (`unwritten_since`).
+//!
+//! Fields that later versions may add without another number are hints: like `idle`, `run`, `heartbeat_ms` and
+//! `cluster_id`, which only spare a wait, or refuse more, and `finals`, which spares reading. `steps` and `horizons` of a
+//! partition are kept free for windows whose restart needs more than R.
+
+use bytes::Bytes;
+use emostream_log::NewRecord;
+use emostream_protocol::Unwritten;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    record::{AheadLimit, Former, LastRecord, PartitionProgress, Progress, Resets, RunIdentity},
+    settings::Settings,
+};
+use crate::topics::Topics;
+
+/// The key of the one record of the progress topic.
+const PROGRESS_KEY: &[u8] = b"dataflow";
+
+/// The number of a record that holds nothing a reader must honour: version 0.1 can go on from it.
+const COMPATIBLE: u32 = 1;
+
+/// The newest that this version reads and writes.
+const NEWEST: u32 = 2;
+
+/// A progress record's value.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StoredProgress {
+    format: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    settings: Option<Settings>,
+    final_until_ms: u64,
+    partitions: Vec<StoredPartition>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    formers: Vec<Former>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resets: Option<Resets>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    newest_final_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run: Option<RunIdentity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heartbeat_ms: Option<u64>,
+    #[serde(flatten)]
+    unwritten: Unwritten,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredPartition {
+    #[serde(default)]
+    topic: String,
+    partition: u32,
+    resume_offset: u64,
+    resume_watermark_ms: u64,
+    read_offset: u64,
+    #[serde(default)]
+    last: Option<LastRecord>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    idle: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead: Option<AheadLimit>,
+}
+
+impl StoredProgress {
+    fn of(progress: &Progress, source: &str) -> StoredProgress {
+        let newest_final_ms = (progress.newest_final_ms > progress.final_until_ms)
+            .then_some(progress.newest_final_ms);
+        let resets = (progress.resets.number > 0).then_some(progress.resets);
+        let set_back = |former: &Former| former.final_until_ms > progress.final_until_ms;
+        let must_be_honoured = newest_final_ms.is_some()
+            || resets.is_some()
+            || progress.unwritten.since.is_some()
+            || progress.formers.iter().any(set_back)
+            || progress.partitions.iter().any(|p| p.ahead.is_some());
+        let partition = |p: &PartitionProgress| StoredPartition {
+            topic: source.to_owned(),
+            partition: p.partition,
+            resume_offset: p.resume_offset,
+            resume_watermark_ms: p.resume_watermark_ms,
+            read_offset: p.read_offset,
+            last: p.last,
+            idle: p.idle,
+            ahead: p.ahead,
+        };
+        StoredProgress {
+            format: if must_be_honoured { NEWEST } else { COMPATIBLE },
+            settings: progress.settings.clone(),
+            final_until_ms: progress.final_until_ms,
+            partitions: progress.partitions.iter().map(partition).collect(),
+            formers: progress.formers.clone(),
+            resets,
+            newest_final_ms,
+            cluster_id: progress.cluster_id.clone(),
+            run: progress.run.clone(),
+            heartbeat_ms: progress.heartbeat_ms,
+            unwritten: progress.unwritten.clone(),
+        }
+    }
+}
+
+impl TryFrom<StoredProgress> for Progress {
+    type Error = String;
+
+    fn try_from(stored: StoredProgress) -> Result<Progress, String> {
+        if !(COMPATIBLE..=NEWEST).contains(&stored.format) {
+            return Err(format!("format {}", stored.format));
+        }
+        let partition = |p: StoredPartition| PartitionProgress {
+            partition: p.partition,
+            resume_offset: p.resume_offset,
+            resume_watermark_ms: p.resume_watermark_ms,
+            read_offset: p.read_offset,
+            last: p.last,
+            idle: p.idle,
+            ahead: p.ahead,
+        };
+        Ok(Progress {
+            settings: stored.settings,
+            final_until_ms: stored.final_until_ms,
+            partitions: stored.partitions.into_iter().map(partition).collect(),
+            formers: stored.formers,
+            resets: stored.resets.unwrap_or_default(),
+            newest_final_ms: stored.newest_final_ms.unwrap_or(stored.final_until_ms),
+            cluster_id: stored.cluster_id,
+            run: stored.run,
+            heartbeat_ms: stored.heartbeat_ms,
+            unwritten: stored.unwritten,
+        })
+    }
+}
+
+/// The value of the record of `progress`, whose partitions are those of the topic `source`.
+pub fn encode(progress: &Progress, source: &str) -> Vec<u8> {
+    serde_json::to_vec(&StoredProgress::of(progress, source))
+        .expect("progress is plain data with string keys")
+}
+
+/// The record of `progress`.
+pub fn progress_record(topics: &Topics, progress: &Progress) -> NewRecord {
+    NewRecord {
+        topic: topics.progress.clone(),
+        partition: Some(0),
+        time_ms: None,
+        key: Some(Bytes::from_static(PROGRESS_KEY)),
+        value: encode(progress, &topics.source).into(),
+        headers: Vec::new(),
+    }
+}
+
+/// The progress in a record's value; why it cannot be read otherwise.
+pub fn decode(value: &[u8]) -> Result<Progress, String> {
+    serde_json::from_slice(value).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_protocol::{FinalsFrom, ResultOrder};
+
+    use super::*;
+
+    /// As version 0.1 wrote it.
+    const BY_0_1: &str = r#"{"format":1,"settings":{"source":"app.source","window_ms":2000,"lateness_ms":750,"scale":1000},"final_until_ms":1764000002000,"partitions":[{"partition":0,"resume_offset":17,"resume_watermark_ms":1764000001250,"read_offset":21,"last":{"offset":20,"time_ms":1764000002100}}],"formers":[{"window_ms":1000,"lateness_ms":750,"final_until_ms":1763999999000,"read_offsets":[[0,18]]}]}"#;
+
+    #[test]
+    fn what_the_former_version_wrote_is_read_and_written_so_that_it_can_read_it() {
+        let progress = decode(BY_0_1.as_bytes()).unwrap();
+        assert_eq!(progress.final_until_ms, 1_764_000_002_000);
+        assert_eq!(progress.newest_final_ms, progress.final_until_ms);
+        let again: serde_json::Value =
+            serde_json::from_slice(&encode(&progress, "app.source")).unwrap();
+        let former: serde_json::Value = serde_json::from_str(BY_0_1).unwrap();
+        for (name, value) in former.as_object().unwrap() {
+            if !["partitions", "formers"].contains(&name.as_str()) {
+                assert_eq!(&again[name], value, "{name}");
+            }
+        }
+        for list in ["partitions", "formers"] {
+            for (name, value) in former[list][0].as_object().unwrap() {
+                assert_eq!(&again[list][0][name], value, "{list}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_is_a_hint_that_the_former_version_may_ignore() {
+        let plain = decode(BY_0_1.as_bytes()).unwrap();
+        assert_eq!(plain.heartbeat_ms, None);
+        let beating = Progress {
+            heartbeat_ms: Some(2000),
+            ..plain
+        };
+        let value = encode(&beating, "r");
+        let json: serde_json::Value = serde_json::from_slice(&value).unwrap();
+        assert_eq!(
+            (&json["format"], &json["heartbeat_ms"]),
+            (&1.into(), &2000.into())
+        );
+        assert_eq!(decode(&value).unwrap(), beating);
+    }
+
+    #[test]
+    fn a_reset_is_told_by_its_record() {
+        let run = decode(BY_0_1.as_bytes()).unwrap();
+        assert!(!run.is_of_a_reset(), "the former version names no run");
+        let rejects_only = Progress {
+            heartbeat_ms: Some(2000),
+            ..run.clone()
+        };
+        assert!(rejects_only.is_of_a_reset());
+        let forgets = Progress {
+            settings: None,
+            ..run
+        };
+        assert!(forgets.is_of_a_reset());
+    }
+
+    #[test]
+    fn what_must_be_honoured_has_a_number_that_the_former_version_refuses() {
+        let plain = decode(BY_0_1.as_bytes()).unwrap();
+        let format = |progress: &Progress| {
+            let value: serde_json::Value = serde_json::from_slice(&encode(progress, "r")).unwrap();
+            value["format"].as_u64().unwrap()
+        };
+        assert_eq!(format(&plain), 1);
+        let mut ahead = plain.clone();
+        ahead.partitions[0].ahead = Some(AheadLimit {
+            below_offset: 9,
+            limit_ms: 5,
+        });
+        let mut reset = plain.clone();
+        reset.resets.number = 1;
+        let mut newest_final = plain.clone();
+        newest_final.newest_final_ms += 1;
+        let mut set_back = plain.clone();
+        set_back.formers[0].final_until_ms = u64::MAX;
+        let mut unwritten = plain.clone();
+        unwritten.unwritten.since = Some(ResultOrder::default());
+        for progress in [ahead, reset, newest_final, set_back, unwritten] {
+            assert_eq!(format(&progress), 2);
+            assert_eq!(decode(&encode(&progress, "r")).unwrap(), progress);
+        }
+    }
+
+    #[test]
+    fn where_finals_lie_is_a_hint_that_the_former_version_may_ignore() {
+        let mut progress = decode(BY_0_1.as_bytes()).unwrap();
+        assert_eq!(progress.unwritten, Unwritten::default());
+        progress.unwritten.finals = Some(FinalsFrom {
+            since: ResultOrder::default(),
+            offsets: vec![(0, 17), (1, 4)],
+        });
+        let json = encode(&progress, "r");
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(value["format"], 1);
+        assert_eq!(decode(&json).unwrap(), progress);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let newer = BY_0_1.replace("\"format\":1", "\"format\":3");
+        assert!(decode(newer.as_bytes()).unwrap_err().contains("format 3"));
+    }
+}

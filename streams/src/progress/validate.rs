@@ -1,0 +1,189 @@
+//! Whether the log still is the one that stored progress was made from.
+//!
+//! ```text
+//!  start of the log        R          N        end
+//!  ├───────────────────────┼──────────┼─────────┤   fits
+//!                          R before the start: deleted before it was counted
+//!                          R or N behind the end: truncated, or recreated
+//!                          another record before N: recreated, and as long again
+//! ```
+//!
+//! Kafka's id of a topic would tell a recreated one at once, but librdkafka's safe interface does not
+//! show it. The last record that was read serves instead: of another topic it has another time.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use emostream_log::{Doorbell, Log, LogError, StallTimer};
+use emostream_protocol::Unwritten;
+
+use super::record::{LastRecord, PartitionProgress, Progress};
+use crate::mismatch::{Place, ProgressMismatch};
+
+/// A broker that has just taken a partition over may for a moment know of less than was read before.
+const TAKEOVER: Duration = Duration::from_secs(2);
+
+/// How often such a broker is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What each partition of `topic` holds, by number, and where `stored` does not fit it.
+pub fn compare(
+    topic: &str,
+    log: &dyn Log,
+    stored: &Progress,
+) -> Result<(Vec<Range<u64>>, Vec<ProgressMismatch>), LogError> {
+    let mut kept = log.offsets(topic)?;
+    let until = Instant::now() + TAKEOVER;
+    while stored.partitions.iter().any(|p| is_beyond(p, &kept)) && Instant::now() < until {
+        std::thread::sleep(ASK_AGAIN);
+        kept = log.offsets(topic)?;
+    }
+    let mut mismatches: Vec<ProgressMismatch> = stored
+        .partitions
+        .iter()
+        .filter_map(|p| mismatch(topic, p, &kept))
+        .collect();
+    let comparable = stored.partitions.iter().filter_map(|p| {
+        let seen = p.last?;
+        let held = kept.get(p.partition as usize)?.contains(&seen.offset);
+        held.then_some((p.partition, seen))
+    });
+    mismatches.extend(others(topic, log, comparable.collect())?);
+    Ok((kept, mismatches))
+}
+
+/// The first partition of the windows topic that does not hold the finals that `unwritten` names.
+pub fn missing_finals(
+    topic: &str,
+    log: &dyn Log,
+    unwritten: &Unwritten,
+) -> Result<Option<ProgressMismatch>, LogError> {
+    let (Some(_), Some(finals)) = (unwritten.since, &unwritten.finals) else {
+        return Ok(None);
+    };
+    let until = Instant::now() + TAKEOVER;
+    loop {
+        let kept = log.offsets(topic)?;
+        let all = finals.offsets.iter();
+        let mismatches = all.filter_map(|(partition, from)| {
+            let place = Place {
+                topic: topic.to_owned(),
+                partition: *partition,
+            };
+            match kept.get(*partition as usize) {
+                None => Some(ProgressMismatch::Vanished {
+                    place,
+                    partitions: kept.len() as u32,
+                }),
+                Some(held) if *from > held.end => Some(ProgressMismatch::Beyond {
+                    place,
+                    read: *from,
+                    end: held.end,
+                }),
+                Some(held) if *from < held.start => Some(ProgressMismatch::FinalsGone {
+                    place,
+                    from: *from,
+                    start: held.start,
+                }),
+                Some(_) => None,
+            }
+        });
+        match mismatches.into_iter().next() {
+            Some(ProgressMismatch::Beyond { .. }) if Instant::now() < until => {
+                std::thread::sleep(ASK_AGAIN);
+            }
+            mismatch => return Ok(mismatch),
+        }
+    }
+}
+
+fn read_up_to(stored: &PartitionProgress) -> u64 {
+    stored.read_offset.max(stored.resume_offset)
+}
+
+fn is_beyond(stored: &PartitionProgress, kept: &[Range<u64>]) -> bool {
+    let kept = kept.get(stored.partition as usize);
+    kept.is_some_and(|kept| read_up_to(stored) > kept.end)
+}
+
+/// What the offsets alone tell.
+fn mismatch(
+    topic: &str,
+    stored: &PartitionProgress,
+    kept: &[Range<u64>],
+) -> Option<ProgressMismatch> {
+    let place = Place {
+        topic: topic.to_owned(),
+        partition: stored.partition,
+    };
+    let Some(held) = kept.get(stored.partition as usize) else {
+        return Some(ProgressMismatch::Vanished {
+            place,
+            partitions: kept.len() as u32,
+        });
+    };
+    if is_beyond(stored, kept) {
+        return Some(ProgressMismatch::Beyond {
+            place,
+            read: read_up_to(stored),
+            end: held.end,
+        });
+    }
+    (stored.resume_offset < held.start).then_some(ProgressMismatch::Gone {
+        place,
+        resume: stored.resume_offset,
+        start: held.start,
+    })
+}
+
+/// The partitions that hold another record where one was seen.
+fn others(
+    topic: &str,
+    log: &dyn Log,
+    seen: Vec<(u32, LastRecord)>,
+) -> Result<Vec<ProgressMismatch>, LogError> {
+    if seen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut unknown: BTreeMap<u32, LastRecord> = seen.into_iter().collect();
+    let from: Vec<(u32, u64)> = unknown.iter().map(|(p, seen)| (*p, seen.offset)).collect();
+    let bell = Doorbell::default();
+    let mut reader = log.scanner(topic, &from, bell.wake())?;
+    let mut others = Vec::new();
+    let mut stall = StallTimer::start();
+    while !unknown.is_empty() {
+        let mut known = Vec::new();
+        for (partition, seen) in &unknown {
+            let mut found = None;
+            reader.poll(*partition, 1, &mut |record| {
+                found = Some(LastRecord {
+                    offset: record.offset,
+                    time_ms: record.time_ms,
+                });
+            })?;
+            if found.is_some() || reader.at_end(*partition) {
+                known.push(*partition);
+            }
+            if found.map_or(reader.at_end(*partition), |found| found != *seen) {
+                others.push(ProgressMismatch::Other {
+                    place: Place {
+                        topic: topic.to_owned(),
+                        partition: *partition,
+                    },
+                    offset: seen.offset,
+                });
+            }
+        }
+        unknown.retain(|partition, _| !known.contains(partition));
+        if !known.is_empty() {
+            stall.news();
+        } else if !unknown.is_empty() {
+            stall.check(log, topic)?;
+            bell.wait(ASK_AGAIN);
+        }
+    }
+    Ok(others)
+}

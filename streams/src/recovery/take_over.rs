@@ -1,0 +1,274 @@
+//! Where a run begins: read from the log and compared, then fenced, then read and compared again.
+//!
+//! ```text
+//!  newest finals ─▶ progress ─▶ offsets of the source ─▶ does it fit? ──no──▶ refused, nothing was touched
+//!                                                             │ yes
+//!                                                 fence ─▶ the same once more ─▶ tables ─▶ begin
+//! ```
+//!
+//! Reading the tables of many keys takes seconds, in which the run commits its progress again and again
+//! ([`crate::sink::commit`]): a standby must not take it for dead.
+//!
+//! Invariants:
+//! - A start that is refused fences no run: one with the wrong flags does not end the healthy one.
+//! - What a run begins with was read after every older run was fenced, so no other run can change it.
+//! - Finals are read before the progress that covers them, and offsets after it: a commit of the running
+//!   dataflow in between makes nothing look as if it did not fit.
+
+use std::{ops::Range, time::Duration};
+
+use emostream_log::{Log, Record, Transactor, read_last};
+
+use super::topic_settings;
+use crate::{
+    StreamsError,
+    config::Config,
+    progress::{
+        newest::{fence, newest_record, require_result_topics, stored},
+        record::{CommitId, PartitionProgress, Progress},
+        validate::{compare, missing_finals},
+    },
+    time::{
+        clock::{MAX_AHEAD_MS, PartitionClock},
+        moment,
+    },
+    topics::Topics,
+};
+
+/// Timeout of the request for the end offset of the progress topic.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many of the last offsets of each partition of the windows may hold the newest final: more than a
+/// transaction writes of one window after a later one.
+const LAST_FINALS: u64 = 1000;
+
+/// What a run has once every older run is fenced.
+pub struct TakenOver {
+    /// The only transactor that can commit.
+    pub transactor: Box<dyn Transactor>,
+    /// The offset of the progress that it goes on from, if there is any.
+    pub offset: Option<u64>,
+    /// The newest commit.
+    pub newest: Option<CommitId>,
+    /// The progress that it goes on from, with its own settings and every partition of the source.
+    pub progress: Progress,
+    /// F as it was stored: after a reset it may lie within one of this run's windows, and the progress's F is their
+    /// next end.
+    pub stored_until_ms: u64,
+}
+
+/// Checks that a run with this configuration can continue from the log. Returns the offset of the newest progress
+/// record, or of an older one if another is written meanwhile. Fences no run.
+pub fn check(config: &Config, log: &dyn Log) -> Result<Option<u64>, StreamsError> {
+    let newest = newest_record(&config.topics, log).map_err(StreamsError::Start)?;
+    require_topics(config, log)?;
+    Found::read(config, log)?;
+    Ok(newest.map(|newest| newest.offset))
+}
+
+fn require_topics(config: &Config, log: &dyn Log) -> Result<(), StreamsError> {
+    let topics = &config.topics;
+    log.partitions(&topics.updates)
+        .and_then(|_| require_result_topics(topics, log))
+        .map_err(StreamsError::Start)?;
+    topic_settings::require(config, log)
+}
+
+/// Checks that a run can begin, fences older runs, and reads where they got to.
+///
+/// Returns `None`, and fences no run, if the progress topic does not end at `silent_at` any more: the active run is
+/// alive, or another standby has taken over first.
+pub fn take_over(
+    config: &Config,
+    log: &dyn Log,
+    silent_at: Option<u64>,
+) -> Result<Option<TakenOver>, StreamsError> {
+    let topics = &config.topics;
+    require_topics(config, log)?;
+    let before = Found::read(config, log)?;
+    if let Some(end) = silent_at {
+        let ends = log.end_offsets(&topics.progress, 0, END_PATIENCE);
+        if ends.map_err(StreamsError::Start)?.end != end {
+            return Ok(None);
+        }
+    }
+    let transactor = fence(topics, log, config.commit_timeout).map_err(StreamsError::Start)?;
+    // One record is one moment: progress that is newer than the commit that is known could be written again.
+    let newest = newest_record(topics, log).map_err(StreamsError::Start)?;
+    // If no run has committed since the first check, its result is still valid.
+    let unchanged = newest.as_ref().map(|newest| newest.progress(topics));
+    let found = match unchanged.transpose()?.flatten() == before.stored {
+        true => before.clone(),
+        false => Found::read(config, log)?,
+    };
+    if found.stored != before.stored && found.is_reset() {
+        let topic = topics.progress.clone();
+        return Err(StreamsError::ResetMeanwhile { topic });
+    }
+    let stored = found.stored.clone().unwrap_or_default();
+    let final_until_ms = config.window.ceil(stored.final_until_ms);
+    for known in &stored.partitions {
+        tracing::debug!(
+            partition = known.partition,
+            resume_offset = known.resume_offset,
+            read_offset = known.read_offset,
+            "stored progress"
+        );
+    }
+    Ok(Some(TakenOver {
+        transactor,
+        offset: newest.as_ref().map(|newest| newest.offset),
+        newest: newest.and_then(|newest| newest.commit),
+        stored_until_ms: stored.final_until_ms,
+        progress: Progress {
+            settings: Some(config.settings.clone()),
+            final_until_ms,
+            partitions: found.partitions(config),
+            newest_final_ms: stored.newest_final_ms.max(found.newest_final_ms),
+            cluster_id: log.cluster_id(),
+            run: Some(config.identity()),
+            heartbeat_ms: Some(config.heartbeat.as_millis() as u64),
+            formers: stored.formers,
+            resets: stored.resets,
+            unwritten: stored.unwritten,
+        },
+    }))
+}
+
+impl TakenOver {
+    /// The progress as it is to be committed before anything is counted: with F as it was stored, so that a run that
+    /// begins from this record restores the same as this one.
+    pub fn unchanged(&self) -> Progress {
+        Progress {
+            final_until_ms: self.stored_until_ms,
+            ..self.progress.clone()
+        }
+    }
+}
+
+/// Refuses progress that was made under other settings.
+pub fn require_settings(config: &Config, stored: &Progress) -> Result<(), StreamsError> {
+    let stored = stored.settings.as_ref();
+    let Some(difference) = stored.and_then(|it| config.settings.difference(it)) else {
+        return Ok(());
+    };
+    let topic = config.topics.progress.clone();
+    Err(StreamsError::OtherSettings { topic, difference })
+}
+
+/// What the log says of where the dataflow stands, and that a run with some settings can go on from it.
+#[derive(Clone)]
+struct Found {
+    newest_final_ms: u64,
+    stored: Option<Progress>,
+    /// What each partition of the source holds.
+    kept: Vec<Range<u64>>,
+}
+
+impl Found {
+    fn read(config: &Config, log: &dyn Log) -> Result<Found, StreamsError> {
+        let topics = &config.topics;
+        let newest_final_ms = newest_final_ms(topics, log)?;
+        let stored = stored(topics, log)?;
+        let known = stored.clone().unwrap_or_default();
+        let (kept, mismatches) =
+            compare(&topics.source, log, &known).map_err(StreamsError::Start)?;
+        require_cluster(topics, log, &known)?;
+        require_settings(config, &known)?;
+        require_progress(topics, newest_final_ms, stored.as_ref())?;
+        let now_ms = config.clock.unix_ms();
+        let last_begins_ms = known.final_until_ms.saturating_sub(config.window.as_ms());
+        if last_begins_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
+            return Err(StreamsError::FinalAhead {
+                final_until: moment(known.final_until_ms),
+                now: moment(now_ms),
+            });
+        }
+        let missing = missing_finals(&topics.finals, log, &known.unwritten);
+        let missing = missing.map_err(StreamsError::Start)?;
+        if let Some(mismatch) = mismatches.into_iter().next().or(missing) {
+            return Err(StreamsError::ProgressMismatch { mismatch });
+        }
+        Ok(Found {
+            newest_final_ms,
+            stored,
+            kept,
+        })
+    }
+
+    fn is_reset(&self) -> bool {
+        self.stored.as_ref().is_some_and(|it| it.settings.is_none())
+    }
+
+    /// Where each partition resumes: where the stored progress says, a new one at its beginning.
+    fn partitions(&self, config: &Config) -> Vec<PartitionProgress> {
+        let stored = self.stored.clone().unwrap_or_default();
+        let resume = |(partition, kept): (u32, &Range<u64>)| {
+            let known = stored.partitions.iter().find(|p| p.partition == partition);
+            let mut progress = known
+                .copied()
+                .unwrap_or_else(|| PartitionProgress::begin(partition, kept.start));
+            if let (None, Some(former)) = (&stored.settings, stored.formers.last()) {
+                progress.resume_watermark_ms =
+                    PartitionClock::resumed(progress.resume_watermark_ms, former.lateness_ms)
+                        .newest_ms()
+                        .saturating_sub(config.lateness_ms);
+            }
+            progress
+        };
+        (0..).zip(&self.kept).map(resume).collect()
+    }
+}
+
+/// Refuses progress of another Kafka cluster.
+pub fn require_cluster(
+    topics: &Topics,
+    log: &dyn Log,
+    stored: &Progress,
+) -> Result<(), StreamsError> {
+    match (stored.cluster_id.clone(), log.cluster_id()) {
+        (Some(stored), Some(now)) if stored != now => {
+            let topic = topics.progress.clone();
+            Err(StreamsError::OtherCluster { topic, stored, now })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses progress that does not know of the newest final: it was lost, or rolled back.
+pub fn require_progress(
+    topics: &Topics,
+    newest_final_ms: u64,
+    stored: Option<&Progress>,
+) -> Result<(), StreamsError> {
+    let known_ms = stored.map_or(0, |stored| {
+        stored.newest_final_ms.max(stored.final_until_ms)
+    });
+    if newest_final_ms <= known_ms {
+        return Ok(());
+    }
+    Err(StreamsError::FinalsBeyondProgress {
+        windows: topics.finals.clone(),
+        progress: topics.progress.clone(),
+        newest: moment(newest_final_ms),
+        known: match stored {
+            Some(stored) => format!("ends at {}", moment(stored.final_until_ms)),
+            None => "is empty".to_owned(),
+        },
+    })
+}
+
+/// The end of the newest window that has finals; 0 if there are none.
+///
+/// Finals of one partition lie in the order of their windows, but for those of one transaction: so its last
+/// records are looked at.
+pub fn newest_final_ms(topics: &Topics, log: &dyn Log) -> Result<u64, StreamsError> {
+    let mut newest_ms = 0;
+    let mut keep = |record: Record<'_>| {
+        if let Some(closed) = (topics.read_final)(record.value) {
+            newest_ms = newest_ms.max(closed.end_ms);
+        }
+    };
+    read_last(log, &topics.finals, LAST_FINALS, &mut keep).map_err(StreamsError::Start)?;
+    Ok(newest_ms)
+}

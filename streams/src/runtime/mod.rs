@@ -1,0 +1,6 @@
+//! Runs an application.
+
+pub mod app;
+pub mod run;
+pub mod watchdog;
+pub mod worker;

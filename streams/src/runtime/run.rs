@@ -1,0 +1,581 @@
+//! Runs a dataflow: recovers, starts the workers, steps them until it is stopped; stands by while another run is active.
+//!
+//! ```text
+//!   turn:  ─▶ (standby: wait) ─▶ take over ─▶ restore ─▶ count ─┬─ asked to stop ─▶ end
+//!    ▲                                                          ├─ failed ────────▶ end, by its exit code
+//!    └──────────────── stand by ◀── fenced ─────────────────────┘
+//! ```
+//!
+//! Stopping means not stepping any more: operators are dropped as they are, so no capability goes
+//! that would close a window early.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use emostream_log::{Log, LogError};
+use prometheus::Registry;
+use timely::{
+    CommunicationConfig, WorkerConfig, communication::AllocatorBuilder, execute::execute_from,
+    worker::Worker,
+};
+
+use super::{
+    app::{Application, Restored},
+    watchdog::{self, WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
+    worker::{Counting, First, Shared},
+};
+use crate::{
+    Stop, StreamsError,
+    cluster::{Cluster, Group, SharedBeginning},
+    config::Config,
+    metrics::Metrics,
+    progress::{record::RunIdentity, stored::progress_record},
+    recovery::{take_over, topic_settings},
+    sink::commit::{CommitThread, Committing},
+    source::end_offsets::{RequestThreads, StartRequests},
+    standby::Standby,
+    time::{holds::Holds, timers::MachineClock},
+};
+
+/// What a dataflow that is ready does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Activity {
+    /// It reads and commits.
+    Active,
+    /// It waits until the active run is gone; names it, for people.
+    Standby(String),
+}
+
+/// Notified of how the application does: `Ok` once it reads and commits or stands by, `Err` with the reason while not.
+pub type Ready = Arc<dyn Fn(Result<Activity, String>) + Send + Sync>;
+
+/// How long a worker sleeps at most before it looks whether it should stop.
+const PARK: Duration = Duration::from_millis(100);
+
+/// A live tally that was not acknowledged by then is worth nothing.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the lag is measured, and new partitions are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long brokers may take to tell the ends of partitions: a stop waits for them.
+const LAG_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a standby says as long as it has not read who is active.
+const UNKNOWN_ACTIVE: &str = "no active run is known";
+
+/// What a process of a cluster says while process 0 reads where to begin.
+const AWAITS_BEGINNING: &str = "waiting for process 0 of the cluster to begin";
+
+/// What a process ends with where Kafka is not there at the start.
+const NOT_REACHABLE: u8 = 69;
+
+/// How often it looks whether its workers have ended.
+const END_LOOK: Duration = Duration::from_millis(5);
+
+/// Runs until `stop` is requested (`Ok`) or it cannot go on (`Err`). Blocks: give it a thread.
+pub fn run<A: Application>(
+    app: A,
+    log: Arc<dyn Log>,
+    registry: &Registry,
+    stop: Stop,
+    ready: Ready,
+) -> Result<(), StreamsError> {
+    let metrics = Metrics::register(registry, &app.metrics())
+        .map_err(|error| StreamsError::Worker(format!("metrics: {error}")))?;
+    let dataflow = Dataflow {
+        app,
+        log,
+        metrics,
+        ready,
+    };
+    let ended = dataflow.turns(&stop);
+    (dataflow.ready)(Err("stopped".to_owned()));
+    ended
+}
+
+/// What a process has for all its turns as the active run and as a standby.
+struct Dataflow<A> {
+    app: A,
+    log: Arc<dyn Log>,
+    metrics: Metrics,
+    ready: Ready,
+}
+
+/// Why a process stands by.
+#[derive(Debug, Clone)]
+enum Cause {
+    /// It was started so.
+    Asked,
+    /// Another run has fenced its own, which ended by this.
+    Fenced(StreamsError),
+}
+
+/// What a process takes from one turn into the next.
+#[derive(Debug, Default)]
+struct Situation {
+    /// Why it stands by, if it does.
+    standby: Option<Cause>,
+    /// The offset of the newest progress record that it has begun with: a reset at a later offset ends the process.
+    newest: Option<u64>,
+}
+
+impl<A: Application> Dataflow<A> {
+    fn config(&self) -> &Config {
+        self.app.config()
+    }
+
+    fn turns(&self, stop: &Stop) -> Result<(), StreamsError> {
+        let leads = self
+            .config()
+            .cluster
+            .as_ref()
+            .is_none_or(|it| it.index == 0);
+        let mut situation = Situation::default();
+        // The other processes of a cluster do as process 0 says.
+        if self.config().standby && leads {
+            // A standby with the wrong flags says so now, not when it is needed.
+            situation.newest = take_over::check(self.config(), &*self.log)?;
+            situation.standby = Some(Cause::Asked);
+        }
+        loop {
+            let turn = stop.child();
+            match self.turn(&turn, &mut situation) {
+                Err(error) if error.is_fence() => {
+                    tracing::warn!(
+                        "another run has taken over, or the progress was reset: this process stands by"
+                    );
+                    self.metrics.stand_by();
+                    situation.standby = Some(Cause::Fenced(error));
+                }
+                Err(StreamsError::Dissolved { peer }) => {
+                    tracing::warn!(
+                        "{peer} was fenced by another run: this process joins the cluster again"
+                    );
+                    self.metrics.stand_by();
+                }
+                // If the process ended, an ordinary restart would fence the active run: so it waits for its cluster.
+                Err(error @ (StreamsError::PeerLost { .. } | StreamsError::Incomplete { .. }))
+                    if situation.standby.is_some() =>
+                {
+                    tracing::warn!("the standby waits for its cluster: {error}")
+                }
+                // A new cluster on this host already listens on the port: it started before this process was fenced.
+                Err(StreamsError::Listen { .. })
+                    if let Some(Cause::Fenced(error)) = &situation.standby =>
+                {
+                    return Err(error.clone());
+                }
+                // This process may not have fenced any run yet, and an ordinary restart would fence one.
+                Err(StreamsError::Start(error))
+                    if situation.standby.is_some() && passes(&error) =>
+                {
+                    tracing::warn!("the standby cannot take over and continues to wait: {error}");
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Counts until the end, after standing by where there is a cause.
+    fn turn(&self, stop: &Stop, situation: &mut Situation) -> Result<(), StreamsError> {
+        let join = |cluster: Cluster| {
+            let agreement = self
+                .config()
+                .agreement(cluster.hosts.len(), self.log.cluster_id());
+            Group::join(cluster, agreement, stop.clone())
+        };
+        let group = self.config().cluster.clone().map(join).transpose()?;
+        let group = group.map(Arc::new);
+        let counted = self.count(stop, group.as_ref(), situation);
+        self.metrics.active.set(0);
+        if let Err(error) = &counted {
+            stop.fail(error.clone());
+        }
+        // Also where it ended without being asked to, the others must hear of it.
+        stop.request();
+        if let Some(group) = group {
+            group.wait_for_goodbye();
+        }
+        stop.end();
+        match counted {
+            // A worker was left behind: the process cannot begin again, whatever came first.
+            Err(StreamsError::Stuck { worker }) => Err(StreamsError::Stuck { worker }),
+            _ => stop.why_failed().map_or(Ok(()), Err),
+        }
+    }
+
+    /// Runs the dataflow once: waits for all processes, takes over, restores, and counts until it is stopped.
+    fn count(
+        &self,
+        stop: &Stop,
+        group: Option<&Arc<Group>>,
+        situation: &mut Situation,
+    ) -> Result<(), StreamsError> {
+        let (config, log, ready) = (self.config(), &self.log, &self.ready);
+        let topics = &config.topics;
+        if let Some(group) = group.filter(|group| group.leads()) {
+            ready(Err(
+                "waiting for the other processes of the cluster".to_owned()
+            ));
+            if !group.complete() {
+                return Ok(());
+            }
+        }
+        let topic = topics.source.clone();
+        let holds = Arc::new(Holds::new(topic.clone(), self.metrics.clone()));
+        let (mut first, mut found, mut stored_until_ms) = (None, None, 0);
+        let mut restored = Vec::new();
+        if group.is_none_or(|group| group.leads()) {
+            let Some(taken) = self.take_over(stop, situation, group)? else {
+                return Ok(());
+            };
+            let progress = taken.progress.clone();
+            stored_until_ms = taken.stored_until_ms;
+            let unchanged = taken.unchanged();
+            // From now on it commits its progress again and again, however long the rest takes.
+            let committing = CommitThread::start(Committing {
+                transactor: taken.transactor,
+                log: log.clone(),
+                topics: topics.clone(),
+                encoder: self.app.encoder(progress.resets.number),
+                timeout: config.commit_timeout,
+                newest: taken.newest,
+                progress: progress_record(topics, &unchanged),
+                heartbeat: config.heartbeat,
+                holds: holds.clone(),
+                metrics: self.metrics.clone(),
+                stop: stop.clone(),
+            });
+            let committing = committing
+                .map_err(|error| StreamsError::Worker(format!("commit thread: {error}")))?;
+            // `None`: another run has fenced this one meanwhile, or it is to stop. Nothing is restored then.
+            let Some(committing) = committing else {
+                return Ok(());
+            };
+            let Restored {
+                workers,
+                final_ends,
+            } = self
+                .app
+                .restore(&**log, &unchanged, progress.final_until_ms)?;
+            if stop.is_requested() {
+                return Ok(());
+            }
+            restored = workers;
+            let topic = topics.source.clone();
+            first = Some(First {
+                committer: Box::new(move |wake| Some(Box::new(committing.attached(wake)))),
+                group_offsets: log
+                    .group_offsets(&topics.application_id, &topic)
+                    .map_err(StreamsError::Start)?,
+                final_ends,
+            });
+            found = Some(progress);
+        } else {
+            ready(Err(AWAITS_BEGINNING.to_owned()));
+        }
+        let begun = match (group, found) {
+            (Some(group), found) => {
+                let shared = found.as_ref().map(SharedBeginning::of);
+                let mut report = |active: Option<String>| match active {
+                    Some(active) => ready(Ok(Activity::Standby(active))),
+                    None => ready(Err(AWAITS_BEGINNING.to_owned())),
+                };
+                let begun = group.begin(shared, config.workers, &mut report)?;
+                // Process 0 knows more than it shares.
+                begun.map(|(shared, allocators)| (found.unwrap_or(shared.into()), allocators))
+            }
+            (None, Some(found)) => Some((found, allocators(config.workers)?)),
+            (None, None) => None,
+        };
+        let Some((progress, allocators)) = begun else {
+            return Ok(());
+        };
+        let finals_kept = topic_settings::finals_kept(config, &**log)?;
+        let appender = log.appender(LIVE_TIMEOUT).map_err(StreamsError::Start)?;
+        tracing::info!(
+            partitions = progress.partitions.len(),
+            final_until_ms = progress.final_until_ms,
+            workers = config.workers,
+            "counting"
+        );
+        let positions = progress.partitions.iter();
+        let positions = positions.map(|p| AtomicU64::new(p.resume_offset));
+        let of_log = log.clone();
+        let end_offsets: StartRequests = Box::new(move |wake| {
+            Box::new(RequestThreads::new(of_log.clone(), topic.clone(), wake))
+        });
+        let run = Arc::new(Run {
+            heartbeats: WorkerHeartbeats::new(config.workers),
+            shared: Arc::new(Shared {
+                clock: Arc::new(MachineClock(config.clock.clone())),
+                app: self.app.clone(),
+                log: log.clone(),
+                metrics: self.metrics.clone(),
+                stop: stop.clone(),
+                positions: Arc::new(positions.collect()),
+                progress,
+                stored_until_ms,
+                finals_kept_ms: finals_kept.map(|kept| kept.as_millis() as u64),
+                end_offsets,
+                holds,
+                first: Mutex::new(first),
+                states: Mutex::new(restored),
+                appender: Arc::from(appender),
+            }),
+            group: group.cloned(),
+            ready: ready.clone(),
+            reading: AtomicUsize::new(0),
+        });
+        situation.standby = None;
+        Run::workers(&run, allocators)
+    }
+
+    /// Fences every other run, as a standby once the active one is gone; `None` if it is to stop before.
+    fn take_over(
+        &self,
+        stop: &Stop,
+        situation: &mut Situation,
+        group: Option<&Arc<Group>>,
+    ) -> Result<Option<take_over::TakenOver>, StreamsError> {
+        loop {
+            let mut silent_at = None;
+            if situation.standby.is_some() {
+                silent_at = self.stand_by(stop, situation, group)?;
+                if silent_at.is_none() {
+                    return Ok(None);
+                }
+            }
+            (self.ready)(Err("reading where the last run got to".to_owned()));
+            // `None`: another run has committed just before, so the standby waits again.
+            if let Some(taken) = take_over::take_over(self.config(), &*self.log, silent_at)? {
+                situation.newest = taken.offset;
+                return Ok(Some(taken));
+            }
+        }
+    }
+
+    /// Waits until the active run is gone. Returns the end offset of the progress topic, or `None` if it is to stop.
+    fn stand_by(
+        &self,
+        stop: &Stop,
+        situation: &Situation,
+        group: Option<&Arc<Group>>,
+    ) -> Result<Option<u64>, StreamsError> {
+        let fenced = matches!(situation.standby, Some(Cause::Fenced(_)));
+        let own = self.config().identity();
+        // What was reported last.
+        let mut shown: Option<Option<RunIdentity>> = None;
+        (self.ready)(Ok(Activity::Standby(UNKNOWN_ACTIVE.to_owned())));
+        let mut report = |newest: Option<&RunIdentity>| {
+            // What a fenced run finds first may be its own last commit.
+            let active = newest.filter(|run| !fenced || **run != own);
+            if shown.as_ref() == Some(&active.cloned()) {
+                return;
+            }
+            shown = Some(active.cloned());
+            let active = match active {
+                Some(run) => format!("the active run is that of {run}"),
+                None => UNKNOWN_ACTIVE.to_owned(),
+            };
+            tracing::info!("standing by: {active}");
+            if let Some(group) = group {
+                group.stand_by(&active);
+            }
+            (self.ready)(Ok(Activity::Standby(active)));
+        };
+        let (config, log) = (self.config().clone(), self.log.clone());
+        let silent_at = Standby::new(config, log, situation.newest).wait(stop, &mut report)?;
+        if silent_at.is_some() {
+            let silence = format!("no run has committed for {:?}", self.config().takeover);
+            match shown.flatten() {
+                Some(last) => tracing::warn!("taking over from {last}: {silence} or longer"),
+                None => tracing::info!("becoming the active run: {silence} or longer"),
+            }
+        }
+        Ok(silent_at)
+    }
+}
+
+/// Whether a failure of a start may be gone at the next attempt: the exit code says the same to a supervisor.
+fn passes(error: &LogError) -> bool {
+    StreamsError::Start(error.clone()).exit_code() == NOT_REACHABLE
+}
+
+/// Timely's allocators for the workers of one process alone.
+pub fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, StreamsError> {
+    let communication = match workers {
+        0 | 1 => CommunicationConfig::Thread,
+        workers => CommunicationConfig::Process(workers),
+    };
+    let (allocators, _) = communication.try_build().map_err(StreamsError::Worker)?;
+    Ok(allocators)
+}
+
+/// A process' part in counting.
+struct Run<A: Application> {
+    shared: Arc<Shared<A>>,
+    group: Option<Arc<Group>>,
+    heartbeats: WorkerHeartbeats,
+    ready: Ready,
+    /// How many workers of this process have begun to read.
+    reading: AtomicUsize,
+}
+
+impl<A: Application> Run<A> {
+    fn workers(run: &Arc<Run<A>>, allocators: Vec<AllocatorBuilder>) -> Result<(), StreamsError> {
+        let watching = run.clone();
+        thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || watching.watch())
+            .map_err(|error| StreamsError::Worker(format!("the watchdog's thread: {error}")))?;
+        // Spinning before parking would burn a core for a rate that parks most of the time.
+        let config = WorkerConfig::default().idle_spin(Duration::ZERO);
+        let this = run.clone();
+        let work = move |worker: &mut Worker| this.work(worker);
+        let guards =
+            execute_from(allocators, Box::new(()), config, work).map_err(StreamsError::Worker)?;
+        run.look_after();
+        if let Some(worker) = run.left_behind(guards.guards()) {
+            // Its thread ends with the process: dropping the guards would wait for it.
+            std::mem::forget(guards);
+            return Err(StreamsError::Stuck { worker });
+        }
+        for outcome in guards.join() {
+            outcome.map_err(StreamsError::Worker)?;
+        }
+        Ok(())
+    }
+
+    /// A worker that does not end although the dataflow has failed; `None` once all have ended.
+    fn left_behind(&self, workers: &[JoinHandle<()>]) -> Option<usize> {
+        let until = Instant::now() + WORKER_PATIENCE;
+        loop {
+            let running = workers.iter().position(|worker| !worker.is_finished())?;
+            match self.shared.stop.why_failed() {
+                Some(StreamsError::Stuck { .. }) => return Some(running),
+                Some(_) if Instant::now() >= until => return Some(running),
+                // Whoever has asked it to stop knows how long to wait.
+                _ => thread::sleep(END_LOOK),
+            }
+        }
+    }
+
+    /// One worker, until the dataflow stops.
+    fn work(&self, worker: &mut Worker) {
+        let (stop, workers) = (&self.shared.stop, self.shared.app.config().workers);
+        let mut counting = match Counting::begin(worker, &self.shared) {
+            Ok(counting) => counting,
+            Err(error) => return stop.fail(error),
+        };
+        // The first step reads: with the last worker's, every partition of this process is.
+        counting.step(worker, Duration::ZERO);
+        let local = worker.index() % workers;
+        // From now on the watchdog expects another step.
+        self.heartbeats.record_step(local);
+        if self.reading.fetch_add(1, Ordering::AcqRel) + 1 == workers {
+            self.shared.metrics.active.set(1);
+            (self.ready)(Ok(Activity::Active));
+        }
+        let mut reported = 0;
+        while !stop.is_requested() {
+            self.heartbeats.record_step(local);
+            counting.step(worker, PARK);
+            if local == 0 {
+                self.report_holds(&mut reported);
+            }
+        }
+        counting.end(worker);
+        // A worker that ends closes its connections.
+        if let Some(group) = &self.group {
+            group.wait_for_goodbye();
+        }
+    }
+
+    /// Reports whether partitions are held where that has changed since the `reported` version, once every worker
+    /// reads.
+    fn report_holds(&self, reported: &mut u64) {
+        let (holds, reading) = (&self.shared.holds, self.reading.load(Ordering::Acquire));
+        let version = holds.version();
+        if version != *reported && reading >= self.shared.app.config().workers {
+            *reported = version;
+            (self.ready)(holds.reason().map_or(Ok(Activity::Active), Err));
+        }
+    }
+
+    /// Watches the workers until the dataflow stops.
+    fn watch(&self) {
+        let mut watchdog = Watchdog::new(self.heartbeats.clone(), Instant::now());
+        while !self.shared.stop.is_requested() {
+            if let Some(worker) = watchdog.stalled_worker(Instant::now()) {
+                self.shared.stop.fail(StreamsError::Stuck { worker });
+            }
+            thread::sleep(watchdog::LOOK_EVERY);
+        }
+    }
+
+    /// Measures how far reading is behind the log, and looks for new partitions, until the dataflow
+    /// stops.
+    fn look_after(&self) {
+        let mut next = Instant::now();
+        while !self.shared.stop.is_requested() {
+            if Instant::now() >= next {
+                next = Instant::now() + LOOK_EVERY;
+                self.measure_lag();
+                self.look_for_partitions();
+            }
+            thread::sleep(PARK);
+        }
+    }
+
+    fn measure_lag(&self) {
+        let topic = self.shared.app.config().topics.source.clone();
+        let Ok(ends) = self.shared.log.high_watermarks(&topic, LAG_PATIENCE) else {
+            return;
+        };
+        let positions = self.shared.positions.iter();
+        for (partition, (position, end)) in (0..).zip(positions.zip(ends)) {
+            if let Ok(end) = end
+                && self.is_read_here(partition)
+            {
+                let lag = end.saturating_sub(position.load(Ordering::Relaxed));
+                let label = [partition.to_string()];
+                let lags = &self.shared.metrics.lag;
+                lags.with_label_values(&label).set(lag as i64);
+            }
+        }
+    }
+
+    fn is_read_here(&self, partition: u32) -> bool {
+        let cluster = self.shared.app.config().cluster.as_ref();
+        let (index, processes) = cluster.map_or((0, 1), |c| (c.index, c.hosts.len()));
+        let workers = self.shared.app.config().workers;
+        partition as usize % (workers * processes) / workers == index
+    }
+
+    /// A run reads the partitions that it began with: new ones want a new run.
+    fn look_for_partitions(&self) {
+        let leads = self.is_read_here(0);
+        if !leads || self.shared.stop.is_requested() {
+            return;
+        }
+        let topic = self.shared.app.config().topics.source.clone();
+        let before = self.shared.progress.partitions.len() as u32;
+        match self.shared.log.partitions(&topic) {
+            Ok(now) if now > before => {
+                self.shared
+                    .stop
+                    .fail(StreamsError::NewPartitions { topic, before, now });
+            }
+            // Fewer, or no topic at all: the readers find out.
+            Ok(_) | Err(_) => {}
+        }
+    }
+}

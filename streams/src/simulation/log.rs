@@ -1,0 +1,774 @@
+//! The simulation's log: in memory, in no thread, and as unreliable as a log may be.
+//!
+//! ```text
+//!  submit ─▶ under way ─┬─ lands ─▶ in the topics ─▶ acknowledged
+//!      ▲                ├─ fails, and lands or does not: its owner looks later what was committed
+//!      └─────again──────┘
+//!                       └─ its owner is fenced or gone, and it lands or does not
+//! ```
+//!
+//! It keeps what [`emostream_log`] promises and nothing more: polls bring as much as they like,
+//! source records show late, offsets have gaps, what is under way may land at any call.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use emostream_log::{
+    Appender, Cleanup, Done, EndOffsets, Header, Log, LogError, NewRecord, Reader, Record,
+    TopicDescription, TopicSpec, Transactor, Wake,
+};
+use rand::RngExt;
+
+use super::{Rng, run::SimClock};
+use crate::{
+    Stop, StreamsError,
+    sink::{
+        attempts::{self, Attempts, Failed, Next},
+        commit::{Commit, Wakeup, WindowEnds},
+        rejections,
+        result::SinkResult,
+    },
+    source::end_offsets::{Answer, EndOffsetRequests},
+    topics::Topics,
+};
+
+/// Shared by all runs of a seed.
+#[derive(Clone)]
+pub struct SimLog(Arc<Mutex<State>>);
+
+struct State {
+    rng: Rng,
+    clock: Arc<SimClock>,
+    topics: BTreeMap<String, Vec<Partition>>,
+    /// The topics of the application. The records of the source show late.
+    names: Topics,
+    wakes: Vec<Wake>,
+    /// The transactor that can commit: the newest.
+    epoch: u64,
+    under_way: Option<Transaction>,
+    /// What has failed for its owner, who looks later what was committed, and how many commits there were by then.
+    failed: Option<(Transaction, u64)>,
+    /// How many transactions have landed.
+    commits: u64,
+    /// Until when none lands: brokers are slow.
+    slow_until_ms: u64,
+    /// What landed since it was last taken.
+    landed: Vec<Vec<NewRecord>>,
+    /// Requests for end offsets of the delayed topic that are not answered.
+    requests: Vec<PendingRequest>,
+}
+
+#[derive(Default)]
+struct Partition {
+    slots: Vec<Slot>,
+    /// The offset that readers see up to.
+    shown: usize,
+    fault: Fault,
+}
+
+/// Why a partition shows nothing new.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// It is slow, or nothing is the matter.
+    #[default]
+    None,
+    /// Its broker does not answer.
+    Unreachable,
+    /// Another producer's transaction is open.
+    OpenTransaction,
+}
+
+struct PendingRequest {
+    partition: u32,
+    /// The end when it was sent: an answer may say that, or the end when it is given.
+    end: u64,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+    wake: Wake,
+}
+
+/// An offset's.
+enum Slot {
+    Record {
+        time_ms: u64,
+        key: Option<Bytes>,
+        value: Bytes,
+        headers: Vec<Header>,
+    },
+    /// Where a transaction ended.
+    Marker,
+}
+
+struct Transaction {
+    /// F.
+    final_until_ms: u64,
+    records: Vec<NewRecord>,
+    /// The rejected records that their topic refused, as they were before, with their index in `records`.
+    refused: Vec<(usize, NewRecord)>,
+    landed: bool,
+    ack: Ack,
+}
+
+/// Where a transaction's outcome is told.
+#[derive(Clone)]
+struct Ack {
+    /// Its owner's transactor.
+    epoch: Arc<AtomicU64>,
+    acknowledged: Arc<Mutex<bool>>,
+    ends: Arc<Mutex<VecDeque<WindowEnds>>>,
+    wake: Arc<Mutex<Wakeup>>,
+    stop: Stop,
+}
+
+impl Ack {
+    fn is_newest(&self, epoch: u64) -> bool {
+        self.epoch.load(Ordering::Relaxed) == epoch
+    }
+
+    /// Whether its owner has not been killed.
+    fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.acknowledged) > 1
+    }
+
+    fn acknowledge(&self) {
+        *self.acknowledged.lock().unwrap() = true;
+        (self.wake.lock().unwrap())();
+    }
+
+    fn fail(&self, error: LogError) {
+        self.stop.fail(StreamsError::Log(error));
+    }
+}
+
+fn fenced() -> LogError {
+    let id = "simulation".to_owned();
+    LogError::Fenced { id }
+}
+
+impl SimLog {
+    /// A log whose topic `delayed` shows its records only by [`SimLog::show`].
+    pub fn new(rng: Rng, clock: Arc<SimClock>, names: Topics) -> SimLog {
+        SimLog(Arc::new(Mutex::new(State {
+            rng,
+            clock,
+            topics: BTreeMap::new(),
+            names,
+            wakes: Vec::new(),
+            epoch: 0,
+            under_way: None,
+            failed: None,
+            commits: 0,
+            slow_until_ms: 0,
+            landed: Vec::new(),
+            requests: Vec::new(),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// As a call that waits: what is under way may land meanwhile.
+    fn called(&self, lands: f64) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        if state.rng.random_bool(lands) {
+            state.land();
+        }
+        state
+    }
+
+    /// One more partition of `topic`.
+    pub fn add_partition(&self, topic: &str) {
+        let mut state = self.state();
+        state
+            .topics
+            .get_mut(topic)
+            .unwrap()
+            .push(Partition::default());
+    }
+
+    /// Appends, and answers the offset.
+    pub fn append(&self, record: NewRecord) -> u64 {
+        self.state().append(record)
+    }
+
+    /// Readers of the delayed topic see up to `offset` of `partition`.
+    pub fn show(&self, partition: u32, offset: u64) {
+        let wakes = {
+            let mut state = self.state();
+            let delayed = state.names.source.clone();
+            let partition = state.partition(&delayed, partition);
+            partition.shown = partition.shown.max(offset as usize);
+            state.wakes.clone()
+        };
+        // Of runs that are gone as well, as a log's threads may.
+        wakes.iter().for_each(|wake| wake());
+    }
+
+    /// The ends of the delayed topic's partitions: shown, and stored.
+    pub fn delays(&self) -> Vec<(u64, u64)> {
+        let state = self.state();
+        let partitions = state.topics[&state.names.source].iter();
+        partitions
+            .map(|p| (p.shown as u64, p.slots.len() as u64))
+            .collect()
+    }
+
+    /// What is the matter with a partition of the delayed topic from now on.
+    pub fn set_fault(&self, partition: u32, fault: Fault) {
+        let mut state = self.state();
+        let delayed = state.names.source.clone();
+        state.partition(&delayed, partition).fault = fault;
+    }
+
+    /// Answers any of the requests for end offsets; whether there was one.
+    pub fn answer_any(&self) -> bool {
+        let wake = {
+            let mut state = self.state();
+            let count = state.requests.len();
+            if count == 0 {
+                return false;
+            }
+            let which = state.rng.random_range(0..count);
+            let request = state.requests.swap_remove(which);
+            let as_requested = state.rng.random_bool(0.5);
+            let delayed = state.names.source.clone();
+            let partition = state.partition(&delayed, request.partition);
+            let end = match as_requested {
+                true => request.end,
+                false => partition.slots.len() as u64,
+            };
+            let ends = match partition.fault {
+                Fault::Unreachable => None,
+                Fault::OpenTransaction => Some(EndOffsets {
+                    stable: end.min(partition.shown as u64),
+                    end,
+                }),
+                Fault::None => Some(EndOffsets { stable: end, end }),
+            };
+            request
+                .answers
+                .lock()
+                .unwrap()
+                .push_back((request.partition, ends));
+            request.wake
+        };
+        wake();
+        true
+    }
+
+    /// What requests end offsets of the delayed topic.
+    pub fn requests(&self, wake: Wake) -> Box<dyn EndOffsetRequests> {
+        Box::new(SimRequests {
+            log: self.clone(),
+            answers: Arc::default(),
+            wake,
+        })
+    }
+
+    /// What commits for the newest transactor.
+    pub fn committer<R: SinkResult>(
+        &self,
+        wake: Wakeup,
+        encoder: R::Encoder,
+        stop: Stop,
+    ) -> Box<dyn Commit<R>> {
+        let ack = Ack {
+            epoch: Arc::new(AtomicU64::new(self.state().epoch)),
+            acknowledged: Arc::default(),
+            ends: Arc::default(),
+            wake: Arc::new(Mutex::new(wake)),
+            stop,
+        };
+        Box::new(SimCommitter::<R> {
+            log: self.clone(),
+            encoder,
+            written: Vec::new(),
+            ack,
+        })
+    }
+
+    /// The start of a run commits its progress, if it comes to that.
+    pub fn start_heartbeat(&self, progress: NewRecord) {
+        let mut state = self.state();
+        if state.rng.random_bool(0.8) {
+            state.commit(vec![progress]);
+        }
+    }
+
+    /// What is under way lands.
+    pub fn land(&self) {
+        self.state().land();
+    }
+
+    /// What has landed is acknowledged; whether anything was.
+    pub fn acknowledge(&self) -> bool {
+        let (done, ends) = {
+            let mut state = self.state();
+            let done = state.under_way.take_if(|it| it.landed);
+            // End offsets are requested now and then, and a broker may not answer.
+            let ends = state.rng.random_bool(0.3).then(|| state.window_ends());
+            (done, ends)
+        };
+        let Some(done) = done else {
+            return false;
+        };
+        done.ack.acknowledge();
+        let final_until_ms = done.final_until_ms;
+        done.ack
+            .ends
+            .lock()
+            .unwrap()
+            .extend(ends.map(|offsets| WindowEnds {
+                final_until_ms,
+                offsets,
+            }));
+        true
+    }
+
+    /// What is under way fails for its owner, who may never learn whether it landed.
+    pub fn fail_transaction(&self, lands: bool) {
+        let mut state = self.state();
+        if lands {
+            state.land();
+        }
+        if let Some(failed) = state.under_way.take() {
+            let detail = "by the seed".to_owned();
+            failed.ack.fail(LogError::Aborted { detail });
+        }
+    }
+
+    /// What is under way fails for its owner, who does not know whether it landed, and will [`SimLog::repeat`] it.
+    pub fn fail_for_now(&self, lands: bool) {
+        let mut state = self.state();
+        if lands {
+            state.land();
+        }
+        if let Some(mut failed) = state.under_way.take() {
+            if !failed.landed && state.rng.random_bool(0.5) {
+                failed.refuse(&state.names.rejected);
+            }
+            state.failed = Some((failed, state.commits));
+        }
+    }
+
+    /// The owner of what has failed opens another transactor, as `commit.rs` does: it is done if it landed, and written
+    /// again otherwise. A run that has fenced it meanwhile is fenced by that, unless it has committed.
+    pub fn repeat(&self) {
+        let mut state = self.state();
+        let failed = state.failed.take();
+        let Some((failed, commits)) = failed.filter(|(failed, _)| failed.ack.is_awaited()) else {
+            return;
+        };
+        // Another run may commit between its look and its fence, so it looks again.
+        if state.commits == commits {
+            state.fence();
+        }
+        if state.commits != commits {
+            return failed.ack.fail(fenced());
+        }
+        failed.ack.epoch.store(state.epoch, Ordering::Relaxed);
+        state.under_way = Some(failed);
+    }
+
+    /// Brokers are slow until then.
+    pub fn be_slow(&self, until_ms: u64) {
+        self.state().slow_until_ms = until_ms;
+    }
+
+    /// The records of the run that `stop` stops which are under way and not acknowledged.
+    pub fn unacknowledged(&self, stop: &Stop) -> Vec<NewRecord> {
+        let state = self.state();
+        let under_way = state.under_way.as_ref().filter(|it| it.ack.stop.is(stop));
+        let records = under_way.map(|it| it.records.clone());
+        records.unwrap_or_default()
+    }
+
+    /// Drains the transactions that landed since the last call, with rejected records as they were before they were
+    /// shortened.
+    pub fn take_landed(&self) -> Vec<Vec<NewRecord>> {
+        std::mem::take(&mut self.state().landed)
+    }
+}
+
+impl Transaction {
+    /// The rejected topic refuses the largest rejected records, which are shortened to their headers, as in
+    /// `commit.rs`.
+    fn refuse(&mut self, topic: &str) {
+        let rejected = self.records.iter().filter(|record| record.topic == topic);
+        let largest = rejected.filter(|record| !record.value.is_empty());
+        let Some(bytes) = largest.map(NewRecord::bytes).max() else {
+            return;
+        };
+        let refused = LogError::NotAccepted {
+            topic: topic.to_owned(),
+            bytes,
+            reason: "by the seed".to_owned(),
+        };
+        let transaction = attempts::Transaction {
+            rejected: topic,
+            bytes: 0,
+            timeout: Duration::ZERO,
+        };
+        let next = Attempts::default().on(Failed::Writing(refused), transaction, Instant::now());
+        let Next::Shorten(bytes, _) = next else {
+            panic!("a rejected record that is refused is shortened: {next:?}");
+        };
+        let before = self.records.clone();
+        let shortened = rejections::shorten(&mut self.records, topic, bytes);
+        for (index, before) in before.into_iter().enumerate() {
+            let now = &self.records[index];
+            assert_eq!((&now.topic, &now.headers), (&before.topic, &before.headers));
+            if now.value != before.value {
+                self.refused.push((index, before));
+            }
+        }
+        assert!(shortened > 0);
+    }
+}
+
+impl State {
+    fn partition(&mut self, topic: &str, partition: u32) -> &mut Partition {
+        &mut self.topics.get_mut(topic).unwrap()[partition as usize]
+    }
+
+    /// Opens a transactor. What is under way may land just before.
+    fn fence(&mut self) {
+        if self.rng.random_bool(0.5) {
+            self.land();
+        }
+        self.epoch += 1;
+        if let Some(older) = self.under_way.take() {
+            older.ack.fail(fenced());
+        }
+    }
+
+    fn window_ends(&self) -> Vec<(u32, u64)> {
+        let partitions = &self.topics[&self.names.finals];
+        let ends = partitions.iter().map(|it| it.slots.len() as u64);
+        (0..).zip(ends).collect()
+    }
+
+    fn append(&mut self, record: NewRecord) -> u64 {
+        let delayed = record.topic == self.names.source;
+        let now_ms = self.clock.unix_ms();
+        let partition = self.partition(&record.topic, record.partition.unwrap_or(0));
+        partition.slots.push(Slot::Record {
+            time_ms: record.time_ms.unwrap_or(now_ms),
+            key: record.key,
+            value: record.value,
+            headers: record.headers,
+        });
+        if !delayed {
+            partition.shown = partition.slots.len();
+        }
+        partition.slots.len() as u64 - 1
+    }
+
+    fn land(&mut self) {
+        if self.clock.unix_ms() < self.slow_until_ms {
+            return;
+        }
+        let Some(transaction) = self.under_way.as_mut().filter(|it| !it.landed) else {
+            return;
+        };
+        transaction.landed = true;
+        let (records, refused) = (transaction.records.clone(), transaction.refused.clone());
+        self.commit(records);
+        let landed = self.landed.last_mut().unwrap();
+        for (index, record) in refused {
+            landed[index] = record;
+        }
+    }
+
+    fn commit(&mut self, records: Vec<NewRecord>) {
+        for record in &records {
+            self.append(record.clone());
+        }
+        for record in &records {
+            let partition = self.partition(&record.topic, record.partition.unwrap_or(0));
+            if !matches!(partition.slots.last(), Some(Slot::Marker)) {
+                partition.slots.push(Slot::Marker);
+                partition.shown = partition.slots.len();
+            }
+        }
+        self.commits += 1;
+        self.landed.push(records);
+    }
+}
+
+impl Log for SimLog {
+    fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
+        let partitions = (0..spec.partitions).map(|_| Partition::default());
+        self.state()
+            .topics
+            .insert(spec.name.clone(), partitions.collect());
+        Ok(())
+    }
+
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        let topics = &self.called(0.03).topics;
+        topics
+            .get(topic)
+            .map(|it| it.len() as u32)
+            .ok_or_else(|| LogError::UnknownTopic {
+                topic: topic.to_owned(),
+            })
+    }
+
+    /// Every topic keeps everything.
+    fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
+        Ok(TopicDescription::of(&TopicSpec {
+            name: topic.to_owned(),
+            partitions: self.state().topics.get(topic).map_or(0, Vec::len) as u32,
+            replication: 1,
+            min_in_sync: 1,
+            cleanup: Cleanup::Compact,
+            max_ahead: None,
+        }))
+    }
+
+    fn answers(&self, _topic: &str, _patience: Duration) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    /// A transaction may land between the answers for two partitions, which are two brokers' on Kafka.
+    fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
+        let end = |partition| self.called(0.03).partition(topic, partition).slots.len() as u64;
+        Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
+    }
+
+    /// An open transaction has its first record in the progress topic. A request may stay without an answer.
+    fn end_offsets(
+        &self,
+        topic: &str,
+        partition: u32,
+        _patience: Duration,
+    ) -> Result<EndOffsets, LogError> {
+        let mut state = self.called(0.03);
+        if state.rng.random_bool(0.02) {
+            return Err(LogError::Unreachable {
+                brokers: "simulation".to_owned(),
+                detail: "by the seed".to_owned(),
+            });
+        }
+        let stable = state.partition(topic, partition).slots.len() as u64;
+        let open = state.under_way.as_ref().is_some_and(|it| !it.landed);
+        Ok(EndOffsets {
+            stable,
+            end: stable + u64::from(open),
+        })
+    }
+
+    fn offsets_at(&self, topic: &str, at_ms: u64) -> Result<Vec<u64>, LogError> {
+        let since = |slot: &Slot| matches!(slot, Slot::Record { time_ms, .. } if *time_ms >= at_ms);
+        let offset = |partition| {
+            let mut state = self.called(0.03);
+            let slots = &state.partition(topic, partition).slots;
+            slots.iter().position(since).unwrap_or(slots.len()) as u64
+        };
+        Ok((0..self.partitions(topic)?).map(offset).collect())
+    }
+
+    fn reader(
+        &self,
+        topic: &str,
+        from: &[(u32, u64)],
+        wake: Wake,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let mut state = self.called(0.03);
+        if topic == state.names.source {
+            state.wakes.push(wake);
+        }
+        let at = |(partition, offset): &(u32, u64)| (*partition, (*offset as usize, false));
+        Ok(Box::new(SimReader {
+            log: self.clone(),
+            topic: topic.to_owned(),
+            at: from.iter().map(at).collect(),
+        }))
+    }
+
+    fn appender(&self, _timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
+        Ok(Box::new(SimAppender(self.clone())))
+    }
+
+    fn transactor(&self, _id: &str, _timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
+        self.state().fence();
+        Ok(Box::new(SimTransactor))
+    }
+}
+
+/// The runs of a simulation commit by [`SimLog::committer`].
+struct SimTransactor;
+
+impl Transactor for SimTransactor {
+    fn write(&mut self, _records: Vec<NewRecord>) -> Result<(), LogError> {
+        Err(LogError::Refused(
+            "the simulation commits without waiting".to_owned(),
+        ))
+    }
+
+    fn commit(&mut self, _records: Vec<NewRecord>) -> Result<(), LogError> {
+        Err(LogError::Refused(
+            "the simulation commits without waiting".to_owned(),
+        ))
+    }
+}
+
+struct SimCommitter<R: SinkResult> {
+    log: SimLog,
+    encoder: R::Encoder,
+    /// Of the transaction that is not ended yet: gone with its owner.
+    written: Vec<NewRecord>,
+    ack: Ack,
+}
+
+impl<R: SinkResult> SimCommitter<R> {
+    fn add(&mut self, results: &[R]) {
+        let records = results.iter().map(|it| it.record(&self.encoder));
+        self.written.extend(records);
+    }
+}
+
+impl<R: SinkResult> Commit<R> for SimCommitter<R> {
+    fn write(&mut self, results: Vec<R>) -> Result<(), Vec<R>> {
+        // As if too many pieces waited.
+        if self.log.state().rng.random_bool(0.2) {
+            return Err(results);
+        }
+        self.add(&results);
+        Ok(())
+    }
+
+    fn submit(&mut self, final_until_ms: u64, results: Vec<R>, rest: Vec<NewRecord>) {
+        self.add(&results);
+        let mut records = std::mem::take(&mut self.written);
+        records.extend(rest);
+        let mut state = self.log.state();
+        if !self.ack.is_newest(state.epoch) {
+            return self.ack.fail(fenced());
+        }
+        assert!(state.under_way.is_none(), "one transaction at a time");
+        state.under_way = Some(Transaction {
+            final_until_ms,
+            records,
+            refused: Vec::new(),
+            landed: false,
+            ack: self.ack.clone(),
+        });
+    }
+
+    fn acknowledged(&mut self) -> bool {
+        std::mem::take(&mut *self.ack.acknowledged.lock().unwrap())
+    }
+
+    fn ends(&mut self) -> Option<WindowEnds> {
+        self.ack.ends.lock().unwrap().pop_front()
+    }
+}
+
+struct SimReader {
+    log: SimLog,
+    topic: String,
+    /// By partition: the next offset, and whether the last poll saw the end.
+    at: BTreeMap<u32, (usize, bool)>,
+}
+
+impl Reader for SimReader {
+    fn poll_while(
+        &mut self,
+        partition: u32,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>) -> bool,
+    ) -> Result<usize, LogError> {
+        let mut state = self.log.state();
+        let limit = match state.rng.random_bool(0.5) {
+            true => limit.min(state.rng.random_range(1..6)),
+            false => limit,
+        };
+        let from = state.partition(&self.topic, partition);
+        let (next, at_end) = self.at.get_mut(&partition).unwrap();
+        let mut records = 0;
+        while *next < from.shown && records < limit {
+            if let Slot::Record {
+                time_ms,
+                key,
+                value,
+                headers,
+            } = &from.slots[*next]
+            {
+                let consumed = each(Record {
+                    partition,
+                    offset: *next as u64,
+                    time_ms: *time_ms,
+                    key: key.as_deref(),
+                    value,
+                    headers,
+                });
+                if !consumed {
+                    break;
+                }
+                records += 1;
+            }
+            *next += 1;
+        }
+        *at_end = *next >= from.shown;
+        Ok(records)
+    }
+
+    fn position(&self, partition: u32) -> u64 {
+        self.at[&partition].0 as u64
+    }
+
+    fn at_end(&self, partition: u32) -> bool {
+        self.at[&partition].1
+    }
+}
+
+struct SimRequests {
+    log: SimLog,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+    wake: Wake,
+}
+
+impl EndOffsetRequests for SimRequests {
+    fn request(&mut self, partition: u32) {
+        let mut state = self.log.state();
+        let delayed = state.names.source.clone();
+        let end = state.partition(&delayed, partition).slots.len() as u64;
+        state.requests.push(PendingRequest {
+            partition,
+            end,
+            answers: self.answers.clone(),
+            wake: self.wake.clone(),
+        });
+    }
+
+    fn answer(&mut self) -> Option<Answer> {
+        self.answers.lock().unwrap().pop_front()
+    }
+}
+
+struct SimAppender(SimLog);
+
+impl Appender for SimAppender {
+    fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError> {
+        let mut state = self.0.state();
+        match state.rng.random_range(0..10) {
+            0 => return Err(LogError::Full),
+            1 => {
+                let detail = "by the seed".to_owned();
+                done(Err(LogError::TimedOut { detail }));
+            }
+            _ => done(Ok(state.append(record))),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! A run of the real dataflow, whose workers take a step only when they are told to.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use emostream_log::Log;
+use prometheus::Registry;
+use timely::{WorkerConfig, communication::WorkerGuards, execute::execute_from, worker::Worker};
+
+use super::{T0, log::SimLog};
+use crate::{
+    Stop, StreamsError,
+    metrics::Metrics,
+    progress::stored::progress_record,
+    recovery::take_over::take_over,
+    runtime::{
+        app::{Application, Restored},
+        run::allocators,
+        worker::{Counting, First, Shared},
+    },
+    time::{holds::Holds, timers::Clock},
+};
+
+/// Stands still unless it is moved.
+pub struct SimClock {
+    begun: Instant,
+    passed_ms: AtomicU64,
+}
+
+impl Default for SimClock {
+    /// A clock that shows [`T0`].
+    fn default() -> SimClock {
+        SimClock {
+            begun: Instant::now(),
+            passed_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl SimClock {
+    /// Lets time pass.
+    pub fn pass(&self, ms: u64) {
+        self.passed_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// The time since the Unix epoch.
+    pub fn unix_ms(&self) -> u64 {
+        T0 + self.passed_ms.load(Ordering::Relaxed)
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        self.begun + Duration::from_millis(self.passed_ms.load(Ordering::Relaxed))
+    }
+
+    fn unix_time(&self) -> Duration {
+        Duration::from_millis(self.unix_ms())
+    }
+}
+
+/// What a worker is told.
+enum Turn {
+    Begin,
+    Step,
+}
+
+/// A run: as one process, however many it stands for.
+pub struct SimRun {
+    /// How many partitions it reads.
+    pub partitions: u32,
+    /// Those that are held or behind.
+    pub holds: Arc<Holds>,
+    /// Stops it.
+    pub stop: Stop,
+    turns: Vec<Sender<Turn>>,
+    /// The durable frontier that the worker sees, after each turn.
+    answers: Receiver<Option<u64>>,
+    threads: Option<WorkerGuards<()>>,
+}
+
+impl SimRun {
+    /// Recovers and begins to count; `None` if the progress topic does not end at `silent_at` any more.
+    pub fn begin<A: Application>(
+        app: A,
+        log: &SimLog,
+        clock: &Arc<SimClock>,
+        silent_at: Option<u64>,
+    ) -> Result<Option<SimRun>, StreamsError> {
+        let Some(taken) = take_over(app.config(), log, silent_at)? else {
+            return Ok(None);
+        };
+        let unchanged = taken.unchanged();
+        log.start_heartbeat(progress_record(&app.config().topics, &unchanged));
+        let (progress, stored_until_ms) = (taken.progress, taken.stored_until_ms);
+        let Restored {
+            workers: states,
+            final_ends,
+        } = app.restore(log, &unchanged, progress.final_until_ms)?;
+        let stop = Stop::default();
+        let encoder = app.encoder(progress.resets.number);
+        let (of_log, of_stop) = (log.clone(), stop.clone());
+        let first = First {
+            committer: Box::new(move |wake| Some(of_log.committer(wake, encoder, of_stop))),
+            group_offsets: None,
+            final_ends,
+        };
+        let workers = app.config().workers;
+        let partitions = progress.partitions.len() as u32;
+        let metrics = Metrics::register(&Registry::new(), &app.metrics()).unwrap();
+        let holds = Arc::new(Holds::new(
+            app.config().topics.source.clone(),
+            metrics.clone(),
+        ));
+        let of_log = log.clone();
+        let shared = Arc::new(Shared {
+            app,
+            log: Arc::new(log.clone()),
+            clock: clock.clone(),
+            metrics,
+            stop: stop.clone(),
+            positions: Arc::new((0..partitions).map(|_| AtomicU64::new(0)).collect()),
+            progress,
+            stored_until_ms,
+            finals_kept_ms: None,
+            end_offsets: Box::new(move |wake| of_log.requests(wake)),
+            holds: holds.clone(),
+            first: Mutex::new(Some(first)),
+            states: Mutex::new(states),
+            appender: Arc::from(log.appender(Duration::ZERO).unwrap()),
+        });
+        let (answer, answers) = channel();
+        let (turns, taken): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
+        let taken: Mutex<Vec<Option<Receiver<Turn>>>> =
+            Mutex::new(taken.into_iter().map(Some).collect());
+        let work = move |worker: &mut Worker| {
+            let turns = taken.lock().unwrap()[worker.index()].take().unwrap();
+            take_turns(worker, &shared, &turns, &answer);
+        };
+        let config = WorkerConfig::default().idle_spin(Duration::ZERO);
+        let threads = execute_from(allocators(workers)?, Box::new(()), config, work);
+        let run = SimRun {
+            partitions,
+            holds,
+            stop,
+            turns,
+            answers,
+            threads: Some(threads.map_err(StreamsError::Worker)?),
+        };
+        for worker in 0..workers {
+            run.turn(worker, Turn::Begin);
+        }
+        Ok(Some(run))
+    }
+
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Lets a worker take a step; the durable frontier that it sees.
+    pub fn step(&self, worker: usize) -> Option<u64> {
+        self.turn(worker, Turn::Step)
+    }
+
+    fn turn(&self, worker: usize, turn: Turn) -> Option<u64> {
+        self.turns[worker].send(turn).expect("the worker lives");
+        self.answers.recv().expect("the worker did not panic")
+    }
+
+    /// Why it has ended by itself, if it did.
+    pub fn failure(&self) -> Option<StreamsError> {
+        self.stop.why_failed()
+    }
+}
+
+impl Drop for SimRun {
+    /// As kill -9: nothing more is read or written.
+    fn drop(&mut self) {
+        self.turns.clear();
+        if let Some(threads) = self.threads.take() {
+            for ended in threads.join() {
+                if !std::thread::panicking() {
+                    ended.unwrap();
+                }
+            }
+        }
+    }
+}
+
+fn take_turns<A: Application>(
+    worker: &mut Worker,
+    shared: &Arc<Shared<A>>,
+    turns: &Receiver<Turn>,
+    answer: &Sender<Option<u64>>,
+) {
+    let mut counting: Option<Counting> = None;
+    for turn in turns {
+        let durable_until_ms = match (turn, &mut counting) {
+            (Turn::Begin, counting) => {
+                *counting = Some(Counting::begin(worker, shared).unwrap());
+                None
+            }
+            (Turn::Step, Some(counting)) => {
+                counting.step(worker, Duration::ZERO);
+                counting.durable_until_ms()
+            }
+            (Turn::Step, None) => None,
+        };
+        if answer.send(durable_until_ms).is_err() {
+            break;
+        }
+    }
+    if let Some(counting) = counting {
+        counting.end(worker);
+    }
+}

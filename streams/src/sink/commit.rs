@@ -1,0 +1,666 @@
+//! The thread that commits, so that a timely worker never waits for the log.
+//!
+//! ```text
+//!  sink ──results, as they come──▶ commit thread ──records──▶ the log's open transaction
+//!    │                                   │
+//!    ├──the rest: results, progress──────┴──commit──▶ durable
+//!    ▲                                                  │
+//!    └──────────────────ack, wake───────────────────────┘
+//! ```
+//!
+//! Results are written while the worker still computes others of their window: a close of many keys takes
+//! two cores then, not one after the other. A transaction that is never committed leaves nothing behind.
+//!
+//! A transaction begins with the progress of the previous commit, written once more. So an open transaction is visible
+//! in the progress topic from its start: the end offset exceeds the last stable offset, and a standby does not mistake
+//! a long close for a dead run. Readers of committed records get that progress twice; the newest record stays the last.
+//!
+//! From its start until the worker loop runs the thread commits the progress again and again by itself: restoring the
+//! tables of many keys takes longer than a standby waits.
+//!
+//! A transaction that fails is kept, and written again by a new transactor as [`super::attempts`] says. Whether the
+//! failed one was committed all the same is read from the progress topic: each progress record has the id of its
+//! commit in a header. Where the newest one is of another run, that run has taken over.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{
+            Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel,
+        },
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use emostream_log::{Log, LogError, NewRecord, Transactor};
+
+use super::{
+    attempts::{Attempts, Failed, Next, Transaction},
+    rejections,
+    result::SinkResult,
+};
+use crate::{
+    Stop, StreamsError,
+    metrics::Metrics,
+    progress::{newest, record::CommitId},
+    time::holds::Holds,
+    topics::Topics,
+};
+
+/// Wakes the sink after an acknowledgement.
+pub type Wakeup = Box<dyn Fn() + Send>;
+
+/// How many pieces of a transaction wait for the thread at most; what comes then waits in the sink, and
+/// goes with the next. A close comes in a handful, one each time that the sink runs.
+const MOST_PIECES: usize = 64;
+
+/// How many records are made before the log gets them: enough to be worth the call, few enough that their
+/// memory stays in the processor's cache.
+const RECORDS_AT_ONCE: usize = 64;
+
+/// How often end offsets of the windows are requested: a restart reads finals again from such offsets on, some seconds
+/// more than it needs.
+const ENDS_EVERY: Duration = Duration::from_secs(5);
+
+/// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
+const ENDS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often a pause looks whether the dataflow is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(50);
+
+/// Commits one transaction after the other, while the sink goes on.
+pub trait Commit<R> {
+    /// The worker loop runs, and heartbeats are the sink's from now on.
+    fn begin(&mut self) {}
+
+    /// Hands over results of the next transaction; gives them back if they must wait.
+    fn write(&mut self, results: Vec<R>) -> Result<(), Vec<R>>;
+
+    /// Hands over the rest of the next transaction, which ends it and says `final_until_ms` for F. Only after the
+    /// previous one was acknowledged.
+    fn submit(&mut self, final_until_ms: u64, results: Vec<R>, records: Vec<NewRecord>);
+
+    /// Whether the transaction handed over last was acknowledged since the last call.
+    fn acknowledged(&mut self) -> bool;
+
+    /// The next end offsets of the windows topic that were requested between two commits, if there are any.
+    fn ends(&mut self) -> Option<WindowEnds>;
+}
+
+/// End offsets of the windows topic, requested after a commit and before anything of the next one was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowEnds {
+    /// F of the commit.
+    pub final_until_ms: u64,
+    /// By partition.
+    pub offsets: Vec<(u32, u64)>,
+}
+
+/// Starts what commits, given what wakes the sink; `None` on a worker that has none.
+pub type StartCommitter<R> = Box<dyn FnOnce(Wakeup) -> Option<Box<dyn Commit<R>>> + Send>;
+
+/// What a run commits with.
+pub struct Committing<R: SinkResult> {
+    /// The only transactor that can commit.
+    pub transactor: Box<dyn Transactor>,
+    /// Opens another one after a failure.
+    pub log: Arc<dyn Log>,
+    /// The topics.
+    pub topics: Topics,
+    /// What results become records by.
+    pub encoder: R::Encoder,
+    /// The timeout of transactions.
+    pub timeout: Duration,
+    /// The newest commit when the run began.
+    pub newest: Option<CommitId>,
+    /// The progress when the run began: it is committed again and again until the worker loop runs.
+    pub progress: NewRecord,
+    /// How often.
+    pub heartbeat: Duration,
+    /// Where a failure that lasts is reported.
+    pub holds: Arc<Holds>,
+    /// What to count.
+    pub metrics: Metrics,
+    /// Where a failure is reported that ends the dataflow.
+    pub stop: Stop,
+}
+
+/// Commits on a thread of its own.
+pub struct CommitThread<R> {
+    queue: Option<SyncSender<Work<R>>>,
+    /// Whether nothing waits for the thread any more.
+    closing: Arc<AtomicBool>,
+    /// How many of the transaction that is not ended yet were handed over.
+    pieces: usize,
+    acks: Receiver<()>,
+    /// What wakes the sink, until the thread has it.
+    wake: Option<Wakeup>,
+    ends: Receiver<WindowEnds>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is handed.
+enum Work<R> {
+    /// The worker loop runs, and the sink is to be woken by this.
+    Begin(Wakeup),
+    /// A part of a transaction.
+    Piece(Piece<R>),
+}
+
+/// A part of a transaction, and what ends it.
+struct Piece<R> {
+    results: Vec<R>,
+    end: Option<End>,
+}
+
+/// What ends a transaction.
+struct End {
+    /// F.
+    final_until_ms: u64,
+    /// The progress is the last record.
+    records: Vec<NewRecord>,
+}
+
+impl<R: SinkResult + Send> CommitThread<R> {
+    /// Starts the thread, and waits until it has committed the progress: so a run that was fenced finds out by whom,
+    /// and one that is fenced meanwhile does not begin. `None` if the dataflow comes to its stop before.
+    pub fn start(committing: Committing<R>) -> std::io::Result<Option<CommitThread<R>>> {
+        // The beginning, the pieces and the end of a transaction, and the pieces of the one behind it.
+        let (queue, work) = sync_channel::<Work<R>>(1 + 2 * MOST_PIECES + 1);
+        let (ack, acks) = sync_channel(1);
+        let (found, ends) = channel();
+        let closing = Arc::new(AtomicBool::new(false));
+        let (stop, stopping) = (committing.stop.clone(), committing.stop.clone());
+        let mut writing = Writing {
+            id: CommitId::first(),
+            newest: committing.newest.clone(),
+            last: None,
+            committing,
+            pieces: Vec::new(),
+            attempts: Attempts::default(),
+            closing: closing.clone(),
+        };
+        let run = move || match writing.run(&work, &ack, &found) {
+            Ok(()) | Err(Ended::Stopped) => {}
+            // A run that is to stop need not stand by.
+            Err(Ended::Failed(error)) if error.is_fence() && stop.is_requested() => {}
+            Err(Ended::Failed(error)) => stop.fail(error),
+        };
+        let thread = thread::Builder::new()
+            .name("commit".to_owned())
+            .spawn(run)?;
+        let started = CommitThread {
+            queue: Some(queue),
+            closing,
+            pieces: 0,
+            acks,
+            ends,
+            wake: None,
+            thread: Some(thread),
+        };
+        loop {
+            match started.acks.recv_timeout(STOP_LOOK) {
+                Ok(()) => return Ok(Some(started)),
+                Err(RecvTimeoutError::Timeout) if !stopping.is_requested() => {}
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// The thread with a sink, which `wake` wakes after each acknowledgement.
+    pub fn attached(mut self, wake: Wakeup) -> CommitThread<R> {
+        self.wake = Some(wake);
+        self
+    }
+}
+
+/// Why the thread ends.
+enum Ended {
+    /// The dataflow is stopping, and what is not committed is for the next run.
+    Stopped,
+    /// The dataflow cannot go on.
+    Failed(StreamsError),
+}
+
+/// The thread's side.
+struct Writing<R: SinkResult> {
+    committing: Committing<R>,
+    /// The progress that was committed last.
+    last: Option<NewRecord>,
+    /// Whether nothing waits for this any more.
+    closing: Arc<AtomicBool>,
+    /// Of the transaction that is not acknowledged yet: what has to be written again after a failure.
+    pieces: Vec<Piece<R>>,
+    /// How it failed so far.
+    attempts: Attempts,
+    /// The id of that transaction.
+    id: CommitId,
+    /// The commit before it.
+    newest: Option<CommitId>,
+}
+
+impl<R: SinkResult> Writing<R> {
+    fn run(
+        &mut self,
+        work: &Receiver<Work<R>>,
+        ack: &SyncSender<()>,
+        found: &Sender<WindowEnds>,
+    ) -> Result<(), Ended> {
+        self.beat()?;
+        if ack.send(()).is_err() {
+            return Ok(());
+        }
+        let mut wake: Option<Wakeup> = None;
+        let mut requested: Option<Instant> = None;
+        loop {
+            let next = match wake {
+                None => work.recv_timeout(self.committing.heartbeat),
+                Some(_) => work.recv().map_err(RecvTimeoutError::from),
+            };
+            match next {
+                Ok(Work::Begin(wakeup)) => wake = Some(wakeup),
+                Ok(Work::Piece(piece)) => {
+                    let final_until_ms = piece.end.as_ref().map(|end| end.final_until_ms);
+                    self.take(piece)?;
+                    let Some(final_until_ms) = final_until_ms else {
+                        continue;
+                    };
+                    if ack.send(()).is_err() {
+                        return Ok(());
+                    }
+                    wake.iter().for_each(|wake| wake());
+                    if requested.is_none_or(|at| at.elapsed() >= ENDS_EVERY) {
+                        requested = Some(Instant::now());
+                        // Nothing of the next transaction is written before: this thread writes it.
+                        let offsets = self.window_ends();
+                        // The sink needs none any more once it is gone.
+                        let _ = offsets.map(|offsets| {
+                            found.send(WindowEnds {
+                                final_until_ms,
+                                offsets,
+                            })
+                        });
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.beat()?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// Commits the progress of the beginning once more.
+    fn beat(&mut self) -> Result<(), Ended> {
+        let progress = self.committing.progress.clone();
+        self.take(Piece {
+            results: Vec::new(),
+            // A sink that is not there yet gets no end offsets, so its F is not needed.
+            end: Some(End {
+                final_until_ms: 0,
+                records: vec![progress],
+            }),
+        })
+    }
+
+    fn take(&mut self, mut piece: Piece<R>) -> Result<(), Ended> {
+        let begun = Instant::now();
+        let ends = piece.end.is_some();
+        let records = piece.end.as_mut().map(|end| &mut end.records);
+        if let Some(progress) = records.and_then(|records| records.last_mut()) {
+            progress.headers.push(self.id.header());
+        }
+        self.pieces.push(piece);
+        let last = self.pieces.len() - 1;
+        if let Err(error) = self.write(last) {
+            self.retry(error)?;
+        }
+        if ends {
+            let heartbeat = self.is_heartbeat();
+            let last = self.pieces.pop().and_then(|piece| piece.end?.records.pop());
+            self.last = last.or_else(|| self.last.take());
+            self.pieces.clear();
+            self.attempts = Attempts::default();
+            let next = self.id.next();
+            self.newest = Some(std::mem::replace(&mut self.id, next));
+            let metrics = &self.committing.metrics;
+            if !heartbeat {
+                metrics.commit.observe(begun.elapsed().as_secs_f64());
+            }
+            metrics.transactions.with_label_values(&["committed"]).inc();
+        }
+        Ok(())
+    }
+
+    /// Whether the transaction is nothing but progress.
+    fn is_heartbeat(&self) -> bool {
+        self.pieces.first().is_some_and(|piece| {
+            let progress_alone = piece.end.as_ref().is_some_and(|end| end.records.len() == 1);
+            piece.results.is_empty() && progress_alone
+        })
+    }
+
+    /// What the transaction begins with: the progress of the commit before. A heartbeat shows by itself.
+    fn opening(&self) -> Option<NewRecord> {
+        self.last.clone().filter(|_| !self.is_heartbeat())
+    }
+
+    /// Writes the pieces from that of number `first` on, and commits if the end is among them.
+    fn write(&mut self, first: usize) -> Result<(), LogError> {
+        let opening = self.opening().filter(|_| first == 0);
+        let Committing {
+            transactor,
+            encoder,
+            ..
+        } = &mut self.committing;
+        if let Some(opening) = opening {
+            transactor.write(vec![opening])?;
+        }
+        for piece in &self.pieces[first..] {
+            for some in piece.results.chunks(RECORDS_AT_ONCE) {
+                let records = some.iter().map(|result| result.record(encoder));
+                transactor.write(records.collect())?;
+            }
+            if let Some(end) = &piece.end {
+                transactor.commit(end.records.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Repeats a transaction that failed, until it succeeds or cannot.
+    fn retry(&mut self, error: LogError) -> Result<(), Ended> {
+        let mut failed = Failed::Writing(error);
+        loop {
+            let outcome = ["failed"];
+            let metrics = &self.committing.metrics;
+            metrics.transactions.with_label_values(&outcome).inc();
+            let reason = failed.to_string();
+            let rejected = self.topics().rejected.clone();
+            let transaction = Transaction {
+                rejected: &rejected,
+                bytes: self.bytes(),
+                timeout: self.committing.timeout,
+            };
+            match self.attempts.on(failed, transaction, Instant::now()) {
+                Next::Retry(pause) => {
+                    self.committing.holds.commit_failing(Some(reason));
+                    self.pause(pause)?;
+                }
+                Next::Shorten(bytes, error) => self.shorten(bytes, error)?,
+                Next::End(error) => return Err(Ended::Failed(error)),
+            }
+            failed = match self.reopen() {
+                Err(error) => Failed::Opening(error),
+                Ok(true) => break,
+                Ok(false) => match self.write(0) {
+                    Ok(()) => break,
+                    Err(error) => Failed::Writing(error),
+                },
+            };
+        }
+        self.committing.holds.commit_failing(None);
+        Ok(())
+    }
+
+    /// Where each partition of the windows ends; `None` if a broker does not answer soon.
+    fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
+        let topic = self.topics().finals.clone();
+        let ends = self.committing.log.high_watermarks(&topic, ENDS_PATIENCE);
+        let ends: Result<Vec<u64>, LogError> = ends.and_then(|ends| ends.into_iter().collect());
+        let ends = ends.inspect_err(|error| tracing::debug!(%error, "no end offsets"));
+        Some((0..).zip(ends.ok()?).collect())
+    }
+
+    fn topics(&self) -> &Topics {
+        &self.committing.topics
+    }
+
+    /// How large the results of the transaction are.
+    fn bytes(&self) -> usize {
+        let results = self.pieces.iter().flat_map(|piece| &piece.results);
+        results.map(SinkResult::bytes).sum()
+    }
+
+    fn pause(&self, pause: Duration) -> Result<(), Ended> {
+        let until = Instant::now() + pause;
+        loop {
+            if self.committing.stop.is_requested() || self.closing.load(Ordering::Acquire) {
+                return Err(Ended::Stopped);
+            }
+            if Instant::now() >= until {
+                return Ok(());
+            }
+            thread::sleep(STOP_LOOK);
+        }
+    }
+
+    /// Opens another transactor. Returns whether the failed transaction was committed.
+    ///
+    /// Progress is read before, too: a run that has taken over must not be fenced.
+    fn reopen(&mut self) -> Result<bool, LogError> {
+        let (log, timeout) = (self.committing.log.clone(), self.committing.timeout);
+        self.is_committed()?;
+        newest::require_result_topics(self.topics(), &*log)?;
+        self.committing.transactor = newest::fence(self.topics(), &*log, timeout)?;
+        self.is_committed()
+    }
+
+    /// Whether the newest commit is that of this transaction; [`LogError::Fenced`] if another run has committed.
+    fn is_committed(&self) -> Result<bool, LogError> {
+        let newest = newest::newest_commit(self.topics(), &*self.committing.log)?;
+        if newest.as_ref() == Some(&self.id) {
+            return Ok(true);
+        }
+        if newest == self.newest {
+            return Ok(false);
+        }
+        let id = self.topics().application_id.clone();
+        Err(LogError::Fenced { id })
+    }
+
+    /// Takes key and value from the rejected records of at least so many bytes; fails by `error` if there are none.
+    fn shorten(&mut self, bytes: usize, error: StreamsError) -> Result<(), Ended> {
+        let rejected = self.topics().rejected.clone();
+        let records = self.pieces.iter_mut().filter_map(|it| it.end.as_mut());
+        let records = records.flat_map(|end| &mut end.records);
+        let shortened = rejections::shorten(records, &rejected, bytes);
+        if shortened == 0 {
+            return Err(Ended::Failed(error));
+        }
+        tracing::warn!("{shortened} rejected record(s) are written as headers alone: {error}");
+        Ok(())
+    }
+}
+
+impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
+    fn begin(&mut self) {
+        if let (Some(queue), Some(wake)) = (&self.queue, self.wake.take()) {
+            // The queue has space for it, or the thread has ended by a failure, which it has reported.
+            let _ = queue.try_send(Work::Begin(wake));
+        }
+    }
+
+    fn write(&mut self, results: Vec<R>) -> Result<(), Vec<R>> {
+        let Some(queue) = self.queue.as_ref().filter(|_| self.pieces < MOST_PIECES) else {
+            return Err(results);
+        };
+        match queue.try_send(Work::Piece(Piece { results, end: None })) {
+            Ok(()) => {
+                self.pieces += 1;
+                Ok(())
+            }
+            // The thread has ended by a failure, which it has reported.
+            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => match work {
+                Work::Piece(piece) => Err(piece.results),
+                Work::Begin(_) => Ok(()),
+            },
+        }
+    }
+
+    /// The queue always has space for it; after a failure it is not taken, and the dataflow is stopping.
+    fn submit(&mut self, final_until_ms: u64, results: Vec<R>, records: Vec<NewRecord>) {
+        self.pieces = 0;
+        if let Some(queue) = &self.queue {
+            let end = Some(End {
+                final_until_ms,
+                records,
+            });
+            match queue.try_send(Work::Piece(Piece { results, end })) {
+                // Without the thread: it has ended by a failure, which it has reported.
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(_)) => unreachable!("the pieces before it are bounded"),
+            }
+        }
+    }
+
+    fn acknowledged(&mut self) -> bool {
+        self.acks.try_recv().is_ok()
+    }
+
+    fn ends(&mut self) -> Option<WindowEnds> {
+        self.ends.try_recv().ok()
+    }
+}
+
+impl<R> Drop for CommitThread<R> {
+    /// Waits for the transaction under way, but not for one that failed: a stop aborts none that was ended.
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Release);
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::sync::mpsc::{Sender, channel};
+
+    use emostream_log::embedded::EmbeddedLog;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::{
+        progress::{
+            record::{COMMIT_HEADER, Progress},
+            stored::progress_record,
+        },
+        testing::{METRICS, TestResult, topics},
+    };
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+    const HEARTBEAT: Duration = Duration::from_millis(50);
+
+    /// What a transactor was called with: topics and commit numbers of the records, and whether they end it.
+    type Call = (Vec<(String, Option<u64>)>, bool);
+
+    struct Shown(Sender<Call>);
+
+    impl Shown {
+        fn show(&self, records: &[NewRecord], ends: bool) {
+            let number = |record: &NewRecord| {
+                let id = record.headers.iter().find(|it| it.name == COMMIT_HEADER)?;
+                let (_, number) = std::str::from_utf8(&id.value).ok()?.split_once('-')?;
+                number.parse().ok()
+            };
+            let shown = records.iter().map(|it| (it.topic.clone(), number(it)));
+            // The test may be over.
+            let _ = self.0.send((shown.collect(), ends));
+        }
+    }
+
+    impl Transactor for Shown {
+        fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+            self.show(&records, false);
+            Ok(())
+        }
+
+        fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+            self.show(&records, true);
+            Ok(())
+        }
+    }
+
+    fn progress(final_until_ms: u64) -> NewRecord {
+        let progress = Progress {
+            final_until_ms,
+            ..Progress::default()
+        };
+        progress_record(&topics(), &progress)
+    }
+
+    fn start(heartbeat: Duration) -> (CommitThread<TestResult>, Receiver<Call>) {
+        let (calls, shown) = channel();
+        let metrics = Metrics::register(&Registry::new(), &METRICS).unwrap();
+        let committing = Committing {
+            transactor: Box::new(Shown(calls)),
+            log: Arc::new(EmbeddedLog::in_memory().unwrap()),
+            topics: topics(),
+            encoder: (),
+            timeout: DEADLINE,
+            newest: None,
+            progress: progress(0),
+            heartbeat,
+            holds: Arc::new(Holds::new(topics().source, metrics.clone())),
+            metrics,
+            stop: Stop::default(),
+        };
+        (CommitThread::start(committing).unwrap().unwrap(), shown)
+    }
+
+    fn until_acknowledged(thread: &mut CommitThread<TestResult>) {
+        let until = Instant::now() + DEADLINE;
+        while !thread.acknowledged() {
+            assert!(Instant::now() < until);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn until_the_worker_loop_runs_the_progress_is_committed_again_and_again() {
+        let (thread, shown) = start(HEARTBEAT);
+        let mut thread = thread.attached(Box::new(|| {}));
+        for number in 1..4 {
+            let call = shown.recv_timeout(DEADLINE).unwrap();
+            assert_eq!(call, (vec![(topics().progress, Some(number))], true));
+        }
+        thread.begin();
+        // One may be under way.
+        thread::sleep(HEARTBEAT);
+        let _ = shown.try_iter().count();
+        assert!(shown.recv_timeout(10 * HEARTBEAT).is_err());
+    }
+
+    #[test]
+    fn a_transaction_begins_with_the_progress_of_the_commit_before() {
+        let names = topics();
+        let (mut thread, shown) = start(DEADLINE);
+        let next = || shown.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(next(), (vec![(names.progress.clone(), Some(1))], true));
+        for number in 2..4 {
+            // Before all of it is known.
+            thread.write(vec![TestResult::Final]).unwrap();
+            assert_eq!(
+                next(),
+                (vec![(names.progress.clone(), Some(number - 1))], false)
+            );
+            assert_eq!(next(), (vec![(names.finals.clone(), None)], false));
+            thread.submit(number, vec![TestResult::Final], vec![progress(number)]);
+            assert_eq!(next(), (vec![(names.finals.clone(), None)], false));
+            assert_eq!(next(), (vec![(names.progress.clone(), Some(number))], true));
+            until_acknowledged(&mut thread);
+        }
+        // Progress alone shows by itself.
+        thread.submit(4, Vec::new(), vec![progress(4)]);
+        assert_eq!(next(), (vec![(names.progress.clone(), Some(4))], true));
+        until_acknowledged(&mut thread);
+        let mut rejected = progress(0);
+        rejected.topic = names.rejected.clone();
+        thread.submit(5, Vec::new(), vec![rejected, progress(5)]);
+        assert_eq!(next(), (vec![(names.progress.clone(), Some(4))], false));
+        assert_eq!(next().0.len(), 2);
+    }
+}

@@ -1,0 +1,1074 @@
+//! Gathers what closed windows produced and commits it, one transaction a close, with the progress.
+//!
+//! Everything is exchanged to one worker: order and fencing want a single writer, and a transaction
+//! of a window is small. Windows that close while a transaction is under way share the next one, up to a size
+//! (`MOST_BYTES`).
+//!
+//! Results are written into the next transaction as they come, before their window is complete, so that
+//! they become records while others are computed. They are those of one window, and what comes of earlier
+//! ones meanwhile; later ones wait, so that in a backlog there is always an end to a transaction.
+//!
+//! A flood of rejections is written in transactions of its own, between two closes; see
+//! [`super::rejections`].
+//!
+//! Invariants:
+//! - A transaction is ended only when time has passed every result that was written into it.
+//! - Results of a key leave in the order in which they came, which is that of their windows: one worker
+//!   has all of a key.
+//! - The sink keeps the time of what is not durable, so the frontier behind it is the durable frontier.
+//!
+//! With nothing to write, the durable frontier advances without a commit, and the sink commits the progress alone every
+//! heartbeat, even if event time does not advance. A standby sees from it that the worker loop runs, and R stays within
+//! what the log retains. While results of an incomplete window are being written there is no heartbeat: their
+//! transaction is open, and a standby sees that too.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use emostream_log::{GroupOffsets, Header, NewRecord};
+use emostream_protocol::{ResultOrder, Unwritten, WindowSize};
+use serde::{Deserialize, Serialize};
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        StreamVec,
+        channels::pact::Exchange,
+        operators::{Capability, generic::Operator},
+    },
+    scheduling::Activator,
+};
+
+use super::{
+    commit::{Commit, StartCommitter, Wakeup},
+    known_ends::KnownEnds,
+    rejections::{Rejected, Rejections},
+    result::SinkResult,
+};
+use crate::{
+    metrics::Metrics,
+    progress::{
+        record::{PartitionProgress, Progress},
+        stored::progress_record,
+    },
+    time::timers::Timers,
+    topics::Topics,
+};
+
+/// How large the results of a transaction become, bytes, unless those of one window are larger. A transaction must be
+/// committed within its timeout: in a backlog all windows of hours may be complete at once.
+const MOST_BYTES: usize = 8 * 1024 * 1024;
+
+/// What the sink is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome<R> {
+    /// Of a closed window.
+    Result(R),
+    /// A record to be rejected.
+    Rejected(Rejected),
+    /// How far a partition is read; see [`crate::progress::record::OpenWindows::advance`].
+    Mark(PartitionProgress),
+    /// What a worker has not written of the totals of its keys, as of a window.
+    Unwritten(UnwrittenSince),
+}
+
+/// Where a sink begins.
+pub struct SinkStart {
+    /// Names of the topics.
+    pub topics: Topics,
+    /// The progress of this run before its first commit.
+    pub progress: Progress,
+    /// F as it was stored, which commits before the first close repeat: a start commits it unchanged.
+    pub stored_until_ms: u64,
+    /// The size of the windows: F is the end of one.
+    pub window: WindowSize,
+    /// The length of the longest sliding span, milliseconds.
+    pub span_ms: u64,
+    /// Where each partition of the windows ended when the run began.
+    pub window_ends: Vec<(u32, u64)>,
+    /// How often progress is committed when there is nothing else to write.
+    pub heartbeat: Duration,
+    /// The worker's.
+    pub timers: Timers,
+    /// Maximum bytes of rejections that wait, by partition.
+    pub max_unwritten_bytes: usize,
+    /// What to count.
+    pub metrics: Metrics,
+    /// Publishes the read offsets for lag tools, if the log has consumer groups.
+    pub group_offsets: Option<Box<dyn GroupOffsets>>,
+}
+
+/// The oldest final of a worker's keys that is in no record of a table, as of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwrittenSince {
+    /// Which worker.
+    pub worker: usize,
+    /// `None`: each record is complete.
+    pub since: Option<ResultOrder>,
+}
+
+/// Rejections of a partition that are durable now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Which partition.
+    pub partition: u32,
+    /// How many bytes of them.
+    pub bytes: usize,
+}
+
+/// Commits outcomes; the frontier of the returned stream is what is durable, and it tells which
+/// rejections are.
+///
+/// `committer` starts what commits, given what wakes the sink; it is called on worker 0.
+pub fn commit<'scope, R: SinkResult>(
+    outcomes: StreamVec<'scope, u64, Outcome<R>>,
+    start: SinkStart,
+    committer: StartCommitter<R>,
+) -> StreamVec<'scope, u64, Written> {
+    let scope = outcomes.scope();
+    let to_one = Exchange::new(|_: &Outcome<R>| 0);
+    outcomes.unary_frontier::<CapacityContainerBuilder<Vec<Written>>, _, _, _>(
+        to_one,
+        "commit",
+        move |durable, info| {
+            let again = scope.activator_for(info.address.clone());
+            let wake = scope.worker().sync_activator_for(info.address.to_vec());
+            let wake: Wakeup = Box::new(move || {
+                // A worker that is gone needs no waking.
+                let _ = wake.activate();
+            });
+            // The other workers' sinks get nothing, and must not hold the frontier.
+            let committer = (scope.index() == 0).then(|| committer(wake)).flatten();
+            let mut sink = committer.map(|committer| Sink::new(start, durable, committer, again));
+            move |(input, frontier), output| {
+                let Some(sink) = &mut sink else {
+                    input.for_each(|_, _| {});
+                    return;
+                };
+                input.for_each_stamp(|stamp, data| {
+                    let time_ms = stamp.least().copied().unwrap_or_default();
+                    for outcome in data.flat_map(|data| data.drain(..)) {
+                        sink.take(time_ms, outcome);
+                    }
+                });
+                // An empty frontier means that the sources are gone, not that windows are complete.
+                if let Some(frontier_ms) = frontier.frontier().first() {
+                    // While a window closes the frontier is its last instant.
+                    sink.advance(sink.start.window.floor(*frontier_ms));
+                }
+                let told = sink.written.drain(..);
+                output.session(&sink.durable).give_iterator(told);
+            }
+        },
+    )
+}
+
+struct Sink<R> {
+    start: SinkStart,
+    partitions: BTreeMap<u32, PartitionProgress>,
+    marks: BTreeMap<u64, Vec<PartitionProgress>>,
+    restoring: Restoring,
+    results: Results<R>,
+    rejections: Rejections,
+    /// What is durable and not told to the sources yet.
+    written: Vec<Written>,
+    /// Its time is the durable frontier.
+    durable: Capability<u64>,
+    committer: Box<dyn Commit<R>>,
+    /// Whether the committer knows that the worker loop runs.
+    begun: bool,
+    under_way: Option<UnderWay>,
+    /// F at the beginning.
+    begun_until_ms: u64,
+    /// F of the last commit; the durable frontier is further where there was nothing to write.
+    stored_until_ms: u64,
+    last_commit: Instant,
+    /// Runs the sink again.
+    again: Activator,
+    /// When `again` was asked for.
+    alarm: Option<Instant>,
+}
+
+/// From where the next run restores tables and sliding spans, besides the topics of the tables.
+struct Restoring {
+    /// As of windows that are not committed yet.
+    notices: BTreeMap<u64, Vec<UnwrittenSince>>,
+    /// The oldest final of each worker that is in no record of a table, as of the next commit.
+    unwritten: BTreeMap<usize, ResultOrder>,
+    /// The oldest of all when the run began, until the workers have restored it.
+    restored: Option<ResultOrder>,
+    /// The oldest of all as of the commit before.
+    before: Option<ResultOrder>,
+    ends: KnownEnds,
+}
+
+impl Restoring {
+    fn new(start: &SinkStart) -> Restoring {
+        let Progress {
+            unwritten,
+            resets,
+            final_until_ms,
+            ..
+        } = &start.progress;
+        let mut ends = KnownEnds::new(unwritten.finals.clone());
+        let since = ResultOrder {
+            resets: resets.number,
+            start_ms: *final_until_ms,
+        };
+        ends.add(since, start.window_ends.clone());
+        Restoring {
+            notices: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
+            restored: unwritten.since,
+            before: unwritten.since,
+            ends,
+        }
+    }
+
+    /// Takes in what is not written as of a commit of this F.
+    fn advance(&mut self, final_until_ms: u64) {
+        // What is restored has the time 0.
+        self.restored = None;
+        let later = self.notices.split_off(&final_until_ms);
+        let notices = std::mem::replace(&mut self.notices, later);
+        for UnwrittenSince { worker, since } in notices.into_values().flatten() {
+            match since {
+                Some(since) => self.unwritten.insert(worker, since),
+                None => self.unwritten.remove(&worker),
+            };
+        }
+    }
+
+    /// What progress says, if finals from `sliding` on lie in the longest sliding span.
+    fn stored(&mut self, sliding: ResultOrder) -> Unwritten {
+        let now = self.unwritten.values().copied().chain(self.restored).min();
+        // Also as of the commit before, whose tables a reader may see with this progress.
+        let since = self.before.into_iter().chain(now).min();
+        self.before = now;
+        let needed = since.map_or(sliding, |since| since.min(sliding));
+        let ends = self.ends.before(needed);
+        // After a start from progress without offsets, the sliding span is found by its time.
+        let ends = ends.or_else(|| self.ends.before(since?)).cloned();
+        self.ends.forget(needed);
+        Unwritten {
+            since,
+            finals: ends,
+        }
+    }
+}
+
+/// Results on their way into the next transaction.
+struct Results<R> {
+    /// The last instant of the latest window of which some were written, or are about to be.
+    open_ms: Option<u64>,
+    /// To be written.
+    now: Vec<R>,
+    /// Of windows later than that, by their last instants.
+    later: BTreeMap<u64, Vec<R>>,
+    /// The windows that have any, here or written, by their last instants.
+    windows: BTreeMap<u64, WindowSum>,
+}
+
+/// What a window adds to a transaction.
+#[derive(Debug, Clone, Copy, Default)]
+struct WindowSum {
+    has_finals: bool,
+    bytes: usize,
+}
+
+/// What a transaction ends with.
+struct Closing<R> {
+    /// What was not written yet.
+    results: Vec<R>,
+    /// The windows in it, by their last instants.
+    windows: BTreeMap<u64, WindowSum>,
+}
+
+impl<R> Default for Results<R> {
+    fn default() -> Results<R> {
+        Results {
+            open_ms: None,
+            now: Vec::new(),
+            later: BTreeMap::new(),
+            windows: BTreeMap::new(),
+        }
+    }
+}
+
+impl<R> Default for Closing<R> {
+    fn default() -> Closing<R> {
+        Closing {
+            results: Vec::new(),
+            windows: BTreeMap::new(),
+        }
+    }
+}
+
+impl<R: SinkResult> Results<R> {
+    fn take(&mut self, time_ms: u64, result: R) {
+        let sum = self.windows.entry(time_ms).or_default();
+        sum.has_finals |= result.is_final();
+        sum.bytes += result.bytes();
+        match time_ms <= *self.open_ms.get_or_insert(time_ms) {
+            true => self.now.push(result),
+            false => self.later.entry(time_ms).or_default().push(result),
+        }
+    }
+
+    /// Writes what may be written.
+    fn write(&mut self, committer: &mut dyn Commit<R>) {
+        if !self.now.is_empty()
+            && let Err(back) = committer.write(std::mem::take(&mut self.now))
+        {
+            self.now = back;
+        }
+    }
+
+    /// Whether a transaction that says `final_until_ms` for F may hold what was written.
+    fn may_end(&self, final_until_ms: u64) -> bool {
+        self.open_ms.is_none_or(|open_ms| open_ms < final_until_ms)
+    }
+
+    /// F of a transaction that holds as many complete windows of `size` as fit, at least the earliest: all those before
+    /// `frontier_ms`, or those before the first that would make it larger than [`MOST_BYTES`].
+    fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
+        let mut bytes = 0;
+        for (time_ms, sum) in self.windows.range(..frontier_ms) {
+            let is_written = self.open_ms.is_some_and(|open_ms| *time_ms <= open_ms);
+            if bytes > 0 && bytes + sum.bytes > MOST_BYTES && !is_written {
+                return size.floor(*time_ms);
+            }
+            bytes += sum.bytes;
+        }
+        frontier_ms
+    }
+
+    /// The rest of all windows before `frontier_ms`; the next one is open then.
+    fn close(&mut self, frontier_ms: u64) -> Closing<R> {
+        let mut results = std::mem::take(&mut self.now);
+        let later = self.later.split_off(&frontier_ms);
+        results.extend(
+            std::mem::replace(&mut self.later, later)
+                .into_values()
+                .flatten(),
+        );
+        let open = self.windows.split_off(&frontier_ms);
+        let windows = std::mem::replace(&mut self.windows, open);
+        self.open_ms = None;
+        if let Some((open_ms, now)) = self.later.pop_first() {
+            (self.open_ms, self.now) = (Some(open_ms), now);
+        }
+        Closing { results, windows }
+    }
+}
+
+/// A transaction that is not acknowledged yet.
+struct UnderWay {
+    final_until_ms: u64,
+    /// The windows in it, by their last instants.
+    windows: BTreeMap<u64, WindowSum>,
+    /// The rejections in it.
+    written: Vec<Written>,
+}
+
+impl<R: SinkResult> Sink<R> {
+    fn new(
+        start: SinkStart,
+        mut durable: Capability<u64>,
+        committer: Box<dyn Commit<R>>,
+        again: Activator,
+    ) -> Sink<R> {
+        let progress = &start.progress;
+        durable.downgrade(&progress.final_until_ms);
+        let partitions = progress
+            .partitions
+            .iter()
+            .map(|p| (p.partition, *p))
+            .collect();
+        let last_commit = start.timers.now();
+        let restoring = Restoring::new(&start);
+        let max_unwritten_bytes = start.max_unwritten_bytes;
+        Sink {
+            begun_until_ms: progress.final_until_ms,
+            stored_until_ms: progress.final_until_ms,
+            start,
+            partitions,
+            marks: BTreeMap::new(),
+            restoring,
+            results: Results::default(),
+            rejections: Rejections::new(max_unwritten_bytes),
+            written: Vec::new(),
+            durable,
+            committer,
+            begun: false,
+            under_way: None,
+            last_commit,
+            again,
+            alarm: None,
+        }
+    }
+
+    fn take(&mut self, time_ms: u64, outcome: Outcome<R>) {
+        match outcome {
+            Outcome::Result(result) => self.results.take(time_ms, result),
+            Outcome::Rejected(rejected) => self.rejections.push(rejected),
+            Outcome::Mark(mark) => self.marks.entry(time_ms).or_default().push(mark),
+            Outcome::Unwritten(since) => {
+                let notices = &mut self.restoring.notices;
+                notices.entry(time_ms).or_default().push(since);
+            }
+        }
+    }
+
+    fn advance(&mut self, frontier_ms: u64) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.committer.begin();
+        }
+        if self.under_way.is_some() && self.committer.acknowledged() {
+            self.settle();
+        }
+        while let Some(ends) = self.committer.ends() {
+            let since = self.order(ends.final_until_ms);
+            self.restoring.ends.add(since, ends.offsets);
+        }
+        self.results.write(&mut *self.committer);
+        if self.under_way.is_none() && frontier_ms > self.stored_until_ms {
+            self.close(frontier_ms);
+        }
+        // What is written already has its window's end to wait for.
+        let final_until_ms = *self.durable.time();
+        if self.may_commit() && self.rejections.is_full(final_until_ms) {
+            // Without closing a window.
+            let settled = self.rejections.take_settled(final_until_ms);
+            self.submit(final_until_ms, Closing::default(), settled);
+        }
+        if self.may_commit() {
+            self.beat();
+        }
+    }
+
+    /// Whether a transaction may begin and end that closes no window.
+    fn may_commit(&self) -> bool {
+        self.under_way.is_none() && self.results.may_end(0)
+    }
+
+    /// Commits progress alone if nothing was committed for so long, and has the sink run again when it is time to.
+    fn beat(&mut self) {
+        let due = self.last_commit + self.start.heartbeat;
+        if self.start.timers.now() >= due {
+            self.submit(*self.durable.time(), Closing::default(), Vec::new());
+        } else if self.alarm.replace(due) != Some(due) {
+            // Once: a timer cannot be taken back.
+            self.start.timers.at(due, self.again.clone());
+        }
+    }
+
+    /// Hands a transaction of these records, and the progress that they make, to the committer.
+    fn submit(&mut self, final_until_ms: u64, closing: Closing<R>, rejected: Vec<Rejected>) {
+        let mut records = Vec::new();
+        let mut written: BTreeMap<u32, usize> = BTreeMap::new();
+        for rejected in rejected {
+            *written.entry(rejected.partition).or_default() += rejected.bytes();
+            let reason = [rejected.reason.as_str()];
+            self.start.metrics.rejected.with_label_values(&reason).inc();
+            records.push(rejection(&self.start.topics, rejected));
+        }
+        for (partition, progress) in &mut self.partitions {
+            let least = self.rejections.written_offset(*partition);
+            progress.read_offset = progress.read_offset.max(least);
+        }
+        records.push(self.progress(final_until_ms));
+        self.committer
+            .submit(final_until_ms, closing.results, records);
+        self.last_commit = self.start.timers.now();
+        let written = written.into_iter();
+        self.under_way = Some(UnderWay {
+            final_until_ms,
+            windows: closing.windows,
+            written: written
+                .map(|(partition, bytes)| Written { partition, bytes })
+                .collect(),
+        });
+    }
+
+    /// The transaction under way is durable.
+    fn settle(&mut self) {
+        let Some(done) = self.under_way.take() else {
+            return;
+        };
+        self.durable.downgrade(&done.final_until_ms);
+        self.stored_until_ms = done.final_until_ms;
+        if let Some(group) = &mut self.start.group_offsets {
+            let read = self.partitions.values();
+            let offsets: Vec<(u32, u64)> = read.map(|p| (p.partition, p.read_offset)).collect();
+            group.commit(&offsets);
+        }
+        let rejected_bytes: usize = done.written.iter().map(|it| it.bytes).sum();
+        tracing::debug!(
+            final_until_ms = done.final_until_ms,
+            windows = done.windows.len(),
+            rejected_bytes,
+            "committed"
+        );
+        self.written.extend(done.written);
+        let now = self.start.timers.unix_time();
+        let with_finals = done.windows.into_iter().filter(|(_, sum)| sum.has_finals);
+        for (time_ms, _) in with_finals {
+            let end = Duration::from_millis(time_ms + 1);
+            let since_end = now.saturating_sub(end);
+            self.start.metrics.close.observe(since_end.as_secs_f64());
+        }
+    }
+
+    /// Every window that ends by `frontier_ms` is complete: commits them, or the earliest of a backlog.
+    fn close(&mut self, frontier_ms: u64) {
+        if !self.results.may_end(frontier_ms) {
+            return;
+        }
+        let frontier_ms = self.results.until(frontier_ms, self.start.window);
+        let later = self.marks.split_off(&frontier_ms);
+        for mark in std::mem::replace(&mut self.marks, later)
+            .into_values()
+            .flatten()
+        {
+            self.partitions.insert(mark.partition, mark);
+        }
+        self.restoring.advance(frontier_ms);
+        let mut rejected = Vec::new();
+        for (partition, progress) in &self.partitions {
+            // A flood may have moved N beyond the offset that the partition had read when it advanced time.
+            let read_offset = self.rejections.written_offset(*partition);
+            let read_offset = read_offset.max(progress.read_offset);
+            let taken = self
+                .rejections
+                .take_before(*partition, read_offset, frontier_ms);
+            rejected.extend(taken);
+        }
+        let closing = self.results.close(frontier_ms);
+        if closing.windows.is_empty() && rejected.is_empty() {
+            // The next heartbeat stores it.
+            self.durable.downgrade(&frontier_ms);
+            return;
+        }
+        self.submit(frontier_ms, closing, rejected);
+    }
+
+    /// The order of a result of this run whose window begins then.
+    fn order(&self, start_ms: u64) -> ResultOrder {
+        ResultOrder {
+            resets: self.start.progress.resets.number,
+            start_ms,
+        }
+    }
+
+    fn progress(&mut self, final_until_ms: u64) -> NewRecord {
+        let (progress, partitions) = (&mut self.start.progress, &self.partitions);
+        progress.final_until_ms = match final_until_ms > self.begun_until_ms {
+            true => final_until_ms,
+            false => self.start.stored_until_ms,
+        };
+        let (span_ms, resets) = (self.start.span_ms, progress.resets);
+        let sliding = resets.oldest_in_span(progress.final_until_ms, span_ms);
+        progress.unwritten = self.restoring.stored(sliding);
+        progress.partitions = partitions.values().copied().collect();
+        progress
+            .formers
+            .retain(|former| former.matters(final_until_ms, partitions.values()));
+        progress_record(&self.start.topics, progress)
+    }
+}
+
+/// The record as it came, with where it came from and why it was rejected as headers.
+fn rejection(topics: &Topics, rejected: Rejected) -> NewRecord {
+    let header = |name: &str, value: String| Header {
+        name: name.to_owned(),
+        value: value.into(),
+    };
+    NewRecord {
+        topic: topics.rejected.clone(),
+        partition: None,
+        time_ms: Some(rejected.time_ms),
+        key: rejected.key.map(Bytes::from),
+        value: rejected.value.into(),
+        headers: vec![
+            header("reason", rejected.reason),
+            header("topic", topics.source.clone()),
+            header("partition", rejected.partition.to_string()),
+            header("offset", rejected.offset.to_string()),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    };
+
+    use emostream_log::{LogError, Transactor, embedded::EmbeddedLog};
+    use prometheus::Registry;
+    use timely::{
+        dataflow::{
+            InputHandleVec,
+            operators::{Probe, probe, vec::Input},
+        },
+        worker::Worker,
+    };
+
+    use super::*;
+    use crate::{
+        Stop,
+        sink::{
+            commit::{CommitThread, Committing},
+            rejections::MAX_UNWRITTEN_BYTES,
+        },
+        testing::{METRICS, TestResult, topics},
+        time::holds::Holds,
+        time::timers::MachineClock,
+    };
+
+    type Outcome = super::Outcome<TestResult>;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// Shows what it is to commit, and is done when it is told so.
+    struct Shown {
+        /// Whether the start's own heartbeat was committed.
+        started: bool,
+        written: Vec<NewRecord>,
+        commits: Sender<Vec<NewRecord>>,
+        acks: Receiver<()>,
+    }
+
+    impl Shown {
+        fn new(commits: Sender<Vec<NewRecord>>, acks: Receiver<()>) -> Shown {
+            Shown {
+                started: false,
+                written: Vec::new(),
+                commits,
+                acks,
+            }
+        }
+    }
+
+    impl Transactor for Shown {
+        fn write(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+            self.written.extend(records);
+            Ok(())
+        }
+
+        fn commit(&mut self, records: Vec<NewRecord>) -> Result<(), LogError> {
+            self.written.extend(records);
+            let mut written = std::mem::take(&mut self.written);
+            if std::mem::replace(&mut self.started, true) {
+                // The progress of the commit before, which the commit thread adds.
+                if written.len() > 1 && written[0].topic == topics().progress {
+                    written.remove(0);
+                }
+                self.commits.send(written).unwrap();
+                let _ = self.acks.recv();
+            }
+            Ok(())
+        }
+    }
+
+    fn size() -> WindowSize {
+        WindowSize::from_ms(10).unwrap()
+    }
+
+    /// A sink that begins at 0, what it is sent, and what is durable behind it.
+    fn sink(
+        worker: &mut Worker,
+        heartbeat: Duration,
+        transactor: Shown,
+    ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
+        sink_from(worker, heartbeat, transactor, |_| {})
+    }
+
+    /// The same, which begins as `adjust` says.
+    fn sink_from(
+        worker: &mut Worker,
+        heartbeat: Duration,
+        transactor: Shown,
+        adjust: impl FnOnce(&mut SinkStart),
+    ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
+        let timers = Timers::new(Arc::new(MachineClock::default()));
+        let metrics = Metrics::register(&Registry::new(), &METRICS).unwrap();
+        let mut start = SinkStart {
+            topics: topics(),
+            progress: Progress::default(),
+            stored_until_ms: 0,
+            window: size(),
+            span_ms: 60,
+            window_ends: vec![(0, 0)],
+            heartbeat,
+            timers: timers.clone(),
+            max_unwritten_bytes: MAX_UNWRITTEN_BYTES,
+            metrics: metrics.clone(),
+            group_offsets: None,
+        };
+        adjust(&mut start);
+        let committer: StartCommitter<TestResult> = Box::new(|wake| {
+            let transactor = Box::new(transactor);
+            let committing = Committing {
+                transactor,
+                log: Arc::new(EmbeddedLog::in_memory().ok()?),
+                topics: topics(),
+                encoder: (),
+                timeout: DEADLINE,
+                newest: None,
+                progress: progress_record(&topics(), &Progress::default()),
+                // The start's own are another test's.
+                heartbeat: DEADLINE,
+                holds: Arc::new(Holds::new(topics().source, metrics.clone())),
+                metrics,
+                stop: Stop::default(),
+            };
+            let thread = CommitThread::start(committing).ok()??;
+            Some(Box::new(thread.attached(wake)))
+        });
+        worker.dataflow(|scope| {
+            let (input, outcomes) = scope.new_input();
+            let (durable, _) = commit(outcomes, start, committer).probe();
+            (input, durable, timers)
+        })
+    }
+
+    /// The sink never gives its time up by itself: as in a run, its dataflow is dropped at the end.
+    fn on_a_worker(test: impl FnOnce(&mut Worker) + Send + Sync + 'static) {
+        timely::execute_directly(|worker| {
+            test(worker);
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
+    }
+
+    fn step_until<T>(
+        worker: &mut Worker,
+        timers: &Timers,
+        mut enough: impl FnMut() -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            timers.ring();
+            worker.step_or_park(Some(Duration::from_millis(1)));
+            if let Some(enough) = enough() {
+                return enough;
+            }
+            assert!(Instant::now() < deadline, "nothing happens");
+        }
+    }
+
+    fn a_final() -> Outcome {
+        Outcome::Result(TestResult::Final)
+    }
+
+    fn final_until_ms(records: &[NewRecord]) -> u64 {
+        let progress: Progress = serde_json::from_slice(&records.last().unwrap().value).unwrap();
+        progress.final_until_ms
+    }
+
+    #[test]
+    fn nothing_is_durable_before_it_is_acknowledged() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (ack, acks) = channel();
+            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            input.send(a_final());
+            input.advance_to(20);
+            let records = step_until(worker, &timers, || shown.try_recv().ok());
+            assert_eq!((records.len(), final_until_ms(&records)), (2, 20));
+            for _ in 0..10 {
+                worker.step();
+            }
+            assert_eq!(durable.with_frontier(|f| f.to_vec()), [0]);
+            drop(ack);
+            step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
+        });
+    }
+
+    #[test]
+    fn a_rejection_is_in_no_transaction_before_its_time() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let topics_until = |worker: &mut Worker, expected_ms| {
+                let records = step_until(worker, &timers, || shown.try_recv().ok());
+                assert_eq!(final_until_ms(&records), expected_ms);
+                let written = records.into_iter().map(|record| record.topic);
+                written.collect::<Vec<_>>()
+            };
+            let names = topics();
+            input.send(a_final());
+            input.advance_to(20);
+            // Of a worker that is further than the others: it is sent while windows close behind it.
+            input.send(Outcome::Rejected(Rejected {
+                partition: 0,
+                offset: 7,
+                time_ms: 3,
+                settled_at_ms: 20,
+                reason: "late".to_owned(),
+                key: None,
+                value: Vec::new(),
+            }));
+            input.send(Outcome::Mark(PartitionProgress::begin(0, 8)));
+            input.flush();
+            let first = topics_until(worker, 20);
+            assert_eq!(first, [names.finals.clone(), names.progress.clone()]);
+            input.advance_to(30);
+            let second = topics_until(worker, 30);
+            assert_eq!(second, [names.rejected.clone(), names.progress.clone()]);
+        });
+    }
+
+    #[test]
+    fn a_flood_of_rejections_does_not_end_what_is_written_of_an_open_window() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            input.send(a_final());
+            input.send(Outcome::Rejected(Rejected {
+                partition: 0,
+                offset: 7,
+                time_ms: 3,
+                settled_at_ms: 0,
+                reason: "malformed".to_owned(),
+                key: None,
+                value: vec![0; MAX_UNWRITTEN_BYTES],
+            }));
+            input.flush();
+            for _ in 0..10 {
+                worker.step();
+            }
+            // A commit now would say that nothing is final, and hold a final.
+            input.advance_to(20);
+            let records = step_until(worker, &timers, || shown.try_recv().ok());
+            assert_eq!(final_until_ms(&records), 20);
+            let written: Vec<_> = records.into_iter().map(|record| record.topic).collect();
+            let names = topics();
+            // Its N is not known yet: it follows by itself.
+            assert_eq!(written, [names.finals.clone(), names.progress.clone()]);
+            step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
+            let records = step_until(worker, &timers, || shown.try_recv().ok());
+            assert_eq!(records[0].topic, names.rejected.clone());
+        });
+    }
+
+    #[test]
+    fn a_rejection_that_n_has_passed_is_written_once_its_window_is_final() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let rejected = |offset, settled_at_ms, bytes| {
+                Outcome::Rejected(Rejected {
+                    partition: 0,
+                    offset,
+                    time_ms: 3,
+                    settled_at_ms,
+                    reason: "late".to_owned(),
+                    key: None,
+                    value: vec![0; bytes],
+                })
+            };
+            let rejections = |worker: &mut Worker| {
+                let records = step_until(worker, &timers, || shown.try_recv().ok());
+                let written = records.into_iter().map(|record| record.topic);
+                let of_rejected = |topic: &String| *topic == topics().rejected;
+                written.filter(of_rejected).count()
+            };
+            // The flood is written at once and moves N past it, although the window of the first rejection is not
+            // final.
+            input.send(rejected(6, 20, 0));
+            input.send(rejected(7, 0, MAX_UNWRITTEN_BYTES));
+            input.flush();
+            assert_eq!(rejections(worker), 1);
+            // The offset that the partition had read when it advanced time is lower than N.
+            input.send(Outcome::Mark(PartitionProgress::begin(0, 5)));
+            input.send(a_final());
+            input.advance_to(20);
+            assert_eq!(rejections(worker), 1);
+        });
+    }
+
+    #[test]
+    fn of_a_backlog_a_transaction_holds_windows_until_it_is_large_enough() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (ack, acks) = channel();
+            let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
+            let third = MOST_BYTES * 2 / 5;
+            for (start_ms, bytes) in [(0, third), (10, third), (20, third), (30, 2 * MOST_BYTES)] {
+                input.advance_to(start_ms + 9);
+                input.send(Outcome::Result(TestResult::OfTable(bytes)));
+            }
+            input.advance_to(40);
+            let until_ms: Vec<u64> = (0..3)
+                .map(|_| {
+                    let records = step_until(worker, &timers, || shown.try_recv().ok());
+                    ack.send(()).unwrap();
+                    final_until_ms(&records)
+                })
+                .collect();
+            assert_eq!(until_ms, [20, 30, 40]);
+        });
+    }
+
+    #[test]
+    fn a_transaction_holds_every_window_that_was_written_into_it_however_large() {
+        let mut results = Results::default();
+        for start_ms in [10, 0, 20] {
+            results.take(start_ms + 9, TestResult::OfTable(MOST_BYTES * 2 / 3));
+        }
+        // It holds the first result, and one of an earlier window that arrived after it: F must be past both windows.
+        assert_eq!(results.until(30, size()), 20);
+        let written = results.close(20).windows;
+        assert_eq!(written.into_keys().collect::<Vec<_>>(), [9, 19]);
+    }
+
+    fn order(start_ms: u64) -> ResultOrder {
+        ResultOrder {
+            resets: 0,
+            start_ms,
+        }
+    }
+
+    fn restoring(unwritten: Unwritten) -> Restoring {
+        Restoring::new(&SinkStart {
+            topics: topics(),
+            progress: Progress {
+                final_until_ms: 100,
+                unwritten,
+                ..Progress::default()
+            },
+            stored_until_ms: 100,
+            window: size(),
+            span_ms: 20,
+            window_ends: vec![(0, 1000)],
+            heartbeat: DEADLINE,
+            timers: Timers::new(Arc::new(MachineClock::default())),
+            max_unwritten_bytes: MAX_UNWRITTEN_BYTES,
+            metrics: Metrics::register(&Registry::new(), &METRICS).unwrap(),
+            group_offsets: None,
+        })
+    }
+
+    #[test]
+    fn progress_names_the_finals_that_complete_tables_as_of_it_and_of_the_commit_before() {
+        let mut restoring = restoring(Unwritten::default());
+        let first = |stored: &Unwritten| stored.finals.as_ref().map(|it| it.offset(0));
+        // The sliding span reaches back beyond what is known.
+        let stored = restoring.stored(order(80));
+        assert_eq!((stored.since, first(&stored)), (None, None));
+        let notices = [(100, 0, Some(100)), (100, 1, Some(110)), (130, 0, None)];
+        for (time_ms, worker, since) in notices {
+            let since = since.map(order);
+            let notices = restoring.notices.entry(time_ms).or_default();
+            notices.push(UnwrittenSince { worker, since });
+        }
+        for (until_ms, offset) in [(110, 1010), (120, 1020)] {
+            restoring.ends.add(order(until_ms), vec![(0, offset)]);
+        }
+        restoring.advance(130);
+        let stored = restoring.stored(order(120));
+        assert_eq!(
+            (stored.since, first(&stored)),
+            (Some(order(100)), Some(1000))
+        );
+        // Of that time all is written, but the tables may not be visible yet.
+        restoring.advance(140);
+        let stored = restoring.stored(order(120));
+        assert_eq!(
+            (stored.since, first(&stored)),
+            (Some(order(100)), Some(1000))
+        );
+        let stored = restoring.stored(order(120));
+        assert_eq!(
+            (stored.since, first(&stored)),
+            (Some(order(110)), Some(1010))
+        );
+    }
+
+    #[test]
+    fn commits_before_the_first_close_keep_what_was_restored() {
+        let since = Some(order(60));
+        let mut restoring = restoring(Unwritten {
+            since,
+            finals: None,
+        });
+        for _ in 0..3 {
+            assert_eq!(restoring.stored(order(80)).since, since);
+        }
+        restoring.advance(110);
+        assert_eq!(restoring.stored(order(90)).since, since);
+        assert_eq!(restoring.stored(order(90)).since, None);
+    }
+
+    #[test]
+    fn progress_is_committed_again_and_again_though_time_stands_still() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let heartbeat = Duration::from_millis(200);
+            let (mut input, durable, timers) = sink(worker, heartbeat, Shown::new(commits, acks));
+            input.advance_to(20);
+            step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
+            for _ in 0..3 {
+                let since = Instant::now();
+                let records = step_until(worker, &timers, || shown.try_recv().ok());
+                assert_eq!((records.len(), final_until_ms(&records)), (1, 20));
+                assert!(since.elapsed() > heartbeat / 2, "at its pace");
+            }
+        });
+    }
+
+    #[test]
+    fn there_is_no_heartbeat_while_a_window_is_being_written() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let heartbeat = Duration::from_millis(50);
+            let (mut input, _, timers) = sink(worker, heartbeat, Shown::new(commits, acks));
+            input.send(a_final());
+            input.flush();
+            let until = Instant::now() + 4 * heartbeat;
+            step_until(worker, &timers, || (Instant::now() > until).then_some(()));
+            // It would say that nothing is final, and hold a final.
+            assert!(shown.try_recv().is_err());
+            input.advance_to(20);
+            let records = step_until(worker, &timers, || shown.try_recv().ok());
+            assert_eq!((records.len(), final_until_ms(&records)), (2, 20));
+        });
+    }
+
+    #[test]
+    fn until_the_first_close_heartbeats_repeat_the_stored_final_time() {
+        on_a_worker(|worker| {
+            let (commits, shown) = channel();
+            let (_, acks) = channel();
+            let start = |start: &mut SinkStart| {
+                // A reset to 13 within a window of 10 ms.
+                start.stored_until_ms = 13;
+                start.progress.final_until_ms = 20;
+            };
+            let heartbeat = Duration::from_millis(20);
+            let transactor = Shown::new(commits, acks);
+            let (mut input, _, timers) = sink_from(worker, heartbeat, transactor, start);
+            let next = |worker: &mut Worker| {
+                let records = step_until(worker, &timers, || shown.try_recv().ok());
+                final_until_ms(&records)
+            };
+            input.advance_to(20);
+            assert_eq!((next(worker), next(worker)), (13, 13));
+            input.advance_to(30);
+            while next(worker) != 30 {}
+        });
+    }
+}

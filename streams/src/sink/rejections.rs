@@ -1,0 +1,303 @@
+//! Rejected records that wait for their transaction.
+//!
+//! Mostly they are written when a window closes. A flood of them would make that transaction grow
+//! without bound, so when a partition's exceed [`MAX_UNWRITTEN_BYTES`] its reading waits, and what is
+//! settled is written at once, with N behind it and F as it was.
+//!
+//! Invariants:
+//! - One of a window is written once the window is final, with that commit or later: a run that begins with an
+//!   earlier F reads it again. One that is late may even be counted then.
+//! - No N passes one that is settled and not written.
+//! - The partition that waits is not what holds F back: it waits only for those of windows that end before its own
+//!   time. One that its format rejects may be of a window that its own partition
+//!   still holds open.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use emostream_log::NewRecord;
+use serde::{Deserialize, Serialize};
+
+/// Maximum bytes of a partition's rejections that are not written, exceeded by one poll at most: some very large
+/// records, or thousands of small ones. Those of 64 partitions fit one transaction.
+pub const MAX_UNWRITTEN_BYTES: usize = 1024 * 1024;
+
+/// Headers of a rejected record, and its place in memory.
+const REJECTION_OVERHEAD_BYTES: usize = 256;
+
+/// A record on its way to the topic of rejected records.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Where it lies.
+    pub partition: u32,
+    /// Where it lies.
+    pub offset: u64,
+    /// Its time.
+    pub time_ms: u64,
+    /// It is written once this is F: the end of its window, or an F that was reached when it was read; 0 where no
+    /// window is known.
+    pub settled_at_ms: u64,
+    /// Why: the `reason` header.
+    pub reason: String,
+    /// Its key, as it came, or its beginning.
+    pub key: Option<Vec<u8>>,
+    /// Its value as it came, or its beginning; of a record that is rejected in part, or in several records,
+    /// those events.
+    pub value: Vec<u8>,
+}
+
+impl Rejected {
+    /// What it adds to a transaction, roughly.
+    pub fn bytes(&self) -> usize {
+        let key = self.key.as_ref().map_or(0, Vec::len);
+        key + self.value.len() + REJECTION_OVERHEAD_BYTES
+    }
+}
+
+/// What waits, by partition.
+#[derive(Debug)]
+pub struct Rejections {
+    max_bytes: usize,
+    waiting: BTreeMap<u32, Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// By when they are settled: what is not settled yet may be much more, and is not looked through.
+    records: BTreeMap<u64, Vec<Rejected>>,
+    bytes: usize,
+    /// N must be this at least: what was taken lies before it.
+    written_offset: u64,
+}
+
+/// Removes key and value from the records of `topic`, the rejected records, that have at least `bytes` bytes: the topic
+/// does not accept them. Returns the number of these records.
+pub fn shorten<'a>(
+    records: impl IntoIterator<Item = &'a mut NewRecord>,
+    topic: &str,
+    bytes: usize,
+) -> usize {
+    let mut shortened = 0;
+    for record in records {
+        if record.topic == topic && record.bytes() >= bytes.max(1) {
+            record.key = None;
+            record.value = Bytes::new();
+            // The record's own time may be the reason why the topic does not accept it.
+            record.time_ms = None;
+            shortened += 1;
+        }
+    }
+    shortened
+}
+
+impl Rejections {
+    /// None, with at most `max_bytes` of a partition: see [`MAX_UNWRITTEN_BYTES`].
+    pub fn new(max_bytes: usize) -> Rejections {
+        Rejections {
+            max_bytes,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the next rejection of its partition in.
+    pub fn push(&mut self, rejected: Rejected) {
+        let waiting = self.waiting.entry(rejected.partition).or_default();
+        waiting.bytes += rejected.bytes();
+        let together = waiting.records.entry(rejected.settled_at_ms).or_default();
+        together.push(rejected);
+    }
+
+    /// Whether a partition waits, or soon will, for some that a commit with this F may hold.
+    pub fn is_full(&self, final_until_ms: u64) -> bool {
+        let full = |waiting: &Waiting| {
+            let first = waiting.records.first_key_value();
+            let settled = first.is_some_and(|(settled_at_ms, _)| *settled_at_ms <= final_until_ms);
+            settled && waiting.bytes > self.max_bytes / 2
+        };
+        self.waiting.values().any(full)
+    }
+
+    /// Those of `partition` that a commit with this N and this F holds.
+    pub fn take_before(
+        &mut self,
+        partition: u32,
+        read_offset: u64,
+        final_until_ms: u64,
+    ) -> Vec<Rejected> {
+        let waiting = self.waiting.entry(partition).or_default();
+        waiting.take(final_until_ms, |it| it.offset < read_offset)
+    }
+
+    /// Those that a commit with this F may hold.
+    pub fn take_settled(&mut self, final_until_ms: u64) -> Vec<Rejected> {
+        let waiting = self.waiting.values_mut();
+        let taken = waiting.flat_map(|waiting| waiting.take(final_until_ms, |_| true));
+        taken.collect()
+    }
+
+    /// The least N of `partition`: behind everything of it that was taken.
+    pub fn written_offset(&self, partition: u32) -> u64 {
+        let waiting = self.waiting.get(&partition);
+        waiting.map_or(0, |waiting| waiting.written_offset)
+    }
+}
+
+impl Waiting {
+    fn take(&mut self, final_until_ms: u64, goes: impl Fn(&Rejected) -> bool) -> Vec<Rejected> {
+        let settled = self.records.range_mut(..=final_until_ms);
+        let taken = settled.flat_map(|(_, records)| records.extract_if(.., |it| goes(it)));
+        let mut taken: Vec<Rejected> = taken.collect();
+        taken.sort_by_key(|it| it.offset);
+        self.records.retain(|_, records| !records.is_empty());
+        self.bytes -= taken.iter().map(Rejected::bytes).sum::<usize>();
+        if let Some(last) = taken.last() {
+            self.written_offset = self.written_offset.max(last.offset + 1);
+        }
+        taken
+    }
+}
+
+/// The rejections of a partition that its reading has sent and that are not durable.
+#[derive(Debug)]
+pub struct Unwritten {
+    max_bytes: usize,
+    bytes: usize,
+    /// The bytes of those whose window the partition's own time has not passed, by when they are settled.
+    not_passed: BTreeMap<u64, usize>,
+}
+
+impl Unwritten {
+    /// None, with at most `max_bytes`: see [`MAX_UNWRITTEN_BYTES`].
+    pub fn new(max_bytes: usize) -> Unwritten {
+        Unwritten {
+            max_bytes,
+            bytes: 0,
+            not_passed: BTreeMap::new(),
+        }
+    }
+
+    /// These were sent.
+    pub fn sent(&mut self, rejected: &[Rejected]) {
+        for rejected in rejected {
+            let not_passed = self.not_passed.entry(rejected.settled_at_ms).or_default();
+            *not_passed += rejected.bytes();
+            self.bytes += rejected.bytes();
+        }
+    }
+
+    /// So many bytes of them are durable.
+    pub fn written(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Whether the partition waits until some are written. Windows that end by `passed_ms` become final without it.
+    pub fn is_full(&mut self, passed_ms: u64) -> bool {
+        self.not_passed
+            .retain(|settled_at_ms, _| *settled_at_ms > passed_ms);
+        let not_passed: usize = self.not_passed.values().sum();
+        self.bytes.saturating_sub(not_passed) > self.max_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use emostream_log::Header;
+
+    use super::*;
+
+    fn rejected(partition: u32, offset: u64, settled_at_ms: u64, bytes: usize) -> Rejected {
+        Rejected {
+            partition,
+            offset,
+            time_ms: 0,
+            settled_at_ms,
+            reason: "late".to_owned(),
+            key: None,
+            value: vec![0; bytes],
+        }
+    }
+
+    fn offsets(taken: Vec<Rejected>) -> Vec<(u32, u64)> {
+        taken.into_iter().map(|r| (r.partition, r.offset)).collect()
+    }
+
+    #[test]
+    fn none_is_written_before_it_is_settled() {
+        let mut rejections = Rejections::new(MAX_UNWRITTEN_BYTES);
+        for (partition, offset, settled) in [(0, 3, 0), (0, 5, 20), (0, 6, 0), (1, 9, 10)] {
+            rejections.push(rejected(partition, offset, settled, 0));
+        }
+        let taken = rejections.take_settled(10);
+        assert_eq!(offsets(taken), [(0, 3), (0, 6), (1, 9)]);
+        let written = (rejections.written_offset(0), rejections.written_offset(1));
+        assert_eq!(written, (7, 10));
+        assert_eq!(offsets(rejections.take_settled(19)), []);
+        assert_eq!(offsets(rejections.take_settled(20)), [(0, 5)]);
+        assert_eq!(rejections.written_offset(0), 7);
+    }
+
+    #[test]
+    fn a_commit_holds_what_is_settled_before_its_n() {
+        let mut rejections = Rejections::new(MAX_UNWRITTEN_BYTES);
+        for (offset, settled) in [(1, 0), (4, 30), (6, 20), (8, 0)] {
+            rejections.push(rejected(2, offset, settled, 0));
+        }
+        assert_eq!(offsets(rejections.take_before(2, 8, 20)), [(2, 1), (2, 6)]);
+        assert_eq!(offsets(rejections.take_before(2, 9, 30)), [(2, 4), (2, 8)]);
+    }
+
+    #[test]
+    fn it_is_full_by_bytes_until_they_are_written() {
+        let mut rejections = Rejections::new(MAX_UNWRITTEN_BYTES);
+        rejections.push(rejected(0, 0, 10, MAX_UNWRITTEN_BYTES));
+        assert!(!rejections.is_full(9), "none of them may be written yet");
+        assert!(rejections.is_full(10));
+        rejections.take_settled(10);
+        assert!(!rejections.is_full(10));
+    }
+
+    #[test]
+    fn of_a_record_that_its_topic_does_not_accept_the_headers_are_left() {
+        let record = |topic: &str, bytes| NewRecord {
+            topic: topic.to_owned(),
+            partition: None,
+            time_ms: Some(5),
+            key: Some("user".into()),
+            value: vec![b'x'; bytes].into(),
+            headers: vec![Header {
+                name: "reason".to_owned(),
+                value: "late".into(),
+            }],
+        };
+        let before = [("rejected", 700), ("rejected", 10), ("windows", 700)];
+        let mut records = before.map(|(topic, bytes)| record(topic, bytes));
+        let least = records[0].bytes();
+        assert_eq!(shorten(&mut records, "rejected", least), 1);
+        let shortened = NewRecord {
+            key: None,
+            value: Bytes::new(),
+            time_ms: None,
+            ..record("rejected", 700)
+        };
+        assert_eq!(records[0], shortened);
+        assert_eq!(
+            records[1..],
+            [record("rejected", 10), record("windows", 700)]
+        );
+    }
+
+    /// The partition would wait for its own time, and stand still for ever.
+    #[test]
+    fn a_partition_does_not_wait_for_what_its_own_time_must_settle() {
+        let mut unwritten = Unwritten::new(MAX_UNWRITTEN_BYTES);
+        unwritten.sent(&[
+            rejected(0, 0, 20, MAX_UNWRITTEN_BYTES),
+            rejected(0, 1, 30, 100),
+        ]);
+        assert!(!unwritten.is_full(19));
+        assert!(unwritten.is_full(20));
+        unwritten.written(MAX_UNWRITTEN_BYTES);
+        assert!(!unwritten.is_full(20));
+        assert!(!unwritten.is_full(30));
+    }
+}

@@ -1,0 +1,8 @@
+//! How the partitions of the source topic are read.
+
+pub mod end_offsets;
+pub mod format;
+pub mod instances;
+pub mod operator;
+pub mod partition;
+pub mod read_ahead;

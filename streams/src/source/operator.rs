@@ -1,0 +1,569 @@
+//! Reads a worker's partitions, counts what they hold, and tells how far time has come.
+//!
+//! ```text
+//!              ┌── news: statuses of all partitions, rejections that are durable ◀──┐
+//!              ▼                                                                    │
+//!  log ─▶ partitions ─▶ judge + count ─┬▶ partial counts, at the last instant of their window
+//!   ▲                                  └▶ rejected records and marks, at the worker's time
+//!   └─ end offsets, requested: may time pass over a quiet partition?
+//! ```
+//!
+//! Invariants:
+//! - The worker's capability never passes a window that a partition of its own can still send events for.
+//!   Over a quiet one it passes as [`crate::time::idleness`] allows.
+//! - Time stands still until every partition is read up to N of the run before, so that no commit says a smaller
+//!   N than the one before, nor passes a rejection that is to be written again. No timeout ends that.
+//! - A record that is ahead of this host's clock stays unread, and its partition holds time back.
+//! - A rejection travels before the mark whose N is behind it, so that no commit says N without it.
+//! - A partition with too many rejections that are not written waits for them: see
+//!   [`crate::sink::rejections`].
+//! - A partition is read ahead of what is durable as [`super::read_ahead`] allows.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use emostream_log::{LogError, Reader, Wake};
+use prometheus::Gauge;
+use serde::{Deserialize, Serialize};
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        Scope, StreamVec,
+        channels::pact::Pipeline,
+        operators::{
+            Capability,
+            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
+            probe,
+        },
+    },
+    scheduling::{Activator, SyncActivator},
+};
+
+use super::{
+    end_offsets::EndOffsetRequests,
+    format::Format,
+    instances::Instances,
+    partition::{PartitionReading, Read, ReadingTime, Rules},
+    read_ahead::{ReadAhead, Standing},
+};
+use crate::{
+    Stop, StreamsError,
+    aggregate::pre_aggregator::{PartialCount, PreAggregator},
+    metrics::Metrics,
+    sink::{
+        operator::{Outcome, Written},
+        rejections::{Rejected, Unwritten},
+        result::SinkResult,
+    },
+    time::{
+        clock::{GroupClock, PartitionStatus, PartitionUpdate},
+        holds::{AheadRecord, Holds, Impediment},
+        idleness::{IdleTimeouts, Idleness, Passage},
+        timers::Timers,
+    },
+};
+
+/// Records taken from a partition before the next one has its turn.
+const POLL_RECORDS: usize = 1000;
+
+/// Events that a poll is to bring at most: what they are counted in is sent before the next poll, and
+/// batches may hold tens of thousands each.
+const POLL_EVENTS: u64 = 50_000;
+
+/// The same while records are rejected, which may be giants.
+const POLL_REJECTED_RECORDS: usize = 16;
+
+/// How often the worker checks whether a partition has become quiet, or a hold has ended.
+const IDLE_CHECK: Duration = Duration::from_millis(500);
+
+/// A record that is ahead of this host's clock for a shorter time is not reported: clocks differ a little.
+const AHEAD_REPORTED_AFTER: Duration = Duration::from_secs(1);
+
+/// Wakes the source of a worker from any thread, at most once until it runs.
+#[derive(Clone, Default)]
+pub struct SourceBell(Arc<(AtomicBool, OnceLock<SyncActivator>)>);
+
+impl SourceBell {
+    /// What the log calls.
+    pub fn wake(&self) -> Wake {
+        let bell = self.clone();
+        Arc::new(move || {
+            let (rung, activator) = &*bell.0;
+            if !rung.swap(true, Ordering::AcqRel)
+                && let Some(activator) = activator.get()
+            {
+                // A worker that is gone needs no waking.
+                let _ = activator.activate();
+            }
+        })
+    }
+
+    fn hears(&self, activator: SyncActivator) {
+        // Rung before it was built: the operator runs once at the start anyway.
+        let _ = self.0.1.set(activator);
+    }
+
+    fn quiet(&self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+/// What a source reads with.
+pub struct SourceStart<F: Format> {
+    /// The worker's partitions.
+    pub partitions: Vec<PartitionReading<F>>,
+    /// Where they stand, and all the others.
+    pub group: GroupClock,
+    /// Reads the worker's partitions.
+    pub reader: Box<dyn Reader>,
+    /// Rung by the reader.
+    pub bell: SourceBell,
+    /// F.
+    pub final_until_ms: u64,
+    /// How to judge and count.
+    pub rules: Rules<F>,
+    /// When a partition is quiet, and how long it is held.
+    pub timeouts: IdleTimeouts,
+    /// The partitions that were idle when the run before stored its progress.
+    pub idle: Vec<u32>,
+    /// Requests end offsets.
+    pub end_offsets: Box<dyn EndOffsetRequests>,
+    /// Where to report partitions that are held.
+    pub holds: Arc<Holds>,
+    /// The worker's.
+    pub timers: Timers,
+    /// What is durable.
+    pub durable: probe::Handle<u64>,
+    /// Where each partition is read, for others to see.
+    pub positions: Arc<Vec<AtomicU64>>,
+    /// Maximum bytes of rejections of a partition that are not written.
+    pub max_unwritten_bytes: usize,
+    /// What to count.
+    pub metrics: Metrics,
+    /// Where to report a failure of the log.
+    pub stop: Stop,
+}
+
+/// What a source hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum News {
+    /// The status of a partition of another worker.
+    Partition(PartitionUpdate),
+    /// That rejections are durable.
+    Written(Written),
+}
+
+/// What a source sends.
+pub struct SourceStreams<'scope, F: Format, R: 'static> {
+    /// Counted events.
+    pub counts: StreamVec<'scope, u64, PartialCount<F::Key, F::Item>>,
+    /// Rejected records, and marks of progress.
+    pub notices: StreamVec<'scope, u64, Outcome<R>>,
+    /// Statuses of this worker's partitions, for all workers.
+    pub updates: StreamVec<'scope, u64, PartitionUpdate>,
+    /// Runs the source again.
+    pub activator: Activator,
+}
+
+type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
+
+/// Builds the source of one worker.
+pub fn source<'scope, F: Format, R: SinkResult>(
+    scope: Scope<'scope, u64>,
+    news: StreamVec<'scope, u64, News>,
+    start: SourceStart<F>,
+) -> SourceStreams<'scope, F, R> {
+    let mut builder = OperatorBuilder::new("read".to_owned(), scope);
+    let address = builder.operator_info().address;
+    let activator = scope.activator_for(address.clone());
+    start
+        .bell
+        .hears(scope.worker().sync_activator_for(address.to_vec()));
+    // News tell how it stands elsewhere; they never hold back what is sent.
+    let mut heard = builder.new_input_connection(news, Pipeline, []);
+    let (counts, counts_stream) = builder.new_output_connection([]);
+    let (notices, notices_stream) = builder.new_output_connection([]);
+    let (updates, updates_stream) = builder.new_output_connection([]);
+    let mut counts = OutputBuilder::from(counts);
+    let mut notices = OutputBuilder::from(notices);
+    let mut updates = OutputBuilder::from(updates);
+    let again = activator.clone();
+    builder.build(move |capabilities| {
+        let mut source = Source::new(start, capabilities);
+        move |_| {
+            let Some(source) = &mut source else {
+                heard.for_each(|_, _| {});
+                return;
+            };
+            source.start.bell.quiet();
+            heard.for_each(|_, data| {
+                for news in data.drain(..) {
+                    source.hear(news);
+                }
+            });
+            let mut outputs = Outputs {
+                counts: counts.activate(),
+                notices: notices.activate(),
+                updates: updates.activate(),
+            };
+            let now = source.start.timers.now();
+            match source.run(now, &mut outputs) {
+                Ok(Next::Now) => again.activate(),
+                Ok(Next::At(time)) => source.start.timers.at(time, again.clone()),
+                Ok(Next::WhenWoken) => {}
+                Err(error) => source.start.stop.fail(StreamsError::Log(error)),
+            }
+        }
+    });
+    SourceStreams {
+        counts: counts_stream,
+        notices: notices_stream,
+        updates: updates_stream,
+        activator,
+    }
+}
+
+struct Outputs<'a, F: Format, R: SinkResult> {
+    counts: Output<'a, PartialCount<F::Key, F::Item>>,
+    notices: Output<'a, Outcome<R>>,
+    updates: Output<'a, PartitionUpdate>,
+}
+
+/// When the source should run again.
+enum Next {
+    Now,
+    At(Instant),
+    WhenWoken,
+}
+
+struct Source<F: Format> {
+    start: SourceStart<F>,
+    own: Vec<Own<F>>,
+    aggregate: PreAggregator<F::Key, F::Item>,
+    rejected: Vec<Rejected>,
+    read_ahead: ReadAhead,
+    instances: Instances,
+    counts: Capability<u64>,
+    notices: Capability<u64>,
+    /// Stays at the beginning: statuses have no time.
+    updates: Capability<u64>,
+    check_idle: Instant,
+}
+
+struct Own<F: Format> {
+    partition: u32,
+    reading: PartitionReading<F>,
+    idleness: Idleness,
+    /// The next record, if it is ahead of this host's clock, and since when.
+    ahead: Option<(AheadRecord, Instant)>,
+    watermark: Gauge,
+    unwritten: Unwritten,
+    /// How many records the next poll takes.
+    poll_records: usize,
+}
+
+/// How many records the poll after one of `records` with so many events takes: as many as it may, but
+/// no leap, since the next records may hold more.
+fn next_poll(records: usize, events: u64, limit: usize) -> usize {
+    let most = match events {
+        0 => POLL_RECORDS,
+        _ => (records as u64 * POLL_EVENTS / events) as usize,
+    };
+    most.clamp(1, POLL_RECORDS).min(limit * 2)
+}
+
+impl<F: Format> Own<F> {
+    /// Whether it is not read up to where the run before it was.
+    fn reads_again(&self, reader: &dyn Reader) -> bool {
+        reader.position(self.partition) < self.reading.settled_offset()
+    }
+
+    /// What the others must know of it.
+    fn status(&self, now: Instant) -> PartitionStatus {
+        let clock = self.reading.clock();
+        PartitionStatus {
+            watermark_ms: clock.watermark_ms(),
+            newest_ms: clock.newest_ms(),
+            quiet: self.idleness.is_quiet(now),
+            held: self.idleness.is_held() || self.ahead.is_some(),
+        }
+    }
+
+    /// What is the matter with it.
+    fn impediment(&self, now: Instant) -> Option<Impediment> {
+        let ahead = self
+            .ahead
+            .filter(|(_, since)| now >= *since + AHEAD_REPORTED_AFTER);
+        ahead
+            .map(|(record, _)| Impediment::Ahead(record))
+            .or_else(|| self.idleness.held().map(Impediment::Held))
+            .or_else(|| self.idleness.released().map(Impediment::Behind))
+    }
+}
+
+impl<F: Format> Source<F> {
+    /// `None` for a worker without partitions: its capabilities go, and hold nobody back.
+    fn new(mut start: SourceStart<F>, capabilities: Vec<Capability<u64>>) -> Option<Source<F>> {
+        let mut capabilities = capabilities.into_iter();
+        let (mut counts, mut notices) = (capabilities.next()?, capabilities.next()?);
+        let updates = capabilities.next()?;
+        let now = start.timers.now();
+        let own: Vec<Own<F>> = std::mem::take(&mut start.partitions)
+            .into_iter()
+            .map(|reading| Own {
+                watermark: start
+                    .metrics
+                    .watermark
+                    .with_label_values(&[reading.partition().to_string()]),
+                partition: reading.partition(),
+                idleness: Idleness::new(
+                    start.timeouts,
+                    now,
+                    reading.settled_offset(),
+                    start.idle.contains(&reading.partition()),
+                ),
+                reading,
+                ahead: None,
+                unwritten: Unwritten::new(start.max_unwritten_bytes),
+                poll_records: POLL_REJECTED_RECORDS,
+            })
+            .collect();
+        if own.is_empty() {
+            return None;
+        }
+        counts.downgrade(&start.final_until_ms);
+        notices.downgrade(&start.final_until_ms);
+        let IdleTimeouts { idle, hold } = start.timeouts;
+        Some(Source {
+            read_ahead: ReadAhead::new(start.rules.size, idle, hold),
+            instances: Instances::new(start.rules.lateness_ms),
+            start,
+            own,
+            aggregate: PreAggregator::default(),
+            rejected: Vec::new(),
+            counts,
+            notices,
+            updates,
+            check_idle: now,
+        })
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Partition(update) => {
+                self.start.group.apply(update);
+            }
+            News::Written(Written { partition, bytes }) => {
+                let own = self.own.iter_mut().find(|own| own.partition == partition);
+                if let Some(own) = own {
+                    own.unwritten.written(bytes);
+                }
+            }
+        }
+    }
+
+    fn run<R: SinkResult>(
+        &mut self,
+        now: Instant,
+        outputs: &mut Outputs<'_, F, R>,
+    ) -> Result<Next, LogError> {
+        let now_ms = self.start.timers.unix_time().as_millis() as u64;
+        let more = self.read(now, now_ms)?;
+        self.send(outputs);
+        self.apply_answers(now);
+        self.report(now, outputs);
+        self.advance(now, now_ms, outputs);
+        if more {
+            return Ok(Next::Now);
+        }
+        // One timer at a time: the next is asked for when this one is over.
+        if now < self.check_idle {
+            return Ok(Next::WhenWoken);
+        }
+        self.check_idle = now + IDLE_CHECK;
+        Ok(Next::At(self.check_idle))
+    }
+
+    /// Reads every partition that is not too far ahead; whether one has more.
+    fn read(&mut self, now: Instant, now_ms: u64) -> Result<bool, LogError> {
+        let closed_until_ms = *self.counts.time();
+        let durable = self.start.durable.with_frontier(|f| f.first().copied());
+        let time = ReadingTime {
+            closed_until_ms,
+            final_until_ms: durable.unwrap_or(0),
+            now_ms,
+        };
+        let mut standing = Standing {
+            watermark_ms: 0,
+            lowest_ms: self.start.group.lowest_watermark_ms(),
+            durable_ms: durable.unwrap_or(closed_until_ms),
+            holding: self.start.group.is_holding(),
+        };
+        self.read_ahead.release(standing.durable_ms);
+        let mut more = false;
+        for own in &mut self.own {
+            standing.watermark_ms = own.reading.clock().watermark_ms();
+            // Rejections of later windows wait for time, and time may wait for this partition: then it must be read.
+            let passed_ms = standing.watermark_ms.max(standing.durable_ms);
+            let full = own.unwritten.is_full(passed_ms);
+            // What is read again fitted once, and is waited for.
+            if !own.reads_again(&*self.start.reader) && (full || !self.read_ahead.allows(standing))
+            {
+                own.idleness.on_paused(now);
+                continue;
+            }
+            let mut read = Read::default();
+            let mut bytes = 0;
+            let mut ahead = None;
+            let before = self.rejected.len();
+            let (aggregate, rejected) = (&mut self.aggregate, &mut self.rejected);
+            let (reading, rules) = (&mut own.reading, &self.start.rules);
+            let instances = &mut self.instances;
+            let records =
+                self.start
+                    .reader
+                    .poll_while(own.partition, own.poll_records, &mut |record| {
+                        bytes += record.value.len() as u64;
+                        match reading.read(record, rules, time, aggregate, rejected) {
+                            Ok(of_record) => {
+                            read += of_record;
+                            let behind_ms = reading.behind_ms();
+                            if let Some(instance) = instances.observe(now, behind_ms, record.headers) {
+                                tracing::warn!(
+                                    "the clock of producer {instance} is {behind_ms} ms behind the others, more \
+                                     than --lateness: its events are late; synchronise it"
+                                );
+                            }
+                        }
+                            Err(record) => ahead = Some(record),
+                        }
+                        ahead.is_none()
+                    })?;
+            let rejected = &self.rejected[before..];
+            own.unwritten.sent(rejected);
+            own.poll_records = match rejected.len() {
+                0 => next_poll(records, read.counted, own.poll_records),
+                _ => POLL_REJECTED_RECORDS,
+            };
+            self.start.metrics.events.inc_by(read.counted);
+            self.start.metrics.late.inc_by(read.late);
+            self.read_ahead
+                .add(own.reading.clock().watermark_ms(), bytes);
+            let position = self.start.reader.position(own.partition);
+            let since = own.ahead.take().map_or(now, |(_, since)| since);
+            own.ahead = ahead.map(|record| (record, since));
+            if own.ahead.is_some() {
+                own.idleness.on_paused(now);
+            } else if records > 0 {
+                own.idleness.on_records(now, position);
+            }
+            // Until a poll brings nothing: records that it leaves behind cause no wake-up.
+            more |= records > 0;
+            if let Some(seen) = self.start.positions.get(own.partition as usize) {
+                seen.store(position, Ordering::Relaxed);
+            }
+        }
+        Ok(more)
+    }
+
+    /// Applies the answers to requests of end offsets.
+    fn apply_answers(&mut self, now: Instant) {
+        while let Some((partition, ends)) = self.start.end_offsets.answer() {
+            let position = self.start.reader.position(partition);
+            let own = self.own.iter_mut().find(|own| own.partition == partition);
+            if let Some(own) = own {
+                own.idleness.on_answer(now, position, ends);
+            }
+        }
+    }
+
+    /// Sends what was counted, each window at its last instant, and what was rejected, at the worker's time.
+    fn send<R: SinkResult>(&mut self, outputs: &mut Outputs<'_, F, R>) {
+        let Source {
+            aggregate, counts, ..
+        } = self;
+        aggregate.drain(
+            |time_ms, of_window: &mut dyn Iterator<Item = (F::Key, F::Item, u64)>| {
+                let at = counts.delayed(&time_ms);
+                let partial = |(key, item, count)| PartialCount {
+                    time_ms,
+                    key,
+                    item,
+                    count,
+                };
+                outputs
+                    .counts
+                    .session(&at)
+                    .give_iterator(of_window.map(partial));
+            },
+        );
+        let rejected = self.rejected.drain(..).map(Outcome::Rejected);
+        outputs
+            .notices
+            .session(&self.notices)
+            .give_iterator(rejected);
+    }
+
+    /// Reports to the group how this worker's partitions stand, where that changed, and what is the matter with
+    /// them.
+    fn report<R: SinkResult>(&mut self, now: Instant, outputs: &mut Outputs<'_, F, R>) {
+        for own in &self.own {
+            let update = PartitionUpdate {
+                partition: own.partition,
+                status: own.status(now),
+            };
+            if self.start.group.apply(update) {
+                own.watermark
+                    .set(update.status.watermark_ms as f64 / 1000.0);
+                outputs.updates.session(&self.updates).give(update);
+            }
+            self.start.holds.report(own.partition, own.impediment(now));
+        }
+    }
+
+    /// Lets time advance as far as the group's clock and the quiet partitions allow, leaving marks of progress
+    /// behind. Requests what is needed to pass over more of them.
+    fn advance<R: SinkResult>(
+        &mut self,
+        now: Instant,
+        now_ms: u64,
+        outputs: &mut Outputs<'_, F, R>,
+    ) {
+        let from_ms = *self.counts.time();
+        let mut to_ms = self.start.group.frontier_ms(now_ms);
+        let wanted_ms = self.start.group.frontier_without_holds_ms(now_ms);
+        for own in &mut self.own {
+            // Also while time stands still: a partition that was released may have caught up.
+            let wants = own
+                .idleness
+                .wants_request(now, to_ms.max(from_ms), wanted_ms);
+            if wants {
+                self.start.end_offsets.request(own.partition);
+            }
+        }
+        for own in &self.own {
+            if let Passage::Until(until_ms) = own.idleness.passage(now) {
+                to_ms = to_ms.min(until_ms);
+            }
+        }
+        let reader = &self.start.reader;
+        if to_ms <= from_ms || self.own.iter().any(|own| own.reads_again(&**reader)) {
+            return;
+        }
+        for own in &mut self.own {
+            let position = self.start.reader.position(own.partition);
+            let idle = own.idleness.is_idle(now);
+            for (time_ms, mark) in own.reading.advance(from_ms, to_ms, position, idle) {
+                let at = self.notices.delayed(&time_ms);
+                outputs.notices.session(&at).give(Outcome::Mark(mark));
+            }
+        }
+        self.counts.downgrade(&to_ms);
+        self.notices.downgrade(&to_ms);
+    }
+}

@@ -1,0 +1,163 @@
+//! How far partitions are read ahead of what is durable, so that a backlog, or a partition that is held, costs
+//! bounded memory.
+//!
+//! Invariants:
+//! - Where time cannot advance without it, the partition with the lowest watermark is read.
+//! - While no partition is held, a partition is read ahead only as far as others may be silent before they count
+//!   as idle. During a hold it is read ahead as long as the hold may last, so that updates continue.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use emostream_protocol::WindowSize;
+
+/// How many windows a partition may be read ahead beyond the timeouts: enough for the next one while a
+/// transaction is under way.
+const WINDOWS: u64 = 4;
+
+/// How many bytes of records a worker reads ahead of what is durable. Counted events take less memory than
+/// their records, unless each has a key of its own.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// What one worker has read ahead.
+#[derive(Debug)]
+pub struct ReadAhead {
+    size: WindowSize,
+    idle_ms: u64,
+    hold_ms: u64,
+    /// Bytes read, by the window in which the watermark of their partition was.
+    bytes: BTreeMap<u64, u64>,
+    total: u64,
+}
+
+/// Where time stands for a decision about one partition.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// The watermark of the partition.
+    pub watermark_ms: u64,
+    /// The lowest watermark of the partitions that time waits for.
+    pub lowest_ms: u64,
+    /// Windows that end by then are durable.
+    pub durable_ms: u64,
+    /// Whether a partition of the group is held.
+    pub holding: bool,
+}
+
+impl ReadAhead {
+    /// Nothing was read.
+    pub fn new(size: WindowSize, idle_timeout: Duration, hold_timeout: Duration) -> ReadAhead {
+        let ms = |timeout: Duration| timeout.as_millis() as u64;
+        ReadAhead {
+            size,
+            idle_ms: ms(idle_timeout),
+            hold_ms: ms(hold_timeout),
+            bytes: BTreeMap::new(),
+            total: 0,
+        }
+    }
+
+    /// `bytes` were read of a partition whose watermark is `watermark_ms` now.
+    pub fn add(&mut self, watermark_ms: u64, bytes: u64) {
+        *self.bytes.entry(self.size.floor(watermark_ms)).or_default() += bytes;
+        self.total += bytes;
+    }
+
+    /// Windows that end by `durable_ms` are durable.
+    pub fn release(&mut self, durable_ms: u64) {
+        let ahead = self.bytes.split_off(&durable_ms);
+        let durable = std::mem::replace(&mut self.bytes, ahead);
+        self.total -= durable.values().sum::<u64>();
+    }
+
+    /// Whether a partition may be read further.
+    pub fn allows(&self, at: Standing) -> bool {
+        let awaited =
+            at.watermark_ms <= at.lowest_ms && self.size.floor(at.lowest_ms) <= at.durable_ms;
+        let hold_ms = if at.holding { self.hold_ms } else { 0 };
+        let ahead_ms = WINDOWS
+            .saturating_mul(self.size.as_ms())
+            .saturating_add(self.idle_ms)
+            .saturating_add(hold_ms);
+        // After a silence the first time that was read may lie far behind what is durable already.
+        let oldest_ms = self
+            .bytes
+            .first_key_value()
+            .map_or(0, |(window_ms, _)| *window_ms);
+        let limit_ms = at.durable_ms.max(oldest_ms).saturating_add(ahead_ms);
+        awaited || (self.size.floor(at.watermark_ms) <= limit_ms && self.total <= MAX_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    fn read_ahead() -> ReadAhead {
+        let size = WindowSize::from_ms(2_000).unwrap();
+        ReadAhead::new(size, Duration::from_secs(10), Duration::from_secs(60))
+    }
+
+    const AT: Standing = Standing {
+        watermark_ms: 118_000,
+        lowest_ms: 100_500,
+        durable_ms: 100_000,
+        holding: false,
+    };
+
+    #[test]
+    fn during_a_hold_others_are_read_ahead_as_long_as_it_may_last() {
+        let ahead = read_ahead();
+        assert!(ahead.allows(AT));
+        let further = Standing {
+            watermark_ms: 120_000,
+            ..AT
+        };
+        assert!(!ahead.allows(further));
+        let holding = Standing {
+            watermark_ms: 178_000,
+            holding: true,
+            ..AT
+        };
+        assert!(ahead.allows(holding));
+        let beyond = Standing {
+            watermark_ms: 180_000,
+            ..holding
+        };
+        assert!(!ahead.allows(beyond));
+    }
+
+    #[test]
+    fn a_hold_that_begins_after_a_long_silence_lets_the_others_be_read() {
+        let mut ahead = read_ahead();
+        ahead.add(30_000_000, 100);
+        let after_silence = Standing {
+            watermark_ms: 30_070_000,
+            holding: true,
+            ..AT
+        };
+        assert!(ahead.allows(after_silence));
+    }
+
+    #[test]
+    fn too_many_bytes_stop_all_but_the_partition_that_time_waits_for() {
+        let mut ahead = read_ahead();
+        ahead.add(100_000, MAX_BYTES);
+        ahead.add(118_000, 1);
+        assert!(!ahead.allows(AT));
+        let lowest = Standing {
+            watermark_ms: 100_500,
+            ..AT
+        };
+        assert!(ahead.allows(lowest));
+        // What was read is about to become durable without it.
+        let committing = Standing {
+            lowest_ms: 118_000,
+            ..AT
+        };
+        assert!(!ahead.allows(committing));
+        ahead.release(100_000);
+        assert!(!ahead.allows(AT));
+        ahead.release(102_000);
+        assert!(ahead.allows(AT));
+    }
+}

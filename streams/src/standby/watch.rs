@@ -1,0 +1,189 @@
+//! A standby's requests to the log, one after the other.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use emostream_log::{Doorbell, EndOffsets, Log, LogError, Reader, Record};
+
+use super::silence::{Decision, Observation, Silence, Waits};
+use crate::{
+    Stop, StreamsError,
+    config::Config,
+    progress::{
+        newest,
+        record::{Progress, RunIdentity},
+    },
+    recovery::take_over,
+};
+
+/// How often the end of the progress topic is requested: what a takeover may be late by.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often a pause checks whether the standby is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(50);
+
+/// How long a broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many records are taken at once.
+const POLL_RECORDS: usize = 100;
+
+/// A record's offset and value.
+type OffsetValue = (u64, Vec<u8>);
+
+/// Waits until the active run is gone.
+pub struct Standby {
+    config: Config,
+    log: Arc<dyn Log>,
+    silence: Silence,
+    /// Reads the progress topic, from its newest record on.
+    reader: Option<Box<dyn Reader>>,
+    bell: Doorbell,
+    newest: Option<Progress>,
+    /// The offset of the newest progress record that the process began with: a reset at or before it does not end it.
+    known: Option<u64>,
+}
+
+impl Standby {
+    /// A standby that has observed nothing yet, in a process that began with the progress of offset `known`.
+    pub fn new(config: Config, log: Arc<dyn Log>, known: Option<u64>) -> Standby {
+        Standby {
+            silence: Silence::new(Waits {
+                takeover: config.takeover,
+                commit_timeout: config.commit_timeout,
+            }),
+            reader: None,
+            bell: Doorbell::default(),
+            newest: None,
+            known,
+            config,
+            log,
+        }
+    }
+
+    /// Waits until the active run counts as gone. Returns the end offset of the progress topic, or `None` if `stop` was
+    /// requested. Calls `report` after each request with the run that committed last, if it is known.
+    pub fn wait(
+        &mut self,
+        stop: &Stop,
+        report: &mut dyn FnMut(Option<&RunIdentity>),
+    ) -> Result<Option<u64>, StreamsError> {
+        while !stop.is_requested() {
+            let asked = Instant::now();
+            let silent = self.look(asked, &Instant::now)?;
+            report(self.newest.as_ref().and_then(|newest| newest.run.as_ref()));
+            if silent.is_some() {
+                return Ok(silent);
+            }
+            pause(stop, asked + LOOK_EVERY);
+        }
+        Ok(None)
+    }
+
+    /// Requests the end offset once. `asked` is the time of the request; `now` returns the time of the answer. Returns
+    /// the end of the progress topic if it is time to take over.
+    pub fn look(
+        &mut self,
+        asked: Instant,
+        now: &dyn Fn() -> Instant,
+    ) -> Result<Option<u64>, StreamsError> {
+        let ends = self.ends()?;
+        let observation = ends.map_or(Observation::Unanswered, |ends| Observation::Answered {
+            asked,
+            ends,
+            heartbeats: self.heartbeats(),
+        });
+        match self.silence.on(observation, now()) {
+            Decision::TakeOver => Ok(ends.map(|ends| ends.end)),
+            Decision::Wait => Ok(None),
+        }
+    }
+
+    /// Whether the run that has committed last commits again within a heartbeat. A reset ends every run, and none may
+    /// ever have run.
+    fn heartbeats(&self) -> bool {
+        let newest = self.newest.as_ref();
+        newest.is_none_or(|it| it.heartbeat_ms.is_some() || it.is_of_a_reset())
+    }
+
+    /// The ends of the progress topic, once everything that is committed in it is read; `None` if there is no answer.
+    fn ends(&mut self) -> Result<Option<EndOffsets>, StreamsError> {
+        let topic = self.config.topics.progress.clone();
+        let looked = self.log.end_offsets(&topic, 0, PATIENCE).and_then(|ends| {
+            let records = self.read(ends.stable)?;
+            Ok((ends, records))
+        });
+        match looked {
+            Ok((ends, Some(records))) => {
+                for (offset, value) in records {
+                    self.apply(offset, &value)?;
+                }
+                Ok(Some(ends))
+            }
+            Ok((_, None)) => Ok(None),
+            Err(error @ LogError::Denied { repeated: true, .. }) => Err(StreamsError::Log(error)),
+            Err(error) => {
+                tracing::debug!(%error, "the progress topic does not answer");
+                self.reader = None;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The records below `stable` that were not read yet, by offset; `None` if they do not come. What has come is lost
+    /// then, and the reader begins anew.
+    fn read(&mut self, stable: u64) -> Result<Option<Vec<OffsetValue>>, LogError> {
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => self.open()?,
+        };
+        let (mut records, until) = (Vec::new(), Instant::now() + PATIENCE);
+        loop {
+            let mut keep =
+                |record: Record<'_>| records.push((record.offset, record.value.to_vec()));
+            while reader.poll(0, POLL_RECORDS, &mut keep)? > 0 {}
+            if reader.position(0) >= stable {
+                self.reader = Some(reader);
+                return Ok(Some(records));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            self.bell.wait(STOP_LOOK);
+        }
+    }
+
+    fn open(&self) -> Result<Box<dyn Reader>, LogError> {
+        let topic = self.config.topics.progress.clone();
+        let from = match newest::newest_record(&self.config.topics, &*self.log)? {
+            Some(newest) => newest.offset,
+            None => self
+                .log
+                .offsets(&topic)?
+                .first()
+                .map_or(0, |kept| kept.start),
+        };
+        self.log.reader(&topic, &[(0, from)], self.bell.wake())
+    }
+
+    fn apply(&mut self, offset: u64, value: &[u8]) -> Result<(), StreamsError> {
+        self.newest = newest::decode(&self.config.topics, value)?;
+        let Some(newest) = &self.newest else {
+            return Ok(());
+        };
+        if newest.is_of_a_reset() && self.known.is_none_or(|known| offset > known) {
+            let topic = self.config.topics.progress.clone();
+            return Err(StreamsError::ResetMeanwhile { topic });
+        }
+        take_over::require_settings(&self.config, newest)
+    }
+}
+
+fn pause(stop: &Stop, until: Instant) {
+    while !stop.is_requested() && Instant::now() < until {
+        thread::sleep(STOP_LOOK.min(until.saturating_duration_since(Instant::now())));
+    }
+}

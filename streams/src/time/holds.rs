@@ -1,0 +1,180 @@
+//! What keeps windows from becoming final: partitions that hold time back or are behind, and commits that fail. For
+//! `/readyz`, a metric, and one log line at the beginning and at the end of each.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{idleness::HoldReason, moment};
+use crate::metrics::Metrics;
+
+/// A record that is not read, because its time is further ahead of this host's clock than records may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AheadRecord {
+    /// Its offset.
+    pub offset: u64,
+    /// The newest time in it, Unix milliseconds.
+    pub time_ms: u64,
+}
+
+/// What keeps a partition from being read as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Impediment {
+    /// Time does not pass over it.
+    Held(HoldReason),
+    /// Its next record is ahead of this host's clock, and time does not pass over it.
+    Ahead(AheadRecord),
+    /// It was held for this reason until the hold timeout ran out, and has not caught up.
+    Behind(HoldReason),
+}
+
+impl Impediment {
+    /// For which reason time does not pass, if it does not.
+    fn held(&self) -> Option<HoldReason> {
+        match self {
+            Impediment::Held(reason) => Some(*reason),
+            Impediment::Ahead(_) => Some(HoldReason::Ahead),
+            Impediment::Behind(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Impediment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Impediment::Held(HoldReason::OpenTransaction) => f.write_str(
+                "is held by an open transaction of another producer; windows close when it ends, or when \
+                 --hold-timeout runs out",
+            ),
+            Impediment::Ahead(record) => write!(
+                f,
+                "is held: its record at offset {} is dated {}, ahead of this host's clock; correct the clock, or \
+                 have records of the future rejected with `emostream reset --reject-ahead`",
+                record.offset,
+                moment(record.time_ms)
+            ),
+            Impediment::Held(_) => f.write_str(
+                "is held because its leader does not answer, or its records do not arrive; windows close when they \
+                 do, or when --hold-timeout runs out",
+            ),
+            Impediment::Behind(reason) => write!(
+                f,
+                "is behind: it was held ({}) for longer than --hold-timeout, so what it brings for closed windows \
+                 is late until it has caught up",
+                reason.as_str()
+            ),
+        }
+    }
+}
+
+/// The impediments of a process.
+pub struct Holds {
+    topic: String,
+    metrics: Metrics,
+    known: Mutex<BTreeMap<u32, Impediment>>,
+    /// Why the last attempt to commit failed, until one succeeds.
+    commit: Mutex<Option<String>>,
+    version: AtomicU64,
+}
+
+impl Holds {
+    /// None is known yet.
+    pub fn new(topic: String, metrics: Metrics) -> Holds {
+        Holds {
+            topic,
+            metrics,
+            known: Mutex::default(),
+            commit: Mutex::default(),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    /// Shows that a partition is not held: an alert on a series that is absent until then would miss its beginning.
+    pub fn begin(&self, partition: u32) {
+        self.show(partition, None);
+    }
+
+    fn show(&self, partition: u32, now: Option<HoldReason>) {
+        let number = partition.to_string();
+        for reason in HoldReason::ALL {
+            let labels = [number.as_str(), reason.as_str()];
+            let held = self.metrics.held.with_label_values(&labels);
+            held.set((now == Some(reason)).into());
+        }
+    }
+
+    /// How often anything has changed.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<u32, Impediment>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports what is the matter with a partition now.
+    pub fn report(&self, partition: u32, now: Option<Impediment>) {
+        let before = match now {
+            Some(impediment) => self.known().insert(partition, impediment),
+            None => self.known().remove(&partition),
+        };
+        if before == now {
+            return;
+        }
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.show(partition, now.and_then(|it| it.held()));
+        let topic = &self.topic;
+        match now {
+            Some(impediment) => tracing::warn!("{topic}/{partition} {impediment}"),
+            None => tracing::info!("{topic}/{partition} is no longer held, and has caught up"),
+        }
+    }
+
+    fn commit(&self) -> MutexGuard<'_, Option<String>> {
+        self.commit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports why the last attempt to commit failed, or that one succeeded.
+    pub fn commit_failing(&self, reason: Option<String>) {
+        let sentence = reason
+            .map(|reason| format!("results cannot be committed, which is repeated: {reason}"));
+        let before = std::mem::replace(&mut *self.commit(), sentence.clone());
+        if before == sentence {
+            return;
+        }
+        self.version.fetch_add(1, Ordering::AcqRel);
+        match (sentence, before) {
+            (Some(sentence), None) => tracing::warn!("{sentence}"),
+            (Some(sentence), Some(_)) => tracing::debug!("{sentence}"),
+            (None, _) => tracing::info!("results are written again"),
+        }
+    }
+
+    /// Why the process is not ready, if one of these is the reason.
+    pub fn reason(&self) -> Option<String> {
+        if let Some(reason) = self.commit().clone() {
+            return Some(reason);
+        }
+        let known = self.known();
+        let (partition, impediment) = known.first_key_value()?;
+        let others = match known.len() - 1 {
+            0 => String::new(),
+            others => format!(" ({others} more are held or behind)"),
+        };
+        Some(format!("{}/{partition} {impediment}{others}", self.topic))
+    }
+
+    /// The partitions whose hold timed out.
+    pub fn behind(&self) -> Vec<u32> {
+        let known = self.known();
+        let behind = known
+            .iter()
+            .filter(|(_, it)| matches!(it, Impediment::Behind(_)));
+        behind.map(|(partition, _)| *partition).collect()
+    }
+}

@@ -1,0 +1,15 @@
+//! Event time: watermarks, idle partitions, and the timers of operators.
+
+pub mod clock;
+pub mod holds;
+pub mod idleness;
+pub mod timers;
+
+use jiff::Timestamp;
+
+/// A moment for people.
+pub fn moment(time_ms: u64) -> String {
+    let time_ms = i64::try_from(time_ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(time_ms)
+        .map_or_else(|_| format!("{time_ms} ms"), |at| at.to_string())
+}
