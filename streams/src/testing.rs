@@ -1,9 +1,23 @@
 //! Fixtures of unit tests.
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-use emostream_log::NewRecord;
+use std::{sync::Arc, time::Duration};
+
+use emostream_log::{
+    EventClock, Log, NewRecord,
+    embedded::EmbeddedLog,
+    testing::{DEADLINE, KEEP, create_topics},
+};
+use emostream_protocol::WindowSize;
 use serde::{Deserialize, Serialize};
 
-use crate::{metrics::MetricNames, sink::result::SinkResult, topics::Topics};
+use crate::{
+    config::{Config, HEARTBEAT, Limits},
+    metrics::MetricNames,
+    progress::{newest::fence, record::Progress, settings::Settings, stored::progress_record},
+    sink::result::SinkResult,
+    topics::Topics,
+};
 
 pub const METRICS: MetricNames = MetricNames {
     prefix: "app",
@@ -22,6 +36,52 @@ pub fn topics() -> Topics {
         rejected: topic("rejected"),
         progress: topic("progress"),
     }
+}
+
+/// A configuration whose times are so long that no test waits for them.
+pub fn config() -> Config {
+    Config {
+        topics: topics(),
+        settings: Settings::default().with("lateness_ms", "--lateness (ms)", 750),
+        agreed: Vec::new(),
+        workers: 1,
+        cluster: None,
+        window: WindowSize::from_ms(2000).unwrap(),
+        lateness_ms: 750,
+        idle_timeout: DEADLINE,
+        hold_timeout: DEADLINE,
+        commit_timeout: DEADLINE,
+        standby: false,
+        heartbeat: HEARTBEAT,
+        takeover: DEADLINE,
+        unbounded_timestamps: true,
+        finals_needed: Duration::ZERO,
+        span_ms: 0,
+        limits: Limits::default(),
+        clock: EventClock::host(),
+    }
+}
+
+/// A log with all topics of one partition.
+pub fn log() -> Arc<EmbeddedLog> {
+    let log = Arc::new(EmbeddedLog::in_memory().unwrap());
+    let names = topics();
+    let other = [
+        &names.source,
+        &names.updates,
+        &names.rejected,
+        &names.progress,
+    ];
+    let all = names.results().chain(other);
+    create_topics(&*log, all.map(|name| (name.clone(), 1, KEEP)));
+    log
+}
+
+/// Commits the progress, and fences every run by that.
+pub fn commit(log: &dyn Log, progress: &Progress) {
+    let mut transactor = fence(&topics(), log, DEADLINE).unwrap();
+    let record = progress_record(&topics(), progress);
+    transactor.commit(vec![record]).unwrap();
 }
 
 /// A final, or a record of a table that has so many bytes.

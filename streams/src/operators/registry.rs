@@ -291,3 +291,86 @@ impl<K: Key, I: Item, U> Registry<K, I, U> {
         self.shared.borrow_mut().freed.extend(freed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use std::collections::BTreeMap;
+
+    use emostream_protocol::WindowSize;
+    use timely::{
+        Config,
+        dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input},
+    };
+
+    use super::*;
+    use crate::operators::{
+        schedule::{ScheduleParams, TotalsPace},
+        totals::{TotalsOutput, totals},
+    };
+
+    /// After a pause in event time all keys have expired, and each removal costs a record of each table.
+    #[test]
+    fn all_workers_together_remove_a_limited_number_of_keys_with_a_close() {
+        const KEYS: usize = 900;
+        let workers = timely::execute(Config::process(2), |worker| {
+            let size = WindowSize::from_ms(2_000).unwrap();
+            let index = worker.index();
+            let closed = move |key: usize, start_ms: u64| ClosedWindow {
+                key: format!("{index}-{key}"),
+                window: size.window_of(start_ms),
+                counts: [(0_u16, 1)].into(),
+                begins: false,
+            };
+            let removed = Rc::<RefCell<BTreeMap<u64, usize>>>::default();
+            let seen = removed.clone();
+            let durable = probe::Handle::new();
+            let mut input = worker.dataflow(|scope| {
+                let (input, finals) = scope.new_input();
+                let params = TotalsParams {
+                    schedule: ScheduleParams {
+                        pace: TotalsPace::default(),
+                        size,
+                        finals_kept_ms: None,
+                        record_bytes: |items| items,
+                    },
+                    retention_ms: 2_000,
+                    span_ms: 2_000,
+                    final_until_ms: 0,
+                    resets: 0,
+                    max_step_counts: 50_000,
+                };
+                let totals = totals::<_, _, ()>(finals, Vec::new(), params, durable.clone());
+                let outputs = totals.outputs.inspect(move |output| {
+                    if let TotalsOutput::Removed(_, start_ms) = output {
+                        *seen.borrow_mut().entry(*start_ms).or_default() += 1;
+                    }
+                });
+                outputs.probe_with(&durable);
+                input
+            });
+            input.advance_to(3_999);
+            (0..KEYS).for_each(|key| input.send(closed(key, 2_000)));
+            for start_ms in [18_000, 20_000, 22_000] {
+                input.advance_to(start_ms + 1_999);
+                input.send(closed(KEYS, start_ms));
+                input.advance_to(start_ms + 2_000);
+                while durable.less_than(&(start_ms + 2_000)) {
+                    worker.step();
+                }
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+            removed.take()
+        });
+        let mut all = BTreeMap::<u64, usize>::new();
+        for of_worker in workers.unwrap().join() {
+            for (start_ms, keys) in of_worker.unwrap() {
+                *all.entry(start_ms).or_default() += keys;
+            }
+        }
+        assert!(all.values().all(|keys| *keys <= MAX_REMOVED), "{all:?}");
+        assert_eq!(all.values().sum::<usize>(), 2 * KEYS, "{all:?}");
+    }
+}

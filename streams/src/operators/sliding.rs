@@ -410,6 +410,36 @@ mod tests {
     /// A change of a count, and the window at which it is made.
     type Seen<T> = Rc<RefCell<Vec<(T, u64, i64)>>>;
 
+    /// Otherwise each key that was ever in the span would keep a number.
+    #[test]
+    fn a_number_is_used_again_once_it_is_committed_that_its_key_has_left() {
+        let numbers = KeyNumbers::<String>::default();
+        let next = |key: &str| numbers.number(&key.to_owned());
+        let number = next("key");
+        let mut expirations = Expirations::<String, u16> {
+            numbers: numbers.clone(),
+            max_step_counts: 4,
+            held: vec![(2, 0)],
+            emptied: VecDeque::new(),
+            windows: BTreeMap::new(),
+            closing: None,
+        };
+        expirations.release(number, 2, 10);
+        expirations.free(10);
+        assert_ne!(next("other"), number, "its leaving is not committed");
+        expirations.held[number.index()].0 = 3;
+        expirations.free(11);
+        assert_ne!(next("third"), number, "the key has returned");
+        expirations.release(number, 3, 20);
+        expirations.held[number.index()].0 = 1;
+        expirations.release(number, 1, 30);
+        expirations.free(21);
+        assert_ne!(next("fourth"), number, "it has left once more");
+        expirations.free(31);
+        assert_eq!(next("fifth"), number);
+        assert_ne!(next("sixth"), number);
+    }
+
     #[test]
     fn a_close_of_many_counts_takes_several_steps_and_leaves_none_out() {
         const STEP_COUNTS: usize = 4;

@@ -231,37 +231,127 @@ fn write<'scope, K: Key, I: Item, U: Opaque>(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-    use emostream_protocol::WindowSize;
+    use emostream_protocol::{ResultOrder, WindowSize};
     use timely::dataflow::operators::{inspect::Inspect, probe::Probe, vec::Input};
 
     use super::*;
     use crate::operators::schedule::TotalsPace;
 
+    const SIZE_MS: u64 = 2_000;
+
+    fn params() -> TotalsParams {
+        TotalsParams {
+            schedule: ScheduleParams {
+                pace: TotalsPace::default(),
+                size: WindowSize::from_ms(SIZE_MS).unwrap(),
+                finals_kept_ms: None,
+                record_bytes: |items| items,
+            },
+            retention_ms: u64::MAX,
+            span_ms: SIZE_MS,
+            final_until_ms: 0,
+            resets: 0,
+            max_step_counts: 4,
+        }
+    }
+
+    fn closed(key: usize, start_ms: u64, items: u16) -> ClosedWindow<String, u16> {
+        ClosedWindow {
+            key: format!("key-{key}"),
+            window: params().schedule.size.window_of(start_ms),
+            counts: (0..items).map(|item| (item, 2)).collect(),
+            begins: false,
+        }
+    }
+
+    /// Another key may get the number.
+    #[test]
+    fn nothing_is_left_of_a_key_whose_number_was_freed() {
+        let numbers = KeyNumbers::<String>::default();
+        let shared = Rc::<RefCell<Shared<u16, char>>>::default();
+        let mut writer = TotalsWriter::new(params(), numbers.clone(), shared.clone(), 0, 1);
+        let key = "key".to_owned();
+        let former = numbers.number(&key);
+        let last = params().schedule.size.window_of(SIZE_MS);
+        let change = Change {
+            first: ResultOrder::new(0, last),
+            since_ms: last.start,
+            last,
+            last_resets: 0,
+        };
+        let restored = (former, vec!['?'], Some(change));
+        shared.borrow_mut().restored.push(restored);
+        assert!(writer.has_work(0) && writer.schedule.holds(former));
+        numbers.retire(former, 4_000);
+        let number = numbers.number(&key);
+        shared.borrow_mut().replaced.push((number, former));
+        writer.renumber();
+        assert!(writer.is_ordered(number));
+        numbers.mark_empty(former, 6_000);
+        assert_eq!(numbers.free_retired(6_000), [], "not committed");
+        let freed = numbers.free_retired(6_001);
+        assert_eq!(freed, [former]);
+        shared.borrow_mut().freed = freed;
+        writer.renumber();
+        assert!(!writer.schedule.holds(former));
+        assert!(writer.unnamed(former).is_empty());
+        assert_eq!(*writer.items(former), 0);
+        assert!(!writer.is_ordered(number));
+    }
+
+    /// The totals of a large key begin at 0 again as those of a small key. Both windows are closed together, with other
+    /// keys that keep the operator busy for several steps.
+    #[test]
+    fn a_record_that_is_due_is_written_before_the_totals_of_its_key_begin_again() {
+        timely::execute_directly(|worker| {
+            let records = Rc::<RefCell<Vec<u64>>>::default();
+            let seen = records.clone();
+            let (mut input, probe) = worker.dataflow(|scope| {
+                let (input, finals) = scope.new_input();
+                let mut params = TotalsParams {
+                    retention_ms: 10_000,
+                    ..params()
+                };
+                params.schedule.pace = TotalsPace {
+                    small_items: 2,
+                    period_ms: 8_000,
+                    ..TotalsPace::default()
+                };
+                let totals = totals::<_, _, ()>(finals, Vec::new(), params, probe::Handle::new());
+                let outputs = totals.outputs.inspect(move |output| match output {
+                    TotalsOutput::Record(record) if record.key == "key-0" => {
+                        seen.borrow_mut().push(record.window.start);
+                    }
+                    _ => {}
+                });
+                (input, outputs.probe().0)
+            });
+            // Windows travel at their last instants.
+            input.advance_to(3_999);
+            input.send(closed(0, 2_000, 3));
+            input.advance_to(15_999);
+            (0..20).for_each(|key| input.send(closed(key, 14_000, 1)));
+            input.advance_to(16_000);
+            while probe.less_than(&16_000) {
+                worker.step();
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+            assert_eq!(*records.borrow(), [2_000, 14_000]);
+        });
+    }
+
     #[test]
     fn the_records_of_many_keys_are_written_in_several_steps_and_none_is_left_out() {
-        const SIZE_MS: u64 = 2_000;
         const KEYS: usize = 40;
         const ITEMS: u16 = 6;
-        let size = WindowSize::from_ms(SIZE_MS).unwrap();
         timely::execute_directly(move |worker| {
             let written = Rc::<RefCell<Vec<KeyTotals<String, u16, ()>>>>::default();
             let seen = written.clone();
             let (mut input, probe) = worker.dataflow(|scope| {
                 let (input, finals) = scope.new_input();
-                let params = TotalsParams {
-                    schedule: ScheduleParams {
-                        pace: TotalsPace::default(),
-                        size,
-                        finals_kept_ms: None,
-                        record_bytes: |items| items,
-                    },
-                    retention_ms: u64::MAX,
-                    span_ms: SIZE_MS,
-                    final_until_ms: 0,
-                    resets: 0,
-                    max_step_counts: 4,
-                };
-                let totals = totals(finals, Vec::new(), params, probe::Handle::new());
+                let totals = totals(finals, Vec::new(), params(), probe::Handle::new());
                 let outputs = totals.outputs.inspect(move |output| {
                     if let TotalsOutput::Record(record) = output {
                         seen.borrow_mut().push(record.clone());
@@ -272,14 +362,7 @@ mod tests {
             for window in 1..3 {
                 let start_ms = window * SIZE_MS;
                 input.advance_to(start_ms);
-                for key in 0..KEYS {
-                    input.send(ClosedWindow {
-                        key: format!("key-{key}"),
-                        window: size.window_of(start_ms),
-                        counts: (0..ITEMS).map(|item| (item, 2)).collect(),
-                        begins: false,
-                    });
-                }
+                (0..KEYS).for_each(|key| input.send(closed(key, start_ms, ITEMS)));
                 input.advance_to(start_ms + SIZE_MS);
                 let mut records = 0;
                 while probe.less_than(&(start_ms + SIZE_MS)) {

@@ -272,3 +272,34 @@ pub fn newest_final_ms(topics: &Topics, log: &dyn Log) -> Result<u64, StreamsErr
     read_last(log, &topics.finals, LAST_FINALS, &mut keep).map_err(StreamsError::Start)?;
     Ok(newest_ms)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_log::testing::FaultyLog;
+
+    use super::*;
+    use crate::testing::{commit, config, log};
+
+    /// If the partitions are idle, windows close without a record that is read. A run that continued from the earlier
+    /// time would write their finals again.
+    #[test]
+    fn a_final_time_that_was_committed_just_before_the_fence_is_not_set_back() {
+        let progress = |final_until_ms| Progress {
+            settings: Some(config().settings),
+            final_until_ms,
+            partitions: vec![PartitionProgress::begin(0, 0)],
+            ..Progress::default()
+        };
+        let log = log();
+        commit(&*log, &progress(2000));
+        let older = log.clone();
+        let hook = move |_: &str| commit(&*older, &progress(4000));
+        let log = FaultyLog::new(log).before_transactor(hook);
+        let taken = take_over(&config(), &log, None).unwrap().unwrap();
+        assert_eq!(
+            (taken.stored_until_ms, taken.progress.final_until_ms),
+            (4000, 4000)
+        );
+    }
+}

@@ -185,6 +185,14 @@ mod tests {
     }
 
     #[test]
+    fn a_takeover_time_of_more_than_three_minutes_holds_without_heartbeat_too() {
+        let takeover = Duration::from_secs(300);
+        let mut bench = Bench::new();
+        bench.silence = Silence::new(Waits { takeover, ..WAITS });
+        assert_eq!(bench.takes_over_after(closed(5), false), Some(300));
+    }
+
+    #[test]
     fn an_open_transaction_is_waited_for_as_long_as_it_may_take() {
         let open = EndOffsets { stable: 5, end: 6 };
         assert_eq!(Bench::new().takes_over_after(open, true), Some(60));
@@ -226,6 +234,23 @@ mod tests {
         };
         let later = bench.now + ms(3_600_000);
         assert_eq!(bench.silence.on(answered, later), Decision::Wait);
+    }
+
+    /// The log may have answered just before the answer arrived, and a commit may have been made just before that.
+    #[test]
+    fn the_wait_begins_when_the_first_answer_arrives_not_when_it_is_requested() {
+        let mut bench = Bench::new();
+        let requested = bench.now;
+        let answered = Observation::Answered {
+            asked: requested,
+            ends: closed(5),
+            heartbeats: true,
+        };
+        bench.silence.on(answered, requested + ms(2_000));
+        bench.now = requested + ms(11_999);
+        assert_eq!(bench.look(closed(5), true), Decision::Wait);
+        bench.now = requested + ms(12_000);
+        assert_eq!(bench.look(closed(5), true), Decision::TakeOver);
     }
 
     /// What an active run does: transactions one after the other, each with a pause before it.

@@ -187,3 +187,90 @@ fn pause(stop: &Stop, until: Instant) {
         thread::sleep(STOP_LOOK.min(until.saturating_duration_since(Instant::now())));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+    use crate::{
+        progress::settings::Settings,
+        testing::{commit, config, log},
+    };
+
+    fn newest_offset(log: &dyn Log) -> u64 {
+        let newest = newest::newest_record(&config().topics, log);
+        newest.unwrap().unwrap().offset
+    }
+
+    fn of_a_run() -> Progress {
+        Progress {
+            settings: Some(config().settings),
+            run: Some(config().identity()),
+            heartbeat_ms: Some(2000),
+            ..Progress::default()
+        }
+    }
+
+    /// Without settings: a run with any settings may continue from it.
+    fn of_a_reset() -> Progress {
+        Progress::default()
+    }
+
+    fn look_once(log: &Arc<impl Log + 'static>, known: Option<u64>) -> Result<(), StreamsError> {
+        let (mut standby, now) = (Standby::new(config(), log.clone(), known), Instant::now());
+        standby.look(now, &|| now).map(drop)
+    }
+
+    /// Without a wait: an operator sees the wrong flags when the standby starts, not when it is needed.
+    #[test]
+    fn progress_of_other_settings_ends_a_standby_at_once() {
+        let log = log();
+        commit(&*log, &of_a_run());
+        assert!(look_once(&log, None).is_ok());
+        let other = Progress {
+            settings: Some(Settings::default().with("lateness_ms", "", 1)),
+            ..of_a_run()
+        };
+        commit(&*log, &other);
+        let ended = look_once(&log, None);
+        assert!(matches!(ended, Err(StreamsError::OtherSettings { .. })));
+    }
+
+    #[test]
+    fn a_reset_ends_a_standby_unless_the_process_began_with_it() {
+        let log = log();
+        commit(&*log, &of_a_reset());
+        let known = newest_offset(&*log);
+        assert!(look_once(&log, Some(known)).is_ok());
+        let is_reset = |known| {
+            let ended = look_once(&log, known);
+            matches!(ended, Err(StreamsError::ResetMeanwhile { .. }))
+        };
+        assert!(is_reset(None));
+        commit(&*log, &of_a_reset());
+        assert!(is_reset(Some(known)));
+    }
+
+    #[test]
+    fn only_a_run_without_a_heartbeat_is_waited_for_longer() {
+        let takes_over_after = |progress: &Progress| {
+            let log = log();
+            commit(&*log, progress);
+            let known = newest_offset(&*log);
+            let mut standby = Standby::new(config(), log, Some(known));
+            let begun = Instant::now();
+            (0..=200).find(|seconds| {
+                let now = begun + Duration::from_secs(*seconds);
+                standby.look(now, &|| now).unwrap().is_some()
+            })
+        };
+        let takeover = Some(config().takeover.as_secs());
+        assert_eq!(takes_over_after(&of_a_run()), takeover);
+        assert_eq!(takes_over_after(&of_a_reset()), takeover);
+        let of_a_former_version = Progress {
+            heartbeat_ms: None,
+            ..of_a_run()
+        };
+        assert_eq!(takes_over_after(&of_a_former_version), Some(180));
+    }
+}
