@@ -512,8 +512,11 @@ mod tests {
         // Read in this order: the one that counts lies in the partition that is read first.
         let records = vec![totals(0, 2000, 7, reset()), totals(1, 8000, 5, vec![])];
         write(&log, records);
-        let known = KnownTotals::read("totals", &log, 2, Resets::default()).unwrap();
-        assert_eq!(counts(known), [7]);
+        // One thread reads both partitions, or each has its own.
+        for threads in [1, 2] {
+            let known = KnownTotals::read("totals", &log, threads, Resets::default()).unwrap();
+            assert_eq!(counts(known), [7]);
+        }
     }
 
     /// Of the finals after the record one begins the totals at 0, in another partition, which is read first.
@@ -664,5 +667,20 @@ mod tests {
         let restored = known.into_restored(u64::MAX, 0);
         let change = restored[0].change.unwrap();
         assert_eq!((change.first.start_ms, change.since_ms), (8000, 2000));
+    }
+
+    #[test]
+    fn after_a_backward_reset_a_final_of_the_time_that_was_given_up_keeps_no_room_longer() {
+        let log = log();
+        let resets = Resets {
+            number: 1,
+            until_ms: 2000,
+        };
+        let last_ms = |number| {
+            let mut known = KnownTotals::read("totals", &log, 2, resets).unwrap();
+            known.add(0, number, false, closed(8000, 5));
+            known.into_restored(u64::MAX, 0)[0].last_ms
+        };
+        assert_eq!([0, 1].map(last_ms), [2000, 8000]);
     }
 }
