@@ -1,4 +1,4 @@
-//! How records of the `reactions` topic become events: batches of an ingest, and plain JSON.
+//! The format of the `reactions` topic: batches of an ingest, and plain JSON records.
 
 use emostream_log::Record;
 use emostream_model::{Batch, Emoji, EmojiNames, Invalid, Payload, PayloadError, Room};
@@ -7,7 +7,7 @@ use emostream_streams::{
     source::format::{Event, Format, RecordTimes},
 };
 
-/// The reason with which a reaction is rejected whose emoji this build does not know.
+/// The reason for which reactions are rejected whose emoji this build does not know.
 pub const UNKNOWN_EMOJI: &str = "unknown_emoji";
 
 /// The format of the `reactions` topic.
@@ -79,7 +79,8 @@ impl Format for ReactionFormat {
                 let part = part.iter().map(|index| reactions[*index]);
                 Batch::encode(base_ms, part)
             }
-            // Its users cannot be read: it is written whole, and only once.
+            // The users of the batch cannot be decoded, so the parts cannot be encoded. The last part gets the whole
+            // value, so that it is written only once.
             None if number + 1 == parts.len() => record.value.to_vec(),
             None => Vec::new(),
         };
@@ -105,7 +106,7 @@ mod tests {
 
     const T0: u64 = 1_764_000_000_000;
 
-    /// What this host's clock shows.
+    /// The time of this host's clock.
     const NOW_MS: u64 = T0 + 3_600_000;
 
     struct Bench {
@@ -255,9 +256,9 @@ mod tests {
         let (first, second) = ((2000, vec![1000, 1500]), (4000, vec![2500]));
         for (read_offset, final_until_ms, expected) in [
             (0, 0, vec![first, second.clone()]),
-            // The run before committed what was final when the window of 2 s was not.
+            // The previous run committed the part whose window was final. The window that ends at 4 s was not.
             (2, T0 + 2000, vec![second]),
-            // Both were final when it was read.
+            // Both windows were final when the batch was read.
             (0, T0 + 4000, vec![(4000, vec![1000, 2500, 1500])]),
         ] {
             let mut bench = Bench::new(read_offset, final_until_ms);
@@ -292,7 +293,7 @@ mod tests {
         assert_eq!(bench.rejected[0].value, b" broken");
     }
 
-    /// The reason, the end of the window, and the emojis of each rejection, of batches alone.
+    /// Returns the reason, the end of the window, and the emojis of each rejection. All records must be batches.
     fn parts(bench: &Bench) -> Vec<(&str, u64, Vec<&str>)> {
         let rejected = bench.rejected.iter();
         let parts = rejected.map(|r| {
@@ -353,7 +354,7 @@ mod tests {
             assert_eq!(resume, 0, "its last window is open");
             let marks = bench.reading.advance(T0 + 2000, T0 + 4000, 2, false);
             assert_eq!(marks.last().unwrap().1.resume_offset, 2);
-            // The run after that reads it again: what was final is settled.
+            // The next run reads the record again: events whose window was final are settled.
             let mut again = Bench::new(2, T0 + 2000);
             again.take(T0 + 2500, record);
             let settled_at_ms: Vec<u64> = again.rejected.iter().map(|r| r.settled_at_ms).collect();
@@ -431,7 +432,7 @@ mod tests {
         assert_eq!(rejections(&bench), expected);
         let part = [5_001, 9_000].map(|at_ms| reaction("🔥", T0 + at_ms));
         assert_eq!(reactions_of(&bench.rejected[0]), part);
-        // Behind it the limit has no meaning.
+        // From that offset on, the limit does not apply.
         bench.offset = 3;
         bench.take(T0 + 9_000, &batch(&[9_000]));
         assert_eq!(bench.reading.clock().newest_ms(), T0 + 9_000);
@@ -439,7 +440,7 @@ mod tests {
             bench.counts(),
             [(4_000, "a 🔥".into(), 1), (8_000, "a 🔥".into(), 1)]
         );
-        // A run that reads it again below its N rejects nothing again.
+        // A run that reads the record again below its N rejects nothing again.
         let mut again = Bench::with(2, 0, Some(limit), &[]);
         again.take(T0 + 5_000, &batch(&[4_000, 5_001, 9_000]));
         assert!(again.rejected.is_empty());
@@ -459,7 +460,7 @@ mod tests {
             ahead: Vec::new(),
         };
         let mut bench = Bench::with(0, 0, Some(limit), &[former]);
-        // The first two were final, of the first record only.
+        // The first two events of the first record were final before the reset.
         bench.take(T0 + 9_000, &batch(&[4_000, 7_000, 9_000]));
         bench.take(T0 + 9_000, &batch(&[4_000, 7_000]));
         let offsets: Vec<u64> = bench.rejected.iter().map(|r| r.offset).collect();

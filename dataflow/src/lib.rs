@@ -1,4 +1,4 @@
-//! EmoStream's dataflow: reactions in the log, counted exactly once per room, emoji and window.
+//! The EmoStream application: counts the reactions in the log exactly once per room, emoji and window.
 //!
 //! ```text
 //! [reactions] ─▶ format ─▶ partial counts by room and emoji ─▶ tumbling windows ─┬▶ live ──▶ [live]
@@ -8,13 +8,14 @@
 //!                                                           [windows] [totals] [trending] ◀─ commit
 //! ```
 //!
-//! [`EmoStream`] is an application of the engine in [`emostream_streams`], which reads, keeps event time, and commits
-//! results with the progress. Here are the format of reactions, the operators that are used, and the records.
+//! [`EmoStream`] is an application of the engine in [`emostream_streams`], which reads the source, keeps event time,
+//! and commits results with the progress. This crate defines the format of reactions, the topology, and the records of
+//! the results.
 //!
 //! Invariants:
-//! - A window is emitted when no partition can still send a reaction for it, and never again.
-//! - Results and progress are one transaction, so kill -9 at any moment changes no final.
-//! - Stopping never closes a window: open ones stay open for the next run.
+//! - A window is emitted once, when no partition can send a reaction for it any more.
+//! - Results and progress are written in one transaction, so `kill -9` at any time changes no final.
+//! - A stop never closes a window: open windows stay open for the next run.
 
 mod format;
 mod restoring;
@@ -54,57 +55,59 @@ pub use emostream_streams::{
 };
 pub use topology::{EmoStream, describe};
 
-/// What a dataflow runs with.
+/// The configuration of EmoStream.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The topics it reads and writes.
+    /// The topics that it reads and writes.
     pub topics: Topics,
-    /// Worker threads of this process.
+    /// Number of worker threads of this process.
     pub workers: usize,
-    /// The processes that share the work; `None` for this one alone.
+    /// The processes that share the work; `None` if this process runs alone.
     pub cluster: Option<Cluster>,
     /// The size of the tumbling windows.
     pub window: WindowSize,
-    /// How long a partition waits for stragglers; must exceed ingest's flush plus clock skew.
+    /// How far the watermark of a partition is behind its newest record, milliseconds. It must exceed the flush
+    /// interval of the ingest plus the clock skew.
     pub lateness_ms: u64,
-    /// How long a partition that gets nothing holds the others back.
+    /// How long a partition without new records holds the watermark back before it counts as idle.
     pub idle_timeout: Duration,
-    /// How often a room's live tally is written at most.
+    /// Minimum time between two live tallies of a room.
     pub live: Duration,
-    /// How many identical emojis make a swarm.
+    /// Number of identical emojis that make a swarm.
     pub swarm_size: u64,
-    /// How long the sliding span of the trending emojis is: a whole multiple of the window.
+    /// The length of the sliding span of the trending emojis: a whole multiple of the window.
     pub trending_span: Duration,
-    /// How many trending emojis and rooms are shown.
+    /// Maximum number of trending emojis, and of trending rooms, in a record.
     pub trending_top: usize,
     /// The emoji names that plain JSON records may use.
     pub emojis: EmojiNames,
-    /// The clock that dates events: the one of the ingest and the log where they are in this process.
+    /// The clock that sets the times of events. If the ingest and the log are in this process, they use the same one.
     pub clock: EventClock,
-    /// How long a partition may hold time where the log does not show that it has been read to its end.
+    /// How long an idle partition may hold the watermark back while the log does not confirm that it was read to its
+    /// end.
     pub hold_timeout: Duration,
-    /// How long a transaction may take; at most the brokers' `transaction.max.timeout.ms`.
+    /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,
-    /// Whether it starts as a standby, which waits until no other run commits.
+    /// Whether the process starts as a standby, which waits until no other run commits.
     pub standby: bool,
-    /// How often progress is committed when there is nothing else to write: [`HEARTBEAT`] where there may be a standby.
+    /// Interval at which progress is committed when there is nothing else to write: [`HEARTBEAT`] if there may be a
+    /// standby.
     pub heartbeat: Duration,
-    /// How long a standby sees no commit before it takes over; several times [`HEARTBEAT`].
+    /// Time without a commit after which a standby takes over; several times [`HEARTBEAT`].
     pub takeover: Duration,
     /// How often totals records are written.
     pub totals_pace: TotalsPace,
     /// Time without a final, in event time, after which a room is removed and its totals begin at 0 with its next
     /// final.
     pub totals_retention: Duration,
-    /// Whether a reactions topic is accepted that takes records dated further in the future than the dataflow
-    /// can judge.
+    /// Whether a reactions topic is accepted whose brokers do not reject records with timestamps far in the future.
     pub unbounded_timestamps: bool,
     /// Limits of the engine.
     pub limits: Limits,
 }
 
 impl Config {
-    /// The sliding span of what is trending.
+    /// Returns the sliding span of the trending emojis.
     pub(crate) fn span(&self) -> SlidingSpan {
         SlidingSpan {
             size: self.window,
@@ -112,19 +115,19 @@ impl Config {
         }
     }
 
-    /// The retention of totals, milliseconds.
+    /// Returns the retention of totals, milliseconds.
     pub(crate) fn retention_ms(&self) -> u64 {
         self.totals_retention.as_millis() as u64
     }
 
-    /// What the engine runs with.
+    /// Returns the configuration of the engine.
     pub fn engine(&self) -> emostream_streams::config::Config {
         let topics = streams_topics(&self.topics);
         let open = Duration::from_millis(self.window.as_ms())
             + Duration::from_millis(self.lateness_ms)
             + self.hold_timeout;
-        // Totals of a large room are due within a period, and written within half of the time for which finals are kept:
-        // the other half is for a run that ends.
+        // The totals record of a large room is due within a period, and written within half of the retention of finals.
+        // The other half is the time for which no run may be active.
         let of_totals = 2 * (Duration::from_millis(self.totals_pace.period_ms) + open);
         let text = |name: &str, value: &dyn Debug| (name.to_owned(), format!("{value:?}"));
         let alias = |(name, emoji): (&String, &Emoji)| format!("{name}={emoji}");
@@ -170,10 +173,10 @@ impl Config {
     }
 }
 
-/// The name of the setting that holds how many emojis make a swarm.
+/// The name of the setting with the number of emojis that make a swarm.
 pub const SWARM_SIZE: &str = "swarm_size";
 
-/// The topics of EmoStream as the engine knows them.
+/// Returns the topics of EmoStream in the form that the engine uses.
 pub fn streams_topics(topics: &Topics) -> emostream_streams::topics::Topics {
     emostream_streams::topics::Topics {
         application_id: format!("{}.dataflow", topics.prefix()),
@@ -194,7 +197,11 @@ pub fn streams_topics(topics: &Topics) -> emostream_streams::topics::Topics {
     }
 }
 
-/// Runs until `stop` is requested (`Ok`) or it cannot go on (`Err`). Blocks: give it a thread.
+/// Runs EmoStream until `stop` is requested. Blocks, so it should have a thread of its own.
+///
+/// # Errors
+///
+/// The error because of which it cannot continue.
 pub fn run(
     config: Config,
     log: Arc<dyn Log>,

@@ -1,7 +1,7 @@
-//! What closed windows produce, and the records that it becomes.
+//! The results of closed windows, and the encoding of their records.
 //!
-//! Results travel to the sink as they are, and become JSON on the thread that commits: of 10,000 rooms
-//! with 50 emojis that is 45 MB, which would hold up a worker for as long as its counting does.
+//! Results are sent to the sink as they are, and encoded as JSON by the commit thread. The JSON of 10,000 rooms with
+//! 50 emojis has 45 MB: to encode it would block a worker for as long as to compute the results.
 
 use std::iter;
 
@@ -31,16 +31,16 @@ pub type RoomTotals = KeyTotals<Room, Emoji, UnnamedCount>;
 /// The totals of a room as of F.
 pub type RestoredRoom = RestoredTotals<Room, Emoji, UnnamedCount>;
 
-/// Of a record without its counts: the room as key and in the JSON, the window, the total.
+/// Approximate bytes of a record without its counts: the room as key and in the JSON, the window, the total.
 const RECORD_BYTES: usize = 120;
 
-/// Of a tally in a final: `{"emoji":"🔥","count":1234,"swarms":1,"loose":234},`.
+/// Approximate bytes of a tally in a final: `{"emoji":"🔥","count":1234,"swarms":1,"loose":234},`.
 const TALLY_BYTES: usize = 54;
 
-/// Of a count in totals: `{"emoji":"🔥","count":1234},`.
+/// Approximate bytes of a count in totals: `{"emoji":"🔥","count":1234},`.
 const COUNT_BYTES: usize = 32;
 
-/// How large the totals record of so many emojis is, roughly.
+/// Returns the approximate size of the totals record of this number of emojis, bytes.
 pub fn totals_bytes(emojis: usize) -> usize {
     RECORD_BYTES + emojis * COUNT_BYTES
 }
@@ -52,7 +52,8 @@ pub enum WindowResult {
     Final(Closed),
     /// A room's totals.
     Totals(RoomTotals),
-    /// What is trending: the record's key, and its JSON, since its shape is not made for binary formats.
+    /// A record of trending emojis: its key, and its JSON. It is encoded already, since binary formats cannot represent
+    /// its type.
     Trending(String, Vec<u8>),
     /// The removal of a room from a table, and the start of the window at whose close it is removed, Unix milliseconds.
     Removed(Table, Room, u64),
@@ -61,14 +62,14 @@ pub enum WindowResult {
 /// A compacted topic with a record of each room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Table {
-    /// The totals.
+    /// The topic of totals.
     Totals,
-    /// What is trending.
+    /// The topic of trending emojis.
     Trending,
 }
 
 impl WindowResult {
-    /// What a closed window did to what is trending in a sliding span of `span_ms`.
+    /// Returns the result of a change of the trending emojis or rooms in a sliding span of `span_ms`.
     pub fn trending(change: TopChange<Room, Emoji>, span_ms: u64) -> WindowResult {
         let record = match change {
             TopChange::Key { key, window, items } => Trending::Room(TrendingRecord {
@@ -95,12 +96,12 @@ impl WindowResult {
     }
 }
 
-/// What results become records by.
+/// The encoder of results: the values that are needed to encode their records.
 #[derive(Debug, Clone)]
 pub struct Recording {
-    /// Names of the topics.
+    /// The topics of EmoStream.
     pub topics: Topics,
-    /// How many emojis make a swarm.
+    /// Number of identical emojis that make a swarm.
     pub swarm_size: u64,
     /// The number of backward resets so far.
     pub resets: u64,
@@ -113,7 +114,7 @@ impl SinkResult for WindowResult {
         matches!(self, WindowResult::Final(_))
     }
 
-    /// JSON, which spells every count with its emoji.
+    /// Returns the approximate size of the JSON, which contains the emoji of every count.
     fn bytes(&self) -> usize {
         match self {
             WindowResult::Final(closed) => RECORD_BYTES + closed.counts.len() * TALLY_BYTES,
@@ -162,7 +163,7 @@ impl SinkResult for WindowResult {
     }
 }
 
-/// What the sink is sent of an output of the totals.
+/// Returns the inputs of the sink for an output of the totals.
 pub fn totals_outcomes(
     output: TotalsOutput<Room, Emoji, UnnamedCount>,
 ) -> impl Iterator<Item = Outcome<WindowResult>> {
@@ -177,7 +178,7 @@ pub fn totals_outcomes(
     iter::once(first).chain(second)
 }
 
-/// The record of a live tally.
+/// Returns the record of a live tally.
 pub fn live_record(tally: &LiveTally<'_, Room, Emoji>, topic: &str, swarm_size: u64) -> NewRecord {
     let record = WindowRecord {
         emitted_at: Some(tally.emitted_at_ms),
@@ -189,7 +190,7 @@ pub fn live_record(tally: &LiveTally<'_, Room, Emoji>, topic: &str, swarm_size: 
     }
 }
 
-/// The record of what was counted: the most frequent emoji first, as swarms and loose ones.
+/// Returns the record of a window: the counts as swarms and loose emojis, the most frequent emoji first.
 fn window_record(
     room: &Room,
     window: Window,
@@ -216,7 +217,7 @@ fn totals_record(totals: &RoomTotals) -> TotalsRecord {
     TotalsRecord {
         room: totals.key.clone(),
         window: totals.window,
-        // Saturating: those that cannot be named are of a record that any program may have written.
+        // Saturating, since counts that this build cannot name come from a record that any program may have written.
         total: all.fold(0, u64::saturating_add),
         counts: TotalCounts {
             named,
@@ -239,7 +240,8 @@ fn header(name: &str, value: String) -> Header {
     }
 }
 
-/// Windows alone order results only until the final time is set back.
+/// Adds the header with the number of backward resets, if there were any: after a reset, windows alone do not order
+/// results any more.
 fn ordered(mut record: NewRecord, resets: u64) -> NewRecord {
     if resets > 0 {
         record

@@ -1,4 +1,4 @@
-//! The whole dataflow on one screen.
+//! The topology of EmoStream: the operators between the source and the sink.
 
 use std::time::Duration;
 
@@ -31,24 +31,24 @@ use crate::{
     results::{Recording, RestoredRoom, WindowResult, live_record, totals_bytes, totals_outcomes},
 };
 
-/// Reactions → tallies, totals, what is trending.
+/// The EmoStream application: computes tallies, totals and trending emojis from reactions.
 #[derive(Debug, Clone)]
 pub struct EmoStream {
     config: Config,
     engine: EngineConfig,
 }
 
-/// What a worker begins with.
+/// The restored state of a worker.
 #[derive(Debug, Default)]
 pub struct WorkerState {
     /// The totals of its share of the rooms, as of F.
     pub totals: Vec<RestoredRoom>,
-    /// What lies in the trending span as of F, on the first worker.
+    /// The counts in the trending span as of F, on the first worker.
     pub trending: RecoveredTrending,
 }
 
 impl EmoStream {
-    /// EmoStream with this configuration.
+    /// Creates the application with this configuration.
     pub fn new(config: Config) -> EmoStream {
         EmoStream {
             engine: config.engine(),
@@ -149,7 +149,7 @@ impl Application for EmoStream {
     }
 }
 
-/// The topology as text, for `--describe`.
+/// Returns the topology as text, for `--describe`.
 pub fn describe(config: &Config) -> String {
     let Config {
         topics,

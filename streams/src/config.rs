@@ -1,4 +1,4 @@
-//! What an application runs with.
+//! The configuration of an application.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -13,24 +13,24 @@ use crate::{
     topics::Topics,
 };
 
-/// When the first run of this process began.
+/// The time at which the first run of this process began, Unix milliseconds.
 static STARTED_MS: LazyLock<u64> = LazyLock::new(|| EventClock::host().unix_ms());
 
-/// How often progress is committed when there is nothing else to write. Five of them fit into the default of
-/// `--takeover`, so that a lost one, or a commit that takes seconds, is not taken for a dead run; and one small
-/// transaction in that time is nothing to a broker, which gets as many from a run that counts.
+/// Interval at which progress is committed when there is nothing else to write. Five intervals fit into the default of
+/// `--takeover`, so that a standby does not take over after one lost heartbeat or a commit that takes seconds. One
+/// small transaction per interval is a small load for a broker: a run that receives events commits as often.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// Limits that unit tests and simulations lower, so that they reach them.
+/// Limits that unit tests and simulations lower in order to reach them.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How many counts an operator handles in a step, and at most one key more: some milliseconds. A worker runs its
-    /// operators one after the other. One that handles everything at once, such as the close of a window with millions
-    /// of counts, keeps the worker from reading, from showing updates, and from its heartbeat, by which the watchdog
-    /// knows that it is not stuck. So an operator stops after this many counts, keeps its capability, and activates
-    /// itself again.
+    /// Maximum number of counts that an operator handles in a step, exceeded by one key at most: some milliseconds. A
+    /// worker runs its operators one after the other. An operator that handled everything at once, such as the close of
+    /// a window with millions of counts, would keep the worker from reading, from writing updates, and from its
+    /// heartbeat, without which the watchdog assumes that the worker is stuck. So an operator stops after this many
+    /// counts, keeps its capability, and activates itself again.
     pub max_step_counts: usize,
-    /// Maximum bytes of a partition's rejections that are not written: see [`MAX_UNWRITTEN_BYTES`].
+    /// Maximum bytes of a partition's rejections that are not committed: see [`MAX_UNWRITTEN_BYTES`].
     pub max_unwritten_bytes: usize,
 }
 
@@ -43,49 +43,51 @@ impl Default for Limits {
     }
 }
 
-/// What an application runs with.
+/// The configuration of an application.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The topics that it reads and writes.
+    /// The topics that the application reads and writes.
     pub topics: Topics,
-    /// What its results depend on.
+    /// The settings that its results depend on.
     pub settings: Settings,
-    /// What else must be the same in every process of a cluster, by the name of its flag.
+    /// Further values that must be the same in every process of a cluster: the name of the flag, and the value.
     pub agreed: Vec<(String, String)>,
-    /// Worker threads of this process.
+    /// Number of worker threads of this process.
     pub workers: usize,
-    /// The processes that share the work; `None` for this one alone.
+    /// The processes that share the work; `None` if this process runs alone.
     pub cluster: Option<Cluster>,
     /// The size of the windows.
     pub window: WindowSize,
-    /// How long a partition waits for late events, milliseconds.
+    /// How far the watermark of a partition is behind its newest record, milliseconds.
     pub lateness_ms: u64,
-    /// How long a partition that gets nothing holds the others back.
+    /// How long a partition without new records holds the watermark back before it counts as idle.
     pub idle_timeout: Duration,
-    /// How long a partition may hold time where the log does not show that it has been read to its end.
+    /// How long an idle partition may hold the watermark back while the log does not confirm that it was read to its
+    /// end.
     pub hold_timeout: Duration,
-    /// How long a transaction may take; at most the brokers' `transaction.max.timeout.ms`.
+    /// Timeout of a transaction; at most the brokers' `transaction.max.timeout.ms`.
     pub commit_timeout: Duration,
-    /// Whether it starts as a standby, which waits until no other run commits.
+    /// Whether the process starts as a standby, which waits until no other run commits.
     pub standby: bool,
-    /// How often progress is committed when there is nothing else to write.
+    /// Interval at which progress is committed when there is nothing else to write.
     pub heartbeat: Duration,
-    /// How long a standby sees no commit before it takes over; several times the heartbeat.
+    /// Time without a commit after which a standby takes over; several times the heartbeat.
     pub takeover: Duration,
-    /// Whether a source topic is accepted that takes records dated further in the future than the application can judge.
+    /// Whether a source topic is accepted whose brokers do not reject records with timestamps far in the future.
     pub unbounded_timestamps: bool,
-    /// How old the finals may be that a restart needs.
+    /// Maximum age of the finals that a restart needs.
     pub finals_needed: Duration,
-    /// The length of the longest sliding span, milliseconds: a restart needs the finals in it.
+    /// The length of the longest sliding span, milliseconds. A restart needs the finals in it.
     pub span_ms: u64,
-    /// Limits that tests lower.
+    /// Limits that unit tests and simulations lower.
     pub limits: Limits,
-    /// The clock that dates events: the one of the producers and the log where they are in this process.
+    /// The clock that sets the times of events. If the producers and the log are in this process, they use the same
+    /// one.
     pub clock: EventClock,
 }
 
 impl Config {
-    /// The timeouts of partitions that bring nothing.
+    /// Returns the timeouts of partitions without new records.
     pub fn timeouts(&self) -> IdleTimeouts {
         IdleTimeouts {
             idle: self.idle_timeout,
@@ -93,14 +95,14 @@ impl Config {
         }
     }
 
-    /// How long a window may be open.
+    /// Returns the longest time for which a window may be open.
     pub fn longest_open(&self) -> Duration {
         Duration::from_millis(self.window.as_ms())
             + Duration::from_millis(self.lateness_ms)
             + self.hold_timeout
     }
 
-    /// Names this run in its progress.
+    /// Returns the identity of this run, which its progress records contain.
     pub fn identity(&self) -> RunIdentity {
         RunIdentity {
             host: rustix::system::uname()
@@ -113,7 +115,8 @@ impl Config {
         }
     }
 
-    /// What must be the same in every process of the cluster. The log is the Kafka cluster of this id.
+    /// Returns the settings that must be the same in every process of the cluster. `cluster_id` is the id of the Kafka
+    /// cluster that holds the log.
     pub fn agreement(&self, processes: usize, cluster_id: Option<String>) -> Agreement {
         let cluster_id = cluster_id.unwrap_or_default();
         let own = [

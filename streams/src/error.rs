@@ -1,4 +1,4 @@
-//! Why a dataflow does not start, or ends by itself.
+//! Errors with which an application does not start, or ends by itself.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use emostream_log::LogError;
 
 use crate::mismatch::ProgressMismatch;
 
-/// Why the dataflow ended; each says what to do.
+/// An error with which an application ends. Each message says what to do.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamsError {
-    /// The log was not usable at the start.
+    /// The log could not be used at the start.
     #[error(transparent)]
     Start(LogError),
     /// The stored progress was made under other settings.
@@ -20,22 +20,22 @@ pub enum StreamsError {
     OtherSettings {
         /// The progress topic.
         topic: String,
-        /// What differs.
+        /// The first difference.
         difference: String,
     },
-    /// The source topic accepts records dated too far in the future.
+    /// The source topic accepts records with timestamps too far in the future.
     #[error(
         "{topic} accepts records dated up to {ahead} in the future, and one of them would make every punctual record late; {remedy}, or run with --unbounded-timestamps"
     )]
     UnboundedTimestamps {
         /// The source topic.
         topic: String,
-        /// How far in the future.
+        /// The limit that the topic has, as text.
         ahead: String,
-        /// What bounds it.
+        /// What the operator can do to lower the limit.
         remedy: String,
     },
-    /// The brokers cannot bound the future.
+    /// The brokers cannot reject records with timestamps in the future.
     #[error(
         "the brokers of {topic} are older than Kafka 3.6 and cannot refuse records dated in the future, one of which would make every punctual record late; update them, or run with --unbounded-timestamps"
     )]
@@ -43,7 +43,7 @@ pub enum StreamsError {
         /// The source topic.
         topic: String,
     },
-    /// The source topic does not keep what open windows need.
+    /// The retention of the source topic is shorter than a window may be open.
     #[error(
         "--hold-timeout: with --window and --lateness a window may be open for {needed:?}, and {topic} keeps records for {kept:?} only, so that a restart would not find them; shorten it, or raise the topic's retention.ms"
     )]
@@ -52,19 +52,19 @@ pub enum StreamsError {
         topic: String,
         /// How long a window may be open.
         needed: Duration,
-        /// How long records are kept.
+        /// The retention of the topic.
         kept: Duration,
     },
-    /// The topic of finals does not keep those that complete tables.
+    /// The retention of the topic of finals is shorter than a restart needs to complete tables.
     #[error(
         "{topic} keeps finals for {kept:?} only, but with this --window, --lateness, --hold-timeout and --trending-span a restart may need the finals of the last {needed:?} to complete the totals; raise the topic's retention.ms"
     )]
     FinalsKeptTooShortly {
-        /// The windows topic.
+        /// The topic of finals.
         topic: String,
-        /// How old the finals may be that a restart needs.
+        /// The maximum age of the finals that a restart needs.
         needed: Duration,
-        /// How long they are kept.
+        /// The retention of the topic.
         kept: Duration,
     },
     /// The stored progress cannot be read.
@@ -74,41 +74,41 @@ pub enum StreamsError {
     UnreadableProgress {
         /// The progress topic.
         topic: String,
-        /// What is wrong.
+        /// Why it cannot be read.
         detail: String,
     },
-    /// The stored progress is of another Kafka cluster.
+    /// The stored progress was written on another Kafka cluster.
     #[error(
         "the stored progress in {topic} was written on another Kafka cluster ({stored}; this one is {now}): its offsets mean nothing here; check --kafka, or let `emostream reset --from latest` count what comes from now on"
     )]
     OtherCluster {
         /// The progress topic.
         topic: String,
-        /// The id of the cluster that it was written on.
+        /// The id of the cluster on which the progress was written.
         stored: String,
-        /// The id of this one.
+        /// The id of the connected cluster.
         now: String,
     },
-    /// There are finals that the stored progress does not know.
+    /// The log contains finals that are newer than the stored progress.
     #[error(
         "{windows} holds finals up to {newest}, but the progress in {progress} {known}: it was lost or rolled back, and to count again would double them; restore that topic, or let `emostream reset --final-until now` go on behind them"
     )]
     FinalsBeyondProgress {
-        /// The windows topic.
+        /// The topic of finals.
         windows: String,
         /// The progress topic.
         progress: String,
-        /// The end of the newest final.
+        /// The end of the window of the newest final.
         newest: String,
-        /// What the progress says.
+        /// The state of the progress, as text.
         known: String,
     },
-    /// The last final window is ahead of this host's clock.
+    /// The final-until time is ahead of this host's clock.
     #[error(
         "everything up to {final_until} is final already, which is ahead of this host's clock ({now}): a clock was wrong, and nothing would be counted until then; correct the clock, or set the final time back with `emostream reset --final-until now`"
     )]
     FinalAhead {
-        /// F.
+        /// The time up to which every window is final.
         final_until: String,
         /// This host's time.
         now: String,
@@ -119,7 +119,7 @@ pub enum StreamsError {
         /// The progress topic.
         topic: String,
     },
-    /// The progress has changed, so that the reset would do something else than what was confirmed.
+    /// The progress has changed since the plan of the reset was confirmed, so the reset would have another effect.
     #[error(
         "the progress in {topic} has changed since you were asked; nothing was reset: run the reset again"
     )]
@@ -127,15 +127,15 @@ pub enum StreamsError {
         /// The progress topic.
         topic: String,
     },
-    /// A reset asks for a final time that cannot be.
+    /// The final-until time that a reset requests is not valid.
     #[error("--final-until: {0}")]
     FinalUntil(String),
-    /// The log does not hold what the progress was made from.
+    /// The log does not contain the records from which the progress was made.
     #[error(
         "the stored progress does not fit the log: {mismatch}; `emostream reset` goes on from what the log holds, and what is final stays"
     )]
     ProgressMismatch {
-        /// The first that was found.
+        /// The first mismatch that was found.
         mismatch: ProgressMismatch,
     },
     /// The source has partitions that this run does not read.
@@ -143,98 +143,98 @@ pub enum StreamsError {
     NewPartitions {
         /// The source topic.
         topic: String,
-        /// How many are read.
+        /// The number of partitions that this run reads.
         before: u32,
-        /// How many there are.
+        /// The number of partitions of the topic.
         now: u32,
     },
-    /// The address of this process in its cluster cannot be listened at.
+    /// This process cannot listen on its address in the cluster.
     #[error(
         "--hosts: this process cannot listen at {host} ({detail}); stop what listens there, or name an address of this machine"
     )]
     Listen {
-        /// Its address.
+        /// The address.
         host: String,
-        /// What the system says.
+        /// The error of the operating system.
         detail: String,
     },
-    /// The cluster's processes would not count alike.
+    /// The processes of the cluster have different settings, so their results would differ.
     #[error("the processes of the cluster are set up differently: {difference}; start all alike")]
     Disagreement {
-        /// What differs, and where.
+        /// The first difference, with the name of the process.
         difference: String,
     },
-    /// Another process knows another token.
+    /// Another process of the cluster has another token.
     #[error("--cluster-token-file: {peer} has another token; give every process the same file")]
     WrongToken {
-        /// Who.
+        /// The name of the other process.
         peer: String,
     },
-    /// Not all processes came.
+    /// Not all processes of the cluster have connected in time.
     #[error(
         "the cluster is not complete after {patience:?} (--join-timeout): missing {missing}; start it, or check --hosts and the network between"
     )]
     Incomplete {
-        /// Who did not come, and why if that is known.
+        /// The processes that are missing, each with the reason if it is known.
         missing: String,
-        /// How long they were waited for.
+        /// The timeout.
         patience: Duration,
     },
-    /// Process 0 cannot begin.
+    /// Process 0 of the cluster cannot begin.
     #[error("{peer} refuses to begin: {why}")]
     PeerRefuses {
-        /// Who.
+        /// The name of process 0.
         peer: String,
-        /// What it said.
+        /// The error that it reported.
         why: String,
-        /// What it ends with.
+        /// Its exit code.
         exit_code: u8,
     },
     /// A process of the cluster is gone.
     #[error("{peer} was lost: {why}; restart this process, and the cluster goes on where it was")]
     PeerLost {
-        /// Who.
+        /// The name of the process.
         peer: String,
-        /// How it was noticed.
+        /// How the loss was detected.
         why: String,
     },
     /// Process 0 of the cluster was fenced: the processes join again, and process 0 stands by.
     #[error("{peer} was fenced by another run")]
     Dissolved {
-        /// Process 0.
+        /// The name of process 0.
         peer: String,
     },
     /// A worker of this process does nothing any more.
     #[error("worker {worker} of this process has stood still for seconds; restart it")]
     Stuck {
-        /// Which.
+        /// The index of the worker.
         worker: usize,
     },
-    /// The results can never be committed.
+    /// The results cannot be committed, and a retry would not help.
     #[error("the results cannot be committed: {0}")]
     NotCommitted(LogError),
-    /// A transaction took longer than its timeout again and again, while the log answered.
+    /// Several attempts to commit a transaction took longer than its timeout, while the log answered.
     #[error(
         "--commit-timeout: {attempts} attempts to commit a transaction with {size:.1} MB of results took longer than {timeout:?} each, while the log answered; raise it, or the quota of this client", size = *bytes as f64 / 1e6
     )]
     CommitTooSlow {
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
-        /// How large the results are, bytes.
+        /// The size of the results, bytes.
         bytes: usize,
-        /// The timeout.
+        /// The timeout of transactions.
         timeout: Duration,
     },
-    /// The log failed while running.
+    /// The log failed during the run.
     #[error("the dataflow stops{advice}: {0}", advice = advice(.0))]
     Log(LogError),
-    /// A worker ended by a defect.
+    /// A worker ended because of a defect in the program.
     #[error("a worker ended by a defect: {0}")]
     Worker(String),
 }
 
 impl StreamsError {
-    /// Whether another run has taken over.
+    /// Whether another run has fenced this one.
     pub fn is_fence(&self) -> bool {
         matches!(
             self,
@@ -248,10 +248,10 @@ impl StreamsError {
         self.is_fence() || matches!(self, StreamsError::Dissolved { .. })
     }
 
-    /// The exit code of a process that ends with this error: README.md, "Operations", lists them.
+    /// Returns the exit code of a process that ends with this error. README.md, "Operations", lists the codes.
     pub fn exit_code(&self) -> u8 {
         match self {
-            // The brokers repeated it for as long as an ACL takes to reach them all.
+            // The brokers repeated the answer for longer than an ACL takes to reach all of them.
             StreamsError::Start(LogError::Denied { repeated: true, .. })
             | StreamsError::Log(LogError::Denied { repeated: true, .. }) => 78,
             StreamsError::Start(LogError::Fenced { .. })
@@ -262,7 +262,7 @@ impl StreamsError {
             | StreamsError::PeerLost { .. }
             | StreamsError::Dissolved { .. }
             | StreamsError::Stuck { .. } => 75,
-            // Two properties that do not go together: librdkafka finds it when it makes a transactor.
+            // Two properties that exclude each other: librdkafka detects them when a transactor is created.
             StreamsError::Start(
                 LogError::Property { .. } | LogError::TransactionTimeout { .. },
             ) => 64,
@@ -289,7 +289,7 @@ impl StreamsError {
     }
 }
 
-/// Whether a restart helps against a failure of the log.
+/// Returns the part of the message that recommends a restart, for failures of the log that a restart can fix.
 fn advice(error: &LogError) -> &'static str {
     match error {
         LogError::Denied { repeated: true, .. } => "",

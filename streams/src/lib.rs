@@ -1,20 +1,20 @@
-//! Streams with event time on timely dataflow, exactly once from the log into the log.
+//! A stream processing engine on timely dataflow, with event time and exactly-once results from the log to the log.
 //!
 //! ```text
-//!  source ─▶ partial counts ─▶ what the application builds ─▶ results ─▶ sink ─▶ [finals] [tables]
+//!  source ─▶ partial counts ─▶ operators of the application ─▶ results ─▶ sink ─▶ [finals] [tables]
 //!    │  partitions over workers, event time                                │       [rejected] [progress]
-//!    └─ rejected records, marks of progress ───────────────────────────────┘   one transaction a close
+//!    └─ rejected records, marks of progress ───────────────────────────────┘   one transaction per close
 //! ```
 //!
-//! An [application](runtime::app::Application) says how records become events and builds the operators between the
-//! source and the sink; [`runtime::run::run`] runs it. The log alone holds state: the progress record, written in the
-//! transaction of the results, says where a restart reads again.
+//! An [application](runtime::app::Application) defines how records are decoded into events, and builds the operators
+//! between the source and the sink; [`runtime::run::run`] runs it. All state is in the log: the progress record, which
+//! is written in the same transaction as the results, contains the offsets from which a restart reads.
 //!
-//! Layers, from top to bottom; a file imports downward only, which a test checks:
+//! The layers, from top to bottom. A file imports only from lower layers, which a test checks:
 //!
 //! ```text
-//!  simulation > runtime > standby > recovery > config > cluster source operators > sink > progress > time > stop > error
-//!  > aggregate metrics mismatch topics
+//!  simulation > runtime > standby > recovery > config > cluster source operators > sink > progress > time > stop
+//!  > error > aggregate metrics mismatch topics
 //! ```
 
 pub mod aggregate;
@@ -49,7 +49,7 @@ mod tests {
         path::{Path, PathBuf},
     };
 
-    /// From top to bottom; modules of one layer do not import each other.
+    /// The layers from top to bottom; modules of one layer do not import each other.
     const LAYERS: &str = "simulation > runtime > standby > recovery > config > cluster source operators > sink > progress \
                           > time > stop > error > aggregate metrics mismatch topics";
 
@@ -62,7 +62,7 @@ mod tests {
         found.unwrap_or_else(|| panic!("{module:?} is in no layer"))
     }
 
-    /// The modules that follow `crate::`, one or a group of them.
+    /// Returns the modules that follow `crate::`: one, or a group in braces.
     fn imported(rest: &str) -> Vec<&str> {
         let name = |text| str::split(text, |c: char| !c.is_alphanumeric() && c != '_').next();
         let Some(group) = rest.strip_prefix('{') else {
@@ -83,7 +83,7 @@ mod tests {
         names
     }
 
-    /// The files of the crate, by module.
+    /// Returns the source files of the crate, each with its module.
     fn files() -> Vec<(String, PathBuf)> {
         fn below(path: &Path, files: &mut Vec<PathBuf>) {
             match path.is_dir() {

@@ -5,41 +5,41 @@ use prometheus::{
     Registry,
 };
 
-/// Seconds between a window's end and its commit: lateness plus flush lie around one second.
+/// Buckets of the seconds between a window's end and its commit: lateness plus flush is about one second.
 const CLOSE_BUCKETS: [f64; 10] = [0.5, 0.75, 0.8, 0.85, 0.9, 1.0, 1.25, 1.5, 2.5, 10.0];
 
-/// Seconds of a transaction: 23 ms at the median on an idle broker (DESIGN).
+/// Buckets of the seconds of a transaction: some tens of milliseconds on an idle broker.
 const COMMIT_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
 /// The names that an application gives to its metrics.
 #[derive(Debug, Clone, Copy)]
 pub struct MetricNames {
-    /// What each name begins with, without the underscore behind it.
+    /// The prefix of each name, without the underscore after it.
     pub prefix: &'static str,
-    /// The reasons for which records are rejected: the values of a label.
+    /// The reasons for which records are rejected. They are the values of the label `reason`.
     pub reasons: &'static [&'static str],
 }
 
-/// The metrics of an application; cheap to clone, safe from any thread.
+/// The metrics of an application. Clones are cheap, and any thread may use them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     /// 1 while this process is part of the active run.
     pub active: IntGauge,
-    /// Events counted.
+    /// Number of events counted.
     pub events: IntCounter,
-    /// Late events.
+    /// Number of late events.
     pub late: IntCounter,
-    /// Records rejected, by reason.
+    /// Number of rejected records, by reason.
     pub rejected: IntCounterVec,
-    /// Records not read yet, by partition.
+    /// Number of records that are not read yet, by partition.
     pub lag: IntGaugeVec,
-    /// Partitions that hold time back, by partition and reason.
+    /// 1 for each partition that holds the watermark back, by partition and reason.
     pub held: IntGaugeVec,
     /// Watermarks, Unix seconds, by partition.
     pub watermark: GaugeVec,
     /// Windows with counts that are not final yet, by worker.
     pub open_windows: IntGaugeVec,
-    /// F, Unix seconds.
+    /// The time up to which every window is final (F), Unix seconds.
     final_until: IntGaugeVec,
     /// Seconds from a window's end to its commit.
     pub close: Histogram,
@@ -52,7 +52,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers them under these names; an error if they are registered already.
+    /// Registers the metrics under these names.
+    ///
+    /// # Errors
+    ///
+    /// If they are registered already.
     pub fn register(
         registry: &Registry,
         names: &MetricNames,
@@ -95,7 +99,7 @@ impl Metrics {
                 &["partition"],
             )?,
             open_windows: gauges("open_windows", "Windows with counts, not final.", "worker")?,
-            // Without labels, and so without a series before it is known.
+            // A vector without labels: its series does not exist until the value is known.
             final_until: IntGaugeVec::new(
                 Opts::new(
                     name("final_until_timestamp_seconds"),
@@ -140,8 +144,8 @@ impl Metrics {
         self.final_until.reset();
     }
 
-    /// Every window that ends at or before this is final. It begins to be shown when something is: an
-    /// alert on its age would take a zero for half a century.
+    /// Sets the time up to which every window is final. The series does not exist before the first final: for an alert
+    /// on its age, a value of 0 would be half a century old.
     pub fn final_until(&self, until_ms: u64) {
         if until_ms > 0 {
             let until = self.final_until.with_label_values::<&str>(&[]);
@@ -149,8 +153,8 @@ impl Metrics {
         }
     }
 
-    /// Makes every series whose labels are known appear at once: an alert on one that is absent until
-    /// the first failure would never see it begin.
+    /// Creates every series whose labels are known, with the value 0. An alert on the increase of a series that does
+    /// not exist before the first failure would miss that failure.
     fn show_zeros(&self, reasons: &[&str]) {
         for reason in reasons {
             self.rejected.with_label_values(&[reason]);

@@ -1,64 +1,64 @@
-//! Why stored progress does not fit the log.
+//! Differences between stored progress and the log.
 
 use std::fmt;
 
-/// Why progress does not fit the log.
+/// A difference between stored progress and the log, because of which a run cannot continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgressMismatch {
     /// Records were deleted before they were counted.
     Gone {
-        /// `topic/partition`.
+        /// The partition.
         place: Place,
-        /// R.
+        /// The restart offset (R).
         resume: u64,
-        /// The first offset kept.
+        /// The first offset that the log holds.
         start: u64,
     },
-    /// More was read than the log holds.
+    /// The progress has offsets beyond the end of the partition.
     Beyond {
-        /// `topic/partition`.
+        /// The partition.
         place: Place,
-        /// N, or R.
+        /// The committed offset (N), or the restart offset (R) if it is greater.
         read: u64,
-        /// The next offset.
+        /// The end offset of the partition.
         end: u64,
     },
-    /// There was a partition more.
+    /// The topic does not have a partition any more.
     Vanished {
-        /// `topic/partition`.
+        /// The partition.
         place: Place,
-        /// How many there are.
+        /// The number of partitions that the topic has.
         partitions: u32,
     },
-    /// Finals were deleted that no record of a table holds.
+    /// Finals were deleted that no record of a table contains.
     FinalsGone {
-        /// `topic/partition`.
+        /// The partition.
         place: Place,
-        /// Where they begin at the earliest.
+        /// The lowest offset that these finals may have.
         from: u64,
-        /// The first offset kept.
+        /// The first offset that the log holds.
         start: u64,
     },
-    /// Another record lies where one was read.
+    /// The log has another record at the offset of a record that was read.
     Other {
-        /// `topic/partition`.
+        /// The partition.
         place: Place,
-        /// Where.
+        /// The offset.
         offset: u64,
     },
 }
 
-/// A partition of a topic.
+/// A partition of a topic. It is displayed as `topic/partition`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The topic's name.
+    /// The name of the topic.
     pub topic: String,
-    /// The partition.
+    /// The number of the partition.
     pub partition: u32,
 }
 
 impl ProgressMismatch {
-    /// Which partition it is about.
+    /// Returns the number of the partition that differs.
     pub fn partition(&self) -> u32 {
         let (ProgressMismatch::Gone { place, .. }
         | ProgressMismatch::Beyond { place, .. }

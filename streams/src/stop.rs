@@ -1,6 +1,6 @@
-//! How a dataflow is asked to end, and why it ended by itself.
+//! Stop signals: they request the end of a run, and record the error with which it ended by itself.
 //!
-//! An active run has a child of its process's stop: a fenced run ends alone, and its process stands by.
+//! An active run has a child of its process's stop, so that a fenced run ends while its process stands by.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -9,33 +9,33 @@ use std::sync::{
 
 use crate::StreamsError;
 
-/// Asks a dataflow to stop: without closing a window, within a tenth of a second.
+/// A signal that stops a run within a tenth of a second, without closing a window. Clones share the signal.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The parent: a stop that is requested there stops this one as well.
+    /// The parent: a request to stop it is also a request to stop this one.
     parent: Option<Stop>,
     requested: AtomicBool,
-    /// Whether what was to stop has ended.
+    /// Whether all threads of the run have ended.
     over: AtomicBool,
     failure: Mutex<Option<StreamsError>>,
 }
 
 impl Stop {
-    /// Asks it to stop.
+    /// Requests the stop.
     pub fn request(&self) {
         self.0.requested.store(true, Ordering::Release);
     }
 
-    /// Whether it was asked to, or has failed.
+    /// Whether the stop was requested, here or at the parent, or a failure was recorded here.
     pub fn is_requested(&self) -> bool {
         let parent = self.0.parent.as_ref();
         self.0.requested.load(Ordering::Acquire) || parent.is_some_and(Stop::is_requested)
     }
 
-    /// Everything that was to stop has ended.
+    /// Records that everything that was to stop has ended.
     pub fn end(&self) {
         self.0.over.store(true, Ordering::Release);
     }
@@ -45,7 +45,7 @@ impl Stop {
         self.0.over.load(Ordering::Acquire)
     }
 
-    /// Returns a child stop: it is requested with its parent or alone, and its failure is not passed to the parent.
+    /// Returns a child: it stops with its parent or alone, and its failure does not stop the parent.
     pub fn child(&self) -> Stop {
         Stop(Arc::new(Inner {
             parent: Some(self.clone()),
@@ -53,7 +53,7 @@ impl Stop {
         }))
     }
 
-    /// Stops everything since `error` happened. The first error is the one that is told.
+    /// Requests the stop because of `error`. Only the first error is recorded.
     pub fn fail(&self, error: StreamsError) {
         let mut failure = self
             .0
@@ -64,12 +64,12 @@ impl Stop {
         self.request();
     }
 
-    /// Whether both stop the same.
+    /// Whether both are clones of the same signal.
     pub fn is(&self, other: &Stop) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Why it ended by itself, if it did.
+    /// Returns the recorded error, if there is one.
     pub fn why_failed(&self) -> Option<StreamsError> {
         let failure = self.0.failure.lock();
         failure.unwrap_or_else(PoisonError::into_inner).clone()

@@ -84,7 +84,7 @@ pub fn commit(log: &dyn Log, progress: &Progress) {
     transactor.commit(vec![record]).unwrap();
 }
 
-/// A final, or a record of a table that has so many bytes.
+/// A final, or a record of a table with this number of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TestResult {
     Final,

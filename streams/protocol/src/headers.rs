@@ -2,21 +2,22 @@
 
 use crate::{ResultOrder, Window};
 
-/// Header of a source record: the process that wrote it, as `<host name>-<4 hexadecimal digits>`. Its clock dates the
-/// record, so the application can name a process whose clock differs from the others'.
+/// Header of a source record: the process that wrote it, as `<host name>-<4 hexadecimal digits>`. That process's clock
+/// sets the time of the record, so the application can name a process whose clock differs from the others.
 pub const INSTANCE_HEADER: &str = "instance";
 
-/// Header of results (finals and tables): how often progress was reset to an earlier time before, as the text
-/// of a decimal number. Absent for 0. Results are ordered by this number first and by their window second.
+/// Header of results (finals and tables): how often progress had been reset to an earlier time when the result was
+/// written, as the text of a decimal number. Absent for 0. Results are ordered by this number first and by their window
+/// second.
 pub const RESETS_HEADER: &str = "resets";
 
-/// Header of a final with which the totals of its key begin at 0: the key is new, or its previous final is older than the
-/// retention of the table. The value is empty.
+/// Header of a final with which the totals of its key begin at 0: the key is new, or its previous final is older than
+/// the retention of the table. The value is empty.
 pub const TOTALS_BEGIN_HEADER: &str = "totals-begin";
 
-/// Header of a record without a value (a tombstone in a table) that removes its key: the start of the window at whose
-/// close the key was removed, Unix milliseconds, as the text of a decimal number. Finals of that window and of later ones
-/// are not removed.
+/// Header of a tombstone (a record of a table without a value), which removes its key: the start of the window at whose
+/// close the key was removed, Unix milliseconds, as the text of a decimal number. The tombstone does not cover finals
+/// of that window or of later ones.
 pub const REMOVED_HEADER: &str = "removed-before";
 
 /// The parsed headers of a result: a final, or a record of a table.
@@ -38,7 +39,7 @@ pub struct ResultHeaders {
 }
 
 impl ResultHeaders {
-    /// Parses pairs of name and value. Of several headers with one name the first counts.
+    /// Parses pairs of name and value. If several headers have the same name, the first one is used.
     pub fn parse<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let (mut resets, mut removed_before_ms, mut totals_begin) = (None, None, false);
         for (name, value) in headers {
@@ -61,8 +62,9 @@ impl ResultHeaders {
         ResultOrder::new(self.resets, window)
     }
 
-    /// Returns the order before which a tombstone (a record without a value) removes the finals of its key. `None` without
-    /// a valid `removed-before` header: another program has deleted the key, and it is not known which finals are removed.
+    /// Returns the order before which a tombstone (a record without a value) removes the finals of its key. `None`
+    /// without a valid `removed-before` header: another program has deleted the key, and it is not known which finals
+    /// are removed.
     pub fn removed_before(&self) -> Option<ResultOrder> {
         self.removed_before_ms.map(|start_ms| ResultOrder {
             resets: self.resets,

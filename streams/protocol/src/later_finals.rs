@@ -27,18 +27,18 @@ use crate::ResultOrder;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaterFinals<C> {
-    /// Usually one: a key seldom moves to another partition.
+    /// Usually one part: a key seldom moves to another partition.
     parts: Vec<Part<C>>,
 }
 
-/// The counts of the finals in one partition: of those from the last one that begins the totals, or of all if none
-/// does.
+/// The counts of the finals in one partition, from the last final that begins the totals on. If none begins them, the
+/// counts of all finals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part<C> {
     partition: u32,
-    /// The order of its first final.
+    /// The order of the part's first final.
     first: ResultOrder,
-    /// Whether the totals begin at 0 with its first final.
+    /// Whether the totals begin at 0 with that final.
     begins: bool,
     counts: C,
 }

@@ -1,11 +1,11 @@
-//! What a streams application writes into its topics besides its own records, for the programs that read them.
+//! Headers and values that a streams application adds to the records in its topics, for the programs that read them.
 //!
 //! ```text
 //!  producers ──instance──▶ [source] ─▶ streams application ─┬─ results: windows, headers ─▶ their readers
 //!                                                           └─ progress: which results complete a table
 //! ```
 //!
-//! Pure values without IO, so that a reader of results needs neither the engine nor timely.
+//! The crate contains values without IO, so that a reader of results depends neither on the engine nor on timely.
 
 mod headers;
 mod later_finals;

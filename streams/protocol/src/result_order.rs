@@ -1,13 +1,13 @@
-//! Which of two results of a key is the later one, and where the later ones lie.
+//! The order of the results of a key, and the offsets from which the finals of an order can be read.
 
 use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::Window;
 
-/// A result's place among the results of its key. After each reset of the application to an earlier time, windows
-/// begin earlier again: so the number of such resets comes first, and the window second. Offsets tell the order
-/// only within a partition, and a key changes its partition when its topic gets more.
+/// Position of a result among the results of its key. After each reset of the application to an earlier time, windows
+/// begin earlier again, so the number of such resets is compared first and the window second. Offsets order records
+/// only within a partition, and a key can move to another partition when partitions are added to the topic.
 #[derive(
     Debug,
     Clone,
@@ -31,7 +31,7 @@ pub struct ResultOrder {
 }
 
 impl ResultOrder {
-    /// The order of a result of `window` that was written after so many backward resets.
+    /// Returns the order of a result of `window` that was written after `resets` backward resets.
     pub fn new(resets: u64, window: Window) -> ResultOrder {
         ResultOrder {
             resets,
@@ -54,10 +54,10 @@ impl ResultOrder {
     }
 }
 
-/// From where the topic of finals must be read to find all finals of an order or a later one.
+/// Offsets from which the topic of finals must be read to find all finals of an order or a later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinalsFrom {
-    /// No final of this order, or of a later one, lies before these offsets.
+    /// The order. No final of this order, or of a later one, lies before `offsets`.
     #[serde(flatten)]
     pub since: ResultOrder,
     /// An offset of each partition, by number.
@@ -65,27 +65,29 @@ pub struct FinalsFrom {
 }
 
 impl FinalsFrom {
-    /// The offset of `partition`; 0 for one that the topic did not have yet.
+    /// Returns the offset of `partition`; 0 for a partition that the topic did not have yet.
     pub fn offset(&self, partition: u32) -> u64 {
         let of = self.offsets.iter().find(|(of, _)| *of == partition);
         of.map_or(0, |(_, offset)| *offset)
     }
 }
 
-/// What progress says of totals that are not written yet: part of the value of a progress record.
+/// The finals that are not contained in totals records yet: part of the value of a progress record.
 ///
-/// It also holds for the totals as of the commit before: a reader that sees a transaction's progress may not see
-/// its other records yet, since Kafka shows the parts of a transaction one after another.
+/// The value is also correct for the totals as of the previous commit. A reader that sees the progress record of a
+/// transaction may not see the other records of it yet, since the partitions of a Kafka transaction become visible one
+/// after another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unwritten {
-    /// The oldest final that is not in its key's totals record. `None`: each totals record is complete.
+    /// The oldest final that is not in its key's totals record. `None` if each totals record is complete.
     #[serde(
         default,
         rename = "unwritten_since",
         skip_serializing_if = "Option::is_none"
     )]
     pub since: Option<ResultOrder>,
-    /// Where finals lie that complete the tables. `None`: anywhere.
+    /// The offsets from which the finals that complete the tables are read. `None` if they are not known: the whole
+    /// topic is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finals: Option<FinalsFrom>,
 }

@@ -5,23 +5,23 @@ use std::num::NonZeroU64;
 use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
 
-/// How long a window is.
+/// The length of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WindowSize(NonZeroU64);
 
 impl WindowSize {
-    /// Windows of `ms` milliseconds; `None` for 0.
+    /// Returns the size of windows of `ms` milliseconds; `None` for 0.
     pub fn from_ms(ms: u64) -> Option<WindowSize> {
         NonZeroU64::new(ms).map(WindowSize)
     }
 
-    /// Its length in milliseconds.
+    /// Returns the length in milliseconds.
     pub fn as_ms(self) -> u64 {
         self.0.get()
     }
 
-    /// The window that holds `at_ms`.
+    /// Returns the window that contains `at_ms`.
     pub fn window_of(self, at_ms: u64) -> Window {
         let start = at_ms - at_ms % self.0;
         Window {
@@ -30,13 +30,13 @@ impl WindowSize {
         }
     }
 
-    /// The first moment at or before `at_ms` where a window begins: what a watermark of `at_ms` has
-    /// closed is every window that ends at or before it.
+    /// Returns the latest start of a window at or before `at_ms`. A watermark of `at_ms` has closed every window that
+    /// ends at or before that time.
     pub fn floor(self, at_ms: u64) -> u64 {
         at_ms - at_ms % self.0
     }
 
-    /// The first moment at or behind `at_ms` where a window begins.
+    /// Returns the earliest start of a window at or after `at_ms`.
     pub fn ceil(self, at_ms: u64) -> u64 {
         match at_ms % self.0 {
             0 => at_ms,
@@ -45,7 +45,7 @@ impl WindowSize {
     }
 }
 
-/// `[start, end)` in Unix milliseconds.
+/// A window of event time, `[start, end)`, in Unix milliseconds.
 #[derive(
     Debug,
     Clone,
@@ -61,15 +61,15 @@ impl WindowSize {
     BorrowDecode,
 )]
 pub struct Window {
-    /// Its first millisecond.
+    /// The first millisecond of the window.
     pub start: u64,
-    /// The first millisecond behind it.
+    /// The first millisecond after the window.
     pub end: u64,
 }
 
 impl Window {
-    /// The last millisecond of the window. Its results have this time: a frontier at or behind `end` has passed them,
-    /// whatever the size of the window.
+    /// Returns the last millisecond of the window. The window's results have this timestamp, so a frontier at or after
+    /// `end` has passed them, whatever the size of the window is.
     pub fn last_ms(self) -> u64 {
         self.end - 1
     }

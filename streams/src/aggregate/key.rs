@@ -1,27 +1,27 @@
-//! What results are grouped by, and what is counted of each group.
+//! Traits of the keys that results are grouped by, and of the items that are counted for each key.
 //!
-//! The traits have no methods, so that types of other crates are keys and items without a wrapper.
+//! The traits have no methods, so that types of other crates can be keys and items without a wrapper.
 
 use std::{borrow::Borrow, hash::Hash};
 
 use differential_dataflow::ExchangeData;
 
-/// What results are grouped by: the key of their records, which is text. Clones should be cheap.
+/// A key that results are grouped by. It is the key of their records, which is text. Clones should be cheap.
 ///
-/// All data of a key is on one worker, which the key's [`Hash`] selects. Results of a window are sent in the order of
-/// their keys.
+/// All data of a key is on one worker, which the key's [`Hash`] selects. The results of a window are sent in the order
+/// of their keys.
 pub trait Key: ExchangeData + Hash + Borrow<str> {}
 
 impl<K: ExchangeData + Hash + Borrow<str>> Key for K {}
 
-/// What is counted of a key. Of equal counts, those of smaller items come first.
+/// An item whose events are counted for each key. Items with equal counts are sorted in their own order.
 ///
-/// Items are sorted at every close, so comparing them should be as fast as comparing numbers.
+/// Items are sorted at every close, so a comparison should be as fast as that of numbers.
 pub trait Item: ExchangeData + Hash + Copy + Sync {}
 
 impl<I: ExchangeData + Hash + Copy + Sync> Item for I {}
 
-/// What operators send on and do not look into.
+/// A value that operators forward without reading it.
 pub trait Opaque: timely::ExchangeData + Clone {}
 
 impl<U: timely::ExchangeData + Clone> Opaque for U {}

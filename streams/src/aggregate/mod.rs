@@ -1,4 +1,4 @@
-//! Partial results, which are made where records are read.
+//! Partial aggregation by the worker that reads the records.
 
 pub mod key;
 pub mod pre_aggregator;

@@ -1,6 +1,6 @@
-//! Counts events where they are read, so that partial counts instead of events travel on.
+//! Counts events on the worker that reads them, so that workers exchange partial counts instead of events.
 //!
-//! Fused into the source, this is several times as fast as exchanging every event.
+//! The pre-aggregator is part of the source operator, which is several times as fast as an exchange of every event.
 
 use std::{collections::BTreeMap, mem};
 
@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{Item, Key};
 
-/// More keys than this are forgotten at the next drain: the table holds what a burst needs.
+/// Number of interned keys beyond which the table is cleared at the next drain, so that keys that are no longer used do
+/// not accumulate. It is large enough for the keys of a burst.
 const INTERNED_KEYS: usize = 100_000;
 
-/// A key's number until the next [`PreAggregator::drain`].
+/// The number of a key, valid until the next [`PreAggregator::drain`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InternedKey(u32);
 
@@ -28,7 +29,8 @@ pub struct InternedKeys<K> {
 }
 
 impl<K: Key> InternedKeys<K> {
-    /// The number of a key by its name in a record. `key` parses a name that has no number yet.
+    /// Returns the number of the key with this name in a record. `key` parses a name that has no number yet; if it
+    /// returns `None`, so does this function.
     pub fn number(
         &mut self,
         name: &str,
@@ -45,23 +47,23 @@ impl<K: Key> InternedKeys<K> {
     }
 }
 
-/// Events of one key, item and window, counted where they were read.
+/// The number of events of one key, item and window that one worker has read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartialCount<K, I> {
     /// The last instant of the window.
     pub time_ms: u64,
-    /// Which key.
+    /// The key.
     pub key: K,
-    /// Which item.
+    /// The item.
     pub item: I,
-    /// How many.
+    /// The number of events.
     pub count: u64,
 }
 
-/// Counts that were read and not sent on yet.
+/// Counts of events that were read and are not sent yet.
 #[derive(Debug)]
 pub struct PreAggregator<K, I> {
-    /// By the last instant of the window.
+    /// The counts of each window, by the last instant of the window.
     windows: BTreeMap<u64, Counts<I>>,
     /// The keys of the counts.
     pub keys: InternedKeys<K>,
@@ -80,12 +82,12 @@ impl<K, I> Default for PreAggregator<K, I> {
 }
 
 impl<K: Key, I: Item> PreAggregator<K, I> {
-    /// The counts of a window.
+    /// Returns the counts of a window.
     pub fn window(&mut self, window: Window) -> &mut Counts<I> {
         self.windows.entry(window.last_ms()).or_default()
     }
 
-    /// Hands out every window's last instant and its counts, the earliest window first, and begins again.
+    /// Removes all counts. Calls `each` with the last instant of each window and its counts, the earliest window first.
     pub fn drain(&mut self, mut each: impl FnMut(u64, &mut dyn Iterator<Item = (K, I, u64)>)) {
         for (time_ms, counts) in mem::take(&mut self.windows) {
             let key = |number: InternedKey| self.keys.keys[number.0 as usize].clone();

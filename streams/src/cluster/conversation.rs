@@ -1,16 +1,16 @@
-//! What a process says and hears in its group, from the first dial to the last goodbye.
+//! The protocol of the control connections of a group, from the first dial to the shutdown.
 //!
 //! ```text
-//!            everybody connected            process 0: begin        asked to stop
+//!            all connected                  process 0: begin       stop requested
 //!  Joining ───────────────────▶ Complete ─────────────────▶ Running ─────────▶ Draining ─▶ end
 //!     ▲    a connection is lost    │                           │ a process is lost
-//!     └────────────────────────────┘                           └─────────────▶ end, "restart me"
+//!     └────────────────────────────┘                           └─────────────▶ end with an error
 //! ```
 //!
-//! While process 0 stands by, the group is complete and waits for its `Begin`. When another run has fenced a running
-//! group, process 0 makes the group drain as for a stop, but the processes do not end: they join again.
+//! While process 0 stands by, the group is complete and the other processes wait for its `Begin`. When another run has
+//! fenced a running group, process 0 drains the group as for a stop, but the processes do not end: they join again.
 //!
-//! One task owns all of it; connections only bring it events.
+//! One task owns the state. The tasks of the connections only send events to it.
 
 use std::{
     io,
@@ -39,22 +39,24 @@ use super::{
 };
 use crate::{Stop, StreamsError};
 
-/// How often it looks whether to stop, and who is silent.
+/// Interval at which the task checks for a requested stop and for silent processes.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A word is a few bytes into a socket's buffer; a peer that cannot take it is frozen.
+/// Timeout for writing a message. A message is a few bytes that fit into the buffer of the socket: the peer is frozen
+/// if they do not.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a drain waits until everybody knows of it: within a process' ten seconds for its end.
+/// How long a drain waits for the confirmations of all processes. It is shorter than the ten seconds that a process has
+/// for its shutdown.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often a process that waits for others says for whom; the first time at once.
+/// Interval at which a process logs which other processes it waits for. The first line is logged at once.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Exit codes that starting again does not mend: what process 0 refuses so, all refuse.
+/// Exit codes of errors that a restart does not fix: if process 0 ends with one of them, all processes do.
 const WILL_NOT_HELP: [u8; 2] = [64, 78];
 
-/// Holds the conversation until this process has left its group. Blocks.
+/// Runs the protocol until this process has left its group. Blocks.
 pub(super) fn hold(
     cluster: Arc<Cluster>,
     agreement: Agreement,
@@ -87,13 +89,13 @@ pub(super) fn hold(
                     connections: 0,
                 };
                 if let Err(error) = conversation.hold(arrivals, orders).await {
-                    // Before the run hears that the conversation is over.
+                    // Recorded before the run is notified that this thread has ended.
                     conversation.stop.fail(error);
                     conversation.tell_failure().await;
                 }
                 Ok(())
             });
-            // Not dropped, which would wait for the system to answer what a name's address is.
+            // Dropping the runtime instead would wait for a DNS lookup in progress.
             runtime.shutdown_background();
             held
         }
@@ -111,25 +113,25 @@ enum Phase {
     Joining {
         since: Instant,
     },
-    /// Connected to everybody; process 0 looks where to begin, the others wait for it.
+    /// All processes are connected. Process 0 reads the progress, and the others wait for it.
     Complete,
     Running,
-    /// Process 0 has told everybody, or this process has asked it to.
+    /// Process 0 has requested the drain from all processes, or this process has requested it from process 0.
     Draining {
         since: Instant,
     },
 }
 
-/// What is known of another process.
+/// The state of another process.
 #[derive(Default)]
 struct Place {
     data: Option<TcpStream>,
     control: Option<Control>,
-    /// It is connected to everybody; known to process 0.
+    /// Whether it is connected to all processes. Only process 0 records this.
     ready: bool,
-    /// It knows that we drain; known to process 0.
+    /// Whether it has confirmed the drain. Only process 0 records this.
     draining: bool,
-    /// Why it cannot be reached, for people.
+    /// Why it cannot be reached, for messages.
     why: Option<String>,
 }
 
@@ -137,7 +139,7 @@ struct Place {
 struct Control {
     writer: OwnedWriteHalf,
     reading: JoinHandle<()>,
-    /// Tells its words from those of the one before.
+    /// Distinguishes its messages from those of the previous connection to the same process.
     number: u64,
     heard: Instant,
 }
@@ -157,13 +159,13 @@ struct Conversation {
     listening: Option<JoinHandle<()>>,
     places: Vec<Place>,
     phase: Phase,
-    /// When it last said whom it waits for.
+    /// When the processes that this one waits for were last logged.
     told: Option<Instant>,
-    /// Control connections so far.
+    /// Number of control connections so far.
     connections: u64,
 }
 
-/// Whether the conversation is over.
+/// Whether this process leaves the group.
 #[derive(PartialEq, Eq)]
 enum Next {
     GoOn,
@@ -213,7 +215,7 @@ impl Conversation {
         self.cluster.index == 0
     }
 
-    /// Whether the beginning is still to come.
+    /// Whether the group has not begun yet.
     fn forms(&self) -> bool {
         matches!(self.phase, Phase::Joining { .. } | Phase::Complete)
     }
@@ -223,7 +225,8 @@ impl Conversation {
         (0..self.cluster.hosts.len()).filter(move |process| *process != own)
     }
 
-    /// The processes that a control connection leads to.
+    /// Returns the processes to which this process has a control connection: for process 0 all others, for the others
+    /// process 0.
     fn conversing(&self) -> impl Iterator<Item = usize> + use<> {
         let leads = self.leads();
         self.others().filter(move |process| leads || *process == 0)
@@ -256,7 +259,7 @@ impl Conversation {
                 word,
             } => {
                 let control = self.places[process].control.as_mut();
-                // The connection it came by was given up meanwhile.
+                // The connection on which the message arrived was dropped in the meantime.
                 let Some(control) = control.filter(|control| control.number == since) else {
                     return Ok(Next::GoOn);
                 };
@@ -270,10 +273,10 @@ impl Conversation {
         Ok(Next::GoOn)
     }
 
-    /// Somebody has dialled us.
+    /// Answers the hello of a process that has connected to this one.
     async fn open(&mut self, hello: Hello, mut stream: TcpStream) -> Result<(), StreamsError> {
         if !self.forms() {
-            // It connected before the beginning, and a group that has begun needs nobody.
+            // The connection was accepted before the group began, and a running group accepts no process.
             return Ok(());
         }
         let peer = self.cluster.name(hello.process);
@@ -293,12 +296,12 @@ impl Conversation {
         };
         let told = timeout(WRITE_PATIENCE, wire::write(&mut stream, &answer)).await;
         match answer {
-            // Both sides refuse to count: neither could without the other.
+            // Both sides end with an error, since neither could run without the other.
             Answer::Differs(_) => Err(StreamsError::Disagreement {
                 difference: difference.unwrap_or_default(),
             }),
             Answer::Welcome if matches!(told, Ok(Ok(()))) => {
-                // Delays cost milliseconds of every window, and nothing else is at stake.
+                // Without this option each window is delayed by some milliseconds. Nothing else fails without it.
                 let _ = stream.set_nodelay(true);
                 self.place(hello.process, hello.purpose, stream);
                 Ok(())
@@ -346,12 +349,12 @@ impl Conversation {
         }
     }
 
-    /// While the group forms: whether it is whole now.
+    /// Completes the group if all processes are connected.
     async fn get_ready(&mut self) {
         if !matches!(self.phase, Phase::Joining { .. }) {
             return;
         }
-        // A connection that is not quiet is of a group that began without us: it will be forgotten.
+        // If there are bytes on a connection, it belongs to a group that began without this process, and is dropped.
         let quiet = |process: usize| {
             let data = self.places[process].data.as_ref();
             data.is_some_and(|data| state(data) == State::Quiet)
@@ -376,7 +379,7 @@ impl Conversation {
         }
     }
 
-    /// Process 0 knows where to begin.
+    /// Begins the run of the group: process 0 has read the progress.
     async fn begin_all(&mut self, beginning: SharedBeginning) -> Result<Next, StreamsError> {
         if self.phase == Phase::Complete {
             self.tell_all(&Word::Begin(beginning.clone())).await;
@@ -424,7 +427,7 @@ impl Conversation {
                 };
                 self.tell_all(&Word::Draining).await;
             }
-            // There is no group yet: it leaves alone, and another may come for it.
+            // The group is not complete: that process leaves alone, and another one can join in its place.
             Word::AskedToStop if matches!(self.phase, Phase::Joining { .. }) => {
                 self.forget(process);
             }
@@ -458,7 +461,7 @@ impl Conversation {
         Ok(Next::GoOn)
     }
 
-    /// What time brings: a stop, a silence, a deadline.
+    /// Checks for a requested stop, for silent processes, and for timeouts.
     async fn look(&mut self) -> Result<Next, StreamsError> {
         let failure = self.stop.why_failed();
         if failure.as_ref().is_some_and(StreamsError::dissolves) {
@@ -492,7 +495,7 @@ impl Conversation {
         }
     }
 
-    /// Tells why this process fails, if it does.
+    /// Reports the failure of this process to the others. Returns whether it has failed.
     async fn tell_failure(&mut self) -> bool {
         let Some(failure) = self.stop.why_failed() else {
             return false;
@@ -500,7 +503,7 @@ impl Conversation {
         let word = Word::Failed {
             exit_code: failure.exit_code(),
             sentence: match &failure {
-                // What to do, each process says for itself.
+                // Without the advice in the message: each process logs its own.
                 StreamsError::PeerLost { peer, why } => format!("{peer} was lost: {why}"),
                 other => other.to_string(),
             },
@@ -509,7 +512,7 @@ impl Conversation {
         true
     }
 
-    /// While the group forms.
+    /// Checks the connections while the group forms, and its timeout.
     fn look_around(&mut self, since: Instant) -> Result<Next, StreamsError> {
         self.forget_lost_data();
         let patience = self.cluster.join_timeout;
@@ -524,7 +527,7 @@ impl Conversation {
         Ok(Next::GoOn)
     }
 
-    /// Whom the group waits for, and why if that is known.
+    /// Returns the names of the processes that the group waits for, each with the reason if it is known.
     fn missing(&self) -> String {
         let absent = |process: &usize| {
             let place = &self.places[*process];
@@ -533,7 +536,7 @@ impl Conversation {
         };
         let mut missing: Vec<usize> = self.others().filter(absent).collect();
         if missing.is_empty() {
-            // All are here, and some of them wait for each other.
+            // All are connected to this process, but some of them are not connected to each other.
             let waits = |process: &usize| !self.places[*process].ready;
             missing = self.others().filter(waits).collect();
         }
@@ -545,14 +548,15 @@ impl Conversation {
         missing.join(", ")
     }
 
-    /// Before the beginning nothing is said on data connections: what can be read is their end. Only
-    /// who waits for the word to begin may find that others have begun already.
+    /// Drops data connections that have ended. Before the group begins no process sends data, so a connection with
+    /// something to read has ended. The exception is a process that waits for `Begin`: the others may have begun
+    /// already.
     fn forget_lost_data(&mut self) {
         let forms = matches!(self.phase, Phase::Joining { .. });
         for process in self.others() {
             let lost = match self.places[process].data.as_ref().map(state) {
                 Some(State::Ended) => true,
-                // It has begun, and not with us. Its end would lie behind what it said.
+                // That process has begun without this one. If it has ended since, its data hides that.
                 Some(State::Speaks) => forms,
                 Some(State::Quiet) | None => false,
             };
@@ -562,8 +566,8 @@ impl Conversation {
         }
     }
 
-    /// A process of the forming group is gone. What is left of its connections may never end by itself,
-    /// and would keep its successor out.
+    /// Drops the connections of a process that has left the forming group. They might never end by themselves, and a
+    /// process that replaces it would be rejected as a duplicate.
     fn forget(&mut self, process: usize) {
         self.forget_connection(process, Purpose::Control);
         if self.places[process].data.is_some() {
@@ -571,7 +575,7 @@ impl Conversation {
         }
     }
 
-    /// A connection of the forming group ended; whoever dialled it dials again.
+    /// Drops a connection of the forming group that has ended. The process that opened it connects again.
     fn forget_connection(&mut self, process: usize, purpose: Purpose) {
         let place = &mut self.places[process];
         match purpose {
@@ -595,13 +599,13 @@ impl Conversation {
         }
     }
 
-    /// The control connection of a process ended, or is silent.
+    /// Handles the end or the silence of a control connection.
     async fn lost(&mut self, process: usize, why: &str) -> Result<Next, StreamsError> {
         match self.phase {
             Phase::Joining { .. } => self.forget(process),
             Phase::Complete if !self.leads() => self.forget(process),
             Phase::Complete | Phase::Running => return Err(self.lost_peer(process, why)),
-            // It may close as soon as everybody knows.
+            // Process 0 closes its connections once all processes have confirmed.
             Phase::Draining { .. } if !self.leads() => return Ok(Next::Leave),
             Phase::Draining { .. } => {
                 let place = &mut self.places[process];
@@ -620,7 +624,7 @@ impl Conversation {
         }
     }
 
-    /// This process, or one that told us, was asked to stop.
+    /// Drains the group: a stop was requested from this process or from another one, which has notified this one.
     async fn drain(&mut self) -> Next {
         if matches!(self.phase, Phase::Joining { .. }) {
             return Next::Leave;
@@ -640,7 +644,7 @@ impl Conversation {
         self.say_bye().await
     }
 
-    /// Another run has taken over: the group drains, and joins again.
+    /// Drains the group because another run has fenced it. Its processes join again afterwards.
     async fn dissolve(&mut self) -> Next {
         match self.phase {
             Phase::Joining { .. } => Next::Leave,
@@ -661,7 +665,7 @@ impl Conversation {
         }
     }
 
-    /// Process 0: once everybody knows, connections may close.
+    /// Notifies the other processes, on process 0, that connections may close, once all have confirmed the drain.
     async fn say_bye(&mut self) -> Next {
         if !self.others().all(|process| self.places[process].draining) {
             return Next::GoOn;
@@ -673,7 +677,7 @@ impl Conversation {
     async fn tell_all(&mut self, word: &Word) {
         for process in self.conversing() {
             if let Some(control) = &mut self.places[process].control {
-                // Its end is heard by who reads it.
+                // If the connection has ended, the task that reads it reports that.
                 let _ = timeout(WRITE_PATIENCE, wire::write(&mut control.writer, word)).await;
             }
         }
@@ -705,7 +709,7 @@ fn closed(error: &io::Error) -> String {
     }
 }
 
-/// What can be read of a data connection.
+/// What can be read from a data connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Quiet,
@@ -721,8 +725,9 @@ fn state(stream: &TcpStream) -> State {
     }
 }
 
-/// Heartbeats go by process 0: that two others cannot reach each other, only their own connection tells,
-/// and without this not for a quarter of an hour.
+/// Enables TCP keepalive and a user timeout. Only process 0 exchanges heartbeats with the others. So a lost network
+/// path between two other processes shows only on their data connection, and without these options only after a quarter
+/// of an hour.
 fn watch(data: &TcpStream) {
     let socket = SockRef::from(data);
     let alive = TcpKeepalive::new()

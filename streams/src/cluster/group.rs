@@ -1,8 +1,8 @@
-//! A process' part in its group, for the thread that runs the dataflow.
+//! The membership of a process in its group, as the thread that runs the application uses it.
 //!
 //! ```text
-//!  run:          join ─▶ complete ─▶ (0: recover, begin | others: beginning) ─▶ count ─▶ leave
-//!  conversation: dial, listen ─▶ ready ─▶ begin ─▶ heartbeats … ─▶ drain, bye
+//!  run:            join ─▶ complete ─▶ (0: recover, begin | others: beginning) ─▶ process ─▶ leave
+//!  cluster thread: dial, listen ─▶ ready ─▶ begin ─▶ heartbeats … ─▶ drain, bye
 //! ```
 
 use std::{
@@ -23,30 +23,30 @@ use tokio::sync::mpsc;
 use super::{Cluster, conversation, hello::Agreement, peer::Peer, wire::SharedBeginning};
 use crate::{Stop, StreamsError};
 
-/// What the conversation reports.
+/// An event that the cluster thread reports to the run.
 pub(super) enum News {
-    /// Everybody is there.
+    /// All processes are connected.
     Complete,
-    /// Process 0 stands by; names the active run.
+    /// Process 0 stands by; contains the name of the active run.
     StandingBy(String),
     /// A connection was lost, and the group is not complete any more.
     Incomplete,
-    /// Begin here, over these connections.
+    /// The run begins here, with these data connections by process.
     Begin(SharedBeginning, Vec<Option<TcpStream>>),
 }
 
-/// What process 0 sends to the other processes.
+/// A request of the run on process 0: a message to the other processes.
 pub(super) enum Order {
-    /// It stands by; names the active run.
+    /// Process 0 stands by; contains the name of the active run.
     StandBy(String),
-    /// Begin here.
+    /// The run begins here.
     Begin(SharedBeginning),
 }
 
-/// Capacity of the queue of reports. The run drains it at once, except while timely starts.
+/// Capacity of the queue of events. The run drains it at once, except while timely starts.
 const NEWS: usize = 64;
 
-/// A process' part in its group.
+/// The membership of this process in its group.
 pub struct Group {
     cluster: Arc<Cluster>,
     stop: Stop,
@@ -56,7 +56,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Begins to look for the others. What goes wrong from now on is told by `stop`.
+    /// Starts the thread that connects to the other processes. Later failures are recorded in `stop`.
     pub fn join(cluster: Cluster, agreement: Agreement, stop: Stop) -> Result<Group, StreamsError> {
         let cluster = Arc::new(cluster);
         let (tell, news): (SyncSender<News>, _) = sync_channel(NEWS);
@@ -81,19 +81,19 @@ impl Group {
         })
     }
 
-    /// Whether this process fences, reads the progress and commits.
+    /// Whether this is process 0, which fences older runs, reads the progress and commits.
     pub fn leads(&self) -> bool {
         self.cluster.index == 0
     }
 
-    /// Waits until everybody is there; `false` if it stops before.
+    /// Waits until all processes are connected. Returns `false` if the process leaves the group before.
     pub fn complete(&self) -> bool {
         matches!(self.hear(), Some(News::Complete))
     }
 
-    /// Notifies the other processes that this one, number 0, stands by; `active` names the active run.
+    /// Notifies the other processes that this one, number 0, stands by. `active` is the name of the active run.
     pub fn stand_by(&self, active: &str) {
-        // Fails only once the conversation has ended.
+        // Fails only after the cluster thread has ended.
         let _ = self.orders.blocking_send(Order::StandBy(active.to_owned()));
     }
 
@@ -102,10 +102,11 @@ impl Group {
         news.recv().ok()
     }
 
-    /// Tells the others where to begin (process 0), or hears it; `None` if it stops before.
+    /// Sends the beginning to the other processes (on process 0, which passes one), or waits for it.
     ///
-    /// Returns the beginning and timely's allocators for `workers` workers. Until then `report` is called with the
-    /// active run for which process 0 stands by, or with `None` once that is not known any more.
+    /// Returns the beginning and timely's allocators for `workers` workers, or `None` if the process leaves the group
+    /// before. Until then the function calls `report` with the active run for which process 0 stands by, or with `None`
+    /// once that is not known any more.
     pub fn begin(
         &self,
         beginning: Option<SharedBeginning>,
@@ -113,7 +114,7 @@ impl Group {
         report: &mut dyn FnMut(Option<String>),
     ) -> Result<Option<(SharedBeginning, Vec<AllocatorBuilder>)>, StreamsError> {
         if let Some(beginning) = beginning {
-            // Fails only once the conversation has ended.
+            // Fails only after the cluster thread has ended.
             let _ = self.orders.blocking_send(Order::Begin(beginning));
         }
         let (beginning, sockets) = loop {
@@ -145,8 +146,8 @@ impl Group {
         Ok(Some((beginning, builders)))
     }
 
-    /// Waits until the others know that this process stops, or why it failed; it must have been asked
-    /// to stop. A connection that is closed before looks like a lost process to them.
+    /// Waits until the other processes are notified that this one stops or has failed. The stop must have been
+    /// requested before. If a connection were closed earlier, the others would treat this process as lost.
     pub fn wait_for_goodbye(&self) {
         let (over, ended) = &*self.goodbye;
         let over = over.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +156,7 @@ impl Group {
     }
 }
 
-/// Tells when the conversation is over, however it ends.
+/// A drop guard that notifies [`Group::wait_for_goodbye`] when the cluster thread ends, also by a panic.
 pub(super) struct Goodbye(Arc<(Mutex<bool>, Condvar)>);
 
 impl Drop for Goodbye {

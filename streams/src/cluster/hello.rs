@@ -1,9 +1,9 @@
-//! The first words of a connection: who is there, and whether we count alike.
+//! The handshake of a connection: both processes check the token, the settings and the indices.
 //!
 //! ```text
 //!  dialling process                listening process
-//!  greeting, hello ──────────────▶ greeting? token? settings? place free?
-//!                  ◀────────────── welcome, or why not
+//!  greeting, hello ──────────────▶ greeting? token? settings? index free?
+//!                  ◀────────────── welcome, or the reason of the rejection
 //! ```
 
 use std::{
@@ -19,20 +19,21 @@ use tokio::{
 
 use super::wire::{self, GREETING, HELLO_BYTES, Purpose};
 
-/// A connection that has not said hello by then is none of ours.
+/// Timeout of the handshake. A connection without a hello by then does not belong to the cluster.
 pub const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What must be the same in every process, by the name of its flag.
+/// The settings that must be the same in every process: the name of the flag, and the value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agreement(Vec<(String, String)>);
 
 impl Agreement {
-    /// The settings that must agree, each with the name that people know.
+    /// Creates the list from settings, each with the name that messages use.
     pub fn new(settings: Vec<(String, String)>) -> Agreement {
         Agreement(settings)
     }
 
-    /// The first thing in which `theirs` differs, for people; `peer` is whose it is.
+    /// Returns a description of the first difference between these settings and `theirs`, or `None` if they are equal.
+    /// `peer` is the name of the process that has `theirs`.
     pub fn difference(&self, theirs: &Agreement, peer: &str) -> Option<String> {
         let lists = self.0.iter().zip(&theirs.0);
         let mut differing = lists.filter(|(here, there)| here != there);
@@ -46,44 +47,44 @@ impl Agreement {
     }
 }
 
-/// What a process says of itself.
+/// The request of the handshake, sent by the process that dials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Its index.
+    /// The index of the process that dials.
     pub process: usize,
-    /// The index it wants to speak to.
+    /// The index of the process that it dials.
     pub to: usize,
-    /// What for.
+    /// The purpose of the connection.
     pub purpose: Purpose,
-    /// What it knows.
+    /// The token of the cluster.
     pub token: String,
-    /// What it counts by.
+    /// The settings of the process that dials.
     pub agreement: Agreement,
 }
 
-/// What it is answered.
+/// The reply of the handshake, sent by the process that listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Come in.
+    /// The connection is accepted.
     Welcome,
-    /// Another token is known here.
+    /// The listening process has another token.
     WrongToken,
-    /// I am another process than the one you look for.
+    /// The listening process has another index: this one.
     NotMe(usize),
-    /// Somebody has that index already; perhaps yourself, a moment ago.
+    /// There is a connection from a process with that index already; it may be an earlier one of the same process.
     Taken,
-    /// We would not count alike: this is what I count by.
+    /// The listening process has other settings: these.
     Differs(Agreement),
 }
 
-/// Says hello on a fresh connection, and hears the answer.
+/// Sends the hello on a new connection, and reads the reply.
 pub async fn say(stream: &mut TcpStream, hello: &Hello) -> Result<Answer> {
     stream.write_all(&GREETING).await?;
     wire::write(stream, hello).await?;
     wire::read(stream, HELLO_BYTES).await
 }
 
-/// Hears who has connected.
+/// Reads the hello of a process that has connected.
 pub async fn hear(stream: &mut TcpStream) -> Result<Hello> {
     let mut greeting = [0; GREETING.len()];
     stream.read_exact(&mut greeting).await?;
@@ -94,7 +95,8 @@ pub async fn hear(stream: &mut TcpStream) -> Result<Hello> {
     wire::read(stream, HELLO_BYTES).await
 }
 
-/// Whether two tokens are the same, in a time that does not tell how much of them is.
+/// Whether two tokens are equal. The comparison takes the same time wherever they differ (constant-time comparison), so
+/// that an attacker cannot guess a token byte by byte.
 pub fn same_token(one: &str, other: &str) -> bool {
     let (one, other) = (one.as_bytes(), other.as_bytes());
     let differing = one

@@ -1,7 +1,7 @@
-//! Finding the others: listening at one's own address, dialling those with a smaller index.
+//! How a process connects to the others: it listens on its own address, and dials those with a smaller index.
 //!
-//! Whoever connects gets [`HELLO_PATIENCE`] to say who it is; at most [`STRANGERS`] may be about it at
-//! once: one more, and who has been silent longest goes. What is wrong with a stranger is logged, and is the stranger's affair.
+//! A client that connects has [`HELLO_PATIENCE`] for its handshake. At most [`STRANGERS`] handshakes are open at once;
+//! for one more, the oldest is aborted. A failed handshake is logged and has no other effect.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,33 +19,35 @@ use super::{
 };
 use crate::{Stop, StreamsError};
 
-/// A cluster has some dozen processes with two connections each; a scanner may have the rest.
+/// Maximum number of open handshakes. A cluster has some dozen processes with two connections each, so this limit
+/// leaves space for connections of port scanners.
 const STRANGERS: usize = 64;
 
-/// Between two attempts: a process that comes up is joined at once, for people's senses.
+/// Pause between two attempts to connect: short enough that a process that starts is connected without a visible delay.
 const REDIAL: Duration = Duration::from_millis(200);
 
-/// After a failed accept, mostly for want of file handles.
+/// Pause after a failed accept, which mostly means that the process has too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// What may wait for the conversation; senders wait when it is full.
+/// Capacity of the queue of events. Senders wait when it is full.
 pub const EVENTS: usize = 64;
 
-/// What happens around a process of a cluster.
+/// An event of a connection of the cluster.
 pub enum Event {
-    /// A process that we dialled welcomes us.
+    /// A process that this one dialled has accepted the connection.
     Welcomed {
         process: usize,
         purpose: Purpose,
         stream: TcpStream,
     },
-    /// Somebody has dialled us and says who it is.
+    /// Another process has connected and sent its hello.
     Knocks { hello: Hello, stream: TcpStream },
-    /// A process that we dial is not there yet.
+    /// A process that this one dials does not answer yet.
     Unreachable { process: usize, why: String },
-    /// We do not belong there, and trying again would not help.
+    /// A process that this one dialled has rejected the connection, and a retry would not help.
     Refused(StreamsError),
-    /// A control connection brought a word, or ended. `since` tells it from its predecessors.
+    /// A message arrived on a control connection, or the connection ended. `since` is the number of the connection,
+    /// which distinguishes it from earlier ones to the same process.
     Said {
         process: usize,
         since: u64,
@@ -53,8 +55,8 @@ pub enum Event {
     },
 }
 
-/// Binds the process' own address; `None` if it is asked to stop before. A name may become known only
-/// while its machine starts: it is waited for like another process.
+/// Binds the address of this process. Returns `None` if a stop is requested before. The DNS name may become known only
+/// after the machine has started, so the function retries the lookup until the join timeout.
 pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>, StreamsError> {
     let host = &cluster.hosts[cluster.index];
     let listen = |detail: String| StreamsError::Listen {
@@ -83,7 +85,7 @@ pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>,
     }
 }
 
-/// Hears who connects, as long as it is polled.
+/// Accepts connections and reads their hellos, as long as the future is polled.
 pub async fn listen(listener: TcpListener, events: mpsc::Sender<Event>) {
     let mut strangers: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(STRANGERS);
     loop {
@@ -99,7 +101,7 @@ pub async fn listen(listener: TcpListener, events: mpsc::Sender<Event>) {
         if strangers.len() >= STRANGERS
             && let Some(longest) = strangers.pop_front()
         {
-            // A process of ours says hello at once; who is silent must not keep it out.
+            // A process of the cluster sends its hello at once. Clients that send nothing must not block it.
             longest.abort();
             tracing::warn!(
                 "too many strangers at once; who has been silent longest is turned away"
@@ -112,7 +114,7 @@ pub async fn listen(listener: TcpListener, events: mpsc::Sender<Event>) {
 async fn hear(mut stream: TcpStream, from: SocketAddr, events: mpsc::Sender<Event>) {
     match timeout(HELLO_PATIENCE, hello::hear(&mut stream)).await {
         Ok(Ok(hello)) => {
-            // Nobody hears it once the group is complete.
+            // Fails once the group is complete, when no task receives events any more.
             let _ = events.send(Event::Knocks { hello, stream }).await;
         }
         Ok(Err(error)) => {
@@ -122,7 +124,7 @@ async fn hear(mut stream: TcpStream, from: SocketAddr, events: mpsc::Sender<Even
     }
 }
 
-/// Dials a process until it welcomes us, or refuses us for good.
+/// Dials a process until it accepts the connection, or rejects it for a reason that a retry does not change.
 pub async fn dial(cluster: Arc<Cluster>, hello: Hello, events: mpsc::Sender<Event>) {
     let (process, purpose) = (hello.to, hello.purpose);
     loop {

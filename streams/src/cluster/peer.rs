@@ -1,7 +1,7 @@
-//! A data connection as timely uses it: its end is a lost process, told by name.
+//! A data connection as timely uses it. Its unexpected end stops the run with the name of the lost process.
 //!
-//! Timely's network threads panic when a connection ends unexpectedly. Here they never see that: the
-//! dataflow stops because of a lost process, and the thread waits until the workers have ended.
+//! Timely's network threads panic when a connection ends unexpectedly. This wrapper hides the end from them: the run
+//! stops with an error, and the network thread waits until the workers have ended.
 
 use std::{
     io::{self, Read, Write},
@@ -16,10 +16,10 @@ use timely::communication::allocator::zero_copy::stream::Stream;
 
 use crate::{Stop, StreamsError};
 
-/// How often a thread whose connection has ended looks whether the workers have ended.
+/// Interval at which a thread whose connection has ended checks whether the workers have ended.
 const OVER_LOOK: Duration = Duration::from_millis(500);
 
-/// A connection to one process.
+/// A data connection to another process.
 #[derive(Debug)]
 pub struct Peer {
     stream: TcpStream,
@@ -28,7 +28,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The connection to the process called `name`.
+    /// Wraps the connection to the process called `name`.
     pub fn new(stream: TcpStream, name: &str, stop: Stop) -> Peer {
         Peer {
             stream,
@@ -49,7 +49,7 @@ impl Peer {
         while !self.stop.is_over() {
             thread::sleep(OVER_LOOK);
         }
-        // Without a panic's message.
+        // Ends the thread without the message of a panic.
         panic::resume_unwind(Box::new(()));
     }
 }
@@ -97,7 +97,7 @@ impl Stream for Peer {
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        // The other side may be gone already, which is no news at an end.
+        // Fails if the other process has closed the connection already, which is expected at the end.
         let _ = self.stream.shutdown(how);
         Ok(())
     }

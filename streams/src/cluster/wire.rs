@@ -1,4 +1,4 @@
-//! What processes say to each other besides timely's data: frames of JSON behind their length.
+//! The messages between processes besides timely's data: frames of JSON, each after its length.
 
 use std::io::{Error, ErrorKind, Result};
 
@@ -7,40 +7,41 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::progress::record::{Former, PartitionProgress, Progress, Resets};
 
-/// A stranger's frame is bounded before anything is allocated for it: a hello lists some settings.
+/// Maximum bytes of a frame before the handshake is complete. The length is checked before anything is allocated, since
+/// any client can send one. A hello lists some settings.
 pub const HELLO_BYTES: usize = 64 << 10;
 
-/// A frame of a process that belongs here: a beginning lists the partitions.
+/// Maximum bytes of a frame of a process of the cluster: a beginning lists the partitions.
 pub const CONTROL_BYTES: usize = 16 << 20;
 
-/// What every connection begins with, so that a stranger is known at once. The last byte is the
-/// version of this protocol.
+/// The first bytes of every connection, so that clients with another protocol are detected at once. The last byte is
+/// the version of this protocol.
 pub const GREETING: [u8; 5] = *b"EMOS\x01";
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Purpose {
     /// Timely's channels.
     Data,
-    /// The words of this module, between process 0 and another.
+    /// The messages of this module, between process 0 and another process.
     Control,
 }
 
-/// Where a run begins: what every process must know of it.
+/// The part of the progress that every process needs at the start of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedBeginning {
-    /// F.
+    /// The time up to which every window is final (F), Unix milliseconds.
     pub final_until_ms: u64,
     /// Every partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// What was settled under other settings and may be read again.
+    /// The epochs with other settings, some of whose records may be read again.
     pub formers: Vec<Former>,
     /// The backward resets so far.
     pub resets: Resets,
 }
 
 impl SharedBeginning {
-    /// What the others need of process 0's progress.
+    /// Returns the part of process 0's progress that the other processes need.
     pub fn of(progress: &Progress) -> SharedBeginning {
         SharedBeginning {
             final_until_ms: progress.final_until_ms,
@@ -63,32 +64,33 @@ impl From<SharedBeginning> for Progress {
     }
 }
 
-/// A word between process 0 and another.
+/// A message between process 0 and another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Word {
-    /// I live.
+    /// The sender is alive.
     Heartbeat,
-    /// To 0: I am connected to everybody.
+    /// To process 0: the sender is connected to all processes.
     Ready,
-    /// From 0: it stands by until the active run is gone. Names that run, for the log and `/readyz`.
+    /// From process 0: it stands by until the active run has ended. Contains the name of that run, for the log and
+    /// `/readyz`.
     StandingBy(String),
-    /// From 0: begin here.
+    /// From process 0: the run begins here.
     Begin(SharedBeginning),
-    /// From 0: another run has taken over. Stop, without closing windows, and join again.
+    /// From process 0: another run has taken over. The receiver stops, without closing windows, and joins again.
     Dissolve,
-    /// To 0: I was asked to stop.
+    /// To process 0: a stop was requested from the sender.
     AskedToStop,
-    /// From 0: stop, without closing windows.
+    /// From process 0: the receiver stops, without closing windows.
     Drain,
-    /// To 0: I know that we drain.
+    /// To process 0: the sender confirms the drain.
     Draining,
-    /// From 0: everybody knows; connections may close.
+    /// From process 0: all processes have confirmed the drain, and connections may close.
     Bye,
-    /// I end by this.
+    /// The sender ends with an error.
     Failed {
-        /// With this exit code.
+        /// Its exit code.
         exit_code: u8,
-        /// For people.
+        /// The message of the error.
         sentence: String,
     },
 }
@@ -113,7 +115,7 @@ pub async fn read<T: DeserializeOwned>(
     }
     let mut body = vec![0; length];
     from.read_exact(&mut body).await?;
-    // Not serde's own words: they repeat what a stranger sent, and errors are logged.
+    // Without serde's own message: it can contain bytes that any client has sent, and errors are logged.
     serde_json::from_slice(&body).map_err(|error| {
         let what = format!("a frame that is none of ours, from byte {}", error.column());
         Error::new(ErrorKind::InvalidData, what)
@@ -149,7 +151,7 @@ mod tests {
         }
     }
 
-    /// Results carry the number of resets, whichever process makes them.
+    /// Results have the number of resets in a header, whichever process computes them.
     #[test]
     fn each_process_begins_with_the_final_time_and_the_resets_of_process_0() {
         let progress = Progress {

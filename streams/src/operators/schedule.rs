@@ -110,7 +110,7 @@ pub struct ScheduleParams {
     pub pace: TotalsPace,
     /// The size of the windows.
     pub size: WindowSize,
-    /// How long the log keeps finals, milliseconds; `None` for ever.
+    /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
     /// The approximate size of a record of so many items, bytes.
     pub record_bytes: fn(usize) -> usize,

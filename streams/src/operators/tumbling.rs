@@ -39,8 +39,8 @@ use crate::aggregate::{
 use crate::operators::step::StepBudget;
 use crate::time::timers::Timers;
 
-/// A live tally waits this long for the other partitions' parts of the same flush of a producer. Otherwise it would show
-/// a part of them now, and the rest an interval later.
+/// A live tally waits this long for the other partitions' parts of the same flush of a producer. Otherwise it would
+/// show a part of them now, and the rest an interval later.
 const LIVE_GATHER: Duration = Duration::from_millis(25);
 
 /// Maximum number of counts that a worker emits as live tallies at once: about a tenth of a core at the default
@@ -330,7 +330,7 @@ impl LiveThrottle {
         is_due
     }
 
-    /// Returns when the next ones are due, once for each time: a timer cannot be taken back.
+    /// Returns when the next ones are due, once for each time: a timer cannot be cancelled.
     fn next(&mut self) -> Option<Instant> {
         let due = self.due.filter(|_| !self.is_scheduled)?;
         self.is_scheduled = true;

@@ -1,4 +1,4 @@
-//! Where an application stands: the record, its stored form, and whether it fits the log.
+//! The progress of an application: the value, its stored form, and its comparison with the log.
 
 pub mod newest;
 pub mod record;

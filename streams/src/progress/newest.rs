@@ -1,4 +1,4 @@
-//! The progress that was committed last, and the transactor that commits the next.
+//! Reads the progress that was committed last, and opens the transactor that commits the next one.
 
 use std::time::Duration;
 
@@ -10,17 +10,22 @@ use super::{
 };
 use crate::{StreamsError, topics::Topics};
 
-/// How many of the last offsets of the progress topic are read for its newest record: it, and what its
-/// transaction left.
+/// How many of the last offsets of the progress topic are read to find its newest record: the record, and the
+/// transaction markers around it.
 const LAST_PROGRESS: u64 = 10;
 
-/// [`LogError::UnknownTopic`] if a topic does not exist that transactions write to.
+/// Checks that the topics to which transactions write exist.
+///
+/// # Errors
+///
+/// [`LogError::UnknownTopic`] for the first one that does not.
 pub fn require_result_topics(topics: &Topics, log: &dyn Log) -> Result<(), LogError> {
     let mut written = topics.results().chain([&topics.rejected]);
     written.try_for_each(|topic| log.partitions(topic).map(drop))
 }
 
-/// Fences every older run: none can commit any more. The log aborts a transaction that takes longer than `timeout`.
+/// Opens the transactor of the application, which fences every older run: none of them can commit any more. The log
+/// aborts a transaction that takes longer than `timeout`.
 pub fn fence(
     topics: &Topics,
     log: &dyn Log,
@@ -33,19 +38,19 @@ pub fn fence(
 pub struct NewestRecord {
     /// Its offset.
     pub offset: u64,
-    /// Which commit it is of; `None` if a former version wrote it.
+    /// The id of its commit; `None` if a former version of the program wrote the record.
     pub commit: Option<CommitId>,
     value: Vec<u8>,
 }
 
 impl NewestRecord {
-    /// The progress in it; `None` if it deletes what was stored.
+    /// Returns the progress in the record; `None` if the record deletes the stored progress.
     pub fn progress(&self, topics: &Topics) -> Result<Option<Progress>, StreamsError> {
         decode(topics, &self.value)
     }
 }
 
-/// The newest record of the progress topic; `None` if there is none.
+/// Returns the newest record of the progress topic; `None` if there is none.
 pub fn newest_record(topics: &Topics, log: &dyn Log) -> Result<Option<NewestRecord>, LogError> {
     let mut newest = None;
     let mut keep = |record: Record<'_>| {
@@ -61,19 +66,19 @@ pub fn newest_record(topics: &Topics, log: &dyn Log) -> Result<Option<NewestReco
     Ok(newest)
 }
 
-/// The newest commit; `None` if there is none, or a former version made it.
+/// Returns the id of the newest commit; `None` if there is none, or if a former version of the program made it.
 pub fn newest_commit(topics: &Topics, log: &dyn Log) -> Result<Option<CommitId>, LogError> {
     Ok(newest_record(topics, log)?.and_then(|newest| newest.commit))
 }
 
-/// The progress that was committed last; `None` if there is none. It may be moved until its writer is
-/// fenced.
+/// Returns the progress that was committed last; `None` if there is none. Its writer may commit newer progress until it
+/// is fenced.
 pub fn stored(topics: &Topics, log: &dyn Log) -> Result<Option<Progress>, StreamsError> {
     let newest = newest_record(topics, log).map_err(StreamsError::Start)?;
     newest.map_or(Ok(None), |newest| newest.progress(topics))
 }
 
-/// The progress in a record's value; `None` if the record deletes it.
+/// Decodes the progress in a record's value; `None` if the record deletes the progress.
 pub fn decode(topics: &Topics, value: &[u8]) -> Result<Option<Progress>, StreamsError> {
     if value.is_empty() {
         return Ok(None);

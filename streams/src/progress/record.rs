@@ -1,13 +1,15 @@
-//! Where the application stands, and what that means for each event that is read again.
+//! The progress of an application, and the rule by which a restart treats each event that it reads again.
 //!
-//! The record is written in the same transaction as the results. With it, and the log, a restart
-//! continues exactly: no local state, no snapshot of open windows.
+//! The progress record is written in the same transaction as the results. A restart continues from the record and the
+//! log alone, exactly once: there is no local state, and no snapshot of open windows.
 //!
 //! ```text
 //!  offsets of a partition   ────R──────────────N─────────▶
-//!                               │              └ read up to here when F was committed
-//!                               └ the first that may hold events of windows still open at F
+//!                               │              └ committed offset: read up to here when F was committed
+//!                               └ restart offset: the first that may hold events of windows still open at F
 //! ```
+//!
+//! F is the final-until time: every window that ends at or before it is final.
 
 use std::{
     collections::BTreeMap,
@@ -21,36 +23,36 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{LATENESS_MS, Settings, WINDOW_MS};
 
-/// Where the application stands: the value of the `progress` topic, `stored_progress.rs` has its format.
+/// The progress of the application: the value of the record in the progress topic. [`crate::progress::stored`] has its
+/// format.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(try_from = "crate::progress::stored::StoredProgress")]
 pub struct Progress {
-    /// What the results depend on; `None` after a reset: any settings may go on from it.
+    /// The settings with which it was made; `None` after a reset, from which a run with any settings may continue.
     pub settings: Option<Settings>,
-    /// F: every window that ends at or before this is final. Unix milliseconds.
+    /// The final-until time (F): every window that ends at or before it is final. Unix milliseconds.
     pub final_until_ms: u64,
-    /// Each partition of the source, by number.
+    /// The progress of each partition of the source, by number.
     pub partitions: Vec<PartitionProgress>,
-    /// What was settled under other settings, as long as some of it may be read again; the newest last.
+    /// The epochs with other settings, as long as a run may read some of their records again; the newest last.
     pub formers: Vec<Former>,
-    /// The backward resets so far; the newest results are those of the greatest number.
+    /// The backward resets so far. The newest results are those with the greatest reset number.
     pub resets: Resets,
-    /// The end of the newest window that has finals and was accepted, Unix milliseconds. Later than F only
-    /// after a backward reset.
+    /// The end of the newest window that has finals, Unix milliseconds. It is later than F only after a backward reset.
     pub newest_final_ms: u64,
-    /// The id of the Kafka cluster; `None` for a log without one, or where the former version wrote it.
+    /// The id of the Kafka cluster; `None` for a log without one, or if version 0.1 wrote the record.
     pub cluster_id: Option<String>,
-    /// The run that wrote it; `None` where the former version or a reset did.
+    /// The run that wrote the record; `None` if version 0.1 or a reset wrote it.
     pub run: Option<RunIdentity>,
-    /// How long it takes at most until its writer commits again, milliseconds; `None` where the former version wrote
-    /// it, which commits at least once a minute.
+    /// The interval within which the writer commits again, milliseconds. `None` if version 0.1 wrote the record, which
+    /// commits at least once a minute.
     pub heartbeat_ms: Option<u64>,
-    /// What the records of tables do not hold yet.
+    /// The finals that records of tables do not contain yet.
     pub unwritten: Unwritten,
 }
 
 impl Progress {
-    /// The size of the windows that it was made under, where that is known.
+    /// Returns the size of the windows with which it was made, if that is known.
     pub fn window_ms(&self) -> Option<u64> {
         let of_settings = self.settings.as_ref();
         let of_settings = of_settings.and_then(|settings| settings.number(WINDOW_MS));
@@ -58,7 +60,8 @@ impl Progress {
         of_settings.or(of_former)
     }
 
-    /// Whether a reset wrote it. One that only rejects what is ahead keeps the settings, but names no run.
+    /// Whether a reset wrote it. A reset that only rejects records that are ahead keeps the settings, but its record
+    /// contains no run.
     pub fn is_of_a_reset(&self) -> bool {
         self.settings.is_none() || (self.run.is_none() && self.heartbeat_ms.is_some())
     }
@@ -67,18 +70,18 @@ impl Progress {
 /// The header of a progress record that holds its [`CommitId`].
 pub const COMMIT_HEADER: &str = "commit";
 
-/// Names a commit, so that a run that lost the answer finds out whether it was made.
+/// The id of a commit. A run that did not receive the answer to a commit reads from it whether the commit was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitId {
-    /// Another one for each run.
+    /// Random, another value for each run.
     run: String,
     number: u64,
 }
 
 impl CommitId {
-    /// The first commit of a run.
+    /// Returns the id of the first commit of a new run.
     pub fn first() -> CommitId {
-        // The standard library's random seed of a hash table: unpredictable, and another one for each call.
+        // The seed of the standard library's hash tables is random, and another one for each call.
         let random = RandomState::new().hash_one(std::process::id());
         CommitId {
             run: format!("{random:016x}"),
@@ -86,7 +89,7 @@ impl CommitId {
         }
     }
 
-    /// The commit of the same run after this one.
+    /// Returns the id of the next commit of the same run.
     pub fn next(&self) -> CommitId {
         CommitId {
             run: self.run.clone(),
@@ -94,7 +97,7 @@ impl CommitId {
         }
     }
 
-    /// The header of a progress record of this commit.
+    /// Returns the header that the progress record of this commit has.
     pub fn header(&self) -> Header {
         Header {
             name: COMMIT_HEADER.to_owned(),
@@ -102,7 +105,7 @@ impl CommitId {
         }
     }
 
-    /// The id in a header's value, if it is one.
+    /// Parses the value of a header; `None` if it is not an id.
     pub fn parse(value: &[u8]) -> Option<CommitId> {
         let (run, number) = std::str::from_utf8(value).ok()?.split_once('-')?;
         Some(CommitId {
@@ -118,22 +121,22 @@ impl fmt::Display for CommitId {
     }
 }
 
-/// How often the final time was set back on purpose, and to where the last time.
+/// The backward resets: how often a reset has set F to an earlier time, and the last such time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resets {
-    /// How often; results carry it in a header once it is greater than 0.
+    /// The number of backward resets. Results have it in a header once it is greater than 0.
     pub number: u64,
-    /// F as it was set by the last one, Unix milliseconds: finals of a lower number that end later are of a
-    /// time that was given up.
+    /// The F that the last backward reset has set, Unix milliseconds. Finals with a lower number whose windows end
+    /// later are superseded.
     pub until_ms: u64,
 }
 
 impl Resets {
-    /// The oldest final that lies in a sliding span of `span_ms` as of F: all later ones and no older ones may lie in
-    /// it.
+    /// Returns the order of the oldest final in a sliding span of `span_ms` as of F. The span can contain later finals,
+    /// but no older ones.
     pub fn oldest_in_span(&self, final_until_ms: u64, span_ms: u64) -> ResultOrder {
         let start_ms = final_until_ms.saturating_sub(span_ms);
-        // Finals of before the last reset are in the span, too, whatever their number.
+        // The span also contains finals from before the last reset, which have lower numbers.
         let is_over = self.number > 0 && start_ms < self.until_ms;
         ResultOrder {
             resets: if is_over { 0 } else { self.number },
@@ -142,7 +145,7 @@ impl Resets {
     }
 }
 
-/// Which run wrote a progress record.
+/// The identity of a run, stored in its progress records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunIdentity {
     /// The name of its host.
@@ -151,7 +154,8 @@ pub struct RunIdentity {
     pub process: usize,
     /// The id of the operating system's process.
     pub pid: u32,
-    /// When the process started, by its clock: containers may share a host's name, and all call their process 1.
+    /// The time at which the process started, Unix milliseconds. It distinguishes containers, which may have the same
+    /// host name, and whose process usually has the id 1.
     #[serde(default)]
     pub started_ms: u64,
 }
@@ -161,33 +165,33 @@ impl fmt::Display for RunIdentity {
         let RunIdentity {
             host, process, pid, ..
         } = self;
-        // The host's name comes from a topic.
+        // Escaped, since the host's name was read from a topic and is logged.
         let host = host.escape_debug();
         write!(f, "host {host}, process {process}, pid {pid}")
     }
 }
 
-/// How far one partition was read when the record was committed.
+/// The progress of one partition when the record was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PartitionProgress {
-    /// Which partition.
+    /// The number of the partition.
     pub partition: u32,
-    /// R: the first offset that may still hold events of open windows. Reading resumes here.
+    /// The restart offset (R): the first offset that may hold events of windows that are still open.
     pub resume_offset: u64,
     /// The partition's watermark just before R.
     pub resume_watermark_ms: u64,
-    /// N: the offset that was read up to.
+    /// The committed offset (N): the partition was read up to here.
     pub read_offset: u64,
-    /// The last record below N: where the log holds another one in its place, it is another log.
+    /// The last record below N. If the log has another record at its offset, the topic was recreated.
     pub last: Option<LastRecord>,
-    /// Whether it was read to its end and had brought nothing for the idle timeout.
+    /// Whether the partition was read to its end and had no new record within the idle timeout.
     pub idle: bool,
-    /// What is rejected as `ahead`, until R has passed it.
+    /// The limit above which records are rejected as `ahead`, until R has passed it.
     pub ahead: Option<AheadLimit>,
 }
 
 impl PartitionProgress {
-    /// A partition that is read from `offset` on for the first time.
+    /// Returns the progress of a partition that is read from `offset` on for the first time.
     pub fn begin(partition: u32, offset: u64) -> PartitionProgress {
         PartitionProgress {
             partition,
@@ -201,42 +205,42 @@ impl PartitionProgress {
     }
 }
 
-/// A part of a partition's log whose records may be dated ahead of the true time: a clock was wrong when they
-/// were written.
+/// A limit for the times of the records in a part of a partition. A reset sets it if these records may have times in
+/// the future, because a clock was wrong when they were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AheadLimit {
-    /// E: it is the part below this offset.
+    /// The limit applies to offsets below this one.
     pub below_offset: u64,
-    /// L: what is newer than this there moves no time, and is rejected unless it was settled before.
+    /// Events with later times do not advance the watermark, and are rejected unless an earlier run has committed them.
     /// Unix milliseconds.
     pub limit_ms: u64,
 }
 
-/// A record that was read last.
+/// The offset and the time of the record that was read last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LastRecord {
-    /// Its place in the partition.
+    /// The offset of the record.
     pub offset: u64,
-    /// Its time, Unix milliseconds.
+    /// The time of the record, Unix milliseconds.
     pub time_ms: u64,
 }
 
-/// What is to be done with an event.
+/// The result of the replay rule for an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Count it.
+    /// The event is counted.
     Count,
-    /// An earlier run has committed it, as counted or as rejected: leave it.
+    /// The event is ignored: an earlier run has committed it, as counted or as rejected.
     Settled,
-    /// Report it as rejected.
+    /// The event is rejected, since its window is closed.
     Late,
-    /// Report it as ahead of what a reset allows there.
+    /// The event is rejected, since its time is later than the limit of a reset.
     Ahead,
 }
 
-/// Where a run begins in one partition: what was settled before it.
+/// The start of a run in one partition, from which follows which events earlier runs have committed.
 ///
-/// It holds for runs that read up to N again before they let time pass F.
+/// The rule is correct only if the run reads up to N again before its frontier passes F.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settlement {
     /// F at the start of the run.
@@ -246,13 +250,14 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// The replay rule, for an event of `window` at `offset`.
+    /// Returns what the replay rule says about an event of `window` at `offset`.
     ///
-    /// `watermark_ms` is its partition's just before the record, `closed_until_ms` where the worker stands now.
+    /// `watermark_ms` is the watermark of the partition just before the record, `closed_until_ms` the frontier of the
+    /// worker.
     ///
-    /// An event is late when its window ends at or before the watermark, or where the worker stands.
-    /// What is read again below N was committed if its window was final at the start: as counted, or as
-    /// rejected, which no commit holds before.
+    /// An event is late if its window ends at or before the watermark or the frontier. An event below N was committed
+    /// already if its window was final at the start: as counted, or as rejected. Rejections are committed only once
+    /// their window is final, so other late events below N are rejected (again).
     pub fn judge(
         &self,
         window: Window,
@@ -270,33 +275,33 @@ impl Settlement {
     }
 }
 
-/// What a run had settled when its progress was reset to go on with other settings.
+/// An epoch: what the runs before a reset have committed, with the settings that they had.
 ///
-/// The same event may belong to a final window under the former settings and to an open one under
-/// the next: whatever was counted or rejected once stays so.
+/// The same event may belong to a final window of the settings before the reset, and to an open window of the settings
+/// after it. An event that was counted or rejected before must not be counted again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Former {
-    /// `--window` then.
+    /// The size of the windows before the reset, milliseconds.
     pub window_ms: u64,
-    /// `--lateness` then.
+    /// The lateness before the reset, milliseconds.
     pub lateness_ms: u64,
-    /// F then.
+    /// F before the reset.
     pub final_until_ms: u64,
-    /// N of each partition then.
+    /// N of each partition before the reset.
     pub read_offsets: Vec<(u32, u64)>,
-    /// What was rejected as `ahead` then, by partition.
+    /// The limits above which records were rejected as `ahead` before the reset, by partition.
     #[serde(default)]
     pub ahead: Vec<(u32, AheadLimit)>,
 }
 
 impl Former {
-    /// N of `partition` then; 0 if it was not read.
+    /// Returns N of `partition` before the reset; 0 if the partition was not read.
     pub fn read_offset(&self, partition: u32) -> u64 {
         let of = self.read_offsets.iter().find(|(p, _)| *p == partition);
         of.map_or(0, |(_, offset)| *offset)
     }
 
-    /// What was settled by `progress` under `settings`.
+    /// Returns the epoch that ends with `progress`, which was made with `settings`.
     pub fn of(progress: &Progress, settings: &Settings) -> Former {
         let partitions = progress.partitions.iter();
         let ahead = partitions
@@ -311,7 +316,7 @@ impl Former {
         }
     }
 
-    /// Whether an event of `at_ms`, at an offset of `partition` below N, was counted or rejected then.
+    /// Whether an event at `at_ms`, at an offset of `partition` below N, was counted or rejected in this epoch.
     pub fn settles(&self, partition: u32, offset: u64, at_ms: u64) -> bool {
         let rejected = |(of, limit): &(u32, AheadLimit)| {
             *of == partition && offset < limit.below_offset && at_ms > limit.limit_ms
@@ -321,8 +326,8 @@ impl Former {
             || self.ahead.iter().any(rejected)
     }
 
-    /// Whether what was settled then may come again: because a partition may read it again, or because time
-    /// was set back and has not passed F of then.
+    /// Whether events of this epoch may be read again: because a partition resumes below its N, or because a reset has
+    /// set time back and F has not passed the F of the epoch again.
     pub fn matters<'a>(
         &self,
         final_until_ms: u64,
@@ -333,33 +338,33 @@ impl Former {
     }
 }
 
-/// Where a partition's open windows begin: what R is made from.
+/// The first offset of each open window of a partition, from which R is computed.
 #[derive(Debug, Clone, Default)]
 pub struct OpenWindows {
-    /// By the last instant of the window: the first offset that holds an event of it, the watermark just before.
+    /// By the last instant of the window: the first offset with an event of the window, and the watermark just before.
     first: BTreeMap<u64, (u64, u64)>,
 }
 
 impl OpenWindows {
-    /// The record at `offset` holds an event of `window`: counted in it, too late for it, or rejected once it is
-    /// final.
+    /// Records that the record at `offset` contains an event of `window`, which is counted, late, or to be rejected
+    /// once the window is final.
     pub fn saw(&mut self, window: Window, offset: u64, watermark_ms: u64) {
         let first = self.first.entry(window.last_ms());
         first.or_insert((offset, watermark_ms));
     }
 
-    /// How the partition stands for a commit whose F is greater than `after_ms`: R is the first
-    /// offset of any window that ends later, or where reading is now.
+    /// Returns R and its watermark for a commit whose F is greater than `after_ms`: R is the lowest offset of the
+    /// windows that end later, or the current position if there is none.
     fn resume(&self, after_ms: u64, now: (u64, u64)) -> (u64, u64) {
         let open = self.first.range(after_ms + 1..).map(|(_, first)| *first);
         open.min().unwrap_or(now)
     }
 
-    /// The marks that a worker sends when it advances from `from_ms` to `to_ms`: each holds for
-    /// commits whose F is greater than its time, until the next one. `now` is the progress if no window
-    /// were open.
+    /// Returns the marks that a worker sends when its frontier advances from `from_ms` to `to_ms`: times, each with the
+    /// progress that is valid for commits whose F is greater than that time, up to the time of the next mark. `now` is
+    /// the progress if no window were open.
     ///
-    /// Windows that end by `to_ms` are forgotten.
+    /// Removes the windows that end by `to_ms`.
     pub fn advance(
         &mut self,
         from_ms: u64,
@@ -408,10 +413,10 @@ mod tests {
         let judge = |start, offset, watermark, closed| {
             settled.judge(window(start), offset, watermark, closed)
         };
-        // Late by its partition's watermark, window final: reported again only from N on.
+        // Late by its partition's watermark, window final: rejected only from N on.
         assert_eq!(judge(80, 49, 95, 100), Verdict::Settled);
         assert_eq!(judge(80, 50, 95, 100), Verdict::Late);
-        // Late by its partition's watermark, window open: not reported yet.
+        // Late by its partition's watermark, window open: the rejection is not committed yet.
         assert_eq!(judge(100, 49, 110, 100), Verdict::Late);
         // Not late by the watermark, window final: counted already if read, else late.
         assert_eq!(judge(90, 49, 95, 100), Verdict::Settled);
@@ -419,7 +424,7 @@ mod tests {
         // The window is open.
         assert_eq!(judge(100, 10, 95, 100), Verdict::Count);
         assert_eq!(judge(100, 60, 95, 100), Verdict::Count);
-        // Closed by this run, since the partition had been idle.
+        // The window was closed by this run, since the partition was idle.
         assert_eq!(judge(110, 60, 95, 120), Verdict::Late);
     }
 
@@ -445,14 +450,13 @@ mod tests {
         assert!(!former.settles(3, 19, 500));
     }
 
-    /// One partition's records of one time each, some of them heartbeats; a run reads some, commits
-    /// some closes, and dies. Whatever is committed and replayed, every event counts once or is
-    /// rejected once.
+    /// A run that reads some records of a partition, commits some closes, and dies. Each record has one time, and some
+    /// are heartbeats. Whatever is committed and replayed, every event is counted once or rejected once.
     #[derive(Debug, Clone)]
     struct Run {
-        /// Read up to this offset, then die.
+        /// The run reads up to this offset, then dies.
         dies_at: usize,
-        /// Of the closes that happen, this many are committed.
+        /// The number of closes that are committed.
         commits: usize,
     }
 
@@ -466,7 +470,7 @@ mod tests {
         #[test]
         fn every_event_is_counted_once_or_rejected_once(
             records in proptest::collection::vec((1_u64..200, any::<bool>()), 1..60), runs in runs(), lateness in 0_u64..20,
-            // How far another partition holds the worker back.
+            // How far another partition holds back the frontier of the worker.
             behind in 0_u64..60,
         ) {
             let size = WindowSize::from_ms(10).unwrap();
@@ -503,7 +507,7 @@ mod tests {
                     clock.observe(*time);
                     let to = size.floor(clock.watermark_ms().saturating_sub(behind));
                     let position = offset as u64 + 1;
-                    // Time stands still while what was read before is read again.
+                    // The frontier does not advance below N.
                     if to > frontier && position >= settlement.read_offset {
                         let now = PartitionProgress {
                             resume_watermark_ms: clock.watermark_ms(), ..PartitionProgress::begin(0, position)
@@ -526,7 +530,7 @@ mod tests {
                     }
                 }
             }
-            // The oracle: one uninterrupted reading.
+            // The oracle reads all records once, without a restart.
             let mut newest = 0_u64;
             for (offset, (time, beats)) in records.iter().enumerate() {
                 let late = time / 10 * 10 + 10 <= newest.saturating_sub(lateness);

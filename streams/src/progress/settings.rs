@@ -14,8 +14,8 @@ pub const WINDOW_MS: &str = "window_ms";
 /// The name of the setting that holds the lateness, milliseconds.
 pub const LATENESS_MS: &str = "lateness_ms";
 
-/// What the results depend on: progress made under one cannot be continued under another. A JSON object in the order of
-/// the list.
+/// The settings that the results depend on. A run cannot continue progress that was made with other settings. They are
+/// stored as a JSON object, in the order in which they were added.
 #[derive(Debug, Clone, Default)]
 pub struct Settings(Vec<Setting>);
 
@@ -23,12 +23,12 @@ pub struct Settings(Vec<Setting>);
 struct Setting {
     name: String,
     value: Value,
-    /// As people know it; empty for a setting that was read.
+    /// The name of the setting in messages; empty for settings that were read from a record.
     label: &'static str,
 }
 
 impl Settings {
-    /// Adds a setting. Its label is the name of its flag, or what else people know it by.
+    /// Adds a setting. `label` is its name in messages: the flag, or a short description.
     #[must_use]
     pub fn with(mut self, name: &str, label: &'static str, value: impl Into<Value>) -> Settings {
         self.0.push(Setting {
@@ -39,7 +39,7 @@ impl Settings {
         self
     }
 
-    /// Returns the whole number that a setting holds.
+    /// Returns the value of a setting, if it is a whole number.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.value(name)?.as_u64()
     }
@@ -49,7 +49,7 @@ impl Settings {
         setting.map(|setting| &setting.value)
     }
 
-    /// The first thing in which the `stored` settings differ from these, for people.
+    /// Returns a description of the first setting whose value in `stored` differs; `None` if there is none.
     pub fn difference(&self, stored: &Settings) -> Option<String> {
         let differs = |setting: &&Setting| stored.value(&setting.name) != Some(&setting.value);
         let Setting { name, value, label } = self.0.iter().find(differs)?;
@@ -60,7 +60,7 @@ impl Settings {
     }
 }
 
-/// A value for people: texts without quotes.
+/// Returns a value as text for messages: strings without quotes.
 fn text(value: &Value) -> String {
     value
         .as_str()

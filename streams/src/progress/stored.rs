@@ -1,4 +1,4 @@
-//! The bytes of a progress record: JSON, for people and for the versions before and after this one.
+//! The format of a progress record: JSON, which operators can read, and earlier and later versions can parse.
 //!
 //! ```json
 //! {"format":1,
@@ -10,16 +10,16 @@
 //!  "heartbeat_ms":2000}
 //! ```
 //!
-//! Nothing but this record is ever written to its topic. A reader ignores fields that it does not know. So:
-//! - Format 1 is what version 0.1 wrote. A record keeps that number while it holds nothing that a reader has
-//!   to honour to stay exact, so that version 0.1 can still go on from it.
-//! - Format 2 holds something that a reader must honour: a backward reset (`resets`, a `newest_final_ms` later
-//!   than F, a former whose F is later), records that are rejected as `ahead`, or records of tables that are not complete
-//!   (`unwritten_since`).
+//! The progress topic contains only such records. A reader ignores fields that it does not know. So:
+//! - Format 1 is the format of version 0.1. A record has this number if no other field is necessary for exact results,
+//!   so that version 0.1 can still continue from it.
+//! - Format 2 has fields that a reader must support: a backward reset (`resets`, a `newest_final_ms` later than F, an
+//!   entry of `formers` whose F is later), records that are rejected as `ahead`, or records of tables that are not
+//!   complete (`unwritten_since`).
 //!
-//! Fields that later versions may add without another number are hints: like `idle`, `run`, `heartbeat_ms` and
-//! `cluster_id`, which only spare a wait, or refuse more, and `finals`, which spares reading. `steps` and `horizons` of a
-//! partition are kept free for windows whose restart needs more than R.
+//! Later versions may add optional fields without another number, such as `idle`, `run`, `heartbeat_ms` and
+//! `cluster_id`, which only shorten a wait or add a check, and `finals`, which reduces what is read. The names `steps`
+//! and `horizons` of a partition are reserved for windows whose restart needs more than R.
 
 use bytes::Bytes;
 use emostream_log::NewRecord;
@@ -35,13 +35,13 @@ use crate::topics::Topics;
 /// The key of the one record of the progress topic.
 const PROGRESS_KEY: &[u8] = b"dataflow";
 
-/// The number of a record that holds nothing a reader must honour: version 0.1 can go on from it.
+/// The format of a record without fields that a reader must support: version 0.1 can continue from it.
 const COMPATIBLE: u32 = 1;
 
-/// The newest that this version reads and writes.
+/// The newest format that this version reads and writes.
 const NEWEST: u32 = 2;
 
-/// A progress record's value.
+/// The value of a progress record.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredProgress {
     format: u32,
@@ -149,13 +149,13 @@ impl TryFrom<StoredProgress> for Progress {
     }
 }
 
-/// The value of the record of `progress`, whose partitions are those of the topic `source`.
+/// Encodes the value of the record of `progress`, whose partitions are those of the topic `source`.
 pub fn encode(progress: &Progress, source: &str) -> Vec<u8> {
     serde_json::to_vec(&StoredProgress::of(progress, source))
         .expect("progress is plain data with string keys")
 }
 
-/// The record of `progress`.
+/// Returns the record of `progress`.
 pub fn progress_record(topics: &Topics, progress: &Progress) -> NewRecord {
     NewRecord {
         topic: topics.progress.clone(),
@@ -167,7 +167,11 @@ pub fn progress_record(topics: &Topics, progress: &Progress) -> NewRecord {
     }
 }
 
-/// The progress in a record's value; why it cannot be read otherwise.
+/// Decodes the progress in a record's value.
+///
+/// # Errors
+///
+/// The reason why the value cannot be decoded.
 pub fn decode(value: &[u8]) -> Result<Progress, String> {
     serde_json::from_slice(value).map_err(|error| error.to_string())
 }
@@ -179,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// As version 0.1 wrote it.
+    /// A record of version 0.1.
     const BY_0_1: &str = r#"{"format":1,"settings":{"source":"app.source","window_ms":2000,"lateness_ms":750,"scale":1000},"final_until_ms":1764000002000,"partitions":[{"partition":0,"resume_offset":17,"resume_watermark_ms":1764000001250,"read_offset":21,"last":{"offset":20,"time_ms":1764000002100}}],"formers":[{"window_ms":1000,"lateness_ms":750,"final_until_ms":1763999999000,"read_offsets":[[0,18]]}]}"#;
 
     #[test]

@@ -1,15 +1,15 @@
-//! Whether the log still is the one that stored progress was made from.
+//! Checks whether the log still is the one from which stored progress was made.
 //!
 //! ```text
 //!  start of the log        R          N        end
 //!  ├───────────────────────┼──────────┼─────────┤   fits
-//!                          R before the start: deleted before it was counted
-//!                          R or N behind the end: truncated, or recreated
-//!                          another record before N: recreated, and as long again
+//!                          R before the start: records were deleted before they were counted
+//!                          R or N after the end: the topic was truncated or recreated
+//!                          another record before N: the topic was recreated, and is as long again
 //! ```
 //!
-//! Kafka's id of a topic would tell a recreated one at once, but librdkafka's safe interface does not
-//! show it. The last record that was read serves instead: of another topic it has another time.
+//! Kafka's topic id would identify a recreated topic, but the safe interface of librdkafka does not provide it. So the
+//! last record that was read is compared instead: in another topic, the record at its offset has another time.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +23,14 @@ use emostream_protocol::Unwritten;
 use super::record::{LastRecord, PartitionProgress, Progress};
 use crate::mismatch::{Place, ProgressMismatch};
 
-/// A broker that has just taken a partition over may for a moment know of less than was read before.
+/// How long offsets beyond the end are rechecked: a broker that has just become the leader of a partition may for a
+/// moment report an end offset below one that was read before.
 const TAKEOVER: Duration = Duration::from_secs(2);
 
-/// How often such a broker is asked again.
+/// Interval of these checks, and of the polls for the last record.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// What each partition of `topic` holds, by number, and where `stored` does not fit it.
+/// Returns the offsets that each partition of `topic` holds, by number, and the mismatches with `stored`.
 pub fn compare(
     topic: &str,
     log: &dyn Log,
@@ -55,7 +56,7 @@ pub fn compare(
     Ok((kept, mismatches))
 }
 
-/// The first partition of the windows topic that does not hold the finals that `unwritten` names.
+/// Returns the first partition of the topic of finals that does not hold all finals that `unwritten` needs.
 pub fn missing_finals(
     topic: &str,
     log: &dyn Log,
@@ -109,7 +110,7 @@ fn is_beyond(stored: &PartitionProgress, kept: &[Range<u64>]) -> bool {
     kept.is_some_and(|kept| read_up_to(stored) > kept.end)
 }
 
-/// What the offsets alone tell.
+/// Returns the mismatch that the offsets of a partition show, if there is one.
 fn mismatch(
     topic: &str,
     stored: &PartitionProgress,
@@ -139,7 +140,7 @@ fn mismatch(
     })
 }
 
-/// The partitions that hold another record where one was seen.
+/// Returns a mismatch for each partition that has another record at the offset of the one that was read.
 fn others(
     topic: &str,
     log: &dyn Log,

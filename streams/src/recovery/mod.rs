@@ -1,4 +1,4 @@
-//! Where a run begins, and how progress is reset.
+//! Recovery: the start of a run from stored progress, and resets of progress.
 
 pub mod reset;
 pub mod take_over;

@@ -1,18 +1,19 @@
-//! Forgets progress on purpose: the settings it was made under, offsets that the log no longer holds, and, after
-//! a clock was wrong, up to when everything is final.
+//! Resets progress: discards its settings and offsets that the log no longer holds, and, after a clock was wrong, sets
+//! another final-until time (F).
 //!
 //! ```text
-//!  read ─▶ plan ─▶ agreed? ─▶ fence ─▶ read, plan again: the same? ─▶ write progress without settings
+//!  read ─▶ plan ─▶ confirmed? ─▶ fence ─▶ read, plan again: the same? ─▶ write progress without settings
 //! ```
 //!
 //! Invariants:
-//! - What is final stays final and is never counted again, but for windows after the time to which the final
-//!   time is set back on purpose: they may get a second final, of other events. What lies between the final
-//!   time and a later one becomes late, and is not lost.
-//! - What was counted or rejected under the former settings is neither a second time: they are kept
-//!   with the progress as [`Former`], until nothing below their N is read again and time has passed their F.
-//! - After the final time was set back, what is in the log already and newer than it by more than records may be
-//!   ahead moves no time: see [`AheadLimit`]. That depends on the log and the progress alone.
+//! - A final stays final, and its events are never counted again. The exceptions are windows after an F that was set
+//!   back: they may get a second final, of other events. If F is set forward, events of windows in between become late:
+//!   they are rejected, not lost.
+//! - An event that was counted or rejected with the settings before is neither counted nor rejected again. The progress
+//!   keeps these settings as a [`Former`] until no run reads below their N again and F has passed their F.
+//! - After F was set back, records that are in the log already, and whose times are later than F by more than
+//!   [`MAX_AHEAD_MS`], do not advance the watermark: see [`AheadLimit`]. This depends on the log and the progress
+//!   alone.
 
 use std::{ops::Range, time::Duration};
 
@@ -35,108 +36,110 @@ use crate::{
     topics::Topics,
 };
 
-/// How long brokers may take to tell the ends of partitions.
+/// Timeout of requests for end offsets.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// A final's record is written after its window, by clocks that may differ by so much.
+/// How much earlier than its window a final's record may be dated: it is written after the window, but the clocks of
+/// two hosts may differ by this much.
 const WRITTEN_EARLY_MS: u64 = 60_000;
 
-/// How many finals are listed one by one.
+/// Maximum number of finals that a plan lists.
 const LISTED: usize = 20;
 
 /// The timeout of the transaction that writes the progress.
 const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the next run begins to read.
+/// The offsets from which the next run reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetFrom {
-    /// Where the last one stood, as far as the log holds that.
+    /// The stored offsets, or the first ones that the log still holds.
     Kept,
-    /// Behind everything that is in the log now.
+    /// The end offsets.
     Latest,
 }
 
-/// What a reset is asked to do.
+/// The options of a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResetRequest {
-    /// Where the next run begins to read.
+    /// The offsets from which the next run reads.
     pub from: ResetFrom,
-    /// Up to when everything is final, Unix milliseconds; `None`: as it is.
+    /// The new F, Unix milliseconds; `None` if it stays as it is.
     pub final_until_ms: Option<u64>,
-    /// Whether records that are ahead of the clock now are rejected. Alone it changes nothing else.
+    /// Whether records that are ahead of this host's clock are rejected. If no other option is set, the reset changes
+    /// nothing else.
     pub reject_ahead: bool,
-    /// This host's time, Unix milliseconds.
+    /// The time of this host's clock, Unix milliseconds.
     pub now_ms: u64,
 }
 
-/// What becomes of the final time.
+/// How a reset changes F.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinalTime {
-    /// It stays.
+    /// F stays as it is.
     Kept,
-    /// It is set back.
+    /// F is set back.
     Backward,
-    /// It is set forward.
+    /// F is set forward.
     Forward,
-    /// No progress is stored: it begins there.
+    /// F is set for the first time, since no progress is stored.
     Begun,
 }
 
-/// Finals of windows that end after a time.
+/// The finals of windows that end after the new F.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FinalsAfter {
-    /// How many.
+    /// The number of finals.
     pub finals: u64,
-    /// The events in them.
+    /// The number of events in them.
     pub events: u64,
-    /// The first of them: end of the window, key, events.
+    /// The first of them: the end of the window, the key, and the number of events.
     pub first: Vec<(u64, String, u64)>,
 }
 
-/// What a plan rests on: where that has changed, the reset is another one.
+/// The facts on which a plan is based. If they have changed when the plan is executed, the reset fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Basis {
-    /// What becomes of F.
+    /// How F changes.
     final_time: FinalTime,
-    /// How often the final time was set back before.
+    /// The number of backward resets before.
     resets: u64,
-    /// Whether the progress is that of a run, not of a reset.
+    /// Whether a run wrote the stored progress, not a reset.
     of_a_run: bool,
 }
 
-/// What a reset will do.
+/// The plan of a reset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What it rests on.
+    /// The facts on which the plan is based.
     pub basis: Basis,
-    /// F before, Unix milliseconds; 0 if no progress is stored.
+    /// F before the reset, Unix milliseconds; 0 if no progress is stored.
     pub stored_until_ms: u64,
-    /// F afterwards, Unix milliseconds.
+    /// F after the reset, Unix milliseconds.
     pub final_until_ms: u64,
-    /// What becomes of F.
+    /// How F changes.
     pub final_time: FinalTime,
-    /// The finals that lie after F then.
+    /// The finals of windows that end after the new F.
     pub finals_after: FinalsAfter,
 }
 
-/// What a reset did.
+/// The effects of a reset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reset {
-    /// The partitions of the source.
+    /// The number of partitions of the source.
     pub partitions: u32,
-    /// F: finals up to here stay. Unix milliseconds.
+    /// The new F: finals up to this time stay. Unix milliseconds.
     pub final_until_ms: u64,
-    /// The records from where the last run stood to the end of the log: to be read, or skipped.
+    /// The number of records from the restart offsets to the end offsets, which the next run reads or skips.
     pub records: u64,
-    /// Records that were deleted before they were counted.
+    /// The number of records that were deleted before they were counted.
     pub lost: u64,
-    /// Partitions that hold other records than were read, or fewer, and are read from their beginning.
+    /// The number of partitions that hold other records than were read, or fewer. They are read from their beginning.
     pub replaced: u32,
-    /// Without stored progress: the records of up to F, which count as settled.
+    /// If no progress was stored: the number of records before F, which count as committed already.
     pub settled: u64,
 }
 
-/// What `request` would do; nothing is changed. `None` if there is nothing to reset.
+/// Returns the plan of `request`; `None` if there is nothing to reset. Changes nothing.
 pub fn plan(
     topics: &Topics,
     log: &dyn Log,
@@ -144,7 +147,7 @@ pub fn plan(
 ) -> Result<Option<Plan>, StreamsError> {
     let stored = stored_progress(topics, log)?;
     if stored.is_none() && request.final_until_ms.is_none() {
-        // Finals without progress: it was lost, and only a final time is a way on.
+        // There are finals but no progress: it was lost, and a reset must set a final-until time.
         require_progress(topics, newest_final_ms(topics, log)?, None)?;
     }
     let Some((final_until_ms, final_time)) = final_time(stored.as_ref(), request)? else {
@@ -163,8 +166,11 @@ pub fn plan(
     }))
 }
 
-/// Fences whatever runs, and does what was planned. [`StreamsError::ProgressMoved`] if that is something else
-/// by now.
+/// Fences the active run, and executes the plan.
+///
+/// # Errors
+///
+/// [`StreamsError::ProgressMoved`] if the progress has changed, so that the plan of `request` would be another one now.
 pub fn reset(
     topics: &Topics,
     log: &dyn Log,
@@ -221,7 +227,7 @@ pub fn reset(
             .newest_final_ms
             .max(newest_final_ms)
             .max(progress.final_until_ms),
-        // What tells it from a run's record; see `Progress::is_of_a_reset`.
+        // By this and the heartbeat the record is recognized as that of a reset; see `Progress::is_of_a_reset`.
         run: None,
         heartbeat_ms: Some(HEARTBEAT.as_millis() as u64),
         ..progress
@@ -231,7 +237,7 @@ pub fn reset(
         progress.unwritten = unknown_tables();
     }
     let set_back = final_until_ms < progress.newest_final_ms && request.final_until_ms.is_some();
-    // A final time that moves forward again, but not yet beyond all finals, is of the same number.
+    // If F moves forward again, but not past all finals, the number of resets stays the same.
     if set_back && (final_time != FinalTime::Forward || newest_final_ms > stored_newest_ms) {
         progress.resets = Resets {
             number: progress.resets.number + 1,
@@ -262,7 +268,7 @@ pub fn reset(
         }
     }
     let mut record = progress_record(topics, &progress);
-    // A run whose commit fails must not take the progress for its own.
+    // With an id of its own, so that a run whose commit fails does not take this record for that commit.
     record.headers.push(CommitId::first().header());
     let records = vec![record];
     transactor.commit(records).map_err(StreamsError::Start)?;
@@ -272,7 +278,7 @@ pub fn reset(
     })
 }
 
-/// F afterwards, and what becomes of it; `None` if there is nothing to reset.
+/// Returns F after the reset, and how it changes; `None` if there is nothing to reset.
 fn final_time(
     stored: Option<&Progress>,
     request: &ResetRequest,
@@ -304,7 +310,7 @@ fn final_time(
     Ok(Some((final_until_ms, final_time)))
 }
 
-/// The finals of windows that end after `until_ms`.
+/// Reads the finals of windows that end after `until_ms`.
 fn finals_after(
     topics: &Topics,
     log: &dyn Log,
@@ -330,15 +336,15 @@ fn finals_after(
     }
 }
 
-/// The end of each partition, open transactions included.
+/// Returns the high watermark of each partition, which includes open transactions.
 fn ends(log: &dyn Log, topic: &str) -> Result<Vec<u64>, StreamsError> {
     let ends = log.high_watermarks(topic, PATIENCE);
     let ends = ends.and_then(|ends| ends.into_iter().collect());
     ends.map_err(StreamsError::Start)
 }
 
-/// The progress of a deployment that has none: whatever is in the log and of up to `final_until_ms` counts as
-/// settled; without a final time nothing does.
+/// Returns the first progress of an application that has none. Records in the log with times up to `final_until_ms`
+/// count as committed already; without a final-until time, none do.
 fn begin(
     topics: &Topics,
     log: &dyn Log,
@@ -351,7 +357,7 @@ fn begin(
     let mut done = Reset::of(final_until_ms);
     let at = |time_ms| log.offsets_at(&topic, time_ms).map_err(StreamsError::Start);
     let kept = log.offsets(&topic).map_err(StreamsError::Start)?;
-    // A record holds nothing that is further ahead of its own time.
+    // The events of a record are at most this much later than the record's own time.
     let resume_offsets = at(final_until_ms.saturating_sub(MAX_AHEAD_MS))?;
     let ends = ends(log, &topic)?;
     let mut partitions = Vec::new();
@@ -364,7 +370,7 @@ fn begin(
         done.partitions += 1;
     }
     let settled = (settled_ms > 0).then(|| Former {
-        // The windows are not known: every event before that time counts as settled.
+        // The size of the windows is not known: every event before that time counts as committed already.
         window_ms: 1,
         lateness_ms: 0,
         final_until_ms: settled_ms,
@@ -384,8 +390,8 @@ fn begin(
     Ok((progress, done))
 }
 
-/// It is not known which records of tables are complete: the next run adds all finals that are kept and later than their
-/// record of their key.
+/// Returns the value for tables of which it is not known which records are complete. The next run adds all finals in
+/// the log that are later than the record of their key.
 fn unknown_tables() -> Unwritten {
     Unwritten {
         since: Some(ResultOrder::default()),
@@ -393,8 +399,8 @@ fn unknown_tables() -> Unwritten {
     }
 }
 
-/// What was settled by commits that rolled back progress does not know: whatever is in the log and of windows up to
-/// the newest final.
+/// Returns the epoch of commits that are newer than progress that was rolled back: all records in the log of windows up
+/// to the newest final count as committed already. `None` if there are no such commits.
 fn lost_commits(
     log: &dyn Log,
     topic: &str,
@@ -406,7 +412,7 @@ fn lost_commits(
     }
     let window_ms = stored.window_ms();
     Ok(Some(Former {
-        // Without a known window, events before the newest final's end.
+        // If the size of the windows is not known, all events before the end of the newest final.
         window_ms: window_ms.unwrap_or(1),
         lateness_ms: stored
             .settings
@@ -419,7 +425,7 @@ fn lost_commits(
     }))
 }
 
-/// Progress whose offsets are another cluster's.
+/// Returns progress without its offsets, which belong to another Kafka cluster.
 fn without_offsets(stored: Progress) -> Progress {
     Progress {
         settings: None,
@@ -429,7 +435,7 @@ fn without_offsets(stored: Progress) -> Progress {
     }
 }
 
-/// The progress that goes on as it is, but for other limits of what is rejected as `ahead`.
+/// Returns progress that keeps its settings and offsets, so that only the limits for `ahead` records change.
 fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
     let unread = |p: &PartitionProgress| {
         let held = kept.get(p.partition as usize);
@@ -440,8 +446,8 @@ fn reject_more(mut stored: Progress, kept: &[Range<u64>]) -> (Progress, Reset) {
         records: stored.partitions.iter().map(unread).sum(),
         ..Reset::of(stored.final_until_ms)
     };
-    // What was counted or rejected until now stays so. What was read and not settled is judged by the new limits,
-    // which ask N whether it was rejected already: it is read again from R.
+    // Events that were counted or rejected until now stay so. Other events that were read are classified by the new
+    // limits. The rule for the limits treats all events below N as rejected already, so N is set back to R.
     if let Some(settings) = stored.settings.clone() {
         let former = Former::of(&stored, &settings);
         stored.formers.push(former);
@@ -482,7 +488,7 @@ impl Reset {
     }
 }
 
-/// The progress that goes on from `stored` in a log that holds `kept`.
+/// Returns progress without settings that continues from `stored` in a log that holds `kept`.
 fn forget(
     stored: Progress,
     kept: &[Range<u64>],
@@ -514,11 +520,11 @@ fn forget(
             ResetFrom::Latest => kept.end,
         };
         PartitionProgress {
-            // Of a later offset it may be greater, never less.
+            // The watermark at a later offset may be greater, but never less.
             resume_watermark_ms: known.map_or(0, |p| p.resume_watermark_ms),
             last: known.and_then(|p| p.last),
             ahead: known.and_then(|p| p.ahead),
-            // What was settled below the former N, the former settings tell.
+            // Which events below the stored N were committed follows from the `Former` that is added below.
             ..PartitionProgress::begin(partition, resume_offset)
         }
     };
@@ -578,7 +584,7 @@ mod tests {
         let (progress, done) = forget(stored(settings(), 5, 12), &kept, &gone, ResetFrom::Kept);
         assert_eq!((done.lost, done.records, done.replaced), (3, 12, 0));
         assert_eq!(progress.partitions[0].resume_offset, 8);
-        // Below the former N, what was settled stays so.
+        // Below the stored N, events that were committed stay so.
         assert_eq!(progress.formers[0].read_offset(0), 12);
     }
 

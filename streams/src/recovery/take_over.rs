@@ -1,19 +1,19 @@
-//! Where a run begins: read from the log and compared, then fenced, then read and compared again.
+//! The start of a run: it reads the progress and validates it, fences older runs, then reads and validates it again.
 //!
 //! ```text
-//!  newest finals ─▶ progress ─▶ offsets of the source ─▶ does it fit? ──no──▶ refused, nothing was touched
+//!  newest finals ─▶ progress ─▶ offsets of the source ─▶ valid? ──no──▶ error, nothing was changed
 //!                                                             │ yes
 //!                                                 fence ─▶ the same once more ─▶ tables ─▶ begin
 //! ```
 //!
-//! Reading the tables of many keys takes seconds, in which the run commits its progress again and again
-//! ([`crate::sink::commit`]): a standby must not take it for dead.
+//! Restoring the tables of many keys takes seconds. In this time the run commits its progress at each heartbeat
+//! ([`crate::sink::commit`]), so that no standby takes over.
 //!
 //! Invariants:
-//! - A start that is refused fences no run: one with the wrong flags does not end the healthy one.
-//! - What a run begins with was read after every older run was fenced, so no other run can change it.
-//! - Finals are read before the progress that covers them, and offsets after it: a commit of the running
-//!   dataflow in between makes nothing look as if it did not fit.
+//! - A start that fails a check fences no run, so a start with wrong flags does not end the active run.
+//! - The progress with which a run begins was read after every older run was fenced, so no other run can change it.
+//! - Finals are read before the progress that covers them, and offsets after it, so that a commit of the active run in
+//!   between does not cause a mismatch.
 
 use std::{ops::Range, time::Duration};
 
@@ -38,22 +38,22 @@ use crate::{
 /// Timeout of the request for the end offset of the progress topic.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many of the last offsets of each partition of the windows may hold the newest final: more than a
-/// transaction writes of one window after a later one.
+/// How many of the last offsets of each partition of the finals are read to find the newest final. A transaction may
+/// write finals of one window after those of a later one, but fewer than this.
 const LAST_FINALS: u64 = 1000;
 
-/// What a run has once every older run is fenced.
+/// The start of a run, after every older run was fenced.
 pub struct TakenOver {
     /// The only transactor that can commit.
     pub transactor: Box<dyn Transactor>,
-    /// The offset of the progress that it goes on from, if there is any.
+    /// The offset of the progress record from which the run continues, if there is one.
     pub offset: Option<u64>,
-    /// The newest commit.
+    /// The id of the newest commit.
     pub newest: Option<CommitId>,
-    /// The progress that it goes on from, with its own settings and every partition of the source.
+    /// The progress from which the run continues, with its own settings and every partition of the source.
     pub progress: Progress,
-    /// F as it was stored: after a reset it may lie within one of this run's windows, and the progress's F is their
-    /// next end.
+    /// The stored F. After a reset it may lie within a window of this run; the F of `progress` is the end of that
+    /// window.
     pub stored_until_ms: u64,
 }
 
@@ -74,7 +74,7 @@ fn require_topics(config: &Config, log: &dyn Log) -> Result<(), StreamsError> {
     topic_settings::require(config, log)
 }
 
-/// Checks that a run can begin, fences older runs, and reads where they got to.
+/// Checks that a run can begin, fences older runs, and reads their progress.
 ///
 /// Returns `None`, and fences no run, if the progress topic does not end at `silent_at` any more: the active run is
 /// alive, or another standby has taken over first.
@@ -93,7 +93,8 @@ pub fn take_over(
         }
     }
     let transactor = fence(topics, log, config.commit_timeout).map_err(StreamsError::Start)?;
-    // One record is one moment: progress that is newer than the commit that is known could be written again.
+    // Progress and commit id are taken from one record. With an id that is older than the progress, the run would not
+    // detect that progress, and could overwrite it.
     let newest = newest_record(topics, log).map_err(StreamsError::Start)?;
     // If no run has committed since the first check, its result is still valid.
     let unchanged = newest.as_ref().map(|newest| newest.progress(topics));
@@ -136,8 +137,8 @@ pub fn take_over(
 }
 
 impl TakenOver {
-    /// The progress as it is to be committed before anything is counted: with F as it was stored, so that a run that
-    /// begins from this record restores the same as this one.
+    /// Returns the progress that is committed before any event is counted: with the stored F, so that a run that begins
+    /// from this record restores the same state as this one.
     pub fn unchanged(&self) -> Progress {
         Progress {
             final_until_ms: self.stored_until_ms,
@@ -146,7 +147,7 @@ impl TakenOver {
     }
 }
 
-/// Refuses progress that was made under other settings.
+/// Checks that progress was made with the settings of this run, or has none.
 pub fn require_settings(config: &Config, stored: &Progress) -> Result<(), StreamsError> {
     let stored = stored.settings.as_ref();
     let Some(difference) = stored.and_then(|it| config.settings.difference(it)) else {
@@ -156,12 +157,12 @@ pub fn require_settings(config: &Config, stored: &Progress) -> Result<(), Stream
     Err(StreamsError::OtherSettings { topic, difference })
 }
 
-/// What the log says of where the dataflow stands, and that a run with some settings can go on from it.
+/// The state of the application as read from the log and validated: a run with the given settings can continue from it.
 #[derive(Clone)]
 struct Found {
     newest_final_ms: u64,
     stored: Option<Progress>,
-    /// What each partition of the source holds.
+    /// The offsets that each partition of the source holds.
     kept: Vec<Range<u64>>,
 }
 
@@ -200,7 +201,7 @@ impl Found {
         self.stored.as_ref().is_some_and(|it| it.settings.is_none())
     }
 
-    /// Where each partition resumes: where the stored progress says, a new one at its beginning.
+    /// Returns the progress with which each partition resumes: the stored one, or the start of a new partition.
     fn partitions(&self, config: &Config) -> Vec<PartitionProgress> {
         let stored = self.stored.clone().unwrap_or_default();
         let resume = |(partition, kept): (u32, &Range<u64>)| {
@@ -220,7 +221,7 @@ impl Found {
     }
 }
 
-/// Refuses progress of another Kafka cluster.
+/// Checks that progress was written on this Kafka cluster.
 pub fn require_cluster(
     topics: &Topics,
     log: &dyn Log,
@@ -235,7 +236,7 @@ pub fn require_cluster(
     }
 }
 
-/// Refuses progress that does not know of the newest final: it was lost, or rolled back.
+/// Checks that progress covers the newest final. If it does not, it was lost or rolled back.
 pub fn require_progress(
     topics: &Topics,
     newest_final_ms: u64,
@@ -258,10 +259,10 @@ pub fn require_progress(
     })
 }
 
-/// The end of the newest window that has finals; 0 if there are none.
+/// Returns the end of the newest window that has finals; 0 if there are none.
 ///
-/// Finals of one partition lie in the order of their windows, but for those of one transaction: so its last
-/// records are looked at.
+/// The finals of a partition are in the order of their windows, except for those of one transaction. So the last
+/// records of each partition are read, not only the last one.
 pub fn newest_final_ms(topics: &Topics, log: &dyn Log) -> Result<u64, StreamsError> {
     let mut newest_ms = 0;
     let mut keep = |record: Record<'_>| {

@@ -1,4 +1,4 @@
-//! Settings of the topics without which a run cannot keep what it promises.
+//! Checks the settings of the topics on which exact results depend.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use emostream_log::{Log, Timestamps, TopicDescription};
 
 use crate::{StreamsError, config::Config, time::clock::MAX_AHEAD_MS};
 
-/// Refuses a source topic that accepts records dated too far in the future, and topics that keep records for a
-/// shorter time than an open window, or a restart, may need them.
+/// Checks that the source topic does not accept records with times too far in the future, and that the retention of the
+/// topics is as long as open windows, or a restart, may need the records.
 pub fn require(config: &Config, log: &dyn Log) -> Result<(), StreamsError> {
     let topic = config.topics.source.clone();
     let found = log.describe(&topic).map_err(StreamsError::Start)?;
@@ -18,14 +18,14 @@ pub fn require(config: &Config, log: &dyn Log) -> Result<(), StreamsError> {
     require_finals_kept(config, finals_kept(config, log)?)
 }
 
-/// How long the topic of finals keeps them; `None` for ever.
+/// Returns the retention of the topic of finals; `None` if it is unlimited.
 pub fn finals_kept(config: &Config, log: &dyn Log) -> Result<Option<Duration>, StreamsError> {
     let found = log.describe(&config.topics.finals);
     let found = found.map_err(StreamsError::Start)?;
     Ok(found.deleted.and_then(|deletion| deletion.after))
 }
 
-/// A restart completes tables, and what lies in a sliding span, from finals.
+/// Checks the retention of finals: a restart reads them to complete tables, and to restore sliding spans.
 fn require_finals_kept(config: &Config, kept: Option<Duration>) -> Result<(), StreamsError> {
     let needed = config.finals_needed;
     match kept {
@@ -38,7 +38,8 @@ fn require_finals_kept(config: &Config, kept: Option<Duration>) -> Result<(), St
     }
 }
 
-/// Only the broker's clock can judge what lies in the future without making results depend on who reads.
+/// Checks that the brokers reject records with times too far in the future. If this process rejected them by its own
+/// clock, results would depend on the process that reads.
 fn require_bounded(log: &dyn Log, topic: &str, timestamps: Timestamps) -> Result<(), StreamsError> {
     let ahead = match timestamps {
         Timestamps::Appended => return Ok(()),
@@ -63,7 +64,8 @@ fn require_bounded(log: &dyn Log, topic: &str, timestamps: Timestamps) -> Result
     })
 }
 
-/// A restart reads again what open windows need, and a held partition keeps them open for the hold timeout.
+/// Checks the retention of the source topic. A restart reads the records of open windows again, and a held partition
+/// keeps windows open for up to the hold timeout.
 fn require_kept(
     config: &Config,
     topic: String,

@@ -1,4 +1,4 @@
-//! What the engine runs.
+//! The trait of an application, and the values that the engine passes to it.
 
 use std::sync::Arc;
 
@@ -16,29 +16,29 @@ use crate::{
     time::timers::Timers,
 };
 
-/// An application: how it reads, what it computes, and what it writes.
+/// An application: the format of its source, the operators that compute its results, and the records of these.
 pub trait Application: Clone + Send + Sync + 'static {
-    /// How the records of the source become events.
+    /// The format of the records of the source.
     type Format: Format;
-    /// What is written in transactions.
+    /// A result that is written in a transaction.
     type Result: SinkResult + Send;
-    /// What a worker begins with besides the progress: its tables as of F.
+    /// The state of a worker at the start of a run, besides the progress: its tables as of F.
     type State: Default + Send + 'static;
 
-    /// What it runs with.
+    /// Returns the configuration.
     fn config(&self) -> &Config;
 
-    /// The names of its metrics.
+    /// Returns the names of the metrics.
     fn metrics(&self) -> MetricNames;
 
-    /// How the records of the source become events.
+    /// Returns the decoder of the records of the source.
     fn format(&self) -> Self::Format;
 
-    /// What results become records by, after so many backward resets.
+    /// Returns the encoder of results, in a run after `resets` backward resets.
     fn encoder(&self, resets: u64) -> <Self::Result as SinkResult>::Encoder;
 
-    /// Reads what the workers of this process begin with, once every older run is fenced: as of `stored`, with F at
-    /// `final_until_ms`, which may be greater than the stored one.
+    /// Restores the state of the workers of this process from the log, after every older run was fenced. `stored` is
+    /// the progress of the log. The state is as of `final_until_ms`, which may be greater than the stored F.
     fn restore(
         &self,
         log: &dyn Log,
@@ -46,7 +46,7 @@ pub trait Application: Clone + Send + Sync + 'static {
         final_until_ms: u64,
     ) -> Result<Restored<Self::State>, StreamsError>;
 
-    /// Builds what computes the results of the partial counts, on one worker.
+    /// Builds the operators that compute results from partial counts, on one worker.
     fn build<'scope>(
         &self,
         counts: Counts<'scope, Self::Format>,
@@ -54,34 +54,34 @@ pub trait Application: Clone + Send + Sync + 'static {
     ) -> StreamVec<'scope, u64, Outcome<Self::Result>>;
 }
 
-/// The counts of events, as they were made where records were read.
+/// The stream of partial counts that the source sends.
 pub type Counts<'scope, F> =
     StreamVec<'scope, u64, PartialCount<<F as Format>::Key, <F as Format>::Item>>;
 
-/// What the workers of a process begin with.
+/// The restored state of the workers of a process.
 pub struct Restored<S> {
-    /// Of each worker.
+    /// The state of each worker.
     pub workers: Vec<S>,
-    /// Where each partition of the finals ends.
+    /// The end offset of each partition of the finals.
     pub final_ends: Vec<(u32, u64)>,
 }
 
-/// What a worker's part of the graph is built with.
+/// The values with which an application builds its operators on one worker.
 pub struct WorkerContext<S> {
-    /// What it begins with.
+    /// The restored state of the worker.
     pub state: S,
-    /// F at the beginning, Unix milliseconds.
+    /// F at the start of the run, Unix milliseconds.
     pub final_until_ms: u64,
     /// The number of backward resets so far.
     pub resets: u64,
-    /// How long the log keeps finals, milliseconds; `None` for ever.
+    /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
-    /// The probe of committed results.
+    /// The probe whose frontier is the time up to which results are committed.
     pub durable: probe::Handle<u64>,
     /// The worker's timers.
     pub timers: Timers,
-    /// Writes updates.
+    /// Appends updates, outside transactions.
     pub appender: Arc<dyn Appender>,
-    /// What to count.
+    /// The metrics of the application.
     pub metrics: Metrics,
 }

@@ -1,4 +1,4 @@
-//! Runs an application.
+//! Runs an application: its workers, and their supervision.
 
 pub mod app;
 pub mod run;

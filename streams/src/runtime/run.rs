@@ -1,13 +1,14 @@
-//! Runs a dataflow: recovers, starts the workers, steps them until it is stopped; stands by while another run is active.
+//! Runs an application: recovers its progress, starts the workers, and steps them until a stop is requested. While
+//! another run is active, the process stands by.
 //!
 //! ```text
-//!   turn:  ─▶ (standby: wait) ─▶ take over ─▶ restore ─▶ count ─┬─ asked to stop ─▶ end
-//!    ▲                                                          ├─ failed ────────▶ end, by its exit code
-//!    └──────────────── stand by ◀── fenced ─────────────────────┘
+//!   turn:  ─▶ (standby: wait) ─▶ take over ─▶ restore ─▶ process ─┬─ stop requested ─▶ end
+//!    ▲                                                            ├─ failed ─────────▶ end with an exit code
+//!    └──────────────── stand by ◀── fenced ───────────────────────┘
 //! ```
 //!
-//! Stopping means not stepping any more: operators are dropped as they are, so no capability goes
-//! that would close a window early.
+//! To stop, the workers take no more steps and drop the operators as they are. If the operators dropped their
+//! capabilities while the workers still took steps, windows would close early.
 
 use std::{
     sync::{
@@ -43,43 +44,48 @@ use crate::{
     time::{holds::Holds, timers::MachineClock},
 };
 
-/// What a dataflow that is ready does.
+/// The activity of a process that is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Activity {
-    /// It reads and commits.
+    /// The process is part of the active run, which reads and commits.
     Active,
-    /// It waits until the active run is gone; names it, for people.
+    /// The process waits until the active run has ended. Contains a description of that run for messages.
     Standby(String),
 }
 
-/// Notified of how the application does: `Ok` once it reads and commits or stands by, `Err` with the reason while not.
+/// A callback for the readiness of the process: `Ok` while it is active or stands by, `Err` with the reason while it is
+/// not ready.
 pub type Ready = Arc<dyn Fn(Result<Activity, String>) + Send + Sync>;
 
-/// How long a worker sleeps at most before it looks whether it should stop.
+/// Maximum time that a worker sleeps before it checks whether a stop is requested.
 const PARK: Duration = Duration::from_millis(100);
 
-/// A live tally that was not acknowledged by then is worth nothing.
+/// Timeout for writing an update. A newer update replaces it by then.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the lag is measured, and new partitions are looked for.
+/// Interval at which the lag is measured, and the number of partitions is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long brokers may take to tell the ends of partitions: a stop waits for them.
+/// Timeout of requests for end offsets. It is short, since a stop waits for the request.
 const LAG_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a standby says as long as it has not read who is active.
+/// The description of the active run while a standby has not read which one it is.
 const UNKNOWN_ACTIVE: &str = "no active run is known";
 
-/// What a process of a cluster says while process 0 reads where to begin.
+/// The reason why a process of a cluster is not ready while process 0 recovers.
 const AWAITS_BEGINNING: &str = "waiting for process 0 of the cluster to begin";
 
-/// What a process ends with where Kafka is not there at the start.
+/// The exit code of a process that cannot reach Kafka at the start.
 const NOT_REACHABLE: u8 = 69;
 
-/// How often it looks whether its workers have ended.
+/// Interval at which the main thread checks whether the workers have ended.
 const END_LOOK: Duration = Duration::from_millis(5);
 
-/// Runs until `stop` is requested (`Ok`) or it cannot go on (`Err`). Blocks: give it a thread.
+/// Runs an application until `stop` is requested. Blocks, so it should have a thread of its own.
+///
+/// # Errors
+///
+/// The error because of which the application cannot continue.
 pub fn run<A: Application>(
     app: A,
     log: Arc<dyn Log>,
@@ -100,7 +106,7 @@ pub fn run<A: Application>(
     ended
 }
 
-/// What a process has for all its turns as the active run and as a standby.
+/// The values of a process that last for all its turns as the active run and as a standby.
 struct Dataflow<A> {
     app: A,
     log: Arc<dyn Log>,
@@ -108,21 +114,22 @@ struct Dataflow<A> {
     ready: Ready,
 }
 
-/// Why a process stands by.
+/// The reason why a process stands by.
 #[derive(Debug, Clone)]
 enum Cause {
-    /// It was started so.
+    /// The process was started as a standby.
     Asked,
-    /// Another run has fenced its own, which ended by this.
+    /// Another run has fenced the one of this process, which ended with this error.
     Fenced(StreamsError),
 }
 
-/// What a process takes from one turn into the next.
+/// The state of a process that is kept from one turn to the next.
 #[derive(Debug, Default)]
 struct Situation {
-    /// Why it stands by, if it does.
+    /// The reason why the process stands by, if it does.
     standby: Option<Cause>,
-    /// The offset of the newest progress record that it has begun with: a reset at a later offset ends the process.
+    /// The offset of the newest progress record with which a turn has begun. A reset at a later offset ends the
+    /// process.
     newest: Option<u64>,
 }
 
@@ -138,9 +145,9 @@ impl<A: Application> Dataflow<A> {
             .as_ref()
             .is_none_or(|it| it.index == 0);
         let mut situation = Situation::default();
-        // The other processes of a cluster do as process 0 says.
+        // In a cluster only process 0 decides whether the processes stand by.
         if self.config().standby && leads {
-            // A standby with the wrong flags says so now, not when it is needed.
+            // A standby with wrong flags fails at its start, not when it has to take over.
             situation.newest = take_over::check(self.config(), &*self.log)?;
             situation.standby = Some(Cause::Asked);
         }
@@ -160,19 +167,20 @@ impl<A: Application> Dataflow<A> {
                     );
                     self.metrics.stand_by();
                 }
-                // If the process ended, an ordinary restart would fence the active run: so it waits for its cluster.
+                // If the process ended, its supervisor might restart it without --standby, and that run would fence the
+                // active one. So it waits for its cluster.
                 Err(error @ (StreamsError::PeerLost { .. } | StreamsError::Incomplete { .. }))
                     if situation.standby.is_some() =>
                 {
                     tracing::warn!("the standby waits for its cluster: {error}")
                 }
-                // A new cluster on this host already listens on the port: it started before this process was fenced.
+                // A new cluster on this host, started before this process was fenced, already listens on the port.
                 Err(StreamsError::Listen { .. })
                     if let Some(Cause::Fenced(error)) = &situation.standby =>
                 {
                     return Err(error.clone());
                 }
-                // This process may not have fenced any run yet, and an ordinary restart would fence one.
+                // This process may not have fenced any run yet, and a restart without --standby would fence one.
                 Err(StreamsError::Start(error))
                     if situation.standby.is_some() && passes(&error) =>
                 {
@@ -183,7 +191,7 @@ impl<A: Application> Dataflow<A> {
         }
     }
 
-    /// Counts until the end, after standing by where there is a cause.
+    /// Runs one turn: stands by if there is a reason to, takes over, and processes records until the end of the run.
     fn turn(&self, stop: &Stop, situation: &mut Situation) -> Result<(), StreamsError> {
         let join = |cluster: Cluster| {
             let agreement = self
@@ -198,20 +206,20 @@ impl<A: Application> Dataflow<A> {
         if let Err(error) = &counted {
             stop.fail(error.clone());
         }
-        // Also where it ended without being asked to, the others must hear of it.
+        // The other processes must be notified of the end even if no stop was requested.
         stop.request();
         if let Some(group) = group {
             group.wait_for_goodbye();
         }
         stop.end();
         match counted {
-            // A worker was left behind: the process cannot begin again, whatever came first.
+            // A worker thread is still running, so the process cannot begin another turn, whatever the first error was.
             Err(StreamsError::Stuck { worker }) => Err(StreamsError::Stuck { worker }),
             _ => stop.why_failed().map_or(Ok(()), Err),
         }
     }
 
-    /// Runs the dataflow once: waits for all processes, takes over, restores, and counts until it is stopped.
+    /// Runs the application once: waits for all processes, takes over, restores, and processes records until the stop.
     fn count(
         &self,
         stop: &Stop,
@@ -239,7 +247,7 @@ impl<A: Application> Dataflow<A> {
             let progress = taken.progress.clone();
             stored_until_ms = taken.stored_until_ms;
             let unchanged = taken.unchanged();
-            // From now on it commits its progress again and again, however long the rest takes.
+            // From now on the commit thread commits the progress at each heartbeat, however long the restore takes.
             let committing = CommitThread::start(Committing {
                 transactor: taken.transactor,
                 log: log.clone(),
@@ -255,7 +263,8 @@ impl<A: Application> Dataflow<A> {
             });
             let committing = committing
                 .map_err(|error| StreamsError::Worker(format!("commit thread: {error}")))?;
-            // `None`: another run has fenced this one meanwhile, or it is to stop. Nothing is restored then.
+            // `None` if another run has fenced this one in the meantime, or a stop is requested. Nothing is restored
+            // then.
             let Some(committing) = committing else {
                 return Ok(());
             };
@@ -289,7 +298,7 @@ impl<A: Application> Dataflow<A> {
                     None => ready(Err(AWAITS_BEGINNING.to_owned())),
                 };
                 let begun = group.begin(shared, config.workers, &mut report)?;
-                // Process 0 knows more than it shares.
+                // Process 0 uses its own progress, which has more fields than the shared part.
                 begun.map(|(shared, allocators)| (found.unwrap_or(shared.into()), allocators))
             }
             (None, Some(found)) => Some((found, allocators(config.workers)?)),
@@ -338,7 +347,8 @@ impl<A: Application> Dataflow<A> {
         Run::workers(&run, allocators)
     }
 
-    /// Fences every other run, as a standby once the active one is gone; `None` if it is to stop before.
+    /// Fences every other run; a standby waits before until the active run has ended. Returns `None` if a stop is
+    /// requested before.
     fn take_over(
         &self,
         stop: &Stop,
@@ -362,7 +372,8 @@ impl<A: Application> Dataflow<A> {
         }
     }
 
-    /// Waits until the active run is gone. Returns the end offset of the progress topic, or `None` if it is to stop.
+    /// Waits until the active run has ended. Returns the end offset of the progress topic, or `None` if a stop is
+    /// requested.
     fn stand_by(
         &self,
         stop: &Stop,
@@ -371,11 +382,11 @@ impl<A: Application> Dataflow<A> {
     ) -> Result<Option<u64>, StreamsError> {
         let fenced = matches!(situation.standby, Some(Cause::Fenced(_)));
         let own = self.config().identity();
-        // What was reported last.
+        // The active run that was reported last.
         let mut shown: Option<Option<RunIdentity>> = None;
         (self.ready)(Ok(Activity::Standby(UNKNOWN_ACTIVE.to_owned())));
         let mut report = |newest: Option<&RunIdentity>| {
-            // What a fenced run finds first may be its own last commit.
+            // The first record that a fenced run finds may be that of its own last commit.
             let active = newest.filter(|run| !fenced || **run != own);
             if shown.as_ref() == Some(&active.cloned()) {
                 return;
@@ -404,12 +415,12 @@ impl<A: Application> Dataflow<A> {
     }
 }
 
-/// Whether a failure of a start may be gone at the next attempt: the exit code says the same to a supervisor.
+/// Whether a retry may succeed after this failure of a start. The exit code for supervisors follows the same rule.
 fn passes(error: &LogError) -> bool {
     StreamsError::Start(error.clone()).exit_code() == NOT_REACHABLE
 }
 
-/// Timely's allocators for the workers of one process alone.
+/// Returns timely's allocators for the workers of a single process.
 pub fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, StreamsError> {
     let communication = match workers {
         0 | 1 => CommunicationConfig::Thread,
@@ -419,13 +430,13 @@ pub fn allocators(workers: usize) -> Result<Vec<AllocatorBuilder>, StreamsError>
     Ok(allocators)
 }
 
-/// A process' part in counting.
+/// The active run, as one process has it.
 struct Run<A: Application> {
     shared: Arc<Shared<A>>,
     group: Option<Arc<Group>>,
     heartbeats: WorkerHeartbeats,
     ready: Ready,
-    /// How many workers of this process have begun to read.
+    /// Number of workers of this process that have begun to read.
     reading: AtomicUsize,
 }
 
@@ -436,7 +447,8 @@ impl<A: Application> Run<A> {
             .name("watchdog".to_owned())
             .spawn(move || watching.watch())
             .map_err(|error| StreamsError::Worker(format!("the watchdog's thread: {error}")))?;
-        // Spinning before parking would burn a core for a rate that parks most of the time.
+        // Without spinning before a worker parks: at usual rates a worker is parked most of the time, and spinning
+        // would use a whole core.
         let config = WorkerConfig::default().idle_spin(Duration::ZERO);
         let this = run.clone();
         let work = move |worker: &mut Worker| this.work(worker);
@@ -444,7 +456,7 @@ impl<A: Application> Run<A> {
             execute_from(allocators, Box::new(()), config, work).map_err(StreamsError::Worker)?;
         run.look_after();
         if let Some(worker) = run.left_behind(guards.guards()) {
-            // Its thread ends with the process: dropping the guards would wait for it.
+            // The thread of that worker ends with the process. Dropping the guards would wait for it.
             std::mem::forget(guards);
             return Err(StreamsError::Stuck { worker });
         }
@@ -454,7 +466,8 @@ impl<A: Application> Run<A> {
         Ok(())
     }
 
-    /// A worker that does not end although the dataflow has failed; `None` once all have ended.
+    /// Waits until all workers have ended, then returns `None`. Returns the first running worker if the run has failed
+    /// and the worker does not end.
     fn left_behind(&self, workers: &[JoinHandle<()>]) -> Option<usize> {
         let until = Instant::now() + WORKER_PATIENCE;
         loop {
@@ -462,20 +475,20 @@ impl<A: Application> Run<A> {
             match self.shared.stop.why_failed() {
                 Some(StreamsError::Stuck { .. }) => return Some(running),
                 Some(_) if Instant::now() >= until => return Some(running),
-                // Whoever has asked it to stop knows how long to wait.
+                // A requested stop has no timeout here; the supervisor of the process has one.
                 _ => thread::sleep(END_LOOK),
             }
         }
     }
 
-    /// One worker, until the dataflow stops.
+    /// Runs one worker until the run stops.
     fn work(&self, worker: &mut Worker) {
         let (stop, workers) = (&self.shared.stop, self.shared.app.config().workers);
         let mut counting = match Counting::begin(worker, &self.shared) {
             Ok(counting) => counting,
             Err(error) => return stop.fail(error),
         };
-        // The first step reads: with the last worker's, every partition of this process is.
+        // The first step reads. After that of the last worker, every partition of this process has been read.
         counting.step(worker, Duration::ZERO);
         let local = worker.index() % workers;
         // From now on the watchdog expects another step.
@@ -493,14 +506,13 @@ impl<A: Application> Run<A> {
             }
         }
         counting.end(worker);
-        // A worker that ends closes its connections.
+        // A worker that ends closes its connections, so the other processes must be notified before.
         if let Some(group) = &self.group {
             group.wait_for_goodbye();
         }
     }
 
-    /// Reports whether partitions are held where that has changed since the `reported` version, once every worker
-    /// reads.
+    /// Reports whether partitions are held if that has changed since the `reported` version, once every worker reads.
     fn report_holds(&self, reported: &mut u64) {
         let (holds, reading) = (&self.shared.holds, self.reading.load(Ordering::Acquire));
         let version = holds.version();
@@ -510,7 +522,7 @@ impl<A: Application> Run<A> {
         }
     }
 
-    /// Watches the workers until the dataflow stops.
+    /// Runs the watchdog until the run stops.
     fn watch(&self) {
         let mut watchdog = Watchdog::new(self.heartbeats.clone(), Instant::now());
         while !self.shared.stop.is_requested() {
@@ -521,8 +533,7 @@ impl<A: Application> Run<A> {
         }
     }
 
-    /// Measures how far reading is behind the log, and looks for new partitions, until the dataflow
-    /// stops.
+    /// Measures the lag of the source, and checks for new partitions, until the run stops.
     fn look_after(&self) {
         let mut next = Instant::now();
         while !self.shared.stop.is_requested() {
@@ -560,7 +571,7 @@ impl<A: Application> Run<A> {
         partition as usize % (workers * processes) / workers == index
     }
 
-    /// A run reads the partitions that it began with: new ones want a new run.
+    /// Stops the run if the source topic has new partitions: a run reads only the partitions with which it began.
     fn look_for_partitions(&self) {
         let leads = self.is_read_here(0);
         if !leads || self.shared.stop.is_requested() {
@@ -574,7 +585,7 @@ impl<A: Application> Run<A> {
                     .stop
                     .fail(StreamsError::NewPartitions { topic, before, now });
             }
-            // Fewer, or no topic at all: the readers find out.
+            // If there are fewer partitions, or the topic does not exist any more, the readers fail.
             Ok(_) | Err(_) => {}
         }
     }

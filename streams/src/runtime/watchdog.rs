@@ -1,4 +1,4 @@
-//! Notices a worker that is stuck.
+//! Detects a worker that is stuck.
 
 use std::{
     sync::{
@@ -8,28 +8,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A worker that has not taken a step for so long is stuck: a step takes milliseconds, and differential's merge of a
-/// giant window a second or two.
+/// Time without a step after which a worker counts as stuck. A step takes milliseconds; differential's merge of a very
+/// large window takes a second or two.
 pub const WORKER_PATIENCE: Duration = Duration::from_secs(8);
 
-/// How often to look: small beside the patience, and no more wakeups than that needs.
+/// Interval of the checks: small compared with [`WORKER_PATIENCE`], but without needless wake-ups.
 pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How much of the time since the last look counts at most: while the process is frozen, or the machine asleep, no
-/// worker can take a step.
+/// Maximum time that one check adds to the time without a step. While the process is frozen, or the machine is
+/// suspended, no worker can take a step, so a longer time since the last check proves nothing.
 const MOST_A_LOOK: Duration = Duration::from_secs(1);
 
-/// How many steps each worker of this process has taken.
+/// The number of steps that each worker of this process has taken. Clones share the counters.
 #[derive(Debug, Clone)]
 pub struct WorkerHeartbeats(Arc<Vec<AtomicU64>>);
 
 impl WorkerHeartbeats {
-    /// Of so many workers.
+    /// Creates the counters of this number of workers.
     pub fn new(workers: usize) -> WorkerHeartbeats {
         WorkerHeartbeats(Arc::new((0..workers).map(|_| AtomicU64::new(0)).collect()))
     }
 
-    /// The worker takes a step.
+    /// Records that a worker takes a step.
     pub fn record_step(&self, worker: usize) {
         if let Some(steps) = self.0.get(worker) {
             steps.fetch_add(1, Ordering::Relaxed);
@@ -37,17 +37,17 @@ impl WorkerHeartbeats {
     }
 }
 
-/// Looks again and again whether each worker still takes steps.
+/// Checks at each call whether the workers have taken steps.
 #[derive(Debug)]
 pub struct Watchdog {
     steps: WorkerHeartbeats,
-    /// Of each worker: its steps at the last look, and for how long they have been that many.
+    /// For each worker, the number of steps at the last check, and the time since this number has changed.
     seen: Vec<(u64, Duration)>,
     last_look: Instant,
 }
 
 impl Watchdog {
-    /// Begins to look.
+    /// Creates a watchdog whose time begins at `now`.
     pub fn new(steps: WorkerHeartbeats, now: Instant) -> Watchdog {
         Watchdog {
             seen: vec![(0, Duration::ZERO); steps.0.len()],
@@ -56,7 +56,7 @@ impl Watchdog {
         }
     }
 
-    /// Returns a worker that is stuck. One that has not taken its first step is still being built.
+    /// Returns a worker that is stuck. A worker that has not taken its first step is still being built, and not stuck.
     pub fn stalled_worker(&mut self, now: Instant) -> Option<usize> {
         let passed = (now - self.last_look).min(MOST_A_LOOK);
         self.last_look = now;
@@ -80,7 +80,7 @@ mod tests {
 
     const LOOK: Duration = Duration::from_millis(100);
 
-    /// Looks for so long; the worker that was found, and after how many looks.
+    /// Makes up to `looks` checks. Returns the worker that was found, and the number of checks.
     fn look(watchdog: &mut Watchdog, now: &mut Instant, looks: u32) -> Option<(usize, u32)> {
         (1..=looks).find_map(|look| {
             *now += LOOK;

@@ -1,4 +1,4 @@
-//! One worker of a run: its part of the graph, and its steps.
+//! A worker of a run: it builds the dataflow graph, and takes steps.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
@@ -37,53 +37,53 @@ use crate::{
     },
 };
 
-/// What the workers of a process share.
+/// The values that the workers of a process share.
 pub struct Shared<A: Application> {
-    /// What they run.
+    /// The application.
     pub app: A,
-    /// What they read, and write updates to.
+    /// The log that they read.
     pub log: Arc<dyn Log>,
-    /// Tells the time.
+    /// The clock of their operators.
     pub clock: Arc<dyn Clock>,
-    /// What to count.
+    /// The metrics of the application.
     pub metrics: Metrics,
-    /// Where to report a failure.
+    /// Stops the run, and records a failure.
     pub stop: Stop,
-    /// The progress of this run before its first commit; what only the sink needs is process 0's.
+    /// The progress of this run before its first commit. Only process 0 has the fields that only the sink needs.
     pub progress: Progress,
-    /// F as it was stored; only the sink needs it.
+    /// The stored F, which only the sink needs.
     pub stored_until_ms: u64,
-    /// How long the log keeps finals, milliseconds; `None` for ever.
+    /// The retention of finals in the log, milliseconds; `None` if it is unlimited.
     pub finals_kept_ms: Option<u64>,
-    /// Starts what requests end offsets of the partitions.
+    /// Creates the requester of end offsets for a worker.
     pub end_offsets: StartRequests,
     /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
-    /// For the first worker.
+    /// The values for the first worker of all, until it has removed them.
     pub first: Mutex<Option<First<A>>>,
-    /// What each worker of this process begins with.
+    /// The restored state of each worker of this process.
     pub states: Mutex<Vec<A::State>>,
-    /// Writes updates.
+    /// Appends updates, outside transactions.
     pub appender: Arc<dyn Appender>,
-    /// Where each partition is read.
+    /// The next offset of each partition, as the sources read them.
     pub positions: Arc<Vec<AtomicU64>>,
 }
 
-/// What the first worker of all begins with.
+/// The values that only the first worker of all has, whose sink commits.
 pub struct First<A: Application> {
-    /// Starts what commits.
+    /// Creates the committer.
     pub committer: StartCommitter<A::Result>,
     /// Publishes the read offsets for lag tools, if the log has consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
-    /// Where each partition of the finals ended.
+    /// The end offset of each partition of the finals at the start of the run.
     pub final_ends: Vec<(u32, u64)>,
 }
 
-/// A worker that counts.
+/// A worker of a run, with its dataflow graph.
 pub struct Counting {
     timers: Timers,
     durable: probe::Handle<u64>,
-    /// The durable frontier when it was last looked at.
+    /// The durable frontier after the last step.
     known_until: Option<u64>,
     source: Activator,
     dataflow: usize,
@@ -91,7 +91,7 @@ pub struct Counting {
 }
 
 impl Counting {
-    /// Builds the worker's part of the graph.
+    /// Builds the dataflow graph on the worker.
     pub fn begin<A: Application>(
         worker: &mut Worker,
         shared: &Arc<Shared<A>>,
@@ -111,35 +111,36 @@ impl Counting {
         })
     }
 
-    /// Takes one step; with nothing to do it sleeps before, up to `limit`.
+    /// Takes one step. If no operator is active, the worker parks before, for up to `limit`.
     pub fn step(&mut self, worker: &mut Worker, limit: Duration) {
         let next = self.timers.ring();
         worker.step_or_park(Some(next.map_or(limit, |next| next.min(limit))));
         let frontier = self.durable.with_frontier(|f| f.first().copied());
         if frontier != self.known_until {
-            // A partition that was too far ahead of what is durable may be read further.
+            // The source may read further in partitions that were too far ahead of the durable frontier.
             self.known_until = frontier;
             self.metrics.final_until(frontier.unwrap_or_default());
             self.source.activate();
         }
     }
 
-    /// The durable frontier as of the last step.
+    /// Returns the durable frontier as of the last step.
     pub fn durable_until_ms(&self) -> Option<u64> {
         self.known_until
     }
 
-    /// Drops the graph as it is, so that no capability goes that would close a window early.
+    /// Drops the graph without another step, so that no window closes early because an operator dropped its capability.
     pub fn end(self, worker: &mut Worker) {
         worker.drop_dataflow(self.dataflow);
     }
 }
 
-/// Builds the graph on one worker. The activator runs its source; the probe shows what is durable.
+/// Builds the dataflow graph on one worker. Returns the activator of its source. The frontier of `durable` is the
+/// durable frontier.
 ///
 /// ```text
-///  source ─▶ what the application builds ─▶ commit ─▶ durable
-///   ▲  └────rejected records, marks───────────▲ │
+///  source ─▶ operators of the application ─▶ commit ─▶ durable
+///   ▲  └────rejected records, marks────────────▲ │
 ///   └──statuses of partitions, durable rejections
 /// ```
 fn build<A: Application>(
@@ -204,7 +205,7 @@ fn build<A: Application>(
     })
 }
 
-/// Takes what a worker of this process begins with.
+/// Removes and returns the restored state of a worker of this process.
 fn own_state<A: Application>(shared: &Shared<A>, worker: usize) -> A::State {
     let mut states = shared.states.lock().unwrap_or_else(PoisonError::into_inner);
     states
@@ -213,7 +214,7 @@ fn own_state<A: Application>(shared: &Shared<A>, worker: usize) -> A::State {
         .unwrap_or_default()
 }
 
-/// How the worker reads its share of the partitions.
+/// Returns the values with which the source of a worker reads its share of the partitions.
 fn reading<A: Application>(
     shared: &Arc<Shared<A>>,
     worker: &Worker,

@@ -1,14 +1,16 @@
-//! The simulation's log: in memory, in no thread, and as unreliable as a log may be.
+//! The log of a simulation: in memory, without threads, and with the failures that a real log may have.
 //!
 //! ```text
 //!  submit ─▶ under way ─┬─ lands ─▶ in the topics ─▶ acknowledged
-//!      ▲                ├─ fails, and lands or does not: its owner looks later what was committed
-//!      └─────again──────┘
-//!                       └─ its owner is fenced or gone, and it lands or does not
+//!      ▲                ├─ fails, and lands or not: its owner reads later what was committed
+//!      └─────retry──────┘
+//!                       └─ its owner is fenced or killed, and it lands or not
 //! ```
 //!
-//! It keeps what [`emostream_log`] promises and nothing more: polls bring as much as they like,
-//! source records show late, offsets have gaps, what is under way may land at any call.
+//! A transaction *lands* when it is committed. It is *under way* until its owner receives the acknowledgement.
+//!
+//! The log guarantees only what [`emostream_log`] does: a poll returns any number of records, records of the source
+//! become visible late, offsets have gaps, and a transaction under way may land at any call.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -40,7 +42,7 @@ use crate::{
     topics::Topics,
 };
 
-/// Shared by all runs of a seed.
+/// A simulated log, which all runs of a seed share.
 #[derive(Clone)]
 pub struct SimLog(Arc<Mutex<State>>);
 
@@ -48,39 +50,40 @@ struct State {
     rng: Rng,
     clock: Arc<SimClock>,
     topics: BTreeMap<String, Vec<Partition>>,
-    /// The topics of the application. The records of the source show late.
+    /// The topics of the application. The records of the source become visible late.
     names: Topics,
     wakes: Vec<Wake>,
-    /// The transactor that can commit: the newest.
+    /// The number of the newest transactor, which alone can commit.
     epoch: u64,
     under_way: Option<Transaction>,
-    /// What has failed for its owner, who looks later what was committed, and how many commits there were by then.
+    /// A transaction that has failed for its owner, who reads later whether it was committed, and the number of commits
+    /// at that time.
     failed: Option<(Transaction, u64)>,
-    /// How many transactions have landed.
+    /// Number of transactions that have landed.
     commits: u64,
-    /// Until when none lands: brokers are slow.
+    /// The time before which no transaction lands, since brokers are slow.
     slow_until_ms: u64,
-    /// What landed since it was last taken.
+    /// The transactions that have landed since the last [`SimLog::take_landed`].
     landed: Vec<Vec<NewRecord>>,
-    /// Requests for end offsets of the delayed topic that are not answered.
+    /// Requests for end offsets of the source topic that are not answered.
     requests: Vec<PendingRequest>,
 }
 
 #[derive(Default)]
 struct Partition {
     slots: Vec<Slot>,
-    /// The offset that readers see up to.
+    /// The offset up to which readers see records.
     shown: usize,
     fault: Fault,
 }
 
-/// Why a partition shows nothing new.
+/// A reason why no new records of a partition become visible.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// It is slow, or nothing is the matter.
+    /// No fault, or only a delay.
     #[default]
     None,
-    /// Its broker does not answer.
+    /// The partition's broker does not answer.
     Unreachable,
     /// Another producer's transaction is open.
     OpenTransaction,
@@ -88,13 +91,13 @@ pub enum Fault {
 
 struct PendingRequest {
     partition: u32,
-    /// The end when it was sent: an answer may say that, or the end when it is given.
+    /// The end offset when the request was sent. The answer contains this one, or the end offset when it is given.
     end: u64,
     answers: Arc<Mutex<VecDeque<Answer>>>,
     wake: Wake,
 }
 
-/// An offset's.
+/// What the log holds at an offset.
 enum Slot {
     Record {
         time_ms: u64,
@@ -102,24 +105,25 @@ enum Slot {
         value: Bytes,
         headers: Vec<Header>,
     },
-    /// Where a transaction ended.
+    /// The marker at the end of a transaction.
     Marker,
 }
 
 struct Transaction {
-    /// F.
+    /// The F that the transaction commits.
     final_until_ms: u64,
     records: Vec<NewRecord>,
-    /// The rejected records that their topic refused, as they were before, with their index in `records`.
+    /// The rejected records that their topic has not accepted, before they were shortened, each with its index in
+    /// `records`.
     refused: Vec<(usize, NewRecord)>,
     landed: bool,
     ack: Ack,
 }
 
-/// Where a transaction's outcome is told.
+/// The channel by which the owner of a transaction receives its outcome.
 #[derive(Clone)]
 struct Ack {
-    /// Its owner's transactor.
+    /// The number of the owner's transactor.
     epoch: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<bool>>,
     ends: Arc<Mutex<VecDeque<WindowEnds>>>,
@@ -132,7 +136,7 @@ impl Ack {
         self.epoch.load(Ordering::Relaxed) == epoch
     }
 
-    /// Whether its owner has not been killed.
+    /// Whether the owner has not been killed.
     fn is_awaited(&self) -> bool {
         Arc::strong_count(&self.acknowledged) > 1
     }
@@ -153,7 +157,7 @@ fn fenced() -> LogError {
 }
 
 impl SimLog {
-    /// A log whose topic `delayed` shows its records only by [`SimLog::show`].
+    /// Creates a log. Records of the source topic become visible only by [`SimLog::show`].
     pub fn new(rng: Rng, clock: Arc<SimClock>, names: Topics) -> SimLog {
         SimLog(Arc::new(Mutex::new(State {
             rng,
@@ -175,7 +179,8 @@ impl SimLog {
         self.0.lock().unwrap()
     }
 
-    /// As a call that waits: what is under way may land meanwhile.
+    /// Locks the state for a call that waits for a broker. The transaction under way lands before with the probability
+    /// `lands`.
     fn called(&self, lands: f64) -> MutexGuard<'_, State> {
         let mut state = self.state();
         if state.rng.random_bool(lands) {
@@ -184,7 +189,7 @@ impl SimLog {
         state
     }
 
-    /// One more partition of `topic`.
+    /// Adds a partition to `topic`.
     pub fn add_partition(&self, topic: &str) {
         let mut state = self.state();
         state
@@ -194,12 +199,12 @@ impl SimLog {
             .push(Partition::default());
     }
 
-    /// Appends, and answers the offset.
+    /// Appends a record. Returns its offset.
     pub fn append(&self, record: NewRecord) -> u64 {
         self.state().append(record)
     }
 
-    /// Readers of the delayed topic see up to `offset` of `partition`.
+    /// Makes the records of `partition` of the source topic visible up to `offset`.
     pub fn show(&self, partition: u32, offset: u64) {
         let wakes = {
             let mut state = self.state();
@@ -208,11 +213,11 @@ impl SimLog {
             partition.shown = partition.shown.max(offset as usize);
             state.wakes.clone()
         };
-        // Of runs that are gone as well, as a log's threads may.
+        // Runs that have ended are notified as well, since the threads of a real log may do that.
         wakes.iter().for_each(|wake| wake());
     }
 
-    /// The ends of the delayed topic's partitions: shown, and stored.
+    /// Returns two offsets for each partition of the source topic: the end that is visible, and the real one.
     pub fn delays(&self) -> Vec<(u64, u64)> {
         let state = self.state();
         let partitions = state.topics[&state.names.source].iter();
@@ -221,14 +226,14 @@ impl SimLog {
             .collect()
     }
 
-    /// What is the matter with a partition of the delayed topic from now on.
+    /// Sets the fault that a partition of the source topic has from now on.
     pub fn set_fault(&self, partition: u32, fault: Fault) {
         let mut state = self.state();
         let delayed = state.names.source.clone();
         state.partition(&delayed, partition).fault = fault;
     }
 
-    /// Answers any of the requests for end offsets; whether there was one.
+    /// Answers a random request for end offsets. Returns whether there was one.
     pub fn answer_any(&self) -> bool {
         let wake = {
             let mut state = self.state();
@@ -264,7 +269,7 @@ impl SimLog {
         true
     }
 
-    /// What requests end offsets of the delayed topic.
+    /// Returns a requester of end offsets of the source topic.
     pub fn requests(&self, wake: Wake) -> Box<dyn EndOffsetRequests> {
         Box::new(SimRequests {
             log: self.clone(),
@@ -273,7 +278,7 @@ impl SimLog {
         })
     }
 
-    /// What commits for the newest transactor.
+    /// Returns a committer with the newest transactor.
     pub fn committer<R: SinkResult>(
         &self,
         wake: Wakeup,
@@ -295,7 +300,7 @@ impl SimLog {
         })
     }
 
-    /// The start of a run commits its progress, if it comes to that.
+    /// Commits the progress of a run that starts. In some cases the commit is left out, as if the run ended before it.
     pub fn start_heartbeat(&self, progress: NewRecord) {
         let mut state = self.state();
         if state.rng.random_bool(0.8) {
@@ -303,17 +308,17 @@ impl SimLog {
         }
     }
 
-    /// What is under way lands.
+    /// Makes the transaction under way land.
     pub fn land(&self) {
         self.state().land();
     }
 
-    /// What has landed is acknowledged; whether anything was.
+    /// Acknowledges the transaction under way if it has landed. Returns whether it has.
     pub fn acknowledge(&self) -> bool {
         let (done, ends) = {
             let mut state = self.state();
             let done = state.under_way.take_if(|it| it.landed);
-            // End offsets are requested now and then, and a broker may not answer.
+            // The commit thread requests end offsets only after some commits, and a broker may not answer.
             let ends = state.rng.random_bool(0.3).then(|| state.window_ends());
             (done, ends)
         };
@@ -333,7 +338,7 @@ impl SimLog {
         true
     }
 
-    /// What is under way fails for its owner, who may never learn whether it landed.
+    /// Makes the transaction under way fail for its owner, who may never know whether it landed.
     pub fn fail_transaction(&self, lands: bool) {
         let mut state = self.state();
         if lands {
@@ -345,7 +350,8 @@ impl SimLog {
         }
     }
 
-    /// What is under way fails for its owner, who does not know whether it landed, and will [`SimLog::repeat`] it.
+    /// Makes the transaction under way fail for its owner, who does not know whether it landed, and retries it by
+    /// [`SimLog::repeat`].
     pub fn fail_for_now(&self, lands: bool) {
         let mut state = self.state();
         if lands {
@@ -359,15 +365,16 @@ impl SimLog {
         }
     }
 
-    /// The owner of what has failed opens another transactor, as `commit.rs` does: it is done if it landed, and written
-    /// again otherwise. A run that has fenced it meanwhile is fenced by that, unless it has committed.
+    /// Retries the transaction that has failed, as `commit.rs` does: its owner opens another transactor, and writes the
+    /// transaction again unless it has landed. The new transactor fences a run that has fenced the owner in the
+    /// meantime. If that run has committed, the owner fails instead.
     pub fn repeat(&self) {
         let mut state = self.state();
         let failed = state.failed.take();
         let Some((failed, commits)) = failed.filter(|(failed, _)| failed.ack.is_awaited()) else {
             return;
         };
-        // Another run may commit between its look and its fence, so it looks again.
+        // Another run may commit between the check and the fence, so the number is checked again.
         if state.commits == commits {
             state.fence();
         }
@@ -378,12 +385,12 @@ impl SimLog {
         state.under_way = Some(failed);
     }
 
-    /// Brokers are slow until then.
+    /// Makes brokers slow until this time: no transaction lands before.
     pub fn be_slow(&self, until_ms: u64) {
         self.state().slow_until_ms = until_ms;
     }
 
-    /// The records of the run that `stop` stops which are under way and not acknowledged.
+    /// Returns the records under way of the run with this stop signal.
     pub fn unacknowledged(&self, stop: &Stop) -> Vec<NewRecord> {
         let state = self.state();
         let under_way = state.under_way.as_ref().filter(|it| it.ack.stop.is(stop));
@@ -399,8 +406,7 @@ impl SimLog {
 }
 
 impl Transaction {
-    /// The rejected topic refuses the largest rejected records, which are shortened to their headers, as in
-    /// `commit.rs`.
+    /// Shortens the largest rejected records to their headers, as `commit.rs` does if their topic does not accept them.
     fn refuse(&mut self, topic: &str) {
         let rejected = self.records.iter().filter(|record| record.topic == topic);
         let largest = rejected.filter(|record| !record.value.is_empty());
@@ -439,7 +445,7 @@ impl State {
         &mut self.topics.get_mut(topic).unwrap()[partition as usize]
     }
 
-    /// Opens a transactor. What is under way may land just before.
+    /// Opens a transactor. The transaction under way may land just before.
     fn fence(&mut self) {
         if self.rng.random_bool(0.5) {
             self.land();
@@ -523,7 +529,7 @@ impl Log for SimLog {
             })
     }
 
-    /// Every topic keeps everything.
+    /// Describes a topic with unlimited retention.
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
         Ok(TopicDescription::of(&TopicSpec {
             name: topic.to_owned(),
@@ -539,13 +545,15 @@ impl Log for SimLog {
         Ok(())
     }
 
-    /// A transaction may land between the answers for two partitions, which are two brokers' on Kafka.
+    /// Returns the offsets of each partition. A transaction may land between two partitions, as on Kafka, where two
+    /// brokers answer.
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
         let end = |partition| self.called(0.03).partition(topic, partition).slots.len() as u64;
         Ok((0..self.partitions(topic)?).map(|it| 0..end(it)).collect())
     }
 
-    /// An open transaction has its first record in the progress topic. A request may stay without an answer.
+    /// Returns the end offsets of a partition. The transaction under way has its first record in the progress topic. A
+    /// request may fail.
     fn end_offsets(
         &self,
         topic: &str,
@@ -605,7 +613,7 @@ impl Log for SimLog {
     }
 }
 
-/// The runs of a simulation commit by [`SimLog::committer`].
+/// A transactor that fails, since the runs of a simulation commit by [`SimLog::committer`].
 struct SimTransactor;
 
 impl Transactor for SimTransactor {
@@ -625,7 +633,7 @@ impl Transactor for SimTransactor {
 struct SimCommitter<R: SinkResult> {
     log: SimLog,
     encoder: R::Encoder,
-    /// Of the transaction that is not ended yet: gone with its owner.
+    /// The records of the transaction that is not ended yet. They are lost with its owner.
     written: Vec<NewRecord>,
     ack: Ack,
 }
@@ -639,7 +647,7 @@ impl<R: SinkResult> SimCommitter<R> {
 
 impl<R: SinkResult> Commit<R> for SimCommitter<R> {
     fn write(&mut self, results: Vec<R>) -> Result<(), Vec<R>> {
-        // As if too many pieces waited.
+        // As if too many pieces were in the queue.
         if self.log.state().rng.random_bool(0.2) {
             return Err(results);
         }
@@ -677,7 +685,7 @@ impl<R: SinkResult> Commit<R> for SimCommitter<R> {
 struct SimReader {
     log: SimLog,
     topic: String,
-    /// By partition: the next offset, and whether the last poll saw the end.
+    /// By partition: the next offset, and whether the last poll reached the end.
     at: BTreeMap<u32, (usize, bool)>,
 }
 

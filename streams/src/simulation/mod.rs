@@ -1,8 +1,9 @@
-//! What a deterministic simulation of an application is made of: a log, a clock, and runs whose workers take a step when
-//! they are told to.
+//! The parts of a deterministic simulation of an application: a log, a clock, and runs whose workers take a step on
+//! request.
 //!
-//! Nothing but the seed decides what happens: one thread has its turn at a time, no clock is read. A group of processes
-//! is simulated as workers of one, which count alike; a crash ends them all, as it does in a group.
+//! What happens depends only on the seed: one thread runs at a time, and no real clock is read. A cluster of processes
+//! is simulated as the workers of one process, which compute the same results. A crash ends all of them, as it does in
+//! a cluster.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 pub mod log;
@@ -10,8 +11,8 @@ pub mod run;
 
 use proptest::test_runner::TestRng;
 
-/// When a simulation begins, Unix milliseconds.
+/// The time at which a simulation begins, Unix milliseconds.
 pub const T0: u64 = 1_764_000_000_000;
 
-/// What decides what happens: made of the seed.
+/// The random number generator of a simulation, created from the seed.
 pub type Rng = TestRng;

@@ -1,4 +1,4 @@
-//! A run of the real dataflow, whose workers take a step only when they are told to.
+//! A run of the real application, whose workers take a step only on request.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ use crate::{
     time::{holds::Holds, timers::Clock},
 };
 
-/// Stands still unless it is moved.
+/// A clock that advances only by [`SimClock::pass`].
 pub struct SimClock {
     begun: Instant,
     passed_ms: AtomicU64,
@@ -44,12 +44,12 @@ impl Default for SimClock {
 }
 
 impl SimClock {
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn pass(&self, ms: u64) {
         self.passed_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
-    /// The time since the Unix epoch.
+    /// Returns the time since the Unix epoch, milliseconds.
     pub fn unix_ms(&self) -> u64 {
         T0 + self.passed_ms.load(Ordering::Relaxed)
     }
@@ -65,28 +65,28 @@ impl Clock for SimClock {
     }
 }
 
-/// What a worker is told.
+/// A request to a worker thread.
 enum Turn {
     Begin,
     Step,
 }
 
-/// A run: as one process, however many it stands for.
+/// A simulated run. Dropping it simulates a crash.
 pub struct SimRun {
-    /// How many partitions it reads.
+    /// The number of partitions that it reads.
     pub partitions: u32,
-    /// Those that are held or behind.
+    /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
-    /// Stops it.
+    /// Stops the run, and records a failure.
     pub stop: Stop,
     turns: Vec<Sender<Turn>>,
-    /// The durable frontier that the worker sees, after each turn.
+    /// Receives the durable frontier of a worker after each of its turns.
     answers: Receiver<Option<u64>>,
     threads: Option<WorkerGuards<()>>,
 }
 
 impl SimRun {
-    /// Recovers and begins to count; `None` if the progress topic does not end at `silent_at` any more.
+    /// Recovers and starts the workers. Returns `None` if the progress topic does not end at `silent_at` any more.
     pub fn begin<A: Application>(
         app: A,
         log: &SimLog,
@@ -159,12 +159,12 @@ impl SimRun {
         Ok(Some(run))
     }
 
-    /// How many workers it has.
+    /// Returns the number of workers.
     pub fn workers(&self) -> usize {
         self.turns.len()
     }
 
-    /// Lets a worker take a step; the durable frontier that it sees.
+    /// Makes a worker take a step. Returns the durable frontier as that worker knows it.
     pub fn step(&self, worker: usize) -> Option<u64> {
         self.turn(worker, Turn::Step)
     }
@@ -174,14 +174,14 @@ impl SimRun {
         self.answers.recv().expect("the worker did not panic")
     }
 
-    /// Why it has ended by itself, if it did.
+    /// Returns the error with which the run has failed, if it has.
     pub fn failure(&self) -> Option<StreamsError> {
         self.stop.why_failed()
     }
 }
 
 impl Drop for SimRun {
-    /// As kill -9: nothing more is read or written.
+    /// Ends the run as `kill -9` does: it reads and writes nothing more.
     fn drop(&mut self) {
         self.turns.clear();
         if let Some(threads) = self.threads.take() {

@@ -1,13 +1,13 @@
-//! What a failed commit means: whether the transaction is written again, and when.
+//! The retry policy of commits: whether a transaction that failed is written again, and when.
 //!
 //! ```text
-//!  failure ─┬─ no answer, aborted, a broker changes ───────▶ again, with growing pauses, without end
-//!           ├─ a topic is missing, or a write is denied ───▶ again, for as long as that may pass
-//!           ├─ a rejected record is not accepted ──────────▶ again, with its headers alone
-//!           └─ fenced, not accepted, too slow three times ─▶ the dataflow ends
+//!  failure ─┬─ no answer, aborted, a broker changes ───────▶ retry with backoff, without a limit
+//!           ├─ a topic is missing, or a write is denied ───▶ retry for as long as the failure may be temporary
+//!           ├─ a rejected record is not accepted ──────────▶ retry with its headers alone
+//!           └─ fenced, not accepted, too slow three times ─▶ the run ends
 //! ```
 //!
-//! Pure: time and failures are passed in.
+//! The policy is a pure function: time and failures are passed in.
 
 use std::time::{Duration, Instant};
 
@@ -15,18 +15,18 @@ use emostream_log::LogError;
 
 use crate::StreamsError;
 
-/// How long a topic may be missing: metadata of a topic that was just created, or of a broker that has just started,
-/// needs some seconds.
+/// How long a topic may be missing before the run ends. Some seconds pass until all brokers have the metadata of a new
+/// topic, or until a broker that has just started has any.
 const MISSING_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often a transaction may take longer than its timeout while the log answers.
+/// Number of timeouts of one transaction, while the log answers, after which the run ends.
 const MOST_TIMEOUTS: u32 = 3;
 
-/// The pause after the first failure; each further one is twice as long.
+/// The pause after the first failure. Each further pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause: a broker that is back is used within that time. Shorter than the shortest `--takeover`, so that a
-/// standby sees the attempts and does not take the run for dead.
+/// The longest pause: the time within which a broker that is available again is used. It is shorter than the shortest
+/// `--takeover`, so that a standby sees the attempts and does not take over.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The failed attempts to commit one transaction.
@@ -40,10 +40,10 @@ pub struct Attempts {
 /// Where an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
-    /// No transactor could be opened, or progress not be read: the log does not answer.
+    /// No transactor could be opened, or the progress could not be read: the log does not answer.
     #[error(transparent)]
     Opening(LogError),
-    /// Records could not be written, or not be committed.
+    /// Records could not be written or committed.
     #[error(transparent)]
     Writing(LogError),
 }
@@ -53,26 +53,26 @@ pub enum Failed {
 pub struct Transaction<'a> {
     /// The topic of the rejected records.
     pub rejected: &'a str,
-    /// How large its results are, bytes.
+    /// The size of its results, bytes.
     pub bytes: usize,
     /// The timeout of transactions.
     pub timeout: Duration,
 }
 
-/// What follows from a failure.
+/// What the commit thread does after a failure.
 #[derive(Debug)]
 pub enum Next {
-    /// Write it again after this pause.
+    /// It writes the transaction again after this pause.
     Retry(Duration),
-    /// Write it again at once, with rejected records of at least so many bytes as their headers alone; end by the
-    /// error if there are none.
+    /// It writes the transaction again at once. Rejected records of at least this number of bytes are written as
+    /// headers alone; if there are none, the run ends with the error.
     Shorten(usize, StreamsError),
-    /// It will never be committed, or not by this run.
+    /// The run ends with this error: a retry would not help, or another run commits the transaction.
     End(StreamsError),
 }
 
 impl Attempts {
-    /// Returns what follows from the next failure.
+    /// Returns what the commit thread does after the next failure.
     pub fn on(&mut self, failed: Failed, transaction: Transaction<'_>, now: Instant) -> Next {
         let error = match failed {
             Failed::Opening(error) => {
@@ -91,7 +91,7 @@ impl Attempts {
             .missing_since
             .map_or(Duration::ZERO, |since| now - since);
         match error {
-            // A new process has to read the log, or another run has taken over.
+            // A new process must open the log, or another run has taken over.
             LogError::Fenced { .. }
             | LogError::InUse { .. }
             | LogError::Damaged { .. }
@@ -160,7 +160,7 @@ mod tests {
         LogError::Aborted { detail }
     }
 
-    /// What follows from each failure, one second after the other.
+    /// Returns what follows from each failure, one second after the other.
     fn outcomes(failures: impl IntoIterator<Item = Failed>) -> Vec<Next> {
         let (mut attempts, begun) = (Attempts::default(), Instant::now());
         let each = (0..).zip(failures);
@@ -228,7 +228,7 @@ mod tests {
         let next = outcomes((0..31).map(|_| Failed::Writing(missing())));
         assert!(matches!(next[29], Next::Retry(_)));
         assert_eq!(exit_code(next.last()), Some(78));
-        // Each absence has its own half minute.
+        // The half minute starts again each time that the topic is missing.
         let mut failures: Vec<Failed> = (0..29).map(|_| Failed::Writing(missing())).collect();
         failures.push(Failed::Writing(aborted()));
         failures.extend((0..29).map(|_| Failed::Opening(missing())));

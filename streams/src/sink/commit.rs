@@ -1,26 +1,27 @@
 //! The thread that commits, so that a timely worker never waits for the log.
 //!
 //! ```text
-//!  sink ──results, as they come──▶ commit thread ──records──▶ the log's open transaction
+//!  sink ──results, as they arrive▶ commit thread ──records──▶ the log's open transaction
 //!    │                                   │
 //!    ├──the rest: results, progress──────┴──commit──▶ durable
 //!    ▲                                                  │
 //!    └──────────────────ack, wake───────────────────────┘
 //! ```
 //!
-//! Results are written while the worker still computes others of their window: a close of many keys takes
-//! two cores then, not one after the other. A transaction that is never committed leaves nothing behind.
+//! Results are written while the worker still computes others of their window, so that a close of many keys uses two
+//! cores at the same time. A transaction that is never committed has no effect.
 //!
 //! A transaction begins with the progress of the previous commit, written once more. So an open transaction is visible
 //! in the progress topic from its start: the end offset exceeds the last stable offset, and a standby does not mistake
-//! a long close for a dead run. Readers of committed records get that progress twice; the newest record stays the last.
+//! a long close for the end of the run. Readers of committed records get that progress twice; the newest record stays
+//! the last.
 //!
-//! From its start until the worker loop runs the thread commits the progress again and again by itself: restoring the
-//! tables of many keys takes longer than a standby waits.
+//! From its start until the worker loop runs, the thread commits the progress at each heartbeat by itself, since a
+//! restore of the tables of many keys takes longer than a standby waits.
 //!
-//! A transaction that fails is kept, and written again by a new transactor as [`super::attempts`] says. Whether the
-//! failed one was committed all the same is read from the progress topic: each progress record has the id of its
-//! commit in a header. Where the newest one is of another run, that run has taken over.
+//! A transaction that fails is kept, and written again with a new transactor by the policy of [`super::attempts`]. The
+//! failed transaction may have been committed nevertheless. The thread reads that from the progress topic, where each
+//! record has the id of its commit in a header. If the newest record is of another run, that run has taken over.
 
 use std::{
     sync::{
@@ -52,122 +53,123 @@ use crate::{
 /// Wakes the sink after an acknowledgement.
 pub type Wakeup = Box<dyn Fn() + Send>;
 
-/// How many pieces of a transaction wait for the thread at most; what comes then waits in the sink, and
-/// goes with the next. A close comes in a handful, one each time that the sink runs.
+/// Maximum number of pieces of a transaction in the queue of the thread. Further results wait in the sink and are part
+/// of the next piece. A close has a handful of pieces: one for each time that the sink runs.
 const MOST_PIECES: usize = 64;
 
-/// How many records are made before the log gets them: enough to be worth the call, few enough that their
-/// memory stays in the processor's cache.
+/// Number of records that are encoded for each call of the log: enough to make up for the cost of the call, few enough
+/// that they stay in the processor's cache.
 const RECORDS_AT_ONCE: usize = 64;
 
-/// How often end offsets of the windows are requested: a restart reads finals again from such offsets on, some seconds
-/// more than it needs.
+/// Interval at which end offsets of the finals are requested. A restart reads finals from such an offset on, so it may
+/// read those of some seconds more than it needs.
 const ENDS_EVERY: Duration = Duration::from_secs(5);
 
 /// Timeout of a request for end offsets. The next transaction waits until the answer arrives or this time has passed.
 const ENDS_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often a pause looks whether the dataflow is to stop.
+/// Interval at which a pause checks whether a stop is requested.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
-/// Commits one transaction after the other, while the sink goes on.
+/// A committer: commits one transaction after the other, while the sink continues. No function waits.
 pub trait Commit<R> {
-    /// The worker loop runs, and heartbeats are the sink's from now on.
+    /// Notifies the committer that the worker loop runs: from now on the sink submits the heartbeats.
     fn begin(&mut self) {}
 
-    /// Hands over results of the next transaction; gives them back if they must wait.
+    /// Adds results to the next transaction. Returns them as an error if they must wait.
     fn write(&mut self, results: Vec<R>) -> Result<(), Vec<R>>;
 
-    /// Hands over the rest of the next transaction, which ends it and says `final_until_ms` for F. Only after the
-    /// previous one was acknowledged.
+    /// Adds the rest of the next transaction, and commits it with `final_until_ms` as F. The previous transaction must
+    /// be acknowledged.
     fn submit(&mut self, final_until_ms: u64, results: Vec<R>, records: Vec<NewRecord>);
 
-    /// Whether the transaction handed over last was acknowledged since the last call.
+    /// Whether the last transaction was acknowledged since the last call.
     fn acknowledged(&mut self) -> bool;
 
-    /// The next end offsets of the windows topic that were requested between two commits, if there are any.
+    /// Returns the next end offsets of the topic of finals that were requested between two commits, if there are any.
     fn ends(&mut self) -> Option<WindowEnds>;
 }
 
-/// End offsets of the windows topic, requested after a commit and before anything of the next one was written.
+/// End offsets of the topic of finals, requested after a commit and before any record of the next one was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowEnds {
-    /// F of the commit.
+    /// The F of the commit.
     pub final_until_ms: u64,
-    /// By partition.
+    /// The end offset of each partition.
     pub offsets: Vec<(u32, u64)>,
 }
 
-/// Starts what commits, given what wakes the sink; `None` on a worker that has none.
+/// A function that creates the committer, given the function that wakes the sink. Returns `None` on workers that do not
+/// commit.
 pub type StartCommitter<R> = Box<dyn FnOnce(Wakeup) -> Option<Box<dyn Commit<R>>> + Send>;
 
-/// What a run commits with.
+/// The values with which the commit thread starts.
 pub struct Committing<R: SinkResult> {
-    /// The only transactor that can commit.
+    /// The newest transactor of the application, which alone can commit.
     pub transactor: Box<dyn Transactor>,
-    /// Opens another one after a failure.
+    /// The log, where another transactor is opened after a failure.
     pub log: Arc<dyn Log>,
-    /// The topics.
+    /// The topics of the application.
     pub topics: Topics,
-    /// What results become records by.
+    /// The encoder of results.
     pub encoder: R::Encoder,
     /// The timeout of transactions.
     pub timeout: Duration,
-    /// The newest commit when the run began.
+    /// The id of the newest commit when the run began.
     pub newest: Option<CommitId>,
-    /// The progress when the run began: it is committed again and again until the worker loop runs.
+    /// The progress when the run began. It is committed at each heartbeat until the worker loop runs.
     pub progress: NewRecord,
-    /// How often.
+    /// The interval of the heartbeats.
     pub heartbeat: Duration,
-    /// Where a failure that lasts is reported.
+    /// Reports failures that are retried.
     pub holds: Arc<Holds>,
-    /// What to count.
+    /// The metrics of the application.
     pub metrics: Metrics,
-    /// Where a failure is reported that ends the dataflow.
+    /// Records a failure that ends the run.
     pub stop: Stop,
 }
 
-/// Commits on a thread of its own.
+/// A committer with a thread of its own.
 pub struct CommitThread<R> {
     queue: Option<SyncSender<Work<R>>>,
-    /// Whether nothing waits for the thread any more.
+    /// Whether the sink was dropped, so that the thread must not retry.
     closing: Arc<AtomicBool>,
-    /// How many of the transaction that is not ended yet were handed over.
+    /// Number of pieces of the current transaction that were sent to the thread.
     pieces: usize,
     acks: Receiver<()>,
-    /// What wakes the sink, until the thread has it.
+    /// The function that wakes the sink, until it is sent to the thread.
     wake: Option<Wakeup>,
     ends: Receiver<WindowEnds>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread is handed.
+/// A message to the thread.
 enum Work<R> {
-    /// The worker loop runs, and the sink is to be woken by this.
+    /// The worker loop runs; this function wakes the sink.
     Begin(Wakeup),
-    /// A part of a transaction.
+    /// A piece of a transaction.
     Piece(Piece<R>),
 }
 
-/// A part of a transaction, and what ends it.
+/// A piece of a transaction. The last piece has an end.
 struct Piece<R> {
     results: Vec<R>,
     end: Option<End>,
 }
 
-/// What ends a transaction.
+/// The end of a transaction.
 struct End {
-    /// F.
+    /// The F that the transaction commits.
     final_until_ms: u64,
-    /// The progress is the last record.
+    /// Rejected records, and the progress record as the last one.
     records: Vec<NewRecord>,
 }
 
 impl<R: SinkResult + Send> CommitThread<R> {
-    /// Starts the thread, and waits until it has committed the progress: so a run that was fenced finds out by whom,
-    /// and one that is fenced meanwhile does not begin. `None` if the dataflow comes to its stop before.
+    /// Starts the thread, and waits until it has committed the progress, so that a run that is fenced in the meantime
+    /// does not begin. Returns `None` if a stop is requested before.
     pub fn start(committing: Committing<R>) -> std::io::Result<Option<CommitThread<R>>> {
-        // The beginning, the pieces and the end of a transaction, and the pieces of the one behind it.
+        // Capacity for `Begin`, the pieces and the end of a transaction, and the pieces of the next one.
         let (queue, work) = sync_channel::<Work<R>>(1 + 2 * MOST_PIECES + 1);
         let (ack, acks) = sync_channel(1);
         let (found, ends) = channel();
@@ -184,7 +186,7 @@ impl<R: SinkResult + Send> CommitThread<R> {
         };
         let run = move || match writing.run(&work, &ack, &found) {
             Ok(()) | Err(Ended::Stopped) => {}
-            // A run that is to stop need not stand by.
+            // The run stops anyway, so the process does not have to stand by.
             Err(Ended::Failed(error)) if error.is_fence() && stop.is_requested() => {}
             Err(Ended::Failed(error)) => stop.fail(error),
         };
@@ -209,35 +211,35 @@ impl<R: SinkResult + Send> CommitThread<R> {
         }
     }
 
-    /// The thread with a sink, which `wake` wakes after each acknowledgement.
+    /// Attaches a sink, which the thread wakes by `wake` after each acknowledgement.
     pub fn attached(mut self, wake: Wakeup) -> CommitThread<R> {
         self.wake = Some(wake);
         self
     }
 }
 
-/// Why the thread ends.
+/// The reason why the thread ends.
 enum Ended {
-    /// The dataflow is stopping, and what is not committed is for the next run.
+    /// The run stops. The next run reads again what is not committed.
     Stopped,
-    /// The dataflow cannot go on.
+    /// The run ends with an error.
     Failed(StreamsError),
 }
 
-/// The thread's side.
+/// The state of the thread.
 struct Writing<R: SinkResult> {
     committing: Committing<R>,
     /// The progress that was committed last.
     last: Option<NewRecord>,
-    /// Whether nothing waits for this any more.
+    /// Whether the sink was dropped, so that the thread must not retry.
     closing: Arc<AtomicBool>,
-    /// Of the transaction that is not acknowledged yet: what has to be written again after a failure.
+    /// The pieces of the current transaction, which are written again after a failure.
     pieces: Vec<Piece<R>>,
-    /// How it failed so far.
+    /// The failed attempts to commit the current transaction.
     attempts: Attempts,
-    /// The id of that transaction.
+    /// The id of the current transaction.
     id: CommitId,
-    /// The commit before it.
+    /// The id of the commit before it.
     newest: Option<CommitId>,
 }
 
@@ -273,9 +275,9 @@ impl<R: SinkResult> Writing<R> {
                     wake.iter().for_each(|wake| wake());
                     if requested.is_none_or(|at| at.elapsed() >= ENDS_EVERY) {
                         requested = Some(Instant::now());
-                        // Nothing of the next transaction is written before: this thread writes it.
+                        // No record of the next transaction is written before, since this thread writes it.
                         let offsets = self.window_ends();
-                        // The sink needs none any more once it is gone.
+                        // Fails once the sink is dropped, which needs no offsets any more.
                         let _ = offsets.map(|offsets| {
                             found.send(WindowEnds {
                                 final_until_ms,
@@ -290,12 +292,12 @@ impl<R: SinkResult> Writing<R> {
         }
     }
 
-    /// Commits the progress of the beginning once more.
+    /// Commits the progress with which the run began again.
     fn beat(&mut self) -> Result<(), Ended> {
         let progress = self.committing.progress.clone();
         self.take(Piece {
             results: Vec::new(),
-            // A sink that is not there yet gets no end offsets, so its F is not needed.
+            // F is only needed for end offsets, which are not requested before there is a sink.
             end: Some(End {
                 final_until_ms: 0,
                 records: vec![progress],
@@ -332,7 +334,7 @@ impl<R: SinkResult> Writing<R> {
         Ok(())
     }
 
-    /// Whether the transaction is nothing but progress.
+    /// Whether the transaction contains only progress.
     fn is_heartbeat(&self) -> bool {
         self.pieces.first().is_some_and(|piece| {
             let progress_alone = piece.end.as_ref().is_some_and(|end| end.records.len() == 1);
@@ -340,12 +342,13 @@ impl<R: SinkResult> Writing<R> {
         })
     }
 
-    /// What the transaction begins with: the progress of the commit before. A heartbeat shows by itself.
+    /// Returns the record with which the transaction begins: the progress of the commit before. A heartbeat needs none,
+    /// since it writes to the progress topic anyway.
     fn opening(&self) -> Option<NewRecord> {
         self.last.clone().filter(|_| !self.is_heartbeat())
     }
 
-    /// Writes the pieces from that of number `first` on, and commits if the end is among them.
+    /// Writes the pieces from number `first` on, and commits if the end is among them.
     fn write(&mut self, first: usize) -> Result<(), LogError> {
         let opening = self.opening().filter(|_| first == 0);
         let Committing {
@@ -368,7 +371,7 @@ impl<R: SinkResult> Writing<R> {
         Ok(())
     }
 
-    /// Repeats a transaction that failed, until it succeeds or cannot.
+    /// Writes a transaction that failed again, until it succeeds or the policy ends the run.
     fn retry(&mut self, error: LogError) -> Result<(), Ended> {
         let mut failed = Failed::Writing(error);
         loop {
@@ -403,7 +406,7 @@ impl<R: SinkResult> Writing<R> {
         Ok(())
     }
 
-    /// Where each partition of the windows ends; `None` if a broker does not answer soon.
+    /// Returns the end offset of each partition of the finals; `None` if a broker does not answer in time.
     fn window_ends(&self) -> Option<Vec<(u32, u64)>> {
         let topic = self.topics().finals.clone();
         let ends = self.committing.log.high_watermarks(&topic, ENDS_PATIENCE);
@@ -416,7 +419,7 @@ impl<R: SinkResult> Writing<R> {
         &self.committing.topics
     }
 
-    /// How large the results of the transaction are.
+    /// Returns the size of the results of the transaction, bytes.
     fn bytes(&self) -> usize {
         let results = self.pieces.iter().flat_map(|piece| &piece.results);
         results.map(SinkResult::bytes).sum()
@@ -437,7 +440,7 @@ impl<R: SinkResult> Writing<R> {
 
     /// Opens another transactor. Returns whether the failed transaction was committed.
     ///
-    /// Progress is read before, too: a run that has taken over must not be fenced.
+    /// The progress is also read before, so that a run that has taken over is not fenced.
     fn reopen(&mut self) -> Result<bool, LogError> {
         let (log, timeout) = (self.committing.log.clone(), self.committing.timeout);
         self.is_committed()?;
@@ -446,7 +449,11 @@ impl<R: SinkResult> Writing<R> {
         self.is_committed()
     }
 
-    /// Whether the newest commit is that of this transaction; [`LogError::Fenced`] if another run has committed.
+    /// Whether the newest commit is that of this transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Fenced`] if another run has committed.
     fn is_committed(&self) -> Result<bool, LogError> {
         let newest = newest::newest_commit(self.topics(), &*self.committing.log)?;
         if newest.as_ref() == Some(&self.id) {
@@ -459,7 +466,7 @@ impl<R: SinkResult> Writing<R> {
         Err(LogError::Fenced { id })
     }
 
-    /// Takes key and value from the rejected records of at least so many bytes; fails by `error` if there are none.
+    /// Removes key and value from the rejected records of at least `bytes` bytes. Fails with `error` if there are none.
     fn shorten(&mut self, bytes: usize, error: StreamsError) -> Result<(), Ended> {
         let rejected = self.topics().rejected.clone();
         let records = self.pieces.iter_mut().filter_map(|it| it.end.as_mut());
@@ -476,7 +483,7 @@ impl<R: SinkResult> Writing<R> {
 impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
     fn begin(&mut self) {
         if let (Some(queue), Some(wake)) = (&self.queue, self.wake.take()) {
-            // The queue has space for it, or the thread has ended by a failure, which it has reported.
+            // The queue always has space for it. If the thread has ended, it has reported the failure.
             let _ = queue.try_send(Work::Begin(wake));
         }
     }
@@ -490,7 +497,7 @@ impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
                 self.pieces += 1;
                 Ok(())
             }
-            // The thread has ended by a failure, which it has reported.
+            // If the thread has ended, it has reported the failure.
             Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => match work {
                 Work::Piece(piece) => Err(piece.results),
                 Work::Begin(_) => Ok(()),
@@ -498,7 +505,8 @@ impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
         }
     }
 
-    /// The queue always has space for it; after a failure it is not taken, and the dataflow is stopping.
+    /// Sends the end of the transaction. The queue always has space for it. After a failure it is dropped, since the
+    /// run stops.
     fn submit(&mut self, final_until_ms: u64, results: Vec<R>, records: Vec<NewRecord>) {
         self.pieces = 0;
         if let Some(queue) = &self.queue {
@@ -507,7 +515,7 @@ impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
                 records,
             });
             match queue.try_send(Work::Piece(Piece { results, end })) {
-                // Without the thread: it has ended by a failure, which it has reported.
+                // If the thread has ended, it has reported the failure.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => {}
                 Err(TrySendError::Full(_)) => unreachable!("the pieces before it are bounded"),
             }
@@ -524,7 +532,8 @@ impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
 }
 
 impl<R> Drop for CommitThread<R> {
-    /// Waits for the transaction under way, but not for one that failed: a stop aborts none that was ended.
+    /// Waits for the transaction in flight, so that a stop does not abort a transaction that was submitted. Does not
+    /// wait for the retry of one that failed.
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Release);
         self.queue = None;
@@ -554,7 +563,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(60);
     const HEARTBEAT: Duration = Duration::from_millis(50);
 
-    /// What a transactor was called with: topics and commit numbers of the records, and whether they end it.
+    /// A call of a transactor: topics and commit numbers of the records, and whether they are committed.
     type Call = (Vec<(String, Option<u64>)>, bool);
 
     struct Shown(Sender<Call>);
@@ -567,7 +576,7 @@ mod tests {
                 number.parse().ok()
             };
             let shown = records.iter().map(|it| (it.topic.clone(), number(it)));
-            // The test may be over.
+            // Fails if the test has ended.
             let _ = self.0.send((shown.collect(), ends));
         }
     }
@@ -628,7 +637,7 @@ mod tests {
             assert_eq!(call, (vec![(topics().progress, Some(number))], true));
         }
         thread.begin();
-        // One may be under way.
+        // One heartbeat may be in flight.
         thread::sleep(HEARTBEAT);
         let _ = shown.try_iter().count();
         assert!(shown.recv_timeout(10 * HEARTBEAT).is_err());
@@ -641,7 +650,7 @@ mod tests {
         let next = || shown.recv_timeout(DEADLINE).unwrap();
         assert_eq!(next(), (vec![(names.progress.clone(), Some(1))], true));
         for number in 2..4 {
-            // Before all of it is known.
+            // Written before the end of the transaction is submitted.
             thread.write(vec![TestResult::Final]).unwrap();
             assert_eq!(
                 next(),
@@ -653,7 +662,7 @@ mod tests {
             assert_eq!(next(), (vec![(names.progress.clone(), Some(number))], true));
             until_acknowledged(&mut thread);
         }
-        // Progress alone shows by itself.
+        // A transaction with progress alone does not begin with the progress before.
         thread.submit(4, Vec::new(), vec![progress(4)]);
         assert_eq!(next(), (vec![(names.progress.clone(), Some(4))], true));
         until_acknowledged(&mut thread);

@@ -1,8 +1,8 @@
-//! Where finals lie in the log: end offsets of the `windows` topic, as of some commits.
+//! End offsets of the topic of finals as of some commits, from which a restart finds the finals that it needs.
 //!
 //! ```text
 //!  commits        F1 ─────────── F2 ─────────── F3
-//!  end offsets       requested      requested         finals of windows from F2 on lie at or after these
+//!  end offsets       requested      requested         finals of windows from F2 on are at or after these
 //! ```
 //!
 //! A transaction does not report the offsets of its records. But an end offset that was requested after one commit and
@@ -13,16 +13,16 @@ use std::collections::VecDeque;
 
 use emostream_protocol::{FinalsFrom, ResultOrder};
 
-/// How many ends are known at most: one each five seconds covers the two minutes in which tables are usually complete,
-/// and what a pause delays is known more roughly.
+/// Maximum number of entries. One entry every five seconds covers more than the two minutes within which tables are
+/// usually complete. If a pause delays the tables, every other entry is dropped, and the bounds become less exact.
 const MOST_ENDS: usize = 64;
 
-/// End offsets, the oldest first.
+/// End offsets as of some commits, the oldest first.
 #[derive(Debug, Default)]
 pub struct KnownEnds(VecDeque<FinalsFrom>);
 
 impl KnownEnds {
-    /// Those that progress had stored.
+    /// Creates the list from the end offsets in stored progress.
     pub fn new(stored: Option<FinalsFrom>) -> KnownEnds {
         KnownEnds(stored.into_iter().collect())
     }
@@ -31,14 +31,14 @@ impl KnownEnds {
     pub fn add(&mut self, since: ResultOrder, offsets: Vec<(u32, u64)>) {
         let ends = FinalsFrom { since, offsets };
         for known in &mut self.0 {
-            // An end that is lower than before is that of a recreated topic, where finals lie from there on.
+            // If an end offset is lower than before, the topic was recreated, and finals are in it from that offset on.
             for (partition, offset) in &mut known.offsets {
                 *offset = ends.offset(*partition).min(*offset);
             }
         }
         self.0.push_back(ends);
         if self.0.len() > MOST_ENDS {
-            // The first is the only one that bounds the oldest finals.
+            // The first entry is always kept: it alone bounds the oldest finals.
             let mut index = 0_usize;
             self.0.retain(|_| {
                 index += 1;
@@ -47,12 +47,13 @@ impl KnownEnds {
         }
     }
 
-    /// The ends that bound finals of `since` or later best; `None` if no ends do.
+    /// Returns the greatest known end offsets before which there is no final of `since` or later; `None` if none are
+    /// known.
     pub fn before(&self, since: ResultOrder) -> Option<&FinalsFrom> {
         self.0.iter().rev().find(|ends| ends.since <= since)
     }
 
-    /// Forgets those that are older than the best ones for `since`.
+    /// Drops the entries that are older than the one for `since`.
     pub fn forget(&mut self, since: ResultOrder) {
         while self.0.get(1).is_some_and(|next| next.since <= since) {
             self.0.pop_front();
@@ -75,8 +76,8 @@ mod tests {
     }
 
     proptest! {
-        /// The log is a list of the windows of its finals. Of each commit some finals are written, and sometimes the
-        /// end is requested before the next one.
+        /// The log is a list of the windows of its finals. Each commit writes some finals, and sometimes the end offset
+        /// is requested before the next commit.
         #[test]
         fn all_finals_from_a_time_on_lie_behind_the_ends(
             commits in vec((1_u64..4, 0_usize..4, any::<bool>()), 1..300), needed in 0_u64..600,

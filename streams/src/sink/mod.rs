@@ -1,4 +1,4 @@
-//! How results are committed with the progress.
+//! The sink, which commits results and progress in one transaction.
 
 pub mod attempts;
 pub mod commit;

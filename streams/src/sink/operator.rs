@@ -1,26 +1,28 @@
-//! Gathers what closed windows produced and commits it, one transaction a close, with the progress.
+//! The sink operator: collects the results of closed windows and commits them with the progress, in one transaction per
+//! close.
 //!
-//! Everything is exchanged to one worker: order and fencing want a single writer, and a transaction
-//! of a window is small. Windows that close while a transaction is under way share the next one, up to a size
+//! All outcomes are exchanged to one worker, since order and fencing need a single writer, and the transaction of a
+//! window is small. Windows that close while a transaction is in flight share the next one, up to a size
 //! (`MOST_BYTES`).
 //!
-//! Results are written into the next transaction as they come, before their window is complete, so that
-//! they become records while others are computed. They are those of one window, and what comes of earlier
-//! ones meanwhile; later ones wait, so that in a backlog there is always an end to a transaction.
+//! Results are written into the next transaction as they arrive, before their window is complete, so that they are
+//! encoded while others are computed. A transaction receives the results of one window, and those of earlier windows
+//! that arrive in the meantime. Results of later windows wait, so that in a backlog a transaction ends at some time.
 //!
-//! A flood of rejections is written in transactions of its own, between two closes; see
+//! If there are very many rejections, they are written in transactions of their own, between two closes; see
 //! [`super::rejections`].
 //!
 //! Invariants:
-//! - A transaction is ended only when time has passed every result that was written into it.
-//! - Results of a key leave in the order in which they came, which is that of their windows: one worker
-//!   has all of a key.
-//! - The sink keeps the time of what is not durable, so the frontier behind it is the durable frontier.
+//! - A transaction is committed only when the input frontier has passed every result that was written into it.
+//! - The results of a key are written in the order in which they arrive, which is that of their windows: one worker has
+//!   all results of a key.
+//! - The sink holds a capability at the time of what is not durable, so the frontier of its output is the durable
+//!   frontier.
 //!
-//! With nothing to write, the durable frontier advances without a commit, and the sink commits the progress alone every
-//! heartbeat, even if event time does not advance. A standby sees from it that the worker loop runs, and R stays within
-//! what the log retains. While results of an incomplete window are being written there is no heartbeat: their
-//! transaction is open, and a standby sees that too.
+//! If there is nothing to write, the durable frontier advances without a commit, and the sink commits the progress
+//! alone at every heartbeat, even if event time does not advance. A standby sees from it that the worker loop runs, and
+//! R stays within what the log retains. While results of an incomplete window are being written, there is no heartbeat:
+//! their transaction is open, and a standby sees that too.
 
 use std::{
     collections::BTreeMap,
@@ -57,44 +59,44 @@ use crate::{
     topics::Topics,
 };
 
-/// How large the results of a transaction become, bytes, unless those of one window are larger. A transaction must be
-/// committed within its timeout: in a backlog all windows of hours may be complete at once.
+/// Maximum bytes of the results of a transaction, unless those of one window are larger. A transaction must be
+/// committed within its timeout, and in a backlog the windows of hours may be complete at once.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the sink is sent.
+/// An input of the sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome<R> {
-    /// Of a closed window.
+    /// A result of a closed window.
     Result(R),
-    /// A record to be rejected.
+    /// A record that is rejected.
     Rejected(Rejected),
-    /// How far a partition is read; see [`crate::progress::record::OpenWindows::advance`].
+    /// The progress of a partition; see [`crate::progress::record::OpenWindows::advance`].
     Mark(PartitionProgress),
-    /// What a worker has not written of the totals of its keys, as of a window.
+    /// The oldest final that a worker has not written to the table of totals, as of a window.
     Unwritten(UnwrittenSince),
 }
 
-/// Where a sink begins.
+/// The values with which a sink starts.
 pub struct SinkStart {
-    /// Names of the topics.
+    /// The topics of the application.
     pub topics: Topics,
     /// The progress of this run before its first commit.
     pub progress: Progress,
-    /// F as it was stored, which commits before the first close repeat: a start commits it unchanged.
+    /// The stored F. Commits before the first close repeat it, so that the start of a run does not change it.
     pub stored_until_ms: u64,
     /// The size of the windows: F is the end of one.
     pub window: WindowSize,
     /// The length of the longest sliding span, milliseconds.
     pub span_ms: u64,
-    /// Where each partition of the windows ended when the run began.
+    /// The end offset of each partition of the finals at the start of the run.
     pub window_ends: Vec<(u32, u64)>,
-    /// How often progress is committed when there is nothing else to write.
+    /// The interval at which progress is committed when there is nothing else to write.
     pub heartbeat: Duration,
-    /// The worker's.
+    /// The timers of the worker.
     pub timers: Timers,
-    /// Maximum bytes of rejections that wait, by partition.
+    /// Maximum bytes of rejections of a partition that are not written.
     pub max_unwritten_bytes: usize,
-    /// What to count.
+    /// The metrics of the application.
     pub metrics: Metrics,
     /// Publishes the read offsets for lag tools, if the log has consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
@@ -103,25 +105,24 @@ pub struct SinkStart {
 /// The oldest final of a worker's keys that is in no record of a table, as of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnwrittenSince {
-    /// Which worker.
+    /// The index of the worker.
     pub worker: usize,
-    /// `None`: each record is complete.
+    /// The order of that final; `None` if each record is complete.
     pub since: Option<ResultOrder>,
 }
 
-/// Rejections of a partition that are durable now.
+/// A notice that rejections of a partition are durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
-    /// Which partition.
+    /// The partition.
     pub partition: u32,
-    /// How many bytes of them.
+    /// The size of the rejections, bytes.
     pub bytes: usize,
 }
 
-/// Commits outcomes; the frontier of the returned stream is what is durable, and it tells which
-/// rejections are.
+/// Commits outcomes. Returns a stream of the rejections that are durable, whose frontier is the durable frontier.
 ///
-/// `committer` starts what commits, given what wakes the sink; it is called on worker 0.
+/// `committer` creates the committer, given the function that wakes the sink. It is called on worker 0.
 pub fn commit<'scope, R: SinkResult>(
     outcomes: StreamVec<'scope, u64, Outcome<R>>,
     start: SinkStart,
@@ -136,10 +137,11 @@ pub fn commit<'scope, R: SinkResult>(
             let again = scope.activator_for(info.address.clone());
             let wake = scope.worker().sync_activator_for(info.address.to_vec());
             let wake: Wakeup = Box::new(move || {
-                // A worker that is gone needs no waking.
+                // Fails if the worker has ended.
                 let _ = wake.activate();
             });
-            // The other workers' sinks get nothing, and must not hold the frontier.
+            // The sinks of the other workers receive nothing. They drop their capability, which would hold the
+            // frontier.
             let committer = (scope.index() == 0).then(|| committer(wake)).flatten();
             let mut sink = committer.map(|committer| Sink::new(start, durable, committer, again));
             move |(input, frontier), output| {
@@ -153,9 +155,9 @@ pub fn commit<'scope, R: SinkResult>(
                         sink.take(time_ms, outcome);
                     }
                 });
-                // An empty frontier means that the sources are gone, not that windows are complete.
+                // An empty frontier means that the sources have ended, not that windows are complete.
                 if let Some(frontier_ms) = frontier.frontier().first() {
-                    // While a window closes the frontier is its last instant.
+                    // While a window closes, the frontier is at its last instant.
                     sink.advance(sink.start.window.floor(*frontier_ms));
                 }
                 let told = sink.written.drain(..);
@@ -172,34 +174,34 @@ struct Sink<R> {
     restoring: Restoring,
     results: Results<R>,
     rejections: Rejections,
-    /// What is durable and not told to the sources yet.
+    /// Notices of durable rejections that are not sent to the sources yet.
     written: Vec<Written>,
-    /// Its time is the durable frontier.
+    /// The capability whose time is the durable frontier.
     durable: Capability<u64>,
     committer: Box<dyn Commit<R>>,
     /// Whether the committer knows that the worker loop runs.
     begun: bool,
     under_way: Option<UnderWay>,
-    /// F at the beginning.
+    /// F at the start of the run.
     begun_until_ms: u64,
-    /// F of the last commit; the durable frontier is further where there was nothing to write.
+    /// The F of the last commit. The durable frontier is later if there was nothing to write since.
     stored_until_ms: u64,
     last_commit: Instant,
-    /// Runs the sink again.
+    /// Schedules the sink again.
     again: Activator,
-    /// When `again` was asked for.
+    /// The time of the last timer that was set for `again`.
     alarm: Option<Instant>,
 }
 
-/// From where the next run restores tables and sliding spans, besides the topics of the tables.
+/// The finals that the next run reads to restore tables and sliding spans, besides the topics of the tables.
 struct Restoring {
-    /// As of windows that are not committed yet.
+    /// Notices as of windows that are not committed yet, by the last instant of the window.
     notices: BTreeMap<u64, Vec<UnwrittenSince>>,
     /// The oldest final of each worker that is in no record of a table, as of the next commit.
     unwritten: BTreeMap<usize, ResultOrder>,
-    /// The oldest of all when the run began, until the workers have restored it.
+    /// The oldest of these finals when the run began, until the workers have sent their own.
     restored: Option<ResultOrder>,
-    /// The oldest of all as of the commit before.
+    /// The oldest of these finals as of the commit before.
     before: Option<ResultOrder>,
     ends: KnownEnds,
 }
@@ -227,9 +229,9 @@ impl Restoring {
         }
     }
 
-    /// Takes in what is not written as of a commit of this F.
+    /// Applies the notices as of a commit of this F.
     fn advance(&mut self, final_until_ms: u64) {
-        // What is restored has the time 0.
+        // The notices of restored finals have the time 0, so they have arrived.
         self.restored = None;
         let later = self.notices.split_off(&final_until_ms);
         let notices = std::mem::replace(&mut self.notices, later);
@@ -241,15 +243,16 @@ impl Restoring {
         }
     }
 
-    /// What progress says, if finals from `sliding` on lie in the longest sliding span.
+    /// Returns the value for the progress. `sliding` is the order of the oldest final in the longest sliding span.
     fn stored(&mut self, sliding: ResultOrder) -> Unwritten {
         let now = self.unwritten.values().copied().chain(self.restored).min();
-        // Also as of the commit before, whose tables a reader may see with this progress.
+        // A reader may see this progress with the tables of the commit before, so the value covers both.
         let since = self.before.into_iter().chain(now).min();
         self.before = now;
         let needed = since.map_or(sliding, |since| since.min(sliding));
         let ends = self.ends.before(needed);
-        // After a start from progress without offsets, the sliding span is found by its time.
+        // If the run began from progress without offsets, the offsets may bound the tables but not the sliding span,
+        // whose finals the next run finds by their time.
         let ends = ends.or_else(|| self.ends.before(since?)).cloned();
         self.ends.forget(needed);
         Unwritten {
@@ -259,30 +262,30 @@ impl Restoring {
     }
 }
 
-/// Results on their way into the next transaction.
+/// The results of the next transactions.
 struct Results<R> {
-    /// The last instant of the latest window of which some were written, or are about to be.
+    /// The last instant of the latest window of which results were written into the open transaction, or are in `now`.
     open_ms: Option<u64>,
-    /// To be written.
+    /// Results that are to be written now.
     now: Vec<R>,
-    /// Of windows later than that, by their last instants.
+    /// Results of windows later than `open_ms`, by the last instants of the windows.
     later: BTreeMap<u64, Vec<R>>,
-    /// The windows that have any, here or written, by their last instants.
+    /// The windows that have results, here or in the open transaction, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
 }
 
-/// What a window adds to a transaction.
+/// The sum of the results of a window.
 #[derive(Debug, Clone, Copy, Default)]
 struct WindowSum {
     has_finals: bool,
     bytes: usize,
 }
 
-/// What a transaction ends with.
+/// The results with which a transaction ends.
 struct Closing<R> {
-    /// What was not written yet.
+    /// The results that were not written yet.
     results: Vec<R>,
-    /// The windows in it, by their last instants.
+    /// The windows in the transaction, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
 }
 
@@ -317,7 +320,7 @@ impl<R: SinkResult> Results<R> {
         }
     }
 
-    /// Writes what may be written.
+    /// Writes the results that may be written now.
     fn write(&mut self, committer: &mut dyn Commit<R>) {
         if !self.now.is_empty()
             && let Err(back) = committer.write(std::mem::take(&mut self.now))
@@ -326,13 +329,13 @@ impl<R: SinkResult> Results<R> {
         }
     }
 
-    /// Whether a transaction that says `final_until_ms` for F may hold what was written.
+    /// Whether a transaction with `final_until_ms` as F may contain the results that were written.
     fn may_end(&self, final_until_ms: u64) -> bool {
         self.open_ms.is_none_or(|open_ms| open_ms < final_until_ms)
     }
 
-    /// F of a transaction that holds as many complete windows of `size` as fit, at least the earliest: all those before
-    /// `frontier_ms`, or those before the first that would make it larger than [`MOST_BYTES`].
+    /// Returns F of a transaction that contains as many complete windows of `size` as fit, at least the earliest: all
+    /// windows before `frontier_ms`, or those before the first one with which it would be larger than [`MOST_BYTES`].
     fn until(&self, frontier_ms: u64, size: WindowSize) -> u64 {
         let mut bytes = 0;
         for (time_ms, sum) in self.windows.range(..frontier_ms) {
@@ -345,7 +348,8 @@ impl<R: SinkResult> Results<R> {
         frontier_ms
     }
 
-    /// The rest of all windows before `frontier_ms`; the next one is open then.
+    /// Removes and returns the rest of all windows before `frontier_ms`. The results of the next window may be written
+    /// then.
     fn close(&mut self, frontier_ms: u64) -> Closing<R> {
         let mut results = std::mem::take(&mut self.now);
         let later = self.later.split_off(&frontier_ms);
@@ -367,9 +371,9 @@ impl<R: SinkResult> Results<R> {
 /// A transaction that is not acknowledged yet.
 struct UnderWay {
     final_until_ms: u64,
-    /// The windows in it, by their last instants.
+    /// The windows in the transaction, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
-    /// The rejections in it.
+    /// The sizes of the rejections in the transaction.
     written: Vec<Written>,
 }
 
@@ -437,10 +441,10 @@ impl<R: SinkResult> Sink<R> {
         if self.under_way.is_none() && frontier_ms > self.stored_until_ms {
             self.close(frontier_ms);
         }
-        // What is written already has its window's end to wait for.
+        // While results of an open window are written, the transaction waits for the end of that window instead.
         let final_until_ms = *self.durable.time();
         if self.may_commit() && self.rejections.is_full(final_until_ms) {
-            // Without closing a window.
+            // The transaction closes no window.
             let settled = self.rejections.take_settled(final_until_ms);
             self.submit(final_until_ms, Closing::default(), settled);
         }
@@ -449,23 +453,23 @@ impl<R: SinkResult> Sink<R> {
         }
     }
 
-    /// Whether a transaction may begin and end that closes no window.
+    /// Whether a transaction that closes no window may be committed now.
     fn may_commit(&self) -> bool {
         self.under_way.is_none() && self.results.may_end(0)
     }
 
-    /// Commits progress alone if nothing was committed for so long, and has the sink run again when it is time to.
+    /// Commits the progress alone if nothing was committed for the heartbeat interval. Otherwise sets a timer for it.
     fn beat(&mut self) {
         let due = self.last_commit + self.start.heartbeat;
         if self.start.timers.now() >= due {
             self.submit(*self.durable.time(), Closing::default(), Vec::new());
         } else if self.alarm.replace(due) != Some(due) {
-            // Once: a timer cannot be taken back.
+            // Set once for each time, since a timer cannot be cancelled.
             self.start.timers.at(due, self.again.clone());
         }
     }
 
-    /// Hands a transaction of these records, and the progress that they make, to the committer.
+    /// Submits a transaction of these results and rejections, and the new progress, to the committer.
     fn submit(&mut self, final_until_ms: u64, closing: Closing<R>, rejected: Vec<Rejected>) {
         let mut records = Vec::new();
         let mut written: BTreeMap<u32, usize> = BTreeMap::new();
@@ -493,7 +497,7 @@ impl<R: SinkResult> Sink<R> {
         });
     }
 
-    /// The transaction under way is durable.
+    /// Handles the acknowledgement of the transaction in flight, which is durable now.
     fn settle(&mut self) {
         let Some(done) = self.under_way.take() else {
             return;
@@ -522,7 +526,7 @@ impl<R: SinkResult> Sink<R> {
         }
     }
 
-    /// Every window that ends by `frontier_ms` is complete: commits them, or the earliest of a backlog.
+    /// Commits the windows that end by `frontier_ms`, which are complete, or the earliest ones of a backlog.
     fn close(&mut self, frontier_ms: u64) {
         if !self.results.may_end(frontier_ms) {
             return;
@@ -538,7 +542,7 @@ impl<R: SinkResult> Sink<R> {
         self.restoring.advance(frontier_ms);
         let mut rejected = Vec::new();
         for (partition, progress) in &self.partitions {
-            // A flood may have moved N beyond the offset that the partition had read when it advanced time.
+            // A transaction of rejections alone may have moved N past the offset of the partition's last mark.
             let read_offset = self.rejections.written_offset(*partition);
             let read_offset = read_offset.max(progress.read_offset);
             let taken = self
@@ -555,7 +559,7 @@ impl<R: SinkResult> Sink<R> {
         self.submit(frontier_ms, closing, rejected);
     }
 
-    /// The order of a result of this run whose window begins then.
+    /// Returns the order of a result of this run whose window begins at `start_ms`.
     fn order(&self, start_ms: u64) -> ResultOrder {
         ResultOrder {
             resets: self.start.progress.resets.number,
@@ -580,7 +584,7 @@ impl<R: SinkResult> Sink<R> {
     }
 }
 
-/// The record as it came, with where it came from and why it was rejected as headers.
+/// Returns the record of a rejection: the source record, with its partition, its offset and the reason in headers.
 fn rejection(topics: &Topics, rejected: Rejected) -> NewRecord {
     let header = |name: &str, value: String| Header {
         name: name.to_owned(),
@@ -635,9 +639,9 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(60);
 
-    /// Shows what it is to commit, and is done when it is told so.
+    /// A transactor that sends the records of each commit to the test, and returns when the test acknowledges them.
     struct Shown {
-        /// Whether the start's own heartbeat was committed.
+        /// Whether the heartbeat of the start of the run was committed.
         started: bool,
         written: Vec<NewRecord>,
         commits: Sender<Vec<NewRecord>>,
@@ -680,7 +684,7 @@ mod tests {
         WindowSize::from_ms(10).unwrap()
     }
 
-    /// A sink that begins at 0, what it is sent, and what is durable behind it.
+    /// Builds a sink that starts at 0. Returns its input, the probe of the durable frontier, and its timers.
     fn sink(
         worker: &mut Worker,
         heartbeat: Duration,
@@ -689,7 +693,7 @@ mod tests {
         sink_from(worker, heartbeat, transactor, |_| {})
     }
 
-    /// The same, which begins as `adjust` says.
+    /// Builds a sink whose start values `adjust` changes.
     fn sink_from(
         worker: &mut Worker,
         heartbeat: Duration,
@@ -722,7 +726,7 @@ mod tests {
                 timeout: DEADLINE,
                 newest: None,
                 progress: progress_record(&topics(), &Progress::default()),
-                // The start's own are another test's.
+                // No heartbeats of the commit thread itself: another test covers them.
                 heartbeat: DEADLINE,
                 holds: Arc::new(Holds::new(topics().source, metrics.clone())),
                 metrics,
@@ -738,7 +742,8 @@ mod tests {
         })
     }
 
-    /// The sink never gives its time up by itself: as in a run, its dataflow is dropped at the end.
+    /// Runs a test on a worker. The sink never drops its capability by itself, so its dataflow is dropped at the end,
+    /// as in a run.
     fn on_a_worker(test: impl FnOnce(&mut Worker) + Send + Sync + 'static) {
         timely::execute_directly(|worker| {
             test(worker);
@@ -807,7 +812,7 @@ mod tests {
             let names = topics();
             input.send(a_final());
             input.advance_to(20);
-            // Of a worker that is further than the others: it is sent while windows close behind it.
+            // From a worker whose frontier is ahead of the others: it is sent while earlier windows close.
             input.send(Outcome::Rejected(Rejected {
                 partition: 0,
                 offset: 7,
@@ -847,13 +852,13 @@ mod tests {
             for _ in 0..10 {
                 worker.step();
             }
-            // A commit now would say that nothing is final, and hold a final.
+            // A commit now would contain a final, but an F before its window.
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());
             assert_eq!(final_until_ms(&records), 20);
             let written: Vec<_> = records.into_iter().map(|record| record.topic).collect();
             let names = topics();
-            // Its N is not known yet: it follows by itself.
+            // N is not known to be after the rejections, so they are written in a transaction of their own.
             assert_eq!(written, [names.finals.clone(), names.progress.clone()]);
             step_until(worker, &timers, || (!durable.less_than(&20)).then_some(()));
             let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -884,13 +889,13 @@ mod tests {
                 let of_rejected = |topic: &String| *topic == topics().rejected;
                 written.filter(of_rejected).count()
             };
-            // The flood is written at once and moves N past it, although the window of the first rejection is not
-            // final.
+            // The large rejection is written at once and moves N past it, although the window of the first rejection is
+            // not final.
             input.send(rejected(6, 20, 0));
             input.send(rejected(7, 0, MAX_UNWRITTEN_BYTES));
             input.flush();
             assert_eq!(rejections(worker), 1);
-            // The offset that the partition had read when it advanced time is lower than N.
+            // The offset of the partition's mark is lower than N.
             input.send(Outcome::Mark(PartitionProgress::begin(0, 5)));
             input.send(a_final());
             input.advance_to(20);
@@ -964,7 +969,7 @@ mod tests {
     fn progress_names_the_finals_that_complete_tables_as_of_it_and_of_the_commit_before() {
         let mut restoring = restoring(Unwritten::default());
         let first = |stored: &Unwritten| stored.finals.as_ref().map(|it| it.offset(0));
-        // The sliding span reaches back beyond what is known.
+        // The sliding span begins before the oldest known end offsets.
         let stored = restoring.stored(order(80));
         assert_eq!((stored.since, first(&stored)), (None, None));
         let notices = [(100, 0, Some(100)), (100, 1, Some(110)), (130, 0, None)];
@@ -982,7 +987,7 @@ mod tests {
             (stored.since, first(&stored)),
             (Some(order(100)), Some(1000))
         );
-        // Of that time all is written, but the tables may not be visible yet.
+        // Everything up to that time is written, but the tables may not be visible yet.
         restoring.advance(140);
         let stored = restoring.stored(order(120));
         assert_eq!(
@@ -1040,7 +1045,7 @@ mod tests {
             input.flush();
             let until = Instant::now() + 4 * heartbeat;
             step_until(worker, &timers, || (Instant::now() > until).then_some(()));
-            // It would say that nothing is final, and hold a final.
+            // A heartbeat now would contain a final, but an F before its window.
             assert!(shown.try_recv().is_err());
             input.advance_to(20);
             let records = step_until(worker, &timers, || shown.try_recv().ok());

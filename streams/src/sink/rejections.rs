@@ -1,16 +1,17 @@
-//! Rejected records that wait for their transaction.
+//! Buffers rejected records (*rejections*) until their transaction.
 //!
-//! Mostly they are written when a window closes. A flood of them would make that transaction grow
-//! without bound, so when a partition's exceed [`MAX_UNWRITTEN_BYTES`] its reading waits, and what is
-//! settled is written at once, with N behind it and F as it was.
+//! Usually rejections are written when a window closes. Very many of them would make that transaction grow without a
+//! bound. So when those of a partition exceed [`MAX_UNWRITTEN_BYTES`], the source pauses the partition, and the sink
+//! writes the settled ones at once, in a transaction whose N is after them and whose F does not change.
+//!
+//! A rejection is *settled* once its window is final, or at once if it has no window.
 //!
 //! Invariants:
-//! - One of a window is written once the window is final, with that commit or later: a run that begins with an
-//!   earlier F reads it again. One that is late may even be counted then.
-//! - No N passes one that is settled and not written.
-//! - The partition that waits is not what holds F back: it waits only for those of windows that end before its own
-//!   time. One that its format rejects may be of a window that its own partition
-//!   still holds open.
+//! - A rejection is written only once it is settled. Until then, a run that begins with an earlier F reads the record
+//!   again, and may even count an event that was late.
+//! - No commit has an N after a rejection that is settled and not written.
+//! - A paused partition does not hold back F: it waits only for rejections of windows that its own watermark has
+//!   passed. An event whose item is not known may belong to a window that its own partition keeps open.
 
 use std::collections::BTreeMap;
 
@@ -18,43 +19,43 @@ use bytes::Bytes;
 use emostream_log::NewRecord;
 use serde::{Deserialize, Serialize};
 
-/// Maximum bytes of a partition's rejections that are not written, exceeded by one poll at most: some very large
-/// records, or thousands of small ones. Those of 64 partitions fit one transaction.
+/// Maximum bytes of a partition's rejections that are not written, exceeded by those of one poll at most: some very
+/// large records, or thousands of small ones. The rejections of 64 partitions fit into one transaction.
 pub const MAX_UNWRITTEN_BYTES: usize = 1024 * 1024;
 
-/// Headers of a rejected record, and its place in memory.
+/// Approximate bytes of the headers of a rejected record, and of its other fields in memory.
 const REJECTION_OVERHEAD_BYTES: usize = 256;
 
-/// A record on its way to the topic of rejected records.
+/// A record, or the part of one, that is written to the topic of rejected records.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rejected {
-    /// Where it lies.
+    /// The partition of the source record.
     pub partition: u32,
-    /// Where it lies.
+    /// The offset of the source record.
     pub offset: u64,
-    /// Its time.
+    /// The time of the source record, Unix milliseconds.
     pub time_ms: u64,
-    /// It is written once this is F: the end of its window, or an F that was reached when it was read; 0 where no
+    /// The F from which on it is settled: the end of its window, or the F when it was read if that is later; 0 if no
     /// window is known.
     pub settled_at_ms: u64,
-    /// Why: the `reason` header.
+    /// The value of the `reason` header.
     pub reason: String,
-    /// Its key, as it came, or its beginning.
+    /// The key of the source record, or its first bytes if it is too long.
     pub key: Option<Vec<u8>>,
-    /// Its value as it came, or its beginning; of a record that is rejected in part, or in several records,
-    /// those events.
+    /// The value of the source record, or its first bytes if it is too long. If the record is rejected only in part, or
+    /// in several parts, the encoded events of this part.
     pub value: Vec<u8>,
 }
 
 impl Rejected {
-    /// What it adds to a transaction, roughly.
+    /// Returns the approximate number of bytes that it adds to a transaction.
     pub fn bytes(&self) -> usize {
         let key = self.key.as_ref().map_or(0, Vec::len);
         key + self.value.len() + REJECTION_OVERHEAD_BYTES
     }
 }
 
-/// What waits, by partition.
+/// The rejections that are not written, by partition. The sink has them.
 #[derive(Debug)]
 pub struct Rejections {
     max_bytes: usize,
@@ -63,15 +64,16 @@ pub struct Rejections {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// By when they are settled: what is not settled yet may be much more, and is not looked through.
+    /// By the F from which on they are settled, so that a search for settled ones does not visit the others, which may
+    /// be many more.
     records: BTreeMap<u64, Vec<Rejected>>,
     bytes: usize,
-    /// N must be this at least: what was taken lies before it.
+    /// The least N of commits: after the rejections that were removed.
     written_offset: u64,
 }
 
-/// Removes key and value from the records of `topic`, the rejected records, that have at least `bytes` bytes: the topic
-/// does not accept them. Returns the number of these records.
+/// Removes key and value from the records of `topic`, the topic of rejected records, that have at least `bytes` bytes,
+/// since the topic does not accept them. Returns the number of these records.
 pub fn shorten<'a>(
     records: impl IntoIterator<Item = &'a mut NewRecord>,
     topic: &str,
@@ -91,7 +93,7 @@ pub fn shorten<'a>(
 }
 
 impl Rejections {
-    /// None, with at most `max_bytes` of a partition: see [`MAX_UNWRITTEN_BYTES`].
+    /// Creates an empty buffer with at most `max_bytes` of a partition: see [`MAX_UNWRITTEN_BYTES`].
     pub fn new(max_bytes: usize) -> Rejections {
         Rejections {
             max_bytes,
@@ -99,7 +101,7 @@ impl Rejections {
         }
     }
 
-    /// Takes the next rejection of its partition in.
+    /// Adds the next rejection of its partition.
     pub fn push(&mut self, rejected: Rejected) {
         let waiting = self.waiting.entry(rejected.partition).or_default();
         waiting.bytes += rejected.bytes();
@@ -107,7 +109,7 @@ impl Rejections {
         together.push(rejected);
     }
 
-    /// Whether a partition waits, or soon will, for some that a commit with this F may hold.
+    /// Whether a partition is paused, or soon will be, and has rejections that a commit with this F may contain.
     pub fn is_full(&self, final_until_ms: u64) -> bool {
         let full = |waiting: &Waiting| {
             let first = waiting.records.first_key_value();
@@ -117,7 +119,7 @@ impl Rejections {
         self.waiting.values().any(full)
     }
 
-    /// Those of `partition` that a commit with this N and this F holds.
+    /// Removes and returns the rejections of `partition` that a commit with this N and this F contains.
     pub fn take_before(
         &mut self,
         partition: u32,
@@ -128,14 +130,14 @@ impl Rejections {
         waiting.take(final_until_ms, |it| it.offset < read_offset)
     }
 
-    /// Those that a commit with this F may hold.
+    /// Removes and returns all rejections that a commit with this F may contain.
     pub fn take_settled(&mut self, final_until_ms: u64) -> Vec<Rejected> {
         let waiting = self.waiting.values_mut();
         let taken = waiting.flat_map(|waiting| waiting.take(final_until_ms, |_| true));
         taken.collect()
     }
 
-    /// The least N of `partition`: behind everything of it that was taken.
+    /// Returns the least N of `partition`: after all of its rejections that were removed.
     pub fn written_offset(&self, partition: u32) -> u64 {
         let waiting = self.waiting.get(&partition);
         waiting.map_or(0, |waiting| waiting.written_offset)
@@ -157,17 +159,18 @@ impl Waiting {
     }
 }
 
-/// The rejections of a partition that its reading has sent and that are not durable.
+/// The size of a partition's rejections that its source has sent and that are not durable. The source has it.
 #[derive(Debug)]
 pub struct Unwritten {
     max_bytes: usize,
     bytes: usize,
-    /// The bytes of those whose window the partition's own time has not passed, by when they are settled.
+    /// The bytes of those whose window the partition's own watermark has not passed, by the F from which on they are
+    /// settled.
     not_passed: BTreeMap<u64, usize>,
 }
 
 impl Unwritten {
-    /// None, with at most `max_bytes`: see [`MAX_UNWRITTEN_BYTES`].
+    /// Creates an empty count with the limit `max_bytes`: see [`MAX_UNWRITTEN_BYTES`].
     pub fn new(max_bytes: usize) -> Unwritten {
         Unwritten {
             max_bytes,
@@ -176,7 +179,7 @@ impl Unwritten {
         }
     }
 
-    /// These were sent.
+    /// Records that these rejections were sent.
     pub fn sent(&mut self, rejected: &[Rejected]) {
         for rejected in rejected {
             let not_passed = self.not_passed.entry(rejected.settled_at_ms).or_default();
@@ -185,12 +188,13 @@ impl Unwritten {
         }
     }
 
-    /// So many bytes of them are durable.
+    /// Records that this number of bytes is durable.
     pub fn written(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Whether the partition waits until some are written. Windows that end by `passed_ms` become final without it.
+    /// Whether the partition must pause until some are written. Windows that end by `passed_ms` become final without
+    /// further records of the partition.
     pub fn is_full(&mut self, passed_ms: u64) -> bool {
         self.not_passed
             .retain(|settled_at_ms, _| *settled_at_ms > passed_ms);
@@ -286,7 +290,7 @@ mod tests {
         );
     }
 
-    /// The partition would wait for its own time, and stand still for ever.
+    /// Otherwise the partition would wait for its own watermark, which does not advance while it is paused.
     #[test]
     fn a_partition_does_not_wait_for_what_its_own_time_must_settle() {
         let mut unwritten = Unwritten::new(MAX_UNWRITTEN_BYTES);

@@ -1,4 +1,4 @@
-//! Requests end offsets of partitions, so that a worker never waits for a broker.
+//! Requests end offsets of partitions on threads, so that a worker never waits for a broker.
 //!
 //! ```text
 //!  source ──request──▶ thread of the partition ──▶ broker
@@ -6,8 +6,8 @@
 //!    └──────answer, wake────────┘
 //! ```
 //!
-//! Each partition has a thread of its own, started at its first request: one whose broker is away does not
-//! delay the answers of others.
+//! Each partition has a thread of its own, which starts with its first request. So a partition whose broker does not
+//! answer does not delay the answers for others.
 
 use std::{
     collections::BTreeMap,
@@ -21,38 +21,38 @@ use std::{
 
 use emostream_log::{EndOffsets, Log, Wake};
 
-/// How long a leader may take to answer before its partition counts as unreachable for now.
+/// Timeout of a request, after which the partition counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A partition's ends, `None` if nothing answered.
+/// An answer: the partition, and its end offsets, or `None` if its leader did not answer.
 pub type Answer = (u32, Option<EndOffsets>);
 
 /// Requests end offsets and collects the answers. Neither waits.
 pub trait EndOffsetRequests {
-    /// Requests the ends of a partition: what was acknowledged before this call lies below them. One request a
-    /// partition at a time.
+    /// Requests the end offsets of a partition. Records that were acknowledged before this call have lower offsets. A
+    /// partition must not have more than one request in flight.
     fn request(&mut self, partition: u32);
 
-    /// The next answer that came.
+    /// Returns the next answer that has arrived.
     fn answer(&mut self) -> Option<Answer>;
 }
 
-/// Starts what requests end offsets, given what wakes the source.
+/// A function that creates a requester, given the function that wakes the source.
 pub type StartRequests = Box<dyn Fn(Wake) -> Box<dyn EndOffsetRequests> + Send + Sync>;
 
-/// Requests them from a log, on threads.
+/// A requester that sends the requests to a log, on threads.
 pub struct RequestThreads {
     log: Arc<dyn Log>,
     topic: String,
     wake: Wake,
-    /// By partition: at most one request waits in each.
+    /// The queues of the threads, by partition. Each contains at most one request.
     threads: BTreeMap<u32, Sender<()>>,
     answer: Sender<Answer>,
     answers: Receiver<Answer>,
 }
 
 impl RequestThreads {
-    /// Requests of `topic`'s partitions; `wake` is called after each answer.
+    /// Creates a requester for the partitions of `topic`. It calls `wake` after each answer.
     pub fn new(log: Arc<dyn Log>, topic: String, wake: Wake) -> RequestThreads {
         let (answer, answers) = channel();
         RequestThreads {
@@ -99,7 +99,8 @@ impl EndOffsetRequests for RequestThreads {
             .get(&partition)
             .is_some_and(|it| it.send(()).is_ok());
         if !sent {
-            // As if its broker did not answer; it is requested again later. This value holds the receiver.
+            // The thread could not be started. The answer is the same as for a broker that does not answer, so the
+            // source retries later. The send cannot fail, since this value has the receiver.
             let _ = self.answer.send((partition, None));
         }
     }

@@ -1,4 +1,4 @@
-//! How the records of the source topic become events.
+//! The trait of the format of the source topic: it decodes records into events.
 
 use emostream_log::Record;
 
@@ -7,18 +7,18 @@ use crate::aggregate::{
     pre_aggregator::{InternedKey, InternedKeys},
 };
 
-/// How the records of the source topic become events.
+/// The format of the records of the source topic.
 ///
-/// What a record holds may depend on nothing but its bytes, its time and the format: a restart decodes it again.
+/// The events of a record must depend only on its bytes, its time and the format, since a restart decodes it again.
 pub trait Format: Clone + Send + Sync + 'static {
-    /// What events are grouped by.
+    /// The key that events are grouped by.
     type Key: Key;
-    /// What is counted of a key.
+    /// The item that is counted for each key.
     type Item: Item;
-    /// The reason with which an event is rejected whose item this build does not know.
+    /// The reason for which events are rejected whose item this build does not know.
     const UNKNOWN_ITEM: &'static str;
 
-    /// Decodes a record: appends its events to `events`. `None` if it is malformed.
+    /// Decodes a record: appends its events to `events`. Returns `None` if the record is malformed.
     fn decode(
         &self,
         record: Record<'_>,
@@ -26,8 +26,8 @@ pub trait Format: Clone + Send + Sync + 'static {
         events: &mut Vec<Event<Self::Item>>,
     ) -> Option<RecordTimes>;
 
-    /// The values of the rejections of parts of a record, which [`Format::decode`] has decoded. A part is the indices of
-    /// its events. The value of a part that holds all events is the record's own.
+    /// Encodes the values of the rejections of parts of a record, which [`Format::decode`] has decoded. A part is a
+    /// list of the indices of its events. The value of a part with all events is the record's own value.
     fn parts(&self, record: Record<'_>, parts: &[Vec<usize>]) -> Vec<Vec<u8>>;
 }
 
@@ -36,17 +36,17 @@ pub trait Format: Clone + Send + Sync + 'static {
 pub struct Event<I> {
     /// Its time, Unix milliseconds.
     pub at_ms: u64,
-    /// Its key; `None` for one that is not counted.
+    /// Its key; `None` if the event is not counted.
     pub key: Option<InternedKey>,
-    /// What is counted; `None` if this build does not know it.
+    /// Its item; `None` if this build does not know it.
     pub item: Option<I>,
 }
 
 /// The times of a record, Unix milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordTimes {
-    /// The time of the record itself, which it has also without an event.
+    /// The time of the record itself, which a record without events has, too.
     pub base_ms: u64,
-    /// The newest of its times.
+    /// The latest of the record's time and those of its events.
     pub newest_ms: u64,
 }

@@ -1,8 +1,8 @@
-//! Warns of producers whose clocks are behind: what they write is late.
+//! Detects producers whose clocks are behind, since their events are late.
 //!
-//! A producer dates its events and names itself in a header of each record. A record that is older than what its
-//! partition already holds by more than the lateness arrives after the windows of the others: its events are
-//! rejected, and only the clock of that host can be corrected.
+//! A producer sets the times of its events, and writes its name into a header of each record. If a record is older than
+//! the newest one before it in its partition by more than the lateness, its windows are closed and its events are
+//! rejected. The engine cannot fix that: the clock of the producer's host must be corrected.
 
 use std::{
     collections::HashMap,
@@ -12,16 +12,17 @@ use std::{
 use emostream_log::Headers;
 use emostream_protocol::INSTANCE_HEADER;
 
-/// How often an instance is warned of at most.
+/// Minimum time between two warnings about an instance.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// The most instances that are remembered; beyond that all are forgotten, and warned of again.
+/// Maximum number of instances in the table. Beyond that the table is cleared, and there may be another warning about
+/// each of them.
 const MAX_INSTANCES: usize = 1000;
 
-/// The longest name that is remembered and logged; a host's name is shorter.
+/// Maximum bytes of a name in the table and the log. The name of a host is shorter.
 const MAX_NAME_BYTES: usize = 128;
 
-/// The instances that one worker has warned of.
+/// The instances about which one worker has warned.
 #[derive(Debug)]
 pub struct Instances {
     lateness_ms: u64,
@@ -29,7 +30,7 @@ pub struct Instances {
 }
 
 impl Instances {
-    /// None was warned of.
+    /// Creates an empty table.
     pub fn new(lateness_ms: u64) -> Instances {
         Instances {
             lateness_ms,
@@ -37,8 +38,8 @@ impl Instances {
         }
     }
 
-    /// A record with these headers was read that is `behind_ms` older than the newest one before it in its
-    /// partition. Returns the instance if it is to be warned of.
+    /// Records that a record with these headers was read, which is `behind_ms` older than the newest one before it in
+    /// its partition. Returns the instance if a warning is due.
     pub fn observe(
         &mut self,
         now: Instant,

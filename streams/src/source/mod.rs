@@ -1,4 +1,4 @@
-//! How the partitions of the source topic are read.
+//! The source, which reads the partitions of the source topic.
 
 pub mod end_offsets;
 pub mod format;

@@ -1,23 +1,24 @@
-//! Reads a worker's partitions, counts what they hold, and tells how far time has come.
+//! The source operator: reads the partitions of a worker, counts their events, and advances the frontier.
 //!
 //! ```text
-//!              ┌── news: statuses of all partitions, rejections that are durable ◀──┐
+//!              ┌── feedback: statuses of all partitions, durable rejections ◀───────┐
 //!              ▼                                                                    │
-//!  log ─▶ partitions ─▶ judge + count ─┬▶ partial counts, at the last instant of their window
-//!   ▲                                  └▶ rejected records and marks, at the worker's time
-//!   └─ end offsets, requested: may time pass over a quiet partition?
+//!  log ─▶ partitions ─▶ classify, count ─┬▶ partial counts, at the last instant of their window
+//!   ▲                                    └▶ rejected records and marks, at the worker's frontier
+//!   └─ requests for end offsets: may the frontier pass over a quiet partition?
 //! ```
 //!
 //! Invariants:
-//! - The worker's capability never passes a window that a partition of its own can still send events for.
-//!   Over a quiet one it passes as [`crate::time::idleness`] allows.
-//! - Time stands still until every partition is read up to N of the run before, so that no commit says a smaller
-//!   N than the one before, nor passes a rejection that is to be written again. No timeout ends that.
-//! - A record that is ahead of this host's clock stays unread, and its partition holds time back.
-//! - A rejection travels before the mark whose N is behind it, so that no commit says N without it.
-//! - A partition with too many rejections that are not written waits for them: see
+//! - The worker's capability never passes a window for which a partition of its own can still send events. It passes
+//!   over a quiet partition as far as [`crate::time::idleness`] allows.
+//! - The frontier does not advance until every partition is read up to the N of the previous run. Otherwise a commit
+//!   could have a smaller N than the one before, or pass a rejection that must be written again. No timeout ends this
+//!   wait.
+//! - A record that is ahead of this host's clock is not read yet, and its partition holds the frontier back.
+//! - A rejection is sent before the mark whose N is after it, so that no commit contains that N without the rejection.
+//! - A partition with too many rejections that are not written is paused until some are: see
 //!   [`crate::sink::rejections`].
-//! - A partition is read ahead of what is durable as [`super::read_ahead`] allows.
+//! - A partition is read ahead of the durable frontier as far as [`super::read_ahead`] allows.
 
 use std::{
     sync::{
@@ -68,20 +69,20 @@ use crate::{
     },
 };
 
-/// Records taken from a partition before the next one has its turn.
+/// Maximum number of records that are polled from a partition before the next partition is polled.
 const POLL_RECORDS: usize = 1000;
 
-/// Events that a poll is to bring at most: what they are counted in is sent before the next poll, and
-/// batches may hold tens of thousands each.
+/// The number of events of a poll that the source aims at. One record may contain tens of thousands, and the counts of
+/// all of them are sent before the next poll.
 const POLL_EVENTS: u64 = 50_000;
 
-/// The same while records are rejected, which may be giants.
+/// Maximum number of records of a poll while records are rejected, since these may be very large.
 const POLL_REJECTED_RECORDS: usize = 16;
 
-/// How often the worker checks whether a partition has become quiet, or a hold has ended.
+/// Interval at which the worker checks whether a partition has become quiet, or a hold has ended.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
 
-/// A record that is ahead of this host's clock for a shorter time is not reported: clocks differ a little.
+/// Time for which a record must be ahead of this host's clock before that is reported: clocks always differ a little.
 const AHEAD_REPORTED_AFTER: Duration = Duration::from_secs(1);
 
 /// Wakes the source of a worker from any thread, at most once until it runs.
@@ -89,7 +90,7 @@ const AHEAD_REPORTED_AFTER: Duration = Duration::from_secs(1);
 pub struct SourceBell(Arc<(AtomicBool, OnceLock<SyncActivator>)>);
 
 impl SourceBell {
-    /// What the log calls.
+    /// Returns the function by which the log wakes the source.
     pub fn wake(&self) -> Wake {
         let bell = self.clone();
         Arc::new(move || {
@@ -97,14 +98,15 @@ impl SourceBell {
             if !rung.swap(true, Ordering::AcqRel)
                 && let Some(activator) = activator.get()
             {
-                // A worker that is gone needs no waking.
+                // Fails if the worker has ended.
                 let _ = activator.activate();
             }
         })
     }
 
     fn hears(&self, activator: SyncActivator) {
-        // Rung before it was built: the operator runs once at the start anyway.
+        // A wake-up before the operator exists has no activator. It is not needed: the operator is scheduled once at
+        // the start.
         let _ = self.0.1.set(activator);
     }
 
@@ -113,60 +115,60 @@ impl SourceBell {
     }
 }
 
-/// What a source reads with.
+/// The values with which a source starts.
 pub struct SourceStart<F: Format> {
-    /// The worker's partitions.
+    /// The partitions of the worker.
     pub partitions: Vec<PartitionReading<F>>,
-    /// Where they stand, and all the others.
+    /// The times of all partitions, as this worker knows them.
     pub group: GroupClock,
-    /// Reads the worker's partitions.
+    /// The reader of the worker's partitions.
     pub reader: Box<dyn Reader>,
-    /// Rung by the reader.
+    /// Wakes the source when the reader has records, or an end offset has arrived.
     pub bell: SourceBell,
-    /// F.
+    /// F at the start of the run.
     pub final_until_ms: u64,
-    /// How to judge and count.
+    /// The rules by which events are classified and counted.
     pub rules: Rules<F>,
-    /// When a partition is quiet, and how long it is held.
+    /// The idle timeout and the hold timeout.
     pub timeouts: IdleTimeouts,
-    /// The partitions that were idle when the run before stored its progress.
+    /// The partitions that were idle when the previous run stored its progress.
     pub idle: Vec<u32>,
-    /// Requests end offsets.
+    /// The requester of end offsets.
     pub end_offsets: Box<dyn EndOffsetRequests>,
-    /// Where to report partitions that are held.
+    /// Reports partitions that are held.
     pub holds: Arc<Holds>,
-    /// The worker's.
+    /// The timers of the worker.
     pub timers: Timers,
-    /// What is durable.
+    /// The probe of the durable frontier.
     pub durable: probe::Handle<u64>,
-    /// Where each partition is read, for others to see.
+    /// The next offset of each partition, from which the lag is measured.
     pub positions: Arc<Vec<AtomicU64>>,
     /// Maximum bytes of rejections of a partition that are not written.
     pub max_unwritten_bytes: usize,
-    /// What to count.
+    /// The metrics of the application.
     pub metrics: Metrics,
-    /// Where to report a failure of the log.
+    /// Records a failure of the log, which stops the run.
     pub stop: Stop,
 }
 
-/// What a source hears.
+/// An input of the source, by the feedback loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum News {
-    /// The status of a partition of another worker.
+    /// The status of a partition, from the worker that reads it.
     Partition(PartitionUpdate),
-    /// That rejections are durable.
+    /// A notice that rejections are durable.
     Written(Written),
 }
 
-/// What a source sends.
+/// The outputs of a source.
 pub struct SourceStreams<'scope, F: Format, R: 'static> {
-    /// Counted events.
+    /// Partial counts.
     pub counts: StreamVec<'scope, u64, PartialCount<F::Key, F::Item>>,
     /// Rejected records, and marks of progress.
     pub notices: StreamVec<'scope, u64, Outcome<R>>,
     /// Statuses of this worker's partitions, for all workers.
     pub updates: StreamVec<'scope, u64, PartitionUpdate>,
-    /// Runs the source again.
+    /// Schedules the source again.
     pub activator: Activator,
 }
 
@@ -184,7 +186,7 @@ pub fn source<'scope, F: Format, R: SinkResult>(
     start
         .bell
         .hears(scope.worker().sync_activator_for(address.to_vec()));
-    // News tell how it stands elsewhere; they never hold back what is sent.
+    // The feedback input is not connected to the outputs, so it never holds back their frontiers.
     let mut heard = builder.new_input_connection(news, Pipeline, []);
     let (counts, counts_stream) = builder.new_output_connection([]);
     let (notices, notices_stream) = builder.new_output_connection([]);
@@ -250,7 +252,7 @@ struct Source<F: Format> {
     instances: Instances,
     counts: Capability<u64>,
     notices: Capability<u64>,
-    /// Stays at the beginning: statuses have no time.
+    /// Never downgraded, since statuses have no time.
     updates: Capability<u64>,
     check_idle: Instant,
 }
@@ -259,16 +261,16 @@ struct Own<F: Format> {
     partition: u32,
     reading: PartitionReading<F>,
     idleness: Idleness,
-    /// The next record, if it is ahead of this host's clock, and since when.
+    /// The next record, if it is ahead of this host's clock, and the time at which it was first polled.
     ahead: Option<(AheadRecord, Instant)>,
     watermark: Gauge,
     unwritten: Unwritten,
-    /// How many records the next poll takes.
+    /// Maximum number of records of the next poll.
     poll_records: usize,
 }
 
-/// How many records the poll after one of `records` with so many events takes: as many as it may, but
-/// no leap, since the next records may hold more.
+/// Returns the maximum number of records of the next poll, after one of `records` records with `events` events and the
+/// maximum `limit`. It grows slowly, since the next records may contain more events.
 fn next_poll(records: usize, events: u64, limit: usize) -> usize {
     let most = match events {
         0 => POLL_RECORDS,
@@ -278,12 +280,12 @@ fn next_poll(records: usize, events: u64, limit: usize) -> usize {
 }
 
 impl<F: Format> Own<F> {
-    /// Whether it is not read up to where the run before it was.
+    /// Whether the partition is not read up to the N of the previous run yet.
     fn reads_again(&self, reader: &dyn Reader) -> bool {
         reader.position(self.partition) < self.reading.settled_offset()
     }
 
-    /// What the others must know of it.
+    /// Returns the status of the partition for the other workers.
     fn status(&self, now: Instant) -> PartitionStatus {
         let clock = self.reading.clock();
         PartitionStatus {
@@ -294,7 +296,7 @@ impl<F: Format> Own<F> {
         }
     }
 
-    /// What is the matter with it.
+    /// Returns the reason why the partition is not read as it should be, if there is one.
     fn impediment(&self, now: Instant) -> Option<Impediment> {
         let ahead = self
             .ahead
@@ -307,7 +309,8 @@ impl<F: Format> Own<F> {
 }
 
 impl<F: Format> Source<F> {
-    /// `None` for a worker without partitions: its capabilities go, and hold nobody back.
+    /// Creates the state of a source. Returns `None` for a worker without partitions, which drops its capabilities, so
+    /// that they do not hold back the frontier.
     fn new(mut start: SourceStart<F>, capabilities: Vec<Capability<u64>>) -> Option<Source<F>> {
         let mut capabilities = capabilities.into_iter();
         let (mut counts, mut notices) = (capabilities.next()?, capabilities.next()?);
@@ -381,7 +384,7 @@ impl<F: Format> Source<F> {
         if more {
             return Ok(Next::Now);
         }
-        // One timer at a time: the next is asked for when this one is over.
+        // One timer at a time: the next one is set after this one has fired.
         if now < self.check_idle {
             return Ok(Next::WhenWoken);
         }
@@ -389,7 +392,7 @@ impl<F: Format> Source<F> {
         Ok(Next::At(self.check_idle))
     }
 
-    /// Reads every partition that is not too far ahead; whether one has more.
+    /// Reads every partition that is not too far ahead. Returns whether one may have more records.
     fn read(&mut self, now: Instant, now_ms: u64) -> Result<bool, LogError> {
         let closed_until_ms = *self.counts.time();
         let durable = self.start.durable.with_frontier(|f| f.first().copied());
@@ -408,10 +411,12 @@ impl<F: Format> Source<F> {
         let mut more = false;
         for own in &mut self.own {
             standing.watermark_ms = own.reading.clock().watermark_ms();
-            // Rejections of later windows wait for time, and time may wait for this partition: then it must be read.
+            // Rejections of later windows wait until the frontier advances. The frontier may wait for this partition,
+            // so such rejections must not pause it.
             let passed_ms = standing.watermark_ms.max(standing.durable_ms);
             let full = own.unwritten.is_full(passed_ms);
-            // What is read again fitted once, and is waited for.
+            // Below N the limits do not apply: the previous run has read these records within its limits, and the
+            // frontier waits until they are read.
             if !own.reads_again(&*self.start.reader) && (full || !self.read_ahead.allows(standing))
             {
                 own.idleness.on_paused(now);
@@ -462,7 +467,8 @@ impl<F: Format> Source<F> {
             } else if records > 0 {
                 own.idleness.on_records(now, position);
             }
-            // Until a poll brings nothing: records that it leaves behind cause no wake-up.
+            // The source must poll until there are no more records: the log does not wake it for records that a poll
+            // has left.
             more |= records > 0;
             if let Some(seen) = self.start.positions.get(own.partition as usize) {
                 seen.store(position, Ordering::Relaxed);
@@ -482,7 +488,7 @@ impl<F: Format> Source<F> {
         }
     }
 
-    /// Sends what was counted, each window at its last instant, and what was rejected, at the worker's time.
+    /// Sends partial counts, at the last instant of their window, and rejections, at the worker's frontier.
     fn send<R: SinkResult>(&mut self, outputs: &mut Outputs<'_, F, R>) {
         let Source {
             aggregate, counts, ..
@@ -509,8 +515,8 @@ impl<F: Format> Source<F> {
             .give_iterator(rejected);
     }
 
-    /// Reports to the group how this worker's partitions stand, where that changed, and what is the matter with
-    /// them.
+    /// Sends the statuses of this worker's partitions that have changed to all workers, and reports the partitions that
+    /// are held or behind.
     fn report<R: SinkResult>(&mut self, now: Instant, outputs: &mut Outputs<'_, F, R>) {
         for own in &self.own {
             let update = PartitionUpdate {
@@ -526,8 +532,8 @@ impl<F: Format> Source<F> {
         }
     }
 
-    /// Lets time advance as far as the group's clock and the quiet partitions allow, leaving marks of progress
-    /// behind. Requests what is needed to pass over more of them.
+    /// Advances the frontier as far as the group's clock and the quiet partitions allow, and sends marks of progress.
+    /// Requests end offsets that are needed to pass over quiet partitions.
     fn advance<R: SinkResult>(
         &mut self,
         now: Instant,
@@ -538,7 +544,7 @@ impl<F: Format> Source<F> {
         let mut to_ms = self.start.group.frontier_ms(now_ms);
         let wanted_ms = self.start.group.frontier_without_holds_ms(now_ms);
         for own in &mut self.own {
-            // Also while time stands still: a partition that was released may have caught up.
+            // Also while the frontier does not advance, since a partition that was released may have caught up.
             let wants = own
                 .idleness
                 .wants_request(now, to_ms.max(from_ms), wanted_ms);

@@ -1,6 +1,6 @@
-//! One partition being read: each record is decoded, judged and counted, or rejected.
+//! The reading of one partition: decodes each record, classifies its events, and counts or rejects them.
 //!
-//! Pure but for the counters it bumps: records come in as values, so that tests feed it directly.
+//! Records and times are passed in as values and there is no IO, so that tests can call it directly.
 
 use std::{collections::BTreeMap, ops::AddAssign};
 
@@ -20,37 +20,37 @@ use crate::{
     },
 };
 
-/// The most bytes of a rejected record that are written again, its key included: with its headers it
-/// must fit what the log takes (librdkafka: 1,000,000 bytes), or one giant of another producer would
-/// fail every transaction from there on. The largest batch of an ingest is smaller.
+/// Maximum bytes of key and value of a rejected record; the rest is cut off. With its headers the record must not
+/// exceed the limit of the log (librdkafka: 1,000,000 bytes), or one very large record of another producer would make
+/// every further transaction fail.
 const MAX_REJECTED_BYTES: usize = 990_000;
 
-/// What reading needs to know, the same for every partition.
+/// The rules of reading, which are the same for every partition.
 #[derive(Debug, Clone)]
 pub struct Rules<F> {
     /// The size of the windows.
     pub size: WindowSize,
-    /// How long a partition waits for stragglers.
+    /// How far the watermark of a partition is behind its newest record, milliseconds.
     pub lateness_ms: u64,
-    /// How records become events.
+    /// The format of the records.
     pub format: F,
 }
 
-/// Why a record was rejected.
+/// The reason why a record or an event was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
-    /// Its window was closed.
+    /// The window of the event was closed.
     Late,
-    /// Its format is not valid.
+    /// The record is malformed.
     Malformed,
-    /// Its times are ahead of the record's own, or of what a reset allows there.
+    /// The times of the events are too far ahead of the record's own time, or later than the limit of a reset.
     Ahead,
-    /// This build does not know its item; another one may.
+    /// This build does not know the item of the event; another build may.
     UnknownItem,
 }
 
 impl Reason {
-    /// The `reason` header of a rejected record.
+    /// Returns the value of the `reason` header of a rejected record.
     fn header<F: Format>(self) -> &'static str {
         match self {
             Reason::Late => LATE,
@@ -61,32 +61,32 @@ impl Reason {
     }
 }
 
-/// The reason of a record whose window was closed.
+/// The reason of events whose window was closed.
 pub const LATE: &str = "late";
 
-/// The reason of a record whose format is not valid.
+/// The reason of malformed records.
 pub const MALFORMED: &str = "malformed";
 
-/// The reason of a record whose times are ahead of its own, or of what a reset allows there.
+/// The reason of events whose times are too far ahead of the record's own time, or later than the limit of a reset.
 pub const AHEAD: &str = "ahead";
 
-/// What became of the events of some records.
+/// The number of events of some records, by how they were classified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Read {
-    /// Events counted.
+    /// Number of events counted.
     pub counted: u64,
-    /// Late events.
+    /// Number of late events.
     pub late: u64,
 }
 
-/// Where time stands while a record is read.
+/// The times with which a record is read.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadingTime {
-    /// Where the worker stands: windows that end by then are closed.
+    /// The frontier of the worker: windows that end by this time are closed.
     pub closed_until_ms: u64,
-    /// No later commit has an earlier F.
+    /// The durable frontier: no later commit has an earlier F.
     pub final_until_ms: u64,
-    /// This host's clock.
+    /// The time of this host's clock, Unix milliseconds.
     pub now_ms: u64,
 }
 
@@ -100,15 +100,15 @@ pub struct PartitionReading<F: Format> {
     formers: Vec<Former>,
     ahead: Option<AheadLimit>,
     last: Option<LastRecord>,
-    /// How much older the last record was than the newest time before it.
+    /// How much older the last record was than the newest one before it, milliseconds.
     behind_ms: u64,
     /// The events of a record, while it is read.
     events: Vec<Event<F::Item>>,
 }
 
 impl<F: Format> PartitionReading<F> {
-    /// Resumes where `progress` says, with everything up to `final_until_ms` final, and what `formers`
-    /// settled.
+    /// Resumes from `progress`. Windows that end by `final_until_ms` are final, and `formers` are the epochs with other
+    /// settings.
     pub fn resume(
         progress: &PartitionProgress,
         final_until_ms: u64,
@@ -131,23 +131,23 @@ impl<F: Format> PartitionReading<F> {
         }
     }
 
-    /// How much older the last record was than the newest time before it in its partition, milliseconds.
+    /// Returns how much older the last record was than the newest one before it in its partition, milliseconds.
     pub fn behind_ms(&self) -> u64 {
         self.behind_ms
     }
 
-    /// Which partition.
+    /// Returns the number of the partition.
     pub fn partition(&self) -> u32 {
         self.partition
     }
 
-    /// Its time.
+    /// Returns the clock of the partition.
     pub fn clock(&self) -> &PartitionClock {
         &self.clock
     }
 
-    /// The marks of an advance of the worker; see [`OpenWindows::advance`]. `idle` is whether the partition
-    /// is.
+    /// Returns the marks of an advance of the worker's frontier; see [`OpenWindows::advance`]. `idle` is whether the
+    /// partition is idle.
     pub fn advance(
         &mut self,
         from_ms: u64,
@@ -165,13 +165,16 @@ impl<F: Format> PartitionReading<F> {
         self.open.advance(from_ms, to_ms, now)
     }
 
-    /// N at the start: below it everything is read again.
+    /// Returns N at the start of the run. Records below it are read again.
     pub fn settled_offset(&self) -> u64 {
         self.settlement.read_offset
     }
 
-    /// Reads the next record: counts it, or rejects it. A record that is ahead of this host's clock changes
-    /// nothing, and is to be read again later.
+    /// Reads the next record: counts its events, or rejects them.
+    ///
+    /// # Errors
+    ///
+    /// If the record is ahead of this host's clock. It changes nothing then, and must be read again later.
     pub fn read(
         &mut self,
         record: Record<'_>,
@@ -199,7 +202,7 @@ impl<F: Format> PartitionReading<F> {
             self.events = events;
             return Err(AheadRecord { offset, time_ms });
         }
-        // Each is of no more use once the reading has passed its N, which never goes back.
+        // An epoch is not needed any more once the partition is read past its N.
         self.formers
             .retain(|former| offset < former.read_offset(partition));
         let formers = std::mem::take(&mut self.formers);
@@ -246,7 +249,8 @@ impl<F: Format> PartitionReading<F> {
         read: &mut Read,
     ) -> RejectedParts {
         let mut parts = RejectedParts::default();
-        // Neighbours mostly share a window: it is judged, and its counts are found, once a run.
+        // Consecutive events are mostly in the same window, so the window is classified, and its counts are looked up,
+        // once for all of them.
         let mut rest = events.iter().enumerate().peekable();
         while let Some(&(_, first)) = rest.peek() {
             let window = size.window_of(first.at_ms);
@@ -270,8 +274,8 @@ impl<F: Format> PartitionReading<F> {
         parts
     }
 
-    /// The verdict on an event at `at_ms`. Its window counts as seen unless it is settled or ahead: until the
-    /// window is final, a restart must read the record again, to count the event or to reject it.
+    /// Classifies an event at `at_ms`. Unless the event is settled or ahead, its window keeps R at or below this
+    /// record: a restart must read the record again until the window is final, to count the event or to reject it.
     fn verdict(&mut self, judge: &Judge<'_>, window: Window, at_ms: u64) -> Verdict {
         let verdict = judge.verdict(window, at_ms);
         if matches!(verdict, Verdict::Count | Verdict::Late) {
@@ -298,41 +302,42 @@ impl Read {
     }
 }
 
-/// Where a rejection belongs to no window that could become final: it is settled at any time.
+/// The value of [`Rejected::settled_at_ms`] of a rejection without a window: it is settled at any F.
 pub const NO_WINDOW: u64 = 0;
 
-/// The events of a record that are rejected, by when they are settled and why: see [`Judge::rejection`].
+/// The events of a record that are rejected, by the F from which on they are settled, and the reason: see
+/// [`Judge::rejection`].
 type RejectedParts = BTreeMap<(u64, Reason), Vec<usize>>;
 
-/// The replay rule, with all that is the same for one record.
+/// The replay rule, with the values that are the same for all events of a record.
 struct Judge<'a> {
     settlement: Settlement,
-    /// Those whose N is not reached yet: none but after a reset.
+    /// The epochs whose N is not reached yet: none, except after a reset.
     formers: &'a [Former],
     partition: u32,
     offset: u64,
     watermark_ms: u64,
     closed_until_ms: u64,
     final_until_ms: u64,
-    /// What is newer is rejected as `ahead`; `u64::MAX` without such a limit.
+    /// Events with later times are rejected as `ahead`; `u64::MAX` if there is no limit.
     limit_ms: u64,
 }
 
 impl Judge<'_> {
-    /// Whether all events of one window have one verdict: windows of former settings, or a limit, may end
-    /// within this one.
+    /// Whether all events of one window have the same verdict. They may not if windows of other settings, or a limit,
+    /// end within this one.
     fn judges_windows_whole(&self) -> bool {
         self.formers.is_empty() && self.limit_ms == u64::MAX
     }
 
-    /// Of an event at `at_ms`, which `window` holds.
+    /// Returns the verdict on an event at `at_ms`, which is in `window`.
     fn verdict(&self, window: Window, at_ms: u64) -> Verdict {
         let settles = |former: &Former| former.settles(self.partition, self.offset, at_ms);
         if self.formers.iter().any(settles) {
             return Verdict::Settled;
         }
         if at_ms > self.limit_ms {
-            // Its rejection belongs to no window: below N it was committed.
+            // The rejection has no window. Below N it was committed.
             return match self.offset < self.settlement.read_offset {
                 true => Verdict::Settled,
                 false => Verdict::Ahead,
@@ -343,11 +348,11 @@ impl Judge<'_> {
             .judge(window, self.offset, watermark_ms, closed_until_ms)
     }
 
-    /// When the rejection of an event is settled, and why it is rejected; `None` if it is not. `is_known` is whether
-    /// this build knows its item.
+    /// Returns the F from which on the rejection of an event is settled, and the reason; `None` if the event is not
+    /// rejected. `is_known` is whether this build knows its item.
     fn rejection(&self, verdict: Verdict, window: Window, is_known: bool) -> Option<(u64, Reason)> {
         match verdict {
-            // Windows that are final already go together.
+            // Events of windows that are final already are rejected in one part.
             Verdict::Late => Some((window.end.max(self.final_until_ms), Reason::Late)),
             Verdict::Ahead => Some((NO_WINDOW, Reason::Ahead)),
             Verdict::Count if !is_known => Some((window.end, Reason::UnknownItem)),
@@ -355,20 +360,21 @@ impl Judge<'_> {
         }
     }
 
-    /// Rejects a record that no window is known of, unless an earlier run has.
+    /// Rejects a record that cannot be decoded, or whose times are not valid, unless an earlier run has.
     fn unreadable<F: Format>(&self, record: Record<'_>, reason: Reason) -> Option<Rejected> {
         let news = self.offset >= self.settlement.read_offset && self.formers.is_empty();
         news.then(|| reject::<F>(record, reason, NO_WINDOW, record.value.to_vec()))
     }
 }
 
-/// Whether the times of a record are further ahead of its own time than records may be ahead of the broker's
-/// clock: a record must not smuggle them in, or one bad producer would close every window for good.
+/// Whether the times of the events of a record are further ahead of its own time than records may be ahead of the
+/// broker's clock. The broker checks only the time of the record, so one faulty producer could otherwise close every
+/// window.
 fn is_ahead_of(times: RecordTimes, record: Record<'_>) -> bool {
     times.newest_ms > record.time_ms.saturating_add(MAX_AHEAD_MS)
 }
 
-/// The newest time in a record that is not after `limit_ms`.
+/// Returns the newest time in a record that is not after `limit_ms`.
 fn newest_until<I>(times: RecordTimes, events: &[Event<I>], limit_ms: u64) -> Option<u64> {
     if times.newest_ms <= limit_ms {
         return Some(times.newest_ms);
@@ -401,8 +407,8 @@ fn reject<F: Format>(
     }
 }
 
-/// Rejects parts of a record with so many events one by one, each when its window is final: a run may begin between two
-/// of them.
+/// Rejects parts of a record that has this number of events. Each part has a rejection of its own, which is settled
+/// once its window is final: a run may begin when the window of one part is final and that of another is not.
 fn reject_parts<F: Format>(
     format: &F,
     record: Record<'_>,

@@ -1,49 +1,50 @@
-//! How far partitions are read ahead of what is durable, so that a backlog, or a partition that is held, costs
-//! bounded memory.
+//! Limits how far partitions are read ahead of the durable frontier, so that a backlog, or a partition that is held,
+//! needs a bounded amount of memory.
 //!
 //! Invariants:
-//! - Where time cannot advance without it, the partition with the lowest watermark is read.
-//! - While no partition is held, a partition is read ahead only as far as others may be silent before they count
-//!   as idle. During a hold it is read ahead as long as the hold may last, so that updates continue.
+//! - If the frontier cannot advance without it, the partition with the lowest watermark is read.
+//! - While no partition is held, a partition is read ahead by the idle timeout and some windows: the others may have no
+//!   records for that long before they count as idle. While one is held, the others are read ahead by the hold timeout,
+//!   too, so that updates continue.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use emostream_protocol::WindowSize;
 
-/// How many windows a partition may be read ahead beyond the timeouts: enough for the next one while a
-/// transaction is under way.
+/// How many windows a partition may be read ahead beyond the timeouts: enough for the next window while a transaction
+/// is in flight.
 const WINDOWS: u64 = 4;
 
-/// How many bytes of records a worker reads ahead of what is durable. Counted events take less memory than
-/// their records, unless each has a key of its own.
+/// Maximum bytes of records that a worker reads ahead of the durable frontier. Counts need less memory than the
+/// records, unless each event has a key of its own.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// What one worker has read ahead.
+/// The bytes that one worker has read ahead.
 #[derive(Debug)]
 pub struct ReadAhead {
     size: WindowSize,
     idle_ms: u64,
     hold_ms: u64,
-    /// Bytes read, by the window in which the watermark of their partition was.
+    /// The bytes that were read, by the start of the window that contained the watermark of their partition.
     bytes: BTreeMap<u64, u64>,
     total: u64,
 }
 
-/// Where time stands for a decision about one partition.
+/// The times on which the decision about one partition depends.
 #[derive(Debug, Clone, Copy)]
 pub struct Standing {
     /// The watermark of the partition.
     pub watermark_ms: u64,
-    /// The lowest watermark of the partitions that time waits for.
+    /// The lowest watermark of the partitions that hold back the frontier.
     pub lowest_ms: u64,
-    /// Windows that end by then are durable.
+    /// The durable frontier: windows that end by this time are durable.
     pub durable_ms: u64,
     /// Whether a partition of the group is held.
     pub holding: bool,
 }
 
 impl ReadAhead {
-    /// Nothing was read.
+    /// Creates the value of a worker that has read nothing.
     pub fn new(size: WindowSize, idle_timeout: Duration, hold_timeout: Duration) -> ReadAhead {
         let ms = |timeout: Duration| timeout.as_millis() as u64;
         ReadAhead {
@@ -55,13 +56,13 @@ impl ReadAhead {
         }
     }
 
-    /// `bytes` were read of a partition whose watermark is `watermark_ms` now.
+    /// Records that `bytes` were read from a partition whose watermark is `watermark_ms` now.
     pub fn add(&mut self, watermark_ms: u64, bytes: u64) {
         *self.bytes.entry(self.size.floor(watermark_ms)).or_default() += bytes;
         self.total += bytes;
     }
 
-    /// Windows that end by `durable_ms` are durable.
+    /// Drops the bytes of windows that end by `durable_ms`, which are durable.
     pub fn release(&mut self, durable_ms: u64) {
         let ahead = self.bytes.split_off(&durable_ms);
         let durable = std::mem::replace(&mut self.bytes, ahead);
@@ -77,7 +78,7 @@ impl ReadAhead {
             .saturating_mul(self.size.as_ms())
             .saturating_add(self.idle_ms)
             .saturating_add(hold_ms);
-        // After a silence the first time that was read may lie far behind what is durable already.
+        // After a time without records, the first watermark may be far later than the durable frontier.
         let oldest_ms = self
             .bytes
             .first_key_value()
@@ -149,7 +150,7 @@ mod tests {
             ..AT
         };
         assert!(ahead.allows(lowest));
-        // What was read is about to become durable without it.
+        // The windows that were read can become durable without further records of this partition.
         let committing = Standing {
             lowest_ms: 118_000,
             ..AT

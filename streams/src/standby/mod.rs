@@ -1,4 +1,4 @@
-//! A run that waits until the active one has stopped committing, and takes over then.
+//! The standby: waits until the active run has stopped committing. Then the process takes over.
 //!
 //! ```text
 //!               another run fences it
@@ -7,17 +7,18 @@
 //!     └───────────── check, fence ─────────────┘ (an open transaction: none for --commit-timeout)
 //! ```
 //!
-//! The active run commits its progress at least every [`crate::config::HEARTBEAT`], from inside the loop of its first worker,
-//! so the end of the progress topic moves as long as that worker runs. The standby also reads the records of the topic:
-//! they name the run that commits, and show whether its version has heartbeats.
+//! The active run commits its progress at least once per [`crate::config::HEARTBEAT`], from the loop of its first
+//! worker, so the end offset of the progress topic advances as long as that worker runs. The standby also reads the
+//! records of the topic: they contain the identity of the run that commits, and show whether its version has
+//! heartbeats.
 //!
 //! Invariants:
 //! - Exactly-once does not depend on this module: a run reads the progress after it has fenced the others, and a fenced
-//!   run cannot commit. A standby that is wrong costs one takeover.
+//!   run cannot commit. If a standby takes over although the active run is alive, the cost is one takeover.
 //! - Only this process's monotonic clock is used, and only answers to requests that were sent after the wait: a process
 //!   that was frozen does not take over sooner.
-//! - A standby goes on from progress with settings, or from what a reset wrote before the standby started. After any
-//!   other reset it ends, and its supervisor decides with which flags to continue.
+//! - A standby continues from progress with settings, or from the record of a reset before the standby started. After
+//!   any other reset it ends with an error, so that it can be restarted with the right flags.
 
 mod silence;
 mod watch;

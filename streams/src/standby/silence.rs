@@ -1,9 +1,9 @@
-//! When a standby may take over: the state machine, apart from the log.
+//! The state machine that decides when a standby takes over, without IO.
 //!
 //! ```text
-//!   ends answered ──▶ as before? ──no──▶ the wait starts again
+//!   end offsets ──▶ as before? ──no──▶ the wait starts again
 //!                        │ yes
-//!                        └──▶ requested later than the wait's end? ──▶ take over
+//!                        └──▶ requested after the end of the wait? ──▶ take over
 //!   no answer ──────────────────────────▶ the wait starts again
 //! ```
 
@@ -11,45 +11,45 @@ use std::time::{Duration, Instant};
 
 use emostream_log::EndOffsets;
 
-/// How long a standby waits where the last record has no heartbeat field: the version that wrote it commits at least
-/// once a minute, unless a commit has to be repeated.
+/// How long a standby waits if the last record has no heartbeat field. The version that wrote it commits at least once
+/// a minute, unless it must retry a commit.
 const FORMER_VERSION_WAIT: Duration = Duration::from_secs(180);
 
-/// How long to wait before taking over.
+/// The times that a standby waits before it takes over.
 #[derive(Debug, Clone, Copy)]
 pub struct Waits {
-    /// Without any commit.
+    /// The time without a commit.
     pub takeover: Duration,
-    /// While a transaction is open: its owner may take that long to commit it.
+    /// The time for which a transaction may be open: its owner may need this long to commit it.
     pub commit_timeout: Duration,
 }
 
-/// What a standby has observed.
+/// The outcome of a request for the end of the progress topic.
 #[derive(Debug, Clone, Copy)]
 pub enum Observation {
-    /// The log did not answer: commits may have been made.
+    /// The log did not answer, so there may have been commits.
     Unanswered,
-    /// The end of the progress topic, as of some moment after the request was sent.
+    /// The end of the progress topic, as of some time after the request was sent.
     Answered {
-        /// When the request was sent.
+        /// The time at which the request was sent.
         asked: Instant,
-        /// What was answered.
+        /// The end offsets.
         ends: EndOffsets,
         /// Whether the newest record's writer commits at least every heartbeat.
         heartbeats: bool,
     },
 }
 
-/// What follows from an observation.
+/// The decision after an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// The active run may live.
+    /// The standby waits, since the active run may be alive.
     Wait,
-    /// It has committed nothing for so long that it counts as gone.
+    /// The standby takes over, since there was no commit for too long.
     TakeOver,
 }
 
-/// Decides from observations of the progress topic whether the active run is gone.
+/// Decides from observations of the progress topic whether the active run has ended.
 #[derive(Debug)]
 pub struct Silence {
     waits: Waits,
@@ -59,19 +59,19 @@ pub struct Silence {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     ends: EndOffsets,
-    /// When the first of the latest, identical answers arrived.
+    /// The time at which the first of the latest, identical answers arrived.
     since: Instant,
-    /// When the open transaction was first observed.
+    /// The time at which the open transaction was first observed.
     open_since: Option<Instant>,
 }
 
 impl Silence {
-    /// Nothing was observed yet.
+    /// Creates the state without observations.
     pub fn new(waits: Waits) -> Silence {
         Silence { waits, seen: None }
     }
 
-    /// What follows from the next observation, which was made by `now`.
+    /// Returns the decision after the next observation, which was made by `now`.
     pub fn on(&mut self, observation: Observation, now: Instant) -> Decision {
         let Observation::Answered {
             asked,
@@ -107,8 +107,8 @@ impl Silence {
         let open_since = is_open.then(|| known.and_then(|it| it.open_since).unwrap_or(now));
         let since = match before {
             Some(before) if before.ends == ends => before.since,
-            // Also if only the stable offset has moved: it is requested after the end, so a commit between the two
-            // requests changes the stable offset alone.
+            // The wait also starts again if only the stable offset has changed: it is requested after the end offset,
+            // so a commit between the two requests changes the stable offset alone.
             _ => now,
         };
         let seen = Seen {
@@ -163,7 +163,7 @@ mod tests {
             self.silence.on(answered, self.now)
         }
 
-        /// After how many seconds of the same answers it takes over.
+        /// Returns after how many seconds of the same answers the standby takes over.
         fn takes_over_after(&mut self, ends: EndOffsets, heartbeats: bool) -> Option<u64> {
             (0..=600).find(|_| {
                 let decision = self.look(ends, heartbeats);
@@ -196,7 +196,7 @@ mod tests {
     fn an_open_transaction_is_waited_for_as_long_as_it_may_take() {
         let open = EndOffsets { stable: 5, end: 6 };
         assert_eq!(Bench::new().takes_over_after(open, true), Some(60));
-        // From when it was first seen, though its records go on.
+        // The wait counts from the first observation of the transaction, although further records are written into it.
         let mut bench = Bench::new();
         for end in 6..61 {
             assert_eq!(
@@ -226,7 +226,7 @@ mod tests {
     fn an_answer_to_a_request_from_before_the_wait_is_over_proves_nothing() {
         let mut bench = Bench::new();
         bench.look(closed(5), true);
-        // It was frozen between request and answer.
+        // The standby was frozen between the request and the answer.
         let answered = Observation::Answered {
             asked: bench.now + ms(9_999),
             ends: closed(5),
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(bench.look(closed(5), true), Decision::TakeOver);
     }
 
-    /// What an active run does: transactions one after the other, each with a pause before it.
+    /// A transaction of an active run, with a pause before it.
     #[derive(Debug, Clone)]
     struct Transaction {
         pause_ms: u64,
@@ -267,7 +267,8 @@ mod tests {
         proptest::collection::vec(each, 1..30)
     }
 
-    /// The ends at `at_ms`: a record when the transaction opens, another and a marker when it is committed.
+    /// Returns the stable offset and the end offset at `at_ms`. A transaction writes a record when it opens, and
+    /// another record and a marker when it is committed.
     fn ends_at(transactions: &[Transaction], at_ms: u64) -> (u64, u64) {
         let (mut time_ms, mut end) = (0, 7);
         for transaction in transactions {

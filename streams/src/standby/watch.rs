@@ -1,4 +1,4 @@
-//! A standby's requests to the log, one after the other.
+//! The requests that a standby sends to the log, one after the other.
 
 use std::{
     sync::Arc,
@@ -19,22 +19,22 @@ use crate::{
     recovery::take_over,
 };
 
-/// How often the end of the progress topic is requested: what a takeover may be late by.
+/// Interval of the requests for the end offset of the progress topic, by which a takeover may be delayed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How often a pause checks whether the standby is to stop.
+/// Interval at which a pause checks whether a stop is requested.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
-/// How long a broker may take to answer.
+/// Timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many records are taken at once.
+/// Maximum number of records of a poll.
 const POLL_RECORDS: usize = 100;
 
 /// A record's offset and value.
 type OffsetValue = (u64, Vec<u8>);
 
-/// Waits until the active run is gone.
+/// A standby, which waits until the active run has ended.
 pub struct Standby {
     config: Config,
     log: Arc<dyn Log>,
@@ -48,7 +48,7 @@ pub struct Standby {
 }
 
 impl Standby {
-    /// A standby that has observed nothing yet, in a process that began with the progress of offset `known`.
+    /// Creates a standby in a process that began with the progress at offset `known`.
     pub fn new(config: Config, log: Arc<dyn Log>, known: Option<u64>) -> Standby {
         Standby {
             silence: Silence::new(Waits {
@@ -64,8 +64,8 @@ impl Standby {
         }
     }
 
-    /// Waits until the active run counts as gone. Returns the end offset of the progress topic, or `None` if `stop` was
-    /// requested. Calls `report` after each request with the run that committed last, if it is known.
+    /// Waits until the active run has stopped committing. Returns the end offset of the progress topic, or `None` if
+    /// `stop` was requested. Calls `report` after each request with the run that committed last, if it is known.
     pub fn wait(
         &mut self,
         stop: &Stop,
@@ -102,14 +102,15 @@ impl Standby {
         }
     }
 
-    /// Whether the run that has committed last commits again within a heartbeat. A reset ends every run, and none may
-    /// ever have run.
+    /// Whether a run that has committed last commits again within a heartbeat. Also true after a reset, which ends
+    /// every run, and if there is no progress, since no run may have committed.
     fn heartbeats(&self) -> bool {
         let newest = self.newest.as_ref();
         newest.is_none_or(|it| it.heartbeat_ms.is_some() || it.is_of_a_reset())
     }
 
-    /// The ends of the progress topic, once everything that is committed in it is read; `None` if there is no answer.
+    /// Returns the end offsets of the progress topic, after all committed records of it are read; `None` if there is no
+    /// answer.
     fn ends(&mut self) -> Result<Option<EndOffsets>, StreamsError> {
         let topic = self.config.topics.progress.clone();
         let looked = self.log.end_offsets(&topic, 0, PATIENCE).and_then(|ends| {
@@ -133,8 +134,8 @@ impl Standby {
         }
     }
 
-    /// The records below `stable` that were not read yet, by offset; `None` if they do not come. What has come is lost
-    /// then, and the reader begins anew.
+    /// Returns the records below `stable` that were not read yet, by offset; `None` if they do not arrive in time. The
+    /// reader and its records are dropped then, and the next call opens another reader.
     fn read(&mut self, stable: u64) -> Result<Option<Vec<OffsetValue>>, LogError> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,

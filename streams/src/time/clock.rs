@@ -1,4 +1,4 @@
-//! Event time: watermarks of partitions, and how far a worker may let time advance.
+//! Event time: the watermarks of partitions, and the frontier of a worker.
 //!
 //! ```text
 //!  record times ─▶ PartitionClock ─▶ PartitionStatus ─┐
@@ -6,34 +6,34 @@
 //!                                  this host's clock ─┘
 //! ```
 //!
-//! Pure rules: time comes in as values, no clock is read.
+//! The rules are pure functions: times are passed in, and no clock is read.
 //!
 //! Invariants:
 //! - A partition's watermark is a function of its log alone.
-//! - A frontier is the beginning of a window; every window that ends at or before it is closed.
-//! - A partition that is not quiet holds the frontier back to its own watermark. Over a quiet one time passes
-//!   as far as [`crate::time::idleness`] allows, which the worker that reads it adds.
-//! - The host's clock only holds time back. It decides nothing about what a window holds.
+//! - A frontier is the start of a window; every window that ends at or before it is closed.
+//! - A partition that is not quiet holds the frontier back to its own watermark. The frontier passes over a quiet
+//!   partition as far as [`crate::time::idleness`] allows, which the worker that reads the partition checks.
+//! - The host's clock can only hold the frontier back. It has no effect on the contents of a window.
 
 use std::collections::BTreeMap;
 
 use emostream_protocol::WindowSize;
 use serde::{Deserialize, Serialize};
 
-/// How far time may be ahead of this host's clock, milliseconds. It is what the source topic allows records
-/// to be ahead of the broker's clock.
+/// How far event time may be ahead of this host's clock, milliseconds. The source topic has the same limit for records
+/// and the broker's clock.
 pub const MAX_AHEAD_MS: u64 = 5_000;
 
-/// The time of one partition: the greatest time seen, less the lateness.
+/// The event time of one partition. Its watermark is the greatest time that was read minus the lateness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionClock {
     lateness_ms: u64,
-    /// 0 while nothing was seen.
+    /// The greatest time that was read; 0 before the first record.
     newest_ms: u64,
 }
 
 impl PartitionClock {
-    /// A clock that stands at `watermark_ms` (0: nothing was seen yet).
+    /// Creates a clock with the watermark `watermark_ms`; 0 before the first record.
     pub fn resumed(watermark_ms: u64, lateness_ms: u64) -> PartitionClock {
         let newest_ms = match watermark_ms {
             0 => 0,
@@ -45,45 +45,45 @@ impl PartitionClock {
         }
     }
 
-    /// A record of `time_ms` was seen.
+    /// Records that a record of `time_ms` was read.
     pub fn observe(&mut self, time_ms: u64) {
         self.newest_ms = self.newest_ms.max(time_ms);
     }
 
-    /// No record before this is expected any more.
+    /// Returns the watermark: records with earlier times are late.
     pub fn watermark_ms(&self) -> u64 {
         self.newest_ms.saturating_sub(self.lateness_ms)
     }
 
-    /// The greatest time seen; 0 while nothing was.
+    /// Returns the greatest time that was read; 0 before the first record.
     pub fn newest_ms(&self) -> u64 {
         self.newest_ms
     }
 }
 
-/// What the group knows of a partition.
+/// The status of a partition, as all workers know it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStatus {
-    /// Its watermark.
+    /// The watermark of the partition.
     pub watermark_ms: u64,
-    /// The greatest time seen in it.
+    /// The greatest time that was read from it.
     pub newest_ms: u64,
-    /// Whether it has brought nothing for the idle timeout.
+    /// Whether it had no new record within the idle timeout.
     pub quiet: bool,
-    /// Whether its worker must not let time pass over it although it is quiet.
+    /// Whether it holds the frontier back although it is quiet.
     pub held: bool,
 }
 
-/// A status on its way from the worker that reads the partition to all the others.
+/// A new status of a partition, which the worker that reads it sends to all workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionUpdate {
-    /// Which partition.
+    /// The number of the partition.
     pub partition: u32,
     /// Its status.
     pub status: PartitionStatus,
 }
 
-/// What one worker knows of the time of every partition.
+/// The statuses of all partitions, as one worker knows them.
 #[derive(Debug, Clone)]
 pub struct GroupClock {
     size: WindowSize,
@@ -93,7 +93,7 @@ pub struct GroupClock {
 }
 
 impl GroupClock {
-    /// The clock of a worker that reads the partitions `own`; `watermarks` are all partitions'.
+    /// Creates the clock of a worker that reads the partitions `own`. `watermarks` are those of all partitions.
     pub fn new(
         size: WindowSize,
         lateness_ms: u64,
@@ -117,25 +117,25 @@ impl GroupClock {
         }
     }
 
-    /// Applies an update; whether it changes anything.
+    /// Applies an update. Returns whether the status has changed.
     pub fn apply(&mut self, update: PartitionUpdate) -> bool {
         let known = self.statuses.insert(update.partition, update.status);
         known != Some(update.status)
     }
 
-    /// How far this worker would let time advance at `now_ms` of this host's clock if it may pass over its own
-    /// quiet partitions.
+    /// Returns the frontier of this worker at `now_ms` of this host's clock, if it may pass over its own quiet
+    /// partitions.
     ///
-    /// Its own partitions that are not quiet limit it. If all of them are quiet it follows the other
-    /// partitions. If every partition of the group is quiet, each window closes once its end and the lateness
-    /// have passed on this host's clock, as far as windows were seen.
+    /// The worker's own partitions that are not quiet limit the frontier. If all of them are quiet, the partitions of
+    /// other workers limit it. If every partition is quiet, each window that has records closes once its end and the
+    /// lateness have passed on this host's clock.
     ///
-    /// Time is never further than [`MAX_AHEAD_MS`] ahead of this host's clock.
+    /// The frontier is at most [`MAX_AHEAD_MS`] ahead of this host's clock.
     pub fn frontier_ms(&self, now_ms: u64) -> u64 {
         self.frontier(now_ms, |status| status.held)
     }
 
-    /// As [`GroupClock::frontier_ms`], if no quiet partition of another worker were held.
+    /// Returns what [`GroupClock::frontier_ms`] would be if no quiet partition of another worker were held.
     pub fn frontier_without_holds_ms(&self, now_ms: u64) -> u64 {
         self.frontier(now_ms, |_| false)
     }
@@ -156,14 +156,14 @@ impl GroupClock {
         self.size.floor(until_ms.min(cap_ms))
     }
 
-    /// The least watermark of the partitions that time waits for.
+    /// Returns the least watermark of the partitions that hold back the frontier.
     pub fn lowest_watermark_ms(&self) -> u64 {
         let waited_for = self.statuses.values().filter(|it| !it.quiet || it.held);
         let lowest = waited_for.map(|status| status.watermark_ms).min();
         lowest.unwrap_or(u64::MAX)
     }
 
-    /// Whether time waits for a partition that is held.
+    /// Whether a partition is held.
     pub fn is_holding(&self) -> bool {
         self.statuses.values().any(|status| status.held)
     }

@@ -1,5 +1,5 @@
-//! What keeps windows from becoming final: partitions that hold time back or are behind, and commits that fail. For
-//! `/readyz`, a metric, and one log line at the beginning and at the end of each.
+//! The reasons why windows do not become final: partitions that hold the frontier back or are behind, and commits that
+//! fail. They are shown by `/readyz` and a metric, and logged when they begin and when they end.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 use super::{idleness::HoldReason, moment};
 use crate::metrics::Metrics;
 
-/// A record that is not read, because its time is further ahead of this host's clock than records may be.
+/// A record that is not read, since its time is further ahead of this host's clock than records may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AheadRecord {
     /// Its offset.
@@ -22,19 +22,19 @@ pub struct AheadRecord {
     pub time_ms: u64,
 }
 
-/// What keeps a partition from being read as it should.
+/// The reason why a partition is not read as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Impediment {
-    /// Time does not pass over it.
+    /// The partition holds the frontier back.
     Held(HoldReason),
-    /// Its next record is ahead of this host's clock, and time does not pass over it.
+    /// The next record of the partition is ahead of this host's clock, and the partition holds the frontier back.
     Ahead(AheadRecord),
-    /// It was held for this reason until the hold timeout ran out, and has not caught up.
+    /// The partition was held for this reason until the hold timeout expired, and has not caught up.
     Behind(HoldReason),
 }
 
 impl Impediment {
-    /// For which reason time does not pass, if it does not.
+    /// Returns the reason why the partition holds the frontier back, if it does.
     fn held(&self) -> Option<HoldReason> {
         match self {
             Impediment::Held(reason) => Some(*reason),
@@ -72,7 +72,7 @@ impl fmt::Display for Impediment {
     }
 }
 
-/// The impediments of a process.
+/// The impediments of the partitions of a process, and the failure of its commits.
 pub struct Holds {
     topic: String,
     metrics: Metrics,
@@ -83,7 +83,7 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// None is known yet.
+    /// Creates the value without impediments.
     pub fn new(topic: String, metrics: Metrics) -> Holds {
         Holds {
             topic,
@@ -94,7 +94,8 @@ impl Holds {
         }
     }
 
-    /// Shows that a partition is not held: an alert on a series that is absent until then would miss its beginning.
+    /// Creates the series of a partition that is not held. An alert on a series that does not exist before the first
+    /// hold would miss the beginning of that hold.
     pub fn begin(&self, partition: u32) {
         self.show(partition, None);
     }
@@ -108,7 +109,7 @@ impl Holds {
         }
     }
 
-    /// How often anything has changed.
+    /// Returns the number of changes so far.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
@@ -117,7 +118,7 @@ impl Holds {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports what is the matter with a partition now.
+    /// Reports the impediment that a partition has now, if it has one.
     pub fn report(&self, partition: u32, now: Option<Impediment>) {
         let before = match now {
             Some(impediment) => self.known().insert(partition, impediment),
@@ -139,7 +140,7 @@ impl Holds {
         self.commit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports why the last attempt to commit failed, or that one succeeded.
+    /// Reports the reason why the last attempt to commit failed, or `None` after one has succeeded.
     pub fn commit_failing(&self, reason: Option<String>) {
         let sentence = reason
             .map(|reason| format!("results cannot be committed, which is repeated: {reason}"));
@@ -155,7 +156,7 @@ impl Holds {
         }
     }
 
-    /// Why the process is not ready, if one of these is the reason.
+    /// Returns the reason why the process is not ready, if there is an impediment or a failure.
     pub fn reason(&self) -> Option<String> {
         if let Some(reason) = self.commit().clone() {
             return Some(reason);
@@ -169,7 +170,7 @@ impl Holds {
         Some(format!("{}/{partition} {impediment}{others}", self.topic))
     }
 
-    /// The partitions whose hold timed out.
+    /// Returns the partitions whose hold timeout expired.
     pub fn behind(&self) -> Vec<u32> {
         let known = self.known();
         let behind = known

@@ -1,4 +1,5 @@
-//! When time may pass over a partition that brings no records, and for how long it may not.
+//! Idle partitions: when the frontier may pass over a partition without new records, and how long the partition holds
+//! it back before.
 //!
 //! ```text
 //!            no record for the idle timeout            end offset, requested later, is reached
@@ -8,45 +9,46 @@
 //!    └──────────────────────────────────────── held ──hold timeout, by a later request──▶ released
 //! ```
 //!
-//! Silence proves nothing: the process may have been frozen, or the partition's broker may be away. Time
-//! passes a window's end over a quiet partition only when an end offset that was *requested after* the worker
-//! knew of that time has been reached. So everything that was acknowledged before is read, and no clock is
-//! needed to tell a freeze from a silence.
+//! That no records arrive does not prove that there are none: the process may have been frozen, or the partition's
+//! broker may not answer. The frontier passes the end of a window over a quiet partition only after the partition is
+//! read up to an end offset that was *requested after* the worker knew of that time. So everything that was
+//! acknowledged before is read, and no clock is needed to distinguish a freeze from a partition without records.
 //!
-//! Pure rules: time and answers come in as values.
+//! The rules are pure functions: times and answers are passed in.
 //!
 //! Invariants:
-//! - One request at a time. An answer proves nothing about a time that was learned after its request.
-//! - A hold is given up only by a request that was sent after the hold timeout ran out, so a freeze does not
-//!   use it up; and never before the partition is read up to where the run before got to.
+//! - One request is in flight at a time. Its answer proves nothing about a time that the worker did not know when the
+//!   request was sent.
+//! - A hold ends by timeout only with the answer to a request that was sent after the hold timeout expired, so that the
+//!   time of a freeze does not count; and never before the partition is read up to the N of the previous run.
 
 use std::time::{Duration, Instant};
 
 use emostream_log::EndOffsets;
 
-/// How long after an answer that proved nothing the next request is sent.
+/// Pause between an answer that proved nothing and the next request.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// Why time may not pass over a partition.
+/// The reason why a partition holds the frontier back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HoldReason {
-    /// Its leader does not answer, or what it holds does not arrive.
+    /// The partition's leader does not answer, or its records do not arrive.
     Unreachable,
-    /// All that is decided is read, and behind it lies another producer's open transaction.
+    /// All records up to the last stable offset are read, and after it is an open transaction of another producer.
     OpenTransaction,
-    /// Its next record is ahead of this host's clock.
+    /// The next record of the partition is ahead of this host's clock.
     Ahead,
 }
 
 impl HoldReason {
-    /// Every one there is.
+    /// All reasons.
     pub const ALL: [HoldReason; 3] = [
         HoldReason::Unreachable,
         HoldReason::OpenTransaction,
         HoldReason::Ahead,
     ];
 
-    /// As it stands in metrics and sentences.
+    /// Returns the name of the reason in metrics and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             HoldReason::Unreachable => "unreachable",
@@ -56,23 +58,23 @@ impl HoldReason {
     }
 }
 
-/// How far time may pass over a partition.
+/// How far a partition allows the frontier to advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passage {
-    /// As far as its watermark: it brings records.
+    /// Up to its watermark, since it is not quiet.
     Watermark,
-    /// As far as was proven, Unix milliseconds. It is quiet.
+    /// Up to the time that was proven, Unix milliseconds, since it is quiet.
     Until(u64),
-    /// As far as others let it: its hold timed out.
+    /// Without a limit, since its hold timeout expired.
     Unlimited,
 }
 
 /// The timeouts of [`Idleness`].
 #[derive(Debug, Clone, Copy)]
 pub struct IdleTimeouts {
-    /// When a partition without records is quiet.
+    /// The time without a record after which a partition is quiet.
     pub idle: Duration,
-    /// How long a partition is held at most.
+    /// The maximum time for which a partition is held.
     pub hold: Duration,
 }
 
@@ -80,28 +82,29 @@ pub struct IdleTimeouts {
 #[derive(Debug)]
 pub struct Idleness {
     timeouts: IdleTimeouts,
-    /// N of the start: until it is read, nothing is proven and no hold ends.
+    /// N at the start of the run. Until the partition is read up to it, nothing is proven and no hold ends.
     read_to: u64,
-    /// Since when there was no record; `None` for a partition that was idle before the start.
+    /// The time of the last record; `None` for a partition that was idle before the start.
     quiet_since: Option<Instant>,
     request: Option<Request>,
     retry_at: Option<Instant>,
     proven_until_ms: u64,
     hold: Option<Hold>,
-    /// Its hold timed out, and it has not caught up since.
+    /// The release of a partition whose hold timeout expired, until it has caught up.
     released: Option<Released>,
 }
 
 #[derive(Debug)]
 struct Released {
     reason: HoldReason,
-    /// Its end when it first answered again: read up to there, it has caught up. Its end now may move for ever.
+    /// The end offset of the first answer after the release. The partition has caught up once it is read up to there.
+    /// The current end offset would not do, since it may always move on.
     until: Option<u64>,
 }
 
 #[derive(Debug)]
 struct Request {
-    /// The time that it may prove.
+    /// The time that the answer may prove.
     until_ms: u64,
     sent: Instant,
 }
@@ -111,16 +114,18 @@ struct Hold {
     finding: Finding,
     since: Instant,
     position: u64,
-    /// Whether a second answer said the same. Just after a freeze the first one finds the reader behind.
+    /// Whether a second answer had the same finding. Just after a freeze, the first answer shows that the reader is
+    /// behind.
     confirmed: bool,
 }
 
-/// What an answer shows of a partition that is not read to its end.
+/// What an answer shows about a partition that is not read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
     NoAnswer,
-    /// Its leader answers and holds decided records that did not arrive yet. After a freeze, or when a broker is
-    /// back, that is only a moment's work, so it is not the same as no answer: the hold timeout begins again.
+    /// The leader answers, and has records below the last stable offset that did not arrive yet. After a freeze, or
+    /// when a broker is available again, they arrive within a moment. So the finding differs from no answer, and the
+    /// hold timeout starts again.
     Unread,
     OpenTransaction,
 }
@@ -135,8 +140,8 @@ impl Finding {
 }
 
 impl Idleness {
-    /// The idleness of a partition that is read from now on. `was_idle` if the run before it stored that it
-    /// was idle: unless something was appended since, the idle timeout does not begin again.
+    /// Creates the idleness of a partition that is read from `now` on. `was_idle` is whether the previous run stored
+    /// that it was idle: unless a record was appended since, the idle timeout does not start again.
     pub fn new(timeouts: IdleTimeouts, now: Instant, read_to: u64, was_idle: bool) -> Idleness {
         Idleness {
             timeouts,
@@ -150,32 +155,33 @@ impl Idleness {
         }
     }
 
-    /// Records came, and the partition is read up to `position`.
+    /// Handles new records, after which the partition is read up to `position`.
     pub fn on_records(&mut self, now: Instant, position: u64) {
         self.hold = None;
-        // What is read again says nothing about now.
+        // Records that are read again do not show that the partition has new ones.
         if self.quiet_since.is_some() || position > self.read_to {
             self.quiet_since = Some(now);
         }
     }
 
-    /// It is not read for now, so that its silence means nothing.
+    /// Handles a pause of reading, in which the absence of records proves nothing.
     pub fn on_paused(&mut self, now: Instant) {
         self.hold = None;
         self.quiet_since = Some(now);
     }
 
-    /// Whether it has brought no record for the idle timeout.
+    /// Whether the partition had no record within the idle timeout.
     pub fn is_quiet(&self, now: Instant) -> bool {
         self.quiet_since
             .is_none_or(|since| now.saturating_duration_since(since) >= self.timeouts.idle)
     }
 
-    /// Whether to request its end offset now, so that time may pass to `until_ms`. The request counts as
-    /// sent then.
+    /// Whether the caller must request the end offset now, so that the frontier may advance to `until_ms`. If so, the
+    /// request counts as sent.
     ///
-    /// `wanted_ms` is how far time could pass if no partition of another worker were held: a request proves
-    /// nothing about that, but a hold of this partition begins and times out beside the others', not after them.
+    /// `wanted_ms` is how far the frontier could advance if no partition of another worker were held. The request
+    /// proves nothing about that time, but the hold of this partition begins and expires at the same time as those of
+    /// the others, not after them.
     pub fn wants_request(&mut self, now: Instant, until_ms: u64, wanted_ms: u64) -> bool {
         let needed = match self.released {
             Some(_) => true,
@@ -194,8 +200,8 @@ impl Idleness {
         wants
     }
 
-    /// The answer to the request: the end offsets, `None` if nothing answered. `position` is up to where the
-    /// partition is read now.
+    /// Handles the answer to the request: the end offsets, or `None` if the leader did not answer. `position` is the
+    /// offset up to which the partition is read now.
     pub fn on_answer(&mut self, now: Instant, position: u64, ends: Option<EndOffsets>) {
         let Some(request) = self.request.take() else {
             return;
@@ -233,7 +239,7 @@ impl Idleness {
                     });
                 }
             }
-            // Another finding, or it moved: the timeout begins again.
+            // With another finding, or another position, the timeout starts again.
             hold => {
                 let since = now;
                 *hold = Some(Hold {
@@ -255,7 +261,7 @@ impl Idleness {
         }
     }
 
-    /// How far time may pass over it.
+    /// Returns how far the partition allows the frontier to advance.
     pub fn passage(&self, now: Instant) -> Passage {
         match &self.released {
             _ if !self.is_quiet(now) => Passage::Watermark,
@@ -264,23 +270,24 @@ impl Idleness {
         }
     }
 
-    /// Whether time may not pass over it, confirmed or not.
+    /// Whether the partition holds the frontier back, confirmed or not.
     pub fn is_held(&self) -> bool {
         self.hold.is_some()
     }
 
-    /// Why time may not pass over it although it is quiet, once that is confirmed.
+    /// Returns the reason why the partition holds the frontier back although it is quiet, once that is confirmed.
     pub fn held(&self) -> Option<HoldReason> {
         let hold = self.hold.as_ref().filter(|hold| hold.confirmed);
         hold.map(|hold| hold.finding.reason())
     }
 
-    /// Why time passed over it although it was not read to its end, until it is.
+    /// Returns the reason of a hold whose timeout expired, until the partition has caught up.
     pub fn released(&self) -> Option<HoldReason> {
         self.released.as_ref().map(|released| released.reason)
     }
 
-    /// Whether it is quiet and was read to its end: what a restart need not wait for again.
+    /// Whether the partition is quiet and was read to its end, so that a restart does not have to wait for the idle
+    /// timeout again.
     pub fn is_idle(&self, now: Instant) -> bool {
         let proven = matches!(self.passage(now), Passage::Until(until_ms) if until_ms > 0);
         proven && self.hold.is_none()
@@ -296,7 +303,7 @@ mod tests {
         hold: Duration::from_secs(60),
     };
 
-    /// A partition that is read up to 100, its clock, and when it began.
+    /// A partition that is read up to offset 100, the current time, and the time at which the test began.
     struct Partition {
         idleness: Idleness,
         begun: Instant,
@@ -387,7 +394,7 @@ mod tests {
         assert_eq!(partition.passage(), Passage::Unlimited);
         assert_eq!(partition.idleness.released(), Some(HoldReason::Unreachable));
         assert!(!partition.idleness.is_idle(partition.now));
-        // Caught up: the idle timeout begins again.
+        // The partition has caught up, so the idle timeout starts again.
         assert!(partition.at(80).requests(u64::MAX));
         partition.answer(100, 100);
         assert_eq!(partition.idleness.released(), None);
@@ -417,7 +424,7 @@ mod tests {
         let mut partition = Partition::new(0, false);
         assert!(partition.at(10).requests(2000));
         partition.answer(100, 100);
-        // Others are held as well: time cannot pass further, but could.
+        // Partitions of other workers are held as well. Without them the frontier could advance further.
         let wants =
             |partition: &mut Partition| partition.idleness.wants_request(partition.now, 2000, 4000);
         assert!(wants(partition.at(11)));
@@ -425,7 +432,7 @@ mod tests {
         assert!(wants(partition.at(12)));
         partition.no_answer();
         assert_eq!(partition.idleness.held(), Some(HoldReason::Unreachable));
-        // Held, it is asked for although nothing could pass.
+        // The end offset of a held partition is requested although the frontier could not advance.
         assert!(partition.at(71).requests(2000));
         partition.no_answer();
         assert_eq!(partition.passage(), Passage::Unlimited);
@@ -436,7 +443,7 @@ mod tests {
         let mut partition = Partition::new(0, false);
         partition.until(60, |it| it.answer(100, 130));
         assert_eq!(partition.idleness.held(), Some(HoldReason::OpenTransaction));
-        // It was aborted, and another one was opened behind it.
+        // The transaction was aborted, and another one was opened after it.
         partition.position = 131;
         partition.until(115, |it| it.answer(131, 140));
         assert_eq!(partition.passage(), Passage::Until(0));
@@ -449,10 +456,10 @@ mod tests {
         let mut partition = Partition::new(0, false);
         partition.until(20, Partition::no_answer);
         assert!(partition.at(21).requests(u64::MAX));
-        // Frozen; the request was sent before the timeout ran out.
+        // The process was frozen. The request was sent before the timeout expired.
         partition.at(200).no_answer();
         assert_eq!(partition.passage(), Passage::Until(0));
-        // The broker is back, and holds what was not read yet.
+        // The broker is available again, and has records that were not read yet.
         assert!(partition.at(201).requests(u64::MAX));
         partition.answer(180, 180);
         assert_eq!(partition.passage(), Passage::Until(0));

@@ -7,7 +7,7 @@ pub mod timers;
 
 use jiff::Timestamp;
 
-/// A moment for people.
+/// Formats a time, Unix milliseconds, for messages.
 pub fn moment(time_ms: u64) -> String {
     let time_ms = i64::try_from(time_ms).unwrap_or(i64::MAX);
     Timestamp::from_millisecond(time_ms)

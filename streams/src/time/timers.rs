@@ -1,9 +1,9 @@
-//! What time it is for the operators of one worker, and which of them run again when.
+//! The clock and the timers of the operators of one worker.
 //!
-//! Operators read no clock and set no timer of timely's, which knows the machine's time only: both are
-//! here, so that a simulation can let minutes pass in no time.
+//! Operators use neither the system clock nor timely's timers, which depend on it. They use this module, so that a
+//! simulation can advance the time by minutes at once.
 //!
-//! Invariant: time changes when a window closes, never what it holds.
+//! Invariant: the clock has an effect on when a window closes, but not on its contents.
 
 use std::{
     cell::RefCell,
@@ -16,16 +16,16 @@ use std::{
 use emostream_log::EventClock;
 use timely::scheduling::Activator;
 
-/// Tells the time.
+/// A clock of operators.
 pub trait Clock: Send + Sync {
-    /// It never goes back.
+    /// Returns the monotonic time.
     fn now(&self) -> Instant;
 
-    /// The time since the Unix epoch.
+    /// Returns the time since the Unix epoch.
     fn unix_time(&self) -> Duration;
 }
 
-/// The machine's monotonic clock, and the clock that dates events.
+/// The monotonic clock of the machine, and the clock that sets the times of events.
 #[derive(Default)]
 pub struct MachineClock(pub EventClock);
 
@@ -39,7 +39,7 @@ impl Clock for MachineClock {
     }
 }
 
-/// The timers of one worker; cheap to clone.
+/// The timers of one worker. Clones share them and are cheap.
 #[derive(Clone)]
 pub struct Timers(Rc<Inner>);
 
@@ -49,29 +49,29 @@ struct Inner {
 }
 
 impl Timers {
-    /// Timers that go by this clock.
+    /// Creates timers with this clock.
     pub fn new(clock: Arc<dyn Clock>) -> Timers {
         let due = RefCell::default();
         Timers(Rc::new(Inner { clock, due }))
     }
 
-    /// The clock's time.
+    /// Returns the monotonic time of the clock.
     pub fn now(&self) -> Instant {
         self.0.clock.now()
     }
 
-    /// The time since the Unix epoch.
+    /// Returns the time since the Unix epoch.
     pub fn unix_time(&self) -> Duration {
         self.0.clock.unix_time()
     }
 
-    /// Runs an operator again at `time`. It cannot be taken back.
+    /// Sets a timer that activates an operator at `time`. A timer cannot be cancelled.
     pub fn at(&self, time: Instant, operator: Activator) {
         let mut due = self.0.due.borrow_mut();
         due.entry(time).or_default().push(operator);
     }
 
-    /// Runs again what is due, and tells how long it is to the next.
+    /// Activates the operators whose timers are due. Returns the time until the next timer, or `None` if there is none.
     pub fn ring(&self) -> Option<Duration> {
         let mut due = self.0.due.borrow_mut();
         if due.is_empty() {
