@@ -51,6 +51,10 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
         (vec!["up", "--live", "3s"], "--live"),
         (vec!["up", "--trending-span", "61s"], "--trending-span"),
         (vec!["up", "--trending-span", "1s"], "--trending-span"),
+        (
+            vec!["up", "--totals-retention", "58s"],
+            "--totals-retention",
+        ),
         (vec!["up", "--trending-top", "0"], "--trending-top"),
         (vec!["up", "--emoji-alias", "goal"], "--emoji-alias"),
         (vec!["up", "--topic-prefix", "a b"], "--topic-prefix"),

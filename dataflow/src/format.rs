@@ -3,12 +3,9 @@
 use emostream_log::Record;
 use emostream_model::{Batch, Emoji, EmojiNames, Invalid, Payload, PayloadError, Room};
 use emostream_streams::{
-    aggregate::pre_aggregator::InternedKeys,
-    source::format::{Event, Format, RecordTimes},
+    aggregate::pre_aggregator::{Event, InternedKeys},
+    source::format::{Format, RecordTimes},
 };
-
-/// The reason for which reactions are rejected whose emoji this build does not know.
-pub const UNKNOWN_EMOJI: &str = "unknown_emoji";
 
 /// The format of the `reactions` topic.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +17,7 @@ pub struct ReactionFormat {
 impl Format for ReactionFormat {
     type Key = Room;
     type Item = Emoji;
-    const UNKNOWN_ITEM: &'static str = UNKNOWN_EMOJI;
+    const UNKNOWN_ITEM: &'static str = "unknown_emoji";
 
     fn decode(
         &self,
@@ -111,7 +108,7 @@ mod tests {
 
     struct Bench {
         rules: Rules<ReactionFormat>,
-        reading: PartitionReading<ReactionFormat>,
+        reading: PartitionReading,
         aggregate: PreAggregator<Room, Emoji>,
         rejected: Vec<Rejected>,
         offset: u64,

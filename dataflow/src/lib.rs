@@ -18,7 +18,6 @@
 //! - A stop never closes a window: open windows stay open for the next run.
 
 mod format;
-mod restoring;
 mod results;
 #[cfg(test)]
 mod simulation;
@@ -28,11 +27,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use emostream_log::{EventClock, Log};
 use emostream_model::{Emoji, EmojiNames, Topics, WindowRecord, WindowSize};
-use emostream_streams::{
-    operators::sliding::SlidingSpan,
-    progress::{record as progress, settings::Settings},
-    topics::FinalSummary,
-};
+use emostream_streams::{progress::settings::Settings, topics::FinalSummary};
 use prometheus::Registry;
 
 pub use emostream_streams::{
@@ -107,32 +102,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns the sliding span of the trending emojis.
-    pub(crate) fn span(&self) -> SlidingSpan {
-        SlidingSpan {
-            size: self.window,
-            span_ms: self.trending_span.as_millis() as u64,
-        }
-    }
-
-    /// Returns the retention of totals, milliseconds.
-    pub(crate) fn retention_ms(&self) -> u64 {
-        self.totals_retention.as_millis() as u64
-    }
-
     /// Returns the configuration of the engine.
     pub fn engine(&self) -> emostream_streams::config::Config {
         let topics = streams_topics(&self.topics);
-        let open = Duration::from_millis(self.window.as_ms())
-            + Duration::from_millis(self.lateness_ms)
-            + self.hold_timeout;
-        // The totals record of a large room is due within a period, and written within half of the retention of finals.
-        // The other half is the time for which no run may be active.
-        let of_totals = 2 * (Duration::from_millis(self.totals_pace.period_ms) + open);
         let text = |name: &str, value: &dyn Debug| (name.to_owned(), format!("{value:?}"));
         let alias = |(name, emoji): (&String, &Emoji)| format!("{name}={emoji}");
         let aliases: Vec<String> = self.emojis.aliases().iter().map(alias).collect();
-        emostream_streams::config::Config {
+        let config = emostream_streams::config::Config {
             settings: Settings::default()
                 .with("reactions", "the reactions topic", topics.source.as_str())
                 .with(WINDOW_MS, "--window (ms)", self.window.as_ms())
@@ -141,11 +117,6 @@ impl Config {
             agreed: vec![
                 text("emostream's version", &env!("CARGO_PKG_VERSION")),
                 text("--topic-prefix", &self.topics.prefix()),
-                text("--window", &Duration::from_millis(self.window.as_ms())),
-                text("--lateness", &Duration::from_millis(self.lateness_ms)),
-                text("--idle-timeout", &self.idle_timeout),
-                text("--hold-timeout", &self.hold_timeout),
-                text("--unbounded-timestamps", &self.unbounded_timestamps),
                 text("--live", &self.live),
                 text("--swarm-size", &self.swarm_size),
                 text("--totals-retention", &self.totals_retention),
@@ -166,9 +137,18 @@ impl Config {
             takeover: self.takeover,
             unbounded_timestamps: self.unbounded_timestamps,
             limits: self.limits,
-            finals_needed: of_totals.max(self.trending_span + open),
-            span_ms: self.span().span_ms,
+            finals_needed: Duration::ZERO,
+            span_ms: self.trending_span.as_millis() as u64,
+            retention_ms: self.totals_retention.as_millis() as u64,
             clock: self.clock.clone(),
+        };
+        let open = config.longest_open();
+        // The totals record of a large room is due within a period, and written within half of the retention of finals.
+        // The other half is the time for which no run may be active.
+        let of_totals = 2 * (Duration::from_millis(self.totals_pace.period_ms) + open);
+        emostream_streams::config::Config {
+            finals_needed: of_totals.max(self.trending_span + open),
+            ..config
         }
     }
 }
@@ -190,7 +170,8 @@ pub fn streams_topics(topics: &Topics) -> emostream_streams::topics::Topics {
                 events: closed.total,
             })
         },
-        tables: vec![topics.totals(), topics.trending()],
+        totals: topics.totals(),
+        tops: topics.trending(),
         updates: topics.live(),
         rejected: topics.rejected(),
         progress: topics.progress(),

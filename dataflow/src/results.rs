@@ -6,18 +6,19 @@
 use std::iter;
 
 use bytes::Bytes;
-use emostream_log::{Header, NewRecord, Record};
+use emostream_log::{Header, NewRecord};
 use emostream_model::{
-    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, RESETS_HEADER, ResultHeaders, Room,
-    RoomCount, TOTALS_BEGIN_HEADER, Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord,
-    UnnamedCount, Window, WindowRecord, compress, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, RESETS_HEADER, Room, RoomCount,
+    TOTALS_BEGIN_HEADER, Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord, Window,
+    WindowRecord, compress, sort_counts,
 };
 use emostream_streams::{
     operators::{
         top::TopChange,
-        totals::{KeyTotals, RestoredTotals, TotalsOutput},
+        totals::{KeyTotals, TotalsOutput, UnnamedCount},
         tumbling::{ClosedWindow, LiveTally},
     },
+    recovery::restore::{StoredCounts, StoredFormat, StoredTop},
     sink::{operator::Outcome, result::SinkResult},
 };
 use serde::{Deserialize, Serialize};
@@ -26,10 +27,7 @@ use serde::{Deserialize, Serialize};
 pub type Closed = ClosedWindow<Room, Emoji>;
 
 /// The totals of a room.
-pub type RoomTotals = KeyTotals<Room, Emoji, UnnamedCount>;
-
-/// The totals of a room as of F.
-pub type RestoredRoom = RestoredTotals<Room, Emoji, UnnamedCount>;
+pub type RoomTotals = KeyTotals<Room, Emoji>;
 
 /// Approximate bytes of a record without its counts: the room as key and in the JSON, the window, the total.
 const RECORD_BYTES: usize = 120;
@@ -163,9 +161,49 @@ impl SinkResult for WindowResult {
     }
 }
 
+/// The formats of the results that a start reads again.
+pub struct StoredResults;
+
+impl StoredFormat for StoredResults {
+    type Key = Room;
+    type Item = Emoji;
+
+    fn key(text: &str) -> Option<Room> {
+        Room::from_record(text).ok()
+    }
+
+    /// A final has all fields of a totals record. Decoded as one, it keeps the emojis that this build does not know.
+    fn counts(value: &[u8]) -> Option<StoredCounts<Room, Emoji>> {
+        let record: TotalsRecord = serde_json::from_slice(value).ok()?;
+        let TotalCounts { named, unnamed } = record.counts;
+        let unnamed = unnamed.into_iter().map(|it| UnnamedCount {
+            name: it.emoji,
+            count: it.count,
+        });
+        Some(StoredCounts {
+            key: record.room,
+            window: record.window,
+            counts: named.into_iter().map(|it| (it.emoji, it.count)).collect(),
+            unnamed: unnamed.collect(),
+        })
+    }
+
+    fn top(value: &[u8]) -> Option<StoredTop<Room, Emoji>> {
+        let Ok(Trending::Room(record)) = serde_json::from_slice(value) else {
+            return None;
+        };
+        let top = record.top.into_iter();
+        Some(StoredTop {
+            key: record.room,
+            span_ms: record.span_ms,
+            items: top.map(|it| (it.emoji, it.count)).collect(),
+        })
+    }
+}
+
 /// Returns the inputs of the sink for an output of the totals.
 pub fn totals_outcomes(
-    output: TotalsOutput<Room, Emoji, UnnamedCount>,
+    output: TotalsOutput<Room, Emoji>,
 ) -> impl Iterator<Item = Outcome<WindowResult>> {
     let (first, second) = match output {
         TotalsOutput::Record(totals) => (Outcome::Result(WindowResult::Totals(totals)), None),
@@ -221,8 +259,15 @@ fn totals_record(totals: &RoomTotals) -> TotalsRecord {
         total: all.fold(0, u64::saturating_add),
         counts: TotalCounts {
             named,
-            unnamed: totals.unnamed.clone(),
+            unnamed: totals.unnamed.iter().map(unnamed_record).collect(),
         },
+    }
+}
+
+fn unnamed_record(unnamed: &UnnamedCount) -> emostream_model::UnnamedCount {
+    emostream_model::UnnamedCount {
+        emoji: unnamed.name.clone(),
+        count: unnamed.count,
     }
 }
 
@@ -249,11 +294,6 @@ fn ordered(mut record: NewRecord, resets: u64) -> NewRecord {
             .push(header(RESETS_HEADER, resets.to_string()));
     }
     record
-}
-
-/// Parses the headers of a result.
-pub fn headers_of(record: &Record<'_>) -> ResultHeaders {
-    ResultHeaders::parse(record.headers.read().iter().map(Header::pair))
 }
 
 fn keyed(topic: String, key: &str, json: Vec<u8>) -> NewRecord {

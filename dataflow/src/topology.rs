@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use emostream_log::Log;
+use emostream_model::{Emoji, Room};
 use emostream_streams::{
-    StreamsError,
     config::Config as EngineConfig,
-    metrics::MetricNames,
     operators::{
         schedule::{ScheduleParams, TotalsPace},
         top::{TopParams, sliding_top},
@@ -14,10 +12,8 @@ use emostream_streams::{
         tumbling::{WindowParams, tumbling_window},
         updates::write_updates,
     },
-    progress::record::Progress,
-    runtime::app::{Application, Counts, Restored, WorkerContext},
+    runtime::app::{Application, Counts, WorkerContext},
     sink::operator::Outcome,
-    source::partition::{AHEAD, LATE, MALFORMED},
 };
 use timely::dataflow::{
     StreamVec,
@@ -26,9 +22,8 @@ use timely::dataflow::{
 
 use crate::{
     Config,
-    format::{ReactionFormat, UNKNOWN_EMOJI},
-    restoring::{self, RecoveredTrending},
-    results::{Recording, RestoredRoom, WindowResult, live_record, totals_bytes, totals_outcomes},
+    format::ReactionFormat,
+    results::{Recording, StoredResults, WindowResult, live_record, totals_bytes, totals_outcomes},
 };
 
 /// The EmoStream application: computes tallies, totals and trending emojis from reactions.
@@ -36,15 +31,6 @@ use crate::{
 pub struct EmoStream {
     config: Config,
     engine: EngineConfig,
-}
-
-/// The restored state of a worker.
-#[derive(Debug, Default)]
-pub struct WorkerState {
-    /// The totals of its share of the rooms, as of F.
-    pub totals: Vec<RestoredRoom>,
-    /// The counts in the trending span as of F, on the first worker.
-    pub trending: RecoveredTrending,
 }
 
 impl EmoStream {
@@ -60,17 +46,11 @@ impl EmoStream {
 impl Application for EmoStream {
     type Format = ReactionFormat;
     type Result = WindowResult;
-    type State = WorkerState;
+    type Stored = StoredResults;
+    const METRICS_PREFIX: &'static str = "emostream_dataflow";
 
     fn config(&self) -> &EngineConfig {
         &self.engine
-    }
-
-    fn metrics(&self) -> MetricNames {
-        MetricNames {
-            prefix: "emostream_dataflow",
-            reasons: &[LATE, MALFORMED, AHEAD, UNKNOWN_EMOJI],
-        }
     }
 
     fn format(&self) -> ReactionFormat {
@@ -86,19 +66,10 @@ impl Application for EmoStream {
         }
     }
 
-    fn restore(
-        &self,
-        log: &dyn Log,
-        stored: &Progress,
-        final_until_ms: u64,
-    ) -> Result<Restored<WorkerState>, StreamsError> {
-        restoring::restore(&self.config, log, stored, final_until_ms)
-    }
-
     fn build<'scope>(
         &self,
         counts: Counts<'scope, ReactionFormat>,
-        worker: WorkerContext<WorkerState>,
+        worker: WorkerContext<Room, Emoji>,
     ) -> StreamVec<'scope, u64, Outcome<WindowResult>> {
         let config = &self.config;
         let max_step_counts = config.limits.max_step_counts;
@@ -117,14 +88,13 @@ impl Application for EmoStream {
                 finals_kept_ms: worker.finals_kept_ms,
                 record_bytes: totals_bytes,
             },
-            retention_ms: config.retention_ms(),
-            span_ms: config.span().span_ms,
+            retention_ms: self.engine.retention_ms,
             final_until_ms: worker.final_until_ms,
             resets: worker.resets,
             max_step_counts,
         };
         let trending = TopParams {
-            span: config.span(),
+            span: self.engine.span(),
             top: config.trending_top,
             final_until_ms: worker.final_until_ms,
             max_step_counts,
@@ -137,10 +107,10 @@ impl Application for EmoStream {
             live_record(&tally, &live_topic, swarm_size)
         });
         write_updates(live, worker.appender, worker.metrics);
-        let restored = worker.state;
+        let restored = worker.restored;
         let Totals { finals, outputs } =
             totals(finals, restored.totals, totals_params, worker.durable);
-        let trending = sliding_top(finals.clone(), restored.trending, trending);
+        let trending = sliding_top(finals.clone(), restored.sliding, trending);
         let results = finals
             .map(WindowResult::Final)
             .concat(trending.map(move |change| WindowResult::trending(change, span_ms)));

@@ -8,8 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One Unicode emoji in its fully qualified form, without skin tone.
 ///
-/// It is a small number, dense from 0 to [`Emoji::COUNT_LIMIT`], so that counts can live in arrays.
-/// The number holds within one build of the program only; what leaves a process is the text.
+/// It is a small number. The number holds within one build of the program only; what leaves a process is the text.
 /// Emojis are ordered by their text, as the results are, and numbered in this order: comparing them is comparing numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Emoji(u16);
@@ -74,9 +73,6 @@ fn essence(text: &str) -> String {
 }
 
 impl Emoji {
-    /// No emoji's number reaches this.
-    pub const COUNT_LIMIT: usize = 1 << 16;
-
     /// The emoji that `text` is, exactly: nothing before it, nothing behind it.
     ///
     /// Variation selectors and skin tones make no difference, wherever they stand: the emoji is the one whose

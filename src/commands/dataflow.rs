@@ -170,8 +170,10 @@ impl CountingFlags {
             );
             return Err(Failure::usage("--trending-span", why));
         }
-        if self.totals_retention < self.window {
-            let why = format!("must not be shorter than a window ({:?})", self.window);
+        let longest = self.trending_span.max(self.window);
+        if self.totals_retention < longest {
+            let why =
+                format!("must not be shorter than --trending-span and --window ({longest:?})");
             return Err(Failure::usage("--totals-retention", why));
         }
         let cores = thread::available_parallelism().map_or(1, usize::from) as u64;

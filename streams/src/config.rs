@@ -1,17 +1,22 @@
 //! The configuration of an application.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{fmt::Debug, sync::LazyLock, time::Duration};
 
 use emostream_log::EventClock;
 use emostream_protocol::WindowSize;
 
 use crate::{
     cluster::{Agreement, Cluster},
+    operators::sliding::SlidingSpan,
     progress::{record::RunIdentity, settings::Settings},
     sink::rejections::MAX_UNWRITTEN_BYTES,
     time::idleness::IdleTimeouts,
     topics::Topics,
 };
+
+/// The number of the format in which workers exchange data. Processes with different ones would misread each other, even if
+/// the bytes have the same layout: before this format, partial counts had the start of their window instead of its end.
+const EXCHANGE_FORMAT: u32 = 2;
 
 /// The time at which the first run of this process began, Unix milliseconds.
 static STARTED_MS: LazyLock<u64> = LazyLock::new(|| EventClock::host().unix_ms());
@@ -77,8 +82,11 @@ pub struct Config {
     pub unbounded_timestamps: bool,
     /// Maximum age of the finals that a restart needs.
     pub finals_needed: Duration,
-    /// The length of the longest sliding span, milliseconds. A restart needs the finals in it.
+    /// The length of the sliding span, milliseconds: whole windows. A restart needs the finals in it.
     pub span_ms: u64,
+    /// Time without a final, in event time, after which a key is removed and its totals begin at 0 with its next final,
+    /// milliseconds. At least the sliding span.
+    pub retention_ms: u64,
     /// Limits that unit tests and simulations lower.
     pub limits: Limits,
     /// The clock that sets the times of events. If the producers and the log are in this process, they use the same
@@ -92,6 +100,14 @@ impl Config {
         IdleTimeouts {
             idle: self.idle_timeout,
             hold: self.hold_timeout,
+        }
+    }
+
+    /// Returns the sliding span.
+    pub fn span(&self) -> SlidingSpan {
+        SlidingSpan {
+            size: self.window,
+            span_ms: self.span_ms,
         }
     }
 
@@ -115,16 +131,24 @@ impl Config {
         }
     }
 
-    /// Returns the settings that must be the same in every process of the cluster. `cluster_id` is the id of the Kafka
-    /// cluster that holds the log.
+    /// Returns the settings that must be the same in every process of the cluster. The log is the Kafka cluster of this
+    /// id.
     pub fn agreement(&self, processes: usize, cluster_id: Option<String>) -> Agreement {
-        let cluster_id = cluster_id.unwrap_or_default();
+        let text = |name: &str, value: &dyn Debug| (name.to_owned(), format!("{value:?}"));
         let own = [
-            ("--processes", format!("{processes:?}")),
-            ("--workers", format!("{:?}", self.workers)),
-            ("the id of the Kafka cluster", format!("{cluster_id:?}")),
+            text("the format of exchanged data", &EXCHANGE_FORMAT),
+            text("--processes", &processes),
+            text("--workers", &self.workers),
+            text(
+                "the id of the Kafka cluster",
+                &cluster_id.unwrap_or_default(),
+            ),
+            text("--window", &Duration::from_millis(self.window.as_ms())),
+            text("--lateness", &Duration::from_millis(self.lateness_ms)),
+            text("--idle-timeout", &self.idle_timeout),
+            text("--hold-timeout", &self.hold_timeout),
+            text("--unbounded-timestamps", &self.unbounded_timestamps),
         ];
-        let own = own.map(|(name, value)| (name.to_owned(), value));
-        Agreement::new(self.agreed.iter().cloned().chain(own).collect())
+        Agreement::new(own.into_iter().chain(self.agreed.iter().cloned()).collect())
     }
 }

@@ -11,15 +11,6 @@ const CLOSE_BUCKETS: [f64; 10] = [0.5, 0.75, 0.8, 0.85, 0.9, 1.0, 1.25, 1.5, 2.5
 /// Buckets of the seconds of a transaction: some tens of milliseconds on an idle broker.
 const COMMIT_BUCKETS: [f64; 10] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
-/// The names that an application gives to its metrics.
-#[derive(Debug, Clone, Copy)]
-pub struct MetricNames {
-    /// The prefix of each name, without the underscore after it.
-    pub prefix: &'static str,
-    /// The reasons for which records are rejected. They are the values of the label `reason`.
-    pub reasons: &'static [&'static str],
-}
-
 /// The metrics of an application. Clones are cheap, and any thread may use them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -52,16 +43,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics under these names.
+    /// Registers the metrics; their names begin with `prefix` and an underscore. `reasons` are those for which records are
+    /// rejected.
     ///
     /// # Errors
     ///
     /// If they are registered already.
     pub fn register(
         registry: &Registry,
-        names: &MetricNames,
+        prefix: &str,
+        reasons: &[&str],
     ) -> Result<Metrics, prometheus::Error> {
-        let name = |name: &str| format!("{}_{name}", names.prefix);
+        let name = |name: &str| format!("{prefix}_{name}");
         let counter = |n: &str, help: &str| IntCounter::new(name(n), help);
         let counters = |n: &str, help: &str, label: &str| {
             IntCounterVec::new(Opts::new(name(n), help), &[label])
@@ -129,7 +122,7 @@ impl Metrics {
         registry.register(Box::new(metrics.commit.clone()))?;
         registry.register(Box::new(metrics.transactions.clone()))?;
         registry.register(Box::new(metrics.live.clone()))?;
-        metrics.show_zeros(names.reasons);
+        metrics.show_zeros(reasons);
         Ok(metrics)
     }
 
@@ -176,11 +169,7 @@ mod tests {
     #[test]
     fn a_series_is_zero_before_it_is_counted() {
         let registry = Registry::new();
-        let names = MetricNames {
-            prefix: "sums",
-            reasons: &["late", "malformed"],
-        };
-        Metrics::register(&registry, &names).unwrap();
+        Metrics::register(&registry, "sums", &["late", "malformed"]).unwrap();
         let families = registry.gather();
         let series = |name: &str| {
             let name = format!("sums_{name}");

@@ -65,6 +65,7 @@ impl Stop {
     }
 
     /// Whether both are clones of the same signal.
+    #[cfg(any(test, feature = "simulation"))]
     pub fn is(&self, other: &Stop) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

@@ -9,20 +9,21 @@ use emostream_log::{
     testing::{DEADLINE, KEEP, create_topics},
 };
 use emostream_protocol::WindowSize;
+use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, HEARTBEAT, Limits},
-    metrics::MetricNames,
+    metrics::Metrics,
     progress::{newest::fence, record::Progress, settings::Settings, stored::progress_record},
     sink::result::SinkResult,
     topics::Topics,
 };
 
-pub const METRICS: MetricNames = MetricNames {
-    prefix: "app",
-    reasons: &["late"],
-};
+/// Metrics of a registry of their own.
+pub fn metrics() -> Metrics {
+    Metrics::register(&Registry::new(), "app", &["late"]).unwrap()
+}
 
 pub fn topics() -> Topics {
     let topic = |name: &str| format!("app.{name}");
@@ -31,7 +32,8 @@ pub fn topics() -> Topics {
         source: topic("source"),
         finals: topic("finals"),
         read_final: |_| None,
-        tables: vec![topic("table")],
+        totals: topic("totals"),
+        tops: topic("tops"),
         updates: topic("updates"),
         rejected: topic("rejected"),
         progress: topic("progress"),
@@ -57,6 +59,7 @@ pub fn config() -> Config {
         unbounded_timestamps: true,
         finals_needed: Duration::ZERO,
         span_ms: 0,
+        retention_ms: u64::MAX,
         limits: Limits::default(),
         clock: EventClock::host(),
     }
@@ -106,11 +109,11 @@ impl SinkResult for TestResult {
     }
 
     fn record(&self, (): &()) -> NewRecord {
-        let Topics { finals, tables, .. } = topics();
+        let Topics { finals, totals, .. } = topics();
         NewRecord {
             topic: match self {
                 TestResult::Final => finals,
-                TestResult::OfTable(_) => tables.concat(),
+                TestResult::OfTable(_) => totals,
             },
             partition: None,
             time_ms: None,

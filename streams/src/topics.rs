@@ -12,8 +12,10 @@ pub struct Topics {
     pub finals: String,
     /// Returns the summary of the final in a record's value; `None` if the value is not a final.
     pub read_final: fn(&[u8]) -> Option<FinalSummary>,
-    /// Tables: compacted topics with the latest record of each key.
-    pub tables: Vec<String>,
+    /// The table of totals: a compacted topic with the latest record of each key.
+    pub totals: String,
+    /// The table of tops in a sliding span.
+    pub tops: String,
     /// Results of open windows.
     pub updates: String,
     /// Records that were rejected.
@@ -36,6 +38,6 @@ pub struct FinalSummary {
 impl Topics {
     /// Returns the topics to which transactions write results.
     pub fn results(&self) -> impl Iterator<Item = &String> {
-        [&self.finals].into_iter().chain(&self.tables)
+        [&self.finals, &self.totals, &self.tops].into_iter()
     }
 }

@@ -366,7 +366,6 @@ impl Written {
         assert_eq!(self.begins, begins, "finals with which totals begin");
         let [of_totals, of_trending] = &self.removed;
         assert_eq!(of_totals, of_trending, "removed");
-        let kept_ms = retention_ms.max(SPAN_MS);
         for (start_ms, room) in of_totals {
             let closed = self
                 .closed
@@ -374,7 +373,7 @@ impl Written {
                 .filter(|it| it.1 == *room && it.0 <= *start_ms);
             let last_ms = closed.map(|it| it.0).max().unwrap();
             assert!(
-                last_ms.saturating_add(kept_ms) < *start_ms,
+                last_ms.saturating_add(retention_ms) < *start_ms,
                 "removed early: {room}"
             );
         }

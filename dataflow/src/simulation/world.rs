@@ -115,7 +115,7 @@ impl World {
                 ..PACE
             },
             retention_ms: match dice.random_bool(0.5) {
-                true => dice.random_range(WINDOW_MS..10 * WINDOW_MS),
+                true => dice.random_range(SPAN_MS..10 * WINDOW_MS),
                 false => u64::MAX,
             },
             crowd: Crowd::any(&mut dice),

@@ -20,8 +20,3 @@ impl<K: ExchangeData + Hash + Borrow<str>> Key for K {}
 pub trait Item: ExchangeData + Hash + Copy + Sync {}
 
 impl<I: ExchangeData + Hash + Copy + Sync> Item for I {}
-
-/// A value that operators forward without reading it.
-pub trait Opaque: timely::ExchangeData + Clone {}
-
-impl<U: timely::ExchangeData + Clone> Opaque for U {}

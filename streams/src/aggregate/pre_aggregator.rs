@@ -60,6 +60,17 @@ pub struct PartialCount<K, I> {
     pub count: u64,
 }
 
+/// An event of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event<I> {
+    /// Its time, Unix milliseconds.
+    pub at_ms: u64,
+    /// Its key; `None` if the event is not counted.
+    pub key: Option<InternedKey>,
+    /// Its item; `None` if this build does not know it.
+    pub item: Option<I>,
+}
+
 /// Counts of events that were read and are not sent yet.
 #[derive(Debug)]
 pub struct PreAggregator<K, I> {
@@ -67,6 +78,8 @@ pub struct PreAggregator<K, I> {
     windows: BTreeMap<u64, Counts<I>>,
     /// The keys of the counts.
     pub keys: InternedKeys<K>,
+    /// The events of the record that is being read. Its memory is used again for the next record.
+    pub events: Vec<Event<I>>,
 }
 
 impl<K, I> Default for PreAggregator<K, I> {
@@ -77,6 +90,7 @@ impl<K, I> Default for PreAggregator<K, I> {
                 keys: Vec::new(),
                 numbers: HashMap::new(),
             },
+            events: Vec::new(),
         }
     }
 }

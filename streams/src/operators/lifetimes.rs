@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::operators::key_numbers::KeyNumber;
+use super::key_numbers::KeyNumber;
 
 /// Whether more than the retention lies between a key's last final, in the window that begins at `last_ms`, and
 /// `start_ms`: the totals begin at 0 with a final of the window that begins then.
@@ -26,10 +26,8 @@ pub fn exceeds_retention(last_ms: u64, start_ms: u64, retention_ms: u64) -> bool
 
 /// The time of the last final of each key of a worker.
 pub struct Lifetimes {
-    /// Time without a final after which totals begin at 0.
+    /// Time without a final after which totals begin at 0, and the key is removed.
     retention_ms: u64,
-    /// Time without a final after which a key is removed: at least `retention_ms`.
-    kept_ms: u64,
     /// By [`KeyNumber::index`]; `None` for numbers that are not in use.
     keys: Vec<Option<Lifetime>>,
     /// The keys by the time at which they may expire.
@@ -45,12 +43,11 @@ struct Lifetime {
 }
 
 impl Lifetimes {
-    /// Without keys. A key is not removed within `span_ms`, the sliding span, after its last final, even if the
-    /// retention is shorter: the span may still hold counts of the key.
-    pub fn new(retention_ms: u64, span_ms: u64) -> Lifetimes {
+    /// Without keys. The retention must not be shorter than a sliding span, which may still hold counts of a key that is
+    /// removed otherwise.
+    pub fn new(retention_ms: u64) -> Lifetimes {
         Lifetimes {
             retention_ms,
-            kept_ms: retention_ms.max(span_ms),
             keys: Vec::new(),
             queue: BTreeMap::new(),
         }
@@ -73,7 +70,7 @@ impl Lifetimes {
         if self.keys.len() <= key.index() {
             self.keys.resize(key.index() + 1, None);
         }
-        let expires_ms = start_ms.saturating_add(self.kept_ms);
+        let expires_ms = start_ms.saturating_add(self.retention_ms);
         match &mut self.keys[key.index()] {
             Some(known) => {
                 known.last_ms = start_ms;
@@ -119,7 +116,7 @@ impl Lifetimes {
             let Some((key, known)) = known.filter(|(_, it)| it.queued_ms == queued_ms) else {
                 continue;
             };
-            let expires_ms = known.last_ms.saturating_add(self.kept_ms);
+            let expires_ms = known.last_ms.saturating_add(self.retention_ms);
             if expires_ms < start_ms {
                 self.keys[key.index()] = None;
                 expired.push(key);
@@ -144,10 +141,9 @@ mod tests {
         /// The oracle keeps the last final of each key, and checks all keys at every window.
         #[test]
         fn keys_expire_once_their_next_final_would_begin_at_0(
-            finals in vec((0_u64..6, 0_u32..5), 0..60), max_keys in 1_usize..3, max_checks in 1_usize..4, span_ms in 0_u64..20,
+            finals in vec((0_u64..6, 0_u32..5), 0..60), max_keys in 1_usize..3, max_checks in 1_usize..4,
         ) {
-            let mut lifetimes = Lifetimes::new(RETENTION_MS, span_ms);
-            let kept_ms = RETENTION_MS.max(span_ms);
+            let mut lifetimes = Lifetimes::new(RETENTION_MS);
             let mut oracle: BTreeMap<u32, u64> = BTreeMap::new();
             let mut start_ms = 0;
             let mut windows: Vec<(u64, Option<u32>)> = Vec::new();
@@ -169,7 +165,7 @@ mod tests {
                 prop_assert!(expired.len() <= max_keys);
                 for number in expired {
                     let last_ms = oracle.remove(&number.0);
-                    prop_assert!(last_ms.is_some_and(|it| it + kept_ms < start_ms), "{number:?}");
+                    prop_assert!(last_ms.is_some_and(|it| it + RETENTION_MS < start_ms), "{number:?}");
                 }
             }
             prop_assert!(oracle.is_empty() && lifetimes.queue.is_empty());
@@ -183,14 +179,14 @@ mod tests {
         assert_eq!(begin, [false, true, false]);
         assert!(!exceeds_retention(1, u64::MAX, u64::MAX));
         assert!(
-            Lifetimes::new(u64::MAX, 0).begins(KeyNumber(0), 0),
+            Lifetimes::new(u64::MAX).begins(KeyNumber(0), 0),
             "a new key"
         );
     }
 
     #[test]
     fn a_number_that_another_key_got_expires_with_that_key() {
-        let mut lifetimes = Lifetimes::new(RETENTION_MS, 0);
+        let mut lifetimes = Lifetimes::new(RETENTION_MS);
         let number = KeyNumber(3);
         lifetimes.extend(number, 0);
         assert!(lifetimes.forget(number) && !lifetimes.forget(number));
@@ -201,7 +197,7 @@ mod tests {
 
     #[test]
     fn after_a_backward_reset_a_key_expires_by_its_new_time() {
-        let mut lifetimes = Lifetimes::new(RETENTION_MS, 0);
+        let mut lifetimes = Lifetimes::new(RETENTION_MS);
         let key = KeyNumber(0);
         lifetimes.extend(key, 1_000_000);
         lifetimes.extend(key, 5);

@@ -8,6 +8,7 @@
 
 pub mod key_numbers;
 pub mod lifetimes;
+mod output;
 pub mod reduce;
 pub mod registry;
 pub mod schedule;
@@ -19,3 +20,9 @@ pub mod totals_close;
 pub mod totals_writer;
 pub mod tumbling;
 pub mod updates;
+
+/// Whether this run makes a result of that time, F being `final_until_ms` at its start. Restored state has the time 0, and
+/// results of it were written by the runs before.
+fn is_of_this_run(time_ms: u64, final_until_ms: u64) -> bool {
+    time_ms >= final_until_ms && time_ms > 0
+}

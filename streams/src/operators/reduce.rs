@@ -34,7 +34,7 @@ use timely::{
     progress::Antichain,
 };
 
-use crate::operators::step::StepBudget;
+use super::step::StepBudget;
 
 /// The accumulations of a key that are not 0, by value.
 pub type Accumulations<'a, V> = Vec<(&'a V, i64)>;
@@ -112,7 +112,7 @@ pub fn reduce_total_order<'scope, K: Data, V: Data, W: Clone + 'static>(
                     }
                     pending = None;
                 }
-                // The times before the next changes need not be told apart any more.
+                // The times before the next changes need not be distinguished any more.
                 trace.advance_upper(&mut upper);
                 trace.set_logical_compaction(upper.borrow());
                 trace.set_physical_compaction(upper.borrow());

@@ -26,28 +26,26 @@ use differential_dataflow::{
 };
 use emostream_protocol::Window;
 use timely::{
-    container::CapacityContainerBuilder,
     dataflow::{
         StreamVec,
         channels::pact::{Exchange, Pipeline},
-        operators::{
-            Capability,
-            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
-            probe,
-        },
+        operators::{Capability, generic::builder_rc::OperatorBuilder, probe},
     },
     progress::Antichain,
 };
 
-use crate::aggregate::key::{Item, Key, Opaque};
-use crate::operators::key_numbers::{KeyNumber, KeyNumbers};
-use crate::operators::lifetimes::Lifetimes;
-use crate::operators::reduce::accumulate;
-use crate::operators::schedule::Change;
-use crate::operators::sliding::KeyChange;
-use crate::operators::step::StepBudget;
-use crate::operators::totals::{RestoredTotals, TotalsParams};
-use crate::operators::tumbling::ClosedWindow;
+use super::{
+    key_numbers::{KeyNumber, KeyNumbers},
+    lifetimes::Lifetimes,
+    output::{Output, new_output},
+    reduce::accumulate,
+    schedule::Change,
+    sliding::KeyChange,
+    step::StepBudget,
+    totals::{RestoredTotals, TotalsParams, UnnamedCount},
+    tumbling::ClosedWindow,
+};
+use crate::aggregate::key::{Item, Key};
 
 /// Maximum number of keys that all workers remove with one close. Removing a key costs a record in each table, and after
 /// a long pause all keys may have expired.
@@ -57,19 +55,19 @@ const MAX_REMOVED: usize = 1_000;
 pub type TotalsTrace<I> = TraceAgent<ValSpine<KeyNumber, I, u64, i64>>;
 
 /// The state that the operators `register keys` and `totals` of a worker share.
-pub struct Shared<I: Item, U> {
+pub struct Shared<I: Item> {
     /// The trace of the accumulations, once they are arranged.
     pub trace: Option<TotalsTrace<I>>,
     /// Restored state besides the accumulations: unnamed counts, and finals that are not in the key's record.
-    pub restored: Vec<(KeyNumber, Vec<U>, Option<Change>)>,
+    pub restored: Vec<(KeyNumber, Vec<UnnamedCount>, Option<Change>)>,
     /// The new and the former number of each key whose totals began at 0 again.
     pub replaced: Vec<(KeyNumber, KeyNumber)>,
     /// Numbers that were freed. All state that is stored under them must be dropped before they are used again.
     pub freed: Vec<KeyNumber>,
 }
 
-impl<I: Item, U> Default for Shared<I, U> {
-    fn default() -> Shared<I, U> {
+impl<I: Item> Default for Shared<I> {
+    fn default() -> Shared<I> {
         Shared {
             trace: None,
             restored: Vec::new(),
@@ -79,7 +77,7 @@ impl<I: Item, U> Default for Shared<I, U> {
     }
 }
 
-impl<I: Item, U> Shared<I, U> {
+impl<I: Item> Shared<I> {
     /// Returns the trace of the accumulations. `totals` compacts it.
     pub fn trace(&mut self) -> &mut TotalsTrace<I> {
         let trace = self.trace.as_mut();
@@ -97,15 +95,13 @@ pub struct Registered<'scope, K: Key, I: Item> {
     pub removed: StreamVec<'scope, u64, (K, u64)>,
 }
 
-type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
-
 /// Registers the keys of `finals` and of `restored` totals, each on the worker that computes its windows. `durable` is the
 /// probe of committed results.
-pub fn register<'scope, K: Key, I: Item, U: Opaque>(
+pub fn register<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
-    restored: StreamVec<'scope, u64, RestoredTotals<K, I, U>>,
+    restored: StreamVec<'scope, u64, RestoredTotals<K, I>>,
     numbers: KeyNumbers<K>,
-    shared: Rc<RefCell<Shared<I, U>>>,
+    shared: Rc<RefCell<Shared<I>>>,
     params: TotalsParams,
     durable: probe::Handle<u64>,
 ) -> Registered<'scope, K, I> {
@@ -114,25 +110,23 @@ pub fn register<'scope, K: Key, I: Item, U: Opaque>(
     let activator = scope.activator_for(builder.operator_info().address);
     // The tumbling windows were exchanged by key: finals are on the worker of their key already.
     let mut finals = builder.new_input(finals, Pipeline);
-    let by_key = Exchange::new(|totals: &RestoredTotals<K, I, U>| totals.key.hashed());
+    let by_key = Exchange::new(|totals: &RestoredTotals<K, I>| totals.key.hashed());
     let mut restored = builder.new_input(restored, by_key);
-    let (of_finals, marked) = builder.new_output();
-    let (of_changes, changes) = builder.new_output();
-    let (of_removed, removed) = builder.new_output();
-    let mut of_finals = OutputBuilder::from(of_finals);
-    let mut of_changes = OutputBuilder::from(of_changes);
-    let mut of_removed = OutputBuilder::from(of_removed);
+    let (mut of_finals, marked) = new_output(&mut builder);
+    let (mut of_changes, changes) = new_output(&mut builder);
+    let (mut of_removed, removed) = new_output(&mut builder);
     let max_removed = (MAX_REMOVED / scope.peers()).max(1);
     let size = params.schedule.size;
     builder.build(move |mut capabilities| {
         let removals = capabilities.pop();
         let mut held = capabilities.pop().zip(removals);
         let mut registry = Registry {
-            lifetimes: Lifetimes::new(params.retention_ms, params.span_ms),
+            lifetimes: Lifetimes::new(params.retention_ms),
             numbers,
             shared,
             retired: VecDeque::new(),
             max_step_counts: params.max_step_counts,
+            begun_until_ms: params.final_until_ms,
             closed_until_ms: params.final_until_ms,
         };
         move |frontiers| {
@@ -190,20 +184,22 @@ pub fn register<'scope, K: Key, I: Item, U: Opaque>(
     }
 }
 
-struct Registry<K, I: Item, U> {
+struct Registry<K, I: Item> {
     lifetimes: Lifetimes,
     numbers: KeyNumbers<K>,
-    shared: Rc<RefCell<Shared<I, U>>>,
+    shared: Rc<RefCell<Shared<I>>>,
     /// Retired numbers whose accumulations are not retracted yet, and the time at which each was retired.
     retired: VecDeque<(u64, KeyNumber)>,
     max_step_counts: usize,
+    /// F at the start of the run.
+    begun_until_ms: u64,
     /// The end of the last window that is closed.
     closed_until_ms: u64,
 }
 
-impl<K: Key, I: Item, U> Registry<K, I, U> {
+impl<K: Key, I: Item> Registry<K, I> {
     /// Registers a restored key. Returns the changes that produce its accumulations.
-    fn restore(&mut self, totals: RestoredTotals<K, I, U>) -> impl Iterator<Item = KeyChange<I>> {
+    fn restore(&mut self, totals: RestoredTotals<K, I>) -> impl Iterator<Item = KeyChange<I>> {
         let number = self.numbers.number(&totals.key);
         self.lifetimes.extend(number, totals.last_ms);
         if !totals.unnamed.is_empty() || totals.change.is_some() {
@@ -235,14 +231,18 @@ impl<K: Key, I: Item, U> Registry<K, I, U> {
 
     /// Retires the numbers of up to `max_keys` keys that have expired with `closed`, the window that was closed last.
     /// Returns the keys and the start of that window. Only what a key produced before `durable_until_ms` is committed: a
-    /// key that has expired since may still produce a record, which would come after its removal.
+    /// key that has expired since may still produce a record, which would come after its removal. So may, with the first
+    /// window of a run, a key that was in a sliding span of another length when the run before ended.
     fn expire(
         &mut self,
         closed: Window,
         durable_until_ms: u64,
         max_keys: usize,
     ) -> impl Iterator<Item = (K, u64)> {
-        let before_ms = closed.start.min(durable_until_ms);
+        let before_ms = match durable_until_ms > self.begun_until_ms {
+            true => closed.start.min(durable_until_ms),
+            false => 0,
+        };
         let max_checks = self.max_step_counts;
         let expired = self.lifetimes.expire(before_ms, max_keys, max_checks);
         expired.into_iter().map(move |number| {
@@ -309,6 +309,21 @@ mod tests {
         totals::{TotalsOutput, totals},
     };
 
+    fn params(size: WindowSize) -> TotalsParams {
+        TotalsParams {
+            schedule: ScheduleParams {
+                pace: TotalsPace::default(),
+                size,
+                finals_kept_ms: None,
+                record_bytes: |items| items,
+            },
+            retention_ms: 2_000,
+            final_until_ms: 0,
+            resets: 0,
+            max_step_counts: 50_000,
+        }
+    }
+
     /// After a pause in event time all keys have expired, and each removal costs a record of each table.
     #[test]
     fn all_workers_together_remove_a_limited_number_of_keys_with_a_close() {
@@ -327,20 +342,7 @@ mod tests {
             let durable = probe::Handle::new();
             let mut input = worker.dataflow(|scope| {
                 let (input, finals) = scope.new_input();
-                let params = TotalsParams {
-                    schedule: ScheduleParams {
-                        pace: TotalsPace::default(),
-                        size,
-                        finals_kept_ms: None,
-                        record_bytes: |items| items,
-                    },
-                    retention_ms: 2_000,
-                    span_ms: 2_000,
-                    final_until_ms: 0,
-                    resets: 0,
-                    max_step_counts: 50_000,
-                };
-                let totals = totals::<_, _, ()>(finals, Vec::new(), params, durable.clone());
+                let totals = totals(finals, Vec::new(), params(size), durable.clone());
                 let outputs = totals.outputs.inspect(move |output| {
                     if let TotalsOutput::Removed(_, start_ms) = output {
                         *seen.borrow_mut().entry(*start_ms).or_default() += 1;
@@ -372,5 +374,51 @@ mod tests {
         }
         assert!(all.values().all(|keys| *keys <= MAX_REMOVED), "{all:?}");
         assert_eq!(all.values().sum::<usize>(), 2 * KEYS, "{all:?}");
+    }
+
+    /// The run before may have had a longer sliding span, so that the first window of this run corrects what is in its
+    /// table. A record after the removal would stay there for ever.
+    #[test]
+    fn the_first_close_of_a_run_removes_no_key() {
+        const BEGUN_MS: u64 = 20_000;
+        let size = WindowSize::from_ms(2_000).unwrap();
+        let removed = timely::execute_directly(move |worker| {
+            let removed = Rc::<RefCell<Vec<u64>>>::default();
+            let seen = removed.clone();
+            let durable = probe::Handle::new();
+            let mut input = worker.dataflow(|scope| {
+                let (input, finals) = scope.new_input::<ClosedWindow<String, u16>>();
+                let params = TotalsParams {
+                    final_until_ms: BEGUN_MS,
+                    ..params(size)
+                };
+                let expired = RestoredTotals {
+                    key: "expired".to_owned(),
+                    counts: Vec::new(),
+                    unnamed: Vec::new(),
+                    change: None,
+                    last_ms: 2_000,
+                };
+                let totals = totals(finals, vec![expired], params, durable.clone());
+                let outputs = totals.outputs.inspect(move |output| {
+                    if let TotalsOutput::Removed(_, start_ms) = output {
+                        seen.borrow_mut().push(*start_ms);
+                    }
+                });
+                outputs.probe_with(&durable);
+                input
+            });
+            for until_ms in (BEGUN_MS..).step_by(2_000).take(4) {
+                input.advance_to(until_ms);
+                while durable.less_than(&until_ms) {
+                    worker.step();
+                }
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+            removed.take()
+        });
+        assert_eq!(removed, [BEGUN_MS + 2_000]);
     }
 }

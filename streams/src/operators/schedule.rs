@@ -24,8 +24,8 @@ use emostream_protocol::{ResultOrder, Window, WindowSize};
 use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 
+use super::key_numbers::KeyNumber;
 use crate::aggregate::key::Key;
-use crate::operators::key_numbers::KeyNumber;
 
 /// How often totals records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

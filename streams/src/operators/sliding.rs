@@ -22,22 +22,20 @@ use emostream_protocol::{Window, WindowSize};
 use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use timely::{
-    container::CapacityContainerBuilder,
     dataflow::{
         StreamVec,
         channels::pact::Exchange,
-        operators::{
-            Capability, InputCapability,
-            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
-            probe,
-        },
+        operators::{Capability, InputCapability, generic::builder_rc::OperatorBuilder, probe},
     },
     progress::frontier::MutableAntichain,
 };
 
+use super::{
+    key_numbers::{KeyNumber, KeyNumbers},
+    output::{Output, new_output},
+    step::StepBudget,
+};
 use crate::aggregate::key::{Item, Key};
-use crate::operators::key_numbers::{KeyNumber, KeyNumbers};
-use crate::operators::step::StepBudget;
 
 /// A span of windows that slides by one window.
 #[derive(Debug, Clone, Copy)]
@@ -86,8 +84,6 @@ pub type LeaderChange<K, I> = (((), Leader<K, I>), u64, i64);
 
 type Leaders<'scope, K, I> = StreamVec<'scope, u64, LeaderChange<K, I>>;
 
-type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
-
 /// Returns how the accumulations of the span change at each window: those of each key, on the worker that has the key, and
 /// those over all keys.
 ///
@@ -105,10 +101,8 @@ pub fn sliding_window<'scope, K: Key, I: Item>(
     // As the tumbling windows were exchanged: a final stays where it is.
     let by_key = Exchange::new(|it: &SlidingContribution<K, I>| it.key.hashed());
     let mut input = builder.new_input(contributions, by_key);
-    let (of_keys, key_changes) = builder.new_output();
-    let (of_leaders, leader_changes) = builder.new_output();
-    let mut of_keys = OutputBuilder::from(of_keys);
-    let mut of_leaders = OutputBuilder::from(of_leaders);
+    let (mut of_keys, key_changes) = new_output(&mut builder);
+    let (mut of_leaders, leader_changes) = new_output(&mut builder);
     builder.build(move |_| {
         let mut expirations = Expirations {
             numbers,

@@ -25,11 +25,14 @@ use timely::dataflow::{
     operators::{Concat, ToStream, probe, vec::Map},
 };
 
+use super::{
+    is_of_this_run,
+    key_numbers::KeyNumbers,
+    reduce::{Accumulations, reduce_total_order},
+    sliding::{Leader, SlidingContribution, SlidingSpan, sliding_window},
+    tumbling::ClosedWindow,
+};
 use crate::aggregate::key::{Item, Key};
-use crate::operators::key_numbers::KeyNumbers;
-use crate::operators::reduce::{Accumulations, reduce_total_order};
-use crate::operators::sliding::{Leader, SlidingContribution, SlidingSpan, sliding_window};
-use crate::operators::tumbling::ClosedWindow;
 
 /// The settings of [`sliding_top`].
 pub struct TopParams {
@@ -110,7 +113,7 @@ pub fn sliding_top<'scope, K: Key, I: Item>(
         "top",
         max_step_counts,
         move |number, before, after, time_ms| {
-            if time_ms < final_until_ms {
+            if !is_of_this_run(time_ms, final_until_ms) {
                 return None;
             }
             let (before, after) = (top_items(before, top), top_items(after, top));
@@ -126,7 +129,7 @@ pub fn sliding_top<'scope, K: Key, I: Item>(
         "top over all keys",
         max_step_counts,
         move |(), before, after, time_ms| {
-            if time_ms < final_until_ms {
+            if !is_of_this_run(time_ms, final_until_ms) {
                 return None;
             }
             let (before, after) = (leaders(before, top), leaders(after, top));
@@ -201,6 +204,47 @@ mod tests {
             counts: (0..4).map(|item| (item, 1)).collect(),
             begins: false,
         }
+    }
+
+    /// They were written by the runs before. If the progress was lost, F is 0, too.
+    #[test]
+    fn restored_tops_are_not_written_again_even_if_nothing_is_final() {
+        timely::execute_directly(|worker| {
+            let seen: Rc<RefCell<Vec<u64>>> = Rc::default();
+            let (of_tops, durable) = (seen.clone(), probe::Handle::new());
+            let mut input = worker.dataflow(|scope| {
+                let (input, finals) = scope.new_input::<ClosedWindow<String, u16>>();
+                let restored = SlidingContribution {
+                    key: "key".to_owned(),
+                    from_ms: 0,
+                    until_ms: 1999,
+                    counts: [(0, 1)].into(),
+                };
+                let params = TopParams {
+                    span: SlidingSpan {
+                        size: size(),
+                        span_ms: 2000,
+                    },
+                    top: 10,
+                    final_until_ms: 0,
+                    max_step_counts: 4,
+                    durable: durable.clone(),
+                };
+                let tops = sliding_top(finals, vec![restored], params);
+                let tops = tops.inspect_time(move |time_ms, _| of_tops.borrow_mut().push(*time_ms));
+                tops.probe_with(&durable);
+                input
+            });
+            input.advance_to(2000);
+            while durable.less_than(&2000) {
+                worker.step();
+            }
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+            // The key and the top over all keys are empty once the span has passed.
+            assert_eq!(*seen.borrow(), [1999, 1999]);
+        });
     }
 
     /// The key leaves the span, and returns before that is committed, while others keep the operators busy for many

@@ -41,19 +41,23 @@ use timely::{
     progress::Antichain,
 };
 
-use crate::aggregate::key::{Item, Key, Opaque};
-use crate::operators::key_numbers::KeyNumbers;
-use crate::operators::registry::{Registered, Shared, TotalsTrace, register};
-use crate::operators::schedule::{Change, ScheduleParams};
-use crate::operators::step::StepBudget;
-use crate::operators::totals_close::{PendingClose, end_of};
-use crate::operators::totals_writer::TotalsWriter;
-use crate::operators::tumbling::ClosedWindow;
-use crate::sink::operator::UnwrittenSince;
+use super::{
+    key_numbers::KeyNumbers,
+    registry::{Registered, Shared, TotalsTrace, register},
+    schedule::{Change, ScheduleParams},
+    step::StepBudget,
+    totals_close::{PendingClose, end_of},
+    totals_writer::TotalsWriter,
+    tumbling::ClosedWindow,
+};
+use crate::{
+    aggregate::key::{Item, Key},
+    sink::operator::UnwrittenSince,
+};
 
 /// The counts of a key since its totals last began at 0, as of a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyTotals<K, I, U> {
+pub struct KeyTotals<K, I> {
     /// The key.
     pub key: K,
     /// The window that changed it last.
@@ -63,19 +67,28 @@ pub struct KeyTotals<K, I, U> {
     /// The counts of the items, by item.
     pub counts: Vec<(I, u64)>,
     /// The counts of items that this build cannot name, as they were restored.
-    pub unnamed: Vec<U>,
+    pub unnamed: Vec<UnnamedCount>,
+}
+
+/// The count of an item that this build cannot name. It is in the log: another build has counted it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnnamedCount {
+    /// The name of the item in records.
+    pub name: Box<str>,
+    /// How many.
+    pub count: u64,
 }
 
 /// The totals of a key as of F, as the log holds them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoredTotals<K, I, U> {
+pub struct RestoredTotals<K, I> {
     /// The key.
     pub key: K,
     /// The counts of the items.
     pub counts: Vec<(I, u64)>,
     /// The counts of items that this build cannot name. Each record of the key repeats them: without them it would lose
     /// what another build has counted.
-    pub unnamed: Vec<U>,
+    pub unnamed: Vec<UnnamedCount>,
     /// The finals among them that are not in the key's record.
     pub change: Option<Change>,
     /// The start of the window of its last final.
@@ -87,10 +100,8 @@ pub struct RestoredTotals<K, I, U> {
 pub struct TotalsParams {
     /// When records are written.
     pub schedule: ScheduleParams,
-    /// Time without a final after which a key's totals begin at 0, milliseconds.
+    /// Time without a final after which a key's totals begin at 0, milliseconds. At least the longest sliding span.
     pub retention_ms: u64,
-    /// Length of the longest sliding span, milliseconds.
-    pub span_ms: u64,
     /// F at the start of the run.
     pub final_until_ms: u64,
     /// The number of backward resets so far.
@@ -101,9 +112,9 @@ pub struct TotalsParams {
 
 /// An output of the totals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TotalsOutput<K, I, U> {
+pub enum TotalsOutput<K, I> {
     /// The totals of a key are written.
-    Record(KeyTotals<K, I, U>),
+    Record(KeyTotals<K, I>),
     /// What a worker has not written.
     Unwritten(UnwrittenSince),
     /// The removal of a key from all tables, since its totals have expired; and the start of the window at whose close
@@ -112,29 +123,26 @@ pub enum TotalsOutput<K, I, U> {
 }
 
 /// The outputs of [`totals`].
-pub struct Totals<'scope, K: Key, I: Item, U: Opaque> {
+pub struct Totals<'scope, K: Key, I: Item> {
     /// All finals; those with which totals begin are marked.
     pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
     /// The totals that are written at each window, the oldest final that is in no record, and removed keys.
-    pub outputs: StreamVec<'scope, u64, TotalsOutput<K, I, U>>,
+    pub outputs: StreamVec<'scope, u64, TotalsOutput<K, I>>,
 }
 
 /// Keeps the totals of `finals`.
 ///
 /// `restored` are the totals as of the start of the run. They are counted, and what their records contain is not
 /// written again. `durable` is the probe of committed results.
-pub fn totals<'scope, K: Key, I: Item, U: Opaque>(
+pub fn totals<'scope, K: Key, I: Item>(
     finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
-    restored: Vec<RestoredTotals<K, I, U>>,
+    restored: Vec<RestoredTotals<K, I>>,
     params: TotalsParams,
     durable: probe::Handle<u64>,
 ) -> Totals<'scope, K, I, U> {
     let scope = finals.scope();
     let restored = restored.into_iter().to_stream(scope);
-    let (numbers, shared) = (
-        KeyNumbers::default(),
-        Rc::<RefCell<Shared<I, U>>>::default(),
-    );
+    let (numbers, shared) = (KeyNumbers::default(), Rc::<RefCell<Shared<I>>>::default());
     let Registered {
         finals,
         changes,
@@ -162,10 +170,10 @@ pub fn totals<'scope, K: Key, I: Item, U: Opaque>(
 }
 
 /// Sends what is written of the accumulations at each window, at the window's own time: the sink commits by time.
-fn write<'scope, K: Key, I: Item, U: Opaque>(
+fn write<'scope, K: Key, I: Item>(
     changes: Stream<'scope, u64, Vec<SpanOf<TotalsTrace<I>>>>,
-    mut writer: TotalsWriter<K, I, U>,
-) -> StreamVec<'scope, u64, TotalsOutput<K, I, U>> {
+    mut writer: TotalsWriter<K, I>,
+) -> StreamVec<'scope, u64, TotalsOutput<K, I>> {
     let scope = changes.scope();
     changes.unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
         Pipeline,
@@ -248,7 +256,6 @@ mod tests {
                 record_bytes: |items| items,
             },
             retention_ms: u64::MAX,
-            span_ms: SIZE_MS,
             final_until_ms: 0,
             resets: 0,
             max_step_counts: 4,
@@ -268,7 +275,7 @@ mod tests {
     #[test]
     fn nothing_is_left_of_a_key_whose_number_was_freed() {
         let numbers = KeyNumbers::<String>::default();
-        let shared = Rc::<RefCell<Shared<u16, char>>>::default();
+        let shared = Rc::<RefCell<Shared<u16>>>::default();
         let mut writer = TotalsWriter::new(params(), numbers.clone(), shared.clone(), 0, 1);
         let key = "key".to_owned();
         let former = numbers.number(&key);
@@ -279,7 +286,11 @@ mod tests {
             last,
             last_resets: 0,
         };
-        let restored = (former, vec!['?'], Some(change));
+        let unnamed = UnnamedCount {
+            name: "?".into(),
+            count: 1,
+        };
+        let restored = (former, vec![unnamed], Some(change));
         shared.borrow_mut().restored.push(restored);
         assert!(writer.has_work(0) && writer.schedule.holds(former));
         numbers.retire(former, 4_000);
@@ -317,7 +328,7 @@ mod tests {
                     period_ms: 8_000,
                     ..TotalsPace::default()
                 };
-                let totals = totals::<_, _, ()>(finals, Vec::new(), params, probe::Handle::new());
+                let totals = totals(finals, Vec::new(), params, probe::Handle::new());
                 let outputs = totals.outputs.inspect(move |output| match output {
                     TotalsOutput::Record(record) if record.key == "key-0" => {
                         seen.borrow_mut().push(record.window.start);
@@ -347,7 +358,7 @@ mod tests {
         const KEYS: usize = 40;
         const ITEMS: u16 = 6;
         timely::execute_directly(move |worker| {
-            let written = Rc::<RefCell<Vec<KeyTotals<String, u16, ()>>>>::default();
+            let written = Rc::<RefCell<Vec<KeyTotals<String, u16>>>>::default();
             let seen = written.clone();
             let (mut input, probe) = worker.dataflow(|scope| {
                 let (input, finals) = scope.new_input();

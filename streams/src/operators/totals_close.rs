@@ -18,14 +18,16 @@ use differential_dataflow::trace::{Cursor, Navigable, cursor::cursor_list};
 use emostream_protocol::Window;
 use foldhash::HashMap;
 
-use crate::aggregate::key::{Item, Key, Opaque};
-use crate::operators::key_numbers::KeyNumber;
-use crate::operators::lifetimes::exceeds_retention;
-use crate::operators::reduce::{
-    Accumulations, Batch, Difference, accumulate, collect_differences, merge, seek_after,
+use super::{
+    key_numbers::KeyNumber,
+    lifetimes::exceeds_retention,
+    reduce::{
+        Accumulations, Batch, Difference, accumulate, collect_differences, merge, seek_after,
+    },
+    step::StepBudget,
+    totals_writer::{Outputs, TotalsWriter},
 };
-use crate::operators::step::StepBudget;
-use crate::operators::totals_writer::{Outputs, TotalsWriter};
+use crate::aggregate::key::{Item, Key};
 
 /// The changes of accumulations between two times, or what they were before.
 type TotalsBatch<I> = Batch<KeyNumber, I>;
@@ -96,12 +98,12 @@ impl<I: Item> PendingClose<I> {
 
     /// Handles counts until the budget is spent. Returns whether all windows are closed. What is restored is notified of
     /// at `from_ms`.
-    pub fn run<K: Key, U: Opaque>(
+    pub fn run<K: Key>(
         &mut self,
-        writer: &mut TotalsWriter<K, I, U>,
+        writer: &mut TotalsWriter<K, I>,
         from_ms: u64,
         budget: &mut StepBudget,
-        outputs: &mut Outputs<K, I, U>,
+        outputs: &mut Outputs<K, I>,
     ) -> bool {
         if !self.is_applied {
             self.is_applied = self.apply_changes(writer, budget, outputs);
@@ -115,11 +117,11 @@ impl<I: Item> PendingClose<I> {
 
     /// Applies the changes key by key: writes the records of small keys, and keeps the changes of large ones for their
     /// windows. Returns whether all are applied.
-    fn apply_changes<K: Key, U: Opaque>(
+    fn apply_changes<K: Key>(
         &mut self,
-        writer: &mut TotalsWriter<K, I, U>,
+        writer: &mut TotalsWriter<K, I>,
         budget: &mut StepBudget,
-        outputs: &mut Outputs<K, I, U>,
+        outputs: &mut Outputs<K, I>,
     ) -> bool {
         let (before, changes) = (self.before.clone(), self.changes.clone());
         let mut single = SingleAccumulations::new(&before);
@@ -162,9 +164,9 @@ impl<I: Item> PendingClose<I> {
 
     /// Applies the changes of a key that is large: only the accumulations that change are read, by `accumulation`, in the
     /// order of the items.
-    fn change_large<K: Key, U: Opaque>(
+    fn change_large<K: Key>(
         &mut self,
-        writer: &mut TotalsWriter<K, I, U>,
+        writer: &mut TotalsWriter<K, I>,
         number: KeyNumber,
         differences: &mut [Difference<'_, I>],
         mut accumulation: impl FnMut(I) -> i64,
@@ -187,12 +189,12 @@ impl<I: Item> PendingClose<I> {
     }
 
     /// Applies the changes of a key that was small, and may become large.
-    fn change_small<K: Key, U: Opaque>(
+    fn change_small<K: Key>(
         &mut self,
-        writer: &mut TotalsWriter<K, I, U>,
+        writer: &mut TotalsWriter<K, I>,
         number: KeyNumber,
         key: &mut KeyChanges<'_, I>,
-        outputs: &mut Outputs<K, I, U>,
+        outputs: &mut Outputs<K, I>,
     ) {
         // Stable: those of one time stay in the order of their items.
         key.differences.sort_by_key(|(time_ms, ..)| *time_ms);
@@ -216,9 +218,9 @@ impl<I: Item> PendingClose<I> {
     }
 
     /// Keeps a change of a key, which has so many items afterwards, for the window at which it was made.
-    fn keep<K: Key, U: Opaque>(
+    fn keep<K: Key>(
         &mut self,
-        writer: &mut TotalsWriter<K, I, U>,
+        writer: &mut TotalsWriter<K, I>,
         number: KeyNumber,
         items: usize,
         time_ms: u64,
@@ -231,11 +233,11 @@ impl<I: Item> PendingClose<I> {
     }
 
     /// Closes the windows one after the other. Returns whether all are closed.
-    fn close_windows<K: Key, U: Opaque>(
+    fn close_windows<K: Key>(
         &mut self,
-        writer: &mut TotalsWriter<K, I, U>,
+        writer: &mut TotalsWriter<K, I>,
         budget: &mut StepBudget,
-        outputs: &mut Outputs<K, I, U>,
+        outputs: &mut Outputs<K, I>,
     ) -> bool {
         loop {
             let next = self.closing.take();
@@ -252,10 +254,7 @@ impl<I: Item> PendingClose<I> {
     }
 
     /// Returns the next window at which large keys have changed, or records are due.
-    fn next_closing<K: Key, U: Opaque>(
-        &mut self,
-        writer: &mut TotalsWriter<K, I, U>,
-    ) -> Option<ClosingWindow> {
+    fn next_closing<K: Key>(&mut self, writer: &mut TotalsWriter<K, I>) -> Option<ClosingWindow> {
         let size = writer.params.schedule.size;
         let changed = self.large.first_entry();
         let next = changed.as_ref().map(|it| size.window_of(*it.key()));
@@ -275,12 +274,12 @@ impl<I: Item> PendingClose<I> {
 
     /// Records which large keys have changed in a window, and writes what is due. Returns whether the window is closed;
     /// it is not once the budget is spent.
-    fn close_window<K: Key, U: Opaque>(
+    fn close_window<K: Key>(
         &self,
         closing: &mut ClosingWindow,
-        writer: &mut TotalsWriter<K, I, U>,
+        writer: &mut TotalsWriter<K, I>,
         budget: &mut StepBudget,
-        outputs: &mut Outputs<K, I, U>,
+        outputs: &mut Outputs<K, I>,
     ) -> bool {
         let (window, time_ms) = (closing.window, closing.window.last_ms());
         for (number, items) in closing.changed.by_ref() {

@@ -11,19 +11,24 @@ use emostream_protocol::{ResultOrder, Window};
 use foldhash::HashMap;
 use timely::progress::Antichain;
 
-use crate::aggregate::key::{Item, Key, Opaque};
-use crate::operators::key_numbers::{KeyNumber, KeyNumbers};
-use crate::operators::reduce::Batch;
-use crate::operators::registry::Shared;
-use crate::operators::schedule::{Change, Schedule};
-use crate::operators::totals::{KeyTotals, TotalsOutput, TotalsParams};
-use crate::sink::operator::UnwrittenSince;
+use super::{
+    is_of_this_run,
+    key_numbers::{KeyNumber, KeyNumbers},
+    reduce::Batch,
+    registry::Shared,
+    schedule::{Change, Schedule},
+    totals::{KeyTotals, TotalsOutput, TotalsParams, UnnamedCount},
+};
+use crate::{
+    aggregate::key::{Item, Key},
+    sink::operator::UnwrittenSince,
+};
 
 /// What is sent, by time.
-pub type Outputs<K, I, U> = BTreeMap<u64, Vec<TotalsOutput<K, I, U>>>;
+pub type Outputs<K, I> = BTreeMap<u64, Vec<TotalsOutput<K, I>>>;
 
 /// What a worker knows of its keys.
-pub struct TotalsWriter<K, I: Item, U> {
+pub struct TotalsWriter<K, I: Item> {
     /// The settings.
     pub params: TotalsParams,
     /// The keys by number.
@@ -36,23 +41,23 @@ pub struct TotalsWriter<K, I: Item, U> {
     /// How many items each key has, by its number.
     items: Vec<usize>,
     /// The counts that this build cannot name, of the keys that have any.
-    unnamed: HashMap<KeyNumber, Vec<U>>,
-    shared: Rc<RefCell<Shared<I, U>>>,
+    unnamed: HashMap<KeyNumber, Vec<UnnamedCount>>,
+    shared: Rc<RefCell<Shared<I>>>,
     /// The new and the former number of each key whose totals began at 0 again.
     replaced: HashMap<KeyNumber, KeyNumber>,
     /// What the sink was notified of last.
     notified: Option<ResultOrder>,
 }
 
-impl<K: Key, I: Item, U: Opaque> TotalsWriter<K, I, U> {
+impl<K: Key, I: Item> TotalsWriter<K, I> {
     /// The state of one of `workers`, before anything is restored.
     pub fn new(
         params: TotalsParams,
         numbers: KeyNumbers<K>,
-        shared: Rc<RefCell<Shared<I, U>>>,
+        shared: Rc<RefCell<Shared<I>>>,
         worker: usize,
         workers: usize,
-    ) -> TotalsWriter<K, I, U> {
+    ) -> TotalsWriter<K, I> {
         TotalsWriter {
             schedule: Schedule::new(params.schedule, workers),
             next_ms: params.final_until_ms,
@@ -77,13 +82,13 @@ impl<K: Key, I: Item, U: Opaque> TotalsWriter<K, I, U> {
     }
 
     /// The counts of a key that this build cannot name.
-    pub fn unnamed(&self, number: KeyNumber) -> &[U] {
+    pub fn unnamed(&self, number: KeyNumber) -> &[UnnamedCount] {
         self.unnamed.get(&number).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a change at that time was made by this run, and not restored.
     pub fn is_of_this_run(&self, time_ms: u64) -> bool {
-        time_ms >= self.params.final_until_ms && time_ms > 0
+        is_of_this_run(time_ms, self.params.final_until_ms)
     }
 
     /// The first window that ends by `until_ms` and in which a record is due.
@@ -181,7 +186,7 @@ impl<K: Key, I: Item, U: Opaque> TotalsWriter<K, I, U> {
     }
 
     /// Notifies the sink if another final than before is the oldest that is in no record, as of `time_ms`.
-    pub fn notify(&mut self, time_ms: u64, outputs: &mut Outputs<K, I, U>) {
+    pub fn notify(&mut self, time_ms: u64, outputs: &mut Outputs<K, I>) {
         let since = self.schedule.oldest();
         if since != self.notified {
             self.notified = since;
@@ -201,7 +206,7 @@ impl<K: Key, I: Item, U: Opaque> TotalsWriter<K, I, U> {
         window: Window,
         resets: u64,
         counts: Vec<(I, u64)>,
-    ) -> TotalsOutput<K, I, U> {
+    ) -> TotalsOutput<K, I> {
         TotalsOutput::Record(KeyTotals {
             key: self.numbers.key(number),
             window,

@@ -20,24 +20,25 @@ use foldhash::HashMap;
 use prometheus::IntGauge;
 use serde::{Deserialize, Serialize};
 use timely::{
-    container::CapacityContainerBuilder,
     dataflow::{
         StreamVec,
         channels::pact::Exchange,
-        operators::{
-            Capability, InputCapability,
-            generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
-        },
+        operators::{Capability, InputCapability, generic::builder_rc::OperatorBuilder},
     },
     progress::frontier::MutableAntichain,
 };
 
-use crate::aggregate::{
-    key::{Item, Key},
-    pre_aggregator::PartialCount,
+use super::{
+    output::{Output, new_output},
+    step::StepBudget,
 };
-use crate::operators::step::StepBudget;
-use crate::time::timers::Timers;
+use crate::{
+    aggregate::{
+        key::{Item, Key},
+        pre_aggregator::PartialCount,
+    },
+    time::timers::Timers,
+};
 
 /// A live tally waits this long for the other partitions' parts of the same flush of a producer. Otherwise it would
 /// show a part of them now, and the rest an interval later.
@@ -88,8 +89,6 @@ pub struct WindowParams {
     pub timers: Timers,
 }
 
-type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
-
 /// Returns the closed windows, and what `live` makes of the tallies of windows that are still open.
 pub fn tumbling_window<'scope, K: Key, I: Item, L: Clone + 'static>(
     tallies: StreamVec<'scope, u64, PartialCount<K, I>>,
@@ -104,10 +103,8 @@ pub fn tumbling_window<'scope, K: Key, I: Item, L: Clone + 'static>(
     let activator = scope.activator_for(builder.operator_info().address);
     let by_key = Exchange::new(|tally: &PartialCount<K, I>| tally.key.hashed());
     let mut input = builder.new_input(tallies, by_key);
-    let (finals, finals_stream) = builder.new_output();
-    let (live_output, live_stream) = builder.new_output();
-    let mut finals = OutputBuilder::from(finals);
-    let mut live_output = OutputBuilder::from(live_output);
+    let (mut finals, finals_stream) = new_output(&mut builder);
+    let (mut live_output, live_stream) = new_output(&mut builder);
     builder.build(move |_| {
         let mut open = OpenWindows::new(params);
         move |frontiers| {

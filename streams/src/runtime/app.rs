@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use emostream_log::{Appender, Log};
+use emostream_log::Appender;
 use timely::dataflow::{StreamVec, operators::probe};
 
 use crate::{
-    StreamsError,
     aggregate::pre_aggregator::PartialCount,
     config::Config,
-    metrics::{MetricNames, Metrics},
-    progress::record::Progress,
+    metrics::Metrics,
+    recovery::restore::{RestoredTables, StoredFormat},
     sink::{operator::Outcome, result::SinkResult},
     source::format::Format,
     time::timers::Timers,
@@ -22,14 +21,13 @@ pub trait Application: Clone + Send + Sync + 'static {
     type Format: Format;
     /// A result that is written in a transaction.
     type Result: SinkResult + Send;
-    /// The state of a worker at the start of a run, besides the progress: its tables as of F.
-    type State: Default + Send + 'static;
+    /// The format of the records that a start restores state from.
+    type Stored: StoredFormat<Key = Key<Self>, Item = Item<Self>>;
+    /// The prefix of the names of its metrics, without the underscore after it.
+    const METRICS_PREFIX: &'static str;
 
     /// Returns the configuration.
     fn config(&self) -> &Config;
-
-    /// Returns the names of the metrics.
-    fn metrics(&self) -> MetricNames;
 
     /// Returns the decoder of the records of the source.
     fn format(&self) -> Self::Format;
@@ -37,39 +35,28 @@ pub trait Application: Clone + Send + Sync + 'static {
     /// Returns the encoder of results, in a run after `resets` backward resets.
     fn encoder(&self, resets: u64) -> <Self::Result as SinkResult>::Encoder;
 
-    /// Restores the state of the workers of this process from the log, after every older run was fenced. `stored` is
-    /// the progress of the log. The state is as of `final_until_ms`, which may be greater than the stored F.
-    fn restore(
-        &self,
-        log: &dyn Log,
-        stored: &Progress,
-        final_until_ms: u64,
-    ) -> Result<Restored<Self::State>, StreamsError>;
-
     /// Builds the operators that compute results from partial counts, on one worker.
     fn build<'scope>(
         &self,
         counts: Counts<'scope, Self::Format>,
-        worker: WorkerContext<Self::State>,
+        worker: WorkerContext<Key<Self>, Item<Self>>,
     ) -> StreamVec<'scope, u64, Outcome<Self::Result>>;
 }
+
+/// The key of the results of an application.
+pub type Key<A> = <<A as Application>::Format as Format>::Key;
+
+/// The item that an application counts for each key.
+pub type Item<A> = <<A as Application>::Format as Format>::Item;
 
 /// The stream of partial counts that the source sends.
 pub type Counts<'scope, F> =
     StreamVec<'scope, u64, PartialCount<<F as Format>::Key, <F as Format>::Item>>;
 
-/// The restored state of the workers of a process.
-pub struct Restored<S> {
-    /// The state of each worker.
-    pub workers: Vec<S>,
-    /// The end offset of each partition of the finals.
-    pub final_ends: Vec<(u32, u64)>,
-}
-
 /// The values with which an application builds its operators on one worker.
-pub struct WorkerContext<S> {
+pub struct WorkerContext<K, I> {
     /// The restored state of the worker.
-    pub state: S,
+    pub restored: RestoredTables<K, I>,
     /// F at the start of the run, Unix milliseconds.
     pub final_until_ms: u64,
     /// The number of backward resets so far.

@@ -27,7 +27,7 @@ use timely::{
 };
 
 use super::{
-    app::{Application, Restored},
+    app::Application,
     watchdog::{self, WORKER_PATIENCE, Watchdog, WorkerHeartbeats},
     worker::{Counting, First, Shared},
 };
@@ -37,9 +37,15 @@ use crate::{
     config::Config,
     metrics::Metrics,
     progress::{record::RunIdentity, stored::progress_record},
-    recovery::{take_over, topic_settings},
+    recovery::{
+        restore::{Restored, restore},
+        take_over, topic_settings,
+    },
     sink::commit::{CommitThread, Committing},
-    source::end_offsets::{RequestThreads, StartRequests},
+    source::{
+        end_offsets::{RequestThreads, StartRequests},
+        partition::reasons,
+    },
     standby::Standby,
     time::{holds::Holds, timers::MachineClock},
 };
@@ -93,7 +99,7 @@ pub fn run<A: Application>(
     stop: Stop,
     ready: Ready,
 ) -> Result<(), StreamsError> {
-    let metrics = Metrics::register(registry, &app.metrics())
+    let metrics = Metrics::register(registry, A::METRICS_PREFIX, &reasons::<A::Format>())
         .map_err(|error| StreamsError::Worker(format!("metrics: {error}")))?;
     let dataflow = Dataflow {
         app,
@@ -271,9 +277,7 @@ impl<A: Application> Dataflow<A> {
             let Restored {
                 workers,
                 final_ends,
-            } = self
-                .app
-                .restore(&**log, &unchanged, progress.final_until_ms)?;
+            } = restore::<A::Stored>(config, &**log, &unchanged, progress.final_until_ms)?;
             if stop.is_requested() {
                 return Ok(());
             }
@@ -336,7 +340,7 @@ impl<A: Application> Dataflow<A> {
                 end_offsets,
                 holds,
                 first: Mutex::new(first),
-                states: Mutex::new(restored),
+                restored: Mutex::new(restored),
                 appender: Arc::from(appender),
             }),
             group: group.cloned(),

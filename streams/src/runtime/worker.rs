@@ -16,11 +16,12 @@ use timely::{
     worker::Worker,
 };
 
-use super::app::{Application, WorkerContext};
+use super::app::{Application, Item, Key, WorkerContext};
 use crate::{
     Stop, StreamsError,
     metrics::Metrics,
     progress::record::{PartitionProgress, Progress},
+    recovery::restore::RestoredTables,
     sink::{
         commit::StartCommitter,
         operator::{SinkStart, commit},
@@ -61,8 +62,8 @@ pub struct Shared<A: Application> {
     pub holds: Arc<Holds>,
     /// The values for the first worker of all, until it has removed them.
     pub first: Mutex<Option<First<A>>>,
-    /// The restored state of each worker of this process.
-    pub states: Mutex<Vec<A::State>>,
+    /// The restored tables of each worker of this process.
+    pub restored: Mutex<Vec<RestoredTables<Key<A>, Item<A>>>>,
     /// Appends updates, outside transactions.
     pub appender: Arc<dyn Appender>,
     /// The next offset of each partition, as the sources read them.
@@ -125,6 +126,7 @@ impl Counting {
     }
 
     /// Returns the durable frontier as of the last step.
+    #[cfg(any(test, feature = "simulation"))]
     pub fn durable_until_ms(&self) -> Option<u64> {
         self.known_until
     }
@@ -178,7 +180,7 @@ fn build<A: Application>(
         group_offsets: first.group_offsets,
     };
     let context = WorkerContext {
-        state: own_state(shared, worker.index() % config.workers),
+        restored: own_tables(shared, worker.index() % config.workers),
         final_until_ms: shared.progress.final_until_ms,
         resets: shared.progress.resets.number,
         finals_kept_ms: shared.finals_kept_ms,
@@ -205,10 +207,16 @@ fn build<A: Application>(
     })
 }
 
-/// Removes and returns the restored state of a worker of this process.
-fn own_state<A: Application>(shared: &Shared<A>, worker: usize) -> A::State {
-    let mut states = shared.states.lock().unwrap_or_else(PoisonError::into_inner);
-    states
+/// Removes and returns the restored tables of a worker of this process.
+fn own_tables<A: Application>(
+    shared: &Shared<A>,
+    worker: usize,
+) -> RestoredTables<Key<A>, Item<A>> {
+    let mut restored = shared
+        .restored
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    restored
         .get_mut(worker)
         .map(std::mem::take)
         .unwrap_or_default()

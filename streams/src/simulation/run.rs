@@ -18,12 +18,16 @@ use crate::{
     Stop, StreamsError,
     metrics::Metrics,
     progress::stored::progress_record,
-    recovery::take_over::take_over,
+    recovery::{
+        restore::{Restored, restore},
+        take_over::take_over,
+    },
     runtime::{
-        app::{Application, Restored},
+        app::Application,
         run::allocators,
         worker::{Counting, First, Shared},
     },
+    source::partition::reasons,
     time::{holds::Holds, timers::Clock},
 };
 
@@ -100,9 +104,9 @@ impl SimRun {
         log.start_heartbeat(progress_record(&app.config().topics, &unchanged));
         let (progress, stored_until_ms) = (taken.progress, taken.stored_until_ms);
         let Restored {
-            workers: states,
+            workers: restored,
             final_ends,
-        } = app.restore(log, &unchanged, progress.final_until_ms)?;
+        } = restore::<A::Stored>(app.config(), log, &unchanged, progress.final_until_ms)?;
         let stop = Stop::default();
         let encoder = app.encoder(progress.resets.number);
         let (of_log, of_stop) = (log.clone(), stop.clone());
@@ -113,7 +117,9 @@ impl SimRun {
         };
         let workers = app.config().workers;
         let partitions = progress.partitions.len() as u32;
-        let metrics = Metrics::register(&Registry::new(), &app.metrics()).unwrap();
+        let metrics =
+            Metrics::register(&Registry::new(), A::METRICS_PREFIX, &reasons::<A::Format>())
+                .unwrap();
         let holds = Arc::new(Holds::new(
             app.config().topics.source.clone(),
             metrics.clone(),
@@ -132,7 +138,7 @@ impl SimRun {
             end_offsets: Box::new(move |wake| of_log.requests(wake)),
             holds: holds.clone(),
             first: Mutex::new(Some(first)),
-            states: Mutex::new(states),
+            restored: Mutex::new(restored),
             appender: Arc::from(log.appender(Duration::ZERO).unwrap()),
         });
         let (answer, answers) = channel();

@@ -549,7 +549,6 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
 
     use emostream_log::embedded::EmbeddedLog;
-    use prometheus::Registry;
 
     use super::*;
     use crate::{
@@ -557,7 +556,7 @@ mod tests {
             record::{COMMIT_HEADER, Progress},
             stored::progress_record,
         },
-        testing::{METRICS, TestResult, topics},
+        testing::{TestResult, metrics, topics},
     };
 
     const DEADLINE: Duration = Duration::from_secs(60);
@@ -603,7 +602,7 @@ mod tests {
 
     fn start(heartbeat: Duration) -> (CommitThread<TestResult>, Receiver<Call>) {
         let (calls, shown) = channel();
-        let metrics = Metrics::register(&Registry::new(), &METRICS).unwrap();
+        let metrics = metrics();
         let committing = Committing {
             transactor: Box::new(Shown(calls)),
             log: Arc::new(EmbeddedLog::in_memory().unwrap()),

@@ -614,7 +614,6 @@ mod tests {
     };
 
     use emostream_log::{LogError, Transactor, embedded::EmbeddedLog};
-    use prometheus::Registry;
     use timely::{
         dataflow::{
             InputHandleVec,
@@ -630,7 +629,7 @@ mod tests {
             commit::{CommitThread, Committing},
             rejections::MAX_UNWRITTEN_BYTES,
         },
-        testing::{METRICS, TestResult, topics},
+        testing::{TestResult, metrics, topics},
         time::holds::Holds,
         time::timers::MachineClock,
     };
@@ -701,7 +700,7 @@ mod tests {
         adjust: impl FnOnce(&mut SinkStart),
     ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
         let timers = Timers::new(Arc::new(MachineClock::default()));
-        let metrics = Metrics::register(&Registry::new(), &METRICS).unwrap();
+        let metrics = metrics();
         let mut start = SinkStart {
             topics: topics(),
             progress: Progress::default(),
@@ -960,7 +959,7 @@ mod tests {
             heartbeat: DEADLINE,
             timers: Timers::new(Arc::new(MachineClock::default())),
             max_unwritten_bytes: MAX_UNWRITTEN_BYTES,
-            metrics: Metrics::register(&Registry::new(), &METRICS).unwrap(),
+            metrics: metrics(),
             group_offsets: None,
         })
     }

@@ -4,7 +4,7 @@ use emostream_log::Record;
 
 use crate::aggregate::{
     key::{Item, Key},
-    pre_aggregator::{InternedKey, InternedKeys},
+    pre_aggregator::{Event, InternedKeys},
 };
 
 /// The format of the records of the source topic.
@@ -29,17 +29,6 @@ pub trait Format: Clone + Send + Sync + 'static {
     /// Encodes the values of the rejections of parts of a record, which [`Format::decode`] has decoded. A part is a
     /// list of the indices of its events. The value of a part with all events is the record's own value.
     fn parts(&self, record: Record<'_>, parts: &[Vec<usize>]) -> Vec<Vec<u8>>;
-}
-
-/// An event of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event<I> {
-    /// Its time, Unix milliseconds.
-    pub at_ms: u64,
-    /// Its key; `None` if the event is not counted.
-    pub key: Option<InternedKey>,
-    /// Its item; `None` if this build does not know it.
-    pub item: Option<I>,
 }
 
 /// The times of a record, Unix milliseconds.

@@ -118,7 +118,7 @@ impl SourceBell {
 /// The values with which a source starts.
 pub struct SourceStart<F: Format> {
     /// The partitions of the worker.
-    pub partitions: Vec<PartitionReading<F>>,
+    pub partitions: Vec<PartitionReading>,
     /// The times of all partitions, as this worker knows them.
     pub group: GroupClock,
     /// The reader of the worker's partitions.
@@ -245,7 +245,7 @@ enum Next {
 
 struct Source<F: Format> {
     start: SourceStart<F>,
-    own: Vec<Own<F>>,
+    own: Vec<Own>,
     aggregate: PreAggregator<F::Key, F::Item>,
     rejected: Vec<Rejected>,
     read_ahead: ReadAhead,
@@ -257,9 +257,9 @@ struct Source<F: Format> {
     check_idle: Instant,
 }
 
-struct Own<F: Format> {
+struct Own {
     partition: u32,
-    reading: PartitionReading<F>,
+    reading: PartitionReading,
     idleness: Idleness,
     /// The next record, if it is ahead of this host's clock, and the time at which it was first polled.
     ahead: Option<(AheadRecord, Instant)>,
@@ -279,7 +279,7 @@ fn next_poll(records: usize, events: u64, limit: usize) -> usize {
     most.clamp(1, POLL_RECORDS).min(limit * 2)
 }
 
-impl<F: Format> Own<F> {
+impl Own {
     /// Whether the partition is not read up to the N of the previous run yet.
     fn reads_again(&self, reader: &dyn Reader) -> bool {
         reader.position(self.partition) < self.reading.settled_offset()
@@ -316,7 +316,7 @@ impl<F: Format> Source<F> {
         let (mut counts, mut notices) = (capabilities.next()?, capabilities.next()?);
         let updates = capabilities.next()?;
         let now = start.timers.now();
-        let own: Vec<Own<F>> = std::mem::take(&mut start.partitions)
+        let own: Vec<Own> = std::mem::take(&mut start.partitions)
             .into_iter()
             .map(|reading| Own {
                 watermark: start

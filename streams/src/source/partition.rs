@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, ops::AddAssign};
 use emostream_log::Record;
 use emostream_protocol::{Window, WindowSize};
 
-use super::format::{Event, Format, RecordTimes};
+use super::format::{Format, RecordTimes};
 use crate::{
-    aggregate::pre_aggregator::PreAggregator,
+    aggregate::pre_aggregator::{Event, PreAggregator},
     progress::record::{
         AheadLimit, Former, LastRecord, OpenWindows, PartitionProgress, Settlement, Verdict,
     },
@@ -50,25 +50,28 @@ enum Reason {
 }
 
 impl Reason {
+    const ALL: [Reason; 4] = [
+        Reason::Late,
+        Reason::Malformed,
+        Reason::Ahead,
+        Reason::UnknownItem,
+    ];
+
     /// Returns the value of the `reason` header of a rejected record.
     fn header<F: Format>(self) -> &'static str {
         match self {
-            Reason::Late => LATE,
-            Reason::Malformed => MALFORMED,
-            Reason::Ahead => AHEAD,
+            Reason::Late => "late",
+            Reason::Malformed => "malformed",
+            Reason::Ahead => "ahead",
             Reason::UnknownItem => F::UNKNOWN_ITEM,
         }
     }
 }
 
-/// The reason of events whose window was closed.
-pub const LATE: &str = "late";
-
-/// The reason of malformed records.
-pub const MALFORMED: &str = "malformed";
-
-/// The reason of events whose times are too far ahead of the record's own time, or later than the limit of a reset.
-pub const AHEAD: &str = "ahead";
+/// Returns the reasons for which records of a format are rejected: the values of the `reason` header.
+pub fn reasons<F: Format>() -> [&'static str; 4] {
+    Reason::ALL.map(Reason::header::<F>)
+}
 
 /// The number of events of some records, by how they were classified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,7 +95,7 @@ pub struct ReadingTime {
 
 /// The reading of one partition.
 #[derive(Debug)]
-pub struct PartitionReading<F: Format> {
+pub struct PartitionReading {
     partition: u32,
     clock: PartitionClock,
     open: OpenWindows,
@@ -102,14 +105,12 @@ pub struct PartitionReading<F: Format> {
     last: Option<LastRecord>,
     /// How much older the last record was than the newest one before it, milliseconds.
     behind_ms: u64,
-    /// The events of a record, while it is read.
-    events: Vec<Event<F::Item>>,
 }
 
-impl<F: Format> PartitionReading<F> {
+impl PartitionReading {
     /// Resumes from `progress`. Windows that end by `final_until_ms` are final, and `formers` are the epochs with other
     /// settings.
-    pub fn resume(
+    pub fn resume<F>(
         progress: &PartitionProgress,
         final_until_ms: u64,
         formers: &[Former],
@@ -127,7 +128,6 @@ impl<F: Format> PartitionReading<F> {
             ahead: progress.ahead,
             last: progress.last,
             behind_ms: 0,
-            events: Vec::new(),
         }
     }
 
@@ -175,7 +175,7 @@ impl<F: Format> PartitionReading<F> {
     /// # Errors
     ///
     /// If the record is ahead of this host's clock. It changes nothing then, and must be read again later.
-    pub fn read(
+    pub fn read<F: Format>(
         &mut self,
         record: Record<'_>,
         rules: &Rules<F>,
@@ -186,7 +186,7 @@ impl<F: Format> PartitionReading<F> {
         let (offset, partition) = (record.offset, self.partition);
         let limit = self.ahead.filter(|limit| offset < limit.below_offset);
         let limit_ms = limit.map_or(u64::MAX, |limit| limit.limit_ms);
-        let mut events = std::mem::take(&mut self.events);
+        let mut events = std::mem::take(&mut aggregate.events);
         events.clear();
         let times = rules
             .format
@@ -199,7 +199,7 @@ impl<F: Format> PartitionReading<F> {
         if let Some(time_ms) = newest_ms
             && time_ms > time.now_ms.saturating_add(MAX_AHEAD_MS)
         {
-            self.events = events;
+            aggregate.events = events;
             return Err(AheadRecord { offset, time_ms });
         }
         // An epoch is not needed any more once the partition is read past its N.
@@ -218,7 +218,7 @@ impl<F: Format> PartitionReading<F> {
         };
         let mut read = Read::default();
         if readable.is_some() {
-            let parts = self.count(&events, rules.size, &judge, aggregate, &mut read);
+            let parts = self.count::<F>(&events, rules.size, &judge, aggregate, &mut read);
             reject_parts(&rules.format, record, events.len(), parts, rejected);
         } else {
             let reason = match times {
@@ -227,7 +227,7 @@ impl<F: Format> PartitionReading<F> {
             };
             rejected.extend(judge.unreadable::<F>(record, reason));
         }
-        (self.formers, self.events) = (formers, events);
+        (self.formers, aggregate.events) = (formers, events);
         self.behind_ms = newest_ms.map_or(0, |newest_ms| {
             self.clock.newest_ms().saturating_sub(newest_ms)
         });
@@ -240,7 +240,7 @@ impl<F: Format> PartitionReading<F> {
     }
 
     /// Counts the events of a record and returns which of them are rejected.
-    fn count(
+    fn count<F: Format>(
         &mut self,
         events: &[Event<F::Item>],
         size: WindowSize,

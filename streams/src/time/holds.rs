@@ -171,6 +171,7 @@ impl Holds {
     }
 
     /// Returns the partitions whose hold timeout expired.
+    #[cfg(any(test, feature = "simulation"))]
     pub fn behind(&self) -> Vec<u32> {
         let known = self.known();
         let behind = known

@@ -1,0 +1,23 @@
+//! The outputs of an operator.
+
+use timely::{
+    container::CapacityContainerBuilder,
+    dataflow::{
+        StreamVec,
+        operators::generic::{OutputBuilder, OutputBuilderSession, builder_rc::OperatorBuilder},
+    },
+};
+
+/// How data are collected before they are sent.
+type Collected<D> = CapacityContainerBuilder<Vec<D>>;
+
+/// An output while its operator runs.
+pub(super) type Output<'a, D> = OutputBuilderSession<'a, u64, Collected<D>>;
+
+/// Adds an output to an operator. Returns it with its stream.
+pub(super) fn new_output<'scope, D: Clone + 'static>(
+    builder: &mut OperatorBuilder<'scope, u64>,
+) -> (OutputBuilder<u64, Collected<D>>, StreamVec<'scope, u64, D>) {
+    let (output, stream) = builder.new_output();
+    (OutputBuilder::from(output), stream)
+}

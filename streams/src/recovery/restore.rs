@@ -1,0 +1,847 @@
+//! Restores the totals and the sliding spans as of F, from the topics that contain them.
+//!
+//! ```text
+//!  [totals] to its end ─────────────────────────┐
+//!  [finals] from the offsets in progress ───────┼─▶ totals of each key, with what is in no record yet
+//!                            │                  ┘
+//!                            └─▶ counts in the sliding span ◀─ [tops] to its end
+//! ```
+//!
+//! A totals record may be older than its key's finals: see [`crate::operators::schedule`]. Finals that are later than the
+//! record, in the order of results, are added to it. So it does no harm to read more finals than are needed.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    panic::resume_unwind,
+    thread,
+};
+
+use differential_dataflow::hashable::Hashable;
+use emostream_log::{Header, Log, LogError, Record, read_from, read_to_end};
+use emostream_protocol::{FinalsFrom, LaterFinals, ResultHeaders, ResultOrder, Window};
+use foldhash::HashMap;
+
+use crate::{
+    StreamsError,
+    aggregate::key::{Item, Key},
+    config::Config,
+    operators::{
+        lifetimes,
+        schedule::Change,
+        sliding::{SlidingContribution, SlidingSpan},
+        totals::{RestoredTotals, UnnamedCount},
+    },
+    progress::record::{Progress, Resets},
+};
+
+/// A final's record is written after its window, by clocks that may differ: how much earlier than the
+/// window's end its time may be at most. More than the five seconds that records may be ahead.
+const WRITTEN_EARLY_MS: u64 = 60_000;
+
+/// Decodes the values of the records that a start restores state from.
+pub trait StoredFormat: 'static {
+    /// The key of the results.
+    type Key: Key;
+    /// The item that is counted for each key.
+    type Item: Item;
+
+    /// Returns the key with this text in a record; `None` if the text is not a key.
+    fn key(text: &str) -> Option<Self::Key>;
+
+    /// Decodes a final, or a record of the totals.
+    fn counts(value: &[u8]) -> Option<StoredCounts<Self::Key, Self::Item>>;
+
+    /// Decodes a record of the tops. Returns `None` for the top over all keys.
+    fn top(value: &[u8]) -> Option<StoredTop<Self::Key, Self::Item>>;
+}
+
+/// The counts of a key in a final, or in a record of the totals. Another build may have written it.
+#[derive(Debug)]
+pub struct StoredCounts<K, I> {
+    /// The key.
+    pub key: K,
+    /// The window of the final, or the one that changed the totals last.
+    pub window: Window,
+    /// The counts of the items.
+    pub counts: Vec<(I, u64)>,
+    /// The counts of items that this build cannot name.
+    pub unnamed: Vec<UnnamedCount>,
+}
+
+/// The top of a key in a record of the tops.
+#[derive(Debug)]
+pub struct StoredTop<K, I> {
+    /// The key.
+    pub key: K,
+    /// The length of the span, milliseconds.
+    pub span_ms: u64,
+    /// The top items; empty once the span holds nothing of the key.
+    pub items: Vec<(I, u64)>,
+}
+
+/// The restored state of the workers of a process.
+pub struct Restored<K, I> {
+    /// The state of each worker.
+    pub workers: Vec<RestoredTables<K, I>>,
+    /// The end offset of each partition of the finals.
+    pub final_ends: Vec<(u32, u64)>,
+}
+
+/// The tables of a worker as of F.
+#[derive(Debug)]
+pub struct RestoredTables<K, I> {
+    /// The totals of its share of the keys.
+    pub totals: Vec<RestoredTotals<K, I>>,
+    /// The counts in the sliding span, from time 0 on, on the first worker.
+    pub sliding: Vec<SlidingContribution<K, I>>,
+}
+
+impl<K, I> Default for RestoredTables<K, I> {
+    fn default() -> RestoredTables<K, I> {
+        RestoredTables {
+            totals: Vec::new(),
+            sliding: Vec::new(),
+        }
+    }
+}
+
+/// Restores the state as of `stored`, the progress of the log, once every older run is fenced.
+///
+/// The run may begin at a greater F than the stored one, `final_until_ms`, or with another span. Counts that should have
+/// left the span by then, and counts that the topic shows for a key without finals, leave at `final_until_ms`; that
+/// corrects the topic.
+///
+/// # Errors
+///
+/// If the log cannot be read.
+pub fn restore<F: StoredFormat>(
+    config: &Config,
+    log: &dyn Log,
+    stored: &Progress,
+    final_until_ms: u64,
+) -> Result<Restored<F::Key, F::Item>, StreamsError> {
+    read::<F>(config, log, stored, final_until_ms).map_err(StreamsError::Start)
+}
+
+fn read<F: StoredFormat>(
+    config: &Config,
+    log: &dyn Log,
+    stored: &Progress,
+    final_until_ms: u64,
+) -> Result<Restored<F::Key, F::Item>, LogError> {
+    let (topics, span) = (&config.topics, config.span());
+    let mut totals = KnownTotals::read::<F>(&topics.totals, log, config.workers, stored.resets)?;
+    let is_unwritten = stored.unwritten.since.is_some();
+    let mut contributions = Vec::new();
+    let mut keep = |record: Record<'_>| {
+        if let Some(closed) = F::counts(record.value) {
+            let headers = headers_of(&record);
+            let resets = headers.resets;
+            contributions.extend(contribution(span, stored, final_until_ms, resets, &closed));
+            if is_unwritten {
+                totals.add(record.partition, resets, headers.totals_begin, closed);
+            }
+        }
+    };
+    let kept = log.offsets(&topics.finals)?;
+    let from = finals_from(log, &topics.finals, span.span_ms, stored, &kept)?;
+    read_from(log, &topics.finals, &from, &mut keep)?;
+    let backed: HashSet<F::Key> = contributions.iter().map(|it| it.key.clone()).collect();
+    for shown in shown::<F>(&topics.tops, log)? {
+        if shown.span_ms != span.span_ms || !backed.contains(&shown.key) {
+            contributions.push(SlidingContribution {
+                key: shown.key,
+                from_ms: 0,
+                until_ms: span.size.window_of(final_until_ms).last_ms(),
+                counts: shown.items.into(),
+            });
+        }
+    }
+    let totals = totals.into_restored(config.retention_ms, stored.final_until_ms);
+    let mut workers: Vec<_> = split(totals, config.workers)
+        .into_iter()
+        .map(|totals| RestoredTables {
+            totals,
+            sliding: Vec::new(),
+        })
+        .collect();
+    // Exchanged by key later.
+    workers[0].sliding = contributions;
+    Ok(Restored {
+        workers,
+        final_ends: (0..).zip(kept.iter().map(|kept| kept.end)).collect(),
+    })
+}
+
+/// Returns the offset from which each partition of the finals is read, of the offsets that are `kept`. Partitions of which
+/// nothing is needed are left out.
+fn finals_from(
+    log: &dyn Log,
+    topic: &str,
+    span_ms: u64,
+    stored: &Progress,
+    kept: &[Range<u64>],
+) -> Result<Vec<(u32, u64)>, LogError> {
+    let known = stored.unwritten.finals.as_ref();
+    let known_from = |finals: &FinalsFrom| -> Vec<u64> {
+        let from = |(partition, kept): (u32, &Range<u64>)| match finals.offset(partition) {
+            // That of a topic that was recreated.
+            offset if offset > kept.end => kept.start,
+            offset => offset,
+        };
+        (0..).zip(kept).map(from).collect()
+    };
+    let oldest = stored.resets.oldest_in_span(stored.final_until_ms, span_ms);
+    let of_span = match known.filter(|finals| finals.since <= oldest) {
+        Some(finals) => known_from(finals),
+        None => {
+            let until_ms = stored.final_until_ms;
+            log.offsets_at(topic, until_ms.saturating_sub(span_ms + WRITTEN_EARLY_MS))?
+        }
+    };
+    let of_totals: Vec<u64> = match (stored.unwritten.since, known) {
+        (Some(_), Some(finals)) => known_from(finals),
+        (Some(_), None) => kept.iter().map(|kept| kept.start).collect(),
+        (None, _) => kept.iter().map(|kept| kept.end).collect(),
+    };
+    let needed = of_span.into_iter().zip(of_totals);
+    let from = (0..).zip(kept).zip(needed);
+    let start = |((partition, kept), (span, totals)): ((u32, &Range<u64>), (u64, u64))| {
+        let start = span.min(totals).max(kept.start);
+        (start < kept.end).then_some((partition, start))
+    };
+    Ok(from.filter_map(start).collect())
+}
+
+/// Returns the counts of a final with the time for which they stay in the sliding span, if they have not left it by the
+/// stored F.
+///
+/// Finals of a time that was given up by a reset are in no span.
+fn contribution<K: Key, I: Item>(
+    span: SlidingSpan,
+    stored: &Progress,
+    final_until_ms: u64,
+    number: u64,
+    closed: &StoredCounts<K, I>,
+) -> Option<SlidingContribution<K, I>> {
+    let resets = stored.resets;
+    let expires_ms = span.expires(closed.window).start;
+    let given_up = closed.window.end > resets.until_ms && number < resets.number;
+    (expires_ms >= stored.final_until_ms && !given_up).then(|| {
+        let expires = span.size.window_of(expires_ms.max(final_until_ms));
+        SlidingContribution {
+            key: closed.key.clone(),
+            from_ms: 0,
+            until_ms: expires.last_ms(),
+            counts: closed.counts[..].into(),
+        }
+    })
+}
+
+/// Returns the tops that the topic shows.
+fn shown<F: StoredFormat>(
+    topic: &str,
+    log: &dyn Log,
+) -> Result<Vec<StoredTop<F::Key, F::Item>>, LogError> {
+    let mut tops = BTreeMap::new();
+    // A key that is removed has a record with an empty top before its tombstone, which is skipped here.
+    let mut keep = |record: Record<'_>| {
+        if let Some(top) = F::top(record.value) {
+            match top.items.is_empty() {
+                true => tops.remove(&top.key),
+                false => tops.insert(top.key.clone(), top),
+            };
+        }
+    };
+    read_to_end(log, topic, &mut keep)?;
+    Ok(tops.into_values().collect())
+}
+
+/// Splits restored totals between the `workers` of a process: each key goes to the worker that owns it, if there is
+/// no other process.
+fn split<K: Key, I: Item>(
+    totals: Vec<RestoredTotals<K, I>>,
+    workers: usize,
+) -> Vec<Vec<RestoredTotals<K, I>>> {
+    let mut parts: Vec<Vec<_>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
+    for totals in totals {
+        let worker = totals.key.hashed() % parts.len() as u64;
+        parts[worker as usize].push(totals);
+    }
+    parts
+}
+
+/// The totals of all keys while they are read.
+struct KnownTotals<K, I> {
+    resets: Resets,
+    keys: HashMap<K, KnownKey<I>>,
+}
+
+struct KnownKey<I> {
+    /// The order of the record; `None` if the key has none yet.
+    order: Option<ResultOrder>,
+    /// The record removes the key: it has totals only if there are later finals.
+    is_removed: bool,
+    counts: Vec<(I, u64)>,
+    unnamed: Vec<UnnamedCount>,
+    later: LaterFinals<Later<I>>,
+    /// The order of the key's last final.
+    last: ResultOrder,
+}
+
+impl<I> Default for KnownKey<I> {
+    fn default() -> KnownKey<I> {
+        KnownKey {
+            order: None,
+            is_removed: false,
+            counts: Vec::new(),
+            unnamed: Vec::new(),
+            later: LaterFinals::default(),
+            last: ResultOrder::default(),
+        }
+    }
+}
+
+/// The counts of finals that are later than the record of their key.
+struct Later<I> {
+    counts: BTreeMap<I, u64>,
+    /// The counts of items that this build cannot name.
+    unnamed: BTreeMap<Box<str>, u64>,
+    change: Option<Change>,
+}
+
+impl<I> Default for Later<I> {
+    fn default() -> Later<I> {
+        Later {
+            counts: BTreeMap::new(),
+            unnamed: BTreeMap::new(),
+            change: None,
+        }
+    }
+}
+
+impl<I: Item> Later<I> {
+    fn new(counts: Vec<(I, u64)>, unnamed: Vec<UnnamedCount>, change: Option<Change>) -> Later<I> {
+        let unnamed = unnamed.into_iter();
+        Later {
+            counts: counts.into_iter().collect(),
+            unnamed: unnamed.map(|it| (it.name, it.count)).collect(),
+            change,
+        }
+    }
+
+    fn merge(&mut self, more: Later<I>) {
+        for (item, more) in more.counts {
+            *self.counts.entry(item).or_default() += more;
+        }
+        for (name, more) in more.unnamed {
+            let count = self.unnamed.entry(name).or_default();
+            // Saturating: any program may have written it.
+            *count = count.saturating_add(more);
+        }
+        self.change = match (self.change, more.change) {
+            (Some(known), Some(more)) => Some(known.merge(more)),
+            (known, more) => known.or(more),
+        };
+    }
+}
+
+impl<K: Key, I: Item> KnownTotals<K, I> {
+    /// Reads the topic with up to `threads` threads, which share its partitions: parsing the JSON of millions of counts
+    /// takes most of the time.
+    fn read<F: StoredFormat<Key = K, Item = I>>(
+        topic: &str,
+        log: &dyn Log,
+        threads: usize,
+        resets: Resets,
+    ) -> Result<KnownTotals<K, I>, LogError> {
+        let kept = (0..).zip(log.offsets(topic)?);
+        let kept = kept.filter(|(_, kept)| !kept.is_empty());
+        let from: Vec<(u32, u64)> = kept
+            .map(|(partition, kept)| (partition, kept.start))
+            .collect();
+        let share = from.len().div_ceil(threads.max(1)).max(1);
+        let parts: Vec<&[(u32, u64)]> = from.chunks(share).collect();
+        let read = |part: &[(u32, u64)]| KnownTotals::read_part::<F>(topic, log, part);
+        let parts = match parts[..] {
+            [] => Vec::new(),
+            // A simulation steps one thread at a time.
+            [part] => vec![read(part)?],
+            _ => thread::scope(|scope| {
+                let threads = parts.iter().map(|part| scope.spawn(|| read(part)));
+                let threads: Vec<_> = threads.collect();
+                let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+                };
+                threads.into_iter().map(join).collect::<Result<_, _>>()
+            })?,
+        };
+        let mut keys: HashMap<K, KnownKey<I>> = HashMap::default();
+        for part in parts {
+            for (key, read) in part {
+                // The topic may have got more partitions, and a key another one.
+                let known = keys.get(&key);
+                if known.is_none_or(|known| known.order <= read.order) {
+                    keys.insert(key, read);
+                }
+            }
+        }
+        Ok(KnownTotals { resets, keys })
+    }
+
+    fn read_part<F: StoredFormat<Key = K, Item = I>>(
+        topic: &str,
+        log: &dyn Log,
+        from: &[(u32, u64)],
+    ) -> Result<HashMap<K, KnownKey<I>>, LogError> {
+        let mut keys: HashMap<K, KnownKey<I>> = HashMap::default();
+        let mut unreadable = 0_u64;
+        let mut keep = |record: Record<'_>| {
+            let headers = headers_of(&record);
+            let text = record.key.and_then(|key| std::str::from_utf8(key).ok());
+            let removal = text.and_then(F::key).zip(headers.removed_before());
+            let (key, read) = match (removal, record.value) {
+                (Some((key, before)), []) => {
+                    let removed = KnownKey {
+                        // The finals of the window itself are not removed.
+                        order: Some(before.just_before()),
+                        is_removed: true,
+                        ..KnownKey::default()
+                    };
+                    (key, removed)
+                }
+                (None, []) => return,
+                (_, value) => match F::counts(value) {
+                    Some(totals) => {
+                        let order = headers.order(totals.window);
+                        let read = KnownKey {
+                            order: Some(order),
+                            counts: totals.counts,
+                            unnamed: totals.unnamed,
+                            last: order,
+                            ..KnownKey::default()
+                        };
+                        (totals.key, read)
+                    }
+                    None => {
+                        unreadable += 1;
+                        return;
+                    }
+                },
+            };
+            // Not the record that is read last, which may lie in another partition than the later one.
+            let known = keys.get(&key);
+            if known.is_none_or(|known| known.order <= read.order) {
+                keys.insert(key, read);
+            }
+        };
+        read_from(log, topic, from, &mut keep)?;
+        if unreadable > 0 {
+            tracing::warn!(topic, unreadable, "skipped records that are not totals");
+        }
+        Ok(keys)
+    }
+
+    /// Adds a final, unless the record of its key contains it. If `begins`, the totals begin at 0 with it.
+    fn add(&mut self, partition: u32, number: u64, begins: bool, closed: StoredCounts<K, I>) {
+        let order = ResultOrder::new(number, closed.window);
+        let key = self.keys.entry(closed.key).or_default();
+        if key.order >= Some(order) {
+            return;
+        }
+        key.last = key.last.max(order);
+        // A reset has set the time back since: the record must not wait until event time gets there again.
+        let latest_ms = match number < self.resets.number {
+            true => self.resets.until_ms,
+            false => u64::MAX,
+        };
+        let change = Change {
+            first: order,
+            since_ms: order.start_ms.min(latest_ms),
+            last: closed.window,
+            last_resets: number,
+        };
+        let more = Later::new(closed.counts, closed.unnamed, Some(change));
+        key.later.counts(partition, order, begins).merge(more);
+    }
+
+    /// Returns the totals as of `final_until_ms`. Of a key whose totals have expired, only the time of its last final
+    /// is returned.
+    fn into_restored(self, retention_ms: u64, final_until_ms: u64) -> Vec<RestoredTotals<K, I>> {
+        let resets = self.resets;
+        let restored = |(key, known): (K, KnownKey<I>)| {
+            // A final of a time that was given up must not keep the key until event time gets there again.
+            let last_ms = match known.last.resets < resets.number {
+                true => known.last.start_ms.min(resets.until_ms),
+                false => known.last.start_ms,
+            };
+            let nothing = RestoredTotals {
+                key,
+                counts: Vec::new(),
+                unnamed: Vec::new(),
+                change: None,
+                last_ms,
+            };
+            if lifetimes::exceeds_retention(last_ms, final_until_ms, retention_ms) {
+                return nothing;
+            }
+            if known.later.is_empty() {
+                // Nothing is to be merged: without this case a start would sort millions of counts.
+                return RestoredTotals {
+                    counts: known.counts,
+                    unnamed: known.unnamed,
+                    ..nothing
+                };
+            }
+            let of_record = Later::new(known.counts, known.unnamed, None);
+            let all = known.later.fold(of_record, Later::merge);
+            let unnamed = all.unnamed.into_iter();
+            let mut unnamed: Vec<UnnamedCount> = unnamed
+                .map(|(name, count)| UnnamedCount { name, count })
+                .collect();
+            // Stable: equal ones stay in the order of their names.
+            unnamed.sort_by_key(|it| Reverse(it.count));
+            RestoredTotals {
+                counts: all.counts.into_iter().collect(),
+                unnamed,
+                change: all.change,
+                ..nothing
+            }
+        };
+        let keys = self.keys.into_iter();
+        let keys = keys.filter(|(_, known)| !known.is_removed || !known.later.is_empty());
+        let mut totals: Vec<_> = keys.map(restored).collect();
+        // As windows bring them: what is known first is numbered first.
+        totals.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        totals
+    }
+}
+
+/// Parses the headers of a result.
+fn headers_of(record: &Record<'_>) -> ResultHeaders {
+    ResultHeaders::parse(record.headers.read().iter().map(Header::pair))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use emostream_log::{
+        Cleanup, Header, NewRecord,
+        embedded::EmbeddedLog,
+        testing::{KEEP, header, keyed, topic},
+    };
+    use emostream_protocol::{REMOVED_HEADER, RESETS_HEADER, Unwritten, WindowSize};
+
+    use super::*;
+
+    /// Records such as `{"key":"a","start":0,"end":2000,"counts":{"1":5}}`. Items are numbers; this build cannot name
+    /// other texts.
+    struct TestFormat;
+
+    #[derive(serde::Deserialize)]
+    struct TestRecord {
+        key: String,
+        #[serde(flatten)]
+        window: Window,
+        counts: BTreeMap<String, u64>,
+    }
+
+    impl StoredFormat for TestFormat {
+        type Key = String;
+        type Item = u16;
+
+        fn key(text: &str) -> Option<String> {
+            Some(text.to_owned())
+        }
+
+        fn counts(value: &[u8]) -> Option<StoredCounts<String, u16>> {
+            let record: TestRecord = serde_json::from_slice(value).ok()?;
+            let (mut counts, mut unnamed) = (Vec::new(), Vec::new());
+            for (name, count) in record.counts {
+                match name.parse() {
+                    Ok(item) => counts.push((item, count)),
+                    Err(_) => unnamed.push(UnnamedCount {
+                        name: name.into(),
+                        count,
+                    }),
+                }
+            }
+            Some(StoredCounts {
+                key: record.key,
+                window: record.window,
+                counts,
+                unnamed,
+            })
+        }
+
+        fn top(_: &[u8]) -> Option<StoredTop<String, u16>> {
+            None
+        }
+    }
+
+    type Known = KnownTotals<String, u16>;
+
+    fn known(log: &dyn Log, threads: usize, resets: Resets) -> Known {
+        Known::read::<TestFormat>("totals", log, threads, resets).unwrap()
+    }
+
+    fn json(start: u64, counts: &str) -> String {
+        let end = start + 2000;
+        format!(r#"{{"key":"a","start":{start},"end":{end},"counts":{{{counts}}}}}"#)
+    }
+
+    fn log() -> EmbeddedLog {
+        log_with(Cleanup::Compact)
+    }
+
+    fn uncompacted_log() -> EmbeddedLog {
+        log_with(KEEP)
+    }
+
+    fn log_with(cleanup: Cleanup) -> EmbeddedLog {
+        let log = EmbeddedLog::in_memory().unwrap();
+        log.create_topic(&topic("totals", 2, cleanup)).unwrap();
+        log
+    }
+
+    fn totals(partition: u32, start: u64, count: u64, headers: Vec<Header>) -> NewRecord {
+        NewRecord {
+            partition: Some(partition),
+            headers,
+            ..keyed("totals", "a", json(start, &format!(r#""1":{count}"#)))
+        }
+    }
+
+    fn reset() -> Vec<Header> {
+        vec![header(RESETS_HEADER, "1")]
+    }
+
+    fn write(log: &EmbeddedLog, records: Vec<NewRecord>) {
+        let timeout = std::time::Duration::from_secs(5);
+        log.transactor("t", timeout)
+            .unwrap()
+            .commit(records)
+            .unwrap();
+    }
+
+    fn counts(known: Known) -> Vec<u64> {
+        let restored = known.into_restored(u64::MAX, 0).into_iter();
+        restored
+            .flat_map(|it| it.counts)
+            .map(|(_, count)| count)
+            .collect()
+    }
+
+    fn closed(start: u64, count: u64) -> StoredCounts<String, u16> {
+        TestFormat::counts(json(start, &format!(r#""1":{count}"#)).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn totals_after_a_backward_reset_win_over_those_of_a_later_window() {
+        let log = log();
+        // Read in this order: the one that counts lies in the partition that is read first.
+        let records = vec![totals(0, 2000, 7, reset()), totals(1, 8000, 5, vec![])];
+        write(&log, records);
+        // One thread reads both partitions, or each has its own.
+        for threads in [1, 2] {
+            let known = known(&log, threads, Resets::default());
+            assert_eq!(counts(known), [7]);
+        }
+    }
+
+    /// Of the finals after the record one begins the totals at 0, in another partition, which is read first.
+    #[test]
+    fn totals_begin_at_0_with_a_marked_final_and_expired_totals_are_left_out() {
+        let log = log();
+        write(&log, vec![totals(0, 2000, 7, vec![])]);
+        let restored = |final_until_ms| {
+            let mut known = known(&log, 2, Resets::default());
+            known.add(1, 0, true, closed(20_000, 3));
+            known.add(1, 0, false, closed(22_000, 2));
+            known.add(0, 0, false, closed(4000, 1));
+            let restored = known.into_restored(10_000, final_until_ms);
+            let [key] = restored.try_into().unwrap();
+            let first_ms = key.change.map(|change| change.first.start_ms);
+            (
+                key.last_ms,
+                key.counts.iter().map(|it| it.1).sum::<u64>(),
+                first_ms,
+            )
+        };
+        assert_eq!(restored(32_000), (22_000, 5, Some(20_000)));
+        // The totals have expired.
+        assert_eq!(restored(34_000), (22_000, 0, None));
+    }
+
+    /// Kafka compacts hours later: until then the record and the removal lie beside each other.
+    #[test]
+    fn a_removed_key_is_not_restored_also_with_a_longer_retention() {
+        let log = uncompacted_log();
+        let removal = NewRecord {
+            value: "".into(),
+            headers: vec![Header {
+                name: REMOVED_HEADER.to_owned(),
+                value: "20000".into(),
+            }],
+            ..totals(0, 0, 0, vec![])
+        };
+        write(&log, vec![totals(0, 2000, 7, vec![]), removal]);
+        let read = || known(&log, 2, Resets::default());
+        assert_eq!(read().into_restored(u64::MAX, 30_000), []);
+        // It has come back since.
+        let mut known = read();
+        known.add(0, 0, false, closed(18_000, 9));
+        known.add(0, 0, true, closed(20_000, 3));
+        assert_eq!(counts(known), [3]);
+    }
+
+    #[test]
+    fn finals_are_read_from_where_the_totals_or_the_span_need_them() {
+        let log = log();
+        // So early that nothing is found by its time.
+        let at = |partition| NewRecord {
+            time_ms: Some(0),
+            ..totals(partition, 2000, 1, vec![])
+        };
+        write(&log, (0..10).map(|nth| at(nth % 2)).collect());
+        let kept = log.offsets("totals").unwrap();
+        let from = |since: Option<u64>, finals: Option<(u64, u64)>| {
+            let order = |start_ms| ResultOrder {
+                resets: 0,
+                start_ms,
+            };
+            let finals = finals.map(|(since_ms, offset)| FinalsFrom {
+                since: order(since_ms),
+                offsets: vec![(0, offset), (1, 4)],
+            });
+            let stored = Progress {
+                final_until_ms: 1_000_000,
+                unwritten: Unwritten {
+                    since: since.map(order),
+                    finals,
+                },
+                ..Progress::default()
+            };
+            finals_from(&log, "totals", 6000, &stored, &kept).unwrap()
+        };
+        assert_eq!(from(None, None), []);
+        assert_eq!(from(Some(996_000), None), [(0, 0), (1, 0)]);
+        // Offsets that hold for the span, and those that hold for the totals alone.
+        assert_eq!(from(None, Some((994_000, 2))), [(0, 2), (1, 4)]);
+        assert_eq!(from(None, Some((996_000, 2))), []);
+        assert_eq!(from(Some(996_000), Some((996_000, 2))), [(0, 2), (1, 4)]);
+        // The topic was recreated.
+        assert_eq!(from(Some(996_000), Some((996_000, 99))), [(0, 0), (1, 4)]);
+        assert_eq!(from(None, Some((994_000, 99))), [(0, 0), (1, 4)]);
+    }
+
+    #[test]
+    fn finals_that_are_later_than_the_record_are_added_and_no_others() {
+        let log = log();
+        write(&log, vec![totals(0, 4000, 7, reset())]);
+        let resets = Resets {
+            number: 1,
+            until_ms: 2000,
+        };
+        let mut known = known(&log, 2, resets);
+        // Of a time that was given up, and already in the record.
+        known.add(0, 0, false, closed(8000, 100));
+        known.add(0, 1, false, closed(2000, 100));
+        known.add(0, 1, false, closed(4000, 100));
+        // The partition with the older one is read last.
+        known.add(0, 1, false, closed(8000, 20));
+        known.add(1, 1, false, closed(6000, 3));
+        let [key] = known.into_restored(u64::MAX, 0).try_into().unwrap();
+        let change = key.change.unwrap();
+        let order = |start_ms| ResultOrder {
+            resets: 1,
+            start_ms,
+        };
+        let window = |start| Window {
+            start,
+            end: start + 2000,
+        };
+        assert_eq!(
+            (change.first, change.since_ms, change.last),
+            (order(6000), 6000, window(8000))
+        );
+        assert_eq!(key.counts.iter().map(|it| it.1).sum::<u64>(), 30);
+    }
+
+    /// A build that knows them wrote them; this one has written no record of the key since.
+    #[test]
+    fn items_that_this_build_cannot_name_are_added_too() {
+        let log = log();
+        let record = NewRecord {
+            value: json(2000, r#""new":7"#).into(),
+            ..totals(0, 0, 0, vec![])
+        };
+        write(&log, vec![record]);
+        let mut known = known(&log, 2, Resets::default());
+        let window = json(4000, r#""1":1,"new":3,"year":5"#);
+        known.add(0, 0, false, TestFormat::counts(window.as_bytes()).unwrap());
+        let [restored] = known.into_restored(u64::MAX, 0).try_into().unwrap();
+        let unnamed = restored.unnamed.iter().map(|it| (&*it.name, it.count));
+        assert_eq!(unnamed.collect::<Vec<_>>(), [("new", 10), ("year", 5)]);
+        assert_eq!(restored.counts.iter().map(|it| it.1).sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn after_a_backward_reset_no_record_waits_for_the_time_that_was_given_up() {
+        let log = log();
+        let resets = Resets {
+            number: 1,
+            until_ms: 2000,
+        };
+        let mut known = known(&log, 2, resets);
+        known.add(0, 0, false, closed(8000, 5));
+        let restored = known.into_restored(u64::MAX, 0);
+        let change = restored[0].change.unwrap();
+        assert_eq!((change.first.start_ms, change.since_ms), (8000, 2000));
+    }
+
+    #[test]
+    fn after_a_backward_reset_a_final_of_the_time_that_was_given_up_keeps_no_key_longer() {
+        let log = log();
+        let resets = Resets {
+            number: 1,
+            until_ms: 2000,
+        };
+        let last_ms = |number| {
+            let mut known = known(&log, 2, resets);
+            known.add(0, number, false, closed(8000, 5));
+            known.into_restored(u64::MAX, 0)[0].last_ms
+        };
+        assert_eq!([0, 1].map(last_ms), [2000, 8000]);
+    }
+
+    #[test]
+    fn finals_of_the_time_that_was_given_up_by_a_reset_are_in_no_span() {
+        let span = SlidingSpan {
+            size: WindowSize::from_ms(2000).unwrap(),
+            span_ms: 6000,
+        };
+        let stored = Progress {
+            final_until_ms: 4000,
+            resets: Resets {
+                number: 1,
+                until_ms: 4000,
+            },
+            ..Progress::default()
+        };
+        let is_in_span = |number, start_ms| {
+            contribution(span, &stored, 4000, number, &closed(start_ms, 1)).is_some()
+        };
+        let windows = [2000, 4000];
+        assert_eq!(
+            windows.map(|start_ms| is_in_span(0, start_ms)),
+            [true, false]
+        );
+        assert_eq!(
+            windows.map(|start_ms| is_in_span(1, start_ms)),
+            [true, true]
+        );
+    }
+}
