@@ -3,31 +3,21 @@
 //! Results are sent to the sink as they are, and encoded as JSON by the commit thread. The JSON of 10,000 rooms with
 //! 50 emojis has 45 MB: to encode it would block a worker for as long as to compute the results.
 
-use std::iter;
-
 use bytes::Bytes;
-use emostream_log::{Header, NewRecord};
+use emostream_log::NewRecord;
 use emostream_model::{
-    AllRooms, Count, Emoji, LeadersRecord, REMOVED_HEADER, RESETS_HEADER, Room, RoomCount,
-    TOTALS_BEGIN_HEADER, Topics, TotalCounts, TotalsRecord, Trending, TrendingRecord, Window,
-    WindowRecord, compress, sort_counts,
+    AllRooms, Count, Emoji, LeadersRecord, Room, RoomCount, TotalCounts, TotalsRecord, Trending,
+    TrendingRecord, Window, WindowRecord, compress, sort_counts,
 };
 use emostream_streams::{
     operators::{
+        records::ValueFormat,
         top::TopChange,
-        totals::{KeyTotals, TotalsOutput, UnnamedCount},
+        totals::{KeyTotals, UnnamedCount},
         tumbling::{ClosedWindow, LiveTally},
     },
     recovery::restore::{StoredCounts, StoredFormat, StoredTop},
-    sink::{operator::Outcome, result::SinkResult},
 };
-use serde::{Deserialize, Serialize};
-
-/// A closed window of a room.
-pub type Closed = ClosedWindow<Room, Emoji>;
-
-/// The totals of a room.
-pub type RoomTotals = KeyTotals<Room, Emoji>;
 
 /// Approximate bytes of a record without its counts: the room as key and in the JSON, the window, the total.
 const RECORD_BYTES: usize = 120;
@@ -43,38 +33,60 @@ pub fn totals_bytes(emojis: usize) -> usize {
     RECORD_BYTES + emojis * COUNT_BYTES
 }
 
-/// A result of a closed window.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WindowResult {
-    /// A room's final.
-    Final(Closed),
-    /// A room's totals.
-    Totals(RoomTotals),
-    /// A record of trending emojis: its key, and its JSON. It is encoded already, since binary formats cannot represent
-    /// its type.
-    Trending(String, Vec<u8>),
-    /// The removal of a room from a table, and the start of the window at whose close it is removed, Unix milliseconds.
-    Removed(Table, Room, u64),
+/// The format of finals.
+#[derive(Debug)]
+pub struct Finals {
+    /// Number of identical emojis that make a swarm.
+    pub swarm_size: u64,
 }
 
-/// A compacted topic with a record of each room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Table {
-    /// The topic of totals.
-    Totals,
-    /// The topic of trending emojis.
-    Trending,
+impl ValueFormat<ClosedWindow<Room, Emoji>> for Finals {
+    fn bytes(&self, closed: &ClosedWindow<Room, Emoji>) -> usize {
+        RECORD_BYTES + closed.counts.len() * TALLY_BYTES
+    }
+
+    fn encode(&self, closed: &ClosedWindow<Room, Emoji>) -> Vec<u8> {
+        window_record(&closed.key, closed.window, &closed.counts, self.swarm_size).to_json()
+    }
 }
 
-impl WindowResult {
-    /// Returns the result of a change of the trending emojis or rooms in a sliding span of `span_ms`.
-    pub fn trending(change: TopChange<Room, Emoji>, span_ms: u64) -> WindowResult {
-        let record = match change {
+/// The format of totals.
+#[derive(Debug)]
+pub struct RoomTotals;
+
+impl ValueFormat<KeyTotals<Room, Emoji>> for RoomTotals {
+    fn bytes(&self, totals: &KeyTotals<Room, Emoji>) -> usize {
+        totals_bytes(totals.counts.len() + totals.unnamed.len())
+    }
+
+    fn encode(&self, totals: &KeyTotals<Room, Emoji>) -> Vec<u8> {
+        totals_record(totals).to_json()
+    }
+}
+
+/// The format of trending emojis, and of the trending emojis and rooms of all rooms.
+#[derive(Debug)]
+pub struct TrendingTops {
+    /// The length of the sliding span, milliseconds.
+    pub span_ms: u64,
+}
+
+impl ValueFormat<TopChange<Room, Emoji>> for TrendingTops {
+    fn bytes(&self, change: &TopChange<Room, Emoji>) -> usize {
+        match change {
+            TopChange::Key { items, .. } => totals_bytes(items.len()),
+            TopChange::AllKeys { items, keys, .. } => totals_bytes(items.len() + 2 * keys.len()),
+        }
+    }
+
+    fn encode(&self, change: &TopChange<Room, Emoji>) -> Vec<u8> {
+        let (span_ms, counts_of) = (self.span_ms, |items: &[_]| counts(items.iter().copied()));
+        match change {
             TopChange::Key { key, window, items } => Trending::Room(TrendingRecord {
-                room: key,
-                window,
+                room: key.clone(),
+                window: *window,
                 span_ms,
-                top: counts(items),
+                top: counts_of(items),
             }),
             TopChange::AllKeys {
                 window,
@@ -82,82 +94,15 @@ impl WindowResult {
                 keys,
             } => Trending::All(LeadersRecord {
                 room: AllRooms,
-                window,
+                window: *window,
                 span_ms,
-                top: counts(items),
-                rooms: (keys.into_iter())
+                top: counts_of(items),
+                rooms: (keys.iter().cloned())
                     .map(|(room, count)| RoomCount { room, count })
                     .collect(),
             }),
-        };
-        WindowResult::Trending(record.key().to_owned(), record.to_json())
-    }
-}
-
-/// The encoder of results: the values that are needed to encode their records.
-#[derive(Debug, Clone)]
-pub struct Recording {
-    /// The topics of EmoStream.
-    pub topics: Topics,
-    /// Number of identical emojis that make a swarm.
-    pub swarm_size: u64,
-    /// The number of backward resets so far.
-    pub resets: u64,
-}
-
-impl SinkResult for WindowResult {
-    type Encoder = Recording;
-
-    fn is_final(&self) -> bool {
-        matches!(self, WindowResult::Final(_))
-    }
-
-    /// Returns the approximate size of the JSON, which contains the emoji of every count.
-    fn bytes(&self) -> usize {
-        match self {
-            WindowResult::Final(closed) => RECORD_BYTES + closed.counts.len() * TALLY_BYTES,
-            WindowResult::Totals(totals) => {
-                totals_bytes(totals.counts.len() + totals.unnamed.len())
-            }
-            WindowResult::Trending(key, json) => key.len() + json.len(),
-            WindowResult::Removed(..) => RECORD_BYTES,
         }
-    }
-
-    fn record(&self, recording: &Recording) -> NewRecord {
-        match self {
-            WindowResult::Final(closed) => {
-                let (room, window) = (&closed.key, closed.window);
-                let json =
-                    window_record(room, window, &closed.counts, recording.swarm_size).to_json();
-                let mut record = keyed(recording.topics.windows(), room.as_str(), json);
-                if closed.begins {
-                    record
-                        .headers
-                        .push(header(TOTALS_BEGIN_HEADER, String::new()));
-                }
-                ordered(record, recording.resets)
-            }
-            WindowResult::Totals(totals) => {
-                let json = totals_record(totals).to_json();
-                let record = keyed(recording.topics.totals(), totals.key.as_str(), json);
-                ordered(record, totals.resets)
-            }
-            WindowResult::Trending(key, json) => {
-                keyed(recording.topics.trending(), key, json.clone())
-            }
-            WindowResult::Removed(table, room, start_ms) => {
-                let topic = match table {
-                    Table::Totals => recording.topics.totals(),
-                    Table::Trending => recording.topics.trending(),
-                };
-                let mut record = keyed(topic, room.as_str(), Vec::new());
-                record
-                    .headers
-                    .push(header(REMOVED_HEADER, start_ms.to_string()));
-                ordered(record, recording.resets)
-            }
-        }
+        .to_json()
     }
 }
 
@@ -201,21 +146,6 @@ impl StoredFormat for StoredResults {
     }
 }
 
-/// Returns the inputs of the sink for an output of the totals.
-pub fn totals_outcomes(
-    output: TotalsOutput<Room, Emoji>,
-) -> impl Iterator<Item = Outcome<WindowResult>> {
-    let (first, second) = match output {
-        TotalsOutput::Record(totals) => (Outcome::Result(WindowResult::Totals(totals)), None),
-        TotalsOutput::Unwritten(since) => (Outcome::Unwritten(since), None),
-        TotalsOutput::Removed(room, start_ms) => {
-            let of = |table| Outcome::Result(WindowResult::Removed(table, room.clone(), start_ms));
-            (of(Table::Totals), Some(of(Table::Trending)))
-        }
-    };
-    iter::once(first).chain(second)
-}
-
 /// Returns the record of a live tally.
 pub fn live_record(tally: &LiveTally<'_, Room, Emoji>, topic: &str, swarm_size: u64) -> NewRecord {
     let record = WindowRecord {
@@ -223,8 +153,12 @@ pub fn live_record(tally: &LiveTally<'_, Room, Emoji>, topic: &str, swarm_size: 
         ..window_record(tally.key, tally.window, tally.counts, swarm_size)
     };
     NewRecord {
+        topic: topic.to_owned(),
+        partition: None,
         time_ms: record.emitted_at,
-        ..keyed(topic.to_owned(), tally.key.as_str(), record.to_json())
+        key: Some(Bytes::copy_from_slice(tally.key.as_str().as_bytes())),
+        value: record.to_json().into(),
+        headers: Vec::new(),
     }
 }
 
@@ -247,7 +181,7 @@ fn window_record(
     }
 }
 
-fn totals_record(totals: &RoomTotals) -> TotalsRecord {
+fn totals_record(totals: &KeyTotals<Room, Emoji>) -> TotalsRecord {
     let mut named = counts(totals.counts.iter().copied());
     sort_counts(&mut named, |count| (count.count, count.emoji));
     let of_unnamed = totals.unnamed.iter().map(|count| count.count);
@@ -276,33 +210,4 @@ fn counts(counts: impl IntoIterator<Item = (Emoji, u64)>) -> Vec<Count> {
     counts
         .map(|(emoji, count)| Count { emoji, count })
         .collect()
-}
-
-fn header(name: &str, value: String) -> Header {
-    Header {
-        name: name.to_owned(),
-        value: value.into(),
-    }
-}
-
-/// Adds the header with the number of backward resets, if there were any: after a reset, windows alone do not order
-/// results any more.
-fn ordered(mut record: NewRecord, resets: u64) -> NewRecord {
-    if resets > 0 {
-        record
-            .headers
-            .push(header(RESETS_HEADER, resets.to_string()));
-    }
-    record
-}
-
-fn keyed(topic: String, key: &str, json: Vec<u8>) -> NewRecord {
-    NewRecord {
-        topic,
-        partition: None,
-        time_ms: None,
-        key: Some(Bytes::copy_from_slice(key.as_bytes())),
-        value: json.into(),
-        headers: Vec::new(),
-    }
 }

@@ -6,6 +6,7 @@ use emostream_model::{Emoji, Room};
 use emostream_streams::{
     config::Config as EngineConfig,
     operators::{
+        records::{Records, table},
         schedule::{ScheduleParams, TotalsPace},
         top::{TopParams, sliding_top},
         totals::{Totals, TotalsParams, totals},
@@ -13,17 +14,14 @@ use emostream_streams::{
         updates::write_updates,
     },
     runtime::app::{Application, Counts, WorkerContext},
-    sink::operator::Outcome,
+    sink::{operator::UnwrittenSince, result::ResultStreams},
 };
-use timely::dataflow::{
-    StreamVec,
-    operators::{Concat, vec::Map},
-};
+use timely::dataflow::StreamVec;
 
 use crate::{
     Config,
     format::ReactionFormat,
-    results::{Recording, StoredResults, WindowResult, live_record, totals_bytes, totals_outcomes},
+    results::{Finals, RoomTotals, StoredResults, TrendingTops, live_record, totals_bytes},
 };
 
 /// The EmoStream application: computes tallies, totals and trending emojis from reactions.
@@ -45,7 +43,6 @@ impl EmoStream {
 
 impl Application for EmoStream {
     type Format = ReactionFormat;
-    type Result = WindowResult;
     type Stored = StoredResults;
     const METRICS_PREFIX: &'static str = "emostream_dataflow";
 
@@ -58,19 +55,12 @@ impl Application for EmoStream {
         ReactionFormat { emojis }
     }
 
-    fn encoder(&self, resets: u64) -> Recording {
-        Recording {
-            resets,
-            topics: self.config.topics.clone(),
-            swarm_size: self.config.swarm_size,
-        }
-    }
-
     fn build<'scope>(
         &self,
         counts: Counts<'scope, ReactionFormat>,
         worker: WorkerContext<Room, Emoji>,
-    ) -> StreamVec<'scope, u64, Outcome<WindowResult>> {
+        results: &mut ResultStreams<'scope>,
+    ) -> StreamVec<'scope, u64, UnwrittenSince> {
         let config = &self.config;
         let max_step_counts = config.limits.max_step_counts;
         let index = counts.scope().index().to_string();
@@ -101,21 +91,54 @@ impl Application for EmoStream {
             durable: worker.durable.clone(),
         };
         let (span_ms, swarm_size) = (trending.span.span_ms, config.swarm_size);
-        let live_topic = config.topics.live();
+        let topics = &config.topics;
+        let live_topic = topics.live();
 
         let (finals, live) = tumbling_window(counts, windows, move |tally| {
             live_record(&tally, &live_topic, swarm_size)
         });
         write_updates(live, worker.appender, worker.metrics);
-        let restored = worker.restored;
-        let Totals { finals, outputs } =
-            totals(finals, restored.totals, totals_params, worker.durable);
-        let trending = sliding_top(finals.clone(), restored.sliding, trending);
-        let results = finals
-            .map(WindowResult::Final)
-            .concat(trending.map(move |change| WindowResult::trending(change, span_ms)));
-        let totals = outputs.flat_map(totals_outcomes);
-        results.map(Outcome::Result).concat(totals)
+        let Totals {
+            finals,
+            records,
+            removed,
+            unwritten,
+        } = totals(
+            finals,
+            worker.restored.totals,
+            totals_params,
+            worker.durable,
+        );
+        let trending = sliding_top(finals.clone(), worker.restored.sliding, trending);
+
+        let resets = worker.resets;
+        let records = table(records, removed.clone());
+        let trending = table(trending, removed);
+        results.add(
+            finals,
+            Records {
+                topic: topics.windows(),
+                resets,
+                format: Finals { swarm_size },
+            },
+        );
+        results.add(
+            records,
+            Records {
+                topic: topics.totals(),
+                resets,
+                format: RoomTotals,
+            },
+        );
+        results.add(
+            trending,
+            Records {
+                topic: topics.trending(),
+                resets,
+                format: TrendingTops { span_ms },
+            },
+        );
+        unwritten
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     config::{Config, HEARTBEAT, Limits},
     metrics::Metrics,
     progress::{newest::fence, record::Progress, settings::Settings, stored::progress_record},
-    sink::result::SinkResult,
+    sink::result::{ResultEncoder, SinkResult},
     topics::Topics,
 };
 
@@ -95,8 +95,6 @@ pub enum TestResult {
 }
 
 impl SinkResult for TestResult {
-    type Encoder = ();
-
     fn is_final(&self) -> bool {
         *self == TestResult::Final
     }
@@ -108,7 +106,7 @@ impl SinkResult for TestResult {
         }
     }
 
-    fn record(&self, (): &()) -> NewRecord {
+    fn record(&self) -> NewRecord {
         let Topics { finals, totals, .. } = topics();
         NewRecord {
             topic: match self {
@@ -121,5 +119,21 @@ impl SinkResult for TestResult {
             value: vec![b'x'; self.bytes()].into(),
             headers: Vec::new(),
         }
+    }
+}
+
+/// Encodes results by their own functions.
+#[derive(Debug)]
+pub struct TestEncoder;
+
+impl ResultEncoder<TestResult> for TestEncoder {
+    const IS_FINAL: bool = true;
+
+    fn bytes(&self, result: &TestResult) -> usize {
+        result.bytes()
+    }
+
+    fn encode(&self, result: &TestResult) -> NewRecord {
+        result.record()
     }
 }

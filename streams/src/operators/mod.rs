@@ -9,6 +9,7 @@
 pub mod key_numbers;
 pub mod lifetimes;
 mod output;
+pub mod records;
 pub mod reduce;
 pub mod registry;
 pub mod schedule;

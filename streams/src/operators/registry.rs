@@ -306,7 +306,7 @@ mod tests {
     use super::*;
     use crate::operators::{
         schedule::{ScheduleParams, TotalsPace},
-        totals::{TotalsOutput, totals},
+        totals::totals,
     };
 
     fn params(size: WindowSize) -> TotalsParams {
@@ -343,12 +343,10 @@ mod tests {
             let mut input = worker.dataflow(|scope| {
                 let (input, finals) = scope.new_input();
                 let totals = totals(finals, Vec::new(), params(size), durable.clone());
-                let outputs = totals.outputs.inspect(move |output| {
-                    if let TotalsOutput::Removed(_, start_ms) = output {
-                        *seen.borrow_mut().entry(*start_ms).or_default() += 1;
-                    }
+                let removed = totals.removed.inspect(move |(_, start_ms)| {
+                    *seen.borrow_mut().entry(*start_ms).or_default() += 1;
                 });
-                outputs.probe_with(&durable);
+                removed.probe_with(&durable);
                 input
             });
             input.advance_to(3_999);
@@ -400,12 +398,10 @@ mod tests {
                     last_ms: 2_000,
                 };
                 let totals = totals(finals, vec![expired], params, durable.clone());
-                let outputs = totals.outputs.inspect(move |output| {
-                    if let TotalsOutput::Removed(_, start_ms) = output {
-                        seen.borrow_mut().push(*start_ms);
-                    }
+                let removed = totals.removed.inspect(move |(_, start_ms)| {
+                    seen.borrow_mut().push(*start_ms);
                 });
-                outputs.probe_with(&durable);
+                removed.probe_with(&durable);
                 input
             });
             for until_ms in (BEGUN_MS..).step_by(2_000).take(4) {

@@ -19,6 +19,7 @@ use differential_dataflow::{
     trace::implementations::{ValBatcher, ValSpine},
 };
 use emostream_protocol::Window;
+use serde::{Deserialize, Serialize};
 use timely::dataflow::{
     StreamVec,
     channels::pact::Pipeline,
@@ -33,6 +34,9 @@ use super::{
     tumbling::ClosedWindow,
 };
 use crate::aggregate::key::{Item, Key};
+
+/// The key of the record of the top over all keys.
+pub const ALL_KEYS: &str = "*";
 
 /// The settings of [`sliding_top`].
 pub struct TopParams {
@@ -49,7 +53,7 @@ pub struct TopParams {
 }
 
 /// A top that has changed. The greatest counts come first, equal ones in the order of items and of keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TopChange<K, I> {
     /// The top of a key.
     Key {
@@ -231,7 +235,10 @@ mod tests {
                     durable: durable.clone(),
                 };
                 let tops = sliding_top(finals, vec![restored], params);
-                let tops = tops.inspect_time(move |time_ms, _| of_tops.borrow_mut().push(*time_ms));
+                let tops = tops.inspect(move |top| {
+                    let (TopChange::Key { window, .. } | TopChange::AllKeys { window, .. }) = top;
+                    of_tops.borrow_mut().push(window.last_ms());
+                });
                 tops.probe_with(&durable);
                 input
             });

@@ -36,7 +36,7 @@ use timely::{
     dataflow::{
         Stream, StreamVec,
         channels::pact::Pipeline,
-        operators::{Concat, ToStream, generic::Operator, probe, vec::Map},
+        operators::{OkErr, ToStream, generic::Operator, probe},
     },
     progress::Antichain,
 };
@@ -47,7 +47,7 @@ use super::{
     schedule::{Change, ScheduleParams},
     step::StepBudget,
     totals_close::{PendingClose, end_of},
-    totals_writer::TotalsWriter,
+    totals_writer::{TotalsOutput, TotalsWriter},
     tumbling::ClosedWindow,
 };
 use crate::{
@@ -110,24 +110,16 @@ pub struct TotalsParams {
     pub max_step_counts: usize,
 }
 
-/// An output of the totals.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TotalsOutput<K, I> {
-    /// The totals of a key are written.
-    Record(KeyTotals<K, I>),
-    /// What a worker has not written.
-    Unwritten(UnwrittenSince),
-    /// The removal of a key from all tables, since its totals have expired; and the start of the window at whose close
-    /// it is removed, Unix milliseconds.
-    Removed(K, u64),
-}
-
 /// The outputs of [`totals`].
 pub struct Totals<'scope, K: Key, I: Item> {
     /// All finals; those with which totals begin are marked.
     pub finals: StreamVec<'scope, u64, ClosedWindow<K, I>>,
-    /// The totals that are written at each window, the oldest final that is in no record, and removed keys.
-    pub outputs: StreamVec<'scope, u64, TotalsOutput<K, I>>,
+    /// The totals that are written at each window.
+    pub records: StreamVec<'scope, u64, KeyTotals<K, I>>,
+    /// The keys that are removed from all tables, each with the start of the window at whose close it is removed.
+    pub removed: StreamVec<'scope, u64, (K, u64)>,
+    /// The oldest final of this worker that is in no record.
+    pub unwritten: StreamVec<'scope, u64, UnwrittenSince>,
 }
 
 /// Keeps the totals of `finals`.
@@ -139,7 +131,7 @@ pub fn totals<'scope, K: Key, I: Item>(
     restored: Vec<RestoredTotals<K, I>>,
     params: TotalsParams,
     durable: probe::Handle<u64>,
-) -> Totals<'scope, K, I, U> {
+) -> Totals<'scope, K, I> {
     let scope = finals.scope();
     let restored = restored.into_iter().to_stream(scope);
     let (numbers, shared) = (KeyNumbers::default(), Rc::<RefCell<Shared<I>>>::default());
@@ -164,9 +156,13 @@ pub fn totals<'scope, K: Key, I: Item>(
     );
     shared.borrow_mut().trace = Some(arranged.trace);
     let writer = TotalsWriter::new(params, numbers, shared, scope.index(), scope.peers());
-    let removed = removed.map(|(key, start_ms)| TotalsOutput::Removed(key, start_ms));
-    let outputs = write(arranged.stream, writer).concat(removed);
-    Totals { finals, outputs }
+    let (records, unwritten) = write(arranged.stream, writer).ok_err(|output| output);
+    Totals {
+        finals,
+        records,
+        removed,
+        unwritten,
+    }
 }
 
 /// Sends what is written of the accumulations at each window, at the window's own time: the sink commits by time.
@@ -329,13 +325,12 @@ mod tests {
                     ..TotalsPace::default()
                 };
                 let totals = totals(finals, Vec::new(), params, probe::Handle::new());
-                let outputs = totals.outputs.inspect(move |output| match output {
-                    TotalsOutput::Record(record) if record.key == "key-0" => {
+                let records = totals.records.inspect(move |record| {
+                    if record.key == "key-0" {
                         seen.borrow_mut().push(record.window.start);
                     }
-                    _ => {}
                 });
-                (input, outputs.probe().0)
+                (input, records.probe().0)
             });
             // Windows travel at their last instants.
             input.advance_to(3_999);
@@ -363,12 +358,9 @@ mod tests {
             let (mut input, probe) = worker.dataflow(|scope| {
                 let (input, finals) = scope.new_input();
                 let totals = totals(finals, Vec::new(), params(), probe::Handle::new());
-                let outputs = totals.outputs.inspect(move |output| {
-                    if let TotalsOutput::Record(record) = output {
-                        seen.borrow_mut().push(record.clone());
-                    }
-                });
-                (input, outputs.probe().0)
+                let records = totals.records;
+                let records = records.inspect(move |record| seen.borrow_mut().push(record.clone()));
+                (input, records.probe().0)
             });
             for window in 1..3 {
                 let start_ms = window * SIZE_MS;

@@ -17,12 +17,15 @@ use super::{
     reduce::Batch,
     registry::Shared,
     schedule::{Change, Schedule},
-    totals::{KeyTotals, TotalsOutput, TotalsParams, UnnamedCount},
+    totals::{KeyTotals, TotalsParams, UnnamedCount},
 };
 use crate::{
     aggregate::key::{Item, Key},
     sink::operator::UnwrittenSince,
 };
+
+/// A record that is written, or the oldest final that is in no record.
+pub type TotalsOutput<K, I> = Result<KeyTotals<K, I>, UnwrittenSince>;
 
 /// What is sent, by time.
 pub type Outputs<K, I> = BTreeMap<u64, Vec<TotalsOutput<K, I>>>;
@@ -195,7 +198,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
                 since,
             };
             let outputs = outputs.entry(time_ms).or_default();
-            outputs.push(TotalsOutput::Unwritten(unwritten));
+            outputs.push(Err(unwritten));
         }
     }
 
@@ -207,7 +210,7 @@ impl<K: Key, I: Item> TotalsWriter<K, I> {
         resets: u64,
         counts: Vec<(I, u64)>,
     ) -> TotalsOutput<K, I> {
-        TotalsOutput::Record(KeyTotals {
+        Ok(KeyTotals {
             key: self.numbers.key(number),
             window,
             resets,

@@ -150,7 +150,7 @@ fn read<F: StoredFormat>(
     read_from(log, &topics.finals, &from, &mut keep)?;
     let backed: HashSet<F::Key> = contributions.iter().map(|it| it.key.clone()).collect();
     for shown in shown::<F>(&topics.tops, log)? {
-        if shown.span_ms != span.span_ms || !backed.contains(&shown.key) {
+        if shown.span_ms != span.span_ms || !backed.contains::<F::Key>(&shown.key) {
             contributions.push(SlidingContribution {
                 key: shown.key,
                 from_ms: 0,
@@ -250,7 +250,7 @@ fn shown<F: StoredFormat>(
     let mut keep = |record: Record<'_>| {
         if let Some(top) = F::top(record.value) {
             match top.items.is_empty() {
-                true => tops.remove(&top.key),
+                true => tops.remove::<F::Key>(&top.key),
                 false => tops.insert(top.key.clone(), top),
             };
         }
@@ -382,7 +382,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
         for part in parts {
             for (key, read) in part {
                 // The topic may have got more partitions, and a key another one.
-                let known = keys.get(&key);
+                let known = keys.get::<K>(&key);
                 if known.is_none_or(|known| known.order <= read.order) {
                     keys.insert(key, read);
                 }
@@ -432,7 +432,7 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                 },
             };
             // Not the record that is read last, which may lie in another partition than the later one.
-            let known = keys.get(&key);
+            let known = keys.get::<K>(&key);
             if known.is_none_or(|known| known.order <= read.order) {
                 keys.insert(key, read);
             }

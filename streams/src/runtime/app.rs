@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     metrics::Metrics,
     recovery::restore::{RestoredTables, StoredFormat},
-    sink::{operator::Outcome, result::SinkResult},
+    sink::{operator::UnwrittenSince, result::ResultStreams},
     source::format::Format,
     time::timers::Timers,
 };
@@ -19,8 +19,6 @@ use crate::{
 pub trait Application: Clone + Send + Sync + 'static {
     /// The format of the records of the source.
     type Format: Format;
-    /// A result that is written in a transaction.
-    type Result: SinkResult + Send;
     /// The format of the records that a start restores state from.
     type Stored: StoredFormat<Key = Key<Self>, Item = Item<Self>>;
     /// The prefix of the names of its metrics, without the underscore after it.
@@ -32,15 +30,14 @@ pub trait Application: Clone + Send + Sync + 'static {
     /// Returns the decoder of the records of the source.
     fn format(&self) -> Self::Format;
 
-    /// Returns the encoder of results, in a run after `resets` backward resets.
-    fn encoder(&self, resets: u64) -> <Self::Result as SinkResult>::Encoder;
-
-    /// Builds the operators that compute results from partial counts, on one worker.
+    /// Builds the operators that compute results from partial counts, on one worker, and adds what is written to
+    /// `results`. Returns the oldest finals that are in no record of a table.
     fn build<'scope>(
         &self,
         counts: Counts<'scope, Self::Format>,
         worker: WorkerContext<Key<Self>, Item<Self>>,
-    ) -> StreamVec<'scope, u64, Outcome<Self::Result>>;
+        results: &mut ResultStreams<'scope>,
+    ) -> StreamVec<'scope, u64, UnwrittenSince>;
 }
 
 /// The key of the results of an application.

@@ -258,7 +258,6 @@ impl<A: Application> Dataflow<A> {
                 transactor: taken.transactor,
                 log: log.clone(),
                 topics: topics.clone(),
-                encoder: self.app.encoder(progress.resets.number),
                 timeout: config.commit_timeout,
                 newest: taken.newest,
                 progress: progress_record(topics, &unchanged),

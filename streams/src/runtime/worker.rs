@@ -24,7 +24,8 @@ use crate::{
     recovery::restore::RestoredTables,
     sink::{
         commit::StartCommitter,
-        operator::{SinkStart, commit},
+        operator::{Notice, SinkStart, commit},
+        result::ResultStreams,
     },
     source::{
         end_offsets::StartRequests,
@@ -61,7 +62,7 @@ pub struct Shared<A: Application> {
     /// The partitions that are held or behind.
     pub holds: Arc<Holds>,
     /// The values for the first worker of all, until it has removed them.
-    pub first: Mutex<Option<First<A>>>,
+    pub first: Mutex<Option<First>>,
     /// The restored tables of each worker of this process.
     pub restored: Mutex<Vec<RestoredTables<Key<A>, Item<A>>>>,
     /// Appends updates, outside transactions.
@@ -71,9 +72,9 @@ pub struct Shared<A: Application> {
 }
 
 /// The values that only the first worker of all has, whose sink commits.
-pub struct First<A: Application> {
+pub struct First {
     /// Creates the committer.
-    pub committer: StartCommitter<A::Result>,
+    pub committer: StartCommitter,
     /// Publishes the read offsets for lag tools, if the log has consumer groups.
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
     /// The end offset of each partition of the finals at the start of the run.
@@ -197,8 +198,10 @@ fn build<A: Application>(
             updates,
             activator,
         } = source(scope, received, reading);
-        let outcomes = shared.app.build(counts, context).concat(notices);
-        let written = commit(outcomes, sink, first.committer).probe_with(durable);
+        let mut results = ResultStreams::default();
+        let unwritten = shared.app.build(counts, context, &mut results);
+        let notices = unwritten.map(Notice::Unwritten).concat(notices);
+        let written = commit(results, notices, sink, first.committer).probe_with(durable);
         let news = updates
             .map(News::Partition)
             .concat(written.map(News::Written));

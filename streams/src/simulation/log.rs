@@ -279,12 +279,7 @@ impl SimLog {
     }
 
     /// Returns a committer with the newest transactor.
-    pub fn committer<R: SinkResult>(
-        &self,
-        wake: Wakeup,
-        encoder: R::Encoder,
-        stop: Stop,
-    ) -> Box<dyn Commit<R>> {
+    pub fn committer(&self, wake: Wakeup, stop: Stop) -> Box<dyn Commit> {
         let ack = Ack {
             epoch: Arc::new(AtomicU64::new(self.state().epoch)),
             acknowledged: Arc::default(),
@@ -292,9 +287,8 @@ impl SimLog {
             wake: Arc::new(Mutex::new(wake)),
             stop,
         };
-        Box::new(SimCommitter::<R> {
+        Box::new(SimCommitter {
             log: self.clone(),
-            encoder,
             written: Vec::new(),
             ack,
         })
@@ -630,23 +624,22 @@ impl Transactor for SimTransactor {
     }
 }
 
-struct SimCommitter<R: SinkResult> {
+struct SimCommitter {
     log: SimLog,
-    encoder: R::Encoder,
     /// The records of the transaction that is not ended yet. They are lost with its owner.
     written: Vec<NewRecord>,
     ack: Ack,
 }
 
-impl<R: SinkResult> SimCommitter<R> {
-    fn add(&mut self, results: &[R]) {
-        let records = results.iter().map(|it| it.record(&self.encoder));
+impl SimCommitter {
+    fn add(&mut self, results: &[Box<dyn SinkResult>]) {
+        let records = results.iter().map(|it| it.record());
         self.written.extend(records);
     }
 }
 
-impl<R: SinkResult> Commit<R> for SimCommitter<R> {
-    fn write(&mut self, results: Vec<R>) -> Result<(), Vec<R>> {
+impl Commit for SimCommitter {
+    fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>> {
         // As if too many pieces were in the queue.
         if self.log.state().rng.random_bool(0.2) {
             return Err(results);
@@ -655,7 +648,12 @@ impl<R: SinkResult> Commit<R> for SimCommitter<R> {
         Ok(())
     }
 
-    fn submit(&mut self, final_until_ms: u64, results: Vec<R>, rest: Vec<NewRecord>) {
+    fn submit(
+        &mut self,
+        final_until_ms: u64,
+        results: Vec<Box<dyn SinkResult>>,
+        rest: Vec<NewRecord>,
+    ) {
         self.add(&results);
         let mut records = std::mem::take(&mut self.written);
         records.extend(rest);

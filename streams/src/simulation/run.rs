@@ -108,10 +108,9 @@ impl SimRun {
             final_ends,
         } = restore::<A::Stored>(app.config(), log, &unchanged, progress.final_until_ms)?;
         let stop = Stop::default();
-        let encoder = app.encoder(progress.resets.number);
         let (of_log, of_stop) = (log.clone(), stop.clone());
         let first = First {
-            committer: Box::new(move |wake| Some(of_log.committer(wake, encoder, of_stop))),
+            committer: Box::new(move |wake| Some(of_log.committer(wake, of_stop))),
             group_offsets: None,
             final_ends,
         };

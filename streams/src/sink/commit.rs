@@ -72,16 +72,21 @@ const ENDS_PATIENCE: Duration = Duration::from_millis(500);
 const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// A committer: commits one transaction after the other, while the sink continues. No function waits.
-pub trait Commit<R> {
+pub trait Commit {
     /// Notifies the committer that the worker loop runs: from now on the sink submits the heartbeats.
     fn begin(&mut self) {}
 
     /// Adds results to the next transaction. Returns them as an error if they must wait.
-    fn write(&mut self, results: Vec<R>) -> Result<(), Vec<R>>;
+    fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>>;
 
     /// Adds the rest of the next transaction, and commits it with `final_until_ms` as F. The previous transaction must
     /// be acknowledged.
-    fn submit(&mut self, final_until_ms: u64, results: Vec<R>, records: Vec<NewRecord>);
+    fn submit(
+        &mut self,
+        final_until_ms: u64,
+        results: Vec<Box<dyn SinkResult>>,
+        records: Vec<NewRecord>,
+    );
 
     /// Whether the last transaction was acknowledged since the last call.
     fn acknowledged(&mut self) -> bool;
@@ -101,18 +106,16 @@ pub struct WindowEnds {
 
 /// A function that creates the committer, given the function that wakes the sink. Returns `None` on workers that do not
 /// commit.
-pub type StartCommitter<R> = Box<dyn FnOnce(Wakeup) -> Option<Box<dyn Commit<R>>> + Send>;
+pub type StartCommitter = Box<dyn FnOnce(Wakeup) -> Option<Box<dyn Commit>> + Send>;
 
 /// The values with which the commit thread starts.
-pub struct Committing<R: SinkResult> {
+pub struct Committing {
     /// The newest transactor of the application, which alone can commit.
     pub transactor: Box<dyn Transactor>,
     /// The log, where another transactor is opened after a failure.
     pub log: Arc<dyn Log>,
     /// The topics of the application.
     pub topics: Topics,
-    /// The encoder of results.
-    pub encoder: R::Encoder,
     /// The timeout of transactions.
     pub timeout: Duration,
     /// The id of the newest commit when the run began.
@@ -130,8 +133,8 @@ pub struct Committing<R: SinkResult> {
 }
 
 /// A committer with a thread of its own.
-pub struct CommitThread<R> {
-    queue: Option<SyncSender<Work<R>>>,
+pub struct CommitThread {
+    queue: Option<SyncSender<Work>>,
     /// Whether the sink was dropped, so that the thread must not retry.
     closing: Arc<AtomicBool>,
     /// Number of pieces of the current transaction that were sent to the thread.
@@ -144,16 +147,16 @@ pub struct CommitThread<R> {
 }
 
 /// A message to the thread.
-enum Work<R> {
+enum Work {
     /// The worker loop runs; this function wakes the sink.
     Begin(Wakeup),
     /// A piece of a transaction.
-    Piece(Piece<R>),
+    Piece(Piece),
 }
 
 /// A piece of a transaction. The last piece has an end.
-struct Piece<R> {
-    results: Vec<R>,
+struct Piece {
+    results: Vec<Box<dyn SinkResult>>,
     end: Option<End>,
 }
 
@@ -165,12 +168,12 @@ struct End {
     records: Vec<NewRecord>,
 }
 
-impl<R: SinkResult + Send> CommitThread<R> {
+impl CommitThread {
     /// Starts the thread, and waits until it has committed the progress, so that a run that is fenced in the meantime
     /// does not begin. Returns `None` if a stop is requested before.
-    pub fn start(committing: Committing<R>) -> std::io::Result<Option<CommitThread<R>>> {
+    pub fn start(committing: Committing) -> std::io::Result<Option<CommitThread>> {
         // Capacity for `Begin`, the pieces and the end of a transaction, and the pieces of the next one.
-        let (queue, work) = sync_channel::<Work<R>>(1 + 2 * MOST_PIECES + 1);
+        let (queue, work) = sync_channel::<Work>(1 + 2 * MOST_PIECES + 1);
         let (ack, acks) = sync_channel(1);
         let (found, ends) = channel();
         let closing = Arc::new(AtomicBool::new(false));
@@ -212,7 +215,7 @@ impl<R: SinkResult + Send> CommitThread<R> {
     }
 
     /// Attaches a sink, which the thread wakes by `wake` after each acknowledgement.
-    pub fn attached(mut self, wake: Wakeup) -> CommitThread<R> {
+    pub fn attached(mut self, wake: Wakeup) -> CommitThread {
         self.wake = Some(wake);
         self
     }
@@ -227,14 +230,14 @@ enum Ended {
 }
 
 /// The state of the thread.
-struct Writing<R: SinkResult> {
-    committing: Committing<R>,
+struct Writing {
+    committing: Committing,
     /// The progress that was committed last.
     last: Option<NewRecord>,
     /// Whether the sink was dropped, so that the thread must not retry.
     closing: Arc<AtomicBool>,
     /// The pieces of the current transaction, which are written again after a failure.
-    pieces: Vec<Piece<R>>,
+    pieces: Vec<Piece>,
     /// The failed attempts to commit the current transaction.
     attempts: Attempts,
     /// The id of the current transaction.
@@ -243,10 +246,10 @@ struct Writing<R: SinkResult> {
     newest: Option<CommitId>,
 }
 
-impl<R: SinkResult> Writing<R> {
+impl Writing {
     fn run(
         &mut self,
-        work: &Receiver<Work<R>>,
+        work: &Receiver<Work>,
         ack: &SyncSender<()>,
         found: &Sender<WindowEnds>,
     ) -> Result<(), Ended> {
@@ -305,7 +308,7 @@ impl<R: SinkResult> Writing<R> {
         })
     }
 
-    fn take(&mut self, mut piece: Piece<R>) -> Result<(), Ended> {
+    fn take(&mut self, mut piece: Piece) -> Result<(), Ended> {
         let begun = Instant::now();
         let ends = piece.end.is_some();
         let records = piece.end.as_mut().map(|end| &mut end.records);
@@ -351,17 +354,13 @@ impl<R: SinkResult> Writing<R> {
     /// Writes the pieces from number `first` on, and commits if the end is among them.
     fn write(&mut self, first: usize) -> Result<(), LogError> {
         let opening = self.opening().filter(|_| first == 0);
-        let Committing {
-            transactor,
-            encoder,
-            ..
-        } = &mut self.committing;
+        let transactor = &mut self.committing.transactor;
         if let Some(opening) = opening {
             transactor.write(vec![opening])?;
         }
         for piece in &self.pieces[first..] {
             for some in piece.results.chunks(RECORDS_AT_ONCE) {
-                let records = some.iter().map(|result| result.record(encoder));
+                let records = some.iter().map(|result| result.record());
                 transactor.write(records.collect())?;
             }
             if let Some(end) = &piece.end {
@@ -422,7 +421,7 @@ impl<R: SinkResult> Writing<R> {
     /// Returns the size of the results of the transaction, bytes.
     fn bytes(&self) -> usize {
         let results = self.pieces.iter().flat_map(|piece| &piece.results);
-        results.map(SinkResult::bytes).sum()
+        results.map(|result| result.bytes()).sum()
     }
 
     fn pause(&self, pause: Duration) -> Result<(), Ended> {
@@ -480,7 +479,7 @@ impl<R: SinkResult> Writing<R> {
     }
 }
 
-impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
+impl Commit for CommitThread {
     fn begin(&mut self) {
         if let (Some(queue), Some(wake)) = (&self.queue, self.wake.take()) {
             // The queue always has space for it. If the thread has ended, it has reported the failure.
@@ -488,7 +487,7 @@ impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
         }
     }
 
-    fn write(&mut self, results: Vec<R>) -> Result<(), Vec<R>> {
+    fn write(&mut self, results: Vec<Box<dyn SinkResult>>) -> Result<(), Vec<Box<dyn SinkResult>>> {
         let Some(queue) = self.queue.as_ref().filter(|_| self.pieces < MOST_PIECES) else {
             return Err(results);
         };
@@ -507,7 +506,12 @@ impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
 
     /// Sends the end of the transaction. The queue always has space for it. After a failure it is dropped, since the
     /// run stops.
-    fn submit(&mut self, final_until_ms: u64, results: Vec<R>, records: Vec<NewRecord>) {
+    fn submit(
+        &mut self,
+        final_until_ms: u64,
+        results: Vec<Box<dyn SinkResult>>,
+        records: Vec<NewRecord>,
+    ) {
         self.pieces = 0;
         if let Some(queue) = &self.queue {
             let end = Some(End {
@@ -531,7 +535,7 @@ impl<R: SinkResult + Send> Commit<R> for CommitThread<R> {
     }
 }
 
-impl<R> Drop for CommitThread<R> {
+impl Drop for CommitThread {
     /// Waits for the transaction in flight, so that a stop does not abort a transaction that was submitted. Does not
     /// wait for the retry of one that failed.
     fn drop(&mut self) {
@@ -600,14 +604,13 @@ mod tests {
         progress_record(&topics(), &progress)
     }
 
-    fn start(heartbeat: Duration) -> (CommitThread<TestResult>, Receiver<Call>) {
+    fn start(heartbeat: Duration) -> (CommitThread, Receiver<Call>) {
         let (calls, shown) = channel();
         let metrics = metrics();
         let committing = Committing {
             transactor: Box::new(Shown(calls)),
             log: Arc::new(EmbeddedLog::in_memory().unwrap()),
             topics: topics(),
-            encoder: (),
             timeout: DEADLINE,
             newest: None,
             progress: progress(0),
@@ -619,7 +622,7 @@ mod tests {
         (CommitThread::start(committing).unwrap().unwrap(), shown)
     }
 
-    fn until_acknowledged(thread: &mut CommitThread<TestResult>) {
+    fn until_acknowledged(thread: &mut CommitThread) {
         let until = Instant::now() + DEADLINE;
         while !thread.acknowledged() {
             assert!(Instant::now() < until);
@@ -650,13 +653,17 @@ mod tests {
         assert_eq!(next(), (vec![(names.progress.clone(), Some(1))], true));
         for number in 2..4 {
             // Written before the end of the transaction is submitted.
-            thread.write(vec![TestResult::Final]).unwrap();
+            thread.write(vec![Box::new(TestResult::Final)]).unwrap();
             assert_eq!(
                 next(),
                 (vec![(names.progress.clone(), Some(number - 1))], false)
             );
             assert_eq!(next(), (vec![(names.finals.clone(), None)], false));
-            thread.submit(number, vec![TestResult::Final], vec![progress(number)]);
+            thread.submit(
+                number,
+                vec![Box::new(TestResult::Final)],
+                vec![progress(number)],
+            );
             assert_eq!(next(), (vec![(names.finals.clone(), None)], false));
             assert_eq!(next(), (vec![(names.progress.clone(), Some(number))], true));
             until_acknowledged(&mut thread);

@@ -1,7 +1,7 @@
 //! The sink operator: collects the results of closed windows and commits them with the progress, in one transaction per
 //! close.
 //!
-//! All outcomes are exchanged to one worker, since order and fencing need a single writer, and the transaction of a
+//! All results are exchanged to one worker, since order and fencing need a single writer, and the transaction of a
 //! window is small. Windows that close while a transaction is in flight share the next one, up to a size
 //! (`MOST_BYTES`).
 //!
@@ -38,7 +38,10 @@ use timely::{
     dataflow::{
         StreamVec,
         channels::pact::Exchange,
-        operators::{Capability, generic::Operator},
+        operators::{
+            Capability,
+            generic::{OutputBuilder, builder_rc::OperatorBuilder},
+        },
     },
     scheduling::Activator,
 };
@@ -47,7 +50,7 @@ use super::{
     commit::{Commit, StartCommitter, Wakeup},
     known_ends::KnownEnds,
     rejections::{Rejected, Rejections},
-    result::SinkResult,
+    result::{ResultStreams, SinkResult},
 };
 use crate::{
     metrics::Metrics,
@@ -63,11 +66,9 @@ use crate::{
 /// committed within its timeout, and in a backlog the windows of hours may be complete at once.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
-/// An input of the sink.
+/// An input of the sink besides results.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome<R> {
-    /// A result of a closed window.
-    Result(R),
+pub enum Notice {
     /// A record that is rejected.
     Rejected(Rejected),
     /// The progress of a partition; see [`crate::progress::record::OpenWindows::advance`].
@@ -120,65 +121,81 @@ pub struct Written {
     pub bytes: usize,
 }
 
-/// Commits outcomes. Returns a stream of the rejections that are durable, whose frontier is the durable frontier.
+/// Commits results and notices. Returns a stream of the rejections that are durable, whose frontier is the durable
+/// frontier.
 ///
 /// `committer` creates the committer, given the function that wakes the sink. It is called on worker 0.
-pub fn commit<'scope, R: SinkResult>(
-    outcomes: StreamVec<'scope, u64, Outcome<R>>,
+pub fn commit<'scope>(
+    results: ResultStreams<'scope>,
+    notices: StreamVec<'scope, u64, Notice>,
     start: SinkStart,
-    committer: StartCommitter<R>,
+    committer: StartCommitter,
 ) -> StreamVec<'scope, u64, Written> {
-    let scope = outcomes.scope();
-    let to_one = Exchange::new(|_: &Outcome<R>| 0);
-    outcomes.unary_frontier::<CapacityContainerBuilder<Vec<Written>>, _, _, _>(
-        to_one,
-        "commit",
-        move |durable, info| {
-            let again = scope.activator_for(info.address.clone());
-            let wake = scope.worker().sync_activator_for(info.address.to_vec());
-            let wake: Wakeup = Box::new(move || {
-                // Fails if the worker has ended.
-                let _ = wake.activate();
-            });
-            // The sinks of the other workers receive nothing. They drop their capability, which would hold the
-            // frontier.
-            let committer = (scope.index() == 0).then(|| committer(wake)).flatten();
-            let mut sink = committer.map(|committer| Sink::new(start, durable, committer, again));
-            move |(input, frontier), output| {
-                let Some(sink) = &mut sink else {
-                    input.for_each(|_, _| {});
-                    return;
-                };
-                input.for_each_stamp(|stamp, data| {
-                    let time_ms = stamp.least().copied().unwrap_or_default();
-                    for outcome in data.flat_map(|data| data.drain(..)) {
-                        sink.take(time_ms, outcome);
-                    }
-                });
-                // An empty frontier means that the sources have ended, not that windows are complete.
-                if let Some(frontier_ms) = frontier.frontier().first() {
-                    // While a window closes, the frontier is at its last instant.
-                    sink.advance(sink.start.window.floor(*frontier_ms));
+    let scope = notices.scope();
+    let mut builder = OperatorBuilder::new("commit".to_owned(), scope);
+    let address = builder.operator_info().address;
+    let again = scope.activator_for(address.clone());
+    let wake = scope.worker().sync_activator_for(address.to_vec());
+    let wake: Wakeup = Box::new(move || {
+        // Fails if the worker has ended.
+        let _ = wake.activate();
+    });
+    let mut notices = builder.new_input(notices, Exchange::new(|_: &Notice| 0));
+    let mut results = results.connect(&mut builder);
+    let (written, written_stream) = builder.new_output();
+    let mut written = OutputBuilder::<_, CapacityContainerBuilder<_>>::from(written);
+    // The sinks of the other workers receive nothing. They drop their capability, which would hold the frontier.
+    let is_first = scope.index() == 0;
+    builder.build(move |capabilities| {
+        let committer = is_first.then(|| committer(wake)).flatten();
+        let durable = capabilities.into_iter().next();
+        let sink = durable.zip(committer);
+        let mut sink = sink.map(|(durable, committer)| Sink::new(start, durable, committer, again));
+        move |frontiers| {
+            let Some(sink) = &mut sink else {
+                notices.for_each(|_, _| {});
+                results.iter_mut().for_each(|drain| drain(&mut |_, _| {}));
+                return;
+            };
+            notices.for_each_stamp(|stamp, data| {
+                let time_ms = stamp.least().copied().unwrap_or_default();
+                for notice in data.flat_map(|data| data.drain(..)) {
+                    sink.on_notice(time_ms, notice);
                 }
-                let told = sink.written.drain(..);
-                output.session(&sink.durable).give_iterator(told);
+            });
+            for drain in &mut results {
+                drain(&mut |time_ms, result| sink.results.add(time_ms, result));
             }
-        },
-    )
+            let frontiers = frontiers
+                .iter()
+                .filter_map(|it| it.frontier().first().copied());
+            // Without a frontier the sources have ended, which does not mean that windows are complete.
+            if let Some(frontier_ms) = frontiers.min() {
+                // While a window closes, the frontier is at its last instant.
+                sink.advance(sink.start.window.floor(frontier_ms));
+            }
+            let durable = sink.written.drain(..);
+            written
+                .activate()
+                .session(&sink.durable)
+                .give_iterator(durable);
+        }
+    });
+    written_stream
 }
 
-struct Sink<R> {
+struct Sink {
     start: SinkStart,
     partitions: BTreeMap<u32, PartitionProgress>,
     marks: BTreeMap<u64, Vec<PartitionProgress>>,
     restoring: Restoring,
-    results: Results<R>,
+    results: Results,
     rejections: Rejections,
     /// Notices of durable rejections that are not sent to the sources yet.
     written: Vec<Written>,
     /// The capability whose time is the durable frontier.
     durable: Capability<u64>,
-    committer: Box<dyn Commit<R>>,
+    committer: Box<dyn Commit>,
     /// Whether the committer knows that the worker loop runs.
     begun: bool,
     under_way: Option<UnderWay>,
@@ -263,13 +280,14 @@ impl Restoring {
 }
 
 /// The results of the next transactions.
-struct Results<R> {
+#[derive(Default)]
+struct Results {
     /// The last instant of the latest window of which results were written into the open transaction, or are in `now`.
     open_ms: Option<u64>,
     /// Results that are to be written now.
-    now: Vec<R>,
+    now: Vec<Box<dyn SinkResult>>,
     /// Results of windows later than `open_ms`, by the last instants of the windows.
-    later: BTreeMap<u64, Vec<R>>,
+    later: BTreeMap<u64, Vec<Box<dyn SinkResult>>>,
     /// The windows that have results, here or in the open transaction, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
 }
@@ -282,35 +300,16 @@ struct WindowSum {
 }
 
 /// The results with which a transaction ends.
-struct Closing<R> {
+#[derive(Default)]
+struct Closing {
     /// The results that were not written yet.
-    results: Vec<R>,
+    results: Vec<Box<dyn SinkResult>>,
     /// The windows in the transaction, by their last instants.
     windows: BTreeMap<u64, WindowSum>,
 }
 
-impl<R> Default for Results<R> {
-    fn default() -> Results<R> {
-        Results {
-            open_ms: None,
-            now: Vec::new(),
-            later: BTreeMap::new(),
-            windows: BTreeMap::new(),
-        }
-    }
-}
-
-impl<R> Default for Closing<R> {
-    fn default() -> Closing<R> {
-        Closing {
-            results: Vec::new(),
-            windows: BTreeMap::new(),
-        }
-    }
-}
-
-impl<R: SinkResult> Results<R> {
-    fn take(&mut self, time_ms: u64, result: R) {
+impl Results {
+    fn add(&mut self, time_ms: u64, result: Box<dyn SinkResult>) {
         let sum = self.windows.entry(time_ms).or_default();
         sum.has_finals |= result.is_final();
         sum.bytes += result.bytes();
@@ -321,7 +320,7 @@ impl<R: SinkResult> Results<R> {
     }
 
     /// Writes the results that may be written now.
-    fn write(&mut self, committer: &mut dyn Commit<R>) {
+    fn write(&mut self, committer: &mut dyn Commit) {
         if !self.now.is_empty()
             && let Err(back) = committer.write(std::mem::take(&mut self.now))
         {
@@ -350,7 +349,7 @@ impl<R: SinkResult> Results<R> {
 
     /// Removes and returns the rest of all windows before `frontier_ms`. The results of the next window may be written
     /// then.
-    fn close(&mut self, frontier_ms: u64) -> Closing<R> {
+    fn close(&mut self, frontier_ms: u64) -> Closing {
         let mut results = std::mem::take(&mut self.now);
         let later = self.later.split_off(&frontier_ms);
         results.extend(
@@ -377,13 +376,13 @@ struct UnderWay {
     written: Vec<Written>,
 }
 
-impl<R: SinkResult> Sink<R> {
+impl Sink {
     fn new(
         start: SinkStart,
         mut durable: Capability<u64>,
-        committer: Box<dyn Commit<R>>,
+        committer: Box<dyn Commit>,
         again: Activator,
-    ) -> Sink<R> {
+    ) -> Sink {
         let progress = &start.progress;
         durable.downgrade(&progress.final_until_ms);
         let partitions = progress
@@ -414,12 +413,11 @@ impl<R: SinkResult> Sink<R> {
         }
     }
 
-    fn take(&mut self, time_ms: u64, outcome: Outcome<R>) {
-        match outcome {
-            Outcome::Result(result) => self.results.take(time_ms, result),
-            Outcome::Rejected(rejected) => self.rejections.push(rejected),
-            Outcome::Mark(mark) => self.marks.entry(time_ms).or_default().push(mark),
-            Outcome::Unwritten(since) => {
+    fn on_notice(&mut self, time_ms: u64, notice: Notice) {
+        match notice {
+            Notice::Rejected(rejected) => self.rejections.push(rejected),
+            Notice::Mark(mark) => self.marks.entry(time_ms).or_default().push(mark),
+            Notice::Unwritten(since) => {
                 let notices = &mut self.restoring.notices;
                 notices.entry(time_ms).or_default().push(since);
             }
@@ -470,7 +468,7 @@ impl<R: SinkResult> Sink<R> {
     }
 
     /// Submits a transaction of these results and rejections, and the new progress, to the committer.
-    fn submit(&mut self, final_until_ms: u64, closing: Closing<R>, rejected: Vec<Rejected>) {
+    fn submit(&mut self, final_until_ms: u64, closing: Closing, rejected: Vec<Rejected>) {
         let mut records = Vec::new();
         let mut written: BTreeMap<u32, usize> = BTreeMap::new();
         for rejected in rejected {
@@ -617,7 +615,7 @@ mod tests {
     use timely::{
         dataflow::{
             InputHandleVec,
-            operators::{Probe, probe, vec::Input},
+            operators::{OkErr, Probe, probe, vec::Input as _},
         },
         worker::Worker,
     };
@@ -629,12 +627,17 @@ mod tests {
             commit::{CommitThread, Committing},
             rejections::MAX_UNWRITTEN_BYTES,
         },
-        testing::{TestResult, metrics, topics},
+        testing::{TestEncoder, TestResult, metrics, topics},
         time::holds::Holds,
         time::timers::MachineClock,
     };
 
-    type Outcome = super::Outcome<TestResult>;
+    /// An input of a sink.
+    #[derive(Debug, Clone)]
+    enum Input {
+        Result(TestResult),
+        Notice(Notice),
+    }
 
     const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -688,7 +691,7 @@ mod tests {
         worker: &mut Worker,
         heartbeat: Duration,
         transactor: Shown,
-    ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
+    ) -> (InputHandleVec<u64, Input>, probe::Handle<u64>, Timers) {
         sink_from(worker, heartbeat, transactor, |_| {})
     }
 
@@ -698,7 +701,7 @@ mod tests {
         heartbeat: Duration,
         transactor: Shown,
         adjust: impl FnOnce(&mut SinkStart),
-    ) -> (InputHandleVec<u64, Outcome>, probe::Handle<u64>, Timers) {
+    ) -> (InputHandleVec<u64, Input>, probe::Handle<u64>, Timers) {
         let timers = Timers::new(Arc::new(MachineClock::default()));
         let metrics = metrics();
         let mut start = SinkStart {
@@ -715,13 +718,12 @@ mod tests {
             group_offsets: None,
         };
         adjust(&mut start);
-        let committer: StartCommitter<TestResult> = Box::new(|wake| {
+        let committer: StartCommitter = Box::new(|wake| {
             let transactor = Box::new(transactor);
             let committing = Committing {
                 transactor,
                 log: Arc::new(EmbeddedLog::in_memory().ok()?),
                 topics: topics(),
-                encoder: (),
                 timeout: DEADLINE,
                 newest: None,
                 progress: progress_record(&topics(), &Progress::default()),
@@ -735,8 +737,14 @@ mod tests {
             Some(Box::new(thread.attached(wake)))
         });
         worker.dataflow(|scope| {
-            let (input, outcomes) = scope.new_input();
-            let (durable, _) = commit(outcomes, start, committer).probe();
+            let (input, inputs) = scope.new_input();
+            let (test_results, notices) = inputs.ok_err(|input| match input {
+                Input::Result(result) => Ok(result),
+                Input::Notice(notice) => Err(notice),
+            });
+            let mut results = ResultStreams::default();
+            results.add(test_results, TestEncoder);
+            let (durable, _) = commit(results, notices, start, committer).probe();
             (input, durable, timers)
         })
     }
@@ -768,8 +776,8 @@ mod tests {
         }
     }
 
-    fn a_final() -> Outcome {
-        Outcome::Result(TestResult::Final)
+    fn a_final() -> Input {
+        Input::Result(TestResult::Final)
     }
 
     fn final_until_ms(records: &[NewRecord]) -> u64 {
@@ -812,7 +820,7 @@ mod tests {
             input.send(a_final());
             input.advance_to(20);
             // From a worker whose frontier is ahead of the others: it is sent while earlier windows close.
-            input.send(Outcome::Rejected(Rejected {
+            input.send(Input::Notice(Notice::Rejected(Rejected {
                 partition: 0,
                 offset: 7,
                 time_ms: 3,
@@ -820,8 +828,8 @@ mod tests {
                 reason: "late".to_owned(),
                 key: None,
                 value: Vec::new(),
-            }));
-            input.send(Outcome::Mark(PartitionProgress::begin(0, 8)));
+            })));
+            input.send(Input::Notice(Notice::Mark(PartitionProgress::begin(0, 8))));
             input.flush();
             let first = topics_until(worker, 20);
             assert_eq!(first, [names.finals.clone(), names.progress.clone()]);
@@ -838,7 +846,7 @@ mod tests {
             let (_, acks) = channel();
             let (mut input, durable, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
             input.send(a_final());
-            input.send(Outcome::Rejected(Rejected {
+            input.send(Input::Notice(Notice::Rejected(Rejected {
                 partition: 0,
                 offset: 7,
                 time_ms: 3,
@@ -846,7 +854,7 @@ mod tests {
                 reason: "malformed".to_owned(),
                 key: None,
                 value: vec![0; MAX_UNWRITTEN_BYTES],
-            }));
+            })));
             input.flush();
             for _ in 0..10 {
                 worker.step();
@@ -872,7 +880,7 @@ mod tests {
             let (_, acks) = channel();
             let (mut input, _, timers) = sink(worker, DEADLINE, Shown::new(commits, acks));
             let rejected = |offset, settled_at_ms, bytes| {
-                Outcome::Rejected(Rejected {
+                Input::Notice(Notice::Rejected(Rejected {
                     partition: 0,
                     offset,
                     time_ms: 3,
@@ -880,7 +888,7 @@ mod tests {
                     reason: "late".to_owned(),
                     key: None,
                     value: vec![0; bytes],
-                })
+                }))
             };
             let rejections = |worker: &mut Worker| {
                 let records = step_until(worker, &timers, || shown.try_recv().ok());
@@ -895,7 +903,7 @@ mod tests {
             input.flush();
             assert_eq!(rejections(worker), 1);
             // The offset of the partition's mark is lower than N.
-            input.send(Outcome::Mark(PartitionProgress::begin(0, 5)));
+            input.send(Input::Notice(Notice::Mark(PartitionProgress::begin(0, 5))));
             input.send(a_final());
             input.advance_to(20);
             assert_eq!(rejections(worker), 1);
@@ -911,7 +919,7 @@ mod tests {
             let third = MOST_BYTES * 2 / 5;
             for (start_ms, bytes) in [(0, third), (10, third), (20, third), (30, 2 * MOST_BYTES)] {
                 input.advance_to(start_ms + 9);
-                input.send(Outcome::Result(TestResult::OfTable(bytes)));
+                input.send(Input::Result(TestResult::OfTable(bytes)));
             }
             input.advance_to(40);
             let until_ms: Vec<u64> = (0..3)
@@ -929,7 +937,10 @@ mod tests {
     fn a_transaction_holds_every_window_that_was_written_into_it_however_large() {
         let mut results = Results::default();
         for start_ms in [10, 0, 20] {
-            results.take(start_ms + 9, TestResult::OfTable(MOST_BYTES * 2 / 3));
+            results.add(
+                start_ms + 9,
+                Box::new(TestResult::OfTable(MOST_BYTES * 2 / 3)),
+            );
         }
         // It holds the first result, and one of an earlier window that arrived after it: F must be past both windows.
         assert_eq!(results.until(30, size()), 20);

@@ -1,16 +1,18 @@
-//! The trait of the results that an application writes in transactions.
+//! Results on their way to the log, and the streams that they arrive from.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use emostream_log::NewRecord;
-use timely::ExchangeData;
+use timely::{
+    ExchangeData,
+    dataflow::{
+        StreamVec, channels::pact::Exchange, operators::generic::builder_rc::OperatorBuilder,
+    },
+};
 
-/// A result of a closed window. It is sent to the sink as it is, and encoded as a record by the commit thread: to
-/// encode the results of a large close would block a worker for as long as to compute them.
-pub trait SinkResult: ExchangeData + Clone + Debug {
-    /// The values that are needed to encode results.
-    type Encoder: Clone + Send + 'static;
-
+/// A result that is written in a transaction. It is sent to the sink as it is, and encoded as a record by the commit
+/// thread: to encode the results of a large close would block a worker for as long as to compute them.
+pub trait SinkResult: Debug + Send {
     /// Whether it is a final.
     fn is_final(&self) -> bool;
 
@@ -18,5 +20,81 @@ pub trait SinkResult: ExchangeData + Clone + Debug {
     fn bytes(&self) -> usize;
 
     /// Returns its record.
-    fn record(&self, encoder: &Self::Encoder) -> NewRecord;
+    fn record(&self) -> NewRecord;
+}
+
+/// Encodes the results of a stream.
+pub trait ResultEncoder<T>: Send + Sync + 'static {
+    /// Whether the results are finals. Other results are records of tables.
+    const IS_FINAL: bool;
+
+    /// Returns the approximate size of the record of a result, bytes.
+    fn bytes(&self, result: &T) -> usize;
+
+    /// Returns the record of a result.
+    fn encode(&self, result: &T) -> NewRecord;
+}
+
+/// A result with its encoder.
+#[derive(Debug)]
+struct Unencoded<T, E> {
+    result: T,
+    encoder: Arc<E>,
+}
+
+impl<T: Debug + Send, E: ResultEncoder<T> + Debug> SinkResult for Unencoded<T, E> {
+    fn is_final(&self) -> bool {
+        E::IS_FINAL
+    }
+
+    fn bytes(&self) -> usize {
+        self.encoder.bytes(&self.result)
+    }
+
+    fn record(&self) -> NewRecord {
+        self.encoder.encode(&self.result)
+    }
+}
+
+/// Removes what has arrived from an input of the sink: calls a function with the time and each result.
+pub type DrainResults = Box<dyn FnMut(&mut dyn FnMut(u64, Box<dyn SinkResult>))>;
+
+type Connect<'scope> = Box<dyn FnOnce(&mut OperatorBuilder<'scope, u64>) -> DrainResults + 'scope>;
+
+/// The streams of results that the sink writes.
+///
+/// The results of a stream are written in the order in which they arrive. Results of different streams that are to be
+/// in order in one topic must be in different transactions.
+#[derive(Default)]
+pub struct ResultStreams<'scope> {
+    streams: Vec<Connect<'scope>>,
+}
+
+impl<'scope> ResultStreams<'scope> {
+    /// Adds a stream, whose results `encoder` encodes.
+    pub fn add<T, E>(&mut self, stream: StreamVec<'scope, u64, T>, encoder: E)
+    where
+        T: ExchangeData + Debug + Send,
+        E: ResultEncoder<T> + Debug,
+    {
+        let encoder = Arc::new(encoder);
+        self.streams.push(Box::new(move |builder| {
+            let mut input = builder.new_input(stream, Exchange::new(|_: &T| 0));
+            Box::new(move |each| {
+                input.for_each_stamp(|stamp, data| {
+                    let time_ms = stamp.least().copied().unwrap_or_default();
+                    for result in data.flat_map(|data| data.drain(..)) {
+                        let encoder = encoder.clone();
+                        each(time_ms, Box::new(Unencoded { result, encoder }));
+                    }
+                });
+            })
+        }));
+    }
+
+    /// Adds the streams as inputs of an operator, which exchanges them to the first worker.
+    pub fn connect(self, builder: &mut OperatorBuilder<'scope, u64>) -> Vec<DrainResults> {
+        let streams = self.streams.into_iter();
+        streams.map(|connect| connect(builder)).collect()
+    }
 }

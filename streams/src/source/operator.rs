@@ -57,9 +57,8 @@ use crate::{
     aggregate::pre_aggregator::{PartialCount, PreAggregator},
     metrics::Metrics,
     sink::{
-        operator::{Outcome, Written},
+        operator::{Notice, Written},
         rejections::{Rejected, Unwritten},
-        result::SinkResult,
     },
     time::{
         clock::{GroupClock, PartitionStatus, PartitionUpdate},
@@ -161,11 +160,11 @@ pub enum News {
 }
 
 /// The outputs of a source.
-pub struct SourceStreams<'scope, F: Format, R: 'static> {
+pub struct SourceStreams<'scope, F: Format> {
     /// Partial counts.
     pub counts: StreamVec<'scope, u64, PartialCount<F::Key, F::Item>>,
     /// Rejected records, and marks of progress.
-    pub notices: StreamVec<'scope, u64, Outcome<R>>,
+    pub notices: StreamVec<'scope, u64, Notice>,
     /// Statuses of this worker's partitions, for all workers.
     pub updates: StreamVec<'scope, u64, PartitionUpdate>,
     /// Schedules the source again.
@@ -175,11 +174,11 @@ pub struct SourceStreams<'scope, F: Format, R: 'static> {
 type Output<'a, D> = OutputBuilderSession<'a, u64, CapacityContainerBuilder<Vec<D>>>;
 
 /// Builds the source of one worker.
-pub fn source<'scope, F: Format, R: SinkResult>(
+pub fn source<'scope, F: Format>(
     scope: Scope<'scope, u64>,
     news: StreamVec<'scope, u64, News>,
     start: SourceStart<F>,
-) -> SourceStreams<'scope, F, R> {
+) -> SourceStreams<'scope, F> {
     let mut builder = OperatorBuilder::new("read".to_owned(), scope);
     let address = builder.operator_info().address;
     let activator = scope.activator_for(address.clone());
@@ -230,9 +229,9 @@ pub fn source<'scope, F: Format, R: SinkResult>(
     }
 }
 
-struct Outputs<'a, F: Format, R: SinkResult> {
+struct Outputs<'a, F: Format> {
     counts: Output<'a, PartialCount<F::Key, F::Item>>,
-    notices: Output<'a, Outcome<R>>,
+    notices: Output<'a, Notice>,
     updates: Output<'a, PartitionUpdate>,
 }
 
@@ -370,11 +369,7 @@ impl<F: Format> Source<F> {
         }
     }
 
-    fn run<R: SinkResult>(
-        &mut self,
-        now: Instant,
-        outputs: &mut Outputs<'_, F, R>,
-    ) -> Result<Next, LogError> {
+    fn run(&mut self, now: Instant, outputs: &mut Outputs<'_, F>) -> Result<Next, LogError> {
         let now_ms = self.start.timers.unix_time().as_millis() as u64;
         let more = self.read(now, now_ms)?;
         self.send(outputs);
@@ -489,7 +484,7 @@ impl<F: Format> Source<F> {
     }
 
     /// Sends partial counts, at the last instant of their window, and rejections, at the worker's frontier.
-    fn send<R: SinkResult>(&mut self, outputs: &mut Outputs<'_, F, R>) {
+    fn send(&mut self, outputs: &mut Outputs<'_, F>) {
         let Source {
             aggregate, counts, ..
         } = self;
@@ -508,7 +503,7 @@ impl<F: Format> Source<F> {
                     .give_iterator(of_window.map(partial));
             },
         );
-        let rejected = self.rejected.drain(..).map(Outcome::Rejected);
+        let rejected = self.rejected.drain(..).map(Notice::Rejected);
         outputs
             .notices
             .session(&self.notices)
@@ -517,7 +512,7 @@ impl<F: Format> Source<F> {
 
     /// Sends the statuses of this worker's partitions that have changed to all workers, and reports the partitions that
     /// are held or behind.
-    fn report<R: SinkResult>(&mut self, now: Instant, outputs: &mut Outputs<'_, F, R>) {
+    fn report(&mut self, now: Instant, outputs: &mut Outputs<'_, F>) {
         for own in &self.own {
             let update = PartitionUpdate {
                 partition: own.partition,
@@ -534,12 +529,7 @@ impl<F: Format> Source<F> {
 
     /// Advances the frontier as far as the group's clock and the quiet partitions allow, and sends marks of progress.
     /// Requests end offsets that are needed to pass over quiet partitions.
-    fn advance<R: SinkResult>(
-        &mut self,
-        now: Instant,
-        now_ms: u64,
-        outputs: &mut Outputs<'_, F, R>,
-    ) {
+    fn advance(&mut self, now: Instant, now_ms: u64, outputs: &mut Outputs<'_, F>) {
         let from_ms = *self.counts.time();
         let mut to_ms = self.start.group.frontier_ms(now_ms);
         let wanted_ms = self.start.group.frontier_without_holds_ms(now_ms);
@@ -566,7 +556,7 @@ impl<F: Format> Source<F> {
             let idle = own.idleness.is_idle(now);
             for (time_ms, mark) in own.reading.advance(from_ms, to_ms, position, idle) {
                 let at = self.notices.delayed(&time_ms);
-                outputs.notices.session(&at).give(Outcome::Mark(mark));
+                outputs.notices.session(&at).give(Notice::Mark(mark));
             }
         }
         self.counts.downgrade(&to_ms);
