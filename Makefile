@@ -37,9 +37,10 @@ screenshots: ## Draw the pages into docs/ anew, after some minutes of a crowd
 	cargo test --workspace --test screenshots -- --ignored
 	cd docs && pngquant --force --strip --skip-if-larger --quality 60-90 --ext .png viewer.png viewer-phone.png dashboard.png
 
-lint: ## Check format, dependencies, lints and documentation as CI does
+lint: ## Check format, wording, dependencies, lints and documentation as CI does
 	@tests/setup.sh lint
 	cargo fmt --all --check
+	python3 tests/wording.py
 	target/lint/bin/cargo-deny --workspace --locked check -D warnings bans licenses sources
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items

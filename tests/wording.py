@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Fails on phrases that the style of this repository excludes: see "Style" in CONTRIBUTING.md.
+
+Checks prose: Markdown without its code, and the comments of Rust files. Text in backticks or quotes is not checked.
+
+    wording.py            the check of `make lint`
+    wording.py --count    where a phrase is not checked yet, and how often it occurs there (0: take the entry out)
+"""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The start of a sentence that is not a question, for words that are fine elsewhere.
+START = r"(?:^|(?<=[.;:!?] ))(?-i:{})\b(?![^.;!?]*\?)"
+
+# Each pattern ignores case, and is found across the end of a line. A pattern must be right whenever it is found:
+# one that needs an exception for correct English does not belong here.
+PHRASES = {
+    "who …": (START.format("Who"), "a client that …"),
+    "what is …": (START.format("What (?:is|are|was|were|has|had|can|cannot)"), "a noun"),
+    "whoever": (r"\bwhoever\b", "a client that …"),
+    "those who": (r"\bthose who\b", "clients that …"),
+    "nobody": (r"\b(?:no|every|some|any)body\b", "no client, all subscribers, a connection that …"),
+    "is no X": (r"(?<!\bthere )\b(?:is|are|was|were) no (?!longer\b|more\b|less\b)", "is not a …"),
+    "told": (r"\btold\b(?! apart)", "notified, reported, received"),
+    "said": (r"\bsaid\b", "reported"),
+    "heard": (r"\bheard\b", "received"),
+    "asked": (r"\basked\b", "requested"),
+    "speaks": (r"\b(?:speaks?|spoken?)\b", "uses"),
+    "believe": (r"\bbeliev(?:e|es|ed|ing)\b", "trust"),
+    "mend": (r"\bmend(?:s|ed|ing)?\b", "fix"),
+    "let go": (r"\blet(?:s|ting)? go\b", "drop, release, close"),
+    "go on": (r"\b(?:go|goes|went|going|gone) on\b", "continue, resume"),
+    "come again": (r"\b(?:comes?|came|coming) again\b", "retry, reconnect"),
+    "anew": (r"\banew\b", "again"),
+    "see the module": (r"\bsee the module\b", "the sentences that the reader needs"),
+}
+
+# Where a phrase still occurs: files of Markdown, and top-level folders of Rust. Take a name out with its last hit.
+NOT_YET = {
+    "who …": "ARCHITECTURE.md bench broadcast http ingest log model src tests",
+    "what is …": "ARCHITECTURE.md bench bench/README.md broadcast dataflow http ingest log model src streams tests",
+    "whoever": "broadcast dataflow http ingest log model src tests",
+    "those who": "ARCHITECTURE.md bench broadcast dataflow http ingest src",
+    "nobody": "ARCHITECTURE.md bench bench/README.md broadcast dataflow http ingest log model src tests",
+    "is no X": "ARCHITECTURE.md broadcast dataflow http ingest log model src tests",
+    "told": "ARCHITECTURE.md bench bench/README.md broadcast dataflow http ingest log model src tests",
+    "said": "http ingest src tests",
+    "heard": "dataflow log",
+    "asked": "bench bench/README.md broadcast dataflow http ingest log model src tests",
+    "speaks": "broadcast http ingest src tests",
+    "believe": "broadcast http ingest src",
+    "mend": "http log src",
+    "let go": "bench",
+    "go on": "ARCHITECTURE.md broadcast dataflow ingest log src tests",
+    "come again": "ARCHITECTURE.md ingest src",
+    "anew": "ARCHITECTURE.md bench broadcast http log src tests",
+    "see the module": "bench src",
+}
+
+
+def group(file):
+    """The file of Markdown, or the top-level folder of Rust, that an entry of NOT_YET names."""
+    return file if file.endswith(".md") else file.split("/")[0]
+
+
+def prose(path):
+    """Yields the lines of a file as pairs of number and text; a line without prose is empty."""
+    fenced = False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if path.suffix == ".rs":
+            comment = re.match(r"\s*//[/!]?(.*)", line) or re.search(r"[;,{})]\s+// (.*)", line)
+            line = comment.group(1) if comment else ""
+        if re.match(r"\s*(?:```|~~~)", line):
+            fenced = not fenced
+            line = ""
+        yield number, "" if fenced else line
+
+
+def paragraphs(path):
+    """Yields the number of the first line and the text of each paragraph, item of a list, and row of a table."""
+    start, lines = 0, []
+    for number, line in [*prose(path), (0, "")]:
+        bullet = re.match(r"\s*(?:[-*>|]|#+|\d+\.)\s", line)
+        if lines and (bullet or not line.strip()):
+            yield start, "\n".join(lines)
+            lines = []
+        if line.strip():
+            start = start if lines else number
+            lines.append((line[bullet.end() :] if bullet else line).strip())
+
+
+def hits(file):
+    """Yields the line, the phrase and the text of each hit in a file."""
+    for start, text in paragraphs(ROOT / file):
+        code = r"``[^`]+``|`[^`]*`|“[^”]*”|\"[^\"]*\""
+        text = re.sub(code, lambda match: re.sub(r"\S", "·", match.group()), text)
+        flat = text.replace("\n", " ")
+        for phrase, (pattern, _) in PHRASES.items():
+            for match in re.finditer(pattern, flat, re.IGNORECASE):
+                yield start + text[: match.start()].count("\n"), phrase, flat[match.start() : match.end() + 20]
+
+
+def main():
+    files = subprocess.check_output(["git", "ls-files", "*.md", "*.rs"], cwd=ROOT, text=True).split()
+    pending, failed = Counter(), False
+    for file in files:
+        for line, phrase, text in hits(file):
+            if group(file) in NOT_YET.get(phrase, "").split():
+                pending[phrase, group(file)] += 1
+            else:
+                failed = True
+                print(f'{file}:{line}: "{text}…" ({phrase}); write: {PHRASES[phrase][1]}', file=sys.stderr)
+    if "--count" in sys.argv[1:]:
+        for phrase in PHRASES:
+            counts = [f"{group}: {count}" for (of, group), count in sorted(pending.items()) if of == phrase]
+            stale = [f"{group}: 0" for group in NOT_YET.get(phrase, "").split() if not pending[phrase, group]]
+            print(f"{phrase:16}", ", ".join(counts + stale))
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
