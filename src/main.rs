@@ -7,6 +7,8 @@
 //! Invariant: nothing behind a command's validation sees a string that could still be wrong, and no
 //! port is bound before all of the configuration is known to be good.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod cli;
 mod client;
 mod commands;

@@ -22,6 +22,8 @@
 //! - The log is read by a thread of its own, never by an async task.
 //! - Shards write to subscribers; requests, health and metrics are answered by async tasks.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod config;
 mod error;
 mod fanout;

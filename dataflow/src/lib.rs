@@ -17,6 +17,8 @@
 //! - Results and progress are written in one transaction, so `kill -9` at any time changes no final.
 //! - A stop never closes a window: open windows stay open for the next run.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod format;
 mod results;
 #[cfg(test)]

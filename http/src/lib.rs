@@ -20,6 +20,8 @@
 //! so does each concurrent HTTP/2 request beyond its connection's first. Every wait for a client has a timeout. Bytes
 //! that a client sends are never buffered beyond a named limit, and bytes that it only announces reserve no memory.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod admin;
 mod client;
 mod message;

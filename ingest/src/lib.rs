@@ -18,6 +18,8 @@
 //! - A `stored` answer is given only when the log has acknowledged the whole flush. A flush that fails
 //!   is answered 503 to those who wait, counted, and logged.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod admission;
 mod api;
 mod buffer;

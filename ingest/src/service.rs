@@ -1,5 +1,7 @@
 //! The running ingest: its start, its partitions, its drain.
 
+#![allow(clippy::disallowed_methods, reason = "the start of the service")]
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,

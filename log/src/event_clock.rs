@@ -10,6 +10,8 @@
 //! time that never goes back: a host clock that steps back (NTP, an administrator, a resumed machine) would
 //! make its own records lie in the future, where the log refuses them and no window closes.
 
+#![allow(clippy::disallowed_methods, reason = "this is a clock")]
+
 use std::{
     sync::{
         Arc,

@@ -17,6 +17,8 @@
 //! - Opening a [`Transactor`] fences every older one of the same id: it can never commit again.
 //! - Nothing blocks but what says so, and every queue is bounded.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod embedded;
 mod error;
 mod event_clock;

@@ -1,5 +1,7 @@
 //! Reading a topic from its beginning, or from a moment, to where it ended when the reading began.
 
+#![allow(clippy::disallowed_methods, reason = "times reads that bring nothing")]
+
 use std::{
     collections::BTreeSet,
     ops::Range,

@@ -8,6 +8,8 @@
 //! in, a decoder answers a value or an error; it never panics and never allocates more than a small
 //! multiple of what it was given.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod batch;
 mod emoji;
 mod frame;

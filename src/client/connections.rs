@@ -11,6 +11,8 @@
 //!
 //! Invariant: a request is written once. Only one that was not written goes to another connection.
 
+#![allow(clippy::disallowed_methods, reason = "measures latencies")]
+
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},

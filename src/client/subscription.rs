@@ -9,6 +9,8 @@
 //!
 //! Invariant: finals come in order and once, whatever happened to the connection in between.
 
+#![allow(clippy::disallowed_methods, reason = "times a connection")]
+
 use std::{
     pin::Pin,
     time::{Duration, Instant},

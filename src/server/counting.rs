@@ -1,5 +1,7 @@
 //! The dataflow of a process, on a thread of its own.
 
+#![allow(clippy::disallowed_methods, reason = "a stop has a deadline")]
+
 use std::{
     sync::Arc,
     thread,

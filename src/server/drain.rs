@@ -1,5 +1,7 @@
 //! The time that a process has to end.
 
+#![allow(clippy::disallowed_methods, reason = "a drain has a deadline")]
+
 use std::time::{Duration, Instant};
 
 use emostream_http::DrainOutcome;

@@ -17,6 +17,8 @@
 //!  > error > aggregate metrics mismatch topics
 //! ```
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod aggregate;
 pub mod cluster;
 pub mod config;

@@ -1,5 +1,7 @@
 //! One shard: an event loop over its connections.
 
+#![allow(clippy::disallowed_methods, reason = "the thread of a shard")]
+
 use std::{
     collections::HashMap,
     io, mem,

@@ -9,6 +9,8 @@
 //! Invariant: an update is applied to the rooms before it is appended to the update log, and no relay joins in between.
 //! So a relay that is sent the rooms, and then the log from there on, misses nothing.
 
+#![allow(clippy::disallowed_methods, reason = "dates updates and sweeps")]
+
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},

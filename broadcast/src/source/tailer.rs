@@ -9,6 +9,8 @@
 //! up to the end of their topic, and only then applies the removal: all finals before it are known then. Otherwise a
 //! tailer that lags behind would set the totals to 0 and then add finals from before the removal.
 
+#![allow(clippy::disallowed_methods, reason = "a thread that retries reads")]
+
 use std::{
     collections::HashMap,
     ops::ControlFlow,

@@ -1,5 +1,7 @@
 //! Reads a topic of results, also after errors and deletions, and decodes its records.
 
+#![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
+
 use std::time::{Duration, Instant};
 
 use emostream_log::{Doorbell, Header, Log, LogError, Reader, Record};

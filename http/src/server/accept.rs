@@ -1,5 +1,7 @@
 //! The accept loop: which connections are accepted, which get 503, and how all of them are drained.
 
+#![allow(clippy::disallowed_methods, reason = "the accept loop")]
+
 use std::{
     io,
     pin::pin,

@@ -11,6 +11,8 @@
 //! only after a 101, and a shard also writes Server-Sent Events, which are a 200. hyper-util's `auto` and `graceful`
 //! cannot be used either: they wait for a client's first bytes without a timeout, and do not return the socket.
 
+#![allow(clippy::disallowed_methods, reason = "responses have a date")]
+
 use std::{
     convert::Infallible,
     future::{pending, poll_fn},

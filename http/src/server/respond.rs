@@ -5,6 +5,8 @@
 //!
 //! tower-http's request-id layer is not used: it keeps any id that a client sends, of any length.
 
+#![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
+
 use std::{
     net::SocketAddr,
     sync::{Mutex, PoisonError},

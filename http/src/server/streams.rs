@@ -10,6 +10,8 @@
 //! Invariant: a stream is open until its last piece is written to the socket. hyper drops the body of a response before:
 //! up to 64 KiB of each wait in its buffers, and would be lost if the connection was ended as an idle one.
 
+#![allow(clippy::disallowed_methods, reason = "times the streams of a client")]
+
 use std::{
     collections::BTreeMap,
     pin::Pin,

@@ -1,5 +1,7 @@
 //! One request's way: from its head through the buffer to its answer.
 
+#![allow(clippy::disallowed_methods, reason = "dates requests on arrival")]
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},

@@ -12,6 +12,8 @@
 //! Architecture invariant: nothing here waits for the log. What it acknowledges comes back through the
 //! [`Flight`].
 
+#![allow(clippy::disallowed_methods, reason = "times flushes")]
+
 use std::{
     iter::repeat_n,
     mem::take,

@@ -1,5 +1,7 @@
 //! A flush under way: its records are with the log, which has not yet acknowledged them all.
 
+#![allow(clippy::disallowed_methods, reason = "times records in flight")]
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,

@@ -1,5 +1,7 @@
 //! A log that can only be read: a database file that no process writes, or a [`Source`] in another process.
 
+#![allow(clippy::disallowed_methods, reason = "a thread that wakes readers")]
+
 use std::{
     ops::Range,
     sync::{

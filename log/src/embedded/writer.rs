@@ -8,6 +8,8 @@
 //! the slower the disk, the larger the groups. Nothing is answered, and no reader sees anything, before
 //! its transaction is durable.
 
+#![allow(clippy::disallowed_methods, reason = "the writer thread")]
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,

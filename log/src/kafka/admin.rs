@@ -1,5 +1,7 @@
 //! Making topics, and asking what they were made with.
 
+#![allow(clippy::disallowed_methods, reason = "waits for the brokers")]
+
 use std::{
     collections::HashMap,
     future::Future,

@@ -3,6 +3,8 @@
 //! Invariant: `done` is called once for every record that was taken: by the delivery report, which
 //! librdkafka owes for each of them within the timeout, or when the rest is purged at the end.
 
+#![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
+
 use std::{
     error::Error,
     sync::{

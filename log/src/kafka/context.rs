@@ -1,5 +1,7 @@
 //! Where librdkafka's log lines and errors go.
 
+#![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
+
 use std::{
     collections::BTreeMap,
     error::Error,

@@ -7,6 +7,8 @@
 //! [`KafkaOptions::denial_patience`]: super::KafkaOptions::denial_patience
 //! [`Log::answers`]: crate::Log::answers
 
+#![allow(clippy::disallowed_methods, reason = "repeats denied requests")]
+
 use std::{
     collections::BTreeMap,
     fmt,

@@ -3,6 +3,8 @@
 //! No consumer joins the group: each commit is that of a consumer which assigns its partitions itself. Commits are best
 //! effort and outside of any transaction, because a run resumes from its own progress.
 
+#![allow(clippy::disallowed_methods, reason = "commits at intervals")]
+
 use std::time::{Duration, Instant};
 
 use rdkafka::{

@@ -237,6 +237,7 @@ impl KafkaLog {
 
     /// Makes a request to the leaders of all partitions. Just after a topic was made, or a broker has died,
     /// a partition has no leader that answers, or none that is known here, for some moments.
+    #[allow(clippy::disallowed_methods, reason = "waits for the brokers")]
     fn ask_leaders<T>(
         &self,
         topic: &str,

@@ -9,6 +9,8 @@
 //! librdkafka fetches into each queue up to a bound, so a partition that is not polled costs that much
 //! memory and no more. Every queue rings `wake` when something comes into it.
 
+#![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
+
 use std::{
     collections::VecDeque,
     sync::Arc,

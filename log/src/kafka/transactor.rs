@@ -11,6 +11,8 @@
 //! a failure the transactors of this log send each record by itself, so that [`LogError::NotAccepted`] is about one
 //! record.
 
+#![allow(clippy::disallowed_methods, reason = "transactions have a deadline")]
+
 use std::{
     collections::BTreeSet,
     error::Error,

@@ -2,6 +2,7 @@
 //!
 //! They panic if the log fails: a test that cannot continue has failed. [`FaultyLog`] is for tests of failures.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+#![allow(clippy::disallowed_methods, reason = "waits with a deadline")]
 
 mod faulty;
 

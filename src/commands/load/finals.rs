@@ -8,6 +8,8 @@
 //! each of them and its window awaited: what is final later holds this load alone, and whoever else is
 //! there. The last reaction says when all is final.
 
+#![allow(clippy::disallowed_methods, reason = "waits with a deadline")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     time::{Duration, Instant},

@@ -5,6 +5,8 @@
 //! over a WebSocket shows it. The longest time without such a frame is measured beside it: a server that was
 //! away for seconds delays one try in a hundred, which no percentile shows.
 
+#![allow(clippy::disallowed_methods, reason = "measures latencies")]
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,

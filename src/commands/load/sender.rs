@@ -4,6 +4,8 @@
 //! its latency. A request that is late though a connection is free is late because this machine is
 //! busy; that is measured apart, or a slow generator would pass for a slow server.
 
+#![allow(clippy::disallowed_methods, reason = "measures latencies")]
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},

@@ -109,6 +109,7 @@ async fn print(flags: Flags, server: Endpoint) -> Result<(), Failure> {
 
 /// A picture that lives. The first message comes before the screen is taken, so that a wrong address
 /// is one line as everywhere.
+#[allow(clippy::disallowed_methods, reason = "dates frames on arrival")]
 async fn watch(flags: Flags, server: Endpoint, mut signals: Signals) -> Result<(), Failure> {
     let mut room = flags.subscription(server);
     let mut scene = Scene::new(flags.room.clone());

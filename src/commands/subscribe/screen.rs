@@ -2,6 +2,8 @@
 //!
 //! Invariant: however the command ends (a key, a signal, a failure, a panic), the terminal is as it was.
 
+#![allow(clippy::disallowed_methods, reason = "draws at intervals")]
+
 use std::{io, time::Duration};
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};

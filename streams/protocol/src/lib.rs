@@ -7,6 +7,8 @@
 //!
 //! The crate contains values without IO, so that a reader of results depends neither on the engine nor on timely.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod headers;
 mod later_finals;
 mod result_order;

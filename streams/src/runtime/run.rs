@@ -10,6 +10,8 @@
 //! To stop, the workers take no more steps and drop the operators as they are. If the operators dropped their
 //! capabilities while the workers still took steps, windows would close early.
 
+#![allow(clippy::disallowed_methods, reason = "the threads of a run")]
+
 use std::{
     sync::{
         Arc, Mutex,

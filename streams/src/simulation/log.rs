@@ -12,6 +12,8 @@
 //! The log guarantees only what [`emostream_log`] does: a poll returns any number of records, records of the source
 //! become visible late, offsets have gaps, and a transaction under way may land at any call.
 
+#![allow(clippy::disallowed_methods, reason = "any instant will do")]
+
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Range,

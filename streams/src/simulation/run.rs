@@ -1,5 +1,7 @@
 //! A run of the real application, whose workers take a step only on request.
 
+#![allow(clippy::disallowed_methods, reason = "this is a clock")]
+
 use std::{
     sync::{
         Arc, Mutex,

@@ -23,6 +23,8 @@
 //! failed transaction may have been committed nevertheless. The thread reads that from the progress topic, where each
 //! record has the id of its commit in a header. If the newest record is of another run, that run has taken over.
 
+#![allow(clippy::disallowed_methods, reason = "the commit thread")]
+
 use std::{
     sync::{
         Arc,

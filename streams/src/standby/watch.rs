@@ -1,5 +1,7 @@
 //! The requests that a standby sends to the log, one after the other.
 
+#![allow(clippy::disallowed_methods, reason = "requests at intervals")]
+
 use std::{
     sync::Arc,
     thread,

@@ -5,6 +5,8 @@
 //!
 //! Invariant: the clock has an effect on when a window closes, but not on its contents.
 
+#![allow(clippy::disallowed_methods, reason = "this is a clock")]
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,

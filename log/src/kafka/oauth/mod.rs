@@ -383,6 +383,7 @@ impl Schedule {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "tokens expire by the clock")]
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
