@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # The version of the Kafka that the tests start; empty means the one in tests/kafka/pom.xml.
 export KAFKA_VERSION := $(or $(KAFKA),$(KAFKA_VERSION))
-.PHONY: help run build test soak bench screenshots lint fmt image cluster setup clean
+.PHONY: help run build test check soak bench screenshots lint fmt image cluster setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,8 +15,10 @@ build: ## Build the program, optimised: target/release/emostream
 	cargo build --release
 
 test: setup ## Run every test, with a real browser and a real Kafka (KAFKA=3.9.2: of that version)
-	cd broadcast/web && npm test
-	tests/kafka/kafka.sh run cargo test --workspace $(TEST_FLAGS)
+	@tests/run.sh $(TEST_FLAGS)
+
+check: ## Run the tests that need neither Kafka nor a browser: unit and property tests, golden cases, simulation
+	cargo test --workspace --lib --bins --test golden
 
 soak: ## Run SEEDS=100000 simulations of the dataflow (SEED=17 replays one), then fuzz for FUZZ_SECONDS=60
 	SEEDS=$(or $(SEEDS),100000) cargo test -p emostream-dataflow --lib simulation::whatever
