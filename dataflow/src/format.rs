@@ -26,10 +26,7 @@ impl Format for ReactionFormat {
         events: &mut Vec<Event<Emoji>>,
     ) -> Option<RecordTimes> {
         let room = |name: &str| Room::from_record(name).ok();
-        let of_record = RecordTimes {
-            base_ms: record.time_ms,
-            newest_ms: record.time_ms,
-        };
+        let of_record = RecordTimes::of(&record);
         let at_ms = record.time_ms;
         match Payload::decode(record.value, &self.emojis) {
             Ok(Payload::Batch(batch)) => {

@@ -172,9 +172,9 @@ pub fn streams_topics(topics: &Topics) -> emostream_streams::topics::Topics {
                 events: closed.total,
             })
         },
-        totals: topics.totals(),
-        tops: topics.trending(),
-        updates: topics.live(),
+        totals: Some(topics.totals()),
+        tops: Some(topics.trending()),
+        updates: Some(topics.live()),
         rejected: topics.rejected(),
         progress: topics.progress(),
     }

@@ -10,13 +10,12 @@ use emostream_streams::{
         schedule::{ScheduleParams, TotalsPace},
         top::{TopParams, sliding_top},
         totals::{Totals, TotalsParams, totals},
-        tumbling::{WindowParams, tumbling_window},
+        tumbling::tumbling_window,
         updates::write_updates,
     },
     runtime::app::{Application, Counts, WorkerContext},
-    sink::{operator::UnwrittenSince, result::ResultStreams},
+    sink::result::ResultStreams,
 };
-use timely::dataflow::StreamVec;
 
 use crate::{
     Config,
@@ -60,17 +59,10 @@ impl Application for EmoStream {
         counts: Counts<'scope, ReactionFormat>,
         worker: WorkerContext<Room, Emoji>,
         results: &mut ResultStreams<'scope>,
-    ) -> StreamVec<'scope, u64, UnwrittenSince> {
+    ) {
         let config = &self.config;
         let max_step_counts = config.limits.max_step_counts;
-        let index = counts.scope().index().to_string();
-        let windows = WindowParams {
-            size: config.window,
-            live_interval: config.live,
-            max_step_counts,
-            open_windows: worker.metrics.open_windows.with_label_values(&[index]),
-            timers: worker.timers,
-        };
+        let windows = worker.windows(&self.engine, Some(config.live));
         let totals_params = TotalsParams {
             schedule: ScheduleParams {
                 pace: config.totals_pace,
@@ -114,31 +106,18 @@ impl Application for EmoStream {
         let resets = worker.resets;
         let records = table(records, removed.clone());
         let trending = table(trending, removed);
+        let finals_format = Finals { swarm_size };
         results.add(
             finals,
-            Records {
-                topic: topics.windows(),
-                resets,
-                format: Finals { swarm_size },
-            },
+            Records::new(topics.windows(), resets, finals_format),
         );
-        results.add(
-            records,
-            Records {
-                topic: topics.totals(),
-                resets,
-                format: RoomTotals,
-            },
-        );
+        results.add(records, Records::new(topics.totals(), resets, RoomTotals));
+        let tops_format = TrendingTops { span_ms };
         results.add(
             trending,
-            Records {
-                topic: topics.trending(),
-                resets,
-                format: TrendingTops { span_ms },
-            },
+            Records::new(topics.trending(), resets, tops_format),
         );
-        unwritten
+        results.unwritten = Some(unwritten);
     }
 }
 

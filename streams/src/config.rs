@@ -8,7 +8,10 @@ use emostream_protocol::WindowSize;
 use crate::{
     cluster::{Agreement, Cluster},
     operators::sliding::SlidingSpan,
-    progress::{record::RunIdentity, settings::Settings},
+    progress::{
+        record::RunIdentity,
+        settings::{LATENESS_MS, Settings, WINDOW_MS},
+    },
     sink::rejections::MAX_UNWRITTEN_BYTES,
     time::idleness::IdleTimeouts,
     topics::Topics,
@@ -95,6 +98,36 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns the configuration of an application with windows of this size, in one process with one worker. It has
+    /// the defaults of `emostream dataflow`, and neither tables nor a sliding span.
+    pub fn new(topics: Topics, window: WindowSize) -> Config {
+        let lateness_ms = 750;
+        Config {
+            settings: Settings::default()
+                .with("source", "the source topic", topics.source.as_str())
+                .with(WINDOW_MS, "the size of the windows (ms)", window.as_ms())
+                .with(LATENESS_MS, "the lateness (ms)", lateness_ms),
+            agreed: Vec::new(),
+            topics,
+            workers: 1,
+            cluster: None,
+            window,
+            lateness_ms,
+            idle_timeout: Duration::from_secs(10),
+            hold_timeout: Duration::from_secs(60),
+            commit_timeout: Duration::from_secs(60),
+            standby: false,
+            heartbeat: HEARTBEAT,
+            takeover: 5 * HEARTBEAT,
+            unbounded_timestamps: false,
+            finals_needed: Duration::ZERO,
+            span_ms: 0,
+            retention_ms: u64::MAX,
+            limits: Limits::default(),
+            clock: EventClock::host(),
+        }
+    }
+
     /// Returns the timeouts of partitions without new records.
     pub fn timeouts(&self) -> IdleTimeouts {
         IdleTimeouts {

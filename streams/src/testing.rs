@@ -1,10 +1,10 @@
 //! Fixtures of unit tests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use emostream_log::{
-    EventClock, Log, NewRecord,
+    Log, NewRecord,
     embedded::EmbeddedLog,
     testing::{DEADLINE, KEEP, create_topics},
 };
@@ -13,7 +13,7 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, HEARTBEAT, Limits},
+    config::Config,
     metrics::Metrics,
     progress::{newest::fence, record::Progress, settings::Settings, stored::progress_record},
     sink::result::{ResultEncoder, SinkResult},
@@ -26,42 +26,22 @@ pub fn metrics() -> Metrics {
 }
 
 pub fn topics() -> Topics {
-    let topic = |name: &str| format!("app.{name}");
     Topics {
-        application_id: "app".to_owned(),
-        source: topic("source"),
-        finals: topic("finals"),
-        read_final: |_| None,
-        totals: topic("totals"),
-        tops: topic("tops"),
-        updates: topic("updates"),
-        rejected: topic("rejected"),
-        progress: topic("progress"),
+        totals: Some("app.totals".to_owned()),
+        ..Topics::new("app", "app.source", "app.finals")
     }
 }
 
 /// A configuration whose times are so long that no test waits for them.
 pub fn config() -> Config {
     Config {
-        topics: topics(),
         settings: Settings::default().with("lateness_ms", "--lateness (ms)", 750),
-        agreed: Vec::new(),
-        workers: 1,
-        cluster: None,
-        window: WindowSize::from_ms(2000).unwrap(),
-        lateness_ms: 750,
         idle_timeout: DEADLINE,
         hold_timeout: DEADLINE,
         commit_timeout: DEADLINE,
-        standby: false,
-        heartbeat: HEARTBEAT,
         takeover: DEADLINE,
         unbounded_timestamps: true,
-        finals_needed: Duration::ZERO,
-        span_ms: 0,
-        retention_ms: u64::MAX,
-        limits: Limits::default(),
-        clock: EventClock::host(),
+        ..Config::new(topics(), WindowSize::from_ms(2000).unwrap())
     }
 }
 
@@ -69,12 +49,7 @@ pub fn config() -> Config {
 pub fn log() -> Arc<EmbeddedLog> {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
     let names = topics();
-    let other = [
-        &names.source,
-        &names.updates,
-        &names.rejected,
-        &names.progress,
-    ];
+    let other = [&names.source, &names.rejected, &names.progress];
     let all = names.results().chain(other);
     create_topics(&*log, all.map(|name| (name.clone(), 1, KEEP)));
     log
@@ -111,7 +86,7 @@ impl SinkResult for TestResult {
         NewRecord {
             topic: match self {
                 TestResult::Final => finals,
-                TestResult::OfTable(_) => totals,
+                TestResult::OfTable(_) => totals.unwrap(),
             },
             partition: None,
             time_ms: None,

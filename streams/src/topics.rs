@@ -1,4 +1,15 @@
-//! The names of the topics of an application.
+//! The topics of an application.
+
+use std::time::Duration;
+
+use emostream_log::{Cleanup, TopicSpec};
+
+/// How long records are kept in topics that [`Topics::specs`] returns.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How far event time may be ahead of this host's clock, milliseconds. The source topic has the same limit for records
+/// and the broker's clock.
+pub const MAX_AHEAD_MS: u64 = 5_000;
 
 /// The names of the topics of an application.
 #[derive(Debug, Clone)]
@@ -10,14 +21,15 @@ pub struct Topics {
     pub source: String,
     /// Finals: the results of closed windows.
     pub finals: String,
-    /// Returns the summary of the final in a record's value; `None` if the value is not a final.
+    /// Returns the summary of the final in a record's value; `None` if the value is not a final. Resets of the progress
+    /// need it.
     pub read_final: fn(&[u8]) -> Option<FinalSummary>,
-    /// The table of totals: a compacted topic with the latest record of each key.
-    pub totals: String,
-    /// The table of tops in a sliding span.
-    pub tops: String,
-    /// Results of open windows.
-    pub updates: String,
+    /// The table of totals, if there is one: a compacted topic with the latest record of each key.
+    pub totals: Option<String>,
+    /// The table of tops in a sliding span, if there is one.
+    pub tops: Option<String>,
+    /// Results of open windows, if they are written.
+    pub updates: Option<String>,
     /// Records that were rejected.
     pub rejected: String,
     /// The progress of the application.
@@ -36,8 +48,60 @@ pub struct FinalSummary {
 }
 
 impl Topics {
+    /// Returns the topics of an application that writes finals alone. The names of its topics for rejected records and for
+    /// the progress begin with its id.
+    pub fn new(application_id: &str, source: &str, finals: &str) -> Topics {
+        Topics {
+            application_id: application_id.to_owned(),
+            source: source.to_owned(),
+            finals: finals.to_owned(),
+            read_final: |_| None,
+            totals: None,
+            tops: None,
+            updates: None,
+            rejected: format!("{application_id}.rejected"),
+            progress: format!("{application_id}.progress"),
+        }
+    }
+
+    /// Returns the topics as they are created with this number of partitions and of replicas. Records are kept for a week,
+    /// those of tables for as long as they are the newest of their key.
+    pub fn specs(&self, partitions: u32, replication: u32) -> Vec<TopicSpec> {
+        let topic = |name: &String, cleanup| TopicSpec {
+            name: name.clone(),
+            partitions,
+            replication,
+            min_in_sync: replication.min(2),
+            cleanup,
+            max_ahead: None,
+        };
+        let kept = Cleanup::Delete {
+            after: KEPT,
+            bytes: None,
+        };
+        let source = TopicSpec {
+            max_ahead: Some(Duration::from_millis(MAX_AHEAD_MS)),
+            ..topic(&self.source, kept)
+        };
+        let progress = TopicSpec {
+            partitions: 1,
+            ..topic(&self.progress, Cleanup::Compact)
+        };
+        let deleted = [&self.finals, &self.rejected]
+            .into_iter()
+            .chain(&self.updates);
+        let compacted = self.totals.iter().chain(&self.tops);
+        let results = deleted.map(|name| topic(name, kept));
+        let tables = compacted.map(|name| topic(name, Cleanup::Compact));
+        let all = [source, progress].into_iter().chain(results).chain(tables);
+        all.collect()
+    }
+
     /// Returns the topics to which transactions write results.
     pub fn results(&self) -> impl Iterator<Item = &String> {
-        [&self.finals, &self.totals, &self.tops].into_iter()
+        [&self.finals]
+            .into_iter()
+            .chain(&self.totals)
+            .chain(&self.tops)
     }
 }

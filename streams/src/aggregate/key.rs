@@ -17,6 +17,6 @@ impl<K: ExchangeData + Hash + Borrow<str>> Key for K {}
 /// An item whose events are counted for each key. Items with equal counts are sorted in their own order.
 ///
 /// Items are sorted at every close, so a comparison should be as fast as that of numbers.
-pub trait Item: ExchangeData + Hash + Copy + Sync {}
+pub trait Item: ExchangeData + Hash + Sync {}
 
-impl<I: ExchangeData + Hash + Copy + Sync> Item for I {}
+impl<I: ExchangeData + Hash + Sync> Item for I {}

@@ -61,7 +61,7 @@ pub struct PartialCount<K, I> {
 }
 
 /// An event of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<I> {
     /// Its time, Unix milliseconds.
     pub at_ms: u64,

@@ -21,7 +21,7 @@ use crate::{
     sink::result::ResultEncoder,
 };
 
-/// Approximate bytes of the headers of a record, and of a record without a value besides its key.
+/// Approximate bytes of the headers of a record.
 const HEADER_BYTES: usize = 40;
 
 /// Encodes the values of the records of a topic.
@@ -64,15 +64,21 @@ pub trait Row {
 /// Encodes the records of a topic.
 #[derive(Debug)]
 pub struct Records<F> {
-    /// The topic.
-    pub topic: String,
-    /// The number of backward resets so far.
-    pub resets: u64,
-    /// Encodes the values.
-    pub format: F,
+    topic: String,
+    resets: u64,
+    format: F,
 }
 
 impl<F> Records<F> {
+    /// Encodes the records of a topic, in a run after `resets` backward resets. `format` encodes the values.
+    pub fn new(topic: impl Into<String>, resets: u64, format: F) -> Records<F> {
+        Records {
+            topic: topic.into(),
+            resets,
+            format,
+        }
+    }
+
     fn record(&self, key: &str, value: Vec<u8>, headers: Vec<Header>) -> NewRecord {
         NewRecord {
             topic: self.topic.clone(),

@@ -150,7 +150,7 @@ pub fn register<'scope, K: Key, I: Item>(
                     let (number, time_ms) =
                         (registry.register(&mut closed), closed.window.last_ms());
                     let change =
-                        |(item, count): &(I, u64)| ((number, *item), time_ms, *count as i64);
+                        |(item, count): &(I, u64)| ((number, item.clone()), time_ms, *count as i64);
                     changes.give_iterator(closed.counts.iter().map(change));
                     marked.give(closed);
                 }
@@ -274,7 +274,7 @@ impl<K: Key, I: Item> Registry<K, I> {
         while let Some((_, number)) = self.retired.pop_front_if(|it| is_complete(it)) {
             known.rewind_keys(held);
             accumulate(&mut known, held, &number, u64::MAX, &mut accumulations);
-            let change = |(item, sum): &(&I, i64)| ((number, **item), *at.time(), -sum);
+            let change = |(item, sum): &(&I, i64)| ((number, (*item).clone()), *at.time(), -sum);
             session.give_iterator(accumulations.iter().map(change));
             self.numbers.mark_empty(number, *at.time());
             budget.spend(accumulations.len().max(1));

@@ -176,7 +176,7 @@ fn entries<I: Item>(key: KeyNumber, item: I, count: u64) -> impl Iterator<Item =
     (0..parts).map(move |part| Entry {
         key,
         count: (count - part * most).min(most) as u32,
-        item,
+        item: item.clone(),
     })
 }
 
@@ -193,7 +193,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
         });
         let added = window.added.entry(contribution.until_ms).or_default();
         let (counts, before) = (contribution.counts.iter(), added.len());
-        added.extend(counts.flat_map(|(item, count)| entries(key, *item, *count)));
+        added.extend(counts.flat_map(|(item, count)| entries(key, item.clone(), *count)));
         if self.held.len() <= key.index() {
             self.held.resize(key.index() + 1, (0, 0));
         }
@@ -313,7 +313,7 @@ type Change<I> = ((KeyNumber, I), i64);
 
 impl<I: Item> Entry<I> {
     fn of(&self) -> (KeyNumber, I) {
-        (self.key, self.item)
+        (self.key, self.item.clone())
     }
 }
 
@@ -352,7 +352,7 @@ impl<I: Item> ClosingWindow<I> {
                 leaders.push((Leader::Key(numbers.key(key)), sum));
             }
             for ((_, item), diff) in of_key {
-                *self.items.entry(*item).or_default() += diff;
+                *self.items.entry(item.clone()).or_default() += diff;
             }
         }
         leaders
@@ -381,7 +381,7 @@ impl<I: Item> WindowChanges<I> {
         let mut changes: Vec<Change<I>> = added.chain(expired).collect();
         let entries = changes.len();
         // The stable sort finds the runs that are in order, and merges them.
-        changes.sort_by_key(|(of, _)| *of);
+        changes.sort_by(|(a, _), (b, _)| a.cmp(b));
         changes.dedup_by(|next, sum| {
             let same = next.0 == sum.0;
             sum.1 += if same { next.1 } else { 0 };

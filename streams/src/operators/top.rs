@@ -11,8 +11,6 @@
 //!
 //! Invariant: which results there are depends neither on the workers, nor on where a run began.
 
-use std::cmp::Reverse;
-
 use differential_dataflow::{
     AsCollection,
     operators::arrange::arrangement::arrange_core,
@@ -151,7 +149,9 @@ pub fn sliding_top<'scope, K: Key, I: Item>(
 type Top<T> = Vec<(T, i64)>;
 
 fn top_items<I: Item>(accumulations: &Accumulations<'_, I>, most: usize) -> Top<I> {
-    let items = accumulations.iter().map(|(item, count)| (**item, *count));
+    let items = accumulations
+        .iter()
+        .map(|(item, count)| ((*item).clone(), *count));
     top(items.collect(), most)
 }
 
@@ -163,21 +163,21 @@ fn leaders<'a, K: Key, I: Item>(
     let (mut items, mut keys) = (Vec::new(), Vec::new());
     for (leader, count) in accumulations {
         match leader {
-            Leader::Item(item) => items.push((*item, *count)),
+            Leader::Item(item) => items.push((item.clone(), *count)),
             Leader::Key(key) => keys.push((key, *count)),
         }
     }
     (top(items, most), top(keys, most))
 }
 
-fn top<T: Ord + Copy>(mut counts: Top<T>, most: usize) -> Top<T> {
-    let order = |(of, count): &(T, i64)| (Reverse(*count), *of);
+fn top<T: Ord>(mut counts: Top<T>, most: usize) -> Top<T> {
+    let order = |a: &(T, i64), b: &(T, i64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0));
     if (1..counts.len()).contains(&most) {
         // What is not in the top needs no order.
-        counts.select_nth_unstable_by_key(most, order);
+        counts.select_nth_unstable_by(most, order);
     }
     counts.truncate(most);
-    counts.sort_unstable_by_key(order);
+    counts.sort_unstable_by(order);
     counts
 }
 

@@ -52,7 +52,7 @@ use super::{
 };
 use crate::{
     aggregate::key::{Item, Key},
-    sink::operator::UnwrittenSince,
+    sink::result::UnwrittenSince,
 };
 
 /// The counts of a key since its totals last began at 0, as of a window.

@@ -146,7 +146,7 @@ impl<I: Item> PendingClose<I> {
             if key.differences.is_empty() {
                 budget.spend(1);
             } else if writer.is_ordered(number) {
-                let of = |item| single.accumulation(number, item);
+                let of = |item: &I| single.accumulation(number, item);
                 self.change_large(writer, number, &mut key.differences, of);
                 budget.spend(key.differences.len());
             } else {
@@ -169,17 +169,17 @@ impl<I: Item> PendingClose<I> {
         writer: &mut TotalsWriter<K, I>,
         number: KeyNumber,
         differences: &mut [Difference<'_, I>],
-        mut accumulation: impl FnMut(I) -> i64,
+        mut accumulation: impl FnMut(&I) -> i64,
     ) {
         let mut sums: HashMap<I, i64> = HashMap::default();
         for (_, item, _) in differences.iter() {
-            sums.insert(**item, accumulation(**item));
+            sums.insert((*item).clone(), accumulation(item));
         }
         differences.sort_by_key(|(time_ms, ..)| *time_ms);
         let mut items = *writer.items(number);
         for at_once in differences.chunk_by(|a, b| a.0 == b.0) {
             for (_, item, diff) in at_once {
-                let sum = sums.entry(**item).or_default();
+                let sum = sums.entry((*item).clone()).or_default();
                 let before = mem::replace(sum, *sum + diff);
                 items = items + usize::from(before == 0) - usize::from(*sum == 0);
             }
@@ -334,7 +334,7 @@ impl<I: Item> PendingClose<I> {
 
 fn counts<I: Item>(accumulations: &Accumulations<'_, I>) -> Vec<(I, u64)> {
     let accumulations = accumulations.iter();
-    let count = |(item, sum): &(&I, i64)| (**item, sum.unsigned_abs());
+    let count = |(item, sum): &(&I, i64)| ((*item).clone(), sum.unsigned_abs());
     accumulations.map(count).collect()
 }
 
@@ -350,13 +350,13 @@ impl<'a, I: Item> SingleAccumulations<'a, I> {
     }
 
     /// The accumulation of an item of a key; keys, and items of a key, must be requested in their order.
-    fn accumulation(&mut self, number: KeyNumber, item: I) -> i64 {
+    fn accumulation(&mut self, number: KeyNumber, item: &I) -> i64 {
         let mut sum = 0;
         for (cursor, batch) in &mut self.0 {
             cursor.seek_key(batch, &number);
             if cursor.get_key(batch) == Some(&number) {
-                cursor.seek_val(batch, &item);
-                if cursor.get_val(batch) == Some(&item) {
+                cursor.seek_val(batch, item);
+                if cursor.get_val(batch) == Some(item) {
                     cursor.map_times(batch, |_, diff| sum += diff);
                 }
             }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     aggregate::key::{Item, Key},
-    sink::operator::UnwrittenSince,
+    sink::result::UnwrittenSince,
 };
 
 /// A record that is written, or the oldest final that is in no record.

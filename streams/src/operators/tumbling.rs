@@ -79,8 +79,8 @@ pub struct LiveTally<'a, K, I> {
 pub struct WindowParams {
     /// The size of the windows.
     pub size: WindowSize,
-    /// Minimum time between two live tallies of a key.
-    pub live_interval: Duration,
+    /// Minimum time between two live tallies of a key; `None` if there are no live tallies.
+    pub live_interval: Option<Duration>,
     /// How many counts of closed windows are sent in a step.
     pub max_step_counts: usize,
     /// Shows how many windows are open.
@@ -177,7 +177,7 @@ impl<K: Key, I: Item> OpenWindow<K, I> {
             self.changed.push_back(key);
         }
         let counts = &mut open.counts;
-        match counts.binary_search_by_key(&item, |(item, _)| *item) {
+        match counts.binary_search_by(|(known, _)| known.cmp(&item)) {
             Ok(at) => counts[at].1 += count,
             Err(at) => counts.insert(at, (item, count)),
         }
@@ -293,7 +293,8 @@ impl<K: Key, I: Item> OpenWindows<K, I> {
 
 /// When live tallies are due: soon after a change, but at most once within an interval.
 struct LiveThrottle {
-    interval: Duration,
+    /// `None` if there are no live tallies.
+    interval: Option<Duration>,
     last: Option<Instant>,
     due: Option<Instant>,
     /// Whether there is a timer for `due`.
@@ -301,7 +302,7 @@ struct LiveThrottle {
 }
 
 impl LiveThrottle {
-    fn new(interval: Duration) -> LiveThrottle {
+    fn new(interval: Option<Duration>) -> LiveThrottle {
         LiveThrottle {
             interval,
             last: None,
@@ -311,7 +312,10 @@ impl LiveThrottle {
     }
 
     fn on_change(&mut self, now: Instant) {
-        let earliest = self.last.map_or(now, |last| last + self.interval);
+        let Some(interval) = self.interval else {
+            return;
+        };
+        let earliest = self.last.map_or(now, |last| last + interval);
         self.due.get_or_insert(earliest.max(now + LIVE_GATHER));
     }
 
@@ -350,7 +354,7 @@ mod tests {
     fn params(live_interval: Duration, timers: Timers) -> WindowParams {
         WindowParams {
             size: WindowSize::from_ms(2000).unwrap(),
-            live_interval,
+            live_interval: Some(live_interval),
             max_step_counts: STEP_COUNTS,
             open_windows: IntGauge::new("open", "open").unwrap(),
             timers,

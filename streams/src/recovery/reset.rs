@@ -32,8 +32,8 @@ use crate::{
         stored::progress_record,
         validate::{compare, missing_finals},
     },
-    time::{clock::MAX_AHEAD_MS, moment},
-    topics::Topics,
+    time::moment,
+    topics::{MAX_AHEAD_MS, Topics},
 };
 
 /// Timeout of requests for end offsets.

@@ -13,6 +13,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashSet},
+    marker::PhantomData,
     ops::Range,
     panic::resume_unwind,
     thread,
@@ -55,6 +56,26 @@ pub trait StoredFormat: 'static {
 
     /// Decodes a record of the tops. Returns `None` for the top over all keys.
     fn top(value: &[u8]) -> Option<StoredTop<Self::Key, Self::Item>>;
+}
+
+/// The format of an application without tables, which restores nothing.
+pub struct NoTables<K, I>(PhantomData<fn() -> (K, I)>);
+
+impl<K: Key, I: Item> StoredFormat for NoTables<K, I> {
+    type Key = K;
+    type Item = I;
+
+    fn key(_: &str) -> Option<K> {
+        None
+    }
+
+    fn counts(_: &[u8]) -> Option<StoredCounts<K, I>> {
+        None
+    }
+
+    fn top(_: &[u8]) -> Option<StoredTop<K, I>> {
+        None
+    }
 }
 
 /// The counts of a key in a final, or in a record of the totals. Another build may have written it.
@@ -132,7 +153,10 @@ fn read<F: StoredFormat>(
     final_until_ms: u64,
 ) -> Result<Restored<F::Key, F::Item>, LogError> {
     let (topics, span) = (&config.topics, config.span());
-    let mut totals = KnownTotals::read::<F>(&topics.totals, log, config.workers, stored.resets)?;
+    let mut totals = match &topics.totals {
+        Some(topic) => KnownTotals::read::<F>(topic, log, config.workers, stored.resets)?,
+        None => KnownTotals::new(stored.resets),
+    };
     let is_unwritten = stored.unwritten.since.is_some();
     let mut contributions = Vec::new();
     let mut keep = |record: Record<'_>| {
@@ -146,10 +170,13 @@ fn read<F: StoredFormat>(
         }
     };
     let kept = log.offsets(&topics.finals)?;
-    let from = finals_from(log, &topics.finals, span.span_ms, stored, &kept)?;
-    read_from(log, &topics.finals, &from, &mut keep)?;
+    if topics.totals.is_some() || topics.tops.is_some() {
+        let from = finals_from(log, &topics.finals, span.span_ms, stored, &kept)?;
+        read_from(log, &topics.finals, &from, &mut keep)?;
+    }
     let backed: HashSet<F::Key> = contributions.iter().map(|it| it.key.clone()).collect();
-    for shown in shown::<F>(&topics.tops, log)? {
+    let shown = topics.tops.as_ref().map(|topic| shown::<F>(topic, log));
+    for shown in shown.transpose()?.into_iter().flatten() {
         if shown.span_ms != span.span_ms || !backed.contains::<F::Key>(&shown.key) {
             contributions.push(SlidingContribution {
                 key: shown.key,
@@ -349,6 +376,13 @@ impl<I: Item> Later<I> {
 }
 
 impl<K: Key, I: Item> KnownTotals<K, I> {
+    fn new(resets: Resets) -> KnownTotals<K, I> {
+        KnownTotals {
+            resets,
+            keys: HashMap::default(),
+        }
+    }
+
     /// Reads the topic with up to `threads` threads, which share its partitions: parsing the JSON of millions of counts
     /// takes most of the time.
     fn read<F: StoredFormat<Key = K, Item = I>>(
@@ -378,17 +412,17 @@ impl<K: Key, I: Item> KnownTotals<K, I> {
                 threads.into_iter().map(join).collect::<Result<_, _>>()
             })?,
         };
-        let mut keys: HashMap<K, KnownKey<I>> = HashMap::default();
+        let mut all = KnownTotals::new(resets);
         for part in parts {
             for (key, read) in part {
                 // The topic may have got more partitions, and a key another one.
-                let known = keys.get::<K>(&key);
+                let known = all.keys.get::<K>(&key);
                 if known.is_none_or(|known| known.order <= read.order) {
-                    keys.insert(key, read);
+                    all.keys.insert(key, read);
                 }
             }
         }
-        Ok(KnownTotals { resets, keys })
+        Ok(all)
     }
 
     fn read_part<F: StoredFormat<Key = K, Item = I>>(

@@ -28,11 +28,8 @@ use crate::{
         record::{CommitId, PartitionProgress, Progress},
         validate::{compare, missing_finals},
     },
-    time::{
-        clock::{MAX_AHEAD_MS, PartitionClock},
-        moment,
-    },
-    topics::Topics,
+    time::{clock::PartitionClock, moment},
+    topics::{MAX_AHEAD_MS, Topics},
 };
 
 /// Timeout of the request for the end offset of the progress topic.
@@ -68,8 +65,11 @@ pub fn check(config: &Config, log: &dyn Log) -> Result<Option<u64>, StreamsError
 
 fn require_topics(config: &Config, log: &dyn Log) -> Result<(), StreamsError> {
     let topics = &config.topics;
-    log.partitions(&topics.updates)
-        .and_then(|_| require_result_topics(topics, log))
+    let updates = topics.updates.iter();
+    updates
+        .map(|topic| log.partitions(topic).map(drop))
+        .chain([require_result_topics(topics, log)])
+        .collect::<Result<(), _>>()
         .map_err(StreamsError::Start)?;
     topic_settings::require(config, log)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use emostream_log::{Log, Timestamps, TopicDescription};
 
-use crate::{StreamsError, config::Config, time::clock::MAX_AHEAD_MS};
+use crate::{StreamsError, config::Config, topics::MAX_AHEAD_MS};
 
 /// Checks that the source topic does not accept records with times too far in the future, and that the retention of the
 /// topics is as long as open windows, or a restart, may need the records.

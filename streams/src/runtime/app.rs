@@ -1,6 +1,6 @@
 //! The trait of an application, and the values that the engine passes to it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use emostream_log::Appender;
 use timely::dataflow::{StreamVec, operators::probe};
@@ -9,8 +9,9 @@ use crate::{
     aggregate::pre_aggregator::PartialCount,
     config::Config,
     metrics::Metrics,
+    operators::tumbling::WindowParams,
     recovery::restore::{RestoredTables, StoredFormat},
-    sink::{operator::UnwrittenSince, result::ResultStreams},
+    sink::result::ResultStreams,
     source::format::Format,
     time::timers::Timers,
 };
@@ -30,14 +31,13 @@ pub trait Application: Clone + Send + Sync + 'static {
     /// Returns the decoder of the records of the source.
     fn format(&self) -> Self::Format;
 
-    /// Builds the operators that compute results from partial counts, on one worker, and adds what is written to
-    /// `results`. Returns the oldest finals that are in no record of a table.
+    /// Builds the operators that compute results from partial counts, on one worker, and adds the results to `results`.
     fn build<'scope>(
         &self,
         counts: Counts<'scope, Self::Format>,
         worker: WorkerContext<Key<Self>, Item<Self>>,
         results: &mut ResultStreams<'scope>,
-    ) -> StreamVec<'scope, u64, UnwrittenSince>;
+    );
 }
 
 /// The key of the results of an application.
@@ -52,6 +52,8 @@ pub type Counts<'scope, F> =
 
 /// The values with which an application builds its operators on one worker.
 pub struct WorkerContext<K, I> {
+    /// The index of the worker among those of all processes.
+    pub index: usize,
     /// The restored state of the worker.
     pub restored: RestoredTables<K, I>,
     /// F at the start of the run, Unix milliseconds.
@@ -68,4 +70,19 @@ pub struct WorkerContext<K, I> {
     pub appender: Arc<dyn Appender>,
     /// The metrics of the application.
     pub metrics: Metrics,
+}
+
+impl<K, I> WorkerContext<K, I> {
+    /// Returns the settings of [`tumbling_window`](crate::operators::tumbling::tumbling_window), with updates of a key
+    /// at most once in `live_interval`, or without updates.
+    pub fn windows(&self, config: &Config, live_interval: Option<Duration>) -> WindowParams {
+        let worker = [self.index.to_string()];
+        WindowParams {
+            size: config.window,
+            live_interval,
+            max_step_counts: config.limits.max_step_counts,
+            open_windows: self.metrics.open_windows.with_label_values(&worker),
+            timers: self.timers.clone(),
+        }
+    }
 }

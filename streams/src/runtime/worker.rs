@@ -24,7 +24,7 @@ use crate::{
     recovery::restore::RestoredTables,
     sink::{
         commit::StartCommitter,
-        operator::{Notice, SinkStart, commit},
+        operator::{SinkStart, commit},
         result::ResultStreams,
     },
     source::{
@@ -181,6 +181,7 @@ fn build<A: Application>(
         group_offsets: first.group_offsets,
     };
     let context = WorkerContext {
+        index: worker.index(),
         restored: own_tables(shared, worker.index() % config.workers),
         final_until_ms: shared.progress.final_until_ms,
         resets: shared.progress.resets.number,
@@ -199,8 +200,7 @@ fn build<A: Application>(
             activator,
         } = source(scope, received, reading);
         let mut results = ResultStreams::default();
-        let unwritten = shared.app.build(counts, context, &mut results);
-        let notices = unwritten.map(Notice::Unwritten).concat(notices);
+        shared.app.build(counts, context, &mut results);
         let written = commit(results, notices, sink, first.committer).probe_with(durable);
         let news = updates
             .map(News::Partition)

@@ -39,8 +39,9 @@ use timely::{
         StreamVec,
         channels::pact::Exchange,
         operators::{
-            Capability,
+            Capability, Concat,
             generic::{OutputBuilder, builder_rc::OperatorBuilder},
+            vec::Map,
         },
     },
     scheduling::Activator,
@@ -50,7 +51,7 @@ use super::{
     commit::{Commit, StartCommitter, Wakeup},
     known_ends::KnownEnds,
     rejections::{Rejected, Rejections},
-    result::{ResultStreams, SinkResult},
+    result::{ResultStreams, SinkResult, UnwrittenSince},
 };
 use crate::{
     metrics::Metrics,
@@ -103,15 +104,6 @@ pub struct SinkStart {
     pub group_offsets: Option<Box<dyn GroupOffsets>>,
 }
 
-/// The oldest final of a worker's keys that is in no record of a table, as of a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnwrittenSince {
-    /// The index of the worker.
-    pub worker: usize,
-    /// The order of that final; `None` if each record is complete.
-    pub since: Option<ResultOrder>,
-}
-
 /// A notice that rejections of a partition are durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
@@ -126,7 +118,7 @@ pub struct Written {
 ///
 /// `committer` creates the committer, given the function that wakes the sink. It is called on worker 0.
 pub fn commit<'scope>(
-    results: ResultStreams<'scope>,
+    mut results: ResultStreams<'scope>,
     notices: StreamVec<'scope, u64, Notice>,
     start: SinkStart,
     committer: StartCommitter,
@@ -140,6 +132,10 @@ pub fn commit<'scope>(
         // Fails if the worker has ended.
         let _ = wake.activate();
     });
+    let notices = match results.unwritten.take() {
+        Some(unwritten) => unwritten.map(Notice::Unwritten).concat(notices),
+        None => notices,
+    };
     let mut notices = builder.new_input(notices, Exchange::new(|_: &Notice| 0));
     let mut results = results.connect(&mut builder);
     let (written, written_stream) = builder.new_output();

@@ -3,6 +3,8 @@
 use std::{fmt::Debug, sync::Arc};
 
 use emostream_log::NewRecord;
+use emostream_protocol::ResultOrder;
+use serde::{Deserialize, Serialize};
 use timely::{
     ExchangeData,
     dataflow::{
@@ -61,6 +63,15 @@ pub type DrainResults = Box<dyn FnMut(&mut dyn FnMut(u64, Box<dyn SinkResult>))>
 
 type Connect<'scope> = Box<dyn FnOnce(&mut OperatorBuilder<'scope, u64>) -> DrainResults + 'scope>;
 
+/// The oldest final of a worker's keys that is in no record of a table, as of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwrittenSince {
+    /// The index of the worker.
+    pub worker: usize,
+    /// The order of that final; `None` if each record is complete.
+    pub since: Option<ResultOrder>,
+}
+
 /// The streams of results that the sink writes.
 ///
 /// The results of a stream are written in the order in which they arrive. Results of different streams that are to be
@@ -68,6 +79,8 @@ type Connect<'scope> = Box<dyn FnOnce(&mut OperatorBuilder<'scope, u64>) -> Drai
 #[derive(Default)]
 pub struct ResultStreams<'scope> {
     streams: Vec<Connect<'scope>>,
+    /// The finals that are in no record of a table of totals, if there is one.
+    pub unwritten: Option<StreamVec<'scope, u64, UnwrittenSince>>,
 }
 
 impl<'scope> ResultStreams<'scope> {

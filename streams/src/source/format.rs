@@ -16,7 +16,7 @@ pub trait Format: Clone + Send + Sync + 'static {
     /// The item that is counted for each key.
     type Item: Item;
     /// The reason for which events are rejected whose item this build does not know.
-    const UNKNOWN_ITEM: &'static str;
+    const UNKNOWN_ITEM: &'static str = "unknown_item";
 
     /// Decodes a record: appends its events to `events`. Returns `None` if the record is malformed.
     fn decode(
@@ -28,7 +28,15 @@ pub trait Format: Clone + Send + Sync + 'static {
 
     /// Encodes the values of the rejections of parts of a record, which [`Format::decode`] has decoded. A part is a
     /// list of the indices of its events. The value of a part with all events is the record's own value.
-    fn parts(&self, record: Record<'_>, parts: &[Vec<usize>]) -> Vec<Vec<u8>>;
+    ///
+    /// Unless an application defines it, the last part gets the whole value, so that it is written only once.
+    fn parts(&self, record: Record<'_>, parts: &[Vec<usize>]) -> Vec<Vec<u8>> {
+        let mut values = vec![Vec::new(); parts.len()];
+        if let Some(last) = values.last_mut() {
+            *last = record.value.to_vec();
+        }
+        values
+    }
 }
 
 /// The times of a record, Unix milliseconds.
@@ -38,4 +46,14 @@ pub struct RecordTimes {
     pub base_ms: u64,
     /// The latest of the record's time and those of its events.
     pub newest_ms: u64,
+}
+
+impl RecordTimes {
+    /// The times of a record whose events all have its own time.
+    pub fn of(record: &Record<'_>) -> RecordTimes {
+        RecordTimes {
+            base_ms: record.time_ms,
+            newest_ms: record.time_ms,
+        }
+    }
 }

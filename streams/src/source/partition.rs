@@ -14,10 +14,8 @@ use crate::{
         AheadLimit, Former, LastRecord, OpenWindows, PartitionProgress, Settlement, Verdict,
     },
     sink::rejections::Rejected,
-    time::{
-        clock::{MAX_AHEAD_MS, PartitionClock},
-        holds::AheadRecord,
-    },
+    time::{clock::PartitionClock, holds::AheadRecord},
+    topics::MAX_AHEAD_MS,
 };
 
 /// Maximum bytes of key and value of a rejected record; the rest is cut off. With its headers the record must not
@@ -261,9 +259,9 @@ impl PartitionReading {
             };
             let mut counts = (verdict == Verdict::Count).then(|| aggregate.window(window));
             while let Some((index, event)) = rest.next_if(|(_, event)| inside(event)) {
-                if let (Some(counts), Some(key), Some(item)) = (&mut counts, event.key, event.item)
+                if let (Some(counts), Some(key), Some(item)) = (&mut counts, event.key, &event.item)
                 {
-                    *counts.entry((key, item)).or_default() += 1;
+                    *counts.entry((key, item.clone())).or_default() += 1;
                 }
                 read.note(verdict, event.item.is_some());
                 if let Some(part) = judge.rejection(verdict, window, event.item.is_some()) {

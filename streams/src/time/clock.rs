@@ -20,9 +20,7 @@ use std::collections::BTreeMap;
 use emostream_protocol::WindowSize;
 use serde::{Deserialize, Serialize};
 
-/// How far event time may be ahead of this host's clock, milliseconds. The source topic has the same limit for records
-/// and the broker's clock.
-pub const MAX_AHEAD_MS: u64 = 5_000;
+use crate::topics::MAX_AHEAD_MS;
 
 /// The event time of one partition. Its watermark is the greatest time that was read minus the lateness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
