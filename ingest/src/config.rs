@@ -90,7 +90,7 @@ impl Config {
         BodyLimits {
             body_bytes: MAX_BODY_BYTES,
             time: self.body_time,
-            together_bytes: self.bodies_bytes,
+            total_bytes: self.bodies_bytes,
         }
     }
 }

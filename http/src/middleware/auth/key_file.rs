@@ -19,7 +19,7 @@ use crate::middleware::auth::{
     token_key::{InvalidPem, Origin, SECRET_BYTES, TokenKey},
 };
 
-/// What a file contains.
+/// The keys that a file contains.
 #[derive(Debug)]
 pub(crate) enum KeyFile {
     Key(Box<TokenKey>),

@@ -117,17 +117,17 @@ impl KeySet {
         Err(InvalidToken::Invalid)
     }
 
-    /// Number of usable keys.
+    /// Returns the number of usable keys.
     pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// The keys that are not used.
+    /// Returns the keys that are not used.
     pub(crate) fn skipped(&self) -> &[SkippedKey] {
         &self.skipped
     }
 
-    /// Whether a key is a secret that can be guessed.
+    /// Returns whether a key is a secret that can be guessed.
     pub(crate) fn has_guessable_key(&self) -> bool {
         self.keys.iter().any(|key| key.key.is_guessable())
     }

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Age at which a set is fetched again if its answer has no `max-age`. Issuers usually publish a key for longer than
+/// Age at which a set is fetched again if its response has no `max-age`. Issuers usually publish a key for longer than
 /// this before they sign with it.
 const DEFAULT_AGE: Duration = Duration::from_secs(300);
 
@@ -63,7 +63,7 @@ impl Refresh {
         }
     }
 
-    /// When the next fetch begins.
+    /// Returns when the next fetch begins.
     pub(super) fn due(&self) -> Instant {
         self.due
     }

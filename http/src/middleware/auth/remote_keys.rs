@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    Component, Readiness, Trust,
+    ClientTls, Component, Readiness,
     middleware::auth::{
         claims::{Claims, InvalidToken, RequiredClaims},
         jwks_client::{FETCH_TIME, JwksClient},
@@ -74,7 +74,7 @@ pub(crate) enum Refused {
 
 impl RemoteKeys {
     /// Creates an instance without keys, which [`RemoteKeys::follow`] fetches. An `https://` URL requires `trust`.
-    pub(super) fn new(url: JwksUrl, trust: Option<Trust>, required: RequiredClaims) -> Self {
+    pub(super) fn new(url: JwksUrl, trust: Option<ClientTls>, required: RequiredClaims) -> Self {
         Self(Arc::new(Shared {
             client: JwksClient::new(url, trust),
             required,
@@ -196,7 +196,7 @@ impl Shared {
     async fn fetch(&self) -> Result<Fetched, String> {
         let fetched = self.client.fetch().await.map_err(|why| why.to_string())?;
         let set = KeySet::parse(&fetched.text, Origin::Url, &self.required);
-        let set = set.map_err(|why| format!("answered with a text that {why}"))?;
+        let set = set.map_err(|why| format!("responded with a text that {why}"))?;
         Ok((Arc::new(set), fetched.max_age))
     }
 
