@@ -64,11 +64,10 @@ pub enum StartError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The topic does not take a record of one reaction.
+    /// The topic does not accept records that contain one reaction of maximum size.
     #[error(
         "topic {topic} takes records of {bytes} bytes at most, which a reaction may exceed; raise its max.message.bytes (`emostream topics check` prints the command)"
     )]
-    /// The topic does not accept records that contain one reaction of maximum size.
     SmallRecords {
         /// Name of the topic.
         topic: String,

@@ -48,12 +48,11 @@ pub enum AllowOrigin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
-/// `--allow-origin` is not a list of origins.
+/// The error of an `--allow-origin` that is not a list of origins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not the origin of a page; write * or, for example, https://example.org, without a path or a wildcard"
 )]
-/// The error of an `--allow-origin` that is not a list of origins.
 pub struct InvalidOrigin(String);
 
 /// Schemes that cannot be the origin of a page.
