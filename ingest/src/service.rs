@@ -66,7 +66,7 @@ pub enum StartError {
     Log(#[from] LogError),
     /// The topic does not accept records that contain one reaction of maximum size.
     #[error(
-        "topic {topic} takes records of {bytes} bytes at most, which a reaction may exceed; raise its max.message.bytes (`emostream topics check` prints the command)"
+        "topic {topic} accepts records of at most {bytes} bytes, which a reaction may exceed; raise its max.message.bytes (`emostream topics check` prints the command)"
     )]
     SmallRecords {
         /// Name of the topic.

@@ -59,7 +59,7 @@ impl Problem {
     pub fn method_not_allowed(allowed: &'static str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("this path takes {allowed}"),
+            format!("this path allows {allowed}"),
         )
         .header(ALLOW, HeaderValue::from_static(allowed))
     }

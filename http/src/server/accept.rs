@@ -105,8 +105,8 @@ pub async fn serve(
             && let Ok(permit) = refusals.clone().try_acquire_owned()
         {
             let why = match in_time {
-                true => "too many connections; come back later",
-                false => "too many new connections at once; come back later",
+                true => "too many connections; retry later",
+                false => "too many new connections at once; retry later",
             };
             tokio::spawn(refuse(
                 ClientTcpStream::new(stream, permit, REFUSAL_TIMEOUT),

@@ -124,7 +124,7 @@ impl Serving {
         stream: Option<Stream>,
     ) -> hyper::Response<TrackedBody> {
         if stream.is_none() {
-            let problem = Problem::unavailable("too many requests at once; come back later");
+            let problem = Problem::unavailable("too many requests at once; retry later");
             let response = self.responder.refuse(&request, problem);
             return response.map(|body| TrackedBody::new(body, None));
         }

@@ -66,7 +66,7 @@ impl Wait {
         match values.next_back() {
             Some("stored") => Ok(Self::Stored),
             Some(_) => Err(Problem::bad_request(
-                "wait takes only one value: ?wait=stored",
+                "the only value of wait is stored: ?wait=stored",
             )),
             None if prefers_waiting(headers) => Ok(Self::Stored),
             None => Ok(Self::Buffered),

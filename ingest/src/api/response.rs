@@ -111,7 +111,7 @@ pub(crate) fn rate_exceeded(exceeded: RateExceeded) -> Problem {
     let most = rate.burst();
     let advice = match wait {
         Some(_) => "send it again later".to_owned(),
-        None => format!("nor may more than {most} come at once: send fewer"),
+        None => format!("and at most {most} are accepted at once: send fewer"),
     };
     let detail = format!("{sender} sends more than {rate}; nothing was kept, {advice}");
     // Maximum jitter, so that clients that are refused at one moment do not retry at one moment.
