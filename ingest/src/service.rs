@@ -41,7 +41,7 @@ pub struct Ingest {
     stopping: CancellationToken,
 }
 
-/// Why a drain did not store all accepted reactions.
+/// The reason why a drain did not store all accepted reactions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DrainError {
     /// The log refused reactions.
@@ -58,7 +58,7 @@ pub enum DrainError {
     },
 }
 
-/// Why an ingest did not start.
+/// The reason why an ingest did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The log cannot be used.

@@ -43,7 +43,7 @@ pub struct ClientTls {
     named_by: &'static str,
 }
 
-/// Why no certificate can be trusted.
+/// The reason why no certificate can be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientTlsError {
     /// The file is missing, or this process may not read it.

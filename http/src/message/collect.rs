@@ -59,7 +59,7 @@ impl Deref for CollectedBody {
     }
 }
 
-/// Why a body was not received.
+/// The reason why a body was not received.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// The body has more bytes than allowed.

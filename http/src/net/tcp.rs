@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// How long a closing connection waits until the client closes too, and how many bytes it reads in that time.
+/// Time for which a closing connection waits until the client closes too, and maximum bytes that it reads in that time.
 ///
 /// Closing a socket with unread bytes resets the connection, and the client might lose the response that names the
 /// error: the rest of a refused body is still in transit then.

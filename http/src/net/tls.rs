@@ -59,7 +59,7 @@ pub enum TlsFile {
     Key,
 }
 
-/// Why two files cannot be used as a certificate and its key.
+/// The reason why two files cannot be used as a certificate and its key.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file is missing, or this process may not read it.

@@ -48,9 +48,8 @@ use crate::{
     server::{connection::Serving, streams::TrackedBody},
 };
 
-/// How long a drain waits for the rest of a connection's first head, which may be in transit. hyper alone would wait
-/// for [`Limits::head`](crate::Limits::head); it closes connections at once that have sent nothing, or a request
-/// before.
+/// Timeout of a drain for the rest of a connection's first head, which may be in transit. hyper alone would wait for
+/// [`Limits::head`](crate::Limits::head); it closes connections at once that have sent nothing, or a request before.
 const FIRST_HEAD_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The head of a response that takes the socket over, and the callback that receives the socket.
@@ -81,7 +80,7 @@ impl ConnectionState {
     }
 }
 
-/// How hyper's part of a connection ends.
+/// The end of hyper's part of a connection.
 enum End {
     Closed(Result<(), hyper::Error>),
     Takeover(PendingTakeover),

@@ -44,7 +44,7 @@ const SEND_BUFFER_BYTES: usize = 64 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PONG_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long a client may take to close a connection without requests after a GOAWAY.
+/// Time in which a client has to close a connection without requests after a GOAWAY.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Serving {

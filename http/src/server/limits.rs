@@ -22,13 +22,13 @@ pub struct Limits {
     ///
     /// Longer than the pauses of a tapping user, so that a tap does not pay for a new connection.
     pub head: Duration,
-    /// How long a client may read nothing of a response. Shorter than TCP's own timeout for an unreachable host (a
+    /// Timeout of a client that does not read a response. Shorter than TCP's own timeout for an unreachable host (a
     /// quarter of an hour).
     pub write_timeout: Duration,
     /// Maximum bytes of a request's head. It may contain cookies of other services on the same host name.
     pub head_bytes: usize,
-    /// How long requests in flight may take after shutdown is requested. Within the 10 s that an orchestrator gives a
-    /// process, and longer than a request waits for the log (8 s).
+    /// Timeout of requests in flight after shutdown is requested. Within the 10 s that an orchestrator gives a process,
+    /// and longer than a request waits for the log (8 s).
     pub drain: Duration,
 }
 

@@ -45,7 +45,7 @@ impl FromStr for RoomPattern {
     }
 }
 
-/// Why a room is refused.
+/// The reason why a room is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("room \"{room}\" does not match {pattern}")]

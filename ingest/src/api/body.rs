@@ -52,7 +52,7 @@ impl From<&Refused> for RejectionKind {
     }
 }
 
-/// Why no reaction can be parsed from a body.
+/// The reason why no reaction can be parsed from a body.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("the body is empty; send one reaction as a JSON object, or an array of them")]

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) struct Receipt {
     /// Number of accepted reactions.
     pub(crate) count: usize,
-    /// Whether they are buffered or stored.
+    /// Response mode: the reactions are buffered, or stored.
     pub(crate) wait: Wait,
     /// The rejected entries.
     pub(crate) rejected: Vec<Rejection>,

@@ -15,8 +15,8 @@ use crate::Cleanup;
 /// Maximum records that a sweep deletes, since appends wait in the meantime: some milliseconds of work.
 const SWEEP_RECORDS: usize = 5_000;
 
-/// How long a compacted topic keeps a tombstone, as Kafka does by default (`delete.retention.ms`). A reader that has
-/// read an older record of the key has this time to read the tombstone.
+/// Minimum age of a tombstone that a compacted topic deletes, as Kafka's default (`delete.retention.ms`). A reader that
+/// has read an older record of the key has this time to read the tombstone.
 const TOMBSTONE_AGE: Duration = Duration::from_hours(24);
 
 /// Deletes at most [`SWEEP_RECORDS`] records that their topics need not keep. Returns whether there are more.

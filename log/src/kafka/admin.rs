@@ -34,7 +34,7 @@ const ADVERTISED_TIMEOUT: Duration = Duration::from_secs(4);
 /// A topic for metadata requests, so that the response does not contain every topic of the cluster; it need not exist.
 const ANY_TOPIC: &str = "__consumer_offsets";
 
-/// How long a new topic may be unknown to the brokers: seconds on a broker with little CPU.
+/// Time for which a new topic may be unknown to the brokers: seconds on a broker with little CPU.
 const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Interval of requests until a new topic is known.

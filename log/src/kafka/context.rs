@@ -30,7 +30,7 @@ use super::{
 /// attempt to connect.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a report counts as the reason why no broker responds. librdkafka repeats an unchanged one every 30 s.
+/// Time for which a report counts as the reason why no broker responds. librdkafka repeats an unchanged one every 30 s.
 const REPORT_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Passes log lines to `tracing` (at debug: librdkafka also reports the same problems as errors) and stores the last

@@ -26,7 +26,7 @@ use crate::LogError;
 /// Pause before a denied request is repeated.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a denial that was not repeated counts: the client that received it may not have repeated the request.
+/// Time for which a denial that was not repeated counts: the client that received it may not have repeated the request.
 const DENIAL_LIFETIME: Duration = Duration::from_secs(60);
 
 /// The denials of a log, shared by its clients.

@@ -57,9 +57,9 @@ pub(super) fn at_time(
     Ok(offsets)
 }
 
-/// Whether the request may succeed in a moment: a leader is not known yet, the connection to it broke, or it left the
+/// Returns whether the error is transient: a leader is not known yet, the connection to it broke, or it left the
 /// cluster.
-pub(super) fn is_passing(error: &KafkaError) -> bool {
+pub(super) fn is_transient(error: &KafkaError) -> bool {
     let code = failure::code(error);
     failure::seeks_leader(error)
         || matches!(

@@ -49,7 +49,7 @@ use self::{
     context::Events,
     failure::Operation,
     group_offsets::KafkaGroupOffsets,
-    list_offsets::{at_edge, at_time, is_passing},
+    list_offsets::{at_edge, at_time, is_transient},
     oauth::Tokens,
     reader::KafkaReader,
     transactor::KafkaTransactor,
@@ -250,7 +250,7 @@ impl KafkaLog {
             // metadata.
             let partitions = self.partitions(topic)?;
             match request(0..partitions) {
-                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                Err(error) if is_transient(&error) && Instant::now() < deadline => {
                     thread::sleep(RETRY_INTERVAL);
                 }
                 answer => return answer.map_err(|error| self.no_offsets(&error, topic)),
@@ -277,7 +277,7 @@ impl KafkaLog {
 
     /// Converts an error of a request to leaders of partitions that exist.
     fn no_offsets(&self, error: &KafkaError, topic: &str) -> LogError {
-        match is_passing(error) {
+        match is_transient(error) {
             true => self.away(format!("{topic}: {error}")),
             false => self.failure(error, topic, 0),
         }

@@ -16,8 +16,8 @@ pub struct KafkaOptions {
     pub file: Option<PropertiesFile>,
     /// When a broker responds to a fetch.
     pub fetching: Fetching,
-    /// How long a request that the brokers deny is repeated before [`LogError::Denied`](crate::LogError::Denied) is
-    /// reported; zero, the default, reports it at once. In this time a start waits, and a running service continues.
+    /// Time for which a request that the brokers deny is repeated before [`LogError::Denied`](crate::LogError::Denied)
+    /// is reported; zero, the default, reports it at once. In this time a start waits, and a running service continues.
     pub denial_timeout: Duration,
 }
 

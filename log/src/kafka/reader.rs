@@ -55,7 +55,7 @@ pub(super) struct KafkaReader {
 struct Partition {
     number: u32,
     queue: PartitionQueue<Events>,
-    /// What came before the partition had its own queue, and a record that was handed out and not consumed.
+    /// Messages that arrived before the partition had its own queue, and a record that was not consumed.
     early: VecDeque<Early>,
     next: u64,
     at_end: bool,

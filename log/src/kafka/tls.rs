@@ -25,7 +25,7 @@ use crate::LogError;
 /// Timeout of each step of a connection.
 const STEP_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Why a server's certificate is not accepted.
+/// The reason why a server's certificate is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CertificateError {
     Untrusted,

@@ -91,9 +91,9 @@ pub(super) struct KafkaTransactor {
     timeout: Duration,
     /// Whether each record is sent by itself.
     singly: bool,
-    /// Where the records of the open transaction go.
+    /// The topics of the open transaction.
     topics: BTreeSet<String>,
-    /// When the transaction has to be committed that has begun and not ended.
+    /// Time by which the open transaction has to be committed.
     open_until: Option<Instant>,
     failed: bool,
 }

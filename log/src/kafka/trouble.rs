@@ -12,7 +12,7 @@ pub(super) const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
 /// within this time.
 const LOGIN_MS: u32 = 2_000;
 
-/// Why a connection fails although the broker is reachable.
+/// The reason why a connection fails although the broker is reachable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// The broker's certificate failed the check, and librdkafka does not report why.

@@ -36,12 +36,12 @@ pub enum Appends {
 /// The result of polls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reads {
-    /// They read.
+    /// Polls return records.
     #[default]
     Work,
-    /// They fail.
+    /// Polls fail.
     Fail,
-    /// They return nothing new, as when a broker is unreachable.
+    /// Polls return nothing new, as when a broker is unreachable.
     Stall,
 }
 

@@ -18,7 +18,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 pub use self::faulty::{Appends, FaultyLog, Reads};
 use crate::{Cleanup, Done, EventClock, Header, Log, LogError, NewRecord, TopicSpec, read_to_end};
 
-/// How long a test waits before it fails: no test depends on speed.
+/// Timeout of a test, so long that no test depends on speed.
 pub const DEADLINE: Duration = Duration::from_secs(100);
 
 /// Keeps all records.

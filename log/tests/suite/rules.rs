@@ -205,7 +205,7 @@ pub(crate) fn a_key_keeps_its_partition(test: &TestLog) {
     assert_eq!(partition_of[&Some(b"key-0".to_vec())], KEY_0_OF_4);
 }
 
-/// Where Kafka's Java client sends the key `key-0` among four partitions.
+/// The partition of the key `key-0` in Kafka's Java client, of four partitions.
 const KEY_0_OF_4: u32 = 1;
 
 pub(crate) fn a_record_without_key_goes_to_the_first_partition(test: &TestLog) {

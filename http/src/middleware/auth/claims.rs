@@ -16,7 +16,7 @@ pub struct RequiredClaims {
     pub issuers: Vec<String>,
 }
 
-/// Why a token is refused.
+/// The reason why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidToken {
     #[error(

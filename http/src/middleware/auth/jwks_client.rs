@@ -42,7 +42,7 @@ pub(super) struct Fetched {
     pub(super) max_age: Option<Duration>,
 }
 
-/// Why a fetch has failed. Messages continue "the key set URL …".
+/// The reason why a fetch has failed. Messages continue "the key set URL …".
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("is not reachable: {0}")]

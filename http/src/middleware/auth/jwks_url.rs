@@ -8,7 +8,7 @@ use url::Url;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwksUrl(Url);
 
-/// Why a text is not the address of a key set. No message repeats the text, which may contain a password.
+/// The reason why a text is not the address of a key set. No message repeats the text, which may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJwksUrl {
     /// It is not an absolute URL of HTTP.

@@ -49,7 +49,7 @@ pub(crate) struct SkippedKey {
     reason: UnusableJwk,
 }
 
-/// Why a text cannot be used as a key set.
+/// The reason why a text cannot be used as a key set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeySet {
     /// It is something else.
@@ -60,7 +60,7 @@ pub enum InvalidKeySet {
     NoUsableKey(FirstReason),
 }
 
-/// Why the first key of a set is not used.
+/// The reason why the first key of a set is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstReason(Option<SkippedKey>);
 

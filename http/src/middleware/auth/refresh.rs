@@ -37,11 +37,11 @@ pub(super) struct Refresh {
     in_progress: bool,
     /// Failures since the last success.
     failures: u32,
-    /// When an unknown key last made a fetch due.
+    /// The last time when an unknown key made a fetch due.
     for_unknown_key: Option<Instant>,
 }
 
-/// What to do with a token whose key is not in the set.
+/// The action for a token whose key is not in the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnknownKey {
     /// Wait for the fetch that is in progress.

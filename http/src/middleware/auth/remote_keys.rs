@@ -63,12 +63,12 @@ struct Current {
 /// A set, and how long it is fresh if the server says so.
 type Fetched = (Arc<KeySet>, Option<Duration>);
 
-/// Why a token was not accepted.
+/// The reason why a token was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The token is invalid.
     Token(InvalidToken),
-    /// Whether the token is valid is not known: its key could not be fetched.
+    /// The validity of the token is unknown, because its key could not be fetched.
     NoKeys,
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct TokenKey {
     guessable: bool,
 }
 
-/// Why a public key in PEM cannot be used.
+/// The reason why a public key in PEM cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum InvalidPem {
     Private,
@@ -49,7 +49,7 @@ pub(super) enum InvalidPem {
     Unknown,
 }
 
-/// Where a key set comes from.
+/// The source of a key set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Only this host reads it: it may contain secrets.
@@ -58,7 +58,7 @@ pub(crate) enum Origin {
     Url,
 }
 
-/// Why a JWK cannot be used.
+/// The reason why a JWK cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnusableJwk {
     #[error("it is not a JWK (RFC 7517)")]

@@ -255,7 +255,7 @@ struct Shared {
 
 struct State {
     token: Token,
-    /// Why the last request for a newer token failed.
+    /// The reason why the last request for a newer token failed.
     failure: Option<String>,
 }
 
@@ -353,7 +353,7 @@ impl Shared {
 /// The time of the next token request.
 #[derive(Debug, PartialEq, Eq)]
 struct Schedule {
-    /// When this was decided: a clock that shows an earlier time was set back.
+    /// Time of this decision: a clock that shows an earlier time was set back.
     set_ms: i64,
     next_ms: i64,
     pause_ms: i64,
