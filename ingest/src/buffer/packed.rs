@@ -5,8 +5,8 @@
 //!  users    u-17u-4711…                                                   one text
 //! ```
 //!
-//! As values of their own, they would cost 80 bytes each and an allocation that another thread frees. The allocator then
-//! held twice as much memory as was in use.
+//! As values of their own, they would cost 80 bytes each and an allocation that another thread frees. The allocator
+//! then held twice as much memory as was in use.
 
 use emostream_model::{Emoji, MAX_USER_BYTES, ParsedReaction, ReactionRef, Room};
 

@@ -177,9 +177,9 @@ impl PartitionHealth {
 }
 
 impl Partition {
-    /// Returns whether a heartbeat has to test an unavailable partition. Records in flight do not suffice: they may have
-    /// been lost with a connection. At most one per [`ACK_TIMEOUT`], so that heartbeats do not accumulate during a long
-    /// outage.
+    /// Returns whether a heartbeat has to test an unavailable partition. Records in flight do not suffice: they may
+    /// have been lost with a connection. At most one per [`ACK_TIMEOUT`], so that heartbeats do not accumulate during a
+    /// long outage.
     fn needs_probe(&self, now: Instant) -> bool {
         let elapsed = |sent_at: Instant| now.saturating_duration_since(sent_at) >= ACK_TIMEOUT;
         self.in_flight.is_empty() || self.last_sent.is_none_or(elapsed)

@@ -113,8 +113,8 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The first `count` seeds, or the one in the environment variable `SEED`; each is printed when its turn comes, so that a
-/// failure can be replayed.
+/// The first `count` seeds, or the one in the environment variable `SEED`; each is printed when its turn comes, so that
+/// a failure can be replayed.
 pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
     let one = std::env::var("SEED").map(|seed| seed.parse::<u64>().unwrap());
     let seeds = one.map_or(0..count, |seed| seed..seed + 1);

@@ -134,8 +134,8 @@ impl Principal {
         self.0.as_ref().is_none_or(|claims| claims.sub == user)
     }
 
-    /// Returns whether the token gives access to this room. A claim that ends in `*` stands for every room that begins with the
-    /// rest.
+    /// Returns whether the token gives access to this room. A claim that ends in `*` stands for every room that begins
+    /// with the rest.
     pub fn can_access_room(&self, room: &str) -> bool {
         let rooms = self.0.as_ref().and_then(|claims| claims.rooms.as_deref());
         rooms.is_none_or(|rooms| {

@@ -26,7 +26,8 @@ pub(crate) enum KeyFile {
     Set(KeySet),
 }
 
-/// The reason why a file contains no key for tokens. No message repeats more of the file than the `kid` and `alg` of a JWK.
+/// The reason why a file contains no key for tokens. No message repeats more of the file than the `kid` and `alg` of a
+/// JWK.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidKey {
     /// It cannot be read.

@@ -85,8 +85,8 @@ impl RemoteKeys {
         }))
     }
 
-    /// Returns the claims of a token that is valid at `now`. A token with an unknown `kid` waits for a fetch, if one may
-    /// begin or is in progress.
+    /// Returns the claims of a token that is valid at `now`. A token with an unknown `kid` waits for a fetch, if one
+    /// may begin or is in progress.
     pub(super) async fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, Refused> {
         let current = self.0.current.borrow().clone();
         match current.verify(token, now) {

@@ -26,8 +26,8 @@ use crate::middleware::auth::claims::{Claims, InvalidToken, RawClaims, RequiredC
 
 /// Minimum length of an HS256 secret in bytes: as many bits as the hash has (RFC 7518, 3.2).
 ///
-/// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen it, and
-/// `secret` is enough for a test.
+/// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen it,
+/// and `secret` is enough for a test.
 pub(crate) const SECRET_BYTES: usize = 32;
 
 /// Maximum length of an algorithm's name in a message.
@@ -256,8 +256,8 @@ fn describe(error: &Error) -> InvalidToken {
     }
 }
 
-/// Returns whether the library that verifies signatures accepts the key. With another key every token would be refused, and no
-/// message would name the reason.
+/// Returns whether the library that verifies signatures accepts the key. With another key every token would be refused,
+/// and no message would name the reason.
 fn is_usable(key: &DecodingKey, algorithm: Algorithm) -> bool {
     let rsa = &RSA_PKCS1_2048_8192_SHA256;
     let is_long_enough =
