@@ -88,11 +88,11 @@ struct PollingWaker(Arc<AtomicBool>);
 impl PollingWaker {
     fn start(wake: Wake) -> Result<Self, LogError> {
         let stopped = Arc::new(AtomicBool::new(false));
-        let registration = stopped.clone();
+        let stop = stopped.clone();
         thread::Builder::new()
             .name("log-waker".to_owned())
             .spawn(move || {
-                while !registration.load(Ordering::Acquire) {
+                while !stop.load(Ordering::Acquire) {
                     wake();
                     thread::sleep(POLL_INTERVAL);
                 }

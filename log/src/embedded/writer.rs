@@ -129,14 +129,14 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let mut answers = Vec::with_capacity(group.len());
-        let written = self.try_write(db, group, &mut answers);
+        let mut completions = Vec::with_capacity(group.len());
+        let written = self.try_write(db, group, &mut completions);
         let failure = written.err().map(|error| self.shared.store.error(error));
         if let Some(error) = &failure {
             tracing::error!(%error, "the embedded log could not write");
         }
-        for answer in answers {
-            answer(failure.clone());
+        for complete in completions {
+            complete(failure.clone());
         }
     }
 
@@ -144,13 +144,13 @@ impl Writer {
         &mut self,
         db: &Database,
         group: Vec<Request>,
-        answers: &mut Vec<Completion>,
+        completions: &mut Vec<Completion>,
     ) -> Result<(), redb::Error> {
         // Completions are also called if the transaction cannot begin: otherwise the callers would get no result.
         let mut waiting = group.into_iter();
-        let written = self.fill(db, &mut waiting, answers);
+        let written = self.fill(db, &mut waiting, completions);
         for unserved in waiting {
-            answers.push(Box::new(move |failure| {
+            completions.push(Box::new(move |failure| {
                 unserved.refuse(failure.unwrap_or_else(super::queue::closed));
             }));
         }
@@ -163,7 +163,7 @@ impl Writer {
         &self,
         db: &Database,
         group: &mut dyn Iterator<Item = Request>,
-        answers: &mut Vec<Completion>,
+        completions: &mut Vec<Completion>,
     ) -> Result<HashMap<PartitionId, Tail>, redb::Error> {
         let transaction = db.begin_write()?;
         let now_ms = self.shared.clock.unix_ms();
@@ -175,7 +175,7 @@ impl Writer {
                         Ok(accepted) => batch.append(accepted).map(Ok),
                         Err(refused) => Ok(Err(refused)),
                     };
-                    answered(answers, outcome, done)?;
+                    complete_when_durable(completions, outcome, done)?;
                 }
                 Request::Commit {
                     id,
@@ -188,11 +188,15 @@ impl Writer {
                         Ok(_) => self.append_all(&mut batch, records, now_ms),
                         Err(error) => Err(error),
                     };
-                    answered(answers, outcome, move |result| drop(reply.send(result)))?;
+                    complete_when_durable(completions, outcome, move |result| {
+                        drop(reply.send(result))
+                    })?;
                 }
                 Request::Fence { id, reply } => {
                     let outcome = fence(&transaction, &id).map(Ok);
-                    answered(answers, outcome, move |result| drop(reply.send(result)))?;
+                    complete_when_durable(completions, outcome, move |result| {
+                        drop(reply.send(result))
+                    })?;
                 }
                 // Executed between groups.
                 Request::Create { .. } | Request::Sweep { .. } => {
@@ -281,15 +285,17 @@ impl Writer {
 
 /// Adds the completion of a request, to be called when the transaction is durable. A failure of the database completes
 /// this request and all others of the group.
-fn answered<T: Send + 'static>(
-    answers: &mut Vec<Completion>,
+fn complete_when_durable<T: Send + 'static>(
+    completions: &mut Vec<Completion>,
     outcome: Result<Result<T, LogError>, redb::Error>,
-    tell: impl FnOnce(Result<T, LogError>) + Send + 'static,
+    callback: impl FnOnce(Result<T, LogError>) + Send + 'static,
 ) -> Result<(), redb::Error> {
     let (result, failed) = match outcome {
         Ok(result) => (result, None),
         Err(error) => (Err(super::queue::closed()), Some(error)),
     };
-    answers.push(Box::new(move |failure| tell(failure.map_or(result, Err))));
+    completions.push(Box::new(move |failure| {
+        callback(failure.map_or(result, Err))
+    }));
     failed.map_or(Ok(()), Err)
 }

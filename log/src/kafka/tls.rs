@@ -27,7 +27,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The reason why a server's certificate is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CertificateError {
+pub(super) enum CertificateProblem {
     Untrusted,
     WrongHost,
     Expired,
@@ -143,36 +143,36 @@ pub(super) fn secured(
 }
 
 /// Returns the certificate error of a failed handshake, if it is one.
-pub(super) fn certificate_error(error: &io::Error) -> Option<CertificateError> {
+pub(super) fn certificate_problem(error: &io::Error) -> Option<CertificateProblem> {
     let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    certificate_error_of(inner)
+    certificate_problem_of(inner)
 }
 
-pub(super) fn certificate_error_of(error: &rustls::Error) -> Option<CertificateError> {
+pub(super) fn certificate_problem_of(error: &rustls::Error) -> Option<CertificateProblem> {
     let rustls::Error::InvalidCertificate(error) = error else {
         return None;
     };
     match error {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            Some(CertificateError::WrongHost)
+            Some(CertificateProblem::WrongHost)
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            Some(CertificateError::Expired)
+            Some(CertificateProblem::Expired)
         }
         // A CA of the same name with another key, or a CA's own certificate.
         CertificateError::UnknownIssuer
         | CertificateError::BadSignature
-        | CertificateError::Other(_) => Some(CertificateError::Untrusted),
+        | CertificateError::Other(_) => Some(CertificateProblem::Untrusted),
         _ => None,
     }
 }
 
 /// Converts a failed handshake with a broker.
 pub(super) fn trouble(error: &io::Error) -> Option<Trouble> {
-    Some(match certificate_error(error)? {
-        CertificateError::Untrusted => Trouble::UntrustedCertificate,
-        CertificateError::WrongHost => Trouble::WrongHost,
-        CertificateError::Expired => Trouble::ExpiredCertificate,
+    Some(match certificate_problem(error)? {
+        CertificateProblem::Untrusted => Trouble::UntrustedCertificate,
+        CertificateProblem::WrongHost => Trouble::WrongHost,
+        CertificateProblem::Expired => Trouble::ExpiredCertificate,
     })
 }
 

@@ -15,7 +15,7 @@ use ureq::{
 use url::form_urlencoded;
 
 use super::{Ca, Objection, Oidc, Token, now_ms};
-use crate::kafka::tls::{self, CertificateError};
+use crate::kafka::tls::{self, CertificateProblem};
 
 /// Timeout of a request, from the DNS lookup to the end of the response.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -195,19 +195,19 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
 /// Describes why there is no response.
 fn describe(error: &ureq::Error) -> String {
     let fault = match error {
-        ureq::Error::Rustls(error) => tls::certificate_error_of(error),
-        ureq::Error::Io(error) => tls::certificate_error(error),
+        ureq::Error::Rustls(error) => tls::certificate_problem_of(error),
+        ureq::Error::Io(error) => tls::certificate_problem(error),
         _ => None,
     };
     match (fault, error) {
-        (Some(CertificateError::Untrusted), _) => {
+        (Some(CertificateProblem::Untrusted), _) => {
             "has a certificate that is not trusted; set https.ca.location to a file (PEM) of the CA that signed it"
                 .to_owned()
         }
-        (Some(CertificateError::WrongHost), _) => {
+        (Some(CertificateProblem::WrongHost), _) => {
             "has a certificate for other hosts; check sasl.oauthbearer.token.endpoint.url".to_owned()
         }
-        (Some(CertificateError::Expired), _) => "has a certificate that has expired; it needs a new one".to_owned(),
+        (Some(CertificateProblem::Expired), _) => "has a certificate that has expired; it needs a new one".to_owned(),
         (None, ureq::Error::Timeout(_)) => format!("did not answer within {REQUEST_TIMEOUT:?}"),
         (None, ureq::Error::HostNotFound) => "has a host name that cannot be resolved".to_owned(),
         (None, ureq::Error::Io(error)) => format!("is not reachable ({error})"),
