@@ -98,7 +98,7 @@ impl BodyReader {
         Self { limits, budget }
     }
 
-    /// Refuses a body whose announced length exceeds the limit, before the client is asked for it (RFC 9110, 10.1.1).
+    /// Refuses a body whose announced length exceeds the limit, before the client sends it (RFC 9110, 10.1.1).
     pub fn check(&self, request: &Request) -> Result<(), BodyError> {
         let body_bytes = self.limits.body_bytes;
         if request.body().size_hint().lower() > body_bytes as u64 {

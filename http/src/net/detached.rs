@@ -70,7 +70,7 @@ impl NonBlockingStream {
                 return Ok(0);
             }
             let processed = tls.process_new_packets();
-            // TLS may have to send a response or an alert. What cannot be sent now is sent before the next write.
+            // TLS may have to send a response or an alert. Records that cannot be sent now are sent before the next write.
             let _ = write_records(tls, &mut self.stream);
             processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         }
