@@ -11,7 +11,7 @@ use std::{
 };
 
 use emostream_log::{
-    Doorbell, Log, NewRecord,
+    Log, NewRecord, WakeSignal,
     kafka::{KafkaLog, KafkaOptions},
 };
 use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId};
@@ -182,7 +182,7 @@ fn post_for(address: &str, span: Duration) -> u64 {
 /// The same reactions under another prefix: values, times and partitions as they were.
 fn copy(log: &dyn Log, from: &str, to: &str) {
     let topic = |prefix: &str| Topics::with_prefix(prefix).unwrap().reactions();
-    let bell = Doorbell::default();
+    let bell = WakeSignal::default();
     let mut records = Vec::new();
     for (partition, range) in (0..).zip(log.offsets(&topic(from)).unwrap()) {
         let mut reader = log

@@ -1,4 +1,4 @@
-//! EmoStream's HTTP library: what all HTTP services share, without their endpoints.
+//! EmoStream's HTTP library: the parts that all HTTP services share, without their endpoints.
 //!
 //! ```text
 //!             ┌───────────── serve ─────────────┐
@@ -31,7 +31,7 @@ mod server;
 
 pub use admin::{Admin, Component, Readiness};
 pub use axum::{body::Body, extract::Request, response::Response};
-pub use client::{ClientStream, Trust, TrustError, connect};
+pub use client::{ClientStream, ClientTls, ClientTlsError, connect};
 pub use message::{BodyError, BodyLimits, BodyReader, CollectedBody, Problem, takeover};
 pub use middleware::{
     AllowOrigin, Authenticator, Coding, Effort, InvalidJwksUrl, InvalidKey, InvalidKeySet,

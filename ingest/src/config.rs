@@ -1,4 +1,4 @@
-//! What an ingest can be told, validated: nothing behind it sees a flag.
+//! Settings of an ingest, validated. No other module of this crate reads a flag.
 
 use std::time::Duration;
 
@@ -14,50 +14,51 @@ pub(crate) const MAX_BODY_BYTES: usize = 256 << 10;
 /// Maximum reactions of a request (README.md, "Send reactions").
 pub(crate) const MAX_REQUEST_REACTIONS: usize = 1000;
 
-/// Who waits is told after this what is not known: a process that is told to stop has 10 s.
+/// Timeout of requests that wait for the log. After it the response is 503, and whether the reactions are stored is
+/// unknown. A process that is being stopped has 10 s.
 pub(crate) const LOG_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Timeout for the log to store accepted reactions: longer than any outage without an operator.
-/// [`crate::producer::partition_health::SILENCE`] bounds how many reactions wait meanwhile.
+/// [`crate::producer::partition_health::ACK_TIMEOUT`] bounds how many reactions wait meanwhile.
 pub(crate) const ACCEPTED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// How often the number of partitions is looked up. A dataflow that meets a new partition restarts
-/// within 5 s, so it reads the partition before anything is written to it.
-pub(crate) const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
+/// Interval of reading the number of partitions. A dataflow that finds a new partition restarts within 5 s, so it reads
+/// the partition before the first record is written to it.
+pub(crate) const PARTITION_REFRESH: Duration = Duration::from_secs(60);
 
-/// The settings of an ingest. The defaults are the interface's.
+/// Settings of an ingest.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where reactions go.
+    /// The topics; reactions are written to [`Topics::reactions`].
     pub topics: Topics,
-    /// How often reactions go to the log; lateness must exceed it.
+    /// Interval of flushes. The allowed lateness must exceed it.
     pub flush: Duration,
-    /// This many reactions go to the log at once.
+    /// Number of pending reactions that triggers a flush before the interval ends.
     pub flush_count: usize,
-    /// The most reactions that wait for the log or its acknowledgement. 152 bytes each at most, with the
-    /// longest users: the default is 30 MB.
+    /// Maximum reactions that are pending or unacknowledged. At most 152 bytes each, with the longest user ids: the
+    /// default is 30 MB.
     pub buffer_reactions: u32,
-    /// How long a body may take to arrive.
+    /// Timeout for receiving a body.
     pub body_time: Duration,
-    /// The most bytes of bodies over 4 KiB that are read at once: the default is 128 of the largest.
+    /// Maximum bytes of all bodies over 4 KiB that are being received: the default is 128 of the largest.
     pub bodies_bytes: u32,
-    /// Which rooms exist; `None` for all.
+    /// Pattern for the names of rooms; `None` for all.
     pub rooms: Option<RoomPattern>,
-    /// The most rooms in use at once: each costs the dataflow its own tallies.
+    /// Maximum rooms in use at once: each room has its own tallies in the dataflow.
     pub max_rooms: usize,
-    /// What emojis are called.
+    /// Names of emojis.
     pub emojis: EmojiNames,
-    /// Whose pages may send.
+    /// Origins whose pages may send reactions.
     pub allow_origin: AllowOrigin,
     /// Verifies the tokens of senders.
     pub authenticator: Authenticator,
-    /// How much a user may send; `None` for all it wants.
+    /// Rate limit of a user; `None` for no limit.
     pub per_user: Option<RateLimit>,
-    /// How much an address may send, of IPv6 a network of 64 bits.
+    /// Rate limit of an address (IPv6: of a /64 network); `None` for no limit.
     pub per_address: Option<RateLimit>,
-    /// Who is believed whose address a request comes from.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Tells the time of receipt: the log's clock where the log is in this process.
+    /// Clock of event times: the log's clock if the log is in this process.
     pub clock: EventClock,
 }
 
@@ -84,12 +85,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is allowed to requests' bodies.
+    /// Returns the limits of request bodies.
     pub(crate) fn bodies(&self) -> BodyLimits {
         BodyLimits {
             body_bytes: MAX_BODY_BYTES,
             time: self.body_time,
-            together_bytes: self.bodies_bytes,
+            total_bytes: self.bodies_bytes,
         }
     }
 }

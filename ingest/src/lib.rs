@@ -10,13 +10,14 @@
 //! Layers: service → api → {admission, producer} → buffer. A file imports downward only.
 //!
 //! Invariants:
-//! - A body is read only while there is room for its reactions. Bodies have a room of their own, taken as
-//!   their bytes come; room in the buffer is taken when they have come, and given back when the log has
-//!   acknowledged the reactions (or refused them for good): the process's memory is bounded.
-//! - A reaction's event time is when it entered the buffer, by a clock that does not go back within a flush.
-//! - Every flush writes to every partition, a heartbeat where there are no reactions.
-//! - A `stored` answer is given only when the log has acknowledged the whole flush. A flush that fails
-//!   is answered 503 to those who wait, counted, and logged.
+//! - A body is read only if the buffer has permits for its reactions. Bodies have a budget of their own, which is
+//!   charged as their bytes arrive. Buffer permits are acquired when the body is complete, and released when the log
+//!   has acknowledged the reactions or has refused them for good. So the memory of the process is bounded.
+//! - The event time of a reaction is the time when it entered the buffer, by a clock that does not go back within a
+//!   flush.
+//! - Every flush writes to every available partition: a heartbeat if there are no reactions for it.
+//! - A response with `stored` is sent only after the log has acknowledged all records that contain the request's
+//!   reactions. If a flush fails, waiting requests get 503, and the failure is counted and logged.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 

@@ -1,4 +1,4 @@
-//! What an ingest counts and measures, by Prometheus' conventions.
+//! Prometheus metrics of an ingest.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,13 +11,14 @@ use prometheus::{
 
 use crate::buffer::Buffer;
 
-/// Answers take microseconds from the buffer, a flush and a broker's time when they wait for the log.
+/// Buckets of response times: microseconds for buffered reactions, a flush interval and a broker's latency for requests
+/// that wait for the log.
 const REQUEST_SECONDS: [f64; 10] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
-/// From a local disk to a broker that is given up on.
+/// Buckets of flush times: from a local disk to a broker that times out.
 const FLUSH_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 8.0];
 
-/// Clocks of phones: seconds off, or hours (a wrong time zone), before or after ours.
+/// Buckets of clock differences of phones: seconds, or hours (a wrong time zone), behind or ahead.
 const SKEW_SECONDS: [f64; 10] = [
     -3600.0, -60.0, -5.0, -1.0, 0.0, 1.0, 5.0, 60.0, 3600.0, 86_400.0,
 ];
@@ -29,68 +30,68 @@ pub(crate) struct Metrics {
     /// Of nearly all requests: looked up once.
     requests_202: IntCounter,
     request_seconds: Histogram,
-    /// Reactions answered with a 2xx.
+    /// Reactions with a 2xx response.
     pub(crate) accepted: IntCounter,
-    /// Reactions refused one by one.
+    /// Invalid reactions, each of which was rejected by itself.
     pub(crate) rejected: IntCounter,
-    /// Reactions that their senders' tokens do not allow.
+    /// Reactions that the sender's token does not allow.
     pub(crate) forbidden: IntCounter,
-    /// Reactions of users or addresses that send too fast.
+    /// Reactions of users or addresses that exceed their rate.
     pub(crate) limited: IntCounter,
     /// Reactions acknowledged by the log.
     pub(crate) stored: IntCounter,
-    /// Reactions that the log did not take, whose senders waited and were told so.
+    /// Reactions that the log did not store, whose clients waited and received an error.
     pub(crate) refused: IntCounter,
-    /// Reactions answered with a 202 that the log then did not take.
+    /// Reactions with a 202 that the log did not store afterwards.
     pub(crate) lost: IntCounter,
     pub(crate) flushes: IntCounter,
     pub(crate) failed_flushes: IntCounter,
     pub(crate) flush_seconds: Histogram,
     pub(crate) partitions: IntGauge,
-    pub(crate) partitions_away: IntGauge,
+    pub(crate) partitions_unavailable: IntGauge,
     pub(crate) rooms: IntGauge,
     skew_seconds: Histogram,
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers the metrics.
     pub(crate) fn new(registry: &Registry, buffer: &Arc<Buffer>) -> Result<Self, Error> {
         let reactions = register_int_counter_vec_with_registry!(
             "emostream_ingest_reactions_total",
-            "Reactions by what became of them.",
+            "Reactions by outcome.",
             &["outcome"],
             registry
         )?;
         let flushes = register_int_counter_vec_with_registry!(
             "emostream_ingest_flushes_total",
-            "Flushes to the log by how they ended.",
+            "Flushes to the log by outcome.",
             &["outcome"],
             registry
         )?;
         let requests = register_int_counter_vec_with_registry!(
             "emostream_ingest_requests_total",
-            "Requests by the status of their answer.",
+            "Requests by the status of the response.",
             &["code"],
             registry
         )?;
         register_int_gauge_with_registry!(
             "emostream_ingest_buffer_capacity_reactions",
-            "The most reactions that may wait.",
+            "Maximum reactions in the buffer.",
             registry
         )?
         .set(i64::from(buffer.capacity()));
-        let filled = buffer.clone();
+        let buffer_gauge = buffer.clone();
         registry.register(Box::new(PullingGauge::new(
             "emostream_ingest_buffer_reactions",
-            "Reactions, and room reserved for them, that wait for the log or its acknowledgement.",
-            Box::new(move || filled.fill() as f64),
+            "Reactions in the buffer that are reserved, pending or not yet acknowledged by the log.",
+            Box::new(move || buffer_gauge.used() as f64),
         )?))?;
         Ok(Self {
             requests_202: requests.with_label_values(&[StatusCode::ACCEPTED.as_str()]),
             requests,
             request_seconds: register_histogram_with_registry!(
                 "emostream_ingest_request_seconds",
-                "Time from a request's head to its answer.",
+                "Time from the head of a request to its response.",
                 REQUEST_SECONDS.to_vec(),
                 registry
             )?,
@@ -114,36 +115,36 @@ impl Metrics {
                 "Partitions that every flush writes to.",
                 registry
             )?,
-            partitions_away: register_int_gauge_with_registry!(
+            partitions_unavailable: register_int_gauge_with_registry!(
                 "emostream_ingest_partitions_away",
-                "Partitions that take nothing at the moment; the others take their share.",
+                "Partitions that are unavailable; the other partitions get their share.",
                 registry
             )?,
             rooms: register_int_gauge_with_registry!(
                 "emostream_ingest_rooms_in_use",
-                "Rooms that had reactions lately.",
+                "Rooms with recent reactions.",
                 registry
             )?,
             skew_seconds: register_histogram_with_registry!(
                 "emostream_ingest_claimed_skew_seconds",
-                "Time of receipt less the timestamp that the sender claims.",
+                "Time of receipt minus the timestamp that the client sent.",
                 SKEW_SECONDS.to_vec(),
                 registry
             )?,
         })
     }
 
-    /// A request was answered.
-    pub(crate) fn answered(&self, status: StatusCode, took: Duration) {
+    /// Records a response.
+    pub(crate) fn observe_response(&self, status: StatusCode, duration: Duration) {
         match status {
             StatusCode::ACCEPTED => self.requests_202.inc(),
             other => self.requests.with_label_values(&[other.as_str()]).inc(),
         }
-        self.request_seconds.observe(took.as_secs_f64());
+        self.request_seconds.observe(duration.as_secs_f64());
     }
 
-    /// A sender claims that a reaction received at `now_ms` is of `claimed_ms`.
-    pub(crate) fn claimed(&self, claimed_ms: u64, now_ms: u64) {
+    /// Records the difference between the time of receipt `now_ms` and the timestamp `claimed_ms` of a reaction.
+    pub(crate) fn observe_skew(&self, claimed_ms: u64, now_ms: u64) {
         self.skew_seconds
             .observe((now_ms as f64 - claimed_ms as f64) / 1000.0);
     }

@@ -1,4 +1,4 @@
-//! The running ingest: its start, its partitions, its drain.
+//! The running ingest: start, the refresh of the number of partitions, and drain.
 
 #![allow(clippy::disallowed_methods, reason = "the start of the service")]
 
@@ -27,61 +27,61 @@ use crate::{
     admission::room_limit::Rooms,
     api::handler::Service,
     buffer::Buffer,
-    config::{ACCEPTED_TIMEOUT, Config, PARTITIONS_EVERY},
+    config::{ACCEPTED_TIMEOUT, Config, PARTITION_REFRESH},
     metrics::Metrics,
     producer::flusher::{Flusher, RecordLimit},
     producer::instance,
-    producer::partition_health::Health,
+    producer::partition_health::PartitionHealth,
 };
 
-/// A running ingest. Dropped without [`Ingest::drain`], it flushes once more and does not wait.
+/// A running ingest. If it is dropped without [`Ingest::drain`], it flushes once more and does not wait for the log.
 pub struct Ingest {
     service: Arc<Service>,
     flusher: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
     stopping: CancellationToken,
 }
 
-/// Why a drain did not store everything.
+/// The reason why a drain did not store all accepted reactions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DrainError {
-    /// The log refused some of it.
+    /// The log refused reactions.
     #[error("the log refused {reactions} accepted reactions at the end, and they are lost")]
     Refused {
-        /// How many.
+        /// Number of reactions.
         reactions: u64,
     },
-    /// The log did not acknowledge in time.
+    /// The log did not acknowledge reactions in time.
     #[error("the log has not acknowledged {reactions} reactions in time; they may be lost")]
     Unacknowledged {
-        /// How many.
+        /// Number of reactions.
         reactions: usize,
     },
 }
 
-/// Why an ingest did not start.
+/// The reason why an ingest did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The log is not there.
+    /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The topic does not take a record of one reaction.
+    /// The topic does not accept records that contain one reaction of maximum size.
     #[error(
-        "topic {topic} takes records of {bytes} bytes at most, which a reaction may exceed; raise its max.message.bytes (`emostream topics check` prints the command)"
+        "topic {topic} accepts records of at most {bytes} bytes, which a reaction may exceed; raise its max.message.bytes (`emostream topics check` prints the command)"
     )]
     SmallRecords {
-        /// The topic's name.
+        /// Name of the topic.
         topic: String,
-        /// The most bytes.
+        /// Maximum bytes of a record.
         bytes: u64,
     },
-    /// The registry holds an ingest already.
+    /// The registry already contains the metrics of an ingest.
     #[error("the ingest's metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
 impl Ingest {
-    /// Starts an ingest on a log that has its topic, in a tokio runtime. It is not ready until the log
-    /// has acknowledged a first flush.
+    /// Starts an ingest on a log that has its topic. It must be called in a tokio runtime. The ingest is not ready
+    /// until the log has acknowledged a first record.
     pub async fn start(
         config: Config,
         log: Arc<dyn Log>,
@@ -89,7 +89,7 @@ impl Ingest {
         readiness: &Readiness,
     ) -> Result<Self, StartError> {
         let topic = config.topics.reactions();
-        let Opened {
+        let OpenedTopic {
             partitions: count,
             appender,
             limit,
@@ -102,8 +102,11 @@ impl Ingest {
         let metrics = Arc::new(Metrics::new(registry, &buffer)?);
         metrics.partitions.set(i64::from(count));
         let partitions = Arc::new(AtomicU32::new(count));
-        let away = metrics.partitions_away.clone();
-        let health = Arc::new(Health::new(readiness.component("ingest"), away));
+        let unavailable = metrics.partitions_unavailable.clone();
+        let health = Arc::new(PartitionHealth::new(
+            readiness.component("ingest"),
+            unavailable,
+        ));
         let flusher = Flusher {
             buffer: buffer.clone(),
             appender,
@@ -145,17 +148,17 @@ impl Ingest {
         self.service.clone().router()
     }
 
-    /// Takes no more, flushes, and waits until the log has acknowledged everything. To be called when
-    /// the listener has been drained.
+    /// Refuses further reactions, flushes, and waits until the log has acknowledged everything. Call it after the drain
+    /// of the listener.
     pub async fn drain(&self, within: Duration) -> Result<(), DrainError> {
         let Service {
             buffer, metrics, ..
         } = &*self.service;
         let lost_before = metrics.lost.get();
-        let everything = timeout(within, self.flush_last()).await;
+        let flushed = timeout(within, self.flush_last()).await;
         self.stopping.cancel();
-        let unacknowledged = buffer.fill();
-        match (everything, metrics.lost.get() - lost_before) {
+        let unacknowledged = buffer.used();
+        match (flushed, metrics.lost.get() - lost_before) {
             (Err(_), _) if unacknowledged > 0 => Err(DrainError::Unacknowledged {
                 reactions: unacknowledged,
             }),
@@ -171,11 +174,11 @@ impl Ingest {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some((stop, flusher)) = flusher {
-            // One that is gone has flushed, or its panic has ended the process.
+            // Sending fails if the flusher has ended: it has flushed then, or its panic has ended the process.
             let _ = stop.send(());
             let _ = flusher.await;
         }
-        self.service.buffer.empty().await;
+        self.service.buffer.wait_until_empty().await;
     }
 }
 
@@ -185,24 +188,24 @@ impl Drop for Ingest {
     }
 }
 
-/// What has to be known of the log before a port is served.
-struct Opened {
+/// The topic's state that is required before the ingest serves requests.
+struct OpenedTopic {
     partitions: u32,
     appender: Box<dyn Appender>,
     limit: RecordLimit,
 }
 
-/// Asks the log, which may wait for a broker.
-async fn open(log: Arc<dyn Log>, topic: String) -> Result<Opened, StartError> {
-    let ending = || LogError::Refused("the process is ending".to_owned());
+/// Opens the topic on a blocking thread: the log may wait for a broker.
+async fn open(log: Arc<dyn Log>, topic: String) -> Result<OpenedTopic, StartError> {
+    let stopping = || LogError::Refused("the process is stopping".to_owned());
     let opened = spawn_blocking(move || open_now(&*log, &topic)).await;
-    opened.unwrap_or_else(|_| Err(ending().into()))
+    opened.unwrap_or_else(|_| Err(stopping().into()))
 }
 
-fn open_now(log: &dyn Log, topic: &str) -> Result<Opened, StartError> {
+fn open_now(log: &dyn Log, topic: &str) -> Result<OpenedTopic, StartError> {
     let partitions = log.partitions(topic)?;
     let Some(bytes) = log.describe(topic)?.max_record_bytes else {
-        return Ok(Opened {
+        return Ok(OpenedTopic {
             partitions,
             appender: log.appender(ACCEPTED_TIMEOUT)?,
             limit: RecordLimit::default(),
@@ -212,14 +215,14 @@ fn open_now(log: &dyn Log, topic: &str) -> Result<Opened, StartError> {
         topic: topic.to_owned(),
         bytes,
     })?;
-    Ok(Opened {
+    Ok(OpenedTopic {
         partitions,
         appender: log.bounded_appender(ACCEPTED_TIMEOUT, bytes)?,
         limit,
     })
 }
 
-/// Looks now and then whether the topic has more partitions.
+/// Polls the number of the topic's partitions.
 async fn watch_partitions(
     log: Arc<dyn Log>,
     topic: String,
@@ -227,7 +230,7 @@ async fn watch_partitions(
     metrics: Arc<Metrics>,
 ) {
     loop {
-        sleep(PARTITIONS_EVERY).await;
+        sleep(PARTITION_REFRESH).await;
         let (log, topic) = (log.clone(), topic.clone());
         match spawn_blocking(move || log.partitions(&topic)).await {
             Ok(Ok(count)) => {
@@ -237,7 +240,7 @@ async fn watch_partitions(
                     tracing::info!(before, now = count, "the number of partitions has changed");
                 }
             }
-            Ok(Err(error)) => tracing::warn!(%error, "the partitions could not be looked up"),
+            Ok(Err(error)) => tracing::warn!(%error, "the number of partitions could not be read"),
             Err(_) => return,
         }
     }

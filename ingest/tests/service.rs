@@ -1,4 +1,4 @@
-//! The real service over a real log, asked by raw bytes, its records read back.
+//! Tests of the service over a log: raw requests, and the records that it writes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "service/access.rs"]
@@ -7,21 +7,21 @@ mod access;
 mod any_bytes;
 #[path = "service/contract.rs"]
 mod contract;
+#[path = "service/fixture.rs"]
+mod fixture;
 #[path = "service/flushes.rs"]
 mod flushes;
-#[path = "service/hostile.rs"]
-mod hostile;
 #[path = "service/limits.rs"]
 mod limits;
+#[path = "service/malformed_input.rs"]
+mod malformed_input;
 #[path = "service/openapi.rs"]
 mod openapi;
 #[path = "service/outages.rs"]
 mod outages;
 #[path = "service/overload.rs"]
 mod overload;
-#[path = "service/siege.rs"]
-mod siege;
-#[path = "service/stage.rs"]
-mod stage;
-#[path = "service/tables.rs"]
-mod tables;
+#[path = "service/responses.rs"]
+mod responses;
+#[path = "service/slow_clients.rs"]
+mod slow_clients;

@@ -1,29 +1,29 @@
-//! What can go wrong at the log, each in one sentence that says what to do.
+//! The errors of a log. Each is one sentence that says what to do.
 
 use std::{path::PathBuf, time::Duration};
 
-/// Why the log could not do it.
+/// The reason why an operation of the log failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// No broker answered.
+    /// No broker responds.
     #[error(
         "Kafka at {brokers} does not answer ({detail}); check the address and that the broker runs"
     )]
     Unreachable {
         /// The brokers as configured.
         brokers: String,
-        /// What the client library says.
+        /// The report of the client library.
         detail: String,
     },
-    /// A broker answered, and none of those that it names is reached.
+    /// A broker responds, but none of the brokers that it advertises is reachable.
     #[error(
         "Kafka at {brokers} answers, but the brokers that it names do not ({detail}); check their advertised.listeners, and that this host knows those names"
     )]
     Advertised {
         /// The brokers as configured.
         brokers: String,
-        /// Which brokers, and why.
+        /// The brokers and the reasons.
         detail: String,
     },
     /// A broker and this client do not agree on TLS or SASL.
@@ -31,10 +31,10 @@ pub enum LogError {
     Security {
         /// The broker, or the brokers as configured.
         broker: String,
-        /// What is wrong, and the property to set.
+        /// The problem, and the property to set.
         detail: String,
     },
-    /// There is no such topic.
+    /// The topic does not exist.
     #[error(
         "topic {topic} does not exist; create it with `emostream topics create --partitions N` and the same --kafka and --topic-prefix"
     )]
@@ -42,57 +42,59 @@ pub enum LogError {
         /// The topic's name.
         topic: String,
     },
-    /// There is no such partition.
+    /// The partition does not exist.
     #[error("topic {topic} has no partition {partition}")]
     UnknownPartition {
         /// The topic's name.
         topic: String,
-        /// The partition asked for.
+        /// The requested partition.
         partition: u32,
     },
-    /// The offset lies outside what the log keeps.
-    #[error("offset {offset} of {topic}/{partition} is no longer kept (the log starts at {start})")]
+    /// The offset is outside the range that the log stores.
+    #[error(
+        "offset {offset} of {topic}/{partition} is no longer in the log (it starts at {start})"
+    )]
     Expired {
         /// The topic's name.
         topic: String,
         /// The partition.
         partition: u32,
-        /// The offset asked for.
+        /// The requested offset.
         offset: u64,
-        /// The first offset kept.
+        /// The first stored offset.
         start: u64,
     },
-    /// The record is larger than the topic takes.
+    /// The record is larger than the topic accepts.
     #[error(
-        "a record of {bytes} bytes is larger than topic {topic} takes ({most}); send fewer reactions at once, or raise the topic's max.message.bytes"
+        "a record of {bytes} bytes is larger than topic {topic} accepts ({most}); send fewer reactions at once, or raise the topic's max.message.bytes"
     )]
     TooLarge {
         /// The topic's name.
         topic: String,
-        /// The record's bytes.
+        /// Bytes of the record.
         bytes: u64,
-        /// The most that the topic takes.
+        /// Maximum bytes of the topic.
         most: u64,
     },
-    /// The topic does not accept the record, however often it is sent.
+    /// The topic does not accept the record; a retry cannot succeed.
     #[error("topic {topic} does not accept a record of {bytes} bytes: {reason}")]
     NotAccepted {
         /// The topic's name.
         topic: String,
         /// The bytes of the record's key and value.
         bytes: usize,
-        /// What is wrong, and the setting to change.
+        /// The problem, and the setting to change.
         reason: String,
     },
-    /// A transaction may not last as long as the client asks for.
+    /// The brokers do not allow a transaction timeout of this length.
     #[error(
         "the brokers allow no transaction of {timeout:?} (--commit-timeout); shorten it, or raise their transaction.max.timeout.ms"
     )]
     TransactionTimeout {
-        /// The timeout that the client asks for.
+        /// The requested timeout.
         timeout: Duration,
     },
-    /// The client's principal lacks a permission.
+    /// The client's principal does not have a permission.
     #[error(
         "Kafka denies this client {operation} on {resource}; give its principal that permission (`emostream topics check` prints the commands)"
     )]
@@ -101,29 +103,29 @@ pub enum LogError {
         operation: &'static str,
         /// The topic or transactional id, with its kind.
         resource: String,
-        /// Whether the brokers repeated the answer for [`KafkaOptions::denial_patience`], so that it is not an
-        /// ACL that has not reached them yet.
+        /// Whether the brokers have denied the request for [`KafkaOptions::denial_timeout`], so that it is not an ACL
+        /// that has not reached them yet.
         ///
-        /// [`KafkaOptions::denial_patience`]: crate::kafka::KafkaOptions::denial_patience
+        /// [`KafkaOptions::denial_timeout`]: crate::kafka::KafkaOptions::denial_timeout
         repeated: bool,
     },
     /// The appender's queue is full.
-    #[error("the log's queue is full; it takes more when the log has caught up")]
+    #[error("the log's queue is full; retry when the log has caught up")]
     Full,
     /// The log did not acknowledge in time.
     #[error("the log did not acknowledge in time: {detail}")]
     TimedOut {
-        /// What the client library says.
+        /// The report of the client library.
         detail: String,
     },
-    /// The record is dated further in the future than the topic allows.
+    /// The time of the record is further in the future than the topic allows.
     #[error(
-        "the record's time is {ahead_ms} ms in the future, more than topic {topic} takes; check this host's clock"
+        "the record's time is {ahead_ms} ms in the future, more than topic {topic} accepts; check this host's clock"
     )]
     Ahead {
         /// The topic's name.
         topic: String,
-        /// How far ahead.
+        /// Milliseconds in the future.
         ahead_ms: u64,
     },
     /// A newer transactor of the same id exists.
@@ -132,45 +134,45 @@ pub enum LogError {
         /// The transactor's id.
         id: String,
     },
-    /// The transaction was aborted, or its fate is unknown.
+    /// The transaction was aborted, or its outcome is unknown.
     #[error("the transaction failed: {detail}")]
     Aborted {
-        /// What the client library says.
+        /// The report of the client library.
         detail: String,
     },
-    /// Another process holds the directory.
+    /// Another process uses the data directory.
     #[error("{} is in use by another emostream; stop that one, or give this one its own --data directory", dir.display())]
     InUse {
         /// The data directory.
         dir: PathBuf,
     },
-    /// The directory's files are not readable as a log.
-    #[error("the log in {} is damaged ({detail}); move the directory away to start afresh, or restore it from a backup", dir.display())]
+    /// The files of the data directory cannot be read as a log.
+    #[error("the log in {} is damaged ({detail}); move the directory away to start with an empty log, or restore it from a backup", dir.display())]
     Damaged {
         /// The data directory.
         dir: PathBuf,
-        /// What the store says.
+        /// The report of the database.
         detail: String,
     },
-    /// The disk refused.
+    /// The disk failed.
     #[error("the log cannot use {}: {detail}", dir.display())]
     Disk {
         /// The data directory.
         dir: PathBuf,
-        /// What the system says.
+        /// The report of the operating system.
         detail: String,
     },
-    /// A client property is wrong.
+    /// A client property is invalid.
     #[error("{origin} {property}: {detail}")]
     Property {
-        /// What sets it: `-X`, or `--kafka-config` with the file.
+        /// The source of the property: `-X`, or `--kafka-config` with the file.
         origin: String,
         /// The librdkafka property.
         property: String,
-        /// What librdkafka says of it.
+        /// The reason of librdkafka.
         detail: String,
     },
-    /// Anything else the log refused.
+    /// Another refusal of the log.
     #[error("the log refused: {0}")]
     Refused(String),
 }

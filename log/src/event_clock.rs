@@ -1,14 +1,14 @@
-//! The clock that dates events.
+//! The clock of event times.
 //!
 //! ```text
 //!  host clock      ──▶ ┐                        forward:  as the host clock
-//!                      ├─▶ EventClock ─▶ now    backward: on at the monotonic rate
+//!                      ├─▶ EventClock ─▶ now    backward: continues at the rate of the monotonic clock
 //!  monotonic clock ──▶ ┘
 //! ```
 //!
-//! A process that both writes events and judges them by time (`emostream up`) needs one time for both, and a
-//! time that never goes back: a host clock that steps back (NTP, an administrator, a resumed machine) would
-//! make its own records lie in the future, where the log refuses them and no window closes.
+//! A process that writes events and also judges them by time (`emostream up`) needs one clock for both, which does not
+//! go back. If the host clock steps back (NTP, an administrator, a resumed machine), the records of the process would
+//! otherwise be in the future, where the log refuses them and no window closes.
 
 #![allow(clippy::disallowed_methods, reason = "this is a clock")]
 
@@ -38,15 +38,15 @@ enum Source {
     Monotonic(Arc<Steady>),
 }
 
-/// The state of a monotonic clock.
+/// State of a monotonic clock.
 #[derive(Debug)]
 struct Steady {
     started: Instant,
     lead: Lead,
 }
 
-/// How far the host clock was ahead of the monotonic clock at most, in microseconds: the time of events is
-/// the monotonic clock's time and this. A step forward of the host clock raises it, a step back does not.
+/// Maximum difference so far of the host clock to the monotonic clock, in microseconds. The event time is the monotonic
+/// time plus this lead. A step forward of the host clock raises it, a step back does not.
 #[derive(Debug)]
 struct Lead(AtomicI64);
 
@@ -55,9 +55,9 @@ impl Lead {
         Self(AtomicI64::new(i64::MIN))
     }
 
-    /// The time of events where the host clock shows `host` and the monotonic clock `monotonic`. To be read
-    /// in this order: a pause between the two then leaves the lead too small, which the next reading corrects,
-    /// and never too great, which nothing would.
+    /// Returns the event time for a reading of both clocks. Read the host clock first: after a pause between the two
+    /// readings the lead is too small, which the next reading corrects. In the other order it would be too large for
+    /// ever.
     fn time_of(&self, host: Duration, monotonic: Duration) -> Duration {
         let monotonic = micros(monotonic);
         let lead = micros(host).saturating_sub(monotonic);
@@ -68,12 +68,12 @@ impl Lead {
 }
 
 impl EventClock {
-    /// The host clock, also where it goes back.
+    /// Returns the host clock, which may go back.
     pub fn host() -> Self {
         Self(Source::Host)
     }
 
-    /// A clock that begins at the host clock and never goes back.
+    /// Returns a clock that starts at the time of the host clock and does not go back.
     pub fn monotonic() -> Self {
         Self(Source::Monotonic(Arc::new(Steady {
             started: Instant::now(),
@@ -81,7 +81,7 @@ impl EventClock {
         })))
     }
 
-    /// The time since the Unix epoch.
+    /// Returns the time since the Unix epoch.
     pub fn unix_time(&self) -> Duration {
         let host = host_time();
         match &self.0 {
@@ -90,12 +90,12 @@ impl EventClock {
         }
     }
 
-    /// The time since the Unix epoch in milliseconds.
+    /// Returns the time since the Unix epoch in milliseconds.
     pub fn unix_ms(&self) -> u64 {
         u64::try_from(self.unix_time().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// How far this clock is ahead of the host clock: more than zero after the host clock went back.
+    /// Returns how far this clock is ahead of the host clock: more than zero after a step back of the host clock.
     pub fn ahead_of_host(&self) -> Duration {
         match &self.0 {
             Source::Host => Duration::ZERO,
@@ -131,7 +131,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// What the clock shows at each reading of host clock and monotonic clock.
+    /// Returns the event times of readings of the host clock and the monotonic clock.
     fn shown(readings: &[(Duration, Duration)]) -> Vec<Duration> {
         let lead = Lead::new();
         let shown = readings

@@ -1,32 +1,32 @@
-//! Records, as they are read and as they are written.
+//! Records that are read, and records to be written.
 
 use bytes::Bytes;
 
-/// A record as a reader hands it out; it borrows from the log's buffer.
+/// A record that a reader returns. It borrows from the log's buffer.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    /// Which partition it lies in.
+    /// Its partition.
     pub partition: u32,
-    /// Its place in the partition.
+    /// Its offset in the partition.
     pub offset: u64,
     /// Its time, Unix milliseconds.
     pub time_ms: u64,
-    /// What partitions and compacts it.
+    /// The key, by which records are partitioned and compacted.
     pub key: Option<&'a [u8]>,
-    /// The payload. Empty where a compacted topic's record is a deletion.
+    /// The payload. Empty if the record of a compacted topic is a tombstone.
     pub value: &'a [u8],
-    /// Names and values beside the payload.
+    /// The headers.
     pub headers: &'a dyn Headers,
 }
 
-/// A record's headers, read only when they are asked for: most readers never do, and rdkafka panics
-/// at a header of another producer whose name is not UTF-8.
+/// The headers of a record, parsed on demand: most readers do not need them, and rdkafka panics on a header of another
+/// producer whose name is not UTF-8.
 pub trait Headers {
-    /// All of them, in order.
+    /// Returns all headers, in order.
     fn read(&self) -> Vec<Header>;
 }
 
-/// Headers that are in memory already.
+/// Headers in memory.
 impl Headers for Vec<Header> {
     fn read(&self) -> Vec<Header> {
         self.clone()
@@ -40,17 +40,17 @@ impl Headers for () {
     }
 }
 
-/// A name and a value beside a record's payload.
+/// A header of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// The header's name.
+    /// The name.
     pub name: String,
-    /// Its value.
+    /// The value.
     pub value: Bytes,
 }
 
 impl Header {
-    /// Returns name and value.
+    /// Returns the name and the value.
     pub fn pair(&self) -> (&str, &[u8]) {
         (&self.name, &self.value)
     }
@@ -59,22 +59,22 @@ impl Header {
 /// A record to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRecord {
-    /// The topic's whole name.
+    /// The full name of the topic.
     pub topic: String,
-    /// The partition, or `None` for the one its key belongs to (records without a key: the first).
+    /// The partition. `None`: the partition of its key; without a key, the first.
     pub partition: Option<u32>,
     /// Its time, Unix milliseconds; `None` for now.
     pub time_ms: Option<u64>,
-    /// What partitions and compacts it.
+    /// The key, by which records are partitioned and compacted.
     pub key: Option<Bytes>,
     /// The payload.
     pub value: Bytes,
-    /// Names and values beside the payload.
+    /// The headers.
     pub headers: Vec<Header>,
 }
 
 impl NewRecord {
-    /// The bytes of its key and value.
+    /// Returns the bytes of the key and the value.
     pub fn bytes(&self) -> usize {
         self.key.as_ref().map_or(0, Bytes::len) + self.value.len()
     }

@@ -1,4 +1,4 @@
-//! Reading a topic from its beginning, or from a moment, to where it ended when the reading began.
+//! Reads a topic from its beginning, or from a time, to its end at the start of the read.
 
 #![allow(clippy::disallowed_methods, reason = "times reads that bring nothing")]
 
@@ -8,82 +8,85 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Doorbell, Log, LogError, Record};
+use crate::{Log, LogError, Record, WakeSignal};
 
-/// Nothing new for this long, although the end was not reached: the broker is away.
+/// Time without a record after which a read that has not reached its end fails: the broker does not respond.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// How long a reading up to an end has brought nothing.
+/// Measures how long a read up to an end offset has returned no record.
 pub struct StallTimer {
-    last_news: Instant,
+    last_record: Instant,
 }
 
 impl StallTimer {
-    /// Begins now.
+    /// Starts the timer.
     pub fn start() -> StallTimer {
         StallTimer {
-            last_news: Instant::now(),
+            last_record: Instant::now(),
         }
     }
 
-    /// Something came: begins again.
-    pub fn news(&mut self) {
+    /// Restarts the timer after a record.
+    pub fn reset(&mut self) {
         *self = StallTimer::start();
     }
 
-    /// How long nothing has come.
+    /// Returns the time without a record.
     pub fn elapsed(&self) -> Duration {
-        self.last_news.elapsed()
+        self.last_record.elapsed()
     }
 
-    /// [`LogError::TimedOut`] if reading `what` has brought nothing for ten seconds. Not while the log denies this
-    /// client something: its reader reports a denial that lasts.
+    /// Returns [`LogError::TimedOut`] if reading `what` has returned no record for ten seconds. Not while the log
+    /// denies this client a permission: its reader reports a denial that lasts.
     pub fn check(&self, log: &dyn Log, what: &str) -> Result<(), LogError> {
         if self.elapsed() <= STALLED || log.denied().is_some() {
             return Ok(());
         }
-        let detail = format!("reading {what} stands still");
+        let detail = format!("reading {what} has stalled");
         Err(LogError::TimedOut { detail })
     }
 }
 
-/// Records of one partition taken at once.
+/// Maximum records of one poll.
 const POLL_RECORDS: usize = 1000;
 
-/// Hands every record that `topic` holds now to `each`, partition by partition in order.
+/// Passes all present records of `topic` to `each`, partition by partition in order.
 ///
-/// Waits for the log; gives up when it brings nothing for ten seconds.
+/// Blocks; fails if the log returns no record for ten seconds.
 pub fn read_to_end(
     log: &dyn Log,
     topic: &str,
     each: &mut dyn FnMut(Record<'_>),
 ) -> Result<(), LogError> {
-    let kept = non_empty(log, topic)?;
-    let from: Vec<(u32, u64)> = kept.into_iter().map(|(p, kept)| (p, kept.start)).collect();
+    let range = non_empty(log, topic)?;
+    let from: Vec<(u32, u64)> = range
+        .into_iter()
+        .map(|(p, range)| (p, range.start))
+        .collect();
     read_from(log, topic, &from, each)
 }
 
-/// As [`read_to_end`], but leaves out, in each partition, what comes before the first record whose time
-/// is `since_ms` or later.
+/// As [`read_to_end`], but without the records of each partition before the first one whose time is `since_ms` or
+/// later.
 pub fn read_since(
     log: &dyn Log,
     topic: &str,
     since_ms: u64,
     each: &mut dyn FnMut(Record<'_>),
 ) -> Result<(), LogError> {
-    let kept = log.offsets(topic)?;
+    let range = log.offsets(topic)?;
     let since = log.offsets_at(topic, since_ms)?;
-    let start = |(partition, (kept, since)): (u32, (Range<u64>, u64))| {
-        let start = since.max(kept.start);
-        (start < kept.end).then_some((partition, start))
+    let start = |(partition, (range, since)): (u32, (Range<u64>, u64))| {
+        let start = since.max(range.start);
+        (start < range.end).then_some((partition, start))
     };
-    let partitions = (0..).zip(kept.into_iter().zip(since));
+    let partitions = (0..).zip(range.into_iter().zip(since));
     let from: Vec<(u32, u64)> = partitions.filter_map(start).collect();
     read_from(log, topic, &from, each)
 }
 
-/// As [`read_to_end`], but of each partition only the records of the last `offsets` offsets; of one that holds
-/// none there (transactions leave marks), those before, until there are some.
+/// As [`read_to_end`], but only the records of each partition's last `offsets` offsets. If there are none (transaction
+/// markers have offsets, too), the range is extended backwards until there are some.
 pub fn read_last(
     log: &dyn Log,
     topic: &str,
@@ -93,47 +96,48 @@ pub fn read_last(
     let mut wanted = non_empty(log, topic)?;
     let mut last = offsets;
     while !wanted.is_empty() {
-        let start = |kept: &Range<u64>| kept.end.saturating_sub(last).max(kept.start);
-        let from: Vec<(u32, u64)> = wanted.iter().map(|(p, kept)| (*p, start(kept))).collect();
+        let start = |range: &Range<u64>| range.end.saturating_sub(last).max(range.start);
+        let from: Vec<(u32, u64)> = wanted.iter().map(|(p, range)| (*p, start(range))).collect();
         let mut found = BTreeSet::new();
         read_from(log, topic, &from, &mut |record| {
             found.insert(record.partition);
             each(record);
         })?;
-        wanted.retain(|(partition, kept)| !found.contains(partition) && start(kept) > kept.start);
+        wanted
+            .retain(|(partition, range)| !found.contains(partition) && start(range) > range.start);
         last = last.saturating_mul(8);
     }
     Ok(())
 }
 
-/// What the partitions that hold something keep.
+/// Returns the offset ranges of the partitions that are not empty.
 fn non_empty(log: &dyn Log, topic: &str) -> Result<Vec<(u32, Range<u64>)>, LogError> {
-    let kept = (0..).zip(log.offsets(topic)?);
-    Ok(kept.filter(|(_, kept)| !kept.is_empty()).collect())
+    let range = (0..).zip(log.offsets(topic)?);
+    Ok(range.filter(|(_, range)| !range.is_empty()).collect())
 }
 
-/// As [`read_to_end`], but only of these partitions, each from an offset on that it holds.
+/// As [`read_to_end`], but only of these partitions, each from an offset that it has.
 pub fn read_from(
     log: &dyn Log,
     topic: &str,
     from: &[(u32, u64)],
     each: &mut dyn FnMut(Record<'_>),
 ) -> Result<(), LogError> {
-    let bell = Doorbell::default();
-    let mut reader = log.scanner(topic, from, bell.wake())?;
+    let signal = WakeSignal::default();
+    let mut reader = log.scanner(topic, from, signal.wake())?;
     let mut unread: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
     let mut stall = StallTimer::start();
     while !unread.is_empty() {
-        let mut news = 0;
+        let mut records = 0;
         for partition in &unread {
-            news += reader.poll(*partition, POLL_RECORDS, each)?;
+            records += reader.poll(*partition, POLL_RECORDS, each)?;
         }
         unread.retain(|partition| !reader.at_end(*partition));
-        if news > 0 {
-            stall.news();
+        if records > 0 {
+            stall.reset();
         } else if !unread.is_empty() {
             stall.check(log, topic)?;
-            bell.wait(Duration::from_millis(100));
+            signal.wait(Duration::from_millis(100));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What a topic is made with, and what it turns out to be.
+//! Settings of topics: those to create a topic with, and those of an existing topic.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 /// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {
-    /// Its whole name.
+    /// The full name.
     pub name: String,
-    /// How many partitions.
+    /// Number of partitions.
     pub partitions: u32,
-    /// How many brokers hold a copy. The embedded log has one and ignores it.
+    /// Number of replicas. The embedded log has one and ignores this.
     pub replication: u32,
-    /// How many of them must have a record before it is acknowledged (Kafka's `min.insync.replicas`). The embedded
-    /// log ignores it.
+    /// Number of replicas that must have a record before it is acknowledged (Kafka's `min.insync.replicas`). The
+    /// embedded log ignores it.
     pub min_in_sync: u32,
-    /// What is thrown away, and when.
+    /// Which records are deleted, and when.
     pub cleanup: Cleanup,
-    /// A record whose time is further ahead of the log's clock than this is refused.
+    /// A record whose time is further ahead of the log's clock is refused.
     pub max_ahead: Option<Duration>,
 }
 
@@ -27,66 +27,65 @@ pub struct TopicSpec {
 pub enum Cleanup {
     /// Records older than `after`, and the oldest ones once a partition exceeds `bytes`.
     Delete {
-        /// Kept at least this long.
+        /// Minimum age of a deleted record.
         after: Duration,
-        /// The most bytes a partition keeps; `None` for no limit.
+        /// Maximum bytes of a partition; `None` for no limit.
         bytes: Option<u64>,
     },
-    /// Every record but the newest of its key, and the newest too if it has no value (a tombstone) and is older than a
-    /// day.
+    /// All records except the newest of each key, and also the newest if it has no value (a tombstone) and is older
+    /// than a day.
     Compact,
 }
 
-/// A topic as it is, whoever made it.
+/// Settings of an existing topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicDescription {
-    /// How many partitions.
+    /// Number of partitions.
     pub partitions: u32,
-    /// How many brokers are to hold a copy; of the partition with the fewest. The embedded log has one.
+    /// Number of replicas of the partition with the fewest. The embedded log has one.
     pub replication: u32,
-    /// How many brokers could hold one.
+    /// Number of brokers that could have a replica.
     pub brokers: u32,
-    /// Whether older records of a key are thrown away.
+    /// Whether older records of a key are deleted.
     pub compacted: bool,
-    /// After which time records are thrown away, and how many bytes a partition may hold before its
-    /// oldest are. `None` where neither ever happens.
+    /// The age and the partition size at which records are deleted. `None` if there is no such limit.
     pub deleted: Option<Deletion>,
-    /// What dates its records, and how far in the future.
+    /// The source of record times, and the limit of future times.
     pub timestamps: Timestamps,
-    /// A record, or what is sent together, of more bytes is refused. `None` where only memory is the limit.
+    /// Maximum bytes of a record or a batch. `None` if only memory is the limit.
     pub max_record_bytes: Option<u64>,
-    /// How many replicas must have a record before it is acknowledged.
+    /// Number of replicas that must have a record before it is acknowledged.
     pub min_in_sync: u32,
-    /// Whether a replica that lacks acknowledged records may become the leader, which loses them.
+    /// Whether a replica that does not have all acknowledged records may become the leader, so that they are lost.
     pub unclean_election: bool,
 }
 
-/// What dates a topic's records.
+/// The source of record times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Timestamps {
-    /// The producer. A record dated further ahead of the log's clock than `max_ahead` is refused; `None`
-    /// where none is.
+    /// The producer. A record is refused if its time is further ahead of the log's clock than `max_ahead`; `None` for
+    /// no limit.
     Written {
         /// The limit.
         max_ahead: Option<Duration>,
     },
-    /// The log, when it appends them (Kafka's `LogAppendTime`).
+    /// The log at the time of the append (Kafka's `LogAppendTime`).
     Appended,
-    /// The producer, and the brokers are too old to know a limit of their future: before Kafka 3.6.
+    /// The producer, on brokers before Kafka 3.6, which have no limit for future times.
     WrittenWithoutLimit,
 }
 
-/// When a topic's oldest records go.
+/// Limits at which the oldest records of a topic are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deletion {
-    /// Once they are older than this; `None` for never.
+    /// Maximum age; `None` for no limit.
     pub after: Option<Duration>,
-    /// Once the partition holds more than this; `None` for no limit.
+    /// Maximum bytes of a partition; `None` for no limit.
     pub bytes: Option<u64>,
 }
 
 impl TopicDescription {
-    /// The topic that `spec` makes, where one broker could hold it.
+    /// Returns the description of a topic that is created by `spec` on one broker.
     pub fn of(spec: &TopicSpec) -> Self {
         let (compacted, deleted) = match spec.cleanup {
             Cleanup::Compact => (true, None),

@@ -1,40 +1,41 @@
-//! How a log tells a sleeping reader that there may be something new.
+//! Wakes a thread that waits for new records.
 
 use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::Duration,
 };
 
-/// Called when there may be something to poll. Cheap, never blocks, safe from any thread.
+/// Callback that the log calls when there may be records to poll. It is cheap, does not block, and may be called on any
+/// thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// A thread's bell: it sleeps on it, and others ring.
+/// A signal that one thread waits for and other threads notify.
 ///
-/// A ring while nobody sleeps is kept: the next [`Doorbell::wait`] returns at once.
+/// A notification while no thread waits is stored: the next [`WakeSignal::wait`] returns at once.
 #[derive(Debug, Clone, Default)]
-pub struct Doorbell(Arc<(Mutex<bool>, Condvar)>);
+pub struct WakeSignal(Arc<(Mutex<bool>, Condvar)>);
 
-impl Doorbell {
-    /// Rings: the sleeper wakes, or will not fall asleep.
-    pub fn ring(&self) {
+impl WakeSignal {
+    /// Wakes the waiting thread, or the next one that waits.
+    pub fn notify(&self) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.1.notify_one();
     }
 
-    /// Sleeps until it rings, `limit` at most.
+    /// Waits for a notification, at most for `limit`.
     pub fn wait(&self, limit: Duration) {
-        let rung = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut rung, _) = self
+        let notified = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut notified, _) = self
             .0
             .1
-            .wait_timeout_while(rung, limit, |rung| !*rung)
+            .wait_timeout_while(notified, limit, |notified| !*notified)
             .unwrap_or_else(PoisonError::into_inner);
-        *rung = false;
+        *notified = false;
     }
 
-    /// What a log calls to ring this bell.
+    /// Returns a callback that notifies this signal.
     pub fn wake(&self) -> Wake {
-        let bell = self.clone();
-        Arc::new(move || bell.ring())
+        let signal = self.clone();
+        Arc::new(move || signal.notify())
     }
 }

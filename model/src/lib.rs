@@ -1,7 +1,7 @@
 //! EmoStream's words, and the formats they travel in.
 //!
 //! ```text
-//!  JSON body ─▶ Plain ─received─▶ Reaction ─▶ Batch ─▶ [reactions] ─▶ Tally ─▶ WindowRecord ─▶ Frame
+//!  JSON body ─▶ ParsedReaction ─received─▶ Reaction ─▶ Batch ─▶ [reactions] ─▶ Tally ─▶ WindowRecord ─▶ Frame
 //! ```
 //!
 //! Everything here is a pure function over values: no clock, no IO, no async. Whatever bytes come
@@ -34,9 +34,9 @@ pub use emostream_protocol::{
 pub use batch::{Batch, BatchError, MAX_BATCH_REACTIONS};
 pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
 pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
-pub use json::{Entry, Names, is_json, without_bom};
+pub use json::{Entry, FieldNames, is_json, without_bom};
 pub use payload::{Payload, PayloadError};
-pub use reaction::{Invalid, MAX_USER_BYTES, Plain, Reaction, ReactionRef, UserId};
+pub use reaction::{Invalid, MAX_USER_BYTES, ParsedReaction, Reaction, ReactionRef, UserId};
 pub use relay::{
     Batch as RelayBatch, Down as RelayDown, Final as RelayFinal, Hello as RelayHello,
     MAX_DOWN_BYTES, MAX_PATH, MAX_UP_BYTES, Meeting as RelayMeeting, MessageError, NodeId, Nonce,

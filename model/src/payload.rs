@@ -1,6 +1,8 @@
 //! What a record of the `reactions` topic may hold.
 
-use crate::{Batch, BatchError, EmojiNames, Entry, Invalid, Names, Plain, batch, json};
+use crate::{
+    Batch, BatchError, EmojiNames, Entry, FieldNames, Invalid, ParsedReaction, batch, json,
+};
 
 /// A decoded record of the `reactions` topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,7 +10,7 @@ pub enum Payload<'a> {
     /// What an ingest flushed; a heartbeat if it is empty.
     Batch(Batch<'a>),
     /// One plain JSON reaction of another producer; its time is the record's timestamp.
-    Plain(Plain<'a>),
+    Plain(ParsedReaction<'a>),
 }
 
 /// Why a record of the `reactions` topic cannot be read.
@@ -47,7 +49,7 @@ impl<'a> Payload<'a> {
                     true => PayloadError::Unreadable(error.to_string()),
                     false => not_json(&error),
                 })?;
-                Ok(Payload::Plain(entry.check(emojis, Names::Own)?))
+                Ok(Payload::Plain(entry.validate(emojis, FieldNames::V1)?))
             }
         }
     }

@@ -30,7 +30,7 @@ impl UserId {
 /// A reaction as a sender submits it: valid, but not yet received at a known time. It borrows from the JSON
 /// it was read from: whoever only counts, or knows the room already, allocates nothing for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plain<'a> {
+pub struct ParsedReaction<'a> {
     /// Who reacted: the text of a valid [`UserId`].
     pub user: Cow<'a, str>,
     /// With what.

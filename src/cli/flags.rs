@@ -146,7 +146,7 @@ impl StoreFlags {
     fn open_with(
         self,
         clock: EventClock,
-        denial_patience: Duration,
+        denial_timeout: Duration,
     ) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         match self.is_kafka() {
@@ -154,7 +154,7 @@ impl StoreFlags {
                 self.kafka,
                 self.properties,
                 Fetching::AtOnce,
-                denial_patience,
+                denial_timeout,
             ),
             false => Ok(Arc::new(EmbeddedLog::open_with_clock(&self.data, clock)?)),
         }
@@ -343,7 +343,7 @@ fn connect(
     brokers: Option<String>,
     flags: PropertyFlags,
     fetching: Fetching,
-    denial_patience: Duration,
+    denial_timeout: Duration,
 ) -> Result<Arc<dyn Log>, Failure> {
     let brokers = flags
         .brokers(brokers)
@@ -362,7 +362,7 @@ fn connect(
         properties,
         file: flags.kafka_config,
         fetching,
-        denial_patience,
+        denial_timeout,
     })?))
 }
 

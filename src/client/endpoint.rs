@@ -3,7 +3,7 @@
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use emostream_http::{ClientStream, Trust, connect};
+use emostream_http::{ClientStream, ClientTls, connect};
 
 use super::{Server, Token};
 use crate::exit::Failure;
@@ -24,7 +24,7 @@ pub(crate) struct AccessFlags {
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     /// `None`: whom the system believes.
-    named: Option<Trust>,
+    named: Option<ClientTls>,
     tokens: Arc<[Token]>,
 }
 
@@ -36,7 +36,11 @@ impl AccessFlags {
 
     /// Reads the files.
     pub(crate) fn open(&self) -> Result<Access, Failure> {
-        let named = self.cacert.as_deref().map(Trust::in_file).transpose();
+        let named = self
+            .cacert
+            .as_deref()
+            .map(ClientTls::with_ca_file)
+            .transpose();
         let tokens = self.token_file.as_deref().map(Token::read_all).transpose();
         Ok(Access {
             named: named.map_err(|why| Failure::usage("--cacert", why))?,
@@ -68,7 +72,7 @@ impl Access {
             (false, _) => None,
             (true, Some(named)) => Some(named.clone()),
             (true, None) => {
-                let system = Trust::of_the_system();
+                let system = ClientTls::with_system_roots();
                 Some(system.map_err(|why| Failure::usage("--cacert", why))?)
             }
         };
@@ -87,7 +91,7 @@ impl Access {
 pub(crate) struct Endpoint {
     server: Server,
     /// There if the server speaks TLS.
-    trust: Option<Trust>,
+    trust: Option<ClientTls>,
     token: Option<Token>,
 }
 

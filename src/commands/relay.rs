@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use emostream_broadcast::{IngestUrl, Upstreams};
-use emostream_http::Trust;
+use emostream_http::ClientTls;
 use emostream_log::EventClock;
 
 use crate::{
@@ -57,10 +57,10 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let relays = flags.publishing.relays()?;
     let token = relays.token.clone();
     let trust = match (&flags.upstream_ca, flags.upstream_tls) {
-        (Some(file), _) => Trust::in_file(file)
+        (Some(file), _) => ClientTls::with_ca_file(file)
             .map(Some)
             .map_err(|why| Failure::usage("--upstream-ca", why))?,
-        (None, true) => Trust::of_the_system()
+        (None, true) => ClientTls::with_system_roots()
             .map(Some)
             .map_err(|why| Failure::usage("--upstream-tls", why))?,
         (None, false) => None,

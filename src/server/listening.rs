@@ -192,7 +192,7 @@ pub(super) fn scheme(tls: &Option<Tls>) -> &'static str {
 /// Starts a task that reloads the certificate when its files change. Call it in a tokio runtime.
 fn follow(tls: &Option<Tls>) {
     if let Some(tls) = tls.clone() {
-        tokio::spawn(async move { tls.follow(TLS_LOOK).await });
+        tokio::spawn(async move { tls.reload_on_change(TLS_LOOK).await });
     }
 }
 

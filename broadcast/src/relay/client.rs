@@ -13,7 +13,7 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use emostream_http::{Component, Trust};
+use emostream_http::{ClientTls, Component};
 use emostream_model::{
     MAX_DOWN_BYTES, NodeId, RelayDown, RelayHello, RelayMeeting, RelaySide, RelayUp, RelayUpdate,
     RelayWelcome,
@@ -67,7 +67,7 @@ pub struct Upstreams {
     /// The token that this relay and its upstreams share.
     pub token: RelayToken,
     /// Which certificates to trust, if TLS is used.
-    pub trust: Option<Trust>,
+    pub trust: Option<ClientTls>,
 }
 
 /// The state of the client.
@@ -218,7 +218,7 @@ impl Connector {
         let Some(trust) = &self.upstreams.trust else {
             return Ok(Box::new(stream));
         };
-        match timeout(HELLO_TIMEOUT, trust.speak(host(at), stream)).await {
+        match timeout(HELLO_TIMEOUT, trust.connect(host(at), stream)).await {
             Ok(spoken) => Ok(Box::new(spoken.map_err(in_our_flags)?)),
             Err(_) => Err(LinkError::NoAnswer(HELLO_TIMEOUT)),
         }

@@ -22,7 +22,7 @@
 
 use std::{collections::HashMap, mem::take, ops::Range, time::Duration};
 
-use emostream_log::{Doorbell, Log, LogError, Record, StallTimer, read_last, read_to_end};
+use emostream_log::{Log, LogError, Record, StallTimer, WakeSignal, read_last, read_to_end};
 use emostream_model::{
     LaterFinals, RelayFinal, RelayUpdate, ResultOrder, Room, TotalsRecord, Unwritten,
 };
@@ -59,7 +59,7 @@ pub(crate) fn restore(
     config: &Config,
     log: &dyn Log,
     updates: &Updates,
-    bell: &Doorbell,
+    bell: &WakeSignal,
     decoder: &mut Decoder,
 ) -> Result<Restored, LogError> {
     let settled_ms = updates.ago(SETTLED.min(config.subscribers.ring / 2));
@@ -109,7 +109,7 @@ fn read_trending(
     log: &dyn Log,
     trending: &mut TopicReader,
     updates: &Updates,
-    bell: &Doorbell,
+    bell: &WakeSignal,
     decoder: &mut Decoder,
 ) -> Result<Vec<RelayUpdate>, LogError> {
     let mut stall = StallTimer::start();
@@ -129,7 +129,7 @@ fn read_trending(
                 stall.check(log, "what is trending")?;
                 bell.wait(PARK);
             }
-            _ => stall.news(),
+            _ => stall.reset(),
         }
     }
 }
@@ -247,7 +247,7 @@ impl RestoredRooms {
         log: &dyn Log,
         topic: &str,
         older: &[(u32, Range<u64>)],
-        bell: &Doorbell,
+        bell: &WakeSignal,
         decoder: &mut Decoder,
     ) -> Result<(), LogError> {
         if older.is_empty() {
@@ -270,7 +270,7 @@ impl RestoredRooms {
                 })?;
                 is_over |= reader.position(*partition) >= range.end || reader.at_end(*partition);
                 if read > 0 {
-                    stall.news();
+                    stall.reset();
                 } else if !is_over {
                     stall.check(log, "the finals")?;
                     bell.wait(PARK);
@@ -306,7 +306,7 @@ impl RestoredRooms {
         log: &dyn Log,
         windows: &mut TopicReader,
         updates: &Updates,
-        bell: &Doorbell,
+        bell: &WakeSignal,
         decoder: &mut Decoder,
     ) -> Result<(), LogError> {
         let mut stall = StallTimer::start();
@@ -317,7 +317,7 @@ impl RestoredRooms {
                 }
             })?;
             if read > 0 {
-                stall.news();
+                stall.reset();
                 continue;
             }
             if windows.at_end() && self.awaited.is_empty() {

@@ -23,7 +23,7 @@ use std::{
 };
 
 use emostream_http::Component;
-use emostream_log::{Doorbell, Log, LogError, Record};
+use emostream_log::{Log, LogError, Record, WakeSignal};
 use emostream_model::{RelayUpdate, WindowRecord};
 
 use crate::config::Config;
@@ -41,7 +41,7 @@ const WARN_EVERY: Duration = Duration::from_secs(30);
 /// The reading thread; it ends when this is dropped.
 pub(crate) struct Tailer {
     stop: Arc<AtomicBool>,
-    bell: Doorbell,
+    bell: WakeSignal,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -53,7 +53,7 @@ impl Tailer {
         updates: Arc<Updates>,
         readiness: Component,
     ) -> Result<Self, BroadcastError> {
-        let bell = Doorbell::default();
+        let bell = WakeSignal::default();
         let mut decoder = Decoder::new(&updates.metrics);
         let Restored {
             windows,
@@ -98,7 +98,7 @@ impl Tailer {
 impl Drop for Tailer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.bell.ring();
+        self.bell.notify();
         if let Some(thread) = self.thread.take() {
             // Its panic would have ended the process.
             let _ = thread.join();
@@ -109,7 +109,7 @@ impl Drop for Tailer {
 struct Reading {
     log: Arc<dyn Log>,
     updates: Arc<Updates>,
-    bell: Doorbell,
+    bell: WakeSignal,
     decoder: Decoder,
     /// The length of windows at the start.
     window_ms: u64,

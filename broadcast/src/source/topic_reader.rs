@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use emostream_log::{Doorbell, Header, Log, LogError, Reader, Record};
+use emostream_log::{Header, Log, LogError, Reader, Record, WakeSignal};
 use emostream_model::{
     RelayFinal, RelayUpdate, ResultHeaders, ResultId, Room, Trending, WindowRecord,
 };
@@ -46,7 +46,7 @@ impl TopicReader {
     pub(crate) fn poll(
         &mut self,
         log: &dyn Log,
-        bell: &Doorbell,
+        bell: &WakeSignal,
         updates: &Updates,
         each: &mut dyn FnMut(Record<'_>),
     ) -> Result<usize, LogError> {

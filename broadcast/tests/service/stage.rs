@@ -7,8 +7,8 @@ use emostream_broadcast::{
     SubscriberConfig, Upstreams,
 };
 use emostream_http::{
-    AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Readiness, Tls, Trust,
-    serve,
+    AllowOrigin, Authenticator, ClientTls, DrainOutcome, Limits, Listener, NotFound, Readiness,
+    Tls, serve,
 };
 use emostream_log::{
     Cleanup, EventClock, Log,
@@ -126,7 +126,7 @@ impl Node {
     pub(crate) fn try_relay(
         upstreams: &[&str],
         token: RelayToken,
-        trust: Option<Trust>,
+        trust: Option<ClientTls>,
     ) -> Result<Self, BroadcastError> {
         Self::connect_relay(upstreams, token, trust, subscriber_config())
     }
@@ -134,7 +134,7 @@ impl Node {
     fn connect_relay(
         upstreams: &[&str],
         token: RelayToken,
-        trust: Option<Trust>,
+        trust: Option<ClientTls>,
         subscribers: SubscriberConfig,
     ) -> Result<Self, BroadcastError> {
         let runtime = Runtime::new().unwrap();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use emostream_broadcast::RelayToken;
-use emostream_http::{Tls, TlsFiles, Trust};
+use emostream_http::{ClientTls, Tls, TlsFiles};
 use emostream_log::testing::until;
 use emostream_model::{
     NodeId, RELAY_VERSION, RelayDown, RelayHello, RelayUp, RelayWelcome, WindowSettings,
@@ -210,7 +210,7 @@ fn a_link_in_tls_is_for_those_who_believe_its_certificate() {
     let (ours, strange) = (certify("127.0.0.1"), certify("other.example"));
     let address = publisher.feeds_in_tls(Tls::load(ours.clone()).unwrap());
     let join = |trust| Node::try_relay(&[&address], RelayToken::default(), trust);
-    let trust = |files: &TlsFiles| Some(Trust::in_file(&files.certificate).unwrap());
+    let trust = |files: &TlsFiles| Some(ClientTls::with_ca_file(&files.certificate).unwrap());
     let relay = join(trust(&ours)).unwrap();
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
     let history = |node: &Node| crate::clients::get(node.address, "/v1/rooms/r/history").body;

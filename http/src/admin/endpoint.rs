@@ -17,7 +17,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Shows what `registry` gathers and `readiness` says.
+    /// Creates the endpoints for the metrics of `registry` and for `readiness`.
     pub fn new(registry: Registry, readiness: Readiness) -> Self {
         Self {
             registry,

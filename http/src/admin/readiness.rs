@@ -1,4 +1,4 @@
-//! Whether a process can do its work now, and if not, why.
+//! The readiness of a process, and the reasons if it is not ready.
 
 use std::{
     fmt::Write as _,
@@ -12,13 +12,13 @@ pub struct Readiness(Arc<Mutex<Vec<State>>>);
 #[derive(Debug)]
 struct State {
     name: &'static str,
-    /// Why it is not ready.
+    /// The reason why the component is not ready.
     reason: Option<String>,
-    /// What it does while it is ready, if it can be ready in several ways.
+    /// What the component does while it is ready, if there are several ways to be ready.
     activity: Option<String>,
 }
 
-/// One component's voice in a [`Readiness`]. Clones speak for the same component.
+/// A component of a [`Readiness`]. Clones share its state.
 #[derive(Debug, Clone)]
 pub struct Component {
     readiness: Readiness,
@@ -26,12 +26,12 @@ pub struct Component {
 }
 
 impl Readiness {
-    /// Without components: ready.
+    /// Creates a readiness without components: the process is ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a component, which is not ready until it says so.
+    /// Adds a component, which is not ready until [`Component::ready`] is called.
     pub fn component(&self, name: &'static str) -> Component {
         let mut states = self.states();
         states.push(State {
@@ -45,7 +45,7 @@ impl Readiness {
         }
     }
 
-    /// `Err` with every reason why the process is not ready.
+    /// Returns an error with all reasons if the process is not ready.
     pub fn check(&self) -> Result<(), String> {
         let mut reasons = String::new();
         for state in self.states().iter() {
@@ -78,7 +78,7 @@ impl Readiness {
 }
 
 impl Component {
-    /// It can do its work.
+    /// Marks the component as ready.
     pub fn ready(&self) {
         self.set(None, None);
     }
@@ -88,7 +88,7 @@ impl Component {
         self.set(None, Some(activity.into()));
     }
 
-    /// It cannot, and why.
+    /// Marks the component as not ready, with the reason.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.set(Some(reason.into()), None);
     }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_component_that_is_ready_in_several_ways_says_in_which() {
+    fn the_activity_of_a_ready_component_is_reported() {
         let readiness = Readiness::new();
         let dataflow = readiness.component("dataflow");
         dataflow.ready_as("standby");

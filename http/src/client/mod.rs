@@ -4,4 +4,4 @@ mod stream;
 mod tls;
 
 pub use stream::{ClientStream, connect};
-pub use tls::{Trust, TrustError};
+pub use tls::{ClientTls, ClientTlsError};

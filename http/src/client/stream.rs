@@ -1,4 +1,4 @@
-//! A connection to a server, in the clear or in TLS.
+//! A connection to a server, with or without TLS.
 
 use std::io;
 
@@ -6,19 +6,19 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use crate::Trust;
+use crate::ClientTls;
 
-/// A client's connection. TLS is boxed, since it is large.
+/// A client's connection. TLS is boxed, since its state is large.
 pub type ClientStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// Connects to `host`, a name or an address without brackets; in TLS if there is `trust`.
+/// Connects to `host`, a name or an address without brackets; over TLS if there is `trust`.
 ///
 /// Fails if the server is not reachable, or `trust` does not trust its certificate. It has no timeout.
-pub async fn connect(host: &str, port: u16, trust: Option<&Trust>) -> io::Result<ClientStream> {
+pub async fn connect(host: &str, port: u16, trust: Option<&ClientTls>) -> io::Result<ClientStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     Ok(match trust {
-        Some(trust) => Either::Right(Box::new(trust.speak(host, stream).await?)),
+        Some(trust) => Either::Right(Box::new(trust.connect(host, stream).await?)),
         None => Either::Left(stream),
     })
 }

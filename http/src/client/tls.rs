@@ -1,7 +1,7 @@
-//! Which servers a client trusts when it connects over TLS.
+//! TLS of clients, and which servers they trust.
 //!
 //! ```text
-//!  the system's roots, or a file ──▶ Trust ──▶ handshake: chain, name, dates ──▶ a stream
+//!  the system's roots, or a file ──▶ ClientTls ──▶ handshake: chain, name, dates ──▶ a stream
 //! ```
 //!
 //! rustls-platform-verifier is not used: on Linux it consists of rustls-native-certs and webpki, which are used here.
@@ -35,58 +35,58 @@ use crate::net::tls::without_bom;
 /// The protocol that a client requests by ALPN.
 const PROTOCOL: &[u8] = b"http/1.1";
 
-/// The certificates that a client trusts. Clones share their TLS sessions.
+/// TLS of clients, with the certificates that they trust. Clones share their TLS sessions.
 #[derive(Clone)]
-pub struct Trust {
+pub struct ClientTls {
     connector: TlsConnector,
     /// The flag or variable that names more certificates, for messages.
     named_by: &'static str,
 }
 
-/// Why there are no certificates to trust.
+/// The reason why no certificate can be trusted.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
-    /// The file is missing, or not for us.
+pub enum ClientTlsError {
+    /// The file is missing, or this process may not read it.
     #[error("the file cannot be read: {0}")]
     Unreadable(#[from] io::Error),
-    /// There is nothing in PEM to be found in it, or what is there is broken.
+    /// The file contains no valid certificate in PEM.
     #[error("the file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
     NoCertificate,
-    /// The system has none.
-    #[error("this system has no root certificates; name those to believe by --cacert")]
+    /// The system has no root certificates.
+    #[error("this system has no root certificates; name the certificates to trust by --cacert")]
     NoRoots,
 }
 
-impl Trust {
+impl ClientTls {
     /// Trusts the certificates of the system. `SSL_CERT_FILE` and `SSL_CERT_DIR` are read.
-    pub fn of_the_system() -> Result<Self, TrustError> {
+    pub fn with_system_roots() -> Result<Self, ClientTlsError> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
-        // Where some are no good, the others are.
+        // Invalid roots are skipped.
         let (good, _) = roots.add_parsable_certificates(found.certs);
         match good {
-            0 => Err(TrustError::NoRoots),
+            0 => Err(ClientTlsError::NoRoots),
             _ => Ok(Self::new(roots, Vec::new())),
         }
     }
 
-    /// Trusts the certificates of a file (PEM), and those that they have signed.
-    pub fn in_file(file: &Path) -> Result<Self, TrustError> {
+    /// Trusts the certificates of a file (PEM), and certificates that they have signed.
+    pub fn with_ca_file(file: &Path) -> Result<Self, ClientTlsError> {
         let text = without_bom(std::fs::read(file)?);
         let named: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-        let named = named.map_err(|_| TrustError::NoCertificate)?;
+        let named = named.map_err(|_| ClientTlsError::NoCertificate)?;
         let mut roots = RootCertStore::empty();
         for certificate in &named {
             let added = roots.add(certificate.clone());
-            added.map_err(|_| TrustError::NoCertificate)?;
+            added.map_err(|_| ClientTlsError::NoCertificate)?;
         }
         match named.is_empty() {
-            true => Err(TrustError::NoCertificate),
+            true => Err(ClientTlsError::NoCertificate),
             false => Ok(Self::new(roots, named)),
         }
     }
 
-    /// `roots` are not empty.
+    /// Creates an instance. `roots` must not be empty.
     fn new(roots: RootCertStore, named: Vec<CertificateDer<'static>>) -> Self {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chains =
@@ -97,7 +97,7 @@ impl Trust {
             .with_safe_default_protocol_versions()
             .unwrap_or_else(|_| unreachable!("the provider has the suites of TLS 1.2 and 1.3"))
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Believed { chains, named }))
+            .with_custom_certificate_verifier(Arc::new(Verifier { chains, named }))
             .with_no_client_auth();
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         Self {
@@ -106,7 +106,7 @@ impl Trust {
         }
     }
 
-    /// The same certificates; messages name this flag or variable instead of `--cacert`.
+    /// Names this flag or variable in messages instead of `--cacert`.
     pub(crate) fn named_by(self, flag: &'static str) -> Self {
         Self {
             named_by: flag,
@@ -114,35 +114,38 @@ impl Trust {
         }
     }
 
-    /// Speaks TLS over `stream` with `host`: a name, or an address without brackets.
-    pub async fn speak<S>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>>
+    /// Performs the TLS handshake over `stream` with `host`: a name, or an address without brackets.
+    pub async fn connect<S>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = ServerName::try_from(host.to_owned());
         let name = name.map_err(|_| io::Error::other("no certificate can name this host"))?;
-        let spoken = self.connector.connect(name, stream).await;
-        spoken.map_err(|error| in_words(host, self.named_by, error))
+        let stream = self.connector.connect(name, stream).await;
+        stream.map_err(|error| describe(host, self.named_by, error))
     }
 }
 
-impl fmt::Debug for Trust {
+impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Trust")
+        f.write_str("ClientTls")
     }
 }
 
-/// What a failed handshake means for who asked for it.
-fn in_words(host: &str, named_by: &str, error: io::Error) -> io::Error {
+/// Describes a failed handshake to the caller: the cause, and what to do.
+fn describe(host: &str, named_by: &str, error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let Some(inner) = inner else {
         return match error.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::other("it closed in the TLS handshake"),
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::other("it closed the connection during the TLS handshake")
+            }
             _ => error,
         };
     };
     io::Error::other(match inner {
-        // Signed by a namesake; or an authority's own, which only being named would make good.
+        // `BadSignature`: another CA has the same name. `Other`: a CA's own certificate, which is trusted only if the
+        // file names it.
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer
             | CertificateError::BadSignature
@@ -156,19 +159,19 @@ fn in_words(host: &str, named_by: &str, error: io::Error) -> io::Error {
         rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => "its certificate has expired".to_owned(),
-        rustls::Error::InvalidMessage(_) => "it speaks no TLS; write http://".to_owned(),
-        other => format!("no TLS with it: {other}"),
+        rustls::Error::InvalidMessage(_) => "it does not use TLS; write http://".to_owned(),
+        other => format!("the TLS handshake failed: {other}"),
     })
 }
 
-/// A chain to a root, as usual; or a certificate that was named itself.
+/// Verifies a chain to a root, or a certificate that is named itself.
 #[derive(Debug)]
-struct Believed {
+struct Verifier {
     chains: Arc<WebPkiServerVerifier>,
     named: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Believed {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -185,8 +188,8 @@ impl ServerCertVerifier for Believed {
             now,
         );
         match chained {
-            // `openssl req -x509` calls what it makes an authority, which no server should be (RFC 5280);
-            // curl trusts it all the same if it is named. Its dates were checked before.
+            // `openssl req -x509` marks its certificates as those of a CA, which no server should have (RFC 5280). curl
+            // trusts such a certificate if it is named. Its dates have been checked before.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.named.iter().any(|named| named == end_entity) =>
             {

@@ -1,13 +1,13 @@
-//! Reading requests' bodies within limits: each, and all together.
+//! Reads the bodies of requests within limits: of each body, and of all bodies together.
 //!
 //! ```text
-//!  piece ──▶ small yet? ──▶ the connection's own ────────────┐
-//!              └ no ──────▶ room for it in common? ─▶ kept ───┴─▶ whole body
-//!                                    └ no ─▶ 503
+//!  chunk ──▶ still small? ──▶ counts as part of the connection ─┐
+//!              └ no ────────▶ within the common budget? ─▶ kept ┴─▶ whole body
+//!                                        └ no ─▶ 503
 //! ```
 //!
-//! Invariant: room is taken for bytes that have come, never for bytes that were announced. So a client
-//! that announces much and sends little takes nothing from the others.
+//! Invariant: the budget is charged for bytes that have arrived, never for announced bytes. So a client that announces
+//! a large body and sends little takes nothing from other clients.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -21,34 +21,34 @@ use tokio::{
 
 use crate::{Problem, Request};
 
-/// As many bytes of each body need no room in common: they count as their connection's, which has read
-/// buffers of that size anyway. Whoever sends one reaction, or an array of fifty, is therefore served
-/// while others fill all the room with large bodies that they do not finish.
+/// Bytes of each body that are not charged to the budget: they count as part of the connection, which has read buffers
+/// of that size in any case. So a client that sends one reaction, or an array of fifty, is served while unfinished
+/// large bodies use the whole budget.
 const SMALL_BODY_BYTES: usize = 4 << 10;
 
-/// What is allowed to the bodies of a service's requests.
+/// Limits of the bodies of a service's requests.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
-    /// The most bytes of one body.
+    /// Maximum bytes of a body.
     pub body_bytes: usize,
-    /// How long one may take to arrive.
+    /// Timeout for receiving a body.
     pub time: Duration,
-    /// The most bytes of bodies that are being read or worked on at once, small ones not counted.
-    pub together_bytes: u32,
+    /// Maximum bytes of all bodies that are being received or processed; small bodies are not counted.
+    pub total_bytes: u32,
 }
 
-/// Receives the bodies of a service's requests.
+/// Reads the bodies of a service's requests.
 #[derive(Debug)]
 pub struct BodyReader {
     limits: BodyLimits,
-    room: Arc<Semaphore>,
+    budget: Arc<Semaphore>,
 }
 
-/// A whole body. Its room is free again when it is dropped.
+/// A whole body. Dropping it releases its part of the budget.
 #[derive(Debug)]
 pub struct CollectedBody {
     bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Deref for CollectedBody {
@@ -59,22 +59,22 @@ impl Deref for CollectedBody {
     }
 }
 
-/// Why a body was not received.
+/// The reason why a body was not received.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// It has more bytes than allowed.
+    /// The body has more bytes than allowed.
     #[error("the body has more than {body_bytes} bytes; send less at once")]
     TooLarge {
-        /// The most that is taken.
+        /// Maximum bytes.
         body_bytes: usize,
     },
-    /// It did not arrive in time.
+    /// The body did not arrive in time.
     #[error("the body did not arrive within {} s", .0.as_secs())]
     Slow(Duration),
-    /// Other bodies take all the room.
+    /// Other bodies use the whole budget.
     #[error("too many large bodies arrive at once; nothing was kept, send it again later")]
-    Crowded,
-    /// The client broke off, or its framing is broken.
+    BudgetExceeded,
+    /// The client disconnected, or the framing is invalid.
     #[error("the body broke off: {0}")]
     Broken(String),
 }
@@ -86,19 +86,19 @@ impl From<BodyError> for Problem {
             BodyError::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail),
             BodyError::Slow(_) => Self::new(StatusCode::REQUEST_TIMEOUT, detail),
             BodyError::Broken(_) => Self::bad_request(detail),
-            BodyError::Crowded => Self::unavailable(detail),
+            BodyError::BudgetExceeded => Self::unavailable(detail),
         }
     }
 }
 
 impl BodyReader {
-    /// Receives within `limits`.
+    /// Creates a reader with these limits.
     pub fn new(limits: BodyLimits) -> Self {
-        let room = Arc::new(Semaphore::new(limits.together_bytes as usize));
-        Self { limits, room }
+        let budget = Arc::new(Semaphore::new(limits.total_bytes as usize));
+        Self { limits, budget }
     }
 
-    /// Refuses a body that says itself that it is too large, before it is asked for.
+    /// Refuses a body whose announced length exceeds the limit, before the client sends it (RFC 9110, 10.1.1).
     pub fn check(&self, request: &Request) -> Result<(), BodyError> {
         let body_bytes = self.limits.body_bytes;
         if request.body().size_hint().lower() > body_bytes as u64 {
@@ -107,7 +107,7 @@ impl BodyReader {
         Ok(())
     }
 
-    /// The whole body.
+    /// Reads the whole body.
     pub async fn read(&self, request: &mut Request) -> Result<CollectedBody, BodyError> {
         self.check(request)?;
         let BodyLimits {
@@ -115,30 +115,30 @@ impl BodyReader {
         } = self.limits;
         let deadline = Instant::now() + time;
         let body = request.body_mut();
-        let (mut pieces, mut room) = (Pieces::default(), None);
+        let (mut chunks, mut budget) = (Chunks::default(), None);
         while let Some(frame) = timeout_at(deadline, body.frame())
             .await
             .map_err(|_| BodyError::Slow(time))?
         {
             let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
-            let Ok(piece) = frame.into_data() else {
+            let Ok(chunk) = frame.into_data() else {
                 continue;
             };
-            let bytes = pieces.len() + piece.len();
+            let bytes = chunks.len() + chunk.len();
             if bytes > body_bytes {
                 return Err(BodyError::TooLarge { body_bytes });
             }
-            self.make_room(&mut room, bytes)?;
-            pieces.push(piece);
+            self.charge(&mut budget, bytes)?;
+            chunks.push(chunk);
         }
         Ok(CollectedBody {
-            bytes: pieces.into_bytes(),
-            _room: room,
+            bytes: chunks.into_bytes(),
+            _permit: budget,
         })
     }
 
-    /// Takes as much more room as a body of `bytes` needs.
-    fn make_room(
+    /// Charges a body of `bytes` to the budget, less the permits that it already has.
+    fn charge(
         &self,
         held: &mut Option<OwnedSemaphorePermit>,
         bytes: usize,
@@ -148,37 +148,37 @@ impl BodyReader {
         if more == 0 {
             return Ok(());
         }
-        let more = u32::try_from(more).map_err(|_| BodyError::Crowded)?;
-        let room = self.room.clone().try_acquire_many_owned(more);
-        let room = room.map_err(|_| BodyError::Crowded)?;
+        let more = u32::try_from(more).map_err(|_| BodyError::BudgetExceeded)?;
+        let budget = self.budget.clone().try_acquire_many_owned(more);
+        let budget = budget.map_err(|_| BodyError::BudgetExceeded)?;
         match held {
-            Some(held) => held.merge(room),
-            none => *none = Some(room),
+            Some(held) => held.merge(budget),
+            none => *none = Some(budget),
         }
         Ok(())
     }
 }
 
-/// Pieces put together; a body that comes in one piece, as most do, is not copied.
+/// Joins chunks. A body of one chunk, as most are, is not copied.
 #[derive(Default)]
-struct Pieces {
+struct Chunks {
     first: Bytes,
     joined: BytesMut,
 }
 
-impl Pieces {
+impl Chunks {
     fn len(&self) -> usize {
         self.first.len() + self.joined.len()
     }
 
-    fn push(&mut self, piece: Bytes) {
+    fn push(&mut self, chunk: Bytes) {
         if self.len() == 0 {
-            self.first = piece;
+            self.first = chunk;
             return;
         }
         let first = std::mem::take(&mut self.first);
         self.joined.extend_from_slice(&first);
-        self.joined.extend_from_slice(&piece);
+        self.joined.extend_from_slice(&chunk);
     }
 
     fn into_bytes(self) -> Bytes {

@@ -8,10 +8,10 @@ use hyper::{
 
 use crate::{Body, Problem, Response};
 
-/// The page for a person who has mistyped an address.
+/// Page for a person who has mistyped an address.
 const PAGE: &str = include_str!("not_found.html");
 
-/// 404: a small page for people in a browser, a problem for programs.
+/// Returns 404: a small page for browsers, a problem for programs.
 pub(crate) fn unknown_path(request: &HeaderMap) -> Response {
     match accepts_html(request) {
         true => page(),
@@ -19,7 +19,8 @@ pub(crate) fn unknown_path(request: &HeaderMap) -> Response {
     }
 }
 
-/// Browsers name HTML where a person asks for a page; scripts and programs accept anything or JSON.
+/// Returns whether the client is a browser that opens a page: it names HTML; scripts and programs accept anything or
+/// JSON.
 fn accepts_html(request: &HeaderMap) -> bool {
     let lines = request.get_all(ACCEPT).iter();
     let mut ranges = lines

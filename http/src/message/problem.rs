@@ -23,7 +23,7 @@ const PROBLEM_JSON: &str = "application/problem+json";
 #[derive(Clone)]
 pub(crate) struct Failure(pub(crate) Cow<'static, str>);
 
-/// An error as an answer: `application/problem+json` with `title`, `status`, `detail` and more.
+/// An error response: `application/problem+json` with `title`, `status`, `detail` and further members.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
     status: StatusCode,
@@ -33,7 +33,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// What went wrong, in a sentence that says what to do.
+    /// Creates a problem. `detail` is a sentence that names the error and says what to do.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -43,28 +43,28 @@ impl Problem {
         }
     }
 
-    /// 400.
+    /// Returns a 400.
     pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// 404 for a path that nobody knows.
+    /// Returns the 404 of a path without a route.
     pub fn unknown_path() -> Self {
         let detail = "there is nothing at this path here; reactions are sent to an ingest, rooms are received \
                       from a publisher or a relay";
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// 405 with the methods that are allowed, comma separated.
+    /// Returns a 405 with the allowed methods, comma separated.
     pub fn method_not_allowed(allowed: &'static str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("this path takes {allowed}"),
+            format!("this path allows {allowed}"),
         )
         .header(ALLOW, HeaderValue::from_static(allowed))
     }
 
-    /// 503 with a jittered `Retry-After`.
+    /// Returns a 503 with a jittered `Retry-After`.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(jittered_retry())
     }
@@ -75,24 +75,24 @@ impl Problem {
         self
     }
 
-    /// Adds a header to the answer.
+    /// Adds a header to the response.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// Says when to try again, in whole seconds, at least one.
+    /// Sets `Retry-After`, in whole seconds, at least one.
     pub fn retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs().max(1);
         self.header(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
-    /// Its status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// What went wrong.
+    /// Returns the detail.
     pub fn detail(&self) -> &str {
         &self.detail
     }
@@ -115,7 +115,7 @@ impl Problem {
         response + "\r\n" + &text
     }
 
-    /// The answer's body.
+    /// Returns the body of the response.
     pub(crate) fn text(&self) -> String {
         let mut members = self.members.clone();
         let title = self.status.canonical_reason().unwrap_or("Error");
@@ -142,7 +142,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// One to three seconds, so that those refused at one moment do not come back at one moment.
+/// Returns one to three seconds, so that clients that are refused at one moment do not retry at one moment.
 fn jittered_retry() -> Duration {
     Duration::from_secs(rand::random_range(1..=3))
 }

@@ -17,7 +17,7 @@ use crate::DetachedConnection;
 /// The callback that receives the socket.
 pub(crate) type OnTakeover = Box<dyn FnOnce(DetachedConnection) + Send>;
 
-/// Extensions are `Clone`, so the value is behind an `Arc` and taken once.
+/// The callback, in an `Arc<Mutex<Option>>` because extensions must be `Clone` and the callback is called once.
 #[derive(Clone)]
 struct Takeover(Arc<Mutex<Option<OnTakeover>>>);
 

@@ -52,7 +52,7 @@ pub enum Coding {
     Gzip,
 }
 
-/// How much CPU a compression may cost.
+/// CPU time that a compression may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
     /// Much: a file is compressed once and sent many times.

@@ -1,4 +1,4 @@
-//! Which pages of other origins may use a service.
+//! Decides which pages of other origins may use a service (CORS).
 //!
 //! tower-http's CORS layer is not used: it answers a preflight with 200 (here: 204 with `Allow`), it runs the handler
 //! for a request of an origin that is not allowed, and it has no rule for a page's own host behind a proxy.
@@ -22,13 +22,13 @@ use url::Url;
 
 use crate::{Body, Problem, Request, Response};
 
-/// How long a browser may remember a preflight answer. Browsers cap it themselves, at 2 to 24 hours.
+/// Time for which a browser may cache a preflight response. Browsers cap it themselves, at 2 to 24 hours.
 const PREFLIGHT_SECONDS: &str = "7200";
 
-/// The request headers that our clients set.
+/// Request headers that pages of other origins may set.
 const REQUEST_HEADERS: &str = "content-type, prefer, authorization, last-event-id";
 
-/// The response headers that scripts of other origins may read besides those that Fetch always lets them read.
+/// Response headers that scripts of other origins may read, besides those that Fetch always allows.
 const RESPONSE_HEADERS: &str = "retry-after, x-request-id";
 
 /// The origins whose pages may use a service: `*`, or a comma separated list of origins.
@@ -48,14 +48,14 @@ pub enum AllowOrigin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
-/// `--allow-origin` is not a list of origins.
+/// The error of an `--allow-origin` that is not a list of origins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not the origin of a page; write * or, for example, https://example.org, without a path or a wildcard"
 )]
 pub struct InvalidOrigin(String);
 
-/// Schemes that no page is loaded by.
+/// Schemes that cannot be the origin of a page.
 const NOT_OF_PAGES: [&str; 4] = ["ws", "wss", "ftp", "file"];
 
 impl FromStr for AllowOrigin {
@@ -98,7 +98,7 @@ impl FromStr for Origin {
 }
 
 impl Origin {
-    /// Whether a request's `Origin` is this one, in whatever spelling.
+    /// Returns whether a request's `Origin` is this one, in any spelling.
     fn is(&self, origin: &HeaderValue) -> bool {
         // Nearly all are spelt as browsers do.
         self.0.as_bytes() == origin.as_bytes() || Self::of(origin).as_ref() == Some(self)
@@ -108,7 +108,7 @@ impl Origin {
         origin.to_str().ok()?.parse().ok()
     }
 
-    /// Whether it is the one of the host that was asked.
+    /// Returns whether this is the origin of the request's host.
     fn is_of(&self, host: &HeaderValue) -> bool {
         let Some((scheme, _)) = self.0.split_once("://") else {
             return false;
@@ -120,8 +120,8 @@ impl Origin {
 }
 
 impl AllowOrigin {
-    /// Whether the page that sent a request with these headers may use the service. To be asked before
-    /// anything is done: a browser sends simple requests and WebSocket handshakes without asking.
+    /// Returns whether the page that sent a request with these headers may use the service. Call it before the request
+    /// has any effect: browsers send simple requests and WebSocket handshakes without a preflight.
     pub fn permits(&self, request: &HeaderMap) -> bool {
         match (self, request.get(ORIGIN)) {
             (Self::Any, _) | (_, None) => true,
@@ -131,13 +131,13 @@ impl AllowOrigin {
         }
     }
 
-    /// 403 for a page that may not.
+    /// Returns the 403 for an origin that is not allowed.
     pub fn refusal() -> Problem {
         let detail = "pages of this origin may not use this service (--allow-origin)";
         Problem::new(StatusCode::FORBIDDEN, detail)
     }
 
-    /// Lets the page that sent a request with this origin read the response and its headers.
+    /// Sets the headers that let a page of this origin read the response and its headers.
     pub fn apply(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
         if self.allow(origin, response) {
             let exposed = HeaderValue::from_static(RESPONSE_HEADERS);
@@ -145,7 +145,7 @@ impl AllowOrigin {
         }
     }
 
-    /// Sets the headers that name the allowed origin; returns whether it is allowed.
+    /// Sets the headers that name the allowed origin. Returns whether it is allowed.
     fn allow(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) -> bool {
         match self {
             Self::Any => {
@@ -191,7 +191,7 @@ impl AllowOrigin {
         response
     }
 
-    /// The answer to `OPTIONS`: 204 with what is allowed (`methods` comma separated).
+    /// Returns the response to `OPTIONS`: 204 with what is allowed (`methods` comma separated).
     pub fn preflight(&self, request: &HeaderMap, methods: &'static str) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -209,7 +209,7 @@ impl AllowOrigin {
     }
 }
 
-/// Whether a page's origin is the host that it now asks. A proxy may name the port where a browser leaves it out.
+/// Returns whether a page's origin is the host of its request. A proxy may add the default port, which browsers omit.
 fn is_own(origin: &HeaderValue, request: &HeaderMap) -> bool {
     match (Origin::of(origin), request.get(HOST)) {
         (Some(origin), Some(host)) => origin.is_of(host),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_permits_its_origins_the_own_one_and_programs() {
+    fn a_list_permits_its_origins_the_own_origin_and_programs() {
         let list: AllowOrigin = "https://a.example, http://b.example:81/".parse().unwrap();
         for (origin, permitted) in [
             ("https://a.example", true),
@@ -248,7 +248,7 @@ mod tests {
 
     /// `https://a.example:443` was accepted, and every page of that origin got 403.
     #[test]
-    fn an_origin_is_the_same_in_whatever_spelling() {
+    fn an_origin_is_the_same_in_every_spelling() {
         for (listed, origin) in [
             ("https://a.example:443", "https://a.example"),
             ("http://a.example:80/", "http://a.example"),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_page_may_whether_a_proxy_names_the_port_or_not() {
+    fn the_own_page_is_permitted_with_and_without_the_port_of_a_proxy() {
         let list: AllowOrigin = "https://a.example".parse().unwrap();
         for (origin, host, permitted) in [
             ("https://b.example", "b.example", true),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn an_invalid_origin_is_refused() {
         for text in [
             "",
             "a.example",
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_depends_on_the_origin_says_so_to_caches() {
+    fn a_response_that_depends_on_the_origin_has_a_vary_header() {
         let list: AllowOrigin = "https://a.example".parse().unwrap();
         for (origin, allowed) in [("https://a.example", true), ("https://b.example", false)] {
             let response = list.preflight(&from(origin), "POST");

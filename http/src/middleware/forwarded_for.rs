@@ -1,4 +1,4 @@
-//! Whose address a request comes from, where proxies stand in between.
+//! The address of a client behind proxies.
 //!
 //! ```text
 //!  client ──▶ proxy ──▶ proxy ──▶ here        X-Forwarded-For: (what the client claims,) client, proxy
@@ -6,8 +6,8 @@
 //!     └ the first that is not trusted, from the right
 //! ```
 //!
-//! Invariant: what an address says is believed only if the address is trusted. So a client cannot choose
-//! its own address, however long the list that it sends.
+//! Invariant: the header is trusted only as far as it was written by trusted addresses. So a client cannot choose its
+//! own address, however long the list that it sends.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,11 +19,11 @@ use ipnet::IpNet;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Networks whose `X-Forwarded-For` is believed; by default none.
+/// Networks whose `X-Forwarded-For` is trusted; by default none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
-/// `--trusted-proxy` is not a network.
+/// The error of a `--trusted-proxy` that is not a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a network; write, for example, 10.0.0.0/8 or ::1")]
 pub struct InvalidNetwork(String);
@@ -32,6 +32,7 @@ pub struct InvalidNetwork(String);
 impl FromStr for TrustedProxies {
     type Err = InvalidNetwork;
 
+    /// Parses a network (an address and a prefix length) or an address.
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         let text = text.trim();
         let network = text.parse::<IpNet>().ok();
@@ -48,8 +49,8 @@ impl FromIterator<TrustedProxies> for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// The address that a request comes from, as far as it can be believed. An IPv4 address is one, also
-    /// where it is written as IPv6.
+    /// Returns the address that a request comes from, as far as it can be trusted. An IPv4 address is the same when it
+    /// is written as IPv6.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = headers.get_all(FORWARDED_FOR).into_iter().rev();
         let mut hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
@@ -68,7 +69,7 @@ impl TrustedProxies {
     }
 }
 
-/// Some proxies add the port.
+/// Parses an address. Some proxies add the port.
 fn address(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     let bare = hop
@@ -108,7 +109,7 @@ mod tests {
     fn the_rightmost_address_that_is_not_trusted_is_the_client() {
         for (peer, lines, expected) in [
             ("203.0.113.5", &[][..], "203.0.113.5"),
-            // Only proxies are believed.
+            // The header of an untrusted peer is ignored.
             ("203.0.113.5", &["198.51.100.1"], "203.0.113.5"),
             ("10.1.2.3", &[], "10.1.2.3"),
             ("10.1.2.3", &["198.51.100.1"], "198.51.100.1"),
@@ -116,7 +117,7 @@ mod tests {
             ("192.0.2.7", &["198.51.100.1"], "198.51.100.1"),
             ("192.0.2.8", &["198.51.100.1"], "192.0.2.8"),
             ("2001:db8:1:2::3", &["2001:db8:2::1"], "2001:db8:2::1"),
-            // What the client itself claims stands to the left.
+            // The addresses that the client claims are to the left.
             (
                 "10.1.2.3",
                 &["1.1.1.1, 198.51.100.1 ,10.9.9.9"],
@@ -133,7 +134,7 @@ mod tests {
                 "198.51.100.1",
             ),
             ("10.1.2.3", &["10.0.0.9, 10.0.0.1"], "10.0.0.9"),
-            // Who says nothing that can be read is as far as one can see.
+            // The search ends at a value that is not an address.
             ("10.1.2.3", &["unknown"], "10.1.2.3"),
             ("10.1.2.3", &["198.51.100.1, junk, 10.0.0.1"], "10.0.0.1"),
             ("10.1.2.3", &[""], "10.1.2.3"),
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn an_invalid_network_is_refused() {
         for text in [
             "",
             "10.0.0.0/33",
@@ -167,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_client_sends_its_address_is_its_own(
+        fn a_client_cannot_choose_its_address(
             claimed in "[0-9a-f:., \\[\\]]{0,60}", own in any::<u32>(),
         ) {
             let own = IpAddr::from(own.to_be_bytes());

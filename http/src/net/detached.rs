@@ -1,12 +1,13 @@
-//! A client's socket after a takeover: its new owner drives it without a runtime, and no call blocks.
+//! A client's socket after a takeover: its new owner uses it without a runtime, and no call blocks.
 //!
 //! ```text
 //!  hyper ── response's head ──▶ DetachedConnection ──▶ NonBlockingStream: read, write, flush, finish ──▶ TCP
 //!                                                          └─ TLS (rustls), if the client uses it
 //! ```
 //!
-//! Invariants: it counts against the listener's limit of connections until it is dropped; in TLS a write is
-//! only taken once the one before is out, so at most one write's records wait here.
+//! Invariants: the socket counts against the listener's limit of connections until it is dropped. With TLS, a write is
+//! accepted only when the records of the previous write are sent, so at most the records of one write are buffered
+//! here.
 
 use std::{
     fmt,
@@ -19,15 +20,15 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::rustls::ServerConnection;
 
-/// TLS records looked at in one read. A client may send any number that hold nothing to read.
-const RECORDS: usize = 16;
+/// Maximum TLS records that one read processes: a client may send any number of records without data.
+const MAX_RECORDS_PER_READ: usize = 16;
 
 /// A client's socket without a runtime. It counts against the listener's limit of connections until it is dropped.
 pub struct NonBlockingStream {
     stream: TcpStream,
-    /// Apart, since it is large and most lines have none.
+    /// Boxed, since its state is large and most sockets have none.
     tls: Option<Box<ServerConnection>>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The argument of a takeover: the socket, and the bytes that belong before and after the response.
@@ -45,22 +46,22 @@ impl NonBlockingStream {
     pub(crate) fn new(
         stream: TcpStream,
         tls: Option<ServerConnection>,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             stream,
             tls: tls.map(Box::new),
-            _place: place,
+            _permit: permit,
         }
     }
 
-    /// Reads what there is. 0: the client sends no more. [`ErrorKind::WouldBlock`]: nothing now;
-    /// [`ErrorKind::Interrupted`]: there may be more, but others have their turn first.
+    /// Reads available bytes. Returns 0 if the client sends no more. [`ErrorKind::WouldBlock`]: nothing is available;
+    /// [`ErrorKind::Interrupted`]: there may be more, but other connections should be served first.
     pub fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
             return self.stream.read(bytes);
         };
-        for _ in 0..RECORDS {
+        for _ in 0..MAX_RECORDS_PER_READ {
             match tls.reader().read(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 read => return read,
@@ -69,14 +70,15 @@ impl NonBlockingStream {
                 return Ok(0);
             }
             let processed = tls.process_new_packets();
-            // What TLS answers by itself, an alert too. What does not go now goes before the next write.
-            let _ = records(tls, &mut self.stream);
+            // TLS may have to send a response or an alert. Records that cannot be sent now are sent before the next write.
+            let _ = write_records(tls, &mut self.stream);
             processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         }
         Err(ErrorKind::Interrupted.into())
     }
 
-    /// Writes as much as goes now; how many bytes were taken. [`ErrorKind::WouldBlock`]: none.
+    /// Writes as many bytes as possible without blocking. Returns the number of accepted bytes.
+    /// [`ErrorKind::WouldBlock`]: none.
     pub fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
             return match pieces {
@@ -84,39 +86,39 @@ impl NonBlockingStream {
                 several => self.stream.write_vectored(several),
             };
         };
-        records(tls, &mut self.stream)?;
-        let taken = tls.writer().write_vectored(pieces)?;
-        match records(tls, &mut self.stream) {
+        write_records(tls, &mut self.stream)?;
+        let accepted = tls.writer().write_vectored(pieces)?;
+        match write_records(tls, &mut self.stream) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-            _ => Ok(taken),
+            _ => Ok(accepted),
         }
     }
 
-    /// Sends what TLS still holds of the last write.
+    /// Sends the buffered TLS records of the last write.
     pub fn flush(&mut self) -> io::Result<()> {
         match &mut self.tls {
-            Some(tls) => records(tls, &mut self.stream),
+            Some(tls) => write_records(tls, &mut self.stream),
             None => Ok(()),
         }
     }
 
-    /// Whether all that was taken has gone to the kernel.
+    /// Returns whether all accepted bytes are in the kernel.
     pub fn is_flushed(&self) -> bool {
         self.tls.as_ref().is_none_or(|tls| !tls.wants_write())
     }
 
-    /// Says that nothing more comes. The client may still be read from.
+    /// Closes the sending side. The client may still be read from.
     pub fn finish(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            // A client that has stopped reading learns it from TCP.
-            let _ = records(tls, &mut self.stream);
+            // If the close_notify cannot be sent because the client does not read, TCP's FIN still ends the stream.
+            let _ = write_records(tls, &mut self.stream);
         }
         self.stream.shutdown(Shutdown::Write)
     }
 }
 
-fn records(tls: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()> {
+fn write_records(tls: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()> {
     while tls.wants_write() {
         tls.write_tls(stream)?;
     }

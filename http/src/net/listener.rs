@@ -1,4 +1,4 @@
-//! Taking an address, and how connections to it begin.
+//! Binds addresses.
 
 use std::{io, net::SocketAddr};
 
@@ -6,26 +6,25 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::Tls;
 
-/// The most connections that wait to be accepted; Linux allows 4096 unless told otherwise
-/// (`net.core.somaxconn`).
+/// Maximum connections that wait to be accepted; Linux allows 4096 by default (`net.core.somaxconn`).
 ///
-/// A crowd connects at one moment: at a goal, or after a restart. Whoever finds the queue full tries again
-/// after a second, so the usual 128 showed as answers that took that second.
+/// Many clients connect at one moment: at a goal, or after a restart. A client that finds the queue full retries after
+/// a second, so with the usual 128 some response times were above a second.
 const BACKLOG: u32 = 4096;
 
-/// A listener at `address`. To be called in a tokio runtime.
+/// Binds a listener to `address`. It must be called in a tokio runtime.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // A restart takes the address at once, though connections of the former process linger.
+    // Allows a restarted process to bind at once, although connections of the previous process are still in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// An address that is taken, and whether TLS is spoken there.
+/// A bound address, with or without TLS.
 #[derive(Debug)]
 pub struct Listener {
     pub(crate) tcp: TcpListener,
@@ -33,14 +32,14 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// In TLS if there is one.
+    /// Creates a listener; it uses TLS if `tls` is given.
     pub fn new(tcp: TcpListener, tls: Option<Tls>) -> Self {
         Self { tcp, tls }
     }
 }
 
 impl From<TcpListener> for Listener {
-    /// In the clear.
+    /// Returns a listener without TLS.
     fn from(tcp: TcpListener) -> Self {
         Self::new(tcp, None)
     }

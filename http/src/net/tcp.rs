@@ -19,60 +19,64 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// How long a closing connection waits for the client to close too, and how much it reads meanwhile.
+/// Time for which a closing connection waits until the client closes too, and maximum bytes that it reads in that time.
 ///
-/// Closing one with unread bytes resets it, and the client might lose the answer that says why: a body
-/// that was refused unread is still on its way then.
+/// Closing a socket with unread bytes resets the connection, and the client might lose the response that names the
+/// error: the rest of a refused body is still in transit then.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 
-/// A client's TCP stream. A write fails if the client reads nothing for too long.
+/// A client's TCP stream. A write fails if the client reads nothing for longer than the write timeout.
 #[derive(Debug)]
 pub(crate) struct ClientTcpStream {
     stream: TcpStream,
-    /// Free for another when this is dropped.
-    place: OwnedSemaphorePermit,
-    /// What was read to see what begins here, to be read again.
-    ahead: Bytes,
-    unread: Duration,
-    /// Runs while a write waits for the client to read.
+    /// The permit of the connection limit, released when the stream is dropped.
+    permit: OwnedSemaphorePermit,
+    /// Bytes that were read to detect the protocol, to be read again.
+    read_ahead: Bytes,
+    write_timeout: Duration,
+    /// Timer that runs while a write waits for the client.
     waiting: Option<Pin<Box<Sleep>>>,
-    /// Runs while the client may still close, with the bytes that it may still send.
+    /// Timer of the linger, and the bytes that the client may still send.
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl ClientTcpStream {
-    /// A write fails once the client has read nothing for `unread`.
-    pub(crate) fn new(stream: TcpStream, place: OwnedSemaphorePermit, unread: Duration) -> Self {
+    /// Creates a stream whose writes fail when the client has read nothing for `write_timeout`.
+    pub(crate) fn new(
+        stream: TcpStream,
+        permit: OwnedSemaphorePermit,
+        write_timeout: Duration,
+    ) -> Self {
         Self {
             stream,
-            place,
-            ahead: Bytes::new(),
-            unread,
+            permit,
+            read_ahead: Bytes::new(),
+            write_timeout,
             waiting: None,
             lingering: None,
         }
     }
 
-    /// The connection alone, its place, and what is to be read again.
+    /// Returns the TCP stream, its permit, and the bytes to be read again.
     pub(crate) fn into_parts(self) -> (TcpStream, OwnedSemaphorePermit, Bytes) {
-        (self.stream, self.place, self.ahead)
+        (self.stream, self.permit, self.read_ahead)
     }
 
-    /// Gives back what was read from it, to be read again.
-    pub(crate) fn give_back(&mut self, ahead: &[u8]) {
-        self.ahead = Bytes::copy_from_slice(ahead);
+    /// Puts bytes back, to be read again.
+    pub(crate) fn put_back(&mut self, read_ahead: &[u8]) {
+        self.read_ahead = Bytes::copy_from_slice(read_ahead);
     }
 
-    /// The first byte that waits to be read, which stays; `None` if the client has closed.
+    /// Peeks at the first byte; `None` if the client has closed the connection.
     pub(crate) async fn first_byte(&self) -> io::Result<Option<u8>> {
         let mut byte = [0];
         let read = self.stream.peek(&mut byte).await?;
         Ok((read > 0).then_some(byte[0]))
     }
 
-    /// What a write came to, unless the client has not read for too long.
-    fn patiently<T>(
+    /// Returns the result of a write, or an error when the write timeout has passed.
+    fn poll_write_timeout<T>(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
@@ -81,11 +85,13 @@ impl ClientTcpStream {
             self.waiting = None;
             return written;
         }
-        let unread = self.unread;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(unread)));
+        let write_timeout = self.write_timeout;
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(sleep(write_timeout)));
         ready!(waiting.as_mut().poll(cx));
-        // A caller that polls on after the error gets the same patience again.
-        waiting.as_mut().reset(Instant::now() + unread);
+        // If the caller polls again after the error, the timeout starts again.
+        waiting.as_mut().reset(Instant::now() + write_timeout);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -96,14 +102,14 @@ impl AsyncRead for ClientTcpStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
+        if self.read_ahead.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
         }
-        let bytes = self.ahead.len().min(buffer.remaining());
-        buffer.put_slice(&self.ahead[..bytes]);
-        self.ahead.advance(bytes);
-        if self.ahead.is_empty() && buffer.remaining() > 0 {
-            // What came with it, in the same read. An error shows itself again at the next one.
+        let bytes = self.read_ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.read_ahead[..bytes]);
+        self.read_ahead.advance(bytes);
+        if self.read_ahead.is_empty() && buffer.remaining() > 0 {
+            // Bytes that arrived with the first ones, in the same read. An error occurs again at the next read.
             let _ = Pin::new(&mut self.stream).poll_read(cx, buffer);
         }
         Poll::Ready(Ok(()))
@@ -117,7 +123,7 @@ impl AsyncWrite for ClientTcpStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.patiently(cx, written)
+        self.poll_write_timeout(cx, written)
     }
 
     fn poll_write_vectored(
@@ -126,7 +132,7 @@ impl AsyncWrite for ClientTcpStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.patiently(cx, written)
+        self.poll_write_timeout(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,7 +143,7 @@ impl AsyncWrite for ClientTcpStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Says that nothing more comes, then lingers.
+    /// Closes the sending side, then lingers.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.lingering.is_none() {

@@ -1,14 +1,14 @@
-//! TLS for listeners: a certificate and its key from two files, taken anew when they change.
+//! TLS for listeners: a certificate and its key from two files, reloaded when they change.
 //!
 //! ```text
 //!  certificate.pem ─┐
-//!          key.pem ─┴─ load ──▶ Identity ◀── each handshake takes what is there now
-//!               changed ─ settled ─ good ──▶ replaces it
-//!                                  └ bad ──▶ one warning, the former stays
+//!          key.pem ─┴─ load ──▶ Identity ◀── each handshake uses the current pair
+//!               changed ─ unchanged since the last look ─ valid ──▶ replaces it
+//!                                                         └ invalid ──▶ one warning, the previous pair stays
 //! ```
 //!
-//! Invariant: a pair is used only if the key is the certificate's. Connections that stand keep what they
-//! began with.
+//! Invariant: a pair is used only if the key belongs to the certificate. Open connections keep the pair that they
+//! started with.
 
 use std::{
     fmt, fs, io,
@@ -37,20 +37,20 @@ use tokio_rustls::{
 /// U+FEFF in UTF-8, which some editors put before a text and do not show.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// What a handshake offers (ALPN), the best first.
+/// The protocols that a handshake offers (ALPN), in order of preference.
 const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 pub(crate) const HTTP2: &[u8] = b"h2";
 
-/// Where a certificate and its key are.
+/// Paths of a certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate first, then those that lead to a root, in PEM.
+    /// Path of the server's certificate, followed by the intermediate certificates, in PEM.
     pub certificate: PathBuf,
-    /// The certificate's private key in PEM: PKCS #8, PKCS #1 or SEC 1, not encrypted.
+    /// Path of the certificate's private key in PEM: PKCS #8, PKCS #1 or SEC 1, not encrypted.
     pub key: PathBuf,
 }
 
-/// Which of the two files is meant.
+/// One of the two files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsFile {
     /// [`TlsFiles::certificate`]
@@ -59,50 +59,50 @@ pub enum TlsFile {
     Key,
 }
 
-/// Why two files are no identity.
+/// The reason why two files cannot be used as a certificate and its key.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is missing, or not for us.
+    /// A file is missing, or this process may not read it.
     #[error("{} cannot be read: {error}", path.display())]
     Unreadable {
-        /// Which.
+        /// The file.
         file: TlsFile,
-        /// Where it should be.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// There is nothing in PEM to be found in it, or what is there is broken.
-    #[error("{} is no {expected}", path.display())]
-    Useless {
-        /// Which.
+    /// A file contains no valid PEM of the expected kind.
+    #[error("{} is not a {expected}", path.display())]
+    Invalid {
+        /// The file.
         file: TlsFile,
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// What it should be.
+        /// The expected content.
         expected: &'static str,
     },
-    /// Each is good, but not for the other.
+    /// Both files are valid, but the key belongs to another certificate.
     #[error("{} is not the key of the first certificate in {}; name the pair", key.display(), certificate.display())]
-    Strangers {
-        /// Where the certificate is.
+    KeyMismatch {
+        /// Path of the certificate.
         certificate: PathBuf,
-        /// Where the key is.
+        /// Path of the key.
         key: PathBuf,
     },
 }
 
 impl TlsError {
-    /// The file to mend.
+    /// Returns the file to fix.
     pub fn file(&self) -> TlsFile {
         match self {
-            Self::Unreadable { file, .. } | Self::Useless { file, .. } => *file,
-            Self::Strangers { .. } => TlsFile::Key,
+            Self::Unreadable { file, .. } | Self::Invalid { file, .. } => *file,
+            Self::KeyMismatch { .. } => TlsFile::Key,
         }
     }
 }
 
-/// TLS as listeners speak it. Clones share one identity.
+/// TLS of a listener. Clones share one certificate.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ServerConfig>,
@@ -110,11 +110,11 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files; they are used from now on.
+    /// Reads the files, and uses them.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        // Before they are read: what changes meanwhile is seen as a change.
-        let read_at = Stamps::of(&files);
+        // Taken before the files are read, so that a change during the read is detected later.
+        let read_at = FileVersions::of(&files);
         let pair = files.read(&provider)?;
         let identity = Arc::new(Identity {
             files,
@@ -128,7 +128,7 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(identity.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-        // Who comes back resumes by a ticket that only this process can read, which costs it no memory.
+        // Clients resume sessions by a ticket that only this process can decrypt, so sessions need no memory here.
         if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
             config.ticketer = ticketer;
         }
@@ -138,24 +138,24 @@ impl Tls {
         })
     }
 
-    /// Looks at the files `every` so often for as long as it is polled, and takes a good new pair.
+    /// Checks the files at each `interval` for as long as it is polled, and uses a new valid pair.
     ///
-    /// A pair counts as new once both files have stayed as they are from one look to the next: whoever
-    /// replaces them does so one after the other.
-    pub async fn follow(&self, every: Duration) {
+    /// A pair counts as new when both files are unchanged between two checks: the two files are replaced one after the
+    /// other.
+    pub async fn reload_on_change(&self, interval: Duration) {
         let (mut known, mut seen) = (self.identity.read_at, self.identity.read_at);
         loop {
-            tokio::time::sleep(every).await;
+            tokio::time::sleep(interval).await;
             let identity = self.identity.clone();
-            let look = move || identity.look(known, seen);
-            // Its panic would have ended the process.
-            if let Ok(looked) = spawn_blocking(look).await {
-                (known, seen) = looked;
+            let reload = move || identity.reload_if_changed(known, seen);
+            // A panic would have ended the process.
+            if let Ok(state) = spawn_blocking(reload).await {
+                (known, seen) = state;
             }
         }
     }
 
-    /// A client's stream in TLS, for what is no HTTP. A client may take as long as it likes.
+    /// Performs the TLS handshake of a client that does not use HTTP. It has no timeout.
     pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -174,18 +174,23 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// The pair that is used now.
+/// The pair that handshakes use.
 struct Identity {
     files: TlsFiles,
     provider: Arc<CryptoProvider>,
-    read_at: Stamps,
+    read_at: FileVersions,
     pair: RwLock<Arc<CertifiedKey>>,
 }
 
 impl Identity {
-    /// Takes what has changed since `known` and is as it was when `seen`; how the files are now.
-    fn look(&self, known: Stamps, seen: Stamps) -> (Stamps, Stamps) {
-        let now = Stamps::of(&self.files);
+    /// Reloads the files if they have changed since `known` and are unchanged since `seen`. Returns the new `known` and
+    /// `seen`.
+    fn reload_if_changed(
+        &self,
+        known: FileVersions,
+        seen: FileVersions,
+    ) -> (FileVersions, FileVersions) {
+        let now = FileVersions::of(&self.files);
         if now == known || now != seen {
             return (known, now);
         }
@@ -193,9 +198,11 @@ impl Identity {
             Ok(pair) => {
                 *self.pair.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
                 let certificate = self.files.certificate.display();
-                tracing::info!(%certificate, "a new certificate is used from now on");
+                tracing::info!(%certificate, "the certificate was reloaded");
             }
-            Err(error) => tracing::warn!("the former certificate stays in use: {error}"),
+            Err(error) => tracing::warn!(
+                "the certificate was not reloaded, the previous one stays in use: {error}"
+            ),
         }
         (now, now)
     }
@@ -226,7 +233,7 @@ impl TlsFiles {
         let pair = CertifiedKey::new(chain, key.map_err(|_| self.no_key())?);
         match pair.keys_match() {
             Ok(()) => Ok(pair),
-            Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::Strangers {
+            Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::KeyMismatch {
                 certificate: self.certificate.clone(),
                 key: self.key.clone(),
             }),
@@ -235,7 +242,7 @@ impl TlsFiles {
     }
 
     fn no_certificate(&self) -> TlsError {
-        TlsError::Useless {
+        TlsError::Invalid {
             file: TlsFile::Certificate,
             path: self.certificate.clone(),
             expected: "chain of certificates in PEM (-----BEGIN CERTIFICATE-----)",
@@ -243,7 +250,7 @@ impl TlsFiles {
     }
 
     fn no_key(&self) -> TlsError {
-        TlsError::Useless {
+        TlsError::Invalid {
             file: TlsFile::Key,
             path: self.key.clone(),
             expected: "private key in PEM, RSA, EC or Ed25519 and not encrypted \
@@ -261,7 +268,7 @@ fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map(without_bom).map_err(unreadable)
 }
 
-/// PEM without a byte order mark, which would hide its first line.
+/// Removes a byte order mark from PEM: it would hide the first line.
 pub(crate) fn without_bom(mut pem: Vec<u8>) -> Vec<u8> {
     if pem.starts_with(BOM) {
         pem.drain(..BOM.len());
@@ -269,14 +276,14 @@ pub(crate) fn without_bom(mut pem: Vec<u8>) -> Vec<u8> {
     pem
 }
 
-/// What tells one version of both files from another.
+/// Versions of both files; `None` for a file that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamps([Option<Stamp>; 2]);
+struct FileVersions([Option<FileVersion>; 2]);
 
-/// Which file, how long, and when it was changed, to the nanosecond.
-type Stamp = (u64, u64, i64, i64);
+/// Inode, length, and time of the last change in seconds and nanoseconds.
+type FileVersion = (u64, u64, i64, i64);
 
-impl Stamps {
+impl FileVersions {
     fn of(files: &TlsFiles) -> Self {
         Self([&files.certificate, &files.key].map(|path| {
             let it = fs::metadata(path).ok()?;

@@ -25,26 +25,26 @@ use crate::{
     server::respond::Responder,
 };
 
-/// How long accepting pauses after an error. The usual one is a lack of file descriptors, which only
-/// time mends; trying on at once would burn a core.
+/// Pause after an error of `accept`. The usual error is a lack of file descriptors, which lasts until connections
+/// close; retrying at once would use a whole core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many refused clients are told so at once. Beyond it they are closed without a word, so that a
-/// flood of connections costs nothing; in TLS all are, since a word would cost a handshake.
-const REFUSALS: usize = 64;
+/// Maximum refused clients that are sent a 503 at once. Further ones are closed without a response, so that a flood of
+/// connections costs little. With TLS all are closed without one: a response would require a handshake.
+const MAX_REFUSALS: usize = 64;
 
-/// How long a refused client may take to read it.
-const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// Timeout of a refused client for reading the 503.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How a drain ended.
+/// Result of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainOutcome {
     /// Number of connections that were open at the deadline, detached ones included.
     pub remaining: usize,
 }
 
-/// Serves `listener` until `shutdown`; then accepts no more, lets requests in flight finish within
-/// [`Limits::drain`], and returns.
+/// Serves `listener` until `shutdown` is cancelled. Then accepts no more connections, waits up to [`Limits::drain`] for
+/// requests in flight, and returns.
 ///
 /// Handlers have to end endless responses and detached sockets when `shutdown` is cancelled: the drain waits for them
 /// too.
@@ -56,12 +56,12 @@ pub async fn serve(
 ) -> DrainOutcome {
     let Listener { tcp, tls } = listener.into();
     let mut requested = pin!(shutdown.cancelled());
-    let places = Arc::new(Semaphore::new(limits.connections as usize));
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let permits = Arc::new(Semaphore::new(limits.connections as usize));
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let serving = Arc::new(Serving {
         responder: Responder::new(router),
         tls: tls.map(|tls| tls.acceptor()),
-        beside: Arc::new(Semaphore::new(limits.connections as usize)),
+        extra_streams: Arc::new(Semaphore::new(limits.connections as usize)),
         limits,
         shutdown: Shutdown {
             graceful: shutdown.clone(),
@@ -82,7 +82,7 @@ pub async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "no connection is accepted until this ends");
+                    tracing::warn!(%error, "connections cannot be accepted");
                 }
                 pause_after(&error).await;
                 continue;
@@ -92,24 +92,24 @@ pub async fn serve(
         let in_time = accept_rate
             .as_mut()
             .is_none_or(|rate| rate.try_acquire(Instant::now()));
-        let place = match in_time {
-            true => places.clone().try_acquire_owned().ok(),
+        let permit = match in_time {
+            true => permits.clone().try_acquire_owned().ok(),
             false => None,
         };
-        if let Some(place) = place {
-            // A socket that is already broken shows itself at its first read.
+        if let Some(permit) = permit {
+            // A broken socket fails at its first read.
             let _ = stream.set_nodelay(true);
-            let wire = ClientTcpStream::new(stream, place, serving.limits.unread);
-            tokio::spawn(serving.clone().connection(wire, peer));
+            let tcp = ClientTcpStream::new(stream, permit, serving.limits.write_timeout);
+            tokio::spawn(serving.clone().connection(tcp, peer));
         } else if serving.tls.is_none()
-            && let Ok(place) = refusals.clone().try_acquire_owned()
+            && let Ok(permit) = refusals.clone().try_acquire_owned()
         {
             let why = match in_time {
-                true => "too many connections; come back later",
-                false => "too many new connections at once; come back later",
+                true => "too many connections; retry later",
+                false => "too many new connections at once; retry later",
             };
             tokio::spawn(refuse(
-                ClientTcpStream::new(stream, place, REFUSAL_TIME),
+                ClientTcpStream::new(stream, permit, REFUSAL_TIMEOUT),
                 why,
             ));
         }
@@ -118,12 +118,12 @@ pub async fn serve(
     let Limits {
         connections, drain, ..
     } = serving.limits;
-    let drained = drained(&places, connections, drain).await;
+    let drained = drained(&permits, connections, drain).await;
     serving.shutdown.forced.cancel();
     drained
 }
 
-/// A connection that was reset before it was accepted is no reason to wait for the next one.
+/// Pauses after an error of `accept`, unless it concerns only one connection, such as a reset before `accept`.
 pub(crate) async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     let harmless = [
@@ -137,20 +137,20 @@ pub(crate) async fn pause_after(error: &io::Error) {
     }
 }
 
-async fn drained(places: &Semaphore, all: u32, within: Duration) -> DrainOutcome {
-    // Every place is free again when every connection has ended.
-    let ended = timeout(within, places.acquire_many(all)).await.is_ok();
+async fn drained(permits: &Semaphore, all: u32, within: Duration) -> DrainOutcome {
+    // All permits are free when all connections have closed.
+    let ended = timeout(within, permits.acquire_many(all)).await.is_ok();
     let remaining = if ended {
         0
     } else {
-        all as usize - places.available_permits()
+        all as usize - permits.available_permits()
     };
     DrainOutcome { remaining }
 }
 
-/// Tells a client that there is no place for it.
-async fn refuse(mut wire: ClientTcpStream, why: &'static str) -> io::Result<()> {
+/// Sends a 503 to a client, and closes the connection.
+async fn refuse(mut tcp: ClientTcpStream, why: &'static str) -> io::Result<()> {
     let response = Problem::unavailable(why).closing_response();
-    wire.write_all(response.as_bytes()).await?;
-    wire.shutdown().await
+    tcp.write_all(response.as_bytes()).await?;
+    tcp.shutdown().await
 }

@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its end.
+//! A connection from its first byte to its end.
 //!
 //! ```text
 //!  ClientTcpStream ── plain: first bytes ──▶ Socket ─┬▶ HTTP/1: requests one after another
@@ -17,20 +17,20 @@ use crate::{
     server::{respond::Responder, sniff::begins_http2},
 };
 
-/// What connections of one listener have in common.
+/// State that the connections of a listener share.
 pub(crate) struct Serving {
     pub(crate) responder: Responder,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
-    /// Places for requests beside a connection's first, which only HTTP/2 has.
+    /// Permits for the concurrent requests of HTTP/2 connections beyond the first of each.
     ///
-    /// As many as connections: what is allowed to each, such as a small body, is then held twice at most for
-    /// each place, not a hundred times.
-    pub(crate) beside: Arc<Semaphore>,
+    /// As many as connections: the memory that each request may use, such as a small body, is then bounded by twice the
+    /// number of connections, not by a hundred times.
+    pub(crate) extra_streams: Arc<Semaphore>,
 }
 
-/// When the server ends its connections.
+/// The two stages of a shutdown.
 pub(crate) struct Shutdown {
     /// Connections close after their requests in flight.
     pub(crate) graceful: CancellationToken,
@@ -38,26 +38,26 @@ pub(crate) struct Shutdown {
     pub(crate) forced: CancellationToken,
 }
 
-/// What a connection turned out to speak.
-enum Spoken {
+/// The protocol of a connection.
+enum Protocol {
     Http1(Socket),
     Http2(Socket),
 }
 
 impl Serving {
     /// Serves a connection to its end.
-    pub(crate) async fn connection(self: Arc<Self>, wire: ClientTcpStream, peer: SocketAddr) {
-        let spoken = tokio::select! {
+    pub(crate) async fn connection(self: Arc<Self>, tcp: ClientTcpStream, peer: SocketAddr) {
+        let protocol = tokio::select! {
             biased;
-            spoken = self.begin(wire) => spoken,
+            protocol = self.begin(tcp) => protocol,
             // The client has not sent a request yet.
             () = self.shutdown.graceful.cancelled() => return,
         };
-        let ended = match spoken {
-            Ok(Spoken::Http1(socket)) => self.http1(socket, peer).await,
-            Ok(Spoken::Http2(socket)) => self.http2(socket, peer).await,
+        let ended = match protocol {
+            Ok(Protocol::Http1(socket)) => self.http1(socket, peer).await,
+            Ok(Protocol::Http2(socket)) => self.http2(socket, peer).await,
             Err(error) => {
-                tracing::debug!(%peer, %error, "a connection did not begin");
+                tracing::debug!(%peer, %error, "a connection failed before its first request");
                 return;
             }
         };
@@ -66,42 +66,39 @@ impl Serving {
         }
     }
 
-    /// Finds out what is spoken, in time.
-    async fn begin(&self, mut wire: ClientTcpStream) -> io::Result<Spoken> {
+    /// Detects the protocol, or performs the TLS handshake. Both have a timeout.
+    async fn begin(&self, mut tcp: ClientTcpStream) -> io::Result<Protocol> {
         let Some(tls) = &self.tls else {
-            let begun = timeout(self.limits.head, begins_http2(&mut wire)).await;
+            let begun = timeout(self.limits.head, begins_http2(&mut tcp)).await;
             return Ok(match begun.map_err(|_| io::ErrorKind::TimedOut)?? {
-                true => Spoken::Http2(Either::Left(wire)),
-                false => Spoken::Http1(Either::Left(wire)),
+                true => Protocol::Http2(Either::Left(tcp)),
+                false => Protocol::Http1(Either::Left(tcp)),
             });
         };
-        let shaken = timeout(self.limits.handshake, shake_hands(tls, wire)).await;
-        let stream = Box::new(shaken.map_err(|_| io::ErrorKind::TimedOut)??);
+        let handshake = timeout(self.limits.handshake, tls_handshake(tls, tcp)).await;
+        let stream = Box::new(handshake.map_err(|_| io::ErrorKind::TimedOut)??);
         let agreed = stream.get_ref().1.alpn_protocol();
         Ok(match agreed == Some(HTTP2) {
-            true => Spoken::Http2(Either::Right(stream)),
-            false => Spoken::Http1(Either::Right(stream)),
+            true => Protocol::Http2(Either::Right(stream)),
+            false => Protocol::Http1(Either::Right(stream)),
         })
     }
 }
 
-async fn shake_hands(
+async fn tls_handshake(
     tls: &TlsAcceptor,
-    mut wire: ClientTcpStream,
+    mut tcp: ClientTcpStream,
 ) -> io::Result<TlsStream<ClientTcpStream>> {
-    // A TLS record begins with its type, which is no letter; a method in the clear does.
-    if wire
+    // A TLS record begins with its type, which is not a letter; a plain HTTP request begins with a method.
+    if tcp
         .first_byte()
         .await?
         .is_some_and(|byte| byte.is_ascii_uppercase())
     {
-        let problem = Problem::bad_request("this address speaks TLS; ask for https://");
-        wire.write_all(problem.closing_response().as_bytes())
-            .await?;
-        wire.shutdown().await?;
-        return Err(io::Error::other(
-            "HTTP in the clear came where TLS is spoken",
-        ));
+        let problem = Problem::bad_request("this address speaks TLS; use https://");
+        tcp.write_all(problem.closing_response().as_bytes()).await?;
+        tcp.shutdown().await?;
+        return Err(io::Error::other("received plain HTTP on a TLS port"));
     }
-    tls.accept(wire).await
+    tls.accept(tcp).await
 }

@@ -45,12 +45,12 @@ use crate::{
     DetachedConnection, Problem, Response,
     message::takeover::{self, OnTakeover},
     net::socket::{Socket, detach},
-    server::{connection::Serving, streams::Answered},
+    server::{connection::Serving, streams::TrackedBody},
 };
 
-/// How long a drain waits for the rest of a connection's first head, which is on its way. hyper alone would wait for
+/// Timeout of a drain for the rest of a connection's first head, which may be in transit. hyper alone would wait for
 /// [`Limits::head`](crate::Limits::head); it closes connections at once that have sent nothing, or a request before.
-const FIRST_HEAD_IN_DRAIN: Duration = Duration::from_millis(500);
+const FIRST_HEAD_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The head of a response that takes the socket over, and the callback that receives the socket.
 type PendingTakeover = (Bytes, OnTakeover);
@@ -80,7 +80,7 @@ impl ConnectionState {
     }
 }
 
-/// How hyper's part of a connection ends.
+/// The end of hyper's part of a connection.
 enum End {
     Closed(Result<(), hyper::Error>),
     Takeover(PendingTakeover),
@@ -97,7 +97,7 @@ impl Serving {
             let response = self.respond(request, refusal, peer, shared);
             // hyper keeps its buffer while the connection lives, as large as it ever was: in pieces, a response of
             // megabytes does not make it larger than twice `max_buf_size`.
-            async { Ok::<_, Infallible>(response.await.map(|body| Answered::new(body, None))) }
+            async { Ok::<_, Infallible>(response.await.map(|body| TrackedBody::new(body, None))) }
         });
         let io = TokioIo::new(TrackedIo {
             socket,
@@ -114,7 +114,7 @@ impl Serving {
             .max_buf_size(self.limits.head_bytes);
         let mut served = http.serve_connection(io, service);
         let mut graceful = pin!(self.shutdown.graceful.cancelled());
-        let mut leaving = false;
+        let mut shutting_down = false;
         let mut head_until = None;
         let end = loop {
             let end = poll_fn(|cx| match Pin::new(&mut served).poll(cx) {
@@ -124,10 +124,10 @@ impl Serving {
             tokio::select! {
                 biased;
                 end = end => break end,
-                () = &mut graceful, if !leaving => {
-                    leaving = true;
+                () = &mut graceful, if !shutting_down => {
+                    shutting_down = true;
                     Pin::new(&mut served).graceful_shutdown();
-                    head_until = Some(Instant::now() + FIRST_HEAD_IN_DRAIN);
+                    head_until = Some(Instant::now() + FIRST_HEAD_DRAIN_TIMEOUT);
                 }
                 () = sleep_until(head_until.unwrap_or_else(Instant::now)), if head_until.is_some() => {
                     head_until = None;
@@ -135,7 +135,7 @@ impl Serving {
                         return Ok(());
                     }
                 }
-                () = self.shutdown.forced.cancelled(), if leaving => return Ok(()),
+                () = self.shutdown.forced.cancelled(), if shutting_down => return Ok(()),
             }
         };
         let (head, takeover) = match end {
@@ -176,9 +176,8 @@ impl Serving {
 }
 
 /// Polls the body before the handler does, unless the client waits for a 100 (RFC 9110, 10.1.1); returns the problem to
-/// respond with, if there is one. Bytes that arrived
-/// with the head are then available when the handler polls first, so the body needs no timer: without this, each POST
-/// sets a timer and removes it (bench/README.md).
+/// respond with, if there is one. Bytes that arrived with the head are then available when the handler polls first, so
+/// the body needs no timer: without this, each POST sets a timer and removes it (bench/README.md).
 fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {
     if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
         return None;
@@ -188,7 +187,7 @@ fn poll_body(request: &mut Request<Incoming>) -> Option<Problem> {
         Poll::Pending => None,
         // hyper returns no data at the first poll; if it did, the handler would miss it.
         Poll::Ready(_) => {
-            let detail = "the body came before it was asked for; nothing was kept";
+            let detail = "the body arrived before it was requested; nothing was kept";
             Some(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
         }
     }

@@ -1,8 +1,7 @@
 //! HTTP/2 on a connection: its limits, and its end.
 //!
-//! A client may ask for much at once here, and take it back for nothing, so every number is bounded. What
-//! bounds HTTP/1 by its nature (one request at a time, which ends before the next) is bounded by count and
-//! time here.
+//! A client can send many requests at once and cancel them at no cost, so every number is bounded. HTTP/1 is bounded by
+//! its nature: one request at a time, which ends before the next. Here, limits of counts and times take its place.
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -20,33 +19,33 @@ use crate::{
     Body, Problem,
     net::socket::Socket,
     server::connection::Serving,
-    server::streams::{Answered, Look, Patience, Stream, Streams},
+    server::streams::{Stream, StreamTimeouts, Streams, StreamsState, TrackedBody},
 };
 
-/// The most requests of a connection at once; RFC 9113 (6.5.2) asks for no fewer.
-const STREAMS: u32 = 100;
+/// Maximum concurrent requests of a connection; RFC 9113 (6.5.2) recommends at least 100.
+const MAX_CONCURRENT_STREAMS: u32 = 100;
 
-/// The most requests taken back before we have looked at them. Beyond it the client floods us ("rapid
-/// reset", CVE-2023-44487) and its connection ends; a browser that leaves a page takes back a handful.
-const RESETS: usize = 20;
+/// Maximum requests that the client has reset before hyper has accepted them. A client with more of them floods the
+/// server ("rapid reset", CVE-2023-44487), and its connection is closed; a browser that leaves a page resets a handful.
+const MAX_PENDING_RESETS: usize = 20;
 
-/// The most streams that we end for a client's mistakes. Beyond it the mistakes are the purpose.
-const MISTAKES: usize = 100;
+/// Maximum streams that the server resets because of a client's errors. More errors are an attack.
+const MAX_LOCAL_RESETS: usize = 100;
 
-/// What a client may send ahead of our reading, for each request and for all of a connection. A reaction has
-/// a hundred bytes, and a body is read as it comes: a large one needs some more round trips at worst.
+/// Flow-control windows: bytes that a client may send before the server has read them, per request and per connection.
+/// A reaction has a hundred bytes, and a body is read as it arrives: a large body needs at worst some more round trips.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 
-/// The most of each answer that waits in HTTP/2's buffers.
-const SEND_BYTES: usize = 64 << 10;
+/// Maximum bytes of each response in HTTP/2's buffers.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 
-/// How often a client is asked whether it lives, and how long it may take to say so: as over a WebSocket.
-const PING_EVERY: Duration = Duration::from_secs(15);
-const PONG_WITHIN: Duration = Duration::from_secs(15);
+/// Interval of pings, and timeout of the pong: the same as for WebSockets.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PONG_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long a client that was told to go may take to do so once it has no request left.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// Time in which a client has to close a connection without requests after a GOAWAY.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Serving {
     /// Serves a connection to its end.
@@ -55,7 +54,7 @@ impl Serving {
         socket: Socket,
         peer: SocketAddr,
     ) -> Result<(), hyper::Error> {
-        let streams = Streams::new(self.beside.clone());
+        let streams = Streams::new(self.extra_streams.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (serving, stream) = (self.clone(), streams.open());
             async move { Ok::<_, Infallible>(serving.exchange(request, peer, stream).await) }
@@ -64,38 +63,38 @@ impl Serving {
             self.settings()
                 .serve_connection(TokioIo::new(socket), service)
         );
-        let mut soon = pin!(self.shutdown.graceful.cancelled());
-        let mut now = pin!(self.shutdown.forced.cancelled());
-        let mut leaving = false;
-        let mut patience = Patience {
+        let mut graceful = pin!(self.shutdown.graceful.cancelled());
+        let mut forced = pin!(self.shutdown.forced.cancelled());
+        let mut shutting_down = false;
+        let mut timeouts = StreamTimeouts {
             from: Instant::now(),
             idle: self.limits.head,
-            unread: self.limits.unread,
+            write_timeout: self.limits.write_timeout,
         };
         loop {
-            let again = match streams.look(patience) {
-                Look::Again(at) => at,
-                Look::Idle if !leaving => {
-                    leaving = true;
+            let recheck_at = match streams.state(timeouts) {
+                StreamsState::Active(at) => at,
+                StreamsState::Idle if !shutting_down => {
+                    shutting_down = true;
                     served.as_mut().graceful_shutdown();
-                    (patience.from, patience.idle) = (Instant::now(), GOODBYE);
+                    (timeouts.from, timeouts.idle) = (Instant::now(), GOAWAY_TIMEOUT);
                     continue;
                 }
-                Look::Idle => return Ok(()),
-                Look::Unread => {
-                    tracing::debug!(%peer, "a connection is ended: an answer is left standing");
+                StreamsState::Idle => return Ok(()),
+                StreamsState::WriteTimeout => {
+                    tracing::debug!(%peer, "a connection is closed: the client does not read a response");
                     return Ok(());
                 }
             };
             tokio::select! {
                 ended = &mut served => return ended,
-                () = &mut soon, if !leaving => {
-                    leaving = true;
+                () = &mut graceful, if !shutting_down => {
+                    shutting_down = true;
                     served.as_mut().graceful_shutdown();
-                    (patience.from, patience.idle) = (Instant::now(), GOODBYE);
+                    (timeouts.from, timeouts.idle) = (Instant::now(), GOAWAY_TIMEOUT);
                 }
-                () = &mut now => return Ok(()),
-                () = sleep_until(again) => {}
+                () = &mut forced => return Ok(()),
+                () = sleep_until(recheck_at) => {}
             }
         }
     }
@@ -103,46 +102,46 @@ impl Serving {
     fn settings(&self) -> http2::Builder<TokioExecutor> {
         let head_bytes = u32::try_from(self.limits.head_bytes).unwrap_or(u32::MAX);
         let mut http = http2::Builder::new(TokioExecutor::new());
-        // Many pieces make one head, and no more of them are taken than a head of this size needs.
+        // Also bounds the number of CONTINUATION frames: no more are accepted than a head of this size needs.
         http.max_header_list_size(head_bytes)
-            .max_concurrent_streams(STREAMS)
-            .max_pending_accept_reset_streams(RESETS)
-            .max_local_error_reset_streams(MISTAKES)
+            .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(SEND_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .timer(TokioTimer::new())
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PONG_WITHIN);
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PONG_TIMEOUT);
         http
     }
 
-    /// One request and its answer, as HTTP/1 would have them.
+    /// Handles a request as HTTP/1 would.
     async fn exchange(
         &self,
         mut request: Request<Incoming>,
         peer: SocketAddr,
         stream: Option<Stream>,
-    ) -> hyper::Response<Answered> {
+    ) -> hyper::Response<TrackedBody> {
         if stream.is_none() {
-            let crowded = Problem::unavailable("too many requests at once; come back later");
-            let response = self.responder.refuse(&request, crowded);
-            return response.map(|body| Answered::new(body, None));
+            let problem = Problem::unavailable("too many requests at once; retry later");
+            let response = self.responder.refuse(&request, problem);
+            return response.map(|body| TrackedBody::new(body, None));
         }
-        name_host(&mut request);
+        set_host(&mut request);
         let head = *request.method() == Method::HEAD;
         let mut response = self.responder.respond(request, peer).await;
         if head {
             // The router does this too, but not every response comes from the router.
             *response.body_mut() = Body::empty();
         }
-        response.map(|body| Answered::new(body, stream))
+        response.map(|body| TrackedBody::new(body, stream))
     }
 }
 
-/// Gives a request the Host header that it would have in HTTP/1. Where it has another one already, there are
-/// two then, which is refused.
-fn name_host(request: &mut Request<Incoming>) {
+/// Adds the Host header that the request would have in HTTP/1. If it already has another one, there are two, and the
+/// request is refused.
+fn set_host(request: &mut Request<Incoming>) {
     let Some(authority) = request.uri().authority() else {
         return;
     };

@@ -43,7 +43,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_second_s_worth_comes_at_once_and_then_so_many_a_second() {
+    fn a_burst_of_one_second_is_admitted_and_then_the_rate() {
         let start = Instant::now();
         let mut limiter = RateLimiter::new(5.0, start);
         let mut admitted = |ms| {
@@ -57,9 +57,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the moments, no span of time sees more than the rate allows and the bucket holds.
+        /// At any moments, no interval admits more than the rate allows and the bucket holds.
         #[test]
-        fn no_span_sees_more(
+        fn no_interval_admits_more(
             per_second in 0.2_f64..200.0,
             gaps_ms in proptest::collection::vec(0_u64..3000, 1..200),
         ) {

@@ -1,7 +1,7 @@
 //! The response to a request of any kind of connection: request id, routing, and a log line for a failure.
 //!
-//! Every response of this crate has a request id, also those that refuse a connection before a request is read. Only the
-//! 400 and 431 that hyper sends for a head which it cannot parse have none: no handler is called for them.
+//! Every response of this crate has a request id, also those that refuse a connection before a request is read. Only
+//! the 400 and 431 that hyper sends for a head which it cannot parse have none: no handler is called for them.
 //!
 //! tower-http's request-id layer is not used: it keeps any id that a client sends, of any length.
 

@@ -1,14 +1,14 @@
-//! The streams of an HTTP/2 connection: how many are open, and which wait for the client.
+//! The streams of an HTTP/2 connection: how many are open, and which of them wait for the client.
 //!
 //! ```text
-//!  open ──▶ with us: reads, works, waits for news ⇄ with the client: pieces wait to be sent ──▶ all are sent: ended
+//!  open ──▶ the server reads, works, waits for data ⇄ chunks wait to be sent to the client ──▶ all are sent: ended
 //! ```
 //!
-//! TCP tells nothing of a client that reads the connection but gives one stream no room to send, so each
-//! answer's own progress is looked at.
+//! TCP does not detect a client that reads the connection but keeps the flow-control window of a stream closed, so the
+//! progress of each response is tracked.
 //!
-//! Invariant: a stream is open until its last piece is written to the socket. hyper drops the body of a response before:
-//! up to 64 KiB of each wait in its buffers, and would be lost if the connection was ended as an idle one.
+//! Invariant: a stream is open until its last chunk is written to the socket. hyper drops the body of a response
+//! earlier: up to 64 KiB of each are in its buffers, and would be lost if the connection was closed as idle.
 
 #![allow(clippy::disallowed_methods, reason = "times the streams of a client")]
 
@@ -29,65 +29,66 @@ use tokio::{
 
 use crate::Body;
 
-/// Responses are sent in pieces of a frame's size, so that hyper buffers no more than one or two pieces of each.
-const PIECE_BYTES: usize = 16 << 10;
+/// Maximum bytes of a chunk: the size of a frame, so that hyper buffers no more than one or two chunks of each
+/// response.
+const CHUNK_BYTES: usize = 16 << 10;
 
 /// The streams of one connection.
 pub(crate) struct Streams {
     open: Mutex<Open>,
-    /// The listener's places for streams beside a connection's first.
-    beside: Arc<Semaphore>,
+    /// The listener's permits for streams beyond the first of a connection.
+    extra_streams: Arc<Semaphore>,
 }
 
 struct Open {
-    /// Since when the client has left a piece of it standing, for each.
+    /// For each stream, the time since when a chunk waits to be sent.
     streams: BTreeMap<u64, Option<Instant>>,
     next: u64,
-    none_since: Instant,
+    idle_since: Instant,
 }
 
-/// How long a connection is borne.
+/// Timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// From when on it counts as idle, if it is.
+pub(crate) struct StreamTimeouts {
+    /// Earliest start of the idle time.
     pub(crate) from: Instant,
-    /// Without a stream.
+    /// Timeout of a connection without streams.
     pub(crate) idle: Duration,
-    /// With a piece of an answer that is not taken.
-    pub(crate) unread: Duration,
+    /// Timeout of a chunk that the client does not read.
+    pub(crate) write_timeout: Duration,
 }
 
-/// What a look at the streams shows.
+/// The state of a connection's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// All is well; it cannot change before then.
-    Again(Instant),
+pub(crate) enum StreamsState {
+    /// No timeout has passed; none passes before this time.
+    Active(Instant),
     /// There was no stream for too long.
     Idle,
-    /// An answer was left standing for too long.
-    Unread,
+    /// A chunk was not read for too long.
+    WriteTimeout,
 }
 
 impl Streams {
-    pub(crate) fn new(beside: Arc<Semaphore>) -> Arc<Self> {
+    pub(crate) fn new(extra_streams: Arc<Semaphore>) -> Arc<Self> {
         let open = Open {
             streams: BTreeMap::new(),
             next: 0,
-            none_since: Instant::now(),
+            idle_since: Instant::now(),
         };
         Arc::new(Self {
             open: Mutex::new(open),
-            beside,
+            extra_streams,
         })
     }
 
-    /// One more. The first of a connection has its connection's place, another needs one of its own: `None`
-    /// if there is none left.
+    /// Opens a stream. The first of a connection uses its connection's permit, each further one needs a permit of its
+    /// own: `None` if none is free.
     pub(crate) fn open(self: &Arc<Self>) -> Option<Stream> {
         let mut open = self.lock();
-        let place = match open.streams.is_empty() {
+        let permit = match open.streams.is_empty() {
             true => None,
-            false => Some(self.beside.clone().try_acquire_owned().ok()?),
+            false => Some(self.extra_streams.clone().try_acquire_owned().ok()?),
         };
         let number = open.next;
         open.next += 1;
@@ -95,27 +96,29 @@ impl Streams {
         Some(Stream {
             streams: self.clone(),
             number,
-            _place: place,
+            _permit: permit,
         })
     }
 
-    pub(crate) fn look(&self, patience: Patience) -> Look {
+    /// Returns the state of the streams.
+    pub(crate) fn state(&self, timeouts: StreamTimeouts) -> StreamsState {
         let (now, open) = (Instant::now(), self.lock());
-        let waits = open.streams.values().flatten().min();
-        // What begins from now on ends no earlier than this.
-        let (mut idle, mut unread) = (now + patience.idle, now + patience.unread);
-        if let Some(since) = waits {
-            unread = *since + patience.unread;
+        let oldest_pending = open.streams.values().flatten().min();
+        // Streams that open from now on do not time out before these deadlines.
+        let (mut idle_deadline, mut write_deadline) =
+            (now + timeouts.idle, now + timeouts.write_timeout);
+        if let Some(since) = oldest_pending {
+            write_deadline = *since + timeouts.write_timeout;
         }
         if open.streams.is_empty() {
-            idle = open.none_since.max(patience.from) + patience.idle;
+            idle_deadline = open.idle_since.max(timeouts.from) + timeouts.idle;
         }
-        if unread <= now {
-            Look::Unread
-        } else if idle <= now {
-            Look::Idle
+        if write_deadline <= now {
+            StreamsState::WriteTimeout
+        } else if idle_deadline <= now {
+            StreamsState::Idle
         } else {
-            Look::Again(unread.min(idle))
+            StreamsState::Active(write_deadline.min(idle_deadline))
         }
     }
 
@@ -124,19 +127,19 @@ impl Streams {
     }
 }
 
-/// An open stream; dropped, it has ended.
+/// An open stream. Dropping it ends the stream.
 pub(crate) struct Stream {
     streams: Arc<Streams>,
     number: u64,
-    _place: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Stream {
-    fn waits(&self, since: Option<Instant>) {
+    fn set_pending_since(&self, since: Option<Instant>) {
         self.streams.lock().streams.insert(self.number, since);
     }
 
-    /// The client has received a piece: if more of them wait, they wait from now on.
+    /// Records that a chunk was sent: if further chunks wait, they wait from now on.
     fn sent(&self) {
         let mut open = self.streams.lock();
         if let Some(Some(since)) = open.streams.get_mut(&self.number) {
@@ -150,27 +153,27 @@ impl Drop for Stream {
         let mut open = self.streams.lock();
         open.streams.remove(&self.number);
         if open.streams.is_empty() {
-            open.none_since = Instant::now();
+            open.idle_since = Instant::now();
         }
     }
 }
 
-/// The body of a response, in pieces.
-pub(crate) struct Answered {
+/// The body of a response, in chunks that are tracked.
+pub(crate) struct TrackedBody {
     body: Body,
-    /// The rest of a piece that was too long.
+    /// The rest of a body frame that is longer than a chunk.
     rest: Bytes,
-    /// None: a refusal, which is as short as its connection's patience, or HTTP/1.
+    /// `None` for HTTP/1, and for a refusal, which is too short to be tracked.
     stream: Option<Arc<Stream>>,
 }
 
-/// A piece of a response, which hyper drops when it is written to the socket. Until then its stream is open.
-pub(crate) struct Piece {
+/// A chunk of a response, which hyper drops when it is written to the socket. Until then its stream is open.
+pub(crate) struct TrackedChunk {
     bytes: Bytes,
     stream: Option<Arc<Stream>>,
 }
 
-impl Buf for Piece {
+impl Buf for TrackedChunk {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }
@@ -184,7 +187,7 @@ impl Buf for Piece {
     }
 }
 
-impl Drop for Piece {
+impl Drop for TrackedChunk {
     fn drop(&mut self) {
         if let Some(stream) = &self.stream {
             stream.sent();
@@ -192,7 +195,7 @@ impl Drop for Piece {
     }
 }
 
-impl Answered {
+impl TrackedBody {
     pub(crate) fn new(body: Body, stream: Option<Stream>) -> Self {
         Self {
             body,
@@ -201,25 +204,25 @@ impl Answered {
         }
     }
 
-    fn waits(&self, since: Option<Instant>) {
+    fn set_pending_since(&self, since: Option<Instant>) {
         if let Some(stream) = &self.stream {
-            stream.waits(since);
+            stream.set_pending_since(since);
         }
     }
 }
 
-impl HttpBody for Answered {
-    type Data = Piece;
+impl HttpBody for TrackedBody {
+    type Data = TrackedChunk;
     type Error = axum::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<TrackedChunk>, axum::Error>>> {
         let this = self.get_mut();
         if this.rest.is_empty() {
-            // It asks for more, so the client has taken what there was.
-            this.waits(None);
+            // hyper polls for more, so it has sent the previous chunk.
+            this.set_pending_since(None);
             match Pin::new(&mut this.body).poll_frame(cx) {
                 // No response has trailers.
                 Poll::Ready(Some(Ok(frame))) => this.rest = frame.into_data().unwrap_or_default(),
@@ -228,9 +231,9 @@ impl HttpBody for Answered {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        let bytes = this.rest.len().min(PIECE_BYTES);
-        this.waits(Some(Instant::now()));
-        Poll::Ready(Some(Ok(Frame::data(Piece {
+        let bytes = this.rest.len().min(CHUNK_BYTES);
+        this.set_pending_since(Some(Instant::now()));
+        Poll::Ready(Some(Ok(Frame::data(TrackedChunk {
             bytes: this.rest.split_to(bytes),
             stream: this.stream.clone(),
         }))))

@@ -28,7 +28,7 @@ use crate::{
 const CONNECTIONS: usize = 64;
 
 /// Maximum duration of a connection. Ends clients that send no request or do not read the response.
-const EXCHANGE_TIME: Duration = Duration::from_secs(30);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The peer that handlers see: a Unix socket has no address, and its clients are processes of this host.
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -56,7 +56,7 @@ async fn exchange(stream: UnixStream, responder: Arc<Responder>) {
         .header_read_timeout(None)
         .max_buf_size(Limits::default().head_bytes);
     let served = http.serve_connection(TokioIo::new(stream), service_fn(respond));
-    match timeout(EXCHANGE_TIME, served).await {
+    match timeout(EXCHANGE_TIMEOUT, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection of the Unix socket broke off"),
         Err(_) => tracing::debug!("a connection of the Unix socket took too long"),

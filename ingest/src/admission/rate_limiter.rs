@@ -1,6 +1,6 @@
-//! How much each user and each address may send.
+//! Rate limits of each user and each address.
 //!
-//! Invariant: a request is taken whole or not at all, and one that is not costs nobody anything.
+//! Invariant: a request is admitted whole or not at all, and a rejected request consumes no tokens of any key.
 
 use std::{
     collections::HashMap,
@@ -9,37 +9,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_model::Plain;
+use emostream_model::ParsedReaction;
 
-use crate::admission::token_bucket::{Buckets, GENERATION_KEYS, RateLimit, Short};
+use crate::admission::token_bucket::{Buckets, GENERATION_KEYS, Insufficient, RateLimit};
 
-/// Users and addresses, each with their own buckets; nothing for what is not limited.
+/// Token buckets of the users and of the addresses, as far as they are limited.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     start: Instant,
     is_off: bool,
-    buckets: Mutex<Both>,
+    buckets: Mutex<Limits>,
 }
 
 #[derive(Debug)]
-struct Both {
+struct Limits {
     users: Option<Buckets>,
     addresses: Option<Buckets>,
 }
 
-/// Who sends too fast.
+/// The kind of key whose rate is exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Who {
+pub(crate) enum LimitedKey {
     User,
     Address,
 }
 
-/// A request that would be too much.
+/// The error of a request that exceeds a rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct TooFast {
-    pub(crate) who: Who,
+pub(crate) struct RateExceeded {
+    pub(crate) limited: LimitedKey,
     pub(crate) rate: RateLimit,
-    /// When it would no longer be, `None` for never.
+    /// Time until the request could be admitted; `None` if it is larger than the burst.
     pub(crate) wait: Option<Duration>,
 }
 
@@ -54,43 +54,43 @@ impl Limiter {
         Self {
             start,
             is_off: per_user.is_none() && per_address.is_none(),
-            buckets: Mutex::new(Both {
+            buckets: Mutex::new(Limits {
                 users: buckets(per_user),
                 addresses: buckets(per_address),
             }),
         }
     }
 
-    /// Takes a request's reactions out of its address's bucket and its users'.
-    pub(crate) fn take(
+    /// Consumes a token per reaction from the bucket of the address and from those of the users, if all have enough.
+    pub(crate) fn try_acquire(
         &self,
         address: IpAddr,
-        reactions: &[(usize, Plain<'_>)],
+        reactions: &[(usize, ParsedReaction<'_>)],
         now: Instant,
-    ) -> Result<(), TooFast> {
+    ) -> Result<(), RateExceeded> {
         if self.is_off {
             return Ok(());
         }
         let now_ns = now.saturating_duration_since(self.start).as_nanos() as u64;
-        let mut both = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut drawn = Vec::new();
-        if let Some(users) = &mut both.users {
+        let mut limits = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut user_costs = Vec::new();
+        if let Some(users) = &mut limits.users {
             for (user, count) in users_of(reactions) {
                 let key = users.key(user);
-                check(users, Who::User, (key, count), now_ns)?;
-                drawn.push((key, count));
+                check(users, LimitedKey::User, (key, count), now_ns)?;
+                user_costs.push((key, count));
             }
         }
-        if let Some(addresses) = &mut both.addresses
+        if let Some(addresses) = &mut limits.addresses
             && !reactions.is_empty()
         {
             let all = (addresses.key(network(address)), reactions.len() as u64);
-            check(addresses, Who::Address, all, now_ns)?;
-            addresses.take(all.0, all.1, now_ns);
+            check(addresses, LimitedKey::Address, all, now_ns)?;
+            addresses.consume(all.0, all.1, now_ns);
         }
-        if let Some(users) = &mut both.users {
-            for (key, count) in drawn {
-                users.take(key, count, now_ns);
+        if let Some(users) = &mut limits.users {
+            for (key, count) in user_costs {
+                users.consume(key, count, now_ns);
             }
         }
         Ok(())
@@ -99,17 +99,21 @@ impl Limiter {
 
 fn check(
     buckets: &mut Buckets,
-    who: Who,
+    limited: LimitedKey,
     (key, count): (u64, u64),
     now_ns: u64,
-) -> Result<(), TooFast> {
+) -> Result<(), RateExceeded> {
     let rate = buckets.rate();
     let checked = buckets.check(key, count, now_ns);
-    checked.map_err(|Short { wait }| TooFast { who, rate, wait })
+    checked.map_err(|Insufficient { wait }| RateExceeded {
+        limited,
+        rate,
+        wait,
+    })
 }
 
-/// The users of a request, and how many reactions each sends.
-fn users_of<'a>(reactions: &'a [(usize, Plain<'_>)]) -> HashMap<&'a str, u64> {
+/// Returns the users of a request with the number of their reactions.
+fn users_of<'a>(reactions: &'a [(usize, ParsedReaction<'_>)]) -> HashMap<&'a str, u64> {
     let mut users = HashMap::new();
     for (_, reaction) in reactions {
         *users.entry(&*reaction.user).or_insert(0) += 1;
@@ -117,7 +121,7 @@ fn users_of<'a>(reactions: &'a [(usize, Plain<'_>)]) -> HashMap<&'a str, u64> {
     users
 }
 
-/// What counts as one address: of IPv6 the network of 64 bits, since every home has one for itself.
+/// Returns the key of an address: of IPv6 the /64 network, since a provider assigns at least that to each customer.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -134,8 +138,8 @@ mod tests {
     use super::*;
     use emostream_model::Emoji;
 
-    fn reactions<'a>(users: &[&'a str]) -> Vec<(usize, Plain<'a>)> {
-        let one = |user: &&'a str| Plain {
+    fn reactions<'a>(users: &[&'a str]) -> Vec<(usize, ParsedReaction<'a>)> {
+        let one = |user: &&'a str| ParsedReaction {
             user: (*user).into(),
             emoji: Emoji::from_text("🔥").unwrap(),
             room: "default".into(),
@@ -149,20 +153,20 @@ mod tests {
         Limiter::new(rate(per_user), rate(per_address), Instant::now())
     }
 
-    fn who(refused: Result<(), TooFast>) -> Option<Who> {
-        refused.err().map(|too_fast| too_fast.who)
+    fn limited(refused: Result<(), RateExceeded>) -> Option<LimitedKey> {
+        refused.err().map(|exceeded| exceeded.limited)
     }
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     #[test]
-    fn one_who_sends_too_fast_stops_the_whole_request_and_costs_the_others_nothing() {
+    fn a_user_above_the_rate_rejects_the_whole_request_and_other_users_lose_no_tokens() {
         let limiter = limiter(10.0, 100.0);
         let now = limiter.start;
-        let take = |users: &[&str]| who(limiter.take(HERE, &reactions(users), now));
+        let take = |users: &[&str]| limited(limiter.try_acquire(HERE, &reactions(users), now));
         assert_eq!(take(&["a"; 10]), None);
         for _ in 0..200 {
-            assert_eq!(take(&["b", "a"]), Some(Who::User));
+            assert_eq!(take(&["b", "a"]), Some(LimitedKey::User));
         }
         assert_eq!(take(&["b"; 10]), None, "its bucket is still full");
         let other = reactions(&["a"]);
@@ -180,27 +184,28 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_sends_too_fast_costs_its_users_nothing() {
+    fn an_address_above_the_rate_costs_its_users_no_tokens() {
         let limiter = limiter(10.0, 20.0);
         let now = limiter.start;
-        let take = |address, users: &[&str]| who(limiter.take(address, &reactions(users), now));
+        let take =
+            |address, users: &[&str]| limited(limiter.try_acquire(address, &reactions(users), now));
         assert_eq!(take(HERE, &["a", "b"].repeat(10)), None);
-        assert_eq!(take(HERE, &["c"; 10]), Some(Who::Address));
+        assert_eq!(take(HERE, &["c"; 10]), Some(LimitedKey::Address));
         let there = IpAddr::from([192, 0, 2, 1]);
-        assert_eq!(take(there, &["c"; 10]), None, "c has all of its own");
+        assert_eq!(take(there, &["c"; 10]), None, "the bucket of c is full");
         assert_eq!(
             take(there, &["a"]),
-            Some(Who::User),
-            "wherever it sends from"
+            Some(LimitedKey::User),
+            "a user has one bucket for all addresses"
         );
     }
 
     #[test]
-    fn what_is_not_limited_is_not_counted() {
+    fn without_limits_every_request_is_admitted() {
         let limiter = limiter(0.0, 0.0);
         for _ in 0..100 {
             let all = reactions(&["a"; 1000]);
-            assert_eq!(limiter.take(HERE, &all, limiter.start), Ok(()));
+            assert_eq!(limiter.try_acquire(HERE, &all, limiter.start), Ok(()));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which rooms are taken: those that match a pattern, and no more than so many at once.
+//! Limits for rooms: a pattern that their names must match, and a maximum number of rooms in use.
 
 use std::{
     collections::HashSet,
@@ -9,21 +9,21 @@ use std::{
 use emostream_model::{InvalidRoom, Room};
 use regex::{Regex, RegexBuilder};
 
-/// A room counts as in use for at least this long after its last reaction, and for twice as long at
-/// most: receivers keep a room's finals for ten minutes.
-const IN_USE: Duration = Duration::from_secs(600);
+/// Length of a generation. A room counts as in use for at least this long after its last reaction, and for at most
+/// twice as long: subscribers keep a room's finals for ten minutes.
+const GENERATION: Duration = Duration::from_secs(600);
 
-/// The most memory of a compiled pattern: far more than one that a person writes.
+/// Maximum bytes of a compiled pattern: far more than a pattern written by hand needs.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// A regular expression that a room's whole name must match.
+/// Regular expression that the whole name of a room must match.
 #[derive(Debug, Clone)]
 pub struct RoomPattern {
     text: String,
     whole: Regex,
 }
 
-/// `--rooms` is not a pattern.
+/// The error of a `--rooms` that is not a regular expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a regular expression; write, for example, match-[0-9]+|lobby")]
 pub struct InvalidPattern(String);
@@ -33,7 +33,7 @@ impl FromStr for RoomPattern {
 
     fn from_str(text: &str) -> Result<Self, InvalidPattern> {
         let invalid = || InvalidPattern(text.to_owned());
-        // By itself first: `a)|(b` must not become an expression by being put into parentheses.
+        // Compiled by itself first: in the parentheses below, `a)|(b` would become a valid expression.
         Regex::new(text).map_err(|_| invalid())?;
         let whole = RegexBuilder::new(&format!("^(?:{text})$"))
             .size_limit(PATTERN_BYTES)
@@ -45,7 +45,7 @@ impl FromStr for RoomPattern {
     }
 }
 
-/// Why a room is not taken.
+/// The reason why a room is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("room \"{room}\" does not match {pattern}")]
@@ -56,15 +56,16 @@ pub(crate) enum Refused {
     TooMany { room: Room, max_rooms: usize },
 }
 
-/// The rooms in use, in two generations: those since the last turn, and those of the turn before.
+/// The rooms in use, in two generations: rooms with reactions since the last rotation, and rooms of the generation
+/// before.
 #[derive(Debug)]
 pub(crate) struct Rooms {
     pattern: Option<RoomPattern>,
     max_rooms: usize,
-    turned: Instant,
-    young: HashSet<Room>,
-    /// Rooms of the last generation that have not come again.
-    old: HashSet<Room>,
+    rotated_at: Instant,
+    current: HashSet<Room>,
+    /// Rooms of the previous generation without a reaction since the rotation.
+    previous: HashSet<Room>,
 }
 
 impl Rooms {
@@ -72,20 +73,20 @@ impl Rooms {
         Self {
             pattern,
             max_rooms,
-            turned: now,
-            young: HashSet::new(),
-            old: HashSet::new(),
+            rotated_at: now,
+            current: HashSet::new(),
+            previous: HashSet::new(),
         }
     }
 
-    /// Takes a reaction for the room of this valid name, which is then in use; answers the one copy of it.
-    pub(crate) fn enter(&mut self, name: &str, now: Instant) -> Result<Room, Refused> {
-        self.turn(now);
-        if let Some(known) = self.young.get(name) {
+    /// Marks the room of this valid name as in use. Returns the shared copy of the room.
+    pub(crate) fn admit(&mut self, name: &str, now: Instant) -> Result<Room, Refused> {
+        self.rotate_if_due(now);
+        if let Some(known) = self.current.get(name) {
             return Ok(known.clone());
         }
-        if let Some(known) = self.old.take(name) {
-            self.young.insert(known.clone());
+        if let Some(known) = self.previous.take(name) {
+            self.current.insert(known.clone());
             return Ok(known);
         }
         let room = Room::new(name)?;
@@ -99,26 +100,26 @@ impl Rooms {
             let max_rooms = self.max_rooms;
             return Err(Refused::TooMany { room, max_rooms });
         }
-        self.young.insert(room.clone());
+        self.current.insert(room.clone());
         Ok(room)
     }
 
-    /// How many are in use.
+    /// Returns the number of rooms in use.
     pub(crate) fn in_use(&self) -> usize {
-        self.young.len() + self.old.len()
+        self.current.len() + self.previous.len()
     }
 
-    /// Begins a new generation when it is time.
-    pub(crate) fn turn(&mut self, now: Instant) {
-        let age = now.saturating_duration_since(self.turned);
-        if age < IN_USE {
+    /// Starts a new generation if the current one is old enough.
+    pub(crate) fn rotate_if_due(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.rotated_at);
+        if age < GENERATION {
             return;
         }
-        self.old = std::mem::take(&mut self.young);
-        if age >= 2 * IN_USE {
-            self.old.clear();
+        self.previous = std::mem::take(&mut self.current);
+        if age >= 2 * GENERATION {
+            self.previous.clear();
         }
-        self.turned = now;
+        self.rotated_at = now;
     }
 }
 
@@ -138,38 +139,38 @@ mod tests {
             ("match-7x", false),
             ("xlobby", false),
         ] {
-            assert_eq!(rooms.enter(name, now).is_ok(), taken, "{name}");
+            assert_eq!(rooms.admit(name, now).is_ok(), taken, "{name}");
         }
-        let refused = rooms.enter("x", now).unwrap_err().to_string();
+        let refused = rooms.admit("x", now).unwrap_err().to_string();
         assert_eq!(refused, "room \"x\" does not match match-[0-9]+|lobby");
     }
 
     #[test]
-    fn what_is_no_regular_expression_is_refused() {
+    fn an_invalid_regular_expression_is_refused() {
         for text in ["[", "a)|(b", "(", "x{999999999}"] {
             assert!(text.parse::<RoomPattern>().is_err(), "{text}");
         }
     }
 
     #[test]
-    fn rooms_in_use_are_bounded_and_a_quiet_one_makes_place() {
+    fn rooms_in_use_are_bounded_and_an_idle_room_frees_its_place() {
         let start = Instant::now();
-        let after = |turns: u32| start + turns * IN_USE;
+        let after = |generations: u32| start + generations * GENERATION;
         let mut rooms = Rooms::new(None, 2, start);
-        rooms.enter("a", start).unwrap();
-        rooms.enter("b", start).unwrap();
-        let refused = rooms.enter("c", start).unwrap_err();
+        rooms.admit("a", start).unwrap();
+        rooms.admit("b", start).unwrap();
+        let refused = rooms.admit("c", start).unwrap_err();
         assert!(matches!(refused, Refused::TooMany { max_rooms: 2, .. }));
-        rooms.enter("a", after(1)).unwrap();
+        rooms.admit("a", after(1)).unwrap();
         assert!(
-            rooms.enter("c", after(1)).is_err(),
-            "b was in use one turn ago"
+            rooms.admit("c", after(1)).is_err(),
+            "b was in use in the previous generation"
         );
-        rooms.enter("c", after(2)).unwrap();
-        assert!(rooms.enter("b", after(2)).is_err());
-        rooms.enter("a", after(2)).unwrap();
+        rooms.admit("c", after(2)).unwrap();
+        assert!(rooms.admit("b", after(2)).is_err());
+        rooms.admit("a", after(2)).unwrap();
         assert_eq!(rooms.in_use(), 2);
-        rooms.turn(after(9));
+        rooms.rotate_if_due(after(9));
         assert_eq!(rooms.in_use(), 0);
     }
 }

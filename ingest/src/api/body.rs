@@ -1,9 +1,9 @@
-//! A body's reactions: one object, or an array in which a bad entry does not spoil the others.
+//! Parses the reactions of a body: one object, or an array in which a bad entry does not affect the others.
 
 use std::{fmt, marker::PhantomData};
 
 use emostream_http::{Principal, Problem};
-use emostream_model::{EmojiNames, Entry, Names, Plain, is_json, without_bom};
+use emostream_model::{EmojiNames, Entry, FieldNames, ParsedReaction, is_json, without_bom};
 use serde::{
     Deserialize, Deserializer as _,
     de::{IgnoredAny, SeqAccess, Visitor},
@@ -12,47 +12,47 @@ use serde_json::value::RawValue;
 
 use crate::{admission::room_limit::Refused, config::MAX_REQUEST_REACTIONS};
 
-/// What a body holds.
+/// The entries of a body.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Submissions<'a> {
-    /// The good entries, by their place.
-    pub(crate) good: Vec<(usize, Plain<'a>)>,
-    /// The bad ones, by their place.
-    pub(crate) bad: Vec<Rejection>,
+pub(crate) struct ReactionRequest<'a> {
+    /// The valid entries with their indexes.
+    pub(crate) valid: Vec<(usize, ParsedReaction<'a>)>,
+    /// The invalid entries.
+    pub(crate) invalid: Vec<Rejection>,
     /// Whether the body is an array.
     pub(crate) is_array: bool,
 }
 
-/// An entry that is not taken.
+/// An entry that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Rejection {
     pub(crate) index: usize,
     pub(crate) detail: String,
     #[serde(skip)]
-    pub(crate) fault: Fault,
+    pub(crate) kind: RejectionKind,
 }
 
-/// Whose fault it is that an entry is not taken.
+/// The kind of a rejection, which determines the status of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// It is no reaction, or for a room that there never is.
+pub(crate) enum RejectionKind {
+    /// The entry is not a reaction, or its room does not match the pattern.
     Invalid,
-    /// It is valid, but not its sender's to send.
+    /// The entry is valid, but the token does not allow it.
     Forbidden,
-    /// It would be taken, were there not so many rooms.
-    Crowded,
+    /// The entry is valid, but too many rooms are in use.
+    RoomLimit,
 }
 
-impl From<&Refused> for Fault {
+impl From<&Refused> for RejectionKind {
     fn from(refused: &Refused) -> Self {
         match refused {
             Refused::Unmatched { .. } | Refused::Invalid(_) => Self::Invalid,
-            Refused::TooMany { .. } => Self::Crowded,
+            Refused::TooMany { .. } => Self::RoomLimit,
         }
     }
 }
 
-/// Why a body holds no reactions at all.
+/// The reason why no reaction can be parsed from a body.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("the body is empty; send one reaction as a JSON object, or an array of them")]
@@ -75,12 +75,12 @@ impl From<Malformed> for Problem {
     }
 }
 
-impl<'a> Submissions<'a> {
-    /// Reads a body.
-    pub(crate) fn read(
+impl<'a> ReactionRequest<'a> {
+    /// Parses a body.
+    pub(crate) fn parse(
         body: &'a [u8],
         emojis: &EmojiNames,
-        names: Names,
+        names: FieldNames,
     ) -> Result<Self, Malformed> {
         let text = std::str::from_utf8(body).map_err(|e| Malformed::NotUtf8(e.valid_up_to()))?;
         let text = without_bom(text);
@@ -92,77 +92,79 @@ impl<'a> Submissions<'a> {
             None => return Err(Malformed::Empty),
             Some(first) => *first == b'[',
         };
-        let mut read = Self {
-            good: Vec::new(),
-            bad: Vec::new(),
+        let mut request = Self {
+            valid: Vec::new(),
+            invalid: Vec::new(),
             is_array,
         };
-        let mut add = |index, entry: Entry<'a>| match entry.check(emojis, names) {
-            Ok(submission) => read.good.push((index, submission)),
-            Err(invalid) => read.bad.push(Rejection {
+        let mut add = |index, entry: Entry<'a>| match entry.validate(emojis, names) {
+            Ok(reaction) => request.valid.push((index, reaction)),
+            Err(invalid) => request.invalid.push(Rejection {
                 index,
                 detail: invalid.to_string(),
-                fault: Fault::Invalid,
+                kind: RejectionKind::Invalid,
             }),
         };
         if !is_array {
             add(0, Entry::read(text).map_err(unread)?);
-            return Ok(read);
+            return Ok(request);
         }
         let count = match entries(text, &mut add) {
             Ok(count) => count,
             Err(_) => {
-                read.good.clear();
-                read.bad.clear();
-                read.one_by_one(text, emojis, names).map_err(unread)?
+                request.valid.clear();
+                request.invalid.clear();
+                request
+                    .parse_one_by_one(text, emojis, names)
+                    .map_err(unread)?
             }
         };
         if count > MAX_REQUEST_REACTIONS {
             return Err(Malformed::TooMany);
         }
-        Ok(read)
+        Ok(request)
     }
 
-    /// Reads an array whose entries could not be read in one go: it is no JSON, or there is JSON in it
-    /// that no value can hold (`1e999`, half a surrogate pair), which spoils its own entry only.
-    fn one_by_one(
+    /// Parses an array entry by entry, after its entries could not be parsed together: it is not JSON, or it contains
+    /// JSON that no value can represent (`1e999`, half a surrogate pair), which affects only its own entry.
+    fn parse_one_by_one(
         &mut self,
         text: &'a str,
         emojis: &EmojiNames,
-        names: Names,
+        names: FieldNames,
     ) -> Result<usize, serde_json::Error> {
         entries(text, |index, raw: &'a RawValue| {
             let entry = serde_json::from_str::<Entry<'a>>(raw.get());
             let read = entry.map_err(|error| format!("cannot be read: {error} of the entry"));
             let valid = read.and_then(|entry| {
-                let valid = entry.check(emojis, names);
+                let valid = entry.validate(emojis, names);
                 valid.map_err(|invalid| invalid.to_string())
             });
             match valid {
-                Ok(submission) => self.good.push((index, submission)),
-                Err(detail) => self.bad.push(Rejection {
+                Ok(reaction) => self.valid.push((index, reaction)),
+                Err(detail) => self.invalid.push(Rejection {
                     index,
                     detail,
-                    fault: Fault::Invalid,
+                    kind: RejectionKind::Invalid,
                 }),
             }
         })
     }
 
-    /// The good entries that their sender may send, and all others.
+    /// Separates the valid entries that `principal` may send from all other entries.
     pub(crate) fn allowed(
         self,
         principal: &Principal,
-    ) -> (Vec<(usize, Plain<'a>)>, Vec<Rejection>) {
-        let (mut allowed, mut rejected) = (self.good, self.bad);
-        allowed.retain(|(index, submission)| {
-            let Some(detail) = forbidden(submission, principal) else {
+    ) -> (Vec<(usize, ParsedReaction<'a>)>, Vec<Rejection>) {
+        let (mut allowed, mut rejected) = (self.valid, self.invalid);
+        allowed.retain(|(index, reaction)| {
+            let Some(detail) = forbidden(reaction, principal) else {
                 return true;
             };
             rejected.push(Rejection {
                 index: *index,
                 detail,
-                fault: Fault::Forbidden,
+                kind: RejectionKind::Forbidden,
             });
             false
         });
@@ -170,29 +172,29 @@ impl<'a> Submissions<'a> {
     }
 }
 
-/// Why a reaction is not its sender's to send.
-fn forbidden(submission: &Plain<'_>, principal: &Principal) -> Option<String> {
-    if !principal.is_user(&submission.user) {
+/// Returns the reason why `principal` may not send a reaction.
+fn forbidden(reaction: &ParsedReaction<'_>, principal: &Principal) -> Option<String> {
+    if !principal.is_user(&reaction.user) {
         return Some("user_id is not the token's sub".to_owned());
     }
-    let room = &*submission.room;
+    let room = &*reaction.room;
     (!principal.can_access_room(room)).then(|| format!("the token does not open room \"{room}\""))
 }
 
-/// Hands the entries of an array to `take`, and counts them.
-fn entries<'de, T, F>(text: &'de str, take: F) -> Result<usize, serde_json::Error>
+/// Passes the entries of an array to `visit`, and counts them.
+fn entries<'de, T, F>(text: &'de str, visit: F) -> Result<usize, serde_json::Error>
 where
     T: Deserialize<'de>,
     F: FnMut(usize, T),
 {
     let mut json = serde_json::Deserializer::from_str(text);
-    let count = json.deserialize_seq(Entries(take, PhantomData))?;
+    let count = json.deserialize_seq(Entries(visit, PhantomData))?;
     json.end()?;
     Ok(count)
 }
 
-/// Hands the entries of an array on as they come, so that the array itself is never held. Those
-/// beyond the limit are only counted.
+/// Passes on each entry of an array as it is parsed, so that the array itself is never in memory. Entries beyond the
+/// limit are only counted.
 struct Entries<T, F>(F, PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>, F: FnMut(usize, T)> Visitor<'de> for Entries<T, F> {
@@ -226,37 +228,38 @@ mod tests {
 
     const GOOD: &str = r#"{"user_id":1,"emoji_type":"🔥"}"#;
 
-    fn read(body: &(impl AsRef<[u8]> + ?Sized)) -> Result<Submissions<'_>, String> {
+    fn read(body: &(impl AsRef<[u8]> + ?Sized)) -> Result<ReactionRequest<'_>, String> {
         let emojis = EmojiNames::default();
-        Submissions::read(body.as_ref(), &emojis, Names::Own).map_err(|error| error.to_string())
+        ReactionRequest::parse(body.as_ref(), &emojis, FieldNames::V1)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
-    fn one_object_or_an_array_of_them_is_read() {
+    fn one_object_or_an_array_of_objects_is_parsed() {
         let one = read(GOOD).unwrap();
-        assert_eq!((one.good.len(), one.is_array), (1, false));
+        assert_eq!((one.valid.len(), one.is_array), (1, false));
         let body = format!(" [{GOOD},{GOOD} , {GOOD}]\n");
         let three = read(&body).unwrap();
-        assert_eq!((three.good.len(), three.is_array), (3, true));
+        assert_eq!((three.valid.len(), three.is_array), (3, true));
         for body in [format!("\u{feff}{GOOD}"), format!("\u{feff} [{GOOD}]")] {
-            assert_eq!(read(&body).unwrap().good.len(), 1);
+            assert_eq!(read(&body).unwrap().valid.len(), 1);
         }
         let none = read("[]").unwrap();
-        assert_eq!((none.good.len(), none.bad.len()), (0, 0));
+        assert_eq!((none.valid.len(), none.invalid.len()), (0, 0));
     }
 
     #[test]
-    fn a_bad_entry_does_not_spoil_the_others() {
+    fn an_invalid_entry_does_not_affect_the_others() {
         let body = format!(r#"[{GOOD},7,{GOOD},{{"user_id":1}},null]"#);
-        let read = read(&body).unwrap();
-        assert_eq!(read.good.len(), 2);
-        let places: Vec<usize> = read.bad.iter().map(|bad| bad.index).collect();
+        let request = read(&body).unwrap();
+        assert_eq!(request.valid.len(), 2);
+        let places: Vec<usize> = request.invalid.iter().map(|bad| bad.index).collect();
         assert_eq!(places, [1, 3, 4]);
-        assert_eq!(read.bad[1].detail, "emoji_type is required");
+        assert_eq!(request.invalid[1].detail, "emoji_type is required");
     }
 
     #[test]
-    fn json_that_no_value_can_hold_spoils_its_own_entry_only() {
+    fn json_that_no_value_can_represent_affects_its_own_entry_only() {
         let digits = "9".repeat(1000);
         let bodies = [
             r#"{"user_id":1,"emoji_type":"🔥","timestamp":1e999}"#.to_owned(),
@@ -265,10 +268,14 @@ mod tests {
         ];
         for bad in bodies {
             let body = format!("[{GOOD},{bad},{GOOD}]");
-            let read = read(&body).unwrap();
-            assert_eq!((read.good.len(), read.bad.len()), (2, 1), "{bad}");
-            assert_eq!(read.bad[0].index, 1);
-            let detail = &read.bad[0].detail;
+            let request = read(&body).unwrap();
+            assert_eq!(
+                (request.valid.len(), request.invalid.len()),
+                (2, 1),
+                "{bad}"
+            );
+            assert_eq!(request.invalid[0].index, 1);
+            let detail = &request.invalid[0].detail;
             assert!(detail.starts_with("cannot be read: "), "{detail}");
         }
         let alone = read(r#"{"user_id":"\ud800","emoji_type":"🔥"}"#).unwrap_err();
@@ -280,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_body_is_refused_with_the_place() {
+    fn a_malformed_body_is_refused_with_the_position() {
         let many = format!("[{}]", vec![GOOD; 1001].join(","));
         for (body, start) in [
             ("", "the body is empty"),
@@ -314,30 +321,30 @@ mod tests {
             "the body is not UTF-8 at byte 6"
         );
         let thousand = format!("[{}]", vec![GOOD; 1000].join(","));
-        assert_eq!(read(&thousand).unwrap().good.len(), 1000);
+        assert_eq!(read(&thousand).unwrap().valid.len(), 1000);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_give_an_answer(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_give_a_result(body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = read(&body);
         }
 
         #[test]
-        fn every_entry_of_an_array_is_either_good_or_bad(
+        fn every_entry_of_an_array_is_either_valid_or_invalid(
             entries in proptest::collection::vec(
                 prop_oneof![Just(GOOD), Just("{}"), Just("[[1]]"), Just("-1e9"), Just("\"a\"")], 0..50,
             ),
         ) {
             let body = format!("[{}]", entries.join(","));
-            let read = read(&body).unwrap();
+            let request = read(&body).unwrap();
             let is_bad = |(_, entry): &(usize, &&str)| **entry != GOOD;
             let bad = entries.iter().enumerate().filter(is_bad).map(|(index, _)| index);
             prop_assert_eq!(
-                read.bad.iter().map(|bad| bad.index).collect::<Vec<_>>(),
+                request.invalid.iter().map(|bad| bad.index).collect::<Vec<_>>(),
                 bad.collect::<Vec<_>>()
             );
-            prop_assert_eq!(read.good.len() + read.bad.len(), entries.len());
+            prop_assert_eq!(request.valid.len() + request.invalid.len(), entries.len());
         }
     }
 }

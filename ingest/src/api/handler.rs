@@ -1,4 +1,4 @@
-//! One request's way: from its head through the buffer to its answer.
+//! Handles a request from its head through the buffer to its response.
 
 #![allow(clippy::disallowed_methods, reason = "dates requests on arrival")]
 
@@ -17,32 +17,32 @@ use tokio::{sync::oneshot, time::timeout};
 use crate::{
     admission::rate_limiter::Limiter,
     admission::room_limit::Rooms,
-    api::body::{Fault, Rejection, Submissions},
+    api::body::{ReactionRequest, Rejection, RejectionKind},
     api::openapi,
-    api::request::{self, Dialect, METHODS, Wait},
+    api::request::{self, ApiFlavor, METHODS, Wait},
     api::response::{self, Receipt},
-    buffer::packed::Taken,
+    buffer::packed::AdmittedReaction,
     buffer::{Buffer, Closed, Reservation},
     config::{Config, LOG_TIMEOUT},
     metrics::Metrics,
-    producer::partition_health::Health,
+    producer::partition_health::PartitionHealth,
 };
 
-/// What every request shares.
+/// State that all requests share.
 pub(crate) struct Service {
     pub(crate) config: Config,
     pub(crate) bodies: BodyReader,
     pub(crate) buffer: Arc<Buffer>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) health: Arc<PartitionHealth>,
     pub(crate) limiter: Limiter,
     pub(crate) rooms: Mutex<Rooms>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// What becomes of reactions.
-type Outcome = oneshot::Receiver<Result<(), LogError>>;
+/// Receives the result of a request's reactions: stored, or the log's error.
+type StoredReceiver = oneshot::Receiver<Result<(), LogError>>;
 
-/// The sender of a request.
+/// The authenticated sender of a request, and its address.
 struct Sender {
     principal: Principal,
     address: IpAddr,
@@ -53,42 +53,43 @@ impl Service {
     pub(crate) fn router(self: Arc<Self>) -> Router {
         let openapi = openapi::router(&self.config.allow_origin);
         let mut router = Router::new();
-        for (path, dialect) in request::PATHS {
+        for (path, flavor) in request::PATHS {
             let respond = async move |State(service): State<Arc<Self>>,
                                       Extension(peer): Extension<SocketAddr>,
                                       request: Request| {
-                service.respond(request, peer, dialect).await
+                service.respond(request, peer, flavor).await
             };
             router = router.route(path, any(respond));
         }
         router.with_state(self).merge(openapi)
     }
 
-    async fn respond(&self, mut request: Request, peer: SocketAddr, dialect: Dialect) -> Response {
+    async fn respond(&self, mut request: Request, peer: SocketAddr, flavor: ApiFlavor) -> Response {
         let started = Instant::now();
         let allow = &self.config.allow_origin;
         let response = if *request.method() == Method::OPTIONS {
             allow.preflight(request.headers(), METHODS)
         } else {
             let origin = request.headers().get(ORIGIN).cloned();
-            let mut response = match self.receive(&mut request, peer, dialect).await {
-                Ok(receipt) => receipt.into_response(dialect),
-                Err(problem) => response::refusal(problem, dialect),
+            let mut response = match self.receive(&mut request, peer, flavor).await {
+                Ok(receipt) => receipt.into_response(flavor),
+                Err(problem) => response::refusal(problem, flavor),
             };
             allow.apply(origin.as_ref(), response.headers_mut());
             response
         };
-        self.metrics.answered(response.status(), started.elapsed());
+        self.metrics
+            .observe_response(response.status(), started.elapsed());
         response
     }
 
-    /// The way of one request. An error means that nothing of it was kept, except where the log failed
-    /// after it was.
+    /// Handles a POST. After an error, none of its reactions is accepted, except if the log fails after the buffer has
+    /// accepted them.
     async fn receive(
         &self,
         request: &mut Request,
         peer: SocketAddr,
-        dialect: Dialect,
+        flavor: ApiFlavor,
     ) -> Result<Receipt, Problem> {
         if *request.method() != Method::POST {
             return Err(Problem::method_not_allowed(METHODS));
@@ -100,34 +101,34 @@ impl Service {
         request::check_content(request.headers())?;
         let wait = Wait::of(request.uri(), request.headers())?;
         self.bodies.check(request)?;
-        if self.health.is_away() {
-            return Err(response::log_away());
+        if self.health.none_available() {
+            return Err(response::log_unavailable());
         }
-        let most = request::most_reactions(request.body().size_hint().exact());
-        if !self.buffer.has_room(most) {
+        let max_count = request::max_reactions(request.body().size_hint().exact());
+        if !self.buffer.has_capacity(max_count) {
             return Err(response::buffer_full());
         }
         let body = self.bodies.read(request).await?;
-        let read = Submissions::read(&body, &self.config.emojis, dialect.names())?;
-        // Not before: clients that announce bodies and do not send them would hold all the room.
-        let most = read.good.len() as u32;
-        let room = self
+        let parsed = ReactionRequest::parse(&body, &self.config.emojis, flavor.names())?;
+        // Not earlier: otherwise clients that announce bodies and do not send them could hold all permits.
+        let count = parsed.valid.len() as u32;
+        let reservation = self
             .buffer
-            .reserve(most)
+            .reserve(count)
             .ok_or_else(response::buffer_full)?;
-        let is_array = read.is_array;
-        let (good, rejected) = self.admit(read, &sender)?;
-        if good.is_empty() && !rejected.is_empty() {
+        let is_array = parsed.is_array;
+        let (admitted, rejected) = self.admit(parsed, &sender)?;
+        if admitted.is_empty() && !rejected.is_empty() {
             return Err(response::all_rejected(rejected, is_array));
         }
-        let taken = good.len();
-        let outcome = self.keep(good, room, wait)?;
+        let count = admitted.len();
+        let outcome = self.enqueue(admitted, reservation, wait)?;
         drop(body);
         if let Some(outcome) = outcome {
-            self.stored(outcome).await?;
+            self.wait_stored(outcome).await?;
         }
         Ok(Receipt {
-            taken,
+            count,
             wait,
             rejected,
         })
@@ -143,29 +144,29 @@ impl Service {
         Ok(Sender { principal, address })
     }
 
-    /// The good entries that their sender may send and whose rooms are taken too, and all others. None,
-    /// if they are too many for now.
+    /// Separates the reactions that the sender may send, and whose rooms are admitted, from the rejected entries. Fails
+    /// for the whole request if a rate is exceeded.
     fn admit<'a>(
         &self,
-        read: Submissions<'a>,
+        request: ReactionRequest<'a>,
         sender: &Sender,
-    ) -> Result<(Vec<Taken<'a>>, Vec<Rejection>), Problem> {
+    ) -> Result<(Vec<AdmittedReaction<'a>>, Vec<Rejection>), Problem> {
         let now = Instant::now();
-        let (allowed, mut rejected) = read.allowed(&sender.principal);
-        let taken = self.limiter.take(sender.address, &allowed, now);
-        taken.map_err(|too_fast| {
+        let (allowed, mut rejected) = request.allowed(&sender.principal);
+        let acquired = self.limiter.try_acquire(sender.address, &allowed, now);
+        acquired.map_err(|exceeded| {
             self.metrics.limited.inc_by(allowed.len() as u64);
-            response::too_fast(too_fast)
+            response::rate_exceeded(exceeded)
         })?;
-        let mut good = Vec::with_capacity(allowed.len());
+        let mut admitted = Vec::with_capacity(allowed.len());
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        for (index, plain) in allowed {
-            match rooms.enter(&plain.room, now) {
-                Ok(room) => good.push(Taken { room, plain }),
+        for (index, reaction) in allowed {
+            match rooms.admit(&reaction.room, now) {
+                Ok(room) => admitted.push(AdmittedReaction { room, reaction }),
                 Err(refused) => rejected.push(Rejection {
                     index,
                     detail: refused.to_string(),
-                    fault: Fault::from(&refused),
+                    kind: RejectionKind::from(&refused),
                 }),
             }
         }
@@ -174,29 +175,32 @@ impl Service {
         rejected.sort_by_key(|rejection| rejection.index);
         let forbidden = rejected
             .iter()
-            .filter(|rejection| rejection.fault == Fault::Forbidden);
+            .filter(|rejection| rejection.kind == RejectionKind::Forbidden);
         let forbidden = forbidden.count();
         self.metrics.forbidden.inc_by(forbidden as u64);
         let others = rejected.len() - forbidden;
         self.metrics.rejected.inc_by(others as u64);
-        Ok((good, rejected))
+        Ok((admitted, rejected))
     }
 
-    /// Puts reactions into the buffer; what becomes of them, if that is asked for.
-    fn keep(
+    /// Adds reactions to the buffer. Returns a receiver of the result if the request waits for it.
+    fn enqueue(
         &self,
-        good: Vec<Taken<'_>>,
-        room: Reservation,
+        reactions: Vec<AdmittedReaction<'_>>,
+        reservation: Reservation,
         wait: Wait,
-    ) -> Result<Option<Outcome>, Problem> {
-        if good.is_empty() {
+    ) -> Result<Option<StoredReceiver>, Problem> {
+        if reactions.is_empty() {
             return Ok(None);
         }
         let now_ms = self.buffer.now_ms();
-        for claimed_ms in good.iter().filter_map(|taken| taken.plain.claimed_ms) {
-            self.metrics.claimed(claimed_ms, now_ms);
+        for claimed_ms in reactions
+            .iter()
+            .filter_map(|admitted| admitted.reaction.claimed_ms)
+        {
+            self.metrics.observe_skew(claimed_ms, now_ms);
         }
-        let taken = good.len();
+        let count = reactions.len();
         let (stored, outcome) = match wait {
             Wait::Buffered => (None, None),
             Wait::Stored => {
@@ -204,17 +208,17 @@ impl Service {
                 (Some(stored), Some(outcome))
             }
         };
-        let added = self.buffer.add(good, room, stored);
+        let added = self.buffer.add(reactions, reservation, stored);
         added.map_err(|Closed| response::stopping())?;
-        self.metrics.accepted.inc_by(taken as u64);
+        self.metrics.accepted.inc_by(count as u64);
         Ok(outcome)
     }
 
-    /// Waits for the log.
-    async fn stored(&self, outcome: Outcome) -> Result<(), Problem> {
+    /// Waits until the log has stored the reactions.
+    async fn wait_stored(&self, outcome: StoredReceiver) -> Result<(), Problem> {
         match timeout(self.config.flush + LOG_TIMEOUT, outcome).await {
             Ok(outcome) => outcome
-                .unwrap_or_else(|_| Err(LogError::Refused("the log gave no answer".to_owned())))
+                .unwrap_or_else(|_| Err(LogError::Refused("no response from the log".to_owned())))
                 .map_err(|error| response::not_stored(&error)),
             Err(_) => Err(response::not_yet_stored()),
         }

@@ -1,7 +1,7 @@
-//! What a request asks for, as far as its head says it.
+//! The head of a request: its path, content type, and whether it waits until its reactions are stored.
 
 use emostream_http::Problem;
-use emostream_model::Names;
+use emostream_model::FieldNames;
 use hyper::{
     HeaderMap, StatusCode, Uri,
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue},
@@ -9,64 +9,64 @@ use hyper::{
 
 use crate::config::MAX_REQUEST_REACTIONS;
 
-/// The methods of every path here.
+/// The methods of all paths in this module.
 pub(crate) const METHODS: &str = "POST, OPTIONS";
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// The bytes of the smallest valid reaction, with the shortcode of ❌: `{"user":1,"emoji":"x"}`.
+/// Bytes of the smallest valid reaction, with the shortcode of ❌: `{"user":1,"emoji":"x"}`.
 const SMALLEST_REACTION_BYTES: u64 = 22;
 
-/// In which of its two dialects a client speaks.
+/// The API that a client uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialect {
+pub(crate) enum ApiFlavor {
     /// `/v1/reactions`.
-    Own,
-    /// `/send_emoji` and the like: made for clients of the usual Flask servers.
+    V1,
+    /// `/send_emoji` and its aliases, for clients that were written for common Flask servers.
     Flask,
 }
 
-/// When a client wants its answer.
+/// When the response is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// As soon as its reactions are in the buffer.
+    /// When the reactions are in the buffer.
     Buffered,
-    /// Once the log has acknowledged them.
+    /// When the log has acknowledged the reactions.
     Stored,
 }
 
-/// The paths that accept reactions, each with its dialect.
-pub(crate) const PATHS: [(&str, Dialect); 4] = [
-    ("/v1/reactions", Dialect::Own),
-    ("/send_emoji", Dialect::Flask),
-    ("/send-emoji", Dialect::Flask),
-    ("/emoji", Dialect::Flask),
+/// The paths that accept reactions, each with its API.
+pub(crate) const PATHS: [(&str, ApiFlavor); 4] = [
+    ("/v1/reactions", ApiFlavor::V1),
+    ("/send_emoji", ApiFlavor::Flask),
+    ("/send-emoji", ApiFlavor::Flask),
+    ("/emoji", ApiFlavor::Flask),
 ];
 
-impl Dialect {
-    /// The field names of its reactions.
-    pub(crate) fn names(self) -> Names {
+impl ApiFlavor {
+    /// Returns the field names of reactions.
+    pub(crate) fn names(self) -> FieldNames {
         match self {
-            Self::Own => Names::Own,
-            Self::Flask => Names::WithAliases,
+            Self::Own => FieldNames::V1,
+            Self::Flask => FieldNames::WithAliases,
         }
     }
 }
 
 impl Wait {
-    /// `?wait=stored`, or `Prefer: wait` (RFC 7240, whose seconds are not looked at: the log's own
-    /// time limit decides).
+    /// Parses `?wait=stored`, or `Prefer: wait` (RFC 7240). The seconds of the preference are ignored: the timeout of
+    /// the log applies.
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Result<Self, Problem> {
         let pairs = uri.query().unwrap_or_default().split('&');
-        let mut asked = pairs.filter_map(|pair| match pair.split_once('=') {
+        let mut values = pairs.filter_map(|pair| match pair.split_once('=') {
             Some(("wait", value)) => Some(value),
             None if pair == "wait" => Some(""),
             _ => None,
         });
-        match asked.next_back() {
+        match values.next_back() {
             Some("stored") => Ok(Self::Stored),
             Some(_) => Err(Problem::bad_request(
-                "wait takes only one value: ?wait=stored",
+                "the only value of wait is stored: ?wait=stored",
             )),
             None if prefers_waiting(headers) => Ok(Self::Stored),
             None => Ok(Self::Buffered),
@@ -83,13 +83,13 @@ fn prefers_waiting(headers: &HeaderMap) -> bool {
     names.any(|name| name.trim().eq_ignore_ascii_case("wait"))
 }
 
-/// 415 unless the body claims to be JSON, or plain text (`navigator.sendBeacon`), and is not
-/// compressed. A body that claims nothing is taken as JSON.
+/// Returns 415 unless the body is JSON or plain text (`navigator.sendBeacon`) by its content type, and not compressed.
+/// A body without a content type is parsed as JSON.
 pub(crate) fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        let detail = "compressed bodies are not taken; send the JSON as it is";
+        let detail = "compressed bodies are not accepted; send uncompressed JSON";
         let identity = HeaderValue::from_static("identity");
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .header(ACCEPT_ENCODING, identity));
@@ -112,22 +112,22 @@ pub(crate) fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
         ""
     };
     let essence: String = essence.chars().take(80).collect();
-    let detail = format!("{essence} is not taken; send application/json or text/plain{hint}");
+    let detail = format!("{essence} is not accepted; send application/json or text/plain{hint}");
     let accepted = HeaderValue::from_static("application/json, text/plain");
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).header(ACCEPT, accepted))
 }
 
-/// The most reactions that a body of this length can hold; of an unknown length, if it is `None`.
-pub(crate) fn most_reactions(body_bytes: Option<u64>) -> u32 {
-    let most = body_bytes.map_or(u64::MAX, |bytes| bytes / SMALLEST_REACTION_BYTES + 1);
-    most.min(MAX_REQUEST_REACTIONS as u64) as u32
+/// Returns the maximum number of reactions in a body of this length, or of an unknown length (`None`).
+pub(crate) fn max_reactions(body_bytes: Option<u64>) -> u32 {
+    let reactions = body_bytes.map_or(u64::MAX, |bytes| bytes / SMALLEST_REACTION_BYTES + 1);
+    reactions.min(MAX_REQUEST_REACTIONS as u64) as u32
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::api::body::Submissions;
+    use crate::api::body::ReactionRequest;
     use emostream_model::EmojiNames;
 
     fn header(name: &'static str, value: &str) -> HeaderMap {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_is_asked_for_by_query_or_by_preference() {
+    fn waiting_is_requested_by_query_or_by_preference() {
         let none = HeaderMap::new();
         let wait = |uri: &str, headers: &HeaderMap| {
             Wait::of(&uri.parse().unwrap(), headers).map_err(|problem| problem.status())
@@ -163,17 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn json_and_plain_text_are_taken_and_the_rest_is_told_what_is() {
-        for taken in [
+    fn json_and_plain_text_are_accepted_and_other_types_are_415() {
+        for accepted in [
             "application/json",
             "Application/JSON; charset=utf-8",
             "application/cloudevents+json",
             "text/plain;charset=UTF-8",
         ] {
             assert_eq!(
-                check_content(&header("content-type", taken)),
+                check_content(&header("content-type", accepted)),
                 Ok(()),
-                "{taken}"
+                "{accepted}"
             );
         }
         assert_eq!(check_content(&HeaderMap::new()), Ok(()));
@@ -191,20 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn no_body_holds_more_reactions_than_were_reserved_for_it() {
+    fn no_body_has_more_reactions_than_its_length_allows() {
         let smallest = r#"{"user":1,"emoji":"x"}"#;
         for count in 1..=1000 {
             let body = format!("[{}]", vec![smallest; count].join(","));
-            let read =
-                Submissions::read(body.as_bytes(), &EmojiNames::default(), Names::WithAliases);
-            assert_eq!(read.unwrap().good.len(), count);
+            let read = ReactionRequest::parse(
+                body.as_bytes(),
+                &EmojiNames::default(),
+                FieldNames::WithAliases,
+            );
+            assert_eq!(read.unwrap().valid.len(), count);
             assert!(
-                most_reactions(Some(body.len() as u64)) as usize >= count,
+                max_reactions(Some(body.len() as u64)) as usize >= count,
                 "{count}"
             );
         }
-        assert!(most_reactions(Some(smallest.len() as u64)) >= 1);
-        assert_eq!(most_reactions(None), 1000);
-        assert_eq!(most_reactions(Some(u64::MAX)), 1000);
+        assert!(max_reactions(Some(smallest.len() as u64)) >= 1);
+        assert_eq!(max_reactions(None), 1000);
+        assert_eq!(max_reactions(Some(u64::MAX)), 1000);
     }
 }

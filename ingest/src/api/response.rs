@@ -1,4 +1,4 @@
-//! What clients are told.
+//! Responses: the receipt of accepted reactions, and the problems.
 
 use std::time::Duration;
 
@@ -13,24 +13,24 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    admission::rate_limiter::{TooFast, Who},
-    api::body::{Fault, Rejection},
-    api::request::{Dialect, Wait},
+    admission::rate_limiter::{LimitedKey, RateExceeded},
+    api::body::{Rejection, RejectionKind},
+    api::request::{ApiFlavor, Wait},
 };
 
-/// What became of a request whose reactions, or some of them, were taken.
+/// The result of a request of which at least one reaction was accepted, or which was empty.
 #[derive(Debug)]
 pub(crate) struct Receipt {
-    /// How many were taken.
-    pub(crate) taken: usize,
-    /// How far they have come.
+    /// Number of accepted reactions.
+    pub(crate) count: usize,
+    /// Response mode: the reactions are buffered, or stored.
     pub(crate) wait: Wait,
-    /// Those that were not taken.
+    /// The rejected entries.
     pub(crate) rejected: Vec<Rejection>,
 }
 
 #[derive(Serialize)]
-struct Good<'a> {
+struct AcceptedBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,25 +42,25 @@ struct Good<'a> {
 }
 
 impl Receipt {
-    /// 202, 200 or 207, by what was asked for and what came of it.
-    pub(crate) fn into_response(self, dialect: Dialect) -> Response {
+    /// Returns 202, 200 or 207, by [`Wait`], the API and whether entries were rejected.
+    pub(crate) fn into_response(self, flavor: ApiFlavor) -> Response {
         let stored = self.wait == Wait::Stored;
         let whole = self.rejected.is_empty();
-        let status = match (whole, dialect, self.wait) {
+        let status = match (whole, flavor, self.wait) {
             (false, _, _) => StatusCode::MULTI_STATUS,
-            (true, Dialect::Own, Wait::Buffered) => StatusCode::ACCEPTED,
-            (true, Dialect::Own, Wait::Stored) | (true, Dialect::Flask, _) => StatusCode::OK,
+            (true, ApiFlavor::V1, Wait::Buffered) => StatusCode::ACCEPTED,
+            (true, ApiFlavor::V1, Wait::Stored) | (true, ApiFlavor::Flask, _) => StatusCode::OK,
         };
-        let flask = dialect == Dialect::Flask;
+        let flask = flavor == ApiFlavor::Flask;
         let word = if whole { "success" } else { "partial" };
-        let good = Good {
+        let body = AcceptedBody {
             status: flask.then_some(word),
-            // The other dialect's clients know no other name.
-            accepted: (flask || !stored).then_some(self.taken),
-            stored: stored.then_some(self.taken),
+            // Clients of the Flask API do not know `stored` alone.
+            accepted: (flask || !stored).then_some(self.count),
+            stored: stored.then_some(self.count),
             rejected: &self.rejected,
         };
-        let mut text = serde_json::to_vec(&good).unwrap_or_default();
+        let mut text = serde_json::to_vec(&body).unwrap_or_default();
         text.push(b'\n');
         let mut response = Response::new(Body::from(text));
         *response.status_mut() = status;
@@ -70,12 +70,12 @@ impl Receipt {
     }
 }
 
-/// 400 for a request none of whose entries is good; 403 if all of them would be another's to send, 503 if
-/// all are for rooms that are too many for now.
+/// Returns the problem of a request without an accepted entry: 503 if all rooms exceed the limit of rooms in use, 403
+/// if the token forbids all entries, otherwise 400.
 pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem {
     let first = rejected.first().map_or("", |first| &first.detail);
-    let all = |fault| rejected.iter().all(|rejection| rejection.fault == fault);
-    if all(Fault::Crowded) {
+    let all = |kind| rejected.iter().all(|rejection| rejection.kind == kind);
+    if all(RejectionKind::RoomLimit) {
         let problem =
             Problem::unavailable(format!("{first}; nothing was kept, send it again later"));
         return match is_array {
@@ -83,7 +83,7 @@ pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem 
             false => problem,
         };
     }
-    let (status, word) = match all(Fault::Forbidden) {
+    let (status, word) = match all(RejectionKind::Forbidden) {
         true => (StatusCode::FORBIDDEN, "allowed"),
         false => (StatusCode::BAD_REQUEST, "valid"),
     };
@@ -97,20 +97,24 @@ pub(crate) fn all_rejected(rejected: Vec<Rejection>, is_array: bool) -> Problem 
     Problem::new(status, detail).member("rejected", json!(rejected))
 }
 
-/// 429: a user or an address sends too fast.
-pub(crate) fn too_fast(too_fast: TooFast) -> Problem {
-    let TooFast { who, rate, wait } = too_fast;
-    let who = match who {
-        Who::User => "a user of this request",
-        Who::Address => "this address",
+/// 429: a user or an address exceeds its rate.
+pub(crate) fn rate_exceeded(exceeded: RateExceeded) -> Problem {
+    let RateExceeded {
+        limited,
+        rate,
+        wait,
+    } = exceeded;
+    let sender = match limited {
+        LimitedKey::User => "a user of this request",
+        LimitedKey::Address => "this address",
     };
     let most = rate.burst();
     let advice = match wait {
         Some(_) => "send it again later".to_owned(),
-        None => format!("nor may more than {most} come at once: send fewer"),
+        None => format!("and at most {most} are accepted at once: send fewer"),
     };
-    let detail = format!("{who} sends more than {rate}; nothing was kept, {advice}");
-    // So much later at most, that those refused at one moment do not come back at one moment.
+    let detail = format!("{sender} sends more than {rate}; nothing was kept, {advice}");
+    // Maximum jitter, so that clients that are refused at one moment do not retry at one moment.
     const SPREAD_SECONDS: u64 = 2;
     let wait = wait.unwrap_or_default().as_secs_f64().ceil() as u64;
     let jitter = rand::random_range(0..=SPREAD_SECONDS);
@@ -118,15 +122,15 @@ pub(crate) fn too_fast(too_fast: TooFast) -> Problem {
         .retry_after(Duration::from_secs(wait.saturating_add(jitter)))
 }
 
-/// 503: the buffer has no room for the request's reactions.
+/// 503: the buffer does not have enough permits for the request's reactions.
 pub(crate) fn buffer_full() -> Problem {
     Problem::unavailable(
         "too many reactions wait for the log; nothing was kept, send it again later",
     )
 }
 
-/// 503: the log takes nothing at the moment.
-pub(crate) fn log_away() -> Problem {
+/// 503: no partition of the log is available.
+pub(crate) fn log_unavailable() -> Problem {
     Problem::unavailable("the log does not answer; nothing was kept, send it again later")
 }
 
@@ -135,13 +139,13 @@ pub(crate) fn stopping() -> Problem {
     Problem::unavailable("the service is stopping; nothing was kept, send it again")
 }
 
-/// 503, or 413 for what the log never takes: the log did not acknowledge what was to be stored.
+/// 503: the log did not store the reactions; 413 for a batch that is too large for the topic.
 pub(crate) fn not_stored(error: &LogError) -> Problem {
     if let LogError::TooLarge { .. } = error {
         return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string());
     }
     Problem::unavailable(match error {
-        // The acknowledgement may be what was lost.
+        // Only the acknowledgement may have been lost.
         LogError::TimedOut { detail } => format!(
             "the log did not acknowledge in time: {detail}; whether the reactions are stored is not known"
         ),
@@ -149,16 +153,16 @@ pub(crate) fn not_stored(error: &LogError) -> Problem {
     })
 }
 
-/// 503: the log has neither stored nor refused in time.
+/// 503: the log has neither stored nor refused the reactions in time.
 pub(crate) fn not_yet_stored() -> Problem {
     Problem::unavailable("the log does not answer; the reactions may or may not be stored later")
 }
 
-/// The answer of a problem; clients of the usual Flask servers look at `error`.
-pub(crate) fn refusal(problem: Problem, dialect: Dialect) -> Response {
-    match dialect {
-        Dialect::Own => problem.into_response(),
-        Dialect::Flask => {
+/// Returns the response of a problem. Clients of the Flask API read `error`.
+pub(crate) fn refusal(problem: Problem, flavor: ApiFlavor) -> Response {
+    match flavor {
+        ApiFlavor::V1 => problem.into_response(),
+        ApiFlavor::Flask => {
             let error = problem.detail().to_owned();
             problem.member("error", error).into_response()
         }

@@ -8,8 +8,8 @@ use emostream_log::EventClock;
 /// accepts records. A record dated later would be refused until the clock has caught up.
 const MAX_STANDSTILL_MS: u64 = 5_000;
 
-/// The event clock, except that it stands still for a moment where that one steps back a little: a reaction
-/// dated before what the log has already seen would be late.
+/// The event clock, except that it stands still for a moment when the event clock steps back a little: a reaction
+/// dated before records that the log already has would be late.
 #[derive(Debug)]
 pub(crate) struct Clock {
     events: EventClock,
@@ -22,7 +22,7 @@ impl Clock {
         Self { events, latest_ms }
     }
 
-    /// Now, Unix milliseconds.
+    /// Returns the current time in Unix milliseconds.
     pub(crate) fn now_ms(&self) -> u64 {
         self.not_before_latest(self.events.unix_ms())
     }
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_far_ahead_is_followed_when_it_is_corrected() {
-        // The log would refuse an hour of records otherwise.
+        // Otherwise the log would refuse the records of an hour.
         let hour = 3_600_000;
         assert_eq!(seen([hour + 9, 10, 9, 12]), [hour + 9, 10, 10, 12]);
     }

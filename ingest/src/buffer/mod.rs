@@ -4,4 +4,4 @@ pub(crate) mod clock;
 pub(crate) mod packed;
 mod queue;
 
-pub(crate) use queue::{Buffer, Cargo, Closed, Parcel, Reservation, Stored};
+pub(crate) use queue::{AwaitedBatch, Buffer, Closed, PendingBatch, Reservation, StoredSender};

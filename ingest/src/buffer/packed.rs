@@ -1,18 +1,18 @@
-//! Accepted reactions, packed: they are most of what an ingest holds.
+//! Accepted reactions in packed form. They are most of the memory of an ingest.
 //!
 //! ```text
 //!  entries  [ room, ms after the first, emoji, bytes of user ] [ … ] …    24 bytes each
 //!  users    u-17u-4711…                                                   one text
 //! ```
 //!
-//! As values of their own they cost 80 bytes each and an allocation that another thread frees, which
-//! left the allocator with twice as much memory as was in use.
+//! As values of their own, they would cost 80 bytes each and an allocation that another thread frees. The allocator
+//! then held twice as much memory as was in use.
 
-use emostream_model::{Emoji, MAX_USER_BYTES, Plain, ReactionRef, Room};
+use emostream_model::{Emoji, MAX_USER_BYTES, ParsedReaction, ReactionRef, Room};
 
-const _: () = assert!(MAX_USER_BYTES <= u8::MAX as usize, "its length is a byte");
+const _: () = assert!(MAX_USER_BYTES <= u8::MAX as usize, "user_bytes is a u8");
 
-/// Reactions in the order of their times.
+/// Packed reactions in the order of their times.
 #[derive(Debug, Default)]
 pub(crate) struct Packed {
     base_ms: u64,
@@ -28,32 +28,37 @@ struct Entry {
     user_bytes: u8,
 }
 
-/// A reaction that is taken: valid, allowed, and for a room that is in use.
+/// A reaction that the service accepts: valid, allowed, and for a room that is in use.
 #[derive(Debug, Clone)]
-pub(crate) struct Taken<'a> {
+pub(crate) struct AdmittedReaction<'a> {
     pub(crate) room: Room,
-    pub(crate) plain: Plain<'a>,
+    pub(crate) reaction: ParsedReaction<'a>,
 }
 
 impl Packed {
-    /// Adds reactions, all received at `now_ms`, which is not before what is there.
-    pub(crate) fn extend<'a>(&mut self, taken: impl Iterator<Item = Taken<'a>>, now_ms: u64) {
+    /// Adds reactions that were all received at `now_ms`, which must not be before the last one.
+    pub(crate) fn extend<'a>(
+        &mut self,
+        admitted: impl Iterator<Item = AdmittedReaction<'a>>,
+        now_ms: u64,
+    ) {
         if self.entries.is_empty() {
             self.base_ms = now_ms;
         }
         let offset_ms = self.offset_ms(now_ms);
-        self.entries.extend(taken.map(|Taken { room, plain }| {
-            self.users.push_str(&plain.user);
-            Entry {
-                room,
-                offset_ms,
-                emoji: plain.emoji,
-                user_bytes: plain.user.len() as u8,
-            }
-        }));
+        self.entries
+            .extend(admitted.map(|AdmittedReaction { room, reaction }| {
+                self.users.push_str(&reaction.user);
+                Entry {
+                    room,
+                    offset_ms,
+                    emoji: reaction.emoji,
+                    user_bytes: reaction.user.len() as u8,
+                }
+            }));
     }
 
-    /// Adds others, none of them before what is there.
+    /// Adds other reactions, which must not be before the last one.
     pub(crate) fn append(&mut self, others: Self) {
         if self.entries.is_empty() {
             *self = others;
@@ -68,12 +73,12 @@ impl Packed {
             }));
     }
 
-    /// How many.
+    /// Returns the number of reactions.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// They, in their order.
+    /// Iterates over the reactions in their order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = ReactionRef<'_>> {
         let mut users = &*self.users;
         self.entries.iter().map(move |entry| {
@@ -88,16 +93,17 @@ impl Packed {
         })
     }
 
-    /// Nothing, in the memory of what was there; what is beyond `most` reactions of it is given back.
-    pub(crate) fn emptied(mut self, most: usize) -> Self {
+    /// Removes all reactions. Keeps the memory of `max_reactions` reactions and frees the rest.
+    pub(crate) fn cleared(mut self, max_reactions: usize) -> Self {
         self.entries.clear();
         self.users.clear();
-        self.entries.shrink_to(most);
-        self.users.shrink_to(most.saturating_mul(MAX_USER_BYTES));
+        self.entries.shrink_to(max_reactions);
+        self.users
+            .shrink_to(max_reactions.saturating_mul(MAX_USER_BYTES));
         self
     }
 
-    /// 49 days at most, as a batch has it.
+    /// Returns the time after the first reaction, at most 49 days, as in a batch.
     fn offset_ms(&self, at_ms: u64) -> u32 {
         let offset_ms = at_ms.saturating_sub(self.base_ms);
         offset_ms.min(u64::from(u32::MAX)) as u32
@@ -111,20 +117,20 @@ pub(crate) mod tests {
     use emostream_model::{Reaction, UserId};
     use proptest::{collection::vec, prelude::*};
 
-    /// So many reactions that are taken.
-    pub(crate) fn taken(count: usize) -> Vec<Taken<'static>> {
-        let reaction = |_| take("u", "🔥", Room::default());
+    /// Returns `count` admitted reactions.
+    pub(crate) fn admitted(count: usize) -> Vec<AdmittedReaction<'static>> {
+        let reaction = |_| admit("u", "🔥", Room::default());
         (0..count).map(reaction).collect()
     }
 
-    fn take(user: &str, emoji: &str, room: Room) -> Taken<'static> {
-        let plain = Plain {
+    fn admit(user: &str, emoji: &str, room: Room) -> AdmittedReaction<'static> {
+        let reaction = ParsedReaction {
             user: user.to_owned().into(),
             emoji: Emoji::from_text(emoji).unwrap(),
             room: room.as_str().to_owned().into(),
             claimed_ms: None,
         };
-        Taken { room, plain }
+        AdmittedReaction { room, reaction }
     }
 
     fn reactions() -> impl Strategy<Value = Vec<Reaction>> {
@@ -147,7 +153,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn they_come_out_as_they_went_in(sent in reactions(), cuts in vec(any::<proptest::sample::Index>(), 0..5)) {
+        fn unpacked_reactions_equal_the_packed_ones(sent in reactions(), cuts in vec(any::<proptest::sample::Index>(), 0..5)) {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(sent.len() + 1)).collect();
             cuts.extend([0, sent.len()]);
             cuts.sort_unstable();
@@ -155,20 +161,20 @@ pub(crate) mod tests {
             for span in cuts.windows(2) {
                 let mut part = Packed::default();
                 for reaction in &sent[span[0]..span[1]] {
-                    let one = take(reaction.user.as_str(), reaction.emoji.as_str(), reaction.room.clone());
+                    let one = admit(reaction.user.as_str(), reaction.emoji.as_str(), reaction.room.clone());
                     part.extend([one].into_iter(), reaction.at_ms);
                 }
                 all.append(part);
             }
             prop_assert_eq!(all.len(), sent.len());
             prop_assert!(all.iter().eq(sent.iter().map(ReactionRef::from)));
-            let emptied = all.emptied(7);
-            prop_assert_eq!(emptied.iter().count(), 0);
+            let cleared = all.cleared(7);
+            prop_assert_eq!(cleared.iter().count(), 0);
         }
     }
 
     #[test]
-    fn an_entry_has_the_size_that_the_drawing_says() {
+    fn an_entry_has_the_size_in_the_drawing() {
         assert_eq!(size_of::<Entry>(), 24);
     }
 }

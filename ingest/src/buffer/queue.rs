@@ -1,4 +1,4 @@
-//! Reactions that wait for the next flush, and the bound on all that wait.
+//! The bounded buffer of accepted reactions: those that wait for the next flush, and those in flight.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,54 +7,56 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
     buffer::clock::Clock,
-    buffer::packed::{Packed, Taken},
+    buffer::packed::{AdmittedReaction, Packed},
 };
 
-/// Tells a waiting request what became of its reactions.
-pub(crate) type Stored = oneshot::Sender<Result<(), LogError>>;
+/// Notifies a waiting request that its reactions are stored, or why they are not.
+pub(crate) type StoredSender = oneshot::Sender<Result<(), LogError>>;
 
-/// The bounded buffer.
+/// The bounded buffer. A permit per reaction is held from its reservation until the log has acknowledged the reaction
+/// or has refused it for good.
 pub(crate) struct Buffer {
     clock: Clock,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     capacity: u32,
     flush_count: usize,
-    full_flush: Notify,
+    flush_due: Notify,
     pending: Mutex<Pending>,
 }
 
 #[derive(Default)]
 struct Pending {
-    cargo: Cargo,
+    batch: PendingBatch,
     closed: bool,
 }
 
-/// What one flush takes.
+/// The reactions of the next flush.
 #[derive(Debug, Default)]
-pub(crate) struct Cargo {
-    /// The accepted reactions, in the order of their times.
+pub(crate) struct PendingBatch {
+    /// The reactions that are answered already (202), in the order of their times.
     pub(crate) accepted: Packed,
-    /// Their places in the buffer, free again when this is dropped.
-    pub(crate) places: Option<OwnedSemaphorePermit>,
-    /// Those whose senders wait until they are stored, a request each.
-    pub(crate) parcels: Vec<Parcel>,
-    /// All of them.
+    /// The permits of `accepted`.
+    pub(crate) permits: Option<OwnedSemaphorePermit>,
+    /// The reactions of requests that wait until the log has stored them.
+    pub(crate) awaited: Vec<AwaitedBatch>,
+    /// The number of all these reactions.
     pub(crate) count: usize,
 }
 
-/// The reactions of a request that waits until they are stored: all of them or none.
+/// The reactions of a request that waits until the log has stored them. They share one record, so either all of them
+/// are stored or none.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct AwaitedBatch {
     pub(crate) reactions: Packed,
-    pub(crate) places: Option<OwnedSemaphorePermit>,
-    pub(crate) stored: Stored,
+    pub(crate) permits: Option<OwnedSemaphorePermit>,
+    pub(crate) stored: StoredSender,
 }
 
-/// Room in the buffer for the reactions of one request.
+/// Permits for the reactions of one request.
 #[derive(Debug)]
 pub(crate) struct Reservation(OwnedSemaphorePermit);
 
-/// The buffer takes no more: the service is stopping.
+/// The error of a buffer that is closed because the service is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Closed;
 
@@ -62,107 +64,107 @@ impl Buffer {
     pub(crate) fn new(capacity: u32, flush_count: usize, clock: EventClock) -> Self {
         Self {
             clock: Clock::new(clock),
-            places: Arc::new(Semaphore::new(capacity as usize)),
+            permits: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
             flush_count,
-            full_flush: Notify::new(),
+            flush_due: Notify::new(),
             pending: Mutex::default(),
         }
     }
 
-    /// Whether there is room for `reactions` now: what has none need not be read.
-    pub(crate) fn has_room(&self, reactions: u32) -> bool {
-        self.places.available_permits() >= reactions as usize
+    /// Returns whether `reactions` permits are free. If not, the body of the request need not be read.
+    pub(crate) fn has_capacity(&self, reactions: u32) -> bool {
+        self.permits.available_permits() >= reactions as usize
     }
 
-    /// Room for `reactions`; `None` if there is not so much. Never waits.
+    /// Reserves `reactions` permits; `None` if fewer are free. Does not wait.
     pub(crate) fn reserve(&self, reactions: u32) -> Option<Reservation> {
-        let places = self.places.clone().try_acquire_many_owned(reactions);
-        places.ok().map(Reservation)
+        let permits = self.permits.clone().try_acquire_many_owned(reactions);
+        permits.ok().map(Reservation)
     }
 
-    /// Adds reactions, received now, in room reserved for them; what they leave of it is given back.
+    /// Adds reactions, received now, with permits of `reservation`. Releases the remaining permits.
     pub(crate) fn add(
         &self,
-        taken: Vec<Taken<'_>>,
-        mut room: Reservation,
-        stored: Option<Stored>,
+        admitted: Vec<AdmittedReaction<'_>>,
+        mut reservation: Reservation,
+        stored: Option<StoredSender>,
     ) -> Result<(), Closed> {
-        debug_assert!(taken.len() <= room.0.num_permits());
+        debug_assert!(admitted.len() <= reservation.0.num_permits());
         let mut pending = self.pending();
         if pending.closed {
             return Err(Closed);
         }
-        // Under the lock, so that times do not go back within a flush or from one to the next, unless the clock
-        // was far ahead.
+        // Read under the lock, so that times do not go back within a flush or from one flush to the next, unless the
+        // clock was far ahead.
         let now_ms = self.clock.now_ms();
-        let cargo = &mut pending.cargo;
-        let places = room.0.split(taken.len());
-        cargo.count += taken.len();
+        let batch = &mut pending.batch;
+        let permits = reservation.0.split(admitted.len());
+        batch.count += admitted.len();
         if let Some(stored) = stored {
             let mut reactions = Packed::default();
-            reactions.extend(taken.into_iter(), now_ms);
-            cargo.parcels.push(Parcel {
+            reactions.extend(admitted.into_iter(), now_ms);
+            batch.awaited.push(AwaitedBatch {
                 reactions,
-                places,
+                permits,
                 stored,
             });
         } else {
-            cargo.accepted.extend(taken.into_iter(), now_ms);
-            match (&mut cargo.places, places) {
-                (Some(held), Some(places)) => held.merge(places),
-                (held, places) => *held = held.take().or(places),
+            batch.accepted.extend(admitted.into_iter(), now_ms);
+            match (&mut batch.permits, permits) {
+                (Some(held), Some(permits)) => held.merge(permits),
+                (held, permits) => *held = held.take().or(permits),
             }
         }
-        if cargo.count >= self.flush_count {
-            self.full_flush.notify_one();
+        if batch.count >= self.flush_count {
+            self.flush_due.notify_one();
         }
         Ok(())
     }
 
-    /// Takes all that is pending, and the time: none of it is later, nothing added after it earlier, unless the
-    /// clock was far ahead. What
-    /// is accepted next goes into the memory of what was flushed last.
-    pub(crate) fn take(&self, flushed: Packed) -> (Cargo, u64) {
-        let accepted = flushed.emptied(self.flush_count);
+    /// Removes all pending reactions. Returns them and the time of the flush: no reaction is later, and no reaction of
+    /// the next flush is earlier, unless the clock was far ahead. The next reactions reuse the memory of `flushed`, the
+    /// previous flush.
+    pub(crate) fn drain(&self, flushed: Packed) -> (PendingBatch, u64) {
+        let accepted = flushed.cleared(self.flush_count);
         let mut pending = self.pending();
-        let next = Cargo {
+        let next = PendingBatch {
             accepted,
-            ..Cargo::default()
+            ..PendingBatch::default()
         };
-        let cargo = std::mem::replace(&mut pending.cargo, next);
-        (cargo, self.clock.now_ms())
+        let batch = std::mem::replace(&mut pending.batch, next);
+        (batch, self.clock.now_ms())
     }
 
-    /// Takes no more from now on.
+    /// Refuses all further reactions.
     pub(crate) fn close(&self) {
         self.pending().closed = true;
     }
 
-    /// Returns when there is enough for a flush.
-    pub(crate) async fn full_flush(&self) {
-        self.full_flush.notified().await;
+    /// Waits until enough reactions for a flush are pending.
+    pub(crate) async fn flush_due(&self) {
+        self.flush_due.notified().await;
     }
 
-    /// Returns when nothing waits and nothing is unacknowledged.
-    pub(crate) async fn empty(&self) {
+    /// Waits until no reaction is pending or unacknowledged.
+    pub(crate) async fn wait_until_empty(&self) {
         // The semaphore is never closed.
-        let _ = self.places.acquire_many(self.capacity).await;
+        let _ = self.permits.acquire_many(self.capacity).await;
     }
 
-    /// The time that a reaction added now would get.
+    /// Returns the event time that a reaction added now would get.
     pub(crate) fn now_ms(&self) -> u64 {
         self.clock.now_ms()
     }
 
-    /// The most places.
+    /// Returns the maximum number of reactions.
     pub(crate) fn capacity(&self) -> u32 {
         self.capacity
     }
 
-    /// How many places are taken: reserved, pending, or not yet acknowledged.
-    pub(crate) fn fill(&self) -> usize {
-        self.capacity as usize - self.places.available_permits().min(self.capacity as usize)
+    /// Returns the number of permits in use: for reserved, pending and unacknowledged reactions.
+    pub(crate) fn used(&self) -> usize {
+        self.capacity as usize - self.permits.available_permits().min(self.capacity as usize)
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -174,23 +176,23 @@ impl Buffer {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::buffer::packed::tests::taken;
+    use crate::buffer::packed::tests::admitted;
 
     #[test]
-    fn room_is_held_until_the_cargo_is_dropped() {
+    fn permits_are_held_until_the_batch_is_dropped() {
         let buffer = Buffer::new(10, 100, EventClock::host());
-        let room = buffer.reserve(8).unwrap();
+        let reservation = buffer.reserve(8).unwrap();
         assert!(
             buffer.reserve(3).is_none(),
-            "room is reserved before anything is in it"
+            "permits are reserved before reactions are added"
         );
-        buffer.add(taken(5), room, None).unwrap();
-        assert_eq!(buffer.fill(), 5, "what is not needed is given back");
-        let (cargo, _) = buffer.take(Packed::default());
-        assert_eq!(cargo.accepted.len(), 5);
-        assert_eq!(buffer.fill(), 5, "taken is not yet acknowledged");
+        buffer.add(admitted(5), reservation, None).unwrap();
+        assert_eq!(buffer.used(), 5, "unused permits are released");
+        let (batch, _) = buffer.drain(Packed::default());
+        assert_eq!(batch.accepted.len(), 5);
+        assert_eq!(buffer.used(), 5, "drained is not yet acknowledged");
         assert!(buffer.reserve(6).is_none());
-        drop(cargo);
+        drop(batch);
         assert!(buffer.reserve(10).is_some());
     }
 
@@ -200,13 +202,13 @@ mod tests {
         let mut last_ms = 0;
         for _ in 0..50 {
             buffer
-                .add(taken(2), buffer.reserve(2).unwrap(), None)
+                .add(admitted(2), buffer.reserve(2).unwrap(), None)
                 .unwrap();
             buffer
-                .add(taken(1), buffer.reserve(1).unwrap(), None)
+                .add(admitted(1), buffer.reserve(1).unwrap(), None)
                 .unwrap();
-            let (cargo, now_ms) = buffer.take(Packed::default());
-            for reaction in cargo.accepted.iter() {
+            let (batch, now_ms) = buffer.drain(Packed::default());
+            for reaction in batch.accepted.iter() {
                 assert!((last_ms..=now_ms).contains(&reaction.at_ms));
                 last_ms = reaction.at_ms;
             }
@@ -215,25 +217,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn enough_for_a_flush_is_told_at_once() {
+    async fn enough_reactions_for_a_flush_notify_at_once() {
         let buffer = Buffer::new(100, 3, EventClock::host());
         buffer
-            .add(taken(2), buffer.reserve(2).unwrap(), None)
+            .add(admitted(2), buffer.reserve(2).unwrap(), None)
             .unwrap();
-        let early = tokio::time::timeout(std::time::Duration::ZERO, buffer.full_flush());
+        let early = tokio::time::timeout(std::time::Duration::ZERO, buffer.flush_due());
         assert!(early.await.is_err());
         buffer
-            .add(taken(1), buffer.reserve(1).unwrap(), None)
+            .add(admitted(1), buffer.reserve(1).unwrap(), None)
             .unwrap();
-        buffer.full_flush().await;
+        buffer.flush_due().await;
     }
 
     #[test]
-    fn a_closed_buffer_takes_no_more() {
+    fn a_closed_buffer_refuses_reactions() {
         let buffer = Buffer::new(10, 10, EventClock::host());
         buffer.close();
-        let room = buffer.reserve(1).unwrap();
-        assert_eq!(buffer.add(taken(1), room, None), Err(Closed));
-        assert_eq!(buffer.fill(), 0);
+        let reservation = buffer.reserve(1).unwrap();
+        assert_eq!(buffer.add(admitted(1), reservation, None), Err(Closed));
+        assert_eq!(buffer.used(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! The batch decoder, given batches that were damaged on their way.
+//! Fuzz test of the batch decoder with damaged batches.
 
 use emostream_model::{Batch, Emoji, Reaction, ReactionRef, Room, UserId};
 use proptest::{collection::vec, prelude::*};
@@ -24,7 +24,7 @@ fn reactions() -> impl Strategy<Value = Vec<Reaction>> {
 }
 
 #[test]
-fn a_damaged_batch_is_refused_or_is_a_batch() {
+fn a_damaged_batch_is_refused_or_valid() {
     let whole = reactions().prop_map(|reactions| {
         let bytes = Batch::encode(BASE_MS, &reactions);
         (reactions, bytes)
@@ -45,7 +45,7 @@ fn a_damaged_batch_is_refused_or_is_a_batch() {
             prop_assert_eq!(batch.emojis()[emoji], Emoji::from_text(text).ok());
             prop_assert!((batch.base_ms()..=batch.newest_ms()).contains(&at_ms));
         }
-        // What is read can be written, and read the same.
+        // A decoded batch can be encoded, and decoded with the same result.
         if let Ok(reactions) = batch.reactions() {
             let again = Batch::encode(batch.base_ms(), reactions.iter().copied());
             let again = Batch::decode(&again).unwrap();

@@ -1,14 +1,14 @@
-//! Bodies, compared with what a general JSON value says.
+//! Fuzz test of the body parser, compared with an implementation over `serde_json::Value`.
 
-use emostream_model::{Emoji, EmojiNames, Names, Plain, Room, parse_timestamp};
+use emostream_model::{Emoji, EmojiNames, FieldNames, ParsedReaction, Room, parse_timestamp};
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{damage::damaged, fuzz};
-use crate::{api::body::Submissions, config::MAX_REQUEST_REACTIONS};
+use crate::{api::body::ReactionRequest, config::MAX_REQUEST_REACTIONS};
 
-/// Text that is a JSON value, usual and unusual.
+/// JSON values, common and unusual, as text.
 fn value() -> impl Strategy<Value = String> + Clone {
     let odd = [
         "-0",
@@ -86,11 +86,14 @@ fn bodies() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What the interface says of one entry; `None` if it is to be rejected.
-fn by_the_interface(entry: &Value, names: Names) -> Option<(String, Emoji, String, Option<u64>)> {
+/// Returns the fields of an entry by the documented rules; `None` if it is to be rejected.
+fn expected_reaction(
+    entry: &Value,
+    names: FieldNames,
+) -> Option<(String, Emoji, String, Option<u64>)> {
     let fields = entry.as_object()?;
     let of = |own: &str, others: &[&str]| {
-        let others = if names == Names::Own { &[] } else { others };
+        let others = if names == FieldNames::V1 { &[] } else { others };
         let mut all = std::iter::once(own).chain(others.iter().copied());
         all.find_map(|name| fields.get(name).filter(|value| !value.is_null()))
     };
@@ -121,7 +124,8 @@ fn by_the_interface(entry: &Value, names: Names) -> Option<(String, Emoji, Strin
     valid.then(|| (user, emoji, room.to_owned(), claimed_ms))
 }
 
-/// Unix seconds before the year 5138, milliseconds beyond; up to the year 9999.
+/// Converts Unix seconds (before the year 5138) or milliseconds (after it) to milliseconds; `None` beyond the year
+/// 9999.
 fn moment(number: f64) -> Option<u64> {
     let ms = if number < 1e11 {
         number * 1000.0
@@ -133,35 +137,35 @@ fn moment(number: f64) -> Option<u64> {
         .then_some(ms as u64)
 }
 
-fn told(submission: &Plain<'_>) -> (String, Emoji, String, Option<u64>) {
-    let (user, room) = (submission.user.to_string(), submission.room.to_string());
-    (user, submission.emoji, room, submission.claimed_ms)
+fn fields_of(reaction: &ParsedReaction<'_>) -> (String, Emoji, String, Option<u64>) {
+    let (user, room) = (reaction.user.to_string(), reaction.room.to_string());
+    (user, reaction.emoji, room, reaction.claimed_ms)
 }
 
-fn check(body: &[u8], names: Names) -> Result<(), TestCaseError> {
-    let read = Submissions::read(body, &EmojiNames::default(), names);
-    let text = std::str::from_utf8(body).unwrap_or("no JSON");
+fn check(body: &[u8], names: FieldNames) -> Result<(), TestCaseError> {
+    let read = ReactionRequest::parse(body, &EmojiNames::default(), names);
+    let text = std::str::from_utf8(body).unwrap_or("not JSON");
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
-        prop_assert!(read.is_err(), "taken, though it is no JSON");
+        prop_assert!(read.is_err(), "accepted, although it is not JSON");
         return Ok(());
     }
     let value = serde_json::from_str::<Value>(text);
-    let Ok(read) = read else {
-        // It is JSON: only too many entries, or one that no value can hold, may be refused as a whole.
+    let Ok(request) = read else {
+        // JSON may be refused as a whole only for too many entries, or for one that no value can represent.
         let entries = serde_json::from_str::<Vec<IgnoredAny>>(text);
         let refusable = match entries {
             Ok(entries) => entries.len() > MAX_REQUEST_REACTIONS,
             Err(_) => value.is_err(),
         };
-        prop_assert!(refusable, "refused, though it is JSON");
+        prop_assert!(refusable, "refused, although it is JSON");
         return Ok(());
     };
-    let good = read.good.iter().map(|(index, _)| *index);
-    let bad = read.bad.iter().map(|rejection| rejection.index);
-    let mut places: Vec<usize> = good.chain(bad).collect();
-    places.sort_unstable();
-    prop_assert_eq!(&places, &(0..places.len()).collect::<Vec<_>>());
+    let valid = request.valid.iter().map(|(index, _)| *index);
+    let invalid = request.invalid.iter().map(|rejection| rejection.index);
+    let mut indexes: Vec<usize> = valid.chain(invalid).collect();
+    indexes.sort_unstable();
+    prop_assert_eq!(&indexes, &(0..indexes.len()).collect::<Vec<_>>());
     let Ok(value) = value else {
         return Ok(());
     };
@@ -169,15 +173,19 @@ fn check(body: &[u8], names: Names) -> Result<(), TestCaseError> {
         Value::Array(entries) => entries.as_slice(),
         one => std::slice::from_ref(one),
     };
-    prop_assert_eq!(places.len(), entries.len());
+    prop_assert_eq!(indexes.len(), entries.len());
     let expected = entries.iter().enumerate().filter_map(|(index, entry)| {
-        let good = by_the_interface(entry, names)?;
-        Some((index, good))
+        let good = expected_reaction(entry, names)?;
+        Some((index, reaction))
     });
-    let taken = read.good.iter().map(|(index, good)| (*index, told(good)));
-    prop_assert_eq!(taken.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    let parsed = request
+        .valid
+        .iter()
+        .map(|(index, reaction)| (*index, fields_of(reaction)));
+    prop_assert_eq!(parsed.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     prop_assert!(
-        read.good
+        request
+            .valid
             .iter()
             .all(|(_, good)| Room::check(&good.room).is_ok())
     );
@@ -185,10 +193,10 @@ fn check(body: &[u8], names: Names) -> Result<(), TestCaseError> {
 }
 
 #[test]
-fn a_body_is_read_as_the_interface_says_or_refused() {
+fn a_body_is_parsed_as_documented_or_refused() {
     let whole = bodies().prop_map(|body| ((), body.into_bytes()));
     fuzz("body", damaged(whole), |((), body, _)| {
-        check(&body, Names::Own)?;
-        check(&body, Names::WithAliases)
+        check(&body, FieldNames::V1)?;
+        check(&body, FieldNames::WithAliases)
     });
 }

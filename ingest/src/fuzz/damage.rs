@@ -1,4 +1,4 @@
-//! What happens to bytes on their way.
+//! Damages bytes at random.
 
 use bytes::Bytes;
 use proptest::{prelude::*, sample::Index};
@@ -9,20 +9,20 @@ enum Damage {
     Insert(Index, u8),
     Remove(Index),
     Truncate(Index),
-    /// A piece comes a second time.
+    /// Repeats a part.
     Repeat(Index, Index),
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
     let (at, byte) = (any::<Index>, any::<u8>);
-    // What means something to a parser is likelier to do harm.
-    let sharp = prop_oneof![
+    // Bytes with a meaning for a parser are more likely to reveal an error.
+    let syntax_byte = prop_oneof![
         byte(),
         proptest::sample::select(b"\"\\[]{},:0e-\0\xff".to_vec())
     ];
     prop_oneof![
-        (at(), sharp.clone()).prop_map(|(at, byte)| Damage::Set(at, byte)),
-        (at(), sharp).prop_map(|(at, byte)| Damage::Insert(at, byte)),
+        (at(), syntax_byte.clone()).prop_map(|(at, byte)| Damage::Set(at, byte)),
+        (at(), syntax_byte).prop_map(|(at, byte)| Damage::Insert(at, byte)),
         at().prop_map(Damage::Remove),
         at().prop_map(Damage::Truncate),
         (at(), at()).prop_map(|(from, to)| Damage::Repeat(from, to)),
@@ -30,11 +30,11 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
-    // One place more than there are bytes: behind the last.
-    let place = |at: &Index| at.index(bytes.len() + 1);
+    // The position after the last byte is included.
+    let position = |at: &Index| at.index(bytes.len() + 1);
     match damage {
-        Damage::Insert(at, byte) => bytes.insert(place(at), *byte),
-        Damage::Truncate(at) => bytes.truncate(place(at)),
+        Damage::Insert(at, byte) => bytes.insert(position(at), *byte),
+        Damage::Truncate(at) => bytes.truncate(position(at)),
         _ if bytes.is_empty() => {}
         Damage::Set(at, byte) => {
             let at = at.index(bytes.len());
@@ -42,14 +42,14 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
         }
         Damage::Remove(at) => drop(bytes.remove(at.index(bytes.len()))),
         Damage::Repeat(from, to) => {
-            let (from, to) = (place(from), place(to));
+            let (from, to) = (position(from), position(to));
             let piece = bytes[from.min(to)..from.max(to)].to_vec();
             bytes.splice(from..from, piece);
         }
     }
 }
 
-/// The bytes, damaged up to three times, and whether they are intact.
+/// Returns the bytes with up to three damages, and whether they are unchanged.
 pub(super) fn damaged<T: Clone + std::fmt::Debug>(
     whole: impl Strategy<Value = (T, Vec<u8>)>,
 ) -> impl Strategy<Value = (T, Bytes, bool)> {
@@ -58,7 +58,7 @@ pub(super) fn damaged<T: Clone + std::fmt::Debug>(
         let mut bytes = whole.clone();
         damages.iter().for_each(|damage| apply(&mut bytes, damage));
         let intact = bytes == whole;
-        // Shown as text where it can be.
+        // `Bytes` are printed as text where possible.
         (source, Bytes::from(bytes), intact)
     })
 }

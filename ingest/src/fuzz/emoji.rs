@@ -1,4 +1,4 @@
-//! Emojis, as phones, keyboards and people with bad intentions write them.
+//! Fuzz test of emoji names, with the spellings of phones, keyboards and attackers.
 
 use emostream_model::{Emoji, EmojiNames};
 use proptest::{prelude::*, sample::select};
@@ -13,7 +13,7 @@ fn is_tone(c: char) -> bool {
     ('\u{1f3fb}'..='\u{1f3ff}').contains(&c)
 }
 
-/// What tells emojis apart.
+/// Removes variation selectors and skin tones.
 fn essence(text: &str) -> String {
     let signs = [VARIATION, TEXT_VARIATION];
     text.chars()
@@ -21,7 +21,7 @@ fn essence(text: &str) -> String {
         .collect()
 }
 
-/// A known emoji, with signs put in or left out.
+/// Known emojis with code points inserted or removed.
 fn disguised() -> impl Strategy<Value = String> {
     let emojis: Vec<Emoji> = Emoji::all().collect();
     let sign = prop_oneof![
@@ -58,7 +58,7 @@ fn names() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn a_name_is_one_emoji_or_refused() {
+fn a_name_is_resolved_to_one_emoji_or_refused() {
     let known = EmojiNames::default();
     fuzz("emoji", names(), |name| {
         let Ok(emoji) = known.resolve(&name) else {

@@ -1,11 +1,11 @@
-//! Fuzzing of everything that reads what strangers send: bodies, timestamps, emojis, batches.
+//! Fuzz tests of the parsers of client data: bodies, timestamps, emojis and batches.
 //!
 //! ```text
-//!  seed ─▶ something well-formed ─▶ damage ─▶ the reader ─▶ compared with a slower, simpler reader
+//!  seed ─▶ valid input ─▶ damage ─▶ parser ─▶ compared with a slower, simpler parser
 //! ```
 //!
-//! `cargo test` runs some hundred cases of each, `make soak` as many as fit into `FUZZ_SECONDS`. A
-//! failure prints the smallest case that it finds, and the command that replays it.
+//! `cargo test` runs some hundred cases of each, `make soak` as many as `FUZZ_SECONDS` allows. A failure prints the
+//! smallest case that was found, and the command that replays it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod batch;
@@ -26,10 +26,10 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},
 };
 
-/// The cases of one seed.
+/// Cases per seed.
 const CASES: u32 = 400;
 
-/// Tries `test` on cases of `strategy`, seed after seed.
+/// Runs `test` on cases of `strategy`, with one seed after another.
 fn fuzz<S: Strategy>(
     target: &str,
     strategy: S,
@@ -37,9 +37,9 @@ fn fuzz<S: Strategy>(
 ) where
     S::Value: Debug,
 {
-    let given = number("FUZZ_SEED");
-    let patience = Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(0));
-    let (start, mut seed) = (Instant::now(), given.unwrap_or_else(any_seed));
+    let replayed = number("FUZZ_SEED");
+    let duration = Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(0));
+    let (start, mut seed) = (Instant::now(), replayed.unwrap_or_else(any_seed));
     let mut cases = 0;
     loop {
         if let Err(error) = runner(seed).run(&strategy, &test) {
@@ -50,7 +50,7 @@ fn fuzz<S: Strategy>(
             }
         }
         cases += u64::from(CASES);
-        if given.is_some() || start.elapsed() >= patience {
+        if replayed.is_some() || start.elapsed() >= duration {
             break;
         }
         seed = seed.wrapping_add(1);
@@ -77,5 +77,5 @@ fn any_seed() -> u64 {
 fn number(variable: &str) -> Option<u64> {
     let value = env::var(variable).ok()?;
     let number = value.parse();
-    Some(number.unwrap_or_else(|_| panic!("{variable} is no number: {value}")))
+    Some(number.unwrap_or_else(|_| panic!("{variable} is not a number: {value}")))
 }

@@ -1,13 +1,13 @@
-//! Timestamps, compared with the calendar.
+//! Fuzz test of the timestamp parser, compared with the calendar.
 
 use emostream_model::parse_timestamp;
 use proptest::prelude::*;
 
 use super::{damage::damaged, fuzz};
 
-/// A moment as a sender writes it. Months and days may be none.
+/// A timestamp as a client writes it. The month and the day may be invalid.
 #[derive(Debug, Clone)]
-struct Written {
+struct Timestamp {
     year: i64,
     month: i64,
     day: i64,
@@ -16,7 +16,7 @@ struct Written {
     second: i64,
     fraction: String,
     separator: char,
-    /// The zone as text, and its minutes ahead of UTC.
+    /// The zone as text, and its offset from UTC in minutes.
     zone: (String, i64),
 }
 
@@ -34,12 +34,12 @@ fn zone() -> impl Strategy<Value = (String, i64)> {
     ]
 }
 
-fn written() -> impl Strategy<Value = Written> {
+fn timestamp() -> impl Strategy<Value = Timestamp> {
     let date = (1900_i64..9999, 0_i64..=13, 0_i64..=32);
     let time = (0_i64..24, 0_i64..60, 0_i64..60);
     let separator = proptest::sample::select(vec!['T', 't', ' ']);
     (date, time, "([.][0-9]{1,9})?", separator, zone()).prop_map(
-        |((year, month, day), (hour, minute, second), fraction, separator, zone)| Written {
+        |((year, month, day), (hour, minute, second), fraction, separator, zone)| Timestamp {
             year,
             month,
             day,
@@ -53,7 +53,7 @@ fn written() -> impl Strategy<Value = Written> {
     )
 }
 
-impl Written {
+impl Timestamp {
     fn text(&self) -> String {
         format!(
             "{:04}-{:02}-{:02}{}{:02}:{:02}:{:02}{}{}",
@@ -69,7 +69,7 @@ impl Written {
         )
     }
 
-    /// Unix milliseconds by counting days; `None` for a date that is none, or before 1970.
+    /// Returns the Unix milliseconds by counting days; `None` for an invalid date, or one before 1970.
     fn ms(&self) -> Option<u64> {
         if !(1..=12).contains(&self.month) || !(1..=days(self.year, self.month)).contains(&self.day)
         {
@@ -77,7 +77,7 @@ impl Written {
         }
         let years: i64 = (1900..self.year).map(days_of_year).sum();
         let months: i64 = (1..self.month).map(|month| days(self.year, month)).sum();
-        // From 1900-01-01 to 1970-01-01 it is 25567 days.
+        // 25567 days lie between 1900-01-01 and 1970-01-01.
         let days = years + months + self.day - 1 - 25_567;
         let minutes = (days * 24 + self.hour) * 60 + self.minute - self.zone.1;
         let digits: String = self
@@ -110,16 +110,16 @@ fn days(year: i64, month: i64) -> i64 {
 }
 
 #[test]
-fn a_moment_is_what_the_calendar_says_or_refused() {
-    let whole = written().prop_map(|written| {
-        let text = written.text();
-        (written, text.into_bytes())
+fn a_timestamp_is_parsed_as_the_calendar_defines_or_refused() {
+    let whole = timestamp().prop_map(|timestamp| {
+        let text = timestamp.text();
+        (timestamp, text.into_bytes())
     });
-    fuzz("timestamp", damaged(whole), |(written, bytes, intact)| {
+    fuzz("timestamp", damaged(whole), |(timestamp, bytes, intact)| {
         let text = String::from_utf8_lossy(&bytes);
         let read = parse_timestamp(&text);
         if intact {
-            prop_assert_eq!(read.ok(), written.ms(), "{}", text);
+            prop_assert_eq!(read.ok(), timestamp.ms(), "{}", text);
         } else if let Ok(ms) = read {
             prop_assert!(ms < 253_402_300_800_000, "{text} is beyond the year 9999");
         }

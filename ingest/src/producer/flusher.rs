@@ -1,16 +1,17 @@
-//! From the buffer to the log: one record to every partition, every half second or when it is full.
+//! Writes the buffer to the log: one record per partition in every flush, each half second or when enough reactions are
+//! pending.
 //!
 //! ```text
-//!           accepted (202) ──reaction by reaction──▶ ┐
-//!  Cargo ─▶                                          ├─▶ one appender, as long as the process lives
-//!           parcels (wait) ──request by request────▶ ┘
+//!                  accepted (202) ──split evenly────────▶ ┐
+//!  PendingBatch ─▶                                        ├─▶ one appender for the life of the process
+//!                  awaited ──whole requests─────────────▶ ┘
 //! ```
 //!
-//! What was accepted was promised; its sender is gone, so the log gets all the time it needs. One appender
-//! for all: what another one brought later would be late, for time in a partition has moved on.
+//! Accepted reactions are already answered, so no client can send them again: the log gets as much time as it needs to
+//! store them. All records use one appender: records of a second appender could arrive later, and would be late for the
+//! watermark of their partition.
 //!
-//! Architecture invariant: nothing here waits for the log. What it acknowledges comes back through the
-//! [`Flight`].
+//! Architecture invariant: the flusher does not wait for the log. Acknowledgements arrive through [`InFlightFlush`].
 
 #![allow(clippy::disallowed_methods, reason = "times flushes")]
 
@@ -35,34 +36,35 @@ use tokio::{
 
 use crate::{
     buffer::packed::Packed,
-    buffer::{Buffer, Cargo, Parcel},
+    buffer::{AwaitedBatch, Buffer, PendingBatch},
     metrics::Metrics,
-    producer::in_flight::{Aboard, Flight, Record},
-    producer::partition_health::Health,
+    producer::in_flight::{InFlightFlush, Record, RecordCompletion},
+    producer::partition_health::PartitionHealth,
 };
 
-/// The most reactions of a record. At the longest users and rooms it has [`REACTION_BYTES`] a reaction, and
-/// Kafka takes records of 1,000,000 bytes unless told otherwise.
+/// Maximum reactions of a record. With the longest users and rooms, a reaction has [`REACTION_BYTES`], and Kafka's
+/// default maximum for a record is 1,000,000 bytes.
 const RECORD_REACTIONS: usize = 4000;
 
-/// The most bytes of a reaction in a batch, with the longest user and a room of its own.
+/// Maximum bytes of a reaction in a batch, with the longest user and a room of its own.
 const REACTION_BYTES: u64 = 247;
 
-/// What Kafka, the header with the process's name, and the batch add to the reactions of a record that is sent by
-/// itself: 200 bytes at most.
+/// Maximum bytes that Kafka, the header with the process's id, and the batch add to the reactions of a record that is
+/// sent alone: at most 200, rounded up.
 const OVERHEAD_BYTES: u64 = 256;
 
-/// What a topic takes as one record.
+/// Limits of a topic's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordLimit {
-    /// The most reactions, so that they fit whatever they are.
+    /// Maximum reactions of a record, so that they fit whatever their sizes are.
     reactions: usize,
-    /// The most bytes of the batch itself.
+    /// Maximum bytes of a batch.
     bytes: u64,
 }
 
 impl RecordLimit {
-    /// Of a topic that takes so many bytes; `None` if not even one reaction fits always.
+    /// Returns the limits of a topic that accepts records of `topic_bytes`; `None` if the largest reaction does not
+    /// fit.
     pub(crate) fn of(topic_bytes: u64) -> Option<Self> {
         let bytes = topic_bytes.saturating_sub(OVERHEAD_BYTES);
         let reactions = usize::try_from(bytes / REACTION_BYTES).unwrap_or(usize::MAX);
@@ -74,7 +76,7 @@ impl RecordLimit {
 }
 
 impl Default for RecordLimit {
-    /// What a topic accepts with the default limits of Kafka.
+    /// Returns the limits of a topic with Kafka's default maximum.
     fn default() -> Self {
         Self {
             reactions: RECORD_REACTIONS,
@@ -83,43 +85,43 @@ impl Default for RecordLimit {
     }
 }
 
-/// Writes what the buffer holds.
+/// Writes the reactions of the buffer to the log.
 pub(crate) struct Flusher {
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) appender: Box<dyn Appender>,
     pub(crate) topic: String,
     pub(crate) limit: RecordLimit,
     pub(crate) partitions: Arc<AtomicU32>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) health: Arc<PartitionHealth>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Names this process in every record.
+    /// Header with the id of this process, for every record.
     pub(crate) instance: Header,
 }
 
-/// Where the records of a flush go.
-struct Round {
-    open: Vec<u32>,
+/// The partitions and the time of the records of a flush.
+struct FlushPlan {
+    writable: Vec<u32>,
     now_ms: u64,
 }
 
-impl Round {
-    /// The open partition at that place of the round.
-    fn partition(&self, at: usize) -> u32 {
-        self.open[at % self.open.len()]
+impl FlushPlan {
+    /// Returns the writable partition at `index`, modulo their number.
+    fn partition(&self, index: usize) -> u32 {
+        self.writable[index % self.writable.len()]
     }
 }
 
 impl Flusher {
-    /// Flushes every `period`, and when there is enough, until it is told to stop; then once more.
+    /// Flushes every `period`, and when enough reactions are pending, until `stop` is received. Then flushes once more.
     pub(crate) async fn run(self, period: Duration, mut stop: oneshot::Receiver<()>) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut turn, mut flushed) = (0, Packed::default());
+        let (mut rotation, mut flushed) = (0, Packed::default());
         loop {
             let stopping = tokio::select! {
                 _ = &mut stop => true,
                 _ = ticks.tick() => false,
-                () = self.buffer.full_flush() => {
+                () = self.buffer.flush_due() => {
                     ticks.reset();
                     false
                 }
@@ -127,86 +129,90 @@ impl Flusher {
             if stopping {
                 self.buffer.close();
             }
-            let (cargo, now_ms) = self.buffer.take(flushed);
-            turn += cargo.count;
-            flushed = self.flush(turn, cargo, now_ms);
+            let (pending, now_ms) = self.buffer.drain(flushed);
+            rotation += pending.count;
+            flushed = self.flush(rotation, pending, now_ms);
             if stopping {
                 break;
             }
         }
-        // Closing a log may wait for it.
+        // Dropping the appender may block until the log is closed.
         spawn_blocking(move || drop(self));
     }
 
-    /// Hands a flush to the log; what was accepted is then in its records.
-    fn flush(&self, turn: usize, cargo: Cargo, now_ms: u64) -> Packed {
-        let Cargo {
+    /// Sends a flush to the log. Returns the memory of the accepted reactions, whose batches are encoded then.
+    fn flush(&self, rotation: usize, pending: PendingBatch, now_ms: u64) -> Packed {
+        let PendingBatch {
             accepted,
-            mut places,
-            parcels,
+            mut permits,
+            awaited,
             ..
-        } = cargo;
+        } = pending;
         let partitions = self.partitions.load(Ordering::Relaxed);
-        let choice = self.health.choose(partitions, Instant::now());
-        let round = Round {
-            open: choice.open,
+        let targets = self.health.flush_targets(partitions, Instant::now());
+        let plan = FlushPlan {
+            writable: targets.writable,
             now_ms,
         };
         let mut rest = accepted.iter();
-        let most = self.limit.reactions;
-        let flight = Flight::leave(self.health.clone(), self.metrics.clone());
-        let mut beat = choice.beat;
-        for (at, share) in deal(accepted.len(), round.open.len(), turn, most) {
-            beat.retain(|partition| *partition != round.partition(at));
-            let aboard = Aboard {
-                places: places.as_mut().and_then(|held| held.split(share)),
+        let max_reactions = self.limit.reactions;
+        let in_flight = InFlightFlush::start(self.health.clone(), self.metrics.clone());
+        let mut heartbeats = targets.heartbeat;
+        for (index, share) in
+            split_evenly(accepted.len(), plan.writable.len(), rotation, max_reactions)
+        {
+            heartbeats.retain(|partition| *partition != plan.partition(index));
+            let completion = RecordCompletion {
+                permits: permits.as_mut().and_then(|held| held.split(share)),
                 waiting: Vec::new(),
             };
-            let record = flight.record(share, aboard);
+            let record = in_flight.record(share, completion);
             self.send(
                 &record,
-                &round,
-                at,
+                &plan,
+                index,
                 batch(rest.by_ref().take(share), now_ms),
             );
         }
-        for (at, reactions, aboard) in load(parcels, round.open.len(), turn, most) {
-            beat.retain(|partition| *partition != round.partition(at));
-            let record = flight.record(reactions.len(), aboard);
-            self.send(&record, &round, at, batch(reactions.iter(), now_ms));
+        for (index, reactions, completion) in
+            assign_requests(awaited, plan.writable.len(), rotation, max_reactions)
+        {
+            heartbeats.retain(|partition| *partition != plan.partition(index));
+            let record = in_flight.record(reactions.len(), completion);
+            self.send(&record, &plan, index, batch(reactions.iter(), now_ms));
         }
-        for partition in beat {
-            let record = flight.record(0, Aboard::default());
+        for partition in heartbeats {
+            let record = in_flight.record(0, RecordCompletion::default());
             let heartbeat = self.record(partition, Batch::heartbeat(now_ms).into(), now_ms);
             if let Err(error) = offer(&*self.appender, &record, heartbeat) {
-                record.lands(Err(error));
+                record.complete(Err(error));
             }
         }
         drop(rest);
         accepted
     }
 
-    /// Sends a record to the open partition at that place; if the log refuses it there at once, to the
-    /// next.
-    fn send(&self, record: &Arc<Record>, round: &Round, at: usize, batch: Bytes) {
+    /// Sends a record to the writable partition at `index`. If the log refuses it there at once, tries the next
+    /// partition.
+    fn send(&self, record: &Arc<Record>, plan: &FlushPlan, index: usize, batch: Bytes) {
         let bytes = batch.len() as u64;
         if bytes > self.limit.bytes {
-            // One request that waits: it is stored whole or not at all, and nothing else is in its record.
-            return record.lands(Err(LogError::TooLarge {
+            // Only a request that waits can be this large: its reactions share one record, which contains nothing else.
+            return record.complete(Err(LogError::TooLarge {
                 topic: self.topic.clone(),
                 bytes,
                 most: self.limit.bytes,
             }));
         }
         let mut refusal = None;
-        for next in at..at + round.open.len() {
-            let new = self.record(round.partition(next), batch.clone(), round.now_ms);
+        for next in index..index + plan.writable.len() {
+            let new = self.record(plan.partition(next), batch.clone(), plan.now_ms);
             match offer(&*self.appender, record, new) {
                 Ok(()) => return,
                 Err(error) => refusal = Some(error),
             }
         }
-        record.lands(refusal.map_or(Ok(()), Err));
+        record.complete(refusal.map_or(Ok(()), Err));
     }
 
     fn record(&self, partition: u32, value: Bytes, now_ms: u64) -> NewRecord {
@@ -221,17 +227,17 @@ impl Flusher {
     }
 }
 
-/// Offers a record to the log; an error if it is not even queued.
+/// Appends a record. Fails if the log does not queue it.
 fn offer(appender: &dyn Appender, record: &Arc<Record>, new: NewRecord) -> Result<(), LogError> {
     let partition = new.partition.unwrap_or_default();
-    let (ticket, done) = record.leaves(partition);
+    let (ticket, done) = record.on_sent(partition);
     appender.append(new, done).inspect_err(|error| {
-        record.heard(partition, ticket, Some(error));
+        record.on_delivery(partition, ticket, Some(error));
     })
 }
 
-/// A batch none of whose reactions, in the order of their times, is before its base, nor after `now_ms`: a clock
-/// that was corrected meanwhile dated them in the future, and the dataflow would reject the whole batch.
+/// Encodes a batch of reactions in the order of their times. No time in it is after `now_ms`: a clock that was
+/// corrected in between may have dated reactions in the future, and the dataflow would reject the whole batch.
 fn batch<'a>(reactions: impl Iterator<Item = ReactionRef<'a>>, now_ms: u64) -> Bytes {
     let dated = |reaction: ReactionRef<'a>| ReactionRef {
         at_ms: reaction.at_ms.min(now_ms),
@@ -242,133 +248,138 @@ fn batch<'a>(reactions: impl Iterator<Item = ReactionRef<'a>>, now_ms: u64) -> B
     Batch::encode(base_ms, reactions).into()
 }
 
-/// Deals `count` reactions evenly to so many places, in shares of at most `most`. The places that get one more
-/// change with `turn`.
-fn deal(
+/// Splits `count` reactions evenly between partitions, as (partition index, size) of each record with at most
+/// `max_reactions`. `rotation` selects the partitions that get one reaction more.
+fn split_evenly(
     count: usize,
-    places: usize,
-    turn: usize,
-    most: usize,
+    partitions: usize,
+    rotation: usize,
+    max_reactions: usize,
 ) -> impl Iterator<Item = (usize, usize)> {
-    let (share, extra) = (count / places, count % places);
-    let order = (0..places).map(move |step| (turn + step) % places);
-    let sizes = repeat_n(share + 1, extra).chain(repeat_n(share, places - extra));
-    order.zip(sizes).flat_map(move |(place, size)| {
-        let records = size.div_ceil(most);
+    let (share, extra) = (count / partitions, count % partitions);
+    let order = (0..partitions).map(move |step| (rotation + step) % partitions);
+    let sizes = repeat_n(share + 1, extra).chain(repeat_n(share, partitions - extra));
+    order.zip(sizes).flat_map(move |(index, size)| {
+        let records = size.div_ceil(max_reactions);
         (0..records).map(move |record| {
-            let left = size - record * most;
-            (place, left.min(most))
+            let remaining = size - record * max_reactions;
+            (index, remaining.min(max_reactions))
         })
     })
 }
 
-/// Loads parcels into records, whole, in turn for each of so many places. Of several parcels a record holds
-/// `most` reactions together.
-fn load(
-    parcels: Vec<Parcel>,
-    places: usize,
-    turn: usize,
-    most: usize,
-) -> Vec<(usize, Packed, Aboard)> {
-    let mut full = Vec::new();
-    let mut loading: Vec<_> = (0..places)
-        .map(|_| (Packed::default(), Aboard::default()))
+/// Assigns requests to records, round-robin over the partitions from `rotation` on. A request is never split. A record
+/// of several requests contains at most `max_reactions` reactions.
+fn assign_requests(
+    awaited: Vec<AwaitedBatch>,
+    partitions: usize,
+    rotation: usize,
+    max_reactions: usize,
+) -> Vec<(usize, Packed, RecordCompletion)> {
+    let mut complete_records = Vec::new();
+    let mut current: Vec<_> = (0..partitions)
+        .map(|_| (Packed::default(), RecordCompletion::default()))
         .collect();
-    for (number, parcel) in parcels.into_iter().enumerate() {
-        let place = (turn + number) % places;
-        let (reactions, aboard) = &mut loading[place];
-        if reactions.len() > 0 && reactions.len() + parcel.reactions.len() > most {
-            full.push((place, take(reactions), take(aboard)));
+    for (number, request) in awaited.into_iter().enumerate() {
+        let index = (rotation + number) % partitions;
+        let (reactions, completion) = &mut current[index];
+        if reactions.len() > 0 && reactions.len() + request.reactions.len() > max_reactions {
+            complete_records.push((index, take(reactions), take(completion)));
         }
-        reactions.append(parcel.reactions);
-        aboard.board(parcel.places, parcel.stored);
+        reactions.append(request.reactions);
+        completion.attach(request.permits, request.stored);
     }
-    let rest = loading.into_iter().enumerate();
-    let rest = rest.map(|(place, (reactions, aboard))| (place, reactions, aboard));
-    full.extend(rest.filter(|(_, reactions, _)| reactions.len() > 0));
-    full
+    let rest = current.into_iter().enumerate();
+    let rest = rest.map(|(index, (reactions, completion))| (index, reactions, completion));
+    complete_records.extend(rest.filter(|(_, reactions, _)| reactions.len() > 0));
+    complete_records
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
     use super::*;
-    use crate::buffer::packed::tests::taken;
+    use crate::buffer::packed::tests::admitted;
     use emostream_log::EventClock;
     use emostream_model::{Emoji, Reaction, Room, UserId};
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn every_reaction_is_dealt_once_and_every_partition_gets_its_share(
-            count in 0_usize..50_000, partitions in 1_usize..70, turn in 0_usize..1000,
-            most in 1..=RECORD_REACTIONS,
+        fn every_reaction_is_sent_once_and_every_partition_gets_its_share(
+            count in 0_usize..50_000, partitions in 1_usize..70, rotation in 0_usize..1000,
+            max_reactions in 1..=RECORD_REACTIONS,
         ) {
-            let dealt: Vec<_> = deal(count, partitions, turn, most).collect();
+            let assigned: Vec<_> = split_evenly(count, partitions, rotation, max_reactions).collect();
             let mut shares = vec![0; partitions];
-            for (partition, share) in &dealt {
-                prop_assert!((1..=most).contains(share));
+            for (partition, share) in &assigned {
+                prop_assert!((1..=max_reactions).contains(share));
                 shares[*partition] += share;
             }
             prop_assert_eq!(shares.iter().sum::<usize>(), count);
             prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
-            if count <= most {
-                prop_assert_eq!(dealt.len(), count.min(partitions), "one record a partition");
+            if count <= max_reactions {
+                prop_assert_eq!(assigned.len(), count.min(partitions), "one record a partition");
             }
         }
 
         #[test]
-        fn parcels_travel_whole_and_none_is_left_behind(
+        fn every_request_is_in_one_record(
             sizes in proptest::collection::vec(1_usize..=1000, 0..60),
-            places in 1_usize..9,
-            turn in 0_usize..1000,
+            partitions in 1_usize..9,
+            rotation in 0_usize..1000,
         ) {
             let buffer = Buffer::new(100_000, usize::MAX, EventClock::host());
-            let mut senders = Vec::new();
+            let mut receivers = Vec::new();
             for size in &sizes {
                 let (stored, outcome) = oneshot::channel();
                 let room = buffer.reserve(*size as u32).unwrap();
-                buffer.add(taken(*size), room, Some(stored)).unwrap();
-                senders.push(outcome);
+                buffer.add(admitted(*size), room, Some(stored)).unwrap();
+                receivers.push(outcome);
             }
-            let (cargo, _) = buffer.take(Packed::default());
-            prop_assert_eq!(cargo.count, sizes.iter().sum::<usize>());
-            let records = load(cargo.parcels, places, turn, RECORD_REACTIONS);
+            let (pending, _) = buffer.drain(Packed::default());
+            prop_assert_eq!(pending.count, sizes.iter().sum::<usize>());
+            let records = assign_requests(pending.awaited, partitions, rotation, RECORD_REACTIONS);
             let mut held = 0;
-            for (place, reactions, aboard) in &records {
-                prop_assert!(*place < places);
+            for (index, reactions, completion) in &records {
+                prop_assert!(*index < partitions);
                 prop_assert!(reactions.len() <= RECORD_REACTIONS && reactions.iter().is_sorted_by_key(|r| r.at_ms));
-                prop_assert_eq!(aboard.places.as_ref().unwrap().num_permits(), reactions.len());
-                prop_assert!(!aboard.waiting.is_empty());
-                held += aboard.waiting.len();
+                prop_assert_eq!(completion.permits.as_ref().unwrap().num_permits(), reactions.len());
+                prop_assert!(!completion.waiting.is_empty());
+                held += completion.waiting.len();
             }
             prop_assert_eq!(held, sizes.len());
-            prop_assert_eq!(buffer.fill(), sizes.iter().sum::<usize>());
+            prop_assert_eq!(buffer.used(), sizes.iter().sum::<usize>());
             if sizes.iter().sum::<usize>() <= RECORD_REACTIONS {
-                prop_assert_eq!(records.len(), sizes.len().min(places), "one record a partition");
+                prop_assert_eq!(records.len(), sizes.len().min(partitions), "one record a partition");
             }
             drop(records);
-            prop_assert_eq!(buffer.fill(), 0);
+            prop_assert_eq!(buffer.used(), 0);
         }
     }
 
     #[test]
-    fn single_reactions_go_round_all_partitions() {
-        let taken = |turn| deal(1, 4, turn, RECORD_REACTIONS).next().unwrap().0;
+    fn single_reactions_rotate_over_all_partitions() {
+        let partition = |rotation| {
+            split_evenly(1, 4, rotation, RECORD_REACTIONS)
+                .next()
+                .unwrap()
+                .0
+        };
         assert_eq!(
-            (1..=8).map(taken).collect::<Vec<_>>(),
+            (1..=8).map(partition).collect::<Vec<_>>(),
             [1, 2, 3, 0, 1, 2, 3, 0]
         );
     }
 
     #[test]
-    fn the_largest_record_of_each_limit_is_one_that_the_topic_takes() {
+    fn the_largest_record_of_each_limit_fits_the_topic() {
         let emojis: Vec<Emoji> = Emoji::all().collect();
-        let reaction = |at: usize| Reaction {
+        let reaction = |index: usize| Reaction {
             user: UserId::new(&"u".repeat(128)).unwrap(),
-            emoji: emojis[at % emojis.len()],
-            room: Room::new(&format!("{at:r>64}")).unwrap(),
-            at_ms: at as u64,
+            emoji: emojis[index % emojis.len()],
+            room: Room::new(&format!("{index:r>64}")).unwrap(),
+            at_ms: index as u64,
         };
         let reactions: Vec<Reaction> = (0..RECORD_REACTIONS).map(reaction).collect();
         let bytes = |count: usize| {

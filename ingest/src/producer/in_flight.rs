@@ -1,4 +1,4 @@
-//! A flush under way: its records are with the log, which has not yet acknowledged them all.
+//! A flush in flight: the log has its records and has not yet acknowledged all of them.
 
 #![allow(clippy::disallowed_methods, reason = "times records in flight")]
 
@@ -13,48 +13,47 @@ use std::{
 use emostream_log::{Done, LogError};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{buffer::Stored, metrics::Metrics, producer::partition_health::Health};
+use crate::{buffer::StoredSender, metrics::Metrics, producer::partition_health::PartitionHealth};
 
-/// One flush. It lands with the last of its records.
-pub(crate) struct Flight {
-    left: Instant,
-    health: Arc<Health>,
+/// One flush. It is dropped with the last of its records, and then counted.
+pub(crate) struct InFlightFlush {
+    started: Instant,
+    health: Arc<PartitionHealth>,
     metrics: Arc<Metrics>,
     lost: AtomicUsize,
     failure: Mutex<Option<LogError>>,
 }
 
-/// One record of a flight: when its fate is known, those who wait for it are told, and its places in
-/// the buffer are free.
+/// One record of a flush.
 pub(crate) struct Record {
-    flight: Arc<Flight>,
+    flush: Arc<InFlightFlush>,
     reactions: usize,
-    aboard: Mutex<Aboard>,
+    completion: Mutex<RecordCompletion>,
 }
 
-/// Who and what hangs on a record's fate.
+/// What to release and notify when a record is acknowledged or has failed: buffer permits and waiting requests.
 #[derive(Default)]
-pub(crate) struct Aboard {
-    pub(crate) places: Option<OwnedSemaphorePermit>,
-    pub(crate) waiting: Vec<Stored>,
+pub(crate) struct RecordCompletion {
+    pub(crate) permits: Option<OwnedSemaphorePermit>,
+    pub(crate) waiting: Vec<StoredSender>,
 }
 
-impl Aboard {
-    /// A request's reactions come in.
-    pub(crate) fn board(&mut self, places: Option<OwnedSemaphorePermit>, stored: Stored) {
+impl RecordCompletion {
+    /// Adds the permits and the sender of a request whose reactions the record contains.
+    pub(crate) fn attach(&mut self, permits: Option<OwnedSemaphorePermit>, stored: StoredSender) {
         self.waiting.push(stored);
-        match (&mut self.places, places) {
-            (Some(held), Some(places)) => held.merge(places),
-            (held, places) => *held = held.take().or(places),
+        match (&mut self.permits, permits) {
+            (Some(held), Some(permits)) => held.merge(permits),
+            (held, permits) => *held = held.take().or(permits),
         }
     }
 }
 
-impl Flight {
-    /// A flight leaves now.
-    pub(crate) fn leave(health: Arc<Health>, metrics: Arc<Metrics>) -> Arc<Self> {
+impl InFlightFlush {
+    /// Starts a flush now.
+    pub(crate) fn start(health: Arc<PartitionHealth>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            left: Instant::now(),
+            started: Instant::now(),
             health,
             metrics,
             lost: AtomicUsize::new(0),
@@ -62,12 +61,16 @@ impl Flight {
         })
     }
 
-    /// One of its records, holding that many reactions.
-    pub(crate) fn record(self: &Arc<Self>, reactions: usize, aboard: Aboard) -> Arc<Record> {
+    /// Returns a record of this flush that contains `reactions` reactions.
+    pub(crate) fn record(
+        self: &Arc<Self>,
+        reactions: usize,
+        completion: RecordCompletion,
+    ) -> Arc<Record> {
         Arc::new(Record {
-            flight: self.clone(),
+            flush: self.clone(),
             reactions,
-            aboard: Mutex::new(aboard),
+            completion: Mutex::new(completion),
         })
     }
 
@@ -77,57 +80,61 @@ impl Flight {
 }
 
 impl Record {
-    /// It leaves for a partition: what the log is to call, or whoever finds that the log does not even
-    /// take it.
-    pub(crate) fn leaves(self: &Arc<Self>, partition: u32) -> (u64, Done) {
-        let ticket = self.flight.health.left(partition, Instant::now());
+    /// Registers the record as sent to a partition. Returns its ticket and the callback that the log calls with the
+    /// result. If the log refuses the record at once, the caller calls [`Record::on_delivery`] instead.
+    pub(crate) fn on_sent(self: &Arc<Self>, partition: u32) -> (u64, Done) {
+        let ticket = self.flush.health.on_sent(partition, Instant::now());
         let record = self.clone();
         let done = move |outcome: Result<u64, LogError>| {
-            record.heard(partition, ticket, outcome.as_ref().err());
-            record.lands(outcome.map(drop));
+            record.on_delivery(partition, ticket, outcome.as_ref().err());
+            record.complete(outcome.map(drop));
         };
         (ticket, Box::new(done))
     }
 
-    /// The log said at once that it does not take it there; another partition may.
-    pub(crate) fn heard(&self, partition: u32, ticket: u64, refused: Option<&LogError>) {
-        let health = &self.flight.health;
-        health.landed(partition, ticket, refused, Instant::now());
+    /// Reports to the partition's health that the log has acknowledged or refused the record there. After a refusal,
+    /// another partition may accept the record.
+    pub(crate) fn on_delivery(&self, partition: u32, ticket: u64, refused: Option<&LogError>) {
+        let health = &self.flush.health;
+        health.on_delivery(partition, ticket, refused, Instant::now());
     }
 
-    /// Its fate is known.
-    pub(crate) fn lands(&self, outcome: Result<(), LogError>) {
-        let metrics = &self.flight.metrics;
+    /// Counts the reactions, releases their permits and notifies the waiting requests.
+    pub(crate) fn complete(&self, outcome: Result<(), LogError>) {
+        let metrics = &self.flush.metrics;
         let reactions = self.reactions as u64;
-        let mut aboard = self.aboard.lock().unwrap_or_else(PoisonError::into_inner);
-        let Aboard { places, waiting } = std::mem::take(&mut *aboard);
-        drop(aboard);
+        let mut completion = self
+            .completion
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let RecordCompletion { permits, waiting } = std::mem::take(&mut *completion);
+        drop(completion);
         match &outcome {
             Ok(()) => metrics.stored.inc_by(reactions),
             Err(error) => {
-                self.flight.failure().get_or_insert_with(|| error.clone());
+                self.flush.failure().get_or_insert_with(|| error.clone());
                 if waiting.is_empty() {
                     metrics.lost.inc_by(reactions);
-                    let lost = &self.flight.lost;
+                    let lost = &self.flush.lost;
                     lost.fetch_add(self.reactions, Ordering::Relaxed);
                 } else {
                     metrics.refused.inc_by(reactions);
                 }
             }
         }
-        // Before anyone is told: who hears that it is stored finds its places free.
-        drop(places);
+        // Before the notification: a client that sends its next request after the response finds these permits free.
+        drop(permits);
         for stored in waiting {
-            // Whoever has stopped waiting needs no answer.
+            // Sending fails if the request has timed out or its client has disconnected.
             let _ = stored.send(outcome.clone());
         }
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlightFlush {
     fn drop(&mut self) {
-        let took = self.left.elapsed();
-        self.metrics.flush_seconds.observe(took.as_secs_f64());
+        let duration = self.started.elapsed();
+        self.metrics.flush_seconds.observe(duration.as_secs_f64());
         let failure = self.failure().take();
         let Some(error) = failure else {
             self.metrics.flushes.inc();

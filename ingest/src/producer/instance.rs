@@ -1,9 +1,9 @@
-//! Which ingest process wrote a batch.
+//! The id of the ingest process that wrote a batch.
 
 use rustix::system::uname;
 
-/// A name for this process: the host's name and four random hexadecimal digits, since a host may run several
-/// processes, one after another or at once.
+/// Returns an id for this process: the host's name and four random hexadecimal digits, since a host may run several
+/// processes, at once or one after another.
 pub(crate) fn new_id() -> String {
     let host = uname();
     let host = host.nodename().to_string_lossy();

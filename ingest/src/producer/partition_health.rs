@@ -1,13 +1,14 @@
-//! Which partitions of the log take what is written, told by the records that leave and land.
+//! Which partitions of the log are available, by the acknowledgements of the records that are sent to them.
 //!
 //! ```text
-//!            silent for 2 s, or refused
-//!   open ◀───────────────────────────────▶ away      its share goes to the open ones
-//!            the next record lands
+//!              no acknowledgement for 2 s, or refused
+//!   available ───────────────────────────────────────▶ unavailable     the others get its share
+//!             ◀───────────────────────────────────────
+//!              the next record is acknowledged
 //! ```
 //!
-//! A partition whose leader is lost costs nobody a reaction: the others take its share. When all are
-//! away the log is, and nothing is accepted until one is back.
+//! No reaction is lost with a partition's leader: the other partitions get its share. When no partition is available,
+//! the log is not, and the service accepts no reaction until a partition is available again.
 
 use std::{
     collections::BTreeMap,
@@ -22,170 +23,178 @@ use emostream_http::Component;
 use emostream_log::LogError;
 use prometheus::IntGauge;
 
-/// A partition that acknowledges nothing for this long is away: well above a slow broker's commit, and
-/// what is accepted meanwhile is what a crash can lose at most.
-pub(crate) const SILENCE: Duration = Duration::from_secs(2);
+/// Time without an acknowledgement after which a partition counts as unavailable. Far more than a slow broker's commit
+/// takes; a crash loses at most the reactions that are accepted within it.
+pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Turns landings, and their absence, into a choice of partitions and into readiness.
+/// Tracks acknowledgements. Selects the partitions of each flush, and sets the readiness of the ingest.
 #[derive(Debug)]
-pub(crate) struct Health {
+pub(crate) struct PartitionHealth {
     component: Component,
-    away: IntGauge,
-    /// No partition takes anything: what every request asks.
-    is_away: AtomicBool,
-    flights: Mutex<Flights>,
+    unavailable: IntGauge,
+    /// No partition is available. Atomic, since every request reads it.
+    none_available: AtomicBool,
+    deliveries: Mutex<Deliveries>,
 }
 
 #[derive(Debug, Default)]
-struct Flights {
+struct Deliveries {
     next_ticket: u64,
     partitions: Vec<Partition>,
-    has_landed: bool,
+    has_acknowledged: bool,
 }
 
 #[derive(Debug, Default)]
 struct Partition {
-    /// When each record that has not landed left, by its ticket.
-    under_way: BTreeMap<u64, Instant>,
-    /// The newest record that has landed: an older one says nothing about now.
-    newest_landed: Option<u64>,
-    last_left: Option<Instant>,
+    /// Send times of the records in flight, by their tickets.
+    in_flight: BTreeMap<u64, Instant>,
+    /// Ticket of the newest record with a result. The result of an older record is ignored: it does not show the
+    /// present state of the partition.
+    newest_completed: Option<u64>,
+    last_sent: Option<Instant>,
     refusal: Option<String>,
-    /// Whether it was away when last looked at.
-    was_away: bool,
+    /// Whether the partition was unavailable at the last update.
+    is_unavailable: bool,
 }
 
-/// What a flush may write to.
+/// The partitions that a flush writes to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Choice {
-    /// The partitions that take reactions; all of them if none does, for what was accepted has to go
-    /// somewhere.
-    pub(crate) open: Vec<u32>,
-    /// The partitions that get a heartbeat if they get nothing else: the open ones, and now and then one
-    /// that is away, to hear when it is back.
-    pub(crate) beat: Vec<u32>,
+pub(crate) struct FlushTargets {
+    /// The partitions that get reactions: the available ones. All partitions if none is available, since the accepted
+    /// reactions have to be written somewhere.
+    pub(crate) writable: Vec<u32>,
+    /// The partitions that get a heartbeat if they get no reactions: the available ones, and from time to time an
+    /// unavailable one, to detect its recovery.
+    pub(crate) heartbeat: Vec<u32>,
 }
 
-impl Health {
-    pub(crate) fn new(component: Component, away: IntGauge) -> Self {
+impl PartitionHealth {
+    pub(crate) fn new(component: Component, unavailable: IntGauge) -> Self {
         Self {
             component,
-            away,
-            is_away: AtomicBool::new(false),
-            flights: Mutex::default(),
+            unavailable,
+            none_available: AtomicBool::new(false),
+            deliveries: Mutex::default(),
         }
     }
 
-    /// Whether nothing can be accepted now.
-    pub(crate) fn is_away(&self) -> bool {
-        self.is_away.load(Ordering::Relaxed)
+    /// Returns whether no partition is available, so that no reaction can be accepted.
+    pub(crate) fn none_available(&self) -> bool {
+        self.none_available.load(Ordering::Relaxed)
     }
 
-    /// Where a flush of `partitions` partitions goes.
-    pub(crate) fn choose(&self, partitions: u32, now: Instant) -> Choice {
-        let mut flights = self.flights();
+    /// Returns the partitions that a flush to a topic of `partitions` partitions writes to.
+    pub(crate) fn flush_targets(&self, partitions: u32, now: Instant) -> FlushTargets {
+        let mut deliveries = self.deliveries();
         let count = partitions.max(1) as usize;
-        flights.partitions.resize_with(count, Partition::default);
-        self.look(&mut flights, now);
-        let (mut open, mut beat) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for (partition, it) in (0..).zip(&flights.partitions) {
-            if !it.was_away {
-                open.push(partition);
+        deliveries.partitions.resize_with(count, Partition::default);
+        self.update(&mut deliveries, now);
+        let (mut writable, mut heartbeat) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for (partition, state) in (0..).zip(&deliveries.partitions) {
+            if !state.is_unavailable {
+                writable.push(partition);
             }
-            if !it.was_away || it.wants_a_probe(now) {
-                beat.push(partition);
+            if !state.is_unavailable || state.needs_probe(now) {
+                heartbeat.push(partition);
             }
         }
-        if open.is_empty() {
-            open.extend(0..partitions.max(1));
+        if writable.is_empty() {
+            writable.extend(0..partitions.max(1));
         }
-        Choice { open, beat }
+        FlushTargets {
+            writable,
+            heartbeat,
+        }
     }
 
-    /// A record leaves for a partition; its ticket.
-    pub(crate) fn left(&self, partition: u32, now: Instant) -> u64 {
-        let mut flights = self.flights();
-        let ticket = flights.next_ticket;
-        flights.next_ticket += 1;
-        if let Some(it) = flights.partitions.get_mut(partition as usize) {
-            it.under_way.insert(ticket, now);
-            it.last_left = Some(now);
+    /// Registers a record as sent to a partition. Returns its ticket.
+    pub(crate) fn on_sent(&self, partition: u32, now: Instant) -> u64 {
+        let mut deliveries = self.deliveries();
+        let ticket = deliveries.next_ticket;
+        deliveries.next_ticket += 1;
+        if let Some(state) = deliveries.partitions.get_mut(partition as usize) {
+            state.in_flight.insert(ticket, now);
+            state.last_sent = Some(now);
         }
         ticket
     }
 
-    /// It has landed, or will not.
-    pub(crate) fn landed(
+    /// Applies the log's result for a record: an acknowledgement, or the reason of a refusal.
+    pub(crate) fn on_delivery(
         &self,
         partition: u32,
         ticket: u64,
         refused: Option<&LogError>,
         now: Instant,
     ) {
-        let mut flights = self.flights();
-        flights.has_landed |= refused.is_none();
-        let Some(it) = flights.partitions.get_mut(partition as usize) else {
+        let mut deliveries = self.deliveries();
+        deliveries.has_acknowledged |= refused.is_none();
+        let Some(state) = deliveries.partitions.get_mut(partition as usize) else {
             return;
         };
-        it.under_way.remove(&ticket);
-        if it.newest_landed.is_some_and(|newest| newest > ticket) {
+        state.in_flight.remove(&ticket);
+        if state.newest_completed.is_some_and(|newest| newest > ticket) {
             return;
         }
-        it.newest_landed = Some(ticket);
-        it.refusal = refused.map(LogError::to_string);
-        self.look(&mut flights, now);
+        state.newest_completed = Some(ticket);
+        state.refusal = refused.map(LogError::to_string);
+        self.update(&mut deliveries, now);
     }
 
-    /// Looks at every partition; tells what has changed, once.
-    fn look(&self, flights: &mut Flights, now: Instant) {
-        let mut away = 0;
-        let mut reason = None;
-        for (partition, it) in flights.partitions.iter_mut().enumerate() {
-            let why = it.why_away(now);
-            match (&why, it.was_away) {
-                (Some(why), false) => {
-                    tracing::warn!(partition, "takes no reactions for now: {why}");
+    /// Recomputes the state of every partition. Logs each change once.
+    fn update(&self, deliveries: &mut Deliveries, now: Instant) {
+        let mut unavailable = 0;
+        let mut first_reason = None;
+        for (partition, state) in deliveries.partitions.iter_mut().enumerate() {
+            let reason = state.unavailable_reason(now);
+            match (&reason, state.is_unavailable) {
+                (Some(reason), false) => {
+                    tracing::warn!(partition, "the partition is unavailable: {reason}");
                 }
-                (None, true) => tracing::info!(partition, "takes reactions again"),
+                (None, true) => tracing::info!(partition, "the partition is available again"),
                 _ => {}
             }
-            it.was_away = why.is_some();
-            away += usize::from(it.was_away);
-            reason = reason.or(why);
+            state.is_unavailable = reason.is_some();
+            unavailable += usize::from(state.is_unavailable);
+            first_reason = first_reason.or(reason);
         }
-        self.away.set(away as i64);
-        let reason = reason.filter(|_| away == flights.partitions.len());
-        self.is_away.store(reason.is_some(), Ordering::Relaxed);
+        self.unavailable.set(unavailable as i64);
+        let reason = first_reason.filter(|_| unavailable == deliveries.partitions.len());
+        self.none_available
+            .store(reason.is_some(), Ordering::Relaxed);
         match reason {
             Some(reason) => self.component.not_ready(reason),
-            None if flights.has_landed => self.component.ready(),
+            None if deliveries.has_acknowledged => self.component.ready(),
             None => {}
         }
     }
 
-    fn flights(&self) -> MutexGuard<'_, Flights> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
+        self.deliveries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Partition {
-    /// What is under way may have been lost with a connection, so it is not all that is waited for; nor
-    /// may heartbeats pile up through a long outage.
-    fn wants_a_probe(&self, now: Instant) -> bool {
-        let rested = |left: Instant| now.saturating_duration_since(left) >= SILENCE;
-        self.under_way.is_empty() || self.last_left.is_none_or(rested)
+    /// Returns whether a heartbeat has to test an unavailable partition. Records in flight do not suffice: they may
+    /// have been lost with a connection. At most one per [`ACK_TIMEOUT`], so that heartbeats do not accumulate during a
+    /// long outage.
+    fn needs_probe(&self, now: Instant) -> bool {
+        let elapsed = |sent_at: Instant| now.saturating_duration_since(sent_at) >= ACK_TIMEOUT;
+        self.in_flight.is_empty() || self.last_sent.is_none_or(elapsed)
     }
 
-    fn why_away(&self, now: Instant) -> Option<String> {
-        let next = self.newest_landed.map_or(0, |newest| newest + 1);
-        let oldest = self.under_way.range(next..).next();
-        let silent = oldest.map_or(Duration::ZERO, |(_, left)| {
-            now.saturating_duration_since(*left)
+    fn unavailable_reason(&self, now: Instant) -> Option<String> {
+        let next = self.newest_completed.map_or(0, |newest| newest + 1);
+        let oldest = self.in_flight.range(next..).next();
+        let unacknowledged = oldest.map_or(Duration::ZERO, |(_, sent_at)| {
+            now.saturating_duration_since(*sent_at)
         });
-        if silent < SILENCE {
+        if unacknowledged < ACK_TIMEOUT {
             return self.refusal.clone();
         }
-        let seconds = silent.as_secs();
+        let seconds = unacknowledged.as_secs();
         Some(format!("the log has acknowledged nothing for {seconds} s"))
     }
 }
@@ -195,105 +204,113 @@ mod tests {
     use super::*;
     use emostream_http::Readiness;
 
-    fn health() -> (Readiness, Health) {
+    fn health() -> (Readiness, PartitionHealth) {
         let readiness = Readiness::new();
-        let away = IntGauge::new("away", "away").expect("a name");
-        let health = Health::new(readiness.component("ingest"), away);
+        let unavailable = IntGauge::new("unavailable", "unavailable").expect("a name");
+        let health = PartitionHealth::new(readiness.component("ingest"), unavailable);
         (readiness, health)
     }
 
-    fn choice(open: &[u32], beat: &[u32]) -> Choice {
-        Choice {
-            open: open.to_vec(),
-            beat: beat.to_vec(),
+    fn targets(writable: &[u32], heartbeat: &[u32]) -> FlushTargets {
+        FlushTargets {
+            writable: writable.to_vec(),
+            heartbeat: heartbeat.to_vec(),
         }
     }
 
     #[test]
-    fn a_silent_partition_gets_nothing_until_it_lands_what_it_has() {
+    fn a_partition_without_acknowledgements_gets_no_reactions_until_it_acknowledges_again() {
         let (readiness, health) = health();
         let start = Instant::now();
-        let soon = start + SILENCE / 2;
-        let later = start + SILENCE;
-        assert_eq!(health.choose(2, start), choice(&[0, 1], &[0, 1]));
-        assert!(readiness.check().is_err(), "nothing has landed yet");
-        let (first, second) = (health.left(0, start), health.left(1, start));
-        health.landed(0, first, None, start);
+        let half_timeout = start + ACK_TIMEOUT / 2;
+        let later = start + ACK_TIMEOUT;
+        assert_eq!(health.flush_targets(2, start), targets(&[0, 1], &[0, 1]));
+        assert!(readiness.check().is_err(), "no record is acknowledged yet");
+        let (first, second) = (health.on_sent(0, start), health.on_sent(1, start));
+        health.on_delivery(0, first, None, start);
         assert_eq!(readiness.check(), Ok(()));
-        assert_eq!(health.choose(2, soon), choice(&[0, 1], &[0, 1]));
-        let third = health.left(1, soon);
-        assert_eq!(health.choose(2, later), choice(&[0], &[0]));
-        assert_eq!(readiness.check(), Ok(()), "the other one takes its share");
         assert_eq!(
-            health.choose(2, soon + SILENCE),
-            choice(&[0], &[0, 1]),
-            "now and then it is asked again"
+            health.flush_targets(2, half_timeout),
+            targets(&[0, 1], &[0, 1])
         );
-        health.landed(1, third, None, later);
+        let third = health.on_sent(1, half_timeout);
+        assert_eq!(health.flush_targets(2, later), targets(&[0], &[0]));
+        assert_eq!(readiness.check(), Ok(()), "the other one gets its share");
         assert_eq!(
-            health.choose(2, later),
-            choice(&[0, 1], &[0, 1]),
-            "an older record says nothing about now"
+            health.flush_targets(2, half_timeout + ACK_TIMEOUT),
+            targets(&[0], &[0, 1]),
+            "a heartbeat tests it once per timeout"
         );
-        health.landed(1, second, None, later);
-        assert_eq!(health.choose(2, later), choice(&[0, 1], &[0, 1]));
+        health.on_delivery(1, third, None, later);
+        assert_eq!(
+            health.flush_targets(2, later),
+            targets(&[0, 1], &[0, 1]),
+            "the result of an older record is ignored"
+        );
+        health.on_delivery(1, second, None, later);
+        assert_eq!(health.flush_targets(2, later), targets(&[0, 1], &[0, 1]));
     }
 
     #[test]
-    fn a_partition_that_refused_is_probed_until_it_takes_something() {
+    fn a_partition_that_refused_is_probed_until_it_acknowledges_a_record() {
         let (readiness, health) = health();
         let now = Instant::now();
-        health.choose(2, now);
-        let (old, new) = (health.left(1, now), health.left(1, now));
-        health.landed(1, new, Some(&LogError::Full), now);
+        health.flush_targets(2, now);
+        let (old, new) = (health.on_sent(1, now), health.on_sent(1, now));
+        health.on_delivery(1, new, Some(&LogError::Full), now);
         assert_eq!(
-            health.choose(2, now),
-            choice(&[0], &[0]),
-            "one is under way"
+            health.flush_targets(2, now),
+            targets(&[0], &[0]),
+            "a record is in flight"
         );
-        health.landed(1, old, None, now);
+        health.on_delivery(1, old, None, now);
         assert_eq!(
-            health.choose(2, now),
-            choice(&[0], &[0, 1]),
-            "an older record says nothing about now"
+            health.flush_targets(2, now),
+            targets(&[0], &[0, 1]),
+            "the result of an older record is ignored"
         );
-        let probe = health.left(1, now);
-        health.landed(1, probe, None, now);
-        assert_eq!(health.choose(2, now), choice(&[0, 1], &[0, 1]));
+        let probe = health.on_sent(1, now);
+        health.on_delivery(1, probe, None, now);
+        assert_eq!(health.flush_targets(2, now), targets(&[0, 1], &[0, 1]));
         assert_eq!(readiness.check(), Ok(()));
     }
 
     #[test]
-    fn when_every_partition_is_away_the_log_is_and_says_why() {
+    fn without_an_available_partition_the_ingest_is_not_ready_and_reports_the_reason() {
         let (readiness, health) = health();
         let start = Instant::now();
-        health.choose(2, start);
-        let tickets = [health.left(0, start), health.left(1, start)];
-        let later = start + SILENCE;
-        assert!(!health.is_away());
-        assert_eq!(health.choose(2, later).open, [0, 1]);
-        assert!(health.is_away());
-        let reason = readiness.check().expect_err("silent for too long");
+        health.flush_targets(2, start);
+        let tickets = [health.on_sent(0, start), health.on_sent(1, start)];
+        let later = start + ACK_TIMEOUT;
+        assert!(!health.none_available());
+        assert_eq!(health.flush_targets(2, later).writable, [0, 1]);
+        assert!(health.none_available());
+        let reason = readiness
+            .check()
+            .expect_err("no acknowledgement for too long");
         assert!(reason.ends_with("acknowledged nothing for 2 s"), "{reason}");
-        health.landed(0, tickets[0], None, later);
-        assert!(!health.is_away());
+        health.on_delivery(0, tickets[0], None, later);
+        assert!(!health.none_available());
         assert_eq!(readiness.check(), Ok(()));
-        health.landed(1, tickets[1], Some(&LogError::Full), later);
-        let third = health.left(0, later);
-        health.landed(0, third, Some(&LogError::Full), later);
+        health.on_delivery(1, tickets[1], Some(&LogError::Full), later);
+        let third = health.on_sent(0, later);
+        health.on_delivery(0, third, Some(&LogError::Full), later);
         let reason = readiness.check().expect_err("both refuse");
         assert!(reason.contains("queue is full"), "{reason}");
     }
 
     #[test]
-    fn partitions_come_and_go() {
+    fn partitions_are_added_and_removed() {
         let (_, health) = health();
         let now = Instant::now();
-        assert_eq!(health.choose(1, now), choice(&[0], &[0]));
-        assert_eq!(health.choose(3, now), choice(&[0, 1, 2], &[0, 1, 2]));
-        let ticket = health.left(2, now);
-        assert_eq!(health.choose(2, now), choice(&[0, 1], &[0, 1]));
-        health.landed(2, ticket, Some(&LogError::Full), now);
-        assert_eq!(health.choose(2, now), choice(&[0, 1], &[0, 1]));
+        assert_eq!(health.flush_targets(1, now), targets(&[0], &[0]));
+        assert_eq!(
+            health.flush_targets(3, now),
+            targets(&[0, 1, 2], &[0, 1, 2])
+        );
+        let ticket = health.on_sent(2, now);
+        assert_eq!(health.flush_targets(2, now), targets(&[0, 1], &[0, 1]));
+        health.on_delivery(2, ticket, Some(&LogError::Full), now);
+        assert_eq!(health.flush_targets(2, now), targets(&[0, 1], &[0, 1]));
     }
 }

@@ -1,4 +1,4 @@
-//! Who may send, and as whom: an ingest with a `--jwt-key`.
+//! Authentication and authorization: an ingest with a `--jwt-key`.
 
 use std::{
     io::Write,
@@ -10,7 +10,7 @@ use emostream_ingest::Config;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use crate::stage::{Answer, Stage};
+use crate::fixture::{Response, TestService};
 
 const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
 
@@ -41,14 +41,14 @@ fn signed(claims: &Value, algorithm: Algorithm, secret: &str) -> String {
     encode(&Header::new(algorithm), claims, &key).unwrap()
 }
 
-/// Everything open to `u-17`.
+/// Returns a token of `u-17` for all rooms.
 fn good() -> String {
     token(&json!({"sub": "u-17", "exp": now() + 600}))
 }
 
-fn ask(stage: &Stage, line: &str, token: &str, body: &Value) -> Answer {
+fn ask(service: &TestService, line: &str, token: &str, body: &Value) -> Response {
     let header = format!("authorization: Bearer {token}");
-    stage.ask(line, &[&header], body.to_string())
+    service.request(line, &[&header], body.to_string())
 }
 
 fn of(user: impl Into<Value>, room: &str) -> Value {
@@ -56,8 +56,8 @@ fn of(user: impl Into<Value>, room: &str) -> Value {
 }
 
 #[test]
-fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
-    let mut stage = Stage::start(gated());
+fn without_a_valid_token_the_response_is_401_and_nothing_is_accepted() {
+    let mut service = TestService::start(gated());
     let body = of("u-17", "a").to_string();
     let claims = json!({"sub": "u-17", "exp": now() + 600});
     let good = good();
@@ -159,37 +159,37 @@ fn without_a_good_token_the_answer_is_401_and_nothing_is_kept() {
         ),
     ] {
         for path in ["/v1/reactions", "/emoji"] {
-            let said = stage.ask(&format!("POST {path}"), &[&authorization], &body);
-            assert_eq!(said.status, 401, "{authorization}: {said:?}");
-            assert_eq!(said.header("www-authenticate"), Some(challenge));
-            let text = said.body.to_string();
+            let response = service.request(&format!("POST {path}"), &[&authorization], &body);
+            assert_eq!(response.status, 401, "{authorization}: {response:?}");
+            assert_eq!(response.header("www-authenticate"), Some(challenge));
+            let text = response.body.to_string();
             assert!(text.contains(word), "{authorization}: {text}");
             let token = authorization.rsplit(' ').next().unwrap();
             assert!(token.len() < 7 || !text.contains(token), "{text}");
         }
     }
-    // An address may end up in a log: where a header can be set, a token does not belong there.
+    // A URL may be logged: a client that can set a header must not send a token in the URL.
     let target = format!("POST /v1/reactions?token={good}");
-    assert_eq!(stage.ask(&target, &[], &body).status, 401);
-    assert_eq!(ask(&stage, POST, &good, &of("u-17", "a")).status, 202);
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), 1);
-    let refused = stage.metric(r#"emostream_ingest_requests_total{code="401"}"#);
+    assert_eq!(service.request(&target, &[], &body).status, 401);
+    assert_eq!(ask(&service, POST, &good, &of("u-17", "a")).status, 202);
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), 1);
+    let refused = service.metric(r#"emostream_ingest_requests_total{code="401"}"#);
     assert_eq!(refused, 31.0);
 }
 
 #[test]
 fn a_refusal_comes_before_the_body_is_read() {
-    let stage = Stage::start(gated());
-    let mut stream = stage.connect();
+    let service = TestService::start(gated());
+    let mut stream = service.connect();
     let head = "POST /v1/reactions HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 9999\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
-    assert_eq!(Answer::read(&mut stream).status, 401);
+    assert_eq!(Response::read(&mut stream).status, 401);
 }
 
 #[test]
-fn who_sends_as_another_or_to_other_rooms_is_403_and_nothing_is_kept() {
-    let mut stage = Stage::start(gated());
+fn another_user_or_another_room_is_403_and_nothing_is_accepted() {
+    let mut service = TestService::start(gated());
     let limited = token(&json!({
         "sub": "17", "exp": now() + 600, "rooms": ["match-7", "side-*"]
     }));
@@ -199,9 +199,9 @@ fn who_sends_as_another_or_to_other_rooms_is_403_and_nothing_is_kept() {
         (&good(), of("u-17", "any"), 202, ""),
         (&good(), of("u-18", "any"), 403, sub),
         (&good(), of(17, "any"), 403, sub),
-        // An integer counts as its digits, in a token as everywhere.
+        // An integer equals its digits, in tokens as in bodies.
         (&limited, of(17, "match-7"), 202, ""),
-        (&limited, of("17", "side-stage"), 202, ""),
+        (&limited, of("17", "side-service"), 202, ""),
         (&limited, of("17", "match-8"), 403, closed),
         (&limited, of("017", "match-7"), 403, sub),
         (
@@ -210,7 +210,7 @@ fn who_sends_as_another_or_to_other_rooms_is_403_and_nothing_is_kept() {
             403,
             "\"default\"",
         ),
-        // What is wrong is wrong, whoever sends it.
+        // An invalid body is 400, also without permission.
         (&limited, json!({"user_id": 18}), 400, "emoji_type"),
         (
             &limited,
@@ -226,11 +226,15 @@ fn who_sends_as_another_or_to_other_rooms_is_403_and_nothing_is_kept() {
         ),
         (&limited, json!([]), 202, ""),
     ] {
-        let said = ask(&stage, POST, token, &body);
-        assert_eq!(said.status, status, "{body}: {said:?}");
+        let response = ask(&service, POST, token, &body);
+        assert_eq!(response.status, status, "{body}: {response:?}");
         assert!(
-            said.body.to_string().replace("\\\"", "\"").contains(detail),
-            "{said:?}"
+            response
+                .body
+                .to_string()
+                .replace("\\\"", "\"")
+                .contains(detail),
+            "{response:?}"
         );
     }
     let mixed = json!([
@@ -239,42 +243,42 @@ fn who_sends_as_another_or_to_other_rooms_is_403_and_nothing_is_kept() {
         of(17, "match-8"),
         of(17, "side-1")
     ]);
-    let said = ask(&stage, POST, &limited, &mixed);
+    let response = ask(&service, POST, &limited, &mixed);
     let expected = json!({"accepted": 2, "rejected": [
         {"index": 1, "detail": sub}, {"index": 2, "detail": closed}
     ]});
-    assert_eq!((said.status, &said.body), (207, &expected));
+    assert_eq!((response.status, &response.body), (207, &expected));
     let flask = ask(
-        &stage,
+        &service,
         "POST /emoji",
         &limited,
         &json!({"user": 18, "emoji": "🔥"}),
     );
     assert_eq!((flask.status, &flask.body["error"]), (403, &json!(sub)));
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), 3 + 2);
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), 3 + 2);
     let outcome = |outcome: &str| {
-        stage.metric(&format!(
+        service.metric(&format!(
             "emostream_ingest_reactions_total{{outcome=\"{outcome}\"}}"
         ))
     };
     assert_eq!((outcome("accepted"), outcome("rejected")), (5.0, 2.0));
     assert_eq!(outcome("forbidden"), 5.0 + 1.0 + 2.0 + 2.0 + 1.0);
-    assert_eq!(stage.metric("emostream_ingest_rooms_in_use"), 4.0);
+    assert_eq!(service.metric("emostream_ingest_rooms_in_use"), 4.0);
 }
 
 #[test]
-fn what_tells_how_to_send_is_everybody_s() {
-    let stage = Stage::start(gated());
-    assert_eq!(stage.ask("GET /openapi.json", &[], "").status, 200);
+fn the_document_preflights_and_errors_need_no_token() {
+    let service = TestService::start(gated());
+    assert_eq!(service.request("GET /openapi.json", &[], "").status, 200);
     let asks = [
         "origin: https://a.example",
         "access-control-request-method: POST",
     ];
-    let preflight = stage.ask("OPTIONS /v1/reactions", &asks, "");
+    let preflight = service.request("OPTIONS /v1/reactions", &asks, "");
     assert_eq!(preflight.status, 204);
     let allowed = preflight.header("access-control-allow-headers").unwrap();
     assert!(allowed.contains("authorization"));
-    assert_eq!(stage.ask("GET /v1/reactions", &[], "").status, 405);
-    assert_eq!(stage.ask("POST /nothing", &[], "").status, 404);
+    assert_eq!(service.request("GET /v1/reactions", &[], "").status, 405);
+    assert_eq!(service.request("POST /nothing", &[], "").status, 404);
 }

@@ -1,11 +1,11 @@
-//! Whatever is sent is answered, and what was accepted is what the log holds.
+//! Any body gets a response, and the log contains exactly the accepted reactions.
 
 use std::{cell::Cell, time::Duration};
 
 use emostream_ingest::Config;
 use proptest::{prelude::*, test_runner::TestRunner};
 
-use crate::stage::Stage;
+use crate::fixture::TestService;
 
 fn bodies() -> impl Strategy<Value = Vec<u8>> {
     let good = r#"{"user_id":1,"emoji_type":"🔥"}"#;
@@ -33,8 +33,8 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn any_body_is_answered_and_the_log_holds_exactly_what_was_accepted() {
-    let mut stage = Stage::start(Config {
+fn any_body_gets_a_response_and_the_log_contains_exactly_the_accepted_reactions() {
+    let mut service = TestService::start(Config {
         flush: Duration::from_millis(20),
         ..Config::default()
     });
@@ -46,17 +46,17 @@ fn any_body_is_answered_and_the_log_holds_exactly_what_was_accepted() {
     });
     let paths = prop_oneof![Just("/v1/reactions"), Just("/emoji")];
     let property = runner.run(&(paths, bodies()), |(path, body)| {
-        let said = stage.post(path, &body);
-        let taken = said.body["accepted"].as_u64();
-        match said.status {
+        let response = service.post(path, &body);
+        let taken = response.body["accepted"].as_u64();
+        match response.status {
             200 | 202 | 207 => accepted.set(accepted.get() + taken.unwrap()),
             400 => prop_assert_eq!(taken, None),
-            other => prop_assert!(false, "{}: {:?}", other, said),
+            other => prop_assert!(false, "{}: {:?}", other, response),
         }
         Ok(())
     });
     property.unwrap();
-    stage.stop(Duration::from_secs(10)).unwrap();
+    service.stop(Duration::from_secs(10)).unwrap();
     assert!(accepted.get() > 0);
-    assert_eq!(stage.reactions().len() as u64, accepted.get());
+    assert_eq!(service.reactions().len() as u64, accepted.get());
 }

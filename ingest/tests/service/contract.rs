@@ -1,17 +1,17 @@
-//! The OpenAPI document, held against every answer that a test gets.
+//! Checks every response of the tests against the OpenAPI document.
 
 use std::{cell::RefCell, sync::LazyLock};
 
 use boon::{Compiler, Schemas};
 use serde_json::Value;
 
-use crate::stage::Answer;
+use crate::fixture::Response;
 
-/// The document as it stands in the source.
+/// The document, parsed from the source.
 pub(crate) static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("../../openapi.json")).unwrap());
 
-/// Under this name its schemas refer to one another.
+/// The name by which its schemas refer to one another.
 const NAME: &str = "file:///openapi.json";
 
 thread_local! {
@@ -24,20 +24,20 @@ thread_local! {
 
 const PROBLEM: &str = "/components/schemas/Problem";
 
-/// What in `answer`, given to a request of this line, is not as documented.
-pub(crate) fn violation(line: &str, answer: &Answer) -> Result<(), String> {
+/// Returns an error if `response`, to a request of this line, is not as documented.
+pub(crate) fn violation(line: &str, response: &Response) -> Result<(), String> {
     let (method, target) = line.split_once(' ').unwrap();
     let path = target.split('?').next().unwrap();
-    let status = answer.status;
+    let status = response.status;
     let Some(item) = follow(format!("/paths/{}", escape(path))) else {
-        return undocumented(answer, &[(204, "OPTIONS"), (404, method)], method);
+        return undocumented(response, &[(204, "OPTIONS"), (404, method)], method);
     };
     let operation = match method {
         "HEAD" => format!("{item}/get"),
         method => format!("{item}/{}", method.to_lowercase()),
     };
     if DOCUMENT.pointer(&operation).is_none() {
-        return undocumented(answer, &[(204, "OPTIONS"), (405, method)], method);
+        return undocumented(response, &[(204, "OPTIONS"), (405, method)], method);
     }
     let response = follow(format!("{operation}/responses/{status}"))
         .ok_or_else(|| format!("{status} is not listed"))?;
@@ -48,13 +48,13 @@ pub(crate) fn violation(line: &str, answer: &Answer) -> Result<(), String> {
         .flat_map(|h| h.keys())
     {
         let header = follow(format!("{response}/headers/{name}")).unwrap();
-        let sent = answer
+        let sent = response
             .header(&name.to_lowercase())
             .ok_or_else(|| format!("no {name}"))?;
         let value = serde_json::from_str(sent).unwrap_or_else(|_| Value::from(sent));
         matches(&format!("{header}/schema"), &value)?;
     }
-    let kind = answer.header("content-type").ok_or("no content type")?;
+    let kind = response.header("content-type").ok_or("no content type")?;
     if documented["content"].get(kind).is_none() {
         return Err(format!("{kind} is not listed"));
     }
@@ -63,11 +63,11 @@ pub(crate) fn violation(line: &str, answer: &Answer) -> Result<(), String> {
     }
     matches(
         &format!("{response}/content/{}/schema", escape(kind)),
-        &answer.body,
+        &response.body,
     )
 }
 
-/// Whether a value matches the schema at a place of the document.
+/// Checks a value against the schema at a JSON pointer of the document.
 pub(crate) fn matches(pointer: &str, value: &Value) -> Result<(), String> {
     COMPILED.with_borrow_mut(|(compiler, schemas)| {
         let schema = format!("{NAME}#{pointer}");
@@ -77,18 +77,18 @@ pub(crate) fn matches(pointer: &str, value: &Value) -> Result<(), String> {
     })
 }
 
-/// Methods and paths that the document leaves out are answered by their own statuses, with a problem.
-fn undocumented(answer: &Answer, allowed: &[(u16, &str)], method: &str) -> Result<(), String> {
-    if !allowed.contains(&(answer.status, method)) {
-        return Err(format!("{} where nothing is documented", answer.status));
+/// Checks the response of a method or path that the document does not list: an allowed status, and a problem as body.
+fn undocumented(response: &Response, allowed: &[(u16, &str)], method: &str) -> Result<(), String> {
+    if !allowed.contains(&(response.status, method)) {
+        return Err(format!("{} where nothing is documented", response.status));
     }
-    match answer.body {
+    match response.body {
         Value::Null => Ok(()),
         ref body => matches(PROBLEM, body),
     }
 }
 
-/// The place that a place refers to, or itself; `None` if there is nothing.
+/// Resolves references; `None` if there is nothing at the JSON pointer.
 pub(crate) fn follow(mut pointer: String) -> Option<String> {
     loop {
         match DOCUMENT.pointer(&pointer)?["$ref"].as_str() {

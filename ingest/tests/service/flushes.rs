@@ -1,4 +1,4 @@
-//! What flushes write.
+//! The records that flushes write.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,23 +6,23 @@ use emostream_ingest::Config;
 use emostream_log::{Header, testing::until};
 use emostream_model::INSTANCE_HEADER;
 
-use crate::stage::{Answer, NEVER, PARTITIONS, Stage, array};
+use crate::fixture::{NEVER, PARTITIONS, Response, TestService, array};
 
 #[test]
-fn every_partition_gets_a_record_each_flush_a_heartbeat_where_there_is_nothing() {
-    let mut stage = Stage::start(Config {
+fn every_partition_gets_a_record_each_flush_a_heartbeat_without_reactions() {
+    let mut service = TestService::start(Config {
         flush: Duration::from_millis(10),
         ..Config::default()
     });
     until("five flushes", || {
-        stage.written().len() >= 5 * PARTITIONS as usize
+        service.written().len() >= 5 * PARTITIONS as usize
     });
-    assert_eq!(stage.readiness.check(), Ok(()));
-    stage.stop(Duration::from_secs(10)).unwrap();
-    // Nobody waits for the last heartbeats.
+    assert_eq!(service.readiness.check(), Ok(()));
+    service.stop(Duration::from_secs(10)).unwrap();
+    // The drain does not wait for the last heartbeats.
     until("partitions advance together", || {
         let mut times: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for record in stage.written() {
+        for record in service.written() {
             assert!(record.reactions.is_empty());
             assert_eq!(record.base_ms, record.time_ms, "a heartbeat's base is now");
             times
@@ -40,12 +40,12 @@ fn every_partition_gets_a_record_each_flush_a_heartbeat_where_there_is_nothing()
 #[test]
 fn every_record_names_the_process_that_wrote_it() {
     let written = || {
-        let stage = Stage::start(Config {
+        let service = TestService::start(Config {
             flush: Duration::from_millis(10),
             ..Config::default()
         });
-        stage.post("/v1/reactions?wait=stored", array(5));
-        let headers = stage.written().into_iter().map(|record| record.headers);
+        service.post("/v1/reactions?wait=stored", array(5));
+        let headers = service.written().into_iter().map(|record| record.headers);
         headers.collect::<Vec<_>>()
     };
     let (first, second) = (written(), written());
@@ -65,19 +65,19 @@ fn every_record_names_the_process_that_wrote_it() {
 }
 
 #[test]
-fn reactions_are_dealt_evenly_with_their_times_between_base_and_flush() {
-    let mut stage = Stage::start(Config {
+fn reactions_are_split_evenly_with_times_between_base_and_flush() {
+    let mut service = TestService::start(Config {
         flush: NEVER,
         ..Config::default()
     });
     until("the first heartbeat", || {
-        stage.written().len() == PARTITIONS as usize
+        service.written().len() == PARTITIONS as usize
     });
     for _ in 0..4 {
-        assert_eq!(stage.post("/v1/reactions", array(250)).status, 202);
+        assert_eq!(service.post("/v1/reactions", array(250)).status, 202);
     }
-    stage.stop(Duration::from_secs(10)).unwrap();
-    let written = stage.written();
+    service.stop(Duration::from_secs(10)).unwrap();
+    let written = service.written();
     let full: Vec<_> = written
         .iter()
         .filter(|record| !record.reactions.is_empty())
@@ -93,64 +93,64 @@ fn reactions_are_dealt_evenly_with_their_times_between_base_and_flush() {
 }
 
 #[test]
-fn enough_reactions_are_flushed_before_the_time() {
-    let stage = Stage::start(Config {
+fn enough_reactions_are_flushed_before_the_interval_ends() {
+    let service = TestService::start(Config {
         flush: NEVER,
         flush_count: 10,
         ..Config::default()
     });
     until("the first heartbeat", || {
-        stage.written().len() == PARTITIONS as usize
+        service.written().len() == PARTITIONS as usize
     });
-    stage.post("/v1/reactions", array(9));
-    assert_eq!(stage.reactions().len(), 0);
-    stage.post("/v1/reactions", array(1));
-    until("flushed", || stage.reactions().len() == 10);
+    service.post("/v1/reactions", array(9));
+    assert_eq!(service.reactions().len(), 0);
+    service.post("/v1/reactions", array(1));
+    until("flushed", || service.reactions().len() == 10);
 }
 
 #[test]
-fn what_is_answered_as_stored_is_in_the_log() {
-    let stage = Stage::start(Config {
+fn reactions_with_a_stored_response_are_in_the_log() {
+    let service = TestService::start(Config {
         flush: Duration::from_millis(20),
         ..Config::default()
     });
     for count in 1..=20 {
         assert_eq!(
-            stage.post("/v1/reactions?wait=stored", array(1)).status,
+            service.post("/v1/reactions?wait=stored", array(1)).status,
             200
         );
-        assert_eq!(stage.reactions().len(), count);
+        assert_eq!(service.reactions().len(), count);
     }
 }
 
 #[test]
-fn a_drain_stores_everything_accepted_and_then_nothing_is_taken() {
-    let mut stage = Stage::start(Config {
+fn a_drain_stores_all_accepted_reactions_and_then_refuses_new_ones() {
+    let mut service = TestService::start(Config {
         flush: NEVER,
         ..Config::default()
     });
     for _ in 0..20 {
-        assert_eq!(stage.post("/v1/reactions", array(100)).status, 202);
+        assert_eq!(service.post("/v1/reactions", array(100)).status, 202);
     }
-    stage.drain(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), 2000);
-    assert_eq!(stage.post("/v1/reactions", array(1)).status, 503);
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), 2000);
+    service.drain(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), 2000);
+    assert_eq!(service.post("/v1/reactions", array(1)).status, 503);
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), 2000);
 }
 
 #[test]
-fn what_waits_to_be_stored_while_the_service_stops_is_stored() {
-    let mut stage = Stage::start(Config {
+fn reactions_that_wait_to_be_stored_are_stored_while_the_service_stops() {
+    let mut service = TestService::start(Config {
         flush: Duration::from_millis(300),
         ..Config::default()
     });
-    let mut waiting = stage.begin("POST /v1/reactions?wait=stored", &[], array(3));
+    let mut waiting = service.begin("POST /v1/reactions?wait=stored", &[], array(3));
     until("in the buffer", || {
-        stage.metric("emostream_ingest_buffer_reactions") == 3.0
-            || stage.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#) == 3.0
+        service.metric("emostream_ingest_buffer_reactions") == 3.0
+            || service.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#) == 3.0
     });
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(Answer::read(&mut waiting).status, 200);
-    assert_eq!(stage.reactions().len(), 3);
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(Response::read(&mut waiting).status, 200);
+    assert_eq!(service.reactions().len(), 3);
 }

@@ -1,82 +1,82 @@
-//! A full buffer, and a log that refuses or says nothing.
+//! A full buffer, and a log that refuses records or does not acknowledge them.
 
 use std::{io::Write, time::Duration};
 
 use emostream_ingest::{Config, DrainError};
 use emostream_log::testing::{Appends, until};
 
-use crate::stage::{Answer, NEVER, PARTITIONS, Stage, array};
+use crate::fixture::{NEVER, PARTITIONS, Response, TestService, array};
 
-fn stored(stage: &Stage) -> f64 {
-    stage.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#)
+fn stored(service: &TestService) -> f64 {
+    service.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#)
 }
 
-fn lost(stage: &Stage) -> f64 {
-    stage.metric(r#"emostream_ingest_reactions_total{outcome="lost"}"#)
+fn lost(service: &TestService) -> f64 {
+    service.metric(r#"emostream_ingest_reactions_total{outcome="lost"}"#)
 }
 
 #[test]
 fn a_full_buffer_is_503_before_the_body_is_read() {
-    let mut stage = Stage::start(Config {
+    let mut service = TestService::start(Config {
         flush: NEVER,
         buffer_reactions: 100,
         ..Config::default()
     });
     until("the first heartbeat", || {
-        stage.written().len() == PARTITIONS as usize
+        service.written().len() == PARTITIONS as usize
     });
-    assert_eq!(stage.post("/v1/reactions", array(50)).status, 202);
-    assert_eq!(stage.post("/v1/reactions", array(30)).status, 202);
-    let mut stream = stage.connect();
-    // The body never comes: the answer does not wait for it.
+    assert_eq!(service.post("/v1/reactions", array(50)).status, 202);
+    assert_eq!(service.post("/v1/reactions", array(30)).status, 202);
+    let mut stream = service.connect();
+    // The body never arrives: the response must not wait for it.
     stream
         .write_all(b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\ncontent-length: 500\r\n\r\n")
         .unwrap();
-    let said = Answer::read(&mut stream);
-    assert_eq!(said.status, 503);
-    let seconds: u64 = said.header("retry-after").unwrap().parse().unwrap();
+    let response = Response::read(&mut stream);
+    assert_eq!(response.status, 503);
+    let seconds: u64 = response.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=3).contains(&seconds));
     assert_eq!(
-        stage.post("/v1/reactions", array(5)).status,
+        service.post("/v1/reactions", array(5)).status,
         202,
-        "what fits is taken"
+        "reactions that fit are accepted"
     );
-    assert_eq!(stage.metric("emostream_ingest_buffer_reactions"), 85.0);
+    assert_eq!(service.metric("emostream_ingest_buffer_reactions"), 85.0);
     assert_eq!(
-        stage.metric("emostream_ingest_buffer_capacity_reactions"),
+        service.metric("emostream_ingest_buffer_capacity_reactions"),
         100.0
     );
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), 85);
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), 85);
 }
 
 #[test]
-fn what_the_log_has_not_acknowledged_fills_the_buffer() {
-    let stage = Stage::start(Config {
+fn unacknowledged_reactions_fill_the_buffer() {
+    let service = TestService::start(Config {
         flush: Duration::from_millis(10),
         buffer_reactions: 100,
         ..Config::default()
     });
-    stage.log.appends(Appends::Held);
+    service.log.appends(Appends::Held);
     for count in [40, 30] {
-        assert_eq!(stage.post("/v1/reactions", array(count)).status, 202);
+        assert_eq!(service.post("/v1/reactions", array(count)).status, 202);
     }
-    assert_eq!(stage.post("/v1/reactions", array(40)).status, 503);
+    assert_eq!(service.post("/v1/reactions", array(40)).status, 503);
     until("not ready", || {
-        let check = stage.readiness.check();
+        let check = service.readiness.check();
         check.is_err_and(|reason| reason.contains("acknowledged nothing for"))
     });
-    stage.log.store();
+    service.log.store();
     until("empty", || {
-        stage.metric("emostream_ingest_buffer_reactions") == 0.0
+        service.metric("emostream_ingest_buffer_reactions") == 0.0
     });
-    assert_eq!(stage.post("/v1/reactions", array(40)).status, 202);
-    until("ready", || stage.readiness.check().is_ok());
-    until("stored", || stored(&stage) == 110.0);
-    assert_eq!(stage.reactions().len(), 110);
+    assert_eq!(service.post("/v1/reactions", array(40)).status, 202);
+    until("ready", || service.readiness.check().is_ok());
+    until("stored", || stored(&service) == 110.0);
+    assert_eq!(service.reactions().len(), 110);
 }
 
-/// Flushes what comes at once, and nothing else: no heartbeat tells of the log meanwhile.
+/// Returns a configuration that flushes each request at once and sends no heartbeats, which would detect the outage.
 fn at_once() -> Config {
     Config {
         flush: NEVER,
@@ -91,129 +91,129 @@ const REFUSALS: [(Appends, &str); 2] = [
 ];
 
 #[test]
-fn what_the_log_refuses_is_503_to_those_who_wait_and_counted_for_the_others() {
+fn a_refusal_of_the_log_is_503_for_waiting_requests_and_counted_as_lost_otherwise() {
     for (appends, reason) in REFUSALS {
-        let stage = Stage::start(at_once());
-        until("ready", || stage.readiness.check().is_ok());
-        stage.log.appends(appends);
-        assert_eq!(stage.post("/v1/reactions", array(2)).status, 202);
-        until("counted", || lost(&stage) == 2.0);
+        let service = TestService::start(at_once());
+        until("ready", || service.readiness.check().is_ok());
+        service.log.appends(appends);
+        assert_eq!(service.post("/v1/reactions", array(2)).status, 202);
+        until("counted", || lost(&service) == 2.0);
 
-        let stage = Stage::start(at_once());
-        until("ready", || stage.readiness.check().is_ok());
-        stage.log.appends(appends);
-        let said = stage.post("/emoji?wait=stored", array(3));
-        assert_eq!(said.status, 503);
-        assert!(said.header("retry-after").is_some());
+        let service = TestService::start(at_once());
+        until("ready", || service.readiness.check().is_ok());
+        service.log.appends(appends);
+        let response = service.post("/emoji?wait=stored", array(3));
+        assert_eq!(response.status, 503);
+        assert!(response.header("retry-after").is_some());
         assert!(
-            said.body["error"].as_str().unwrap().contains(reason),
-            "{said:?}"
+            response.body["error"].as_str().unwrap().contains(reason),
+            "{response:?}"
         );
-        assert_eq!(lost(&stage), 0.0, "its sender knows");
+        assert_eq!(lost(&service), 0.0, "the client has received the error");
         let refused = r#"emostream_ingest_reactions_total{outcome="refused"}"#;
-        assert_eq!(stage.metric(refused), 3.0);
-        assert_eq!(stage.reactions().len(), 0);
+        assert_eq!(service.metric(refused), 3.0);
+        assert_eq!(service.reactions().len(), 0);
     }
 }
 
 #[test]
-fn nothing_is_accepted_while_the_log_refuses_all_and_again_when_it_does_not() {
+fn reactions_are_refused_while_the_log_refuses_records_and_accepted_afterwards() {
     for (appends, reason) in REFUSALS {
-        let stage = Stage::start(Config {
+        let service = TestService::start(Config {
             flush: Duration::from_millis(10),
             ..Config::default()
         });
-        until("ready", || stage.readiness.check().is_ok());
-        stage.log.appends(appends);
-        until("not ready", || stage.readiness.check().is_err());
-        let not_ready = stage.readiness.check().unwrap_err();
+        until("ready", || service.readiness.check().is_ok());
+        service.log.appends(appends);
+        until("not ready", || service.readiness.check().is_err());
+        let not_ready = service.readiness.check().unwrap_err();
         assert!(
             not_ready.starts_with("ingest: ") && not_ready.contains(reason),
             "{not_ready}"
         );
         for path in ["/v1/reactions", "/v1/reactions?wait=stored"] {
-            let said = stage.post(path, array(2));
-            assert_eq!(said.status, 503);
-            assert!(said.header("retry-after").is_some());
-            let detail = said.body["detail"].as_str().unwrap();
+            let response = service.post(path, array(2));
+            assert_eq!(response.status, 503);
+            assert!(response.header("retry-after").is_some());
+            let detail = response.body["detail"].as_str().unwrap();
             assert!(detail.contains("does not answer"), "{detail}");
         }
         assert_eq!(
-            stage.metric("emostream_ingest_partitions_away"),
+            service.metric("emostream_ingest_partitions_away"),
             f64::from(PARTITIONS)
         );
-        assert!(stage.metric(r#"emostream_ingest_flushes_total{outcome="failed"}"#) >= 1.0);
-        stage.log.appends(Appends::Stored);
-        until("ready", || stage.readiness.check().is_ok());
+        assert!(service.metric(r#"emostream_ingest_flushes_total{outcome="failed"}"#) >= 1.0);
+        service.log.appends(Appends::Stored);
+        until("ready", || service.readiness.check().is_ok());
         assert_eq!(
-            stage.post("/v1/reactions?wait=stored", array(4)).status,
+            service.post("/v1/reactions?wait=stored", array(4)).status,
             200
         );
-        assert_eq!((stored(&stage), lost(&stage)), (4.0, 0.0));
-        assert_eq!(stage.metric("emostream_ingest_partitions_away"), 0.0);
+        assert_eq!((stored(&service), lost(&service)), (4.0, 0.0));
+        assert_eq!(service.metric("emostream_ingest_partitions_away"), 0.0);
         assert_eq!(
-            stage.reactions().len(),
+            service.reactions().len(),
             4,
-            "nothing is stored after its sender was told no"
+            "nothing is stored after a 503"
         );
     }
 }
 
 #[test]
-fn a_partition_that_is_away_costs_nobody_a_reaction() {
+fn no_reaction_is_lost_with_an_unavailable_partition() {
     for appends in [Appends::TimeOut, Appends::Full, Appends::Held] {
-        let mut stage = Stage::start(Config {
+        let mut service = TestService::start(Config {
             flush: Duration::from_millis(10),
             ..Config::default()
         });
-        until("ready", || stage.readiness.check().is_ok());
-        stage.log.appends_to(1, appends);
+        until("ready", || service.readiness.check().is_ok());
+        service.log.appends_to(1, appends);
         until("noticed", || {
-            stage.metric("emostream_ingest_partitions_away") == 1.0
+            service.metric("emostream_ingest_partitions_away") == 1.0
         });
-        assert_eq!(stage.readiness.check(), Ok(()));
+        assert_eq!(service.readiness.check(), Ok(()));
         for _ in 0..5 {
-            assert_eq!(stage.post("/v1/reactions", array(9)).status, 202);
-            let waited = stage.post("/v1/reactions?wait=stored", array(9));
+            assert_eq!(service.post("/v1/reactions", array(9)).status, 202);
+            let waited = service.post("/v1/reactions?wait=stored", array(9));
             assert_eq!(waited.status, 200);
         }
-        stage.log.store();
+        service.log.store();
         until("back", || {
-            stage.metric("emostream_ingest_partitions_away") == 0.0
+            service.metric("emostream_ingest_partitions_away") == 0.0
         });
-        stage.stop(Duration::from_secs(10)).unwrap();
-        assert_eq!(stage.reactions().len(), 90);
-        assert_eq!(lost(&stage), 0.0);
+        service.stop(Duration::from_secs(10)).unwrap();
+        assert_eq!(service.reactions().len(), 90);
+        assert_eq!(lost(&service), 0.0);
     }
 }
 
 #[test]
-fn a_partition_that_cannot_be_written_to_yet_is_left_to_the_others() {
-    // Its count is known before a producer knows it.
-    let mut stage = Stage::start(at_once());
-    until("ready", || stage.readiness.check().is_ok());
-    stage.log.appends_to(2, Appends::Full);
+fn the_other_partitions_get_the_records_of_one_that_is_not_writable_yet() {
+    // The partition count may be known before the producer knows the partition.
+    let mut service = TestService::start(at_once());
+    until("ready", || service.readiness.check().is_ok());
+    service.log.appends_to(2, Appends::Full);
     for _ in 0..6 {
-        assert_eq!(stage.post("/v1/reactions", array(3)).status, 202);
-        let waited = stage.post("/v1/reactions?wait=stored", array(3));
+        assert_eq!(service.post("/v1/reactions", array(3)).status, 202);
+        let waited = service.post("/v1/reactions?wait=stored", array(3));
         assert_eq!(waited.status, 200);
     }
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), 36);
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), 36);
 }
 
 #[test]
-fn a_drain_says_what_it_could_not_store() {
-    let mut silent = Stage::start(Config::default());
+fn a_drain_reports_the_reactions_that_it_could_not_store() {
+    let mut silent = TestService::start(Config::default());
     until("ready", || silent.readiness.check().is_ok());
     silent.log.appends(Appends::Held);
     assert_eq!(silent.post("/v1/reactions", array(7)).status, 202);
-    let said = silent.stop(Duration::from_millis(200));
+    let response = silent.stop(Duration::from_millis(200));
     assert!(
-        matches!(said, Err(DrainError::Unacknowledged { reactions: 7 })),
-        "{said:?}"
+        matches!(response, Err(DrainError::Unacknowledged { reactions: 7 })),
+        "{response:?}"
     );
-    let mut failing = Stage::start(Config {
+    let mut failing = TestService::start(Config {
         flush: NEVER,
         ..Config::default()
     });
@@ -222,10 +222,10 @@ fn a_drain_says_what_it_could_not_store() {
     });
     assert_eq!(failing.post("/v1/reactions", array(7)).status, 202);
     failing.log.appends(Appends::TimeOut);
-    let said = failing.stop(Duration::from_secs(10));
+    let response = failing.stop(Duration::from_secs(10));
     assert!(
-        matches!(said, Err(DrainError::Refused { reactions: 7 })),
-        "{said:?}"
+        matches!(response, Err(DrainError::Refused { reactions: 7 })),
+        "{response:?}"
     );
     assert_eq!(lost(&failing), 7.0);
 }

@@ -1,4 +1,4 @@
-//! More than the log takes: quick refusals, bounded room, nothing lost of what was accepted.
+//! More reactions than the log accepts: fast refusals, bounded memory, and no accepted reaction is lost.
 
 use std::{
     collections::BTreeSet,
@@ -13,36 +13,36 @@ use std::{
 use emostream_ingest::Config;
 use emostream_log::testing::{Appends, until};
 
-use crate::stage::{Answer, DEADLINE, Stage, array};
+use crate::fixture::{DEADLINE, Response, TestService, array};
 
 const CAPACITY: u32 = 1000;
 const CLIENTS: usize = 8;
 const POSTED_AT_ONCE: usize = 50;
 
-/// Enough that chance does not leave one of three waits out.
+/// Number of refusals, so that each of the three `Retry-After` values occurs with near certainty.
 const REFUSALS: usize = 200;
 
-/// Several times what the buffer holds, so the log's pace decides.
+/// Several times the capacity of the buffer, so that the log limits the throughput.
 const ACCEPTED: usize = 5 * CAPACITY as usize;
 
-/// What clients were told.
+/// The responses that clients received.
 #[derive(Default)]
-struct Told {
+struct Outcomes {
     accepted: Mutex<BTreeSet<String>>,
     retry_after: Mutex<BTreeSet<u64>>,
     refusals: AtomicUsize,
 }
 
-impl Told {
-    fn note(&self, said: &Answer, users: Vec<String>) {
-        match said.status {
+impl Outcomes {
+    fn note(&self, response: &Response, users: Vec<String>) {
+        match response.status {
             202 => self.accepted.lock().unwrap().extend(users),
             503 => {
-                let seconds = said.header("retry-after").unwrap().parse().unwrap();
+                let seconds = response.header("retry-after").unwrap().parse().unwrap();
                 self.retry_after.lock().unwrap().insert(seconds);
                 self.refusals.fetch_add(1, Ordering::Relaxed);
             }
-            _ => panic!("{said:?}"),
+            _ => panic!("{response:?}"),
         }
     }
 
@@ -52,12 +52,12 @@ impl Told {
     }
 }
 
-fn fill(stage: &Stage) -> f64 {
-    stage.metric("emostream_ingest_buffer_reactions")
+fn fill(service: &TestService) -> f64 {
+    service.metric("emostream_ingest_buffer_reactions")
 }
 
-/// Posts reactions of users that nobody else has.
-fn post_some(stage: &Stage, client: usize, round: usize, told: &Told) {
+/// Posts reactions of users that no other request uses.
+fn post_some(service: &TestService, client: usize, round: usize, outcomes: &Outcomes) {
     let users: Vec<String> = (0..POSTED_AT_ONCE)
         .map(|place| format!("{client}-{round}-{place}"))
         .collect();
@@ -65,75 +65,75 @@ fn post_some(stage: &Stage, client: usize, round: usize, told: &Told) {
         .iter()
         .map(|user| format!(r#"{{"user_id":"{user}","emoji_type":"🔥"}}"#))
         .collect();
-    let said = stage.post("/v1/reactions", format!("[{}]", entries.join(",")));
-    told.note(&said, users);
+    let response = service.post("/v1/reactions", format!("[{}]", entries.join(",")));
+    outcomes.note(&response, users);
 }
 
 #[test]
-fn beyond_what_the_log_takes_some_are_refused_and_every_accepted_one_is_stored() {
-    let mut stage = Stage::start(Config {
+fn above_the_throughput_of_the_log_some_are_refused_and_all_accepted_are_stored() {
+    let mut service = TestService::start(Config {
         flush: Duration::from_millis(5),
         buffer_reactions: CAPACITY,
         ..Config::default()
     });
-    stage.log.appends(Appends::Held);
-    let (told, over) = (Told::default(), AtomicBool::new(false));
+    service.log.appends(Appends::Held);
+    let (outcomes, over) = (Outcomes::default(), AtomicBool::new(false));
     let start = Instant::now();
     thread::scope(|scope| {
         let _end = OnDrop(&over);
         for client in 0..CLIENTS {
-            let (stage, told, over) = (&stage, &told, &over);
+            let (service, outcomes, over) = (&service, &outcomes, &over);
             scope.spawn(move || {
                 let _end = OnDrop(over);
                 let mut round = 0;
                 while !over.load(Ordering::Relaxed) {
-                    post_some(stage, client, round, told);
+                    post_some(service, client, round, outcomes);
                     round += 1;
                 }
             });
         }
-        while !told.enough() && !over.load(Ordering::Relaxed) {
+        while !outcomes.enough() && !over.load(Ordering::Relaxed) {
             assert!(start.elapsed() < DEADLINE, "too little in time");
-            let fill = fill(&stage);
+            let fill = fill(&service);
             assert!(fill <= f64::from(CAPACITY), "{fill}");
-            stage.log.release(3);
+            service.log.release(3);
             thread::sleep(Duration::from_millis(2));
         }
     });
-    let waits = told.retry_after.into_inner().unwrap();
+    let waits = outcomes.retry_after.into_inner().unwrap();
     assert_eq!(waits, BTreeSet::from([1, 2, 3]), "jittered");
-    stage.log.store();
-    stage.stop(Duration::from_secs(10)).unwrap();
-    let stored = stage.reactions();
+    service.log.store();
+    service.stop(Duration::from_secs(10)).unwrap();
+    let stored = service.reactions();
     let users: BTreeSet<String> = stored.iter().map(|r| r.user.as_str().to_owned()).collect();
     assert_eq!(stored.len(), users.len(), "none is stored twice");
-    assert_eq!(users, told.accepted.into_inner().unwrap());
+    assert_eq!(users, outcomes.accepted.into_inner().unwrap());
 }
 
 #[test]
 fn refusals_do_not_wait_for_the_log() {
-    let stage = Stage::start(Config {
+    let service = TestService::start(Config {
         flush: Duration::from_millis(5),
         buffer_reactions: CAPACITY,
         ..Config::default()
     });
-    stage.log.appends(Appends::Held);
+    service.log.appends(Appends::Held);
     let all = array(1000);
     until("full", || {
-        stage.post("/v1/reactions", &all);
-        fill(&stage) == f64::from(CAPACITY)
+        service.post("/v1/reactions", &all);
+        fill(&service) == f64::from(CAPACITY)
     });
-    // The log says nothing all the while.
+    // The log acknowledges nothing in this loop.
     for _ in 0..100 {
-        assert_eq!(stage.post("/v1/reactions", array(1)).status, 503);
-        assert_eq!(stage.post("/emoji?wait=stored", array(1)).status, 503);
+        assert_eq!(service.post("/v1/reactions", array(1)).status, 503);
+        assert_eq!(service.post("/emoji?wait=stored", array(1)).status, 503);
     }
-    stage.log.store();
-    until("empty", || fill(&stage) == 0.0);
-    assert_eq!(stage.post("/v1/reactions", array(1)).status, 202);
+    service.log.store();
+    until("empty", || fill(&service) == 0.0);
+    assert_eq!(service.post("/v1/reactions", array(1)).status, 202);
 }
 
-/// Tells the others to end when this one does, panicking or not.
+/// Stops the other threads when this thread ends, also by a panic.
 struct OnDrop<'a>(&'a AtomicBool);
 
 impl Drop for OnDrop<'_> {

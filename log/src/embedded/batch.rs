@@ -1,7 +1,7 @@
-//! One write transaction of the database: what a group commit consists of.
+//! A write transaction of the database: the content of a group commit.
 //!
-//! Every operation either happens whole or is refused before it touches a table. A failure of the
-//! database ([`redb::Error`]) is no refusal: it ends the whole batch, and the caller drops it.
+//! Every operation is applied completely or refused before it writes to a table. A failure of the database
+//! ([`redb::Error`]) is not a refusal: it ends the whole batch, and the caller drops it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,23 +11,23 @@ use super::{
     partitioner::partition_of,
     queue::record_bytes,
     tables::{
-        FENCES, MAX_RECORD_BYTES, NEWEST, PARTITIONS, PartitionRow, Place, RECORDS, RecordRow,
-        TIMES, TOMBSTONES, TOPICS, encode_headers, size_bytes, topic_row,
+        FENCES, MAX_RECORD_BYTES, NEWEST, PARTITIONS, PartitionId, PartitionRow, RECORDS,
+        RecordRow, TIMES, TOMBSTONES, TOPICS, encode_headers, size_bytes, topic_row,
     },
     topics::{Topic, Topics},
 };
 use crate::{Cleanup, LogError, NewRecord, TopicSpec};
 
-/// The end of a partition, as the writer carries it from batch to batch.
+/// The end of a partition, which the writer keeps from batch to batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tail {
-    /// The first offset kept.
+    /// The first stored offset.
     pub(super) start: u64,
     /// The next offset.
     pub(super) next: u64,
-    /// What is kept, roughly.
+    /// Approximate bytes of the stored records.
     pub(super) bytes: u64,
-    /// The greatest time of any record, kept or not.
+    /// The greatest time of any record, also of deleted ones.
     pub(super) newest_ms: Option<u64>,
 }
 
@@ -47,7 +47,7 @@ impl Tail {
     }
 }
 
-/// A record that may be appended: every rule has been checked.
+/// A record that may be appended: all rules are checked.
 pub(super) struct Accepted {
     topic: Arc<Topic>,
     partition: u32,
@@ -64,16 +64,16 @@ pub(super) struct Batch<'txn> {
     pub(super) times: Table<'txn, (u32, u32, u64), u64>,
     pub(super) newest: Table<'txn, (u32, u32, &'static [u8]), u64>,
     pub(super) tombstones: Table<'txn, (u32, u32, u64, u64), ()>,
-    partitions: Table<'txn, Place, PartitionRow>,
-    known: &'txn HashMap<Place, Tail>,
-    changed: HashMap<Place, Tail>,
+    partitions: Table<'txn, PartitionId, PartitionRow>,
+    known: &'txn HashMap<PartitionId, Tail>,
+    changed: HashMap<PartitionId, Tail>,
 }
 
 impl<'txn> Batch<'txn> {
-    /// Begins with the partitions' ends as of the last commit.
+    /// Starts with the partitions' ends at the last commit.
     pub(super) fn begin(
         transaction: &'txn WriteTransaction,
-        known: &'txn HashMap<Place, Tail>,
+        known: &'txn HashMap<PartitionId, Tail>,
     ) -> Result<Self, redb::Error> {
         Ok(Self {
             records: transaction.open_table(RECORDS)?,
@@ -86,17 +86,20 @@ impl<'txn> Batch<'txn> {
         })
     }
 
-    /// Where the partition ends by now.
-    pub(super) fn tail(&self, place: Place) -> Tail {
-        let known = || self.known.get(&place).copied().unwrap_or_default();
-        self.changed.get(&place).copied().unwrap_or_else(known)
+    /// Returns the present end of the partition.
+    pub(super) fn tail(&self, partition_id: PartitionId) -> Tail {
+        let known = || self.known.get(&partition_id).copied().unwrap_or_default();
+        self.changed
+            .get(&partition_id)
+            .copied()
+            .unwrap_or_else(known)
     }
 
-    pub(super) fn set_tail(&mut self, place: Place, tail: Tail) {
-        self.changed.insert(place, tail);
+    pub(super) fn set_tail(&mut self, partition_id: PartitionId, tail: Tail) {
+        self.changed.insert(partition_id, tail);
     }
 
-    /// Appends, and answers the record's offset.
+    /// Appends a record. Returns its offset.
     pub(super) fn append(&mut self, accepted: Accepted) -> Result<u64, redb::Error> {
         let Accepted {
             topic,
@@ -106,8 +109,8 @@ impl<'txn> Batch<'txn> {
             headers,
             record,
         } = accepted;
-        let place = (topic.id, partition);
-        let mut tail = self.tail(place);
+        let partition_id = (topic.id, partition);
+        let mut tail = self.tail(partition_id);
         let offset = tail.next;
         let key = record.key.as_deref();
         let row: RecordRow<'_> = (time_ms, key, &record.value, &headers);
@@ -130,20 +133,20 @@ impl<'txn> Batch<'txn> {
                 self.tombstones.insert(at, ())?;
             }
         }
-        self.set_tail(place, tail);
+        self.set_tail(partition_id, tail);
         Ok(offset)
     }
 
-    /// Writes the ends of the changed partitions down, and answers them.
-    pub(super) fn finish(mut self) -> Result<HashMap<Place, Tail>, redb::Error> {
-        for (place, tail) in &self.changed {
-            self.partitions.insert(*place, tail.row())?;
+    /// Writes the ends of the changed partitions. Returns them.
+    pub(super) fn finish(mut self) -> Result<HashMap<PartitionId, Tail>, redb::Error> {
+        for (partition_id, tail) in &self.changed {
+            self.partitions.insert(*partition_id, tail.row())?;
         }
         Ok(self.changed)
     }
 }
 
-/// Checks every rule of a new record. A refused record leaves no trace.
+/// Checks the rules of a new record. A refused record changes nothing.
 pub(super) fn accept(
     topics: &Topics,
     record: NewRecord,
@@ -180,7 +183,7 @@ pub(super) fn accept(
     };
     if topic.cleanup == Cleanup::Compact && record.key.is_none() {
         return Err(not_accepted(
-            "the topic is compacted, so that it needs a key",
+            "the topic is compacted, so the record needs a key",
         ));
     }
     if bytes > MAX_RECORD_BYTES {
@@ -198,7 +201,7 @@ pub(super) fn accept(
     })
 }
 
-/// Stores the topic, and answers it with its partitions at offset 0. `None` if it exists.
+/// Stores the topic. Returns it with its partitions at offset 0; `None` if it exists.
 pub(super) fn create_topic(db: &Database, spec: &TopicSpec) -> Result<Option<Topic>, redb::Error> {
     let transaction = db.begin_write()?;
     let row = {
@@ -228,7 +231,7 @@ pub(super) fn create_topic(db: &Database, spec: &TopicSpec) -> Result<Option<Top
     )))
 }
 
-/// The newest epoch of the transactor `id`, if it ever had one.
+/// Returns the newest epoch of the transactor `id`, if it has one.
 pub(super) fn epoch(transaction: &WriteTransaction, id: &str) -> Result<Option<u64>, redb::Error> {
     Ok(transaction
         .open_table(FENCES)?

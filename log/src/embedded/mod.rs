@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!  appenders ─┐ bounded   ┌────────┐  one transaction   ┌──────┐ snapshot ┌─────────┐
-//!             ├─queue────▶│ writer │──for all that wait─▶│ redb │─────────▶│ readers │
-//! transactors ┘           └────────┘      fsync          └──────┘          └─────────┘
-//!                             └───────── wakes ────────────────────────────────▲
+//!             ├─queue────▶│ writer │──for all requests─▶│ redb │─────────▶│ readers │
+//! transactors ┘           └────────┘      fsync         └──────┘          └─────────┘
+//!                             └───────── wakes ───────────────────────────────▲
 //! ```
 //!
-//! Invariants: one process owns the directory, one thread writes. What a caller was told to be stored
-//! survives kill -9 and loss of power. Offsets never go back, not even when everything was deleted.
+//! Invariants: one process has the directory, one thread writes. Acknowledged records survive kill -9 and a loss of
+//! power. Offsets do not go back, not even after all records were deleted.
 
 mod batch;
 mod partitioner;
@@ -49,56 +49,56 @@ use crate::{
     Transactor, Wake,
 };
 
-/// The most partitions of a topic: far more than one process has use for.
+/// Maximum partitions of a topic: far more than one process can use.
 const MAX_PARTITIONS: u32 = 4096;
 
 /// The log in a directory, or in memory.
 ///
-/// It is closed, with everything queued written, when this value and every appender, transactor and
-/// reader of it are dropped.
+/// It writes all queued records and is closed when this value and all of its appenders, transactors and readers are
+/// dropped.
 pub struct EmbeddedLog {
     core: Arc<Core>,
 }
 
-/// The running log: what every handle of it holds.
+/// The running log, shared by all handles.
 struct Core {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl EmbeddedLog {
-    /// Opens the log in `dir`, or makes it. Durable: what is acknowledged has been fsynced.
+    /// Opens the log in `dir`, or creates it. Durable: acknowledged records have been fsynced.
     ///
-    /// [`LogError::InUse`] if another process (or another value) holds the directory,
-    /// [`LogError::Damaged`] if its file is not whole, [`LogError::Disk`] if the disk refuses.
+    /// [`LogError::InUse`] if another process (or another value) has the directory, [`LogError::Damaged`] if its file
+    /// is damaged, [`LogError::Disk`] if the disk fails.
     pub fn open(dir: &Path) -> Result<Self, LogError> {
         Self::open_with_clock(dir, EventClock::host())
     }
 
-    /// As [`EmbeddedLog::open`], with the clock that dates records without a time of their own and judges
-    /// which are too far ahead or too old.
+    /// As [`EmbeddedLog::open`], with a clock that sets the time of records without one, and decides which records are
+    /// too far ahead or too old.
     pub fn open_with_clock(dir: &Path, clock: EventClock) -> Result<Self, LogError> {
         let core = Core::start(Store::open(dir)?, clock)?;
         Ok(Self { core })
     }
 
-    /// A log that is gone when it is dropped.
+    /// Returns a log in memory, whose records are lost when it is dropped.
     pub fn in_memory() -> Result<Self, LogError> {
         Ok(Self {
             core: Core::start(Store::in_memory()?, EventClock::host())?,
         })
     }
 
-    /// Opens the log in `dir` only for reading, and holds the directory until the returned log and its readers are
-    /// dropped. [`LogError::InUse`] while another process holds it: that process has to provide a [`Source`].
+    /// Opens the log in `dir` only for reading, and locks the directory until the returned log and its readers are
+    /// dropped. [`LogError::InUse`] while another process has it: that process has to provide a [`Source`].
     pub fn open_for_reading(dir: &Path) -> Result<Arc<dyn Log>, LogError> {
         let store = Store::open_read_only(dir)?;
         Ok(Arc::new(ReadingLog::new(Arc::new(store))))
     }
 
-    /// Throws away now what retention allows; it also happens by itself now and then.
+    /// Deletes now the records that retention allows to delete. The writer also does this regularly.
     pub fn sweep(&self) -> Result<(), LogError> {
-        self.core.ask(|reply| Request::Sweep { reply })
+        self.core.request(|reply| Request::Sweep { reply })
     }
 }
 
@@ -134,8 +134,8 @@ impl Core {
         self.shared.queue.offer(request)
     }
 
-    /// Queues a request and waits for its answer.
-    fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LogError> {
+    /// Queues a request and waits for its result.
+    fn request<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LogError> {
         let (reply, answer) = sync_channel(1);
         self.offer(request(reply))?;
         answer.recv().unwrap_or_else(|_| Err(queue::closed()))
@@ -166,7 +166,7 @@ impl Log for EmbeddedLog {
                 format!("a topic needs a name and 1 to {MAX_PARTITIONS} partitions: {spec:?}");
             return Err(LogError::Refused(detail));
         }
-        self.core.ask(|reply| Request::Create {
+        self.core.request(|reply| Request::Create {
             spec: spec.clone(),
             reply,
         })
@@ -180,8 +180,8 @@ impl Log for EmbeddedLog {
         Ok(self.core.shared.topics.find(topic)?.describe())
     }
 
-    fn answers(&self, topic: &str, _patience: Duration) -> Result<(), LogError> {
-        // It is in this process; a disk that failed is told by what was to be written.
+    fn answers(&self, topic: &str, _timeout: Duration) -> Result<(), LogError> {
+        // The log is in this process. A failed disk is reported by the writes.
         self.partitions(topic).map(drop)
     }
 
@@ -211,7 +211,7 @@ impl Log for EmbeddedLog {
     }
 
     fn appender(&self, _timeout: Duration) -> Result<Box<dyn Appender>, LogError> {
-        // A disk answers or fails; there is no broker whose silence would have to be given up on.
+        // A disk completes a write or fails, so no timeout is necessary.
         Ok(Box::new(EmbeddedAppender(self.core.clone())))
     }
 

@@ -1,12 +1,12 @@
-//! Which partition a key belongs to: murmur2, as Kafka's Java client hashes, so that a key keeps its
-//! partition when a team moves from one log to the other.
+//! The partition of a key: murmur2, as Kafka's Java client hashes, so that a key keeps its partition when the records
+//! are moved from one log to the other.
 
-/// The partition of `key`, of `partitions` (at least one).
+/// Returns the partition of `key`, of `partitions` (at least one).
 pub(crate) fn partition_of(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions
 }
 
-/// Austin Appleby's 32-bit murmur2 with Kafka's seed (`org.apache.kafka.common.utils.Utils.murmur2`).
+/// Returns Austin Appleby's 32-bit murmur2 with Kafka's seed (`org.apache.kafka.common.utils.Utils.murmur2`).
 fn murmur2(data: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
@@ -20,8 +20,8 @@ fn murmur2(data: &[u8]) -> u32 {
     }
     let rest = words.remainder();
     if !rest.is_empty() {
-        for (place, byte) in rest.iter().enumerate() {
-            hash ^= u32::from(*byte) << (8 * place);
+        for (index, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * index);
         }
         hash = hash.wrapping_mul(M);
     }

@@ -1,4 +1,4 @@
-//! What waits for the writer thread: a bounded queue of appends, and the few requests whose callers wait.
+//! The queue of the writer thread: a bounded number of appends, and requests whose callers block.
 
 use std::{
     collections::VecDeque,
@@ -8,16 +8,16 @@ use std::{
 
 use crate::{Done, LogError, NewRecord, TopicSpec};
 
-/// The most appends that wait: some seconds of work for a slow disk. Behind it callers hear
-/// [`LogError::Full`] and can turn their own callers away.
-const QUEUE_RECORDS: usize = 100_000;
-/// The most bytes that wait, so that large records cannot take the process's memory.
-const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Maximum queued appends: some seconds of work for a slow disk. Further ones get [`LogError::Full`], so that callers
+/// can refuse their own requests.
+const MAX_QUEUE_RECORDS: usize = 100_000;
+/// Maximum queued bytes, so that large records cannot use all memory of the process.
+const MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Where a waiting caller gets its answer.
+/// Sends the result to a waiting caller.
 pub(super) type Reply<T> = SyncSender<Result<T, LogError>>;
 
-/// What the writer is asked to do.
+/// A request to the writer.
 pub(super) enum Request {
     Append {
         record: NewRecord,
@@ -43,9 +43,9 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Answers without doing it.
+    /// Completes the request with an error, without executing it.
     pub(super) fn refuse(self, error: LogError) {
-        // A caller that has given up waiting is no error.
+        // Sending fails if the caller has stopped waiting.
         match self {
             Self::Append { done, .. } => done(Err(error)),
             Self::Commit { reply, .. } | Self::Create { reply, .. } | Self::Sweep { reply } => {
@@ -58,8 +58,8 @@ impl Request {
     }
 }
 
-/// The queue. Appends are bounded here; every other request has a caller that waits for its answer, so
-/// there are never more of them than callers.
+/// The queue. Appends are bounded here; all other requests have a caller that waits for the result, so there are never
+/// more of them than callers.
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -75,7 +75,7 @@ struct Waiting {
 }
 
 impl Queue {
-    /// Queues `request`, or says at once why not; then nothing of it is called.
+    /// Queues `request`, or refuses it; then its callback is not called.
     pub(super) fn offer(&self, request: Request) -> Result<(), LogError> {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -83,9 +83,9 @@ impl Queue {
         }
         if let Request::Append { record, .. } = &request {
             let bytes = record_bytes(record);
-            // An empty queue takes any record, else one larger than the bound could never pass.
-            let full = waiting.appends >= QUEUE_RECORDS
-                || waiting.append_bytes.saturating_add(bytes) > QUEUE_BYTES;
+            // An empty queue accepts any record: otherwise one larger than the limit could never be appended.
+            let full = waiting.appends >= MAX_QUEUE_RECORDS
+                || waiting.append_bytes.saturating_add(bytes) > MAX_QUEUE_BYTES;
             if full && waiting.appends > 0 {
                 return Err(LogError::Full);
             }
@@ -98,13 +98,13 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes at most `limit` requests, in order, waiting at most `patience` for the first one.
-    /// `None` once the queue is closed and empty.
-    pub(super) fn take(&self, limit: usize, patience: Duration) -> Option<Vec<Request>> {
+    /// Removes at most `limit` requests, in order. Waits at most `timeout` for the first one. `None` when the queue is
+    /// closed and empty.
+    pub(super) fn drain(&self, limit: usize, timeout: Duration) -> Option<Vec<Request>> {
         let waiting = self.lock();
         let (mut waiting, _) = self
             .filled
-            .wait_timeout_while(waiting, patience, |waiting| {
+            .wait_timeout_while(waiting, timeout, |waiting| {
                 waiting.requests.is_empty() && !waiting.closed
             })
             .unwrap_or_else(PoisonError::into_inner);
@@ -122,13 +122,13 @@ impl Queue {
         Some(taken)
     }
 
-    /// Takes no more; what waits is still served.
+    /// Refuses further requests; queued ones are still executed.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();
     }
 
-    /// Takes no more and refuses what waits: the writer is gone.
+    /// Refuses further and queued requests: the writer has ended.
     pub(super) fn abandon(&self) {
         let mut waiting = self.lock();
         waiting.closed = true;
@@ -144,12 +144,12 @@ impl Queue {
     }
 }
 
-/// What a caller hears when the writer takes nothing any more.
+/// Returns the error of requests after the writer has ended.
 pub(super) fn closed() -> LogError {
     LogError::Refused("the embedded log is closed".to_owned())
 }
 
-/// What a record counts towards [`QUEUE_BYTES`] and [`super::tables::MAX_RECORD_BYTES`].
+/// Returns the bytes of a record that count towards [`MAX_QUEUE_BYTES`] and [`super::tables::MAX_RECORD_BYTES`].
 pub(super) fn record_bytes(record: &NewRecord) -> usize {
     let headers: usize = record
         .headers

@@ -1,29 +1,29 @@
-//! A reader of the embedded log: a cursor a partition, over snapshots.
+//! A reader of the embedded log: a cursor per partition, over snapshots.
 
 use std::sync::Arc;
 
 use super::{source::Source, topics::Topic};
 use crate::{LogError, Reader, Record, Wake};
 
-/// Where a reader stands in one partition.
+/// The position of a reader in a partition.
 struct Cursor {
     partition: u32,
     next: u64,
     at_end: bool,
 }
 
-/// What rings for a reader; dropping it ends that.
-pub(super) trait Ringing: Send {
-    /// Whether there can be nothing to read from `offset` on, as far as that is known for free.
+/// The registration of a reader's wake callback; dropping it ends the registration.
+pub(super) trait WakeRegistration: Send {
+    /// Returns whether it is known without a read that there is no record from `offset` on.
     fn nothing_at(&self, partition: u32, offset: u64) -> bool;
 }
 
-/// Reads `topic` from a source, rung by whatever knows of news there.
+/// Reads `topic` from a source. A registration wakes it.
 pub(super) struct EmbeddedReader {
     source: Arc<dyn Source>,
     topic: String,
     cursors: Vec<Cursor>,
-    ringing: Box<dyn Ringing>,
+    registration: Box<dyn WakeRegistration>,
 }
 
 impl EmbeddedReader {
@@ -31,7 +31,7 @@ impl EmbeddedReader {
         source: Arc<dyn Source>,
         topic: &str,
         from: &[(u32, u64)],
-        ringing: Box<dyn Ringing>,
+        registration: Box<dyn WakeRegistration>,
     ) -> Result<Self, LogError> {
         let partitions = source.describe(topic)?.partitions;
         if let Some((partition, _)) = from.iter().find(|(partition, _)| *partition >= partitions) {
@@ -52,7 +52,7 @@ impl EmbeddedReader {
             source,
             topic: topic.to_owned(),
             cursors,
-            ringing,
+            registration,
         })
     }
 
@@ -80,7 +80,7 @@ impl Reader for EmbeddedReader {
                 partition,
             });
         };
-        if self.ringing.nothing_at(partition, cursor.next) {
+        if self.registration.nothing_at(partition, cursor.next) {
             cursor.at_end = true;
             return Ok(0);
         }
@@ -101,26 +101,26 @@ impl Reader for EmbeddedReader {
     }
 }
 
-/// Rung by the writer of this process at each commit.
+/// Registration with the writer of this process, which wakes readers at each commit.
 pub(super) struct Subscription<Keep> {
     topic: Arc<Topic>,
-    bell: u64,
-    /// What must live as long as the reader.
+    id: u64,
+    /// Value that must live as long as the reader.
     _keep: Keep,
 }
 
 impl<Keep: Send> Subscription<Keep> {
     pub(super) fn new(topic: Arc<Topic>, wake: Wake, keep: Keep) -> Self {
-        let bell = topic.subscribe(wake);
+        let id = topic.subscribe(wake);
         Self {
             topic,
-            bell,
+            id,
             _keep: keep,
         }
     }
 }
 
-impl<Keep: Send> Ringing for Subscription<Keep> {
+impl<Keep: Send> WakeRegistration for Subscription<Keep> {
     fn nothing_at(&self, partition: u32, offset: u64) -> bool {
         self.topic.end(partition) == Some(offset)
     }
@@ -128,6 +128,6 @@ impl<Keep: Send> Ringing for Subscription<Keep> {
 
 impl<Keep> Drop for Subscription<Keep> {
     fn drop(&mut self) {
-        self.topic.unsubscribe(self.bell);
+        self.topic.unsubscribe(self.id);
     }
 }

@@ -1,4 +1,4 @@
-//! A log that can only be read: a database file that no process writes, or a [`Source`] in another process.
+//! A read-only log: a database file without a writing process, or a [`Source`] in another process.
 
 #![allow(clippy::disallowed_methods, reason = "a thread that wakes readers")]
 
@@ -13,21 +13,21 @@ use std::{
 };
 
 use super::{
-    reader::{EmbeddedReader, Ringing},
+    reader::{EmbeddedReader, WakeRegistration},
     source::Source,
 };
 use crate::{Appender, Log, LogError, Reader, TopicDescription, TopicSpec, Transactor, Wake};
 
-/// How often a reader looks for news, for nobody tells it: well below what a person notices.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Interval at which readers poll, since no commit wakes them: too short to be noticed by a person.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The log behind a [`Source`]. Appending, transactions and creating topics are [`LogError::Refused`].
+/// A log over a [`Source`]. Appends, transactions and the creation of topics are [`LogError::Refused`].
 pub struct ReadingLog {
     source: Arc<dyn Source>,
 }
 
 impl ReadingLog {
-    /// Reads from `source`; its readers are woken at intervals, because a source reports no news.
+    /// Reads from `source`; its readers are woken at intervals, because a source does not report commits.
     pub fn new(source: Arc<dyn Source>) -> Self {
         Self { source }
     }
@@ -46,7 +46,7 @@ impl Log for ReadingLog {
         self.source.describe(topic)
     }
 
-    fn answers(&self, topic: &str, _patience: Duration) -> Result<(), LogError> {
+    fn answers(&self, topic: &str, _timeout: Duration) -> Result<(), LogError> {
         self.source.describe(topic).map(drop)
     }
 
@@ -64,8 +64,8 @@ impl Log for ReadingLog {
         from: &[(u32, u64)],
         wake: Wake,
     ) -> Result<Box<dyn Reader>, LogError> {
-        let clockwork = Clockwork::start(wake)?;
-        let reader = EmbeddedReader::new(self.source.clone(), topic, from, Box::new(clockwork))?;
+        let waker = PollingWaker::start(wake)?;
+        let reader = EmbeddedReader::new(self.source.clone(), topic, from, Box::new(waker))?;
         Ok(Box::new(reader))
     }
 
@@ -79,22 +79,22 @@ impl Log for ReadingLog {
 }
 
 fn read_only() -> LogError {
-    LogError::Refused("the data directory was opened only to be read".to_owned())
+    LogError::Refused("the data directory was opened read-only".to_owned())
 }
 
-/// Rings at intervals until it is dropped.
-struct Clockwork(Arc<AtomicBool>);
+/// Wakes a reader at intervals until it is dropped.
+struct PollingWaker(Arc<AtomicBool>);
 
-impl Clockwork {
+impl PollingWaker {
     fn start(wake: Wake) -> Result<Self, LogError> {
         let stopped = Arc::new(AtomicBool::new(false));
-        let ringing = stopped.clone();
+        let stop = stopped.clone();
         thread::Builder::new()
-            .name("log-clockwork".to_owned())
+            .name("log-waker".to_owned())
             .spawn(move || {
-                while !ringing.load(Ordering::Acquire) {
+                while !stop.load(Ordering::Acquire) {
                     wake();
-                    thread::sleep(LOOK_EVERY);
+                    thread::sleep(POLL_INTERVAL);
                 }
             })
             .map_err(|error| LogError::Refused(format!("a thread cannot start: {error}")))?;
@@ -102,13 +102,13 @@ impl Clockwork {
     }
 }
 
-impl Ringing for Clockwork {
+impl WakeRegistration for PollingWaker {
     fn nothing_at(&self, _partition: u32, _offset: u64) -> bool {
         false
     }
 }
 
-impl Drop for Clockwork {
+impl Drop for PollingWaker {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
     }

@@ -7,16 +7,16 @@ use redb::{ReadableTable, StorageError};
 
 use super::{
     batch::Batch,
-    tables::{Place, millis, size_bytes},
+    tables::{PartitionId, millis, size_bytes},
     topics::Topics,
 };
 use crate::Cleanup;
 
-/// The most records one sweep deletes, for appends wait meanwhile: some milliseconds of work.
+/// Maximum records that a sweep deletes, since appends wait in the meantime: some milliseconds of work.
 const SWEEP_RECORDS: usize = 5_000;
 
-/// How long a compacted topic keeps a tombstone, as Kafka does by default (`delete.retention.ms`). A reader that has
-/// read an older record of the key has this time to read the tombstone.
+/// Minimum age of a tombstone that a compacted topic deletes, as Kafka's default (`delete.retention.ms`). A reader that
+/// has read an older record of the key has this time to read the tombstone.
 const TOMBSTONE_AGE: Duration = Duration::from_hours(24);
 
 /// Deletes at most [`SWEEP_RECORDS`] records that their topics need not keep. Returns whether there are more.
@@ -36,12 +36,12 @@ fn sweep_at_most(
 ) -> Result<bool, redb::Error> {
     for topic in topics.all() {
         for partition in 0..topic.partitions() {
-            let place = (topic.id, partition);
+            let partition_id = (topic.id, partition);
             budget -= match topic.cleanup {
                 Cleanup::Delete { after, bytes } => {
-                    trim(batch, place, after, bytes, now_ms, budget)?
+                    trim(batch, partition_id, after, bytes, now_ms, budget)?
                 }
-                Cleanup::Compact => delete_tombstones(batch, place, now_ms, budget)?,
+                Cleanup::Compact => delete_tombstones(batch, partition_id, now_ms, budget)?,
             };
             if budget == 0 {
                 return Ok(true);
@@ -57,11 +57,11 @@ fn sweep_at_most(
 /// The age counts from the append, since a producer may set any time in a record.
 fn delete_tombstones(
     batch: &mut Batch<'_>,
-    place: Place,
+    partition_id: PartitionId,
     now_ms: u64,
     budget: usize,
 ) -> Result<usize, redb::Error> {
-    let (id, partition) = place;
+    let (id, partition) = partition_id;
     let kept_from_ms = now_ms.saturating_sub(millis(TOMBSTONE_AGE));
     let old = batch
         .tombstones
@@ -71,7 +71,7 @@ fn delete_tombstones(
     if old.is_empty() {
         return Ok(0);
     }
-    let mut tail = batch.tail(place);
+    let mut tail = batch.tail(partition_id);
     for at in &old {
         batch.tombstones.remove(at)?;
         let (.., offset) = *at;
@@ -86,11 +86,11 @@ fn delete_tombstones(
         }
     }
     // Also if only entries of replaced tombstones were removed: the transaction is committed only if a tail was set.
-    batch.set_tail(place, tail);
+    batch.set_tail(partition_id, tail);
     Ok(old.len())
 }
 
-/// Whether the oldest record may go.
+/// Returns whether the oldest record may be deleted.
 fn disposable(
     time_ms: u64,
     kept_bytes: u64,
@@ -102,17 +102,17 @@ fn disposable(
     u128::from(age_ms) > after.as_millis() || bytes.is_some_and(|most| kept_bytes > most)
 }
 
-/// Deletes the partition's oldest records, `budget` at most, and answers how many.
+/// Deletes the partition's oldest records, at most `budget`. Returns their number.
 fn trim(
     batch: &mut Batch<'_>,
-    place: Place,
+    partition_id: PartitionId,
     after: Duration,
     bytes: Option<u64>,
     now_ms: u64,
     budget: usize,
 ) -> Result<usize, redb::Error> {
-    let (id, partition) = place;
-    let mut tail = batch.tail(place);
+    let (id, partition) = partition_id;
+    let mut tail = batch.tail(partition_id);
     let mut gone = Vec::new();
     for entry in batch
         .records
@@ -148,7 +148,7 @@ fn trim(
     for at in outdated {
         batch.times.remove(at)?;
     }
-    batch.set_tail(place, tail);
+    batch.set_tail(partition_id, tail);
     Ok(gone.len())
 }
 

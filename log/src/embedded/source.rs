@@ -1,4 +1,4 @@
-//! Where committed records are read from: this process's own database, or the process that holds it.
+//! Sources of committed records: the database of this process, or the process that has the database.
 
 use std::ops::Range;
 
@@ -15,11 +15,11 @@ pub trait Source: Send + Sync {
     /// As [`Log::offsets_at`](crate::Log::offsets_at).
     fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError>;
 
-    /// Passes at most `limit` records from offset `from` on to `each`, until `each` returns `false`: that record is
-    /// not consumed.
+    /// Passes at most `limit` records from offset `from` on to `each`, until `each` returns `false`: that record is not
+    /// consumed.
     ///
-    /// A source whose process is away for the moment returns an empty page that is not at the end, so that its
-    /// readers continue when the process is back.
+    /// A source whose process is not reachable returns an empty page that is not at the end, so that its readers
+    /// continue when the process is back.
     fn read(
         &self,
         topic: &str,
@@ -33,10 +33,10 @@ pub trait Source: Send + Sync {
 /// The result of a [`Source::read`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
-    /// How many records were consumed.
+    /// Number of consumed records.
     pub count: usize,
     /// The offset to continue from.
     pub next: u64,
-    /// Whether the partition held no more records then.
+    /// Whether the partition had no more records at that time.
     pub at_end: bool,
 }

@@ -1,8 +1,7 @@
-//! The database file: opened with care, and read by snapshot.
+//! The database file: verified when it is opened, and read by snapshots.
 //!
-//! Invariants: a file is opened only after its checksums hold, so nothing behind this module reads
-//! garbage. A missing file is made under another name and renamed once it is whole, so a file that is
-//! there but empty is a damaged one, not a new one.
+//! Invariants: a file is used only after its checksums are verified, so no other module reads corrupt data. A new file
+//! is created under another name and renamed when it is complete, so an empty file is a damaged one, not a new one.
 
 use std::{
     any::Any,
@@ -21,7 +20,7 @@ use redb::{
 use super::{
     source::{Page, Source},
     tables::{
-        FENCES, FORMAT, FORMAT_KEY, FORMAT_VERSION, NEWEST, PARTITIONS, PartitionRow, Place,
+        FENCES, FORMAT, FORMAT_KEY, FORMAT_VERSION, NEWEST, PARTITIONS, PartitionId, PartitionRow,
         RECORDS, RecordRow, TIMES, TOMBSTONES, TOPICS, TopicRow, decode_headers,
     },
     topics::Topic,
@@ -29,15 +28,15 @@ use super::{
 use crate::{LogError, Record, TopicDescription};
 
 const FILE: &str = "log.redb";
-/// A database being made; it is renamed to [`FILE`] once it is whole.
+/// Name of a database that is being created; it is renamed to [`FILE`] when it is complete.
 const UNFINISHED_FILE: &str = "log.redb.new";
-/// Held while a process looks whether there is a database, makes one and opens it.
+/// Lock file of a process that looks for a database, creates it and opens it.
 const OPENING_FILE: &str = "opening.lock";
 
-/// redb's page cache. The kernel caches the file as well; this holds the inner pages and the tail.
+/// redb's page cache. The kernel also caches the file; this cache has the inner pages and the tail.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
-/// The database, and the directory it lies in for error messages.
+/// The database, and its directory for error messages.
 pub(super) struct Store {
     db: Db,
     dir: PathBuf,
@@ -49,7 +48,7 @@ enum Db {
 }
 
 impl Store {
-    /// Opens the database in `dir` to write, or makes it.
+    /// Opens the database in `dir` for writing, or creates it.
     pub(super) fn open(dir: &Path) -> Result<Self, LogError> {
         let disk = |error: std::io::Error| LogError::Disk {
             dir: dir.into(),
@@ -65,7 +64,7 @@ impl Store {
         Self::checked(dir, || builder().open(&file))
     }
 
-    /// A database that lives as long as this value.
+    /// Returns a database that lives as long as this value.
     pub(super) fn in_memory() -> Result<Self, LogError> {
         let dir = PathBuf::from("memory");
         let store = Self::checked(&dir, || {
@@ -78,8 +77,7 @@ impl Store {
         dir: &Path,
         open: impl FnOnce() -> Result<Database, DatabaseError>,
     ) -> Result<Self, LogError> {
-        // redb's own check reports what it finds; should it still panic on a file that was tampered
-        // with, that is damage too and not a defect of ours.
+        // redb's own check returns errors; a panic on a file that was tampered with also means a damaged file.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let db = open().map_err(|error| opening_error(dir, error))?;
             initialise(&db).map_err(|error| store_error(dir, error))??;
@@ -92,19 +90,19 @@ impl Store {
         })
     }
 
-    /// Opens the database in `dir` only to read it, which keeps writers out meanwhile.
-    /// [`LogError::InUse`] while a writer holds it.
+    /// Opens the database in `dir` only for reading, which excludes writers. [`LogError::InUse`] while a writer has it.
     pub(super) fn open_read_only(dir: &Path) -> Result<Self, LogError> {
         let file = dir.join(FILE);
         if !file.exists() {
-            let detail =
-                format!("there is no {FILE} in it; nothing ran with this --data directory yet");
+            let detail = format!(
+                "there is no {FILE} in it; no log was created in this --data directory yet"
+            );
             return Err(LogError::Disk {
                 dir: dir.into(),
                 detail,
             });
         }
-        // Checks the file, and mends it after a crash; a read-only disk can only be taken as it is.
+        // Checks the file, and repairs it after a crash; on a read-only disk it cannot be repaired.
         match Self::open(dir) {
             Ok(checked) => drop(checked),
             Err(LogError::Disk { .. }) => {}
@@ -119,7 +117,7 @@ impl Store {
         })
     }
 
-    /// The database to write to; `None` if it was opened to be read.
+    /// Returns the database for writing; `None` if it was opened read-only.
     pub(super) fn writable(&self) -> Option<&Database> {
         match &self.db {
             Db::Owned(db) => Some(db),
@@ -127,12 +125,12 @@ impl Store {
         }
     }
 
-    /// What a failure of the store means to a caller.
+    /// Converts a failure of the database to the error of the log.
     pub(super) fn error(&self, error: impl Into<redb::Error>) -> LogError {
         store_error(&self.dir, error)
     }
 
-    /// Every topic with the rows of its partitions.
+    /// Returns all topics with the rows of their partitions.
     pub(super) fn topics(&self) -> Result<Vec<(String, TopicRow, Vec<PartitionRow>)>, LogError> {
         let read = || -> Result<_, redb::Error> {
             let snapshot = self.snapshot()?;
@@ -156,7 +154,7 @@ impl Store {
         })
     }
 
-    /// The topic's row.
+    /// Returns the row of the topic.
     fn topic(&self, topic: &str) -> Result<TopicRow, LogError> {
         let read = || -> Result<_, redb::Error> {
             let topics = self.snapshot()?.open_table(TOPICS)?;
@@ -168,7 +166,7 @@ impl Store {
         })
     }
 
-    /// A snapshot, the topic's number and the rows of its partitions in it.
+    /// Returns a snapshot, and in it the topic's id and the rows of its partitions.
     fn topic_with_partitions(
         &self,
         topic: &str,
@@ -182,12 +180,12 @@ impl Store {
         read().map_err(|error| self.error(error))
     }
 
-    /// A snapshot, where the partition lies in it, and its row.
+    /// Returns a snapshot, and in it the id and the row of the partition.
     fn locate(
         &self,
         topic: &str,
         partition: u32,
-    ) -> Result<(ReadTransaction, Place, PartitionRow), LogError> {
+    ) -> Result<(ReadTransaction, PartitionId, PartitionRow), LogError> {
         let read = || -> Result<_, redb::Error> {
             let snapshot = self.snapshot()?;
             let row = snapshot
@@ -264,15 +262,15 @@ impl Source for Store {
             next: from,
             at_end: false,
         };
-        // Whether all were consumed.
+        // Whether all records were consumed.
         let mut hand_out = || -> Result<bool, redb::Error> {
             let records = snapshot.open_table(RECORDS)?;
             for entry in records
                 .range((id, partition, from)..(id, partition, next))?
                 .take(limit)
             {
-                let (place, row) = entry?;
-                let offset = place.value().2;
+                let (key, row) = entry?;
+                let offset = key.value().2;
                 let (time_ms, key, value, stored) = row.value();
                 let headers = decode_headers(stored)
                     .ok_or_else(|| redb::Error::Corrupted(format!("headers of offset {offset}")))?;
@@ -295,7 +293,7 @@ impl Source for Store {
         };
         let consumed = hand_out().map_err(|error| self.error(error))?;
         if consumed && page.count < limit {
-            // Whatever lies between the last record and the end was compacted away.
+            // The offsets between the last record and the end were compacted away.
             page.next = next;
         }
         page.at_end = page.next == next;
@@ -303,34 +301,34 @@ impl Source for Store {
     }
 }
 
-/// The rows of a topic's partitions, in their order.
+/// Returns the rows of a topic's partitions, in their order.
 fn partition_rows(
-    partitions: &ReadOnlyTable<Place, PartitionRow>,
+    partitions: &ReadOnlyTable<PartitionId, PartitionRow>,
     topic_id: u32,
 ) -> Result<Vec<PartitionRow>, StorageError> {
     let rows = partitions.range((topic_id, 0)..=(topic_id, u32::MAX))?;
     rows.map(|entry| Ok(entry?.1.value())).collect()
 }
 
-/// The first offset of a partition whose record time is `time_ms` or later; its next offset if there is none.
+/// Returns the first offset of a partition whose record time is `time_ms` or later; its next offset if there is none.
 fn offset_at(
     times: &ReadOnlyTable<(u32, u32, u64), u64>,
     records: &ReadOnlyTable<(u32, u32, u64), RecordRow<'static>>,
-    (id, partition): Place,
+    (id, partition): PartitionId,
     (start, next, ..): &PartitionRow,
     time_ms: u64,
 ) -> Result<u64, redb::Error> {
     let first_from = |from: u64, to: u64| -> Result<Option<u64>, redb::Error> {
         for entry in records.range((id, partition, from)..(id, partition, to))? {
-            let (place, row) = entry?;
+            let (key, row) = entry?;
             if row.value().0 >= time_ms {
-                return Ok(Some(place.value().2));
+                return Ok(Some(key.value().2));
             }
         }
         Ok(None)
     };
-    // Retention may have taken the record that outshone the first ones kept; those are few, and
-    // looked at one by one. From the first indexed record on, the index knows.
+    // Retention may have deleted the record whose greater time kept the first stored records out of the index; these
+    // are few, and are read one by one. The index covers all later records.
     let indexed = times
         .range((id, partition, 0)..=(id, partition, u64::MAX))?
         .next();
@@ -358,7 +356,7 @@ fn builder() -> Builder {
     builder
 }
 
-/// Makes a new, whole database in `dir`.
+/// Creates a complete new database in `dir`.
 fn make(dir: &Path) -> Result<(), LogError> {
     let disk = |error: std::io::Error| LogError::Disk {
         dir: dir.into(),
@@ -371,11 +369,11 @@ fn make(dir: &Path) -> Result<(), LogError> {
     }
     drop(Store::checked(dir, || builder().create(&unfinished))?);
     fs::rename(&unfinished, dir.join(FILE)).map_err(disk)?;
-    // The rename is on disk only once the directory is.
+    // The rename is durable only after an fsync of the directory.
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(disk)
 }
 
-/// Makes the tables, so that readers find them, and refuses a file of another layout.
+/// Creates the tables, so that readers find them, and refuses a file with another layout.
 fn initialise(db: &Database) -> Result<Result<(), LogError>, redb::Error> {
     let known = match db.begin_read()?.open_table(FORMAT) {
         Ok(format) => format.get(FORMAT_KEY)?.map(|version| version.value()),
@@ -429,7 +427,8 @@ fn store_error(dir: &Path, error: impl Into<redb::Error>) -> LogError {
         }
         redb::Error::PreviousIo => LogError::Disk {
             dir: dir.into(),
-            detail: "the disk failed earlier; free or mend it, then start again".to_owned(),
+            detail: "the disk failed earlier; free space on it or repair it, then restart"
+                .to_owned(),
         },
         other => damaged(dir, other.to_string()),
     }

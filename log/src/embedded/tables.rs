@@ -1,8 +1,8 @@
-//! How the log lies in redb: the tables, and what their columns mean.
+//! The tables of the log in redb, and their columns.
 //!
 //! ```text
-//! TOPICS      name                     → id, partitions, cleanup, how far ahead
-//! PARTITIONS  id, partition            → first offset kept, next offset, bytes kept, newest time
+//! TOPICS      name                     → id, partitions, cleanup, maximum time ahead
+//! PARTITIONS  id, partition            → first stored offset, next offset, stored bytes, newest time
 //! RECORDS     id, partition, offset    → time, key, value, headers
 //! TIMES       id, partition, time      → offset of the first record of that time or a later one
 //! NEWEST      id, partition, key       → offset of the key's newest record (compacted topics)
@@ -10,10 +10,10 @@
 //! FENCES      transactor's id          → its newest epoch
 //! ```
 //!
-//! Invariants: PARTITIONS is never deleted from, so offsets go on where they stopped even after every
-//! record is gone. TIMES holds a record only if its time exceeds that of every earlier one, so both its
-//! times and its offsets rise. TOMBSTONES has an entry for each tombstone in RECORDS, and may have entries for
-//! tombstones that a newer record of the key has replaced since.
+//! Invariants: no entry of PARTITIONS is deleted, so offsets continue even after all records were deleted. TIMES has an
+//! entry for a record only if its time exceeds that of all earlier ones, so both its times and its offsets rise.
+//! TOMBSTONES has an entry for each tombstone in RECORDS, and may have entries for tombstones that a newer record of
+//! the key has replaced.
 //!
 //! Earlier builds with this layout version had no TOMBSTONES and wrote no tombstones. The next write creates the table.
 
@@ -21,19 +21,20 @@ use redb::TableDefinition;
 
 use crate::{Cleanup, Header, LogError, TopicSpec};
 
-/// A topic's number, and a partition of it.
-pub(super) type Place = (u32, u32);
+/// Id of a topic, and number of a partition.
+pub(super) type PartitionId = (u32, u32);
 
-/// Id, partitions, kept for (`None`: compacted) ms, kept bytes, how far ahead a record may be, ms.
+/// Id, partitions, maximum age in ms (`None`: compacted), maximum bytes, maximum time of a record ahead of the clock in
+/// ms.
 pub(super) type TopicRow = (u32, u32, Option<u64>, Option<u64>, Option<u64>);
-/// First offset kept, next offset, bytes kept, newest time.
+/// First stored offset, next offset, stored bytes, newest time.
 pub(super) type PartitionRow = (u64, u64, u64, Option<u64>);
-/// Time, key, value, headers (empty when there are none).
+/// Time, key, value, headers (empty if there are none).
 pub(super) type RecordRow<'a> = (u64, Option<&'a [u8]>, &'a [u8], &'a [u8]);
 
 pub(super) const FORMAT: TableDefinition<'static, &str, u32> = TableDefinition::new("format");
 pub(super) const TOPICS: TableDefinition<'static, &str, TopicRow> = TableDefinition::new("topics");
-pub(super) const PARTITIONS: TableDefinition<'static, Place, PartitionRow> =
+pub(super) const PARTITIONS: TableDefinition<'static, PartitionId, PartitionRow> =
     TableDefinition::new("partitions");
 pub(super) const RECORDS: TableDefinition<'static, (u32, u32, u64), RecordRow<'static>> =
     TableDefinition::new("records");
@@ -45,25 +46,25 @@ pub(super) const TOMBSTONES: TableDefinition<'static, (u32, u32, u64, u64), ()> 
     TableDefinition::new("tombstones");
 pub(super) const FENCES: TableDefinition<'static, &str, u64> = TableDefinition::new("fences");
 
-/// The one key of [`FORMAT`].
+/// The only key of [`FORMAT`].
 pub(super) const FORMAT_KEY: &str = "emostream-log";
-/// The layout above. A file of another one is refused, never guessed at.
+/// Version of the layout above. A file with another version is refused.
 pub(super) const FORMAT_VERSION: u32 = 1;
 
-/// The most bytes of a record, key and headers included: as a Kafka broker's `message.max.bytes`, so
-/// that what one log takes the other takes too.
+/// Maximum bytes of a record, including key and headers: as a Kafka broker's `message.max.bytes`, so that both logs
+/// accept the same records.
 pub(super) const MAX_RECORD_BYTES: usize = 1024 * 1024;
 
-/// What a record costs beside its bytes, roughly: its offset, time, lengths and index entry.
+/// Approximate bytes of a record besides its data: its offset, time, lengths and index entry.
 pub(super) const RECORD_OVERHEAD_BYTES: u64 = 48;
 
-/// What a record counts towards its partition's size.
+/// Returns the bytes of a record that count towards its partition's size.
 pub(super) fn size_bytes(row: &RecordRow<'_>) -> u64 {
     let (_, key, value, headers) = row;
     (key.map_or(0, <[u8]>::len) + value.len() + headers.len()) as u64 + RECORD_OVERHEAD_BYTES
 }
 
-/// A topic as it is stored.
+/// Returns the row of a topic.
 pub(super) fn topic_row(id: u32, spec: &TopicSpec) -> TopicRow {
     let (after_ms, kept_bytes) = match spec.cleanup {
         Cleanup::Delete { after, bytes } => (Some(millis(after)), bytes),
@@ -78,12 +79,12 @@ pub(super) fn topic_row(id: u32, spec: &TopicSpec) -> TopicRow {
     )
 }
 
-/// A span as it is stored.
+/// Returns a duration as it is stored.
 pub(super) fn millis(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Headers as they are stored: nothing when there are none, which is nearly always.
+/// Encodes headers: no bytes if there are none, which is the usual case.
 pub(super) fn encode_headers(headers: &[Header]) -> Result<Vec<u8>, LogError> {
     if headers.is_empty() {
         return Ok(Vec::new());
@@ -96,7 +97,7 @@ pub(super) fn encode_headers(headers: &[Header]) -> Result<Vec<u8>, LogError> {
         .map_err(|error| LogError::Refused(format!("headers cannot be stored: {error}")))
 }
 
-/// The headers that [`encode_headers`] stored; `None` if the bytes are not such headers.
+/// Decodes headers of [`encode_headers`]; `None` if the bytes are invalid.
 pub(super) fn decode_headers(stored: &[u8]) -> Option<Vec<Header>> {
     if stored.is_empty() {
         return Some(Vec::new());

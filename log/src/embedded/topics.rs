@@ -1,6 +1,6 @@
-//! The topics as the owning process knows them: where each partition ends, and who wants to be woken.
+//! The topics in the memory of the owning process: the end of each partition, and the callbacks of readers.
 //!
-//! Readers look here first, so that polling a partition without news costs no transaction.
+//! Readers look here first, so that polling a partition without new records costs no transaction.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use std::{
 use super::tables::TopicRow;
 use crate::{Cleanup, LogError, TopicDescription, TopicSpec, Wake};
 
-/// A topic that exists.
+/// An existing topic.
 pub(super) struct Topic {
     pub(super) id: u32,
     pub(super) name: String,
@@ -22,12 +22,12 @@ pub(super) struct Topic {
     pub(super) max_ahead: Option<Duration>,
     /// The next offset of each partition, as of the last commit.
     ends: Vec<AtomicU64>,
-    bells: Mutex<Vec<(u64, Wake)>>,
-    next_bell: AtomicU64,
+    wakers: Mutex<Vec<(u64, Wake)>>,
+    next_id: AtomicU64,
 }
 
 impl Topic {
-    /// The topic of a stored row, with the next offset of each of its partitions.
+    /// Returns the topic of a stored row, with the next offset of each of its partitions.
     pub(super) fn new(name: &str, row: TopicRow, ends: Vec<u64>) -> Self {
         let (id, _, after_ms, bytes, max_ahead_ms) = row;
         Self {
@@ -42,12 +42,12 @@ impl Topic {
             },
             max_ahead: max_ahead_ms.map(Duration::from_millis),
             ends: ends.into_iter().map(AtomicU64::new).collect(),
-            bells: Mutex::default(),
-            next_bell: AtomicU64::new(0),
+            wakers: Mutex::default(),
+            next_id: AtomicU64::new(0),
         }
     }
 
-    /// What it was made with.
+    /// Returns the settings that it was created with.
     pub(super) fn describe(&self) -> TopicDescription {
         TopicDescription::of(&TopicSpec {
             name: self.name.clone(),
@@ -60,49 +60,49 @@ impl Topic {
     }
 
     pub(super) fn partitions(&self) -> u32 {
-        // Made from a u32 in the row.
+        // The number was a u32 in the row.
         self.ends.len() as u32
     }
 
-    /// The next offset of `partition` as of the last commit; `None` if there is no such partition.
+    /// Returns the next offset of `partition` at the last commit; `None` if the partition does not exist.
     pub(super) fn end(&self, partition: u32) -> Option<u64> {
         let end = self.ends.get(partition as usize)?;
         Some(end.load(Ordering::Acquire))
     }
 
-    /// Tells that what lies before `end` is committed.
+    /// Makes the records before `end` visible as committed.
     pub(super) fn publish(&self, partition: u32, end: u64) {
         if let Some(slot) = self.ends.get(partition as usize) {
             slot.store(end, Ordering::Release);
         }
     }
 
-    /// Has `wake` called after each commit that touches the topic, until [`Topic::unsubscribe`].
+    /// Registers `wake`, to be called after each commit to the topic until [`Topic::unsubscribe`].
     pub(super) fn subscribe(&self, wake: Wake) -> u64 {
-        let bell = self.next_bell.fetch_add(1, Ordering::Relaxed);
-        self.bells
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.wakers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push((bell, wake));
-        bell
+            .push((id, wake));
+        id
     }
 
-    pub(super) fn unsubscribe(&self, bell: u64) {
-        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        bells.retain(|(other, _)| *other != bell);
+    pub(super) fn unsubscribe(&self, id: u64) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.retain(|(other, _)| *other != id);
     }
 
-    /// Wakes every reader of the topic.
-    pub(super) fn ring(&self) {
-        let bells: Vec<Wake> = self
-            .bells
+    /// Wakes all readers of the topic.
+    pub(super) fn wake_readers(&self) {
+        let wakers: Vec<Wake> = self
+            .wakers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
             .map(|(_, wake)| wake.clone())
             .collect();
-        // Outside the lock: a wake may well drop a reader of this topic.
-        for wake in bells {
+        // Outside the lock: a callback may drop a reader of this topic.
+        for wake in wakers {
             wake();
         }
     }

@@ -1,4 +1,4 @@
-//! Transactions of the embedded log, fenced by an epoch that lies in the database itself.
+//! Transactions of the embedded log, fenced by an epoch in the database.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{LogError, NewRecord, Transactor};
 
-/// The most bytes of a transaction, which lies in memory until it is committed: some windows of 10,000 rooms with 50
+/// Maximum bytes of a transaction, which is in memory until it is committed: some windows of 10,000 rooms with 50
 /// emojis each.
 const TRANSACTION_BYTES: usize = 256 * 1024 * 1024;
 
@@ -23,7 +23,7 @@ pub(super) struct EmbeddedTransactor {
     id: String,
     epoch: u64,
     timeout: Duration,
-    /// Written and not committed.
+    /// Records that are written and not committed.
     written: Vec<NewRecord>,
     written_bytes: usize,
     failed: bool,
@@ -32,7 +32,7 @@ pub(super) struct EmbeddedTransactor {
 impl EmbeddedTransactor {
     /// Fences every older transactor of `id`.
     pub(super) fn open(core: Arc<Core>, id: &str, timeout: Duration) -> Result<Self, LogError> {
-        let epoch = core.ask(|reply| Request::Fence {
+        let epoch = core.request(|reply| Request::Fence {
             id: id.to_owned(),
             reply,
         })?;

@@ -1,12 +1,12 @@
-//! The one thread that writes.
+//! The only thread that writes to the database.
 //!
 //! ```text
-//! append, commit, … ──▶ queue ──all that wait──▶ one write transaction ──fsync──▶ answers, wakes
+//! append, commit, … ──▶ queue ──all requests──▶ one write transaction ──fsync──▶ results, wake-ups
 //! ```
 //!
-//! While one transaction is on its way to the disk the queue fills, and the next one takes all of it:
-//! the slower the disk, the larger the groups. Nothing is answered, and no reader sees anything, before
-//! its transaction is durable.
+//! While a transaction is written to the disk, the queue fills, and the next transaction takes all of it: the slower
+//! the disk, the larger the groups. No result is returned, and no reader sees a record, before its transaction is
+//! durable.
 
 #![allow(clippy::disallowed_methods, reason = "the writer thread")]
 
@@ -24,52 +24,52 @@ use super::{
     queue::{Queue, Request},
     retention,
     store::Store,
-    tables::Place,
+    tables::PartitionId,
     topics::Topics,
 };
 use crate::{EventClock, LogError, NewRecord, TopicSpec};
 
-/// The most requests of one transaction, so that the first of them does not wait for ever larger ones.
-const GROUP_REQUESTS: usize = 20_000;
-/// How often retention looks. Records may live that much longer than asked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// How long until it goes on, when it had more to delete than one transaction should hold up.
-const SWEEP_AGAIN: Duration = Duration::from_millis(100);
+/// Maximum requests of a transaction, so that the first of them does not wait for ever larger ones.
+const MAX_GROUP_REQUESTS: usize = 20_000;
+/// Interval of retention. Records may live that much longer than configured.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Pause between two sweeps while there are more records to delete than one transaction should delete.
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells one caller what became of its request: `None` when it is durable, else why it is not.
-type Answer = Box<dyn FnOnce(Option<LogError>) + Send>;
+/// Sends the result of a request to its caller: `None` when it is durable, otherwise the error.
+type Completion = Box<dyn FnOnce(Option<LogError>) + Send>;
 
-/// What the writer works on, shared with the rest of the log.
+/// State of the writer, shared with the rest of the log.
 pub(super) struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) topics: Topics,
     pub(super) queue: Queue,
-    /// Dates records, and judges which are ahead or too old.
+    /// Sets record times, and decides which records are too far ahead or too old.
     pub(super) clock: EventClock,
 }
 
 struct Writer {
     shared: Arc<Shared>,
-    tails: HashMap<Place, Tail>,
+    tails: HashMap<PartitionId, Tail>,
     sweep_at: Instant,
 }
 
 /// Starts the writer on its own thread. It ends when the queue is closed and empty.
 pub(super) fn start(
     shared: Arc<Shared>,
-    tails: HashMap<Place, Tail>,
+    tails: HashMap<PartitionId, Tail>,
 ) -> std::io::Result<JoinHandle<()>> {
     let writer = Writer {
         shared,
         tails,
-        sweep_at: Instant::now() + SWEEP_EVERY,
+        sweep_at: Instant::now() + SWEEP_INTERVAL,
     };
     thread::Builder::new()
         .name("log-writer".to_owned())
         .spawn(move || writer.run())
 }
 
-/// Refuses whatever still waits, so that nobody waits for a writer that panicked.
+/// Refuses the queued requests when it is dropped, so that no caller waits for a writer that panicked.
 struct Abandon(Arc<Shared>);
 
 impl Drop for Abandon {
@@ -86,18 +86,18 @@ impl Writer {
             return;
         };
         loop {
-            let patience = self.sweep_at.saturating_duration_since(Instant::now());
-            let Some(requests) = shared.queue.take(GROUP_REQUESTS, patience) else {
+            let timeout = self.sweep_at.saturating_duration_since(Instant::now());
+            let Some(requests) = shared.queue.drain(MAX_GROUP_REQUESTS, timeout) else {
                 return;
             };
             self.serve(db, requests);
             if Instant::now() >= self.sweep_at {
                 let again = match self.sweep(db) {
-                    Ok(true) => SWEEP_AGAIN,
-                    Ok(false) => SWEEP_EVERY,
+                    Ok(true) => SWEEP_PAUSE,
+                    Ok(false) => SWEEP_INTERVAL,
                     Err(error) => {
                         tracing::warn!(%error, "retention could not run");
-                        SWEEP_EVERY
+                        SWEEP_INTERVAL
                     }
                 };
                 self.sweep_at = Instant::now() + again;
@@ -105,7 +105,7 @@ impl Writer {
         }
     }
 
-    /// Serves the requests in their order, as many as possible in one transaction.
+    /// Executes the requests in their order, as many as possible in one transaction.
     fn serve(&mut self, db: &Database, requests: Vec<Request>) {
         let mut group = Vec::with_capacity(requests.len());
         for request in requests {
@@ -124,19 +124,19 @@ impl Writer {
         self.write(db, group);
     }
 
-    /// One transaction for the whole group.
+    /// Executes a group in one transaction.
     fn write(&mut self, db: &Database, group: Vec<Request>) {
         if group.is_empty() {
             return;
         }
-        let mut answers = Vec::with_capacity(group.len());
-        let written = self.try_write(db, group, &mut answers);
+        let mut completions = Vec::with_capacity(group.len());
+        let written = self.try_write(db, group, &mut completions);
         let failure = written.err().map(|error| self.shared.store.error(error));
         if let Some(error) = &failure {
             tracing::error!(%error, "the embedded log could not write");
         }
-        for answer in answers {
-            answer(failure.clone());
+        for complete in completions {
+            complete(failure.clone());
         }
     }
 
@@ -144,13 +144,13 @@ impl Writer {
         &mut self,
         db: &Database,
         group: Vec<Request>,
-        answers: &mut Vec<Answer>,
+        completions: &mut Vec<Completion>,
     ) -> Result<(), redb::Error> {
-        // Answered even if the very transaction cannot begin: a request that is dropped is never heard of.
+        // Completions are also called if the transaction cannot begin: otherwise the callers would get no result.
         let mut waiting = group.into_iter();
-        let written = self.fill(db, &mut waiting, answers);
+        let written = self.fill(db, &mut waiting, completions);
         for unserved in waiting {
-            answers.push(Box::new(move |failure| {
+            completions.push(Box::new(move |failure| {
                 unserved.refuse(failure.unwrap_or_else(super::queue::closed));
             }));
         }
@@ -163,8 +163,8 @@ impl Writer {
         &self,
         db: &Database,
         group: &mut dyn Iterator<Item = Request>,
-        answers: &mut Vec<Answer>,
-    ) -> Result<HashMap<Place, Tail>, redb::Error> {
+        completions: &mut Vec<Completion>,
+    ) -> Result<HashMap<PartitionId, Tail>, redb::Error> {
         let transaction = db.begin_write()?;
         let now_ms = self.shared.clock.unix_ms();
         let mut batch = Batch::begin(&transaction, &self.tails)?;
@@ -175,7 +175,7 @@ impl Writer {
                         Ok(accepted) => batch.append(accepted).map(Ok),
                         Err(refused) => Ok(Err(refused)),
                     };
-                    answered(answers, outcome, done)?;
+                    complete_when_durable(completions, outcome, done)?;
                 }
                 Request::Commit {
                     id,
@@ -188,13 +188,17 @@ impl Writer {
                         Ok(_) => self.append_all(&mut batch, records, now_ms),
                         Err(error) => Err(error),
                     };
-                    answered(answers, outcome, move |result| drop(reply.send(result)))?;
+                    complete_when_durable(completions, outcome, move |result| {
+                        drop(reply.send(result))
+                    })?;
                 }
                 Request::Fence { id, reply } => {
                     let outcome = fence(&transaction, &id).map(Ok);
-                    answered(answers, outcome, move |result| drop(reply.send(result)))?;
+                    complete_when_durable(completions, outcome, move |result| {
+                        drop(reply.send(result))
+                    })?;
                 }
-                // Served between groups.
+                // Executed between groups.
                 Request::Create { .. } | Request::Sweep { .. } => {
                     request.refuse(super::queue::closed())
                 }
@@ -224,8 +228,8 @@ impl Writer {
         Ok(Ok(()))
     }
 
-    /// Lets readers see what was committed.
-    fn publish(&mut self, changed: HashMap<Place, Tail>) {
+    /// Makes committed records visible to readers.
+    fn publish(&mut self, changed: HashMap<PartitionId, Tail>) {
         let ids: HashSet<u32> = changed.keys().map(|(id, _)| *id).collect();
         let touched = self
             .shared
@@ -239,7 +243,7 @@ impl Writer {
                     topic.publish(partition, tail.next);
                 }
             }
-            topic.ring();
+            topic.wake_readers();
         }
         self.tails.extend(changed);
     }
@@ -260,7 +264,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Deletes what retention allows, a bounded part at a time. Whether there is more to do.
+    /// Deletes a bounded number of records that retention allows to delete. Returns whether there are more.
     fn sweep(&mut self, db: &Database) -> Result<bool, LogError> {
         let sweep = || -> Result<_, redb::Error> {
             let transaction = db.begin_write()?;
@@ -279,17 +283,19 @@ impl Writer {
     }
 }
 
-/// Notes what to tell the caller once the transaction is durable. A failure of the database is told to
-/// this caller like to all others, and ends the group.
-fn answered<T: Send + 'static>(
-    answers: &mut Vec<Answer>,
+/// Adds the completion of a request, to be called when the transaction is durable. A failure of the database completes
+/// this request and all others of the group.
+fn complete_when_durable<T: Send + 'static>(
+    completions: &mut Vec<Completion>,
     outcome: Result<Result<T, LogError>, redb::Error>,
-    tell: impl FnOnce(Result<T, LogError>) + Send + 'static,
+    callback: impl FnOnce(Result<T, LogError>) + Send + 'static,
 ) -> Result<(), redb::Error> {
     let (result, failed) = match outcome {
         Ok(result) => (result, None),
         Err(error) => (Err(super::queue::closed()), Some(error)),
     };
-    answers.push(Box::new(move |failure| tell(failure.map_or(result, Err))));
+    completions.push(Box::new(move |failure| {
+        callback(failure.map_or(result, Err))
+    }));
     failed.map_or(Ok(()), Err)
 }

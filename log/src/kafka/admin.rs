@@ -1,4 +1,4 @@
-//! Making topics, and asking what they were made with.
+//! Creates topics, and reads their settings.
 
 #![allow(clippy::disallowed_methods, reason = "waits for the brokers")]
 
@@ -20,7 +20,7 @@ use rdkafka::{
 };
 
 use super::{
-    PATIENCE,
+    BROKER_TIMEOUT,
     config::{Config, signed},
     context::Events,
     failure::{self, Operation},
@@ -28,20 +28,19 @@ use super::{
 };
 use crate::{Cleanup, Deletion, LogError, Timestamps, TopicSpec};
 
-/// How long the named brokers may take to be reached before the start fails by it.
-const ADVERTISED_PATIENCE: Duration = Duration::from_secs(4);
+/// Timeout for reaching the advertised brokers, after which the start fails.
+const ADVERTISED_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Named so that the brokers are listed without every topic of the cluster; it need not exist.
+/// A topic for metadata requests, so that the response does not contain every topic of the cluster; it need not exist.
 const ANY_TOPIC: &str = "__consumer_offsets";
 
-/// How long a topic that was just created may be unknown to the brokers that are asked. Seconds go by on a broker
-/// that has little of a processor.
-const KNOWN_WITHIN: Duration = Duration::from_secs(30);
+/// Time for which a new topic may be unknown to the brokers: seconds on a broker with little CPU.
+const NEW_TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a new topic is asked for until it is known.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// Interval of requests until a new topic is known.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Makes the topic unless it exists.
+/// Creates the topic unless it exists.
 pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogError> {
     let events = config.events();
     let settings = settings(spec);
@@ -54,8 +53,8 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
         topic = topic.set(key, value);
     }
     let options = AdminOptions::new()
-        .request_timeout(Some(PATIENCE))
-        .operation_timeout(Some(PATIENCE));
+        .request_timeout(Some(BROKER_TIMEOUT))
+        .operation_timeout(Some(BROKER_TIMEOUT));
     let refused = |why: &dyn std::fmt::Display| {
         LogError::Refused(format!("topic {} cannot be created: {why}", spec.name))
     };
@@ -64,7 +63,7 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
         None => {
             let admin: AdminClient<Events> = config.create(&config.client(), events.clone())?;
             wait_for(admin.create_topics([&topic], &options)).map_err(|error| {
-                unanswered(config, &events, failure::code(&error), "CreateTopics")
+                no_response(config, &events, failure::code(&error), "CreateTopics")
                     .unwrap_or_else(|| refused(&error))
             })?
         }
@@ -73,7 +72,7 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
         match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((_, code)) => {
-                let silent = unanswered(config, &events, Some(code), "CreateTopics");
+                let silent = no_response(config, &events, Some(code), "CreateTopics");
                 let copies = spec.replication;
                 return Err(silent.unwrap_or_else(|| match code {
                     code if failure::is_denial(code) => {
@@ -90,7 +89,7 @@ pub(super) fn create_topic(config: &Config, spec: &TopicSpec) -> Result<(), LogE
     Ok(())
 }
 
-/// Whether a replica that lacks acknowledged records may become the leader.
+/// The setting that allows a replica without all acknowledged records to become the leader.
 const UNCLEAN_ELECTION: &str = "unclean.leader.election.enable";
 
 fn settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
@@ -112,7 +111,7 @@ fn settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
     settings
 }
 
-/// What a topic's settings say of its records.
+/// Settings of a topic that concern its records.
 pub(super) struct Settings {
     pub(super) compacted: bool,
     pub(super) deleted: Option<Deletion>,
@@ -122,10 +121,10 @@ pub(super) struct Settings {
     pub(super) unclean_election: bool,
 }
 
-/// Asks for the topic's settings, the brokers' defaults included.
+/// Requests the topic's settings, including the brokers' defaults.
 pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogError> {
     let events = config.events();
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let options = AdminOptions::new().request_timeout(Some(BROKER_TIMEOUT));
     let wanted = [ResourceSpecifier::Topic(topic)];
     let refused = |why: &dyn std::fmt::Display| {
         LogError::Refused(format!("topic {topic} cannot be described: {why}"))
@@ -135,7 +134,7 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
         None => {
             let admin: AdminClient<Events> = config.create(&config.client(), events.clone())?;
             let answers = wait_for(admin.describe_configs(&wanted, &options)).map_err(|error| {
-                unanswered(config, &events, failure::code(&error), "DescribeConfigs")
+                no_response(config, &events, failure::code(&error), "DescribeConfigs")
                     .unwrap_or_else(|| refused(&error))
             })?;
             let answer = answers.into_iter().next();
@@ -154,7 +153,7 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
         }
     };
     let described: HashMap<String, String> = described.map_err(|code| {
-        let silent = unanswered(config, &events, Some(code), "DescribeConfigs");
+        let silent = no_response(config, &events, Some(code), "DescribeConfigs");
         silent.unwrap_or_else(|| match failure::is_denial(code) {
             true => Operation::DescribeConfigs.denied(format!("topic {topic}")),
             false => refused(&code),
@@ -163,7 +162,7 @@ pub(super) fn settings_of(config: &Config, topic: &str) -> Result<Settings, LogE
     Ok(read_settings(|name| described.get(name).cloned()))
 }
 
-/// Kafka writes -1, or its greatest number, for what is not limited.
+/// Parses settings. Kafka writes -1, or the maximum, for no limit.
 fn read_settings(value: impl Fn(&str) -> Option<String>) -> Settings {
     let number = |name: &str| {
         let number: Option<i64> = value(name).and_then(|text| text.parse().ok());
@@ -201,8 +200,8 @@ fn timestamps(
     }
 }
 
-/// What it means that the brokers did not answer a question in time; `None` if they did.
-fn unanswered(
+/// Returns the error of a request without a response in time; `None` if there was one.
+fn no_response(
     config: &Config,
     events: &Events,
     code: Option<RDKafkaErrorCode>,
@@ -220,18 +219,18 @@ fn unanswered(
     silent.then(|| failure::silence(config.brokers(), trouble()))
 }
 
-/// Fails if this host knows none of the brokers that the cluster names: everything but this answer comes from
-/// them, and each request would wait for its whole time.
+/// Fails if this host can reach none of the brokers that the cluster advertises: all further requests go to them, and
+/// each would wait for its whole timeout.
 pub(super) fn check_advertised(
     client: &BaseConsumer<Events>,
     configured: &str,
 ) -> Result<(), LogError> {
-    let Ok(metadata) = client.fetch_metadata(Some(ANY_TOPIC), ADVERTISED_PATIENCE) else {
-        // librdkafka may have left the broker that answered for those that it named.
+    let Ok(metadata) = client.fetch_metadata(Some(ANY_TOPIC), ADVERTISED_TIMEOUT) else {
+        // librdkafka may have closed the connection to the broker that responded, in favour of the advertised ones.
         let trouble = client.context().last();
         return match trouble.map(|trouble| failure::silence(configured, trouble)) {
             Some(error @ LogError::Advertised { .. }) => Err(error),
-            // The next request to the brokers reports why.
+            // The next request to the brokers reports the reason.
             _ => Ok(()),
         };
     };
@@ -252,23 +251,23 @@ pub(super) fn check_advertised(
     })
 }
 
-/// A new topic is made by the controller; the brokers that are asked hear of it a little later.
+/// Waits until a new topic is known: the controller creates it, and the other brokers receive it a little later.
 pub(super) fn wait_until_known(
     partitions: impl Fn() -> Result<u32, LogError>,
 ) -> Result<(), LogError> {
-    let until = Instant::now() + KNOWN_WITHIN;
+    let until = Instant::now() + NEW_TOPIC_TIMEOUT;
     loop {
         match partitions() {
             Ok(_) => return Ok(()),
             Err(LogError::UnknownTopic { .. }) if Instant::now() < until => {
-                thread::sleep(ASK_AGAIN)
+                thread::sleep(RETRY_INTERVAL)
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Waits for a future of librdkafka's admin client, whose own thread wakes us; no runtime is needed.
+/// Waits for a future of librdkafka's admin client, whose own thread wakes this one; no runtime is needed.
 fn wait_for<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_too_old_to_bound_the_future_is_told_apart_from_one_that_does_not() {
+    fn a_broker_without_the_limit_of_future_times_differs_from_one_with_no_limit() {
         let policy = ("cleanup.policy", "delete");
         let written = ("message.timestamp.type", "CreateTime");
         let key = "message.timestamp.after.max.ms";

@@ -1,7 +1,7 @@
-//! Single records to Kafka, idempotently.
+//! Appends single records to Kafka, idempotently.
 //!
-//! Invariant: `done` is called once for every record that was taken: by the delivery report, which
-//! librdkafka owes for each of them within the timeout, or when the rest is purged at the end.
+//! Invariant: `done` is called once for every record that was queued: by the delivery report, which librdkafka returns
+//! for each record within the timeout, or when the remaining records are purged at the end.
 
 #![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
 
@@ -25,58 +25,58 @@ use rdkafka::{
 };
 
 use super::{
-    config::{Config, REPLACE_EVERY, signed, unsigned},
+    config::{Config, REPLACE_INTERVAL, signed, unsigned},
     context::Events,
     denials::Denials,
     failure::{self, Operation},
 };
 use crate::{Appender, Done, LogError, NewRecord};
 
-/// How often the polling thread looks whether it may end. Reports wake it at once; but rdkafka's `poll`
-/// turns in circles for the last millisecond of its patience, so this is not short.
-const POLL: Duration = Duration::from_millis(250);
-/// While draining: how often it looks whether everything has been reported.
-const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// Interval at which the polling thread checks whether it may end. Delivery reports wake it at once; but rdkafka's
+/// `poll` busy-waits in the last millisecond of its timeout, so the interval is not short.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval at which a drain checks whether all delivery reports have arrived.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The longest that a drop waits for what has been taken, however long its records may take.
+/// Maximum time that a drop waits for queued records, however long their own timeout is.
 const LINGER: Duration = Duration::from_secs(8);
-/// How long a line with a fatal error is kept: another one may have the same.
-const REPLACE_FATAL_EVERY: Duration = Duration::from_secs(1);
-/// How librdkafka's report ends that the brokers give a producer no id. They ask for the permission to write to any one
-/// topic, and their answer names the cluster.
+/// Minimum age of a producer with a fatal error before it is replaced: the next one may have the same error.
+const FATAL_REPLACE_INTERVAL: Duration = Duration::from_secs(1);
+/// End of librdkafka's report that the brokers assign no producer id. They require the permission to write to any
+/// topic, and their response names the cluster.
 const NO_PRODUCER_ID: &str = "Cluster authorization failed";
-/// How often a line that was replaced looks whether everything on it has been answered.
-const RETIRED_POLL: Duration = Duration::from_millis(100);
+/// Interval at which a replaced producer checks whether all of its records have delivery reports.
+const RETIRED_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Dropping it waits, for `timeout` and [`LINGER`] at most, until everything taken has been answered.
+/// An appender. Dropping it waits until all queued records have delivery reports, at most for `timeout` and [`LINGER`].
 pub(super) struct KafkaAppender {
     config: Config,
     settings: ClientConfig,
     timeout: Duration,
-    line: Mutex<Line>,
+    producer: Mutex<PolledProducer>,
 }
 
-/// A producer, and the thread that hears its reports.
-struct Line {
+/// A producer, and the thread that polls its delivery reports.
+struct PolledProducer {
     opened: Instant,
-    producer: Arc<BaseProducer<Reports>>,
+    producer: Arc<BaseProducer<DeliveryReports>>,
     closed: Arc<AtomicBool>,
     polling: Option<JoinHandle<()>>,
 }
 
-/// Reports each record's outcome to the caller that appended it.
-struct Reports {
+/// Passes the result of each record to the caller that appended it.
+struct DeliveryReports {
     events: Events,
     denials: Denials,
-    /// Whether the producer is of no more use.
+    /// Whether the producer cannot be used any more.
     is_fatal: AtomicBool,
-    /// Whether that is because its principal may write to no topic at all: then the brokers give it no producer id.
+    /// Whether the reason is that its principal may not write to any topic: then the brokers assign no producer id.
     is_denied: AtomicBool,
 }
 
-impl Reports {
-    /// What the failure of a record of `topic` means.
-    fn meaning(&self, error: LogError, topic: &str) -> LogError {
+impl DeliveryReports {
+    /// Returns the error of a record of `topic` that failed.
+    fn write_error(&self, error: LogError, topic: &str) -> LogError {
         let error = match self.is_denied.load(Ordering::Acquire) {
             true => Operation::Write.denied(format!("topic {topic}")),
             false => error,
@@ -85,9 +85,9 @@ impl Reports {
     }
 }
 
-/// Who waits for a report, and the record's time, which the report does not tell.
-struct Waiting {
-    /// A mutex, for librdkafka hands it from thread to thread.
+/// The callback of a record, and the record's time, which the delivery report does not contain.
+struct PendingAppend {
+    /// In a mutex, since librdkafka passes it between threads.
     done: Mutex<Option<Done>>,
     time_ms: i64,
 }
@@ -98,43 +98,44 @@ impl KafkaAppender {
         settings: ClientConfig,
         timeout: Duration,
     ) -> Result<Self, LogError> {
-        let line = Line::open(config, &settings, timeout)?;
+        let polled = PolledProducer::open(config, &settings, timeout)?;
         Ok(Self {
             config: config.clone(),
             settings,
             timeout,
-            line: Mutex::new(line),
+            producer: Mutex::new(polled),
         })
     }
 
-    /// The line to send on: a new one where the former has no broker to talk to, or a fatal error. What that has taken
-    /// it still answers.
-    fn line(&self) -> Result<MutexGuard<'_, Line>, LogError> {
-        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let (reports, age) = (line.producer.context(), line.opened.elapsed());
-        let is_alone = reports.events.is_alone() && age > REPLACE_EVERY;
-        if is_alone {
-            tracing::warn!("an appender has no broker to talk to: it connects again");
+    /// Returns the producer. Replaces it if it has no broker, or a fatal error; the replaced one still returns the
+    /// delivery reports of its records.
+    fn producer(&self) -> Result<MutexGuard<'_, PolledProducer>, LogError> {
+        let mut polled = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (reports, age) = (polled.producer.context(), polled.opened.elapsed());
+        let has_no_broker = reports.events.has_no_broker() && age > REPLACE_INTERVAL;
+        if has_no_broker {
+            tracing::warn!("an appender has no connection to a broker and connects again");
         }
-        if is_alone || reports.is_fatal.load(Ordering::Acquire) && age > REPLACE_FATAL_EVERY {
+        if has_no_broker || reports.is_fatal.load(Ordering::Acquire) && age > FATAL_REPLACE_INTERVAL
+        {
             let timeout = self.timeout;
-            let new = Line::open(&self.config, &self.settings, timeout)?;
-            let former = std::mem::replace(&mut *line, new);
+            let new = PolledProducer::open(&self.config, &self.settings, timeout)?;
+            let former = std::mem::replace(&mut *polled, new);
             thread::spawn(move || former.retire(timeout));
         }
-        Ok(line)
+        Ok(polled)
     }
 }
 
-impl Line {
+impl PolledProducer {
     fn open(config: &Config, settings: &ClientConfig, timeout: Duration) -> Result<Self, LogError> {
-        let reports = Reports {
+        let reports = DeliveryReports {
             events: config.events(),
             denials: config.denials().clone(),
             is_fatal: AtomicBool::new(false),
             is_denied: AtomicBool::new(false),
         };
-        let producer: BaseProducer<Reports> = config.create(settings, reports)?;
+        let producer: BaseProducer<DeliveryReports> = config.create(settings, reports)?;
         let producer = Arc::new(producer);
         let closed = Arc::new(AtomicBool::new(false));
         let polling = thread::Builder::new()
@@ -152,35 +153,35 @@ impl Line {
         })
     }
 
-    /// Ends when everything taken has been answered.
+    /// Waits until all queued records have delivery reports.
     fn retire(self, timeout: Duration) {
         let until = Instant::now() + timeout;
         while self.producer.in_flight_count() > 0 && Instant::now() < until {
-            thread::sleep(RETIRED_POLL);
+            thread::sleep(RETIRED_POLL_INTERVAL);
         }
     }
 }
 
-/// Serves delivery reports until the appender is dropped and everything is reported.
-fn report(producer: &BaseProducer<Reports>, closed: &AtomicBool, linger: Duration) {
+/// Polls delivery reports until the appender is dropped and all records have one.
+fn report(producer: &BaseProducer<DeliveryReports>, closed: &AtomicBool, linger: Duration) {
     while !closed.load(Ordering::Acquire) {
-        producer.poll(POLL);
+        producer.poll(POLL_INTERVAL);
     }
     let until = Instant::now() + linger;
     while producer.in_flight_count() > 0 && Instant::now() < until {
-        producer.poll(DRAIN_POLL);
+        producer.poll(DRAIN_POLL_INTERVAL);
     }
     producer.purge(PurgeConfig::default().queue().inflight());
-    producer.poll(DRAIN_POLL);
+    producer.poll(DRAIN_POLL_INTERVAL);
 }
 
-impl Drop for Line {
+impl Drop for PolledProducer {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Release);
-        // A `done` may drop the appender, on the polling thread itself.
+        // `done` may drop the appender, on the polling thread itself.
         let polling = self.polling.take();
         if let Some(polling) = polling.filter(|it| it.thread().id() != thread::current().id()) {
-            // A panic there has been reported already.
+            // Its panic has been reported already.
             let _ = polling.join();
         }
     }
@@ -189,22 +190,24 @@ impl Drop for Line {
 impl Appender for KafkaAppender {
     fn append(&self, record: NewRecord, done: Done) -> Result<(), LogError> {
         let time_ms = time_ms(&record);
-        let waiting = Box::new(Waiting {
+        let pending = Box::new(PendingAppend {
             done: Mutex::new(Some(done)),
             time_ms,
         });
-        let line = self.line()?;
-        let sent = line.producer.send(kafka_record(&record, time_ms, waiting));
+        let polled = self.producer()?;
+        let sent = polled
+            .producer
+            .send(kafka_record(&record, time_ms, pending));
         sent.map_err(|(error, _)| {
             let partition = record.partition.unwrap_or_default();
             let error = failure::of_write(&error, &record.topic, partition, record.bytes())
-                .unwrap_or_else(|| away(&error));
-            line.producer.context().meaning(error, &record.topic)
+                .unwrap_or_else(|| timed_out(&error));
+            polled.producer.context().write_error(error, &record.topic)
         })
     }
 }
 
-impl ClientContext for Reports {
+impl ClientContext for DeliveryReports {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
@@ -232,18 +235,18 @@ impl ClientContext for Reports {
     }
 }
 
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Waiting>;
+impl ProducerContext for DeliveryReports {
+    type DeliveryOpaque = Box<PendingAppend>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Waiting>) {
-        let done = waiting
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<PendingAppend>) {
+        let done = pending
             .done
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let outcome = outcome(result, waiting.time_ms);
+        let outcome = outcome(result, pending.time_ms);
         let outcome = outcome.map_err(|error| match result {
-            Err((_, message)) => self.meaning(error, message.topic()),
+            Err((_, message)) => self.write_error(error, message.topic()),
             Ok(_) => error,
         });
         if let Ok(message) = result {
@@ -256,25 +259,25 @@ impl ProducerContext for Reports {
     }
 }
 
-/// A record as librdkafka takes it; it copies what it needs.
+/// Converts a record for librdkafka, which copies the data that it needs.
 pub(super) fn kafka_record<'a, Opaque: rdkafka::util::IntoOpaque>(
     record: &'a NewRecord,
     time_ms: i64,
     opaque: Opaque,
 ) -> BaseRecord<'a, [u8], [u8], Opaque> {
     let mut new = BaseRecord::with_opaque_to(&record.topic, opaque);
-    // A record with neither belongs to the first partition; librdkafka would spread them.
+    // A record without partition and key belongs to the first partition; librdkafka would distribute such records.
     let partition = record.partition.or(record.key.is_none().then_some(0));
     new.partition = partition.map(signed);
     new.key = record.key.as_deref();
-    // Under a key, nothing is what deletes the key from a compacted topic: Kafka's null.
+    // An empty value with a key is a tombstone of a compacted topic: Kafka's null.
     new.payload = (record.key.is_none() || !record.value.is_empty()).then_some(&record.value[..]);
     new.timestamp = Some(time_ms);
     new.headers = headers(record);
     new
 }
 
-/// The record's time as Kafka counts it.
+/// Returns the time of the record as Kafka represents it.
 pub(super) fn time_ms(record: &NewRecord) -> i64 {
     record
         .time_ms
@@ -294,7 +297,7 @@ fn headers(record: &NewRecord) -> Option<OwnedHeaders> {
     }))
 }
 
-/// What a delivery report says of a record of that time: the offset, or why there is none.
+/// Returns the offset in a delivery report of a record with that time, or the error.
 pub(super) fn outcome(result: &DeliveryResult<'_>, time_ms: i64) -> Result<u64, LogError> {
     let (error, message) = match result {
         Ok(message) => return Ok(unsigned(message.offset())),
@@ -310,10 +313,10 @@ pub(super) fn outcome(result: &DeliveryResult<'_>, time_ms: i64) -> Result<u64, 
     }
     let bytes = message.key_len() + message.payload_len();
     let known = failure::of_write(error, message.topic(), partition, bytes);
-    Err(known.unwrap_or_else(|| away(error)))
+    Err(known.unwrap_or_else(|| timed_out(error)))
 }
 
-fn away(error: &KafkaError) -> LogError {
+fn timed_out(error: &KafkaError) -> LogError {
     LogError::TimedOut {
         detail: error.to_string(),
     }

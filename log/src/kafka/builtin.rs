@@ -1,11 +1,11 @@
-//! What the librdkafka of this build can do, as librdkafka itself reports it.
+//! The features of the librdkafka in this build, as librdkafka reports them.
 
 use rdkafka::ClientConfig;
 
-/// The cargo features that bring TLS and SASL.
+/// Names the cargo features for TLS and SASL.
 const HINT: &str = "build emostream with its cargo feature kafka-tls (a default one), or kafka-tls-system for the system's OpenSSL";
 
-/// librdkafka's features that concern TLS and SASL, for example `ssl` and `sasl_scram`.
+/// Returns librdkafka's features for TLS and SASL, for example `ssl` and `sasl_scram`.
 pub fn security_features() -> Vec<String> {
     let reported = ClientConfig::new()
         .create_native_config()
@@ -23,7 +23,7 @@ fn parse(reported: &str) -> Vec<String> {
         .collect()
 }
 
-/// Why this build cannot use a property set to `value`; `None` if it can, or if librdkafka has to judge.
+/// Returns why this build cannot use a property with `value`; `None` if it can, or if librdkafka decides.
 pub(super) fn missing(features: &[String], property: &str, value: &str) -> Option<String> {
     let lacks = |feature: &str| !features.iter().any(|known| known == feature);
     let value = value.to_uppercase();

@@ -1,5 +1,5 @@
-//! librdkafka's settings: EmoStream's own, each with its reason, and over them the user's, but for those that
-//! are [`protected`].
+//! librdkafka's settings: EmoStream's own, each with its reason, overridden by the user's, except for those that are
+//! [`protected`].
 
 use std::{
     sync::{
@@ -25,20 +25,21 @@ use super::{
 };
 use crate::LogError;
 
-/// A client whose last broker is gone is replaced, not more often than this.
-pub(super) const REPLACE_EVERY: Duration = Duration::from_secs(10);
+/// Minimum age of a client that has lost all brokers before it is replaced.
+pub(super) const REPLACE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A request that a broker has not answered by then is sent anew.
+/// Timeout after which a request to a broker is sent again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The most bytes that librdkafka sends together by default.
+/// librdkafka's default for the maximum bytes of a batch.
 const LARGEST_BATCH: u64 = 1_000_000;
 
-/// How often a client that is always served says whether it has a broker; another would only gather
-/// what it says.
+/// Interval of the statistics of a client that is always polled; they show whether it has a broker. Without polling,
+/// they would accumulate.
 const STATISTICS_MS: &str = "2000";
 
-/// Properties that name a file. librdkafka reports a missing one only when it creates a client, in OpenSSL's words.
+/// Properties that name a file. For a missing file, librdkafka reports only OpenSSL's message, when it creates a
+/// client.
 const FILES: [&str; 6] = [
     "ssl.ca.location",
     "ssl.certificate.location",
@@ -51,22 +52,22 @@ const FILES: [&str; 6] = [
 /// The SASL mechanisms that work in a build with TLS.
 const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
 
-/// The value of `ssl.ca.location` that looks for the system's certificates where distributions put them.
+/// The value of `ssl.ca.location` that searches the directories of Linux distributions for the system's certificates.
 pub(super) const PROBE: &str = "probe";
 
-/// Makes the settings of every kind of client.
+/// Creates the settings of all clients.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
     brokers: String,
     fetching: Fetching,
-    /// The user's, each once.
+    /// The user's properties, without duplicates.
     properties: Arc<[Property]>,
-    /// What librdkafka was built with.
+    /// The features of librdkafka.
     features: Arc<[String]>,
     denials: Denials,
     /// Whether transactors send each record by itself.
     singly: Arc<AtomicBool>,
-    /// Where tokens come from, once the first was requested.
+    /// The source of tokens, after the first one was requested.
     tokens: Option<Arc<Tokens>>,
 }
 
@@ -77,14 +78,14 @@ impl Config {
             fetching: options.fetching,
             properties: options.effective().into(),
             features: builtin::security_features().into(),
-            denials: Denials::new(options.denial_patience),
+            denials: Denials::new(options.denial_timeout),
             singly: Arc::default(),
             tokens: None,
         }
     }
 
-    /// The configuration of readers that stop at the current end of a topic. The end of a partition shows only when a
-    /// fetch returns nothing, and a fetch with `fetch.min.bytes` 1 waits half a second before it does.
+    /// Returns the configuration of readers that stop at the current end of a topic. The end of a partition shows only
+    /// when a fetch returns nothing, and a fetch with `fetch.min.bytes` 1 waits half a second before it does.
     pub(super) fn for_scans(&self) -> Config {
         Config {
             fetching: Fetching::InBulk,
@@ -92,22 +93,22 @@ impl Config {
         }
     }
 
-    /// What the brokers deny to this log's clients.
+    /// Returns the permissions that the brokers deny to this log's clients.
     pub(super) fn denials(&self) -> &Denials {
         &self.denials
     }
 
-    /// Whether transactors send each record by itself, because a topic did not accept several together.
+    /// Returns whether transactors send each record by itself, because a topic did not accept a batch.
     pub(super) fn sends_singly(&self) -> bool {
         self.singly.load(Ordering::Relaxed)
     }
 
-    /// Transactors that are opened from now on send each record by itself.
+    /// Makes transactors that are opened from now on send each record by itself.
     pub(super) fn send_singly(&self) {
         self.singly.store(true, Ordering::Relaxed);
     }
 
-    /// Requests the token that every client authenticates by, if the user's properties say so.
+    /// Requests the token of all clients, if the user's properties configure OAUTHBEARER.
     pub(super) fn request_token(&mut self) -> Result<(), LogError> {
         if let Some(oidc) = self.oidc()? {
             let endpoint = Endpoint::new(oidc).map_err(|objection| self.blame(objection))?;
@@ -116,12 +117,12 @@ impl Config {
         Ok(())
     }
 
-    /// Where tokens come from, if clients authenticate by them.
+    /// Returns the source of tokens, if the clients use one.
     pub(super) fn tokens(&self) -> Option<&Tokens> {
         self.tokens.as_deref()
     }
 
-    /// What a client reports to.
+    /// Returns the context of a client.
     pub(super) fn events(&self) -> Events {
         Events::new(self.tokens.clone())
     }
@@ -142,8 +143,8 @@ impl Config {
         &self.brokers
     }
 
-    /// Finds a property that is protected, that this build cannot use or that librdkafka refuses, before any
-    /// client is made.
+    /// Checks, before a client is created, for properties that are protected, that this build cannot use or that
+    /// librdkafka refuses.
     pub(super) fn check(&self) -> Result<(), LogError> {
         for property in &*self.properties {
             if let Some(why) = self.objection(property) {
@@ -155,7 +156,7 @@ impl Config {
         native.map(drop).map_err(|error| self.refusal(&error))
     }
 
-    /// Why a property cannot be used; `None` if librdkafka has to judge.
+    /// Returns why a property cannot be used; `None` if librdkafka decides.
     fn objection(&self, property: &Property) -> Option<String> {
         let (name, value) = (property.canonical(), property.value.as_str());
         if let Some(reason) = protected::reason(name, value) {
@@ -190,7 +191,7 @@ impl Config {
         None
     }
 
-    /// The value of the user's property, by its name in librdkafka.
+    /// Returns the value of a property of the user, by librdkafka's name.
     pub(super) fn value(&self, canonical: &str) -> Option<&str> {
         let found = self
             .properties
@@ -199,7 +200,7 @@ impl Config {
         found.map(|property| property.value.as_str())
     }
 
-    /// A client that asks and administers, but neither reads nor writes.
+    /// Returns the settings of a client for metadata and offsets.
     pub(super) fn client(&self) -> ClientConfig {
         self.settle(self.common())
     }
@@ -211,7 +212,7 @@ impl Config {
         config
     }
 
-    /// A client that commits offsets of `group`.
+    /// Returns the settings of a client that commits offsets of `group`.
     pub(super) fn group_member(&self, group: &str) -> ClientConfig {
         let mut config = self.common();
         config.set("enable.auto.commit", "false");
@@ -221,26 +222,26 @@ impl Config {
         config
     }
 
-    /// A client that reads committed records from offsets of our own.
+    /// Returns the settings of a client that reads committed records from offsets that EmoStream stores.
     pub(super) fn consumer(&self) -> ClientConfig {
         let mut config = self.common();
         config
-            // Without a group librdkafka has no assignment. Nothing joins it and nothing is committed.
+            // librdkafka assigns partitions only with a group. No consumer joins the group, and no offset is committed.
             .set("group.id", "emostream-readers")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("isolation.level", "read_committed")
-            // A reader must hear that its offset is gone, not be moved.
+            // A reader has to fail if its offset has expired, not continue at another offset.
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("statistics.interval.ms", STATISTICS_MS)
-            // A flipped bit would be counted; the processor checks CRC32C for next to nothing.
+            // Without the check, a flipped bit would be counted; CRC32C costs the CPU almost nothing.
             .set("check.crcs", "true")
-            // What lies in the queue is memory: 64 MB of small records are 500 MB of messages, and out of
-            // every cache. 4 MB a partition took a backlog from 800 MB to 140, and a fifth off its CPU.
+            // The queue is memory: 64 MB of small records are 500 MB of messages, and do not fit the CPU's caches. With
+            // 4 MB per partition a backlog took 140 MB instead of 800, and a fifth less CPU time.
             .set("queued.min.messages", "100000")
             .set("queued.max.messages.kbytes", "4096")
-            // A full queue waits so long before it asks again; the default is a second.
+            // Pause before a full queue fetches again; the default is a second.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.error.backoff.ms", "100");
         let (bytes, wait_ms) = match self.fetching {
@@ -253,23 +254,23 @@ impl Config {
         self.settle(config)
     }
 
-    /// A producer whose records are acknowledged, or refused for good, within `timeout`, and which sends at
-    /// most so many bytes together.
+    /// Returns the settings of a producer whose records are acknowledged, or refused for good, within `timeout`, in
+    /// batches of at most `bytes`.
     pub(super) fn producer(&self, timeout: Duration, bytes: Option<u64>) -> ClientConfig {
         let mut config = self.writing(timeout);
         if let Some(bytes) = bytes {
-            // A broker refuses all records of a batch that is larger than the topic takes.
+            // A broker refuses all records of a batch that is larger than the topic accepts.
             config.set("batch.size", bytes.clamp(1, LARGEST_BATCH).to_string());
         }
         config
             .set("statistics.interval.ms", STATISTICS_MS)
-            // Where a record may take as long as it likes, a broker that does not answer may not: then
-            // it is asked again, on another connection.
+            // A record may have a long timeout, but a request to a broker may not: after it, the request is repeated on
+            // another connection.
             .set("request.timeout.ms", millis(timeout.min(REQUEST_TIMEOUT)));
         self.settle(config)
     }
 
-    /// A producer of transactions that Kafka aborts after `timeout`.
+    /// Returns the settings of a producer of transactions that Kafka aborts after `timeout`.
     pub(super) fn transactional(&self, id: &str, timeout: Duration) -> ClientConfig {
         let mut config = self.writing(timeout);
         config
@@ -287,16 +288,16 @@ impl Config {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("client.id", "emostream")
-            // A broker that comes back is noticed within a second; the default lets ten pass.
+            // A client reconnects to a recovered broker within a second; the default is up to ten.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.keepalive.enable", "true")
-            // Our own metrics are at /metrics; the cluster is not asked to collect them.
+            // EmoStream's metrics are at /metrics; the cluster need not collect the client's.
             .set("enable.metrics.push", "false");
         let names_ca = |it: &Property| it.canonical().starts_with("ssl.ca.");
         if self.features.iter().any(|it| it == "ssl") && !self.properties.iter().any(names_ca) {
-            // Each distribution has another directory for the system's certificates; the OpenSSL that is linked
-            // statically would look only in the one that it was built with.
+            // Linux distributions have different directories for the system's certificates; a statically linked OpenSSL
+            // would only search the one that it was built with.
             config.set("ssl.ca.location", PROBE);
         }
         config
@@ -312,12 +313,11 @@ impl Config {
             .set("message.timeout.ms", millis(timeout))
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536")
-            // As Kafka's Java client: a key has one partition, whoever writes it.
+            // As Kafka's Java client: a key has the same partition for all producers.
             .set("partitioner", "murmur2_random")
-            // A partition that was added is written to soon; the default lets five minutes pass.
+            // Interval until an added partition is used; the default is five minutes.
             .set("topic.metadata.refresh.interval.ms", "30000")
-            // Topics are made and waited for before they are written to; the default of 30 s is longer
-            // than any record lives.
+            // Topics exist before they are written to; the default of 30 s exceeds the timeout of records.
             .set("topic.metadata.propagation.max.ms", "2000");
         config
     }
@@ -325,7 +325,7 @@ impl Config {
     fn settle(&self, mut config: ClientConfig) -> ClientConfig {
         let with_tokens = matches!(self.oidc(), Ok(Some(_)));
         for property in &*self.properties {
-            if !(with_tokens && Oidc::takes(property.canonical())) {
+            if !(with_tokens && Oidc::is_own(property.canonical())) {
                 config.set(property.canonical(), &property.value);
             }
         }
@@ -333,14 +333,14 @@ impl Config {
         config.set_log_level(if verbose {
             RDKafkaLogLevel::Debug
         } else {
-            // Lines up to this level are the only report that a broker closed a connection, and of the topic that
-            // a transaction may not write to.
+            // Log lines up to this level are the only report that a broker closed a connection, and of the topic that a
+            // transaction may not write to.
             RDKafkaLogLevel::Info
         });
         config
     }
 
-    /// Makes a client; librdkafka may find only then that two settings do not go together.
+    /// Creates a client. Only then librdkafka reports settings that contradict each other.
     pub(super) fn create<Context, Client>(
         &self,
         config: &ClientConfig,
@@ -355,7 +355,8 @@ impl Config {
             .map_err(|error| self.refusal(&error))
     }
 
-    /// Why librdkafka makes no such client: the user's property, if one is at the bottom of it.
+    /// Returns librdkafka's error for a client that cannot be created, with the user's property that caused it, if one
+    /// did.
     fn refusal(&self, error: &KafkaError) -> LogError {
         let user = |names: &dyn Fn(&str) -> bool| {
             let mut properties = self.properties.iter();
@@ -381,8 +382,8 @@ impl Config {
         }
     }
 
-    /// A text of librdkafka's without the secrets that it may repeat, which it does in quotes. The same word elsewhere
-    /// in the text is librdkafka's own, and would reveal the secret if it were replaced.
+    /// Removes secrets from a text of librdkafka's, which repeats them in quotes. The same word elsewhere in the text
+    /// is librdkafka's own, and would reveal the secret if it was replaced.
     fn redacted(&self, text: &str) -> String {
         let secrets = self.properties.iter().filter(|it| it.is_secret());
         let values = secrets.map(|it| it.value.as_str());
@@ -406,12 +407,12 @@ fn millis(span: Duration) -> String {
     span.as_millis().to_string()
 }
 
-/// A partition as librdkafka counts it; there are never more than it can.
+/// Converts a partition to librdkafka's type.
 pub(super) fn signed(partition: u32) -> i32 {
     i32::try_from(partition).unwrap_or(i32::MAX)
 }
 
-/// An offset as we count it; librdkafka's negative ones have been told apart before.
+/// Converts an offset of librdkafka's that is not negative.
 pub(super) fn unsigned(offset: i64) -> u64 {
     u64::try_from(offset).unwrap_or(0)
 }
@@ -504,7 +505,7 @@ mod tests {
     #[test]
     fn no_sentence_repeats_a_secret() {
         let config = config(&[("sasl.password", "hunter2"), ("client.id", "ada")]);
-        // The first is librdkafka's own word.
+        // The first occurrence is librdkafka's own word.
         let text = "hunter2: invalid value \"hunter2\" for \"client.id\" of ada";
         let error = KafkaError::ClientCreation(text.to_owned());
         let sentence = config.refusal(&error).to_string();

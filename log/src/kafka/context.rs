@@ -1,4 +1,4 @@
-//! Where librdkafka's log lines and errors go.
+//! Handles log lines, errors and statistics of librdkafka.
 
 #![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
 
@@ -26,29 +26,29 @@ use super::{
     trouble::{self, Trouble},
 };
 
-/// How long the same trouble with TLS or SASL is not logged again: each client of the process reports it, with
-/// every attempt to connect.
-const REPEAT_AFTER: Duration = Duration::from_secs(30);
+/// Minimum time between two equal log lines about TLS or SASL: each client of the process reports the error, at every
+/// attempt to connect.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a report counts as the reason why no broker answers. librdkafka repeats an unchanged one every 30 s.
-const EXPLAINS_FOR: Duration = Duration::from_secs(60);
+/// Time for which a report counts as the reason why no broker responds. librdkafka repeats an unchanged one every 30 s.
+const REPORT_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Hands log lines to `tracing` (at debug: librdkafka tells the same troubles as errors too) and
-/// remembers the last error, which says best why nothing answers.
+/// Passes log lines to `tracing` (at debug: librdkafka also reports the same problems as errors) and stores the last
+/// error, which explains why no broker responds.
 #[derive(Debug, Clone)]
 pub(super) struct Events {
-    /// Where the client's token comes from, if it authenticates by one.
+    /// The source of the client's tokens, if it uses them.
     tokens: Option<Arc<Tokens>>,
     last: Arc<Mutex<Option<Report>>>,
-    /// While set, somebody waits for the outcome and will tell it in one sentence.
+    /// While set, a caller waits for the result and reports it in one sentence.
     connecting: Arc<AtomicBool>,
-    /// Statistics in a row that knew of no broker to talk to.
-    alone: Arc<AtomicU32>,
+    /// Number of consecutive statistics that showed no connection to a broker.
+    without_broker: Arc<AtomicU32>,
     /// Whether the client commits offsets of a group.
     commits: bool,
 }
 
-/// What librdkafka reported, and when.
+/// A report of librdkafka, with its time.
 #[derive(Debug, Clone)]
 struct Report {
     text: String,
@@ -61,18 +61,18 @@ impl Events {
             tokens,
             last: Arc::default(),
             connecting: Arc::default(),
-            alone: Arc::default(),
+            without_broker: Arc::default(),
             commits: false,
         }
     }
 
-    /// Of a client that connects for the first time: its troubles are the connector's to tell.
+    /// Returns the context of a client that connects for the first time: the caller reports its errors.
     pub(super) fn connecting(self) -> Self {
         self.connecting.store(true, Ordering::Release);
         self
     }
 
-    /// Of a client that commits offsets of a group.
+    /// Returns the context of a client that commits offsets of a group.
     pub(super) fn committing(self) -> Self {
         Self {
             commits: true,
@@ -80,7 +80,7 @@ impl Events {
         }
     }
 
-    /// The token for the client; never waits.
+    /// Returns the token for the client. Does not block.
     pub(super) fn token(&self) -> Result<OAuthToken, Box<dyn Error>> {
         match &self.tokens {
             Some(tokens) => Ok(tokens.current()?),
@@ -88,32 +88,33 @@ impl Events {
         }
     }
 
-    /// From now on troubles are logged as they come.
+    /// Logs further errors as they occur.
     pub(super) fn connected(&self) {
         self.connecting.store(false, Ordering::Release);
     }
 
-    /// Whether the client has had no broker to talk to for two statistics, if it makes any.
+    /// Returns whether the last two statistics, if the client has them, showed no connection to a broker.
     ///
-    /// A cluster that has just come back may name no brokers at all for a moment. librdkafka 2.12 then
-    /// throws away those it knew, and may not look for others for minutes.
-    pub(super) fn is_alone(&self) -> bool {
-        self.alone.load(Ordering::Relaxed) > 1
+    /// A cluster that has just recovered may name no brokers at all for a moment. librdkafka 2.12 then forgets the
+    /// brokers that it knew, and may not look for others for minutes.
+    pub(super) fn has_no_broker(&self) -> bool {
+        self.without_broker.load(Ordering::Relaxed) > 1
     }
 
-    /// The last trouble, in librdkafka's words.
+    /// Returns the last error, in librdkafka's words.
     pub(super) fn last(&self) -> Option<String> {
         self.report().map(|report| report.text)
     }
 
-    /// The last trouble, if it is recent and about TLS or SASL.
+    /// Returns the last error, if it is recent and about TLS or SASL.
     pub(super) fn last_about_security(&self) -> Option<String> {
         let report = self.report()?;
-        let explains = report.at.elapsed() < EXPLAINS_FOR && self.trouble(&report.text).is_some();
+        let explains =
+            report.at.elapsed() < REPORT_LIFETIME && self.trouble(&report.text).is_some();
         explains.then_some(report.text)
     }
 
-    /// The brokers answered, so that no earlier report explains a later failure.
+    /// Forgets earlier reports after a response, so that they do not explain a later failure.
     pub(super) fn answered(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -125,14 +126,14 @@ impl Events {
             .clone()
     }
 
-    /// What the report says about TLS or SASL.
+    /// Returns the problem with TLS or SASL that the report describes.
     fn trouble(&self, report: &str) -> Option<Trouble> {
         let connecting = self.connecting.load(Ordering::Acquire);
         trouble::of(report).filter(|trouble| connecting || !trouble.is_guess())
     }
 
-    /// Remembers a report, and logs it unless it is logged elsewhere.
-    fn take_in(&self, report: &str) {
+    /// Stores a report, and logs it unless another place logs it.
+    fn record_report(&self, report: &str) {
         let connecting = self.connecting.load(Ordering::Acquire);
         match self.trouble(report) {
             _ if connecting => tracing::debug!("Kafka: {report}"),
@@ -156,11 +157,11 @@ impl Events {
     }
 }
 
-/// Returns whether the process has not logged `sentence` for [`REPEAT_AFTER`], and remembers it as logged now.
+/// Returns whether the process has not logged `sentence` for [`REPEAT_INTERVAL`], and remembers it as logged now.
 pub(super) fn is_due(sentence: &str) -> bool {
     static LOGGED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
-    logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
+    logged.retain(|_, at| at.elapsed() < REPEAT_INTERVAL);
     let due = !logged.contains_key(sentence);
     if due {
         logged.insert(sentence.to_owned(), Instant::now());
@@ -177,12 +178,12 @@ impl ClientContext for Events {
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", facility, "{message}");
-        // That a broker closed the connection is a log line only, which begins with the thread: `[thrd:…]: `.
+        // A connection that a broker closed is reported only by a log line, which begins with the thread: `[thrd:…]: `.
         let report = message
             .split_once("]: ")
             .map_or(message, |(_, report)| report);
         if facility == "FAIL" && self.trouble(report).is_some_and(|it| it.is_guess()) {
-            self.take_in(report);
+            self.record_report(report);
         }
     }
 
@@ -193,25 +194,25 @@ impl ClientContext for Events {
             real && matches!(broker.state.as_str(), "UP" | "UPDATE")
         };
         match brokers.any(talks) {
-            true => self.alone.store(0, Ordering::Relaxed),
-            false => drop(self.alone.fetch_add(1, Ordering::Relaxed)),
+            true => self.without_broker.store(0, Ordering::Relaxed),
+            false => drop(self.without_broker.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            // These are answers to a reader, not troubles.
+            // Responses that a reader handles.
             Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
             // Reported by `Denials`.
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) if self.commits => {
                 not_committed(&reason);
             }
-            // Of a reader, which needs no group.
+            // Readers have a group id, but need no permission for it.
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => tracing::debug!("Kafka: {reason}"),
-            // The single broker's own error has been told just before, and says more.
+            // The errors of the brokers themselves have been reported before, with the reasons.
             Some(RDKafkaErrorCode::AllBrokersDown) => tracing::debug!("Kafka: {reason}"),
-            _ => self.take_in(reason),
+            _ => self.record_report(reason),
         }
     }
 }
@@ -240,14 +241,14 @@ mod tests {
     const TLS_PORT: &str = "h:9093/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 0ms in state APIVERSION_QUERY)";
 
     #[test]
-    fn a_sentence_is_logged_once_however_many_clients_report_it() {
+    fn a_sentence_is_logged_once_for_all_clients() {
         assert!(is_due("one"));
         assert!(!is_due("one"));
         assert!(is_due("two"));
     }
 
     #[test]
-    fn a_closed_connection_is_blamed_on_the_configuration_only_until_one_was_made() {
+    fn a_closed_connection_is_a_configuration_error_only_before_the_first_connection() {
         let events = Events::new(None).connecting();
         events.log(
             RDKafkaLogLevel::Info,
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_an_explanation() {
+    fn a_response_clears_the_last_report() {
         let events = Events::new(None);
         let report = "sasl_ssl://h:9093/1: SASL authentication error: Authentication failed";
         let code = RDKafkaErrorCode::Authentication;

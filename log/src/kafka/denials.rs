@@ -1,10 +1,10 @@
 //! Permissions that the brokers deny to the clients of this process.
 //!
 //! An ACL reaches every broker only seconds after it was added, and may be removed and added again while a client
-//! runs. So a denied request is repeated until it was denied for [`KafkaOptions::denial_patience`]; meanwhile the
+//! runs. So a denied request is repeated until it was denied for [`KafkaOptions::denial_timeout`]; meanwhile the
 //! denial is logged once and shown in readiness ([`Log::answers`]).
 //!
-//! [`KafkaOptions::denial_patience`]: super::KafkaOptions::denial_patience
+//! [`KafkaOptions::denial_timeout`]: super::KafkaOptions::denial_timeout
 //! [`Log::answers`]: crate::Log::answers
 
 #![allow(clippy::disallowed_methods, reason = "repeats denied requests")]
@@ -23,23 +23,23 @@ use std::{
 use super::context::is_due;
 use crate::LogError;
 
-/// How long to wait until a request that was denied is repeated.
-pub(super) const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// Pause before a denied request is repeated.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a denial counts that was not repeated: the client that met it may not have made the request again.
-const COUNTS_FOR: Duration = Duration::from_secs(60);
+/// Time for which a denial that was not repeated counts: the client that received it may not have repeated the request.
+const DENIAL_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Shared by all clients of a log.
+/// The denials of a log, shared by its clients.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Denials {
-    patience: Duration,
-    /// Whether `known` has an entry, so that a request that is allowed costs one atomic load.
+    timeout: Duration,
+    /// Whether `known` has an entry, so that an allowed request costs one atomic load.
     any: Arc<AtomicBool>,
-    /// By operation and resource.
+    /// The denials by operation and resource.
     known: Arc<Mutex<BTreeMap<(&'static str, String), Denial>>>,
 }
 
-/// When the brokers denied an operation.
+/// The first and the last time when the brokers denied an operation.
 #[derive(Debug, Clone, Copy)]
 struct Denial {
     first: Instant,
@@ -47,21 +47,21 @@ struct Denial {
 }
 
 impl Denial {
-    fn counts(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last) < COUNTS_FOR
+    fn is_current(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) < DENIAL_LIFETIME
     }
 }
 
 impl Denials {
-    pub(super) fn new(patience: Duration) -> Self {
+    pub(super) fn new(timeout: Duration) -> Self {
         Self {
-            patience,
+            timeout,
             ..Self::default()
         }
     }
 
-    /// Remembers `error` if it is a denial, and returns it with [`LogError::Denied::repeated`] set once the brokers
-    /// have repeated it for the patience. Any other error is returned as it is.
+    /// Stores `error` if it is a denial, and returns it with [`LogError::Denied::repeated`] set when the brokers have
+    /// repeated it for the timeout. Any other error is returned unchanged.
     pub(super) fn note(&self, error: LogError, now: Instant) -> LogError {
         let LogError::Denied {
             operation,
@@ -73,8 +73,8 @@ impl Denials {
         };
         let mut known = self.known();
         let key = (operation, resource.clone());
-        let earlier = known.get(&key).filter(|denial| denial.counts(now));
-        if earlier.is_none() && !self.patience.is_zero() {
+        let earlier = known.get(&key).filter(|denial| denial.is_current(now));
+        if earlier.is_none() && !self.timeout.is_zero() {
             let sentence = format!(
                 "Kafka denies this client {operation} on {resource} and the request is repeated; give its principal that permission (`emostream topics check` prints the commands)"
             );
@@ -86,24 +86,24 @@ impl Denials {
         let first = earlier.map_or(now, |denial| denial.first);
         known.insert(key, Denial { first, last: now });
         self.any.store(true, Ordering::Release);
-        let lasting = now.saturating_duration_since(first) >= self.patience;
+        let lasting = now.saturating_duration_since(first) >= self.timeout;
         LogError::Denied {
             operation,
             resource,
-            repeated: lasting && !self.patience.is_zero(),
+            repeated: lasting && !self.timeout.is_zero(),
         }
     }
 
-    /// Whether to report a denial rather than to repeat the request: the brokers repeated it for the patience, or the
-    /// patience is zero.
+    /// Returns whether to report a denial rather than to repeat the request: the brokers repeated it for the timeout,
+    /// or the timeout is zero.
     pub(super) fn is_final(&self, error: &LogError) -> bool {
         match error {
-            LogError::Denied { repeated, .. } => *repeated || self.patience.is_zero(),
+            LogError::Denied { repeated, .. } => *repeated || self.timeout.is_zero(),
             _ => true,
         }
     }
 
-    /// Forgets the denial of `operation` on `resource`, if there was one: the operation succeeded.
+    /// Removes the denial of `operation` on `resource`, if there was one: the operation succeeded.
     pub(super) fn allow(&self, operation: &'static str, resource: fmt::Arguments<'_>) {
         if self.any.load(Ordering::Acquire) && self.forget(operation, resource.to_string()) {
             let sentence = format!("Kafka allows this client {operation} on {resource} again");
@@ -113,7 +113,7 @@ impl Denials {
         }
     }
 
-    /// Whether there was a denial of `operation` on `resource`.
+    /// Removes a denial. Returns whether there was one.
     fn forget(&self, operation: &'static str, resource: String) -> bool {
         let mut known = self.known();
         let was_denied = known.remove(&(operation, resource)).is_some();
@@ -121,13 +121,13 @@ impl Denials {
         was_denied
     }
 
-    /// What is denied at present, if anything is.
+    /// Returns a denial that is current, if there is one.
     pub(super) fn current(&self) -> Option<LogError> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
         let (known, now) = (self.known(), Instant::now());
-        let mut counting = known.iter().filter(|(_, denial)| denial.counts(now));
+        let mut counting = known.iter().filter(|(_, denial)| denial.is_current(now));
         let ((operation, resource), _) = counting.next()?;
         Some(LogError::Denied {
             operation,
@@ -137,7 +137,7 @@ impl Denials {
     }
 
     /// Repeats a request until it is allowed, or its denial is final.
-    pub(super) fn insist<T>(
+    pub(super) fn retry_denied<T>(
         &self,
         request: impl Fn() -> Result<T, LogError>,
     ) -> Result<T, LogError> {
@@ -148,13 +148,13 @@ impl Denials {
                     operation,
                     resource,
                     repeated,
-                }) if !repeated && !self.patience.is_zero() => {
+                }) if !repeated && !self.timeout.is_zero() => {
                     denied = Some((operation, resource));
-                    thread::sleep(RETRY_EVERY);
+                    thread::sleep(RETRY_INTERVAL);
                 }
-                answer => {
+                result => {
                     match denied {
-                        Some((operation, resource)) if answer.is_ok() => {
+                        Some((operation, resource)) if result.is_ok() => {
                             self.allow(operation, format_args!("{resource}"));
                         }
                         // Also after a final denial: a caller that continues without the permission would never be
@@ -164,7 +164,7 @@ impl Denials {
                         }
                         None => {}
                     }
-                    return answer;
+                    return result;
                 }
             }
         }
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::kafka::failure::Operation;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     fn denied() -> LogError {
         Operation::Write.denied("topic t".to_owned())
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_denial_is_final_once_it_was_repeated_for_the_patience() {
-        let denials = Denials::new(PATIENCE);
+        let denials = Denials::new(TIMEOUT);
         let begun = Instant::now();
         assert!(denials.current().is_none());
         for (after, is_final) in [(0, false), (29, false), (30, true), (31, true)] {
@@ -200,20 +200,20 @@ mod tests {
 
     #[test]
     fn a_denial_after_the_permission_was_given_back_has_the_whole_patience() {
-        let denials = Denials::new(PATIENCE);
+        let denials = Denials::new(TIMEOUT);
         let begun = Instant::now();
         denials.note(denied(), begun);
         denials.allow("Read", format_args!("topic t"));
         assert!(denials.current().is_some(), "another operation");
         denials.allow("Write", format_args!("topic t"));
         assert!(denials.current().is_none());
-        let error = denials.note(denied(), begun + PATIENCE);
+        let error = denials.note(denied(), begun + TIMEOUT);
         assert!(!denials.is_final(&error));
     }
 
     #[test]
     fn a_denial_that_was_not_repeated_for_a_while_begins_anew() {
-        let denials = Denials::new(PATIENCE);
+        let denials = Denials::new(TIMEOUT);
         let begun = Instant::now();
         for (after, is_final) in [
             (0, false),
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn without_patience_a_denial_is_reported_at_once_and_not_as_repeated() {
         let denials = Denials::default();
-        let outcome = denials.insist(|| Err::<(), _>(denied()));
+        let outcome = denials.retry_denied(|| Err::<(), _>(denied()));
         assert!(
             matches!(
                 outcome,
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn other_errors_are_not_repeated() {
-        let outcome = Denials::new(PATIENCE).insist(|| Err::<(), _>(LogError::Full));
+        let outcome = Denials::new(TIMEOUT).retry_denied(|| Err::<(), _>(LogError::Full));
         assert!(matches!(outcome, Err(LogError::Full)), "{outcome:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What Kafka's error codes mean to a user of the log.
+//! Converts Kafka's error codes to errors of the log.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -16,7 +16,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// The error for a principal that may not do this on `resource`.
+    /// Returns the error for a principal that may not do this on `resource`.
     pub(super) fn denied(self, resource: String) -> LogError {
         LogError::Denied {
             operation: match self {
@@ -32,7 +32,7 @@ impl Operation {
     }
 }
 
-/// Whether the code means that the client's principal lacks a permission.
+/// Returns whether the code means that the client's principal does not have a permission.
 pub(super) fn is_denial(code: Code) -> bool {
     matches!(
         code,
@@ -43,7 +43,7 @@ pub(super) fn is_denial(code: Code) -> bool {
     )
 }
 
-/// The meaning of an error of an operation on a topic and a partition; `None` if it only says that Kafka is away.
+/// Converts an error of an operation on a topic and a partition; `None` if it only means that no broker is reachable.
 pub(super) fn of(
     error: &KafkaError,
     operation: Operation,
@@ -72,7 +72,7 @@ pub(super) fn of(
     })
 }
 
-/// The meaning of an error of writing a record of `bytes`, as [`of`] returns it.
+/// Converts an error of writing a record of `bytes`, as [`of`] does.
 pub(super) fn of_write(
     error: &KafkaError,
     topic: &str,
@@ -82,7 +82,7 @@ pub(super) fn of_write(
     not_accepted(error, topic, bytes).or_else(|| of(error, Operation::Write, topic, partition))
 }
 
-/// That `topic` will never accept a record of `bytes`, if that is what the error means.
+/// Returns the error of a record that the topic will never accept.
 fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogError> {
     let reason = match code(error)? {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
@@ -105,8 +105,8 @@ fn not_accepted(error: &KafkaError, topic: &str, bytes: usize) -> Option<LogErro
     })
 }
 
-/// Whether it says that a partition's leader is about to change: the broker that was asked is it no
-/// more, or does not know yet that it is.
+/// Returns whether the partition's leader is changing: the broker is not the leader any more, or does not know yet that
+/// it is.
 fn is_change_of_leader(error: &KafkaError) -> bool {
     matches!(
         code(error),
@@ -119,18 +119,18 @@ fn is_change_of_leader(error: &KafkaError) -> bool {
     )
 }
 
-/// Whether it says of a partition that exists that its leader is not known yet.
+/// Returns whether the leader of an existing partition is not known yet.
 pub(super) fn seeks_leader(error: &KafkaError) -> bool {
-    let not_heard_of = Some(Code::UnknownPartition);
-    is_change_of_leader(error) || code(error) == not_heard_of
+    let unknown = Some(Code::UnknownPartition);
+    is_change_of_leader(error) || code(error) == unknown
 }
 
-/// Whether it says that a newer transactor has taken over.
+/// Returns whether a newer transactor has fenced this one.
 pub(super) fn is_fence(error: &KafkaError) -> bool {
     code(error).is_some_and(fences)
 }
 
-/// Whether that code says so.
+/// Returns whether the code means that the producer is fenced.
 pub(super) fn fences(code: Code) -> bool {
     matches!(
         code,
@@ -138,7 +138,7 @@ pub(super) fn fences(code: Code) -> bool {
     )
 }
 
-/// What a report of librdkafka's about TLS or SASL means; `None` if it is about something else.
+/// Returns the error for a report of librdkafka's about TLS or SASL; `None` if it is about something else.
 pub(super) fn security(brokers: &str, report: &str) -> Option<LogError> {
     let trouble = trouble::of(report)?;
     Some(LogError::Security {
@@ -147,8 +147,8 @@ pub(super) fn security(brokers: &str, report: &str) -> Option<LogError> {
     })
 }
 
-/// What it means that nothing answered: `trouble` is what librdkafka reported last. It begins with the broker
-/// that it is about: `host:port/bootstrap`, or `host:port/7` for one that another broker named.
+/// Returns the error if no broker responds, from librdkafka's last report. The report begins with its broker:
+/// `host:port/bootstrap`, or `host:port/7` for one that another broker advertises.
 pub(super) fn silence(brokers: &str, trouble: String) -> LogError {
     if let Some(error) = security(brokers, &trouble) {
         return error;
@@ -168,7 +168,7 @@ pub(super) fn silence(brokers: &str, trouble: String) -> LogError {
     }
 }
 
-/// librdkafka's code, which [`KafkaError`] gives for all but administration.
+/// Returns librdkafka's code. [`KafkaError`] returns it for all errors except those of administration.
 pub(super) fn code(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_blamed_on_the_broker_that_is_silent() {
+    fn a_missing_response_is_reported_with_the_broker_that_did_not_respond() {
         let named = "kafka-0.invalid:9092/1: Failed to resolve 'kafka-0.invalid:9092': unknown";
         let error = silence("127.0.0.1:9092", named.to_owned());
         assert!(matches!(error, LogError::Advertised { .. }), "{error}");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_password_is_not_an_address_to_check() {
+    fn a_wrong_password_is_reported_as_a_security_error() {
         let report =
             "sasl_ssl://h:9093/bootstrap: SASL authentication error: Authentication failed";
         let error = silence("h:9093", report.to_owned());

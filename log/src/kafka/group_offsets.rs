@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{GroupOffsets, LogError};
 
-/// The shortest time between two commits, that of Kafka's own consumers (`auto.commit.interval.ms`).
-const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// Minimum time between two commits: the default of Kafka's own consumers (`auto.commit.interval.ms`).
+const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) struct KafkaGroupOffsets {
     topic: String,
@@ -40,9 +40,12 @@ impl KafkaGroupOffsets {
 
 impl GroupOffsets for KafkaGroupOffsets {
     fn commit(&mut self, offsets: &[(u32, u64)]) {
-        // Serves the answers to earlier commits, which the context logs.
+        // Polls the results of earlier commits, which the context logs.
         while self.consumer.poll(Duration::ZERO).is_some() {}
-        if self.committed.is_some_and(|at| at.elapsed() < COMMIT_EVERY) {
+        if self
+            .committed
+            .is_some_and(|at| at.elapsed() < COMMIT_INTERVAL)
+        {
             return;
         }
         let mut list = TopicPartitionList::with_capacity(offsets.len());

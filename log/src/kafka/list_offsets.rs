@@ -19,33 +19,33 @@ use super::{
     failure,
 };
 
-/// The first offset of each of `partitions`, or the end: `edge` is [`Offset::Beginning`] or [`Offset::End`].
+/// Returns the first offset of each of `partitions`, or the end: `edge` is [`Offset::Beginning`] or [`Offset::End`].
 pub(super) fn at_edge(
     client: &BaseConsumer<Events>,
     topic: &str,
     partitions: impl IntoIterator<Item = u32>,
     edge: Offset,
-    patience: Duration,
+    timeout: Duration,
 ) -> KafkaResult<Vec<u64>> {
-    let offsets = at_time(client, topic, partitions, edge, patience)?;
+    let offsets = at_time(client, topic, partitions, edge, timeout)?;
     // A leader has both offsets of every partition that it leads.
     let missing = KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable);
     offsets.into_iter().collect::<Option<_>>().ok_or(missing)
 }
 
-/// The first offset of each of `partitions` whose record time is `time` or later; `None` where there is none.
+/// Returns the first offset of each of `partitions` whose record time is `time` or later; `None` if there is none.
 pub(super) fn at_time(
     client: &BaseConsumer<Events>,
     topic: &str,
     partitions: impl IntoIterator<Item = u32>,
     time: Offset,
-    patience: Duration,
+    timeout: Duration,
 ) -> KafkaResult<Vec<Option<u64>>> {
     let mut times = TopicPartitionList::new();
     for partition in partitions {
         times.add_partition_offset(topic, signed(partition), time)?;
     }
-    let found = client.offsets_for_times(times, patience)?;
+    let found = client.offsets_for_times(times, timeout)?;
     let mut offsets = Vec::with_capacity(found.count());
     for element in found.elements() {
         element.error()?;
@@ -57,9 +57,9 @@ pub(super) fn at_time(
     Ok(offsets)
 }
 
-/// Whether the request may succeed in a moment: a leader is not known yet, the connection to it broke, or it left the
+/// Returns whether the error is transient: a leader is not known yet, the connection to it broke, or it left the
 /// cluster.
-pub(super) fn is_passing(error: &KafkaError) -> bool {
+pub(super) fn is_transient(error: &KafkaError) -> bool {
     let code = failure::code(error);
     failure::seeks_leader(error)
         || matches!(

@@ -1,13 +1,13 @@
-//! The topic log on a team's own Kafka, through librdkafka.
+//! The topic log on a Kafka cluster, through librdkafka.
 //!
 //! ```text
 //! Appender   ── one idempotent producer, polled by a thread of its own ──▶ ┐
 //! Transactor ── one transactional producer, polled while it commits ─────▶ ├ Kafka
-//! Reader     ◀─ one consumer, one queue a partition, polled by its owner ─ ┘
+//! Reader     ◀─ one consumer, one queue per partition, polled by its owner ┘
 //! ```
 //!
-//! Invariants: readers read committed records only, and an offset that is gone is an error, never a
-//! silent jump. What librdkafka has to say goes to `tracing`, never to standard error.
+//! Invariants: readers read committed records only, and an offset that is not in the log any more is an error, never a
+//! silent jump. librdkafka's log lines go to `tracing`, never to standard error.
 
 mod admin;
 mod appender;
@@ -49,7 +49,7 @@ use self::{
     context::Events,
     failure::Operation,
     group_offsets::KafkaGroupOffsets,
-    list_offsets::{at_edge, at_time, is_passing},
+    list_offsets::{at_edge, at_time, is_transient},
     oauth::Tokens,
     reader::KafkaReader,
     transactor::KafkaTransactor,
@@ -64,19 +64,19 @@ use crate::{
     Transactor, Wake,
 };
 
-/// How long a broker may take to answer before it counts as away.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How long to wait until a new leader is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// How often librdkafka's events are served.
-const EVENTS_EVERY: Duration = Duration::from_millis(100);
-/// So many of them at once: after a broker's death come some dozens a second.
-const EVENTS_AT_ONCE: usize = 20;
+/// Timeout of requests to a broker, after which it counts as unreachable.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(8);
+/// Pause before a request to a new leader is repeated.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Interval of polling librdkafka's events.
+const EVENTS_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum events per interval: after a broker has failed, there are some dozens per second.
+const MAX_EVENTS_PER_INTERVAL: usize = 20;
 
-/// How a topic lies on the brokers; see [`TopicDescription`].
+/// The partitions and the brokers of a topic; see [`TopicDescription`].
 #[derive(Clone)]
 struct Layout {
-    /// The broker that leads each partition, in the order of the partitions; negative where no broker does.
+    /// The broker that leads each partition, in the order of the partitions; negative if there is none.
     leaders: Vec<i32>,
     replication: u32,
     brokers: u32,
@@ -87,7 +87,7 @@ impl Layout {
         self.leaders.len() as u32
     }
 
-    /// The partitions of each leader.
+    /// Returns the partitions of each leader.
     fn by_leader(&self) -> BTreeMap<i32, Vec<u32>> {
         let mut groups: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
         for (partition, leader) in (0..).zip(&self.leaders) {
@@ -99,27 +99,27 @@ impl Layout {
     }
 }
 
-/// The log on a Kafka cluster.
+/// A log on a Kafka cluster.
 pub struct KafkaLog {
     config: Config,
-    /// Sees what is committed.
+    /// Client whose end offsets are those of committed records.
     client: Arc<BaseConsumer<Events>>,
-    /// Sees open transactions as well: librdkafka answers with the end offset of a client's own isolation
-    /// level.
+    /// Client whose end offsets include open transactions: librdkafka returns the end offset of a client's own
+    /// isolation level.
     uncommitted: Arc<BaseConsumer<Events>>,
     /// The last known layout of each topic whose high watermarks were requested.
     layouts: Mutex<HashMap<String, Layout>>,
-    /// Identifies the Kafka cluster.
+    /// Id of the Kafka cluster.
     cluster_id: String,
     closed: Arc<AtomicBool>,
     events: Option<JoinHandle<()>>,
 }
 
 impl KafkaLog {
-    /// Checks the properties, then that a broker answers.
+    /// Checks the properties, then connects to a broker.
     ///
-    /// [`LogError::Property`] if one is refused, [`LogError::Unreachable`] if no broker answers
-    /// within eight seconds.
+    /// [`LogError::Property`] if a property is refused, [`LogError::Unreachable`] if no broker responds within eight
+    /// seconds.
     pub fn connect(options: KafkaOptions) -> Result<Self, LogError> {
         let mut config = Config::new(&options);
         config.check()?;
@@ -141,12 +141,13 @@ impl KafkaLog {
             closed,
             events: Some(events),
         };
-        // Only while events are served: why no broker answers is one of them.
-        log.cluster_id = match log.client.client().fetch_cluster_id(PATIENCE) {
+        // Only while events are polled: one of them contains the reason why no broker responds.
+        log.cluster_id = match log.client.client().fetch_cluster_id(BROKER_TIMEOUT) {
             Some(cluster_id) => cluster_id,
             None => {
                 let report = context.last();
-                let report = report.unwrap_or_else(|| format!("nothing came within {PATIENCE:?}"));
+                let report =
+                    report.unwrap_or_else(|| format!("nothing came within {BROKER_TIMEOUT:?}"));
                 return Err(match tls::diagnose(&log.config, &report) {
                     Some(error) => error,
                     None => log.away(report),
@@ -158,16 +159,16 @@ impl KafkaLog {
         Ok(log)
     }
 
-    /// An error of a question to the cluster, about `topic` and perhaps a partition.
+    /// Converts an error of a request about `topic` and perhaps a partition.
     fn failure(&self, error: &KafkaError, topic: &str, partition: u32) -> LogError {
         failure::of(error, Operation::Describe, topic, partition)
             .unwrap_or_else(|| self.away(error.to_string()))
     }
 
-    /// The brokers do not answer: why, if librdkafka reported it.
+    /// Returns the error if no broker responds, with the reason if librdkafka reported it.
     fn away(&self, detail: String) -> LogError {
         let brokers = self.config.brokers();
-        // librdkafka reports a lack of tokens once only.
+        // librdkafka reports a missing token only once.
         let report = match self.config.tokens().map(Tokens::current) {
             Some(Err(why)) => Some(format!("{NO_TOKEN}{why}")),
             _ => self.client.context().last_about_security(),
@@ -179,18 +180,18 @@ impl KafkaLog {
         })
     }
 
-    /// How the topic lies on the brokers. `client` remembers the leaders for its requests to them.
+    /// Returns the layout of the topic. `client` remembers the leaders for its requests to them.
     fn layout(
         &self,
         client: &BaseConsumer<Events>,
         topic: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Layout, LogError> {
         let unknown = || LogError::UnknownTopic {
             topic: topic.to_owned(),
         };
         let metadata = client
-            .fetch_metadata(Some(topic), patience)
+            .fetch_metadata(Some(topic), timeout)
             .map_err(|error| self.failure(&error, topic, 0))?;
         client.context().answered();
         let found = metadata
@@ -200,7 +201,7 @@ impl KafkaLog {
             .ok_or_else(unknown)?;
         match found.error().map(RDKafkaErrorCode::from) {
             None | Some(RDKafkaErrorCode::NoError) => {}
-            // One of its brokers is away; the topic and its partitions are known all the same.
+            // The leader of a partition is not available; the topic and its partitions are known nevertheless.
             Some(RDKafkaErrorCode::LeaderNotAvailable) if !found.partitions().is_empty() => {}
             Some(code) => return Err(self.failure(&KafkaError::MetadataFetch(code), topic, 0)),
         }
@@ -217,8 +218,8 @@ impl KafkaLog {
 
     /// Returns the layout of the topic, or the last known one if no broker responds in time. librdkafka may send the
     /// request to a broker that does not respond, although the leaders of other partitions do.
-    fn last_known_layout(&self, topic: &str, patience: Duration) -> Result<Layout, LogError> {
-        let layout = self.layout(&self.uncommitted, topic, patience);
+    fn last_known_layout(&self, topic: &str, timeout: Duration) -> Result<Layout, LogError> {
+        let layout = self.layout(&self.uncommitted, topic, timeout);
         let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
         match layout {
             Ok(layout) => {
@@ -235,22 +236,22 @@ impl KafkaLog {
         }
     }
 
-    /// Makes a request to the leaders of all partitions. Just after a topic was made, or a broker has died,
-    /// a partition has no leader that answers, or none that is known here, for some moments.
+    /// Sends a request to the leaders of all partitions. For some moments after a topic was created, or a broker has
+    /// failed, a partition has no leader that responds, or none that is known to the client.
     #[allow(clippy::disallowed_methods, reason = "waits for the brokers")]
-    fn ask_leaders<T>(
+    fn request_from_leaders<T>(
         &self,
         topic: &str,
         request: impl Fn(Range<u32>) -> KafkaResult<T>,
     ) -> Result<T, LogError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + BROKER_TIMEOUT;
         loop {
-            // Before each attempt: librdkafka does not look for the leader of a partition that had none in the
-            // newest metadata it has.
+            // Before each attempt: librdkafka does not look for the leader of a partition that had none in its latest
+            // metadata.
             let partitions = self.partitions(topic)?;
             match request(0..partitions) {
-                Err(error) if is_passing(&error) && Instant::now() < deadline => {
-                    thread::sleep(ASK_AGAIN);
+                Err(error) if is_transient(&error) && Instant::now() < deadline => {
+                    thread::sleep(RETRY_INTERVAL);
                 }
                 answer => return answer.map_err(|error| self.no_offsets(&error, topic)),
             }
@@ -274,16 +275,16 @@ impl KafkaLog {
         Ok(Box::new(KafkaReader::open(config, topic, from, wake)?))
     }
 
-    /// An error of a request to leaders of partitions that exist.
+    /// Converts an error of a request to leaders of partitions that exist.
     fn no_offsets(&self, error: &KafkaError, topic: &str) -> LogError {
-        match is_passing(error) {
+        match is_transient(error) {
             true => self.away(format!("{topic}: {error}")),
             false => self.failure(error, topic, 0),
         }
     }
 }
 
-/// Serves what librdkafka wants to tell: its log lines and errors would pile up otherwise.
+/// Polls librdkafka's events: its log lines and errors would accumulate otherwise.
 fn serve_events(
     clients: [Arc<BaseConsumer<Events>>; 2],
     closed: Arc<AtomicBool>,
@@ -292,14 +293,14 @@ fn serve_events(
         .name("kafka-events".to_owned())
         .spawn(move || {
             while !closed.load(Ordering::Acquire) {
-                // Errors have reached the context by then; messages there are none. To wait in `poll`
-                // would turn in circles for the last millisecond of each wait.
+                // `poll` passes errors to the context, and there are no messages. A timeout in `poll` would busy-wait
+                // in its last millisecond.
                 for client in &clients {
-                    for _ in 0..EVENTS_AT_ONCE {
+                    for _ in 0..MAX_EVENTS_PER_INTERVAL {
                         drop(client.poll(Duration::ZERO));
                     }
                 }
-                thread::park_timeout(EVENTS_EVERY);
+                thread::park_timeout(EVENTS_INTERVAL);
             }
         })
         .map_err(|error| LogError::Refused(format!("a thread cannot start: {error}")))
@@ -319,20 +320,20 @@ impl Drop for KafkaLog {
 impl Log for KafkaLog {
     fn create_topic(&self, spec: &TopicSpec) -> Result<(), LogError> {
         let denials = self.config.denials();
-        denials.insist(|| admin::create_topic(&self.config, spec))?;
+        denials.retry_denied(|| admin::create_topic(&self.config, spec))?;
         admin::wait_until_known(|| self.partitions(&spec.name))
     }
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
         let denials = self.config.denials();
-        let layout = denials.insist(|| self.layout(&self.client, topic, PATIENCE))?;
+        let layout = denials.retry_denied(|| self.layout(&self.client, topic, BROKER_TIMEOUT))?;
         Ok(layout.partitions())
     }
 
     fn describe(&self, topic: &str) -> Result<TopicDescription, LogError> {
         let denials = self.config.denials();
-        let layout = denials.insist(|| self.layout(&self.client, topic, PATIENCE))?;
-        let settings = denials.insist(|| admin::settings_of(&self.config, topic))?;
+        let layout = denials.retry_denied(|| self.layout(&self.client, topic, BROKER_TIMEOUT))?;
+        let settings = denials.retry_denied(|| admin::settings_of(&self.config, topic))?;
         Ok(TopicDescription {
             partitions: layout.partitions(),
             replication: layout.replication,
@@ -350,11 +351,11 @@ impl Log for KafkaLog {
         Some(self.config.brokers())
     }
 
-    fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
+    fn answers(&self, topic: &str, timeout: Duration) -> Result<(), LogError> {
         if let Some(denied) = self.denied() {
             return Err(denied);
         }
-        let layout = self.layout(&self.client, topic, patience)?;
+        let layout = self.layout(&self.client, topic, timeout)?;
         match layout.leaders.iter().position(|leader| *leader < 0) {
             None => Ok(()),
             Some(partition) => Err(LogError::Unreachable {
@@ -369,10 +370,18 @@ impl Log for KafkaLog {
     }
 
     fn offsets(&self, topic: &str) -> Result<Vec<Range<u64>>, LogError> {
-        self.ask_leaders(topic, |partitions| {
-            let edges = |edge| at_edge(&self.client, topic, partitions.clone(), edge, PATIENCE);
+        self.request_from_leaders(topic, |partitions| {
+            let edges = |edge| {
+                at_edge(
+                    &self.client,
+                    topic,
+                    partitions.clone(),
+                    edge,
+                    BROKER_TIMEOUT,
+                )
+            };
             let starts = edges(Offset::Beginning)?;
-            // Read committed: the end is where the first open transaction begins.
+            // Read committed: the end is the start of the first open transaction.
             let ends = edges(Offset::End)?;
             Ok(starts
                 .into_iter()
@@ -386,16 +395,16 @@ impl Log for KafkaLog {
         &self,
         topic: &str,
         partition: u32,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<EndOffsets, LogError> {
         let end_of = |client: &BaseConsumer<Events>| {
-            let watermarks = client.fetch_watermarks(topic, config::signed(partition), patience);
+            let watermarks = client.fetch_watermarks(topic, config::signed(partition), timeout);
             watermarks
                 .map(|(_, end)| config::unsigned(end))
                 .map_err(|error| self.failure(&error, topic, partition))
         };
         let end = end_of(&self.uncommitted)?;
-        // It was requested later and may have moved beyond.
+        // It was requested later, so it may be greater.
         let stable = end_of(&self.client)?.min(end);
         Ok(EndOffsets { stable, end })
     }
@@ -403,18 +412,18 @@ impl Log for KafkaLog {
     fn high_watermarks(
         &self,
         topic: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Vec<Result<u64, LogError>>, LogError> {
-        let layout = self.last_known_layout(topic, patience)?;
+        let layout = self.last_known_layout(topic, timeout)?;
         let groups = layout.by_leader();
         let leaderless = self.away(format!("no broker leads a partition of {topic}"));
         let mut ends = vec![Err(leaderless); layout.leaders.len()];
         let request = |partitions: &[u32]| {
             let partitions = partitions.iter().copied();
-            at_edge(&self.uncommitted, topic, partitions, Offset::End, patience)
+            at_edge(&self.uncommitted, topic, partitions, Offset::End, timeout)
                 .map_err(|error| self.no_offsets(&error, topic))
         };
-        // A thread and a call for each leader: one call for several fails if one of them does not answer.
+        // One thread and one call per leader: a call for several leaders fails if one of them does not respond.
         thread::scope(|scope| {
             let start = |partitions| {
                 let thread = thread::Builder::new().name("kafka-ends".to_owned());
@@ -440,9 +449,15 @@ impl Log for KafkaLog {
 
     fn offsets_at(&self, topic: &str, time_ms: u64) -> Result<Vec<u64>, LogError> {
         let time = Offset::Offset(i64::try_from(time_ms).unwrap_or(i64::MAX));
-        self.ask_leaders(topic, |partitions| {
-            let found = at_time(&self.client, topic, partitions.clone(), time, PATIENCE)?;
-            let ends = at_edge(&self.client, topic, partitions, Offset::End, PATIENCE)?;
+        self.request_from_leaders(topic, |partitions| {
+            let found = at_time(
+                &self.client,
+                topic,
+                partitions.clone(),
+                time,
+                BROKER_TIMEOUT,
+            )?;
+            let ends = at_edge(&self.client, topic, partitions, Offset::End, BROKER_TIMEOUT)?;
             Ok(found
                 .into_iter()
                 .zip(ends)
@@ -499,7 +514,7 @@ impl Log for KafkaLog {
 
     fn transactor(&self, id: &str, timeout: Duration) -> Result<Box<dyn Transactor>, LogError> {
         let denials = self.config.denials();
-        let opened = denials.insist(|| KafkaTransactor::open(&self.config, id, timeout))?;
+        let opened = denials.retry_denied(|| KafkaTransactor::open(&self.config, id, timeout))?;
         Ok(Box::new(opened))
     }
 }

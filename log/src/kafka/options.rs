@@ -1,44 +1,43 @@
-//! What the user configures about the cluster: its brokers, and librdkafka properties from flags and from a file.
+//! The user's configuration of the cluster: its brokers, and librdkafka properties from flags and from a file.
 //!
-//! Invariant: no `Debug` here prints the value of a property that may be a secret.
+//! Invariant: `Debug` prints no value of a property that may be a secret.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-/// Where Kafka is, and how to connect to it.
+/// The cluster, and how to connect to it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KafkaOptions {
     /// `host:port`, several separated by commas.
     pub brokers: String,
-    /// librdkafka properties (`-X key=value`); they win over EmoStream's own settings. Those that exactly-once
-    /// processing rests on are refused ([`LogError::Property`](crate::LogError::Property)).
+    /// librdkafka properties (`-X key=value`); they override EmoStream's own settings. Properties on which exactly-once
+    /// processing depends are refused ([`LogError::Property`](crate::LogError::Property)).
     pub properties: Vec<(String, String)>,
-    /// Properties of a file (`--kafka-config`); `properties` win over them.
+    /// Properties of a file (`--kafka-config`); `properties` override them.
     pub file: Option<PropertiesFile>,
-    /// When readers are answered.
+    /// When a broker responds to a fetch.
     pub fetching: Fetching,
-    /// How long a request that the brokers deny is repeated until [`LogError::Denied`](crate::LogError::Denied) is
-    /// reported; zero, the default, reports it at once. Meanwhile a start waits, and a service that runs continues.
-    pub denial_patience: Duration,
+    /// Time for which a request that the brokers deny is repeated before [`LogError::Denied`](crate::LogError::Denied)
+    /// is reported; zero, the default, reports it at once. In this time a start waits, and a running service continues.
+    pub denial_timeout: Duration,
 }
 
 /// The properties of a file, and its name for messages.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PropertiesFile {
-    /// The file that they were read from.
+    /// Path of the file.
     pub path: PathBuf,
-    /// In the file's order; the last of several with one name is used.
+    /// The properties in the order of the file; the last of several with one name is used.
     pub properties: Vec<(String, String)>,
 }
 
-/// When a broker answers a reader that has read all there was.
+/// When a broker responds to a fetch of a reader that has read all records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fetching {
-    /// As soon as there is a record: for few records, each of which is waited for.
+    /// At the first record: for topics with few records, each of which is awaited.
     #[default]
     AtOnce,
-    /// When there are 64 KiB, and after 15 ms at the latest: for thousands of records a second. Each answer
-    /// wakes three threads; at 20,000 records a second to be answered at once costs a quarter of a core, this
-    /// a twentieth.
+    /// When 64 KiB are available, and after at most 15 ms: for thousands of records per second. Each response wakes
+    /// three threads; at 20,000 records per second, immediate responses use a quarter of a core, these a twentieth.
     InBulk,
 }
 
@@ -49,7 +48,7 @@ impl fmt::Debug for KafkaOptions {
             .field("properties", &Redacted(&self.properties))
             .field("file", &self.file)
             .field("fetching", &self.fetching)
-            .field("denial_patience", &self.denial_patience)
+            .field("denial_timeout", &self.denial_timeout)
             .finish()
     }
 }
@@ -76,7 +75,7 @@ impl fmt::Debug for Redacted<'_> {
     }
 }
 
-/// Where a property comes from.
+/// Source of a property.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
     Flag,
@@ -101,12 +100,12 @@ pub(super) struct Property {
 }
 
 impl Property {
-    /// The name that librdkafka uses for it; the user may have written an alias.
+    /// Returns librdkafka's name of the property; the user may have written an alias.
     pub(super) fn canonical(&self) -> &str {
         canonical(&self.name)
     }
 
-    /// Whether no message may repeat its value.
+    /// Returns whether no message may repeat the value.
     pub(super) fn is_secret(&self) -> bool {
         is_secret(&self.name)
     }
@@ -124,8 +123,8 @@ impl fmt::Debug for Property {
 }
 
 impl KafkaOptions {
-    /// Every property once: a flag wins over the file, and of several in one place the last. The brokers are
-    /// not among those of the file: they are in `brokers`.
+    /// Returns each property once: a flag overrides the file, and the last of several in one place is used. The brokers
+    /// of the file are not included: they are in `brokers`.
     pub(super) fn effective(&self) -> Vec<Property> {
         let mut effective: Vec<Property> = Vec::new();
         let file = self.file.iter().flat_map(|file| {
@@ -146,20 +145,20 @@ impl KafkaOptions {
 }
 
 impl PropertiesFile {
-    /// The brokers that the file names.
+    /// Returns the brokers that the file names.
     pub fn brokers(&self) -> Option<&str> {
         let mut found = self.properties.iter().filter(|(name, _)| is_brokers(name));
         found.next_back().map(|(_, value)| value.as_str())
     }
 }
 
-/// Whether the property names the brokers.
+/// Returns whether the property names the brokers.
 pub(super) fn is_brokers(name: &str) -> bool {
     canonical(name) == "bootstrap.servers"
 }
 
-/// librdkafka applies an alias like the property that it stands for; of two names for one property it would
-/// apply whichever comes last in a hash map.
+/// Returns the property that an alias stands for. If both names were set, librdkafka would apply whichever comes last
+/// in a hash map.
 fn canonical(name: &str) -> &str {
     match name {
         "sasl.mechanism" => "sasl.mechanisms",
@@ -187,7 +186,7 @@ const SECRET_WORDS: [&str; 8] = [
     "oauthbearer.config",
 ];
 
-/// Whether the value may be a secret: judged by the words in the name, unless the property names a file or a URL.
+/// Returns whether the value may be a secret: by the words in the name, unless the property names a file or a URL.
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_lowercase();
     let is_place = [".location", ".url", ".file"]
@@ -196,7 +195,7 @@ pub fn is_secret(name: &str) -> bool {
     !is_place && SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
-/// A value as `Debug` may print it.
+/// Returns a value as `Debug` may print it.
 fn shown<'a>(name: &str, value: &'a str) -> &'a str {
     match is_secret(name) {
         true => "[redacted]",
@@ -232,7 +231,7 @@ mod tests {
                 ]),
             }),
             fetching: Fetching::AtOnce,
-            denial_patience: Duration::ZERO,
+            denial_timeout: Duration::ZERO,
         };
         for text in [format!("{options:?}"), format!("{:?}", options.effective())] {
             assert!(!text.contains("hunter2"), "{text}");

@@ -1,11 +1,11 @@
-//! Properties that a user cannot set, because exactly-once processing or fixed partitioning rests on the
-//! values that EmoStream sets itself.
+//! Properties that a user cannot set, because exactly-once processing or the fixed partitioning depends on the values
+//! that EmoStream sets.
 //!
-//! The table lists librdkafka's aliases too: librdkafka applies an alias like the property that it stands
-//! for. A property that only costs time or memory (`linger.ms`, `fetch.*`, `client.rack`, `group.id`, …) is
-//! not in the table.
+//! The table includes librdkafka's aliases: librdkafka applies an alias like the property that it stands for.
+//! Properties that only affect time or memory (`linger.ms`, `fetch.*`, `client.rack`, `group.id`, …) are not in the
+//! table.
 
-/// The most produce requests in flight of which Kafka keeps the order when it retries one.
+/// Maximum produce requests in flight with which Kafka keeps the order when it retries one.
 const MAX_ORDERED_IN_FLIGHT: u64 = 5;
 
 const ISOLATION: &str = "records of aborted transactions would be counted";
@@ -16,7 +16,7 @@ const RETRIED: &str = "a record that librdkafka gives up on and sends again is i
 const ORDER: &str =
     "a partition would get its records in another order, and time would pass too early";
 
-/// Why the user cannot set `property` to `value`; `None` if it is free.
+/// Returns why the user cannot set `property` to `value`; `None` if it is allowed.
 pub(super) fn reason(property: &str, value: &str) -> Option<&'static str> {
     Some(match property {
         "isolation.level" => ISOLATION,
@@ -49,7 +49,7 @@ pub(super) fn reason(property: &str, value: &str) -> Option<&'static str> {
         "queuing.strategy" => ORDER,
         "max.in.flight" | "max.in.flight.requests.per.connection" => {
             let ordered = |most: u64| most <= MAX_ORDERED_IN_FLIGHT;
-            // A value that is not a number is librdkafka's to refuse.
+            // librdkafka refuses a value that is not a number.
             match value.parse().map_or(true, ordered) {
                 true => return None,
                 false => "above 5 a retry would change the order of records",
@@ -72,12 +72,12 @@ mod tests {
             assert_eq!(reason(property, "many"), None);
             assert!(reason(property, "6").is_some());
         }
-        // Refused also where the value is the one that EmoStream sets.
+        // Also refused with the value that EmoStream sets.
         assert!(reason("acks", "all").is_some());
     }
 
     #[test]
-    fn what_costs_time_or_memory_is_free() {
+    fn properties_of_time_or_memory_can_be_set() {
         for property in [
             "linger.ms",
             "fetch.min.bytes",

@@ -1,13 +1,13 @@
-//! A reader on Kafka: one consumer, its partitions in queues of their own.
+//! A reader on Kafka: one consumer with a queue per partition.
 //!
 //! ```text
 //! consumer ──┬─ queue of partition 0 ──▶ poll(0)
 //!            ├─ queue of partition 3 ──▶ poll(3)
-//!            └─ its own queue: errors, log lines; served in every poll
+//!            └─ its own queue: errors, log lines; polled in every poll
 //! ```
 //!
-//! librdkafka fetches into each queue up to a bound, so a partition that is not polled costs that much
-//! memory and no more. Every queue rings `wake` when something comes into it.
+//! librdkafka fetches into each queue up to a limit, so a partition that is not polled uses no more memory than that.
+//! Every queue calls `wake` when it receives a message.
 
 #![allow(clippy::disallowed_methods, reason = "waits for librdkafka")]
 
@@ -25,36 +25,37 @@ use rdkafka::{
 };
 
 use super::{
-    config::{Config, REPLACE_EVERY, signed, unsigned},
+    config::{Config, REPLACE_INTERVAL, signed, unsigned},
     context::Events,
     failure::Operation,
 };
 use crate::{Header, Headers, LogError, Reader, Record, Wake};
 
-/// How long a consumer whose fetches are denied is kept: librdkafka reports a denial once, so only another consumer
-/// learns that it was repeated.
-const DENIED_REPLACE_EVERY: Duration = Duration::from_secs(10);
+/// Minimum age of a consumer whose fetches are denied before it is replaced: librdkafka reports a denial once, so only
+/// another consumer shows whether it was repeated.
+const DENIED_REPLACE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long an expired reader, which is of no more use anyway, waits to learn where the log starts.
-const START_PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of the request for the first offset of the log by a reader whose offset has expired, which cannot continue
+/// in any case.
+const START_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct KafkaReader {
     topic: String,
     config: Config,
     wake: Wake,
     opened: Instant,
-    /// Whether the brokers deny this reader its fetches.
+    /// Whether the brokers deny this reader's fetches.
     denied: bool,
-    // Before the consumer: a queue unhooks its bell while the consumer still lives.
+    // Declared before the consumer: a queue removes its callback while the consumer still exists.
     partitions: Vec<Partition>,
     consumer: Arc<BaseConsumer<Events>>,
 }
 
-/// One partition: where it stands, and its queue.
+/// The position of a partition, and its queue.
 struct Partition {
     number: u32,
     queue: PartitionQueue<Events>,
-    /// What came before the partition had its own queue, and a record that was handed out and not consumed.
+    /// Messages that arrived before the partition had its own queue, and a record that was not consumed.
     early: VecDeque<Early>,
     next: u64,
     at_end: bool,
@@ -85,20 +86,20 @@ impl KafkaReader {
         })
     }
 
-    /// Replaces a consumer that will not recover by itself, if it is time to.
+    /// Replaces a consumer that will not recover, if it is old enough.
     fn replace_if_stuck(&mut self) -> Result<(), LogError> {
         let age = self.opened.elapsed();
-        if self.consumer.context().is_alone() && age > REPLACE_EVERY {
+        if self.consumer.context().has_no_broker() && age > REPLACE_INTERVAL {
             tracing::warn!(topic = %self.topic, "a reader has no broker to talk to: it connects again");
             self.replace_consumer()
-        } else if self.denied && age > DENIED_REPLACE_EVERY {
+        } else if self.denied && age > DENIED_REPLACE_INTERVAL {
             self.replace_consumer()
         } else {
             Ok(())
         }
     }
 
-    /// Goes on where it was, with another consumer.
+    /// Continues at the same positions with another consumer.
     fn replace_consumer(&mut self) -> Result<(), LogError> {
         let from: Vec<(u32, u64)> = self
             .partitions
@@ -111,19 +112,19 @@ impl KafkaReader {
             std::mem::replace(&mut self.partitions, partitions),
             std::mem::replace(&mut self.consumer, consumer),
         );
-        // Closing may wait for brokers.
+        // Closing a consumer may block on brokers.
         std::thread::spawn(move || drop(former));
         Ok(())
     }
 
-    /// Serves the consumer's own queue. Records may be in it that came between assigning and splitting;
-    /// they precede everything in their partition's queue.
+    /// Polls the consumer's own queue. It may have records that arrived between the assignment and the split of the
+    /// queues; they precede all records in their partition's queue.
     fn serve_consumer(&mut self) {
         while let Some(event) = self.consumer.poll(Duration::ZERO) {
             let (number, early) = match event {
                 Ok(message) => (message.partition(), Early::Message(message.detach())),
                 Err(KafkaError::PartitionEOF(number)) => (number, Early::End),
-                // The context has told it. One about a partition comes through that one's queue.
+                // The context has logged it. An error of a partition arrives through that partition's queue.
                 Err(_) => continue,
             };
             if let Some(partition) = self
@@ -136,7 +137,7 @@ impl KafkaReader {
         }
     }
 
-    /// Where the partition's reading goes on after its end, transaction markers included.
+    /// Returns the position after the end of the partition, including transaction markers.
     fn position_at_end(&self, number: u32) -> Option<u64> {
         let positions = self.consumer.position().ok()?;
         match positions
@@ -148,14 +149,14 @@ impl KafkaReader {
         }
     }
 
-    /// What an error event means; `None` if librdkafka mends it by itself.
+    /// Converts an error event; `None` if librdkafka recovers by itself.
     fn failure(&mut self, error: &KafkaError, number: u32, offset: u64) -> Option<LogError> {
         let topic = self.topic.clone();
         Some(match error.rdkafka_error_code()? {
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset => {
                 let watermarks =
                     self.consumer
-                        .fetch_watermarks(&topic, signed(number), START_PATIENCE);
+                        .fetch_watermarks(&topic, signed(number), START_TIMEOUT);
                 let start = watermarks.map_or(0, |(start, _)| unsigned(start));
                 LogError::Expired {
                     topic,
@@ -206,7 +207,7 @@ impl Drop for KafkaReader {
     }
 }
 
-/// A consumer of these partitions from these offsets, each in a queue of its own.
+/// Creates a consumer of these partitions from these offsets, with a queue for each.
 fn consume(
     config: &Config,
     topic: &str,
@@ -226,7 +227,7 @@ fn consume(
             .map_err(refused)?;
     }
     consumer.assign(&assignment).map_err(refused)?;
-    // Only now: assigning would take the partitions' queues back.
+    // Only after the assignment, which would take the partitions' queues back.
     let mut partitions = Vec::with_capacity(from.len());
     for (number, next) in from {
         let mut queue = consumer
@@ -246,7 +247,7 @@ fn consume(
             failed: None,
         });
     }
-    // What came before its bell was hung rang for nobody.
+    // Messages that arrived before the callback was registered did not call it.
     wake();
     Ok((consumer, partitions))
 }
@@ -267,9 +268,9 @@ impl Reader for KafkaReader {
             });
         };
         let mut count = 0;
-        // On behind an event that is no record: what is left in the queue rings no bell.
+        // Continues after an event that is not a record: messages that remain in the queue cause no further wake-up.
         while count < limit {
-            let (handed_out, event) = self.partitions[which].hand_out(limit - count, each)?;
+            let (handed_out, event) = self.partitions[which].deliver(limit - count, each)?;
             count += handed_out;
             if handed_out > 0 || matches!(event, Some(KafkaError::PartitionEOF(_))) {
                 self.denied = false;
@@ -287,7 +288,7 @@ impl Reader for KafkaReader {
                     let failure = self.failure(&error, partition, self.partitions[which].next);
                     self.partitions[which].failed.clone_from(&failure);
                     match failure {
-                        // What was handed out before stands; the error is told by the next poll.
+                        // The records before remain consumed; the next poll returns the error.
                         Some(_) if count > 0 => break,
                         Some(failure) => return Err(failure),
                         None => {}
@@ -314,9 +315,9 @@ impl Reader for KafkaReader {
 }
 
 impl Partition {
-    /// Hands records out until `limit`, an empty queue, a record that is not consumed, or an event that is
-    /// not a record.
-    fn hand_out(
+    /// Passes on records until `limit`, an empty queue, a record that is not consumed, or an event that is not a
+    /// record.
+    fn deliver(
         &mut self,
         limit: usize,
         each: &mut dyn FnMut(Record<'_>) -> bool,
@@ -329,7 +330,7 @@ impl Partition {
             let event: Option<KafkaResult<bool>> = match self.early.pop_front() {
                 Some(Early::Message(message)) => {
                     let offset = message.offset();
-                    let consumed = hand_over(self.number, &message, each);
+                    let consumed = pass(self.number, &message, each);
                     self.advance(offset, consumed.then_some(()).ok_or(message));
                     Some(Ok(consumed))
                 }
@@ -349,7 +350,7 @@ impl Partition {
         Ok((count, None))
     }
 
-    /// Whether the record that came, if one did, was consumed.
+    /// Polls the queue. Returns whether the next record, if there was one, was consumed.
     fn poll_queue(
         &mut self,
         each: &mut dyn FnMut(Record<'_>) -> bool,
@@ -359,29 +360,25 @@ impl Partition {
             Err(error) => return Some(Err(error)),
         };
         let offset = message.offset();
-        let consumed = hand_over(self.number, &message, each);
-        // Copied only if it is kept: the message borrows from the queue.
-        let left = consumed.then_some(()).ok_or_else(|| message.detach());
-        self.advance(offset, left);
+        let consumed = pass(self.number, &message, each);
+        // Copied only if it is stored: the message borrows from the queue.
+        let unconsumed = consumed.then_some(()).ok_or_else(|| message.detach());
+        self.advance(offset, unconsumed);
         Some(Ok(consumed))
     }
 
-    /// Moves the position behind a record that was consumed, or keeps one that was not for the next poll.
-    fn advance(&mut self, offset: i64, left: Result<(), OwnedMessage>) {
+    /// Moves the position past a consumed record, or stores a record that was not consumed for the next poll.
+    fn advance(&mut self, offset: i64, unconsumed: Result<(), OwnedMessage>) {
         self.at_end = false;
-        match left {
+        match unconsumed {
             Ok(()) => self.next = unsigned(offset) + 1,
             Err(message) => self.early.push_front(Early::Message(message)),
         }
     }
 }
 
-/// Hands one message over, copying nothing; whether it was consumed.
-fn hand_over(
-    partition: u32,
-    message: &impl Message,
-    each: &mut dyn FnMut(Record<'_>) -> bool,
-) -> bool {
+/// Passes on a message without a copy. Returns whether it was consumed.
+fn pass(partition: u32, message: &impl Message, each: &mut dyn FnMut(Record<'_>) -> bool) -> bool {
     each(Record {
         partition,
         offset: unsigned(message.offset()),

@@ -22,18 +22,18 @@ use super::{
 };
 use crate::LogError;
 
-/// How long each step of a connection may take.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Timeout of each step of a connection.
+const STEP_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What is wrong with a server's certificate.
+/// The reason why a server's certificate is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum CertificateProblem {
     Untrusted,
     WrongHost,
     Expired,
 }
 
-/// The system's certificates.
+/// Returns the system's certificates.
 pub(super) fn system() -> Result<Vec<CertificateDer<'static>>, String> {
     let found = rustls_native_certs::load_native_certs().certs;
     match found.is_empty() {
@@ -42,12 +42,12 @@ pub(super) fn system() -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// The certificates of a file, or of all files of a directory (PEM).
+/// Returns the certificates of a file, or of all files of a directory (PEM).
 pub(super) fn in_place(location: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     certificates(&read(Path::new(location))?).map_err(|why| format!("{location}: {why}"))
 }
 
-/// The certificates of a text (PEM).
+/// Returns the certificates of a text (PEM).
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
@@ -56,7 +56,7 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
     }
 }
 
-/// A file, or all files of a directory.
+/// Reads a file, or all files of a directory.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     if !path.is_dir() {
@@ -73,7 +73,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(all)
 }
 
-/// The settings of connections to brokers, by the same properties as librdkafka's.
+/// Returns the settings of connections to brokers, by the same properties as librdkafka's.
 pub(super) fn settings(config: &Config) -> Result<Arc<ClientConfig>, String> {
     let location = config.value("ssl.ca.location");
     let trusted = match (config.value("ssl.ca.pem"), location) {
@@ -106,14 +106,14 @@ pub(super) fn settings(config: &Config) -> Result<Arc<ClientConfig>, String> {
         .map_err(|error| format!("the client's certificate cannot be used: {error}"))
 }
 
-/// Connects without TLS; each later read or write waits [`PATIENCE`] at most.
+/// Connects without TLS; each later read or write waits at most [`STEP_TIMEOUT`].
 pub(super) fn connect(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the name has no address");
     for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
+        match TcpStream::connect_timeout(&address, STEP_TIMEOUT) {
             Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(STEP_TIMEOUT))?;
+                stream.set_write_timeout(Some(STEP_TIMEOUT))?;
                 stream.set_nodelay(true)?;
                 return Ok(stream);
             }
@@ -123,7 +123,7 @@ pub(super) fn connect(address: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// A connection on which the handshake is done. `address` is `host:port`.
+/// Connects and performs the handshake. `address` is `host:port`.
 pub(super) fn secured(
     settings: Arc<ClientConfig>,
     address: &str,
@@ -142,39 +142,41 @@ pub(super) fn secured(
     Ok(StreamOwned::new(client, stream))
 }
 
-/// What a failed handshake says about the server's certificate.
-pub(super) fn fault(error: &io::Error) -> Option<Fault> {
+/// Returns the certificate error of a failed handshake, if it is one.
+pub(super) fn certificate_problem(error: &io::Error) -> Option<CertificateProblem> {
     let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    fault_of(inner)
+    certificate_problem_of(inner)
 }
 
-pub(super) fn fault_of(error: &rustls::Error) -> Option<Fault> {
+pub(super) fn certificate_problem_of(error: &rustls::Error) -> Option<CertificateProblem> {
     let rustls::Error::InvalidCertificate(error) = error else {
         return None;
     };
     match error {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            Some(Fault::WrongHost)
+            Some(CertificateProblem::WrongHost)
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => Some(Fault::Expired),
-        // An authority of the same name with another key, or an authority's own certificate.
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            Some(CertificateProblem::Expired)
+        }
+        // A CA of the same name with another key, or a CA's own certificate.
         CertificateError::UnknownIssuer
         | CertificateError::BadSignature
-        | CertificateError::Other(_) => Some(Fault::Untrusted),
+        | CertificateError::Other(_) => Some(CertificateProblem::Untrusted),
         _ => None,
     }
 }
 
-/// What a failed handshake with a broker means.
+/// Converts a failed handshake with a broker.
 pub(super) fn trouble(error: &io::Error) -> Option<Trouble> {
-    Some(match fault(error)? {
-        Fault::Untrusted => Trouble::UntrustedCertificate,
-        Fault::WrongHost => Trouble::WrongHost,
-        Fault::Expired => Trouble::ExpiredCertificate,
+    Some(match certificate_problem(error)? {
+        CertificateProblem::Untrusted => Trouble::UntrustedCertificate,
+        CertificateProblem::WrongHost => Trouble::WrongHost,
+        CertificateProblem::Expired => Trouble::ExpiredCertificate,
     })
 }
 
-/// Why librdkafka does not accept the certificate of the broker that it reports, found by a handshake of our own;
+/// Performs a handshake to find out why librdkafka does not accept the certificate of the broker that it reports;
 /// `None` if the report is about something else, or if that handshake succeeds.
 pub(super) fn diagnose(config: &Config, report: &str) -> Option<LogError> {
     if trouble::of(report) != Some(Trouble::Certificate) {

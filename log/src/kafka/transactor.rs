@@ -1,14 +1,14 @@
 //! Transactions on Kafka.
 //!
 //! ```text
-//! begin ─▶ send as it comes ─▶ poll until every report is in ─▶ commit
-//!               └── first failure ──▶ abort, once ──▶ of no more use
+//! begin ─▶ send records ─▶ poll until all delivery reports have arrived ─▶ commit
+//!               └── first failure ──▶ abort, once ──▶ cannot be used any more
 //! ```
 //!
-//! A transaction that its owner drops before its end is aborted: readers would wait for its timeout.
+//! A transaction whose owner drops it before its end is aborted: otherwise readers would wait for its timeout.
 //!
-//! Brokers refuse a whole batch that is larger than its topic accepts, although each record of it may fit. After such
-//! a failure the transactors of this log send each record by itself, so that [`LogError::NotAccepted`] is about one
+//! Brokers refuse a whole batch that is larger than its topic accepts, although each record of it may fit. After such a
+//! failure the transactors of this log send each record by itself, so that [`LogError::NotAccepted`] is about one
 //! record.
 
 #![allow(clippy::disallowed_methods, reason = "transactions have a deadline")]
@@ -41,44 +41,44 @@ use super::{
 };
 use crate::{LogError, NewRecord, Transactor};
 
-/// How long to sleep when no report is in. librdkafka's own `flush` looks every 100 ms, and a commit
-/// would take that long; rdkafka's `poll` turns in circles for the last millisecond of its patience.
+/// Pause when there is no delivery report. librdkafka's own `flush` checks every 100 ms, and a commit would take that
+/// long; rdkafka's `poll` busy-waits in the last millisecond of its timeout.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// How long it may take to fence older transactors and to end what they left open.
-const INIT_PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout for fencing older transactors and aborting their open transactions.
+const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a transaction that failed, or whose transactor is dropped, tries to abort. The caller waits for it, and
-/// the next transactor of the id aborts it anyway.
-const ABORT_PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of the abort of a transaction that failed, or whose transactor is dropped. The caller waits for it, and the
+/// next transactor of the id aborts it in any case.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often the producer is polled while its owner does not, where it authenticates by a token.
-const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Interval of polling a producer with a token while its owner does not poll it.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How librdkafka ends a line about a topic that may not be written to.
+/// End of librdkafka's log line about a topic that the client may not write to.
 const TOPIC_DENIED: &str = "Topic authorization failed";
 
-/// How librdkafka's report ends that the transactional id may not be used any more.
+/// End of librdkafka's report that the client may not use the transactional id any more.
 const ID_DENIED: &str = "Transactional Id authorization failed";
 
-/// A transaction that is not committed is aborted so long before the brokers would do it by its timeout: afterwards they
-/// answer as if the transactor had been fenced.
+/// Time before the timeout of a transaction at which it is aborted: after the timeout the brokers respond as if the
+/// transactor had been fenced.
 const ABORT_MARGIN: Duration = Duration::from_secs(3);
 
-/// How long a commit waits for its answer at least.
+/// Minimum time that a commit waits for its response.
 const COMMIT_STEP: Duration = Duration::from_secs(1);
 
-/// How long one call of an abort waits before delivery reports are polled.
+/// Timeout of one call of an abort, before delivery reports are polled.
 const ABORT_STEP: Duration = Duration::from_millis(50);
 
-/// How long a transaction waits to learn whether its topics still exist.
-const METADATA_PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of the request whether the topics of a transaction still exist.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// After so long without a delivery report a transaction looks whether its topics still exist: librdkafka keeps the
-/// records of a deleted topic until their time is over.
-const DELETED_LOOK: Duration = Duration::from_secs(5);
+/// Time without a delivery report after which a transaction checks whether its topics still exist: librdkafka keeps the
+/// records of a deleted topic until they time out.
+const DELETED_CHECK_AFTER: Duration = Duration::from_secs(5);
 
-/// What a single broker with Kafka's default settings lacks; it answers such a request with silence.
+/// The settings that a single broker with Kafka's defaults needs; without them it does not respond.
 const ONE_BROKER_HINT: &str = "on a cluster of one broker, set offsets.topic.replication.factor, transaction.state.log.replication.factor and transaction.state.log.min.isr to 1";
 
 pub(super) struct KafkaTransactor {
@@ -91,15 +91,15 @@ pub(super) struct KafkaTransactor {
     timeout: Duration,
     /// Whether each record is sent by itself.
     singly: bool,
-    /// Where the records of the open transaction go.
+    /// The topics of the open transaction.
     topics: BTreeSet<String>,
-    /// When the transaction has to be committed that has begun and not ended.
+    /// Time by which the open transaction has to be committed.
     open_until: Option<Instant>,
     failed: bool,
 }
 
-/// Keeps the error of the first record that failed, or a denial, which replaces it: librdkafka purges the other records
-/// of a transaction that may not write to a topic, and reports them as purged.
+/// Stores the error of the first record that failed, or a denial, which replaces it: librdkafka purges the other
+/// records of a transaction that may not write to a topic, and reports them as purged.
 #[derive(Clone)]
 struct Failures {
     events: Events,
@@ -122,8 +122,8 @@ impl Failures {
     }
 }
 
-/// The topic in a log line of librdkafka that reports that it was not added to the transaction because a permission is
-/// missing. No other interface of librdkafka names the topic.
+/// Returns the topic in librdkafka's log line about a topic that was not added to the transaction because of a missing
+/// permission. No other interface of librdkafka names the topic.
 fn denied_topic(facility: &str, line: &str) -> Option<String> {
     let denied = facility == "ADDPARTS" && line.ends_with(TOPIC_DENIED);
     let (_, from_topic) = line.split_once('"').filter(|_| denied)?;
@@ -151,7 +151,7 @@ impl ClientContext for Failures {
         if reason.ends_with(ID_DENIED) {
             self.add(Operation::Write.denied(format!("transactional id {}", self.id)));
         }
-        // Being fenced is an answer, and told as such.
+        // A fence is the result of a commit, and returned there.
         if !failure::is_fence(&error) && error.rdkafka_error_code() != Some(RDKafkaErrorCode::Fatal)
         {
             self.events.error(error, reason);
@@ -171,7 +171,7 @@ impl ProducerContext for Failures {
 }
 
 impl KafkaTransactor {
-    /// Fences every older transactor of `id`, and aborts what it left open.
+    /// Fences every older transactor of `id`, and aborts its open transaction.
     pub(super) fn open(config: &Config, id: &str, timeout: Duration) -> Result<Self, LogError> {
         let failures = Failures {
             events: config.events(),
@@ -182,7 +182,7 @@ impl KafkaTransactor {
         let settings = config.transactional(id, timeout);
         let producer: BaseProducer<Failures> = config.create(&settings, failures.clone())?;
         let producer = Arc::new(producer);
-        // Gives it the first token, without which `init_transactions` would wait in vain.
+        // Gives the producer its first token, without which `init_transactions` would time out.
         producer.poll(Duration::ZERO);
         let polling = config
             .tokens()
@@ -200,7 +200,7 @@ impl KafkaTransactor {
             open_until: None,
             failed: false,
         };
-        match opened.producer.init_transactions(INIT_PATIENCE) {
+        match opened.producer.init_transactions(INIT_TIMEOUT) {
             Ok(()) => Ok(opened),
             Err(_) if opened.fatal() == Some(RDKafkaErrorCode::InvalidTransactionTimeout) => {
                 Err(LogError::TransactionTimeout { timeout })
@@ -225,7 +225,7 @@ impl KafkaTransactor {
         }
     }
 
-    /// Returns until when the transaction has to be committed.
+    /// Adds records to the transaction. Returns the time by which it has to be committed.
     fn try_write(&mut self, records: &[NewRecord]) -> Result<Instant, LogError> {
         let until = match self.open_until {
             Some(until) => until,
@@ -234,7 +234,7 @@ impl KafkaTransactor {
                     .begin_transaction()
                     .map_err(|error| self.why(&error))?;
                 self.topics.clear();
-                // A failure that was reported late belongs to the former transaction.
+                // A failure that was reported late belongs to the previous transaction.
                 self.failures.first().take();
                 let until = Instant::now() + self.timeout - ABORT_MARGIN.min(self.timeout / 4);
                 *self.open_until.insert(until)
@@ -246,7 +246,7 @@ impl KafkaTransactor {
             }
             self.send(record, until)?;
         }
-        // What was delivered is forgotten; what failed is found at the end.
+        // Successful delivery reports are discarded; failed ones are in `Failures` until the commit.
         self.producer.poll(Duration::ZERO);
         Ok(until)
     }
@@ -255,7 +255,7 @@ impl KafkaTransactor {
         let until = self.try_write(records)?;
         self.deliver(until)?;
         let left = until.saturating_duration_since(Instant::now());
-        // The report of a failed record may still be with the thread that polls in between.
+        // The thread that polls in between may have the delivery report of a failed record.
         self.producer
             .commit_transaction(left.max(COMMIT_STEP))
             .map_err(|error| {
@@ -268,18 +268,18 @@ impl KafkaTransactor {
         Ok(())
     }
 
-    /// Waits until every record is in the log; the first failure ends it.
+    /// Waits until all records are in the log, or the first one has failed.
     fn deliver(&self, until: Instant) -> Result<(), LogError> {
-        let (mut left, mut look) = (0, Instant::now() + DELETED_LOOK);
+        let (mut left, mut look) = (0, Instant::now() + DELETED_CHECK_AFTER);
         while self.producer.in_flight_count() > 0 && self.failures.first().is_none() {
             let now = Instant::now();
             if now >= until {
                 return Err(self.timed_out());
             }
             if self.producer.in_flight_count() != left {
-                (left, look) = (self.producer.in_flight_count(), now + DELETED_LOOK);
+                (left, look) = (self.producer.in_flight_count(), now + DELETED_CHECK_AFTER);
             } else if now >= look {
-                look = now + DELETED_LOOK;
+                look = now + DELETED_CHECK_AFTER;
                 self.deleted_topic().map_or(Ok(()), Err)?;
             }
             self.serve();
@@ -316,7 +316,7 @@ impl KafkaTransactor {
         LogError::TimedOut { detail }
     }
 
-    /// Takes delivery reports in, or sleeps a little if there are none.
+    /// Polls delivery reports, or sleeps a little if there are none.
     fn serve(&self) {
         let before = self.producer.in_flight_count();
         self.producer.poll(Duration::ZERO);
@@ -338,12 +338,12 @@ impl KafkaTransactor {
         }
     }
 
-    /// Why the producer is of no more use, if it is.
+    /// Returns the fatal error of the producer, if it has one.
     fn fatal(&self) -> Option<RDKafkaErrorCode> {
         self.producer.client().fatal_error().map(|(code, _)| code)
     }
 
-    /// Does a step of a transaction, unless an earlier one failed.
+    /// Executes a step of the transaction, unless an earlier one has failed.
     fn attempt<T>(
         &mut self,
         step: impl FnOnce(&mut KafkaTransactor) -> Result<T, LogError>,
@@ -362,8 +362,8 @@ impl KafkaTransactor {
 
     /// Aborts the open transaction. librdkafka waits until the delivery reports of the records are polled, which is the
     /// caller's part, and continues the abort when it is called again.
-    fn abort_within(&self, patience: Duration) -> KafkaResult<()> {
-        let until = Instant::now() + patience;
+    fn abort_within(&self, timeout: Duration) -> KafkaResult<()> {
+        let until = Instant::now() + timeout;
         loop {
             match self.producer.abort_transaction(ABORT_STEP) {
                 Err(KafkaError::Transaction(error))
@@ -379,9 +379,9 @@ impl KafkaTransactor {
         }
     }
 
-    /// Ends the failed transaction, and says what it failed of: a fence outweighs what followed from it.
+    /// Aborts the failed transaction. Returns its error: that of a fence if there is one, since it causes other errors.
     fn abort(&self, first: LogError) -> LogError {
-        let aborted = self.abort_within(ABORT_PATIENCE);
+        let aborted = self.abort_within(ABORT_TIMEOUT);
         // A denial that is reported only now replaces `first`, which it caused.
         let reported = self.failures.first().take();
         let first = match reported {
@@ -409,12 +409,12 @@ impl KafkaTransactor {
         }
     }
 
-    /// The topic that records could not be written to because it is gone, if there is one.
+    /// Returns the error of a topic of the transaction that was deleted, if there is one.
     fn deleted_topic(&self) -> Option<LogError> {
         let client = self.producer.client();
         for topic in &self.topics {
-            // A cluster that is away is another reason.
-            let metadata = client.fetch_metadata(Some(topic), METADATA_PATIENCE).ok()?;
+            // An unreachable cluster is another reason.
+            let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).ok()?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let code = found.and_then(|found| found.error());
             if code.map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::UnknownTopicOrPartition) {
@@ -431,10 +431,10 @@ impl KafkaTransactor {
 /// a poll. A delivery report that this thread polls reaches the owner too, through [`Failures`].
 fn poll_in_between(producer: &Arc<BaseProducer<Failures>>) -> Result<Sender<()>, LogError> {
     let (stop, stopped) = channel::<()>();
-    // Dropped by its owner, which closes it.
+    // The owner drops the producer, which closes it.
     let producer = Arc::downgrade(producer);
     let poll = move || {
-        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(POLL_EVERY) {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(POLL_INTERVAL) {
             match producer.upgrade() {
                 Some(producer) => producer.poll(Duration::ZERO),
                 None => return,
@@ -466,8 +466,8 @@ impl Transactor for KafkaTransactor {
 impl Drop for KafkaTransactor {
     fn drop(&mut self) {
         if self.open_until.is_some() && !self.failed {
-            // If that fails, the next transactor of the id does it, or the timeout.
-            let _ = self.abort_within(ABORT_PATIENCE);
+            // If the abort fails, the next transactor of the id aborts the transaction, or its timeout does.
+            let _ = self.abort_within(ABORT_TIMEOUT);
         }
     }
 }

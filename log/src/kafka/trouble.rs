@@ -1,18 +1,18 @@
-//! What librdkafka's reports about TLS and SASL mean, in sentences that name the property to set.
+//! Converts librdkafka's reports about TLS and SASL to sentences that name the property to set.
 //!
-//! librdkafka has one error code for most of these cases, so its text decides. A text that is not known here is
-//! treated as a report about the network.
+//! librdkafka has one error code for most of these cases, so its text decides. An unknown text is treated as a report
+//! about the network.
 
 use std::fmt;
 
-/// How librdkafka's report begins that a client has no token.
+/// Start of librdkafka's report that a client has no token.
 pub(super) const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token: ";
 
 /// A port with SASL closes the connection of a client that does not authenticate at its first request, which arrives
 /// within this time.
 const LOGIN_MS: u32 = 2_000;
 
-/// Why a connection fails although the broker is reachable.
+/// The reason why a connection fails although the broker is reachable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// The broker's certificate failed the check, and librdkafka does not report why.
@@ -115,9 +115,9 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
-    /// Whether it is only a guess about the port. A broker that shuts down closes connections too, and one that closed
-    /// a connection because the token had expired may break off the next authentication. So a guess counts only as
-    /// long as no connection was ever made.
+    /// Returns whether it is only a guess about the port. A broker that shuts down closes connections, too, and one
+    /// that closed a connection because the token had expired may disconnect during the next authentication. So a guess
+    /// counts only until the first connection was made.
     pub(super) fn is_guess(&self) -> bool {
         matches!(
             self,
@@ -126,7 +126,7 @@ impl Trouble {
     }
 }
 
-/// What librdkafka's report of a failed connection means; `None` if it is not about TLS or SASL.
+/// Converts librdkafka's report of a failed connection; `None` if it is not about TLS or SASL.
 pub(super) fn of(report: &str) -> Option<Trouble> {
     let has = |text: &str| report.contains(text);
     if let Some(why) = after(report, NO_TOKEN) {
@@ -155,7 +155,7 @@ pub(super) fn of(report: &str) -> Option<Trouble> {
     handshake(report)
 }
 
-/// What a failed authentication means.
+/// Converts a failed authentication.
 fn sasl(report: &str) -> Trouble {
     let why = [
         "SASL authentication error: ",
@@ -179,8 +179,7 @@ fn sasl(report: &str) -> Trouble {
     }
 }
 
-/// What a TLS alert of the broker means. Kafka sends `certificate unknown` for most client certificates that it
-/// refuses.
+/// Converts a TLS alert of the broker. Kafka sends `certificate unknown` for most client certificates that it refuses.
 fn alert(report: &str) -> Option<Trouble> {
     let alert = report.split("alert ").nth(1)?;
     if !report.contains("SSL") && !report.contains("ssl") {
@@ -199,7 +198,7 @@ fn alert(report: &str) -> Option<Trouble> {
     })
 }
 
-/// What a handshake that failed on this side means.
+/// Converts a handshake that failed on this side.
 fn handshake(report: &str) -> Option<Trouble> {
     if report.contains("certificate verify failed") {
         return Some(Trouble::Certificate);
@@ -223,7 +222,7 @@ fn handshake(report: &str) -> Option<Trouble> {
         .then(|| Trouble::Handshake(first_words(why).to_owned()))
 }
 
-/// What it may mean that the broker closed the connection, judged by the state that the connection was in.
+/// Converts a connection that the broker closed, by the state of the connection.
 fn closed(report: &str) -> Option<Trouble> {
     let (what, when) = report.split_once(" (after ")?;
     let protocol = what.split_once("://").map_or("", |(protocol, _)| protocol);
@@ -237,27 +236,27 @@ fn closed(report: &str) -> Option<Trouble> {
     (is_disconnected && soon && anonymous && state.starts_with("UP")).then_some(Trouble::SaslPort)
 }
 
-/// Whether the length of an answer is the start of a TLS record: an alert (21), version 3.
+/// Returns whether the length of a response is the start of a TLS record: an alert (21), version 3.
 fn is_tls_record(report: &str) -> bool {
     let length = after(report, "Invalid response size ");
     let length = length.and_then(|text| text.split(' ').next()?.parse::<u32>().ok());
     length.is_some_and(|length| length >> 16 == 0x1503)
 }
 
-/// What follows `start`, without librdkafka's note on how long the state took.
+/// Returns the text after `start`, without librdkafka's note on the duration of the state.
 fn after<'a>(report: &'a str, start: &str) -> Option<&'a str> {
     let (_, rest) = report.split_once(start)?;
     let rest = rest.split(" (after ").next().unwrap_or(rest);
     Some(rest.trim())
 }
 
-/// OpenSSL's and librdkafka's text up to the hint that librdkafka adds.
+/// Returns OpenSSL's and librdkafka's text up to the hint that librdkafka adds.
 fn first_words(text: &str) -> &str {
     let end = text.find(" (").unwrap_or(text.len());
     text[..end].trim()
 }
 
-/// The broker that a report begins with, as `host:port`. librdkafka writes a protocol before the address and the
+/// Returns the broker at the start of a report, as `host:port`. librdkafka writes a protocol before the address and the
 /// broker's id after it, or only `TxnCoordinator: ` before it.
 pub(super) fn broker(report: &str) -> Option<&str> {
     let mut parts = report.split(": ");
@@ -278,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_librdkafka_reports_becomes_a_cause() {
+    fn reports_of_librdkafka_are_converted_to_causes() {
         for (report, expected) in [
             (
                 "ssl://localhost:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured or root CA certificates are installed (install ca-certificates package) (after 5ms in state SSL_HANDSHAKE)",

@@ -19,29 +19,29 @@ type Hook = Box<dyn Fn(&str) + Send + Sync>;
 type Commit =
     dyn Fn(&mut dyn Transactor, Vec<NewRecord>) -> Result<(), LogError> + Send + Sync + 'static;
 
-/// What becomes of appends.
+/// The result of appends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Appends {
-    /// They are stored.
+    /// Appends are stored.
     #[default]
     Stored,
-    /// They are queued and time out at once.
+    /// Appends are queued and time out at once.
     TimeOut,
     /// The queue is full.
     Full,
-    /// They are queued and not acknowledged until they are [released](FaultyLog::release).
+    /// Appends are queued and not acknowledged until they are [released](FaultyLog::release).
     Held,
 }
 
-/// What becomes of polls.
+/// The result of polls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reads {
-    /// They read.
+    /// Polls return records.
     #[default]
     Work,
-    /// They fail.
+    /// Polls fail.
     Fail,
-    /// They return nothing new, as when a broker is unreachable.
+    /// Polls return nothing new, as when a broker is unreachable.
     Stall,
 }
 
@@ -122,12 +122,12 @@ impl FaultyLog {
         Self { commit, ..self }
     }
 
-    /// Sets what becomes of appends from now on.
+    /// Sets the result of appends from now on.
     pub fn appends(&self, mode: Appends) {
         *self.appending.mode.lock().unwrap() = (mode, None);
     }
 
-    /// Sets what becomes of appends to one partition; those to others are stored.
+    /// Sets the result of appends to one partition; appends to other partitions are stored.
     pub fn appends_to(&self, partition: u32, mode: Appends) {
         *self.appending.mode.lock().unwrap() = (Appends::Stored, Some((partition, mode)));
     }
@@ -142,18 +142,18 @@ impl FaultyLog {
         }
     }
 
-    /// Stores appends from now on, and those that were held.
+    /// Stores appends from now on, and the held ones.
     pub fn store(&self) {
         self.appends(Appends::Stored);
         self.release(usize::MAX);
     }
 
-    /// Sets what becomes of polls from now on.
+    /// Sets the result of polls from now on.
     pub fn reads(&self, mode: Reads) {
         *self.reading.mode.lock().unwrap() = mode;
     }
 
-    /// The number of polls of all readers that found nothing new.
+    /// Returns the number of polls of all readers that found no record.
     pub fn empty_polls(&self) -> usize {
         self.reading.empty_polls.load(Ordering::SeqCst)
     }
@@ -185,8 +185,8 @@ impl Log for FaultyLog {
         self.log.describe(topic)
     }
 
-    fn answers(&self, topic: &str, patience: Duration) -> Result<(), LogError> {
-        self.log.answers(topic, patience)
+    fn answers(&self, topic: &str, timeout: Duration) -> Result<(), LogError> {
+        self.log.answers(topic, timeout)
     }
 
     fn denied(&self) -> Option<LogError> {
@@ -202,19 +202,19 @@ impl Log for FaultyLog {
         &self,
         topic: &str,
         partition: u32,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<EndOffsets, LogError> {
         (self.before_offsets)(topic);
-        self.log.end_offsets(topic, partition, patience)
+        self.log.end_offsets(topic, partition, timeout)
     }
 
     fn high_watermarks(
         &self,
         topic: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Vec<Result<u64, LogError>>, LogError> {
         (self.before_offsets)(topic);
-        self.log.high_watermarks(topic, patience)
+        self.log.high_watermarks(topic, timeout)
     }
 
     fn cluster_id(&self) -> Option<String> {

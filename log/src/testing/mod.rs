@@ -18,7 +18,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 pub use self::faulty::{Appends, FaultyLog, Reads};
 use crate::{Cleanup, Done, EventClock, Header, Log, LogError, NewRecord, TopicSpec, read_to_end};
 
-/// How long a test waits before it fails: no test depends on speed.
+/// Timeout of a test, so long that no test depends on speed.
 pub const DEADLINE: Duration = Duration::from_secs(100);
 
 /// Keeps all records.
@@ -113,8 +113,8 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The first `count` seeds, or the one in the environment variable `SEED`; each is printed when its turn comes, so that a
-/// failure can be replayed.
+/// The first `count` seeds, or the one in the environment variable `SEED`; each is printed when its turn comes, so that
+/// a failure can be replayed.
 pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
     let one = std::env::var("SEED").map(|seed| seed.parse::<u64>().unwrap());
     let seeds = one.map_or(0..count, |seed| seed..seed + 1);

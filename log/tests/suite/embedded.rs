@@ -1,4 +1,4 @@
-//! What only the embedded log has to promise: files, damage, retention, and one process a directory.
+//! Tests of the embedded log only: files, damage, retention, and the lock of the directory.
 
 use std::{
     collections::HashMap,
@@ -11,19 +11,19 @@ use std::{
 };
 
 use emostream_log::{
-    Cleanup, Doorbell, Log, LogError, NewRecord, TopicDescription,
+    Cleanup, Log, LogError, NewRecord, TopicDescription, WakeSignal,
     embedded::EmbeddedLog,
     testing::{header, keep_for, topic},
 };
 use tempfile::TempDir;
 
-use crate::stage::{
+use crate::fixture::{
     DEADLINE, Owned, TIMEOUT, append, keyed, now_ms, poll, queue, record, spec, texts, to_end,
 };
 
 const TOPIC: &str = "t";
 
-/// A log in a directory of its own, with a topic of one partition.
+/// Opens a log in a directory of its own, with a topic of one partition.
 fn open(dir: &Path) -> EmbeddedLog {
     let log = EmbeddedLog::open(dir).unwrap();
     log.create_topic(&spec(TOPIC, 1)).unwrap();
@@ -34,12 +34,12 @@ fn put(log: &EmbeddedLog, record: NewRecord) -> u64 {
     append(log.appender(TIMEOUT).unwrap().as_ref(), record).unwrap()
 }
 
-/// Everything kept in partition 0, from the first offset kept.
+/// Returns all records of partition 0.
 fn kept(log: &dyn Log, topic: &str) -> Vec<Owned> {
-    let bell = Doorbell::default();
+    let signal = WakeSignal::default();
     let start = log.offsets(topic).unwrap()[0].start;
-    let mut reader = log.reader(topic, &[(0, start)], bell.wake()).unwrap();
-    to_end(reader.as_mut(), &bell, 0)
+    let mut reader = log.reader(topic, &[(0, start)], signal.wake()).unwrap();
+    to_end(reader.as_mut(), &signal, 0)
 }
 
 fn file(dir: &TempDir) -> PathBuf {
@@ -47,7 +47,7 @@ fn file(dir: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn everything_is_there_after_a_reopen() {
+fn all_records_are_stored_after_a_reopen() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     log.create_topic(&topic("compact", 3, Cleanup::Compact))
@@ -104,7 +104,7 @@ fn the_log_lives_as_long_as_its_handles() {
 }
 
 #[test]
-fn the_last_handle_may_be_dropped_by_a_done() {
+fn the_last_handle_may_be_dropped_by_done() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     let appender: Arc<dyn emostream_log::Appender> = log.appender(TIMEOUT).unwrap().into();
@@ -125,8 +125,8 @@ fn the_last_handle_may_be_dropped_by_a_done() {
 
 // Two processes, one directory
 
-/// Appends until it is killed, and tells of every acknowledgement: `partition offset value`. The test
-/// below starts it as a process of its own.
+/// Appends until it is killed, and prints every acknowledgement: `partition offset value`. The test below starts it as
+/// a process of its own.
 #[test]
 #[ignore = "the child process of acknowledged_records_survive_kill_9"]
 fn child_that_appends_until_it_is_killed() {
@@ -158,7 +158,7 @@ fn child_that_appends_until_it_is_killed() {
     }
 }
 
-/// A child process that writes to `dir`, and its acknowledgements as they come.
+/// Starts a process that writes to `dir`. Returns it and its output.
 fn spawn_child(dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -175,7 +175,7 @@ fn spawn_child(dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
     (child, output)
 }
 
-/// `ack` lines, until there were `count` of them or the output ends.
+/// Reads `ack` lines until there are `count` of them or the output ends.
 fn acknowledgements(output: &mut impl BufRead, count: usize) -> Vec<(u32, u64, String)> {
     let lines = output.lines().map_while(Result::ok);
     let acknowledged = lines.filter_map(|line| {
@@ -210,10 +210,10 @@ fn acknowledged_records_survive_kill_9() {
         }
 
         let log = EmbeddedLog::open(dir.path()).unwrap();
-        let bell = Doorbell::default();
-        let mut reader = log.reader(TOPIC, &[(0, 0), (1, 0)], bell.wake()).unwrap();
+        let signal = WakeSignal::default();
+        let mut reader = log.reader(TOPIC, &[(0, 0), (1, 0)], signal.wake()).unwrap();
         let read: Vec<Owned> = (0..2)
-            .flat_map(|partition| to_end(reader.as_mut(), &bell, partition))
+            .flat_map(|partition| to_end(reader.as_mut(), &signal, partition))
             .collect();
         let by_place: HashMap<(u32, u64), &str> = read
             .iter()
@@ -253,7 +253,7 @@ fn a_directory_in_use_is_reported_to_writers_and_readers() {
 }
 
 #[test]
-fn a_log_opened_for_reading_holds_what_was_written_and_is_not_written() {
+fn a_log_opened_for_reading_has_all_records_and_refuses_writes() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     let time_ms = Some(now_ms() - 5_000);
@@ -290,8 +290,8 @@ fn a_log_opened_for_reading_holds_what_was_written_and_is_not_written() {
             .iter()
             .all(|refusal| matches!(refusal, LogError::Refused(_)))
     );
-    let bell = Doorbell::default();
-    let mut beyond = reading.reader(TOPIC, &[(0, 99)], bell.wake()).unwrap();
+    let signal = WakeSignal::default();
+    let mut beyond = reading.reader(TOPIC, &[(0, 99)], signal.wake()).unwrap();
     assert!(matches!(
         poll(beyond.as_mut(), 0, 1),
         Err(LogError::Expired {
@@ -303,7 +303,7 @@ fn a_log_opened_for_reading_holds_what_was_written_and_is_not_written() {
 }
 
 #[test]
-fn a_directory_nobody_holds_is_read_itself() {
+fn a_directory_without_a_process_is_read_from_its_file() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let (mut child, mut output) = {
@@ -335,7 +335,7 @@ fn an_empty_directory_is_not_a_log_to_read_and_stays_empty() {
 
 // Damage
 
-/// A closed log with some records in it.
+/// Returns the directory of a closed log with some records.
 fn closed_log() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
@@ -350,7 +350,7 @@ fn closed_log() -> TempDir {
 }
 
 #[test]
-fn a_damaged_file_is_told_whatever_happened_to_it() {
+fn every_kind_of_damage_is_reported() {
     let whole = closed_log();
     let bytes = fs::read(file(&whole)).unwrap();
     assert!(bytes.len() > 200_000);
@@ -386,12 +386,12 @@ fn a_damaged_file_is_told_whatever_happened_to_it() {
 }
 
 #[test]
-fn flipped_bytes_are_told_or_harmless() {
+fn flipped_bytes_are_reported_or_harmless() {
     let whole = closed_log();
     let bytes = fs::read(file(&whole)).unwrap();
     let expected: Vec<String> = (0..2_000).map(|n| format!("{n:0100}")).collect();
     let (mut told, mut harmless) = (0, 0);
-    // Every 4999th byte: a prime, so that all places of a page come.
+    // Every 4999th byte: a prime, so that all positions of a page occur.
     for place in (0..bytes.len()).step_by(4_999) {
         let dir = tempfile::tempdir().unwrap();
         let mut damaged = bytes.clone();
@@ -414,7 +414,7 @@ fn flipped_bytes_are_told_or_harmless() {
 }
 
 #[test]
-fn a_place_that_is_no_directory_is_a_disk_error() {
+fn a_path_that_is_not_a_directory_is_a_disk_error() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("file");
     fs::write(&place, "x").unwrap();
@@ -425,10 +425,10 @@ fn a_place_that_is_no_directory_is_a_disk_error() {
     );
 }
 
-/// Fills the disk it is given, which is a limit on the size of its files. A process of its own, for the
-/// limit is the whole process's.
+/// Fills the disk that it is given: a limit on the size of its files. A process of its own, since the limit applies to
+/// the whole process.
 #[test]
-#[ignore = "the child process of a_full_disk_is_told_and_loses_nothing_acknowledged"]
+#[ignore = "the child process of a_full_disk_is_reported_and_loses_no_acknowledged_record"]
 fn child_that_fills_its_disk() {
     let log = open(Path::new(&std::env::var("EMOSTREAM_TEST_DIR").unwrap()));
     let appender = log.appender(TIMEOUT).unwrap();
@@ -437,7 +437,7 @@ fn child_that_fills_its_disk() {
             Ok(offset) => assert_eq!(offset, n),
             Err(LogError::Disk { detail, .. }) => {
                 println!("full after {n}: {detail}");
-                // It says so again, and does not hang.
+                // The second write also fails, and does not block.
                 append(appender.as_ref(), record(TOPIC, "x")).unwrap_err();
                 return;
             }
@@ -447,7 +447,7 @@ fn child_that_fills_its_disk() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_loses_nothing_acknowledged() {
+fn a_full_disk_is_reported_and_loses_no_acknowledged_record() {
     let dir = tempfile::tempdir().unwrap();
     let filled = Command::new("bash")
         // Blocks of 1024 bytes; the signal is ignored, so that writing fails instead.
@@ -479,7 +479,7 @@ fn a_full_disk_is_told_and_loses_nothing_acknowledged() {
     assert!(kept(&log, TOPIC).len() >= acknowledged);
 }
 
-// What is thrown away
+// Retention
 
 #[test]
 fn retention_by_age_deletes_from_the_oldest_on() {
@@ -498,7 +498,7 @@ fn retention_by_age_deletes_from_the_oldest_on() {
         );
     }
     log.sweep().unwrap();
-    // `d` is old, but lies behind `c`, which is not: only a beginning is ever deleted.
+    // `d` is old, but follows `c`, which is not: only the first records are ever deleted.
     assert_eq!(texts(&kept(&log, TOPIC)), ["c", "d", "e"]);
     assert_eq!(log.offsets(TOPIC).unwrap()[0], 2..5);
     for (age_s, offset) in [(2_500, 2), (301, 2), (299, 4), (0, 4)] {
@@ -508,8 +508,8 @@ fn retention_by_age_deletes_from_the_oldest_on() {
             "{age_s}"
         );
     }
-    let bell = Doorbell::default();
-    let mut reader = log.reader(TOPIC, &[(0, 1)], bell.wake()).unwrap();
+    let signal = WakeSignal::default();
+    let mut reader = log.reader(TOPIC, &[(0, 1)], signal.wake()).unwrap();
     let expired = poll(reader.as_mut(), 0, 10).unwrap_err();
     assert!(
         matches!(
@@ -544,7 +544,7 @@ fn retention_by_size_keeps_the_newest() {
 }
 
 #[test]
-fn offsets_go_on_after_everything_was_deleted() {
+fn offsets_continue_after_all_records_were_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let log = EmbeddedLog::open(dir.path()).unwrap();
     log.create_topic(&topic(TOPIC, 1, keep_for(Duration::from_millis(1))))
@@ -568,7 +568,7 @@ fn offsets_go_on_after_everything_was_deleted() {
 }
 
 #[test]
-fn retention_deletes_more_than_one_sweep_takes() {
+fn retention_deletes_more_than_one_sweep() {
     let log = EmbeddedLog::in_memory().unwrap();
     log.create_topic(&topic(TOPIC, 1, keep_for(Duration::from_millis(1))))
         .unwrap();
@@ -593,8 +593,8 @@ fn compaction_keeps_the_newest_of_each_key() {
     let log = EmbeddedLog::open(dir.path()).unwrap();
     log.create_topic(&topic(TOPIC, 1, Cleanup::Compact))
         .unwrap();
-    let bell = Doorbell::default();
-    let mut early = log.reader(TOPIC, &[(0, 0)], bell.wake()).unwrap();
+    let signal = WakeSignal::default();
+    let mut early = log.reader(TOPIC, &[(0, 0)], signal.wake()).unwrap();
     for (key, value) in [
         ("a", "1"),
         ("b", "1"),

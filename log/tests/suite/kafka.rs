@@ -1,4 +1,4 @@
-//! What only the log on Kafka has to promise.
+//! Tests of the log on Kafka only.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -14,7 +14,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use crate::stage::{
+use crate::fixture::{
     DEADLINE, TIMEOUT, brokers, next, on_kafka, record, texts, to_end, until_error,
 };
 
@@ -31,8 +31,8 @@ fn with(properties: &[(&str, &str)]) -> Result<KafkaLog, LogError> {
 }
 
 #[test]
-fn a_broker_that_is_away_is_unreachable_and_says_why() {
-    // Bound and dropped: nobody listens there.
+fn an_unreachable_broker_is_reported_with_the_reason() {
+    // Bound and dropped: no process listens on this port.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -52,7 +52,7 @@ fn a_broker_that_is_away_is_unreachable_and_says_why() {
 }
 
 #[test]
-fn a_listener_that_says_nothing_is_unreachable() {
+fn a_listener_that_does_not_respond_is_unreachable() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let brokers = silent.local_addr().unwrap().to_string();
     let options = KafkaOptions {
@@ -82,7 +82,7 @@ fn a_wrong_property_is_named() {
 }
 
 #[test]
-fn properties_that_do_not_go_together_are_named() {
+fn properties_that_contradict_each_other_are_named() {
     let log = with(&[("socket.timeout.ms", "300000")]).unwrap();
     let error = log.transactor("together", TIMEOUT).err().unwrap();
     assert!(
@@ -92,7 +92,7 @@ fn properties_that_do_not_go_together_are_named() {
 }
 
 #[test]
-fn a_property_overrides_ours() {
+fn a_property_overrides_the_default() {
     let log = with(&[("linger.ms", "7"), ("client.id", "theirs")]).unwrap();
     assert!(matches!(
         log.partitions("no-such-topic"),
@@ -101,11 +101,11 @@ fn a_property_overrides_ours() {
 }
 
 #[test]
-fn a_deleted_beginning_is_expired() {
-    let stage = on_kafka();
-    let topic = stage.topic("shortened", 1);
+fn a_deleted_offset_is_expired() {
+    let test = on_kafka();
+    let topic = test.topic("shortened", 1);
     for value in ["a", "b", "c", "d"] {
-        stage.append(record(&topic, value)).unwrap();
+        test.append(record(&topic, value)).unwrap();
     }
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", brokers())
@@ -117,9 +117,9 @@ fn a_deleted_beginning_is_expired() {
         .unwrap();
     wait_for(admin.delete_records(&before, &AdminOptions::new())).unwrap();
 
-    assert_eq!(stage.log.offsets(&topic).unwrap()[0], 2..4);
-    let (mut reader, bell) = stage.reader_from(&topic, &[(0, 1)]);
-    let expired = until_error(reader.as_mut(), &bell, 0);
+    assert_eq!(test.log.offsets(&topic).unwrap()[0], 2..4);
+    let (mut reader, signal) = test.reader_from(&topic, &[(0, 1)]);
+    let expired = until_error(reader.as_mut(), &signal, 0);
     assert!(
         matches!(
             expired,
@@ -131,11 +131,11 @@ fn a_deleted_beginning_is_expired() {
         ),
         "{expired}"
     );
-    let (mut reader, bell) = stage.reader_from(&topic, &[(0, 2)]);
-    assert_eq!(texts(&to_end(reader.as_mut(), &bell, 0)), ["c", "d"]);
+    let (mut reader, signal) = test.reader_from(&topic, &[(0, 2)]);
+    assert_eq!(texts(&to_end(reader.as_mut(), &signal, 0)), ["c", "d"]);
 }
 
-/// A future of rdkafka's admin client, on no runtime.
+/// Waits for a future of rdkafka's admin client without a runtime.
 fn wait_for<F: std::future::Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -149,12 +149,12 @@ fn wait_for<F: std::future::Future>(future: F) -> F::Output {
     }
 }
 
-/// A transaction that nobody ends, written by a client that is not ours.
+/// The client of this open transaction is not a [`Log`].
 #[test]
 fn an_open_or_aborted_transaction_is_not_read_and_position_passes_it() {
-    let stage = on_kafka();
-    let topic = stage.topic("aborted", 1);
-    let id = stage.name("foreign");
+    let test = on_kafka();
+    let topic = test.topic("aborted", 1);
+    let id = test.name("foreign");
     let foreign: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers())
         .set("transactional.id", &id)
@@ -171,45 +171,42 @@ fn an_open_or_aborted_transaction_is_not_read_and_position_passes_it() {
         .unwrap();
     foreign.flush(DEADLINE).unwrap();
 
-    let (mut reader, bell) = stage.reader(&topic);
-    assert!(to_end(reader.as_mut(), &bell, 0).is_empty(), "it is open");
-    assert_eq!(stage.log.offsets(&topic).unwrap()[0], 0..0);
-    let ends = stage.log.end_offsets(&topic, 0, TIMEOUT).unwrap();
+    let (mut reader, signal) = test.reader(&topic);
+    assert!(to_end(reader.as_mut(), &signal, 0).is_empty(), "it is open");
+    assert_eq!(test.log.offsets(&topic).unwrap()[0], 0..0);
+    let ends = test.log.end_offsets(&topic, 0, TIMEOUT).unwrap();
     assert_eq!((ends.stable, ends.end), (0, 1));
-    let ends = stage.log.high_watermarks(&topic, TIMEOUT).unwrap();
+    let ends = test.log.high_watermarks(&topic, TIMEOUT).unwrap();
     assert_eq!(*ends[0].as_ref().unwrap(), 1);
 
-    // A transactor of the same id aborts it, before it is open itself.
-    let mut ours = stage.log.transactor(&id, TIMEOUT).unwrap();
+    // Opening a transactor of the same id aborts it.
+    let mut ours = test.log.transactor(&id, TIMEOUT).unwrap();
     ours.commit(vec![record(&topic, "ours")]).unwrap();
-    assert_eq!(texts(&next(reader.as_mut(), &bell, 0, 1)), ["ours"]);
-    to_end(reader.as_mut(), &bell, 0);
-    assert_eq!(
-        reader.position(0),
-        stage.log.offsets(&topic).unwrap()[0].end
-    );
+    assert_eq!(texts(&next(reader.as_mut(), &signal, 0, 1)), ["ours"]);
+    to_end(reader.as_mut(), &signal, 0);
+    assert_eq!(reader.position(0), test.log.offsets(&topic).unwrap()[0].end);
 }
 
 #[test]
-fn a_partition_of_nothing_but_an_aborted_transaction_is_at_its_end() {
-    let stage = on_kafka();
-    let topic = stage.topic("only-aborted", 1);
-    let mut transactor = stage.log.transactor(&stage.name("x"), TIMEOUT).unwrap();
-    let missing = stage.name("missing");
+fn a_partition_with_only_an_aborted_transaction_is_at_its_end() {
+    let test = on_kafka();
+    let topic = test.topic("only-aborted", 1);
+    let mut transactor = test.log.transactor(&test.name("x"), TIMEOUT).unwrap();
+    let missing = test.name("missing");
     transactor
         .commit(vec![record(&topic, "x"), record(&missing, "x")])
         .unwrap_err();
-    let (mut reader, bell) = stage.reader(&topic);
-    assert!(to_end(reader.as_mut(), &bell, 0).is_empty());
-    stage.append(record(&topic, "after")).unwrap();
-    let (mut resumed, bell) = stage.reader_from(&topic, &[(0, reader.position(0))]);
-    assert_eq!(texts(&next(resumed.as_mut(), &bell, 0, 1)), ["after"]);
+    let (mut reader, signal) = test.reader(&topic);
+    assert!(to_end(reader.as_mut(), &signal, 0).is_empty());
+    test.append(record(&topic, "after")).unwrap();
+    let (mut resumed, signal) = test.reader_from(&topic, &[(0, reader.position(0))]);
+    assert_eq!(texts(&next(resumed.as_mut(), &signal, 0, 1)), ["after"]);
 }
 
 #[test]
 fn a_record_of_another_producer_without_value_is_read_as_empty() {
-    let stage = on_kafka();
-    let topic = stage.topic("null", 1);
+    let test = on_kafka();
+    let topic = test.topic("null", 1);
     let foreign: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers())
         .create()
@@ -218,7 +215,7 @@ fn a_record_of_another_producer_without_value_is_read_as_empty() {
         .send(BaseRecord::<str, str>::to(&topic).key("k").partition(0))
         .unwrap();
     foreign.flush(DEADLINE).unwrap();
-    let read = &stage.all(&topic)[&0];
+    let read = &test.all(&topic)[&0];
     assert_eq!(
         (read[0].key.as_deref(), read[0].value.len()),
         (Some(&b"k"[..]), 0)

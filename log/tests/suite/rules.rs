@@ -1,4 +1,4 @@
-//! What the trait promises, whatever lies behind it. Every rule gets a stage of its own.
+//! Tests of the invariants of [`emostream_log::Log`], for any implementation. Every test gets a log of its own.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,13 +15,13 @@ use emostream_log::{
     Cleanup, Header, LogError, NewRecord, Timestamps, TopicDescription, TopicSpec,
 };
 
-use crate::stage::{
-    DEADLINE, Stage, TIMEOUT, answer, append, keyed, next, now_ms, poll, queue, record, spec,
+use crate::fixture::{
+    DEADLINE, TIMEOUT, TestLog, answer, append, keyed, next, now_ms, poll, queue, record, spec,
     texts, to_end, until_error, wait_until,
 };
 
-pub(crate) fn a_record_is_read_as_it_was_written(stage: &Stage) {
-    let topic = stage.topic("plain", 2);
+pub(crate) fn a_record_is_read_as_it_was_written(test: &TestLog) {
+    let topic = test.topic("plain", 2);
     let time_ms = now_ms() - 12_345;
     let full = NewRecord {
         topic: topic.clone(),
@@ -49,11 +49,11 @@ pub(crate) fn a_record_is_read_as_it_was_written(stage: &Stage) {
         ..record(&topic, "")
     };
     let before = now_ms();
-    assert_eq!(stage.append(full.clone()).unwrap(), 0);
-    assert_eq!(stage.append(bare).unwrap(), 1);
+    assert_eq!(test.append(full.clone()).unwrap(), 0);
+    assert_eq!(test.append(bare).unwrap(), 1);
 
-    let (mut reader, bell) = stage.reader(&topic);
-    let read = next(reader.as_mut(), &bell, 1, 2);
+    let (mut reader, signal) = test.reader(&topic);
+    let read = next(reader.as_mut(), &signal, 1, 2);
     assert_eq!(
         (read[0].partition, read[0].offset, read[0].time_ms),
         (1, 0, time_ms)
@@ -75,31 +75,31 @@ pub(crate) fn a_record_is_read_as_it_was_written(stage: &Stage) {
     );
 }
 
-pub(crate) fn offsets_rise_and_tell_what_is_kept(stage: &Stage) {
-    let topic = stage.topic("offsets", 1);
-    assert_eq!(stage.log.offsets(&topic).unwrap()[0], 0..0);
-    let appender = stage.appender();
+pub(crate) fn offsets_rise_and_the_stored_range_is_returned(test: &TestLog) {
+    let topic = test.topic("offsets", 1);
+    assert_eq!(test.log.offsets(&topic).unwrap()[0], 0..0);
+    let appender = test.appender();
     for expected in 0..5 {
         assert_eq!(
             append(appender.as_ref(), record(&topic, "x")).unwrap(),
             expected
         );
     }
-    assert_eq!(stage.log.offsets(&topic).unwrap()[0], 0..5);
+    assert_eq!(test.log.offsets(&topic).unwrap()[0], 0..5);
 }
 
-pub(crate) fn a_topic_just_made_tells_its_offsets(stage: &Stage) {
-    // So many that the broker may not yet know that it leads all of them.
-    let topic = stage.topic("fresh", 24);
-    assert_eq!(stage.log.offsets(&topic).unwrap(), vec![0..0; 24]);
+pub(crate) fn a_new_topic_has_offsets(test: &TestLog) {
+    // So many that the broker may not know yet that it is the leader of all of them.
+    let topic = test.topic("fresh", 24);
+    assert_eq!(test.log.offsets(&topic).unwrap(), vec![0..0; 24]);
 }
 
-pub(crate) fn offsets_are_those_of_every_partition_in_order(stage: &Stage) {
+pub(crate) fn offsets_are_those_of_every_partition_in_order(test: &TestLog) {
     let partitions = 30;
-    let topic = stage.topic("in-order", partitions);
+    let topic = test.topic("in-order", partitions);
     let base = now_ms() - 60_000;
-    let appender = stage.appender();
-    // A partition holds as many records as its number, each a second after the one before it.
+    let appender = test.appender();
+    // A partition has as many records as its number, each a second after the previous one.
     let records = (0..partitions).flat_map(|partition| (0..partition).map(move |n| (partition, n)));
     let queued: Vec<_> = records
         .map(|(partition, n)| {
@@ -114,7 +114,7 @@ pub(crate) fn offsets_are_those_of_every_partition_in_order(stage: &Stage) {
     for queued in queued {
         answer(&queued).unwrap();
     }
-    let log = &stage.log;
+    let log = &test.log;
     let numbers = || (0..partitions).map(u64::from);
     let offsets: Vec<_> = numbers().map(|number| 0..number).collect();
     assert_eq!(log.offsets(&topic).unwrap(), offsets);
@@ -127,19 +127,19 @@ pub(crate) fn offsets_are_those_of_every_partition_in_order(stage: &Stage) {
     }
 }
 
-pub(crate) fn an_existing_topic_is_left_as_it_is(stage: &Stage) {
-    let topic = stage.topic("twice", 3);
-    stage.append(record(&topic, "kept")).unwrap();
+pub(crate) fn an_existing_topic_is_not_changed(test: &TestLog) {
+    let topic = test.topic("twice", 3);
+    test.append(record(&topic, "kept")).unwrap();
     let other = TopicSpec {
         cleanup: Cleanup::Compact,
         ..spec(&topic, 7)
     };
-    stage.log.create_topic(&other).unwrap();
-    assert_eq!(stage.log.partitions(&topic).unwrap(), 3);
-    assert_eq!(texts(&stage.all(&topic)[&0]), ["kept"]);
+    test.log.create_topic(&other).unwrap();
+    assert_eq!(test.log.partitions(&topic).unwrap(), 3);
+    assert_eq!(texts(&test.all(&topic)[&0]), ["kept"]);
 }
 
-pub(crate) fn a_topic_is_described_as_it_was_made(stage: &Stage) {
+pub(crate) fn a_topic_is_described_as_it_was_created(test: &TestLog) {
     let delete = |bytes| Cleanup::Delete {
         after: Duration::from_secs(86_400),
         bytes,
@@ -157,12 +157,12 @@ pub(crate) fn a_topic_is_described_as_it_was_made(stage: &Stage) {
         let made = TopicSpec {
             cleanup,
             max_ahead,
-            ..spec(&stage.name(name), partitions)
+            ..spec(&test.name(name), partitions)
         };
-        stage.log.create_topic(&made).unwrap();
-        let described = stage.log.describe(&made.name).unwrap();
+        test.log.create_topic(&made).unwrap();
+        let described = test.log.describe(&made.name).unwrap();
         let expected = TopicDescription {
-            // Kafka has a limit of its own where a topic has none.
+            // Kafka's default limit applies to a topic without one.
             timestamps: match max_ahead {
                 Some(_) => Timestamps::Written { max_ahead },
                 None => described.timestamps,
@@ -171,13 +171,13 @@ pub(crate) fn a_topic_is_described_as_it_was_made(stage: &Stage) {
             ..TopicDescription::of(&made)
         };
         assert_eq!(described, expected);
-        stage.log.answers(&made.name, TIMEOUT).unwrap();
+        test.log.answers(&made.name, TIMEOUT).unwrap();
     }
 }
 
-pub(crate) fn a_key_keeps_its_partition(stage: &Stage) {
-    let topic = stage.topic("keys", 4);
-    let appender = stage.appender();
+pub(crate) fn a_key_keeps_its_partition(test: &TestLog) {
+    let topic = test.topic("keys", 4);
+    let appender = test.appender();
     let answers: Vec<_> = (0..200)
         .map(|n| {
             queue(
@@ -190,7 +190,7 @@ pub(crate) fn a_key_keeps_its_partition(stage: &Stage) {
         answer(&queued).unwrap();
     }
     let mut partition_of = HashMap::new();
-    for (partition, records) in stage.all(&topic) {
+    for (partition, records) in test.all(&topic) {
         for record in records {
             assert_eq!(
                 *partition_of.entry(record.key).or_insert(partition),
@@ -205,116 +205,112 @@ pub(crate) fn a_key_keeps_its_partition(stage: &Stage) {
     assert_eq!(partition_of[&Some(b"key-0".to_vec())], KEY_0_OF_4);
 }
 
-/// Where Kafka's Java client sends the key `key-0` among four partitions.
+/// The partition of the key `key-0` in Kafka's Java client, of four partitions.
 const KEY_0_OF_4: u32 = 1;
 
-pub(crate) fn a_record_without_key_goes_to_the_first_partition(stage: &Stage) {
-    let topic = stage.topic("keyless", 3);
+pub(crate) fn a_record_without_key_goes_to_the_first_partition(test: &TestLog) {
+    let topic = test.topic("keyless", 3);
     for _ in 0..5 {
-        stage
-            .append(NewRecord {
-                partition: None,
-                ..record(&topic, "x")
-            })
-            .unwrap();
+        test.append(NewRecord {
+            partition: None,
+            ..record(&topic, "x")
+        })
+        .unwrap();
     }
-    assert_eq!(stage.log.offsets(&topic).unwrap()[0], 0..5);
+    assert_eq!(test.log.offsets(&topic).unwrap()[0], 0..5);
 }
 
-pub(crate) fn a_sleeping_reader_is_woken_by_an_append(stage: &Stage) {
-    let topic = stage.topic("wake", 1);
-    let (mut reader, bell) = stage.reader(&topic);
-    assert!(to_end(reader.as_mut(), &bell, 0).is_empty());
+pub(crate) fn a_waiting_reader_is_woken_by_an_append(test: &TestLog) {
+    let topic = test.topic("wake", 1);
+    let (mut reader, signal) = test.reader(&topic);
+    assert!(to_end(reader.as_mut(), &signal, 0).is_empty());
     let (asleep, told) = sync_channel(0);
     thread::scope(|scope| {
         let sleeper = scope.spawn(move || {
             asleep.send(()).unwrap();
-            // Sleeps to the deadline unless it is woken.
+            // Waits until the deadline unless it is woken.
             let began = std::time::Instant::now();
             let mut read = Vec::new();
             while read.is_empty() && began.elapsed() < DEADLINE {
-                bell.wait(DEADLINE);
+                signal.wait(DEADLINE);
                 read = poll(reader.as_mut(), 0, 10).unwrap();
             }
             read
         });
         told.recv().unwrap();
-        stage.append(record(&topic, "news")).unwrap();
+        test.append(record(&topic, "news")).unwrap();
         assert_eq!(texts(&sleeper.join().unwrap()), ["news"]);
     });
 }
 
-pub(crate) fn what_a_poll_leaves_behind_rings_later(stage: &Stage) {
-    let topic = stage.topic("left", 1);
-    // Nobody polls this one, so that its end and the record lie behind each other.
-    let (mut reader, bell) = stage.reader(&topic);
-    let (mut other, others_bell) = stage.reader(&topic);
+pub(crate) fn records_that_a_poll_leaves_unread_are_followed_by_a_wake_up(test: &TestLog) {
+    let topic = test.topic("left", 1);
+    // This partition is not polled, so its queue has its end, followed by the record.
+    let (mut reader, signal) = test.reader(&topic);
+    let (mut other, others_bell) = test.reader(&topic);
     assert!(to_end(other.as_mut(), &others_bell, 0).is_empty());
-    stage.append(record(&topic, "news")).unwrap();
+    test.append(record(&topic, "news")).unwrap();
     assert_eq!(texts(&next(other.as_mut(), &others_bell, 0, 1)), ["news"]);
     let began = std::time::Instant::now();
     let mut read = Vec::new();
     while read.is_empty() && began.elapsed() < DEADLINE {
-        bell.wait(DEADLINE);
+        signal.wait(DEADLINE);
         read = poll(reader.as_mut(), 0, 10).unwrap();
     }
     assert!(began.elapsed() < DEADLINE, "nothing rang");
     assert_eq!(texts(&read), ["news"]);
 }
 
-pub(crate) fn a_reader_knows_when_it_is_at_the_end(stage: &Stage) {
-    let topic = stage.topic("end", 2);
+pub(crate) fn a_reader_knows_when_it_is_at_the_end(test: &TestLog) {
+    let topic = test.topic("end", 2);
     for value in ["a", "b", "c"] {
-        stage.append(record(&topic, value)).unwrap();
+        test.append(record(&topic, value)).unwrap();
     }
-    let (mut reader, bell) = stage.reader(&topic);
+    let (mut reader, signal) = test.reader(&topic);
     assert!(!reader.at_end(0), "nothing was polled yet");
-    assert_eq!(next(reader.as_mut(), &bell, 0, 2).len(), 2);
+    assert_eq!(next(reader.as_mut(), &signal, 0, 2).len(), 2);
     assert!(!reader.at_end(0));
-    assert_eq!(texts(&to_end(reader.as_mut(), &bell, 0)), ["c"]);
+    assert_eq!(texts(&to_end(reader.as_mut(), &signal, 0)), ["c"]);
     assert!(reader.at_end(0));
     assert!(
-        to_end(reader.as_mut(), &bell, 1).is_empty(),
+        to_end(reader.as_mut(), &signal, 1).is_empty(),
         "an empty partition is at its end"
     );
-    stage.append(record(&topic, "d")).unwrap();
-    assert_eq!(texts(&next(reader.as_mut(), &bell, 0, 1)), ["d"]);
-    to_end(reader.as_mut(), &bell, 0);
+    test.append(record(&topic, "d")).unwrap();
+    assert_eq!(texts(&next(reader.as_mut(), &signal, 0, 1)), ["d"]);
+    to_end(reader.as_mut(), &signal, 0);
     assert_eq!(reader.position(0), 4);
 }
 
-pub(crate) fn a_reader_resumes_from_its_position(stage: &Stage) {
-    let topic = stage.topic("resume", 1);
-    let mut transactor = stage
-        .log
-        .transactor(&stage.name("resume"), TIMEOUT)
-        .unwrap();
+pub(crate) fn a_reader_resumes_from_its_position(test: &TestLog) {
+    let topic = test.topic("resume", 1);
+    let mut transactor = test.log.transactor(&test.name("resume"), TIMEOUT).unwrap();
     for n in 0..6 {
         transactor
             .commit(vec![record(&topic, n.to_string())])
             .unwrap();
     }
-    stage.settle("resume");
-    let (mut reader, bell) = stage.reader(&topic);
-    let mut read = next(reader.as_mut(), &bell, 0, 3);
-    let (mut resumed, bell) = stage.reader_from(&topic, &[(0, reader.position(0))]);
-    read.extend(to_end(resumed.as_mut(), &bell, 0));
+    test.settle("resume");
+    let (mut reader, signal) = test.reader(&topic);
+    let mut read = next(reader.as_mut(), &signal, 0, 3);
+    let (mut resumed, signal) = test.reader_from(&topic, &[(0, reader.position(0))]);
+    read.extend(to_end(resumed.as_mut(), &signal, 0));
     assert_eq!(texts(&read), ["0", "1", "2", "3", "4", "5"]);
-    // At the end the position lies behind the last transaction's marker as well.
+    // At the end, the position is also after the marker of the last transaction.
     assert_eq!(
         resumed.position(0),
-        stage.log.offsets(&topic).unwrap()[0].end
+        test.log.offsets(&topic).unwrap()[0].end
     );
 }
 
-pub(crate) fn a_record_that_is_not_consumed_begins_the_next_poll(stage: &Stage) {
-    let topic = stage.topic("refused", 1);
+pub(crate) fn a_record_that_is_not_consumed_is_first_in_the_next_poll(test: &TestLog) {
+    let topic = test.topic("refused", 1);
     for n in 0..5 {
-        stage.append(record(&topic, n.to_string())).unwrap();
+        test.append(record(&topic, n.to_string())).unwrap();
     }
-    let (mut reader, bell) = stage.reader(&topic);
+    let (mut reader, signal) = test.reader(&topic);
     let mut read = Vec::new();
-    // The third is refused twice.
+    // The third record is not consumed twice.
     for refused in [2, 2, 5] {
         let until = Instant::now() + DEADLINE;
         let mut seen = None;
@@ -331,33 +327,32 @@ pub(crate) fn a_record_that_is_not_consumed_begins_the_next_poll(stage: &Stage) 
                 .unwrap();
             assert_eq!(reader.position(0), read.len() as u64);
             assert!(Instant::now() < until);
-            bell.wait(Duration::from_millis(10));
+            signal.wait(Duration::from_millis(10));
         }
     }
     assert_eq!(read, [0, 1, 2, 3, 4]);
 }
 
-pub(crate) fn partitions_are_read_independently(stage: &Stage) {
-    let topic = stage.topic("parts", 3);
+pub(crate) fn partitions_are_read_independently(test: &TestLog) {
+    let topic = test.topic("parts", 3);
     for partition in 0..3 {
         for n in 0..4 {
             let value = format!("{partition}/{n}");
-            stage
-                .append(NewRecord {
-                    partition: Some(partition),
-                    ..record(&topic, value)
-                })
-                .unwrap();
+            test.append(NewRecord {
+                partition: Some(partition),
+                ..record(&topic, value)
+            })
+            .unwrap();
         }
     }
-    let (mut reader, bell) = stage.reader_from(&topic, &[(2, 1), (0, 0)]);
-    assert_eq!(texts(&next(reader.as_mut(), &bell, 2, 2)), ["2/1", "2/2"]);
+    let (mut reader, signal) = test.reader_from(&topic, &[(2, 1), (0, 0)]);
+    assert_eq!(texts(&next(reader.as_mut(), &signal, 2, 2)), ["2/1", "2/2"]);
     assert_eq!((reader.position(0), reader.position(2)), (0, 3));
     assert_eq!(
-        texts(&to_end(reader.as_mut(), &bell, 0)),
+        texts(&to_end(reader.as_mut(), &signal, 0)),
         ["0/0", "0/1", "0/2", "0/3"]
     );
-    assert_eq!(texts(&to_end(reader.as_mut(), &bell, 2)), ["2/3"]);
+    assert_eq!(texts(&to_end(reader.as_mut(), &signal, 2)), ["2/3"]);
     let foreign = poll(reader.as_mut(), 1, 1).unwrap_err();
     assert!(
         matches!(foreign, LogError::UnknownPartition { partition: 1, .. }),
@@ -365,18 +360,18 @@ pub(crate) fn partitions_are_read_independently(stage: &Stage) {
     );
 }
 
-pub(crate) fn a_transaction_over_three_topics_appears_whole(stage: &Stage) {
+pub(crate) fn a_transaction_over_three_topics_is_atomic(test: &TestLog) {
     const ROUNDS: usize = 10;
     const EACH: usize = 20;
-    let topics = ["one", "two", "three"].map(|name| stage.topic(name, 1));
-    let mut transactor = stage.log.transactor(&stage.name("three"), TIMEOUT).unwrap();
+    let topics = ["one", "two", "three"].map(|name| test.topic(name, 1));
+    let mut transactor = test.log.transactor(&test.name("three"), TIMEOUT).unwrap();
     thread::scope(|scope| {
         for topic in &topics {
-            // Reads all the while, and looks whenever it has seen all there is.
+            // Reads continuously, and checks whenever it is at the end.
             scope.spawn(move || {
-                let (mut reader, bell) = stage.reader(topic);
+                let (mut reader, signal) = test.reader(topic);
                 let mut seen = 0;
-                wait_until(&bell, || {
+                wait_until(&signal, || {
                     let read = poll(reader.as_mut(), 0, 7).unwrap().len();
                     seen += read;
                     assert!(
@@ -384,7 +379,7 @@ pub(crate) fn a_transaction_over_three_topics_appears_whole(stage: &Stage) {
                         "a part of a transaction: {seen}"
                     );
                     if read > 0 {
-                        bell.ring();
+                        signal.notify();
                     }
                     seen == ROUNDS * EACH
                 });
@@ -401,10 +396,10 @@ pub(crate) fn a_transaction_over_three_topics_appears_whole(stage: &Stage) {
     });
 }
 
-pub(crate) fn a_refused_transaction_leaves_no_trace(stage: &Stage) {
-    let topic = stage.topic("trace", 1);
-    let missing = stage.name("missing");
-    let mut transactor = stage.log.transactor(&stage.name("trace"), TIMEOUT).unwrap();
+pub(crate) fn no_record_of_a_refused_transaction_is_read(test: &TestLog) {
+    let topic = test.topic("trace", 1);
+    let missing = test.name("missing");
+    let mut transactor = test.log.transactor(&test.name("trace"), TIMEOUT).unwrap();
     transactor.commit(vec![record(&topic, "before")]).unwrap();
     let refused = transactor
         .commit(vec![record(&topic, "lost"), record(&missing, "lost")])
@@ -414,55 +409,46 @@ pub(crate) fn a_refused_transaction_leaves_no_trace(stage: &Stage) {
         "{refused}"
     );
     drop(transactor);
-    let mut transactor = stage.log.transactor(&stage.name("trace"), TIMEOUT).unwrap();
+    let mut transactor = test.log.transactor(&test.name("trace"), TIMEOUT).unwrap();
     transactor.commit(vec![record(&topic, "after")]).unwrap();
-    stage.settle("trace");
-    assert_eq!(texts(&stage.all(&topic)[&0]), ["before", "after"]);
+    test.settle("trace");
+    assert_eq!(texts(&test.all(&topic)[&0]), ["before", "after"]);
 }
 
-pub(crate) fn what_is_written_is_read_with_the_commit_that_follows(stage: &Stage) {
-    let topic = stage.topic("pieces", 1);
-    let mut transactor = stage
-        .log
-        .transactor(&stage.name("pieces"), TIMEOUT)
-        .unwrap();
+pub(crate) fn written_records_are_read_after_the_next_commit(test: &TestLog) {
+    let topic = test.topic("pieces", 1);
+    let mut transactor = test.log.transactor(&test.name("pieces"), TIMEOUT).unwrap();
     for pieces in [["a", "b", "c"], ["d", "e", "f"]] {
         for piece in pieces {
             transactor.write(vec![record(&topic, piece)]).unwrap();
-            let read = stage.all(&topic);
+            let read = test.all(&topic);
             assert!(!texts(&read[&0]).contains(&piece), "{piece}");
         }
         transactor.commit(Vec::new()).unwrap();
     }
-    stage.settle("pieces");
-    assert_eq!(
-        texts(&stage.all(&topic)[&0]),
-        ["a", "b", "c", "d", "e", "f"]
-    );
+    test.settle("pieces");
+    assert_eq!(texts(&test.all(&topic)[&0]), ["a", "b", "c", "d", "e", "f"]);
 }
 
-pub(crate) fn what_is_written_and_dropped_is_never_read(stage: &Stage) {
-    let topic = stage.topic("dropped", 1);
-    let mut transactor = stage
-        .log
-        .transactor(&stage.name("dropped"), TIMEOUT)
-        .unwrap();
+pub(crate) fn written_records_of_a_dropped_transactor_are_never_read(test: &TestLog) {
+    let topic = test.topic("dropped", 1);
+    let mut transactor = test.log.transactor(&test.name("dropped"), TIMEOUT).unwrap();
     transactor.commit(vec![record(&topic, "before")]).unwrap();
     transactor.write(vec![record(&topic, "never")]).unwrap();
     drop(transactor);
-    // Of another id: nobody but its owner may end what was open.
-    let mut other = stage.log.transactor(&stage.name("other"), TIMEOUT).unwrap();
+    // With another id: opening it must not end the open transaction.
+    let mut other = test.log.transactor(&test.name("other"), TIMEOUT).unwrap();
     other.commit(vec![record(&topic, "after")]).unwrap();
-    stage.settle("other");
-    assert_eq!(texts(&stage.all(&topic)[&0]), ["before", "after"]);
+    test.settle("other");
+    assert_eq!(texts(&test.all(&topic)[&0]), ["before", "after"]);
 }
 
-pub(crate) fn an_older_transactor_is_fenced(stage: &Stage) {
-    let topic = stage.topic("fence", 1);
-    let id = stage.name("fence");
-    let mut older = stage.log.transactor(&id, TIMEOUT).unwrap();
+pub(crate) fn an_older_transactor_is_fenced(test: &TestLog) {
+    let topic = test.topic("fence", 1);
+    let id = test.name("fence");
+    let mut older = test.log.transactor(&id, TIMEOUT).unwrap();
     older.commit(vec![record(&topic, "older")]).unwrap();
-    let mut newer = stage.log.transactor(&id, TIMEOUT).unwrap();
+    let mut newer = test.log.transactor(&id, TIMEOUT).unwrap();
     let fenced = older
         .commit(vec![record(&topic, "never"), record(&topic, "never")])
         .unwrap_err();
@@ -471,45 +457,39 @@ pub(crate) fn an_older_transactor_is_fenced(stage: &Stage) {
         "{fenced}"
     );
     newer.commit(vec![record(&topic, "newer")]).unwrap();
-    stage.settle("fence");
-    assert_eq!(texts(&stage.all(&topic)[&0]), ["older", "newer"]);
+    test.settle("fence");
+    assert_eq!(texts(&test.all(&topic)[&0]), ["older", "newer"]);
 }
 
-pub(crate) fn a_failed_transactor_is_of_no_more_use(stage: &Stage) {
-    let topic = stage.topic("useless", 1);
-    let mut transactor = stage
-        .log
-        .transactor(&stage.name("useless"), TIMEOUT)
-        .unwrap();
+pub(crate) fn a_failed_transactor_refuses_further_commits(test: &TestLog) {
+    let topic = test.topic("useless", 1);
+    let mut transactor = test.log.transactor(&test.name("useless"), TIMEOUT).unwrap();
     transactor
-        .commit(vec![record(stage.name("missing"), "x")])
+        .commit(vec![record(test.name("missing"), "x")])
         .unwrap_err();
     let later = transactor.commit(vec![record(&topic, "x")]).unwrap_err();
     assert!(matches!(later, LogError::Aborted { .. }), "{later}");
-    assert!(stage.all(&topic)[&0].is_empty());
+    assert!(test.all(&topic)[&0].is_empty());
 }
 
-pub(crate) fn two_transactors_of_different_ids_do_not_fence_each_other(stage: &Stage) {
-    let topic = stage.topic("apart", 1);
-    let mut left = stage.log.transactor(&stage.name("left"), TIMEOUT).unwrap();
-    let mut right = stage.log.transactor(&stage.name("right"), TIMEOUT).unwrap();
+pub(crate) fn two_transactors_of_different_ids_do_not_fence_each_other(test: &TestLog) {
+    let topic = test.topic("apart", 1);
+    let mut left = test.log.transactor(&test.name("left"), TIMEOUT).unwrap();
+    let mut right = test.log.transactor(&test.name("right"), TIMEOUT).unwrap();
     for _ in 0..3 {
         left.commit(vec![record(&topic, "l")]).unwrap();
         right.commit(vec![record(&topic, "r")]).unwrap();
     }
-    stage.settle("left");
-    stage.settle("right");
-    assert_eq!(
-        texts(&stage.all(&topic)[&0]),
-        ["l", "r", "l", "r", "l", "r"]
-    );
+    test.settle("left");
+    test.settle("right");
+    assert_eq!(texts(&test.all(&topic)[&0]), ["l", "r", "l", "r", "l", "r"]);
 }
 
-pub(crate) fn an_offset_outside_the_log_is_expired(stage: &Stage) {
-    let topic = stage.topic("outside", 1);
-    stage.append(record(&topic, "x")).unwrap();
-    let (mut reader, bell) = stage.reader_from(&topic, &[(0, 1_000)]);
-    let expired = until_error(reader.as_mut(), &bell, 0);
+pub(crate) fn an_offset_outside_the_log_is_expired(test: &TestLog) {
+    let topic = test.topic("outside", 1);
+    test.append(record(&topic, "x")).unwrap();
+    let (mut reader, signal) = test.reader_from(&topic, &[(0, 1_000)]);
+    let expired = until_error(reader.as_mut(), &signal, 0);
     assert!(
         matches!(
             &expired,
@@ -524,21 +504,20 @@ pub(crate) fn an_offset_outside_the_log_is_expired(stage: &Stage) {
     );
 }
 
-pub(crate) fn an_unknown_topic_is_told_everywhere(stage: &Stage) {
-    let missing = stage.name("missing");
+pub(crate) fn an_unknown_topic_is_an_error_of_every_method(test: &TestLog) {
+    let missing = test.name("missing");
     let errors = [
-        stage.log.partitions(&missing).unwrap_err(),
-        stage.log.describe(&missing).unwrap_err(),
-        stage.log.answers(&missing, TIMEOUT).unwrap_err(),
-        stage.log.offsets(&missing).unwrap_err(),
-        stage.log.offsets_at(&missing, 0).unwrap_err(),
-        stage.log.high_watermarks(&missing, TIMEOUT).unwrap_err(),
-        stage
-            .log
+        test.log.partitions(&missing).unwrap_err(),
+        test.log.describe(&missing).unwrap_err(),
+        test.log.answers(&missing, TIMEOUT).unwrap_err(),
+        test.log.offsets(&missing).unwrap_err(),
+        test.log.offsets_at(&missing, 0).unwrap_err(),
+        test.log.high_watermarks(&missing, TIMEOUT).unwrap_err(),
+        test.log
             .reader(&missing, &[(0, 0)], Arc::new(|| {}))
             .err()
             .unwrap(),
-        stage.append(record(&missing, "x")).unwrap_err(),
+        test.append(record(&missing, "x")).unwrap_err(),
     ];
     for error in errors {
         assert!(
@@ -548,21 +527,19 @@ pub(crate) fn an_unknown_topic_is_told_everywhere(stage: &Stage) {
     }
 }
 
-pub(crate) fn an_unknown_partition_is_told(stage: &Stage) {
-    let topic = stage.topic("two", 2);
+pub(crate) fn an_unknown_partition_is_an_error(test: &TestLog) {
+    let topic = test.topic("two", 2);
     let errors = [
-        stage.log.end_offsets(&topic, 2, TIMEOUT).unwrap_err(),
-        stage
-            .log
+        test.log.end_offsets(&topic, 2, TIMEOUT).unwrap_err(),
+        test.log
             .reader(&topic, &[(2, 0)], Arc::new(|| {}))
             .err()
             .unwrap(),
-        stage
-            .append(NewRecord {
-                partition: Some(2),
-                ..record(&topic, "x")
-            })
-            .unwrap_err(),
+        test.append(NewRecord {
+            partition: Some(2),
+            ..record(&topic, "x")
+        })
+        .unwrap_err(),
     ];
     for error in errors {
         assert!(
@@ -572,39 +549,37 @@ pub(crate) fn an_unknown_partition_is_told(stage: &Stage) {
     }
 }
 
-pub(crate) fn offsets_at_are_the_first_of_that_time_or_later(stage: &Stage) {
-    let topic = stage.topic("times", 1);
+pub(crate) fn offsets_at_are_the_first_of_that_time_or_later(test: &TestLog) {
+    let topic = test.topic("times", 1);
     let base = now_ms() - 60_000;
     assert_eq!(
-        stage.log.offsets_at(&topic, base).unwrap(),
+        test.log.offsets_at(&topic, base).unwrap(),
         [0],
         "an empty partition ends at 0"
     );
     // Times need not rise.
     let times = [10, 20, 15, 40, 40, 30, 50];
     for time in times {
-        stage
-            .append(NewRecord {
-                time_ms: Some(base + time),
-                ..record(&topic, "x")
-            })
-            .unwrap();
+        test.append(NewRecord {
+            time_ms: Some(base + time),
+            ..record(&topic, "x")
+        })
+        .unwrap();
     }
     for wanted in 0..=60 {
         let expected = times
             .iter()
             .position(|time| *time >= wanted)
             .unwrap_or(times.len()) as u64;
-        let found = stage.log.offsets_at(&topic, base + wanted).unwrap();
+        let found = test.log.offsets_at(&topic, base + wanted).unwrap();
         assert_eq!(found, [expected], "time {wanted}");
     }
 }
 
-pub(crate) fn a_record_too_far_ahead_is_refused(stage: &Stage) {
-    let topic = stage.name("ahead");
+pub(crate) fn a_record_too_far_ahead_is_refused(test: &TestLog) {
+    let topic = test.name("ahead");
     let most = Duration::from_secs(5);
-    stage
-        .log
+    test.log
         .create_topic(&TopicSpec {
             max_ahead: Some(most),
             ..spec(&topic, 1)
@@ -614,29 +589,29 @@ pub(crate) fn a_record_too_far_ahead_is_refused(stage: &Stage) {
         time_ms: Some(now_ms() + ms),
         ..record(&topic, "x")
     };
-    stage.append(ahead(2_000)).unwrap();
-    let refused = stage.append(ahead(60_000)).unwrap_err();
+    test.append(ahead(2_000)).unwrap();
+    let refused = test.append(ahead(60_000)).unwrap_err();
     assert!(
         matches!(&refused, LogError::Ahead { topic: told, ahead_ms: 50_000..=61_000 } if *told == topic),
         "{refused}"
     );
     let commit = || {
-        let transactor = stage.log.transactor(&stage.name("ahead"), TIMEOUT);
+        let transactor = test.log.transactor(&test.name("ahead"), TIMEOUT);
         let records = vec![ahead(0), ahead(60_000)];
         transactor.unwrap().commit(records).unwrap_err()
     };
-    // Kafka refuses a whole batch. After that each record is sent by itself, so that the answer is about one.
+    // Kafka refuses a whole batch. Afterwards each record is sent by itself, so that the error is about one record.
     let refused = match commit() {
         LogError::Aborted { .. } => commit(),
         refused => refused,
     };
     assert!(matches!(refused, LogError::Ahead { .. }), "{refused}");
-    assert_eq!(stage.all(&topic)[&0].len(), 1);
+    assert_eq!(test.all(&topic)[&0].len(), 1);
 }
 
-pub(crate) fn a_record_too_large_is_refused(stage: &Stage) {
-    let topic = stage.topic("large", 1);
-    let appender = stage.appender();
+pub(crate) fn a_record_too_large_is_refused(test: &TestLog) {
+    let topic = test.topic("large", 1);
+    let appender = test.appender();
     let (told, answered) = channel();
     let giant = record(&topic, vec![7; 3 * 1024 * 1024]);
     let queued = appender.append(giant, Box::new(move |result| drop(told.send(result))));
@@ -647,15 +622,15 @@ pub(crate) fn a_record_too_large_is_refused(stage: &Stage) {
         matches!(&refused, LogError::NotAccepted { topic: told, .. } if *told == topic),
         "{refused}"
     );
-    // Half a mebibyte passes, and the appender is still good.
+    // The appender still accepts half a mebibyte.
     append(appender.as_ref(), record(&topic, vec![7; 512 * 1024])).unwrap();
-    assert_eq!(stage.all(&topic)[&0][0].value, vec![7; 512 * 1024]);
+    assert_eq!(test.all(&topic)[&0][0].value, vec![7; 512 * 1024]);
 }
 
-pub(crate) fn a_full_queue_says_so_and_recovers(stage: &Stage) {
-    let topic = stage.topic("full", 1);
-    let appender = stage.appender();
-    // While a `done` blocks, the log's thread can take nothing off the queue.
+pub(crate) fn a_full_queue_is_an_error_and_recovers(test: &TestLog) {
+    let topic = test.topic("full", 1);
+    let appender = test.appender();
+    // While `done` blocks, the log's thread cannot drain the queue.
     let (release, released) = channel::<()>();
     let (blocked, is_blocked) = channel();
     let gate = move |_| {
@@ -688,15 +663,15 @@ pub(crate) fn a_full_queue_says_so_and_recovers(stage: &Stage) {
             .unwrap();
     }
     append(appender.as_ref(), record(&topic, "again")).unwrap();
-    let kept = &stage.log.offsets(&topic).unwrap()[0];
+    let kept = &test.log.offsets(&topic).unwrap()[0];
     assert_eq!(kept.end, queued + 2, "what was refused is not in the log");
 }
 
-pub(crate) fn appends_of_many_threads_are_there_once_each(stage: &Stage) {
+pub(crate) fn appends_of_many_threads_are_stored_once_each(test: &TestLog) {
     const THREADS: usize = 4;
     const EACH: usize = 500;
-    let topic = stage.topic("many", 3);
-    let appender = stage.appender();
+    let topic = test.topic("many", 3);
+    let appender = test.appender();
     let acknowledged = Mutex::new(HashMap::new());
     thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -721,7 +696,7 @@ pub(crate) fn appends_of_many_threads_are_there_once_each(stage: &Stage) {
         }
     });
     let mut read = HashMap::new();
-    for (partition, records) in stage.all(&topic) {
+    for (partition, records) in test.all(&topic) {
         assert!(
             records
                 .windows(2)
@@ -736,9 +711,9 @@ pub(crate) fn appends_of_many_threads_are_there_once_each(stage: &Stage) {
     assert_eq!(read.len(), THREADS * EACH);
 }
 
-pub(crate) fn a_dropped_appender_still_answers(stage: &Stage) {
-    let topic = stage.topic("dropped", 1);
-    let appender = stage.appender();
+pub(crate) fn a_dropped_appender_still_calls_done(test: &TestLog) {
+    let topic = test.topic("dropped", 1);
+    let appender = test.appender();
     let answers: Vec<_> = (0..100)
         .map(|n| queue(appender.as_ref(), record(&topic, n.to_string())))
         .collect();
@@ -746,5 +721,5 @@ pub(crate) fn a_dropped_appender_still_answers(stage: &Stage) {
     for queued in &answers {
         answer(queued).unwrap();
     }
-    assert_eq!(stage.all(&topic)[&0].len(), 100);
+    assert_eq!(test.all(&topic)[&0].len(), 100);
 }

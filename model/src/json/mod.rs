@@ -1,7 +1,7 @@
 //! The JSON form of a reaction, read without trusting any of it.
 //!
 //! An [`Entry`] takes *any* JSON value, so that one bad entry of an array does not spoil the others;
-//! what is wrong with it is found by [`Entry::check`]. Unknown fields are skipped.
+//! what is wrong with it is found by [`Entry::validate`]. Unknown fields are skipped.
 
 mod flat;
 
@@ -13,16 +13,16 @@ use serde::{
 };
 
 use crate::{
-    EmojiNames, Invalid, Plain, Room, UserId,
+    EmojiNames, Invalid, ParsedReaction, Room, UserId,
     reaction::{self, MAX_USER_BYTES},
     timestamp,
 };
 
 /// Which field names are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Names {
+pub enum FieldNames {
     /// `user_id`, `emoji_type`.
-    Own,
+    V1,
     /// Also `client_id` or `user`, and `emoji`: what clients of the usual Flask servers send.
     WithAliases,
 }
@@ -74,7 +74,11 @@ impl<'a> Entry<'a> {
     }
 
     /// The reaction, or the first thing that is wrong with it.
-    pub fn check(self, emojis: &EmojiNames, names: Names) -> Result<Plain<'a>, Invalid> {
+    pub fn validate(
+        self,
+        emojis: &EmojiNames,
+        names: FieldNames,
+    ) -> Result<ParsedReaction<'a>, Invalid> {
         if let Some(kind) = self.not_an_object {
             return Err(Invalid::NotAnObject(kind));
         }
@@ -86,7 +90,7 @@ impl<'a> Entry<'a> {
         let (user_field, user) = first_present(users, names);
         let emoji_texts = [("emoji_type", self.emoji_type), ("emoji", self.emoji)];
         let (emoji_field, emoji) = first_present(emoji_texts, names);
-        Ok(Plain {
+        Ok(ParsedReaction {
             user: user_id(user_field, user)?,
             emoji: match emoji {
                 Value::Text(text) => reaction::emoji(emojis, emoji_field, &text)?,
@@ -102,12 +106,12 @@ impl<'a> Entry<'a> {
 /// The first field that is there; the contract's own name if none is.
 fn first_present<'a, const COUNT: usize>(
     fields: [(&'static str, Value<'a>); COUNT],
-    names: Names,
+    names: FieldNames,
 ) -> (&'static str, Value<'a>) {
     let own = fields[0].0;
     let understood = match names {
-        Names::Own => 1,
-        Names::WithAliases => COUNT,
+        FieldNames::V1 => 1,
+        FieldNames::WithAliases => COUNT,
     };
     let mut present = fields
         .into_iter()
@@ -316,16 +320,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(json: &str, names: Names) -> Result<Plain<'_>, Invalid> {
+    fn read(json: &str, names: FieldNames) -> Result<ParsedReaction<'_>, Invalid> {
         serde_json::from_str::<Entry<'_>>(json)
             .unwrap()
-            .check(&EmojiNames::default(), names)
+            .validate(&EmojiNames::default(), names)
     }
 
     #[test]
     fn the_example_of_the_interface_is_read() {
         let json = r#"{"user_id": "u-17", "emoji_type": "🔥", "timestamp": 1764000000123, "room": "match-7"}"#;
-        let reaction = read(json, Names::Own).unwrap();
+        let reaction = read(json, FieldNames::V1).unwrap();
         assert_eq!(reaction.user, "u-17");
         assert_eq!(reaction.emoji.as_str(), "🔥");
         assert_eq!(reaction.room, "match-7");
@@ -342,7 +346,7 @@ mod tests {
             r#","x":[{}]"#,
         ] {
             let json = format!(r#"{{"user_id":7,"emoji_type":"fire"{rest}}}"#);
-            let reaction = read(&json, Names::Own).unwrap();
+            let reaction = read(&json, FieldNames::V1).unwrap();
             assert_eq!(reaction.room, Room::DEFAULT);
             assert_eq!(reaction.claimed_ms, None);
             assert_eq!(reaction.user, "7");
@@ -419,7 +423,7 @@ mod tests {
             ("null".to_owned(), "a reaction is a JSON object"),
             ("\"🔥\"".to_owned(), "a reaction is a JSON object"),
         ] {
-            let error = read(&json, Names::Own).unwrap_err().to_string();
+            let error = read(&json, FieldNames::V1).unwrap_err().to_string();
             assert!(error.starts_with(start), "{json}: {error}");
         }
     }
@@ -427,10 +431,10 @@ mod tests {
     #[test]
     fn aliases_count_only_where_they_are_asked_for_and_behind_the_own_names() {
         let json = r#"{"client_id":"c","emoji":"🔥"}"#;
-        assert_eq!(read(json, Names::WithAliases).unwrap().user, "c");
-        assert!(read(json, Names::Own).is_err());
+        assert_eq!(read(json, FieldNames::WithAliases).unwrap().user, "c");
+        assert!(read(json, FieldNames::V1).is_err());
         let both = r#"{"client_id":"c","user_id":"u","emoji":"👏","emoji_type":"🔥"}"#;
-        let reaction = read(both, Names::WithAliases).unwrap();
+        let reaction = read(both, FieldNames::WithAliases).unwrap();
         assert_eq!((&*reaction.user, reaction.emoji.as_str()), ("u", "🔥"));
     }
 
@@ -438,7 +442,7 @@ mod tests {
         #[test]
         fn any_json_text_is_a_reaction_or_an_error(json in r#"[\[\]{}",:0-9a-z_ \\🔥-]{0,60}"#) {
             if let Ok(entry) = serde_json::from_str::<Entry<'_>>(&json) {
-                let _ = entry.check(&EmojiNames::default(), Names::WithAliases);
+                let _ = entry.validate(&EmojiNames::default(), FieldNames::WithAliases);
             }
         }
 
@@ -451,7 +455,7 @@ mod tests {
             let json = serde_json::json!({
                 "user_id": user, "emoji_type": emoji, "room": room, "timestamp": ms,
             }).to_string();
-            let reaction = read(&json, Names::Own).unwrap();
+            let reaction = read(&json, FieldNames::V1).unwrap();
             prop_assert_eq!(reaction.user, user);
             prop_assert_eq!(reaction.emoji, emoji);
             prop_assert_eq!(reaction.room, room);

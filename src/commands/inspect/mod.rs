@@ -12,7 +12,7 @@ mod table;
 use std::{ops::Range, time::Duration};
 
 use clap::{Args, ValueEnum};
-use emostream_log::{Doorbell, Log};
+use emostream_log::{Log, WakeSignal};
 use emostream_model::{Room, Topics};
 
 use self::{decode::Decoded, merge::Merge, table::Table};
@@ -118,7 +118,7 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
             return Err(Failure::usage("--partition", why));
         }
     }
-    let bell = Doorbell::default();
+    let bell = WakeSignal::default();
     let mut merge = Merge::open(&*log, &topic, &ranges, bell.wake())?;
     let mut printer = Printer {
         format: flags.format,

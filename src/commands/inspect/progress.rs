@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use emostream_dataflow::{LATENESS_MS, PartitionProgress, Progress, SWARM_SIZE, WINDOW_MS};
-use emostream_log::{Doorbell, Log};
+use emostream_log::{Log, WakeSignal};
 use emostream_model::Topics;
 use indicatif::HumanCount;
 
@@ -21,7 +21,7 @@ const END_PATIENCE: Duration = Duration::from_secs(8);
 /// Shows the newest progress, and with `follow` each that comes.
 pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Failure> {
     let topic = topics.progress();
-    let bell = Doorbell::default();
+    let bell = WakeSignal::default();
     let from = ranges(log, &topic, From::Earliest)?;
     let mut merge = Merge::open(log, &topic, &from, bell.wake())?;
     let mut newest = None;

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_log::{Doorbell, Log, LogError, StallTimer};
+use emostream_log::{Log, LogError, StallTimer, WakeSignal};
 use emostream_protocol::Unwritten;
 
 use super::record::{LastRecord, PartitionProgress, Progress};
@@ -153,7 +153,7 @@ fn others(
     }
     let mut unknown: BTreeMap<u32, LastRecord> = seen.into_iter().collect();
     let from: Vec<(u32, u64)> = unknown.iter().map(|(p, seen)| (*p, seen.offset)).collect();
-    let bell = Doorbell::default();
+    let bell = WakeSignal::default();
     let mut reader = log.scanner(topic, &from, bell.wake())?;
     let mut others = Vec::new();
     let mut stall = StallTimer::start();
@@ -182,7 +182,7 @@ fn others(
         }
         unknown.retain(|partition, _| !known.contains(partition));
         if !known.is_empty() {
-            stall.news();
+            stall.reset();
         } else if !unknown.is_empty() {
             stall.check(log, topic)?;
             bell.wait(ASK_AGAIN);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_log::{Doorbell, EndOffsets, Log, LogError, Reader, Record};
+use emostream_log::{EndOffsets, Log, LogError, Reader, Record, WakeSignal};
 
 use super::silence::{Decision, Observation, Silence, Waits};
 use crate::{
@@ -43,7 +43,7 @@ pub struct Standby {
     silence: Silence,
     /// Reads the progress topic, from its newest record on.
     reader: Option<Box<dyn Reader>>,
-    bell: Doorbell,
+    bell: WakeSignal,
     newest: Option<Progress>,
     /// The offset of the newest progress record that the process began with: a reset at or before it does not end it.
     known: Option<u64>,
@@ -58,7 +58,7 @@ impl Standby {
                 commit_timeout: config.commit_timeout,
             }),
             reader: None,
-            bell: Doorbell::default(),
+            bell: WakeSignal::default(),
             newest: None,
             known,
             config,

@@ -1,6 +1,6 @@
-//! Authenticates requests by bearer tokens (RFC 6750, RFC 7519), and decides what their senders may access.
+//! Authenticates requests by bearer tokens (RFC 6750, RFC 7519), and decides which rooms their senders may access.
 //!
-//! Invariant: a token is not kept after it was verified. No log line, answer or `Debug` output contains one.
+//! Invariant: a token is not kept after it was verified. No log line, response or `Debug` output contains one.
 
 use std::{
     path::Path,
@@ -15,7 +15,7 @@ use hyper::{
 use prometheus::Registry;
 
 use crate::{
-    Problem, Readiness, Trust, TrustError,
+    ClientTls, ClientTlsError, Problem, Readiness,
     middleware::auth::{
         claims::{Claims, InvalidToken, RequiredClaims},
         jwks_url::JwksUrl,
@@ -64,9 +64,9 @@ impl Authenticator {
 
     /// Verifies tokens with the key set (JWKS) at `url`, once [`Authenticator::follow`] fetches it. An error means that
     /// the system has no root certificates to verify an `https://` server with.
-    pub fn from_jwks_url(url: JwksUrl, required: RequiredClaims) -> Result<Self, TrustError> {
+    pub fn from_jwks_url(url: JwksUrl, required: RequiredClaims) -> Result<Self, ClientTlsError> {
         let trust = match url.is_https() {
-            true => Some(Trust::of_the_system()?.named_by("SSL_CERT_FILE")),
+            true => Some(ClientTls::with_system_roots()?.named_by("SSL_CERT_FILE")),
             false => None,
         };
         let keys = Keys::Url(RemoteKeys::new(url, trust, required.clone()));
@@ -101,12 +101,12 @@ impl Authenticator {
         }
     }
 
-    /// Whether requests without a token are refused.
+    /// Returns whether requests without a token are refused.
     pub fn requires_token(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Returns the principal of `token`, or the answer that refuses the request: 401, or 503 while the keys cannot be
+    /// Returns the principal of `token`, or the response that refuses the request: 401, or 503 while the keys cannot be
     /// fetched. With a URL, a request whose token has an unknown key may wait some seconds for a fetch.
     pub async fn authenticate(
         &self,
@@ -129,13 +129,13 @@ impl Authenticator {
 }
 
 impl Principal {
-    /// Whether the token was issued to this user.
+    /// Returns whether the token was issued to this user.
     pub fn is_user(&self, user: &str) -> bool {
         self.0.as_ref().is_none_or(|claims| claims.sub == user)
     }
 
-    /// Whether the token gives access to this room. A claim that ends in `*` stands for every room that begins with the
-    /// rest.
+    /// Returns whether the token gives access to this room. A claim that ends in `*` stands for every room that begins
+    /// with the rest.
     pub fn can_access_room(&self, room: &str) -> bool {
         let rooms = self.0.as_ref().and_then(|claims| claims.rooms.as_deref());
         rooms.is_none_or(|rooms| {
@@ -146,12 +146,12 @@ impl Principal {
         })
     }
 
-    /// Whether the token gives access to every room.
+    /// Returns whether the token gives access to every room.
     pub fn can_access_all_rooms(&self) -> bool {
         self.0.as_ref().is_none_or(|claims| claims.rooms.is_none())
     }
 
-    /// How long the token is valid from `now` on; `None` if no token is required.
+    /// Returns how long the token is valid from `now` on; `None` if no token is required.
     pub fn expires_in(&self, now: SystemTime) -> Option<Duration> {
         self.0.as_ref().map(|claims| claims.expires_in(now))
     }
@@ -340,12 +340,12 @@ mod tests {
             refused,
             r#"Bearer realm="emostream", error="invalid_token""#
         );
-        let said = authenticator()
+        let refused = authenticator()
             .authenticate(Some("hunter2"), SystemTime::now())
             .await
             .unwrap_err();
-        assert!(!said.text().contains("hunter2"));
-        assert!(!format!("{said:?} {:?}", authenticator()).contains("hunter2"));
+        assert!(!refused.text().contains("hunter2"));
+        assert!(!format!("{refused:?} {:?}", authenticator()).contains("hunter2"));
     }
 
     #[test]

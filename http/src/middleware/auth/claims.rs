@@ -16,7 +16,7 @@ pub struct RequiredClaims {
     pub issuers: Vec<String>,
 }
 
-/// Why a token is refused.
+/// The reason why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidToken {
     #[error(
@@ -92,7 +92,7 @@ impl Claims {
         Ok(claims)
     }
 
-    /// How long the token is valid from `now` on.
+    /// Returns how long the token is valid from `now` on.
     pub(crate) fn expires_in(&self, now: SystemTime) -> Duration {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = self.exp - now.as_secs_f64();

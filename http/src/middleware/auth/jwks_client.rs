@@ -13,14 +13,14 @@ use hyper_util::rt::TokioIo;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    Trust, connect,
+    ClientTls, connect,
     middleware::auth::{jwks_url::JwksUrl, key_set::MAX_SET_BYTES, refresh::max_age},
 };
 
-/// Maximum time of a fetch, from the DNS lookup to the end of the answer. Requests with unknown keys wait for it.
+/// Maximum time of a fetch, from the DNS lookup to the end of the response. Requests with unknown keys wait for it.
 pub(super) const FETCH_TIME: Duration = Duration::from_secs(5);
 
-/// Maximum size of the answer's head.
+/// Maximum size of the response's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Maximum length of a redirect's target in a message.
@@ -31,37 +31,37 @@ const REPEATED_CHARS: usize = 200;
 pub(super) struct JwksClient {
     url: JwksUrl,
     /// Verifies the server of an `https://` URL.
-    trust: Option<Trust>,
+    trust: Option<ClientTls>,
 }
 
-/// The body of an answer, which is not parsed yet.
+/// The body of a response, which is not parsed yet.
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) text: Bytes,
-    /// How long it is fresh, if the server says so.
+    /// Time for which it is fresh, if the server sets one.
     pub(super) max_age: Option<Duration>,
 }
 
-/// Why a fetch has failed. Messages continue "the key set URL …".
+/// The reason why a fetch has failed. Messages continue "the key set URL …".
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
     #[error("is not reachable: {0}")]
     Unreachable(io::Error),
-    #[error("did not answer within {FETCH_TIME:?}")]
+    #[error("did not respond within {FETCH_TIME:?}")]
     Timeout,
-    #[error("gave no valid answer: {0}")]
+    #[error("sent no valid response: {0}")]
     Http(String),
     #[error("redirects to {0}, and redirects are not followed; set --jwks-url to that URL")]
     Redirect(String),
-    #[error("answered with status {0}")]
+    #[error("responded with status {0}")]
     Status(StatusCode),
-    #[error("answered with more than {MAX_SET_BYTES} bytes")]
+    #[error("responded with more than {MAX_SET_BYTES} bytes")]
     Long,
 }
 
 impl JwksClient {
     /// Creates a client. An `https://` URL requires `trust`.
-    pub(super) fn new(url: JwksUrl, trust: Option<Trust>) -> Self {
+    pub(super) fn new(url: JwksUrl, trust: Option<ClientTls>) -> Self {
         Self { url, trust }
     }
 
@@ -81,12 +81,12 @@ impl JwksClient {
         let mut http = http1::Builder::new();
         http.max_buf_size(MAX_HEAD_BYTES);
         let handshake = http.handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| in_words(&error))?;
+        let (mut sender, connection) = handshake.map_err(|error| describe(&error))?;
         // The set aborts the task when it is dropped, so that no connection outlives the fetch.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
-        let answer = sender.send_request(self.request()?).await;
-        let (head, body) = answer.map_err(|error| in_words(&error))?.into_parts();
+        let response = sender.send_request(self.request()?).await;
+        let (head, body) = response.map_err(|error| describe(&error))?.into_parts();
         if head.status.is_redirection() {
             let target = header(&head.headers, LOCATION).unwrap_or("another URL");
             let target = target.chars().take(REPEATED_CHARS).collect();
@@ -98,7 +98,7 @@ impl JwksClient {
         let body = Limited::new(body, MAX_SET_BYTES).collect().await;
         let body = body.map_err(|error| match error.is::<LengthLimitError>() {
             true => FetchError::Long,
-            false => in_words(&*error),
+            false => describe(&*error),
         })?;
         Ok(Fetched {
             text: body.to_bytes(),
@@ -121,7 +121,7 @@ fn header(headers: &HeaderMap, name: hyper::header::HeaderName) -> Option<&str> 
 }
 
 /// Returns the innermost cause, which is the one that names the reason.
-fn in_words(error: &(dyn Error + 'static)) -> FetchError {
+fn describe(error: &(dyn Error + 'static)) -> FetchError {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

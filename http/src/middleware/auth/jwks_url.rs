@@ -8,7 +8,7 @@ use url::Url;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwksUrl(Url);
 
-/// Why a text is not the address of a key set. No message repeats the text, which may contain a password.
+/// The reason why a text is not the address of a key set. No message repeats the text, which may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJwksUrl {
     /// It is not an absolute URL of HTTP.
@@ -38,12 +38,12 @@ impl FromStr for JwksUrl {
 }
 
 impl JwksUrl {
-    /// Whether the server must use TLS.
+    /// Returns whether the server must use TLS.
     pub(super) fn is_https(&self) -> bool {
         self.0.scheme() == "https"
     }
 
-    /// The host without the brackets of an IPv6 address, as connections and certificates need it.
+    /// Returns the host without the brackets of an IPv6 address, as connections and certificates need it.
     pub(super) fn host(&self) -> &str {
         self.0
             .host_str()
@@ -51,12 +51,12 @@ impl JwksUrl {
             .trim_matches(['[', ']'])
     }
 
-    /// The port, 80 or 443 by default.
+    /// Returns the port, 80 or 443 by default.
     pub(super) fn port(&self) -> u16 {
         self.0.port_or_known_default().unwrap_or_default()
     }
 
-    /// The value of the Host header.
+    /// Returns the value of the Host header.
     pub(super) fn authority(&self) -> String {
         let host = self.0.host_str().unwrap_or_default();
         match self.0.port() {
@@ -65,7 +65,7 @@ impl JwksUrl {
         }
     }
 
-    /// The target of a request.
+    /// Returns the target of a request.
     pub(super) fn path_and_query(&self) -> String {
         match self.0.query() {
             Some(query) => format!("{}?{query}", self.0.path()),

@@ -19,14 +19,15 @@ use crate::middleware::auth::{
     token_key::{InvalidPem, Origin, SECRET_BYTES, TokenKey},
 };
 
-/// What a file contains.
+/// The keys that a file contains.
 #[derive(Debug)]
 pub(crate) enum KeyFile {
     Key(Box<TokenKey>),
     Set(KeySet),
 }
 
-/// Why a file contains no key for tokens. No message repeats more of the file than the `kid` and `alg` of a JWK.
+/// The reason why a file contains no key for tokens. No message repeats more of the file than the `kid` and `alg` of a
+/// JWK.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidKey {
     /// It cannot be read.

@@ -49,7 +49,7 @@ pub(crate) struct SkippedKey {
     reason: UnusableJwk,
 }
 
-/// Why a text cannot be used as a key set.
+/// The reason why a text cannot be used as a key set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeySet {
     /// It is something else.
@@ -60,7 +60,7 @@ pub enum InvalidKeySet {
     NoUsableKey(FirstReason),
 }
 
-/// Why the first key of a set is not used.
+/// The reason why the first key of a set is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstReason(Option<SkippedKey>);
 
@@ -117,17 +117,17 @@ impl KeySet {
         Err(InvalidToken::Invalid)
     }
 
-    /// Number of usable keys.
+    /// Returns the number of usable keys.
     pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// The keys that are not used.
+    /// Returns the keys that are not used.
     pub(crate) fn skipped(&self) -> &[SkippedKey] {
         &self.skipped
     }
 
-    /// Whether a key is a secret that can be guessed.
+    /// Returns whether a key is a secret that can be guessed.
     pub(crate) fn has_guessable_key(&self) -> bool {
         self.keys.iter().any(|key| key.key.is_guessable())
     }

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Age at which a set is fetched again if its answer has no `max-age`. Issuers usually publish a key for longer than
+/// Age at which a set is fetched again if its response has no `max-age`. Issuers usually publish a key for longer than
 /// this before they sign with it.
 const DEFAULT_AGE: Duration = Duration::from_secs(300);
 
@@ -37,11 +37,11 @@ pub(super) struct Refresh {
     in_progress: bool,
     /// Failures since the last success.
     failures: u32,
-    /// When an unknown key last made a fetch due.
+    /// The last time when an unknown key made a fetch due.
     for_unknown_key: Option<Instant>,
 }
 
-/// What to do with a token whose key is not in the set.
+/// The action for a token whose key is not in the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnknownKey {
     /// Wait for the fetch that is in progress.
@@ -63,7 +63,7 @@ impl Refresh {
         }
     }
 
-    /// When the next fetch begins.
+    /// Returns when the next fetch begins.
     pub(super) fn due(&self) -> Instant {
         self.due
     }

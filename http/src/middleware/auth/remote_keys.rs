@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    Component, Readiness, Trust,
+    ClientTls, Component, Readiness,
     middleware::auth::{
         claims::{Claims, InvalidToken, RequiredClaims},
         jwks_client::{FETCH_TIME, JwksClient},
@@ -63,18 +63,18 @@ struct Current {
 /// A set, and how long it is fresh if the server says so.
 type Fetched = (Arc<KeySet>, Option<Duration>);
 
-/// Why a token was not accepted.
+/// The reason why a token was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The token is invalid.
     Token(InvalidToken),
-    /// Whether the token is valid is not known: its key could not be fetched.
+    /// The validity of the token is unknown, because its key could not be fetched.
     NoKeys,
 }
 
 impl RemoteKeys {
     /// Creates an instance without keys, which [`RemoteKeys::follow`] fetches. An `https://` URL requires `trust`.
-    pub(super) fn new(url: JwksUrl, trust: Option<Trust>, required: RequiredClaims) -> Self {
+    pub(super) fn new(url: JwksUrl, trust: Option<ClientTls>, required: RequiredClaims) -> Self {
         Self(Arc::new(Shared {
             client: JwksClient::new(url, trust),
             required,
@@ -85,8 +85,8 @@ impl RemoteKeys {
         }))
     }
 
-    /// Returns the claims of a token that is valid at `now`. A token with an unknown `kid` waits for a fetch, if one may
-    /// begin or is in progress.
+    /// Returns the claims of a token that is valid at `now`. A token with an unknown `kid` waits for a fetch, if one
+    /// may begin or is in progress.
     pub(super) async fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, Refused> {
         let current = self.0.current.borrow().clone();
         match current.verify(token, now) {
@@ -196,7 +196,7 @@ impl Shared {
     async fn fetch(&self) -> Result<Fetched, String> {
         let fetched = self.client.fetch().await.map_err(|why| why.to_string())?;
         let set = KeySet::parse(&fetched.text, Origin::Url, &self.required);
-        let set = set.map_err(|why| format!("answered with a text that {why}"))?;
+        let set = set.map_err(|why| format!("responded with a text that {why}"))?;
         Ok((Arc::new(set), fetched.max_age))
     }
 

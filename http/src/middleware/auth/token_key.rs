@@ -26,8 +26,8 @@ use crate::middleware::auth::claims::{Claims, InvalidToken, RawClaims, RequiredC
 
 /// Minimum length of an HS256 secret in bytes: as many bits as the hash has (RFC 7518, 3.2).
 ///
-/// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen it, and
-/// `secret` is enough for a test.
+/// A shorter secret is accepted with a warning ([`TokenKey::is_guessable`]): the issuer of the tokens has chosen it,
+/// and `secret` is enough for a test.
 pub(crate) const SECRET_BYTES: usize = 32;
 
 /// Maximum length of an algorithm's name in a message.
@@ -41,7 +41,7 @@ pub(crate) struct TokenKey {
     guessable: bool,
 }
 
-/// Why a public key in PEM cannot be used.
+/// The reason why a public key in PEM cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum InvalidPem {
     Private,
@@ -49,7 +49,7 @@ pub(super) enum InvalidPem {
     Unknown,
 }
 
-/// Where a key set comes from.
+/// The source of a key set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Only this host reads it: it may contain secrets.
@@ -58,7 +58,7 @@ pub(crate) enum Origin {
     Url,
 }
 
-/// Why a JWK cannot be used.
+/// The reason why a JWK cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnusableJwk {
     #[error("it is not a JWK (RFC 7517)")]
@@ -80,7 +80,7 @@ pub(crate) enum UnusableJwk {
 }
 
 impl TokenKey {
-    /// The key of HS256.
+    /// Returns the key of HS256.
     pub(super) fn from_secret(secret: &[u8], required: &RequiredClaims) -> Self {
         let key = DecodingKey::from_secret(secret);
         Self {
@@ -89,7 +89,7 @@ impl TokenKey {
         }
     }
 
-    /// The public key that a text contains in PEM.
+    /// Returns the public key that a text contains in PEM.
     pub(super) fn from_pem(pem: &str, required: &RequiredClaims) -> Result<Self, InvalidPem> {
         if pem.contains("PRIVATE KEY-----") {
             return Err(InvalidPem::Private);
@@ -115,7 +115,7 @@ impl TokenKey {
         Err(InvalidPem::Unknown)
     }
 
-    /// The key that a JWK describes (RFC 7517), whose algorithm is that of its type.
+    /// Returns the key that a JWK describes (RFC 7517), whose algorithm is that of its type.
     pub(super) fn from_jwk(
         jwk: &Value,
         origin: Origin,
@@ -191,12 +191,12 @@ impl TokenKey {
         }
     }
 
-    /// The algorithm that tokens of this key are signed with.
+    /// Returns the algorithm that tokens of this key are signed with.
     pub(crate) fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// Whether the key is a secret so short that it can be found by brute force with one of its tokens.
+    /// Returns whether the key is a secret so short that it can be found by brute force with one of its tokens.
     pub(crate) fn is_guessable(&self) -> bool {
         self.guessable
     }
@@ -209,7 +209,7 @@ impl TokenKey {
             Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => {
                 return Err(self.wrong_claim(token));
             }
-            Err(error) => return Err(in_words(&error)),
+            Err(error) => return Err(describe(&error)),
         };
         // RFC 7515 (4.1.11): a token with extensions that are not understood must be refused.
         if token.header.crit.is_some() {
@@ -223,7 +223,7 @@ impl TokenKey {
         let token = jsonwebtoken::decode::<Map<String, Value>>(token, &self.key, &self.validation);
         let token = match token {
             Ok(token) => token,
-            Err(error) => return in_words(&error),
+            Err(error) => return describe(&error),
         };
         let is_list: fn(&Value) -> bool = |value| {
             let list = value.as_array();
@@ -245,8 +245,8 @@ impl TokenKey {
 }
 
 /// Converts an error of the library. The library checks claims after the signature, so only a token with a valid
-/// signature gets an answer about its claims.
-fn in_words(error: &Error) -> InvalidToken {
+/// signature gets a response about its claims.
+fn describe(error: &Error) -> InvalidToken {
     match error.kind() {
         ErrorKind::InvalidAudience => InvalidToken::OtherAudience,
         ErrorKind::InvalidIssuer => InvalidToken::OtherIssuer,
@@ -256,8 +256,8 @@ fn in_words(error: &Error) -> InvalidToken {
     }
 }
 
-/// Whether the library that verifies signatures accepts the key. With another key every token would be refused, and no
-/// message would name the reason.
+/// Returns whether the library that verifies signatures accepts the key. With another key every token would be refused,
+/// and no message would name the reason.
 fn is_usable(key: &DecodingKey, algorithm: Algorithm) -> bool {
     let rsa = &RSA_PKCS1_2048_8192_SHA256;
     let is_long_enough =

@@ -31,7 +31,7 @@ use super::Tokens;
 use crate::{
     LogError, TopicSpec,
     kafka::{
-        PATIENCE,
+        BROKER_TIMEOUT,
         config::{Config, signed},
         tls,
         trouble::Trouble,
@@ -39,11 +39,12 @@ use crate::{
 };
 
 const CLIENT: &str = "emostream";
-/// The largest answer: the settings of one topic, or the names of some hundred brokers.
-const ANSWER_BYTES: usize = 16 << 20;
+/// Maximum bytes of a response: the settings of one topic, or the names of some hundred brokers.
+const MAX_RESPONSE_BYTES: usize = 16 << 20;
 const OF_TOPICS: i8 = 2;
 
-/// As rdkafka's `AdminClient` returns it: the topic's name, and the error code if it was not created.
+/// Result of the creation of a topic, as of rdkafka's `AdminClient`: the topic's name, and the error code if it was not
+/// created.
 pub(in crate::kafka) type TopicResult = Result<String, (String, RDKafkaErrorCode)>;
 
 /// Creates a topic with `settings`.
@@ -66,7 +67,7 @@ pub(in crate::kafka) fn create_topic(
         .with_configs(settings.collect());
     let request = CreateTopicsRequest::default()
         .with_topics(vec![topic])
-        .with_timeout_ms(i32::try_from(PATIENCE.as_millis()).unwrap_or(i32::MAX));
+        .with_timeout_ms(i32::try_from(BROKER_TIMEOUT.as_millis()).unwrap_or(i32::MAX));
     let mut controller = Connection::any(config, tokens)?.controller(config, tokens)?;
     let answer: CreateTopicsResponse = controller.ask(ApiKey::CreateTopics, 7, &request)?;
     let results = answer.topics.into_iter().map(|topic| {
@@ -79,7 +80,7 @@ pub(in crate::kafka) fn create_topic(
     Ok(results.collect())
 }
 
-/// A topic's settings, the brokers' defaults included, or the error that the broker answers with.
+/// Returns a topic's settings, including the brokers' defaults, or the error code of the broker.
 pub(in crate::kafka) fn settings_of(
     config: &Config,
     tokens: &Tokens,
@@ -112,7 +113,7 @@ fn code(code: i16) -> Option<RDKafkaErrorCode> {
     Some(known.map_or(RDKafkaErrorCode::Unknown, RDKafkaErrorCode::from))
 }
 
-/// A connection that is authenticated.
+/// An authenticated connection.
 struct Connection {
     broker: String,
     stream: Box<dyn Stream>,
@@ -124,7 +125,7 @@ trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
 impl Connection {
-    /// To the first of the configured brokers that answers.
+    /// Connects to the first of the configured brokers that responds.
     fn any(config: &Config, tokens: &Tokens) -> Result<Self, LogError> {
         let mut last = None;
         for broker in config.brokers().split(',') {
@@ -187,7 +188,8 @@ impl Connection {
         }
     }
 
-    /// To the broker that creates topics. With KRaft every broker forwards that request; with ZooKeeper none does.
+    /// Connects to the broker that creates topics. With KRaft every broker forwards that request; with ZooKeeper none
+    /// does.
     fn controller(mut self, config: &Config, tokens: &Tokens) -> Result<Self, LogError> {
         let nothing = MetadataRequest::default()
             .with_topics(Some(Vec::new()))
@@ -242,7 +244,7 @@ impl Connection {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;
-        if length > ANSWER_BYTES {
+        if length > MAX_RESPONSE_BYTES {
             return Err(wrong(&format!("{length} bytes")));
         }
         let mut answer = vec![0; length];

@@ -15,17 +15,17 @@ use ureq::{
 use url::form_urlencoded;
 
 use super::{Ca, Objection, Oidc, Token, now_ms};
-use crate::kafka::tls::{self, Fault};
+use crate::kafka::tls::{self, CertificateProblem};
 
-/// How long a request may take, from the look-up of the name to the end of the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The largest answer; tokens with many claims have some kilobytes.
-const ANSWER_BYTES: u64 = 256 * 1024;
+/// Timeout of a request, from the DNS lookup to the end of the response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum bytes of a response; tokens with many claims have some kilobytes.
+const MAX_RESPONSE_BYTES: u64 = 256 * 1024;
 /// Lifetime of a token that has no expiry. RFC 6749 allows such tokens and recommends against them.
 const DEFAULT_LIFETIME_MS: i64 = 300_000;
-/// The longest lifetime, a year: a token that never expires is replaced as well.
-const LONGEST_LIFETIME_MS: i64 = 365 * 24 * 3_600_000;
-/// The longest part of an error of the endpoint's that a message repeats.
+/// Maximum lifetime, a year: a token that never expires is replaced as well.
+const MAX_LIFETIME_MS: i64 = 365 * 24 * 3_600_000;
+/// Maximum length of an error of the endpoint in a message.
 const REPEATED_CHARS: usize = 200;
 
 pub(in crate::kafka) struct Endpoint {
@@ -37,7 +37,7 @@ impl Endpoint {
     /// Reads the certificates that are trusted.
     pub(in crate::kafka) fn new(oidc: Oidc) -> Result<Self, Objection> {
         let mut config = Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(REQUEST_TIMEOUT))
             .http_status_as_error(false)
             // A redirect would send the client's secret to another address.
             .max_redirects(0)
@@ -57,7 +57,7 @@ impl Endpoint {
         self.oidc.host()
     }
 
-    /// Requests a token; an error is a sentence that names the endpoint.
+    /// Requests a token. The error is a sentence that names the endpoint.
     pub(super) fn request(&self) -> Result<Token, String> {
         self.ask()
             .map_err(|why| format!("the token endpoint {} {why}", self.host()))
@@ -82,10 +82,10 @@ impl Endpoint {
             .header("content-type", "application/x-www-form-urlencoded")
             .header("accept", "application/json")
             .send(form.finish());
-        let mut answer = sent.map_err(|error| in_words(&error))?;
+        let mut answer = sent.map_err(|error| describe(&error))?;
         let status = answer.status().as_u16();
-        let body = answer.body_mut().with_config().limit(ANSWER_BYTES);
-        let body = body.read_to_string().map_err(|error| in_words(&error))?;
+        let body = answer.body_mut().with_config().limit(MAX_RESPONSE_BYTES);
+        let body = body.read_to_string().map_err(|error| describe(&error))?;
         match status {
             200 => token(&body, client_id, now_ms()),
             _ => Err(refusal(status, &body, client_secret)),
@@ -93,7 +93,7 @@ impl Endpoint {
     }
 }
 
-/// Both parts are encoded as in a form before they are joined (RFC 6749, section 2.3.1).
+/// Returns the credentials. Both parts are encoded as in a form before they are joined (RFC 6749, section 2.3.1).
 fn basic(client_id: &str, client_secret: &str) -> String {
     let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let joined = format!("{}:{}", encoded(client_id), encoded(client_secret));
@@ -117,8 +117,8 @@ fn trust(ca: &Ca) -> Result<TlsConfig, Objection> {
         .build())
 }
 
-/// The token in an answer. A token that is not a JWT shows neither its principal nor its expiry: then the client's id
-/// is the principal, and `expires_in` counts.
+/// Parses the token in a response. A token that is not a JWT shows neither its principal nor its expiry: then the
+/// client's id is the principal, and `expires_in` counts.
 fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     let answer: Value = serde_json::from_str(body).map_err(|_| {
         "answers with something other than JSON; check sasl.oauthbearer.token.endpoint.url"
@@ -138,13 +138,13 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     };
     let lifetime_ms = seconds(&answer["expires_in"]).map(|it| (it * 1000.0) as i64);
     let expires_ms = match (lifetime_ms, seconds(&claims["exp"])) {
-        // Preferred, because it holds also where the provider's clock and ours differ.
+        // Preferred, because it is correct also if the clocks of the provider and of this host differ.
         (Some(lifetime_ms), _) => now_ms.saturating_add(lifetime_ms),
         (None, Some(expires)) => (expires * 1000.0) as i64,
         (None, None) => now_ms + DEFAULT_LIFETIME_MS,
     };
-    // librdkafka multiplies what is left of it, and overflows.
-    let expires_ms = expires_ms.min(now_ms.saturating_add(LONGEST_LIFETIME_MS));
+    // librdkafka multiplies the remaining lifetime, which would overflow.
+    let expires_ms = expires_ms.min(now_ms.saturating_add(MAX_LIFETIME_MS));
     if expires_ms <= now_ms {
         return Err("answers with a token that has expired; check this host's clock".to_owned());
     }
@@ -155,7 +155,7 @@ fn token(body: &str, client_id: &str, now_ms: i64) -> Result<Token, String> {
     })
 }
 
-/// The claims of a JWT; the broker verifies them.
+/// Returns the claims of a JWT; the broker verifies them.
 fn claims(token: &str) -> Option<Value> {
     let mut parts = token.split('.');
     let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
@@ -163,12 +163,12 @@ fn claims(token: &str) -> Option<Value> {
     serde_json::from_slice(&payload).ok()
 }
 
-/// What an answer means that brings no token (RFC 6749, section 5.2).
+/// Describes a response without a token (RFC 6749, section 5.2).
 fn refusal(status: u16, body: &str, client_secret: &str) -> String {
     let answer: Value = serde_json::from_str(body).unwrap_or_default();
     let text = |name: &str| {
         let text = answer[name].as_str().unwrap_or_default();
-        // Before it is cut, which may cut the secret.
+        // Before the text is shortened, which could cut the secret.
         let text = text.replace(client_secret, "[redacted]");
         text.chars().take(REPEATED_CHARS).collect::<String>()
     };
@@ -192,23 +192,23 @@ fn refusal(status: u16, body: &str, client_secret: &str) -> String {
     format!("gives no token ({said}); check {check}")
 }
 
-/// Why no answer came.
-fn in_words(error: &ureq::Error) -> String {
+/// Describes why there is no response.
+fn describe(error: &ureq::Error) -> String {
     let fault = match error {
-        ureq::Error::Rustls(error) => tls::fault_of(error),
-        ureq::Error::Io(error) => tls::fault(error),
+        ureq::Error::Rustls(error) => tls::certificate_problem_of(error),
+        ureq::Error::Io(error) => tls::certificate_problem(error),
         _ => None,
     };
     match (fault, error) {
-        (Some(Fault::Untrusted), _) => {
+        (Some(CertificateProblem::Untrusted), _) => {
             "has a certificate that is not trusted; set https.ca.location to a file (PEM) of the CA that signed it"
                 .to_owned()
         }
-        (Some(Fault::WrongHost), _) => {
+        (Some(CertificateProblem::WrongHost), _) => {
             "has a certificate for other hosts; check sasl.oauthbearer.token.endpoint.url".to_owned()
         }
-        (Some(Fault::Expired), _) => "has a certificate that has expired; it needs a new one".to_owned(),
-        (None, ureq::Error::Timeout(_)) => format!("did not answer within {PATIENCE:?}"),
+        (Some(CertificateProblem::Expired), _) => "has a certificate that has expired; it needs a new one".to_owned(),
+        (None, ureq::Error::Timeout(_)) => format!("did not answer within {REQUEST_TIMEOUT:?}"),
         (None, ureq::Error::HostNotFound) => "has a host name that cannot be resolved".to_owned(),
         (None, ureq::Error::Io(error)) => format!("is not reachable ({error})"),
         (None, error) => format!("gives no answer ({error})"),
@@ -245,7 +245,7 @@ mod tests {
                 &opaque,
                 r#","expires_in":9223372036854775807"#,
                 "client",
-                LONGEST_LIFETIME_MS,
+                MAX_LIFETIME_MS,
             ),
         ] {
             let body = format!(r#"{{"access_token":"{value}","token_type":"Bearer"{rest}}}"#);

@@ -38,17 +38,17 @@ pub(super) use self::endpoint::Endpoint;
 use super::{config::PROBE, context::is_due, options::Property};
 use crate::LogError;
 
-/// How often the thread looks at the clock, which may be set while it waits.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// The first pause after a request that failed; each next one is twice as long.
+/// Interval at which the thread reads the clock, which may be set while it waits.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Pause after the first failed request; each further failure doubles it.
 const FIRST_PAUSE_MS: i64 = 1_000;
-const LONGEST_PAUSE_MS: i64 = 10_000;
-/// A token that expires so soon is not handed out: it would have expired when the broker reads it.
+const MAX_PAUSE_MS: i64 = 10_000;
+/// A token that expires within this time is not used: it would have expired when the broker reads it.
 const MARGIN_MS: i64 = 1_000;
 
-/// Properties that this module reads or judges. librdkafka could use them only with libcurl, so it is not given them; it
-/// refuses others, and names that it does not know.
-const TAKEN: [&str; 11] = [
+/// Properties that this module parses. librdkafka could use them only with libcurl, so it does not get them; it refuses
+/// the other properties, and unknown names.
+const OWN_PROPERTIES: [&str; 11] = [
     "sasl.oauthbearer.method",
     "sasl.oauthbearer.token.endpoint.url",
     "sasl.oauthbearer.client.id",
@@ -73,7 +73,7 @@ pub(super) struct Oidc {
     ca: Ca,
 }
 
-/// The authorities that the endpoint's certificate is checked with.
+/// The CA certificates for the endpoint's certificate.
 #[derive(Clone, PartialEq, Eq)]
 enum Ca {
     System,
@@ -81,7 +81,7 @@ enum Ca {
     Pem(String),
 }
 
-/// A property that cannot be used, by its name in librdkafka, and why.
+/// A property that cannot be used, by librdkafka's name, with the reason.
 pub(super) type Objection = (&'static str, String);
 
 impl fmt::Debug for Oidc {
@@ -91,7 +91,7 @@ impl fmt::Debug for Oidc {
 }
 
 impl Oidc {
-    /// What the properties say of tokens; `None` if the mechanism is another.
+    /// Parses the properties of tokens; `None` if the mechanism is another one.
     pub(super) fn of(properties: &[Property]) -> Result<Option<Self>, Objection> {
         let value = |name: &str| {
             let found = properties.iter().find(|it| it.canonical() == name);
@@ -109,14 +109,14 @@ impl Oidc {
         }
         let protocol = value("security.protocol").unwrap_or_default();
         if !protocol.to_lowercase().starts_with("sasl_") {
-            // A token that is sent without TLS can be read on its way.
+            // A token that is sent without TLS can be read by others.
             let why = "needs security.protocol=sasl_ssl for OAUTHBEARER".to_owned();
             return Err(("sasl.mechanisms", why));
         }
         if !value("sasl.oauthbearer.method").is_some_and(|it| it.eq_ignore_ascii_case("oidc")) {
             return Err(("sasl.mechanisms", NEEDS.to_owned()));
         }
-        for (name, why) in NOT_WITH_TOKENS {
+        for (name, why) in UNSUPPORTED_PROPERTIES {
             let given = value(name).is_some_and(|value| !is_harmless(name, value));
             if given {
                 return Err((name, why.to_owned()));
@@ -141,12 +141,12 @@ impl Oidc {
         }))
     }
 
-    /// Whether the property is for us and not for librdkafka.
-    pub(super) fn takes(canonical: &str) -> bool {
-        TAKEN.contains(&canonical)
+    /// Returns whether this module uses the property, and librdkafka does not get it.
+    pub(super) fn is_own(canonical: &str) -> bool {
+        OWN_PROPERTIES.contains(&canonical)
     }
 
-    /// The endpoint as messages name it: its path may hold a tenant's id.
+    /// Returns the endpoint for messages: without its path, which may contain a tenant's id.
     fn host(&self) -> String {
         let host = self.endpoint.host_str().unwrap_or_default();
         match self.endpoint.port() {
@@ -156,8 +156,8 @@ impl Oidc {
     }
 }
 
-/// Properties that do not go with tokens here, and why.
-const NOT_WITH_TOKENS: [(&str, &str); 9] = [
+/// Properties that cannot be used with tokens, with the reasons.
+const UNSUPPORTED_PROPERTIES: [(&str, &str); 9] = [
     (
         "sasl.oauthbearer.extensions",
         "cannot be sent: the client library has no SASL extensions; leave it out",
@@ -196,7 +196,7 @@ const NOT_WITH_TOKENS: [(&str, &str); 9] = [
     ),
 ];
 
-/// Whether the value is the one that applies anyway.
+/// Returns whether the value is the one that applies in any case.
 fn is_harmless(property: &str, value: &str) -> bool {
     match property {
         "enable.sasl.oauthbearer.unsecure.jwt" => value == "false",
@@ -208,7 +208,7 @@ fn is_harmless(property: &str, value: &str) -> bool {
     }
 }
 
-/// The endpoint's address. The client's secret goes there, so without TLS only to this host.
+/// Parses the endpoint's URL. The client's secret is sent to it, so it may be without TLS only on this host.
 fn address(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
     let is_here = match url.host() {
@@ -255,7 +255,7 @@ struct Shared {
 
 struct State {
     token: Token,
-    /// Why the last request for a newer token failed.
+    /// The reason why the last request for a newer token failed.
     failure: Option<String>,
 }
 
@@ -296,7 +296,7 @@ impl Tokens {
         })
     }
 
-    /// The current token as librdkafka takes it, or why there is none.
+    /// Returns the current token for librdkafka, or why there is none.
     pub(super) fn current(&self) -> Result<OAuthToken, String> {
         let state = self.shared.state();
         if state.token.expires_ms <= now_ms() + MARGIN_MS {
@@ -332,7 +332,10 @@ impl Shared {
                     let mut state = self.state();
                     state.token = token;
                     if state.failure.take().is_some() {
-                        tracing::info!("the token endpoint {} answers again", self.endpoint.host());
+                        tracing::info!(
+                            "the token endpoint {} responds again",
+                            self.endpoint.host()
+                        );
                     }
                 }
                 Err(why) => {
@@ -347,10 +350,10 @@ impl Shared {
     }
 }
 
-/// When the next token is requested.
+/// The time of the next token request.
 #[derive(Debug, PartialEq, Eq)]
 struct Schedule {
-    /// When this was decided: a clock that shows an earlier time was set back.
+    /// Time of this decision: a clock that shows an earlier time was set back.
     set_ms: i64,
     next_ms: i64,
     pause_ms: i64,
@@ -370,7 +373,7 @@ impl Schedule {
     fn failed(&mut self, now_ms: i64) {
         self.set_ms = now_ms;
         self.next_ms = now_ms + self.pause_ms;
-        self.pause_ms = (self.pause_ms * 2).min(LONGEST_PAUSE_MS);
+        self.pause_ms = (self.pause_ms * 2).min(MAX_PAUSE_MS);
     }
 
     fn is_due(&self, now_ms: i64) -> bool {
@@ -379,7 +382,7 @@ impl Schedule {
 
     fn wait(&self, now_ms: i64) -> Duration {
         let left = u64::try_from(self.next_ms.saturating_sub(now_ms)).unwrap_or(0);
-        Duration::from_millis(left).min(LOOK_EVERY)
+        Duration::from_millis(left).min(CLOCK_CHECK_INTERVAL)
     }
 }
 
@@ -425,7 +428,7 @@ mod tests {
         assert_eq!(Oidc::of(&scram), Ok(None));
         for (name, _) in GOOD {
             let is_ours = name.starts_with("sasl.oauthbearer.");
-            assert_eq!(Oidc::takes(name), is_ours, "{name}");
+            assert_eq!(Oidc::is_own(name), is_ours, "{name}");
         }
     }
 

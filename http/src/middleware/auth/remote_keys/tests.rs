@@ -272,12 +272,12 @@ async fn an_answer_without_a_usable_set_is_named_and_replaces_nothing() {
         ),
         (
             format!("HTTP/1.1 200 OK\r\nx: {endless}\r\n\r\n"),
-            "no valid answer",
+            "no valid response",
         ),
-        ("SSH-2.0-OpenSSH_9.9\r\n".to_owned(), "no valid answer"),
+        ("SSH-2.0-OpenSSH_9.9\r\n".to_owned(), "no valid response"),
         (
             "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".to_owned(),
-            "no valid answer",
+            "no valid response",
         ),
     ];
     let mut running = JoinSet::new();

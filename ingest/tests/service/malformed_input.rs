@@ -1,5 +1,5 @@
-//! Bytes that no decent client sends. After each, a decent one is served, and the log holds what was
-//! accepted and nothing else.
+//! Malformed requests. After each, a well-formed request is served, and the log contains exactly the accepted
+//! reactions.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -8,15 +8,15 @@ use std::{
 
 use emostream_ingest::Config;
 
-use crate::stage::Stage;
+use crate::fixture::TestService;
 
 /// 33 bytes.
 const ONE: &str = r#"{"user_id":1,"emoji_type":"fire"}"#;
 
-/// A body is slow after this.
+/// Timeout of a body.
 const BODY_TIME: Duration = Duration::from_millis(200);
 
-/// What is sent, and the statuses of the answers to it.
+/// The bytes of an attack, and the statuses of the responses.
 struct Attack {
     name: &'static str,
     bytes: Vec<u8>,
@@ -47,7 +47,7 @@ fn chunked(lines: &str) -> String {
     format!("{head}21\r\n{ONE}\r\n0\r\n\r\n")
 }
 
-/// Requests that two readers may understand in two ways.
+/// Requests that two parsers may understand in different ways.
 fn smuggling() -> Vec<Attack> {
     let smuggled = "GET /openapi.json HTTP/1.1\r\nhost: h\r\n\r\n";
     let line = |line: &str| [&head(line), ONE].concat();
@@ -77,7 +77,7 @@ fn smuggling() -> Vec<Attack> {
             line("content-length: 99999999999999999999999\r\n"),
             &[400],
         ),
-        // Chunks win over the length, and the connection ends, so nothing behind them is a request.
+        // Chunks override the length, and the connection is closed, so no bytes after them are a request.
         attack(
             "a length and chunks",
             chunked("content-length: 33\r\n") + smuggled,
@@ -117,7 +117,7 @@ fn smuggling() -> Vec<Attack> {
     ]
 }
 
-/// Heads and framings that are too much, or nothing at all.
+/// Heads and framings that are too long or not HTTP.
 fn floods() -> Vec<Attack> {
     let long = "y".repeat(40_000);
     let endless = format!("{}1\r\n[\r\n", head("transfer-encoding: chunked\r\n"));
@@ -254,42 +254,49 @@ fn bodies() -> Vec<Attack> {
     ]
 }
 
-/// All that comes until the connection ends, broken off or not.
-fn everything(stage: &Stage, attack: &Attack) -> String {
-    let mut stream = stage.connect();
-    // An early answer may come while this is still being sent, and end the connection.
+/// Returns all bytes until the connection ends, by a close or a reset.
+fn everything(service: &TestService, attack: &Attack) -> String {
+    let mut stream = service.connect();
+    // An early response may arrive during the write, and close the connection.
     let _ = stream.write_all(&attack.bytes);
-    let mut said = Vec::new();
-    match stream.read_to_end(&mut said) {
+    let mut response = Vec::new();
+    match stream.read_to_end(&mut response) {
         Err(error) if error.kind() != ErrorKind::ConnectionReset => {
             panic!("{}: {error}", attack.name)
         }
-        _ => String::from_utf8(said).unwrap(),
+        _ => String::from_utf8(response).unwrap(),
     }
 }
 
-fn statuses(said: &str) -> Vec<u16> {
-    let answers = said.split("HTTP/1.1 ").skip(1);
-    answers.map(|answer| answer[..3].parse().unwrap()).collect()
+fn statuses(response: &str) -> Vec<u16> {
+    let answers = response.split("HTTP/1.1 ").skip(1);
+    answers
+        .map(|response| response[..3].parse().unwrap())
+        .collect()
 }
 
 #[test]
-fn no_hostile_bytes_are_misread_or_harm_the_next_client() {
-    let mut stage = Stage::start(Config {
+fn malformed_input_is_refused_and_the_next_client_is_served() {
+    let mut service = TestService::start(Config {
         flush: Duration::from_millis(20),
         body_time: BODY_TIME,
         ..Config::default()
     });
     let mut kept = 0;
     for attack in [smuggling(), floods(), bodies()].into_iter().flatten() {
-        let said = everything(&stage, &attack);
-        assert_eq!(statuses(&said), attack.answers, "{}: {said}", attack.name);
+        let response = everything(&service, &attack);
+        assert_eq!(
+            statuses(&response),
+            attack.answers,
+            "{}: {response}",
+            attack.name
+        );
         let taken = |status: &&u16| matches!(status, 202 | 207);
         kept += attack.answers.iter().filter(taken).count();
-        let decent = stage.post("/v1/reactions", ONE);
-        assert_eq!(decent.status, 202, "after {}", attack.name);
+        let next = service.post("/v1/reactions", ONE);
+        assert_eq!(next.status, 202, "after {}", attack.name);
         kept += 1;
     }
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), kept);
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), kept);
 }

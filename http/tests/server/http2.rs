@@ -1,4 +1,4 @@
-//! HTTP/2: what is said by it, and what clients may not do with it.
+//! HTTP/2, and its limits for clients.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,24 +17,24 @@ use tokio::{
 };
 
 use crate::{
-    identity::{Home, Pair},
-    stage::{DEADLINE, LARGE_BYTES, Running},
+    fixture::{DEADLINE, LARGE_BYTES, TestServer},
+    identity::{CertificateDir, Pair},
 };
 
-/// A client, and how its connection ends.
-struct Talk {
+/// A client, and the task of its connection.
+struct Http2Client {
     sender: SendRequest<Bytes>,
     ended: JoinHandle<Result<(), h2::Error>>,
 }
 
-/// An answer.
-struct Said {
+/// A response.
+struct Response {
     status: StatusCode,
     headers: HeaderMap,
     body: String,
 }
 
-impl Talk {
+impl Http2Client {
     async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         Self::by(&Builder::new(), stream).await
     }
@@ -52,7 +52,7 @@ impl Talk {
         Self::over(TcpStream::connect(address).await.unwrap()).await
     }
 
-    /// Begins an answer; the body is sent, and its end if it is to end.
+    /// Sends a request with its body, and the end of the body if `end` is set. Returns the head of the response.
     async fn begin(
         &self,
         request: Request<()>,
@@ -66,14 +66,14 @@ impl Talk {
                 sending.send_data(Bytes::copy_from_slice(body.as_bytes()), end)?;
             }
             let (head, body) = answer.await?.into_parts();
-            // Not before the answer: dropped, it would take back what is not ended.
+            // Kept until the response: dropping an open stream resets it.
             drop(sending);
             Ok((head.headers, head.status, body))
         };
         timeout(DEADLINE, talking).await.expect("an answer")
     }
 
-    async fn ask(&self, request: Request<()>, body: &str) -> Result<Said, h2::Error> {
+    async fn request(&self, request: Request<()>, body: &str) -> Result<Response, h2::Error> {
         let (headers, status, mut receiving) = self.begin(request, body, true).await?;
         let mut body = Vec::new();
         while let Some(piece) = timeout(DEADLINE, receiving.data()).await.expect("more") {
@@ -82,15 +82,15 @@ impl Talk {
             body.extend(piece);
         }
         let body = String::from_utf8(body).unwrap();
-        Ok(Said {
+        Ok(Response {
             status,
             headers,
             body,
         })
     }
 
-    async fn get(&self, path: &str) -> Result<Said, h2::Error> {
-        self.ask(to(Method::GET, path), "").await
+    async fn get(&self, path: &str) -> Result<Response, h2::Error> {
+        self.request(to(Method::GET, path), "").await
     }
 }
 
@@ -100,29 +100,42 @@ fn to(method: Method, path: &str) -> Request<()> {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_by_prior_knowledge_and_where_tls_agrees_on_it() {
+async fn http2_is_used_by_prior_knowledge_and_by_alpn() {
     let pair = Pair::new();
-    let plain = Running::start(Limits::default()).await;
-    let secure = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+    let plain = TestServer::start(Limits::default()).await;
+    let secure =
+        TestServer::with_tls(Some(CertificateDir::of(&pair).load()), Limits::default()).await;
     let stream = secure
         .connect_by(&pair.trusted(&["h2", "http/1.1"]))
         .await
         .0;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    for talk in [Talk::to(plain.address).await, Talk::over(stream).await] {
-        let echo = talk.ask(to(Method::POST, "/echo"), "body").await.unwrap();
+    for client in [
+        Http2Client::to(plain.address).await,
+        Http2Client::over(stream).await,
+    ] {
+        let echo = client
+            .request(to(Method::POST, "/echo"), "body")
+            .await
+            .unwrap();
         assert_eq!((echo.status, &*echo.body), (StatusCode::OK, "body"));
         assert_eq!(echo.headers[CONTENT_LENGTH], "4");
-        assert_eq!(talk.get("/healthz?x=1").await.unwrap().body, "alive\n");
-        let head = talk.ask(to(Method::HEAD, "/healthz"), "").await.unwrap();
+        assert_eq!(client.get("/healthz?x=1").await.unwrap().body, "alive\n");
+        let head = client
+            .request(to(Method::HEAD, "/healthz"), "")
+            .await
+            .unwrap();
         assert_eq!(
             (&head.headers[CONTENT_LENGTH], &*head.body),
             (&"6".parse().unwrap(), "")
         );
-        let unknown = talk.get("/nothing").await.unwrap();
+        let unknown = client.get("/nothing").await.unwrap();
         assert_eq!(unknown.status, 404);
         assert!(unknown.body.contains(r#""title":"Not Found""#));
-        let method = talk.ask(to(Method::DELETE, "/metrics"), "").await.unwrap();
+        let method = client
+            .request(to(Method::DELETE, "/metrics"), "")
+            .await
+            .unwrap();
         assert_eq!(
             (method.status, &method.headers["allow"]),
             (
@@ -134,13 +147,13 @@ async fn http2_is_spoken_by_prior_knowledge_and_where_tls_agrees_on_it() {
 }
 
 #[tokio::test]
-async fn a_long_answer_comes_whole() {
-    let running = Running::start(Limits::default()).await;
+async fn a_long_response_is_complete() {
+    let server = TestServer::start(Limits::default()).await;
     let help = "long ".repeat(20_000);
     let counter = prometheus::IntCounter::new("emostream_long_total", &help).unwrap();
-    running.registry.register(Box::new(counter)).unwrap();
-    let talk = Talk::to(running.address).await;
-    let metrics = talk.get("/metrics").await.unwrap();
+    server.registry.register(Box::new(counter)).unwrap();
+    let client = Http2Client::to(server.address).await;
+    let metrics = client.get("/metrics").await.unwrap();
     assert_eq!(
         metrics.headers[CONTENT_LENGTH],
         metrics.body.len().to_string()
@@ -149,69 +162,69 @@ async fn a_long_answer_comes_whole() {
 }
 
 #[tokio::test]
-async fn bodies_have_the_limits_of_http1_and_the_connection_goes_on() {
-    let running = Running::start(Limits::default()).await;
-    let talk = Talk::to(running.address).await;
+async fn bodies_have_the_limits_of_http1_and_the_connection_stays_open() {
+    let server = TestServer::start(Limits::default()).await;
+    let client = Http2Client::to(server.address).await;
     let mut announced = to(Method::POST, "/echo");
     announced.headers_mut().insert(CONTENT_LENGTH, 11.into());
-    let announced = talk.begin(announced, "", false).await.unwrap();
+    let announced = client.begin(announced, "", false).await.unwrap();
     assert_eq!(announced.1, 413);
-    let large = talk
-        .ask(to(Method::POST, "/echo"), "0123456789A")
+    let large = client
+        .request(to(Method::POST, "/echo"), "0123456789A")
         .await
         .unwrap();
     assert_eq!(large.status, 413);
-    let slow = talk
+    let slow = client
         .begin(to(Method::POST, "/echo"), "abc", false)
         .await
         .unwrap();
     assert_eq!(slow.1, 408);
-    let exactly = talk
-        .ask(to(Method::POST, "/echo"), "0123456789")
+    let exactly = client
+        .request(to(Method::POST, "/echo"), "0123456789")
         .await
         .unwrap();
     assert_eq!(exactly.body, "0123456789");
 }
 
 #[tokio::test]
-async fn a_request_names_its_host_once_in_http2_too() {
-    let running = Running::start(Limits::default()).await;
-    let talk = Talk::to(running.address).await;
+async fn a_request_must_have_one_host_header_in_http2_too() {
+    let server = TestServer::start(Limits::default()).await;
+    let client = Http2Client::to(server.address).await;
     for (host, status) in [(None, 200), (Some("h"), 200), (Some("other"), 400)] {
         let mut request = to(Method::GET, "/healthz");
         if let Some(host) = host {
             request.headers_mut().insert("host", host.parse().unwrap());
         }
-        let said = talk.ask(request, "").await.unwrap();
-        assert_eq!(said.status, status, "{host:?}");
+        let response = client.request(request, "").await.unwrap();
+        assert_eq!(response.status, status, "{host:?}");
     }
 }
 
 #[tokio::test]
-async fn requests_beside_a_connection_s_first_have_places_of_their_own() {
+async fn concurrent_requests_beyond_the_first_need_permits() {
     let limits = Limits {
         connections: 2,
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let talk = Talk::to(running.address).await;
-    // Nobody opens the gate: three are under way, the first and two beside it.
+    let server = TestServer::start(limits).await;
+    let client = Http2Client::to(server.address).await;
+    // The gate stays closed: three requests are in flight, the first and two further ones.
     let mut slow = Vec::new();
     for _ in 0..3 {
-        let mut sender = talk.sender.clone().ready().await.unwrap();
+        let mut sender = client.sender.clone().ready().await.unwrap();
         slow.push(sender.send_request(to(Method::GET, "/slow"), true).unwrap());
-        timeout(DEADLINE, running.entered.notified()).await.unwrap();
+        timeout(DEADLINE, server.entered.notified()).await.unwrap();
     }
-    let crowded = talk.get("/healthz").await.unwrap();
+    let crowded = client.get("/healthz").await.unwrap();
     assert_eq!(crowded.status, 503);
     assert!(crowded.headers.contains_key("retry-after"));
     assert!(crowded.headers.contains_key("x-request-id"));
-    // Another connection's first needs none.
-    let other = Talk::to(running.address).await;
+    // The first request of another connection needs no permit.
+    let other = Http2Client::to(server.address).await;
     assert_eq!(other.get("/healthz").await.unwrap().status, 200);
     drop(slow);
     let admitted = async {
-        while talk.get("/healthz").await.unwrap().status != 200 {
+        while client.get("/healthz").await.unwrap().status != 200 {
             sleep(Duration::from_millis(5)).await;
         }
     };
@@ -219,11 +232,11 @@ async fn requests_beside_a_connection_s_first_have_places_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_drain_finishes_requests_in_flight_and_sends_idle_clients_away() {
-    let running = Running::start(Limits::default()).await;
+async fn a_drain_finishes_requests_in_flight_and_sends_goaway_to_idle_clients() {
+    let server = TestServer::start(Limits::default()).await;
     let (busy, idle) = (
-        Talk::to(running.address).await,
-        Talk::to(running.address).await,
+        Http2Client::to(server.address).await,
+        Http2Client::to(server.address).await,
     );
     idle.get("/healthz").await.unwrap();
     let (_, _, mut stream) = busy
@@ -232,9 +245,9 @@ async fn a_drain_finishes_requests_in_flight_and_sends_idle_clients_away() {
         .unwrap();
     let mut sender = busy.sender.clone().ready().await.unwrap();
     let (slow, _) = sender.send_request(to(Method::GET, "/slow"), true).unwrap();
-    timeout(DEADLINE, running.entered.notified()).await.unwrap();
-    let gate = running.gate.clone();
-    let stopping = tokio::spawn(running.stop());
+    timeout(DEADLINE, server.entered.notified()).await.unwrap();
+    let gate = server.gate.clone();
+    let stopping = tokio::spawn(server.stop());
     timeout(DEADLINE, idle.ended)
         .await
         .unwrap()
@@ -252,15 +265,15 @@ async fn a_drain_finishes_requests_in_flight_and_sends_idle_clients_away() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_left_standing_ends_its_connection() {
+async fn a_response_that_is_not_read_closes_its_connection() {
     let limits = Limits {
-        unread: Duration::from_millis(100),
+        write_timeout: Duration::from_millis(100),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let stream = TcpStream::connect(running.address).await.unwrap();
-    // It reads the connection, but gives no stream room to send.
-    let deaf = Talk::by(Builder::new().initial_window_size(0), stream).await;
+    let server = TestServer::start(limits).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    // The client reads the connection, but does not open the window of the stream.
+    let deaf = Http2Client::by(Builder::new().initial_window_size(0), stream).await;
     let (_, status, _body) = deaf
         .begin(to(Method::GET, "/healthz"), "", true)
         .await
@@ -271,8 +284,8 @@ async fn an_answer_that_is_left_standing_ends_its_connection() {
         .expect("it ends")
         .unwrap()
         .ok();
-    // One that waits for news is not left standing by its client.
-    let patient = Talk::to(running.address).await;
+    // A stream without data to send does not time out.
+    let patient = Http2Client::to(server.address).await;
     let (_, _, mut stream) = patient
         .begin(to(Method::GET, "/stream"), "", true)
         .await
@@ -290,20 +303,20 @@ async fn a_connection_is_not_idle_while_the_end_of_a_response_waits_for_a_slow_c
         head: Duration::from_millis(200),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let stream = TcpStream::connect(running.address).await.unwrap();
+    let server = TestServer::start(limits).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
     let mut window = Builder::new();
     window
         .initial_window_size((LARGE_BYTES - LAST_BYTES) as u32)
         .initial_connection_window_size(2 * LARGE_BYTES as u32);
-    let slow = Talk::by(&window, stream).await;
+    let slow = Http2Client::by(&window, stream).await;
     let request = to(Method::GET, "/large");
     let (_, _, mut body) = slow.begin(request, "", true).await.unwrap();
     let mut received = 0;
     while received < LARGE_BYTES - LAST_BYTES {
         received += body.data().await.unwrap().unwrap().len();
     }
-    // Longer than the head may take and an idle client gets to close.
+    // Longer than the timeouts of a head and of a GOAWAY.
     sleep(Duration::from_secs(2)).await;
     body.flow_control().release_capacity(received).unwrap();
     while let Some(piece) = timeout(DEADLINE, body.data()).await.unwrap() {
@@ -314,18 +327,18 @@ async fn a_connection_is_not_idle_while_the_end_of_a_response_waits_for_a_slow_c
 
 #[tokio::test]
 async fn a_head_beyond_the_limit_is_431_in_http2_too() {
-    let running = Running::start(Limits::default()).await;
-    let talk = Talk::to(running.address).await;
+    let server = TestServer::start(Limits::default()).await;
+    let client = Http2Client::to(server.address).await;
     let mut request = to(Method::GET, "/healthz");
     let cookie = "c".repeat(20 << 10);
     request
         .headers_mut()
         .insert("cookie", cookie.parse().unwrap());
-    assert_eq!(talk.ask(request, "").await.unwrap().status, 431);
-    assert_eq!(talk.get("/healthz").await.unwrap().status, 200);
+    assert_eq!(client.request(request, "").await.unwrap().status, 431);
+    assert_eq!(client.get("/healthz").await.unwrap().status, 200);
 }
 
-/// Frames as bytes (RFC 9113, 4.1), for what no client library would send.
+/// Frames as bytes (RFC 9113, 4.1): client libraries do not send these.
 mod raw {
     pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     pub(super) const HEADERS: u8 = 1;
@@ -354,7 +367,7 @@ use raw::{
     ALIVE, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, frame,
 };
 
-/// Writes until the server has closed, and reads what it says meanwhile.
+/// Writes until the server has closed the connection, and reads in between.
 async fn flood(address: SocketAddr, begin: &[u8], again: impl Fn(u32) -> Vec<u8>) {
     let (mut reads, mut writes) = TcpStream::connect(address).await.unwrap().into_split();
     let reading = tokio::spawn(async move { reads.read_to_end(&mut Vec::new()).await });
@@ -374,12 +387,12 @@ async fn flood(address: SocketAddr, begin: &[u8], again: impl Fn(u32) -> Vec<u8>
 }
 
 #[tokio::test]
-async fn floods_end_their_own_connection_only() {
-    let running = Running::start(Limits::default()).await;
-    let decent = Talk::to(running.address).await;
+async fn floods_close_their_own_connection_only() {
+    let server = TestServer::start(Limits::default()).await;
+    let decent = Http2Client::to(server.address).await;
     let ask = HEADERS;
-    // Asked for and taken back at once, a hundred at a time.
-    flood(running.address, &raw::begin(), |number| {
+    // Requests that are reset at once, a hundred at a time.
+    flood(server.address, &raw::begin(), |number| {
         let streams = (number * 100..(number + 1) * 100).map(|stream| stream * 2 + 1);
         let both = |stream| {
             [
@@ -391,7 +404,7 @@ async fn floods_end_their_own_connection_only() {
         streams.flat_map(both).collect()
     })
     .await;
-    // A head that never ends: in many pieces, in empty ones, and as one field that is repeated by a byte.
+    // A head that never ends: many CONTINUATION frames, empty ones, and a field that is repeated by one byte.
     let open_head = [raw::begin(), frame(ask, END_STREAM, 1, ALIVE)].concat();
     let index_a_field = [
         b"\x40\x01x\x7f\x81\x1e".to_vec(),
@@ -405,10 +418,10 @@ async fn floods_end_their_own_connection_only() {
         frame(CONTINUATION, 0, 1, &index_a_field),
         bomb,
     ] {
-        flood(running.address, &open_head, |_| piece.repeat(100)).await;
+        flood(server.address, &open_head, |_| piece.repeat(100)).await;
     }
-    // Streams beyond the limit, none of which is ended by its client.
-    flood(running.address, &raw::begin(), |number| {
+    // Streams beyond the limit that the client does not end.
+    flood(server.address, &raw::begin(), |number| {
         let streams = (number * 100..(number + 1) * 100).map(|stream| stream * 2 + 1);
         let post = [&b"\x83\x86\x04\x05/echo\x01\x01h"[..]].concat();
         streams
@@ -416,26 +429,26 @@ async fn floods_end_their_own_connection_only() {
             .collect()
     })
     .await;
-    // What is no HTTP/2.
-    flood(running.address, PREFACE, |_| vec![0xff; 1000]).await;
-    flood(running.address, &raw::begin(), |_| {
+    // Bytes that are not HTTP/2.
+    flood(server.address, PREFACE, |_| vec![0xff; 1000]).await;
+    flood(server.address, &raw::begin(), |_| {
         frame(CONTINUATION, 0, 7, b"")
     })
     .await;
 
     assert_eq!(decent.get("/healthz").await.unwrap().body, "alive\n");
     drop(decent);
-    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
+    assert_eq!(server.stop().await, DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
-async fn who_pings_on_and_on_but_does_not_read_is_dropped() {
+async fn a_client_that_sends_pings_and_does_not_read_is_disconnected() {
     let limits = Limits {
-        unread: Duration::from_millis(100),
+        write_timeout: Duration::from_millis(100),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let mut deaf = TcpStream::connect(running.address).await.unwrap();
+    let server = TestServer::start(limits).await;
+    let mut deaf = TcpStream::connect(server.address).await.unwrap();
     deaf.write_all(&raw::begin()).await.unwrap();
     let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
     let flood = async { while deaf.write_all(&pings).await.is_ok() {} };
@@ -443,12 +456,12 @@ async fn who_pings_on_and_on_but_does_not_read_is_dropped() {
 }
 
 #[tokio::test]
-async fn slow_beginnings_dribbled_heads_and_idle_connections_are_ended() {
+async fn slow_prefaces_slow_heads_and_idle_connections_are_closed() {
     let limits = Limits {
         head: Duration::from_millis(300),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
+    let server = TestServer::start(limits).await;
     let head = [raw::begin(), frame(HEADERS, END_STREAM, 1, ALIVE)].concat();
     let asked = frame(HEADERS, END_HEADERS | END_STREAM, 1, ALIVE);
     let pong = frame(PING, 1, 0, &[0; 8]);
@@ -461,23 +474,23 @@ async fn slow_beginnings_dribbled_heads_and_idle_connections_are_ended() {
         (head, dribble),
         ([raw::begin(), asked].concat(), Vec::new()),
     ] {
-        // It answers nothing, not even that it is to go.
-        let (mut reads, mut writes) = TcpStream::connect(running.address)
+        // The client does not react, not even to the GOAWAY.
+        let (mut reads, mut writes) = TcpStream::connect(server.address)
             .await
             .unwrap()
             .into_split();
         writes.write_all(&begin).await.unwrap();
-        let dribbling = tokio::spawn(async move {
+        let slow = tokio::spawn(async move {
             while writes.write_all(&drop).await.is_ok() {
                 sleep(Duration::from_millis(20)).await;
             }
         });
         let ended = timeout(DEADLINE, reads.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "{begin:?} is borne");
-        dribbling.abort();
+        slow.abort();
     }
-    // One that obeys is told so, by GOAWAY.
-    let polite = Talk::to(running.address).await;
+    // A client that reads receives a GOAWAY.
+    let polite = Http2Client::to(server.address).await;
     polite.get("/healthz").await.unwrap();
     timeout(DEADLINE, polite.ended)
         .await
@@ -487,9 +500,9 @@ async fn slow_beginnings_dribbled_heads_and_idle_connections_are_ended() {
 }
 
 #[tokio::test]
-async fn the_preface_is_known_however_it_is_cut() {
-    let running = Running::start(Limits::default()).await;
-    let mut cut = TcpStream::connect(running.address).await.unwrap();
+async fn the_preface_is_detected_in_any_fragments() {
+    let server = TestServer::start(Limits::default()).await;
+    let mut cut = TcpStream::connect(server.address).await.unwrap();
     cut.set_nodelay(true).unwrap();
     for byte in raw::begin() {
         cut.write_all(&[byte]).await.unwrap();
@@ -512,7 +525,11 @@ async fn the_preface_is_known_however_it_is_cut() {
             "405",
         ),
     ] {
-        let said = running.ask(almost).await;
-        assert_eq!(said.split(' ').nth(1), Some(status), "{almost:?}: {said}");
+        let response = server.request(almost).await;
+        assert_eq!(
+            response.split(' ').nth(1),
+            Some(status),
+            "{almost:?}: {response}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! TLS: what is spoken through it, who may keep others waiting, and which certificate is shown.
+//! TLS: requests over it, slow clients, and which certificate is used.
 
 use std::{fs, time::Duration};
 
@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    identity::{Home, LOOK, Pair, shake_hands},
-    stage::{DEADLINE, Running},
+    fixture::{DEADLINE, TestServer},
+    identity::{CertificateDir, Pair, RELOAD_INTERVAL, tls_handshake},
 };
 
 const ALIVE: &str = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
@@ -20,16 +20,17 @@ const ALIVE: &str = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
 #[tokio::test]
 async fn requests_streams_and_upgrades_go_through_tls() {
     let pair = Pair::new();
-    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+    let server =
+        TestServer::with_tls(Some(CertificateDir::of(&pair).load()), Limits::default()).await;
     let trusted = pair.trusted(&[]);
-    let mut client = running.connect_by(&trusted).await;
+    let mut client = server.connect_by(&trusted).await;
     client
         .send("POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\nbody")
         .await;
     client.until("\r\n\r\nbody").await;
     client.send("GET /stream HTTP/1.1\r\nhost: h\r\n\r\n").await;
     client.until("first\n\r\n").await;
-    let mut upgraded = running.connect_by(&trusted).await;
+    let mut upgraded = server.connect_by(&trusted).await;
     upgraded
         .send(
             "GET /upgrade HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nahead",
@@ -53,21 +54,22 @@ async fn requests_streams_and_upgrades_go_through_tls() {
     assert!(echoed == long.as_bytes());
     writing.await.unwrap();
     drop(reads);
-    let stopping = tokio::spawn(running.stop());
-    // The end is told in TLS too: a reader knows that nothing was cut off.
+    let stopping = tokio::spawn(server.stop());
+    // The server sends close_notify, so a client detects truncation.
     assert_eq!(client.rest().await, "4\r\nbye\n\r\n0\r\n\r\n");
     drop(client);
     assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
-async fn the_protocol_is_agreed_on_or_the_handshake_fails() {
+async fn alpn_selects_a_protocol_or_the_handshake_fails() {
     let pair = Pair::new();
-    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
-    let client = running.connect_by(&pair.trusted(&["http/1.1"])).await;
+    let server =
+        TestServer::with_tls(Some(CertificateDir::of(&pair).load()), Limits::default()).await;
+    let client = server.connect_by(&pair.trusted(&["http/1.1"])).await;
     assert_eq!(client.0.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-    let stream = TcpStream::connect(running.address).await.unwrap();
-    let refused = shake_hands(&pair.trusted(&["gopher"]), stream).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let refused = tls_handshake(&pair.trusted(&["gopher"]), stream).await;
     assert!(
         refused
             .unwrap_err()
@@ -77,12 +79,16 @@ async fn the_protocol_is_agreed_on_or_the_handshake_fails() {
 }
 
 #[tokio::test]
-async fn who_speaks_in_the_clear_is_told_and_who_speaks_nonsense_is_closed() {
+async fn plain_http_gets_400_and_other_bytes_are_closed() {
     let pair = Pair::new();
-    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
-    let told = running.ask(ALIVE).await;
-    assert!(told.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{told}");
-    assert!(told.contains("https://"), "{told}");
+    let server =
+        TestServer::with_tls(Some(CertificateDir::of(&pair).load()), Limits::default()).await;
+    let response = server.request(ALIVE).await;
+    assert!(
+        response.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+        "{response}"
+    );
+    assert!(response.contains("https://"), "{response}");
     for nonsense in [
         &b"\x00\x01\x02"[..],
         &[0; 100_000],
@@ -91,8 +97,8 @@ async fn who_speaks_in_the_clear_is_told_and_who_speaks_nonsense_is_closed() {
         b"\x80\x2e\x01\x03\x01",
         b"",
     ] {
-        let mut client = running.connect().await;
-        // The server may have closed before all of it is written.
+        let mut client = server.connect().await;
+        // The server may close the connection during the write.
         let _ = client.0.write_all(nonsense).await;
         let _ = client.0.shutdown().await;
         let ended = timeout(DEADLINE, client.0.read_to_end(&mut Vec::new())).await;
@@ -102,7 +108,7 @@ async fn who_speaks_in_the_clear_is_told_and_who_speaks_nonsense_is_closed() {
             &nonsense[..6.min(nonsense.len())]
         );
     }
-    running
+    server
         .connect_by(&pair.trusted(&[]))
         .await
         .send(ALIVE)
@@ -110,7 +116,7 @@ async fn who_speaks_in_the_clear_is_told_and_who_speaks_nonsense_is_closed() {
 }
 
 #[tokio::test]
-async fn slow_handshakes_hold_up_nobody_and_are_ended() {
+async fn slow_handshakes_delay_no_other_client_and_are_closed() {
     const DRIBBLING: usize = 200;
     const IDLE: usize = 200;
     let limits = Limits {
@@ -120,13 +126,13 @@ async fn slow_handshakes_hold_up_nobody_and_are_ended() {
         ..Limits::default()
     };
     let pair = Pair::new();
-    let running = Running::speaking(Some(Home::of(&pair).load()), limits).await;
+    let server = TestServer::with_tls(Some(CertificateDir::of(&pair).load()), limits).await;
     let mut besiegers = Vec::new();
     for number in 0..DRIBBLING + IDLE {
-        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
         besiegers.push(tokio::spawn(async move {
             if number < DRIBBLING {
-                // A record of 512 bytes, that never comes to its end.
+                // A record of 512 bytes that never ends.
                 let mut dribble = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"
                     .iter()
                     .chain(&[0; 400]);
@@ -136,20 +142,20 @@ async fn slow_handshakes_hold_up_nobody_and_are_ended() {
                     sleep(Duration::from_millis(20)).await;
                 }
             }
-            // Ended by the server: closed, or reset with bytes unread.
+            // Closed by the server, or reset because of unread bytes.
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }));
     }
-    // There is one place left, for those who are quick.
+    // One permit is left for the other clients.
     let trusted = pair.trusted(&[]);
     let mut served = 0;
     while besiegers.iter().any(|besieger| !besieger.is_finished()) {
-        let Ok(stream) = TcpStream::connect(running.address).await else {
+        let Ok(stream) = TcpStream::connect(server.address).await else {
             continue;
         };
-        // The one before may not quite have left its place.
-        if let Ok(stream) = shake_hands(&trusted, stream).await {
-            let mut client = crate::stage::Client(stream);
+        // The previous connection may not have released its permit yet.
+        if let Ok(stream) = tls_handshake(&trusted, stream).await {
+            let mut client = crate::fixture::Client(stream);
             client.send(ALIVE).await;
             client.until("alive\n").await;
             served += 1;
@@ -160,24 +166,25 @@ async fn slow_handshakes_hold_up_nobody_and_are_ended() {
     for besieger in besiegers {
         timeout(DEADLINE, besieger).await.unwrap().unwrap();
     }
-    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
+    assert_eq!(server.stop().await, DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
-async fn a_thousand_idle_connections_leave_room_and_end_with_the_drain() {
+async fn a_thousand_idle_connections_do_not_block_others_and_end_with_the_drain() {
     const IDLE: usize = 1000;
     let pair = Pair::new();
-    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
+    let server =
+        TestServer::with_tls(Some(CertificateDir::of(&pair).load()), Limits::default()).await;
     let trusted = pair.trusted(&[]);
     let mut idle = Vec::new();
     for _ in 0..IDLE {
-        idle.push(running.connect_by(&trusted).await);
+        idle.push(server.connect_by(&trusted).await);
     }
-    let mut client = running.connect_by(&trusted).await;
+    let mut client = server.connect_by(&trusted).await;
     client.send(ALIVE).await;
     client.until("alive\n").await;
     idle.push(client);
-    let stopping = tokio::spawn(running.stop());
+    let stopping = tokio::spawn(server.stop());
     for mut idle in idle {
         assert_eq!(idle.rest().await, "");
     }
@@ -185,35 +192,36 @@ async fn a_thousand_idle_connections_leave_room_and_end_with_the_drain() {
 }
 
 #[tokio::test]
-async fn a_handshake_under_way_does_not_hold_up_the_drain() {
+async fn a_handshake_in_progress_does_not_delay_the_drain() {
     let pair = Pair::new();
-    let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
-    let mut slow = running.connect().await;
+    let server =
+        TestServer::with_tls(Some(CertificateDir::of(&pair).load()), Limits::default()).await;
+    let mut slow = server.connect().await;
     slow.0.write_all(b"\x16\x03\x01").await.unwrap();
-    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
+    assert_eq!(server.stop().await, DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_closed_and_an_idle_one_ended() {
+async fn one_connection_too_many_and_an_idle_one_are_closed() {
     let limits = Limits {
         connections: 1,
         head: Duration::from_millis(300),
         ..Limits::default()
     };
     let pair = Pair::new();
-    let running = Running::speaking(Some(Home::of(&pair).load()), limits).await;
+    let server = TestServer::with_tls(Some(CertificateDir::of(&pair).load()), limits).await;
     let trusted = pair.trusted(&[]);
-    let mut first = running.connect_by(&trusted).await;
-    let stream = TcpStream::connect(running.address).await.unwrap();
-    shake_hands(&trusted, stream).await.unwrap_err();
-    // Cut off, rather than told the end: it never asked for anything.
+    let mut first = server.connect_by(&trusted).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    tls_handshake(&trusted, stream).await.unwrap_err();
+    // Closed without close_notify: the client has sent no request.
     let ended = timeout(DEADLINE, first.0.read_to_end(&mut Vec::new())).await;
     ended.expect("it ends").unwrap_err();
     drop(first);
     let admitted = async {
         loop {
-            let stream = TcpStream::connect(running.address).await.unwrap();
-            if shake_hands(&trusted, stream).await.is_ok() {
+            let stream = TcpStream::connect(server.address).await.unwrap();
+            if tls_handshake(&trusted, stream).await.is_ok() {
                 break;
             }
         }
@@ -222,45 +230,45 @@ async fn one_connection_too_many_is_closed_and_an_idle_one_ended() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_is_dropped_in_tls_too() {
+async fn a_client_that_never_reads_is_disconnected_in_tls_too() {
     let limits = Limits {
-        unread: Duration::from_millis(100),
+        write_timeout: Duration::from_millis(100),
         ..Limits::default()
     };
     let pair = Pair::new();
-    let running = Running::speaking(Some(Home::of(&pair).load()), limits).await;
-    let mut deaf = running.connect_by(&pair.trusted(&[])).await;
+    let server = TestServer::with_tls(Some(CertificateDir::of(&pair).load()), limits).await;
+    let mut deaf = server.connect_by(&pair.trusted(&[])).await;
     let requests = "GET /metrics-of-nothing HTTP/1.1\r\nhost: h\r\n\r\n".repeat(1000);
     let flood = async { while deaf.0.write_all(requests.as_bytes()).await.is_ok() {} };
     timeout(DEADLINE, flood).await.unwrap();
 }
 
-/// Connects until the server shows `pair`'s certificate.
-async fn shown(running: &Running, pair: &Pair) {
+/// Connects until the server uses `pair`'s certificate.
+async fn shown(server: &TestServer, pair: &Pair) {
     let trusted = pair.trusted(&[]);
     let showing = async {
         loop {
-            let stream = TcpStream::connect(running.address).await.unwrap();
-            if shake_hands(&trusted, stream).await.is_ok() {
+            let stream = TcpStream::connect(server.address).await.unwrap();
+            if tls_handshake(&trusted, stream).await.is_ok() {
                 break;
             }
-            sleep(LOOK).await;
+            sleep(RELOAD_INTERVAL).await;
         }
     };
     timeout(DEADLINE, showing).await.expect("it is shown");
 }
 
 #[tokio::test]
-async fn a_new_pair_is_taken_while_connections_stand_and_a_bad_one_never() {
+async fn a_new_pair_is_loaded_while_connections_are_open_and_an_invalid_one_never() {
     let (first, second, third) = (Pair::new(), Pair::new(), Pair::new());
-    let home = Home::of(&first);
-    let tls = home.load();
-    let running = Running::speaking(Some(tls.clone()), Limits::default()).await;
-    let following = tokio::spawn(async move { tls.follow(LOOK).await });
-    let mut standing = running.connect_by(&first.trusted(&[])).await;
+    let dir = CertificateDir::of(&first);
+    let tls = dir.load();
+    let server = TestServer::with_tls(Some(tls.clone()), Limits::default()).await;
+    let following = tokio::spawn(async move { tls.reload_on_change(RELOAD_INTERVAL).await });
+    let mut standing = server.connect_by(&first.trusted(&[])).await;
 
-    home.put(&second);
-    shown(&running, &second).await;
+    dir.put(&second);
+    shown(&server, &second).await;
     standing.send(ALIVE).await;
     standing.until("alive\n").await;
 
@@ -273,17 +281,17 @@ async fn a_new_pair_is_taken_while_connections_stand_and_a_bad_one_never() {
         ..third.clone()
     };
     for bad in [strangers, broken] {
-        home.put(&bad);
-        // Long enough for some looks; were it taken, the former were not shown any more.
-        sleep(LOOK * 20).await;
-        running.connect_by(&second.trusted(&[])).await;
+        dir.put(&bad);
+        // Long enough for some checks; if the pair was loaded, the previous one would not be used any more.
+        sleep(RELOAD_INTERVAL * 20).await;
+        server.connect_by(&second.trusted(&[])).await;
     }
-    fs::remove_file(home.files().key).unwrap();
-    sleep(LOOK * 20).await;
-    running.connect_by(&second.trusted(&[])).await;
+    fs::remove_file(dir.files().key).unwrap();
+    sleep(RELOAD_INTERVAL * 20).await;
+    server.connect_by(&second.trusted(&[])).await;
 
-    home.put(&third);
-    shown(&running, &third).await;
+    dir.put(&third);
+    shown(&server, &third).await;
     following.abort();
 }
 
@@ -319,14 +327,16 @@ async fn every_kind_of_key_is_read() {
             ..pair.clone()
         });
         for pair in bare.into_iter().chain([pair]) {
-            let running = Running::speaking(Some(Home::of(&pair).load()), Limits::default()).await;
-            running.connect_by(&pair.trusted(&[])).await;
+            let server =
+                TestServer::with_tls(Some(CertificateDir::of(&pair).load()), Limits::default())
+                    .await;
+            server.connect_by(&pair.trusted(&[])).await;
         }
     }
 }
 
 #[test]
-fn what_is_no_pair_is_told_by_the_file_to_mend() {
+fn an_invalid_pair_names_the_file_to_fix() {
     let (pair, other) = (Pair::new(), Pair::new());
     let nothing = String::new();
     let junk = |kind: &str| pem::encode(&pem::Pem::new(kind, [1, 2, 3]));
@@ -344,18 +354,21 @@ fn what_is_no_pair_is_told_by_the_file_to_mend() {
         ),
         (&pair.certificate, &other.key, TlsFile::Key),
     ] {
-        let home = Home::of(&Pair {
+        let dir = CertificateDir::of(&Pair {
             certificate: certificate.clone(),
             key: key.clone(),
         });
-        let error = Tls::load(home.files()).unwrap_err();
+        let error = Tls::load(dir.files()).unwrap_err();
         assert_eq!(error.file(), file, "{error}");
-        let said = error.to_string();
-        assert!(!said.contains('\n') && said.contains(".pem"), "{said}");
+        let response = error.to_string();
+        assert!(
+            !response.contains('\n') && response.contains(".pem"),
+            "{response}"
+        );
     }
-    let home = Home::of(&pair);
-    fs::remove_file(home.files().key).unwrap();
-    let error = Tls::load(home.files()).unwrap_err();
+    let dir = CertificateDir::of(&pair);
+    fs::remove_file(dir.files().key).unwrap();
+    let error = Tls::load(dir.files()).unwrap_err();
     assert!(
         matches!(
             error,

@@ -1,4 +1,4 @@
-//! HTTP/1 connections between requests.
+//! HTTP/1 connections between two requests.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::stage::{Client, DEADLINE, LARGE_BYTES, Running};
+use crate::fixture::{Client, DEADLINE, LARGE_BYTES, TestServer};
 
 const ALIVE: &str = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
 
 #[tokio::test]
-async fn who_says_that_it_sends_no_more_still_gets_its_answer() {
-    let running = Running::start(Limits::default()).await;
-    let mut client = running.connect().await;
+async fn a_client_that_has_closed_its_sending_side_gets_its_response() {
+    let server = TestServer::start(Limits::default()).await;
+    let mut client = server.connect().await;
     client.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
-    running.entered.notified().await;
+    server.entered.notified().await;
     client.0.shutdown().await.unwrap();
-    running.gate.notify_one();
+    server.gate.notify_one();
     let answer = client.rest().await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("done"), "{answer}");
 }
 
 #[tokio::test]
-async fn a_request_whose_beginning_came_with_the_one_before_is_answered() {
-    let running = Running::start(Limits::default()).await;
+async fn a_request_whose_first_bytes_arrived_with_the_previous_one_is_served() {
+    let server = TestServer::start(Limits::default()).await;
     for cut in 1..ALIVE.len() {
         let (begin, rest) = ALIVE.split_at(cut);
-        let mut client = running.connect().await;
+        let mut client = server.connect().await;
         client.send(&[ALIVE, begin].concat()).await;
         client.until("alive\n").await;
         client.send(rest).await;
@@ -41,10 +41,10 @@ async fn a_request_whose_beginning_came_with_the_one_before_is_answered() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_late_after_a_rest_is_read_whole() {
-    let running = Running::start(Limits::default()).await;
+async fn a_late_body_on_a_connection_that_was_idle_is_read_whole() {
+    let server = TestServer::start(Limits::default()).await;
     let head = "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 6\r\n\r\n";
-    let mut client = running.connect().await;
+    let mut client = server.connect().await;
     client.send(&[ALIVE, head, "abc"].concat()).await;
     client.until("alive\n").await;
     client.send("def").await;
@@ -56,9 +56,9 @@ async fn a_body_that_comes_late_after_a_rest_is_read_whole() {
 }
 
 #[tokio::test]
-async fn a_socket_is_taken_over_after_a_rest() {
-    let running = Running::start(Limits::default()).await;
-    let mut client = running.connect().await;
+async fn a_socket_is_taken_over_after_an_idle_time() {
+    let server = TestServer::start(Limits::default()).await;
+    let mut client = server.connect().await;
     client.send(ALIVE).await;
     client.until("alive\n").await;
     client
@@ -71,33 +71,33 @@ async fn a_socket_is_taken_over_after_a_rest() {
 }
 
 #[tokio::test]
-async fn a_head_that_dribbles_after_an_answer_is_ended_and_so_is_one_that_never_begins() {
+async fn after_a_response_a_slow_head_and_a_missing_one_are_closed() {
     let limits = Limits {
         head: Duration::from_millis(100),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
+    let server = TestServer::start(limits).await;
     for begin in ["", "GET /healthz HT"] {
-        let mut client = running.connect().await;
+        let mut client = server.connect().await;
         client.send(&[ALIVE, begin].concat()).await;
         let answer = client.rest().await;
         assert!(answer.ends_with("alive\n"), "{answer}");
     }
-    let mut late = running.connect().await;
+    let mut late = server.connect().await;
     late.send(ALIVE).await;
     late.until("alive\n").await;
     late.send("GET /hea").await;
     late.rest().await;
 }
 
-/// hyper keeps the buffer of a connection, as large as it ever was.
+/// hyper does not shrink the buffer of a connection.
 #[tokio::test]
 async fn a_connection_that_got_a_large_response_keeps_no_buffer_of_its_size() {
     const CLIENTS: usize = 50;
-    let running = Running::start(Limits::default()).await;
+    let server = TestServer::start(Limits::default()).await;
     let (before, mut clients) = (resident_bytes(), Vec::new());
     for _ in 0..CLIENTS {
-        let mut client = running.connect().await;
+        let mut client = server.connect().await;
         client.send("GET /large HTTP/1.1\r\nhost: h\r\n\r\n").await;
         let mut response = (&mut client.0).take(LARGE_BYTES as u64);
         let read = tokio::io::copy(&mut response, &mut sink()).await.unwrap();
@@ -115,16 +115,16 @@ fn resident_bytes() -> usize {
 }
 
 #[tokio::test]
-async fn a_slow_client_receives_all_of_a_large_response_though_it_takes_longer_than_a_head_may() {
+async fn a_large_response_may_take_longer_than_the_timeout_of_a_head() {
     const READ_BYTES: usize = 64 << 10;
     let limits = Limits {
         head: Duration::from_millis(100),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
+    let server = TestServer::start(limits).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(READ_BYTES as u32).unwrap();
-    let mut client = Client(socket.connect(running.address).await.unwrap());
+    let mut client = Client(socket.connect(server.address).await.unwrap());
     client.send("GET /large HTTP/1.1\r\nhost: h\r\n\r\n").await;
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -151,28 +151,28 @@ async fn a_drain_does_not_wait_for_a_head_that_is_not_whole() {
         (ALIVE, "GET /healthz HT"),
         ("", &*http2.concat()),
     ] {
-        let running = Running::start(Limits::default()).await;
-        let mut client = running.connect().await;
+        let server = TestServer::start(Limits::default()).await;
+        let mut client = server.connect().await;
         if !before.is_empty() {
             client.send(before).await;
             client.until("alive\n").await;
         }
         client.send(begin).await;
-        // Until the server has read it.
+        // Time for the server to read it.
         sleep(Duration::from_millis(100)).await;
-        let drained = timeout(AT_ONCE, running.stop()).await;
+        let drained = timeout(AT_ONCE, server.stop()).await;
         assert_eq!(drained, Ok(DrainOutcome { remaining: 0 }), "{begin:?}");
     }
 }
 
 #[tokio::test]
-async fn a_drain_ends_a_connection_that_rests() {
-    let running = Running::start(Limits::default()).await;
-    let mut client = running.connect().await;
+async fn a_drain_closes_an_idle_connection() {
+    let server = TestServer::start(Limits::default()).await;
+    let mut client = server.connect().await;
     client.send(ALIVE).await;
     client.until("alive\n").await;
-    running.shutdown.cancel();
+    server.shutdown.cancel();
     client.rest().await;
     drop(client);
-    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
+    assert_eq!(server.stop().await, DrainOutcome { remaining: 0 });
 }

@@ -1,4 +1,4 @@
-//! Certificates of the tests' own, in files, and clients that trust them.
+//! Certificates of the tests, in files, and clients that trust them.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use tokio_rustls::{
     },
 };
 
-use crate::stage::{Client, DEADLINE, Running};
+use crate::fixture::{Client, DEADLINE, TestServer};
 
-/// How often files are looked at here.
-pub(crate) const LOOK: Duration = Duration::from_millis(10);
+/// Interval at which the certificate files are checked.
+pub(crate) const RELOAD_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Who all certificates are for.
+/// The host name of all certificates.
 const NAME: &str = "react.example";
 
 /// A certificate and its key in PEM.
@@ -44,7 +44,7 @@ impl Pair {
         }
     }
 
-    /// A connector that trusts it, and nobody else.
+    /// Returns a connector that trusts only this certificate.
     pub(crate) fn trusted(&self, protocols: &[&str]) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes());
@@ -60,14 +60,14 @@ impl Pair {
     }
 }
 
-/// Where a server finds its certificate.
-pub(crate) struct Home(TempDir);
+/// The directory of a server's certificate files.
+pub(crate) struct CertificateDir(TempDir);
 
-impl Home {
+impl CertificateDir {
     pub(crate) fn of(pair: &Pair) -> Self {
-        let home = Self(TempDir::new().unwrap());
-        home.put(pair);
-        home
+        let dir = Self(TempDir::new().unwrap());
+        dir.put(pair);
+        dir
     }
 
     pub(crate) fn files(&self) -> TlsFiles {
@@ -92,8 +92,8 @@ fn put(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// Shakes hands with the server behind `stream`.
-pub(crate) async fn shake_hands(
+/// Performs the TLS handshake with the server behind `stream`.
+pub(crate) async fn tls_handshake(
     connector: &TlsConnector,
     stream: TcpStream,
 ) -> std::io::Result<TlsStream<TcpStream>> {
@@ -103,13 +103,13 @@ pub(crate) async fn shake_hands(
         .expect("a handshake ends")
 }
 
-impl Running {
-    /// A client in TLS.
+impl TestServer {
+    /// Connects a client over TLS.
     pub(crate) async fn connect_by(
         &self,
         connector: &TlsConnector,
     ) -> Client<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await.unwrap();
-        Client(shake_hands(connector, stream).await.unwrap())
+        Client(tls_handshake(connector, stream).await.unwrap())
     }
 }

@@ -1,4 +1,4 @@
-//! A server of a sample handler on port 0, and clients of it.
+//! A server with sample handlers on port 0, and its clients.
 
 use std::{
     convert::Infallible,
@@ -31,13 +31,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// What must happen happens long before this.
+/// Timeout of the tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 const BODIES: BodyLimits = BodyLimits {
     body_bytes: 10,
     time: Duration::from_millis(300),
-    together_bytes: 0,
+    total_bytes: 0,
 };
 
 /// The length of `/large`.
@@ -45,8 +45,8 @@ pub(crate) const LARGE_BYTES: usize = 4 << 20;
 
 static LARGE: [u8; LARGE_BYTES] = [0; LARGE_BYTES];
 
-/// `/echo` answers the body (10 bytes at most), `/large` [`LARGE_BYTES`] bytes, `/slow` waits for its gate, `/stream` sends until it
-/// is told to stop, `/upgrade` becomes an echo of bytes.
+/// The sample handlers: `/echo` returns the body (at most 10 bytes), `/large` returns [`LARGE_BYTES`] bytes, `/slow`
+/// waits for its gate, `/stream` sends until the shutdown, `/upgrade` echoes bytes.
 struct Sample {
     bodies: BodyReader,
     gate: Arc<Notify>,
@@ -107,7 +107,7 @@ impl Sample {
     }
 }
 
-/// Answers, then sends back what comes, on a thread of its own.
+/// Writes the response, then echoes bytes, on a thread of its own.
 fn echo(detached: DetachedConnection) {
     let mut stream = detached.stream;
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(8));
@@ -126,7 +126,7 @@ fn echo(detached: DetachedConnection) {
             Ok(written) => drop(unsent.drain(..written)),
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
         }
-        // Backpressure: what waits is sent before more is read.
+        // Backpressure: pending bytes are sent before more are read.
         if unsent.is_empty() && stream.is_flushed() {
             match stream.read(&mut bytes) {
                 Ok(read @ 1..) => {
@@ -142,7 +142,7 @@ fn echo(detached: DetachedConnection) {
     }
 }
 
-pub(crate) struct Running {
+pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     pub(crate) gate: Arc<Notify>,
     pub(crate) entered: Arc<Notify>,
@@ -152,12 +152,12 @@ pub(crate) struct Running {
     served: JoinHandle<DrainOutcome>,
 }
 
-impl Running {
+impl TestServer {
     pub(crate) async fn start(limits: Limits) -> Self {
-        Self::speaking(None, limits).await
+        Self::with_tls(None, limits).await
     }
 
-    pub(crate) async fn speaking(tls: Option<Tls>, limits: Limits) -> Self {
+    pub(crate) async fn with_tls(tls: Option<Tls>, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (gate, entered) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -192,8 +192,8 @@ impl Running {
         Client(TcpStream::connect(self.address).await.unwrap())
     }
 
-    /// The whole answer to bytes after which the connection ends.
-    pub(crate) async fn ask(&self, bytes: &str) -> String {
+    /// Sends bytes, and returns all bytes until the connection ends.
+    pub(crate) async fn request(&self, bytes: &str) -> String {
         let mut client = self.connect().await;
         client.send(bytes).await;
         client.rest().await
@@ -213,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.0.flush().await.unwrap();
     }
 
-    /// What comes up to and including `end`.
+    /// Reads up to and including `end`.
     pub(crate) async fn until(&mut self, end: &str) -> String {
         let mut read = Vec::new();
         while !read.ends_with(end.as_bytes()) {
@@ -223,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         String::from_utf8(read).unwrap()
     }
 
-    /// What comes until the connection ends.
+    /// Reads until the connection ends.
     pub(crate) async fn rest(&mut self) -> String {
         let mut read = Vec::new();
         timeout(DEADLINE, self.0.read_to_end(&mut read))

@@ -1,4 +1,4 @@
-//! HTTP/1.1 in the clear.
+//! HTTP/1.1 without TLS.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use tokio::{
     time::timeout,
 };
 
-use crate::stage::{DEADLINE, Running};
+use crate::fixture::{DEADLINE, TestServer};
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_order_on_one_connection() {
-    let running = Running::start(Limits::default()).await;
+async fn pipelined_requests_get_responses_in_order_on_one_connection() {
+    let server = TestServer::start(Limits::default()).await;
     let one = |body: &str| {
         format!(
             "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
     };
-    let mut client = running.connect().await;
+    let mut client = server.connect().await;
     client
         .send(&[one("first"), one("second"), one("third")].concat())
         .await;
@@ -42,22 +42,22 @@ async fn pipelined_requests_are_answered_in_order_on_one_connection() {
 }
 
 #[tokio::test]
-async fn the_first_handler_that_knows_the_path_answers_and_none_is_404() {
-    let running = Running::start(Limits::default()).await;
+async fn a_path_with_a_route_is_served_and_an_unknown_one_is_404() {
+    let server = TestServer::start(Limits::default()).await;
     let ask = |line: &str| format!("{line} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
-    let alive = running.ask(&ask("GET /healthz?x=1")).await;
+    let alive = server.request(&ask("GET /healthz?x=1")).await;
     assert!(alive.ends_with("\r\n\r\nalive\n"), "{alive}");
-    let unknown = running.ask(&ask("GET /nothing")).await;
+    let unknown = server.request(&ask("GET /nothing")).await;
     assert!(
         unknown.starts_with("HTTP/1.1 404 Not Found\r\n"),
         "{unknown}"
     );
     assert!(unknown.contains("content-type: application/problem+json\r\n"));
     assert!(unknown.contains(r#""status":404"#) && unknown.contains(r#""title":"Not Found""#));
-    // A person gets a page to read, whose address is never repeated there.
+    // A browser gets a page, which does not repeat the requested path.
     let browser = "accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
-    let page = running
-        .ask(&format!(
+    let page = server
+        .request(&format!(
             "GET /nothing HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{browser}\r\n\r\n"
         ))
         .await;
@@ -65,10 +65,10 @@ async fn the_first_handler_that_knows_the_path_answers_and_none_is_404() {
     assert!(page.contains("content-type: text/html"), "{page}");
     assert!(page.contains("<title>Not found"), "{page}");
     assert!(!page.contains("/nothing"), "{page}");
-    let method = running.ask(&ask("DELETE /metrics")).await;
+    let method = server.request(&ask("DELETE /metrics")).await;
     assert!(method.starts_with("HTTP/1.1 405 "), "{method}");
     assert!(method.contains("allow: GET, HEAD\r\n"));
-    let head = running.ask(&ask("HEAD /healthz")).await;
+    let head = server.request(&ask("HEAD /healthz")).await;
     assert!(
         head.contains("content-length: 6\r\n") && head.ends_with("\r\n\r\n"),
         "{head}"
@@ -76,27 +76,24 @@ async fn the_first_handler_that_knows_the_path_answers_and_none_is_404() {
 }
 
 #[tokio::test]
-async fn operators_see_readiness_with_its_reason_and_the_metrics() {
-    let running = Running::start(Limits::default()).await;
+async fn readiness_with_its_reason_and_metrics_are_served() {
+    let server = TestServer::start(Limits::default()).await;
     let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
-    let component = running.readiness.component("ingest");
-    let waiting = running.ask(&ask("/readyz")).await;
+    let component = server.readiness.component("ingest");
+    let waiting = server.request(&ask("/readyz")).await;
     assert!(waiting.starts_with("HTTP/1.1 503 "), "{waiting}");
     assert!(waiting.ends_with("ingest: starting\n"));
     component.ready();
     assert!(
-        running
-            .ask(&ask("/readyz"))
+        server
+            .request(&ask("/readyz"))
             .await
             .starts_with("HTTP/1.1 200 OK\r\n")
     );
     let counter = IntCounter::new("emostream_test_total", "A test.").unwrap();
-    running
-        .registry
-        .register(Box::new(counter.clone()))
-        .unwrap();
+    server.registry.register(Box::new(counter.clone())).unwrap();
     counter.inc();
-    let metrics = running.ask(&ask("/metrics")).await;
+    let metrics = server.request(&ask("/metrics")).await;
     assert!(
         metrics.contains("content-type: text/plain; version=0.0.4\r\n"),
         "{metrics}"
@@ -106,10 +103,10 @@ async fn operators_see_readiness_with_its_reason_and_the_metrics() {
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_413_announced_or_not() {
-    let running = Running::start(Limits::default()).await;
+    let server = TestServer::start(Limits::default()).await;
     let head = "POST /echo HTTP/1.1\r\nhost: h\r\nconnection: close\r\n";
-    let announced = running
-        .ask(&format!("{head}content-length: 999999999999\r\n\r\n"))
+    let announced = server
+        .request(&format!("{head}content-length: 999999999999\r\n\r\n"))
         .await;
     assert!(
         announced.starts_with("HTTP/1.1 413 Payload Too Large\r\n"),
@@ -118,17 +115,17 @@ async fn a_body_beyond_the_limit_is_413_announced_or_not() {
     assert!(announced.contains("more than 10 bytes"));
     let chunks = "6\r\nabcdef\r\n".repeat(2);
     let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
-    assert!(running.ask(&chunked).await.starts_with("HTTP/1.1 413 "));
-    let exactly = running
-        .ask(&format!("{head}content-length: 10\r\n\r\n0123456789"))
+    assert!(server.request(&chunked).await.starts_with("HTTP/1.1 413 "));
+    let exactly = server
+        .request(&format!("{head}content-length: 10\r\n\r\n0123456789"))
         .await;
     assert!(exactly.ends_with("0123456789"), "{exactly}");
 }
 
 #[tokio::test]
-async fn a_sender_of_a_large_refused_body_reads_the_answer() {
-    let running = Running::start(Limits::default()).await;
-    let mut client = running.connect().await;
+async fn a_client_whose_large_body_is_refused_reads_the_response() {
+    let server = TestServer::start(Limits::default()).await;
+    let mut client = server.connect().await;
     let body = "x".repeat(2 << 20);
     let head = format!(
         "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n",
@@ -141,15 +138,15 @@ async fn a_sender_of_a_large_refused_body_reads_the_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_first_is_refused_before_it_sends() {
-    let running = Running::start(Limits::default()).await;
+async fn a_client_that_expects_100_continue_is_refused_before_it_sends() {
+    let server = TestServer::start(Limits::default()).await;
     let head = "POST /echo HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\n";
-    let mut client = running.connect().await;
+    let mut client = server.connect().await;
     client
         .send(&format!("{head}content-length: 11\r\n\r\n"))
         .await;
     assert!(client.until("\r\n").await.starts_with("HTTP/1.1 413 "));
-    let mut client = running.connect().await;
+    let mut client = server.connect().await;
     client
         .send(&format!("{head}content-length: 2\r\n\r\n"))
         .await;
@@ -164,15 +161,15 @@ async fn a_client_that_asks_first_is_refused_before_it_sends() {
 }
 
 #[tokio::test]
-async fn a_lying_length_is_408_when_the_client_waits_and_harmless_when_it_goes() {
-    let running = Running::start(Limits::default()).await;
+async fn a_body_shorter_than_its_length_is_408_and_harmless_if_the_client_disconnects() {
+    let server = TestServer::start(Limits::default()).await;
     let lie = "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\nabc";
-    let answer = running.ask(lie).await;
+    let answer = server.request(lie).await;
     assert!(
         answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
         "{answer}"
     );
-    let mut gone = running.connect().await;
+    let mut gone = server.connect().await;
     gone.send(lie).await;
     drop(gone);
     for broken in [
@@ -181,26 +178,26 @@ async fn a_lying_length_is_408_when_the_client_waits_and_harmless_when_it_goes()
         "NONSENSE\r\n\r\n",
         "\u{1}\u{2}\r\n\r\n",
     ] {
-        let answer = running.ask(broken).await;
+        let answer = server.request(broken).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{broken:?}: {answer}");
     }
     let chunked = "POST /echo HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
-    let answer = running.ask(chunked).await;
+    let answer = server.request(chunked).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    assert_eq!(running.stop().await, DrainOutcome { remaining: 0 });
+    assert_eq!(server.stop().await, DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
-async fn a_slow_head_and_an_idle_connection_are_ended() {
+async fn a_slow_head_and_an_idle_connection_are_closed() {
     let limits = Limits {
         head: Duration::from_millis(100),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let mut slow = running.connect().await;
+    let server = TestServer::start(limits).await;
+    let mut slow = server.connect().await;
     slow.send("POST /echo HT").await;
     slow.rest().await;
-    let mut idle = running.connect().await;
+    let mut idle = server.connect().await;
     idle.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
     let answer = idle.rest().await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -208,10 +205,10 @@ async fn a_slow_head_and_an_idle_connection_are_ended() {
 
 #[tokio::test]
 async fn a_head_beyond_the_limit_is_431() {
-    let running = Running::start(Limits::default()).await;
+    let server = TestServer::start(Limits::default()).await;
     let cookie = "c".repeat(32 << 10);
-    let answer = running
-        .ask(&format!(
+    let answer = server
+        .request(&format!(
             "GET / HTTP/1.1\r\nhost: h\r\ncookie: {cookie}\r\n\r\n"
         ))
         .await;
@@ -219,20 +216,20 @@ async fn a_head_beyond_the_limit_is_431() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_503_until_another_ends() {
+async fn one_connection_too_many_gets_503_until_another_ends() {
     let limits = Limits {
         connections: 2,
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
+    let server = TestServer::start(limits).await;
     let greeting = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
-    let mut first = running.connect().await;
-    let mut second = running.connect().await;
+    let mut first = server.connect().await;
+    let mut second = server.connect().await;
     for client in [&mut first, &mut second] {
         client.send(greeting).await;
         client.until("alive\n").await;
     }
-    let refused = running.connect().await.rest().await;
+    let refused = server.connect().await.rest().await;
     assert!(
         refused.starts_with("HTTP/1.1 503 Service Unavailable\r\nretry-after: "),
         "{refused}"
@@ -246,7 +243,7 @@ async fn one_connection_too_many_is_told_503_until_another_ends() {
     drop(first);
     let admitted = async {
         loop {
-            let mut next = running.connect().await;
+            let mut next = server.connect().await;
             if next.0.write_all(greeting.as_bytes()).await.is_ok()
                 && next.until("\r\n").await.starts_with("HTTP/1.1 200 ")
             {
@@ -261,15 +258,15 @@ async fn one_connection_too_many_is_told_503_until_another_ends() {
 
 #[tokio::test]
 async fn a_drain_finishes_requests_in_flight_and_accepts_no_more() {
-    let running = Running::start(Limits::default()).await;
-    let mut busy = running.connect().await;
+    let server = TestServer::start(Limits::default()).await;
+    let mut busy = server.connect().await;
     busy.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
-    timeout(DEADLINE, running.entered.notified()).await.unwrap();
-    let mut idle = running.connect().await;
+    timeout(DEADLINE, server.entered.notified()).await.unwrap();
+    let mut idle = server.connect().await;
     idle.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
     idle.until("alive\n").await;
-    let (gate, address) = (running.gate.clone(), running.address);
-    let stopping = tokio::spawn(running.stop());
+    let (gate, address) = (server.gate.clone(), server.address);
+    let stopping = tokio::spawn(server.stop());
     assert_eq!(idle.rest().await, "", "an idle connection is closed");
     let refused = async { while TcpStream::connect(address).await.is_ok() {} };
     timeout(DEADLINE, refused).await.unwrap();
@@ -280,40 +277,40 @@ async fn a_drain_finishes_requests_in_flight_and_accepts_no_more() {
 }
 
 #[tokio::test]
-async fn a_drain_ends_at_its_deadline_with_what_is_left() {
+async fn a_drain_ends_at_its_deadline_with_the_remaining_connections() {
     let limits = Limits {
         drain: Duration::from_millis(100),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let mut stuck = running.connect().await;
+    let server = TestServer::start(limits).await;
+    let mut stuck = server.connect().await;
     stuck.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
-    timeout(DEADLINE, running.entered.notified()).await.unwrap();
-    assert_eq!(running.stop().await, DrainOutcome { remaining: 1 });
+    timeout(DEADLINE, server.entered.notified()).await.unwrap();
+    assert_eq!(server.stop().await, DrainOutcome { remaining: 1 });
 }
 
 #[tokio::test]
-async fn a_stream_is_sent_piece_by_piece_and_ended_by_its_handler() {
-    let running = Running::start(Limits::default()).await;
-    let mut client = running.connect().await;
+async fn a_stream_is_sent_chunk_by_chunk_and_ended_by_its_handler() {
+    let server = TestServer::start(Limits::default()).await;
+    let mut client = server.connect().await;
     client.send("GET /stream HTTP/1.1\r\nhost: h\r\n\r\n").await;
     let head = client.until("first\n\r\n").await;
     assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
-    let stopping = tokio::spawn(running.stop());
+    let stopping = tokio::spawn(server.stop());
     assert_eq!(client.rest().await, "4\r\nbye\n\r\n0\r\n\r\n");
     drop(client);
     assert_eq!(stopping.await.unwrap(), DrainOutcome { remaining: 0 });
 }
 
 #[tokio::test]
-async fn whoever_takes_a_socket_over_keeps_its_place_in_the_limit() {
+async fn a_detached_socket_keeps_its_permit() {
     let limits = Limits {
         connections: 1,
         drain: Duration::from_millis(100),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let mut client = running.connect().await;
+    let server = TestServer::start(limits).await;
+    let mut client = server.connect().await;
     client
         .send(
             "GET /upgrade HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nahead",
@@ -326,18 +323,18 @@ async fn whoever_takes_a_socket_over_keeps_its_place_in_the_limit() {
     );
     client.send("more").await;
     client.until("more").await;
-    let refused = running.connect().await.rest().await;
+    let refused = server.connect().await.rest().await;
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
-    assert_eq!(running.stop().await, DrainOutcome { remaining: 1 });
+    assert_eq!(server.stop().await, DrainOutcome { remaining: 1 });
 }
 
-/// The client sends all at once, and reads late: what was answered before is still on its way then.
+/// The client sends all requests at once and reads late: the previous responses are still being sent then.
 #[tokio::test]
-async fn a_socket_is_taken_over_behind_the_answers_before() {
-    let running = Running::start(Limits::default()).await;
-    let client = running.connect().await;
+async fn a_socket_is_taken_over_after_the_previous_responses_are_sent() {
+    let server = TestServer::start(Limits::default()).await;
+    let client = server.connect().await;
     let asked = "GET /nothing HTTP/1.1\r\nhost: h\r\n\r\n";
-    // More than both kernel's buffers hold of the answers.
+    // The responses exceed the buffers of both sockets.
     const TIMES: usize = 50_000;
     let last = "GET /upgrade HTTP/1.1\r\nhost: h\r\n\r\nahead";
     let all = [&asked.repeat(TIMES), last].concat();
@@ -360,41 +357,41 @@ async fn a_socket_is_taken_over_behind_the_answers_before() {
 }
 
 #[tokio::test]
-async fn connections_that_come_too_fast_are_told_503() {
+async fn connections_above_the_rate_get_503() {
     let limits = Limits {
         connection_rate: Some(1.0 / 3600.0),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let mut first = running.connect().await;
+    let server = TestServer::start(limits).await;
+    let mut first = server.connect().await;
     first.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
     first.until("alive\n").await;
-    let refused = running.connect().await.rest().await;
+    let refused = server.connect().await.rest().await;
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     assert!(refused.contains("\r\nretry-after: "), "{refused}");
     assert!(refused.contains("new connections"), "{refused}");
-    // Who is in stays in.
+    // Accepted connections stay open.
     first.send("GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await;
     first.until("alive\n").await;
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_its_answers_is_dropped() {
+async fn a_client_that_never_reads_its_responses_is_disconnected() {
     let limits = Limits {
-        unread: Duration::from_millis(100),
+        write_timeout: Duration::from_millis(100),
         ..Limits::default()
     };
-    let running = Running::start(limits).await;
-    let mut deaf = running.connect().await;
+    let server = TestServer::start(limits).await;
+    let mut deaf = server.connect().await;
     let requests = "GET /metrics-of-nothing HTTP/1.1\r\nhost: h\r\n\r\n".repeat(1000);
-    // Answers fill the socket both ways until the server gives up and the write fails.
+    // Responses fill the buffers in both directions until the server closes the connection and the write fails.
     let flood = async { while deaf.0.write_all(requests.as_bytes()).await.is_ok() {} };
     timeout(DEADLINE, flood).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_request_names_its_host_once() {
-    let running = Running::start(Limits::default()).await;
+async fn a_request_must_have_one_host_header() {
+    let server = TestServer::start(Limits::default()).await;
     for (version, hosts, status) in [
         ("1.1", "", 400),
         ("1.1", "host: a\r\nhost: a\r\n", 400),
@@ -403,17 +400,17 @@ async fn a_request_names_its_host_once() {
         ("1.0", "host: a\r\nhost: b\r\n", 400),
     ] {
         let request = format!("GET /healthz HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
-        let answer = running.ask(&request).await;
-        let said = answer.split(' ').nth(1);
-        assert_eq!(said, Some(&*status.to_string()), "{request}: {answer}");
+        let answer = server.request(&request).await;
+        let response = answer.split(' ').nth(1);
+        assert_eq!(response, Some(&*status.to_string()), "{request}: {answer}");
     }
 }
 
 #[tokio::test]
-async fn a_crowd_that_connects_at_one_moment_is_let_into_the_queue() {
+async fn connections_at_one_moment_fit_the_accept_queue() {
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    // Nobody accepts; a connection that finds the queue full waits for seconds, again and again.
+    // The test does not accept: a connection that finds the queue full waits for seconds, repeatedly.
     let mut crowd = Vec::new();
     for _ in 0..500 {
         let connected = timeout(DEADLINE, TcpStream::connect(address)).await;
@@ -423,21 +420,21 @@ async fn a_crowd_that_connects_at_one_moment_is_let_into_the_queue() {
 
 #[tokio::test]
 async fn every_response_to_a_request_has_an_id() {
-    let running = Running::start(Limits::default()).await;
+    let server = TestServer::start(Limits::default()).await;
     let ask = |path: &str, id: &str| {
         format!("GET {path} HTTP/1.1\r\nhost: h\r\n{id}connection: close\r\n\r\n")
     };
     for path in ["/healthz", "/nothing"] {
-        let answer = running.ask(&ask(path, "x-request-id: mine-1\r\n")).await;
+        let answer = server.request(&ask(path, "x-request-id: mine-1\r\n")).await;
         assert!(answer.contains("\r\nx-request-id: mine-1\r\n"), "{answer}");
         for id in ["", "x-request-id: not plain\r\n"] {
-            let answer = running.ask(&ask(path, id)).await;
+            let answer = server.request(&ask(path, id)).await;
             let made = answer.split("\r\nx-request-id: ").nth(1);
             let made = made.and_then(|rest| rest.split("\r\n").next());
             assert_eq!(made.map(str::len), Some(16), "{answer}");
         }
     }
-    let mut client = running.connect().await;
+    let mut client = server.connect().await;
     let upgrade = "GET /upgrade HTTP/1.1\r\nhost: h\r\nx-request-id: mine-2\r\n\r\n";
     client.send(upgrade).await;
     let head = client.until("\r\n\r\n").await;

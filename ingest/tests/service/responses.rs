@@ -1,4 +1,4 @@
-//! The interface's tables, row by row.
+//! The documented responses, row by row of README.md's tables.
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     contract::violation,
-    stage::{Answer, Stage, array},
+    fixture::{Response, TestService, array},
 };
 
 const ONE: &str =
@@ -24,10 +24,10 @@ fn quick() -> Config {
 }
 
 #[test]
-fn what_is_accepted_is_answered_as_the_interface_says_and_is_in_the_log() {
-    let mut stage = Stage::start(quick());
+fn accepted_reactions_get_the_documented_response_and_are_in_the_log() {
+    let mut service = TestService::start(quick());
     let flask = r#"{"client_id":"c","emoji":"👏"}"#;
-    for (target, body, status, answer) in [
+    for (target, body, status, expected) in [
         ("/v1/reactions", ONE.to_owned(), 202, json!({"accepted": 1})),
         ("/v1/reactions", array(1000), 202, json!({"accepted": 1000})),
         (
@@ -67,17 +67,17 @@ fn what_is_accepted_is_answered_as_the_interface_says_and_is_in_the_log() {
             json!({"status": "success", "accepted": 2, "stored": 2}),
         ),
     ] {
-        let said = stage.post(target, &body);
+        let response = service.post(target, &body);
         assert_eq!(
-            (said.status, &said.body),
-            (status, &answer),
+            (response.status, &response.body),
+            (status, &expected),
             "{target} {body:.60}"
         );
-        assert_eq!(said.header("content-type"), Some("application/json"));
-        assert_eq!(said.header("access-control-allow-origin"), Some("*"));
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("access-control-allow-origin"), Some("*"));
     }
-    stage.stop(Duration::from_secs(10)).unwrap();
-    let reactions = stage.reactions();
+    service.stop(Duration::from_secs(10)).unwrap();
+    let reactions = service.reactions();
     assert_eq!(reactions.len(), 1 + 1000 + 2 + 1 + 1 + 2);
     let of = |user: &str| reactions.iter().filter(|r| r.user.as_str() == user).count();
     assert_eq!((of("u-17"), of("c"), of("5"), of("0")), (2, 2, 2, 2));
@@ -91,31 +91,34 @@ fn what_is_accepted_is_answered_as_the_interface_says_and_is_in_the_log() {
     );
     assert!(
         example.at_ms > 1_764_000_000_123,
-        "its time is its receipt, not what it claims"
+        "its time is the time of receipt, not the claimed one"
     );
     assert_eq!(
-        stage.metric(r#"emostream_ingest_reactions_total{outcome="accepted"}"#),
+        service.metric(r#"emostream_ingest_reactions_total{outcome="accepted"}"#),
         1007.0
     );
     assert_eq!(
-        stage.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#),
+        service.metric(r#"emostream_ingest_reactions_total{outcome="stored"}"#),
         1007.0
     );
     assert_eq!(
-        stage.metric("emostream_ingest_claimed_skew_seconds_count"),
+        service.metric("emostream_ingest_claimed_skew_seconds_count"),
         2.0
     );
     assert_eq!(
-        stage.metric(r#"emostream_ingest_requests_total{code="202"}"#),
+        service.metric(r#"emostream_ingest_requests_total{code="202"}"#),
         3.0
     );
-    assert_eq!(stage.metric("emostream_ingest_request_seconds_count"), 8.0);
-    assert_eq!(stage.metric("emostream_ingest_buffer_reactions"), 0.0);
+    assert_eq!(
+        service.metric("emostream_ingest_request_seconds_count"),
+        8.0
+    );
+    assert_eq!(service.metric("emostream_ingest_buffer_reactions"), 0.0);
 }
 
 #[test]
-fn every_way_of_saying_json_and_of_asking_to_wait_is_understood() {
-    let stage = Stage::start(quick());
+fn every_content_type_of_json_and_every_way_to_wait_is_accepted() {
+    let service = TestService::start(quick());
     for (headers, status) in [
         (&["content-type: text/plain;charset=UTF-8"][..], 202),
         (&[], 202),
@@ -129,7 +132,7 @@ fn every_way_of_saying_json_and_of_asking_to_wait_is_understood() {
         (&["prefer: respond-async", "prefer: wait"], 200),
     ] {
         assert_eq!(
-            stage.ask("POST /v1/reactions", headers, ONE).status,
+            service.request("POST /v1/reactions", headers, ONE).status,
             status,
             "{headers:?}"
         );
@@ -137,44 +140,53 @@ fn every_way_of_saying_json_and_of_asking_to_wait_is_understood() {
 }
 
 #[test]
-fn an_array_with_some_bad_entries_is_207_with_their_places() {
-    let mut stage = Stage::start(quick());
+fn an_array_with_some_bad_entries_is_207_with_their_indexes() {
+    let mut service = TestService::start(quick());
     let mixed = format!(
         r#"[{ONE},{{"user_id":1}},{ONE},7,{{"user_id":1,"emoji_type":"🔥","room":"a b"}}]"#
     );
-    let places = |said: &Answer| {
-        let rejected = said.body["rejected"].as_array().unwrap();
+    let places = |response: &Response| {
+        let rejected = response.body["rejected"].as_array().unwrap();
         rejected
             .iter()
             .map(|bad| bad["index"].as_u64().unwrap())
             .collect::<Vec<_>>()
     };
-    let said = stage.post("/v1/reactions", &mixed);
-    assert_eq!((said.status, &said.body["accepted"]), (207, &json!(2)));
-    assert_eq!(places(&said), [1, 3, 4]);
-    assert_eq!(said.body["rejected"][0]["detail"], "emoji_type is required");
-    let said = stage.post("/v1/reactions?wait=stored", &mixed);
-    assert_eq!((said.status, &said.body["stored"]), (207, &json!(2)));
-    assert!(said.body.get("accepted").is_none());
-    let said = stage.post("/emoji", &mixed);
+    let response = service.post("/v1/reactions", &mixed);
     assert_eq!(
-        (said.status, &said.body["status"]),
+        (response.status, &response.body["accepted"]),
+        (207, &json!(2))
+    );
+    assert_eq!(places(&response), [1, 3, 4]);
+    assert_eq!(
+        response.body["rejected"][0]["detail"],
+        "emoji_type is required"
+    );
+    let response = service.post("/v1/reactions?wait=stored", &mixed);
+    assert_eq!(
+        (response.status, &response.body["stored"]),
+        (207, &json!(2))
+    );
+    assert!(response.body.get("accepted").is_none());
+    let response = service.post("/emoji", &mixed);
+    assert_eq!(
+        (response.status, &response.body["status"]),
         (207, &json!("partial"))
     );
-    let said = stage.post("/v1/reactions", r#"[{},8]"#);
-    assert_eq!(said.status, 400);
-    assert_eq!(places(&said), [0, 1]);
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), 6);
+    let response = service.post("/v1/reactions", r#"[{},8]"#);
+    assert_eq!(response.status, 400);
+    assert_eq!(places(&response), [0, 1]);
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), 6);
     assert_eq!(
-        stage.metric(r#"emostream_ingest_reactions_total{outcome="rejected"}"#),
+        service.metric(r#"emostream_ingest_reactions_total{outcome="rejected"}"#),
         11.0
     );
 }
 
 #[test]
-fn every_row_of_the_error_table_is_a_problem_and_keeps_nothing() {
-    let mut stage = Stage::start(quick());
+fn every_row_of_the_error_table_is_a_problem_and_nothing_is_accepted() {
+    let mut service = TestService::start(quick());
     let json = "content-type: application/json";
     let large = format!("[{}]", " ".repeat(256 << 10));
     let too_many = array(1001);
@@ -249,57 +261,57 @@ fn every_row_of_the_error_table_is_a_problem_and_keeps_nothing() {
             "compressed",
         ),
     ] {
-        let said = stage.ask(line, &[header], body);
-        assert_eq!(said.status, status, "{line} {said:?}");
+        let response = service.request(line, &[header], body);
+        assert_eq!(response.status, status, "{line} {response:?}");
         assert_eq!(
-            said.header("content-type"),
+            response.header("content-type"),
             Some("application/problem+json")
         );
-        assert_eq!(said.body["status"], status);
-        let said_detail = said.body["detail"].as_str().unwrap();
-        assert!(said_detail.contains(detail), "{line}: {said_detail}");
+        assert_eq!(response.body["status"], status);
+        let actual_detail = response.body["detail"].as_str().unwrap();
+        assert!(actual_detail.contains(detail), "{line}: {actual_detail}");
         let is_flask = line.ends_with("/emoji");
-        assert_eq!(said.body.get("error").is_some(), is_flask);
+        assert_eq!(response.body.get("error").is_some(), is_flask);
     }
-    let allowed = stage.ask("GET /v1/reactions", &[], "");
+    let allowed = service.request("GET /v1/reactions", &[], "");
     assert_eq!(allowed.header("allow"), Some("POST, OPTIONS"));
-    let head = stage.ask("HEAD /v1/reactions", &[], "");
+    let head = service.request("HEAD /v1/reactions", &[], "");
     assert_eq!((head.status, head.body), (405, serde_json::Value::Null));
-    assert_eq!(stage.ask("OPTIONS /emoji", &[], "").status, 204);
-    let flask = stage.post("/send_emoji", "{}");
+    assert_eq!(service.request("OPTIONS /emoji", &[], "").status, 204);
+    let flask = service.post("/send_emoji", "{}");
     assert_eq!(
         (flask.status, &flask.body["error"]),
         (400, &flask.body["detail"])
     );
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert!(stage.reactions().is_empty());
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert!(service.reactions().is_empty());
 }
 
 #[test]
-fn a_slow_body_is_408_and_leaves_its_room() {
+fn a_slow_body_is_408_and_releases_its_permits() {
     let config = Config {
         body_time: Duration::from_millis(50),
         buffer_reactions: 2,
         ..quick()
     };
-    let stage = Stage::start(config);
-    let mut stream = stage.connect();
+    let service = TestService::start(config);
+    let mut stream = service.connect();
     stream
         .write_all(b"POST /v1/reactions HTTP/1.1\r\nhost: h\r\ncontent-length: 40\r\n\r\n{")
         .unwrap();
-    let said = Answer::read(&mut stream);
-    assert_eq!(said.status, 408);
-    assert_eq!(violation("POST /v1/reactions", &said), Ok(()));
-    assert_eq!(stage.post("/v1/reactions", "[]").status, 202);
+    let response = Response::read(&mut stream);
+    assert_eq!(response.status, 408);
+    assert_eq!(violation("POST /v1/reactions", &response), Ok(()));
+    assert_eq!(service.post("/v1/reactions", "[]").status, 202);
 }
 
 #[test]
-fn pages_of_other_origins_ask_first_and_are_restricted() {
-    let stage = Stage::start(Config {
+fn pages_of_other_origins_send_preflights_and_are_restricted() {
+    let service = TestService::start(Config {
         allow_origin: "https://a.example".parse().unwrap(),
         ..quick()
     });
-    let preflight = stage.ask(
+    let preflight = service.request(
         "OPTIONS /v1/reactions",
         &[
             "origin: https://a.example",
@@ -322,7 +334,7 @@ fn pages_of_other_origins_ask_first_and_are_restricted() {
             .unwrap()
             .contains("content-type")
     );
-    let post = |origin: &str| stage.ask("POST /v1/reactions", &[origin], ONE);
+    let post = |origin: &str| service.request("POST /v1/reactions", &[origin], ONE);
     assert_eq!(post("origin: https://a.example").status, 202);
     let refused = post("origin: https://b.example");
     assert_eq!(
@@ -336,15 +348,15 @@ fn pages_of_other_origins_ask_first_and_are_restricted() {
 }
 
 #[test]
-fn rooms_beyond_the_pattern_or_the_limit_are_rejected_and_known_ones_go_on() {
-    let stage = Stage::start(Config {
+fn rooms_beyond_the_pattern_or_the_limit_are_rejected_and_rooms_in_use_stay() {
+    let service = TestService::start(Config {
         rooms: Some("match-[0-9]+".parse().unwrap()),
         max_rooms: 2,
         ..quick()
     });
     let to = |room: &str| {
         let body = format!(r#"{{"user_id":1,"emoji_type":"🔥","room":"{room}"}}"#);
-        stage.post("/v1/reactions", body)
+        service.post("/v1/reactions", body)
     };
     assert_eq!(to("match-1").status, 202);
     assert_eq!(to("match-2").status, 202);
@@ -364,12 +376,12 @@ fn rooms_beyond_the_pattern_or_the_limit_are_rejected_and_known_ones_go_on() {
         "{many:?}"
     );
     assert_eq!(to("match-1").status, 202);
-    assert_eq!(stage.metric("emostream_ingest_rooms_in_use"), 2.0);
+    assert_eq!(service.metric("emostream_ingest_rooms_in_use"), 2.0);
 }
 
 #[test]
-fn a_page_of_an_allowed_origin_reads_every_error_and_learns_that_its_path_is_wrong() {
-    let stage = Stage::start(Config {
+fn a_page_of_an_allowed_origin_reads_every_error_also_of_an_unknown_path() {
+    let service = TestService::start(Config {
         allow_origin: "https://a.example".parse().unwrap(),
         buffer_reactions: 1,
         ..quick()
@@ -385,13 +397,16 @@ fn a_page_of_an_allowed_origin_reads_every_error_and_learns_that_its_path_is_wro
         ("POST /v1/reactions", form, ONE, 415),
         ("POST /v1/reactions", json, &array(2), 503),
     ] {
-        let from = |origin| stage.ask(line, &[header, origin], body);
-        let said = from("origin: https://a.example");
-        let readable = said.header("access-control-allow-origin");
-        assert_eq!((said.status, readable), (status, Some("https://a.example")));
-        let exposed = said.header("access-control-expose-headers");
+        let from = |origin| service.request(line, &[header, origin], body);
+        let response = from("origin: https://a.example");
+        let readable = response.header("access-control-allow-origin");
+        assert_eq!(
+            (response.status, readable),
+            (status, Some("https://a.example"))
+        );
+        let exposed = response.header("access-control-expose-headers");
         assert_eq!(exposed, Some("retry-after, x-request-id"), "{line}");
-        assert_eq!(said.header("retry-after").is_some(), status == 503);
+        assert_eq!(response.header("retry-after").is_some(), status == 503);
         let other = from("origin: https://b.example");
         assert_eq!(other.header("access-control-allow-origin"), None, "{line}");
         assert_eq!(other.header("vary"), Some("origin"));
@@ -400,15 +415,15 @@ fn a_page_of_an_allowed_origin_reads_every_error_and_learns_that_its_path_is_wro
         "origin: https://a.example",
         "access-control-request-method: POST",
     ];
-    let preflight = stage.ask("OPTIONS /v1/nothing", &asks, "");
+    let preflight = service.request("OPTIONS /v1/nothing", &asks, "");
     assert_eq!(preflight.status, 204);
     let methods = preflight.header("access-control-allow-methods");
     assert!(methods.unwrap().contains("POST"));
 }
 
 #[test]
-fn one_connection_carries_request_after_request_pipelined_or_not() {
-    let mut stage = Stage::start(quick());
+fn a_connection_serves_many_requests_pipelined_or_not() {
+    let mut service = TestService::start(quick());
     let request = |head: &str, body: &str| {
         let length = body.len();
         format!("{head} HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n{body}")
@@ -424,19 +439,19 @@ fn one_connection_carries_request_after_request_pipelined_or_not() {
     ]
     .concat();
     let last = "POST /v1/reactions HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 2\r\n\r\n[]";
-    let mut stream = stage.connect();
+    let mut stream = service.connect();
     stream.write_all(pipeline.repeat(50).as_bytes()).unwrap();
     stream.write_all(last.as_bytes()).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    let statuses: Vec<&str> = said
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let statuses: Vec<&str> = response
         .split("HTTP/1.1 ")
         .skip(1)
-        .map(|answer| &answer[..3])
+        .map(|response| &response[..3])
         .collect();
     let mut expected = ["202", "200", "400", "405", "200", "404"].repeat(50);
     expected.push("202");
     assert_eq!(statuses, expected);
-    stage.stop(Duration::from_secs(10)).unwrap();
-    assert_eq!(stage.reactions().len(), 50 * (1 + 3 + 1));
+    service.stop(Duration::from_secs(10)).unwrap();
+    assert_eq!(service.reactions().len(), 50 * (1 + 3 + 1));
 }

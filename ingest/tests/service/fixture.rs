@@ -1,4 +1,4 @@
-//! An ingest on port 0, a client of it, and a reader of its topic.
+//! An ingest on port 0 with a client, and a reader of its topic.
 
 use std::{
     io::{Read, Write},
@@ -23,16 +23,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::contract::violation;
 
-/// What must happen happens long before this.
+/// Timeout of the tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A flush that does not come while a test runs.
+/// A flush interval longer than any test.
 pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
-/// The partitions of the topic.
+/// Partitions of the topic.
 pub(crate) const PARTITIONS: u32 = 3;
 
-pub(crate) struct Stage {
+pub(crate) struct TestService {
     pub(crate) log: Arc<FaultyLog>,
     pub(crate) readiness: Readiness,
     registry: Registry,
@@ -44,7 +44,7 @@ pub(crate) struct Stage {
 }
 
 /// A record of the topic.
-pub(crate) struct Written {
+pub(crate) struct WrittenRecord {
     pub(crate) partition: u32,
     pub(crate) time_ms: u64,
     pub(crate) base_ms: u64,
@@ -52,20 +52,20 @@ pub(crate) struct Written {
     pub(crate) reactions: Vec<Reaction>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     head: String,
     pub(crate) body: Value,
 }
 
-impl Stage {
+impl TestService {
     pub(crate) fn start(config: Config) -> Self {
         Self::limited(config, Limits::default())
     }
 
-    /// An ingest whose listener has other limits.
+    /// Starts an ingest whose listener has other limits.
     pub(crate) fn limited(config: Config, limits: Limits) -> Self {
         let log = FaultyLog::new(Arc::new(EmbeddedLog::in_memory().unwrap()));
         log.create_topic(&TopicSpec {
@@ -77,14 +77,14 @@ impl Stage {
         let runtime = Runtime::new().unwrap();
         let (registry, readiness) = (Registry::new(), Readiness::new());
         let shutdown = CancellationToken::new();
-        let nowhere = NotFound::new(config.allow_origin.clone());
+        let not_found = NotFound::new(config.allow_origin.clone());
         let starting = Ingest::start(config, log.clone(), &registry, &readiness);
         let ingest = runtime.block_on(starting).unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let serving = serve(
             listener,
-            nowhere.after(ingest.router()),
+            not_found.after(ingest.router()),
             limits,
             shutdown.clone(),
         );
@@ -100,23 +100,23 @@ impl Stage {
         }
     }
 
-    /// A connection.
+    /// Opens a connection.
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream
     }
 
-    /// The answer to a request of these header lines, as the OpenAPI document describes it.
-    pub(crate) fn ask(&self, line: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Answer {
-        let answer = Answer::read(&mut self.begin(line, headers, body));
-        if let Err(why) = violation(line, &answer) {
-            panic!("{line} is not answered as openapi.json says: {why}: {answer:?}");
+    /// Sends a request of these header lines. Returns the response, which must be as in the OpenAPI document.
+    pub(crate) fn request(&self, line: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Response {
+        let response = Response::read(&mut self.begin(line, headers, body));
+        if let Err(why) = violation(line, &response) {
+            panic!("{line} is not answered as openapi.json says: {why}: {response:?}");
         }
-        answer
+        response
     }
 
-    /// The connection on which the answer to such a request will come.
+    /// Sends a request. Returns the connection to read the response from.
     pub(crate) fn begin(&self, line: &str, headers: &[&str], body: impl AsRef<[u8]>) -> TcpStream {
         let body = body.as_ref();
         let mut head = format!(
@@ -133,18 +133,18 @@ impl Stage {
         stream
     }
 
-    /// The answer to a JSON body posted to `target`.
-    pub(crate) fn post(&self, target: &str, body: impl AsRef<[u8]>) -> Answer {
+    /// Posts a JSON body to `target`. Returns the response.
+    pub(crate) fn post(&self, target: &str, body: impl AsRef<[u8]>) -> Response {
         let json = ["content-type: application/json"];
-        self.ask(&format!("POST {target}"), &json, body)
+        self.request(&format!("POST {target}"), &json, body)
     }
 
-    /// Everything in the topic, partition by partition.
-    pub(crate) fn written(&self) -> Vec<Written> {
+    /// Returns all records of the topic, partition by partition.
+    pub(crate) fn written(&self) -> Vec<WrittenRecord> {
         let mut written = Vec::new();
         read_to_end(&*self.log, &Topics::default().reactions(), &mut |record| {
             let batch = Batch::decode(record.value).unwrap();
-            written.push(Written {
+            written.push(WrittenRecord {
                 partition: record.partition,
                 time_ms: record.time_ms,
                 base_ms: batch.base_ms(),
@@ -156,7 +156,7 @@ impl Stage {
         written
     }
 
-    /// All reactions in the topic.
+    /// Returns all reactions of the topic.
     pub(crate) fn reactions(&self) -> Vec<Reaction> {
         self.written()
             .into_iter()
@@ -164,7 +164,7 @@ impl Stage {
             .collect()
     }
 
-    /// One sample of the metrics.
+    /// Returns the value of a sample of the metrics.
     pub(crate) fn metric(&self, sample: &str) -> f64 {
         let text = TextEncoder::new()
             .encode_to_string(&self.registry.gather())
@@ -190,8 +190,8 @@ impl Stage {
     }
 }
 
-impl Answer {
-    /// Reads to the end of the connection.
+impl Response {
+    /// Reads until the connection ends.
     pub(crate) fn read(stream: &mut TcpStream) -> Self {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
@@ -214,7 +214,7 @@ impl Answer {
     }
 }
 
-/// `count` good reactions as an array.
+/// Returns an array of `count` valid reactions.
 pub(crate) fn array(count: usize) -> String {
     let one = |user| format!(r#"{{"user_id":{user},"emoji_type":"🔥"}}"#);
     format!("[{}]", (0..count).map(one).collect::<Vec<_>>().join(","))

@@ -1,4 +1,4 @@
-//! What every test needs: a log to play on, and ways to wait without sleeping.
+//! Fixtures of the tests: a log with topics, and functions that wait without sleeping.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 
 pub(crate) use emostream_log::testing::{DEADLINE, keyed, now_ms, record};
 use emostream_log::{
-    Appender, Doorbell, Header, Log, LogError, NewRecord, Reader, TopicSpec,
+    Appender, Header, Log, LogError, NewRecord, Reader, TopicSpec, WakeSignal,
     embedded::EmbeddedLog,
     kafka::{KafkaLog, KafkaOptions},
     testing::{keep_for, topic},
@@ -22,65 +22,65 @@ use tempfile::TempDir;
 /// The appenders' and transactors' timeout.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A log, and topics of its own on it.
-pub(crate) struct Stage {
+/// A log, and a prefix for its topics.
+pub(crate) struct TestLog {
     pub(crate) log: Arc<dyn Log>,
     prefix: String,
     _dir: Option<TempDir>,
 }
 
-pub(crate) fn in_memory() -> Stage {
+pub(crate) fn in_memory() -> TestLog {
     let log = Arc::new(EmbeddedLog::in_memory().unwrap());
-    Stage {
+    TestLog {
         log,
         prefix: String::new(),
         _dir: None,
     }
 }
 
-pub(crate) fn on_disk() -> Stage {
+pub(crate) fn on_disk() -> TestLog {
     let dir = tempfile::tempdir().unwrap();
     let log = Arc::new(EmbeddedLog::open(dir.path()).unwrap());
-    Stage {
+    TestLog {
         log,
         prefix: String::new(),
         _dir: Some(dir),
     }
 }
 
-pub(crate) fn on_kafka() -> Stage {
+pub(crate) fn on_kafka() -> TestLog {
     let options = KafkaOptions {
         brokers: brokers(),
         ..KafkaOptions::default()
     };
     let log = Arc::new(KafkaLog::connect(options).unwrap());
-    Stage {
+    TestLog {
         log,
         prefix: unique(),
         _dir: None,
     }
 }
 
-/// The test broker's address.
+/// Returns the address of the test broker.
 pub(crate) fn brokers() -> String {
     std::env::var("EMOSTREAM_TEST_KAFKA")
         .expect("no Kafka to test on: run `make test`, or tests/kafka/kafka.sh run cargo test")
 }
 
-/// A name no other test, and no earlier run on the same broker, has used.
+/// Returns a name that no other test, and no earlier run on the same broker, has used.
 pub(crate) fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("t{}-{}-{number}-", now_ms(), std::process::id())
 }
 
-impl Stage {
-    /// A topic's name on this stage.
+impl TestLog {
+    /// Returns the full name of a topic of this test.
     pub(crate) fn name(&self, topic: &str) -> String {
         format!("{}{topic}", self.prefix)
     }
 
-    /// Makes a topic that keeps its records for an hour.
+    /// Creates a topic that keeps its records for an hour.
     pub(crate) fn topic(&self, topic: &str, partitions: u32) -> String {
         let spec = spec(&self.name(topic), partitions);
         self.log.create_topic(&spec).unwrap();
@@ -91,13 +91,13 @@ impl Stage {
         self.log.appender(TIMEOUT).unwrap()
     }
 
-    /// Appends, waits, and answers the offset.
+    /// Appends a record and waits. Returns the offset.
     pub(crate) fn append(&self, record: NewRecord) -> Result<u64, LogError> {
         append(self.appender().as_ref(), record)
     }
 
-    /// A reader of all partitions from their beginnings, with its bell.
-    pub(crate) fn reader(&self, topic: &str) -> (Box<dyn Reader>, Doorbell) {
+    /// Opens a reader of all partitions from their beginnings, with its signal.
+    pub(crate) fn reader(&self, topic: &str) -> (Box<dyn Reader>, WakeSignal) {
         let partitions = self.log.partitions(topic).unwrap();
         let from: Vec<(u32, u64)> = (0..partitions).map(|partition| (partition, 0)).collect();
         self.reader_from(topic, &from)
@@ -107,29 +107,28 @@ impl Stage {
         &self,
         topic: &str,
         from: &[(u32, u64)],
-    ) -> (Box<dyn Reader>, Doorbell) {
-        let bell = Doorbell::default();
-        (self.log.reader(topic, from, bell.wake()).unwrap(), bell)
+    ) -> (Box<dyn Reader>, WakeSignal) {
+        let signal = WakeSignal::default();
+        (self.log.reader(topic, from, signal.wake()).unwrap(), signal)
     }
 
-    /// Returns when whatever the transactor of that name has committed can be read: at the latest when a
-    /// newer one is open.
+    /// Returns when all commits of the transactor of that name can be read: at the latest when a newer one is open.
     pub(crate) fn settle(&self, transactor: &str) {
         let newer = self.log.transactor(&self.name(transactor), TIMEOUT);
         drop(newer.unwrap());
     }
 
-    /// Everything that can be read in `topic` by now, by partition.
+    /// Returns all present records of `topic`, by partition.
     pub(crate) fn all(&self, topic: &str) -> HashMap<u32, Vec<Owned>> {
-        let (mut reader, bell) = self.reader(topic);
+        let (mut reader, signal) = self.reader(topic);
         let partitions = self.log.partitions(topic).unwrap();
         (0..partitions)
-            .map(|partition| (partition, to_end(reader.as_mut(), &bell, partition)))
+            .map(|partition| (partition, to_end(reader.as_mut(), &signal, partition)))
             .collect()
     }
 }
 
-/// A topic that keeps its records for an hour.
+/// Returns the settings of a topic that keeps its records for an hour.
 pub(crate) fn spec(name: &str, partitions: u32) -> TopicSpec {
     topic(name, partitions, keep_for(Duration::from_secs(3600)))
 }
@@ -141,7 +140,7 @@ pub(crate) fn append(appender: &dyn Appender, record: NewRecord) -> Result<u64, 
     answer(&answered)
 }
 
-/// Queues, and answers where the acknowledgement will come out.
+/// Queues a record. Returns the receiver of its result.
 pub(crate) fn queue(appender: &dyn Appender, record: NewRecord) -> Receiver<Result<u64, LogError>> {
     let (told, answer) = channel();
     appender
@@ -156,7 +155,7 @@ pub(crate) fn answer(answer: &Receiver<Result<u64, LogError>>) -> Result<u64, Lo
         .expect("an append was never answered")
 }
 
-/// A record as it was read.
+/// A record that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owned {
     pub(crate) partition: u32,
@@ -173,12 +172,12 @@ impl Owned {
     }
 }
 
-/// The texts of records.
+/// Returns the values of records as text.
 pub(crate) fn texts(records: &[Owned]) -> Vec<&str> {
     records.iter().map(Owned::text).collect()
 }
 
-/// One poll.
+/// Polls once.
 pub(crate) fn poll(
     reader: &mut dyn Reader,
     partition: u32,
@@ -200,55 +199,64 @@ pub(crate) fn poll(
     Ok(records)
 }
 
-/// One poll; what a full one left behind rings no bell, so this one does.
-fn poll_on(reader: &mut dyn Reader, bell: &Doorbell, partition: u32, limit: usize) -> Vec<Owned> {
+/// Polls once. Notifies the signal after a full poll, since the records that it left unread cause no wake-up.
+fn poll_on(
+    reader: &mut dyn Reader,
+    signal: &WakeSignal,
+    partition: u32,
+    limit: usize,
+) -> Vec<Owned> {
     let records = poll(reader, partition, limit).unwrap();
     if !records.is_empty() {
-        bell.ring();
+        signal.notify();
     }
     records
 }
 
-/// Reads on, sleeping on the bell, until `count` records came.
+/// Reads `count` records, waiting on the signal.
 pub(crate) fn next(
     reader: &mut dyn Reader,
-    bell: &Doorbell,
+    signal: &WakeSignal,
     partition: u32,
     count: usize,
 ) -> Vec<Owned> {
     let mut records = Vec::new();
-    wait_until(bell, || {
-        records.extend(poll_on(reader, bell, partition, count - records.len()));
+    wait_until(signal, || {
+        records.extend(poll_on(reader, signal, partition, count - records.len()));
         records.len() == count
     });
     records
 }
 
-/// Reads on until the end.
-pub(crate) fn to_end(reader: &mut dyn Reader, bell: &Doorbell, partition: u32) -> Vec<Owned> {
+/// Reads until the end.
+pub(crate) fn to_end(reader: &mut dyn Reader, signal: &WakeSignal, partition: u32) -> Vec<Owned> {
     let mut records = Vec::new();
-    wait_until(bell, || {
-        records.extend(poll_on(reader, bell, partition, 1000));
+    wait_until(signal, || {
+        records.extend(poll_on(reader, signal, partition, 1000));
         reader.at_end(partition)
     });
     records
 }
 
-/// Polls until an error comes.
-pub(crate) fn until_error(reader: &mut dyn Reader, bell: &Doorbell, partition: u32) -> LogError {
+/// Polls until an error is returned.
+pub(crate) fn until_error(
+    reader: &mut dyn Reader,
+    signal: &WakeSignal,
+    partition: u32,
+) -> LogError {
     let mut error = None;
-    wait_until(bell, || {
+    wait_until(signal, || {
         error = poll(reader, partition, 1000).err();
         error.is_some()
     });
     error.unwrap()
 }
 
-/// Looks whenever the bell rings (and once a second, for what rings no bell) until it holds.
-pub(crate) fn wait_until(bell: &Doorbell, mut holds: impl FnMut() -> bool) {
+/// Checks the condition at each notification (and once per second) until it holds.
+pub(crate) fn wait_until(signal: &WakeSignal, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + DEADLINE;
     while !holds() {
         assert!(Instant::now() < until, "it never came");
-        bell.wait(Duration::from_secs(1));
+        signal.wait(Duration::from_secs(1));
     }
 }
