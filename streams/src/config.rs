@@ -6,7 +6,7 @@ use emostream_log::EventClock;
 use emostream_protocol::WindowSize;
 
 use crate::{
-    cluster::{Agreement, Cluster},
+    cluster::{Cluster, ClusterSettings},
     progress::{record::RunIdentity, settings::Settings},
     sink::rejections::MAX_UNWRITTEN_BYTES,
     time::idleness::IdleTimeouts,
@@ -117,7 +117,11 @@ impl Config {
 
     /// Returns the settings that must be the same in every process of the cluster. `cluster_id` is the id of the Kafka
     /// cluster that holds the log.
-    pub fn agreement(&self, processes: usize, cluster_id: Option<String>) -> Agreement {
+    pub fn cluster_settings(
+        &self,
+        processes: usize,
+        cluster_id: Option<String>,
+    ) -> ClusterSettings {
         let cluster_id = cluster_id.unwrap_or_default();
         let own = [
             ("--processes", format!("{processes:?}")),
@@ -125,6 +129,6 @@ impl Config {
             ("the id of the Kafka cluster", format!("{cluster_id:?}")),
         ];
         let own = own.map(|(name, value)| (name.to_owned(), value));
-        Agreement::new(self.agreed.iter().cloned().chain(own).collect())
+        ClusterSettings::new(self.agreed.iter().cloned().chain(own).collect())
     }
 }
