@@ -32,6 +32,13 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Exit codes of errors that a restart does not fix: if process 0 ends with one of them, all processes do.
 const PERMANENT_EXIT_CODES: [u8; 2] = [64, 78];
 
+/// A connection to another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    pub process: usize,
+    pub purpose: Purpose,
+}
+
 /// An input of the state machine.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -40,16 +47,16 @@ pub enum Event {
     /// Another process has connected and sent its handshake.
     Incoming(Handshake),
     /// The handshake of a connection is complete, whichever process has dialled.
-    Connected { process: usize, purpose: Purpose },
+    Connected(Connection),
     /// A process that this one dials does not answer yet.
     Unreachable { process: usize, why: String },
     /// An error that a retry does not fix, for example a rejection by a process that this one has dialled.
     Failed(StreamsError),
-    /// A message arrived on a control connection, or the connection ended for a reason. `connection` is its number,
-    /// which distinguishes it from earlier ones to the same process.
+    /// A message arrived on a control connection, or the connection ended for a reason. `number` distinguishes the
+    /// connection from earlier ones to the same process.
     Received {
         process: usize,
-        connection: u64,
+        number: u64,
         message: Result<ControlMessage, String>,
     },
     /// The states of all data connections, by process. Reported before and after each other event.
@@ -76,21 +83,13 @@ pub enum CoordinatorRequest {
 #[derive(Debug)]
 pub enum Action {
     /// Connect to a process, with retries. The outcome is an event.
-    Dial { process: usize, purpose: Purpose },
+    Dial(Connection),
     /// Send the reply to the incoming handshake. If the reply accepts the connection, `Connected` follows at once.
-    Reply {
-        process: usize,
-        purpose: Purpose,
-        reply: HandshakeReply,
-    },
-    /// Keep the connection of this event. `connection` is its number.
-    Register {
-        process: usize,
-        purpose: Purpose,
-        connection: u64,
-    },
+    Reply(Connection, HandshakeReply),
+    /// Keep the connection of this event under a number.
+    Register(Connection, u64),
     /// Close a connection.
-    Close { process: usize, purpose: Purpose },
+    Close(Connection),
     /// Send a message on all control connections.
     Send(ControlMessage),
     /// Report an event to the run.
@@ -160,7 +159,7 @@ struct PeerState {
 #[derive(Debug)]
 struct Control {
     /// Distinguishes its messages from those of the previous connection to the same process.
-    connection: u64,
+    number: u64,
     last_received: Instant,
 }
 
@@ -220,21 +219,19 @@ impl Coordinator {
                 }
             }
             Event::Incoming(handshake) if self.is_forming() => return self.reply(&handshake),
-            Event::Connected { process, purpose } if self.is_forming() => {
-                self.register(process, purpose, now);
-            }
+            Event::Connected(connection) if self.is_forming() => self.register(connection, now),
             // The connection was accepted before the group began, and a running group accepts no process.
-            Event::Incoming(_) | Event::Connected { .. } => {}
+            Event::Incoming(_) | Event::Connected(_) => {}
             Event::Unreachable { process, why } => self.peers[process].why = Some(why),
             Event::Failed(error) => return Err(error),
             Event::Received {
                 process,
-                connection,
+                number,
                 message,
             } => {
                 let control = self.peers[process].control.as_mut();
                 // Otherwise the connection on which the message arrived was closed in the meantime.
-                if let Some(control) = control.filter(|it| it.connection == connection) {
+                if let Some(control) = control.filter(|it| it.number == number) {
                     control.last_received = now;
                     return match message {
                         Ok(message) => self.receive(process, message, now),
@@ -270,7 +267,7 @@ impl Coordinator {
     }
 
     fn dial(&mut self, process: usize, purpose: Purpose) {
-        self.act(Action::Dial { process, purpose });
+        self.act(Action::Dial(Connection { process, purpose }));
     }
 
     fn leads(&self) -> bool {
@@ -316,12 +313,11 @@ impl Coordinator {
         } else {
             HandshakeReply::Accepted
         };
-        let (process, purpose) = (handshake.process, handshake.purpose);
-        self.act(Action::Reply {
-            process,
-            purpose,
-            reply,
-        });
+        let connection = Connection {
+            process: handshake.process,
+            purpose: handshake.purpose,
+        };
+        self.act(Action::Reply(connection, reply));
         // Both sides end with an error, since neither could run without the other.
         difference.map_or(Ok(()), |difference| {
             Err(StreamsError::Disagreement { difference })
@@ -342,26 +338,21 @@ impl Coordinator {
         }
     }
 
-    fn register(&mut self, process: usize, purpose: Purpose, now: Instant) {
+    fn register(&mut self, connection: Connection, now: Instant) {
         self.connections += 1;
-        let connection = self.connections;
-        let peer = &mut self.peers[process];
+        let number = self.connections;
+        let peer = &mut self.peers[connection.process];
         peer.why = None;
-        match purpose {
+        match connection.purpose {
             Purpose::Data => peer.data = Some(DataState::Idle),
             Purpose::Control => {
-                peer.ready = false;
                 peer.control = Some(Control {
-                    connection,
+                    number,
                     last_received: now,
                 });
             }
         }
-        self.act(Action::Register {
-            process,
-            purpose,
-            connection,
-        });
+        self.act(Action::Register(connection, number));
     }
 
     /// Completes the group if all processes are connected.
@@ -417,18 +408,12 @@ impl Coordinator {
             ControlMessage::Begin(beginning) => return self.begin(beginning),
             ControlMessage::Dissolve => {
                 let peer = self.cluster.name(process);
-                self.act(Action::Fail(StreamsError::Dissolved { peer }));
-                self.phase = Phase::Draining { since: now };
-                self.send(ControlMessage::DrainConfirmed);
+                self.confirm_drain(Action::Fail(StreamsError::Dissolved { peer }), now);
             }
             // The group is not complete: that process leaves alone, and another one can join in its place.
             ControlMessage::StopRequested if self.is_joining() => self.forget(process, now),
-            ControlMessage::StopRequested => self.drain(now),
-            ControlMessage::Drain => {
-                self.phase = Phase::Draining { since: now };
-                self.act(Action::RequestStop);
-                self.send(ControlMessage::DrainConfirmed);
-            }
+            ControlMessage::StopRequested => self.drain(false, now),
+            ControlMessage::Drain => self.confirm_drain(Action::RequestStop, now),
             ControlMessage::DrainConfirmed => {
                 self.peers[process].draining = true;
                 self.close_when_drained();
@@ -469,8 +454,15 @@ impl Coordinator {
             self.next_heartbeat = now + HEARTBEAT;
             self.send(ControlMessage::Heartbeat);
         }
+        if let Phase::Draining { since } = self.phase
+            && now - since > DRAIN_TIMEOUT
+        {
+            tracing::warn!("not every process has confirmed in time that the run ends");
+            self.act(Action::Exit);
+            return Ok(());
+        }
         if dissolves {
-            self.dissolve(now);
+            self.drain(true, now);
             return Ok(());
         }
         let is_silent = |process: &usize| {
@@ -482,12 +474,8 @@ impl Coordinator {
             return self.lose(process, &why, now);
         }
         match self.phase {
-            Phase::Draining { since } if now - since > DRAIN_TIMEOUT => {
-                tracing::warn!("not every process has heard of the stop in time");
-                self.act(Action::Exit);
-            }
             Phase::Draining { .. } | Phase::Failed => {}
-            _ if stop_requested => self.drain(now),
+            _ if stop_requested => self.drain(false, now),
             Phase::Joining { since } => return self.check_joining(since, now),
             Phase::Complete => self.forget_lost_data(now),
             Phase::Running => {}
@@ -581,7 +569,7 @@ impl Coordinator {
             Purpose::Data => peer.data = None,
             Purpose::Control => peer.control = None,
         }
-        self.act(Action::Close { process, purpose });
+        self.act(Action::Close(Connection { process, purpose }));
     }
 
     /// Handles the end or the silence of a control connection.
@@ -609,8 +597,9 @@ impl Coordinator {
         }
     }
 
-    /// Drains the group: a stop was requested from this process or from another one, which has notified this one.
-    fn drain(&mut self, now: Instant) {
+    /// Drains the group: a stop was requested from a process of it, or another run has fenced it (`dissolves`). In the
+    /// latter case its processes join again afterwards.
+    fn drain(&mut self, dissolves: bool, now: Instant) {
         match self.phase {
             Phase::Joining { .. } => self.act(Action::Exit),
             Phase::Draining { .. } | Phase::Failed => {}
@@ -618,32 +607,22 @@ impl Coordinator {
                 self.phase = Phase::Draining { since: now };
                 if self.leads() {
                     self.act(Action::RequestStop);
-                    self.send(ControlMessage::Drain);
-                    self.close_when_drained();
-                } else {
-                    self.send(ControlMessage::StopRequested);
                 }
+                self.send(match (dissolves, self.leads()) {
+                    (true, _) => ControlMessage::Dissolve,
+                    (false, true) => ControlMessage::Drain,
+                    (false, false) => ControlMessage::StopRequested,
+                });
+                self.close_when_drained();
             }
         }
     }
 
-    /// Drains the group because another run has fenced it. Its processes join again afterwards.
-    fn dissolve(&mut self, now: Instant) {
-        match self.phase {
-            Phase::Joining { .. } => self.act(Action::Exit),
-            Phase::Draining { since } if now - since > DRAIN_TIMEOUT => {
-                tracing::warn!(
-                    "some processes did not confirm in time that another run has taken over"
-                );
-                self.act(Action::Exit);
-            }
-            Phase::Draining { .. } | Phase::Failed => {}
-            Phase::Complete | Phase::Running => {
-                self.phase = Phase::Draining { since: now };
-                self.send(ControlMessage::Dissolve);
-                self.close_when_drained();
-            }
-        }
+    /// Stops the run by `stop`, because process 0 drains the group.
+    fn confirm_drain(&mut self, stop: Action, now: Instant) {
+        self.phase = Phase::Draining { since: now };
+        self.act(stop);
+        self.send(ControlMessage::DrainConfirmed);
     }
 
     /// Notifies the other processes, on process 0, that connections may close, once all have confirmed the drain.

@@ -29,7 +29,9 @@ use tokio::{
 
 use super::{
     config::{Cluster, PEER_TIMEOUT},
-    coordinator::{Action, Coordinator, CoordinatorEvent, CoordinatorRequest, DataState, Event},
+    coordinator::{
+        Action, Connection, Coordinator, CoordinatorEvent, CoordinatorRequest, DataState, Event,
+    },
     handshake::{ClusterSettings, Handshake, HandshakeReply},
     join::{self, ConnectionEvent, EVENT_QUEUE},
     wire::{self, CONTROL_BYTES, Purpose},
@@ -50,47 +52,38 @@ pub type Report = (CoordinatorEvent, Vec<Option<StdTcpStream>>);
 pub fn run(
     cluster: Arc<Cluster>,
     settings: ClusterSettings,
-    stop: Stop,
+    stop: &Stop,
     reports: SyncSender<Report>,
     requests: mpsc::Receiver<CoordinatorRequest>,
-) {
+) -> Result<(), StreamsError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build();
-    let outcome = match runtime {
-        Ok(runtime) => {
-            let outcome = runtime.block_on(async {
-                let begun = Instant::now();
-                let Some(listener) = join::bind(&cluster, &stop).await? else {
-                    return Ok(());
-                };
-                let (events, received) = mpsc::channel(EVENT_QUEUE);
-                let mut event_loop = EventLoop {
-                    coordinator: Coordinator::new(cluster.clone(), settings.clone(), begun),
-                    listening: tokio::spawn(join::listen(listener, events.clone())),
-                    stop: stop.clone(),
-                    reports,
-                    events,
-                    stream: None,
-                    data: (0..cluster.hosts.len()).map(|_| None).collect(),
-                    control: (0..cluster.hosts.len()).map(|_| None).collect(),
-                    cluster,
-                    settings,
-                };
-                event_loop.run(received, requests).await;
-                Ok(())
-            });
-            // Dropping the runtime instead would wait for a DNS lookup in progress.
-            runtime.shutdown_background();
-            outcome
-        }
-        Err(error) => Err(StreamsError::Worker(format!(
-            "the cluster's thread: {error}"
-        ))),
-    };
-    if let Err(error) = outcome {
-        stop.fail(error);
-    }
+        .build()
+        .map_err(|error| StreamsError::Worker(format!("the cluster's thread: {error}")))?;
+    let outcome = runtime.block_on(async {
+        let begun = Instant::now();
+        let Some(listener) = join::bind(&cluster, stop).await? else {
+            return Ok(());
+        };
+        let (events, received) = mpsc::channel(EVENT_QUEUE);
+        let mut event_loop = EventLoop {
+            coordinator: Coordinator::new(cluster.clone(), settings.clone(), begun),
+            listening: tokio::spawn(join::listen(listener, events.clone())),
+            stop: stop.clone(),
+            reports,
+            events,
+            stream: None,
+            data: cluster.hosts.iter().map(|_| None).collect(),
+            control: cluster.hosts.iter().map(|_| None).collect(),
+            cluster,
+            settings,
+        };
+        event_loop.run(received, requests).await;
+        Ok(())
+    });
+    // Dropping the runtime instead would wait for a DNS lookup in progress.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// A control connection.
@@ -158,7 +151,7 @@ impl EventLoop {
     /// Executes an action. Returns the event that follows from it at once.
     async fn execute(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Dial { process, purpose } => {
+            Action::Dial(Connection { process, purpose }) => {
                 let handshake = Handshake {
                     process: self.cluster.index,
                     to: process,
@@ -169,25 +162,17 @@ impl EventLoop {
                 let dial = join::dial(self.cluster.clone(), handshake, self.events.clone());
                 tokio::spawn(dial);
             }
-            Action::Reply {
-                process,
-                purpose,
-                reply,
-            } => {
+            Action::Reply(connection, reply) => {
                 let stream = self.stream.as_mut()?;
                 let written = timeout(WRITE_TIMEOUT, wire::write(stream, &reply)).await;
                 if reply == HandshakeReply::Accepted && matches!(written, Ok(Ok(()))) {
                     // Without this option each window is delayed by some milliseconds. Nothing else fails without it.
                     let _ = stream.set_nodelay(true);
-                    return Some(Event::Connected { process, purpose });
+                    return Some(Event::Connected(connection));
                 }
             }
-            Action::Register {
-                process,
-                purpose,
-                connection,
-            } => self.register(process, purpose, connection),
-            Action::Close { process, purpose } => match purpose {
+            Action::Register(connection, number) => self.register(connection, number),
+            Action::Close(Connection { process, purpose }) => match purpose {
                 Purpose::Data => self.data[process] = None,
                 Purpose::Control => self.control[process] = None,
             },
@@ -220,7 +205,7 @@ impl EventLoop {
         None
     }
 
-    fn register(&mut self, process: usize, purpose: Purpose, connection: u64) {
+    fn register(&mut self, Connection { process, purpose }: Connection, number: u64) {
         let Some(stream) = self.stream.take() else {
             return;
         };
@@ -231,7 +216,7 @@ impl EventLoop {
             }
             Purpose::Control => {
                 let (reader, writer) = stream.into_split();
-                let reading = read(reader, process, connection, self.events.clone());
+                let reading = read(reader, process, number, self.events.clone());
                 self.control[process] = Some(Control {
                     writer,
                     reading: tokio::spawn(reading),
@@ -270,7 +255,7 @@ impl EventLoop {
 async fn read(
     mut reader: OwnedReadHalf,
     process: usize,
-    connection: u64,
+    number: u64,
     events: mpsc::Sender<ConnectionEvent>,
 ) {
     loop {
@@ -278,7 +263,7 @@ async fn read(
         let ended = message.is_err();
         let received = Event::Received {
             process,
-            connection,
+            number,
             message: message.map_err(|error| closed(&error)),
         };
         if events.send((received, None)).await.is_err() || ended {

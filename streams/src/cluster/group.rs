@@ -52,11 +52,14 @@ impl Group {
         let cluster = Arc::new(cluster);
         let (report, reports) = sync_channel(REPORT_QUEUE);
         let (requests, requested) = mpsc::channel(1);
-        let (of_thread, stop_thread) = (cluster.clone(), stop.clone());
+        let (of_thread, stopping) = (cluster.clone(), stop.clone());
         let shutdown = Arc::new(OnceLock::new());
         let barrier = ShutdownBarrier(shutdown.clone());
         let coordinate = move || {
-            event_loop::run(of_thread, settings, stop_thread, report, requested);
+            let left = event_loop::run(of_thread, settings, &stopping, report, requested);
+            if let Err(error) = left {
+                stopping.fail(error);
+            }
             drop(barrier);
         };
         thread::Builder::new()

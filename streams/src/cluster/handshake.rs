@@ -110,3 +110,37 @@ pub fn same_token(one: &str, other: &str) -> bool {
         .fold(0, |found, (a, b)| found | (a ^ b));
     one.len() == other.len() && differing == 0
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    /// Processes of several versions may be in one cluster during an update.
+    #[test]
+    fn handshakes_and_replies_keep_their_names() {
+        let settings = ClusterSettings::new(vec![("--window".to_owned(), "2s".to_owned())]);
+        let handshake = Handshake {
+            process: 1,
+            to: 0,
+            purpose: Purpose::Data,
+            token: "secret".to_owned(),
+            settings: settings.clone(),
+        };
+        let json = r#"{"process":1,"to":0,"purpose":"Data","token":"secret","agreement":[["--window","2s"]]}"#;
+        assert_eq!(serde_json::to_string(&handshake).unwrap(), json);
+        let replies = [
+            (HandshakeReply::Accepted, r#""Welcome""#),
+            (HandshakeReply::WrongToken, r#""WrongToken""#),
+            (HandshakeReply::WrongIndex(2), r#"{"NotMe":2}"#),
+            (HandshakeReply::Duplicate, r#""Taken""#),
+            (
+                HandshakeReply::DifferentSettings(settings),
+                r#"{"Differs":[["--window","2s"]]}"#,
+            ),
+        ];
+        for (reply, json) in replies {
+            assert_eq!(serde_json::to_string(&reply).unwrap(), json);
+        }
+    }
+}

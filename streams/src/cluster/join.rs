@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     config::Cluster,
-    coordinator::Event,
+    coordinator::{Connection, Event},
     handshake::{self, HANDSHAKE_TIMEOUT, Handshake, HandshakeReply},
 };
 use crate::{Stop, StreamsError};
@@ -113,12 +113,11 @@ pub async fn dial(
     events: mpsc::Sender<ConnectionEvent>,
 ) {
     let (process, purpose) = (handshake.to, handshake.purpose);
+    let connected = Event::Connected(Connection { process, purpose });
     loop {
         let unreachable = |why| (Event::Unreachable { process, why }, None);
         let event = match timeout(HANDSHAKE_TIMEOUT, attempt(&cluster, &handshake)).await {
-            Ok(Ok((stream, HandshakeReply::Accepted))) => {
-                (Event::Connected { process, purpose }, Some(stream))
-            }
+            Ok(Ok((stream, HandshakeReply::Accepted))) => (connected.clone(), Some(stream)),
             Ok(Ok((_, reply))) => (rejection(&cluster, &handshake, reply), None),
             Ok(Err(error)) => unreachable(error.to_string()),
             Err(_) => unreachable(format!("no answer within {HANDSHAKE_TIMEOUT:?}")),

@@ -155,6 +155,25 @@ mod tests {
         }
     }
 
+    /// Processes of several versions may be in one cluster during an update.
+    #[test]
+    fn messages_keep_their_names() {
+        let (exit_code, message) = (75, "lost".to_owned());
+        let named = [
+            (ControlMessage::Ready, r#""Ready""#),
+            (ControlMessage::StopRequested, r#""AskedToStop""#),
+            (ControlMessage::DrainConfirmed, r#""Draining""#),
+            (ControlMessage::Close, r#""Bye""#),
+            (
+                ControlMessage::Failed { exit_code, message },
+                r#"{"Failed":{"exit_code":75,"sentence":"lost"}}"#,
+            ),
+        ];
+        for (message, json) in named {
+            assert_eq!(serde_json::to_string(&message).unwrap(), json);
+        }
+    }
+
     /// Results have the number of resets in a header, whichever process computes them.
     #[test]
     fn each_process_begins_with_the_final_time_and_the_resets_of_process_0() {

@@ -217,15 +217,13 @@ impl Network {
     /// Whether an event is a message on a connection that is closed here.
     fn is_stale(&self, id: usize, event: &Event) -> bool {
         let Event::Received {
-            process,
-            connection,
-            ..
+            process, number, ..
         } = event
         else {
             return false;
         };
         let current = self.processes[id].control[*process];
-        current.and_then(|link| self.links[link].numbers[self.end(link, id)]) != Some(*connection)
+        current.and_then(|link| self.links[link].numbers[self.end(link, id)]) != Some(*number)
     }
 
     fn tick_event(&self, id: usize) -> Event {
@@ -238,36 +236,32 @@ impl Network {
     fn execute(&mut self, id: usize, action: Action, link: Option<usize>) -> Option<Event> {
         let index = self.processes[id].index;
         match action {
-            Action::Dial { process, purpose } => self.processes[id].dials.push(Dial {
+            Action::Dial(Connection { process, purpose }) => self.processes[id].dials.push(Dial {
                 to: process,
                 purpose,
                 attempt: None,
             }),
-            Action::Reply {
-                process,
-                purpose,
-                reply,
-            } => {
+            Action::Reply(connection, reply) => {
                 let link = link.unwrap();
                 if !self.links[link].closed[0] {
                     self.deliver_reply(link, index, &reply);
                 }
                 if reply == HandshakeReply::Accepted {
-                    return Some(Event::Connected { process, purpose });
+                    let current = self.table(id, connection.purpose)[connection.process];
+                    assert!(current.is_none_or(|link| {
+                        self.links[link].seen[self.end(link, id)] == DataState::Closed
+                    }));
+                    return Some(Event::Connected(connection));
                 }
             }
-            Action::Register {
-                process,
-                purpose,
-                connection,
-            } => {
+            Action::Register(Connection { process, purpose }, number) => {
                 let (link, end) = (link.unwrap(), self.end(link.unwrap(), id));
-                self.links[link].numbers[end] = Some(connection);
+                self.links[link].numbers[end] = Some(number);
                 if let Some(former) = self.table(id, purpose)[process].replace(link) {
                     self.close(former, id);
                 }
             }
-            Action::Close { process, purpose } => {
+            Action::Close(Connection { process, purpose }) => {
                 let link = self.table(id, purpose)[process].take();
                 self.close(link.unwrap(), id);
             }
@@ -293,7 +287,7 @@ impl Network {
     fn deliver_reply(&mut self, link: usize, process: usize, reply: &HandshakeReply) {
         let Link { ends, purpose, .. } = self.links[link];
         let event = match reply {
-            HandshakeReply::Accepted => Event::Connected { process, purpose },
+            HandshakeReply::Accepted => Event::Connected(Connection { process, purpose }),
             // The process dials again.
             HandshakeReply::Duplicate => return,
             HandshakeReply::WrongToken => Event::Failed(StreamsError::WrongToken {
@@ -326,13 +320,14 @@ impl Network {
         }
     }
 
-    /// Checks that every index is present once, with equal settings.
+    /// Checks that every index is present once, with equal settings, and that its run has not begun or ended.
     fn check_connected(&self, id: usize) {
         let own = &self.processes[id];
         for index in (0..self.hosts).filter(|index| *index != own.index) {
-            let data = Some(own.data[index].expect("a data connection"));
+            let data = own.data[index].unwrap();
+            assert_eq!(self.links[data].seen[self.end(data, id)], DataState::Idle);
             let control = (own.index == 0 || index == 0).then(|| own.control[index].unwrap());
-            for link in data.into_iter().chain(control) {
+            for link in iter::once(data).chain(control) {
                 let peer = &self.processes[self.other(link, id)];
                 assert_eq!((peer.index, &peer.settings), (index, &own.settings));
             }
@@ -422,7 +417,7 @@ impl Network {
         );
         let received = Event::Received {
             process,
-            connection: self.links[link].numbers[end].unwrap(),
+            number: self.links[link].numbers[end].unwrap(),
             message: self.links[link].in_flight[end].pop_front().unwrap(),
         };
         self.processes[id].inbox.push_back((received, None));
@@ -642,6 +637,55 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(prop_oneof![6 => delay(), 1 => fault()], 0..120)
 }
 
+fn message() -> impl Strategy<Value = Result<ControlMessage, String>> {
+    let failed = |exit_code| ControlMessage::Failed {
+        exit_code,
+        message: "failed".to_owned(),
+    };
+    let beginning = SharedBeginning::of(&Progress::default());
+    prop_oneof![
+        Just(Err("its connection was closed".to_owned())),
+        Just(Ok(ControlMessage::Ready)),
+        Just(Ok(ControlMessage::Begin(beginning))),
+        Just(Ok(ControlMessage::Dissolve)),
+        Just(Ok(ControlMessage::StopRequested)),
+        Just(Ok(ControlMessage::Drain)),
+        Just(Ok(ControlMessage::DrainConfirmed)),
+        Just(Ok(ControlMessage::Close)),
+        prop_oneof![Just(75), Just(78)].prop_map(move |exit_code| Ok(failed(exit_code))),
+    ]
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_lost_process() {
+    let mut network = Network::new(3);
+    network.run(Duration::from_millis(500));
+    network.processes[0].stop_requested = true;
+    network.tick(0);
+    network.close_all(1);
+    network.run(4 * TICK);
+    for process in &network.processes {
+        assert!(!process.is_alive && process.failure.is_none());
+    }
+}
+
+#[test]
+fn a_drain_waits_three_seconds_for_a_frozen_process() {
+    for is_fence in [false, true] {
+        let mut network = Network::new(3);
+        network.run(Duration::from_millis(500));
+        network.processes[1].is_frozen = true;
+        match is_fence {
+            true => network.fail(0, fence()),
+            false => network.processes[0].stop_requested = true,
+        }
+        network.run(Duration::from_secs(3));
+        assert_eq!(network.running(), [0, 2]);
+        network.run(4 * TICK);
+        assert!(network.running().is_empty());
+    }
+}
+
 proptest! {
     /// The network checks at each step that a group forms only of every index once, with equal settings, and that
     /// messages of former connections change nothing.
@@ -728,18 +772,30 @@ proptest! {
         let actions = coordinator.on(Event::Incoming(handshake), network.now);
         match &actions[..] {
             [] => prop_assert!(!coordinator.is_forming()),
-            [Action::Reply { reply: HandshakeReply::DifferentSettings(_), .. }, Action::Fail(error)] => {
+            [Action::Reply(_, HandshakeReply::DifferentSettings(_)), Action::Fail(error)] => {
                 prop_assert!(is_authentic && value == 3);
                 prop_assert_eq!(error.exit_code(), 64);
                 return Ok(());
             }
-            [Action::Reply { reply: HandshakeReply::Accepted, .. }] => {
+            [Action::Reply(_, HandshakeReply::Accepted)] => {
                 prop_assert!(is_authentic && value == 2 && to == index && process > index && process < 3);
                 prop_assert!(is_data || index == 0);
             }
-            [Action::Reply { .. }] => {}
+            [Action::Reply(..)] => {}
             _ => prop_assert!(false, "{:?}", actions),
         }
         prop_assert_eq!(before, format!("{coordinator:?}"));
+    }
+
+    /// The network checks that the state is as before.
+    #[test]
+    fn a_message_of_a_former_connection_changes_nothing(
+        index in 0_usize..3, process in 0_usize..3, number in 0_u64..9, message in message(), runs_ms in 0_u64..300,
+    ) {
+        let mut network = Network::new(3);
+        network.run(Duration::from_millis(runs_ms));
+        let event = Event::Received { process, number, message };
+        prop_assume!(network.is_stale(index, &event));
+        network.feed(index, event, None);
     }
 }
