@@ -211,7 +211,6 @@ impl Coordinator {
                 stop_requested,
                 failure,
             } => return self.tick(stop_requested, failure, now),
-            _ if self.phase == Phase::Failed => {}
             Event::Started => {
                 (0..self.cluster.index).for_each(|process| self.dial(process, Purpose::Data));
                 if !self.leads() {

@@ -94,6 +94,27 @@ impl Network {
         network
     }
 
+    /// Returns a network whose group runs.
+    fn running_group(hosts: usize) -> Network {
+        let mut network = Network::new(hosts);
+        network.run(Duration::from_millis(500));
+        assert!(network.is_whole(0));
+        network
+    }
+
+    /// Returns a network whose group is complete and has not begun.
+    fn complete_group(hosts: usize) -> Network {
+        let mut network = Network::new(hosts);
+        while !network.processes[0].is_complete {
+            for id in 0..hosts {
+                network.dial(id);
+                while network.read(id, 0) || network.handle(id) {}
+                network.tick(id);
+            }
+        }
+        network
+    }
+
     fn start(&mut self, index: usize, settings: ClusterSettings, token: &str) {
         let cluster = Arc::new(Cluster {
             hosts: (0..self.hosts).map(|it| format!("host-{it}")).collect(),
@@ -119,13 +140,13 @@ impl Network {
         });
     }
 
-    fn is_running(&self, id: usize) -> bool {
+    fn is_active(&self, id: usize) -> bool {
         self.processes[id].is_alive && !self.processes[id].is_frozen
     }
 
-    fn running(&self) -> Vec<usize> {
+    fn active(&self) -> Vec<usize> {
         let ids = 0..self.processes.len();
-        ids.filter(|id| self.is_running(*id)).collect()
+        ids.filter(|id| self.is_active(*id)).collect()
     }
 
     /// Returns the newest process of an index that has not ended.
@@ -439,7 +460,9 @@ impl Network {
         for link in run.iter().flat_map(|(_, data)| data.iter().flatten()) {
             let is_closed = self.links[*link].closed[1 - self.end(*link, id)];
             if is_closed && self.passes(*link) && !self.processes[id].stop_requested {
-                let (peer, why) = (String::new(), String::new());
+                let index = self.processes[self.other(*link, id)].index;
+                let peer = self.processes[id].coordinator.cluster.name(index);
+                let why = "its connection was closed".to_owned();
                 self.fail(id, StreamsError::PeerLost { peer, why });
             }
         }
@@ -451,24 +474,27 @@ impl Network {
     fn run(&mut self, time: Duration) {
         let until = self.now + time;
         while self.now < until {
-            for id in self.running() {
+            for id in self.active() {
                 self.dial(id);
                 self.begin(id);
             }
-            while self
-                .running()
-                .into_iter()
-                .fold(false, |any, id| self.read(id, 0) || self.handle(id) || any)
-            {}
-            for id in self.running() {
+            while self.step_all() {}
+            for id in self.active() {
                 self.tick(id);
             }
             self.now += TICK;
         }
     }
 
+    /// Lets each process read a message or handle an event. Returns whether there was one.
+    fn step_all(&mut self) -> bool {
+        let active = self.active().into_iter();
+        active.fold(false, |any, id| self.read(id, 0) || self.handle(id) || any)
+    }
+
     fn begin(&mut self, id: usize) {
-        if std::mem::take(&mut self.processes[id].is_complete) {
+        let is_complete = std::mem::take(&mut self.processes[id].is_complete);
+        if is_complete && !self.processes[id].stop_requested {
             let progress = Progress {
                 final_until_ms: id as u64,
                 ..Progress::default()
@@ -492,13 +518,13 @@ impl Network {
             let same = theirs.is_some_and(|(their_run, data)| {
                 their_run == run && data[self.processes[id].index] == Some(link)
             });
-            same && self.is_running(other) && self.passes(link) && !self.links[link].closed[0]
+            same && self.is_active(other) && self.passes(link) && !self.links[link].closed[0]
         })
     }
 
     fn apply(&mut self, step: Step) {
         let pick = |which: usize, of: &[usize]| of.get(which % of.len().max(1)).copied();
-        let running = self.running();
+        let running = self.active();
         let alive = (0..self.processes.len()).filter(|id| self.processes[*id].is_alive);
         let alive: Vec<usize> = alive.collect();
         let which = match step {
@@ -656,10 +682,112 @@ fn message() -> impl Strategy<Value = Result<ControlMessage, String>> {
     ]
 }
 
+fn error(process: &Process) -> (u8, String) {
+    let failure = process.failure.as_ref();
+    failure.map_or((0, String::new()), |it| (it.exit_code(), it.to_string()))
+}
+
+#[test]
+fn a_group_without_faults_does_not_end() {
+    let mut network = Network::running_group(4);
+    network.run(Duration::from_secs(60));
+    assert!((0..4).all(|id| network.is_whole(id)));
+}
+
+#[test]
+fn a_failure_is_reported_with_its_reason() {
+    let mut network = Network::running_group(3);
+    network.fail(1, StreamsError::Stuck { worker: 7 });
+    network.run(4 * TICK);
+    let [first, _, third] = &network.processes[..] else {
+        panic!("not three processes")
+    };
+    for (code, sentence) in [error(first), error(third)] {
+        assert_eq!(code, 75);
+        assert!(
+            sentence.contains("process 1 (host-1) was lost"),
+            "{sentence}"
+        );
+    }
+    assert!(error(first).1.contains("worker 7"), "{}", error(first).1);
+}
+
+#[test]
+fn all_end_with_a_permanent_error_of_process_0_before_the_beginning() {
+    let mut network = Network::complete_group(3);
+    let difference = "--window".to_owned();
+    network.fail(0, StreamsError::Disagreement { difference });
+    network.run(4 * TICK);
+    for process in &network.processes {
+        assert_eq!(error(process).0, 64);
+        assert!(!process.is_alive && error(process).1.contains("--window"));
+    }
+}
+
+#[test]
+fn the_others_wait_for_a_process_0_that_a_restart_can_fix() {
+    let mut network = Network::complete_group(3);
+    network.fail(0, StreamsError::Stuck { worker: 0 });
+    network.run(4 * TICK);
+    assert_eq!(network.active(), [1, 2]);
+    network.start(0, settings(2), "secret");
+    network.run(Duration::from_millis(500));
+    assert!((1..4).all(|id| network.is_whole(id)));
+}
+
+#[test]
+fn process_0_ends_when_a_process_is_lost_while_it_reads_the_progress() {
+    let mut network = Network::complete_group(3);
+    network.close_all(1);
+    network.processes[0].is_complete = false;
+    network.run(4 * TICK);
+    assert_eq!(error(&network.processes[0]).0, 75);
+    assert_eq!(network.active(), [2]);
+}
+
+#[test]
+fn no_process_begins_without_a_data_connection() {
+    let mut network = Network::complete_group(3);
+    let link = network.processes[1].data[2].unwrap();
+    network.close(link, 2);
+    network.tick(1);
+    network.begin(0);
+    while network.handle(0) || network.read(1, 0) || network.handle(1) {}
+    let sentence = error(&network.processes[1]).1;
+    assert!(
+        sentence.contains("it left before the beginning"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_process_that_stops_while_the_group_forms_leaves_alone() {
+    let mut network = Network::new(3);
+    network.close_all(2);
+    network.run(Duration::from_millis(500));
+    let control = network.processes[0].control[1].unwrap();
+    let end = network.end(control, 0);
+    network.links[control].in_flight[end].push_back(Ok(ControlMessage::StopRequested));
+    network.run(4 * TICK);
+    assert_eq!(network.active(), [0, 1]);
+}
+
+/// The connections of a host without power do not end by themselves for ten seconds.
+#[test]
+fn a_process_is_replaced_as_soon_as_it_counts_as_lost() {
+    let mut network = Network::new(3);
+    network.close_all(2);
+    network.run(Duration::from_millis(500));
+    network.apply(Step::LosePower(1));
+    network.start(1, settings(2), "secret");
+    network.start(2, settings(2), "secret");
+    network.run(END_BOUND);
+    assert!([0, 3, 4].into_iter().all(|id| network.is_whole(id)));
+}
+
 #[test]
 fn a_drain_does_not_wait_for_a_lost_process() {
-    let mut network = Network::new(3);
-    network.run(Duration::from_millis(500));
+    let mut network = Network::running_group(3);
     network.processes[0].stop_requested = true;
     network.tick(0);
     network.close_all(1);
@@ -672,17 +800,16 @@ fn a_drain_does_not_wait_for_a_lost_process() {
 #[test]
 fn a_drain_waits_three_seconds_for_a_frozen_process() {
     for is_fence in [false, true] {
-        let mut network = Network::new(3);
-        network.run(Duration::from_millis(500));
+        let mut network = Network::running_group(3);
         network.processes[1].is_frozen = true;
         match is_fence {
             true => network.fail(0, fence()),
             false => network.processes[0].stop_requested = true,
         }
         network.run(Duration::from_secs(3));
-        assert_eq!(network.running(), [0, 2]);
+        assert_eq!(network.active(), [0, 2]);
         network.run(4 * TICK);
-        assert!(network.running().is_empty());
+        assert!(network.active().is_empty());
     }
 }
 
@@ -691,14 +818,10 @@ proptest! {
     /// messages of former connections change nothing.
     #[test]
     fn a_group_is_whole_or_ends_in_time(hosts in 1_usize..5, before in any::<bool>(), steps in steps()) {
-        let mut network = Network::new(hosts);
-        if before {
-            network.run(Duration::from_millis(500));
-            prop_assert!(network.is_whole(0));
-        }
+        let mut network = if before { Network::running_group(hosts) } else { Network::new(hosts) };
         steps.into_iter().for_each(|step| network.apply(step));
         network.run(END_BOUND);
-        for id in network.running() {
+        for id in network.active() {
             let process = &network.processes[id];
             prop_assert!(!process.stop_requested, "process {} has not stopped", id);
             prop_assert!(process.run.is_none() || network.is_whole(id), "process {} lacks another", id);
@@ -728,14 +851,7 @@ proptest! {
         hosts in 1_usize..5, begins in any::<bool>(), dissolves in any::<bool>(), from in 0_usize..5,
         delays in vec(delay(), 0..60),
     ) {
-        let mut network = Network::new(hosts);
-        while !network.processes[0].is_complete {
-            for id in 0..hosts {
-                network.dial(id);
-                while network.read(id, 0) || network.handle(id) {}
-                network.tick(id);
-            }
-        }
+        let mut network = Network::complete_group(hosts);
         if begins {
             network.run(Duration::from_millis(100));
         }
@@ -764,6 +880,7 @@ proptest! {
     ) {
         let mut network = Network::new(3);
         network.run(Duration::from_millis(runs_ms));
+        let is_forming = network.processes[index].run.is_none();
         let coordinator = &mut network.processes[index].coordinator;
         let before = format!("{coordinator:?}");
         let purpose = if is_data { Purpose::Data } else { Purpose::Control };
@@ -771,7 +888,8 @@ proptest! {
         let handshake = Handshake { process, to, purpose, token, settings: settings(value) };
         let actions = coordinator.on(Event::Incoming(handshake), network.now);
         match &actions[..] {
-            [] => prop_assert!(!coordinator.is_forming()),
+            [] => prop_assert!(!is_forming),
+            _ if !is_forming => prop_assert!(false, "{:?}", actions),
             [Action::Reply(_, HandshakeReply::DifferentSettings(_)), Action::Fail(error)] => {
                 prop_assert!(is_authentic && value == 3);
                 prop_assert_eq!(error.exit_code(), 64);
