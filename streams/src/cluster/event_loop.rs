@@ -127,18 +127,9 @@ impl EventLoop {
         loop {
             let (event, stream) = next;
             self.stream = stream;
-            for event in [Some(event), None] {
-                // The coordinator decides by the states before an event, and completes the group by those after it.
-                let states = Event::DataStates(self.data_states());
-                let mut events: VecDeque<Event> = [states].into_iter().chain(event).collect();
-                while let Some(event) = events.pop_front() {
-                    for action in self.coordinator.on(event, Instant::now()) {
-                        if matches!(action, Action::Exit) {
-                            return;
-                        }
-                        events.extend(self.execute(action).await);
-                    }
-                }
+            // The coordinator decides by the states before an event, and completes the group by those after it.
+            if self.feed(Some(event)).await || self.feed(None).await {
+                return;
             }
             next = tokio::select! {
                 Some(event) = received.recv() => event,
@@ -146,6 +137,21 @@ impl EventLoop {
                 _ = tick.tick() => (self.tick(), None),
             };
         }
+    }
+
+    /// Feeds the states of the data connections, then an event. Returns whether this process has left the group.
+    async fn feed(&mut self, event: Option<Event>) -> bool {
+        let states = Event::DataStates(self.data_states());
+        let mut events: VecDeque<Event> = [states].into_iter().chain(event).collect();
+        while let Some(event) = events.pop_front() {
+            for action in self.coordinator.on(event, Instant::now()) {
+                if matches!(action, Action::Exit) {
+                    return true;
+                }
+                events.extend(self.execute(action).await);
+            }
+        }
+        false
     }
 
     /// Executes an action. Returns the event that follows from it at once.
