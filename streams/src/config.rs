@@ -6,7 +6,7 @@ use emostream_log::EventClock;
 use emostream_protocol::WindowSize;
 
 use crate::{
-    cluster::{Agreement, Cluster},
+    cluster::{Cluster, ClusterSettings},
     operators::sliding::SlidingSpan,
     progress::{
         record::RunIdentity,
@@ -164,9 +164,13 @@ impl Config {
         }
     }
 
-    /// Returns the settings that must be the same in every process of the cluster. The log is the Kafka cluster of this
-    /// id.
-    pub fn agreement(&self, processes: usize, cluster_id: Option<String>) -> Agreement {
+    /// Returns the settings that must be the same in every process of the cluster. `cluster_id` is the id of the Kafka
+    /// cluster that holds the log.
+    pub fn cluster_settings(
+        &self,
+        processes: usize,
+        cluster_id: Option<String>,
+    ) -> ClusterSettings {
         let text = |name: &str, value: &dyn Debug| (name.to_owned(), format!("{value:?}"));
         let own = [
             text("the format of exchanged data", &EXCHANGE_FORMAT),
@@ -182,6 +186,6 @@ impl Config {
             text("--hold-timeout", &self.hold_timeout),
             text("--unbounded-timestamps", &self.unbounded_timestamps),
         ];
-        Agreement::new(own.into_iter().chain(self.agreed.iter().cloned()).collect())
+        ClusterSettings::new(own.into_iter().chain(self.agreed.iter().cloned()).collect())
     }
 }

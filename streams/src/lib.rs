@@ -58,8 +58,12 @@ mod tests {
     /// Names at the root of the crate, and the modules that define them.
     const ROOT: [(&str, &str); 2] = [("Stop", "stop"), ("StreamsError", "error")];
 
-    fn layer(module: &str) -> usize {
-        let mut layers = LAYERS.split(" > ").map(|layer| layer.split(' '));
+    /// The files of the folder `cluster` from top to bottom.
+    const CLUSTER: &str =
+        "group > event_loop > join > coordinator > handshake > wire peer > config";
+
+    fn layer(layers: &str, module: &str) -> usize {
+        let mut layers = layers.split(" > ").map(|layer| layer.split(' '));
         let found = layers.position(|mut layer| layer.any(|it| it == module));
         found.unwrap_or_else(|| panic!("{module:?} is in no layer"))
     }
@@ -126,7 +130,7 @@ mod tests {
                 let name = of_root.map_or(name, |(_, module)| module);
                 if name != "testing" {
                     assert!(
-                        name == module || layer(name) > layer(&module),
+                        name == module || layer(LAYERS, name) > layer(LAYERS, &module),
                         "{path:?} imports {name}"
                     );
                     imports += 1;
@@ -134,6 +138,19 @@ mod tests {
             }
         }
         assert!(imports > 50, "only {imports} imports were checked");
+    }
+
+    #[test]
+    fn no_file_of_the_cluster_imports_upward() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster");
+        for file in CLUSTER.split([' ', '>']).filter(|file| !file.is_empty()) {
+            let text = fs::read_to_string(folder.join(file).with_extension("rs")).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for name in code.split("super::").skip(1).flat_map(imported) {
+                let below = layer(CLUSTER, name) > layer(CLUSTER, file);
+                assert!(below, "{file:?} imports {name}");
+            }
+        }
     }
 
     #[test]

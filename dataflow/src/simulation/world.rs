@@ -239,7 +239,7 @@ impl World {
         }
         let which = self.dice.random_range(0..self.standbys.len());
         let (clock, committed_ms) = (self.clock.clone(), self.committed_ms);
-        let looked = self.standbys[which].look(clock.now(), &|| clock.now());
+        let looked = self.standbys[which].poll(clock.now(), &|| clock.now());
         let Some(end) = looked.unwrap() else {
             self.take_landed();
             return;

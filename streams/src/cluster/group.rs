@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!  run:            join ─▶ complete ─▶ (0: recover, begin | others: beginning) ─▶ process ─▶ leave
-//!  cluster thread: dial, listen ─▶ ready ─▶ begin ─▶ heartbeats … ─▶ drain, bye
+//!  cluster thread: dial, listen ─▶ ready ─▶ begin ─▶ heartbeats … ─▶ drain, close
 //! ```
 
 use std::{
     net::TcpStream,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        Arc, Mutex, OnceLock, PoisonError,
+        mpsc::{Receiver, sync_channel},
     },
     thread,
 };
@@ -20,64 +20,58 @@ use timely::communication::{
 };
 use tokio::sync::mpsc;
 
-use super::{Cluster, conversation, hello::Agreement, peer::Peer, wire::SharedBeginning};
+use super::{
+    config::Cluster,
+    coordinator::{CoordinatorEvent, CoordinatorRequest},
+    event_loop::{self, Report},
+    handshake::ClusterSettings,
+    peer::Peer,
+    wire::SharedBeginning,
+};
 use crate::{Stop, StreamsError};
 
-/// An event that the cluster thread reports to the run.
-pub(super) enum News {
-    /// All processes are connected.
-    Complete,
-    /// Process 0 stands by; contains the name of the active run.
-    StandingBy(String),
-    /// A connection was lost, and the group is not complete any more.
-    Incomplete,
-    /// The run begins here, with these data connections by process.
-    Begin(SharedBeginning, Vec<Option<TcpStream>>),
-}
-
-/// A request of the run on process 0: a message to the other processes.
-pub(super) enum Order {
-    /// Process 0 stands by; contains the name of the active run.
-    StandBy(String),
-    /// The run begins here.
-    Begin(SharedBeginning),
-}
-
 /// Capacity of the queue of events. The run drains it at once, except while timely starts.
-const NEWS: usize = 64;
+const REPORT_QUEUE: usize = 64;
 
 /// The membership of this process in its group.
 pub struct Group {
     cluster: Arc<Cluster>,
     stop: Stop,
-    news: Mutex<Receiver<News>>,
-    orders: mpsc::Sender<Order>,
-    goodbye: Arc<(Mutex<bool>, Condvar)>,
+    reports: Mutex<Receiver<Report>>,
+    requests: mpsc::Sender<CoordinatorRequest>,
+    shutdown: Arc<OnceLock<()>>,
 }
 
 impl Group {
     /// Starts the thread that connects to the other processes. Later failures are recorded in `stop`.
-    pub fn join(cluster: Cluster, agreement: Agreement, stop: Stop) -> Result<Group, StreamsError> {
+    pub fn join(
+        cluster: Cluster,
+        settings: ClusterSettings,
+        stop: Stop,
+    ) -> Result<Group, StreamsError> {
         let cluster = Arc::new(cluster);
-        let (tell, news): (SyncSender<News>, _) = sync_channel(NEWS);
-        let (orders, ordered) = mpsc::channel(1);
-        let (held, stopping) = (cluster.clone(), stop.clone());
-        let goodbye = Arc::new((Mutex::new(false), Condvar::new()));
-        let said = Goodbye(goodbye.clone());
-        let converse = move || {
-            conversation::hold(held, agreement, stopping, tell, ordered);
-            drop(said);
+        let (report, reports) = sync_channel(REPORT_QUEUE);
+        let (requests, requested) = mpsc::channel(1);
+        let (of_thread, stopping) = (cluster.clone(), stop.clone());
+        let shutdown = Arc::new(OnceLock::new());
+        let barrier = ShutdownBarrier(shutdown.clone());
+        let coordinate = move || {
+            let left = event_loop::run(of_thread, settings, &stopping, report, requested);
+            if let Err(error) = left {
+                stopping.fail(error);
+            }
+            drop(barrier);
         };
         thread::Builder::new()
             .name("cluster".to_owned())
-            .spawn(converse)
+            .spawn(coordinate)
             .map_err(|error| StreamsError::Worker(format!("the cluster's thread: {error}")))?;
         Ok(Group {
             cluster,
             stop,
-            news: Mutex::new(news),
-            orders,
-            goodbye,
+            reports: Mutex::new(reports),
+            requests,
+            shutdown,
         })
     }
 
@@ -88,18 +82,19 @@ impl Group {
 
     /// Waits until all processes are connected. Returns `false` if the process leaves the group before.
     pub fn complete(&self) -> bool {
-        matches!(self.hear(), Some(News::Complete))
+        matches!(self.next_report(), Some((CoordinatorEvent::Complete, _)))
     }
 
     /// Notifies the other processes that this one, number 0, stands by. `active` is the name of the active run.
     pub fn stand_by(&self, active: &str) {
         // Fails only after the cluster thread has ended.
-        let _ = self.orders.blocking_send(Order::StandBy(active.to_owned()));
+        let request = CoordinatorRequest::StandBy(active.to_owned());
+        let _ = self.requests.blocking_send(request);
     }
 
-    fn hear(&self) -> Option<News> {
-        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.recv().ok()
+    fn next_report(&self) -> Option<Report> {
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.recv().ok()
     }
 
     /// Sends the beginning to the other processes (on process 0, which passes one), or waits for it.
@@ -115,14 +110,15 @@ impl Group {
     ) -> Result<Option<(SharedBeginning, Vec<AllocatorBuilder>)>, StreamsError> {
         if let Some(beginning) = beginning {
             // Fails only after the cluster thread has ended.
-            let _ = self.orders.blocking_send(Order::Begin(beginning));
+            let request = CoordinatorRequest::Begin(beginning);
+            let _ = self.requests.blocking_send(request);
         }
         let (beginning, sockets) = loop {
-            match self.hear() {
-                Some(News::Begin(beginning, sockets)) => break (beginning, sockets),
-                Some(News::StandingBy(active)) => report(Some(active)),
-                Some(News::Incomplete) => report(None),
-                Some(News::Complete) | None => return Ok(None),
+            match self.next_report() {
+                Some((CoordinatorEvent::Begin(beginning), sockets)) => break (beginning, sockets),
+                Some((CoordinatorEvent::StandingBy(active), _)) => report(Some(active)),
+                Some((CoordinatorEvent::Incomplete, _)) => report(None),
+                Some((CoordinatorEvent::Complete, _)) | None => return Ok(None),
             }
         };
         let peer = |(process, socket): (usize, Option<TcpStream>)| {
@@ -148,21 +144,17 @@ impl Group {
 
     /// Waits until the other processes are notified that this one stops or has failed. The stop must have been
     /// requested before. If a connection were closed earlier, the others would treat this process as lost.
-    pub fn wait_for_goodbye(&self) {
-        let (over, ended) = &*self.goodbye;
-        let over = over.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = ended.wait_while(over, |over| !*over);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    pub fn wait_for_shutdown(&self) {
+        self.shutdown.wait();
     }
 }
 
-/// A drop guard that notifies [`Group::wait_for_goodbye`] when the cluster thread ends, also by a panic.
-pub(super) struct Goodbye(Arc<(Mutex<bool>, Condvar)>);
+/// Releases [`Group::wait_for_shutdown`] when the cluster thread drops it, also by a panic.
+struct ShutdownBarrier(Arc<OnceLock<()>>);
 
-impl Drop for Goodbye {
+impl Drop for ShutdownBarrier {
     fn drop(&mut self) {
-        let (over, ended) = &*self.0;
-        *over.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        ended.notify_all();
+        // Fails only if it is set already.
+        let _ = self.0.set(());
     }
 }

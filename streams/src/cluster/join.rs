@@ -1,6 +1,6 @@
 //! How a process connects to the others: it listens on its own address, and dials those with a smaller index.
 //!
-//! A client that connects has [`HELLO_PATIENCE`] for its handshake. At most [`STRANGERS`] handshakes are open at once;
+//! A client that connects has [`HANDSHAKE_TIMEOUT`] for its handshake. At most [`MAX_HANDSHAKES`] handshakes are open at once;
 //! for one more, the oldest is aborted. A failed handshake is logged and has no other effect.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
@@ -13,47 +13,27 @@ use tokio::{
 };
 
 use super::{
-    Cluster,
-    hello::{self, Answer, HELLO_PATIENCE, Hello},
-    wire::{Purpose, Word},
+    config::Cluster,
+    coordinator::{Connection, Event},
+    handshake::{self, HANDSHAKE_TIMEOUT, Handshake, HandshakeReply},
 };
 use crate::{Stop, StreamsError};
 
 /// Maximum number of open handshakes. A cluster has some dozen processes with two connections each, so this limit
 /// leaves space for connections of port scanners.
-const STRANGERS: usize = 64;
+const MAX_HANDSHAKES: usize = 64;
 
 /// Pause between two attempts to connect: short enough that a process that starts is connected without a visible delay.
-const REDIAL: Duration = Duration::from_millis(200);
+const DIAL_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Pause after a failed accept, which mostly means that the process has too many open files.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Capacity of the queue of events. Senders wait when it is full.
-pub const EVENTS: usize = 64;
+pub const EVENT_QUEUE: usize = 64;
 
-/// An event of a connection of the cluster.
-pub enum Event {
-    /// A process that this one dialled has accepted the connection.
-    Welcomed {
-        process: usize,
-        purpose: Purpose,
-        stream: TcpStream,
-    },
-    /// Another process has connected and sent its hello.
-    Knocks { hello: Hello, stream: TcpStream },
-    /// A process that this one dials does not answer yet.
-    Unreachable { process: usize, why: String },
-    /// A process that this one dialled has rejected the connection, and a retry would not help.
-    Refused(StreamsError),
-    /// A message arrived on a control connection, or the connection ended. `since` is the number of the connection,
-    /// which distinguishes it from earlier ones to the same process.
-    Said {
-        process: usize,
-        since: u64,
-        word: std::io::Result<Word>,
-    },
-}
+/// An event of a connection, with its socket if the coordinator decides about that.
+pub type ConnectionEvent = (Event, Option<TcpStream>);
 
 /// Binds the address of this process. Returns `None` if a stop is requested before. The DNS name may become known only
 /// after the machine has started, so the function retries the lookup until the join timeout.
@@ -65,14 +45,14 @@ pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>,
     };
     let since = Instant::now();
     loop {
-        let unknown = match timeout(HELLO_PATIENCE, lookup_host(host)).await {
+        let unknown = match timeout(HANDSHAKE_TIMEOUT, lookup_host(host)).await {
             Ok(Ok(addresses)) => {
                 let addresses: Vec<SocketAddr> = addresses.collect();
                 let bound = TcpListener::bind(&addresses[..]).await;
                 return bound.map(Some).map_err(|error| listen(error.to_string()));
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("its name has no answer within {HELLO_PATIENCE:?}"),
+            Err(_) => format!("its name has no answer within {HANDSHAKE_TIMEOUT:?}"),
         };
         if stop.is_requested() {
             return Ok(None);
@@ -81,101 +61,102 @@ pub async fn bind(cluster: &Cluster, stop: &Stop) -> Result<Option<TcpListener>,
             return Err(listen(unknown));
         }
         tracing::warn!("the address of {host}, which is this process, is not known yet: {unknown}");
-        sleep(REDIAL).await;
+        sleep(DIAL_RETRY_PAUSE).await;
     }
 }
 
-/// Accepts connections and reads their hellos, as long as the future is polled.
-pub async fn listen(listener: TcpListener, events: mpsc::Sender<Event>) {
-    let mut strangers: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(STRANGERS);
+/// Accepts connections and reads their handshakes, as long as the future is polled.
+pub async fn listen(listener: TcpListener, events: mpsc::Sender<ConnectionEvent>) {
+    let mut handshakes: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(MAX_HANDSHAKES);
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("a connection cannot be accepted: {error}");
-                sleep(ACCEPT_AGAIN).await;
+                sleep(ACCEPT_RETRY_PAUSE).await;
                 continue;
             }
         };
-        strangers.retain(|stranger| !stranger.is_finished());
-        if strangers.len() >= STRANGERS
-            && let Some(longest) = strangers.pop_front()
+        handshakes.retain(|handshake| !handshake.is_finished());
+        if handshakes.len() >= MAX_HANDSHAKES
+            && let Some(oldest) = handshakes.pop_front()
         {
-            // A process of the cluster sends its hello at once. Clients that send nothing must not block it.
-            longest.abort();
+            // A process of the cluster sends its handshake at once. Clients that send nothing must not block it.
+            oldest.abort();
             tracing::warn!(
                 "too many strangers at once; who has been silent longest is turned away"
             );
         }
-        strangers.push_back(tokio::spawn(hear(stream, from, events.clone())));
+        handshakes.push_back(tokio::spawn(receive(stream, from, events.clone())));
     }
 }
 
-async fn hear(mut stream: TcpStream, from: SocketAddr, events: mpsc::Sender<Event>) {
-    match timeout(HELLO_PATIENCE, hello::hear(&mut stream)).await {
-        Ok(Ok(hello)) => {
+async fn receive(mut stream: TcpStream, from: SocketAddr, events: mpsc::Sender<ConnectionEvent>) {
+    match timeout(HANDSHAKE_TIMEOUT, handshake::receive(&mut stream)).await {
+        Ok(Ok(handshake)) => {
             // Fails once the group is complete, when no task receives events any more.
-            let _ = events.send(Event::Knocks { hello, stream }).await;
+            let _ = events
+                .send((Event::Incoming(handshake), Some(stream)))
+                .await;
         }
         Ok(Err(error)) => {
             tracing::warn!("{from} connected and is no process of this cluster: {error}");
         }
-        Err(_) => tracing::warn!("{from} connected and said no hello within {HELLO_PATIENCE:?}"),
+        Err(_) => tracing::warn!("{from} connected and said no hello within {HANDSHAKE_TIMEOUT:?}"),
     }
 }
 
 /// Dials a process until it accepts the connection, or rejects it for a reason that a retry does not change.
-pub async fn dial(cluster: Arc<Cluster>, hello: Hello, events: mpsc::Sender<Event>) {
-    let (process, purpose) = (hello.to, hello.purpose);
+pub async fn dial(
+    cluster: Arc<Cluster>,
+    handshake: Handshake,
+    events: mpsc::Sender<ConnectionEvent>,
+) {
+    let (process, purpose) = (handshake.to, handshake.purpose);
+    let connected = Event::Connected(Connection { process, purpose });
     loop {
-        let event = match timeout(HELLO_PATIENCE, attempt(&cluster, &hello)).await {
-            Ok(Ok((stream, Answer::Welcome))) => Event::Welcomed {
-                process,
-                purpose,
-                stream,
-            },
-            Ok(Ok((_, answer))) => refusal(&cluster, &hello, answer),
-            Ok(Err(error)) => Event::Unreachable {
-                process,
-                why: error.to_string(),
-            },
-            Err(_) => Event::Unreachable {
-                process,
-                why: format!("no answer within {HELLO_PATIENCE:?}"),
-            },
+        let unreachable = |why| (Event::Unreachable { process, why }, None);
+        let event = match timeout(HANDSHAKE_TIMEOUT, attempt(&cluster, &handshake)).await {
+            Ok(Ok((stream, HandshakeReply::Accepted))) => (connected.clone(), Some(stream)),
+            Ok(Ok((_, reply))) => (rejection(&cluster, &handshake, reply), None),
+            Ok(Err(error)) => unreachable(error.to_string()),
+            Err(_) => unreachable(format!("no answer within {HANDSHAKE_TIMEOUT:?}")),
         };
-        let again = matches!(event, Event::Unreachable { .. });
-        if events.send(event).await.is_err() || !again {
+        let retries = matches!(event.0, Event::Unreachable { .. });
+        if events.send(event).await.is_err() || !retries {
             return;
         }
-        sleep(REDIAL).await;
+        sleep(DIAL_RETRY_PAUSE).await;
     }
 }
 
-async fn attempt(cluster: &Cluster, hello: &Hello) -> std::io::Result<(TcpStream, Answer)> {
-    let mut stream = TcpStream::connect(&cluster.hosts[hello.to]).await?;
+async fn attempt(
+    cluster: &Cluster,
+    handshake: &Handshake,
+) -> std::io::Result<(TcpStream, HandshakeReply)> {
+    let mut stream = TcpStream::connect(&cluster.hosts[handshake.to]).await?;
     stream.set_nodelay(true)?;
-    let answer = hello::say(&mut stream, hello).await?;
-    Ok((stream, answer))
+    let reply = handshake::send(&mut stream, handshake).await?;
+    Ok((stream, reply))
 }
 
-fn refusal(cluster: &Cluster, hello: &Hello, answer: Answer) -> Event {
-    let process = hello.to;
+fn rejection(cluster: &Cluster, handshake: &Handshake, reply: HandshakeReply) -> Event {
+    let process = handshake.to;
     let peer = cluster.name(process);
-    match answer {
-        Answer::Taken | Answer::Welcome => Event::Unreachable {
+    match reply {
+        HandshakeReply::Duplicate | HandshakeReply::Accepted => Event::Unreachable {
             process,
-            why: format!("it has a process {} already", hello.process),
+            why: format!("it has a process {} already", handshake.process),
         },
-        Answer::WrongToken => Event::Refused(StreamsError::WrongToken { peer }),
-        Answer::NotMe(index) => Event::Refused(StreamsError::Disagreement {
+        HandshakeReply::WrongToken => Event::Failed(StreamsError::WrongToken { peer }),
+        HandshakeReply::WrongIndex(index) => Event::Failed(StreamsError::Disagreement {
             difference: format!(
                 "{peer} says that it is process {index}: the lists of hosts differ"
             ),
         }),
-        Answer::Differs(theirs) => {
-            let difference = hello.agreement.difference(&theirs, &peer);
-            Event::Refused(StreamsError::Disagreement {
+        HandshakeReply::DifferentSettings(theirs) => {
+            let difference = handshake.settings.difference(&theirs, &peer);
+            Event::Failed(StreamsError::Disagreement {
                 difference: difference.unwrap_or_else(|| format!("{peer} counts otherwise")),
             })
         }

@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::progress::record::{Former, PartitionProgress, Progress, Resets};
 
 /// Maximum bytes of a frame before the handshake is complete. The length is checked before anything is allocated, since
-/// any client can send one. A hello lists some settings.
-pub const HELLO_BYTES: usize = 64 << 10;
+/// any client can send one. A handshake lists some settings.
+pub const HANDSHAKE_BYTES: usize = 64 << 10;
 
 /// Maximum bytes of a frame of a process of the cluster: a beginning lists the partitions.
 pub const CONTROL_BYTES: usize = 16 << 20;
@@ -66,7 +66,7 @@ impl From<SharedBeginning> for Progress {
 
 /// A message between process 0 and another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Word {
+pub enum ControlMessage {
     /// The sender is alive.
     Heartbeat,
     /// To process 0: the sender is connected to all processes.
@@ -79,19 +79,23 @@ pub enum Word {
     /// From process 0: another run has taken over. The receiver stops, without closing windows, and joins again.
     Dissolve,
     /// To process 0: a stop was requested from the sender.
-    AskedToStop,
+    #[serde(rename = "AskedToStop")]
+    StopRequested,
     /// From process 0: the receiver stops, without closing windows.
     Drain,
     /// To process 0: the sender confirms the drain.
-    Draining,
+    #[serde(rename = "Draining")]
+    DrainConfirmed,
     /// From process 0: all processes have confirmed the drain, and connections may close.
-    Bye,
+    #[serde(rename = "Bye")]
+    Close,
     /// The sender ends with an error.
     Failed {
         /// Its exit code.
         exit_code: u8,
         /// The message of the error.
-        sentence: String,
+        #[serde(rename = "sentence")]
+        message: String,
     },
 }
 
@@ -139,15 +143,34 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_frame_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = block_on(read::<Word>(&mut &bytes[..], HELLO_BYTES));
+            let _ = block_on(read::<ControlMessage>(&mut &bytes[..], HANDSHAKE_BYTES));
         }
 
         #[test]
-        fn a_frame_is_read_as_it_was_written(sentence in ".*", exit_code in any::<u8>()) {
-            let word = Word::Failed { exit_code, sentence };
+        fn a_frame_is_read_as_it_was_written(message in ".*", exit_code in any::<u8>()) {
+            let failed = ControlMessage::Failed { exit_code, message };
             let mut bytes = Vec::new();
-            block_on(write(&mut bytes, &word)).unwrap();
-            prop_assert_eq!(block_on(read::<Word>(&mut &bytes[..], CONTROL_BYTES)).unwrap(), word);
+            block_on(write(&mut bytes, &failed)).unwrap();
+            prop_assert_eq!(block_on(read::<ControlMessage>(&mut &bytes[..], CONTROL_BYTES)).unwrap(), failed);
+        }
+    }
+
+    /// Processes of several versions may be in one cluster during an update.
+    #[test]
+    fn messages_keep_their_names() {
+        let (exit_code, message) = (75, "lost".to_owned());
+        let named = [
+            (ControlMessage::Ready, r#""Ready""#),
+            (ControlMessage::StopRequested, r#""AskedToStop""#),
+            (ControlMessage::DrainConfirmed, r#""Draining""#),
+            (ControlMessage::Close, r#""Bye""#),
+            (
+                ControlMessage::Failed { exit_code, message },
+                r#"{"Failed":{"exit_code":75,"sentence":"lost"}}"#,
+            ),
+        ];
+        for (message, json) in named {
+            assert_eq!(serde_json::to_string(&message).unwrap(), json);
         }
     }
 
@@ -168,14 +191,18 @@ mod tests {
     #[test]
     fn what_a_stranger_sent_is_not_repeated() {
         let frame = b"\0\0\0\x0e\"\\nforged line\"";
-        let error = block_on(read::<Word>(&mut &frame[..], HELLO_BYTES)).unwrap_err();
+        let error = block_on(read::<ControlMessage>(&mut &frame[..], HANDSHAKE_BYTES)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         assert!(!error.to_string().contains("forged"), "{error}");
     }
 
     #[test]
     fn a_giant_length_is_refused_before_it_is_allocated() {
-        let error = block_on(read::<Word>(&mut &[0xff; 40][..], HELLO_BYTES)).unwrap_err();
+        let error = block_on(read::<ControlMessage>(
+            &mut &[0xff; 40][..],
+            HANDSHAKE_BYTES,
+        ))
+        .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
     }
 }

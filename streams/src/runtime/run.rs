@@ -202,10 +202,10 @@ impl<A: Application> Dataflow<A> {
     /// Runs one turn: stands by if there is a reason to, takes over, and processes records until the end of the run.
     fn turn(&self, stop: &Stop, situation: &mut Situation) -> Result<(), StreamsError> {
         let join = |cluster: Cluster| {
-            let agreement = self
+            let settings = self
                 .config()
-                .agreement(cluster.hosts.len(), self.log.cluster_id());
-            Group::join(cluster, agreement, stop.clone())
+                .cluster_settings(cluster.hosts.len(), self.log.cluster_id());
+            Group::join(cluster, settings, stop.clone())
         };
         let group = self.config().cluster.clone().map(join).transpose()?;
         let group = group.map(Arc::new);
@@ -217,7 +217,7 @@ impl<A: Application> Dataflow<A> {
         // The other processes must be notified of the end even if no stop was requested.
         stop.request();
         if let Some(group) = group {
-            group.wait_for_goodbye();
+            group.wait_for_shutdown();
         }
         stop.end();
         match counted {
@@ -513,7 +513,7 @@ impl<A: Application> Run<A> {
         counting.end(worker);
         // A worker that ends closes its connections, so the other processes must be notified before.
         if let Some(group) = &self.group {
-            group.wait_for_goodbye();
+            group.wait_for_shutdown();
         }
     }
 

@@ -20,7 +20,7 @@
 //! - A standby continues from progress with settings, or from the record of a reset before the standby started. After
 //!   any other reset it ends with an error, so that it can be restarted with the right flags.
 
-mod silence;
+mod takeover;
 mod watch;
 
 pub use watch::Standby;

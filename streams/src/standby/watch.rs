@@ -10,7 +10,7 @@ use std::{
 
 use emostream_log::{EndOffsets, Log, LogError, Reader, Record, WakeSignal};
 
-use super::silence::{Decision, Observation, Silence, Waits};
+use super::takeover::{Decision, Observation, TakeoverDetector, Timeouts};
 use crate::{
     Stop, StreamsError,
     config::Config,
@@ -22,13 +22,13 @@ use crate::{
 };
 
 /// Interval of the requests for the end offset of the progress topic, by which a takeover may be delayed.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Interval at which a pause checks whether a stop is requested.
-const STOP_LOOK: Duration = Duration::from_millis(50);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Timeout of a request.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum number of records of a poll.
 const POLL_RECORDS: usize = 100;
@@ -40,7 +40,7 @@ type OffsetValue = (u64, Vec<u8>);
 pub struct Standby {
     config: Config,
     log: Arc<dyn Log>,
-    silence: Silence,
+    detector: TakeoverDetector,
     /// Reads the progress topic, from its newest record on.
     reader: Option<Box<dyn Reader>>,
     bell: WakeSignal,
@@ -53,7 +53,7 @@ impl Standby {
     /// Creates a standby in a process that began with the progress at offset `known`.
     pub fn new(config: Config, log: Arc<dyn Log>, known: Option<u64>) -> Standby {
         Standby {
-            silence: Silence::new(Waits {
+            detector: TakeoverDetector::new(Timeouts {
                 takeover: config.takeover,
                 commit_timeout: config.commit_timeout,
             }),
@@ -74,31 +74,31 @@ impl Standby {
         report: &mut dyn FnMut(Option<&RunIdentity>),
     ) -> Result<Option<u64>, StreamsError> {
         while !stop.is_requested() {
-            let asked = Instant::now();
-            let silent = self.look(asked, &Instant::now)?;
+            let requested = Instant::now();
+            let silent = self.poll(requested, &Instant::now)?;
             report(self.newest.as_ref().and_then(|newest| newest.run.as_ref()));
             if silent.is_some() {
                 return Ok(silent);
             }
-            pause(stop, asked + LOOK_EVERY);
+            pause(stop, requested + POLL_INTERVAL);
         }
         Ok(None)
     }
 
-    /// Requests the end offset once. `asked` is the time of the request; `now` returns the time of the answer. Returns
-    /// the end of the progress topic if it is time to take over.
-    pub fn look(
+    /// Requests the end offset once, at the time `requested`; `now` returns the time of the response. Returns the end of
+    /// the progress topic if it is time to take over.
+    pub fn poll(
         &mut self,
-        asked: Instant,
+        requested: Instant,
         now: &dyn Fn() -> Instant,
     ) -> Result<Option<u64>, StreamsError> {
         let ends = self.ends()?;
-        let observation = ends.map_or(Observation::Unanswered, |ends| Observation::Answered {
-            asked,
+        let observation = ends.map_or(Observation::NoResponse, |ends| Observation::Response {
+            requested,
             ends,
             heartbeats: self.heartbeats(),
         });
-        match self.silence.on(observation, now()) {
+        match self.detector.on(observation, now()) {
             Decision::TakeOver => Ok(ends.map(|ends| ends.end)),
             Decision::Wait => Ok(None),
         }
@@ -112,14 +112,17 @@ impl Standby {
     }
 
     /// Returns the end offsets of the progress topic, after all committed records of it are read; `None` if there is no
-    /// answer.
+    /// response.
     fn ends(&mut self) -> Result<Option<EndOffsets>, StreamsError> {
         let topic = self.config.topics.progress.clone();
-        let looked = self.log.end_offsets(&topic, 0, PATIENCE).and_then(|ends| {
-            let records = self.read(ends.stable)?;
-            Ok((ends, records))
-        });
-        match looked {
+        let response = self
+            .log
+            .end_offsets(&topic, 0, REQUEST_TIMEOUT)
+            .and_then(|ends| {
+                let records = self.read(ends.stable)?;
+                Ok((ends, records))
+            });
+        match response {
             Ok((ends, Some(records))) => {
                 for (offset, value) in records {
                     self.apply(offset, &value)?;
@@ -143,7 +146,7 @@ impl Standby {
             Some(reader) => reader,
             None => self.open()?,
         };
-        let (mut records, until) = (Vec::new(), Instant::now() + PATIENCE);
+        let (mut records, until) = (Vec::new(), Instant::now() + REQUEST_TIMEOUT);
         loop {
             let mut keep =
                 |record: Record<'_>| records.push((record.offset, record.value.to_vec()));
@@ -155,7 +158,7 @@ impl Standby {
             if Instant::now() >= until {
                 return Ok(None);
             }
-            self.bell.wait(STOP_LOOK);
+            self.bell.wait(STOP_CHECK_INTERVAL);
         }
     }
 
@@ -187,7 +190,7 @@ impl Standby {
 
 fn pause(stop: &Stop, until: Instant) {
     while !stop.is_requested() && Instant::now() < until {
-        thread::sleep(STOP_LOOK.min(until.saturating_duration_since(Instant::now())));
+        thread::sleep(STOP_CHECK_INTERVAL.min(until.saturating_duration_since(Instant::now())));
     }
 }
 
@@ -219,9 +222,9 @@ mod tests {
         Progress::default()
     }
 
-    fn look_once(log: &Arc<impl Log + 'static>, known: Option<u64>) -> Result<(), StreamsError> {
+    fn poll_once(log: &Arc<impl Log + 'static>, known: Option<u64>) -> Result<(), StreamsError> {
         let (mut standby, now) = (Standby::new(config(), log.clone(), known), Instant::now());
-        standby.look(now, &|| now).map(drop)
+        standby.poll(now, &|| now).map(drop)
     }
 
     /// Without a wait: an operator sees the wrong flags when the standby starts, not when it is needed.
@@ -229,13 +232,13 @@ mod tests {
     fn progress_of_other_settings_ends_a_standby_at_once() {
         let log = log();
         commit(&*log, &of_a_run());
-        assert!(look_once(&log, None).is_ok());
+        assert!(poll_once(&log, None).is_ok());
         let other = Progress {
             settings: Some(Settings::default().with("lateness_ms", "", 1)),
             ..of_a_run()
         };
         commit(&*log, &other);
-        let ended = look_once(&log, None);
+        let ended = poll_once(&log, None);
         assert!(matches!(ended, Err(StreamsError::OtherSettings { .. })));
     }
 
@@ -244,9 +247,9 @@ mod tests {
         let log = log();
         commit(&*log, &of_a_reset());
         let known = newest_offset(&*log);
-        assert!(look_once(&log, Some(known)).is_ok());
+        assert!(poll_once(&log, Some(known)).is_ok());
         let is_reset = |known| {
-            let ended = look_once(&log, known);
+            let ended = poll_once(&log, known);
             matches!(ended, Err(StreamsError::ResetMeanwhile { .. }))
         };
         assert!(is_reset(None));
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_run_without_a_heartbeat_is_waited_for_longer() {
+    fn a_standby_waits_longer_only_for_a_run_without_heartbeats() {
         let takes_over_after = |progress: &Progress| {
             let log = log();
             commit(&*log, progress);
@@ -264,7 +267,7 @@ mod tests {
             let begun = Instant::now();
             (0..=200).find(|seconds| {
                 let now = begun + Duration::from_secs(*seconds);
-                standby.look(now, &|| now).unwrap().is_some()
+                standby.poll(now, &|| now).unwrap().is_some()
             })
         };
         let takeover = Some(config().takeover.as_secs());

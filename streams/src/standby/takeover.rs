@@ -4,7 +4,7 @@
 //!   end offsets ──▶ as before? ──no──▶ the wait starts again
 //!                        │ yes
 //!                        └──▶ requested after the end of the wait? ──▶ take over
-//!   no answer ──────────────────────────▶ the wait starts again
+//!   no response ────────────────────────▶ the wait starts again
 //! ```
 
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use emostream_log::EndOffsets;
 
 /// How long a standby waits if the last record has no heartbeat field. The version that wrote it commits at least once
 /// a minute, unless it must retry a commit.
-const FORMER_VERSION_WAIT: Duration = Duration::from_secs(180);
+const LEGACY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The times that a standby waits before it takes over.
 #[derive(Debug, Clone, Copy)]
-pub struct Waits {
+pub struct Timeouts {
     /// The time without a commit.
     pub takeover: Duration,
     /// The time for which a transaction may be open: its owner may need this long to commit it.
@@ -27,12 +27,12 @@ pub struct Waits {
 /// The outcome of a request for the end of the progress topic.
 #[derive(Debug, Clone, Copy)]
 pub enum Observation {
-    /// The log did not answer, so there may have been commits.
-    Unanswered,
+    /// The log did not respond, so there may have been commits.
+    NoResponse,
     /// The end of the progress topic, as of some time after the request was sent.
-    Answered {
+    Response {
         /// The time at which the request was sent.
-        asked: Instant,
+        requested: Instant,
         /// The end offsets.
         ends: EndOffsets,
         /// Whether the newest record's writer commits at least every heartbeat.
@@ -51,56 +51,59 @@ pub enum Decision {
 
 /// Decides from observations of the progress topic whether the active run has ended.
 #[derive(Debug)]
-pub struct Silence {
-    waits: Waits,
-    seen: Option<Seen>,
+pub struct TakeoverDetector {
+    timeouts: Timeouts,
+    last: Option<LastResponse>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct LastResponse {
     ends: EndOffsets,
-    /// The time at which the first of the latest, identical answers arrived.
+    /// The time at which the first of the latest, identical responses arrived.
     since: Instant,
     /// The time at which the open transaction was first observed.
     open_since: Option<Instant>,
 }
 
-impl Silence {
+impl TakeoverDetector {
     /// Creates the state without observations.
-    pub fn new(waits: Waits) -> Silence {
-        Silence { waits, seen: None }
+    pub fn new(timeouts: Timeouts) -> TakeoverDetector {
+        TakeoverDetector {
+            timeouts,
+            last: None,
+        }
     }
 
     /// Returns the decision after the next observation, which was made by `now`.
     pub fn on(&mut self, observation: Observation, now: Instant) -> Decision {
-        let Observation::Answered {
-            asked,
+        let Observation::Response {
+            requested,
             ends,
             heartbeats,
         } = observation
         else {
-            self.seen = None;
+            self.last = None;
             return Decision::Wait;
         };
-        let seen = self.see(ends, now);
+        let last = self.record(ends, now);
         let shortest = match heartbeats {
-            true => self.waits.takeover,
-            false => FORMER_VERSION_WAIT.max(self.waits.takeover),
+            true => self.timeouts.takeover,
+            false => LEGACY_TIMEOUT.max(self.timeouts.takeover),
         };
-        // An answer may describe the log just after the request was sent, so time counts up to the request only.
-        let passed = |since: Instant| asked.saturating_duration_since(since);
-        let silent = passed(seen.since) >= shortest;
-        let decided = seen
+        // A response may describe the log just after the request was sent, so time counts up to the request only.
+        let passed = |since: Instant| requested.saturating_duration_since(since);
+        let is_silent = passed(last.since) >= shortest;
+        let decided = last
             .open_since
-            .is_none_or(|since| passed(since) >= self.waits.commit_timeout.max(shortest));
-        match silent && decided {
+            .is_none_or(|since| passed(since) >= self.timeouts.commit_timeout.max(shortest));
+        match is_silent && decided {
             true => Decision::TakeOver,
             false => Decision::Wait,
         }
     }
 
-    fn see(&mut self, ends: EndOffsets, now: Instant) -> Seen {
-        let before = self.seen;
+    fn record(&mut self, ends: EndOffsets, now: Instant) -> LastResponse {
+        let before = self.last;
         let is_open = ends.stable < ends.end;
         // An open transaction begins at the stable offset.
         let known = before.filter(|before| before.ends.stable == ends.stable);
@@ -111,13 +114,13 @@ impl Silence {
             // so a commit between the two requests changes the stable offset alone.
             _ => now,
         };
-        let seen = Seen {
+        let last = LastResponse {
             ends,
             since,
             open_since,
         };
-        self.seen = Some(seen);
-        seen
+        self.last = Some(last);
+        last
     }
 }
 
@@ -127,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    const WAITS: Waits = Waits {
+    const TIMEOUTS: Timeouts = Timeouts {
         takeover: Duration::from_secs(10),
         commit_timeout: Duration::from_secs(60),
     };
@@ -140,33 +143,33 @@ mod tests {
         EndOffsets { stable: end, end }
     }
 
-    /// A standby whose requests are answered at once.
-    struct Bench {
-        silence: Silence,
+    /// A standby whose requests get a response at once.
+    struct TestStandby {
+        detector: TakeoverDetector,
         now: Instant,
     }
 
-    impl Bench {
-        fn new() -> Bench {
-            Bench {
-                silence: Silence::new(WAITS),
+    impl TestStandby {
+        fn new() -> TestStandby {
+            TestStandby {
+                detector: TakeoverDetector::new(TIMEOUTS),
                 now: Instant::now(),
             }
         }
 
-        fn look(&mut self, ends: EndOffsets, heartbeats: bool) -> Decision {
-            let answered = Observation::Answered {
-                asked: self.now,
+        fn poll(&mut self, ends: EndOffsets, heartbeats: bool) -> Decision {
+            let response = Observation::Response {
+                requested: self.now,
                 ends,
                 heartbeats,
             };
-            self.silence.on(answered, self.now)
+            self.detector.on(response, self.now)
         }
 
-        /// Returns after how many seconds of the same answers the standby takes over.
+        /// Returns after how many seconds of the same responses the standby takes over.
         fn takes_over_after(&mut self, ends: EndOffsets, heartbeats: bool) -> Option<u64> {
             (0..=600).find(|_| {
-                let decision = self.look(ends, heartbeats);
+                let decision = self.poll(ends, heartbeats);
                 self.now += ms(1000);
                 decision == Decision::TakeOver
             })
@@ -175,82 +178,94 @@ mod tests {
 
     #[test]
     fn it_takes_over_when_there_was_no_commit_for_the_takeover_time() {
-        assert_eq!(Bench::new().takes_over_after(closed(5), true), Some(10));
-        assert_eq!(Bench::new().takes_over_after(closed(0), true), Some(10));
+        assert_eq!(
+            TestStandby::new().takes_over_after(closed(5), true),
+            Some(10)
+        );
+        assert_eq!(
+            TestStandby::new().takes_over_after(closed(0), true),
+            Some(10)
+        );
     }
 
     #[test]
     fn a_record_without_heartbeat_is_waited_for_three_minutes() {
-        assert_eq!(Bench::new().takes_over_after(closed(5), false), Some(180));
+        assert_eq!(
+            TestStandby::new().takes_over_after(closed(5), false),
+            Some(180)
+        );
     }
 
     #[test]
     fn a_takeover_time_of_more_than_three_minutes_holds_without_heartbeat_too() {
         let takeover = Duration::from_secs(300);
-        let mut bench = Bench::new();
-        bench.silence = Silence::new(Waits { takeover, ..WAITS });
-        assert_eq!(bench.takes_over_after(closed(5), false), Some(300));
+        let mut standby = TestStandby::new();
+        standby.detector = TakeoverDetector::new(Timeouts {
+            takeover,
+            ..TIMEOUTS
+        });
+        assert_eq!(standby.takes_over_after(closed(5), false), Some(300));
     }
 
     #[test]
     fn an_open_transaction_is_waited_for_as_long_as_it_may_take() {
         let open = EndOffsets { stable: 5, end: 6 };
-        assert_eq!(Bench::new().takes_over_after(open, true), Some(60));
+        assert_eq!(TestStandby::new().takes_over_after(open, true), Some(60));
         // The wait counts from the first observation of the transaction, although further records are written into it.
-        let mut bench = Bench::new();
+        let mut standby = TestStandby::new();
         for end in 6..61 {
             assert_eq!(
-                bench.look(EndOffsets { stable: 5, end }, true),
+                standby.poll(EndOffsets { stable: 5, end }, true),
                 Decision::Wait
             );
-            bench.now += ms(1000);
+            standby.now += ms(1000);
         }
         let open = EndOffsets { stable: 5, end: 60 };
-        assert_eq!(bench.takes_over_after(open, true), Some(9));
+        assert_eq!(standby.takes_over_after(open, true), Some(9));
     }
 
     #[test]
-    fn a_request_without_an_answer_begins_the_wait_anew() {
-        let mut bench = Bench::new();
+    fn a_request_without_a_response_restarts_the_wait() {
+        let mut standby = TestStandby::new();
         for _ in 0..100 {
             for _ in 0..10 {
-                assert_eq!(bench.look(closed(5), true), Decision::Wait);
-                bench.now += ms(999);
+                assert_eq!(standby.poll(closed(5), true), Decision::Wait);
+                standby.now += ms(999);
             }
-            bench.silence.on(Observation::Unanswered, bench.now);
+            standby.detector.on(Observation::NoResponse, standby.now);
         }
-        assert_eq!(bench.takes_over_after(closed(5), true), Some(10));
+        assert_eq!(standby.takes_over_after(closed(5), true), Some(10));
     }
 
     #[test]
-    fn an_answer_to_a_request_from_before_the_wait_is_over_proves_nothing() {
-        let mut bench = Bench::new();
-        bench.look(closed(5), true);
-        // The standby was frozen between the request and the answer.
-        let answered = Observation::Answered {
-            asked: bench.now + ms(9_999),
+    fn a_response_to_a_request_from_before_the_end_of_the_wait_does_not_count() {
+        let mut standby = TestStandby::new();
+        standby.poll(closed(5), true);
+        // The standby was frozen between the request and the response.
+        let response = Observation::Response {
+            requested: standby.now + ms(9_999),
             ends: closed(5),
             heartbeats: true,
         };
-        let later = bench.now + ms(3_600_000);
-        assert_eq!(bench.silence.on(answered, later), Decision::Wait);
+        let later = standby.now + ms(3_600_000);
+        assert_eq!(standby.detector.on(response, later), Decision::Wait);
     }
 
-    /// The log may have answered just before the answer arrived, and a commit may have been made just before that.
+    /// The log may have responded just before the response arrived, and a commit may have been made just before that.
     #[test]
-    fn the_wait_begins_when_the_first_answer_arrives_not_when_it_is_requested() {
-        let mut bench = Bench::new();
-        let requested = bench.now;
-        let answered = Observation::Answered {
-            asked: requested,
+    fn the_wait_begins_when_the_first_response_arrives_not_when_it_is_requested() {
+        let mut standby = TestStandby::new();
+        let requested = standby.now;
+        let response = Observation::Response {
+            requested,
             ends: closed(5),
             heartbeats: true,
         };
-        bench.silence.on(answered, requested + ms(2_000));
-        bench.now = requested + ms(11_999);
-        assert_eq!(bench.look(closed(5), true), Decision::Wait);
-        bench.now = requested + ms(12_000);
-        assert_eq!(bench.look(closed(5), true), Decision::TakeOver);
+        standby.detector.on(response, requested + ms(2_000));
+        standby.now = requested + ms(11_999);
+        assert_eq!(standby.poll(closed(5), true), Decision::Wait);
+        standby.now = requested + ms(12_000);
+        assert_eq!(standby.poll(closed(5), true), Decision::TakeOver);
     }
 
     /// A transaction of an active run, with a pause before it.
@@ -291,55 +306,55 @@ mod tests {
         #[test]
         fn a_run_that_commits_in_time_is_never_fenced(
             transactions in transactions(),
-            // Until the next request, until the end is read, until the stable offset is read, until the answer is in.
-            looks in proptest::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..1_000, 0_u64..1_000), 1..400),
-            unanswered in proptest::collection::vec(any::<prop::sample::Index>(), 0..5),
+            // Until the next request, until the end is read, until the stable offset is read, until the response arrives.
+            polls in proptest::collection::vec((0_u64..3_000, 0_u64..1_000, 0_u64..1_000, 0_u64..1_000), 1..400),
+            lost in proptest::collection::vec(any::<prop::sample::Index>(), 0..5),
         ) {
             let lasts_ms: u64 = transactions.iter().map(|it| it.pause_ms + it.open_ms).sum();
             let begun = Instant::now();
-            let mut silence = Silence::new(WAITS);
-            let unanswered: Vec<usize> = unanswered.iter().map(|at| at.index(looks.len())).collect();
+            let mut detector = TakeoverDetector::new(TIMEOUTS);
+            let lost: Vec<usize> = lost.iter().map(|at| at.index(polls.len())).collect();
             let mut now_ms = 0;
-            for (number, (pause, to_end, to_stable, to_answer)) in looks.into_iter().enumerate() {
-                let asked_ms = now_ms + pause;
-                let end_ms = asked_ms + to_end;
+            for (number, (pause, to_end, to_stable, to_response)) in polls.into_iter().enumerate() {
+                let requested_ms = now_ms + pause;
+                let end_ms = requested_ms + to_end;
                 let stable_ms = end_ms + to_stable;
-                now_ms = stable_ms + to_answer;
+                now_ms = stable_ms + to_response;
                 if now_ms > lasts_ms {
                     break;
                 }
                 let end = ends_at(&transactions, end_ms).1;
                 let stable = ends_at(&transactions, stable_ms).0.min(end);
-                let observation = match unanswered.contains(&number) {
-                    true => Observation::Unanswered,
-                    false => Observation::Answered {
-                        asked: begun + ms(asked_ms), ends: EndOffsets { stable, end }, heartbeats: true,
+                let observation = match lost.contains(&number) {
+                    true => Observation::NoResponse,
+                    false => Observation::Response {
+                        requested: begun + ms(requested_ms), ends: EndOffsets { stable, end }, heartbeats: true,
                     },
                 };
-                let decision = silence.on(observation, begun + ms(now_ms));
+                let decision = detector.on(observation, begun + ms(now_ms));
                 prop_assert_eq!(decision, Decision::Wait, "at {} ms", now_ms);
             }
         }
 
         #[test]
-        fn a_run_that_is_gone_is_replaced_soon(
+        fn a_run_that_has_ended_is_replaced_in_time(
             before in proptest::collection::vec((0_u64..20, 0_u64..3, any::<bool>()), 0..50),
             open in any::<bool>(), every_ms in 1_u64..2_000,
         ) {
-            let mut bench = Bench::new();
+            let mut standby = TestStandby::new();
             for (stable, open, answered) in before {
                 let _ = match answered {
-                    true => bench.look(EndOffsets { stable, end: stable + open }, true),
-                    false => bench.silence.on(Observation::Unanswered, bench.now),
+                    true => standby.poll(EndOffsets { stable, end: stable + open }, true),
+                    false => standby.detector.on(Observation::NoResponse, standby.now),
                 };
-                bench.now += ms(every_ms);
+                standby.now += ms(every_ms);
             }
-            let (gone, ends) = (bench.now, EndOffsets { stable: 100, end: 100 + u64::from(open) });
-            while bench.look(ends, true) == Decision::Wait {
-                bench.now += ms(every_ms);
+            let (gone, ends) = (standby.now, EndOffsets { stable: 100, end: 100 + u64::from(open) });
+            while standby.poll(ends, true) == Decision::Wait {
+                standby.now += ms(every_ms);
             }
-            let wait = if open { WAITS.commit_timeout } else { WAITS.takeover };
-            prop_assert!(bench.now - gone <= wait + ms(every_ms));
+            let wait = if open { TIMEOUTS.commit_timeout } else { TIMEOUTS.takeover };
+            prop_assert!(standby.now - gone <= wait + ms(every_ms));
         }
     }
 }

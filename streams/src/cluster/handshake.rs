@@ -1,9 +1,9 @@
 //! The handshake of a connection: both processes check the token, the settings and the indices.
 //!
 //! ```text
-//!  dialling process                listening process
-//!  greeting, hello ──────────────▶ greeting? token? settings? index free?
-//!                  ◀────────────── welcome, or the reason of the rejection
+//!  dialling process                    listening process
+//!  greeting, handshake ──────────────▶ greeting? token? settings? index free?
+//!                      ◀────────────── accepted, or the reason of the rejection
 //! ```
 
 use std::{
@@ -17,24 +17,24 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::wire::{self, GREETING, HELLO_BYTES, Purpose};
+use super::wire::{self, GREETING, HANDSHAKE_BYTES, Purpose};
 
-/// Timeout of the handshake. A connection without a hello by then does not belong to the cluster.
-pub const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of the handshake. A connection without a handshake by then does not belong to the cluster.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The settings that must be the same in every process: the name of the flag, and the value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Agreement(Vec<(String, String)>);
+pub struct ClusterSettings(Vec<(String, String)>);
 
-impl Agreement {
+impl ClusterSettings {
     /// Creates the list from settings, each with the name that messages use.
-    pub fn new(settings: Vec<(String, String)>) -> Agreement {
-        Agreement(settings)
+    pub fn new(settings: Vec<(String, String)>) -> ClusterSettings {
+        ClusterSettings(settings)
     }
 
     /// Returns a description of the first difference between these settings and `theirs`, or `None` if they are equal.
     /// `peer` is the name of the process that has `theirs`.
-    pub fn difference(&self, theirs: &Agreement, peer: &str) -> Option<String> {
+    pub fn difference(&self, theirs: &ClusterSettings, peer: &str) -> Option<String> {
         let lists = self.0.iter().zip(&theirs.0);
         let mut differing = lists.filter(|(here, there)| here != there);
         match differing.next() {
@@ -49,7 +49,7 @@ impl Agreement {
 
 /// The request of the handshake, sent by the process that dials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
+pub struct Handshake {
     /// The index of the process that dials.
     pub process: usize,
     /// The index of the process that it dials.
@@ -59,40 +59,45 @@ pub struct Hello {
     /// The token of the cluster.
     pub token: String,
     /// The settings of the process that dials.
-    pub agreement: Agreement,
+    #[serde(rename = "agreement")]
+    pub settings: ClusterSettings,
 }
 
 /// The reply of the handshake, sent by the process that listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum HandshakeReply {
     /// The connection is accepted.
-    Welcome,
+    #[serde(rename = "Welcome")]
+    Accepted,
     /// The listening process has another token.
     WrongToken,
     /// The listening process has another index: this one.
-    NotMe(usize),
+    #[serde(rename = "NotMe")]
+    WrongIndex(usize),
     /// There is a connection from a process with that index already; it may be an earlier one of the same process.
-    Taken,
+    #[serde(rename = "Taken")]
+    Duplicate,
     /// The listening process has other settings: these.
-    Differs(Agreement),
+    #[serde(rename = "Differs")]
+    DifferentSettings(ClusterSettings),
 }
 
-/// Sends the hello on a new connection, and reads the reply.
-pub async fn say(stream: &mut TcpStream, hello: &Hello) -> Result<Answer> {
+/// Sends the handshake on a new connection, and reads the reply.
+pub async fn send(stream: &mut TcpStream, handshake: &Handshake) -> Result<HandshakeReply> {
     stream.write_all(&GREETING).await?;
-    wire::write(stream, hello).await?;
-    wire::read(stream, HELLO_BYTES).await
+    wire::write(stream, handshake).await?;
+    wire::read(stream, HANDSHAKE_BYTES).await
 }
 
-/// Reads the hello of a process that has connected.
-pub async fn hear(stream: &mut TcpStream) -> Result<Hello> {
+/// Reads the handshake of a process that has connected.
+pub async fn receive(stream: &mut TcpStream) -> Result<Handshake> {
     let mut greeting = [0; GREETING.len()];
     stream.read_exact(&mut greeting).await?;
     if greeting != GREETING {
         let what = "it does not speak the language of this version's clusters";
         return Err(Error::new(ErrorKind::InvalidData, what));
     }
-    wire::read(stream, HELLO_BYTES).await
+    wire::read(stream, HANDSHAKE_BYTES).await
 }
 
 /// Whether two tokens are equal. The comparison takes the same time wherever they differ (constant-time comparison), so
@@ -104,4 +109,38 @@ pub fn same_token(one: &str, other: &str) -> bool {
         .zip(other)
         .fold(0, |found, (a, b)| found | (a ^ b));
     one.len() == other.len() && differing == 0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+    use super::*;
+
+    /// Processes of several versions may be in one cluster during an update.
+    #[test]
+    fn handshakes_and_replies_keep_their_names() {
+        let settings = ClusterSettings::new(vec![("--window".to_owned(), "2s".to_owned())]);
+        let handshake = Handshake {
+            process: 1,
+            to: 0,
+            purpose: Purpose::Data,
+            token: "secret".to_owned(),
+            settings: settings.clone(),
+        };
+        let json = r#"{"process":1,"to":0,"purpose":"Data","token":"secret","agreement":[["--window","2s"]]}"#;
+        assert_eq!(serde_json::to_string(&handshake).unwrap(), json);
+        let replies = [
+            (HandshakeReply::Accepted, r#""Welcome""#),
+            (HandshakeReply::WrongToken, r#""WrongToken""#),
+            (HandshakeReply::WrongIndex(2), r#"{"NotMe":2}"#),
+            (HandshakeReply::Duplicate, r#""Taken""#),
+            (
+                HandshakeReply::DifferentSettings(settings),
+                r#"{"Differs":[["--window","2s"]]}"#,
+            ),
+        ];
+        for (reply, json) in replies {
+            assert_eq!(serde_json::to_string(&reply).unwrap(), json);
+        }
+    }
 }

@@ -1,0 +1,31 @@
+//! The configuration of a cluster, and the times by which its processes detect a lost one.
+
+use std::time::Duration;
+
+/// Interval of the heartbeats of each process.
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Time without a message after which a process is lost: ten heartbeats. A busy machine does not keep a thread waiting
+/// for so long, and a frozen process delays few windows.
+pub(super) const PEER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The configuration of a cluster, as one of its processes has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The `host:port` of every process, by index.
+    pub hosts: Vec<String>,
+    /// The index of this process.
+    pub index: usize,
+    /// How long this process waits for the others.
+    pub join_timeout: Duration,
+    /// The shared secret of the processes; empty if there is none.
+    pub token: String,
+}
+
+impl Cluster {
+    /// Returns the name of a process for messages.
+    pub(super) fn name(&self, process: usize) -> String {
+        let host = self.hosts.get(process).map_or("unknown", String::as_str);
+        format!("process {process} ({host})")
+    }
+}

@@ -1,0 +1,649 @@
+//! The state machine of a process in its group, from the first dial to the shutdown, without IO.
+//!
+//! ```text
+//!            all connected                  process 0: begin       stop requested
+//!  Joining ───────────────────▶ Complete ─────────────────▶ Running ─────────▶ Draining ─▶ exit
+//!     ▲    a connection is lost    │                           │ a process is lost
+//!     └────────────────────────────┘                           └─────────────▶ Failed ───▶ exit
+//! ```
+//!
+//! While process 0 stands by, the group is complete and the other processes wait for its `Begin`. When another run has
+//! fenced a running group, process 0 drains the group as for a stop, but the processes do not end: they join again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    config::{Cluster, HEARTBEAT, PEER_TIMEOUT},
+    handshake::{ClusterSettings, Handshake, HandshakeReply, same_token},
+    wire::{ControlMessage, Purpose, SharedBeginning},
+};
+use crate::StreamsError;
+
+/// How long a drain waits for the confirmations of all processes. It is shorter than the ten seconds that a process has
+/// for its shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Interval at which a process logs which other processes it waits for. The first line is logged at once.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Exit codes of errors that a restart does not fix: if process 0 ends with one of them, all processes do.
+const PERMANENT_EXIT_CODES: [u8; 2] = [64, 78];
+
+/// A connection to another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    pub process: usize,
+    pub purpose: Purpose,
+}
+
+/// An input of the state machine.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// This process listens on its address.
+    Started,
+    /// Another process has connected and sent its handshake.
+    Incoming(Handshake),
+    /// The handshake of a connection is complete, whichever process has dialled.
+    Connected(Connection),
+    /// A process that this one dials does not answer yet.
+    Unreachable { process: usize, why: String },
+    /// An error that a retry does not fix, for example a rejection by a process that this one has dialled.
+    Failed(StreamsError),
+    /// A message arrived on a control connection, or the connection ended for a reason. `number` distinguishes the
+    /// connection from earlier ones to the same process.
+    Received {
+        process: usize,
+        number: u64,
+        message: Result<ControlMessage, String>,
+    },
+    /// The states of all data connections, by process. Reported before and after each other event.
+    DataStates(Vec<Option<DataState>>),
+    /// The run requests something.
+    Requested(CoordinatorRequest),
+    /// Some time has passed. Contains whether a stop is requested, and the error with which the run has failed.
+    Tick {
+        stop_requested: bool,
+        failure: Option<StreamsError>,
+    },
+}
+
+/// A request of the run on process 0: a message to the other processes.
+#[derive(Debug, Clone)]
+pub enum CoordinatorRequest {
+    /// Process 0 stands by; contains the name of the active run.
+    StandBy(String),
+    /// The run begins here.
+    Begin(SharedBeginning),
+}
+
+/// An output of the state machine. The actions of one event are executed in their order.
+#[derive(Debug)]
+pub enum Action {
+    /// Connect to a process, with retries. The outcome is an event.
+    Dial(Connection),
+    /// Send the reply to the incoming handshake. If the reply accepts the connection, `Connected` follows at once.
+    Reply(Connection, HandshakeReply),
+    /// Keep the connection of this event under a number.
+    Register(Connection, u64),
+    /// Close a connection.
+    Close(Connection),
+    /// Send a message on all control connections.
+    Send(ControlMessage),
+    /// Report an event to the run.
+    Report(CoordinatorEvent),
+    /// Stop the run.
+    RequestStop,
+    /// Stop the run because of an error. `Tick` follows at once, with the first error of the run.
+    Fail(StreamsError),
+    /// Leave the group, and close all connections.
+    Exit,
+}
+
+/// An event that is reported to the run.
+#[derive(Debug)]
+pub enum CoordinatorEvent {
+    /// All processes are connected.
+    Complete,
+    /// Process 0 stands by; contains the name of the active run.
+    StandingBy(String),
+    /// A connection was lost, and the group is not complete any more.
+    Incomplete,
+    /// The run begins here, with the data connections.
+    Begin(SharedBeginning),
+}
+
+/// What can be read from a data connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataState {
+    /// Nothing.
+    Idle,
+    /// Data, which the other process has sent because its run has begun.
+    Readable,
+    /// The end of the connection.
+    Closed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Joining {
+        since: Instant,
+    },
+    /// All processes are connected. Process 0 reads the progress, and the others wait for it.
+    Complete,
+    Running,
+    /// Process 0 has requested the drain from all processes, or this process has requested it from process 0.
+    Draining {
+        since: Instant,
+    },
+    /// This process ends with an error. The next tick reports it to the others.
+    Failed,
+}
+
+/// The state of another process.
+#[derive(Debug, Default)]
+struct PeerState {
+    data: Option<DataState>,
+    control: Option<Control>,
+    /// Whether it is connected to all processes. Only process 0 records this.
+    ready: bool,
+    /// Whether it has confirmed the drain. Only process 0 records this.
+    draining: bool,
+    /// Why it cannot be reached, for messages.
+    why: Option<String>,
+}
+
+/// A control connection.
+#[derive(Debug)]
+struct Control {
+    /// Distinguishes its messages from those of the previous connection to the same process.
+    number: u64,
+    last_received: Instant,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Coordinator {
+    cluster: Arc<Cluster>,
+    settings: ClusterSettings,
+    peers: Vec<PeerState>,
+    phase: Phase,
+    next_heartbeat: Instant,
+    /// When the processes that this one waits for are logged again.
+    next_log: Instant,
+    /// Number of registered connections so far.
+    connections: u64,
+    /// The actions of the current event.
+    actions: Vec<Action>,
+}
+
+impl Coordinator {
+    /// Creates the state of a process that has begun to join at `now`.
+    pub fn new(cluster: Arc<Cluster>, settings: ClusterSettings, now: Instant) -> Coordinator {
+        Coordinator {
+            peers: (0..cluster.hosts.len())
+                .map(|_| PeerState::default())
+                .collect(),
+            cluster,
+            settings,
+            phase: Phase::Joining { since: now },
+            next_heartbeat: now,
+            next_log: now,
+            connections: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Applies an event, and returns what to do.
+    pub fn on(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        if let Err(error) = self.apply(event, now) {
+            self.phase = Phase::Failed;
+            self.act(Action::Fail(error));
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn apply(&mut self, event: Event, now: Instant) -> Result<(), StreamsError> {
+        match event {
+            Event::Tick {
+                stop_requested,
+                failure,
+            } => return self.tick(stop_requested, failure, now),
+            Event::Started => {
+                (0..self.cluster.index).for_each(|process| self.dial(process, Purpose::Data));
+                if !self.leads() {
+                    self.dial(0, Purpose::Control);
+                }
+            }
+            Event::Incoming(handshake) if self.is_forming() => return self.reply(&handshake),
+            Event::Connected(connection) if self.is_forming() => self.register(connection, now),
+            // The connection was accepted before the group began, and a running group accepts no process.
+            Event::Incoming(_) | Event::Connected(_) => {}
+            Event::Unreachable { process, why } => self.peers[process].why = Some(why),
+            Event::Failed(error) => return Err(error),
+            Event::Received {
+                process,
+                number,
+                message,
+            } => {
+                let control = self.peers[process].control.as_mut();
+                // Otherwise the connection on which the message arrived was closed in the meantime.
+                if let Some(control) = control.filter(|it| it.number == number) {
+                    control.last_received = now;
+                    return match message {
+                        Ok(message) => self.receive(process, message, now),
+                        Err(why) => self.lose(process, &why, now),
+                    };
+                }
+            }
+            Event::DataStates(states) => {
+                for (peer, state) in self.peers.iter_mut().zip(states) {
+                    peer.data = state;
+                }
+                self.try_complete();
+            }
+            Event::Requested(CoordinatorRequest::StandBy(active)) => {
+                self.send(ControlMessage::StandingBy(active));
+            }
+            Event::Requested(CoordinatorRequest::Begin(beginning)) => {
+                if self.phase == Phase::Complete {
+                    self.send(ControlMessage::Begin(beginning.clone()));
+                    return self.begin(beginning);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn send(&mut self, message: ControlMessage) {
+        self.act(Action::Send(message));
+    }
+
+    fn dial(&mut self, process: usize, purpose: Purpose) {
+        self.act(Action::Dial(Connection { process, purpose }));
+    }
+
+    fn leads(&self) -> bool {
+        self.cluster.index == 0
+    }
+
+    /// Whether the group has not begun yet.
+    fn is_forming(&self) -> bool {
+        matches!(self.phase, Phase::Joining { .. } | Phase::Complete)
+    }
+
+    fn is_joining(&self) -> bool {
+        matches!(self.phase, Phase::Joining { .. })
+    }
+
+    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let own = self.cluster.index;
+        (0..self.cluster.hosts.len()).filter(move |process| *process != own)
+    }
+
+    /// Returns the processes to which this process has a control connection: for process 0 all others, for the others
+    /// process 0.
+    fn controlled(&self) -> impl Iterator<Item = usize> + use<> {
+        let leads = self.leads();
+        self.others().filter(move |process| leads || *process == 0)
+    }
+
+    /// Replies to the handshake of a process that has connected to this one.
+    fn reply(&mut self, handshake: &Handshake) -> Result<(), StreamsError> {
+        let peer = self.cluster.name(handshake.process);
+        let mut difference = None;
+        let reply = if !same_token(&handshake.token, &self.cluster.token) {
+            tracing::warn!("{peer} was turned away: it has another --cluster-token-file");
+            HandshakeReply::WrongToken
+        } else if let Some(found) = self.settings.difference(&handshake.settings, &peer) {
+            difference = Some(found);
+            HandshakeReply::DifferentSettings(self.settings.clone())
+        } else if handshake.to != self.cluster.index || !self.expects(handshake) {
+            tracing::warn!("{peer} looked for process {} here", handshake.to);
+            HandshakeReply::WrongIndex(self.cluster.index)
+        } else if self.is_duplicate(handshake) {
+            HandshakeReply::Duplicate
+        } else {
+            HandshakeReply::Accepted
+        };
+        let connection = Connection {
+            process: handshake.process,
+            purpose: handshake.purpose,
+        };
+        self.act(Action::Reply(connection, reply));
+        // Both sides end with an error, since neither could run without the other.
+        difference.map_or(Ok(()), |difference| {
+            Err(StreamsError::Disagreement { difference })
+        })
+    }
+
+    fn expects(&self, handshake: &Handshake) -> bool {
+        let dials_us =
+            (self.cluster.index + 1..self.cluster.hosts.len()).contains(&handshake.process);
+        dials_us && (handshake.purpose == Purpose::Data || self.leads())
+    }
+
+    fn is_duplicate(&self, handshake: &Handshake) -> bool {
+        let peer = &self.peers[handshake.process];
+        match handshake.purpose {
+            Purpose::Data => peer.data.is_some_and(|data| data != DataState::Closed),
+            Purpose::Control => peer.control.is_some(),
+        }
+    }
+
+    fn register(&mut self, connection: Connection, now: Instant) {
+        self.connections += 1;
+        let number = self.connections;
+        let peer = &mut self.peers[connection.process];
+        peer.why = None;
+        match connection.purpose {
+            Purpose::Data => peer.data = Some(DataState::Idle),
+            Purpose::Control => {
+                peer.control = Some(Control {
+                    number,
+                    last_received: now,
+                });
+            }
+        }
+        self.act(Action::Register(connection, number));
+    }
+
+    /// Completes the group if all processes are connected.
+    fn try_complete(&mut self) {
+        let is_connected = |process: usize| {
+            let peer = &self.peers[process];
+            // If there are bytes on a connection, it belongs to a group that began without this process, and is
+            // dropped.
+            peer.data == Some(DataState::Idle) && (peer.ready || !self.leads())
+        };
+        let connected = self.others().all(is_connected)
+            && self
+                .controlled()
+                .all(|process| self.peers[process].control.is_some());
+        if !self.is_joining() || !connected {
+            return;
+        }
+        self.phase = Phase::Complete;
+        if self.leads() {
+            tracing::info!(
+                processes = self.cluster.hosts.len(),
+                "the cluster is complete"
+            );
+            self.act(Action::Report(CoordinatorEvent::Complete));
+        } else {
+            self.send(ControlMessage::Ready);
+        }
+    }
+
+    /// Begins the run of the group: process 0 has read the progress.
+    fn begin(&mut self, beginning: SharedBeginning) -> Result<(), StreamsError> {
+        let mut others = self.others();
+        if let Some(process) = others.find(|process| self.peers[*process].data.is_none()) {
+            return Err(self.lost_peer(process, "it left before the beginning"));
+        }
+        self.phase = Phase::Running;
+        self.act(Action::Report(CoordinatorEvent::Begin(beginning)));
+        Ok(())
+    }
+
+    fn receive(
+        &mut self,
+        process: usize,
+        message: ControlMessage,
+        now: Instant,
+    ) -> Result<(), StreamsError> {
+        match message {
+            ControlMessage::Heartbeat => {}
+            ControlMessage::Ready => self.peers[process].ready = true,
+            ControlMessage::StandingBy(active) => {
+                self.act(Action::Report(CoordinatorEvent::StandingBy(active)));
+            }
+            ControlMessage::Begin(beginning) => return self.begin(beginning),
+            ControlMessage::Dissolve => {
+                let peer = self.cluster.name(process);
+                self.confirm_drain(Action::Fail(StreamsError::Dissolved { peer }), now);
+            }
+            // The group is not complete: that process leaves alone, and another one can join in its place.
+            ControlMessage::StopRequested if self.is_joining() => self.forget(process, now),
+            ControlMessage::StopRequested => self.drain(false, now),
+            ControlMessage::Drain => self.confirm_drain(Action::RequestStop, now),
+            ControlMessage::DrainConfirmed => {
+                self.peers[process].draining = true;
+                self.close_when_drained();
+            }
+            ControlMessage::Close => self.act(Action::Exit),
+            ControlMessage::Failed { exit_code, message }
+                if self.is_forming()
+                    && !self.leads()
+                    && PERMANENT_EXIT_CODES.contains(&exit_code) =>
+            {
+                return Err(StreamsError::PeerRefuses {
+                    peer: self.cluster.name(process),
+                    why: message,
+                    exit_code,
+                });
+            }
+            ControlMessage::Failed { message, .. } => return self.lose(process, &message, now),
+        }
+        Ok(())
+    }
+
+    /// Sends a heartbeat when it is due, and checks for a failure, a requested stop, silent processes, and timeouts.
+    fn tick(
+        &mut self,
+        stop_requested: bool,
+        failure: Option<StreamsError>,
+        now: Instant,
+    ) -> Result<(), StreamsError> {
+        let dissolves = failure.as_ref().is_some_and(StreamsError::dissolves);
+        if let Some(failure) = failure
+            && (self.phase == Phase::Failed || !dissolves)
+        {
+            self.send(failed(&failure));
+            self.act(Action::Exit);
+            return Ok(());
+        }
+        if now >= self.next_heartbeat {
+            self.next_heartbeat = now + HEARTBEAT;
+            self.send(ControlMessage::Heartbeat);
+        }
+        if let Phase::Draining { since } = self.phase
+            && now - since > DRAIN_TIMEOUT
+        {
+            tracing::warn!("not every process has confirmed in time that the run ends");
+            self.act(Action::Exit);
+            return Ok(());
+        }
+        if dissolves {
+            self.drain(true, now);
+            return Ok(());
+        }
+        let is_silent = |process: &usize| {
+            let control = self.peers[*process].control.as_ref();
+            control.is_some_and(|control| now - control.last_received > PEER_TIMEOUT)
+        };
+        if let Some(process) = self.controlled().find(is_silent) {
+            let why = format!("it has said nothing for {PEER_TIMEOUT:?}; it is frozen or cut off");
+            return self.lose(process, &why, now);
+        }
+        match self.phase {
+            Phase::Draining { .. } | Phase::Failed => {}
+            _ if stop_requested => self.drain(false, now),
+            Phase::Joining { since } => return self.check_joining(since, now),
+            Phase::Complete => self.forget_lost_data(now),
+            Phase::Running => {}
+        }
+        Ok(())
+    }
+
+    /// Checks the connections while the group forms, and its timeout.
+    fn check_joining(&mut self, since: Instant, now: Instant) -> Result<(), StreamsError> {
+        self.forget_lost_data(now);
+        let patience = self.cluster.join_timeout;
+        if now - since >= patience {
+            let missing = self.missing();
+            return Err(StreamsError::Incomplete { missing, patience });
+        }
+        if now >= self.next_log {
+            self.next_log = now + LOG_INTERVAL;
+            tracing::info!("waiting for {}", self.missing());
+        }
+        Ok(())
+    }
+
+    /// Returns the names of the processes that the group waits for, each with the reason if it is known.
+    fn missing(&self) -> String {
+        let absent = |process: &usize| {
+            let peer = &self.peers[*process];
+            let controlled = self.leads() || *process == 0;
+            peer.data.is_none() || controlled && peer.control.is_none()
+        };
+        let mut missing: Vec<usize> = self.others().filter(absent).collect();
+        if missing.is_empty() {
+            // All are connected to this process, but some of them are not connected to each other.
+            let waits = |process: &usize| !self.peers[*process].ready;
+            missing = self.others().filter(waits).collect();
+        }
+        let name = |process: usize| match &self.peers[process].why {
+            Some(why) => format!("{} ({why})", self.cluster.name(process)),
+            None => self.cluster.name(process),
+        };
+        let missing: Vec<String> = missing.into_iter().map(name).collect();
+        missing.join(", ")
+    }
+
+    /// Drops data connections that have ended. Before the group begins no process sends data, so a connection with
+    /// something to read has ended. The exception is a process that waits for `Begin`: the others may have begun
+    /// already.
+    fn forget_lost_data(&mut self, now: Instant) {
+        let joining = self.is_joining();
+        for process in self.others() {
+            let lost = match self.peers[process].data {
+                Some(DataState::Closed) => true,
+                // That process has begun without this one. If it has ended since, its data hides that.
+                Some(DataState::Readable) => joining,
+                Some(DataState::Idle) | None => false,
+            };
+            if lost {
+                self.forget_connection(process, Purpose::Data, now);
+            }
+        }
+    }
+
+    /// Drops the connections of a process that has left the forming group. They might never end by themselves, and a
+    /// process that replaces it would be rejected as a duplicate.
+    fn forget(&mut self, process: usize, now: Instant) {
+        self.forget_connection(process, Purpose::Control, now);
+        if self.peers[process].data.is_some() {
+            self.forget_connection(process, Purpose::Data, now);
+        }
+    }
+
+    /// Drops a connection of the forming group that has ended. The process that opened it connects again.
+    fn forget_connection(&mut self, process: usize, purpose: Purpose, now: Instant) {
+        self.close(process, purpose);
+        self.peers[process].ready = false;
+        tracing::warn!(
+            "{} left while the cluster forms: its {purpose:?} connection",
+            self.cluster.name(process)
+        );
+        if process < self.cluster.index {
+            self.dial(process, purpose);
+        }
+        if self.phase == Phase::Complete && !self.leads() {
+            self.phase = Phase::Joining { since: now };
+            self.act(Action::Report(CoordinatorEvent::Incomplete));
+        }
+    }
+
+    fn close(&mut self, process: usize, purpose: Purpose) {
+        let peer = &mut self.peers[process];
+        match purpose {
+            Purpose::Data => peer.data = None,
+            Purpose::Control => peer.control = None,
+        }
+        self.act(Action::Close(Connection { process, purpose }));
+    }
+
+    /// Handles the end or the silence of a control connection.
+    fn lose(&mut self, process: usize, why: &str, now: Instant) -> Result<(), StreamsError> {
+        match self.phase {
+            Phase::Joining { .. } => self.forget(process, now),
+            Phase::Complete if !self.leads() => self.forget(process, now),
+            Phase::Complete | Phase::Running => return Err(self.lost_peer(process, why)),
+            // Process 0 closes its connections once all processes have confirmed.
+            Phase::Draining { .. } if !self.leads() => self.act(Action::Exit),
+            Phase::Draining { .. } => {
+                self.close(process, Purpose::Control);
+                self.peers[process].draining = true;
+                self.close_when_drained();
+            }
+            Phase::Failed => {}
+        }
+        Ok(())
+    }
+
+    fn lost_peer(&self, process: usize, why: &str) -> StreamsError {
+        StreamsError::PeerLost {
+            peer: self.cluster.name(process),
+            why: why.to_owned(),
+        }
+    }
+
+    /// Drains the group: a stop was requested from a process of it, or another run has fenced it (`dissolves`). In the
+    /// latter case its processes join again afterwards.
+    fn drain(&mut self, dissolves: bool, now: Instant) {
+        match self.phase {
+            Phase::Joining { .. } => self.act(Action::Exit),
+            Phase::Draining { .. } | Phase::Failed => {}
+            Phase::Complete | Phase::Running => {
+                self.phase = Phase::Draining { since: now };
+                if self.leads() {
+                    self.act(Action::RequestStop);
+                }
+                self.send(match (dissolves, self.leads()) {
+                    (true, _) => ControlMessage::Dissolve,
+                    (false, true) => ControlMessage::Drain,
+                    (false, false) => ControlMessage::StopRequested,
+                });
+                self.close_when_drained();
+            }
+        }
+    }
+
+    /// Stops the run by `stop`, because process 0 drains the group.
+    fn confirm_drain(&mut self, stop: Action, now: Instant) {
+        self.phase = Phase::Draining { since: now };
+        self.act(stop);
+        self.send(ControlMessage::DrainConfirmed);
+    }
+
+    /// Notifies the other processes, on process 0, that connections may close, once all have confirmed the drain.
+    fn close_when_drained(&mut self) {
+        if self.others().all(|process| self.peers[process].draining) {
+            self.send(ControlMessage::Close);
+            self.act(Action::Exit);
+        }
+    }
+}
+
+/// Returns the message by which a process reports the error with which it ends.
+fn failed(failure: &StreamsError) -> ControlMessage {
+    ControlMessage::Failed {
+        exit_code: failure.exit_code(),
+        message: match failure {
+            // Without the advice in the message: each process logs its own.
+            StreamsError::PeerLost { peer, why } => format!("{peer} was lost: {why}"),
+            other => other.to_string(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
