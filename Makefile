@@ -1,4 +1,4 @@
-# What one does here. `make` alone lists it.
+# The tasks of this repository. `make` without a target lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
 # The version of the Kafka that the tests start; empty means the one in tests/kafka/pom.xml.
@@ -34,7 +34,7 @@ else
 	@sed -n '/^| `make bench /p' bench/README.md
 endif
 
-screenshots: ## Draw the pages into docs/ anew, after some minutes of a crowd
+screenshots: ## Take the screenshots in docs/ again, after some minutes of generated reactions
 	@tests/setup.sh pictures
 	cargo test --workspace --test screenshots -- --ignored
 	cd docs && pngquant --force --strip --skip-if-larger --quality 60-90 --ext .png viewer.png viewer-phone.png dashboard.png
@@ -56,11 +56,11 @@ image: ## Build the image `emostream` (IMAGE=); BASE= and BUILDER= name other ba
 		--build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
 		--build-arg REVISION=$(shell git describe --always --dirty 2>/dev/null || echo unknown) .
 
-cluster: build ## Run every role as a process of its own, on a Kafka of its own; Ctrl-C ends all
+cluster: build ## Run every role as a process, on a new Kafka; Ctrl-C stops all
 	docker/cluster.sh
 
 setup: ## Install what the tests need: Java, Maven, Chromium, HAProxy, Prometheus, faketime, validators
 	@tests/setup.sh
 
-clean: ## Throw away what was built
+clean: ## Delete the build
 	cargo clean

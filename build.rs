@@ -1,4 +1,4 @@
-//! Tells the program which revision it is built from, for `emostream_build_info`.
+//! Sets the revision of the build, for `emostream_build_info`.
 
 use std::process::Command;
 

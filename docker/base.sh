@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes the two images that docker/Dockerfile begins with where none can be pulled: emostream-base, a Debian,
-# and emostream-builder, the same with a C++ compiler, perl and this machine's Rust. As root, with debootstrap.
+# Creates the two base images of docker/Dockerfile, for hosts that cannot pull images: emostream-base, a Debian, and
+# emostream-builder, the same with a C++ compiler, perl and the host's Rust. Requires root and debootstrap.
 #
 #   docker/base.sh && make image BASE=emostream-base BUILDER=emostream-builder
 #
-# Without a Docker daemon at hand, Debian's docker.io has one, which needs no network of its own:
+# If no Docker daemon runs, the one of Debian's docker.io works without a network of its own:
 #
 #   dockerd --iptables=false --bridge=none &
 #   make image … IMAGE_FLAGS="--network host"
@@ -31,7 +31,7 @@ system() { # system NAME PACKAGES
         tail -n 20 "$dir/log" >&2
         fail "debootstrap failed (see above)"
     }
-    # Packages that were unpacked are not needed twice.
+    # The unpacked packages are not needed in the image.
     rm -rf "$dir/$1"/var/cache/apt/archives/*.deb "$dir/$1"/var/lib/apt/lists/*
 }
 
@@ -43,7 +43,7 @@ system base ca-certificates
 image base
 system builder ca-certificates,gcc,g++,make,perl,libc6-dev
 mkdir "$dir/builder/opt/rust"
-# Behind a company's proxy, trust is this machine's, too.
+# The builder trusts the certificates that this host trusts, such as that of a company's proxy.
 cp /etc/ssl/certs/ca-certificates.crt "$dir/builder/etc/ssl/certs/ca-certificates.crt"
 tar -C "$sysroot" --exclude ./share --exclude ./lib/rustlib/src -c . | tar -C "$dir/builder/opt/rust" -x
 image builder "ENV PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The cluster of docker/compose.yaml without Docker: every role a process of its own on this machine, with a
-# Kafka of its own (by Maven) and the same proxy. Ctrl-C ends all of it.
+# The cluster of docker/compose.yaml without Docker: each role is a process on this machine, with its own Kafka (by
+# Maven) and the same proxy. Ctrl-C stops everything.
 #
-#   cluster.sh             start it; what ends or is killed is started again, as Docker would
-#   cluster.sh commands    print what would be started
+#   cluster.sh             start it; processes that end or are killed are restarted, as by Docker
+#   cluster.sh commands    print the commands without starting them
 #
 # CLUSTER_LISTEN: the one address for everything, 127.0.0.1:8080 by default
 # CLUSTER_DIR:    logs and pids, NAME.log and NAME.pid: target/cluster by default
@@ -17,11 +17,11 @@ emostream=${EMOSTREAM:-$root/target/release/emostream}
 dir=${CLUSTER_DIR:-$root/target/cluster}
 listen=${CLUSTER_LISTEN:-127.0.0.1:8080}
 
-# A broker on a busy machine is silent for longer than one of a test of its own.
+# Longer than in tests, because a broker on a busy machine may be silent for longer.
 export KAFKA_SESSION_TIMEOUT_MS=${KAFKA_SESSION_TIMEOUT_MS:-9000}
-# Between an end and the next start: not at once, or what cannot start would keep a core busy.
+# Pause before a restart; without it, a process that cannot start would keep a core busy.
 pause_seconds=0.5
-# For two busy cores; all are ready in some seconds.
+# Timeout of the start on two busy cores; usually all are ready in some seconds.
 ready_seconds=120
 
 fail() {
@@ -30,10 +30,10 @@ fail() {
 }
 
 declare -A taken port
-free_port() { # free_port NAME: a port of 127.0.0.1 that nobody has, in port[NAME]
+free_port() { # free_port NAME: sets port[NAME] to a free port of 127.0.0.1
     local number
     for _ in $(seq 1000); do
-        # Below the range the kernel takes client ports from.
+        # Below the kernel's range of ephemeral ports.
         number=$((20000 + RANDOM % 12000))
         [ -n "${taken[$number]-}" ] && continue
         if ! (exec 8<>"/dev/tcp/127.0.0.1/$number") 2>/dev/null; then
@@ -45,8 +45,8 @@ free_port() { # free_port NAME: a port of 127.0.0.1 that nobody has, in port[NAM
     fail "no free port found"
 }
 
-# The roles with their flags, each given to the command $1, in the order of the data. One relay more than in
-# compose.yaml hangs below the others, as a tree would go on.
+# Calls the command $1 with each role and its flags, in the order of the data. It has one relay more than compose.yaml,
+# below the others, as in a deeper tree.
 roles() { # roles COMMAND…
     local hosts=127.0.0.1:${port[timely-0]},127.0.0.1:${port[timely-1]}
     local n
@@ -89,17 +89,17 @@ if [ "${1-}" = commands ]; then
 fi
 [ $# -eq 0 ] || fail "'$1' is unknown; write nothing, or: commands"
 
-listens() { # listens ADDRESS: whether somebody does
+listens() { # listens ADDRESS: whether a process listens on it
     local host=${1%:*}
     case $host in '*' | 0.0.0.0 | '') host=127.0.0.1 ;; esac
     (exec 8<>"/dev/tcp/$host/${1##*:}") 2>/dev/null
 }
-! listens "$listen" || fail "$listen is in use; stop what listens there, or choose another by CLUSTER_LISTEN"
+! listens "$listen" || fail "$listen is in use; stop the process that listens on it, or set CLUSTER_LISTEN to another address"
 [ -x "$emostream" ] || fail "$emostream is missing; build it with: make build"
 command -v haproxy >/dev/null || fail "haproxy is missing; install it with: apt-get install haproxy"
 
-# Keeps a process running until it is told to stop. Runs in a subshell of its own. The process is in a session
-# of its own, so that Ctrl-C reaches this script alone, which ends all in the right order.
+# Restarts a process until SIGTERM. Runs in a subshell. The process has its own session, so that Ctrl-C reaches only this
+# script, which stops all processes in the right order.
 keep() { # keep NAME COMMAND…
     local name=$1 child='' stopping='' code
     shift
@@ -108,15 +108,15 @@ keep() { # keep NAME COMMAND…
     while [ -z "$stopping" ]; do
         setsid "$@" >>"$dir/$name.log" 2>&1 </dev/null &
         child=$!
-        # Whoever reads it at this moment finds the former one or this one, never half of it.
+        # Renamed atomically: a reader gets the previous pid or this one, never a part of it.
         echo "$child" >"$dir/$name.pid.new"
         mv "$dir/$name.pid.new" "$dir/$name.pid"
-        # A stop that came before there was anybody to tell.
+        # SIGTERM may have arrived before `child` was set.
         [ -z "$stopping" ] || kill "$child" 2>/dev/null || true
         # A signal to this shell interrupts the wait, not the child.
         while :; do
             code=0
-            # Without the shell's own word about who was killed.
+            # Suppresses the shell's message about killed jobs.
             { wait "$child" || code=$?; } 2>/dev/null
             kill -0 "$child" 2>/dev/null || break
         done
@@ -127,7 +127,7 @@ keep() { # keep NAME COMMAND…
             echo "$name ended with $code: $(tail -n 1 "$dir/$name.log")" >&2
         fi
         case $code in
-        64 | 78) # Starting it again would not help.
+        64 | 78) # A restart would not help.
             echo "$code" >"$dir/failed"
             kill -TERM $$
             return
@@ -160,7 +160,7 @@ stop() { # stop NAME…
     done
 }
 
-# In the order of the data: what was accepted is in the log before anything else ends.
+# In the order of the data, so that accepted reactions are in the log before anything else ends.
 end() {
     local code=$?
     trap - EXIT
@@ -177,7 +177,7 @@ end() {
     exit "$code"
 }
 
-ready() { # ready PORT: whether the role with this port for its administrator is
+ready() { # ready PORT: whether the role with this admin port is ready
     local answer
     { exec 3<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
     printf 'GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n' >&3
@@ -188,7 +188,7 @@ ready() { # ready PORT: whether the role with this port for its administrator is
 
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-# What a run that was killed may have left.
+# Files and processes of a run that was killed.
 "$kafka_sh" stop "$dir/kafka"
 rm -rf "$dir/kafka" "$dir/failed" "$dir"/*.log "$dir"/*.pid "$dir"/*.pid.new
 trap end EXIT
@@ -224,12 +224,12 @@ done
 until_ready proxy listens "$listen"
 cat <<SAY
 
-EmoStream runs as a cluster of processes on Kafka at $kafka. Open http://$listen/, or send it a crowd:
+EmoStream runs as a cluster of processes on Kafka at $kafka. Open http://$listen/, or send it reactions:
 
   $emostream load --url http://$listen --rate 2000/s --stored --verify
 
-Kill any one, it comes back, and no count changes:  kill -9 \$(cat $dir/dataflow-0.pid)
-Logs and pids are in $dir. Ctrl-C ends all.
+Kill any process: it is restarted, and no count changes:  kill -9 \$(cat $dir/dataflow-0.pid)
+Logs and pids are in $dir. Ctrl-C stops everything.
 SAY
-# Until a signal, which also comes when a role cannot go on.
+# Until a signal, which is also sent if a role cannot continue.
 wait

@@ -1,4 +1,4 @@
-//! How the program ends: its exit codes, and the one sentence that says why.
+//! Exit codes, and failures with the sentence that is printed last.
 
 use std::process::ExitCode;
 
@@ -8,17 +8,17 @@ use emostream_log::LogError;
 /// The exit codes, as in README.md, "Operations". The numbers are those of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// `load --verify` or `topics check` found a difference, or `load` could not do its work.
+    /// `load --verify` or `topics check` found a difference, or no reaction of `load` was accepted.
     Mismatch = 1,
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     Usage = 64,
     /// Kafka or the server is not reachable at start.
     Unavailable = 69,
     /// A defect of this program.
     Defect = 70,
-    /// Start me again.
+    /// The process should be started again.
     Restart = 75,
-    /// The stored progress belongs to other settings, or a permission is missing.
+    /// The stored progress has other settings, or a permission is missing.
     OtherSettings = 78,
 }
 
@@ -28,7 +28,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command ends other than well.
+/// The error of a command: its exit code and the sentence that is printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
@@ -41,18 +41,18 @@ impl Failure {
         Self { exit, sentence }
     }
 
-    /// A wrong configuration; `flag` is the flag to mend.
+    /// Returns the failure for an invalid configuration; `flag` is the flag to change.
     pub(crate) fn usage(flag: &str, why: impl std::fmt::Display) -> Self {
         Self::new(Exit::Usage, format!("{flag}: {why}"))
     }
 
-    /// Something outside is not there.
+    /// Returns the failure for a dependency that is not available: Kafka, a server, a port.
     pub(crate) fn unavailable(why: impl std::fmt::Display) -> Self {
         Self::new(Exit::Unavailable, why.to_string())
     }
 }
 
-/// Why the dataflow ends, or a reset fails.
+/// Converts an error of the dataflow or of a reset.
 impl From<StreamsError> for Failure {
     fn from(error: StreamsError) -> Self {
         let exit = match error.exit_code() {
@@ -66,7 +66,7 @@ impl From<StreamsError> for Failure {
     }
 }
 
-/// What the log refuses at start.
+/// Converts an error of the log at the start.
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
         let sentence = error.to_string();

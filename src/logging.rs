@@ -1,4 +1,4 @@
-//! Logs: what the process does, on standard error, for people or for machines.
+//! Log lines on standard error, as text or as JSON.
 
 use std::{
     ffi::OsString,
@@ -13,18 +13,18 @@ use tracing_subscriber::EnvFilter;
 
 use crate::output;
 
-/// How much is logged, and how.
+/// Flags for the log level and format.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogFlags {
     /// Log more: -v the steps, -vv everything (RUST_LOG=target=level is finer)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
-    /// How log lines are written
+    /// Format of the log lines
     #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
     log_format: LogFormat,
 }
 
-/// How log lines are written.
+/// Format of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// A line for people
@@ -34,9 +34,9 @@ pub(crate) enum LogFormat {
 }
 
 impl LogFormat {
-    /// The format that the arguments or the environment ask for, also where the rest of them is wrong: the
-    /// line that says so has it too.
-    pub(crate) fn asked_for(arguments: impl Iterator<Item = OsString>) -> Self {
+    /// Returns the format that the arguments or the environment set. Invalid arguments elsewhere do not matter: the error
+    /// line about them is printed in this format, too.
+    pub(crate) fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Self {
         const FLAG: &str = "--log-format";
         let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
         let mut given = None;
@@ -54,20 +54,20 @@ impl LogFormat {
         }
     }
 
-    /// Prints why the process ends, as its last line on standard error.
+    /// Prints the reason for which the process ends, as its last line on standard error.
     pub(crate) fn print_end(self, sentence: &str, exit_code: i32) {
         match self {
             Self::Text => output::complain(sentence),
             Self::Json => {
                 let line = json_line("ERROR", sentence, json!({ "exit_code": exit_code }));
-                // Standard error may be gone.
+                // Standard error may be closed.
                 let _ = writeln!(io::stderr(), "{line}");
             }
         }
     }
 }
 
-/// A line as the log has it in JSON.
+/// Returns a line of the JSON log format.
 pub(crate) fn json_line(level: &str, message: &str, mut fields: serde_json::Value) -> String {
     fields["timestamp"] = Timestamp::now().to_string().into();
     fields["level"] = level.into();
@@ -76,16 +76,15 @@ pub(crate) fn json_line(level: &str, message: &str, mut fields: serde_json::Valu
 }
 
 impl LogFlags {
-    /// How lines are written.
+    /// Returns the format of the log lines.
     pub(crate) fn format(&self) -> LogFormat {
         self.log_format
     }
 
-    /// Starts logging. `quietest` is the level without `-v`: a server says what it does, a tool only
-    /// what is wrong.
-    pub(crate) fn start(&self, quietest: LevelFilter) {
+    /// Starts logging. `default_level` is the level without `-v`: INFO for servers, WARN for tools.
+    pub(crate) fn start(&self, default_level: LevelFilter) {
         let level = match self.verbose {
-            0 => quietest,
+            0 => default_level,
             1 => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         };
@@ -96,7 +95,7 @@ impl LogFlags {
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(colors)
-            // Told by eprintln!, which panics once nobody reads standard error any more.
+            // The subscriber reports its errors by eprintln!, which panics if standard error is closed.
             .log_internal_errors(false)
             .with_writer(|| EscapedLines(io::stderr()));
         match self.log_format {
@@ -109,12 +108,12 @@ impl LogFlags {
     }
 }
 
-/// Writes each line of the log without control characters of others: a line break in a field would begin a
-/// line of its own. The formatter's colors stay; it has escaped every other ESC itself.
+/// Writes log lines with the control characters of their fields escaped: a line break in a field would start a forged
+/// line. The formatter's colors remain; the formatter has already escaped each ESC in fields.
 struct EscapedLines<W>(W);
 
 impl<W: Write> Write for EscapedLines<W> {
-    /// `line` is a whole one: the formatter writes it at once.
+    /// Writes one line: the formatter passes a whole line in each call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -136,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_does_not_begin_a_line_of_its_own() {
+    fn a_line_break_in_a_field_does_not_start_a_line() {
         let mut written = Vec::new();
         let line = "\x1b[33mWARN\x1b[0m from a peer: x\n\u{9b}2J ERROR forged\n";
         let bytes = EscapedLines(&mut written).write(line.as_bytes()).unwrap();
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_is_known_where_the_rest_of_the_arguments_is_wrong() {
+    fn the_format_is_known_if_other_arguments_are_invalid() {
         for (arguments, expected) in [
             (
                 &["up", "--nonsense", "--log-format", "json"][..],
@@ -157,7 +156,7 @@ mod tests {
             (&["up", "--log-format"], LogFormat::Text),
         ] {
             let arguments = arguments.iter().map(OsString::from);
-            assert_eq!(LogFormat::asked_for(arguments), expected);
+            assert_eq!(LogFormat::from_arguments(arguments), expected);
         }
     }
 }

@@ -1,23 +1,25 @@
-//! `emostream`: the crowd's mood, exact and within a second. One program, one file a subcommand.
+//! `emostream`: the command line. Each subcommand is a file in `commands/`.
 //!
 //! ```text
 //!  arguments, environment ──▶ flags ──validated──▶ configuration ──▶ run(configuration, shutdown)
 //! ```
 //!
-//! Invariant: nothing behind a command's validation sees a string that could still be wrong, and no
-//! port is bound before all of the configuration is known to be good.
+//! Invariants: code after a command's validation gets parsed values, never unchecked strings. No port is bound before
+//! the whole configuration is validated. Imports form no circle: `commands` imports `server`, `client` and `topics`;
+//! these import `cli` and `permissions`; `cli` imports `log_socket` and `fd_limit`; all may import `logging`, `output`,
+//! `signal` and `exit`.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod cli;
 mod client;
 mod commands;
-mod defect;
 mod exit;
+mod fd_limit;
 mod log_socket;
 mod logging;
-mod open_files;
 mod output;
+mod panic_hook;
 mod permissions;
 mod server;
 mod signal;
@@ -28,17 +30,19 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 
 use crate::{
-    cli::parsing::{self, Parsed},
-    commands::Command,
+    commands::{
+        Command,
+        arguments::{self, Parsed},
+    },
     exit::{Exit, Failure},
     logging::LogFormat,
     signal::Signals,
 };
 
 fn main() -> ExitCode {
-    let format = LogFormat::asked_for(std::env::args_os());
+    let format = LogFormat::from_arguments(std::env::args_os());
     let ended = match Signals::listen() {
-        // Before anything that takes time: PID 1 ignores signals that it has no handler for.
+        // First, because a process with PID 1 ignores signals without a handler, and a start may take seconds.
         Ok(signals) => run(signals, format),
         Err(failure) => Err(failure),
     };
@@ -52,22 +56,23 @@ fn main() -> ExitCode {
 }
 
 fn run(signals: Signals, format: LogFormat) -> Result<ExitCode, Failure> {
-    defect::end_the_process_on_panic(format);
-    let command = match parsing::parse(std::env::args_os()) {
+    panic_hook::install(format);
+    let command = match arguments::parse(std::env::args_os()) {
         Parsed::Run(matches) => Command::from_arg_matches(&matches),
-        Parsed::Say(text) => return Ok(output::say(&text)),
-        Parsed::Refuse(line) => return Err(refused(&line)),
+        Parsed::Print(text) => return Ok(output::print_and_exit(&text)),
+        Parsed::Invalid(line) => return Err(usage_error(&line)),
     };
-    let command = command.map_err(|error| refused(&parsing::one_line(&error)))?;
+    let command = command.map_err(|error| usage_error(&arguments::one_line(&error)))?;
     match command.run(signals) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(failure) if failure.exit == Exit::Usage => Err(refused(&failure.sentence)),
+        Err(failure) if failure.exit == Exit::Usage => Err(usage_error(&failure.sentence)),
         Err(failure) => Err(failure),
     }
 }
 
-/// A wrong configuration; `complaint` names the flag, and this the variable that sets it.
-fn refused(complaint: &str) -> Failure {
-    let sentence = parsing::with_variables(complaint, std::env::args_os());
+/// Returns the failure for an invalid configuration. `sentence` names the flag; the environment variable that sets the
+/// flag is added.
+fn usage_error(sentence: &str) -> Failure {
+    let sentence = arguments::with_variables(sentence, std::env::args_os());
     Failure::new(Exit::Usage, sentence)
 }

@@ -1,8 +1,7 @@
-//! Standard output, whose reader may go away (`| head`): then the command ends quietly. And standard error,
-//! which may be gone too.
+//! Standard output and standard error, whose reader may close them (`| head`): then the command ends without an error.
 //!
-//! Invariant: text that comes from a topic or a peer is escaped before it reaches a terminal, which would
-//! obey its control characters.
+//! Invariant: text that comes from a topic or a peer is escaped before it reaches a terminal, which would execute its
+//! control sequences.
 
 use std::{
     borrow::Cow,
@@ -13,15 +12,16 @@ use std::{
 
 use crate::exit::{Exit, Failure};
 
-/// Writes `text` and ends well, also if nobody reads it.
-pub(crate) fn say(text: &str) -> ExitCode {
+/// Prints `text` and returns the exit code, which is 0 also if the reader has closed standard output.
+pub(crate) fn print_and_exit(text: &str) -> ExitCode {
     print(text).map_or_else(
         |failure| failure.map_or(ExitCode::SUCCESS, |f| f.exit.into()),
         |()| ExitCode::SUCCESS,
     )
 }
 
-/// Writes `text` now. `Err(None)` if the reader has gone: end quietly.
+/// Writes `text` and flushes it. Returns `Err(None)` if the reader has closed standard output: the command should end
+/// without an error.
 pub(crate) fn print(text: &str) -> Result<(), Option<Failure>> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -34,15 +34,15 @@ pub(crate) fn print(text: &str) -> Result<(), Option<Failure>> {
     })
 }
 
-/// `text` on one line without a character that a terminal obeys: each is written as `\u001b`, which is also
-/// how JSON writes it, so that escaped JSON is the same JSON.
+/// Returns `text` on one line, with each control character written as `\u001b`. JSON has the same escape, so escaped
+/// JSON is the same JSON.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_obeyed) {
+    if !text.contains(is_control) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for character in text.chars() {
-        match is_obeyed(character) {
+        match is_control(character) {
             true => {
                 // Writing to a String does not fail.
                 let _ = write!(escaped, "\\u{:04x}", u32::from(character));
@@ -53,29 +53,29 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Control characters of both sets, and what ends a line or turns the direction of the text behind it.
-fn is_obeyed(character: char) -> bool {
+/// Whether the character is a control character (C0 or C1), ends a line, or changes the direction of the text after it.
+fn is_control(character: char) -> bool {
     let separates = matches!(character, '\u{2028}' | '\u{2029}');
     let turns = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     character.is_control() || separates || turns
 }
 
-/// Whether the terminal obeys more than line breaks: `TERM=dumb` says that it does not, and without `TERM` no
-/// program knows how to talk to it.
+/// Whether the terminal supports escape sequences: with `TERM=dumb` it does not, and without `TERM` its sequences are
+/// not known.
 pub(crate) fn can_be_drawn_on() -> bool {
     let terminal = std::env::var_os("TERM").unwrap_or_default();
     !terminal.is_empty() && terminal != "dumb"
 }
 
-/// A sentence for people on standard error, on one line.
+/// Prints a sentence on standard error, on one line.
 pub(crate) fn complain(sentence: &str) {
-    // Line breaks in what a library reports are spaces in a sentence.
+    // Errors of libraries may contain line breaks.
     let words: Vec<&str> = sentence.split_whitespace().collect();
     // Not eprintln!, which panics if standard error is gone.
     let _ = writeln!(io::stderr(), "emostream: {}", escaped(&words.join(" ")));
 }
 
-/// What `print` says, as a command's end: a reader that has gone is a good end.
+/// Converts the result of [`print`] to that of a command: a closed standard output is not an error.
 pub(crate) fn quietly(ended: Result<(), Option<Failure>>) -> Result<(), Failure> {
     match ended {
         Ok(()) | Err(None) => Ok(()),
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_of_others_cannot_drive_the_terminal() {
+    fn text_from_a_topic_or_a_peer_cannot_control_the_terminal() {
         assert_eq!(escaped("room 🔥 ❤️ 👩‍🚒"), "room 🔥 ❤️ 👩‍🚒");
         assert_eq!(
             escaped("\x1b]0;owned\x07 \u{9b}2J\x7f\r\n\u{202e}"),

@@ -1,5 +1,5 @@
-//! The permissions that each role needs on a Kafka with an authorizer: one table for the check at a start,
-//! `topics check` and the documentation.
+//! The permissions that each role needs on a Kafka cluster with an authorizer. The check at a start, `topics check` and
+//! the documentation use this table.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use emostream_model::Topics;
 
 /// A resource type of Kafka's ACLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum ResourceType {
     Topic,
     Group,
     TransactionalId,
 }
 
-impl Kind {
-    /// The flag of `kafka-acls.sh` that names such a resource.
+impl ResourceType {
+    /// Returns the flag of `kafka-acls.sh` that names such a resource.
     fn flag(self) -> &'static str {
         match self {
             Self::Topic => "--topic",
@@ -25,10 +25,10 @@ impl Kind {
     }
 }
 
-/// What a principal must be allowed to do with a resource, by Kafka's names.
+/// The operations that a principal must be allowed on a resource, by Kafka's names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Permission {
-    kind: Kind,
+    resource_type: ResourceType,
     resource: String,
     operations: Vec<&'static str>,
 }
@@ -59,14 +59,16 @@ impl Role {
         Self::Topics,
     ];
 
-    /// The topics that the role uses.
+    /// Returns the topics that the role uses.
     pub(crate) fn topics(self, names: &Topics) -> Vec<String> {
         let permissions = self.permissions(names);
-        let topics = permissions.into_iter().filter(|it| it.kind == Kind::Topic);
+        let topics = permissions
+            .into_iter()
+            .filter(|it| it.resource_type == ResourceType::Topic);
         topics.map(|it| it.resource).collect()
     }
 
-    /// What the role must be allowed to do, with one row for each resource.
+    /// Returns the permissions that the role needs, one for each resource.
     pub(crate) fn permissions(self, names: &Topics) -> Vec<Permission> {
         let results = [names.windows(), names.totals(), names.trending()];
         let mut table = Table::default();
@@ -83,13 +85,17 @@ impl Role {
                     &["Describe", "DescribeConfigs", "Read"],
                 );
                 table.topics(&results, &["Describe", "Read", "Write"]);
-                // How long finals are kept decides whether a restart can complete totals from them.
+                // The dataflow reads the retention of finals, since a restart restores totals from them.
                 table.topics(&[names.windows()], &["DescribeConfigs"]);
                 table.topics(&[names.progress()], &["Describe", "Read", "Write"]);
                 table.topics(&[names.live(), names.rejected()], &["Describe", "Write"]);
                 table.transactions(names);
                 // Only lag tools need it.
-                table.add(Kind::Group, streams_topics(names).application_id, &["Read"]);
+                table.add(
+                    ResourceType::Group,
+                    streams_topics(names).application_id,
+                    &["Read"],
+                );
             }
             Self::Publisher => {
                 table.topics(&results, &["Describe", "Read"]);
@@ -98,7 +104,11 @@ impl Role {
             Self::Up => {
                 let parts = [Self::Ingest, Self::Dataflow, Self::Publisher, Self::Topics];
                 for permission in parts.iter().flat_map(|role| role.permissions(names)) {
-                    table.add(permission.kind, permission.resource, &permission.operations);
+                    table.add(
+                        permission.resource_type,
+                        permission.resource,
+                        &permission.operations,
+                    );
                 }
             }
             Self::Inspect => table.topics(&names.all(), &["Describe", "Read"]),
@@ -114,12 +124,13 @@ impl Role {
         table.rows
     }
 
-    /// The commands that give `User:ROLE` what the role needs: resources with the same operations share one.
+    /// Returns the commands that give `User:ROLE` the permissions. Resources with the same operations share a command.
     pub(crate) fn commands(self, names: &Topics, brokers: &str) -> Vec<String> {
         let mut permissions = self.permissions(names);
-        let alike =
-            |a: &Permission, b: &Permission| (a.kind, &a.operations) == (b.kind, &b.operations);
-        permissions.sort_by_cached_key(|it| (it.kind, it.operations.clone()));
+        let alike = |a: &Permission, b: &Permission| {
+            (a.resource_type, &a.operations) == (b.resource_type, &b.operations)
+        };
+        permissions.sort_by_cached_key(|it| (it.resource_type, it.operations.clone()));
         let groups = permissions.chunk_by(alike);
         let command = |group: &[Permission]| {
             let operations = group[0]
@@ -128,7 +139,7 @@ impl Role {
                 .map(|it| format!(" --operation {it}"));
             let resources = group
                 .iter()
-                .map(|it| format!(" {} {}", it.kind.flag(), it.resource));
+                .map(|it| format!(" {} {}", it.resource_type.flag(), it.resource));
             format!(
                 "kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal User:{self}{}{}",
                 operations.collect::<String>(),
@@ -139,19 +150,19 @@ impl Role {
     }
 }
 
-/// Permissions while they are gathered.
+/// Permissions, merged by resource.
 #[derive(Default)]
 struct Table {
     rows: Vec<Permission>,
 }
 
 impl Table {
-    /// Adds operations to a resource's row.
-    fn add(&mut self, kind: Kind, resource: String, operations: &[&'static str]) {
+    /// Adds operations to the row of a resource.
+    fn add(&mut self, resource_type: ResourceType, resource: String, operations: &[&'static str]) {
         let known = self.rows.iter_mut();
         let row = known
             .into_iter()
-            .find(|it| it.kind == kind && it.resource == resource);
+            .find(|it| it.resource_type == resource_type && it.resource == resource);
         match row {
             Some(row) => {
                 row.operations.extend(operations);
@@ -159,7 +170,7 @@ impl Table {
                 row.operations.dedup();
             }
             None => self.rows.push(Permission {
-                kind,
+                resource_type,
                 resource,
                 operations: operations.to_vec(),
             }),
@@ -168,14 +179,14 @@ impl Table {
 
     fn topics(&mut self, topics: &[String], operations: &[&'static str]) {
         for topic in topics {
-            self.add(Kind::Topic, topic.clone(), operations);
+            self.add(ResourceType::Topic, topic.clone(), operations);
         }
     }
 
-    /// The dataflow's transactions.
+    /// Adds the transactional id of the dataflow.
     fn transactions(&mut self, names: &Topics) {
         self.add(
-            Kind::TransactionalId,
+            ResourceType::TransactionalId,
             streams_topics(names).application_id,
             &["Describe", "Write"],
         );
@@ -222,19 +233,22 @@ mod tests {
         let up = Role::Up.permissions(&names);
         for part in [Role::Ingest, Role::Dataflow, Role::Publisher, Role::Topics] {
             for Permission {
-                kind,
+                resource_type,
                 resource,
                 operations,
             } in part.permissions(&names)
             {
                 let row = up
                     .iter()
-                    .find(|it| it.kind == kind && it.resource == resource);
+                    .find(|it| it.resource_type == resource_type && it.resource == resource);
                 let allowed = |it: &&str| row.is_some_and(|row| row.operations.contains(it));
                 assert!(operations.iter().all(allowed), "{resource}");
             }
         }
-        let resources: Vec<_> = up.iter().map(|it| (it.kind, &it.resource)).collect();
+        let resources: Vec<_> = up
+            .iter()
+            .map(|it| (it.resource_type, &it.resource))
+            .collect();
         let mut different = resources.clone();
         different.sort();
         different.dedup();

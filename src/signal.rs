@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, received from the first line of `main` on.
+//! SIGTERM and SIGINT. Their handlers are installed at the start of `main`.
 //!
 //! ```text
 //!  main ──listen──▶ starting ──signal──▶ the process ends at once
@@ -7,8 +7,8 @@
 //!                   running ──signal──▶ next() ──▶ the command drains
 //! ```
 //!
-//! A process that is PID 1, as in a container, ignores both signals until it has a handler, and a start may
-//! wait for a broker for many seconds.
+//! A process with PID 1, as in a container, ignores both signals until it has handlers, and a start may wait for a
+//! broker for many seconds.
 
 use std::{
     io, process,
@@ -24,10 +24,10 @@ use tokio::{
 
 use crate::exit::{Exit, Failure};
 
-/// What a shell reports of a command that a signal ended is this plus the signal's number.
+/// Shells report the exit code of a command that a signal ended as this plus the number of the signal.
 const ENDED_BY_SIGNAL: i32 = 128;
 
-/// The signals that ask a process to end.
+/// A signal that requests the end of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     Terminate,
@@ -51,14 +51,14 @@ impl Request {
     }
 }
 
-/// What a signal does.
+/// What the process does when it receives a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// There is nothing to drain yet: the process ends with 0.
     Starting,
-    /// The process ends, and its exit code says that it has not done its work.
+    /// The process ends with the exit code of an interrupted command, because its work is not done.
     Unfinished,
-    /// The command is notified.
+    /// [`Signals::next`] returns, and the command drains.
     Running,
 }
 
@@ -69,20 +69,21 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Receives the signals from now on, on a thread of its own. Until [`Signals::take_over`] the first one
+    /// Installs the handlers and starts a thread that receives the signals. Until [`Signals::take_over`] the first signal
     /// ends the process with 0.
     pub(crate) fn listen() -> Result<Self, Failure> {
         let runtime = Builder::new_current_thread().enable_io().build();
         let runtime = runtime.map_err(unavailable)?;
         let mut handlers = runtime.block_on(async { Handlers::install() })?;
         let phase = Arc::new(Mutex::new(Phase::Starting));
-        // One that waits says it all: a command asks for the next only when it can end.
+        // A second signal adds nothing: one signal is enough to drain the command.
         let (notify, received) = mpsc::channel(1);
         let current = phase.clone();
         let receive = move || {
             loop {
                 let request = runtime.block_on(handlers.next());
-                // The lock is held until the process is gone, so that no command takes over meanwhile.
+                // The lock is held until the process has exited: otherwise a command could call `take_over` and begin
+                // its work in between.
                 let phase = lock(&current);
                 match *phase {
                     Phase::Running => drop(notify.try_send(request)),
@@ -96,22 +97,22 @@ impl Signals {
         Ok(Self { phase, received })
     }
 
-    /// From now on a signal ends the process with the exit code that a shell reports of an interrupted
-    /// command: a script must not go on as if the work was done.
+    /// Makes a signal end the process with the exit code of an interrupted command: a script must not continue as if the
+    /// work was done.
     pub(crate) fn interrupt_work(&self) {
         *lock(&self.phase) = Phase::Unfinished;
     }
 
-    /// From now on a signal is reported by [`Signals::next`] and does not end the process.
+    /// Makes [`Signals::next`] return the signals, which no longer end the process.
     pub(crate) fn take_over(&self) {
         *lock(&self.phase) = Phase::Running;
     }
 
-    /// Waits for the next of them and returns its name.
+    /// Waits for the next signal and returns its name.
     pub(crate) async fn next(&mut self) -> &'static str {
         match self.received.recv().await {
             Some(request) => request.name(),
-            // The thread never ends before the process.
+            // The thread runs until the process exits.
             None => std::future::pending().await,
         }
     }
@@ -126,7 +127,7 @@ fn end(request: Request, code: i32) -> ! {
     process::exit(code)
 }
 
-/// The handlers of the operating system.
+/// The streams of the two signals.
 struct Handlers {
     terminate: Signal,
     interrupt: Signal,

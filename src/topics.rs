@@ -1,7 +1,7 @@
-//! The topics of an EmoStream, as they are made: one list for the embedded log and for Kafka.
+//! The topics and their settings: one list for the embedded log and for Kafka.
 //!
-//! Invariant: what a topic's offsets mean to somebody else (a final's id, the progress) survives: no
-//! topic is made smaller, renamed or recreated here.
+//! Invariant: this module never deletes, recreates or renames a topic and never removes partitions, because other data
+//! refers to offsets in it (the ids of finals, and the progress).
 
 use std::time::Duration;
 
@@ -13,29 +13,29 @@ use crate::{exit::Failure, permissions::Role};
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Reactions are counted within seconds. A day lets a system that stood still overnight go on in the
-/// morning without a reset; a million reactions take about 20 MB.
+/// Retention of reactions. They are counted within seconds; with a day, a system that stood still overnight continues
+/// without a reset. A million reactions are about 20 MB.
 const REACTIONS_KEPT: Duration = DAY;
-/// Finals and rejections are looked back at: last Saturday's match, on Friday.
+/// Retention of finals and rejected records: a match of last Saturday can still be read on Friday.
 const WINDOWS_KEPT: Duration = WEEK;
 const REJECTED_KEPT: Duration = WEEK;
-/// Live tallies are worth nothing once their window is final; ten minutes serve `inspect`.
+/// Retention of live tallies, which the final of their window replaces; ten minutes are enough for `inspect`.
 const LIVE_KEPT: Duration = Duration::from_secs(600);
-/// The embedded log shares a laptop's disk: at most this much a partition for reactions. On Kafka size
-/// deletes nothing: what is not counted yet must not go.
+/// Maximum bytes of a partition of reactions in the embedded log, which shares the disk of a laptop. On Kafka there is no
+/// limit by size, because it could delete reactions that are not counted yet.
 const EMBEDDED_REACTIONS_BYTES: u64 = 4 << 30;
-/// Kafka refuses reactions dated further ahead than this, and so does the embedded log (DESIGN,
-/// "Time"): a future time would push the watermark past everybody else.
+/// Kafka and the embedded log refuse records of reactions that are dated further ahead than this. The watermark of a
+/// partition is its newest time less the lateness: one record of the future would make all later reactions late.
 const MAX_AHEAD: Duration = Duration::from_secs(5);
 
-/// `up` on the embedded log: enough for two workers to share the load, few enough that a flush (one
-/// record to every partition) stays one small write.
+/// Partitions of a topic of the embedded log: enough for two workers, and few enough that a flush (one record to every
+/// partition) is a small write.
 pub(crate) const EMBEDDED_PARTITIONS: u32 = 4;
 
-/// What holds the topics.
+/// Where the topics are created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Home {
-    /// This machine's disk.
+pub(crate) enum TopicTarget {
+    /// The embedded log, on the disk of this machine.
     Embedded,
     /// A Kafka cluster.
     Kafka {
@@ -46,17 +46,17 @@ pub(crate) enum Home {
     },
 }
 
-/// How many replicas must have a record before it is acknowledged, unless `--min-isr` is given. With two, the loss of
-/// one broker loses no acknowledged record.
+/// Returns the default of `--min-isr`: how many replicas must have a record before it is acknowledged. With two, the loss
+/// of one broker loses no acknowledged record.
 pub(crate) fn default_min_in_sync(replication: u32) -> u32 {
     replication.min(2)
 }
 
-/// The topics with `partitions` partitions each, the progress topic with its one.
-pub(crate) fn specs(topics: &Topics, partitions: u32, home: Home) -> Vec<TopicSpec> {
-    let (replication, min_in_sync, most_bytes) = match home {
-        Home::Embedded => (1, 1, Some(EMBEDDED_REACTIONS_BYTES)),
-        Home::Kafka {
+/// Returns the topics with `partitions` partitions each; the progress topic has one.
+pub(crate) fn specs(topics: &Topics, partitions: u32, target: TopicTarget) -> Vec<TopicSpec> {
+    let (replication, min_in_sync, most_bytes) = match target {
+        TopicTarget::Embedded => (1, 1, Some(EMBEDDED_REACTIONS_BYTES)),
+        TopicTarget::Kafka {
             replication,
             min_in_sync,
         } => (replication, min_in_sync, None),
@@ -87,7 +87,7 @@ pub(crate) fn specs(topics: &Topics, partitions: u32, home: Home) -> Vec<TopicSp
     ]
 }
 
-/// Creates those that do not exist, and names them.
+/// Creates the topics that do not exist, and returns their names.
 pub(crate) fn create_missing(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<String>, LogError> {
     let mut created = Vec::new();
     for spec in specs {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn missing_topics_are_created_once_and_then_found() {
         let log = EmbeddedLog::in_memory().unwrap();
-        let specs = specs(&Topics::default(), 3, Home::Embedded);
+        let specs = specs(&Topics::default(), 3, TopicTarget::Embedded);
         let names: Vec<_> = specs.iter().map(|spec| spec.name.clone()).collect();
         let refused = require(&log, Role::Up, &Topics::default()).unwrap_err();
         assert!(

@@ -1,4 +1,4 @@
-//! A server that asks for tokens, as a process: whatever it is told by tokens, none is in what it says.
+//! A server that requires tokens: none of its outputs contains a token.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -23,7 +23,7 @@ fn token(left: i64, user: &str) -> String {
     encode(&Header::default(), &claims, &key).unwrap()
 }
 
-/// What is answered first to a request of these header lines; the rest of a stream is left.
+/// Sends a request and returns the first part of the response; the rest of a stream is not read.
 fn ask(address: &str, line: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -33,18 +33,18 @@ fn ask(address: &str, line: &str, headers: &str, body: &str) -> String {
     stream
         .write_all(format!("{head}{body}").as_bytes())
         .unwrap();
-    let mut said = Vec::new();
-    while !said.windows(4).any(|four| four == b"\r\n\r\n") {
+    let mut response = Vec::new();
+    while !response.windows(4).any(|four| four == b"\r\n\r\n") {
         let mut piece = [0; 4096];
         let count = stream.read(&mut piece).unwrap();
         assert!(count > 0, "{line}");
-        said.extend(&piece[..count]);
+        response.extend(&piece[..count]);
     }
-    String::from_utf8_lossy(&said).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[test]
-fn no_token_and_no_secret_is_ever_told() {
+fn no_output_contains_a_token_or_a_secret() {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("key");
     std::fs::write(&key, SECRET).unwrap();
@@ -90,15 +90,15 @@ fn no_token_and_no_secret_is_ever_told() {
             ),
             ("GET /v1/rooms/match-7/ws", &offer, "", "101"),
         ] {
-            let said = ask(&node.address, line, headers, body);
+            let response = ask(&node.address, line, headers, body);
             let status = if good { status } else { "401" };
             assert!(
-                said.starts_with(&format!("HTTP/1.1 {status}")),
-                "{line}: {said}"
+                response.starts_with(&format!("HTTP/1.1 {status}")),
+                "{line}: {response}"
             );
-            answers += &said;
+            answers += &response;
         }
-        // Broken requests are what a server is tempted to log.
+        // Invalid requests, which a server may log.
         answers += &ask(&node.address, &format!("GET /nothing{query}"), &header, "");
         answers += &ask(
             &node.address,

@@ -1,4 +1,4 @@
-//! A backlog read at full speed gives the same bytes as reading it live.
+//! A backlog that is read at full speed gives the same bytes as the same records read live.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -55,7 +55,7 @@ fn a_backlog_at_full_speed_gives_the_same_bytes_as_live() {
         &dir.path().join("ingest"),
     );
     let posted = post_for(&ingest.address, LIVE_FOR);
-    // The ingest goes on with heartbeats, so the last window closes.
+    // The ingest continues to send heartbeats, so the last window closes.
     let by_live = finals_of(&brokers, &live, posted);
     assert_eq!(ingest.stop(Duration::from_secs(10)).code(), Some(0));
     assert_eq!(dataflow.stop(Duration::from_secs(10)).code(), Some(0));
@@ -125,7 +125,7 @@ fn dataflow(dir: &Path, brokers: &str, prefix: &str, workers: &str) -> Node {
     Node::start_silent(&arguments, &dir.join("dataflow"))
 }
 
-/// The finals, once they hold `reactions` in all, in the order of room and window.
+/// Waits until the finals contain `reactions`, and returns them by room and window.
 fn finals_of(brokers: &str, prefix: &str, reactions: u64) -> Finals {
     let inspect = [
         "inspect",
@@ -147,7 +147,7 @@ fn finals_of(brokers: &str, prefix: &str, reactions: u64) -> Finals {
         assert!(sum <= reactions, "{sum} counted of {reactions}");
         (sum == reactions).then_some(())
     });
-    // The bytes themselves, by a consumer that is not ours.
+    // Kafka's own consumer reads the bytes.
     let consumed = kafka::consume(brokers, &format!("{prefix}.windows"));
     let mut finals: Finals = consumed.into_iter().map(|r| (r.key, r.value)).collect();
     finals.sort_by_key(|(room, value)| {
@@ -179,7 +179,7 @@ fn post_for(address: &str, span: Duration) -> u64 {
     posted
 }
 
-/// The same reactions under another prefix: values, times and partitions as they were.
+/// Copies the reactions to another prefix, with their values, times and partitions.
 fn copy(log: &dyn Log, from: &str, to: &str) {
     let topic = |prefix: &str| Topics::with_prefix(prefix).unwrap().reactions();
     let bell = WakeSignal::default();
@@ -224,7 +224,7 @@ fn append_all(log: &dyn Log, records: Vec<NewRecord>) {
     }
 }
 
-/// Ten minutes of a crowd, flush by flush, that end now.
+/// Returns ten minutes of generated reactions, flush by flush, which end now.
 struct Minutes {
     flushes: Vec<(u64, u32, Vec<Reaction>)>,
     reactions: u64,
@@ -240,7 +240,7 @@ fn ten_minutes() -> Minutes {
     let mut flushes = Vec::new();
     let mut reactions = 0;
     for base_ms in (start_ms..now_ms).step_by(FLUSH_MS as usize) {
-        // The last seconds are heartbeats alone, so that every window before them closes.
+        // The last seconds contain only heartbeats, so that every window before them closes.
         let busy = base_ms < now_ms - 3 * WINDOW_MS;
         for partition in 0..PARTITIONS {
             let size = if busy { random.random_range(0..40) } else { 0 };
@@ -272,7 +272,7 @@ impl Minutes {
         self.flushes.iter().map(record).collect()
     }
 
-    /// Counted without any dataflow.
+    /// Counts the reactions without a dataflow.
     fn expected(&self) -> Finals {
         use std::collections::BTreeMap;
         let mut windows: BTreeMap<(String, u64), BTreeMap<&str, u64>> = BTreeMap::new();

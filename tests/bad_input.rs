@@ -1,4 +1,4 @@
-//! What is wrong is told in one clear sentence, with the right exit code.
+//! Errors are one clear sentence, with the right exit code.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -17,20 +17,20 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-/// It ends with `code` and one line on standard error that holds all of `words`.
+/// Asserts that the command ends with `code` and one line on standard error that contains all of `words`.
 fn refused(arguments: &[&str], code: i32, words: &[&str]) {
     let output = node::run(arguments);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}");
     assert_eq!(
-        said.trim().lines().count(),
+        printed.trim().lines().count(),
         1,
-        "{arguments:?} says more than a line: {said}"
+        "{arguments:?} says more than a line: {printed}"
     );
     for word in words {
         assert!(
-            said.contains(word),
-            "{arguments:?} does not say {word}: {said}"
+            printed.contains(word),
+            "{arguments:?} does not say {word}: {printed}"
         );
     }
 }
@@ -200,7 +200,7 @@ fn a_wrong_flag_of_any_command_is_one_line_that_names_it_and_64() {
 }
 
 #[test]
-fn help_and_version_are_no_mistakes() {
+fn help_and_version_are_not_errors() {
     for arguments in [
         &["--help"][..],
         &["--version"],
@@ -218,8 +218,8 @@ fn an_environment_variable_is_a_flag() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(64));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("--window"), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert!(printed.contains("--window"), "{printed}");
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_property_that_exactly_once_rests_on_is_64_and_the_reason_is_given() {
 }
 
 #[test]
-fn a_file_that_is_no_key_is_64_before_a_port_is_bound_and_nothing_of_it_is_told() {
+fn a_file_without_a_key_is_64_before_a_port_is_bound_and_is_not_printed() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let dir = tempfile::tempdir().unwrap();
@@ -309,18 +309,21 @@ fn a_file_that_is_no_key_is_64_before_a_port_is_bound_and_nothing_of_it_is_told(
     ] {
         std::fs::write(file, content).unwrap();
         refused(&arguments, 64, &["--jwt-key", word]);
-        let said = node::run(&arguments).stderr;
-        assert!(!String::from_utf8(said).unwrap().contains(short));
+        let printed = node::run(&arguments).stderr;
+        assert!(!String::from_utf8(printed).unwrap().contains(short));
     }
-    // One that can be guessed is taken, not in silence.
+    // A secret that can be guessed is accepted with a warning.
     std::fs::write(file, short).unwrap();
-    let said = String::from_utf8(node::run(&arguments).stderr).unwrap();
-    assert!(said.contains("WARN") && said.contains("32 bytes"), "{said}");
-    assert!(said.contains("--listen"), "{said}");
-    assert!(!said.contains(short), "{said}");
-    // The secret itself where its file belongs is not repeated either.
-    let said = node::run(&["up", "--jwt-key", short]).stderr;
-    assert!(!String::from_utf8(said).unwrap().contains(short));
+    let printed = String::from_utf8(node::run(&arguments).stderr).unwrap();
+    assert!(
+        printed.contains("WARN") && printed.contains("32 bytes"),
+        "{printed}"
+    );
+    assert!(printed.contains("--listen"), "{printed}");
+    assert!(!printed.contains(short), "{printed}");
+    // The secret itself in place of its file is not printed either.
+    let printed = node::run(&["up", "--jwt-key", short]).stderr;
+    assert!(!String::from_utf8(printed).unwrap().contains(short));
 }
 
 #[test]
@@ -356,7 +359,7 @@ fn a_directory_in_use_is_64_and_names_the_flag() {
 
 #[test]
 fn kafka_away_at_start_is_69() {
-    // A port of the reserved range that nothing listens on.
+    // A reserved port on which no process listens.
     let away = ["--kafka", "127.0.0.1:1"];
     let quiet = ["--admin", "off"];
     let commands = [
@@ -369,7 +372,7 @@ fn kafka_away_at_start_is_69() {
         [&["topics", "check"][..], &away].concat(),
         [&["reset", "--yes"][..], &away].concat(),
     ];
-    // Each waits for seconds: side by side.
+    // Concurrently, since each command waits for seconds.
     std::thread::scope(|scope| {
         for command in &commands {
             scope.spawn(|| refused(command, 69, &["127.0.0.1:1"]));
@@ -462,12 +465,15 @@ fn progress_of_other_settings_is_78() {
         "off",
     ];
     let output = node::run(&other);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(78), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{printed}");
     let welcome = String::from_utf8(output.stdout).unwrap();
-    assert!(!welcome.contains("curl"), "nobody is invited: {welcome}");
-    assert!(said.contains("--window"), "{said}");
-    assert!(said.contains("emostream reset"), "{said}");
+    assert!(
+        !welcome.contains("curl"),
+        "no command without a token: {welcome}"
+    );
+    assert!(printed.contains("--window"), "{printed}");
+    assert!(printed.contains("emostream reset"), "{printed}");
 }
 
 /// Each row of the interface's error table, over HTTP.
@@ -540,7 +546,7 @@ fn a_bad_request_is_answered_by_a_problem_and_nothing_of_it_is_kept() {
 fn a_corrupt_record_in_the_middle_of_a_topic_is_rejected_and_the_rest_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    // A first run makes the topics.
+    // A first run creates the topics.
     assert_eq!(
         Node::up(dir.path(), &[])
             .stop(Duration::from_secs(10))

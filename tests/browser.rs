@@ -1,4 +1,4 @@
-//! The viewer page and the element in a real browser: a tap, and the count rises, also on somebody else's page.
+//! The viewer page and the element in a real browser, also on a page of another origin: a tap increases the count.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -36,14 +36,14 @@ fn a_tap_in_the_browser_raises_the_count_on_every_page() {
                 counted(browser, "🔥", taps).await;
             }
         }
-        // Its own taps are measured, where the crowd's do not hide them.
+        // Only the page's own taps: other reactions would hide them.
         holds(
             &tapper,
             "document.querySelector('#delay').textContent.includes('from a tap')",
         )
         .await;
         for browser in [&tapper, &watcher] {
-            // Its own taps, and what a late joiner finds there.
+            // The page's own taps, and the state for a page that joins later.
             shown(browser, "#trending-panel:not([hidden]) li").await;
             browser.refresh().await.unwrap();
             shown(browser, "#trending-panel:not([hidden]) li").await;
@@ -53,7 +53,7 @@ fn a_tap_in_the_browser_raises_the_count_on_every_page() {
 }
 
 #[test]
-fn where_reduced_motion_is_asked_for_nothing_moves_and_everything_counts() {
+fn with_reduced_motion_nothing_moves_and_all_reactions_count() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();
@@ -69,7 +69,7 @@ fn where_reduced_motion_is_asked_for_nothing_moves_and_everything_counts() {
                 .await
                 .unwrap();
             joined(&browser).await;
-            // What has ever been painted: the first pixel that is not empty.
+            // Whether anything was ever painted: the first pixel that is not empty.
             let watch = "const canvas = document.querySelector('emostream-room').shadowRoot.querySelector('canvas'); \
                 window.painted = false; \
                 const look = () => { const { width, height } = canvas; \
@@ -171,7 +171,7 @@ fn a_narrow_screen_shows_every_button_under_the_thumb_and_scrolls_one_way() {
 }
 
 #[test]
-fn a_page_with_a_token_in_its_address_taps_as_its_bearer_and_without_one_is_told_why() {
+fn a_page_with_a_token_in_its_address_taps_as_its_user_and_without_one_shows_why() {
     const SECRET: &str = "a secret of at least 32 bytes, as RFC 7518 asks for";
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("key");
@@ -186,16 +186,16 @@ fn a_page_with_a_token_in_its_address_taps_as_its_bearer_and_without_one_is_told
         let browser = driver.browser().await;
         browser.goto(&page).await.unwrap();
         shown(&browser, r#".status[data-status="closed"]"#).await;
-        let said = "document.querySelector('emostream-room').shadowRoot.querySelector('.notice').textContent";
-        let notice = value(&browser, said).await;
+        let text = "document.querySelector('emostream-room').shadowRoot.querySelector('.notice').textContent";
+        let notice = value(&browser, text).await;
         assert!(notice.as_str().unwrap().contains("token"), "{notice}");
-        // It does not say that the room is quiet.
+        // The page does not report that the room is quiet.
         holds(
             &browser,
             "document.querySelector('#rate').textContent === ''",
         )
         .await;
-        // Nor does the dashboard say that there were no rooms.
+        // The dashboard does not report that there are no rooms.
         browser
             .goto(&format!("http://{}/dashboard", node.address))
             .await
@@ -213,7 +213,7 @@ fn a_page_with_a_token_in_its_address_taps_as_its_bearer_and_without_one_is_told
         shown(&browser, r#".status[data-status="open"]"#).await;
         tap(&browser, "🔥").await;
         counted(&browser, "🔥", 1).await;
-        // The dashboard is opened with the same token, and shows the one room that is open to it.
+        // With the same token the dashboard shows the only room that the token allows.
         let dashboard = shown(&browser, "#to-dashboard").await;
         dashboard.click().await.unwrap();
         shown(&browser, r##"#rooms a[data-room="match-7"]"##).await;
@@ -237,25 +237,31 @@ fn a_publishers_page_sends_to_the_ingest_that_it_names_and_else_says_that_nothin
     let _dataflow = Node::start_silent(&counting, &dir.path().join("dataflow"));
     let url = format!("http://{}", ingest.address);
     let publisher = [&["publisher"][..], &listen].concat();
-    let told = start("told", &[&publisher[..], &["--ingest-url", &url]].concat());
-    let untold = start("untold", &publisher);
+    let configured = start(
+        "configured",
+        &[&publisher[..], &["--ingest-url", &url]].concat(),
+    );
+    let unconfigured = start("unconfigured", &publisher);
     let driver = Driver::start();
     in_browsers(async {
         let browser = driver.browser().await;
-        for (node, said) in [(&untold, Some("Nothing takes reactions at")), (&told, None)] {
+        for (node, expected) in [
+            (&unconfigured, Some("Nothing takes reactions at")),
+            (&configured, None),
+        ] {
             browser
                 .goto(&format!("http://{}/", node.address))
                 .await
                 .unwrap();
             joined(&browser).await;
             tap(&browser, "🔥").await;
-            let Some(said) = said else {
+            let Some(expected) = expected else {
                 counted(&browser, "🔥", 1).await;
                 continue;
             };
             let notice = "document.querySelector('emostream-room').shadowRoot\
                           .querySelector('.notice:not([hidden])').textContent";
-            holds(&browser, &format!("{notice}.includes('{said}')")).await;
+            holds(&browser, &format!("{notice}.includes('{expected}')")).await;
             holds(&browser, &format!("{notice}.includes('{}')", node.address)).await;
         }
     });
@@ -288,7 +294,7 @@ fn the_element_works_in_a_page_of_another_origin() {
             let buttons = "document.querySelector('emostream-room').shadowRoot.querySelectorAll('button').length";
             assert_eq!(value(&browser, buttons).await, json!(3));
         }
-        // Names are none.
+        // Names of emojis are not allowed here.
         let named =
             "document.querySelector('emostream-room').setAttribute('emojis', 'fire 👏 ⚽️🇫🇷1️⃣')";
         browser.execute(named, Vec::new()).await.unwrap();
@@ -298,7 +304,7 @@ fn the_element_works_in_a_page_of_another_origin() {
     });
 }
 
-/// What the pages need is served as it stands in the folder that npm packs.
+/// The server serves the files of the folder that npm packs without changes.
 #[test]
 fn the_package_is_what_the_server_serves() {
     let dir = tempfile::tempdir().unwrap();

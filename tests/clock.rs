@@ -1,4 +1,4 @@
-//! A host clock that is wrong, or is corrected, under a running `up`.
+//! A host clock that is wrong, or is corrected while `up` runs.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -17,7 +17,7 @@ fn stored(node: &Node, room: &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// How many reactions of the room are final.
+/// Returns how many reactions of the room are final.
 fn counted(node: &Node, room: &str) -> u64 {
     let state = http::get(&node.address, &format!("/v1/rooms/{room}")).unwrap();
     let totals = state.json()["totals"].as_array().cloned();
@@ -28,7 +28,7 @@ fn counted(node: &Node, room: &str) -> u64 {
         .sum()
 }
 
-/// One sample of the process's metrics.
+/// Returns the value of a metric.
 fn metric(node: &Node, name: &str) -> f64 {
     let metrics = http::get(&node.admin(), "/metrics").unwrap().body;
     let sample = metrics
@@ -65,7 +65,7 @@ fn a_host_clock_that_steps_back_an_hour_loses_nothing_and_stops_nothing() {
     assert!(metric(&node, "emostream_clock_ahead_seconds") < 60.0);
 
     clock.correct();
-    // Once on each side of a window's end, so that one closes that began after the step.
+    // Once before and once after a window's end, so that a window closes that began after the step.
     for count in 2..=3 {
         stored(&node, "match-7");
         until("it is final", || {

@@ -1,5 +1,5 @@
-//! The dataflow as a cluster of real processes on a real Kafka: whatever is killed, frozen or added,
-//! the finals hold every reaction once, as a consumer that is not ours reads them.
+//! The dataflow as a cluster of processes on a real Kafka: processes are killed, frozen and added, and Kafka's own
+//! consumer reads every reaction exactly once in the finals.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -16,17 +16,17 @@ use emostream_model::Topics;
 use harness::{
     kafka::{self, Broker, add_partitions},
     load::{LONG, Load, arguments, check, closes, connect, create, final_until_ms, topics},
-    node::{Node, said_at_last},
+    node::{Node, last_lines},
     seed,
     supervised::{Supervised, free_addresses},
     unique, until, until_within,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-/// What a process of a group may end with: restart me; Kafka or a peer is not there; killed.
+/// Exit codes that a process of a group may have: restart; Kafka or a peer is unavailable; killed.
 const GOOD_ENDS: [i32; 3] = [75, 69, -9];
 
-/// A group of supervised processes. If a test fails, what they said at last is shown.
+/// A group of supervised processes. If a test fails, the last lines of their logs are printed.
 struct Group {
     processes: Vec<Supervised>,
     dir: PathBuf,
@@ -36,7 +36,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         if thread::panicking() {
             for index in 0..self.processes.len() {
-                println!("{}", said_at_last(&self.log(index)));
+                println!("{}", last_lines(&self.log(index)));
             }
         }
     }
@@ -72,10 +72,10 @@ impl Group {
         self.dir.join(format!("process-{index}"))
     }
 
-    /// SIGTERM to one of them ends all with 0.
-    fn drain(mut self, asked: usize) {
+    /// Sends SIGTERM to one process, and asserts that all end with 0.
+    fn drain(mut self, signalled: usize) {
         self.processes.iter_mut().for_each(Supervised::leave_alone);
-        self.processes[asked].signal("TERM");
+        self.processes[signalled].signal("TERM");
         for process in &mut self.processes {
             assert_eq!(process.ended().code(), Some(0));
         }
@@ -90,8 +90,8 @@ impl Group {
     }
 }
 
-/// What a test sees of the log. If it fails, what it saw last is shown: whether the program, the load or the
-/// test's own client stood still.
+/// A view of the log. If a test fails, the last values are printed: they show whether the program, the load or the
+/// client of the test stood still.
 struct Seen<'a> {
     log: &'a KafkaLog,
     topics: Topics,
@@ -139,7 +139,7 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     let seed = seed();
     let mut rng = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
-    // One that is silent for 2 s would be fenced, and no transaction ends without a leader.
+    // A broker that is silent for 2 s would be fenced, and without a leader no transaction ends.
     let broker = Broker::start_for_a_cluster();
     let (brokers, prefix) = (broker.address(), unique("chaos"));
     create(&brokers, &prefix, 4);
@@ -164,7 +164,7 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     for (number, fault) in faults.into_iter().enumerate() {
         let victim = rng.random_range(0..3);
         println!("{number}: {fault:?} {victim}");
-        // Sometimes in the midst of a recovery, sometimes once it counts again.
+        // Some faults happen during a recovery, others after it.
         if rng.random_bool(0.6) {
             committed_since(commits());
         } else {
@@ -190,9 +190,9 @@ fn nothing_that_is_killed_or_frozen_changes_a_final() {
     check(&log, &brokers, &prefix, until_ms);
 }
 
-/// The others notice that one is frozen, and end; thawed, it ends too.
+/// Freezes a process. The others notice that and end; the frozen one ends after it continues.
 fn freeze(group: &Group, victim: usize) {
-    // A group that forms just now waits for the frozen one as for any that is not there yet.
+    // A group that is still forming waits for the frozen process as for one that has not started.
     let pid = group.processes[victim].pid();
     let ends: Vec<usize> = group.processes.iter().map(Supervised::ends).collect();
     let frozen = Instant::now();
@@ -224,13 +224,13 @@ fn a_frozen_process_is_noticed_and_cannot_commit_once_it_thaws() {
     };
     let (first, second) = (start("0", "0"), start("1", "1"));
     until("a commit", || (commits() > 0).then_some(()));
-    // The one that commits is frozen; another takes its place meanwhile.
+    // The committing process is frozen, and another one takes over.
     harness::signal::signal(first.pid(), "STOP");
     assert_eq!(second.ended().code(), Some(75));
-    let said = std::fs::read_to_string(dir.path().join("1")).unwrap();
+    let printed = std::fs::read_to_string(dir.path().join("1")).unwrap();
     assert!(
-        said.contains("process 0") && said.contains("was lost"),
-        "{said}"
+        printed.contains("process 0") && printed.contains("was lost"),
+        "{printed}"
     );
     let (newer, second) = (start("0", "newer"), start("1", "1"));
     let before = commits();
@@ -265,7 +265,7 @@ fn a_group_comes_back_with_other_workers_and_with_new_partitions() {
         counts_again();
         group.drain(processes - 1);
     }
-    // More partitions while it runs: it comes back by itself and reads them too.
+    // Partitions are added while it runs: the group restarts by itself and reads them, too.
     let group = Group::start(dir.path(), &brokers, &prefix, 1, 2, 4);
     counts_again();
     add_partitions(&brokers, &topics(&prefix).reactions(), 4);

@@ -1,4 +1,4 @@
-//! What cannot be committed at once is repeated, and what never can be ends the dataflow, named.
+//! Commits that fail are retried; a commit that can never succeed ends the dataflow with a sentence that names the cause.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -14,11 +14,11 @@ use emostream_model::{Batch, Emoji, Reaction, Room, Topics, UserId, WindowRecord
 use harness::{http, kafka, node::Node, unique, until, until_within};
 use tempfile::TempDir;
 
-/// Only a test that fails waits this long.
+/// Timeout of a failing test.
 const DEADLINE: Duration = Duration::from_secs(180);
 
 /// A deployment on the Kafka that all tests share.
-struct Stage {
+struct Fixture {
     dir: TempDir,
     brokers: String,
     prefix: String,
@@ -26,11 +26,11 @@ struct Stage {
     log: KafkaLog,
 }
 
-impl Stage {
-    fn new(name: &str) -> Stage {
+impl Fixture {
+    fn new(name: &str) -> Fixture {
         let (brokers, prefix) = (kafka::brokers(), unique(name));
         kafka::create_topics(&brokers, &prefix, 1);
-        Stage {
+        Fixture {
             dir: tempfile::tempdir().unwrap(),
             topics: Topics::with_prefix(&prefix).unwrap(),
             log: kafka::connect(&brokers),
@@ -39,7 +39,7 @@ impl Stage {
         }
     }
 
-    /// A dataflow that needs no more reactions to close a window.
+    /// Starts a dataflow with a short idle timeout, so that windows close without further reactions.
     fn dataflow(&self, more: &[&str]) -> Node {
         let on = ["dataflow", "--kafka", &self.brokers, "--topic-prefix"];
         let with = [
@@ -57,7 +57,7 @@ impl Stage {
         append(&self.log, [record(self.topics.reactions(), value)]);
     }
 
-    /// Appends one reaction for each of so many rooms and emojis.
+    /// Appends one reaction for each room and emoji, and returns their number.
     fn react(&self, rooms: usize, emojis: usize) -> u64 {
         let at_ms = now_ms();
         let in_room = |room: usize| {
@@ -74,7 +74,7 @@ impl Stage {
         reactions.len() as u64
     }
 
-    /// How many reactions the finals hold.
+    /// Returns how many reactions are in finals.
     fn counted(&self) -> u64 {
         let mut counted = 0;
         read_to_end(&self.log, &self.topics.windows(), &mut |record| {
@@ -107,13 +107,13 @@ fn ends_with_78(mut dataflow: Node, words: &[&str]) {
     assert!(missing.is_empty(), "{missing:?} in {sentence}");
 }
 
-/// A client that the brokers let write slowly.
-fn slow_client(stage: &Stage, bytes_per_second: u32) -> [String; 3] {
+/// Returns the properties of a client with a write quota.
+fn slow_client(fixture: &Fixture, bytes_per_second: u32) -> [String; 3] {
     let client_id = unique("slow");
-    kafka::limit_writes(&stage.brokers, &client_id, bytes_per_second);
+    kafka::limit_writes(&fixture.brokers, &client_id, bytes_per_second);
     [
         format!("client.id={client_id}"),
-        // So that the quota is used by what the test can compute.
+        // Without compression the test can compute the bytes that the quota counts.
         "compression.codec=none".to_owned(),
         "batch.size=20000".to_owned(),
     ]
@@ -125,15 +125,15 @@ fn properties(of: &[String; 3]) -> Vec<&str> {
         .collect()
 }
 
-/// 10 s, the timeout of the first version, never sufficed here: each attempt was aborted.
+/// With a timeout of 10 s each attempt was aborted.
 #[test]
 fn a_close_that_takes_longer_than_ten_seconds_is_committed() {
-    let stage = Stage::new("long-close");
-    // About 2.8 MB of finals, totals and trending.
-    let slow = slow_client(&stage, 100_000);
-    let mut dataflow = stage.dataflow(&properties(&slow));
-    let reactions = stage.react(800, 40);
-    stage.until_counted(reactions);
+    let fixture = Fixture::new("long-close");
+    // About 2.8 MB of finals, totals and trending records.
+    let slow = slow_client(&fixture, 100_000);
+    let mut dataflow = fixture.dataflow(&properties(&slow));
+    let reactions = fixture.react(800, 40);
+    fixture.until_counted(reactions);
     let metrics = http::get(&dataflow.admin(), "/metrics").unwrap().body;
     assert!(metrics.contains("emostream_dataflow_transactions_total{outcome=\"failed\"} 0"));
     let seconds = metrics.lines().find_map(|line| {
@@ -146,20 +146,20 @@ fn a_close_that_takes_longer_than_ten_seconds_is_committed() {
 
 #[test]
 fn a_close_that_is_too_slow_three_times_ends_with_78_and_names_its_size_and_the_flag() {
-    let stage = Stage::new("slow-close");
-    let slow = slow_client(&stage, 50_000);
+    let fixture = Fixture::new("slow-close");
+    let slow = slow_client(&fixture, 50_000);
     let more = [&properties(&slow)[..], &["--commit-timeout", "10s"]].concat();
-    let dataflow = stage.dataflow(&more);
-    stage.react(800, 40);
+    let dataflow = fixture.dataflow(&more);
+    fixture.react(800, 40);
     ends_with_78(dataflow, &["--commit-timeout", "3 attempts", " MB ", "10s"]);
-    assert_eq!(stage.counted(), 0);
+    assert_eq!(fixture.counted(), 0);
 }
 
 #[test]
 fn a_commit_timeout_that_the_brokers_do_not_allow_is_refused_at_the_start() {
-    let stage = Stage::new("too-long");
+    let fixture = Fixture::new("too-long");
     // The brokers' default is 15 minutes.
-    let mut dataflow = stage.dataflow(&["--commit-timeout", "20m"]);
+    let mut dataflow = fixture.dataflow(&["--commit-timeout", "20m"]);
     let code = dataflow.exit_code_within(DEADLINE);
     let logged = dataflow.logged();
     assert_eq!(code, Some(64), "{logged}");
@@ -171,16 +171,16 @@ fn a_commit_timeout_that_the_brokers_do_not_allow_is_refused_at_the_start() {
 
 #[test]
 fn a_rejected_record_that_is_too_large_is_written_as_its_headers_alone() {
-    let stage = Stage::new("large-rejected");
-    kafka::limit_records(&stage.brokers, &stage.topics.rejected(), 2000);
-    let mut dataflow = stage.dataflow(&["-X", "compression.codec=none"]);
-    stage.append(vec![b'x'; 5000]);
-    stage.append(b"short".to_vec());
-    let reactions = stage.react(1, 1);
-    stage.until_counted(reactions);
+    let fixture = Fixture::new("large-rejected");
+    kafka::limit_records(&fixture.brokers, &fixture.topics.rejected(), 2000);
+    let mut dataflow = fixture.dataflow(&["-X", "compression.codec=none"]);
+    fixture.append(vec![b'x'; 5000]);
+    fixture.append(b"short".to_vec());
+    let reactions = fixture.react(1, 1);
+    fixture.until_counted(reactions);
     let values = until("both rejected", || {
         let mut values = Vec::new();
-        read_to_end(&stage.log, &stage.topics.rejected(), &mut |record| {
+        read_to_end(&fixture.log, &fixture.topics.rejected(), &mut |record| {
             let headers = record.headers.read();
             assert!(headers.iter().any(|header| header.name == "reason"));
             values.push(record.value.to_vec());
@@ -192,24 +192,24 @@ fn a_rejected_record_that_is_too_large_is_written_as_its_headers_alone() {
     assert!(dataflow.runs());
 }
 
-/// Brokers refuse a whole batch, though each record of it would fit.
+/// Brokers refuse a whole batch, although each of its records would fit.
 #[test]
 fn a_topic_that_accepts_small_batches_only_gets_all_finals() {
-    let stage = Stage::new("small-batches");
-    kafka::limit_records(&stage.brokers, &stage.topics.windows(), 1500);
-    let mut dataflow = stage.dataflow(&["-X", "compression.codec=none"]);
-    let reactions = stage.react(50, 5);
-    stage.until_counted(reactions);
+    let fixture = Fixture::new("small-batches");
+    kafka::limit_records(&fixture.brokers, &fixture.topics.windows(), 1500);
+    let mut dataflow = fixture.dataflow(&["-X", "compression.codec=none"]);
+    let reactions = fixture.react(50, 5);
+    fixture.until_counted(reactions);
     assert!(dataflow.runs());
 }
 
 #[test]
 fn a_final_that_its_topic_never_accepts_ends_with_78_and_names_the_topic() {
-    let stage = Stage::new("large-final");
-    let windows = stage.topics.windows();
-    kafka::limit_records(&stage.brokers, &windows, 400);
-    let dataflow = stage.dataflow(&["-X", "compression.codec=none"]);
-    stage.react(1, 50);
+    let fixture = Fixture::new("large-final");
+    let windows = fixture.topics.windows();
+    kafka::limit_records(&fixture.brokers, &windows, 400);
+    let dataflow = fixture.dataflow(&["-X", "compression.codec=none"]);
+    fixture.react(1, 50);
     ends_with_78(dataflow, &[&windows, "max.message.bytes"]);
-    assert_eq!(stage.counted(), 0);
+    assert_eq!(fixture.counted(), 0);
 }

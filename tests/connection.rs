@@ -1,4 +1,4 @@
-//! A page's connection and its taps, where the network, the server or the visitor is unkind.
+//! The connection and the taps of a page, with faults of the network, of the server and of the user.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -13,7 +13,7 @@ use harness::{
     browser::{Driver, counted, holds, in_browsers, joined, shown, tap, value},
     http,
     node::Node,
-    origin::{asks_for_a_websocket, proxy},
+    origin::{proxy, requests_a_websocket},
     until,
 };
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 const ELEMENT: &str = "document.querySelector('emostream-room')";
 const BAD_GATEWAY: &str =
     "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-/// What a server that is full or cut off says.
+/// The response of a server that is full or has no upstream.
 const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
                     content-length: 0\r\nconnection: close\r\n\r\n";
 
@@ -36,7 +36,7 @@ fn room(node: &Node) -> Value {
 }
 
 #[test]
-fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
+fn a_page_continues_after_its_server_was_killed_and_restarted() {
     let dir = tempfile::tempdir().unwrap();
     let first = Node::up(dir.path(), &[]);
     let address = first.address.clone();
@@ -65,17 +65,17 @@ fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
         tap(&browser, "🔥").await;
         counted(&browser, "🔥", 2).await;
         holds(&browser, "finals.length === 2").await;
-        let told = value(
+        let finals = value(
             &browser,
             "finals.map(({ total, totals }) => [total, totals[0].count])",
         )
         .await;
         assert_eq!(
-            told,
+            finals,
             json!([[1, 1], [1, 2]]),
             "each final once, none missing"
         );
-        // A page that is loaded anew finds them in the history.
+        // A page that is reloaded gets them from the history.
         browser.refresh().await.unwrap();
         holds(
             &browser,
@@ -89,9 +89,9 @@ fn a_page_goes_on_by_itself_when_its_server_was_killed_and_has_come_back() {
 fn where_no_websocket_gets_through_server_sent_events_do() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
-    // As some companies' proxies do.
+    // As the proxies of some companies do.
     let proxy = proxy(node.address.clone(), |head| {
-        asks_for_a_websocket(head).then(|| BAD_GATEWAY.to_owned())
+        requests_a_websocket(head).then(|| BAD_GATEWAY.to_owned())
     });
     let driver = Driver::start();
     in_browsers(async {
@@ -103,33 +103,33 @@ fn where_no_websocket_gets_through_server_sent_events_do() {
     });
 }
 
-/// An `EventSource` itself gives up at any answer but 200.
+/// An `EventSource` does not retry after a status other than 200.
 #[test]
 fn server_sent_events_that_were_refused_are_tried_again() {
     const REFUSALS: usize = 2;
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let asked_of_proxy = asked.clone();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let proxied = requests.clone();
     let proxy = proxy(node.address.clone(), move |head| {
-        if asks_for_a_websocket(head) {
+        if requests_a_websocket(head) {
             return Some(BAD_GATEWAY.to_owned());
         }
         let refused = head.starts_with("GET /v1/rooms/default/events")
-            && asked_of_proxy.fetch_add(1, Ordering::SeqCst) < REFUSALS;
+            && proxied.fetch_add(1, Ordering::SeqCst) < REFUSALS;
         refused.then(|| FULL.to_owned())
     });
     let driver = Driver::start();
     in_browsers(async {
         let browser = driver.visitor(&proxy).await;
-        assert_eq!(asked.load(Ordering::SeqCst), REFUSALS + 1);
+        assert_eq!(requests.load(Ordering::SeqCst), REFUSALS + 1);
         tap(&browser, "🔥").await;
         counted(&browser, "🔥", 1).await;
     });
 }
 
 #[test]
-fn a_page_that_is_told_to_wait_sends_again_no_sooner_and_loses_nothing() {
+fn a_page_that_gets_retry_after_sends_no_sooner_and_loses_nothing() {
     const REFUSALS: usize = 2;
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &["--per-user-rate", "2/s"]);
@@ -148,7 +148,7 @@ fn a_page_that_is_told_to_wait_sends_again_no_sooner_and_loses_nothing() {
     in_browsers(async {
         let browser = driver.visitor(&proxy).await;
         run(&browser, note).await;
-        // Full, then two at once are what one may send, then a third is too many for a moment.
+        // First the server is full; then the limit allows two reactions, and the third has to wait.
         let react = format!("{ELEMENT}.react('🔥')");
         run(&browser, &format!("{react}; {react}")).await;
         counted(&browser, "🔥", 2).await;
@@ -161,7 +161,7 @@ fn a_page_that_is_told_to_wait_sends_again_no_sooner_and_loses_nothing() {
         assert!(refused(429) > 0, "{posts:?}");
         for pair in posts.windows(2) {
             let of = |nth: usize, name: &str| pair[nth][name].as_f64().unwrap();
-            // A browser's timers and its clock differ by a millisecond or two.
+            // The timers and the clock of a browser differ by a millisecond or two.
             let waited_ms = of(1, "began") - of(0, "ended") + 5.0;
             assert!(waited_ms >= of(0, "wait_ms"), "{posts:?}");
         }
@@ -181,13 +181,13 @@ fn a_page_out_of_sight_lets_its_connection_go_and_comes_back_with_what_it_missed
         );
         run(&browser, &note).await;
         holds(&browser, "finals.length === 1").await;
-        // The minute that it waits passes at once; all else takes its time.
+        // The wait of a minute is shortened; all other timers are not changed.
         let minute = "const wait = setTimeout; window.setTimeout = (act, ms) => wait(act, ms === 60_000 ? 1 : ms)";
         run(&browser, minute).await;
         let page = browser.window().await.unwrap();
         let other = browser.new_window(true).await.unwrap().handle;
         browser.switch_to_window(other).await.unwrap();
-        until("nobody is connected", || {
+        until("no client is connected", || {
             (room(&node)["subscribers"] == 0).then_some(())
         });
         let missed = json!({"user_id": "u", "emoji_type": "👏"}).to_string();
@@ -203,13 +203,13 @@ fn a_page_out_of_sight_lets_its_connection_go_and_comes_back_with_what_it_missed
 }
 
 #[test]
-fn who_leaves_the_page_sends_what_was_tapped_last() {
+fn leaving_the_page_sends_the_last_taps() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let driver = Driver::start();
     in_browsers(async {
         let browser = driver.visitor(&node.address).await;
-        // While one request is under way, for ever here, the next taps wait: only leaving can send them.
+        // The request in flight never ends here, so the next taps wait and only leaving the page can send them.
         let stuck = "window.fetch = () => { window.sending = true; return new Promise(() => {}); }";
         run(&browser, &format!("{stuck}; {ELEMENT}.react('🔥')")).await;
         holds(&browser, "sending").await;

@@ -1,4 +1,4 @@
-//! kill -9 of `up` at random moments: no final is lost, doubled or changed by it.
+//! `up` is killed at random times: no final is lost, doubled or changed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -26,9 +26,9 @@ use serde_json::{Value, json};
 
 const KILLS_EMBEDDED: usize = 50;
 const KILLS_KAFKA: usize = 50;
-/// A life between two kills: from within the start to several closed windows.
+/// Time between two kills: from a part of the start to several closed windows.
 const LONGEST_LIFE_MS: u64 = 2000;
-/// Short windows and flushes: more commits for the kills to fall into.
+/// Short windows and flushes, so that more kills happen during a commit.
 const WINDOW_MS: u64 = 500;
 const QUICK: [&str; 6] = [
     "--window",
@@ -38,7 +38,7 @@ const QUICK: [&str; 6] = [
     "--flush",
     "100ms",
 ];
-/// 8 posters × 25 reactions an answer of about 100 ms: 2000 a second.
+/// 8 threads × 25 reactions in about 100 ms: 2000 per second.
 const POSTERS: usize = 8;
 const BATCH: usize = 25;
 const ROOMS: [&str; 3] = ["a", "b", "c"];
@@ -85,7 +85,7 @@ fn kill_9_at_any_moment_changes_no_final_on_kafka() {
 /// A record of the windows: its id, start and counts.
 type Kept = (String, u64, BTreeMap<String, u64>);
 
-/// The topic itself, read by a reader that is not the publisher, holds what the subscribers saw.
+/// Asserts that the topic, read without the publisher, contains the finals that the subscribers received.
 fn the_topic_holds_each_once(
     records: impl Iterator<Item = (String, Value)>,
     seen: &HashMap<&str, Vec<Final>>,
@@ -108,7 +108,7 @@ fn the_topic_holds_each_once(
     }
 }
 
-/// Kills `kills` times under load; then everything must add up. Gives the finals of every room.
+/// Kills the process `kills` times under load, and then checks all counts. Returns the finals of every room.
 fn survive(
     kills: usize,
     dir: &Path,
@@ -121,8 +121,8 @@ fn survive(
         .iter()
         .map(|room| (*room, Watcher::follow(address.clone(), room)))
         .collect();
-    let crowd = Crowd::start(&address, random.random());
-    // A watcher resumes behind the last final that it has seen, so it needs one before the first kill.
+    let producers = Producers::start(&address, random.random());
+    // A watcher resumes after the last final that it has received, so it needs one before the first kill.
     until("a final of every room", || {
         let seen = |(_, watcher): &(_, Watcher)| !watcher.finals().is_empty();
         watchers.iter().all(seen).then_some(())
@@ -139,7 +139,7 @@ fn survive(
             history_continues(&node.address, room, &watcher.finals(), kill);
         }
     }
-    let booked = crowd.stop();
+    let booked = producers.stop();
     let mut all = HashMap::new();
     for (room, watcher) in watchers {
         post_last(&node.address, room);
@@ -157,7 +157,7 @@ fn survive(
     all
 }
 
-/// Every final seen before the kill is in the history after it, as it was.
+/// Asserts that every final that was received before a kill is in the history after it, unchanged.
 fn history_continues(address: &str, room: &str, seen: &[Final], kill: usize) {
     let path = format!("/v1/rooms/{room}/history");
     until_within(
@@ -225,7 +225,7 @@ fn post_last(address: &str, room: &str) {
     });
 }
 
-/// What was stored, and what nobody knows of, by room and emoji.
+/// Numbers of stored reactions, and of reactions with an unknown outcome, by room and emoji.
 #[derive(Default)]
 struct Booked(HashMap<(String, String), (u64, u64)>);
 
@@ -238,14 +238,14 @@ impl Booked {
     }
 }
 
-struct Crowd {
+struct Producers {
     stop: Arc<AtomicBool>,
     booked: Arc<Mutex<Booked>>,
     posters: Vec<JoinHandle<()>>,
 }
 
-impl Crowd {
-    fn start(address: &Address, seed: u64) -> Crowd {
+impl Producers {
+    fn start(address: &Address, seed: u64) -> Producers {
         let stop = Arc::new(AtomicBool::new(false));
         let booked = Arc::new(Mutex::new(Booked::default()));
         let poster = |number: usize| {
@@ -258,7 +258,7 @@ impl Crowd {
             })
         };
         let posters = (0..POSTERS).map(poster).collect();
-        Crowd {
+        Producers {
             stop,
             booked,
             posters,
@@ -274,7 +274,7 @@ impl Crowd {
     }
 }
 
-/// One request of [`BATCH`] reactions, answered once they are stored, or never.
+/// Sends a request of [`BATCH`] reactions, whose response is sent once they are stored.
 fn post_some(address: &Address, booked: &Mutex<Booked>, random: &mut StdRng) {
     let mut pick = || {
         let room = ROOMS[random.random_range(0..ROOMS.len())];
@@ -288,7 +288,7 @@ fn post_some(address: &Address, booked: &Mutex<Booked>, random: &mut StdRng) {
     let answer = http::post(&server, "/v1/reactions?wait=stored", &body);
     let (stored, unknown) = match &answer {
         Ok(answer) if answer.status == 200 => (1, 0),
-        // Refused as a whole, and nothing of it is kept.
+        // The server refused the whole request.
         Ok(answer) if answer.status < 500 => panic!("{answer:?}"),
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => (0, 0),
         Ok(_) | Err(_) => (0, 1),

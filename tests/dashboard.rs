@@ -1,4 +1,4 @@
-//! The producer's page in a real browser: known reactions, and what it makes of them.
+//! The producer's dashboard in a real browser: what it shows for known reactions.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -11,7 +11,7 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-/// Posts `count` of each emoji, and waits until the room's finals hold `total`.
+/// Posts `count` of each emoji, and waits until the room's finals contain `total`.
 fn react(node: &Node, room: &str, counts: &[(&str, usize)], total: u64) {
     for (emoji, count) in counts {
         let one = json!({"user_id": "u", "emoji_type": emoji, "room": room});
@@ -66,7 +66,7 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
             "document.querySelector('#audience').textContent === '1'",
         )
         .await;
-        // The keyboard reads every moment: all of them together are all that was counted.
+        // Arrow keys read each point of the chart: their sum is the total.
         let read = "(() => { const chart = document.querySelector('#chart'); let sum = 0; \
             const key = (key) => chart.dispatchEvent(new KeyboardEvent('keydown', { key, cancelable: true })); \
             key('Home'); let last; \
@@ -74,7 +74,7 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
               if (time === last) return sum; last = time; sum += parseInt(total); key('ArrowRight'); } })()";
         assert_eq!(value(&browser, read).await, json!(47));
 
-        // What comes while it is open: another emoji, and the room that is chosen.
+        // Changes while the page is open: another emoji, and the choice of a room.
         react(&node, "quiet", &[("🎉", 1)], 2);
         let other = shown(&browser, r##"#rooms a[data-room="quiet"]"##).await;
         other.click().await.unwrap();
@@ -116,7 +116,7 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
 }
 
 #[test]
-fn a_server_that_is_away_is_told_in_words() {
+fn an_unreachable_server_is_reported_in_words() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let page = format!("http://{}/dashboard", node.address);

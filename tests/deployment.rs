@@ -1,5 +1,5 @@
-//! What operators are given fits the program: Compose, Kubernetes, alerts and dashboards name roles, flags and
-//! metrics that exist, and each file is what its reader takes.
+//! The files for operators match the program: Compose, Kubernetes, alerts and dashboards name existing roles, flags and
+//! metrics, and each file is valid for the program that reads it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "deployment/cluster.rs"]
@@ -28,7 +28,7 @@ fn the_compose_file_is_one() {
             .args(["--builtin-schema", "vendor.compose-spec"])
             .arg(&compose),
     );
-    // The real reader, too, where there is one.
+    // Also the program that reads the file, if there is one.
     let real = Command::new("docker").args(["compose", "version"]).output();
     if real.is_ok_and(|version| version.status.success()) {
         let config = ["config", "--quiet"];
@@ -72,9 +72,14 @@ fn each_alert_says_what_to_do_and_has_a_chapter_in_the_runbook() {
     let mut alerts = BTreeSet::new();
     for alert in queries::alerts() {
         let name = alert["alert"].as_str().unwrap().to_owned();
-        for said in ["summary", "action"] {
-            let line = alert["annotations"][said].as_str().unwrap_or_default();
-            assert!(!line.is_empty() && !line.contains('\n'), "{name}: {said}");
+        for annotation in ["summary", "action"] {
+            let line = alert["annotations"][annotation]
+                .as_str()
+                .unwrap_or_default();
+            assert!(
+                !line.is_empty() && !line.contains('\n'),
+                "{name}: {annotation}"
+            );
         }
         let severity = alert["labels"]["severity"].as_str();
         assert!(matches!(severity, Some("page" | "ticket")), "{name}");
@@ -94,8 +99,8 @@ fn each_panel_says_what_it_shows_in_promql() {
         let targets = panel["targets"].as_array().unwrap();
         assert!(!targets.is_empty(), "{title} asks nothing");
     }
-    // Rules are the form in which Prometheus' own tool reads PromQL.
-    let rule = |(at, question)| json!({"record": format!("asked:{at}"), "expr": question});
+    // Prometheus' promtool reads PromQL in the form of rules.
+    let rule = |(at, question)| json!({"record": format!("query:{at}"), "expr": question});
     let rules: Vec<Value> = queries::questions()
         .into_iter()
         .enumerate()
@@ -103,7 +108,7 @@ fn each_panel_says_what_it_shows_in_promql() {
         .collect();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rules.yml");
-    let groups = json!({"groups": [{"name": "asked", "rules": rules}]});
+    let groups = json!({"groups": [{"name": "queries", "rules": rules}]});
     fs::write(&file, groups.to_string()).unwrap();
     good(program("promtool").args(["check", "rules"]).arg(file));
 }
@@ -134,12 +139,12 @@ fn prometheus_asks_every_role_of_the_compose_file() {
     let ours = services
         .filter(|(name, service)| service["image"] == "emostream" && name.as_str() != "topics");
     let ours: BTreeSet<String> = ours.map(|(name, _)| format!("{name}:9464")).collect();
-    let asked = docker("prometheus/prometheus.yml");
-    let jobs = asked["scrape_configs"].as_array().unwrap().iter();
-    let asked: BTreeSet<String> = jobs
+    let scraped = docker("prometheus/prometheus.yml");
+    let jobs = scraped["scrape_configs"].as_array().unwrap().iter();
+    let scraped: BTreeSet<String> = jobs
         .flat_map(|job| files::texts(&job["static_configs"][0]["targets"]))
         .collect();
-    assert_eq!(asked, ours);
+    assert_eq!(scraped, ours);
 }
 
 #[test]
@@ -147,7 +152,7 @@ fn docker_and_the_script_start_the_same_roles_with_the_same_flags() {
     let of_script = roles::kinds(&roles::of_the_script());
     let of_compose = roles::kinds(&roles::of_compose());
     let only_in_script: Vec<&String> = of_script.difference(&of_compose).collect();
-    // The one more level of the tree.
+    // The additional level of relays.
     assert_eq!(
         only_in_script,
         ["relay --upstream ADDRESS --listen ADDRESS --admin ADDRESS"]
@@ -156,10 +161,10 @@ fn docker_and_the_script_start_the_same_roles_with_the_same_flags() {
     assert!(only_in_compose.is_empty(), "{only_in_compose:?}");
 }
 
-/// A Kafka or a publisher that is not there.
+/// The address of a Kafka or a publisher that does not exist.
 const NOBODY: &str = "127.0.0.1:1";
 
-/// The role as it is written, but for addresses: what it asks is not there, and it listens where it may.
+/// Returns the arguments of the role with other addresses: its upstream does not exist, and its own address is free.
 fn alone(role: Arguments, token: &str) -> Arguments {
     let mut words = role.into_iter();
     let mut arguments = Vec::new();
@@ -180,7 +185,7 @@ fn alone(role: Arguments, token: &str) -> Arguments {
 }
 
 #[test]
-fn a_container_that_finds_nobody_says_so_in_its_last_line_and_ends_with_69() {
+fn a_container_without_its_peers_names_them_in_its_last_line_and_ends_with_69() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
@@ -194,16 +199,16 @@ fn a_container_that_finds_nobody_says_so_in_its_last_line_and_ends_with_69() {
         for role in &roles {
             scope.spawn(move || {
                 let role: Vec<&str> = role.iter().map(String::as_str).collect();
-                // The image names addresses in the environment; here any will do.
+                // The image sets addresses in the environment; the test uses free ones.
                 let mut command = node::emostream(&role);
                 command.env("EMOSTREAM_LISTEN", "127.0.0.1:0");
                 command.env("EMOSTREAM_ADMIN", "127.0.0.1:0");
                 let output = command.output().unwrap();
-                let said = String::from_utf8(output.stderr).unwrap();
-                assert_eq!(output.status.code(), Some(69), "{role:?}: {said}");
-                let last = said.lines().last().unwrap();
-                assert!(last.starts_with("emostream: "), "{role:?}: {said}");
-                assert!(last.contains(NOBODY), "{role:?}: {said}");
+                let printed = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(69), "{role:?}: {printed}");
+                let last = printed.lines().last().unwrap();
+                assert!(last.starts_with("emostream: "), "{role:?}: {printed}");
+                assert!(last.contains(NOBODY), "{role:?}: {printed}");
             });
         }
     });

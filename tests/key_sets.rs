@@ -1,4 +1,4 @@
-//! Servers whose tokens an identity provider issues: `--jwks-url`, a key set in a file, audiences and issuers.
+//! Servers that verify tokens of an identity provider: `--jwks-url`, a key set in a file, audiences and issuers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const AUDIENCE: &str = "emostream";
 const ISSUER: &str = "https://id.example";
 
-/// `up` with `--admin` and these flags.
+/// Starts `up` with `--admin` and `flags`.
 fn up(dir: &Path, environment: &[(&str, String)], flags: &[&str]) -> Node {
     let data = dir.join("data");
     let mut arguments = vec!["up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
@@ -47,7 +47,7 @@ fn until_ready(node: &Node) {
     until("ready", || (readyz(node).0 == 200).then_some(()));
 }
 
-/// The audience and the issuer that the server of a test requires.
+/// Returns the audience and the issuer that the servers of the tests require.
 fn ours() -> Value {
     json!({"aud": AUDIENCE, "iss": ISSUER})
 }

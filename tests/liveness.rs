@@ -1,4 +1,4 @@
-//! A network that stops forwarding without closing a connection: every client of ours notices, and comes back.
+//! A network that stops forwarding without closing connections: each client notices that and reconnects.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -21,7 +21,7 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-/// A page that keeps the finals that it gets.
+/// A page that collects finals.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>Finals</title>
 <script type="module">
   import { connect } from "http://SERVER/emostream.js";
@@ -30,7 +30,7 @@ const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>Finals</title>
   crowd.addEventListener("final", ({ detail }) => finals.push(detail.id));
 </script>"#;
 
-/// `subscribe --json`, and what it has printed.
+/// A `subscribe --json` and its output.
 struct Subscribed {
     child: Child,
     printed: Arc<Mutex<Vec<Value>>>,
@@ -104,7 +104,7 @@ fn a_connection_that_dies_without_being_closed_is_replaced_and_no_final_is_misse
         }
         network.stop();
         react();
-        // By the heartbeats that do not come.
+        // The client notices that heartbeats are missing.
         for page in &pages {
             holds(page, "finals.length === 2 && finals[0] !== finals[1]").await;
         }
@@ -114,7 +114,7 @@ fn a_connection_that_dies_without_being_closed_is_replaced_and_no_final_is_misse
             });
             assert_eq!(each.count("gap"), 0);
         }
-        // Back in a network that has stopped, at once.
+        // When the browser reports a network again, the page reconnects at once.
         network.stop();
         react();
         pages[0]
@@ -125,11 +125,12 @@ fn a_connection_that_dies_without_being_closed_is_replaced_and_no_final_is_misse
         holds(&pages[0], "finals.length === 3").await;
         assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     });
-    let said = std::fs::read_to_string(&log).unwrap();
+    let log_text = std::fs::read_to_string(&log).unwrap();
     assert_eq!(
-        said.matches("nothing came from the server for 30 s")
+        log_text
+            .matches("no heartbeat from the server for 30 s")
             .count(),
         2,
-        "{said}"
+        "{log_text}"
     );
 }

@@ -1,4 +1,4 @@
-//! `emostream load`: what it sends is what it says, wherever the roles are.
+//! `emostream load`: its report matches the reactions that it sent, in one process and with separate roles.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -12,13 +12,13 @@ use harness::{
 };
 use serde_json::Value;
 
-/// Runs a load to its good end, and takes its JSON.
+/// Runs a load that must succeed, and returns its JSON.
 fn load(arguments: &[&str]) -> Value {
-    let said = node::output(&[&["load", "--json"][..], arguments].concat());
-    serde_json::from_str(&said).unwrap()
+    let printed = node::output(&[&["load", "--json"][..], arguments].concat());
+    serde_json::from_str(&printed).unwrap()
 }
 
-/// That all was accepted, and counted once.
+/// Asserts that all reactions were accepted and counted once.
 fn exact(report: &Value, reactions: u64) {
     assert_eq!(report["reactions"]["planned"], reactions, "{report}");
     assert_eq!(report["reactions"]["accepted"], reactions, "{report}");
@@ -56,11 +56,11 @@ fn loads_are_counted_exactly_also_one_after_another_in_the_same_rooms() {
 }
 
 #[test]
-fn people_are_told_the_room_the_latencies_and_the_verdict() {
+fn the_output_has_the_room_the_latencies_and_the_verdict() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let url = format!("http://{}", node.address);
-    let said = node::output(&[
+    let printed = node::output(&[
         "load",
         "--url",
         &url,
@@ -78,45 +78,45 @@ fn people_are_told_the_room_the_latencies_and_the_verdict() {
         "tries: p90 rests on the slowest 1, p99 on 1, p99.9 on 1",
         "every accepted reaction was counted exactly once; the longest pause on the screen was ",
     ] {
-        assert!(said.contains(part), "{part} is not in:\n{said}");
+        assert!(printed.contains(part), "{part} is not in:\n{printed}");
     }
 }
 
 #[test]
-fn a_load_that_is_not_compared_ends_with_what_it_comes_to_in_words() {
+fn a_load_without_verify_ends_with_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     let url = format!("http://{}", node.address);
-    let said = node::output(&["load", "--url", &url, "--rate", "600/s", "--duration", "2s"]);
-    let verdict = said.lines().last().unwrap();
+    let printed = node::output(&["load", "--url", &url, "--rate", "600/s", "--duration", "2s"]);
+    let verdict = printed.lines().last().unwrap();
     for part in [
         "verdict    all 1,200 reactions were accepted; 99 of 100 answers came within",
         "; a reaction was on a screen after",
         " tries); the longest pause on the screen was ",
     ] {
-        assert!(verdict.contains(part), "{part} is not in:\n{said}");
+        assert!(verdict.contains(part), "{part} is not in:\n{printed}");
     }
 }
 
 #[test]
-fn a_load_of_which_nothing_is_accepted_fails_and_says_why() {
+fn a_load_without_accepted_reactions_fails_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &["--rooms", "match-.*"]);
     let url = format!("http://{}", node.address);
     let run = ["load", "--url", &url, "--rate", "50/s", "--duration", "1s"];
     for verify in [&[][..], &["--verify"]] {
         let output = node::run(&[&run[..], &["--room", "hall"], verify].concat());
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{printed}");
+        assert_eq!(printed.trim_end().lines().count(), 1, "{printed}");
         for part in ["nothing was", "400 Bad Request", "hall"] {
-            assert!(said.contains(part), "{part} is not in: {said}");
+            assert!(printed.contains(part), "{part} is not in: {printed}");
         }
     }
 }
 
 #[test]
-fn a_load_on_separate_roles_is_told_where_they_are() {
+fn a_load_on_separate_roles_needs_their_addresses() {
     let dir = tempfile::tempdir().unwrap();
     let (brokers, prefix) = (kafka::brokers(), unique("load"));
     let store = ["--kafka", &brokers, "--topic-prefix", &prefix];
@@ -139,28 +139,28 @@ fn a_load_on_separate_roles_is_told_where_they_are() {
 
     let alone = [&["load", "--verify"][..], &run].concat();
     let output = node::run(&alone);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(69), "{said}");
-    assert!(said.contains("--subscribe-url"), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{printed}");
+    assert!(printed.contains("--subscribe-url"), "{printed}");
 
     let screens = format!("http://{}", publisher.address);
     let wrong = ["load", "--url", &screens, "--rate", "50/s"];
     let output = node::run(&[&wrong[..], &["--duration", "30m"]].concat());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{printed}");
     for part in ["ended early", "404 Not Found", "sent to an ingest"] {
-        assert!(said.contains(part), "{part} is not in: {said}");
+        assert!(printed.contains(part), "{part} is not in: {printed}");
     }
 
     let metrics = format!("http://{}", dataflow.admin());
-    let told = ["--subscribe-url", &screens, "--metrics-url", &metrics];
-    let report = load(&[&run[..], &told, &["--verify"]].concat());
+    let flags = ["--subscribe-url", &screens, "--metrics-url", &metrics];
+    let report = load(&[&run[..], &flags, &["--verify"]].concat());
     exact(&report, 100);
     assert_eq!(report["verify"]["late"], 0, "{report}");
 
     let report = load(&run);
     assert_eq!(report["reactions"]["accepted"], 100, "{report}");
-    assert_eq!(report["to_screen"], Value::Null, "nobody to ask");
+    assert_eq!(report["to_screen"], Value::Null, "no server to measure at");
     for role in [ingest, publisher, dataflow] {
         assert_eq!(role.stop(Duration::from_secs(20)).code(), Some(0));
     }

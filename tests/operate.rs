@@ -1,4 +1,4 @@
-//! What operators type: topics are checked, progress is shown and reset, readiness tells of an outage.
+//! Commands and endpoints for operators: checks of topics, progress, resets, and readiness during an outage.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -18,24 +18,25 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-/// An end takes a second at most, and a busy machine some more; waiting for a broker takes 8 s.
+/// Timeout of the end of a process: it takes a second, and more on a busy machine; waiting for a broker would take 8 s.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// Runs it, and gives its exit code and what it printed.
+/// Runs the program, and returns its exit code and its output.
 fn ran(arguments: &[&str]) -> (i32, String) {
     let output = node::run(arguments);
-    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.code().unwrap(), said)
+    let printed =
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), printed)
 }
 
-fn contains(said: &str, words: &[&str]) {
+fn contains(printed: &str, words: &[&str]) {
     for word in words {
-        assert!(said.contains(word), "{word} is not in:\n{said}");
+        assert!(printed.contains(word), "{word} is not in:\n{printed}");
     }
 }
 
 #[test]
-fn what_differs_is_named_with_the_command_that_mends_it() {
+fn differences_are_printed_with_the_command_that_fixes_them() {
     let (brokers, prefix) = (kafka::brokers(), unique("checked"));
     let store = [
         "--kafka",
@@ -45,36 +46,36 @@ fn what_differs_is_named_with_the_command_that_mends_it() {
     ];
     let topics = |what: &[&'static str]| ran(&[&["topics"][..], what, &store].concat());
 
-    let (code, said) = topics(&["check"]);
-    assert_eq!(code, 1, "{said}");
+    let (code, printed) = topics(&["check"]);
+    assert_eq!(code, 1, "{printed}");
     let create = format!("emostream topics create --kafka {brokers} --topic-prefix {prefix}");
-    contains(&said, &["missing", &create]);
+    contains(&printed, &["missing", &create]);
 
-    let (code, said) = topics(&["create", "--partitions", "2"]);
-    assert_eq!(code, 0, "{said}");
+    let (code, printed) = topics(&["create", "--partitions", "2"]);
+    assert_eq!(code, 0, "{printed}");
     for check in [
         &["check"][..],
         &["check", "--partitions", "2", "--replication", "1"],
     ] {
-        let (code, said) = topics(check);
-        assert_eq!(code, 0, "{said}");
+        let (code, printed) = topics(check);
+        assert_eq!(code, 0, "{printed}");
     }
-    let (code, said) = topics(&["create", "--partitions", "3"]);
+    let (code, printed) = topics(&["create", "--partitions", "3"]);
     assert_eq!(code, 0);
     contains(
-        &said,
+        &printed,
         &["with 2 partitions, not 3", "emostream topics check"],
     );
-    let (code, said) = topics(&["check", "--partitions", "3"]);
+    let (code, printed) = topics(&["check", "--partitions", "3"]);
     assert_eq!(code, 1);
     let mend = format!(
         "kafka-topics.sh --bootstrap-server {brokers} --alter --topic {prefix}.reactions --partitions 3"
     );
-    contains(&said, &[&mend]);
+    contains(&printed, &[&mend]);
 }
 
 #[test]
-fn a_topic_that_somebody_else_made_is_told_apart() {
+fn a_topic_of_another_program_is_reported_as_different() {
     let (brokers, prefix) = (kafka::brokers(), unique("foreign"));
     let log = KafkaLog::connect(KafkaOptions {
         brokers: brokers.clone(),
@@ -84,7 +85,7 @@ fn a_topic_that_somebody_else_made_is_told_apart() {
     log.unwrap()
         .create_topic(&topic(&name, 2, Cleanup::Compact))
         .unwrap();
-    let (code, said) = ran(&[
+    let (code, printed) = ran(&[
         "topics",
         "check",
         "--kafka",
@@ -95,7 +96,7 @@ fn a_topic_that_somebody_else_made_is_told_apart() {
     assert_eq!(code, 1);
     let alter = format!("--alter --entity-type topics --entity-name {name} --add-config");
     contains(
-        &said,
+        &printed,
         &[
             &format!("{alter} cleanup.policy=delete"),
             &format!("{alter} message.timestamp.after.max.ms=5000"),
@@ -103,7 +104,7 @@ fn a_topic_that_somebody_else_made_is_told_apart() {
     );
 }
 
-/// A reactions topic that keeps its records for `kept`, and the other topics as they should be; their prefix.
+/// Creates a reactions topic with the retention `kept`, and the other topics as they should be. Returns their prefix.
 fn topics_with_reactions(kept: Duration, max_ahead: Option<Duration>) -> String {
     let (brokers, prefix) = (kafka::brokers(), unique("settings"));
     let log = KafkaLog::connect(KafkaOptions {
@@ -121,7 +122,7 @@ fn topics_with_reactions(kept: Duration, max_ahead: Option<Duration>) -> String 
     prefix
 }
 
-/// Runs a dataflow that ends by itself: its exit code, and what it says.
+/// Runs a dataflow that ends by itself, and returns its exit code and its standard error.
 fn dataflow(prefix: &str, more: &[&str]) -> (Option<i32>, String) {
     let brokers = kafka::brokers();
     let target = [
@@ -139,7 +140,7 @@ fn dataflow(prefix: &str, more: &[&str]) -> (Option<i32>, String) {
     )
 }
 
-/// Waits until a dataflow counts.
+/// Starts a dataflow, and waits until it counts.
 fn counts(prefix: &str, more: &[&str]) {
     let brokers = kafka::brokers();
     let dir = tempfile::tempdir().unwrap();
@@ -162,39 +163,42 @@ fn counts(prefix: &str, more: &[&str]) {
 
 #[test]
 fn a_reactions_topic_that_accepts_the_future_is_78_with_the_command_that_bounds_it() {
-    // Without a limit of the topic's own: Kafka 4 has one of an hour, and Kafka 3.9 has none.
+    // The topic sets no limit itself: the default of Kafka 4 is an hour, and Kafka 3.9 has none.
     let prefix = topics_with_reactions(Duration::from_secs(86_400), None);
     let hour = topics_with_reactions(Duration::from_secs(86_400), Some(Duration::from_secs(3600)));
-    let (code, said) = dataflow(&hour, &[]);
-    assert_eq!(code, Some(78), "{said}");
-    contains(&said, &["3600s"]);
-    let (code, said) = dataflow(&prefix, &[]);
-    assert_eq!(code, Some(78), "{said}");
+    let (code, printed) = dataflow(&hour, &[]);
+    assert_eq!(code, Some(78), "{printed}");
+    contains(&printed, &["3600s"]);
+    let (code, printed) = dataflow(&prefix, &[]);
+    assert_eq!(code, Some(78), "{printed}");
     let brokers = kafka::brokers();
     let command = format!(
         "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {prefix}.reactions --add-config message.timestamp.after.max.ms=5000"
     );
-    contains(&said, &[&command, "--unbounded-timestamps"]);
+    contains(&printed, &[&command, "--unbounded-timestamps"]);
     counts(&prefix, &["--unbounded-timestamps"]);
 }
 
 #[test]
 fn a_window_that_may_be_open_longer_than_reactions_are_kept_is_64() {
     let prefix = topics_with_reactions(Duration::from_secs(60), Some(Duration::from_secs(5)));
-    let (code, said) = dataflow(&prefix, &[]);
-    assert_eq!(code, Some(64), "{said}");
-    contains(&said, &["--hold-timeout", "62.75s", "60s", "retention.ms"]);
+    let (code, printed) = dataflow(&prefix, &[]);
+    assert_eq!(code, Some(64), "{printed}");
+    contains(
+        &printed,
+        &["--hold-timeout", "62.75s", "60s", "retention.ms"],
+    );
     counts(&prefix, &["--hold-timeout", "30s"]);
 }
 
 #[test]
 fn the_topology_is_described_without_a_cluster() {
-    let said = node::output(&["dataflow", "--describe"]);
-    contains(&said, &["emostream.reactions", "emostream.windows"]);
+    let printed = node::output(&["dataflow", "--describe"]);
+    contains(&printed, &["emostream.reactions", "emostream.windows"]);
 }
 
-/// Reacts in room `a` until there is a final of windows of `window_ms`: what comes before the end of the
-/// last final of another size is late.
+/// Sends reactions to room `a` until there is a final of windows of `window_ms`: reactions before the end of the last
+/// final of another size are late.
 fn a_final(node: &Node, window_ms: u64) {
     let watcher = Watcher::follow(Arc::new(node.address.clone().into()), "a");
     until("hello", || (watcher.hellos() > 0).then_some(()));
@@ -208,7 +212,7 @@ fn a_final(node: &Node, window_ms: u64) {
     });
 }
 
-/// Start and end of every final of room `a`.
+/// Returns the start and the end of every final of room `a`.
 fn finals(store: &[&str]) -> Vec<(u64, u64)> {
     let inspect = ["inspect", "windows", "--format", "json", "--room", "a"];
     let text = node::output(&[&inspect[..], store].concat());
@@ -230,18 +234,18 @@ fn apart(finals: &[(u64, u64)]) {
 }
 
 #[test]
-fn after_a_reset_a_directory_goes_on_with_other_windows() {
+fn after_a_reset_a_directory_continues_with_other_windows() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let store = ["--data", data.to_str().unwrap()];
     let reset = [&["reset", "--yes"][..], &store].concat();
     let node = Node::up(dir.path(), &[]);
     a_final(&node, 2000);
-    let (code, said) = ran(&reset);
-    assert_eq!(code, 64, "{said}");
-    contains(&said, &["--data", "in use"]);
-    let (code, said) = ran(&[&["topics", "check"][..], &store].concat());
-    assert_eq!(code, 0, "{said}");
+    let (code, printed) = ran(&reset);
+    assert_eq!(code, 64, "{printed}");
+    contains(&printed, &["--data", "in use"]);
+    let (code, printed) = ran(&[&["topics", "check"][..], &store].concat());
+    assert_eq!(code, 0, "{printed}");
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
 
     let before = finals(&store);
@@ -250,9 +254,9 @@ fn after_a_reset_a_directory_goes_on_with_other_windows() {
         &shown,
         &["final up to", "windows of 2 s", "watermark", "lag"],
     );
-    let (code, said) = ran(&reset);
-    assert_eq!(code, 0, "{said}");
-    contains(&said, &["4 partitions", "finals up to", "to read"]);
+    let (code, printed) = ran(&reset);
+    assert_eq!(code, 0, "{printed}");
+    contains(&printed, &["4 partitions", "finals up to", "to read"]);
     let node = Node::up(dir.path(), &["--window", "3s"]);
     a_final(&node, 3000);
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
@@ -276,16 +280,16 @@ fn a_reset_on_kafka_fences_what_runs_and_says_what_it_did() {
         prefix.as_str(),
     ];
     let reset = |more: &[&'static str]| ran(&[&["reset", "--yes"][..], &store, more].concat());
-    let (code, said) = reset(&[]);
-    assert_eq!(code, 0, "{said}");
-    contains(&said, &["nothing to reset"]);
+    let (code, printed) = reset(&[]);
+    assert_eq!(code, 0, "{printed}");
+    contains(&printed, &["nothing to reset"]);
 
     let node = Node::up_on_kafka(dir.path(), &brokers, &prefix, &["--window", "1s"]);
     a_final(&node, 1000);
-    let (code, said) = reset(&["--from", "latest"]);
-    assert_eq!(code, 0, "{said}");
-    contains(&said, &["4 partitions", "finals up to", "skipped"]);
-    // Heartbeats go on, and a reaction makes it commit.
+    let (code, printed) = reset(&["--from", "latest"]);
+    assert_eq!(code, 0, "{printed}");
+    contains(&printed, &["4 partitions", "finals up to", "skipped"]);
+    // Heartbeats continue, and a reaction causes a commit.
     let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
     let _ = http::post(&node.address, "/v1/reactions", &body);
     assert_eq!(node.ended().code(), Some(75), "it was fenced");
@@ -321,13 +325,13 @@ fn the_page_of_metrics_names_what_is_served() {
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
     let page = include_str!("../docs/metrics.md");
-    let told: BTreeSet<&str> = page
+    let documented: BTreeSet<&str> = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
         // Served with --jwks-url only; tests/key_sets.rs compares them.
         .filter(|name| !name.starts_with("emostream_jwks_"))
         .collect();
-    assert_eq!(served, told);
+    assert_eq!(served, documented);
     contains(
         &metrics,
         &[
@@ -365,15 +369,18 @@ fn a_deleted_result_topic_is_named_by_readiness_and_by_the_last_line() {
         (answer.status == 503).then_some(answer.body)
     });
     contains(&reason, &[&windows, "does not exist"]);
-    // What was counted now has no place to go.
+    // The results of these reactions cannot be written.
     let body = json!({"user_id": 1, "emoji_type": "🔥", "room": "a"}).to_string();
     for _ in 0..2 {
         http::post(&node.address, "/v1/reactions", &body).unwrap();
     }
-    // It may be there in a moment; but half a minute later it is gone.
+    // The dataflow retries for half a minute, since metadata of a new topic may be delayed.
     assert_eq!(node.ended().code(), Some(78));
-    let said = std::fs::read_to_string(&log).unwrap();
-    contains(said.lines().last().unwrap(), &[&windows, "does not exist"]);
+    let printed = std::fs::read_to_string(&log).unwrap();
+    contains(
+        printed.lines().last().unwrap(),
+        &[&windows, "does not exist"],
+    );
 }
 
 #[test]
@@ -406,7 +413,7 @@ fn a_topic_that_takes_small_records_costs_no_reaction() {
         let answer = http::post(&node.address, "/v1/reactions", &array(500)).unwrap();
         assert_eq!(answer.status, 202, "{answer:?}");
     }
-    // A request that waits is stored whole or not at all: one that fits, and one that never does.
+    // A request with `wait=stored` is stored as a whole or not at all: one that fits, and one that never does.
     let stored = "/v1/reactions?wait=stored";
     let answer = http::post(&node.address, stored, &array(10)).unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -426,10 +433,10 @@ fn a_topic_that_takes_small_records_costs_no_reaction() {
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
 
     node::output(&[&["topics", "create"][..], &store].concat());
-    let (code, said) = ran(&[&["topics", "check"][..], &store].concat());
-    assert_eq!(code, 1, "{said}");
+    let (code, printed) = ran(&[&["topics", "check"][..], &store].concat());
+    assert_eq!(code, 1, "{printed}");
     contains(
-        &said,
+        &printed,
         &["max.message.bytes=1048588", "1 of 7 topics differs"],
     );
 }
@@ -445,9 +452,9 @@ fn a_topic_that_takes_no_reaction_is_78() {
         prefix.as_str(),
     ];
     let start = ["ingest", "--listen", "127.0.0.1:0", "--admin", "off"];
-    let (code, said) = ran(&[&start[..], &store].concat());
-    assert_eq!(code, 78, "{said}");
-    contains(&said, &["300 bytes", "max.message.bytes"]);
+    let (code, printed) = ran(&[&start[..], &store].concat());
+    assert_eq!(code, 78, "{printed}");
+    contains(&printed, &["300 bytes", "max.message.bytes"]);
 }
 
 #[test]
@@ -486,7 +493,7 @@ fn readiness_tells_of_an_outage_of_kafka_and_of_its_end() {
         until("ready again", || ready(admin).ok());
         assert!(node.runs());
     }
-    // Nothing is left to do that a log which is away could keep a process from ending.
+    // No work is left for which the process would have to wait for the log.
     broker.signal("STOP");
     for (node, _) in roles {
         assert_eq!(node.stop(AT_ONCE).code(), Some(0));

@@ -1,4 +1,4 @@
-//! Kafka goes away, and comes back: what was accepted is in the topic once, and is counted again soon.
+//! Outages of Kafka: accepted reactions are in the topic once, and counting resumes soon after the outage.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -33,15 +33,14 @@ use serde_json::{Value, json};
 
 const REACTIONS: &str = "emostream.reactions";
 
-/// Told to those whose reactions were not even buffered.
+/// The text of a response if no reaction of the request was buffered.
 const NOTHING_KEPT: &str = "nothing was kept";
 
-/// Who waits longer for a refusal than this was not refused at once: the log had its time.
+/// A refusal that took longer than this was sent after the timeout of the log, and not at once.
 const AT_LENGTH: Duration = Duration::from_secs(6);
 
-/// People who react one after the other, each with a name of its own; every third waits until it is
-/// stored.
-struct Crowd {
+/// Threads that send reactions, each of another user; every third request waits until it is stored.
+struct Producers {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Vec<Reacted>>>,
     posting: Vec<JoinHandle<()>>,
@@ -56,8 +55,8 @@ struct Reacted {
     took: Duration,
 }
 
-impl Crowd {
-    fn start(address: &str) -> Crowd {
+impl Producers {
+    fn start(address: &str) -> Producers {
         let stop = Arc::new(AtomicBool::new(false));
         let answers = Arc::new(Mutex::new(Vec::new()));
         let post = |thread| {
@@ -75,14 +74,14 @@ impl Crowd {
                 }
             })
         };
-        Crowd {
+        Producers {
             posting: (0..6).map(post).collect(),
             stop,
             answers,
         }
     }
 
-    /// Waits until somebody has had such an answer to what was sent since `since`.
+    /// Waits until a request that was sent after `since` has got such a response.
     fn until(&self, what: &str, since: Instant, is_so: impl Fn(&Reacted) -> bool) {
         until(what, || {
             let answers = self.answers.lock().unwrap();
@@ -108,7 +107,7 @@ impl Crowd {
     }
 }
 
-/// An answer always comes: no answer fails the test.
+/// Sends a reaction. A missing response fails the test.
 fn react(address: &str, user: String, waits: bool) -> Reacted {
     react_in("default", address, user, waits)
 }
@@ -157,7 +156,7 @@ fn connect(broker: &Broker) -> KafkaLog {
     KafkaLog::connect(options).unwrap()
 }
 
-/// Writes until the broker can write no more.
+/// Writes until the disk of the broker is full.
 fn fill(broker: &Broker) {
     let log = connect(broker);
     let appender = log.appender(AT_LENGTH).unwrap();
@@ -172,16 +171,16 @@ fn fill(broker: &Broker) {
             value: incompressible.into(),
             headers: Vec::new(),
         };
-        let (told, heard) = mpsc::channel();
-        let done = Box::new(move |outcome| drop(told.send(outcome)));
+        let (sender, receiver) = mpsc::channel();
+        let done = Box::new(move |outcome| drop(sender.send(outcome)));
         appender.append(record, done).unwrap();
-        if heard.recv().unwrap().is_err() {
+        if receiver.recv().unwrap().is_err() {
             return;
         }
     }
 }
 
-/// How often each user is in the topic.
+/// Returns how often each user is in the topic.
 fn written(broker: &Broker) -> HashMap<String, usize> {
     let log = connect(broker);
     let mut users = HashMap::new();
@@ -194,11 +193,11 @@ fn written(broker: &Broker) -> HashMap<String, usize> {
     users
 }
 
-/// What the finals count in each room.
+/// Returns the counts of the finals for each room.
 fn counted(brokers: &str) -> HashMap<String, u64> {
     let inspect = ["inspect", "windows", "--kafka", brokers, "--format", "json"];
     let mut totals = HashMap::new();
-    // It fails while the cluster names no broker.
+    // This fails while the cluster reports no broker.
     let finals = String::from_utf8(node::run(&inspect).stdout).unwrap();
     for line in finals.lines() {
         let record: Value = serde_json::from_str(line).unwrap();
@@ -208,7 +207,7 @@ fn counted(brokers: &str) -> HashMap<String, u64> {
     totals
 }
 
-/// What was promised is in the topic once, what was refused is not; only who waited in vain may find
+/// Asserts that acknowledged reactions are in the topic once, and refused ones are not. Requests that timed out may be
 /// either.
 fn promises_are_kept(answers: &[Reacted], written: &HashMap<String, usize>) {
     for answer in answers {
@@ -236,29 +235,29 @@ fn outages_of_kafka_cost_no_promise() {
     let broker = Broker::start();
     create_topics(&broker, &[]);
     let node = ingest(dir.path(), &broker);
-    let crowd = Crowd::start(&node.address);
-    crowd.is_accepted_and_stored_again();
+    let producers = Producers::start(&node.address);
+    producers.is_accepted_and_stored_again();
 
     let killed = Instant::now();
     broker.kill();
-    crowd.until("refused at once", killed, |answer| {
+    producers.until("refused at once", killed, |answer| {
         answer.status == 503 && answer.body.contains(NOTHING_KEPT)
     });
-    crowd.until("refused at length", killed - AT_LENGTH, |answer| {
+    producers.until("refused at length", killed - AT_LENGTH, |answer| {
         answer.status == 503 && answer.took > AT_LENGTH
     });
     let ready = http::get(&node.admin(), "/readyz").unwrap();
     assert_eq!(ready.status, 503, "{ready:?}");
     broker.come_back();
-    crowd.is_accepted_and_stored_again();
+    producers.is_accepted_and_stored_again();
 
     let stopped = Instant::now();
     broker.go_away();
-    crowd.until("refused", stopped, |answer| answer.status == 503);
+    producers.until("refused", stopped, |answer| answer.status == 503);
     broker.come_back();
-    crowd.is_accepted_and_stored_again();
+    producers.is_accepted_and_stored_again();
 
-    let answers = crowd.end();
+    let answers = producers.end();
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     promises_are_kept(&answers, &written(&broker));
 }
@@ -266,27 +265,27 @@ fn outages_of_kafka_cost_no_promise() {
 /// Kafka's index files alone have 10 MB each.
 const SMALL_DISK_KB: u32 = 12_000;
 
-/// A broker ends when it cannot write, so its clients see another outage.
+/// A broker that cannot write stops, so clients see another outage.
 #[test]
 fn a_full_disk_of_the_broker_costs_no_promise() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start_with_room_for(SMALL_DISK_KB);
     create_topics(&broker, &[]);
     let node = ingest(dir.path(), &broker);
-    let crowd = Crowd::start(&node.address);
-    crowd.is_accepted_and_stored_again();
+    let producers = Producers::start(&node.address);
+    producers.is_accepted_and_stored_again();
 
     let filled = Instant::now();
     fill(&broker);
     broker.until_it_gives_up();
-    crowd.until("refused at once", filled, |answer| {
+    producers.until("refused at once", filled, |answer| {
         answer.status == 503 && answer.body.contains(NOTHING_KEPT)
     });
     let ready = http::get(&node.admin(), "/readyz").unwrap();
     assert_eq!(ready.status, 503, "{ready:?}");
     broker.come_back();
-    crowd.is_accepted_and_stored_again();
-    let answers = crowd.end();
+    producers.is_accepted_and_stored_again();
+    let answers = producers.end();
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     promises_are_kept(&answers, &written(&broker));
 }
@@ -299,21 +298,21 @@ fn a_change_of_leaders_costs_no_promise() {
     // With 2 of 2 in sync, nothing is stored while one of them is down.
     create_topics(&broker, &["--replication", "2", "--min-isr", "1"]);
     let node = ingest(dir.path(), &broker);
-    let crowd = Crowd::start(&node.address);
-    crowd.is_accepted_and_stored_again();
+    let producers = Producers::start(&node.address);
+    producers.is_accepted_and_stored_again();
     for _ in 0..2 {
         kafka::until_in_sync(&broker.address());
         other.kill();
-        crowd.is_accepted_and_stored_again();
+        producers.is_accepted_and_stored_again();
         other.come_back();
-        crowd.is_accepted_and_stored_again();
+        producers.is_accepted_and_stored_again();
     }
-    let answers = crowd.end();
+    let answers = producers.end();
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     promises_are_kept(&answers, &written(&broker));
 }
 
-/// A client may request the metadata of a topic from any broker, also from one that does not respond.
+/// A client may request metadata from any broker, also from one that does not respond.
 #[test]
 fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
     const PATIENCE: Duration = Duration::from_millis(500);
@@ -340,8 +339,8 @@ fn a_leader_that_is_silent_hides_the_ends_of_its_own_partitions_only() {
     });
 }
 
-/// While it stands still it is taken for dead, and when it goes on it names no broker for a moment:
-/// librdkafka then has none to talk to, and would look for others after minutes.
+/// The controller regards a stopped broker as dead, and when the broker continues, it reports no brokers for a moment:
+/// librdkafka then has no broker to connect to, and would request others only after minutes.
 #[test]
 fn a_broker_that_stood_still_is_read_and_written_again() {
     const SINCE: usize = 40;
@@ -358,21 +357,21 @@ fn a_broker_that_stood_still_is_read_and_written_again() {
         dir.path().join("dataflow"),
         seed(),
     );
-    let crowd = Crowd::start(&node.address);
-    crowd.is_accepted_and_stored_again();
+    let producers = Producers::start(&node.address);
+    producers.is_accepted_and_stored_again();
 
     let stood_still = Instant::now();
     broker.signal("STOP");
-    crowd.until("refused at length", stood_still - AT_LENGTH, |answer| {
+    producers.until("refused at length", stood_still - AT_LENGTH, |answer| {
         answer.status == 503 && answer.took > AT_LENGTH
     });
     broker.signal("CONT");
-    crowd.is_accepted_and_stored_again();
-    // What comes while some partitions are not read yet may be late; what comes afterwards is not.
-    let mut crowds = 0;
-    until("a crowd since then is counted whole", || {
-        let room = format!("since-{crowds}");
-        crowds += 1;
+    producers.is_accepted_and_stored_again();
+    // Reactions that arrive before all partitions are read again may be late; later ones are not.
+    let mut rooms = 0;
+    until("all reactions of a new room are counted", || {
+        let room = format!("since-{rooms}");
+        rooms += 1;
         for number in 0..SINCE {
             let user = format!("{room}-{number}");
             let reacted = react_in(&room, &node.address, user, false);
@@ -383,7 +382,7 @@ fn a_broker_that_stood_still_is_read_and_written_again() {
             .any(|(room, total)| room.starts_with("since-") && *total == SINCE as u64)
             .then_some(())
     });
-    let answers = crowd.end();
+    let answers = producers.end();
     drop(dataflow);
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     let mut written = written(&broker);
@@ -392,16 +391,16 @@ fn a_broker_that_stood_still_is_read_and_written_again() {
 }
 
 #[test]
-fn a_deleted_topic_is_told_and_its_successor_is_written_to() {
+fn a_deleted_topic_is_reported_and_its_successor_is_written_to() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start();
     create_topics(&broker, &[]);
     let node = ingest(dir.path(), &broker);
-    let crowd = Crowd::start(&node.address);
-    crowd.is_accepted_and_stored_again();
+    let producers = Producers::start(&node.address);
+    producers.is_accepted_and_stored_again();
     kafka::delete_topic(&broker.address(), REACTIONS);
     let deleted = Instant::now();
-    crowd.until("refused", deleted, |answer| answer.status == 503);
+    producers.until("refused", deleted, |answer| answer.status == 503);
     let reason = until("the reason", || {
         let ready = http::get(&node.admin(), "/readyz").unwrap();
         ready.body.contains("does not exist").then_some(ready.body)
@@ -409,8 +408,8 @@ fn a_deleted_topic_is_told_and_its_successor_is_written_to() {
     assert!(reason.contains("emostream topics create"), "{reason}");
     create_topics(&broker, &[]);
     let created = Instant::now();
-    crowd.is_accepted_and_stored_again();
-    let answers = crowd.end();
+    producers.is_accepted_and_stored_again();
+    let answers = producers.end();
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     let written = written(&broker);
     let since: Vec<Reacted> = answers
@@ -426,16 +425,16 @@ fn partitions_that_are_added_cost_no_reaction() {
     let broker = Broker::start();
     create_topics(&broker, &[]);
     let node = ingest(dir.path(), &broker);
-    let crowd = Crowd::start(&node.address);
-    crowd.is_accepted_and_stored_again();
+    let producers = Producers::start(&node.address);
+    producers.is_accepted_and_stored_again();
     kafka::add_partitions(&broker.address(), REACTIONS, 8);
     harness::until_within(Duration::from_secs(150), "all are written to", || {
         let metrics = http::get(&node.admin(), "/metrics").unwrap().body;
         let all = metrics.contains("emostream_ingest_partitions 8\n");
         (all && metrics.contains("emostream_ingest_partitions_away 0\n")).then_some(())
     });
-    crowd.is_accepted_and_stored_again();
-    let answers = crowd.end();
+    producers.is_accepted_and_stored_again();
+    let answers = producers.end();
     assert_eq!(node.stop(Duration::from_secs(10)).code(), Some(0));
     let mut statuses = answers.iter().map(|answer| answer.status);
     let other = statuses.find(|status| !matches!(status, 200 | 202));

@@ -1,4 +1,4 @@
-//! How a process meets its surroundings: signals at any moment, the environment, the terminal, its last line.
+//! Processes and their environment: signals at any time, environment variables, the terminal, the last line of output.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -26,10 +26,10 @@ use serde_json::{Value, json};
 /// A start waits 8 s and longer for a broker or an upstream; an end takes some milliseconds.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// What drives a terminal: a title, a cleared screen in both spellings, and a line that is overwritten.
+/// Control sequences: a title, clearing the screen in both encodings, and a carriage return.
 const DRIVES: &str = "x\x1b]0;owned\x07\u{9b}2J\x1b[2J\r\nforged";
 
-/// An address that accepts connections and never answers; the receiver gets one message for each.
+/// Returns an address that accepts connections and never responds; the receiver gets a message for each of them.
 fn silent() -> (String, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -79,7 +79,7 @@ fn every_role_ends_at_once_and_with_0_by_a_signal_while_it_starts_also_as_pid_1(
             let mut command = match alone {
                 false => program,
                 true => {
-                    // As in a container: the first process of its own.
+                    // In a PID namespace of its own, as in a container.
                     let mut unshare = Command::new("unshare");
                     unshare.args(["-rpf", "--kill-child"]);
                     unshare.arg(program.get_program()).args(program.get_args());
@@ -119,14 +119,14 @@ fn a_tool_that_a_signal_ends_before_its_work_is_done_does_not_end_with_0() {
     }
 }
 
-/// Its exit code, and what it printed on standard error.
+/// Returns the exit code and the standard error of a command.
 fn ran_with(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let output = node::emostream(arguments)
         .envs(variables.iter().copied())
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    (output.status.code().unwrap(), said)
+    let stderr_text = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), stderr_text)
 }
 
 #[test]
@@ -141,10 +141,13 @@ fn an_empty_variable_is_not_set() {
                 continue;
             };
             let variable = rest.trim_end_matches(['=', ']']);
-            // What is missing then is an argument, never the variable's value.
-            let (code, said) = ran_with(&[command, "--no-such-flag"], &[(variable, "")]);
+            // With an empty variable the error is about a missing argument, not about the value of the variable.
+            let (code, stderr_text) = ran_with(&[command, "--no-such-flag"], &[(variable, "")]);
             assert_eq!(code, 64);
-            assert!(said.contains("--no-such-flag"), "{variable}: {said}");
+            assert!(
+                stderr_text.contains("--no-such-flag"),
+                "{variable}: {stderr_text}"
+            );
             tried += 1;
         }
     }
@@ -182,30 +185,33 @@ fn an_error_from_a_variable_names_the_variable() {
             "--from",
         ),
     ] {
-        let (code, said) = ran_with(arguments, &[(variable, value)]);
-        assert_eq!(code, 64, "{arguments:?} with {variable}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains(variable) && said.contains(words), "{said}");
+        let (code, stderr_text) = ran_with(arguments, &[(variable, value)]);
+        assert_eq!(code, 64, "{arguments:?} with {variable}: {stderr_text}");
+        assert_eq!(stderr_text.lines().count(), 1, "{stderr_text}");
+        assert!(
+            stderr_text.contains(variable) && stderr_text.contains(words),
+            "{stderr_text}"
+        );
     }
-    let (_, said) = ran_with(&["up", "--window", "soon"], &[("EMOSTREAM_WINDOW", "2s")]);
+    let (_, stderr_text) = ran_with(&["up", "--window", "soon"], &[("EMOSTREAM_WINDOW", "2s")]);
     assert!(
-        !said.contains("EMOSTREAM_WINDOW"),
-        "the flag is wrong: {said}"
+        !stderr_text.contains("EMOSTREAM_WINDOW"),
+        "the flag is wrong: {stderr_text}"
     );
 }
 
 #[test]
 fn a_variable_of_one_command_is_not_read_by_another() {
-    // Rooms of an ingest are a pattern, those of a load a number.
+    // `--rooms` of an ingest is a pattern, and that of a load is a number.
     let variables = [
         ("EMOSTREAM_ROOMS", "match-.*"),
         ("EMOSTREAM_FROM", "latest"),
     ];
-    let (code, said) = ran_with(&["load", "--url", "http://127.0.0.1:1"], &variables);
-    assert_eq!(code, 69, "{said}");
-    let (code, said) = ran_with(&["reset", "--yes", "--data", "/no/such/dir"], &variables);
+    let (code, stderr_text) = ran_with(&["load", "--url", "http://127.0.0.1:1"], &variables);
+    assert_eq!(code, 69, "{stderr_text}");
+    let (code, stderr_text) = ran_with(&["reset", "--yes", "--data", "/no/such/dir"], &variables);
     assert_eq!(code, 64);
-    assert!(said.contains("--data"), "{said}");
+    assert!(stderr_text.contains("--data"), "{stderr_text}");
 }
 
 #[test]
@@ -220,15 +226,18 @@ fn the_last_line_and_the_banner_are_json_where_the_log_is() {
         ],
     ] {
         let output = node::run(arguments);
-        let said = String::from_utf8(output.stderr).unwrap();
-        let line: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-        assert_eq!(line["level"], "ERROR", "{said}");
+        let stderr_text = String::from_utf8(output.stderr).unwrap();
+        let line: Value = serde_json::from_str(stderr_text.lines().last().unwrap()).unwrap();
+        assert_eq!(line["level"], "ERROR", "{stderr_text}");
         assert_eq!(
             line["exit_code"].as_i64(),
             output.status.code().map(i64::from)
         );
-        assert!(line["message"].as_str().unwrap().contains("--"), "{said}");
-        assert!(line["timestamp"].is_string(), "{said}");
+        assert!(
+            line["message"].as_str().unwrap().contains("--"),
+            "{stderr_text}"
+        );
+        assert!(line["timestamp"].is_string(), "{stderr_text}");
     }
     let dir = tempfile::tempdir().unwrap();
     let printed = dir.path().join("printed");
@@ -303,8 +312,8 @@ fn subscribers_that_take_all_files_leave_some_for_the_administrator() {
         .unwrap();
     let address_behind = |file: &Path, words: &str| {
         until(words, || {
-            let said = fs::read_to_string(file).unwrap();
-            let (_, rest) = said.split_once(words)?;
+            let stderr_text = fs::read_to_string(file).unwrap();
+            let (_, rest) = stderr_text.split_once(words)?;
             let end = rest.find(|c: char| c.is_whitespace() || c == '/')?;
             Some(rest[..end].to_owned())
         })
@@ -316,7 +325,7 @@ fn subscribers_that_take_all_files_leave_some_for_the_administrator() {
     for _ in 0..400 {
         let mut subscriber = TcpStream::connect(&address).unwrap();
         let request = format!("GET /v1/rooms/a/events HTTP/1.1\r\nhost: {address}\r\n\r\n");
-        // One that is refused may be closed by now.
+        // A refused connection may be closed already.
         let _ = subscriber.write_all(request.as_bytes());
         subscribers.push(subscriber);
     }
@@ -333,15 +342,18 @@ fn subscribers_that_take_all_files_leave_some_for_the_administrator() {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(http::get(&admin, path).unwrap().status, 200);
     }
-    let said = fs::read_to_string(&log).unwrap();
-    assert!(!said.contains("connections cannot be accepted"), "{said}");
+    let stderr_text = fs::read_to_string(&log).unwrap();
+    assert!(
+        !stderr_text.contains("connections cannot be accepted"),
+        "{stderr_text}"
+    );
     drop(subscribers);
     signal(child.id(), "TERM");
     let status = until("its end", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
 }
 
-/// No character of it drives a terminal.
+/// Asserts that the text contains no control characters.
 fn is_plain(printed: &str) {
     let drives = |c: char| c.is_control() && c != '\n';
     assert!(!printed.contains(drives), "{printed:?}");
@@ -379,7 +391,7 @@ fn what_a_topic_holds_cannot_drive_the_terminal() {
     for topic in topics {
         for format in ["table", "json"] {
             let printed = node::output(&["inspect", topic, "--data", &data, "--format", format]);
-            // A table says of reactions that cannot be decoded why, and not what they are.
+            // The table shows why reactions cannot be decoded, not their bytes.
             let decoded = format == "table" && ["reactions", "rejected"].contains(&topic);
             assert!(printed.contains("owned") || decoded, "{topic}: {printed}");
             is_plain(&printed);
@@ -426,13 +438,13 @@ fn what_a_server_answers_cannot_drive_the_terminal() {
     ] {
         let output = node::run(arguments);
         let printed = String::from_utf8(output.stdout).unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let stderr_text = String::from_utf8(output.stderr).unwrap();
         assert!(
-            printed.contains("owned") || said.contains("owned"),
-            "{said}"
+            printed.contains("owned") || stderr_text.contains("owned"),
+            "{stderr_text}"
         );
         is_plain(&printed);
-        is_plain(&said);
+        is_plain(&stderr_text);
     }
 }
 
@@ -449,7 +461,7 @@ fn a_terminal_that_cannot_be_drawn_on_gets_lines() {
             env!("CARGO_BIN_EXE_emostream"),
             node.address
         );
-        // util-linux's script gives it a terminal, and keeps what is drawn there.
+        // util-linux's `script` gives the program a terminal, and records the output.
         let mut script = Command::new("script")
             .args(["--quiet", "--flush", "--return", "--command", &command])
             .arg(&screen)

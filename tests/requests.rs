@@ -1,5 +1,5 @@
-//! The request and error tables of the README, row by row, against `emostream ingest` on Kafka; then the
-//! topic holds what was accepted and nothing else.
+//! Checks the request and error tables of the README, row by row, against `emostream ingest` on Kafka. Afterwards the
+//! topic contains exactly the accepted reactions.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const JSON: &str = "content-type: application/json";
 const ONE: &str = r#"{"user_id":"u-17","emoji_type":"🔥","room":"match-7"}"#;
 
-/// A request, and what is answered: its status, something of its body, how many reactions it leaves.
+/// A request with its expected response: the status, a part of the body, and the number of accepted reactions.
 struct Row {
     line: &'static str,
     header: &'static str,
@@ -180,7 +180,7 @@ fn ask(node: &Node, row: &Row) -> String {
     answer
 }
 
-/// An ingest on topics of its own.
+/// An ingest on topics of one test.
 struct Ingest {
     node: Node,
     store: [String; 4],
@@ -209,7 +209,7 @@ impl Ingest {
         }
     }
 
-    /// Ends it, which flushes, and counts the reactions in its topic.
+    /// Stops the ingest, which flushes, and returns the number of reactions in its topic.
     fn stop(self) -> u64 {
         assert!(self.node.stop(DEADLINE).success());
         let inspect = [
@@ -220,8 +220,10 @@ impl Ingest {
             "--format",
             "json",
         ];
-        let said = node::output(&on(&self.store, &[&inspect]));
-        let records = said.lines().map(|line| serde_json::from_str(line).unwrap());
+        let printed = node::output(&on(&self.store, &[&inspect]));
+        let records = printed
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
         let reactions = |record: Value| {
             let reactions = &record["value"]["batch"]["reactions"];
             reactions.as_array().unwrap().len() as u64
@@ -254,7 +256,7 @@ fn every_row_of_the_tables_is_answered_as_it_says_by_ingest_on_kafka() {
 }
 
 #[test]
-fn who_is_too_fast_or_comes_to_one_room_too_many_is_told_when_to_come_back() {
+fn a_client_beyond_a_limit_of_rate_or_rooms_gets_retry_after() {
     let ingest = Ingest::start(1, &["--per-user-rate", "2/m", "--max-rooms", "1"]);
     let send = |user: u32, room: &str| {
         let body = json!({"user_id": user, "emoji_type": "🔥", "room": room}).to_string();

@@ -1,4 +1,4 @@
-//! Pictures of the pages for the README: `make screenshots`. A crowd reacts for some minutes first.
+//! Screenshots of the pages for the README: `make screenshots`. Before them, reactions are generated for some minutes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -25,7 +25,7 @@ fn the_pages_are_drawn_into_docs() {
         "load", "--url", &url, "--rate", "2500/s", "--room", "match", "--rooms", "6", "--probe",
         "off", "--seed", "7",
     ];
-    // Some moments that everybody reacts to, the last of them while the pictures are taken.
+    // Some spikes, the last of them while the screenshots are taken.
     let history = [
         "--duration",
         "150s",
@@ -62,7 +62,7 @@ fn the_pages_are_drawn_into_docs() {
     });
 }
 
-/// Waits until the page shows what it is for.
+/// Waits until the page shows its main content.
 async fn settled(browser: &Client, page: &str) {
     if page.starts_with("/dashboard") {
         holds(

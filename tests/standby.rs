@@ -1,5 +1,5 @@
-//! Several dataflows of one deployment on a real Kafka: one counts, the others stand by. Whatever is killed, the finals
-//! hold every reaction once.
+//! Several dataflows of one deployment on a real Kafka: one is active, the others are standbys. Processes are killed, and
+//! the finals contain every reaction once.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -27,8 +27,8 @@ const PARTITIONS: u32 = 4;
 /// Two and a half takeover times.
 const SEVERAL_TAKEOVERS: Duration = Duration::from_secs(25);
 
-/// One deployment, and a load on it.
-struct Stage {
+/// A deployment with a load.
+struct Fixture {
     dir: tempfile::TempDir,
     brokers: String,
     prefix: String,
@@ -36,11 +36,11 @@ struct Stage {
     load: Load,
 }
 
-impl Stage {
-    fn new(name: &str) -> Stage {
+impl Fixture {
+    fn new(name: &str) -> Fixture {
         let (brokers, prefix) = (kafka::brokers(), unique(name));
         create(&brokers, &prefix, PARTITIONS);
-        Stage {
+        Fixture {
             dir: tempfile::tempdir().unwrap(),
             log: connect(&brokers),
             load: Load::start(&brokers, &prefix, PARTITIONS, seed()),
@@ -59,7 +59,7 @@ impl Stage {
         Node::start_silent(&arguments, &self.dir.path().join(name))
     }
 
-    /// A process of a cluster of two.
+    /// Starts a process of a cluster of two.
     fn start_of_two(&self, name: &str, hosts: &str, index: &str) -> Node {
         self.start(name, &["-n", "2", "-p", index, "--hosts", hosts])
     }
@@ -74,17 +74,17 @@ impl Stage {
         until_within(LONG, "a final", || (self.closes() > before).then_some(()));
     }
 
-    /// kill -9 of the active run, and how long it is to the next final.
+    /// Kills the active run by SIGKILL, and returns the time to the next final.
     fn outage(&self, active: Node) -> Duration {
         active.kill();
         let killed = Instant::now();
-        // What it had committed has become visible.
+        // Wait until finals that it has committed are visible.
         thread::sleep(Duration::from_millis(200));
         self.until_it_counts();
         killed.elapsed()
     }
 
-    /// Which process has committed last.
+    /// Returns the id of the process that has committed last.
     fn active_pid(&self) -> Option<u32> {
         let stored = emostream_dataflow::stored(&streams_topics(&topics(&self.prefix)), &self.log);
         Some(stored.ok()??.run?.pid)
@@ -103,7 +103,7 @@ impl Stage {
     }
 }
 
-/// Waits until it is ready and says all this.
+/// Waits until `/readyz` is 200 and its body contains `words`.
 fn until_ready(node: &Node, words: &[&str]) {
     let admin = node.admin();
     until_within(LONG, &format!("ready, and {words:?}"), || {
@@ -113,7 +113,7 @@ fn until_ready(node: &Node, words: &[&str]) {
     });
 }
 
-/// What its metric says.
+/// Whether its metric reports that it is active.
 fn is_active(node: &Node) -> bool {
     let metrics = http::get(&node.admin(), "/metrics").unwrap().body;
     metrics.contains("\nemostream_dataflow_active 1")
@@ -125,60 +125,60 @@ fn logged(dir: &Path, name: &str) -> String {
 
 #[test]
 fn of_a_pair_of_standbys_one_counts_and_the_other_takes_over_when_it_is_killed() {
-    let stage = Stage::new("pair");
-    let mut active = stage.start("first", &["--standby"]);
+    let fixture = Fixture::new("pair");
+    let mut active = fixture.start("first", &["--standby"]);
     until_ready(&active, &["dataflow: active"]);
     for kill in 0..3 {
-        let standby = stage.start(&format!("standby-{kill}"), &["--standby"]);
+        let standby = fixture.start(&format!("standby-{kill}"), &["--standby"]);
         let pid = format!("pid {}", active.pid());
         until_ready(&standby, &["dataflow: standby", &pid]);
         assert!(is_active(&active) && !is_active(&standby));
-        stage.until_it_counts();
-        let outage = stage.outage(active);
+        fixture.until_it_counts();
+        let outage = fixture.outage(active);
         println!("kill -9 of the active run to the next final: {outage:.1?}");
-        // Less than the takeover time would fence runs that are well; the rest is recovery on a busy machine.
+        // A standby that waits less than the takeover time would fence healthy runs; the rest is recovery on a busy machine.
         assert!((10..90).contains(&outage.as_secs()), "{outage:?}");
         active = standby;
         until_ready(&active, &["dataflow: active"]);
     }
-    stage.end(vec![active]);
+    fixture.end(vec![active]);
 }
 
 #[test]
 fn two_ordinary_runs_of_one_deployment_do_not_fence_each_other_for_ever() {
-    let stage = Stage::new("two");
-    let mut first = stage.start("first", &[]);
+    let fixture = Fixture::new("two");
+    let mut first = fixture.start("first", &[]);
     until_ready(&first, &["dataflow: active"]);
-    let mut second = stage.start("second", &[]);
+    let mut second = fixture.start("second", &[]);
     until_ready(&second, &["dataflow: active"]);
     let pid = format!("pid {}", second.pid());
     until_ready(&first, &["dataflow: standby", &pid]);
     let (since, mut active) = (Instant::now(), BTreeSet::new());
     while since.elapsed() < SEVERAL_TAKEOVERS {
-        active.extend(stage.active_pid());
+        active.extend(fixture.active_pid());
         thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(active, BTreeSet::from([second.pid()]));
     assert!(first.runs() && second.runs());
-    let said = logged(stage.dir.path(), "first");
+    let printed = logged(fixture.dir.path(), "first");
     assert!(
-        said.contains("another run has taken over") && said.contains(&pid),
-        "{said}"
+        printed.contains("another run has taken over") && printed.contains(&pid),
+        "{printed}"
     );
-    let outage = stage.outage(second);
+    let outage = fixture.outage(second);
     println!("kill -9 of the second run to the next final: {outage:.1?}");
     until_ready(&first, &["dataflow: active"]);
-    stage.end(vec![first]);
+    fixture.end(vec![first]);
 }
 
 #[test]
 fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
-    let stage = Stage::new("clusters");
+    let fixture = Fixture::new("clusters");
     let hosts = [free_addresses(2).join(","), free_addresses(2).join(",")];
     let start = |cluster: usize| {
         let of = |index: usize| {
             let name = format!("{cluster}-{index}");
-            stage.start_of_two(&name, &hosts[cluster], &index.to_string())
+            fixture.start_of_two(&name, &hosts[cluster], &index.to_string())
         };
         [of(0), of(1)]
     };
@@ -186,7 +186,7 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
     first
         .iter()
         .for_each(|node| until_ready(node, &["dataflow: active"]));
-    stage.until_it_counts();
+    fixture.until_it_counts();
     let [other, lost] = start(1);
     until_ready(&other, &["dataflow: active"]);
     let pid = format!("pid {}", other.pid());
@@ -194,17 +194,17 @@ fn a_cluster_that_is_fenced_stands_by_as_a_whole_and_takes_over_as_a_whole() {
         .iter()
         .for_each(|node| until_ready(node, &["dataflow: standby", &pid]));
     assert!(first.iter_mut().all(Node::runs));
-    stage.until_it_counts();
-    let outage = stage.outage(lost);
+    fixture.until_it_counts();
+    let outage = fixture.outage(lost);
     println!("kill -9 of a process of the active cluster to the next final: {outage:.1?}");
     assert_eq!(other.ended().code(), Some(75));
     first
         .iter()
         .for_each(|node| until_ready(node, &["dataflow: active"]));
     let [zero, one] = first;
-    // The stop of one ends both.
-    let (brokers, prefix) = (stage.brokers.clone(), stage.prefix.clone());
-    let (log, until_ms) = (connect(&brokers), stage.load.end());
+    // Stopping one process stops both.
+    let (brokers, prefix) = (fixture.brokers.clone(), fixture.prefix.clone());
+    let (log, until_ms) = (connect(&brokers), fixture.load.end());
     until_within(LONG, "everything is final", || {
         (final_until_ms(&brokers, &prefix) >= until_ms).then_some(())
     });

@@ -1,8 +1,8 @@
-//! How smoothly swarms rise where no GPU draws them: `make bench FIGURE=swarms`, for a quiet machine. A
-//! figure, not a rule: it prints what it finds.
+//! Measures the frame rate of rising swarms without a GPU: `make bench FIGURE=swarms`, on a quiet machine. It prints the
+//! figures and asserts nothing about them.
 //!
 //! ```text
-//!  a page of 1920 × 1080 with a canvas ── rise() as tallies come ──▶ so many emojis in the air, for seconds
+//!  a page of 1920 × 1080 with a canvas ── rise() as tallies come ──▶ many emojis in the air, for seconds
 //!       └── every animation frame timed ──▶ frames/s, gaps, the draw call      /proc ──▶ Chromium's CPU
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
@@ -17,10 +17,11 @@ use harness::{
     origin::serve,
 };
 
-/// The screen that has places for all 5,000: a hundred swarms of fifty emojis.
+/// The page, with 5,000 emojis: a hundred swarms of fifty.
 const SCREEN: (u32, u32) = (1920, 1080);
 
-/// `rise(wanted)` keeps as many in the air, lets the first ones land, then times each frame for five seconds.
+/// `rise(wanted)` keeps that many swarms in the air, waits until the first ones have landed, and measures each frame for
+/// five seconds.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8">
 <style>body { margin: 0 } canvas { display: block; width: 100vw; height: 100vh; accent-color: #6a5cf0; outline-color: #fff }</style>
 <canvas></canvas>
@@ -104,7 +105,7 @@ fn so_many_emojis_in_the_air_and_so_many_frames_a_second() {
     });
 }
 
-/// What a process and all that descend from it have used so far.
+/// Returns the CPU time of a process and of its descendants.
 fn cpu_ms(root: u32) -> u64 {
     const TICK_MS: u64 = 10;
     let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
@@ -112,14 +113,14 @@ fn cpu_ms(root: u32) -> u64 {
     let mut found: Vec<(u32, u32, u64)> = processes
         .filter_map(|entry| {
             let pid = entry.file_name().into_string().ok()?;
-            // Behind the name in parentheses: state, parent, …, user and system time as the 12th and 13th.
+            // The fields after the name in parentheses: state, parent, …, user time (12th) and system time (13th).
             let stat = stat(&pid)?;
             let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
             let ticks = fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?;
             Some((pid.parse().ok()?, fields[1].parse().ok()?, ticks))
         })
         .collect();
-    // Parents are older than their children, but numbers may have started anew: until nobody joins.
+    // Process ids may have wrapped around, so children are added until there are no more.
     let mut family = BTreeSet::from([root]);
     let mut ticks = 0;
     loop {

@@ -1,4 +1,4 @@
-//! What people meet in a terminal: a room that is drawn as it lives, and topics as tables.
+//! Output in a terminal: a room that is drawn live, and topics as tables.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -17,7 +17,7 @@ use harness::{
 };
 use serde_json::json;
 
-/// What leaves the alternate screen: the terminal is as it was.
+/// The sequence that leaves the alternate screen and restores the terminal.
 const GIVEN_BACK: &str = "\x1b[?1049l";
 
 fn react(node: &Node, room: &str) {
@@ -41,7 +41,7 @@ fn a_room_is_drawn_as_it_lives_and_the_terminal_is_given_back_by_q_and_by_sigter
             "stty cols 100 rows 36; echo $$ >{}; TERM=xterm exec {subscribe}",
             pid.display()
         );
-        // util-linux's script gives it a terminal, and keeps what is drawn there.
+        // util-linux's `script` gives the program a terminal, and records the output.
         let mut terminal = Command::new("script")
             .args(["--quiet", "--flush", "--return", "--command", &command])
             .arg(&screen)
@@ -56,7 +56,7 @@ fn a_room_is_drawn_as_it_lives_and_the_terminal_is_given_back_by_q_and_by_sigter
         until("the room on the screen", || drawn("live"));
         react(&node, room);
         until("the reaction on the screen", || drawn("🔥"));
-        // The only id of this room.
+        // The only id of a final in this room.
         until("the final on the screen", || drawn("-0"));
         assert_eq!(drawn(GIVEN_BACK), None);
         match ended_by {
@@ -78,7 +78,7 @@ fn inspect(dir: &Path, more: &[&str]) -> String {
 }
 
 #[test]
-fn a_table_of_reactions_leaves_out_heartbeats_unless_they_are_asked_for() {
+fn a_table_of_reactions_leaves_out_heartbeats_unless_they_are_requested() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     react(&node, "hall");
@@ -106,16 +106,16 @@ fn a_table_of_reactions_leaves_out_heartbeats_unless_they_are_asked_for() {
     let nothing = node::run(&other);
     assert_eq!(nothing.status.code(), Some(0));
     assert_eq!(String::from_utf8(nothing.stdout).unwrap(), "");
-    let said = String::from_utf8(nothing.stderr).unwrap();
+    let printed = String::from_utf8(nothing.stderr).unwrap();
     assert!(
-        said.contains("nothing to show: in emostream.windows (4 partitions, from the oldest"),
-        "{said}"
+        printed.contains("nothing to show: emostream.windows (4 partitions, from the oldest"),
+        "{printed}"
     );
     let wrong = node::run(&["inspect", "windows", "--partition", "99", "--data", data]);
     assert_eq!(wrong.status.code(), Some(64));
-    let said = String::from_utf8(wrong.stderr).unwrap();
+    let printed = String::from_utf8(wrong.stderr).unwrap();
     assert!(
-        said.contains("--partition") && said.contains("0 to 3"),
-        "{said}"
+        printed.contains("--partition") && printed.contains("0 to 3"),
+        "{printed}"
     );
 }

@@ -1,5 +1,5 @@
-//! A process, a broker, another producer or a clock misbehaves: what was acknowledged is counted once or
-//! reported as rejected with its reason, nothing punctual is late, and `/readyz` names what is in the way.
+//! Faults of processes, brokers, other producers and clocks: each acknowledged reaction is counted once or rejected with a
+//! reason, no reaction that arrived in time is late, and `/readyz` names the cause of a delay.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;

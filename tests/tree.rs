@@ -1,6 +1,6 @@
-//! The whole of it as real processes on a real Kafka: two ingests, a dataflow of two, a publisher, relays in
-//! two levels. Each is killed in turn under load, and subscribers of both kinds at the leaves get every
-//! final once, as Kafka's own consumer reads them.
+//! All roles as processes on a real Kafka: two ingests, a dataflow of two, a publisher, and two levels of relays. Each is
+//! killed in turn under load, and subscribers by both protocols at the leaves get every final once, as Kafka's own
+//! consumer reads them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -18,7 +18,7 @@ use std::{
 
 use harness::{
     finals, http, kafka,
-    node::{self, Node, said_at_last},
+    node::{self, Node, last_lines},
     rooms::{Address, By, Watcher},
     seed,
     supervised::{Supervised, free_addresses},
@@ -30,13 +30,13 @@ use serde_json::{Value, json};
 const ROOMS: [&str; 3] = ["a", "b", "c"];
 const EMOJIS: [&str; 3] = ["🔥", "👏", "😂"];
 const LAST: &str = "🏁";
-/// A dataflow that was killed joins again on two busy cores.
+/// Timeout until a killed dataflow has joined again on two busy cores.
 const LONG: Duration = Duration::from_secs(150);
-/// What a process may end with: killed; restart me; its upstream, Kafka or a peer was not there at a start.
+/// Exit codes that a process may have: killed; restart; its upstream, Kafka or a peer was unavailable at a start.
 const GOOD_ENDS: [i32; 3] = [-9, 75, 69];
 
 #[test]
-fn whoever_is_killed_the_leaves_get_every_final_once() {
+fn the_leaves_get_every_final_once_while_each_process_is_killed() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
@@ -55,7 +55,7 @@ fn whoever_is_killed_the_leaves_get_every_final_once() {
     until_within(LONG, "subscribers at the leaves", || {
         watchers.iter().all(|(_, w)| w.hellos() > 0).then_some(())
     });
-    let crowd = Crowd::start(&cluster.ingests, seed);
+    let producers = Producers::start(&cluster.ingests, seed);
     let seen = || -> Vec<usize> { watchers.iter().map(|(_, w)| w.finals().len()).collect() };
     let news_for_all = || {
         let before = seen();
@@ -72,7 +72,7 @@ fn whoever_is_killed_the_leaves_get_every_final_once() {
         let (name, process) = &cluster.processes[victim];
         println!("kill {name}");
         process.signal("KILL");
-        // Sometimes the next one goes while this one is not back yet.
+        // Some processes are killed while the previous one is not ready yet.
         if random.random_bool(0.3) {
             thread::sleep(Duration::from_millis(random.random_range(0..1500)));
         } else {
@@ -80,7 +80,7 @@ fn whoever_is_killed_the_leaves_get_every_final_once() {
         }
     }
     news_for_all();
-    crowd.stop();
+    producers.stop();
     for room in ROOMS {
         cluster.post_last(room);
     }
@@ -114,7 +114,7 @@ fn whoever_is_killed_the_leaves_get_every_final_once() {
 /// A record of the windows: its id, start and counts.
 type Kept = (String, u64, BTreeMap<String, u64>);
 
-/// What Kafka's own consumer reads.
+/// Returns the finals that Kafka's own consumer reads.
 fn kept(brokers: &str, prefix: &str) -> BTreeMap<String, Vec<Kept>> {
     let mut kept: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
     for record in kafka::consume(brokers, &format!("{prefix}.windows")) {
@@ -160,7 +160,7 @@ impl Cluster {
             leaf_1,
         ] = &places[..]
         else {
-            unreachable!("ten were asked for");
+            unreachable!("ten addresses are requested");
         };
         let hosts = format!("{peer_0},{peer_1}");
         let both = format!("{relay_feed},{feed}");
@@ -227,20 +227,20 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if thread::panicking() {
             for log in &self.logs {
-                println!("{}", said_at_last(log));
+                println!("{}", last_lines(log));
             }
         }
     }
 }
 
-/// Reacts at both ingests until it is stopped.
-struct Crowd {
+/// Threads that send reactions to both ingests until they are stopped.
+struct Producers {
     stop: Arc<AtomicBool>,
     posters: Vec<JoinHandle<()>>,
 }
 
-impl Crowd {
-    fn start(ingests: &[String], seed: u64) -> Crowd {
+impl Producers {
+    fn start(ingests: &[String], seed: u64) -> Producers {
         let stop = Arc::new(AtomicBool::new(false));
         let poster = |(nth, at): (u64, &String)| {
             let (stop, at) = (stop.clone(), at.clone());
@@ -248,14 +248,14 @@ impl Crowd {
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let reactions: Vec<Value> = (0..20).map(|_| reaction(&mut random)).collect();
-                    // An ingest that is away gets nothing; what is counted is what Kafka holds.
+                    // Errors are ignored: a killed ingest gets no reactions, and the test compares with Kafka.
                     let _ = http::post(&at, "/v1/reactions", &Value::Array(reactions).to_string());
                     thread::sleep(Duration::from_millis(20));
                 }
             })
         };
         let posters = (0..).zip(ingests).map(poster).collect();
-        Crowd { stop, posters }
+        Producers { stop, posters }
     }
 
     fn stop(self) {
@@ -274,21 +274,21 @@ fn reaction(random: &mut StdRng) -> Value {
 
 #[test]
 fn a_relay_that_finds_no_upstream_ends_with_69_and_says_what_to_look_at() {
-    let nobody = free_addresses(1).remove(0);
+    let absent = free_addresses(1).remove(0);
     let output = node::run(&[
         "relay",
         "--upstream",
-        &nobody,
+        &absent,
         "--listen",
         "127.0.0.1:0",
         "--admin",
         "off",
     ]);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(69), "{said}");
-    let line = said.lines().last().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{printed}");
+    let line = printed.lines().last().unwrap();
     assert!(
-        line.contains(&nobody) && line.contains("--relay-listen"),
+        line.contains(&absent) && line.contains("--relay-listen"),
         "{line}"
     );
 }
@@ -326,12 +326,12 @@ fn up_feeds_relays_too() {
     let admin = node.admin();
     let ready = || http::get(&admin, "/readyz").unwrap();
     assert_eq!(ready().status, 200);
-    // Who does not know the token is told so, at both ends.
+    // A relay without the token gets an error, which the upstream logs, too.
     let stranger = node::run(&relay);
-    let said = String::from_utf8(stranger.stderr).unwrap();
-    assert_eq!(stranger.status.code(), Some(69), "{said}");
-    assert!(said.contains("--relay-token-file"), "{said}");
-    // It serves what it has without its upstream.
+    let printed = String::from_utf8(stranger.stderr).unwrap();
+    assert_eq!(stranger.status.code(), Some(69), "{printed}");
+    assert!(printed.contains("--relay-token-file"), "{printed}");
+    // The relay serves its state without its upstream.
     up.kill();
     until("not ready", || (ready().status == 503).then_some(()));
     assert!(ready().body.contains(&feed));

@@ -1,4 +1,4 @@
-//! The whole way of a reaction, in one process: what is posted arrives, exactly.
+//! The whole path of a reaction in `up`: posted reactions are received as exact counts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -29,7 +29,7 @@ const CLAPS: usize = 300;
 const OVER: Duration = Duration::from_secs(3);
 const WINDOW_MS: u64 = 2000;
 const SWARM_SIZE: u64 = 1000;
-/// Longer than any test, so that the whole crowd is in it.
+/// Longer than any test, so that the span contains all reactions.
 const LONG_SPAN: &[&str] = &["--trending-span", "10m"];
 
 #[test]
@@ -105,7 +105,7 @@ fn a_crowd_is_counted_exactly(node: &Node) {
     assert!(rooms.body.contains("match-7"), "{rooms:?}");
 }
 
-/// Tells the crowd's frame, after it was seen everywhere.
+/// Waits until all rooms have the trending reactions, and returns the frame.
 fn the_crowd_is_trending(node: &Node) -> Value {
     let top = json!([{"emoji": "🔥", "count": FIRES}, {"emoji": "👏", "count": CLAPS}]);
     let frame = json!({"type": "trending", "room": "match-7", "span_ms": 600_000, "top": top});
@@ -130,11 +130,11 @@ fn next_trending(subscriber: &mut ws::Subscriber) -> Value {
     })
 }
 
-/// The crowd: single objects on /v1/reactions, arrays there, and the alias for existing clients.
+/// Sends reactions as objects and as arrays to /v1/reactions, and to the path of existing clients.
 fn post_over_time(address: &str) {
     let one = |emoji: &str| json!({"user_id": "u-1", "emoji_type": emoji, "room": "match-7"});
     let alias = json!({"client_id": 5, "emoji": "clap", "room": "match-7"});
-    // Equal parts a round: 96 in an array and 4 alone make the 2500, 12 make the 300.
+    // The same parts in each round: 96 in an array and 4 single ones add up to 2500, and 12 to 300.
     let rounds = 25;
     let start = Instant::now();
     for round in 0..rounds {
@@ -169,7 +169,7 @@ fn sse_finals(events: &mut sse::Subscriber, count: usize) -> Vec<Final> {
     finals
 }
 
-/// `inspect` reads the same from the topics, while `up` runs.
+/// Asserts that `inspect` reads the same from the topics while `up` runs.
 fn inspected(store: &[&str]) {
     let read = |topic: &str| -> Vec<Value> {
         let arguments = [
@@ -208,19 +208,19 @@ fn inspected(store: &[&str]) {
 }
 
 #[test]
-fn connections_beyond_the_rate_are_told_to_come_back() {
+fn connections_beyond_the_rate_get_503_and_retry_after() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &["--connection-rate", "1/m"]);
     let first = http::get(&node.address, "/v1/rooms").unwrap();
     assert_eq!(first.status, 200);
-    // Without a word of its own: what lies unread at a close may reset the connection.
+    // The client sends nothing: unread bytes at a close may reset the connection.
     let mut second = TcpStream::connect(&node.address).unwrap();
-    let mut told = String::new();
-    second.read_to_string(&mut told).unwrap();
-    assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+    let mut body = String::new();
+    second.read_to_string(&mut body).unwrap();
+    assert!(body.starts_with("HTTP/1.1 503 "), "{body}");
     assert!(
-        told.contains("retry-after: ") && told.contains("new connections"),
-        "{told}"
+        body.contains("retry-after: ") && body.contains("new connections"),
+        "{body}"
     );
 }
 
@@ -274,7 +274,7 @@ fn totals_begin_again(log: &[&str], start: impl Fn(&[&str]) -> Node) {
         until_within(Duration::from_secs(60), "the totals of the room", || {
             let state = http::get(&node.address, "/v1/rooms/goal").unwrap();
             let totals = match state.status {
-                // It is forgotten.
+                // The room was removed.
                 404 => json!([]),
                 _ => state.json()["totals"].clone(),
             };
@@ -368,7 +368,7 @@ fn inspect_follows_up_through_a_kill_and_a_restart() {
     react(&node, "the-first");
     until("the first reaction", || followed("the-first"));
     node.kill();
-    // The socket that it left behind is not in the way of a reader.
+    // The stale socket does not prevent reading.
     assert!(dir.path().join("data/log.sock").exists());
     assert!(node::output(&inspect).contains("the-first"));
     assert!(follower.try_wait().unwrap().is_none());

@@ -1,12 +1,12 @@
-//! What `--help` of each command ends with: lines that work when they are pasted.
+//! The examples at the end of `--help` of each command. A test parses each of them.
 
 pub(crate) const EMOSTREAM: &str = "\
-Begin with:
+Start with:
   emostream up                                        # then open http://127.0.0.1:8080
   emostream load --rate 1000/s --duration 30s         # a crowd
-  emostream subscribe                                 # watch it here
+  emostream subscribe                                 # follow a room in the terminal
 
-Every flag also reads a variable of the environment, which --help of a command names; an empty one is not set.";
+Each flag can be set by an environment variable, which --help of the command names; an empty variable is ignored.";
 
 pub(crate) const UP: &str = "\
 Examples:
@@ -40,7 +40,7 @@ Examples:
   emostream relay --upstream emo.example:9470 --upstream-tls --relay-token-file token";
 
 pub(crate) const SUBSCRIBE: &str = "\
-In a terminal it draws the room as it lives; q or Ctrl-C ends it. Elsewhere it prints a line a message.
+In a terminal it draws the room; q or Ctrl-C ends it. Otherwise it prints one line per message.
 
 Examples:
   emostream subscribe --room match-7

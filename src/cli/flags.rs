@@ -1,4 +1,4 @@
-//! Flags that several commands share, and what they mean once they are known to be good.
+//! Groups of flags that several commands share, and the values that they configure.
 
 use std::{
     convert::Infallible,
@@ -26,16 +26,16 @@ use emostream_model::{AliasError, EmojiNames, Topics};
 
 use crate::{
     cli::kafka_config,
+    cli::parse::{Rate, brokers, duration},
     cli::text_file,
-    cli::values::{Rate, duration},
     exit::Failure,
-    log_socket, open_files,
+    fd_limit, log_socket,
 };
 
-/// How the topics are named.
+/// Names of the topics.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TopicFlags {
-    /// What the topics' names begin with
+    /// Prefix of the topics' names
     #[arg(long, value_name = "PREFIX", default_value = "emostream", value_parser = topics)]
     topic_prefix: Topics,
 }
@@ -50,10 +50,10 @@ fn topics(prefix: &str) -> Result<Topics, String> {
     Topics::with_prefix(prefix).map_err(|error| error.to_string())
 }
 
-/// How long a service repeats a request that the brokers deny: a new ACL takes seconds to reach all of them.
-const DENIAL_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a service retries a request that the brokers deny: a new ACL takes seconds to reach all of them.
+const DENIAL_RETRY_TIME: Duration = Duration::from_secs(30);
 
-/// A cluster that must be there.
+/// A Kafka cluster that is required.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct KafkaFlags {
     /// Kafka's brokers
@@ -70,17 +70,17 @@ impl KafkaFlags {
         self.properties.as_typed(self.kafka.as_deref())
     }
 
-    /// Connects a service; a wrong property is found before the network is touched.
+    /// Connects a service. An invalid property is reported before any connection is opened.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
         connect(
             self.kafka,
             self.properties,
             Fetching::AtOnce,
-            DENIAL_PATIENCE,
+            DENIAL_RETRY_TIME,
         )
     }
 
-    /// Connects a command that is run once: a missing permission is reported at once.
+    /// Connects a command that runs once. A missing permission is reported immediately.
     pub(crate) fn connect_once(self) -> Result<Arc<dyn Log>, Failure> {
         connect(
             self.kafka,
@@ -91,7 +91,7 @@ impl KafkaFlags {
     }
 }
 
-/// A cluster, or a directory.
+/// A Kafka cluster, or the directory of an embedded log.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreFlags {
     /// Kafka's brokers, instead of the embedded log
@@ -106,22 +106,22 @@ pub(crate) struct StoreFlags {
 }
 
 impl StoreFlags {
-    /// Whether it is a cluster.
+    /// Whether the flags name a Kafka cluster.
     pub(crate) fn is_kafka(&self) -> bool {
         self.brokers().is_some()
     }
 
-    /// The directory of the embedded log; `None` if it is a cluster.
+    /// Returns the directory of the embedded log; `None` for a Kafka cluster.
     pub(crate) fn embedded_dir(&self) -> Option<PathBuf> {
         (!self.is_kafka()).then(|| self.data.clone())
     }
 
-    /// The cluster's brokers.
+    /// Returns the cluster's brokers.
     pub(crate) fn brokers(&self) -> Option<String> {
         self.properties.brokers(self.kafka.clone())
     }
 
-    /// The brokers as Kafka's own tools are given them: with a file where they need TLS or a login.
+    /// Returns the brokers as an argument of Kafka's own tools, with a properties file if they need TLS or a login.
     pub(crate) fn brokers_of_tools(&self) -> Option<String> {
         let brokers = self.brokers()?;
         Some(match self.properties.is_secured() {
@@ -138,9 +138,9 @@ impl StoreFlags {
         }
     }
 
-    /// Opens it for a service; makes the directory if need be. `clock` is the embedded log's.
+    /// Opens the log for a service. Creates the directory if it is missing. `clock` is for the embedded log.
     pub(crate) fn open(self, clock: EventClock) -> Result<Arc<dyn Log>, Failure> {
-        self.open_with(clock, DENIAL_PATIENCE)
+        self.open_with(clock, DENIAL_RETRY_TIME)
     }
 
     fn open_with(
@@ -160,17 +160,17 @@ impl StoreFlags {
         }
     }
 
-    /// Opens what is there already for reading and writing.
+    /// Opens an existing log for reading and writing.
     pub(crate) fn open_existing(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         if !self.is_kafka() {
-            // Says so if there is none, and makes none.
+            // An error if there is none: opening for writing would create it.
             drop(log_socket::open_for_reading(self.directory()?)?);
         }
         self.open_with(EventClock::host(), Duration::ZERO)
     }
 
-    /// Opens it for reading, also while another process writes it.
+    /// Opens the log for reading, also while another process writes to it.
     pub(crate) fn open_for_reading(self) -> Result<Arc<dyn Log>, Failure> {
         self.check()?;
         match self.is_kafka() {
@@ -189,7 +189,9 @@ impl StoreFlags {
             true => Ok(&self.data),
             false => {
                 let dir = self.data.display();
-                let why = format!("there is no directory {dir}; name the one of `up`, or --kafka");
+                let why = format!(
+                    "directory {dir} not found; name the one that `up` uses, or use --kafka"
+                );
                 Err(Failure::usage("--data", why))
             }
         }
@@ -203,9 +205,9 @@ impl StoreFlags {
             PropertyFlags {
                 kafka_config: Some(file),
                 ..
-            } => Err(nameless(file)),
+            } => Err(missing_brokers(file)),
             PropertyFlags { properties, .. } if !properties.is_empty() => {
-                let why = "is for Kafka, and there is no --kafka; leave it out";
+                let why = "is for Kafka only; add --kafka, or remove it";
                 Err(Failure::usage("-X", why))
             }
             _ => Ok(()),
@@ -213,7 +215,7 @@ impl StoreFlags {
     }
 }
 
-/// A cluster that must be there, unless the topology is only described.
+/// A Kafka cluster that is required unless the topology is only described.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DescribedKafkaFlags {
     /// Kafka's brokers
@@ -225,13 +227,13 @@ pub(crate) struct DescribedKafkaFlags {
 }
 
 impl DescribedKafkaFlags {
-    /// Connects; a wrong property is found before the network is touched.
+    /// Connects. An invalid property is reported before any connection is opened.
     pub(crate) fn connect(self) -> Result<Arc<dyn Log>, Failure> {
         connect(
             self.kafka,
             self.properties,
             Fetching::InBulk,
-            DENIAL_PATIENCE,
+            DENIAL_RETRY_TIME,
         )
     }
 }
@@ -241,24 +243,24 @@ struct PropertyFlags {
     #[arg(short = 'X', long = "kafka-property", value_name = "KEY=VALUE", help = property_help())]
     #[arg(value_parser = PropertyFlag::parse, value_delimiter = '\n')]
     properties: Vec<PropertyFlag>,
-    /// A file of librdkafka properties: a line each, KEY=VALUE or # and a comment. -X wins over it, and --kafka
-    /// over its bootstrap.servers
+    /// A file of librdkafka properties: lines of KEY=VALUE, and comments that begin with #. -X overrides it, and --kafka
+    /// overrides its bootstrap.servers
     #[arg(long, value_name = "FILE", value_parser = kafka_config::read)]
     kafka_config: Option<PropertiesFile>,
 }
 
-/// The help of `-X`, with what librdkafka was built with.
+/// Returns the help of `-X`, with the security features that librdkafka was built with.
 fn property_help() -> String {
-    let can = match security_features() {
+    let features = match security_features() {
         features if features.is_empty() => "no TLS and no SASL".to_owned(),
         features => features.join(", "),
     };
     format!(
-        "A librdkafka property; repeat it for more (in the environment: one a line). TLS and SASL of this build: {can}"
+        "A librdkafka property; repeat the flag for several (in the environment: one per line). TLS and SASL of this build: {features}"
     )
 }
 
-/// One `-X`. A text that is not KEY=VALUE is kept as `None` and refused later: clap would repeat it, and it may
+/// One `-X`. Text that is not KEY=VALUE is `None` here and refused later: the error of clap would contain it, and it may
 /// be a secret.
 #[derive(Clone)]
 struct PropertyFlag(Option<(String, String)>);
@@ -279,7 +281,7 @@ impl fmt::Debug for PropertyFlag {
 }
 
 impl PropertyFlags {
-    /// The brokers: those of `--kafka`, or of the file.
+    /// Returns the brokers of `--kafka` or of the file.
     fn brokers(&self, named: Option<String>) -> Option<String> {
         let in_file = self.kafka_config.as_ref().and_then(PropertiesFile::brokers);
         named.or_else(|| in_file.map(str::to_owned))
@@ -295,7 +297,7 @@ impl PropertyFlags {
         protocol.is_some_and(|(_, value)| !value.eq_ignore_ascii_case("plaintext"))
     }
 
-    /// The flags that name the cluster again.
+    /// Returns the flags that name the cluster, for a command that is printed.
     fn as_typed(&self, brokers: Option<&str>) -> String {
         let brokers = brokers.map(|brokers| format!("--kafka {brokers}"));
         let file = self.kafka_config.as_ref();
@@ -305,14 +307,14 @@ impl PropertyFlags {
     }
 }
 
-/// The error for a `--kafka-config` file without brokers where there is no `--kafka`.
-fn nameless(file: &PropertiesFile) -> Failure {
+/// Returns the error for a `--kafka-config` file without brokers and without `--kafka`.
+fn missing_brokers(file: &PropertiesFile) -> Failure {
     let file = file.path.display();
     let why = format!("there is no --kafka, and {file} has no bootstrap.servers; set one of them");
     Failure::usage("--kafka-config", why)
 }
 
-/// Warns of a secret in the arguments, which other users of the host can read. They cannot read the environment.
+/// Warns of a secret in the arguments: other users of the host can read them, but not the environment.
 fn warn_of_process_list(property: &str) {
     let mut arguments = std::env::args_os();
     if arguments.any(|it| it.to_string_lossy().contains(property)) {
@@ -322,22 +324,8 @@ fn warn_of_process_list(property: &str) {
     }
 }
 
-/// The file that printed commands of Kafka's own tools name, in the format of its Java clients.
+/// The properties file, in the format of Kafka's Java clients, that printed commands of Kafka's tools name.
 pub(crate) const TOOLS_FILE: &str = "ADMIN.properties";
-
-/// Each `host:port`; librdkafka itself would only log what it cannot parse.
-pub(crate) fn brokers(text: &str) -> Result<String, String> {
-    let good = |broker: &str| {
-        let (host, port) = broker.rsplit_once(':')?;
-        // librdkafka knows schemes too (SASL_SSL://), and waits for ever at one that it does not know.
-        let web = host.starts_with("http://") || host.starts_with("https://");
-        (!host.is_empty() && !web && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
-    };
-    match text.split(',').all(|broker| good(broker.trim()).is_some()) {
-        true => Ok(text.to_owned()),
-        false => Err("write HOST:PORT, several by commas".to_owned()),
-    }
-}
 
 fn connect(
     brokers: Option<String>,
@@ -348,7 +336,7 @@ fn connect(
     let brokers = flags
         .brokers(brokers)
         .ok_or_else(|| match &flags.kafka_config {
-            Some(file) => nameless(file),
+            Some(file) => missing_brokers(file),
             None => Failure::usage("--kafka", "is missing"),
         })?;
     let properties: Option<Vec<_>> = flags.properties.into_iter().map(|it| it.0).collect();
@@ -366,10 +354,10 @@ fn connect(
     })?))
 }
 
-/// The administrator's address.
+/// The admin address.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AdminFlags {
-    /// Where /healthz, /readyz and /metrics are served, or off
+    /// Address that serves /healthz, /readyz and /metrics, or off
     #[arg(long, value_name = "ADDR|off", default_value = "127.0.0.1:9464", value_parser = admin)]
     admin: Admin,
 }
@@ -393,16 +381,16 @@ fn admin(text: &str) -> Result<Admin, String> {
     }
 }
 
-/// What senders may call emojis.
+/// Names that senders may use for emojis.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct EmojiFlags {
-    /// A name that senders may use for an emoji, for example goal=⚽; repeat it for more
+    /// A name that senders may use for an emoji, for example goal=⚽; repeat the flag for several
     #[arg(long, value_name = "NAME=EMOJI", value_delimiter = ',')]
     emoji_alias: Vec<String>,
 }
 
 impl EmojiFlags {
-    /// The default names and these.
+    /// Returns the default names and the added ones.
     pub(crate) fn names(&self) -> Result<EmojiNames, Failure> {
         let mut names = EmojiNames::default();
         for alias in &self.emoji_alias {
@@ -418,7 +406,7 @@ fn origin(text: &str) -> Result<AllowOrigin, String> {
         .map_err(|error: emostream_http::InvalidOrigin| error.to_string())
 }
 
-/// Which tokens requests must have.
+/// Tokens that requests must have.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TokenFlags {
     /// Requires tokens (JWT), and verifies them with this file: an HS256 secret, a public key for EdDSA, ES256 or RS256
@@ -438,8 +426,8 @@ pub(crate) struct TokenFlags {
 }
 
 impl TokenFlags {
-    /// Reads the keys. No message repeats the file's name, since a user may have written the secret itself in its
-    /// place, or the URL, which may contain a password.
+    /// Reads the keys. No error message contains the value of the flag: a user may have written the secret itself in
+    /// place of the file's name, and the URL may contain a password.
     pub(crate) fn authenticator(&self) -> Result<Authenticator, Failure> {
         let required = self.required_claims()?;
         if let Some(url) = &self.jwks_url {
@@ -470,11 +458,11 @@ impl TokenFlags {
             if values.iter().any(|value| value.trim().is_empty()) {
                 return Err(Failure::usage(
                     flag,
-                    "is empty; give the value that the claim must have",
+                    "is empty; write the value that the claim must have",
                 ));
             }
             if !has_keys && !values.is_empty() {
-                let why = "needs --jwt-key or --jwks-url; set one of them, too";
+                let why = "needs --jwt-key or --jwks-url; add one of them";
                 return Err(Failure::usage(flag, why));
             }
         }
@@ -486,39 +474,39 @@ impl TokenFlags {
     }
 }
 
-/// What every role that serves HTTP has.
+/// Flags of every role that serves HTTP.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerFlags {
     #[command(flatten)]
     pub(crate) listen: ListenFlags,
     #[command(flatten)]
     pub(crate) admin: AdminFlags,
-    /// Which web origins may use it: * for all, or https://a.example,https://b.example
+    /// Web origins that browsers may use it from: * for all, or https://a.example,https://b.example
     #[arg(long, value_name = "ORIGIN", default_value = "*", value_parser = origin)]
     pub(crate) allow_origin: AllowOrigin,
     #[command(flatten)]
     pub(crate) tokens: TokenFlags,
 }
 
-/// Where a service listens.
+/// The address of a service and its limits.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ListenFlags {
-    /// Where it listens: IP:PORT, HOST:PORT, or :PORT for every IPv4 address of this host; port 0 takes a free one
+    /// Address to listen on: IP:PORT, HOST:PORT, or :PORT for all IPv4 addresses of this host; port 0 chooses a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
-    /// The most connections at once; one more is told 503. The process needs as many open files
-    /// (ulimit -n): where it may not have them, it serves fewer
+    /// Maximum concurrent connections; further ones get 503. Each needs an open file: with a lower limit on open files
+    /// (ulimit -n) fewer are served
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
     #[arg(value_parser = Ranged::<u32>::new().range(1..=MOST_CONNECTIONS))]
     max_connections: u32,
-    /// The most new connections, for example 2000/s; more are told 503. As many as come by default
+    /// Maximum rate of new connections, for example 2000/s; further ones get 503. No limit by default
     #[arg(long, value_name = "RATE")]
     connection_rate: Option<Rate>,
     #[command(flatten)]
     tls: TlsFlags,
 }
 
-/// Linux gives a process no more open files unless it is told to (`fs.nr_open`).
+/// The default of Linux for `fs.nr_open`, the greatest limit on open files that a process can have.
 const MOST_CONNECTIONS: u64 = 1 << 20;
 
 impl ListenFlags {
@@ -526,17 +514,17 @@ impl ListenFlags {
         self.listen
     }
 
-    /// What its clients are allowed, beside so many relays; raises the process's own limit so that they can
-    /// be, and lowers theirs where it cannot.
+    /// Returns the limits of the listener. Raises the limit on open files to serve these connections beside `relays`
+    /// relays, and allows fewer connections if that is not possible.
     pub(crate) fn limits(&self, relays: u32) -> Limits {
         Limits {
-            connections: open_files::allow(self.max_connections, relays),
+            connections: fd_limit::raise(self.max_connections, relays),
             connection_rate: self.connection_rate.map(|rate| rate.per_second),
             ..Limits::default()
         }
     }
 
-    /// What is spoken on every listener, if it is TLS. Reads the files.
+    /// Reads the files and returns the TLS configuration of all listeners; `None` without TLS.
     pub(crate) fn tls(&self) -> Result<Option<Tls>, Failure> {
         let (Some(certificate), Some(key)) = (&self.tls.tls_cert, &self.tls.tls_key) else {
             return Ok(None);
@@ -554,18 +542,18 @@ impl ListenFlags {
     }
 }
 
-/// How results go out to subscribers.
+/// Delivery of results to subscribers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FanoutFlags {
-    /// Threads that write to subscribers; as many as there are cores by default
+    /// Threads that write to subscribers [default: number of cores]
     #[arg(long, value_name = "N", value_parser = shards)]
     pub(crate) shards: Option<NonZeroUsize>,
-    /// At the end, subscribers are told to come back one after another, spread over this at most
+    /// At shutdown, the reconnections of subscribers are spread over this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) drain: Duration,
 }
 
-/// More threads than cores only wait for each other.
+/// Maximum of `--shards`: more threads than cores do not make it faster.
 const MOST_SHARDS: usize = 1024;
 
 fn shards(text: &str) -> Result<NonZeroUsize, String> {
@@ -575,11 +563,11 @@ fn shards(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| format!("write a number from 1 to {MOST_SHARDS}"))
 }
 
-/// What makes listeners speak TLS: both or none.
+/// The certificate of all listeners: both flags or none.
 #[derive(Debug, Clone, Args)]
 struct TlsFlags {
-    /// Speak TLS on every listener, the administrator's too, with this chain of certificates in PEM; taken
-    /// anew when it changes
+    /// Use TLS on every listener, also on --admin, with this certificate chain in PEM; a new file is loaded without a
+    /// restart
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The private key of --tls-cert in PEM
@@ -587,23 +575,23 @@ struct TlsFlags {
     tls_key: Option<PathBuf>,
 }
 
-/// Where relays connect.
+/// The address for relays.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RelayListenFlags {
-    /// Where relays connect; nowhere unless given. Port 0 takes a free one
+    /// Address for relays; none by default. Port 0 chooses a free port
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) relay_listen: Option<SocketAddr>,
-    /// The most relays that are fed at once
+    /// Maximum connected relays
     #[arg(long, value_name = "N", default_value_t = 256)]
     #[arg(value_parser = Ranged::<u32>::new().range(1..=100_000))]
     pub(crate) max_relays: u32,
-    /// A file with a secret that the publisher and relays of one tree must all know
+    /// A file with a secret that the publisher and all relays of a tree share
     #[arg(long, value_name = "FILE")]
     relay_token_file: Option<PathBuf>,
 }
 
 impl RelayListenFlags {
-    /// What relays, and a relay's upstreams, must know. Reads the file.
+    /// Reads the secret that relays, and the upstreams of a relay, must know.
     pub(crate) fn token(&self) -> Result<RelayToken, Failure> {
         let Some(file) = &self.relay_token_file else {
             return Ok(RelayToken::default());
@@ -613,8 +601,8 @@ impl RelayListenFlags {
     }
 }
 
-/// An address to listen at. Of a host with several addresses it is an IPv4 one if there is any: that is what
-/// `localhost` reaches everywhere.
+/// Parses an address to listen on. For a host with several addresses it prefers IPv4, because every client tries that for
+/// `localhost`.
 fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -628,13 +616,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         Some(parts) => parts,
         None => {
             return Err(
-                "write IP:PORT or HOST:PORT, for example 127.0.0.1:8080, or :8080 for every \
-                        IPv4 address of this host"
+                "write IP:PORT or HOST:PORT, for example 127.0.0.1:8080, or :8080 for all \
+                        IPv4 addresses of this host"
                     .to_owned(),
             );
         }
     };
-    let unknown = |why: &dyn Display| format!("the host {host} is not known ({why})");
+    let unknown = |why: &dyn Display| format!("host {host} not found ({why})");
     let found = (host, port).to_socket_addrs();
     let found: Vec<SocketAddr> = found.map_err(|error| unknown(&error))?.collect();
     let first = found.iter().find(|it| it.is_ipv4()).or(found.first());
@@ -646,7 +634,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_an_ip_a_host_or_a_port_of_every_address() {
+    fn an_address_is_an_ip_a_host_or_a_port_of_all_addresses() {
         for (text, expected) in [
             ("127.0.0.1:8080", "127.0.0.1:8080"),
             ("[::1]:0", "[::1]:0"),

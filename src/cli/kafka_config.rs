@@ -1,20 +1,20 @@
-//! The file of `--kafka-config`: librdkafka properties, as kcat reads them.
+//! The file of `--kafka-config`: librdkafka properties, in the format that kcat reads.
 //!
 //! ```text
-//! # Confluent, MSK and others offer such files
+//! # Confluent, MSK and other providers offer such files
 //! security.protocol=SASL_SSL
 //! sasl.mechanism=PLAIN
 //! ```
 //!
 //! Blanks around names and values are ignored. There are no escapes and no continuation lines.
 //!
-//! Invariant: no message repeats a line; it may hold a secret.
+//! Invariant: no error message contains a line of the file, since it may contain a secret.
 
 use std::path::Path;
 
 use emostream_log::kafka::PropertiesFile;
 
-use crate::{cli::flags::brokers, cli::text_file};
+use crate::{cli::parse::brokers, cli::text_file};
 
 /// Reads the file that the flag names.
 pub(crate) fn read(path: &str) -> Result<PropertiesFile, String> {
@@ -32,14 +32,14 @@ pub(crate) fn read(path: &str) -> Result<PropertiesFile, String> {
 
 fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
     let lines = (1..).zip(text.lines().map(str::trim));
-    let meant = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    meant
+    let settings = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    settings
         .map(|(number, line)| {
             let parts = line.split_once('=');
             let parts = parts.map(|(key, value)| (key.trim(), value.trim()));
             match parts.filter(|(key, _)| is_name(key)) {
                 Some((_, value)) if value.contains(char::is_control) => {
-                    Err(format!("line {number} holds a control character"))
+                    Err(format!("line {number} contains a control character"))
                 }
                 Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
                 None => Err(format!("line {number} is not KEY=VALUE")),
@@ -48,7 +48,8 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-/// Whether it looks like a property's name. A line of a secret that was pasted over several lines may end with `=`.
+/// Whether the text looks like the name of a property. A secret that was pasted over several lines may have lines that
+/// end with `=`.
 fn is_name(key: &str) -> bool {
     const ONE_WORD: [&str; 5] = ["acks", "debug", "log_level", "partitioner", "retries"];
     let is_part = |part: &str| {
@@ -90,7 +91,7 @@ mod tests {
             assert_eq!(why, "line 3 is not KEY=VALUE");
         }
         let why = parse("sasl.password=hunter2\0").unwrap_err();
-        assert_eq!(why, "line 1 holds a control character");
+        assert_eq!(why, "line 1 contains a control character");
     }
 
     #[test]

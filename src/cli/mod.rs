@@ -1,8 +1,7 @@
-//! The command line: groups of flags that several commands share, their values, the examples of `--help`.
+//! Flags that several commands share, the parsers of their values, and the examples of `--help`.
 
 pub(crate) mod examples;
 pub(crate) mod flags;
 mod kafka_config;
-pub(crate) mod parsing;
+pub(crate) mod parse;
 pub(crate) mod text_file;
-pub(crate) mod values;

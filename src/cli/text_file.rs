@@ -1,4 +1,4 @@
-//! Small text files that flags name: lists, and secrets.
+//! Small text files that flags name: lists and secrets.
 
 use std::{
     fs::File,
@@ -8,18 +8,18 @@ use std::{
 
 use crate::exit::Failure;
 
-/// A longer secret is a file given by mistake.
+/// Maximum bytes of a secret. A longer file was probably named by mistake.
 const SECRET_BYTES: usize = 1024;
 
-/// A list of all hosts is shorter, and a device is endless.
+/// Maximum bytes of a file. Lists of hosts are shorter; a device such as `/dev/zero` never ends.
 const FILE_BYTES: u64 = 1 << 20;
 
-/// The text of the file that `flag` names, without a byte order mark.
+/// Returns the text of the file that `flag` names, without a byte order mark.
 pub(crate) fn read(flag: &str, file: &Path) -> Result<String, Failure> {
     contents(file).map_err(|why| Failure::usage(flag, format!("{}: {why}", file.display())))
 }
 
-/// The text of a file without a byte order mark, or why there is none.
+/// Returns the text of a file without a byte order mark, or the reason why it cannot be read.
 pub(crate) fn contents(file: &Path) -> Result<String, String> {
     let mut text = String::new();
     let opened = File::open(file).map(|opened| opened.take(FILE_BYTES + 1));
@@ -35,7 +35,7 @@ pub(crate) fn contents(file: &Path) -> Result<String, String> {
     }
 }
 
-/// Text without a byte order mark, which some editors put before it and do not show.
+/// Removes a byte order mark, which some editors write and do not show.
 pub(crate) fn without_bom(text: String) -> String {
     match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
@@ -43,7 +43,7 @@ pub(crate) fn without_bom(text: String) -> String {
     }
 }
 
-/// The secret in the file that `flag` names, without the blanks around it.
+/// Returns the secret in the file that `flag` names, without white space around it.
 pub(crate) fn secret(flag: &str, file: &Path) -> Result<String, Failure> {
     let secret = read(flag, file)?.trim().to_owned();
     match secret.len() {
@@ -63,7 +63,7 @@ mod tests {
 
     /// `--jwt-key` ignored a byte order mark, while `--relay-token-file` made it a part of the token.
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_secret_or_a_list() {
+    fn a_byte_order_mark_is_not_part_of_a_secret_or_a_list() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "\u{feff}hunter2\n").unwrap();
         assert_eq!(

@@ -1,15 +1,15 @@
-//! Connections to one server, as many as requests are under way: a free one is used again, a new one
-//! is opened where none is free, up to a limit.
+//! A pool of HTTP/1.1 connections to one server, one for each request in flight: an idle connection is reused, and a new
+//! one is opened if none is idle, up to a limit.
 //!
 //! ```text
-//!  place (of --connections) ──▶ a free connection, the one used last ──▶ request, answer ──▶ free again
-//!                          └──▶ none free: a new one
+//!  permit (of --connections) ──▶ an idle connection, the one used last ──▶ request, response ──▶ idle again
+//!                           └──▶ none is idle: a new one
 //! ```
 //!
-//! hyper-util's pooled client is not used: it opens another connection while it waits for a free one and keeps both, so
+//! hyper-util's pooled client is not used: it opens another connection while it waits for an idle one and keeps both, so
 //! `--connections` would not be a limit.
 //!
-//! Invariant: a request is written once. Only one that was not written goes to another connection.
+//! Invariant: a request is written once. Only a request that was not written is retried on another connection.
 
 #![allow(clippy::disallowed_methods, reason = "measures latencies")]
 
@@ -32,65 +32,65 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Endpoint, Token, reason};
 
-/// The largest answer worth reading: a full 207 lists 1000 entries.
+/// Maximum bytes of a response: a full 207 lists 1000 entries.
 const ANSWER_BYTES: usize = 1 << 20;
-/// The kernel's numbers for "too many open files", of the process and of the system.
+/// The error numbers EMFILE and ENFILE: too many open files, of the process and of the system.
 const TOO_MANY_FILES: [i32; 2] = [24, 23];
 
 type Connection = SendRequest<Full<Bytes>>;
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The server answered.
+    /// The server responded.
     Status(StatusCode, Bytes),
-    /// No connection was made: the server cannot have seen it.
+    /// No connection could be opened: the server cannot have received the request.
     Refused(String),
-    /// The connection broke, or no answer came in time: it may have been taken.
+    /// The connection broke, or no response came in time: the server may have accepted the request.
     Unknown(String),
 }
 
-/// What is asked.
+/// A request to the API.
 #[derive(Debug, Clone)]
-pub(crate) struct Question {
+pub(crate) struct ApiRequest {
     pub(crate) method: Method,
     pub(crate) path: Uri,
     /// JSON.
     pub(crate) body: Bytes,
-    /// Who asks.
+    /// The token of the `Authorization` header.
     pub(crate) token: Option<Token>,
 }
 
-/// See the module.
+/// The connections to one server.
 pub(crate) struct Connections {
     endpoint: Endpoint,
     host: HeaderValue,
     answer_limit: Duration,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     pool: Mutex<Pool>,
 }
 
 #[derive(Default)]
 struct Pool {
-    /// Used last, last.
+    /// Idle connections; the one used last is at the end.
     free: Vec<Connection>,
     opened: u64,
     limit: usize,
-    fewer_than_asked: bool,
+    limit_was_lowered: bool,
 }
 
-/// What was needed.
+/// How many connections were opened.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub(crate) struct Opened {
     pub(crate) opened: u64,
-    /// How many there may be at a time.
+    /// Maximum concurrent connections.
     pub(crate) limit: usize,
-    /// Whether the limit on open files lowered it.
+    /// Whether the limit on open files lowered `limit`.
     pub(crate) open_files_reached: bool,
 }
 
 impl Connections {
-    /// At most `limit` at a time; an answer may take `answer_limit`.
+    /// Creates a pool of at most `limit` connections. A response may take `answer_limit`.
     pub(crate) fn new(endpoint: Endpoint, limit: usize, answer_limit: Duration) -> Self {
         // An authority that was parsed is a valid header.
         let host = HeaderValue::from_str(&endpoint.server().authority())
@@ -103,54 +103,54 @@ impl Connections {
             endpoint,
             host,
             answer_limit,
-            places: Arc::new(Semaphore::new(limit)),
+            permits: Arc::new(Semaphore::new(limit)),
             pool: Mutex::new(pool),
         }
     }
 
-    /// The right to have one request under way.
-    pub(crate) async fn place(&self) -> OwnedSemaphorePermit {
-        match self.places.clone().acquire_owned().await {
-            Ok(place) => place,
-            Err(_) => unreachable!("nobody closes the places"),
+    /// Waits for the permit to have one more request in flight.
+    pub(crate) async fn permit(&self) -> OwnedSemaphorePermit {
+        match self.permits.clone().acquire_owned().await {
+            Ok(permit) => permit,
+            Err(_) => unreachable!("the semaphore is never closed"),
         }
     }
 
-    /// The user that reactions are of: the token's, or else `usual`.
+    /// Returns the user of reactions: that of the token, otherwise `usual`.
     pub(crate) fn user<'a>(&'a self, usual: &'a str) -> &'a str {
         self.endpoint.token().map_or(usual, |token| &token.user)
     }
 
-    /// Posts JSON with the endpoint's token.
+    /// Sends a POST of JSON with the endpoint's token.
     pub(crate) async fn post(&self, path: &'static str, body: Bytes) -> Answer {
-        self.ask_by_token(Method::POST, path, body).await
+        self.send_with_token(Method::POST, path, body).await
     }
 
-    /// Gets with the endpoint's token.
+    /// Sends a GET with the endpoint's token.
     pub(crate) async fn get(&self, path: &'static str) -> Answer {
-        self.ask_by_token(Method::GET, path, Bytes::new()).await
+        self.send_with_token(Method::GET, path, Bytes::new()).await
     }
 
-    async fn ask_by_token(&self, method: Method, path: &'static str, body: Bytes) -> Answer {
-        let question = Question {
+    async fn send_with_token(&self, method: Method, path: &'static str, body: Bytes) -> Answer {
+        let request = ApiRequest {
             method,
             path: Uri::from_static(path),
             body,
             token: self.endpoint.token().cloned(),
         };
-        self.ask(self.place().await, question).await.0
+        self.send(self.permit().await, request).await.0
     }
 
-    /// Asks; also says when the answer was there.
-    pub(crate) async fn ask(
+    /// Sends a request. Returns its outcome and the time of the response.
+    pub(crate) async fn send(
         &self,
-        place: OwnedSemaphorePermit,
-        question: Question,
+        permit: OwnedSemaphorePermit,
+        request: ApiRequest,
     ) -> (Answer, Instant) {
-        match tokio::time::timeout(self.answer_limit, self.exchange(place, question)).await {
+        match tokio::time::timeout(self.answer_limit, self.exchange(permit, request)).await {
             Ok(answered) => answered,
             Err(_) => {
-                let why = format!("no answer within {:?}", self.answer_limit);
+                let why = format!("no response within {:?}", self.answer_limit);
                 (Answer::Unknown(why), Instant::now())
             }
         }
@@ -158,19 +158,19 @@ impl Connections {
 
     async fn exchange(
         &self,
-        mut place: OwnedSemaphorePermit,
-        question: Question,
+        mut permit: OwnedSemaphorePermit,
+        request: ApiRequest,
     ) -> (Answer, Instant) {
         let now = |answer| (answer, Instant::now());
-        let mut request = self.request(question);
+        let mut request = self.build(request);
         loop {
             let (mut connection, fresh) = match self.free().await {
                 Some(connection) => (connection, false),
                 None => match self.open().await {
                     Ok(connection) => (connection, true),
                     Err(error) if self.too_many(&error) => {
-                        place.forget();
-                        place = self.place().await;
+                        permit.forget();
+                        permit = self.permit().await;
                         continue;
                     }
                     Err(error) => return now(Answer::Refused(error.to_string())),
@@ -179,7 +179,7 @@ impl Connections {
             match connection.try_send_request(request).await {
                 Ok(response) => {
                     let status = response.status();
-                    let answer = match whole(response.into_body()).await {
+                    let answer = match read_body(response.into_body()).await {
                         Ok(body) => Answer::Status(status, body),
                         Err(why) => return now(Answer::Unknown(why)),
                     };
@@ -196,18 +196,18 @@ impl Connections {
         }
     }
 
-    fn request(&self, question: Question) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(question.body));
-        *request.method_mut() = question.method;
-        *request.uri_mut() = question.path;
+    fn build(&self, parts: ApiRequest) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(parts.body));
+        *request.method_mut() = parts.method;
+        *request.uri_mut() = parts.path;
         let headers = request.headers_mut();
         headers.insert(HOST, self.host.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Token::sign(question.token.as_ref(), headers);
+        Token::sign(parts.token.as_ref(), headers);
         request
     }
 
-    /// A connection that stands; the server may have closed some meanwhile.
+    /// Returns an idle connection that is still open; the server may have closed some.
     async fn free(&self) -> Option<Connection> {
         loop {
             let mut connection = self.pool().free.pop()?;
@@ -219,15 +219,16 @@ impl Connections {
 
     async fn open(&self) -> io::Result<Connection> {
         let stream = self.endpoint.connect().await?;
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (connection, driver) = shaken.map_err(io::Error::other)?;
-        // It ends with the connection; what it says then, the request under way says too.
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (connection, driver) = handshake.map_err(io::Error::other)?;
+        // The task ends with the connection. The request in flight returns the same error.
         tokio::spawn(driver);
         self.pool().opened += 1;
         Ok(connection)
     }
 
-    /// Whether the process may open no more: then it goes on with those it has, if any.
+    /// Whether the limit on open files was reached. If so, `limit` is lowered and the open connections are used, if there
+    /// are any.
     fn too_many(&self, error: &io::Error) -> bool {
         let code = error.raw_os_error();
         let mut pool = self.pool();
@@ -235,17 +236,17 @@ impl Connections {
             return false;
         }
         pool.limit -= 1;
-        pool.fewer_than_asked = true;
+        pool.limit_was_lowered = true;
         true
     }
 
-    /// What was needed so far.
+    /// Returns how many connections were opened so far.
     pub(crate) fn opened(&self) -> Opened {
         let pool = self.pool();
         Opened {
             opened: pool.opened,
             limit: pool.limit,
-            open_files_reached: pool.fewer_than_asked,
+            open_files_reached: pool.limit_was_lowered,
         }
     }
 
@@ -254,7 +255,7 @@ impl Connections {
     }
 }
 
-async fn whole(body: Incoming) -> Result<Bytes, String> {
+async fn read_body(body: Incoming) -> Result<Bytes, String> {
     let body = Limited::new(body, ANSWER_BYTES).collect().await;
     body.map(http_body_util::Collected::to_bytes)
         .map_err(|error| error.to_string())
@@ -272,7 +273,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
     const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n";
 
-    /// Answers `requests` of one connection, and closes it.
+    /// Responds to `requests` of one connection, and closes it.
     async fn serve(listener: &TcpListener, requests: usize) {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut read = Vec::new();
@@ -307,7 +308,7 @@ mod tests {
             assert!(matches!(post(&connections).await, Answer::Status(..)));
         }
         assert_eq!(connections.opened().opened, 1);
-        // Closed by the server: the request is not lost with it, unless it was written meanwhile.
+        // The server has closed the connection: the next request was not written to it, so it is retried.
         while connections.pool().free.iter().any(|free| !free.is_closed()) {
             tokio::task::yield_now().await;
         }
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_closes_without_an_answer_leaves_an_unknown() {
+    async fn the_outcome_is_unknown_if_the_server_closes_without_a_response() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connections = to(&listener, 1);
         let serving = tokio::spawn(async move {
@@ -333,12 +334,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_no_more_open_files_it_goes_on_with_the_connections_it_has() {
+    async fn at_the_limit_on_open_files_the_open_connections_are_used() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connections = to(&listener, 2);
         let no_more = io::Error::from_raw_os_error(TOO_MANY_FILES[0]);
         assert!(connections.too_many(&no_more));
-        assert!(!connections.too_many(&no_more), "the last is not given up");
+        assert!(!connections.too_many(&no_more), "the last connection stays");
         assert!(connections.opened().open_files_reached);
         assert!(!connections.too_many(&io::Error::other("refused")));
     }

@@ -1,4 +1,4 @@
-//! A server as this process reaches it: where it is, whom it has to prove to be, and who we are there.
+//! An endpoint: the address of a server, the certificates that are trusted for it, and the token that is sent.
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
@@ -8,28 +8,27 @@ use emostream_http::{ClientStream, ClientTls, connect};
 use super::{Server, Token};
 use crate::exit::Failure;
 
-/// How servers are reached.
+/// Flags for connections to servers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AccessFlags {
-    /// Where TLS is spoken, believe the certificates in this file (PEM) and those that they have signed,
-    /// not the system's
+    /// With TLS, trust the certificates in this file (PEM) and those signed by them, instead of the system's
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
-    /// Send a token (JWT) out of this file; the first line's, where one is enough
+    /// A file of tokens (JWT), one per line; where one token is enough, the first is sent
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
-/// What the flags say, read and found to be good.
+/// The files of [`AccessFlags`], read and parsed.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
-    /// `None`: whom the system believes.
+    /// `None`: the certificates that the system trusts.
     named: Option<ClientTls>,
     tokens: Arc<[Token]>,
 }
 
 impl AccessFlags {
-    /// Whether there are tokens.
+    /// Whether the flags name a file of tokens.
     pub(crate) fn has_tokens(&self) -> bool {
         self.token_file.is_some()
     }
@@ -53,12 +52,12 @@ impl AccessFlags {
 }
 
 impl Access {
-    /// All tokens.
+    /// Returns all tokens.
     pub(crate) fn tokens(&self) -> &Arc<[Token]> {
         &self.tokens
     }
 
-    /// A server, by the first token.
+    /// Returns the endpoint of a server, with the first token.
     pub(crate) fn to(&self, server: &Server) -> Result<Endpoint, Failure> {
         Ok(Endpoint {
             token: self.tokens.first().cloned(),
@@ -66,7 +65,7 @@ impl Access {
         })
     }
 
-    /// A server that has no business with tokens.
+    /// Returns the endpoint of a server that needs no token.
     pub(crate) fn without_token(&self, server: &Server) -> Result<Endpoint, Failure> {
         let trust = match (server.is_tls(), &self.named) {
             (false, _) => None,
@@ -84,29 +83,29 @@ impl Access {
     }
 }
 
-/// See the module.
+/// A server with the trust and the token for connections to it.
 ///
-/// Invariant: who is to be reached in TLS is never spoken to in the clear.
+/// Invariant: no connection to a server whose URL is `https` is made without TLS.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     server: Server,
-    /// There if the server speaks TLS.
+    /// `None` without TLS.
     trust: Option<ClientTls>,
     token: Option<Token>,
 }
 
 impl Endpoint {
-    /// Where it is.
+    /// Returns the address.
     pub(crate) fn server(&self) -> &Server {
         &self.server
     }
 
-    /// Who we are there, if it asks.
+    /// Returns the token to send.
     pub(crate) fn token(&self) -> Option<&Token> {
         self.token.as_ref()
     }
 
-    /// Connects.
+    /// Opens a connection, with TLS if the server uses it.
     pub(super) async fn connect(&self) -> io::Result<ClientStream> {
         let (host, port) = (self.server.bare_host(), self.server.port());
         connect(host, port, self.trust.as_ref()).await
@@ -115,7 +114,7 @@ impl Endpoint {
 
 #[cfg(test)]
 impl Endpoint {
-    /// A server of a test's own.
+    /// Returns a server of a test, without TLS.
     pub(super) fn in_the_clear(address: std::net::SocketAddr) -> Self {
         Self {
             server: address.to_string().parse().expect("an address"),

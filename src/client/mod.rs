@@ -1,9 +1,9 @@
-//! The other side of the services: what posts reactions and what subscribes to rooms.
+//! HTTP clients of the services: requests (reactions), and subscriptions to rooms.
 //!
 //! ```text
 //!  Server (--url) ─▶ Endpoint ─┬─▶ Connections ──POST──▶ ingest             connections reused
-//!    in TLS or in the clear,   └─▶ Subscription ◀── publisher               reconnects, resumes by the
-//!    with a token or without                                                last final's id
+//!    with or without TLS,      └─▶ Subscription ◀── publisher               reconnects, resumes after
+//!    with or without a token                                                the last final
 //! ```
 
 mod connections;
@@ -14,13 +14,13 @@ mod sse;
 mod subscription;
 mod token;
 
-pub(crate) use connections::{Answer, Connections, Opened, Question};
+pub(crate) use connections::{Answer, ApiRequest, Connections, Opened};
 pub(crate) use endpoint::{AccessFlags, Endpoint};
 pub(crate) use server::Server;
 pub(crate) use subscription::{News, Subscription, Transport};
 pub(crate) use token::Token;
 
-/// The innermost cause, which is the one that says something.
+/// Returns the innermost cause of an error, which is the most specific.
 fn reason(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.last().unwrap_or(error).to_string()

@@ -1,4 +1,4 @@
-//! What a server says in a problem (RFC 9457).
+//! Problem details in error responses (RFC 9457).
 
 use serde::Deserialize;
 
@@ -7,7 +7,7 @@ struct Problem {
     detail: String,
 }
 
-/// The sentence of an answer's body, if it is a problem.
+/// Returns the `detail` of a response's body, if it is a problem.
 pub(crate) fn sentence(body: &[u8]) -> Option<String> {
     let problem = serde_json::from_slice::<Problem>(body);
     problem.ok().map(|problem| problem.detail)

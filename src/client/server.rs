@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use hyper::Uri;
 
-/// `http://host:port` or `https://host:port`, what `--url` names.
+/// The address that `--url` names: `http://host:port` or `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     tls: bool,
@@ -54,22 +54,22 @@ fn usual_port(tls: bool) -> u16 {
 }
 
 impl Server {
-    /// Whether TLS is spoken there.
+    /// Whether the server uses TLS.
     pub(crate) fn is_tls(&self) -> bool {
         self.tls
     }
 
-    /// The port to connect to.
+    /// Returns the port.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// The host as a certificate names it.
+    /// Returns the host without brackets, as in a certificate.
     pub(crate) fn bare_host(&self) -> &str {
         self.host.trim_matches(['[', ']'])
     }
 
-    /// `host:port`, or `host` at the usual port: what a Host header says.
+    /// Returns `host:port`, or `host` for the default port: the value of the Host header.
     pub(crate) fn authority(&self) -> String {
         match self.port == usual_port(self.tls) {
             true => self.host.clone(),
@@ -77,7 +77,7 @@ impl Server {
         }
     }
 
-    /// The same host at another port.
+    /// Returns the same host with another port.
     pub(crate) fn at_port(&self, port: u16) -> Self {
         Self {
             port,
@@ -85,12 +85,12 @@ impl Server {
         }
     }
 
-    /// A URL there. `path` begins with a slash.
+    /// Returns the URL of `path`, which begins with a slash.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{self}{path}")
     }
 
-    /// A WebSocket's URL there. `path` begins with a slash.
+    /// Returns the WebSocket URL of `path`, which begins with a slash.
     pub(crate) fn websocket_url(&self, path: &str) -> String {
         let scheme = if self.tls { "wss" } else { "ws" };
         format!("{scheme}://{}{path}", self.authority())
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn another_port_of_a_server_speaks_as_it_does() {
+    fn another_port_of_a_server_has_the_same_scheme() {
         let server: Server = "https://h".parse().unwrap();
         assert_eq!(server.at_port(9464).to_string(), "https://h:9464");
     }

@@ -1,17 +1,17 @@
-//! The text format of Server-Sent Events (WHATWG HTML, "Interpreting an event stream"), as far as a
-//! reader of JSON messages needs it: bytes in, `data` out.
+//! A parser of Server-Sent Events (WHATWG HTML, "Interpreting an event stream") that returns only the `data` of each
+//! event.
 
-/// The longest event taken: a frame of 20 counts is under 4 kB.
+/// Maximum bytes of an event: a frame of 20 counts has less than 4 kB.
 const EVENT_BYTES: usize = 1 << 20;
 
-/// Cuts a stream of bytes into events.
+/// Splits a stream of bytes into events.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     bytes: Vec<u8>,
 }
 
 impl Events {
-    /// Takes more of the stream. `Err` if an event grows beyond all measure.
+    /// Appends bytes of the stream. Returns an error if an event is too long.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.bytes
             .extend(bytes.iter().filter(|byte| **byte != b'\r'));
@@ -21,7 +21,7 @@ impl Events {
         }
     }
 
-    /// The data of the next whole event that has any.
+    /// Returns the data of the next complete event that has data.
     pub(crate) fn next(&mut self) -> Option<String> {
         loop {
             let end = self.bytes.windows(2).position(|pair| pair == b"\n\n")?;
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_come_out_however_the_stream_is_cut() {
+    fn events_do_not_depend_on_how_the_stream_is_split() {
         let stream = "retry: 500\n\n: ping\n\nevent: final\nid: 0-1\ndata: {\"a\":1}\n\ndata:x\r\ndata: y\r\n\r\n";
         for piece in 1..stream.len() {
             let mut events = Events::default();

@@ -1,13 +1,13 @@
-//! A subscription to a room that outlives its connections.
+//! A subscription to a room, which reconnects by itself.
 //!
 //! ```text
 //!   connect ──▶ frames … ──▶ lost ──backoff, or the server's bye──▶ connect with since = last final
 //! ```
 //!
-//! A connection on which nothing comes for two of the server's heartbeats is lost, too: a network may stop
-//! forwarding without closing anything.
+//! A connection without bytes for two of the server's heartbeats counts as lost, too: a network may stop forwarding
+//! without closing the connection.
 //!
-//! Invariant: finals come in order and once, whatever happened to the connection in between.
+//! Invariant: each final is returned once and in order, also across reconnections.
 
 #![allow(clippy::disallowed_methods, reason = "times a connection")]
 
@@ -30,42 +30,42 @@ use tokio_tungstenite::{
 
 use super::{Endpoint, Token, problem, reason, sse::Events};
 
-/// How frames come.
+/// The protocol that transports frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
     WebSocket,
     ServerSentEvents,
 }
 
-/// The pause before the first retry, doubled up to the longest, plus up to as much again at random:
-/// a crowd that lost its server does not come back as one.
+/// Backoff before the first retry. It doubles up to [`LONGEST_PAUSE`], and a random part of up to the same length is
+/// added: clients that lost their server at the same time do not reconnect at the same time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A connection attempt that takes longer, or whose `hello` does, has failed.
+/// Timeout of a connection attempt, and of the `hello` after it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// So many heartbeats that did not come mean that the connection is dead.
+/// A connection is lost if this many heartbeats are missing.
 const MISSED_HEARTBEATS: u32 = 2;
-/// A connection that lived this long resets the pause.
+/// A connection that lasted this long resets the backoff.
 const SETTLED: Duration = Duration::from_secs(5);
 
-/// The longest refusal that is read for its sentence.
+/// Maximum bytes of an error response that are read for its `detail`.
 const PROBLEM_BYTES: usize = 16 << 10;
 
-/// What a subscription has to tell.
+/// An event of a subscription.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// A message, as it was sent and as it is understood.
+    /// A frame, as text and parsed.
     Frame { text: String, frame: Box<Frame> },
     /// The connection is lost; the next one is tried after `pause`.
     Lost { why: String, pause: Duration },
 }
 
-/// The server said that coming back is no use.
+/// The server refused the subscription, and a retry cannot succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(pub(crate) String);
 
-/// See the module.
+/// A subscription to a room.
 pub(crate) struct Subscription {
     server: Endpoint,
     room: Room,
@@ -80,9 +80,9 @@ pub(crate) struct Subscription {
 struct Established {
     connection: Connection,
     since: Instant,
-    /// When the last bytes of the server came.
-    heard: Instant,
-    /// The longest that it may be silent; `None` for a server that sends no heartbeats.
+    /// When the last bytes were received.
+    last_received_at: Instant,
+    /// Maximum time without bytes; `None` for a server that sends no heartbeats.
     silence: Option<Duration>,
 }
 
@@ -97,7 +97,7 @@ enum Lost {
 }
 
 impl Subscription {
-    /// Nothing happens before the first [`Subscription::next`].
+    /// Creates a subscription, which connects at the first [`Subscription::next`].
     pub(crate) fn new(server: Endpoint, room: Room, transport: Transport) -> Self {
         Self {
             server,
@@ -111,13 +111,13 @@ impl Subscription {
         }
     }
 
-    /// Begins behind this final.
+    /// Starts after this final.
     pub(crate) fn since(mut self, id: ResultId) -> Self {
         self.since = Some(id);
         self
     }
 
-    /// What happens next. May be dropped while it waits; nothing is lost by that.
+    /// Waits for the next event. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<News, Refused> {
         if let Some(at) = self.resume_at {
             tokio::time::sleep_until(at.into()).await;
@@ -134,13 +134,13 @@ impl Subscription {
             match established.message().await {
                 Ok(None) => {}
                 Ok(Some(text)) => match serde_json::from_str(&text) {
-                    Ok(frame) if self.is_news(&frame) => {
+                    Ok(frame) if self.is_new(&frame) => {
                         let frame = Box::new(frame);
                         return Ok(News::Frame { text, frame });
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        let why = format!("the server sent what is no frame ({error}): {text}");
+                        let why = format!("the server sent an invalid frame ({error}): {text}");
                         return self.lost(Lost::Retry(why));
                     }
                 },
@@ -149,8 +149,8 @@ impl Subscription {
         }
     }
 
-    /// Notes what a frame says about resuming; whether it is new.
-    fn is_news(&mut self, frame: &Frame) -> bool {
+    /// Stores the state for a reconnection that a frame contains. Returns whether the frame is new.
+    fn is_new(&mut self, frame: &Frame) -> bool {
         match frame {
             Frame::Final { id, .. } => {
                 let seen =
@@ -206,7 +206,7 @@ async fn connect(
     };
     match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
         Ok(connected) => connected,
-        Err(_) => Err(Lost::Retry(format!("{server} does not answer"))),
+        Err(_) => Err(Lost::Retry(format!("no response from {server}"))),
     }
 }
 
@@ -222,8 +222,8 @@ async fn websocket(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     match client_async(request, stream).await {
         Ok((stream, _)) => Ok(Connection::WebSocket(Box::new(stream))),
         Err(Error::Http(response)) => {
-            let said = response.body().as_deref().unwrap_or_default();
-            Err(status(response.status(), said))
+            let body = response.body().as_deref().unwrap_or_default();
+            Err(status(response.status(), body))
         }
         Err(error) => Err(retry(error)),
     }
@@ -234,7 +234,7 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(retry)?;
-    // It ends with the connection; what it says then is seen by the body.
+    // The task ends with the connection. The body returns the same error.
     tokio::spawn(connection);
     let mut request = Request::get(path)
         .header(HOST, server.server().authority())
@@ -245,27 +245,27 @@ async fn events(server: &Endpoint, path: &str) -> Result<Connection, Lost> {
     let response = sender.send_request(request).await.map_err(retry)?;
     if !response.status().is_success() {
         let refusal = response.status();
-        let said = Limited::new(response.into_body(), PROBLEM_BYTES)
+        let body = Limited::new(response.into_body(), PROBLEM_BYTES)
             .collect()
             .await;
-        let said = said.map(|body| body.to_bytes()).unwrap_or_default();
-        return Err(status(refusal, &said));
+        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+        return Err(status(refusal, &body));
     }
     let body = Box::pin(response.into_body());
     Ok(Connection::Events(body, Events::default()))
 }
 
-/// A server that is full or starting may say 503; any other refusal stays one. `said` is the answer's body: a
-/// problem (RFC 9457) has a sentence in it.
-fn status(status: StatusCode, said: &[u8]) -> Lost {
-    let why = match problem::sentence(said) {
+/// Returns whether to retry after an error response: yes for 5xx and 429, which a full or starting server sends. The
+/// sentence contains the `detail` of `body`, if it is a problem (RFC 9457).
+fn status(status: StatusCode, body: &[u8]) -> Lost {
+    let why = match problem::sentence(body) {
         Some(sentence) => format!("the server answered {status}: {sentence}"),
         None => format!("the server answered {status}"),
     };
     match status {
-        StatusCode::UNAUTHORIZED => {
-            Lost::Never(format!("{why}; --token-file takes one that is good"))
-        }
+        StatusCode::UNAUTHORIZED => Lost::Never(format!(
+            "{why}; name a file with a valid token by --token-file"
+        )),
         status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
             Lost::Retry(why)
         }
@@ -279,7 +279,7 @@ impl Established {
         Self {
             connection,
             since: now,
-            heard: now,
+            last_received_at: now,
             silence: Some(CONNECT_LIMIT),
         }
     }
@@ -289,31 +289,31 @@ impl Established {
         self.silence = heartbeat.map(|each| each.saturating_mul(MISSED_HEARTBEATS));
     }
 
-    /// The same as [`Connection::message`], but a silence that is too long loses the connection.
+    /// Waits for a message as [`Connection::message`] does, but no longer than the heartbeats allow.
     async fn message(&mut self) -> Result<Option<String>, Lost> {
         let message = self.connection.message();
         let until = self
             .silence
-            .and_then(|silence| self.heard.checked_add(silence));
+            .and_then(|silence| self.last_received_at.checked_add(silence));
         let message = match until {
-            // What has come already is read first, also after this process stood still.
+            // `timeout_at` polls the message first: bytes that arrived while this process was stopped are not lost.
             Some(until) => match tokio::time::timeout_at(until.into(), message).await {
                 Ok(message) => message,
                 Err(_) => {
-                    let silent = self.heard.elapsed().as_secs();
-                    let why = format!("nothing came from the server for {silent} s");
+                    let silent = self.last_received_at.elapsed().as_secs();
+                    let why = format!("no heartbeat from the server for {silent} s");
                     return Err(Lost::Retry(why));
                 }
             },
             None => message.await,
         };
-        self.heard = Instant::now();
+        self.last_received_at = Instant::now();
         message
     }
 }
 
 impl Connection {
-    /// The next message; `None` for what is none (a ping).
+    /// Returns the next message; `None` for control frames (a ping).
     async fn message(&mut self) -> Result<Option<String>, Lost> {
         match self {
             Self::WebSocket(stream) => match stream.next().await {
@@ -341,8 +341,7 @@ impl Connection {
     }
 }
 
-/// What to do after a close: reconnect after codes 3000 to 3499, but not after 3500 to 3999 (README.md, "Receive the
-/// crowd").
+/// Returns whether to retry after a close: not for the codes 3500 to 3999 (README.md, "Receive the crowd").
 fn closed(close: Option<&CloseFrame>) -> Lost {
     let Some(CloseFrame { code, reason }) = close else {
         return Lost::Retry("the server closed".to_owned());
@@ -381,13 +380,13 @@ mod tests {
         frame.to_string()
     }
 
-    /// Accepts one connection, sends `offsets`, closes, and tells what the client asked for.
+    /// Accepts one connection, sends `offsets` and closes. Returns the requested URI.
     async fn serve_once(listener: &TcpListener, offsets: &[u64]) -> String {
         let (stream, _) = listener.accept().await.unwrap();
-        let mut asked = String::new();
+        let mut requested = String::new();
         #[allow(clippy::result_large_err, reason = "tungstenite's signature")]
         let note = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
-            asked = request.uri().to_string();
+            requested = request.uri().to_string();
             Ok(response)
         };
         let mut socket = accept_hdr_async(stream, note).await.unwrap();
@@ -395,7 +394,7 @@ mod tests {
             socket.send(Message::text(a_final(*offset))).await.unwrap();
         }
         socket.close(None).await.unwrap();
-        asked
+        requested
     }
 
     #[tokio::test]

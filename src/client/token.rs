@@ -1,7 +1,7 @@
-//! Tokens (JWT) as their bearer has them: they are sent, not verified.
+//! Tokens (JWT) that a client sends and does not verify.
 //!
-//! Invariant: a token is in no message and in no `Debug`. It comes from a file, since what is in the
-//! arguments or the environment of a process others may read.
+//! Invariant: no error message and no `Debug` output contains a token. Tokens are read from a file, because other users
+//! may read the arguments of a process.
 
 use std::{fmt, fs::File, io::Read, path::Path};
 
@@ -10,26 +10,26 @@ use serde::Deserialize;
 
 use crate::cli::text_file;
 
-/// The longest file: some hundred thousand tokens.
+/// Maximum bytes of a file: some hundred thousand tokens.
 const FILE_BYTES: u64 = 64 << 20;
 
-/// A token, and whom it names.
+/// A token and its user.
 #[derive(Clone)]
 pub(crate) struct Token {
-    /// Its `sub`: the one user whose reactions may come with it.
+    /// The claim `sub`: the only user whose reactions may be sent with the token.
     pub(crate) user: String,
     /// `Bearer …`.
     header: HeaderValue,
 }
 
-/// What of a token its bearer needs to know.
+/// The claims that the client reads.
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
 }
 
 impl Token {
-    /// The tokens of a file, one a line.
+    /// Reads the tokens of a file, one per line.
     pub(crate) fn read_all(file: &Path) -> Result<Vec<Self>, String> {
         let unreadable = |error| format!("the file cannot be read: {error}");
         let mut text = String::new();
@@ -47,7 +47,7 @@ impl Token {
         let tokens: Result<Vec<Self>, String> = tokens
             .map(|(number, line)| {
                 Self::new(line).ok_or(format!(
-                    "line {number} is no token: a JWT of three parts, whose sub is text"
+                    "line {number} is not a token: write a JWT of three parts whose sub is a string"
                 ))
             })
             .collect();
@@ -66,7 +66,7 @@ impl Token {
         Some(Self { user: sub, header })
     }
 
-    /// Says who asks.
+    /// Adds the token as the `Authorization` header.
     pub(crate) fn sign(token: Option<&Self>, headers: &mut HeaderMap) {
         if let Some(token) = token {
             headers.insert(AUTHORIZATION, token.header.clone());
@@ -75,7 +75,7 @@ impl Token {
 }
 
 impl fmt::Debug for Token {
-    /// Whose, not what.
+    /// Shows the user, not the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({:?})", self.user)
     }
@@ -89,7 +89,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn token(claims: Value) -> String {
-        let key = EncodingKey::from_secret(b"whoever issues them");
+        let key = EncodingKey::from_secret(b"the issuer's secret");
         encode(&Header::default(), &claims, &key).unwrap()
     }
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused_by_its_line_and_not_repeated() {
+    fn a_line_that_is_not_a_token_is_refused_by_its_number_and_not_printed() {
         let good = token(json!({"sub": "ada"}));
         for bad in [
             "hunter2".to_owned(),

@@ -12,32 +12,32 @@ use emostream_model::{EmojiNames, Topics, WindowSize};
 use self::cluster::ClusterFlags;
 use crate::{
     cli::flags::{AdminFlags, DescribedKafkaFlags, EmojiFlags, TopicFlags},
-    cli::values::{duration, ms},
+    cli::parse::{duration, ms},
     exit::Failure,
     output,
     permissions::Role,
-    server::{AdminServer, Counting, Drain, Watch},
+    server::{AdminServer, DataflowThread, Drain, Observability},
     signal::Signals,
     topics,
 };
 
-/// More than any machine has cores.
+/// Maximum of `--workers`.
 const MOST_WORKERS: u64 = 1024;
 
-/// The log needs some seconds of it to abort a transaction that is too slow.
+/// Minimum of `--commit-timeout`: the log needs some seconds of it to abort a transaction that is too slow.
 const LEAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Minimum of `--takeover`, in heartbeats: one may be lost with the leader of the progress topic, and the next may wait
 /// for a new leader.
 const LEAST_HEARTBEATS: u32 = 3;
 
-/// How long a standby waits by default; a run of `up` that is fenced waits as long.
+/// Default of `--takeover`; a run of `up` that was fenced waits as long.
 const TAKEOVER: Duration = Duration::from_secs(10);
 
-/// A top is sent whole: more than this is no top any more.
+/// Maximum of `--trending-top`, since each record contains the whole list.
 const MOST_TRENDING: u64 = 100;
 
-/// More than this only cost.
+/// More workers for each core than this do not increase the throughput.
 const WORKERS_A_CORE: u64 = 2;
 
 #[derive(Debug, Args)]
@@ -52,20 +52,20 @@ pub(crate) struct Flags {
     #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
-    counting: CountingFlags,
+    counting: DataflowFlags,
     #[command(flatten)]
     standby: StandbyFlags,
     #[command(flatten)]
     cluster: ClusterFlags,
-    /// Print the topology and end
+    /// Print the topology and exit
     #[arg(long)]
     describe: bool,
-    /// Print help, as -h without a FILE does
+    /// Print help, as -h without FILE does
     #[arg(long, action = clap::ArgAction::HelpLong)]
     help: Option<bool>,
 }
 
-/// When one run takes over from another.
+/// Flags of standbys.
 #[derive(Debug, Clone, Args)]
 struct StandbyFlags {
     /// Start as a standby: wait until no other run commits, then take over
@@ -93,43 +93,44 @@ impl StandbyFlags {
     }
 }
 
-/// How reactions are counted.
+/// Flags of the aggregation.
 #[derive(Debug, Clone, Args)]
-pub(super) struct CountingFlags {
+pub(super) struct DataflowFlags {
     /// Worker threads
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_WORKERS))]
     workers: u64,
-    /// How long a window is
+    /// Length of a window
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub(super) window: Duration,
-    /// How long a window waits for stragglers: longer than ingest's flush plus the skew of clocks
+    /// How much older than the newest reaction of its partition a reaction may be; longer than ingest's --flush plus the
+    /// differences of clocks
     #[arg(long, default_value = "750ms", value_parser = duration)]
     pub(super) lateness: Duration,
-    /// When a partition that gets nothing at all stops holding the others back
+    /// After this time without records a partition that is read to its end no longer delays the windows
     #[arg(long, default_value = "10s", value_parser = duration)]
     idle_timeout: Duration,
-    /// When a partition that cannot be read to its end (no response, or another producer's open transaction)
-    /// stops holding the others back
+    /// After this time a partition that cannot be read to its end (no response, or an open transaction of another
+    /// producer) no longer delays the windows
     #[arg(long, default_value = "60s", value_parser = duration)]
     hold_timeout: Duration,
-    /// How long a transaction with results may take; at most the brokers' transaction.max.timeout.ms
+    /// Timeout of a transaction with results; at most the brokers' transaction.max.timeout.ms
     #[arg(long, default_value = "60s", value_parser = duration)]
     commit_timeout: Duration,
     /// Accept a reactions topic that allows records dated more than 5 s in the future
     #[arg(long)]
     unbounded_timestamps: bool,
-    /// How often the tally of an open window is shown
+    /// Interval of the live tallies of an open window
     #[arg(long, default_value = "250ms", value_parser = duration)]
     pub(super) live: Duration,
-    /// How many identical emojis make a swarm
+    /// Number of identical emojis that are shown as one swarm
     #[arg(long, value_name = "N", default_value_t = 1000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..))]
     pub(super) swarm_size: u64,
-    /// How long the sliding span of what is trending is: a whole number of windows
+    /// Span of event time that trending covers: a whole number of windows
     #[arg(long, default_value = "60s", value_parser = duration)]
     trending_span: Duration,
-    /// How many trending emojis of a room are shown, and how many leading rooms
+    /// Number of trending emojis of a room, and of leading rooms
     #[arg(long, value_name = "N", default_value_t = 10)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_TRENDING))]
     trending_top: u64,
@@ -138,8 +139,8 @@ pub(super) struct CountingFlags {
     totals_retention: Duration,
 }
 
-impl CountingFlags {
-    /// Checks what belongs together.
+impl DataflowFlags {
+    /// Returns the configuration, or an error if two flags contradict each other.
     pub(super) fn config(
         &self,
         topics: Topics,
@@ -182,7 +183,7 @@ impl CountingFlags {
             tracing::warn!(
                 workers,
                 cores,
-                "many more workers than cores: they take turns"
+                "many more workers than cores: they share the cores"
             );
         }
         Ok(Config {
@@ -228,17 +229,17 @@ pub(crate) fn run(flags: Flags, mut signals: Signals) -> Result<(), Failure> {
     let log = flags.kafka.connect()?;
     let needed = topics::require(&*log, Role::Dataflow, &names)?;
     super::run(async {
-        let watch = Watch::new()?;
-        let admin = AdminServer::start(flags.admin.address(), None, &watch).await?;
-        let _watching = watch.follow(&log, needed)?;
-        // The other processes of a cluster are notified of a stop, also before they have begun.
+        let observability = Observability::new()?;
+        let admin = AdminServer::start(flags.admin.address(), None, &observability).await?;
+        let _watching = observability.watch_log(&log, needed)?;
+        // A stop must also notify the other processes of a cluster while they start.
         signals.take_over();
-        let mut counting = Counting::start(config, log, &watch)?;
-        watch.all_registered();
+        let mut counting = DataflowThread::start(config, log, &observability)?;
+        observability.all_registered();
         let signal = tokio::select! {
-            ended = counting.ends() => {
+            ended = counting.until_ended() => {
                 ended?;
-                tracing::info!("another process of the cluster was asked to stop");
+                tracing::info!("another process of the cluster was stopped");
                 return Ok(());
             }
             signal = signals.next() => signal,

@@ -10,16 +10,16 @@ use emostream_model::{EmojiNames, Topics};
 
 use crate::{
     cli::flags::{EmojiFlags, KafkaFlags, ServerFlags, TopicFlags},
-    cli::values::{Rate, duration},
+    cli::parse::{Rate, duration},
     exit::{Exit, Failure},
     logging::LogFormat,
     permissions::Role,
-    server::{Drain, RelayConfig, ServerConfig, Watch, announce},
+    server::{Drain, Observability, RelayConfig, ServerConfig, print_ready},
     signal::Signals,
     topics,
 };
 
-/// More would make batches that the log refuses.
+/// Maximum of `--flush-count`: the log would refuse larger batches.
 const MOST_FLUSHED: u64 = 100_000;
 
 #[derive(Debug, Args)]
@@ -33,34 +33,34 @@ pub(crate) struct Flags {
     #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
-    intake: IntakeFlags,
+    intake: IngestFlags,
 }
 
-/// What is taken in, and how it goes to the log.
+/// Flags for accepting reactions and writing them to the log.
 #[derive(Debug, Clone, Args)]
-pub(super) struct IntakeFlags {
-    /// How often reactions go to the log; the dataflow's lateness must exceed it
+pub(super) struct IngestFlags {
+    /// Interval of the writes to the log; the dataflow's --lateness must be longer
     #[arg(long, default_value = "500ms", value_parser = duration)]
     pub(super) flush: Duration,
-    /// This many reactions go to the log at once
+    /// Number of buffered reactions that are written to the log before the interval ends
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_FLUSHED))]
     flush_count: u64,
-    /// Which rooms exist, as a regular expression of the whole name; all by default
+    /// Regular expression of the names of rooms, which must match the whole name; all names by default
     #[arg(long, value_name = "PATTERN")]
     rooms: Option<RoomPattern>,
-    /// The most rooms in use at once
+    /// Maximum rooms in use at the same time
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=10_000_000))]
     max_rooms: u64,
-    /// The most reactions that one user may send, for example 20/s; a second's worth at once
+    /// Maximum rate of reactions of one user, for example 20/s; a burst may have those of a second
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_user_rate: Option<RateLimit>,
-    /// The most reactions that one address may send (of IPv6 a network of 64 bits), for example
-    /// 200/s; a second's worth at once
+    /// Maximum rate of reactions of one address (for IPv6 a /64 network), for example 200/s; a burst may have those of a
+    /// second
     #[arg(long, value_name = "RATE", value_parser = limit)]
     per_address_rate: Option<RateLimit>,
-    /// A proxy, or a network of them, whose X-Forwarded-For is believed; repeat it for more
+    /// A proxy, or a network of proxies, whose X-Forwarded-For is trusted; repeat the flag for several
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     trusted_proxy: Vec<TrustedProxies>,
 }
@@ -70,7 +70,7 @@ fn limit(text: &str) -> Result<RateLimit, String> {
     RateLimit::per_second(rate.per_second).ok_or_else(|| "must be above 0".to_owned())
 }
 
-impl IntakeFlags {
+impl IngestFlags {
     pub(super) fn config(
         &self,
         topics: Topics,
@@ -96,7 +96,7 @@ impl IntakeFlags {
     }
 }
 
-/// Why an ingest does not start, as the process's end.
+/// Converts the error of an ingest that cannot start.
 pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Log(error) => error.into(),
@@ -105,7 +105,7 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     }
 }
 
-/// Takes no more and waits until the log has it all.
+/// Closes the ingest and waits until the log has all accepted reactions.
 pub(super) async fn flush_last(ingest: &Ingest, drain: &Drain) -> Result<(), Failure> {
     let flushed = ingest.drain(drain.left()).await;
     flushed.map_err(|error| Failure::new(Exit::Restart, error.to_string()))
@@ -121,13 +121,19 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let log = flags.kafka.connect()?;
     topics::require(&*log, Role::Ingest, &names)?;
     super::run(async {
-        let watch = Watch::new()?;
-        let bound = server.bind(RelayConfig::default(), &watch).await?;
-        let started = Ingest::start(config, log, &watch.registry, &watch.readiness).await;
+        let observability = Observability::new()?;
+        let bound = server.bind(RelayConfig::default(), &observability).await?;
+        let started = Ingest::start(
+            config,
+            log,
+            &observability.registry,
+            &observability.readiness,
+        )
+        .await;
         let ingest = started.map_err(start_failure)?;
         let url = format!("{}://{}/v1/reactions", bound.scheme(), bound.address);
         let serving = bound.serve(ingest.router(), &signals);
-        announce(format, &format!("taking reactions at {url}\n"), &url)?;
+        print_ready(format, &format!("accepting reactions at {url}\n"), &url)?;
 
         let (_, drain) = serving.until_ended(&mut signals, pending()).await;
         let admin = serving.drained(&drain).await;

@@ -1,5 +1,6 @@
-//! What the program does: one file a subcommand.
+//! The subcommands, one file each.
 
+pub(crate) mod arguments;
 mod dataflow;
 mod ingest;
 mod inspect;
@@ -18,7 +19,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{cli::examples, exit::Failure, logging::LogFlags, signal::Signals};
 
-/// What is left to close when a command has ended.
+/// Timeout for blocking tasks that still run when a command has ended.
 const CLOSING: Duration = Duration::from_millis(300);
 
 /// The crowd's mood, exact and within a second.
@@ -29,11 +30,11 @@ pub(crate) struct Command {
     #[command(flatten)]
     log: LogFlags,
     #[command(subcommand)]
-    what: What,
+    subcommand: Subcommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {
+enum Subcommand {
     /// Run everything in one process: ingest, dataflow, publisher and the page
     #[command(after_help = examples::UP)]
     Up(Box<up::Flags>),
@@ -55,29 +56,29 @@ enum What {
     /// Read a topic
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Flags),
-    /// Send a crowd's reactions, for rehearsals
+    /// Generate reactions, to rehearse an event
     #[command(after_help = examples::LOAD)]
     Load(load::Flags),
     /// Create the topics, or check them
     #[command(subcommand, after_help = examples::TOPICS)]
     Topics(topics::Action),
-    /// Let the dataflow go on with other settings, or in a log that was truncated
+    /// Change the stored progress, to continue with other settings or after data was deleted
     #[command(after_help = examples::RESET)]
     Reset(reset::Flags),
 }
 
 impl Command {
-    /// Does it, to its end.
+    /// Runs the command.
     pub(crate) fn run(self, signals: Signals) -> Result<(), Failure> {
-        use What::{
+        use Subcommand::{
             Dataflow, Ingest, Inspect, Load, Publisher, Relay, Reset, Subscribe, Topics, Up,
         };
         let format = self.log.format();
-        self.log.start(match self.what {
+        self.log.start(match self.subcommand {
             Up(_) | Ingest(_) | Dataflow(_) | Publisher(_) | Relay(_) => LevelFilter::INFO,
             Subscribe(_) | Inspect(_) | Load(_) | Topics(_) | Reset(_) => LevelFilter::WARN,
         });
-        match self.what {
+        match self.subcommand {
             Up(flags) => up::run(*flags, signals, format),
             Ingest(flags) => ingest::run(flags, signals, format),
             Dataflow(flags) => dataflow::run(flags, signals),
@@ -98,13 +99,13 @@ impl Command {
     }
 }
 
-/// Runs a command that talks over the network. A log that does not answer is not waited for at the end.
+/// Runs a command on a tokio runtime. At the end it does not wait for blocking calls to a log that does not respond.
 fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     threads.enable_all().thread_name("emostream-net");
     let runtime = threads.build().map_err(|error| {
         Failure::unavailable(format!(
-            "threads for the network cannot be started: {error}"
+            "the threads of the tokio runtime cannot start: {error}"
         ))
     })?;
     let outcome = runtime.block_on(work);

@@ -1,4 +1,4 @@
-//! `emostream publisher`: results out of the log to subscribers.
+//! `emostream publisher`: reads results from the log and sends them to subscribers.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use emostream_model::Topics;
 
 use crate::{
     cli::flags::{KafkaFlags, ServerFlags, TopicFlags},
-    cli::values::{duration, ms},
+    cli::parse::{duration, ms},
     exit::Failure,
     logging::LogFormat,
     permissions::Role,
-    server::{Publishing, PublishingFlags, ServerConfig, Watch},
+    server::{Observability, PublisherFlags, PublisherProcess, ServerConfig},
     signal::Signals,
     topics,
 };
@@ -32,12 +32,11 @@ pub(crate) struct Flags {
     #[command(flatten)]
     topics: TopicFlags,
     #[command(flatten)]
-    publishing: PublishingFlags,
-    /// How often a live tally comes, as the dataflow has it: subscribers are told
+    publishing: PublisherFlags,
+    /// Interval of live tallies, which subscribers are informed of; the same as --live of the dataflow
     #[arg(long, default_value = "250ms", value_parser = duration)]
     live: Duration,
-    /// Where the page sends reactions, as browsers reach it: the ingest, if it is not behind the address
-    /// that the page is opened at
+    /// URL to which the page sends reactions, if the ingest is not behind the address of the page
     #[arg(long, value_name = "URL")]
     ingest_url: Option<IngestUrl>,
 }
@@ -48,7 +47,7 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     let relays = flags.publishing.relays()?;
     let log = flags.kafka.connect()?;
     let needed = topics::require(&*log, Role::Publisher, &names)?;
-    let (window_ms, swarm_size) = cut(&names, &*log)?;
+    let (window_ms, swarm_size) = stored_window_settings(&names, &*log)?;
     let clock = EventClock::host();
     let config = Config {
         topics: names,
@@ -60,25 +59,25 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
             .subscribers(&server, flags.ingest_url, clock),
     };
     super::run(async {
-        let watch = Watch::new()?;
-        let bound = server.bind(relays, &watch).await?;
-        let _watching = watch.follow(&log, needed)?;
-        let publishing = Publishing::start(config, log, &watch).await?;
+        let observability = Observability::new()?;
+        let bound = server.bind(relays, &observability).await?;
+        let _watching = observability.watch_log(&log, needed)?;
+        let publishing = PublisherProcess::start(config, log, &observability).await?;
         publishing
             .serve(("publisher", format), bound, &mut signals)
             .await
     })
 }
 
-/// How long a window is, and what makes a swarm, as the dataflow stored it with its progress; as it has
-/// them by default where it has not committed yet. The results that come tell if that changes.
-fn cut(names: &Topics, log: &dyn Log) -> Result<(u64, u64), Failure> {
+/// Returns the window size in milliseconds and the swarm size that the dataflow stored with its progress, or its defaults
+/// if it has not committed yet. The results that the publisher reads later contain the current values.
+fn stored_window_settings(names: &Topics, log: &dyn Log) -> Result<(u64, u64), Failure> {
     let settings = match stored(&streams_topics(names), log) {
         Ok(progress) => progress.and_then(|progress| progress.settings),
         Err(StreamsError::Start(error)) => return Err(error.into()),
-        // It holds nobody up but the dataflow.
+        // Progress that cannot be read stops the dataflow, but the publisher can serve results.
         Err(error) => {
-            tracing::warn!(%error, "how long windows are is not known before a result comes");
+            tracing::warn!(%error, "the window size is not known before the first result");
             None
         }
     };

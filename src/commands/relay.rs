@@ -1,4 +1,4 @@
-//! `emostream relay`: news from a publisher, or from another relay, to subscribers and to further relays.
+//! `emostream relay`: sends the updates of a publisher or another relay to subscribers and further relays.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use emostream_log::EventClock;
 
 use crate::{
     cli::flags::ServerFlags,
-    cli::values::host_and_port,
+    cli::parse::host_and_port,
     exit::Failure,
     logging::LogFormat,
-    server::{Publishing, PublishingFlags, ServerConfig, Watch},
+    server::{Observability, PublisherFlags, PublisherProcess, ServerConfig},
     signal::Signals,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Where news comes from: the --relay-listen of a publisher or a relay. Several by commas, the best
-    /// first; one at a time is followed
+    /// The --relay-listen address of a publisher or a relay. Several separated by commas, the preferred one first; one of
+    /// them is used at a time
     #[arg(
         long,
         value_name = "HOST:PORT,…",
@@ -28,18 +28,17 @@ pub(crate) struct Flags {
     )]
     #[arg(value_parser = upstream)]
     upstream: Vec<String>,
-    /// Speak TLS with the upstreams, and believe those that the system believes
+    /// Use TLS to the upstreams, and trust the certificates that the system trusts
     #[arg(long)]
     upstream_tls: bool,
-    /// Speak TLS with the upstreams, and believe the certificates in this file (PEM) and those signed by them
+    /// Use TLS to the upstreams, and trust the certificates in this file (PEM) and those signed by them
     #[arg(long, value_name = "FILE")]
     upstream_ca: Option<PathBuf>,
     #[command(flatten)]
     server: ServerFlags,
     #[command(flatten)]
-    publishing: PublishingFlags,
-    /// Where the page sends reactions, as browsers reach it: the ingest, if it is not behind the address
-    /// that the page is opened at
+    publishing: PublisherFlags,
+    /// URL to which the page sends reactions, if the ingest is not behind the address of the page
     #[arg(long, value_name = "URL")]
     ingest_url: Option<IngestUrl>,
 }
@@ -70,15 +69,16 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         .publishing
         .subscribers(&server, flags.ingest_url, clock);
     super::run(async {
-        let watch = Watch::new()?;
-        let bound = server.bind(relays, &watch).await?;
+        let observability = Observability::new()?;
+        let bound = server.bind(relays, &observability).await?;
         let upstreams = Upstreams {
             addresses: flags.upstream,
             name: bound.address.to_string(),
             token,
             trust,
         };
-        let relaying = Publishing::start_relay(upstreams, subscribers, &watch).await?;
+        let relaying =
+            PublisherProcess::start_relay(upstreams, subscribers, &observability).await?;
         relaying.serve(("relay", format), bound, &mut signals).await
     })
 }

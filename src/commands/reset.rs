@@ -1,4 +1,4 @@
-//! `emostream reset`: lets the dataflow go on where its progress would be refused.
+//! `emostream reset`: changes stored progress, so that the dataflow can continue where it would refuse it.
 
 use std::io::{BufRead, IsTerminal, stdin};
 
@@ -12,7 +12,7 @@ use indicatif::HumanCount;
 
 use crate::{
     cli::flags::{StoreFlags, TopicFlags},
-    cli::values::{From, moment, now_ms},
+    cli::parse::{From, moment, now_ms},
     exit::{Exit, Failure},
     log_socket::{LogEndpoint, LogSocket},
     output,
@@ -24,30 +24,30 @@ pub(crate) struct Flags {
     store: StoreFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Where the next run reads on: where the last one stood, or behind what is in the log now
+    /// Where the next run continues: at the stored offsets, or after the records that are in the log now
     #[arg(long, value_name = "WHERE", default_value = "kept")]
     from: Where,
-    /// After a clock was wrong, or progress was lost: everything up to this time is final, and windows after it
-    /// are counted, even if they have finals already
+    /// After a clock was wrong or progress was lost: everything up to this time is final, and windows after it are
+    /// counted, also if they have finals already
     #[arg(long, value_name = "now|TIME", value_parser = final_until, allow_hyphen_values = true)]
     final_until: Option<FinalUntil>,
-    /// Reject the records that are in the log and ahead of this host's clock. Alone it changes nothing else
+    /// Reject records in the log that are ahead of this host's clock. Without other flags nothing else changes
     #[arg(long)]
     reject_ahead: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Where {
-    /// Where the last run stood, as far as the log holds that
+    /// At the stored offsets, or at the oldest record if those were deleted
     Kept,
-    /// Behind what is in the log now, which is skipped
+    /// After the records that are in the log now, which are skipped
     Latest,
 }
 
-/// Up to when everything is final.
+/// The time up to which everything is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FinalUntil {
     Now,
@@ -59,7 +59,7 @@ fn final_until(text: &str) -> Result<FinalUntil, String> {
     match text.parse() {
         _ if text == "now" => Ok(FinalUntil::Now),
         Ok(From::At(at_ms)) => Ok(FinalUntil::At(at_ms)),
-        _ => Err("write now, or a moment as 2026-01-31T20:15:00Z".to_owned()),
+        _ => Err("write now, or a time such as 2026-01-31T20:15:00Z".to_owned()),
     }
 }
 
@@ -67,7 +67,7 @@ const NOTHING: &str = "no progress is stored: there is nothing to reset\n";
 
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     if !flags.yes && !stdin().is_terminal() {
-        let why = "is needed, for there is no terminal to ask at";
+        let why = "is required without a terminal, because the command cannot ask for confirmation";
         return Err(Failure::usage("--yes", why));
     }
     let request = request(&flags);
@@ -84,7 +84,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     })
 }
 
-/// Resets, unless a person who is asked says no.
+/// Resets, unless the user refuses the confirmation.
 fn change(
     names: &Topics,
     log: &dyn Log,
@@ -137,7 +137,7 @@ fn planned(names: &Topics, log: &dyn Log, request: &ResetRequest) -> Result<Opti
     }
 }
 
-/// What the reset will do, for people who decide.
+/// Describes the effects of the reset, for the confirmation.
 fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     let until = moment(plan.final_until_ms);
     let mut text = match plan.final_time {
@@ -183,21 +183,21 @@ fn consequences(request: &ResetRequest, plan: &Plan) -> String {
     }
     if plan.final_time == FinalTime::Backward {
         text += &format!(
-            "What is in the log, not counted yet and dated more than 5 s after {until} will be rejected as ahead.\n"
+            "Records in the log that are not counted yet and dated more than 5 s after {until} will be rejected as ahead.\n"
         );
     }
     if request.from == ResetFrom::Latest {
-        text += "Whatever is in the log and not counted yet will never be.\n";
+        text += "Records in the log that are not counted yet will never be counted.\n";
     }
     text
 }
 
 fn confirmed() -> Result<bool, Failure> {
     say(
-        "A running dataflow ends, and the next one goes on from there. Reset the progress? [y/N] ",
+        "A running dataflow ends, and the next run continues from there. Reset the progress? [y/N] ",
     )?;
     let mut answer = String::new();
-    // A terminal that is gone has not agreed.
+    // A closed terminal counts as no.
     let read = stdin().lock().read_line(&mut answer).unwrap_or(0);
     Ok(read > 0 && matches!(answer.trim(), "y" | "Y" | "yes"))
 }
@@ -207,30 +207,30 @@ fn report(done: &Reset, request: &ResetRequest, plan: &Plan) -> String {
     let next = match request.from {
         ResetFrom::Kept => format!("the next run counts from there ({records} records to read)"),
         ResetFrom::Latest => {
-            format!("the next run counts what comes from now on ({records} records skipped)")
+            format!("the next run counts reactions from now on ({records} records skipped)")
         }
     };
-    let mut said = format!(
+    let mut text = format!(
         "{} partitions; finals up to {} stay; {next}\n",
         done.partitions,
         moment(done.final_until_ms)
     );
     if plan.final_time == FinalTime::Begun {
         let settled = HumanCount(done.settled);
-        said += &format!("{settled} records up to then count as settled\n");
+        text += &format!("{settled} records up to then count as settled\n");
     }
     if done.lost > 0 {
         let lost = HumanCount(done.lost);
-        said += &format!("{lost} records were deleted before they were counted\n");
+        text += &format!("{lost} records were deleted before they were counted\n");
     }
     if done.replaced > 0 {
         let replaced = done.replaced;
-        said += &format!(
-            "{replaced} partitions no longer hold what was read from them, and are read from their beginning\n"
+        text += &format!(
+            "{replaced} partitions no longer contain the records that were read, and are read from their beginning\n"
         );
     }
-    said += "Dataflows that run or stand by end with 75; start them again.\n";
-    said
+    text += "Running dataflows and standbys end with 75; start them again.\n";
+    text
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -14,25 +14,27 @@ use emostream_ingest::Ingest;
 use emostream_log::EventClock;
 
 use super::{
-    dataflow::CountingFlags,
-    ingest::{IntakeFlags, flush_last, start_failure},
+    dataflow::DataflowFlags,
+    ingest::{IngestFlags, flush_last, start_failure},
 };
 use crate::{
     cli::flags::{EmojiFlags, ServerFlags, StoreFlags, TopicFlags},
-    cli::values::ms,
+    cli::parse::ms,
     exit::Failure,
     log_socket::{LogEndpoint, LogSocket},
     logging::LogFormat,
-    server::{Counting, Publishing, PublishingFlags, ServerConfig, Watch, announce},
+    server::{
+        DataflowThread, Observability, PublisherFlags, PublisherProcess, ServerConfig, print_ready,
+    },
     signal::Signals,
-    topics::{self, EMBEDDED_PARTITIONS, Home},
+    topics::{self, EMBEDDED_PARTITIONS, TopicTarget},
 };
 
-/// How often progress is committed on the embedded log when there is nothing else to write: no standby reads it there,
-/// and each commit wakes the disk.
+/// Interval of the commits of progress on the embedded log when there is nothing else to commit. It is long because no
+/// standby reads the progress there, and each commit wakes the disk.
 const EMBEDDED_HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// On Kafka `up` makes what is missing for one machine; a team makes its own beforehand.
+/// Replication factor of topics that `up` creates on Kafka. For more replicas, create the topics before the start.
 const REPLICATION: u32 = 1;
 
 #[derive(Debug, Args)]
@@ -44,21 +46,21 @@ pub(crate) struct Flags {
     #[command(flatten)]
     topics: TopicFlags,
     #[command(flatten)]
-    publishing: PublishingFlags,
+    publishing: PublisherFlags,
     #[command(flatten)]
     emojis: EmojiFlags,
     #[command(flatten)]
-    intake: IntakeFlags,
+    intake: IngestFlags,
     #[command(flatten)]
-    counting: CountingFlags,
+    counting: DataflowFlags,
 }
 
 pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Result<(), Failure> {
     let names = flags.topics.names();
     let server = ServerConfig::read(&flags.server)?;
     let emojis = flags.emojis.names()?;
-    // One for all that dates events or judges them by time, so that a host clock that steps back stops nothing.
-    // Kafka judges by its own host's clock, and would refuse what a clock ahead of it dates.
+    // One clock dates events and compares times with now, so that a host clock that steps back stops nothing. Kafka
+    // compares with the clock of its own host, and would refuse records of a clock that is ahead of it.
     let clock = match flags.store.is_kafka() {
         true => EventClock::host(),
         false => EventClock::monotonic(),
@@ -88,56 +90,62 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
         subscribers: flags.publishing.subscribers(&server, None, clock.clone()),
     };
 
-    let home = match flags.store.is_kafka() {
-        true => Home::Kafka {
+    let target = match flags.store.is_kafka() {
+        true => TopicTarget::Kafka {
             replication: REPLICATION,
             min_in_sync: topics::default_min_in_sync(REPLICATION),
         },
-        false => Home::Embedded,
+        false => TopicTarget::Embedded,
     };
     let dir = flags.store.embedded_dir();
     let log = flags.store.open(clock.clone())?;
-    let specs = topics::specs(&names, EMBEDDED_PARTITIONS, home);
+    let specs = topics::specs(&names, EMBEDDED_PARTITIONS, target);
     topics::create_missing(&*log, &specs)?;
     let needed = specs.into_iter().map(|spec| spec.name).collect();
     super::run(async {
-        let watch = Watch::new()?;
-        watch.clock(clock)?;
-        let mut bound = server.bind(relays, &watch).await?;
+        let observability = Observability::new()?;
+        observability.register_clock(clock)?;
+        let mut bound = server.bind(relays, &observability).await?;
         let (scheme, address) = (bound.scheme(), bound.address);
         let _socket = dir.and_then(|dir| {
-            let router = watch
+            let router = observability
                 .admin()
                 .router()
                 .merge(LogEndpoint::new(log.clone()).router());
             LogSocket::start(&dir, router)
         });
-        let _watching = watch.follow(&log, needed)?;
-        let started = Ingest::start(intake, log.clone(), &watch.registry, &watch.readiness).await;
+        let _watching = observability.watch_log(&log, needed)?;
+        let started = Ingest::start(
+            intake,
+            log.clone(),
+            &observability.registry,
+            &observability.readiness,
+        )
+        .await;
         let ingest = started.map_err(start_failure)?;
-        let publishing = Publishing::start(publishing, log.clone(), &watch).await?;
-        let _relays = publishing.feed_relays(bound.relays.take(), format)?;
-        let mut counting = Counting::start(counting, log, &watch)?;
+        let publishing = PublisherProcess::start(publishing, log.clone(), &observability).await?;
+        let _relays = publishing.serve_relays(bound.relays.take(), format)?;
+        let mut counting = DataflowThread::start(counting, log, &observability)?;
         let router = ingest.router().merge(publishing.router());
         let serving = bound.serve(router, &signals);
         let counted = async {
-            // Not before it is known that nothing is in the way: what was stored may belong to other settings.
-            let begun = counting.begins().await;
+            // Only once the dataflow is active: the stored progress may have other settings, which is an error.
+            let active = counting.until_active().await;
             let url = page(scheme, address);
-            let welcomed = begun.and_then(|()| announce(format, &welcome(&url, open), &url));
+            let welcomed = active.and_then(|()| print_ready(format, &welcome(&url, open), &url));
             match welcomed {
-                Ok(()) => counting.fails().await,
+                Ok(()) => counting.until_failed().await,
                 Err(failure) => failure,
             }
         };
         let failed = async {
             tokio::select! {
                 failure = counted => failure,
-                failure = publishing.fails() => failure,
+                failure = publishing.until_failed() => failure,
             }
         };
         let (ended, drain) = serving.until_ended(&mut signals, failed).await;
-        // In the order of the data, so that what was accepted is stored before anything else ends.
+        // In the order of the data, so that accepted reactions are stored before anything else ends.
         let flushed = flush_last(&ingest, &drain).await;
         let stopped = match &ended {
             Ok(()) => counting.stop(&drain).await,
@@ -149,16 +157,16 @@ pub(crate) fn run(flags: Flags, mut signals: Signals, format: LogFormat) -> Resu
     })
 }
 
-/// Where the page is opened.
+/// Returns the URL of the page.
 fn page(scheme: &str, address: SocketAddr) -> String {
-    // A page cannot be opened at 0.0.0.0.
+    // Browsers cannot open 0.0.0.0.
     match address.ip().is_unspecified() {
         true => format!("{scheme}://127.0.0.1:{}/", address.port()),
         false => format!("{scheme}://{address}/"),
     }
 }
 
-/// What works at once. `open` is whether it works without a token.
+/// Returns the text that is printed at the start. `open`: no token is required.
 fn welcome(url: &str, open: bool) -> String {
     let (fragment, user, header) = match open {
         true => ("", "me", ""),

@@ -1,4 +1,4 @@
-//! The side of a command that reads.
+//! The client: a command that reads the log of another process.
 
 use std::{
     error::Error,
@@ -22,7 +22,7 @@ use tokio::{net::UnixStream, runtime, time::timeout};
 
 use super::{Line, PREFIX, SOCKET, TopicState};
 
-/// How long a response may take.
+/// Timeout of a request.
 const RESPONSE_TIME: Duration = Duration::from_secs(10);
 /// Maximum bytes of a response: a page (1 MiB) and one record more, whose 1 MiB is up to six times as long in JSON.
 const RESPONSE_BYTES: usize = 8 << 20;
@@ -90,7 +90,7 @@ impl Client {
     fn other_version(&self) -> LogError {
         let dir = self.dir.display();
         LogError::Refused(format!(
-            "the emostream that holds {dir} is of another version"
+            "the emostream process that uses {dir} has another version"
         ))
     }
 }
@@ -125,7 +125,7 @@ impl Source for Client {
             })
         };
         let Ok(body) = self.get(&format!("{topic}/{partition}?from={from}&limit={limit}")) else {
-            // Like a broker that is away: the reader continues when a process serves the directory again.
+            // As with an unreachable broker: the reader continues when a process serves the directory again.
             return page(0, from, false);
         };
         let mut count = 0;
@@ -147,21 +147,21 @@ impl Source for Client {
     }
 }
 
-/// The lines of a response.
+/// Parses the lines of a response.
 pub(super) fn parse(body: &[u8]) -> Result<Vec<Line>, serde_json::Error> {
     let lines = serde_json::Deserializer::from_slice(body).into_iter();
     lines.collect()
 }
 
 fn unavailable(dir: &Path, error: &dyn std::fmt::Display) -> LogError {
-    let detail = format!("the emostream that holds it does not answer: {error}");
+    let detail = format!("no response from the emostream process that uses it: {error}");
     LogError::Disk {
         dir: dir.into(),
         detail,
     }
 }
 
-/// The body of the response, whatever its status: an error is a line, too.
+/// Returns the body of the response for every status: an error is a line, too.
 async fn get(socket: PathBuf, path: String) -> Result<Bytes, GetError> {
     let stream = TokioIo::new(UnixStream::connect(socket).await?);
     let (mut requests, connection) = http1::handshake(stream).await?;
@@ -170,13 +170,13 @@ async fn get(socket: PathBuf, path: String) -> Result<Bytes, GetError> {
         let response = requests.send_request(request.body(Empty::<Bytes>::new())?);
         let response = response.await.map_err(|error| {
             // A version without HTTP closes the connection at the first bytes.
-            io::Error::other(format!("{error}; it may be of another version"))
+            io::Error::other(format!("{error}; it may have another version"))
         })?;
         let body = Limited::new(response.into_body(), RESPONSE_BYTES);
         Ok(body.collect().await?.to_bytes())
     };
-    // Not a task of its own, which would keep the socket open after a response that is too long. The exchange
-    // reports its errors.
+    // Driven here and not by a task, which would keep the socket open after a response that is too long. The exchange
+    // returns its errors.
     let drive = async {
         let _ = connection.await;
         pending().await

@@ -31,10 +31,10 @@ pub(crate) use self::{
     server::{LogEndpoint, LogSocket},
 };
 
-/// The socket's name in the data directory.
+/// Name of the socket in the data directory.
 const SOCKET: &str = "log.sock";
 
-/// What the endpoint's paths begin with. A format that today's clients cannot read gets another number.
+/// Prefix of the endpoint's paths. An incompatible format gets another number.
 const PREFIX: &str = "/v1/log/";
 
 /// A line of a response.
@@ -43,7 +43,7 @@ const PREFIX: &str = "/v1/log/";
 enum Line {
     Topic(TopicState),
     Record(RecordLine),
-    /// Ends the records: the offset to continue from, and whether the partition held no more then.
+    /// The last line of a page: the offset to continue from, and whether the end of the partition was reached.
     Page {
         next: u64,
         at_end: bool,
@@ -89,7 +89,7 @@ impl RecordLine {
         }
     }
 
-    /// Passes the record on to `each` and returns its answer; an error if the line does not hold base64.
+    /// Passes the record to `each` and returns its result; an error if a field is not base64.
     fn decode(
         self,
         partition: u32,

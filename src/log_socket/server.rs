@@ -1,4 +1,4 @@
-//! The side of the process that holds the log.
+//! The server: the process that has opened the log.
 
 use std::{
     fs::{self, Permissions},
@@ -45,7 +45,7 @@ impl LogSocket {
                 Some(Self { path, serving })
             }
             Err(error) => {
-                tracing::warn!(%error, dir = %dir.display(), "no socket in the data directory: `inspect --data` has to wait until this process ends");
+                tracing::warn!(%error, dir = %dir.display(), "the data directory has no socket: `inspect --data` cannot read it until this process ends");
                 None
             }
         }
@@ -54,14 +54,14 @@ impl LogSocket {
 
 impl Drop for LogSocket {
     fn drop(&mut self) {
-        // In this order: the task holds the log, so the file that is removed is not that of the directory's next process.
+        // In this order: while the task exists it keeps the log open, so no other process has created a socket here.
         let _ = fs::remove_file(&self.path);
         self.serving.abort();
     }
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    // A process that was killed leaves its socket behind, and no other process holds the directory now.
+    // A killed process leaves its socket behind. No other process uses the directory now, since this one has the log.
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -71,7 +71,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers the requests of other processes that read `log`.
+/// Serves the requests of other processes that read `log`.
 pub(crate) struct LogEndpoint(Arc<dyn Log>);
 
 impl LogEndpoint {
@@ -177,7 +177,7 @@ fn failure(error: LogError) -> (StatusCode, Vec<u8>) {
 }
 
 fn encode(line: &Line) -> Vec<u8> {
-    // Neither a map with keys that are not strings nor a failing `Serialize` is in a line.
+    // This cannot fail: a line contains no map with keys that are not strings, and no `Serialize` that fails.
     let mut bytes = serde_json::to_vec(line).unwrap_or_default();
     bytes.push(b'\n');
     bytes

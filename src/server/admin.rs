@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    listening::{address, bind, scheme},
-    watch::Watch,
+    bind::{address, bind, scheme},
+    observability::Observability,
 };
 use crate::exit::Failure;
 
@@ -27,7 +27,7 @@ impl AdminServer {
     pub(crate) async fn start(
         admin: Option<SocketAddr>,
         tls: Option<Tls>,
-        watch: &Watch,
+        observability: &Observability,
     ) -> Result<Self, Failure> {
         let shutdown = CancellationToken::new();
         let Some(admin) = admin else {
@@ -39,7 +39,7 @@ impl AdminServer {
         let listener = bind("--admin", admin)?;
         tracing::info!("admin on {}://{}", scheme(&tls), address(&listener)?);
         let listener = Listener::new(listener, tls);
-        let router = watch.admin().router();
+        let router = observability.admin().router();
         let limits = Limits {
             connections: ADMIN_CONNECTIONS,
             drain: ADMIN_DRAIN,

@@ -1,4 +1,4 @@
-//! The time that a process has to end.
+//! The deadline of a process that ends.
 
 #![allow(clippy::disallowed_methods, reason = "a drain has a deadline")]
 

@@ -1,17 +1,22 @@
 //! The addresses of a role, from the flags to the end of the last connection.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use axum::Router;
 use emostream_broadcast::{RelayPort, RelayToken};
 use emostream_http::{
-    AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Tls, listen, serve,
+    AllowOrigin, Authenticator, DrainOutcome, Limits, Listener, NotFound, Tls, serve,
 };
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{admin::AdminServer, drain::Drain, watch::Watch};
+use super::{
+    admin::AdminServer,
+    bind::{address, bind, scheme},
+    drain::Drain,
+    observability::Observability,
+};
 use crate::{
     cli::flags::{ListenFlags, ServerFlags},
     exit::Failure,
@@ -29,7 +34,7 @@ pub(crate) struct ServerConfig {
     pub(crate) authenticator: Authenticator,
 }
 
-/// Where relays connect; by default nowhere.
+/// The address for relays; none by default.
 #[derive(Default)]
 pub(crate) struct RelayConfig {
     pub(crate) address: Option<SocketAddr>,
@@ -42,13 +47,13 @@ pub(crate) struct RelayConfig {
 pub(crate) struct Bound {
     listener: TcpListener,
     pub(crate) address: SocketAddr,
-    /// Taken by the service that feeds relays.
+    /// Moved to the service that serves relays.
     pub(crate) relays: Option<RelayPort>,
     tls: Option<Tls>,
     limits: Limits,
     not_found: NotFound,
     admin: AdminServer,
-    watch: Watch,
+    observability: Observability,
 }
 
 /// A role that serves its clients.
@@ -71,14 +76,18 @@ impl ServerConfig {
     }
 
     /// Binds all addresses; once they are bound, the admin address is served. Call it in a tokio runtime.
-    pub(crate) async fn bind(self, relays: RelayConfig, watch: &Watch) -> Result<Bound, Failure> {
-        watch.follow_keys(&self.authenticator)?;
+    pub(crate) async fn bind(
+        self,
+        relays: RelayConfig,
+        observability: &Observability,
+    ) -> Result<Bound, Failure> {
+        observability.fetch_keys(&self.authenticator)?;
         let listener = bind("--listen", self.listen.address())?;
         let address = address(&listener)?;
         let limits = self.listen.limits(relays.max_relays);
         let relays = relays.bind(self.tls.clone())?;
         follow(&self.tls);
-        let admin = AdminServer::start(self.admin, self.tls.clone(), watch).await?;
+        let admin = AdminServer::start(self.admin, self.tls.clone(), observability).await?;
         Ok(Bound {
             listener,
             address,
@@ -87,7 +96,7 @@ impl ServerConfig {
             limits,
             not_found: NotFound::new(self.allow_origin),
             admin,
-            watch: watch.clone(),
+            observability: observability.clone(),
         })
     }
 }
@@ -117,7 +126,7 @@ impl Bound {
     pub(crate) fn serve(self, router: Router, signals: &Signals) -> Serving {
         let shutdown = CancellationToken::new();
         signals.take_over();
-        self.watch.all_registered();
+        self.observability.all_registered();
         let connections = tokio::spawn(serve(
             Listener::new(self.listener, self.tls),
             self.not_found.after(router),
@@ -163,32 +172,6 @@ impl Serving {
 /// weeks before they expire.
 const TLS_LOOK: Duration = Duration::from_secs(2);
 
-/// Binds an address; the error names the flag to change.
-pub(super) fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    listen(address).map_err(|error| {
-        let why = match error.kind() {
-            ErrorKind::AddrInUse => {
-                format!("{address} is in use; stop what listens there, or choose another")
-            }
-            _ => format!("{address} cannot be listened on: {error}"),
-        };
-        Failure::usage(flag, why)
-    })
-}
-
-/// Returns the address of a listener.
-pub(super) fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
-    listener.local_addr().map_err(Failure::unavailable)
-}
-
-/// `https` with TLS, otherwise `http`.
-pub(super) fn scheme(tls: &Option<Tls>) -> &'static str {
-    match tls {
-        Some(_) => "https",
-        None => "http",
-    }
-}
-
 /// Starts a task that reloads the certificate when its files change. Call it in a tokio runtime.
 fn follow(tls: &Option<Tls>) {
     if let Some(tls) = tls.clone() {
@@ -196,8 +179,8 @@ fn follow(tls: &Option<Tls>) {
     }
 }
 
-/// Prints where the process is reached: `text` for people, a line of JSON for machines.
-pub(crate) fn announce(format: LogFormat, text: &str, url: &str) -> Result<(), Failure> {
+/// Prints the URL at which the process serves: `text`, or a line of JSON with `--log-format json`.
+pub(crate) fn print_ready(format: LogFormat, text: &str, url: &str) -> Result<(), Failure> {
     let line = match format {
         LogFormat::Text => text.to_owned(),
         LogFormat::Json => json_line("INFO", "serving", json!({ "url": url })) + "\n",
@@ -236,10 +219,11 @@ mod tests {
             address: Some(taken.local_addr().unwrap()),
             ..RelayConfig::default()
         };
-        let watch = Watch::new().unwrap_or_else(|_| panic!("metrics are registered"));
+        let observability =
+            Observability::new().unwrap_or_else(|_| panic!("metrics are registered"));
         assert!(
             config(&admin.to_string())
-                .bind(relays, &watch)
+                .bind(relays, &observability)
                 .await
                 .is_err()
         );
@@ -251,15 +235,21 @@ mod tests {
         let signals = Signals::listen().unwrap_or_else(|_| panic!("no other handler"));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let watch = Watch::new().unwrap_or_else(|_| panic!("metrics are registered"));
-            let bound = config("off").bind(RelayConfig::default(), &watch).await;
+            let observability =
+                Observability::new().unwrap_or_else(|_| panic!("metrics are registered"));
+            let bound = config("off")
+                .bind(RelayConfig::default(), &observability)
+                .await;
             let bound = bound.unwrap_or_else(|_| panic!("the port is free"));
-            assert!(watch.readiness.check().is_err());
-            let service = watch.readiness.component("service");
+            assert!(observability.readiness.check().is_err());
+            let service = observability.readiness.component("service");
             let _serving = bound.serve(Router::new(), &signals);
-            assert_eq!(watch.readiness.check(), Err("service: starting".to_owned()));
+            assert_eq!(
+                observability.readiness.check(),
+                Err("service: starting".to_owned())
+            );
             service.ready();
-            assert_eq!(watch.readiness.check(), Ok(()));
+            assert_eq!(observability.readiness.check(), Ok(()));
         });
     }
 }

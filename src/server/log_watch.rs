@@ -1,9 +1,9 @@
-//! Whether the log answers, as part of a process's readiness.
+//! The check whether the log responds, which `/readyz` depends on.
 //!
-//! Readers and writers wait for a log that is away and go on by themselves, so nobody else would tell.
+//! Readers and writers retry while the log is unreachable and do not report it, so this check does.
 //!
 //! ```text
-//!  every 2 s: does the log answer for each topic? ──▶ /readyz
+//!  every 2 s: does the log respond for each topic? ──▶ /readyz
 //! ```
 
 use std::{
@@ -20,57 +20,59 @@ use emostream_log::{Log, LogError};
 
 use crate::exit::Failure;
 
-/// How often it is asked, and how long it may take: an outage shows within four seconds.
-const ASK_EVERY: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Interval of the checks and timeout of each: an outage is reported within four seconds.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Watches until it is dropped.
+/// A running check, which stops when this is dropped.
 pub(crate) struct LogWatch {
     _stop: Sender<()>,
 }
 
 impl LogWatch {
-    /// Asks on a thread of its own whether `log` answers for all `topics`: one that was deleted is missed at
-    /// once, and not when something is written there.
+    /// Starts a thread that checks whether `log` responds for all `topics`: a deleted topic is reported within seconds, and
+    /// not only at the next write.
     pub(super) fn start(
         log: Arc<dyn Log>,
         topics: Vec<String>,
         component: Component,
     ) -> Result<Self, Failure> {
         let (stop, stopped) = channel();
-        let watch = move || {
-            let mut answered = true;
+        let check = move || {
+            let mut responded = true;
             loop {
                 let mut topics = topics.iter();
-                let answer = topics.try_for_each(|topic| log.answers(topic, PATIENCE));
-                tell(&component, &answer, answered);
-                answered = answer.is_ok();
-                match stopped.recv_timeout(ASK_EVERY) {
+                let result = topics.try_for_each(|topic| log.answers(topic, RESPONSE_TIMEOUT));
+                report(&component, &result, responded);
+                responded = result.is_ok();
+                match stopped.recv_timeout(CHECK_INTERVAL) {
                     Err(RecvTimeoutError::Timeout) => {}
                     _ => return,
                 }
             }
         };
         let named = thread::Builder::new().name("log-watch".to_owned());
-        named.spawn(watch).map_err(|error| {
-            Failure::unavailable(format!("the log's watch cannot start: {error}"))
+        named.spawn(check).map_err(|error| {
+            Failure::unavailable(format!(
+                "the thread that checks the log cannot start: {error}"
+            ))
         })?;
         Ok(Self { _stop: stop })
     }
 }
 
-/// Each answer is told to readiness, a change to the people who read the logs.
-fn tell(component: &Component, answer: &Result<(), LogError>, answered: bool) {
-    match answer {
+/// Sets the readiness, and logs a change.
+fn report(component: &Component, result: &Result<(), LogError>, responded: bool) {
+    match result {
         Ok(()) => {
             component.ready();
-            if !answered {
-                tracing::info!("the log answers again");
+            if !responded {
+                tracing::info!("the log responds again");
             }
         }
         Err(error) => {
             component.not_ready(error.to_string());
-            if answered {
+            if responded {
                 tracing::warn!(%error, "not ready");
             }
         }
@@ -84,13 +86,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readiness_follows_the_log_and_comes_back() {
+    fn readiness_depends_on_the_log() {
         let readiness = Readiness::new();
         let component = readiness.component("log");
-        tell(&component, &Err(LogError::Full), true);
-        let reason = readiness.check().expect_err("it is away");
+        report(&component, &Err(LogError::Full), true);
+        let reason = readiness.check().expect_err("the log does not respond");
         assert!(reason.starts_with("log: "), "{reason}");
-        tell(&component, &Ok(()), false);
+        report(&component, &Ok(()), false);
         assert_eq!(readiness.check(), Ok(()));
     }
 }

@@ -1,4 +1,4 @@
-//! How a role runs: what all roles share around their service.
+//! The parts of a process that all roles share: addresses, readiness, metrics and graceful shutdown.
 //!
 //! ```text
 //!  flags ─▶ ServerConfig ─bind─▶ Bound ─ start the service ─ serve ─▶ Serving … SIGTERM, SIGINT ─▶ Drain ─▶ 0
@@ -10,16 +10,17 @@
 //! served until everything else has ended.
 
 mod admin;
-mod counting;
+mod bind;
+mod dataflow;
 mod drain;
 mod listening;
 mod log_watch;
-mod publishing;
-mod watch;
+mod observability;
+mod publisher;
 
 pub(crate) use admin::AdminServer;
-pub(crate) use counting::Counting;
+pub(crate) use dataflow::DataflowThread;
 pub(crate) use drain::Drain;
-pub(crate) use listening::{RelayConfig, ServerConfig, announce};
-pub(crate) use publishing::{Publishing, PublishingFlags};
-pub(crate) use watch::Watch;
+pub(crate) use listening::{RelayConfig, ServerConfig, print_ready};
+pub(crate) use observability::Observability;
+pub(crate) use publisher::{PublisherFlags, PublisherProcess};

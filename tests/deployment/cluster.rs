@@ -1,5 +1,5 @@
-//! `make cluster`: what it starts counts exactly while each of its processes is killed, tells all metrics that
-//! alerts and dashboards use, and leaves nothing behind.
+//! `make cluster`: the cluster counts exactly while each of its processes is killed, exports all metrics that alerts and
+//! dashboards use, and leaves no process behind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,8 +30,8 @@ impl Cluster {
     fn start() -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let address = free_addresses(1).remove(0);
-        let said = fs::File::create(dir.path().join("said")).unwrap();
-        // Tests that run in the background have inherited deafness to Ctrl-C, which bash cannot undo.
+        let printed = fs::File::create(dir.path().join("output")).unwrap();
+        // Tests that run in the background have inherited an ignored SIGINT, which bash cannot reset.
         let script = Command::new("env")
             .arg("--default-signal=INT")
             .arg(path("docker/cluster.sh"))
@@ -39,8 +39,8 @@ impl Cluster {
             .env("CLUSTER_DIR", dir.path())
             .env("CLUSTER_LISTEN", &address)
             .stdin(Stdio::null())
-            .stdout(said.try_clone().unwrap())
-            .stderr(said)
+            .stdout(printed.try_clone().unwrap())
+            .stderr(printed)
             .spawn()
             .unwrap();
         let mut cluster = Cluster {
@@ -48,28 +48,28 @@ impl Cluster {
             dir,
             address,
         };
-        // Kafka's own start and eight processes, on two busy cores.
+        // Timeout for the start of Kafka and eight processes on two busy cores.
         until_within(Duration::from_secs(180), "the cluster's address", || {
             let ended = cluster.script.try_wait().unwrap();
-            assert!(ended.is_none(), "{ended:?}: {}", cluster.said());
+            assert!(ended.is_none(), "{ended:?}: {}", cluster.printed());
             let open = format!("Open http://{}/", cluster.address);
-            cluster.said().contains(&open).then_some(())
+            cluster.printed().contains(&open).then_some(())
         });
         cluster
     }
 
-    fn said(&self) -> String {
-        fs::read_to_string(self.dir.path().join("said")).unwrap()
+    fn printed(&self) -> String {
+        fs::read_to_string(self.dir.path().join("output")).unwrap()
     }
 
     fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The administrator's address of each role.
+    /// Returns the admin address of each role.
     fn admins(&self) -> BTreeMap<String, String> {
-        let said = self.said();
-        let lines = said.lines();
+        let printed = self.printed();
+        let lines = printed.lines();
         lines
             .filter_map(|line| {
                 let (name, rest) = line.split_once("metrics at http://")?;
@@ -84,7 +84,7 @@ impl Cluster {
         fs::read_to_string(file).unwrap().trim().parse().unwrap()
     }
 
-    /// kill -9, and back again: ready, and in the proxy's eyes, too.
+    /// Kills a role by SIGKILL, and waits until it is ready again, also for the proxy.
     fn kill(&self, name: &str) {
         let killed = self.pid(name);
         signal(killed, "KILL");
@@ -103,16 +103,16 @@ impl Cluster {
         });
     }
 
-    /// Ctrl-C, which ends well and leaves no process.
+    /// Sends SIGINT, and asserts that the exit code is 0 and that no process is left.
     fn stop(mut self) {
         let pids: Vec<u32> = self.pids().values().copied().collect();
         signal(self.script.id(), "INT");
         let ended = until_within(Duration::from_secs(90), "an end after Ctrl-C", || {
             self.script.try_wait().unwrap()
         });
-        assert!(ended.success(), "{ended}: {}", self.said());
+        assert!(ended.success(), "{ended}: {}", self.printed());
         for pid in pids {
-            // Whoever adopts the orphans takes a moment to bury them.
+            // The process that inherits the orphans needs a moment to reap them.
             until(&format!("the end of process {pid}"), || {
                 (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
             });
@@ -138,9 +138,9 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if thread::panicking() {
-            println!("{}", self.said());
+            println!("{}", self.printed());
             for (file, _) in self.pids() {
-                println!("{}", node::said_at_last(&file.with_extension("log")));
+                println!("{}", node::last_lines(&file.with_extension("log")));
             }
         }
         if self.script.try_wait().unwrap().is_none() {
@@ -150,54 +150,55 @@ impl Drop for Cluster {
     }
 }
 
-/// What the roles tell Prometheus.
+/// The metrics that the roles export.
 #[derive(Default)]
-struct Told {
+struct Scraped {
     metrics: BTreeSet<String>,
     /// The labels of each name in a series.
     labels: BTreeMap<String, BTreeSet<String>>,
 }
 
-impl Told {
-    fn by(cluster: &Cluster) -> Told {
-        let mut told = Told::default();
+impl Scraped {
+    fn by(cluster: &Cluster) -> Scraped {
+        let mut scraped = Scraped::default();
         for admin in cluster.admins().values() {
             let page = http::get(admin, "/metrics").unwrap().body;
             for line in page.lines() {
                 if let Some(metric) = line.strip_prefix("# TYPE ") {
                     let name = metric.split(' ').next().unwrap();
-                    told.metrics.insert(name.to_owned());
+                    scraped.metrics.insert(name.to_owned());
                 } else if let Some((name, labels)) = line.split_once('{') {
                     let labels = labels.split('}').next().unwrap().split("\",");
                     let labels = labels.map(|label| label.split('=').next().unwrap().to_owned());
-                    told.labels
+                    scraped
+                        .labels
                         .entry(name.to_owned())
                         .or_default()
                         .extend(labels);
                 }
             }
         }
-        told
+        scraped
     }
 
-    /// Whether what `question` asks for is told.
+    /// Asserts that the metrics and labels of a query are exported.
     fn answers(&self, question: &str) {
         for metric in queries::metrics(question) {
             assert!(
                 self.metrics.contains(&metric),
-                "no role tells {metric}: {question}"
+                "no role exports {metric}: {question}"
             );
         }
         for (name, label) in queries::selectors(question) {
             let labels = self.labels.get(&name);
-            let told = labels.is_some_and(|labels| labels.contains(&label));
-            assert!(told, "{name} has no label {label}: {question}");
+            let has_label = labels.is_some_and(|labels| labels.contains(&label));
+            assert!(has_label, "{name} has no label {label}: {question}");
         }
     }
 }
 
 #[test]
-fn a_cluster_that_loses_each_process_once_counts_exactly_and_tells_what_is_watched() {
+fn a_cluster_that_loses_each_process_once_counts_exactly_and_exports_all_watched_metrics() {
     let cluster = Cluster::start();
     let url = cluster.url();
     let load = ["load", "--json", "--url", &url, "--verify", "--stored"];
@@ -223,15 +224,15 @@ fn a_cluster_that_loses_each_process_once_counts_exactly_and_tells_what_is_watch
         "{report}"
     );
 
-    let told = Told::by(&cluster);
+    let scraped = Scraped::by(&cluster);
     for question in queries::questions() {
-        told.answers(&question);
+        scraped.answers(&question);
     }
     let page = text("docs/metrics.md");
     let page = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    // `up` alone dates events by a clock of its own, and no role of this cluster has a --jwks-url.
+    // Only `up` has the metric of the event clock, and no role of this cluster has --jwks-url.
     let of_others = |name: &&str| {
         *name == "emostream_clock_ahead_seconds" || name.starts_with("emostream_jwks_")
     };
@@ -239,6 +240,6 @@ fn a_cluster_that_loses_each_process_once_counts_exactly_and_tells_what_is_watch
         .filter(|name| !of_others(name))
         .map(str::to_owned)
         .collect();
-    assert_eq!(told.metrics, page, "docs/metrics.md");
+    assert_eq!(scraped.metrics, page, "docs/metrics.md");
     cluster.stop();
 }

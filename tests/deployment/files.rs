@@ -1,4 +1,4 @@
-//! The files in docker/, as values, and the programs that judge them.
+//! The files in docker/, parsed, and the programs that validate them.
 
 use std::{
     fs,
@@ -11,17 +11,17 @@ use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A file of the repository.
+/// Returns the path of a file of the repository.
 pub fn path(name: &str) -> PathBuf {
     Path::new(ROOT).join(name)
 }
 
-/// Its text.
+/// Returns the text of a file.
 pub fn text(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The manifests for Kubernetes.
+/// Returns the Kubernetes manifests.
 pub fn manifests() -> Vec<PathBuf> {
     let files = fs::read_dir(path("docker/k8s")).unwrap();
     let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
@@ -30,7 +30,7 @@ pub fn manifests() -> Vec<PathBuf> {
     files
 }
 
-/// A program that `make setup` has installed. A check that is left out proves nothing, so it must be there.
+/// Returns a program that `make setup` installs. It is required, because a skipped check would look like a passed one.
 pub fn program(name: &str) -> Command {
     let own = path("target/checks/bin").join(name);
     let found = if own.exists() {
@@ -50,16 +50,16 @@ pub fn program(name: &str) -> Command {
     Command::new(found)
 }
 
-/// Fails, with all that was said, unless it ended well.
+/// Runs a command; fails with its output if the exit code is not 0.
 pub fn good(command: &mut Command) -> Output {
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
+    assert!(output.status.success(), "{command:?}: {printed}");
     output
 }
 
-/// The documents of a YAML file, by the reader that the validators use.
+/// Returns the documents of a YAML file, parsed by the library that the validators use.
 pub fn yaml(file: &Path) -> Vec<Value> {
     const CONVERT: &str =
         "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)";
@@ -76,12 +76,12 @@ pub fn yaml(file: &Path) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The first document of docker/`name`.
+/// Returns the first document of docker/`name`.
 pub fn docker(name: &str) -> Value {
     yaml(&path("docker").join(name)).remove(0)
 }
 
-/// The texts of a list.
+/// Returns the strings of a list.
 pub fn texts(list: &Value) -> Vec<String> {
     let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! What alerts and dashboards ask Prometheus.
+//! The queries of alerts and dashboards.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::files::{docker, text};
 
-/// The alerts.
+/// Returns the alerts.
 pub fn alerts() -> Vec<Value> {
     let rules = docker("prometheus/alerts.yml");
     let groups = rules["groups"].as_array().unwrap().iter();
@@ -15,7 +15,7 @@ pub fn alerts() -> Vec<Value> {
         .collect()
 }
 
-/// The panels that show something.
+/// Returns the panels with queries.
 pub fn panels() -> Vec<Value> {
     let dashboard: Value =
         serde_json::from_str(&text("docker/grafana/dashboards/emostream.json")).unwrap();
@@ -26,7 +26,7 @@ pub fn panels() -> Vec<Value> {
         .collect()
 }
 
-/// Every question of both, as PromQL.
+/// Returns all queries of both, as PromQL.
 pub fn questions() -> Vec<String> {
     let of_alerts = alerts().into_iter().map(|alert| alert["expr"].clone());
     let of_panels = panels().into_iter().flat_map(|panel| {
@@ -36,13 +36,13 @@ pub fn questions() -> Vec<String> {
     let all = of_alerts.chain(of_panels);
     all.map(|question| {
         let question = question.as_str().unwrap();
-        // Grafana puts in a time.
+        // Grafana replaces the variable by a duration.
         question.replace("$__rate_interval", "1m")
     })
     .collect()
 }
 
-/// The metrics that a question is about, by the names that roles give them.
+/// Returns the metrics of a query, by the names that roles export.
 pub fn metrics(question: &str) -> BTreeSet<String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = question.split(|c| !is_word(c));
@@ -57,7 +57,7 @@ pub fn metrics(question: &str) -> BTreeSet<String> {
     .collect()
 }
 
-/// Each `metric{label="value"}` in a question: metric and label.
+/// Returns the metric and the label of each `metric{label="value"}` in a query.
 pub fn selectors(question: &str) -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     for (at, _) in question.match_indices("emostream_") {

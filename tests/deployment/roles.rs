@@ -1,4 +1,4 @@
-//! Which roles each deployment starts, and with which flags.
+//! The roles that each deployment starts, with their flags.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::files::{docker, good, manifests, path, program, texts, yaml};
 /// The arguments of a role.
 pub type Arguments = Vec<String>;
 
-/// The roles of docker/compose.yaml: each service that runs our image.
+/// Returns the roles of docker/compose.yaml: each service that runs our image.
 pub fn of_compose() -> Vec<Arguments> {
     let compose = docker("compose.yaml");
     let services = compose["services"].as_object().unwrap().values();
@@ -17,7 +17,7 @@ pub fn of_compose() -> Vec<Arguments> {
     ours.map(|service| texts(&service["command"])).collect()
 }
 
-/// The roles of docker/k8s, with what Kubernetes puts into their arguments, and flags from the environment as
+/// Returns the roles of docker/k8s, with the variables in their arguments expanded, and with environment variables as
 /// flags.
 pub fn of_kubernetes() -> Vec<Arguments> {
     let documents: Vec<Value> = manifests().iter().flat_map(|file| yaml(file)).collect();
@@ -47,11 +47,11 @@ pub fn of_kubernetes() -> Vec<Arguments> {
     arguments.collect()
 }
 
-/// The roles that docker/cluster.sh starts.
+/// Returns the roles that docker/cluster.sh starts.
 pub fn of_the_script() -> Vec<Arguments> {
     let script = path("docker/cluster.sh");
-    let said = good(program("bash").arg(script).arg("commands")).stdout;
-    let lines = String::from_utf8(said).unwrap();
+    let printed = good(program("bash").arg(script).arg("commands")).stdout;
+    let lines = String::from_utf8(printed).unwrap();
     let lines = lines
         .lines()
         .map(|line| line.strip_prefix("emostream ").unwrap());
@@ -60,7 +60,7 @@ pub fn of_the_script() -> Vec<Arguments> {
         .collect()
 }
 
-/// A role without what differs from machine to machine: addresses.
+/// Returns the arguments of a role without addresses, which differ between machines.
 pub fn without_addresses(arguments: &Arguments) -> String {
     let is_address = |word: &str| word.split(',').all(|one| one.contains(':'));
     let shown = arguments.iter().map(|word| match is_address(word) {
@@ -70,7 +70,7 @@ pub fn without_addresses(arguments: &Arguments) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-/// The set of them.
+/// Returns the set of the roles' arguments without addresses.
 pub fn kinds(roles: &[Arguments]) -> BTreeSet<String> {
     roles.iter().map(without_addresses).collect()
 }

@@ -1,4 +1,4 @@
-//! A certificate authority of the tests' own.
+//! A certificate authority for tests.
 
 use std::path::Path;
 
@@ -22,17 +22,17 @@ impl Authority {
         Authority(issuer.unwrap())
     }
 
-    /// Its own certificate, in PEM.
+    /// Returns the authority's certificate, in PEM.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// A certificate of `name` for a server at `hosts`, or for a client.
+    /// Issues a certificate of `name` for a server at `hosts`, or for a client.
     pub fn certificate(&self, name: &str, hosts: &[&str]) -> Certificate {
         self.signed(&named(name, hosts))
     }
 
-    /// A client's certificate that was valid for a day in 2020.
+    /// Issues a client's certificate that was valid for a day in 2020.
     pub fn expired(&self, name: &str) -> Certificate {
         let mut params = named(name, &[]);
         params.not_before = date_time_ymd(2020, 1, 1);

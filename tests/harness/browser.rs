@@ -1,4 +1,4 @@
-//! A headless Chromium by chromedriver, and what the tests look for in its pages.
+//! A headless Chromium that chromedriver controls, and assertions about its pages.
 
 use std::{
     fmt::Display,
@@ -14,26 +14,26 @@ use serde_json::{Value, json};
 
 use super::{DEADLINE, until};
 
-/// How often a page is looked at.
+/// Interval of the checks of a page.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Narrower pages are on a phone.
+/// Pages below this width are emulated as a phone.
 const PHONE_PIXELS: u32 = 500;
 
-/// Debian's chromedriver; ended with its browsers, also where a test fails.
+/// Debian's chromedriver. It and its browsers are stopped, also if a test fails.
 pub struct Driver {
     child: Child,
     port: u16,
 }
 
-/// What a browser is like.
+/// Options of a browser.
 #[derive(Default)]
 pub struct Look<'a> {
-    /// More arguments of Chromium.
+    /// Additional arguments of Chromium.
     pub arguments: &'a [&'a str],
-    /// Width and height of the page; one as narrow as a phone is one.
+    /// Width and height of the page; a narrow page is a phone.
     pub size: Option<(u32, u32)>,
-    /// Where downloads go.
+    /// Folder of downloads.
     pub downloads: Option<&'a str>,
 }
 
@@ -57,7 +57,7 @@ impl Driver {
         driver
     }
 
-    /// Its process, whose descendants the browsers are.
+    /// Returns the process id; the browsers are its descendants.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -66,7 +66,7 @@ impl Driver {
         self.browser_like(&Look::default()).await
     }
 
-    /// A browser that has joined the default room, by the page of the server at `address`.
+    /// Opens the page of the server at `address` in a browser, and waits until it has joined the default room.
     pub async fn visitor(&self, address: impl Display) -> Client {
         let browser = self.browser().await;
         browser.goto(&format!("http://{address}/")).await.unwrap();
@@ -109,7 +109,7 @@ impl Driver {
 }
 
 impl Driver {
-    /// Has it close its browsers, which would outlive it if it were killed at once.
+    /// Makes chromedriver close its browsers, which would outlive it if it were killed.
     fn shut_down(&self) -> io::Result<()> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
         socket.set_read_timeout(Some(DEADLINE))?;
@@ -126,7 +126,7 @@ impl Drop for Driver {
     }
 }
 
-/// Runs a test of pages.
+/// Runs a test with browsers.
 pub fn in_browsers(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -135,7 +135,7 @@ pub fn in_browsers(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// The element, once it is on the page.
+/// Waits for the element and returns it.
 pub async fn shown(browser: &Client, css: &str) -> Element {
     let found = browser
         .wait()
@@ -154,7 +154,7 @@ pub async fn value(browser: &Client, expression: &str) -> Value {
 /// Waits until an expression of the page is true.
 pub async fn holds(browser: &Client, expression: &str) {
     let deadline = Instant::now() + DEADLINE;
-    // A page that is loading may not have it yet.
+    // While a page loads, the expression may fail.
     let script = format!("try {{ return Boolean({expression}); }} catch {{ return false; }}");
     while browser.execute(&script, Vec::new()).await.ok() != Some(Value::Bool(true)) {
         assert!(Instant::now() < deadline, "never true: {expression}");
@@ -162,17 +162,17 @@ pub async fn holds(browser: &Client, expression: &str) {
     }
 }
 
-/// In the element's shadow tree.
+/// Returns an expression for an element in the shadow tree.
 fn inside(css: &str) -> String {
     format!("document.querySelector('emostream-room').shadowRoot.querySelector('{css}')")
 }
 
-/// Waits until the element's connection stands.
+/// Waits until the element is connected.
 pub async fn joined(browser: &Client) {
     shown(browser, r#"emostream-room[data-status="open"]"#).await;
 }
 
-/// Taps an emoji's button, as a finger does.
+/// Taps the button of an emoji.
 pub async fn tap(browser: &Client, emoji: &str) {
     let button = inside(&format!(r#"[data-emoji="{emoji}"]"#));
     holds(browser, &button).await;
@@ -183,7 +183,7 @@ pub async fn tap(browser: &Client, emoji: &str) {
     button.click().await.unwrap();
 }
 
-/// Waits until an emoji's button shows so many, at least.
+/// Waits until the button of an emoji shows at least this count.
 pub async fn counted(browser: &Client, emoji: &str, at_least: u64) {
     let count = inside(&format!(r#"[data-total="{emoji}"]"#));
     holds(

@@ -1,4 +1,4 @@
-//! An HTTP server of the tests' own, which can be stopped and started again at the same address.
+//! An HTTP server for tests, which can be stopped and started again at the same address.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -24,7 +24,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The value of a header.
+    /// Returns the value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (found, value) = line.split_once(':')?;
@@ -48,7 +48,7 @@ struct Serving {
 }
 
 impl Endpoint {
-    /// An endpoint that does not run yet; in TLS if there is a certificate.
+    /// Creates an endpoint that is not started yet; with TLS if there is a certificate.
     pub fn stopped(
         certificate: Option<&Certificate>,
         answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -76,7 +76,7 @@ impl Endpoint {
         format!("{scheme}://{}{path}", self.address)
     }
 
-    /// Closes its port, so that connections are refused.
+    /// Closes the port, so that connections are refused.
     pub fn stop(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             stop.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! A host clock that a test sets, for one process: Debian's libfaketime.
+//! A host clock that a test can set for one process, by Debian's libfaketime.
 
 use std::{
     fs,
@@ -6,17 +6,17 @@ use std::{
     time::Duration,
 };
 
-/// Where Debian installs the library, below the folder of the architecture.
+/// Path at which Debian installs the library, below the folder of the architecture.
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 
-/// The host clock of the processes that run with its environment. Their monotonic clock stays true.
+/// The host clock of processes that run with its environment. Their monotonic clock is not changed.
 pub struct HostClock {
     offset: PathBuf,
     library: PathBuf,
 }
 
 impl HostClock {
-    /// A clock that shows the true time; its file is made in `dir`.
+    /// Creates a clock that shows the true time. Its file is in `dir`.
     pub fn new(dir: &Path) -> HostClock {
         let architectures = fs::read_dir("/usr/lib").unwrap();
         let library = architectures
@@ -31,24 +31,24 @@ impl HostClock {
         clock
     }
 
-    /// The clock is so far ahead from now on.
+    /// Sets the clock ahead of the true time.
     pub fn ahead(&self, by: Duration) {
         self.set(&format!("+{}", by.as_secs()));
     }
 
-    /// The clock shows the true time from now on.
+    /// Sets the clock to the true time.
     pub fn correct(&self) {
         self.set("+0");
     }
 
-    /// Replaced at once, for it may be read at any time.
+    /// Replaces the file atomically, since it may be read at any time.
     fn set(&self, offset: &str) {
         let new = self.offset.with_extension("new");
         fs::write(&new, offset).unwrap();
         fs::rename(new, &self.offset).unwrap();
     }
 
-    /// What a process is started with.
+    /// Returns the environment variables of a process.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         vec![

@@ -1,4 +1,4 @@
-//! Finals as they were received, and what must hold of them.
+//! Received finals, and assertions about them.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ pub struct Final {
     pub total: u64,
     pub counts: BTreeMap<String, u64>,
     pub totals: BTreeMap<String, u64>,
-    /// As it came.
+    /// The text of the frame.
     pub frame: Value,
 }
 
 impl Final {
-    /// Of a frame; `None` for frames of other types.
+    /// Parses a frame; `None` for frames of other types.
     pub fn of(frame: &Value) -> Option<Final> {
         (frame["type"] == "final").then(|| Final {
             id: frame["id"].as_str().unwrap().to_owned(),
@@ -31,12 +31,12 @@ impl Final {
         })
     }
 
-    /// Its place in its partition.
+    /// Returns the offset in the id.
     pub fn offset(&self) -> u64 {
         self.id.split_once('-').unwrap().1.parse().unwrap()
     }
 
-    /// What must hold of any final, for windows of `window_ms` and swarms of `swarm_size`.
+    /// Asserts the invariants of a final with windows of `window_ms` and swarms of `swarm_size`.
     pub fn check(&self, window_ms: u64, swarm_size: u64) {
         assert_eq!(self.start % window_ms, 0, "aligned: {self:?}");
         assert_eq!(self.end - self.start, window_ms, "{self:?}");
@@ -49,7 +49,7 @@ impl Final {
     }
 }
 
-/// A list of `{emoji, count}`.
+/// Parses a list of `{emoji, count}`.
 pub fn counts(list: &Value) -> BTreeMap<String, u64> {
     let entry = |tally: &Value| {
         let emoji = tally["emoji"].as_str().unwrap().to_owned();
@@ -58,7 +58,7 @@ pub fn counts(list: &Value) -> BTreeMap<String, u64> {
     list.as_array().unwrap().iter().map(entry).collect()
 }
 
-/// The sum of several finals.
+/// Returns the sum of several finals.
 pub fn sum<'a>(finals: impl IntoIterator<Item = &'a Final>) -> BTreeMap<String, u64> {
     let mut sum = BTreeMap::new();
     for (emoji, count) in finals.into_iter().flat_map(|f| &f.counts) {

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client of the tests' own: a request, a connection, an answer.
+//! A small HTTP/1.1 client for tests, with one connection for each request.
 
 use std::{
     io::{self, Read, Write},
@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-/// Longer than any deadline of the server.
+/// Timeout that is longer than every timeout of the server.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -23,12 +23,12 @@ impl Answer {
     }
 }
 
-/// Posts JSON. An error means that nobody knows whether it was taken.
+/// Posts JSON. After an error it is not known whether the server accepted the request.
 pub fn post(address: &str, path: &str, body: &str) -> io::Result<Answer> {
     request(address, "POST", path, body)
 }
 
-/// Gets.
+/// Sends a GET.
 pub fn get(address: &str, path: &str) -> io::Result<Answer> {
     request(address, "GET", path, "")
 }
@@ -37,7 +37,7 @@ pub fn request(address: &str, method: &str, path: &str, body: &str) -> io::Resul
     request_with(address, method, path, "", body)
 }
 
-/// The same with more header lines, each of which ends in CRLF.
+/// Sends a request with additional header lines, each of which ends in CRLF.
 pub fn request_with(
     address: &str,
     method: &str,
@@ -58,7 +58,7 @@ pub fn request_with(
     parse(&bytes).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 
-/// `None` if the answer is not whole.
+/// Parses a response; `None` if it is not complete.
 fn parse(bytes: &[u8]) -> Option<Answer> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
@@ -94,7 +94,7 @@ fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The finals of a room's history.
+/// Returns the finals of a room's history.
 pub fn finals(history: &Answer) -> Vec<super::finals::Final> {
     let json = history.json();
     let list = json.as_array().or_else(|| json["finals"].as_array());

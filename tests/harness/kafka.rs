@@ -9,7 +9,7 @@ use super::{node, signal::signal, supervised::free_addresses, until};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/kafka.sh");
 
-/// Its `host:port`. A test that needs Kafka fails without one: a test that is skipped proves nothing.
+/// Returns its `host:port`. A test that needs Kafka fails without it, because a skipped test would look like a passed one.
 pub fn brokers() -> String {
     std::env::var("EMOSTREAM_TEST_KAFKA").unwrap_or_else(|_| {
         panic!(
@@ -19,7 +19,7 @@ pub fn brokers() -> String {
     })
 }
 
-/// A client of that Kafka, or of another one.
+/// Connects to that Kafka, or to another one.
 pub fn connect(brokers: &str) -> KafkaLog {
     let brokers = brokers.to_owned();
     KafkaLog::connect(KafkaOptions {
@@ -29,7 +29,7 @@ pub fn connect(brokers: &str) -> KafkaLog {
     .unwrap()
 }
 
-/// Creates the topics that `prefix` lacks, with `partitions` partitions.
+/// Creates the missing topics of `prefix`, with `partitions` partitions.
 pub fn create_topics(brokers: &str, prefix: &str, partitions: u32) {
     let partitions = partitions.to_string();
     let create = ["topics", "create", "--kafka", brokers];
@@ -37,7 +37,7 @@ pub fn create_topics(brokers: &str, prefix: &str, partitions: u32) {
     node::output(&[create, named].concat());
 }
 
-/// A broker of a test's own, which may go away and come back with its data.
+/// A broker of one test, which can be stopped and started again with its data.
 pub struct Broker {
     dir: TempDir,
     port: String,
@@ -48,30 +48,29 @@ impl Broker {
         Broker::start_in(&[])
     }
 
-    /// One that may be silent for a while, so that a busy machine does not make it leave its replicas to
-    /// the others.
+    /// Starts a broker with a long session timeout, so that on a busy machine it does not lose its replicas to the others.
     pub fn start_for_a_cluster() -> Broker {
         Broker::start_in(&[("KAFKA_SESSION_TIMEOUT_MS", "9000".to_owned())])
     }
 
-    /// A broker that advertises a host name which does not resolve.
+    /// Starts a broker that advertises a host name which does not resolve.
     pub fn start_at_an_unknown_host() -> Broker {
         let host = "kafka-0.no-such-host.invalid".to_owned();
         Broker::start_in(&[("KAFKA_ADVERTISED_HOST", host)])
     }
 
-    /// One that can write no file beyond so many KB until it comes back: what is beyond fails as on a full
+    /// Starts a broker whose files may have at most this many KB until it is restarted: longer writes fail as on a full
     /// disk.
     pub fn start_with_room_for(file_kb: u32) -> Broker {
         Broker::start_in(&[("KAFKA_FILE_KB", file_kb.to_string())])
     }
 
-    /// One with a second listener at `port`, which clients are sent to at `advertised`.
+    /// Starts a broker with a second listener at `port`, which is advertised as `advertised`.
     pub fn start_with_second_listener(port: &str, advertised: &str) -> Broker {
         Broker::start_in(&[second_listener(port, advertised)])
     }
 
-    /// One that `kafka.sh` starts with these variables.
+    /// Starts a broker by `kafka.sh` with these variables.
     pub fn start_in(environment: &[(&str, String)]) -> Broker {
         let broker = Broker::on_a_free_port();
         let arguments = ["start", text(broker.dir.path()), &broker.port];
@@ -81,12 +80,12 @@ impl Broker {
         broker
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the broker has ended by itself.
     pub fn until_it_gives_up(&self) {
         let pid = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
         let process = format!("/proc/{}/cmdline", pid.trim());
         until("the broker's end", || {
-            // One that nobody has waited for yet has no command line any more.
+            // A zombie process has an empty command line.
             std::fs::read(&process)
                 .unwrap_or_default()
                 .is_empty()
@@ -94,14 +93,14 @@ impl Broker {
         });
     }
 
-    /// One more broker of this one's cluster.
+    /// Starts another broker in the cluster of this one.
     pub fn joined(&self) -> Broker {
         let broker = Broker::on_a_free_port();
         broker.join(self, &mut Command::new(SCRIPT));
         broker
     }
 
-    /// The same with a second listener at `port`, which clients are sent to at `advertised`.
+    /// Starts such a broker with a second listener at `port`, which is advertised as `advertised`.
     pub fn joined_with_second_listener(&self, port: &str, advertised: &str) -> Broker {
         let broker = Broker::on_a_free_port();
         let environment = [second_listener(port, advertised)];
@@ -114,7 +113,7 @@ impl Broker {
         run(script.args(["join", own, &self.port, others]));
     }
 
-    /// Its number in its cluster.
+    /// Returns its node id.
     pub fn id(&self) -> &str {
         &self.port
     }
@@ -127,7 +126,7 @@ impl Broker {
         }
     }
 
-    /// Its `host:port`.
+    /// Returns its `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -140,7 +139,7 @@ impl Broker {
         script(&["stop", text(self.dir.path())]);
     }
 
-    /// kill -9.
+    /// Kills the broker by SIGKILL.
     pub fn kill(&self) {
         self.signal("KILL");
     }
@@ -157,18 +156,18 @@ impl Drop for Broker {
     }
 }
 
-/// The variable of `kafka.sh` that gives a broker a second listener.
+/// Returns the variable of `kafka.sh` that adds a second listener.
 fn second_listener(port: &str, advertised: &str) -> (&'static str, String) {
     ("KAFKA_LISTENERS", format!("SECOND:{port}:{advertised}"))
 }
 
-/// Changes permissions with Kafka's own tool.
+/// Changes permissions by `kafka-acls.sh`.
 pub fn acls(brokers: &str, arguments: &[&str]) -> String {
     let port = brokers.rsplit_once(':').unwrap().1;
     script(&[&["acls", port], arguments].concat())
 }
 
-/// Gives `topic` more partitions, with Kafka's own tool.
+/// Sets the number of partitions of `topic`, by `kafka-topics.sh`.
 pub fn add_partitions(brokers: &str, topic: &str, partitions: u32) {
     let port = brokers.rsplit_once(':').unwrap().1;
     let partitions = partitions.to_string();
@@ -183,7 +182,7 @@ pub fn add_partitions(brokers: &str, topic: &str, partitions: u32) {
     ]);
 }
 
-/// Makes `topic` with two partitions that take no record of more bytes, with Kafka's own tool.
+/// Creates `topic` with two partitions and a maximum record size of `bytes`, by `kafka-topics.sh`.
 pub fn create_topic_of_small_records(brokers: &str, topic: &str, bytes: u32) {
     let port = brokers.rsplit_once(':').unwrap().1;
     let limit = format!("max.message.bytes={bytes}");
@@ -191,13 +190,13 @@ pub fn create_topic_of_small_records(brokers: &str, topic: &str, bytes: u32) {
     script(&[&create[..], &["--partitions", "2", "--config", &limit]].concat());
 }
 
-/// Limits how many bytes a second clients with this `client.id` may write, with Kafka's own tool.
+/// Sets the write quota of clients with this `client.id`, by `kafka-configs.sh`.
 pub fn limit_writes(brokers: &str, client_id: &str, bytes_per_second: u32) {
     let limit = format!("producer_byte_rate={bytes_per_second}");
     configure(brokers, "clients", client_id, &limit);
 }
 
-/// Sets the largest record batch that `topic` accepts, with Kafka's own tool.
+/// Sets the maximum record batch of `topic`, by `kafka-configs.sh`.
 pub fn limit_records(brokers: &str, topic: &str, bytes: u32) {
     configure(
         brokers,
@@ -213,8 +212,8 @@ fn configure(brokers: &str, kind: &str, name: &str, setting: &str) {
     script(&[&of[..], &["--entity-name", name, "--add-config", setting]].concat());
 }
 
-/// Gives `topic` as many partitions as there are brokers in `leaders`, and each new one to the broker of its
-/// place there, with Kafka's own tool.
+/// Adds partitions to `topic` until it has as many as `leaders`, by `kafka-topics.sh`. The broker of a new partition is the
+/// entry of `leaders` with its index.
 pub fn add_partitions_at(brokers: &str, topic: &str, leaders: &[&str]) {
     let port = brokers.rsplit_once(':').unwrap().1;
     let (count, assignment) = (leaders.len().to_string(), leaders.join(","));
@@ -223,7 +222,7 @@ pub fn add_partitions_at(brokers: &str, topic: &str, leaders: &[&str]) {
     script(&[&alter[..], &to].concat());
 }
 
-/// Deletes `topic`, with Kafka's own tool.
+/// Deletes `topic`, by `kafka-topics.sh`.
 pub fn delete_topic(brokers: &str, topic: &str) {
     let port = brokers.rsplit_once(':').unwrap().1;
     script(&["topics", port, "--delete", "--topic", topic]);
@@ -233,7 +232,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Waits until every replica is in sync: then any broker may go.
+/// Waits until every replica is in sync, so that any broker can be stopped.
 pub fn until_in_sync(brokers: &str) {
     let port = brokers.rsplit_once(':').unwrap().1;
     until("every replica in sync", || {
@@ -267,7 +266,7 @@ pub struct Consumed {
     pub value: String,
 }
 
-/// All that a read_committed consumer that is not ours reads of `topic`.
+/// Returns all records of `topic` that Kafka's console consumer reads with `read_committed`.
 pub fn consume(brokers: &str, topic: &str) -> Vec<Consumed> {
     let port = brokers.rsplit_once(':').unwrap().1;
     let output = Command::new(SCRIPT)
@@ -283,7 +282,7 @@ pub fn consume(brokers: &str, topic: &str) -> Vec<Consumed> {
         .collect()
 }
 
-/// `Partition:0 <tab> Offset:12 <tab> key <tab> value`
+/// Parses `Partition:0 <tab> Offset:12 <tab> key <tab> value`.
 fn record(line: &str) -> Option<Consumed> {
     let mut fields = line.splitn(4, '\t');
     let number = |field: Option<&str>, name: &str| -> Option<u64> {

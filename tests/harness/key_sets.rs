@@ -1,4 +1,4 @@
-//! An identity provider: keys that sign tokens, and the server that publishes their key set (JWKS).
+//! An identity provider: keys that sign tokens, and a server that publishes their key set (JWKS).
 
 use std::sync::{
     Arc, Mutex,
@@ -36,12 +36,12 @@ impl Signer {
         serde_json::to_value(key).unwrap()
     }
 
-    /// A token of `u-17` for ten minutes, with these claims as well.
+    /// Returns a token of `u-17` that is valid for ten minutes, with additional claims.
     pub fn token(&self, more: Value) -> String {
         self.token_with_kid(self.kid, more)
     }
 
-    /// The same with another `kid`.
+    /// Returns such a token with another `kid`.
     pub fn token_with_kid(&self, kid: &str, more: Value) -> String {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(kid.to_owned());
@@ -49,7 +49,7 @@ impl Signer {
     }
 }
 
-/// A token of `u-17` that is signed by this secret.
+/// Returns a token of `u-17` that is signed by this secret.
 pub fn signed_by_secret(secret: &[u8], kid: &str, more: Value) -> String {
     let mut header = Header::new(Algorithm::HS256);
     header.kid = Some(kid.to_owned());
@@ -65,7 +65,7 @@ fn claims(more: Value) -> Value {
     claims
 }
 
-/// The set of these keys.
+/// Returns the key set of these keys.
 pub fn key_set(signers: &[&Signer]) -> String {
     let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
     json!({"keys": keys}).to_string()
@@ -90,7 +90,7 @@ impl KeySetEndpoint {
         key_set
     }
 
-    /// An endpoint that does not run yet.
+    /// Creates an endpoint that is not started yet.
     pub fn stopped(signers: &[&Signer], certificate: Option<&Certificate>) -> KeySetEndpoint {
         let published = Arc::new(Published {
             set: Mutex::new(key_set(signers)),
@@ -115,7 +115,7 @@ impl KeySetEndpoint {
         *self.published.set.lock().unwrap() = key_set(signers);
     }
 
-    /// Number of requests so far.
+    /// Returns the number of requests so far.
     pub fn requests(&self) -> u32 {
         self.published.requests.load(Ordering::SeqCst)
     }

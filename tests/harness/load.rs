@@ -1,4 +1,4 @@
-//! A load of random reactions, and the finals of a dataflow that counts it, compared with what lies in the log.
+//! A load of random reactions, and a comparison of the dataflow's finals with the reactions in the log.
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +22,11 @@ use serde_json::Value;
 use super::{kafka, node, now_ms};
 
 pub const WINDOW_MS: u64 = 500;
-/// How often the load writes one record to every partition.
+/// Interval at which the load writes one record to every partition.
 const BEAT: Duration = Duration::from_millis(50);
-/// A restart with a broker that was killed takes its time on two busy cores.
+/// Timeout for a restart with a killed broker on two busy cores.
 pub const LONG: Duration = Duration::from_secs(150);
-/// By (window start, room, emoji).
+/// Counts by window start, room and emoji.
 pub type Counts = BTreeMap<(u64, String, String), u64>;
 
 pub fn connect(brokers: &str) -> KafkaLog {
@@ -56,17 +56,17 @@ pub fn create(brokers: &str, prefix: &str, partitions: u32) {
     node::output(&[&create[..], &["--partitions", &partitions]].concat());
 }
 
-/// Writes batches to every partition until it is stopped. If a test fails, what became of them is shown.
+/// Writes batches to every partition until it is stopped. If a test fails, their outcomes are printed.
 pub struct Load {
-    /// How many it writes to.
+    /// Number of partitions.
     pub partitions: Arc<AtomicU32>,
     answers: Arc<Mutex<Answers>>,
     stop: Arc<AtomicBool>,
-    /// At last it tells the time of the last reaction.
+    /// The thread returns the time of the last reaction.
     writing: Option<JoinHandle<u64>>,
 }
 
-/// What the log answered the load.
+/// The outcomes of the writes.
 #[derive(Debug, Default)]
 struct Answers {
     stored: u64,
@@ -104,7 +104,7 @@ impl Load {
         let (count, stopping, answered) = (partitions.clone(), stop.clone(), answers.clone());
         let writing = thread::spawn(move || {
             let log = connect(&brokers);
-            // Longer than any broker is away: what is written is in the log once, sooner or later.
+            // Longer than every outage of a broker, so each record is in the log once.
             let appender = log.appender(LONG).unwrap();
             let mut rng = StdRng::seed_from_u64(seed);
             let mut last_ms = 0;
@@ -129,7 +129,7 @@ impl Load {
                         value: Batch::encode(base_ms, &reactions).into(),
                         headers: Vec::new(),
                     };
-                    // What is not taken is not in the log, and nobody expects it.
+                    // A refused record is not in the log, so the comparison does not expect it.
                     let answers = answered.clone();
                     let done = Box::new(move |answer| Answers::add(&answers, answer));
                     if let Err(error) = appender.append(record, done) {
@@ -149,7 +149,7 @@ impl Load {
         }
     }
 
-    /// Stops after reactions that close every earlier window; the time before which all is closed.
+    /// Sends reactions that close every earlier window, and stops. Returns the time up to which all windows are closed.
     pub fn end(mut self) -> u64 {
         thread::sleep(2 * Duration::from_millis(WINDOW_MS) + Duration::from_secs(1));
         self.stop.store(true, Ordering::SeqCst);
@@ -158,7 +158,7 @@ impl Load {
     }
 }
 
-/// What the log holds, counted by hand; what lies in windows that begin after `until_ms` is left out.
+/// Counts the reactions in the log without a dataflow; windows that begin after `until_ms` are left out.
 pub fn written(log: &KafkaLog, prefix: &str, until_ms: u64) -> Counts {
     count_batches(log, &topics(prefix).reactions(), until_ms)
 }
@@ -179,7 +179,8 @@ fn count_batches(log: &KafkaLog, topic: &str, until_ms: u64) -> Counts {
     counts
 }
 
-/// The finals as Kafka's own consumer reads them, each window of a room once; and the rejected.
+/// Returns the counts of finals and of rejected reactions that Kafka's own consumer reads. Asserts that each window of a
+/// room has one final.
 fn finals(log: &KafkaLog, brokers: &str, prefix: &str, until_ms: u64) -> Counts {
     let mut counts = Counts::new();
     let mut seen = BTreeMap::new();
@@ -218,7 +219,7 @@ pub fn check(log: &KafkaLog, brokers: &str, prefix: &str, until_ms: u64) {
     assert_eq!(found, expected);
 }
 
-/// F, as `inspect` tells it.
+/// Returns F, as `inspect` prints it.
 pub fn final_until_ms(brokers: &str, prefix: &str) -> u64 {
     let arguments = [
         "inspect",
@@ -257,7 +258,7 @@ pub fn arguments(brokers: &str, prefix: &str, workers: u32, processes: &[&str]) 
         .collect()
 }
 
-/// Where the finals end, all partitions together: it grows with every close that has any, and with nothing else.
+/// Returns the sum of the end offsets of finals: it grows only with closes that have finals.
 pub fn closes(log: &KafkaLog, prefix: &str) -> Result<u64, LogError> {
     let windows = topics(prefix).windows();
     Ok(log.offsets(&windows)?.iter().map(|kept| kept.end).sum())

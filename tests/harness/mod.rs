@@ -1,6 +1,6 @@
-//! What the system tests stand on: real processes, real sockets, deadlines instead of sleeps.
+//! The harness of the system tests: real processes, real sockets, and deadlines instead of sleeps.
 //!
-//! Each test binary uses its own part of it.
+//! Each test binary uses a part of it.
 #![allow(dead_code, reason = "every test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -30,23 +30,23 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Long enough for two busy cores; only a test that fails waits this long.
+/// Timeout that is long enough for two busy cores; only a test that fails waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How often a condition is looked at.
+/// Interval of the checks of a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` gives something; fails, naming what was waited for, after [`DEADLINE`].
+/// Waits until `condition` returns a value. After [`DEADLINE`] it panics with `what` in the message.
 pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     until_within(DEADLINE, what, condition)
 }
 
-/// The same with a deadline of its own.
+/// Waits as [`until`] does, with another deadline.
 pub fn until_within<T>(limit: Duration, what: &str, condition: impl FnMut() -> Option<T>) -> T {
     within(limit, condition).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
 }
 
-/// The same for a condition that a later assertion is about: `None` if it never gave anything.
+/// Waits as [`until`] does, but returns `None` after the deadline.
 pub fn within<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
@@ -60,18 +60,18 @@ pub fn within<T>(limit: Duration, mut condition: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// Now, Unix milliseconds.
+/// Returns the current time, Unix milliseconds.
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     since.as_millis() as u64
 }
 
-/// A name that no other run uses.
+/// Returns a name that no other run uses.
 pub fn unique(name: &str) -> String {
     format!("{name}-{:08x}", rand::random::<u32>())
 }
 
-/// The seed of a test's random moments: printed, and replayable by EMOSTREAM_TEST_SEED.
+/// Returns the seed of a test's random times. It is printed, and EMOSTREAM_TEST_SEED sets it.
 pub fn seed() -> u64 {
     let given = std::env::var("EMOSTREAM_TEST_SEED").ok();
     let seed = given.map_or_else(rand::random, |text| text.parse().unwrap());

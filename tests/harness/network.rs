@@ -10,11 +10,11 @@ use std::{
     thread,
 };
 
-/// Forwards connections until it stops, which closes none of them: a path that is gone, as after a change from
-/// Wi-Fi to mobile, or a firewall that has forgotten a connection.
+/// Forwards connections, and can stop forwarding without closing them: as after a change from Wi-Fi to mobile, or with a
+/// firewall that has dropped the state of a connection.
 pub struct Network {
     pub address: SocketAddr,
-    /// Connections older than this one forward nothing any more.
+    /// Connections with a smaller number forward nothing any more.
     living: Arc<AtomicU64>,
     opened: Arc<AtomicU64>,
 }
@@ -46,13 +46,13 @@ impl Network {
         }
     }
 
-    /// The connections that stand now forward nothing any more; later ones do.
+    /// Stops forwarding on the open connections; later ones work.
     pub fn stop(&self) {
         let opened = self.opened.load(Ordering::SeqCst);
         self.living.store(opened, Ordering::SeqCst);
     }
 
-    /// How many connections were opened.
+    /// Returns how many connections were opened.
     pub fn opened(&self) -> u64 {
         self.opened.load(Ordering::SeqCst)
     }
@@ -67,13 +67,13 @@ fn forward(mut from: TcpStream, mut to: TcpStream, is_alive: impl Fn() -> bool) 
                     return;
                 }
             }
-            // What comes is swallowed, so that neither end notices.
+            // The bytes are discarded, so that neither end notices.
             Ok(length) if length > 0 => {}
             _ if is_alive() => {
                 let _ = to.shutdown(std::net::Shutdown::Write);
                 return;
             }
-            // Not even an end gets through.
+            // The end of the stream is not forwarded either.
             _ => loop {
                 thread::park();
             },

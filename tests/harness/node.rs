@@ -1,4 +1,4 @@
-//! A running `emostream`, and one that ran to its end.
+//! Processes of `emostream`: servers, and commands that run to their end.
 
 use std::{
     fs::File,
@@ -12,10 +12,10 @@ use std::{
 
 use super::{DEADLINE, signal::signal, until, until_within, within};
 
-/// What is shown of a log where a test fails.
+/// Number of log lines that are shown if a test fails.
 const SHOWN_LINES: usize = 30;
 
-/// The program under test, with nothing of this environment's settings.
+/// Returns a command of the program under test, without the `EMOSTREAM_` variables of the environment.
 pub fn emostream(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_emostream"));
     for (name, _) in std::env::vars_os() {
@@ -27,12 +27,12 @@ pub fn emostream(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs the program to its end.
 pub fn run(arguments: &[&str]) -> Output {
     emostream(arguments).output().unwrap()
 }
 
-/// Runs it and takes what it prints; fails unless it ends well.
+/// Runs the program and returns its standard output; fails if its exit code is not 0.
 pub fn output(arguments: &[&str]) -> String {
     let output = run(arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -40,12 +40,12 @@ pub fn output(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Starts it; its errors are appended to `log`.
+/// Starts the program. Standard error is appended to `log`.
 pub fn spawn(arguments: &[&str], log: &Path, stdout: Stdio) -> Child {
     spawn_in(&[], arguments, log, stdout)
 }
 
-/// Starts it with these variables in its environment.
+/// Starts the program with additional environment variables.
 fn spawn_in(
     environment: &[(&str, String)],
     arguments: &[&str],
@@ -61,15 +61,15 @@ fn spawn_in(
         .unwrap()
 }
 
-/// The end of a log, to be shown where a test fails.
-pub fn said_at_last(log: &Path) -> String {
-    let said = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = said.lines().collect();
+/// Returns the last lines of a log, which are shown if a test fails.
+pub fn last_lines(log: &Path) -> String {
+    let log_text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log_text.lines().collect();
     let newest = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
     format!("{} ends with:\n{}", log.display(), newest.join("\n"))
 }
 
-/// A server. It is killed when it goes out of scope.
+/// A server, which is killed when it is dropped.
 pub struct Node {
     child: Child,
     log: PathBuf,
@@ -78,7 +78,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// `up` on the embedded log in `dir`, on a port of its own.
+    /// Starts `up` on the embedded log in `dir`, on a free port.
     pub fn up(dir: &Path, extra: &[&str]) -> Node {
         let data = dir.join("data");
         let mut arguments = vec!["up", "--listen", "127.0.0.1:0", "--admin", "off"];
@@ -87,7 +87,7 @@ impl Node {
         Node::start(&arguments, &dir.join("stderr"))
     }
 
-    /// `up` on Kafka.
+    /// Starts `up` on Kafka.
     pub fn up_on_kafka(dir: &Path, brokers: &str, prefix: &str, extra: &[&str]) -> Node {
         let mut arguments = vec!["up", "--listen", "127.0.0.1:0", "--admin", "off"];
         arguments.extend(["--kafka", brokers, "--topic-prefix", prefix]);
@@ -95,18 +95,18 @@ impl Node {
         Node::start(&arguments, &dir.join("stderr"))
     }
 
-    /// Any server that prints the address it listens at. Its errors are appended to `log`.
+    /// Starts a server that prints its address. Standard error is appended to `log`.
     pub fn start(arguments: &[&str], log: &Path) -> Node {
         Node::start_in(&[], arguments, log)
     }
 
-    /// The same with these variables in its environment.
+    /// Starts a server with additional environment variables.
     pub fn start_in(environment: &[(&str, String)], arguments: &[&str], log: &Path) -> Node {
         let mut child = spawn_in(environment, arguments, log, Stdio::piped());
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (found, address) = mpsc::channel();
         thread::spawn(move || {
-            // To the end, so that the pipe never fills.
+            // Reads to the end, so that the pipe never fills.
             for line in lines.map_while(Result::ok) {
                 if let Some((_, rest)) = line.split_once("://") {
                     let end = rest.find(|c: char| !(c.is_alphanumeric() || ".:".contains(c)));
@@ -123,13 +123,13 @@ impl Node {
             Err(_) => {
                 let _ = child.kill();
                 let status = child.wait().unwrap();
-                let said = std::fs::read_to_string(log).unwrap_or_default();
-                panic!("{arguments:?} printed no address and ended with {status}:\n{said}");
+                let log_text = std::fs::read_to_string(log).unwrap_or_default();
+                panic!("{arguments:?} printed no address and ended with {status}:\n{log_text}");
             }
         }
     }
 
-    /// A process that listens nowhere.
+    /// Starts a process that prints no address.
     pub fn start_silent(arguments: &[&str], log: &Path) -> Node {
         let child = spawn(arguments, log, Stdio::null());
         Node {
@@ -139,33 +139,33 @@ impl Node {
         }
     }
 
-    /// Where it serves its administrator, as it logged it.
+    /// Returns the admin address, which is read from the log.
     pub fn admin(&self) -> String {
         until("the admin address in the log", || {
-            let said = std::fs::read_to_string(&self.log).ok()?;
-            let (_, rest) = said.split_once("admin on http://")?;
+            let log_text = std::fs::read_to_string(&self.log).ok()?;
+            let (_, rest) = log_text.split_once("admin on http://")?;
             let end = rest.find(|c: char| c.is_whitespace() || c == '"')?;
             Some(rest[..end].to_owned())
         })
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     pub fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Its process.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// kill -9.
+    /// Kills the process by SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM, and returns how the process ended.
     pub fn stop(mut self, within: Duration) -> ExitStatus {
         signal(self.child.id(), "TERM");
         until_within(within, "an end after SIGTERM", || {
@@ -173,17 +173,17 @@ impl Node {
         })
     }
 
-    /// Its exit code, if it ends by itself within `limit`.
+    /// Waits for the end of the process, at most `limit`, and returns its exit code.
     pub fn exit_code_within(&mut self, limit: Duration) -> Option<i32> {
         within(limit, || self.child.try_wait().unwrap()).and_then(|status| status.code())
     }
 
-    /// Waits for it to end by itself.
+    /// Waits for the end of the process.
     pub fn ended(mut self) -> ExitStatus {
         until_within(DEADLINE, "an end", || self.child.try_wait().unwrap())
     }
 
-    /// Whether it still runs.
+    /// Whether the process runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -192,7 +192,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if thread::panicking() {
-            println!("{}", said_at_last(&self.log));
+            println!("{}", last_lines(&self.log));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

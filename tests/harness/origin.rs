@@ -1,4 +1,4 @@
-//! Pages and proxies of another origin than the server's.
+//! Pages and proxies at another origin than the server.
 
 use std::{
     io::{Read, Write, copy},
@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-/// Serves one page at an origin of its own.
+/// Serves one page at a new origin.
 pub fn serve(page: String) -> SocketAddr {
     listen(move |mut client, _| {
         let length = page.len();
@@ -18,8 +18,8 @@ pub fn serve(page: String) -> SocketAddr {
     })
 }
 
-/// Passes everything on, but answers itself where `refusal` has an answer to a request's head. Each request is a
-/// connection of its own, so that none is overlooked.
+/// Forwards requests, except those for which `refusal` returns a response. Each request has a connection of its own, so
+/// that `refusal` sees every head.
 pub fn proxy(
     to: String,
     refusal: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
@@ -29,7 +29,7 @@ pub fn proxy(
             .windows(4)
             .position(|four| four == b"\r\n\r\n")
             .unwrap();
-        // What came with it of the body is only passed on.
+        // The part of the body that was read with the head is forwarded as it is.
         let (head, body) = head.split_at(end);
         let head = String::from_utf8_lossy(head);
         if let Some(refusal) = refusal(&head) {
@@ -45,12 +45,12 @@ pub fn proxy(
     })
 }
 
-/// Whether a head asks for a WebSocket.
-pub fn asks_for_a_websocket(head: &str) -> bool {
+/// Whether a head requests a WebSocket.
+pub fn requests_a_websocket(head: &str) -> bool {
     head.to_lowercase().contains("upgrade: websocket")
 }
 
-/// A listener that hands each connection over with its first request's head.
+/// Listens, and passes each connection to `each` with the head of its first request.
 fn listen(each: impl Fn(TcpStream, Vec<u8>) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

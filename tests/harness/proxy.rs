@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that can stop passing bytes on, or cut its connections.
+//! A TCP proxy on loopback that can stop forwarding, or close its connections.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -8,16 +8,16 @@ use std::{
     time::Duration,
 };
 
-/// How soon a connection notices that the link changed while nothing is sent over it.
+/// Interval at which an idle connection checks the state of the link.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
-    /// Bytes are passed on.
+    /// Bytes are forwarded.
     Up,
-    /// Connections stand, and nothing comes through: what is sent arrives once the link is up again.
+    /// Connections stay open, but bytes are delayed until the link is up again.
     Silent,
-    /// Connections are closed, and new ones too.
+    /// Connections are closed, also new ones.
     Cut,
 }
 
@@ -25,12 +25,12 @@ type State = Arc<(Mutex<Link>, Condvar)>;
 
 pub struct Proxy {
     state: State,
-    /// Where it listens.
+    /// The address of the proxy.
     pub port: String,
 }
 
 impl Proxy {
-    /// Passes connections on to `to`.
+    /// Forwards connections to `to`.
     pub fn start(to: String) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port().to_string();
@@ -38,7 +38,7 @@ impl Proxy {
         let shared = state.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // What it is connected to may be away, too.
+                // The server may be unreachable, too.
                 let Ok(server) = TcpStream::connect(&to) else {
                     continue;
                 };
@@ -71,7 +71,7 @@ impl Proxy {
     }
 }
 
-/// Passes bytes on in one direction until either end closes or the link is cut.
+/// Forwards bytes in one direction until either end closes or the link is cut.
 fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
     from.set_read_timeout(Some(LOOK_AGAIN)).unwrap();
     let mut bytes = vec![0; 64 << 10];
@@ -82,7 +82,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
             Err(error) if is_timeout(error.kind()) => continue,
             Err(_) => break,
         };
-        // What was read as the link fell silent arrives later.
+        // Bytes that were read before the link became silent are forwarded later.
         if !is_up(state) || to.write_all(&bytes[..read]).is_err() {
             break;
         }

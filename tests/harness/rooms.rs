@@ -1,4 +1,4 @@
-//! A watcher of a room: a thread that keeps every final, across restarts of the server.
+//! A watcher of a room: a thread that collects every final, also across restarts of the server.
 
 use std::{
     io,
@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use super::{finals::Final, sse, ws};
 
-/// How long a read or a pause between two tries takes.
+/// Timeout of a read, and pause between two tries.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Where the server listens now; it changes with every restart.
+/// The current address of the server, which changes with every restart.
 pub type Address = Arc<Mutex<String>>;
 
-/// What a room is watched by.
+/// The protocol of a watcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     WebSocket,
@@ -61,12 +61,12 @@ struct Seen {
 }
 
 impl Watcher {
-    /// Follows `room` until it is dropped; it resumes behind the last final that it has seen.
+    /// Follows `room` until it is dropped. After a reconnection it resumes after the last final that it received.
     pub fn follow(address: Address, room: &str) -> Watcher {
         Watcher::of(vec![address], room, By::WebSocket)
     }
 
-    /// The same at several servers: at the next one whenever a connection ends.
+    /// Follows `room` at several servers; it connects to the next one whenever a connection ends.
     pub fn of(addresses: Vec<Address>, room: &str, by: By) -> Watcher {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (shared, room) = (seen.clone(), room.to_owned());
@@ -89,23 +89,23 @@ impl Watcher {
         }
     }
 
-    /// The finals so far, in the order they came.
+    /// Returns the finals so far, in the order in which they were received.
     pub fn finals(&self) -> Vec<Final> {
         self.seen.lock().unwrap().finals.clone()
     }
 
-    /// How many connections have stood.
+    /// Returns how many connections were opened.
     pub fn hellos(&self) -> usize {
         self.seen.lock().unwrap().hellos
     }
 
-    /// How many times finals were missed.
+    /// Returns how many gaps were reported.
     pub fn gaps(&self) -> usize {
         self.seen.lock().unwrap().gaps
     }
 }
 
-/// Reads a message; false once the connection is over.
+/// Reads a message; false if the connection has ended.
 fn read(connection: &mut Connection, shared: &Mutex<Seen>) -> bool {
     let news = connection.next(TICK);
     let mut seen = shared.lock().unwrap();

@@ -56,12 +56,12 @@ pub struct SecuredKafka {
     signer: Arc<Signer>,
     sasl: String,
     ssl: String,
-    /// `host:port` of the listener whose certificate is for another host.
+    /// `host:port` of the listener that has a certificate of another host.
     pub misnamed: String,
 }
 
 impl SecuredKafka {
-    /// Returns the broker that all tests share which run at the same time: a start takes 8 s.
+    /// Returns the broker that concurrent tests share, since a start takes 8 s.
     pub fn shared() -> Arc<SecuredKafka> {
         static SHARED: Mutex<Weak<SecuredKafka>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);

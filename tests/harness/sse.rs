@@ -1,4 +1,4 @@
-//! A Server-Sent Events subscriber of the tests' own, on the bare socket.
+//! A Server-Sent Events subscriber for tests, on a plain socket.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -21,7 +21,7 @@ pub struct Event {
 }
 
 impl Subscriber {
-    /// Connects; `last_event_id` resumes as a browser's EventSource does.
+    /// Connects. With `last_event_id` it resumes as a browser's EventSource does.
     pub fn connect(address: &str, room: &str, last_event_id: Option<&str>) -> Subscriber {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -45,8 +45,7 @@ impl Subscriber {
         Subscriber(reader)
     }
 
-    /// The next event with data. Lines of chunk sizes are no fields, and so are passed over, as
-    /// comments are.
+    /// Returns the next event with data. Comments and the lines of chunk sizes are not fields, so they are skipped.
     pub fn next(&mut self) -> Event {
         let (mut kind, mut id, mut data) = (String::new(), None, String::new());
         loop {
@@ -67,15 +66,15 @@ impl Subscriber {
     }
 }
 
-/// A subscriber that expects its server to go away.
+/// A subscriber whose server may be killed.
 pub struct Stream {
     reader: BufReader<TcpStream>,
-    /// What has come of a line.
+    /// The bytes of an incomplete line.
     line: Vec<u8>,
 }
 
 impl Stream {
-    /// Connects; `since` resumes as a browser's EventSource does.
+    /// Connects. With `since` it resumes as a browser's EventSource does.
     pub fn connect(address: &str, room: &str, since: Option<&str>) -> io::Result<Stream> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(DEADLINE))?;
@@ -99,7 +98,7 @@ impl Stream {
         }
     }
 
-    /// The next message; `None` if none came `within`. An error ends the connection.
+    /// Returns the next message; `None` if none was received `within`. An error ends the connection.
     pub fn next(&mut self, within: Duration) -> io::Result<Option<Value>> {
         use io::ErrorKind::{TimedOut, UnexpectedEof, WouldBlock};
         self.reader.get_mut().set_read_timeout(Some(within))?;
@@ -111,7 +110,7 @@ impl Stream {
                 Err(error) => return Err(error),
             }
             let line = String::from_utf8(std::mem::take(&mut self.line)).unwrap();
-            // An event has one line of data here.
+            // Every event of this server has one line of data.
             if let Some(data) = line.strip_prefix("data: ").filter(|d| d.ends_with('\n')) {
                 return Ok(Some(serde_json::from_str(data).unwrap()));
             }

@@ -1,5 +1,5 @@
-//! Processes under a service manager: whichever ends is started again a little later, with the same
-//! arguments, until it is told to leave them.
+//! A service manager for tests: it restarts a process that ends, after a pause and with the same arguments, until it is
+//! stopped.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use tokio::net::TcpSocket;
 
 use super::{LOOK_AGAIN, node::spawn, signal::signal, until};
 
-/// The longest pause before a start.
+/// Maximum pause before a restart.
 const PAUSE_MS: u64 = 400;
 
 /// A supervised process.
@@ -36,7 +36,7 @@ struct Shared {
 }
 
 impl Supervised {
-    /// Starts it; `seed` decides how long each pause is. Its errors are appended to `log`.
+    /// Starts a process. `seed` determines the length of the pauses. Standard error is appended to `log`.
     pub fn start(arguments: Vec<String>, log: PathBuf, seed: u64) -> Supervised {
         let begin = move || {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -66,29 +66,29 @@ impl Supervised {
         }
     }
 
-    /// Sends a signal to the process that runs now.
+    /// Sends a signal to the current process.
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);
     }
 
-    /// The process that runs now.
+    /// Returns the id of the current process.
     pub fn pid(&self) -> u32 {
         self.shared.child.lock().unwrap().id()
     }
 
-    /// How often it ended by itself or was killed.
+    /// Returns how often the process has ended.
     pub fn ends(&self) -> usize {
         self.shared.ends.lock().unwrap().len()
     }
 
-    /// How each run ended: an exit code, or a signal as a negative number.
+    /// Returns how each run ended: an exit code, or a signal as a negative number.
     pub fn codes(&self) -> Vec<i32> {
         let ends = self.shared.ends.lock().unwrap();
         let code = |end: &ExitStatus| end.code().or(end.signal().map(|signal| -signal)).unwrap();
         ends.iter().map(code).collect()
     }
 
-    /// Starts it no more.
+    /// Stops restarting the process.
     pub fn leave_alone(&mut self) {
         self.shared.leave.store(true, Ordering::SeqCst);
         if let Some(manager) = self.manager.take() {
@@ -96,7 +96,7 @@ impl Supervised {
         }
     }
 
-    /// Waits for its last end.
+    /// Waits until the current process ends.
     pub fn ended(&mut self) -> ExitStatus {
         self.leave_alone();
         until("the end of a process", || {
@@ -117,7 +117,7 @@ impl Drop for Supervised {
     }
 }
 
-/// Addresses that are free, and stay so: below the range that the kernel takes client ports from.
+/// Returns free addresses. They stay free, because they are below the kernel's range of ephemeral ports.
 pub fn free_addresses(count: usize) -> Vec<String> {
     // Bound and not listening: a child process of another test has a copy of the socket between fork and exec, and a
     // copy that listens would keep the port in use.

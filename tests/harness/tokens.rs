@@ -1,5 +1,5 @@
-//! An identity provider of the tests' own: an HTTPS endpoint that issues access tokens to clients (the
-//! client_credentials grant, RFC 6749, section 4.4).
+//! An identity provider for tests: an HTTPS endpoint that issues access tokens to clients (the client_credentials grant,
+//! RFC 6749, section 4.4).
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ pub struct TokenEndpoint {
 }
 
 impl TokenEndpoint {
-    /// Starts one whose tokens are valid for `life`.
+    /// Starts an endpoint. Its tokens are valid for `life`.
     pub fn start(signer: Arc<Signer>, certificate: &Certificate, life: Duration) -> TokenEndpoint {
         let issued = Arc::new(AtomicU32::new(0));
         let counted = issued.clone();
@@ -56,7 +56,7 @@ impl TokenEndpoint {
         self.server.url("/token")
     }
 
-    /// Number of tokens issued so far.
+    /// Returns the number of issued tokens.
     pub fn issued(&self) -> u32 {
         self.issued.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! A WebSocket subscriber of the tests' own.
+//! A WebSocket subscriber for tests.
 
 use std::{io, net::TcpStream, time::Duration};
 
@@ -8,7 +8,7 @@ use tungstenite::{Error, Message, WebSocket, stream::MaybeTlsStream};
 pub struct Subscriber(WebSocket<MaybeTlsStream<TcpStream>>);
 
 impl Subscriber {
-    /// Connects. `since` resumes behind that final.
+    /// Connects. With `since` it resumes after that final.
     pub fn connect(address: &str, room: &str, since: Option<&str>) -> io::Result<Subscriber> {
         let since = since.map_or(String::new(), |id| format!("?since={id}"));
         let url = format!("ws://{address}/v1/rooms/{room}/ws{since}");
@@ -18,7 +18,7 @@ impl Subscriber {
         }
     }
 
-    /// The next message; `None` if none came `within`. An error ends the connection.
+    /// Returns the next message; `None` if none was received `within`. An error ends the connection.
     pub fn next(&mut self, within: Duration) -> io::Result<Option<Value>> {
         if let MaybeTlsStream::Plain(stream) = self.0.get_mut() {
             stream.set_read_timeout(Some(within))?;

@@ -1,36 +1,35 @@
 #!/usr/bin/env bash
-# A real Apache Kafka for the tests: fetched by Maven, one KRaft broker, gone afterwards.
-# KAFKA_VERSION: which version, the one in pom.xml by default; the tests also pass on 3.9.
-# KAFKA_ADVERTISED_HOST: where clients are told to come to, 127.0.0.1 by default.
-# KAFKA_FILE_KB: the most kilobytes of a file that a broker writes; what is beyond fails as on a full disk.
-# KAFKA_SESSION_TIMEOUT_MS: how long the broker may be silent, 2000 by default; a bench that keeps every
-# core busy needs more, or the broker counts as dead.
-# KAFKA_LISTENERS="NAME:PORT:ADVERTISED …": a new broker also listens on PORT, and clients that connect there are
-# sent to the port ADVERTISED. This is a proxy's port where a test cuts off these clients alone. NAME is SECOND,
-# SASL_SSL, SSL or MISNAMED.
-# KAFKA_SETTINGS=FILE: more settings of a new broker; they win over those here.
+# A real Apache Kafka for the tests: fetched by Maven, one KRaft broker, which is removed afterwards.
+# KAFKA_VERSION: the version, by default that of pom.xml; the tests also pass on 3.9.
+# KAFKA_ADVERTISED_HOST: the advertised host, 127.0.0.1 by default.
+# KAFKA_FILE_KB: maximum kilobytes of a file of the broker; longer writes fail as on a full disk.
+# KAFKA_SESSION_TIMEOUT_MS: the session timeout of the broker, 2000 by default; a bench that keeps every core busy needs
+# more, or the broker counts as dead.
+# KAFKA_LISTENERS="NAME:PORT:ADVERTISED …": a new broker also listens on PORT, and advertises the port ADVERTISED there: a
+# proxy's port, if a test cuts off only these clients. NAME is SECOND, SASL_SSL, SSL or MISNAMED.
+# KAFKA_SETTINGS=FILE: more settings of a new broker, which override those of this script.
 # KAFKA_FORMAT: more arguments of kafka-storage.sh format, such as users of SCRAM.
 #
 #   kafka.sh fetch                    fetch it into target/kafka/VERSION, once
 #   kafka.sh start DIR PORT           start a broker on 127.0.0.1:PORT with its data, log and pid in DIR;
-#                                     returns when it answers
+#                                     returns when it responds
 #   kafka.sh join DIR PORT OTHER      start one more broker of the cluster whose broker is in OTHER
-#   kafka.sh stop DIR                 stop the broker of DIR; no error if it is gone already
+#   kafka.sh stop DIR                 stop the broker of DIR; no error if it does not run
 #   kafka.sh run CMD…                 start one on a free port, run CMD with EMOSTREAM_TEST_KAFKA set,
-#                                     stop it whatever happens; the exit code is CMD's
+#                                     always stop it; the exit code is that of CMD
 #   kafka.sh topics|acls|configs PORT ARG…
 #                                     Kafka's own kafka-topics.sh, kafka-acls.sh or kafka-configs.sh
 #   kafka.sh consume PORT TOPIC [ARG…]
-#                                     print what Kafka's own console consumer reads with
+#                                     print the records that Kafka's console consumer reads with
 #                                     read_committed from the beginning:
-#                                     partition, offset, key and value, by tabs
+#                                     partition, offset, key and value, separated by tabs
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 version=${KAFKA_VERSION:-$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$here/pom.xml")}
 home=$(cd "$here/../.." && pwd)/target/kafka/$version
 
-# A busy machine with two cores needs up to half a minute.
+# Timeout of the start: a busy machine with two cores needs up to half a minute.
 start_seconds=120
 stop_seconds=20
 
@@ -50,7 +49,7 @@ fetch() {
     [ -e "$stamp" ] && return
     need mvn maven
     mkdir -p "$home"
-    # Two test runs may start at once.
+    # Two test runs may fetch at the same time.
     exec 9>"$home/lock"
     flock 9
     if [ ! -e "$stamp" ]; then
@@ -107,9 +106,9 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=3
 group.initial.rebalance.delay.ms=0
-# After kill -9 the broker's old session has to run out before it may come back.
+# After SIGKILL the broker's old session has to expire before the broker can register again.
 broker.session.timeout.ms=$session_ms
-# Several in a session: by default one comes every 2 s, and the first that is late takes the leaders away.
+# Several heartbeats in a session: by default one is sent every 2 s, so a single late one would move the leaders.
 broker.heartbeat.interval.ms=$((session_ms / 10))
 SETTINGS
     [ -z "${KAFKA_SETTINGS-}" ] || cat "$KAFKA_SETTINGS"
@@ -131,7 +130,7 @@ SETTINGS
 free_port() {
     local port
     for _ in $(seq 100); do
-        # Below the range the kernel takes client ports from.
+        # Below the kernel's range of ephemeral ports.
         port=$((20000 + RANDOM % 12000))
         if ! (exec 8<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
             echo "$port"
@@ -144,7 +143,7 @@ free_port() {
 alive() { # alive DIR: whether the process of DIR/pid runs, and is that broker
     local pid
     pid=$(cat "$1/pid" 2>/dev/null) && [ -n "$pid" ] || return 1
-    # A pid may have been given to another process since.
+    # Another process may have got the pid since.
     { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF "kafka.Kafka $1/server.properties"
 }
 
@@ -171,7 +170,7 @@ start() { # start DIR PORT [OTHER]
             fail "Kafka's directory $dir could not be formatted"
         }
     fi
-    # Kafka 4 reads the key set of OAUTHBEARER only from where the JVM allows it.
+    # Kafka 4 reads the key set of OAUTHBEARER only from URLs that the JVM's properties allow.
     key_set=$(sed -n 's/^sasl.oauthbearer.jwks.endpoint.url=//p' "$dir/server.properties")
     # Not through a function: the pid must be the broker's own. The descriptors are closed, so that a
     # pipe of the caller's does not wait for the broker.
@@ -191,14 +190,14 @@ start() { # start DIR PORT [OTHER]
         if ((SECONDS >= deadline)); then
             tail -n 30 "$dir/broker.log" >&2
             stop "$dir"
-            fail "the broker did not answer within $start_seconds s (its log: $dir/broker.log)"
+            fail "the broker did not respond within $start_seconds s (its log: $dir/broker.log)"
         fi
         sleep 0.2
     done
 }
 
-# Whether the broker serves clients. An open port is not enough: it is bound long before that. Kafka's
-# own tools need seconds of CPU to ask, so its log is asked first and the port after it.
+# Whether the broker serves clients. An open port is not enough, because it is bound long before that. Kafka's tools need
+# seconds of CPU for a request, so the broker's log is checked first, and then the port.
 answers() { # answers DIR PORT
     local begun
     begun=$(cat "$1/begun" 2>/dev/null || echo 0)
@@ -236,9 +235,9 @@ run() {
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     port=$(free_port)
-    # Nobody kills this one, so it may be silent for as long as a busy machine makes it.
+    # No test kills this broker, so its session may be long enough for a busy machine.
     KAFKA_SESSION_TIMEOUT_MS=${KAFKA_SESSION_TIMEOUT_MS:-30000} start "$dir" "$port"
-    # In the background, so that a signal to this script is served at once.
+    # In the background, so that this script handles signals immediately.
     EMOSTREAM_TEST_KAFKA=127.0.0.1:$port "$@" <&0 &
     local child=$!
     trap "kill $child 2>/dev/null; exit 130" INT
@@ -256,14 +255,14 @@ consume() { # consume PORT TOPIC [ARG…]
     trap "rm -rf '$dir'" EXIT
     log_settings=$dir/log4j2.properties
     write_log_settings WARN >"$log_settings"
-    # Ends by itself once nothing came for some seconds; it reports that end as an error.
+    # The consumer ends after some seconds without records, and reports that as an error.
     kafka org.apache.kafka.tools.consumer.ConsoleConsumer \
         --bootstrap-server "127.0.0.1:$port" --topic "$topic" --from-beginning \
         --consumer-property isolation.level=read_committed --timeout-ms 5000 \
         --property print.partition=true --property print.offset=true \
         --property print.key=true --property print.value=true --property print.timestamp=false \
         "$@" 2>"$dir/err" || code=$?
-    grep -qF UNKNOWN_TOPIC_OR_PARTITION "$dir/err" && fail "there is no topic $topic"
+    grep -qF UNKNOWN_TOPIC_OR_PARTITION "$dir/err" && fail "topic $topic not found"
     grep -qF TimeoutException "$dir/err" && code=0
     [ "$code" -eq 0 ] || cat "$dir/err" >&2
     exit "$code"
@@ -278,7 +277,7 @@ tool() { # tool NAME PORT ARG…
     configs) class=ConfigCommand ;;
     esac
     shift 2
-    # Kafka 4 moved the last of its tools out of this package.
+    # In Kafka 4 this package contains no tools any more.
     ! grep -qF "kafka/admin/$class.class" "$home"/libs/kafka_*.jar || package=kafka.admin
     dir=$(mktemp -d)
     # shellcheck disable=SC2064 # the directory as it is now

@@ -1,4 +1,4 @@
-//! Topics of a test's own on a secured Kafka, and roles with the permissions that the program prints for them.
+//! Topics of one test on a secured Kafka, and roles with the permissions that the program prints for them.
 
 use std::{
     collections::BTreeMap,
@@ -20,35 +20,35 @@ use crate::harness::{
 
 pub const ROOM: &str = "secured";
 const PARTITIONS: u32 = 2;
-/// Windows that close soon.
+/// Flags of short windows.
 const QUICK: [&str; 4] = ["--window", "1s", "--idle-timeout", "3s"];
-/// The start of the sentence that says why the program ends.
+/// The prefix of the sentence with which the program ends.
 const SENTENCE: &str = "emostream: ";
 
-pub struct Stage {
+pub struct Fixture {
     pub kafka: Arc<SecuredKafka>,
     pub dir: TempDir,
     pub prefix: String,
 }
 
-impl Stage {
-    /// Topics that are not created yet. No role has a permission on them.
-    pub fn new(name: &str) -> Stage {
-        Stage {
+impl Fixture {
+    /// Creates a fixture without topics. No role has a permission on them.
+    pub fn new(name: &str) -> Fixture {
+        Fixture {
             kafka: SecuredKafka::shared(),
             dir: tempfile::tempdir().unwrap(),
             prefix: unique(name),
         }
     }
 
-    /// The same with topics.
-    pub fn with_topics(name: &str) -> Stage {
-        let stage = Stage::new(name);
-        kafka::create_topics(&stage.admin(), &stage.prefix, PARTITIONS);
-        stage
+    /// Creates a fixture with topics.
+    pub fn with_topics(name: &str) -> Fixture {
+        let fixture = Fixture::new(name);
+        kafka::create_topics(&fixture.admin(), &fixture.prefix, PARTITIONS);
+        fixture
     }
 
-    /// The listener where the test is a super user.
+    /// Returns the listener at which the test is a super user.
     pub fn admin(&self) -> String {
         self.kafka.broker.address()
     }
@@ -57,7 +57,7 @@ impl Stage {
         format!("{}.{name}", self.prefix)
     }
 
-    /// Where the process of a role logs.
+    /// Returns the log file of a role.
     pub fn log(&self, role: &str) -> PathBuf {
         self.dir.path().join(role)
     }
@@ -65,7 +65,7 @@ impl Stage {
     /// Gives a role the permissions that `topics check` prints for it, with the commands that it prints.
     pub fn grant(&self, role: &str) {
         let store = ["--kafka", &self.admin(), "--topic-prefix", &self.prefix];
-        // It ends with 1 where topics are missing, and prints the commands nevertheless.
+        // With missing topics it ends with 1, but it prints the commands.
         let check = node::run(&[&["topics", "check"][..], &store].concat());
         let printed = String::from_utf8(check.stdout).unwrap();
         let principal = format!("User:{role}");
@@ -85,12 +85,12 @@ impl Stage {
         }
     }
 
-    /// Takes a permission away: a DENY ACL wins over every ALLOW.
+    /// Removes a permission: a DENY ACL overrides every ALLOW.
     pub fn deny(&self, role: &str, operation: &str, topic: &str) {
         self.denial(&["--add"], role, operation, topic);
     }
 
-    /// Gives the permission back.
+    /// Restores the permission.
     pub fn allow_again(&self, role: &str, operation: &str, topic: &str) {
         self.denial(&["--remove", "--force"], role, operation, topic);
     }
@@ -106,7 +106,7 @@ impl Stage {
         self.kafka.client(self.dir.path(), role, login)
     }
 
-    /// The arguments of a command that uses the topics.
+    /// Returns the arguments of a command that uses the topics.
     pub fn arguments<'a>(
         &'a self,
         command: &[&'a str],
@@ -151,12 +151,12 @@ impl Stage {
         Node::start(&arguments, &self.log("up"))
     }
 
-    /// Waits until so many reactions are in finals, each window's once.
+    /// Waits until this many reactions are in finals, with one final for each window.
     pub fn until_counted(&self, reactions: u64) {
         self.until_counted_or_more(reactions, 0);
     }
 
-    /// The same where `unknown` reactions more may have been stored: their requests failed.
+    /// Waits in the same way, but `unknown` more reactions may be stored, whose requests failed.
     pub fn until_counted_or_more(&self, reactions: u64, unknown: u64) {
         let store = ["--kafka", &self.admin(), "--topic-prefix", &self.prefix];
         let inspect = ["inspect", "windows", "--format", "json"];
@@ -177,7 +177,7 @@ impl Stage {
     }
 }
 
-/// Posts reactions that have to be stored, and returns how many.
+/// Posts reactions, asserts that they are stored, and returns their number.
 pub fn stored(address: &str, reactions: u64) -> u64 {
     let answer = post(address, reactions);
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -191,7 +191,7 @@ pub fn post(address: &str, reactions: u64) -> http::Answer {
     http::post(address, "/v1/reactions?wait=stored", &body).unwrap()
 }
 
-/// The one sentence with which the program ended; standard error has no other.
+/// Returns the sentence with which the program ended, and asserts that there is no other on standard error.
 pub fn sentence(logged: &str) -> &str {
     let mut sentences = logged.lines().filter(|line| line.starts_with(SENTENCE));
     let sentence = sentences.next();

@@ -1,8 +1,8 @@
-//! Permissions that are missing, taken away and given back.
+//! Permissions that are missing, removed and restored.
 
 use std::time::Duration;
 
-use super::fixture::{Stage, assert_contains, ended, logged, post, sentence, stored};
+use super::fixture::{Fixture, assert_contains, ended, logged, post, sentence, stored};
 use crate::harness::{
     http,
     node::Node,
@@ -10,9 +10,9 @@ use crate::harness::{
     until,
 };
 
-/// How long a service repeats a request that is denied before it ends.
+/// How long a service retries a denied request before it ends.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Only a test that fails waits this long.
+/// Timeout of a failing test.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(90);
 
 /// Waits until `/readyz` answers 200 (`is_ready`) or not, and returns the body of its answer.
@@ -34,11 +34,11 @@ fn until_not_ready(node: &Node, words: &[&str]) {
     });
 }
 
-/// A process of `role` that is not ready yet.
-fn starting(stage: &Stage, role: &str, client: &Client, more: &[&str]) -> Node {
+/// Starts a process of `role` and does not wait until it is ready.
+fn starting(fixture: &Fixture, role: &str, client: &Client, more: &[&str]) -> Node {
     let arguments = [&["--admin", "off"], more].concat();
-    let arguments = stage.arguments(&[role], client, &arguments);
-    Node::start_silent(&arguments, &stage.log(role))
+    let arguments = fixture.arguments(&[role], client, &arguments);
+    Node::start_silent(&arguments, &fixture.log(role))
 }
 
 /// Waits for a process to end with 78 and a sentence that has these words, and returns how long that took.
@@ -50,78 +50,78 @@ fn ends_with_78(node: &mut Node, words: &[&str]) -> Duration {
     after
 }
 
-/// A dataflow that has counted and then lost the permission to write finals, its ingest, its properties, and how many
-/// reactions are stored.
-fn denied_to_write(stage: &Stage) -> (Node, Node, Client, u64) {
+/// Returns a dataflow that has lost the permission to write finals, its ingest, its client, and the number of stored
+/// reactions.
+fn denied_to_write(fixture: &Fixture) -> (Node, Node, Client, u64) {
     for role in ["ingest", "dataflow"] {
-        stage.grant(role);
+        fixture.grant(role);
     }
-    let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
-    let client = stage.client("dataflow", &Login::Scram256);
-    let dataflow = stage.dataflow(&client);
+    let ingest = fixture.ingest(&fixture.client("ingest", &Login::Scram512));
+    let client = fixture.client("dataflow", &Login::Scram256);
+    let dataflow = fixture.dataflow(&client);
     let mut reactions = stored(&ingest.address, 10);
-    stage.until_counted(reactions);
-    stage.deny("dataflow", "Write", "windows");
+    fixture.until_counted(reactions);
+    fixture.deny("dataflow", "Write", "windows");
     reactions += stored(&ingest.address, 10);
     (dataflow, ingest, client, reactions)
 }
 
 #[test]
 fn a_dataflow_that_may_write_again_counts_everything() {
-    let stage = Stage::with_topics("denied");
-    let (mut dataflow, _ingest, _, reactions) = denied_to_write(&stage);
-    let windows = stage.topic("windows");
+    let fixture = Fixture::with_topics("denied");
+    let (mut dataflow, _ingest, _, reactions) = denied_to_write(&fixture);
+    let windows = fixture.topic("windows");
     logged(&dataflow, &["Write", &windows]);
     until_not_ready(&dataflow, &["Write", &windows]);
-    stage.allow_again("dataflow", "Write", "windows");
-    stage.until_counted(reactions);
+    fixture.allow_again("dataflow", "Write", "windows");
+    fixture.until_counted(reactions);
     until_ready(&dataflow, true);
     assert!(dataflow.runs(), "{}", dataflow.logged());
 }
 
 #[test]
 fn a_dataflow_that_stays_without_a_permission_ends_with_78() {
-    let stage = Stage::with_topics("lost");
-    let (mut dataflow, _ingest, client, reactions) = denied_to_write(&stage);
-    let after = ends_with_78(&mut dataflow, &["Write", &stage.topic("windows")]);
-    // The window had to close first.
+    let fixture = Fixture::with_topics("lost");
+    let (mut dataflow, _ingest, client, reactions) = denied_to_write(&fixture);
+    let after = ends_with_78(&mut dataflow, &["Write", &fixture.topic("windows")]);
+    // The window has to close first.
     assert!(after >= PATIENCE, "{after:?}");
 
-    stage.allow_again("dataflow", "Write", "windows");
-    let _dataflow = stage.dataflow(&client);
-    stage.until_counted(reactions);
+    fixture.allow_again("dataflow", "Write", "windows");
+    let _dataflow = fixture.dataflow(&client);
+    fixture.until_counted(reactions);
 }
 
 #[test]
 fn a_dataflow_that_may_not_read_any_more_recovers() {
-    let stage = Stage::with_topics("reads");
+    let fixture = Fixture::with_topics("reads");
     for role in ["ingest", "dataflow"] {
-        stage.grant(role);
+        fixture.grant(role);
     }
-    let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
-    let mut dataflow = stage.dataflow(&stage.client("dataflow", &Login::Scram256));
+    let ingest = fixture.ingest(&fixture.client("ingest", &Login::Scram512));
+    let mut dataflow = fixture.dataflow(&fixture.client("dataflow", &Login::Scram256));
     let mut reactions = stored(&ingest.address, 10);
-    stage.until_counted(reactions);
-    stage.deny("dataflow", "Read", "reactions");
+    fixture.until_counted(reactions);
+    fixture.deny("dataflow", "Read", "reactions");
     reactions += stored(&ingest.address, 10);
-    logged(&dataflow, &["Read", &stage.topic("reactions")]);
-    stage.allow_again("dataflow", "Read", "reactions");
-    stage.until_counted(reactions);
+    logged(&dataflow, &["Read", &fixture.topic("reactions")]);
+    fixture.allow_again("dataflow", "Read", "reactions");
+    fixture.until_counted(reactions);
     assert!(dataflow.runs(), "{}", dataflow.logged());
 }
 
 #[test]
 fn an_ingest_names_the_permission_that_it_lost_and_recovers() {
-    let stage = Stage::with_topics("ingest");
-    stage.grant("ingest");
-    let mut ingest = stage.ingest(&stage.client("ingest", &Login::Plain));
+    let fixture = Fixture::with_topics("ingest");
+    fixture.grant("ingest");
+    let mut ingest = fixture.ingest(&fixture.client("ingest", &Login::Plain));
     stored(&ingest.address, 1);
-    stage.deny("ingest", "Write", "reactions");
+    fixture.deny("ingest", "Write", "reactions");
     until("a request that is not stored", || {
         (post(&ingest.address, 1).status == 503).then_some(())
     });
-    logged(&ingest, &["Write", &stage.topic("reactions")]);
-    stage.allow_again("ingest", "Write", "reactions");
+    logged(&ingest, &["Write", &fixture.topic("reactions")]);
+    fixture.allow_again("ingest", "Write", "reactions");
     until("a request that is stored", || {
         (post(&ingest.address, 1).status == 200).then_some(())
     });
@@ -131,62 +131,62 @@ fn an_ingest_names_the_permission_that_it_lost_and_recovers() {
 
 #[test]
 fn a_start_without_permissions_names_one_and_ends_with_78() {
-    let stage = Stage::with_topics("none");
-    let client = stage.client("publisher", &Login::Certificate);
-    let mut publisher = starting(&stage, "publisher", &client, &["--listen", "127.0.0.1:0"]);
-    // A command does not wait for a permission as a service does.
-    let inspect = stage.client("inspect", &Login::Scram256);
-    let output = stage.run(&["inspect", "windows"], &inspect);
+    let fixture = Fixture::with_topics("none");
+    let client = fixture.client("publisher", &Login::Certificate);
+    let mut publisher = starting(&fixture, "publisher", &client, &["--listen", "127.0.0.1:0"]);
+    // Unlike a service, a command does not wait for a permission.
+    let inspect = fixture.client("inspect", &Login::Scram256);
+    let output = fixture.run(&["inspect", "windows"], &inspect);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
-    assert_contains(sentence(&errors), &["Describe", &stage.topic("windows")]);
+    assert_contains(sentence(&errors), &["Describe", &fixture.topic("windows")]);
 
-    ends_with_78(&mut publisher, &["Describe", &stage.prefix]);
+    ends_with_78(&mut publisher, &["Describe", &fixture.prefix]);
 }
 
 #[test]
 fn a_start_that_may_describe_and_not_read_names_it_and_ends_with_78() {
-    let stage = Stage::with_topics("unread");
+    let fixture = Fixture::with_topics("unread");
     for role in ["ingest", "dataflow", "publisher"] {
-        stage.grant(role);
+        fixture.grant(role);
     }
-    let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
-    let _dataflow = stage.dataflow(&stage.client("dataflow", &Login::Scram256));
+    let ingest = fixture.ingest(&fixture.client("ingest", &Login::Scram512));
+    let _dataflow = fixture.dataflow(&fixture.client("dataflow", &Login::Scram256));
     let reactions = stored(&ingest.address, 10);
-    stage.until_counted(reactions);
-    stage.deny("publisher", "Read", "totals");
-    let client = stage.client("publisher", &Login::Plain);
-    let mut publisher = starting(&stage, "publisher", &client, &["--listen", "127.0.0.1:0"]);
-    ends_with_78(&mut publisher, &["Read", &stage.topic("totals")]);
+    fixture.until_counted(reactions);
+    fixture.deny("publisher", "Read", "totals");
+    let client = fixture.client("publisher", &Login::Plain);
+    let mut publisher = starting(&fixture, "publisher", &client, &["--listen", "127.0.0.1:0"]);
+    ends_with_78(&mut publisher, &["Read", &fixture.topic("totals")]);
 }
 
 #[test]
 fn a_publisher_that_may_read_again_after_its_patience_is_ready_again() {
-    let stage = Stage::with_topics("reread");
-    stage.grant("publisher");
-    let publisher = stage.publisher(&stage.client("publisher", &Login::Scram512));
+    let fixture = Fixture::with_topics("reread");
+    fixture.grant("publisher");
+    let publisher = fixture.publisher(&fixture.client("publisher", &Login::Scram512));
     until_ready(&publisher, true);
-    stage.deny("publisher", "Read", "live");
-    // Only a denial that is final ends the reading.
+    fixture.deny("publisher", "Read", "live");
+    // The reader ends only if the permission is not restored in time.
     logged(
         &publisher,
-        &["results cannot be read", "Read", &stage.topic("live")],
+        &["results cannot be read", "Read", &fixture.topic("live")],
     );
-    until_not_ready(&publisher, &["Read", &stage.topic("live")]);
-    stage.allow_again("publisher", "Read", "live");
+    until_not_ready(&publisher, &["Read", &fixture.topic("live")]);
+    fixture.allow_again("publisher", "Read", "live");
     until_ready(&publisher, true);
 }
 
 #[test]
 fn an_ingest_that_starts_without_write_takes_reactions_once_it_may() {
-    let stage = Stage::with_topics("unwritten");
-    stage.grant("ingest");
-    stage.deny("ingest", "Write", "reactions");
-    let ingest = stage.ingest(&stage.client("ingest", &Login::Scram512));
+    let fixture = Fixture::with_topics("unwritten");
+    fixture.grant("ingest");
+    fixture.deny("ingest", "Write", "reactions");
+    let ingest = fixture.ingest(&fixture.client("ingest", &Login::Scram512));
     post(&ingest.address, 1);
-    let reactions = stage.topic("reactions");
+    let reactions = fixture.topic("reactions");
     until_not_ready(&ingest, &["Write", &reactions]);
-    stage.allow_again("ingest", "Write", "reactions");
+    fixture.allow_again("ingest", "Write", "reactions");
     until("a request that is stored", || {
         (post(&ingest.address, 1).status == 200).then_some(())
     });
@@ -195,13 +195,13 @@ fn an_ingest_that_starts_without_write_takes_reactions_once_it_may() {
 
 #[test]
 fn a_start_that_may_not_read_the_settings_of_a_topic_names_describe_configs() {
-    let stage = Stage::with_topics("undescribed");
-    stage.grant("dataflow");
-    stage.deny("dataflow", "DescribeConfigs", "reactions");
-    let client = stage.client("dataflow", &Login::Scram256);
-    let mut dataflow = starting(&stage, "dataflow", &client, &[]);
+    let fixture = Fixture::with_topics("undescribed");
+    fixture.grant("dataflow");
+    fixture.deny("dataflow", "DescribeConfigs", "reactions");
+    let client = fixture.client("dataflow", &Login::Scram256);
+    let mut dataflow = starting(&fixture, "dataflow", &client, &[]);
     ends_with_78(
         &mut dataflow,
-        &["DescribeConfigs", &stage.topic("reactions")],
+        &["DescribeConfigs", &fixture.topic("reactions")],
     );
 }

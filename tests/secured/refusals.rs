@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use super::fixture::{Stage, assert_contains, sentence};
+use super::fixture::{Fixture, assert_contains, sentence};
 use crate::harness::{
     authority::Authority,
     secured::{Client, Login},
@@ -12,16 +12,16 @@ const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
 #[test]
 fn a_start_that_cannot_log_in_names_what_is_wrong() {
-    let stage = Stage::with_topics("refused");
-    let dir = stage.dir.path();
+    let fixture = Fixture::with_topics("refused");
+    let dir = fixture.dir.path();
     let others = Authority::new("another authority");
     let ca = dir.join("other-ca.pem");
     std::fs::write(&ca, others.pem()).unwrap();
-    let endpoint = stage.kafka.token_endpoint(TOKEN_LIFE);
-    let mut away = stage.kafka.token_endpoint(TOKEN_LIFE);
+    let endpoint = fixture.kafka.token_endpoint(TOKEN_LIFE);
+    let mut away = fixture.kafka.token_endpoint(TOKEN_LIFE);
     away.server.stop();
     let away_at = away.server.address.clone();
-    let client = |login: &Login<'_>| stage.client("ingest", login);
+    let client = |login: &Login<'_>| fixture.client("ingest", login);
     let wrong = "sasl.password";
     let with = |name: &str, certificate| {
         client(&Login::Certificate).with_certificate(&dir.join(name), &certificate)
@@ -34,8 +34,8 @@ fn a_start_that_cannot_log_in_names_what_is_wrong() {
         ),
         (
             "a broker's certificate for another host",
-            client(&Login::Plain).at(&stage.kafka.misnamed),
-            vec!["certificate", "host", &stage.kafka.misnamed],
+            client(&Login::Plain).at(&fixture.kafka.misnamed),
+            vec!["certificate", "host", &fixture.kafka.misnamed],
         ),
         (
             "a wrong password by PLAIN",
@@ -54,7 +54,7 @@ fn a_start_that_cannot_log_in_names_what_is_wrong() {
         ),
         (
             "an expired client certificate",
-            with("expired", stage.kafka.authority.expired("ingest")),
+            with("expired", fixture.kafka.authority.expired("ingest")),
             vec!["certificate", "ssl.certificate.location"],
         ),
         (
@@ -74,16 +74,16 @@ fn a_start_that_cannot_log_in_names_what_is_wrong() {
             vec!["token", "invalid_client"],
         ),
     ];
-    // Each waits for Kafka for some seconds.
+    // Concurrently, since each command waits for Kafka for some seconds.
     thread::scope(|scope| {
         let runs = cases
             .into_iter()
             .enumerate()
             .map(|(case, (what, client, words))| {
                 let client = client.in_file(dir.join(format!("case-{case}.properties")));
-                let stage = &stage;
+                let fixture = &fixture;
                 let run = move || {
-                    let output = stage.run(
+                    let output = fixture.run(
                         &["ingest", "--listen", "127.0.0.1:0", "--admin", "off"],
                         &client,
                     );
@@ -108,9 +108,9 @@ fn a_start_that_cannot_log_in_names_what_is_wrong() {
 
 #[test]
 fn a_file_that_cannot_be_read_and_a_bad_property_end_with_64() {
-    let stage = Stage::new("usage");
-    let client = stage.client("ingest", &Login::Plain);
-    let missing = stage.dir.path().join("missing.properties");
+    let fixture = Fixture::new("usage");
+    let client = fixture.client("ingest", &Login::Plain);
+    let missing = fixture.dir.path().join("missing.properties");
     let missing = missing.to_str().unwrap();
     let [kafka, brokers, config, _] = client.flags();
     let listen = ["--listen", "127.0.0.1:0", "--admin", "off"];
@@ -122,7 +122,7 @@ fn a_file_that_cannot_be_read_and_a_bad_property_end_with_64() {
 
     for (property, value) in [("acks", "1"), ("no.such.property", "1")] {
         let client = client.clone().with(property, value);
-        let output = stage.run(&[&["ingest"], &listen[..]].concat(), &client);
+        let output = fixture.run(&[&["ingest"], &listen[..]].concat(), &client);
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{errors}");
         assert_contains(sentence(&errors), &["--kafka-config", property]);
@@ -131,10 +131,10 @@ fn a_file_that_cannot_be_read_and_a_bad_property_end_with_64() {
 
 #[test]
 fn a_start_without_tls_at_a_tls_port_names_security_protocol() {
-    let stage = Stage::with_topics("plaintext");
-    let client = stage.client("ingest", &Login::Plain);
+    let fixture = Fixture::with_topics("plaintext");
+    let client = fixture.client("ingest", &Login::Plain);
     let client = client.with("security.protocol", "PLAINTEXT");
-    let output = stage.run(
+    let output = fixture.run(
         &["ingest", "--listen", "127.0.0.1:0", "--admin", "off"],
         &client,
     );

@@ -2,34 +2,34 @@
 
 use std::{fs, time::Duration};
 
-use super::fixture::{Stage, stored};
+use super::fixture::{Fixture, stored};
 use crate::harness::{
     http, node,
     secured::{Client, Login},
 };
 
-/// All secrets begin with it.
+/// The prefix of all secrets.
 const SECRET: &str = "hunter2";
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
 fn assert_silent(what: &str, text: &str) {
     assert!(!text.contains(SECRET), "{what}: {text}");
-    // A JSON Web Token begins so.
+    // The prefix of every JSON Web Token.
     assert!(!text.contains("eyJ"), "{what}: {text}");
 }
 
 #[test]
 fn secrets_appear_nowhere() {
-    let stage = Stage::new("secrets");
-    stage.grant("up");
-    let endpoint = stage.kafka.token_endpoint(TOKEN_LIFE);
+    let fixture = Fixture::new("secrets");
+    fixture.grant("up");
+    let endpoint = fixture.kafka.token_endpoint(TOKEN_LIFE);
     for (login, property) in [
         (Login::Scram256, "sasl.password"),
         (Login::Token(&endpoint), "sasl.oauthbearer.client.secret"),
     ] {
-        let client = stage.client("up", &login);
+        let client = fixture.client("up", &login);
         for format in ["text", "json"] {
-            let up = stage.up(&client, &["-v", "--log-format", format]);
+            let up = fixture.up(&client, &["-v", "--log-format", format]);
             stored(&up.address, 1);
             let (admin, pid) = (up.admin(), up.pid());
             let metrics = http::get(&admin, "/metrics").unwrap();
@@ -38,15 +38,15 @@ fn secrets_appear_nowhere() {
             assert_silent("the process list", &String::from_utf8_lossy(&process));
             assert_silent("the log", &up.logged());
             drop(up);
-            // The next one's address is looked for in its own log.
-            fs::remove_file(stage.log("up")).unwrap();
+            // The address of the next process is read from a new log.
+            fs::remove_file(fixture.log("up")).unwrap();
         }
-        fails_silently(&stage, &client, property);
+        fails_silently(&fixture, &client, property);
     }
 }
 
-/// Also where something is wrong with the file.
-fn fails_silently(stage: &Stage, client: &Client, secret: &str) {
+/// Asserts that the secret is not printed if the file is invalid.
+fn fails_silently(fixture: &Fixture, client: &Client, secret: &str) {
     let properties = [
         (secret, "hunter2-of-nobody"),
         // A value that does not parse, and a property that does not exist.
@@ -62,7 +62,7 @@ fn fails_silently(stage: &Stage, client: &Client, secret: &str) {
     assert_silent("--help", &String::from_utf8(help.stdout).unwrap());
     for (property, value) in properties {
         let client = client.clone().with(property, value);
-        let output = stage.run(&["up", "-vv", "--listen", "127.0.0.1:0"], &client);
+        let output = fixture.run(&["up", "-vv", "--listen", "127.0.0.1:0"], &client);
         assert!(!output.status.success(), "{property}");
         for text in [output.stdout, output.stderr] {
             assert_silent(property, &String::from_utf8(text).unwrap());

@@ -1,21 +1,21 @@
-//! Tokens with a short life, and a token endpoint that does not answer for a while.
+//! Tokens with a short lifetime, and a token endpoint that is unreachable for a while.
 
 use std::time::Duration;
 
-use super::fixture::{Stage, logged, post, stored};
+use super::fixture::{Fixture, logged, post, stored};
 use crate::harness::{secured::Login, until};
 
-/// A new one is requested before it is over.
+/// Lifetime of a token; a new one is requested before its end.
 const TOKEN_LIFE: Duration = Duration::from_secs(10);
 
 #[test]
 fn tokens_are_renewed_and_an_endpoint_that_comes_back_is_used_again() {
-    let stage = Stage::new("tokens");
-    stage.grant("up");
-    let mut endpoint = stage.kafka.token_endpoint(TOKEN_LIFE);
-    let mut up = stage.up(&stage.client("up", &Login::Token(&endpoint)), &[]);
+    let fixture = Fixture::new("tokens");
+    fixture.grant("up");
+    let mut endpoint = fixture.kafka.token_endpoint(TOKEN_LIFE);
+    let mut up = fixture.up(&fixture.client("up", &Login::Token(&endpoint)), &[]);
     let mut reactions = stored(&up.address, 10);
-    stage.until_counted(reactions);
+    fixture.until_counted(reactions);
     let issued = endpoint.issued();
     until("a new token", || (endpoint.issued() > issued).then_some(()));
     reactions += stored(&up.address, 10);
@@ -41,6 +41,6 @@ fn tokens_are_renewed_and_an_endpoint_that_comes_back_is_used_again() {
         }
         (answer.status == 200).then_some(())
     });
-    stage.until_counted_or_more(reactions, unknown);
+    fixture.until_counted_or_more(reactions, unknown);
     assert!(up.runs(), "{}", up.logged());
 }

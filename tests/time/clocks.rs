@@ -1,9 +1,9 @@
-//! A host's clock that was ahead, and one that steps back while `up` runs.
+//! A host clock that was ahead, and one that steps back while `up` runs.
 
 use std::{path::Path, time::Duration};
 
 use super::fixture::{
-    CROWD, Crowd, Outcome, QUICK, WINDOW, assert_contains, ended, refusal, stored,
+    CROWD, Outcome, Producers, QUICK, WINDOW, assert_contains, ended, refusal, stored,
 };
 use crate::harness::{
     faketime::HostClock,
@@ -14,7 +14,7 @@ use crate::harness::{
 const RESET: &str = "emostream reset --final-until";
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 
-/// The arguments of `up` on the embedded log in `data`.
+/// Returns the arguments of `up` on the embedded log in `data`.
 fn up_arguments(data: &Path) -> Vec<&str> {
     let up = ["up", "--listen", "127.0.0.1:0", "--admin", "off"];
     let data = ["--data", data.to_str().unwrap()];
@@ -63,15 +63,15 @@ fn a_clock_that_steps_back_under_up_costs_nothing() {
     clock.ahead(Duration::from_secs(600));
     let log = dir.path().join("up");
     let node = Node::start_in(&clock.environment(), &up_arguments(&data), &log);
-    let crowd = Crowd::start(&node.address);
-    crowd.goes_on_for(3 * WINDOW);
+    let producers = Producers::start(&node.address);
+    producers.continue_for(3 * WINDOW);
     let before = Outcome::of(1, &store).final_until_ms;
     clock.correct();
-    crowd.goes_on_for(5 * WINDOW);
+    producers.continue_for(5 * WINDOW);
     until("finals since the step", || {
         (Outcome::read(&store).final_until_ms > before).then_some(())
     });
-    let acknowledged = crowd.end();
+    let acknowledged = producers.end();
     let outcome = Outcome::of(acknowledged, &store);
     outcome.assert_all_counted(&[(CROWD, acknowledged)]);
 }

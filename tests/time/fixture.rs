@@ -1,4 +1,4 @@
-//! Topics of a test's own, what reacts in them, and what became of it.
+//! Topics of one test, producers of reactions, and the outcomes of these reactions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,15 +24,15 @@ use crate::harness::{
 
 pub const PARTITIONS: u32 = 4;
 pub const WINDOW: Duration = Duration::from_secs(1);
-/// Windows of that size; a partition that is quiet for three of them is idle.
+/// Window size; a partition that is quiet for three windows is idle.
 pub const QUICK: [&str; 4] = ["--window", "1s", "--idle-timeout", "3s"];
 
-/// A refusal comes as soon as the topics are read; only a test that fails waits this long.
+/// Timeout of a refusal, which comes as soon as the topics are read; only a failing test waits this long.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
-/// The topics are read by a process of its own each time.
+/// Interval of the reads of the topics, each by a new process.
 const READ_EVERY: Duration = Duration::from_millis(300);
 
-/// Where a dataflow's topics are.
+/// The topics of a dataflow.
 pub struct Fixture {
     pub dir: TempDir,
     pub brokers: String,
@@ -40,19 +40,19 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Topics with [`PARTITIONS`] partitions on the Kafka that all tests share.
+    /// Creates topics with [`PARTITIONS`] partitions on the Kafka that all tests share.
     pub fn new(name: &str) -> Fixture {
         let fixture = Fixture::without_topics(name);
         fixture.create_topics();
         fixture
     }
 
-    /// The same, and nothing is created yet.
+    /// Returns a fixture without creating topics.
     pub fn without_topics(name: &str) -> Fixture {
         Fixture::on(kafka::brokers(), unique(name))
     }
 
-    /// Topics that begin with `prefix` on another Kafka.
+    /// Returns the topics with `prefix` on another Kafka.
     pub fn on(brokers: String, prefix: String) -> Fixture {
         Fixture {
             dir: tempfile::tempdir().unwrap(),
@@ -65,7 +65,7 @@ impl Fixture {
         kafka::create_topics(&self.brokers, &self.prefix, PARTITIONS);
     }
 
-    /// Deletes a topic with all that it holds, and creates it again.
+    /// Deletes a topic with its records, and creates it again.
     pub fn recreate(&self, name: &str) {
         let (log, topic) = (self.connect(), self.topic(name));
         kafka::delete_topic(&self.brokers, &topic);
@@ -83,18 +83,18 @@ impl Fixture {
         format!("{}.{name}", self.prefix)
     }
 
-    /// The flags that name the topics.
+    /// Returns the flags that name the topics.
     pub fn store(&self) -> [&str; 4] {
         ["--kafka", &self.brokers, "--topic-prefix", &self.prefix]
     }
 
-    /// The arguments of a dataflow with [`QUICK`] windows.
+    /// Returns the arguments of a dataflow with [`QUICK`] windows.
     pub fn dataflow_arguments<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
         let admin = ["--admin", "127.0.0.1:0"];
         [&["dataflow"], &self.store()[..], &QUICK, &admin, more].concat()
     }
 
-    /// A dataflow that runs, and its administrator's address.
+    /// Starts a dataflow, and returns it with its admin address.
     pub fn dataflow(&self, name: &str, more: &[&str]) -> (Node, String) {
         let arguments = self.dataflow_arguments(more);
         let node = Node::start_silent(&arguments, &self.log(name));
@@ -113,7 +113,7 @@ impl Fixture {
         Node::up_on_kafka(self.dir.path(), &self.brokers, &self.prefix, &more)
     }
 
-    /// Where a process of that name logs.
+    /// Returns the log file of a process.
     pub fn log(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -123,22 +123,21 @@ impl Fixture {
     }
 }
 
-/// The same arguments with another value of a flag.
+/// Returns the arguments with another value of a flag.
 pub fn with<'a>(mut arguments: Vec<&'a str>, flag: &str, value: &'a str) -> Vec<&'a str> {
     let at = arguments.iter().position(|argument| *argument == flag);
     arguments[at.unwrap() + 1] = value;
     arguments
 }
 
-/// Runs the program to the end that it ought to come to by itself: its exit code, `None` if it was still
-/// running after a while, and what it wrote.
+/// Runs the program, which should end by itself. Returns its exit code (`None` if it did not end) and its standard error.
 pub fn ended(arguments: &[&str], log: PathBuf) -> (Option<i32>, String) {
     let mut node = Node::start_silent(arguments, &log);
     let code = node.exit_code_within(REFUSED_WITHIN);
     (code, node.logged())
 }
 
-/// The one sentence of a refusal: the exit code is 78, and standard error ends with nothing else.
+/// Returns the sentence of a refusal, and asserts that the exit code is 78.
 pub fn refusal((code, logged): (Option<i32>, String)) -> String {
     assert_eq!(code, Some(78), "{logged}");
     let mut sentences = logged
@@ -149,14 +148,14 @@ pub fn refusal((code, logged): (Option<i32>, String)) -> String {
     sentence
 }
 
-/// That `text` has each of `words` in it.
+/// Asserts that `text` contains each of `words`.
 pub fn assert_contains(text: &str, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "{word} is not in:\n{text}");
     }
 }
 
-/// What became of reactions, as the output topics hold it.
+/// The outcomes of reactions, read from the result topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Reactions in finals, by room.
@@ -198,7 +197,7 @@ impl Outcome {
         outcome
     }
 
-    /// Reads them until they hold `reactions`, counted or rejected.
+    /// Reads the topics until they contain `reactions`, counted or rejected.
     pub fn of(reactions: u64, store: &[&str]) -> Outcome {
         let mut newest = Outcome::default();
         let settled = within(Duration::from_secs(30), || {
@@ -216,18 +215,18 @@ impl Outcome {
         newest
     }
 
-    /// How many are counted or rejected.
+    /// Returns how many reactions are counted or rejected.
     fn reactions(&self) -> u64 {
         self.counted.values().chain(self.rejected.values()).sum()
     }
 
-    /// How many were rejected for `reason`.
+    /// Returns how many reactions were rejected for `reason`.
     pub fn rejected_as(&self, reason: &str) -> u64 {
         let of = self.rejected.iter().filter(|((of, ..), _)| of == reason);
         of.map(|(_, count)| count).sum()
     }
 
-    /// That exactly these were counted, by room, each window once, and none was rejected.
+    /// Asserts that exactly these reactions were counted, by room, each window once, and that none was rejected.
     pub fn assert_all_counted(&self, rooms: &[(&str, u64)]) {
         let rooms = rooms
             .iter()
@@ -241,7 +240,7 @@ impl Outcome {
     }
 }
 
-/// A topic's records as JSON.
+/// Returns the records of a topic as JSON.
 pub fn inspect(topic: &str, store: &[&str]) -> Vec<Value> {
     let arguments = [&["inspect", topic, "--format", "json"], store].concat();
     let lines = node::output(&arguments);
@@ -251,7 +250,7 @@ pub fn inspect(topic: &str, store: &[&str]) -> Vec<Value> {
     records.collect()
 }
 
-/// What `/readyz` answers: `Err` with the reason if the process is not ready.
+/// Returns the result of `/readyz`: `Err` with the reason if the process is not ready.
 pub fn readiness(admin: &str) -> Result<(), String> {
     let answer = http::get(admin, "/readyz").unwrap();
     match answer.status {
@@ -261,14 +260,14 @@ pub fn readiness(admin: &str) -> Result<(), String> {
     }
 }
 
-/// The value of a series, as `/metrics` shows it.
+/// Returns the value of a series in `/metrics`.
 pub fn metric(admin: &str, series: &str) -> Option<f64> {
     let metrics = http::get(admin, "/metrics").unwrap().body;
     let line = metrics.lines().find_map(|line| line.strip_prefix(series))?;
     line.trim().parse().ok()
 }
 
-/// The series that says whether a partition is held.
+/// Returns the metric that shows whether a partition is held.
 pub fn held(admin: &str, partition: u32, reason: &str) -> Option<f64> {
     let labels = format!(r#"{{partition="{partition}",reason="{reason}"}}"#);
     metric(admin, &format!("emostream_dataflow_partition_held{labels}"))
@@ -276,11 +275,11 @@ pub fn held(admin: &str, partition: u32, reason: &str) -> Option<f64> {
 
 const POSTERS: usize = 8;
 const BATCH: u64 = 10;
-/// The room that a crowd reacts in.
+/// The room of [`Producers`].
 pub const CROWD: &str = "crowd";
 
-/// People who react all the time: each of their requests waits until it is stored.
-pub struct Crowd {
+/// Threads that send reactions all the time; each request waits until it is stored.
+pub struct Producers {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Answers>>,
     posting: Vec<JoinHandle<()>>,
@@ -289,14 +288,14 @@ pub struct Crowd {
 #[derive(Default)]
 struct Answers {
     stored: u64,
-    /// When the newest request began that was stored.
+    /// The start of the newest request that was stored.
     newest: Option<Instant>,
-    /// Everything but 200.
+    /// Responses other than 200.
     refused: Vec<String>,
 }
 
-impl Crowd {
-    pub fn start(address: &str) -> Crowd {
+impl Producers {
+    pub fn start(address: &str) -> Producers {
         let stop = Arc::new(AtomicBool::new(false));
         let answers = Arc::new(Mutex::new(Answers::default()));
         let post = |_| {
@@ -314,7 +313,7 @@ impl Crowd {
                         }
                         refused => {
                             answers.refused.push(format!("{refused:?}"));
-                            // It may come at once.
+                            // The refusal may be immediate.
                             drop(answers);
                             thread::sleep(READ_EVERY);
                         }
@@ -322,25 +321,25 @@ impl Crowd {
                 }
             })
         };
-        Crowd {
+        Producers {
             posting: (0..POSTERS).map(post).collect(),
             stop,
             answers,
         }
     }
 
-    /// Waits until it has reacted for so long from now on: something that was sent then is stored.
-    pub fn goes_on_for(&self, span: Duration) {
+    /// Waits until a request is stored that was sent `span` from now or later.
+    pub fn continue_for(&self, span: Duration) {
         let from = Instant::now() + span;
         until("stored or refused reactions", || {
             let answers = self.answers.lock().unwrap();
             let newest = answers.newest.is_some_and(|newest| newest >= from);
-            // A crowd that is refused fails at its end.
+            // Refused requests are reported by `end`.
             (newest || !answers.refused.is_empty() && Instant::now() > from).then_some(())
         });
     }
 
-    /// How many reactions were acknowledged: all that were sent.
+    /// Stops, asserts that all reactions were acknowledged, and returns their number.
     pub fn end(mut self) -> u64 {
         self.stop();
         let answers = self.answers.lock().unwrap();
@@ -361,20 +360,20 @@ impl Crowd {
     }
 }
 
-impl Drop for Crowd {
+impl Drop for Producers {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-/// Posts so many reactions in `room`, and waits until they are stored.
+/// Posts this many reactions in `room`, and waits until they are stored.
 fn post(address: &str, room: &str, reactions: u64) -> io::Result<http::Answer> {
     let reaction = json!({"user_id": 1, "emoji_type": "🔥", "room": room});
     let body = Value::Array(vec![reaction; reactions as usize]).to_string();
     http::post(address, "/v1/reactions?wait=stored", &body)
 }
 
-/// The same where that must succeed.
+/// Posts reactions, asserts that they are stored, and returns their number.
 pub fn stored(address: &str, room: &str, reactions: u64) -> u64 {
     let answer = post(address, room, reactions).unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");

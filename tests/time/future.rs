@@ -1,4 +1,4 @@
-//! A topic that takes records of the future, and one such record.
+//! A topic that accepts records of the future, and one such record.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use emostream_log::{
 use serde_json::json;
 
 use super::fixture::{
-    CROWD, Crowd, Fixture, Outcome, PARTITIONS, WINDOW, assert_contains, ended, held, readiness,
-    refusal,
+    CROWD, Fixture, Outcome, PARTITIONS, Producers, WINDOW, assert_contains, ended, held,
+    readiness, refusal,
 };
 use crate::harness::{node, now_ms, until, within};
 
@@ -19,7 +19,7 @@ const AHEAD: u32 = 1;
 const AHEAD_MS: u64 = 50 * 60 * 1000;
 const REJECT: &str = "emostream reset --reject-ahead";
 
-/// A topic of reactions as Kafka makes it by default: it takes any time.
+/// Creates a reactions topic with Kafka's defaults, which accepts records of every time.
 fn create_unbounded(fixture: &Fixture) {
     let kept = keep_for(Duration::from_secs(24 * 3600));
     let spec = topic(fixture.topic("reactions"), PARTITIONS, kept);
@@ -27,7 +27,7 @@ fn create_unbounded(fixture: &Fixture) {
     fixture.create_topics();
 }
 
-/// Writes one plain reaction ahead of time; its offset.
+/// Writes a plain reaction with a time in the future, and returns its offset.
 fn append_ahead(fixture: &Fixture, time_ms: u64) -> u64 {
     let reaction = json!({"user_id": 1, "emoji_type": "👏", "room": FUTURE});
     let record = NewRecord {
@@ -53,12 +53,12 @@ fn a_record_of_the_future_holds_its_partition_until_it_is_rejected() {
     let ingest = fixture.ingest();
     let (dataflow, admin) = fixture.dataflow("held", &unbounded);
     until("ready", || readiness(&admin).ok());
-    let crowd = Crowd::start(&ingest.address);
-    crowd.goes_on_for(2 * WINDOW);
+    let producers = Producers::start(&ingest.address);
+    producers.continue_for(2 * WINDOW);
     let time_ms = now_ms() + AHEAD_MS;
     let offset = append_ahead(&fixture, time_ms);
     let reason = within(10 * WINDOW, || readiness(&admin).err());
-    crowd.goes_on_for(5 * WINDOW);
+    producers.continue_for(5 * WINDOW);
     assert_eq!(fixture.outcome().rejected_as("late"), 0);
 
     let place = format!("{}/{AHEAD}", fixture.topic("reactions"));
@@ -78,8 +78,8 @@ fn a_record_of_the_future_holds_its_partition_until_it_is_rejected() {
     node::output(&[&reset[..], &fixture.store()].concat());
     let (_dataflow, admin) = fixture.dataflow("again", &unbounded);
     until("ready again", || readiness(&admin).ok());
-    crowd.goes_on_for(2 * WINDOW);
-    let acknowledged = crowd.end();
+    producers.continue_for(2 * WINDOW);
+    let acknowledged = producers.end();
     let mut outcome = Outcome::of(acknowledged + 1, &fixture.store());
     let ahead = ("ahead".to_owned(), AHEAD, FUTURE.to_owned());
     assert_eq!(outcome.rejected.remove(&ahead), Some(1), "{outcome:?}");

@@ -1,5 +1,5 @@
-//! What is taken for an idle partition: one that a frozen process, a cut connection or another producer's
-//! open transaction keeps from being read.
+//! Partitions that are quiet but not idle: a frozen process, a cut connection or an open transaction of another producer
+//! prevents reading them.
 
 use std::{thread, time::Duration};
 
@@ -7,11 +7,11 @@ use emostream_log::{Log, NewRecord, Transactor};
 use serde_json::json;
 
 use super::fixture::{
-    CROWD, Crowd, Fixture, Outcome, PARTITIONS, WINDOW, assert_contains, held, readiness, with,
+    CROWD, Fixture, Outcome, PARTITIONS, Producers, WINDOW, assert_contains, held, readiness, with,
 };
 use crate::harness::{
     kafka::{self, Broker},
-    node::said_at_last,
+    node::last_lines,
     now_ms,
     proxy::Proxy,
     seed,
@@ -19,19 +19,19 @@ use crate::harness::{
     unique, until, within,
 };
 
-/// Long enough for a partition to be taken for idle, if anything but its log decides that.
+/// Longer than the idle timeout: a partition would count as idle if the timeout alone decided that.
 const LONGER_THAN_IDLE: Duration = Duration::from_secs(4);
-/// Where another producer's transaction is.
+/// The partition with the transaction of another producer.
 const PINNED: u32 = 0;
 const TRANSACTION: &str = "transaction";
 const TRANSACTION_REACTIONS: u64 = 50;
-/// Kafka aborts it after that; the test ends it before.
+/// Timeout of the transaction; the test ends it before.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN: &str = "open transaction";
 const UNREACHABLE: &str = "unreachable";
 
-/// A Kafka of two brokers, which lead half of the partitions each, and a dataflow that reaches the other one
-/// through a proxy. Ingests reach both.
+/// A Kafka of two brokers, each of which leads half of the partitions, and a dataflow that connects to the second one
+/// through a proxy. Ingests connect to both directly.
 struct Halves {
     fixture: Fixture,
     proxy: Proxy,
@@ -40,7 +40,7 @@ struct Halves {
     _brokers: [Broker; 2],
 }
 
-/// The partitions of the other broker.
+/// The partitions that the second broker leads.
 const OTHER_HALF: [u32; 2] = [2, 3];
 
 impl Halves {
@@ -50,7 +50,7 @@ impl Halves {
         let proxy = Proxy::start(addresses[1].clone());
         let broker = Broker::start_with_second_listener(port(0), port(0));
         let fixture = Fixture::on(broker.address(), unique("halves"));
-        // What exists before the other broker comes is led by the first: commits do not need the other.
+        // Existing topics are led by the first broker, so commits do not need the second.
         kafka::create_topics(&fixture.brokers, &fixture.prefix, PARTITIONS / 2);
         let coordinator = fixture.connect().transactor("first", LONGER_THAN_IDLE);
         drop(coordinator.unwrap());
@@ -72,7 +72,7 @@ impl Halves {
             .map(str::to_owned)
             .collect();
         Halves {
-            // A commit that fails meanwhile ends it: it is started again.
+            // A commit that fails ends the dataflow, so it is supervised.
             dataflow: Supervised::start(arguments, fixture.log("dataflow"), seed()),
             fixture,
             proxy,
@@ -81,7 +81,7 @@ impl Halves {
         }
     }
 
-    /// Why it is not ready, if that is a partition of the other broker and both are shown as held.
+    /// Returns why the dataflow is not ready, if that is a partition of the second broker and both are shown as held.
     fn holds_the_other_half(&self) -> Option<String> {
         let reactions = self.fixture.topic("reactions");
         let named = |partition: &u32| format!("{reactions}/{partition}");
@@ -95,7 +95,7 @@ impl Halves {
 impl Drop for Halves {
     fn drop(&mut self) {
         if thread::panicking() {
-            println!("{}", said_at_last(&self.fixture.log("dataflow")));
+            println!("{}", last_lines(&self.fixture.log("dataflow")));
         }
     }
 }
@@ -104,17 +104,17 @@ impl Drop for Halves {
 fn a_dataflow_that_is_frozen_or_cut_off_makes_nothing_late() {
     let halves = Halves::start();
     let ingest = halves.fixture.ingest();
-    let crowd = Crowd::start(&ingest.address);
+    let producers = Producers::start(&ingest.address);
     Outcome::of(1, &halves.fixture.store());
-    while_it_is_frozen(&halves, &crowd);
-    let while_frozen = crowd.end();
+    while_it_is_frozen(&halves, &producers);
+    let while_frozen = producers.end();
     let outcome = Outcome::of(while_frozen, &halves.fixture.store());
     outcome.assert_all_counted(&[(CROWD, while_frozen)]);
 
-    let crowd = Crowd::start(&ingest.address);
-    crowd.goes_on_for(2 * WINDOW);
-    let reasons = while_it_is_cut_off(&halves, &crowd);
-    let reactions = while_frozen + crowd.end();
+    let producers = Producers::start(&ingest.address);
+    producers.continue_for(2 * WINDOW);
+    let reasons = while_it_is_cut_off(&halves, &producers);
+    let reactions = while_frozen + producers.end();
     let outcome = Outcome::of(reactions, &halves.fixture.store());
     outcome.assert_all_counted(&[(CROWD, reactions)]);
     assert!(reasons.iter().all(Option::is_some), "{reasons:?}");
@@ -123,36 +123,36 @@ fn a_dataflow_that_is_frozen_or_cut_off_makes_nothing_late() {
     assert_eq!(shown, [Some(0.0); 2]);
 }
 
-/// SIGSTOP stands for a machine that is migrated or sleeps: its clock goes on, and its network may be back a
-/// little later than its processes.
-fn while_it_is_frozen(halves: &Halves, crowd: &Crowd) {
+/// Stops the dataflow by SIGSTOP, as if its machine were suspended or migrated: the clock continues, and the network may
+/// return a little later than the processes.
+fn while_it_is_frozen(halves: &Halves, producers: &Producers) {
     for network_is_late in [false, true] {
         halves.dataflow.signal("STOP");
-        crowd.goes_on_for(LONGER_THAN_IDLE);
+        producers.continue_for(LONGER_THAN_IDLE);
         if network_is_late {
             halves.proxy.fall_silent();
         }
         halves.dataflow.signal("CONT");
-        crowd.goes_on_for(WINDOW);
+        producers.continue_for(WINDOW);
         halves.proxy.come_up();
-        crowd.goes_on_for(2 * WINDOW);
+        producers.continue_for(2 * WINDOW);
     }
 }
 
-/// First the other broker does not answer, then it cannot be connected to; why the dataflow was not ready.
-fn while_it_is_cut_off(halves: &Halves, crowd: &Crowd) -> [Option<String>; 2] {
+/// Makes the second broker first not respond, then refuse connections. Returns why the dataflow was not ready.
+fn while_it_is_cut_off(halves: &Halves, producers: &Producers) -> [Option<String>; 2] {
     halves.proxy.fall_silent();
-    crowd.goes_on_for(LONGER_THAN_IDLE);
+    producers.continue_for(LONGER_THAN_IDLE);
     let silent = within(4 * LONGER_THAN_IDLE, || halves.holds_the_other_half());
     halves.proxy.cut();
-    crowd.goes_on_for(LONGER_THAN_IDLE);
+    producers.continue_for(LONGER_THAN_IDLE);
     let cut = halves.holds_the_other_half();
     halves.proxy.come_up();
-    crowd.goes_on_for(2 * WINDOW);
+    producers.continue_for(2 * WINDOW);
     [silent, cut]
 }
 
-/// Another producer's transaction with reactions in [`PINNED`], where nothing behind them is read before it ends.
+/// Opens a transaction of another producer with reactions in [`PINNED`]: records after them are not read before it ends.
 fn open_transaction(fixture: &Fixture) -> Box<dyn Transactor> {
     let reaction = json!({"user_id": 1, "emoji_type": "👏", "room": TRANSACTION});
     let record = NewRecord {
@@ -178,16 +178,16 @@ fn a_transaction_that_stays_open_for_a_while_makes_nothing_late() {
     let ingest = fixture.ingest();
     let (_dataflow, admin) = fixture.dataflow("dataflow", &[]);
     until("ready", || readiness(&admin).ok());
-    let crowd = Crowd::start(&ingest.address);
-    crowd.goes_on_for(2 * WINDOW);
+    let producers = Producers::start(&ingest.address);
+    producers.continue_for(2 * WINDOW);
     let mut producer = open_transaction(&fixture);
     let reason = within(4 * LONGER_THAN_IDLE, || readiness(&admin).err());
     let shown = held(&admin, PINNED, OPEN);
     producer.commit(Vec::new()).unwrap();
-    crowd.goes_on_for(2 * WINDOW);
-    let crowd = crowd.end();
-    let outcome = Outcome::of(crowd + TRANSACTION_REACTIONS, &fixture.store());
-    outcome.assert_all_counted(&[(CROWD, crowd), (TRANSACTION, TRANSACTION_REACTIONS)]);
+    producers.continue_for(2 * WINDOW);
+    let acknowledged = producers.end();
+    let outcome = Outcome::of(acknowledged + TRANSACTION_REACTIONS, &fixture.store());
+    outcome.assert_all_counted(&[(CROWD, acknowledged), (TRANSACTION, TRANSACTION_REACTIONS)]);
     let place = format!("{}/{PINNED}", fixture.topic("reactions"));
     assert_contains(&reason.expect("a reason"), &[&place, OPEN]);
     assert_eq!(shown, Some(1.0));
@@ -201,8 +201,8 @@ fn a_transaction_that_outlasts_the_hold_timeout_is_late_and_named() {
     let ingest = fixture.ingest();
     let (_dataflow, admin) = fixture.dataflow("dataflow", &["--hold-timeout", "8s"]);
     until("ready", || readiness(&admin).ok());
-    let crowd = Crowd::start(&ingest.address);
-    crowd.goes_on_for(2 * WINDOW);
+    let producers = Producers::start(&ingest.address);
+    producers.continue_for(2 * WINDOW);
     let mut producer = open_transaction(&fixture);
     let opened = Duration::from_millis(now_ms());
     let final_until = || Duration::from_millis(fixture.outcome().final_until_ms);
@@ -215,9 +215,9 @@ fn a_transaction_that_outlasts_the_hold_timeout_is_late_and_named() {
     let open = readiness(&admin);
     producer.commit(Vec::new()).unwrap();
     until("it has caught up", || readiness(&admin).ok());
-    crowd.goes_on_for(2 * WINDOW);
-    let crowd = crowd.end();
-    let outcome = Outcome::of(crowd + TRANSACTION_REACTIONS, &fixture.store());
+    producers.continue_for(2 * WINDOW);
+    let acknowledged = producers.end();
+    let outcome = Outcome::of(acknowledged + TRANSACTION_REACTIONS, &fixture.store());
 
     let place = format!("{}/{PINNED}", fixture.topic("reactions"));
     assert_contains(&while_held.expect("a reason"), &[&place, OPEN]);
@@ -228,8 +228,12 @@ fn a_transaction_that_outlasts_the_hold_timeout_is_late_and_named() {
         outcome.rejected.get(&key).copied().unwrap_or(0)
     };
     assert_eq!(late(TRANSACTION), TRANSACTION_REACTIONS);
-    assert_eq!(outcome.counted[CROWD] + late(CROWD), crowd, "{outcome:?}");
-    // Nothing else was rejected, and nothing is final twice.
+    assert_eq!(
+        outcome.counted[CROWD] + late(CROWD),
+        acknowledged,
+        "{outcome:?}"
+    );
+    // No other reaction was rejected, and no window has two finals.
     let all = late(CROWD) + late(TRANSACTION);
     assert_eq!(outcome.rejected.values().sum::<u64>(), all, "{outcome:?}");
     assert_eq!(outcome.doubled, []);

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use emostream_log::{NewRecord, kafka::KafkaLog, read_to_end, testing::append};
 
 use super::fixture::{
-    CROWD, Crowd, Fixture, Outcome, QUICK, WINDOW, assert_contains, ended, readiness, refusal,
+    CROWD, Fixture, Outcome, Producers, QUICK, WINDOW, assert_contains, ended, readiness, refusal,
     stored, with,
 };
 use crate::harness::{
@@ -20,7 +20,7 @@ const RESET: &str = "emostream reset --final-until";
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 const ROUNDS: u64 = 3;
 
-/// Counts some windows, and stops once all of them are final: how many reactions.
+/// Counts some windows, stops once all of them are final, and returns the number of reactions.
 fn count_some(fixture: &Fixture, room: &str) -> u64 {
     let node = fixture.up(&[]);
     let reactions = react(&node, room);
@@ -29,7 +29,7 @@ fn count_some(fixture: &Fixture, room: &str) -> u64 {
     reactions
 }
 
-/// Reacts in some windows.
+/// Sends reactions in several windows, and returns their number.
 fn react(node: &Node, room: &str) -> u64 {
     let mut reactions = 0;
     for _ in 0..ROUNDS {
@@ -42,7 +42,7 @@ fn react(node: &Node, room: &str) -> u64 {
 }
 
 impl Fixture {
-    /// Waits until the finals of a room hold so many reactions.
+    /// Waits until the finals of a room contain this many reactions.
     fn until_counted(&self, room: &str, reactions: u64) {
         until("all are counted", || {
             let outcome = self.outcome();
@@ -51,8 +51,8 @@ impl Fixture {
         });
     }
 
-    /// A start that must be refused, because finals are later than the progress: nothing is final twice,
-    /// and after a reset to now the next run counts what comes.
+    /// Asserts that a start is refused, because finals are later than the progress: no window has two finals, and after a
+    /// reset to now the next run counts new reactions.
     fn is_refused_until_a_reset(&self, before: &[(&str, u64)], room: &str) {
         let up = ["up", "--listen", "127.0.0.1:0", "--admin", "off"];
         let arguments = [&up[..], &self.store(), &QUICK].concat();
@@ -85,7 +85,7 @@ fn progress_that_is_lost_doubles_no_final() {
     fixture.is_refused_until_a_reset(&[("before", before)], "after");
 }
 
-/// As an older copy of the topic would be.
+/// Replaces the topic by an older copy.
 #[test]
 fn progress_that_is_rolled_back_doubles_no_final() {
     let fixture = Fixture::new("rolled-back");
@@ -97,7 +97,7 @@ fn progress_that_is_rolled_back_doubles_no_final() {
     fixture.is_refused_until_a_reset(&[("first", first), ("second", second)], "after");
 }
 
-/// A topic's records, as they could be written again.
+/// Returns the records of a topic, as they could be written again.
 fn records(log: &KafkaLog, topic: &str) -> Vec<NewRecord> {
     let mut records = Vec::new();
     read_to_end(log, topic, &mut |record| {
@@ -124,8 +124,8 @@ fn a_refused_start_leaves_the_running_dataflow_alone() {
     let ingest = fixture.ingest();
     let (mut dataflow, admin) = fixture.dataflow("dataflow", &[]);
     until("ready", || readiness(&admin).ok());
-    let crowd = Crowd::start(&ingest.address);
-    crowd.goes_on_for(2 * WINDOW);
+    let producers = Producers::start(&ingest.address);
+    producers.continue_for(2 * WINDOW);
     Outcome::of(1, &fixture.store());
     let arguments = with(fixture.dataflow_arguments(&[]), "--window", "4s");
     let sentence = refusal(ended(&arguments, fixture.log("refused")));
@@ -137,13 +137,13 @@ fn a_refused_start_leaves_the_running_dataflow_alone() {
         (goes_on || !dataflow.runs()).then_some(())
     });
     assert!(dataflow.runs(), "{}", dataflow.logged());
-    let acknowledged = crowd.end();
+    let acknowledged = producers.end();
     let outcome = Outcome::of(acknowledged, &fixture.store());
     outcome.assert_all_counted(&[(CROWD, acknowledged)]);
     assert_eq!(dataflow.stop(DRAINED_WITHIN).code(), Some(0));
 }
 
-/// What a mirror brings to another cluster fits its reactions, but nothing there fences the first.
+/// Progress that was mirrored to another cluster matches the reactions there, but does not fence the first cluster's run.
 #[test]
 fn progress_of_another_kafka_cluster_is_refused() {
     let fixture = Fixture::new("mirrored");
@@ -158,7 +158,7 @@ fn progress_of_another_kafka_cluster_is_refused() {
     let refused = ended(&mirror.dataflow_arguments(&[]), mirror.log("refused"));
     assert_contains(&refusal(refused), &["cluster", "emostream reset"]);
 
-    // Neither do processes count together that read different clusters.
+    // Processes of one dataflow that read different clusters do not start.
     let hosts = free_addresses(2).join(",");
     let group = |index| ["-n", "2", "-p", index, "--hosts", &hosts];
     let (first, second) = (group("0"), group("1"));

@@ -1,4 +1,4 @@
-//! Totals whose topic gets more partitions: a room's older record stays in another one.
+//! A totals topic that gets more partitions: the older record of a room stays in another partition.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 use super::fixture::{Fixture, inspect};
 use crate::harness::{DEADLINE, http, kafka, node::Node, within};
 
-/// Some of them move to a partition that is read before the one that they were in.
+/// Rooms, some of which move to a partition that is read before their former one.
 const ROOMS: u64 = 24;
 const MORE_PARTITIONS: u32 = 7;
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 
 type Totals = BTreeMap<String, u64>;
 
-/// The same total for every room.
+/// Returns the same total for every room.
 fn all(total: u64) -> Totals {
     let room = |number| (format!("room-{number}"), total);
     (0..ROOMS).map(room).collect()
 }
 
-/// Reacts so often in every room.
+/// Sends this many reactions to every room.
 fn react(node: &Node, reactions: usize) {
     let of = |room| json!({"user_id": 1, "emoji_type": "🔥", "room": room});
     let reactions = all(0)
@@ -31,7 +31,7 @@ fn react(node: &Node, reactions: usize) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// What the publisher shows.
+/// Returns the totals that the publisher serves.
 fn shown(node: &Node) -> Totals {
     let total = |room: String| {
         let path = format!("/v1/rooms/{room}");
@@ -41,7 +41,7 @@ fn shown(node: &Node) -> Totals {
     all(0).into_keys().map(total).collect()
 }
 
-/// What the topic holds of each room's newest window.
+/// Returns the totals of each room's newest window in the topic.
 fn stored(fixture: &Fixture) -> Totals {
     let mut newest: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for record in inspect("totals", &fixture.store()) {
@@ -54,14 +54,14 @@ fn stored(fixture: &Fixture) -> Totals {
     newest.into_iter().map(total).collect()
 }
 
-/// Reacts in a run of `up`, and waits until each room's total is `total`.
+/// Starts `up`, sends reactions, and waits until each room's total is `total`.
 fn count(fixture: &Fixture, reactions: usize, total: u64) {
     let node = fixture.up(&[]);
     react(&node, reactions);
     let mut found = Totals::new();
     within(DEADLINE, || {
         found = stored(fixture);
-        // Each of these windows is the newest of every room.
+        // Every room has each of these windows.
         let last = *found.values().max()? >= total;
         (last && found.len() as u64 == ROOMS).then_some(())
     });
@@ -76,7 +76,7 @@ fn totals_never_go_back_when_their_topic_gets_partitions() {
     let totals = fixture.topic("totals");
     kafka::add_partitions(&fixture.brokers, &totals, MORE_PARTITIONS);
     count(&fixture, 3, 8);
-    // A publisher adds the finals that are kept; later it has the totals alone.
+    // A publisher adds the retained finals to the totals; once they are deleted it has only the totals.
     fixture.recreate("windows");
     let node = fixture.up(&[]);
     let begins = shown(&node);

@@ -1,4 +1,4 @@
-//! Timely's own flags: which processes make up the cluster, and which of them this is.
+//! Timely's flags: the processes of the cluster, and the index of this one.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
@@ -6,31 +6,31 @@ use clap::{Args, builder::RangedU64ValueParser as Ranged};
 use emostream_dataflow::Cluster;
 
 use crate::{
+    cli::parse::{duration, host_and_port},
     cli::text_file,
-    cli::values::{duration, host_and_port},
     exit::Failure,
 };
 
-/// More than any team has machines for one dataflow.
+/// Maximum processes of a cluster.
 const MOST_PROCESSES: u64 = 1024;
 
-/// Where timely looks for process 0 unless it is told; the next ones follow.
+/// Timely's default port of process 0; the next processes have the next ports.
 const FIRST_PORT: u64 = 2101;
 
-/// Several processes as one dataflow.
+/// Flags of a dataflow of several processes.
 #[derive(Debug, Args)]
 pub(super) struct ClusterFlags {
-    /// Processes of the cluster; as many as there are hosts unless given
+    /// Number of processes of the cluster [default: number of hosts]
     #[arg(short = 'n', long, value_name = "N")]
     #[arg(value_parser = Ranged::<u64>::new().range(1..=MOST_PROCESSES))]
     processes: Option<u64>,
-    /// Which of them this is
+    /// Index of this process
     #[arg(short = 'p', long, value_name = "INDEX", default_value_t = 0)]
     process: u64,
-    /// A file with a host:port of each process a line
+    /// A file with the host:port of each process, one per line
     #[arg(short = 'h', long, value_name = "FILE", alias = "hostfile")]
     hosts_file: Option<PathBuf>,
-    /// The host:port of each process, by commas
+    /// The host:port of each process, separated by commas
     #[arg(
         long,
         value_name = "HOST:PORT,…",
@@ -38,16 +38,16 @@ pub(super) struct ClusterFlags {
         conflicts_with = "hosts_file"
     )]
     hosts: Vec<String>,
-    /// How long a process waits for the others
+    /// How long a process waits for the others to connect
     #[arg(long, default_value = "60s", value_parser = duration)]
     join_timeout: Duration,
-    /// A file with a secret that every process of the cluster must know
+    /// A file with a secret that all processes of the cluster share
     #[arg(long, value_name = "FILE")]
     cluster_token_file: Option<PathBuf>,
 }
 
 impl ClusterFlags {
-    /// The cluster; `None` for one process alone.
+    /// Returns the cluster; `None` for a single process.
     pub(super) fn cluster(&self) -> Result<Option<Cluster>, Failure> {
         let (flag, hosts) = self.hosts()?;
         let processes = self.processes.unwrap_or((hosts.len() as u64).max(1));
@@ -94,7 +94,7 @@ impl ClusterFlags {
         }))
     }
 
-    /// The hosts, and the flag that lists them.
+    /// Returns the hosts, and the flag that lists them.
     fn hosts(&self) -> Result<(&'static str, Vec<String>), Failure> {
         let Some(file) = &self.hosts_file else {
             let hosts = self.hosts.iter().map(|host| host.trim().to_owned());
@@ -105,7 +105,7 @@ impl ClusterFlags {
         let hosts = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
         let hosts: Vec<String> = hosts.map(str::to_owned).collect();
         if hosts.is_empty() {
-            // Not one process alone: the others would be, too.
+            // An error and not a single process: every other process of the cluster would count alone, too.
             let why = format!("{} lists no hosts", file.display());
             return Err(Failure::usage("--hosts-file", why));
         }
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn one_process_is_no_cluster() {
+    fn one_process_is_not_a_cluster() {
         assert_eq!(cluster("-n 1"), Ok(None));
         assert_eq!(cluster("--hosts a:1"), Ok(None));
     }
 
     #[test]
-    fn hosts_say_how_many_processes_there_are() {
+    fn hosts_are_the_default_of_processes() {
         let found = cluster("-p 1 --hosts a:1,b:2").unwrap().unwrap();
         assert_eq!(
             (found.index, found.hosts),
@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn without_hosts_the_processes_are_here() {
+    fn without_hosts_the_processes_are_on_this_host() {
         let found = cluster("-n 2 -p 0").unwrap().unwrap();
         assert_eq!(found.hosts, ["localhost:2101", "localhost:2102"]);
     }
 
     #[test]
-    fn a_mistake_names_its_flag() {
+    fn an_error_names_its_flag() {
         for (arguments, named) in [
             (
                 "-n 2 -p 2",
@@ -205,8 +205,8 @@ mod tests {
                 "--cluster-token-file: /no/such",
             ),
         ] {
-            let said = cluster(arguments).unwrap_err();
-            assert!(said.starts_with(named), "{said}");
+            let error = cluster(arguments).unwrap_err();
+            assert!(error.starts_with(named), "{error}");
         }
     }
 }

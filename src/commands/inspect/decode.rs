@@ -1,4 +1,4 @@
-//! A record as people and programs want to see it. Any bytes give something to show.
+//! Decodes a record to cells of the table and to JSON. Bytes that cannot be decoded are shown as text.
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt::Display};
 
@@ -12,31 +12,31 @@ use serde_json::{Value, json};
 use super::{Topic, merge::Owned};
 use crate::commands::subscribe::clock;
 
-/// The most emojis of a cell.
+/// Maximum emojis of a cell.
 const CELL_COUNTS: usize = 5;
-/// What an empty batch is called.
+/// The name of an empty batch in the table.
 const HEARTBEAT: &str = "heartbeat";
 
 /// A record, decoded.
 #[derive(Debug)]
 pub(super) struct Decoded {
-    /// The rooms it is about.
+    /// The rooms of the record.
     rooms: Vec<String>,
-    /// An empty batch: time passes, and nothing else.
+    /// Whether it is an empty batch, which only carries time.
     pub(super) heartbeat: bool,
     pub(super) json: Value,
     pub(super) cells: Vec<String>,
 }
 
 impl Decoded {
-    /// Itself, if it is about `room` or no particular one is asked for.
+    /// Returns the record if it has `room`, or if `room` is `None`.
     pub(super) fn only(self, room: Option<&Room>) -> Option<Self> {
         let about = room.is_none_or(|room| self.rooms.iter().any(|of| of == room.as_str()));
         about.then_some(self)
     }
 }
 
-/// The columns behind partition, offset and time.
+/// Returns the columns after partition, offset and time.
 pub(super) fn columns(topic: Topic) -> &'static [&'static str] {
     match topic {
         Topic::Windows | Topic::Live => &["room", "window", "total", "counts"],
@@ -50,17 +50,17 @@ pub(super) fn columns(topic: Topic) -> &'static [&'static str] {
 
 /// Decodes a record of `topic`.
 pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
-    let what = match topic {
+    let value = match topic {
         Topic::Totals | Topic::Trending if record.value.is_empty() => removed(record),
         Topic::Windows | Topic::Live => window(record),
         Topic::Totals => totals(record),
         Topic::Trending => trending(record),
         Topic::Rejected => Some(rejected(record)),
-        // For programs only: people are shown a table of its own.
+        // Only for JSON: `inspect progress` has a table of its own.
         Topic::Progress => None,
         Topic::Reactions => Some(reactions(&record.value)),
     };
-    let what = what.unwrap_or_else(|| opaque(record, columns(topic).len()));
+    let value = value.unwrap_or_else(|| opaque(record, columns(topic).len()));
     let key = record
         .key
         .as_ref()
@@ -70,7 +70,7 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
         "offset": record.offset,
         "time": record.time_ms,
         "key": key,
-        "value": what.value,
+        "value": value.value,
     });
     if !record.headers.is_empty() {
         json["headers"] = headers(&record.headers);
@@ -78,34 +78,35 @@ pub(super) fn decode(topic: Topic, record: &Owned) -> Decoded {
     if let Some(before) = removed_before(record).filter(|_| record.value.is_empty()) {
         json["removed"] = json!({"room": key, "before": before});
     }
-    let heartbeat = topic == Topic::Reactions && what.cells[0] == HEARTBEAT;
+    let heartbeat = topic == Topic::Reactions && value.cells[0] == HEARTBEAT;
     let mut cells = vec![
         record.partition.to_string(),
         record.offset.to_string(),
         clock(record.time_ms),
     ];
-    cells.extend(what.cells);
+    cells.extend(value.cells);
     Decoded {
         heartbeat,
-        rooms: what.rooms,
+        rooms: value.rooms,
         json,
         cells,
     }
 }
 
-struct What {
+/// The value of a record.
+struct DecodedValue {
     rooms: Vec<String>,
     value: Value,
     cells: Vec<String>,
 }
 
-fn window(record: &Owned) -> Option<What> {
+fn window(record: &Owned) -> Option<DecodedValue> {
     let window: WindowRecord = serde_json::from_slice(&record.value).ok()?;
     let counts = window
         .counts
         .iter()
         .map(|Tally { emoji, count, .. }| (*emoji, *count));
-    Some(What {
+    Some(DecodedValue {
         rooms: vec![window.room.to_string()],
         cells: vec![
             window.room.to_string(),
@@ -117,9 +118,9 @@ fn window(record: &Owned) -> Option<What> {
     })
 }
 
-fn totals(record: &Owned) -> Option<What> {
+fn totals(record: &Owned) -> Option<DecodedValue> {
     let totals: TotalsRecord = serde_json::from_slice(&record.value).ok()?;
-    Some(What {
+    Some(DecodedValue {
         rooms: vec![totals.room.to_string()],
         cells: vec![
             totals.room.to_string(),
@@ -131,7 +132,7 @@ fn totals(record: &Owned) -> Option<What> {
     })
 }
 
-fn trending(record: &Owned) -> Option<What> {
+fn trending(record: &Owned) -> Option<DecodedValue> {
     let trending: Trending = serde_json::from_slice(&record.value).ok()?;
     let room = trending.key().to_owned();
     let (window, span_ms, shown) = match trending {
@@ -148,7 +149,7 @@ fn trending(record: &Owned) -> Option<What> {
             (of.window, of.span_ms, shown)
         }
     };
-    Some(What {
+    Some(DecodedValue {
         rooms: vec![room.clone()],
         cells: vec![
             room,
@@ -162,7 +163,7 @@ fn trending(record: &Owned) -> Option<What> {
 
 /// Decodes a record without a value (a tombstone), which removes the room in its key from the topic. If another program
 /// has deleted the key, the header `removed-before` is missing, and the window is not shown.
-fn removed(record: &Owned) -> Option<What> {
+fn removed(record: &Owned) -> Option<DecodedValue> {
     let room = String::from_utf8(record.key.clone()?).ok()?;
     let before = removed_before(record);
     let shown = if before.is_some() {
@@ -170,7 +171,7 @@ fn removed(record: &Owned) -> Option<What> {
     } else {
         "deleted"
     };
-    Some(What {
+    Some(DecodedValue {
         cells: vec![
             room.clone(),
             before.map_or_else(String::new, clock),
@@ -188,32 +189,32 @@ fn removed_before(record: &Owned) -> Option<u64> {
     headers.removed_before().map(|before| before.start_ms)
 }
 
-/// A rejected record is a record of the reactions, with headers that say where from and why.
-fn rejected(record: &Owned) -> What {
+/// Decodes a rejected record: a record of reactions, with its origin and the reason in its headers.
+fn rejected(record: &Owned) -> DecodedValue {
     let header = |name: &str| {
         let found = record.headers.iter().find(|header| header.name == name);
         found.map_or(String::new(), |h| {
             String::from_utf8_lossy(&h.value).into_owned()
         })
     };
-    let what = reactions(&record.value);
+    let value = reactions(&record.value);
     let place = format!(
         "{}/{}@{}",
         header("topic"),
         header("partition"),
         header("offset")
     );
-    let shown = what.cells.join("  ");
-    What {
+    let shown = value.cells.join("  ");
+    DecodedValue {
         cells: vec![header("reason"), place, shown],
-        ..what
+        ..value
     }
 }
 
-fn reactions(value: &[u8]) -> What {
+fn reactions(value: &[u8]) -> DecodedValue {
     match Payload::decode(value, &EmojiNames::default()) {
         Ok(Payload::Batch(batch)) => of_batch(&batch),
-        Ok(Payload::Plain(plain)) => What {
+        Ok(Payload::Plain(plain)) => DecodedValue {
             rooms: vec![plain.room.to_string()],
             value: json!({
                 "plain": {"user_id": plain.user, "emoji": plain.emoji, "room": plain.room}
@@ -224,7 +225,7 @@ fn reactions(value: &[u8]) -> What {
                 format!("{} 1", plain.emoji),
             ],
         },
-        Err(error) => What {
+        Err(error) => DecodedValue {
             rooms: Vec::new(),
             value: json!({"undecodable": error.to_string(), "text": String::from_utf8_lossy(value)}),
             cells: vec!["undecodable".into(), String::new(), error.to_string()],
@@ -232,15 +233,15 @@ fn reactions(value: &[u8]) -> What {
     }
 }
 
-fn of_batch(batch: &Batch<'_>) -> What {
+fn of_batch(batch: &Batch<'_>) -> DecodedValue {
     if batch.is_empty() {
-        return What {
+        return DecodedValue {
             rooms: Vec::new(),
             value: json!({"batch": {"base_ms": batch.base_ms(), "reactions": []}}),
             cells: vec![HEARTBEAT.into(), String::new(), String::new()],
         };
     }
-    // By their texts: an ingest of another build may have sent emojis that this one does not know.
+    // Grouped by text: an ingest of another version may send emojis that this version does not know.
     let mut sums = BTreeMap::new();
     for (_, emoji, _) in batch.entries() {
         *sums.entry(batch.emoji_texts()[emoji]).or_insert(0_u64) += 1;
@@ -255,7 +256,7 @@ fn of_batch(batch: &Batch<'_>) -> What {
             .collect(),
         Err(error) => json!({"undecodable": error.to_string()}),
     };
-    What {
+    DecodedValue {
         value: json!({"batch": {"base_ms": batch.base_ms(), "reactions": reactions}}),
         cells: vec![
             format!("batch of {}", batch.len()),
@@ -267,7 +268,7 @@ fn of_batch(batch: &Batch<'_>) -> What {
 }
 
 /// Shows a value that this version cannot read, or a record without a value that does not remove a room.
-fn opaque(record: &Owned, cells: usize) -> What {
+fn opaque(record: &Owned, cells: usize) -> DecodedValue {
     let text = String::from_utf8_lossy(&record.value).into_owned();
     let shown = match text.is_empty() {
         true => "deleted".to_owned(),
@@ -277,7 +278,7 @@ fn opaque(record: &Owned, cells: usize) -> What {
     if let Some(last) = row.last_mut() {
         *last = shown;
     }
-    What {
+    DecodedValue {
         rooms: Vec::new(),
         value: value_of(record),
         cells: row,
@@ -308,7 +309,7 @@ fn listed<W: Display>(counts: impl ExactSizeIterator<Item = (W, u64)>) -> String
     let more = counts.len().saturating_sub(CELL_COUNTS);
     let shown = counts
         .take(CELL_COUNTS)
-        .map(|(what, count)| format!("{what} {count}"));
+        .map(|(name, count)| format!("{name} {count}"));
     let mut shown: Vec<String> = shown.collect();
     if more > 0 {
         shown.push(format!("+{more}"));
@@ -354,7 +355,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_of_any_topic_give_a_row_of_the_table(
+        fn any_bytes_of_any_topic_decode_to_a_row_of_the_table(
             value in proptest::collection::vec(any::<u8>(), 0..60), start in 0_u64..9, window in any::<u64>(),
         ) {
             let odd = format!(r#"{{"room":"a","start":{window},"end":{start},"total":0,"counts":[]}}"#);
@@ -403,7 +404,7 @@ mod tests {
         let decoded = rejected(Batch::encode(7, reactions));
         assert_eq!(decoded.cells[3], "unknown_emoji");
         assert_eq!(decoded.cells[5], "batch of 4  a  新 2  \u{1b} 1  🔥 1");
-        // A terminal gets the cell escaped, as every other.
+        // Cells are escaped before they are printed.
         assert!(!crate::output::escaped(&decoded.cells[5]).contains('\u{1b}'));
         let shown = &decoded.json["value"]["batch"]["reactions"][3];
         let expected = json!({"user_id": "u", "emoji": "新", "room": "a", "at": 7});
@@ -448,7 +449,7 @@ mod tests {
                 decode(&removal(Some("a"), before())).only(room.as_ref())
             };
             assert!(only("a").is_some() && only("b").is_none());
-            // Deleted by another program, so that the header is missing; or without a key.
+            // A tombstone of another program has no header, and one may have no key.
             let deleted = decode(&removal(Some("a"), Vec::new()));
             assert_eq!(deleted.cells[3..], ["a", "", "", "deleted"]);
             assert_eq!(decode(&removal(None, before())).cells[6], "deleted");

@@ -1,13 +1,13 @@
-//! Reads the partitions of a topic side by side, in the order of their records' times.
+//! Merges the partitions of a topic in the order of their records' times.
 
 use std::collections::VecDeque;
 
 use emostream_log::{Header, Log, LogError, Reader, Record, Wake};
 
-/// The most records of a partition that wait for the others.
-const AHEAD: usize = 256;
+/// Maximum buffered records of a partition, which wait for older records of the others.
+const MAX_BUFFERED: usize = 256;
 
-/// A record that outlives the log's buffer.
+/// A record that owns its bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Owned {
     pub(super) partition: u32,
@@ -31,21 +31,22 @@ impl Owned {
     }
 }
 
+/// A partition with its buffered records.
 struct Lane {
     partition: u32,
     waiting: VecDeque<Owned>,
-    /// Read up to here; `None` to go on for ever.
+    /// The offset at which reading ends; `None` to follow the partition.
     end: Option<u64>,
 }
 
-/// See the module.
+/// The merged reader of a topic.
 pub(super) struct Merge {
     reader: Box<dyn Reader>,
     lanes: Vec<Lane>,
 }
 
 impl Merge {
-    /// Reads each (partition, first offset, end).
+    /// Opens a reader of `ranges`: partition, first offset, end.
     pub(super) fn open(
         log: &dyn Log,
         topic: &str,
@@ -67,14 +68,14 @@ impl Merge {
         })
     }
 
-    /// No more ends.
-    pub(super) fn go_on(&mut self) {
+    /// Removes the ends, to continue with new records.
+    pub(super) fn follow(&mut self) {
         for lane in &mut self.lanes {
             lane.end = None;
         }
     }
 
-    /// Whether every partition was read to its end and handed out.
+    /// Whether all records up to the ends of all partitions were returned.
     pub(super) fn caught_up(&self) -> bool {
         self.lanes
             .iter()
@@ -82,21 +83,22 @@ impl Merge {
     }
 
     fn ended(&self, lane: &Lane) -> bool {
-        // What follows the last record may be transaction markers, which are never handed out.
+        // The last offsets may be transaction markers, which a reader never returns.
         let reached = |end| self.reader.position(lane.partition) >= end;
         lane.end.is_some_and(reached) || self.reader.at_end(lane.partition)
     }
 
-    /// The next records in the order of their times, as far as every partition has shown its next.
+    /// Returns the next records in the order of their times. A record is returned once the next record of every other
+    /// partition is known.
     pub(super) fn next(&mut self) -> Result<Vec<Owned>, LogError> {
         for lane in &mut self.lanes {
-            let room = AHEAD - lane.waiting.len();
+            let capacity = MAX_BUFFERED - lane.waiting.len();
             let done = lane
                 .end
                 .is_some_and(|end| self.reader.position(lane.partition) >= end);
-            if room > 0 && !done {
+            if capacity > 0 && !done {
                 let (waiting, end) = (&mut lane.waiting, lane.end);
-                self.reader.poll(lane.partition, room, &mut |record| {
+                self.reader.poll(lane.partition, capacity, &mut |record| {
                     if end.is_none_or(|end| record.offset < end) {
                         waiting.push_back(Owned::of(record));
                     }
@@ -110,7 +112,7 @@ impl Merge {
         Ok(merged)
     }
 
-    /// The lane with the oldest next record, unless a lane that may have an older one is empty.
+    /// Returns the lane with the oldest next record; `None` if another lane is empty and may still get an older one.
     fn first(&self) -> Option<usize> {
         let open = |lane: &Lane| lane.waiting.is_empty() && !self.ended(lane);
         if self.lanes.iter().any(open) {

@@ -1,4 +1,4 @@
-//! `emostream inspect`: a topic, decoded for people or for programs.
+//! `emostream inspect`: reads a topic and prints its records, decoded, as a table or as JSON.
 //!
 //! ```text
 //!  log ──partitions──▶ merge by time ──▶ decode ──▶ table, or one JSON object a line
@@ -18,18 +18,18 @@ use emostream_model::{Room, Topics};
 use self::{decode::Decoded, merge::Merge, table::Table};
 use crate::{
     cli::flags::{StoreFlags, TopicFlags},
-    cli::values::{From, moment, now_ms, span},
+    cli::parse::{From, moment, now_ms, span},
     exit::Failure,
     output,
     signal::Signals,
 };
 
-/// How long a follower sleeps at most before it looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Maximum wait before the next poll with `--follow`, in case a wake-up is lost.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Which topic
+    /// The topic
     #[arg(value_name = "TOPIC")]
     topic: Topic,
     #[command(flatten)]
@@ -39,19 +39,19 @@ pub(crate) struct Flags {
     /// Only this room
     #[arg(long)]
     room: Option<Room>,
-    /// Where to begin: earliest, latest, -10m, or a moment as 2026-01-31T20:15:00Z
+    /// Position to start from: earliest, latest, -10m, or a time such as 2026-01-31T20:15:00Z
     #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
     from: From,
     /// Only this partition
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
-    /// Go on with what comes
+    /// Continue with new records
     #[arg(long)]
     follow: bool,
-    /// In the table of reactions, show the empty records, too, by which an ingest says that it lives
+    /// Show also heartbeats (the empty records of an ingest) in the table of reactions
     #[arg(long)]
     heartbeats: bool,
-    /// How it is printed
+    /// Output format
     #[arg(long, default_value = "table")]
     format: Format,
 }
@@ -69,9 +69,9 @@ pub(super) enum Topic {
     Trending,
     /// Records that were not counted: late, undecodable, or with an unknown emoji
     Rejected,
-    /// Where the dataflow stands
+    /// Progress of the dataflow
     Progress,
-    /// What came in
+    /// Accepted reactions
     Reactions,
 }
 
@@ -79,7 +79,7 @@ pub(super) enum Topic {
 enum Format {
     /// A table that fits the terminal
     Table,
-    /// A JSON object a line
+    /// One JSON object per line
     Json,
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
         let decoded = decoded.only(flags.room.as_ref())?;
         (!silent(&decoded)).then_some(decoded)
     };
-    let (mut read, mut shown, mut said) = (0, 0, false);
+    let (mut read, mut shown, mut explained) = (0, 0, false);
     loop {
         let batch = merge.next()?;
         let idle = batch.is_empty();
@@ -144,25 +144,25 @@ pub(crate) fn run(flags: Flags, signals: &Signals) -> Result<(), Failure> {
             gone => return output::quietly(gone),
         }
         if idle && merge.caught_up() {
-            // An empty table is no answer; for programs standard output is one.
-            if shown == 0 && !std::mem::replace(&mut said, true) {
+            // An empty table would not say why. This goes to standard error, since programs read standard output.
+            if shown == 0 && !std::mem::replace(&mut explained, true) {
                 output::complain(&nothing(&flags, &topic, ranges.len(), read));
             }
             match flags.follow {
                 true => {
-                    merge.go_on();
+                    merge.follow();
                     output_of(&mut printer)?;
-                    bell.wait(LOOK_AGAIN);
+                    bell.wait(POLL_INTERVAL);
                 }
                 false => return output_of(&mut printer),
             }
         } else if idle {
-            bell.wait(LOOK_AGAIN);
+            bell.wait(POLL_INTERVAL);
         }
     }
 }
 
-/// What was looked at, where nothing of it is to be shown.
+/// Returns the sentence that is printed if there is no row: the records that were read, and why none is shown.
 fn nothing(flags: &Flags, topic: &str, partitions: usize, read: usize) -> String {
     let from = match flags.from {
         From::Earliest => "from the oldest record on".to_owned(),
@@ -176,19 +176,19 @@ fn nothing(flags: &Flags, topic: &str, partitions: usize, read: usize) -> String
         (None, all) => format!("{all} partitions"),
     };
     let found = match (read, &flags.room) {
-        (0, _) => "there is no record".to_owned(),
-        (_, Some(room)) => format!("of {read} records none is of the room {room}"),
-        (_, None) => format!("all {read} records are heartbeats, which --heartbeats shows"),
+        (0, _) => "no records".to_owned(),
+        (_, Some(room)) => format!("none of {read} records is of room {room}"),
+        (_, None) => format!("all {read} records are heartbeats; --heartbeats shows them"),
     };
     let waits = if flags.follow { "; waiting" } else { "" };
-    format!("nothing to show: in {topic} ({partitions}, {from}) {found}{waits}")
+    format!("nothing to show: {topic} ({partitions}, {from}): {found}{waits}")
 }
 
 fn output_of(printer: &mut Printer) -> Result<(), Failure> {
     output::quietly(printer.flush())
 }
 
-/// Each partition's first offset to read and the end as it is now.
+/// Returns each partition with the first offset to read and its current end.
 fn ranges(log: &dyn Log, topic: &str, from: From) -> Result<Vec<(u32, u64, u64)>, Failure> {
     let time_ms = from.time_ms(now_ms());
     let kept = log.offsets(topic)?;
@@ -207,7 +207,7 @@ fn json_line(json: &serde_json::Value) -> String {
     format!("{}\n", output::escaped(&json.to_string()))
 }
 
-/// Where rows go.
+/// Prints rows in a format.
 struct Printer {
     format: Format,
     table: Table,

@@ -1,4 +1,4 @@
-//! Where the dataflow stands, for people: one row a partition, beside what the log holds now.
+//! The table of progress: one row for each partition, with its current end in the log.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use emostream_log::{Log, WakeSignal};
 use emostream_model::Topics;
 use indicatif::HumanCount;
 
-use super::{LOOK_AGAIN, merge::Merge, ranges};
+use super::{POLL_INTERVAL, merge::Merge, ranges};
 use crate::{
-    cli::values::{From, moment, now_ms, span_ms},
+    cli::parse::{From, moment, now_ms, span_ms},
     exit::Failure,
     output,
 };
 
-/// How long brokers may take to tell the ends of partitions.
-const END_PATIENCE: Duration = Duration::from_secs(8);
+/// Timeout of the request for the ends of partitions.
+const END_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Shows the newest progress, and with `follow` each that comes.
+/// Prints the newest progress, and with `follow` each later one.
 pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Failure> {
     let topic = topics.progress();
     let bell = WakeSignal::default();
@@ -26,7 +26,7 @@ pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Fa
     let mut merge = Merge::open(log, &topic, &from, bell.wake())?;
     let mut newest = None;
     let mut shown = false;
-    // Once is enough.
+    // The legend is printed once.
     let mut explain = true;
     loop {
         let batch = merge.next()?;
@@ -36,11 +36,11 @@ pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Fa
             continue;
         }
         if !merge.caught_up() {
-            bell.wait(LOOK_AGAIN);
+            bell.wait(POLL_INTERVAL);
             continue;
         }
         let page = match newest.take() {
-            // An empty value is a deletion.
+            // An empty value is a tombstone.
             Some(record) if !record.value.is_empty() => {
                 let page = page(log, topics, &record.value)?;
                 Some(
@@ -65,8 +65,8 @@ pub(super) fn run(log: &dyn Log, topics: &Topics, follow: bool) -> Result<(), Fa
         if !follow {
             return Ok(());
         }
-        merge.go_on();
-        bell.wait(LOOK_AGAIN);
+        merge.follow();
+        bell.wait(POLL_INTERVAL);
     }
 }
 
@@ -74,11 +74,11 @@ fn nothing() -> String {
     "no progress is stored: the dataflow has not committed yet\n".to_owned()
 }
 
-/// What the columns mean, for who sees them for the first time.
+/// The explanation of the columns.
 const LEGEND: &str = "\
-F          every window that ends by then is final, and its results are committed
-R          where a run that starts now reads from: the first record that may count in an open window
-N          where the last commit had read to: what lies before is never counted or rejected twice
+F          final until: every window that ends by then is final, and its results are committed
+R          restart offset: the first record that may count in an open window; the next run starts reading here
+N          committed offset: records before it are never counted or rejected twice
 lag        records behind N: a few seconds' worth. Without reactions, these are the heartbeats of the ingests since
            the last commit
 watermark  of the records before R: their newest time, less the lateness. No later record is expected
@@ -108,8 +108,8 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
             "lag",
             "watermark at R",
         ]);
-    let ends = log.high_watermarks(&topics.reactions(), END_PATIENCE);
-    // The topic is gone; `reset` is what helps.
+    let ends = log.high_watermarks(&topics.reactions(), END_TIMEOUT);
+    // If the topic was deleted, `reset` helps. The table is shown without ends.
     let ends = ends.unwrap_or_else(|error| {
         tracing::debug!(%error, "no ends");
         Vec::new()
@@ -131,11 +131,11 @@ fn page(log: &dyn Log, topics: &Topics, value: &[u8]) -> Result<String, Failure>
     Ok(format!("{headline}\n{committed}{unwritten}{table}\n\n"))
 }
 
-/// Since when totals are not complete, if some are not.
+/// Returns a sentence about totals that are not complete, if there are any.
 fn unwritten(progress: &Progress) -> Option<String> {
     let since = progress.unwritten.since?;
     Some(format!(
-        "the totals records of some large rooms do not hold the finals since {} yet; usually they do within minutes\n",
+        "the totals records of some large rooms do not include the finals since {} yet; they are usually written within minutes\n",
         moment(since.start_ms)
     ))
 }
@@ -170,7 +170,7 @@ fn headline(progress: &Progress, now_ms: u64) -> String {
                 number(SWARM_SIZE)
             )
         }
-        None => "reset: any settings may go on".to_owned(),
+        None => "reset: the next run may have any settings".to_owned(),
     };
     let until_ms = progress.final_until_ms;
     match until_ms {
@@ -183,7 +183,7 @@ fn headline(progress: &Progress, now_ms: u64) -> String {
     }
 }
 
-/// How long ago, in its greatest unit.
+/// Formats an age in its greatest unit.
 fn age(ms: u64) -> String {
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min")];
     let fits = units.iter().find(|(unit, _)| ms >= 2 * unit);
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_shows_what_is_not_read_yet() {
+    fn a_row_shows_the_lag() {
         let partition = PartitionProgress {
             resume_watermark_ms: 1_764_000_000_000,
             read_offset: 20,
@@ -223,17 +223,23 @@ mod tests {
             resets: 0,
             start_ms: 1_764_000_000_000,
         });
-        let said = unwritten(&progress).unwrap();
-        assert!(said.contains("since 2025-11-24 16:00:00 UTC"), "{said}");
+        let sentence = unwritten(&progress).unwrap();
+        assert!(
+            sentence.contains("since 2025-11-24 16:00:00 UTC"),
+            "{sentence}"
+        );
     }
 
     #[test]
-    fn the_headline_says_how_old_f_is() {
+    fn the_headline_shows_the_age_of_f() {
         let mut progress = Progress::default();
         assert!(headline(&progress, 5).starts_with("nothing is final yet"));
         progress.final_until_ms = 1_764_000_000_000;
-        let said = headline(&progress, 1_764_000_003_500);
-        assert!(said.contains("16:00:00 UTC (F), 3.5 s ago"), "{said}");
+        let headline = headline(&progress, 1_764_000_003_500);
+        assert!(
+            headline.contains("16:00:00 UTC (F), 3.5 s ago"),
+            "{headline}"
+        );
         assert_eq!(age(3 * 3_600_000), "3 h ago");
     }
 }

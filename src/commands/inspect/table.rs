@@ -1,7 +1,7 @@
-//! Tables that fit the terminal, a page at a time: a topic has no end to wait for.
+//! Tables that fit the terminal. They are printed in pages, because a followed topic has no end.
 //!
-//! Invariant: columns stand below each other from page to page. The head comes again after some rows, so
-//! that it is never far above, and not with each record that comes to a follower.
+//! Invariant: columns keep their position from page to page. The header is repeated after [`HEAD_ROWS`] rows, and not
+//! with each page, which may be a single row with `--follow`.
 
 use comfy_table::{
     CellAlignment, ColumnConstraint::LowerBoundary, ContentArrangement, Width, presets,
@@ -9,25 +9,25 @@ use comfy_table::{
 
 use super::{Topic, decode::columns};
 
-/// The most rows of a page.
+/// Maximum rows of a page.
 const PAGE_ROWS: usize = 200;
-/// Rows under one head: a screenful.
+/// Rows after which the header is repeated: about a screen.
 const HEAD_ROWS: usize = 40;
-/// Partition and offset are numbers.
+/// The first columns (partition and offset) are numbers, which are aligned to the right.
 const NUMBERS: usize = 2;
 
-/// Around a cell's content.
+/// Characters around the content of a cell.
 const PADDING: u16 = 2;
-/// What the last column, of counts, needs to be read.
+/// Minimum characters of the last column, the counts.
 const LAST_COLUMNS: u16 = 16;
 
-/// See the module.
+/// A table that is printed in pages.
 pub(super) struct Table {
     topic: Topic,
     rows: Vec<Vec<String>>,
-    /// Since the last head; `None` before the first.
+    /// Rows since the last header; `None` before the first.
     under_head: Option<usize>,
-    /// How wide each column has been.
+    /// Greatest width of each column so far.
     widths: Vec<u16>,
 }
 
@@ -41,7 +41,7 @@ impl Table {
         }
     }
 
-    /// Adds a row, and gives the page that it fills.
+    /// Adds a row. Returns a page if it is full.
     pub(super) fn add(&mut self, row: Vec<String>) -> Option<String> {
         self.rows.push(row);
         match self.rows.len() >= PAGE_ROWS {
@@ -50,7 +50,7 @@ impl Table {
         }
     }
 
-    /// What has gathered since the last page.
+    /// Returns the rows since the last page.
     pub(super) fn page(&mut self) -> Option<String> {
         if self.rows.is_empty() {
             return None;
@@ -74,7 +74,7 @@ impl Table {
         Some(format!("{table}\n"))
     }
 
-    /// Makes each column as wide as it has been, but the last, which takes what is left.
+    /// Sets the width of each column to its greatest so far; the last column gets the rest.
     fn align(&mut self, table: &mut comfy_table::Table) {
         let now = table.column_max_content_widths();
         self.widths.resize(now.len(), 0);
@@ -82,7 +82,7 @@ impl Table {
             *width = now.max(*width);
         }
         let last = self.widths.len().saturating_sub(1);
-        // On a terminal that has no room for that, cells wrap as they must.
+        // On a terminal that is too narrow for these widths the table chooses where cells wrap.
         let fixed: u16 = self.widths[..last]
             .iter()
             .map(|width| width + PADDING)
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_sees_one_head_and_columns_that_stay() {
+    fn a_followed_table_has_one_header_and_columns_that_keep_their_position() {
         let mut table = Table::new(Topic::Windows);
         table.add(row(123_456, "🔥 1"));
         let first = table.page().unwrap();

@@ -1,12 +1,12 @@
-//! The finals of the load's rooms, collected while it runs.
+//! Collects the finals of the load's rooms while it runs.
 //!
 //! ```text
 //!   windows  │ before │  🎬 first  │ the load's own, counted … │ 🏁 last │
 //! ```
 //!
-//! The rooms are ones that people know and that earlier loads were in. So a first reaction is sent to
-//! each of them and its window awaited: what is final later holds this load alone, and whoever else is
-//! there. The last reaction says when all is final.
+//! The rooms may have finals of earlier loads. So one reaction, the first mark, is sent to each room, and the load begins
+//! once the window of this mark is final: later windows contain only this load, and other clients that react there. When
+//! the window of the last mark is final, all windows are.
 
 #![allow(clippy::disallowed_methods, reason = "waits with a deadline")]
 
@@ -27,39 +27,38 @@ use crate::{
     exit::{Exit, Failure},
 };
 
-/// The first reaction of every room: the load's own begin when its window is final.
+/// The first mark of every room: the load begins once its window is final.
 const FIRST: &str = "🎬";
-/// The last reaction of every room: once the window that holds it is final, so are all before it.
+/// The last mark of every room: once its window is final, all windows before it are, too.
 const LAST: &str = "🏁";
-/// Not the crowd's, so not counted.
+/// Emojis that are not part of the workload, so they are not counted.
 const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
-/// How long the first or the last window may take: its length, lateness, and a restart or two of the
-/// server.
+/// Timeout of the first and of the last window: its length, the lateness, and one or two restarts of the server.
 const WINDOW_LIMIT: Duration = Duration::from_secs(60);
-/// How long the first connections may take.
+/// Timeout of the first connections.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// The pause before a mark is tried again.
+/// Pause before a mark is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// What a room's finals said.
+/// The counts of the finals of a room.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counted {
-    /// Counts over all windows behind the first, without the marks.
+    /// Counts of all windows after the first, without the marks.
     pub(super) counts: HashMap<Emoji, u64>,
-    /// Windows by the ids of their finals: more than one is one too many.
+    /// The ids of the finals of each window; more than one id is a fault.
     pub(super) windows: BTreeMap<Window, Vec<ResultId>>,
-    /// Counts outside the top 20: nothing that a load sends.
+    /// Counts outside the top 20, which are not of this load.
     pub(super) others: u64,
     /// Whether finals were missed.
     pub(super) gap: bool,
-    /// Whether the last window came.
+    /// Whether the final of the last mark was received.
     pub(super) complete: bool,
-    /// The first window.
+    /// The window of the first mark.
     pub(super) first: Option<Window>,
 }
 
 impl Counted {
-    fn take(&mut self, frame: &Frame) {
+    fn apply(&mut self, frame: &Frame) {
         match frame {
             Frame::Final {
                 id,
@@ -102,8 +101,8 @@ pub(super) struct Finals {
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// What a collector tells while it collects.
-struct Standing {
+/// Notifications of a collector: it is connected, and the first window is final.
+struct CollectorProgress {
     connected: Option<oneshot::Sender<()>>,
     begun: Option<oneshot::Sender<()>>,
 }
@@ -120,25 +119,25 @@ pub(super) async fn follow(
     for room in rooms {
         let (connects, connecting) = oneshot::channel();
         let (begins, beginning) = oneshot::channel();
-        let standing = Standing {
+        let progress = CollectorProgress {
             connected: Some(connects),
             begun: Some(begins),
         };
         let subscription = Subscription::new(server.clone(), room.clone(), Transport::WebSocket);
-        let collecting = collect(subscription, standing, deadline.subscribe());
+        let collecting = collect(subscription, progress, deadline.subscribe());
         finals.push((room.clone(), tokio::spawn(collecting)));
         connected.push(connecting);
         begun.push(beginning);
     }
     if !all(connected, CONNECT_LIMIT).await {
-        let why = format!("{server} takes no subscriptions to its rooms");
+        let why = format!("{server} does not accept subscriptions to the rooms");
         return Err(Failure::unavailable(why));
     }
     mark(poster, rooms, FIRST, Instant::now() + WINDOW_LIMIT).await?;
     if !all(begun, WINDOW_LIMIT).await {
         return Err(Failure::unavailable(format!(
-            "{server} shows no final of a reaction that was stored: does a dataflow run, and does the \
-             publisher read what --url writes?"
+            "{server} sends no final of a reaction that was stored; check that a dataflow runs, and that the publisher \
+             reads the topics that --url writes"
         )));
     }
     Ok(Finals {
@@ -147,10 +146,11 @@ pub(super) async fn follow(
     })
 }
 
-async fn all(told: Vec<oneshot::Receiver<()>>, limit: Duration) -> bool {
+/// Whether all receivers are notified within `limit`.
+async fn all(receivers: Vec<oneshot::Receiver<()>>, limit: Duration) -> bool {
     let each = async {
-        for one in told {
-            if one.await.is_err() {
+        for receiver in receivers {
+            if receiver.await.is_err() {
                 return false;
             }
         }
@@ -160,14 +160,14 @@ async fn all(told: Vec<oneshot::Receiver<()>>, limit: Duration) -> bool {
 }
 
 impl Finals {
-    /// Sends every room its last reaction, and waits until the windows of all of them are final.
+    /// Sends the last mark to every room, and waits until the windows of all of them are final.
     pub(super) async fn after_the_last_window(
         self,
         poster: &Connections,
     ) -> HashMap<Room, Counted> {
         let deadline = Instant::now() + WINDOW_LIMIT;
         let rooms: Vec<Room> = self.rooms.iter().map(|(room, _)| room.clone()).collect();
-        // A room without it never completes, which the verdict says.
+        // If this fails, the rooms do not complete, and the verdict reports that.
         let _ = mark(poster, &rooms, LAST, deadline).await;
         let _ = self.deadline.send(Some(deadline));
         let mut counted = HashMap::new();
@@ -181,8 +181,8 @@ impl Finals {
     }
 }
 
-/// Stores a mark in every room; tries until `deadline`, for the server may be restarting. Stored twice, it
-/// is still one mark.
+/// Stores a mark in every room. Retries until `deadline`, since the server may be restarting; a mark that is stored twice
+/// does no harm.
 async fn mark(
     poster: &Connections,
     rooms: &[Room],
@@ -196,8 +196,8 @@ async fn mark(
         let why = match poster.post(path, body.clone().into()).await {
             Answer::Status(status, _) if status.as_u16() == 200 => return Ok(()),
             Answer::Status(status, body) if status.as_u16() == 207 || status.is_client_error() => {
-                let said = String::from_utf8_lossy(&body);
-                let why = format!("nothing was sent: {status} for the rooms of --verify: {said}");
+                let body = String::from_utf8_lossy(&body);
+                let why = format!("nothing was sent: {status} for the rooms of --verify: {body}");
                 return Err(Failure::new(Exit::Mismatch, why));
             }
             Answer::Status(status, _) => status.to_string(),
@@ -213,7 +213,7 @@ async fn mark(
 
 async fn collect(
     mut room: Subscription,
-    mut standing: Standing,
+    mut progress: CollectorProgress,
     mut deadline: watch::Receiver<Option<Instant>>,
 ) -> Counted {
     let mut counted = Counted::default();
@@ -231,10 +231,10 @@ async fn collect(
         };
         match news {
             Ok(News::Frame { frame, .. }) => {
-                counted.take(&frame);
-                standing.connected.take().map(|told| told.send(()));
+                counted.apply(&frame);
+                progress.connected.take().map(|notify| notify.send(()));
                 if counted.first.is_some() {
-                    standing.begun.take().map(|told| told.send(()));
+                    progress.begun.take().map(|notify| notify.send(()));
                 }
             }
             Ok(News::Lost { .. }) => {}
@@ -270,14 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn only_windows_behind_the_first_are_counted_and_marks_never() {
+    fn only_windows_after_the_first_are_counted_and_marks_never() {
         let mut counted = Counted::default();
-        counted.take(&a_final(0, &[("🔥", 7), (LAST, 1)]));
-        assert_eq!(counted.first, None, "an earlier load's");
-        counted.take(&a_final(2000, &[("🔥", 5), (FIRST, 1), (LAST, 1)]));
+        counted.apply(&a_final(0, &[("🔥", 7), (LAST, 1)]));
+        assert_eq!(counted.first, None, "a final of an earlier load");
+        counted.apply(&a_final(2000, &[("🔥", 5), (FIRST, 1), (LAST, 1)]));
         assert!(counted.counts.is_empty() && !counted.complete);
-        counted.take(&a_final(4000, &[("🔥", 3), ("⏱️", 2), (FIRST, 1)]));
-        counted.take(&a_final(6000, &[("🔥", 1), (LAST, 1)]));
+        counted.apply(&a_final(4000, &[("🔥", 3), ("⏱️", 2), (FIRST, 1)]));
+        counted.apply(&a_final(6000, &[("🔥", 1), (LAST, 1)]));
         let fire = Emoji::from_text("🔥").unwrap();
         assert_eq!(counted.counts, HashMap::from([(fire, 4)]));
         assert_eq!(counted.windows.len(), 2);

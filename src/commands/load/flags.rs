@@ -1,4 +1,4 @@
-//! What is asked of a load: flags in, a plan or one sentence out.
+//! The flags of `load` and their validation.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,81 +7,82 @@ use emostream_model::{MAX_ROOM_BYTES, Room};
 
 use super::spike::{self, Spike};
 use crate::{
-    cli::values::{FASTEST_PER_SECOND, Rate, duration},
+    cli::parse::{MAX_PER_SECOND, Rate, duration},
     client::{AccessFlags, Endpoint, Server, Token},
     exit::Failure,
 };
 
 /// Maximum reactions of an array: an ingest accepts no more (README.md, "Send reactions").
 const MOST_BATCHED: u64 = 1000;
-/// The most rooms whose finals are compared: one WebSocket each.
+/// Maximum rooms with `--verify`, since each needs a WebSocket.
 const MOST_VERIFIED: u64 = 1000;
-/// Above it, all is the first.
+/// Maximum of `--zipf`: with greater exponents only the first is chosen.
 const LARGEST_EXPONENT: f64 = 10.0;
-/// Where people are.
+/// Default of `--room`: the room that the page opens.
 const USUAL_ROOM: &str = "default";
-/// How many users react, if nothing else says so.
+/// Default of `--users`.
 const USUAL_USERS: u64 = 1000;
-/// Where a dataflow's metrics are, if nothing else says so.
+/// Port of the default of `--metrics-url`.
 const ADMIN_PORT: u16 = 9464;
-/// Where nobody is, who would look like doubled reactions.
+/// Default of `--room` with `--verify`: reactions of other users would look like doubled ones, and no user opens this
+/// room by default.
 const VERIFIED_ROOM: &str = "rehearsal";
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Where an ingest or `up` listens
+    /// Address of an ingest or of `up`
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: Server,
     #[command(flatten)]
     access: AccessFlags,
-    /// Reactions, for example 5000/s
+    /// Rate of reactions, for example 5000/s
     #[arg(long, default_value = "100/s")]
     pub(super) rate: Rate,
-    /// How long
+    /// Duration of the load
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(super) duration: Duration,
-    /// For a while, so many times the rate: 10x@30s begins after 30 s and lasts 10 s, 10x@30s+5s lasts
-    /// 5 s; several with commas
+    /// Multiplies the rate for some time: 10x@30s begins after 30 s and lasts 10 s, 10x@30s+5s lasts 5 s; several
+    /// separated by commas
     #[arg(long, value_name = "FACTORx@START[+LENGTH]", value_delimiter = ',')]
     spike: Vec<Spike>,
-    /// Users that react; with --token-file they are those of its tokens [default: 1000]
+    /// Number of users; with --token-file the users are those of its tokens [default: 1000]
     #[arg(long, value_parser = Ranged::<u64>::new().range(1..))]
     users: Option<u64>,
-    /// Rooms that they react in: one is --room itself, more are ROOM-1 to ROOM-N
+    /// Number of rooms: 1 is --room itself, more are ROOM-1 to ROOM-N
     #[arg(long, default_value_t = 1, value_parser = Ranged::<u64>::new().range(1..=10_000))]
     rooms: u64,
-    /// The room, or how their names begin [default: default; with --verify rehearsal]
+    /// The room, or the prefix of several [default: default; with --verify rehearsal]
     #[arg(long)]
     room: Option<Room>,
-    /// How uneven emojis, rooms and users are: the kth comes k^S times more rarely; 0 is all alike
+    /// Exponent of Zipf's law for emojis, rooms and users: the kth is k^S times less frequent; 0 is a uniform distribution
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = exponent,
         allow_negative_numbers = true)]
     pub(super) zipf: f64,
-    /// Reactions a request: more than 1 are sent as an array
+    /// Reactions per request; more than 1 are sent as an array
     #[arg(long, default_value_t = 1, value_parser = Ranged::<u64>::new().range(1..=MOST_BATCHED))]
     pub(super) batch: u64,
-    /// The most connections; they are opened as they are needed
+    /// Maximum connections; they are opened when they are needed
     #[arg(long, value_name = "N", default_value_t = 4096,
         value_parser = Ranged::<u64>::new().range(1..=60_000))]
     pub(super) connections: u64,
-    /// Ask for each answer only once the log has the reactions (?wait=stored)
+    /// Request responses only once the log has the reactions (?wait=stored)
     #[arg(long)]
     pub(super) stored: bool,
-    /// Compare the finals with what was accepted: lost, doubled, late; exit 1 on a difference. Nobody
-    /// else may react in the rooms meanwhile
+    /// Compare the finals with the accepted reactions: lost, doubled, late; exits with 1 on a difference. No other client
+    /// may react in the rooms at the same time
     #[arg(long)]
     pub(super) verify: bool,
-    /// How often one reaction's way to the screen is measured, or off
+    /// Rate of single reactions whose time to the screen is measured, or off
     #[arg(long, value_name = "RATE|off", default_value = "1/s", value_parser = probe_rate)]
     pub(super) probe: ProbeRate,
-    /// Where a publisher is, if not at --url
+    /// Address of a publisher or relay [default: --url]
     #[arg(long, value_name = "URL")]
     subscribe_url: Option<Server>,
-    /// The metrics of the dataflow's processes, to tell late reactions from lost ones; several with
-    /// commas [default: port 9464 of --url]
+    /// Admin addresses of the dataflow's processes, whose metrics distinguish late reactions from lost ones; several
+    /// separated by commas [default: port 9464 of --url]
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     metrics_url: Vec<Server>,
-    /// Repeat the random choices of an earlier load
+    /// Seed of the random choices, to repeat an earlier load
     #[arg(long)]
     seed: Option<u64>,
     /// Print one JSON object at the end instead of text
@@ -89,7 +90,7 @@ pub(crate) struct Flags {
     pub(super) json: bool,
 }
 
-/// `None` is off.
+/// The rate of the probe; `None` for `off`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProbeRate(pub(super) Option<Rate>);
 
@@ -107,42 +108,42 @@ fn exponent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Flags that fit each other.
+/// The validated flags.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Settings {
     pub(super) flags: Flags,
-    /// Where reactions go.
+    /// The server that reactions are sent to.
     pub(super) ingest: Endpoint,
-    /// Where screens are, if somebody said so.
+    /// The server of subscriptions, if `--subscribe-url` is set.
     pub(super) screens: Option<Endpoint>,
-    /// The dataflow's processes.
+    /// The admin addresses of the dataflow's processes.
     pub(super) metrics: Vec<Endpoint>,
-    /// How many users react.
+    /// Number of users.
     pub(super) users: u64,
-    /// Theirs, if they have some: one each.
+    /// The tokens of the users; empty without `--token-file`.
     pub(super) tokens: Arc<[Token]>,
-    /// The fullest first.
+    /// The rooms, the most frequent first.
     pub(super) rooms: Vec<Room>,
-    /// In order, without overlap.
+    /// The spikes, in order and without overlaps.
     pub(super) spikes: Vec<Spike>,
     pub(super) seed: u64,
 }
 
 impl Flags {
-    /// Refuses what does not fit.
-    pub(super) fn checked(mut self) -> Result<Asked, Failure> {
+    /// Validates the flags and reads the files.
+    pub(super) fn validate(mut self) -> Result<Settings, Failure> {
         let rooms = self.room_names()?;
         let spikes = std::mem::take(&mut self.spike);
         let spikes =
             spike::in_order(spikes, self.duration).map_err(|why| Failure::usage("--spike", why))?;
-        let too_fast = |spike: &&Spike| self.rate.per_second * spike.factor > FASTEST_PER_SECOND;
+        let too_fast = |spike: &&Spike| self.rate.per_second * spike.factor > MAX_PER_SECOND;
         if let Some(spike) = spikes.iter().find(too_fast) {
-            let why = format!("{spike} is above {FASTEST_PER_SECOND} reactions/s");
+            let why = format!("{spike} is above {MAX_PER_SECOND} reactions/s");
             return Err(Failure::usage("--spike", why));
         }
         if self.users.is_some() && self.access.has_tokens() {
             let why =
-                "with --token-file the users are those of its tokens, one a line; leave it out";
+                "cannot be used with --token-file, whose tokens name the users; remove one of them";
             return Err(Failure::usage("--users", why));
         }
         let access = self.access.open()?;
@@ -163,7 +164,7 @@ impl Flags {
         let seed = self
             .seed
             .unwrap_or_else(|| u64::from(rand::random::<u32>()));
-        Ok(Asked {
+        Ok(Settings {
             flags: self,
             ingest,
             screens,
@@ -178,7 +179,7 @@ impl Flags {
 
     fn room_names(&self) -> Result<Vec<Room>, Failure> {
         if self.verify && self.rooms > MOST_VERIFIED {
-            let why = format!("--verify compares at most {MOST_VERIFIED}");
+            let why = format!("must be at most {MOST_VERIFIED} with --verify");
             return Err(Failure::usage("--rooms", why));
         }
         let usual = match self.verify {
@@ -191,7 +192,8 @@ impl Flags {
             _ => format!("{begin}-{number}"),
         };
         let room = |number| {
-            let too_long = format!("with a number behind it, longer than {MAX_ROOM_BYTES} bytes");
+            let too_long =
+                format!("is longer than {MAX_ROOM_BYTES} bytes with the number of the room");
             Room::new(&name(number)).map_err(|_| Failure::usage("--room", too_long))
         };
         (1..=self.rooms).map(room).collect()
@@ -210,14 +212,14 @@ mod tests {
         flags: Flags,
     }
 
-    fn asked(arguments: &str) -> Result<Asked, String> {
+    fn settings(arguments: &str) -> Result<Settings, String> {
         let arguments = std::iter::once("load").chain(arguments.split_whitespace());
         let program = Program::try_parse_from(arguments).map_err(|error| error.to_string())?;
-        program.flags.checked().map_err(|failure| failure.sentence)
+        program.flags.validate().map_err(|failure| failure.sentence)
     }
 
     #[test]
-    fn rooms_are_pages_that_one_can_open() {
+    fn rooms_have_names_that_pages_can_open() {
         for (arguments, names) in [
             ("", &["default"][..]),
             ("--verify", &["rehearsal"]),
@@ -226,14 +228,14 @@ mod tests {
             ("--rooms 2", &["default-1", "default-2"]),
             ("--rooms 2 --room hall --verify", &["hall-1", "hall-2"]),
         ] {
-            let rooms = asked(arguments).unwrap().rooms;
+            let rooms = settings(arguments).unwrap().rooms;
             let found: Vec<&str> = rooms.iter().map(Room::as_str).collect();
             assert_eq!(found, names, "{arguments}");
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_by_the_name_of_its_flag() {
+    fn an_invalid_flag_is_refused_by_its_name() {
         let long_room = format!("--rooms 10 --room {}", "r".repeat(MAX_ROOM_BYTES));
         for (arguments, flag) in [
             (long_room.as_str(), "--room"),
@@ -255,7 +257,7 @@ mod tests {
             ("--token-file nowhere", "--token-file"),
             ("--users 7 --token-file nowhere", "--users"),
         ] {
-            let why = asked(arguments).unwrap_err();
+            let why = settings(arguments).unwrap_err();
             assert!(why.contains(flag), "{arguments}: {why}");
         }
     }

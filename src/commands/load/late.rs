@@ -1,4 +1,4 @@
-//! How many reactions the dataflow has rejected as late, from its metrics.
+//! The number of reactions that the dataflow has rejected as late, read from its metrics.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::client::{Answer, Connections, Endpoint};
 const METRIC: &str = "emostream_dataflow_late_total";
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Reads the counters of all processes; where one is not there, late reactions are reported as lost.
+/// The counters of all processes of the dataflow. If one cannot be read, late reactions count as lost.
 pub(super) struct Counter(Vec<Connections>);
 
 impl Counter {
-    /// `processes`: where they serve their metrics.
+    /// Creates a reader of the metrics at `processes`.
     pub(super) fn new(processes: &[Endpoint]) -> Self {
         let poster = |process: &Endpoint| Connections::new(process.clone(), 1, LIMIT);
         Self(processes.iter().map(poster).collect())
@@ -30,14 +30,14 @@ impl Counter {
         Some(late)
     }
 
-    /// How many since `before`; a restarted dataflow counts from 0.
+    /// Returns the number since `before`. A restarted dataflow counts from 0.
     pub(super) async fn since(&self, before: Option<u64>) -> Option<u64> {
         let (now, before) = (self.read().await?, before?);
         Some(now.checked_sub(before).unwrap_or(now))
     }
 }
 
-/// The sum of the metric over its labels.
+/// Returns the sum of the metric over its labels; `None` if it is missing.
 fn sum(metrics: &str) -> Option<u64> {
     let samples = metrics.lines().filter_map(|line| line.strip_prefix(METRIC));
     let values = samples.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok());

@@ -1,6 +1,6 @@
-//! What was sent and what became of it, per room and emoji.
+//! Counts of the sent reactions and their outcomes, by room and emoji.
 //!
-//! Invariant: an answer that nobody received counts as unknown, never as accepted and never as lost.
+//! Invariant: a reaction without a response counts as unknown, never as accepted or lost.
 
 use std::{
     collections::BTreeMap,
@@ -13,43 +13,42 @@ use hdrhistogram::Histogram;
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::crowd::{self, Kind};
+use super::workload::{self, Kind};
 use crate::client::{Answer, problem};
 
-/// The longest latency kept exactly; a minute is past every deadline.
+/// Maximum latency of the histogram: a minute, which is longer than every timeout.
 const LONGEST_US: u64 = 60_000_000;
 
-/// How many reactions of a room and emoji the finals must show, at least and at most.
+/// The counts that finals must have for a room and emoji: `accepted` or more, and at most `accepted + unknown`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Expected {
     pub(super) accepted: u64,
     pub(super) unknown: u64,
 }
 
-/// What became of requests that were answered alike.
+/// Requests with the same outcome.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answered {
     pub(super) requests: u64,
-    /// What the first of them said, if it was no good answer.
+    /// The reason in the first response, if it is an error.
     pub(super) why: Option<String>,
 }
 
-/// All that was sent.
+/// All requests and reactions that were sent.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) expected: BTreeMap<(Room, Emoji), Expected>,
     pub(super) answers: BTreeMap<String, Answered>,
-    /// Requests that no server answered: it was not there, or went away.
+    /// Requests without a response: no connection, or it broke.
     pub(super) broken: u64,
-    /// Requests that this server will refuse however often they come: it speaks of something else, or of
-    /// nothing that we say.
+    /// Requests that this server would refuse again: a client error other than 408 and 429.
     pub(super) hopeless: u64,
-    /// From a request's intended moment to its answer, microseconds.
+    /// Time from the scheduled start of a request to its response, microseconds.
     pub(super) latency_us: Histogram<u64>,
 }
 
 impl Sent {
-    /// Reactions accepted, and reactions without an answer.
+    /// Returns the sums of accepted and unknown reactions.
     pub(super) fn reactions(&self) -> Expected {
         let mut sum = Expected::default();
         for expected in self.expected.values() {
@@ -72,17 +71,17 @@ impl Default for Sent {
     }
 }
 
-/// For latencies in microseconds, to three digits.
+/// Returns a histogram of latencies in microseconds, with three significant digits.
 pub(super) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order")
 }
 
-/// Notes a latency.
+/// Records a latency.
 pub(super) fn record(latencies_us: &mut Histogram<u64>, latency: Duration) {
     latencies_us.saturating_record(latency.as_micros().max(1) as u64);
 }
 
-/// Shared by the requests under way.
+/// The counts, shared by the requests in flight.
 #[derive(Debug)]
 pub(super) struct Ledger {
     rooms: Vec<Room>,
@@ -91,7 +90,7 @@ pub(super) struct Ledger {
 
 #[derive(Debug)]
 struct Booked {
-    /// By kind.
+    /// Indexed by [`Kind`].
     expected: Vec<Expected>,
     sent: Sent,
 }
@@ -107,10 +106,10 @@ struct Rejected {
 }
 
 impl Ledger {
-    /// For a crowd in these rooms.
+    /// Creates a ledger for a workload in these rooms.
     pub(super) fn new(rooms: Vec<Room>) -> Self {
         let booked = Booked {
-            expected: vec![Expected::default(); rooms.len() * crowd::mood().len()],
+            expected: vec![Expected::default(); rooms.len() * workload::emojis().len()],
             sent: Sent::default(),
         };
         Self {
@@ -119,7 +118,7 @@ impl Ledger {
         }
     }
 
-    /// Books a request.
+    /// Records the outcome of a request.
     pub(super) fn book(&self, kinds: &[Kind], answer: &Answer, latency: Duration) {
         let mut booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
         let Booked { expected, sent } = &mut *booked;
@@ -135,7 +134,7 @@ impl Ledger {
             let expected = &mut expected[*kind as usize];
             match answer {
                 Answer::Status(status, _) if status.is_success() => expected.accepted += 1,
-                // What an ingest gave up on may still reach the log late, unless it says otherwise.
+                // After a server error the reactions may still reach the log, unless the response excludes that.
                 Answer::Status(status, body) if status.is_server_error() && !kept_nothing(body) => {
                     expected.unknown += 1;
                 }
@@ -145,21 +144,21 @@ impl Ledger {
         }
     }
 
-    /// Whether there were answers, and each of them was one that does not get better.
+    /// Whether there were responses, and every one is an error that a retry would repeat.
     pub(super) fn is_hopeless(&self) -> bool {
         let booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
         let requests: u64 = booked.sent.answers.values().map(|of| of.requests).sum();
         requests > 0 && requests == booked.sent.hopeless
     }
 
-    /// What was booked.
+    /// Returns all counts.
     pub(super) fn close(&self) -> Sent {
         let booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
-        let mood = crowd::mood();
+        let emojis = workload::emojis();
         let kinds = self
             .rooms
             .iter()
-            .flat_map(|room| mood.iter().map(|emoji| (room.clone(), *emoji)));
+            .flat_map(|room| emojis.iter().map(|emoji| (room.clone(), *emoji)));
         let named = kinds.zip(booked.expected.iter().copied());
         let mut sent = booked.sent.clone();
         sent.expected = named
@@ -186,19 +185,19 @@ fn note(answers: &mut BTreeMap<String, Answered>, answer: &Answer) {
     }
 }
 
-/// A client's mistake is made again and again; one that is slow or too fast may yet be served.
+/// Whether the same request would fail again: a client error, except those for slow (408) and fast (429) clients.
 fn is_hopeless(answer: &Answer) -> bool {
     let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
     matches!(answer, Answer::Status(status, _) if status.is_client_error() && !passing.contains(status))
 }
 
-/// Whether a problem says that nothing of the request was kept. Of those who waited when the log went away,
-/// an ingest does not know it.
+/// Whether an error response says that nothing of the request was kept. If the log became unreachable while a request
+/// waited, the ingest cannot know that, and its response does not say so.
 fn kept_nothing(body: &[u8]) -> bool {
     problem::sentence(body).is_some_and(|sentence| sentence.contains("nothing was kept"))
 }
 
-/// The entries of an array that the server refused.
+/// Returns the indices of the entries of an array that the server rejected.
 fn rejected(answer: &Answer) -> Vec<usize> {
     let Answer::Status(StatusCode::MULTI_STATUS, body) = answer else {
         return Vec::new();
@@ -219,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_answered_counts_and_what_was_not_is_unknown() {
+    fn reactions_without_a_response_are_unknown() {
         let ledger = Ledger::new(vec![Room::default()]);
         let book = |answer| ledger.book(&[0; 3], &answer, Duration::from_millis(2));
         let status = |code, body: &'static str| {
@@ -249,7 +248,7 @@ mod tests {
         };
         assert_eq!(sent.expected.len(), 1);
         assert_eq!(
-            sent.expected[&(Room::default(), crowd::mood()[0])],
+            sent.expected[&(Room::default(), workload::emojis()[0])],
             expected
         );
         assert_eq!(sent.reactions(), expected);
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_hopeless_while_every_answer_is_one_that_does_not_get_better() {
+    fn it_is_hopeless_while_every_response_is_a_lasting_client_error() {
         for (codes, hopeless) in [
             (&[][..], false),
             (&[404], true),
@@ -287,15 +286,15 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_is_booked_under_its_room_and_its_emoji() {
+    fn a_kind_is_counted_for_its_room_and_emoji() {
         let rooms = vec![Room::new("a").unwrap(), Room::new("b").unwrap()];
         let ledger = Ledger::new(rooms.clone());
-        let mood = crowd::mood();
-        let kind = (mood.len() + 2) as Kind;
+        let emojis = workload::emojis();
+        let kind = (emojis.len() + 2) as Kind;
         let accepted = Answer::Status(StatusCode::ACCEPTED, "".into());
         ledger.book(&[kind], &accepted, Duration::ZERO);
         let sent = ledger.close();
         let kinds: Vec<_> = sent.expected.into_keys().collect();
-        assert_eq!(kinds, [(rooms[1].clone(), mood[2])]);
+        assert_eq!(kinds, [(rooms[1].clone(), emojis[2])]);
     }
 }

@@ -1,28 +1,28 @@
-//! `emostream load`: an open-loop generator of reactions, for rehearsals.
+//! `emostream load`: an open-loop load generator.
 //!
 //! ```text
 //!  schedule ──intended times──▶ sender ──POST──▶ server ──WebSocket──▶ finals
 //!                                  │ ledger: accepted, unknown             │
 //!                                  └──────────────▶ verdict ◀──────────────┘
-//!  probe: one reaction at a time in the fullest room, until a frame shows it
+//!  probe: one reaction at a time in the most frequent room, until a frame shows it
 //! ```
 //!
-//! Open loop: reactions come when they come, not when the server is ready for them, and a latency
-//! counts from the intended moment. So a server that stalls cannot hide it. One thread does it all: a
-//! generator beside the server takes one core at most.
+//! Open loop: requests are sent at their scheduled times, also while the server is slow, and a latency is measured from
+//! the scheduled time (no coordinated omission). The generator uses one thread, so that it needs at most one core of a
+//! machine that also runs the server.
 
-mod crowd;
 mod finals;
 mod flags;
 mod late;
 mod ledger;
-mod popularity;
 mod probe;
 mod report;
 mod schedule;
 mod sender;
 mod spike;
 mod verdict;
+mod workload;
+mod zipf;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -31,15 +31,15 @@ use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 pub(crate) use self::flags::Flags;
 use self::{
-    crowd::{Crowd, Users},
     finals::Finals,
-    flags::Asked,
+    flags::Settings,
     ledger::{Ledger, Sent},
     probe::Probe,
     report::Report,
     schedule::Schedule,
     sender::Sender,
     verdict::Circumstances,
+    workload::{Users, Workload},
 };
 use crate::{
     client::{Answer, Connections, Endpoint},
@@ -48,45 +48,46 @@ use crate::{
     signal::Signals,
 };
 
-/// How long an answer may take: longer than ingest's own deadline for `?wait=stored`.
+/// Timeout of a response: longer than ingest's own timeout for `?wait=stored`.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// How long the first answer of all may take: whoever mistyped an address does not wait longer.
+/// Timeout of the first response, so that a wrong address is reported soon.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
-/// Free connections of the probe and the marks.
+/// Maximum connections of the probe and the marks.
 const FEW: usize = 2;
-/// How often it is looked whether anything is accepted at all.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Ingest's flush interval by default; what it had not flushed when it was killed, a 202 may lose.
+/// Interval of the check whether any reaction is accepted.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Default of ingest's `--flush`. A killed ingest loses the reactions that it has acknowledged by 202 and not flushed.
 const FLUSH: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(flags: Flags, signals: Signals) -> Result<(), Failure> {
-    let asked = flags.checked()?;
+    let settings = flags.validate()?;
     let mut thread = tokio::runtime::Builder::new_current_thread();
     let thread = thread.enable_all().build().map_err(|error| {
-        Failure::unavailable(format!("the network cannot be waited for: {error}"))
+        Failure::unavailable(format!("the tokio runtime cannot start: {error}"))
     })?;
-    thread.block_on(rehearse(asked, signals))
+    thread.block_on(run_load(settings, signals))
 }
 
-async fn rehearse(asked: Asked, mut signals: Signals) -> Result<(), Failure> {
-    let flags = &asked.flags;
-    let poster = Arc::new(Connections::new(asked.ingest.clone(), FEW, ANSWER_LIMIT));
-    let screens = screens(&asked).await?;
-    let late = late::Counter::new(&asked.metrics);
-    say(&asked, &places(&asked, screens.as_ref()))?;
-    let finals = finals(&asked, screens.as_ref(), &poster).await?;
+async fn run_load(settings: Settings, mut signals: Signals) -> Result<(), Failure> {
+    let flags = &settings.flags;
+    let poster = Arc::new(Connections::new(settings.ingest.clone(), FEW, ANSWER_LIMIT));
+    let screens = screens(&settings).await?;
+    let late = late::Counter::new(&settings.metrics);
+    say(&settings, &rooms_to_open(&settings, screens.as_ref()))?;
+    let finals = finals(&settings, screens.as_ref(), &poster).await?;
     let late_before = late.read().await;
 
     let plan = Schedule::new(
         flags.rate.per_second / flags.batch as f64,
         flags.duration,
-        &asked.spikes,
+        &settings.spikes,
     );
     let in_a_flush = plan.peak_per_second() * flags.batch as f64 * FLUSH.as_secs_f64();
-    // From here on an interrupted load reports what it has sent.
+    // From here on an interrupted load still prints its report.
     signals.take_over();
-    let (sent, mut report) = perform(&asked, plan, screens.as_ref(), &poster, &mut signals).await;
-    say(&asked, &report.to_string())?;
+    let (sent, mut report) =
+        send_requests(&settings, plan, screens.as_ref(), &poster, &mut signals).await;
+    say(&settings, &report.to_string())?;
     if let Some(finals) = finals.filter(|_| !report.accepted_nothing()) {
         let counted = tokio::select! {
             counted = finals.after_the_last_window(&poster) => counted,
@@ -101,11 +102,11 @@ async fn rehearse(asked: Asked, mut signals: Signals) -> Result<(), Failure> {
             in_a_flush: in_a_flush.ceil() as u64,
             longest_pause_ms: report.longest_pause_ms(),
         };
-        let verdict = verdict::compare(&asked.rooms, &sent, &counted, circumstances);
-        say(&asked, &format!("{verdict}\n"))?;
+        let verdict = verdict::compare(&settings.rooms, &sent, &counted, circumstances);
+        say(&settings, &format!("{verdict}\n"))?;
         report.verified(verdict);
     } else if !report.accepted_nothing() {
-        say(&asked, &report.in_words())?;
+        say(&settings, &report.in_words())?;
     }
     if flags.json {
         let line = report.json();
@@ -117,32 +118,32 @@ async fn rehearse(asked: Asked, mut signals: Signals) -> Result<(), Failure> {
     }
 }
 
-/// For people.
-fn say(asked: &Asked, text: &str) -> Result<(), Failure> {
-    match asked.flags.json {
+/// Prints text, unless `--json` is set.
+fn say(settings: &Settings, text: &str) -> Result<(), Failure> {
+    match settings.flags.json {
         true => Ok(()),
         false => output::quietly(output::print(text)),
     }
 }
 
-/// Where screens can be watched, if anybody needs to. Nobody at --url is a failure.
-async fn screens(asked: &Asked) -> Result<Option<Endpoint>, Failure> {
-    let flags = &asked.flags;
+/// Returns the server of subscriptions, if `--verify` or the probe needs one. Fails if `--url` is not reachable.
+async fn screens(settings: &Settings) -> Result<Option<Endpoint>, Failure> {
+    let flags = &settings.flags;
     let reach = |server: &Endpoint| Connections::new(server.clone(), 1, REACH_LIMIT);
-    let at_url = reach(&asked.ingest).get("/v1/rooms").await;
+    let at_url = reach(&settings.ingest).get("/v1/rooms").await;
     if let Answer::Refused(why) | Answer::Unknown(why) = &at_url {
-        let why = format!("--url: {} is not reachable: {why}", asked.ingest);
+        let why = format!("--url: {} is not reachable: {why}", settings.ingest);
         return Err(Failure::unavailable(why));
     }
     if let Answer::Status(StatusCode::UNAUTHORIZED, _) = &at_url {
-        let why = format!("{} asks for a token that is good", asked.ingest);
+        let why = format!("{} requires a valid token", settings.ingest);
         return Err(Failure::usage("--token-file", why));
     }
     if !flags.verify && flags.probe.0.is_none() {
         return Ok(None);
     }
-    let (screens, answer) = match &asked.screens {
-        None => (&asked.ingest, at_url),
+    let (screens, answer) = match &settings.screens {
+        None => (&settings.ingest, at_url),
         Some(screens) => (screens, reach(screens).get("/v1/rooms").await),
     };
     let why = match answer {
@@ -152,72 +153,84 @@ async fn screens(asked: &Asked) -> Result<Option<Endpoint>, Failure> {
             format!("{screens} is not reachable: {why}")
         }
     };
-    if flags.verify || asked.screens.is_some() {
+    if flags.verify || settings.screens.is_some() {
         let why = format!("--subscribe-url: name a publisher; {why}");
         return Err(Failure::unavailable(why));
     }
     output::complain(&format!(
-        "the way to the screen is not measured: {why}; name a publisher by --subscribe-url"
+        "the time to the screen is not measured: {why}; name a publisher by --subscribe-url"
     ));
     Ok(None)
 }
 
-/// The rooms, as pages to open.
-fn places(asked: &Asked, screens: Option<&Endpoint>) -> String {
-    let room = &asked.rooms[0];
+/// Returns the line that names the rooms, with the URL of the page.
+fn rooms_to_open(settings: &Settings, screens: Option<&Endpoint>) -> String {
+    let room = &settings.rooms[0];
     let first = match screens {
         Some(screens) => screens.server().url(&format!("/?room={room}")),
         None => room.to_string(),
     };
-    match asked.rooms.last() {
+    match settings.rooms.last() {
         Some(last) if last != room => {
-            let rooms = asked.rooms.len();
-            format!("rooms      {rooms}, from the fullest, {first}, to {last}\n")
+            let rooms = settings.rooms.len();
+            format!("rooms      {rooms}, from the most frequent, {first}, to {last}\n")
         }
         _ => format!("room       {first}\n"),
     }
 }
 
 async fn finals(
-    asked: &Asked,
+    settings: &Settings,
     screens: Option<&Endpoint>,
     poster: &Connections,
 ) -> Result<Option<Finals>, Failure> {
-    match screens.filter(|_| asked.flags.verify) {
-        Some(screens) => Ok(Some(finals::follow(screens, &asked.rooms, poster).await?)),
+    match screens.filter(|_| settings.flags.verify) {
+        Some(screens) => Ok(Some(
+            finals::follow(screens, &settings.rooms, poster).await?,
+        )),
         None => Ok(None),
     }
 }
 
-/// Sends it all, or until a signal.
-async fn perform(
-    asked: &Asked,
+/// Sends all requests, until a signal or until it is clear that none is accepted.
+async fn send_requests(
+    settings: &Settings,
     plan: Schedule,
     screens: Option<&Endpoint>,
     poster: &Arc<Connections>,
     signals: &mut Signals,
 ) -> (Sent, Report) {
-    let flags = &asked.flags;
+    let flags = &settings.flags;
     let probe = screens
         .zip(flags.probe.0)
-        .map(|(screens, rate)| Probe::start(screens, asked.rooms[0].clone(), poster, rate));
-    let rooms = asked.rooms.clone();
+        .map(|(screens, rate)| Probe::start(screens, settings.rooms[0].clone(), poster, rate));
+    let rooms = settings.rooms.clone();
     let ledger = Arc::new(Ledger::new(rooms.clone()));
-    let users = match asked.tokens.is_empty() {
-        true => Users::Numbered(asked.users),
-        false => Users::Bearers(asked.tokens.clone()),
+    let users = match settings.tokens.is_empty() {
+        true => Users::Numbered(settings.users),
+        false => Users::Bearers(settings.tokens.clone()),
     };
-    let crowd = Crowd::new(rooms, users, flags.batch as usize, flags.zipf, asked.seed);
+    let workload = Workload::new(
+        rooms,
+        users,
+        flags.batch as usize,
+        flags.zipf,
+        settings.seed,
+    );
     let path = match flags.stored {
         true => "/v1/reactions?wait=stored",
         false => "/v1/reactions",
     };
     let limit = flags.connections as usize;
-    let connections = Arc::new(Connections::new(asked.ingest.clone(), limit, ANSWER_LIMIT));
+    let connections = Arc::new(Connections::new(
+        settings.ingest.clone(),
+        limit,
+        ANSWER_LIMIT,
+    ));
     let bar = progress_bar(plan.posts());
     let mut sender = Sender::new(
         plan.clone(),
-        crowd,
+        workload,
         (connections.clone(), path),
         ledger.clone(),
         bar.clone(),
@@ -235,7 +248,7 @@ async fn perform(
     };
     let sent = ledger.close();
     let mut report = Report::new(
-        asked,
+        settings,
         &plan,
         &performed,
         &sent,
@@ -251,14 +264,14 @@ async fn perform(
     (sent, report)
 }
 
-/// Returns when every answer so far is one that does not get better: a wrong role, a wrong port.
+/// Returns once every response so far is a lasting client error, as from a wrong role or port.
 async fn until_hopeless(ledger: &Ledger) {
     while !ledger.is_hopeless() {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
-/// On a terminal only.
+/// Returns a progress bar, which is drawn on a terminal only.
 fn progress_bar(posts: u64) -> ProgressBar {
     let template = "{bar:30} {human_pos} of {human_len} requests  {rate}  {eta} left";
     let style =
@@ -266,7 +279,7 @@ fn progress_bar(posts: u64) -> ProgressBar {
     let style = style.with_key(
         "rate",
         |state: &ProgressState, text: &mut dyn fmt::Write| {
-            // A bar that cannot be drawn is no reason to end.
+            // An error of the bar should not end the load.
             let _ = write!(text, "{}/s", HumanCount(state.per_sec().round() as u64));
         },
     );

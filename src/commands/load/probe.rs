@@ -1,9 +1,9 @@
-//! The probe: how long one reaction takes to a subscriber's screen.
+//! The probe measures the time from a reaction to the screen of a subscriber.
 //!
-//! One reaction at a time, at random moments, into the fullest room of the load, with an emoji that
-//! nobody else there sends; the clock runs from the moment before the POST until a live or a final frame
-//! over a WebSocket shows it. The longest time without such a frame is measured beside it: a server that was
-//! away for seconds delays one try in a hundred, which no percentile shows.
+//! It sends one reaction at a time, at random times, to the most frequent room, with an emoji that no other client sends
+//! there. The latency is the time from before the POST until a live or a final frame over a WebSocket shows the reaction.
+//! The longest pause between such frames is measured, too: a server that was unavailable for seconds delays one try in a
+//! hundred, which no percentile shows.
 
 #![allow(clippy::disallowed_methods, reason = "measures latencies")]
 
@@ -21,15 +21,15 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::ledger::{latencies, record};
 use crate::{
-    cli::values::Rate,
+    cli::parse::Rate,
     client::{Answer, Connections, Endpoint, News, Subscription, Transport},
 };
 
-/// What the probe sends. It is not part of the crowd, nor of the verdict.
+/// The emoji of the probe. It is not part of the workload or of the verdict.
 pub(super) const PROBE: &str = "⏱️";
-/// A reaction that no frame shows for this long has been missed.
+/// A reaction that no frame shows within this time counts as missed.
 const SHOWN_LIMIT: Duration = Duration::from_secs(15);
-/// The longest wait for the first connection.
+/// Timeout of the first connection.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running probe.
@@ -38,16 +38,16 @@ pub(super) struct Probe {
     task: JoinHandle<Probed>,
 }
 
-/// What it measured.
+/// The measurements of a probe.
 #[derive(Debug)]
 pub(super) struct Probed {
-    /// Microseconds from POST to frame.
+    /// Time from the POST to the frame, microseconds.
     pub(super) shown_us: Histogram<u64>,
-    /// Accepted, but on no frame in time.
+    /// Reactions that were accepted, but shown by no frame in time.
     pub(super) missed: u64,
-    /// Not accepted, so not measured.
+    /// Reactions that were not accepted, so not measured.
     pub(super) unsent: u64,
-    /// The longest time in which nothing came to the screen.
+    /// The longest time between two tallies.
     pub(super) longest_pause: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Probe {
         Self { stop, task }
     }
 
-    /// Lets the reaction under way arrive, and ends.
+    /// Waits for the reaction in flight, and returns the measurements.
     pub(super) async fn finish(self) -> Probed {
         let _ = self.stop.send(true);
         match self.task.await {
@@ -74,7 +74,7 @@ impl Probe {
     }
 }
 
-/// The probe's counts that the screen shows: a final replaces the live tallies of its window.
+/// The state of a screen: the probe's count in each window, where a final replaces live tallies.
 #[derive(Debug)]
 struct Screen {
     windows: BTreeMap<Window, u64>,
@@ -91,7 +91,7 @@ impl Screen {
         }
     }
 
-    /// Notes that it changes at `now`, or is left.
+    /// Records that the screen changes, or is closed, at `now`.
     fn change(&mut self, now: Instant) {
         let pause = now.saturating_duration_since(self.changed_at);
         self.longest_pause = self.longest_pause.max(pause);
@@ -128,14 +128,14 @@ async fn measure(
         unsent: 0,
         longest_pause: Duration::ZERO,
     };
-    // The hello: connected before the first reaction is sent.
+    // Waits for `hello`, so that the connection exists before the first reaction is sent.
     let _ = tokio::time::timeout(HELLO_LIMIT, room.next()).await;
     let mut screen = Screen::new(Instant::now());
     let user = poster.user("probe");
     let body = json!({"user_id": user, "emoji_type": PROBE, "room": name}).to_string();
     let mut planned = Instant::now();
     loop {
-        // Random moments of every period: a fixed beat would fall on the same part of each window.
+        // A random time in every period: a fixed interval would always hit the same part of a window.
         let within = rand::random::<f64>() / rate.per_second;
         let due = planned.max(Instant::now()) + Duration::from_secs_f64(within);
         planned += Duration::from_secs_f64(1.0 / rate.per_second);
@@ -151,7 +151,7 @@ async fn measure(
         let (expected, sent_at) = (screen.total() + 1, Instant::now());
         let answer = tokio::select! {
             answer = poster.post("/v1/reactions", body.clone().into()) => answer,
-            // What comes while the answer is awaited is on the screen at once.
+            // Frames are applied also while the response is awaited.
             never = watch(&mut room, &mut screen) => match never {},
         };
         if !matches!(answer, Answer::Status(status, _) if status.is_success()) {
@@ -165,15 +165,15 @@ async fn measure(
     }
 }
 
-/// Keeps the screen up to date while nothing is sent.
+/// Applies frames to the screen until `until`.
 async fn watch_until(room: &mut Subscription, screen: &mut Screen, until: Instant) {
     let _ = tokio::time::timeout_at(until.into(), watch(room, screen)).await;
 }
 
-/// Keeps the screen up to date for as long as it is awaited.
+/// Applies frames to the screen until the future is dropped.
 async fn watch(room: &mut Subscription, screen: &mut Screen) -> Infallible {
-    while let Ok(news) = room.next().await {
-        if let News::Frame { frame, .. } = news {
+    while let Ok(event) = room.next().await {
+        if let News::Frame { frame, .. } = event {
             screen.show(&frame, Instant::now());
         }
     }

@@ -1,5 +1,4 @@
-//! The summary of a run: for people, or as one JSON object. A verdict is displayed by itself, since it
-//! comes later.
+//! The summary of a run, as text or as one JSON object. The verdict is printed separately, because it comes later.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -8,19 +7,23 @@ use indicatif::HumanCount;
 use serde::Serialize;
 
 use super::{
-    flags::Asked, ledger::Sent, probe::Probed, schedule::Schedule, sender::Performed,
-    verdict::Verdict,
+    flags::Settings,
+    ledger::Sent,
+    probe::Probed,
+    schedule::Schedule,
+    sender::Performed,
+    verdict::{Verdict, longest_pause},
 };
 use crate::{client::Opened, output};
 
-/// Later than this in one of a hundred, and the figures say more about this machine than the server.
+/// If one request in a hundred is sent later than this, the figures measure this machine and not the server.
 const TOO_LATE_MS: f64 = 25.0;
 
-/// See the module. Its fields are those of `--json`.
+/// The summary of a run. Its fields are those of `--json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     url: String,
-    /// The fullest.
+    /// The most frequent room.
     room: String,
     rooms: usize,
     rate_per_second: f64,
@@ -32,12 +35,12 @@ pub(super) struct Report {
     stored: bool,
     seed: u64,
     interrupted: bool,
-    /// It ended early, since nothing would ever be accepted.
+    /// Whether it ended early, because no reaction would be accepted.
     given_up: bool,
     reactions: Reactions,
     requests: Requests,
     answer_ms: Option<Latency>,
-    /// How late this machine itself sent.
+    /// The delay of requests that this machine caused.
     own_delay_ms: Option<Latency>,
     connections: Opened,
     to_screen: Option<ToScreen>,
@@ -56,11 +59,11 @@ struct Requests {
     planned: u64,
     sent: u64,
     answers: BTreeMap<String, u64>,
-    /// What the first answer of each kind said that was no good one.
+    /// The reason in the first response of each kind of error.
     why: BTreeMap<String, String>,
 }
 
-/// Milliseconds.
+/// Percentiles of a latency, milliseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Latency {
     p50: f64,
@@ -73,7 +76,7 @@ struct Latency {
 #[derive(Debug, Serialize)]
 struct ToScreen {
     latency_ms: Option<Latency>,
-    /// The tries that the latencies rest on.
+    /// Number of measured tries.
     shown: u64,
     never_shown: u64,
     not_accepted: u64,
@@ -81,33 +84,33 @@ struct ToScreen {
 }
 
 impl Report {
-    /// Of a run without a verdict yet.
+    /// Creates the summary of a run, without a verdict.
     pub(super) fn new(
-        asked: &Asked,
+        settings: &Settings,
         plan: &Schedule,
         performed: &Performed,
         sent: &Sent,
         connections: Opened,
         probed: Option<&Probed>,
     ) -> Self {
-        let flags = &asked.flags;
+        let flags = &settings.flags;
         let accepted = sent.reactions();
         let answers = sent.answers.iter();
         let why = answers
             .clone()
             .filter_map(|(name, of)| Some((name.clone(), of.why.clone()?)));
         Self {
-            url: asked.ingest.to_string(),
-            room: asked.rooms[0].to_string(),
-            rooms: asked.rooms.len(),
+            url: settings.ingest.to_string(),
+            room: settings.rooms[0].to_string(),
+            rooms: settings.rooms.len(),
             rate_per_second: flags.rate.per_second,
             duration_s: flags.duration.as_secs_f64(),
-            spikes: asked.spikes.iter().map(ToString::to_string).collect(),
-            users: asked.users,
+            spikes: settings.spikes.iter().map(ToString::to_string).collect(),
+            users: settings.users,
             batch: flags.batch,
             zipf: flags.zipf,
             stored: flags.stored,
-            seed: asked.seed,
+            seed: settings.seed,
             interrupted: false,
             given_up: false,
             reactions: Reactions {
@@ -137,22 +140,22 @@ impl Report {
         }
     }
 
-    /// Somebody ended it early.
+    /// Records that a signal ended the run.
     pub(super) fn interrupted(&mut self) {
         self.interrupted = true;
     }
 
-    /// Nothing would ever be accepted.
+    /// Records that the run ended because no reaction would be accepted.
     pub(super) fn given_up(&mut self) {
         self.given_up = true;
     }
 
-    /// The finals were compared.
+    /// Adds the verdict.
     pub(super) fn verified(&mut self, verdict: Verdict) {
         self.verify = Some(verdict);
     }
 
-    /// What the answers were.
+    /// Returns the numbers of the responses, with the reasons of errors.
     fn answers(&self) -> String {
         let Requests { answers, why, .. } = &self.requests;
         let each = answers.iter().map(|(name, requests)| match why.get(name) {
@@ -165,19 +168,19 @@ impl Report {
         each.collect::<Vec<String>>().join(", ")
     }
 
-    /// Whether the server took anything at all.
+    /// Whether no reaction was accepted.
     pub(super) fn accepted_nothing(&self) -> bool {
         self.reactions.accepted == 0
     }
 
-    /// The longest time in which the probe's screen did not change.
+    /// Returns the longest time between two tallies at the probe's screen.
     pub(super) fn longest_pause_ms(&self) -> Option<f64> {
         self.to_screen
             .as_ref()
             .map(|screen| screen.longest_pause_ms)
     }
 
-    /// Why this was no good run, if it was none.
+    /// Returns the error of the run, if it failed.
     pub(super) fn complaint(&self) -> Option<String> {
         if self.given_up || self.accepted_nothing() && self.requests.sent > 0 {
             let early = match self.given_up {
@@ -187,10 +190,10 @@ impl Report {
             return Some(format!("nothing was accepted{early}: {}", self.answers()));
         }
         let inexact = self.verify.as_ref().is_some_and(|verdict| !verdict.holds());
-        inexact.then(|| "the finals are not what was accepted".to_owned())
+        inexact.then(|| "the finals do not match the accepted reactions".to_owned())
     }
 
-    /// What it comes to, for people, where nobody asked to compare the finals.
+    /// Returns the result as a sentence, for a run without `--verify`.
     pub(super) fn in_words(&self) -> String {
         let Reactions {
             accepted, unknown, ..
@@ -200,7 +203,7 @@ impl Report {
         let mut words = match (refused, unknown) {
             (0, 0) => format!("all {} reactions were accepted", HumanCount(accepted)),
             _ => format!(
-                "of {} reactions {} were accepted, {} refused, and of {} nobody knows",
+                "of {} reactions {} were accepted and {} refused; the outcome of {} is unknown",
                 HumanCount(sent),
                 HumanCount(accepted),
                 HumanCount(refused),
@@ -222,7 +225,7 @@ impl Report {
         format!("verdict    {words}\n")
     }
 
-    /// In one line.
+    /// Returns the summary as JSON on one line.
     pub(super) fn json(&self) -> String {
         serde_json::to_string(self).expect("names are text and numbers are finite")
     }
@@ -230,12 +233,6 @@ impl Report {
 
 fn ms(span: Duration) -> f64 {
     span.as_secs_f64() * 1000.0
-}
-
-/// What a verdict says of the screen.
-pub(super) fn longest_pause(pause_ms: f64) -> String {
-    let seconds = pause_ms / 1000.0;
-    format!("the longest pause on the screen was {seconds:.1} s")
 }
 
 impl Latency {
@@ -319,7 +316,7 @@ impl fmt::Display for ToScreen {
             ..
         } = self;
         if let Some(latency) = self.latency_ms {
-            // Beyond a percentile lie so few tries that it may be one of them.
+            // Few tries are above a high percentile, so the number of them is printed, too.
             let beyond = |share: f64| (*shown as f64 * share).ceil().max(1.0);
             let [p90, p99, p99_9] = [0.1, 0.01, 0.001].map(beyond);
             writeln!(

@@ -1,4 +1,4 @@
-//! When requests are due: at a constant rate but for its spikes, whatever the server does. Pure.
+//! The times at which requests are due: at a constant rate except for spikes, independent of the server. Pure functions.
 //!
 //! ```text
 //!   rate        ┌──────┐
@@ -10,24 +10,24 @@ use std::time::Duration;
 
 use super::spike::Spike;
 
-/// See the module.
+/// The times at which requests are due.
 #[derive(Debug, Clone)]
 pub(super) struct Schedule {
     pieces: Vec<Piece>,
     posts: u64,
 }
 
-/// A time of one rate.
+/// A span of time with a constant rate.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
     from_s: f64,
     per_second: f64,
-    /// Requests due before it, in parts of one too.
+    /// Requests that are due before it; may be a fraction.
     before: f64,
 }
 
 impl Schedule {
-    /// `per_second` of them for `duration`, one at least. The spikes are in order and do not overlap.
+    /// Creates a schedule of at least one request. The spikes must be in order and not overlap.
     pub(super) fn new(per_second: f64, duration: Duration, spikes: &[Spike]) -> Self {
         let mut changes = vec![(Duration::ZERO, per_second)];
         for spike in spikes {
@@ -53,18 +53,18 @@ impl Schedule {
         Self { pieces, posts }
     }
 
-    /// How many in all.
+    /// Returns the number of requests.
     pub(super) fn posts(&self) -> u64 {
         self.posts
     }
 
-    /// The highest rate.
+    /// Returns the highest rate.
     pub(super) fn peak_per_second(&self) -> f64 {
         let rates = self.pieces.iter().map(|piece| piece.per_second);
         rates.fold(0.0, f64::max)
     }
 
-    /// When the nth is due, after the start.
+    /// Returns the time from the start at which the nth request is due.
     pub(super) fn due(&self, nth: u64) -> Duration {
         let nth = nth as f64;
         let begun = self.pieces.partition_point(|piece| piece.before <= nth);
@@ -83,7 +83,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn requests_are_due_evenly_and_as_many_as_asked_for() {
+    fn requests_are_due_evenly_at_the_rate() {
         let schedule = Schedule::new(2000.0, SECOND * 3, &[]);
         assert_eq!(schedule.posts(), 6000);
         assert_eq!(schedule.due(0), Duration::ZERO);
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(schedule.due(1200), SECOND * 3);
     }
 
-    /// The rate at a moment, as a person would read it off the flags.
+    /// The rate at a time, calculated directly from the flags.
     fn rate_at(per_second: f64, spikes: &[Spike], ms: u64) -> f64 {
         let at = Duration::from_millis(ms);
         let spike = spikes.iter().find(|s| s.at <= at && at < s.end());

@@ -1,8 +1,8 @@
-//! Sends every request at its intended moment, or as soon after as the limit on connections allows.
+//! Sends each request at its scheduled time, or as soon afterwards as the limit on connections allows.
 //!
-//! A request that waits for a connection waits because the server holds the others: the wait is part of
-//! its latency. A request that is late though a connection is free is late because this machine is
-//! busy; that is measured apart, or a slow generator would pass for a slow server.
+//! If a request waits for a connection, the server has not responded on the others: the wait is part of the latency. If a
+//! request is late although a connection is idle, this machine is busy: that delay is measured separately, otherwise a
+//! slow generator would look like a slow server.
 
 #![allow(clippy::disallowed_methods, reason = "measures latencies")]
 
@@ -17,65 +17,65 @@ use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
 use super::{
-    crowd::Crowd,
     ledger::{Ledger, latencies, record},
     schedule::Schedule,
+    workload::Workload,
 };
-use crate::client::{Connections, Question};
+use crate::client::{ApiRequest, Connections};
 
-/// How long after the end the server may still be behind; what is unsent then is not sent.
+/// How long after the end of the schedule delayed requests are still sent.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(15);
-/// So many requests behind, answers are looked at before more are sent.
-const AT_ONCE: u64 = 16;
-/// Behind by less, and the sender has caught up: twice the timer's grain.
+/// After this many late requests in a row the task yields, so that responses are processed.
+const YIELD_EVERY: u64 = 16;
+/// The sender counts as on time below this delay: twice the resolution of tokio's timer.
 const CAUGHT_UP: Duration = Duration::from_millis(2);
 
-/// What was sent, in time or not.
+/// Sends the requests of a schedule.
 pub(super) struct Sender {
     plan: Schedule,
-    crowd: Crowd,
+    workload: Workload,
     connections: Arc<Connections>,
     path: Uri,
     ledger: Arc<Ledger>,
     bar: ProgressBar,
     sent: u64,
     own_delay_us: Histogram<u64>,
-    /// Dropped with the answer of the request it was given to.
-    under_way: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    /// Each request in flight has a clone of the sender, so the receiver ends after the last response.
+    in_flight: (mpsc::Sender<()>, mpsc::Receiver<()>),
 }
 
-/// What became of the plan.
+/// The result of a sender.
 #[derive(Debug)]
 pub(super) struct Performed {
     /// Requests sent.
     pub(super) sent: u64,
-    /// How late this machine was itself, microseconds.
+    /// The delay of requests that this machine caused, microseconds.
     pub(super) own_delay_us: Histogram<u64>,
 }
 
 impl Sender {
-    /// Posts go to the path over the connections.
+    /// Creates a sender of POST requests to a path.
     pub(super) fn new(
         plan: Schedule,
-        crowd: Crowd,
+        workload: Workload,
         (connections, path): (Arc<Connections>, &'static str),
         ledger: Arc<Ledger>,
         bar: ProgressBar,
     ) -> Self {
         Self {
             plan,
-            crowd,
+            workload,
             connections,
             path: Uri::from_static(path),
             ledger,
             bar,
             sent: 0,
             own_delay_us: latencies(),
-            under_way: mpsc::channel(1),
+            in_flight: mpsc::channel(1),
         }
     }
 
-    /// Sends them all. May be dropped: what was sent is under way.
+    /// Sends all requests. Cancel safe: requests in flight continue.
     pub(super) async fn send_all(&mut self) {
         let start = Instant::now();
         let last = start + self.plan.due(self.plan.posts()) + CATCH_UP_LIMIT;
@@ -84,7 +84,7 @@ impl Sender {
             let due = start + self.plan.due(self.sent);
             if due > Instant::now() {
                 tokio::time::sleep_until(due.into()).await;
-            } else if self.sent.is_multiple_of(AT_ONCE) {
+            } else if self.sent.is_multiple_of(YIELD_EVERY) {
                 tokio::task::yield_now().await;
             }
             let behind = due.elapsed();
@@ -93,36 +93,36 @@ impl Sender {
                 record(&mut self.own_delay_us, behind);
             }
             let waited_from = Instant::now();
-            let Ok(place) = tokio::time::timeout_at(last.into(), self.connections.place()).await
+            let Ok(permit) = tokio::time::timeout_at(last.into(), self.connections.permit()).await
             else {
                 return;
             };
             held_up |= waited_from.elapsed() > CAUGHT_UP;
-            let (kinds, body, token) = self.crowd.next();
-            let question = Question {
+            let (kinds, body, token) = self.workload.next();
+            let request = ApiRequest {
                 method: Method::POST,
                 path: self.path.clone(),
                 body,
                 token,
             };
             let (connections, ledger) = (self.connections.clone(), self.ledger.clone());
-            let (bar, under_way) = (self.bar.clone(), self.under_way.0.clone());
+            let (bar, in_flight) = (self.bar.clone(), self.in_flight.0.clone());
             tokio::spawn(async move {
-                let (answer, at) = connections.ask(place, question).await;
+                let (answer, at) = connections.send(permit, request).await;
                 ledger.book(&kinds, &answer, at.saturating_duration_since(due));
                 bar.inc(1);
-                drop(under_way);
+                drop(in_flight);
             });
             self.sent += 1;
         }
     }
 
-    /// Waits for the answers of what was sent.
+    /// Waits for the responses of the requests in flight.
     pub(super) async fn answered(self) -> Performed {
-        let (mine, mut theirs) = self.under_way;
-        drop(mine);
-        // Nobody sends: it ends when all have gone.
-        let _ = theirs.recv().await;
+        let (own, mut all) = self.in_flight;
+        drop(own);
+        // No value is ever sent: `recv` returns once all clones of the sender are dropped.
+        let _ = all.recv().await;
         Performed {
             sent: self.sent,
             own_delay_us: self.own_delay_us,

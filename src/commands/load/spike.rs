@@ -1,27 +1,27 @@
-//! A spike: for a while the rate is many times what it was. A goal.
+//! Spikes: times in which the rate is multiplied, as after a goal.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::cli::values;
+use crate::cli::parse;
 
-/// How long a spike is that does not say: what a crowd makes of a goal.
+/// Default length of a spike: as long as reactions to a goal last.
 const USUAL_LENGTH: Duration = Duration::from_secs(10);
-/// Keeps every rate finite; no crowd grows a millionfold.
+/// Maximum factor, which keeps every rate finite.
 const LARGEST_FACTOR: f64 = 1e6;
 
-/// `10x@30s`, or `10x@30s+5s` with a length of its own.
+/// A spike, parsed from `10x@30s` or, with a length, `10x@30s+5s`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Spike {
-    /// What the rate is multiplied by.
+    /// The factor by which the rate is multiplied.
     pub(super) factor: f64,
-    /// When it begins, after the start.
+    /// Time from the start of the load to the spike.
     pub(super) at: Duration,
-    /// How long it lasts.
+    /// Length of the spike.
     pub(super) length: Duration,
 }
 
 impl Spike {
-    /// When it is over, after the start.
+    /// Returns the time from the start of the load to the end of the spike.
     pub(super) fn end(&self) -> Duration {
         self.at + self.length
     }
@@ -39,12 +39,12 @@ impl FromStr for Spike {
             ));
         }
         let (at, length) = match when.split_once('+') {
-            Some((at, length)) => (at, values::duration(length)?),
+            Some((at, length)) => (at, parse::duration(length)?),
             None => (when, USUAL_LENGTH),
         };
         let at = match at {
             "0s" | "0" => Duration::ZERO,
-            _ => values::duration(at)?,
+            _ => parse::duration(at)?,
         };
         Ok(Self { factor, at, length })
     }
@@ -52,16 +52,16 @@ impl FromStr for Spike {
 
 impl fmt::Display for Spike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (at_ms, length_ms) = (values::ms(self.at), values::ms(self.length));
+        let (at_ms, length_ms) = (parse::ms(self.at), parse::ms(self.length));
         write!(f, "{}x@{at_ms}ms+{length_ms}ms", self.factor)
     }
 }
 
-/// In the order of time. Refuses what no schedule can follow.
+/// Sorts spikes by time. Returns an error if they overlap or begin after the end of the load.
 pub(super) fn in_order(mut spikes: Vec<Spike>, duration: Duration) -> Result<Vec<Spike>, String> {
     spikes.sort_by_key(|spike| spike.at);
     if let Some(spike) = spikes.iter().find(|spike| spike.at >= duration) {
-        return Err(format!("{spike} begins when --duration is over"));
+        return Err(format!("{spike} begins after the end of --duration"));
     }
     if let Some(pair) = spikes.windows(2).find(|pair| pair[0].end() > pair[1].at) {
         return Err(format!("{} and {} overlap", pair[0], pair[1]));
@@ -113,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_displayed_reads_as_the_same(
+        fn a_displayed_spike_parses_as_the_same(
             factor in 0.001..1000.0f64, at_ms in 1..10_000_000u64, length_ms in 1..10_000_000u64
         ) {
             let (at, length) = (Duration::from_millis(at_ms), Duration::from_millis(length_ms));

@@ -1,4 +1,4 @@
-//! The verdict: what the finals show against what was accepted. Pure.
+//! The verdict: compares the counts of finals with the accepted reactions. Pure functions.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,26 +11,25 @@ use serde::Serialize;
 use super::{
     finals::Counted,
     ledger::{Expected, Sent},
-    report::longest_pause,
 };
 
-/// The most differences listed.
+/// Maximum differences that are printed.
 const LISTED: usize = 10;
 
-/// What explains a difference.
+/// Facts that explain a difference.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Circumstances {
-    /// Reactions that the dataflow rejected as late meanwhile, if known.
+    /// Reactions that the dataflow rejected as late during the load, if known.
     pub(super) late: Option<u64>,
-    /// Whether every answer said `stored`.
+    /// Whether responses were sent only after the log had the reactions (`--stored`).
     pub(super) stored: bool,
-    /// Reactions that come in one flush interval of ingest at most.
+    /// Maximum reactions in one flush interval of ingest.
     pub(super) in_a_flush: u64,
-    /// The longest time in which the probe's screen did not change, if there was one.
+    /// The longest time between two tallies at the probe's screen; `None` without a probe.
     pub(super) longest_pause_ms: Option<f64>,
 }
 
-/// See the module.
+/// The result of the comparison.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Verdict {
     exact: bool,
@@ -41,12 +40,12 @@ pub(super) struct Verdict {
     doubled: u64,
     late: Option<u64>,
     longest_pause_ms: Option<f64>,
-    /// Why it may be so, and what to do.
+    /// Possible reasons of the differences, and what to do.
     explanations: Vec<String>,
     details: Vec<String>,
 }
 
-/// Compares.
+/// Compares the finals with the accepted reactions.
 pub(super) fn compare(
     rooms: &[Room],
     sent: &Sent,
@@ -95,13 +94,13 @@ impl Verdict {
         }
         if counted.others > 0 {
             self.details.push(format!(
-                "{room}: somebody else reacted {} times",
+                "{room}: {} reactions are not of this load",
                 counted.others
             ));
         }
         if !counted.complete {
             self.details
-                .push(format!("{room}: the last window never became final"));
+                .push(format!("{room}: the last window did not become final"));
         }
     }
 
@@ -127,7 +126,7 @@ impl Verdict {
         }
     }
 
-    /// `broken`: how many requests no server answered.
+    /// Adds explanations. `broken` is the number of requests without a response.
     fn explain(&mut self, broken: u64, circumstances: Circumstances) {
         let mut because = |why: String| self.explanations.push(why);
         let Circumstances {
@@ -136,56 +135,62 @@ impl Verdict {
         if self.lost > 0 {
             because(match (stored, broken) {
                 (true, _) => {
-                    "lost: after `stored` no crash may lose anything; this is a defect, or \
-                              the log itself lost data"
+                    "lost: after `stored` no crash may lose reactions; this is a defect, or \
+                              the log lost data"
                         .to_owned()
                 }
-                (false, 0) => "lost: every request was answered, so this is not what a crash of \
-                               ingest may lose after a 202; look into the logs of ingest"
+                (false, 0) => "lost: every request got a response, so a crash of ingest after a \
+                               202 is not the reason; read the logs of ingest"
                     .to_owned(),
                 (false, _) => format!(
-                    "lost: {broken} requests got no answer. If ingest was killed, this is what a 202 \
-                     may lose: at most one flush interval a kill (500 ms, here {in_a_flush} \
-                     reactions); --stored rules it out"
+                    "lost: {broken} requests got no response. If ingest was killed, reactions that it \
+                     acknowledged by 202 may be lost: at most one flush interval for each kill (500 ms, here \
+                     {in_a_flush} reactions); --stored prevents this"
                 ),
             });
         }
         if self.lost > 0 && self.late.is_none() {
-            because("lost: some may be late instead".to_owned());
+            because("lost: some of them may be late instead".to_owned());
         }
         if self.late.is_some_and(|late| late > 0) {
             because(
-                "late: the dataflow rejected them, they are in the topic `rejected`; an ingest was \
-                 cut off from the log for longer than --lateness"
+                "late: the dataflow rejected them, and they are in the topic `rejected`; an ingest could not \
+                 write to the log for longer than --lateness"
                     .to_owned(),
             );
         }
         if self.doubled > 0 {
             because(
-                "doubled: either a defect, or somebody else reacted in these rooms; choose others by \
+                "doubled: a defect, or another client reacted in these rooms; choose other rooms by \
                  --room"
                     .to_owned(),
             );
         }
     }
 
-    /// Whether every accepted reaction was counted once. A late one was not, but it was not silently
-    /// dropped either: it makes the verdict fail, in other words.
+    /// Whether every accepted reaction was counted exactly once. Late reactions make it false, too, but they are reported
+    /// as late and not as lost.
     pub(super) fn holds(&self) -> bool {
         self.exact
     }
 }
 
+/// Returns the sentence about the longest time between two tallies.
+pub(super) fn longest_pause(pause_ms: f64) -> String {
+    let seconds = pause_ms / 1000.0;
+    format!("the longest pause on the screen was {seconds:.1} s")
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let late = self.late.map_or(
-            "late unknown: name the dataflow's metrics by --metrics-url".to_owned(),
+            "late unknown (set --metrics-url to the dataflow's admin address)".to_owned(),
             |late| format!("{late} late"),
         );
         let (accepted, unknown, counted) = (self.accepted, self.unknown, self.counted);
         writeln!(
             f,
-            "finals     {counted} counted of {accepted} accepted, {unknown} without an answer"
+            "finals     {counted} counted of {accepted} accepted, {unknown} without a response"
         )?;
         writeln!(
             f,
@@ -207,7 +212,7 @@ impl fmt::Display for Verdict {
         }
         let verdict = match self.holds() {
             true => "every accepted reaction was counted exactly once",
-            false => "the finals are NOT what was accepted",
+            false => "the finals do NOT match the accepted reactions",
         };
         write!(f, "verdict    {verdict}")?;
         match self.longest_pause_ms {
@@ -265,14 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_answers_widen_what_may_be_counted() {
+    fn unknown_reactions_may_be_counted_or_not() {
         for (counted, holds) in [(9, false), (10, true), (11, true), (12, true), (13, false)] {
             assert_eq!(verdict(10, 2, counted, None).holds(), holds, "{counted}");
         }
     }
 
     #[test]
-    fn what_is_missing_is_late_as_far_as_the_dataflow_says_so_and_lost_beyond() {
+    fn missing_reactions_are_late_up_to_the_metric_and_lost_above_it() {
         let verdict = verdict(10, 0, 5, Some(3));
         assert_eq!((verdict.late, verdict.lost), (Some(3), 2));
         assert!(!verdict.holds());
@@ -280,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_explained_by_what_was_asked_for_and_what_broke() {
+    fn a_loss_is_explained_by_the_flags_and_the_broken_requests() {
         let explained = |stored, broken| {
             let circumstances = Circumstances {
                 late: Some(0),
@@ -291,22 +296,22 @@ mod tests {
             of(10, 0, 5, broken, circumstances).explanations.join(" ")
         };
         assert!(explained(true, 9).contains("no crash may lose"));
-        assert!(explained(false, 0).contains("every request was answered"));
+        assert!(explained(false, 0).contains("every request got a response"));
         let after_a_crash = explained(false, 9);
         assert!(
-            after_a_crash.contains("9 requests got no answer"),
+            after_a_crash.contains("9 requests got no response"),
             "{after_a_crash}"
         );
         assert!(after_a_crash.contains("50 reactions"), "{after_a_crash}");
-        assert!(verdict(10, 0, 11, None).explanations[0].contains("somebody else"));
+        assert!(verdict(10, 0, 11, None).explanations[0].contains("another client"));
         let unknown = verdict(10, 0, 9, None);
         assert!(unknown.explanations[1].contains("late"), "{unknown}");
         assert!(unknown.to_string().contains("--metrics-url"), "{unknown}");
         assert!(verdict(10, 0, 10, None).explanations.is_empty());
         for counted in [10, 9] {
-            let said = verdict(10, 0, counted, None).to_string();
+            let text = verdict(10, 0, counted, None).to_string();
             let pause = "; the longest pause on the screen was 7.1 s";
-            assert!(said.ends_with(pause), "{said}");
+            assert!(text.ends_with(pause), "{text}");
         }
     }
 

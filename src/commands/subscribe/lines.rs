@@ -3,7 +3,7 @@
 use emostream_model::{Count, Frame, GapReason, Tally};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::cli::values::span_ms;
+use crate::cli::parse::span_ms;
 
 /// The most emojis of a line.
 const LINE_COUNTS: usize = 6;

@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_panic_gives_the_terminal_back_before_it_says_its_line() {
         if std::env::var_os(PANIC_HERE).is_some() {
-            crate::defect::end_the_process_on_panic(crate::logging::LogFormat::Text);
+            crate::panic_hook::install(crate::logging::LogFormat::Text);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();

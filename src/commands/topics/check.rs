@@ -1,4 +1,4 @@
-//! `emostream topics check`: what exists, what differs from what EmoStream needs, and how to mend it.
+//! `emostream topics check`: shows the topics, how they differ from what EmoStream needs, and how to fix that.
 //!
 //! ```text
 //!  specs ─┐
@@ -14,21 +14,21 @@ use emostream_log::{Cleanup, Log, LogError, Timestamps, TopicDescription, TopicS
 use emostream_model::Topics;
 use indicatif::BinaryBytes;
 
-use super::COMMON_PARTITIONS;
+use super::DEFAULT_PARTITIONS;
 use crate::{
     cli::flags::{StoreFlags, TOOLS_FILE, TopicFlags},
-    cli::values::span,
+    cli::parse::span,
     exit::{Exit, Failure},
     output,
     permissions::Role,
-    topics::{self, Home},
+    topics::{self, TopicTarget},
 };
 
-/// The largest record that a topic must take: what Kafka takes by default. A flush, the totals of a room with
-/// every emoji, or a rejected record with its headers may be as large.
+/// Minimum of `max.message.bytes` of a topic, which is Kafka's default. A flush, the totals of a room with every emoji, or
+/// a rejected record with its headers may have as many bytes.
 const RECORD_BYTES: u64 = 1_048_588;
 
-/// With fewer brokers, copies would share one.
+/// Brokers from which on replication is recommended.
 const BROKERS_FOR_COPIES: u32 = 3;
 
 #[derive(Debug, Args)]
@@ -37,39 +37,39 @@ pub(crate) struct Flags {
     store: StoreFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// How many partitions each topic should have (the progress topic has one)
+    /// Partitions that each topic should have (the progress topic has one)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: Option<u32>,
-    /// How many copies of each partition there should be
+    /// Replicas that each partition should have
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     replication: Option<u32>,
-    /// How many replicas must have a record before it is acknowledged: min(2, replicas) unless given
+    /// Replicas that must have a record before it is acknowledged [default: min(2, replicas)]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     min_isr: Option<u32>,
 }
 
-/// What is asked of a topic.
+/// The settings that topics should have.
 struct Wanted<'a> {
     names: &'a Topics,
     /// `--kafka BROKERS` or `--data DIR`.
     store: String,
-    /// Of Kafka.
+    /// `None` for the embedded log.
     brokers: Option<String>,
     partitions: Option<u32>,
     replication: Option<u32>,
     min_in_sync: Option<u32>,
 }
 
-/// Something to mend, or at least to know.
+/// Something to fix, or at least to know.
 #[derive(Debug, PartialEq, Eq)]
 struct Difference {
-    /// A few words, for the table.
+    /// The difference in a few words, for the table.
     what: String,
-    /// What to do, in a sentence.
-    mend: String,
-    /// What to type, where that mends it.
+    /// A sentence that says what to do.
+    fix: String,
+    /// The command that fixes it, if one does.
     command: Option<String>,
-    /// Whether it only could be better.
+    /// Whether it is a recommendation, so that it need not be fixed.
     hint: bool,
 }
 
@@ -83,20 +83,20 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         replication: flags.replication,
         min_in_sync: flags.min_isr,
     };
-    let home = match flags.store.is_kafka() {
-        // Not compared: the wanted replicas follow from the flags and from the topic itself.
-        true => Home::Kafka {
+    let target = match flags.store.is_kafka() {
+        // These replicas are not compared: those that are wanted depend on the flags and on the topic itself.
+        true => TopicTarget::Kafka {
             replication: 1,
             min_in_sync: 1,
         },
-        false => Home::Embedded,
+        false => TopicTarget::Embedded,
     };
     let log = flags.store.open_for_reading()?;
     let mut rows = Vec::new();
     let mut advice = Advice::default();
     let (mut topics, mut missing) = (0, 0);
     let permissions = wanted.permissions();
-    for spec in topics::specs(&names, flags.partitions.unwrap_or(1), home) {
+    for spec in topics::specs(&names, flags.partitions.unwrap_or(1), target) {
         let found = describe(&*log, &spec.name);
         if let Err(LogError::Denied { .. }) = &found {
             output::quietly(output::print(&permissions))?;
@@ -107,9 +107,9 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         (topics, missing) = (topics + 1, missing + usize::from(found.is_none()));
         advice.add(&spec.name, differences);
     }
-    let said = match missing == topics {
+    let text = match missing == topics {
         true => format!(
-            "\nnone of the topics '{}.…' exists here yet; this makes them (as many partitions as workers will ever share):\n    {}\n",
+            "\nnone of the topics '{}.…' exists here; this creates them (use at least as many partitions as there will ever be workers):\n    {}\n",
             names.prefix(),
             wanted.create()
         ),
@@ -121,7 +121,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(["topic", "partitions", "copies", "kept", "differs"])
         .add_rows(rows);
-    output::quietly(output::print(&format!("{table}\n{said}{permissions}")))?;
+    output::quietly(output::print(&format!("{table}\n{text}{permissions}")))?;
     match advice.wrong.len() {
         0 => Ok(()),
         wrong => {
@@ -133,7 +133,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     }
 }
 
-/// What to do about all topics: topics for which the sentence is the same share it.
+/// The sentences and commands for all topics; topics with the same sentence share a paragraph.
 #[derive(Default)]
 struct Advice {
     paragraphs: Vec<Paragraph>,
@@ -142,7 +142,7 @@ struct Advice {
 }
 
 struct Paragraph {
-    mend: String,
+    fix: String,
     hint: bool,
     topics: Vec<String>,
     commands: Vec<String>,
@@ -151,19 +151,16 @@ struct Paragraph {
 impl Advice {
     fn add(&mut self, topic: &str, differences: Vec<Difference>) {
         for Difference {
-            mend,
-            command,
-            hint,
-            ..
+            fix, command, hint, ..
         } in differences
         {
             if !hint {
                 self.wrong.insert(topic.to_owned());
             }
-            let same = |it: &Paragraph| it.mend == mend && it.hint == hint;
+            let same = |it: &Paragraph| it.fix == fix && it.hint == hint;
             let at = self.paragraphs.iter().position(same).unwrap_or_else(|| {
                 self.paragraphs.push(Paragraph {
-                    mend,
+                    fix,
                     hint,
                     topics: Vec::new(),
                     commands: Vec::new(),
@@ -181,15 +178,15 @@ impl Advice {
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Paragraph {
-            mend,
+            fix,
             hint,
             topics,
             commands,
         } in &self.paragraphs
         {
-            let optional = if *hint { "(may stay so) " } else { "" };
+            let optional = if *hint { "(optional) " } else { "" };
             let colon = if commands.is_empty() { "" } else { ":" };
-            writeln!(f, "\n{}: {optional}{mend}{colon}", topics.join(", "))?;
+            writeln!(f, "\n{}: {optional}{fix}{colon}", topics.join(", "))?;
             for command in commands {
                 writeln!(f, "    {command}")?;
             }
@@ -256,21 +253,21 @@ impl Wanted<'_> {
     fn missing(&self) -> Difference {
         Difference {
             what: "missing".to_owned(),
-            mend: "it does not exist; this makes what is missing".to_owned(),
+            fix: "it does not exist; this creates the missing topics".to_owned(),
             command: Some(self.create()),
             hint: false,
         }
     }
 
-    /// The commands that give each role its permissions; nothing for a log without principals.
+    /// Returns the commands that give each role its permissions; no text for the embedded log.
     fn permissions(&self) -> String {
         let Some(brokers) = &self.brokers else {
             return String::new();
         };
-        let mut text = "\nWhere Kafka has an authorizer, each role needs these permissions (replace User:ROLE by its principal).\n".to_owned();
+        let mut text = "\nIf Kafka has an authorizer, each role needs these permissions (replace User:ROLE by its principal).\n".to_owned();
         if brokers.ends_with(TOOLS_FILE) {
             text += &format!(
-                "{TOOLS_FILE} is a file of yours for Kafka's own tools, in the format of its Java clients.\n"
+                "Create {TOOLS_FILE} for Kafka's tools, in the format of its Java clients.\n"
             );
         }
         for role in Role::ALL {
@@ -282,13 +279,13 @@ impl Wanted<'_> {
         text
     }
 
-    /// What to type to make the topics.
+    /// Returns the command that creates the topics.
     fn create(&self) -> String {
         let (store, prefix) = (&self.store, self.names.prefix());
         if self.brokers.is_none() {
             return format!("emostream up {store}");
         }
-        let partitions = self.partitions.unwrap_or(COMMON_PARTITIONS);
+        let partitions = self.partitions.unwrap_or(DEFAULT_PARTITIONS);
         let flag = |name, value: Option<u32>| value.map(|n| format!(" {name} {n}"));
         let copies = [
             flag("--replication", self.replication),
@@ -310,35 +307,35 @@ impl Wanted<'_> {
         if has == wants {
             return None;
         }
-        let anew = "start anew with another --topic-prefix";
-        let (mend, command) = if is_progress {
-            let mend = format!(
-                "it has {has} partitions, and progress has one place; while `emostream inspect progress` shows none, delete it and create it again, else {anew}"
+        let start_over = "use new topics with another --topic-prefix";
+        let (fix, command) = if is_progress {
+            let fix = format!(
+                "it has {has} partitions, but progress needs exactly one; if `emostream inspect progress` shows none, delete the topic and create it again, otherwise {start_over}"
             );
             (
-                mend,
+                fix,
                 self.kafka_topics(&format!("--delete --topic {}", spec.name)),
             )
         } else if has > wants {
-            let mend = format!(
-                "it has {has} partitions, and none can be taken away; leave them, or {anew}"
+            let fix = format!(
+                "it has {has} partitions, and Kafka cannot remove any; leave them, or {start_over}"
             );
-            (mend, None)
+            (fix, None)
         } else if spec.name == self.names.reactions() {
             let more = format!("--alter --topic {} --partitions {wants}", spec.name);
-            let mend = format!("it has {has} partitions; a running dataflow takes new ones in");
-            (mend, self.kafka_topics(&more))
+            let fix = format!("it has {has} partitions; a running dataflow reads new ones, too");
+            (fix, self.kafka_topics(&more))
         } else {
-            let mend = format!(
-                "it has {has} partitions; more would move rooms between them and break the order of their results, so leave it (any number does), or {anew}"
+            let fix = format!(
+                "it has {has} partitions; more would move rooms between them and break the order of their results, so leave it (any number works), or {start_over}"
             );
-            (mend, None)
+            (fix, None)
         };
         Some(Difference {
             what: format!("{has} partitions, not {wants}"),
-            mend,
+            fix,
             command,
-            // Any number of partitions of results serves.
+            // Topics of results may have any number of partitions.
             hint: !is_progress && spec.name != self.names.reactions(),
         })
     }
@@ -354,7 +351,9 @@ impl Wanted<'_> {
         if brokers < wants {
             return Some(Difference {
                 what: format!("copies: {has}, not {wants}"),
-                mend: format!("{wants} copies need {wants} brokers, and there are {brokers}"),
+                fix: format!(
+                    "{wants} replicas need {wants} brokers, and the cluster has {brokers}"
+                ),
                 command: None,
                 hint,
             });
@@ -366,7 +365,7 @@ impl Wanted<'_> {
         });
         Some(Difference {
             what: format!("copies: {has}, not {wants}"),
-            mend: format!(
+            fix: format!(
                 "with {has} of {wants} copies it is lost with its broker; name {wants} brokers as the replicas of each of its partitions in FILE (Kafka's manual: increasing the replication factor)"
             ),
             command,
@@ -375,40 +374,42 @@ impl Wanted<'_> {
     }
 
     fn cleanup(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
-        let differs = |what: &str, mend: String, setting: String| {
-            Some(self.setting(spec, what.to_owned(), mend, &setting))
+        let differs = |what: &str, fix: String, setting: String| {
+            Some(self.setting(spec, what.to_owned(), fix, &setting))
         };
         let Cleanup::Delete { after, bytes } = spec.cleanup else {
             if found.compacted && found.deleted.is_none() {
                 return None;
             }
-            let mend = "the newest record of every key must stay, and only that".to_owned();
+            let fix = "only the newest record of every key must be kept".to_owned();
             return differs(
                 "not only compacted",
-                mend,
+                fix,
                 "cleanup.policy=compact".to_owned(),
             );
         };
         let Some(deleted) = found.deleted.filter(|_| !found.compacted) else {
-            let mend = "its records have no key to compact by, and go by their age".to_owned();
-            return differs("cleanup", mend, "cleanup.policy=delete".to_owned());
+            let fix =
+                "its records must be deleted by their age, since they have no keys for compaction"
+                    .to_owned();
+            return differs("cleanup", fix, "cleanup.policy=delete".to_owned());
         };
         if deleted.after.is_some_and(|has| has < after) {
-            let mend = format!("records go before they are {} old", span(after));
+            let fix = format!("records are deleted before they are {} old", span(after));
             let setting = format!("retention.ms={}", after.as_millis());
-            return differs("kept too shortly", mend, setting);
+            return differs("retention too short", fix, setting);
         }
         let size = deleted
             .bytes
             .filter(|_| bytes.is_none() && spec.max_ahead.is_some())?;
-        let mend = format!(
-            "a partition of more than {} loses reactions that may not be counted yet; unless that is meant",
+        let fix = format!(
+            "a partition of more than {} loses reactions that may not be counted yet; to remove the limit",
             BinaryBytes(size)
         );
         let setting = self.setting(
             spec,
             "bounded by size".to_owned(),
-            mend,
+            fix,
             "retention.bytes=-1",
         );
         Some(Difference {
@@ -426,42 +427,42 @@ impl Wanted<'_> {
             } if most <= wants => return None,
             Timestamps::Written {
                 max_ahead: Some(most),
-            } => format!("{} ahead", span(most)),
-            Timestamps::Written { max_ahead: None } => "any future".to_owned(),
+            } => format!("up to {} ahead", span(most)),
+            Timestamps::Written { max_ahead: None } => "at any time in the future".to_owned(),
             Timestamps::WrittenWithoutLimit => {
                 return Some(Difference {
-                    what: "takes any future".to_owned(),
-                    mend: "the brokers are older than Kafka 3.6 and cannot refuse reactions dated in the future: a dataflow runs here only with --unbounded-timestamps; update the brokers".to_owned(),
+                    what: "accepts the future".to_owned(),
+                    fix: "the brokers are older than Kafka 3.6 and cannot refuse reactions dated in the future: a dataflow runs here only with --unbounded-timestamps; update the brokers".to_owned(),
                     command: None,
                     hint: false,
                 });
             }
         };
-        let mend = format!(
-            "it takes reactions dated {takes}, and one of them closes every window before its time; {} bound that",
+        let fix = format!(
+            "it accepts reactions dated {takes}, and one of them would close windows too early; limit that to {}",
             span(wants)
         );
         let setting = format!("message.timestamp.after.max.ms={}", wants.as_millis());
-        Some(self.setting(spec, format!("takes {takes}"), mend, &setting))
+        Some(self.setting(spec, "accepts the future".to_owned(), fix, &setting))
     }
 
     fn record_bytes(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
         let takes = found
             .max_record_bytes
             .filter(|takes| *takes < RECORD_BYTES)?;
-        let mend = format!(
-            "records of more than {} are refused: an ingest splits a flush to fit, the dataflow cannot split a result; Kafka's own default does for all",
+        let fix = format!(
+            "records of more than {} are refused: an ingest splits a flush to fit, but the dataflow cannot split a result; Kafka's default is enough",
             BinaryBytes(takes)
         );
         let setting = format!("max.message.bytes={RECORD_BYTES}");
-        Some(self.setting(spec, "records too small".to_owned(), mend, &setting))
+        Some(self.setting(spec, "records too small".to_owned(), fix, &setting))
     }
 
     fn min_in_sync(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
         let default = topics::default_min_in_sync(found.replication);
         let (has, replicas) = (found.min_in_sync, found.replication);
         let wants = self.min_in_sync.unwrap_or(default).min(replicas);
-        let mend = match has {
+        let fix = match has {
             _ if has > replicas => format!(
                 "nothing can be written: {has} replicas must have a record, and there are {replicas}"
             ),
@@ -471,35 +472,35 @@ impl Wanted<'_> {
             _ => return None,
         };
         let setting = format!("min.insync.replicas={wants}");
-        Some(self.setting(spec, format!("in sync: {has}, not {wants}"), mend, &setting))
+        Some(self.setting(spec, format!("in sync: {has}, not {wants}"), fix, &setting))
     }
 
     fn unclean_election(&self, spec: &TopicSpec, found: &TopicDescription) -> Option<Difference> {
-        let mend =
+        let fix =
             "a replica that lacks acknowledged records may become the leader, and they are lost";
         let what = "unclean elections".to_owned();
         let setting = "unclean.leader.election.enable=false";
-        let differs = self.setting(spec, what, mend.to_owned(), setting);
+        let differs = self.setting(spec, what, fix.to_owned(), setting);
         found.unclean_election.then_some(differs)
     }
 
-    /// A difference that a setting of the topic mends.
-    fn setting(&self, spec: &TopicSpec, what: String, mend: String, setting: &str) -> Difference {
+    /// Returns a difference that a setting of the topic fixes.
+    fn setting(&self, spec: &TopicSpec, what: String, fix: String, setting: &str) -> Difference {
         let name = &spec.name;
         let command = self.brokers.as_ref().map(|brokers| {
             format!(
                 "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {name} --add-config {setting}"
             )
         });
-        let mend = match command {
-            Some(_) => mend,
+        let fix = match command {
+            Some(_) => fix,
             None => format!(
-                "{mend}; the topics of a directory stay as they were made, so start anew with another --data"
+                "{fix}; topics of the embedded log cannot be changed, so use another --data directory"
             ),
         };
         Difference {
             what,
-            mend,
+            fix,
             command,
             hint: false,
         }
@@ -534,15 +535,15 @@ mod tests {
     }
 
     fn specs(names: &Topics) -> Vec<TopicSpec> {
-        let home = Home::Kafka {
+        let target = TopicTarget::Kafka {
             replication: 1,
             min_in_sync: 1,
         };
-        topics::specs(names, 4, home)
+        topics::specs(names, 4, target)
     }
 
-    /// What is said of `topic` once `change` happened to it.
-    fn said(topic: &str, change: impl Fn(&mut TopicDescription)) -> Vec<Difference> {
+    /// Returns the differences of `topic` after `change`.
+    fn differences(topic: &str, change: impl Fn(&mut TopicDescription)) -> Vec<Difference> {
         let names = Topics::default();
         let specs = specs(&names);
         let spec = specs
@@ -555,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_as_they_are_made_are_well() {
+    fn created_topics_have_no_differences() {
         let names = Topics::default();
         for spec in specs(&names) {
             let found = TopicDescription::of(&spec);
@@ -564,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn each_difference_names_the_command_that_mends_it() {
+    fn each_difference_names_the_command_that_fixes_it() {
         type Change = fn(&mut TopicDescription);
         let cases: [(&str, Change, &str); 12] = [
             (
@@ -622,7 +623,7 @@ mod tests {
             ),
         ];
         for (topic, change, command) in cases {
-            let differences = said(topic, change);
+            let differences = differences(topic, change);
             let [difference] = &differences[..] else {
                 panic!("{topic}: {differences:?}")
             };
@@ -642,16 +643,16 @@ mod tests {
             Timestamps::Written { max_ahead: second },
             Timestamps::Appended,
         ] {
-            assert_eq!(said("reactions", |t| t.timestamps = timestamps), []);
+            assert_eq!(differences("reactions", |t| t.timestamps = timestamps), []);
         }
-        let old = said("reactions", |t| {
+        let old = differences("reactions", |t| {
             t.timestamps = Timestamps::WrittenWithoutLimit
         });
-        assert!(old[0].mend.contains("3.6"), "{old:?}");
+        assert!(old[0].fix.contains("3.6"), "{old:?}");
     }
 
     #[test]
-    fn topics_that_differ_alike_share_a_sentence_and_topics_are_what_is_counted() {
+    fn topics_with_the_same_difference_share_a_sentence_and_count_as_topics() {
         let names = Topics::default();
         let mut advice = Advice::default();
         for spec in specs(&names) {
@@ -663,21 +664,21 @@ mod tests {
             }
             advice.add(&spec.name, wanted(&names).differences(&spec, Some(&found)));
         }
-        let said = advice.to_string();
-        assert_eq!(said.matches("with 1 of 3 copies").count(), 1, "{said}");
+        let text = advice.to_string();
+        assert_eq!(text.matches("with 1 of 3 copies").count(), 1, "{text}");
         assert!(
-            said.contains("emostream.windows, emostream.totals"),
-            "{said}"
+            text.contains("emostream.windows, emostream.totals"),
+            "{text}"
         );
         assert_eq!(
             advice.wrong.len(),
             1,
-            "two things to mend in one topic: {said}"
+            "two differences in one topic: {text}"
         );
     }
 
     #[test]
-    fn a_missing_topic_is_created_by_us() {
+    fn a_missing_topic_is_created_by_emostream() {
         let names = Topics::default();
         let missing = wanted(&names).differences(&specs(&names)[0], None);
         assert_eq!(
@@ -687,12 +688,18 @@ mod tests {
     }
 
     #[test]
-    fn longer_kept_is_no_difference_and_more_partitions_stay() {
+    fn a_longer_retention_is_not_a_difference_and_more_partitions_stay() {
         assert_eq!(
-            said("windows", |t| t.deleted.as_mut().unwrap().after = None),
+            differences("windows", |t| t.deleted.as_mut().unwrap().after = None),
             []
         );
-        assert_eq!(said("windows", |t| t.partitions = 9)[0].command, None);
-        assert_eq!(said("windows", |t| t.partitions = 2)[0].command, None);
+        assert_eq!(
+            differences("windows", |t| t.partitions = 9)[0].command,
+            None
+        );
+        assert_eq!(
+            differences("windows", |t| t.partitions = 2)[0].command,
+            None
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! `emostream topics`: the topics, made and checked.
+//! `emostream topics`: creates and checks the topics.
 
 mod check;
 
@@ -8,17 +8,17 @@ use crate::{
     cli::flags::{KafkaFlags, TopicFlags},
     exit::Failure,
     output,
-    topics::{self, Home},
+    topics::{self, TopicTarget},
 };
 
-/// Partitions unless it is said how many: room for a few hosts.
-const COMMON_PARTITIONS: u32 = 8;
+/// Default of `--partitions`: enough for a few hosts.
+const DEFAULT_PARTITIONS: u32 = 8;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Create the topics that do not exist yet
     Create(Create),
-    /// Say which topics exist, what is wrong with them, and how to mend it; ends with 1 if something is
+    /// Show the topics, their differences from what is needed, and the commands that fix them; exits with 1 if there are any
     Check(check::Flags),
 }
 
@@ -28,15 +28,15 @@ pub(crate) struct Create {
     kafka: KafkaFlags,
     #[command(flatten)]
     topics: TopicFlags,
-    /// Partitions of each topic (the progress topic has one): as many as workers will ever share
-    #[arg(long, value_name = "N", default_value_t = COMMON_PARTITIONS)]
+    /// Partitions of each topic (the progress topic has one): at least as many as there will ever be workers
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_PARTITIONS)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     partitions: u32,
-    /// Copies of each partition: 3 on a cluster that must not lose any
+    /// Replicas of each partition; use 3 in production
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     replication: u32,
-    /// How many replicas must have a record before it is acknowledged: min(2, replication) unless given
+    /// Replicas that must have a record before it is acknowledged [default: min(2, replication)]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     min_isr: Option<u32>,
 }
@@ -55,23 +55,23 @@ fn create(flags: Create) -> Result<(), Failure> {
     let min_in_sync = min_in_sync.unwrap_or(topics::default_min_in_sync(replication));
     if min_in_sync > replication {
         let why = format!(
-            "{min_in_sync} replicas are never in sync with --replication {replication}, and nothing could be written; give {replication} at most"
+            "must be at most --replication ({replication}): {min_in_sync} replicas could never be in sync, and nothing could be written"
         );
         return Err(Failure::usage("--min-isr", why));
     }
-    let home = Home::Kafka {
+    let target = TopicTarget::Kafka {
         replication,
         min_in_sync,
     };
     let typed = flags.kafka.as_typed();
     let log = flags.kafka.connect_once()?;
-    let specs = topics::specs(&names, flags.partitions, home);
+    let specs = topics::specs(&names, flags.partitions, target);
     let created = topics::create_missing(&*log, &specs)?;
-    let mut said = String::new();
+    let mut text = String::new();
     let mut differ = false;
     for spec in specs {
         if created.contains(&spec.name) {
-            said += &format!("created  {}\n", spec.name);
+            text += &format!("created  {}\n", spec.name);
             continue;
         }
         let partitions = log.partitions(&spec.name)?;
@@ -80,14 +80,14 @@ fn create(flags: Create) -> Result<(), Failure> {
             false => format!(", with {partitions} partitions, not {}", spec.partitions),
         };
         differ |= !other.is_empty();
-        said += &format!("exists   {}{other}\n", spec.name);
+        text += &format!("exists   {}{other}\n", spec.name);
     }
     if differ {
-        said += &format!(
-            "what exists was left as it is; `emostream topics check {typed} --topic-prefix {} --partitions {}` says how to mend it\n",
+        text += &format!(
+            "existing topics were not changed; `emostream topics check {typed} --topic-prefix {} --partitions {}` prints the commands that fix them\n",
             names.prefix(),
             flags.partitions
         );
     }
-    output::quietly(output::print(&said))
+    output::quietly(output::print(&text))
 }

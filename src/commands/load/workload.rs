@@ -1,5 +1,5 @@
-//! The crowd: who reacts with what, where. A few emojis, rooms and users make most of it, as in a
-//! stadium.
+//! Generated reactions. Emojis, rooms and users are chosen by Zipf's law, so that a few of them are in most reactions, as
+//! with real events.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -8,47 +8,47 @@ use emostream_model::{Emoji, Room};
 use rand::{SeedableRng, rngs::SmallRng};
 use serde_json::json;
 
-use super::popularity::Popularity;
+use super::zipf::ZipfSampler;
 use crate::client::Token;
 
-/// From the commonest on. With the marks of [`mod@super::finals`] and the probe's emoji they are fewer than
-/// the 20 that a frame lists.
-const MOOD: [&str; 16] = [
+/// The emojis, the most frequent first. Together with the marks of [`mod@super::finals`] and the probe's emoji they are
+/// fewer than the 20 that a frame lists.
+const EMOJIS: [&str; 16] = [
     "🔥", "👏", "😂", "❤️", "😢", "🎉", "⚽", "😮", "😍", "👍", "🙌", "😡", "💪", "🤔", "😱", "💔",
 ];
 
-/// The emojis that a crowd sends.
-pub(super) fn mood() -> Vec<Emoji> {
+/// Returns the emojis of the reactions.
+pub(super) fn emojis() -> Vec<Emoji> {
     let known = |text: &&str| Emoji::from_text(text).ok();
-    MOOD.iter().filter_map(known).collect()
+    EMOJIS.iter().filter_map(known).collect()
 }
 
-/// A room and an emoji: the number of the one times [`MOOD`], and the number of the other.
+/// A room and an emoji as one index: that of the room times the length of [`EMOJIS`], plus that of the emoji.
 pub(super) type Kind = u32;
 
-/// Who reacts.
+/// The users of the reactions.
 #[derive(Debug, Clone)]
 pub(super) enum Users {
-    /// So many, by numbers.
+    /// This many users, with numbers as ids.
     Numbered(u64),
-    /// The bearer of each token: one of them makes a whole request, which can carry one token only.
+    /// The users of these tokens. A request has one token, so all its reactions have the same user.
     Bearers(Arc<[Token]>),
 }
 
-/// See the module.
+/// A generator of requests.
 #[derive(Debug, Clone)]
-pub(super) struct Crowd {
+pub(super) struct Workload {
     rooms: Vec<Room>,
     tokens: Arc<[Token]>,
     batch: usize,
-    of_emojis: Popularity,
-    of_rooms: Popularity,
-    of_users: Popularity,
-    random: SmallRng,
+    emoji_sampler: ZipfSampler,
+    room_sampler: ZipfSampler,
+    user_sampler: ZipfSampler,
+    rng: SmallRng,
 }
 
-impl Crowd {
-    /// `zipf`: the law's exponent. The same seed makes the same requests.
+impl Workload {
+    /// Creates a generator. `zipf` is the exponent of Zipf's law. The same seed gives the same requests.
     pub(super) fn new(rooms: Vec<Room>, users: Users, batch: usize, zipf: f64, seed: u64) -> Self {
         let (users, tokens) = match users {
             Users::Numbered(users) => (users, Vec::new().into()),
@@ -56,43 +56,43 @@ impl Crowd {
         };
         Self {
             tokens,
-            of_emojis: Popularity::new(MOOD.len() as u64, zipf),
-            of_rooms: Popularity::new(rooms.len() as u64, zipf),
-            of_users: Popularity::new(users, zipf),
+            emoji_sampler: ZipfSampler::new(EMOJIS.len() as u64, zipf),
+            room_sampler: ZipfSampler::new(rooms.len() as u64, zipf),
+            user_sampler: ZipfSampler::new(users, zipf),
             rooms,
             batch,
-            random: SmallRng::seed_from_u64(seed),
+            rng: SmallRng::seed_from_u64(seed),
         }
     }
 
-    /// The next request: its reactions, its body, and its token.
+    /// Returns the reactions, the body and the token of the next request.
     pub(super) fn next(&mut self) -> (Vec<Kind>, Bytes, Option<Token>) {
         let bearer = self.bearer();
-        // As JSON.
+        // The user's id, as a JSON string.
         let bearer_name = bearer.as_ref().map(|token| json!(token.user).to_string());
         let mut kinds = Vec::with_capacity(self.batch);
         let mut body = String::with_capacity(self.batch * 96 + 2);
         for entry in 0..self.batch {
-            let room = self.of_rooms.choose(&mut self.random) as usize;
-            let emoji = self.of_emojis.choose(&mut self.random) as usize;
+            let room = self.room_sampler.choose(&mut self.rng) as usize;
+            let emoji = self.emoji_sampler.choose(&mut self.rng) as usize;
             if self.batch > 1 {
                 body.push(if entry == 0 { '[' } else { ',' });
             }
-            // By hand, since it is most of the generator's own work; neither an emoji nor a room's name
-            // holds anything that JSON would escape. Writing into a string cannot fail.
+            // Written without serde_json, because this is most of the generator's CPU time. Neither emojis nor names of
+            // rooms contain characters that JSON escapes. Writing into a string cannot fail.
             let _ = match &bearer_name {
                 Some(name) => write!(body, r#"{{"user_id":{name}"#),
                 None => {
-                    let number = self.of_users.choose(&mut self.random);
+                    let number = self.user_sampler.choose(&mut self.rng);
                     write!(body, r#"{{"user_id":{number}"#)
                 }
             };
-            let (emoji_type, room_name) = (MOOD[emoji], &self.rooms[room]);
+            let (emoji_type, room_name) = (EMOJIS[emoji], &self.rooms[room]);
             let _ = write!(
                 body,
                 r#","emoji_type":"{emoji_type}","room":"{room_name}"}}"#
             );
-            kinds.push((room * MOOD.len() + emoji) as Kind);
+            kinds.push((room * EMOJIS.len() + emoji) as Kind);
         }
         if self.batch > 1 {
             body.push(']');
@@ -104,7 +104,7 @@ impl Crowd {
         if self.tokens.is_empty() {
             return None;
         }
-        let number = self.of_users.choose(&mut self.random) as usize;
+        let number = self.user_sampler.choose(&mut self.rng) as usize;
         self.tokens.get(number).cloned()
     }
 }
@@ -117,19 +117,19 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn every_emoji_of_the_mood_is_one_that_ingest_knows() {
-        assert_eq!(mood().len(), MOOD.len());
+    fn ingest_knows_every_emoji() {
+        assert_eq!(emojis().len(), EMOJIS.len());
     }
 
     proptest! {
         #[test]
-        fn a_body_says_in_json_what_the_kinds_say(
+        fn a_body_contains_the_reactions_of_its_kinds(
             rooms in 1..20usize, users in 1..u64::MAX, batch in 1..50usize, seed: u64
         ) {
             let rooms: Vec<Room> =
                 (0..rooms).map(|n| Room::new(&format!("r.~_-{n}")).unwrap()).collect();
-            let mut crowd = Crowd::new(rooms.clone(), Users::Numbered(users), batch, 1.0, seed);
-            let (kinds, body, _) = crowd.next();
+            let mut workload = Workload::new(rooms.clone(), Users::Numbered(users), batch, 1.0, seed);
+            let (kinds, body, _) = workload.next();
             let parsed: Value = serde_json::from_slice(&body).unwrap();
             let entries = match batch {
                 1 => vec![parsed],
@@ -137,9 +137,9 @@ mod tests {
             };
             prop_assert_eq!(entries.len(), batch);
             for (entry, kind) in entries.iter().zip(kinds) {
-                let (room, emoji) = (kind as usize / MOOD.len(), kind as usize % MOOD.len());
+                let (room, emoji) = (kind as usize / EMOJIS.len(), kind as usize % EMOJIS.len());
                 prop_assert_eq!(&entry["room"], rooms[room].as_str());
-                prop_assert_eq!(&entry["emoji_type"], MOOD[emoji]);
+                prop_assert_eq!(&entry["emoji_type"], EMOJIS[emoji]);
                 prop_assert!(entry["user_id"].as_u64().unwrap() < users);
             }
         }

@@ -1,4 +1,4 @@
-//! What a process reports about itself: metrics and readiness.
+//! The metrics and the readiness of a process.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use crate::exit::{Exit, Failure};
 
 /// The metrics and the readiness of a process.
 #[derive(Clone)]
-pub(crate) struct Watch {
+pub(crate) struct Observability {
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
     process: Component,
 }
 
-impl Watch {
-    /// Shows how far the event clock of this process is ahead of the host clock.
-    pub(crate) fn clock(&self, clock: EventClock) -> Result<(), Failure> {
+impl Observability {
+    /// Registers the metric that shows how far the event clock of this process is ahead of the host clock.
+    pub(crate) fn register_clock(&self, clock: EventClock) -> Result<(), Failure> {
         // The two clocks are read one after the other, so a difference below a millisecond is ignored.
         let ahead = move || clock.ahead_of_host().as_millis() as f64 / 1000.0;
         PullingGauge::new(
@@ -31,17 +31,17 @@ impl Watch {
         .map_err(|error| Failure::new(Exit::Defect, error.to_string()))
     }
 
-    /// Returns those of a process that is not ready yet. Its metrics include its version and its resource usage.
+    /// Returns the metrics and readiness of a process that is not ready yet. The metrics include its version and its resource usage.
     pub(crate) fn new() -> Result<Self, Failure> {
         let readiness = Readiness::new();
-        let watch = Self {
+        let observability = Self {
             registry: Registry::new(),
             process: readiness.component("process"),
             readiness,
         };
-        let registered = watch.register_process();
+        let registered = observability.register_process();
         registered.map_err(|error| Failure::new(Exit::Defect, error.to_string()))?;
-        Ok(watch)
+        Ok(observability)
     }
 
     /// Call it when all components are registered. Before, `/readyz` is 503, even if those that are registered are ready.
@@ -70,13 +70,13 @@ impl Watch {
 
     /// Starts the task that fetches the key set of `--jwks-url`, if the flag is set. Call it in a tokio runtime, before
     /// the `--admin` address is served: otherwise `/readyz` would be 200 for a moment although there are no keys.
-    pub(crate) fn follow_keys(&self, authenticator: &Authenticator) -> Result<(), Failure> {
-        let following = authenticator.follow(&self.registry, &self.readiness);
-        following.map_err(|error| Failure::new(Exit::Defect, error.to_string()))
+    pub(crate) fn fetch_keys(&self, authenticator: &Authenticator) -> Result<(), Failure> {
+        let started = authenticator.follow(&self.registry, &self.readiness);
+        started.map_err(|error| Failure::new(Exit::Defect, error.to_string()))
     }
 
-    /// Starts a watch on which `/readyz` depends: whether `log` responds for all `topics`.
-    pub(crate) fn follow(
+    /// Starts a check on which `/readyz` depends: whether `log` responds for all `topics`.
+    pub(crate) fn watch_log(
         &self,
         log: &Arc<dyn Log>,
         topics: Vec<String>,

@@ -13,39 +13,43 @@ use emostream_http::Component;
 use emostream_log::Log;
 use tokio::sync::{oneshot, watch};
 
-use super::{drain::Drain, watch::Watch};
+use super::{drain::Drain, observability::Observability};
 use crate::exit::{Exit, Failure};
 
 /// How long a dataflow that stops waits for a log that does not respond. Its last transaction is either committed or
 /// not, and the next run finds out: no result is lost if the dataflow does not wait.
-const LOG_PATIENCE: Duration = Duration::from_millis(400);
+const LOG_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// A dataflow on a thread of its own.
-pub(crate) struct Counting {
+pub(crate) struct DataflowThread {
     stop: Stop,
     log: Arc<dyn Log>,
     reactions: String,
-    begun: watch::Receiver<bool>,
+    active: watch::Receiver<bool>,
     ended: oneshot::Receiver<Result<(), StreamsError>>,
 }
 
-impl Counting {
-    pub(crate) fn start(config: Config, log: Arc<dyn Log>, watch: &Watch) -> Result<Self, Failure> {
+impl DataflowThread {
+    pub(crate) fn start(
+        config: Config,
+        log: Arc<dyn Log>,
+        observability: &Observability,
+    ) -> Result<Self, Failure> {
         let stop = Stop::default();
         let reactions = config.topics.reactions();
         let counted = log.clone();
         let (end, ended) = oneshot::channel();
-        let (registry, stopping) = (watch.registry.clone(), stop.clone());
-        let component: Component = watch.readiness.component("dataflow");
-        let (begins, begun) = watch::channel(false);
+        let (registry, stopping) = (observability.registry.clone(), stop.clone());
+        let component: Component = observability.readiness.component("dataflow");
+        let (set_active, active) = watch::channel(false);
         let ready = Arc::new(move |state: Result<Activity, String>| match state {
             Ok(Activity::Active) => {
                 component.ready_as("active");
-                begins.send_replace(true);
+                set_active.send_replace(true);
             }
             Ok(Activity::Standby(active)) => {
                 component.ready_as(format!("standby; {active}"));
-                begins.send_replace(false);
+                set_active.send_replace(false);
             }
             Err(why) => component.not_ready(why),
         });
@@ -63,54 +67,57 @@ impl Counting {
             stop,
             log,
             reactions,
-            begun,
+            active,
             ended,
         })
     }
 
-    /// Waits until the dataflow counts; returns an error if it ends before.
-    pub(crate) async fn begins(&mut self) -> Result<(), Failure> {
-        let mut begun = self.begun.clone();
+    /// Waits until the dataflow is active; returns an error if it ends before.
+    pub(crate) async fn until_active(&mut self) -> Result<(), Failure> {
+        let mut active = self.active.clone();
         tokio::select! {
-            Ok(_) = begun.wait_for(|begun| *begun) => Ok(()),
-            failure = self.fails() => Err(failure),
+            Ok(_) = active.wait_for(|active| *active) => Ok(()),
+            failure = self.until_failed() => Err(failure),
         }
     }
 
     /// Waits until the dataflow ends by itself: with an error, or without one because another process of its cluster
     /// was stopped.
-    pub(crate) async fn ends(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn until_ended(&mut self) -> Result<(), Failure> {
         match (&mut self.ended).await {
             Ok(ended) => ended.map_err(Failure::from),
-            Err(_) => Err(Failure::new(Exit::Defect, "the dataflow's thread is gone")),
+            Err(_) => Err(Failure::new(
+                Exit::Defect,
+                "the dataflow's thread ended without a result",
+            )),
         }
     }
 
     /// Waits until the dataflow ends by itself. Without a cluster this is always a failure.
-    pub(crate) async fn fails(&mut self) -> Failure {
-        match self.ends().await {
+    pub(crate) async fn until_failed(&mut self) -> Failure {
+        match self.until_ended().await {
             Err(failure) => failure,
-            Ok(()) => Failure::new(Exit::Defect, "the dataflow ended without being asked to"),
+            Ok(()) => Failure::new(Exit::Defect, "the dataflow ended without a request to stop"),
         }
     }
 
-    /// Stops the dataflow. Does not wait long for one that has not begun, or for a log that does not respond.
+    /// Stops the dataflow. The wait is short if it is not active or if the log does not respond.
     pub(crate) async fn stop(self, drain: &Drain) -> Result<(), Failure> {
         self.stop.request();
-        let patience = match *self.begun.borrow() {
+        let timeout = match *self.active.borrow() {
             true => drain.left(),
-            false => LOG_PATIENCE,
+            false => LOG_TIMEOUT,
         };
-        let until = Instant::now() + patience;
-        let answers = async || {
+        let until = Instant::now() + timeout;
+        let log_responds = async || {
             let (log, topic) = (self.log.clone(), self.reactions.clone());
-            let answer = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_PATIENCE));
-            matches!(answer.await, Ok(Ok(())))
+            let response = tokio::task::spawn_blocking(move || log.answers(&topic, LOG_TIMEOUT));
+            matches!(response.await, Ok(Ok(())))
         };
         // Checked repeatedly: the log may become unreachable during the last transaction.
-        let left_behind = async {
-            while Instant::now() < until && answers().await {
-                tokio::time::sleep(LOG_PATIENCE).await;
+        let timed_out = async {
+            while Instant::now() < until && log_responds().await {
+                tokio::time::sleep(LOG_TIMEOUT).await;
             }
         };
         tokio::select! {
@@ -119,7 +126,7 @@ impl Counting {
                 Ok(Err(error)) => Err(error.into()),
                 _ => Ok(()),
             },
-            () = left_behind => {
+            () = timed_out => {
                 tracing::warn!("the dataflow does not wait for the log any longer; what was not committed is counted by the next run");
                 Ok(())
             }

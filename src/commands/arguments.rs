@@ -1,8 +1,7 @@
-//! From arguments and environment to flags: every flag reads `EMOSTREAM_<FLAG>` too, and a mistake is
-//! one line.
+//! Parses the arguments. Each flag can also be set by `EMOSTREAM_<FLAG>`, and an error is one line.
 //!
-//! Invariants: an empty variable is not set. No variable has two meanings: where a flag of a tool means
-//! something else than the same flag of a server, its variable begins with the tool's name.
+//! Invariants: an empty variable counts as not set. No variable has two meanings: if a flag of a tool means something
+//! else than the flag of a server with the same name, the tool's variable has the name of the tool in it.
 
 use std::ffi::{OsStr, OsString};
 
@@ -10,12 +9,12 @@ use clap::{
     Arg, ArgAction, ArgMatches, Command as Parser, CommandFactory, Error, error::ErrorKind,
 };
 
-use crate::commands::Command;
+use super::Command;
 
-/// The tools whose variables begin with their name: `EMOSTREAM_LOAD_RATE`.
+/// Tools whose name is part of their variables: `EMOSTREAM_LOAD_RATE`.
 const OWN_VARIABLES: [&str; 3] = ["load", "inspect", "reset"];
 
-/// What these flags name is the same for every command.
+/// Flags that mean the same for every command.
 const COMMON_FLAGS: [&str; 7] = [
     "kafka",
     "kafka-config",
@@ -26,32 +25,32 @@ const COMMON_FLAGS: [&str; 7] = [
     "log-format",
 ];
 
-/// What the arguments ask for.
+/// The result of parsing the arguments.
 pub(crate) enum Parsed {
-    /// A command.
+    /// The command to run.
     Run(ArgMatches),
-    /// Help or the version.
-    Say(String),
-    /// Nothing that exists; says which flag and why.
-    Refuse(String),
+    /// Help or the version, to be printed.
+    Print(String),
+    /// The error, which names the flag and the reason.
+    Invalid(String),
 }
 
-/// Reads the arguments, and the environment where a flag is not given.
+/// Parses the arguments, and the environment for flags that they do not contain.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
     match parser().try_get_matches_from(with_help(arguments)) {
         Ok(matches) => Parsed::Run(matches),
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Say(error.to_string()),
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Refuse(
-                "say what to do: `emostream up` runs everything, `emostream --help` lists the rest"
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Invalid(
+                "a command is missing: `emostream up` runs everything, `emostream --help` lists all commands"
                     .to_owned(),
             ),
-            _ => Parsed::Refuse(one_line(&error)),
+            _ => Parsed::Invalid(one_line(&error)),
         },
     }
 }
 
-/// `dataflow -h` without a file asks for help: `-h FILE` is timely's flag for the hosts.
+/// Replaces `-h` without a file by `--help` for `dataflow`, where `-h FILE` is timely's flag for the hosts.
 fn with_help(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.collect();
     if arguments
@@ -73,7 +72,7 @@ fn parser() -> Parser {
     with_environment(Command::command())
 }
 
-/// Gives every flag its environment variable.
+/// Adds the environment variable of each flag.
 fn with_environment(parser: Parser) -> Parser {
     let command = parser.get_name().to_owned();
     let named = parser.mut_args(|arg| match variable(&command, &arg) {
@@ -83,7 +82,7 @@ fn with_environment(parser: Parser) -> Parser {
                 ArgAction::SetTrue => arg.value_parser(boolean),
                 _ => arg,
             };
-            // clap reads a variable here, and takes an empty one for a value.
+            // clap reads the variable here, and would use an empty one as a value.
             match std::env::var_os(&variable).is_some_and(|value| value.is_empty()) {
                 true => arg,
                 false => arg.env(variable).hide_env_values(true),
@@ -93,7 +92,7 @@ fn with_environment(parser: Parser) -> Parser {
     named.mut_subcommands(with_environment)
 }
 
-/// The environment variable of a command's flag.
+/// Returns the name of the environment variable of a command's flag.
 fn variable(command: &str, arg: &Arg) -> Option<String> {
     let long = arg.get_long()?;
     let own = OWN_VARIABLES.contains(&command) && !COMMON_FLAGS.contains(&long);
@@ -105,7 +104,7 @@ fn variable(command: &str, arg: &Arg) -> Option<String> {
     Some(name.replace('-', "_").to_uppercase())
 }
 
-/// The value of a variable that stands for a flag without a value.
+/// Parses the variable of a flag that has no value.
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" => Ok(true),
@@ -114,8 +113,8 @@ fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Adds to a complaint about flags which of them come from the environment: that is where to fix them.
-pub(crate) fn with_variables(complaint: &str, arguments: impl Iterator<Item = OsString>) -> String {
+/// Adds to an error message which of the flags in it are set by the environment: the user has to change them there.
+pub(crate) fn with_variables(message: &str, arguments: impl Iterator<Item = OsString>) -> String {
     let arguments: Vec<OsString> = arguments.skip(1).collect();
     let mut parser = parser();
     parser.build();
@@ -129,26 +128,26 @@ pub(crate) fn with_variables(complaint: &str, arguments: impl Iterator<Item = Os
             continue;
         };
         let is_set = std::env::var_os(variable).is_some();
-        if is_set && names(complaint, long) && !arguments.iter().any(|it| gives(it, arg)) {
+        if is_set && names(message, long) && !arguments.iter().any(|it| gives(it, arg)) {
             from.push(format!("{} sets --{long}", variable.to_string_lossy()));
         }
     }
     match from.is_empty() {
-        true => complaint.to_owned(),
-        false => format!("{complaint} ({})", from.join(", ")),
+        true => message.to_owned(),
+        false => format!("{message} ({})", from.join(", ")),
     }
 }
 
-/// Whether the complaint names `--long`, and not a longer flag that begins so.
-fn names(complaint: &str, long: &str) -> bool {
+/// Whether the message names `--long`, and not only a flag that begins with it.
+fn names(message: &str, long: &str) -> bool {
     let flag = format!("--{long}");
-    complaint.match_indices(&flag).any(|(at, _)| {
-        let next = complaint[at + flag.len()..].chars().next();
+    message.match_indices(&flag).any(|(at, _)| {
+        let next = message[at + flag.len()..].chars().next();
         next.is_none_or(|next| next != '-' && !next.is_alphanumeric())
     })
 }
 
-/// Whether the argument gives that flag.
+/// Whether the argument sets that flag.
 fn gives(argument: &OsStr, arg: &Arg) -> bool {
     let argument = argument.to_string_lossy();
     let long = argument.strip_prefix("--").map(|long| {
@@ -159,11 +158,11 @@ fn gives(argument: &OsStr, arg: &Arg) -> bool {
     long.unwrap_or_else(|| short.is_some_and(|(short, rest)| rest.starts_with(short)))
 }
 
-/// What clap says of a mistake, without its usage block: flag and reason.
+/// Returns the error of clap on one line, without the usage block.
 pub(crate) fn one_line(error: &Error) -> String {
     let text = error.to_string();
-    let said = text.lines().take_while(|line| !line.starts_with("Usage:"));
-    let words: Vec<&str> = said.flat_map(str::split_whitespace).collect();
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:"));
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
     let line = words.join(" ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
     let line = line.split(" For more information").next().unwrap_or(line);
@@ -178,8 +177,8 @@ mod tests {
     fn refused(arguments: &[&str]) -> String {
         let arguments = ["emostream"].iter().chain(arguments).map(OsString::from);
         match parse(arguments) {
-            Parsed::Refuse(line) => line,
-            Parsed::Say(text) => panic!("said: {text}"),
+            Parsed::Invalid(line) => line,
+            Parsed::Print(text) => panic!("printed: {text}"),
             Parsed::Run(_) => panic!("accepted"),
         }
     }
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_stands_for_a_flag_without_a_value_takes_words_and_digits() {
+    fn the_variable_of_a_flag_without_a_value_is_a_word_or_a_digit() {
         for (text, value) in [("true", true), ("1", true), ("false", false), ("0", false)] {
             assert_eq!(boolean(text), Ok(value), "{text}");
         }
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_names_a_flag_only_as_a_whole() {
+    fn a_message_names_a_flag_only_as_a_whole() {
         assert!(names("--kafka: no", "kafka"));
         assert!(names("for '--kafka <HOST>'", "kafka"));
         assert!(!names("--kafka-property: no", "kafka"));
@@ -267,8 +266,8 @@ mod tests {
                 let words = ["emostream"].into_iter().chain(example.split_whitespace());
                 match parse(words.map(OsString::from)) {
                     Parsed::Run(_) => {}
-                    Parsed::Refuse(why) => panic!("{example}: {why}"),
-                    Parsed::Say(said) => panic!("{example}: {said}"),
+                    Parsed::Invalid(why) => panic!("{example}: {why}"),
+                    Parsed::Print(text) => panic!("{example}: {text}"),
                 }
             }
         }
@@ -282,10 +281,13 @@ mod tests {
         };
         for command in parser().get_subcommands() {
             let arguments = format!("{} -h", command.get_name());
-            assert!(matches!(parsed(&arguments), Parsed::Say(_)), "{arguments}");
+            assert!(
+                matches!(parsed(&arguments), Parsed::Print(_)),
+                "{arguments}"
+            );
         }
         let alone = "dataflow -n 2 -h --kafka b:1";
-        assert!(matches!(parsed(alone), Parsed::Say(_)), "{alone}");
+        assert!(matches!(parsed(alone), Parsed::Print(_)), "{alone}");
         for named in [
             "-h hosts",
             "--hosts-file hosts",
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_one_line_that_names_the_flag() {
+    fn an_error_is_one_line_that_names_the_flag() {
         for (arguments, flag) in [
             (&["up", "--window", "soon"][..], "--window"),
             (&["up", "--lateness"], "--lateness"),

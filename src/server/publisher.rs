@@ -16,8 +16,9 @@ use emostream_log::{EventClock, Log};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    listening::{Bound, RelayConfig, ServerConfig, address, announce},
-    watch::Watch,
+    bind::address,
+    listening::{Bound, RelayConfig, ServerConfig, print_ready},
+    observability::Observability,
 };
 use crate::{
     cli::flags::{FanoutFlags, RelayListenFlags},
@@ -26,19 +27,19 @@ use crate::{
     signal::Signals,
 };
 
-/// How long finals are kept for subscribers that resume.
+/// Retention of finals for subscribers that resume.
 const RING: Duration = Duration::from_secs(600);
 
-/// How results go out to subscribers and relays.
+/// Flags for the delivery of results to subscribers and relays.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct PublishingFlags {
+pub(crate) struct PublisherFlags {
     #[command(flatten)]
     fanout: FanoutFlags,
     #[command(flatten)]
     relays: RelayListenFlags,
 }
 
-impl PublishingFlags {
+impl PublisherFlags {
     /// Returns the configuration for subscribers. `ingest_url` is where the page sends reactions.
     pub(crate) fn subscribers(
         &self,
@@ -81,17 +82,24 @@ impl From<BroadcastError> for Failure {
 }
 
 /// A publisher, or a relay, in this process.
-pub(crate) struct Publishing(Publisher);
+pub(crate) struct PublisherProcess(Publisher);
 
-impl Publishing {
+impl PublisherProcess {
     /// Starts a publisher. Returns once it has read its state from the log.
     pub(crate) async fn start(
         config: Config,
         log: Arc<dyn Log>,
-        watch: &Watch,
+        observability: &Observability,
     ) -> Result<Self, Failure> {
-        let watch = watch.clone();
-        let start = move || Publisher::start(config, log, &watch.registry, &watch.readiness);
+        let observability = observability.clone();
+        let start = move || {
+            Publisher::start(
+                config,
+                log,
+                &observability.registry,
+                &observability.readiness,
+            )
+        };
         let started = tokio::task::spawn_blocking(start).await;
         let publisher = started.map_err(|_| Failure::new(Exit::Defect, "the publisher ended"))?;
         Ok(Self(publisher?))
@@ -101,15 +109,15 @@ impl Publishing {
     pub(crate) async fn start_relay(
         upstreams: Upstreams,
         subscribers: SubscriberConfig,
-        watch: &Watch,
+        observability: &Observability,
     ) -> Result<Self, Failure> {
-        let (registry, readiness) = (&watch.registry, &watch.readiness);
+        let (registry, readiness) = (&observability.registry, &observability.readiness);
         let relay = Publisher::relay(upstreams, subscribers, registry, readiness).await;
         Ok(Self(relay?))
     }
 
     /// Serves relays, if there is a port for them, until the returned guard is dropped.
-    pub(crate) fn feed_relays(
+    pub(crate) fn serve_relays(
         &self,
         port: Option<RelayPort>,
         format: LogFormat,
@@ -118,19 +126,19 @@ impl Publishing {
         if let Some(port) = port {
             let address = address(&port.listener)?;
             let text = format!("relays connect to {address}\n");
-            announce(format, &text, &format!("tcp://{address}"))?;
+            print_ready(format, &text, &format!("tcp://{address}"))?;
             tokio::spawn(self.0.serve_relays(port, shutdown.clone()));
         }
         Ok(shutdown.drop_guard())
     }
 
     /// Waits until the publisher or relay cannot continue, and returns why.
-    pub(crate) async fn fails(&self) -> Failure {
+    pub(crate) async fn until_failed(&self) -> Failure {
         self.0.fails().await.into()
     }
 
-    /// Serves clients until a signal asks the process to end, or the publisher cannot continue; then all subscribers
-    /// get `bye`.
+    /// Serves clients until the process receives a signal, or the publisher cannot continue; then all subscribers get
+    /// `bye`.
     pub(crate) async fn serve(
         self,
         (role, format): (&str, LogFormat),
@@ -138,10 +146,10 @@ impl Publishing {
         signals: &mut Signals,
     ) -> Result<(), Failure> {
         let url = format!("{}://{}/", bound.scheme(), bound.address);
-        let _relays = self.feed_relays(bound.relays.take(), format)?;
+        let _relays = self.serve_relays(bound.relays.take(), format)?;
         let serving = bound.serve(self.router(), signals);
-        announce(format, &format!("the {role} serves {url}\n"), &url)?;
-        let (ended, drain) = serving.until_ended(signals, self.fails()).await;
+        print_ready(format, &format!("the {role} serves {url}\n"), &url)?;
+        let (ended, drain) = serving.until_ended(signals, self.until_failed()).await;
         self.bye();
         serving.drained(&drain).await.stop().await;
         ended

@@ -1,4 +1,4 @@
-//! `load` and `subscribe` where TLS is spoken and tokens are asked for.
+//! `load` and `subscribe` with a server that uses TLS and requires tokens.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -20,21 +20,21 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 
-const SECRET: &str = "who knows this may say that anybody is anybody";
+const SECRET: &str = "a secret that may sign a token of every user";
 
-/// A server that speaks TLS and asks for tokens, and what one needs to be let in.
-struct Guarded {
+/// A server that uses TLS and requires tokens, with the files of its clients.
+struct SecuredServer {
     _node: Node,
     url: String,
     home: tempfile::TempDir,
 }
 
-impl Guarded {
+impl SecuredServer {
     fn start() -> Self {
         let home = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        // As the README has openssl make it.
+        // As in the README's example with openssl.
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         put(
             home.path(),
@@ -70,7 +70,7 @@ impl Guarded {
         self.home.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// What reaches it.
+    /// Returns the flags of a client.
     fn flags(&self) -> Vec<String> {
         let (cacert, tokens) = (self.path("cert.pem"), self.path("tokens"));
         [
@@ -101,13 +101,13 @@ fn token(user: &str, left: i64) -> String {
 
 #[test]
 fn a_load_of_users_with_tokens_is_counted_exactly_in_tls() {
-    let guarded = Guarded::start();
+    let server = SecuredServer::start();
     for batch in ["1", "10"] {
         let mut load = vec![
             "load", "--json", "--verify", "--room", batch, "--batch", batch,
         ];
         load.extend(["--rate", "100/s", "--duration", "2s", "--probe", "5/s"]);
-        let flags = guarded.flags();
+        let flags = server.flags();
         load.extend(flags.iter().map(String::as_str));
         let report: Value = serde_json::from_str(&node::output(&load)).unwrap();
         assert_eq!(report["users"], 3, "{report}");
@@ -119,34 +119,34 @@ fn a_load_of_users_with_tokens_is_counted_exactly_in_tls() {
 
 #[test]
 fn a_subscriber_with_a_token_follows_in_tls_over_both_transports() {
-    let guarded = Guarded::start();
+    let server = SecuredServer::start();
     for transport in [&[][..], &["--sse"]] {
-        let flags = guarded.flags();
+        let flags = server.flags();
         let flags = flags.iter().map(String::as_str);
         let arguments: Vec<&str> = ["subscribe", "--json"]
             .into_iter()
             .chain(flags)
             .chain(transport.iter().copied())
             .collect();
-        let log = guarded.home.path().join("errors");
+        let log = server.home.path().join("errors");
         let mut child = node::spawn(&arguments, &log, Stdio::piped());
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (told, heard) = mpsc::channel();
-        thread::spawn(move || told.send(lines.map_while(Result::ok).next()));
-        let first = heard.recv_timeout(DEADLINE);
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(lines.map_while(Result::ok).next()));
+        let first = receiver.recv_timeout(DEADLINE);
         child.kill().unwrap();
         child.wait().unwrap();
-        let first = first.unwrap().unwrap_or_else(|| node::said_at_last(&log));
+        let first = first.unwrap().unwrap_or_else(|| node::last_lines(&log));
         assert!(first.contains("\"hello\""), "{transport:?}: {first}");
     }
 }
 
 #[test]
-fn who_is_not_let_in_is_told_what_to_give() {
-    let guarded = Guarded::start();
-    let expired = put(guarded.home.path(), "expired", &token("u-1", -600));
-    let (cacert, expired) = (guarded.path("cert.pem"), expired.to_str().unwrap());
-    let (url, tokens) = (&*guarded.url, guarded.path("tokens"));
+fn a_client_without_access_gets_an_error_that_names_the_flag() {
+    let server = SecuredServer::start();
+    let expired = put(server.home.path(), "expired", &token("u-1", -600));
+    let (cacert, expired) = (server.path("cert.pem"), expired.to_str().unwrap());
+    let (url, tokens) = (&*server.url, server.path("tokens"));
     let address = url.replace("localhost", "127.0.0.1");
     let in_the_clear = url.replace("https", "http");
     let run = ["--rate", "10/s", "--duration", "1s"];
@@ -186,9 +186,9 @@ fn who_is_not_let_in_is_told_what_to_give() {
     ] {
         let more = if command == "load" { &run[..] } else { &[] };
         let output = node::run(&[&[command][..], &flags, more].concat());
-        let said = String::from_utf8(output.stderr).unwrap();
+        let printed = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{command} {flags:?}");
-        assert!(said.contains(part), "{command} {flags:?}: {said}");
-        assert!(!said.contains(&token("u-1", -600)), "{said}");
+        assert!(printed.contains(part), "{command} {flags:?}: {printed}");
+        assert!(!printed.contains(&token("u-1", -600)), "{printed}");
     }
 }

@@ -1,4 +1,4 @@
-//! A siege of the real program: its memory stays bounded, and decent clients are served through it.
+//! Many slow clients of `up`: its memory stays bounded, and other clients are served.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -15,12 +15,12 @@ const IDLE: usize = 1000;
 const SLOW_HEADS: usize = 200;
 const SLOW_BODIES: usize = 200;
 
-/// Eight times what the program keeps of unfinished bodies.
+/// Together eight times the limit of unfinished bodies.
 const LARGE_BODIES: usize = 1024;
 const LARGE_BODY_BYTES: usize = 250_000;
 
-/// What all this may cost: twice the 32 MiB that unfinished bodies have in common (a buffer grows by
-/// doubling), and 40 KB for each of 2424 connections.
+/// Maximum growth of the memory: twice the 32 MiB that unfinished bodies share (a buffer grows by doubling), and 40 KB for
+/// each of 2424 connections.
 const MOST_GROWTH_KIB: u64 = 2 * 32 * 1024 + 2424 * 40;
 
 const HEAD: &str = "POST /v1/reactions HTTP/1.1\r\nhost: h\r\n";
@@ -33,11 +33,11 @@ fn connect(node: &Node, begin: &str) -> TcpStream {
     stream
 }
 
-/// A body of which all but the last byte is sent, or what was refused of it.
+/// Sends a body except for its last byte, or as much as the server reads before it refuses.
 fn large_body(node: &Node) -> TcpStream {
     let head = format!("{HEAD}content-length: {LARGE_BODY_BYTES}\r\n\r\n");
     let mut stream = connect(node, &head);
-    // A refusal may end the connection while this is still being sent.
+    // The server may refuse and close the connection before everything is sent.
     let _ = stream.write_all(" ".repeat(LARGE_BODY_BYTES - 1).as_bytes());
     stream
 }
@@ -46,7 +46,7 @@ fn large_bodies(node: &Node, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| large_body(node)).collect()
 }
 
-/// The most memory that the process has held.
+/// Returns the peak memory of the process (VmHWM).
 fn peak_kib(node: &Node) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -64,19 +64,19 @@ fn post(node: &Node) -> u16 {
 }
 
 #[test]
-fn a_siege_costs_bounded_memory_and_decent_clients_are_served_through_it() {
+fn slow_clients_cost_bounded_memory_and_other_clients_are_served() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::up(dir.path(), &[]);
     until("served", || (post(&node) == 202).then_some(()));
     let before = peak_kib(&node);
     let slow_body = format!("{HEAD}transfer-encoding: chunked\r\n\r\n1\r\n[\r\n");
     let kinds = [("", IDLE), (HEAD, SLOW_HEADS), (&slow_body, SLOW_BODIES)];
-    let mut besiegers = Vec::new();
+    let mut slow_clients = Vec::new();
     for (begin, count) in kinds {
-        besiegers.extend((0..count).map(|_| connect(&node, begin)));
+        slow_clients.extend((0..count).map(|_| connect(&node, begin)));
         assert_eq!(post(&node), 202);
     }
-    let mut hogs: Vec<TcpStream> = thread::scope(|scope| {
+    let mut large_bodies: Vec<TcpStream> = thread::scope(|scope| {
         let some = |_| scope.spawn(|| large_bodies(&node, LARGE_BODIES / 8));
         let senders: Vec<_> = (0..8).map(some).collect();
         while senders.iter().any(|sender| !sender.is_finished()) {
@@ -86,17 +86,17 @@ fn a_siege_costs_bounded_memory_and_decent_clients_are_served_through_it() {
         sent.flatten().collect()
     });
     assert_eq!(post(&node), 202);
-    // Most were refused, the others are slow: each is told.
-    for hog in &mut hogs {
+    // Most bodies were refused, and the others are too slow: each gets a response.
+    for client in &mut large_bodies {
         let mut status = [0; 12];
-        if hog.read_exact(&mut status).is_ok() {
+        if client.read_exact(&mut status).is_ok() {
             assert!(matches!(&status, b"HTTP/1.1 503" | b"HTTP/1.1 408"));
         }
     }
     let growth = peak_kib(&node) - before;
     println!(
         "{} connections cost {growth} KiB",
-        besiegers.len() + hogs.len()
+        slow_clients.len() + large_bodies.len()
     );
     assert!(growth <= MOST_GROWTH_KIB, "{growth} KiB");
     assert_eq!(post(&node), 202);

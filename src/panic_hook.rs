@@ -1,11 +1,12 @@
-//! A panic is a defect of this program, and ends all of it: a service with a dead thread lies.
+//! The panic hook: a panic on any thread ends the process, because a service with a dead thread would still report that
+//! it is healthy.
 
 use std::panic::PanicHookInfo;
 
 use crate::{exit::Exit, logging::LogFormat};
 
-/// From now on a panic on any thread prints where and why, and exits with 70.
-pub(crate) fn end_the_process_on_panic(format: LogFormat) {
+/// Installs the hook, which prints the message and place of a panic and exits with 70.
+pub(crate) fn install(format: LogFormat) {
     std::panic::set_hook(Box::new(move |panic| {
         format.print_end(&describe(panic), Exit::Defect as i32);
         std::process::exit(Exit::Defect as i32);
@@ -36,7 +37,7 @@ mod tests {
     #[test]
     fn a_panic_on_any_thread_ends_the_whole_process_with_70_and_one_line() {
         if std::env::var_os(PANIC_HERE).is_some() {
-            super::end_the_process_on_panic(crate::logging::LogFormat::Text);
+            super::install(crate::logging::LogFormat::Text);
             let _ = std::thread::spawn(|| panic!("no such\nwindow")).join();
             std::thread::park();
         }

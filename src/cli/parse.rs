@@ -1,34 +1,34 @@
-//! Values of flags: durations, rates, moments. Text in, a value or one sentence out; and how they are told.
+//! Parsers of flag values (durations, rates, addresses, times), and the formats in which these are printed.
 
 use std::{net::Ipv6Addr, str::FromStr, time::Duration};
 
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
-/// The longest duration a flag takes: a year. It keeps every sum of times far from overflow.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Maximum duration of a flag: a year. With it, sums of times cannot overflow.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// `250ms`, `2s`, `10m`, `1h 30m`, `30d`: above zero.
+/// Parses a duration above zero: `250ms`, `2s`, `10m`, `1h 30m`, `30d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = Span::from_str(text.trim())
         .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()))
         .map_err(|_| "not a duration; write 250ms, 2s, 10m or 30d".to_owned())?;
     match Duration::try_from(parsed) {
-        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
-        Ok(duration) if duration > LONGEST => Err("is longer than a year".to_owned()),
+        Ok(duration) if duration.is_zero() => Err("must be longer than 0".to_owned()),
+        Ok(duration) if duration > MAX_DURATION => Err("is longer than a year".to_owned()),
         Ok(duration) if !duration.subsec_nanos().is_multiple_of(1_000_000) => {
             Err("must be whole milliseconds".to_owned())
         }
         Ok(duration) => Ok(duration),
-        Err(_) => Err("must be longer than nothing".to_owned()),
+        Err(_) => Err("must be longer than 0".to_owned()),
     }
 }
 
-/// A duration in whole milliseconds.
+/// Returns a duration in whole milliseconds.
 pub(crate) fn ms(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
-/// `1 d`, `2 h`, `90 s`: the greatest unit that is exact.
+/// Formats a duration in the greatest unit that is exact: `1 d`, `2 h`, `90 s`.
 pub(crate) fn span(span: Duration) -> String {
     let ms = span.as_millis();
     let units = [
@@ -46,19 +46,19 @@ pub(crate) fn span(span: Duration) -> String {
     )
 }
 
-/// The same of milliseconds.
+/// Formats milliseconds as [`span`] does.
 pub(crate) fn span_ms(ms: u64) -> String {
     span(Duration::from_millis(ms))
 }
 
-/// Events a second: `5000/s`, `300/m`, or `5000`, which is a second's.
+/// Events per second, parsed from `5000/s`, `300/m`, or `5000` (per second).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Rate {
     pub(crate) per_second: f64,
 }
 
-/// More than one machine can send; keeps the schedule's arithmetic exact.
-pub(crate) const FASTEST_PER_SECOND: f64 = 10_000_000.0;
+/// Maximum rate: more than one machine can send. It keeps the arithmetic of the schedule exact.
+pub(crate) const MAX_PER_SECOND: f64 = 10_000_000.0;
 
 impl FromStr for Rate {
     type Err = String;
@@ -72,17 +72,15 @@ impl FromStr for Rate {
         };
         let number: f64 = number.replace('_', "").parse().map_err(|_| EXPECTED)?;
         let per_second = number / seconds;
-        if per_second > 0.0 && per_second <= FASTEST_PER_SECOND {
+        if per_second > 0.0 && per_second <= MAX_PER_SECOND {
             Ok(Self { per_second })
         } else {
-            Err(format!(
-                "must be above 0 and at most {FASTEST_PER_SECOND}/s"
-            ))
+            Err(format!("must be above 0 and at most {MAX_PER_SECOND}/s"))
         }
     }
 }
 
-/// The two parts of `host:port`. An IPv6 address has brackets, or its own last part would be the port.
+/// Returns the two parts of `host:port`. An IPv6 address needs brackets; otherwise its last group would be the port.
 pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let bracketed = host
@@ -100,16 +98,30 @@ pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
     good.then_some((host, port))
 }
 
-/// Where a reader of a topic begins.
+/// Checks a list of `host:port`: librdkafka would only log an entry that it cannot parse.
+pub(crate) fn brokers(text: &str) -> Result<String, String> {
+    let good = |broker: &str| {
+        let (host, port) = broker.rsplit_once(':')?;
+        // librdkafka accepts schemes, too (SASL_SSL://), and waits forever if it does not know one.
+        let web = host.starts_with("http://") || host.starts_with("https://");
+        (!host.is_empty() && !web && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
+    };
+    match text.split(',').all(|broker| good(broker.trim()).is_some()) {
+        true => Ok(text.to_owned()),
+        false => Err("write HOST:PORT, several separated by commas".to_owned()),
+    }
+}
+
+/// The position at which a reader of a topic begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum From {
-    /// The oldest record kept.
+    /// At the oldest record.
     Earliest,
-    /// Behind the newest.
+    /// After the newest record.
     Latest,
-    /// This long ago.
+    /// At this time before now.
     Ago(Duration),
-    /// A moment, Unix milliseconds.
+    /// At a time, Unix milliseconds.
     At(u64),
 }
 
@@ -129,13 +141,13 @@ impl FromStr for From {
             .and_then(|moment| u64::try_from(moment.as_millisecond()).ok())
             .map(Self::At)
             .ok_or_else(|| {
-                "write earliest, latest, -10m, or a moment as 2026-01-31T20:15:00Z".to_owned()
+                "write earliest, latest, -10m, or a time such as 2026-01-31T20:15:00Z".to_owned()
             })
     }
 }
 
 impl From {
-    /// The moment it means now, `None` for the ends of the topic.
+    /// Returns the time of the position as of `now_ms`; `None` for the ends of the topic.
     pub(crate) fn time_ms(self, now_ms: u64) -> Option<u64> {
         match self {
             Self::Earliest | Self::Latest => None,
@@ -145,7 +157,7 @@ impl From {
     }
 }
 
-/// A moment for people, to the second.
+/// Formats a time, to the second.
 pub(crate) fn moment(at_ms: u64) -> String {
     let at = i64::try_from(at_ms).ok();
     let at = at.and_then(|ms| Timestamp::from_millisecond(ms).ok());
@@ -154,7 +166,7 @@ pub(crate) fn moment(at_ms: u64) -> String {
     })
 }
 
-/// Now, Unix milliseconds.
+/// Returns the current time, Unix milliseconds.
 pub(crate) fn now_ms() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
 }
@@ -165,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_written_with_their_unit() {
+    fn durations_have_a_unit() {
         for (text, ms) in [
             ("250ms", 250),
             ("2s", 2000),
@@ -181,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_a_second_s_unless_they_say_otherwise() {
+    fn rates_are_per_second_by_default() {
         for (text, per_second) in [("5000/s", 5000.0), ("5000", 5000.0), ("30/m", 0.5)] {
             assert_eq!(text.parse(), Ok(Rate { per_second }), "{text}");
         }
@@ -191,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_begins_at_an_end_or_at_a_moment() {
+    fn a_reader_begins_at_an_end_or_at_a_time() {
         assert_eq!("earliest".parse(), Ok(From::Earliest));
         assert_eq!("latest".parse(), Ok(From::Latest));
         let ten_minutes: From = "-10m".parse().unwrap();

@@ -1,18 +1,17 @@
-//! Popularity: of many things a few are chosen most, by Zipf's law. The kth is chosen k^s times more
-//! rarely than the first.
+//! Random choices by Zipf's law: the first of n is the most frequent, and the kth is chosen k^s times more rarely.
 
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Zipf};
 
-/// How a choice among so many falls.
+/// Chooses one of `choices` by Zipf's law.
 #[derive(Debug, Clone)]
-pub(super) struct Popularity {
+pub(super) struct ZipfSampler {
     choices: u64,
     law: Option<Zipf<f64>>,
 }
 
-impl Popularity {
-    /// `choices` is 1 or more. The exponent 0 makes all alike.
+impl ZipfSampler {
+    /// Creates a sampler. `choices` must be 1 or more. With the exponent 0 all have the same probability.
     pub(super) fn new(choices: u64, exponent: f64) -> Self {
         let law = match choices {
             0 | 1 => None,
@@ -21,9 +20,9 @@ impl Popularity {
         Self { choices, law }
     }
 
-    /// Chooses, from 0.
-    pub(super) fn choose(&self, random: &mut SmallRng) -> u64 {
-        let rank = self.law.map_or(1.0, |law| law.sample(random));
+    /// Returns the index of the choice, from 0.
+    pub(super) fn choose(&self, rng: &mut SmallRng) -> u64 {
+        let rank = self.law.map_or(1.0, |law| law.sample(rng));
         (rank as u64).clamp(1, self.choices.max(1)) - 1
     }
 }
@@ -35,20 +34,20 @@ mod tests {
     use rand::SeedableRng;
 
     const DRAWS: usize = 20_000;
-    /// A fair draw is further off than so many standard deviations once in a billion.
+    /// A correct sampler differs by more standard deviations than this once in a billion draws.
     const DEVIATIONS: f64 = 6.5;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn the_kth_is_chosen_by_its_share_of_the_law(
+        fn the_kth_is_chosen_with_its_probability(
             choices in 1..40u64, exponent in 0.0..2.5f64, seed: u64
         ) {
-            let popularity = Popularity::new(choices, exponent);
-            let mut random = SmallRng::seed_from_u64(seed);
+            let sampler = ZipfSampler::new(choices, exponent);
+            let mut rng = SmallRng::seed_from_u64(seed);
             let mut chosen = vec![0u64; choices as usize];
             for _ in 0..DRAWS {
-                chosen[popularity.choose(&mut random) as usize] += 1;
+                chosen[sampler.choose(&mut rng) as usize] += 1;
             }
             let weights: Vec<f64> = (1..=choices).map(|k| (k as f64).powf(-exponent)).collect();
             let sum: f64 = weights.iter().sum();
@@ -62,12 +61,12 @@ mod tests {
         }
 
         #[test]
-        fn a_choice_is_one_of_them_however_many(choices: u64, exponent in 0.0..4.0f64, seed: u64) {
+        fn a_choice_is_below_the_number_of_choices(choices: u64, exponent in 0.0..4.0f64, seed: u64) {
             let choices = choices.max(1);
-            let popularity = Popularity::new(choices, exponent);
-            let mut random = SmallRng::seed_from_u64(seed);
+            let sampler = ZipfSampler::new(choices, exponent);
+            let mut rng = SmallRng::seed_from_u64(seed);
             for _ in 0..100 {
-                prop_assert!(popularity.choose(&mut random) < choices);
+                prop_assert!(sampler.choose(&mut rng) < choices);
             }
         }
     }
