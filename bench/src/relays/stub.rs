@@ -9,7 +9,7 @@ use std::{
 };
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
-use emostream_model::{NodeId, RelayDown, RelayHello, RelayMeeting, RelaySide, RelayUp};
+use emostream_model::{NodeId, RelayDown, RelayHandshake, RelayHello, RelaySide, RelayUp};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -89,19 +89,19 @@ async fn relay(feed: &str, nth: u64, counted: &Counted) -> Result<(), std::io::E
     let RelayDown::Challenge(challenge) = hear(&mut reading).await? else {
         return Err(none.into());
     };
-    let meeting = RelayMeeting {
+    let handshake = RelayHandshake {
         challenge,
         answer: [1; 32],
         relay: NodeId(nth),
     };
     let proof = hmac::sign(
         &Key::new(HMAC_SHA256, b""),
-        &meeting.bytes(RelaySide::Relay),
+        &handshake.proof_input(RelaySide::Relay),
     );
     let hello = RelayHello {
-        node: meeting.relay,
+        node: handshake.relay,
         name: format!("stub {nth}"),
-        nonce: meeting.answer,
+        nonce: handshake.answer,
         proof: proof.as_ref().try_into().map_err(|_| none)?,
         has: Vec::new(),
     };
@@ -123,7 +123,7 @@ async fn hear(from: &mut OwnedReadHalf) -> Result<RelayDown, std::io::Error> {
 }
 
 async fn listen(mut from: OwnedReadHalf, counted: &Counted) -> Result<(), std::io::Error> {
-    let present = &RelayDown::Present.frame()[4..];
+    let present = &RelayDown::SnapshotEnd.frame()[4..];
     let mut message = Vec::new();
     loop {
         let bytes = from.read_u32().await? as usize;

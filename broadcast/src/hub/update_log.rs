@@ -198,7 +198,7 @@ mod tests {
     fn update(bytes: usize) -> RelayUpdate {
         RelayUpdate::Room(RoomSnapshot {
             room: Room::default(),
-            floor: None,
+            evicted_through: None,
             newest: None,
             finals: vec!["x".repeat(bytes)],
             totals_as_of: None,

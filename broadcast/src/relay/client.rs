@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use emostream_http::{Component, Trust};
 use emostream_model::{
-    MAX_DOWN_BYTES, NodeId, RelayDown, RelayHello, RelayMeeting, RelaySide, RelayUp, RelayUpdate,
+    MAX_DOWN_BYTES, NodeId, RelayDown, RelayHandshake, RelayHello, RelaySide, RelayUp, RelayUpdate,
     RelayWelcome,
 };
 use rand::RngExt;
@@ -240,7 +240,7 @@ impl Connector {
             RelayDown::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(LinkError::OutOfTurn),
         };
-        let meeting = RelayMeeting {
+        let handshake = RelayHandshake {
             challenge,
             answer: nonce(),
             relay: self.updates.hub.node,
@@ -249,8 +249,8 @@ impl Connector {
         let hello = RelayHello {
             node: self.updates.hub.node,
             name: self.upstreams.name.clone(),
-            nonce: meeting.answer,
-            proof: token.prove(RelaySide::Relay, &meeting),
+            nonce: handshake.answer,
+            proof: token.prove(RelaySide::Relay, &handshake),
             has: self.updates.hub.offsets.all(),
         };
         transport::write(writer, &RelayUp::Hello(hello).frame()).await?;
@@ -259,7 +259,7 @@ impl Connector {
             RelayDown::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(LinkError::OutOfTurn),
         };
-        if !token.verifies(RelaySide::Upstream, &meeting, &welcome.proof) {
+        if !token.verifies(RelaySide::Upstream, &handshake, &welcome.proof) {
             return Err(LinkError::NoProof);
         }
         self.check_path(&welcome.path)?;
@@ -289,7 +289,7 @@ impl Connector {
             match reader.down().await? {
                 RelayDown::Heartbeat => {}
                 RelayDown::Updates {
-                    born_us: origin_us,
+                    origin_us,
                     updates: batch,
                 } => {
                     for update in batch {
@@ -313,7 +313,7 @@ impl Connector {
                     }
                 }
                 RelayDown::Snapshot => snapshot = Some(ReceivedSnapshot::default()),
-                RelayDown::Present => {
+                RelayDown::SnapshotEnd => {
                     if let Some(snapshot) = snapshot.take() {
                         for removed in snapshot.removals(&updates.hub) {
                             updates.apply(now_us(), removed)?;

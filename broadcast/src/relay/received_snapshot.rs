@@ -1,7 +1,7 @@
 //! Finds the rooms that are missing in an upstream's snapshot: they were removed while the relay was disconnected.
 //!
 //! ```text
-//!  Snapshot ─▶ rooms with results, ranges that were read ─▶ Present ─▶ removals
+//!  Snapshot ─▶ rooms with results, ranges that were read ─▶ SnapshotEnd ─▶ removals
 //! ```
 //!
 //! A snapshot contains every room that has results. If a room of this relay is not in it, and the upstream has read the

@@ -11,8 +11,8 @@
 use std::sync::Arc;
 
 use emostream_model::{
-    MAX_PATH, MAX_UP_BYTES, NodeId, ReadRange, Refusal, RelayBatch, RelayDown, RelayHello,
-    RelayMeeting, RelaySide, RelayUp, RelayUpdate, RelayWelcome,
+    MAX_PATH, MAX_UP_BYTES, NodeId, ReadRange, Refusal, RelayBatch, RelayDown, RelayHandshake,
+    RelayHello, RelaySide, RelayUp, RelayUpdate, RelayWelcome,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split},
@@ -112,17 +112,17 @@ async fn handshake(
     let RelayUp::Hello(hello) = hello else {
         return Err(LinkError::OutOfTurn);
     };
-    let meeting = RelayMeeting {
+    let handshake = RelayHandshake {
         challenge,
         answer: hello.nonce,
         relay: hello.node,
     };
-    if !token.verifies(RelaySide::Relay, &meeting, &hello.proof) {
+    if !token.verifies(RelaySide::Relay, &handshake, &hello.proof) {
         return Err(Refusal::WrongToken.into());
     }
     let status = updates.hub.upstream_status.borrow().clone();
     let UpstreamStatus::Connected(way) = status else {
-        return Err(Refusal::CutOff.into());
+        return Err(Refusal::Disconnected.into());
     };
     let path = path(updates.hub.node, &way);
     if path.contains(&hello.node) {
@@ -131,7 +131,7 @@ async fn handshake(
     let permit = permits.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Refusal::Full)?;
     let welcome = RelayWelcome {
-        proof: token.prove(RelaySide::Upstream, &meeting),
+        proof: token.prove(RelaySide::Upstream, &handshake),
         path,
         window_settings: updates.hub.window_settings(),
     };
@@ -211,7 +211,7 @@ async fn send_snapshot(
         piece.push(origin_us, &RelayUpdate::Read(*range));
     }
     send(updates, piece.take(), writer).await?;
-    transport::write(writer, &RelayDown::Present.frame()).await
+    transport::write(writer, &RelayDown::SnapshotEnd.frame()).await
 }
 
 async fn send(

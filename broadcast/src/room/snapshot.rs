@@ -72,7 +72,9 @@ impl ParsedSnapshot {
         let newest = snapshot.newest;
         let last = finals.last().map(|last| (last.id, last.window));
         let elsewhere = |id: ResultId| newest.is_some_and(|(n, _)| n.partition != id.partition);
-        if last.is_some_and(|last| newest != Some(last)) || snapshot.floor.is_some_and(elsewhere) {
+        if last.is_some_and(|last| newest != Some(last))
+            || snapshot.evicted_through.is_some_and(elsewhere)
+        {
             return Err(InvalidSnapshot);
         }
         // Totals are as of the newest final, so a room with a final has totals with an order.
@@ -113,7 +115,7 @@ impl ParsedSnapshot {
             });
         }
         Ok(Self {
-            evicted_through: snapshot.floor,
+            evicted_through: snapshot.evicted_through,
             newest,
             finals,
             totals: RoomTotals::of(&snapshot.totals, snapshot.totals_as_of),
@@ -159,7 +161,7 @@ impl RoomState {
         live.sort_by_key(|live| live.version);
         RoomSnapshot {
             room: room.clone(),
-            floor: self.evicted_through,
+            evicted_through: self.evicted_through,
             newest: self.newest().map(|newest| (newest.id, newest.window)),
             finals: self
                 .finals

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emostream_model::Plain;
+use emostream_model::ParsedReaction;
 
 use crate::admission::token_bucket::{Buckets, GENERATION_KEYS, RateLimit, Short};
 
@@ -65,7 +65,7 @@ impl Limiter {
     pub(crate) fn take(
         &self,
         address: IpAddr,
-        reactions: &[(usize, Plain<'_>)],
+        reactions: &[(usize, ParsedReaction<'_>)],
         now: Instant,
     ) -> Result<(), TooFast> {
         if self.is_off {
@@ -109,7 +109,7 @@ fn check(
 }
 
 /// The users of a request, and how many reactions each sends.
-fn users_of<'a>(reactions: &'a [(usize, Plain<'_>)]) -> HashMap<&'a str, u64> {
+fn users_of<'a>(reactions: &'a [(usize, ParsedReaction<'_>)]) -> HashMap<&'a str, u64> {
     let mut users = HashMap::new();
     for (_, reaction) in reactions {
         *users.entry(&*reaction.user).or_insert(0) += 1;
@@ -134,8 +134,8 @@ mod tests {
     use super::*;
     use emostream_model::Emoji;
 
-    fn reactions<'a>(users: &[&'a str]) -> Vec<(usize, Plain<'a>)> {
-        let one = |user: &&'a str| Plain {
+    fn reactions<'a>(users: &[&'a str]) -> Vec<(usize, ParsedReaction<'a>)> {
+        let one = |user: &&'a str| ParsedReaction {
             user: (*user).into(),
             emoji: Emoji::from_text("🔥").unwrap(),
             room: "default".into(),

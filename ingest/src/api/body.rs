@@ -3,7 +3,7 @@
 use std::{fmt, marker::PhantomData};
 
 use emostream_http::{Principal, Problem};
-use emostream_model::{EmojiNames, Entry, Names, Plain, is_json, without_bom};
+use emostream_model::{EmojiNames, FieldNames, JsonReaction, ParsedReaction, is_json, without_bom};
 use serde::{
     Deserialize, Deserializer as _,
     de::{IgnoredAny, SeqAccess, Visitor},
@@ -16,7 +16,7 @@ use crate::{admission::room_limit::Refused, config::MAX_REQUEST_REACTIONS};
 #[derive(Debug, PartialEq)]
 pub(crate) struct Submissions<'a> {
     /// The good entries, by their place.
-    pub(crate) good: Vec<(usize, Plain<'a>)>,
+    pub(crate) good: Vec<(usize, ParsedReaction<'a>)>,
     /// The bad ones, by their place.
     pub(crate) bad: Vec<Rejection>,
     /// Whether the body is an array.
@@ -80,7 +80,7 @@ impl<'a> Submissions<'a> {
     pub(crate) fn read(
         body: &'a [u8],
         emojis: &EmojiNames,
-        names: Names,
+        names: FieldNames,
     ) -> Result<Self, Malformed> {
         let text = std::str::from_utf8(body).map_err(|e| Malformed::NotUtf8(e.valid_up_to()))?;
         let text = without_bom(text);
@@ -97,7 +97,7 @@ impl<'a> Submissions<'a> {
             bad: Vec::new(),
             is_array,
         };
-        let mut add = |index, entry: Entry<'a>| match entry.check(emojis, names) {
+        let mut add = |index, entry: JsonReaction<'a>| match entry.validate(emojis, names) {
             Ok(submission) => read.good.push((index, submission)),
             Err(invalid) => read.bad.push(Rejection {
                 index,
@@ -106,7 +106,7 @@ impl<'a> Submissions<'a> {
             }),
         };
         if !is_array {
-            add(0, Entry::read(text).map_err(unread)?);
+            add(0, JsonReaction::read(text).map_err(unread)?);
             return Ok(read);
         }
         let count = match entries(text, &mut add) {
@@ -129,13 +129,13 @@ impl<'a> Submissions<'a> {
         &mut self,
         text: &'a str,
         emojis: &EmojiNames,
-        names: Names,
+        names: FieldNames,
     ) -> Result<usize, serde_json::Error> {
         entries(text, |index, raw: &'a RawValue| {
-            let entry = serde_json::from_str::<Entry<'a>>(raw.get());
+            let entry = serde_json::from_str::<JsonReaction<'a>>(raw.get());
             let read = entry.map_err(|error| format!("cannot be read: {error} of the entry"));
             let valid = read.and_then(|entry| {
-                let valid = entry.check(emojis, names);
+                let valid = entry.validate(emojis, names);
                 valid.map_err(|invalid| invalid.to_string())
             });
             match valid {
@@ -153,7 +153,7 @@ impl<'a> Submissions<'a> {
     pub(crate) fn allowed(
         self,
         principal: &Principal,
-    ) -> (Vec<(usize, Plain<'a>)>, Vec<Rejection>) {
+    ) -> (Vec<(usize, ParsedReaction<'a>)>, Vec<Rejection>) {
         let (mut allowed, mut rejected) = (self.good, self.bad);
         allowed.retain(|(index, submission)| {
             let Some(detail) = forbidden(submission, principal) else {
@@ -171,7 +171,7 @@ impl<'a> Submissions<'a> {
 }
 
 /// Why a reaction is not its sender's to send.
-fn forbidden(submission: &Plain<'_>, principal: &Principal) -> Option<String> {
+fn forbidden(submission: &ParsedReaction<'_>, principal: &Principal) -> Option<String> {
     if !principal.is_user(&submission.user) {
         return Some("user_id is not the token's sub".to_owned());
     }
@@ -228,7 +228,7 @@ mod tests {
 
     fn read(body: &(impl AsRef<[u8]> + ?Sized)) -> Result<Submissions<'_>, String> {
         let emojis = EmojiNames::default();
-        Submissions::read(body.as_ref(), &emojis, Names::Own).map_err(|error| error.to_string())
+        Submissions::read(body.as_ref(), &emojis, FieldNames::V1).map_err(|error| error.to_string())
     }
 
     #[test]

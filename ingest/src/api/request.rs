@@ -1,7 +1,7 @@
 //! What a request asks for, as far as its head says it.
 
 use emostream_http::Problem;
-use emostream_model::Names;
+use emostream_model::FieldNames;
 use hyper::{
     HeaderMap, StatusCode, Uri,
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue},
@@ -45,10 +45,10 @@ pub(crate) const PATHS: [(&str, Dialect); 4] = [
 
 impl Dialect {
     /// The field names of its reactions.
-    pub(crate) fn names(self) -> Names {
+    pub(crate) fn names(self) -> FieldNames {
         match self {
-            Self::Own => Names::Own,
-            Self::Flask => Names::WithAliases,
+            Self::Own => FieldNames::V1,
+            Self::Flask => FieldNames::WithAliases,
         }
     }
 }
@@ -195,8 +195,11 @@ mod tests {
         let smallest = r#"{"user":1,"emoji":"x"}"#;
         for count in 1..=1000 {
             let body = format!("[{}]", vec![smallest; count].join(","));
-            let read =
-                Submissions::read(body.as_bytes(), &EmojiNames::default(), Names::WithAliases);
+            let read = Submissions::read(
+                body.as_bytes(),
+                &EmojiNames::default(),
+                FieldNames::WithAliases,
+            );
             assert_eq!(read.unwrap().good.len(), count);
             assert!(
                 most_reactions(Some(body.len() as u64)) as usize >= count,

@@ -8,7 +8,7 @@
 //! As values of their own they cost 80 bytes each and an allocation that another thread frees, which
 //! left the allocator with twice as much memory as was in use.
 
-use emostream_model::{Emoji, MAX_USER_BYTES, Plain, ReactionRef, Room};
+use emostream_model::{Emoji, MAX_USER_BYTES, ParsedReaction, ReactionRef, Room};
 
 const _: () = assert!(MAX_USER_BYTES <= u8::MAX as usize, "its length is a byte");
 
@@ -32,7 +32,7 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub(crate) struct Taken<'a> {
     pub(crate) room: Room,
-    pub(crate) plain: Plain<'a>,
+    pub(crate) plain: ParsedReaction<'a>,
 }
 
 impl Packed {
@@ -118,7 +118,7 @@ pub(crate) mod tests {
     }
 
     fn take(user: &str, emoji: &str, room: Room) -> Taken<'static> {
-        let plain = Plain {
+        let plain = ParsedReaction {
             user: user.to_owned().into(),
             emoji: Emoji::from_text(emoji).unwrap(),
             room: room.as_str().to_owned().into(),

@@ -1,6 +1,6 @@
 //! Bodies, compared with what a general JSON value says.
 
-use emostream_model::{Emoji, EmojiNames, Names, Plain, Room, parse_timestamp};
+use emostream_model::{Emoji, EmojiNames, FieldNames, ParsedReaction, Room, parse_timestamp};
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -87,10 +87,13 @@ fn bodies() -> impl Strategy<Value = String> {
 }
 
 /// What the interface says of one entry; `None` if it is to be rejected.
-fn by_the_interface(entry: &Value, names: Names) -> Option<(String, Emoji, String, Option<u64>)> {
+fn by_the_interface(
+    entry: &Value,
+    names: FieldNames,
+) -> Option<(String, Emoji, String, Option<u64>)> {
     let fields = entry.as_object()?;
     let of = |own: &str, others: &[&str]| {
-        let others = if names == Names::Own { &[] } else { others };
+        let others = if names == FieldNames::V1 { &[] } else { others };
         let mut all = std::iter::once(own).chain(others.iter().copied());
         all.find_map(|name| fields.get(name).filter(|value| !value.is_null()))
     };
@@ -133,12 +136,12 @@ fn moment(number: f64) -> Option<u64> {
         .then_some(ms as u64)
 }
 
-fn told(submission: &Plain<'_>) -> (String, Emoji, String, Option<u64>) {
+fn told(submission: &ParsedReaction<'_>) -> (String, Emoji, String, Option<u64>) {
     let (user, room) = (submission.user.to_string(), submission.room.to_string());
     (user, submission.emoji, room, submission.claimed_ms)
 }
 
-fn check(body: &[u8], names: Names) -> Result<(), TestCaseError> {
+fn check(body: &[u8], names: FieldNames) -> Result<(), TestCaseError> {
     let read = Submissions::read(body, &EmojiNames::default(), names);
     let text = std::str::from_utf8(body).unwrap_or("no JSON");
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -179,7 +182,7 @@ fn check(body: &[u8], names: Names) -> Result<(), TestCaseError> {
     prop_assert!(
         read.good
             .iter()
-            .all(|(_, good)| Room::check(&good.room).is_ok())
+            .all(|(_, good)| Room::validate(&good.room).is_ok())
     );
     Ok(())
 }
@@ -188,7 +191,7 @@ fn check(body: &[u8], names: Names) -> Result<(), TestCaseError> {
 fn a_body_is_read_as_the_interface_says_or_refused() {
     let whole = bodies().prop_map(|body| ((), body.into_bytes()));
     fuzz("body", damaged(whole), |((), body, _)| {
-        check(&body, Names::Own)?;
-        check(&body, Names::WithAliases)
+        check(&body, FieldNames::V1)?;
+        check(&body, FieldNames::WithAliases)
     });
 }
