@@ -20,12 +20,12 @@ pub(super) struct Mailbox {
     inbox: Mutex<Inbox>,
 }
 
-/// The messages.
+/// The messages of a shard.
 #[derive(Default)]
 pub(super) struct Inbox {
     pub(super) new_connections: Vec<NewConnection>,
     pub(super) changed_rooms: Vec<Arc<RoomEntry>>,
-    /// All subscribers are to disconnect, and to reconnect within this time.
+    /// Set at shutdown: all subscribers are sent `bye`, and reconnect within this time.
     pub(super) reconnect_window: Option<Duration>,
     pub(super) stop: bool,
     woken: bool,

@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, runtime::Runtime};
 use super::*;
 use crate::config::SUBSCRIBER_HEARTBEAT;
 
-/// What must happen happens long before this.
+/// Timeout of the tests, far above their usual duration.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn log() -> Arc<dyn Log> {
@@ -68,13 +68,13 @@ fn asked(address: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
-/// Reads until it has read this.
-fn hear(stream: &mut TcpStream, last: &[u8]) {
-    let (mut heard, mut piece) = (Vec::new(), [0; 1024]);
-    while !heard.windows(last.len()).any(|part| part == last) {
+/// Reads until the received bytes end with `last`.
+fn read_until(stream: &mut TcpStream, last: &[u8]) {
+    let (mut received, mut piece) = (Vec::new(), [0; 1024]);
+    while !received.windows(last.len()).any(|part| part == last) {
         let read = stream.read(&mut piece).unwrap();
         assert_ne!(read, 0, "closed before {last:?}");
-        heard.extend_from_slice(&piece[..read]);
+        received.extend_from_slice(&piece[..read]);
     }
 }
 
@@ -89,12 +89,12 @@ fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
          upgrade: websocket\r\nsec-websocket-version: 13\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut subscriber = asked(at, handshake);
-    hear(&mut subscriber, b"\"resumed\":false}");
+    read_until(&mut subscriber, b"\"resumed\":false}");
 
     let room = publisher.updates.hub.find(&Room::new("r").unwrap());
     let room = room.unwrap();
     let held = room.state();
-    // An empty ping, masked: what else there is to send, its shard waits to see.
+    // An empty ping, masked. Its pong waits behind the frames that the shard cannot send.
     subscriber.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
     for path in ["/healthz", "/readyz", "/metrics"] {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -103,5 +103,5 @@ fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
     }
     drop(held);
-    hear(&mut subscriber, &[0x8a, 0]);
+    read_until(&mut subscriber, &[0x8a, 0]);
 }

@@ -1,4 +1,4 @@
-//! The shared secret of a tree, and how two nodes prove to each other that they know it.
+//! The shared secret of a tree of relays, and the proofs that two nodes know it.
 
 use std::{fmt, sync::Arc};
 
@@ -49,9 +49,9 @@ impl fmt::Debug for RelayToken {
     }
 }
 
-/// Random bytes that cannot be guessed.
+/// Returns a random nonce from a cryptographically secure generator.
 pub(super) fn nonce() -> Nonce {
-    // The generator is cryptographically secure, by its crate's documentation.
+    // `rand::rng` is cryptographically secure, according to its documentation.
     rand::rng().random()
 }
 

@@ -1,15 +1,15 @@
 //! The client of a relay's upstream: connects, applies updates, and connects to the next one when it is lost.
 //!
 //! ```text
-//!            welcome           present             timeout, close, bad message
-//!  seeking ───────────▶ catching up ────▶ fed ─────────────────────┐
+//!            welcome           snapshot end        timeout, close, bad message
+//!  seeking ───────────▶ catching up ────▶ connected ───────────────┐
 //!     ▲  the next one, after a jittered pause                      │ disconnected
 //!     └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! This relay sends each upstream what it has, and the upstream sends the rest. So a change of upstreams loses
-//! nothing and applies nothing twice. A room that was removed while the relay was disconnected is missing in the
-//! snapshot, and the relay removes it, too.
+//! The relay sends the ranges of finals that it has, and the upstream sends the others. So when the upstream changes, no
+//! final is lost or applied twice. A room that was removed while the relay was disconnected is missing in the snapshot,
+//! and the relay removes it, too.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -40,13 +40,13 @@ use crate::relay::transport::{
 /// Timeout of a connect: the round trip to another continent, and one lost packet.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How long a relay tries to find an upstream when it starts.
+/// Maximum time to find an upstream when a relay starts.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum pause before the next upstream is tried: short, and random, since all relays of an upstream that has
 /// failed connect to the same next one.
 const FIRST_PAUSE_MS: u64 = 200;
-/// The same once all have failed; doubled each round.
+/// The same after all upstreams have failed; doubled in each round.
 const ROUND_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
@@ -54,7 +54,7 @@ const LONGEST_PAUSE_MS: u64 = 1000;
 /// requested ten times a second.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// How often the same error of the same upstream is logged.
+/// Interval at which the same error of the same upstream is logged again.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// The upstreams of a relay.
@@ -78,11 +78,11 @@ enum Stage {
     Fed,
 }
 
-/// Runs until it is dropped.
+/// The task of the client, which is aborted when this is dropped.
 pub(crate) struct UpstreamClient(JoinHandle<()>);
 
 impl UpstreamClient {
-    /// Finds an upstream, and returns once all that it has is applied.
+    /// Connects to an upstream, and returns once its snapshot is applied.
     pub(crate) async fn start(
         upstreams: Upstreams,
         updates: &Arc<Updates>,
@@ -109,7 +109,7 @@ impl UpstreamClient {
                     let errors = last_errors.borrow().clone();
                     return Err(BroadcastError::NoUpstream(errors));
                 }
-                // To apply all may take longer.
+                // To apply the snapshot may take longer than `START_TIMEOUT`.
                 Stage::CatchingUp if late => drop(stages.changed().await),
                 Stage::Seeking | Stage::CatchingUp => tokio::select! {
                     _ = stages.changed() => {}
@@ -134,7 +134,7 @@ struct Connector {
     updates: Arc<Updates>,
     readiness: Component,
     stage: watch::Sender<Stage>,
-    /// Why there is no upstream.
+    /// The last error, which is the reason why there is no upstream.
     errors: watch::Sender<String>,
     /// The last error of each upstream, and when it was logged.
     logged: BTreeMap<String, (String, Instant)>,
@@ -182,11 +182,11 @@ impl Connector {
             .upstream_status
             .send_replace(UpstreamStatus::Disconnected);
         self.stage.send_replace(Stage::Seeking);
-        // Old results are dropped without an upstream, too.
+        // Results expire without an upstream, too.
         self.updates.sweep();
     }
 
-    /// Runs the session with one upstream.
+    /// Runs the session with one upstream, until it ends.
     async fn follow(&self, at: &str) -> Result<LinkError, LinkError> {
         let stream = self.connect(at).await?;
         let (reading, mut writer) = split(stream);
@@ -213,7 +213,7 @@ impl Connector {
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(at)).await;
         let connected = connected.map_err(|_| LinkError::NoAnswer(CONNECT_TIMEOUT))?;
         let stream = connected.map_err(LinkError::Unreachable)?;
-        // A socket that is broken already fails at its first read.
+        // The error is ignored: a broken socket fails at its first read.
         let _ = stream.set_nodelay(true);
         let Some(trust) = &self.upstreams.trust else {
             return Ok(Box::new(stream));
@@ -231,7 +231,7 @@ impl Connector {
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Result<RelayWelcome, LinkError> {
         let first = reader.down().await.map_err(|error| match error {
-            // Its TLS handshake timed out before this relay's hello did.
+            // The upstream expects TLS: its handshake timed out before this relay's did.
             LinkError::Closed if self.upstreams.trust.is_none() => LinkError::Mute,
             error => error,
         })?;
@@ -364,7 +364,7 @@ impl Connector {
     }
 }
 
-/// Whether it counts emojis that this build does not know.
+/// Whether the update contains counts of emojis that this build does not know.
 fn has_unnamed(update: &RelayUpdate) -> bool {
     match update {
         RelayUpdate::Final(closed) => closed.record.unnamed() > 0,
@@ -373,7 +373,7 @@ fn has_unnamed(update: &RelayUpdate) -> bool {
     }
 }
 
-/// The error with the names of the flags that a relay has.
+/// Replaces the names of flags in an error by those of a relay.
 fn in_our_flags(error: io::Error) -> LinkError {
     let words = error.to_string();
     let words = words.replace("--cacert", "--upstream-ca");
@@ -384,14 +384,14 @@ fn in_our_flags(error: io::Error) -> LinkError {
     LinkError::Unreachable(io::Error::other(words))
 }
 
-/// The host of `host:port`, without brackets.
+/// Returns the host of `host:port`, without brackets.
 fn host(at: &str) -> &str {
     let host = at.rsplit_once(':').map_or(at, |(host, _)| host);
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     bare.unwrap_or(host)
 }
 
-/// The pause before the next of `all` upstreams is tried, after so many failures.
+/// Returns the pause before the next of `all` upstreams is tried, after this number of failures.
 fn pause(failures: usize, all: usize) -> Duration {
     let rounds = failures / all.max(1);
     let most_ms = match rounds {

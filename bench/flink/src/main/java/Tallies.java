@@ -86,7 +86,7 @@ public final class Tallies {
       Thread.sleep(20);
     }
     System.out.println("running");
-    // Runs until the benchmark kills the process.
+    // Runs until standard input is closed.
     while (System.in.read() >= 0) {}
     job.cancel().get();
     System.exit(0);
