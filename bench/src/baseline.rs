@@ -1,7 +1,7 @@
 //! The baseline of `drain` (*floor* in its table): reads and counts, without results, event time or recovery.
 //!
-//! It has one consumer with the settings of the dataflow, a JSON parser that borrows, and fast hash maps. A dataflow that
-//! uses the same Kafka client needs at least this CPU time.
+//! It has one consumer with the settings of the dataflow, a JSON parser that borrows, and fast hash maps. A dataflow
+//! that uses the same Kafka client needs at least this CPU time.
 
 use std::{
     io::{Read, stdin},

@@ -6,8 +6,8 @@
 //!             └─expected▶ compare ◀─────┴── finals ◀────┘
 //! ```
 //!
-//! Each measured program is a child process, so that /proc has its CPU time and memory. The expected tallies follow from
-//! the crowd, and all results are compared with them.
+//! Each measured program is a child process, so that /proc has its CPU time and memory. The expected tallies follow
+//! from the crowd, and all results are compared with them.
 
 mod backlog;
 mod baseline;

@@ -12,8 +12,8 @@
 //! the layers below it; `source`, `relay` and `fanout` do not import each other. `metrics`, `config` and `error`, which
 //! all layers use, import none of them.
 //!
-//! There are two classes of messages: of live tallies and trending lists only the newest is sent; of finals every one in
-//! the ring is sent. A subscriber has a cursor and no queue, so a slow one takes only the memory of its socket.
+//! There are two classes of messages: of live tallies and trending lists only the newest is sent; of finals every one
+//! in the ring is sent. A subscriber has a cursor and no queue, so a slow one takes only the memory of its socket.
 //!
 //! Invariants:
 //! - A frame is serialised once for all subscribers, and has the same bytes at every publisher.

@@ -31,8 +31,8 @@ pub struct Publisher {
 impl Publisher {
     /// Starts a publisher: restores the rooms from the log, then applies new results.
     ///
-    /// Blocks on the log, usually for less than a few seconds, so it must not be called from an async task. The router has
-    /// to be served in a tokio runtime.
+    /// Blocks on the log, usually for less than a few seconds, so it must not be called from an async task. The router
+    /// has to be served in a tokio runtime.
     pub fn start(
         config: Config,
         log: Arc<dyn Log>,
@@ -52,8 +52,8 @@ impl Publisher {
         Ok(Self::new(config.subscribers, updates, shards, tail))
     }
 
-    /// Starts a relay: connects to an upstream, applies its snapshot and updates, and connects to another one when it is
-    /// lost.
+    /// Starts a relay: connects to an upstream, applies its snapshot and updates, and connects to another one when it
+    /// is lost.
     pub async fn relay(
         upstreams: Upstreams,
         config: SubscriberConfig,

@@ -359,7 +359,8 @@ mod tests {
         assert!(bytes.len() < 20, "a heartbeat is small: {}", bytes.len());
     }
 
-    /// An ingest of an earlier version may still run: its reactions to `..` must not make those to other rooms unreadable.
+    /// An ingest of an earlier version may still run: its reactions to `..` must not make those to other rooms
+    /// unreadable.
     #[test]
     fn a_room_that_is_not_accepted_any_more_does_not_make_a_batch_invalid() {
         let reactions = ["..", "match-7"].map(|room| Reaction {

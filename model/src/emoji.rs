@@ -65,8 +65,8 @@ impl Table {
     }
 }
 
-/// Returns `text` without variation selectors and skin tones. A variation selector requests text or a picture; keyboards
-/// differ in whether they send it.
+/// Returns `text` without variation selectors and skin tones. A variation selector requests text or a picture;
+/// keyboards differ in whether they send it.
 fn normalized(text: &str) -> String {
     let dropped = |c: &char| matches!(c, '\u{fe0e}' | '\u{fe0f}' | '\u{1f3fb}'..='\u{1f3ff}');
     text.chars().filter(|c| !dropped(c)).collect()

@@ -78,8 +78,8 @@ pub enum GapReason {
     Expired,
 }
 
-/// A message to a subscriber. Lists contain the top [`FRAME_COUNTS`]; `others` is the sum of the remaining counts, and is
-/// omitted if it is 0.
+/// A message to a subscriber. Lists contain the top [`FRAME_COUNTS`]; `others` is the sum of the remaining counts, and
+/// is omitted if it is 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Frame {

@@ -144,7 +144,8 @@ pub(crate) fn run(flags: Flags) -> Result<()> {
     loop {
         let line = match commands.try_recv() {
             Ok(line) => line,
-            // Sockets are read between commands, too: otherwise frames of that time would count as late in the next span.
+            // Sockets are read between commands, too: otherwise frames of that time would count as late in the next
+            // span.
             Err(TryRecvError::Empty) => {
                 audience.poll_once()?;
                 continue;

@@ -1,5 +1,6 @@
-//! The baseline of `fanout` (*floor* in the README): one thread for each core writes the same bytes to its sockets, so it
-//! measures the kernel's CPU time to send a frame. It does not read, buffers nothing for slow clients, and cannot resume.
+//! The baseline of `fanout` (*floor* in the README): one thread for each core writes the same bytes to its sockets, so
+//! it measures the kernel's CPU time to send a frame. It does not read, buffers nothing for slow clients, and cannot
+//! resume.
 
 use std::{
     collections::HashMap,

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The plain server has a task for each socket and `tokio::sync::broadcast`; tokio-tungstenite and rdkafka have default
-//! settings. The baseline only writes prepared bytes to each socket, so it shows the CPU time of the kernel. The servers
-//! are measured in turn, so that other load on the host affects all of them.
+//! settings. The baseline only writes prepared bytes to each socket, so it shows the CPU time of the kernel. The
+//! servers are measured in turn, so that other load on the host affects all of them.
 
 pub(crate) mod audience;
 pub(crate) mod baseline;

@@ -131,8 +131,8 @@ impl FanoutScenario {
         Ok(self.server.resident_mb()? * 1024.0)
     }
 
-    /// Returns the memory of a connection in KB: of the server, and of the server and the kernel. Both ends of a connection
-    /// are on this host, so half of the kernel's memory counts.
+    /// Returns the memory of a connection in KB: of the server, and of the server and the kernel. Both ends of a
+    /// connection are on this host, so half of the kernel's memory counts.
     pub(crate) fn memory_kb(&self) -> Result<(f64, f64)> {
         let sockets = self.load.sockets as f64;
         let own = (self.server_kb()? - self.empty_kb) / sockets;

@@ -330,8 +330,8 @@ impl Connection {
         }
     }
 
-    /// Called once all bytes are sent. If the connection is closing, closes the server's end of the stream; the client has
-    /// to close its end in time.
+    /// Called once all bytes are sent. If the connection is closing, closes the server's end of the stream; the client
+    /// has to close its end in time.
     fn finish(&mut self, context: &ShardContext) -> io::Result<()> {
         if let Some(closing) = &mut self.closing
             && closing.is_answered
@@ -368,7 +368,8 @@ impl Connection {
             if closing.is_finished || !self.rest.is_empty() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            // The client has not answered the close in time; the server's end of the stream is closed without its answer.
+            // The client has not answered the close in time; the server's end of the stream is closed without its
+            // answer.
             closing.is_answered = true;
             return self.finish(context).map(|()| false);
         }

@@ -1,7 +1,7 @@
 //! A shard's mailbox: messages for it, and a wake-up that is sent once for all of them.
 //!
-//! Its size is bounded: a new connection has a permit of the listener, and a room is in the mailbox once at most until the
-//! shard has read it ([`crate::hub::entry::RoomEntry`]).
+//! Its size is bounded: a new connection has a permit of the listener, and a room is in the mailbox once at most until
+//! the shard has read it ([`crate::hub::entry::RoomEntry`]).
 
 use std::{
     io, mem,

@@ -199,8 +199,8 @@ impl Shard {
         let Some(connections) = self.rooms.get_mut(&key(room)) else {
             return;
         };
-        // The list can be detached while it is iterated: connections are added by `register` and removed by `reap` only,
-        // which run after this.
+        // The list can be detached while it is iterated: connections are added by `register` and removed by `reap`
+        // only, which run after this.
         let keys = mem::take(&mut connections.keys);
         for key in &keys {
             self.with_connection(*key, Connection::send);

@@ -152,8 +152,8 @@ mod tests {
     }
 
     proptest! {
-        /// The stream does not depend on the number of bytes that each call writes, and each frame is counted once, when
-        /// its first byte is written.
+        /// The stream does not depend on the number of bytes that each call writes, and each frame is counted once,
+        /// when its first byte is written.
         #[test]
         fn what_goes_out_is_whole_and_in_order(
             finals in 1_u64..60,

@@ -47,8 +47,8 @@ impl ReadOffsets {
         self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the finals of `range` were read; returns `false` if that is known. If the range begins after the end
-    /// of the known one, the finals in between were deleted: `evict` is called with the last of them.
+    /// Records that the finals of `range` were read; returns `false` if that is known. If the range begins after the
+    /// end of the known one, the finals in between were deleted: `evict` is called with the last of them.
     pub(super) fn advance(
         &self,
         range: ReadRange,

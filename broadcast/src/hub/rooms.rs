@@ -23,8 +23,8 @@ use crate::hub::{
 use crate::room::snapshot::{InvalidSnapshot, ParsedSnapshot};
 use crate::room::state::RoomState;
 
-/// Maximum number of rooms without results that exist because a client subscribes to them. A client can create a room by
-/// any name, and the room's memory is released by the sweep.
+/// Maximum number of rooms without results that exist because a client subscribes to them. A client can create a room
+/// by any name, and the room's memory is released by the sweep.
 const MAX_IDLE_ROOMS: usize = 100_000;
 
 /// All rooms that have a result or a subscriber. The number of rooms with results is that of the totals topic.
@@ -32,8 +32,8 @@ pub(crate) struct Hub {
     /// The id of this node in the tree of relays.
     pub(crate) node: NodeId,
     rooms: Mutex<HashMap<Room, Arc<RoomEntry>>>,
-    /// Upper bound of the number of idle rooms: a room that got a result since the last sweep counts until the next one.
-    /// Changed only while `rooms` is locked.
+    /// Upper bound of the number of idle rooms: a room that got a result since the last sweep counts until the next
+    /// one. Changed only while `rooms` is locked.
     idle: AtomicUsize,
     pub(crate) offsets: ReadOffsets,
     /// The last record of the leaders across all rooms, and its order.
@@ -159,7 +159,8 @@ impl Hub {
         counted.is_some()
     }
 
-    /// Returns the room after `count` has counted an audience. The lock is held, so the sweep cannot drop the room before.
+    /// Returns the room after `count` has counted an audience. The lock is held, so the sweep cannot drop the room
+    /// before.
     fn get_or_insert_counted(
         &self,
         room: &Room,
@@ -211,8 +212,8 @@ impl Hub {
             .collect()
     }
 
-    /// Drops finals that were written before `before_ms`, live tallies of windows that ended before `overdue_ms`, and rooms
-    /// without results and subscribers. All times are Unix milliseconds.
+    /// Drops finals that were written before `before_ms`, live tallies of windows that ended before `overdue_ms`, and
+    /// rooms without results and subscribers. All times are Unix milliseconds.
     pub(super) fn sweep(&self, before_ms: u64, overdue_ms: u64) {
         let (mut rooms, mut idle) = (self.rooms(), 0);
         rooms.retain(|_, entry| {

@@ -29,8 +29,9 @@ const RING_BYTES: usize = 32 << 20;
 /// applies the updates that follow.
 const BATCH_BYTES: usize = 16 << 10;
 
-/// Time that a batch waits for further updates, for each relay. It is a multiple of the CPU time of a send, so that sends
-/// take a small part of a core at any number of relays and any rate of updates. An update after a pause does not wait.
+/// Time that a batch waits for further updates, for each relay. It is a multiple of the CPU time of a send, so that
+/// sends take a small part of a core at any number of relays and any rate of updates. An update after a pause does not
+/// wait.
 const LINGER_PER_RELAY: Duration = Duration::from_micros(100);
 
 /// Maximum time that a batch waits, which is added to the delay of live tallies.

@@ -58,8 +58,8 @@ impl Updates {
         }
     }
 
-    /// Adds a room at the start. `totals` are those of the room's record and of later finals that are older than the ring;
-    /// `finals` are the ones in the ring, in their order.
+    /// Adds a room at the start. `totals` are those of the room's record and of later finals that are older than the
+    /// ring; `finals` are the ones in the ring, in their order.
     ///
     /// They are not counted in the metrics, and not appended to the update log, since no relay is connected yet.
     pub(crate) fn restore_room(&self, room: &Room, totals: RoomTotals, finals: Vec<RelayFinal>) {

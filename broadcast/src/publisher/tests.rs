@@ -61,7 +61,7 @@ fn served(runtime: &Runtime, router: Router) -> SocketAddr {
     address
 }
 
-fn asked(address: SocketAddr, request: &str) -> TcpStream {
+fn connect_and_send(address: SocketAddr, request: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -79,7 +79,7 @@ fn read_until(stream: &mut TcpStream, last: &[u8]) {
 }
 
 #[test]
-fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
+fn health_and_metrics_respond_while_the_only_shard_is_blocked() {
     let runtime = Runtime::new().unwrap();
     let (registry, readiness) = (Registry::new(), Readiness::new());
     let publisher = Publisher::start(config(), log(), &registry, &readiness).unwrap();
@@ -88,19 +88,19 @@ fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
     let handshake = "GET /v1/rooms/r/ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n\
          upgrade: websocket\r\nsec-websocket-version: 13\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let mut subscriber = asked(at, handshake);
+    let mut subscriber = connect_and_send(at, handshake);
     read_until(&mut subscriber, b"\"resumed\":false}");
 
     let room = publisher.updates.hub.find(&Room::new("r").unwrap());
     let room = room.unwrap();
     let held = room.state();
-    // An empty ping, masked. Its pong waits behind the frames that the shard cannot send.
+    // An empty ping, masked. To send the pong the shard also reads the room, which is locked, so it blocks.
     subscriber.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
     for path in ["/healthz", "/readyz", "/metrics"] {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        let mut answer = String::new();
-        asked(admin, &request).read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        let mut response = String::new();
+        connect_and_send(admin, &request).read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 "), "{path}: {response}");
     }
     drop(held);
     read_until(&mut subscriber, &[0x8a, 0]);

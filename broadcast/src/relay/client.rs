@@ -7,9 +7,9 @@
 //!     └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The relay sends the ranges of finals that it has, and the upstream sends the others. So when the upstream changes, no
-//! final is lost or applied twice. A room that was removed while the relay was disconnected is missing in the snapshot,
-//! and the relay removes it, too.
+//! The relay sends the ranges of finals that it has, and the upstream sends the others. So when the upstream changes,
+//! no final is lost or applied twice. A room that was removed while the relay was disconnected is missing in the
+//! snapshot, and the relay removes it, too.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -50,8 +50,8 @@ const FIRST_PAUSE_MS: u64 = 200;
 const ROUND_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// An upstream that is lost sooner than this counts as failed, so that the pause grows: otherwise all its rooms would be
-/// requested ten times a second.
+/// An upstream that is lost sooner than this counts as failed, so that the pause grows: otherwise all its rooms would
+/// be requested ten times a second.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// Interval at which the same error of the same upstream is logged again.

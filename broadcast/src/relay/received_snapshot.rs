@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A snapshot contains every room that has results. If a room of this relay is not in it, and the upstream has read the
-//! room's newest final, then the upstream has removed the room. An upstream that has not read that final yet lags behind,
-//! and the room stays.
+//! room's newest final, then the upstream has removed the room. An upstream that has not read that final yet lags
+//! behind, and the room stays.
 
 use std::collections::HashSet;
 

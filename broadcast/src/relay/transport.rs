@@ -14,8 +14,8 @@ use crate::hub::rejected_update::RejectedUpdate;
 /// Interval at which each side of a connection sends a heartbeat.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Time without received or accepted bytes after which a peer is lost: three heartbeats, so that a late one does not end
-/// the connection.
+/// Time without received or accepted bytes after which a peer is lost: three heartbeats, so that a late one does not
+/// end the connection.
 const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Maximum time of the handshake, from the first byte to the welcome.

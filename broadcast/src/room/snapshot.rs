@@ -6,8 +6,8 @@
 //!
 //! Invariant: after a merge the relay's room has the finals and totals of the node that was further, the relay or the
 //! upstream, and finals that are missing between two others are announced by a gap. The order of the totals shows which
-//! node is further. Their sum does not show it, since totals can begin at 0 again. With equal orders the relay keeps its
-//! own totals.
+//! node is further. Their sum does not show it, since totals can begin at 0 again. With equal orders the relay keeps
+//! its own totals.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The state of a room at a publisher or relay: a ring of finals, the newest live tally of each open window, totals, the
-//! trending list.
+//! The state of a room at a publisher or relay: a ring of finals, the newest live tally of each open window, totals,
+//! the trending list.
 //!
 //! No IO: results are applied as values, and [`crate::room::cursor`] selects the messages of each subscriber.
 //!
@@ -154,8 +154,8 @@ impl RoomState {
         }
     }
 
-    /// Whether a final was applied before. Within a partition the offsets show it. A room moves to another partition when
-    /// partitions are added to the topic; its windows are still closed in order.
+    /// Whether a final was applied before. Within a partition the offsets show it. A room moves to another partition
+    /// when partitions are added to the topic; its windows are still closed in order.
     fn knows(&self, id: ResultId, order: ResultOrder) -> bool {
         if self.partition() == Some(id.partition) {
             let kept = self.newest().map(|newest| newest.id.offset);
@@ -301,8 +301,8 @@ impl RoomState {
         true
     }
 
-    /// Records that nothing is trending any more. Returns `false` if there is no trending list, or if it is from a window
-    /// of this order or a later one.
+    /// Records that nothing is trending any more. Returns `false` if there is no trending list, or if it is from a
+    /// window of this order or a later one.
     fn end_trending(&mut self, room: &Room, before: ResultOrder) -> bool {
         let Some(known) = self.trending().filter(|known| known.order < before) else {
             return false;

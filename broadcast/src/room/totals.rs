@@ -7,8 +7,8 @@
 //!                       later finals add, earlier ones of the ring subtract
 //! ```
 //!
-//! The record of a window is the base: counts of later finals are added, those of earlier ones subtracted. So the frames
-//! of a publisher do not depend on when it was started, and it reads only one totals record for each room.
+//! The record of a window is the base: counts of later finals are added, those of earlier ones subtracted. So the
+//! frames of a publisher do not depend on when it was started, and it reads only one totals record for each room.
 //!
 //! A record contains the counts since the totals last began at 0. If they began in the ring, at or before the record,
 //! the counts before the ring are not known: the totals of the finals before that beginning count only the finals in

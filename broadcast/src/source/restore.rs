@@ -8,13 +8,14 @@
 //!  [trending] to its end ─────────────┘
 //! ```
 //!
-//! The totals record of a room with many emojis is some minutes older than its last finals, which are added. The progress
-//! has the offsets at which they begin. It is read first, so that totals that are read later need no older finals.
+//! The totals record of a room with many emojis is some minutes older than its last finals, which are added. The
+//! progress has the offsets at which they begin. It is read first, so that totals that are read later need no older
+//! finals.
 //!
-//! Totals are read before the finals, so a final that is written in between is added and not missed. No final is counted
-//! twice, either: if totals contain a window whose final is not visible yet, the final is waited for, since Kafka shows
-//! the partitions of a transaction one after another. That concerns only the last commits; all finals before the
-//! offsets in the progress are visible.
+//! Totals are read before the finals, so a final that is written in between is added and not missed. No final is
+//! counted twice, either: if totals contain a window whose final is not visible yet, the final is waited for, since
+//! Kafka shows the partitions of a transaction one after another. That concerns only the last commits; all finals
+//! before the offsets in the progress are visible.
 //!
 //! A room that was removed has a record without a value (a tombstone) in the totals topic. Its finals before the
 //! removal are not counted, even if they are still in the ring. The removals in the trending topic are applied by the
@@ -32,8 +33,8 @@ use crate::hub::updates::Updates;
 use crate::room::totals::RoomTotals;
 use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, headers_of, trending_of};
 
-/// Number of offsets at the end of the progress topic that are read to find its newest record: some of them are markers of
-/// transactions.
+/// Number of offsets at the end of the progress topic that are read to find its newest record: some of them are markers
+/// of transactions.
 const LAST_PROGRESS: u64 = 10;
 /// Maximum number of finals that are read at once.
 const OLDER_RECORDS: usize = 1000;
@@ -188,7 +189,7 @@ struct RestoredRooms {
     older: HashMap<Room, LaterFinals<RoomTotals>>,
     /// Totals that were written after this time may be visible before their final.
     settled_ms: u64,
-    /// Finals up to this one are visible.
+    /// Finals before this one are visible, so totals as of them do not wait.
     settled_until: Option<ResultOrder>,
     /// Rooms whose totals contain a window whose final was not read yet.
     awaited: HashMap<Room, ResultOrder>,
@@ -197,8 +198,8 @@ struct RestoredRooms {
 impl RestoredRooms {
     /// Reads the latest totals of each room. Recent totals wait for their final.
     ///
-    /// If partitions were added to the topic, a room has records in two partitions, which are read one after another. The
-    /// later record counts, not the one that was read last.
+    /// If partitions were added to the topic, a room has records in two partitions, which are read one after another.
+    /// The later record counts, not the one that was read last.
     fn read_totals(
         &mut self,
         log: &dyn Log,
@@ -207,7 +208,8 @@ impl RestoredRooms {
     ) -> Result<(), LogError> {
         read_to_end(log, topic, &mut |record| {
             if record.value.is_empty() {
-                // A tombstone without the header is from another program, so the totals that were read before still count.
+                // A tombstone without the header is from another program, so the totals that were read before still
+                // count.
                 let before = headers_of(&record).removed_before();
                 if let Some((room, before)) = Room::from_key(record.key).zip(before) {
                     self.remove(room, before);

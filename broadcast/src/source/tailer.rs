@@ -5,9 +5,9 @@
 //!  then:   [windows], [trending], [live] ─▶ updates, until it is dropped; a failed read is retried each second
 //! ```
 //!
-//! The removal of a room and its finals are in different topics. After the tailer has read a removal, it reads the finals
-//! up to the end of their topic, and only then applies the removal: all finals before it are known then. Otherwise a
-//! tailer that lags behind would set the totals to 0 and then add finals from before the removal.
+//! The removal of a room and its finals are in different topics. After the tailer has read a removal, it reads the
+//! finals up to the end of their topic, and only then applies the removal: all finals before it are known then.
+//! Otherwise a tailer that lags behind would set the totals to 0 and then add finals from before the removal.
 
 #![allow(clippy::disallowed_methods, reason = "a thread that retries reads")]
 
@@ -215,8 +215,8 @@ impl Reading {
     }
 }
 
-/// Returns the length of a result's window. Live tallies from before the start whose windows have another length are from
-/// an earlier run, which did not close them.
+/// Returns the length of a result's window. Live tallies from before the start whose windows have another length are
+/// from an earlier run, which did not close them.
 fn size_ms(result: &WindowRecord) -> u64 {
     result.window.end.saturating_sub(result.window.start)
 }

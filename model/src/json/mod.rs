@@ -1,7 +1,7 @@
 //! Parses and validates the JSON form of a reaction, which is not trusted.
 //!
-//! A [`JsonReaction`] can be parsed from any JSON value, so that an invalid element of an array does not make the others
-//! invalid; [`JsonReaction::validate`] returns what is wrong with it. Unknown fields are ignored.
+//! A [`JsonReaction`] can be parsed from any JSON value, so that an invalid element of an array does not make the
+//! others invalid; [`JsonReaction::validate`] returns what is wrong with it. Unknown fields are ignored.
 
 mod flat;
 

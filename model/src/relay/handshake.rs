@@ -23,8 +23,8 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Returns the bytes whose HMAC-SHA-256 with the token as the key is the proof of `side`. They differ between the two
-    /// sides and between any two handshakes, so that a proof cannot be reflected or replayed.
+    /// Returns the bytes whose HMAC-SHA-256 with the token as the key is the proof of `side`. They differ between the
+    /// two sides and between any two handshakes, so that a proof cannot be reflected or replayed.
     pub fn proof_input(&self, side: Side) -> Vec<u8> {
         let side: &[u8] = match side {
             Side::Relay => b"emostream relay",

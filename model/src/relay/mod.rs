@@ -35,8 +35,8 @@ pub use update::{Batch, Final, RoomSnapshot, TrendingNow, Update};
 /// begin at 0 again.
 pub const RELAY_VERSION: u8 = 2;
 
-/// Maximum bytes of a message from a relay, and of one from an upstream that is not authenticated yet. The longest are a
-/// hello, which lists the partitions, and an audience, which has at most a thousand rooms.
+/// Maximum bytes of a message from a relay, and of one from an upstream that is not authenticated yet. The longest are
+/// a hello, which lists the partitions, and an audience, which has at most a thousand rooms.
 pub const MAX_UP_BYTES: usize = 256 << 10;
 
 /// Maximum bytes of a message from an upstream. The longest is the snapshot of a room with a full ring of finals.

@@ -9,9 +9,9 @@ use tungstenite::{
 };
 
 /// The result of a client's bytes: the payloads of pongs, and the close, if there is one.
-type Verdict = (Vec<Vec<u8>>, Option<(&'static str, u16)>);
+type Outcome = (Vec<Vec<u8>>, Option<(&'static str, u16)>);
 
-fn ours(bytes: &[u8], cuts: &[usize]) -> Verdict {
+fn of_inbound(bytes: &[u8], cuts: &[usize]) -> Outcome {
     let mut inbound = Inbound::default();
     let (mut pongs, mut end) = (Vec::new(), None);
     let mut cuts = cuts.iter().cycle();
@@ -43,15 +43,15 @@ fn ours(bytes: &[u8], cuts: &[usize]) -> Verdict {
 }
 
 /// A stream that reads the client's bytes and stores the server's.
-struct Wire<'a>(&'a [u8], Vec<u8>);
+struct TestStream<'a>(&'a [u8], Vec<u8>);
 
-impl Read for Wire<'_> {
+impl Read for TestStream<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.0.read(bytes)
     }
 }
 
-impl Write for Wire<'_> {
+impl Write for TestStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.1.write(bytes)
     }
@@ -61,11 +61,11 @@ impl Write for Wire<'_> {
 }
 
 /// Returns the same result of tungstenite's server.
-fn theirs(bytes: &[u8]) -> Verdict {
+fn of_tungstenite(bytes: &[u8]) -> Outcome {
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES as usize))
         .max_frame_size(Some(MESSAGE_BYTES as usize));
-    let wire = Wire(bytes, Vec::new());
+    let wire = TestStream(bytes, Vec::new());
     let mut socket = WebSocket::from_raw_socket(wire, Role::Server, Some(limits));
     let mut pings = Vec::new();
     let end = loop {
@@ -159,24 +159,24 @@ fn sent() -> impl Strategy<Value = Sent> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// tungstenite parses whole messages and checks in another order. So if both report a violation, it may differ, but it
-    /// is in the same frame; if one reports none, the other reports none.
+    /// tungstenite parses whole messages and checks in another order. So if both report a violation, it may differ, but
+    /// it is in the same frame; if one reports none, the other reports none.
     #[test]
-    fn we_hear_what_the_library_hears(
+    fn inbound_and_tungstenite_agree(
         frames in proptest::collection::vec(sent(), 0..12),
         cuts in proptest::collection::vec(1_usize..50, 1..20),
     ) {
         let bytes: Vec<u8> = frames.iter().flat_map(Sent::bytes).collect();
-        let (ours, theirs) = (ours(&bytes, &cuts), theirs(&bytes));
-        prop_assert_eq!(&ours.0, &theirs.0);
-        prop_assert_eq!(ours.1.map(|end| end.0), theirs.1.map(|end| end.0));
-        if ours.1.is_some_and(|end| end.0 == "close") {
-            prop_assert_eq!(ours.1, theirs.1);
+        let (of_inbound, of_tungstenite) = (of_inbound(&bytes, &cuts), of_tungstenite(&bytes));
+        prop_assert_eq!(&of_inbound.0, &of_tungstenite.0);
+        prop_assert_eq!(of_inbound.1.map(|end| end.0), of_tungstenite.1.map(|end| end.0));
+        if of_inbound.1.is_some_and(|end| end.0 == "close") {
+            prop_assert_eq!(of_inbound.1, of_tungstenite.1);
         }
     }
 
     #[test]
-    fn how_bytes_are_cut_changes_nothing(
+    fn the_result_does_not_depend_on_how_bytes_are_split(
         frames in proptest::collection::vec(sent(), 0..12),
         junk in proptest::collection::vec(any::<u8>(), 0..40),
         cuts in proptest::collection::vec(1_usize..50, 1..20),
@@ -184,8 +184,8 @@ proptest! {
         let frames: Vec<u8> = frames.iter().flat_map(Sent::bytes).collect();
         for bytes in [&[&frames[..], &junk].concat(), &junk] {
             // Byte by byte, pongs are sent before newer ones replace them, so all of them are in the result.
-            prop_assert_eq!(ours(bytes, &cuts).1, ours(bytes, &[1]).1);
-            prop_assert_eq!(ours(bytes, &cuts).0, ours(bytes, &[1]).0);
+            prop_assert_eq!(of_inbound(bytes, &cuts).1, of_inbound(bytes, &[1]).1);
+            prop_assert_eq!(of_inbound(bytes, &cuts).0, of_inbound(bytes, &[1]).0);
         }
     }
 
@@ -228,5 +228,5 @@ fn answers_to_pings_are_bounded_and_the_newest_is_among_them() {
 #[test]
 fn a_length_is_written_in_as_few_bytes_as_it_needs() {
     let long = [&[0x89, 0xfe, 0, 2][..], &[0; 4], b"hi"].concat();
-    assert_eq!(ours(&long, &[1]).1, Some(("violation", 1002)));
+    assert_eq!(of_inbound(&long, &[1]).1, Some(("violation", 1002)));
 }
