@@ -99,7 +99,9 @@ fn health_and_metrics_respond_while_the_only_shard_is_blocked() {
     for path in ["/healthz", "/readyz", "/metrics"] {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         let mut response = String::new();
-        connect_and_send(admin, &request).read_to_string(&mut response).unwrap();
+        connect_and_send(admin, &request)
+            .read_to_string(&mut response)
+            .unwrap();
         assert!(response.starts_with("HTTP/1.1 200 "), "{path}: {response}");
     }
     drop(held);

@@ -1,4 +1,4 @@
-//! How a publisher ends: everybody is told when to come back.
+//! Graceful shutdown: all subscribers are sent `bye` with a time at which to reconnect.
 
 use emostream_log::testing::until;
 use tungstenite::{Message, protocol::frame::coding::CloseCode};
@@ -28,7 +28,7 @@ fn everybody_is_told_when_to_come_back() {
             panic!("a close follows");
         };
         assert_eq!(u16::from(frame.code), 3001);
-        // The library answers the close, then the server closes the stream.
+        // The library answers the close, and then the server closes the stream.
         assert!(matches!(
             ws.0.read(),
             Err(tungstenite::Error::ConnectionClosed)

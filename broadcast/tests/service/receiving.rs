@@ -1,4 +1,4 @@
-//! What subscribers get, whatever they are connected by.
+//! The messages that subscribers receive, over each transport.
 
 use emostream_log::testing::until;
 use emostream_model::Topics;
@@ -177,7 +177,7 @@ fn subscribers_frames_and_deliveries_are_counted() {
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
     ws.finals(1);
     sse.finals(1);
-    // A frame may be on a screen before it is counted.
+    // A subscriber may receive a frame before the metric counts it.
     let counted = |name, times| until(name, || node.metric(name) == times);
     counted(r#"frames_total{type="final"}"#, 1.0);
     counted(r#"deliveries_total{type="final"}"#, 2.0);
