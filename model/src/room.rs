@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_a_url_path_cannot_carry_are_refused() {
+    fn names_that_a_url_path_cannot_contain_are_rejected() {
         let longest = "r".repeat(MAX_ROOM_BYTES);
         for name in ["a", "...", "..a", ".a.", "~", "-", &longest] {
             assert_eq!(Room::new(name).unwrap().as_str(), name);

@@ -155,7 +155,7 @@ mod tests {
         /// The stream does not depend on the number of bytes that each call writes, and each frame is counted once,
         /// when its first byte is written.
         #[test]
-        fn what_goes_out_is_whole_and_in_order(
+        fn the_written_stream_is_complete_and_in_order(
             finals in 1_u64..60,
             first in proptest::collection::vec(any::<u8>(), 0..40),
             mut takes in proptest::collection::vec(0_usize..3000, 1..200),

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_the_same_whatever_it_goes_by() {
+    fn a_frame_has_the_same_json_over_each_transport() {
         let encoded = EncodedFrame::new(&Frame::Bye { retry_ms: 4200 });
         let json = r#"{"type":"bye","retry_ms":4200}"#;
         let event = format!("event: bye\nretry: 4200\ndata: {json}\n\n");

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_is_bounded_and_who_falls_behind_it_is_told() {
+    fn the_ring_is_bounded_and_a_cursor_before_it_is_truncated() {
         let log = log();
         log.join();
         let (mut slow, mut quick) = (log.cursor(), log.cursor());
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_flushed_goes_out_in_one_batch() {
+    async fn flushed_updates_are_sent_in_one_batch() {
         let log = log();
         log.join();
         let mut sealed = log.watch();

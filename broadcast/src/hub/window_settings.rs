@@ -66,7 +66,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_sees_a_swarm_knows_how_large_it_is(count in 1_u64..100_000, size in 1_u64..5000) {
+        fn the_size_of_swarms_is_known_from_a_result(count in 1_u64..100_000, size in 1_u64..5000) {
             let mut settings = settings(7);
             observe(&mut settings, &result(0, 2000, count, size));
             prop_assert_eq!(settings.swarm_size, if count >= size { size } else { 7 });

@@ -72,10 +72,10 @@ pub struct Upstreams {
 
 /// The state of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ClientState {
     Seeking,
     CatchingUp,
-    Fed,
+    Connected,
 }
 
 /// The task of the client, which is aborted when this is dropped.
@@ -88,31 +88,31 @@ impl UpstreamClient {
         updates: &Arc<Updates>,
         readiness: Component,
     ) -> Result<Self, BroadcastError> {
-        let (stage, mut stages) = watch::channel(Stage::Seeking);
+        let (state, mut states) = watch::channel(ClientState::Seeking);
         let (errors, last_errors) = watch::channel(String::new());
         let connection = Connector {
             upstreams,
             updates: updates.clone(),
             readiness,
-            stage,
+            state,
             errors,
             logged: BTreeMap::new(),
         };
         let client = Self(tokio::spawn(connection.run()));
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let now = *stages.borrow_and_update();
+            let now = *states.borrow_and_update();
             let late = Instant::now() >= deadline;
             match now {
-                Stage::Fed => return Ok(client),
-                Stage::Seeking if late => {
+                ClientState::Connected => return Ok(client),
+                ClientState::Seeking if late => {
                     let errors = last_errors.borrow().clone();
                     return Err(BroadcastError::NoUpstream(errors));
                 }
                 // To apply the snapshot may take longer than `START_TIMEOUT`.
-                Stage::CatchingUp if late => drop(stages.changed().await),
-                Stage::Seeking | Stage::CatchingUp => tokio::select! {
-                    _ = stages.changed() => {}
+                ClientState::CatchingUp if late => drop(states.changed().await),
+                ClientState::Seeking | ClientState::CatchingUp => tokio::select! {
+                    _ = states.changed() => {}
                     () = sleep_until(deadline) => {}
                     rejected = updates.log_mismatch() => {
                         return Err(BroadcastError::OtherLog(rejected.to_string()));
@@ -133,7 +133,7 @@ struct Connector {
     upstreams: Upstreams,
     updates: Arc<Updates>,
     readiness: Component,
-    stage: watch::Sender<Stage>,
+    state: watch::Sender<ClientState>,
     /// The last error, which is the reason why there is no upstream.
     errors: watch::Sender<String>,
     /// The last error of each upstream, and when it was logged.
@@ -151,22 +151,22 @@ impl Connector {
                 Ok(never) => never,
                 Err(error) => error,
             };
-            let was_fed = *self.stage.borrow() == Stage::Fed;
-            self.disconnected(at, &error, was_fed);
-            let is_stable = was_fed && since.elapsed() >= STABLE_AFTER;
+            let was_connected = *self.state.borrow() == ClientState::Connected;
+            self.disconnected(at, &error, was_connected);
+            let is_stable = was_connected && since.elapsed() >= STABLE_AFTER;
             failures = if is_stable { 0 } else { failures + 1 };
             sleep(pause(failures, addresses.len())).await;
         }
     }
 
-    fn disconnected(&mut self, at: &str, error: &LinkError, was_fed: bool) {
+    fn disconnected(&mut self, at: &str, error: &LinkError, was_connected: bool) {
         let why = error.to_string();
         let logged = self.logged.get(at);
         let again = logged.is_some_and(|(last, when)| *last == why && when.elapsed() < LOG_EVERY);
-        if was_fed {
+        if was_connected {
             self.updates.metrics.upstream_losses.inc();
         }
-        if was_fed || !again {
+        if was_connected || !again {
             tracing::warn!(upstream = at, "no news from this upstream: {why}");
             self.logged.insert(at.to_owned(), (why, Instant::now()));
         }
@@ -181,7 +181,7 @@ impl Connector {
             .hub
             .upstream_status
             .send_replace(UpstreamStatus::Disconnected);
-        self.stage.send_replace(Stage::Seeking);
+        self.state.send_replace(ClientState::Seeking);
         // Results expire without an upstream, too.
         self.updates.sweep();
     }
@@ -196,13 +196,13 @@ impl Connector {
         let welcome = welcome.unwrap_or(Err(LinkError::NoAnswer(HELLO_TIMEOUT)));
         let welcome = welcome.map_err(|error| match error {
             LinkError::Silent(_) | LinkError::NoAnswer(_) if self.upstreams.trust.is_none() => {
-                LinkError::Mute
+                LinkError::NoTls
             }
             error => error,
         })?;
         let hub = &self.updates.hub;
         hub.set_window_settings(welcome.window_settings);
-        self.stage.send_replace(Stage::CatchingUp);
+        self.state.send_replace(ClientState::CatchingUp);
         tokio::select! {
             Err(error) = self.receive(at, welcome.path.into(), &mut reader) => Err(error),
             Err(error) = self.report(&mut writer) => Err(error),
@@ -232,13 +232,13 @@ impl Connector {
     ) -> Result<RelayWelcome, LinkError> {
         let first = reader.down().await.map_err(|error| match error {
             // The upstream expects TLS: its handshake timed out before this relay's did.
-            LinkError::Closed if self.upstreams.trust.is_none() => LinkError::Mute,
+            LinkError::Closed if self.upstreams.trust.is_none() => LinkError::NoTls,
             error => error,
         })?;
         let challenge = match first {
             RelayDown::Challenge(challenge) => challenge,
             RelayDown::Refused(refusal) => return Err(refusal.into()),
-            _ => return Err(LinkError::OutOfTurn),
+            _ => return Err(LinkError::UnexpectedMessage),
         };
         let handshake = RelayHandshake {
             challenge,
@@ -257,7 +257,7 @@ impl Connector {
         let welcome = match reader.down().await? {
             RelayDown::Welcome(welcome) => welcome,
             RelayDown::Refused(refusal) => return Err(refusal.into()),
-            _ => return Err(LinkError::OutOfTurn),
+            _ => return Err(LinkError::UnexpectedMessage),
         };
         if !token.verifies(RelaySide::Upstream, &handshake, &welcome.proof) {
             return Err(LinkError::NoProof);
@@ -285,7 +285,7 @@ impl Connector {
         let mut warned = false;
         let mut snapshot: Option<ReceivedSnapshot> = None;
         loop {
-            let fed = *self.stage.borrow() == Stage::Fed;
+            let is_connected = *self.state.borrow() == ClientState::Connected;
             match reader.down().await? {
                 RelayDown::Heartbeat => {}
                 RelayDown::Updates {
@@ -307,7 +307,7 @@ impl Connector {
                         updates.apply(origin_us, update)?;
                     }
                     updates.log.flush();
-                    if fed {
+                    if is_connected {
                         let us = now_us().saturating_sub(origin_us);
                         updates.metrics.relay_delay.observe(us as f64 / 1e6);
                     }
@@ -327,14 +327,14 @@ impl Connector {
                         .upstream_status
                         .send_replace(UpstreamStatus::Connected(way.clone()));
                     self.readiness.ready();
-                    if self.stage.send_replace(Stage::Fed) != Stage::Fed {
+                    if self.state.send_replace(ClientState::Connected) != ClientState::Connected {
                         tracing::info!(upstream = at, "news comes from this upstream from now on");
                     }
                 }
                 RelayDown::Path(path) => {
                     self.check_path(&path)?;
                     way = path.into();
-                    if fed {
+                    if is_connected {
                         updates
                             .hub
                             .upstream_status
@@ -342,7 +342,7 @@ impl Connector {
                     }
                 }
                 RelayDown::Challenge(_) | RelayDown::Welcome(_) | RelayDown::Refused(_) => {
-                    return Err(LinkError::OutOfTurn);
+                    return Err(LinkError::UnexpectedMessage);
                 }
             }
         }

@@ -55,14 +55,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn of_a_flood_some_lines_and_the_number_of_the_others_are_told(
+        fn some_lines_and_the_number_of_the_others_are_logged(
             spans in proptest::collection::vec(0_u64..200, 1..10),
         ) {
             let lines = LogRateLimit::default();
-            for came in spans {
-                let told = (0..came).filter(|_| lines.try_acquire()).count() as u64;
-                prop_assert_eq!(told, came.min(u64::from(LINES)));
-                prop_assert_eq!(lines.rotate(), came - told);
+            for attempts in spans {
+                let logged = (0..attempts).filter(|_| lines.try_acquire()).count() as u64;
+                prop_assert_eq!(logged, attempts.min(u64::from(LINES)));
+                prop_assert_eq!(lines.rotate(), attempts - logged);
             }
         }
     }

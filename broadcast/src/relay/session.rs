@@ -110,7 +110,7 @@ async fn handshake(
         error => error,
     })?;
     let RelayUp::Hello(hello) = hello else {
-        return Err(LinkError::OutOfTurn);
+        return Err(LinkError::UnexpectedMessage);
     };
     let handshake = RelayHandshake {
         challenge,
@@ -154,7 +154,7 @@ async fn receive(
         match reader.up().await? {
             RelayUp::Heartbeat => {}
             RelayUp::Audience(counts) => audience.apply(counts),
-            RelayUp::Hello(_) => return Err(LinkError::OutOfTurn),
+            RelayUp::Hello(_) => return Err(LinkError::UnexpectedMessage),
         }
     }
 }

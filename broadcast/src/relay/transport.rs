@@ -22,7 +22,7 @@ const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Minimum speed of a peer: 128 KiB a second.
-const SLOWEST_BYTES_A_MS: u64 = 128;
+const MIN_BYTES_PER_MS: u64 = 128;
 
 /// Maximum capacity of the buffer that is reused for the next message.
 const KEPT_BUFFER_BYTES: usize = 256 << 10;
@@ -52,7 +52,7 @@ pub(super) enum LinkError {
     #[error(transparent)]
     Message(#[from] MessageError),
     #[error("it said something that was not its turn to say")]
-    OutOfTurn,
+    UnexpectedMessage,
     #[error(transparent)]
     Refused(#[from] emostream_model::Refusal),
     #[error(transparent)]
@@ -64,7 +64,7 @@ pub(super) enum LinkError {
     #[error(
         "it lets in and says nothing; if it speaks TLS, add --upstream-tls or --upstream-ca FILE"
     )]
-    Mute,
+    NoTls,
     #[error("it did not answer within {0:?}")]
     NoAnswer(Duration),
 }
@@ -165,7 +165,7 @@ pub(super) async fn write(
 
 /// Returns the maximum duration of a message of `bytes` bytes.
 fn max_duration(bytes: usize) -> Duration {
-    PEER_TIMEOUT + Duration::from_millis(bytes as u64 / SLOWEST_BYTES_A_MS)
+    PEER_TIMEOUT + Duration::from_millis(bytes as u64 / MIN_BYTES_PER_MS)
 }
 
 #[cfg(test)]
@@ -201,12 +201,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_message_for_ever_and_a_reader_who_does_not_read_are_ended() {
+    async fn incomplete_messages_and_peers_that_do_not_read_time_out() {
         let (mut here, there) = tokio::io::duplex(64);
         here.write_all(&[0, 0, 0, 9, 1]).await.unwrap();
         let mut incoming = MessageReader::new(there, MAX_UP_BYTES);
-        let heard = incoming.up().await;
-        assert!(matches!(heard, Err(LinkError::Silent(_))), "{heard:?}");
+        let received = incoming.up().await;
+        assert!(
+            matches!(received, Err(LinkError::Silent(_))),
+            "{received:?}"
+        );
         let unread = write(&mut here, &[0; 1000]).await;
         assert!(matches!(unread, Err(LinkError::Unread(_))), "{unread:?}");
     }

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn who_resumes_gets_every_final_since() {
+    fn a_subscriber_that_resumes_is_sent_every_later_final() {
         let room = room(Some(2), [3, 5, 9]);
         for (since, expected) in [
             (2, vec!["2-3", "2-5", "2-9"]),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
+    fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
         let room = room(Some(2), [3, 5]);
         let (mut cursor, resumed) = Cursor::resume(&room, id(1), &(3..6));
         assert!(!resumed);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_without_kept_finals_tells_a_gap_to_who_resumes_from_before_them() {
+    fn a_room_with_an_empty_ring_sends_a_gap_to_a_subscriber_that_resumes_from_before_it() {
         let room = RoomState::default();
         let (mut cursor, resumed) = Cursor::resume(&room, id(3), &(8..8));
         assert!(!resumed);
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_another_log_is_told_by_a_gap() {
+    fn an_id_of_another_log_is_answered_by_a_gap() {
         let room = room(None, [3, 5]);
         let (mut cursor, resumed) = Cursor::resume(&room, id(6), &(0..6));
         assert!(!resumed);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_moves_to_another_partition_goes_on_behind_a_gap() {
+    fn a_room_that_moves_to_another_partition_continues_after_a_gap() {
         let mut room = room(None, [3, 5]);
         let mut cursor = Cursor::join(&room);
         assert_eq!(drain(&mut cursor, &room), ["2-5"]);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn who_joined_an_empty_room_is_told_what_left_it_unseen() {
+    fn a_subscriber_of_an_empty_room_is_sent_a_gap_for_evicted_finals() {
         let mut room = RoomState::default();
         let mut cursor = Cursor::join(&room);
         for offset in [3, 5] {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn who_joins_behind_a_loss_is_told_of_none() {
+    fn a_new_subscriber_is_not_sent_a_gap_for_an_earlier_loss() {
         let mut room = room(None, [3, 5]);
         assert!(room.evict_through(2, 9));
         let mut cursor = Cursor::join(&room);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_is_trending_the_newest_window_wins_and_comes_before_live_tallies() {
+    fn the_newest_trending_list_is_sent_before_live_tallies() {
         let mut room = room(None, [3]);
         let mut cursor = Cursor::join(&room);
         room.push_live(record(4, Some(1)));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_to_who_was_there_or_comes_back_however_late() {
+    fn the_end_of_a_trending_list_is_sent_to_subscribers_that_stayed_or_resume() {
         let mut room = room(None, [3]);
         let mut there = Cursor::join(&room);
         room.push_trending(trending(3, &["🔥"]));

@@ -370,7 +370,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_room_is_refused(text in ".{0,40}") {
+        fn invalid_room_names_are_rejected(text in ".{0,40}") {
             let mut snapshot = upstream(3, 0).snapshot(&Room::default(), |_| false);
             prop_assert!(ParsedSnapshot::parse(&snapshot).is_ok());
             snapshot.finals[1] = text.clone();
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_another_build_can_name_is_among_the_others() {
+    fn counts_of_unknown_emojis_are_in_the_others() {
         let mut snapshot = upstream(3, 0).snapshot(&Room::default(), |_| false);
         let known = snapshot.finals[2].clone();
         assert!(known.contains("\"count\":3") && !known.contains("others"));
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_another_room_or_out_of_order_are_refused() {
+    fn frames_of_another_room_or_out_of_order_are_rejected() {
         let good = upstream(3, 0).snapshot(&Room::default(), |_| false);
         let mut other = good.clone();
         other.room = Room::new("other").unwrap();
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_away_for_longer_than_the_ring_is_told_a_gap() {
+    fn a_relay_that_was_disconnected_for_longer_than_the_ring_sends_a_gap() {
         let mut relay = upstream(2, 0);
         let evictions = relay.evictions();
         assert!(merge(&mut relay, &upstream(6, 4), 2));
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn live_tallies_and_what_is_trending_come_along_once() {
+    fn a_snapshot_adds_live_tallies_and_trending_lists_once() {
         let mut upstream = upstream(3, 0);
         upstream.push_live(record(3, Some(31)));
         upstream.push_live(record(4, Some(41)));

@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_does_not_end_what_is_trending_as_of_a_later_window() {
+    fn a_removal_does_not_end_a_trending_list_of_a_later_window() {
         let mut room = RoomState::default();
         assert!(push(&mut room, (0, 5), 7, 0));
         // The final of that window is in another topic, and is not visible yet.

@@ -42,7 +42,7 @@ const OLDER_RECORDS: usize = 1000;
 /// are older have their final in the log, or it has expired.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Maximum time for which a start waits for the finals of younger totals.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FINALS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The readers after the restore, at their positions.
 pub(crate) struct Restored {
@@ -326,7 +326,7 @@ impl RestoredRooms {
             if windows.at_end() && self.awaited.is_empty() {
                 return Ok(());
             }
-            if windows.at_end() && stall.elapsed() > PATIENCE {
+            if windows.at_end() && stall.elapsed() > FINALS_TIMEOUT {
                 let rooms = self.awaited.len();
                 tracing::warn!(rooms, "the finals of the newest totals are missing");
                 return Ok(());

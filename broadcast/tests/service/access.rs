@@ -58,7 +58,7 @@ const UPGRADE: &str = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocke
 const ROOM: [&str; 4] = ["", "/history", "/events", "/ws"];
 
 #[test]
-fn without_a_good_token_nothing_of_a_room_is_told() {
+fn no_response_has_results_without_a_valid_token() {
     let stage = Stage::new();
     let node = gated(&stage);
     let good = token(600.0, None);
@@ -103,7 +103,7 @@ fn without_a_good_token_nothing_of_a_room_is_told() {
 }
 
 #[test]
-fn a_token_comes_by_header_by_address_or_by_subprotocol() {
+fn a_token_is_accepted_in_a_header_the_query_or_a_subprotocol() {
     let stage = Stage::new();
     let node = gated(&stage);
     let good = token(600.0, None);
@@ -192,7 +192,7 @@ fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
 }
 
 #[test]
-fn who_is_there_when_its_token_expires_has_to_go() {
+fn a_subscriber_is_disconnected_when_its_token_expires() {
     let stage = Stage::new();
     let node = gated(&stage);
     // The token has expired and is within the leeway of 5 s.

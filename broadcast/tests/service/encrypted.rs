@@ -71,7 +71,7 @@ impl Secret {
 }
 
 #[test]
-fn subscribers_in_tls_get_what_all_get_and_are_told_the_end() {
+fn subscribers_over_tls_are_sent_all_frames_and_bye() {
     let mut stage = Stage::new();
     let secret = Secret::publisher(&stage);
     let plain = stage.publisher();

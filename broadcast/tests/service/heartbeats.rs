@@ -50,7 +50,7 @@ fn silences(mut subscriber: impl Subscriber) -> Vec<Duration> {
 }
 
 #[test]
-fn a_silent_room_gets_heartbeats_whatever_it_is_received_by() {
+fn a_silent_room_is_sent_heartbeats_over_each_transport() {
     let stage = Stage::new();
     let node = publisher(&stage);
     let relay = Node::relay_like(&[&node.feeds()], often());
@@ -70,7 +70,7 @@ fn a_silent_room_gets_heartbeats_whatever_it_is_received_by() {
 }
 
 #[test]
-fn where_frames_come_there_are_no_heartbeats() {
+fn a_room_with_frames_is_not_sent_heartbeats() {
     let mut stage = Stage::new();
     let node = publisher(&stage);
     let mut subscribers: Vec<Box<dyn Subscriber>> = vec![

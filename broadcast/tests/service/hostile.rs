@@ -416,7 +416,7 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
 }
 
 #[test]
-fn who_breaks_the_protocol_is_told_and_closed() {
+fn a_violation_is_answered_by_a_close() {
     let stage = Stage::new();
     let node = stage.publisher();
     let text = OpCode::Data(Data::Text);
@@ -434,7 +434,7 @@ fn who_breaks_the_protocol_is_told_and_closed() {
 }
 
 #[test]
-fn a_handshake_of_http_1_0_is_refused() {
+fn a_handshake_of_http_1_0_is_rejected() {
     let stage = Stage::new();
     let node = stage.publisher();
     let mut stream = crate::clients::connect(node.address);
@@ -446,7 +446,7 @@ fn a_handshake_of_http_1_0_is_refused() {
 }
 
 #[test]
-fn a_handshake_with_a_body_is_refused() {
+fn a_handshake_with_a_body_is_rejected() {
     let stage = Stage::new();
     let node = stage.publisher();
     let with_body = format!("{GOOD}content-length: 2\r\n");
@@ -458,7 +458,7 @@ fn a_handshake_with_a_body_is_refused() {
 
 /// The client is still writing when its message is rejected because of the length.
 #[test]
-fn who_sends_a_long_message_learns_why_it_is_refused() {
+fn a_message_that_is_too_long_is_answered_by_a_close() {
     let stage = Stage::new();
     let node = stage.publisher();
     let long = masked(OpCode::Data(Data::Text), &vec![b'x'; 3 << 20]);
@@ -466,7 +466,7 @@ fn who_sends_a_long_message_learns_why_it_is_refused() {
 }
 
 #[test]
-fn who_says_more_and_more_is_sent_away() {
+fn a_client_that_sends_too_much_is_disconnected() {
     let stage = Stage::new();
     let node = stage.publisher();
     let pings = masked(OpCode::Control(Control::Ping), &[0; 100]).repeat(10_000);
@@ -484,7 +484,7 @@ fn who_says_more_and_more_is_sent_away() {
 }
 
 #[test]
-fn what_a_client_says_is_ignored_and_a_ping_is_answered() {
+fn messages_of_a_client_are_ignored_and_pings_answered() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");

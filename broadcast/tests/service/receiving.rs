@@ -41,7 +41,7 @@ fn a_websocket_and_an_sse_subscriber_get_identical_finals_ids_included() {
 }
 
 #[test]
-fn hello_comes_first_and_says_how_the_room_is_counted() {
+fn hello_is_first_and_has_the_settings_of_windows() {
     let stage = Stage::new();
     let node = stage.publisher();
     let hello = Ws::join(node.address, "match-7", "").next();
@@ -138,7 +138,7 @@ fn records_that_are_no_results_are_counted_and_skipped() {
 }
 
 #[test]
-fn results_of_absurd_size_harm_nobody() {
+fn results_with_huge_counts_are_served() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");

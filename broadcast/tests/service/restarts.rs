@@ -349,7 +349,7 @@ fn an_open_window_is_shown_by_a_publisher_that_starts_in_it() {
 }
 
 #[test]
-fn what_a_run_with_other_windows_left_open_is_not_shown() {
+fn open_windows_of_a_run_with_another_size_are_not_shown() {
     let stage = Stage::new();
     let now_ms = now_ms();
     stage.counting.live_of(now_ms, 2000, "r");
@@ -371,7 +371,7 @@ fn what_a_run_with_other_windows_left_open_is_not_shown() {
 }
 
 #[test]
-fn hello_follows_a_dataflow_that_comes_back_with_other_windows() {
+fn hello_has_the_settings_of_a_restarted_dataflow() {
     let stage = Stage::new();
     let node = stage.publisher();
     stage.counting.live_of(now_ms(), 3000, "r");
@@ -385,7 +385,7 @@ fn hello_follows_a_dataflow_that_comes_back_with_other_windows() {
 }
 
 #[test]
-fn corrupt_records_hinder_no_start() {
+fn corrupt_records_do_not_prevent_a_start() {
     let mut stage = Stage::new();
     let topics = Topics::default();
     for topic in [topics.windows(), topics.totals(), topics.live()] {

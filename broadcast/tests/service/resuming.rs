@@ -59,7 +59,7 @@ fn every_final_since_follows_in_order_then_the_present() {
 
 /// Otherwise a subscriber that reconnects after five minutes would count as a delay of five minutes.
 #[test]
-fn what_is_caught_up_on_is_no_delay() {
+fn resumed_finals_do_not_count_as_delayed() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     for nth in 1..=3 {
@@ -137,7 +137,7 @@ fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
 }
 
 #[test]
-fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
+fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
     let mut stage = Stage::new();
     let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
     stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
@@ -168,7 +168,7 @@ fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
 /// A page that stayed open while the log was recreated would otherwise wait until the new log has as many results as
 /// the old one.
 #[test]
-fn an_id_of_another_log_is_told_by_a_gap_not_by_silence() {
+fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
@@ -191,7 +191,7 @@ fn an_id_of_another_log_is_told_by_a_gap_not_by_silence() {
 }
 
 #[test]
-fn finals_deleted_unread_are_told_by_a_gap() {
+fn finals_that_were_deleted_unread_are_announced_by_a_gap() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");

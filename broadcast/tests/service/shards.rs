@@ -82,7 +82,7 @@ fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
 }
 
 #[test]
-fn what_was_asked_before_on_the_same_connection_is_answered_first() {
+fn earlier_requests_on_a_connection_are_answered_first() {
     let stage = Stage::new();
     let node = stage.publisher();
     let mut stream = connect(node.address);
@@ -104,7 +104,7 @@ fn what_was_asked_before_on_the_same_connection_is_answered_first() {
 
 /// Hundreds of clients connect and disconnect: subscribers that stay lose no final, and no state of the others is left.
 #[test]
-fn a_coming_and_going_disturbs_nobody() {
+fn reconnects_do_not_affect_other_subscribers() {
     const FINALS: u64 = 40;
     let mut stage = Stage::new();
     let node = stage.publisher();
@@ -155,7 +155,7 @@ fn a_coming_and_going_disturbs_nobody() {
 
 /// A client that reads but does not send pongs: the host of a page sleeps, and a proxy keeps the connection open.
 #[test]
-fn a_client_that_answers_no_ping_is_let_go() {
+fn a_client_that_does_not_answer_pings_is_disconnected() {
     let stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");

@@ -118,7 +118,7 @@ pub(crate) fn skips_live_tallies_and_gets_every_final(
 }
 
 #[test]
-fn who_is_slower_than_the_ring_is_told_by_a_gap() {
+fn a_subscriber_slower_than_the_ring_is_sent_a_gap() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = narrow(&node);

@@ -41,7 +41,7 @@ fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn nonsense_is_let_go_and_hinders_no_relay() {
+fn invalid_peers_are_disconnected_and_do_not_affect_relays() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let address = publisher.feeds();
@@ -71,7 +71,7 @@ fn nonsense_is_let_go_and_hinders_no_relay() {
 
 /// Connections that send nothing do not take permits of relays, for any number of them.
 #[test]
-fn silent_strangers_keep_no_relay_out() {
+fn unauthenticated_connections_do_not_take_permits() {
     let stage = Stage::new();
     let publisher = stage.publisher();
     let address = publisher.feeds_at("127.0.0.1:0", RelayToken::default(), 1);
@@ -106,7 +106,7 @@ fn upstream(says: Vec<u8>) -> String {
 }
 
 #[test]
-fn a_relay_passes_over_upstreams_that_are_none() {
+fn a_relay_skips_invalid_upstreams() {
     let stage = Stage::new();
     let publisher = stage.publisher();
     let welcome = RelayDown::Welcome(RelayWelcome {
@@ -159,7 +159,7 @@ fn a_relay_and_an_upstream_of_two_versions_name_both() {
 }
 
 #[test]
-fn only_who_knows_the_token_is_fed_and_only_who_knows_it_is_believed() {
+fn both_sides_must_know_the_token() {
     let stage = Stage::new();
     let (open, guarded) = (stage.publisher(), stage.publisher());
     let secret = || RelayToken::new("secret");
@@ -175,7 +175,7 @@ fn only_who_knows_the_token_is_fed_and_only_who_knows_it_is_believed() {
 }
 
 #[test]
-fn one_relay_too_many_is_told_so() {
+fn a_relay_above_the_limit_is_sent_the_reason() {
     let stage = Stage::new();
     let publisher = stage.publisher();
     let address = publisher.feeds_at("127.0.0.1:0", RelayToken::default(), 1);
@@ -190,7 +190,7 @@ fn one_relay_too_many_is_told_so() {
 }
 
 #[test]
-fn a_link_in_tls_is_for_those_who_believe_its_certificate() {
+fn only_relays_that_trust_the_certificate_connect_over_tls() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let dir = tempfile::tempdir().unwrap();

@@ -87,7 +87,7 @@ fn every_node_shows_the_same_bytes() {
 }
 
 #[test]
-fn who_resumes_at_a_relay_gets_every_final_since() {
+fn a_subscriber_that_resumes_at_a_relay_is_sent_every_later_final() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let relay = Node::relay(&[&publisher.feeds()]);
@@ -161,7 +161,7 @@ fn a_relay_changes_over_when_its_upstream_falls_silent() {
 }
 
 #[test]
-fn a_relay_serves_what_it_has_without_an_upstream_and_catches_up() {
+fn a_disconnected_relay_serves_its_rooms_and_catches_up() {
     let mut stage = Stage::new();
     close(&mut stage, 1..3);
     let publisher = stage.publisher();
@@ -187,7 +187,7 @@ fn a_relay_serves_what_it_has_without_an_upstream_and_catches_up() {
 
 /// A final that the disconnected relay does not know yet is from its upstream, not from another log.
 #[test]
-fn who_is_ahead_of_a_relay_that_is_cut_off_waits_for_it() {
+fn a_subscriber_that_is_ahead_of_a_disconnected_relay_waits() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let address = publisher.feeds();

@@ -15,7 +15,7 @@ fn state(node: &Node, room: &str) -> Value {
 }
 
 #[test]
-fn a_subscriber_gets_what_is_trending_and_that_nothing_is_any_more() {
+fn a_subscriber_is_sent_the_trending_list_and_its_end() {
     let stage = Stage::new();
     let node = stage.publisher();
     let (mut ws, mut sse) = (
@@ -76,7 +76,7 @@ fn a_late_joiner_gets_the_newest_and_nothing_where_nothing_is_trending() {
 }
 
 #[test]
-fn a_restarted_publisher_knows_what_is_trending_and_who_comes_back_what_is_not() {
+fn a_restarted_publisher_sends_trending_lists_and_ends_old_ones() {
     let mut stage = Stage::new();
     // The record of a list that did not change for an hour is an hour old.
     let long_ago_ms = now_ms() - 3_600_000;
@@ -100,7 +100,7 @@ fn a_restarted_publisher_knows_what_is_trending_and_who_comes_back_what_is_not()
 }
 
 #[test]
-fn a_frame_lists_the_top_20_however_many_the_dataflow_writes() {
+fn a_frame_lists_at_most_the_top_20() {
     let stage = Stage::new();
     let node = stage.publisher();
     let emojis: Vec<Emoji> = Emoji::all().take(FRAME_COUNTS + 5).collect();
@@ -114,7 +114,7 @@ fn a_frame_lists_the_top_20_however_many_the_dataflow_writes() {
 }
 
 #[test]
-fn the_list_of_rooms_tells_what_leads_across_them() {
+fn the_list_of_rooms_has_the_leaders() {
     let stage = Stage::new();
     let node = stage.publisher();
     let leaders = |node: &Node| get(node.address, "/v1/rooms").json()["trending"].take();
