@@ -1,4 +1,4 @@
-//! Fills a topic from a crowd, and compares what came out with what must.
+//! Fills a topic with a crowd's reactions, and compares the results with the expected tallies.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -6,18 +6,18 @@ use clap::ValueEnum;
 use emostream_model::{Batch, Reaction, WindowRecord};
 
 use crate::{
-    Outcome,
-    cluster::{Cluster, Filler, Finals, PARTITIONS},
+    Result,
+    cluster::{Cluster, PARTITIONS, RecordWriter, ResultReader},
     crowd::{Crowd, Key, Names, Tallies, WINDOW_MS},
 };
 
-/// Reactions of one of our batches.
+/// Number of reactions in a batch.
 pub(crate) const BATCH: usize = 500;
 
-/// How far behind the crowd's end the closers are: past everybody's grace.
-const CLOSERS_BEHIND_MS: u64 = 45_000;
+/// Time from the crowd's end to the closing reactions: longer than the lateness or grace period of any peer.
+const CLOSING_DELAY_MS: u64 = 45_000;
 
-/// A backlog without news for so long is done, or will never be.
+/// If no result arrives for this long, the collector stops waiting for missing ones.
 const STALLED: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -26,7 +26,7 @@ pub(crate) enum Format {
     Batches,
 }
 
-/// A crowd that ended two minutes ago.
+/// Returns a crowd whose event time ended two minutes ago.
 pub(crate) fn past_crowd(
     rooms: u32,
     emojis: u32,
@@ -51,53 +51,53 @@ pub(crate) fn now_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Writes the crowd, one partition after the other in turn, and behind it the closers: reactions of
-/// every room and emoji in every partition, without which nobody's last windows close.
+/// Writes the crowd's reactions to the partitions in turn, then closing reactions: one of every room and emoji in every
+/// partition. Without these the last windows would not close, neither the dataflow's nor a peer's.
 pub(crate) fn fill(
     cluster: &Cluster,
     topic: &str,
     crowd: &Crowd,
     names: &Names,
     format: Format,
-) -> Outcome<Tallies> {
-    cluster.renew(topic, PARTITIONS)?;
-    let filler = cluster.filler(50)?;
-    let mut truth = Tallies::default();
+) -> Result<Tallies> {
+    cluster.recreate(topic, PARTITIONS)?;
+    let writer = cluster.writer(50)?;
+    let mut expected = Tallies::default();
     match format {
         Format::Plain => {
-            for (tap, partition) in crowd.taps().zip((0..PARTITIONS).cycle()) {
-                *truth.entry(tap.key()).or_default() += 1;
-                filler.write(topic, partition, tap.at_ms, tap.json(names).as_bytes())?;
+            for (event, partition) in crowd.events().zip((0..PARTITIONS).cycle()) {
+                *expected.entry(event.key()).or_default() += 1;
+                writer.write(topic, partition, event.at_ms, event.json(names).as_bytes())?;
             }
         }
         Format::Batches => {
             let mut batches = Batches {
-                filler: &filler,
+                writer: &writer,
                 topic,
                 partition: 0,
                 batch: Vec::new(),
             };
-            for tap in crowd.taps() {
-                *truth.entry(tap.key()).or_default() += 1;
-                batches.push(tap.reaction(names)?)?;
+            for event in crowd.events() {
+                *expected.entry(event.key()).or_default() += 1;
+                batches.push(event.reaction(names)?)?;
             }
             batches.flush()?;
         }
     }
-    write_closers(&filler, topic, crowd, names)?;
-    filler.finish()?;
-    Ok(truth)
+    write_closing_reactions(&writer, topic, crowd, names)?;
+    writer.finish()?;
+    Ok(expected)
 }
 
 struct Batches<'a> {
-    filler: &'a Filler,
+    writer: &'a RecordWriter,
     topic: &'a str,
     partition: u32,
     batch: Vec<Reaction>,
 }
 
 impl Batches<'_> {
-    fn push(&mut self, reaction: Reaction) -> Outcome<()> {
+    fn push(&mut self, reaction: Reaction) -> Result<()> {
         self.batch.push(reaction);
         if self.batch.len() == BATCH {
             self.flush()
@@ -106,11 +106,11 @@ impl Batches<'_> {
         }
     }
 
-    fn flush(&mut self) -> Outcome<()> {
+    fn flush(&mut self) -> Result<()> {
         let times = || self.batch.iter().map(|reaction| reaction.at_ms);
         if let (Some(base), Some(newest)) = (times().min(), times().max()) {
             let value = Batch::encode(base, &self.batch);
-            self.filler
+            self.writer
                 .write(self.topic, self.partition, newest, &value)?;
         }
         self.partition = (self.partition + 1) % PARTITIONS;
@@ -119,41 +119,46 @@ impl Batches<'_> {
     }
 }
 
-fn write_closers(filler: &Filler, topic: &str, crowd: &Crowd, names: &Names) -> Outcome<()> {
-    let at_ms = crowd.end_ms() + CLOSERS_BEHIND_MS;
+fn write_closing_reactions(
+    writer: &RecordWriter,
+    topic: &str,
+    crowd: &Crowd,
+    names: &Names,
+) -> Result<()> {
+    let at_ms = crowd.end_ms() + CLOSING_DELAY_MS;
     for partition in 0..PARTITIONS {
         for room in 0..crowd.rooms {
             for emoji in 0..crowd.emojis {
-                let tap = crate::crowd::Tap {
+                let event = crate::crowd::Event {
                     room,
                     emoji,
                     user: 0,
                     at_ms,
                 };
-                filler.write(topic, partition, at_ms, tap.json(names).as_bytes())?;
+                writer.write(topic, partition, at_ms, event.json(names).as_bytes())?;
             }
         }
     }
     Ok(())
 }
 
-/// What came out, against the truth.
+/// Result of the comparison with the expected tallies.
 #[derive(Debug, Default)]
-pub(crate) struct Verdict {
+pub(crate) struct Comparison {
     pub(crate) doubled: usize,
     pub(crate) wrong: usize,
     pub(crate) missing: usize,
 }
 
-impl Verdict {
+impl Comparison {
     pub(crate) fn text(&self) -> String {
         match self {
-            Verdict {
+            Comparison {
                 doubled: 0,
                 wrong: 0,
                 missing: 0,
             } => "exact".to_owned(),
-            Verdict {
+            Comparison {
                 doubled,
                 wrong,
                 missing,
@@ -164,39 +169,39 @@ impl Verdict {
     }
 }
 
-/// Gathers results until every reaction of the truth is in them.
-pub(crate) struct Gathering<'a> {
-    truth: &'a Tallies,
-    expected: u64,
+/// Collects results until they contain all expected reactions.
+pub(crate) struct ResultCollector<'a> {
+    expected: &'a Tallies,
+    expected_sum: u64,
     end_ms: u64,
-    gathered: Tallies,
+    collected: Tallies,
     sum: u64,
     doubled: usize,
 }
 
-impl<'a> Gathering<'a> {
-    pub(crate) fn new(truth: &'a Tallies, crowd: &Crowd) -> Gathering<'a> {
-        Gathering {
-            expected: truth.values().sum(),
-            truth,
+impl<'a> ResultCollector<'a> {
+    pub(crate) fn new(expected: &'a Tallies, crowd: &Crowd) -> ResultCollector<'a> {
+        ResultCollector {
+            expected_sum: expected.values().sum(),
+            expected,
             end_ms: crowd.end_ms(),
-            gathered: Tallies::default(),
+            collected: Tallies::default(),
             sum: 0,
             doubled: 0,
         }
     }
 
     fn add(&mut self, key: Key, count: u64) {
-        // The closers' own window.
+        // The window of the closing reactions is not compared.
         if key.0 >= self.end_ms {
             return;
         }
         self.sum += count;
-        self.doubled += usize::from(self.gathered.insert(key, count).is_some());
+        self.doubled += usize::from(self.collected.insert(key, count).is_some());
     }
 
-    /// Takes one of our finals in.
-    pub(crate) fn ours(&mut self, value: &[u8], names: &Names) -> Outcome<()> {
+    /// Adds a final of the dataflow.
+    pub(crate) fn add_final(&mut self, value: &[u8], names: &Names) -> Result<()> {
         let record: WindowRecord = serde_json::from_slice(value)?;
         for tally in &record.counts {
             let key = names
@@ -205,68 +210,69 @@ impl<'a> Gathering<'a> {
                     record.room.as_str(),
                     tally.emoji.as_str(),
                 )
-                .ok_or("a final of nobody's room")?;
+                .ok_or("a final of an unknown room or emoji")?;
             self.add(key, tally.count);
         }
         Ok(())
     }
 
-    /// Takes a line of a peer in: `start room emoji count`.
-    pub(crate) fn line(&mut self, line: &str, names: &Names) -> Outcome<()> {
+    /// Adds a result of a peer: `start room emoji count`.
+    pub(crate) fn add_peer_result(&mut self, line: &str, names: &Names) -> Result<()> {
         let mut words = line.split_whitespace();
         let mut word = || words.next().ok_or("a short line");
         let (start_ms, room, emoji) = (word()?.parse()?, word()?, word()?);
         let key = names
             .key(start_ms, room, emoji)
-            .ok_or("a tally of nobody's room")?;
+            .ok_or("a tally of an unknown room or emoji")?;
         let count = word()?.parse()?;
         self.add(key, count);
         Ok(())
     }
 
-    /// Reads until all is there, or nothing comes any more.
-    pub(crate) fn gather(
+    /// Reads until all expected reactions are collected, or no result has arrived for [`STALLED`].
+    pub(crate) fn collect(
         &mut self,
-        finals: &Finals,
-        mut take: impl FnMut(&mut Self, &[u8], &[u8]) -> Outcome<()>,
-        mut alive: impl FnMut() -> Outcome<()>,
-    ) -> Outcome<()> {
-        let mut news = Instant::now();
-        while self.sum < self.expected && news.elapsed() < STALLED {
-            let mut taken = Ok(());
-            let came = finals.next(Duration::from_millis(20), |key, value| {
-                taken = take(self, key, value)
+        finals: &ResultReader,
+        mut add: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<()>,
+        mut alive: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let mut last_result = Instant::now();
+        while self.sum < self.expected_sum && last_result.elapsed() < STALLED {
+            let mut added = Ok(());
+            let arrived = finals.next(Duration::from_millis(20), |key, value| {
+                added = add(self, key, value)
             })?;
-            taken?;
-            match came {
-                true => news = Instant::now(),
+            added?;
+            match arrived {
+                true => last_result = Instant::now(),
                 false => alive()?,
             }
         }
         Ok(())
     }
 
-    pub(crate) fn verdict(&self) -> Verdict {
+    /// Compares the collected tallies with the expected ones.
+    pub(crate) fn compare(&self) -> Comparison {
         let differs =
-            |(key, count): &(&Key, &u64)| self.gathered.get(*key).is_some_and(|it| it != *count);
+            |(key, count): &(&Key, &u64)| self.collected.get(*key).is_some_and(|it| it != *count);
         let unknown = self
-            .gathered
+            .collected
             .keys()
-            .filter(|key| !self.truth.contains_key(*key))
+            .filter(|key| !self.expected.contains_key(*key))
             .count();
-        Verdict {
+        Comparison {
             doubled: self.doubled,
-            wrong: self.truth.iter().filter(differs).count() + unknown,
+            wrong: self.expected.iter().filter(differs).count() + unknown,
             missing: self
-                .truth
+                .expected
                 .keys()
-                .filter(|key| !self.gathered.contains_key(*key))
+                .filter(|key| !self.collected.contains_key(*key))
                 .count(),
         }
     }
 }
 
-/// The window's end, for those who measure from it.
+/// The end of the window that starts at `start_ms`.
 pub(crate) fn end_of(start_ms: u64) -> u64 {
     start_ms + WINDOW_MS
 }

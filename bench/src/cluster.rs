@@ -1,4 +1,4 @@
-//! The Kafka that everybody meets in: topics, filling them, reading what came out.
+//! Kafka: creates topics, writes records, reads results.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,13 @@ use rdkafka::{
 
 use tokio::runtime::{self, Runtime};
 
-use crate::Outcome;
+use crate::Result;
 
 pub(crate) const PARTITIONS: u32 = 4;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A bench's topics, and clients to reach them.
+/// A Kafka cluster, and an admin client of it.
 pub(crate) struct Cluster {
     brokers: String,
     admin: AdminClient<DefaultClientContext>,
@@ -27,7 +27,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn connect(brokers: &str) -> Outcome<Cluster> {
+    pub(crate) fn connect(brokers: &str) -> Result<Cluster> {
         Ok(Cluster {
             brokers: brokers.to_owned(),
             admin: config(brokers).create()?,
@@ -35,7 +35,7 @@ impl Cluster {
         })
     }
 
-    /// The admin client answers by futures; nothing else here does.
+    /// Blocks on a future of the admin client. All other code here is synchronous.
     fn wait<F: Future>(&self, answer: F) -> F::Output {
         self.runtime.block_on(answer)
     }
@@ -44,16 +44,16 @@ impl Cluster {
         &self.brokers
     }
 
-    /// Makes a topic anew: without what an earlier round left in it. Nothing in it expires.
-    pub(crate) fn renew(&self, topic: &str, partitions: u32) -> Outcome<()> {
-        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    /// Deletes and creates a topic, so that it has no records of an earlier round. Its retention is unlimited.
+    pub(crate) fn recreate(&self, topic: &str, partitions: u32) -> Result<()> {
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         for outcome in self.wait(self.admin.delete_topics(&[topic], &options))? {
             match outcome {
                 Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
                 Err((topic, error)) => return Err(format!("{topic}: {error}").into()),
             }
         }
-        // The controller answers before the brokers know.
+        // The controller responds before all brokers have deleted the topic.
         self.wait_until(topic, None)?;
         let new = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(1))
             .set("retention.ms", "-1")
@@ -66,9 +66,9 @@ impl Cluster {
         self.wait_until(topic, Some(partitions))
     }
 
-    /// Waits until the topic has so many partitions with a leader, or is gone.
-    fn wait_until(&self, topic: &str, partitions: Option<u32>) -> Outcome<()> {
-        let until = Instant::now() + PATIENCE;
+    /// Waits until this number of partitions of the topic has a leader; with `None`, until the topic is deleted.
+    fn wait_until(&self, topic: &str, partitions: Option<u32>) -> Result<()> {
+        let until = Instant::now() + TIMEOUT;
         while self.partitions(topic)? != partitions {
             if Instant::now() >= until {
                 return Err(format!("{topic} does not come to {partitions:?} partitions").into());
@@ -78,9 +78,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// How many partitions of the topic have a leader, if there is such a topic.
-    fn partitions(&self, topic: &str) -> Outcome<Option<u32>> {
-        let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE)?;
+    /// Number of partitions of the topic that have a leader; `None` if the topic does not exist.
+    fn partitions(&self, topic: &str) -> Result<Option<u32>> {
+        let metadata = self.admin.inner().fetch_metadata(Some(topic), TIMEOUT)?;
         let mut found = metadata.topics().iter();
         let found = found.find(|found| found.name() == topic && found.error().is_none());
         Ok(found.map(|found| {
@@ -89,15 +89,15 @@ impl Cluster {
         }))
     }
 
-    /// Makes what the dataflow writes anew, so that it starts from the beginning.
-    pub(crate) fn renew_results(&self, prefix: &str) -> Outcome<()> {
+    /// Deletes and creates the topics that the dataflow writes, so that it starts from the beginning.
+    pub(crate) fn recreate_results(&self, prefix: &str) -> Result<()> {
         for name in ["windows", "totals", "trending", "live", "rejected"] {
-            self.renew(&format!("{prefix}.{name}"), PARTITIONS)?;
+            self.recreate(&format!("{prefix}.{name}"), PARTITIONS)?;
         }
-        self.renew(&format!("{prefix}.progress"), 1)
+        self.recreate(&format!("{prefix}.progress"), 1)
     }
 
-    pub(crate) fn filler(&self, linger_ms: u64) -> Outcome<Filler> {
+    pub(crate) fn writer(&self, linger_ms: u64) -> Result<RecordWriter> {
         let mut config = config(&self.brokers);
         config
             .set("compression.codec", "lz4")
@@ -105,19 +105,19 @@ impl Cluster {
             .set("batch.num.messages", "10000")
             .set("queue.buffering.max.messages", "200000")
             .set("enable.idempotence", "true");
-        Ok(Filler {
+        Ok(RecordWriter {
             producer: config.create()?,
         })
     }
 
-    /// Reads `topic` read_committed from its beginning, or from its end.
-    pub(crate) fn finals(&self, topic: &str, from: Offset) -> Outcome<Finals> {
+    /// Returns a reader of the committed records of `topic`, from its beginning or its end.
+    pub(crate) fn reader(&self, topic: &str, from: Offset) -> Result<ResultReader> {
         read_results(&self.brokers, &[topic.to_owned()], from)
     }
 }
 
-/// Reads results as anybody would: librdkafka's own settings, but for committed records alone.
-pub(crate) fn read_results(brokers: &str, topics: &[String], from: Offset) -> Outcome<Finals> {
+/// Returns a reader of committed records with the default settings of librdkafka.
+pub(crate) fn read_results(brokers: &str, topics: &[String], from: Offset) -> Result<ResultReader> {
     let mut config = config(brokers);
     config
         .set("group.id", "bench")
@@ -133,7 +133,7 @@ pub(crate) fn read_results(brokers: &str, topics: &[String], from: Offset) -> Ou
         }
     }
     consumer.assign(&assignment)?;
-    Ok(Finals { consumer })
+    Ok(ResultReader { consumer })
 }
 
 fn config(brokers: &str) -> ClientConfig {
@@ -144,19 +144,19 @@ fn config(brokers: &str) -> ClientConfig {
     config
 }
 
-/// Writes reactions.
-pub(crate) struct Filler {
+/// Writes records.
+pub(crate) struct RecordWriter {
     producer: ThreadedProducer<DefaultProducerContext>,
 }
 
-impl Filler {
+impl RecordWriter {
     pub(crate) fn write(
         &self,
         topic: &str,
         partition: u32,
         at_ms: u64,
         value: &[u8],
-    ) -> Outcome<()> {
+    ) -> Result<()> {
         let mut record = BaseRecord::<(), [u8]>::to(topic)
             .partition(partition as i32)
             .timestamp(at_ms as i64)
@@ -173,23 +173,23 @@ impl Filler {
         }
     }
 
-    /// Waits until everything is in the log.
-    pub(crate) fn finish(self) -> Outcome<()> {
-        Ok(self.producer.flush(PATIENCE * 4)?)
+    /// Waits until all records are acknowledged.
+    pub(crate) fn finish(self) -> Result<()> {
+        Ok(self.producer.flush(TIMEOUT * 4)?)
     }
 }
 
-/// Reads results as anybody would.
-pub(crate) struct Finals {
+/// A consumer of committed records.
+pub(crate) struct ResultReader {
     consumer: BaseConsumer,
 }
 
-impl Finals {
-    /// Hands over the next record, if one comes in time: its key and its value.
-    pub(crate) fn next(&self, wait: Duration, each: impl FnOnce(&[u8], &[u8])) -> Outcome<bool> {
+impl ResultReader {
+    /// Calls `each` with key and value of the next record. Returns whether a record arrived within `wait`.
+    pub(crate) fn next(&self, wait: Duration, each: impl FnOnce(&[u8], &[u8])) -> Result<bool> {
         match self.consumer.poll(wait) {
             None => Ok(false),
-            // librdkafka connects again by itself.
+            // librdkafka reconnects by itself.
             Some(Err(KafkaError::MessageConsumption(
                 RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure,
             ))) => Ok(false),

@@ -1,24 +1,25 @@
-//! Who reacts with what, when and where: the same for the same seed, so that the truth is known.
+//! Crowds: generated users and reactions. The same seed gives the same reactions, so the expected tallies are known.
 
 use emostream_model::{Emoji, Reaction, Room, UserId};
 use foldhash::HashMap;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::Outcome;
+use crate::Result;
 
-/// The windows that everybody counts in.
+/// Length of the windows of the dataflow and of all peers.
 pub(crate) const WINDOW_MS: u64 = 2_000;
 
-/// How far a reaction may stand behind the newest before it: what ingests that flush twice a second do.
+/// Maximum time by which a reaction is older than the newest one before it, as with an ingest that flushes twice a
+/// second.
 const JITTER_MS: u64 = 500;
 
-/// A tally's key: the window's start, the room's number, the emoji's number.
+/// Key of a tally: start of the window, number of the room, number of the emoji.
 pub(crate) type Key = (u64, u32, u32);
 
-/// What must come out.
+/// Expected or collected tallies.
 pub(crate) type Tallies = HashMap<Key, u64>;
 
-/// A crowd: rooms, emojis, and a span of event time over which its reactions are spread evenly.
+/// The parameters of a crowd, whose reactions are spread evenly over a span of event time.
 #[derive(Debug, Clone)]
 pub(crate) struct Crowd {
     pub(crate) rooms: u32,
@@ -29,9 +30,9 @@ pub(crate) struct Crowd {
     pub(crate) seed: u64,
 }
 
-/// One reaction of a crowd, by numbers.
+/// A reaction of a crowd: numbers of its room, emoji and user.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tap {
+pub(crate) struct Event {
     pub(crate) room: u32,
     pub(crate) emoji: u32,
     pub(crate) user: u32,
@@ -39,12 +40,12 @@ pub(crate) struct Tap {
 }
 
 impl Crowd {
-    /// Every reaction, in the order they are written.
-    pub(crate) fn taps(&self) -> impl Iterator<Item = Tap> + '_ {
+    /// Generates all reactions, in the order in which they are written.
+    pub(crate) fn events(&self) -> impl Iterator<Item = Event> + '_ {
         let mut random = SmallRng::seed_from_u64(self.seed);
         (0..self.reactions).map(move |index| {
             let due_ms = index * self.span_ms / self.reactions;
-            Tap {
+            Event {
                 room: random.random_range(0..self.rooms),
                 emoji: random.random_range(0..self.emojis),
                 user: random.random_range(0..1_000_000),
@@ -53,23 +54,23 @@ impl Crowd {
         })
     }
 
-    /// The end of the last window that holds a reaction.
+    /// The end of the last window that has a reaction.
     pub(crate) fn end_ms(&self) -> u64 {
         window_of(self.begin_ms + self.span_ms + JITTER_MS) + WINDOW_MS
     }
 }
 
-/// The start of the window that a time lies in.
+/// The start of the window that contains a time.
 pub(crate) fn window_of(at_ms: u64) -> u64 {
     at_ms / WINDOW_MS * WINDOW_MS
 }
 
-impl Tap {
+impl Event {
     pub(crate) fn key(&self) -> Key {
         (window_of(self.at_ms), self.room, self.emoji)
     }
 
-    /// One plain JSON record, about 85 bytes.
+    /// The value of a plain JSON record.
     pub(crate) fn json(&self, names: &Names) -> String {
         format!(
             r#"{{"user_id":"u-{}","emoji_type":"{}","timestamp":{},"room":"{}"}}"#,
@@ -80,7 +81,7 @@ impl Tap {
         )
     }
 
-    pub(crate) fn reaction(&self, names: &Names) -> Outcome<Reaction> {
+    pub(crate) fn reaction(&self, names: &Names) -> Result<Reaction> {
         Ok(Reaction {
             user: UserId::new(&format!("u-{}", self.user)).ok_or("a user's id is too long")?,
             emoji: names.emojis[self.emoji as usize],
@@ -90,7 +91,7 @@ impl Tap {
     }
 }
 
-/// The names of a crowd's rooms and emojis, and the numbers of the names.
+/// The names of a crowd's rooms and emojis, by number, and the numbers by name.
 pub(crate) struct Names {
     rooms: Vec<Room>,
     emojis: Vec<Emoji>,
@@ -99,7 +100,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    pub(crate) fn of(crowd: &Crowd) -> Outcome<Names> {
+    pub(crate) fn of(crowd: &Crowd) -> Result<Names> {
         let rooms: Result<Vec<Room>, _> = (0..crowd.rooms)
             .map(|number| Room::new(&format!("match-{number}")))
             .collect();
@@ -113,7 +114,7 @@ impl Names {
         })
     }
 
-    /// The key of a tally by its names; `None` if the crowd knows them not.
+    /// The key of a tally; `None` if the crowd does not have the room or the emoji.
     pub(crate) fn key(&self, start_ms: u64, room: &str, emoji: &str) -> Option<Key> {
         Some((
             start_ms,

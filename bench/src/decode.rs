@@ -1,13 +1,13 @@
-//! Reading records alone, without Kafka: nanoseconds a reaction.
+//! Decodes records without Kafka: nanoseconds for each reaction.
 //!
-//! The least of many rounds is told: what else the machine does only ever adds.
+//! The table has the minimum of many rounds, since other load on the host only adds time.
 
 use std::{hint::black_box, time::Instant};
 
 use emostream_model::{Batch, EmojiNames, Payload, Reaction};
 
 use crate::{
-    Outcome,
+    Result,
     backlog::{BATCH, past_crowd},
     crowd::Names,
 };
@@ -15,7 +15,7 @@ use crate::{
 const REACTIONS: usize = 100_000;
 const ROUNDS: usize = 50;
 
-pub(crate) fn run() -> Outcome<()> {
+pub(crate) fn run() -> Result<()> {
     let crowd = past_crowd(
         20,
         30,
@@ -25,10 +25,11 @@ pub(crate) fn run() -> Outcome<()> {
     );
     let names = Names::of(&crowd)?;
     let plain: Vec<Vec<u8>> = crowd
-        .taps()
-        .map(|tap| tap.json(&names).into_bytes())
+        .events()
+        .map(|event| event.json(&names).into_bytes())
         .collect();
-    let reactions: Outcome<Vec<Reaction>> = crowd.taps().map(|tap| tap.reaction(&names)).collect();
+    let reactions: Result<Vec<Reaction>> =
+        crowd.events().map(|event| event.reaction(&names)).collect();
     let base_ms = |chunk: &[Reaction]| chunk.iter().map(|it| it.at_ms).min().unwrap_or_default();
     let batches: Vec<Vec<u8>> = reactions?
         .chunks(BATCH)

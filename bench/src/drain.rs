@@ -1,4 +1,4 @@
-//! Draining a backlog: how many events a CPU second.
+//! Drains a backlog: events for each second of CPU time.
 
 use std::{
     path::Path,
@@ -10,12 +10,12 @@ use clap::{Args, ValueEnum};
 use rdkafka::Offset;
 
 use crate::{
-    Ours, Outcome,
-    backlog::{Format, Gathering, fill, past_crowd},
-    child::Contender,
+    EmoStreamFlags, Result,
+    backlog::{Format, ResultCollector, fill, past_crowd},
+    baseline::Reader,
     cluster::Cluster,
     crowd::{Crowd, Names, Tallies},
-    floor::Reader,
+    measured_process::MeasuredProcess,
     peers::Peer,
     table::{self, Row, Run},
 };
@@ -29,14 +29,14 @@ const PREFIX: &str = "bench";
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    ours: Ours,
+    emostream: EmoStreamFlags,
     /// How many reactions lie in the topic
     #[arg(long, default_value_t = 5_000_000)]
     records: u64,
     /// Seconds of event time over which they are spread
     #[arg(long, default_value_t = 600)]
     span: u64,
-    /// Rounds of ours and the floor; medians are shown
+    /// Rounds of EmoStream and the baseline; medians are shown
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Peers to run on the same topic
@@ -49,7 +49,7 @@ pub(crate) struct Flags {
     seed: u64,
 }
 
-pub(crate) fn plain(flags: &Flags) -> Outcome<()> {
+pub(crate) fn plain(flags: &Flags) -> Result<()> {
     compare(
         flags,
         Format::Plain,
@@ -57,21 +57,21 @@ pub(crate) fn plain(flags: &Flags) -> Outcome<()> {
     )
 }
 
-pub(crate) fn batches(flags: &Flags) -> Outcome<()> {
+pub(crate) fn batches(flags: &Flags) -> Result<()> {
     compare(flags, Format::Batches, &[Reader::Nothing, Reader::Batch])
 }
 
-fn compare(flags: &Flags, format: Format, floors: &[Reader]) -> Outcome<()> {
+fn compare(flags: &Flags, format: Format, baselines: &[Reader]) -> Result<()> {
     for peer in &flags.peers {
         peer.build()?;
     }
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let topic = format!("{PREFIX}.reactions");
     let span = Duration::from_secs(flags.span);
     let crowd = past_crowd(ROOMS, EMOJIS, flags.records, span, flags.seed);
     let names = Names::of(&crowd)?;
     let begun = Instant::now();
-    let truth = fill(&cluster, &topic, &crowd, &names, format)?;
+    let expected = fill(&cluster, &topic, &crowd, &names, format)?;
     eprintln!(
         "{} {format:?} reactions, seed {}, filled in {:?}",
         flags.records,
@@ -83,36 +83,36 @@ fn compare(flags: &Flags, format: Format, floors: &[Reader]) -> Outcome<()> {
         name,
         runs: Vec::new(),
     };
-    let floor_name = |reader: &Reader| {
+    let baseline_name = |reader: &Reader| {
         let name = reader
             .to_possible_value()
             .map_or_else(String::new, |it| it.get_name().to_owned());
         format!("floor: {name}")
     };
-    let mut rows: Vec<Row> = floors
+    let mut rows: Vec<Row> = baselines
         .iter()
-        .map(|reader| row(floor_name(reader)))
+        .map(|reader| row(baseline_name(reader)))
         .collect();
     rows.push(row("emostream".to_owned()));
     for _ in 0..flags.rounds {
-        // In turn, so that what else the machine does falls on all.
-        for (row, reader) in rows.iter_mut().zip(floors) {
+        // The programs run in turn, so that other load on the host affects all of them.
+        for (row, reader) in rows.iter_mut().zip(baselines) {
             row.runs
-                .push(drain_by_floor(&flags.ours.kafka, &topic, *reader)?);
+                .push(drain_by_baseline(&flags.emostream.kafka, &topic, *reader)?);
         }
         if let Some(row) = rows.last_mut() {
-            row.runs.push(drain_by_ours(
-                &flags.ours,
+            row.runs.push(drain_by_dataflow(
+                &flags.emostream,
                 &cluster,
                 &crowd,
                 &names,
-                &truth,
+                &expected,
             )?);
         }
     }
     for peer in &flags.peers {
-        let runs: Outcome<Vec<Run>> = (0..flags.peer_rounds)
-            .map(|_| peer.drain(&cluster, &topic, &crowd, &names, &truth))
+        let runs: Result<Vec<Run>> = (0..flags.peer_rounds)
+            .map(|_| peer.drain(&cluster, &topic, &crowd, &names, &expected))
             .collect();
         rows.push(Row {
             name: peer.name().to_owned(),
@@ -123,13 +123,14 @@ fn compare(flags: &Flags, format: Format, floors: &[Reader]) -> Outcome<()> {
     Ok(())
 }
 
-fn drain_by_floor(kafka: &str, topic: &str, reader: Reader) -> Outcome<Run> {
+/// Measures a baseline until it has read the topic.
+fn drain_by_baseline(kafka: &str, topic: &str, reader: Reader) -> Result<Run> {
     let reader = reader
         .to_possible_value()
         .ok_or("a reader without a name")?;
     let begun = Instant::now();
-    let mut floor = Contender::start(Command::new(std::env::current_exe()?).args([
-        "floor",
+    let mut baseline = MeasuredProcess::start(Command::new(std::env::current_exe()?).args([
+        "baseline",
         "--kafka",
         kafka,
         "--topic",
@@ -137,52 +138,58 @@ fn drain_by_floor(kafka: &str, topic: &str, reader: Reader) -> Outcome<Run> {
         "--reader",
         reader.get_name(),
     ]))?;
-    let counted = floor.hear("counted")?;
+    let counted = baseline.wait_for_line("counted")?;
     Ok(Run {
-        cpu: floor.cpu()?,
+        cpu: baseline.cpu()?,
         wall: begun.elapsed(),
-        peak_mb: floor.peak_mb()?,
-        verdict: format!("{counted} read"),
+        peak_mb: baseline.peak_mb()?,
+        comparison: format!("{counted} read"),
     })
 }
 
-/// Drains it by the dataflow, from its start until the last final is committed and visible.
-fn drain_by_ours(
-    ours: &Ours,
+/// Measures the dataflow from its start until the last final is committed and visible.
+fn drain_by_dataflow(
+    emostream: &EmoStreamFlags,
     cluster: &Cluster,
     crowd: &Crowd,
     names: &Names,
-    truth: &Tallies,
-) -> Outcome<Run> {
-    cluster.renew_results(PREFIX)?;
-    let finals = cluster.finals(&format!("{PREFIX}.windows"), Offset::Beginning)?;
+    expected: &Tallies,
+) -> Result<Run> {
+    cluster.recreate_results(PREFIX)?;
+    let finals = cluster.reader(&format!("{PREFIX}.windows"), Offset::Beginning)?;
     let begun = Instant::now();
-    let mut dataflow = start_ours(ours, PREFIX)?;
-    let mut gathering = Gathering::new(truth, crowd);
-    gathering.gather(
+    let mut dataflow = start_dataflow(emostream, PREFIX)?;
+    let mut collector = ResultCollector::new(expected, crowd);
+    collector.collect(
         &finals,
-        |gathering, _, value| gathering.ours(value, names),
-        || dataflow.check(),
+        |collector, _, value| collector.add_final(value, names),
+        || dataflow.check_running(),
     )?;
     let run = Run {
         cpu: dataflow.cpu()?,
         wall: begun.elapsed(),
         peak_mb: dataflow.peak_mb()?,
-        verdict: gathering.verdict().text(),
+        comparison: collector.compare().text(),
     };
-    eprintln!("ours: {run:?}");
+    eprintln!("emostream: {run:?}");
     Ok(run)
 }
 
-/// Starts the dataflow as anybody would.
-pub(crate) fn start_ours(ours: &Ours, prefix: &str) -> Outcome<Contender> {
-    if !Path::new(&ours.program).exists() {
-        return Err(format!("{} is not built; `make build`", ours.program.display()).into());
+/// Starts the dataflow with its default flags.
+pub(crate) fn start_dataflow(emostream: &EmoStreamFlags, prefix: &str) -> Result<MeasuredProcess> {
+    if !Path::new(&emostream.program).exists() {
+        return Err(format!("{} is not built; `make build`", emostream.program.display()).into());
     }
-    Contender::start(
-        Command::new(&ours.program)
-            .args(["dataflow", "--kafka", &ours.kafka, "--topic-prefix", prefix])
+    MeasuredProcess::start(
+        Command::new(&emostream.program)
+            .args([
+                "dataflow",
+                "--kafka",
+                &emostream.kafka,
+                "--topic-prefix",
+                prefix,
+            ])
             .args(["--admin", "127.0.0.1:0"])
-            .args(&ours.flags),
+            .args(&emostream.flags),
     )
 }

@@ -1,23 +1,23 @@
-//! EmoStream's figures, one command each; `make bench` lists them and README.md keeps what they showed.
+//! Measures EmoStream: one command for each figure. `make bench` lists them, and README.md has the results.
 //!
 //! ```text
-//!           crowd (by seed) ──fill──▶ Kafka ──▶ contender (a process of its own: ours, the floor, a peer)
+//!           crowd (by seed) ──fill──▶ Kafka ──▶ measured process: EmoStream, a baseline, or a peer
 //!             │                         ▲               │ CPU seconds, resident memory from /proc
-//!             └──truth──▶ compare ◀─────┴── finals ◀────┘
+//!             └─expected▶ compare ◀─────┴── finals ◀────┘
 //! ```
 //!
-//! A contender is a child process, so that its CPU is its own. What it must have counted is known
-//! from the crowd alone, so "fast" never stands for "wrong".
+//! Each measured program is a child process, so that /proc has its CPU time and memory. The expected tallies follow
+//! from the crowd, and all results are compared with them.
 
 mod backlog;
-mod child;
+mod baseline;
 mod cluster;
 mod crowd;
 mod decode;
 mod drain;
 mod fanout;
-mod floor;
 mod ingest;
+mod measured_process;
 mod peers;
 mod relays;
 mod rooms;
@@ -29,8 +29,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// What any of this may fail of; a bench ends with it.
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+/// The result of a function that may fail; a measurement ends with the first error.
+type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 #[derive(Debug, Parser)]
 #[command(about)]
@@ -41,52 +41,52 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Figure {
-    /// Drain a backlog of plain JSON beside the floor, and beside the peers if asked to
+    /// Drain a backlog of plain JSON, compared with a baseline and, with --peers, with Kafka Streams or Flink
     Drain(drain::Flags),
-    /// Drain a backlog of our own batches
+    /// Drain a backlog of batches
     Batches(drain::Flags),
-    /// A steady rate: from the end of a window to its visible final, CPU and memory meanwhile
+    /// Steady rate: from the end of a window to its visible final; CPU and memory
     Steady(steady::Flags),
-    /// Many rooms and emojis: how long a close takes
+    /// Duration of a close with many rooms and emojis
     Rooms(rooms::Flags),
-    /// Half an hour of event time: whether memory stays flat
+    /// Memory over half an hour of event time
     Memory(rooms::MemoryFlags),
     /// From the start of the process to its first final, while it restores the totals of many rooms
     Restore(rooms::RestoreFlags),
     /// From the start of the process to its first committed final, with a minute's backlog
     Start(start::Flags),
-    /// What a POST costs, beside hyper alone, and axum with rdkafka
+    /// Cost of a POST, compared with hyper alone, and with axum and rdkafka
     Ingest(ingest::Flags),
-    /// What a delivery costs beside a plain server, slow readers, herds
+    /// Cost of a delivery, compared with a plain server; slow readers, reconnect storms
     Fanout(fanout::Flags),
-    /// What relays cost a publisher, and what a hop adds
+    /// Cost of relays for a publisher, and the delay that a hop adds
     Relays(relays::Flags),
-    /// Reading records alone, without Kafka
+    /// Decoding of records without Kafka
     Decode,
-    /// The floor itself, started by `drain` as a process of its own
+    /// The baseline of `drain`, which starts it as a child process
     #[command(hide = true)]
-    Floor(floor::Flags),
-    /// The floor of `ingest`
+    Baseline(baseline::Flags),
+    /// The baseline of `ingest`
     #[command(hide = true)]
-    HttpFloor(ingest::floor::Flags),
+    HttpBaseline(ingest::baseline::Flags),
     /// The plain server of `fanout`
     #[command(hide = true)]
     FanoutPlain(fanout::results::Flags),
-    /// The floor of `fanout`
+    /// The baseline of `fanout`
     #[command(hide = true)]
-    FanoutFloor(fanout::results::Flags),
-    /// The audience of `fanout`
+    FanoutBaseline(fanout::results::Flags),
+    /// The subscribers of `fanout`
     #[command(hide = true)]
     FanoutAudience(fanout::audience::Flags),
 }
 
-/// Where the contenders are.
+/// Flags of the measured EmoStream.
 #[derive(Debug, Clone, Args)]
-struct Ours {
-    /// Kafka's brokers; `tests/kafka/kafka.sh run` sets it
+struct EmoStreamFlags {
+    /// Kafka's bootstrap servers; `tests/kafka/kafka.sh run` sets the variable
     #[arg(long, env = "EMOSTREAM_TEST_KAFKA")]
     kafka: String,
-    /// The program
+    /// Path of the program
     #[arg(long, default_value = "target/release/emostream")]
     program: PathBuf,
     /// Further flags for `emostream dataflow`
@@ -94,7 +94,7 @@ struct Ours {
     flags: Vec<String>,
 }
 
-fn main() -> Outcome<()> {
+fn main() -> Result<()> {
     match Cli::parse().figure {
         Figure::Drain(flags) => drain::plain(&flags),
         Figure::Batches(flags) => drain::batches(&flags),
@@ -105,12 +105,12 @@ fn main() -> Outcome<()> {
         Figure::Start(flags) => start::run(&flags),
         Figure::Ingest(flags) => ingest::run(&flags),
         Figure::Relays(flags) => relays::run(&flags),
-        Figure::HttpFloor(flags) => ingest::floor::run(&flags),
+        Figure::HttpBaseline(flags) => ingest::baseline::run(&flags),
         Figure::Fanout(flags) => fanout::run(&flags),
         Figure::FanoutPlain(flags) => fanout::plain::run(&flags),
-        Figure::FanoutFloor(flags) => fanout::floor::run(&flags),
+        Figure::FanoutBaseline(flags) => fanout::baseline::run(&flags),
         Figure::FanoutAudience(flags) => fanout::audience::run(flags),
         Figure::Decode => decode::run(),
-        Figure::Floor(flags) => floor::run(&flags),
+        Figure::Baseline(flags) => baseline::run(&flags),
     }
 }

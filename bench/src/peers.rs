@@ -1,4 +1,4 @@
-//! Kafka Streams and Flink, counting the same topic: compiled by Maven, run as they recommend.
+//! Peers: Kafka Streams and Flink count the same topic, compiled by Maven and run with recommended settings.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,19 +10,19 @@ use clap::ValueEnum;
 use rdkafka::Offset;
 
 use crate::{
-    Outcome,
-    backlog::{Gathering, now_ms},
-    child::Contender,
+    Result,
+    backlog::{ResultCollector, now_ms},
     cluster::{Cluster, PARTITIONS},
     crowd::{Crowd, Names, Tallies},
+    measured_process::MeasuredProcess,
     table::Run,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
-    /// Kafka Streams, exactly_once_v2, results when a window has closed.
+    /// Kafka Streams with exactly_once_v2, which writes results when a window has closed.
     KafkaStreams,
-    /// Flink, one slot, checkpoints twice a second, an exactly-once sink.
+    /// Flink with one slot, two checkpoints a second and an exactly-once sink.
     Flink,
 }
 
@@ -34,8 +34,8 @@ impl Peer {
         }
     }
 
-    /// How long it waits for stragglers. Kafka Streams makes partitions that it reads at different
-    /// speeds late to each other, so that it needs half a minute in a backlog.
+    /// The grace period or lateness. Kafka Streams has one stream time for all partitions of a task, so in a backlog it
+    /// needs a longer one for partitions that it reads at different speeds.
     fn grace(self) -> Duration {
         match self {
             Peer::KafkaStreams => Duration::from_secs(30),
@@ -43,8 +43,8 @@ impl Peer {
         }
     }
 
-    /// Fetches and compiles it.
-    pub(crate) fn build(self) -> Outcome<()> {
+    /// Downloads the dependencies, and compiles the peer.
+    pub(crate) fn build(self) -> Result<()> {
         let pom = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(self.name())
             .join("pom.xml");
@@ -81,21 +81,20 @@ impl Peer {
         )
     }
 
-    /// Counts `topic`. Its CPU is taken from when it says that it runs, so that the start of its
-    /// virtual machine does not count.
+    /// Counts `topic`. CPU time is measured from the line `running` on, without the start of the JVM.
     pub(crate) fn drain(
         self,
         cluster: &Cluster,
         topic: &str,
         crowd: &Crowd,
         names: &Names,
-        truth: &Tallies,
-    ) -> Outcome<Run> {
+        expected: &Tallies,
+    ) -> Result<Run> {
         let output = format!("bench.{}.{}", self.name(), now_ms());
-        cluster.renew(&output, PARTITIONS)?;
-        let finals = cluster.finals(&output, Offset::Beginning)?;
+        cluster.recreate(&output, PARTITIONS)?;
+        let finals = cluster.reader(&output, Offset::Beginning)?;
         let state = tempfile::tempdir()?;
-        let mut peer = Contender::start(
+        let mut peer = MeasuredProcess::start(
             Command::new("java")
                 .args(["-Xmx2g", "-XX:+UseParallelGC"])
                 .args(["--add-opens=java.base/java.util=ALL-UNNAMED"])
@@ -111,22 +110,22 @@ impl Peer {
                 .arg(state.path())
                 .arg(self.grace().as_millis().to_string()),
         )?;
-        peer.hear("running")?;
+        peer.wait_for_line("running")?;
         let (begun, before) = (Instant::now(), peer.cpu()?);
-        let mut gathering = Gathering::new(truth, crowd);
-        gathering.gather(
+        let mut collector = ResultCollector::new(expected, crowd);
+        collector.collect(
             &finals,
-            |gathering, key, value| {
+            |collector, key, value| {
                 let line = [key, b" ", value].concat();
-                gathering.line(&String::from_utf8_lossy(&line), names)
+                collector.add_peer_result(&String::from_utf8_lossy(&line), names)
             },
-            || peer.check(),
+            || peer.check_running(),
         )?;
         Ok(Run {
             cpu: peer.cpu()? - before,
             wall: begun.elapsed(),
             peak_mb: peer.peak_mb()?,
-            verdict: gathering.verdict().text(),
+            comparison: collector.compare().text(),
         })
     }
 }

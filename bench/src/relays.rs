@@ -1,9 +1,9 @@
-//! What relays cost a publisher, and what a hop adds.
+//! Measures the cost of relays for a publisher, and the delay that a hop adds.
 //!
 //! ```text
-//!  a dataflow's results, written at their rate ─▶ Kafka ─▶ publisher ─▶ stub relays, which throw away
+//!  a dataflow's results, written at their rate ─▶ Kafka ─▶ publisher ─▶ stub relays, which drop all updates
 //!                                                              ├─▶ a relay ─▶ subscriber ┐ the same frames:
-//!                                                              └─────────────▶ subscriber ┘ how much later?
+//!                                                              └─────────────▶ subscriber ┘ delay?
 //! ```
 
 mod hop;
@@ -24,36 +24,36 @@ use clap::Args;
 use emostream_model::{Emoji, Room, WindowRecord, WindowSize, compress, sort_counts};
 
 use crate::{
-    Ours, Outcome,
+    EmoStreamFlags, Result,
     backlog::now_ms,
-    child::Contender,
     cluster::{Cluster, PARTITIONS},
+    measured_process::MeasuredProcess,
 };
 
 const PREFIX: &str = "relays";
 const WINDOW_MS: u64 = 2000;
-/// Emojis of a tally: a frame is some 300 bytes.
+/// Number of emojis in a tally, so that a frame has a typical size.
 const EMOJIS: usize = 6;
 const WARM_UP: Duration = Duration::from_secs(4);
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    ours: Ours,
-    /// Relays that are fed; 0 leaves that part out
+    emostream: EmoStreamFlags,
+    /// Number of relays; 0 skips the measurement of their cost
     #[arg(long, default_value_t = 100)]
     relays: usize,
-    /// Rooms
+    /// Number of rooms
     #[arg(long, default_value_t = 1000)]
     rooms: usize,
-    /// Live tallies of each a second
+    /// Live tallies a second in each room
     #[arg(long, default_value_t = 4)]
     hz: u64,
-    /// Have the rooms change one after another, not all at one moment
+    /// Change the rooms one after another, not all at the same time
     #[arg(long)]
     spread: bool,
-    /// Rooms that are watched, to see what a hop adds
+    /// Number of rooms with subscribers, to measure the delay of a hop
     #[arg(long, default_value_t = 50)]
     watched: usize,
     /// Seconds of each measurement
@@ -61,36 +61,36 @@ pub(crate) struct Flags {
     seconds: u64,
 }
 
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
-    cluster.renew_results(PREFIX)?;
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
+    cluster.recreate_results(PREFIX)?;
     let (mut publisher, at_publisher) = start(
-        &flags.ours,
+        &flags.emostream,
         "publisher",
         &[
             "--kafka",
-            &flags.ours.kafka,
+            &flags.emostream.kafka,
             "--topic-prefix",
             PREFIX,
             "--relay-listen",
             "127.0.0.1:0",
         ],
     )?;
-    let feed = publisher.hear("relays connect to ")?;
+    let relay_address = publisher.wait_for_line("relays connect to ")?;
     let results = Results::write(&cluster, flags)?;
     let span = Duration::from_secs(flags.seconds);
     thread::sleep(WARM_UP);
 
     if flags.relays > 0 {
-        feeding(&mut publisher, &feed, flags, span)?;
+        measure_relays(&mut publisher, &relay_address, flags, span)?;
     }
-    let (_relay, at_relay) = start(&flags.ours, "relay", &["--upstream", &feed])?;
+    let (_relay, at_relay) = start(&flags.emostream, "relay", &["--upstream", &relay_address])?;
     let watched = flags.rooms.min(flags.watched);
     let rooms: Vec<String> = (0..watched)
         .map(|nth| name(nth * flags.rooms / watched))
         .collect();
     let at = [&*at_publisher, &at_publisher, &at_relay];
-    let [first, second, relayed] = &hop::follow(&at, &rooms, WARM_UP, span)?[..] else {
+    let [first, second, relayed] = &hop::subscribe(&at, &rooms, WARM_UP, span)?[..] else {
         return Err("not three subscribers".into());
     };
     results.stop()?;
@@ -101,11 +101,16 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     Ok(())
 }
 
-/// What relays cost that are fed and do nothing.
-fn feeding(publisher: &mut Contender, feed: &str, flags: &Flags, span: Duration) -> Outcome<()> {
+/// Measures the publisher's CPU with and without relays that only receive.
+fn measure_relays(
+    publisher: &mut MeasuredProcess,
+    relay_address: &str,
+    flags: &Flags,
+    span: Duration,
+) -> Result<()> {
     let alone = share(publisher, span)?;
-    let stubs = stub::Stubs::attach(feed, flags.relays)?;
-    stubs.wait_until_present(PATIENCE)?;
+    let stubs = stub::Stubs::attach(relay_address, flags.relays)?;
+    stubs.wait_for_snapshots(TIMEOUT)?;
     thread::sleep(WARM_UP);
     let bytes = stubs.bytes();
     let with_relays = share(publisher, span)?;
@@ -132,25 +137,29 @@ fn name(nth: usize) -> String {
     format!("room-{nth}")
 }
 
-/// The share of a core that a process takes.
-fn share(process: &Contender, span: Duration) -> Outcome<f64> {
+/// The CPU time of a process in `span`, as a share of one core.
+fn share(process: &MeasuredProcess, span: Duration) -> Result<f64> {
     let (begun, before) = (Instant::now(), process.cpu()?);
     thread::sleep(span);
     Ok((process.cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64())
 }
 
-/// A role on a port of its own, and where it listens.
-fn start(ours: &Ours, role: &str, arguments: &[&str]) -> Outcome<(Contender, String)> {
-    let place = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let address = place.local_addr()?.to_string();
-    drop(place);
-    let process = Contender::start(
-        Command::new(&ours.program)
+/// Starts `emostream ROLE`, and returns it with its address.
+fn start(
+    emostream: &EmoStreamFlags,
+    role: &str,
+    arguments: &[&str],
+) -> Result<(MeasuredProcess, String)> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?.to_string();
+    drop(listener);
+    let process = MeasuredProcess::start(
+        Command::new(&emostream.program)
             .args([role, "--listen", &address, "--admin", "off"])
             .args(arguments)
-            .args(&ours.flags),
+            .args(&emostream.flags),
     )?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     while TcpStream::connect(&address).is_err() {
         if Instant::now() >= until {
             return Err(format!("the {role} does not listen at {address}").into());
@@ -160,16 +169,16 @@ fn start(ours: &Ours, role: &str, arguments: &[&str]) -> Outcome<(Contender, Str
     Ok((process, address))
 }
 
-/// A thread that writes what a dataflow would.
+/// A thread that writes results as a dataflow does.
 struct Results {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<(), String>>,
 }
 
 impl Results {
-    fn write(cluster: &Cluster, flags: &Flags) -> Outcome<Results> {
+    fn write(cluster: &Cluster, flags: &Flags) -> Result<Results> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, filler) = (stop.clone(), cluster.filler(2)?);
+        let (stopped, writer) = (stop.clone(), cluster.writer(2)?);
         let (count, every) = (flags.rooms, Duration::from_millis(1000 / flags.hz.max(1)));
         let apart = match flags.spread {
             true => every / count.max(1) as u32,
@@ -178,10 +187,10 @@ impl Results {
         let rooms: Vec<Room> = (0..count)
             .map(|nth| Room::new(&name(nth)))
             .collect::<Result<_, _>>()?;
-        let write = move || -> Outcome<()> {
+        let write = move || -> Result<()> {
             let size = WindowSize::from_ms(WINDOW_MS).ok_or("no window")?;
             let (mut due, mut open) = (Instant::now(), size.window_of(now_ms()));
-            for beat in 1.. {
+            for tick in 1.. {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
@@ -192,23 +201,23 @@ impl Results {
                 for (partition, room) in (0..PARTITIONS).cycle().zip(&rooms) {
                     thread::sleep(room_due.saturating_duration_since(Instant::now()));
                     room_due += apart;
-                    let put = |topic: &str, record: &WindowRecord| -> Outcome<()> {
+                    let write = |topic: &str, record: &WindowRecord| -> Result<()> {
                         let value = serde_json::to_vec(record)?;
-                        filler.write(&format!("{PREFIX}.{topic}"), partition, now_ms(), &value)
+                        writer.write(&format!("{PREFIX}.{topic}"), partition, now_ms(), &value)
                     };
                     if open != closed {
-                        put("windows", &tally(room, closed, None, beat))?;
+                        write("windows", &tally(room, closed, None, tick))?;
                     }
-                    put("live", &tally(room, open, Some(now_ms()), beat))?;
+                    write("live", &tally(room, open, Some(now_ms()), tick))?;
                 }
             }
-            filler.finish()
+            writer.finish()
         };
         let thread = thread::spawn(move || write().map_err(|error| error.to_string()));
         Ok(Results { stop, thread })
     }
 
-    fn stop(self) -> Outcome<()> {
+    fn stop(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         Ok(self.thread.join().map_err(|_| "the writer panicked")??)
     }
@@ -218,11 +227,11 @@ fn tally(
     room: &Room,
     window: emostream_model::Window,
     emitted_at: Option<u64>,
-    beat: u64,
+    tick: u64,
 ) -> WindowRecord {
     let emojis = Emoji::all().take(EMOJIS).zip(1..);
     let mut counts: Vec<_> = emojis
-        .map(|(emoji, nth)| compress(emoji, beat * nth, 1000))
+        .map(|(emoji, nth)| compress(emoji, tick * nth, 1000))
         .collect();
     sort_counts(&mut counts, |tally| (tally.count, tally.emoji));
     WindowRecord {

@@ -1,7 +1,7 @@
-//! Many rooms and emojis: how long a window's close takes, and whether memory stays flat.
+//! Measures the duration of a close, and memory, with many rooms and emojis.
 //!
-//! Every room shows every emoji in every window. The records are what an ingest would write: twice a
-//! second one batch to every partition.
+//! Every room has a reaction of every emoji in every window. The records are those of an ingest: two batches a second
+//! in every partition.
 
 use std::{
     collections::BTreeMap,
@@ -18,40 +18,40 @@ use emostream_model::{Batch, Reaction};
 use rdkafka::Offset;
 
 use crate::{
-    Ours, Outcome,
+    EmoStreamFlags, Result,
     backlog::now_ms,
-    cluster::{Cluster, Filler, Finals, PARTITIONS},
-    crowd::{Crowd, Names, Tap, WINDOW_MS, window_of},
-    drain::start_ours,
+    cluster::{Cluster, PARTITIONS, RecordWriter, ResultReader},
+    crowd::{Crowd, Event, Names, WINDOW_MS, window_of},
+    drain::start_dataflow,
     table::{median, quantile},
 };
 
 const PREFIX: &str = "rooms";
 
-/// As an ingest does by default.
+/// Default flush interval of an ingest.
 const FLUSH_MS: u64 = 500;
 
-/// So many fit into a record of 1 MB, the most that a topic accepts by default.
-const MOST_IN_A_RECORD: usize = 20_000;
+/// Maximum number of reactions in a record: so many fit into 1 MB, the default limit of a topic.
+const MAX_RECORD_REACTIONS: usize = 20_000;
 
-/// The dataflow's default.
+/// Default lateness of the dataflow.
 const LATENESS_MS: u64 = 750;
 
 /// If no final arrives for this long, all committed finals have been read.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// The dataflow writes the totals of rooms with so many emojis at each change.
+/// Maximum number of emojis of a room whose totals the dataflow writes at each change.
 const SMALL_EMOJIS: u32 = 100;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    ours: Ours,
+    emostream: EmoStreamFlags,
     #[arg(long, default_value_t = 10_000)]
     rooms: u32,
     #[arg(long, default_value_t = 50)]
     emojis: u32,
-    /// Windows that are measured
+    /// Number of measured windows
     #[arg(long, default_value_t = 20)]
     windows: usize,
 }
@@ -59,7 +59,7 @@ pub(crate) struct Flags {
 #[derive(Debug, Args)]
 pub(crate) struct MemoryFlags {
     #[command(flatten)]
-    ours: Ours,
+    emostream: EmoStreamFlags,
     #[arg(long, default_value_t = 400)]
     rooms: u32,
     #[arg(long, default_value_t = 50)]
@@ -72,7 +72,7 @@ pub(crate) struct MemoryFlags {
 #[derive(Debug, Args)]
 pub(crate) struct RestoreFlags {
     #[command(flatten)]
-    ours: Ours,
+    emostream: EmoStreamFlags,
     #[arg(long, default_value_t = 100_000)]
     rooms: u32,
     #[arg(long, default_value_t = 60)]
@@ -81,16 +81,16 @@ pub(crate) struct RestoreFlags {
     rounds: usize,
 }
 
-/// One reaction of every emoji in every room, over and over, each window the same.
-struct Everybody {
+/// A crowd that sends one reaction of every emoji in every room in each window.
+struct UniformCrowd {
     names: Names,
     crowd: Crowd,
-    /// The same pseudo-random order in each window, so that every batch holds most rooms.
+    /// Keys in a pseudo-random order, the same in each window, so that every batch has most rooms.
     order: Vec<u32>,
 }
 
-impl Everybody {
-    fn new(rooms: u32, emojis: u32) -> Outcome<Everybody> {
+impl UniformCrowd {
+    fn new(rooms: u32, emojis: u32) -> Result<UniformCrowd> {
         use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
         let crowd = Crowd {
             rooms,
@@ -102,15 +102,15 @@ impl Everybody {
         };
         let mut order: Vec<u32> = (0..rooms * emojis).collect();
         order.shuffle(&mut SmallRng::seed_from_u64(crowd.seed));
-        Ok(Everybody {
+        Ok(UniformCrowd {
             names: Names::of(&crowd)?,
             crowd,
             order,
         })
     }
 
-    /// Writes the flush of the half second that ends at `end_ms`.
-    fn flush(&self, filler: &Filler, topic: &str, end_ms: u64) -> Outcome<()> {
+    /// Writes the batches of the flush interval that ends at `end_ms`.
+    fn flush(&self, writer: &RecordWriter, topic: &str, end_ms: u64) -> Result<()> {
         let base_ms = end_ms - FLUSH_MS;
         let flushes = (WINDOW_MS / FLUSH_MS) as usize;
         let which = ((base_ms - window_of(base_ms)) / FLUSH_MS) as usize;
@@ -119,23 +119,23 @@ impl Everybody {
         for partition in 0..PARTITIONS {
             let keys = shares.next().unwrap_or_default();
             if keys.is_empty() {
-                filler.write(topic, partition, end_ms, &Batch::heartbeat(end_ms - 1))?;
+                writer.write(topic, partition, end_ms, &Batch::heartbeat(end_ms - 1))?;
             }
-            for keys in keys.chunks(MOST_IN_A_RECORD) {
-                let reactions: Outcome<Vec<Reaction>> = (0..)
+            for keys in keys.chunks(MAX_RECORD_REACTIONS) {
+                let reactions: Result<Vec<Reaction>> = (0..)
                     .zip(keys)
                     .map(|(index, key)| self.reaction(*key, base_ms + index % FLUSH_MS))
                     .collect();
                 let value = Batch::encode(base_ms, &reactions?);
-                filler.write(topic, partition, end_ms, &value)?;
+                writer.write(topic, partition, end_ms, &value)?;
             }
         }
         Ok(())
     }
 
-    fn reaction(&self, key: u32, at_ms: u64) -> Outcome<Reaction> {
+    fn reaction(&self, key: u32, at_ms: u64) -> Result<Reaction> {
         let (room, emoji) = (key / self.crowd.emojis, key % self.crowd.emojis);
-        Tap {
+        Event {
             room,
             emoji,
             user: key,
@@ -145,35 +145,34 @@ impl Everybody {
     }
 }
 
-/// What is known of one window: when the flush was written that lets it close, and how many of its
-/// results were seen, the last one when.
+/// The results of one window: for each topic, the number that was read, and when the last one was read.
 #[derive(Debug, Default, Clone)]
 struct Close {
     results: BTreeMap<&'static str, (u32, u64)>,
 }
 
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let topic = format!("{PREFIX}.reactions");
-    cluster.renew(&topic, PARTITIONS)?;
-    cluster.renew_results(PREFIX)?;
-    let everybody = Everybody::new(flags.rooms, flags.emojis)?;
+    cluster.recreate(&topic, PARTITIONS)?;
+    cluster.recreate_results(PREFIX)?;
+    let crowd = UniformCrowd::new(flags.rooms, flags.emojis)?;
     let written: Arc<Mutex<BTreeMap<u64, u64>>> = Arc::default();
     let stop = Arc::new(AtomicBool::new(false));
     let load = {
-        let (written, stop, filler) = (written.clone(), stop.clone(), cluster.filler(2)?);
+        let (written, stop, writer) = (written.clone(), stop.clone(), cluster.writer(2)?);
         thread::spawn(move || {
-            load(&everybody, &filler, &topic, &written, &stop).map_err(|e| e.to_string())
+            load(&crowd, &writer, &topic, &written, &stop).map_err(|e| e.to_string())
         })
     };
 
-    let mut dataflow = start_ours(&flags.ours, PREFIX)?;
-    let readers: Outcome<Vec<(&'static str, Finals)>> = ["windows", "totals", "trending"]
+    let mut dataflow = start_dataflow(&flags.emostream, PREFIX)?;
+    let readers: Result<Vec<(&'static str, ResultReader)>> = ["windows", "totals", "trending"]
         .into_iter()
         .map(|name| {
             Ok((
                 name,
-                cluster.finals(&format!("{PREFIX}.{name}"), Offset::Beginning)?,
+                cluster.reader(&format!("{PREFIX}.{name}"), Offset::Beginning)?,
             ))
         })
         .collect();
@@ -191,7 +190,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
             })
             .count()
     };
-    // Of rooms with more emojis not each window writes the totals.
+    // The totals of rooms with more emojis are not written in each window.
     let last = if flags.emojis <= SMALL_EMOJIS {
         "totals"
     } else {
@@ -219,7 +218,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
             cpu.push(dataflow.cpu()?.as_secs_f64());
             resident.push(dataflow.resident_mb()?);
         }
-        dataflow.check()?;
+        dataflow.check_running()?;
     }
     stop.store(true, Ordering::Relaxed);
     load.join().map_err(|_| "the load panicked")??;
@@ -239,7 +238,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
                 let (count, at_ms) = close.results.get(name)?;
                 (*count >= flags.rooms).then_some(*at_ms as f64 - *closing as f64)
             })
-            // The first ones warm it up.
+            // The first windows are a warm-up.
             .skip(2)
             .collect();
         println!(
@@ -258,36 +257,36 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     Ok(())
 }
 
-/// Measures starts that restore the totals of all rooms, while one room still gets reactions.
-pub(crate) fn restore(flags: &RestoreFlags) -> Outcome<()> {
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
+/// Measures starts that restore the totals of all rooms, while one room receives reactions.
+pub(crate) fn restore(flags: &RestoreFlags) -> Result<()> {
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let prefix = "restore";
     let topic = format!("{prefix}.reactions");
-    cluster.renew(&topic, PARTITIONS)?;
-    cluster.renew_results(prefix)?;
-    let everybody = Everybody::new(flags.rooms, flags.emojis)?;
-    let filler = cluster.filler(50)?;
+    cluster.recreate(&topic, PARTITIONS)?;
+    cluster.recreate_results(prefix)?;
+    let crowd = UniformCrowd::new(flags.rooms, flags.emojis)?;
+    let writer = cluster.writer(50)?;
     let begin_ms = window_of(now_ms() - 2 * WINDOW_MS);
     for flush in 1..=WINDOW_MS / FLUSH_MS {
-        everybody.flush(&filler, &topic, begin_ms + flush * FLUSH_MS)?;
+        crowd.flush(&writer, &topic, begin_ms + flush * FLUSH_MS)?;
     }
-    filler.finish()?;
+    writer.finish()?;
     let stop = Arc::new(AtomicBool::new(false));
     let load = {
-        let (one, stop, filler) = (Everybody::new(1, 1)?, stop.clone(), cluster.filler(2)?);
+        let (one, stop, writer) = (UniformCrowd::new(1, 1)?, stop.clone(), cluster.writer(2)?);
         thread::spawn(move || {
             let written = Mutex::default();
-            load(&one, &filler, &topic, &written, &stop).map_err(|e| e.to_string())
+            load(&one, &writer, &topic, &written, &stop).map_err(|e| e.to_string())
         })
     };
-    let totals = cluster.finals(&format!("{prefix}.totals"), Offset::Beginning)?;
-    let finals = cluster.finals(&format!("{prefix}.windows"), Offset::Beginning)?;
-    let mut dataflow = start_ours(&flags.ours, prefix)?;
+    let totals = cluster.reader(&format!("{prefix}.totals"), Offset::Beginning)?;
+    let finals = cluster.reader(&format!("{prefix}.windows"), Offset::Beginning)?;
+    let mut dataflow = start_dataflow(&flags.emostream, prefix)?;
     let mut seen = 0;
     while seen < flags.rooms {
         match totals.next(Duration::from_millis(100), |_, _| {})? {
             true => seen += 1,
-            false => dataflow.check()?,
+            false => dataflow.check_running()?,
         }
     }
     let mut seconds = Vec::new();
@@ -295,9 +294,9 @@ pub(crate) fn restore(flags: &RestoreFlags) -> Outcome<()> {
         drop(dataflow);
         while finals.next(QUIET, |_, _| {})? {}
         let begun = Instant::now();
-        dataflow = start_ours(&flags.ours, prefix)?;
+        dataflow = start_dataflow(&flags.emostream, prefix)?;
         while !finals.next(Duration::from_millis(5), |_, _| {})? {
-            dataflow.check()?;
+            dataflow.check_running()?;
         }
         seconds.push(begun.elapsed().as_secs_f64());
     }
@@ -315,18 +314,18 @@ pub(crate) fn restore(flags: &RestoreFlags) -> Outcome<()> {
     Ok(())
 }
 
-/// Flushes on time until it is stopped; notes when a flush with times up to which end was written.
+/// Writes flushes when they are due until `stop` is set. `written` has the time of each write by the newest event time.
 fn load(
-    everybody: &Everybody,
-    filler: &Filler,
+    crowd: &UniformCrowd,
+    writer: &RecordWriter,
     topic: &str,
     written: &Mutex<BTreeMap<u64, u64>>,
     stop: &AtomicBool,
-) -> Outcome<()> {
+) -> Result<()> {
     let mut end_ms = window_of(now_ms()) + WINDOW_MS;
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(end_ms.saturating_sub(now_ms())));
-        everybody.flush(filler, topic, end_ms)?;
+        crowd.flush(writer, topic, end_ms)?;
         written
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -336,7 +335,7 @@ fn load(
     Ok(())
 }
 
-/// The window's start in a result, without reading the rest.
+/// Returns the start of the window in a result without parsing the JSON.
 fn start_of(value: &[u8]) -> Option<u64> {
     let name = b"\"start\":";
     let at = value.windows(name.len()).position(|bytes| bytes == name)? + name.len();
@@ -344,24 +343,24 @@ fn start_of(value: &[u8]) -> Option<u64> {
     Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
-pub(crate) fn memory(flags: &MemoryFlags) -> Outcome<()> {
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
+pub(crate) fn memory(flags: &MemoryFlags) -> Result<()> {
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let prefix = "memory";
     let topic = format!("{prefix}.reactions");
-    cluster.renew(&topic, PARTITIONS)?;
-    cluster.renew_results(prefix)?;
-    let everybody = Everybody::new(flags.rooms, flags.emojis)?;
-    let filler = cluster.filler(50)?;
+    cluster.recreate(&topic, PARTITIONS)?;
+    cluster.recreate_results(prefix)?;
+    let crowd = UniformCrowd::new(flags.rooms, flags.emojis)?;
+    let writer = cluster.writer(50)?;
     let span_ms = flags.minutes * 60_000;
     let begin_ms = window_of(now_ms() - span_ms - 10_000);
     for flush in 1..=span_ms / FLUSH_MS {
-        everybody.flush(&filler, &topic, begin_ms + flush * FLUSH_MS)?;
+        crowd.flush(&writer, &topic, begin_ms + flush * FLUSH_MS)?;
     }
-    filler.finish()?;
+    writer.finish()?;
 
     let begun = Instant::now();
-    let mut dataflow = start_ours(&flags.ours, prefix)?;
-    let finals = cluster.finals(&format!("{prefix}.windows"), Offset::Beginning)?;
+    let mut dataflow = start_dataflow(&flags.emostream, prefix)?;
+    let finals = cluster.reader(&format!("{prefix}.windows"), Offset::Beginning)?;
     let windows = span_ms / WINDOW_MS - 1;
     let mut resident = Vec::new();
     let mut seen = 0;
@@ -374,7 +373,7 @@ pub(crate) fn memory(flags: &MemoryFlags) -> Outcome<()> {
                 resident.push(dataflow.resident_mb()?);
             }
         } else {
-            dataflow.check()?;
+            dataflow.check_running()?;
         }
     }
     println!(

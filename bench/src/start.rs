@@ -1,5 +1,5 @@
-//! From the start of the process to its first committed final, with a minute's backlog and the crowd
-//! still tapping.
+//! Measures the time from the start of the process to its first committed final, with a backlog, while reactions are
+//! still written.
 
 use std::{
     thread,
@@ -10,9 +10,9 @@ use clap::Args;
 use rdkafka::Offset;
 
 use crate::{
-    Ours, Outcome,
+    EmoStreamFlags, Result,
     cluster::{Cluster, PARTITIONS},
-    drain::start_ours,
+    drain::start_dataflow,
     steady::Load,
     table::median,
 };
@@ -22,7 +22,7 @@ const PREFIX: &str = "start";
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    ours: Ours,
+    emostream: EmoStreamFlags,
     /// Records a second
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
@@ -33,20 +33,20 @@ pub(crate) struct Flags {
     rounds: usize,
 }
 
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let topic = format!("{PREFIX}.reactions");
-    cluster.renew(&topic, PARTITIONS)?;
+    cluster.recreate(&topic, PARTITIONS)?;
     let load = Load::start(&cluster, &topic, flags.rate)?;
     thread::sleep(Duration::from_secs(flags.backlog));
     let mut seconds = Vec::new();
     for _ in 0..flags.rounds {
-        cluster.renew_results(PREFIX)?;
-        let finals = cluster.finals(&format!("{PREFIX}.windows"), Offset::Beginning)?;
+        cluster.recreate_results(PREFIX)?;
+        let finals = cluster.reader(&format!("{PREFIX}.windows"), Offset::Beginning)?;
         let begun = Instant::now();
-        let mut dataflow = start_ours(&flags.ours, PREFIX)?;
+        let mut dataflow = start_dataflow(&flags.emostream, PREFIX)?;
         while !finals.next(Duration::from_millis(5), |_, _| {})? {
-            dataflow.check()?;
+            dataflow.check_running()?;
         }
         seconds.push(begun.elapsed().as_secs_f64());
     }

@@ -1,6 +1,6 @@
-//! A steady rate of plain records: from window end + lateness to the visible final, and what it costs.
+//! Steady rate of plain records: measures the time from window end + lateness to the visible final, CPU and memory.
 //!
-//! Open loop: a record is due at its time, whether the last ones were slow or not.
+//! The load is an open loop: each record is written when it is due, even if earlier ones were slow.
 
 use std::{
     sync::{
@@ -16,15 +16,15 @@ use emostream_model::WindowRecord;
 use rdkafka::Offset;
 
 use crate::{
-    Ours, Outcome,
+    EmoStreamFlags, Result,
     backlog::{end_of, now_ms},
     cluster::{Cluster, PARTITIONS},
     crowd::{Crowd, Names},
-    drain::start_ours,
+    drain::start_dataflow,
     table::quantile,
 };
 
-/// The dataflow's default.
+/// Default lateness of the dataflow.
 const LATENESS_MS: u64 = 750;
 
 const PREFIX: &str = "steady";
@@ -32,26 +32,26 @@ const PREFIX: &str = "steady";
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    ours: Ours,
+    emostream: EmoStreamFlags,
     /// Records a second
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
-    /// Seconds that are measured
+    /// Duration of the measurement, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Seconds before that
+    /// Duration of the warm-up, in seconds
     #[arg(long, default_value_t = 6)]
     warm_up: u64,
 }
 
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
     let topic = format!("{PREFIX}.reactions");
-    cluster.renew(&topic, PARTITIONS)?;
-    cluster.renew_results(PREFIX)?;
+    cluster.recreate(&topic, PARTITIONS)?;
+    cluster.recreate_results(PREFIX)?;
     let load = Load::start(&cluster, &topic, flags.rate)?;
-    let mut dataflow = start_ours(&flags.ours, PREFIX)?;
-    let finals = cluster.finals(&format!("{PREFIX}.windows"), Offset::Beginning)?;
+    let mut dataflow = start_dataflow(&flags.emostream, PREFIX)?;
+    let finals = cluster.reader(&format!("{PREFIX}.windows"), Offset::Beginning)?;
 
     let warm = Instant::now() + Duration::from_secs(flags.warm_up);
     while Instant::now() < warm {
@@ -68,7 +68,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
             });
         })?;
         read?;
-        dataflow.check()?;
+        dataflow.check_running()?;
     }
     let share = (dataflow.cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
     let resident = dataflow.resident_mb()?;
@@ -91,17 +91,17 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     Ok(())
 }
 
-/// A thread that writes records when they are due.
+/// A thread that writes each record when it is due.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Result<(), String>>,
 }
 
 impl Load {
-    pub(crate) fn start(cluster: &Cluster, topic: &str, rate: u64) -> Outcome<Load> {
+    pub(crate) fn start(cluster: &Cluster, topic: &str, rate: u64) -> Result<Load> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let filler = cluster.filler(2)?;
+        let writer = cluster.writer(2)?;
         let topic = topic.to_owned();
         let crowd = Crowd {
             rooms: 20,
@@ -112,28 +112,33 @@ impl Load {
             seed: 1,
         };
         let names = Names::of(&crowd)?;
-        let write = move || -> Outcome<()> {
+        let write = move || -> Result<()> {
             let begun = Instant::now();
-            let mut taps = crowd.taps();
+            let mut events = crowd.events();
             let mut written = 0_u64;
             while !stopped.load(Ordering::Relaxed) {
                 let due = (begun.elapsed().as_secs_f64() * rate as f64) as u64;
                 while written < due {
-                    let mut tap = taps.next().ok_or("the crowd has gone home")?;
-                    tap.at_ms = now_ms();
+                    let mut event = events.next().ok_or("the crowd has no more reactions")?;
+                    event.at_ms = now_ms();
                     let partition = (written % u64::from(PARTITIONS)) as u32;
-                    filler.write(&topic, partition, tap.at_ms, tap.json(&names).as_bytes())?;
+                    writer.write(
+                        &topic,
+                        partition,
+                        event.at_ms,
+                        event.json(&names).as_bytes(),
+                    )?;
                     written += 1;
                 }
                 thread::sleep(Duration::from_millis(1));
             }
-            filler.finish()
+            writer.finish()
         };
         let thread = thread::spawn(move || write().map_err(|error| error.to_string()));
         Ok(Load { stop, thread })
     }
 
-    pub(crate) fn stop(self) -> Outcome<()> {
+    pub(crate) fn stop(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         Ok(self.thread.join().map_err(|_| "the load panicked")??)
     }

@@ -1,37 +1,37 @@
-//! Rows of figures, for a terminal and for README.md.
+//! Prints results as a Markdown table, for a terminal and for README.md.
 
 use std::time::Duration;
 
-/// The median of some figures.
+/// Returns the median.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The figure below which a share of them lies.
+/// Returns the quantile for `share`, from 0 to 1.
 pub(crate) fn quantile(figures: &mut [f64], share: f64) -> f64 {
     figures.sort_by(f64::total_cmp);
     let at = ((figures.len() as f64 * share) as usize).min(figures.len().saturating_sub(1));
     figures.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// What one contender needed.
+/// Resources that one run used, and the comparison of its results with the expected ones.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     pub(crate) cpu: Duration,
     pub(crate) wall: Duration,
     pub(crate) peak_mb: f64,
-    pub(crate) verdict: String,
+    pub(crate) comparison: String,
 }
 
-/// One contender's runs.
+/// The runs of one program.
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) runs: Vec<Run>,
 }
 
 impl Row {
-    /// Events a CPU second, in millions.
+    /// Millions of events for each second of CPU time.
     pub(crate) fn rate(&self, events: u64) -> f64 {
         events as f64 / 1e6 / self.cpu()
     }
@@ -48,15 +48,19 @@ impl Row {
         median(self.runs.iter().map(|run| run.peak_mb).collect())
     }
 
-    fn verdict(&self) -> String {
-        let mut verdicts: Vec<&str> = self.runs.iter().map(|run| run.verdict.as_str()).collect();
-        verdicts.sort_unstable();
-        verdicts.dedup();
-        verdicts.join("; ")
+    fn comparison(&self) -> String {
+        let mut comparisons: Vec<&str> = self
+            .runs
+            .iter()
+            .map(|run| run.comparison.as_str())
+            .collect();
+        comparisons.sort_unstable();
+        comparisons.dedup();
+        comparisons.join("; ")
     }
 }
 
-/// Prints the rows; `ours` is compared with each of the others by its CPU.
+/// Prints the rows. The CPU time of `ours` is divided by that of each row.
 pub(crate) fn print(events: u64, rows: &[Row], ours: &str) {
     let own = rows
         .iter()
@@ -74,7 +78,7 @@ pub(crate) fn print(events: u64, rows: &[Row], ours: &str) {
             own / row.cpu(),
             row.wall(),
             row.peak_mb(),
-            row.verdict(),
+            row.comparison(),
         );
     }
 }

@@ -16,11 +16,11 @@ pub const SUBSCRIBER_HEARTBEAT: Duration = Duration::from_secs(15);
 pub struct Config {
     /// The topics of the results.
     pub topics: Topics,
-    /// Sent in `hello` until results show another: the length of a window.
+    /// Length of a window, sent in `hello` until results show another one.
     pub window_ms: u64,
-    /// Sent in `hello`: the minimum time between two live tallies of a room.
+    /// Minimum time between two live tallies of a room, sent in `hello`.
     pub live_ms: u64,
-    /// Sent in `hello` until results show another: how many identical emojis make a swarm.
+    /// Number of identical emojis in a swarm, sent in `hello` until results show another one.
     pub swarm_size: u64,
     /// How subscribers are served.
     pub subscribers: SubscriberConfig,
@@ -29,9 +29,9 @@ pub struct Config {
 /// How a publisher or a relay serves subscribers.
 #[derive(Debug, Clone)]
 pub struct SubscriberConfig {
-    /// How long finals are kept for subscribers that resume.
+    /// Time for which finals stay in the ring, for subscribers that resume.
     pub ring: Duration,
-    /// Where the page sends reactions: by default, to the server that it came from.
+    /// The server to which the page sends reactions: by default, the one that it was loaded from.
     pub ingest_url: Option<IngestUrl>,
     /// Origins whose pages may subscribe.
     pub allow_origin: AllowOrigin,

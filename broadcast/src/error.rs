@@ -9,7 +9,7 @@ pub enum BroadcastError {
     /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The registry holds a publisher already.
+    /// The registry has metrics of a publisher already.
     #[error("the publisher's metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
     /// No upstream was found at the start.
@@ -17,7 +17,7 @@ pub enum BroadcastError {
         "no upstream feeds this relay ({0}); check --upstream, and that each has a --relay-listen"
     )]
     NoUpstream(String),
-    /// An update is from another log than those before.
+    /// An update is from another log than the updates before it.
     #[error("{0}")]
     OtherLog(String),
     /// A thread that reads the log, or writes to subscribers, cannot start.

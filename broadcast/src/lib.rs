@@ -3,7 +3,7 @@
 //! ```text
 //!  [totals] ─at the start─┐
 //!  [windows] ──▶ source ──┴▶ hub ─▶ room: ring of finals, newest live ─▶ fanout: cursor ─▶ WebSocket
-//!  [trending] ─▶ (thread)           what is trending                    (shards) └─────▶ SSE
+//!  [trending] ─▶ (thread)           trending                            (shards) └─────▶ SSE
 //!  [live] ─────▶
 //!                                                           room_api: state, history, rooms ─▶ JSON
 //! ```
@@ -12,12 +12,12 @@
 //! the layers below it; `source`, `relay` and `fanout` do not import each other. `metrics`, `config` and `error`, which
 //! all layers use, import none of them.
 //!
-//! There are two classes of messages: of live tallies and of what is trending the newest is sent, and every final in the
-//! ring is sent. A subscriber has no queue, only a cursor: a slow one costs nothing but its own socket.
+//! There are two classes of messages: of live tallies and trending lists only the newest is sent; of finals every one
+//! in the ring is sent. A subscriber has a cursor and no queue, so a slow one takes only the memory of its socket.
 //!
 //! Invariants:
 //! - A frame is serialised once for all subscribers, and has the same bytes at every publisher.
-//! - What a subscriber is sent next is a pure function of its cursor and the room (`room/cursor.rs`).
+//! - The next message of a subscriber is a pure function of its cursor and the room (`room/cursor.rs`).
 //! - All updates go through `hub/updates.rs`.
 //! - The log is read by a thread of its own, never by an async task.
 //! - Shards write to subscribers; requests, health and metrics are answered by async tasks.

@@ -1,17 +1,17 @@
 //! A publisher's metrics for Prometheus.
 //!
-//! Four closures register the metrics: with the prometheus crate's macros, each metric repeats prefix, registry and
-//! buckets (25 lines more).
+//! Four closures register the metrics. The macros of the prometheus crate would repeat prefix, registry and buckets for
+//! each metric.
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
 };
 
-/// Buckets of delays, in seconds: of the log and the reading thread.
+/// Buckets of the delays between the log and the sockets, in seconds.
 const DELIVERY_BUCKETS: [f64; 9] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
 
-/// The publisher's metrics; cheap to clone, safe from any thread.
+/// The publisher's metrics. Clones share the counters.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) subscribers: IntGaugeVec,

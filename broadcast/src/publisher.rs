@@ -1,4 +1,4 @@
-//! The running publisher or relay: its parts, put together, started and stopped.
+//! A running publisher or relay: creates, connects, starts and stops its parts.
 
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
@@ -20,19 +20,19 @@ use crate::relay::client::{UpstreamClient, Upstreams};
 use crate::relay::server::{self, RelayPort};
 use crate::source::tailer::Tailer;
 
-/// A running publisher, or a relay. Dropped, it applies no more results.
+/// A running publisher or relay. It stops applying results when it is dropped.
 pub struct Publisher {
     service: Arc<Service>,
     updates: Arc<Updates>,
-    /// What reads the log or the upstream, until it is dropped.
+    /// Reads the log or the upstream, until it is dropped.
     _source: Box<dyn Send + Sync>,
 }
 
 impl Publisher {
     /// Starts a publisher: restores the rooms from the log, then applies new results.
     ///
-    /// Blocks on the log, some seconds at most: not to be called from an async task. The router has to
-    /// be served in a tokio runtime.
+    /// Blocks on the log, usually for less than a few seconds, so it must not be called from an async task. The router
+    /// has to be served in a tokio runtime.
     pub fn start(
         config: Config,
         log: Arc<dyn Log>,
@@ -52,8 +52,8 @@ impl Publisher {
         Ok(Self::new(config.subscribers, updates, shards, tail))
     }
 
-    /// Starts a relay: finds an upstream, applies all that it has and what follows, and changes to another one when
-    /// it is lost.
+    /// Starts a relay: connects to an upstream, applies its snapshot and updates, and connects to another one when it
+    /// is lost.
     pub async fn relay(
         upstreams: Upstreams,
         config: SubscriberConfig,
@@ -91,7 +91,7 @@ impl Publisher {
         server::serve(self.updates.clone(), port, shutdown)
     }
 
-    /// Returns once it cannot continue, and why: a restart fixes it.
+    /// Returns the error once the publisher cannot continue and has to be restarted.
     pub fn fails(&self) -> impl Future<Output = BroadcastError> + use<> {
         let updates = self.updates.clone();
         async move { BroadcastError::OtherLog(updates.log_mismatch().await.to_string()) }

@@ -1,4 +1,4 @@
-//! The real publisher over a real log, received from by real clients and by hostile ones.
+//! Tests of a publisher with a log and clients over sockets, some of which are faulty.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 #[path = "service/access.rs"]

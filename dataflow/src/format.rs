@@ -1,7 +1,7 @@
 //! The format of the `reactions` topic: batches of an ingest, and plain JSON records.
 
 use emostream_log::Record;
-use emostream_model::{Batch, Emoji, EmojiNames, Invalid, Payload, PayloadError, Room};
+use emostream_model::{Batch, Emoji, EmojiNames, InvalidReaction, Payload, PayloadError, Room};
 use emostream_streams::{
     aggregate::pre_aggregator::{Event, InternedKeys},
     source::format::{Format, RecordTimes},
@@ -51,7 +51,7 @@ impl Format for ReactionFormat {
                 });
                 Some(of_record)
             }
-            Err(PayloadError::Invalid(Invalid::UnknownEmoji { .. })) => {
+            Err(PayloadError::Invalid(InvalidReaction::UnknownEmoji { .. })) => {
                 events.push(Event {
                     at_ms,
                     key: None,

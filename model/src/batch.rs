@@ -1,4 +1,4 @@
-//! Batches: what one flush of an ingest writes to one partition of the `reactions` topic.
+//! Batches: the records that one flush of an ingest writes, one for each partition of the `reactions` topic.
 //!
 //! ```text
 //! ┌─────────┬──────────────────────── bincode 2, standard configuration ──────────────────────┐
@@ -6,10 +6,9 @@
 //! └─────────┴─────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Rooms and emojis are written once and referred to by small numbers, which decodes several times
-//! faster than a string an event (DESIGN: 14 against 100 M events a CPU second). The users come last,
-//! as a block of their own, because counting does not need them. A batch without entries is a
-//! heartbeat: its base says that the ingest lives and how late it is.
+//! Rooms and emojis are written once, and entries refer to them by index: this decodes several times faster than a
+//! string for each reaction. The users are a separate block at the end, because counting does not decode them. A batch
+//! without entries is a heartbeat: it shows that the ingest works, and its base advances the partition's watermark.
 
 use std::collections::HashMap;
 
@@ -17,22 +16,23 @@ use bincode::{BorrowDecode, Encode, config};
 
 use crate::{Emoji, ReactionRef, Room, UserId};
 
-/// The first byte of a batch of this format. (A JSON record starts with white space or `{`.)
+/// First byte of a batch. It cannot start a JSON record, which starts with white space or `{`.
 pub(crate) const VERSION: u8 = 1;
 
-/// The most reactions of one batch.
+/// Maximum number of reactions in one batch.
 pub const MAX_BATCH_REACTIONS: usize = 65_535;
 
-/// The longest text that is taken for an emoji of another build, in bytes. The longest that Unicode has is 35. A
-/// rejected part of a batch repeats the texts that it refers to, so a long one would be written once for each window.
+/// Maximum length of an emoji that this build does not know, in bytes: more than the longest emoji of Unicode has. A
+/// rejected part of a batch repeats the texts that it refers to, so a long text would be written once for each window.
 const MAX_EMOJI_BYTES: usize = 64;
 
-/// The most memory that decoding a batch may claim: a full batch needs 8 bytes an entry and at most
-/// 130 a user.
+/// Maximum memory that decoding a batch may allocate, in bytes: a batch of [`MAX_BATCH_REACTIONS`] with the longest
+/// user ids fits.
 const MAX_DECODE_BYTES: usize = 16 << 20;
 
+/// The encoded form of a batch, after the version byte.
 #[derive(Encode, BorrowDecode)]
-struct Wire<'a> {
+struct EncodedBatch<'a> {
     base_ms: u64,
     rooms: Vec<&'a str>,
     emojis: Vec<&'a str>,
@@ -59,38 +59,38 @@ pub struct Batch<'a> {
     users: &'a [u8],
 }
 
-/// Why bytes are no batch.
+/// Why bytes are not a batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// bincode could not read it.
+    /// bincode cannot decode the bytes.
     #[error("not a batch of version {VERSION}: {0}")]
     Encoding(String),
-    /// Bytes are left over.
+    /// Bytes follow the batch.
     #[error("{0} bytes follow the batch")]
     Trailing(usize),
-    /// A room in the dictionary is none.
+    /// A text in the list of rooms is not the name of a room.
     #[error("room {0:?} is not a room's name")]
     Room(String),
-    /// An emoji in the dictionary is none, of whatever build: it is empty or too long.
+    /// A text in the list of emojis is empty or too long, so it is not an emoji of any build.
     #[error("{0:?} is not the text of an emoji")]
     Emoji(String),
-    /// An entry refers to nothing.
+    /// An entry's index is outside the list of rooms or of emojis.
     #[error("entry {0} refers to a room or an emoji that the batch does not list")]
     Reference(usize),
-    /// A time is past what a clock can show.
+    /// A time does not fit into 64 bits.
     #[error("the batch's times overflow")]
     Time,
-    /// The users do not match the entries.
+    /// The number of users is not that of the entries, or a user id is not valid.
     #[error("the batch's users do not match its entries")]
     Users,
 }
 
 impl<'a> Batch<'a> {
-    /// The record's value for `reactions`, none of them before `base_ms`; without reactions it is
-    /// a heartbeat at `base_ms`.
+    /// Encodes a record's value with `reactions`, whose event times are `base_ms` or later. Without reactions the
+    /// result is a heartbeat at `base_ms`.
     ///
-    /// A reaction before the base counts as at the base, one more than 49 days behind it as at 49
-    /// days: a flush holds half a second. Only the first [`MAX_BATCH_REACTIONS`] fit.
+    /// An event time before the base is set to the base, and one more than 2³² ms after it to that limit: a flush spans
+    /// less than a second. Reactions after the first [`MAX_BATCH_REACTIONS`] are left out.
     pub fn encode<'r, R: Into<ReactionRef<'r>>>(
         base_ms: u64,
         reactions: impl IntoIterator<Item = R>,
@@ -104,42 +104,42 @@ impl<'a> Batch<'a> {
         for reaction in reactions.map(Into::into) {
             let offset_ms = reaction.at_ms.saturating_sub(base_ms);
             entries.push(Entry {
-                room: rooms.number(reaction.room),
-                emoji: emojis.number(reaction.emoji),
+                room: rooms.index_of(reaction.room),
+                emoji: emojis.index_of(reaction.emoji),
                 offset_ms: offset_ms.min(u64::from(u32::MAX)) as u32,
             });
             users.push(reaction.user);
         }
-        let wire = Wire {
+        let encoded = EncodedBatch {
             base_ms,
-            rooms: rooms.words,
-            emojis: emojis.words,
+            rooms: rooms.texts,
+            emojis: emojis.texts,
             entries,
             users: &encode(&users, Vec::new()),
         };
-        encode(&wire, vec![VERSION])
+        encode(&encoded, vec![VERSION])
     }
 
-    /// A heartbeat at `now_ms`.
+    /// Encodes a heartbeat at `now_ms`.
     pub fn heartbeat(now_ms: u64) -> Vec<u8> {
         Batch::encode(now_ms, [] as [ReactionRef<'_>; 0])
     }
 
-    /// Reads a record's value, version byte included. The users are checked when they are read.
+    /// Decodes a record's value, version byte included. The users are decoded and validated by [`Batch::reactions`].
     ///
-    /// An ingest of another build may have written emojis that this one does not know. They are no error, since the
-    /// other reactions of the batch count all the same.
+    /// An emoji that this build does not know is not an error: an ingest of another build may have written it, and the
+    /// other reactions of the batch are counted.
     pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
         let body = match bytes.split_first() {
             Some((&VERSION, body)) => body,
             Some((other, _)) => return Err(BatchError::Encoding(format!("version {other}"))),
             None => return Err(BatchError::Encoding("no bytes".to_owned())),
         };
-        let wire: Wire<'a> = decode(body)?;
-        if let Some(room) = wire
+        let encoded: EncodedBatch<'a> = decode(body)?;
+        if let Some(room) = encoded
             .rooms
             .iter()
-            .find(|room| Room::check_record(room).is_err())
+            .find(|room| Room::validate_record(room).is_err())
         {
             return Err(BatchError::Room(quote(room)));
         }
@@ -149,13 +149,13 @@ impl<'a> Batch<'a> {
             Err(_) => Err(BatchError::Emoji(quote(text))),
         };
         let batch = Batch {
-            base_ms: wire.base_ms,
-            newest_ms: newest_ms(&wire)?,
-            emojis: wire.emojis.iter().map(emoji).collect::<Result<_, _>>()?,
-            emoji_texts: wire.emojis,
-            rooms: wire.rooms,
-            entries: wire.entries,
-            users: wire.users,
+            base_ms: encoded.base_ms,
+            newest_ms: newest_ms(&encoded)?,
+            emojis: encoded.emojis.iter().map(emoji).collect::<Result<_, _>>()?,
+            emoji_texts: encoded.emojis,
+            rooms: encoded.rooms,
+            entries: encoded.entries,
+            users: encoded.users,
         };
         let dangling = batch.entries.iter().position(|entry| {
             usize::from(entry.room) >= batch.rooms.len()
@@ -164,17 +164,17 @@ impl<'a> Batch<'a> {
         dangling.map_or(Ok(batch), |at| Err(BatchError::Reference(at)))
     }
 
-    /// The time that the offsets count from; a heartbeat's time.
+    /// The time that the offsets of the entries are relative to; of a heartbeat, its time. Unix milliseconds.
     pub fn base_ms(&self) -> u64 {
         self.base_ms
     }
 
-    /// The greatest time in it, its base included.
+    /// The greatest event time of the batch, its base included. Unix milliseconds.
     pub fn newest_ms(&self) -> u64 {
         self.newest_ms
     }
 
-    /// The rooms that entries refer to; each is a name that [`Room::from_record`] reads.
+    /// The rooms that entries refer to; [`Room::from_record`] accepts each of them.
     pub fn rooms(&self) -> &[&'a str] {
         &self.rooms
     }
@@ -189,17 +189,17 @@ impl<'a> Batch<'a> {
         &self.emoji_texts
     }
 
-    /// How many reactions.
+    /// Number of reactions.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether it is a heartbeat.
+    /// Whether the batch is a heartbeat.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Every reaction as (index of its room, index of its emoji, its event time in Unix ms).
+    /// Iterates over the reactions: index of the room, index of the emoji, event time in Unix milliseconds.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (usize, usize, u64)> + '_ {
         self.entries.iter().map(|entry| {
             let at_ms = self.base_ms + u64::from(entry.offset_ms);
@@ -207,10 +207,10 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// The whole reactions, users included, in the order of [`Batch::entries`].
+    /// Decodes the reactions with their users, in the order of [`Batch::entries`].
     pub fn reactions(&self) -> Result<Vec<ReactionRef<'a>>, BatchError> {
         let users: Vec<&'a str> = decode(self.users)?;
-        if users.len() != self.entries.len() || !users.iter().all(|user| UserId::check(user)) {
+        if users.len() != self.entries.len() || !users.iter().all(|user| UserId::is_valid(user)) {
             return Err(BatchError::Users);
         }
         let reaction = |((room, emoji, at_ms), user)| ReactionRef {
@@ -223,26 +223,27 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn newest_ms(wire: &Wire<'_>) -> Result<u64, BatchError> {
-    let offset_ms = wire.entries.iter().map(|entry| entry.offset_ms).max();
-    wire.base_ms
+fn newest_ms(encoded: &EncodedBatch<'_>) -> Result<u64, BatchError> {
+    let offset_ms = encoded.entries.iter().map(|entry| entry.offset_ms).max();
+    encoded
+        .base_ms
         .checked_add(u64::from(offset_ms.unwrap_or(0)))
         .ok_or(BatchError::Time)
 }
 
-/// Numbers words in the order they first come.
+/// Assigns an index to each distinct text, in order of first occurrence.
 #[derive(Default)]
 struct Dictionary<'a> {
-    words: Vec<&'a str>,
-    numbers: HashMap<&'a str, u16>,
+    texts: Vec<&'a str>,
+    indices: HashMap<&'a str, u16>,
 }
 
 impl<'a> Dictionary<'a> {
-    fn number(&mut self, word: &'a str) -> u16 {
-        *self.numbers.entry(word).or_insert_with(|| {
-            self.words.push(word);
-            // At most MAX_BATCH_REACTIONS words, one a reaction.
-            (self.words.len() - 1) as u16
+    fn index_of(&mut self, text: &'a str) -> u16 {
+        *self.indices.entry(text).or_insert_with(|| {
+            self.texts.push(text);
+            // The cast is exact: there are at most MAX_BATCH_REACTIONS texts, one for each reaction.
+            (self.texts.len() - 1) as u16
         })
     }
 }
@@ -277,7 +278,7 @@ mod tests {
     /// A reaction that owns its texts: time, user, room, emoji.
     type Owned = (u64, String, String, String);
 
-    /// Some of them with emojis that this build does not know.
+    /// Reactions, some of them with emojis that this build does not know.
     fn reactions() -> impl Strategy<Value = Vec<Owned>> {
         let known = (0_usize..1500).prop_map(|id| Emoji::all().nth(id).unwrap().to_string());
         let reaction = (
@@ -339,7 +340,7 @@ mod tests {
             cut in any::<proptest::sample::Index>(),
         ) {
             let mut bytes = Batch::encode(1_764_000_000_000, borrowed(&reactions));
-            // Before the damage, which may make a shorter batch of it.
+            // Checked before the damage, after which a prefix may be a valid batch.
             prop_assert!(Batch::decode(&bytes[..cut.index(bytes.len())]).is_err());
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -358,9 +359,10 @@ mod tests {
         assert!(bytes.len() < 20, "a heartbeat is small: {}", bytes.len());
     }
 
-    /// An ingest of a former version may still run: its reactions of `..` must not cost those of other rooms.
+    /// An ingest of an earlier version may still run: its reactions to `..` must not make those to other rooms
+    /// unreadable.
     #[test]
-    fn a_room_that_is_not_accepted_any_more_does_not_spoil_a_batch() {
+    fn a_room_that_is_not_accepted_any_more_does_not_make_a_batch_invalid() {
         let reactions = ["..", "match-7"].map(|room| Reaction {
             user: UserId::new("u").unwrap(),
             emoji: Emoji::from_text("🔥").unwrap(),
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lying_length_is_an_error_before_any_large_allocation() {
+    fn a_wrong_length_is_an_error_before_any_large_allocation() {
         let mut bytes = vec![VERSION, 0];
         bytes.extend([253, 255, 255, 255, 255, 255, 255, 255, 127]);
         assert!(matches!(
@@ -386,14 +388,14 @@ mod tests {
 
     #[test]
     fn every_defect_has_its_error() {
-        fn wire(rooms: Vec<&str>, emojis: Vec<&str>, base_ms: u64) -> Vec<u8> {
+        fn encoded(rooms: Vec<&str>, emojis: Vec<&str>, base_ms: u64) -> Vec<u8> {
             let entries = vec![Entry {
                 room: 0,
                 emoji: 0,
                 offset_ms: 1,
             }];
             encode(
-                &Wire {
+                &EncodedBatch {
                     base_ms,
                     rooms,
                     emojis,
@@ -407,29 +409,29 @@ mod tests {
         assert!(matches!(decode(&[]), BatchError::Encoding(_)));
         assert!(matches!(decode(&[9, 1, 2]), BatchError::Encoding(_)));
         assert_eq!(
-            decode(&wire(vec!["a b"], vec!["🔥"], 0)),
+            decode(&encoded(vec!["a b"], vec!["🔥"], 0)),
             BatchError::Room("a b".into())
         );
         let long = "x".repeat(MAX_EMOJI_BYTES + 1);
         for emoji in ["", long.as_str()] {
             assert_eq!(
-                decode(&wire(vec!["a"], vec![emoji], 0)),
+                decode(&encoded(vec!["a"], vec![emoji], 0)),
                 BatchError::Emoji(emoji.into())
             );
         }
         assert_eq!(
-            decode(&wire(vec![], vec!["🔥"], 0)),
+            decode(&encoded(vec![], vec!["🔥"], 0)),
             BatchError::Reference(0)
         );
         assert_eq!(
-            decode(&wire(vec!["a"], vec![], 0)),
+            decode(&encoded(vec!["a"], vec![], 0)),
             BatchError::Reference(0)
         );
         assert_eq!(
-            decode(&wire(vec!["a"], vec!["🔥"], u64::MAX)),
+            decode(&encoded(vec!["a"], vec!["🔥"], u64::MAX)),
             BatchError::Time
         );
-        let users = wire(vec!["a"], vec!["🔥"], 0);
+        let users = encoded(vec!["a"], vec!["🔥"], 0);
         assert_eq!(
             Batch::decode(&users).unwrap().reactions(),
             Err(BatchError::Users)

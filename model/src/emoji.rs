@@ -1,4 +1,4 @@
-//! Emojis: which there are, and the names people send for them.
+//! Emojis, and the names by which clients send them.
 
 use std::{collections::BTreeMap, fmt, sync::LazyLock};
 
@@ -8,23 +8,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One Unicode emoji in its fully qualified form, without skin tone.
 ///
-/// It is a small number. The number holds within one build of the program only; what leaves a process is the text.
-/// Emojis are ordered by their text, as the results are, and numbered in this order: comparing them is comparing numbers.
+/// The value is a number that is valid within one build of the program; outside of a process an emoji is its text.
+/// Numbers are assigned in the order of the texts, so that results can be sorted by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Emoji(u16);
 
-/// The text is no emoji that Unicode knows, no shortcode and no alias.
+/// The text is not an emoji of Unicode, a shortcode or an alias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an emoji: send one Unicode emoji (🔥), its shortcode (fire) or an alias (love)")]
 pub struct UnknownEmoji;
 
 struct Table {
-    /// By number.
+    /// Text of each emoji, by its number.
     texts: Vec<&'static str>,
     ids: HashMap<&'static str, u16>,
-    /// By their texts, those with skin tones included, without what [`essence`] drops.
-    by_essence: HashMap<String, u16>,
-    /// The numbers in Unicode's order: that of keyboards, smileys first.
+    /// Numbers by [`normalized`] text, those with skin tones included.
+    by_normalized: HashMap<String, u16>,
+    /// Numbers in Unicode's order, which is that of keyboards: smileys first.
     keyboard: Vec<u16>,
 }
 
@@ -33,86 +33,86 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         e.skin_tone()
             .is_none_or(|tone| tone == emojis::SkinTone::Default)
     });
-    let on_keyboards: Vec<&'static str> = bases.map(emojis::Emoji::as_str).collect();
-    let mut texts = on_keyboards.clone();
+    let in_keyboard_order: Vec<&'static str> = bases.map(emojis::Emoji::as_str).collect();
+    let mut texts = in_keyboard_order.clone();
     texts.sort_unstable();
     let ids: HashMap<&'static str, u16> = texts.iter().copied().zip(0..).collect();
     let mut table = Table {
-        keyboard: on_keyboards.iter().map(|text| ids[text]).collect(),
+        keyboard: in_keyboard_order.iter().map(|text| ids[text]).collect(),
         texts,
         ids,
-        by_essence: HashMap::default(),
+        by_normalized: HashMap::default(),
     };
-    for emoji in in_every_tone() {
-        if let Some(id) = table.folded(emoji) {
-            table.by_essence.insert(essence(emoji.as_str()), id);
+    for emoji in with_skin_tones() {
+        if let Some(id) = table.base_id(emoji) {
+            table.by_normalized.insert(normalized(emoji.as_str()), id);
         }
     }
     table
 });
 
-/// All emojis, and those with skin tones.
-fn in_every_tone() -> impl Iterator<Item = &'static emojis::Emoji> {
+/// All emojis, each followed by its variants with skin tones.
+fn with_skin_tones() -> impl Iterator<Item = &'static emojis::Emoji> {
     emojis::iter()
         .flat_map(|emoji| std::iter::once(emoji).chain(emoji.skin_tones().into_iter().flatten()))
 }
 
 impl Table {
-    /// The number of `emoji` without its skin tone.
-    fn folded(&self, emoji: &'static emojis::Emoji) -> Option<u16> {
+    /// Returns the number of `emoji` without its skin tone.
+    fn base_id(&self, emoji: &'static emojis::Emoji) -> Option<u16> {
         let base = emoji.with_skin_tone(emojis::SkinTone::Default);
         self.ids.get(base.unwrap_or(emoji).as_str()).copied()
     }
 }
 
-/// What tells emojis apart: `text` without variation selectors (which say whether to draw text or a picture,
-/// and which keyboards add and leave out as they like) and skin tones.
-fn essence(text: &str) -> String {
+/// Returns `text` without variation selectors and skin tones. A variation selector requests text or a picture;
+/// keyboards differ in whether they send it.
+fn normalized(text: &str) -> String {
     let dropped = |c: &char| matches!(c, '\u{fe0e}' | '\u{fe0f}' | '\u{1f3fb}'..='\u{1f3ff}');
     text.chars().filter(|c| !dropped(c)).collect()
 }
 
 impl Emoji {
-    /// The emoji that `text` is, exactly: nothing before it, nothing behind it.
+    /// Parses exactly one emoji, without other characters before or after it.
     ///
-    /// Variation selectors and skin tones make no difference, wherever they stand: the emoji is the one whose
-    /// sequence is the same without them (Unicode's emoji-test.txt is the source, by the `emojis` crate).
+    /// Variation selectors and skin tones are ignored at any position. The `emojis` crate has the sequences, from
+    /// Unicode's emoji-test.txt.
     pub fn from_text(text: &str) -> Result<Emoji, UnknownEmoji> {
-        // Nearly all are the fully qualified form already.
+        // Nearly all texts are already in the fully qualified form.
         if let Some(id) = TABLE.ids.get(text) {
             return Ok(Emoji(*id));
         }
         if text.is_ascii() {
             return Err(UnknownEmoji);
         }
-        let known = TABLE.by_essence.get(&essence(text));
+        let known = TABLE.by_normalized.get(&normalized(text));
         known.copied().map(Emoji).ok_or(UnknownEmoji)
     }
 
-    /// The emoji of a shortcode: `fire` or `:fire:` (gemoji's names).
+    /// Parses a shortcode of gemoji: `fire` or `:fire:`.
     pub fn from_shortcode(code: &str) -> Result<Emoji, UnknownEmoji> {
         emojis::get_by_shortcode(without_colons(code))
-            .and_then(|emoji| TABLE.folded(emoji))
+            .and_then(|emoji| TABLE.base_id(emoji))
             .map(Emoji)
             .ok_or(UnknownEmoji)
     }
 
-    /// Its text, fully qualified.
+    /// The fully qualified text.
     pub fn as_str(self) -> &'static str {
         TABLE.texts[usize::from(self.0)]
     }
 
-    /// Its number in this build of the program.
+    /// The number of the emoji in this build of the program.
     pub fn id(self) -> u16 {
         self.0
     }
 
-    /// The emoji of this number in this build of the program.
+    /// The emoji with this number in this build of the program.
     pub fn from_id(id: u16) -> Option<Emoji> {
         (usize::from(id) < TABLE.texts.len()).then_some(Emoji(id))
     }
 
-    /// All of them, in Unicode's order: that of keyboards, smileys first.
+    /// All emojis in Unicode's order, which is that of keyboards: smileys first.
     pub fn all() -> impl ExactSizeIterator<Item = Emoji> {
         TABLE.keyboard.iter().map(|id| Emoji(*id))
     }
@@ -143,22 +143,22 @@ impl<'de> Deserialize<'de> for Emoji {
     }
 }
 
-/// By its text: numbers differ between builds. Another build may not know it, so what is read are lists that
-/// leave such out.
+/// Encodes the text, since numbers differ between builds. There is no decoder of a single emoji: the receiver may not
+/// know it, and the lists of `known.rs` leave it out.
 impl Encode for Emoji {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
         self.as_str().encode(encoder)
     }
 }
 
-/// A name as it is looked up: people write it between colons, too.
+/// Returns the name without the colons that clients may write around it.
 fn without_colons(name: &str) -> &str {
     name.strip_prefix(':')
         .and_then(|name| name.strip_suffix(':'))
         .unwrap_or(name)
 }
 
-/// The names senders may use: emojis themselves, shortcodes, and the operator's aliases.
+/// The names that clients may send: emojis, shortcodes, and aliases that the operator has configured.
 #[derive(Debug, Clone)]
 pub struct EmojiNames {
     aliases: BTreeMap<String, Emoji>,
@@ -167,16 +167,16 @@ pub struct EmojiNames {
 /// `--emoji-alias` is not `NAME=EMOJI`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AliasError {
-    /// No `=`, or nothing before it.
+    /// The text has no `=`, or nothing before it.
     #[error("'{0}' is not NAME=EMOJI, for example goal=⚽")]
     Shape(String),
-    /// What stands behind the `=` is no emoji.
+    /// The text after the `=` is not an emoji.
     #[error("'{0}': {UnknownEmoji}")]
     Unknown(String),
 }
 
 impl Default for EmojiNames {
-    /// The aliases of the interface: love, sad, happy, laugh, like, celebrate.
+    /// The aliases of the HTTP interface: love, sad, happy, laugh, like, celebrate.
     fn default() -> EmojiNames {
         let defaults = [
             ("love", "❤️"),
@@ -195,8 +195,8 @@ impl Default for EmojiNames {
 }
 
 impl EmojiNames {
-    /// Adds `NAME=EMOJI` (an emoji or a shortcode); a later alias replaces an earlier one. Colons around the
-    /// name make no difference.
+    /// Adds `NAME=EMOJI`, where `EMOJI` is an emoji or a shortcode. A later alias replaces an earlier one of the same
+    /// name. Colons around the name are ignored.
     pub fn add_alias(&mut self, alias: &str) -> Result<(), AliasError> {
         let (name, text) = alias
             .split_once('=')
@@ -215,8 +215,8 @@ impl EmojiNames {
         &self.aliases
     }
 
-    /// The emoji a sender means by `name`: an alias first, then an emoji, then a shortcode. Aliases and shortcodes
-    /// may stand between colons.
+    /// Resolves a name that a client has sent: an alias first, then an emoji, then a shortcode. Colons around aliases
+    /// and shortcodes are ignored.
     pub fn resolve(&self, name: &str) -> Result<Emoji, UnknownEmoji> {
         match self.aliases.get(without_colons(name)) {
             Some(emoji) => Ok(*emoji),
@@ -248,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn skin_tones_fold_to_the_base_emoji() {
-        for emoji in in_every_tone() {
+    fn skin_tones_are_removed() {
+        for emoji in with_skin_tones() {
             let base = Emoji::from_text(emoji.as_str()).unwrap();
             assert!(
                 !base
@@ -274,9 +274,9 @@ mod tests {
         }
     }
 
-    /// 🔥 with U+FE0F was refused, and so were other spellings that phones and keyboards send.
+    /// An earlier version rejected 🔥 with U+FE0F, and other sequences that phones and keyboards send.
     #[test]
-    fn selectors_and_tones_make_no_difference_wherever_they_stand() {
+    fn selectors_and_tones_are_ignored_at_any_position() {
         for (text, emoji) in [
             ("❤", "❤️"),
             ("❤\u{fe0e}", "❤️"),
@@ -299,14 +299,15 @@ mod tests {
 
     #[test]
     fn no_two_emojis_are_the_same_without_selectors_and_tones() {
-        for emoji in in_every_tone() {
-            let folded = TABLE.folded(emoji).map(Emoji);
-            assert_eq!(Emoji::from_text(emoji.as_str()).ok(), folded, "{emoji}");
+        for emoji in with_skin_tones() {
+            let base_id = TABLE.base_id(emoji).map(Emoji);
+            assert_eq!(Emoji::from_text(emoji.as_str()).ok(), base_id, "{emoji}");
         }
-        let essences: std::collections::HashSet<_> =
-            Emoji::all().map(|emoji| essence(emoji.as_str())).collect();
-        assert_eq!(essences.len(), Emoji::all().len());
-        assert!(!essences.contains(""));
+        let texts: std::collections::HashSet<_> = Emoji::all()
+            .map(|emoji| normalized(emoji.as_str()))
+            .collect();
+        assert_eq!(texts.len(), Emoji::all().len());
+        assert!(!texts.contains(""));
     }
 
     #[test]

@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Emoji, Room, Tally, Window, known};
 
-/// The most counts a frame lists; the sum of the rest is its `others`.
+/// Maximum number of counts in a frame; the sum of the others is its `others`.
 pub const FRAME_COUNTS: usize = 20;
 
-/// How often an emoji was counted, where swarms do not matter.
+/// Count of one emoji, without swarms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct Count {
-    /// Which emoji.
+    /// The emoji.
     pub emoji: Emoji,
-    /// How many.
+    /// Its count.
     pub count: u64,
 }
 
-/// A final's place in the `windows` topic, `partition-offset`: the same at every publisher and
-/// relay, so that a subscriber may resume anywhere.
+/// Position of a final in the `windows` topic, as text `partition-offset`. All publishers and relays have the same ids,
+/// so a subscriber can resume at another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
 pub struct ResultId {
-    /// The partition; a room keeps its partition, so its ids compare by offset.
+    /// The partition. All finals of a room are in one partition, so its ids are ordered by offset.
     pub partition: u32,
     /// The offset.
     pub offset: u64,
@@ -72,44 +72,44 @@ impl<'de> Deserialize<'de> for ResultId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GapReason {
-    /// The subscriber read too slowly; the ring moved on without it.
+    /// The subscriber read too slowly: the ring dropped finals that were not sent to it.
     Slow,
-    /// It resumed from an id that is no longer kept.
+    /// The subscriber resumed from an id that is not in the ring any more.
     Expired,
 }
 
-/// A message to a subscriber. Lists hold the top [`FRAME_COUNTS`]; `others` is the sum of the rest
-/// and left out when there is none.
+/// A message to a subscriber. Lists contain the top [`FRAME_COUNTS`]; `others` is the sum of the remaining counts, and
+/// is omitted if it is 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Frame {
     /// The first message of every connection.
     Hello {
-        /// The room subscribed to.
+        /// The room of the subscription.
         room: Room,
-        /// Longest silence of the server, in milliseconds: a `heartbeat` follows where nothing else does. 0 from
-        /// a server that sends none.
+        /// Maximum time without a frame, in milliseconds: then the server sends a `heartbeat`. 0 from a server that
+        /// sends no heartbeats.
         #[serde(default)]
         heartbeat_ms: u64,
-        /// How long a window is.
+        /// Length of a window, in milliseconds.
         window_ms: u64,
-        /// How often a live tally comes at most.
+        /// Minimum time between two live tallies, in milliseconds.
         live_ms: u64,
-        /// How many identical emojis make a swarm.
+        /// Number of identical emojis in a swarm.
         swarm_size: u64,
-        /// Whether every final since the id asked for follows.
+        /// Whether all finals after the requested id follow.
         resumed: bool,
     },
-    /// The connection works. Sent where nothing else was sent for `heartbeat_ms`.
+    /// Sent when no other frame was sent for `heartbeat_ms`, so that the subscriber knows that the connection works.
     Heartbeat {
         /// The server's time, Unix milliseconds.
         now: u64,
     },
-    /// The running tally of an open window. The newest one wins.
+    /// The tally of an open window. A newer one replaces it.
     Live {
-        /// Which room.
+        /// The room.
         room: Room,
-        /// `start` and `end`.
+        /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
         /// When the dataflow emitted it, Unix milliseconds.
@@ -119,17 +119,17 @@ pub enum Frame {
         /// The top counts.
         #[serde(deserialize_with = "known::deserialize")]
         counts: Vec<Tally>,
-        /// The sum of the counts not listed.
+        /// The sum of the counts that are not listed.
         #[serde(default, skip_serializing_if = "is_zero")]
         others: u64,
     },
     /// The exact tally of a closed window.
     Final {
-        /// Where to resume.
+        /// The id from which a subscriber can resume.
         id: ResultId,
-        /// Which room.
+        /// The room.
         room: Room,
-        /// `start` and `end`.
+        /// `start` and `end`, Unix milliseconds.
         #[serde(flatten)]
         window: Window,
         /// When it was committed to the log, Unix milliseconds.
@@ -139,31 +139,31 @@ pub enum Frame {
         /// The top counts.
         #[serde(deserialize_with = "known::deserialize")]
         counts: Vec<Tally>,
-        /// The sum of the counts not listed.
+        /// The sum of the counts that are not listed.
         #[serde(default, skip_serializing_if = "is_zero")]
         others: u64,
         /// The room's top cumulative counts as of this window.
         #[serde(deserialize_with = "known::deserialize")]
         totals: Vec<Count>,
-        /// The sum of the cumulative counts not listed.
+        /// The sum of the cumulative counts that are not listed.
         #[serde(default, skip_serializing_if = "is_zero")]
         totals_others: u64,
     },
     /// The top emojis of the sliding span.
     Trending {
-        /// Which room.
+        /// The room.
         room: Room,
-        /// How long the span is.
+        /// Length of the span, in milliseconds.
         span_ms: u64,
         /// The top emojis.
         #[serde(deserialize_with = "known::deserialize")]
         top: Vec<Count>,
     },
-    /// Finals were missed; the room's state has the present.
+    /// Finals were missed. The room's state (`GET /v1/rooms/ROOM`) has the current counts.
     Gap {
         /// The last final that was delivered or resumed from.
         after: ResultId,
-        /// Why.
+        /// Why finals are missing.
         reason: GapReason,
     },
     /// The server is about to close the connection.
@@ -188,10 +188,10 @@ impl Frame {
     }
 }
 
-/// The first [`FRAME_COUNTS`] of sorted counts, and the sum of the rest.
+/// Returns the first [`FRAME_COUNTS`] of sorted counts, and the sum of the others.
 pub fn top<T: Clone>(counts: &[T], count: impl Fn(&T) -> u64) -> (Vec<T>, u64) {
     let (listed, rest) = counts.split_at(counts.len().min(FRAME_COUNTS));
-    // Saturating: counts of a record that somebody else wrote may be anything.
+    // Saturating: another program may have written a record with any counts.
     let others = rest.iter().map(count).fold(0, u64::saturating_add);
     (listed.to_vec(), others)
 }

@@ -1,7 +1,7 @@
-//! Lists by emoji that another build of the program has made, which may know emojis that this one does not.
+//! Decoders of lists by emoji that another build of the program wrote, which may know emojis that this build does not.
 //!
-//! What cannot be named is left out. The total beside such a list still holds it, so a frame that is made
-//! from it shows it among the others.
+//! Entries with an unknown emoji are left out. The total of such a list still contains their counts, so a frame that is
+//! made from the list has them in its `others`.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::{Count, Emoji, Tally};
 
 /// An entry of a list by emoji.
 pub(crate) trait ByEmoji<'de, C>: Sized {
-    /// What lies behind the emoji.
+    /// The fields after the emoji.
     type Rest: BorrowDecode<'de, C>;
 
     fn new(emoji: Emoji, rest: Self::Rest) -> Self;
@@ -39,7 +39,7 @@ impl<'de, C> ByEmoji<'de, C> for Count {
     }
 }
 
-/// An entry, if its emoji is known here.
+/// An entry, if this build knows its emoji.
 struct Entry<T>(Option<T>);
 
 impl<'de, C, T: ByEmoji<'de, C>> BorrowDecode<'de, C> for Entry<T> {
@@ -52,7 +52,7 @@ impl<'de, C, T: ByEmoji<'de, C>> BorrowDecode<'de, C> for Entry<T> {
     }
 }
 
-/// Reads a list out of bincode.
+/// Decodes a list from bincode, without entries of unknown emojis.
 pub(crate) fn decode<'de, C, T, D>(from: &mut D) -> Result<Vec<T>, DecodeError>
 where
     T: ByEmoji<'de, C> + 'de,
@@ -62,8 +62,8 @@ where
     Ok(entries.into_iter().filter_map(|entry| entry.0).collect())
 }
 
-/// Has a record be read out of bincode: its fields in their order, of which the one between the semicolons is
-/// such a list.
+/// Implements `BorrowDecode` for a record: its fields in their order, of which the one between the semicolons is a
+/// list that [`decode`] reads.
 macro_rules! decoded {
     ($record:ident: $($before:ident),+; $list:ident; $($after:ident),*) => {
         impl<'de, C> bincode::BorrowDecode<'de, C> for $record {
@@ -81,7 +81,7 @@ macro_rules! decoded {
 }
 pub(crate) use decoded;
 
-/// Reads a list out of JSON.
+/// Deserializes a list from JSON, without entries of unknown emojis.
 pub(crate) fn deserialize<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,

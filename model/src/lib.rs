@@ -1,12 +1,11 @@
-//! EmoStream's words, and the formats they travel in.
+//! EmoStream's data model: rooms, emojis, reactions, tallies, and their record and wire formats.
 //!
 //! ```text
 //!  JSON body ─▶ ParsedReaction ─received─▶ Reaction ─▶ Batch ─▶ [reactions] ─▶ Tally ─▶ WindowRecord ─▶ Frame
 //! ```
 //!
-//! Everything here is a pure function over values: no clock, no IO, no async. Whatever bytes come
-//! in, a decoder answers a value or an error; it never panics and never allocates more than a small
-//! multiple of what it was given.
+//! All functions are pure: no clock, no IO, no async. For any input a decoder returns a value or an error. It does not
+//! panic, and it allocates at most a small multiple of the input's length.
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -34,12 +33,14 @@ pub use emostream_protocol::{
 pub use batch::{Batch, BatchError, MAX_BATCH_REACTIONS};
 pub use emoji::{AliasError, Emoji, EmojiNames, UnknownEmoji};
 pub use frame::{Count, FRAME_COUNTS, Frame, GapReason, ResultId, ResultIdError, top};
-pub use json::{Entry, FieldNames, is_json, without_bom};
+pub use json::{FieldNames, JsonReaction, is_json, without_bom};
 pub use payload::{Payload, PayloadError};
-pub use reaction::{Invalid, MAX_USER_BYTES, ParsedReaction, Reaction, ReactionRef, UserId};
+pub use reaction::{
+    InvalidReaction, MAX_USER_BYTES, ParsedReaction, Reaction, ReactionRef, UserId,
+};
 pub use relay::{
-    Batch as RelayBatch, Down as RelayDown, Final as RelayFinal, Hello as RelayHello,
-    MAX_DOWN_BYTES, MAX_PATH, MAX_UP_BYTES, Meeting as RelayMeeting, MessageError, NodeId, Nonce,
+    Batch as RelayBatch, Down as RelayDown, Final as RelayFinal, Handshake as RelayHandshake,
+    Hello as RelayHello, MAX_DOWN_BYTES, MAX_PATH, MAX_UP_BYTES, MessageError, NodeId, Nonce,
     RELAY_VERSION, ReadRange, Refusal, RoomSnapshot, Side as RelaySide, TrendingNow, Up as RelayUp,
     Update as RelayUpdate, Welcome as RelayWelcome, WindowSettings,
 };

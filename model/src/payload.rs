@@ -1,40 +1,41 @@
-//! What a record of the `reactions` topic may hold.
+//! Decodes records of the `reactions` topic: batches, and single reactions as JSON.
 
 use crate::{
-    Batch, BatchError, EmojiNames, Entry, FieldNames, Invalid, ParsedReaction, batch, json,
+    Batch, BatchError, EmojiNames, FieldNames, InvalidReaction, JsonReaction, ParsedReaction,
+    batch, json,
 };
 
 /// A decoded record of the `reactions` topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload<'a> {
-    /// What an ingest flushed; a heartbeat if it is empty.
+    /// A batch of an ingest; an empty one is a heartbeat.
     Batch(Batch<'a>),
-    /// One plain JSON reaction of another producer; its time is the record's timestamp.
+    /// One reaction as plain JSON, of another producer. Its event time is the record's timestamp.
     Plain(ParsedReaction<'a>),
 }
 
-/// Why a record of the `reactions` topic cannot be read.
+/// Why a record of the `reactions` topic cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// The value is empty.
     #[error("the record is empty")]
     Empty,
-    /// It begins like a batch.
+    /// The first byte is that of a batch, which cannot be decoded.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// It begins like JSON, or like nothing known.
+    /// The value is neither a batch nor JSON.
     #[error("neither a batch nor JSON: {0}")]
     Json(String),
-    /// It is JSON with a value that cannot be read.
+    /// The value is JSON with a number or string that cannot be represented.
     #[error("the record is JSON, but a value in it cannot be read: {0}")]
     Unreadable(String),
-    /// It is JSON, but no reaction.
+    /// The value is JSON, but not a reaction.
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] InvalidReaction),
 }
 
 impl<'a> Payload<'a> {
-    /// Reads a record's value.
+    /// Decodes a record's value.
     pub fn decode(value: &'a [u8], emojis: &EmojiNames) -> Result<Payload<'a>, PayloadError> {
         match value.first() {
             None => Err(PayloadError::Empty),
@@ -42,13 +43,14 @@ impl<'a> Payload<'a> {
             Some(_) => {
                 let not_json =
                     |error: &dyn std::fmt::Display| PayloadError::Json(error.to_string());
-                // Checked whole, the text costs less than string by string.
+                // One UTF-8 check of the whole text takes less time than one for each string in it.
                 let text = std::str::from_utf8(value).map_err(|error| not_json(&error))?;
                 let text = json::without_bom(text);
-                let entry = Entry::read(text).map_err(|error| match json::is_json(text) {
-                    true => PayloadError::Unreadable(error.to_string()),
-                    false => not_json(&error),
-                })?;
+                let entry =
+                    JsonReaction::read(text).map_err(|error| match json::is_json(text) {
+                        true => PayloadError::Unreadable(error.to_string()),
+                        false => not_json(&error),
+                    })?;
                 Ok(Payload::Plain(entry.validate(emojis, FieldNames::V1)?))
             }
         }
@@ -88,7 +90,7 @@ mod tests {
         let unknown = r#"{"user_id":1,"emoji_type":"新"}"#;
         assert!(matches!(
             decode(unknown.as_bytes()),
-            PayloadError::Invalid(Invalid::UnknownEmoji { .. })
+            PayloadError::Invalid(InvalidReaction::UnknownEmoji { .. })
         ));
         assert!(matches!(decode(b"{"), PayloadError::Json(_)));
         let half = br#"{"user_id":"\ud800","emoji_type":"x"}"#;

@@ -1,69 +1,70 @@
-//! Reactions: one emoji, sent by one user, to one room.
+//! Reactions: one emoji that one user sends to one room.
 
 use std::borrow::Cow;
 
 use crate::{Emoji, EmojiNames, Room};
 
-/// The longest user id, in bytes.
+/// Maximum length of a user id, in bytes.
 pub const MAX_USER_BYTES: usize = 128;
 
-/// Who reacted: 1 to 128 bytes of text; an integer counts as its decimal digits.
+/// The id of a user: text of 1 to [`MAX_USER_BYTES`] bytes. A client may send an integer, whose digits are the text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserId(Box<str>);
 
 impl UserId {
-    /// The user of `id`; `None` if it is empty or too long.
+    /// Validates `id`; returns `None` if it is empty or too long.
     pub fn new(id: &str) -> Option<UserId> {
-        UserId::check(id).then(|| UserId(id.into()))
+        UserId::is_valid(id).then(|| UserId(id.into()))
     }
 
-    pub(crate) fn check(id: &str) -> bool {
+    /// Whether `id` is a valid user id.
+    pub(crate) fn is_valid(id: &str) -> bool {
         (1..=MAX_USER_BYTES).contains(&id.len())
     }
 
-    /// Its text.
+    /// The text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A reaction as a sender submits it: valid, but not yet received at a known time. It borrows from the JSON
-/// it was read from: whoever only counts, or knows the room already, allocates nothing for it.
+/// A valid reaction without an event time, as a client sends it. It borrows from the JSON text, so that code that does
+/// not store the reaction allocates nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedReaction<'a> {
-    /// Who reacted: the text of a valid [`UserId`].
+    /// The text of a valid [`UserId`].
     pub user: Cow<'a, str>,
-    /// With what.
+    /// The emoji.
     pub emoji: Emoji,
-    /// Where: the name of a valid [`Room`].
+    /// The name of a valid [`Room`].
     pub room: Cow<'a, str>,
-    /// When, as the sender says, Unix milliseconds. Advisory.
+    /// The time that the client sent, Unix milliseconds. It does not affect counting.
     pub claimed_ms: Option<u64>,
 }
 
 /// A reaction with its event time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reaction {
-    /// Who reacted.
+    /// The user.
     pub user: UserId,
-    /// With what.
+    /// The emoji.
     pub emoji: Emoji,
-    /// Where.
+    /// The room.
     pub room: Room,
-    /// When it was received, Unix milliseconds: its event time.
+    /// The event time: when an ingest received the reaction, Unix milliseconds.
     pub at_ms: u64,
 }
 
-/// A reaction that borrows its texts, as a batch holds it.
+/// A reaction that borrows its texts from a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReactionRef<'a> {
-    /// Who reacted: the text of a valid [`UserId`].
+    /// The text of a valid [`UserId`].
     pub user: &'a str,
-    /// With what: the text of an emoji, which another build may have written and this one may not know.
+    /// The text of an emoji. Another build may have written it, so this one may not know it.
     pub emoji: &'a str,
-    /// Where: the name of a valid [`Room`].
+    /// The name of a valid [`Room`].
     pub room: &'a str,
-    /// When it was received, Unix milliseconds: its event time.
+    /// The event time: when an ingest received the reaction, Unix milliseconds.
     pub at_ms: u64,
 }
 
@@ -78,9 +79,9 @@ impl<'a> From<&'a Reaction> for ReactionRef<'a> {
     }
 }
 
-/// Why a JSON value is no reaction; says which field and why.
+/// Why a JSON value is not a reaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum InvalidReaction {
     /// The value is not a JSON object.
     #[error("a reaction is a JSON object with user_id and emoji_type, not {0}")]
     NotAnObject(&'static str),
@@ -95,28 +96,32 @@ pub enum Invalid {
     Field {
         /// The field's name.
         field: &'static str,
-        /// What is wrong with it, and what is expected.
+        /// The error, and the expected value.
         why: String,
     },
-    /// The emoji is none that this build knows. A variant of its own, since another build may know it.
+    /// This build does not know the emoji. A separate variant, since another build may know it.
     #[error("{field} {why}")]
     UnknownEmoji {
         /// The field's name.
         field: &'static str,
-        /// What was sent, and what is expected.
+        /// The value that was sent, and the expected one.
         why: String,
     },
 }
 
-/// The longest piece of a sender's value that an error message repeats, in characters.
+/// Maximum number of characters of a client's value that an error message quotes.
 const MAX_QUOTE: usize = 40;
 
-/// Resolves the emoji that a sender names; the error quotes what was sent.
-pub(crate) fn emoji(names: &EmojiNames, field: &'static str, sent: &str) -> Result<Emoji, Invalid> {
+/// Resolves the emoji that a client sent; the error quotes the value.
+pub(crate) fn emoji(
+    names: &EmojiNames,
+    field: &'static str,
+    sent: &str,
+) -> Result<Emoji, InvalidReaction> {
     names.resolve(sent).map_err(|unknown| {
         let quote: String = sent.chars().take(MAX_QUOTE).collect();
         let dots = if quote.len() < sent.len() { "…" } else { "" };
-        Invalid::UnknownEmoji {
+        InvalidReaction::UnknownEmoji {
             field,
             why: format!("{quote:?}{dots} is {unknown}"),
         }

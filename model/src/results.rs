@@ -10,13 +10,13 @@ use crate::{Count, Room, Tally, TotalCounts, Window, known};
 /// A value of the `windows` topic (a final) or, with `emitted_at`, of the `live` topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct WindowRecord {
-    /// Which room.
+    /// The room.
     pub room: Room,
     /// `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
     pub window: Window,
-    /// When the dataflow emitted it, Unix milliseconds: live results only, so that a final is the
-    /// same bytes whenever it was computed.
+    /// When the dataflow emitted it, Unix milliseconds. Only live results have it, so that the bytes of a final do not
+    /// depend on when it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emitted_at: Option<u64>,
     /// The sum of the counts.
@@ -28,14 +28,14 @@ pub struct WindowRecord {
 /// A value of the `totals` topic: the counts of a room since its totals last began at 0, as of a closed window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TotalsRecord {
-    /// Which room.
+    /// The room.
     pub room: Room,
-    /// The window that changed it last: its `start` and `end`, Unix milliseconds.
+    /// The last window that changed the totals: its `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
     pub window: Window,
     /// The sum of the counts.
     pub total: u64,
-    /// Every emoji ever seen in the room, the most frequent first.
+    /// The counts of all emojis of the room, the most frequent first.
     pub counts: TotalCounts,
 }
 
@@ -43,9 +43,9 @@ pub struct TotalsRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Trending {
-    /// Of one room; the record's key is its name.
+    /// The top emojis of one room; the record's key is its name.
     Room(TrendingRecord),
-    /// Of all rooms; the record's key is [`ALL_ROOMS`].
+    /// The leaders across rooms; the record's key is [`ALL_ROOMS`].
     All(LeadersRecord),
 }
 
@@ -62,47 +62,47 @@ impl Trending {
 /// The top emojis of a room in the sliding span that ends with a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct TrendingRecord {
-    /// Which room.
+    /// The room.
     pub room: Room,
     /// The last window of the span: its `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
     pub window: Window,
-    /// How long the span is.
+    /// Length of the span, in milliseconds.
     pub span_ms: u64,
-    /// The most frequent emojis of the span, the most frequent first. Empty once nothing of the room
-    /// lies in the span any more: the room is no longer trending.
+    /// The most frequent emojis of the span, the most frequent first. Empty once the room has no reactions in the span:
+    /// nothing is trending in it any more.
     pub top: Vec<Count>,
 }
 
 /// The leaders across rooms in the sliding span that ends with a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct LeadersRecord {
-    /// `*`.
+    /// Always `*`.
     pub room: AllRooms,
     /// The last window of the span: its `start` and `end`, Unix milliseconds.
     #[serde(flatten)]
     pub window: Window,
-    /// How long the span is.
+    /// Length of the span, in milliseconds.
     pub span_ms: u64,
     /// The most frequent emojis of all rooms together, the most frequent first.
     pub top: Vec<Count>,
-    /// The rooms with the most reactions, the greatest count first, equal ones by name.
+    /// The rooms with the most reactions, the greatest count first, equal counts by name.
     pub rooms: Vec<RoomCount>,
 }
 
-/// How many reactions a room had.
+/// The number of reactions or subscribers of a room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, BorrowDecode)]
 pub struct RoomCount {
-    /// Which room.
+    /// The room.
     pub room: Room,
-    /// How many.
+    /// The number.
     pub count: u64,
 }
 
-/// What stands for all rooms together where a room's name would stand. No room has this name.
+/// Stands for all rooms in the place of a room's name. No room has this name.
 pub const ALL_ROOMS: &str = "*";
 
-/// [`ALL_ROOMS`], as a value.
+/// A value that is serialized as [`ALL_ROOMS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct AllRooms;
 
@@ -122,7 +122,7 @@ impl<'de> Deserialize<'de> for AllRooms {
 }
 
 impl WindowRecord {
-    /// How much of the total is of emojis that are not in the counts: another build of the program knows them.
+    /// The part of the total that is not in the counts: emojis that only another build of the program knows.
     pub fn unnamed(&self) -> u64 {
         let named = self.counts.iter().map(|tally| tally.count);
         self.total

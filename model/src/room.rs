@@ -1,4 +1,4 @@
-//! What people react to together: a match, a stream, a talk.
+//! Rooms: a match, a stream or a talk that users react to together.
 
 use std::{fmt, sync::Arc};
 
@@ -10,11 +10,11 @@ use bincode::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The longest room name, in bytes.
+/// Maximum length of a room's name, in bytes.
 pub const MAX_ROOM_BYTES: usize = 64;
 
-/// A room's name: 1 to 64 of the characters that a URL path never escapes (RFC 3986, "unreserved"), but not `.` or
-/// `..`, which clients remove from a path before they send it (5.2.4).
+/// The name of a room: 1 to [`MAX_ROOM_BYTES`] characters that a URL path never escapes (RFC 3986, "unreserved"), but
+/// not `.` or `..`, which clients remove from a path before they send it (5.2.4).
 ///
 /// Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -27,35 +27,35 @@ pub struct Room(Arc<str>);
 pub struct InvalidRoom;
 
 impl Room {
-    /// The room of `name`.
+    /// Validates a name.
     pub fn new(name: &str) -> Result<Room, InvalidRoom> {
-        Room::check(name).map(|()| Room(name.into()))
+        Room::validate(name).map(|()| Room(name.into()))
     }
 
-    /// The room of a name in a record. Former versions accepted `.` and `..`, and one such room must not make a
-    /// whole record unreadable.
+    /// Validates a name in a record. Earlier versions accepted `.` and `..`, and such a room must not make a whole
+    /// record unreadable.
     pub fn from_record(name: &str) -> Result<Room, InvalidRoom> {
-        Room::check_record(name).map(|()| Room(name.into()))
+        Room::validate_record(name).map(|()| Room(name.into()))
     }
 
-    /// The room in the key of a record; `None` if there is no key, or it is not a room.
+    /// The room in the key of a record; `None` if there is no key, or the key is not the name of a room.
     pub fn from_key(key: Option<&[u8]>) -> Option<Room> {
         Room::from_record(std::str::from_utf8(key?).ok()?).ok()
     }
 
-    /// The name of the room of a reaction that names none.
+    /// The room of a reaction without a room.
     pub(crate) const DEFAULT: &'static str = "default";
 
-    /// Whether `name` names a room, without keeping it.
-    pub fn check(name: &str) -> Result<(), InvalidRoom> {
+    /// Validates a name without storing it.
+    pub fn validate(name: &str) -> Result<(), InvalidRoom> {
         match name {
             "." | ".." => Err(InvalidRoom),
-            _ => Room::check_record(name),
+            _ => Room::validate_record(name),
         }
     }
 
-    /// The same for a name in a record.
-    pub(crate) fn check_record(name: &str) -> Result<(), InvalidRoom> {
+    /// Like [`Room::validate`], for a name in a record.
+    pub(crate) fn validate_record(name: &str) -> Result<(), InvalidRoom> {
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
         let fits = (1..=MAX_ROOM_BYTES).contains(&name.len());
         (fits && name.bytes().all(unreserved))
@@ -63,13 +63,13 @@ impl Room {
             .ok_or(InvalidRoom)
     }
 
-    /// Its name.
+    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The room of a reaction that names none: `default`.
+/// The room of a reaction without a room: `default`.
 impl Default for Room {
     fn default() -> Room {
         Room(Room::DEFAULT.into())
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_a_url_path_cannot_carry_are_refused() {
+    fn names_that_a_url_path_cannot_contain_are_rejected() {
         let longest = "r".repeat(MAX_ROOM_BYTES);
         for name in ["a", "...", "..a", ".a.", "~", "-", &longest] {
             assert_eq!(Room::new(name).unwrap().as_str(), name);

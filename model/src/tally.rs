@@ -1,4 +1,4 @@
-//! Tallies, and swarms: many identical emojis compressed.
+//! Tallies, and the swarms that stand for many identical emojis.
 
 use bincode::Encode;
 use serde::{Deserialize, Serialize};
@@ -8,17 +8,17 @@ use crate::Emoji;
 /// The count of one emoji in one room and window: `count = swarms × swarm size + loose`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Encode)]
 pub struct Tally {
-    /// Which emoji.
+    /// The emoji.
     pub emoji: Emoji,
-    /// How many.
+    /// Its count.
     pub count: u64,
-    /// How many whole swarms of them.
+    /// Number of swarms.
     pub swarms: u64,
-    /// How many are left over.
+    /// Number of emojis that are in no swarm.
     pub loose: u64,
 }
 
-/// Compresses every `swarm_size` identical emojis into a swarm. A size of 0 makes no swarms.
+/// Returns the tally of `count` emojis, of which each `swarm_size` form a swarm. With a size of 0 there are no swarms.
 pub fn compress(emoji: Emoji, count: u64, swarm_size: u64) -> Tally {
     let swarms = count.checked_div(swarm_size).unwrap_or(0);
     Tally {
@@ -29,7 +29,7 @@ pub fn compress(emoji: Emoji, count: u64, swarm_size: u64) -> Tally {
     }
 }
 
-/// The order of every list of counts: the greatest count first, equal counts by the emoji's text.
+/// Sorts a list of counts as all results are sorted: the greatest count first, equal counts by the emoji's text.
 pub fn sort_counts<T>(counts: &mut [T], key: impl Fn(&T) -> (u64, Emoji)) {
     counts.sort_unstable_by(|a, b| {
         let ((count_a, emoji_a), (count_b, emoji_b)) = (key(a), key(b));

@@ -1,17 +1,17 @@
-//! The moments that senders claim: several notations, one meaning.
+//! Parses the times that clients send, in several notations.
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-/// Numbers below this are seconds, others milliseconds: as seconds it is the year 5138, as
-/// milliseconds the year 1973.
+/// Numbers below this are Unix seconds, others Unix milliseconds: as seconds it is in the year 5138, as milliseconds in
+/// 1973.
 const SECONDS_LIMIT: f64 = 1e11;
 
-/// The last moment that a four-digit year can write, 9999-12-31T23:59:59.999Z.
+/// The last time with a year of four digits: 9999-12-31T23:59:59.999Z.
 const LAST_MS: f64 = 253_402_300_799_999.0;
 
 const EXPECTED: &str = "expected Unix seconds or milliseconds, RFC 3339, or YYYY-MM-DD HH:MM:SS";
 
-/// A number of Unix seconds or milliseconds, as Unix milliseconds.
+/// Converts Unix seconds or milliseconds to Unix milliseconds.
 pub(crate) fn from_number(number: f64) -> Result<u64, &'static str> {
     let ms = if number < SECONDS_LIMIT {
         number * 1000.0
@@ -25,16 +25,17 @@ pub(crate) fn from_number(number: f64) -> Result<u64, &'static str> {
     }
 }
 
-/// RFC 3339, or ISO 8601 without a zone (`T` or a space between date and time), read as UTC.
+/// Parses RFC 3339, or ISO 8601 without a zone (`T` or a space between date and time), which is taken as UTC. Returns
+/// Unix milliseconds.
 ///
-/// The error says what is expected.
+/// The error names the expected notations.
 pub fn from_text(text: &str) -> Result<u64, &'static str> {
     let zoned = text.parse::<Timestamp>();
-    let moment = match zoned {
-        Ok(moment) => moment,
+    let time = match zoned {
+        Ok(time) => time,
         Err(_) => without_zone(text).ok_or(EXPECTED)?,
     };
-    u64::try_from(moment.as_millisecond()).map_err(|_| EXPECTED)
+    u64::try_from(time.as_millisecond()).map_err(|_| EXPECTED)
 }
 
 fn without_zone(text: &str) -> Option<Timestamp> {
@@ -47,10 +48,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MOMENT_MS: u64 = 1_764_000_000_123;
+    const TIME_MS: u64 = 1_764_000_000_123;
 
     #[test]
-    fn every_notation_of_the_interface_means_the_same_moment() {
+    fn all_notations_of_the_interface_give_the_same_time() {
         for text in [
             "2025-11-24T16:00:00.123Z",
             "2025-11-24t16:00:00.123z",
@@ -59,17 +60,17 @@ mod tests {
             "2025-11-24 16:00:00.123",
             "2025-11-24 16:00:00.123456",
         ] {
-            assert_eq!(from_text(text), Ok(MOMENT_MS), "{text}");
+            assert_eq!(from_text(text), Ok(TIME_MS), "{text}");
         }
         assert_eq!(from_text("2025-11-24 16:00:00"), Ok(1_764_000_000_000));
-        assert_eq!(from_number(1_764_000_000_123.0), Ok(MOMENT_MS));
+        assert_eq!(from_number(1_764_000_000_123.0), Ok(TIME_MS));
         assert_eq!(from_number(1_764_000_000.0), Ok(1_764_000_000_000));
         assert_eq!(from_number(1_764_000_000.5), Ok(1_764_000_000_500));
         assert_eq!(from_number(0.0), Ok(0));
     }
 
     #[test]
-    fn what_is_no_moment_is_an_error() {
+    fn texts_and_numbers_that_are_not_times_are_errors() {
         for number in [-1.0, 1e15, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert!(from_number(number).is_err(), "{number}");
         }
@@ -87,14 +88,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_gives_a_moment_or_an_error(text in "\\PC*") {
+        fn any_text_gives_a_time_or_an_error(text in "\\PC*") {
             let _ = from_text(&text);
         }
 
         #[test]
-        fn a_moment_written_in_rfc_3339_is_read_back(ms in 0_u64..253_402_300_799_999) {
-            let moment = Timestamp::from_millisecond(ms as i64).unwrap_or_default();
-            prop_assert_eq!(from_text(&moment.to_string()), Ok(ms));
+        fn a_time_written_in_rfc_3339_is_read_back(ms in 0_u64..253_402_300_799_999) {
+            let time = Timestamp::from_millisecond(ms as i64).unwrap_or_default();
+            prop_assert_eq!(from_text(&time.to_string()), Ok(ms));
         }
     }
 }

@@ -1,14 +1,14 @@
-//! The names of the topics.
+//! Names of the topics.
 
 use std::fmt;
 
-/// The topics of one EmoStream: `PREFIX.reactions`, `PREFIX.windows` and so on.
+/// The topics of one installation: `PREFIX.reactions`, `PREFIX.windows` and so on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics {
     prefix: String,
 }
 
-/// The prefix is not part of a legal topic name.
+/// The text cannot be the prefix of a topic's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a topic prefix is 1 to 200 of the characters A-Z a-z 0-9 . _ -")]
 pub struct InvalidPrefix;
@@ -22,7 +22,7 @@ impl Default for Topics {
 }
 
 impl Topics {
-    /// The topics whose names begin with `prefix` (Kafka's rules for names: 249 characters at most).
+    /// The topics whose names begin with `prefix`. Kafka allows names of at most 249 characters.
     pub fn with_prefix(prefix: &str) -> Result<Topics, InvalidPrefix> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         let fits = (1..=200).contains(&prefix.len()) && prefix.bytes().all(legal);
@@ -32,12 +32,12 @@ impl Topics {
         fits.then_some(topics).ok_or(InvalidPrefix)
     }
 
-    /// What the names begin with.
+    /// The prefix of the names.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Every topic.
+    /// The names of all topics.
     pub fn all(&self) -> [String; 7] {
         [
             self.reactions(),
@@ -54,7 +54,7 @@ impl Topics {
         format!("{}.{what}", self.prefix)
     }
 
-    /// Reactions as they came: batches and plain JSON.
+    /// Reactions as they were received: batches and plain JSON.
     pub fn reactions(&self) -> String {
         self.named("reactions")
     }
@@ -70,15 +70,15 @@ impl Topics {
     pub fn trending(&self) -> String {
         self.named("trending")
     }
-    /// Running tallies of open windows.
+    /// Live tallies of open windows.
     pub fn live(&self) -> String {
         self.named("live")
     }
-    /// Records that were not counted, as they came: late, undecodable, or with an unknown emoji.
+    /// Rejected events, with the reason in a header: late, malformed, ahead, or with an unknown emoji.
     pub fn rejected(&self) -> String {
         self.named("rejected")
     }
-    /// Where the dataflow stands.
+    /// The progress of the dataflow, from which a restart continues.
     pub fn progress(&self) -> String {
         self.named("progress")
     }

@@ -1,7 +1,7 @@
-//! The list by emoji of a totals record. It keeps emojis that this build does not know.
+//! The list by emoji of a totals record, with emojis that this build does not know.
 //!
-//! A dataflow of another build counted them. The next record of a room replaces the one before, so what was left out
-//! of it would be lost for good.
+//! A dataflow of another build has counted them. The next totals record of a room replaces the one before, so counts
+//! that it left out would be lost.
 
 use std::{borrow::Cow, iter};
 
@@ -9,26 +9,26 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Count, Emoji};
 
-/// The cumulative counts of a room. Both lists have the greatest count first, equal ones by the emoji's text.
+/// The cumulative counts of a room. Both lists have the greatest count first, equal counts by the emoji's text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TotalCounts {
-    /// Of the emojis that this build knows.
+    /// Counts of the emojis that this build knows.
     pub named: Vec<Count>,
-    /// Of the others: mostly there are none.
+    /// Counts of the other emojis; usually empty.
     pub unnamed: Vec<UnnamedCount>,
 }
 
-/// How often an emoji was counted that this build does not know.
+/// Count of an emoji that this build does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnnamedCount {
-    /// Its text.
+    /// The emoji's text.
     pub emoji: Box<str>,
-    /// How many.
+    /// Its count.
     pub count: u64,
 }
 
 impl TotalCounts {
-    /// All counts by the emoji's text, in the order of the lists.
+    /// All counts with the emojis' texts, in the order of the lists.
     pub fn entries(&self) -> impl Iterator<Item = (&str, u64)> {
         let named = self.named.iter().map(|it| (it.emoji.as_str(), it.count));
         let unnamed = self.unnamed.iter().map(|it| (&*it.emoji, it.count));
@@ -43,7 +43,7 @@ impl TotalCounts {
     }
 }
 
-/// An entry of the list as it is written.
+/// The JSON form of an entry.
 #[derive(Serialize, Deserialize)]
 struct Entry<'a> {
     #[serde(borrow)]
@@ -87,7 +87,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_this_build_cannot_name_is_written_again_as_it_was(
+        fn counts_of_unknown_emojis_are_written_as_they_were_read(
             counts in proptest::collection::btree_map("[新年\"\\\\🔥👏😂]", 0_u64..4, 0..7),
         ) {
             let mut counts: Vec<(String, u64)> = counts.into_iter().collect();

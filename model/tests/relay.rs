@@ -1,4 +1,4 @@
-//! What publishers and relays say to each other: there and back, and whatever bytes come.
+//! Messages between publishers and relays: each is decoded as it was encoded, and any bytes are a message or an error.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use emostream_model::*;
@@ -82,15 +82,17 @@ fn snapshot() -> impl Strategy<Value = RoomSnapshot> {
         option::of(trending),
     );
     all.prop_map(
-        |(room, floor, newest, finals, totals_as_of, totals, live, trending)| RoomSnapshot {
-            room,
-            floor,
-            newest,
-            finals,
-            totals_as_of,
-            totals,
-            live,
-            trending,
+        |(room, evicted_through, newest, finals, totals_as_of, totals, live, trending)| {
+            RoomSnapshot {
+                room,
+                evicted_through,
+                newest,
+                finals,
+                totals_as_of,
+                totals,
+                live,
+                trending,
+            }
         },
     )
 }
@@ -135,7 +137,7 @@ fn down() -> impl Strategy<Value = RelayDown> {
     let refusal = prop_oneof![
         Just(Refusal::WrongToken),
         Just(Refusal::Full),
-        Just(Refusal::CutOff),
+        Just(Refusal::Disconnected),
         Just(Refusal::Loop)
     ];
     let welcome = (any::<Nonce>(), path(), any::<(u64, u64, u64)>());
@@ -156,8 +158,8 @@ fn down() -> impl Strategy<Value = RelayDown> {
         refusal.prop_map(RelayDown::Refused),
         welcome.prop_map(RelayDown::Welcome),
         (any::<u64>(), vec(update(), 0..6))
-            .prop_map(|(born_us, updates)| RelayDown::Updates { born_us, updates }),
-        Just(RelayDown::Present),
+            .prop_map(|(origin_us, updates)| RelayDown::Updates { origin_us, updates }),
+        Just(RelayDown::SnapshotEnd),
         path().prop_map(RelayDown::Path),
         Just(RelayDown::Heartbeat),
         Just(RelayDown::Snapshot),
@@ -207,12 +209,12 @@ proptest! {
         pieces in vec((any::<u64>(), update()), 1..6)
     ) {
         let mut batch = RelayBatch::default();
-        for (born_us, update) in &pieces {
-            batch.push(*born_us, update);
+        for (origin_us, update) in &pieces {
+            batch.push(*origin_us, update);
         }
-        let born_us = pieces.iter().map(|(born_us, _)| *born_us).min().unwrap();
+        let origin_us = pieces.iter().map(|(origin_us, _)| *origin_us).min().unwrap();
         let updates = pieces.into_iter().map(|(_, update)| update).collect();
-        prop_assert_eq!(batch.take(), Some(RelayDown::Updates { born_us, updates }.frame()));
+        prop_assert_eq!(batch.take(), Some(RelayDown::Updates { origin_us, updates }.frame()));
         prop_assert!(batch.is_empty() && batch.take().is_none());
     }
 
@@ -238,7 +240,7 @@ proptest! {
 }
 
 #[test]
-fn another_version_is_told_by_its_number() {
+fn another_version_is_reported_by_its_number() {
     for version in [1, 9] {
         let (mut up, mut down) = (
             RelayUp::Heartbeat.frame(),
@@ -285,32 +287,32 @@ fn the_bytes_of_version_2() {
     };
     let updates = vec![RelayUpdate::Final(closed), removed];
     let frame = RelayDown::Updates {
-        born_us: 1,
+        origin_us: 1,
         updates,
     }
     .frame();
     let expected = [
         &[0, 0, 0, 31, 2][..],
-        // Updates, born, two of them: a final.
+        // Variant `Updates`, its origin time, two updates, the first of them a final.
         &[3, 1, 2, 0],
-        // 3-300, written at 9, after one backward reset, and the totals begin with it.
+        // Id 3-300, written at 9, after one backward reset; the totals begin with it.
         &[3, 251, 44, 1, 9, 1, 1],
-        // Room, window, no emission, total.
+        // Room, window, no `emitted_at`, total.
         &[1, b'r', 2, 4, 0, 5],
-        // One tally: its emoji, 5 in no swarm.
+        // One tally: its emoji, count 5, no swarm.
         &[1, 3],
         "⚽".as_bytes(),
         &[5, 0, 5],
-        // A room is removed: its name, after one backward reset, before 7.
+        // Removal of a room: its name, the order after one backward reset and before 7.
         &[6, 1, b'q', 1, 7],
     ]
     .concat();
     assert_eq!(frame, expected);
 }
 
-/// Of a newer build: what this one cannot name is left out, and all else stays as it is.
+/// A message of a newer build: counts of unknown emojis are left out, and the rest is decoded.
 #[test]
-fn an_emoji_of_another_build_ends_no_link() {
+fn an_emoji_of_another_build_does_not_end_a_session() {
     let tally = |text| compress(Emoji::from_text(text).unwrap(), 5, 1000);
     let live = |counts| {
         RelayUpdate::Live(WindowRecord {
@@ -327,11 +329,11 @@ fn an_emoji_of_another_build_ends_no_link() {
         end: 3,
     });
     let message = |update| RelayDown::Updates {
-        born_us: 1,
+        origin_us: 1,
         updates: vec![update, range.clone()],
     };
     let mut frame = message(live(vec![tally("⚽"), tally("🔥")])).frame();
-    // As long, and no emoji here.
+    // A text of the same length that is not an emoji.
     let at = frame.windows(3).position(|b| b == "⚽".as_bytes()).unwrap();
     frame[at..at + 3].copy_from_slice("新".as_bytes());
     let read = RelayDown::decode(&frame[4..]).unwrap();
@@ -347,7 +349,7 @@ fn an_emoji_of_another_build_ends_no_link() {
 
 /// Thirty bytes that claim millions of entries.
 #[test]
-fn what_is_only_announced_takes_no_room() {
+fn an_announced_length_allocates_no_memory() {
     for count in [[252, 0xff, 0xff, 0xff, 0xff], [252, 0, 0, 0x40, 0]] {
         let bytes = [&[RELAY_VERSION, 2][..], &count].concat();
         assert_eq!(RelayUp::decode(&bytes), Err(MessageError::Encoding));

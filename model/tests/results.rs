@@ -1,4 +1,4 @@
-//! Result records and frames: the JSON of the interface, and back.
+//! Result records and frames: their JSON is that of the interface, and is read as it was written.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 use emostream_model::*;

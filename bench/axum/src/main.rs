@@ -1,4 +1,4 @@
-//! The usual ingest in Rust: each reaction becomes a record, and the answer does not wait for it.
+//! An ingest with axum and rdkafka: it sends a record for each reaction, and responds before the record is stored.
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use rdkafka::{
@@ -29,7 +29,7 @@ struct Service {
     topic: String,
 }
 
-async fn take(State(service): State<Service>, Json(body): Json<Body>) -> (StatusCode, Json<Value>) {
+async fn post_reactions(State(service): State<Service>, Json(body): Json<Body>) -> (StatusCode, Json<Value>) {
     let reactions = match body {
         Body::Many(reactions) => reactions,
         Body::One(reaction) => vec![reaction],
@@ -58,7 +58,7 @@ async fn main() {
         .create()
         .expect("a producer");
     let service = Service { producer, topic };
-    let app = Router::new().route("/", post(take)).with_state(service);
+    let app = Router::new().route("/", post(post_reactions)).with_state(service);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     println!("listening {}", listener.local_addr().expect("an address"));
     axum::serve(listener, app).await.expect("a server");

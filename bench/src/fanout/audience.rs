@@ -1,12 +1,12 @@
-//! The audience: thousands of subscribers in one thread, cheap enough to leave the server its CPU.
+//! The audience: thousands of subscribers in one thread, so that most of the CPU is left to the server.
 //!
-//! Orders come by standard input, one a line, and each is answered by a line:
+//! The process reads commands from standard input, one a line, and prints a line in response to each:
 //!
 //! ```text
-//!  fill                → seconds until everybody had seen a result
-//!  measure MS          → deliveries p50 p99 most lost
-//!  stall MS SOCKETS    → the same of those who go on reading
-//!  churn MS RATE       → the same, while so many leave and come a second
+//!  fill                → seconds until all subscribers have received a result
+//!  measure MS          → deliveries p50 p99 max lost
+//!  stall MS SOCKETS    → the same while this number of sockets is not read
+//!  churn MS RATE       → the same while this number of subscribers a second reconnects
 //! ```
 
 use std::{
@@ -25,7 +25,7 @@ use super::{
     feed::{WINDOW_MS, room},
     transport::Transport,
 };
-use crate::{Outcome, table::quantile};
+use crate::{Result, table::quantile};
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
@@ -39,37 +39,38 @@ pub(crate) struct Flags {
     transport: Transport,
 }
 
-/// Handshakes under way at once: what a listener's queue takes, since who finds it full waits a second.
-const SHAKING: usize = 2000;
-/// What must happen happens long before this.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it sleeps when nothing has come. It does not wait for the next frame: then each frame would wake it,
-/// and on the loopback a server's own call pays for that, as no server does for clients elsewhere.
-const NAP: Duration = Duration::from_millis(1);
-/// How long those who stopped reading have to catch up before they are looked at.
+/// Maximum number of concurrent handshakes: less than the listener's backlog, since a SYN that finds it full is sent
+/// again after a second.
+const MAX_HANDSHAKES: usize = 2000;
+/// Timeout of `fill`, far above its usual duration.
+const FILL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after a poll without events. Blocking in epoll is avoided: each frame would wake this thread, and on the
+/// loopback the wake-up is a part of the server's `send`, which it is not for clients on other hosts.
+const IDLE_SLEEP: Duration = Duration::from_millis(1);
+/// Time for stalled subscribers to catch up, before their lost finals are counted.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// What was seen in a span of time.
+/// Measurements of a span of time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
-    /// Live tallies and finals.
+    /// Number of live tallies and finals.
     pub(crate) deliveries: u64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    most_ms: f64,
-    /// Finals that did not follow the one before.
+    max_ms: f64,
+    /// Number of finals whose window does not follow that of the final before.
     pub(crate) lost: u64,
 }
 
 impl Figures {
-    pub(crate) fn read(line: &str) -> Outcome<Figures> {
+    pub(crate) fn read(line: &str) -> Result<Figures> {
         let mut words = line.split_whitespace();
         let mut next = || words.next().ok_or_else(|| format!("no figures: {line}"));
         Ok(Figures {
             deliveries: next()?.parse()?,
             p50_ms: next()?.parse()?,
             p99_ms: next()?.parse()?,
-            most_ms: next()?.parse()?,
+            max_ms: next()?.parse()?,
             lost: next()?.parse()?,
         })
     }
@@ -77,28 +78,29 @@ impl Figures {
     fn line(&self) -> String {
         format!(
             "{} {:.3} {:.3} {:.3} {}",
-            self.deliveries, self.p50_ms, self.p99_ms, self.most_ms, self.lost
+            self.deliveries, self.p50_ms, self.p99_ms, self.max_ms, self.lost
         )
     }
 }
 
-/// Somebody in the audience.
-struct Seat {
+/// One subscriber.
+struct Client {
     stream: TcpStream,
-    /// A frame that has begun, or the answer to the handshake.
-    begun: Vec<u8>,
-    /// The handshake was sent, and answered.
-    asked: bool,
-    shaken: bool,
-    /// It has seen a result.
-    seen: bool,
-    /// It does not read.
+    /// Received bytes of an incomplete frame, or of the response's head.
+    buffered: Vec<u8>,
+    /// The request was sent.
+    is_requested: bool,
+    /// The head of the response was received.
+    is_accepted: bool,
+    /// A result was received.
+    has_result: bool,
+    /// The socket is not read.
     stalled: bool,
-    /// Where its last final began.
+    /// Start of the window of the last final.
     last_final: Option<u64>,
 }
 
-/// What is counted while it happens.
+/// The measurements of the current span.
 #[derive(Default)]
 struct Count {
     deliveries: u64,
@@ -109,50 +111,52 @@ struct Count {
 struct Audience {
     flags: Flags,
     poll: Poll,
-    seats: Vec<Option<Seat>>,
-    /// Who is still to connect.
-    coming: VecDeque<usize>,
-    shaking: usize,
-    unseen: usize,
+    clients: Vec<Option<Client>>,
+    /// Indices of clients that are not connected yet.
+    to_connect: VecDeque<usize>,
+    handshakes: usize,
+    /// Number of clients without a result.
+    waiting: usize,
     count: Count,
     scratch: Vec<u8>,
 }
 
-pub(crate) fn run(flags: Flags) -> Outcome<()> {
+pub(crate) fn run(flags: Flags) -> Result<()> {
     raise_open_files();
     let mut audience = Audience {
         poll: Poll::new()?,
-        seats: (0..flags.sockets).map(|_| None).collect(),
-        coming: VecDeque::new(),
-        shaking: 0,
-        unseen: 0,
+        clients: (0..flags.sockets).map(|_| None).collect(),
+        to_connect: VecDeque::new(),
+        handshakes: 0,
+        waiting: 0,
         count: Count::default(),
         scratch: vec![0; 64 << 10],
         flags,
     };
-    let (given, orders) = mpsc::channel();
+    let (sender, commands) = mpsc::channel();
     std::thread::spawn(move || {
         for line in stdin().lines().map_while(Result::ok) {
-            if given.send(line).is_err() {
+            if sender.send(line).is_err() {
                 return;
             }
         }
     });
     loop {
-        let line = match orders.try_recv() {
+        let line = match commands.try_recv() {
             Ok(line) => line,
-            // It reads on between orders, or what comes then would count as late in the next one.
+            // Sockets are read between commands, too: otherwise frames of that time would count as late in the next
+            // span.
             Err(TryRecvError::Empty) => {
-                audience.turn()?;
+                audience.poll_once()?;
                 continue;
             }
             Err(TryRecvError::Disconnected) => return Ok(()),
         };
         let mut words = line.split_whitespace();
-        let order = words.next().unwrap_or_default();
+        let command = words.next().unwrap_or_default();
         let mut number =
-            || -> Outcome<u64> { Ok(words.next().ok_or("a number is missing")?.parse()?) };
-        match order {
+            || -> Result<u64> { Ok(words.next().ok_or("a number is missing")?.parse()?) };
+        match command {
             "fill" => println!("{:.3}", audience.fill()?.as_secs_f64()),
             "measure" => {
                 let span = Duration::from_millis(number()?);
@@ -166,7 +170,7 @@ pub(crate) fn run(flags: Flags) -> Outcome<()> {
                 let (span, rate) = (Duration::from_millis(number()?), number()? as f64);
                 println!("{}", audience.churn(span, rate)?.line());
             }
-            other => return Err(format!("no order: {other}").into()),
+            other => return Err(format!("not a command: {other}").into()),
         }
     }
 }
@@ -174,7 +178,7 @@ pub(crate) fn run(flags: Flags) -> Outcome<()> {
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
-    // Where it is not allowed, connecting says so.
+    // If the limit cannot be raised, connecting fails with an error.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {
@@ -185,30 +189,30 @@ fn raise_open_files() {
 }
 
 impl Audience {
-    fn fill(&mut self) -> Outcome<Duration> {
+    fn fill(&mut self) -> Result<Duration> {
         let begun = Instant::now();
-        self.coming.extend(0..self.flags.sockets);
-        self.unseen = self.flags.sockets;
-        while self.unseen > 0 {
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("{} have seen nothing", self.unseen).into());
+        self.to_connect.extend(0..self.flags.sockets);
+        self.waiting = self.flags.sockets;
+        while self.waiting > 0 {
+            if begun.elapsed() > FILL_TIMEOUT {
+                return Err(format!("{} subscribers have no result", self.waiting).into());
             }
-            self.turn()?;
+            self.poll_once()?;
         }
         Ok(begun.elapsed())
     }
 
-    /// Counts for so long; `each` turn something may be done.
+    /// Measures for `span`, and calls `each` before every poll.
     fn measure(
         &mut self,
         span: Duration,
-        mut each: impl FnMut(&mut Self, Duration) -> Outcome<()>,
-    ) -> Outcome<Figures> {
+        mut each: impl FnMut(&mut Self, Duration) -> Result<()>,
+    ) -> Result<Figures> {
         self.count = Count::default();
         let begun = Instant::now();
         while begun.elapsed() < span {
             each(self, begun.elapsed())?;
-            self.turn()?;
+            self.poll_once()?;
         }
         let Count {
             deliveries,
@@ -219,18 +223,18 @@ impl Audience {
             deliveries,
             p50_ms: quantile(&mut delays_ms, 0.5),
             p99_ms: quantile(&mut delays_ms, 0.99),
-            most_ms: quantile(&mut delays_ms, 1.0),
+            max_ms: quantile(&mut delays_ms, 1.0),
             lost,
         })
     }
 
-    fn stall(&mut self, span: Duration, sockets: usize) -> Outcome<Figures> {
+    fn stall(&mut self, span: Duration, sockets: usize) -> Result<Figures> {
         self.stop_reading(sockets, true);
         let figures = self.measure(span, |_, _| Ok(()))?;
         self.stop_reading(sockets, false);
-        for place in 0..sockets {
-            // Nothing tells of what has long been there.
-            self.receive(place)?;
+        for index in 0..sockets {
+            // The poll is edge-triggered: data that arrived before causes no event.
+            self.receive(index)?;
         }
         let caught_up = self.measure(CATCH_UP, |_, _| Ok(()))?;
         Ok(Figures {
@@ -240,99 +244,108 @@ impl Audience {
     }
 
     fn stop_reading(&mut self, sockets: usize, stalled: bool) {
-        for seat in self.seats.iter_mut().take(sockets).flatten() {
-            seat.stalled = stalled;
+        for client in self.clients.iter_mut().take(sockets).flatten() {
+            client.stalled = stalled;
         }
     }
 
-    fn churn(&mut self, span: Duration, rate: f64) -> Outcome<Figures> {
+    fn churn(&mut self, span: Duration, rate: f64) -> Result<Figures> {
         let mut left = 0;
         self.measure(span, |this, elapsed| {
             while f64::from(left) < elapsed.as_secs_f64() * rate {
                 left += 1;
-                let place = rand::rng().random_range(0..this.seats.len());
-                if this.seats[place].as_ref().is_some_and(|seat| seat.seen) {
-                    this.seats[place] = None;
-                    this.unseen += 1;
-                    this.coming.push_back(place);
+                let index = rand::rng().random_range(0..this.clients.len());
+                if this.clients[index]
+                    .as_ref()
+                    .is_some_and(|client| client.has_result)
+                {
+                    this.clients[index] = None;
+                    this.waiting += 1;
+                    this.to_connect.push_back(index);
                 }
             }
             Ok(())
         })
     }
 
-    /// Lets some connect, then takes what has come; sleeps if that was nothing.
-    fn turn(&mut self) -> Outcome<()> {
-        while self.shaking < SHAKING
-            && let Some(place) = self.coming.pop_front()
+    /// Starts handshakes, then polls once and reads; sleeps if there were no events.
+    fn poll_once(&mut self) -> Result<()> {
+        while self.handshakes < MAX_HANDSHAKES
+            && let Some(index) = self.to_connect.pop_front()
         {
-            self.connect(place)?;
+            self.connect(index)?;
         }
         let mut events = Events::with_capacity(4096);
         self.poll.poll(&mut events, Some(Duration::ZERO))?;
         if events.is_empty() {
-            std::thread::sleep(NAP);
+            std::thread::sleep(IDLE_SLEEP);
         }
         for event in &events {
-            let place = event.token().0;
+            let index = event.token().0;
             if event.is_writable() {
-                self.shake(place)?;
+                self.send_request(index)?;
             }
             if event.is_readable() || event.is_read_closed() {
-                self.receive(place)?;
+                self.receive(index)?;
             }
         }
         Ok(())
     }
 
-    fn connect(&mut self, place: usize) -> Outcome<()> {
+    fn connect(&mut self, index: usize) -> Result<()> {
         let mut stream = TcpStream::connect(self.flags.server)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
-            .register(&mut stream, Token(place), both)?;
-        self.shaking += 1;
-        self.seats[place] = Some(Seat {
+            .register(&mut stream, Token(index), both)?;
+        self.handshakes += 1;
+        self.clients[index] = Some(Client {
             stream,
-            begun: Vec::new(),
-            asked: false,
-            shaken: false,
-            seen: false,
+            buffered: Vec::new(),
+            is_requested: false,
+            is_accepted: false,
+            has_result: false,
             stalled: false,
             last_final: None,
         });
         Ok(())
     }
 
-    /// The connection stands: asks for a room.
-    fn shake(&mut self, place: usize) -> Outcome<()> {
-        let Some(seat) = self.seats[place].as_mut().filter(|seat| !seat.asked) else {
+    /// Sends the request, once the connection is established.
+    fn send_request(&mut self, index: usize) -> Result<()> {
+        let Some(client) = self.clients[index]
+            .as_mut()
+            .filter(|client| !client.is_requested)
+        else {
             return Ok(());
         };
-        if let Some(error) = seat.stream.take_error()? {
+        if let Some(error) = client.stream.take_error()? {
             return Err(error.into());
         }
-        let room = room(place % self.flags.rooms);
+        let room = room(index % self.flags.rooms);
         let request = self.flags.transport.request(&room);
-        match seat.stream.write(&request) {
+        match client.stream.write(&request) {
             Ok(bytes) if bytes == request.len() => {
-                seat.asked = true;
+                client.is_requested = true;
                 Ok(())
             }
-            Ok(bytes) => Err(format!("{bytes} of a handshake were taken").into()),
-            // Told of too early; it is told of again.
+            Ok(bytes) => Err(format!("only {bytes} bytes of a request were sent").into()),
+            // A spurious event: another one follows.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn receive(&mut self, place: usize) -> Outcome<()> {
+    fn receive(&mut self, index: usize) -> Result<()> {
         let transport = self.flags.transport;
-        let Some(seat) = self.seats[place].as_mut().filter(|seat| !seat.stalled) else {
+        let Some(client) = self.clients[index]
+            .as_mut()
+            .filter(|client| !client.stalled)
+        else {
             return Ok(());
         };
         loop {
-            let bytes = match seat.stream.read(&mut self.scratch) {
+            let bytes = match client.stream.read(&mut self.scratch) {
                 Ok(0) => return Err("the server closed a connection".into()),
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -340,7 +353,7 @@ impl Audience {
                 Err(error) => return Err(error.into()),
             };
             let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64() * 1e3;
-            let mut joined = std::mem::take(&mut seat.begun);
+            let mut joined = std::mem::take(&mut client.buffered);
             let all = match joined.is_empty() {
                 true => &self.scratch[..bytes],
                 false => {
@@ -349,38 +362,38 @@ impl Audience {
                 }
             };
             let mut rest = all;
-            if !seat.shaken {
-                let Some(behind) = transport.behind_head(rest) else {
-                    seat.begun = rest.to_vec();
+            if !client.is_accepted {
+                let Some(after) = transport.after_head(rest) else {
+                    client.buffered = rest.to_vec();
                     continue;
                 };
-                rest = behind?;
-                seat.shaken = true;
-                self.shaking -= 1;
+                rest = after?;
+                client.is_accepted = true;
+                self.handshakes -= 1;
             }
             while let Some(unit) = transport.unit(rest) {
-                if !unit.reply.is_empty() && seat.stream.write(&unit.reply).is_err() {
-                    return Err("a reply was not taken".into());
+                if !unit.reply.is_empty() && client.stream.write(&unit.reply).is_err() {
+                    return Err("a reply could not be sent".into());
                 }
                 rest = unit.rest;
                 for message in transport.messages(unit.payload) {
-                    if seat.hear(message, now_ms, &mut self.count) {
-                        self.unseen -= 1;
+                    if client.count_message(message, now_ms, &mut self.count) {
+                        self.waiting -= 1;
                     }
                 }
             }
-            seat.begun = rest.to_vec();
+            client.buffered = rest.to_vec();
             if bytes < self.scratch.len() {
-                // All that was there; more is told of.
+                // The socket is drained; more data causes an event.
                 return Ok(());
             }
         }
     }
 }
 
-impl Seat {
-    /// Takes a message in; whether it is the first result.
-    fn hear(&mut self, payload: &[u8], now_ms: f64, count: &mut Count) -> bool {
+impl Client {
+    /// Counts a message; returns whether it is the first result.
+    fn count_message(&mut self, payload: &[u8], now_ms: f64, count: &mut Count) -> bool {
         let live = payload.starts_with(br#"{"type":"live""#);
         let closed = payload.starts_with(br#"{"type":"final""#);
         if !live && !closed {
@@ -392,8 +405,8 @@ impl Seat {
             count.lost += u64::from(!follows);
             self.last_final = Some(start);
         }
-        let first = !std::mem::replace(&mut self.seen, true);
-        // What was there before it came is as old as it is.
+        let first = !std::mem::replace(&mut self.has_result, true);
+        // The first live tally may be older than the connection, so its delay is not counted.
         if live
             && !first
             && let Some(emitted_at) = number(payload, br#""emitted_at":"#)
@@ -404,7 +417,7 @@ impl Seat {
     }
 }
 
-/// The number behind `name`.
+/// Returns the number after `name`.
 fn number(payload: &[u8], name: &[u8]) -> Option<u64> {
     let at = payload
         .windows(name.len())

@@ -1,4 +1,4 @@
-//! Results at a steady rate, into Kafka as the dataflow writes them.
+//! Writes results to Kafka at a steady rate, as a dataflow does.
 
 use std::{
     sync::{
@@ -11,27 +11,27 @@ use std::{
 
 use super::Load;
 use crate::{
-    Outcome,
+    Result,
     backlog::now_ms,
-    cluster::{Cluster, Filler, PARTITIONS},
+    cluster::{Cluster, PARTITIONS, RecordWriter},
 };
 
-/// How long a window is.
+/// Length of a window.
 pub(crate) const WINDOW_MS: u64 = 2000;
 
-/// Feeds until it is dropped.
+/// A thread that writes results until this is dropped.
 pub(crate) struct Feed {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), String>>>,
 }
 
 impl Feed {
-    pub(crate) fn start(cluster: &Cluster, prefix: &str, load: Load) -> Outcome<Feed> {
-        let filler = cluster.filler(1)?;
+    pub(crate) fn start(cluster: &Cluster, prefix: &str, load: Load) -> Result<Feed> {
+        let writer = cluster.writer(1)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, prefix) = (stop.clone(), prefix.to_owned());
         let feed =
-            move || feed(&filler, &prefix, load, &stopped).map_err(|error| error.to_string());
+            move || feed(&writer, &prefix, load, &stopped).map_err(|error| error.to_string());
         let thread = Some(std::thread::spawn(feed));
         Ok(Feed { stop, thread })
     }
@@ -46,12 +46,12 @@ impl Drop for Feed {
     }
 }
 
-/// A room's name.
+/// The name of a room.
 pub(crate) fn room(number: usize) -> String {
     format!("room-{number}")
 }
 
-/// A result as JSON; with what goes before it, a frame of some 200 bytes.
+/// Encodes a result as JSON. `kind` is the `type` field of a frame, or empty for a record.
 pub(crate) fn result(
     kind: &str,
     room: &str,
@@ -67,7 +67,7 @@ pub(crate) fn result(
     )
 }
 
-fn feed(filler: &Filler, prefix: &str, load: Load, stop: &AtomicBool) -> Outcome<()> {
+fn feed(writer: &RecordWriter, prefix: &str, load: Load, stop: &AtomicBool) -> Result<()> {
     let (live, windows) = (format!("{prefix}.live"), format!("{prefix}.windows"));
     let every = Duration::from_secs(1) / load.rate;
     let window_of = |ms: u64| ms - ms % WINDOW_MS;
@@ -83,11 +83,11 @@ fn feed(filler: &Filler, prefix: &str, load: Load, stop: &AtomicBool) -> Outcome
             let (room, partition) = (room(number), number as u32 % PARTITIONS);
             if now > open {
                 let closed = result("", &room, open, None, u64::from(tick));
-                filler.write(&windows, partition, now_ms(), closed.as_bytes())?;
+                writer.write(&windows, partition, now_ms(), closed.as_bytes())?;
             }
             let at = now_ms();
             let running = result("", &room, now, Some(at), u64::from(tick));
-            filler.write(&live, partition, at, running.as_bytes())?;
+            writer.write(&live, partition, at, running.as_bytes())?;
         }
         open = now;
     }

@@ -1,38 +1,38 @@
-//! What a delivery costs: results in, frames out to ten thousand sockets.
+//! Measures the cost of a delivery: results from Kafka, frames to ten thousand sockets.
 //!
 //! ```text
 //!                               ┌▶ emostream publisher ─┐
 //!  feed ─live, finals──▶ Kafka ─┼▶ plain server ────────┼─▶ audience: a process of its own, one thread, epoll
-//!                               └▶ floor ───────────────┘       delays by `emitted_at`
+//!                               └▶ baseline ────────────┘       delays by `emitted_at`
 //! ```
 //!
-//! The plain server is what one would write first: a task a socket, `tokio::sync::broadcast`,
-//! tokio-tungstenite at its defaults, rdkafka at its own. The floor writes prepared bytes to each socket and does
-//! nothing else, so it shows what the kernel takes. All are measured in turn, in the same minutes.
+//! The plain server has a task for each socket and `tokio::sync::broadcast`; tokio-tungstenite and rdkafka have default
+//! settings. The baseline only writes prepared bytes to each socket, so it shows the CPU time of the kernel. The
+//! servers are measured in turn, so that other load on the host affects all of them.
 
 pub(crate) mod audience;
-pub(crate) mod floor;
+pub(crate) mod baseline;
 pub(crate) mod plain;
 pub(crate) mod results;
 
 mod feed;
-mod playhouse;
+mod scenario;
 mod transport;
 
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::{Ours, Outcome, cluster::Cluster, table::median};
+use crate::{EmoStreamFlags, Result, cluster::Cluster, table::median};
 use audience::Figures;
-use playhouse::{Playhouse, Server};
+use scenario::{FanoutScenario, Server};
 use transport::Transport;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    ours: Ours,
-    /// What is measured
+    emostream: EmoStreamFlags,
+    /// The measurements to run
     #[arg(
         long,
         value_delimiter = ',',
@@ -42,29 +42,29 @@ pub(crate) struct Flags {
     /// Rounds of `delivery` and `rooms`; medians are shown
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds of each measurement
+    /// Duration of each measurement, in seconds
     #[arg(long, default_value_t = 8)]
     seconds: u64,
-    /// Sockets of the large audience
+    /// Number of sockets of the large audience
     #[arg(long, default_value_t = 10_000)]
     sockets: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// CPU and delay of a delivery, memory of a connection, beside the plain server
+    /// CPU and delay of a delivery, memory of a connection, compared with the plain server
     Delivery,
-    /// Many small rooms beside a large one
+    /// Many small rooms, compared with a large one
     Rooms,
-    /// One in a hundred stops reading
+    /// One in a hundred sockets is not read
     Slow,
-    /// Server-Sent Events over HTTP/1.1 and HTTP/2, beside WebSockets
+    /// Server-Sent Events over HTTP/1.1 and HTTP/2, compared with WebSockets
     Sse,
-    /// All connect at once; some come and go all the time; health meanwhile
+    /// All subscribers connect at once; some reconnect all the time; response times of health checks
     Herds,
 }
 
-/// So many sockets in so many rooms, so many frames a second in each.
+/// Number of sockets, number of rooms, and frames a second in each room.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) sockets: usize,
@@ -101,8 +101,8 @@ impl Flags {
     }
 }
 
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
     for part in &flags.parts {
         match part {
             Part::Delivery => delivery(flags, &cluster)?,
@@ -115,21 +115,21 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     Ok(())
 }
 
-/// What a round showed.
+/// Measurements of a round.
 struct Measured {
     figures: Figures,
     cpu_us: f64,
-    /// KB a connection, of the server and of the kernel.
+    /// KB for each connection: of the server, and of the server and the kernel.
     memory_kb: (f64, f64),
 }
 
-fn measure(house: &mut Playhouse, span: Duration) -> Outcome<Measured> {
-    let before = house.server_cpu()?;
-    let figures = house.measure(span)?;
-    let used = house.server_cpu()? - before;
+fn measure(scenario: &mut FanoutScenario, span: Duration) -> Result<Measured> {
+    let before = scenario.server_cpu()?;
+    let figures = scenario.measure(span)?;
+    let used = scenario.server_cpu()? - before;
     Ok(Measured {
         cpu_us: used.as_secs_f64() * 1e6 / figures.deliveries as f64,
-        memory_kb: house.memory_kb()?,
+        memory_kb: scenario.memory_kb()?,
         figures,
     })
 }
@@ -141,7 +141,7 @@ fn print_head() {
     println!("|---|---|---|---|---|---|---|---|");
 }
 
-/// Prints the medians; answers the CPU of a delivery.
+/// Prints the medians, and returns the CPU time of a delivery.
 fn print_row(name: &str, load: Load, runs: &[Measured], plain_us: Option<f64>) -> f64 {
     let of = |figure: fn(&Measured) -> f64| median(runs.iter().map(figure).collect());
     let cpu_us = of(|run| run.cpu_us);
@@ -164,22 +164,23 @@ fn rounds(
     flags: &Flags,
     cluster: &Cluster,
     servers: &[(Server, Load, Transport)],
-) -> Outcome<Vec<Vec<Measured>>> {
+) -> Result<Vec<Vec<Measured>>> {
     let mut runs: Vec<Vec<Measured>> = servers.iter().map(|_| Vec::new()).collect();
     for _ in 0..flags.rounds {
         for ((server, load, transport), runs) in servers.iter().zip(&mut runs) {
-            let mut house = Playhouse::open(*server, &flags.ours, cluster, *load, *transport)?;
-            house.fill()?;
-            runs.push(measure(&mut house, flags.span())?);
+            let mut scenario =
+                FanoutScenario::open(*server, &flags.emostream, cluster, *load, *transport)?;
+            scenario.fill()?;
+            runs.push(measure(&mut scenario, flags.span())?);
         }
     }
     Ok(runs)
 }
 
-fn delivery(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
+fn delivery(flags: &Flags, cluster: &Cluster) -> Result<()> {
     print_head();
     for load in [flags.large(), flags.quick()] {
-        let servers = [Server::Plain, Server::Floor, Server::Ours];
+        let servers = [Server::Plain, Server::Baseline, Server::EmoStream];
         let runs = rounds(
             flags,
             cluster,
@@ -193,23 +194,23 @@ fn delivery(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
     Ok(())
 }
 
-fn rooms(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
+fn rooms(flags: &Flags, cluster: &Cluster) -> Result<()> {
     let servers = [
-        (Server::Ours, flags.large(), Transport::Websocket),
-        (Server::Ours, flags.many_rooms(), Transport::Websocket),
+        (Server::EmoStream, flags.large(), Transport::Websocket),
+        (Server::EmoStream, flags.many_rooms(), Transport::Websocket),
     ];
     let runs = rounds(flags, cluster, &servers)?;
     print_head();
-    let one_us = print_row(Server::Ours.name(), flags.large(), &runs[0], None);
-    let many_us = print_row(Server::Ours.name(), flags.many_rooms(), &runs[1], None);
+    let one_us = print_row(Server::EmoStream.name(), flags.large(), &runs[0], None);
+    let many_us = print_row(Server::EmoStream.name(), flags.many_rooms(), &runs[1], None);
     println!("\nmany rooms cost {:.2} of one", many_us / one_us);
     Ok(())
 }
 
-/// The ratios are those to WebSockets.
-fn sse(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
+/// Compares the transports; the ratios are to WebSockets.
+fn sse(flags: &Flags, cluster: &Cluster) -> Result<()> {
     let transports = [Transport::Websocket, Transport::Sse, Transport::SseHttp2];
-    let of = |transport| (Server::Ours, flags.large(), transport);
+    let of = |transport| (Server::EmoStream, flags.large(), transport);
     let runs = rounds(flags, cluster, &transports.map(of))?;
     print_head();
     let mut websocket_us = None;
@@ -220,24 +221,24 @@ fn sse(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
     Ok(())
 }
 
-/// How long some stop reading.
+/// Time during which some sockets are not read.
 const STALL: Duration = Duration::from_secs(20);
 
-fn slow(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
-    let mut house = Playhouse::open(
-        Server::Ours,
-        &flags.ours,
+fn slow(flags: &Flags, cluster: &Cluster) -> Result<()> {
+    let mut scenario = FanoutScenario::open(
+        Server::EmoStream,
+        &flags.emostream,
         cluster,
         flags.large(),
         Transport::Websocket,
     )?;
-    house.fill()?;
-    let before = house.measure(STALL)?;
-    let resident = house.server_kb()?;
+    scenario.fill()?;
+    let before = scenario.measure(STALL)?;
+    let resident = scenario.server_kb()?;
     let stalled = flags.sockets / 100;
-    let during = house.stall(stalled, STALL)?;
-    let grown = (house.server_kb()? - resident) / stalled as f64;
-    let after = house.measure(flags.span())?;
+    let during = scenario.stall(stalled, STALL)?;
+    let grown = (scenario.server_kb()? - resident) / stalled as f64;
+    let after = scenario.measure(flags.span())?;
     println!(
         "\n| {stalled} of {} stop reading for {STALL:?} | before | meanwhile | after |",
         flags.sockets
@@ -255,23 +256,23 @@ fn slow(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
     Ok(())
 }
 
-/// Come and go a second.
+/// Number of subscribers that reconnect each second.
 const CHURN: u32 = 500;
 
-fn herds(flags: &Flags, cluster: &Cluster) -> Outcome<()> {
-    let mut house = Playhouse::open(
-        Server::Ours,
-        &flags.ours,
+fn herds(flags: &Flags, cluster: &Cluster) -> Result<()> {
+    let mut scenario = FanoutScenario::open(
+        Server::EmoStream,
+        &flags.emostream,
         cluster,
         flags.large(),
         Transport::Websocket,
     )?;
-    let storm = house.fill()?;
-    let calm = house.measure(flags.span())?;
-    let before = house.server_cpu()?;
-    let churn = house.churn(CHURN, flags.span())?;
-    let churn_cpu = house.server_cpu()? - before;
-    let health_ms = house.health(flags.span())?;
+    let storm = scenario.fill()?;
+    let calm = scenario.measure(flags.span())?;
+    let before = scenario.server_cpu()?;
+    let churn = scenario.churn(CHURN, flags.span())?;
+    let churn_cpu = scenario.server_cpu()? - before;
+    let health_ms = scenario.health(flags.span())?;
     println!("\n| {} connect at once | |", flags.sockets);
     println!("|---|---|");
     println!(

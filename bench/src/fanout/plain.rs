@@ -1,4 +1,4 @@
-//! The plain server: a task a socket, `tokio::sync::broadcast`, tokio-tungstenite at its defaults.
+//! The plain server: a task for each socket, `tokio::sync::broadcast`, tokio-tungstenite with default settings.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,22 +16,22 @@ use tokio_tungstenite::{
 };
 
 use super::results::Flags;
-use crate::Outcome;
+use crate::Result;
 
-/// Messages that a slow socket may be behind.
-const BEHIND: usize = 16;
+/// Maximum number of messages by which a slow socket may lag behind.
+const CHANNEL_CAPACITY: usize = 16;
 
 type Rooms = HashMap<String, broadcast::Sender<String>>;
 
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
+pub(crate) fn run(flags: &Flags) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let rooms: Arc<Rooms> = Arc::new(flags.for_rooms(|| broadcast::Sender::new(BEHIND)));
+    let rooms: Arc<Rooms> = Arc::new(flags.for_rooms(|| broadcast::Sender::new(CHANNEL_CAPACITY)));
     runtime.spawn(serve(rooms.clone()));
     flags.follow(|room, frame| {
         if let Some(sender) = rooms.get(room) {
-            // Nobody may be there.
+            // The room may have no subscribers.
             let _ = sender.send(frame);
         }
     })
@@ -52,11 +52,11 @@ async fn serve(rooms: Arc<Rooms>) -> std::io::Result<()> {
 async fn subscriber(stream: TcpStream, rooms: Arc<Rooms>) {
     let mut path = String::new();
     #[allow(clippy::result_large_err, reason = "the library's type")]
-    let look = |request: &Request, response: Response| {
+    let record_path = |request: &Request, response: Response| {
         path = request.uri().path().to_owned();
         Ok(response)
     };
-    let Ok(socket) = accept_hdr_async(stream, look).await else {
+    let Ok(socket) = accept_hdr_async(stream, record_path).await else {
         return;
     };
     let Some(mut frames) = rooms.get(name(&path)).map(broadcast::Sender::subscribe) else {
@@ -65,7 +65,7 @@ async fn subscriber(stream: TcpStream, rooms: Arc<Rooms>) {
     let (mut to, mut from) = socket.split();
     loop {
         tokio::select! {
-            heard = from.next() => match heard {
+            received = from.next() => match received {
                 Some(Ok(_)) => {}
                 _ => return,
             },
@@ -80,7 +80,7 @@ async fn subscriber(stream: TcpStream, rooms: Arc<Rooms>) {
     }
 }
 
-/// The room that a path names.
+/// Returns the room in a path.
 pub(super) fn name(path: &str) -> &str {
     path.trim_start_matches("/v1/rooms/")
         .trim_end_matches("/ws")

@@ -1,4 +1,4 @@
-//! Results out of Kafka, as frames for those who send them beside ours.
+//! Reads results from Kafka as frames, for the servers that EmoStream is compared with.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,9 +7,9 @@ use rdkafka::Offset;
 use serde::Deserialize;
 
 use super::feed::room;
-use crate::{Outcome, cluster::read_results};
+use crate::{Result, cluster::read_results};
 
-/// Where a server beside ours finds its results.
+/// Flags of a server that EmoStream is compared with.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Flags {
     #[arg(long)]
@@ -27,19 +27,19 @@ struct Head<'a> {
 }
 
 impl Flags {
-    /// Something for each room, by its name.
+    /// Makes a value for each room, by the room's name.
     pub(super) fn for_rooms<T>(&self, make: impl Fn() -> T) -> HashMap<String, T> {
         (0..self.rooms)
             .map(|number| (room(number), make()))
             .collect()
     }
 
-    /// Hands over what comes from now on, for ever: a room, and its frame's text.
-    pub(super) fn follow(&self, mut each: impl FnMut(&str, String)) -> Outcome<()> {
+    /// Calls `each` with room and frame of all results that are written from now on. Returns only errors.
+    pub(super) fn follow(&self, mut each: impl FnMut(&str, String)) -> Result<()> {
         let topics = ["live", "windows"].map(|name| format!("{}.{name}", self.prefix));
         let results = read_results(&self.kafka, &topics, Offset::End)?;
         loop {
-            let mut fault = None;
+            let mut parse_error = None;
             results.next(
                 Duration::from_secs(1),
                 |_, value| match serde_json::from_slice::<Head<'_>>(value) {
@@ -48,10 +48,10 @@ impl Flags {
                         let rest = String::from_utf8_lossy(&value[1..]);
                         each(head.room, format!(r#"{{"type":"{kind}",{rest}"#));
                     }
-                    Err(error) => fault = Some(error),
+                    Err(error) => parse_error = Some(error),
                 },
             )?;
-            if let Some(error) = fault {
+            if let Some(error) = parse_error {
                 return Err(error.into());
             }
         }

@@ -1,4 +1,4 @@
-//! How a subscriber of the audience asks for a room, and how it finds the messages in what it receives.
+//! The transports of the audience: the request for a room, and the parser of the response.
 
 use clap::ValueEnum;
 
@@ -12,20 +12,20 @@ pub(crate) enum Transport {
     SseHttp2,
 }
 
-/// The first unit of what was received.
+/// A frame or chunk at the start of the received bytes.
 pub(crate) struct Unit<'b> {
-    /// The lines of Server-Sent Events, or one message.
+    /// Lines of Server-Sent Events, or one message.
     pub(crate) payload: &'b [u8],
-    /// What the server must get in return.
+    /// Bytes to send to the server in response, for example a pong.
     pub(crate) reply: Vec<u8>,
     pub(crate) rest: &'b [u8],
 }
 
-/// A server asks whether the client lives, and the client says so; the mask is zeros.
+/// First byte of a ping, and a whole pong whose mask is zero.
 const PING: u8 = 0x89;
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
 
-/// Types and flags of HTTP/2's frames (RFC 9113, 6).
+/// Types and flags of HTTP/2 frames (RFC 9113, 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
@@ -34,9 +34,9 @@ const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM_AND_HEADERS: u8 = 5;
 
-/// The largest flow-control window, and the one of a connection that has just begun.
-const LARGEST_WINDOW: u32 = (1 << 31) - 1;
-const FIRST_WINDOW: u32 = (1 << 16) - 1;
+/// The maximum flow-control window, and the initial one of a connection.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+const INITIAL_WINDOW: u32 = (1 << 16) - 1;
 
 impl Transport {
     pub(crate) fn name(self) -> &'static str {
@@ -47,7 +47,7 @@ impl Transport {
         }
     }
 
-    /// The request for a room.
+    /// Encodes the request for a room.
     pub(crate) fn request(self, room: &str) -> Vec<u8> {
         match self {
             Self::Websocket => format!(
@@ -60,8 +60,8 @@ impl Transport {
         }
     }
 
-    /// What lies behind the head of the response; `None` if it has not all come. HTTP/2 has frames from the start.
-    pub(crate) fn behind_head(self, bytes: &[u8]) -> Option<Result<&[u8], String>> {
+    /// Returns the bytes after the head of the response; `None` if the head is incomplete. HTTP/2 starts with frames.
+    pub(crate) fn after_head(self, bytes: &[u8]) -> Option<Result<&[u8], String>> {
         let expected: &[u8] = match self {
             Self::Websocket => b"HTTP/1.1 101",
             Self::Sse => b"HTTP/1.1 200",
@@ -74,14 +74,14 @@ impl Transport {
         })
     }
 
-    /// The first unit, if all of it has come.
+    /// Parses the first unit; `None` if it is incomplete.
     pub(crate) fn unit(self, bytes: &[u8]) -> Option<Unit<'_>> {
         match self {
             Self::Websocket => {
                 let (at, len) = match bytes {
                     [_, len @ 0..126, ..] => (2, usize::from(*len)),
                     [_, 126, high, low, ..] => (4, usize::from(u16::from_be_bytes([*high, *low]))),
-                    // Longer ones do not come here.
+                    // No server here sends longer messages.
                     _ => return None,
                 };
                 let reply = match bytes[0] == PING {
@@ -115,7 +115,7 @@ impl Transport {
         }
     }
 
-    /// The messages of a unit's payload.
+    /// The messages in the payload of a unit.
     pub(crate) fn messages(self, payload: &[u8]) -> impl Iterator<Item = &[u8]> {
         let line = move |line| match self {
             Self::Websocket => Some(line),
@@ -125,7 +125,7 @@ impl Transport {
     }
 }
 
-/// A unit whose payload begins at `at`, has `len` bytes, and is followed by `end` more.
+/// A unit whose payload begins at `at` and has `len` bytes, with `end` bytes after it.
 fn unit(bytes: &[u8], at: usize, len: usize, end: usize, reply: Vec<u8>) -> Option<Unit<'_>> {
     Some(Unit {
         payload: bytes.get(at..at + len)?,
@@ -134,10 +134,10 @@ fn unit(bytes: &[u8], at: usize, len: usize, end: usize, reply: Vec<u8>) -> Opti
     })
 }
 
-/// A connection's first bytes and one request, whose windows are as large as they can be.
+/// Encodes the preface of a connection and one request, with maximum flow-control windows.
 fn http2_request(path: &str) -> Vec<u8> {
-    let initial_window = [&[0, 4][..], &LARGEST_WINDOW.to_be_bytes()].concat();
-    let increment = (LARGEST_WINDOW - FIRST_WINDOW).to_be_bytes();
+    let initial_window = [&[0, 4][..], &MAX_WINDOW.to_be_bytes()].concat();
+    let increment = (MAX_WINDOW - INITIAL_WINDOW).to_be_bytes();
     // GET, http, the path, the authority: HPACK with nothing indexed (RFC 7541, 6.2.2).
     let mut head = vec![
         0x82,

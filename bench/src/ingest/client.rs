@@ -1,4 +1,4 @@
-//! The crowd's phones: connections that are kept, and post again and again.
+//! HTTP clients with keep-alive connections, which post the same request repeatedly.
 
 use std::{
     collections::BTreeMap,
@@ -12,77 +12,77 @@ use tokio::{
     time::sleep_until,
 };
 
-use crate::Outcome;
+use crate::Result;
 
-/// How they post.
+/// The times at which requests are sent.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Pace {
-    /// The next as soon as the last is answered.
-    Saturating,
-    /// So many a second together, whether answered or not; delays count from when each was due.
-    Every(Duration),
+pub(crate) enum LoadMode {
+    /// Each connection sends the next request when it has received the response.
+    ClosedLoop,
+    /// All connections together send a request at this interval. Delays count from the time at which a request is due.
+    OpenLoop(Duration),
 }
 
-/// What a crowd was answered.
+/// The responses to all clients.
 #[derive(Debug, Default)]
-pub(crate) struct Posted {
-    /// The delay of each answer that was 202, in ms.
+pub(crate) struct Responses {
+    /// Delay of each response with status 202, in ms.
     pub(crate) delays: Vec<f64>,
-    /// How many answers were something else, by status.
-    pub(crate) refused: BTreeMap<u16, usize>,
+    /// Number of other responses, by status.
+    pub(crate) other_statuses: BTreeMap<u16, usize>,
 }
 
-impl Posted {
-    /// All answers.
-    pub(crate) fn answers(&self) -> usize {
-        self.delays.len() + self.refused.values().sum::<usize>()
+impl Responses {
+    /// Number of all responses.
+    pub(crate) fn total(&self) -> usize {
+        self.delays.len() + self.other_statuses.values().sum::<usize>()
     }
 
     fn add(&mut self, other: Self) {
         self.delays.extend(other.delays);
-        for (status, answers) in other.refused {
-            *self.refused.entry(status).or_default() += answers;
+        for (status, count) in other.other_statuses {
+            *self.other_statuses.entry(status).or_default() += count;
         }
     }
 }
 
-/// A crowd of phones.
+/// Clients that send the same request.
 #[derive(Debug, Clone)]
-pub(crate) struct Phones {
+pub(crate) struct Clients {
     pub(crate) server: SocketAddr,
     pub(crate) path: String,
     pub(crate) connections: usize,
-    /// The reactions of one request.
+    /// The body of each request.
     pub(crate) body: String,
-    pub(crate) pace: Pace,
+    pub(crate) mode: LoadMode,
 }
 
-impl Phones {
-    /// Posts for so long.
-    pub(crate) fn post(&self, span: Duration) -> Outcome<Posted> {
+impl Clients {
+    /// Sends requests for `span`.
+    pub(crate) fn post(&self, span: Duration) -> Result<Responses> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async {
             let begun = Instant::now();
-            let phones: Vec<_> = (0..self.connections)
-                .map(|phone| {
+            let clients: Vec<_> = (0..self.connections)
+                .map(|client| {
                     let (this, until) = (self.clone(), begun + span);
                     tokio::spawn(async move {
-                        let posted = this.phone(phone, begun, until).await;
-                        posted.map_err(|error| error.to_string())
+                        let responses = this.client(client, begun, until).await;
+                        responses.map_err(|error| error.to_string())
                     })
                 })
                 .collect();
-            let mut posted = Posted::default();
-            for phone in phones {
-                posted.add(phone.await??);
+            let mut responses = Responses::default();
+            for client in clients {
+                responses.add(client.await??);
             }
-            Ok(posted)
+            Ok(responses)
         })
     }
 
-    async fn phone(&self, phone: usize, begun: Instant, until: Instant) -> Outcome<Posted> {
+    async fn client(&self, client: usize, begun: Instant, until: Instant) -> Result<Responses> {
         let mut stream = TcpStream::connect(self.server).await?;
         stream.set_nodelay(true)?;
         let request = format!(
@@ -91,14 +91,14 @@ impl Phones {
             self.body.len(),
             self.body,
         );
-        let mut posted = Posted::default();
+        let mut responses = Responses::default();
         let mut buffer = Vec::with_capacity(4096);
-        for turn in 0.. {
-            let due = match self.pace {
-                Pace::Saturating => Instant::now(),
-                Pace::Every(interval) => {
-                    let place = turn * self.connections as u32 + phone as u32;
-                    begun + interval * place
+        for request_number in 0.. {
+            let due = match self.mode {
+                LoadMode::ClosedLoop => Instant::now(),
+                LoadMode::OpenLoop(interval) => {
+                    let nth = request_number * self.connections as u32 + client as u32;
+                    begun + interval * nth
                 }
             };
             if due >= until {
@@ -106,18 +106,18 @@ impl Phones {
             }
             sleep_until(due.into()).await;
             stream.write_all(request.as_bytes()).await?;
-            let status = answer(&mut stream, &mut buffer).await?;
+            let status = read_response(&mut stream, &mut buffer).await?;
             match status {
-                202 => posted.delays.push(due.elapsed().as_secs_f64() * 1e3),
-                _ => *posted.refused.entry(status).or_default() += 1,
+                202 => responses.delays.push(due.elapsed().as_secs_f64() * 1e3),
+                _ => *responses.other_statuses.entry(status).or_default() += 1,
             }
         }
-        Ok(posted)
+        Ok(responses)
     }
 }
 
-/// Reads one answer, and nothing beyond it: none is sent before the next request.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Outcome<u16> {
+/// Reads one response. The server sends nothing after it before the next request.
+async fn read_response(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
     buffer.clear();
     loop {
         if stream.read_buf(buffer).await? == 0 {
@@ -130,11 +130,14 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Outcome<u16> {
         let body: usize = text
             .lines()
             .find_map(|line| line.strip_prefix("content-length:"))
-            .ok_or("an answer without a length")?
+            .ok_or("a response without a length")?
             .trim()
             .parse()?;
         if buffer.len() >= head + 4 + body {
-            let status = text.split(' ').nth(1).ok_or("an answer without a status")?;
+            let status = text
+                .split(' ')
+                .nth(1)
+                .ok_or("a response without a status")?;
             return Ok(status.parse()?);
         }
     }

@@ -1,9 +1,8 @@
-//! What a POST costs: CPU of the server process a request at saturation, delays of an open loop, memory.
+//! Measures the cost of a POST: CPU time of the server for each request at saturation, delays of an open loop, memory.
 //!
-//! Every server runs all the time, and they are measured in turn, so that each round's ratios are of
-//! the same minute.
+//! All servers run all the time, and are measured in turn, so that other load on the host affects all of them.
 
-pub(crate) mod floor;
+pub(crate) mod baseline;
 
 mod client;
 
@@ -18,40 +17,40 @@ use std::{
 use clap::Args;
 
 use crate::{
-    Ours, Outcome,
-    child::Contender,
+    EmoStreamFlags, Result,
     cluster::{Cluster, PARTITIONS},
+    measured_process::MeasuredProcess,
     table::{median, quantile},
 };
-use client::{Pace, Phones, Posted};
+use client::{Clients, LoadMode, Responses};
 
 const PREFIX: &str = "ingest";
 
-/// Reactions of an array.
-const ARRAY: usize = 50;
+/// Number of reactions in an array.
+const ARRAY_REACTIONS: usize = 50;
 
-/// Connections at saturation.
+/// Number of connections at saturation.
 const CONNECTIONS: usize = 64;
 
-/// Connections of a crowd.
-const MANY: usize = 512;
+/// Number of connections of a large crowd.
+const MANY_CONNECTIONS: usize = 512;
 
 const WARM_UP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     #[command(flatten)]
-    ours: Ours,
+    emostream: EmoStreamFlags,
     /// Rounds; medians are shown
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Seconds of each measurement
+    /// Duration of each measurement, in seconds
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// Requests a second of the open loop
     #[arg(long, default_value_t = 2000)]
     rate: u32,
-    /// Arrays a second: below what the log takes, or they are refused
+    /// Arrays a second; more than the log can store are rejected
     #[arg(long, default_value_t = 3000)]
     array_rate: u32,
     /// Also measure axum with rdkafka (bench/axum, built on first use)
@@ -59,29 +58,30 @@ pub(crate) struct Flags {
     axum: bool,
 }
 
-/// A server, and what its rounds showed.
+/// A server, and the measurements of its rounds.
 struct Server {
     name: &'static str,
-    process: Contender,
+    process: MeasuredProcess,
     address: SocketAddr,
     path: String,
     single_us: Vec<f64>,
     array_us: Vec<f64>,
     p99_ms: Vec<f64>,
     many_p99_ms: Vec<f64>,
-    /// Before anything came; after a crowd that saturates, and before arrays.
+    /// Resident memory before the first request.
     idle_mb: f64,
+    /// Resident memory after a crowd that saturates the server, before arrays.
     saturated_mb: f64,
-    /// Answers other than 202, by status: with them the figures are of less than was asked for.
-    refused: BTreeMap<u16, usize>,
+    /// Number of responses other than 202, by status: with such responses the load was lower than intended.
+    other_statuses: BTreeMap<u16, usize>,
 }
 
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
-    let cluster = Cluster::connect(&flags.ours.kafka)?;
-    cluster.renew(&format!("{PREFIX}.reactions"), PARTITIONS)?;
-    let mut servers = vec![start_floor()?, start_ours(&flags.ours)?];
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let cluster = Cluster::connect(&flags.emostream.kafka)?;
+    cluster.recreate(&format!("{PREFIX}.reactions"), PARTITIONS)?;
+    let mut servers = vec![start_baseline()?, start_emostream(&flags.emostream)?];
     if flags.axum {
-        servers.push(start_axum(&flags.ours.kafka)?);
+        servers.push(start_axum(&flags.emostream.kafka)?);
     }
     for server in &mut servers {
         server.crowd(flags)?;
@@ -92,7 +92,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
         }
     }
     println!(
-        "| server | µs CPU a POST | of the floor | µs CPU an array of {ARRAY} | of the floor | p99 ms at {}/s | p99 ms, {MANY} saturating | resident MB: idle | after {MANY} saturating | at the end | answers other than 202 |",
+        "| server | µs CPU a POST | of the floor | µs CPU an array of {ARRAY_REACTIONS} | of the floor | p99 ms at {}/s | p99 ms, {MANY_CONNECTIONS} saturating | resident MB: idle | after {MANY_CONNECTIONS} saturating | at the end | answers other than 202 |",
         flags.rate
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
@@ -110,14 +110,14 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
             server.idle_mb,
             server.saturated_mb,
             server.process.resident_mb()?,
-            server.refusals(),
+            server.other_responses(),
         );
     }
     Ok(())
 }
 
 impl Server {
-    fn new(name: &'static str, process: Contender, url: &str) -> Outcome<Server> {
+    fn new(name: &'static str, process: MeasuredProcess, url: &str) -> Result<Server> {
         let url = url.trim_start_matches("http://");
         let (address, path) = url.split_at(url.find('/').unwrap_or(url.len()));
         let idle_mb = process.resident_mb()?;
@@ -132,72 +132,72 @@ impl Server {
             many_p99_ms: Vec::new(),
             idle_mb,
             saturated_mb: 0.0,
-            refused: BTreeMap::new(),
+            other_statuses: BTreeMap::new(),
         })
     }
 
-    /// What many single requests leave it with, three times as long as a measurement.
-    fn crowd(&mut self, flags: &Flags) -> Outcome<()> {
-        let many = self.phones(reactions(1), MANY, Pace::Saturating);
-        let posted = many.post(3 * Duration::from_secs(flags.seconds))?;
-        self.accepted(posted);
+    /// Measures memory after a load of single requests that is three times as long as a measurement.
+    fn crowd(&mut self, flags: &Flags) -> Result<()> {
+        let many = self.clients(reactions(1), MANY_CONNECTIONS, LoadMode::ClosedLoop);
+        let responses = many.post(3 * Duration::from_secs(flags.seconds))?;
+        self.accepted(responses);
         self.saturated_mb = self.process.resident_mb()?;
         Ok(())
     }
 
-    fn measure(&mut self, flags: &Flags) -> Outcome<()> {
+    fn measure(&mut self, flags: &Flags) -> Result<()> {
         let span = Duration::from_secs(flags.seconds);
-        let every = |rate| Pace::Every(Duration::from_secs(1) / rate);
-        let single = self.cost_us(reactions(1), Pace::Saturating, span)?;
+        let every = |rate| LoadMode::OpenLoop(Duration::from_secs(1) / rate);
+        let single = self.cost_us(reactions(1), LoadMode::ClosedLoop, span)?;
         self.single_us.push(single);
-        let array = self.cost_us(reactions(ARRAY), every(flags.array_rate), span)?;
+        let array = self.cost_us(reactions(ARRAY_REACTIONS), every(flags.array_rate), span)?;
         self.array_us.push(array);
-        let open = self.phones(reactions(1), CONNECTIONS, every(flags.rate));
+        let open = self.clients(reactions(1), CONNECTIONS, every(flags.rate));
         let mut delays = self.accepted(open.post(span)?);
         self.p99_ms.push(quantile(&mut delays, 0.99));
-        let many = self.phones(reactions(1), MANY, Pace::Saturating);
+        let many = self.clients(reactions(1), MANY_CONNECTIONS, LoadMode::ClosedLoop);
         let mut delays = self.accepted(many.post(span)?);
         self.many_p99_ms.push(quantile(&mut delays, 0.99));
-        self.process.check()
+        self.process.check_running()
     }
 
-    /// CPU a request, in µs.
-    fn cost_us(&mut self, body: String, pace: Pace, span: Duration) -> Outcome<f64> {
-        let phones = self.phones(body, CONNECTIONS, pace);
-        let posted = phones.post(WARM_UP)?;
-        self.accepted(posted);
+    /// CPU time for each request, in µs.
+    fn cost_us(&mut self, body: String, mode: LoadMode, span: Duration) -> Result<f64> {
+        let clients = self.clients(body, CONNECTIONS, mode);
+        let responses = clients.post(WARM_UP)?;
+        self.accepted(responses);
         let before = self.process.cpu()?;
-        let posted = phones.post(span)?;
-        let requests = posted.answers();
-        self.accepted(posted);
+        let responses = clients.post(span)?;
+        let requests = responses.total();
+        self.accepted(responses);
         let used = self.process.cpu()? - before;
         Ok(used.as_secs_f64() * 1e6 / requests as f64)
     }
 
-    /// The delays of what was accepted; what was not is shown in the table.
-    fn accepted(&mut self, posted: Posted) -> Vec<f64> {
-        for (status, answers) in posted.refused {
-            *self.refused.entry(status).or_default() += answers;
+    /// Returns the delays of responses with 202. The others are counted for the table.
+    fn accepted(&mut self, responses: Responses) -> Vec<f64> {
+        for (status, count) in responses.other_statuses {
+            *self.other_statuses.entry(status).or_default() += count;
         }
-        posted.delays
+        responses.delays
     }
 
-    fn refusals(&self) -> String {
-        let refused = self.refused.iter();
-        let refused = refused.map(|(status, answers)| format!("{answers} × {status}"));
-        match refused.collect::<Vec<_>>() {
+    fn other_responses(&self) -> String {
+        let statuses = self.other_statuses.iter();
+        let statuses = statuses.map(|(status, count)| format!("{count} × {status}"));
+        match statuses.collect::<Vec<_>>() {
             none if none.is_empty() => "none".to_owned(),
             some => some.join(", "),
         }
     }
 
-    fn phones(&self, body: String, connections: usize, pace: Pace) -> Phones {
-        Phones {
+    fn clients(&self, body: String, connections: usize, mode: LoadMode) -> Clients {
+        Clients {
             server: self.address,
             path: self.path.clone(),
             connections,
             body,
-            pace,
+            mode,
         }
     }
 
@@ -210,7 +210,7 @@ impl Server {
     }
 }
 
-/// One reaction, or an array.
+/// Encodes one reaction, or an array of several.
 fn reactions(count: usize) -> String {
     let reaction = |n: usize| {
         format!(
@@ -228,25 +228,31 @@ fn reactions(count: usize) -> String {
     }
 }
 
-fn start_floor() -> Outcome<Server> {
-    let mut process = Contender::start(Command::new(current_exe()?).arg("http-floor"))?;
-    let address = process.hear("listening")?;
+fn start_baseline() -> Result<Server> {
+    let mut process = MeasuredProcess::start(Command::new(current_exe()?).arg("http-baseline"))?;
+    let address = process.wait_for_line("listening")?;
     Server::new("floor: hyper", process, &address)
 }
 
-fn start_ours(ours: &Ours) -> Outcome<Server> {
-    let mut process = Contender::start(
-        Command::new(&ours.program)
-            .args(["ingest", "--kafka", &ours.kafka, "--topic-prefix", PREFIX])
+fn start_emostream(emostream: &EmoStreamFlags) -> Result<Server> {
+    let mut process = MeasuredProcess::start(
+        Command::new(&emostream.program)
+            .args([
+                "ingest",
+                "--kafka",
+                &emostream.kafka,
+                "--topic-prefix",
+                PREFIX,
+            ])
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(&ours.flags),
+            .args(&emostream.flags),
     )?;
-    let url = process.hear("taking reactions at ")?;
+    let url = process.wait_for_line("taking reactions at ")?;
     Server::new("emostream", process, &url)
 }
 
-/// As one would write it: built beside the workspace, since nothing else here needs axum.
-fn start_axum(brokers: &str) -> Outcome<Server> {
+/// Builds and starts the server with axum. It is a separate workspace, so that its dependencies do not affect this one.
+fn start_axum(brokers: &str) -> Result<Server> {
     let built = Command::new("cargo")
         .args([
             "build",
@@ -260,10 +266,10 @@ fn start_axum(brokers: &str) -> Outcome<Server> {
         return Err("bench/axum does not build".into());
     }
     let begun = Instant::now();
-    let mut process = Contender::start(
+    let mut process = MeasuredProcess::start(
         Command::new("target/peers/release/axum-peer").args([brokers, "ingest.axum"]),
     )?;
-    let address = process.hear("listening")?;
+    let address = process.wait_for_line("listening")?;
     eprintln!("axum is up after {:?}", begun.elapsed());
     Server::new("axum + rdkafka", process, &address)
 }

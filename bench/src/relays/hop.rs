@@ -1,7 +1,7 @@
-//! What a hop adds: the same rooms followed at a publisher and at its relay, and when each had the same frame.
+//! Measures the delay of a hop: the times at which subscribers of a publisher and of its relay receive the same frame.
 //!
-//! One thread reads all, so what it takes itself is in both times alike. How much that is shows by a second
-//! subscriber at the publisher.
+//! One thread reads all connections, so its own delay is the same in both times. A second subscriber of the publisher
+//! shows how large it is.
 
 use std::{
     collections::HashMap,
@@ -16,48 +16,48 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{Outcome, table::quantile};
+use crate::{Result, table::quantile};
 
-/// When each frame came, by its text.
+/// The time at which each frame arrived, by its text.
 type Arrivals = HashMap<String, Instant>;
 
-/// Follows `rooms` at each address; all that came within `span`, once it is warm.
-pub(super) fn follow(
+/// Subscribes to `rooms` at each address, and returns the frames that arrive within `span` after `warm_up`.
+pub(super) fn subscribe(
     addresses: &[&str],
     rooms: &[String],
     warm_up: Duration,
     span: Duration,
-) -> Outcome<Vec<Arrivals>> {
+) -> Result<Vec<Arrivals>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let arrivals: Vec<Arc<Mutex<Arrivals>>> = addresses.iter().map(|_| Arc::default()).collect();
-    let taken = || {
-        let taken = arrivals
+    let drained = || {
+        let drained = arrivals
             .iter()
-            .map(|kept| Ok(std::mem::take(&mut *kept.lock()?)));
-        taken.collect::<Result<Vec<Arrivals>, std::sync::PoisonError<_>>>()
+            .map(|arrived| Ok(std::mem::take(&mut *arrived.lock()?)));
+        drained.collect::<Result<Vec<Arrivals>, std::sync::PoisonError<_>>>()
     };
     runtime.block_on(async {
         let mut readers = JoinSet::new();
-        for (address, kept) in addresses.iter().zip(&arrivals) {
+        for (address, arrived) in addresses.iter().zip(&arrivals) {
             for room in rooms {
-                readers.spawn(read((*address).to_owned(), room.clone(), kept.clone()));
+                readers.spawn(read((*address).to_owned(), room.clone(), arrived.clone()));
             }
         }
         sleep(warm_up).await;
-        // What each got when it joined says when it joined.
-        drop(taken());
+        // The first frames of a subscriber depend on when it joined, so they are dropped.
+        drop(drained());
         sleep(span).await;
         match readers.try_join_next() {
             Some(ended) => Err(format!("a subscriber ended: {ended:?}")),
             None => Ok(()),
         }
     })?;
-    taken().map_err(|_| "a subscriber panicked".into())
+    drained().map_err(|_| "a subscriber panicked".into())
 }
 
-async fn read(address: String, room: String, kept: Arc<Mutex<Arrivals>>) -> std::io::Result<()> {
+async fn read(address: String, room: String, arrived: Arc<Mutex<Arrivals>>) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(&address).await?;
     let head = format!("GET /v1/rooms/{room}/events HTTP/1.1\r\nhost: {address}\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
@@ -65,16 +65,16 @@ async fn read(address: String, room: String, kept: Arc<Mutex<Arrivals>>) -> std:
     while let Some(line) = lines.next_line().await? {
         let now = Instant::now();
         if let Some(frame) = line.strip_prefix("data: ")
-            && let Ok(mut kept) = kept.lock()
+            && let Ok(mut arrived) = arrived.lock()
         {
-            kept.insert(frame.to_owned(), now);
+            arrived.insert(frame.to_owned(), now);
         }
     }
     Ok(())
 }
 
-/// Tells how much later `second` had what `first` had.
-pub(super) fn compare(who: &str, first: &Arrivals, second: &Arrivals) {
+/// Prints how much later the same frames arrived in `second` than in `first`.
+pub(super) fn compare(label: &str, first: &Arrivals, second: &Arrivals) {
     for kind in ["live", "final"] {
         let of_kind = format!(r#"{{"type":"{kind}""#);
         let frames = first.iter().filter(|(text, _)| text.starts_with(&of_kind));
@@ -87,7 +87,7 @@ pub(super) fn compare(who: &str, first: &Arrivals, second: &Arrivals) {
             })
             .collect();
         println!(
-            "| {who} | {kind} | {} | {:.2} | {:.2} | {:.2} |",
+            "| {label} | {kind} | {} | {:.2} | {:.2} | {:.2} |",
             later_ms.len(),
             quantile(&mut later_ms, 0.5),
             quantile(&mut later_ms, 0.99),

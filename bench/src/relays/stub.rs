@@ -1,4 +1,4 @@
-//! Relays that say hello and heartbeats, and throw away what they are told.
+//! Stub relays: they send a hello and heartbeats, and drop all updates.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
 };
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
-use emostream_model::{NodeId, RelayDown, RelayHello, RelayMeeting, RelaySide, RelayUp};
+use emostream_model::{NodeId, RelayDown, RelayHandshake, RelayHello, RelaySide, RelayUp};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -19,48 +19,48 @@ use tokio::{
     runtime::Runtime,
 };
 
-use crate::Outcome;
+use crate::Result;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Relays in this process.
+/// Stub relays, as tasks of this process.
 pub(crate) struct Stubs {
-    counted: Arc<Counted>,
+    counters: Arc<Counters>,
     relays: usize,
     _runtime: Runtime,
 }
 
 #[derive(Default)]
-struct Counted {
+struct Counters {
     bytes: AtomicU64,
-    present: AtomicUsize,
-    lost: AtomicUsize,
+    snapshots: AtomicUsize,
+    disconnected: AtomicUsize,
 }
 
 impl Stubs {
-    pub(crate) fn attach(feed: &str, relays: usize) -> Outcome<Stubs> {
+    pub(crate) fn attach(address: &str, relays: usize) -> Result<Stubs> {
         let mut threads = tokio::runtime::Builder::new_multi_thread();
         let runtime = threads.worker_threads(1).enable_all().build()?;
-        let counted = Arc::new(Counted::default());
+        let counters = Arc::new(Counters::default());
         for nth in 0..relays {
-            let (feed, counted) = (feed.to_owned(), counted.clone());
+            let (address, counters) = (address.to_owned(), counters.clone());
             runtime.spawn(async move {
-                // It ends by an error only, and that is told at the end.
-                let _ = relay(&feed, nth as u64, &counted).await;
-                counted.lost.fetch_add(1, Ordering::Relaxed);
+                // A stub ends only by an error, which `check` reports.
+                let _ = relay(&address, nth as u64, &counters).await;
+                counters.disconnected.fetch_add(1, Ordering::Relaxed);
             });
         }
         Ok(Stubs {
-            counted,
+            counters,
             relays,
             _runtime: runtime,
         })
     }
 
-    /// Until each has all there was.
-    pub(crate) fn wait_until_present(&self, patience: Duration) -> Outcome<()> {
-        let until = Instant::now() + patience;
-        while self.counted.present.load(Ordering::Relaxed) < self.relays {
+    /// Waits until each has received the snapshot of all rooms.
+    pub(crate) fn wait_for_snapshots(&self, timeout: Duration) -> Result<()> {
+        let until = Instant::now() + timeout;
+        while self.counters.snapshots.load(Ordering::Relaxed) < self.relays {
             if Instant::now() >= until {
                 return Err("the stubs did not catch up".into());
             }
@@ -69,74 +69,76 @@ impl Stubs {
         Ok(())
     }
 
-    /// All that they were told.
+    /// Number of received bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.counted.bytes.load(Ordering::Relaxed)
+        self.counters.bytes.load(Ordering::Relaxed)
     }
 
-    /// An error if one was let go.
-    pub(crate) fn check(&self) -> Outcome<()> {
-        match self.counted.lost.load(Ordering::Relaxed) {
+    /// Returns an error if a connection was closed.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.counters.disconnected.load(Ordering::Relaxed) {
             0 => Ok(()),
-            lost => Err(format!("{lost} stubs were let go").into()),
+            disconnected => Err(format!("{disconnected} stubs were disconnected").into()),
         }
     }
 }
 
-async fn relay(feed: &str, nth: u64, counted: &Counted) -> Result<(), std::io::Error> {
-    let (mut reading, mut writing) = TcpStream::connect(feed).await?.into_split();
-    let none = std::io::ErrorKind::InvalidData;
-    let RelayDown::Challenge(challenge) = hear(&mut reading).await? else {
-        return Err(none.into());
+async fn relay(address: &str, nth: u64, counters: &Counters) -> Result<(), std::io::Error> {
+    let (mut reading, mut writing) = TcpStream::connect(address).await?.into_split();
+    let invalid = std::io::ErrorKind::InvalidData;
+    let RelayDown::Challenge(challenge) = read_message(&mut reading).await? else {
+        return Err(invalid.into());
     };
-    let meeting = RelayMeeting {
+    let handshake = RelayHandshake {
         challenge,
         answer: [1; 32],
         relay: NodeId(nth),
     };
     let proof = hmac::sign(
         &Key::new(HMAC_SHA256, b""),
-        &meeting.bytes(RelaySide::Relay),
+        &handshake.proof_input(RelaySide::Relay),
     );
     let hello = RelayHello {
-        node: meeting.relay,
+        node: handshake.relay,
         name: format!("stub {nth}"),
-        nonce: meeting.answer,
-        proof: proof.as_ref().try_into().map_err(|_| none)?,
+        nonce: handshake.answer,
+        proof: proof.as_ref().try_into().map_err(|_| invalid)?,
         has: Vec::new(),
     };
     writing.write_all(&RelayUp::Hello(hello).frame()).await?;
-    let RelayDown::Welcome(_) = hear(&mut reading).await? else {
-        return Err(none.into());
+    let RelayDown::Welcome(_) = read_message(&mut reading).await? else {
+        return Err(invalid.into());
     };
     tokio::select! {
-        ended = listen(reading, counted) => ended,
-        ended = live(writing) => ended,
+        ended = receive(reading, counters) => ended,
+        ended = send_heartbeats(writing) => ended,
     }
 }
 
-async fn hear(from: &mut OwnedReadHalf) -> Result<RelayDown, std::io::Error> {
+async fn read_message(from: &mut OwnedReadHalf) -> Result<RelayDown, std::io::Error> {
     let bytes = from.read_u32().await? as usize;
     let mut message = vec![0; bytes];
     from.read_exact(&mut message).await?;
     RelayDown::decode(&message).map_err(std::io::Error::other)
 }
 
-async fn listen(mut from: OwnedReadHalf, counted: &Counted) -> Result<(), std::io::Error> {
-    let present = &RelayDown::Present.frame()[4..];
+async fn receive(mut from: OwnedReadHalf, counters: &Counters) -> Result<(), std::io::Error> {
+    let snapshot_end = &RelayDown::SnapshotEnd.frame()[4..];
     let mut message = Vec::new();
     loop {
         let bytes = from.read_u32().await? as usize;
         message.resize(bytes, 0);
         from.read_exact(&mut message).await?;
-        counted.bytes.fetch_add(bytes as u64 + 4, Ordering::Relaxed);
-        if message == present {
-            counted.present.fetch_add(1, Ordering::Relaxed);
+        counters
+            .bytes
+            .fetch_add(bytes as u64 + 4, Ordering::Relaxed);
+        if message == snapshot_end {
+            counters.snapshots.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-async fn live(mut to: OwnedWriteHalf) -> Result<(), std::io::Error> {
+async fn send_heartbeats(mut to: OwnedWriteHalf) -> Result<(), std::io::Error> {
     loop {
         to.write_all(&RelayUp::Heartbeat.frame()).await?;
         tokio::time::sleep(HEARTBEAT).await;

@@ -1,10 +1,10 @@
-//! One subscriber's connection, as its shard drives it.
+//! The connection of one subscriber, which its shard drives.
 //!
 //! ```text
 //!  open ── violation, close, shutdown, token expires ──▶ closing: last bytes, then end of stream ──▶ closed
 //! ```
 //!
-//! Every function does what can be done now and never waits. An error means that the connection is closed.
+//! No function blocks: each reads or writes what the socket accepts now. An error means that the connection is closed.
 
 use std::{
     io::{self, ErrorKind},
@@ -22,28 +22,28 @@ use crate::frame::websocket::{self, close_frame};
 use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat};
 use crate::hub::{entry::RoomEntry, subscriber::Subscriber};
 
-/// How often a WebSocket client is sent a ping.
+/// Interval of pings to a WebSocket client.
 const PING_EVERY: Tick = Tick::secs(15);
-/// A client from which nothing was received for so long is gone.
+/// Maximum time without bytes from a client; after it the connection counts as lost.
 pub(super) const DEAD_AFTER: Duration = Duration::from_secs(30);
 const DEAD: Tick = Tick::secs(30);
-/// How long a client may take to answer a close, and then to close its end.
+/// Maximum time for a client to answer a close, and then to close its end of the stream.
 const CLOSE_TIMEOUT: Tick = Tick::secs(1);
-/// How many bytes are read from a client whose connection is closing. To close a socket with unread bytes resets the
-/// connection, and the client might never receive the reason.
+/// Maximum bytes that are read from a client whose connection is closing. Closing a socket with unread bytes resets the
+/// connection, and the client might not receive the reason.
 const DRAIN_READ_BYTES: usize = 4 << 20;
-/// Maximum bytes that a client may send between two sweeps, which is a second: pongs have some bytes, and reading more
-/// takes the shard's time from all other connections.
+/// Maximum bytes that a client may send between two sweeps, which is a second. Pongs are short; reading more takes CPU
+/// time from all other connections of the shard.
 const MAX_RECEIVED_BYTES: usize = 64 << 10;
-/// Maximum writes or reads of one connection before the others have their turn.
+/// Maximum writes or reads of one connection before the shard continues with the others.
 const MAX_WRITES_PER_WAKE: usize = 16;
 
-/// Asks the client to reconnect, as all close codes from 3000 to 3499 do.
+/// Close code that requests the client to reconnect, as all codes from 3000 to 3499 do.
 const CLOSE_RECONNECT: u16 = 3001;
-/// Asks the client not to reconnect with this token, as all close codes from 3500 to 3999 do.
+/// Close code that requests the client not to reconnect with this token, as all codes from 3500 to 3999 do.
 const CLOSE_EXPIRED: u16 = 3500;
 
-/// A moment or a span, in tenths of a second since the shard started.
+/// A time since the shard started, or a duration, in tenths of a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u32);
 
@@ -69,12 +69,12 @@ impl Tick {
     }
 }
 
-/// What a shard lends to the connection that it works on.
+/// The state of a shard that all its connections use.
 pub(super) struct ShardContext {
     pub(super) now: Tick,
     pub(super) instant: Instant,
     pub(super) deliveries: Deliveries,
-    /// A connection to which nothing was sent for so long is sent a heartbeat.
+    /// Time without a sent frame after which a connection is sent a heartbeat.
     pub(super) silence: Tick,
     pub(super) heartbeat: Heartbeat,
     /// The heartbeat of this sweep, once one of the connections needs it.
@@ -86,7 +86,7 @@ pub(super) struct ShardContext {
 /// The connection of one subscriber.
 pub(super) struct Connection {
     stream: NonBlockingStream,
-    /// The rest of what was begun.
+    /// The unsent rest of a frame that was partly written.
     rest: Bytes,
     subscriber: Subscriber,
     transport: Transport,
@@ -106,18 +106,18 @@ pub(super) struct Connection {
 /// A connection that is closing.
 struct Closing {
     deadline: Tick,
-    /// The client has sent its close, or need not send one.
+    /// The client has sent its close, or does not have to send one.
     is_answered: bool,
-    /// Our end of the stream is closed.
+    /// The server's end of the stream is closed.
     is_finished: bool,
     unread_bytes: usize,
 }
 
-/// Whether the connection has more to do at once, after the others.
+/// Whether the connection can continue without an event, after the others.
 pub(super) type More = io::Result<bool>;
 
 impl Connection {
-    /// A connection at `index` of its room, and what its client has sent already.
+    /// Returns a connection at `index` of its room, and the bytes that its client has already sent.
     pub(super) fn new(new: NewConnection, index: usize, context: &ShardContext) -> (Self, Bytes) {
         let (head, hello) = (&new.detached.head[..], &new.hello);
         let first = match &new.transport {
@@ -151,12 +151,12 @@ impl Connection {
         self.stalled
     }
 
-    /// Bytes that wait here for the socket.
+    /// Number of bytes that wait for the socket.
     pub(super) fn queued(&self) -> usize {
         self.rest.len()
     }
 
-    /// Sends what there is, until the socket accepts no more.
+    /// Sends all pending frames, until the socket accepts no more bytes.
     pub(super) fn send(&mut self, context: &mut ShardContext) -> More {
         for _ in 0..MAX_WRITES_PER_WAKE {
             if self.stalled {
@@ -189,10 +189,10 @@ impl Connection {
             }
             self.stalled = written < all || !self.stream.is_flushed();
             if self.stalled {
-                // The time in which it has to read something starts now.
+                // The client now has until `DEAD_AFTER` to read something.
                 self.last_received = context.now;
             } else if !full && self.closing.is_none() {
-                // Everything is sent, and a change of the room notifies again.
+                // All frames are sent; the next change of the room causes a notification.
                 return Ok(false);
             }
         }
@@ -217,7 +217,7 @@ impl Connection {
         }
     }
 
-    /// The socket accepts bytes again.
+    /// Continues after the socket has become writable.
     pub(super) fn resume(&mut self, context: &mut ShardContext) -> More {
         if !self.stalled {
             return Ok(false);
@@ -232,7 +232,7 @@ impl Connection {
         self.send(context)
     }
 
-    /// Reads what the client has sent.
+    /// Reads the bytes that the client has sent.
     pub(super) fn receive(&mut self, context: &mut ShardContext) -> More {
         for _ in 0..MAX_WRITES_PER_WAKE {
             let read = self.stream.read(&mut context.scratch);
@@ -280,7 +280,7 @@ impl Connection {
                 self.cut_off(&last, context);
             }
             (None, _) => {}
-            // After our close, a violation needs no other answer.
+            // The server's close was sent, so a violation needs no further response.
             (Some(_), Some(closing)) => closing.is_answered = true,
             (Some(InboundEvent::Close(code)), None) => {
                 let answer = websocket::framed(
@@ -296,7 +296,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The client sends no more. Unless the connection is closing, that means that it has gone.
+    /// Handles the end of the client's stream. Unless the connection is closing, the client has disconnected.
     fn end_of_stream(&mut self, context: &mut ShardContext) -> More {
         match &mut self.closing {
             Some(closing) if !self.rest.is_empty() => {
@@ -322,7 +322,7 @@ impl Connection {
         });
     }
 
-    /// Closes the connection of a client that sends too much, and reads little more from it.
+    /// Closes the connection of a client that sends too many bytes, and limits the bytes that are still read from it.
     fn cut_off(&mut self, last: &[u8], context: &ShardContext) {
         self.close(last, false, context);
         if let Some(closing) = &mut self.closing {
@@ -330,7 +330,8 @@ impl Connection {
         }
     }
 
-    /// All bytes are sent. If the connection is closing, our end is closed, and the client has to close its end in time.
+    /// Called once all bytes are sent. If the connection is closing, closes the server's end of the stream; the client
+    /// has to close its end in time.
     fn finish(&mut self, context: &ShardContext) -> io::Result<()> {
         if let Some(closing) = &mut self.closing
             && closing.is_answered
@@ -357,7 +358,7 @@ impl Connection {
         self.send(context)
     }
 
-    /// Does what is due: called once a second.
+    /// Checks deadlines, and sends pings and heartbeats that are due. Called once a second.
     pub(super) fn sweep(&mut self, context: &mut ShardContext) -> More {
         self.received_bytes = 0;
         if let Some(closing) = &mut self.closing {
@@ -367,7 +368,8 @@ impl Connection {
             if closing.is_finished || !self.rest.is_empty() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            // The client does not answer our close; our end of the stream is closed all the same.
+            // The client has not answered the close in time; the server's end of the stream is closed without its
+            // answer.
             closing.is_answered = true;
             return self.finish(context).map(|()| false);
         }
@@ -395,7 +397,7 @@ impl Connection {
                 .get_or_insert_with(|| context.heartbeat.frame());
             self.rest = self.transport.encode(frame);
         }
-        // In a silent room both go out in one packet.
+        // In a silent room the ping and the heartbeat are sent in one packet.
         if answers && (is_silent || PING_EVERY.has_passed(self.last_ping, context.now)) {
             self.last_ping = context.now;
             let ping = websocket::framed(OpCode::Control(Control::Ping), &[]);

@@ -1,4 +1,4 @@
-//! Counts the frames that subscribers are sent.
+//! Metrics of the frames that subscribers are sent.
 
 use emostream_log::EventClock;
 use emostream_model::ResultId;
@@ -7,7 +7,7 @@ use prometheus::IntCounter;
 use crate::metrics::Metrics;
 use crate::room::cursor::Next;
 
-/// Counters of what a shard or a stream sends, looked up once and not at each delivery.
+/// Counters of the frames that a shard or a stream sends. They are looked up once, not for each delivery.
 #[derive(Debug, Clone)]
 pub(crate) struct Deliveries {
     finals: IntCounter,
@@ -32,8 +32,8 @@ impl Deliveries {
         }
     }
 
-    /// Counts a frame that was handed to a subscriber's socket. `found` is the newest final that the room had when
-    /// the subscriber joined: the delay of finals up to it says nothing about delivery.
+    /// Counts a frame that was written to a subscriber's socket. `found` is the newest final that the room had when the
+    /// subscriber joined: for finals up to it no delay is measured, since they are older than the subscription.
     pub(crate) fn count(&self, next: &Next, found: Option<ResultId>) {
         match next {
             Next::Final(kept) => {

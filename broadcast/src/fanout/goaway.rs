@@ -10,21 +10,21 @@ use rand::RngExt;
 
 use crate::frame::encoded::EncodedFrame;
 
-/// Minimum delay of a reconnect: a process that is restarted takes about so long.
+/// Minimum delay of a reconnect: about the time of a restart of the process.
 const MIN_RETRY: Duration = Duration::from_millis(500);
 
-/// How many subscribers reconnect a second, if `--drain` is long enough: a handshake takes 0.05 ms of CPU in the clear
-/// and 0.8 ms with TLS, so a thousand leave most of a core for all else.
+/// Number of subscribers that reconnect each second, if `--drain` is long enough. The handshakes of so many take the
+/// smaller part of a core, even with TLS (`bench/README.md` has the cost of one).
 const RECONNECTS_PER_SECOND: u64 = 1000;
 
-/// The time within which an audience reconnects.
+/// Returns the time within which an audience reconnects, which is at most `most`.
 pub(crate) fn reconnect_window(audience: u64, most: Duration) -> Duration {
     let even = Duration::from_millis(audience.saturating_mul(1000) / RECONNECTS_PER_SECOND);
-    // Some seconds in any case: several servers may shut down at the same time.
+    // At least some seconds, since several servers may shut down at the same time.
     even.max(10 * MIN_RETRY).min(most)
 }
 
-/// The last frame of a subscriber: when to reconnect, at random within `window`.
+/// Returns the last frame of a subscriber, with a random time within `window` at which to reconnect.
 pub(crate) fn goaway_frame(window: Duration) -> EncodedFrame {
     let ms = |span: Duration| span.as_millis() as u64;
     let latest = ms(window).max(ms(MIN_RETRY) + 1);

@@ -6,7 +6,7 @@
 //!              └▶ against the RFC: violation └▶ close, with its code
 //! ```
 //!
-//! Pure. Invariants: the result does not depend on how the bytes are split; of a message only the payload of a
+//! No IO. Invariants: the result does not depend on how the bytes are split; of a message only the payload of a
 //! control frame and an unfinished character are stored; stored pongs have at most [`PONG_BYTES`].
 
 use std::io::Cursor;
@@ -19,7 +19,7 @@ use tungstenite::protocol::frame::{
 
 use crate::frame::websocket::framed;
 
-/// Maximum bytes of a message: clients have nothing to send but control frames.
+/// Maximum bytes of a message: clients only need to send control frames.
 const MESSAGE_BYTES: u64 = 4096;
 /// Maximum payload of a control frame (RFC 6455, 5.5).
 const CONTROL_BYTES: u64 = 125;
@@ -27,28 +27,28 @@ const CONTROL_BYTES: u64 = 125;
 /// the RFC allows (5.5.3).
 const PONG_BYTES: usize = 2048;
 
-/// What the connection has to react to.
+/// An event that the connection has to handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InboundEvent {
     /// The client sent a close with this code.
     Close(Option<u16>),
-    /// The client violates the RFC, or a limit.
+    /// The client has violated the RFC, or exceeded a limit.
     Violation(CloseCode, &'static str),
 }
 
 /// The state of the client's side of a WebSocket.
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
-    /// The header so far: 14 bytes at most.
+    /// The received bytes of an incomplete header: at most 14.
     header: Vec<u8>,
     /// The frame whose payload is being received.
     frame: Option<Payload>,
-    /// The message that is not complete yet: its kind, and its bytes so far.
+    /// The incomplete message: its kind, and the number of its received bytes.
     message: Option<(Kind, u64)>,
     utf8: Utf8,
-    /// The payload of a control frame so far.
+    /// The received payload of an incomplete control frame.
     control: Vec<u8>,
-    /// Answers to pings that were not sent yet.
+    /// Encoded pongs that were not sent yet.
     pongs: Vec<u8>,
     /// After a close or a violation all further bytes are ignored.
     over: bool,
@@ -160,7 +160,7 @@ impl Inbound {
         Ok(What::Data(kind))
     }
 
-    /// Processes what is there of the frame's payload.
+    /// Processes the available bytes of the frame's payload.
     fn payload(&mut self, bytes: &mut &mut [u8]) -> Result<(), InboundEvent> {
         let Some(frame) = &mut self.frame else {
             return Ok(());
@@ -232,7 +232,7 @@ fn close(payload: &[u8]) -> InboundEvent {
 /// Whether text that arrives in pieces is UTF-8.
 #[derive(Debug, Default)]
 struct Utf8 {
-    /// The bytes of an unfinished character: three at most.
+    /// The bytes of an incomplete character: at most three.
     begun: [u8; 4],
     bytes: usize,
 }

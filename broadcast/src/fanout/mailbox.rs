@@ -1,7 +1,7 @@
 //! A shard's mailbox: messages for it, and a wake-up that is sent once for all of them.
 //!
-//! Its size is bounded: a new connection has a permit of the listener, and a room is in the mailbox once at most until the
-//! shard has read it ([`crate::hub::entry::RoomEntry`]).
+//! Its size is bounded: a new connection has a permit of the listener, and a room is in the mailbox once at most until
+//! the shard has read it ([`crate::hub::entry::RoomEntry`]).
 
 use std::{
     io, mem,
@@ -20,12 +20,12 @@ pub(super) struct Mailbox {
     inbox: Mutex<Inbox>,
 }
 
-/// The messages.
+/// The messages of a shard.
 #[derive(Default)]
 pub(super) struct Inbox {
     pub(super) new_connections: Vec<NewConnection>,
     pub(super) changed_rooms: Vec<Arc<RoomEntry>>,
-    /// All subscribers are to disconnect, and to reconnect within this time.
+    /// Set at shutdown: all subscribers are sent `bye`, and reconnect within this time.
     pub(super) reconnect_window: Option<Duration>,
     pub(super) stop: bool,
     woken: bool,

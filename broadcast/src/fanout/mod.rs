@@ -1,4 +1,4 @@
-//! Updates on their way out: threads that write to the subscribers' sockets.
+//! Fan-out: threads that write frames to the subscribers' sockets.
 
 mod connection;
 pub(crate) mod deliveries;

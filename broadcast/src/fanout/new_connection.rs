@@ -1,4 +1,4 @@
-//! A subscriber's connection on its way from the HTTP server to a shard.
+//! A subscriber's connection, as the HTTP server passes it to a shard.
 
 use std::time::Instant;
 
@@ -9,24 +9,24 @@ use crate::fanout::inbound::Inbound;
 use crate::frame::{encoded::EncodedFrame, sse::Framing};
 use crate::hub::subscriber::Subscriber;
 
-/// What a shard needs to serve a subscriber.
+/// A connection with the data that a shard needs to serve its subscriber.
 pub(crate) struct NewConnection {
     pub(crate) detached: DetachedConnection,
     pub(crate) transport: Transport,
     pub(crate) subscriber: Subscriber,
     pub(crate) hello: EncodedFrame,
-    /// When its token expires, if it does.
+    /// When the subscriber's token expires, if it does.
     pub(crate) expires_at: Option<Instant>,
 }
 
-/// How frames are sent over the connection.
+/// The encoding of frames on the connection.
 pub(crate) enum Transport {
     WebSocket(Inbound),
     Sse(Framing),
 }
 
 impl Transport {
-    /// The bytes that send `frame`.
+    /// Returns the bytes of `frame` in this encoding.
     pub(super) fn encode(&self, frame: &EncodedFrame) -> Bytes {
         match self {
             Self::WebSocket(_) => frame.websocket().clone(),

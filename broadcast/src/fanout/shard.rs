@@ -24,21 +24,21 @@ use crate::frame::heartbeat::Heartbeat;
 use crate::hub::entry::RoomEntry;
 use crate::metrics::Metrics;
 
-/// How often a part of the connections is swept, and how many parts there are.
+/// Interval at which a part of the connections is swept, and the number of parts.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 const SWEEP_PARTS: usize = 10;
 /// Maximum number of events of one poll.
 const EVENTS: usize = 1024;
 /// Size of the read buffer: clients send short messages.
 const READ_BYTES: usize = 4096;
-/// Size of the kernel's send buffer for a client, what is in flight included: with the kernel's default it would
-/// accept 4 MB of frames for a client that does not read. The kernel counts a small frame with its header, so this is
-/// some hundred of them.
+/// Size of the kernel's send buffer for a client, bytes in flight included. The kernel's default is megabytes, which
+/// would be filled with stale frames if a client does not read. The kernel counts its overhead for each packet, so
+/// small frames fill the buffer earlier.
 const SEND_BUFFER_BYTES: usize = 16 << 10;
-/// How much of that may be unsent: some twenty frames. Unsent frames go out late, and live tallies would be stale.
+/// Maximum bytes of the send buffer that are not sent yet (`TCP_NOTSENT_LOWAT`): live tallies in it become stale.
 const UNSENT_BYTES: u32 = 4 << 10;
 
-/// The mailbox's token; connections count from 0.
+/// The token of the mailbox; those of connections start at 0.
 const MAILBOX: Token = Token(usize::MAX);
 
 /// The connections of a room in this shard.
@@ -54,14 +54,14 @@ pub(super) struct Shard {
     mailbox: Arc<Mailbox>,
     connections: Slab<Connection>,
     rooms: HashMap<usize, RoomConnections>,
-    /// Keys of connections that have more to do at once.
+    /// Keys of connections that can continue without an event.
     unfinished: Vec<usize>,
     /// Keys of connections that have failed or ended.
     closed: Vec<usize>,
     context: ShardContext,
     queued: IntGauge,
     stalled: IntGauge,
-    /// Set at shutdown: within which time subscribers reconnect.
+    /// Set at shutdown: the time within which subscribers reconnect.
     reconnect_window: Option<Duration>,
     started: Instant,
     /// When the next sweep is due, and the last key of the one before.
@@ -91,7 +91,7 @@ impl Shard {
                 now: Tick::since(now, now),
                 instant: now,
                 deliveries: Deliveries::new(metrics, heartbeat.clock.clone()),
-                // The next sweep of the connection may be a whole round later, which would be too late.
+                // The next sweep of the connection is a round later, when the heartbeat would be late.
                 silence: Tick::span(heartbeat.every.saturating_sub(round)),
                 heartbeat,
                 heartbeat_frame: None,
@@ -118,7 +118,7 @@ impl Shard {
             if let Err(error) = self.poll.poll(&mut events, self.poll_timeout())
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                // epoll fails only if it is called with wrong arguments.
+                // epoll fails only with invalid arguments.
                 unreachable!("a shard cannot wait: {error}");
             }
             self.context.instant = Instant::now();
@@ -157,7 +157,7 @@ impl Shard {
         }
     }
 
-    /// How long it may wait for events.
+    /// Maximum time to wait for events.
     fn poll_timeout(&self) -> Option<Duration> {
         if !self.unfinished.is_empty() {
             return Some(Duration::ZERO);
@@ -167,7 +167,7 @@ impl Shard {
             .then(|| self.sweep_at.saturating_duration_since(Instant::now()))
     }
 
-    /// Runs `act` on a connection, and notes what follows from it.
+    /// Calls `act` on a connection, and records whether it is unfinished or closed.
     fn with_connection(
         &mut self,
         key: usize,
@@ -193,14 +193,14 @@ impl Shard {
         }
     }
 
-    /// Sends what is new in a room to its connections.
+    /// Sends the changes of a room to its connections.
     fn notify_room(&mut self, room: &Arc<RoomEntry>) {
         room.clear_dirty(self.number);
         let Some(connections) = self.rooms.get_mut(&key(room)) else {
             return;
         };
-        // The list can be detached while it is iterated: connections are added by `register` and removed by `reap` only,
-        // which run after this.
+        // The list can be detached while it is iterated: connections are added by `register` and removed by `reap`
+        // only, which run after this.
         let keys = mem::take(&mut connections.keys);
         for key in &keys {
             self.with_connection(*key, Connection::send);
@@ -216,7 +216,7 @@ impl Shard {
         let set = socket
             .set_send_buffer_size(SEND_BUFFER_BYTES)
             .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_BYTES))
-            // Detects hosts that are gone, also where no pong is due.
+            // TCP detects a lost host, also for transports without pongs.
             .and_then(|()| socket.set_tcp_user_timeout(Some(DEAD_AFTER)));
         let slot = self.connections.vacant_entry();
         let key = slot.key();
@@ -226,7 +226,7 @@ impl Shard {
             Interest::READABLE | Interest::WRITABLE,
         );
         if let Err(error) = set.and(registered) {
-            // The client has gone, or the kernel has no memory for it.
+            // The client has disconnected, or the kernel has no memory for the socket.
             tracing::debug!(%error, "a subscriber is not taken in");
             return;
         }

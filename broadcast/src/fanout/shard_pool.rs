@@ -1,4 +1,4 @@
-//! Shards: threads that own the subscribers' sockets and write to them.
+//! The shards: threads that own the subscribers' sockets and write to them.
 //!
 //! ```text
 //!  HTTP ── new connection ─▶ mailbox ─┐
@@ -7,9 +7,9 @@
 //!                                                      └▶ bytes of a client ─▶ inbound ─▶ pong, close
 //! ```
 //!
-//! To deliver a frame costs one look at a cursor and one system call, with bytes that all subscribers share. A
-//! connection has no queue: what its socket does not accept stays in the room, and only the rest of a frame that was
-//! begun is kept.
+//! The delivery of a frame takes one read of the room and one system call, with bytes that all subscribers share. A
+//! connection has no queue: frames that its socket does not accept stay in the room, and only the unsent rest of a
+//! partly written frame is stored for the connection.
 //!
 //! Invariants:
 //! - A connection belongs to one shard from its first byte to its last.
@@ -61,7 +61,7 @@ impl ShardPool {
         Ok(pool)
     }
 
-    /// What the hub notifies of changes.
+    /// The mailboxes, which the hub notifies of changes.
     pub(crate) fn listeners(&self) -> RoomListeners {
         let mailboxes = self.mailboxes.iter().cloned();
         mailboxes.map(|it| it as Arc<dyn RoomListener>).collect()
@@ -87,7 +87,7 @@ impl Drop for ShardPool {
             mailbox.post(|inbox| inbox.stop = true);
         }
         for thread in self.threads.drain(..) {
-            // A panic of the thread would have ended the process.
+            // Not an error: a panic of the thread ends the process.
             let _ = thread.join();
         }
     }

@@ -1,6 +1,6 @@
-//! The bytes of one vectored write, and what is left of them after it.
+//! The pieces of one vectored write, and the unsent rest after it.
 //!
-//! Pure: the number of written bytes is passed in.
+//! No IO: the number of written bytes is passed in.
 
 use std::io::IoSlice;
 
@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use crate::room::cursor::{Cursor, Next};
 
-/// Maximum pieces of one write. Most have one; a connection that catches up has several.
+/// Maximum pieces of one write. Most writes have one; only a connection that catches up has several.
 const PIECES: usize = 16;
-/// More than a socket accepts at once, so that to gather more would be in vain.
+/// Maximum bytes that are gathered: more than a socket accepts at once.
 const FULL_BYTES: usize = 32 << 10;
 
 /// Pieces that are written together.
@@ -28,20 +28,20 @@ struct Piece {
 
 #[derive(Debug)]
 enum Kind {
-    /// The rest of a piece that was begun.
+    /// The rest of a partly written piece.
     Rest,
-    /// Answers to pings, not begun.
+    /// Pongs, unwritten.
     Pongs,
     /// A frame, and the cursor after it.
     Frame(Cursor, Next),
 }
 
-/// What was not written.
+/// The bytes that were not written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unsent {
-    /// The rest of a piece that was begun.
+    /// The rest of a partly written piece.
     pub(super) rest: Bytes,
-    /// Answers to pings that were not begun.
+    /// Unwritten pongs.
     pub(super) pongs: Bytes,
 }
 
@@ -50,17 +50,17 @@ impl WriteBatch {
         self.pieces.is_empty()
     }
 
-    /// Whether no more is to be gathered.
+    /// Whether no more pieces should be added.
     pub(super) fn is_full(&self) -> bool {
         self.pieces.len() >= PIECES || self.bytes >= FULL_BYTES
     }
 
-    /// Adds the rest of a piece that was begun: before all others.
+    /// Adds the rest of a partly written piece. It must be the first piece.
     pub(super) fn rest(&mut self, rest: Bytes) {
         self.push(rest, Kind::Rest);
     }
 
-    /// Adds answers to pings.
+    /// Adds pongs.
     pub(super) fn pongs(&mut self, pongs: Bytes) {
         self.push(pongs, Kind::Pongs);
     }
@@ -80,7 +80,7 @@ impl WriteBatch {
     /// Writes all pieces by one call of `write`.
     pub(super) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
         let mut slices = [IoSlice::new(&[]); PIECES];
-        // Frames are gathered last, until it is full.
+        // Frames are added last, and only until the batch is full.
         let count = self.pieces.len().min(PIECES);
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
             *slice = IoSlice::new(&piece.bytes);
@@ -88,13 +88,13 @@ impl WriteBatch {
         write(&slices[..count])
     }
 
-    /// The number of bytes gathered.
+    /// Number of bytes of all pieces.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Empties it after a write of `written` bytes. A frame that was begun counts as delivered; the cursor stays before
-    /// frames that were not.
+    /// Empties the batch after a write of `written` bytes. A partly written frame counts as delivered; the cursor stays
+    /// before frames that were not written.
     pub(super) fn complete(
         &mut self,
         written: usize,
@@ -152,10 +152,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the socket takes at each call, the stream is the one that a willing socket gets, and
-        /// each frame is counted once, when it is begun.
+        /// The stream does not depend on the number of bytes that each call writes, and each frame is counted once,
+        /// when its first byte is written.
         #[test]
-        fn what_goes_out_is_whole_and_in_order(
+        fn the_written_stream_is_complete_and_in_order(
             finals in 1_u64..60,
             first in proptest::collection::vec(any::<u8>(), 0..40),
             mut takes in proptest::collection::vec(0_usize..3000, 1..200),
@@ -168,7 +168,7 @@ mod tests {
             while let Some(next) = cursor.next(&room) {
                 next.frame(|frame| expected.extend_from_slice(frame.websocket()));
             }
-            // In the end it takes all.
+            // The last calls write everything.
             takes.extend([usize::MAX; 200]);
             let (mut cursor, mut rest) = (resume(), Bytes::from(first));
             let (mut got, mut delivered) = (Vec::new(), 0);

@@ -12,7 +12,7 @@ use tungstenite::{
 use crate::frame::sse::{self, Framing};
 use crate::frame::websocket;
 
-/// Enough for most frames.
+/// Initial capacity for the JSON of a frame, which is enough for most.
 const JSON_BYTES: usize = 512;
 
 /// A frame's JSON, as a WebSocket frame, and as a Server-Sent Event once a connection needs that.
@@ -30,13 +30,13 @@ pub(crate) struct EncodedFrame {
 #[derive(Debug, Clone, Copy)]
 enum SseField {
     None,
-    /// Where to resume.
+    /// The id from which the client resumes.
     Id(ResultId),
-    /// When to reconnect, in ms.
+    /// Delay of the reconnect, in ms.
     Retry(u64),
 }
 
-/// An event, and a chunk that holds it.
+/// An event, and the HTTP/1.1 chunk that contains it.
 #[derive(Debug, Clone)]
 struct Event {
     /// A part of `chunk`.
@@ -45,7 +45,7 @@ struct Event {
 }
 
 impl PartialEq for EncodedFrame {
-    /// All other fields follow from the text.
+    /// All other fields are functions of the JSON text.
     fn eq(&self, other: &Self) -> bool {
         self.json == other.json
     }
@@ -90,7 +90,7 @@ impl EncodedFrame {
                 SseField::Id(id) => format!("id: {id}\n"),
                 SseField::Retry(ms) => format!("retry: {ms}\n"),
             };
-            // JSON has no line breaks of its own, so one data line holds it.
+            // The JSON has no line breaks, so one `data` line is enough.
             let event = format!("event: {}\n{field}data: {}\n\n", self.kind, self.json);
             let chunk = Bytes::from(sse::chunk(&event));
             let end = chunk.len() - sse::CHUNK_END.len();
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_the_same_whatever_it_goes_by() {
+    fn a_frame_has_the_same_json_over_each_transport() {
         let encoded = EncodedFrame::new(&Frame::Bye { retry_ms: 4200 });
         let json = r#"{"type":"bye","retry_ms":4200}"#;
         let event = format!("event: bye\nretry: 4200\ndata: {json}\n\n");

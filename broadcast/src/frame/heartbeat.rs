@@ -8,7 +8,7 @@ use emostream_model::Frame;
 use crate::config::SubscriberConfig;
 use crate::frame::encoded::EncodedFrame;
 
-/// How long a connection may be silent, and the frame that is sent then.
+/// The maximum silence of a connection, and the frame that is sent after it.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeat {
     /// Maximum time without a frame.
@@ -24,7 +24,7 @@ impl Heartbeat {
         }
     }
 
-    /// A heartbeat with the present time.
+    /// Encodes a heartbeat with the current time.
     pub(crate) fn frame(&self) -> EncodedFrame {
         EncodedFrame::new(&Frame::Heartbeat {
             now: self.clock.unix_ms(),

@@ -1,4 +1,4 @@
-//! Frames as bytes: encoded once, shared by every connection that sends them. Knows no room.
+//! Encoded frames: each is encoded once for all connections that send it. This layer does not depend on rooms.
 
 pub(crate) mod encoded;
 pub(crate) mod heartbeat;

@@ -1,14 +1,14 @@
-//! How a stream of Server-Sent Events is framed (WHATWG HTML, "Server-sent events").
+//! The framing of Server-Sent Events (WHATWG HTML, "Server-sent events").
 
 use hyper::Version;
 
-/// A browser waits two seconds before it reconnects.
+/// The delay of a browser's reconnect.
 const RETRY: &str = "retry: 2000\n\n";
 
 /// The end of a chunk (RFC 9112, 7.1).
 pub(super) const CHUNK_END: &str = "\r\n";
 
-/// A piece as a chunk of HTTP/1.1.
+/// Encodes a piece as a chunk of HTTP/1.1.
 pub(super) fn chunk(piece: &str) -> String {
     format!("{:x}\r\n{piece}{CHUNK_END}", piece.len())
 }
@@ -16,9 +16,9 @@ pub(super) fn chunk(piece: &str) -> String {
 /// The framing of the stream over HTTP/1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Chunks, the last of which is empty: HTTP/1.1.
+    /// HTTP/1.1: chunks, of which the last is empty.
     Chunks,
-    /// None: the end of the connection ends the stream. For HTTP/1.0, which nginx uses to its upstreams.
+    /// HTTP/1.0, which nginx uses to its upstreams: the end of the connection ends the stream.
     Bare,
 }
 

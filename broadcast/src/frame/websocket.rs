@@ -5,7 +5,7 @@ use tungstenite::protocol::frame::{
     coding::{Control, OpCode},
 };
 
-/// A whole frame. A server's frames are not masked.
+/// Encodes an unfragmented frame. Frames of a server are not masked.
 pub(crate) fn framed(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     let header = FrameHeader {
         opcode,
@@ -20,7 +20,7 @@ pub(crate) fn framed(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A close with a code and a short reason.
+/// Encodes a close frame with a code and a short reason.
 pub(crate) fn close_frame(code: u16, reason: &str) -> Vec<u8> {
     let payload = [&code.to_be_bytes()[..], reason.as_bytes()].concat();
     framed(OpCode::Control(Control::Close), &payload)

@@ -1,4 +1,4 @@
-//! A room as it is shared: its state behind a lock, and what is notified when it changes.
+//! An entry of the hub: the state of a room behind a lock, and the listeners that are notified when it changes.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::room::state::RoomState;
 
-/// Is notified when a room changes: the mailbox of a shard.
+/// A listener that is notified when a room changes: the mailbox of a shard.
 pub(crate) trait RoomListener: Send + Sync {
     /// Called at the first change after the shard has called [`RoomEntry::clear_dirty`].
     fn room_changed(&self, room: &Arc<RoomEntry>);
@@ -18,10 +18,10 @@ pub(crate) trait RoomListener: Send + Sync {
 /// The listener of each shard, by its number.
 pub(crate) type RoomListeners = Arc<[Arc<dyn RoomListener>]>;
 
-/// A room, its audience, and what to notify when it changes.
+/// A room, its audience, and its listeners.
 pub(crate) struct RoomEntry {
     state: Mutex<RoomState>,
-    /// Notifies subscribers that no shard serves.
+    /// Notifies subscribers over HTTP/2, which no shard serves.
     changed: watch::Sender<()>,
     /// By shard: [`NO_INTEREST`], [`CLEAN`] or [`DIRTY`].
     interest: Box<[AtomicU8]>,
@@ -53,19 +53,19 @@ impl RoomEntry {
         }
     }
 
-    /// Whether `shard` is to be notified of changes.
+    /// Sets whether `shard` is notified of changes.
     pub(crate) fn set_interest(&self, shard: usize, is_interested: bool) {
         let state = if is_interested { CLEAN } else { NO_INTEREST };
         self.interest[shard].store(state, Ordering::Release);
     }
 
-    /// `shard` calls this before it reads the room: a change that follows notifies it again.
+    /// Clears the dirty state of `shard`, which calls this before it reads the room: later changes notify it again.
     pub(crate) fn clear_dirty(&self, shard: usize) {
         let interest = &self.interest[shard];
         let _ = interest.compare_exchange(DIRTY, CLEAN, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Notifies all subscribers of the room; a shard that has not read the last change yet is not notified again.
+    /// Notifies all subscribers of the room. A shard that has not read the last change yet is not notified again.
     fn notify(self: &Arc<Self>) {
         self.changed.send_replace(());
         for (interest, listener) in self.interest.iter().zip(self.listeners.iter()) {
@@ -77,12 +77,12 @@ impl RoomEntry {
         }
     }
 
-    /// The room as it is now. The guard is held briefly: updates and all shards wait for it.
+    /// Locks the state of the room. Hold the guard briefly: updates and all shards wait for it.
     pub(crate) fn state(&self) -> MutexGuard<'_, RoomState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the room, and notifies its subscribers if `change` returns that there is something new.
+    /// Changes the room, and notifies its subscribers if `change` returns true.
     pub(crate) fn update(self: &Arc<Self>, change: impl FnOnce(&mut RoomState) -> bool) -> bool {
         let is_new = change(&mut self.state());
         if is_new {
@@ -91,12 +91,12 @@ impl RoomEntry {
         is_new
     }
 
-    /// Notifies of changes from now on.
+    /// Returns a receiver of changes from now on.
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Subscribers at this node and at all relays below it.
+    /// Number of subscribers at this node and at all relays below it.
     pub(crate) fn audience(&self) -> usize {
         let below = self.below.load(Ordering::Relaxed);
         self.subscribers.load(Ordering::Relaxed) + below
@@ -110,9 +110,9 @@ impl RoomEntry {
         self.subscribers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A relay below had `before` subscribers in the room, and has `now`.
+    /// Changes the number of subscribers of a relay below from `before` to `now`.
     pub(super) fn count_below(&self, before: usize, now: usize) {
-        // Other relays change the sum at the same time; it wraps, and comes out right.
+        // Relays change the sum concurrently, so a difference is added. It may be negative: the addition wraps.
         let difference = now.wrapping_sub(before);
         self.below.fetch_add(difference, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! All rooms, behind locks, and the one way in for updates.
+//! All rooms, behind locks, and the single entry point of updates.
 
 pub(crate) mod entry;
 pub(crate) mod offsets;

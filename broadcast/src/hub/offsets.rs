@@ -1,4 +1,4 @@
-//! Which offsets of the finals were read, by partition.
+//! The offsets of finals that were read, by partition.
 
 use std::{
     collections::HashMap,
@@ -12,12 +12,11 @@ use tokio::sync::watch;
 
 use crate::hub::{rejected_update::RejectedUpdate, upstream_status::UpstreamStatus};
 
-/// How far a publisher may lag behind another one, from which a subscriber comes. An id that is not
-/// reached within this time is one of another log: this one was recreated.
+/// Maximum time by which a publisher lags behind another one from which a subscriber comes. An id that is not reached
+/// within this time is from another log: the log was recreated.
 const MAX_LAG: Duration = Duration::from_secs(2);
 
-/// The same for a relay that is disconnected: it reaches the id once it has found another upstream, which
-/// takes up to five seconds.
+/// The same for a relay that is disconnected: it reaches the id after it has connected to another upstream.
 const MAX_LAG_DISCONNECTED: Duration = Duration::from_secs(8);
 
 /// The offsets of the finals that were read.
@@ -33,13 +32,13 @@ impl ReadOffsets {
         self.ranges().get(&partition).copied()
     }
 
-    /// Those of one partition; empty for a partition that is not read.
+    /// Offsets of one partition; empty for a partition that is not read.
     pub(crate) fn range(&self, partition: u32) -> Range<u64> {
         let range = self.get(partition);
         range.map_or(0..0, |range| range.start..range.end)
     }
 
-    /// Those of every partition.
+    /// Offsets of every partition.
     pub(crate) fn all(&self) -> Vec<ReadRange> {
         self.ranges().values().copied().collect()
     }
@@ -48,8 +47,8 @@ impl ReadOffsets {
         self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The finals of `range` were read; `false` if that is known. If it begins behind what was read before, the
-    /// finals in between were deleted: `evict` is called with the last of them.
+    /// Records that the finals of `range` were read; returns `false` if that is known. If the range begins after the
+    /// end of the known one, the finals in between were deleted: `evict` is called with the last of them.
     pub(super) fn advance(
         &self,
         range: ReadRange,
@@ -83,9 +82,8 @@ impl ReadOffsets {
         range.is_some_and(|range| range.end <= id.offset)
     }
 
-    /// Waits for `id` to be read, for [`MAX_LAG`] at most: a subscriber may come from a publisher that is
-    /// ahead of this one. `false` if it was not, and this node is disconnected: then the id may still be one
-    /// of this log.
+    /// Waits until `id` is read, at most for [`MAX_LAG`]: a subscriber may come from a publisher that is ahead of this
+    /// one. Returns `false` if it was not read and this node is disconnected: the id may still be from this log.
     pub(super) async fn catch_up(
         &self,
         id: ResultId,
@@ -94,7 +92,7 @@ impl ReadOffsets {
         let mut advanced = self.advanced.subscribe();
         let reached = async {
             while self.lags_behind(id) {
-                // The sender lives as long as this.
+                // Not an error: the sender is a field of `self`.
                 let _ = advanced.changed().await;
             }
         };
@@ -106,7 +104,7 @@ impl ReadOffsets {
                     .await
                     .is_err()
                 {
-                    // Not reached in all that time: the cursor will announce a gap.
+                    // The id was not reached: the cursor announces a gap.
                     return;
                 }
             }

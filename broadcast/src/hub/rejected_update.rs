@@ -15,7 +15,7 @@ pub(crate) enum RejectedUpdate {
 }
 
 impl RejectedUpdate {
-    /// Whether all further updates would be rejected, too, so that the process has to start again.
+    /// Whether all further updates would be rejected, too, so that the process has to be restarted.
     pub(crate) fn is_log_mismatch(&self) -> bool {
         matches!(self, Self::OtherLog(_))
     }

@@ -23,22 +23,20 @@ use crate::hub::{
 use crate::room::snapshot::{InvalidSnapshot, ParsedSnapshot};
 use crate::room::state::RoomState;
 
-/// Maximum number of rooms without a result that exist because a client subscribes to them. Any name in an address
-/// makes one, and each takes some hundred bytes until it is swept.
+/// Maximum number of rooms without results that exist because a client subscribes to them. A client can create a room
+/// by any name, and the room's memory is released by the sweep.
 const MAX_IDLE_ROOMS: usize = 100_000;
 
-/// Every room that has a result, or a subscriber.
-///
-/// It grows with the rooms of the totals topic, as the topic itself does.
+/// All rooms that have a result or a subscriber. The number of rooms with results is that of the totals topic.
 pub(crate) struct Hub {
     /// The id of this node in the tree of relays.
     pub(crate) node: NodeId,
     rooms: Mutex<HashMap<Room, Arc<RoomEntry>>>,
-    /// How many of them are idle, at most: one that got a result since the last sweep is counted until the
-    /// next sweep. Changed while the rooms are locked.
+    /// Upper bound of the number of idle rooms: a room that got a result since the last sweep counts until the next
+    /// one. Changed only while `rooms` is locked.
     idle: AtomicUsize,
     pub(crate) offsets: ReadOffsets,
-    /// What is trending across all rooms.
+    /// The last record of the leaders across all rooms, and its order.
     leaders: Mutex<Option<(ResultOrder, LeadersRecord)>>,
     /// The greatest number of backward resets of any room.
     resets: AtomicU64,
@@ -63,7 +61,7 @@ impl Hub {
         }
     }
 
-    /// Applies an update, and notifies the subscribers of what has changed. `false` if it is known already.
+    /// Applies an update, and notifies the subscribers of changed rooms. Returns `false` if the update is known.
     pub(super) fn apply(&self, update: RelayUpdate) -> Result<bool, RejectedUpdate> {
         match update {
             RelayUpdate::Final(closed) => {
@@ -102,7 +100,7 @@ impl Hub {
         }
     }
 
-    /// Changes a room, unless its `newest` final shows that the update is from another log.
+    /// Changes a room, unless the `newest` final of the update shows that it is from another log.
     fn update_room(
         &self,
         room: &Room,
@@ -154,14 +152,15 @@ impl Hub {
         self.get_or_insert_counted(room, RoomEntry::subscribed)
     }
 
-    /// A relay below had `before` subscribers in the room, and has `now`. `false` if there are too many idle rooms, and
-    /// they are not counted.
+    /// Changes the number of subscribers of a relay below from `before` to `now`. Returns `false` if there are too many
+    /// idle rooms, so that they are not counted.
     pub(crate) fn audience_below(&self, room: &Room, before: usize, now: usize) -> bool {
         let counted = self.get_or_insert_counted(room, |entry| entry.count_below(before, now));
         counted.is_some()
     }
 
-    /// The room, after `count` has counted an audience: meanwhile it cannot be swept.
+    /// Returns the room after `count` has counted an audience. The lock is held, so the sweep cannot drop the room
+    /// before.
     fn get_or_insert_counted(
         &self,
         room: &Room,
@@ -191,7 +190,7 @@ impl Hub {
             .collect()
     }
 
-    /// The room, inserted with `state` if it is not known.
+    /// Returns the room, which is inserted with `state` if it is not known.
     pub(super) fn get_or_insert(
         &self,
         room: &Room,
@@ -204,7 +203,7 @@ impl Hub {
             .clone()
     }
 
-    /// Every room with results to show.
+    /// Every room with a final or a live tally.
     pub(crate) fn active(&self) -> Vec<(Room, Arc<RoomEntry>)> {
         let rooms = self.rooms();
         let active = rooms.iter().filter(|(_, entry)| entry.state().is_active());
@@ -213,8 +212,8 @@ impl Hub {
             .collect()
     }
 
-    /// Drops finals that were written before `before_ms`, live tallies of windows that ended before `overdue_ms`, and rooms
-    /// without results and subscribers. All times are Unix milliseconds.
+    /// Drops finals that were written before `before_ms`, live tallies of windows that ended before `overdue_ms`, and
+    /// rooms without results and subscribers. All times are Unix milliseconds.
     pub(super) fn sweep(&self, before_ms: u64, overdue_ms: u64) {
         let (mut rooms, mut idle) = (self.rooms(), 0);
         rooms.retain(|_, entry| {
@@ -233,7 +232,8 @@ impl Hub {
         self.offsets.get(partition)?.start.checked_sub(1)
     }
 
-    /// The finals of `range` were read. If it begins behind what was read before, the finals in between were deleted.
+    /// Records that the finals of `range` were read. If the range begins after the end of the known one, the finals in
+    /// between were deleted.
     fn set_read(&self, range: ReadRange) -> Result<bool, RejectedUpdate> {
         self.offsets.advance(range, |last| {
             for entry in self.rooms().values() {
@@ -242,18 +242,18 @@ impl Hub {
         })
     }
 
-    /// Waits for `id` to be read ([`ReadOffsets::catch_up`]).
+    /// Waits until `id` is read ([`ReadOffsets::catch_up`]).
     pub(crate) async fn catch_up(&self, id: ResultId) -> bool {
         self.offsets.catch_up(id, &self.upstream_status).await
     }
 
-    /// What is trending across all rooms, if anything is.
+    /// The leaders across all rooms, if there are any.
     pub(crate) fn leaders(&self) -> Option<LeadersRecord> {
         self.last_leaders()
             .filter(|leaders| !leaders.top.is_empty())
     }
 
-    /// Sets what is trending across all rooms; `false` if it is older than what is known, or the same.
+    /// Sets the leaders across all rooms. Returns `false` if the record is older than the known one, or the same.
     fn set_leaders(&self, record: LeadersRecord) -> bool {
         let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
         let order = ResultOrder::new(self.resets.load(Ordering::Relaxed), record.window);
@@ -265,7 +265,7 @@ impl Hub {
         is_new
     }
 
-    /// The last record of what is trending across all rooms; it may say that nothing is.
+    /// The last record of the leaders across all rooms; its lists may be empty.
     pub(crate) fn last_leaders(&self) -> Option<LeadersRecord> {
         let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
         leaders.as_ref().map(|(_, leaders)| leaders.clone())
@@ -310,7 +310,7 @@ mod tests {
         hub.sweep(0, 0);
         assert!(hub.subscribe(&more).is_some());
         assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_none());
-        // All leave.
+        // All subscribers leave.
         for (_, entry) in hub.all() {
             entry.subscribers.store(0, Ordering::Relaxed);
         }

@@ -10,7 +10,7 @@ use crate::hub::{entry::RoomEntry, rooms::Hub};
 use crate::metrics::Metrics;
 use crate::room::cursor::Cursor;
 
-/// One subscriber: it has a cursor and no queue. It is counted until it is dropped.
+/// A subscriber: it has a cursor and no queue. It counts in the audience until it is dropped.
 pub(crate) struct Subscriber {
     pub(crate) entry: Arc<RoomEntry>,
     pub(crate) cursor: Cursor,
@@ -20,8 +20,8 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Joins `room`, after `since` if that is given; also returns the first frame. `None` if there are too many idle
-    /// rooms.
+    /// Subscribes to `room`, after `since` if that is given. Also returns the first frame. `None` if there are too many
+    /// idle rooms.
     pub(crate) fn join(
         hub: &Hub,
         room: &Room,

@@ -4,8 +4,8 @@
 //!  append ─▶ pending batch ─ seal ─▶ ring of batches ◀─ one cursor a relay
 //! ```
 //!
-//! A relay has a cursor and no queue, so a slow one costs only its own socket. If the ring has dropped the batch at
-//! its cursor, the relay is sent a snapshot of the rooms again.
+//! A relay has a cursor and no queue, so a slow one takes only the memory of its socket. If the ring has dropped the
+//! batch at its cursor, the relay is sent a snapshot of the rooms again.
 
 use std::{
     collections::VecDeque,
@@ -22,19 +22,19 @@ use tokio::{
 
 use crate::metrics::Metrics;
 
-/// Maximum bytes of the ring. A relay may fall behind by as much: with 1000 rooms at 4 Hz that is a minute, and a
-/// first snapshot may take as long.
+/// Maximum bytes of the ring, by which a relay may lag behind, for example while it receives its first snapshot.
 const RING_BYTES: usize = 32 << 20;
 
-/// A batch of this size is sealed at once, so that relays apply it while this node still applies the updates that
-/// follow: when 1000 rooms change at the same time, a batch contains some 130 of them.
+/// Bytes at which a batch is sealed at once: when many rooms change at the same time, relays apply it while this node
+/// applies the updates that follow.
 const BATCH_BYTES: usize = 16 << 10;
 
-/// How long a batch waits for further updates, for each relay. A send takes about 8 µs of CPU, so sends take less
-/// than a tenth of a core at any number of relays and any rate. An update after a pause does not wait.
+/// Time that a batch waits for further updates, for each relay. It is a multiple of the CPU time of a send, so that
+/// sends take a small part of a core at any number of relays and any rate of updates. An update after a pause does not
+/// wait.
 const LINGER_PER_RELAY: Duration = Duration::from_micros(100);
 
-/// Maximum time that a batch waits: live tallies are late by it.
+/// Maximum time that a batch waits, which is added to the delay of live tallies.
 const MAX_LINGER: Duration = Duration::from_millis(20);
 
 /// Updates for the relays below.
@@ -44,7 +44,7 @@ pub(crate) struct UpdateLog {
     ring: Mutex<Ring>,
     /// The number of the batch that will be sealed next.
     sealed: watch::Sender<u64>,
-    /// The pending batch may be sealed.
+    /// Notified when the pending batch may be sealed.
     flushed: Notify,
     metrics: Metrics,
 }
@@ -60,11 +60,11 @@ pub(super) struct Pending {
 struct Ring {
     batches: VecDeque<Bytes>,
     bytes: usize,
-    /// The number of the oldest.
+    /// The number of the oldest batch.
     first: u64,
 }
 
-/// The ring does not contain the batch at a cursor any more.
+/// The ring has dropped the batch at a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TruncatedCursor;
 
@@ -83,8 +83,8 @@ impl UpdateLog {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks the log while an update is applied to the rooms and appended. A relay joins before or after that: it finds
-    /// the update in the rooms, or in the log.
+    /// Locks the log while an update is applied to the rooms and appended. A relay joins before or after that, so the
+    /// update is in its snapshot or in the log.
     pub(super) fn lock(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,14 +99,14 @@ impl UpdateLog {
         }
     }
 
-    /// All updates that were available were appended: the pending batch may be sealed.
+    /// Allows the pending batch to be sealed: all updates that were available are appended.
     pub(crate) fn flush(&self) {
         if !self.lock().batch.is_empty() {
             self.flushed.notify_one();
         }
     }
 
-    /// Seals flushed batches, as long as it is polled.
+    /// Seals flushed batches, until the future is dropped.
     pub(crate) async fn run(&self) {
         let mut last = Instant::now();
         loop {
@@ -135,12 +135,12 @@ impl UpdateLog {
         self.sealed.send_replace(next);
     }
 
-    /// A relay has connected.
+    /// Counts a relay that has connected.
     pub(crate) fn join(&self) {
         self.lock().relays += 1;
     }
 
-    /// A relay has disconnected; after the last one the ring is emptied.
+    /// Removes a relay that has disconnected; after the last one the ring is emptied.
     pub(crate) fn leave(&self) {
         let mut pending = self.lock();
         pending.relays -= 1;
@@ -159,7 +159,7 @@ impl UpdateLog {
         ring.first + ring.batches.len() as u64
     }
 
-    /// Returns the batches from `cursor` on, and moves it behind them.
+    /// Returns the batches from `cursor` on, and moves it after them.
     pub(crate) fn batches(&self, cursor: &mut u64) -> Result<Vec<Bytes>, TruncatedCursor> {
         let ring = self.ring();
         let passed = cursor.checked_sub(ring.first).ok_or(TruncatedCursor)?;
@@ -169,7 +169,7 @@ impl UpdateLog {
         Ok(batches)
     }
 
-    /// Notifies of new batches.
+    /// Returns a receiver that is notified of new batches.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.sealed.subscribe()
     }
@@ -198,7 +198,7 @@ mod tests {
     fn update(bytes: usize) -> RelayUpdate {
         RelayUpdate::Room(RoomSnapshot {
             room: Room::default(),
-            floor: None,
+            evicted_through: None,
             newest: None,
             finals: vec!["x".repeat(bytes)],
             totals_as_of: None,
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_is_bounded_and_who_falls_behind_it_is_told() {
+    fn the_ring_is_bounded_and_a_cursor_before_it_is_truncated() {
         let log = log();
         log.join();
         let (mut slow, mut quick) = (log.cursor(), log.cursor());
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_flushed_goes_out_in_one_batch() {
+    async fn flushed_updates_are_sent_in_one_batch() {
         let log = log();
         log.join();
         let mut sealed = log.watch();

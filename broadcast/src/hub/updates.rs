@@ -1,4 +1,5 @@
-//! The one way in for updates, from the log or from an upstream: into the rooms, and on to the relays below.
+//! The entry point of all updates, from the log or from an upstream: they are applied to the rooms, and appended to the
+//! log of the relays below.
 //!
 //! ```text
 //!  log ──────▶ source ─┐            ┌─▶ hub ─▶ subscribers
@@ -7,7 +8,7 @@
 //! ```
 //!
 //! Invariant: an update is applied to the rooms before it is appended to the update log, and no relay joins in between.
-//! So a relay that is sent the rooms, and then the log from there on, misses nothing.
+//! So a relay that is sent the snapshot, and then the log from its cursor on, misses no update.
 
 #![allow(clippy::disallowed_methods, reason = "dates updates and sweeps")]
 
@@ -24,10 +25,10 @@ use crate::hub::{rejected_update::RejectedUpdate, rooms::Hub, update_log::Update
 use crate::metrics::Metrics;
 use crate::room::{state::RoomState, totals::RoomTotals};
 
-/// How often old results are dropped.
+/// Interval at which old results are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// A live tally whose window ended so long ago is dropped: its dataflow has stopped, or came back with other windows, and
-/// the final may never follow.
+/// Time after the end of a window at which its live tally is dropped: the dataflow has stopped, or was restarted with
+/// other windows, and no final may follow.
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// Applies updates.
@@ -35,12 +36,12 @@ pub(crate) struct Updates {
     pub(crate) hub: Arc<Hub>,
     pub(crate) log: UpdateLog,
     pub(crate) metrics: Metrics,
-    /// How long finals are kept.
+    /// Time for which finals stay in the ring.
     ring: Duration,
     /// The clock that dates the records of the log.
     clock: EventClock,
     swept: Mutex<Instant>,
-    /// The update of another log, once there was one.
+    /// The first update that was rejected because it is from another log.
     mismatch: SetOnce<RejectedUpdate>,
 }
 
@@ -57,13 +58,13 @@ impl Updates {
         }
     }
 
-    /// Adds a room at the start, as it is in the log: `totals` are those of its record and of later finals that are
-    /// older than the ring, and `finals` are those of the ring in their order.
+    /// Adds a room at the start. `totals` are those of the room's record and of later finals that are older than the
+    /// ring; `finals` are the ones in the ring, in their order.
     ///
-    /// They are not counted in the metrics, and not appended to the update log: no relay is connected yet.
+    /// They are not counted in the metrics, and not appended to the update log, since no relay is connected yet.
     pub(crate) fn restore_room(&self, room: &Room, totals: RoomTotals, finals: Vec<RelayFinal>) {
         let newest = finals.last().map(RelayFinal::order);
-        // The totals may be later than the ring: their final is missing, or the room was removed after its finals.
+        // The totals may be later than the ring: their final is missing, or the room was removed after its last final.
         let later = (newest.is_some() && totals.as_of() > newest).then(|| totals.clone());
         let before = RoomTotals::before(totals, &finals);
         let entry = self.hub.get_or_insert(room, || RoomState::new(before));
@@ -76,9 +77,9 @@ impl Updates {
         }
     }
 
-    /// Applies what was trending at the start, likewise.
+    /// Applies a trending record at the start, likewise.
     pub(crate) fn restore_trending(&self, trending: RelayUpdate) {
-        // No record of what is trending is rejected.
+        // A trending record is never rejected.
         let _ = self.hub.apply(trending);
     }
 
@@ -112,7 +113,7 @@ impl Updates {
             }
             Err(rejected) => {
                 if rejected.is_log_mismatch() {
-                    // The first one is reported.
+                    // Only the first one is reported.
                     let _ = self.mismatch.set(rejected.clone());
                 }
                 Err(rejected)
@@ -120,12 +121,12 @@ impl Updates {
         }
     }
 
-    /// Finals of `partition` are read from `start` on; those before it are not known here.
+    /// Records that finals of `partition` are read from `start` on; earlier ones are not known at this node.
     pub(crate) fn start_partition(&self, partition: u32, start: u64) {
         self.has_read(partition, start, start);
     }
 
-    /// Every final of `partition` before `end` was applied.
+    /// Records that every final of `partition` before `end` was applied.
     pub(crate) fn advance_to(&self, partition: u32, end: u64) {
         self.has_read(partition, self.hub.offsets.range(partition).start, end);
     }

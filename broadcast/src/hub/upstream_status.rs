@@ -7,9 +7,9 @@ use emostream_model::NodeId;
 /// Whether updates reach this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum UpstreamStatus {
-    /// They do not: the rooms may be out of date.
+    /// No updates are received: the rooms may be out of date.
     Disconnected,
-    /// They do, through these nodes, the nearest first; this node is not one of them. Empty: from the log.
+    /// Updates are received through these nodes, the nearest first, without this node. Empty if they come from the log.
     Connected(Arc<[NodeId]>),
 }
 

@@ -1,15 +1,14 @@
-//! The settings of the dataflow's windows that `hello` contains: how long a window is, how many identical emojis make a
-//! swarm.
+//! The settings of the dataflow's windows that `hello` contains: the length of a window, the size of a swarm.
 //!
 //! ```text
 //!  configuration at the start ──▶ settings ◀── each result that is applied
 //! ```
 //!
-//! A publisher outlives dataflows, and the next one may have other settings: results overrule the configuration.
+//! A dataflow can be restarted with other settings while a publisher runs, so results override the configuration.
 
 use emostream_model::{WindowRecord, WindowSettings};
 
-/// Adopts the settings with which a result was made. It does not show how often live tallies are sent.
+/// Sets the settings with which a result was made. A result does not show the interval of live tallies.
 pub(super) fn observe(settings: &mut WindowSettings, result: &WindowRecord) {
     let window = result.window;
     let window_ms = window.end.saturating_sub(window.start);
@@ -67,7 +66,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_sees_a_swarm_knows_how_large_it_is(count in 1_u64..100_000, size in 1_u64..5000) {
+        fn the_size_of_swarms_is_known_from_a_result(count in 1_u64..100_000, size in 1_u64..5000) {
             let mut settings = settings(7);
             observe(&mut settings, &result(0, 2000, count, size));
             prop_assert_eq!(settings.swarm_size, if count >= size { size } else { 7 });

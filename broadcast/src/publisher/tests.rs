@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, runtime::Runtime};
 use super::*;
 use crate::config::SUBSCRIBER_HEARTBEAT;
 
-/// What must happen happens long before this.
+/// Timeout of the tests, far above their usual duration.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn log() -> Arc<dyn Log> {
@@ -61,25 +61,25 @@ fn served(runtime: &Runtime, router: Router) -> SocketAddr {
     address
 }
 
-fn asked(address: SocketAddr, request: &str) -> TcpStream {
+fn connect_and_send(address: SocketAddr, request: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     stream
 }
 
-/// Reads until it has read this.
-fn hear(stream: &mut TcpStream, last: &[u8]) {
-    let (mut heard, mut piece) = (Vec::new(), [0; 1024]);
-    while !heard.windows(last.len()).any(|part| part == last) {
+/// Reads until the received bytes end with `last`.
+fn read_until(stream: &mut TcpStream, last: &[u8]) {
+    let (mut received, mut piece) = (Vec::new(), [0; 1024]);
+    while !received.windows(last.len()).any(|part| part == last) {
         let read = stream.read(&mut piece).unwrap();
         assert_ne!(read, 0, "closed before {last:?}");
-        heard.extend_from_slice(&piece[..read]);
+        received.extend_from_slice(&piece[..read]);
     }
 }
 
 #[test]
-fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
+fn health_and_metrics_respond_while_the_only_shard_is_blocked() {
     let runtime = Runtime::new().unwrap();
     let (registry, readiness) = (Registry::new(), Readiness::new());
     let publisher = Publisher::start(config(), log(), &registry, &readiness).unwrap();
@@ -88,20 +88,22 @@ fn health_and_metrics_are_told_while_the_only_shard_stands_still() {
     let handshake = "GET /v1/rooms/r/ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n\
          upgrade: websocket\r\nsec-websocket-version: 13\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let mut subscriber = asked(at, handshake);
-    hear(&mut subscriber, b"\"resumed\":false}");
+    let mut subscriber = connect_and_send(at, handshake);
+    read_until(&mut subscriber, b"\"resumed\":false}");
 
     let room = publisher.updates.hub.find(&Room::new("r").unwrap());
     let room = room.unwrap();
     let held = room.state();
-    // An empty ping, masked: what else there is to send, its shard waits to see.
+    // An empty ping, masked. To send the pong the shard also reads the room, which is locked, so it blocks.
     subscriber.write_all(&[0x89, 0x80, 0, 0, 0, 0]).unwrap();
     for path in ["/healthz", "/readyz", "/metrics"] {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        let mut answer = String::new();
-        asked(admin, &request).read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        let mut response = String::new();
+        connect_and_send(admin, &request)
+            .read_to_string(&mut response)
+            .unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 "), "{path}: {response}");
     }
     drop(held);
-    hear(&mut subscriber, &[0x8a, 0]);
+    read_until(&mut subscriber, &[0x8a, 0]);
 }

@@ -1,4 +1,4 @@
-//! The number of subscribers of each room, at a node and below it, which is reported to the upstream as it changes.
+//! The audience of each room at a node and below it, whose changes are reported to the upstream.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,18 +6,18 @@ use emostream_model::{RelayUp, Room, RoomCount};
 
 use crate::hub::rooms::Hub;
 
-/// Maximum rooms in one message: some 80 KB.
+/// Maximum rooms in one message, which bounds its length.
 const ROOMS_A_MESSAGE: usize = 1000;
 
-/// Maximum rooms in which one relay's audience is counted: as many as a publisher has idle rooms of its own.
+/// Maximum number of rooms in which the audience of one relay is counted: the same as the hub's limit of idle rooms.
 const COUNTED_ROOMS: usize = 100_000;
 
-/// The audience that was reported to the upstream.
+/// The audience that was last reported to the upstream.
 #[derive(Default)]
 pub(super) struct ReportedAudience(HashMap<Room, u64>);
 
 impl ReportedAudience {
-    /// Messages that report what has changed since.
+    /// Returns messages with the changes since the last report.
     pub(super) fn changes(&mut self, hub: &Hub) -> Vec<RelayUp> {
         let mut changes = Vec::new();
         let mut now = HashMap::with_capacity(self.0.len());
@@ -41,7 +41,7 @@ impl ReportedAudience {
     }
 }
 
-/// The audience of one relay below. Dropped, it is not counted any more.
+/// The audience of one relay below, which counts until this is dropped.
 pub(super) struct DownstreamAudience {
     hub: Arc<Hub>,
     rooms: HashMap<Room, usize>,
@@ -55,7 +55,7 @@ impl DownstreamAudience {
         }
     }
 
-    /// Applies what the relay reported.
+    /// Applies a report of the relay.
     pub(super) fn apply(&mut self, counts: Vec<RoomCount>) {
         for RoomCount { room, count } in counts {
             // Limited, so that the sum over all relays cannot wrap.

@@ -1,9 +1,9 @@
-//! The shared secret of a tree, and how two nodes prove to each other that they know it.
+//! The shared secret of a tree of relays, and the proofs that two nodes know it.
 
 use std::{fmt, sync::Arc};
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
-use emostream_model::{Nonce, RelayMeeting, RelaySide};
+use emostream_model::{Nonce, RelayHandshake, RelaySide};
 use rand::RngExt;
 
 /// A shared secret; empty if none is required.
@@ -19,15 +19,20 @@ impl RelayToken {
         Self(Arc::new(Key::new(HMAC_SHA256, secret.as_bytes())))
     }
 
-    pub(super) fn prove(&self, side: RelaySide, meeting: &RelayMeeting) -> Nonce {
-        let tag = hmac::sign(&self.0, &meeting.bytes(side));
+    pub(super) fn prove(&self, side: RelaySide, handshake: &RelayHandshake) -> Nonce {
+        let tag = hmac::sign(&self.0, &handshake.proof_input(side));
         let mut proof = Nonce::default();
         proof.copy_from_slice(tag.as_ref());
         proof
     }
 
-    pub(super) fn verifies(&self, side: RelaySide, meeting: &RelayMeeting, proof: &Nonce) -> bool {
-        hmac::verify(&self.0, &meeting.bytes(side), proof).is_ok()
+    pub(super) fn verifies(
+        &self,
+        side: RelaySide,
+        handshake: &RelayHandshake,
+        proof: &Nonce,
+    ) -> bool {
+        hmac::verify(&self.0, &handshake.proof_input(side), proof).is_ok()
     }
 }
 
@@ -44,9 +49,9 @@ impl fmt::Debug for RelayToken {
     }
 }
 
-/// Random bytes that cannot be guessed.
+/// Returns a random nonce from a cryptographically secure generator.
 pub(super) fn nonce() -> Nonce {
-    // The generator is cryptographically secure, by its crate's documentation.
+    // `rand::rng` is cryptographically secure, according to its documentation.
     rand::rng().random()
 }
 
@@ -56,35 +61,35 @@ mod tests {
     use emostream_model::NodeId;
 
     #[test]
-    fn a_proof_is_good_for_one_meeting_and_one_side_of_it() {
+    fn a_proof_is_valid_for_one_handshake_and_one_side_of_it() {
         let token = RelayToken::new("secret");
-        let meeting = RelayMeeting {
+        let handshake = RelayHandshake {
             challenge: nonce(),
             answer: nonce(),
             relay: NodeId(7),
         };
-        let proof = token.prove(RelaySide::Relay, &meeting);
-        assert!(token.verifies(RelaySide::Relay, &meeting, &proof));
-        assert!(!token.verifies(RelaySide::Upstream, &meeting, &proof));
+        let proof = token.prove(RelaySide::Relay, &handshake);
+        assert!(token.verifies(RelaySide::Relay, &handshake, &proof));
+        assert!(!token.verifies(RelaySide::Upstream, &handshake, &proof));
         for other in [
-            RelayMeeting {
+            RelayHandshake {
                 challenge: nonce(),
-                ..meeting
+                ..handshake
             },
-            RelayMeeting {
+            RelayHandshake {
                 answer: nonce(),
-                ..meeting
+                ..handshake
             },
-            RelayMeeting {
+            RelayHandshake {
                 relay: NodeId(8),
-                ..meeting
+                ..handshake
             },
         ] {
             assert!(!token.verifies(RelaySide::Relay, &other, &proof));
         }
         for other in ["", "Secret", "secret "] {
             let other = RelayToken::new(other);
-            assert!(!other.verifies(RelaySide::Relay, &meeting, &proof));
+            assert!(!other.verifies(RelaySide::Relay, &handshake, &proof));
         }
         assert!(!format!("{token:?}").contains("secret"));
     }

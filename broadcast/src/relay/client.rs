@@ -1,21 +1,21 @@
 //! The client of a relay's upstream: connects, applies updates, and connects to the next one when it is lost.
 //!
 //! ```text
-//!            welcome           present             timeout, close, bad message
-//!  seeking ───────────▶ catching up ────▶ fed ─────────────────────┐
+//!            welcome           snapshot end        timeout, close, bad message
+//!  seeking ───────────▶ catching up ────▶ connected ───────────────┐
 //!     ▲  the next one, after a jittered pause                      │ disconnected
 //!     └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! This relay sends each upstream what it has, and the upstream sends the rest. So a change of upstreams loses
-//! nothing and applies nothing twice. A room that was removed while the relay was disconnected is missing in the
+//! The relay sends the ranges of finals that it has, and the upstream sends the others. So when the upstream changes,
+//! no final is lost or applied twice. A room that was removed while the relay was disconnected is missing in the
 //! snapshot, and the relay removes it, too.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use emostream_http::{ClientTls, Component};
 use emostream_model::{
-    MAX_DOWN_BYTES, NodeId, RelayDown, RelayHello, RelayMeeting, RelaySide, RelayUp, RelayUpdate,
+    MAX_DOWN_BYTES, NodeId, RelayDown, RelayHandshake, RelayHello, RelaySide, RelayUp, RelayUpdate,
     RelayWelcome,
 };
 use rand::RngExt;
@@ -40,21 +40,21 @@ use crate::relay::transport::{
 /// Timeout of a connect: the round trip to another continent, and one lost packet.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How long a relay tries to find an upstream when it starts.
+/// Maximum time to find an upstream when a relay starts.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum pause before the next upstream is tried: short, and random, since all relays of an upstream that has
 /// failed connect to the same next one.
 const FIRST_PAUSE_MS: u64 = 200;
-/// The same once all have failed; doubled each round.
+/// The same after all upstreams have failed; doubled in each round.
 const ROUND_PAUSE_MS: u64 = 250;
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// An upstream that is lost sooner than this counts as failed, so that the pause grows: otherwise all its rooms would be
-/// requested ten times a second.
+/// An upstream that is lost sooner than this counts as failed, so that the pause grows: otherwise all its rooms would
+/// be requested ten times a second.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// How often the same error of the same upstream is logged.
+/// Interval at which the same error of the same upstream is logged again.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// The upstreams of a relay.
@@ -72,47 +72,47 @@ pub struct Upstreams {
 
 /// The state of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ClientState {
     Seeking,
     CatchingUp,
-    Fed,
+    Connected,
 }
 
-/// Runs until it is dropped.
+/// The task of the client, which is aborted when this is dropped.
 pub(crate) struct UpstreamClient(JoinHandle<()>);
 
 impl UpstreamClient {
-    /// Finds an upstream, and returns once all that it has is applied.
+    /// Connects to an upstream, and returns once its snapshot is applied.
     pub(crate) async fn start(
         upstreams: Upstreams,
         updates: &Arc<Updates>,
         readiness: Component,
     ) -> Result<Self, BroadcastError> {
-        let (stage, mut stages) = watch::channel(Stage::Seeking);
+        let (state, mut states) = watch::channel(ClientState::Seeking);
         let (errors, last_errors) = watch::channel(String::new());
         let connection = Connector {
             upstreams,
             updates: updates.clone(),
             readiness,
-            stage,
+            state,
             errors,
             logged: BTreeMap::new(),
         };
         let client = Self(tokio::spawn(connection.run()));
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let now = *stages.borrow_and_update();
+            let now = *states.borrow_and_update();
             let late = Instant::now() >= deadline;
             match now {
-                Stage::Fed => return Ok(client),
-                Stage::Seeking if late => {
+                ClientState::Connected => return Ok(client),
+                ClientState::Seeking if late => {
                     let errors = last_errors.borrow().clone();
                     return Err(BroadcastError::NoUpstream(errors));
                 }
-                // To apply all may take longer.
-                Stage::CatchingUp if late => drop(stages.changed().await),
-                Stage::Seeking | Stage::CatchingUp => tokio::select! {
-                    _ = stages.changed() => {}
+                // To apply the snapshot may take longer than `START_TIMEOUT`.
+                ClientState::CatchingUp if late => drop(states.changed().await),
+                ClientState::Seeking | ClientState::CatchingUp => tokio::select! {
+                    _ = states.changed() => {}
                     () = sleep_until(deadline) => {}
                     rejected = updates.log_mismatch() => {
                         return Err(BroadcastError::OtherLog(rejected.to_string()));
@@ -133,8 +133,8 @@ struct Connector {
     upstreams: Upstreams,
     updates: Arc<Updates>,
     readiness: Component,
-    stage: watch::Sender<Stage>,
-    /// Why there is no upstream.
+    state: watch::Sender<ClientState>,
+    /// The last error, which is the reason why there is no upstream.
     errors: watch::Sender<String>,
     /// The last error of each upstream, and when it was logged.
     logged: BTreeMap<String, (String, Instant)>,
@@ -151,22 +151,22 @@ impl Connector {
                 Ok(never) => never,
                 Err(error) => error,
             };
-            let was_fed = *self.stage.borrow() == Stage::Fed;
-            self.disconnected(at, &error, was_fed);
-            let is_stable = was_fed && since.elapsed() >= STABLE_AFTER;
+            let was_connected = *self.state.borrow() == ClientState::Connected;
+            self.disconnected(at, &error, was_connected);
+            let is_stable = was_connected && since.elapsed() >= STABLE_AFTER;
             failures = if is_stable { 0 } else { failures + 1 };
             sleep(pause(failures, addresses.len())).await;
         }
     }
 
-    fn disconnected(&mut self, at: &str, error: &LinkError, was_fed: bool) {
+    fn disconnected(&mut self, at: &str, error: &LinkError, was_connected: bool) {
         let why = error.to_string();
         let logged = self.logged.get(at);
         let again = logged.is_some_and(|(last, when)| *last == why && when.elapsed() < LOG_EVERY);
-        if was_fed {
+        if was_connected {
             self.updates.metrics.upstream_losses.inc();
         }
-        if was_fed || !again {
+        if was_connected || !again {
             tracing::warn!(upstream = at, "no news from this upstream: {why}");
             self.logged.insert(at.to_owned(), (why, Instant::now()));
         }
@@ -181,12 +181,12 @@ impl Connector {
             .hub
             .upstream_status
             .send_replace(UpstreamStatus::Disconnected);
-        self.stage.send_replace(Stage::Seeking);
-        // Old results are dropped without an upstream, too.
+        self.state.send_replace(ClientState::Seeking);
+        // Results expire without an upstream, too.
         self.updates.sweep();
     }
 
-    /// Runs the session with one upstream.
+    /// Runs the session with one upstream, until it ends.
     async fn follow(&self, at: &str) -> Result<LinkError, LinkError> {
         let stream = self.connect(at).await?;
         let (reading, mut writer) = split(stream);
@@ -196,13 +196,13 @@ impl Connector {
         let welcome = welcome.unwrap_or(Err(LinkError::NoAnswer(HELLO_TIMEOUT)));
         let welcome = welcome.map_err(|error| match error {
             LinkError::Silent(_) | LinkError::NoAnswer(_) if self.upstreams.trust.is_none() => {
-                LinkError::Mute
+                LinkError::NoTls
             }
             error => error,
         })?;
         let hub = &self.updates.hub;
         hub.set_window_settings(welcome.window_settings);
-        self.stage.send_replace(Stage::CatchingUp);
+        self.state.send_replace(ClientState::CatchingUp);
         tokio::select! {
             Err(error) = self.receive(at, welcome.path.into(), &mut reader) => Err(error),
             Err(error) = self.report(&mut writer) => Err(error),
@@ -213,7 +213,7 @@ impl Connector {
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(at)).await;
         let connected = connected.map_err(|_| LinkError::NoAnswer(CONNECT_TIMEOUT))?;
         let stream = connected.map_err(LinkError::Unreachable)?;
-        // A socket that is broken already fails at its first read.
+        // The error is ignored: a broken socket fails at its first read.
         let _ = stream.set_nodelay(true);
         let Some(trust) = &self.upstreams.trust else {
             return Ok(Box::new(stream));
@@ -231,16 +231,16 @@ impl Connector {
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Result<RelayWelcome, LinkError> {
         let first = reader.down().await.map_err(|error| match error {
-            // Its TLS handshake timed out before this relay's hello did.
-            LinkError::Closed if self.upstreams.trust.is_none() => LinkError::Mute,
+            // The upstream expects TLS: its handshake timed out before this relay's did.
+            LinkError::Closed if self.upstreams.trust.is_none() => LinkError::NoTls,
             error => error,
         })?;
         let challenge = match first {
             RelayDown::Challenge(challenge) => challenge,
             RelayDown::Refused(refusal) => return Err(refusal.into()),
-            _ => return Err(LinkError::OutOfTurn),
+            _ => return Err(LinkError::UnexpectedMessage),
         };
-        let meeting = RelayMeeting {
+        let handshake = RelayHandshake {
             challenge,
             answer: nonce(),
             relay: self.updates.hub.node,
@@ -249,17 +249,17 @@ impl Connector {
         let hello = RelayHello {
             node: self.updates.hub.node,
             name: self.upstreams.name.clone(),
-            nonce: meeting.answer,
-            proof: token.prove(RelaySide::Relay, &meeting),
+            nonce: handshake.answer,
+            proof: token.prove(RelaySide::Relay, &handshake),
             has: self.updates.hub.offsets.all(),
         };
         transport::write(writer, &RelayUp::Hello(hello).frame()).await?;
         let welcome = match reader.down().await? {
             RelayDown::Welcome(welcome) => welcome,
             RelayDown::Refused(refusal) => return Err(refusal.into()),
-            _ => return Err(LinkError::OutOfTurn),
+            _ => return Err(LinkError::UnexpectedMessage),
         };
-        if !token.verifies(RelaySide::Upstream, &meeting, &welcome.proof) {
+        if !token.verifies(RelaySide::Upstream, &handshake, &welcome.proof) {
             return Err(LinkError::NoProof);
         }
         self.check_path(&welcome.path)?;
@@ -285,11 +285,11 @@ impl Connector {
         let mut warned = false;
         let mut snapshot: Option<ReceivedSnapshot> = None;
         loop {
-            let fed = *self.stage.borrow() == Stage::Fed;
+            let is_connected = *self.state.borrow() == ClientState::Connected;
             match reader.down().await? {
                 RelayDown::Heartbeat => {}
                 RelayDown::Updates {
-                    born_us: origin_us,
+                    origin_us,
                     updates: batch,
                 } => {
                     for update in batch {
@@ -307,13 +307,13 @@ impl Connector {
                         updates.apply(origin_us, update)?;
                     }
                     updates.log.flush();
-                    if fed {
+                    if is_connected {
                         let us = now_us().saturating_sub(origin_us);
                         updates.metrics.relay_delay.observe(us as f64 / 1e6);
                     }
                 }
                 RelayDown::Snapshot => snapshot = Some(ReceivedSnapshot::default()),
-                RelayDown::Present => {
+                RelayDown::SnapshotEnd => {
                     if let Some(snapshot) = snapshot.take() {
                         for removed in snapshot.removals(&updates.hub) {
                             updates.apply(now_us(), removed)?;
@@ -327,14 +327,14 @@ impl Connector {
                         .upstream_status
                         .send_replace(UpstreamStatus::Connected(way.clone()));
                     self.readiness.ready();
-                    if self.stage.send_replace(Stage::Fed) != Stage::Fed {
+                    if self.state.send_replace(ClientState::Connected) != ClientState::Connected {
                         tracing::info!(upstream = at, "news comes from this upstream from now on");
                     }
                 }
                 RelayDown::Path(path) => {
                     self.check_path(&path)?;
                     way = path.into();
-                    if fed {
+                    if is_connected {
                         updates
                             .hub
                             .upstream_status
@@ -342,7 +342,7 @@ impl Connector {
                     }
                 }
                 RelayDown::Challenge(_) | RelayDown::Welcome(_) | RelayDown::Refused(_) => {
-                    return Err(LinkError::OutOfTurn);
+                    return Err(LinkError::UnexpectedMessage);
                 }
             }
         }
@@ -364,7 +364,7 @@ impl Connector {
     }
 }
 
-/// Whether it counts emojis that this build does not know.
+/// Whether the update contains counts of emojis that this build does not know.
 fn has_unnamed(update: &RelayUpdate) -> bool {
     match update {
         RelayUpdate::Final(closed) => closed.record.unnamed() > 0,
@@ -373,7 +373,7 @@ fn has_unnamed(update: &RelayUpdate) -> bool {
     }
 }
 
-/// The error with the names of the flags that a relay has.
+/// Replaces the names of flags in an error by those of a relay.
 fn in_our_flags(error: io::Error) -> LinkError {
     let words = error.to_string();
     let words = words.replace("--cacert", "--upstream-ca");
@@ -384,14 +384,14 @@ fn in_our_flags(error: io::Error) -> LinkError {
     LinkError::Unreachable(io::Error::other(words))
 }
 
-/// The host of `host:port`, without brackets.
+/// Returns the host of `host:port`, without brackets.
 fn host(at: &str) -> &str {
     let host = at.rsplit_once(':').map_or(at, |(host, _)| host);
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     bare.unwrap_or(host)
 }
 
-/// The pause before the next of `all` upstreams is tried, after so many failures.
+/// Returns the pause before the next of `all` upstreams is tried, after this number of failures.
 fn pause(failures: usize, all: usize) -> Duration {
     let rounds = failures / all.max(1);
     let most_ms = match rounds {

@@ -1,4 +1,4 @@
-//! Limits the log lines about connections to the relays' port; of a flood only the number is logged.
+//! Limits the log lines about connections to the relays' port. Of lines above the limit only the number is logged.
 //!
 //! governor is not used: it allows twice as many lines in a span (a full burst, then its refill), does not count the
 //! lines that it refuses, and adds nine crates and a second version of hashbrown.
@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-/// Maximum lines in a span: after an outage all relays of a tree reconnect at once, with a line each.
+/// Maximum lines in a span: after an outage all relays of a tree reconnect at once, with one line each.
 pub(super) const LINES: u32 = 50;
 
-/// Length of a span, after which the number of the others is logged.
+/// Length of a span, after which the number of dropped lines is logged.
 pub(super) const SPAN: Duration = Duration::from_secs(10);
 
 /// Counts log lines.
@@ -28,7 +28,7 @@ struct Count {
 }
 
 impl LogRateLimit {
-    /// Whether one more line may be logged; if not, it is counted.
+    /// Returns whether one more line may be logged. If not, it counts as dropped.
     pub(super) fn try_acquire(&self) -> bool {
         let mut count = self.count();
         match count.logged < LINES {
@@ -55,14 +55,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn of_a_flood_some_lines_and_the_number_of_the_others_are_told(
+        fn some_lines_and_the_number_of_the_others_are_logged(
             spans in proptest::collection::vec(0_u64..200, 1..10),
         ) {
             let lines = LogRateLimit::default();
-            for came in spans {
-                let told = (0..came).filter(|_| lines.try_acquire()).count() as u64;
-                prop_assert_eq!(told, came.min(u64::from(LINES)));
-                prop_assert_eq!(lines.rotate(), came - told);
+            for attempts in spans {
+                let logged = (0..attempts).filter(|_| lines.try_acquire()).count() as u64;
+                prop_assert_eq!(logged, attempts.min(u64::from(LINES)));
+                prop_assert_eq!(lines.rotate(), attempts - logged);
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Finds the rooms that are missing in an upstream's snapshot: they were removed while the relay was disconnected.
 //!
 //! ```text
-//!  Snapshot ─▶ rooms with results, ranges that were read ─▶ Present ─▶ removals
+//!  Snapshot ─▶ rooms with results, ranges that were read ─▶ SnapshotEnd ─▶ removals
 //! ```
 //!
 //! A snapshot contains every room that has results. If a room of this relay is not in it, and the upstream has read the
-//! room's newest final, then the upstream has removed the room. An upstream that has not read that final yet lags behind,
-//! and the room stays.
+//! room's newest final, then the upstream has removed the room. An upstream that has not read that final yet lags
+//! behind, and the room stays.
 
 use std::collections::HashSet;
 

@@ -17,25 +17,24 @@ use crate::relay::log_limit::{LogRateLimit, SPAN};
 use crate::relay::session::{self, AcceptedPeer};
 use crate::relay::transport::{AsyncStream, HELLO_TIMEOUT, LinkError};
 
-/// How long accepting pauses after an error, most often a lack of file descriptors.
+/// Pause after a failed accept, whose usual cause is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Maximum connections that have not proved yet that they know the token. A relay does so within a round trip, so some
-/// dozens are normal; beyond the limit the oldest one is closed. They need no permit of a relay: a client without the
-/// token can neither use up the permits nor keep relays out by sending nothing.
+/// Maximum number of unauthenticated connections. A relay authenticates within a round trip, so there are few of them;
+/// beyond the limit the oldest one is closed. They do not take a permit, so clients without the token cannot use up the
+/// permits of relays.
 const MAX_UNAUTHENTICATED: usize = 256;
 
 /// The listener for relays.
 #[derive(Debug)]
 pub struct RelayPort {
-    /// The address.
+    /// The bound listener.
     pub listener: TcpListener,
     /// TLS, if it is used.
     pub tls: Option<Tls>,
     /// The token that relays have to know.
     pub token: RelayToken,
-    /// Maximum number of relays. Each costs a socket, and a copy of all updates in the kernel's buffer: some
-    /// megabytes when it is slow.
+    /// Maximum number of relays. Each takes a socket, whose send buffer can be megabytes if the relay is slow.
     pub max_relays: u32,
 }
 
@@ -100,7 +99,7 @@ async fn accept(updates: Arc<Updates>, port: RelayPort, shutdown: CancellationTo
     unauthenticated.iter().for_each(JoinHandle::abort);
 }
 
-/// What the tasks of all connections share.
+/// The state that the tasks of all connections share.
 struct Server {
     updates: Arc<Updates>,
     tls: Option<Tls>,
@@ -128,7 +127,7 @@ impl Server {
     }
 
     async fn handshake(&self, stream: TcpStream) -> Result<Box<dyn AsyncStream>, LinkError> {
-        // A socket that is broken already fails at its first read.
+        // The error is ignored: a broken socket fails at its first read.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));

@@ -11,8 +11,8 @@
 use std::sync::Arc;
 
 use emostream_model::{
-    MAX_PATH, MAX_UP_BYTES, NodeId, ReadRange, Refusal, RelayBatch, RelayDown, RelayHello,
-    RelayMeeting, RelaySide, RelayUp, RelayUpdate, RelayWelcome,
+    MAX_PATH, MAX_UP_BYTES, NodeId, ReadRange, Refusal, RelayBatch, RelayDown, RelayHandshake,
+    RelayHello, RelaySide, RelayUp, RelayUpdate, RelayWelcome,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split},
@@ -28,10 +28,10 @@ use crate::relay::transport::{
     self, AsyncStream, HEARTBEAT, HELLO_TIMEOUT, LinkError, MessageReader,
 };
 
-/// Maximum length of a name, which is for the log.
+/// Maximum length of a relay's name in the log.
 const NAME_CHARS: usize = 64;
 
-/// Size of the pieces of a snapshot: one is sent while the next rooms are read.
+/// Bytes of a message of a snapshot: one is sent while the next rooms are read.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// An authenticated relay.
@@ -42,7 +42,7 @@ pub(super) struct AcceptedPeer {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Authenticates a peer, and accepts it if there is a permit. It is sent the reason if it is refused.
+/// Authenticates a peer, and accepts it if there is a permit. Otherwise the peer is sent the reason.
 pub(super) async fn accept(
     updates: &Updates,
     token: &RelayToken,
@@ -61,7 +61,7 @@ pub(super) async fn accept(
         }),
         Ok(Err(error)) => {
             if let LinkError::Refused(refusal) = &error {
-                // It does not matter whether this is received.
+                // Best effort: the peer may have closed the connection.
                 let _ = transport::write(&mut writer, &RelayDown::Refused(*refusal).frame()).await;
                 let _ = timeout(HELLO_TIMEOUT, writer.shutdown()).await;
             }
@@ -72,13 +72,13 @@ pub(super) async fn accept(
 }
 
 impl AcceptedPeer {
-    /// Its name, safe for the log.
+    /// The relay's name, without control characters and of limited length, for the log.
     pub(super) fn name(&self) -> String {
         let name = self.hello.name.chars().filter(|c| !c.is_control());
         name.take(NAME_CHARS).collect()
     }
 
-    /// Serves it, and returns why its session ended.
+    /// Serves the relay, and returns why its session ended.
     pub(super) async fn serve(self, updates: &Updates) -> LinkError {
         let Self {
             hello,
@@ -110,19 +110,19 @@ async fn handshake(
         error => error,
     })?;
     let RelayUp::Hello(hello) = hello else {
-        return Err(LinkError::OutOfTurn);
+        return Err(LinkError::UnexpectedMessage);
     };
-    let meeting = RelayMeeting {
+    let handshake = RelayHandshake {
         challenge,
         answer: hello.nonce,
         relay: hello.node,
     };
-    if !token.verifies(RelaySide::Relay, &meeting, &hello.proof) {
+    if !token.verifies(RelaySide::Relay, &handshake, &hello.proof) {
         return Err(Refusal::WrongToken.into());
     }
     let status = updates.hub.upstream_status.borrow().clone();
     let UpstreamStatus::Connected(way) = status else {
-        return Err(Refusal::CutOff.into());
+        return Err(Refusal::Disconnected.into());
     };
     let path = path(updates.hub.node, &way);
     if path.contains(&hello.node) {
@@ -131,7 +131,7 @@ async fn handshake(
     let permit = permits.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Refusal::Full)?;
     let welcome = RelayWelcome {
-        proof: token.prove(RelaySide::Upstream, &meeting),
+        proof: token.prove(RelaySide::Upstream, &handshake),
         path,
         window_settings: updates.hub.window_settings(),
     };
@@ -154,7 +154,7 @@ async fn receive(
         match reader.up().await? {
             RelayUp::Heartbeat => {}
             RelayUp::Audience(counts) => audience.apply(counts),
-            RelayUp::Hello(_) => return Err(LinkError::OutOfTurn),
+            RelayUp::Hello(_) => return Err(LinkError::UnexpectedMessage),
         }
     }
 }
@@ -167,7 +167,7 @@ async fn send_updates(
 ) -> Result<(), LinkError> {
     let mut has = hello.has;
     loop {
-        // The cursor is taken first: an update that arrives while the rooms are read is sent twice, but none is missed.
+        // The cursor is read before the rooms: an update that arrives in between is sent twice, but none is missed.
         let mut cursor = updates.log.cursor();
         let reads = updates.hub.offsets.all();
         send_snapshot(updates, &has, &reads, writer).await?;
@@ -211,7 +211,7 @@ async fn send_snapshot(
         piece.push(origin_us, &RelayUpdate::Read(*range));
     }
     send(updates, piece.take(), writer).await?;
-    transport::write(writer, &RelayDown::Present.frame()).await
+    transport::write(writer, &RelayDown::SnapshotEnd.frame()).await
 }
 
 async fn send(
@@ -248,7 +248,7 @@ async fn send_batches(
             updates.metrics.relay_bytes.inc_by(batch.len() as u64);
         }
         tokio::select! {
-            // Both senders live as long as this node.
+            // Not an error: both senders live as long as this node.
             _ = sealed.changed() => {}
             _ = status.changed() => {
                 let now = status.borrow_and_update().clone();

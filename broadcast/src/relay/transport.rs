@@ -11,27 +11,27 @@ use emostream_model::{MessageError, RELAY_VERSION, RelayDown, RelayUp};
 
 use crate::hub::rejected_update::RejectedUpdate;
 
-/// How often each side of a link sends a heartbeat.
+/// Interval at which each side of a connection sends a heartbeat.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// A peer that sends nothing, or reads nothing, for three heartbeats is lost: one heartbeat that is late
-/// loses no peer.
+/// Time without received or accepted bytes after which a peer is lost: three heartbeats, so that a late one does not
+/// end the connection.
 const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a link may take from its first byte to the welcome.
+/// Maximum time of the handshake, from the first byte to the welcome.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Minimum speed of a peer: 128 KiB a second.
-const SLOWEST_BYTES_A_MS: u64 = 128;
+const MIN_BYTES_PER_MS: u64 = 128;
 
-/// Maximum buffer that is kept for the next message.
+/// Maximum capacity of the buffer that is reused for the next message.
 const KEPT_BUFFER_BYTES: usize = 256 << 10;
 
 /// A connection: TCP, or TLS over it.
 pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for S {}
 
-/// Why a link has ended.
+/// Why a connection between two nodes has ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error("it closed the connection")]
@@ -52,7 +52,7 @@ pub(super) enum LinkError {
     #[error(transparent)]
     Message(#[from] MessageError),
     #[error("it said something that was not its turn to say")]
-    OutOfTurn,
+    UnexpectedMessage,
     #[error(transparent)]
     Refused(#[from] emostream_model::Refusal),
     #[error(transparent)]
@@ -64,7 +64,7 @@ pub(super) enum LinkError {
     #[error(
         "it lets in and says nothing; if it speaks TLS, add --upstream-tls or --upstream-ca FILE"
     )]
-    Mute,
+    NoTls,
     #[error("it did not answer within {0:?}")]
     NoAnswer(Duration),
 }
@@ -87,7 +87,7 @@ pub(super) struct MessageReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> MessageReader<R> {
-    /// Messages may have `most_bytes` at most.
+    /// Returns a reader that accepts messages of at most `most_bytes`.
     pub(super) fn new(from: R, most_bytes: usize) -> Self {
         Self {
             from,
@@ -96,17 +96,17 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
         }
     }
 
-    /// The next message from an upstream.
+    /// Reads the next message from an upstream.
     pub(super) async fn down(&mut self) -> Result<RelayDown, LinkError> {
         Ok(RelayDown::decode(self.message().await?)?)
     }
 
-    /// The next message from a relay.
+    /// Reads the next message from a relay.
     pub(super) async fn up(&mut self) -> Result<RelayUp, LinkError> {
         Ok(RelayUp::decode(self.message().await?)?)
     }
 
-    /// The next message: it must begin, progress and end in time.
+    /// Reads the next message, with timeouts for its start, its progress and its end.
     async fn message(&mut self) -> Result<&[u8], LinkError> {
         let silent = |_| LinkError::Silent(PEER_TIMEOUT);
         let length = timeout(PEER_TIMEOUT, self.from.read_u32());
@@ -163,9 +163,9 @@ pub(super) async fn write(
     }
 }
 
-/// Maximum duration of a message of so many bytes.
+/// Returns the maximum duration of a message of `bytes` bytes.
 fn max_duration(bytes: usize) -> Duration {
-    PEER_TIMEOUT + Duration::from_millis(bytes as u64 / SLOWEST_BYTES_A_MS)
+    PEER_TIMEOUT + Duration::from_millis(bytes as u64 / MIN_BYTES_PER_MS)
 }
 
 #[cfg(test)]
@@ -201,12 +201,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_message_for_ever_and_a_reader_who_does_not_read_are_ended() {
+    async fn incomplete_messages_and_peers_that_do_not_read_time_out() {
         let (mut here, there) = tokio::io::duplex(64);
         here.write_all(&[0, 0, 0, 9, 1]).await.unwrap();
         let mut incoming = MessageReader::new(there, MAX_UP_BYTES);
-        let heard = incoming.up().await;
-        assert!(matches!(heard, Err(LinkError::Silent(_))), "{heard:?}");
+        let received = incoming.up().await;
+        assert!(
+            matches!(received, Err(LinkError::Silent(_))),
+            "{received:?}"
+        );
         let unread = write(&mut here, &[0; 1000]).await;
         assert!(matches!(unread, Err(LinkError::Unread(_))), "{unread:?}");
     }

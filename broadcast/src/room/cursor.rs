@@ -1,10 +1,10 @@
-//! What a subscriber is sent next: a pure function of its cursor and the room.
+//! Cursors: the next message of a subscriber is a pure function of its cursor and the room.
 //!
-//! Invariants, whatever the interleaving of results, reads and expiry:
-//! - finals come in the order of their ids, each at most once;
+//! Invariants, for any interleaving of results, reads and expiry:
+//! - finals are sent in the order of their ids, each at most once;
 //! - a final that the subscriber misses is announced by a gap before anything newer;
 //! - of the live tallies of an open window only the newest is sent;
-//! - records of what is trending may be skipped, but the newest is always sent.
+//! - trending lists may be skipped, but the newest one is always sent.
 
 use std::{ops::Range, sync::Arc};
 
@@ -16,33 +16,33 @@ use crate::room::state::{Final, Live, RoomState, Trending};
 /// The position of a subscriber in its room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor {
-    /// The last final it has; `None` for none.
+    /// The last final that the subscriber has, if any.
     after: Option<ResultId>,
     /// The room's evictions when `after` was set: a subscriber without a final notices an eviction only by it.
     evictions: u64,
     /// The reason of a gap, if one follows.
     reason: GapReason,
-    /// It resumed from before the ring, and the gap was not sent yet.
+    /// The subscriber resumed from before the ring, and the gap was not sent yet.
     expired: bool,
     live_version: u64,
     trending_version: u64,
 }
 
-/// What is sent next.
+/// The next message of a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
     /// A final.
     Final(Arc<Final>),
-    /// The newest tally of an open window, and how many were skipped for it.
+    /// The newest tally of an open window, and the number of tallies that were skipped for it.
     Live(Arc<Live>, u64),
-    /// What is trending.
+    /// The newest trending list.
     Trending(Arc<Trending>),
     /// The subscriber misses finals after this one.
     Gap(ResultId, GapReason),
 }
 
 impl Next {
-    /// Calls `read` with its frame.
+    /// Calls `read` with the frame of the message.
     pub(crate) fn frame<T>(&self, read: impl FnOnce(&EncodedFrame) -> T) -> T {
         match self {
             Self::Final(kept) => read(&kept.frame),
@@ -57,7 +57,7 @@ impl Next {
 }
 
 impl Cursor {
-    /// A new subscriber: it is sent the newest final first, which contains the totals, and then what follows.
+    /// The cursor of a new subscriber: it is sent the newest final, which contains the totals, and all later messages.
     pub(crate) fn join(room: &RoomState) -> Self {
         let evicted = room.evicted_through();
         let lost = |id: ResultId| evicted.is_some_and(|last| id.offset <= last.offset);
@@ -75,7 +75,7 @@ impl Cursor {
             reason: GapReason::Slow,
             expired: false,
             live_version: 0,
-            // It shows no trending list that would have to be removed.
+            // A new subscriber does not show a trending list, so it does not need to be sent an empty one.
             trending_version: match room.trending() {
                 Some(_) => 0,
                 None => room.trending_version(),
@@ -83,9 +83,8 @@ impl Cursor {
         }
     }
 
-    /// A subscriber that has every final up to `id`, and whether all finals since can be sent.
-    /// `read` are the offsets of that partition that were read: earlier ones are not known any more, later ones are of
-    /// another log.
+    /// The cursor of a subscriber that has every final up to `id`, and whether all later finals can be sent. `read` are
+    /// the offsets of the partition that were read: earlier ones are not known any more, later ones are of another log.
     pub(crate) fn resume(room: &RoomState, id: ResultId, read: &Range<u64>) -> (Self, bool) {
         let mut cursor = Self {
             after: Some(id),
@@ -99,7 +98,7 @@ impl Cursor {
         (cursor, !cursor.expired)
     }
 
-    /// Returns what is sent next, if anything, and moves behind it.
+    /// Returns the next message, if there is one, and moves the cursor after it.
     pub(crate) fn next(&mut self, room: &RoomState) -> Option<Next> {
         if self.has_gap(room) {
             let reason = self.reason;
@@ -123,14 +122,14 @@ impl Cursor {
             self.reason = GapReason::Slow;
             return Some(Next::Final(next.clone()));
         }
-        // Before live tallies: it changes once a window at most, and they may never end.
+        // Sent before live tallies: it changes at most once in a window, while live tallies may always be pending.
         if let Some(trending) = room.trending_after(self.trending_version) {
             self.trending_version = trending.version;
             return Some(Next::Trending(trending.clone()));
         }
         let live = room.live_after(self.live_version)?;
         let skipped = match self.live_version {
-            // Tallies from before it joined do not count as skipped.
+            // Tallies from before the subscription do not count as skipped.
             0 => 0,
             seen => live.version - seen - 1,
         };
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn who_resumes_gets_every_final_since() {
+    fn a_subscriber_that_resumes_is_sent_every_later_final() {
         let room = room(Some(2), [3, 5, 9]);
         for (since, expected) in [
             (2, vec!["2-3", "2-5", "2-9"]),
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
+    fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
         let room = room(Some(2), [3, 5]);
         let (mut cursor, resumed) = Cursor::resume(&room, id(1), &(3..6));
         assert!(!resumed);
@@ -262,12 +261,12 @@ mod tests {
             }
         };
         let mut room = room(None, [3]);
-        // [40, 50) and [50, 60) stay open for ever: the dataflow comes back with windows of 15.
+        // The windows [40, 50) and [50, 60) are never closed: the dataflow is restarted with windows of 15.
         assert!(room.push_live(sized(40, 10)) && room.push_live(sized(50, 10)));
         assert!(!room.push_live(sized(30, 15)), "it overlaps a final");
         assert!(room.push_live(sized(45, 15)));
         assert_eq!(drain(&mut Cursor::join(&room), &room), ["2-3", "live 3"]);
-        // A final ends whatever it overlaps, and what lies before it.
+        // A final ends the windows that overlap it and those before it.
         let mut late = self::room(None, [3]);
         assert!(late.push_live(sized(50, 10)));
         let of_45_to_60 = WindowRecord {
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_without_kept_finals_tells_a_gap_to_who_resumes_from_before_them() {
+    fn a_room_with_an_empty_ring_sends_a_gap_to_a_subscriber_that_resumes_from_before_it() {
         let room = RoomState::default();
         let (mut cursor, resumed) = Cursor::resume(&room, id(3), &(8..8));
         assert!(!resumed);
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_another_log_is_told_by_a_gap() {
+    fn an_id_of_another_log_is_answered_by_a_gap() {
         let room = room(None, [3, 5]);
         let (mut cursor, resumed) = Cursor::resume(&room, id(6), &(0..6));
         assert!(!resumed);
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_moves_to_another_partition_goes_on_behind_a_gap() {
+    fn a_room_that_moves_to_another_partition_continues_after_a_gap() {
         let mut room = room(None, [3, 5]);
         let mut cursor = Cursor::join(&room);
         assert_eq!(drain(&mut cursor, &room), ["2-5"]);
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn who_joined_an_empty_room_is_told_what_left_it_unseen() {
+    fn a_subscriber_of_an_empty_room_is_sent_a_gap_for_evicted_finals() {
         let mut room = RoomState::default();
         let mut cursor = Cursor::join(&room);
         for offset in [3, 5] {
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn who_joins_behind_a_loss_is_told_of_none() {
+    fn a_new_subscriber_is_not_sent_a_gap_for_an_earlier_loss() {
         let mut room = room(None, [3, 5]);
         assert!(room.evict_through(2, 9));
         let mut cursor = Cursor::join(&room);
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_is_trending_the_newest_window_wins_and_comes_before_live_tallies() {
+    fn the_newest_trending_list_is_sent_before_live_tallies() {
         let mut room = room(None, [3]);
         let mut cursor = Cursor::join(&room);
         room.push_live(record(4, Some(1)));
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_to_who_was_there_or_comes_back_however_late() {
+    fn the_end_of_a_trending_list_is_sent_to_subscribers_that_stayed_or_resume() {
         let mut room = room(None, [3]);
         let mut there = Cursor::join(&room);
         room.push_trending(trending(3, &["🔥"]));
@@ -368,12 +367,12 @@ mod tests {
         room.push_trending(trending(9, &[]));
         assert!(room.trending().is_none());
         assert_eq!(drain(&mut there, &room), ["trending 2"]);
-        // It has the room's last final, so it does not learn of the end by a gap.
+        // The subscriber has the room's last final, so no gap follows.
         room.expire(u64::MAX);
         let (mut back, resumed) = Cursor::resume(&room, id(3), &(0..4));
         assert!(resumed);
         assert_eq!(drain(&mut back, &room), ["trending 2"]);
-        // A newcomer shows nothing that would have to go.
+        // A new subscriber does not show a trending list, so it is not sent an empty one.
         let mut late = Cursor::join(&room);
         assert!(drain(&mut late, &room).is_empty());
         room.push_trending(trending(9, &["👏"]));
@@ -438,7 +437,7 @@ mod tests {
             }
             let finals: Vec<u64> = got.iter().flatten().copied().collect();
             prop_assert!(finals.is_sorted_by(|a, b| a < b));
-            // Without a gap in between, neighbours in what was got are neighbours in what was pushed.
+            // Finals that were received one after another, without a gap, were pushed one after another.
             let place = |offset: u64| pushed.iter().position(|p| *p == offset).unwrap();
             for pair in got.windows(2) {
                 if let [Some(a), Some(b)] = pair {

@@ -1,4 +1,4 @@
-//! One room as values: no locks, no IO, no clock.
+//! The state of one room, as values: no locks, no IO, no clock.
 
 pub(crate) mod cursor;
 pub(crate) mod snapshot;

@@ -1,13 +1,13 @@
-//! A room's snapshot, which an upstream sends to a relay.
+//! The snapshot of a room, which an upstream sends to a relay.
 //!
 //! ```text
 //!  upstream's room ─ snapshot ─▶ RoomSnapshot ─ parse ─▶ ParsedSnapshot ─ merge ─▶ relay's room
 //! ```
 //!
-//! Invariant: whatever a relay had before, and whichever upstream sends the snapshot, afterwards its room has
-//! the finals and totals of the one of the two that is further, and finals that are missing between two others are
-//! announced by a gap. The order of the totals shows which one is further; their sum does not, since totals can begin
-//! at 0 again. If both have the same order, the relay keeps its own totals.
+//! Invariant: after a merge the relay's room has the finals and totals of the node that was further, the relay or the
+//! upstream, and finals that are missing between two others are announced by a gap. The order of the totals shows which
+//! node is further. Their sum does not show it, since totals can begin at 0 again. With equal orders the relay keeps
+//! its own totals.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(crate) struct ParsedSnapshot {
     newest: Option<(ResultId, Window)>,
     finals: Vec<Arc<Final>>,
     totals: RoomTotals,
-    /// Window, emission, frame.
+    /// Window, `emitted_at`, frame.
     live: Vec<(Window, u64, EncodedFrame)>,
     trending: Option<Trending>,
 }
@@ -68,11 +68,13 @@ impl ParsedSnapshot {
                 frame: EncodedFrame::new(&frame),
             }));
         }
-        // All are of the partition of the newest, which is the last of the list if there is one.
+        // All finals are of the partition of the newest one, which is the last of the list if that is not empty.
         let newest = snapshot.newest;
         let last = finals.last().map(|last| (last.id, last.window));
         let elsewhere = |id: ResultId| newest.is_some_and(|(n, _)| n.partition != id.partition);
-        if last.is_some_and(|last| newest != Some(last)) || snapshot.floor.is_some_and(elsewhere) {
+        if last.is_some_and(|last| newest != Some(last))
+            || snapshot.evicted_through.is_some_and(elsewhere)
+        {
             return Err(InvalidSnapshot);
         }
         // Totals are as of the newest final, so a room with a final has totals with an order.
@@ -113,7 +115,7 @@ impl ParsedSnapshot {
             });
         }
         Ok(Self {
-            evicted_through: snapshot.floor,
+            evicted_through: snapshot.evicted_through,
             newest,
             finals,
             totals: RoomTotals::of(&snapshot.totals, snapshot.totals_as_of),
@@ -143,7 +145,7 @@ fn frame(text: &str) -> Result<Frame, InvalidSnapshot> {
         ..
     } = &mut frame
     {
-        // The upstream's version may know emojis that this one does not: their counts are among the others.
+        // The upstream's build may know emojis that this one does not: their counts are in `others`.
         let named = counts.iter().map(|tally| tally.count);
         let named = named.fold(0, u64::saturating_add);
         *others = total.saturating_sub(named).max(*others);
@@ -159,7 +161,7 @@ impl RoomState {
         live.sort_by_key(|live| live.version);
         RoomSnapshot {
             room: room.clone(),
-            floor: self.evicted_through,
+            evicted_through: self.evicted_through,
             newest: self.newest().map(|newest| (newest.id, newest.window)),
             finals: self
                 .finals
@@ -217,7 +219,7 @@ impl RoomState {
         let behind = |id: ResultId| seen.is_none_or(|seen| seen.offset < id.offset);
         let mut is_new = false;
         if let Some(evicted_through) = evicted_through.filter(|id| behind(*id)) {
-            // No node has the finals between the last one here and this one any more.
+            // The finals between the last one here and this one are lost at both nodes.
             self.finals.clear();
             self.evictions += u64::from(seen.is_some());
             self.evicted_through = Some(evicted_through);
@@ -248,7 +250,7 @@ mod tests {
         record_of(nth, nth + 1, emitted_at)
     }
 
-    /// Offsets have gaps, as those of transactions have.
+    /// The id of the `nth` final. Offsets have gaps, as with transactions.
     fn id(nth: u64) -> ResultId {
         ResultId {
             partition: 2,
@@ -261,7 +263,7 @@ mod tests {
         room.push_final(RelayFinal { begins, ..closed }, None)
     }
 
-    /// A room that has read so many finals, of which the first are kept no more.
+    /// A room that has read `read` finals, of which the first `expired` have left the ring.
     fn upstream(read: u64, expired: u64) -> RoomState {
         let mut room = RoomState::default();
         for nth in 0..read {
@@ -340,15 +342,15 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was taken from whom: the room is the one of an upstream that has come as far, but for
-        /// finals that are kept nowhere.
+        /// For any sequence of snapshots from any nodes, the room is that of an upstream that is as far, without finals
+        /// that no node has any more.
         #[test]
         fn a_relay_s_room_is_that_of_the_node_that_is_furthest(
             events in events(),
             visits in proptest::collection::vec((0..=FINALS as usize, 0..=FINALS, 0..=FINALS as usize), 1..6)
         ) {
             let mut relay = RoomState::default();
-            // How far it has come.
+            // The number of finals that the relay has.
             let mut has = 0;
             for (read, expired, goes_on_to) in visits {
                 merge(&mut relay, &after(&events[..read], expired), windows(&events[..has]));
@@ -356,9 +358,9 @@ mod tests {
                 has = has.max(read).max(goes_on_to);
                 let truth = after(&events[..has], 0);
                 prop_assert_eq!(relay.totals(), truth.totals());
-                // Everything above the floor is there, as the truth has it.
-                let floor = relay.evicted_through().map_or(0, |floor| floor.offset + 1);
-                let expected: Vec<String> = truth.finals().filter(|kept| kept.id.offset >= floor)
+                // The ring has all later finals, as the oracle has them.
+                let first = relay.evicted_through().map_or(0, |id| id.offset + 1);
+                let expected: Vec<String> = truth.finals().filter(|kept| kept.id.offset >= first)
                     .map(|kept| kept.frame.json().to_string()).collect();
                 prop_assert_eq!(frames(&relay), expected);
                 if let Some(newest) = truth.newest() {
@@ -368,7 +370,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_room_is_refused(text in ".{0,40}") {
+        fn invalid_room_names_are_rejected(text in ".{0,40}") {
             let mut snapshot = upstream(3, 0).snapshot(&Room::default(), |_| false);
             prop_assert!(ParsedSnapshot::parse(&snapshot).is_ok());
             snapshot.finals[1] = text.clone();
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_another_build_can_name_is_among_the_others() {
+    fn counts_of_unknown_emojis_are_in_the_others() {
         let mut snapshot = upstream(3, 0).snapshot(&Room::default(), |_| false);
         let known = snapshot.finals[2].clone();
         assert!(known.contains("\"count\":3") && !known.contains("others"));
@@ -392,13 +394,13 @@ mod tests {
             (&kept["counts"], &kept["total"], &kept["others"]),
             (&serde_json::json!([]), &3.into(), &3.into())
         );
-        // What is known, and has no count, is no count.
+        // An entry with a known emoji must have a count.
         snapshot.finals[2] = known.replace("\"loose\":3", "\"lose\":3");
         assert!(ParsedSnapshot::parse(&snapshot).is_err());
     }
 
     #[test]
-    fn frames_of_another_room_or_out_of_order_are_refused() {
+    fn frames_of_another_room_or_out_of_order_are_rejected() {
         let good = upstream(3, 0).snapshot(&Room::default(), |_| false);
         let mut other = good.clone();
         other.room = Room::new("other").unwrap();
@@ -412,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_away_for_longer_than_the_ring_is_told_a_gap() {
+    fn a_relay_that_was_disconnected_for_longer_than_the_ring_sends_a_gap() {
         let mut relay = upstream(2, 0);
         let evictions = relay.evictions();
         assert!(merge(&mut relay, &upstream(6, 4), 2));
@@ -422,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn live_tallies_and_what_is_trending_come_along_once() {
+    fn a_snapshot_adds_live_tallies_and_trending_lists_once() {
         let mut upstream = upstream(3, 0);
         upstream.push_live(record(3, Some(31)));
         upstream.push_live(record(4, Some(41)));
@@ -439,7 +441,7 @@ mod tests {
         assert_eq!(relay.live().unwrap().frame, upstream.live().unwrap().frame);
         assert_eq!((relay.trending_version(), relay.trending()), (1, None));
         assert!(!merge(&mut relay, &upstream, 3), "nothing is new");
-        // An upstream that lags shows what was long before.
+        // The snapshot of an upstream that lags behind is older than the relay's room.
         assert!(relay.push_live(record(4, Some(45))));
         assert!(!merge(&mut relay, &upstream, 3));
         assert!(!relay.push_trending(trending(1)));

@@ -1,7 +1,7 @@
-//! A room as its publisher or relay knows it: a ring of finals, the open windows' newest live tallies, totals,
-//! what is trending.
+//! The state of a room at a publisher or relay: a ring of finals, the newest live tally of each open window, totals,
+//! the trending list.
 //!
-//! Pure: results are applied as values; what each subscriber is sent, [`crate::room::cursor`] decides.
+//! No IO: results are applied as values, and [`crate::room::cursor`] selects the messages of each subscriber.
 //!
 //! Invariants: the ring contains finals in the order of their offsets, each once, all of one partition;
 //! every final above [`RoomState::evicted_through`] and up to the newest one is in the ring; live
@@ -21,11 +21,11 @@ use emostream_model::{
 use crate::frame::encoded::EncodedFrame;
 use crate::room::totals::RoomTotals;
 
-/// Maximum number of finals in a ring: ten minutes of windows as short as 150 ms.
+/// Maximum number of finals in a ring, which bounds its memory if windows are very short.
 const RING_FINALS: usize = 4096;
 
-/// Maximum number of open windows whose live tally is kept: more are open only while a dataflow catches up, and
-/// then the newest are of interest.
+/// Maximum number of open windows with a live tally. More windows are open only while a dataflow catches up; then the
+/// newest ones are kept.
 const OPEN_WINDOWS: usize = 4;
 
 /// A final in the ring.
@@ -49,16 +49,16 @@ pub(crate) struct Live {
     pub(crate) frame: EncodedFrame,
 }
 
-/// What is trending, or that nothing is any more.
+/// The newest trending list, which is empty if nothing is trending any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Trending {
-    /// Increases with each record of the room.
+    /// Increases with each trending record of the room.
     pub(crate) version: u64,
-    /// The last window of its span.
+    /// The order of the last window of the span.
     pub(super) order: ResultOrder,
     /// Length of the span, milliseconds.
     pub(super) span_ms: u64,
-    /// Its top is empty.
+    /// The list is empty.
     pub(super) ended: bool,
     pub(crate) frame: EncodedFrame,
 }
@@ -75,7 +75,7 @@ pub(crate) struct RoomState {
     pub(super) totals: RoomTotals,
     /// The number of backward resets before the newest final.
     pub(super) resets: u64,
-    /// Kept when it has ended, for subscribers that resume and still show the list before.
+    /// Kept after it has ended, for subscribers that resume and still show the list before.
     pub(super) trending: Option<Arc<Trending>>,
 }
 
@@ -89,8 +89,8 @@ impl RoomState {
         }
     }
 
-    /// Applies a final; `false` if it is known already. `unread` is the last offset of its partition before those
-    /// that were read.
+    /// Applies a final. Returns `false` if it is known. `unread` is the last offset of its partition before those that
+    /// were read.
     pub(crate) fn push_final(&mut self, closed: RelayFinal, unread: Option<u64>) -> bool {
         if self.knows(closed.id, closed.order()) {
             return false;
@@ -154,8 +154,8 @@ impl RoomState {
         }
     }
 
-    /// Whether a final was applied before. Within a partition offsets show it. A room moves to another partition
-    /// when the topic gets more of them, and still closes its windows in order.
+    /// Whether a final was applied before. Within a partition the offsets show it. A room moves to another partition
+    /// when partitions are added to the topic; its windows are still closed in order.
     fn knows(&self, id: ResultId, order: ResultOrder) -> bool {
         if self.partition() == Some(id.partition) {
             let kept = self.newest().map(|newest| newest.id.offset);
@@ -176,8 +176,8 @@ impl RoomState {
         Some(ResultOrder::new(self.resets, newest.window))
     }
 
-    /// Whether a final shows that it is from another log than the finals before it, in which the same offsets hold
-    /// other records: it was not applied, but its offset is among those that were.
+    /// Whether a final is from another log than the finals before it, in which the same offsets have other records: the
+    /// final was not applied, but its offset is in the range of those that were.
     pub(crate) fn contradicts(&self, id: ResultId, window: Window) -> bool {
         let Some(newest) = self
             .newest()
@@ -210,7 +210,7 @@ impl RoomState {
         }
     }
 
-    /// Applies a live tally; `false` if a part of its window is final, or a newer tally is known.
+    /// Applies a live tally. Returns `false` if a part of its window is final, or a newer tally is known.
     pub(crate) fn push_live(&mut self, record: WindowRecord) -> bool {
         let window = record.window;
         let Some(emitted_at) = record.emitted_at.filter(|_| !self.is_closed(window)) else {
@@ -265,9 +265,9 @@ impl RoomState {
         true
     }
 
-    /// Applies what is trending; `false` if it is not newer than what is known.
+    /// Applies a trending record. Returns `false` if it is not newer than the known one.
     pub(crate) fn push_trending(&mut self, record: TrendingRecord) -> bool {
-        // No `others`: a record contains the top only.
+        // There is no sum of the others: a record contains only the top.
         let (top, _) = top(&record.top, |count| count.count);
         let ended = top.is_empty();
         let span_ms = record.span_ms;
@@ -285,7 +285,7 @@ impl RoomState {
         })
     }
 
-    /// Applies what is trending, and gives it the next version. Returns `false` if it is not new.
+    /// Applies a trending list, and gives it the next version. Returns `false` if it is not new.
     pub(super) fn show_trending(&mut self, trending: Trending) -> bool {
         let known = self.trending.as_ref();
         if known.is_some_and(|known| {
@@ -301,8 +301,8 @@ impl RoomState {
         true
     }
 
-    /// Records that nothing is trending any more. Returns `false` if what is trending is known from a window of this
-    /// order or a later one, or is not known at all.
+    /// Records that nothing is trending any more. Returns `false` if there is no trending list, or if it is from a
+    /// window of this order or a later one.
     fn end_trending(&mut self, room: &Room, before: ResultOrder) -> bool {
         let Some(known) = self.trending().filter(|known| known.order < before) else {
             return false;
@@ -332,7 +332,7 @@ impl RoomState {
             self.drop_oldest();
         }
         if self.finals.is_empty() {
-            // Releases the ring's memory: the room may never get another final.
+            // The memory of the ring is released, since the room may never get another final.
             self.finals = VecDeque::new();
         }
         self.live = self.live.split_off(&before_ms);
@@ -343,7 +343,7 @@ impl RoomState {
         self.live.retain(|_, live| live.window.end >= overdue_ms);
     }
 
-    /// Finals of `partition` up to `offset` were deleted before they were read.
+    /// Records that finals of `partition` up to `offset` were deleted before they were read.
     pub(crate) fn evict_through(&mut self, partition: u32, offset: u64) -> bool {
         let mine = self.partition() == Some(partition);
         if mine {
@@ -410,18 +410,18 @@ impl RoomState {
         self.live.values().next_back()
     }
 
-    /// What is trending.
+    /// The trending list, unless it is empty.
     pub(crate) fn trending(&self) -> Option<&Arc<Trending>> {
         self.trending.as_ref().filter(|trending| !trending.ended)
     }
 
-    /// What is trending, or that nothing is any more, if that changed after `version`.
+    /// The trending list, which may be empty, if it has changed after `version`.
     pub(crate) fn trending_after(&self, version: u64) -> Option<&Arc<Trending>> {
         let known = self.trending.as_ref();
         known.filter(|known| known.version > version)
     }
 
-    /// The version of the last record of what is trending; 0 if there was none.
+    /// The version of the last trending record; 0 if there was none.
     pub(crate) fn trending_version(&self) -> u64 {
         self.trending.as_ref().map_or(0, |known| known.version)
     }
@@ -431,12 +431,12 @@ impl RoomState {
         &self.totals
     }
 
-    /// Whether it has results to show now.
+    /// Whether the room has a final in the ring or a live tally.
     pub(crate) fn is_active(&self) -> bool {
         !self.finals.is_empty() || !self.live.is_empty()
     }
 
-    /// Whether it has no results, as far as is known.
+    /// Whether no result of the room is known.
     pub(crate) fn is_idle(&self) -> bool {
         !self.is_active() && self.totals.total() == 0 && self.trending().is_none()
     }
@@ -484,7 +484,7 @@ mod tests {
         }
     }
 
-    /// Takes in the final of the `nth` window.
+    /// Applies the final of the `nth` window.
     fn push(room: &mut RoomState, place: (u32, u64), nth: u64, resets: u64) -> bool {
         let (partition, offset) = place;
         let id = ResultId { partition, offset };
@@ -549,7 +549,7 @@ mod tests {
         assert!(room.push_trending(trending(7)));
         assert!(!room.remove(&name, order(7)), "its final is not earlier");
         room.expire(u64::MAX);
-        // The ring is empty, but the room still knows as of which final its totals are.
+        // The ring is empty, but the totals still have the order of their final.
         assert!(!room.remove(&name, order(7)));
         assert_eq!((room.totals().total(), room.is_idle()), (1, false));
 
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_does_not_end_what_is_trending_as_of_a_later_window() {
+    fn a_removal_does_not_end_a_trending_list_of_a_later_window() {
         let mut room = RoomState::default();
         assert!(push(&mut room, (0, 5), 7, 0));
         // The final of that window is in another topic, and is not visible yet.
@@ -587,7 +587,7 @@ mod tests {
     fn of_two_partitions_the_later_reset_number_wins_and_then_the_later_window() {
         let mut room = RoomState::default();
         assert!(push(&mut room, (0, 5), 1800, 0));
-        // The topic has more partitions by now.
+        // Partitions were added to the topic.
         assert!(push(&mut room, (3, 0), 9, 1));
         assert!(
             !push(&mut room, (0, 6), 1801, 0),

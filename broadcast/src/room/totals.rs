@@ -7,8 +7,8 @@
 //!                       later finals add, earlier ones of the ring subtract
 //! ```
 //!
-//! The record of a window is the base: later finals add, earlier ones subtract. So a publisher makes
-//! the same frames whenever it was started, and one totals record a room is all it needs.
+//! The record of a window is the base: counts of later finals are added, those of earlier ones subtracted. So the
+//! frames of a publisher do not depend on when it was started, and it reads only one totals record for each room.
 //!
 //! A record contains the counts since the totals last began at 0. If they began in the ring, at or before the record,
 //! the counts before the ring are not known: the totals of the finals before that beginning count only the finals in
@@ -28,8 +28,8 @@ pub(crate) struct RoomTotals {
 }
 
 impl RoomTotals {
-    /// As of just before the first of `finals`, which are all the room's finals from some moment on,
-    /// oldest first. `base` are its totals as of any final.
+    /// Returns the totals just before the first of `finals`, which are all finals of the room since some time, oldest
+    /// first. `base` are its totals as of any final.
     ///
     /// If the totals begin with one of the finals that are in `base`, the totals before the first final are not known,
     /// and the result is empty.
@@ -40,7 +40,7 @@ impl RoomTotals {
         let as_of = base.as_of;
         let counted = finals.iter().filter(|closed| Some(closed.order()) <= as_of);
         for tally in counted.flat_map(|closed| &closed.record.counts) {
-            // Saturating: where the totals begin with one of these finals, the base does not contain those before it.
+            // Saturating: if the totals begin with one of these finals, the base does not contain the ones before it.
             let count = base.counts.entry(tally.emoji).or_default();
             *count = count.saturating_sub(tally.count);
         }
@@ -49,7 +49,7 @@ impl RoomTotals {
         base
     }
 
-    /// Totals that another process has counted, as of the final of an order.
+    /// Totals that another process has counted, as of the final with an order.
     pub(crate) fn of(counts: &[Count], as_of: Option<ResultOrder>) -> Self {
         Self {
             counts: counts.iter().map(|c| (c.emoji, c.count)).collect(),
@@ -117,7 +117,7 @@ mod tests {
     use emostream_model::{ResultId, Room, WindowRecord, WindowSize, compress};
     use proptest::prelude::*;
 
-    /// Of a final: whether the totals begin with it, and its counts.
+    /// A final: whether the totals begin with it, and its counts.
     type Step = (bool, Vec<(usize, u64)>);
 
     fn finals(steps: &[Step]) -> Vec<RelayFinal> {
@@ -152,11 +152,11 @@ mod tests {
             base in any::<proptest::sample::Index>(), ring in any::<proptest::sample::Index>(),
         ) {
             let finals = finals(&steps);
-            // The oracle: everything from the beginning.
+            // The oracle applies all finals from the beginning.
             let mut all = RoomTotals::default();
             let expected: Vec<RoomTotals> = finals.iter().map(|f| { all.add(f); all.clone() }).collect();
             let (base, ring) = (base.index(finals.len()), ring.index(finals.len()));
-            // A ring that begins at or before what follows the base: nothing lies between.
+            // The ring begins at the final after the base, or earlier, so that there is no gap.
             let ring = ring.min(base + 1).min(finals.len() - 1);
             let as_of = RoomTotals::of(&expected[base].counts(), Some(finals[base].order()));
             let mut totals = RoomTotals::before(as_of, &finals[ring..]);

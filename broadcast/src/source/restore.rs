@@ -8,13 +8,14 @@
 //!  [trending] to its end ─────────────┘
 //! ```
 //!
-//! The totals record of a room with many emojis lies some minutes behind its finals, which are added. Where they begin
-//! is in the progress, which is read first: totals that are read after it need no older ones.
+//! The totals record of a room with many emojis is some minutes older than its last finals, which are added. The
+//! progress has the offsets at which they begin. It is read first, so that totals that are read later need no older
+//! finals.
 //!
-//! Totals are read before the finals, so a final that comes in between is added, never missed. Nor is
-//! one doubled: a window that the totals hold already is waited for, since Kafka shows the parts of a
-//! transaction one after another. That holds for finals of the last commits only; those before the offsets in the
-//! progress are all visible.
+//! Totals are read before the finals, so a final that is written in between is added and not missed. No final is
+//! counted twice, either: if totals contain a window whose final is not visible yet, the final is waited for, since
+//! Kafka shows the partitions of a transaction one after another. That concerns only the last commits; all finals
+//! before the offsets in the progress are visible.
 //!
 //! A room that was removed has a record without a value (a tombstone) in the totals topic. Its finals before the
 //! removal are not counted, even if they are still in the ring. The removals in the trending topic are applied by the
@@ -32,29 +33,29 @@ use crate::hub::updates::Updates;
 use crate::room::totals::RoomTotals;
 use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, headers_of, trending_of};
 
-/// How many of the last offsets of the progress topic are read for its newest record: it, and what its
-/// transaction left.
+/// Number of offsets at the end of the progress topic that are read to find its newest record: some of them are markers
+/// of transactions.
 const LAST_PROGRESS: u64 = 10;
-/// Finals that are read at once.
+/// Maximum number of finals that are read at once.
 const OLDER_RECORDS: usize = 1000;
-/// The parts of a transaction are all seen within this time; on Kafka some milliseconds, but a broker
-/// may restart in between. Older totals have their final in the log, or it has expired.
+/// Time within which all partitions of a transaction become visible, even if a broker restarts in between. Totals that
+/// are older have their final in the log, or it has expired.
 const SETTLED: Duration = Duration::from_secs(60);
-/// How long a start waits for the finals of totals that are younger than that.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for which a start waits for the finals of younger totals.
+const FINALS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The readers after the restore, each where it has stopped.
+/// The readers after the restore, at their positions.
 pub(crate) struct Restored {
     pub(crate) windows: TopicReader,
     pub(crate) trending: TopicReader,
     pub(crate) live: TopicReader,
-    /// Where each partition of the live tallies ended.
+    /// The end offset of each partition of the live tallies.
     pub(crate) live_before: HashMap<u32, u64>,
     /// Removals of rooms that were read from the trending topic.
     pub(crate) removals: Vec<RelayUpdate>,
 }
 
-/// Restores the rooms.
+/// Restores the rooms from the log.
 pub(crate) fn restore(
     config: &Config,
     log: &dyn Log,
@@ -82,7 +83,7 @@ pub(crate) fn restore(
     let older = older(log, &config.topics.windows(), &unwritten, &windows)?;
     kept.read_older(log, &config.topics.windows(), &older, bell, decoder)?;
     let mut windows = TopicReader::new(config.topics.windows(), true, windows);
-    // The tallies of the window that is open now, and of the one that is about to close.
+    // Live tallies of the window that is open now, and of the one before it, which may not be closed yet.
     let open_ms = updates.ago(Duration::from_millis(config.window_ms.saturating_mul(2)));
     let live = since(log, &config.topics.live(), open_ms)?;
     let live_offsets = log.offsets(&config.topics.live())?;
@@ -104,7 +105,7 @@ pub(crate) fn restore(
     })
 }
 
-/// Reads the trending topic and applies what is trending. Returns the removals of rooms that are known.
+/// Reads the trending topic and applies its lists. Returns the removals of rooms that are known.
 fn read_trending(
     log: &dyn Log,
     trending: &mut TopicReader,
@@ -134,21 +135,22 @@ fn read_trending(
     }
 }
 
-/// What the newest progress says of totals that are not written.
+/// Returns the part of the newest progress that describes totals that are not written.
 fn unwritten(log: &dyn Log, topic: &str) -> Result<Unwritten, LogError> {
     let mut newest = Unwritten::default();
     let mut keep = |record: Record<'_>| {
-        // Another format is that of a version whose totals are complete, or which a dataflow of this one refuses.
+        // A progress record of another format is from a version whose totals are complete, or which this version's
+        // dataflow rejects.
         newest = serde_json::from_slice(record.value).unwrap_or_default();
     };
     match read_last(log, topic, LAST_PROGRESS, &mut keep) {
-        // Nothing is counted yet.
+        // No dataflow has run yet.
         Ok(()) | Err(LogError::UnknownTopic { .. }) => Ok(newest),
         Err(error) => Err(error),
     }
 }
 
-/// The offsets of each partition at which finals lie that complete totals, before the `ring` begins.
+/// Returns the offsets of each partition, before the `ring` begins, of finals that complete totals.
 fn older(
     log: &dyn Log,
     topic: &str,
@@ -171,33 +173,33 @@ fn older(
     Ok(older)
 }
 
-/// Where each partition's records since `time_ms` begin.
+/// Returns the offset of each partition at which the records since `time_ms` begin.
 fn since(log: &dyn Log, topic: &str, time_ms: u64) -> Result<Vec<(u32, u64)>, LogError> {
     Ok((0..).zip(log.offsets_at(topic, time_ms)?).collect())
 }
 
-/// What the rings are rebuilt from.
+/// The results that were read to restore the rooms.
 #[derive(Default)]
 struct RestoredRooms {
-    /// The finals of each room, as they were read.
+    /// The finals of each room, in the order in which they were read.
     finals: HashMap<Room, Vec<RelayFinal>>,
     /// The latest totals of each room; of a removed room they are empty.
     totals: HashMap<Room, RoomTotals>,
-    /// What lies between them and the ring.
+    /// The finals between the totals and the ring.
     older: HashMap<Room, LaterFinals<RoomTotals>>,
-    /// Totals that were written since may be seen before their final.
+    /// Totals that were written after this time may be visible before their final.
     settled_ms: u64,
-    /// But not if their final is older than this one.
+    /// Finals before this one are visible, so totals as of them do not wait.
     settled_until: Option<ResultOrder>,
-    /// Rooms whose totals hold a window whose final was not seen yet.
+    /// Rooms whose totals contain a window whose final was not read yet.
     awaited: HashMap<Room, ResultOrder>,
 }
 
 impl RestoredRooms {
-    /// Reads the latest totals of each room; those that were written lately await their final.
+    /// Reads the latest totals of each room. Recent totals wait for their final.
     ///
-    /// A room whose topic got more partitions has records in two of them, and they are read partition by
-    /// partition: the later one counts, not the one that was read last.
+    /// If partitions were added to the topic, a room has records in two partitions, which are read one after another.
+    /// The later record counts, not the one that was read last.
     fn read_totals(
         &mut self,
         log: &dyn Log,
@@ -206,7 +208,8 @@ impl RestoredRooms {
     ) -> Result<(), LogError> {
         read_to_end(log, topic, &mut |record| {
             if record.value.is_empty() {
-                // Without the header another program has deleted the key: the totals that were read before still count.
+                // A tombstone without the header is from another program, so the totals that were read before still
+                // count.
                 let before = headers_of(&record).removed_before();
                 if let Some((room, before)) = Room::from_key(record.key).zip(before) {
                     self.remove(room, before);
@@ -241,7 +244,7 @@ impl RestoredRooms {
         }
     }
 
-    /// Reads these finals, which are older than the ring: those that are later than their room's totals are added.
+    /// Reads finals that are older than the ring. Those that are later than the totals of their room are added.
     fn read_older(
         &mut self,
         log: &dyn Log,
@@ -261,8 +264,8 @@ impl RestoredRooms {
             while !is_over {
                 let read = reader.poll_while(*partition, OLDER_RECORDS, &mut |record| {
                     is_over = record.offset >= range.end;
-                    // A final has all that a totals record has. Read as one, emojis that this build does not know
-                    // hide none of the others.
+                    // A final has all fields of a totals record. It is parsed as one, since a totals record keeps the
+                    // counts of emojis that this build does not know.
                     if !is_over && let Some(closed) = decoder.read::<TotalsRecord>(record) {
                         self.add_older(&record, closed);
                     }
@@ -292,7 +295,7 @@ impl RestoredRooms {
         }
     }
 
-    /// A final of a room was seen.
+    /// Records that a final of a room was read.
     fn is_seen(&mut self, room: &Room, order: ResultOrder) {
         let awaited = self.awaited.get(room);
         if awaited.is_some_and(|awaited| order >= *awaited) {
@@ -300,7 +303,7 @@ impl RestoredRooms {
         }
     }
 
-    /// All finals to the end, those that are awaited included.
+    /// Reads all finals to the end of the topic, and waits for those that totals wait for.
     fn read_finals(
         &mut self,
         log: &dyn Log,
@@ -323,7 +326,7 @@ impl RestoredRooms {
             if windows.at_end() && self.awaited.is_empty() {
                 return Ok(());
             }
-            if windows.at_end() && stall.elapsed() > PATIENCE {
+            if windows.at_end() && stall.elapsed() > FINALS_TIMEOUT {
                 let rooms = self.awaited.len();
                 tracing::warn!(rooms, "the finals of the newest totals are missing");
                 return Ok(());
@@ -341,7 +344,7 @@ impl RestoredRooms {
 
     fn fill(mut self, updates: &Updates) {
         for (room, mut finals) in take(&mut self.finals) {
-            // Those of two partitions came in turns. Within one, this is the order of their offsets.
+            // Finals of two partitions were read alternately. Within a partition this is the order of the offsets.
             finals.sort_by_key(RelayFinal::order);
             let record = self.totals.remove(&room).unwrap_or_default();
             let totals = self.complete(&room, record);

@@ -1,13 +1,13 @@
-//! The thread that reads results and applies them.
+//! The tailer: the thread that reads results and applies them.
 //!
 //! ```text
 //!  start:  rooms are restored ([`crate::source::restore`]) ─▶ ready
 //!  then:   [windows], [trending], [live] ─▶ updates, until it is dropped; a failed read is retried each second
 //! ```
 //!
-//! The removal of a room is in another topic than its finals. After the tailer has read a removal, it reads the finals
-//! up to the end of their topic, and only then applies the removal: all finals before it are known then. Otherwise a
-//! tailer that lags behind would set the totals to 0 and then add finals from before the removal.
+//! The removal of a room and its finals are in different topics. After the tailer has read a removal, it reads the
+//! finals up to the end of their topic, and only then applies the removal: all finals before it are known then.
+//! Otherwise a tailer that lags behind would set the totals to 0 and then add finals from before the removal.
 
 #![allow(clippy::disallowed_methods, reason = "a thread that retries reads")]
 
@@ -35,10 +35,10 @@ use crate::source::topic_reader::{Decoder, PARK, TopicReader, final_of, trending
 
 /// Pause before a failed read is retried.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often failed reads are logged.
+/// Minimum time between two log lines about failed reads.
 const WARN_EVERY: Duration = Duration::from_secs(30);
 
-/// The reading thread; it ends when this is dropped.
+/// The thread, which is stopped when this is dropped.
 pub(crate) struct Tailer {
     stop: Arc<AtomicBool>,
     bell: WakeSignal,
@@ -100,7 +100,7 @@ impl Drop for Tailer {
         self.stop.store(true, Ordering::Release);
         self.bell.notify();
         if let Some(thread) = self.thread.take() {
-            // Its panic would have ended the process.
+            // Not an error: a panic of the thread ends the process.
             let _ = thread.join();
         }
     }
@@ -128,7 +128,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// Reads what is new, or waits until there is something.
+    /// Reads new results, or waits until there are some.
     fn poll_once(&mut self, readiness: &Component) {
         match self.round() {
             Ok(ControlFlow::Continue(())) => {}
@@ -169,7 +169,7 @@ impl Reading {
         readiness.ready();
     }
 
-    /// Reads what is new; `Break` if there was nothing.
+    /// Reads new results; `Break` if there were none.
     fn round(&mut self) -> Result<ControlFlow<()>, LogError> {
         let (updates, decoder) = (&*self.updates, &mut self.decoder);
         let origin_us = now_us();
@@ -215,8 +215,8 @@ impl Reading {
     }
 }
 
-/// The length of a result's window. Tallies from before the start whose windows have another length are those of an
-/// earlier run, which never closed them.
+/// Returns the length of a result's window. Live tallies from before the start whose windows have another length are
+/// from an earlier run, which did not close them.
 fn size_ms(result: &WindowRecord) -> u64 {
     result.window.end.saturating_sub(result.window.start)
 }

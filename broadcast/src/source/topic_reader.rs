@@ -1,4 +1,4 @@
-//! Reads a topic of results, also after errors and deletions, and decodes its records.
+//! Reads a topic of results, with retries after errors and deletions, and decodes its records.
 
 #![allow(clippy::disallowed_methods, reason = "limits log lines by time")]
 
@@ -16,16 +16,16 @@ use crate::metrics::Metrics;
 
 /// Maximum records that are read from a partition before the next one.
 const POLL_RECORDS: usize = 1000;
-/// How often records that cannot be decoded are logged; all are counted.
+/// Minimum time between two log lines about records that cannot be decoded; all such records are counted.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a thread that has read a topic to its end sleeps at most: it may have to stop.
+/// Maximum time that a thread sleeps at the end of a topic, before it checks whether it has to stop.
 pub(super) const PARK: Duration = Duration::from_millis(200);
 
 /// The reader of one topic.
 pub(crate) struct TopicReader {
     topic: String,
-    /// Whether its records are finals: subscribers are notified of those that were deleted unread.
+    /// Whether the records are finals: subscribers are notified of finals that were deleted before they were read.
     finals: bool,
     next: Vec<(u32, u64)>,
     reader: Option<Box<dyn Reader>>,
@@ -91,7 +91,7 @@ impl TopicReader {
     }
 }
 
-/// Decodes results. Records that cannot be decoded are counted, and now and then logged.
+/// Decodes results. Records that cannot be decoded are counted, and logged at most every [`LOG_EVERY`].
 pub(crate) struct Decoder {
     unreadable: IntCounter,
     logged: Option<Instant>,

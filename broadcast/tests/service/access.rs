@@ -1,4 +1,4 @@
-//! Who may receive, and for how long: a publisher with a `--jwt-key`.
+//! Authorization: a publisher with a `--jwt-key`.
 
 use std::{
     io::Write,
@@ -42,7 +42,7 @@ fn now() -> f64 {
     now.unwrap().as_secs_f64()
 }
 
-/// A token that is good for `left` more seconds, beyond the leeway.
+/// A token that is valid for `left` more seconds, without the leeway.
 fn token(left: f64, rooms: Option<&[&str]>) -> String {
     let mut claims = json!({"sub": "u-17", "exp": now() + left});
     if let Some(rooms) = rooms {
@@ -58,7 +58,7 @@ const UPGRADE: &str = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocke
 const ROOM: [&str; 4] = ["", "/history", "/events", "/ws"];
 
 #[test]
-fn without_a_good_token_nothing_of_a_room_is_told() {
+fn no_response_has_results_without_a_valid_token() {
     let stage = Stage::new();
     let node = gated(&stage);
     let good = token(600.0, None);
@@ -103,7 +103,7 @@ fn without_a_good_token_nothing_of_a_room_is_told() {
 }
 
 #[test]
-fn a_token_comes_by_header_by_address_or_by_subprotocol() {
+fn a_token_is_accepted_in_a_header_the_query_or_a_subprotocol() {
     let stage = Stage::new();
     let node = gated(&stage);
     let good = token(600.0, None);
@@ -171,7 +171,7 @@ fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
     ] {
         let token = token(600.0, Some(claimed));
         assert_eq!(listed(&token), opened);
-        // Across all rooms means across those, too, that the token does not open.
+        // The leaders across all rooms include rooms that the token does not allow.
         assert_eq!(rooms(&token)["trending"], Value::Null);
         for room in names {
             for what in ROOM {
@@ -192,10 +192,10 @@ fn a_token_for_other_rooms_is_403_and_lists_only_its_own() {
 }
 
 #[test]
-fn who_is_there_when_its_token_expires_has_to_go() {
+fn a_subscriber_is_disconnected_when_its_token_expires() {
     let stage = Stage::new();
     let node = gated(&stage);
-    // Within the leeway of 5 s: about to end.
+    // The token has expired and is within the leeway of 5 s.
     let short = format!("?token={}", token(-4.0, None));
     let long = format!("?token={}", token(600.0, None));
     let mut stays = Ws::join(node.address, "r", &long);

@@ -1,4 +1,4 @@
-//! What can be asked for once, and what is refused.
+//! Responses to plain requests: states, history, lists of rooms, the page, errors.
 
 use emostream_broadcast::{Config, SubscriberConfig};
 use emostream_log::testing::until;
@@ -41,7 +41,7 @@ fn a_room_that_has_nothing_yet_has_an_empty_state() {
     assert_eq!(answer.json(), empty);
     let history = get(node.address, "/v1/rooms/nothing-yet/history").json();
     assert_eq!(history, json!({"room": "nothing-yet", "finals": []}));
-    // To look is not to make a room.
+    // A GET does not create a room.
     assert_eq!(
         get(node.address, "/v1/rooms").json(),
         json!({"rooms": [], "trending": null})
@@ -50,7 +50,7 @@ fn a_room_that_has_nothing_yet_has_an_empty_state() {
 }
 
 #[test]
-fn history_is_the_kept_finals_oldest_first_within_what_is_asked() {
+fn history_has_the_finals_in_the_ring_within_the_requested_time() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     for nth in 1..=5 {
@@ -75,7 +75,7 @@ fn history_is_the_kept_finals_oldest_first_within_what_is_asked() {
 }
 
 #[test]
-fn the_list_of_rooms_is_ordered_by_what_they_have_counted() {
+fn the_list_of_rooms_is_ordered_by_totals() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     stage.counting.close(
@@ -101,7 +101,7 @@ fn the_list_of_rooms_is_ordered_by_what_they_have_counted() {
 }
 
 #[test]
-fn what_is_refused_is_refused_by_a_problem() {
+fn errors_are_problem_details() {
     let stage = Stage::new();
     let node = stage.publisher();
     let long = "x".repeat(65);
@@ -245,7 +245,7 @@ fn pages_and_long_json_are_compressed_for_clients_that_accept_it() {
         }
     }
     let accept = "accept-encoding: br\r\n";
-    // Shorter than the minimum for compression.
+    // The response is shorter than the minimum for compression.
     let short = ask(node.address, "GET /v1/rooms/room-1", accept);
     assert_eq!(short.header("content-encoding"), None);
     assert_eq!(short.json()["room"], "room-1");
@@ -270,7 +270,7 @@ fn a_response_that_has_no_body_announces_none() {
 }
 
 #[test]
-fn what_may_be_cached_says_so_and_all_else_is_not() {
+fn only_some_responses_may_be_cached() {
     let stage = Stage::new();
     let node = stage.publisher();
     for (path, caching) in [

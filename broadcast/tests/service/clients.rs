@@ -1,4 +1,4 @@
-//! Clients: a WebSocket library's, Server-Sent Events from the bare socket, and plain requests.
+//! Clients: WebSockets by a library, Server-Sent Events and plain requests by a socket.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -15,12 +15,12 @@ use tungstenite::{
 
 use crate::stage::DEADLINE;
 
-/// A message: its JSON text, and what it says.
+/// A received message: its JSON text, and the parsed value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Received {
     pub(crate) text: String,
     pub(crate) json: Value,
-    /// The event's id, of Server-Sent Events.
+    /// The id of a Server-Sent Event.
     pub(crate) id: Option<String>,
 }
 
@@ -34,8 +34,7 @@ impl Received {
         self.json["type"].as_str().unwrap()
     }
 
-    /// `kind`, with the id of a final, the reason of a gap, the total of a live tally, the emojis that
-    /// are trending.
+    /// Returns `kind`, with the id of a final, the reason of a gap, the total of a live tally, or the trending emojis.
     pub(crate) fn brief(&self) -> String {
         let of = |member: &str| self.json[member].to_string().replace('"', "");
         match self.kind() {
@@ -53,16 +52,16 @@ impl Received {
     }
 }
 
-/// Whatever it is received by.
+/// A subscriber over any transport.
 pub(crate) trait Subscriber {
     fn next(&mut self) -> Received;
 
-    /// The next messages, in brief.
+    /// Returns the next `count` messages, in brief.
     fn brief(&mut self, count: usize) -> Vec<String> {
         (0..count).map(|_| self.next().brief()).collect()
     }
 
-    /// The next `count` finals; other messages are passed over.
+    /// Returns the next `count` finals; other messages are skipped.
     fn finals(&mut self, count: usize) -> Vec<Received> {
         let mut finals = Vec::new();
         while finals.len() < count {
@@ -101,7 +100,7 @@ impl<S: Read + Write> Ws<S> {
 
 impl<S: Read + Write> Subscriber for Ws<S> {
     fn next(&mut self) -> Received {
-        // The server's pings would keep a wait for what never comes alive.
+        // The server's pings restart the read timeout, so the wait has a deadline of its own.
         let begun = Instant::now();
         loop {
             assert!(begun.elapsed() < DEADLINE, "no message came");
@@ -152,7 +151,7 @@ impl Sse {
             if self.stream.read_line(&mut line).unwrap() == 0 {
                 return None;
             }
-            // Lines of chunk sizes are no fields, and so are passed over, as comments are.
+            // Lines of chunk sizes are not fields, so they are skipped, like comments.
             let line = line.trim_end_matches(['\r', '\n']);
             match line.split_once(": ") {
                 Some(("event", value)) => kind = value.to_owned(),
@@ -175,7 +174,7 @@ impl Subscriber for Sse {
     }
 }
 
-/// An answer to a plain request.
+/// A response to a plain request.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -194,7 +193,7 @@ impl Answer {
     }
 }
 
-/// Asks `line` (method and target) with these header lines, each with its line's end.
+/// Sends a request with `line` (method and target) and header lines, each of which ends with CRLF.
 pub(crate) fn ask(address: SocketAddr, line: &str, headers: &str) -> Answer {
     let mut stream = connect(address);
     let head = format!("{line} HTTP/1.1\r\nhost: {address}\r\n{headers}");

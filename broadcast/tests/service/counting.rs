@@ -1,4 +1,4 @@
-//! What a dataflow writes: finals with their totals in one transaction, live tallies beside them.
+//! Writes results as a dataflow does: finals with their totals in one transaction, and live tallies.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use emostream_model::{
 pub(crate) const WINDOW_MS: u64 = 2000;
 pub(crate) const SWARM_SIZE: u64 = 1000;
 
-/// Emojis and how often.
+/// Emojis and their counts.
 pub(crate) type Counts<'a> = &'a [(&'a str, u64)];
 
 pub(crate) struct Counting {
@@ -33,7 +33,7 @@ impl Counting {
         }
     }
 
-    /// Closes the `nth` window, now: these rooms have counted these emojis.
+    /// Closes the `nth` window now, with these counts of each room.
     pub(crate) fn close(&mut self, nth: u64, rooms: &[(&str, Counts<'_>)]) {
         self.close_at(now_ms(), nth, rooms);
     }
@@ -133,13 +133,13 @@ impl Counting {
         self.transactor.commit(records).unwrap();
     }
 
-    /// The `nth` window, still open, has these counts.
+    /// Writes a live tally of the `nth` window.
     pub(crate) fn live(&self, nth: u64, room: &str, counts: Counts<'_>) {
         let record = tally(nth, room, counts, Some(now_ms()));
         self.append(keyed(Topics::default().live(), room, &record));
     }
 
-    /// The window of `window_ms` that begins at `start_ms`, still open, has a count of one.
+    /// Writes a live tally with a count of one, of the window of `window_ms` that begins at `start_ms`.
     pub(crate) fn live_of(&self, start_ms: u64, window_ms: u64, room: &str) {
         let record = WindowRecord {
             window: WindowSize::from_ms(window_ms).unwrap().window_of(start_ms),
@@ -148,7 +148,7 @@ impl Counting {
         self.append(keyed(Topics::default().live(), room, &record));
     }
 
-    /// In the span that ends with the `nth` window, these are the room's top emojis.
+    /// Writes the top emojis of a room in the span that ends with the `nth` window.
     pub(crate) fn trending(&self, nth: u64, room: &str, top: Counts<'_>) {
         self.append(trending(nth, room, top));
     }
@@ -158,13 +158,13 @@ impl Counting {
         testing::append(&*self.log, [record]);
     }
 
-    /// What the room has counted so far.
+    /// The totals of the room so far.
     pub(crate) fn total(&self, room: &str) -> BTreeMap<Emoji, u64> {
         self.totals.get(room).cloned().unwrap_or_default()
     }
 }
 
-/// A room's top emojis in the span that ends with the `nth` window; of all rooms if it is `*`.
+/// The trending record of a room, or of all rooms (`*`), for the span that ends with the `nth` window.
 pub(crate) fn trending(nth: u64, room: &str, top: Counts<'_>) -> NewRecord {
     let size = WindowSize::from_ms(WINDOW_MS).unwrap();
     let (window, span_ms) = (size.window_of(nth * WINDOW_MS), 60_000);

@@ -1,4 +1,4 @@
-//! Subscribers in TLS, which shards speak themselves, and over HTTP/2, which they do not.
+//! Subscribers over TLS, which shards serve, and over HTTP/2, which async tasks serve.
 
 use std::{fs, net::TcpStream, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
 
 type Encrypted = StreamOwned<ClientConnection, TcpStream>;
 
-/// A publisher that speaks TLS, and what its clients trust.
+/// A publisher with TLS, and the certificates that its clients trust.
 struct Secret {
     node: Node,
     trust: Arc<ClientConfig>,
@@ -71,7 +71,7 @@ impl Secret {
 }
 
 #[test]
-fn subscribers_in_tls_get_what_all_get_and_are_told_the_end() {
+fn subscribers_over_tls_are_sent_all_frames_and_bye() {
     let mut stage = Stage::new();
     let secret = Secret::publisher(&stage);
     let plain = stage.publisher();
@@ -85,7 +85,7 @@ fn subscribers_in_tls_get_what_all_get_and_are_told_the_end() {
     for ws in &mut in_tls {
         assert_eq!(ws.finals(50), expected);
     }
-    // An answer to what they say comes through TLS, too.
+    // Pongs are sent over TLS, too.
     let [mut ws, left] = in_tls;
     ws.0.send(tungstenite::Message::Ping("there?".into()))
         .unwrap();
@@ -130,7 +130,7 @@ fn a_stream_of_events_over_http2_is_the_same_stream() {
         let request = Request::get(url).body(String::new()).unwrap();
         let response = sender.send_request(request).await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        // The connection ends with its last handle.
+        // The client closes the connection when its last handle is dropped.
         std::mem::forget(sender);
         response.into_body()
     });

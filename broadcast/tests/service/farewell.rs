@@ -1,4 +1,4 @@
-//! How a publisher ends: everybody is told when to come back.
+//! Graceful shutdown: all subscribers are sent `bye` with a time at which to reconnect.
 
 use emostream_log::testing::until;
 use tungstenite::{Message, protocol::frame::coding::CloseCode};
@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[test]
-fn everybody_is_told_when_to_come_back() {
+fn all_subscribers_are_sent_a_time_to_reconnect() {
     let stage = Stage::new();
     let node = stage.publisher();
     let mut subscribers: Vec<Ws> = (0..8).map(|_| Ws::join(node.address, "r", "")).collect();
@@ -28,7 +28,7 @@ fn everybody_is_told_when_to_come_back() {
             panic!("a close follows");
         };
         assert_eq!(u16::from(frame.code), 3001);
-        // The library answers the close, then the server closes the stream.
+        // The library answers the close, and then the server closes the stream.
         assert!(matches!(
             ws.0.read(),
             Err(tungstenite::Error::ConnectionClosed)
@@ -57,7 +57,7 @@ fn a_client_that_never_answers_the_close_does_not_hold_the_end_up() {
 }
 
 #[test]
-fn nobody_joins_a_publisher_that_says_goodbye() {
+fn new_subscribers_are_refused_during_shutdown() {
     let stage = Stage::new();
     let node = stage.publisher();
     node.bye_only();

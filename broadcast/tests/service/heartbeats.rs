@@ -1,4 +1,4 @@
-//! Heartbeats: how a client finds out that its connection is dead while a room is silent.
+//! Heartbeats, by which a client detects a dead connection while its room is silent.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,9 @@ use crate::{
 
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// What is sent, by a shard's visits once a second, is sent at most so much sooner.
+/// Maximum time by which a heartbeat is early: a shard sweeps each connection once a second.
 const SOONER: Duration = Duration::from_millis(1500);
-/// The pause between frames of a room that is not silent.
+/// Pause between frames of a room that is not silent.
 const PACE: Duration = Duration::from_millis(100);
 
 fn often() -> SubscriberConfig {
@@ -34,7 +34,7 @@ fn publisher(stage: &Stage) -> Node {
     Node::start(stage.log.clone(), config)
 }
 
-/// Joins and waits for two heartbeats; what was announced, and how long each was waited for.
+/// Subscribes and waits for two heartbeats. Returns the announced interval, and the time before each of them.
 fn silences(mut subscriber: impl Subscriber) -> Vec<Duration> {
     let hello = subscriber.next();
     assert_eq!(hello.json["heartbeat_ms"], json!(HEARTBEAT.as_millis()));
@@ -50,7 +50,7 @@ fn silences(mut subscriber: impl Subscriber) -> Vec<Duration> {
 }
 
 #[test]
-fn a_silent_room_gets_heartbeats_whatever_it_is_received_by() {
+fn a_silent_room_is_sent_heartbeats_over_each_transport() {
     let stage = Stage::new();
     let node = publisher(&stage);
     let relay = Node::relay_like(&[&node.feeds()], often());
@@ -70,7 +70,7 @@ fn a_silent_room_gets_heartbeats_whatever_it_is_received_by() {
 }
 
 #[test]
-fn where_frames_come_there_are_no_heartbeats() {
+fn a_room_with_frames_is_not_sent_heartbeats() {
     let mut stage = Stage::new();
     let node = publisher(&stage);
     let mut subscribers: Vec<Box<dyn Subscriber>> = vec![
@@ -84,7 +84,7 @@ fn where_frames_come_there_are_no_heartbeats() {
         for subscriber in &mut subscribers {
             loop {
                 let frame = subscriber.next();
-                // Beside a busy process this test itself may stand still so long.
+                // On a busy host this test itself may not run for so long.
                 let silence = last.elapsed() > HEARTBEAT - SOONER;
                 assert!(silence || frame.kind() != "heartbeat");
                 if frame.json["start"] == json!(sent * WINDOW_MS) {

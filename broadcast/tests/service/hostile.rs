@@ -1,4 +1,4 @@
-//! Handshakes that are none, and clients that do not keep to RFC 6455.
+//! Invalid handshakes, and clients that violate RFC 6455.
 
 use std::io::{Read, Write};
 
@@ -22,7 +22,7 @@ fn a_handshake_is_checked() {
     let get = "GET /v1/rooms/r/ws";
     for (line, headers, status) in [
         (get, GOOD.to_owned(), 101),
-        // As Firefox sends it.
+        // The form that Firefox sends.
         (get, GOOD.replace("Upgrade\r", "keep-alive, upgrade\r"), 101),
         (get, String::new(), 426),
         (get, GOOD.replace("websocket\r", "h2c\r"), 426),
@@ -60,7 +60,7 @@ fn a_handshake_is_checked() {
     assert_eq!(answer.header("sec-websocket-version"), Some("13"));
 }
 
-/// A frame as a client sends it: `first` is its final and reserved bits and its opcode.
+/// A frame of a client. `first` has the final bit, the reserved bits and the opcode.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![first];
@@ -82,20 +82,19 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
-/// A message's first fragment, one between, its last.
+/// The first, a middle and the last fragment of a message.
 const BEGINS: u8 = 0x01;
 const GOES_ON: u8 = 0x00;
 const ENDS: u8 = 0x80;
 
 const STILL_THERE: &[u8] = b"still there?";
 
-/// The pongs that come, and what the server closes with; `None` while it goes on, `Some(0)` for a close
+/// The received pongs, and the code of the server's close: `None` while the connection is open, `Some(0)` for a close
 /// without a code.
 #[derive(Debug, PartialEq)]
 struct Answer(Vec<Vec<u8>>, Option<u16>);
 
-/// Sends these bytes, in one piece or each by itself, and a ping, after which whoever goes on is asked no
-/// further.
+/// Sends these bytes, in one piece or one by one, and then a ping. Its pong shows that the connection is still open.
 fn answer(node: &Node, bytes: &[u8], by_octets: bool) -> Answer {
     let mut ws = Ws::join(node.address, "r", "");
     assert_eq!(ws.next().kind(), "hello");
@@ -103,7 +102,7 @@ fn answer(node: &Node, bytes: &[u8], by_octets: bool) -> Answer {
     let stream = ws.0.get_mut();
     stream.set_nodelay(true).unwrap();
     for piece in all.chunks(if by_octets { 1 } else { all.len() }) {
-        // It may have closed already.
+        // The server may have closed the connection.
         if stream.write_all(piece).is_err() {
             break;
         }
@@ -130,7 +129,7 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(CLOSE, &[&code.to_be_bytes(), reason].concat())
 }
 
-/// What goes on, and answers these pings.
+/// The answer of a connection that stays open and has answered these pings.
 fn goes_on(pongs: &[&[u8]]) -> Answer {
     Answer(pongs.iter().map(|pong| pong.to_vec()).collect(), None)
 }
@@ -139,8 +138,8 @@ fn closes(pongs: &[&[u8]], code: CloseCode) -> Answer {
     Answer(goes_on(pongs).0, Some(code.into()))
 }
 
-/// The cases of the Autobahn test suite, by its numbers, as far as they have an answer where nothing is echoed:
-/// good messages change nothing, and a ping shows that.
+/// The cases of the Autobahn test suite, with its numbers, that apply to a server without an echo: valid messages have
+/// no effect, which a ping shows.
 #[test]
 fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
     use CloseCode::{Invalid, Protocol};
@@ -289,7 +288,7 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
             closes(&[], Invalid),
         );
     }
-    // A message that is wrong already may be refused before its end comes (6.4).
+    // An invalid message may be rejected before it is complete (6.4).
     case(
         "6.4",
         of(&[(BEGINS, greek), (GOES_ON, b"\xf4\x90\x80\x80")]),
@@ -417,13 +416,13 @@ fn the_cases_of_autobahn_are_answered_as_the_rfc_has_it() {
 }
 
 #[test]
-fn who_breaks_the_protocol_is_told_and_closed() {
+fn a_violation_is_answered_by_a_close() {
     let stage = Stage::new();
     let node = stage.publisher();
     let text = OpCode::Data(Data::Text);
     let mut unmasked = masked(text, b"hi");
     unmasked[1] &= 0x7f;
-    // A length of 2^62: refused by its header, before anything is kept for it.
+    // A length of 2^62 is rejected by the header, before memory is allocated for it.
     let huge = [&[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0][..], &[0; 4]].concat();
     for (what, bytes, code) in [
         ("unmasked", unmasked, CloseCode::Protocol),
@@ -435,7 +434,7 @@ fn who_breaks_the_protocol_is_told_and_closed() {
 }
 
 #[test]
-fn a_handshake_of_http_1_0_is_refused() {
+fn a_handshake_of_http_1_0_is_rejected() {
     let stage = Stage::new();
     let node = stage.publisher();
     let mut stream = crate::clients::connect(node.address);
@@ -447,7 +446,7 @@ fn a_handshake_of_http_1_0_is_refused() {
 }
 
 #[test]
-fn a_handshake_with_a_body_is_refused() {
+fn a_handshake_with_a_body_is_rejected() {
     let stage = Stage::new();
     let node = stage.publisher();
     let with_body = format!("{GOOD}content-length: 2\r\n");
@@ -457,9 +456,9 @@ fn a_handshake_with_a_body_is_refused() {
     );
 }
 
-/// It is still writing when its message is refused by the length alone.
+/// The client is still writing when its message is rejected because of the length.
 #[test]
-fn who_sends_a_long_message_learns_why_it_is_refused() {
+fn a_message_that_is_too_long_is_answered_by_a_close() {
     let stage = Stage::new();
     let node = stage.publisher();
     let long = masked(OpCode::Data(Data::Text), &vec![b'x'; 3 << 20]);
@@ -467,25 +466,25 @@ fn who_sends_a_long_message_learns_why_it_is_refused() {
 }
 
 #[test]
-fn who_says_more_and_more_is_sent_away() {
+fn a_client_that_sends_too_much_is_disconnected() {
     let stage = Stage::new();
     let node = stage.publisher();
     let pings = masked(OpCode::Control(Control::Ping), &[0; 100]).repeat(10_000);
     assert_eq!(closes_with(&node, &pings), Some(CloseCode::Policy.into()));
     let mut events = crate::clients::connect(node.address);
     let asked = "GET /v1/rooms/r/events HTTP/1.1\r\nhost: x\r\n\r\n";
-    // The first is answered, and what follows it is never read as requests.
-    // It may be ended while it still writes.
+    // The first request is answered, and the bytes after it are not parsed as requests.
+    // The connection may be closed while the client still writes.
     let _ = events.write_all(asked.repeat(20_000).as_bytes());
     let mut answer = Vec::new();
-    // Ended, or reset with bytes unread.
+    // Closed, or reset with unread bytes.
     let _ = events.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer);
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
 }
 
 #[test]
-fn what_a_client_says_is_ignored_and_a_ping_is_answered() {
+fn messages_of_a_client_are_ignored_and_pings_answered() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");

@@ -1,4 +1,4 @@
-//! The log goes away and comes back.
+//! Outages of the log.
 
 use emostream_log::testing::{Reads, until};
 

@@ -1,4 +1,4 @@
-//! What subscribers get, whatever they are connected by.
+//! The messages that subscribers receive, over each transport.
 
 use emostream_log::testing::until;
 use emostream_model::Topics;
@@ -41,7 +41,7 @@ fn a_websocket_and_an_sse_subscriber_get_identical_finals_ids_included() {
 }
 
 #[test]
-fn hello_comes_first_and_says_how_the_room_is_counted() {
+fn hello_is_first_and_has_the_settings_of_windows() {
     let stage = Stage::new();
     let node = stage.publisher();
     let hello = Ws::join(node.address, "match-7", "").next();
@@ -138,7 +138,7 @@ fn records_that_are_no_results_are_counted_and_skipped() {
 }
 
 #[test]
-fn results_of_absurd_size_harm_nobody() {
+fn results_with_huge_counts_are_served() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");
@@ -177,7 +177,7 @@ fn subscribers_frames_and_deliveries_are_counted() {
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
     ws.finals(1);
     sse.finals(1);
-    // A frame may be on a screen before it is counted.
+    // A subscriber may receive a frame before the metric counts it.
     let counted = |name, times| until(name, || node.metric(name) == times);
     counted(r#"frames_total{type="final"}"#, 1.0);
     counted(r#"deliveries_total{type="final"}"#, 2.0);

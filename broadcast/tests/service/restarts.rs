@@ -1,4 +1,4 @@
-//! Every publisher makes the same frames, whenever it was started.
+//! The frames of a publisher do not depend on when it was started.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::{
 const ROOMS: [&str; 3] = ["a", "b", "c"];
 const EMOJIS: [&str; 4] = ["🔥", "👏", "😂", "👍"];
 
-/// Which window, and what the room has counted as of it.
+/// The windows of a room's history, and the totals as of each.
 type Totals = (u64, BTreeMap<Emoji, u64>);
 
 fn history(node: &Node, room: &str) -> Vec<Value> {
@@ -26,7 +26,7 @@ fn history(node: &Node, room: &str) -> Vec<Value> {
     serde_json::from_value(history["finals"].take()).unwrap()
 }
 
-/// What a fresh publisher says that the room has counted.
+/// The total of the room at a publisher that starts now.
 fn total(stage: &Stage, room: &str) -> Option<u64> {
     let node = stage.publisher();
     get(node.address, &format!("/v1/rooms/{room}")).json()["total"].as_u64()
@@ -34,7 +34,7 @@ fn total(stage: &Stage, room: &str) -> Option<u64> {
 
 #[test]
 fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
-    // Partitions are read one after another, and the room's older record lies in either.
+    // Partitions are read one after another, and the room's older record may be in either.
     for newer in [0, PARTITIONS - 1] {
         let mut stage = Stage::new();
         let older = PARTITIONS - 1 - newer;
@@ -55,7 +55,7 @@ fn totals_do_not_go_back_when_their_topic_has_got_more_partitions() {
     }
 }
 
-/// A dataflow of another build counted it, and this one lost the totals of the room.
+/// A dataflow of another build had counted the emoji, and the publisher lost all totals of the room.
 #[test]
 fn an_emoji_that_this_build_does_not_know_costs_only_its_own_total() {
     let mut stage = Stage::new();
@@ -109,7 +109,7 @@ fn after_a_backward_reset_the_later_results_are_restored_although_their_windows_
     assert_eq!(totals, [Some(5), Some(7)]);
 }
 
-/// One window: what some rooms have counted in it.
+/// The counts of some rooms in one window.
 fn window() -> impl Strategy<Value = BTreeMap<usize, BTreeMap<usize, u64>>> {
     let counts = proptest::collection::btree_map(0..EMOJIS.len(), 1_u64..5000, 1..3);
     proptest::collection::btree_map(0..ROOMS.len(), counts, 0..3)
@@ -123,7 +123,7 @@ proptest! {
         windows in proptest::collection::vec(window(), 1..24),
         old in any::<prop::sample::Index>(), restart in any::<prop::sample::Index>(),
     ) {
-        // The oldest windows lie before the ring, and the second publisher starts in the middle.
+        // The oldest windows are older than the ring, and the second publisher starts in the middle.
         let (old, restart) = (old.index(windows.len()), restart.index(windows.len()));
         let mut stage = Stage::new();
         let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
@@ -172,9 +172,9 @@ proptest! {
 /// A dataflow that writes the totals of some rooms later than their finals, as it does with those of many emojis.
 #[derive(Default)]
 struct Late {
-    /// Finals of windows from then on lie at these offsets or behind them.
+    /// Finals of later windows are at these offsets or after them.
     ends: Vec<FinalsFrom>,
-    /// The first window of each room that is in no record, and the last.
+    /// The first window of each room that is not in a totals record, and the last one.
     unwritten: BTreeMap<usize, (u64, u64)>,
     before: Option<ResultOrder>,
 }
@@ -254,14 +254,14 @@ proptest! {
             (proptest::bool::weighted(0.15), window(), proptest::collection::vec(0..ROOMS.len(), 0..2)), 1..24),
         old in any::<prop::sample::Index>(), restart in any::<prop::sample::Index>(),
     ) {
-        // The oldest windows lie before the ring, and the second publisher starts in the middle.
+        // The oldest windows are older than the ring, and the second publisher starts in the middle.
         let (old, restart) = (old.index(windows.len()), restart.index(windows.len()));
         let mut stage = Stage::new();
         let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
         let mut late = Late::default();
         let mut nodes: Vec<Node> = Vec::new();
         let mut expected: BTreeMap<usize, Vec<Totals>> = BTreeMap::new();
-        // If totals begin in the ring, a publisher that starts later cannot know the totals of the finals before.
+        // If totals begin in the ring, a publisher that starts later does not know the totals of earlier finals.
         let mut began: BTreeMap<usize, u64> = BTreeMap::new();
         for (nth, (begins, window, written)) in (0_u64..).zip(&windows) {
             if nth == old as u64 || nth == restart.max(old) as u64 {
@@ -298,7 +298,7 @@ proptest! {
     }
 }
 
-/// Kafka shows the parts of a transaction one after another: each partition gets a marker of its own.
+/// Kafka shows the partitions of a transaction one after another, since each has its own commit marker.
 #[test]
 fn totals_that_are_seen_before_their_final_are_not_doubled() {
     let mut stage = Stage::new();
@@ -307,7 +307,7 @@ fn totals_that_are_seen_before_their_final_are_not_doubled() {
     stage.counting.commit(vec![of_totals]);
     let log = stage.log.clone();
     let starting = std::thread::spawn(move || Node::start(log, config()));
-    // A hasty publisher would believe by now that it has read everything.
+    // A publisher that does not wait for the final would be ready by now.
     let looks = 4 * PARTITIONS as usize;
     until("looked for more", || stage.log.empty_polls() >= looks);
     stage.counting.commit(vec![of_window]);
@@ -349,7 +349,7 @@ fn an_open_window_is_shown_by_a_publisher_that_starts_in_it() {
 }
 
 #[test]
-fn what_a_run_with_other_windows_left_open_is_not_shown() {
+fn open_windows_of_a_run_with_another_size_are_not_shown() {
     let stage = Stage::new();
     let now_ms = now_ms();
     stage.counting.live_of(now_ms, 2000, "r");
@@ -359,7 +359,7 @@ fn what_a_run_with_other_windows_left_open_is_not_shown() {
     };
     let node = Node::start(stage.log.clone(), of_3_s);
     let live = |room: &str| get(node.address, &format!("/v1/rooms/{room}")).json()["live"].take();
-    // What is read later in the same partition shows that all were looked at.
+    // A later record in the same partition shows that all records were read.
     for start_ms in [now_ms, now_ms + 3000] {
         let start_ms = start_ms - start_ms % 3000;
         stage.counting.live_of(start_ms, 3000, "s");
@@ -371,7 +371,7 @@ fn what_a_run_with_other_windows_left_open_is_not_shown() {
 }
 
 #[test]
-fn hello_follows_a_dataflow_that_comes_back_with_other_windows() {
+fn hello_has_the_settings_of_a_restarted_dataflow() {
     let stage = Stage::new();
     let node = stage.publisher();
     stage.counting.live_of(now_ms(), 3000, "r");
@@ -385,7 +385,7 @@ fn hello_follows_a_dataflow_that_comes_back_with_other_windows() {
 }
 
 #[test]
-fn corrupt_records_hinder_no_start() {
+fn corrupt_records_do_not_prevent_a_start() {
     let mut stage = Stage::new();
     let topics = Topics::default();
     for topic in [topics.windows(), topics.totals(), topics.live()] {

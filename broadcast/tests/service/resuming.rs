@@ -1,4 +1,4 @@
-//! Who was away continues where it was, or is told that it cannot.
+//! Resuming: a subscriber that reconnects is sent all finals since its last one, or a gap.
 
 use emostream_broadcast::{Config, SubscriberConfig};
 use emostream_log::testing::{Reads, now_ms, until};
@@ -8,7 +8,7 @@ use crate::{
     stage::{KEPT, Node, Stage, config, subscriber_config},
 };
 
-/// The room's kept ids once there are `count`, oldest first.
+/// The ids of the room's finals once there are `count`, oldest first.
 fn ids(node: &Node, room: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     until("read", || {
@@ -43,7 +43,7 @@ fn every_final_since_follows_in_order_then_the_present() {
     });
     assert_eq!(Ws::join(node.address, "r", &since).brief(5), expected);
     assert_eq!(Sse::join(node.address, "r", &since, "").brief(5), expected);
-    // What a browser has seen since counts, not what its page once asked for.
+    // `Last-Event-ID` of the browser has precedence over `since` of the page's first request.
     let header = format!("Last-Event-ID: {}\r\n", ids[1]);
     let old = format!("?since={}", ids[0]);
     assert_eq!(
@@ -57,9 +57,9 @@ fn every_final_since_follows_in_order_then_the_present() {
     );
 }
 
-/// Else a subscriber who comes back after five minutes would show a delay of five minutes.
+/// Otherwise a subscriber that reconnects after five minutes would count as a delay of five minutes.
 #[test]
-fn what_is_caught_up_on_is_no_delay() {
+fn resumed_finals_do_not_count_as_delayed() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     for nth in 1..=3 {
@@ -103,7 +103,7 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
     stage.log.reads(Reads::Stall);
     stage.counting.close(2, &[("r", &[("🔥", 2)])]);
     stage.counting.close(3, &[("r", &[("🔥", 3)])]);
-    // The subscriber has the second from elsewhere: one behind what this publisher knows.
+    // The subscriber has the second final from another publisher: one more than this one knows.
     let (partition, offset) = known.split_once('-').unwrap();
     let ahead = format!("{partition}-{}", offset.parse::<u64>().unwrap() + 1);
     let address = node.address;
@@ -117,7 +117,7 @@ fn a_publisher_that_lags_behind_the_id_doubles_nothing() {
 
 #[test]
 fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
-    // Where the room's first final lies, from a log just like the other.
+    // The id of the room's first final, from a log with the same records.
     let mut twin = Stage::new();
     twin.counting.close(1, &[("r", &[("🔥", 1)])]);
     let first = ids(&twin.publisher(), "r", 1).remove(0);
@@ -137,7 +137,7 @@ fn a_publisher_that_has_read_nothing_yet_waits_for_the_id() {
 }
 
 #[test]
-fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
+fn an_id_that_has_left_the_ring_is_answered_by_a_gap() {
     let mut stage = Stage::new();
     let old_ms = now_ms() - KEPT.as_millis() as u64 / 2;
     stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
@@ -165,10 +165,10 @@ fn an_id_that_is_no_longer_kept_is_told_by_a_gap() {
     assert_eq!(Sse::join(node.address, "r", &since, "").brief(3), expected);
 }
 
-/// A page that stayed open while the log was made anew would otherwise wait until the new log has as
-/// many results as the old one had.
+/// A page that stayed open while the log was recreated would otherwise wait until the new log has as many results as
+/// the old one.
 #[test]
-fn an_id_of_another_log_is_told_by_a_gap_not_by_silence() {
+fn an_id_of_another_log_is_answered_by_a_gap_at_once() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
@@ -183,7 +183,7 @@ fn an_id_of_another_log_is_told_by_a_gap_not_by_silence() {
         ];
         assert_eq!(ws.brief(3), expected);
     }
-    // Also in a room that has nothing yet.
+    // The same in a room without results.
     let mut ws = Ws::join(node.address, "empty", "?since=0-100000");
     assert_eq!(ws.brief(2), ["hello false", "gap 0-100000 expired"]);
     stage.counting.close(2, &[("empty", &[("🔥", 1)])]);
@@ -191,11 +191,11 @@ fn an_id_of_another_log_is_told_by_a_gap_not_by_silence() {
 }
 
 #[test]
-fn finals_deleted_unread_are_told_by_a_gap() {
+fn finals_that_were_deleted_unread_are_announced_by_a_gap() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");
-    // All of them older than the log keeps: it throws away from the oldest on.
+    // All of them are older than the log's retention, so it deletes the oldest ones.
     let old_ms = now_ms() - 2 * KEPT.as_millis() as u64;
     stage.counting.close_at(old_ms, 1, &[("r", &[("🔥", 1)])]);
     let first = ws.finals(1).remove(0);

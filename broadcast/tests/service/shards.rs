@@ -1,4 +1,4 @@
-//! What shards do with sockets: streams as each version of HTTP has them, coming and going, and the end.
+//! Sockets of shards: streams of events over each version of HTTP, reconnects, lost clients, and shutdown.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use crate::{
     stage::Stage,
 };
 
-/// All bytes up to the end of the stream.
+/// Reads all bytes up to the end of the stream.
 fn whole(mut stream: TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -28,7 +28,7 @@ fn ask_for_events(address: std::net::SocketAddr, version: &str) -> TcpStream {
     stream
 }
 
-/// The pieces of a chunked body, which is whole (RFC 9112, 7.1).
+/// Decodes a complete chunked body (RFC 9112, 7.1).
 fn unchunk(mut body: &str) -> String {
     let mut pieces = String::new();
     loop {
@@ -49,7 +49,7 @@ fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let chunked = ask_for_events(node.address, "1.1");
-    // As nginx asks what is behind it.
+    // The form that nginx sends to its upstreams.
     let bare = ask_for_events(node.address, "1.0");
     until("both are there", || {
         node.metric(r#"subscribers{transport="sse"}"#) == 2.0
@@ -75,14 +75,14 @@ fn a_stream_of_events_is_framed_as_its_version_of_http_has_it() {
     assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
     assert!(!head.contains("transfer-encoding"), "{head}");
     assert!(head.contains("\r\nconnection: close"), "{head}");
-    // Each is told another moment to come back.
+    // Each `bye` has another time at which to reconnect.
     let without_bye = |events: &str| events.split("event: bye").next().unwrap().to_owned();
     assert_eq!(without_bye(body), without_bye(&events));
     assert_eq!(stopped.join().unwrap().remaining, 0);
 }
 
 #[test]
-fn what_was_asked_before_on_the_same_connection_is_answered_first() {
+fn earlier_requests_on_a_connection_are_answered_first() {
     let stage = Stage::new();
     let node = stage.publisher();
     let mut stream = connect(node.address);
@@ -102,9 +102,9 @@ fn what_was_asked_before_on_the_same_connection_is_answered_first() {
     assert!(text.find("text/event-stream").unwrap() > text.rfind(r#""room":"r","final""#).unwrap());
 }
 
-/// Come and go, hundreds of them: whoever stays loses nothing, and nothing is left of those who went.
+/// Hundreds of clients connect and disconnect: subscribers that stay lose no final, and no state of the others is left.
 #[test]
-fn a_coming_and_going_disturbs_nobody() {
+fn reconnects_do_not_affect_other_subscribers() {
     const FINALS: u64 = 40;
     let mut stage = Stage::new();
     let node = stage.publisher();
@@ -123,7 +123,7 @@ fn a_coming_and_going_disturbs_nobody() {
                     match (turns + thread) % 3 {
                         0 => drop(Ws::join(address, "r", "")),
                         1 => assert_eq!(Sse::join(address, "r", "", "").next().kind(), "hello"),
-                        // Gone before it is answered.
+                        // Disconnected before the response.
                         _ => drop(ask_for_events(address, "1.1")),
                     }
                 }
@@ -153,9 +153,9 @@ fn a_coming_and_going_disturbs_nobody() {
     });
 }
 
-/// Reads, but says nothing, not even pong: a page whose machine sleeps behind a proxy that does not.
+/// A client that reads but does not send pongs: the host of a page sleeps, and a proxy keeps the connection open.
 #[test]
-fn a_client_that_answers_no_ping_is_let_go() {
+fn a_client_that_does_not_answer_pings_is_disconnected() {
     let stage = Stage::new();
     let node = stage.publisher();
     let mut ws = Ws::join(node.address, "r", "");
@@ -173,7 +173,7 @@ fn a_client_that_answers_no_ping_is_let_go() {
         .unwrap();
     let begun = Instant::now();
     let pinging = std::thread::spawn(move || {
-        // The library answers as it reads.
+        // The library sends pongs while it reads.
         let mut pings = 0;
         while pings < 2 {
             pings += usize::from(matches!(alive.message(), tungstenite::Message::Ping(_)));
@@ -181,9 +181,9 @@ fn a_client_that_answers_no_ping_is_let_go() {
         alive
     });
     let mut all = Vec::new();
-    // Its end may be a reset.
+    // The connection may end with a reset.
     let _ = stream.read_to_end(&mut all);
-    // What came to a silent room are heartbeats and pings, each shorter than a long length needs.
+    // A silent room is sent heartbeats and pings, whose length has one byte.
     let mut frames = &all[..];
     let mut pings = 0;
     while let [opcode, length, rest @ ..] = frames {

@@ -1,4 +1,4 @@
-//! A subscriber that does not read costs no memory, and loses no final that is kept.
+//! A subscriber that does not read takes no memory, and loses no final that is in the ring.
 
 use std::{io::Write, net::TcpStream};
 
@@ -14,10 +14,10 @@ use crate::{
     stage::{DEADLINE, Node, Stage},
 };
 
-/// Far more than the kernel's buffers of a connection hold, some 4 MB.
+/// More frames than the kernel's buffers of a connection hold.
 const FAR_TOO_MUCH_BYTES: usize = 16 << 20;
 
-/// A subscriber with a small receive buffer, so that what it does not read is noticed.
+/// A subscriber with a small receive buffer, so that the server's socket is soon full if it does not read.
 fn narrow(node: &Node) -> Ws {
     Ws::over(narrow_stream(node), node.address, "r", "")
 }
@@ -42,7 +42,7 @@ pub(crate) fn narrow_stream(node: &Node) -> TcpStream {
     stream
 }
 
-/// Counts that make a long frame.
+/// Counts for a long frame.
 fn many() -> Vec<(&'static str, u64)> {
     emostream_model::Emoji::all()
         .take(20)
@@ -51,7 +51,7 @@ fn many() -> Vec<(&'static str, u64)> {
         .collect()
 }
 
-/// All that comes up to the final, or live tally, of the `nth` window.
+/// Receives all messages up to the final, or live tally, of the `nth` window.
 fn until_kind(subscriber: &mut impl Subscriber, kind: &str, nth: u64) -> Vec<Received> {
     let mut got: Vec<Received> = Vec::new();
     let is_last = |r: &Received| r.kind() == kind && r.json["start"] == nth * 2000;
@@ -61,7 +61,7 @@ fn until_kind(subscriber: &mut impl Subscriber, kind: &str, nth: u64) -> Vec<Rec
     got
 }
 
-/// Which windows' finals these are.
+/// The windows of these finals.
 fn finals(got: &[Received]) -> Vec<u64> {
     let finals = got.iter().filter(|r| r.kind() == "final");
     finals
@@ -85,7 +85,7 @@ fn a_slow_sse_subscriber_skips_live_tallies_and_gets_every_final() {
     skips_live_tallies_and_gets_every_final(&mut stage, &node, sse);
 }
 
-/// It does not read while far too much goes out.
+/// Checks a subscriber that does not read while more frames are sent than the buffers hold.
 pub(crate) fn skips_live_tallies_and_gets_every_final(
     stage: &mut Stage,
     node: &Node,
@@ -102,9 +102,9 @@ pub(crate) fn skips_live_tallies_and_gets_every_final(
         stage.counting.close(nth, &[("r", &counts)]);
     }
     until("stuck", || node.metric("stalled_subscribers") == 1.0);
-    // No more than the rest of a frame waits, however much was pushed.
+    // Only the rest of a frame waits, for any number of results.
     assert!(node.metric("write_queue_bytes") < 4096.0);
-    // What was skipped is counted at the next one that is delivered.
+    // Skipped tallies are counted when the next one is delivered.
     stage.counting.live(21, "r", &counts);
     let got = until_kind(&mut subscriber, "live", 21);
     assert_eq!(finals(&got), (1..=20).collect::<Vec<_>>());
@@ -118,14 +118,14 @@ pub(crate) fn skips_live_tallies_and_gets_every_final(
 }
 
 #[test]
-fn who_is_slower_than_the_ring_is_told_by_a_gap() {
+fn a_subscriber_slower_than_the_ring_is_sent_a_gap() {
     let mut stage = Stage::new();
     let node = stage.publisher();
     let mut ws = narrow(&node);
     let counts = many();
     stage.counting.close(1, &[("r", &counts)]);
     let frame_bytes = ws.finals(1)[0].text.len() as u64;
-    // More than the buffers hold, and then more than the ring's 4096 finals.
+    // More finals than the buffers hold, and then more than the ring.
     let last = FAR_TOO_MUCH_BYTES as u64 / frame_bytes + 5000;
     for first in (2..last).step_by(500) {
         stage
@@ -152,15 +152,15 @@ fn who_is_slower_than_the_ring_is_told_by_a_gap() {
             _ => {}
         }
     }
-    // A kernel that takes a little now and then lets it fall behind a second time.
+    // The kernel may accept some bytes in between, so the subscriber can lag behind a second time.
     assert!(gaps >= 1);
     assert_eq!(node.metric("gaps_total"), f64::from(gaps));
 }
 
-/// A WebSocket client that pings on and on, and reads none of the answers.
+/// A WebSocket client that sends pings and does not read the pongs.
 #[test]
 fn unread_answers_to_pings_are_not_kept() {
-    // As many as a client may send in a second.
+    // The maximum that a client may send in a second.
     const PINGS: u32 = (60 << 10) / 131;
     let stage = Stage::new();
     let node = stage.publisher();

@@ -1,4 +1,4 @@
-//! A log with a dataflow's results in it, and publishers of it on port 0.
+//! A log with results of a dataflow, and publishers of it on port 0.
 
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::counting::{Counting, SWARM_SIZE, WINDOW_MS};
 
-/// What must happen happens long before this.
+/// Timeout of the tests, far above their usual duration.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) const PARTITIONS: u32 = 3;
-/// How long the log keeps finals: less than what some tests' times say.
+/// Retention of finals in the log: some tests write older ones.
 pub(crate) const KEPT: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Stage {
@@ -59,7 +59,7 @@ impl Stage {
         }
     }
 
-    /// A publisher at its defaults.
+    /// A publisher with the default configuration.
     pub(crate) fn publisher(&self) -> Node {
         Node::start(self.log.clone(), config())
     }
@@ -81,7 +81,7 @@ pub(crate) fn subscriber_config() -> SubscriberConfig {
         ingest_url: None,
         allow_origin: AllowOrigin::Any,
         authenticator: Authenticator::default(),
-        // More than one, whatever the machine has.
+        // More than one on any host.
         shards: NonZeroUsize::new(2),
         drain: Duration::from_secs(30),
         clock: EventClock::host(),
@@ -112,17 +112,17 @@ impl Node {
         Self::serve(runtime, tls, publisher, registry, readiness)
     }
 
-    /// A relay of whichever of these upstreams is there.
+    /// A relay of the first of these upstreams that accepts it.
     pub(crate) fn relay(upstreams: &[&str]) -> Self {
         Self::relay_like(upstreams, subscriber_config())
     }
 
-    /// The same with what its subscribers meet.
+    /// The same with a configuration of its subscribers.
     pub(crate) fn relay_like(upstreams: &[&str], subscribers: SubscriberConfig) -> Self {
         Self::connect_relay(upstreams, RelayToken::default(), None, subscribers).unwrap()
     }
 
-    /// The same with a token, and perhaps in TLS, if it starts.
+    /// The same with a token, and optionally TLS; the error if it does not start.
     pub(crate) fn try_relay(
         upstreams: &[&str],
         token: RelayToken,
@@ -178,12 +178,12 @@ impl Node {
         }
     }
 
-    /// Feeds relays from now on; where they connect.
+    /// Accepts relays from now on, and returns the address.
     pub(crate) fn feeds(&self) -> String {
         self.feeds_at("127.0.0.1:0", RelayToken::default(), 100)
     }
 
-    /// The same at an address, for so many relays that know a token.
+    /// The same at an address, for at most `max_relays` relays that know the token.
     pub(crate) fn feeds_at(&self, address: &str, token: RelayToken, max_relays: u32) -> String {
         let listener = self.runtime.block_on(TcpListener::bind(address)).unwrap();
         self.feeds_by(RelayPort {
@@ -194,7 +194,7 @@ impl Node {
         })
     }
 
-    /// The same in TLS.
+    /// The same over TLS.
     pub(crate) fn feeds_in_tls(&self, tls: Tls) -> String {
         let listener = self
             .runtime
@@ -215,14 +215,14 @@ impl Node {
         address
     }
 
-    /// Waits until it cannot go on, and why.
+    /// Waits until the publisher cannot continue, and returns why.
     pub(crate) fn fails(&self) -> String {
         let fails = self.publisher.fails();
         let failing = async { tokio::time::timeout(DEADLINE, fails).await };
         self.runtime.block_on(failing).unwrap().to_string()
     }
 
-    /// One sample of the metrics; 0 while there is none.
+    /// Returns a sample of the metrics; 0 if it does not exist.
     pub(crate) fn metric(&self, sample: &str) -> f64 {
         let text = TextEncoder::new()
             .encode_to_string(&self.registry.gather())
@@ -232,19 +232,19 @@ impl Node {
         value.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
-    /// Ends as the program does: no more connections, goodbye to those there are.
+    /// Shuts down as the program does: accepts no more connections, and sends `bye` to all subscribers.
     pub(crate) fn stop(mut self) -> DrainOutcome {
         self.bye();
         self.runtime.block_on(&mut self.served).unwrap()
     }
 
-    /// Says goodbye, and goes on serving what is under way.
+    /// Sends `bye`, and continues to serve open connections.
     pub(crate) fn bye(&self) {
         self.shutdown.cancel();
         self.publisher.bye();
     }
 
-    /// Refuses new subscribers, but still listens.
+    /// Sends `bye` to new subscribers, but still accepts connections.
     pub(crate) fn bye_only(&self) {
         self.publisher.bye();
     }

@@ -1,4 +1,4 @@
-//! Peers of the relays' port that are hostile, mad or mistaken, on either side of it.
+//! Unauthenticated and faulty peers of the relay protocol, on both sides of a connection.
 
 use std::{
     io::{Read, Write},
@@ -17,7 +17,7 @@ use crate::{
     stage::{Node, Stage},
 };
 
-/// Bytes that nobody should send.
+/// Invalid bytes for the relays' port.
 fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
     let mut other_version = RelayUp::Heartbeat.frame();
     other_version[4] = RELAY_VERSION + 1;
@@ -41,7 +41,7 @@ fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn nonsense_is_let_go_and_hinders_no_relay() {
+fn invalid_peers_are_disconnected_and_do_not_affect_relays() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let address = publisher.feeds();
@@ -56,9 +56,9 @@ fn nonsense_is_let_go_and_hinders_no_relay() {
         .collect();
     for (what, mut stream) in strangers {
         let mut said = Vec::new();
-        // Closed, by a reset perhaps.
+        // The connection is closed, possibly by a reset.
         let _ = stream.read_to_end(&mut said);
-        // A challenge, and at most a refusal.
+        // The peer received a challenge, and at most a refusal.
         assert!(said.len() < 64, "{what}: {said:?}");
     }
     assert_eq!(publisher.metric("relays"), 1.0);
@@ -69,9 +69,9 @@ fn nonsense_is_let_go_and_hinders_no_relay() {
     });
 }
 
-/// They hold no places that relays could have, however many they are and as long as they say nothing.
+/// Connections that send nothing do not take permits of relays, for any number of them.
 #[test]
-fn silent_strangers_keep_no_relay_out() {
+fn unauthenticated_connections_do_not_take_permits() {
     let stage = Stage::new();
     let publisher = stage.publisher();
     let address = publisher.feeds_at("127.0.0.1:0", RelayToken::default(), 1);
@@ -85,13 +85,13 @@ fn silent_strangers_keep_no_relay_out() {
     let relay = Node::relay(&[&address]);
     relay.readiness.check().unwrap();
     assert_eq!(publisher.metric("relays"), 1.0);
-    // The one who came first was the first to go.
+    // The oldest connection was closed first.
     let mut said = Vec::new();
     let _ = (&strangers[0]).read_to_end(&mut said);
     assert!(said.len() < 64, "{said:?}");
 }
 
-/// An upstream that says this to whoever comes, and then nothing.
+/// An upstream that sends these bytes to each client, and then nothing.
 fn upstream(says: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -106,7 +106,7 @@ fn upstream(says: Vec<u8>) -> String {
 }
 
 #[test]
-fn a_relay_passes_over_upstreams_that_are_none() {
+fn a_relay_skips_invalid_upstreams() {
     let stage = Stage::new();
     let publisher = stage.publisher();
     let welcome = RelayDown::Welcome(RelayWelcome {
@@ -123,7 +123,7 @@ fn a_relay_passes_over_upstreams_that_are_none() {
     bad.push(upstream(challenge.clone()));
     bad.push(upstream([challenge, welcome.frame()].concat()));
     let at_publisher = publisher.feeds();
-    // Each before the good one: whichever it is, the good one is found in time.
+    // Each of them is before the valid upstream, which is found in time.
     for bad in &bad {
         let relay = Node::relay(&[bad, &at_publisher]);
         relay.readiness.check().unwrap();
@@ -145,12 +145,12 @@ fn a_relay_and_an_upstream_of_two_versions_name_both() {
     let alone = Node::try_relay(&[&former], RelayToken::default(), None);
     let why = alone.err().unwrap().to_string();
     assert!(versions.iter().all(|it| why.contains(it)), "{why}");
-    // In `/readyz`, too, once the upstream of the relay's own version has stopped.
+    // The error is in `/readyz`, too, once the upstream of the relay's own version has stopped.
     let relay = Node::relay(&[&publisher.feeds(), &former]);
     drop(publisher);
     let why = || relay.readiness.check().err().unwrap_or_default();
     until("named", || versions.iter().all(|it| why().contains(it)));
-    // A relay of version 1 finds the version in the first message that it gets.
+    // A relay of version 1 finds the version in the first message that it receives.
     let publisher = stage.publisher();
     let mut relay = connect(publisher.feeds().parse().unwrap());
     let mut head = [0; 5];
@@ -159,7 +159,7 @@ fn a_relay_and_an_upstream_of_two_versions_name_both() {
 }
 
 #[test]
-fn only_who_knows_the_token_is_fed_and_only_who_knows_it_is_believed() {
+fn both_sides_must_know_the_token() {
     let stage = Stage::new();
     let (open, guarded) = (stage.publisher(), stage.publisher());
     let secret = || RelayToken::new("secret");
@@ -175,7 +175,7 @@ fn only_who_knows_the_token_is_fed_and_only_who_knows_it_is_believed() {
 }
 
 #[test]
-fn one_relay_too_many_is_told_so() {
+fn a_relay_above_the_limit_is_sent_the_reason() {
     let stage = Stage::new();
     let publisher = stage.publisher();
     let address = publisher.feeds_at("127.0.0.1:0", RelayToken::default(), 1);
@@ -183,14 +183,14 @@ fn one_relay_too_many_is_told_so() {
     let why = Node::try_relay(&[&address], RelayToken::default(), None);
     let why = why.err().unwrap().to_string();
     assert!(why.contains("--max-relays"), "{why}");
-    // There is a place again once the first has gone.
+    // The permit is free again once the first relay has disconnected.
     drop(first);
     until("a place", || publisher.metric("relays") == 0.0);
     Node::relay(&[&address]);
 }
 
 #[test]
-fn a_link_in_tls_is_for_those_who_believe_its_certificate() {
+fn only_relays_that_trust_the_certificate_connect_over_tls() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let dir = tempfile::tempdir().unwrap();

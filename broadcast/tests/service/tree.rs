@@ -1,4 +1,4 @@
-//! A tree of relays: the same at every node, whoever comes and goes.
+//! Trees of relays: all nodes send the same frames while nodes and subscribers connect and disconnect.
 
 use std::{
     io::{Read, Write},
@@ -21,7 +21,7 @@ use crate::{
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];
 
-/// All that can be asked for, but for who is there.
+/// All responses of a node to plain requests, without the audience.
 fn shown(node: &Node) -> Vec<String> {
     let mut shown = vec![get(node.address, "/v1/rooms").body];
     for room in ROOMS {
@@ -66,7 +66,7 @@ fn every_node_shows_the_same_bytes() {
     let first = Node::relay(&[&publisher.feeds()]);
     let second = Node::relay(&[&first.feeds()]);
     let nodes = [&publisher, &first, &second];
-    // What was there before them, and what comes since.
+    // The results from before the relays started, and later ones.
     alike(&nodes);
     let mut subscribers = nodes.map(|node| Ws::join(node.address, "b", ""));
     let before: Vec<_> = subscribers.iter_mut().map(|ws| ws.next()).collect();
@@ -87,7 +87,7 @@ fn every_node_shows_the_same_bytes() {
 }
 
 #[test]
-fn who_resumes_at_a_relay_gets_every_final_since() {
+fn a_subscriber_that_resumes_at_a_relay_is_sent_every_later_final() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let relay = Node::relay(&[&publisher.feeds()]);
@@ -111,7 +111,7 @@ fn who_resumes_at_a_relay_gets_every_final_since() {
     }
 }
 
-/// The totals of the next finals, which must follow each other without a gap.
+/// Returns the totals of the next finals, which must follow each other without a gap.
 fn totals(ws: &mut Ws, count: usize) -> Vec<u64> {
     let mut totals = Vec::new();
     while totals.len() < count {
@@ -161,7 +161,7 @@ fn a_relay_changes_over_when_its_upstream_falls_silent() {
 }
 
 #[test]
-fn a_relay_serves_what_it_has_without_an_upstream_and_catches_up() {
+fn a_disconnected_relay_serves_its_rooms_and_catches_up() {
     let mut stage = Stage::new();
     close(&mut stage, 1..3);
     let publisher = stage.publisher();
@@ -176,7 +176,7 @@ fn a_relay_serves_what_it_has_without_an_upstream_and_catches_up() {
     let why = relay.readiness.check().unwrap_err();
     assert!(why.contains(&address), "{why}");
     assert_eq!(shown(&relay)[1..], before[1..]);
-    // It is back, with what nobody has seen.
+    // The publisher is restarted, with results that the relay has not received.
     close(&mut stage, 3..6);
     let publisher = stage.publisher();
     publisher.feeds_at(&address, RelayToken::default(), 10);
@@ -185,9 +185,9 @@ fn a_relay_serves_what_it_has_without_an_upstream_and_catches_up() {
     alike(&[&publisher, &relay]);
 }
 
-/// A final that this relay does not know yet is one of its upstream's, not of another log.
+/// A final that the disconnected relay does not know yet is from its upstream, not from another log.
 #[test]
-fn who_is_ahead_of_a_relay_that_is_cut_off_waits_for_it() {
+fn a_subscriber_that_is_ahead_of_a_disconnected_relay_waits() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let address = publisher.feeds();
@@ -234,7 +234,7 @@ fn the_audience_of_the_whole_tree_is_counted() {
         .map(|listed| listed["subscribers"].as_u64().unwrap())
         .collect();
     assert_eq!(listed, [3]);
-    // A relay that is gone takes its audience along.
+    // The audience of a relay that has disconnected is not counted any more.
     drop(second);
     let audience = |node: &Node| get(node.address, "/v1/rooms/a").json()["subscribers"].as_u64();
     until("gone", || audience(&publisher) == Some(2));
@@ -246,7 +246,7 @@ fn a_relay_cannot_be_its_own_upstream() {
     let mut stage = Stage::new();
     let publisher = stage.publisher();
     let at_publisher = publisher.feeds();
-    // Where the second relay will be: the first names it, too.
+    // The address of the second relay, which is an upstream of the first, too.
     let place = TcpListener::bind("127.0.0.1:0").unwrap();
     let at_second = place.local_addr().unwrap().to_string();
     drop(place);
@@ -254,7 +254,7 @@ fn a_relay_cannot_be_its_own_upstream() {
     let second = Node::relay(&[&first.feeds()]);
     second.feeds_at(&at_second, RelayToken::default(), 10);
     drop(publisher);
-    // The second would feed the first with what it got from it.
+    // The second would send the first the updates that it received from it.
     let both = |check: fn(&Readiness) -> bool| check(&first.readiness) && check(&second.readiness);
     until("cut off", || both(|readiness| readiness.check().is_err()));
     assert_eq!(second.metric("relays"), 0.0);
@@ -277,7 +277,7 @@ fn results_of_another_log_end_a_relay() {
     assert!(why.contains("another log"), "{why}");
 }
 
-/// A connection in between that can freeze: nothing is closed, and nothing goes through.
+/// A proxy that can freeze: it closes no connection, and forwards nothing.
 struct Line {
     address: String,
     frozen: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! What is trending: the newest comes to everybody, and goes when nothing is any more.
+//! Trending lists: all subscribers are sent the newest one, and an empty one when nothing is trending any more.
 
 use emostream_log::testing::{now_ms, until};
 use emostream_model::{Emoji, FRAME_COUNTS};
@@ -15,7 +15,7 @@ fn state(node: &Node, room: &str) -> Value {
 }
 
 #[test]
-fn a_subscriber_gets_what_is_trending_and_that_nothing_is_any_more() {
+fn a_subscriber_is_sent_the_trending_list_and_its_end() {
     let stage = Stage::new();
     let node = stage.publisher();
     let (mut ws, mut sse) = (
@@ -62,12 +62,12 @@ fn a_late_joiner_gets_the_newest_and_nothing_where_nothing_is_trending() {
 
     let mut over = Ws::join(node.address, "over", "");
     let last = over.finals(1).remove(0);
-    // Nothing came before this.
+    // No trending list was sent before this.
     stage.counting.trending(41, "over", &[("😂", 1)]);
     assert_eq!(over.brief(1), ["trending 😂"]);
     drop(over);
 
-    // Who comes back may still show what has ended meanwhile.
+    // A subscriber that reconnects may still show a list that has ended in between.
     let id = last.json["id"].as_str().unwrap();
     stage.counting.trending(71, "over", &[]);
     until("over", || state(&node, "over").is_null());
@@ -76,9 +76,9 @@ fn a_late_joiner_gets_the_newest_and_nothing_where_nothing_is_trending() {
 }
 
 #[test]
-fn a_restarted_publisher_knows_what_is_trending_and_who_comes_back_what_is_not() {
+fn a_restarted_publisher_sends_trending_lists_and_ends_old_ones() {
     let mut stage = Stage::new();
-    // A top that did not change for an hour was written then.
+    // The record of a list that did not change for an hour is an hour old.
     let long_ago_ms = now_ms() - 3_600_000;
     let steady = trending(1, "steady", &[("🔥", 1)]);
     stage.counting.append(timed(steady, long_ago_ms));
@@ -94,13 +94,13 @@ fn a_restarted_publisher_knows_what_is_trending_and_who_comes_back_what_is_not()
     let id = last.json["id"].as_str().unwrap();
     let mut back = Ws::join(node.address, "over", &format!("?since={id}"));
     assert_eq!(back.brief(2), ["hello true", "trending "]);
-    // And it reads on.
+    // The publisher continues to read.
     stage.counting.trending(33, "over", &[("👏", 1)]);
     assert_eq!(back.brief(1), ["trending 👏"]);
 }
 
 #[test]
-fn a_frame_lists_the_top_20_however_many_the_dataflow_writes() {
+fn a_frame_lists_at_most_the_top_20() {
     let stage = Stage::new();
     let node = stage.publisher();
     let emojis: Vec<Emoji> = Emoji::all().take(FRAME_COUNTS + 5).collect();
@@ -114,7 +114,7 @@ fn a_frame_lists_the_top_20_however_many_the_dataflow_writes() {
 }
 
 #[test]
-fn the_list_of_rooms_tells_what_leads_across_them() {
+fn the_list_of_rooms_has_the_leaders() {
     let stage = Stage::new();
     let node = stage.publisher();
     let leaders = |node: &Node| get(node.address, "/v1/rooms").json()["trending"].take();
@@ -125,7 +125,7 @@ fn the_list_of_rooms_tells_what_leads_across_them() {
         "rooms": [{"room": "default", "count": 4}],
     });
     until("read", || leaders(&node) == expected);
-    // All rooms together are no room.
+    // `*` is not a room.
     assert_eq!(get(node.address, "/v1/rooms/*").status, 400);
     assert_eq!(node.metric("rooms"), 0.0);
     let restarted = stage.publisher();

@@ -367,7 +367,7 @@ fn reactions(text: &str, time_ms: u64) -> Result<Vec<ReactionRef<'_>>, String> {
     let mut room = None;
     for word in text.split_whitespace() {
         if word.is_ascii() {
-            Room::check(word).map_err(|_| format!("'{word}' is neither room nor emoji"))?;
+            Room::validate(word).map_err(|_| format!("'{word}' is neither room nor emoji"))?;
             if let Some((unused, false)) = room.replace((word, false)) {
                 return Err(format!("room {unused} without an emoji"));
             }

@@ -3,7 +3,7 @@
 use std::{fmt, marker::PhantomData};
 
 use emostream_http::{Principal, Problem};
-use emostream_model::{EmojiNames, Entry, FieldNames, ParsedReaction, is_json, without_bom};
+use emostream_model::{EmojiNames, FieldNames, JsonReaction, ParsedReaction, is_json, without_bom};
 use serde::{
     Deserialize, Deserializer as _,
     de::{IgnoredAny, SeqAccess, Visitor},
@@ -97,7 +97,7 @@ impl<'a> ReactionRequest<'a> {
             invalid: Vec::new(),
             is_array,
         };
-        let mut add = |index, entry: Entry<'a>| match entry.validate(emojis, names) {
+        let mut add = |index, entry: JsonReaction<'a>| match entry.validate(emojis, names) {
             Ok(reaction) => request.valid.push((index, reaction)),
             Err(invalid) => request.invalid.push(Rejection {
                 index,
@@ -106,7 +106,7 @@ impl<'a> ReactionRequest<'a> {
             }),
         };
         if !is_array {
-            add(0, Entry::read(text).map_err(unread)?);
+            add(0, JsonReaction::read(text).map_err(unread)?);
             return Ok(request);
         }
         let count = match entries(text, &mut add) {
@@ -134,7 +134,7 @@ impl<'a> ReactionRequest<'a> {
         names: FieldNames,
     ) -> Result<usize, serde_json::Error> {
         entries(text, |index, raw: &'a RawValue| {
-            let entry = serde_json::from_str::<Entry<'a>>(raw.get());
+            let entry = serde_json::from_str::<JsonReaction<'a>>(raw.get());
             let read = entry.map_err(|error| format!("cannot be read: {error} of the entry"));
             let valid = read.and_then(|entry| {
                 let valid = entry.validate(emojis, names);

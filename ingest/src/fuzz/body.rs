@@ -187,7 +187,7 @@ fn check(body: &[u8], names: FieldNames) -> Result<(), TestCaseError> {
         request
             .valid
             .iter()
-            .all(|(_, good)| Room::check(&good.room).is_ok())
+            .all(|(_, good)| Room::validate(&good.room).is_ok())
     );
     Ok(())
 }

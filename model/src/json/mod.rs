@@ -1,7 +1,7 @@
-//! The JSON form of a reaction, read without trusting any of it.
+//! Parses and validates the JSON form of a reaction, which is not trusted.
 //!
-//! An [`Entry`] takes *any* JSON value, so that one bad entry of an array does not spoil the others;
-//! what is wrong with it is found by [`Entry::validate`]. Unknown fields are skipped.
+//! A [`JsonReaction`] can be parsed from any JSON value, so that an invalid element of an array does not make the
+//! others invalid; [`JsonReaction::validate`] returns what is wrong with it. Unknown fields are ignored.
 
 mod flat;
 
@@ -13,24 +13,24 @@ use serde::{
 };
 
 use crate::{
-    EmojiNames, Invalid, ParsedReaction, Room, UserId,
+    EmojiNames, InvalidReaction, ParsedReaction, Room, UserId,
     reaction::{self, MAX_USER_BYTES},
     timestamp,
 };
 
-/// Which field names are understood.
+/// The field names that a request may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldNames {
-    /// `user_id`, `emoji_type`.
+    /// `user_id`, `emoji_type`: the names of the `/v1` interface.
     V1,
-    /// Also `client_id` or `user`, and `emoji`: what clients of the usual Flask servers send.
+    /// Also `client_id` or `user`, and `emoji`, which clients of common Flask servers send.
     WithAliases,
 }
 
-/// One reaction as it stands in JSON, not yet validated.
+/// One reaction as parsed from JSON, not validated.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Entry<'a> {
-    /// What the value is if it is not an object.
+pub struct JsonReaction<'a> {
+    /// The type of the value if it is not an object.
     not_an_object: Option<&'static str>,
     user_id: Value<'a>,
     client_id: Value<'a>,
@@ -41,7 +41,7 @@ pub struct Entry<'a> {
     room: Value<'a>,
 }
 
-/// A field's value, as far as a reaction's fields tell them apart.
+/// The value of a field, with the types that the fields of a reaction can have.
 #[derive(Debug, Clone, PartialEq, Default)]
 enum Value<'a> {
     #[default]
@@ -53,34 +53,34 @@ enum Value<'a> {
     Other(&'static str),
 }
 
-/// JSON text without a byte order mark: some editors and libraries put one before it, and a reader may ignore it
-/// (RFC 8259, 8.1).
+/// Returns the text without a byte order mark, which some editors and libraries write before JSON. A parser may ignore
+/// it (RFC 8259, 8.1).
 pub fn without_bom(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Whether `text` is JSON. Some JSON cannot be read all the same: no value holds `1e999` or half a surrogate pair.
+/// Whether `text` is JSON. A value in it may still be unreadable: no type holds `1e999` or half a surrogate pair.
 pub fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-impl<'a> Entry<'a> {
-    /// Reads one JSON value.
-    pub fn read(json: &'a str) -> Result<Entry<'a>, serde_json::Error> {
+impl<'a> JsonReaction<'a> {
+    /// Parses one JSON value.
+    pub fn read(json: &'a str) -> Result<JsonReaction<'a>, serde_json::Error> {
         match flat::read(json) {
             Some(entry) => Ok(entry),
             None => serde_json::from_str(json),
         }
     }
 
-    /// The reaction, or the first thing that is wrong with it.
+    /// Returns the reaction, or the first error in it.
     pub fn validate(
         self,
         emojis: &EmojiNames,
         names: FieldNames,
-    ) -> Result<ParsedReaction<'a>, Invalid> {
+    ) -> Result<ParsedReaction<'a>, InvalidReaction> {
         if let Some(kind) = self.not_an_object {
-            return Err(Invalid::NotAnObject(kind));
+            return Err(InvalidReaction::NotAnObject(kind));
         }
         let users = [
             ("user_id", self.user_id),
@@ -94,7 +94,7 @@ impl<'a> Entry<'a> {
             user: user_id(user_field, user)?,
             emoji: match emoji {
                 Value::Text(text) => reaction::emoji(emojis, emoji_field, &text)?,
-                Value::Absent => return Err(Invalid::Missing { field: emoji_field }),
+                Value::Absent => return Err(InvalidReaction::Missing { field: emoji_field }),
                 _ => return Err(wrong(emoji_field, "is a string, like \"🔥\" or \"fire\"")),
             },
             room: room(self.room)?,
@@ -103,7 +103,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The first field that is there; the contract's own name if none is.
+/// Returns the first field that is present; if there is none, the name that [`FieldNames::V1`] has for it.
 fn first_present<'a, const COUNT: usize>(
     fields: [(&'static str, Value<'a>); COUNT],
     names: FieldNames,
@@ -120,32 +120,32 @@ fn first_present<'a, const COUNT: usize>(
     present.next().unwrap_or((own, Value::Absent))
 }
 
-fn wrong(field: &'static str, why: &str) -> Invalid {
+fn wrong(field: &'static str, why: &str) -> InvalidReaction {
     let why = why.to_owned();
-    Invalid::Field { field, why }
+    InvalidReaction::Field { field, why }
 }
 
-fn user_id<'a>(field: &'static str, value: Value<'a>) -> Result<Cow<'a, str>, Invalid> {
+fn user_id<'a>(field: &'static str, value: Value<'a>) -> Result<Cow<'a, str>, InvalidReaction> {
     let id = match value {
         Value::Text(text) => text,
         Value::Unsigned(number) => Cow::Owned(number.to_string()),
         Value::Signed(number) => Cow::Owned(number.to_string()),
-        Value::Absent => return Err(Invalid::Missing { field }),
+        Value::Absent => return Err(InvalidReaction::Missing { field }),
         Value::Fraction(_) | Value::Other(_) => {
             return Err(wrong(field, "is a string or an integer of at most 64 bits"));
         }
     };
-    match UserId::check(&id) {
+    match UserId::is_valid(&id) {
         true => Ok(id),
         false => Err(wrong(field, &format!("has 1 to {MAX_USER_BYTES} bytes"))),
     }
 }
 
-fn room(value: Value<'_>) -> Result<Cow<'_, str>, Invalid> {
+fn room(value: Value<'_>) -> Result<Cow<'_, str>, InvalidReaction> {
     let field = "room";
     match value {
         Value::Absent => Ok(Cow::Borrowed(Room::DEFAULT)),
-        Value::Text(name) => match Room::check(&name) {
+        Value::Text(name) => match Room::validate(&name) {
             Ok(()) => Ok(name),
             Err(why) => Err(wrong(field, &format!("{:?}: {why}", shorten(&name)))),
         },
@@ -158,7 +158,7 @@ fn shorten(text: &str) -> &str {
     &text[..end]
 }
 
-fn claimed_ms(value: &Value<'_>) -> Result<Option<u64>, Invalid> {
+fn claimed_ms(value: &Value<'_>) -> Result<Option<u64>, InvalidReaction> {
     let claimed = match value {
         Value::Absent => return Ok(None),
         Value::Text(text) if text.is_empty() => return Ok(None),
@@ -171,8 +171,8 @@ fn claimed_ms(value: &Value<'_>) -> Result<Option<u64>, Invalid> {
     claimed.map(Some).map_err(|why| wrong("timestamp", why))
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Entry<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entry<'a>, D::Error> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonReaction<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonReaction<'a>, D::Error> {
         deserializer.deserialize_any(EntryVisitor)
     }
 }
@@ -180,14 +180,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entry<'a> {
 struct EntryVisitor;
 
 impl<'de> Visitor<'de> for EntryVisitor {
-    type Value = Entry<'de>;
+    type Value = JsonReaction<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a reaction")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry<'de>, A::Error> {
-        let mut entry = Entry::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonReaction<'de>, A::Error> {
+        let mut entry = JsonReaction::default();
         while let Some(name) = map.next_key()? {
             let field = match name {
                 Name::UserId => &mut entry.user_id,
@@ -207,44 +207,44 @@ impl<'de> Visitor<'de> for EntryVisitor {
         Ok(entry)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<JsonReaction<'de>, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(not_an_object("an array"))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Entry<'de>, E> {
+    fn visit_bool<E>(self, _: bool) -> Result<JsonReaction<'de>, E> {
         Ok(not_an_object("a boolean"))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Entry<'de>, E> {
+    fn visit_u64<E>(self, _: u64) -> Result<JsonReaction<'de>, E> {
         Ok(not_an_object("a number"))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Entry<'de>, E> {
+    fn visit_i64<E>(self, _: i64) -> Result<JsonReaction<'de>, E> {
         Ok(not_an_object("a number"))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Entry<'de>, E> {
+    fn visit_f64<E>(self, _: f64) -> Result<JsonReaction<'de>, E> {
         Ok(not_an_object("a number"))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Entry<'de>, E> {
+    fn visit_str<E>(self, _: &str) -> Result<JsonReaction<'de>, E> {
         Ok(not_an_object("a string"))
     }
 
-    fn visit_unit<E>(self) -> Result<Entry<'de>, E> {
+    fn visit_unit<E>(self) -> Result<JsonReaction<'de>, E> {
         Ok(not_an_object("null"))
     }
 }
 
-fn not_an_object<'a>(kind: &'static str) -> Entry<'a> {
-    Entry {
+fn not_an_object<'a>(kind: &'static str) -> JsonReaction<'a> {
+    JsonReaction {
         not_an_object: Some(kind),
-        ..Entry::default()
+        ..JsonReaction::default()
     }
 }
 
-/// The name of a field.
+/// The name of a field of a reaction.
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
 enum Name {
@@ -294,7 +294,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
         Ok(Value::Fraction(number))
     }
 
-    /// JSON's null is an absent field.
+    /// A field with the value null counts as absent.
     fn visit_unit<E>(self) -> Result<Value<'de>, E> {
         Ok(Value::Absent)
     }
@@ -320,8 +320,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(json: &str, names: FieldNames) -> Result<ParsedReaction<'_>, Invalid> {
-        serde_json::from_str::<Entry<'_>>(json)
+    fn read(json: &str, names: FieldNames) -> Result<ParsedReaction<'_>, InvalidReaction> {
+        serde_json::from_str::<JsonReaction<'_>>(json)
             .unwrap()
             .validate(&EmojiNames::default(), names)
     }
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_optional_may_be_absent_null_or_empty() {
+    fn optional_fields_may_be_absent_null_or_empty() {
         for rest in [
             "",
             r#","room":null"#,
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_count_only_where_they_are_asked_for_and_behind_the_own_names() {
+    fn aliases_are_accepted_only_with_aliases_and_after_the_v1_names() {
         let json = r#"{"client_id":"c","emoji":"🔥"}"#;
         assert_eq!(read(json, FieldNames::WithAliases).unwrap().user, "c");
         assert!(read(json, FieldNames::V1).is_err());
@@ -441,7 +441,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_json_text_is_a_reaction_or_an_error(json in r#"[\[\]{}",:0-9a-z_ \\🔥-]{0,60}"#) {
-            if let Ok(entry) = serde_json::from_str::<Entry<'_>>(&json) {
+            if let Ok(entry) = serde_json::from_str::<JsonReaction<'_>>(&json) {
                 let _ = entry.validate(&EmojiNames::default(), FieldNames::WithAliases);
             }
         }

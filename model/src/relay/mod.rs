@@ -1,12 +1,12 @@
-//! What a publisher and its relays say to each other, link by link.
+//! The protocol between a publisher or relay and the relays that connect to it.
 //!
 //! ```text
 //!   relay                                upstream (a publisher, or another relay)
 //!     ◀──────────────────────────── Challenge
-//!     Hello ───────────────────────▶          token? a place? fed itself?
+//!     Hello ───────────────────────▶          checks token, permits, own upstream
 //!     ◀──────────────────────────── Welcome, or Refused
-//!     ◀──────────────────────────── Snapshot, Updates …  the rooms as they stand, then Present
-//!     ◀──────────────────────────── Updates …  for ever
+//!     ◀──────────────────────────── Snapshot, Updates …  the state of all rooms, then SnapshotEnd
+//!     ◀──────────────────────────── Updates …  until the connection is closed
 //!     Audience, Heartbeat ─────────▶
 //!     ◀──────────────────────────── Heartbeat, Path
 //!
@@ -18,181 +18,181 @@
 //! A snapshot consists of updates, so the relay applies it in the same way as later updates, whatever the relay has
 //! missed. Rooms without results are not in it: if a room of the relay is missing, and the upstream has read the room's
 //! newest final, then the room was removed in the meantime.
-//! The token never travels: each side proves with an HMAC over both nonces that it knows it.
+//!
+//! The token is never sent: each side proves with an HMAC over both nonces that it knows the token.
 
-mod meeting;
+mod handshake;
 mod update;
 
 use bincode::{BorrowDecode, Encode, config, error::DecodeError};
 
 use crate::{ResultId, RoomCount};
 
-pub use meeting::{Meeting, Side};
+pub use handshake::{Handshake, Side};
 pub use update::{Batch, Final, RoomSnapshot, TrendingNow, Update};
 
-/// The version of this protocol: the first byte of every message. In version 1 (EmoStream 0.1) totals never begin at 0
-/// again.
+/// Version of the protocol: the first byte of every message. Version 1 (EmoStream 0.1) has no messages for totals that
+/// begin at 0 again.
 pub const RELAY_VERSION: u8 = 2;
 
-/// The most bytes of a message from a relay, and of one from an upstream that is not known yet: a hello
-/// lists the partitions, an audience is told a thousand rooms at a time.
+/// Maximum bytes of a message from a relay, and of one from an upstream that is not authenticated yet. The longest are
+/// a hello, which lists the partitions, and an audience, which has at most a thousand rooms.
 pub const MAX_UP_BYTES: usize = 256 << 10;
 
-/// The most bytes of a message from an upstream. The largest by far is a room as it stands: 4096 finals of
-/// at most 5 KB each.
+/// Maximum bytes of a message from an upstream. The longest is the snapshot of a room with a full ring of finals.
 pub const MAX_DOWN_BYTES: usize = 32 << 20;
 
-/// The most memory that decoding may claim at once: a list is never longer than its bytes, and no element
-/// takes more than some dozen times its bytes.
+/// Maximum memory that decoding a message may allocate, in bytes. A list has at most as many elements as bytes, and an
+/// element takes a small multiple of its bytes.
 const MAX_UP_CLAIM: usize = 4 << 20;
 const MAX_DOWN_CLAIM: usize = 256 << 20;
 
-/// How deep a tree may be: more levels than any needs, few enough to carry the whole path.
+/// Maximum depth of a tree of relays: a message contains the whole path.
 pub const MAX_PATH: usize = 16;
 
-/// Bytes that prove something, or make a proof unique.
+/// A random number that makes a proof unique, or a proof.
 pub type Nonce = [u8; 32];
 
-/// Which publisher or relay: a random number of each process, to notice loops.
+/// Id of a publisher or relay: a random number for each process, by which loops are detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, BorrowDecode)]
 pub struct NodeId(pub u64);
 
-/// The offsets of a partition of the finals that a node has read: `[start, end)`.
+/// The offsets of a partition of the `windows` topic that a node has read: `[start, end)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct ReadRange {
     /// The partition.
     pub partition: u32,
-    /// What lies before it was never read.
+    /// The first offset; the node has not read earlier ones.
     pub start: u64,
-    /// Behind the last that was read.
+    /// The offset after the last one that was read.
     pub end: u64,
 }
 
 impl ReadRange {
-    /// Whether it has come further than `id`.
+    /// Whether the range ends after `id`.
     pub fn is_behind(&self, id: ResultId) -> bool {
         id.partition == self.partition && id.offset < self.end
     }
 }
 
-/// What a relay says of itself.
+/// The message with which a relay identifies and authenticates itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Hello {
-    /// Its number.
+    /// The relay's id.
     pub node: NodeId,
-    /// Its name, for the logs of its upstream.
+    /// The relay's name, for the logs of its upstream.
     pub name: String,
-    /// Makes the upstream's proof unique.
+    /// The nonce for the upstream's proof.
     pub nonce: Nonce,
-    /// That it knows the token.
+    /// The proof that the sender knows the token.
     pub proof: Nonce,
-    /// The finals that it has.
+    /// The finals that the relay has.
     pub has: Vec<ReadRange>,
 }
 
-/// What an upstream says of itself.
+/// The message with which an upstream accepts a relay and authenticates itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Welcome {
-    /// That it knows the token.
+    /// The proof that the sender knows the token.
     pub proof: Nonce,
-    /// Itself, its own upstream, and so on up to the publisher.
+    /// The upstream, its own upstream, and so on up to the publisher.
     pub path: Vec<NodeId>,
-    /// The settings that it sends in `hello`.
+    /// The settings that the upstream sends in `hello`.
     pub window_settings: WindowSettings,
 }
 
 /// The settings of the dataflow's windows, as `hello` contains them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct WindowSettings {
-    /// Length of a window.
+    /// Length of a window, in milliseconds.
     pub window_ms: u64,
-    /// How many identical emojis make a swarm.
+    /// Number of identical emojis in a swarm.
     pub swarm_size: u64,
-    /// Minimum time between two live tallies of a room.
+    /// Minimum time between two live tallies of a room, in milliseconds.
     pub live_ms: u64,
 }
 
-/// Why an upstream takes a relay not.
+/// Why an upstream refuses a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode, thiserror::Error)]
 pub enum Refusal {
-    /// The proof is none.
+    /// The proof is not valid.
     #[error("it knows another token; give both the same --relay-token-file")]
     WrongToken,
-    /// There is no place.
+    /// The upstream has its maximum number of relays.
     #[error("it has as many relays as it takes; raise its --max-relays, or name another upstream")]
     Full,
-    /// It has no upstream itself.
+    /// The upstream is disconnected from its own upstream.
     #[error("it has no upstream itself at the moment")]
-    CutOff,
-    /// It would be fed by itself.
+    Disconnected,
+    /// The relay is on the upstream's path to the publisher, so it would receive its own updates.
     #[error("it is fed by this relay; a relay cannot be its own upstream")]
     Loop,
 }
 
-/// From a relay to its upstream.
+/// A message from a relay to its upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Up {
-    /// Who is there.
+    /// The relay's identity and proof.
     Hello(Hello),
-    /// I live.
+    /// Sent when no other message is sent.
     Heartbeat,
-    /// How many subscribers these rooms have now, at this relay and below it.
+    /// Number of subscribers of each of these rooms, at this relay and below it.
     Audience(Vec<RoomCount>),
 }
 
-/// From an upstream to a relay.
+/// A message from an upstream to a relay.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Down {
-    /// Prove who you are.
+    /// The nonce for the relay's proof.
     Challenge(Nonce),
-    /// Go away.
+    /// The relay is refused; the upstream closes the connection.
     Refused(Refusal),
-    /// Come in.
+    /// The relay is accepted.
     Welcome(Welcome),
-    /// What is new.
+    /// Updates, of the snapshot or new ones.
     Updates {
         /// When the publisher read the oldest of them, Unix microseconds.
-        born_us: u64,
-        /// In the order of their coming.
+        origin_us: u64,
+        /// The updates, in the order in which they are applied.
         updates: Vec<Update>,
     },
-    /// You have all there was.
-    Present,
-    /// The way up has changed.
+    /// End of the snapshot: all rooms that have results were sent.
+    SnapshotEnd,
+    /// The upstream's path to the publisher has changed.
     Path(Vec<NodeId>),
-    /// I live, and am fed.
+    /// Sent when no other message is sent, by an upstream that is connected to its own upstream or to the log.
     Heartbeat,
-    /// Start of the snapshot: updates with every room that has results follow, until [`Down::Present`].
+    /// Start of the snapshot: updates with every room that has results follow, until [`Down::SnapshotEnd`].
     Snapshot,
 }
 
-/// Why bytes are no message.
+/// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// The first byte is another version's.
+    /// The first byte is that of another version.
     #[error(
         "it uses version {0} of the relay protocol, and this process uses version {RELAY_VERSION}; run the same emostream \
          on both"
     )]
     Version(u8),
-    /// There is not even a version.
+    /// The message is empty.
     #[error("an empty message")]
     Empty,
-    /// What follows is none of ours.
+    /// bincode cannot decode the message.
     #[error("a message that is none of ours")]
     Encoding,
-    /// Bytes are left over.
+    /// Bytes follow the message.
     #[error("{0} bytes behind a message")]
     Trailing(usize),
 }
 
 impl Up {
-    /// The message behind its length, as it goes out.
+    /// Encodes the message, with its length before it.
     pub fn frame(&self) -> Vec<u8> {
         frame(self)
     }
 
-    /// Reads a message, version included, length not.
+    /// Decodes a message with its version byte, without its length.
     pub fn decode(message: &[u8]) -> Result<Up, MessageError> {
         let body = body(message)?;
         let limited = config::standard().with_limit::<MAX_UP_CLAIM>();
@@ -201,12 +201,12 @@ impl Up {
 }
 
 impl Down {
-    /// The message behind its length, as it goes out.
+    /// Encodes the message, with its length before it.
     pub fn frame(&self) -> Vec<u8> {
         frame(self)
     }
 
-    /// Reads a message, version included, length not.
+    /// Decodes a message with its version byte, without its length.
     pub fn decode(message: &[u8]) -> Result<Down, MessageError> {
         let body = body(message)?;
         let limited = config::standard().with_limit::<MAX_DOWN_CLAIM>();
@@ -226,7 +226,7 @@ fn append(value: &impl Encode, to: &mut Vec<u8>) {
         .expect("plain data goes into a vector");
 }
 
-/// Writes the length of what lies behind it into the first four bytes.
+/// Writes the number of bytes after the first four into the first four.
 fn set_length(frame: &mut [u8]) {
     let length = frame.len().saturating_sub(4).min(u32::MAX as usize) as u32;
     frame[..4].copy_from_slice(&length.to_be_bytes());
@@ -241,7 +241,7 @@ fn body(message: &[u8]) -> Result<&[u8], MessageError> {
 }
 
 fn whole<T>(decoded: Result<(T, usize), DecodeError>, body: &[u8]) -> Result<T, MessageError> {
-    // Not bincode's words: they may repeat what a stranger sent, and errors are logged.
+    // bincode's error is dropped: it may contain bytes of an unauthenticated peer, and errors are logged.
     let (message, read) = decoded.map_err(|_| MessageError::Encoding)?;
     match body.len() - read {
         0 => Ok(message),

@@ -8,10 +8,10 @@ use tungstenite::{
     protocol::{Role, WebSocketConfig},
 };
 
-/// What a client's bytes come to: the payloads of pongs, and how it ends, if it does.
-type Verdict = (Vec<Vec<u8>>, Option<(&'static str, u16)>);
+/// The result of a client's bytes: the payloads of pongs, and the close, if there is one.
+type Outcome = (Vec<Vec<u8>>, Option<(&'static str, u16)>);
 
-fn ours(bytes: &[u8], cuts: &[usize]) -> Verdict {
+fn of_inbound(bytes: &[u8], cuts: &[usize]) -> Outcome {
     let mut inbound = Inbound::default();
     let (mut pongs, mut end) = (Vec::new(), None);
     let mut cuts = cuts.iter().cycle();
@@ -42,16 +42,16 @@ fn ours(bytes: &[u8], cuts: &[usize]) -> Verdict {
     (payloads, end)
 }
 
-/// The client's bytes, and a place for what is answered.
-struct Wire<'a>(&'a [u8], Vec<u8>);
+/// A stream that reads the client's bytes and stores the server's.
+struct TestStream<'a>(&'a [u8], Vec<u8>);
 
-impl Read for Wire<'_> {
+impl Read for TestStream<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.0.read(bytes)
     }
 }
 
-impl Write for Wire<'_> {
+impl Write for TestStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.1.write(bytes)
     }
@@ -60,18 +60,18 @@ impl Write for Wire<'_> {
     }
 }
 
-/// The same by the library's server.
-fn theirs(bytes: &[u8]) -> Verdict {
+/// Returns the same result of tungstenite's server.
+fn of_tungstenite(bytes: &[u8]) -> Outcome {
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES as usize))
         .max_frame_size(Some(MESSAGE_BYTES as usize));
-    let wire = Wire(bytes, Vec::new());
+    let wire = TestStream(bytes, Vec::new());
     let mut socket = WebSocket::from_raw_socket(wire, Role::Server, Some(limits));
     let mut pings = Vec::new();
     let end = loop {
         match socket.read() {
             Ok(Message::Ping(payload)) => pings.push(payload.to_vec()),
-            // How it hears a close with a code that nobody may send.
+            // tungstenite reports this for a close with a code that must not be sent.
             Ok(Message::Close(Some(frame))) if frame.reason.as_str() == "Protocol violation" => {
                 break Some(("violation", 1002));
             }
@@ -95,7 +95,7 @@ fn theirs(bytes: &[u8]) -> Verdict {
     (pings, end)
 }
 
-/// A frame as a client would send it, or nearly.
+/// A frame of a client, which may be invalid.
 #[derive(Debug, Clone)]
 struct Sent {
     first: u8,
@@ -139,10 +139,10 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Mostly good frames: a mistake ends a conversation, and those that go on find more.
+/// Mostly valid frames: an invalid one ends the connection, and longer sequences cover more states.
 fn sent() -> impl Strategy<Value = Sent> {
     let first = prop_oneof![
-        // Whole text and binary, pings, pongs.
+        // Unfragmented text and binary messages, pings, pongs.
         6 => prop::sample::select(vec![0x81_u8, 0x82, 0x89, 0x8a]),
         // Fragments: the first, one between, the last.
         6 => prop::sample::select(vec![0x01_u8, 0x02, 0x00, 0x80]),
@@ -159,33 +159,33 @@ fn sent() -> impl Strategy<Value = Sent> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// The library reads whole messages, we bytes, and it checks some things in another order. So where both
-    /// find a mistake, it is one of that frame; where one finds none, neither does.
+    /// tungstenite parses whole messages and checks in another order. So if both report a violation, it may differ, but
+    /// it is in the same frame; if one reports none, the other reports none.
     #[test]
-    fn we_hear_what_the_library_hears(
+    fn inbound_and_tungstenite_agree(
         frames in proptest::collection::vec(sent(), 0..12),
         cuts in proptest::collection::vec(1_usize..50, 1..20),
     ) {
         let bytes: Vec<u8> = frames.iter().flat_map(Sent::bytes).collect();
-        let (ours, theirs) = (ours(&bytes, &cuts), theirs(&bytes));
-        prop_assert_eq!(&ours.0, &theirs.0);
-        prop_assert_eq!(ours.1.map(|end| end.0), theirs.1.map(|end| end.0));
-        if ours.1.is_some_and(|end| end.0 == "close") {
-            prop_assert_eq!(ours.1, theirs.1);
+        let (of_inbound, of_tungstenite) = (of_inbound(&bytes, &cuts), of_tungstenite(&bytes));
+        prop_assert_eq!(&of_inbound.0, &of_tungstenite.0);
+        prop_assert_eq!(of_inbound.1.map(|end| end.0), of_tungstenite.1.map(|end| end.0));
+        if of_inbound.1.is_some_and(|end| end.0 == "close") {
+            prop_assert_eq!(of_inbound.1, of_tungstenite.1);
         }
     }
 
     #[test]
-    fn how_bytes_are_cut_changes_nothing(
+    fn the_result_does_not_depend_on_how_bytes_are_split(
         frames in proptest::collection::vec(sent(), 0..12),
         junk in proptest::collection::vec(any::<u8>(), 0..40),
         cuts in proptest::collection::vec(1_usize..50, 1..20),
     ) {
         let frames: Vec<u8> = frames.iter().flat_map(Sent::bytes).collect();
         for bytes in [&[&frames[..], &junk].concat(), &junk] {
-            // By the byte no answer has to make room for a newer one, so each is there.
-            prop_assert_eq!(ours(bytes, &cuts).1, ours(bytes, &[1]).1);
-            prop_assert_eq!(ours(bytes, &cuts).0, ours(bytes, &[1]).0);
+            // Byte by byte, pongs are sent before newer ones replace them, so all of them are in the result.
+            prop_assert_eq!(of_inbound(bytes, &cuts).1, of_inbound(bytes, &[1]).1);
+            prop_assert_eq!(of_inbound(bytes, &cuts).0, of_inbound(bytes, &[1]).0);
         }
     }
 
@@ -224,9 +224,9 @@ fn answers_to_pings_are_bounded_and_the_newest_is_among_them() {
     assert_eq!(inbound.drain_pongs(), pongs);
 }
 
-/// A length in more bytes than it needs (RFC 6455, 5.2), which the library lets pass.
+/// A length must have the minimum number of bytes (RFC 6455, 5.2), which tungstenite does not check.
 #[test]
 fn a_length_is_written_in_as_few_bytes_as_it_needs() {
     let long = [&[0x89, 0xfe, 0, 2][..], &[0; 4], b"hi"].concat();
-    assert_eq!(ours(&long, &[1]).1, Some(("violation", 1002)));
+    assert_eq!(of_inbound(&long, &[1]).1, Some(("violation", 1002)));
 }

@@ -32,7 +32,7 @@ import org.apache.kafka.clients.consumer.ConsumerRecord;
 public final class Tallies {
   private static final ObjectMapper JSON = new ObjectMapper();
   private static final Duration WINDOW = Duration.ofSeconds(2);
-  /** Twice a second, so that finals appear about as soon as ours. */
+  /** Interval of checkpoints: finals become visible about as soon as those of EmoStream. */
   private static final long CHECKPOINT_MS = 500;
 
   public static void main(String[] arguments) throws Exception {
@@ -86,13 +86,13 @@ public final class Tallies {
       Thread.sleep(20);
     }
     System.out.println("running");
-    // Until the bench lets go.
+    // Runs until standard input is closed.
     while (System.in.read() >= 0) {}
     job.cancel().get();
     System.exit(0);
   }
 
-  /** Room and emoji; the time is the record's. */
+  /** Room and emoji. The event time is the timestamp of the record. */
   private static final class Reactions
       implements KafkaRecordDeserializationSchema<Tuple3<String, String, Long>> {
     @Override

@@ -61,7 +61,7 @@ public final class Tallies {
       }
     });
     streams.start();
-    // Until the bench lets go.
+    // Runs until standard input is closed.
     while (System.in.read() >= 0) {}
     streams.close(Duration.ofSeconds(5));
   }

@@ -1,4 +1,4 @@
-//! The floor: hyper alone, which reads the JSON and throws it away.
+//! The baseline of `ingest` (*floor* in its table): hyper alone, which parses the JSON and drops it.
 
 use std::convert::Infallible;
 
@@ -14,13 +14,13 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use crate::Outcome;
+use crate::Result;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {}
 
 #[derive(Deserialize)]
-#[expect(dead_code, reason = "read and thrown away")]
+#[expect(dead_code, reason = "parsed and dropped")]
 struct Reaction<'a> {
     #[serde(borrow)]
     user_id: &'a str,
@@ -36,12 +36,12 @@ enum Body<'a> {
     #[serde(borrow)]
     Many(Vec<Reaction<'a>>),
     #[serde(borrow)]
-    #[expect(dead_code, reason = "read and thrown away")]
+    #[expect(dead_code, reason = "parsed and dropped")]
     One(Reaction<'a>),
 }
 
-/// Serves until it is killed.
-pub(crate) fn run(_flags: &Flags) -> Outcome<()> {
+/// Serves until the process is killed.
+pub(crate) fn run(_flags: &Flags) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -51,15 +51,15 @@ pub(crate) fn run(_flags: &Flags) -> Outcome<()> {
             stream.set_nodelay(true)?;
             tokio::spawn(async move {
                 let connection = http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service_fn(answer));
-                // Its end is the client's affair.
+                    .serve_connection(TokioIo::new(stream), service_fn(respond));
+                // The error of a connection is not of interest.
                 let _ = connection.await;
             });
         }
     })
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let body = request.into_body().collect().await;
     let read = body.map(|body| count(&body.to_bytes()));
     let (status, text) = match read {

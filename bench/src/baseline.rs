@@ -1,7 +1,7 @@
-//! The floor: what reading and counting alone cost, without results, time or recovery.
+//! The baseline of `drain` (*floor* in its table): reads and counts, without results, event time or recovery.
 //!
-//! One consumer with the dataflow's own settings, a JSON reader that borrows, hash maps that are fast,
-//! nothing else. A dataflow on the same client can come near it, and not below it.
+//! It has one consumer with the settings of the dataflow, a JSON parser that borrows, and fast hash maps. A dataflow
+//! that uses the same Kafka client needs at least this CPU time.
 
 use std::{
     io::{Read, stdin},
@@ -18,7 +18,7 @@ use rdkafka::{
 };
 use serde::Deserialize;
 
-use crate::{Outcome, cluster::PARTITIONS, crowd::window_of};
+use crate::{Result, cluster::PARTITIONS, crowd::window_of};
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
@@ -30,16 +30,16 @@ pub(crate) struct Flags {
     reader: Reader,
 }
 
-/// What is done with each record.
+/// The way in which each record is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reader {
-    /// It is thrown away.
+    /// Dropped.
     Nothing,
-    /// serde_json, then counted.
+    /// Parsed by serde_json and counted.
     SerdeJson,
-    /// sonic-rs, then counted.
+    /// Parsed by sonic-rs and counted.
     SonicRs,
-    /// Our batch, then counted.
+    /// Decoded as a batch and counted.
     Batch,
 }
 
@@ -78,14 +78,14 @@ fn number(known: &mut HashMap<String, u32>, name: &str) -> u32 {
     number
 }
 
-/// Reads the topic to its end, says how many reactions it counted, and waits to be measured.
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
+/// Reads the topic to its end, prints the number of counted reactions, and waits until it was measured.
+pub(crate) fn run(flags: &Flags) -> Result<()> {
     let consumer = consumer(flags)?;
     let mut counts = Counts {
         counts: HashMap::new(),
         ..Counts::default()
     };
-    let mut thrown = 0;
+    let mut dropped = 0;
     let emojis = EmojiNames::default();
     let mut open = PARTITIONS;
     let begun = Instant::now();
@@ -98,7 +98,7 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
                 let value = message.payload().unwrap_or_default();
                 let at_ms = message.timestamp().to_millis().unwrap_or_default() as u64;
                 match flags.reader {
-                    Reader::Nothing => thrown += 1,
+                    Reader::Nothing => dropped += 1,
                     Reader::SerdeJson => {
                         let plain: Plain<'_> = serde_json::from_slice(value)?;
                         counts.add(at_ms, plain.room, plain.emoji_type);
@@ -114,19 +114,19 @@ pub(crate) fn run(flags: &Flags) -> Outcome<()> {
     }
     let counted: u64 = counts.counts.values().sum();
     eprintln!(
-        "floor {:?}: {} in {:?}",
+        "baseline {:?}: {} in {:?}",
         flags.reader,
-        counted + thrown,
+        counted + dropped,
         begun.elapsed()
     );
-    println!("counted {}", counted + thrown);
-    // Until it has been measured.
+    println!("counted {}", counted + dropped);
+    // The parent closes standard input after it has read /proc.
     stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
-fn count_batch(value: &[u8], emojis: &EmojiNames, counts: &mut Counts) -> Outcome<()> {
-    // The closers are plain.
+fn count_batch(value: &[u8], emojis: &EmojiNames, counts: &mut Counts) -> Result<()> {
+    // The closing reactions are plain JSON.
     let Payload::Batch(batch) = Payload::decode(value, emojis)? else {
         return Ok(());
     };
@@ -136,8 +136,8 @@ fn count_batch(value: &[u8], emojis: &EmojiNames, counts: &mut Counts) -> Outcom
     Ok(())
 }
 
-/// With the settings of `log/src/kafka/config.rs`.
-fn consumer(flags: &Flags) -> Outcome<BaseConsumer> {
+/// Returns a consumer with the settings of `log/src/kafka/config.rs`.
+fn consumer(flags: &Flags) -> Result<BaseConsumer> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &flags.kafka)
         .set("group.id", "floor")

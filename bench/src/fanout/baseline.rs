@@ -1,5 +1,6 @@
-//! The floor: what the kernel takes to send a frame. One thread a core goes through its sockets and writes the
-//! same prepared bytes to each. It hears nobody, keeps nothing for who is slow, resumes nobody.
+//! The baseline of `fanout` (*floor* in the README): one thread for each core writes the same bytes to its sockets, so
+//! it measures the kernel's CPU time to send a frame. It does not read, buffers nothing for slow clients, and cannot
+//! resume.
 
 use std::{
     collections::HashMap,
@@ -18,62 +19,62 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{plain::name, results::Flags};
-use crate::Outcome;
+use crate::Result;
 
-enum News {
-    Came(String, TcpStream),
+enum Message {
+    Connected(String, TcpStream),
     Frame(String, Arc<[u8]>),
 }
 
-pub(crate) fn run(flags: &Flags) -> Outcome<()> {
+pub(crate) fn run(flags: &Flags) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    // Its own queue of 128 is too short for all at once.
+    // std's backlog of 128 is too short for all connections at once.
     SockRef::from(&listener).listen(4096)?;
     println!("serves http://{}/", listener.local_addr()?);
     let cores = std::thread::available_parallelism()?.get();
-    let senders: Vec<Sender<News>> = (0..cores)
+    let senders: Vec<Sender<Message>> = (0..cores)
         .map(|_| {
-            let (sender, news) = channel();
-            std::thread::spawn(move || write(&news));
+            let (sender, messages) = channel();
+            std::thread::spawn(move || write(&messages));
             sender
         })
         .collect();
-    let arrivals = senders.clone();
-    std::thread::spawn(move || accept(&listener, &arrivals));
+    let threads = senders.clone();
+    std::thread::spawn(move || accept(&listener, &threads));
     flags.follow(|room, frame| {
         let frame = framed(frame.as_bytes());
         for sender in &senders {
-            // It writes for ever.
-            let _ = sender.send(News::Frame(room.to_owned(), frame.clone()));
+            // The receiver lives until the process ends.
+            let _ = sender.send(Message::Frame(room.to_owned(), frame.clone()));
         }
     })
 }
 
-fn accept(listener: &TcpListener, arrivals: &[Sender<News>]) {
-    for (stream, arrivals) in listener.incoming().flatten().zip(arrivals.iter().cycle()) {
+fn accept(listener: &TcpListener, threads: &[Sender<Message>]) {
+    for (stream, threads) in listener.incoming().flatten().zip(threads.iter().cycle()) {
         let mut path = String::new();
         #[allow(clippy::result_large_err, reason = "the library's type")]
-        let look = |request: &Request, response: Response| {
+        let record_path = |request: &Request, response: Response| {
             path = request.uri().path().to_owned();
             Ok(response)
         };
-        let Ok(socket) = accept_hdr(stream, look) else {
+        let Ok(socket) = accept_hdr(stream, record_path) else {
             continue;
         };
         let stream = socket.into_inner();
         if stream.set_nonblocking(true).is_ok() && stream.set_nodelay(true).is_ok() {
-            // It writes for ever.
-            let _ = arrivals.send(News::Came(name(&path).to_owned(), stream));
+            // The receiver lives until the process ends.
+            let _ = threads.send(Message::Connected(name(&path).to_owned(), stream));
         }
     }
 }
 
-fn write(news: &Receiver<News>) {
+fn write(messages: &Receiver<Message>) {
     let mut rooms: HashMap<String, Vec<TcpStream>> = HashMap::new();
-    for news in news {
-        match news {
-            News::Came(room, stream) => rooms.entry(room).or_default().push(stream),
-            News::Frame(room, frame) => {
+    for message in messages {
+        match message {
+            Message::Connected(room, stream) => rooms.entry(room).or_default().push(stream),
+            Message::Frame(room, frame) => {
                 rooms
                     .entry(room)
                     .or_default()

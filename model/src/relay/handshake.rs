@@ -1,0 +1,36 @@
+//! The bytes with which a relay and its upstream prove to each other that they know the same token.
+
+use super::{NodeId, Nonce};
+
+/// The side that makes a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The relay, in its hello.
+    Relay,
+    /// The upstream, in its welcome.
+    Upstream,
+}
+
+/// The values that identify one handshake of a relay with an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake {
+    /// The upstream's nonce, from its challenge.
+    pub challenge: Nonce,
+    /// The relay's nonce, from its hello.
+    pub answer: Nonce,
+    /// The relay's id.
+    pub relay: NodeId,
+}
+
+impl Handshake {
+    /// Returns the bytes whose HMAC-SHA-256 with the token as the key is the proof of `side`. They differ between the
+    /// two sides and between any two handshakes, so that a proof cannot be reflected or replayed.
+    pub fn proof_input(&self, side: Side) -> Vec<u8> {
+        let side: &[u8] = match side {
+            Side::Relay => b"emostream relay",
+            Side::Upstream => b"emostream upstream",
+        };
+        let relay = self.relay.0.to_be_bytes();
+        [side, &self.challenge, &self.answer, &relay].concat()
+    }
+}
