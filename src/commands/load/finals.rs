@@ -1,7 +1,7 @@
 //! The finals of the load's rooms, collected while it runs.
 //!
 //! ```text
-//!   windows  │ before │  🎬 first  │ the load's own, counted … │ 🏁 last │
+//!   windows  │ before │  ⏮️ first  │ the load's own, counted … │ ⏭️ last │
 //! ```
 //!
 //! The rooms are ones that people know and that earlier loads were in. So a first reaction is sent to
@@ -26,11 +26,12 @@ use crate::{
 };
 
 /// The first reaction of every room: the load's own begin when its window is final.
-const FIRST: &str = "🎬";
+const FIRST: &str = "⏮️";
 /// The last reaction of every room: once the window that holds it is final, so are all before it.
-const LAST: &str = "🏁";
-/// Not the crowd's, so not counted.
-const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
+const LAST: &str = "⏭️";
+/// Not the crowd's, so not counted; pages and `subscribe` do not let them rise. Buttons of a player, which nobody reacts
+/// with: a fan's emojis rise.
+pub(in crate::commands) const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
 /// How long the first or the last window may take: its length, lateness, and a restart or two of the
 /// server.
 const WINDOW_LIMIT: Duration = Duration::from_secs(60);
@@ -264,6 +265,18 @@ mod tests {
             others: 0,
             totals: Vec::new(),
             totals_others: 0,
+        }
+    }
+
+    #[test]
+    fn pages_know_the_marks() {
+        let pages = include_str!("../../../broadcast/web/swarms.js");
+        let known = pages
+            .lines()
+            .find(|line| line.starts_with("const MARKS"))
+            .unwrap();
+        for mark in MARKS {
+            assert!(known.contains(mark), "{mark} is missing: {known}");
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
 
 use emostream_model::{Count, Emoji, Frame, ResultId, Room, Tally, Window};
 
-use super::lines;
+use super::{super::load::MARKS, lines};
 
 /// Windows open at once; more would be a broken clock.
 const OPEN_WINDOWS: usize = 8;
@@ -252,8 +252,10 @@ impl Scene {
             let known = open.and_then(|open| open.counts.iter().find(|t| t.emoji == emoji));
             known.map_or(0, |tally| tally.count)
         };
+        let marks = MARKS.map(|mark| Emoji::from_text(mark).ok());
         let rises: Vec<(Emoji, u64, u64)> = counts
             .iter()
+            .filter(|tally| !marks.contains(&Some(tally.emoji)))
             .map(|tally| (tally.emoji, before(tally.emoji), tally.count))
             .collect();
         let mut loose = Vec::new();
@@ -371,6 +373,19 @@ pub(super) mod tests {
         assert_eq!(scene.flights.len(), 2 + 3 + 1);
         scene.take(&live(4000, 1), now + FLIGHT + STAGGER);
         assert_eq!(scene.flights.len(), 1, "what has landed is gone");
+    }
+
+    #[test]
+    fn what_a_load_measures_with_does_not_rise() {
+        let (mut scene, now) = (scene(), Instant::now());
+        for (window, mark) in MARKS.iter().enumerate() {
+            let start = window * 2000;
+            let tally = json!({"emoji": mark, "count": 1, "swarms": 0, "loose": 1});
+            let live = json!({"type": "live", "room": "a", "start": start, "end": start + 2000,
+                "emitted_at": 0, "total": 1, "counts": [tally]});
+            scene.take(&frame(live), now);
+        }
+        assert_eq!((scene.flights.len(), scene.sum()), (0, 3));
     }
 
     #[test]
