@@ -74,6 +74,8 @@ export class EmoStream extends EventTarget {
   #hiddenTimer = 0;
   /** Longest silence that the server announced; a former one announces none. */ #heartbeatMs = Infinity;
   #heardAt = 0;
+  /** By how much the server's clock is ahead of this device's. */ #ahead_ms = 0;
+  /** The server's time at the beginning of the connection, and the room's newest final then. */ #joined = { now: 0, latest: null };
   #checkTimer = 0;
   #checkedAt = Date.now();
   #doubtTimer = 0;
@@ -125,6 +127,15 @@ export class EmoStream extends EventTarget {
 
   /** "websocket" or "sse": how frames come, or were tried last. */
   get transport() { return this.#channel instanceof Socket ? "websocket" : "sse"; }
+
+  /** The server's time, which heartbeats correct; this device's before the first `hello`. */
+  get now() { return Date.now() + this.#ahead_ms; }
+
+  /** Whether a live or final frame tells what was counted before this connection began: no news, however late it comes. */
+  isPast(frame) {
+    const { now, latest } = this.#joined;
+    return frame.type === "final" ? Boolean(latest) && !isAfter(frame.id, latest) : frame.emitted_at < now;
+  }
 
   react(emoji) {
     if (this.#status === "closed" || this.#pending.length >= PENDING_REACTIONS) return false;
@@ -187,6 +198,7 @@ export class EmoStream extends EventTarget {
     this.#heardAt = performance.now();
     let frame;
     try { frame = JSON.parse(text); } catch { return; }
+    if (frame.now > 0) this.#ahead_ms = frame.now - Date.now();
     switch (frame.type) {
       case "hello": return this.#welcomed(frame);
       case "final": return this.#final(frame);
@@ -206,6 +218,7 @@ export class EmoStream extends EventTarget {
     clearTimeout(this.#helloTimer);
     this.#openedAt = performance.now();
     this.#heartbeatMs = hello.heartbeat_ms > 0 ? hello.heartbeat_ms : Infinity;
+    this.#joined = hello;
     this.#socketsWork ||= this.transport === "websocket";
     this.#setStatus("open");
     const continues = hello.resumed && this.#lastId !== undefined;

@@ -29,6 +29,13 @@ pub struct ResultId {
     pub offset: u64,
 }
 
+impl ResultId {
+    /// Whether its final is `newest` or an earlier one of the same partition.
+    pub fn is_up_to(self, newest: ResultId) -> bool {
+        self.partition == newest.partition && self.offset <= newest.offset
+    }
+}
+
 /// The text is not `partition-offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id looks like 3-10422")]
@@ -87,10 +94,16 @@ pub enum Frame {
     Hello {
         /// The room subscribed to.
         room: Room,
+        /// The server's time, Unix milliseconds. 0 from a server that does not send it.
+        #[serde(default)]
+        now: u64,
         /// Longest silence of the server, in milliseconds: a `heartbeat` follows where nothing else does. 0 from
         /// a server that sends none.
         #[serde(default)]
         heartbeat_ms: u64,
+        /// The newest final that the room had when the subscriber joined: finals up to it are from before. `None` if
+        /// the server keeps no final of the room, so that every final that follows is new.
+        latest: Option<ResultId>,
         /// How long a window is.
         window_ms: u64,
         /// How often a live tally comes at most.

@@ -151,9 +151,7 @@ impl Subscription {
     fn is_news(&mut self, frame: &Frame) -> bool {
         match frame {
             Frame::Final { id, .. } => {
-                let seen =
-                    |since: &ResultId| since.partition == id.partition && since.offset >= id.offset;
-                if self.since.as_ref().is_some_and(seen) {
+                if self.since.is_some_and(|since| id.is_up_to(since)) {
                     return false;
                 }
                 self.since = Some(*id);

@@ -222,7 +222,7 @@ impl Service {
                 "this server is about to end; connect again",
             ));
         }
-        let heartbeat = self.config.heartbeat;
+        let heartbeat = &Heartbeat::new(&self.config);
         let joined = Subscriber::join(&self.hub, room, since, heartbeat, &self.metrics, transport);
         joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
     }

@@ -1,11 +1,11 @@
 //! A subscriber of a room, over any transport.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use emostream_model::{Frame, ResultId, Room};
 use prometheus::IntGauge;
 
-use crate::frame::encoded::EncodedFrame;
+use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat};
 use crate::hub::{entry::RoomEntry, rooms::Hub};
 use crate::metrics::Metrics;
 use crate::room::cursor::Cursor;
@@ -26,7 +26,7 @@ impl Subscriber {
         hub: &Hub,
         room: &Room,
         since: Option<ResultId>,
-        heartbeat: Duration,
+        heartbeat: &Heartbeat,
         metrics: &Metrics,
         transport: &str,
     ) -> Option<(Self, EncodedFrame)> {
@@ -45,7 +45,9 @@ impl Subscriber {
         let settings = hub.window_settings();
         let hello = Frame::Hello {
             room: room.clone(),
-            heartbeat_ms: heartbeat.as_millis() as u64,
+            now: heartbeat.clock.unix_ms(),
+            heartbeat_ms: heartbeat.every.as_millis() as u64,
+            latest: found,
             window_ms: settings.window_ms,
             live_ms: settings.live_ms,
             swarm_size: settings.swarm_size,
