@@ -163,7 +163,7 @@ class Dashboard {
   }
 
   #follow(room) {
-    const stream = connect({ room, token: tokenOfAddress() });
+    const stream = connect({ room, token: tokenOfAddress(), observer: true });
     this.#stream = stream;
     const on = (type, act) => stream.addEventListener(type, ({ detail }) => {
       if (this.#stream === stream) act(detail);

@@ -78,6 +78,7 @@ export interface RoomState {
   totals: Total[];
   totals_others?: number;
   trending: Trending | null;
+  /** The audience at this server and the relays below it, without observers. */
   subscribers: number;
 }
 
@@ -126,6 +127,8 @@ export interface Options {
   transport?: "auto" | "websocket" | "sse";
   /** Stay connected however long the page is out of sight. */
   background?: boolean;
+  /** Receive without being counted among the room's `subscribers`: for dashboards and tools. */
+  observer?: boolean;
 }
 
 /** One room. Every event is a `CustomEvent`, its `detail` the frame. */

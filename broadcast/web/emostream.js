@@ -62,6 +62,7 @@ export class EmoStream extends EventTarget {
   /** The header that names the token, if there is one. */ #bearer;
   #transport;
   #background;
+  #observer;
   #status = "connecting";
   /** @type {WebSocket | EventSource | undefined} */ #channel;
   #lastId;
@@ -99,6 +100,7 @@ export class EmoStream extends EventTarget {
     user = token ? bearerOf(token) : browserUser(),
     transport = "auto",
     background = false,
+    observer = false,
   } = {}) {
     super();
     if (!ROOM.test(room)) throw new TypeError(BAD_ROOM);
@@ -113,6 +115,7 @@ export class EmoStream extends EventTarget {
     this.#bearer = token ? { authorization: `Bearer ${token}` } : {};
     this.#transport = transport;
     this.#background = background;
+    this.#observer = observer;
     const { signal } = this.#letGo;
     globalThis.addEventListener?.("pagehide", this.#leave, { signal });
     globalThis.addEventListener?.("online", this.#suspect, { signal });
@@ -175,7 +178,8 @@ export class EmoStream extends EventTarget {
     const heard = (text) => this.#receive(text);
     const lost = (code) => this.#lost(code);
     const Channel = this.#next();
-    this.#channel = new Channel(this.#base, this.#room, this.#lastId, this.#token, heard, lost);
+    const query = { since: this.#lastId, observer: this.#observer };
+    this.#channel = new Channel(`${this.#base}/v1/rooms/${this.#room}`, query, this.#token, heard, lost);
     this.#helloTimer = setTimeout(lost, HELLO_MS);
   }
 
@@ -422,10 +426,9 @@ export class EmoStream extends EventTarget {
 class Socket {
   #socket;
 
-  constructor(base, room, since, token, heard, lost) {
-    const url = new URL(`${base}/v1/rooms/${room}/ws`);
+  constructor(room, query, token, heard, lost) {
+    const url = asking(`${room}/ws`, query);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    if (since) url.searchParams.set("since", since);
     // The one way to send a token from here that no log of addresses keeps.
     this.#socket = new WebSocket(url, token ? ["emostream", `emostream.token.${token}`] : []);
     this.#socket.onmessage = ({ data }) => heard(data);
@@ -442,10 +445,8 @@ class Socket {
 class Events {
   #source;
 
-  constructor(base, room, since, token, heard, lost) {
-    const url = new URL(`${base}/v1/rooms/${room}/events`);
-    if (since) url.searchParams.set("since", since);
-    if (token) url.searchParams.set("token", token);
+  constructor(room, query, token, heard, lost) {
+    const url = asking(`${room}/events`, { ...query, token });
     this.#source = new EventSource(url);
     for (const type of ["hello", "heartbeat", "live", "final", "trending", "gap", "bye"]) {
       this.#source.addEventListener(type, ({ data }) => heard(data));
@@ -457,6 +458,13 @@ class Events {
     this.#source.onerror = null;
     this.#source.close();
   }
+}
+
+/** An address with those parameters that have a value. */
+function asking(address, query) {
+  const url = new URL(address);
+  for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
+  return url;
 }
 
 /** Joins a room: receives at once, and reconnects until `close()`. */

@@ -6,7 +6,10 @@ use emostream_model::{Frame, ResultId, Room};
 use prometheus::IntGauge;
 
 use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat};
-use crate::hub::{entry::RoomEntry, rooms::Hub};
+use crate::hub::{
+    entry::{Attendance, RoomEntry},
+    rooms::Hub,
+};
 use crate::metrics::Metrics;
 use crate::room::cursor::Cursor;
 
@@ -16,7 +19,8 @@ pub(crate) struct Subscriber {
     pub(crate) cursor: Cursor,
     /// The room's newest final when it joined.
     pub(crate) found: Option<ResultId>,
-    audience: IntGauge,
+    attendance: Attendance,
+    connections: IntGauge,
 }
 
 impl Subscriber {
@@ -25,14 +29,15 @@ impl Subscriber {
     pub(crate) fn join(
         hub: &Hub,
         room: &Room,
+        attendance: Attendance,
         since: Option<ResultId>,
         heartbeat: &Heartbeat,
         metrics: &Metrics,
         transport: &str,
     ) -> Option<(Self, EncodedFrame)> {
-        let entry = hub.subscribe(room)?;
-        let audience = metrics.subscribers.with_label_values(&[transport]);
-        audience.inc();
+        let entry = hub.subscribe(room, attendance)?;
+        let connections = metrics.subscribers.with_label_values(&[transport]);
+        connections.inc();
         let ((cursor, resumed), found) = {
             let read = since.map(|id| (id, hub.offsets.range(id.partition)));
             let room = entry.state();
@@ -57,7 +62,8 @@ impl Subscriber {
             entry,
             cursor,
             found,
-            audience,
+            attendance,
+            connections,
         };
         Some((subscriber, EncodedFrame::new(&hello)))
     }
@@ -65,7 +71,7 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.audience.dec();
-        self.entry.unsubscribed();
+        self.connections.dec();
+        self.entry.unsubscribed(self.attendance);
     }
 }

@@ -194,6 +194,39 @@ fn results_of_absurd_size_harm_nobody() {
 }
 
 #[test]
+fn an_observer_receives_everything_and_is_not_counted_as_audience() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let mut observers: [Box<dyn Subscriber>; 2] = [
+        Box::new(Ws::join(node.address, "r", "?observer=true")),
+        Box::new(Sse::join(node.address, "r", "?observer=true", "")),
+    ];
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    for observer in &mut observers {
+        assert_eq!(observer.finals(1)[0].json["total"], 1);
+    }
+    let audience = || {
+        let listed = get(node.address, "/v1/rooms").json()["rooms"][0]["subscribers"].clone();
+        assert_eq!(
+            get(node.address, "/v1/rooms/r").json()["subscribers"],
+            listed
+        );
+        listed
+    };
+    assert_eq!(audience(), 0);
+    // The metric counts connections.
+    assert_eq!(node.metric(r#"subscribers{transport="websocket"}"#), 1.0);
+    let mut fan = Ws::join(node.address, "r", "");
+    fan.finals(1);
+    assert_eq!(audience(), 1);
+    drop(observers);
+    until("gone", || {
+        node.metric(r#"subscribers{transport="sse"}"#) == 0.0
+    });
+    assert_eq!(audience(), 1);
+}
+
+#[test]
 fn subscribers_frames_and_deliveries_are_counted() {
     let mut stage = Stage::new();
     let node = stage.publisher();

@@ -182,6 +182,16 @@ test("in a room without finals nothing is past but an open tally", () => {
   assert.equal(crowd.isPast({ type: "live", emitted_at: 4999 }), true);
 });
 
+test("an observer says so, on every connection", () => {
+  const observer = connect({ url: "http://127.0.0.1:1", user: "u", transport: "websocket", observer: true });
+  opened[1].welcomes();
+  opened[1].onclose({ code: 1006 });
+  passes(RETRIED_MS);
+  const asked = opened.map(({ url }) => url.searchParams.get("observer"));
+  observer.close();
+  assert.deepEqual(asked, [null, "true", "true"]);
+});
+
 test("where ingest alone is away, its audience does not come back at each tap", async () => {
   joins();
   passes(4000);
