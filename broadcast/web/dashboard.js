@@ -256,7 +256,7 @@ class Dashboard {
 
   #drawPeaks(found) {
     byId("peaks-empty").hidden = found.length > 0;
-    drawMoments(byId("peaks"), found, { a_second: true });
+    drawMoments(byId("peaks"), found);
   }
 
   #drawTrending({ span_ms, top }) {
