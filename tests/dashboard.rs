@@ -63,7 +63,7 @@ fn the_chart_shows_what_was_counted_and_gives_it_away_as_a_file() {
         .await;
         holds(
             &browser,
-            "document.querySelector('#audience').textContent === '1'",
+            "document.querySelector('#audience').textContent === '0'",
         )
         .await;
         // Arrow keys read each point of the chart: their sum is the total.

@@ -5,7 +5,8 @@
  *     GET …/history, then finals ──▶ the last ten minutes ──▶ chart, peaks, sums
  *     live, trending ──▶ the delay, what is trending
  *
- * Invariant: what is shown belongs to the room that is chosen now; answers for a former one are dropped.
+ * Invariants: what is shown belongs to the room that is chosen now; answers for a former one are dropped. The present
+ * is the server's, and without a connection it is unknown: time stands still, and no rate is 0.
  *
  * @module emostream/dashboard
  */
@@ -17,30 +18,35 @@ import {
   wrongRoom,
 } from "./dom.js";
 import { connect } from "./emostream.js";
-import { csv, peaks } from "./mood.js";
+import { csv, pace, peaks } from "./mood.js";
 
 const SPAN_MS = 600_000;
 /** A younger room's chart is not full yet. */
 const YOUNG_MS = 20_000;
 const ROOMS_EVERY_MS = 3_000;
-/** Activity is what was counted in so many looks at the rooms: 30 s. */
-const LOOKS = 10;
+/** Every rate is the mean of the last windows that make this span, three of them at least. */
+const PACE_MS = 10_000;
+const PACE_WINDOWS = 3;
 const ROOMS_SHOWN = 50;
 /** So many windows after its own a final has come, usually. */
 const FINAL_WINDOWS = 3;
 const PEAKS = 5;
 const PEAKS_APART_MS = 20_000;
+/** What a tile shows while nothing is known. */
+const UNKNOWN = "–";
 /** How long after its window a final comes is the median of so many. */
 const DELAYS = 15;
 
-/** How fast each room counts, from its totals at each look. */
+/** How fast each room counts, from its totals at each look in the last `span_ms`. */
 class Activity {
   /** @type {{at: number, totals: Map<string, number>}[]} */ #looks = [];
 
-  look(rooms, at) {
+  look(rooms, at, span_ms) {
+    this.#looks = this.#looks.filter((look) => look.at >= at - span_ms);
     this.#looks.push({ at, totals: new Map(rooms.map(({ room, total }) => [room, total])) });
-    if (this.#looks.length > LOOKS) this.#looks.shift();
   }
+
+  forget() { this.#looks = []; }
 
   /** Reactions a second; undefined before a second look. */
   of(room) {
@@ -63,7 +69,9 @@ class Dashboard {
   #windowMs = 2000;
   /** @type {Map<number, import("./emostream.js").Final>} by start */ #finals = new Map();
   #finalDelays = [];
-  /** By how much this screen's clock is ahead of the server's. */ #skew_ms = 0;
+  /** Whether the kept finals of the room are among these. */ #recalled = false;
+  /** Where the chart ends, by the server's time; 0 before the first connection. */ #to = 0;
+  /** Reactions a second in the room that is shown; undefined while it is not known. */ #pace;
 
   async start() {
     window.addEventListener("popstate", () => this.#choose(this.#asked(this.#room)));
@@ -81,22 +89,33 @@ class Dashboard {
   async #look() {
     try {
       const { rooms, trending } = await ask("/v1/rooms");
-      this.#activity.look(rooms, performance.now());
+      this.#activity.look(rooms, performance.now(), this.#paceSpan);
       const hot = new Map(trending?.rooms.map(({ room, count }) => [room, count]));
-      const heat = ({ room }) => this.#activity.of(room) || (hot.get(room) ?? 0) / 1e6;
+      const heat = ({ room }) => this.#paceOf(room) || (hot.get(room) ?? 0) / 1e6;
       rooms.sort((a, b) => heat(b) - heat(a) || b.total - a.total);
       this.#rooms = rooms;
       this.#problem("rooms", "");
-      this.#drawRooms();
     } catch (error) {
+      this.#activity.forget();
       this.#problem("rooms", error.message);
     }
+    this.#drawRooms();
+  }
+
+  get #paceSpan() {
+    return this.#windowMs * Math.max(PACE_WINDOWS, Math.ceil(PACE_MS / this.#windowMs));
+  }
+
+  /** Reactions a second: of the room that is shown as its tile has it, of the others by their totals. */
+  #paceOf(room) {
+    return room === this.#room ? this.#pace : this.#activity.of(room);
   }
 
   #drawRooms() {
     const rooms = this.#rooms;
-    // Where the server refused to say, nobody knows how many there are.
-    const unknown = rooms.length === 0 && this.#problems.rooms !== "";
+    // Where the server does not say, it is not known how many there are.
+    const lost = this.#problems.rooms !== "";
+    const unknown = rooms.length === 0 && lost;
     const active = rooms.length === 1 ? "1 active" : `${exact.format(rooms.length)} active`;
     byId("rooms-empty").hidden = unknown || rooms.length > 0;
     setText(byId("rooms-count"), unknown ? "" : active);
@@ -106,8 +125,8 @@ class Dashboard {
     shown.forEach((room, index) => this.#drawRoom(list.children[index] ?? list.appendChild(this.#row()), room));
     const here = rooms.find(({ room }) => room === this.#room);
     const everywhere = rooms.reduce((sum, { subscribers }) => sum + subscribers, 0);
-    setText(byId("audience"), exact.format(here?.subscribers ?? 0));
-    setText(byId("audience-all"), `of ${exact.format(everywhere)} at this server`);
+    setText(byId("audience"), lost ? UNKNOWN : exact.format(here?.subscribers ?? 0));
+    setText(byId("audience-all"), lost ? "" : `of ${exact.format(everywhere)} at this server`);
   }
 
   #row() {
@@ -129,13 +148,13 @@ class Dashboard {
     link.href = `/dashboard?room=${room}${location.hash}`;
     link.dataset.room = room;
     link.toggleAttribute("aria-current", room === this.#room);
-    const per_second = this.#activity.of(room);
+    const per_second = this.#paceOf(room);
     setText(link.children[0], totals[0]?.emoji ?? "");
     setText(link.children[1], room);
     link.title = room;
     setText(link.children[2], `${short(total)} · ${exact.format(subscribers)} watching`);
-    const pace = per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet";
-    setText(link.children[3], per_second === undefined ? "" : pace);
+    const shown = per_second >= 0.05 ? `${rate(per_second)}/s` : "quiet";
+    setText(link.children[3], per_second === undefined ? "" : shown);
   }
 
   // One room.
@@ -150,35 +169,40 @@ class Dashboard {
     this.#stream?.close();
     this.#finals.clear();
     this.#finalDelays = [];
+    this.#recalled = false;
     this.#delay = new Delay();
     this.#problem("room", "");
     setText(byId("room-name"), room);
     document.title = `${room} · Dashboard · EmoStream`;
     byId("to-viewer").href = `/?room=${room}${location.hash}`;
-    this.#drawRooms();
+    this.#follow(room);
     this.#drawTrending({ span_ms: 0, top: [] });
     this.#draw();
-    this.#follow(room);
     void this.#recall(room);
   }
 
   #follow(room) {
-    const stream = connect({ room, token: tokenOfAddress() });
+    const stream = connect({ room, token: tokenOfAddress(), observer: true });
     this.#stream = stream;
     const on = (type, act) => stream.addEventListener(type, ({ detail }) => {
       if (this.#stream === stream) act(detail);
     });
-    on("status", ({ status }) => drawStatus(status));
+    on("status", ({ status }) => {
+      drawStatus(status);
+      this.#draw();
+    });
     on("hello", ({ window_ms, resumed }) => {
       this.#windowMs = window_ms;
-      if (!resumed) void this.#recall(room);
+      this.#delay.joined();
+      if (resumed) return;
+      this.#recalled = false;
+      void this.#recall(room);
     });
     on("gap", () => void this.#recall(room));
     on("live", (live) => this.#delay.live(live));
     on("final", (final) => {
       this.#finalDelays = [...this.#finalDelays.slice(1 - DELAYS), final.emitted_at - final.end];
       this.#delay.final(final);
-      this.#skew_ms = Date.now() - final.emitted_at;
       this.#finals.set(final.start, final);
       this.#draw();
     });
@@ -192,6 +216,7 @@ class Dashboard {
       const { finals } = await ask(`/v1/rooms/${room}/history`);
       if (room !== this.#room) return;
       for (const final of finals) this.#finals.set(final.start, final);
+      this.#recalled = true;
       this.#draw();
     } catch (error) {
       this.#problem("room", error.message);
@@ -201,33 +226,41 @@ class Dashboard {
   // Drawing.
 
   #draw() {
-    // Up to the newest final; in a quiet room on to where one would be by now.
-    const due = Date.now() - this.#skew_ms - FINAL_WINDOWS * this.#windowMs;
-    const ends = Math.max(due, ...[...this.#finals.values()].map(({ end }) => end));
-    const to = Math.ceil(ends / this.#windowMs) * this.#windowMs;
+    const isOpen = this.#stream.status === "open";
+    if (isOpen) {
+      // Up to the newest final; in a quiet room on to where one would be by now.
+      const due = this.#stream.now - FINAL_WINDOWS * this.#windowMs;
+      const ends = Math.max(due, ...[...this.#finals.values()].map(({ end }) => end));
+      this.#to = Math.ceil(ends / this.#windowMs) * this.#windowMs;
+    }
+    const to = this.#to;
     for (const start of this.#finals.keys()) if (start < to - SPAN_MS) this.#finals.delete(start);
     const finals = [...this.#finals.values()].sort((a, b) => a.start - b.start);
     // What there is fills the chart.
     const from = Math.min(Math.max(finals[0]?.start ?? 0, to - SPAN_MS), to - YOUNG_MS);
     const found = peaks(finals, PEAKS, PEAKS_APART_MS);
-    this.#chart.draw(finals, found, from, to, this.#windowMs);
-    setText(byId("mood-title"), `Mood of the last ${stretch(to - from)}`);
+    if (to > 0) {
+      this.#chart.draw(finals, found, from, to, this.#windowMs);
+      setText(byId("mood-title"), `Mood of the last ${stretch(to - from)}`);
+    }
     byId("mood-empty").hidden = finals.length > 0;
+    byId("trending-empty").hidden = !isOpen || byId("trending").children.length > 0;
+    this.#pace = isOpen && this.#recalled ? pace(finals, to, this.#paceSpan) : undefined;
     this.#drawLegend();
     this.#drawPeaks(found);
-    this.#drawTiles(finals, to);
+    this.#drawTiles(finals);
+    this.#drawRooms();
   }
 
-  #drawTiles(finals, to) {
+  #drawTiles(finals) {
     const sum = finals.reduce((all, { total }) => all + total, 0);
-    this.#drawSum("kept-sum", sum);
+    this.#drawSum("kept-sum", this.#recalled ? sum : undefined);
     // Of the same moment as the sum beside it; where nothing is kept any more, what the server still knows.
     const { totals, totals_others = 0 } = finals.at(-1) ?? {};
-    const known = this.#rooms.find(({ room }) => room === this.#room)?.total ?? 0;
+    const listed = this.#rooms.find(({ room }) => room === this.#room)?.total;
+    const known = listed ?? (this.#recalled ? 0 : undefined);
     this.#drawSum("ever-sum", totals?.reduce((all, { count }) => all + count, totals_others) ?? known);
-    const recent = finals.filter(({ start }) => start >= to - 3 * this.#windowMs);
-    const per_second = recent.reduce((all, { total }) => all + total, 0) / ((3 * this.#windowMs) / 1000);
-    setText(byId("now-rate"), rate(per_second));
+    setText(byId("now-rate"), this.#pace === undefined ? UNKNOWN : rate(this.#pace));
     const { ms } = this.#delay;
     setText(byId("delay"), ms === undefined ? "–" : passed(ms));
     const sorted = [...this.#finalDelays].sort((a, b) => a - b);
@@ -236,8 +269,8 @@ class Dashboard {
   }
 
   #drawSum(id, sum) {
-    setText(byId(id), short(sum));
-    byId(id).title = exact.format(sum);
+    setText(byId(id), sum === undefined ? UNKNOWN : short(sum));
+    byId(id).title = sum === undefined ? "" : exact.format(sum);
   }
 
   #drawLegend() {
@@ -256,11 +289,10 @@ class Dashboard {
 
   #drawPeaks(found) {
     byId("peaks-empty").hidden = found.length > 0;
-    drawMoments(byId("peaks"), found, { a_second: true });
+    drawMoments(byId("peaks"), found);
   }
 
   #drawTrending({ span_ms, top }) {
-    byId("trending-empty").hidden = top.length > 0;
     setText(byId("trending-span"), top.length > 0 ? `last ${Math.round(span_ms / 1000)} s` : "");
     drawChips(byId("trending"), top.slice(0, 8));
   }

@@ -69,6 +69,12 @@ export class Delay {
     return measured;
   }
 
+  /** A new connection: what it replays was delayed by the break, and the open windows are seen in part. */
+  joined() {
+    this.#windows.clear();
+    this.#newest = Infinity;
+  }
+
   /** A live tally is on the screen. */
   live({ start, total, emitted_at }, now = Date.now()) {
     this.#skew_ms = Math.min(this.#skew_ms, now - emitted_at);

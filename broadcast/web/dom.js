@@ -68,28 +68,29 @@ function emptyChip() {
   return chip;
 }
 
-/** Redraws a list of finals, if it shows others: their counts, or what that is `a second`. */
-export function drawMoments(list, finals, { a_second = false } = {}) {
+/** Redraws a list of finals, if it shows others. */
+export function drawMoments(list, finals) {
   const key = finals.map(({ id }) => id).join();
   if (list.dataset.shown === key) return;
   list.dataset.shown = key;
-  const shown = ({ start, end }) => (a_second ? (count) => rate((1000 * count) / (end - start)) : undefined);
-  list.replaceChildren(...finals.map((final) => moment(final, shown(final))));
+  list.replaceChildren(...finals.map(moment));
 }
 
-/** A closed window as a list item. */
-function moment({ start, total, counts }, number = undefined) {
+/** A closed window as a list item: its counts, which add up to its total. */
+function moment({ start, total, counts }) {
   const item = document.createElement("li");
   const top = document.createElement("span");
   top.className = "top3";
-  for (const { emoji, count } of counts.slice(0, 3)) {
+  const listed = counts.slice(0, 3);
+  const rest = total - listed.reduce((sum, { count }) => sum + count, 0);
+  for (const { emoji, count } of rest > 0 ? [...listed, { emoji: "+", count: rest }] : listed) {
     const one = leaf("span", "one", "");
-    one.append(leaf("span", "glyph", emoji), ` ${(number ?? short)(count)}`);
+    one.append(leaf("span", "glyph", emoji), ` ${exact.format(count)}`);
     top.append(one);
   }
   const time = leaf("time", "", clock(start));
   time.dateTime = new Date(start).toISOString();
-  item.append(time, top, leaf("span", "count", (number ?? exact.format)(total)));
+  item.append(time, top, leaf("span", "count", exact.format(total)));
   return item;
 }
 

@@ -34,6 +34,8 @@ const NOTICE_MS = 5_000;
 const BREAK_MS = 2_000;
 const CLOSED = "The server ended this visit. Reload the page to come back.";
 const WAITING = "Your last reactions are still waiting to be sent.";
+/** A count before the room is joined. */
+const UNKNOWN = "–";
 const BROKEN = "Connecting …";
 const RELAYED = ["hello", "live", "final", "trending", "gap", "state", "status", "refused"];
 
@@ -132,6 +134,7 @@ export class EmoStreamRoom extends Base {
   #liveMs = 250;
   #swarmSize = 1000;
   #started = false;
+  /** Whether the room has been joined: before that its counts are not 0 but unknown. */ #known = false;
   #rebuild = false;
   #timers = { draw: 0, notice: 0, summary: 0, broken: 0 };
   #resized = new ResizeObserver(() => this.#arrange());
@@ -215,6 +218,7 @@ export class EmoStreamRoom extends Base {
 
   #start() {
     this.#started = true;
+    this.#known = false;
     const given = EmoStreamRoom.observedAttributes.map((name) => [name, this.getAttribute(name) || undefined]);
     const { emojis = EMOJIS, ...options } = Object.fromEntries(given);
     this.#hide(this.#wrong);
@@ -252,11 +256,11 @@ export class EmoStreamRoom extends Base {
     on("hello", (hello) => this.#hello(hello));
     on("live", (live) => {
       this.#delay.live(live);
-      this.#rise(this.#board.live(live));
+      this.#rise(live, this.#board.live(live));
     });
     on("final", (final) => {
       if (this.#delay.final(final)) this.#measured();
-      this.#rise(this.#board.final(final));
+      this.#rise(final, this.#board.final(final));
     });
     on("state", (state) => this.#seed(state));
     on("status", ({ status }) => this.#standing(status));
@@ -272,6 +276,8 @@ export class EmoStreamRoom extends Base {
   #hello({ window_ms, live_ms, swarm_size, resumed }) {
     this.#liveMs = live_ms;
     this.#swarmSize = swarm_size;
+    this.#known = true;
+    this.#delay.joined();
     if (resumed) this.#board.keepOpen(window_ms);
     else this.#board.forget();
     this.#drawSoon();
@@ -285,8 +291,8 @@ export class EmoStreamRoom extends Base {
     this.#drawSoon();
   }
 
-  #rise(rises) {
-    this.#swarms.rise(rises, this.#swarmSize, this.#liveMs);
+  #rise(frame, rises) {
+    if (!this.#stream.isPast(frame)) this.#swarms.rise(rises, this.#swarmSize, this.#liveMs);
     if (this.#delay.rose((emoji) => this.#board.total(emoji))) this.#measured();
     this.#drawSoon();
   }
@@ -304,7 +310,7 @@ export class EmoStreamRoom extends Base {
 
   #button(emoji) {
     const face = element("span", { className: "face", ariaHidden: "true", textContent: emoji });
-    const count = element("span", { className: "count", textContent: "0" });
+    const count = element("span", { className: "count", textContent: UNKNOWN });
     count.dataset.total = emoji;
     const button = element("button", { type: "button" }, face, count);
     button.dataset.emoji = emoji;
@@ -352,10 +358,10 @@ export class EmoStreamRoom extends Base {
     for (const button of this.#buttons.children) {
       const { emoji } = button.dataset;
       const total = this.#board.total(emoji);
-      const text = short(total);
+      const text = this.#known ? short(total) : UNKNOWN;
       if (button.lastElementChild.textContent === text && button.ariaLabel) continue;
       button.lastElementChild.textContent = text;
-      button.ariaLabel = `React with ${emoji}, ${text} so far`;
+      button.ariaLabel = this.#known ? `React with ${emoji}, ${text} so far` : `React with ${emoji}`;
     }
     this.dispatchEvent(new CustomEvent("counts", { detail: { sum: this.#board.sum } }));
   }

@@ -55,8 +55,12 @@ export interface Gap {
 export interface Hello {
   type: "hello";
   room: string;
+  /** The server's time. */
+  now: number;
   /** The server sends a heartbeat after a silence of so long; without two of them the connection is replaced. */
   heartbeat_ms: number;
+  /** The newest final that the server keeps of the room: those up to it are replayed. Null if it keeps none. */
+  latest: string | null;
   window_ms: number;
   live_ms: number;
   swarm_size: number;
@@ -74,6 +78,7 @@ export interface RoomState {
   totals: Total[];
   totals_others?: number;
   trending: Trending | null;
+  /** The audience at this server and the relays below it, without observers. */
   subscribers: number;
 }
 
@@ -122,6 +127,8 @@ export interface Options {
   transport?: "auto" | "websocket" | "sse";
   /** Stay connected however long the page is out of sight. */
   background?: boolean;
+  /** Receive without being counted among the room's `subscribers`: for dashboards and tools. */
+  observer?: boolean;
 }
 
 /** One room. Every event is a `CustomEvent`, its `detail` the frame. */
@@ -130,6 +137,13 @@ export declare class EmoStream extends EventTarget {
   readonly room: string;
   readonly status: Status;
   readonly transport: "websocket" | "sse";
+  /** The server's time, Unix milliseconds; this device's before the first `hello`. */
+  readonly now: number;
+  /**
+   * Whether a frame tells what was counted before this connection began: the final that is replayed on joining, the
+   * tally of a window that was open then, the finals that were missed during an outage. Such a frame is not news.
+   */
+  isPast(frame: Live | Final): boolean;
   /**
    * Sends one reaction soon: one emoji, its shortcode as on GitHub (gemoji's names: `fire`, `:fire:`) or an
    * alias of the server's (`love`). Taps of 250 ms travel together; what cannot be sent for 10 s is let go, told

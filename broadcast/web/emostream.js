@@ -62,6 +62,7 @@ export class EmoStream extends EventTarget {
   /** The header that names the token, if there is one. */ #bearer;
   #transport;
   #background;
+  #observer;
   #status = "connecting";
   /** @type {WebSocket | EventSource | undefined} */ #channel;
   #lastId;
@@ -74,6 +75,8 @@ export class EmoStream extends EventTarget {
   #hiddenTimer = 0;
   /** Longest silence that the server announced; a former one announces none. */ #heartbeatMs = Infinity;
   #heardAt = 0;
+  /** By how much the server's clock is ahead of this device's. */ #ahead_ms = 0;
+  /** The server's time at the beginning of the connection, and the room's newest final then. */ #joined = { now: 0, latest: null };
   #checkTimer = 0;
   #checkedAt = Date.now();
   #doubtTimer = 0;
@@ -97,6 +100,7 @@ export class EmoStream extends EventTarget {
     user = token ? bearerOf(token) : browserUser(),
     transport = "auto",
     background = false,
+    observer = false,
   } = {}) {
     super();
     if (!ROOM.test(room)) throw new TypeError(BAD_ROOM);
@@ -111,6 +115,7 @@ export class EmoStream extends EventTarget {
     this.#bearer = token ? { authorization: `Bearer ${token}` } : {};
     this.#transport = transport;
     this.#background = background;
+    this.#observer = observer;
     const { signal } = this.#letGo;
     globalThis.addEventListener?.("pagehide", this.#leave, { signal });
     globalThis.addEventListener?.("online", this.#suspect, { signal });
@@ -125,6 +130,15 @@ export class EmoStream extends EventTarget {
 
   /** "websocket" or "sse": how frames come, or were tried last. */
   get transport() { return this.#channel instanceof Socket ? "websocket" : "sse"; }
+
+  /** The server's time, which heartbeats correct; this device's before the first `hello`. */
+  get now() { return Date.now() + this.#ahead_ms; }
+
+  /** Whether a live or final frame tells what was counted before this connection began: no news, however late it comes. */
+  isPast(frame) {
+    const { now, latest } = this.#joined;
+    return frame.type === "final" ? Boolean(latest) && !isAfter(frame.id, latest) : frame.emitted_at < now;
+  }
 
   react(emoji) {
     if (this.#status === "closed" || this.#pending.length >= PENDING_REACTIONS) return false;
@@ -164,7 +178,8 @@ export class EmoStream extends EventTarget {
     const heard = (text) => this.#receive(text);
     const lost = (code) => this.#lost(code);
     const Channel = this.#next();
-    this.#channel = new Channel(this.#base, this.#room, this.#lastId, this.#token, heard, lost);
+    const query = { since: this.#lastId, observer: this.#observer };
+    this.#channel = new Channel(`${this.#base}/v1/rooms/${this.#room}`, query, this.#token, heard, lost);
     this.#helloTimer = setTimeout(lost, HELLO_MS);
   }
 
@@ -187,6 +202,7 @@ export class EmoStream extends EventTarget {
     this.#heardAt = performance.now();
     let frame;
     try { frame = JSON.parse(text); } catch { return; }
+    if (frame.now > 0) this.#ahead_ms = frame.now - Date.now();
     switch (frame.type) {
       case "hello": return this.#welcomed(frame);
       case "final": return this.#final(frame);
@@ -206,6 +222,7 @@ export class EmoStream extends EventTarget {
     clearTimeout(this.#helloTimer);
     this.#openedAt = performance.now();
     this.#heartbeatMs = hello.heartbeat_ms > 0 ? hello.heartbeat_ms : Infinity;
+    this.#joined = hello;
     this.#socketsWork ||= this.transport === "websocket";
     this.#setStatus("open");
     const continues = hello.resumed && this.#lastId !== undefined;
@@ -409,10 +426,9 @@ export class EmoStream extends EventTarget {
 class Socket {
   #socket;
 
-  constructor(base, room, since, token, heard, lost) {
-    const url = new URL(`${base}/v1/rooms/${room}/ws`);
+  constructor(room, query, token, heard, lost) {
+    const url = asking(`${room}/ws`, query);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    if (since) url.searchParams.set("since", since);
     // The one way to send a token from here that no log of addresses keeps.
     this.#socket = new WebSocket(url, token ? ["emostream", `emostream.token.${token}`] : []);
     this.#socket.onmessage = ({ data }) => heard(data);
@@ -429,10 +445,8 @@ class Socket {
 class Events {
   #source;
 
-  constructor(base, room, since, token, heard, lost) {
-    const url = new URL(`${base}/v1/rooms/${room}/events`);
-    if (since) url.searchParams.set("since", since);
-    if (token) url.searchParams.set("token", token);
+  constructor(room, query, token, heard, lost) {
+    const url = asking(`${room}/events`, { ...query, token });
     this.#source = new EventSource(url);
     for (const type of ["hello", "heartbeat", "live", "final", "trending", "gap", "bye"]) {
       this.#source.addEventListener(type, ({ data }) => heard(data));
@@ -444,6 +458,13 @@ class Events {
     this.#source.onerror = null;
     this.#source.close();
   }
+}
+
+/** An address with those parameters that have a value. */
+function asking(address, query) {
+  const url = new URL(address);
+  for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
+  return url;
 }
 
 /** Joins a room: receives at once, and reconnects until `close()`. */

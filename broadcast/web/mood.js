@@ -2,6 +2,7 @@
  * The crowd's mood over time, from finals. Pure: no page, no clock.
  *
  *     finals ──▶ layers: which emojis get a colour ──▶ bins: per second, by emoji
+ *            ├─▶ pace: the rate at the end of the chart
  *            └─▶ peaks: the moments that stand out
  *
  * Invariant: the sum over all bins is the sum over all finals, whatever the width.
@@ -59,6 +60,12 @@ export function bins(finals, emojis, from, to, bin_ms) {
     }
   }
   return made;
+}
+
+/** Reactions a second in `[to - span_ms, to)`: the mean of what {@link bins} has there. */
+export function pace(finals, to, span_ms) {
+  const within = finals.filter(({ start }) => start >= to - span_ms && start < to);
+  return within.reduce((sum, { total }) => sum + total, 0) / (span_ms / 1000);
 }
 
 /** The moments that stand out, at least `apart_ms` from each other, the oldest first; `most` of them. */

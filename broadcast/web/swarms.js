@@ -43,6 +43,8 @@ const GOLDEN = 0.618034;
 const GOLDEN_ANGLE = 2.399963;
 /** After this time a tap that is not in the counts yet will not be: let the crowd's emojis through. */
 const OWN_MS = 3_000;
+/** What `emostream load` measures with: it is counted as everything is, and does not rise among the crowd's. */
+const MARKS = ["⏮️", "⏭️", "⏱️"].map(plain);
 const FONT = '"Apple Color Emoji","Segoe UI Emoji","Noto Color Emoji",sans-serif';
 
 const badge = new Intl.NumberFormat();
@@ -100,6 +102,7 @@ export class Swarms {
     if (this.#rests()) return;
     const loose = [];
     for (const { emoji, before, after } of rises) {
+      if (MARKS.includes(plain(emoji))) continue;
       const swarms = Math.floor(after / swarmSize) - Math.floor(before / swarmSize);
       if (swarms > 0) this.#swarm(emoji, swarms, swarmSize, spread_ms);
       const others = this.#withoutOwn(emoji, after - before) - swarms * swarmSize;

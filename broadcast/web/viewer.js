@@ -16,6 +16,9 @@ import { plain } from "./scoreboard.js";
 
 /** The span the rate is measured over: two windows. */
 const RATE_MS = 4_000;
+/** An open window is shown as the present until so long after its end, by the server's time: its final follows within
+ * seconds, or its dataflow has stopped. */
+const PRESENT_MS = 10_000;
 /** The page's own eight, and the room for others that the crowd sends. */
 const ROWS = 10;
 const CHIPS = 6;
@@ -41,7 +44,7 @@ class Viewer {
     document.querySelector("form.room").action = `/${location.hash}`;
     this.#listen();
     this.#join();
-    setInterval(() => this.#drawRate(), 1000);
+    setInterval(() => this.#drawNow(), 1000);
   }
 
   /** Puts the element into the page, told where to go, around the headline. */
@@ -58,9 +61,13 @@ class Viewer {
     on("status", ({ status }) => {
       drawStatus(status);
       this.#isOpen = status === "open";
-      this.#drawRate();
+      this.#drawNow();
     });
     on("hello", ({ resumed }) => this.#hello(resumed));
+    // What was counted before is no rate.
+    for (const type of ["live", "final"]) {
+      on(type, (frame) => { if (this.#crowd.stream.isPast(frame)) this.#samples.length = 0; });
+    }
     on("final", (final) => this.#remember(final));
     on("state", (state) => {
       if (state.final) void this.#recall(state.final);
@@ -72,9 +79,9 @@ class Viewer {
   }
 
   #hello(resumed) {
+    this.#samples.length = 0;
     if (resumed) return;
     this.#finals.length = 0;
-    this.#samples.length = 0;
     // Its frame follows where something is trending.
     this.#drawTrending({ span_ms: 0, top: [] });
   }
@@ -120,6 +127,8 @@ class Viewer {
   // Drawing: text only where it changed, so that a big screen stays calm.
 
   #draw() {
+    // Without a connection the counts are those before, or unknown.
+    if (!this.#isOpen) return;
     const { sum } = this.#crowd.board;
     setText(byId("sum"), exact.format(sum));
     this.#drawTotals();
@@ -182,10 +191,13 @@ class Viewer {
   }
 
   #drawNow() {
-    const live = this.#crowd.board.newest;
-    byId("now-empty").hidden = Boolean(live);
+    const { board, stream } = this.#crowd;
+    const { newest } = board;
+    const live = this.#isOpen && newest?.end + PRESENT_MS > stream.now ? newest : undefined;
+    byId("now-empty").hidden = !this.#isOpen || Boolean(live);
     setText(byId("now-span"), live ? span(live) : "");
     drawChips(byId("now"), (live?.counts ?? []).slice(0, CHIPS));
+    this.#drawRate(live);
   }
 
   #drawTrending({ span_ms, top }) {
@@ -199,16 +211,15 @@ class Viewer {
     drawMoments(byId("finals"), this.#finals);
   }
 
-  #drawRate() {
+  #drawRate(live) {
+    // Without a connection it is not known whether the room is quiet.
+    if (!this.#isOpen) return setText(byId("rate"), "");
     const now = performance.now();
     while (this.#samples.length > 1 && now - this.#samples[1].at > RATE_MS) this.#samples.shift();
     const first = this.#samples[0];
     const rose = first ? Math.max(0, this.#crowd.board.sum - first.sum) : 0;
     const per_second = first ? rose / (Math.max(1000, now - first.at) / 1000) : 0;
-    const newest = this.#crowd.board.newest;
-    // Without a connection nobody knows whether it is quiet.
-    const quiet = this.#isOpen ? "quiet right now" : "";
-    const otherwise = newest ? `${exact.format(newest.total)} in this moment` : quiet;
+    const otherwise = live ? `${exact.format(live.total)} in this moment` : "quiet right now";
     setText(byId("rate"), per_second > 0.05 ? `${rate(per_second)} per second` : otherwise);
   }
 }

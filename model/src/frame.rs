@@ -29,6 +29,13 @@ pub struct ResultId {
     pub offset: u64,
 }
 
+impl ResultId {
+    /// Whether its final is `newest` or an earlier one of the same partition.
+    pub fn is_up_to(self, newest: ResultId) -> bool {
+        self.partition == newest.partition && self.offset <= newest.offset
+    }
+}
+
 /// The text is not `partition-offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id looks like 3-10422")]
@@ -87,10 +94,16 @@ pub enum Frame {
     Hello {
         /// The room of the subscription.
         room: Room,
+        /// The server's time, Unix milliseconds. 0 from a server that does not send it.
+        #[serde(default)]
+        now: u64,
         /// Maximum time without a frame, in milliseconds: then the server sends a `heartbeat`. 0 from a server that
         /// sends no heartbeats.
         #[serde(default)]
         heartbeat_ms: u64,
+        /// The newest final that the room had when the subscriber joined: finals up to it are from before. `None` if
+        /// the server keeps no final of the room, so that every final that follows is new.
+        latest: Option<ResultId>,
         /// Length of a window, in milliseconds.
         window_ms: u64,
         /// Minimum time between two live tallies, in milliseconds.

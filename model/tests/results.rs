@@ -27,9 +27,11 @@ fn a_final_has_the_fields_of_the_interface() {
 
 #[test]
 fn frames_read_as_in_the_interface() {
-    let hello = Frame::Hello {
+    let hello = |latest: Option<&str>| Frame::Hello {
         room: Room::default(),
+        now: 1_764_000_000_000,
         heartbeat_ms: 15_000,
+        latest: latest.map(|id| id.parse().unwrap()),
         window_ms: 2000,
         live_ms: 250,
         swarm_size: 1000,
@@ -41,8 +43,12 @@ fn frames_read_as_in_the_interface() {
     };
     for (frame, json) in [
         (
-            hello,
-            r#"{"type":"hello","room":"default","heartbeat_ms":15000,"window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":true}"#,
+            hello(Some("3-10421")),
+            r#"{"type":"hello","room":"default","now":1764000000000,"heartbeat_ms":15000,"latest":"3-10421","window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":true}"#,
+        ),
+        (
+            hello(None),
+            r#"{"type":"hello","room":"default","now":1764000000000,"heartbeat_ms":15000,"latest":null,"window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":true}"#,
         ),
         (
             Frame::Heartbeat {

@@ -153,9 +153,7 @@ impl Subscription {
     fn is_new(&mut self, frame: &Frame) -> bool {
         match frame {
             Frame::Final { id, .. } => {
-                let seen =
-                    |since: &ResultId| since.partition == id.partition && since.offset >= id.offset;
-                if self.since.as_ref().is_some_and(seen) {
+                if self.since.is_some_and(|since| id.is_up_to(since)) {
                     return false;
                 }
                 self.since = Some(*id);
@@ -195,12 +193,14 @@ async fn connect(
     transport: Transport,
     since: Option<ResultId>,
 ) -> Result<Connection, Lost> {
-    let since = since.map_or(String::new(), |id| format!("?since={id}"));
+    // Whatever this program subscribes for, it is a tool and not a part of the audience.
+    let since = since.map_or(String::new(), |id| format!("&since={id}"));
+    let query = format!("?observer=true{since}");
     let connecting = async {
         match transport {
-            Transport::WebSocket => websocket(server, &format!("/v1/rooms/{room}/ws{since}")).await,
+            Transport::WebSocket => websocket(server, &format!("/v1/rooms/{room}/ws{query}")).await,
             Transport::ServerSentEvents => {
-                events(server, &format!("/v1/rooms/{room}/events{since}")).await
+                events(server, &format!("/v1/rooms/{room}/events{query}")).await
             }
         }
     };
@@ -421,8 +421,8 @@ mod tests {
         assert_eq!(offsets, [1, 2, 3]);
         assert_eq!(lost, 1);
         let (first, second) = serving.await.unwrap();
-        assert_eq!(first, "/v1/rooms/a/ws");
-        assert_eq!(second, "/v1/rooms/a/ws?since=0-2");
+        assert_eq!(first, "/v1/rooms/a/ws?observer=true");
+        assert_eq!(second, "/v1/rooms/a/ws?observer=true&since=0-2");
     }
 
     #[tokio::test]

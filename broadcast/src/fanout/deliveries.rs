@@ -38,10 +38,7 @@ impl Deliveries {
         match next {
             Next::Final(kept) => {
                 self.finals.inc();
-                let was_there = |found: ResultId| {
-                    found.partition == kept.id.partition && found.offset >= kept.id.offset
-                };
-                if !found.is_some_and(was_there) {
+                if !found.is_some_and(|found| kept.id.is_up_to(found)) {
                     let ms = self.clock.unix_ms().saturating_sub(kept.written_ms);
                     self.metrics.delivery.observe(ms as f64 / 1000.0);
                 }

@@ -7,13 +7,23 @@ use emostream_model::{ResultId, Room, parse_timestamp};
 use hyper::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
 
+use crate::hub::entry::Attendance;
+
 /// Returns the room with this name, which is already percent-decoded.
 pub(crate) fn room(name: &str) -> Result<Room, Problem> {
     Room::new(name).map_err(|invalid| Problem::bad_request(format!("room: {invalid}")))
 }
 
+/// How a subscriber joins a room: whether as audience, and after which final.
+pub(crate) fn joining(
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(Attendance, Option<ResultId>), Problem> {
+    Ok((attendance(uri)?, since(uri, headers)?))
+}
+
 /// Where to resume: `since`, or what an `EventSource` sends by itself.
-pub(crate) fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
+fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, Problem> {
     let header = headers.get("last-event-id").map(|value| value.to_str());
     let header = header
         .transpose()
@@ -25,6 +35,15 @@ pub(crate) fn since(uri: &Uri, headers: &HeaderMap) -> Result<Option<ResultId>, 
     };
     let parsed = id.map(str::parse).transpose();
     parsed.map_err(|error| Problem::bad_request(format!("{name}: {error}")))
+}
+
+/// Whether the subscriber is an observer, which is not counted as audience.
+fn attendance(uri: &Uri) -> Result<Attendance, Problem> {
+    match parameter(uri, "observer") {
+        None | Some("" | "false") => Ok(Attendance::Audience),
+        Some("true") => Ok(Attendance::Observer),
+        Some(_) => Err(Problem::bad_request("observer: expected true or false")),
+    }
 }
 
 /// A moment in the query: Unix milliseconds or RFC 3339.
@@ -73,7 +92,11 @@ mod tests {
             offset: 17,
         };
         assert_eq!(since(&uri, &HeaderMap::new()).unwrap(), Some(id));
-        let bad: Uri = "/x?from=yesterday&since=17".parse().unwrap();
+        assert_eq!(attendance(&uri).unwrap(), Attendance::Audience);
+        let observer: Uri = "/x?observer=true".parse().unwrap();
+        assert_eq!(attendance(&observer).unwrap(), Attendance::Observer);
+        let bad: Uri = "/x?from=yesterday&since=17&observer=1".parse().unwrap();
+        assert!(attendance(&bad).is_err());
         assert!(moment(&bad, "from").is_err());
         assert!(since(&bad, &HeaderMap::new()).is_err());
     }

@@ -24,7 +24,7 @@ use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat, sse::Framing};
 use crate::http::{
     assets::Page, parameters, room_api, sse, subscription::Subscription, token, websocket,
 };
-use crate::hub::{rooms::Hub, subscriber::Subscriber};
+use crate::hub::{entry::Attendance, rooms::Hub, subscriber::Subscriber};
 use crate::metrics::{Metrics, SSE, WEBSOCKET};
 
 /// The methods of every route.
@@ -154,8 +154,8 @@ impl Service {
                 Err(Problem::method_not_allowed("GET, OPTIONS"))
             }
             Resource::Events => {
-                let since = parameters::since(request.uri(), request.headers())?;
-                let (subscriber, hello) = self.subscribe(room, since, SSE).await?;
+                let joining = parameters::joining(request.uri(), request.headers())?;
+                let (subscriber, hello) = self.subscribe(room, joining, SSE).await?;
                 let expires_at = expires_at(principal);
                 Ok(match Framing::of(request.version()) {
                     Some(framing) => {
@@ -177,8 +177,8 @@ impl Service {
             }
             Resource::WebSocket => {
                 let with_head = websocket::handshake(&request)?;
-                let since = parameters::since(request.uri(), request.headers())?;
-                let (subscriber, hello) = self.subscribe(room, since, WEBSOCKET).await?;
+                let joining = parameters::joining(request.uri(), request.headers())?;
+                let (subscriber, hello) = self.subscribe(room, joining, WEBSOCKET).await?;
                 let transport = Transport::WebSocket(Inbound::default());
                 let response = self.hand_over(subscriber, hello, transport, expires_at(principal));
                 Ok(with_head(response))
@@ -209,7 +209,7 @@ impl Service {
     async fn subscribe(
         &self,
         room: &Room,
-        since: Option<ResultId>,
+        (attendance, since): (Attendance, Option<ResultId>),
         transport: &str,
     ) -> Result<(Subscriber, EncodedFrame), Problem> {
         if let Some(id) = since
@@ -224,8 +224,9 @@ impl Service {
                 "this server is about to end; connect again",
             ));
         }
-        let heartbeat = self.config.heartbeat;
-        let joined = Subscriber::join(&self.hub, room, since, heartbeat, &self.metrics, transport);
+        let heartbeat = &Heartbeat::new(&self.config);
+        let (hub, metrics) = (&self.hub, &self.metrics);
+        let joined = Subscriber::join(hub, room, attendance, since, heartbeat, metrics, transport);
         joined.ok_or_else(|| Problem::unavailable("too many rooms without a result are held open"))
     }
 }

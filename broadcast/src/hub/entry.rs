@@ -18,6 +18,15 @@ pub(crate) trait RoomListener: Send + Sync {
 /// The listener of each shard, by its number.
 pub(crate) type RoomListeners = Arc<[Arc<dyn RoomListener>]>;
 
+/// Whether a subscriber counts as a part of the audience.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attendance {
+    /// The subscriber counts.
+    Audience,
+    /// A dashboard or a tool, which does not count.
+    Observer,
+}
+
 /// A room, its audience, and its listeners.
 pub(crate) struct RoomEntry {
     state: Mutex<RoomState>,
@@ -26,7 +35,8 @@ pub(crate) struct RoomEntry {
     /// By shard: [`NO_INTEREST`], [`CLEAN`] or [`DIRTY`].
     interest: Box<[AtomicU8]>,
     listeners: RoomListeners,
-    pub(super) subscribers: AtomicUsize,
+    subscribers: AtomicUsize,
+    observers: AtomicUsize,
     /// Subscribers of relays below this node.
     below: AtomicUsize,
 }
@@ -49,6 +59,7 @@ impl RoomEntry {
                 .collect(),
             listeners,
             subscribers: AtomicUsize::new(0),
+            observers: AtomicUsize::new(0),
             below: AtomicUsize::new(0),
         }
     }
@@ -96,18 +107,30 @@ impl RoomEntry {
         self.changed.subscribe()
     }
 
-    /// Number of subscribers at this node and at all relays below it.
+    /// Number of subscribers at this node and at all relays below it, without observers.
     pub(crate) fn audience(&self) -> usize {
         let below = self.below.load(Ordering::Relaxed);
         self.subscribers.load(Ordering::Relaxed) + below
     }
 
-    pub(crate) fn subscribed(&self) {
-        self.subscribers.fetch_add(1, Ordering::Relaxed);
+    /// Whether a client subscribes to the room, observers included.
+    pub(super) fn is_held(&self) -> bool {
+        self.audience() > 0 || self.observers.load(Ordering::Relaxed) > 0
     }
 
-    pub(crate) fn unsubscribed(&self) {
-        self.subscribers.fetch_sub(1, Ordering::Relaxed);
+    fn counter(&self, attendance: Attendance) -> &AtomicUsize {
+        match attendance {
+            Attendance::Audience => &self.subscribers,
+            Attendance::Observer => &self.observers,
+        }
+    }
+
+    pub(super) fn subscribed(&self, attendance: Attendance) {
+        self.counter(attendance).fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn unsubscribed(&self, attendance: Attendance) {
+        self.counter(attendance).fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Changes the number of subscribers of a relay below from `before` to `now`.

@@ -15,7 +15,7 @@ use emostream_model::{
 use rand::RngExt;
 use tokio::sync::watch;
 
-use crate::hub::entry::{RoomEntry, RoomListeners};
+use crate::hub::entry::{Attendance, RoomEntry, RoomListeners};
 use crate::hub::{
     offsets::ReadOffsets, rejected_update::RejectedUpdate, upstream_status::UpstreamStatus,
     window_settings::observe,
@@ -148,8 +148,8 @@ impl Hub {
     }
 
     /// Counts a subscriber of the room, which is inserted if it is not known. `None` if there are too many idle rooms.
-    pub(crate) fn subscribe(&self, room: &Room) -> Option<Arc<RoomEntry>> {
-        self.get_or_insert_counted(room, RoomEntry::subscribed)
+    pub(crate) fn subscribe(&self, room: &Room, attendance: Attendance) -> Option<Arc<RoomEntry>> {
+        self.get_or_insert_counted(room, |entry| entry.subscribed(attendance))
     }
 
     /// Changes the number of subscribers of a relay below from `before` to `now`. Returns `false` if there are too many
@@ -220,9 +220,9 @@ impl Hub {
             let mut state = entry.state();
             state.expire(before_ms);
             state.end_live(overdue_ms);
-            let (is_idle, has_audience) = (state.is_idle(), entry.audience() > 0);
-            idle += usize::from(is_idle && has_audience);
-            has_audience || !is_idle
+            let (is_idle, is_held) = (state.is_idle(), entry.is_held());
+            idle += usize::from(is_idle && is_held);
+            is_held || !is_idle
         });
         self.idle.store(idle, Ordering::Relaxed);
     }
@@ -280,7 +280,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
-    use super::*;
+    use super::{Attendance::*, *};
     use crate::room::testing::{closed, record};
 
     fn hub() -> Hub {
@@ -295,12 +295,15 @@ mod tests {
     fn rooms_that_are_only_looked_at_are_bounded_until_they_are_swept_or_count_something() {
         let hub = hub();
         for nth in 0..MAX_IDLE_ROOMS {
-            assert!(hub.subscribe(&room(nth)).is_some());
+            assert!(hub.subscribe(&room(nth), Audience).is_some());
         }
         let more = room(MAX_IDLE_ROOMS);
-        assert!(hub.subscribe(&more).is_none(), "one too many");
+        assert!(hub.subscribe(&more, Audience).is_none(), "one too many");
         assert!(!hub.audience_below(&more, 0, 7), "from a relay neither");
-        assert!(hub.subscribe(&room(7)).is_some(), "one that is there");
+        assert!(
+            hub.subscribe(&room(7), Audience).is_some(),
+            "one that is there"
+        );
         // All of them have a subscriber, and one has results now.
         let live = WindowRecord {
             room: room(3),
@@ -308,15 +311,35 @@ mod tests {
         };
         assert_eq!(hub.apply(RelayUpdate::Live(live)), Ok(true));
         hub.sweep(0, 0);
-        assert!(hub.subscribe(&more).is_some());
-        assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_none());
+        assert!(hub.subscribe(&more, Audience).is_some());
+        assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1), Audience).is_none());
         // All subscribers leave.
         for (_, entry) in hub.all() {
-            entry.subscribers.store(0, Ordering::Relaxed);
+            while entry.audience() > 0 {
+                entry.unsubscribed(Audience);
+            }
         }
         hub.sweep(0, 0);
         assert_eq!(hub.len(), 1);
-        assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1)).is_some());
+        assert!(hub.subscribe(&room(MAX_IDLE_ROOMS + 1), Audience).is_some());
+    }
+
+    #[test]
+    fn an_observer_holds_its_room_and_is_not_counted() {
+        let hub = hub();
+        let entry = hub.subscribe(&room(0), Observer).unwrap();
+        hub.sweep(0, 0);
+        let live = WindowRecord {
+            room: room(0),
+            ..record(100, Some(1000))
+        };
+        assert_eq!(hub.apply(RelayUpdate::Live(live)), Ok(true));
+        assert!(entry.state().live().is_some(), "it is the same room");
+        assert_eq!(entry.audience(), 0);
+        assert!(hub.subscribe(&room(0), Audience).is_some());
+        assert_eq!(entry.audience(), 1);
+        entry.unsubscribed(Observer);
+        assert_eq!(entry.audience(), 1);
     }
 
     #[test]
@@ -341,7 +364,7 @@ mod tests {
                 before,
             })
         };
-        assert!(hub.subscribe(&room(0)).is_some());
+        assert!(hub.subscribe(&room(0), Audience).is_some());
         assert_eq!(remove(0, 100), Ok(true));
         assert_eq!(remove(1, 100), Ok(true));
         assert_eq!(remove(2, 8), Ok(false), "its newest final is of window 8");

@@ -1,12 +1,15 @@
 //! A subscriber of a room, over any transport.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use emostream_model::{Frame, ResultId, Room};
 use prometheus::IntGauge;
 
-use crate::frame::encoded::EncodedFrame;
-use crate::hub::{entry::RoomEntry, rooms::Hub};
+use crate::frame::{encoded::EncodedFrame, heartbeat::Heartbeat};
+use crate::hub::{
+    entry::{Attendance, RoomEntry},
+    rooms::Hub,
+};
 use crate::metrics::Metrics;
 use crate::room::cursor::Cursor;
 
@@ -16,7 +19,8 @@ pub(crate) struct Subscriber {
     pub(crate) cursor: Cursor,
     /// The room's newest final when it joined.
     pub(crate) found: Option<ResultId>,
-    audience: IntGauge,
+    attendance: Attendance,
+    connections: IntGauge,
 }
 
 impl Subscriber {
@@ -25,14 +29,15 @@ impl Subscriber {
     pub(crate) fn join(
         hub: &Hub,
         room: &Room,
+        attendance: Attendance,
         since: Option<ResultId>,
-        heartbeat: Duration,
+        heartbeat: &Heartbeat,
         metrics: &Metrics,
         transport: &str,
     ) -> Option<(Self, EncodedFrame)> {
-        let entry = hub.subscribe(room)?;
-        let audience = metrics.subscribers.with_label_values(&[transport]);
-        audience.inc();
+        let entry = hub.subscribe(room, attendance)?;
+        let connections = metrics.subscribers.with_label_values(&[transport]);
+        connections.inc();
         let ((cursor, resumed), found) = {
             let read = since.map(|id| (id, hub.offsets.range(id.partition)));
             let room = entry.state();
@@ -45,7 +50,9 @@ impl Subscriber {
         let settings = hub.window_settings();
         let hello = Frame::Hello {
             room: room.clone(),
-            heartbeat_ms: heartbeat.as_millis() as u64,
+            now: heartbeat.clock.unix_ms(),
+            heartbeat_ms: heartbeat.every.as_millis() as u64,
+            latest: found,
             window_ms: settings.window_ms,
             live_ms: settings.live_ms,
             swarm_size: settings.swarm_size,
@@ -55,7 +62,8 @@ impl Subscriber {
             entry,
             cursor,
             found,
-            audience,
+            attendance,
+            connections,
         };
         Some((subscriber, EncodedFrame::new(&hello)))
     }
@@ -63,7 +71,7 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.audience.dec();
-        self.entry.unsubscribed();
+        self.connections.dec();
+        self.entry.unsubscribed(self.attendance);
     }
 }

@@ -1,6 +1,6 @@
 //! The messages that subscribers receive, over each transport.
 
-use emostream_log::testing::until;
+use emostream_log::testing::{now_ms, until};
 use emostream_model::Topics;
 
 use crate::{
@@ -44,13 +44,15 @@ fn a_websocket_and_an_sse_subscriber_get_identical_finals_ids_included() {
 fn hello_is_first_and_has_the_settings_of_windows() {
     let stage = Stage::new();
     let node = stage.publisher();
-    let hello = Ws::join(node.address, "match-7", "").next();
-    assert_eq!(
-        hello.text,
-        r#"{"type":"hello","room":"match-7","heartbeat_ms":15000,"window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":false}"#
-    );
     let mut sse = Sse::join(node.address, "match-7", "", "");
-    assert_eq!(sse.next(), hello);
+    for hello in [Ws::join(node.address, "match-7", "").next(), sse.next()] {
+        let now = &hello.json["now"];
+        assert!(now.as_u64().unwrap().abs_diff(now_ms()) < 2000, "{now}");
+        let expected = format!(
+            r#"{{"type":"hello","room":"match-7","now":{now},"heartbeat_ms":15000,"latest":null,"window_ms":2000,"live_ms":250,"swarm_size":1000,"resumed":false}}"#
+        );
+        assert_eq!(hello.text, expected);
+    }
     let head = sse.head.to_lowercase();
     for header in [
         "content-type: text/event-stream\r\n",
@@ -59,6 +61,29 @@ fn hello_is_first_and_has_the_settings_of_windows() {
     ] {
         assert!(head.contains(header), "{head}");
     }
+}
+
+#[test]
+fn hello_names_the_newest_final_of_the_room_also_to_who_resumes_before_it() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let mut there = Ws::join(node.address, "r", "");
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    stage.counting.close(2, &[("r", &[("🔥", 2)])]);
+    let ids: Vec<_> = there
+        .finals(2)
+        .into_iter()
+        .map(|f| f.json["id"].clone())
+        .collect();
+    let since = format!("?since={}", ids[0].as_str().unwrap());
+    for query in ["", &since] {
+        let mut joined = Ws::join(node.address, "r", query);
+        assert_eq!(joined.next().json["latest"], ids[1]);
+        // What is replayed is not newer.
+        assert_eq!(joined.next().json["id"], ids[1]);
+    }
+    let elsewhere = Ws::join(node.address, "elsewhere", "").next();
+    assert_eq!(elsewhere.json["latest"], serde_json::Value::Null);
 }
 
 #[test]
@@ -166,6 +191,39 @@ fn results_with_huge_counts_are_served() {
     });
     stage.counting.close(1, &[("r", &[("🔥", 1)])]);
     assert_eq!(ws.finals(1)[0].json["total"], 1);
+}
+
+#[test]
+fn an_observer_receives_everything_and_is_not_counted_as_audience() {
+    let mut stage = Stage::new();
+    let node = stage.publisher();
+    let mut observers: [Box<dyn Subscriber>; 2] = [
+        Box::new(Ws::join(node.address, "r", "?observer=true")),
+        Box::new(Sse::join(node.address, "r", "?observer=true", "")),
+    ];
+    stage.counting.close(1, &[("r", &[("🔥", 1)])]);
+    for observer in &mut observers {
+        assert_eq!(observer.finals(1)[0].json["total"], 1);
+    }
+    let audience = || {
+        let listed = get(node.address, "/v1/rooms").json()["rooms"][0]["subscribers"].clone();
+        assert_eq!(
+            get(node.address, "/v1/rooms/r").json()["subscribers"],
+            listed
+        );
+        listed
+    };
+    assert_eq!(audience(), 0);
+    // The metric counts connections.
+    assert_eq!(node.metric(r#"subscribers{transport="websocket"}"#), 1.0);
+    let mut fan = Ws::join(node.address, "r", "");
+    fan.finals(1);
+    assert_eq!(audience(), 1);
+    drop(observers);
+    until("gone", || {
+        node.metric(r#"subscribers{transport="sse"}"#) == 0.0
+    });
+    assert_eq!(audience(), 1);
 }
 
 #[test]

@@ -141,6 +141,57 @@ for (const [doubt, comes] of Object.entries(DOUBTS)) {
   });
 }
 
+test("the server's time is that of hello and heartbeats, whatever this device's clock says", () => {
+  assert.equal(crowd.now, Date.now(), "nothing else is known yet");
+  const HOUR_MS = 3_600_000;
+  joins({ now: Date.now() + HOUR_MS });
+  passes(5000);
+  assert.equal(crowd.now, Date.now() + HOUR_MS);
+  // A frame that a dataflow dated is no clock.
+  opened[0].says({ type: "live", start: 0, end: 2000, emitted_at: 1, total: 0, counts: [] });
+  assert.equal(crowd.now, Date.now() + HOUR_MS);
+  opened[0].says({ type: "heartbeat", now: Date.now() - HOUR_MS });
+  assert.equal(crowd.now, Date.now() - HOUR_MS);
+});
+
+test("what was counted before the connection is past, on joining and after an outage", () => {
+  const [past, now] = [[], 1_764_000_000_000];
+  for (const type of ["live", "final"]) {
+    crowd.addEventListener(type, ({ detail }) => past.push(crowd.isPast(detail)));
+  }
+  const says = (nth, id, emitted_at) => {
+    opened[nth].says({ type: "final", id, emitted_at, total: 0, counts: [], totals: [] });
+    opened[nth].says({ type: "live", emitted_at, total: 0, counts: [] });
+    return past.splice(0);
+  };
+  opened[0].welcomes({ now, latest: "0-7", resumed: false });
+  assert.deepEqual(says(0, "0-7", now - 60_000), [true, true]);
+  assert.deepEqual(says(0, "0-8", now + 250), [false, false]);
+  opened[0].onclose({ code: 1006 });
+  passes(RETRIED_MS);
+  opened[1].welcomes({ now: now + 60_000, latest: "0-20" });
+  assert.deepEqual(says(1, "0-9", now + 2000), [true, true]);
+  assert.deepEqual(says(1, "0-21", now + 62_000), [false, false]);
+  // The room has moved to another partition, whose offsets cannot be compared.
+  assert.deepEqual(says(1, "1-0", now + 64_000), [false, false]);
+});
+
+test("in a room without finals nothing is past but an open tally", () => {
+  opened[0].welcomes({ now: 5000, latest: null, resumed: false });
+  assert.equal(crowd.isPast({ type: "final", id: "0-0", emitted_at: 1 }), false);
+  assert.equal(crowd.isPast({ type: "live", emitted_at: 4999 }), true);
+});
+
+test("an observer says so, on every connection", () => {
+  const observer = connect({ url: "http://127.0.0.1:1", user: "u", transport: "websocket", observer: true });
+  opened[1].welcomes();
+  opened[1].onclose({ code: 1006 });
+  passes(RETRIED_MS);
+  const asked = opened.map(({ url }) => url.searchParams.get("observer"));
+  observer.close();
+  assert.deepEqual(asked, [null, "true", "true"]);
+});
+
 test("where ingest alone is away, its audience does not come back at each tap", async () => {
   joins();
   passes(4000);

@@ -7,7 +7,7 @@ import { createServer } from "node:http";
 import { test } from "node:test";
 
 import { Delay } from "../delay.js";
-import { OTHERS, bins, countsOf, csv, layers, peaks } from "../mood.js";
+import { OTHERS, bins, countsOf, csv, layers, pace, peaks } from "../mood.js";
 import { Scoreboard, plain } from "../scoreboard.js";
 
 const WINDOW_MS = 2000;
@@ -144,6 +144,37 @@ test("in a busy room the mean delay of its reactions is found, though the clocks
   // A crowd that stops in the middle of a window tells nothing.
   delay.live({ start: 10_000, end: 12_000, total: 300, emitted_at: 10_500 }, 10_500 + skew);
   assert.equal(delay.final({ start: 10_000, end: 12_000, total: 300 }, 12_400 + skew), false);
+});
+
+test("what an outage has delayed is no delay", () => {
+  const delay = new Delay();
+  const counted = (window) => ({ start: window * WINDOW_MS, end: (window + 1) * WINDOW_MS, total: 300 });
+  const live = (window, now) => delay.live({ ...counted(window), emitted_at: now }, now);
+  for (let window = 0; window < 6; window++) {
+    live(window, window * WINDOW_MS + 1400);
+    if (window < 5) delay.final(counted(window), (window + 1) * WINDOW_MS + 100);
+  }
+  const before = delay.ms;
+  assert.ok(before <= 1000, `${before}`);
+  // A minute later the connection is back, with the finals of that minute.
+  const back = 6 * WINDOW_MS + 60_000;
+  delay.joined();
+  for (let window = 5; window < 36; window++) assert.equal(delay.final(counted(window), back), false);
+  // The window that is open has been seen in part.
+  live(36, back + 1000);
+  assert.equal(delay.final(counted(36), back + 2100), false);
+  assert.equal(delay.ms, before);
+});
+
+test("the rate is what the chart shows at its end", () => {
+  for (let seed = 0; seed < 200; seed++) {
+    const finals = someFinals(random(seed));
+    const [to, span] = [60 * WINDOW_MS, 5 * WINDOW_MS];
+    const shown = bins(finals, layers(finals, 20).map(({ emoji }) => emoji), to - span, to, WINDOW_MS);
+    const sum = shown.reduce((all, { total }) => all + total, 0);
+    assert.equal(pace(finals, to, span), sum / 10);
+    assert.equal(pace(finals, to + 60_000, span), 0, "a minute later it is quiet");
+  }
 });
 
 test("a final's counts are all that was counted", () => {

@@ -80,3 +80,17 @@ test("where frames come late there are places for fewer, and where they do not, 
   assert.ok(late < fluent / 4, `${late} of ${fluent}`);
   assert.ok(run(20, 16) > fluent * 0.9);
 });
+
+test("what a load measures with does not rise, and one's own tap of it does", async (t) => {
+  const { Swarms } = await import("../swarms.js");
+  const screen = stage(1920, 1080);
+  t.mock.method(performance, "now", screen.clock);
+  const swarms = new Swarms(screen.canvas);
+  swarms.rise(["⏮️", "⏭", "⏱️"].map((emoji) => ({ emoji, before: 0, after: 2500 })), SWARM_SIZE, LIVE_MS);
+  assert.equal(swarms.particles, 0);
+  // A fan's emojis that look like marks are none.
+  swarms.rise(["🎬", "🏁"].map((emoji) => ({ emoji, before: 0, after: 1 })), SWARM_SIZE, LIVE_MS);
+  assert.equal(swarms.particles, 2);
+  swarms.tap("⏱️", 10);
+  assert.equal(swarms.particles, 3);
+});

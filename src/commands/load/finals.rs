@@ -1,7 +1,7 @@
 //! Collects the finals of the load's rooms while it runs.
 //!
 //! ```text
-//!   windows  │ before │  🎬 first  │ the load's own, counted … │ 🏁 last │
+//!   windows  │ before │  ⏮️ first  │ the load's own, counted … │ ⏭️ last │
 //! ```
 //!
 //! The rooms may have finals of earlier loads. So one reaction, the first mark, is sent to each room, and the load begins
@@ -28,11 +28,12 @@ use crate::{
 };
 
 /// The first mark of every room: the load begins once its window is final.
-const FIRST: &str = "🎬";
+const FIRST: &str = "⏮️";
 /// The last mark of every room: once its window is final, all windows before it are, too.
-const LAST: &str = "🏁";
-/// Emojis that are not part of the workload, so they are not counted.
-const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
+const LAST: &str = "⏭️";
+/// Emojis that are not part of the workload, so they are not counted. Pages and `subscribe` do not let them rise. They are
+/// buttons of a player, with which people do not react, since an emoji of a fan must rise.
+pub(in crate::commands) const MARKS: [&str; 3] = [FIRST, LAST, super::probe::PROBE];
 /// Timeout of the first and of the last window: its length, the lateness, and one or two restarts of the server.
 const WINDOW_LIMIT: Duration = Duration::from_secs(60);
 /// Timeout of the first connections.
@@ -266,6 +267,18 @@ mod tests {
             others: 0,
             totals: Vec::new(),
             totals_others: 0,
+        }
+    }
+
+    #[test]
+    fn pages_know_the_marks() {
+        let pages = include_str!("../../../broadcast/web/swarms.js");
+        let known = pages
+            .lines()
+            .find(|line| line.starts_with("const MARKS"))
+            .unwrap();
+        for mark in MARKS {
+            assert!(known.contains(mark), "{mark} is missing: {known}");
         }
     }
 

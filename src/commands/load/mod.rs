@@ -29,6 +29,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use hyper::StatusCode;
 use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
+pub(super) use self::finals::MARKS;
 pub(crate) use self::flags::Flags;
 use self::{
     finals::Finals,

@@ -46,7 +46,7 @@ pub(super) fn draw(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant)
     headline(scene, now).render(top, buffer);
     draw_sky(sky, buffer, scene, now);
     let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(bars);
-    draw_now(left, buffer, scene);
+    draw_now(left, buffer, scene, now);
     draw_totals(right, buffer, scene);
     trending_line(scene).render(trending, buffer);
     draw_moments(moments, buffer, scene);
@@ -54,7 +54,10 @@ pub(super) fn draw(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant)
 
 fn headline(scene: &Scene, now: Instant) -> Line<'_> {
     let sum = HumanCount(scene.sum()).to_string();
-    let rate = HumanCount(scene.rate(now).round() as u64);
+    let rate = match scene.standing {
+        Standing::Live => HumanCount(scene.rate(now).round() as u64).to_string(),
+        Standing::Lost { .. } => "?".to_owned(),
+    };
     let mut spans = vec![
         Span::from(format!(" {} ", scene.room)).bold().reversed(),
         Span::from(format!("  {sum}")).bold(),
@@ -119,10 +122,16 @@ fn draw_sky(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
     }
 }
 
-fn draw_now(area: Rect, buffer: &mut Buffer, scene: &Scene) {
-    let Some(open) = scene.newest() else {
-        let nothing = Paragraph::new("Nobody has reacted in this moment.").dim();
-        nothing
+fn draw_now(area: Rect, buffer: &mut Buffer, scene: &Scene, now: Instant) {
+    // Without a connection it is not known what is counted now.
+    let is_live = scene.standing == Standing::Live;
+    let Some(open) = scene.newest(now).filter(|_| is_live) else {
+        let text = match is_live {
+            true => "Nothing is counted in this moment yet.",
+            false => "Unknown without a connection.",
+        };
+        Paragraph::new(text)
+            .dim()
             .block(panel(" Right now ".to_owned()))
             .render(area, buffer);
         return;
@@ -321,6 +330,12 @@ mod tests {
             shown.contains("○ the server closed; next try in 2.0 s"),
             "{shown}"
         );
+        // An outage is not a quiet room.
+        assert!(
+            shown.contains("?/s") && shown.contains("Unknown without a connection."),
+            "{shown}"
+        );
+        assert!(!shown.contains("3,785"), "{shown}");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!              └─▶ emojis in the air: one for a few that were added, a big one for each swarm
 //! ```
 //!
-//! Invariant: a reaction is in the totals or in an open window, never in both.
+//! Invariants: a reaction is in the totals or in an open window, never in both; nothing from before the connection rises
+//! or counts in the rate.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +15,7 @@ use std::{
 
 use emostream_model::{Count, Emoji, Frame, ResultId, Room, Tally, Window};
 
-use super::lines;
+use super::{super::load::MARKS, lines};
 
 /// Windows open at once; more would be a broken clock.
 const OPEN_WINDOWS: usize = 8;
@@ -22,6 +23,9 @@ const OPEN_WINDOWS: usize = 8;
 const MOMENTS: usize = 10;
 /// The span that the rate is measured over: two windows.
 const RATE_SPAN: Duration = Duration::from_secs(4);
+/// An open window is shown as the present until so long after its end, by the server's time: its final follows within
+/// seconds, or its dataflow has stopped.
+const PRESENT_MS: u64 = 10_000;
 /// How long an emoji is in the air.
 pub(super) const FLIGHT: Duration = Duration::from_secs(4);
 /// The most loose emojis in the air: more is noise on 80 columns.
@@ -83,7 +87,13 @@ pub(super) struct Scene {
     final_until: u64,
     open: BTreeMap<u64, Open>,
     samples: VecDeque<(Instant, u64)>,
-    /// What comes from a connection's beginning, or a gap, to its first tally was counted before: it is no rate.
+    /// The server's time at the beginning of the connection, Unix milliseconds; 0 before the first one.
+    joined_ms: u64,
+    /// The newest final that the room had then.
+    latest: Option<ResultId>,
+    /// When the server last sent its time, and that time.
+    clock: Option<(Instant, u64)>,
+    /// From a gap to the first live tally the totals jump by what was missed.
     catching_up: bool,
     turn: f64,
 }
@@ -103,7 +113,10 @@ impl Scene {
             final_until: 0,
             open: BTreeMap::new(),
             samples: VecDeque::new(),
-            catching_up: true,
+            joined_ms: 0,
+            latest: None,
+            clock: None,
+            catching_up: false,
             turn: 0.0,
         }
     }
@@ -111,27 +124,37 @@ impl Scene {
     /// A message has come.
     pub(super) fn take(&mut self, frame: &Frame, now: Instant) {
         self.standing = Standing::Live;
+        let is_past = self.is_past(frame);
         match frame {
             Frame::Hello {
+                now: server_ms,
+                latest,
                 swarm_size,
                 resumed,
                 ..
             } => {
+                self.joined_ms = *server_ms;
+                self.latest = *latest;
+                self.clock = (*server_ms > 0).then_some((now, *server_ms));
+                self.catching_up = false;
                 self.swarm_size = (*swarm_size).max(1);
                 if !resumed {
                     // What was counted meanwhile comes with the next final.
                     self.open.clear();
                 }
             }
-            Frame::Heartbeat { .. } => {}
+            Frame::Heartbeat { now: server_ms } => self.clock = Some((now, *server_ms)),
             Frame::Live {
                 window,
                 total,
                 counts,
                 ..
             } => {
+                self.catching_up = false;
                 if window.start >= self.final_until {
-                    self.rise(*window, counts, now);
+                    if !is_past {
+                        self.rise(*window, counts, now);
+                    }
                     let open = Open {
                         window: *window,
                         total: *total,
@@ -153,7 +176,9 @@ impl Scene {
                 ..
             } => {
                 self.notice = None;
-                self.rise(*window, counts, now);
+                if !is_past {
+                    self.rise(*window, counts, now);
+                }
                 self.open.retain(|start, _| *start >= window.end);
                 self.final_until = self.final_until.max(window.end);
                 // What the top does not list keeps what is known of it, plus this window's.
@@ -178,6 +203,7 @@ impl Scene {
                 self.trending = (!top.is_empty()).then(|| (*span_ms, top.clone()));
             }
             Frame::Gap { after, reason } => {
+                self.catching_up = true;
                 let why = lines::why(*reason);
                 self.notice = Some(format!("finals after {after} were missed: {why}"));
             }
@@ -185,12 +211,21 @@ impl Scene {
                 self.notice = Some(lines::bye(*retry_ms));
             }
         }
-        self.catching_up |= matches!(frame, Frame::Hello { .. } | Frame::Gap { .. });
-        if self.catching_up {
+        if is_past {
             self.samples.clear();
         }
-        self.catching_up &= !matches!(frame, Frame::Live { .. });
         self.samples.push_back((now, self.sum()));
+    }
+
+    /// Whether a message tells what was counted before the connection, or within a gap.
+    fn is_past(&self, frame: &Frame) -> bool {
+        self.catching_up
+            || match frame {
+                Frame::Hello { .. } => true,
+                Frame::Final { id, .. } => self.latest.is_some_and(|latest| id.is_up_to(latest)),
+                Frame::Live { emitted_at, .. } => *emitted_at < self.joined_ms,
+                _ => false,
+            }
     }
 
     /// The connection is lost; the next try is at `next`.
@@ -225,9 +260,13 @@ impl Scene {
         ranking
     }
 
-    /// The newest open window.
-    pub(super) fn newest(&self) -> Option<&Open> {
-        self.open.values().next_back()
+    /// The newest open window, unless it ended long before `now`.
+    pub(super) fn newest(&self, now: Instant) -> Option<&Open> {
+        let newest = self.open.values().next_back()?;
+        let server_ms = self.clock.map_or(0, |(at, ms)| {
+            ms.saturating_add(now.saturating_duration_since(at).as_millis() as u64)
+        });
+        (newest.window.end.saturating_add(PRESENT_MS) > server_ms).then_some(newest)
     }
 
     /// Reactions a second.
@@ -252,8 +291,10 @@ impl Scene {
             let known = open.and_then(|open| open.counts.iter().find(|t| t.emoji == emoji));
             known.map_or(0, |tally| tally.count)
         };
+        let marks = MARKS.map(|mark| Emoji::from_text(mark).ok());
         let rises: Vec<(Emoji, u64, u64)> = counts
             .iter()
+            .filter(|tally| !marks.contains(&Some(tally.emoji)))
             .map(|tally| (tally.emoji, before(tally.emoji), tally.count))
             .collect();
         let mut loose = Vec::new();
@@ -315,8 +356,12 @@ pub(super) mod tests {
     }
 
     pub(in crate::commands::subscribe) fn live(start: u64, fires: u64) -> Frame {
+        live_at(0, start, fires)
+    }
+
+    fn live_at(emitted_at: u64, start: u64, fires: u64) -> Frame {
         frame(
-            json!({"type": "live", "room": "a", "start": start, "end": start + 2000, "emitted_at": 0,
+            json!({"type": "live", "room": "a", "start": start, "end": start + 2000, "emitted_at": emitted_at,
             "total": fires, "counts": [{"emoji": "🔥", "count": fires, "swarms": fires / 1000, "loose": fires % 1000}]}),
         )
     }
@@ -374,6 +419,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_a_load_measures_with_does_not_rise() {
+        let (mut scene, now) = (scene(), Instant::now());
+        for (window, mark) in MARKS.iter().enumerate() {
+            let start = window * 2000;
+            let tally = json!({"emoji": mark, "count": 1, "swarms": 0, "loose": 1});
+            let live = json!({"type": "live", "room": "a", "start": start, "end": start + 2000,
+                "emitted_at": 0, "total": 1, "counts": [tally]});
+            scene.take(&frame(live), now);
+        }
+        assert_eq!((scene.flights.len(), scene.sum()), (0, 3));
+    }
+
+    #[test]
     fn a_rate_is_what_was_added_lately() {
         let (mut scene, now) = (scene(), Instant::now());
         assert_eq!(scene.rate(now), 0.0);
@@ -383,17 +441,68 @@ pub(super) mod tests {
         assert_eq!(scene.rate(now + Duration::from_secs(60)), 0.0);
     }
 
+    pub(in crate::commands::subscribe) fn hello(now: u64, latest: &str, resumed: bool) -> Frame {
+        frame(
+            json!({"type": "hello", "room": "a", "now": now, "latest": latest, "window_ms": 2000, "live_ms": 250,
+            "swarm_size": 1000, "resumed": resumed}),
+        )
+    }
+
+    #[test]
+    fn what_was_counted_before_the_connection_never_rises_and_is_no_rate() {
+        let (mut scene, now) = (scene(), Instant::now());
+        // The last final is a minute old; a window is open.
+        for frame in [
+            hello(62_000, "0-0", false),
+            a_final(0, 6000, 50_000),
+            live_at(61_900, 60_000, 4000),
+        ] {
+            scene.take(&frame, now);
+        }
+        assert_eq!((scene.flights.len(), scene.rate(now)), (0, 0.0));
+        // What is counted from now on rises.
+        scene.take(&live_at(62_250, 60_000, 4001), now);
+        assert_eq!(scene.flights.len(), 1);
+        scene.take(&a_final(60_000, 4002, 54_002), now);
+        assert_eq!(scene.flights.len(), 2);
+        // What was counted during an outage is sent when the connection is back.
+        scene.take(&hello(122_000, "0-80000", true), now);
+        scene.take(&a_final(80_000, 9000, 63_002), now);
+        assert_eq!((scene.flights.len(), scene.rate(now)), (2, 0.0));
+    }
+
+    #[test]
+    fn in_a_room_without_finals_the_first_one_rises() {
+        let (mut scene, now) = (scene(), Instant::now());
+        let hello = json!({"type": "hello", "room": "a", "now": 62_000, "latest": null, "window_ms": 2000,
+            "live_ms": 250, "swarm_size": 1000, "resumed": false});
+        scene.take(&frame(hello), now);
+        scene.take(&a_final(0, 1, 1), now);
+        assert_eq!(scene.flights.len(), 1);
+    }
+
+    #[test]
+    fn a_window_that_ended_long_ago_by_the_server_s_time_is_not_the_present() {
+        let (mut scene, now) = (scene(), Instant::now());
+        scene.take(&hello(62_000, "0-0", false), now);
+        scene.take(&live_at(61_900, 60_000, 4), now);
+        let seconds = |seconds| now + Duration::from_secs(seconds);
+        assert!(scene.newest(seconds(9)).is_some());
+        assert!(scene.newest(seconds(10)).is_none());
+        // Its final never came; the heartbeats say that time passes.
+        scene.take(&Frame::Heartbeat { now: 77_000 }, seconds(1));
+        assert!(scene.newest(seconds(1)).is_none());
+    }
+
     #[test]
     fn what_was_counted_before_one_came_is_no_rate() {
-        let hello = |resumed| {
-            frame(
-                json!({"type": "hello", "room": "a", "window_ms": 2000, "live_ms": 250, "swarm_size": 1000,
-                "resumed": resumed}),
-            )
-        };
         let (mut scene, now) = (scene(), Instant::now());
         let later = now + Duration::from_secs(2);
-        for frame in [&hello(false), &a_final(0, 6000, 50_000), &live(2000, 4000)] {
+        for frame in [
+            &hello(1, "0-0", false),
+            &a_final(0, 6000, 50_000),
+            &live(2000, 4000),
+        ] {
             scene.take(frame, now);
             assert_eq!(scene.rate(now), 0.0);
         }
@@ -402,7 +511,7 @@ pub(super) mod tests {
         let gap =
             frame(json!({"type": "gap", "room": "a", "after": "0-2000", "reason": "expired"}));
         for missed in [
-            [&hello(true), &a_final(4000, 6000, 62_000)],
+            [&hello(2, "0-4000", true), &a_final(4000, 6000, 62_000)],
             [&gap, &a_final(8000, 6000, 90_000)],
         ] {
             for frame in missed {
