@@ -48,7 +48,7 @@ fn a_minute_after(dir: &std::path::Path) -> Node {
     node
 }
 
-/// What has ever been painted on the canvas: the first pixel that is not empty sets `window.painted`.
+/// Records whether anything was ever painted on the canvas: the first pixel that is not empty sets `window.painted`.
 const WATCH: &str = "const canvas = document.querySelector('emostream-room').shadowRoot.querySelector('canvas'); \
     window.painted = false; \
     const look = () => { const { width, height } = canvas; \
@@ -149,7 +149,7 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
             assert_eq!(value(&browser, &row).await, json!("quiet"));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        // The chart goes on to the server's present, in which nothing was counted: its last moment is empty, and the one
+        // The chart continues to the server's present, in which nothing was counted: its last moment is empty, and the one
         // that is not is a minute before.
         let read = "(() => { const chart = document.querySelector('#chart'); \
             const key = (key) => chart.dispatchEvent(new KeyboardEvent('keydown', { key, cancelable: true })); \
@@ -166,7 +166,7 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
             (45..90).contains(&apart),
             "{apart} s to the end of the chart"
         );
-        // A dashboard is no fan; a viewer is one.
+        // A dashboard does not count as a fan; a viewer does.
         assert_eq!(text(&browser, "audience").await, "0");
         let fan = driver.browser().await;
         open(&fan, &node, "/").await;
