@@ -79,7 +79,7 @@ fn hello_names_the_newest_final_of_the_room_also_to_who_resumes_before_it() {
     for query in ["", &since] {
         let mut joined = Ws::join(node.address, "r", query);
         assert_eq!(joined.next().json["latest"], ids[1]);
-        // What is replayed is not newer.
+        // Replayed frames are not newer.
         assert_eq!(joined.next().json["id"], ids[1]);
     }
     let elsewhere = Ws::join(node.address, "elsewhere", "").next();
