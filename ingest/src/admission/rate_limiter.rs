@@ -172,12 +172,12 @@ mod tests {
         let other = reactions(&["a"]);
         assert!(
             limiter
-                .take(HERE, &other, now + Duration::from_millis(99))
+                .try_acquire(HERE, &other, now + Duration::from_millis(99))
                 .is_err()
         );
         assert!(
             limiter
-                .take(HERE, &other, now + Duration::from_millis(100))
+                .try_acquire(HERE, &other, now + Duration::from_millis(100))
                 .is_ok()
         );
         assert_eq!(take(&[]), None);

@@ -47,7 +47,7 @@ impl ApiFlavor {
     /// Returns the field names of reactions.
     pub(crate) fn names(self) -> FieldNames {
         match self {
-            Self::Own => FieldNames::V1,
+            Self::V1 => FieldNames::V1,
             Self::Flask => FieldNames::WithAliases,
         }
     }

@@ -175,7 +175,7 @@ fn check(body: &[u8], names: FieldNames) -> Result<(), TestCaseError> {
     };
     prop_assert_eq!(indexes.len(), entries.len());
     let expected = entries.iter().enumerate().filter_map(|(index, entry)| {
-        let good = expected_reaction(entry, names)?;
+        let reaction = expected_reaction(entry, names)?;
         Some((index, reaction))
     });
     let parsed = request

@@ -39,15 +39,15 @@ pub(crate) fn violation(line: &str, response: &Response) -> Result<(), String> {
     if DOCUMENT.pointer(&operation).is_none() {
         return undocumented(response, &[(204, "OPTIONS"), (405, method)], method);
     }
-    let response = follow(format!("{operation}/responses/{status}"))
+    let documented_at = follow(format!("{operation}/responses/{status}"))
         .ok_or_else(|| format!("{status} is not listed"))?;
-    let documented = &DOCUMENT.pointer(&response).unwrap();
+    let documented = &DOCUMENT.pointer(&documented_at).unwrap();
     for name in documented["headers"]
         .as_object()
         .into_iter()
         .flat_map(|h| h.keys())
     {
-        let header = follow(format!("{response}/headers/{name}")).unwrap();
+        let header = follow(format!("{documented_at}/headers/{name}")).unwrap();
         let sent = response
             .header(&name.to_lowercase())
             .ok_or_else(|| format!("no {name}"))?;
@@ -62,7 +62,7 @@ pub(crate) fn violation(line: &str, response: &Response) -> Result<(), String> {
         return Ok(());
     }
     matches(
-        &format!("{response}/content/{}/schema", escape(kind)),
+        &format!("{documented_at}/content/{}/schema", escape(kind)),
         &response.body,
     )
 }

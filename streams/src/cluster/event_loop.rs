@@ -7,6 +7,11 @@
 //!  timer ──────────────── ticks ────▶ └───────────┘ ◀─── actions ──── └─────────────┘
 //! ```
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the coordinator gets the time from here"
+)]
+
 use std::{
     collections::VecDeque,
     io,

@@ -267,11 +267,10 @@ fn contribution<K: Key, I: Item>(
     })
 }
 
+type Tops<F> = Vec<StoredTop<<F as StoredFormat>::Key, <F as StoredFormat>::Item>>;
+
 /// Returns the tops that the topic shows.
-fn shown<F: StoredFormat>(
-    topic: &str,
-    log: &dyn Log,
-) -> Result<Vec<StoredTop<F::Key, F::Item>>, LogError> {
+fn shown<F: StoredFormat>(topic: &str, log: &dyn Log) -> Result<Tops<F>, LogError> {
     let mut tops = BTreeMap::new();
     // A key that is removed has a record with an empty top before its tombstone, which is skipped here.
     let mut keep = |record: Record<'_>| {

@@ -12,7 +12,7 @@ use crate::{
         batch::{Tail, accept, create_topic},
         source::Source,
         store::Store,
-        tables::{NEWEST, RECORD_OVERHEAD_BYTES, TOMBSTONES},
+        tables::{NEWEST, PartitionId, RECORD_OVERHEAD_BYTES, TOMBSTONES},
     },
     testing::{keyed, rng, seeds, topic},
 };
@@ -57,7 +57,7 @@ impl Model {
 struct Fixture {
     store: Store,
     topics: Topics,
-    tails: HashMap<Place, Tail>,
+    tails: HashMap<PartitionId, Tail>,
 }
 
 impl Fixture {

@@ -488,8 +488,11 @@ impl Network {
 
     /// Lets each process read a message or handle an event. Returns whether there was one.
     fn step_all(&mut self) -> bool {
-        let active = self.active().into_iter();
-        active.fold(false, |any, id| self.read(id, 0) || self.handle(id) || any)
+        let mut is_any = false;
+        for id in self.active() {
+            is_any |= self.read(id, 0) || self.handle(id);
+        }
+        is_any
     }
 
     fn begin(&mut self, id: usize) {
