@@ -1,4 +1,4 @@
-//! A page or a terminal that is opened a minute after the last reaction does not show it as the present.
+//! A page that is opened a minute after the last reaction does not show it as the present.
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod harness;
@@ -78,7 +78,6 @@ fn a_viewer_that_comes_a_minute_late_sees_old_reactions_rise_nowhere_and_new_one
     let driver = Driver::start();
     in_browsers(async {
         let browser = driver.browser().await;
-        // The page itself; what it does when it joins is seen from its first frame on.
         open(&browser, &node, "/").await;
         joined(&browser).await;
         browser.execute(WATCH, Vec::new()).await.unwrap();
@@ -142,13 +141,18 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
         .await;
         let row =
             format!(r#"document.querySelector('#rooms a[data-room="{ROOM}"] .count').textContent"#);
-        // Before two looks at the rooms the list says nothing of the other rooms.
+        // Unknown at first, and never the rate of a minute ago.
         for _ in 0..20 {
-            let rate = text(&browser, "now-rate").await;
-            assert_eq!(rate, "0", "the rate of a minute ago");
-            assert_eq!(value(&browser, &row).await, json!("quiet"));
+            let (rate, row) = (
+                text(&browser, "now-rate").await,
+                value(&browser, &row).await,
+            );
+            assert!(["–", "0"].contains(&&*rate), "{rate}");
+            assert!(row == "" || row == "quiet", "{row}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        assert_eq!(text(&browser, "now-rate").await, "0");
+        assert_eq!(value(&browser, &row).await, json!("quiet"));
         // The chart continues to the server's present, in which nothing was counted: its last moment is empty, and the one
         // that is not is a minute before.
         let read = "(() => { const chart = document.querySelector('#chart'); \
@@ -162,10 +166,7 @@ fn a_dashboard_that_is_opened_a_minute_late_shows_a_quiet_room_in_every_place() 
         let shown = value(&browser, read).await;
         assert_eq!(shown[0], "0 reactions");
         let apart = shown[1].as_u64().unwrap();
-        assert!(
-            (45..90).contains(&apart),
-            "{apart} s to the end of the chart"
-        );
+        assert!(apart > 45, "{apart} s to the end of the chart");
         // A dashboard does not count as a fan; a viewer does.
         assert_eq!(text(&browser, "audience").await, "0");
         let fan = driver.browser().await;

@@ -16,7 +16,7 @@
 //! in the ring is sent. A subscriber has a cursor and no queue, so a slow one takes only the memory of its socket.
 //!
 //! Invariants:
-//! - A frame is serialised once for all subscribers, and has the same bytes at every publisher.
+//! - The frame of a result is serialised once for all subscribers, and has the same bytes at every publisher.
 //! - The next message of a subscriber is a pure function of its cursor and the room (`room/cursor.rs`).
 //! - All updates go through `hub/updates.rs`.
 //! - The log is read by a thread of its own, never by an async task.

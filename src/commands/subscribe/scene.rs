@@ -441,7 +441,7 @@ pub(super) mod tests {
         assert_eq!(scene.rate(now + Duration::from_secs(60)), 0.0);
     }
 
-    pub(in crate::commands::subscribe) fn hello(now: u64, latest: &str, resumed: bool) -> Frame {
+    fn hello(now: u64, latest: &str, resumed: bool) -> Frame {
         frame(
             json!({"type": "hello", "room": "a", "now": now, "latest": latest, "window_ms": 2000, "live_ms": 250,
             "swarm_size": 1000, "resumed": resumed}),
