@@ -75,7 +75,7 @@ pub(crate) fn complain(sentence: &str) {
     let _ = writeln!(io::stderr(), "emostream: {}", escaped(&words.join(" ")));
 }
 
-/// Converts the result of [`print`] to that of a command: a closed standard output is not an error.
+/// Converts the result of [`print()`] to that of a command: a closed standard output is not an error.
 pub(crate) fn quietly(ended: Result<(), Option<Failure>>) -> Result<(), Failure> {
     match ended {
         Ok(()) | Err(None) => Ok(()),
