@@ -1,5 +1,6 @@
 //! Counts the different users of each room and window, exactly once: another application of the engine, beside EmoStream
-//! on the same reactions. Its finals are in the topic `emostream.users`.
+//! on the same reactions. Its finals are in the topic `emostream.users`. It is for rooms of some thousand users: a window
+//! keeps each user of it in memory. Plain JSON reactions whose emoji is unknown are rejected, as by EmoStream.
 //!
 //! `cargo run -p emostream-dataflow --example distinct_users -- BROKERS`
 
@@ -24,9 +25,12 @@ use emostream_streams::{
     },
     sink::result::ResultStreams,
     source::format::{Format, RecordTimes},
-    topics::Topics,
+    topics::{FinalSummary, Topics},
 };
 use prometheus::Registry;
+use serde_json::{Value, json};
+
+const WINDOW_MS: u64 = 2000;
 
 /// The reactions, as the users who sent them.
 #[derive(Clone)]
@@ -76,7 +80,7 @@ impl ValueFormat<ClosedWindow<Room, String>> for Finals {
 
     fn encode(&self, closed: &ClosedWindow<Room, String>) -> Vec<u8> {
         let (room, start, users) = (&closed.key, closed.window.start, closed.counts.len());
-        let json = serde_json::json!({"room": room, "start": start, "users": users});
+        let json = json!({"room": room, "start": start, "users": users});
         json.to_string().into_bytes()
     }
 }
@@ -87,8 +91,16 @@ pub struct DistinctUsers(Config);
 
 impl Default for DistinctUsers {
     fn default() -> DistinctUsers {
-        let topics = Topics::new("emostream.users", "emostream.reactions", "emostream.users");
-        let size = WindowSize::from_ms(2000).expect("windows are not empty");
+        let (id, source) = ("emostream.users", "emostream.reactions");
+        let topics = Topics::new(id, source, "emostream.users", |value| {
+            let closed: Value = serde_json::from_slice(value).ok()?;
+            Some(FinalSummary {
+                end_ms: closed["start"].as_u64()? + WINDOW_MS,
+                key: closed["room"].as_str()?.to_owned(),
+                events: closed["users"].as_u64()?,
+            })
+        });
+        let size = WindowSize::from_ms(WINDOW_MS).expect("windows are not empty");
         DistinctUsers(Config::new(topics, size))
     }
 }
@@ -128,7 +140,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..KafkaOptions::default()
     })?;
     let app = DistinctUsers::default();
-    for topic in app.config().topics.specs(4, 1) {
+    let topics = &app.config().topics;
+    // EmoStream's own topic is created by EmoStream.
+    for topic in topics
+        .specs(4, 1)
+        .into_iter()
+        .filter(|it| it.name != topics.source)
+    {
         log.create_topic(&topic)?;
     }
     let ready = Arc::new(|state| println!("{state:?}"));

@@ -24,9 +24,16 @@ use emostream_streams::{
     },
     sink::result::ResultStreams,
     source::format::{Format, RecordTimes},
-    topics::Topics,
+    topics::{FinalSummary, Topics},
 };
 use prometheus::Registry;
+use serde_json::{Value, json};
+
+const WINDOW_MS: u64 = 2000;
+
+/// Maximum bytes of a word that is counted. A key is in the record of each of its finals, so it must be bounded: a final
+/// that the topic does not accept would end every run.
+const MAX_WORD_BYTES: usize = 200;
 
 /// A line of text: each word is a key.
 #[derive(Clone)]
@@ -45,7 +52,9 @@ impl Format for Lines {
         let line = str::from_utf8(record.value).ok()?;
         events.extend(line.split_whitespace().map(|word| Event {
             at_ms: record.time_ms,
-            key: words.number(word, |word| Some(word.to_owned())),
+            key: words.number(word, |word| {
+                (word.len() <= MAX_WORD_BYTES).then(|| word.to_owned())
+            }),
             item: Some(()),
         }));
         Some(RecordTimes::of(&record))
@@ -64,7 +73,7 @@ impl ValueFormat<ClosedWindow<String, ()>> for Finals {
     fn encode(&self, closed: &ClosedWindow<String, ()>) -> Vec<u8> {
         let (word, start) = (&closed.key, closed.window.start);
         let count: u64 = closed.counts.iter().map(|(_, count)| count).sum();
-        serde_json::json!({"word": word, "start": start, "count": count})
+        json!({"word": word, "start": start, "count": count})
             .to_string()
             .into_bytes()
     }
@@ -74,10 +83,19 @@ impl ValueFormat<ClosedWindow<String, ()>> for Finals {
 #[derive(Clone)]
 pub struct WordCount(Config);
 
-impl Default for WordCount {
-    fn default() -> WordCount {
-        let topics = Topics::new("words", "words.lines", "words.counts");
-        let size = WindowSize::from_ms(2000).expect("windows are not empty");
+impl WordCount {
+    /// The application with topics whose names begin with `prefix`.
+    pub fn new(prefix: &str) -> WordCount {
+        let (lines, counts) = (format!("{prefix}.lines"), format!("{prefix}.counts"));
+        let topics = Topics::new(prefix, &lines, &counts, |value| {
+            let closed: Value = serde_json::from_slice(value).ok()?;
+            Some(FinalSummary {
+                end_ms: closed["start"].as_u64()? + WINDOW_MS,
+                key: closed["word"].as_str()?.to_owned(),
+                events: closed["count"].as_u64()?,
+            })
+        });
+        let size = WindowSize::from_ms(WINDOW_MS).expect("windows are not empty");
         WordCount(Config::new(topics, size))
     }
 }
@@ -116,7 +134,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         brokers,
         ..KafkaOptions::default()
     })?;
-    let app = WordCount::default();
+    let app = WordCount::new("words");
     for topic in app.config().topics.specs(4, 1) {
         log.create_topic(&topic)?;
     }

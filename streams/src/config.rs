@@ -6,6 +6,7 @@ use emostream_log::EventClock;
 use emostream_protocol::WindowSize;
 
 use crate::{
+    StreamsError,
     cluster::{Cluster, ClusterSettings},
     operators::sliding::SlidingSpan,
     progress::{
@@ -17,7 +18,7 @@ use crate::{
     topics::Topics,
 };
 
-/// The number of the format in which workers exchange data. Processes with different ones would misread each other, even if
+/// The number of the format in which workers exchange data: to be increased with any exchanged type. Processes with different ones would misread each other, even if
 /// the bytes have the same layout: before this format, partial counts had the start of their window instead of its end.
 const EXCHANGE_FORMAT: u32 = 2;
 
@@ -136,6 +137,28 @@ impl Config {
         }
     }
 
+    /// Checks that the values fit together.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamsError::Worker`]: the application has a defect.
+    pub fn check(&self) -> Result<(), StreamsError> {
+        for (name, value) in [
+            (WINDOW_MS, self.window.as_ms()),
+            (LATENESS_MS, self.lateness_ms),
+        ] {
+            if self.settings.number(name) != Some(value) {
+                let defect = format!("the setting {name} must be {value}, as in the configuration");
+                return Err(StreamsError::Worker(defect));
+            }
+        }
+        if self.retention_ms < self.span_ms {
+            let defect = "the retention of totals must not be shorter than the sliding span";
+            return Err(StreamsError::Worker(defect.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Returns the sliding span.
     pub fn span(&self) -> SlidingSpan {
         SlidingSpan {
@@ -186,6 +209,13 @@ impl Config {
             text("--hold-timeout", &self.hold_timeout),
             text("--unbounded-timestamps", &self.unbounded_timestamps),
         ];
-        ClusterSettings::new(own.into_iter().chain(self.agreed.iter().cloned()).collect())
+        let application = [
+            text("the id of the application", &self.topics.application_id),
+            text("the source topic", &self.topics.source),
+            text("the sliding span (ms)", &self.span_ms),
+            text("the retention of totals (ms)", &self.retention_ms),
+        ];
+        let agreed = self.agreed.iter().cloned();
+        ClusterSettings::new(own.into_iter().chain(agreed).chain(application).collect())
     }
 }

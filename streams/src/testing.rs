@@ -28,7 +28,7 @@ pub fn metrics() -> Metrics {
 pub fn topics() -> Topics {
     Topics {
         totals: Some("app.totals".to_owned()),
-        ..Topics::new("app", "app.source", "app.finals")
+        ..Topics::new("app", "app.source", "app.finals", |_| None)
     }
 }
 

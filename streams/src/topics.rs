@@ -21,8 +21,8 @@ pub struct Topics {
     pub source: String,
     /// Finals: the results of closed windows.
     pub finals: String,
-    /// Returns the summary of the final in a record's value; `None` if the value is not a final. Resets of the progress
-    /// need it.
+    /// Returns the summary of the final in a record's value; `None` if the value is not a final. A start compares the
+    /// newest finals with the progress: progress that was lost would make it write finals a second time.
     pub read_final: fn(&[u8]) -> Option<FinalSummary>,
     /// The table of totals, if there is one: a compacted topic with the latest record of each key.
     pub totals: Option<String>,
@@ -50,12 +50,17 @@ pub struct FinalSummary {
 impl Topics {
     /// Returns the topics of an application that writes finals alone. The names of its topics for rejected records and for
     /// the progress begin with its id.
-    pub fn new(application_id: &str, source: &str, finals: &str) -> Topics {
+    pub fn new(
+        application_id: &str,
+        source: &str,
+        finals: &str,
+        read_final: fn(&[u8]) -> Option<FinalSummary>,
+    ) -> Topics {
         Topics {
             application_id: application_id.to_owned(),
             source: source.to_owned(),
             finals: finals.to_owned(),
-            read_final: |_| None,
+            read_final,
             totals: None,
             tops: None,
             updates: None,

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 #[path = "../examples/word_count.rs"]
 mod word_count;
 
-/// The logs on which each example is run. The examples have topics of fixed names, so each log is used by one test.
+/// The logs on which each example is run.
 fn logs() -> [Arc<dyn Log>; 2] {
     let brokers = std::env::var("EMOSTREAM_TEST_KAFKA")
         .expect("no Kafka to test on: run `make test`, or tests/kafka/kafka.sh run cargo test");
@@ -58,12 +58,13 @@ fn finals<A: Application>(app: &A, log: &Arc<dyn Log>, count: usize) -> Vec<Valu
 #[test]
 fn words_are_counted_once_in_each_window_also_across_runs() {
     let begin_ms = now_ms() / 2000 * 2000 - 60_000;
+    let prefix = format!("words-{begin_ms}-{}", std::process::id());
     let line = |after_ms: u64, text: &'static str| NewRecord {
         time_ms: Some(begin_ms + after_ms),
-        ..record("words.lines", text)
+        ..record(format!("{prefix}.lines"), text)
     };
     for log in logs() {
-        let app = word_count::WordCount::default();
+        let app = word_count::WordCount::new(&prefix);
         for topic in app.config().topics.specs(1, 1) {
             log.create_topic(&topic).unwrap();
         }

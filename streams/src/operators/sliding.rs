@@ -258,7 +258,7 @@ impl<K: Key, I: Item> Expirations<K, I> {
         let (time_ms, mut changes) = first.filter(|w| *w.key() < frontier_ms)?.remove_entry();
         // Nearly sorted: finals come in the order of their keys, and what expires are such runs.
         let all = changes.added.values_mut().chain([&mut changes.expired]);
-        all.for_each(|entries| entries.sort_by_key(Entry::of));
+        all.for_each(|entries| entries.sort_by(|a, b| (a.key, &a.item).cmp(&(b.key, &b.item))));
         Some(ClosingWindow {
             time_ms,
             changes,

@@ -170,9 +170,9 @@ impl<I> Default for OpenKey<I> {
 }
 
 impl<K: Key, I: Item> OpenWindow<K, I> {
-    fn add(&mut self, key: K, item: I, count: u64) {
+    fn add(&mut self, key: K, item: I, count: u64, is_live: bool) {
         let open = self.keys.entry(key.clone()).or_default();
-        if !open.is_changed {
+        if is_live && !open.is_changed {
             open.is_changed = true;
             self.changed.push_back(key);
         }
@@ -202,7 +202,8 @@ impl<K: Key, I: Item> OpenWindows<K, I> {
             keys: HashMap::default(),
             changed: VecDeque::new(),
         });
-        window.add(tally.key, tally.item, tally.count);
+        let is_live = self.params.live_interval.is_some();
+        window.add(tally.key, tally.item, tally.count, is_live);
     }
 
     /// Emits some of the windows that the frontier has passed, the earliest first. Returns whether more is left for

@@ -101,6 +101,7 @@ pub fn run<A: Application>(
     stop: Stop,
     ready: Ready,
 ) -> Result<(), StreamsError> {
+    app.config().check()?;
     let metrics = Metrics::register(registry, A::METRICS_PREFIX, &reasons::<A::Format>())
         .map_err(|error| StreamsError::Worker(format!("metrics: {error}")))?;
     let dataflow = Dataflow {
